@@ -1,0 +1,224 @@
+//! The node tier: blobs on this node's disk, addressed by digest.
+//!
+//! Owns the layout on disk, the way of a blob from partial to committed, the index of what is here, and what is known
+//! of repositories. Knows digests and bytes; HTTP, registries' answers and who may read what are others' business.
+
+mod blob;
+mod index;
+mod layout;
+mod partial;
+mod repositories;
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use larder_shared::{Algorithm, Digest, Range};
+
+pub use blob::Blob;
+pub use index::{Entry, Totals};
+pub use partial::Partial;
+pub use repositories::{Link, Repositories, RepositoryRecord, TagRecord, now};
+
+use crate::sys::disk;
+
+/// Blobs up to this size are answered from memory once they were read.
+pub const SMALL: u64 = 256 << 10;
+
+/// The node tier of one larder. Cheap to share; every method may be called from anywhere, those that block say so.
+#[derive(Debug)]
+pub struct Store {
+    layout: Arc<layout::Layout>,
+    index: Mutex<index::Index>,
+    repositories: Repositories,
+    _lock: disk::Lock,
+}
+
+/// Why a store directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("cannot use the store directory {path}: {source}; choose another with --store DIR or [store] path")]
+    Io { path: PathBuf, source: io::Error },
+    #[error("the store {0} is in use by another larder; stop it, or choose another directory with --store DIR")]
+    Locked(PathBuf),
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Store {
+    /// Opens the store at `path`, making it when it is not there (blocking). What is in it is served at once;
+    /// [`Self::scan`] fills the index.
+    ///
+    /// A store of another layout version is set aside, never read.
+    pub fn open(path: &Path) -> Result<Arc<Self>, OpenError> {
+        let failed = |source| OpenError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        fs::create_dir_all(path).map_err(failed)?;
+        let layout = layout::Layout::new(path.to_owned());
+        let lock = disk::lock(&layout.lock())
+            .map_err(failed)?
+            .ok_or_else(|| OpenError::Locked(path.to_owned()))?;
+        check_version(&layout).map_err(failed)?;
+        layout.create().map_err(failed)?;
+        let _ = fs::remove_dir_all(layout.tmp());
+        fs::create_dir_all(layout.tmp()).map_err(failed)?;
+        let layout = Arc::new(layout);
+        Ok(Arc::new(Self {
+            index: Mutex::new(index::Index::default()),
+            repositories: Repositories::new(Arc::clone(&layout)),
+            layout,
+            _lock: lock,
+        }))
+    }
+
+    /// Lists what is on disk into the index (blocking; some hundred milliseconds for 100,000 blobs).
+    pub fn scan(&self) {
+        for algorithm in Algorithm::ALL {
+            for shard in fs::read_dir(self.layout.blobs(algorithm)).into_iter().flatten().flatten() {
+                for entry in fs::read_dir(shard.path()).into_iter().flatten().flatten() {
+                    let name = entry.file_name();
+                    let digest = name.to_str().and_then(|hex| Digest::from_hex(algorithm, hex).ok());
+                    if let (Some(digest), Ok(metadata)) = (digest, entry.metadata()) {
+                        // Reading does not change the access time where file systems are mounted noatime, but
+                        // the modification time is that of the commit at least.
+                        let used = metadata.atime().max(metadata.mtime()).max(0) as u64;
+                        lock(&self.index).found(digest, metadata.len(), used);
+                    }
+                }
+            }
+        }
+    }
+
+    pub fn root(&self) -> &Path {
+        self.layout.root()
+    }
+
+    pub fn repositories(&self) -> &Repositories {
+        &self.repositories
+    }
+
+    pub fn totals(&self) -> Totals {
+        lock(&self.index).totals()
+    }
+
+    /// Room on the store's file system.
+    pub fn space(&self) -> io::Result<disk::Space> {
+        disk::space(self.layout.root())
+    }
+
+    /// A committed blob, open for reading. `size` is what its repository says it has: a file of another length was
+    /// damaged and is taken out of the tier.
+    pub fn blob(&self, digest: &Digest, size: Option<u64>) -> Option<Arc<Blob>> {
+        if let Some(blob) = lock(&self.index).open(digest) {
+            return Some(blob);
+        }
+        let path = self.layout.blob(digest);
+        let file = File::open(&path).ok()?;
+        let found = file.metadata().ok()?.len();
+        if size.is_some_and(|size| size != found) {
+            tracing::warn!(blob.digest = %digest, size_bytes = found, expected_bytes = size, "a blob has the wrong length on disk; it is fetched again");
+            self.remove(digest);
+            return None;
+        }
+        let blob = Arc::new(Blob::new(*digest, found, file).ok()?);
+        lock(&self.index).opened(&blob);
+        Some(blob)
+    }
+
+    /// A small blob's bytes from memory, if they are there.
+    pub fn small(&self, digest: &Digest) -> Option<Bytes> {
+        lock(&self.index).small(digest)
+    }
+
+    /// The whole of a committed blob of at most `limit` bytes, in memory (blocking unless it is there already).
+    pub fn read(&self, digest: &Digest, limit: u64) -> Option<Bytes> {
+        if let Some(bytes) = self.small(digest) {
+            return Some(bytes);
+        }
+        let blob = self.blob(digest, None)?;
+        if blob.size() > limit {
+            return None;
+        }
+        let bytes: Bytes = blob.read(Range::new(0, blob.size())).ok()?.into();
+        // Manifests are read whole anyway: make sure of them, once, as they enter the memory.
+        if Digest::of(digest.algorithm(), &bytes) != *digest {
+            tracing::warn!(blob.digest = %digest, "a blob has rotted on disk; it is fetched again");
+            self.remove(digest);
+            return None;
+        }
+        lock(&self.index).remember(*digest, &bytes);
+        Some(bytes)
+    }
+
+    /// Keeps verified bytes: in memory now, on disk when this returns (blocking).
+    pub fn put(&self, digest: &Digest, bytes: &Bytes) -> io::Result<()> {
+        lock(&self.index).remember(*digest, bytes);
+        let path = self.layout.blob(digest);
+        if !path.exists() {
+            self.layout.write_atomic(&path, bytes, true)?;
+        }
+        lock(&self.index).found(*digest, bytes.len() as u64, now());
+        Ok(())
+    }
+
+    /// Begins to fill a blob of `size` bytes (blocking).
+    pub fn begin(&self, digest: Digest, size: u64) -> io::Result<Partial> {
+        Partial::create(&self.layout, digest, size)
+    }
+
+    /// The partial that an earlier process left for `digest`, if any can be used (blocking).
+    pub fn resume(&self, digest: Digest) -> io::Result<Option<Partial>> {
+        Partial::resume(&self.layout, digest)
+    }
+
+    /// Commits a verified partial (blocking: waits for the disk).
+    pub fn commit(&self, partial: &Partial) -> io::Result<()> {
+        partial.commit()?;
+        let mut index = lock(&self.index);
+        index.found(*partial.blob().digest(), partial.size(), now());
+        index.opened(partial.blob());
+        Ok(())
+    }
+
+    /// Takes a blob out of the tier. Readers that have it open finish.
+    pub fn remove(&self, digest: &Digest) {
+        lock(&self.index).remove(digest);
+        let _ = partial::remove_if_there(&self.layout.blob(digest));
+    }
+}
+
+fn check_version(layout: &layout::Layout) -> io::Result<()> {
+    match fs::read_to_string(layout.version()) {
+        Ok(version) if version.trim() == layout::VERSION => Ok(()),
+        Ok(version) => {
+            let aside = layout.root().join(format!("set-aside-{}", now()));
+            tracing::warn!(
+                version = version.trim(),
+                aside = %aside.display(),
+                "the store has another layout version; its content is set aside and may be deleted"
+            );
+            fs::create_dir_all(&aside)?;
+            for name in ["blobs", "partial", "repositories", "version"] {
+                let from = layout.root().join(name);
+                if from.exists() {
+                    fs::rename(&from, aside.join(name))?;
+                }
+            }
+            fs::write(layout.version(), layout::VERSION)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => fs::write(layout.version(), layout::VERSION),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests;

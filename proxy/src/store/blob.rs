@@ -1,0 +1,70 @@
+//! A file of the node tier that is being served: a committed blob or a partial that grows.
+
+use std::{fs::File, io, num::NonZeroUsize, os::unix::fs::FileExt, sync::Arc};
+
+use bytes::Bytes;
+use larder_shared::{Digest, Range};
+
+use crate::sys::{Mapping, Regions};
+
+/// An open file that holds, or will hold, the bytes of one digest. An open blob survives its eviction.
+#[derive(Debug)]
+pub struct Blob {
+    digest: Digest,
+    size: u64,
+    file: Arc<File>,
+    /// Stands for the bytes; `None` for the empty blob, which cannot be mapped.
+    mapping: Option<(Arc<Mapping>, Bytes)>,
+}
+
+impl Blob {
+    pub(super) fn new(digest: Digest, size: u64, file: File) -> io::Result<Self> {
+        let file = Arc::new(file);
+        let mapping = match NonZeroUsize::new(size as usize) {
+            Some(len) => {
+                let mapping = Arc::new(Mapping::new(Arc::clone(&file), len)?);
+                let bytes = mapping.bytes();
+                Some((mapping, bytes))
+            }
+            None => None,
+        };
+        Ok(Self {
+            digest,
+            size,
+            file,
+            mapping,
+        })
+    }
+
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// Bytes of the whole blob.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The bytes of `range`, for a connection that knows `regions`: addresses that go out by sendfile.
+    /// The range must lie within the blob, and within what is present if it is a partial.
+    pub fn slice(&self, range: Range, regions: &Regions) -> Bytes {
+        match &self.mapping {
+            Some((mapping, bytes)) => {
+                regions.add(mapping);
+                bytes.slice(range.start as usize..range.end as usize)
+            }
+            None => Bytes::new(),
+        }
+    }
+
+    /// Reads `range` into memory (blocking).
+    pub fn read(&self, range: Range) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; range.len() as usize];
+        self.file.read_exact_at(&mut bytes, range.start)?;
+        Ok(bytes)
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+}

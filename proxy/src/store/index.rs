@@ -1,0 +1,120 @@
+//! What the node tier holds, in memory: sizes and last uses, open files, and the bytes of small blobs.
+//!
+//! Only an account: it does no I/O. What it says may lag behind the disk by one scan.
+
+use std::{num::NonZeroUsize, sync::Arc};
+
+use bytes::Bytes;
+use larder_shared::Digest;
+use lru::LruCache;
+
+use super::{Blob, SMALL, now};
+
+/// One committed blob.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entry {
+    pub size: u64,
+    /// Unix seconds of the last use.
+    pub used: u64,
+}
+
+/// Sums over the index.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Totals {
+    pub blobs: u64,
+    pub bytes: u64,
+}
+
+/// Files kept open for the next reader.
+const OPEN: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+
+/// Bytes of small blobs kept in memory.
+const SMALL_TOTAL: u64 = 4 << 20;
+
+#[derive(Debug)]
+pub struct Index {
+    entries: LruCache<Digest, Entry>,
+    totals: Totals,
+    open: LruCache<Digest, Arc<Blob>>,
+    small: LruCache<Digest, Bytes>,
+    small_total: u64,
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self {
+            entries: LruCache::unbounded(),
+            totals: Totals::default(),
+            open: LruCache::new(OPEN),
+            small: LruCache::unbounded(),
+            small_total: 0,
+        }
+    }
+}
+
+impl Index {
+    pub fn found(&mut self, digest: Digest, size: u64, used: u64) {
+        if let Some(entry) = self.entries.get_mut(&digest) {
+            self.totals.bytes = self.totals.bytes - entry.size + size;
+            entry.size = size;
+            entry.used = entry.used.max(used);
+        } else {
+            self.entries.put(digest, Entry { size, used });
+            self.totals.blobs += 1;
+            self.totals.bytes += size;
+        }
+    }
+
+    /// A file that is open already, if the blob still counts as present.
+    pub fn open(&mut self, digest: &Digest) -> Option<Arc<Blob>> {
+        self.touch(digest);
+        self.open.get(digest).cloned()
+    }
+
+    pub fn opened(&mut self, blob: &Arc<Blob>) {
+        self.found(*blob.digest(), blob.size(), now());
+        self.touch(blob.digest());
+        self.open.put(*blob.digest(), Arc::clone(blob));
+    }
+
+    pub fn small(&mut self, digest: &Digest) -> Option<Bytes> {
+        self.touch(digest);
+        self.small.get(digest).cloned()
+    }
+
+    pub fn remember(&mut self, digest: Digest, bytes: &Bytes) {
+        let size = bytes.len() as u64;
+        if size > SMALL {
+            return;
+        }
+        if let Some(old) = self.small.put(digest, bytes.clone()) {
+            self.small_total -= old.len() as u64;
+        }
+        self.small_total += size;
+        while self.small_total > SMALL_TOTAL {
+            let Some((_, old)) = self.small.pop_lru() else { break };
+            self.small_total -= old.len() as u64;
+        }
+    }
+
+    pub fn remove(&mut self, digest: &Digest) {
+        if let Some(entry) = self.entries.pop(digest) {
+            self.totals.blobs -= 1;
+            self.totals.bytes -= entry.size;
+        }
+        self.open.pop(digest);
+        if let Some(old) = self.small.pop(digest) {
+            self.small_total -= old.len() as u64;
+        }
+    }
+
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    fn touch(&mut self, digest: &Digest) {
+        if let Some(entry) = self.entries.get_mut(digest) {
+            entry.used = now();
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Where things are on disk.
+//!
+//! ```text
+//! <store>/version                            the layout's version, "1"
+//! <store>/lock                               held by the larder that owns the store
+//! <store>/blobs/sha256/ab/<hex>              committed: verified, immutable, read-only
+//! <store>/partial/sha256/<hex>               a sparse file that is being filled
+//! <store>/partial/sha256/<hex>.spans         which spans of it are present, and how far it is hashed
+//! <store>/repositories/<registry>/<repo>/_log    what is known of a repository, a line of JSON each
+//! <store>/tmp/                               files on their way to a rename
+//! ```
+//!
+//! No component of a repository name begins with `_`, so `_log` collides with none.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use larder_shared::{Algorithm, Digest, RegistryName, Repository};
+
+/// What `version` holds.
+pub const VERSION: &str = "1";
+
+/// Paths under one store directory.
+#[derive(Debug)]
+pub struct Layout {
+    root: PathBuf,
+    next_tmp: AtomicU64,
+}
+
+impl Layout {
+    pub fn new(root: PathBuf) -> Self {
+        Self {
+            root,
+            next_tmp: AtomicU64::new(0),
+        }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Makes the directories that must exist.
+    pub fn create(&self) -> io::Result<()> {
+        for algorithm in Algorithm::ALL {
+            fs::create_dir_all(self.root.join("blobs").join(algorithm.as_str()))?;
+            fs::create_dir_all(self.root.join("partial").join(algorithm.as_str()))?;
+        }
+        fs::create_dir_all(self.repositories())?;
+        fs::create_dir_all(self.tmp())
+    }
+
+    pub fn version(&self) -> PathBuf {
+        self.root.join("version")
+    }
+
+    pub fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    pub fn tmp(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    pub fn blobs(&self, algorithm: Algorithm) -> PathBuf {
+        self.root.join("blobs").join(algorithm.as_str())
+    }
+
+    pub fn blob(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        self.blobs(digest.algorithm()).join(&hex[..2]).join(hex)
+    }
+
+    pub fn partials(&self, algorithm: Algorithm) -> PathBuf {
+        self.root.join("partial").join(algorithm.as_str())
+    }
+
+    pub fn partial(&self, digest: &Digest) -> PathBuf {
+        self.partials(digest.algorithm()).join(digest.hex())
+    }
+
+    pub fn spans(&self, digest: &Digest) -> PathBuf {
+        self.partials(digest.algorithm()).join(format!("{}.spans", digest.hex()))
+    }
+
+    pub fn repositories(&self) -> PathBuf {
+        self.root.join("repositories")
+    }
+
+    pub fn repository_log(&self, registry: &RegistryName, repository: &Repository) -> PathBuf {
+        self.repositories().join(registry.as_str()).join(repository.as_str()).join("_log")
+    }
+
+    /// Puts `bytes` at `path` so that a reader sees the old file or the whole new one. With `durable`, the file
+    /// and its name are on disk when this returns.
+    pub fn write_atomic(&self, path: &Path, bytes: &[u8], durable: bool) -> io::Result<()> {
+        let n = self.next_tmp.fetch_add(1, Ordering::Relaxed);
+        let tmp = self.tmp().join(format!("{}-{n}", std::process::id()));
+        let written = (|| {
+            let mut file = File::create(&tmp)?;
+            file.write_all(bytes)?;
+            if durable {
+                file.sync_all()?;
+            }
+            self.put_in_place(&tmp, path, durable)
+        })();
+        if written.is_err() {
+            let _ = fs::remove_file(&tmp);
+        }
+        written
+    }
+
+    /// Renames `from` to `to`, making the directory of `to` when it is missing.
+    pub fn put_in_place(&self, from: &Path, to: &Path, durable: bool) -> io::Result<()> {
+        let dir = to.parent().unwrap_or(&self.root);
+        match fs::rename(from, to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(dir)?;
+                fs::rename(from, to)?;
+            }
+            done => done?,
+        }
+        if durable {
+            File::open(dir)?.sync_all()?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,252 @@
+//! A blob on its way in: a sparse file, the spans that are present, and a hash that follows the contiguous prefix.
+//!
+//! Written by any number of streams at once, each in its own range. A span counts as present when its write has
+//! returned. The hash is taken once, on the way in: from memory while the writer is the one at the prefix, read back
+//! from the page cache where ranges arrived out of order. Every method here blocks; callers are on blocking threads.
+
+use std::{
+    fs::{self, File, Permissions},
+    io,
+    os::unix::fs::{FileExt, PermissionsExt},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use data_encoding::BASE64;
+use larder_shared::{Digest, Hasher, Range, Spans};
+use serde::{Deserialize, Serialize};
+
+use super::{Blob, layout::Layout};
+use crate::sys::disk;
+
+/// A checkpoint is written when this much time has passed since the last, so a kill loses at most this much work.
+const CHECKPOINT_EVERY: Duration = Duration::from_millis(500);
+
+/// Bytes read back at a time for hashing.
+const READ_BACK: u64 = 1 << 20;
+
+/// One blob being filled.
+#[derive(Debug)]
+pub struct Partial {
+    layout: Arc<Layout>,
+    blob: Arc<Blob>,
+    present: Mutex<Spans>,
+    hashing: Mutex<Hashing>,
+    saved: Mutex<Instant>,
+}
+
+struct Hashing {
+    hasher: Hasher,
+    /// Bytes hashed: the hasher's state covers `0..at`.
+    at: u64,
+}
+
+impl std::fmt::Debug for Hashing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Hashing({})", self.at)
+    }
+}
+
+/// What `<hex>.spans` holds.
+#[derive(Serialize, Deserialize)]
+struct Checkpoint {
+    size: u64,
+    boot_id: String,
+    spans: Vec<(u64, u64)>,
+    hashed: u64,
+    /// The hasher's state, base64.
+    midstate: String,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Partial {
+    /// A fresh partial of `size` bytes. An older one of the same digest is unlinked, its readers keep their file.
+    pub(super) fn create(layout: &Arc<Layout>, digest: Digest, size: u64) -> io::Result<Self> {
+        let path = layout.partial(&digest);
+        remove_if_there(&layout.spans(&digest))?;
+        remove_if_there(&path)?;
+        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+        file.set_len(size)?;
+        let hasher = Hasher::new(digest.algorithm());
+        Self::new(layout, digest, size, file, Spans::default(), Hashing { hasher, at: 0 })
+    }
+
+    /// The partial that an earlier process left, if it can be trusted: same boot, a readable checkpoint, and a file
+    /// of the right length. Anything else is swept away.
+    pub(super) fn resume(layout: &Arc<Layout>, digest: Digest) -> io::Result<Option<Self>> {
+        let path = layout.partial(&digest);
+        let Some((checkpoint, hasher)) = read_checkpoint(layout, &digest) else {
+            remove_if_there(&layout.spans(&digest))?;
+            remove_if_there(&path)?;
+            return Ok(None);
+        };
+        let file = File::options().read(true).write(true).open(&path)?;
+        if file.metadata()?.len() != checkpoint.size {
+            drop(file);
+            remove_if_there(&layout.spans(&digest))?;
+            remove_if_there(&path)?;
+            return Ok(None);
+        }
+        let spans: Spans = checkpoint.spans.iter().map(|(s, e)| Range::new(*s, *e)).collect();
+        let hashing = Hashing {
+            hasher,
+            at: checkpoint.hashed,
+        };
+        Self::new(layout, digest, checkpoint.size, file, spans, hashing).map(Some)
+    }
+
+    fn new(layout: &Arc<Layout>, digest: Digest, size: u64, file: File, present: Spans, hashing: Hashing) -> io::Result<Self> {
+        Ok(Self {
+            layout: Arc::clone(layout),
+            blob: Arc::new(Blob::new(digest, size, file)?),
+            present: Mutex::new(present),
+            hashing: Mutex::new(hashing),
+            saved: Mutex::new(Instant::now()),
+        })
+    }
+
+    /// The file, for readers that follow it.
+    pub fn blob(&self) -> &Arc<Blob> {
+        &self.blob
+    }
+
+    pub fn size(&self) -> u64 {
+        self.blob.size()
+    }
+
+    /// A copy of what is present now.
+    pub fn present(&self) -> Spans {
+        lock(&self.present).clone()
+    }
+
+    /// The end of the present run that holds `at`.
+    pub fn present_to(&self, at: u64) -> u64 {
+        lock(&self.present).end_from(at)
+    }
+
+    /// Writes `chunks` at `offset`, then lets the hash catch up and, now and then, saves a checkpoint.
+    /// When it returns, the bytes count as present.
+    pub fn write(&self, offset: u64, chunks: &[Bytes]) -> io::Result<()> {
+        let len: u64 = chunks.iter().map(|c| c.len() as u64).sum();
+        disk::write_all_at(self.blob.file(), chunks, offset)?;
+        lock(&self.present).insert(Range::new(offset, offset + len));
+        Ok(())
+    }
+
+    /// Lets the hash follow the present prefix. `chunks` at `offset` were just written: they are hashed from memory
+    /// if they are next. Whoever comes second leaves the work to the first.
+    pub fn hash(&self, offset: u64, chunks: &[Bytes]) -> io::Result<()> {
+        loop {
+            let mut hashing = match self.hashing.try_lock() {
+                Ok(hashing) => hashing,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => return Ok(()),
+            };
+            if hashing.at == offset {
+                for chunk in chunks {
+                    hashing.hasher.update(chunk);
+                    hashing.at += chunk.len() as u64;
+                }
+            }
+            self.read_back(&mut hashing)?;
+            let at = hashing.at;
+            drop(hashing);
+            // Somebody may have extended the prefix between the last look and the unlock, and have left.
+            if self.present_to(at) <= at {
+                return self.checkpoint_if_due();
+            }
+        }
+    }
+
+    fn read_back(&self, hashing: &mut Hashing) -> io::Result<()> {
+        let mut buffer = Vec::new();
+        loop {
+            let end = self.present_to(hashing.at).min(hashing.at + READ_BACK);
+            if end == hashing.at {
+                return Ok(());
+            }
+            buffer.resize((end - hashing.at) as usize, 0);
+            self.blob.file().read_exact_at(&mut buffer, hashing.at)?;
+            hashing.hasher.update(&buffer);
+            hashing.at = end;
+        }
+    }
+
+    /// Whether all bytes are present and hash to the digest; `None` while some are absent.
+    pub fn verify(&self) -> io::Result<Option<bool>> {
+        if !lock(&self.present).contains(Range::new(0, self.size())) {
+            return Ok(None);
+        }
+        let mut hashing = lock(&self.hashing);
+        self.read_back(&mut hashing)?;
+        debug_assert_eq!(hashing.at, self.size());
+        Ok(Some(hashing.hasher.clone().finish() == *self.blob.digest()))
+    }
+
+    fn checkpoint_if_due(&self) -> io::Result<()> {
+        {
+            let mut saved = lock(&self.saved);
+            if saved.elapsed() < CHECKPOINT_EVERY {
+                return Ok(());
+            }
+            *saved = Instant::now();
+        }
+        self.checkpoint()
+    }
+
+    /// Writes down what is present, so that a later process can go on. Survives a kill, not a crash of the machine.
+    pub fn checkpoint(&self) -> io::Result<()> {
+        // The hash first: what it covers is present by then, not the other way round.
+        let (hashed, midstate) = {
+            let hashing = lock(&self.hashing);
+            (hashing.at, BASE64.encode(&hashing.hasher.save()))
+        };
+        let checkpoint = Checkpoint {
+            size: self.size(),
+            boot_id: disk::boot_id(),
+            spans: self.present().iter().map(|r| (r.start, r.end)).collect(),
+            hashed,
+            midstate,
+        };
+        let text = serde_json::to_vec(&checkpoint)?;
+        self.layout.write_atomic(&self.layout.spans(self.blob.digest()), &text, false)
+    }
+
+    /// Makes the verified file a committed blob: on disk, read-only, under its digest.
+    pub(super) fn commit(&self) -> io::Result<()> {
+        let digest = self.blob.digest();
+        self.blob.file().sync_all()?;
+        self.blob.file().set_permissions(Permissions::from_mode(0o444))?;
+        self.layout
+            .put_in_place(&self.layout.partial(digest), &self.layout.blob(digest), true)?;
+        remove_if_there(&self.layout.spans(digest))
+    }
+
+    /// Takes the file off the disk. Readers that still have it end when they have read what is present.
+    pub fn discard(&self) -> io::Result<()> {
+        remove_if_there(&self.layout.spans(self.blob.digest()))?;
+        remove_if_there(&self.layout.partial(self.blob.digest()))
+    }
+}
+
+fn read_checkpoint(layout: &Layout, digest: &Digest) -> Option<(Checkpoint, Hasher)> {
+    let text = fs::read(layout.spans(digest)).ok()?;
+    let checkpoint: Checkpoint = serde_json::from_slice(&text).ok()?;
+    let sound = checkpoint.boot_id == disk::boot_id()
+        && checkpoint.spans.iter().all(|(s, e)| s < e && *e <= checkpoint.size)
+        && checkpoint.hashed <= checkpoint.spans.first().filter(|(s, _)| *s == 0).map_or(0, |(_, e)| *e);
+    let midstate = BASE64.decode(checkpoint.midstate.as_bytes()).ok()?;
+    let hasher = Hasher::restore(digest.algorithm(), &midstate)?;
+    sound.then_some((checkpoint, hasher))
+}
+
+pub(super) fn remove_if_there(path: &std::path::Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}

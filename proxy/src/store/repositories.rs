@@ -1,0 +1,334 @@
+//! What is known of each repository: the digests that are proven to be in it, its tags, and whether it is public.
+//!
+//! Digests alone open nothing: a client gets content only through a repository that is known to hold it (promise P16).
+//! Each repository has one append-only log of JSON lines; the newest line about a thing wins, a torn last line is
+//! skipped, and a log that is mostly history is rewritten when it is read. Losing a line costs a question upstream.
+
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io::{self, Write as _},
+    num::NonZeroUsize,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use larder_shared::{Digest, RegistryName, Repository, Tag};
+use lru::LruCache;
+use serde::{Deserialize, Serialize};
+
+use super::layout::Layout;
+
+/// A digest that the repository holds.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Link {
+    pub digest: Digest,
+    pub size: u64,
+    /// The `Content-Type` that the registry gave, for a manifest; blobs have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+}
+
+/// What a tag pointed to when its registry was last asked.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TagRecord {
+    pub digest: Digest,
+    pub size: u64,
+    pub media_type: String,
+    /// Unix seconds.
+    pub checked: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Line {
+    Link(Link),
+    Tag { tag: Tag, record: TagRecord },
+    Forget(Tag),
+    /// The registry served this repository to an anonymous client, at that time (Unix seconds).
+    Public(u64),
+    NotPublic,
+}
+
+#[derive(Default, Debug)]
+struct Known {
+    links: HashMap<Digest, Link>,
+    tags: HashMap<Tag, TagRecord>,
+    public: Option<u64>,
+}
+
+impl Known {
+    fn apply(&mut self, line: Line) {
+        match line {
+            Line::Link(link) => {
+                self.links.insert(link.digest, link);
+            }
+            Line::Tag { tag, record } => {
+                let older = self.tags.get(&tag).is_none_or(|known| known.checked <= record.checked);
+                if older {
+                    self.tags.insert(tag, record);
+                }
+            }
+            Line::Forget(tag) => {
+                self.tags.remove(&tag);
+            }
+            Line::Public(at) => self.public = Some(at),
+            Line::NotPublic => self.public = None,
+        }
+    }
+
+    fn lines(&self) -> impl Iterator<Item = Line> + '_ {
+        let links = self.links.values().cloned().map(Line::Link);
+        let tags = self.tags.iter().map(|(tag, record)| Line::Tag {
+            tag: tag.clone(),
+            record: record.clone(),
+        });
+        links.chain(tags).chain(self.public.map(Line::Public))
+    }
+}
+
+/// One repository's knowledge. Reads are from memory; writes go to memory at once and to the log on a blocking thread.
+#[derive(Debug)]
+pub struct RepositoryRecord {
+    path: PathBuf,
+    known: Mutex<Known>,
+    /// Orders the appends.
+    log: Arc<Mutex<()>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Now, in Unix seconds.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+impl RepositoryRecord {
+    fn load(layout: &Layout, path: PathBuf) -> Self {
+        let mut known = Known::default();
+        let mut lines = 0;
+        if let Ok(text) = fs::read(&path) {
+            for line in text.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
+                lines += 1;
+                if let Ok(line) = serde_json::from_slice(line) {
+                    known.apply(line);
+                }
+            }
+        }
+        let live = known.lines().count();
+        if lines > 64 && lines > 4 * live {
+            let mut text = Vec::new();
+            for line in known.lines() {
+                // Serializing these types to memory cannot fail.
+                let _ = serde_json::to_writer(&mut text, &line);
+                text.push(b'\n');
+            }
+            let _ = layout.write_atomic(&path, &text, false);
+        }
+        Self {
+            path,
+            known: Mutex::new(known),
+            log: Arc::default(),
+        }
+    }
+
+    pub fn link(&self, digest: &Digest) -> Option<Link> {
+        lock(&self.known).links.get(digest).cloned()
+    }
+
+    pub fn tag(&self, tag: &Tag) -> Option<TagRecord> {
+        lock(&self.known).tags.get(tag).cloned()
+    }
+
+    /// How long ago the registry last served this repository to an anonymous client.
+    pub fn public_since(&self) -> Option<Duration> {
+        let at = lock(&self.known).public?;
+        Some(Duration::from_secs(now().saturating_sub(at)))
+    }
+
+    /// Any manifest that the repository is known to hold: what a proof of access can be asked with.
+    pub fn any_manifest(&self) -> Option<Digest> {
+        let known = lock(&self.known);
+        let tagged = known.tags.values().map(|record| record.digest).next();
+        tagged.or_else(|| known.links.values().find(|l| l.media_type.is_some()).map(|l| l.digest))
+    }
+
+    /// A copy of all tags, for the admin views.
+    pub fn tags(&self) -> Vec<(Tag, TagRecord)> {
+        lock(&self.known).tags.iter().map(|(t, r)| (t.clone(), r.clone())).collect()
+    }
+
+    pub fn add_link(&self, link: Link) {
+        if self.link(&link.digest).as_ref() != Some(&link) {
+            self.write(Line::Link(link));
+        }
+    }
+
+    pub fn set_tag(&self, tag: Tag, record: TagRecord) {
+        // A new time alone is worth a line only now and then: it matters to `fresh_for` after a restart.
+        let minor = self
+            .tag(&tag)
+            .is_some_and(|old| old.digest == record.digest && record.checked.saturating_sub(old.checked) < 5);
+        if minor {
+            lock(&self.known).tags.insert(tag, record);
+        } else {
+            self.write(Line::Tag { tag, record });
+        }
+    }
+
+    pub fn forget_tag(&self, tag: &Tag) {
+        if self.tag(tag).is_some() {
+            self.write(Line::Forget(tag.clone()));
+        }
+    }
+
+    pub fn set_public(&self) {
+        let recent = self.public_since().is_some_and(|age| age < Duration::from_secs(5));
+        if !recent {
+            self.write(Line::Public(now()));
+        }
+    }
+
+    pub fn set_not_public(&self) {
+        if self.public_since().is_some() {
+            self.write(Line::NotPublic);
+        }
+    }
+
+    fn write(&self, line: Line) {
+        let Ok(mut text) = serde_json::to_vec(&line) else {
+            return;
+        };
+        text.push(b'\n');
+        lock(&self.known).apply(line);
+        let path = self.path.clone();
+        let log = Arc::clone(&self.log);
+        tokio::task::spawn_blocking(move || {
+            let _ordered = lock(&log);
+            if let Err(error) = append(&path, &text) {
+                tracing::debug!(path = %path.display(), %error, "a repository's log was not written");
+            }
+        });
+    }
+}
+
+fn append(path: &std::path::Path, text: &[u8]) -> io::Result<()> {
+    let open = || File::options().append(true).create(true).open(path);
+    let mut file = match open() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(path.parent().unwrap_or(path))?;
+            open()?
+        }
+        done => done?,
+    };
+    file.write_all(text)
+}
+
+/// All repositories, loaded when first asked for.
+#[derive(Debug)]
+pub struct Repositories {
+    layout: Arc<Layout>,
+    loaded: Mutex<LruCache<(RegistryName, Repository), Arc<RepositoryRecord>>>,
+}
+
+/// Repositories held in memory at once. One that falls out is read again from its log.
+const LOADED: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+
+impl Repositories {
+    pub(super) fn new(layout: Arc<Layout>) -> Self {
+        Self {
+            layout,
+            loaded: Mutex::new(LruCache::new(LOADED)),
+        }
+    }
+
+    /// The record of one repository. Reads a small file the first time.
+    pub fn get(&self, registry: &RegistryName, repository: &Repository) -> Arc<RepositoryRecord> {
+        let key = (registry.clone(), repository.clone());
+        let mut loaded = lock(&self.loaded);
+        if let Some(record) = loaded.get(&key) {
+            return Arc::clone(record);
+        }
+        let path = self.layout.repository_log(registry, repository);
+        let record = Arc::new(RepositoryRecord::load(&self.layout, path));
+        loaded.put(key, Arc::clone(&record));
+        record
+    }
+
+    /// Whether some repository of `registry` is known to hold `digest` (blocking: looks through the logs on disk).
+    pub fn held_in(&self, registry: &RegistryName, digest: &Digest) -> bool {
+        let mut pending = vec![self.layout.repositories().join(registry.as_str())];
+        let wanted = digest.to_string();
+        while let Some(dir) = pending.pop() {
+            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if entry.file_name() != "_log" {
+                    pending.push(path);
+                } else if fs::read_to_string(path).is_ok_and(|text| text.contains(&wanted)) {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names() -> (RegistryName, Repository) {
+        ("a.io".parse().unwrap(), "b/c".parse().unwrap())
+    }
+
+    async fn written(path: &std::path::Path, lines: usize) {
+        let deadline = std::time::Instant::now() + Duration::from_secs(5);
+        while fs::read_to_string(path).unwrap_or_default().lines().count() < lines {
+            assert!(std::time::Instant::now() < deadline, "the log was not written");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_record_survives_reopening_and_a_torn_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Arc::new(Layout::new(dir.path().to_owned()));
+        layout.create().unwrap();
+        let (registry, repository) = names();
+        let path = layout.repository_log(&registry, &repository);
+        let digest = Digest::sha256(b"x");
+        let link = Link {
+            digest,
+            size: 1,
+            media_type: Some("application/x".into()),
+        };
+        {
+            let record = Repositories::new(Arc::clone(&layout)).get(&registry, &repository);
+            record.add_link(link.clone());
+            record.add_link(link.clone());
+            record.set_public();
+            record.set_tag(
+                "v1".parse().unwrap(),
+                TagRecord {
+                    digest,
+                    size: 1,
+                    media_type: "application/x".into(),
+                    checked: now(),
+                },
+            );
+            written(&path, 3).await;
+        }
+        append(&path, b"{\"link\":{\"dig").unwrap();
+        let repositories = Repositories::new(layout);
+        let record = repositories.get(&registry, &repository);
+        assert_eq!(record.link(&digest), Some(link));
+        assert_eq!(record.tag(&"v1".parse().unwrap()).unwrap().digest, digest);
+        assert!(record.public_since().is_some());
+        assert!(repositories.held_in(&registry, &digest));
+        assert!(!repositories.held_in(&registry, &Digest::sha256(b"y")));
+        assert!(!repositories.held_in(&"b.io".parse().unwrap(), &digest));
+    }
+}

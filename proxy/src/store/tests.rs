@@ -1,0 +1,168 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn open(dir: &Path) -> Arc<Store> {
+    let store = Store::open(dir).unwrap();
+    store.scan();
+    store
+}
+
+fn sample(size: usize) -> (Vec<u8>, Digest) {
+    let bytes: Vec<u8> = (0..size).map(|i| (i * 31 % 251) as u8).collect();
+    let digest = Digest::sha256(&bytes);
+    (bytes, digest)
+}
+
+fn feed(partial: &Partial, bytes: &[u8], range: std::ops::Range<usize>) {
+    let chunk = [Bytes::copy_from_slice(&bytes[range.clone()])];
+    partial.write(range.start as u64, &chunk).unwrap();
+    partial.hash(range.start as u64, &chunk).unwrap();
+}
+
+#[test]
+fn a_partial_becomes_a_blob_that_a_reopened_store_serves() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bytes, digest) = sample(3000);
+    {
+        let store = open(dir.path());
+        let partial = store.begin(digest, 3000).unwrap();
+        assert_eq!(partial.verify().unwrap(), None);
+        feed(&partial, &bytes, 1000..3000);
+        assert!(store.blob(&digest, None).is_none());
+        feed(&partial, &bytes, 0..1000);
+        assert_eq!(partial.verify().unwrap(), Some(true));
+        store.commit(&partial).unwrap();
+    }
+    let store = open(dir.path());
+    assert_eq!(store.totals(), Totals { blobs: 1, bytes: 3000 });
+    let blob = store.blob(&digest, Some(3000)).unwrap();
+    assert_eq!(blob.read(Range::new(0, 3000)).unwrap(), bytes);
+}
+
+#[test]
+fn wrong_bytes_do_not_verify() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (mut bytes, digest) = sample(3000);
+    bytes[1500] ^= 1;
+    let partial = store.begin(digest, 3000).unwrap();
+    feed(&partial, &bytes, 0..3000);
+    assert_eq!(partial.verify().unwrap(), Some(false));
+    partial.discard().unwrap();
+    assert!(store.resume(digest).unwrap().is_none());
+}
+
+#[test]
+fn a_partial_goes_on_in_another_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bytes, digest) = sample(3000);
+    {
+        let store = open(dir.path());
+        let partial = store.begin(digest, 3000).unwrap();
+        feed(&partial, &bytes, 0..700);
+        feed(&partial, &bytes, 2000..2500);
+        partial.checkpoint().unwrap();
+    }
+    let store = open(dir.path());
+    let partial = store.resume(digest).unwrap().expect("the partial was left behind");
+    assert_eq!(partial.present().iter().collect::<Vec<_>>(), [Range::new(0, 700), Range::new(2000, 2500)]);
+    feed(&partial, &bytes, 2500..3000);
+    feed(&partial, &bytes, 700..2000);
+    assert_eq!(partial.verify().unwrap(), Some(true));
+}
+
+#[test]
+fn a_partial_of_another_boot_or_length_is_swept_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bytes, digest) = sample(3000);
+    let spans = dir.path().join(format!("partial/sha256/{}.spans", digest.hex()));
+    for spoil in ["boot", "length", "text"] {
+        let store = open(dir.path());
+        let partial = store.begin(digest, 3000).unwrap();
+        feed(&partial, &bytes, 0..700);
+        partial.checkpoint().unwrap();
+        let text = fs::read_to_string(&spans).unwrap();
+        match spoil {
+            "boot" => fs::write(&spans, text.replace(&disk::boot_id(), "another")).unwrap(),
+            "length" => partial.blob().file().set_len(2999).unwrap(),
+            _ => fs::write(&spans, &text[..text.len() / 2]).unwrap(),
+        }
+        assert!(store.resume(digest).unwrap().is_none(), "{spoil}");
+        assert!(!spans.exists());
+    }
+}
+
+#[test]
+fn a_blob_of_the_wrong_length_is_a_miss_and_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bytes, digest) = sample(3000);
+    open(dir.path()).put(&digest, &bytes.into()).unwrap();
+    let path = dir.path().join("blobs/sha256").join(&digest.hex()[..2]).join(digest.hex());
+    fs::write(&path, b"short").unwrap();
+    let store = open(dir.path());
+    assert!(store.blob(&digest, Some(3000)).is_none());
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_rotted_small_blob_is_a_miss_and_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bytes, digest) = sample(3000);
+    open(dir.path()).put(&digest, &bytes.clone().into()).unwrap();
+    let path = dir.path().join("blobs/sha256").join(&digest.hex()[..2]).join(digest.hex());
+    let mut rotten = bytes;
+    rotten[7] ^= 4;
+    fs::write(&path, rotten).unwrap();
+    let store = open(dir.path());
+    assert!(store.read(&digest, 4096).is_none());
+    assert!(!path.exists());
+}
+
+#[test]
+fn one_store_one_larder() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Store::open(dir.path()).unwrap();
+    assert!(matches!(Store::open(dir.path()), Err(OpenError::Locked(_))));
+    drop(first);
+    Store::open(dir.path()).unwrap();
+}
+
+#[test]
+fn another_layout_version_is_set_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bytes, digest) = sample(10);
+    open(dir.path()).put(&digest, &bytes.into()).unwrap();
+    fs::write(dir.path().join("version"), "99").unwrap();
+    let store = open(dir.path());
+    assert!(store.blob(&digest, None).is_none());
+    assert_eq!(store.totals().blobs, 0);
+    let aside = fs::read_dir(dir.path()).unwrap().flatten().any(|e| e.file_name().to_string_lossy().starts_with("set-aside-"));
+    assert!(aside, "nothing was set aside");
+}
+
+proptest! {
+    /// Written in any order and any pieces, also through a restart, the hash is that of the whole.
+    #[test]
+    fn any_order_of_writes_verifies(cuts in prop::collection::vec(1usize..5000, 0..8), order in any::<u64>(), restart in any::<prop::sample::Index>()) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let (bytes, digest) = sample(5000);
+        let mut edges: Vec<usize> = cuts.into_iter().chain([0, 5000]).collect();
+        edges.sort_unstable();
+        edges.dedup();
+        let mut pieces: Vec<_> = edges.windows(2).map(|w| w[0]..w[1]).collect();
+        let mut random = fastrand::Rng::with_seed(order);
+        random.shuffle(&mut pieces);
+        let restart = restart.index(pieces.len());
+        let mut partial = store.begin(digest, 5000).unwrap();
+        for (i, piece) in pieces.into_iter().enumerate() {
+            if i == restart {
+                partial.checkpoint().unwrap();
+                partial = store.resume(digest).unwrap().unwrap();
+            }
+            feed(&partial, &bytes, piece);
+        }
+        prop_assert_eq!(partial.verify().unwrap(), Some(true));
+    }
+}

@@ -1,0 +1,11 @@
+//! The machine: everything that is `unsafe` or needs a system call that std does not offer.
+//!
+//! Owns the mapping of a file ([`Mapping`]), the socket that sends mapped files by sendfile ([`FileSocket`]), and the
+//! questions about file systems ([`disk`]). Knows nothing of blobs, HTTP or larder.
+
+pub mod disk;
+mod mapping;
+mod sendfile;
+
+pub use mapping::Mapping;
+pub use sendfile::{FileSocket, Regions};

@@ -1,0 +1,73 @@
+//! Questions about file systems, and the store's lock.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::MetadataExt,
+    path::Path,
+};
+
+use bytes::Bytes;
+use nix::fcntl::{Flock, FlockArg};
+
+/// Room on a file system, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Space {
+    pub total: u64,
+    /// What an unprivileged writer may still use.
+    pub free: u64,
+}
+
+/// Room on the file system that holds `path`.
+pub fn space(path: &Path) -> io::Result<Space> {
+    let stat = nix::sys::statvfs::statvfs(path)?;
+    let unit = stat.fragment_size();
+    Ok(Space {
+        total: stat.blocks() * unit,
+        free: stat.blocks_available() * unit,
+    })
+}
+
+/// Bytes that a file really occupies, holes left out.
+pub fn allocated(path: &Path) -> io::Result<u64> {
+    Ok(fs::metadata(path)?.blocks() * 512)
+}
+
+/// Identifies this boot of the kernel: what the page cache held is gone when it changes.
+pub fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or_else(|_| "unknown".to_owned(), |id| id.trim().to_owned())
+}
+
+/// An exclusive lock on a file, held until dropped.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "held for its Drop")] Flock<File>);
+
+/// Takes the lock on `path`, or says that another process has it.
+pub fn lock(path: &Path) -> io::Result<Option<Lock>> {
+    let file = File::options().create(true).truncate(false).write(true).open(path)?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(Lock(lock))),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, error)) => Err(error.into()),
+    }
+}
+
+/// Writes all of `chunks` at `offset`, in as few calls as the kernel allows.
+pub fn write_all_at(file: &File, chunks: &[Bytes], mut offset: u64) -> io::Result<()> {
+    // IOV_MAX is 1024 on Linux.
+    for group in chunks.chunks(1024) {
+        let mut slices: Vec<io::IoSlice<'_>> = group.iter().map(|c| io::IoSlice::new(c)).collect();
+        let mut rest = &mut slices[..];
+        while rest.iter().any(|s| !s.is_empty()) {
+            let written = match nix::sys::uio::pwritev(file, rest, offset as i64) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => written,
+                Err(nix::errno::Errno::EINTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            offset += written as u64;
+            io::IoSlice::advance_slices(&mut rest, written);
+        }
+    }
+    Ok(())
+}

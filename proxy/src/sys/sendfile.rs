@@ -1,0 +1,119 @@
+//! A TCP socket for hyper whose vectored writes send slices of mapped files by sendfile(2).
+//!
+//! hyper hands queued body chunks to `poll_write_vectored` uncopied (`Builder::writev(true)`). A chunk whose address
+//! lies in one of the connection's [`Regions`] is sent from the file; everything else is written as it is. A slice that
+//! is in no region is still sent right by writev, only slower, so forgetting to register one costs no correctness.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    task::{Context, Poll, ready},
+};
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
+use nix::sys::sendfile::sendfile64;
+use tokio::{io::Interest, net::TcpStream};
+
+use super::Mapping;
+
+/// The mappings that one connection may be asked to send. Cloned into each response body of the connection.
+#[derive(Clone, Default, Debug)]
+pub struct Regions(Arc<Mutex<Vec<Weak<Mapping>>>>);
+
+impl Regions {
+    /// Makes slices of `mapping` go by sendfile on this connection for as long as they live.
+    pub fn add(&self, mapping: &Arc<Mapping>) {
+        let mut regions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        regions.retain(|known| known.strong_count() > 0);
+        let new = Arc::downgrade(mapping);
+        if !regions.iter().any(|known| known.ptr_eq(&new)) {
+            regions.push(new);
+        }
+    }
+
+    fn find(&self, slice: &[u8]) -> Option<(Arc<Mapping>, u64)> {
+        if slice.is_empty() {
+            return None;
+        }
+        let regions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        regions.iter().find_map(|region| {
+            let mapping = region.upgrade()?;
+            let offset = mapping.offset_of(slice)?;
+            Some((mapping, offset))
+        })
+    }
+}
+
+/// The accepting side of a plain TCP connection, for `hyper::server::conn::http1`.
+#[derive(Debug)]
+pub struct FileSocket {
+    io: TokioIo<TcpStream>,
+    regions: Regions,
+}
+
+impl FileSocket {
+    pub fn new(stream: TcpStream, regions: Regions) -> Self {
+        Self {
+            io: TokioIo::new(stream),
+            regions,
+        }
+    }
+
+    fn poll_sendfile(&self, cx: &mut Context<'_>, mapping: &Mapping, offset: u64, len: usize) -> Poll<io::Result<usize>> {
+        let socket = self.io.inner();
+        loop {
+            ready!(socket.poll_write_ready(cx))?;
+            let mut at = offset as i64;
+            let sent = socket.try_io(Interest::WRITABLE, || {
+                sendfile64(socket, mapping.file(), Some(&mut at), len).map_err(io::Error::from)
+            });
+            match sent {
+                // The file ends before the mapping does: it was cut short on disk.
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+}
+
+impl Read for FileSocket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl Write for FileSocket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.regions.find(buf) {
+            Some((mapping, offset)) => self.poll_sendfile(cx, &mapping, offset, buf.len()),
+            None => Pin::new(&mut self.io).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        // What stands before the first mapped slice goes first, as one writev.
+        let plain = bufs.iter().take_while(|b| self.regions.find(b).is_none()).count();
+        if plain > 0 {
+            return Pin::new(&mut self.io).poll_write_vectored(cx, &bufs[..plain]);
+        }
+        match bufs.first() {
+            Some(slice) => self.poll_write(cx, slice),
+            None => Poll::Ready(Ok(0)),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
