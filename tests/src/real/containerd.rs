@@ -92,11 +92,12 @@ impl Containerd {
         Ok(())
     }
 
-    /// Runs `ctr` against it, in the namespace the CRI plugin uses.
+    /// Runs `ctr` against it, in a namespace of its own: in "k8s.io" the CRI plugin adds names to
+    /// every image, and removing an image would not remove its content.
     pub async fn ctr(&self, arguments: &[&str]) -> Result<Output> {
         let mut ctr = tokio::process::Command::new("ctr");
         ctr.arg("--address").arg(self.socket());
-        ctr.args(["--namespace", "k8s.io"]).args(arguments);
+        ctr.args(["--namespace", "tests"]).args(arguments);
         run(&mut ctr, CTR).await
     }
 
@@ -233,7 +234,10 @@ fn overlay_mounts(dir: &Path) -> Result<bool> {
         .success();
     if mounted {
         let unmounted = Command::new("umount").arg(&merged).output()?;
-        ensure!(unmounted.status.success(), "cannot unmount the overlay probe");
+        ensure!(
+            unmounted.status.success(),
+            "cannot unmount the overlay probe"
+        );
     }
     Ok(mounted)
 }

@@ -51,27 +51,26 @@ pub struct Skopeo {
 impl Skopeo {
     /// A skopeo that pulls through `mirror`.
     pub fn new(mirror: &PrefixMirror) -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("skopeo-").tempdir()?;
-        std::fs::write(registries(dir.path()), mirror.registries_conf())?;
-        Ok(Self { dir })
+        Ok(Self {
+            dir: configured("skopeo-", mirror)?,
+        })
     }
 
     /// Copies an image (the local platform of an index) to a new directory and returns the
     /// directory: `manifest.json`, and each blob named by its digest in hex.
     pub async fn copy(&self, image: &str) -> Result<PathBuf> {
         let to = self.dir.path().join(format!("{:016x}", fastrand::u64(..)));
-        let mut skopeo = self.command();
+        let mut skopeo = Command::new("skopeo");
+        isolate(&mut skopeo, self.dir.path());
+        // skopeo 1.9 does not read CONTAINERS_REGISTRIES_CONF.
+        skopeo
+            .arg("--registries-conf")
+            .arg(registries(self.dir.path()));
         skopeo.args(["--insecure-policy", "copy"]);
         skopeo.arg(format!("docker://{image}"));
         skopeo.arg(format!("dir:{}", to.display()));
         succeeded(&run(&mut skopeo, PULL).await?)?;
         Ok(to)
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Command::new("skopeo");
-        isolate(&mut command, self.dir.path());
-        command
     }
 }
 
@@ -84,9 +83,9 @@ pub struct Podman {
 impl Podman {
     /// A podman that pulls through `mirror`.
     pub fn new(mirror: &PrefixMirror) -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("podman-").tempdir()?;
-        std::fs::write(registries(dir.path()), mirror.registries_conf())?;
-        Ok(Self { dir })
+        Ok(Self {
+            dir: configured("podman-", mirror)?,
+        })
     }
 
     /// Runs podman with these arguments.
@@ -116,6 +115,14 @@ impl Podman {
         succeeded(&self.podman(&["image", "rm", image]).await?)?;
         Ok(())
     }
+}
+
+/// A directory with a registries.conf and no credentials.
+fn configured(prefix: &str, mirror: &PrefixMirror) -> Result<TempDir> {
+    let dir = tempfile::Builder::new().prefix(prefix).tempdir()?;
+    std::fs::write(registries(dir.path()), mirror.registries_conf())?;
+    std::fs::write(dir.path().join("auth.json"), "{}")?;
+    Ok(dir)
 }
 
 fn registries(dir: &Path) -> PathBuf {

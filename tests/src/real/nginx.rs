@@ -51,7 +51,7 @@ impl Nginx {
                proxy_cache_valid 200 1d;
                proxy_cache_lock on;
                proxy_cache_use_stale error timeout http_500;
-               proxy_max_temp_file_size 0;
+               proxy_set_header User-Agent nginx;
                proxy_http_version 1.1;
                location = /v2/ {{ return 200 '{{}}'; }}
                location /v2/{registry}/ {{ proxy_pass {upstream}/v2/; }}
