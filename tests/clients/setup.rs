@@ -24,17 +24,22 @@ pub(crate) struct Setup {
 impl Setup {
     /// The registry is known to the mirror and its clients as [`REGISTRY`].
     pub(crate) async fn named(image: Layout) -> Result<Self> {
-        Self::start(image, Some(REGISTRY)).await
+        Self::start(image, Some(REGISTRY), &[]).await
+    }
+
+    /// As [`named`](Self::named), and the registry serves nobody but `users`, name and password.
+    pub(crate) async fn private(image: Layout, users: &[(&str, &str)]) -> Result<Self> {
+        Self::start(image, Some(REGISTRY), users).await
     }
 
     /// The registry is known by its own host and port, so clients can reach it without the mirror.
     pub(crate) async fn by_address(image: Layout) -> Result<Self> {
-        Self::start(image, None).await
+        Self::start(image, None, &[]).await
     }
 
-    async fn start(image: Layout, name: Option<&str>) -> Result<Self> {
+    async fn start(image: Layout, name: Option<&str>, users: &[(&str, &str)]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("registry-").tempdir()?;
-        let registry = DockerRegistry::start(dir.path()).await?;
+        let registry = DockerRegistry::start_for(dir.path(), users).await?;
         registry
             .push_layout(image.path(), &format!("{REPOSITORY}:v1"))
             .await?;

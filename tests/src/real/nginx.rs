@@ -38,7 +38,8 @@ impl Nginx {
 
     /// A pull-through cache of one registry, named `registry`, at the base URL `upstream`. It
     /// answers `/v2/<repo>/…` and `/v2/<registry>/<repo>/…`, fetches each thing once, and serves
-    /// what it has when the upstream is gone. Tags are kept for a day without asking again.
+    /// what it has when the upstream is gone. Tags are kept for a day without asking again, and
+    /// each credential has a cache of its own.
     pub async fn caching(dir: &Path, registry: &str, upstream: &str) -> Result<Self> {
         let cache = dir.join("cache");
         std::fs::create_dir_all(&cache)?;
@@ -47,7 +48,7 @@ impl Nginx {
              server {{
                listen LISTEN;
                proxy_cache z;
-               proxy_cache_key $uri;
+               proxy_cache_key $uri$http_authorization;
                proxy_cache_valid 200 1d;
                proxy_cache_lock on;
                proxy_cache_use_stale error timeout http_500;
