@@ -1,0 +1,139 @@
+//! What every test of this program starts with: a registry that holds one image, and a mirror.
+
+use anyhow::{Context as _, Result, ensure};
+use larder_tests::real::{Containerd, DockerRegistry, PrefixMirror, Requests, refusal, skipped};
+use tempfile::TempDir;
+
+use crate::image::{Layout, Platform, sha256};
+use crate::mirror::{Mirror, Upstream, start_mirror};
+
+/// A registry's name that does not resolve: whatever arrives has come through the mirror.
+pub(crate) const REGISTRY: &str = "registry.example";
+
+const REPOSITORY: &str = "team/app";
+
+/// A registry with `image` in it as `team/app:v1`, and a cold mirror in front of it.
+pub(crate) struct Setup {
+    pub(crate) image: Layout,
+    pub(crate) registry: DockerRegistry,
+    pub(crate) mirror: Mirror,
+    name: String,
+    _dir: TempDir,
+}
+
+impl Setup {
+    /// The registry is known to the mirror and its clients as [`REGISTRY`].
+    pub(crate) async fn named(image: Layout) -> Result<Self> {
+        Self::start(image, Some(REGISTRY), &[]).await
+    }
+
+    /// As [`named`](Self::named), and the registry serves nobody but `users`, name and password.
+    pub(crate) async fn private(image: Layout, users: &[(&str, &str)]) -> Result<Self> {
+        Self::start(image, Some(REGISTRY), users).await
+    }
+
+    /// The registry is known by its own host and port, so clients can reach it without the mirror.
+    pub(crate) async fn by_address(image: Layout) -> Result<Self> {
+        Self::start(image, None, &[]).await
+    }
+
+    async fn start(image: Layout, name: Option<&str>, users: &[(&str, &str)]) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("registry-").tempdir()?;
+        let registry = DockerRegistry::start_for(dir.path(), users).await?;
+        registry
+            .push_layout(image.path(), &format!("{REPOSITORY}:v1"))
+            .await?;
+        let name = name.map_or_else(|| registry.host(), str::to_owned);
+        let upstream = Upstream {
+            name: name.clone(),
+            url: registry.url(),
+        };
+        let mirror = start_mirror(&upstream).await?;
+        Ok(Self {
+            image,
+            registry,
+            mirror,
+            name,
+            _dir: dir,
+        })
+    }
+
+    /// The reference by tag.
+    pub(crate) fn by_tag(&self) -> String {
+        format!("{}/{REPOSITORY}:v1", self.name)
+    }
+
+    /// The reference by digest.
+    pub(crate) fn by_digest(&self) -> String {
+        format!("{}/{REPOSITORY}@{}", self.name, self.image.digest)
+    }
+
+    /// A containerd that asks the mirror alone: its `server` is the mirror too, so that nothing
+    /// falls back unseen.
+    pub(crate) async fn containerd(&self) -> Result<Containerd> {
+        let containerd = Containerd::start().await?;
+        let mirror = self.mirror.addr;
+        containerd.write_hosts(
+            &self.name,
+            &format!(
+                "server = \"http://{mirror}\"\n\n[host.\"http://{mirror}\"]\n  \
+                 capabilities = [\"pull\", \"resolve\"]\n"
+            ),
+        )?;
+        Ok(containerd)
+    }
+
+    /// A containerd that asks the mirror first and then the registry itself.
+    pub(crate) async fn containerd_with_fallback(&self) -> Result<Containerd> {
+        let containerd = Containerd::start().await?;
+        containerd.write_hosts(
+            &self.name,
+            &format!(
+                "server = \"{}\"\n\n[host.\"http://{}\"]\n  capabilities = [\"pull\", \"resolve\"]\n",
+                self.registry.url(),
+                self.mirror.addr
+            ),
+        )?;
+        Ok(containerd)
+    }
+
+    /// How podman and skopeo get to the mirror, and only there.
+    pub(crate) fn prefix(&self) -> PrefixMirror {
+        PrefixMirror {
+            registry: self.name.clone(),
+            location: None,
+            mirror: self.mirror.addr,
+        }
+    }
+
+    /// The registry's answers so far, except those to the push.
+    pub(crate) async fn upstream_requests(&self) -> Result<Requests> {
+        let all = self.registry.requests().await?;
+        let pushed = all
+            .0
+            .iter()
+            .rposition(|one| one.method == "PUT")
+            .context("nothing was pushed")?;
+        Ok(Requests(all.0[pushed + 1..].to_vec()))
+    }
+
+    /// Fails unless `containerd` holds this platform's content, byte for byte.
+    pub(crate) fn check_content(&self, containerd: &Containerd, platform: &Platform) -> Result<()> {
+        for digest in platform.digests().chain([&self.image.digest]) {
+            let bytes = containerd
+                .blob(digest)?
+                .with_context(|| format!("containerd lacks {digest}"))?;
+            ensure!(sha256(&bytes) == *digest, "wrong bytes under {digest}");
+        }
+        Ok(())
+    }
+}
+
+/// Whether `test` cannot run on this machine; says so if it cannot.
+pub(crate) fn refused(test: &str) -> bool {
+    let why = refusal();
+    if let Some(why) = why {
+        skipped(test, why);
+    }
+    why.is_some()
+}

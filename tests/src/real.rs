@@ -1,0 +1,41 @@
+//! The real programs larder lives among, each run privately for one test.
+//!
+//! Every program here is started from its own temporary directory, with its own storage, its own
+//! socket or loopback port, and ends when its value is dropped. Debian's own instances of the
+//! same programs are never touched.
+//!
+//! It leaves to others: what an image is made of, the faulty fake registry, and larder itself.
+
+mod containerd;
+mod copy;
+mod cri;
+mod nginx;
+mod process;
+mod registry;
+
+use std::io::Write as _;
+
+pub use containerd::Containerd;
+pub use copy::{Podman, PrefixMirror, Skopeo};
+pub use cri::{Auth, CriClient, CriImage};
+pub use nginx::Nginx;
+pub use process::{free_port, run, succeeded, until};
+pub use registry::{DockerRegistry, Logged, Requests};
+
+/// Why this machine cannot run containers at all, if it cannot.
+///
+/// A missing program is no such reason: `scripts/test` installs them, so a test that needs one
+/// fails without it.
+pub fn refusal() -> Option<&'static str> {
+    if nix::unistd::geteuid().is_root() {
+        None
+    } else {
+        Some("containerd mounts file systems, which takes root")
+    }
+}
+
+/// Says on the real standard error, past the test harness's capture, that `test` was skipped.
+pub fn skipped(test: &str, why: &str) {
+    // Nothing is left to do when standard error itself is gone.
+    let _ = writeln!(std::io::stderr(), "skipped {test}: {why}");
+}

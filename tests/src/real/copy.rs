@@ -1,0 +1,140 @@
+//! skopeo and podman: clients built on containers/image, which know mirrors by a path prefix.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::Duration;
+
+use anyhow::Result;
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use super::process::{run, succeeded};
+
+const PULL: Duration = Duration::from_mins(5);
+
+/// A registries.conf with one registry and one mirror in front of it.
+#[derive(Clone, Debug)]
+pub struct PrefixMirror {
+    /// The registry as references have it.
+    pub registry: String,
+    /// Where the registry itself is, when its name does not resolve: host and port, plain HTTP.
+    pub location: Option<SocketAddr>,
+    /// Where the mirror listens; it is asked for `<registry>/<repository>`.
+    pub mirror: SocketAddr,
+}
+
+impl PrefixMirror {
+    /// The file's content.
+    pub fn registries_conf(&self) -> String {
+        let Self {
+            registry, mirror, ..
+        } = self;
+        let location = self
+            .location
+            .map_or_else(|| registry.clone(), |addr| addr.to_string());
+        format!(
+            "unqualified-search-registries = []\n\n[[registry]]\nprefix = \"{registry}\"\n\
+             location = \"{location}\"\ninsecure = {}\n\n[[registry.mirror]]\n\
+             location = \"{mirror}/{registry}\"\ninsecure = true\n",
+            self.location.is_some()
+        )
+    }
+}
+
+/// skopeo with a registries.conf of its own.
+#[derive(Debug)]
+pub struct Skopeo {
+    dir: TempDir,
+}
+
+impl Skopeo {
+    /// A skopeo that pulls through `mirror`.
+    pub fn new(mirror: &PrefixMirror) -> Result<Self> {
+        Ok(Self {
+            dir: configured("skopeo-", mirror)?,
+        })
+    }
+
+    /// Copies an image (the local platform of an index) to a new directory and returns the
+    /// directory: `manifest.json`, and each blob named by its digest in hex.
+    pub async fn copy(&self, image: &str) -> Result<PathBuf> {
+        let to = self.dir.path().join(format!("{:016x}", fastrand::u64(..)));
+        let mut skopeo = Command::new("skopeo");
+        isolate(&mut skopeo, self.dir.path());
+        // skopeo 1.9 does not read CONTAINERS_REGISTRIES_CONF.
+        skopeo
+            .arg("--registries-conf")
+            .arg(registries(self.dir.path()));
+        skopeo.args(["--insecure-policy", "copy"]);
+        skopeo.arg(format!("docker://{image}"));
+        skopeo.arg(format!("dir:{}", to.display()));
+        succeeded(&run(&mut skopeo, PULL).await?)?;
+        Ok(to)
+    }
+}
+
+/// podman with storage of its own.
+#[derive(Debug)]
+pub struct Podman {
+    dir: TempDir,
+}
+
+impl Podman {
+    /// A podman that pulls through `mirror`.
+    pub fn new(mirror: &PrefixMirror) -> Result<Self> {
+        Ok(Self {
+            dir: configured("podman-", mirror)?,
+        })
+    }
+
+    /// Runs podman with these arguments.
+    pub async fn podman(&self, arguments: &[&str]) -> Result<Output> {
+        let mut podman = Command::new("podman");
+        isolate(&mut podman, self.dir.path());
+        podman.arg("--root").arg(self.dir.path().join("root"));
+        podman.arg("--runroot").arg(self.dir.path().join("run"));
+        podman.arg("--tmpdir").arg(self.dir.path().join("tmp"));
+        // vfs needs nothing from the kernel; these images are small.
+        podman.args(["--storage-driver=vfs", "--events-backend=file"]);
+        podman.args(["--cgroup-manager=cgroupfs"]);
+        run(podman.args(arguments), PULL).await
+    }
+
+    /// Pulls an image and returns the digest podman knows it by.
+    pub async fn pull(&self, image: &str) -> Result<String> {
+        succeeded(&self.podman(&["pull", "--quiet", image]).await?)?;
+        let output = self
+            .podman(&["image", "inspect", "--format", "{{.Digest}}", image])
+            .await?;
+        Ok(succeeded(&output)?.trim().to_owned())
+    }
+
+    /// Removes an image from podman's storage.
+    pub async fn remove(&self, image: &str) -> Result<()> {
+        succeeded(&self.podman(&["image", "rm", image]).await?)?;
+        Ok(())
+    }
+}
+
+/// A directory with a registries.conf and no credentials.
+fn configured(prefix: &str, mirror: &PrefixMirror) -> Result<TempDir> {
+    let dir = tempfile::Builder::new().prefix(prefix).tempdir()?;
+    std::fs::write(registries(dir.path()), mirror.registries_conf())?;
+    std::fs::write(dir.path().join("auth.json"), "{}")?;
+    Ok(dir)
+}
+
+fn registries(dir: &Path) -> PathBuf {
+    dir.join("registries.conf")
+}
+
+/// Keeps the machine's own configuration, credentials and caches out.
+fn isolate(command: &mut Command, dir: &Path) {
+    command
+        .env("CONTAINERS_REGISTRIES_CONF", registries(dir))
+        .env("REGISTRY_AUTH_FILE", dir.join("auth.json"))
+        .env("HOME", dir)
+        .env("XDG_RUNTIME_DIR", dir)
+        .env("TMPDIR", dir);
+}
