@@ -1,1 +1,3 @@
-//! x
+//! larder: a node-local image cache. The library half of the program; `main` only calls into it.
+
+pub mod config;
