@@ -2,5 +2,32 @@
 //!
 //! The modules stand in the order of ARCHITECTURE.md, lowest first; each imports only what stands above it.
 
-pub mod store;
 pub mod sys;
+
+pub mod config;
+pub mod drain;
+pub mod metrics;
+pub mod telemetry;
+
+pub mod store;
+
+pub mod client;
+
+pub mod upstream;
+
+pub mod access;
+pub mod tags;
+
+pub mod fill;
+
+pub mod body;
+
+pub mod pull;
+
+pub mod admin;
+pub mod registry;
+
+pub mod listen;
+
+pub mod app;
+pub mod cli;

@@ -1,0 +1,149 @@
+//! One HTTP client for everything that larder asks others.
+//!
+//! Owns connections: TLS and its roots, proxies from the environment, pools, connect and first-byte time limits, and
+//! which addresses may be connected to. It sends one request to one place and returns what came; redirects, tokens and
+//! the choice of a place are the caller's.
+
+mod connect;
+mod reach;
+mod tls;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, Uri};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper_util::{
+    client::legacy,
+    rt::{TokioExecutor, TokioTimer},
+};
+
+pub use reach::{Forbidden, Reach};
+pub use tls::{Tls, TlsError};
+
+/// A connection must stand within this time.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Idle connections kept per host, and for how long.
+const IDLE_PER_HOST: usize = 32;
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+type Pool = legacy::Client<hyper_rustls::HttpsConnector<connect::Connector>, Full<Bytes>>;
+
+/// How a place is reached: what addresses are allowed, and whom TLS believes.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Route {
+    pub reach: Reach,
+    pub tls: Tls,
+}
+
+/// Why no response came. Holds no URL: a URL may be signed.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    #[error("{0}")]
+    Forbidden(Forbidden),
+    #[error("{0}")]
+    Tls(#[from] TlsError),
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// The pools, one per route, made when first needed.
+#[derive(Debug)]
+pub struct Client {
+    roots: tls::Roots,
+    proxy: Arc<connect::ProxyRules>,
+    pools: Mutex<HashMap<Route, Pool>>,
+}
+
+impl Client {
+    /// Reads the system's certificate roots and the proxy variables of the environment (blocking).
+    pub fn new() -> Self {
+        Self {
+            roots: tls::Roots::load(),
+            proxy: Arc::new(connect::ProxyRules::from_env()),
+            pools: Mutex::default(),
+        }
+    }
+
+    /// Sends `request` and waits up to `first_byte` for the head of the response.
+    pub async fn send(&self, route: &Route, request: Request<Full<Bytes>>, first_byte: Duration) -> Result<Response<Incoming>, SendError> {
+        let pool = self.pool(route)?;
+        match tokio::time::timeout(first_byte, pool.request(request)).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(explain(&error)),
+            Err(_) => Err(SendError::Timeout(first_byte)),
+        }
+    }
+
+    fn pool(&self, route: &Route) -> Result<Pool, SendError> {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = pools.get(route) {
+            return Ok(pool.clone());
+        }
+        let connector = connect::Connector::new(route.reach, Arc::clone(&self.proxy), CONNECT_TIMEOUT);
+        let connector = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(self.roots.client_config(&route.tls)?)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(connector);
+        let pool = legacy::Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(IDLE_PER_HOST)
+            .build(connector);
+        pools.insert(route.clone(), pool.clone());
+        Ok(pool)
+    }
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The innermost cause says what happened; the outer ones say "client error (Connect)".
+fn explain(error: &legacy::Error) -> SendError {
+    let mut cause: &dyn std::error::Error = error;
+    loop {
+        if let Some(forbidden) = cause.downcast_ref::<Forbidden>() {
+            return SendError::Forbidden(*forbidden);
+        }
+        // An io::Error shows its inner error as itself, not as its source.
+        if let Some(inner) = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            cause = inner;
+        } else if let Some(source) = cause.source() {
+            cause = source;
+        } else {
+            return SendError::Failed(cause.to_string());
+        }
+    }
+}
+
+/// Collects a body of at most `limit` bytes within `within`.
+pub async fn collect(body: Incoming, limit: u64, within: Duration) -> Result<Bytes, String> {
+    let collected = tokio::time::timeout(within, Limited::new(body, limit as usize).collect()).await;
+    match collected {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(format!("the answer is longer than {limit} bytes")),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("the answer was not complete within {within:?}")),
+    }
+}
+
+/// `scheme://host:port` of a URL, for messages: never the path or the query.
+pub fn origin(uri: &Uri) -> String {
+    format!(
+        "{}://{}",
+        uri.scheme_str().unwrap_or("http"),
+        uri.authority().map_or("", http::uri::Authority::as_str)
+    )
+}

@@ -1,0 +1,172 @@
+//! The connector: resolve, check the addresses, connect directly or through the environment's proxy.
+
+use std::{
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::Uri;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::{
+    client::{
+        legacy::connect::{Connected, Connection, HttpConnector, dns::Name, proxy::Tunnel},
+        proxy::matcher::Matcher,
+    },
+    rt::TokioIo,
+};
+use tokio::net::TcpStream;
+use tower::Service;
+
+use super::reach::Reach;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+type BoxFuture<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
+
+/// `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, read once.
+pub struct ProxyRules(Matcher);
+
+impl ProxyRules {
+    pub fn from_env() -> Self {
+        Self(Matcher::from_env())
+    }
+}
+
+impl std::fmt::Debug for ProxyRules {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // A proxy's URL may hold a password.
+        f.write_str("ProxyRules")
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Connector {
+    direct: HttpConnector<Resolver>,
+    /// For the proxy itself, which the operator named.
+    to_proxy: HttpConnector<Resolver>,
+    reach: Reach,
+    proxy: Arc<ProxyRules>,
+}
+
+impl Connector {
+    pub fn new(reach: Reach, proxy: Arc<ProxyRules>, connect_timeout: Duration) -> Self {
+        let http = |reach| {
+            let mut http = HttpConnector::new_with_resolver(Resolver { reach });
+            http.enforce_http(false);
+            http.set_nodelay(true);
+            http.set_connect_timeout(Some(connect_timeout));
+            http.set_keepalive(Some(Duration::from_secs(30)));
+            http
+        };
+        Self {
+            direct: http(reach),
+            to_proxy: http(Reach::Named),
+            reach,
+            proxy,
+        }
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = Link;
+    type Error = BoxError;
+    type Future = BoxFuture<Link>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> BoxFuture<Link> {
+        let mut this = self.clone();
+        Box::pin(async move {
+            // An address in the URL never meets the resolver.
+            if let Some(address) = literal(&uri) {
+                this.reach.check(address)?;
+            }
+            let Some(proxy) = this.proxy.0.intercept(&uri) else {
+                let io = this.direct.call(uri).await?;
+                return Ok(Link { io, proxied: false });
+            };
+            if uri.scheme_str() == Some("https") {
+                let mut tunnel = Tunnel::new(proxy.uri().clone(), this.to_proxy);
+                if let Some(auth) = proxy.basic_auth() {
+                    tunnel = tunnel.with_auth(auth.clone());
+                }
+                let io = tunnel.call(uri).await?;
+                Ok(Link { io, proxied: false })
+            } else {
+                let io = this.to_proxy.call(proxy.uri().clone()).await?;
+                Ok(Link { io, proxied: true })
+            }
+        })
+    }
+}
+
+fn literal(uri: &Uri) -> Option<IpAddr> {
+    let host = uri.host()?;
+    host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host).parse().ok()
+}
+
+/// A resolver whose answers hold only addresses within reach. getaddrinfo also reads the odd spellings of an address
+/// (decimal, octal), so those are judged by what they mean.
+#[derive(Clone, Debug)]
+pub struct Resolver {
+    reach: Reach,
+}
+
+impl Service<Name> for Resolver {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = BoxError;
+    type Future = BoxFuture<Self::Response>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let reach = self.reach;
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let (allowed, refused): (Vec<_>, Vec<_>) = found.map(|a| (a, reach.check(a.ip()))).partition(|(_, verdict)| verdict.is_ok());
+            match (allowed.is_empty(), refused.into_iter().find_map(|(_, verdict)| verdict.err())) {
+                (true, Some(forbidden)) => Err(forbidden.into()),
+                _ => Ok(allowed.into_iter().map(|(a, _)| a).collect::<Vec<_>>().into_iter()),
+            }
+        })
+    }
+}
+
+/// A TCP connection, to the place itself or to a proxy that wants the whole URL in the request line.
+pub struct Link {
+    io: TokioIo<TcpStream>,
+    proxied: bool,
+}
+
+impl Connection for Link {
+    fn connected(&self) -> Connected {
+        self.io.connected().proxy(self.proxied)
+    }
+}
+
+impl Read for Link {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl Write for Link {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,145 @@
+//! Which addresses may be connected to (promise P20).
+//!
+//! A request names its registry, so anyone who may speak to larder chooses where larder connects. Addresses of this
+//! node and of the cloud's metadata service are therefore refused, after DNS, unless the configuration names the place;
+//! and what a public upstream leads to must be public too.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// How far a connection may reach.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Reach {
+    /// The configuration names this very place: any address.
+    Named,
+    /// A registry that a request names: not this node, not link-local.
+    Direct,
+    /// Where an upstream led to by redirect or realm: public addresses only.
+    Public,
+}
+
+/// An address that may not be connected to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{address} is {kind}; larder connects there only if an upstream's endpoint in the configuration names it")]
+pub struct Forbidden {
+    address: IpAddr,
+    kind: &'static str,
+}
+
+impl Reach {
+    /// Refuses an address that is out of reach.
+    pub fn check(self, address: IpAddr) -> Result<(), Forbidden> {
+        let kind = match (self, class(address)) {
+            (Self::Named, _) | (_, Class::Public) | (Self::Direct, Class::Private) => return Ok(()),
+            (_, Class::Own(kind)) => kind,
+            (Self::Public, Class::Private) => "a private address",
+        };
+        Err(Forbidden { address, kind })
+    }
+}
+
+enum Class {
+    Public,
+    Private,
+    Own(&'static str),
+}
+
+fn class(address: IpAddr) -> Class {
+    match address {
+        IpAddr::V4(v4) => class_v4(v4),
+        IpAddr::V6(v6) => match embedded_v4(v6) {
+            Some(v4) => class_v4(v4),
+            None => class_v6(v6),
+        },
+    }
+}
+
+fn class_v4(v4: Ipv4Addr) -> Class {
+    let [a, b, ..] = v4.octets();
+    if v4.is_loopback() {
+        Class::Own("this node's loopback")
+    } else if v4.is_link_local() {
+        Class::Own("link-local, where clouds keep their metadata service")
+    } else if a == 0 || v4.is_broadcast() || v4.is_multicast() || a >= 240 {
+        Class::Own("no address of a host")
+    } else if v4 == Ipv4Addr::new(100, 100, 100, 200) || v4 == Ipv4Addr::new(168, 63, 129, 16) {
+        // Alibaba Cloud's and Azure's metadata services live outside 169.254/16.
+        Class::Own("a cloud's metadata service")
+    } else if v4.is_private() || (a == 100 && (64..128).contains(&b)) || (a == 198 && (b == 18 || b == 19)) {
+        Class::Private
+    } else {
+        Class::Public
+    }
+}
+
+fn class_v6(v6: Ipv6Addr) -> Class {
+    if v6.is_loopback() {
+        Class::Own("this node's loopback")
+    } else if v6.is_unspecified() || v6.is_multicast() {
+        Class::Own("no address of a host")
+    } else if v6.is_unicast_link_local() {
+        Class::Own("link-local")
+    } else if matches!(v6.segments(), [0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x254 | 0x23]) {
+        Class::Own("a cloud's metadata service")
+    } else if v6.is_unique_local() || (v6.segments()[0] & 0xffc0) == 0xfec0 {
+        Class::Private
+    } else {
+        Class::Public
+    }
+}
+
+/// IPv4 in IPv6 clothes: mapped, compatible, NAT64, 6to4.
+fn embedded_v4(v6: Ipv6Addr) -> Option<Ipv4Addr> {
+    if let Some(v4) = v6.to_ipv4_mapped() {
+        return Some(v4);
+    }
+    let o = v6.octets();
+    match v6.segments() {
+        [0, 0, 0, 0, 0, 0, high, _] if high != 0 => Some(Ipv4Addr::new(o[12], o[13], o[14], o[15])),
+        [0x64, 0xff9b, 0, 0, 0, 0, _, _] => Some(Ipv4Addr::new(o[12], o[13], o[14], o[15])),
+        [0x2002, ..] => Some(Ipv4Addr::new(o[2], o[3], o[4], o[5])),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table() {
+        // address, Direct, Public
+        for (address, direct, public) in [
+            ("1.1.1.1", true, true),
+            ("2606:4700::1", true, true),
+            ("10.0.0.1", true, false),
+            ("172.16.0.1", true, false),
+            ("192.168.1.1", true, false),
+            ("100.64.0.1", true, false),
+            ("fc00::1", true, false),
+            ("127.0.0.1", false, false),
+            ("127.8.8.8", false, false),
+            ("0.0.0.0", false, false),
+            ("169.254.169.254", false, false),
+            ("100.100.100.200", false, false),
+            ("168.63.129.16", false, false),
+            ("224.0.0.1", false, false),
+            ("255.255.255.255", false, false),
+            ("::1", false, false),
+            ("::", false, false),
+            ("fe80::1", false, false),
+            ("fd00:ec2::254", false, false),
+            ("fd00:ec2::23", false, false),
+            ("::ffff:127.0.0.1", false, false),
+            ("::ffff:169.254.169.254", false, false),
+            ("::127.0.0.1", false, false),
+            ("64:ff9b::a9fe:a9fe", false, false),
+            ("2002:7f00:1::", false, false),
+            ("::ffff:10.0.0.1", true, false),
+        ] {
+            let ip: IpAddr = address.parse().unwrap();
+            assert!(Reach::Named.check(ip).is_ok(), "{address}");
+            assert_eq!(Reach::Direct.check(ip).is_ok(), direct, "{address}");
+            assert_eq!(Reach::Public.check(ip).is_ok(), public, "{address}");
+        }
+    }
+}

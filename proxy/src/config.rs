@@ -1,0 +1,347 @@
+//! The configuration, frozen.
+//!
+//! Owns the one TOML file: what may be said in it, what it means, what holds when nothing is said, and
+//! errors that name line, column and mend. A file goes through two steps: `said` walks the parsed
+//! document and keeps the place of every word, `meaning` turns it into the types below, checks what
+//! depends on more than one key, and refuses every key that no one asked for.
+//!
+//! Leaves to others: whether the files and addresses named here exist, and what the settings cause.
+//! Nothing here reads the environment.
+
+mod endpoint;
+mod error;
+mod meaning;
+mod name;
+mod said;
+mod show;
+#[cfg(test)]
+mod tests;
+mod value;
+mod words;
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use endpoint::Endpoint;
+pub use error::{ConfigError, Position};
+pub use name::{DOCKER_HUB, canonical, registry_name};
+pub use value::{Amount, Pattern};
+
+/// A longer file is a mistake (a log, an archive), not a configuration.
+const LONGEST_FILE: u64 = 1024 * 1024;
+
+/// Everything that can be set, with the defaults filled in. `Default` is what an empty file means.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Config {
+    /// The port that the container runtime pulls from.
+    pub registry: Registry,
+    /// The node tier on disk.
+    pub store: Store,
+    /// How long a tag may be trusted, and what to do without the upstream.
+    pub tags: Tags,
+    /// How long a verdict about a credential is remembered.
+    pub access: Access,
+    /// The upstreams that the file names, by canonical registry name (see [`canonical`]).
+    pub upstreams: BTreeMap<String, Upstream>,
+    /// Metrics, health, logs.
+    pub telemetry: Telemetry,
+    /// The socket of the command line.
+    pub admin: Admin,
+}
+
+/// `[registry]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registry {
+    /// Where the runtime connects.
+    pub listen: SocketAddr,
+    /// The registry meant by a request that names none.
+    pub default_upstream: String,
+    /// Registries that may be pulled from. `deny` goes before it.
+    pub allow: Vec<Pattern>,
+    /// Registries that may not.
+    pub deny: Vec<Pattern>,
+}
+
+/// `[store]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// The directory that holds the node tier.
+    pub path: PathBuf,
+    /// The most that the store may hold; a percentage is of the file system.
+    pub max_size: Amount,
+    /// What must stay free on the file system, whoever uses the rest.
+    pub min_free: Amount,
+    /// How long a blob stays after its last use; `None` keeps it until space is needed.
+    pub ttl: Option<Duration>,
+}
+
+/// `[tags]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tags {
+    /// For how long a checked tag is served without asking again; zero asks at every resolve.
+    pub fresh_for: Duration,
+    /// How long a revalidation may take before the upstream counts as unreachable. Never zero.
+    pub timeout: Duration,
+    /// What a cached tag is worth while the upstream cannot be asked.
+    pub when_unreachable: WhenUnreachable,
+    /// What a cached tag is worth after the origin has deleted it.
+    pub when_deleted: WhenDeleted,
+}
+
+/// The choice in `tags.when_unreachable`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum WhenUnreachable {
+    /// Serve the cached manifest, with a `Warning`.
+    #[default]
+    Serve,
+    /// Answer with the failure.
+    Fail,
+}
+
+/// The choice in `tags.when_deleted`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum WhenDeleted {
+    /// Serve the cached manifest, with a `Warning`.
+    #[default]
+    Serve,
+    /// Drop the tag and answer 404.
+    Forget,
+}
+
+/// `[access]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    /// How long a proven credential needs no new proof.
+    pub ttl: Duration,
+    /// How much longer it is honoured while the registry cannot be asked.
+    pub grace: Duration,
+}
+
+/// `[upstreams."NAME"]`: how one registry is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upstream {
+    /// Tried in order; the last one is the origin. Empty only for what [`Config::upstream`] cannot
+    /// take for a registry's name.
+    pub endpoints: Vec<Endpoint>,
+    /// Whether file or flag names this upstream. Only then may it lead to a loopback address.
+    pub configured: bool,
+    /// A path component that stands for this registry in prefix addressing.
+    pub alias: Option<String>,
+    /// Overrides `store.ttl` for content that came from here; `Some(None)` keeps it.
+    pub ttl: Option<Option<Duration>>,
+    /// Freshness by tag; the first match counts.
+    pub tags: Vec<TagRule>,
+}
+
+/// One entry of an upstream's `tags`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TagRule {
+    /// Over the tag; key `match`.
+    pub pattern: Pattern,
+    /// Goes before [`Tags::fresh_for`].
+    pub fresh_for: Duration,
+}
+
+/// `[telemetry]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Telemetry {
+    /// Where metrics and health are served; `None` when off.
+    pub listen: Option<SocketAddr>,
+    /// What to log, in the notation of `tracing_subscriber::EnvFilter`.
+    pub log: String,
+    /// How log lines look.
+    pub log_format: LogFormat,
+}
+
+/// The choice in `telemetry.log_format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[admin]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// The unix socket on which the daemon answers the command line.
+    pub socket: PathBuf,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7420)),
+            default_upstream: DOCKER_HUB.to_owned(),
+            allow: vec![Pattern::any()],
+            deny: Vec::new(),
+        }
+    }
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::from("/var/lib/larder"),
+            max_size: Amount::Percent(80),
+            min_free: Amount::Percent(10),
+            ttl: Some(Duration::from_hours(168)),
+        }
+    }
+}
+
+impl Default for Tags {
+    fn default() -> Self {
+        Self {
+            fresh_for: Duration::ZERO,
+            timeout: Duration::from_secs(2),
+            when_unreachable: WhenUnreachable::default(),
+            when_deleted: WhenDeleted::default(),
+        }
+    }
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        Self {
+            ttl: Duration::from_mins(10),
+            grace: Duration::from_hours(24),
+        }
+    }
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self {
+            listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 7421))),
+            log: "info".to_owned(),
+            log_format: LogFormat::default(),
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self {
+            socket: PathBuf::from("/run/larder/admin.sock"),
+        }
+    }
+}
+
+impl Upstream {
+    /// What holds for a registry that nothing names: itself, over TLS.
+    fn implied(registry: &str) -> Self {
+        Self {
+            endpoints: Endpoint::implied(registry).into_iter().collect(),
+            configured: false,
+            alias: None,
+            ttl: None,
+            tags: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads a configuration from its text. `name` is the file it came from, for errors only.
+    ///
+    /// # Errors
+    /// The first mistake found, with its place.
+    pub fn parse(text: &str, name: &Path) -> Result<Self, ConfigError> {
+        meaning::config(text, &name.display().to_string())
+    }
+
+    /// Reads the file at `path`, or gives the default when there is none to read.
+    ///
+    /// # Errors
+    /// A file that cannot be read, and everything that [`Config::parse`] refuses.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let Some(path) = path else {
+            return Ok(Self::default());
+        };
+        let origin = path.display().to_string();
+        let unreadable = |error| ConfigError::unreadable(&origin, error);
+        let file = std::fs::File::open(path).map_err(unreadable)?;
+        let mut bytes = Vec::new();
+        file.take(LONGEST_FILE + 1)
+            .read_to_end(&mut bytes)
+            .map_err(unreadable)?;
+        if bytes.len() as u64 > LONGEST_FILE {
+            return Err(ConfigError::new(
+                &origin,
+                "over 1 MiB long: is this the right file?",
+            ));
+        }
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let before = String::from_utf8_lossy(valid);
+            let place = Position::of(&before, before.len());
+            ConfigError::at(&origin, place, "not UTF-8: save the file as UTF-8 text")
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Takes one `--upstream NAME=URL`: the URL becomes the registry's only endpoint; whatever else the
+    /// file says about that registry stays.
+    ///
+    /// # Errors
+    /// A flag without `=`, a bad name, a bad URL.
+    pub fn with_upstream_flag(&mut self, flag: &str) -> Result<(), ConfigError> {
+        let refused = |message: String| ConfigError::new("--upstream", message);
+        let (name, url) = flag.split_once('=').ok_or_else(|| {
+            refused(format!(
+                "{} is not NAME=URL, such as ghcr.io=https://mirror.example.com",
+                words::shown(flag)
+            ))
+        })?;
+        let name = registry_name(name)
+            .map_err(|mend| refused(format!("{}: {mend}", words::shown(name))))?;
+        let mut endpoint = Endpoint::parse(url)
+            .map_err(|mend| refused(format!("{name}: {}: {mend}", words::shown(url))))?;
+        let upstream = self
+            .upstreams
+            .entry(name.clone())
+            .or_insert_with(|| Upstream::implied(&name));
+        if let Some(first) = upstream.endpoints.first() {
+            endpoint.ca.clone_from(&first.ca);
+            endpoint.insecure_skip_verify = first.insecure_skip_verify;
+        }
+        upstream.endpoints = vec![endpoint];
+        upstream.configured = true;
+        Ok(())
+    }
+
+    /// How to reach `registry`: as configured, or over TLS at its own name.
+    pub fn upstream(&self, registry: &str) -> Upstream {
+        let name = canonical(registry);
+        self.upstreams
+            .get(name.as_ref())
+            .cloned()
+            .unwrap_or_else(|| Upstream::implied(&name))
+    }
+
+    /// The registry that the path component `component` stands for, if it is an alias.
+    pub fn alias(&self, component: &str) -> Option<&str> {
+        self.upstreams
+            .iter()
+            .find(|(_, upstream)| upstream.alias.as_deref() == Some(component))
+            .map(|(name, _)| name.as_str())
+    }
+
+    /// For how long `tag` of `registry` is served without asking again.
+    pub fn fresh_for(&self, registry: &str, tag: &str) -> Duration {
+        self.upstreams
+            .get(canonical(registry).as_ref())
+            .and_then(|upstream| upstream.tags.iter().find(|rule| rule.pattern.matches(tag)))
+            .map_or(self.tags.fresh_for, |rule| rule.fresh_for)
+    }
+
+    /// The effective configuration as a file that [`Config::parse`] reads back to the same value.
+    pub fn to_toml(&self) -> String {
+        show::toml(self)
+    }
+}

@@ -1,0 +1,152 @@
+//! The effective configuration, written as the file that would say all of it.
+
+use std::fmt::{Display, Write as _};
+use std::time::Duration;
+
+use super::value::{Pattern, time_text};
+use super::{Config, Endpoint, LogFormat, Upstream, WhenDeleted, WhenUnreachable};
+
+impl WhenUnreachable {
+    pub(super) const WORDS: [(&str, Self); 2] = [("serve", Self::Serve), ("fail", Self::Fail)];
+
+    /// How the file says it.
+    pub fn as_str(self) -> &'static str {
+        word(self, &Self::WORDS)
+    }
+}
+
+impl WhenDeleted {
+    pub(super) const WORDS: [(&str, Self); 2] = [("serve", Self::Serve), ("forget", Self::Forget)];
+
+    /// How the file says it.
+    pub fn as_str(self) -> &'static str {
+        word(self, &Self::WORDS)
+    }
+}
+
+impl LogFormat {
+    pub(super) const WORDS: [(&str, Self); 2] = [("text", Self::Text), ("json", Self::Json)];
+
+    /// How the file says it.
+    pub fn as_str(self) -> &'static str {
+        word(self, &Self::WORDS)
+    }
+}
+
+fn word<T: Copy + PartialEq>(meaning: T, words: &[(&'static str, T)]) -> &'static str {
+    words
+        .iter()
+        .find(|(_, of)| *of == meaning)
+        .map_or("", |(word, _)| word)
+}
+
+pub(super) fn toml(config: &Config) -> String {
+    let mut page = Page(String::new());
+
+    page.section("registry");
+    page.text("listen", config.registry.listen);
+    page.text("default_upstream", &config.registry.default_upstream);
+    page.list("allow", config.registry.allow.iter().map(Pattern::as_str));
+    page.list("deny", config.registry.deny.iter().map(Pattern::as_str));
+
+    page.section("store");
+    page.text("path", config.store.path.display());
+    page.text("max_size", config.store.max_size);
+    page.text("min_free", config.store.min_free);
+    page.text("ttl", lifetime(config.store.ttl));
+
+    page.section("tags");
+    page.text("fresh_for", time_text(config.tags.fresh_for));
+    page.text("timeout", time_text(config.tags.timeout));
+    page.text("when_unreachable", config.tags.when_unreachable.as_str());
+    page.text("when_deleted", config.tags.when_deleted.as_str());
+
+    page.section("access");
+    page.text("ttl", time_text(config.access.ttl));
+    page.text("grace", time_text(config.access.grace));
+
+    for (name, upstream) in &config.upstreams {
+        page.section(&format!("upstreams.{}", quoted(name)));
+        page.upstream(upstream);
+    }
+
+    page.section("telemetry");
+    match config.telemetry.listen {
+        Some(address) => page.text("listen", address),
+        None => page.text("listen", "off"),
+    }
+    page.text("log", &config.telemetry.log);
+    page.text("log_format", config.telemetry.log_format.as_str());
+
+    page.section("admin");
+    page.text("socket", config.admin.socket.display());
+
+    page.0
+}
+
+fn lifetime(ttl: Option<Duration>) -> String {
+    time_text(ttl.unwrap_or_default())
+}
+
+fn quoted(text: impl Display) -> String {
+    toml::Value::String(text.to_string()).to_string()
+}
+
+struct Page(String);
+
+impl Page {
+    fn section(&mut self, title: &str) {
+        if !self.0.is_empty() {
+            self.0.push('\n');
+        }
+        self.line(format_args!("[{title}]"));
+    }
+
+    fn text(&mut self, key: &str, value: impl Display) {
+        self.line(format_args!("{key} = {}", quoted(value)));
+    }
+
+    fn list(&mut self, key: &str, values: impl Iterator<Item = impl Display>) {
+        let values: Vec<String> = values.map(quoted).collect();
+        self.line(format_args!("{key} = [{}]", values.join(", ")));
+    }
+
+    fn upstream(&mut self, upstream: &Upstream) {
+        let url = |endpoint: &Endpoint| endpoint.url.to_string().trim_end_matches('/').to_owned();
+        self.list("endpoints", upstream.endpoints.iter().map(url));
+        // One `ca` and one switch stand for all endpoints of an upstream.
+        if let Some(first) = upstream.endpoints.first() {
+            if let Some(ca) = &first.ca {
+                self.text("ca", ca.display());
+            }
+            self.line(format_args!(
+                "insecure_skip_verify = {}",
+                first.insecure_skip_verify
+            ));
+        }
+        if let Some(alias) = &upstream.alias {
+            self.text("alias", alias);
+        }
+        if let Some(ttl) = upstream.ttl {
+            self.text("ttl", lifetime(ttl));
+        }
+        if !upstream.tags.is_empty() {
+            let rules: Vec<String> = upstream
+                .tags
+                .iter()
+                .map(|rule| {
+                    format!(
+                        "{{ match = {}, fresh_for = {} }}",
+                        quoted(rule.pattern.as_str()),
+                        quoted(time_text(rule.fresh_for))
+                    )
+                })
+                .collect();
+            self.line(format_args!("tags = [{}]", rules.join(", ")));
+        }
+    }
+
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        writeln!(self.0, "{line}").expect("writing to a string cannot fail");
+    }
+}

@@ -1,0 +1,262 @@
+//! The exact words for every mistake.
+
+use super::parse;
+
+/// Text of the file, and the whole error.
+const REFUSED: &[(&str, &str)] = &[
+    // Keys
+    (
+        "[store]\n\nmax_sise = \"80%\"",
+        "3:1: unknown key `max_sise` in [store]: did you mean `max_size`?",
+    ),
+    (
+        "[store]\n  colour = 1",
+        "2:3: unknown key `colour` in [store]: the keys are `path`, `max_size`, `min_free`, `ttl`",
+    ),
+    (
+        "[stroe]\npath = \"/x\"",
+        "1:2: unknown section [stroe]: did you mean [store]?",
+    ),
+    (
+        "[cluster]\nlisten = \"0.0.0.0:7422\"",
+        "1:2: unknown section [cluster]: the sections are [registry], [store], [tags], [access], [upstreams], [telemetry], [admin]",
+    ),
+    (
+        "path = \"/x\"",
+        "1:1: unknown key `path` outside of any section: the sections are [registry], [store], [tags], [access], [upstreams], [telemetry], [admin]",
+    ),
+    (
+        "[registry]\nallow_from = []",
+        "2:1: unknown key `allow_from` in [registry]: the keys are `listen`, `default_upstream`, `allow`, `deny`",
+    ),
+    (
+        "[telemetry]\nexpose = true",
+        "2:1: unknown key `expose` in [telemetry]: the keys are `listen`, `log`, `log_format`",
+    ),
+    (
+        "[upstreams.\"ghcr.io\"]\nproves_access = true",
+        "2:1: unknown key `proves_access` in [upstreams.\"ghcr.io\"]: the keys are `endpoints`, `ca`, `insecure_skip_verify`, `alias`, `ttl`, `tags`",
+    ),
+    (
+        "[upstreams.docker.io]\nalias = \"hub\"",
+        "1:19: unknown key `io` in [upstreams.\"docker\"]: a registry's name goes into quotes, as in [upstreams.\"docker.io\"]",
+    ),
+    (
+        "[upstreams.\"ghcr.io\"]\ntags = [\n  { mach = \"v*\", match = \"v*\", fresh_for = \"1h\" },\n]",
+        "3:5: unknown key `mach` in `tags` of [upstreams.\"ghcr.io\"]: did you mean `match`?",
+    ),
+    (
+        "[upstreams.\"ghcr.io\"]\ntags = [{ match = \"v*\" }]",
+        "2:9: `fresh_for` is missing in `tags` of [upstreams.\"ghcr.io\"]",
+    ),
+    // The notation itself
+    (
+        "[store]\npath = \"/a\"\npath = \"/b\"",
+        "3:1: not TOML: duplicate key",
+    ),
+    ("[store\n", "1:7: not TOML: unclosed table, expected `]`"),
+    // Types
+    (
+        "[store]\npath = 5",
+        "2:8: `path` in [store] is the number 5: write a string in quotes",
+    ),
+    (
+        "store = \"/var/lib/larder\"",
+        "1:9: `store` is the string \"/var/lib/larder\": write it as a section, [store]",
+    ),
+    (
+        "[upstreams]\n\"ghcr.io\" = \"https://ghcr.io\"",
+        "2:1: \"ghcr.io\" in [upstreams] is the string \"https://ghcr.io\": write it as a section, [upstreams.\"ghcr.io\"]",
+    ),
+    (
+        "[registry]\nallow = \"*\"",
+        "2:9: `allow` in [registry] is the string \"*\": write a list: [\"…\"]",
+    ),
+    (
+        "[registry]\nallow = [\"*\", true]",
+        "2:15: `allow` in [registry] is true: write a string in quotes",
+    ),
+    (
+        "[upstreams.\"a.b\"]\ninsecure_skip_verify = \"yes\"",
+        "2:24: `insecure_skip_verify` in [upstreams.\"a.b\"] is the string \"yes\": write true or false, without quotes",
+    ),
+    (
+        "[tags]\nwhen_deleted = \"drop\"",
+        "2:16: `when_deleted` in [tags] is \"drop\": write \"serve\" or \"forget\"",
+    ),
+    (
+        "[tags]\ntimeout = 2026-01-01",
+        "2:11: `timeout` in [tags] is the date 2026-01-01: write a string in quotes",
+    ),
+    // Sizes
+    (
+        "[store]\nmax_size = \"50 apples\"",
+        "2:12: `max_size` in [store] is \"50 apples\": a size is written \"50GiB\", \"500MB\" or \"80%\"",
+    ),
+    (
+        "[store]\nmax_size = 80",
+        "2:12: `max_size` in [store] is \"80\": the unit is missing: write \"80GiB\", \"80MB\" or \"80%\"",
+    ),
+    (
+        "[store]\nmin_free = \"101%\"",
+        "2:12: `min_free` in [store] is \"101%\": a percentage cannot be over 100%",
+    ),
+    (
+        "[store]\nmin_free = \"12.5%\"",
+        "2:12: `min_free` in [store] is \"12.5%\": a percentage is a whole number, such as \"80%\"",
+    ),
+    (
+        "[store]\nmax_size = \"0\"",
+        "2:12: `max_size` in [store] is \"0\": a store of this size holds nothing: write \"80%\" or \"50GiB\"",
+    ),
+    (
+        "[store]\nmax_size = \"99999999999EiB\"",
+        "2:12: `max_size` in [store] is \"99999999999EiB\": more than any disk can hold",
+    ),
+    // Times
+    (
+        "[store]\nttl = 168",
+        "2:7: `ttl` in [store] is \"168\": the unit is missing: write \"168s\", \"168m\" or \"168h\"",
+    ),
+    (
+        "[access]\ngrace = \"24\"",
+        "2:9: `grace` in [access] is \"24\": the unit is missing: write \"24s\", \"24m\" or \"24h\"",
+    ),
+    (
+        "[access]\nttl = \"1.5h\"",
+        "2:7: `ttl` in [access] is \"1.5h\": no fractions: write \"1h30m\" for one hour and a half",
+    ),
+    (
+        "[access]\nttl = \"3w\"",
+        "2:7: `ttl` in [access] is \"3w\": the units are d, h, m, s and ms",
+    ),
+    (
+        "[access]\nttl = \"30m1h\"",
+        "2:7: `ttl` in [access] is \"30m1h\": each unit once, and the largest first: \"1h30m\"",
+    ),
+    (
+        "[access]\nttl = \"-2s\"",
+        "2:7: `ttl` in [access] is \"-2s\": a time is written \"168h\", \"1h30m\", \"2s\" or \"500ms\", and \"0\" for off",
+    ),
+    (
+        "[access]\nttl = \"99999999999999999h\"",
+        "2:7: `ttl` in [access] is \"99999999999999999h\": longer than 100 years",
+    ),
+    (
+        "[tags]\ntimeout = \"0\"",
+        "2:11: `timeout` in [tags] is \"0\": no time at all: write \"2s\"",
+    ),
+    // Addresses
+    (
+        "[registry]\nlisten = \"127.0.0.1:74200\"",
+        "2:10: `listen` in [registry] is \"127.0.0.1:74200\": ports end at 65535",
+    ),
+    (
+        "[registry]\nlisten = \"300.0.0.1:7420\"",
+        "2:10: `listen` in [registry] is \"300.0.0.1:7420\": an address is IP:PORT, such as \"127.0.0.1:7420\" or \"[::1]:7420\"",
+    ),
+    (
+        "[registry]\nlisten = \"localhost:7420\"",
+        "2:10: `listen` in [registry] is \"localhost:7420\": the address must be in numbers: write \"127.0.0.1:7420\"",
+    ),
+    (
+        "[telemetry]\nlisten = \":7421\"",
+        "2:10: `listen` in [telemetry] is \":7421\": the address is missing: write \"127.0.0.1:7421\", or \"0.0.0.0:7421\" for every interface; or \"off\"",
+    ),
+    (
+        "[registry]\nlisten = \"127.0.0.1:7421\"",
+        "2:10: `listen` in [registry]: 127.0.0.1:7421 is taken by [telemetry]: choose another port",
+    ),
+    (
+        "[telemetry]\nlisten = \"0.0.0.0:7420\"",
+        "2:10: `listen` in [telemetry]: 0.0.0.0:7420 is taken by [registry]: choose another port",
+    ),
+    // URLs
+    (
+        "[upstreams.\"ghcr.io\"]\nendpoints = [\n  \"https://ghcr.io\",\n  \"mirror.example.com:5000\",\n]",
+        "4:3: `endpoints` in [upstreams.\"ghcr.io\"] is \"mirror.example.com:5000\": the scheme is missing: write \"https://mirror.example.com:5000\"",
+    ),
+    (
+        "[upstreams.\"ghcr.io\"]\nendpoints = [\"ftp://ghcr.io\"]",
+        "2:14: `endpoints` in [upstreams.\"ghcr.io\"] is \"ftp://ghcr.io\": the scheme must be https:// or http://",
+    ),
+    (
+        "[upstreams.\"ghcr.io\"]\nendpoints = [\"https://me:hunter2@ghcr.io\"]",
+        "2:14: `endpoints` in [upstreams.\"ghcr.io\"] is a value not shown here: a URL must hold no user and no password here: take out what stands before the `@`",
+    ),
+    (
+        "[upstreams.\"ghcr.io\"]\nendpoints = \"https://me:hunter2@ghcr.io\"",
+        "2:13: `endpoints` in [upstreams.\"ghcr.io\"] is a string not shown here: write a list: [\"…\"]",
+    ),
+    (
+        "[upstreams.\"ghcr.io\"]\nendpoints = [\"https://ghcr.io?x=1\"]",
+        "2:14: `endpoints` in [upstreams.\"ghcr.io\"] is \"https://ghcr.io?x=1\": a URL must hold no query and no fragment here",
+    ),
+    (
+        "[upstreams.\"ghcr.io\"]\nendpoints = [\"https://ghcr.io:99999\"]",
+        "2:14: `endpoints` in [upstreams.\"ghcr.io\"] is \"https://ghcr.io:99999\": the port must be a number from 1 to 65535",
+    ),
+    (
+        "[upstreams.\"ghcr.io\"]\nendpoints = []",
+        "2:13: `endpoints` in [upstreams.\"ghcr.io\"]: the list is empty: name one, or leave the key out for the registry itself",
+    ),
+    // Names
+    (
+        "[upstreams.\"https://ghcr.io\"]",
+        "1:12: [upstreams.\"https://ghcr.io\"]: leave out the scheme, as in an image reference: \"ghcr.io\"",
+    ),
+    (
+        "[upstreams.\"https://me:hunter2@ghcr.io\"]",
+        "1:12: [upstreams.\"…\"]: leave out the scheme, as in an image reference: \"ghcr.io\"",
+    ),
+    (
+        "[registry]\ndefault_upstream = \"ghcr.io/acme\"",
+        "2:20: `default_upstream` in [registry] is \"ghcr.io/acme\": leave out the path, the registry's name is enough: \"ghcr.io\"",
+    ),
+    (
+        "[upstreams.\"docker.io\"]\n[upstreams.\"registry-1.docker.io\"]",
+        "2:12: [upstreams.\"registry-1.docker.io\"]: the same registry as another section, docker.io: join the two",
+    ),
+    (
+        "[registry]\ndeny = [\"evil?.com\"]",
+        "2:9: `deny` in [registry] is \"evil?.com\": a pattern is a registry's name in which `*` stands for anything, such as \"*.example.com\"",
+    ),
+    (
+        "[upstreams.\"a.b\"]\nalias = \"Hub/x\"",
+        "2:9: `alias` in [upstreams.\"a.b\"] is \"Hub/x\": an alias is one path component in lower case, such as \"hub\" or \"my-registry\"",
+    ),
+    (
+        "[upstreams.\"a.b\"]\nalias = \"hub\"\n[upstreams.\"c.d\"]\nalias = \"hub\"",
+        "4:9: `alias` in [upstreams.\"c.d\"]: \"hub\" is taken by [upstreams.\"a.b\"]: choose another",
+    ),
+    (
+        "[upstreams.\"a.b\"]\nalias = \"c.d\"\n[upstreams.\"c.d\"]",
+        "2:9: `alias` in [upstreams.\"a.b\"]: \"c.d\" is another registry's name: choose another",
+    ),
+    // Paths and words
+    (
+        "[store]\npath = \"~/larder\"",
+        "2:8: `path` in [store] is \"~/larder\": `~` is not expanded: write the whole path",
+    ),
+    (
+        "[telemetry]\nlog = \"info,larder=loud\"",
+        "2:7: `log` in [telemetry] is \"info,larder=loud\": a log filter is a level, such as \"info\", or \"info,larder::fill=debug\"",
+    ),
+];
+
+#[test]
+fn every_mistake_is_named_with_its_place_and_mend() {
+    let mut wrong = Vec::new();
+    for (text, expected) in REFUSED {
+        let found = match parse(text) {
+            Ok(_) => "accepted".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        if found != format!("larder.toml:{expected}") {
+            wrong.push(format!(
+                "{text}\n  found    {found}\n  expected larder.toml:{expected}"
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}

@@ -1,0 +1,264 @@
+//! Fills: at most one download per digest and node, however many clients want it.
+//!
+//! A fill is one task that brings a blob into a [`Partial`] by a few streams, and any number of [`Reader`]s that follow
+//! the growing file, each at its own pace. Readers say what they want; the task fetches what is missing of it, most
+//! urgent first ([`plan`]), from the sources that the readers brought along, and outlives them when the blob is wanted
+//! as a whole.
+//!
+//! ```text
+//!             join                size known             all present, digest right
+//!   (none) ──────────▶ Starting ─────────────▶ Filling ─────────────────────────────▶ Verified ─▶ committed
+//!                         │                       │ digest wrong, sources exhausted, disk failed
+//!                         └───────────────────────┴────────────────────────────────▶ Failed
+//! ```
+//!
+//! Leaving `Verified` and `Failed` takes the fill off the list, so the next request meets the store or a new fill.
+//! A failure is told to every reader; it is never the end of a body. The store's bytes are the store's business, the
+//! registries' answers are [`crate::upstream`]'s, and who may read is decided before anybody joins.
+
+mod fetch;
+mod plan;
+mod ramp;
+mod reader;
+mod task;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Waker,
+};
+
+use larder_shared::{Digest, Range, RangeHeader, RegistryName, Repository};
+use tokio::sync::Notify;
+
+use crate::{
+    metrics::Metrics,
+    store::{Partial, Store},
+    upstream::{Failure, Upstreams},
+};
+pub use reader::{Chunk, Reader};
+
+/// The last bytes of a complete answer are held back until the digest is known to match (promise P9). Blobs of up to
+/// this size are verified before their first byte leaves (promise P4).
+pub const HELD_BACK: u64 = 64 << 10;
+
+/// Where the bytes can be had: a repository that the reader may read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Source {
+    pub registry: RegistryName,
+    pub repository: Repository,
+}
+
+/// Why a fill ended without its blob.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum FillError {
+    /// What the registry of this reader's own source said.
+    #[error("{0}")]
+    Upstream(Failure),
+    /// The source stopped in the middle and did not come back.
+    #[error("the source broke off and did not come back: {0}")]
+    Broken(String),
+    #[error("the bytes that came do not have the digest")]
+    Digest,
+    /// The store cannot take it.
+    #[error("the store failed: {0}")]
+    Disk(String),
+}
+
+#[derive(Clone, Debug)]
+enum Phase {
+    Starting,
+    Filling,
+    Verified,
+    Failed(FillError),
+}
+
+/// One reader, as the fill sees it.
+#[derive(Debug)]
+struct Seat {
+    wants: Wants,
+    source: Source,
+    waker: Option<Waker>,
+}
+
+/// What a reader wants next.
+#[derive(Clone, Debug)]
+enum Wants {
+    /// The size is not known yet; bytes from here on, if that much can be told from the request.
+    Opening { start: Option<u64>, whole: bool },
+    /// Everything from here to the end, to be right as a whole.
+    Whole { at: u64 },
+    /// From here to the end, but perhaps the reader leaves early.
+    Open { at: u64 },
+    /// These parts and nothing else.
+    Parts(Vec<Range>),
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    partial: Option<Arc<Partial>>,
+    seats: HashMap<u64, Seat>,
+    next_seat: u64,
+    sources: Vec<Source>,
+    /// Failures that belong to one source, not to the digest.
+    refusals: Vec<(Source, Failure)>,
+    /// Somebody asked for the whole blob, so it is completed even if they leave.
+    whole: bool,
+    /// A source has answered since the last failure.
+    answered: bool,
+}
+
+/// One digest on its way in.
+#[derive(Debug)]
+struct Fill {
+    digest: Digest,
+    state: Mutex<State>,
+    /// Wakes the task: a reader came, left, or moved on.
+    demand: Notify,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Fill {
+    fn new(digest: Digest) -> Self {
+        Self {
+            digest,
+            state: Mutex::new(State {
+                phase: Phase::Starting,
+                partial: None,
+                seats: HashMap::new(),
+                next_seat: 0,
+                sources: Vec::new(),
+                refusals: Vec::new(),
+                whole: false,
+                answered: false,
+            }),
+            demand: Notify::new(),
+        }
+    }
+
+    /// Something changed that readers may wait for.
+    fn wake_readers(&self) {
+        let wakers: Vec<Waker> = lock(&self.state).seats.values_mut().filter_map(|seat| seat.waker.take()).collect();
+        for waker in wakers {
+            waker.wake();
+        }
+    }
+
+    fn set_phase(&self, phase: Phase) {
+        lock(&self.state).phase = phase;
+        self.wake_readers();
+    }
+}
+
+/// What a fill looks like from outside.
+#[derive(Clone, Debug)]
+pub struct FillView {
+    pub digest: Digest,
+    pub present: u64,
+    pub size: Option<u64>,
+    pub readers: usize,
+}
+
+/// All fills of this node.
+#[derive(Debug)]
+pub struct Fills {
+    store: Arc<Store>,
+    upstreams: Arc<Upstreams>,
+    metrics: Arc<Metrics>,
+    fills: Mutex<HashMap<Digest, Arc<Fill>>>,
+}
+
+impl Fills {
+    pub fn new(store: Arc<Store>, upstreams: Arc<Upstreams>, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            upstreams,
+            metrics,
+            fills: Mutex::default(),
+        })
+    }
+
+    /// Joins the fill of `digest`, starting it when there is none. The caller may read `source` (promise P16) and has
+    /// looked for the blob in the store.
+    pub fn join(self: &Arc<Self>, digest: Digest, source: Source, range: &RangeHeader) -> Reader {
+        let mut fills = lock(&self.fills);
+        let (fill, started) = match fills.get(&digest) {
+            Some(fill) => (Arc::clone(fill), false),
+            None => {
+                let fill = Arc::new(Fill::new(digest));
+                fills.insert(digest, Arc::clone(&fill));
+                (fill, true)
+            }
+        };
+        // Seated under the list's lock: a fill that is about to leave the list sees the new reader.
+        let reader = Reader::sit(&fill, source, range);
+        drop(fills);
+        if started {
+            self.metrics.fills.started.inc();
+            tokio::spawn(task::run(Arc::clone(self), fill));
+        } else {
+            self.metrics.fills.coalesced.inc();
+            fill.demand.notify_one();
+        }
+        reader
+    }
+
+    /// The size of a blob that is being filled, if it is known by now.
+    pub fn size(&self, digest: &Digest) -> Option<u64> {
+        let fill = lock(&self.fills).get(digest).cloned()?;
+        let state = lock(&fill.state);
+        state.partial.as_ref().map(|partial| partial.size())
+    }
+
+    /// The fills under way.
+    pub fn list(&self) -> Vec<FillView> {
+        let fills: Vec<Arc<Fill>> = lock(&self.fills).values().cloned().collect();
+        fills
+            .iter()
+            .map(|fill| {
+                let state = lock(&fill.state);
+                FillView {
+                    digest: fill.digest,
+                    present: state.partial.as_ref().map_or(0, |p| p.present().total()),
+                    size: state.partial.as_ref().map(|p| p.size()),
+                    readers: state.seats.len(),
+                }
+            })
+            .collect()
+    }
+
+    /// Writes down how far every fill is, for the next process (blocking).
+    pub fn checkpoint(&self) {
+        let fills: Vec<Arc<Fill>> = lock(&self.fills).values().cloned().collect();
+        for fill in fills {
+            let partial = lock(&fill.state).partial.clone();
+            if let Some(Err(error)) = partial.map(|partial| partial.checkpoint()) {
+                tracing::warn!(blob.digest = %fill.digest, %error, "a partial was not written down; it is fetched again");
+            }
+        }
+    }
+
+    /// Takes a fill off the list if it is still this one.
+    fn unlist(&self, fill: &Arc<Fill>) {
+        let mut fills = lock(&self.fills);
+        if fills.get(&fill.digest).is_some_and(|listed| Arc::ptr_eq(listed, fill)) {
+            fills.remove(&fill.digest);
+        }
+    }
+
+    /// Takes a fill off the list that nobody wants any more. `false` if somebody came in the meantime.
+    fn retire(&self, fill: &Arc<Fill>) -> bool {
+        let mut fills = lock(&self.fills);
+        let state = lock(&fill.state);
+        if !state.seats.is_empty() || state.whole {
+            return false;
+        }
+        drop(state);
+        fills.remove(&fill.digest);
+        true
+    }
+}

@@ -1,0 +1,176 @@
+//! One stream of a fill: a range of the blob from one source into the partial.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use larder_shared::Range;
+use tokio::{task::JoinHandle, time::timeout};
+
+use super::{Fill, Fills, Source};
+use crate::{
+    store::Partial,
+    upstream::{Ask, Failure, Subject, Want},
+};
+
+/// A stream that brings nothing for this long is given up and asked for again.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// Bytes gathered while the disk is busy with the ones before.
+const GATHERED: usize = 2 << 20;
+
+/// How a stream ended.
+#[derive(Debug)]
+pub enum End {
+    Done,
+    /// It broke off, stalled, or ended early.
+    Broken { why: String, stalled: bool },
+    /// The source said no before the first byte.
+    Refused(Failure),
+    /// The source has something else under this digest.
+    WrongObject(String),
+    Disk(io::Error),
+}
+
+/// A source's answer before its body.
+#[derive(Debug)]
+pub struct Opened {
+    /// Bytes of the whole blob.
+    pub size: u64,
+    /// Where the body begins: the range's start, or 0 from a source that knows no ranges.
+    pub start: u64,
+    pub ranged: bool,
+    body: Incoming,
+}
+
+/// Asks `source` for `want` and reads what it says about the blob.
+pub async fn open(fills: &Fills, fill: &Fill, source: &Source, want: Want) -> Result<Opened, End> {
+    let ask = Ask {
+        registry: source.registry.clone(),
+        repository: source.repository.clone(),
+        subject: Subject::Blob(fill.digest),
+        want,
+    };
+    let answer = fills.upstreams.ask(&ask).await.map_err(End::Refused)?;
+    if answer.partial {
+        let (range, size) = answer
+            .content_range()
+            .ok_or_else(|| End::WrongObject("a 206 without a readable Content-Range".to_owned()))?;
+        let asked = match want {
+            Want::Part(range) => range.start,
+            Want::From(start) => start,
+            Want::All | Want::Head => 0,
+        };
+        if range.start != asked {
+            return Err(End::WrongObject(format!("bytes from {} where {asked} was asked", range.start)));
+        }
+        return Ok(Opened {
+            size,
+            start: range.start,
+            ranged: true,
+            body: answer.body,
+        });
+    }
+    let size = answer
+        .content_length()
+        .ok_or_else(|| End::WrongObject("an answer without Content-Length".to_owned()))?;
+    Ok(Opened {
+        size,
+        start: 0,
+        ranged: false,
+        body: answer.body,
+    })
+}
+
+/// A stream's progress, shared with the task that watches it. The task may lower `end`.
+#[derive(Debug)]
+pub struct Track {
+    pub at: AtomicU64,
+    pub end: AtomicU64,
+}
+
+/// Pumps a body into the partial until `track.end`. Reading goes on while the disk is written.
+pub async fn pump(fill: Arc<Fill>, partial: Arc<Partial>, opened: Opened, track: Arc<Track>, received: Arc<AtomicU64>) -> End {
+    let mut body = opened.body;
+    let mut at = opened.start;
+    let mut gathered: Vec<Bytes> = Vec::new();
+    let mut gathered_len = 0;
+    let mut writing: Option<JoinHandle<io::Result<()>>> = None;
+    let mut ended: Option<End> = None;
+    loop {
+        if writing.is_none() && !gathered.is_empty() {
+            let chunks = std::mem::take(&mut gathered);
+            let start = at - gathered_len as u64;
+            gathered_len = 0;
+            let (fill, partial) = (Arc::clone(&fill), Arc::clone(&partial));
+            writing = Some(tokio::task::spawn_blocking(move || write(&fill, &partial, start, &chunks)));
+        }
+        if writing.is_none()
+            && let Some(end) = ended
+        {
+            return end;
+        }
+        tokio::select! {
+            written = async { writing.as_mut().expect("guarded").await }, if writing.is_some() => {
+                writing = None;
+                match written {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => return End::Disk(error),
+                    Err(panic) => return End::Disk(io::Error::other(panic)),
+                }
+            }
+            frame = timeout(IDLE, body.frame()), if ended.is_none() && gathered_len < GATHERED => {
+                let limit = track.end.load(Ordering::Acquire);
+                match frame {
+                    Ok(Some(Ok(frame))) => {
+                        if let Ok(mut data) = frame.into_data() {
+                            data.truncate(limit.saturating_sub(at) as usize);
+                            received.fetch_add(data.len() as u64, Ordering::Relaxed);
+                            at += data.len() as u64;
+                            gathered_len += data.len();
+                            track.at.store(at, Ordering::Release);
+                            if !data.is_empty() {
+                                gathered.push(data);
+                            }
+                            if at >= limit {
+                                // Reading to the end of the body, when this is it, keeps the connection.
+                                if limit == track.end.load(Ordering::Acquire) {
+                                    let _ = timeout(Duration::from_millis(5), body.frame()).await;
+                                }
+                                ended = Some(End::Done);
+                            }
+                        }
+                    }
+                    Ok(Some(Err(error))) => ended = Some(broken(error.to_string(), false)),
+                    Ok(None) if at >= limit => ended = Some(End::Done),
+                    Ok(None) => ended = Some(broken("it ended early".to_owned(), false)),
+                    Err(_) => ended = Some(broken(format!("it brought nothing for {} s", IDLE.as_secs()), true)),
+                }
+            }
+        }
+    }
+}
+
+fn broken(why: String, stalled: bool) -> End {
+    End::Broken { why, stalled }
+}
+
+/// Writes what is not there yet, lets readers go on, then hashes (blocking).
+fn write(fill: &Fill, partial: &Partial, start: u64, chunks: &[Bytes]) -> io::Result<()> {
+    let len: u64 = chunks.iter().map(|c| c.len() as u64).sum();
+    let present = partial.present();
+    if present.contains(Range::new(start, start + len)) {
+        return Ok(());
+    }
+    partial.write(start, chunks)?;
+    fill.wake_readers();
+    partial.hash(start, chunks)
+}

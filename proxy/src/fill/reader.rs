@@ -1,0 +1,226 @@
+//! A reader of a fill: it says what it wants, and follows the growing file.
+
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use larder_shared::{Range, RangeHeader};
+
+use super::{Fill, FillError, HELD_BACK, Phase, Seat, Source, Wants, lock};
+use crate::{store::Blob, upstream::Failure};
+
+/// Bytes that an open-ended reader is given at a time. Small, because what it was given counts as read, and what lies
+/// behind is fetched for it.
+const OPEN_CHUNK: u64 = 512 << 10;
+
+/// A range of the file that may be sent now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Chunk(pub Range);
+
+/// A seat at a fill. Dropping it withdraws its demand and hurts nobody.
+#[derive(Debug)]
+pub struct Reader {
+    fill: Arc<Fill>,
+    seat: u64,
+    /// The file, once [`Reader::opened`] has returned.
+    blob: Option<Arc<Blob>>,
+    /// What is left of the part that is being read.
+    part: Range,
+    held_back: bool,
+}
+
+impl Reader {
+    pub(super) fn sit(fill: &Arc<Fill>, source: Source, range: &RangeHeader) -> Self {
+        let mut state = lock(&fill.state);
+        let seat = state.next_seat;
+        state.next_seat += 1;
+        let whole = matches!(range, RangeHeader::Whole);
+        state.whole |= whole;
+        if !state.sources.contains(&source) {
+            state.sources.push(source.clone());
+        }
+        let wants = Wants::Opening {
+            start: range.first_start(),
+            whole,
+        };
+        state.seats.insert(
+            seat,
+            Seat {
+                wants,
+                source,
+                waker: None,
+            },
+        );
+        drop(state);
+        Self {
+            fill: Arc::clone(fill),
+            seat,
+            blob: None,
+            part: Range::new(0, 0),
+            held_back: false,
+        }
+    }
+
+    /// Waits until the size is known and a source has answered (or the first wanted byte is here), so that nothing but
+    /// a good answer gets headers. A blob of up to [`HELD_BACK`] bytes is waited for whole. Returns the size.
+    pub async fn opened(&mut self) -> Result<u64, FillError> {
+        let blob = poll_fn(|cx| self.poll_opened(cx)).await?;
+        let size = blob.size();
+        self.blob = Some(blob);
+        Ok(size)
+    }
+
+    fn poll_opened(&self, cx: &mut Context<'_>) -> Poll<Result<Arc<Blob>, FillError>> {
+        let mut guard = lock(&self.fill.state);
+        let state = &mut *guard;
+        let Some(seat) = state.seats.get_mut(&self.seat) else {
+            return Poll::Ready(Err(FillError::Broken("no seat".to_owned())));
+        };
+        if let Phase::Failed(error) = &state.phase {
+            return Poll::Ready(Err(own_failure(&state.refusals, &seat.source).unwrap_or_else(|| error.clone())));
+        }
+        if let Some(partial) = &state.partial {
+            let start = match &seat.wants {
+                Wants::Opening { start, .. } => start.unwrap_or(0),
+                _ => 0,
+            };
+            let verified = matches!(state.phase, Phase::Verified);
+            let small = partial.size() <= HELD_BACK;
+            let here = start >= partial.size() || partial.present_to(start) > start;
+            if verified || (!small && (state.answered || here)) {
+                return Poll::Ready(Ok(Arc::clone(partial.blob())));
+            }
+            if small && !state.whole {
+                state.whole = true;
+                self.fill.demand.notify_one();
+            }
+        }
+        seat.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Says that everything is wanted. The tail comes when the digest is known to match.
+    pub fn want_whole(&mut self) {
+        let size = self.size();
+        self.begin(Range::new(0, size), true, Wants::Whole { at: 0 });
+    }
+
+    /// Says that `range`, which ends where the blob ends, is wanted for as long as the client stays.
+    pub fn want_open(&mut self, range: Range) {
+        self.begin(range, true, Wants::Open { at: range.start });
+    }
+
+    /// Says that these ranges are wanted and nothing else. [`Reader::next_part`] goes from one to the next.
+    pub fn want_parts(&mut self, parts: &[Range]) {
+        let first = parts.first().copied().unwrap_or(Range::new(0, 0));
+        self.begin(first, false, Wants::Parts(parts.to_vec()));
+    }
+
+    fn begin(&mut self, part: Range, held_back: bool, wants: Wants) {
+        self.part = part;
+        self.held_back = held_back;
+        if let Some(seat) = lock(&self.fill.state).seats.get_mut(&self.seat) {
+            seat.wants = wants;
+        }
+        self.fill.demand.notify_one();
+    }
+
+    /// Goes on to the next of several parts.
+    pub fn next_part(&mut self, part: Range) {
+        self.part = part;
+    }
+
+    pub fn blob(&self) -> Option<&Arc<Blob>> {
+        self.blob.as_ref()
+    }
+
+    fn size(&self) -> u64 {
+        self.blob.as_ref().map_or(0, |blob| blob.size())
+    }
+
+    /// The next bytes of the part, when they may be sent; `None` at its end.
+    pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Chunk, FillError>>> {
+        if self.part.is_empty() {
+            return Poll::Ready(None);
+        }
+        let size = self.size();
+        let mut guard = lock(&self.fill.state);
+        let state = &mut *guard;
+        let Some(seat) = state.seats.get_mut(&self.seat) else {
+            return Poll::Ready(None);
+        };
+        let verified = matches!(state.phase, Phase::Verified);
+        let at = self.part.start;
+        let held = if self.held_back && !verified {
+            size.saturating_sub(HELD_BACK).max(at)
+        } else {
+            size
+        };
+        let present = if verified {
+            size
+        } else {
+            state.partial.as_ref().map_or(at, |partial| partial.present_to(at))
+        };
+        let mut end = present.min(held).min(self.part.end);
+        if end > at {
+            if matches!(seat.wants, Wants::Open { .. }) {
+                end = end.min(at + OPEN_CHUNK);
+            }
+            let moved = seat.wants.advance(at, end);
+            drop(guard);
+            self.part.start = end;
+            if moved {
+                self.fill.demand.notify_one();
+            }
+            return Poll::Ready(Some(Ok(Chunk(Range::new(at, end)))));
+        }
+        if let Phase::Failed(error) = &state.phase {
+            return Poll::Ready(Some(Err(error.clone())));
+        }
+        // An open-ended reader that has come to the tail wants the digest, so the rest is fetched as well.
+        if at == held && at < size && !state.whole {
+            state.whole = true;
+            self.fill.demand.notify_one();
+        }
+        seat.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Wants {
+    /// `at..end` was handed out. Whether the task should look again.
+    fn advance(&mut self, at: u64, end: u64) -> bool {
+        match self {
+            Self::Opening { .. } => false,
+            Self::Whole { at: position } => {
+                *position = end;
+                false
+            }
+            Self::Open { at: position } => {
+                *position = end;
+                true
+            }
+            Self::Parts(parts) => {
+                if let Some(part) = parts.iter_mut().find(|p| p.start <= at && at < p.end) {
+                    part.start = end;
+                }
+                parts.retain(|part| !part.is_empty());
+                false
+            }
+        }
+    }
+}
+
+fn own_failure(refusals: &[(Source, Failure)], source: &Source) -> Option<FillError> {
+    let (_, failure) = refusals.iter().find(|(refused, _)| refused == source)?;
+    Some(FillError::Upstream(failure.clone()))
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        lock(&self.fill.state).seats.remove(&self.seat);
+        self.fill.demand.notify_one();
+    }
+}

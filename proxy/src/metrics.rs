@@ -1,0 +1,150 @@
+//! Every metric: its name, its labels, its handle.
+//!
+//! Labels are closed sets, so that a hundred thousand repositories do not grow them. Whoever serves a request records
+//! what happened when the request's record is dropped, so that no path can forget it.
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+/// Where the bytes of an answer came from.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelValue)]
+pub enum Tier {
+    /// This node's memory or disk.
+    Node,
+    /// Fetched while it was served.
+    Upstream,
+    /// Neither: an error, a ping, headers only.
+    None,
+}
+
+impl Tier {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::Upstream => "upstream",
+            Self::None => "none",
+        }
+    }
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelValue)]
+pub enum Outcome {
+    /// Everything was here.
+    Hit,
+    /// Something was fetched.
+    Miss,
+    /// An old answer, because the registry cannot be asked.
+    Stale,
+    /// The client's mistake, or something that does not exist.
+    Refused,
+    /// larder or its sources could not answer.
+    Failed,
+    /// The client left before the end.
+    Abandoned,
+    /// The body had to end short.
+    Short,
+}
+
+impl Outcome {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Stale => "stale",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::Abandoned => "abandoned",
+            Self::Short => "short",
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct Served {
+    pub tier: Tier,
+    pub outcome: Outcome,
+}
+
+/// Counters of fills.
+#[derive(Default, Debug)]
+pub struct FillMetrics {
+    pub started: Counter,
+    /// Readers that joined a fill that was under way.
+    pub coalesced: Counter,
+    pub resumed: Counter,
+    pub committed: Counter,
+    pub failed: Counter,
+    /// Fills whose bytes did not have the digest.
+    pub mismatched: Counter,
+    pub withdrawn: Counter,
+}
+
+/// All handles, made once.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    pub requests: Family<Served, Counter>,
+    pub sent_bytes: Family<Served, Counter>,
+    pub first_byte_seconds: Histogram,
+    pub fills: FillMetrics,
+    pub store_bytes: Gauge,
+    pub store_blobs: Gauge,
+}
+
+impl Metrics {
+    pub fn new() -> Self {
+        // 0.1 ms to 5 s: a hit is far below a millisecond, and 5 s is when larder gives up on headers.
+        let buckets = [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0];
+        let mut metrics = Self {
+            registry: Registry::with_prefix("larder"),
+            requests: Family::default(),
+            sent_bytes: Family::default(),
+            first_byte_seconds: Histogram::new(buckets),
+            fills: FillMetrics::default(),
+            store_bytes: Gauge::default(),
+            store_blobs: Gauge::default(),
+        };
+        let Self { registry, .. } = &mut metrics;
+        registry.register("requests", "Requests on the registry port, by tier and outcome", metrics.requests.clone());
+        registry.register("sent_bytes", "Body bytes sent to clients, by tier and outcome", metrics.sent_bytes.clone());
+        registry.register_with_unit(
+            "first_byte",
+            "From the request to the response's head",
+            Unit::Seconds,
+            metrics.first_byte_seconds.clone(),
+        );
+        let fills = &metrics.fills;
+        for (name, text, counter) in [
+            ("fills_started", "Fills that were begun", &fills.started),
+            ("fills_coalesced", "Readers that joined a fill under way", &fills.coalesced),
+            ("fills_resumed", "Fills that went on from a partial on disk", &fills.resumed),
+            ("fills_committed", "Blobs that were verified and committed", &fills.committed),
+            ("fills_failed", "Fills that ended without their blob", &fills.failed),
+            ("fills_mismatched", "Fills whose bytes did not have the digest", &fills.mismatched),
+            ("fills_withdrawn", "Fills that nobody wanted any more", &fills.withdrawn),
+        ] {
+            registry.register(name, text, counter.clone());
+        }
+        registry.register("store_size_bytes", "Bytes of committed blobs in the node tier", metrics.store_bytes.clone());
+        registry.register("store_blobs", "Committed blobs in the node tier", metrics.store_blobs.clone());
+        metrics
+    }
+
+    /// All metrics in the OpenMetrics text format.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,105 @@
+//! Redirects are followed here, never by the client: what they lead to must be cached, and a node may have no way out
+//! of its own (promise P8).
+//!
+//! `Authorization` stays with the origin it was meant for: a subdomain is another host, and stores that sign their URLs
+//! refuse a second credential (distribution-spec, "Redirects").
+
+use http::{
+    HeaderMap, Response, Uri,
+    header::{CONTENT_TYPE, LOCATION},
+};
+use hyper::body::Incoming;
+
+use super::{Ask, FIRST_BYTE, Failure, Token, Upstreams, request, send_failure};
+use crate::client::{self, Reach, Route};
+
+/// Redirects that are followed for one request.
+const MAX_HOPS: usize = 10;
+
+/// Where a request ended.
+pub struct Hops {
+    pub response: Response<Incoming>,
+    /// Headers of the registry's own answer.
+    pub registry_headers: HeaderMap,
+    pub uri: Uri,
+    pub route: Route,
+    pub redirected: bool,
+}
+
+impl Upstreams {
+    pub(super) async fn follow(&self, ask: &Ask, uri: Uri, route: &Route, token: Option<&Token>) -> Result<Hops, Failure> {
+        let place = client::origin(&uri);
+        let mut uri = uri;
+        let mut route = route.clone();
+        let mut token = token;
+        let mut registry_headers = None;
+        for _ in 0..=MAX_HOPS {
+            let response = self
+                .client
+                .send(&route, request(ask, &uri, token), FIRST_BYTE)
+                .await
+                .map_err(|error| send_failure(client::origin(&uri), error))?;
+            let redirected = registry_headers.is_some();
+            let headers = registry_headers.get_or_insert_with(|| response.headers().clone());
+            if !is_redirect(response.status().as_u16()) {
+                return Ok(Hops {
+                    registry_headers: headers.clone(),
+                    response,
+                    uri,
+                    route,
+                    redirected,
+                });
+            }
+            let next = target(&uri, response.headers()).ok_or_else(|| Failure::Invalid {
+                place: place.clone(),
+                why: "a redirect without a usable Location".to_owned(),
+            })?;
+            if client::origin(&next) != client::origin(&uri) {
+                token = None;
+                route = self.led_to(&next, &route);
+                if next.scheme_str() == Some("http") && uri.scheme_str() == Some("https") && route.reach != Reach::Named {
+                    return Err(Failure::Forbidden(format!("{place}: a redirect from https to http is not followed")));
+                }
+            }
+            // Reading the few bytes of a redirect keeps the connection for the next request.
+            let _ = client::collect(response.into_body(), 64 << 10, std::time::Duration::from_secs(1)).await;
+            uri = next;
+        }
+        Err(Failure::Invalid {
+            place,
+            why: format!("more than {MAX_HOPS} redirects"),
+        })
+    }
+}
+
+fn is_redirect(status: u16) -> bool {
+    matches!(status, 301 | 302 | 303 | 307 | 308)
+}
+
+fn target(from: &Uri, headers: &HeaderMap) -> Option<Uri> {
+    let location = headers.get(LOCATION)?.to_str().ok()?;
+    let url = url::Url::parse(&from.to_string()).ok()?.join(location).ok()?;
+    let plain = matches!(url.scheme(), "http" | "https") && url.username().is_empty() && url.password().is_none();
+    if !plain {
+        return None;
+    }
+    let mut url = url;
+    url.set_fragment(None);
+    url.as_str().parse().ok()
+}
+
+/// The headers that describe an answer: the last hop's, but type and digest as the registry itself gave them.
+pub fn merge(registry: HeaderMap, last: HeaderMap) -> HeaderMap {
+    let mut merged = last;
+    for name in ["docker-content-digest", "ratelimit-limit", "ratelimit-remaining"] {
+        if let Some(value) = registry.get(name) {
+            merged.insert(name, value.clone());
+        }
+    }
+    // A store behind the registry calls everything octet-stream.
+    let vague = merged.get(CONTENT_TYPE).is_none_or(|t| t == "application/octet-stream");
+    if let (true, Some(value)) = (vague, registry.get(CONTENT_TYPE)) {
+        merged.insert(CONTENT_TYPE, value.clone());
+    }
+    merged
+}
