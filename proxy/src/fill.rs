@@ -107,6 +107,8 @@ struct State {
     whole: bool,
     /// A source has answered since the last failure.
     answered: bool,
+    /// The sources that brought bytes: their repositories hold the digest once it is verified.
+    served: Vec<Source>,
 }
 
 /// One digest on its way in.
@@ -135,6 +137,7 @@ impl Fill {
                 refusals: Vec::new(),
                 whole: false,
                 answered: false,
+                served: Vec::new(),
             }),
             demand: Notify::new(),
         }
@@ -183,8 +186,9 @@ impl Fills {
     }
 
     /// Joins the fill of `digest`, starting it when there is none. The caller may read `source` (promise P16) and has
-    /// looked for the blob in the store.
-    pub fn join(self: &Arc<Self>, digest: Digest, source: Source, range: &RangeHeader) -> Reader {
+    /// looked for the blob in the store. Also says whether the fill is the caller's own: begun by this call, or by somebody
+    /// who came through the same repository.
+    pub fn join(self: &Arc<Self>, digest: Digest, source: Source, range: &RangeHeader) -> (Reader, bool) {
         let mut fills = lock(&self.fills);
         let (fill, started) = match fills.get(&digest) {
             Some(fill) => (Arc::clone(fill), false),
@@ -195,6 +199,7 @@ impl Fills {
             }
         };
         // Seated under the list's lock: a fill that is about to leave the list sees the new reader.
+        let own = started || lock(&fill.state).sources.first() == Some(&source);
         let reader = Reader::sit(&fill, source, range);
         drop(fills);
         if started {
@@ -204,7 +209,7 @@ impl Fills {
             self.metrics.fills.coalesced.inc();
             fill.demand.notify_one();
         }
-        reader
+        (reader, own)
     }
 
     /// The size of a blob that is being filled, if it is known by now.

@@ -4,9 +4,11 @@
 
 pub mod sys;
 
+pub mod coalesce;
 pub mod config;
 pub mod drain;
 pub mod metrics;
+pub mod record;
 pub mod telemetry;
 
 pub mod store;

@@ -50,6 +50,8 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    pub const ALL: [Self; 7] = [Self::Hit, Self::Miss, Self::Stale, Self::Refused, Self::Failed, Self::Abandoned, Self::Short];
+
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Hit => "hit",
@@ -132,6 +134,23 @@ impl Metrics {
         registry.register("store_size_bytes", "Bytes of committed blobs in the node tier", metrics.store_bytes.clone());
         registry.register("store_blobs", "Committed blobs in the node tier", metrics.store_blobs.clone());
         metrics
+    }
+
+    /// Requests that were answered so far.
+    pub fn answered(&self) -> u64 {
+        let mut all = 0;
+        for tier in [Tier::Node, Tier::Upstream, Tier::None] {
+            for outcome in Outcome::ALL {
+                all += self.requests.get_or_create(&Served { tier, outcome }).get();
+            }
+        }
+        all
+    }
+
+    /// Body bytes that clients were sent from `tier`.
+    pub fn sent_from(&self, tier: Tier) -> u64 {
+        let sent = Outcome::ALL.map(|outcome| self.sent_bytes.get_or_create(&Served { tier, outcome }).get());
+        sent.iter().sum()
     }
 
     /// All metrics in the OpenMetrics text format.

@@ -15,8 +15,9 @@ use hyper::body::Incoming;
 use larder_shared::Range;
 use tokio::{task::JoinHandle, time::timeout};
 
-use super::{Fill, Fills, Source};
+use super::{Fill, Fills, Source, lock};
 use crate::{
+    access::Access,
     store::Partial,
     upstream::{Ask, Failure, Subject, Want},
 };
@@ -59,7 +60,21 @@ pub async fn open(fills: &Fills, fill: &Fill, source: &Source, want: Want) -> Re
         subject: Subject::Blob(fill.digest),
         want,
     };
-    let answer = fills.upstreams.ask(&ask).await.map_err(End::Refused)?;
+    let record = fills.store.repositories().get(&source.registry, &source.repository);
+    let answer = match fills.upstreams.ask(&ask).await {
+        Ok(answer) => answer,
+        Err(failure) => {
+            Access::noted(&record, &failure);
+            return Err(End::Refused(failure));
+        }
+    };
+    record.set_public();
+    {
+        let mut state = lock(&fill.state);
+        if !state.served.contains(source) {
+            state.served.push(source.clone());
+        }
+    }
     if answer.partial {
         let (range, size) = answer
             .content_range()

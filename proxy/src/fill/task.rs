@@ -19,7 +19,7 @@ use super::{
     ramp::{INTERVAL, PARALLEL_FROM, Ramp},
 };
 use crate::{
-    store::Partial,
+    store::{Link, Partial},
     upstream::{Failure, Want},
 };
 
@@ -69,6 +69,15 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
     match outcome {
         Ok(Some(partial)) => {
             fill.set_phase(Phase::Verified);
+            let served = lock(&fill.state).served.clone();
+            for source in served {
+                let record = fills.store.repositories().get(&source.registry, &source.repository);
+                record.add_link(Link {
+                    digest: fill.digest,
+                    size: partial.size(),
+                    media_type: None,
+                });
+            }
             let store = Arc::clone(&fills.store);
             let committed = tokio::task::spawn_blocking(move || store.commit(&partial)).await;
             match committed {

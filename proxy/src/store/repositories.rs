@@ -161,8 +161,11 @@ impl RepositoryRecord {
         lock(&self.known).tags.iter().map(|(t, r)| (t.clone(), r.clone())).collect()
     }
 
+    /// Takes down that the repository holds a digest. What is known as a manifest stays one.
     pub fn add_link(&self, link: Link) {
-        if self.link(&link.digest).as_ref() != Some(&link) {
+        let known = self.link(&link.digest);
+        let new = known.is_none_or(|known| known.size != link.size || (link.media_type.is_some() && known.media_type != link.media_type));
+        if new {
             self.write(Line::Link(link));
         }
     }

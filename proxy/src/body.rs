@@ -1,0 +1,211 @@
+//! The one response body.
+//!
+//! A list of segments: bytes that are here, and ranges of a blob that is on disk or on its way. Ranges of files leave
+//! as addresses that the socket sends by sendfile. A body that cannot be completed ends in an error, which closes the
+//! connection short of its Content-Length, so that a client resumes with a Range and never takes part for whole.
+
+use std::{
+    collections::VecDeque,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use larder_shared::Range;
+
+use crate::{
+    fill::{Chunk, Reader},
+    record::Record,
+    store::Blob,
+    sys::Regions,
+};
+
+/// A part of a body.
+#[derive(Debug)]
+pub enum Segment {
+    Bytes(Bytes),
+    /// A range of the body's content.
+    Range(Range),
+}
+
+/// What the ranges of a body are of.
+#[derive(Debug)]
+pub enum Content {
+    None,
+    Stored(Arc<Blob>),
+    Filling(Reader),
+    /// Passed on as it comes: lists, which are not kept.
+    Upstream(Incoming),
+}
+
+/// A response body with its accounts.
+#[derive(Debug)]
+pub struct Body {
+    content: Content,
+    segments: VecDeque<Segment>,
+    regions: Regions,
+    /// Bytes still to come; `None` for a list of unknown length.
+    left: Option<u64>,
+    record: Option<Record>,
+    /// A range of a fill is being read.
+    inside: bool,
+}
+
+impl Body {
+    pub fn new(content: Content, segments: impl IntoIterator<Item = Segment>) -> Self {
+        let segments: VecDeque<Segment> = segments.into_iter().collect();
+        let left = match content {
+            Content::Upstream(_) => None,
+            _ => Some(segments.iter().map(Segment::len).sum()),
+        };
+        Self {
+            content,
+            segments,
+            regions: Regions::default(),
+            left,
+            record: None,
+            inside: false,
+        }
+    }
+
+    pub fn empty() -> Self {
+        Self::new(Content::None, [])
+    }
+
+    pub fn bytes(bytes: impl Into<Bytes>) -> Self {
+        Self::new(Content::None, [Segment::Bytes(bytes.into())])
+    }
+
+    /// Binds the body to its connection and its request.
+    pub fn serve(mut self, regions: &Regions, record: Record) -> Self {
+        self.regions = regions.clone();
+        self.record = Some(record);
+        self
+    }
+
+    /// Bytes of the whole body, if known.
+    pub fn len(&self) -> Option<u64> {
+        self.left
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.left == Some(0)
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        if let Content::Upstream(incoming) = &mut self.content {
+            loop {
+                return match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
+                    Some(Ok(frame)) => match frame.into_data() {
+                        Ok(data) => Poll::Ready(Some(Ok(data))),
+                        Err(_) => continue,
+                    },
+                    Some(Err(error)) => Poll::Ready(Some(Err(io::Error::other(error)))),
+                    None => Poll::Ready(None),
+                };
+            }
+        }
+        loop {
+            match (self.segments.front(), &mut self.content) {
+                (None, _) => return Poll::Ready(None),
+                (Some(Segment::Bytes(_)), _) | (_, Content::None | Content::Upstream(_)) => {
+                    if let Some(Segment::Bytes(bytes)) = self.segments.pop_front() {
+                        return Poll::Ready(Some(Ok(bytes)));
+                    }
+                }
+                (Some(Segment::Range(range)), Content::Stored(blob)) => {
+                    let bytes = blob.slice(*range, &self.regions);
+                    self.segments.pop_front();
+                    return Poll::Ready(Some(Ok(bytes)));
+                }
+                (Some(Segment::Range(range)), Content::Filling(reader)) => {
+                    if !self.inside {
+                        reader.next_part(*range);
+                        self.inside = true;
+                    }
+                    match ready!(reader.poll_chunk(cx)) {
+                        Some(Ok(Chunk(range))) => {
+                            let Some(blob) = reader.blob() else {
+                                return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())));
+                            };
+                            return Poll::Ready(Some(Ok(blob.slice(range, &self.regions))));
+                        }
+                        Some(Err(error)) => return Poll::Ready(Some(Err(io::Error::other(error)))),
+                        None => {
+                            self.segments.pop_front();
+                            self.inside = false;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Segment {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Range(range) => range.len(),
+        }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let this = &mut *self;
+        let next = ready!(this.poll_next(cx));
+        match &next {
+            Some(Ok(bytes)) => {
+                let len = bytes.len() as u64;
+                if let Some(left) = &mut this.left {
+                    *left -= len.min(*left);
+                }
+                if let Some(record) = &mut this.record {
+                    record.sent(len);
+                    if this.left == Some(0) {
+                        record.complete();
+                    }
+                }
+            }
+            Some(Err(_)) => {
+                if let Some(record) = &mut this.record {
+                    record.short();
+                }
+            }
+            None => {
+                if let Some(record) = &mut this.record {
+                    record.complete();
+                }
+            }
+        }
+        Poll::Ready(next.map(|bytes| bytes.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == Some(0) && self.segments.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.left {
+            Some(left) => SizeHint::with_exact(left),
+            None => SizeHint::default(),
+        }
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        // A body of nothing (HEAD, an error without text) is complete as it is.
+        if let (Some(0), Some(record)) = (self.left, &mut self.record) {
+            record.complete();
+        }
+    }
+}

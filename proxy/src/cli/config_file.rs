@@ -1,0 +1,34 @@
+//! `larder config check|show`
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::show::say;
+use crate::config::Config;
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Read a file and say whether it can be used.
+    Check(FileArgs),
+    /// Print every setting that is in force, defaults included.
+    Show(FileArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct FileArgs {
+    /// The configuration file.
+    #[arg(long, env = "LARDER_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+pub fn run(command: ConfigCommand) -> anyhow::Result<u8> {
+    match command {
+        ConfigCommand::Check(args) => {
+            Config::load(args.config.as_deref())?;
+            say("the configuration can be used");
+        }
+        ConfigCommand::Show(args) => say(&Config::load(args.config.as_deref())?.to_toml()),
+    }
+    Ok(0)
+}

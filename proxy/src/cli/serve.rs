@@ -1,0 +1,90 @@
+//! `larder serve`
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use anyhow::Context as _;
+use clap::Args;
+
+use crate::{
+    app,
+    config::{Config, ConfigError},
+    telemetry,
+};
+
+/// Run the daemon. Without a file every setting has its default; flags go before the file.
+#[derive(Clone, Debug, Args)]
+pub struct ServeArgs {
+    /// The configuration file.
+    #[arg(long, env = "LARDER_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The directory that holds the node tier.
+    #[arg(long, env = "LARDER_STORE", value_name = "DIR")]
+    store: Option<PathBuf>,
+    /// Where the container runtime connects.
+    #[arg(long, env = "LARDER_LISTEN", value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Where metrics and health are served, or `off`.
+    #[arg(long, env = "LARDER_TELEMETRY", value_name = "ADDR")]
+    telemetry: Option<String>,
+    /// The admin socket.
+    #[arg(long, env = "LARDER_SOCKET", value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Where a registry is found, for a trial: `demo.local=http://127.0.0.1:5000`. May be repeated.
+    #[arg(long, value_name = "NAME=URL")]
+    upstream: Vec<String>,
+    /// What to log: `info`, `debug`, `larder=debug,access=off` …
+    #[arg(long, env = "LARDER_LOG", value_name = "FILTER")]
+    log: Option<String>,
+}
+
+impl ServeArgs {
+    /// File first, then flags.
+    fn read(&self) -> Result<Config, ConfigError> {
+        let mut config = Config::load(self.config.as_deref())?;
+        for upstream in &self.upstream {
+            config.with_upstream_flag(upstream)?;
+        }
+        if let Some(path) = &self.store {
+            config.store.path.clone_from(path);
+        }
+        if let Some(listen) = self.listen {
+            config.registry.listen = listen;
+        }
+        match self.telemetry.as_deref() {
+            Some("off") => config.telemetry.listen = None,
+            // clap has checked that it is an address.
+            Some(address) => config.telemetry.listen = address.parse().ok(),
+            None => {}
+        }
+        if let Some(socket) = &self.socket {
+            config.admin.socket.clone_from(socket);
+        }
+        if let Some(log) = &self.log {
+            config.telemetry.log.clone_from(log);
+        }
+        Ok(config)
+    }
+}
+
+pub fn serve(args: ServeArgs) -> anyhow::Result<u8> {
+    if let Some(address) = args.telemetry.as_deref().filter(|t| *t != "off") {
+        address
+            .parse::<SocketAddr>()
+            .with_context(|| format!("--telemetry {address}: give an address and a port, such as 127.0.0.1:7421, or `off`"))?;
+    }
+    let config = args.read()?;
+    telemetry::init(&config.telemetry);
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the runtime cannot be started")?
+        .block_on(async {
+            let bound = app::build(config).await?;
+            let reread: Option<app::Reread> = match args.config {
+                Some(_) => Some(Box::new(move || args.read())),
+                None => None,
+            };
+            bound.run(reread).await
+        })?;
+    Ok(0)
+}

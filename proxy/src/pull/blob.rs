@@ -1,0 +1,180 @@
+//! Blobs: from disk by sendfile, or from the fill that is bringing them.
+
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use larder_shared::{
+    Digest, Range, RangeHeader,
+    range::Selected,
+};
+
+use super::{DIGEST, Place, Pull, PullError, Pulled, put};
+use crate::{
+    access::Standing,
+    body::{Body, Content, Segment},
+    fill::Source,
+    metrics::{Outcome, Tier},
+    store::{Blob, Link},
+    upstream::{Ask, Failure, Subject, Want},
+};
+
+const OCTETS: &str = "application/octet-stream";
+
+impl Pull {
+    /// The bytes of a blob, or the ranges that are asked for.
+    pub(super) async fn blob(&self, place: &Place, digest: &Digest, range: &RangeHeader) -> Result<Pulled, PullError> {
+        if let Some(blob) = self.held_blob(place, digest).await? {
+            let size = blob.size();
+            return answer(digest, size, &range.select(size), Content::Stored(blob)).map(|p| p.from(Tier::Node, Outcome::Hit));
+        }
+        let source = Source {
+            registry: place.registry.clone(),
+            repository: place.repository.clone(),
+        };
+        let (mut reader, own) = self.fills.join(*digest, source, range);
+        // Somebody else's fill proves nothing about this repository.
+        if !own && self.access.standing(&place.record) == Standing::Unknown {
+            self.prove(place, digest).await?;
+        }
+        let size = reader.opened().await?;
+        let selected = range.select(size);
+        match &selected {
+            Selected::Whole => reader.want_whole(),
+            Selected::One { range, open: true } => reader.want_open(*range),
+            Selected::One { range, open: false } => reader.want_parts(&[*range]),
+            Selected::Many(ranges) => reader.want_parts(ranges),
+            Selected::Unsatisfiable => {}
+        }
+        answer(digest, size, &selected, Content::Filling(reader)).map(|p| p.from(Tier::Upstream, Outcome::Miss))
+    }
+
+    /// Size and existence. Never starts a fill.
+    pub(super) async fn blob_head(&self, place: &Place, digest: &Digest) -> Result<Pulled, PullError> {
+        if let Some(blob) = self.held_blob(place, digest).await? {
+            return Ok(head(digest, blob.size()).from(Tier::Node, Outcome::Hit));
+        }
+        let mut ask = Ask {
+            registry: place.registry.clone(),
+            repository: place.repository.clone(),
+            subject: Subject::Blob(*digest),
+            want: Want::Head,
+        };
+        let size = match self.upstreams.ask(&ask).await {
+            Ok(answer) => answer.content_length(),
+            // Public ECR refuses a HEAD that it would allow as a GET, and a signed redirect is good for GET alone.
+            Err(Failure::Refused(_) | Failure::Invalid { .. }) => {
+                ask.want = Want::Part(Range::new(0, 1));
+                let answer = self.upstreams.ask(&ask).await?;
+                answer.content_range().map(|(_, total)| total).or_else(|| answer.content_length())
+            }
+            Err(failure) => return Err(failure.into()),
+        };
+        place.record.set_public();
+        match size {
+            Some(size) => Ok(head(digest, size).from(Tier::Upstream, Outcome::Miss)),
+            None => Err(Failure::Invalid {
+                place: place.registry.to_string(),
+                why: "no length of the blob".to_owned(),
+            }
+            .into()),
+        }
+    }
+
+    /// The blob from the node tier, if this repository holds it and may be read.
+    async fn held_blob(&self, place: &Place, digest: &Digest) -> Result<Option<std::sync::Arc<Blob>>, PullError> {
+        if let Some(link) = place.record.link(digest) {
+            match self.access.standing(&place.record) {
+                Standing::Public => {}
+                Standing::Aged | Standing::Unknown => self.prove(place, digest).await?,
+            }
+            return Ok(self.store.blob(digest, Some(link.size)));
+        }
+        let Some(blob) = self.store.blob(digest, None) else {
+            return Ok(None);
+        };
+        // The bytes are here, but nobody has shown that this repository holds them. Its registry's word counts only
+        // if the bytes came from that registry: another may claim any digest (promise P16).
+        let (store, registry, wanted) = (std::sync::Arc::clone(&self.store), place.registry.clone(), *digest);
+        let same_registry = tokio::task::spawn_blocking(move || store.repositories().held_in(&registry, &wanted));
+        if !same_registry.await.unwrap_or(false) {
+            return Ok(None);
+        }
+        self.prove(place, digest).await?;
+        place.record.add_link(Link {
+            digest: *digest,
+            size: blob.size(),
+            media_type: None,
+        });
+        Ok(Some(blob))
+    }
+
+    async fn prove(&self, place: &Place, digest: &Digest) -> Result<(), PullError> {
+        let subject = Subject::Blob(*digest);
+        Ok(self.access.prove(&place.registry, &place.repository, &place.record, subject).await?)
+    }
+}
+
+fn head(digest: &Digest, size: u64) -> Pulled {
+    let mut headers = common(digest);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(OCTETS));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(size));
+    Pulled {
+        status: StatusCode::OK,
+        headers,
+        body: Body::empty(),
+        tier: Tier::None,
+        outcome: Outcome::Hit,
+    }
+}
+
+fn common(digest: &Digest) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    put(&mut headers, DIGEST, &digest.to_string());
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers
+}
+
+/// The response for a selection. It is the same whether the content is stored or on its way.
+fn answer(digest: &Digest, size: u64, selected: &Selected, content: Content) -> Result<Pulled, PullError> {
+    let mut headers = common(digest);
+    let mut media_type = OCTETS.to_owned();
+    let (status, segments) = match selected {
+        Selected::Unsatisfiable => return Err(PullError::Range(size)),
+        Selected::Whole if size == 0 => (StatusCode::OK, Vec::new()),
+        Selected::Whole => (StatusCode::OK, vec![Segment::Range(Range::new(0, size))]),
+        Selected::One { range, .. } => {
+            put(&mut headers, header::CONTENT_RANGE, &range.content_range(size));
+            (StatusCode::PARTIAL_CONTENT, vec![Segment::Range(*range)])
+        }
+        Selected::Many(ranges) => {
+            let boundary = format!("{:032x}", fastrand::u128(..));
+            media_type = format!("multipart/byteranges; boundary={boundary}");
+            (StatusCode::PARTIAL_CONTENT, multipart(&boundary, ranges, size))
+        }
+    };
+    put(&mut headers, header::CONTENT_TYPE, &media_type);
+    let body = Body::new(content, segments);
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len().unwrap_or(0)));
+    Ok(Pulled {
+        status,
+        headers,
+        body,
+        tier: Tier::None,
+        outcome: Outcome::Hit,
+    })
+}
+
+/// RFC 9110 section 14.6.
+fn multipart(boundary: &str, ranges: &[Range], size: u64) -> Vec<Segment> {
+    let mut segments = Vec::with_capacity(ranges.len() * 2 + 1);
+    let mut line = "";
+    for range in ranges {
+        let part = format!(
+            "{line}--{boundary}\r\nContent-Type: {OCTETS}\r\nContent-Range: {}\r\n\r\n",
+            range.content_range(size)
+        );
+        segments.push(Segment::Bytes(part.into()));
+        segments.push(Segment::Range(*range));
+        line = "\r\n";
+    }
+    segments.push(Segment::Bytes(format!("\r\n--{boundary}--\r\n").into()));
+    segments
+}

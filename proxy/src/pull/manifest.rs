@@ -1,0 +1,250 @@
+//! Manifests: by tag, which needs a decision, and by digest, which needs only the bytes.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use larder_shared::{Digest, ErrorCode, OciError, Reference, Tag, media};
+
+use super::{DIGEST, Manifest, Place, Pull, PullError, Pulled, put};
+use crate::{
+    access::{Access, Standing},
+    body::Body,
+    client,
+    fill::FillError,
+    metrics::{Outcome, Tier},
+    store::{Link, Store, TagRecord, now},
+    tags::{self, After, Before, Descriptor, Policy},
+    upstream::{Ask, Failure, Subject, Upstreams, Want},
+};
+
+/// A manifest's body must be complete within this time.
+const BODY: Duration = Duration::from_secs(4);
+
+impl Pull {
+    /// What does the tag point to, how old may that be, and the manifest itself.
+    pub(super) async fn manifest_by_tag(&self, place: &Place, tag: &Tag, head: bool) -> Result<Pulled, PullError> {
+        let config = self.config.load_full();
+        let record = place.record.tag(tag);
+        let age = Duration::from_secs(record.as_ref().map_or(u64::MAX, |r| now().saturating_sub(r.checked)));
+        let fresh_for = config.fresh_for(place.registry.as_str(), tag.as_str());
+        if self.access.standing(&place.record) == Standing::Public
+            && let Before::Fresh(known) = tags::decide(record.as_ref(), age, fresh_for)
+            && let Some(pulled) = self.stored_manifest(place, &Descriptor::from(&known), head).await
+        {
+            return Ok(pulled.from(Tier::Node, Outcome::Hit));
+        }
+        // A first GET is its own question: asking with HEAD first would only add a round trip.
+        if record.is_none() && !head {
+            return self.fetch(place, Reference::Tag(tag.clone())).await.map(|m| m.pulled(head, Outcome::Miss));
+        }
+        let word = self.tags.ask(&place.registry, &place.repository, tag, config.tags.timeout).await;
+        if let tags::Word::Failed(failure) = &word {
+            Access::noted(&place.record, failure);
+        } else {
+            place.record.set_public();
+        }
+        let policy = Policy {
+            when_unreachable: config.tags.when_unreachable,
+            when_deleted: config.tags.when_deleted,
+        };
+        match tags::conclude(record, word, policy) {
+            After::Serve(descriptor) => {
+                place.record.set_tag(tag.clone(), tag_record(&descriptor));
+                if let Some(pulled) = self.stored_manifest(place, &descriptor, head).await {
+                    return Ok(pulled.from(Tier::Node, Outcome::Hit));
+                }
+                if head {
+                    return Ok(headers_only(&descriptor).from(Tier::Upstream, Outcome::Miss));
+                }
+                let manifest = self.fetch(place, Reference::Digest(descriptor.digest)).await?;
+                Ok(manifest.pulled(head, Outcome::Miss))
+            }
+            After::Fetch => self.fetch(place, Reference::Tag(tag.clone())).await.map(|m| m.pulled(head, Outcome::Miss)),
+            After::Stale { known, failure } => self.stale(place, &known, failure, age, head).await,
+            After::Forget(failure) => {
+                place.record.forget_tag(tag);
+                Err(failure.into())
+            }
+            After::Fail(failure) => Err(failure.into()),
+        }
+    }
+
+    /// An old answer, for a caller who may still read the repository. It says that it is old.
+    async fn stale(&self, place: &Place, known: &TagRecord, failure: Failure, age: Duration, head: bool) -> Result<Pulled, PullError> {
+        if self.access.standing(&place.record) == Standing::Unknown {
+            return Err(failure.into());
+        }
+        let Some(mut pulled) = self.stored_manifest(place, &Descriptor::from(known), head).await else {
+            return Err(failure.into());
+        };
+        let warning = format!("299 - \"larder: {failure}; this is what the tag pointed to {} s ago\"", age.as_secs());
+        put(&mut pulled.headers, header::WARNING, &warning);
+        Ok(pulled.from(Tier::Node, Outcome::Stale))
+    }
+
+    /// The manifest with this digest, if the repository holds it.
+    pub(super) async fn manifest_by_digest(&self, place: &Place, digest: &Digest, head: bool) -> Result<Pulled, PullError> {
+        let subject = || Subject::Manifest(Reference::Digest(*digest));
+        let link = place.record.link(digest);
+        if let Some(Link {
+            size,
+            media_type: Some(media_type),
+            ..
+        }) = link
+        {
+            let descriptor = Descriptor {
+                digest: *digest,
+                size,
+                media_type,
+            };
+            match self.access.standing(&place.record) {
+                Standing::Public => {}
+                Standing::Aged => self.access.prove(&place.registry, &place.repository, &place.record, subject()).await?,
+                // The fetch below is the proof.
+                Standing::Unknown => return self.fetch(place, Reference::Digest(*digest)).await.map(|m| m.pulled(head, Outcome::Miss)),
+            }
+            if let Some(pulled) = self.stored_manifest(place, &descriptor, head).await {
+                return Ok(pulled.from(Tier::Node, Outcome::Hit));
+            }
+        }
+        let manifest = self.fetch(place, Reference::Digest(*digest)).await?;
+        Ok(manifest.pulled(head, Outcome::Miss))
+    }
+
+    /// The manifest from the node tier. `None` if its bytes are not here or this repository is not known to hold it.
+    async fn stored_manifest(&self, place: &Place, descriptor: &Descriptor, head: bool) -> Option<Pulled> {
+        place.record.link(&descriptor.digest)?;
+        let bytes = if let Some(bytes) = self.store.small(&descriptor.digest) {
+            bytes
+        } else {
+            let (store, digest) = (Arc::clone(&self.store), descriptor.digest);
+            tokio::task::spawn_blocking(move || store.read(&digest, media::MAX_MANIFEST)).await.ok()??
+        };
+        let manifest = Manifest {
+            digest: descriptor.digest,
+            media_type: descriptor.media_type.clone(),
+            bytes,
+        };
+        Some(manifest.pulled(head, Outcome::Hit))
+    }
+
+    /// Fetches a manifest once for everyone who wants it now, checks it, and keeps it.
+    async fn fetch(&self, place: &Place, reference: Reference) -> Result<Arc<Manifest>, PullError> {
+        let key = (place.registry.clone(), place.repository.clone(), reference.clone());
+        let fetch = fetch(Arc::clone(&self.store), Arc::clone(&self.upstreams), place.clone(), reference);
+        self.fetches.run(key, fetch).await.unwrap_or_else(|| {
+            Err(PullError::Upstream(Failure::Unreachable {
+                place: place.registry.to_string(),
+                why: "the fetch was lost".to_owned(),
+            }))
+        })
+    }
+}
+
+async fn fetch(store: Arc<Store>, upstreams: Arc<Upstreams>, place: Place, reference: Reference) -> Result<Arc<Manifest>, PullError> {
+    let ask = Ask {
+        registry: place.registry.clone(),
+        repository: place.repository.clone(),
+        subject: Subject::Manifest(reference.clone()),
+        want: Want::All,
+    };
+    let answer = upstreams.ask(&ask).await.inspect_err(|failure| Access::noted(&place.record, failure))?;
+    let told: Option<Digest> = answer.header("docker-content-digest").and_then(|d| d.parse().ok());
+    let media_type = answer.header("content-type").unwrap_or("application/octet-stream").to_owned();
+    let invalid = |why: String| Failure::Invalid {
+        place: place.registry.to_string(),
+        why,
+    };
+    let bytes = client::collect(answer.body, media::MAX_MANIFEST, BODY).await.map_err(invalid)?;
+    place.record.set_public();
+    if media::is_schema1(&media_type) {
+        // Signed inline: passed on under the digest that the registry gives it, and not kept.
+        let digest = told.unwrap_or_else(|| Digest::sha256(&bytes));
+        return Ok(Arc::new(Manifest {
+            digest,
+            media_type,
+            bytes,
+        }));
+    }
+    let expected = match &reference {
+        Reference::Digest(digest) => Some(*digest),
+        Reference::Tag(_) => told,
+    };
+    let algorithm = expected.map_or(larder_shared::Algorithm::Sha256, |d| d.algorithm());
+    let digest = Digest::of(algorithm, &bytes);
+    if expected.is_some_and(|expected| expected != digest) {
+        return Err(FillError::Digest.into());
+    }
+    let manifest = Arc::new(Manifest {
+        digest,
+        media_type,
+        bytes,
+    });
+    if let Reference::Tag(tag) = &reference {
+        place.record.set_tag(tag.clone(), tag_record(&manifest.descriptor()));
+    }
+    keep(&store, &place, &manifest);
+    Ok(manifest)
+}
+
+/// Keeps a verified manifest. The client does not wait for the disk.
+fn keep(store: &Arc<Store>, place: &Place, manifest: &Arc<Manifest>) {
+    place.record.add_link(Link {
+        digest: manifest.digest,
+        size: manifest.bytes.len() as u64,
+        media_type: Some(manifest.media_type.clone()),
+    });
+    let (store, manifest) = (Arc::clone(store), Arc::clone(manifest));
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = store.put(&manifest.digest, &manifest.bytes) {
+            tracing::warn!(blob.digest = %manifest.digest, %error, "a manifest was served but could not be kept");
+        }
+    });
+}
+
+fn tag_record(descriptor: &Descriptor) -> TagRecord {
+    TagRecord {
+        digest: descriptor.digest,
+        size: descriptor.size,
+        media_type: descriptor.media_type.clone(),
+        checked: now(),
+    }
+}
+
+impl Manifest {
+    fn descriptor(&self) -> Descriptor {
+        Descriptor {
+            digest: self.digest,
+            size: self.bytes.len() as u64,
+            media_type: self.media_type.clone(),
+        }
+    }
+
+    fn pulled(&self, head: bool, outcome: Outcome) -> Pulled {
+        let mut pulled = headers_only(&self.descriptor()).from(Tier::Upstream, outcome);
+        if !head {
+            pulled.body = Body::bytes(Bytes::clone(&self.bytes));
+        }
+        pulled
+    }
+}
+
+fn headers_only(descriptor: &Descriptor) -> Pulled {
+    let mut headers = HeaderMap::new();
+    put(&mut headers, header::CONTENT_TYPE, &descriptor.media_type);
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(descriptor.size));
+    put(&mut headers, DIGEST, &descriptor.digest.to_string());
+    Pulled {
+        status: StatusCode::OK,
+        headers,
+        body: Body::empty(),
+        tier: Tier::None,
+        outcome: Outcome::Hit,
+    }
+}
+
+/// 404 in the manifest's own words.
+pub(super) fn unknown(place: &str) -> OciError {
+    OciError::new(ErrorCode::ManifestUnknown, format!("{place} does not have this manifest"))
+}

@@ -1,0 +1,220 @@
+//! Tags: what a tag points to, and how old that knowledge may be.
+//!
+//! The only mutable thing in a registry is a tag; everything else is addressed by its content. What to do about one is
+//! a pure decision, twice: [`decide`] before the registry is asked, [`conclude`] after.
+
+use std::{sync::Arc, time::Duration};
+
+use larder_shared::{Digest, RegistryName, Reference, Repository, Tag};
+
+use crate::{
+    coalesce::Coalesce,
+    config::{WhenDeleted, WhenUnreachable},
+    store::TagRecord,
+    upstream::{Answer, Ask, Failure, Subject, Upstreams, Want},
+};
+
+/// What a manifest is, without its bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Descriptor {
+    pub digest: Digest,
+    pub size: u64,
+    pub media_type: String,
+}
+
+impl From<&TagRecord> for Descriptor {
+    fn from(record: &TagRecord) -> Self {
+        Self {
+            digest: record.digest,
+            size: record.size,
+            media_type: record.media_type.clone(),
+        }
+    }
+}
+
+/// Before the registry is asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Before {
+    /// Known and fresh enough: no question.
+    Fresh(TagRecord),
+    /// Ask what it points to now.
+    Ask,
+}
+
+/// What is to be done about a tag that is known as `record`, was checked `age` ago, and may be `fresh_for` old.
+pub fn decide(record: Option<&TagRecord>, age: Duration, fresh_for: Duration) -> Before {
+    match record {
+        Some(record) if age < fresh_for => Before::Fresh(record.clone()),
+        _ => Before::Ask,
+    }
+}
+
+/// What the registry said about a tag.
+#[derive(Clone, Debug)]
+pub enum Word {
+    /// It points there.
+    Descriptor(Descriptor),
+    /// It exists, but the answer does not tell the digest: the manifest itself must be fetched.
+    Untold,
+    Failed(Failure),
+}
+
+/// After the registry was asked.
+#[derive(Clone, Debug)]
+pub enum After {
+    Serve(Descriptor),
+    /// Fetch the manifest by its tag.
+    Fetch,
+    /// Serve what is known, and say that it may be old.
+    Stale { known: TagRecord, failure: Failure },
+    /// Forget the tag and say that it does not exist.
+    Forget(Failure),
+    Fail(Failure),
+}
+
+/// The operator's choices.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Policy {
+    pub when_unreachable: WhenUnreachable,
+    pub when_deleted: WhenDeleted,
+}
+
+/// What a word means for a tag that is known as `record`.
+///
+/// A refusal is a refusal whatever is known: a stale answer never makes a right (promise P14).
+pub fn conclude(record: Option<TagRecord>, word: Word, policy: Policy) -> After {
+    let failure = match word {
+        Word::Descriptor(descriptor) => return After::Serve(descriptor),
+        Word::Untold => return After::Fetch,
+        Word::Failed(failure) => failure,
+    };
+    let serve = match failure {
+        Failure::NotFound(_) => policy.when_deleted == WhenDeleted::Serve,
+        Failure::Unreachable { .. } | Failure::Limited { .. } | Failure::Invalid { .. } => policy.when_unreachable == WhenUnreachable::Serve,
+        Failure::Refused(_) | Failure::Forbidden(_) | Failure::Unsatisfiable { .. } => false,
+    };
+    match (record, &failure) {
+        (Some(known), _) if serve => After::Stale { known, failure },
+        (Some(_), Failure::NotFound(_)) => After::Forget(failure),
+        _ => After::Fail(failure),
+    }
+}
+
+/// Asks registries about tags. Simultaneous askers share one question.
+#[derive(Debug)]
+pub struct Tags {
+    upstreams: Arc<Upstreams>,
+    questions: Coalesce<(RegistryName, Repository, Tag), Word>,
+}
+
+impl Tags {
+    pub fn new(upstreams: Arc<Upstreams>) -> Self {
+        Self {
+            upstreams,
+            questions: Coalesce::default(),
+        }
+    }
+
+    /// One HEAD upstream, bounded by `within`.
+    pub async fn ask(&self, registry: &RegistryName, repository: &Repository, tag: &Tag, within: Duration) -> Word {
+        let ask = Ask {
+            registry: registry.clone(),
+            repository: repository.clone(),
+            subject: Subject::Manifest(Reference::Tag(tag.clone())),
+            want: Want::Head,
+        };
+        let late = Word::Failed(Failure::Unreachable {
+            place: registry.to_string(),
+            why: format!("no answer within {within:?}"),
+        });
+        let upstreams = Arc::clone(&self.upstreams);
+        let question = async move {
+            match tokio::time::timeout(within, upstreams.ask(&ask)).await {
+                Ok(Ok(answer)) => descriptor(&answer).map_or(Word::Untold, Word::Descriptor),
+                // A registry without HEAD says 405 or the like; it is asked with GET.
+                Ok(Err(Failure::Invalid { why, .. })) if why.starts_with("405") => Word::Untold,
+                Ok(Err(failure)) => Word::Failed(failure),
+                Err(_) => late,
+            }
+        };
+        let key = (registry.clone(), repository.clone(), tag.clone());
+        self.questions.run(key, question).await.unwrap_or(Word::Untold)
+    }
+}
+
+/// The descriptor that an answer's headers tell, if they tell all of it.
+fn descriptor(answer: &Answer) -> Option<Descriptor> {
+    Some(Descriptor {
+        digest: answer.header("docker-content-digest")?.parse().ok()?,
+        size: answer.content_length()?,
+        media_type: answer.header("content-type")?.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> TagRecord {
+        TagRecord {
+            digest: Digest::sha256(b"x"),
+            size: 1,
+            media_type: "m".into(),
+            checked: 0,
+        }
+    }
+
+    #[test]
+    fn only_what_is_young_enough_is_fresh() {
+        let known = record();
+        let second = Duration::from_secs(1);
+        assert_eq!(decide(None, Duration::ZERO, second), Before::Ask);
+        assert_eq!(decide(Some(&known), Duration::ZERO, Duration::ZERO), Before::Ask);
+        assert_eq!(decide(Some(&known), second, second), Before::Ask);
+        assert_eq!(decide(Some(&known), Duration::ZERO, second), Before::Fresh(known.clone()));
+    }
+
+    /// Promise P14, row by row: what happened, what is chosen, with and without a cached tag.
+    #[test]
+    fn after_the_registry_was_asked() {
+        let place = || "r".to_owned();
+        let unreachable = || Failure::Unreachable {
+            place: place(),
+            why: "w".into(),
+        };
+        let limited = || Failure::Limited {
+            place: place(),
+            retry_after: None,
+        };
+        let (serve, fail, forget) = (WhenUnreachable::Serve, WhenUnreachable::Fail, WhenDeleted::Forget);
+        let keep = WhenDeleted::Serve;
+        for (failure, when_unreachable, when_deleted, cached, uncached) in [
+            (unreachable(), serve, keep, "stale", "fail"),
+            (unreachable(), fail, keep, "fail", "fail"),
+            (limited(), serve, forget, "stale", "fail"),
+            (limited(), fail, forget, "fail", "fail"),
+            (Failure::NotFound(place()), serve, keep, "stale", "fail"),
+            (Failure::NotFound(place()), fail, keep, "stale", "fail"),
+            (Failure::NotFound(place()), serve, forget, "forget", "fail"),
+            (Failure::Refused(place()), serve, keep, "fail", "fail"),
+            (Failure::Forbidden(place()), serve, keep, "fail", "fail"),
+        ] {
+            let policy = Policy {
+                when_unreachable,
+                when_deleted,
+            };
+            let name = |after: After| match after {
+                After::Serve(_) => "serve",
+                After::Fetch => "fetch",
+                After::Stale { .. } => "stale",
+                After::Forget(_) => "forget",
+                After::Fail(_) => "fail",
+            };
+            let word = || Word::Failed(failure.clone());
+            assert_eq!(name(conclude(Some(record()), word(), policy)), cached, "{failure:?} {policy:?}");
+            assert_eq!(name(conclude(None, word(), policy)), uncached, "{failure:?} {policy:?}");
+            assert_eq!(name(conclude(None, Word::Untold, policy)), "fetch");
+            assert_eq!(name(conclude(Some(record()), Word::Descriptor(Descriptor::from(&record())), policy)), "serve");
+        }
+    }
+}
