@@ -1,1 +1,6 @@
-//! x
+//! Black-box tests of larder: what they stand on. The scenarios are in the test executables.
+//!
+//! Everything here runs in the test's own process, except [`node`], which starts the real program.
+
+pub mod fake;
+pub mod http;
