@@ -1,5 +1,7 @@
 //! The fake's books are exact.
 
+use std::time::{Duration, Instant};
+
 use larder_tests::fake::{FakeRegistry, Fault, Kind, Match};
 use larder_tests::http;
 
@@ -60,10 +62,10 @@ async fn a_client_that_leaves_is_not_sent_the_rest() {
     let mut stream = http::open(&url, &[]).await.expect("an answer");
     stream.read_exactly(1000).await.expect("1000 bytes");
     stream.close();
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(10);
     while fake.count(|seen| seen.finished) == 0 {
-        assert!(std::time::Instant::now() < deadline);
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
     let sent = fake.blob_bytes_sent(&digest);
     assert!((1000..LEN / 10).contains(&sent), "{sent}");
@@ -90,4 +92,11 @@ async fn one_connection_serves_many_requests() {
         .await
         .expect("an end");
     assert_eq!(nonsense, b"");
+    let start = Instant::now();
+    let hello = http::raw(&fake.host(), b"\x16\x03\x01").await;
+    assert_eq!(hello.expect("an end"), b"");
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "TLS is refused at once"
+    );
 }

@@ -5,4 +5,6 @@ mod access;
 mod content;
 mod counts;
 mod faults;
+mod images;
+mod nodes;
 mod redirects;

@@ -51,6 +51,13 @@ pub struct Request {
 impl Request {
     /// Takes one request off the front of `buffer`; nothing when it is not all there yet.
     pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Self>, &'static str> {
+        // Some clients try TLS first, and wait for an answer before they try without.
+        if buffer
+            .first()
+            .is_some_and(|byte| !byte.is_ascii_alphabetic())
+        {
+            return Err("this is not HTTP");
+        }
         let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n") else {
             return if buffer.len() < MAX_BYTES {
                 Ok(None)
