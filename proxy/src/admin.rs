@@ -11,12 +11,15 @@
 use std::{sync::Arc, time::Instant};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use larder_shared::admin::{FillStatus, Listen, Served, Status, StoreStatus, UpstreamStatus};
+use larder_shared::{
+    admin::{FillStatus, Listen, Served, Status, StoreStatus, UpstreamStatus},
+    name::ImageName,
+};
 
 use crate::{
     body::Body,
     metrics::{Metrics, Tier},
-    pull::{Pull, parse_image},
+    pull::Pull,
 };
 
 /// Everything that may be asked about a running larder.
@@ -51,9 +54,9 @@ impl Admin {
                 let Some((_, image)) = image else {
                     return text(StatusCode::BAD_REQUEST, "say which image: /explain?ref=IMAGE\n");
                 };
-                match parse_image(&image) {
+                match image.parse::<ImageName>() {
                     Ok(image) => json(&self.pull.explain(&image).await),
-                    Err(error) => text(StatusCode::BAD_REQUEST, &format!("{error}\n")),
+                    Err(error) => text(StatusCode::BAD_REQUEST, &format!("{image}: {error}\n")),
                 }
             }
             _ => text(StatusCode::NOT_FOUND, "there are /status and /explain?ref=IMAGE\n"),

@@ -9,7 +9,8 @@ use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    net::{TcpListener, TcpStream, UnixListener},
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::Semaphore,
 };
 
@@ -30,7 +31,7 @@ const HEAD_WITHIN: Duration = Duration::from_secs(60);
 /// Serves the registry port until the drain; then lets the requests in flight finish.
 pub async fn registry(listener: TcpListener, surface: Arc<Surface>, watch: Watch) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    accept(&mut watch.clone(), || listener.accept(), |(stream, _)| {
+    accept(watch.clone(), listener, |stream| {
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
             tracing::warn!(limit = MAX_CONNECTIONS, "too many connections on the registry port; one is turned away");
             return;
@@ -69,36 +70,42 @@ async fn registry_connection(stream: TcpStream, surface: &Surface, mut watch: Wa
 
 /// Serves metrics and health on the telemetry port until the drain.
 pub async fn telemetry(listener: TcpListener, admin: Arc<Admin>, watch: Watch) {
-    accept(&mut watch.clone(), || listener.accept(), |(stream, _)| {
-        let (admin, watch) = (Arc::clone(&admin), watch.clone());
-        tokio::spawn(plain_connection(TokioIo::new(stream), watch, async move |request: Request<Incoming>| admin.telemetry(&request)));
+    accept(watch.clone(), listener, |stream| {
+        let admin = Arc::clone(&admin);
+        tokio::spawn(plain_connection(stream, watch.clone(), move |request| {
+            let admin = Arc::clone(&admin);
+            async move { admin.telemetry(&request) }
+        }));
     })
     .await;
 }
 
 /// Serves the CLI on the admin socket until the drain.
 pub async fn admin(listener: UnixListener, admin: Arc<Admin>, watch: Watch) {
-    accept(&mut watch.clone(), || listener.accept(), |(stream, _)| {
-        let (admin, watch) = (Arc::clone(&admin), watch.clone());
-        tokio::spawn(async move {
-            let admin = &admin;
-            plain_connection(TokioIo::new(stream), watch, async move |request: Request<Incoming>| admin.answer(&request).await).await;
-        });
+    accept(watch.clone(), listener, |stream| {
+        let admin = Arc::clone(&admin);
+        tokio::spawn(plain_connection(stream, watch.clone(), move |request| {
+            let admin = Arc::clone(&admin);
+            async move { admin.answer(&request).await }
+        }));
     })
     .await;
 }
 
-async fn plain_connection<I, F>(io: I, mut watch: Watch, answer: F)
+async fn plain_connection<I, F, R>(io: I, mut watch: Watch, answer: F)
 where
-    I: hyper::rt::Read + hyper::rt::Write + Unpin,
-    F: AsyncFn(Request<Incoming>) -> Response<Body>,
+    I: AsyncRead + AsyncWrite + Unpin,
+    F: Fn(Request<Incoming>) -> R,
+    R: Future<Output = Response<Body>>,
 {
-    let answer = &answer;
-    let service = service_fn(async move |request| Ok::<_, Infallible>(answer(request).await));
+    let service = service_fn(|request| {
+        let answer = answer(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WITHIN)
-        .serve_connection(io, service);
+        .serve_connection(TokioIo::new(io), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,
@@ -112,11 +119,31 @@ where
     }
 }
 
+/// What connections come from: TCP or a unix socket.
+trait Listener {
+    type Stream;
+    fn next(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+    async fn next(&self) -> io::Result<TcpStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+    async fn next(&self) -> io::Result<UnixStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
 /// Accepts until the drain. Errors of accept are the machine's (too many open files): wait a little, go on.
-async fn accept<T>(watch: &mut Watch, accept: impl AsyncFn() -> io::Result<T>, mut serve: impl FnMut(T)) {
+async fn accept<L: Listener>(mut watch: Watch, listener: L, mut serve: impl FnMut(L::Stream)) {
     loop {
         let accepted = tokio::select! {
-            accepted = accept() => accepted,
+            accepted = listener.next() => accepted,
             () = watch.stopped() => return,
         };
         match accepted {

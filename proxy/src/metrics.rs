@@ -101,8 +101,9 @@ impl Metrics {
     pub fn new() -> Self {
         // 0.1 ms to 5 s: a hit is far below a millisecond, and 5 s is when larder gives up on headers.
         let buckets = [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0];
+        let mut registry = Registry::with_prefix("larder");
         let mut metrics = Self {
-            registry: Registry::with_prefix("larder"),
+            registry: Registry::default(),
             requests: Family::default(),
             sent_bytes: Family::default(),
             first_byte_seconds: Histogram::new(buckets),
@@ -110,7 +111,6 @@ impl Metrics {
             store_bytes: Gauge::default(),
             store_blobs: Gauge::default(),
         };
-        let Self { registry, .. } = &mut metrics;
         registry.register("requests", "Requests on the registry port, by tier and outcome", metrics.requests.clone());
         registry.register("sent_bytes", "Body bytes sent to clients, by tier and outcome", metrics.sent_bytes.clone());
         registry.register_with_unit(
@@ -133,6 +133,7 @@ impl Metrics {
         }
         registry.register("store_size_bytes", "Bytes of committed blobs in the node tier", metrics.store_bytes.clone());
         registry.register("store_blobs", "Committed blobs in the node tier", metrics.store_blobs.clone());
+        metrics.registry = registry;
         metrics
     }
 

@@ -1,5 +1,10 @@
-//! What larder's black-box tests are made of.
+//! What larder's black-box tests are made of. The scenarios are in the test executables.
 //!
-//! [`real`] runs the programs larder meets in the field: registries, runtimes and copying clients.
+//! [`real`] runs the programs that larder meets in the field: registries, runtimes and copying clients. [`node`] starts
+//! larder itself. Everything else lives in the test's own process.
 
+pub mod fake;
+pub mod http;
+pub mod image;
+pub mod node;
 pub mod real;

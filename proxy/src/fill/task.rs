@@ -81,14 +81,18 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
             let store = Arc::clone(&fills.store);
             let committed = tokio::task::spawn_blocking(move || store.commit(&partial)).await;
             match committed {
-                Ok(Ok(())) => fills.metrics.fills.committed.inc(),
+                Ok(Ok(())) => {
+                    fills.metrics.fills.committed.inc();
+                }
                 Ok(Err(error)) => tracing::warn!(blob.digest = %fill.digest, %error, "a blob was served but could not be kept"),
                 Err(panic) => tracing::error!(%panic, "a commit panicked"),
             }
             fills.unlist(&fill);
         }
         // Nobody wants the rest; what is here stays as a partial.
-        Ok(None) => fills.metrics.fills.withdrawn.inc(),
+        Ok(None) => {
+            fills.metrics.fills.withdrawn.inc();
+        }
         Err(error) => {
             fills.unlist(&fill);
             fills.metrics.fills.failed.inc();

@@ -7,7 +7,7 @@ use larder_shared::{
     name::ImageName,
 };
 
-use super::{Pull, PullError};
+use super::Pull;
 use crate::{
     access::Standing,
     store::now,
@@ -126,14 +126,4 @@ impl Pull {
             say(step, outcome, format!("{count} of {} here, {here} of {all} bytes", list.len()));
         }
     }
-}
-
-/// The image that a person named, or what is wrong with the name.
-pub fn parse_image(text: &str) -> Result<ImageName, PullError> {
-    text.parse().map_err(|error: larder_shared::name::NameError| {
-        PullError::Request(larder_shared::OciError::new(
-            larder_shared::ErrorCode::NameInvalid,
-            format!("{text}: {error}"),
-        ))
-    })
 }

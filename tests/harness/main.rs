@@ -1,0 +1,10 @@
+//! The harness against itself: a fake that is wrong in other ways than it was told to be, or a client
+//! that hides how a body ended, would make every other test worthless.
+
+mod access;
+mod content;
+mod counts;
+mod faults;
+mod images;
+mod nodes;
+mod redirects;

@@ -1,0 +1,59 @@
+//! OCI image layouts on disk.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write as _};
+use std::path::Path;
+
+use serde_json::json;
+
+use super::{
+    Executable, Image, LayerSpec, OCI, OCI_INDEX, assemble, contents, host_architecture, tar,
+};
+use crate::fake::Content;
+
+/// Writes an OCI image layout into `dir` that holds one image under `name`, for
+/// `skopeo copy oci:DIR:NAME …`. Layers are written as they are computed, whatever their size; an
+/// executable becomes one more layer, the last.
+pub fn oci_layout(
+    dir: &Path,
+    name: &str,
+    layers: &[LayerSpec],
+    executable: Option<&Executable>,
+) -> io::Result<Image> {
+    let mut contents = contents(layers);
+    let mut entry_point = None;
+    if let Some(Executable {
+        host_path,
+        image_path,
+    }) = executable
+    {
+        let program = Content::bytes(fs::read(host_path)?);
+        contents.push(tar::archive(image_path, 0o755, program));
+        entry_point = Some(format!("/{image_path}"));
+    }
+    let image = assemble(&OCI, contents, host_architecture(), entry_point.as_deref());
+
+    let blobs = dir.join("blobs/sha256");
+    fs::create_dir_all(&blobs)?;
+    let write = |digest: &str, content: &Content| {
+        let hex = digest.trim_start_matches("sha256:");
+        let mut file = BufWriter::new(File::create(blobs.join(hex))?);
+        for piece in content.pieces(0..content.len()) {
+            file.write_all(&piece)?;
+        }
+        file.flush()
+    };
+    for layer in &image.layers {
+        write(&layer.digest, &layer.content)?;
+    }
+    write(&image.config_digest, &Content::bytes(image.config.clone()))?;
+    let manifest = Content::bytes(image.manifest.clone());
+    write(&image.manifest_digest, &manifest)?;
+
+    let mut descriptor = image.descriptor();
+    descriptor["annotations"] = json!({"org.opencontainers.image.ref.name": name});
+    let index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [descriptor]});
+    fs::write(dir.join("index.json"), index.to_string())?;
+    fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    Ok(image)
+}
