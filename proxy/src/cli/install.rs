@@ -26,7 +26,7 @@ use crate::config::{Endpoint, registry_name};
 /// Where containerd looks for `hosts.toml` by convention.
 const CERTS_DIR: &str = "/etc/containerd/certs.d";
 
-/// Arguments of `larder install`.
+/// Make containerd pull images through larder
 #[derive(Args, Debug, Clone)]
 pub struct InstallArgs {
     /// The directory that containerd's `config_path` names
@@ -54,7 +54,7 @@ pub struct InstallArgs {
     pub dry_run: bool,
 }
 
-/// Arguments of `larder uninstall`.
+/// Make containerd pull images from the registries again
 #[derive(Args, Debug, Clone)]
 pub struct UninstallArgs {
     /// The directory that `larder install` wrote to
@@ -112,6 +112,10 @@ fn absolute(dir: &Path) -> Result<PathBuf> {
 
 /// The URL as a `hosts.toml` key: scheme, host and port alone.
 fn address(url: &str) -> Result<String> {
+    // larder's own port speaks plain HTTP, unlike what a missing scheme means for a registry.
+    if !url.contains("://") && !url.contains('@') {
+        bail!("--address: the scheme is missing: write \"http://{url}\"");
+    }
     let endpoint = Endpoint::parse(url).map_err(|mend| anyhow!("--address: {mend}"))?;
     if endpoint.url.path() != "/" {
         bail!("--address: leave out the path, containerd adds /v2 itself");

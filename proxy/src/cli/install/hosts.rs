@@ -99,10 +99,6 @@ pub(super) fn weave(text: &str, block: &str) -> Result<String, String> {
     let mut after = parse(&woven).map_err(|_| unfit())?;
     let ours = parse(block)?;
     let address = hosts_in_order(block)?.pop().ok_or_else(unfit)?;
-    let first = hosts_in_order(&woven)?.into_iter().next();
-    if first.as_ref() != Some(&address) {
-        return Err(unfit());
-    }
     if let Some(toml::Value::Table(hosts)) = after.get_mut("host") {
         let put = hosts.remove(&address);
         let same = put.as_ref() == ours.get("host").and_then(|hosts| hosts.get(&address));

@@ -293,7 +293,7 @@ fn bad_arguments_are_refused_with_their_mend() {
     for (address, expected) in [
         (
             "127.0.0.1:7420",
-            "--address: the scheme is missing: write \"https://127.0.0.1:7420\"",
+            "--address: the scheme is missing: write \"http://127.0.0.1:7420\"",
         ),
         (
             "http://127.0.0.1:7420/v2",
