@@ -4,6 +4,7 @@
 
 mod ask;
 mod config_file;
+pub mod install;
 mod serve;
 mod show;
 
@@ -27,6 +28,10 @@ enum Command {
     Status(ask::StatusArgs),
     /// Say what a pull of an image would do, and why, without transferring the image.
     Explain(ask::ExplainArgs),
+    /// Make the container runtime pull through larder.
+    Install(install::InstallArgs),
+    /// Put the container runtime's files back as they were.
+    Uninstall(install::UninstallArgs),
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(config_file::ConfigCommand),
@@ -55,6 +60,8 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::serve(args),
         Command::Status(args) => ask::status(&args),
         Command::Explain(args) => ask::explain(&args),
+        Command::Install(args) => install::install(&args, &mut std::io::stdout().lock()),
+        Command::Uninstall(args) => install::uninstall(&args, &mut std::io::stdout().lock()),
         Command::Config(command) => config_file::run(command),
     };
     match outcome {

@@ -1,10 +1,13 @@
 //! The mirror under test: the one place that says what it is and how it is started.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
-use larder_tests::real::Nginx;
-use tempfile::TempDir;
+use larder_tests::node::Node;
+use nix::sys::signal::Signal;
 
 /// The registry a mirror stands in front of.
 pub(crate) struct Upstream {
@@ -14,27 +17,32 @@ pub(crate) struct Upstream {
     pub(crate) url: String,
 }
 
-/// A running mirror with an empty cache; ended and removed on drop.
+/// A running larder with an empty store; ended and removed on drop.
 pub(crate) struct Mirror {
     pub(crate) addr: SocketAddr,
-    process: Nginx,
-    _dir: TempDir,
+    node: Node,
 }
 
 /// Starts a mirror of one registry.
 pub(crate) async fn start_mirror(upstream: &Upstream) -> Result<Mirror> {
-    let dir = tempfile::Builder::new().prefix("mirror-").tempdir()?;
-    let process = Nginx::caching(dir.path(), &upstream.name, &upstream.url).await?;
+    let node = Node::builder()
+        .upstream_at(&upstream.name, &upstream.url)
+        .start()
+        .await;
     Ok(Mirror {
-        addr: process.addr(),
-        process,
-        _dir: dir,
+        addr: node.addr().parse()?,
+        node,
     })
 }
 
 impl Mirror {
     /// `kill -9`; returns when it is gone and its port refuses connections.
     pub(crate) fn kill(&mut self) {
-        self.process.kill();
+        self.node.signal(Signal::SIGKILL);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while self.node.ended().is_none() {
+            assert!(Instant::now() < deadline, "larder survives kill -9");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use larder_shared::{Digest, ErrorCode, OciError, Reference, Tag, media};
+use larder_shared::{Digest, Reference, Tag, media};
 
 use super::{DIGEST, Manifest, Place, Pull, PullError, Pulled, put};
 use crate::{
@@ -242,9 +242,4 @@ fn headers_only(descriptor: &Descriptor) -> Pulled {
         tier: Tier::None,
         outcome: Outcome::Hit,
     }
-}
-
-/// 404 in the manifest's own words.
-pub(super) fn unknown(place: &str) -> OciError {
-    OciError::new(ErrorCode::ManifestUnknown, format!("{place} does not have this manifest"))
 }

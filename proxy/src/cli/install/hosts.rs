@@ -1,0 +1,181 @@
+//! The text of a `hosts.toml`: larder's block in it, put in and taken out. Pure.
+//!
+//! The block stands between two marks. Everything outside of them belongs to someone else and is never
+//! changed.
+
+use std::ops::Range;
+
+use toml::de::{DeTable, DeValue};
+
+/// The start of the first line of the block.
+const BEGIN: &str = "# >>> larder";
+/// The start of its last line.
+const END: &str = "# <<< larder";
+/// The line that remembers how many directories go again with the file.
+const MADE: &str = "# directories made: ";
+
+/// What larder has to say in a `hosts.toml`.
+pub(super) struct Block<'a> {
+    /// Where containerd reaches larder, without a trailing slash.
+    pub(super) address: &'a str,
+    /// How many directories were made for the file: its own, then the one above, and so on.
+    pub(super) made: usize,
+}
+
+impl Block<'_> {
+    /// The lines, marks included.
+    ///
+    /// Only the two keys that every containerd since 1.6 understands: `dial_timeout` is unknown before
+    /// 2.0, and `ca` or `skip_verify` beside an http:// address make containerd try TLS first.
+    pub(super) fn render(&self) -> String {
+        format!(
+            "{BEGIN}: `larder install` wrote the lines from here to the end mark, `larder uninstall` removes them\n\
+             {MADE}{}\n\
+             # containerd asks larder on this node first. There is no `server` line for it on purpose:\n\
+             # without one containerd goes on to the registry that the image names by itself, so that\n\
+             # pulls work while larder is down.\n\
+             [host.\"{}\"]\n\
+             \x20 capabilities = [\"pull\", \"resolve\"]\n\
+             {END}: end\n",
+            self.made, self.address
+        )
+    }
+}
+
+/// Where larder's block stands in `text`, if it is there.
+///
+/// # Errors
+/// The marks are not one pair; the text says what to do.
+pub(super) fn find(text: &str) -> Result<Option<Range<usize>>, String> {
+    let (mut begins, mut ends) = (Vec::new(), Vec::new());
+    let mut offset = 0;
+    for line in text.split_inclusive('\n') {
+        if line.starts_with(BEGIN) {
+            begins.push(offset);
+        }
+        offset += line.len();
+        if line.starts_with(END) {
+            ends.push(offset);
+        }
+    }
+    match (&begins[..], &ends[..]) {
+        ([], []) => Ok(None),
+        (&[begin], &[end]) if begin < end => Ok(Some(begin..end)),
+        _ => Err(format!(
+            "larder's marks are damaged: remove its lines by hand, from `{BEGIN}` to `{END}`"
+        )),
+    }
+}
+
+/// How many directories a block says were made.
+pub(super) fn made(block: &str) -> usize {
+    block
+        .lines()
+        .find_map(|line| line.strip_prefix(MADE))
+        .and_then(|number| number.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+/// `text` with `block` before the first host.
+///
+/// # Errors
+/// The text is not TOML, or is written so that a block cannot come first without changing the rest.
+pub(super) fn weave(text: &str, block: &str) -> Result<String, String> {
+    let before = parse(text)?;
+    let at = place(text)?;
+    let (head, tail) = text.split_at(at);
+    let newline = if head.is_empty() || head.ends_with('\n') {
+        ""
+    } else {
+        "\n"
+    };
+    let blank = if tail.is_empty() { "" } else { "\n" };
+    let woven = format!("{head}{newline}{block}{blank}{tail}");
+    // Comments, odd headers and dotted keys cannot lead astray what is checked by its result.
+    let unfit = || {
+        "its hosts are written in a way that leaves no place before them: give each its own [host.\"URL\"] section"
+            .to_owned()
+    };
+    let mut after = parse(&woven).map_err(|_| unfit())?;
+    let ours = parse(block)?;
+    let address = hosts_in_order(block)?.pop().ok_or_else(unfit)?;
+    if let Some(toml::Value::Table(hosts)) = after.get_mut("host") {
+        let put = hosts.remove(&address);
+        let same = put.as_ref() == ours.get("host").and_then(|hosts| hosts.get(&address));
+        if !same {
+            return Err(unfit());
+        }
+        if hosts.is_empty() && !before.contains_key("host") {
+            after.remove("host");
+        }
+    }
+    if after == before {
+        Ok(woven)
+    } else {
+        Err(unfit())
+    }
+}
+
+/// `text` without the block at `block`, and without the blank line that came with it.
+pub(super) fn strip(text: &str, block: &Range<usize>) -> String {
+    let tail = &text[block.end..];
+    let tail = tail.strip_prefix('\n').unwrap_or(tail);
+    format!("{}{tail}", &text[..block.start])
+}
+
+/// The hosts that `text` names, in the order in which containerd asks them.
+///
+/// # Errors
+/// The text is not TOML.
+pub(super) fn hosts_in_order(text: &str) -> Result<Vec<String>, String> {
+    let document = DeTable::parse(text).map_err(|error| not_toml(text, &error))?;
+    let mut hosts: Vec<(usize, String)> = match document.get_ref().get("host") {
+        Some(value) => match value.get_ref() {
+            DeValue::Table(hosts) => hosts
+                .keys()
+                .map(|key| (key.span().start, key.get_ref().to_string()))
+                .collect(),
+            _ => return Err("`host` is not a table in it".to_owned()),
+        },
+        None => Vec::new(),
+    };
+    hosts.sort_unstable();
+    Ok(hosts.into_iter().map(|(_, host)| host).collect())
+}
+
+/// Where a block can start: the line of the first host's section, with the comments right above it, or
+/// the end.
+fn place(text: &str) -> Result<usize, String> {
+    let document = DeTable::parse(text).map_err(|error| not_toml(text, &error))?;
+    let first = match document.get_ref().get("host").map(toml::Spanned::get_ref) {
+        Some(DeValue::Table(hosts)) => hosts.keys().map(|key| key.span().start).min(),
+        Some(_) => return Err("`host` is not a table in it".to_owned()),
+        None => None,
+    };
+    let Some(first) = first else {
+        return Ok(text.len());
+    };
+    let mut start = text[..first].rfind('\n').map_or(0, |newline| newline + 1);
+    while start > 0 {
+        let above = text[..start - 1]
+            .rfind('\n')
+            .map_or(0, |newline| newline + 1);
+        if !text[above..start].starts_with('#') {
+            break;
+        }
+        start = above;
+    }
+    Ok(start)
+}
+
+fn parse(text: &str) -> Result<toml::Table, String> {
+    text.parse()
+        .map_err(|error: toml::de::Error| not_toml(text, &error))
+}
+
+/// The parser's own `Display` repeats the line, and a `header` line can hold a secret.
+fn not_toml(text: &str, error: &toml::de::Error) -> String {
+    let offset = text.floor_char_boundary(error.span().map_or(0, |span| span.start));
+    let line = text[..offset].matches('\n').count() + 1;
+    format!("it is not TOML (line {line}: {})", error.message())
+}
