@@ -57,7 +57,13 @@ impl Access {
 
     /// Asks the origin whether it serves `subject` of the repository to an anonymous client, and remembers the answer.
     /// For blobs one byte is asked for, since public ECR refuses a HEAD. An aged verdict survives an unreachable origin.
-    pub async fn prove(&self, registry: &RegistryName, repository: &Repository, record: &Arc<RepositoryRecord>, subject: Subject) -> Result<(), Failure> {
+    pub async fn prove(
+        &self,
+        registry: &RegistryName,
+        repository: &Repository,
+        record: &Arc<RepositoryRecord>,
+        subject: Subject,
+    ) -> Result<(), Failure> {
         let key = (registry.clone(), repository.clone(), format!("{subject:?}"));
         let ask = Ask {
             registry: registry.clone(),
@@ -91,7 +97,11 @@ impl Access {
             Err(failure) => Self::noted(record, failure),
         }
         match proven {
-            Err(Failure::Unreachable { .. } | Failure::Limited { .. }) if self.standing(record) == Standing::Aged => Ok(()),
+            Err(Failure::Unreachable { .. } | Failure::Limited { .. })
+                if self.standing(record) == Standing::Aged =>
+            {
+                Ok(())
+            }
             other => other,
         }
     }

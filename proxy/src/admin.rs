@@ -44,22 +44,32 @@ impl Admin {
     /// Answers on the admin socket.
     pub async fn answer<B>(&self, request: &Request<B>) -> Response<Body> {
         if request.method() != Method::GET {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is understood here\n");
+            return text(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "only GET is understood here\n",
+            );
         }
         match request.uri().path() {
             "/status" => json(&self.status()),
             "/explain" => {
                 let query = request.uri().query().unwrap_or_default();
-                let image = url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "ref");
+                let image =
+                    url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "ref");
                 let Some((_, image)) = image else {
-                    return text(StatusCode::BAD_REQUEST, "say which image: /explain?ref=IMAGE\n");
+                    return text(
+                        StatusCode::BAD_REQUEST,
+                        "say which image: /explain?ref=IMAGE\n",
+                    );
                 };
                 match image.parse::<ImageName>() {
                     Ok(image) => json(&self.pull.explain(&image).await),
                     Err(error) => text(StatusCode::BAD_REQUEST, &format!("{image}: {error}\n")),
                 }
             }
-            _ => text(StatusCode::NOT_FOUND, "there are /status and /explain?ref=IMAGE\n"),
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "there are /status and /explain?ref=IMAGE\n",
+            ),
         }
     }
 
@@ -73,13 +83,18 @@ impl Admin {
                 let mut response = text(StatusCode::OK, &self.metrics.render());
                 response.headers_mut().insert(
                     header::CONTENT_TYPE,
-                    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"),
+                    HeaderValue::from_static(
+                        "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                    ),
                 );
                 response
             }
             // Everything is bound and built before the port answers.
             "/livez" | "/readyz" => text(StatusCode::OK, "ok\n"),
-            _ => text(StatusCode::NOT_FOUND, "there are /metrics, /livez and /readyz\n"),
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "there are /metrics, /livez and /readyz\n",
+            ),
         }
     }
 
@@ -96,7 +111,9 @@ impl Admin {
                 path: store.root().display().to_string(),
                 blobs: totals.blobs,
                 bytes: totals.bytes,
-                max_bytes: space.as_ref().map_or(0, |s| config.store.max_size.of(s.total)),
+                max_bytes: space
+                    .as_ref()
+                    .map_or(0, |s| config.store.max_size.of(s.total)),
                 free_bytes: space.as_ref().map_or(0, |s| s.free),
                 state: "ready".to_owned(),
             },
@@ -117,7 +134,11 @@ impl Admin {
                 .iter()
                 .map(|(registry, upstream)| UpstreamStatus {
                     registry: registry.clone(),
-                    endpoints: upstream.endpoints.iter().map(|e| e.url.to_string()).collect(),
+                    endpoints: upstream
+                        .endpoints
+                        .iter()
+                        .map(|e| e.url.to_string())
+                        .collect(),
                 })
                 .collect(),
             served: Served {
@@ -133,9 +154,10 @@ fn json(value: &impl serde::Serialize) -> Response<Body> {
     match serde_json::to_string(value) {
         Ok(body) => {
             let mut response = text(StatusCode::OK, &body);
-            response
-                .headers_mut()
-                .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response.headers_mut().insert(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/json"),
+            );
             response
         }
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
@@ -145,8 +167,9 @@ fn json(value: &impl serde::Serialize) -> Response<Body> {
 fn text(status: StatusCode, text: &str) -> Response<Body> {
     let mut response = Response::new(Body::bytes(text.to_owned()));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     response
 }

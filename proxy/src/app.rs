@@ -17,19 +17,8 @@ use tokio::{
 };
 
 use crate::{
-    access::Access,
-    admin::Admin,
-    client::Client,
-    coalesce::Coalesce,
-    config::Config,
-    drain::Drain,
-    fill::Fills,
-    listen,
-    metrics::Metrics,
-    pull::Pull,
-    registry::Surface,
-    store::Store,
-    tags::Tags,
+    access::Access, admin::Admin, client::Client, coalesce::Coalesce, config::Config, drain::Drain,
+    fill::Fills, listen, metrics::Metrics, pull::Pull, registry::Surface, store::Store, tags::Tags,
     upstream::Upstreams,
 };
 
@@ -56,7 +45,9 @@ pub struct Bound {
 
 impl std::fmt::Debug for Bound {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Bound").field("listen", &self.listen).finish_non_exhaustive()
+        f.debug_struct("Bound")
+            .field("listen", &self.listen)
+            .finish_non_exhaustive()
     }
 }
 
@@ -64,12 +55,17 @@ impl std::fmt::Debug for Bound {
 pub async fn build(config: Config) -> anyhow::Result<Bound> {
     let registry = bind(config.registry.listen, "registry", "--listen ADDR").await?;
     let telemetry = match config.telemetry.listen {
-        Some(address) => Some(bind(address, "telemetry", "--telemetry ADDR, or --telemetry off").await?),
+        Some(address) => {
+            Some(bind(address, "telemetry", "--telemetry ADDR, or --telemetry off").await?)
+        }
         None => None,
     };
     let socket = config.admin.socket.clone();
     let admin = bind_socket(&socket).with_context(|| {
-        format!("cannot listen on the admin socket {}; choose another with --socket PATH", socket.display())
+        format!(
+            "cannot listen on the admin socket {}; choose another with --socket PATH",
+            socket.display()
+        )
     })?;
     let store = Store::open(&config.store.path)?;
     let config = Arc::new(ArcSwap::from_pointee(config));
@@ -87,7 +83,11 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
         config: Arc::clone(&config),
         access: Access::new(Arc::clone(&config), Arc::clone(&upstreams)),
         tags: Tags::new(Arc::clone(&upstreams)),
-        fills: Fills::new(Arc::clone(&store), Arc::clone(&upstreams), Arc::clone(&metrics)),
+        fills: Fills::new(
+            Arc::clone(&store),
+            Arc::clone(&upstreams),
+            Arc::clone(&metrics),
+        ),
         fetches: Coalesce::default(),
         store,
         upstreams,
@@ -105,9 +105,9 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
 }
 
 async fn bind(address: SocketAddr, what: &str, flag: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address} for {what}; choose another with {flag}"))
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address} for {what}; choose another with {flag}")
+    })
 }
 
 /// A socket file that nobody answers on is a leftover; one that somebody answers on is another larder's.
@@ -116,7 +116,10 @@ fn bind_socket(path: &Path) -> io::Result<UnixListener> {
         std::fs::create_dir_all(dir)?;
     }
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another larder answers there"));
+        return Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another larder answers there",
+        ));
     }
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -141,11 +144,22 @@ impl Bound {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let store = Arc::clone(&self.pull.store);
         tokio::task::spawn_blocking(move || store.scan());
-        let admin = Arc::new(Admin::new(Arc::clone(&self.pull), Arc::clone(&self.metrics), self.listen.clone()));
-        let surface = Arc::new(Surface::new(Arc::clone(&self.pull), Arc::clone(&self.metrics)));
+        let admin = Arc::new(Admin::new(
+            Arc::clone(&self.pull),
+            Arc::clone(&self.metrics),
+            self.listen.clone(),
+        ));
+        let surface = Arc::new(Surface::new(
+            Arc::clone(&self.pull),
+            Arc::clone(&self.metrics),
+        ));
         tokio::spawn(listen::registry(self.registry, surface, watch.clone()));
         if let Some(listener) = self.telemetry {
-            tokio::spawn(listen::telemetry(listener, Arc::clone(&admin), watch.clone()));
+            tokio::spawn(listen::telemetry(
+                listener,
+                Arc::clone(&admin),
+                watch.clone(),
+            ));
         }
         tokio::spawn(listen::admin(self.admin, admin, watch));
         if let Some(reread) = reread {
@@ -162,7 +176,10 @@ impl Bound {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::info!(within_s = DRAIN_WITHIN.as_secs(), "larder stops; requests in flight may finish");
+        tracing::info!(
+            within_s = DRAIN_WITHIN.as_secs(),
+            "larder stops; requests in flight may finish"
+        );
         let drained = tokio::select! {
             drained = tokio::time::timeout(DRAIN_WITHIN, drain.drain()) => drained.is_ok(),
             // A second signal means now.
@@ -198,7 +215,9 @@ async fn reload(reread: Reread, config: Arc<ArcSwap<Config>>) {
                     || old.store.path != new.store.path
                     || old.admin != new.admin
                 {
-                    tracing::warn!("addresses, the store's path, the socket and the log take effect after a restart");
+                    tracing::warn!(
+                        "addresses, the store's path, the socket and the log take effect after a restart"
+                    );
                 }
                 complained = None;
             }
@@ -206,7 +225,10 @@ async fn reload(reread: Reread, config: Arc<ArcSwap<Config>>) {
             Err(error) => {
                 let text = error.to_string();
                 if complained.as_ref() != Some(&text) {
-                    tracing::error!(error = text, "the configuration cannot be used; the one before stays in force");
+                    tracing::error!(
+                        error = text,
+                        "the configuration cannot be used; the one before stays in force"
+                    );
                     complained = Some(text);
                 }
             }

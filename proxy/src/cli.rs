@@ -14,7 +14,13 @@ use clap::{Parser, Subcommand};
 
 /// A node-local image larder: pull once, keep, serve.
 #[derive(Debug, Parser)]
-#[command(name = "larder", version, about, max_term_width = 120, arg_required_else_help = true)]
+#[command(
+    name = "larder",
+    version,
+    about,
+    max_term_width = 120,
+    arg_required_else_help = true
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

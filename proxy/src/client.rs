@@ -74,7 +74,12 @@ impl Client {
     }
 
     /// Sends `request` and waits up to `first_byte` for the head of the response.
-    pub async fn send(&self, route: &Route, request: Request<Full<Bytes>>, first_byte: Duration) -> Result<Response<Incoming>, SendError> {
+    pub async fn send(
+        &self,
+        route: &Route,
+        request: Request<Full<Bytes>>,
+        first_byte: Duration,
+    ) -> Result<Response<Incoming>, SendError> {
         let pool = self.pool(route)?;
         match tokio::time::timeout(first_byte, pool.request(request)).await {
             Ok(Ok(response)) => Ok(response),
@@ -88,7 +93,8 @@ impl Client {
         if let Some(pool) = pools.get(route) {
             return Ok(pool.clone());
         }
-        let connector = connect::Connector::new(route.reach, Arc::clone(&self.proxy), CONNECT_TIMEOUT);
+        let connector =
+            connect::Connector::new(route.reach, Arc::clone(&self.proxy), CONNECT_TIMEOUT);
         let connector = hyper_rustls::HttpsConnectorBuilder::new()
             .with_tls_config(self.roots.client_config(&route.tls)?)
             .https_or_http()
@@ -118,7 +124,10 @@ fn explain(error: &legacy::Error) -> SendError {
             return SendError::Forbidden(*forbidden);
         }
         // An io::Error shows its inner error as itself, not as its source.
-        if let Some(inner) = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        if let Some(inner) = cause
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref)
+        {
             cause = inner;
         } else if let Some(source) = cause.source() {
             cause = source;
@@ -130,10 +139,13 @@ fn explain(error: &legacy::Error) -> SendError {
 
 /// Collects a body of at most `limit` bytes within `within`.
 pub async fn collect(body: Incoming, limit: u64, within: Duration) -> Result<Bytes, String> {
-    let collected = tokio::time::timeout(within, Limited::new(body, limit as usize).collect()).await;
+    let collected =
+        tokio::time::timeout(within, Limited::new(body, limit as usize).collect()).await;
     match collected {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(format!("the answer is longer than {limit} bytes")),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(format!("the answer is longer than {limit} bytes"))
+        }
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("the answer was not complete within {within:?}")),
     }

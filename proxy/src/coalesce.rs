@@ -66,7 +66,10 @@ struct Unlist<K: Eq + Hash, V> {
 
 impl<K: Eq + Hash, V> Drop for Unlist<K, V> {
     fn drop(&mut self) {
-        self.list.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        self.list
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.key);
     }
 }
 

@@ -26,12 +26,23 @@ impl Drain {
             signal: watching,
             _guard: guard.clone(),
         };
-        (Self { signal, done, guard }, watch)
+        (
+            Self {
+                signal,
+                done,
+                guard,
+            },
+            watch,
+        )
     }
 
     /// Tells everyone to stop and waits until all have.
     pub async fn drain(self) {
-        let Self { signal, mut done, guard } = self;
+        let Self {
+            signal,
+            mut done,
+            guard,
+        } = self;
         drop(guard);
         let _ = signal.send(true);
         // Ends when the last guard is dropped: nothing is ever sent.

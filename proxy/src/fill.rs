@@ -145,7 +145,11 @@ impl Fill {
 
     /// Something changed that readers may wait for.
     fn wake_readers(&self) {
-        let wakers: Vec<Waker> = lock(&self.state).seats.values_mut().filter_map(|seat| seat.waker.take()).collect();
+        let wakers: Vec<Waker> = lock(&self.state)
+            .seats
+            .values_mut()
+            .filter_map(|seat| seat.waker.take())
+            .collect();
         for waker in wakers {
             waker.wake();
         }
@@ -188,7 +192,12 @@ impl Fills {
     /// Joins the fill of `digest`, starting it when there is none. The caller may read `source` (promise P16) and has
     /// looked for the blob in the store. Also says whether the fill is the caller's own: begun by this call, or by somebody
     /// who came through the same repository.
-    pub fn join(self: &Arc<Self>, digest: Digest, source: Source, range: &RangeHeader) -> (Reader, bool) {
+    pub fn join(
+        self: &Arc<Self>,
+        digest: Digest,
+        source: Source,
+        range: &RangeHeader,
+    ) -> (Reader, bool) {
         let mut fills = lock(&self.fills);
         let (fill, started) = match fills.get(&digest) {
             Some(fill) => (Arc::clone(fill), false),
@@ -250,7 +259,10 @@ impl Fills {
     /// Takes a fill off the list if it is still this one.
     fn unlist(&self, fill: &Arc<Fill>) {
         let mut fills = lock(&self.fills);
-        if fills.get(&fill.digest).is_some_and(|listed| Arc::ptr_eq(listed, fill)) {
+        if fills
+            .get(&fill.digest)
+            .is_some_and(|listed| Arc::ptr_eq(listed, fill))
+        {
             fills.remove(&fill.digest);
         }
     }

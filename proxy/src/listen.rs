@@ -33,7 +33,10 @@ pub async fn registry(listener: TcpListener, surface: Arc<Surface>, watch: Watch
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     accept(watch.clone(), listener, |stream| {
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-            tracing::warn!(limit = MAX_CONNECTIONS, "too many connections on the registry port; one is turned away");
+            tracing::warn!(
+                limit = MAX_CONNECTIONS,
+                "too many connections on the registry port; one is turned away"
+            );
             return;
         };
         let (surface, watch) = (Arc::clone(&surface), watch.clone());
@@ -53,7 +56,10 @@ async fn registry_connection(stream: TcpStream, surface: &Surface, mut watch: Wa
         async move { Ok::<_, Infallible>(surface.answer(request, regions).await) }
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).writev(true);
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WITHIN)
+        .writev(true);
     let connection = builder.serve_connection(FileSocket::new(stream, regions.clone()), service);
     tokio::pin!(connection);
     let ended = tokio::select! {

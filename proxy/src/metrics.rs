@@ -50,7 +50,15 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    pub const ALL: [Self; 7] = [Self::Hit, Self::Miss, Self::Stale, Self::Refused, Self::Failed, Self::Abandoned, Self::Short];
+    pub const ALL: [Self; 7] = [
+        Self::Hit,
+        Self::Miss,
+        Self::Stale,
+        Self::Refused,
+        Self::Failed,
+        Self::Abandoned,
+        Self::Short,
+    ];
 
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -111,8 +119,16 @@ impl Metrics {
             store_bytes: Gauge::default(),
             store_blobs: Gauge::default(),
         };
-        registry.register("requests", "Requests on the registry port, by tier and outcome", metrics.requests.clone());
-        registry.register("sent_bytes", "Body bytes sent to clients, by tier and outcome", metrics.sent_bytes.clone());
+        registry.register(
+            "requests",
+            "Requests on the registry port, by tier and outcome",
+            metrics.requests.clone(),
+        );
+        registry.register(
+            "sent_bytes",
+            "Body bytes sent to clients, by tier and outcome",
+            metrics.sent_bytes.clone(),
+        );
         registry.register_with_unit(
             "first_byte",
             "From the request to the response's head",
@@ -122,17 +138,49 @@ impl Metrics {
         let fills = &metrics.fills;
         for (name, text, counter) in [
             ("fills_started", "Fills that were begun", &fills.started),
-            ("fills_coalesced", "Readers that joined a fill under way", &fills.coalesced),
-            ("fills_resumed", "Fills that went on from a partial on disk", &fills.resumed),
-            ("fills_committed", "Blobs that were verified and committed", &fills.committed),
-            ("fills_failed", "Fills that ended without their blob", &fills.failed),
-            ("fills_mismatched", "Fills whose bytes did not have the digest", &fills.mismatched),
-            ("fills_withdrawn", "Fills that nobody wanted any more", &fills.withdrawn),
+            (
+                "fills_coalesced",
+                "Readers that joined a fill under way",
+                &fills.coalesced,
+            ),
+            (
+                "fills_resumed",
+                "Fills that went on from a partial on disk",
+                &fills.resumed,
+            ),
+            (
+                "fills_committed",
+                "Blobs that were verified and committed",
+                &fills.committed,
+            ),
+            (
+                "fills_failed",
+                "Fills that ended without their blob",
+                &fills.failed,
+            ),
+            (
+                "fills_mismatched",
+                "Fills whose bytes did not have the digest",
+                &fills.mismatched,
+            ),
+            (
+                "fills_withdrawn",
+                "Fills that nobody wanted any more",
+                &fills.withdrawn,
+            ),
         ] {
             registry.register(name, text, counter.clone());
         }
-        registry.register("store_size_bytes", "Bytes of committed blobs in the node tier", metrics.store_bytes.clone());
-        registry.register("store_blobs", "Committed blobs in the node tier", metrics.store_blobs.clone());
+        registry.register(
+            "store_size_bytes",
+            "Bytes of committed blobs in the node tier",
+            metrics.store_bytes.clone(),
+        );
+        registry.register(
+            "store_blobs",
+            "Committed blobs in the node tier",
+            metrics.store_blobs.clone(),
+        );
         metrics.registry = registry;
         metrics
     }
@@ -150,7 +198,11 @@ impl Metrics {
 
     /// Body bytes that clients were sent from `tier`.
     pub fn sent_from(&self, tier: Tier) -> u64 {
-        let sent = Outcome::ALL.map(|outcome| self.sent_bytes.get_or_create(&Served { tier, outcome }).get());
+        let sent = Outcome::ALL.map(|outcome| {
+            self.sent_bytes
+                .get_or_create(&Served { tier, outcome })
+                .get()
+        });
         sent.iter().sum()
     }
 

@@ -100,12 +100,19 @@ impl Pull {
     /// Answers a request.
     pub async fn serve(&self, request: Request) -> Result<Pulled, PullError> {
         match &request.route {
-            Route::Ping => Ok(Pulled::of_bytes(StatusCode::OK, "application/json", "{}", request.head)),
+            Route::Ping => Ok(Pulled::of_bytes(
+                StatusCode::OK,
+                "application/json",
+                "{}",
+                request.head,
+            )),
             Route::Manifest(address, reference) => {
                 let place = self.place(address)?;
                 match reference {
                     Reference::Tag(tag) => self.manifest_by_tag(&place, tag, request.head).await,
-                    Reference::Digest(digest) => self.manifest_by_digest(&place, digest, request.head).await,
+                    Reference::Digest(digest) => {
+                        self.manifest_by_digest(&place, digest, request.head).await
+                    }
                 }
             }
             Route::Blob(address, digest) => {
@@ -116,8 +123,14 @@ impl Pull {
                     self.blob(&place, digest, &request.range).await
                 }
             }
-            Route::Tags(address, query) => self.tag_list(&self.place(address)?, query, request.head).await,
-            Route::Referrers(address, digest, query) => self.referrers(&self.place(address)?, digest, query, request.head).await,
+            Route::Tags(address, query) => {
+                self.tag_list(&self.place(address)?, query, request.head)
+                    .await
+            }
+            Route::Referrers(address, digest, query) => {
+                self.referrers(&self.place(address)?, digest, query, request.head)
+                    .await
+            }
         }
     }
 
@@ -129,9 +142,15 @@ impl Pull {
     }
 
     /// As [`Self::place`], for names that are known already.
-    pub fn known_place(&self, registry: RegistryName, repository: Repository) -> Result<Place, PullError> {
+    pub fn known_place(
+        &self,
+        registry: RegistryName,
+        repository: Repository,
+    ) -> Result<Place, PullError> {
         let config = self.config.load();
-        let named = |patterns: &[crate::config::Pattern]| patterns.iter().any(|p| p.matches(registry.as_str()));
+        let named = |patterns: &[crate::config::Pattern]| {
+            patterns.iter().any(|p| p.matches(registry.as_str()))
+        };
         if named(&config.registry.deny) || !named(&config.registry.allow) {
             return Err(PullError::NotAllowed(registry));
         }
@@ -173,7 +192,11 @@ impl Pulled {
         Self {
             status,
             headers,
-            body: if head { Body::empty() } else { Body::bytes(bytes) },
+            body: if head {
+                Body::empty()
+            } else {
+                Body::bytes(bytes)
+            },
             tier: Tier::None,
             outcome: Outcome::Hit,
         }

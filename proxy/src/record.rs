@@ -84,9 +84,14 @@ impl Drop for Record {
             outcome: self.outcome,
         };
         self.metrics.requests.get_or_create(&served).inc();
-        self.metrics.sent_bytes.get_or_create(&served).inc_by(self.sent);
+        self.metrics
+            .sent_bytes
+            .get_or_create(&served)
+            .inc_by(self.sent);
         if let Some(first_byte) = self.first_byte {
-            self.metrics.first_byte_seconds.observe(first_byte.as_secs_f64());
+            self.metrics
+                .first_byte_seconds
+                .observe(first_byte.as_secs_f64());
         }
         tracing::info!(
             target: "access",

@@ -72,7 +72,10 @@ impl Surface {
         };
         let headers = response.headers_mut();
         // Optional in the specification, but some old clients look for it.
-        headers.insert(HeaderName::from_static("docker-distribution-api-version"), HeaderValue::from_static("registry/2.0"));
+        headers.insert(
+            HeaderName::from_static("docker-distribution-api-version"),
+            HeaderValue::from_static("registry/2.0"),
+        );
         if let Some(value) = ns.and_then(|(_, ns)| HeaderValue::try_from(ns?).ok()) {
             headers.insert(HeaderName::from_static("oci-namespace"), value);
         }
@@ -87,8 +90,12 @@ impl Surface {
                 "this is a read-only cache: push to the registry itself",
             ));
         }
-        Route::parse(request.uri().path(), request.uri().query())?
-            .ok_or_else(|| OciError::new(ErrorCode::NameUnknown, "not a path of the registry API; it begins with /v2/"))
+        Route::parse(request.uri().path(), request.uri().query())?.ok_or_else(|| {
+            OciError::new(
+                ErrorCode::NameUnknown,
+                "not a path of the registry API; it begins with /v2/",
+            )
+        })
     }
 }
 
@@ -96,7 +103,10 @@ impl Surface {
 fn named(route: &Route) -> Option<(String, Option<String>)> {
     let address = match route {
         Route::Ping => return None,
-        Route::Manifest(address, _) | Route::Blob(address, _) | Route::Tags(address, _) | Route::Referrers(address, ..) => address,
+        Route::Manifest(address, _)
+        | Route::Blob(address, _)
+        | Route::Tags(address, _)
+        | Route::Referrers(address, ..) => address,
     };
     let ns = address.ns().map(ToString::to_string);
     Some((ns.clone().unwrap_or_default(), ns))
@@ -127,28 +137,41 @@ fn ok_response(pulled: Pulled, record: &mut Record) -> Response<Body> {
 }
 
 /// The one place where errors become responses.
-fn error_response(error: &PullError, unknown: ErrorCode, agent: &str, record: &mut Record) -> Response<Body> {
+fn error_response(
+    error: &PullError,
+    unknown: ErrorCode,
+    agent: &str,
+    record: &mut Record,
+) -> Response<Body> {
     let mut retry_after = None;
     let code = match error {
         PullError::Request(error) => error.code,
         PullError::NotAllowed(_) => ErrorCode::Denied,
         PullError::Range(_) => ErrorCode::RangeInvalid,
-        PullError::Upstream(failure) | PullError::Fill(FillError::Upstream(failure)) => match failure {
-            Failure::NotFound(_) => unknown,
-            Failure::Refused(_) => ErrorCode::Unauthorized,
-            Failure::Limited { retry_after: after, .. } => {
-                retry_after = Some(after.unwrap_or(Duration::from_secs(30)));
-                ErrorCode::TooManyRequests
+        PullError::Upstream(failure) | PullError::Fill(FillError::Upstream(failure)) => {
+            match failure {
+                Failure::NotFound(_) => unknown,
+                Failure::Refused(_) => ErrorCode::Unauthorized,
+                Failure::Limited {
+                    retry_after: after, ..
+                } => {
+                    retry_after = Some(after.unwrap_or(Duration::from_secs(30)));
+                    ErrorCode::TooManyRequests
+                }
+                Failure::Unsatisfiable { .. } => ErrorCode::RangeInvalid,
+                Failure::Forbidden(_) => ErrorCode::Denied,
+                Failure::Unreachable { .. } | Failure::Invalid { .. } => ErrorCode::Unavailable,
             }
-            Failure::Unsatisfiable { .. } => ErrorCode::RangeInvalid,
-            Failure::Forbidden(_) => ErrorCode::Denied,
-            Failure::Unreachable { .. } | Failure::Invalid { .. } => ErrorCode::Unavailable,
-        },
-        PullError::Fill(FillError::Broken(_) | FillError::Digest | FillError::Disk(_)) => ErrorCode::Unavailable,
+        }
+        PullError::Fill(FillError::Broken(_) | FillError::Digest | FillError::Disk(_)) => {
+            ErrorCode::Unavailable
+        }
     };
     // containerd repeats a 429 at once, 25 times a pull; a 503 sends it on to the registry (promise P15).
     let status = match code {
-        ErrorCode::TooManyRequests if agent.starts_with("containerd/") => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorCode::TooManyRequests if agent.starts_with("containerd/") => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         code => code.status(),
     };
     let outcome = if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
@@ -163,7 +186,10 @@ fn error_response(error: &PullError, unknown: ErrorCode, agent: &str, record: &m
     let mut response = Response::new(Body::bytes(text));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     if let Some(after) = retry_after {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs()));

@@ -42,9 +42,13 @@ pub struct Store {
 /// Why a store directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("cannot use the store directory {path}: {source}; choose another with --store DIR or [store] path")]
+    #[error(
+        "cannot use the store directory {path}: {source}; choose another with --store DIR or [store] path"
+    )]
     Io { path: PathBuf, source: io::Error },
-    #[error("the store {0} is in use by another larder; stop it, or choose another directory with --store DIR")]
+    #[error(
+        "the store {0} is in use by another larder; stop it, or choose another directory with --store DIR"
+    )]
     Locked(PathBuf),
 }
 
@@ -83,10 +87,16 @@ impl Store {
     /// Lists what is on disk into the index (blocking; some hundred milliseconds for 100,000 blobs).
     pub fn scan(&self) {
         for algorithm in Algorithm::ALL {
-            for shard in fs::read_dir(self.layout.blobs(algorithm)).into_iter().flatten().flatten() {
+            for shard in fs::read_dir(self.layout.blobs(algorithm))
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
                 for entry in fs::read_dir(shard.path()).into_iter().flatten().flatten() {
                     let name = entry.file_name();
-                    let digest = name.to_str().and_then(|hex| Digest::from_hex(algorithm, hex).ok());
+                    let digest = name
+                        .to_str()
+                        .and_then(|hex| Digest::from_hex(algorithm, hex).ok());
                     if let (Some(digest), Ok(metadata)) = (digest, entry.metadata()) {
                         // Reading does not change the access time where file systems are mounted noatime, but
                         // the modification time is that of the commit at least.
@@ -215,7 +225,9 @@ fn check_version(layout: &layout::Layout) -> io::Result<()> {
             }
             fs::write(layout.version(), layout::VERSION)
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => fs::write(layout.version(), layout::VERSION),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::write(layout.version(), layout::VERSION)
+        }
         Err(error) => Err(error),
     }
 }

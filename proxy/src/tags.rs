@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use larder_shared::{Digest, RegistryName, Reference, Repository, Tag};
+use larder_shared::{Digest, Reference, RegistryName, Repository, Tag};
 
 use crate::{
     coalesce::Coalesce,
@@ -66,7 +66,10 @@ pub enum After {
     /// Fetch the manifest by its tag.
     Fetch,
     /// Serve what is known, and say that it may be old.
-    Stale { known: TagRecord, failure: Failure },
+    Stale {
+        known: TagRecord,
+        failure: Failure,
+    },
     /// Forget the tag and say that it does not exist.
     Forget(Failure),
     Fail(Failure),
@@ -90,7 +93,9 @@ pub fn conclude(record: Option<TagRecord>, word: Word, policy: Policy) -> After 
     };
     let serve = match failure {
         Failure::NotFound(_) => policy.when_deleted == WhenDeleted::Serve,
-        Failure::Unreachable { .. } | Failure::Limited { .. } | Failure::Invalid { .. } => policy.when_unreachable == WhenUnreachable::Serve,
+        Failure::Unreachable { .. } | Failure::Limited { .. } | Failure::Invalid { .. } => {
+            policy.when_unreachable == WhenUnreachable::Serve
+        }
         Failure::Refused(_) | Failure::Forbidden(_) | Failure::Unsatisfiable { .. } => false,
     };
     match (record, &failure) {
@@ -116,7 +121,13 @@ impl Tags {
     }
 
     /// One HEAD upstream, bounded by `within`.
-    pub async fn ask(&self, registry: &RegistryName, repository: &Repository, tag: &Tag, within: Duration) -> Word {
+    pub async fn ask(
+        &self,
+        registry: &RegistryName,
+        repository: &Repository,
+        tag: &Tag,
+        within: Duration,
+    ) -> Word {
         let ask = Ask {
             registry: registry.clone(),
             repository: repository.clone(),
@@ -138,7 +149,10 @@ impl Tags {
             }
         };
         let key = (registry.clone(), repository.clone(), tag.clone());
-        self.questions.run(key, question).await.unwrap_or(Word::Untold)
+        self.questions
+            .run(key, question)
+            .await
+            .unwrap_or(Word::Untold)
     }
 }
 
@@ -169,9 +183,15 @@ mod tests {
         let known = record();
         let second = Duration::from_secs(1);
         assert_eq!(decide(None, Duration::ZERO, second), Before::Ask);
-        assert_eq!(decide(Some(&known), Duration::ZERO, Duration::ZERO), Before::Ask);
+        assert_eq!(
+            decide(Some(&known), Duration::ZERO, Duration::ZERO),
+            Before::Ask
+        );
         assert_eq!(decide(Some(&known), second, second), Before::Ask);
-        assert_eq!(decide(Some(&known), Duration::ZERO, second), Before::Fresh(known.clone()));
+        assert_eq!(
+            decide(Some(&known), Duration::ZERO, second),
+            Before::Fresh(known.clone())
+        );
     }
 
     /// Promise P14, row by row: what happened, what is chosen, with and without a cached tag.
@@ -186,7 +206,11 @@ mod tests {
             place: place(),
             retry_after: None,
         };
-        let (serve, fail, forget) = (WhenUnreachable::Serve, WhenUnreachable::Fail, WhenDeleted::Forget);
+        let (serve, fail, forget) = (
+            WhenUnreachable::Serve,
+            WhenUnreachable::Fail,
+            WhenDeleted::Forget,
+        );
         let keep = WhenDeleted::Serve;
         for (failure, when_unreachable, when_deleted, cached, uncached) in [
             (unreachable(), serve, keep, "stale", "fail"),
@@ -211,10 +235,25 @@ mod tests {
                 After::Fail(_) => "fail",
             };
             let word = || Word::Failed(failure.clone());
-            assert_eq!(name(conclude(Some(record()), word(), policy)), cached, "{failure:?} {policy:?}");
-            assert_eq!(name(conclude(None, word(), policy)), uncached, "{failure:?} {policy:?}");
+            assert_eq!(
+                name(conclude(Some(record()), word(), policy)),
+                cached,
+                "{failure:?} {policy:?}"
+            );
+            assert_eq!(
+                name(conclude(None, word(), policy)),
+                uncached,
+                "{failure:?} {policy:?}"
+            );
             assert_eq!(name(conclude(None, Word::Untold, policy)), "fetch");
-            assert_eq!(name(conclude(Some(record()), Word::Descriptor(Descriptor::from(&record())), policy)), "serve");
+            assert_eq!(
+                name(conclude(
+                    Some(record()),
+                    Word::Descriptor(Descriptor::from(&record())),
+                    policy
+                )),
+                "serve"
+            );
         }
     }
 }

@@ -14,7 +14,10 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Request, StatusCode, Uri,
-    header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, RANGE, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE},
+    header::{
+        ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
+        RANGE, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE,
+    },
 };
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -89,7 +92,10 @@ pub enum Failure {
     Refused(String),
     /// 429, or 503 with `Retry-After`.
     #[error("{place} limits requests")]
-    Limited { place: String, retry_after: Option<Duration> },
+    Limited {
+        place: String,
+        retry_after: Option<Duration>,
+    },
     /// 416; the length, where it was told.
     #[error("the range is not satisfiable")]
     Unsatisfiable { total: Option<u64> },
@@ -124,14 +130,21 @@ impl Upstreams {
             client,
             tokens: Tokens::new(),
             challenges: Cache::builder().max_capacity(10_000).build(),
-            locations: Cache::builder().max_capacity(10_000).time_to_live(LOCATION_TTL).build(),
+            locations: Cache::builder()
+                .max_capacity(10_000)
+                .time_to_live(LOCATION_TTL)
+                .build(),
         }
     }
 
     /// The endpoints of a registry, origin last, as text for people.
     pub fn endpoints(&self, registry: &RegistryName) -> Vec<String> {
         let upstream = self.config.load().upstream(registry.as_str());
-        upstream.endpoints.iter().map(|e| e.url.to_string()).collect()
+        upstream
+            .endpoints
+            .iter()
+            .map(|e| e.url.to_string())
+            .collect()
     }
 
     /// Asks the endpoints in order. The first that has it answers; if none has, the last one's word counts.
@@ -175,24 +188,38 @@ impl Upstreams {
         None
     }
 
-    async fn ask_endpoint(&self, ask: &Ask, endpoint: &Endpoint, configured: bool) -> Result<Answer, Failure> {
+    async fn ask_endpoint(
+        &self,
+        ask: &Ask,
+        endpoint: &Endpoint,
+        configured: bool,
+    ) -> Result<Answer, Failure> {
         let uri = endpoint_uri(endpoint, ask)?;
         let place = client::origin(&endpoint.url);
         let route = Route {
-            reach: if configured { Reach::Named } else { Reach::Direct },
+            reach: if configured {
+                Reach::Named
+            } else {
+                Reach::Direct
+            },
             tls: Tls {
                 ca: endpoint.ca.clone(),
                 skip_verify: endpoint.insecure_skip_verify,
             },
         };
-        let known = self.challenges.get(&(place.clone(), ask.repository.clone())).await;
+        let known = self
+            .challenges
+            .get(&(place.clone(), ask.repository.clone()))
+            .await;
         let mut token = match &known {
             Some(challenge) => self.token(challenge, &route).await.ok(),
             None => None,
         };
         let mut challenged = false;
         loop {
-            let hops = self.follow(ask, uri.clone(), &route, token.as_ref()).await?;
+            let hops = self
+                .follow(ask, uri.clone(), &route, token.as_ref())
+                .await?;
             let (parts, body) = hops.response.into_parts();
             let bearer = || {
                 let values = hops.registry_headers.get_all(WWW_AUTHENTICATE);
@@ -206,8 +233,14 @@ impl Upstreams {
                 if token.is_some() {
                     self.tokens.forget(&TokenKey::from(&challenge)).await;
                 }
-                token = Some(self.token(&challenge, &route).await.map_err(|error| token_failure(&place, &error))?);
-                self.challenges.insert((place.clone(), ask.repository.clone()), challenge).await;
+                token = Some(
+                    self.token(&challenge, &route)
+                        .await
+                        .map_err(|error| token_failure(&place, &error))?,
+                );
+                self.challenges
+                    .insert((place.clone(), ask.repository.clone()), challenge)
+                    .await;
                 challenged = true;
                 continue;
             }
@@ -229,12 +262,15 @@ impl Upstreams {
         if let Some(token) = self.tokens.get(&key).await {
             return Ok(token);
         }
-        self.tokens.get_or_fetch(key.clone(), self.fetch_token(&key, route)).await
+        self.tokens
+            .get_or_fetch(key.clone(), self.fetch_token(&key, route))
+            .await
     }
 
     async fn fetch_token(&self, key: &TokenKey, route: &Route) -> Result<Token, TokenError> {
         let invalid = |why: &str| TokenError::Invalid(why.to_owned());
-        let mut realm = url::Url::parse(&key.realm).map_err(|_| invalid("its realm is not a URL"))?;
+        let mut realm =
+            url::Url::parse(&key.realm).map_err(|_| invalid("its realm is not a URL"))?;
         if realm.scheme() != "https" && !(realm.scheme() == "http" && route.reach == Reach::Named) {
             return Err(TokenError::Forbidden("its realm is not https".to_owned()));
         }
@@ -247,35 +283,49 @@ impl Upstreams {
                 query.append_pair("scope", scope);
             }
         }
-        let uri: Uri = realm.as_str().parse().map_err(|_| invalid("its realm is not a URL"))?;
+        let uri: Uri = realm
+            .as_str()
+            .parse()
+            .map_err(|_| invalid("its realm is not a URL"))?;
         let route = self.led_to(&uri, route);
         let request = Request::get(uri.clone())
             .header(USER_AGENT, AGENT)
             .header(ACCEPT_ENCODING, "identity")
             .body(Full::default())
             .map_err(|_| invalid("its realm is not a URL"))?;
-        let response = self.client.send(&route, request, FIRST_BYTE).await.map_err(|error| match error {
-            SendError::Forbidden(why) => TokenError::Forbidden(why.to_string()),
-            other => TokenError::Unreachable(other.to_string()),
-        })?;
+        let response = self
+            .client
+            .send(&route, request, FIRST_BYTE)
+            .await
+            .map_err(|error| match error {
+                SendError::Forbidden(why) => TokenError::Forbidden(why.to_string()),
+                other => TokenError::Unreachable(other.to_string()),
+            })?;
         match response.status() {
             StatusCode::OK => {}
-            status if status.is_server_error() => return Err(TokenError::Unreachable(format!("it answered {status}"))),
+            status if status.is_server_error() => {
+                return Err(TokenError::Unreachable(format!("it answered {status}")));
+            }
             status => return Err(TokenError::Refused(status)),
         }
         let body = client::collect(response.into_body(), 1 << 20, Duration::from_secs(4))
             .await
             .map_err(TokenError::Unreachable)?;
-        let answer: TokenAnswer = serde_json::from_slice(&body).map_err(|_| invalid("it is not the JSON of a token"))?;
+        let answer: TokenAnswer =
+            serde_json::from_slice(&body).map_err(|_| invalid("it is not the JSON of a token"))?;
         answer.into_token()
     }
 
     /// How a place is reached that an upstream led to: its own host as before, a configured one by its own right, any
     /// other only if it is public.
     fn led_to(&self, uri: &Uri, from: &Route) -> Route {
-        let named = self.config.load().upstreams.values().flat_map(|u| u.endpoints.clone()).find(|e| {
-            e.url.authority() == uri.authority()
-        });
+        let named = self
+            .config
+            .load()
+            .upstreams
+            .values()
+            .flat_map(|u| u.endpoints.clone())
+            .find(|e| e.url.authority() == uri.authority());
         match (named, from.reach) {
             (Some(endpoint), _) => Route {
                 reach: Reach::Named,
@@ -309,7 +359,11 @@ fn location_key(ask: &Ask) -> Option<LocationKey> {
 fn endpoint_uri(endpoint: &Endpoint, ask: &Ask) -> Result<Uri, Failure> {
     let base = endpoint.url.to_string();
     let base = base.trim_end_matches('/');
-    let v2 = if endpoint.url.path().split('/').any(|c| c == "v2") { "" } else { "/v2" };
+    let v2 = if endpoint.url.path().split('/').any(|c| c == "v2") {
+        ""
+    } else {
+        "/v2"
+    };
     let repository = &ask.repository;
     let rest = match &ask.subject {
         Subject::Manifest(reference) => format!("manifests/{reference}"),
@@ -317,14 +371,20 @@ fn endpoint_uri(endpoint: &Endpoint, ask: &Ask) -> Result<Uri, Failure> {
         Subject::Tags(query) => with_query("tags/list".to_owned(), query),
         Subject::Referrers(digest, query) => with_query(format!("referrers/{digest}"), query),
     };
-    format!("{base}{v2}/{repository}/{rest}").parse().map_err(|_| Failure::Invalid {
-        place: client::origin(&endpoint.url),
-        why: "a URL that cannot be asked".to_owned(),
-    })
+    format!("{base}{v2}/{repository}/{rest}")
+        .parse()
+        .map_err(|_| Failure::Invalid {
+            place: client::origin(&endpoint.url),
+            why: "a URL that cannot be asked".to_owned(),
+        })
 }
 
 fn with_query(path: String, query: &str) -> String {
-    if query.is_empty() { path } else { format!("{path}?{query}") }
+    if query.is_empty() {
+        path
+    } else {
+        format!("{path}?{query}")
+    }
 }
 
 fn request(ask: &Ask, uri: &Uri, token: Option<&Token>) -> Request<Full<Bytes>> {
@@ -378,16 +438,20 @@ fn sort(place: &str, status: StatusCode, headers: &HeaderMap) -> Result<bool, Fa
         StatusCode::NOT_FOUND => Err(Failure::NotFound(place)),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Failure::Refused(place)),
         StatusCode::TOO_MANY_REQUESTS => Err(Failure::Limited { place, retry_after }),
-        StatusCode::SERVICE_UNAVAILABLE if retry_after.is_some() => Err(Failure::Limited { place, retry_after }),
+        StatusCode::SERVICE_UNAVAILABLE if retry_after.is_some() => {
+            Err(Failure::Limited { place, retry_after })
+        }
         StatusCode::RANGE_NOT_SATISFIABLE => Err(Failure::Unsatisfiable {
             total: headers
                 .get(CONTENT_RANGE)
                 .and_then(|v| v.to_str().ok()?.strip_prefix("bytes */")?.parse().ok()),
         }),
-        status if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT => Err(Failure::Unreachable {
-            place,
-            why: format!("it answered {status}"),
-        }),
+        status if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT => {
+            Err(Failure::Unreachable {
+                place,
+                why: format!("it answered {status}"),
+            })
+        }
         status => Err(Failure::Invalid {
             place,
             why: status.to_string(),
@@ -424,7 +488,12 @@ fn send_failure(place: String, error: SendError) -> Failure {
 impl Answer {
     /// Bytes of the body, if told.
     pub fn content_length(&self) -> Option<u64> {
-        self.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+        self.headers
+            .get(CONTENT_LENGTH)?
+            .to_str()
+            .ok()?
+            .parse()
+            .ok()
     }
 
     /// The range and the total that `Content-Range` of a 206 tells.
@@ -432,7 +501,8 @@ impl Answer {
         let text = self.headers.get(CONTENT_RANGE)?.to_str().ok()?;
         let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
         let (first, last) = range.split_once('-')?;
-        let (first, last, total): (u64, u64, u64) = (first.parse().ok()?, last.parse().ok()?, total.parse().ok()?);
+        let (first, last, total): (u64, u64, u64) =
+            (first.parse().ok()?, last.parse().ok()?, total.parse().ok()?);
         (first <= last && last < total).then(|| (Range::new(first, last + 1), total))
     }
 

@@ -43,7 +43,9 @@ impl ErrorCode {
     /// The HTTP status that goes with the code.
     pub const fn status(self) -> StatusCode {
         match self {
-            Self::DigestInvalid | Self::ManifestInvalid | Self::NameInvalid | Self::TagInvalid => StatusCode::BAD_REQUEST,
+            Self::DigestInvalid | Self::ManifestInvalid | Self::NameInvalid | Self::TagInvalid => {
+                StatusCode::BAD_REQUEST
+            }
             Self::BlobUnknown | Self::ManifestUnknown | Self::NameUnknown => StatusCode::NOT_FOUND,
             Self::RangeInvalid => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
@@ -73,7 +75,8 @@ impl OciError {
 
     /// `{"errors":[{"code":…,"message":…}]}`
     pub fn body(&self) -> String {
-        serde_json::json!({"errors": [{"code": self.code.as_str(), "message": self.message}]}).to_string()
+        serde_json::json!({"errors": [{"code": self.code.as_str(), "message": self.message}]})
+            .to_string()
     }
 }
 

@@ -16,7 +16,9 @@ pub enum NameError {
     Repository,
     #[error("a repository name takes at most 255 characters")]
     TooLong,
-    #[error("a tag is up to 128 letters, digits, `_`, `.` and `-`, and does not begin with `.` or `-`")]
+    #[error(
+        "a tag is up to 128 letters, digits, `_`, `.` and `-`, and does not begin with `.` or `-`"
+    )]
     Tag,
     #[error("a registry is `host` or `host:port`, without scheme, path or user")]
     Registry,
@@ -90,8 +92,9 @@ impl FromStr for RegistryName {
         if let Some(host) = host {
             let label = |l: &str| {
                 !l.is_empty()
-                    && l.bytes()
-                        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
+                    && l.bytes().all(|b| {
+                        b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_'
+                    })
                     && !l.starts_with('-')
                     && !l.ends_with('-')
             };
@@ -159,7 +162,9 @@ fn is_component(text: &str) -> bool {
     bytes
         .split(word)
         .filter(|separator| !separator.is_empty())
-        .all(|separator| matches!(separator, b"." | b"_" | b"__") || separator.iter().all(|b| *b == b'-'))
+        .all(|separator| {
+            matches!(separator, b"." | b"_" | b"__") || separator.iter().all(|b| *b == b'-')
+        })
 }
 
 /// A tag: `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`.
@@ -256,7 +261,11 @@ impl fmt::Display for ImageName {
             Reference::Tag(_) => ':',
             Reference::Digest(_) => '@',
         };
-        write!(f, "{}/{}{mark}{}", self.registry, self.repository, self.reference)
+        write!(
+            f,
+            "{}/{}{mark}{}",
+            self.registry, self.repository, self.reference
+        )
     }
 }
 
@@ -277,16 +286,30 @@ mod tests {
 
     #[test]
     fn repositories() {
-        for good in ["a", "library/nginx", "a/b/c/d", "a.b", "a_b", "a__b", "a-b", "a---b", "0/1"] {
+        for good in [
+            "a",
+            "library/nginx",
+            "a/b/c/d",
+            "a.b",
+            "a_b",
+            "a__b",
+            "a-b",
+            "a---b",
+            "0/1",
+        ] {
             assert!(good.parse::<Repository>().is_ok(), "{good}");
         }
         for bad in [
-            "", "/", "a/", "/a", "a//b", "A", "a___b", "a._b", "-a", "a-", ".", "..", "a/../b", "a%2fb", "a b", "a:b", "ä",
+            "", "/", "a/", "/a", "a//b", "A", "a___b", "a._b", "-a", "a-", ".", "..", "a/../b",
+            "a%2fb", "a b", "a:b", "ä",
         ] {
             assert!(bad.parse::<Repository>().is_err(), "{bad}");
         }
         assert!("a".repeat(255).parse::<Repository>().is_ok());
-        assert_eq!("a".repeat(256).parse::<Repository>(), Err(NameError::TooLong));
+        assert_eq!(
+            "a".repeat(256).parse::<Repository>(),
+            Err(NameError::TooLong)
+        );
     }
 
     #[test]
@@ -303,8 +326,25 @@ mod tests {
             assert_eq!(given.parse::<RegistryName>().unwrap().as_str(), means);
         }
         for bad in [
-            "", ".", "..", "a..b", "-a.io", "a/b", "a:b", "a:0", "a:99999", "a:+1", "a:", "u@a.io", "https://a.io", "[::1", "[x]", "[::1]x",
-            "a b", "a\0b", "a%00",
+            "",
+            ".",
+            "..",
+            "a..b",
+            "-a.io",
+            "a/b",
+            "a:b",
+            "a:0",
+            "a:99999",
+            "a:+1",
+            "a:",
+            "u@a.io",
+            "https://a.io",
+            "[::1",
+            "[x]",
+            "[::1]x",
+            "a b",
+            "a\0b",
+            "a%00",
         ] {
             assert!(bad.parse::<RegistryName>().is_err(), "{bad}");
         }
@@ -314,12 +354,21 @@ mod tests {
     fn images() {
         let hex = "a".repeat(64);
         for (given, means) in [
-            ("nginx".to_owned(), "docker.io/library/nginx:latest".to_owned()),
+            (
+                "nginx".to_owned(),
+                "docker.io/library/nginx:latest".to_owned(),
+            ),
             ("nginx:1".into(), "docker.io/library/nginx:1".into()),
-            ("bitnami/redis".into(), "docker.io/bitnami/redis:latest".into()),
+            (
+                "bitnami/redis".into(),
+                "docker.io/bitnami/redis:latest".into(),
+            ),
             ("ghcr.io/a/b:v1".into(), "ghcr.io/a/b:v1".into()),
             ("localhost:5000/a".into(), "localhost:5000/a:latest".into()),
-            (format!("ghcr.io/a:v@sha256:{hex}"), format!("ghcr.io/a@sha256:{hex}")),
+            (
+                format!("ghcr.io/a:v@sha256:{hex}"),
+                format!("ghcr.io/a@sha256:{hex}"),
+            ),
         ] {
             assert_eq!(given.parse::<ImageName>().unwrap().to_string(), means);
         }

@@ -115,8 +115,13 @@ impl RangeHeader {
             Self::Never => return Selected::Unsatisfiable,
             Self::Bytes(specs) => specs,
         };
-        let mut parts: Vec<(Range, bool)> = specs.iter().filter_map(|spec| resolve(*spec, length)).collect();
-        let total = parts.iter().fold(0u64, |sum, (range, _)| sum.saturating_add(range.len()));
+        let mut parts: Vec<(Range, bool)> = specs
+            .iter()
+            .filter_map(|spec| resolve(*spec, length))
+            .collect();
+        let total = parts
+            .iter()
+            .fold(0u64, |sum, (range, _)| sum.saturating_add(range.len()));
         match parts.len() {
             0 => Selected::Unsatisfiable,
             1 => {
@@ -205,8 +210,14 @@ mod tests {
             ("bytes=500-0", Selected::Unsatisfiable),
             ("bytes=99999999999999999999999-", Selected::Unsatisfiable),
             ("bytes=0-99999999999999999999999", one(0, 100, false)),
-            ("bytes=0-1,5-6", Selected::Many(vec![Range::new(0, 2), Range::new(5, 7)])),
-            ("bytes=5-6,0-1", Selected::Many(vec![Range::new(5, 7), Range::new(0, 2)])),
+            (
+                "bytes=0-1,5-6",
+                Selected::Many(vec![Range::new(0, 2), Range::new(5, 7)]),
+            ),
+            (
+                "bytes=5-6,0-1",
+                Selected::Many(vec![Range::new(5, 7), Range::new(0, 2)]),
+            ),
             ("bytes=0-1,200-", one(0, 2, false)),
             ("bytes=0-99,0-99", Selected::Whole),
             ("bites=0-1", Selected::Whole),

@@ -61,7 +61,9 @@ impl Route {
             return Ok(None);
         };
         let address = |path: &str| -> Result<Address, OciError> {
-            let shape = path.split('/').all(|c| !c.is_empty() && c != "." && c != "..");
+            let shape = path
+                .split('/')
+                .all(|c| !c.is_empty() && c != "." && c != "..");
             if !shape || path.len() > 512 {
                 return Err(invalid_name(path, &NameError::Repository));
             }
@@ -73,7 +75,9 @@ impl Route {
         Ok(Some(match (kind, last) {
             ("manifests", reference) => Self::Manifest(address(path)?, parse_reference(reference)?),
             ("blobs", digest) => Self::Blob(address(path)?, parse_digest(digest)?),
-            ("referrers", digest) => Self::Referrers(address(path)?, parse_digest(digest)?, passed_on),
+            ("referrers", digest) => {
+                Self::Referrers(address(path)?, parse_digest(digest)?, passed_on)
+            }
             ("tags", "list") => Self::Tags(address(path)?, passed_on),
             _ => return Ok(None),
         }))
@@ -97,7 +101,10 @@ impl Address {
     ///
     /// # Errors
     /// 400 `NAME_INVALID`
-    pub fn resolve(&self, registries: &impl Registries) -> Result<(RegistryName, Repository), OciError> {
+    pub fn resolve(
+        &self,
+        registries: &impl Registries,
+    ) -> Result<(RegistryName, Repository), OciError> {
         let first = self.path.split_once('/');
         let named = |component: &str| -> Option<RegistryName> {
             registries.alias(component).or_else(|| {
@@ -107,7 +114,9 @@ impl Address {
             })
         };
         let (registry, path) = match (&self.ns, first) {
-            (Some(ns), Some((component, rest))) if named(component).as_ref() == Some(ns) => (ns.clone(), rest),
+            (Some(ns), Some((component, rest))) if named(component).as_ref() == Some(ns) => {
+                (ns.clone(), rest)
+            }
             (Some(ns), _) => (ns.clone(), self.path.as_str()),
             (None, Some((component, rest))) => match named(component) {
                 Some(registry) => (registry, rest),
@@ -126,7 +135,10 @@ impl Address {
 }
 
 fn invalid_name(name: &str, error: &NameError) -> OciError {
-    OciError::new(ErrorCode::NameInvalid, format!("{}: {error}", printable(name)))
+    OciError::new(
+        ErrorCode::NameInvalid,
+        format!("{}: {error}", printable(name)),
+    )
 }
 
 fn parse_reference(text: &str) -> Result<Reference, OciError> {
@@ -140,8 +152,12 @@ fn parse_reference(text: &str) -> Result<Reference, OciError> {
 }
 
 fn parse_digest(text: &str) -> Result<Digest, OciError> {
-    text.parse()
-        .map_err(|error| OciError::new(ErrorCode::DigestInvalid, format!("{}: {error}", printable(text))))
+    text.parse().map_err(|error| {
+        OciError::new(
+            ErrorCode::DigestInvalid,
+            format!("{}: {error}", printable(text)),
+        )
+    })
 }
 
 /// What a client sent, cut and made safe for a message.
@@ -150,7 +166,12 @@ fn printable(text: &str) -> Cow<'_, str> {
     if text.len() <= 80 && text.chars().all(plain) {
         return Cow::Borrowed(text);
     }
-    Cow::Owned(text.chars().take(80).map(|c| if plain(c) { c } else { '?' }).collect())
+    Cow::Owned(
+        text.chars()
+            .take(80)
+            .map(|c| if plain(c) { c } else { '?' })
+            .collect(),
+    )
 }
 
 /// Takes `ns` out of the query; the rest goes upstream.
@@ -161,11 +182,17 @@ fn split_query(query: Option<&str>) -> Result<(Option<RegistryName>, String), Oc
         if key != "ns" {
             rest.append_pair(&key, &value);
         } else if !value.is_empty() {
-            let name: RegistryName = value
-                .parse()
-                .map_err(|e: NameError| OciError::new(ErrorCode::NameInvalid, format!("ns={}: {e}", printable(&value))))?;
+            let name: RegistryName = value.parse().map_err(|e: NameError| {
+                OciError::new(
+                    ErrorCode::NameInvalid,
+                    format!("ns={}: {e}", printable(&value)),
+                )
+            })?;
             if ns.replace(name).is_some() {
-                return Err(OciError::new(ErrorCode::NameInvalid, "ns is given more than once"));
+                return Err(OciError::new(
+                    ErrorCode::NameInvalid,
+                    "ns is given more than once",
+                ));
             }
         }
     }
@@ -202,24 +229,80 @@ mod tests {
     #[test]
     fn both_addressings() {
         for (path, query, expected) in [
-            ("/v2/library/nginx/manifests/1", Some("ns=docker.io"), "docker.io library/nginx 1"),
-            ("/v2/nginx/manifests/1", Some("ns=docker.io"), "docker.io library/nginx 1"),
+            (
+                "/v2/library/nginx/manifests/1",
+                Some("ns=docker.io"),
+                "docker.io library/nginx 1",
+            ),
+            (
+                "/v2/nginx/manifests/1",
+                Some("ns=docker.io"),
+                "docker.io library/nginx 1",
+            ),
             ("/v2/nginx/manifests/1", None, "docker.io library/nginx 1"),
             ("/v2/a/b/manifests/1", None, "docker.io a/b 1"),
-            ("/v2/a/b/c/d/manifests/1", Some("ns=ghcr.io"), "ghcr.io a/b/c/d 1"),
+            (
+                "/v2/a/b/c/d/manifests/1",
+                Some("ns=ghcr.io"),
+                "ghcr.io a/b/c/d 1",
+            ),
             ("/v2/ghcr.io/a/b/manifests/1", None, "ghcr.io a/b 1"),
-            ("/v2/ghcr.io/a/b/manifests/1", Some("ns=ghcr.io"), "ghcr.io a/b 1"),
-            ("/v2/ghcr.io/a/b/manifests/1", Some("ns=quay.io"), "quay.io ghcr.io/a/b 1"),
-            ("/v2/docker.io/nginx/manifests/1", None, "docker.io library/nginx 1"),
-            ("/v2/registry-1.docker.io/nginx/manifests/1", Some("ns=docker.io"), "docker.io library/nginx 1"),
-            ("/v2/hub/nginx/manifests/1", None, "docker.io library/nginx 1"),
-            ("/v2/hub/nginx/manifests/1", Some("ns=docker.io"), "docker.io library/nginx 1"),
-            ("/v2/hub/nginx/manifests/1", Some("ns=ghcr.io"), "ghcr.io hub/nginx 1"),
-            ("/v2/a/manifests/1", Some("ns=127.0.0.1%3A5000"), "127.0.0.1:5000 a 1"),
-            ("/v2/127.0.0.1:5000/a/manifests/1", None, "127.0.0.1:5000 a 1"),
+            (
+                "/v2/ghcr.io/a/b/manifests/1",
+                Some("ns=ghcr.io"),
+                "ghcr.io a/b 1",
+            ),
+            (
+                "/v2/ghcr.io/a/b/manifests/1",
+                Some("ns=quay.io"),
+                "quay.io ghcr.io/a/b 1",
+            ),
+            (
+                "/v2/docker.io/nginx/manifests/1",
+                None,
+                "docker.io library/nginx 1",
+            ),
+            (
+                "/v2/registry-1.docker.io/nginx/manifests/1",
+                Some("ns=docker.io"),
+                "docker.io library/nginx 1",
+            ),
+            (
+                "/v2/hub/nginx/manifests/1",
+                None,
+                "docker.io library/nginx 1",
+            ),
+            (
+                "/v2/hub/nginx/manifests/1",
+                Some("ns=docker.io"),
+                "docker.io library/nginx 1",
+            ),
+            (
+                "/v2/hub/nginx/manifests/1",
+                Some("ns=ghcr.io"),
+                "ghcr.io hub/nginx 1",
+            ),
+            (
+                "/v2/a/manifests/1",
+                Some("ns=127.0.0.1%3A5000"),
+                "127.0.0.1:5000 a 1",
+            ),
+            (
+                "/v2/127.0.0.1:5000/a/manifests/1",
+                None,
+                "127.0.0.1:5000 a 1",
+            ),
             ("/v2/localhost/a/manifests/1", None, "localhost a 1"),
-            ("/v2/x/manifests/manifests/1", Some("ns=q.io"), "q.io x/manifests 1"),
-            ("/v2/ghcr.io/manifests/1", None, "docker.io library/ghcr.io 1"),
+            (
+                "/v2/x/manifests/manifests/1",
+                Some("ns=q.io"),
+                "q.io x/manifests 1",
+            ),
+            (
+                "/v2/ghcr.io/manifests/1",
+                None,
+                "docker.io library/ghcr.io 1",
+            ),
             ("/v2/a/manifests/.x", None, "TAG_INVALID"),
             ("/v2/a/manifests/sha256:12", None, "DIGEST_INVALID"),
             ("/v2/a/manifests/sha256%3A12", None, "DIGEST_INVALID"),
@@ -243,7 +326,9 @@ mod tests {
 
     #[test]
     fn the_query_is_passed_on_without_ns() {
-        let Ok(Some(Route::Tags(_, query))) = Route::parse("/v2/a/tags/list", Some("n=2&ns=a.io&last=x%20y")) else {
+        let Ok(Some(Route::Tags(_, query))) =
+            Route::parse("/v2/a/tags/list", Some("n=2&ns=a.io&last=x%20y"))
+        else {
             panic!("not a tags route")
         };
         assert_eq!(query, "n=2&last=x+y");

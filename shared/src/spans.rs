@@ -73,7 +73,11 @@ impl Spans {
         if start >= within.end {
             return None;
         }
-        let end = self.ranges.range(start..).next().map_or(within.end, |(s, _)| (*s).min(within.end));
+        let end = self
+            .ranges
+            .range(start..)
+            .next()
+            .map_or(within.end, |(s, _)| (*s).min(within.end));
         Some(Range::new(start, end))
     }
 

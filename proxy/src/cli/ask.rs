@@ -39,7 +39,10 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<u8> {
         return Ok(0);
     }
     let status: Status = read(&text)?;
-    say(&format!("larder {}, up {} s", status.version, status.uptime_seconds));
+    say(&format!(
+        "larder {}, up {} s",
+        status.version, status.uptime_seconds
+    ));
     say(&format!("registry   http://{}", status.listen.registry));
     if let Some(telemetry) = &status.listen.telemetry {
         say(&format!("telemetry  http://{telemetry}"));
@@ -60,11 +63,20 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<u8> {
         size(status.served.upstream_bytes)
     ));
     for upstream in &status.upstreams {
-        say(&format!("upstream   {} at {}", upstream.registry, upstream.endpoints.join(", then ")));
+        say(&format!(
+            "upstream   {} at {}",
+            upstream.registry,
+            upstream.endpoints.join(", then ")
+        ));
     }
     for fill in &status.fills {
         let of = fill.size_bytes.map_or("unknown".to_owned(), size);
-        say(&format!("fill       {}: {} of {of}, {} readers", fill.digest, size(fill.present_bytes), fill.readers));
+        say(&format!(
+            "fill       {}: {} of {of}, {} readers",
+            fill.digest,
+            size(fill.present_bytes),
+            fill.readers
+        ));
     }
     Ok(0)
 }
@@ -79,13 +91,17 @@ pub fn explain(args: &ExplainArgs) -> anyhow::Result<u8> {
     let explanation: Explanation = read(&text)?;
     say(&explanation.image);
     for step in &explanation.steps {
-        say(&format!("  {:<10} {:<10} {}", step.step, step.outcome, step.detail));
+        say(&format!(
+            "  {:<10} {:<10} {}",
+            step.step, step.outcome, step.detail
+        ));
     }
     Ok(0)
 }
 
 fn read<T: DeserializeOwned>(text: &str) -> anyhow::Result<T> {
-    serde_json::from_str(text).context("the daemon's answer cannot be read; is it of another version?")
+    serde_json::from_str(text)
+        .context("the daemon's answer cannot be read; is it of another version?")
 }
 
 /// One GET over the admin socket.
@@ -107,9 +123,12 @@ async fn get_from(socket: &Path, path: &str) -> anyhow::Result<String> {
             socket.display()
         )
     })?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = Request::get(path).header("host", "larder").body(Empty::<Bytes>::new())?;
+    let request = Request::get(path)
+        .header("host", "larder")
+        .body(Empty::<Bytes>::new())?;
     let response = sender.send_request(request).await?;
     let status = response.status();
     let body = response.into_body().collect().await?.to_bytes();

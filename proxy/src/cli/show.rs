@@ -1,6 +1,10 @@
 //! Words for people: standard output, standard error, sizes.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where the CLI speaks")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this is where the CLI speaks"
+)]
 
 /// Prints a line of output.
 pub fn say(text: &str) {

@@ -107,7 +107,11 @@ impl Service<Uri> for Connector {
 
 fn literal(uri: &Uri) -> Option<IpAddr> {
     let host = uri.host()?;
-    host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host).parse().ok()
+    host.strip_prefix('[')
+        .and_then(|h| h.strip_suffix(']'))
+        .unwrap_or(host)
+        .parse()
+        .ok()
 }
 
 /// A resolver whose answers hold only addresses within reach. getaddrinfo also reads the odd spellings of an address
@@ -130,10 +134,19 @@ impl Service<Name> for Resolver {
         let reach = self.reach;
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let (allowed, refused): (Vec<_>, Vec<_>) = found.map(|a| (a, reach.check(a.ip()))).partition(|(_, verdict)| verdict.is_ok());
-            match (allowed.is_empty(), refused.into_iter().find_map(|(_, verdict)| verdict.err())) {
+            let (allowed, refused): (Vec<_>, Vec<_>) = found
+                .map(|a| (a, reach.check(a.ip())))
+                .partition(|(_, verdict)| verdict.is_ok());
+            match (
+                allowed.is_empty(),
+                refused.into_iter().find_map(|(_, verdict)| verdict.err()),
+            ) {
                 (true, Some(forbidden)) => Err(forbidden.into()),
-                _ => Ok(allowed.into_iter().map(|(a, _)| a).collect::<Vec<_>>().into_iter()),
+                _ => Ok(allowed
+                    .into_iter()
+                    .map(|(a, _)| a)
+                    .collect::<Vec<_>>()
+                    .into_iter()),
             }
         })
     }
@@ -152,13 +165,21 @@ impl Connection for Link {
 }
 
 impl Read for Link {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
 impl Write for Link {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 

@@ -19,7 +19,9 @@ pub enum Reach {
 
 /// An address that may not be connected to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{address} is {kind}; larder connects there only if an upstream's endpoint in the configuration names it")]
+#[error(
+    "{address} is {kind}; larder connects there only if an upstream's endpoint in the configuration names it"
+)]
 pub struct Forbidden {
     address: IpAddr,
     kind: &'static str,
@@ -64,7 +66,10 @@ fn class_v4(v4: Ipv4Addr) -> Class {
     } else if v4 == Ipv4Addr::new(100, 100, 100, 200) || v4 == Ipv4Addr::new(168, 63, 129, 16) {
         // Alibaba Cloud's and Azure's metadata services live outside 169.254/16.
         Class::Own("a cloud's metadata service")
-    } else if v4.is_private() || (a == 100 && (64..128).contains(&b)) || (a == 198 && (b == 18 || b == 19)) {
+    } else if v4.is_private()
+        || (a == 100 && (64..128).contains(&b))
+        || (a == 198 && (b == 18 || b == 19))
+    {
         Class::Private
     } else {
         Class::Public

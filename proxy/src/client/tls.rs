@@ -39,14 +39,17 @@ impl Roots {
         }
         let (good, _) = roots.add_parsable_certificates(found.certs);
         if good == 0 {
-            tracing::warn!("the system has no certificate roots: https upstreams need `ca` in the configuration");
+            tracing::warn!(
+                "the system has no certificate roots: https upstreams need `ca` in the configuration"
+            );
         }
         Self(roots)
     }
 
     pub fn client_config(&self, tls: &Tls) -> Result<ClientConfig, TlsError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()?;
         if tls.skip_verify {
             return Ok(builder
                 .dangerous()
@@ -59,7 +62,8 @@ impl Roots {
                 path: path.clone(),
                 why,
             };
-            let certificates = CertificateDer::pem_file_iter(path).map_err(|e| failed(e.to_string()))?;
+            let certificates =
+                CertificateDer::pem_file_iter(path).map_err(|e| failed(e.to_string()))?;
             let mut added = 0;
             for certificate in certificates {
                 roots.add(certificate.map_err(|e| failed(e.to_string()))?)?;
@@ -89,12 +93,32 @@ impl ServerCertVerifier for Anyone {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
-    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -33,7 +33,10 @@ const GATHERED: usize = 2 << 20;
 pub enum End {
     Done,
     /// It broke off, stalled, or ended early.
-    Broken { why: String, stalled: bool },
+    Broken {
+        why: String,
+        stalled: bool,
+    },
     /// The source said no before the first byte.
     Refused(Failure),
     /// The source has something else under this digest.
@@ -60,7 +63,10 @@ pub async fn open(fills: &Fills, fill: &Fill, source: &Source, want: Want) -> Re
         subject: Subject::Blob(fill.digest),
         want,
     };
-    let record = fills.store.repositories().get(&source.registry, &source.repository);
+    let record = fills
+        .store
+        .repositories()
+        .get(&source.registry, &source.repository);
     let answer = match fills.upstreams.ask(&ask).await {
         Ok(answer) => answer,
         Err(failure) => {
@@ -85,7 +91,10 @@ pub async fn open(fills: &Fills, fill: &Fill, source: &Source, want: Want) -> Re
             Want::All | Want::Head => 0,
         };
         if range.start != asked {
-            return Err(End::WrongObject(format!("bytes from {} where {asked} was asked", range.start)));
+            return Err(End::WrongObject(format!(
+                "bytes from {} where {asked} was asked",
+                range.start
+            )));
         }
         return Ok(Opened {
             size,
@@ -113,7 +122,13 @@ pub struct Track {
 }
 
 /// Pumps a body into the partial until `track.end`. Reading goes on while the disk is written.
-pub async fn pump(fill: Arc<Fill>, partial: Arc<Partial>, opened: Opened, track: Arc<Track>, received: Arc<AtomicU64>) -> End {
+pub async fn pump(
+    fill: Arc<Fill>,
+    partial: Arc<Partial>,
+    opened: Opened,
+    track: Arc<Track>,
+    received: Arc<AtomicU64>,
+) -> End {
     let mut body = opened.body;
     let mut at = opened.start;
     let mut gathered: Vec<Bytes> = Vec::new();
@@ -126,7 +141,9 @@ pub async fn pump(fill: Arc<Fill>, partial: Arc<Partial>, opened: Opened, track:
             let start = at - gathered_len as u64;
             gathered_len = 0;
             let (fill, partial) = (Arc::clone(&fill), Arc::clone(&partial));
-            writing = Some(tokio::task::spawn_blocking(move || write(&fill, &partial, start, &chunks)));
+            writing = Some(tokio::task::spawn_blocking(move || {
+                write(&fill, &partial, start, &chunks)
+            }));
         }
         if writing.is_none()
             && let Some(end) = ended

@@ -47,7 +47,10 @@ pub struct View<'a> {
 pub enum Step {
     Fetch(Range),
     /// Let flight `id` stop at `end`, then look again.
-    Cut { id: u64, end: u64 },
+    Cut {
+        id: u64,
+        end: u64,
+    },
     /// Nothing more to start now.
     Wait,
 }
@@ -55,7 +58,10 @@ pub enum Step {
 /// Decides the next step.
 pub fn next(view: &View<'_>) -> Step {
     let everything = Range::new(0, view.size);
-    let missing = |range: &Range| view.present.first_missing(Range::new(range.start, range.end.min(view.size)));
+    let missing = |range: &Range| {
+        view.present
+            .first_missing(Range::new(range.start, range.end.min(view.size)))
+    };
     if !view.ranged {
         let wanted = view.whole || view.demands.iter().any(|d| missing(d).is_some());
         let idle = view.flights.is_empty() && view.streams > 0;
@@ -74,7 +80,11 @@ pub fn next(view: &View<'_>) -> Step {
     }
     // Bytes that somebody waits for and nobody brings soon.
     for gap in view.demands.iter().filter_map(missing) {
-        match view.flights.iter().find(|f| f.at <= gap.start && gap.start < f.end) {
+        match view
+            .flights
+            .iter()
+            .find(|f| f.at <= gap.start && gap.start < f.end)
+        {
             None => return Step::Fetch(rounded(&covered, gap, view.size)),
             Some(flight) if gap.start - flight.at > PATIENCE => {
                 return Step::Cut {
@@ -106,7 +116,12 @@ pub fn next(view: &View<'_>) -> Step {
 /// `gap` widened to whole spans and cut to a run, without what is covered already.
 fn rounded(covered: &Spans, gap: Range, size: u64) -> Range {
     let floor = gap.start / SPAN * SPAN;
-    let ceil = gap.end.div_ceil(SPAN).saturating_mul(SPAN).min(size).min(floor + RUN_MAX);
+    let ceil = gap
+        .end
+        .div_ceil(SPAN)
+        .saturating_mul(SPAN)
+        .min(size)
+        .min(floor + RUN_MAX);
     // Back to the span's begin as far as nothing is there.
     let mut start = gap.start;
     let mut probe = floor;
@@ -120,7 +135,9 @@ fn rounded(covered: &Spans, gap: Range, size: u64) -> Range {
             None => break,
         }
     }
-    let end = covered.first_missing(Range::new(gap.start, ceil)).map_or(gap.end, |free| free.end);
+    let end = covered
+        .first_missing(Range::new(gap.start, ceil))
+        .map_or(gap.end, |free| free.end);
     Range::new(start, end)
 }
 
@@ -132,7 +149,12 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn view<'a>(size: u64, present: &'a Spans, flights: &'a [Flight], demands: &'a [Range]) -> View<'a> {
+    fn view<'a>(
+        size: u64,
+        present: &'a Spans,
+        flights: &'a [Flight],
+        demands: &'a [Range],
+    ) -> View<'a> {
         View {
             size,
             present,
@@ -147,9 +169,19 @@ mod tests {
     #[test]
     fn a_small_read_fetches_its_span() {
         let present = Spans::default();
-        let step = next(&view(100 * MIB, &present, &[], &[Range::new(5 * MIB + 7, 5 * MIB + 50_007)]));
+        let step = next(&view(
+            100 * MIB,
+            &present,
+            &[],
+            &[Range::new(5 * MIB + 7, 5 * MIB + 50_007)],
+        ));
         assert_eq!(step, Step::Fetch(Range::new(5 * MIB, 6 * MIB)));
-        let step = next(&view(5 * MIB + 100, &present, &[], &[Range::new(5 * MIB + 7, 5 * MIB + 99)]));
+        let step = next(&view(
+            5 * MIB + 100,
+            &present,
+            &[],
+            &[Range::new(5 * MIB + 7, 5 * MIB + 99)],
+        ));
         assert_eq!(step, Step::Fetch(Range::new(5 * MIB, 5 * MIB + 100)));
     }
 
@@ -168,7 +200,13 @@ mod tests {
         let present: Spans = [Range::new(0, MIB)].into_iter().collect();
         let demands = [Range::new(20 * MIB + 5, 20 * MIB + 6)];
         let step = next(&view(64 * MIB, &present, &flights, &demands));
-        assert_eq!(step, Step::Cut { id: 7, end: 20 * MIB });
+        assert_eq!(
+            step,
+            Step::Cut {
+                id: 7,
+                end: 20 * MIB
+            }
+        );
         let near = [Range::new(2 * MIB, 2 * MIB + 5)];
         assert_eq!(next(&view(64 * MIB, &present, &flights, &near)), Step::Wait);
     }

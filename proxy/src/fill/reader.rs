@@ -79,7 +79,9 @@ impl Reader {
             return Poll::Ready(Err(FillError::Broken("no seat".to_owned())));
         };
         if let Phase::Failed(error) = &state.phase {
-            return Poll::Ready(Err(own_failure(&state.refusals, &seat.source).unwrap_or_else(|| error.clone())));
+            return Poll::Ready(Err(
+                own_failure(&state.refusals, &seat.source).unwrap_or_else(|| error.clone())
+            ));
         }
         if let Some(partial) = &state.partial {
             let start = match &seat.wants {
@@ -161,7 +163,10 @@ impl Reader {
         let present = if verified {
             size
         } else {
-            state.partial.as_ref().map_or(at, |partial| partial.present_to(at))
+            state
+                .partial
+                .as_ref()
+                .map_or(at, |partial| partial.present_to(at))
         };
         let mut end = present.min(held).min(self.part.end);
         if end > at {

@@ -71,7 +71,10 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
             fill.set_phase(Phase::Verified);
             let served = lock(&fill.state).served.clone();
             for source in served {
-                let record = fills.store.repositories().get(&source.registry, &source.repository);
+                let record = fills
+                    .store
+                    .repositories()
+                    .get(&source.registry, &source.repository);
                 record.add_link(Link {
                     digest: fill.digest,
                     size: partial.size(),
@@ -84,7 +87,9 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
                 Ok(Ok(())) => {
                     fills.metrics.fills.committed.inc();
                 }
-                Ok(Err(error)) => tracing::warn!(blob.digest = %fill.digest, %error, "a blob was served but could not be kept"),
+                Ok(Err(error)) => {
+                    tracing::warn!(blob.digest = %fill.digest, %error, "a blob was served but could not be kept")
+                }
                 Err(panic) => tracing::error!(%panic, "a commit panicked"),
             }
             fills.unlist(&fill);
@@ -161,15 +166,19 @@ impl Running {
             let source = self.pick_source()?;
             let end = match fetch::open(&self.fills, &self.fill, &source, want).await {
                 Ok(opened) => {
-                    let (store, digest, size) = (Arc::clone(&self.fills.store), self.fill.digest, opened.size);
-                    let begun = tokio::task::spawn_blocking(move || store.begin(digest, size)).await;
+                    let (store, digest, size) =
+                        (Arc::clone(&self.fills.store), self.fill.digest, opened.size);
+                    let begun =
+                        tokio::task::spawn_blocking(move || store.begin(digest, size)).await;
                     let partial = match begun {
                         Ok(Ok(partial)) => Arc::new(partial),
                         Ok(Err(error)) => return Err(FillError::Disk(error.to_string())),
                         Err(panic) => return Err(FillError::Disk(panic.to_string())),
                     };
                     let range = match want {
-                        Want::Part(range) if opened.ranged => Range::new(range.start, range.end.min(size)),
+                        Want::Part(range) if opened.ranged => {
+                            Range::new(range.start, range.end.min(size))
+                        }
                         _ => Range::new(0, size),
                     };
                     self.pump(&partial, opened, range);
@@ -183,7 +192,9 @@ impl Running {
                 // know no ranges and say so.
                 End::Refused(Failure::Unsatisfiable { total }) if want != Want::All => {
                     want = match (total, want) {
-                        (Some(total), Want::Part(asked)) if total > 0 && asked.start >= total => Want::Part(Range::new(0, 1.min(total))),
+                        (Some(total), Want::Part(asked)) if total > 0 && asked.start >= total => {
+                            Want::Part(Range::new(0, 1.min(total)))
+                        }
                         _ => Want::All,
                     };
                 }
@@ -202,11 +213,15 @@ impl Running {
     }
 
     /// Fetches until everything is here and right, or nobody wants the rest (`None`).
-    async fn complete(&mut self, partial: &Arc<Partial>) -> Result<Option<Arc<Partial>>, FillError> {
+    async fn complete(
+        &mut self,
+        partial: &Arc<Partial>,
+    ) -> Result<Option<Arc<Partial>>, FillError> {
         let mut idle_since: Option<Instant> = None;
         loop {
             let now = Instant::now();
-            if partial.present().contains(Range::new(0, partial.size())) && self.flights.is_empty() {
+            if partial.present().contains(Range::new(0, partial.size())) && self.flights.is_empty()
+            {
                 return self.verify(partial).await.map(Some);
             }
             let received = self.received.load(Ordering::Relaxed);
@@ -226,7 +241,11 @@ impl Running {
             } else {
                 idle_since = None;
             }
-            let wake = self.progress.not_before.filter(|at| *at > now).unwrap_or(now + INTERVAL);
+            let wake = self
+                .progress
+                .not_before
+                .filter(|at| *at > now)
+                .unwrap_or(now + INTERVAL);
             tokio::select! {
                 Some(ended) = self.streams.join_next() => match ended {
                     Ok((id, end)) => self.ended(id, end)?,
@@ -242,7 +261,11 @@ impl Running {
         loop {
             let (demands, whole) = demands(&self.fill, partial.size());
             let flights: Vec<Flight> = self.flights.iter().map(Stream::flight).collect();
-            let streams = if partial.size() >= PARALLEL_FROM { self.ramp.streams() } else { 1 };
+            let streams = if partial.size() >= PARALLEL_FROM {
+                self.ramp.streams()
+            } else {
+                1
+            };
             // A reader that waits at a place of its own gets a stream of its own.
             let streams = streams.max(demands.len().min(super::ramp::MAX_STREAMS));
             let step = plan::next(&View {
@@ -272,13 +295,23 @@ impl Running {
     /// A stream that asks first.
     fn fetch(&mut self, partial: &Arc<Partial>, source: Source, range: Range) {
         let (id, track) = self.track(range);
-        let (fills, fill, partial) = (Arc::clone(&self.fills), Arc::clone(&self.fill), Arc::clone(partial));
+        let (fills, fill, partial) = (
+            Arc::clone(&self.fills),
+            Arc::clone(&self.fill),
+            Arc::clone(partial),
+        );
         let (received, ranged) = (Arc::clone(&self.received), self.ranged);
         self.streams.spawn(async move {
             let want = if ranged { Want::Part(range) } else { Want::All };
             let end = match fetch::open(&fills, &fill, &source, want).await {
-                Ok(opened) if opened.size != partial.size() => End::WrongObject(format!("{} bytes where {} were before", opened.size, partial.size())),
-                Ok(opened) if ranged && !opened.ranged && range != Range::new(0, partial.size()) => {
+                Ok(opened) if opened.size != partial.size() => End::WrongObject(format!(
+                    "{} bytes where {} were before",
+                    opened.size,
+                    partial.size()
+                )),
+                Ok(opened)
+                    if ranged && !opened.ranged && range != Range::new(0, partial.size()) =>
+                {
                     // It answers with everything: this stream becomes the only one.
                     track.at.store(0, Ordering::Release);
                     track.end.store(partial.size(), Ordering::Release);
@@ -299,9 +332,17 @@ impl Running {
     fn pump(&mut self, partial: &Arc<Partial>, opened: Opened, range: Range) {
         self.ranged = opened.ranged;
         let (id, track) = self.track(range);
-        let (fill, partial, received) = (Arc::clone(&self.fill), Arc::clone(partial), Arc::clone(&self.received));
-        self.streams
-            .spawn(async move { (id, fetch::pump(fill, partial, opened, track, received).await) });
+        let (fill, partial, received) = (
+            Arc::clone(&self.fill),
+            Arc::clone(partial),
+            Arc::clone(&self.received),
+        );
+        self.streams.spawn(async move {
+            (
+                id,
+                fetch::pump(fill, partial, opened, track, received).await,
+            )
+        });
     }
 
     fn track(&mut self, range: Range) -> (u64, Arc<Track>) {
@@ -330,8 +371,13 @@ impl Running {
         };
         lock(&self.fill.state).answered = false;
         let now = Instant::now();
-        let limit = if stalled { GIVE_UP_STALLS } else { GIVE_UP_ERRORS };
-        self.progress.note(now, self.received.load(Ordering::Relaxed));
+        let limit = if stalled {
+            GIVE_UP_STALLS
+        } else {
+            GIVE_UP_ERRORS
+        };
+        self.progress
+            .note(now, self.received.load(Ordering::Relaxed));
         if now.duration_since(self.progress.since) >= limit {
             return Err(FillError::Broken(why));
         }
@@ -411,7 +457,10 @@ fn first_want(fill: &Fill) -> Want {
     });
     match (state.whole, starts.min()) {
         (true, _) => Want::Part(Range::new(0, 2 * WINDOW)),
-        (false, Some(start)) => Want::Part(Range::new(start / plan::SPAN * plan::SPAN, (start / plan::SPAN * plan::SPAN).saturating_add(plan::SPAN))),
+        (false, Some(start)) => Want::Part(Range::new(
+            start / plan::SPAN * plan::SPAN,
+            (start / plan::SPAN * plan::SPAN).saturating_add(plan::SPAN),
+        )),
         // A suffix: the length decides where it begins.
         (false, None) => Want::Part(Range::new(0, 1)),
     }
@@ -424,7 +473,10 @@ fn demands(fill: &Fill, size: u64) -> (Vec<Range>, bool) {
         .seats
         .values()
         .flat_map(|seat| match &seat.wants {
-            Wants::Opening { start: Some(start), whole: false } => vec![Range::new(*start, start.saturating_add(1))],
+            Wants::Opening {
+                start: Some(start),
+                whole: false,
+            } => vec![Range::new(*start, start.saturating_add(1))],
             Wants::Opening { .. } => Vec::new(),
             Wants::Whole { at } => vec![Range::new(*at, size)],
             Wants::Open { at } => vec![Range::new(*at, at.saturating_add(WINDOW).min(size))],

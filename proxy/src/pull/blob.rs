@@ -1,10 +1,7 @@
 //! Blobs: from disk by sendfile, or from the fill that is bringing them.
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use larder_shared::{
-    Digest, Range, RangeHeader,
-    range::Selected,
-};
+use larder_shared::{Digest, Range, RangeHeader, range::Selected};
 
 use super::{DIGEST, Place, Pull, PullError, Pulled, put};
 use crate::{
@@ -20,10 +17,16 @@ const OCTETS: &str = "application/octet-stream";
 
 impl Pull {
     /// The bytes of a blob, or the ranges that are asked for.
-    pub(super) async fn blob(&self, place: &Place, digest: &Digest, range: &RangeHeader) -> Result<Pulled, PullError> {
+    pub(super) async fn blob(
+        &self,
+        place: &Place,
+        digest: &Digest,
+        range: &RangeHeader,
+    ) -> Result<Pulled, PullError> {
         if let Some(blob) = self.held_blob(place, digest).await? {
             let size = blob.size();
-            return answer(digest, size, &range.select(size), Content::Stored(blob)).map(|p| p.from(Tier::Node, Outcome::Hit));
+            return answer(digest, size, &range.select(size), Content::Stored(blob))
+                .map(|p| p.from(Tier::Node, Outcome::Hit));
         }
         let source = Source {
             registry: place.registry.clone(),
@@ -43,11 +46,16 @@ impl Pull {
             Selected::Many(ranges) => reader.want_parts(ranges),
             Selected::Unsatisfiable => {}
         }
-        answer(digest, size, &selected, Content::Filling(reader)).map(|p| p.from(Tier::Upstream, Outcome::Miss))
+        answer(digest, size, &selected, Content::Filling(reader))
+            .map(|p| p.from(Tier::Upstream, Outcome::Miss))
     }
 
     /// Size and existence. Never starts a fill.
-    pub(super) async fn blob_head(&self, place: &Place, digest: &Digest) -> Result<Pulled, PullError> {
+    pub(super) async fn blob_head(
+        &self,
+        place: &Place,
+        digest: &Digest,
+    ) -> Result<Pulled, PullError> {
         if let Some(blob) = self.held_blob(place, digest).await? {
             return Ok(head(digest, blob.size()).from(Tier::Node, Outcome::Hit));
         }
@@ -63,7 +71,10 @@ impl Pull {
             Err(Failure::Refused(_) | Failure::Invalid { .. }) => {
                 ask.want = Want::Part(Range::new(0, 1));
                 let answer = self.upstreams.ask(&ask).await?;
-                answer.content_range().map(|(_, total)| total).or_else(|| answer.content_length())
+                answer
+                    .content_range()
+                    .map(|(_, total)| total)
+                    .or_else(|| answer.content_length())
             }
             Err(failure) => return Err(failure.into()),
         };
@@ -79,7 +90,11 @@ impl Pull {
     }
 
     /// The blob from the node tier, if this repository holds it and may be read.
-    async fn held_blob(&self, place: &Place, digest: &Digest) -> Result<Option<std::sync::Arc<Blob>>, PullError> {
+    async fn held_blob(
+        &self,
+        place: &Place,
+        digest: &Digest,
+    ) -> Result<Option<std::sync::Arc<Blob>>, PullError> {
         if let Some(link) = place.record.link(digest) {
             match self.access.standing(&place.record) {
                 Standing::Public => {}
@@ -92,8 +107,13 @@ impl Pull {
         };
         // The bytes are here, but nobody has shown that this repository holds them. Its registry's word counts only
         // if the bytes came from that registry: another may claim any digest (promise P16).
-        let (store, registry, wanted) = (std::sync::Arc::clone(&self.store), place.registry.clone(), *digest);
-        let same_registry = tokio::task::spawn_blocking(move || store.repositories().held_in(&registry, &wanted));
+        let (store, registry, wanted) = (
+            std::sync::Arc::clone(&self.store),
+            place.registry.clone(),
+            *digest,
+        );
+        let same_registry =
+            tokio::task::spawn_blocking(move || store.repositories().held_in(&registry, &wanted));
         if !same_registry.await.unwrap_or(false) {
             return Ok(None);
         }
@@ -108,7 +128,10 @@ impl Pull {
 
     async fn prove(&self, place: &Place, digest: &Digest) -> Result<(), PullError> {
         let subject = Subject::Blob(*digest);
-        Ok(self.access.prove(&place.registry, &place.repository, &place.record, subject).await?)
+        Ok(self
+            .access
+            .prove(&place.registry, &place.repository, &place.record, subject)
+            .await?)
     }
 }
 
@@ -133,7 +156,12 @@ fn common(digest: &Digest) -> HeaderMap {
 }
 
 /// The response for a selection. It is the same whether the content is stored or on its way.
-fn answer(digest: &Digest, size: u64, selected: &Selected, content: Content) -> Result<Pulled, PullError> {
+fn answer(
+    digest: &Digest,
+    size: u64,
+    selected: &Selected,
+    content: Content,
+) -> Result<Pulled, PullError> {
     let mut headers = common(digest);
     let mut media_type = OCTETS.to_owned();
     let (status, segments) = match selected {
@@ -141,18 +169,28 @@ fn answer(digest: &Digest, size: u64, selected: &Selected, content: Content) -> 
         Selected::Whole if size == 0 => (StatusCode::OK, Vec::new()),
         Selected::Whole => (StatusCode::OK, vec![Segment::Range(Range::new(0, size))]),
         Selected::One { range, .. } => {
-            put(&mut headers, header::CONTENT_RANGE, &range.content_range(size));
+            put(
+                &mut headers,
+                header::CONTENT_RANGE,
+                &range.content_range(size),
+            );
             (StatusCode::PARTIAL_CONTENT, vec![Segment::Range(*range)])
         }
         Selected::Many(ranges) => {
             let boundary = format!("{:032x}", fastrand::u128(..));
             media_type = format!("multipart/byteranges; boundary={boundary}");
-            (StatusCode::PARTIAL_CONTENT, multipart(&boundary, ranges, size))
+            (
+                StatusCode::PARTIAL_CONTENT,
+                multipart(&boundary, ranges, size),
+            )
         }
     };
     put(&mut headers, header::CONTENT_TYPE, &media_type);
     let body = Body::new(content, segments);
-    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len().unwrap_or(0)));
+    headers.insert(
+        header::CONTENT_LENGTH,
+        HeaderValue::from(body.len().unwrap_or(0)),
+    );
     Ok(Pulled {
         status,
         headers,

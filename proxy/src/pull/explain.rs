@@ -30,7 +30,10 @@ impl Pull {
         say(
             "name",
             "ok",
-            format!("registry {}, repository {}, {}; asked at {endpoints}", image.registry, image.repository, image.reference),
+            format!(
+                "registry {}, repository {}, {}; asked at {endpoints}",
+                image.registry, image.repository, image.reference
+            ),
         );
         let place = match self.known_place(image.registry.clone(), image.repository.clone()) {
             Ok(place) => place,
@@ -43,42 +46,82 @@ impl Pull {
             }
         };
         match self.access.standing(&place.record) {
-            Standing::Public => say("access", "public", "the registry served it to anonymous clients a short time ago".into()),
-            Standing::Aged => say("access", "aged", "it was public; the registry is asked again, and an outage does not matter".into()),
-            Standing::Unknown => say("access", "unknown", "the registry decides when it is asked".into()),
+            Standing::Public => say(
+                "access",
+                "public",
+                "the registry served it to anonymous clients a short time ago".into(),
+            ),
+            Standing::Aged => say(
+                "access",
+                "aged",
+                "it was public; the registry is asked again, and an outage does not matter".into(),
+            ),
+            Standing::Unknown => say(
+                "access",
+                "unknown",
+                "the registry decides when it is asked".into(),
+            ),
         }
         let digest = match &image.reference {
             Reference::Digest(digest) => Some(*digest),
             Reference::Tag(tag) => {
                 let record = place.record.tag(tag);
                 let config = self.config.load_full();
-                let age = std::time::Duration::from_secs(record.as_ref().map_or(u64::MAX, |r| now().saturating_sub(r.checked)));
+                let age = std::time::Duration::from_secs(
+                    record
+                        .as_ref()
+                        .map_or(u64::MAX, |r| now().saturating_sub(r.checked)),
+                );
                 let known = record.as_ref().map(|r| r.digest);
-                match tags::decide(record.as_ref(), age, config.fresh_for(place.registry.as_str(), tag.as_str())) {
+                match tags::decide(
+                    record.as_ref(),
+                    age,
+                    config.fresh_for(place.registry.as_str(), tag.as_str()),
+                ) {
                     Before::Fresh(known) => {
-                        say("tag", "fresh", format!("{} as of {} s ago; the registry is not asked", known.digest, age.as_secs()));
+                        say(
+                            "tag",
+                            "fresh",
+                            format!(
+                                "{} as of {} s ago; the registry is not asked",
+                                known.digest,
+                                age.as_secs()
+                            ),
+                        );
                         Some(known.digest)
                     }
-                    Before::Ask => match self.tags.ask(&place.registry, &place.repository, tag, config.tags.timeout).await {
-                        Word::Descriptor(now) if Some(now.digest) == known => {
-                            say("tag", "unchanged", format!("{}; asked just now", now.digest));
-                            known
+                    Before::Ask => {
+                        match self
+                            .tags
+                            .ask(&place.registry, &place.repository, tag, config.tags.timeout)
+                            .await
+                        {
+                            Word::Descriptor(now) if Some(now.digest) == known => {
+                                say(
+                                    "tag",
+                                    "unchanged",
+                                    format!("{}; asked just now", now.digest),
+                                );
+                                known
+                            }
+                            Word::Descriptor(now) => {
+                                let was = known.map_or("not known before".to_owned(), |was| {
+                                    format!("was {was}")
+                                });
+                                say("tag", "changed", format!("{}; {was}", now.digest));
+                                Some(now.digest)
+                            }
+                            Word::Untold => {
+                                say("tag", "untold", "the registry does not tell the digest; the manifest is fetched".into());
+                                None
+                            }
+                            Word::Failed(failure) => {
+                                let outcome = if known.is_some() { "stale" } else { "failed" };
+                                say("tag", outcome, failure.to_string());
+                                known
+                            }
                         }
-                        Word::Descriptor(now) => {
-                            let was = known.map_or("not known before".to_owned(), |was| format!("was {was}"));
-                            say("tag", "changed", format!("{}; {was}", now.digest));
-                            Some(now.digest)
-                        }
-                        Word::Untold => {
-                            say("tag", "untold", "the registry does not tell the digest; the manifest is fetched".into());
-                            None
-                        }
-                        Word::Failed(failure) => {
-                            let outcome = if known.is_some() { "stale" } else { "failed" };
-                            say("tag", outcome, failure.to_string());
-                            known
-                        }
-                    },
+                    }
                 }
             }
         };
@@ -86,11 +129,25 @@ impl Pull {
             let held = place.record.link(&digest).is_some();
             match self.store.read(&digest, media::MAX_MANIFEST) {
                 Some(bytes) if held => {
-                    say("manifest", "hit", format!("{digest}, {} bytes, on this node", bytes.len()));
+                    say(
+                        "manifest",
+                        "hit",
+                        format!("{digest}, {} bytes, on this node", bytes.len()),
+                    );
                     self.explain_blobs(&bytes, &mut say);
                 }
-                Some(_) => say("manifest", "miss", format!("{digest} is here, but this repository is not known to hold it: it is fetched")),
-                None => say("manifest", "miss", format!("{digest} is not on this node: it is fetched")),
+                Some(_) => say(
+                    "manifest",
+                    "miss",
+                    format!(
+                        "{digest} is here, but this repository is not known to hold it: it is fetched"
+                    ),
+                ),
+                None => say(
+                    "manifest",
+                    "miss",
+                    format!("{digest} is not on this node: it is fetched"),
+                ),
             }
         }
         Explanation {
@@ -101,11 +158,20 @@ impl Pull {
 
     fn explain_blobs(&self, manifest: &[u8], say: &mut impl FnMut(&str, &str, String)) {
         let parsed: serde_json::Value = serde_json::from_slice(manifest).unwrap_or_default();
-        let children = |key: &str| parsed.get(key).and_then(|v| v.as_array()).cloned().unwrap_or_default();
+        let children = |key: &str| {
+            parsed
+                .get(key)
+                .and_then(|v| v.as_array())
+                .cloned()
+                .unwrap_or_default()
+        };
         let config = parsed.get("config").cloned();
         for (step, list) in [
             ("manifests", children("manifests")),
-            ("blobs", config.into_iter().chain(children("layers")).collect()),
+            (
+                "blobs",
+                config.into_iter().chain(children("layers")).collect(),
+            ),
         ] {
             if list.is_empty() {
                 continue;
@@ -123,7 +189,11 @@ impl Pull {
                 }
             }
             let outcome = if count == list.len() { "hit" } else { "miss" };
-            say(step, outcome, format!("{count} of {} here, {here} of {all} bytes", list.len()));
+            say(
+                step,
+                outcome,
+                format!("{count} of {} here, {here} of {all} bytes", list.len()),
+            );
         }
     }
 }

@@ -12,23 +12,45 @@ use crate::{
 };
 
 impl Pull {
-    pub(super) async fn tag_list(&self, place: &Place, query: &str, head: bool) -> Result<Pulled, PullError> {
-        self.pass_on(place, Subject::Tags(query.to_owned()), head).await
+    pub(super) async fn tag_list(
+        &self,
+        place: &Place,
+        query: &str,
+        head: bool,
+    ) -> Result<Pulled, PullError> {
+        self.pass_on(place, Subject::Tags(query.to_owned()), head)
+            .await
     }
 
     /// A registry without the referrers API says 404, which is passed on: clients then look for the tag scheme.
-    pub(super) async fn referrers(&self, place: &Place, digest: &Digest, query: &str, head: bool) -> Result<Pulled, PullError> {
-        self.pass_on(place, Subject::Referrers(*digest, query.to_owned()), head).await
+    pub(super) async fn referrers(
+        &self,
+        place: &Place,
+        digest: &Digest,
+        query: &str,
+        head: bool,
+    ) -> Result<Pulled, PullError> {
+        self.pass_on(place, Subject::Referrers(*digest, query.to_owned()), head)
+            .await
     }
 
-    async fn pass_on(&self, place: &Place, subject: Subject, head: bool) -> Result<Pulled, PullError> {
+    async fn pass_on(
+        &self,
+        place: &Place,
+        subject: Subject,
+        head: bool,
+    ) -> Result<Pulled, PullError> {
         let ask = Ask {
             registry: place.registry.clone(),
             repository: place.repository.clone(),
             subject,
             want: if head { Want::Head } else { Want::All },
         };
-        let answer = self.upstreams.ask(&ask).await.inspect_err(|failure| Access::noted(&place.record, failure))?;
+        let answer = self
+            .upstreams
+            .ask(&ask)
+            .await
+            .inspect_err(|failure| Access::noted(&place.record, failure))?;
         place.record.set_public();
         let mut headers = HeaderMap::new();
         for name in [header::CONTENT_TYPE, header::CONTENT_LENGTH] {
@@ -37,7 +59,11 @@ impl Pull {
             }
         }
         if let Some(value) = answer.header("oci-filters-applied") {
-            put(&mut headers, http::HeaderName::from_static("oci-filters-applied"), value);
+            put(
+                &mut headers,
+                http::HeaderName::from_static("oci-filters-applied"),
+                value,
+            );
         }
         if let Some(link) = answer.header("link").and_then(next_page) {
             put(&mut headers, header::LINK, &link);
@@ -45,7 +71,11 @@ impl Pull {
         Ok(Pulled {
             status: StatusCode::OK,
             headers,
-            body: if head { Body::empty() } else { Body::new(Content::Upstream(answer.body), []) },
+            body: if head {
+                Body::empty()
+            } else {
+                Body::new(Content::Upstream(answer.body), [])
+            },
             tier: Tier::Upstream,
             outcome: Outcome::Miss,
         })
@@ -70,8 +100,14 @@ mod tests {
     #[test]
     fn the_next_page_is_asked_here() {
         for (link, expected) in [
-            ("</v2/a/tags/list?n=5&last=x>; rel=\"next\"", Some("<?n=5&last=x>; rel=\"next\"")),
-            ("<https://r.io/v2/a/tags/list?last=x>; rel=\"next\"", Some("<?last=x>; rel=\"next\"")),
+            (
+                "</v2/a/tags/list?n=5&last=x>; rel=\"next\"",
+                Some("<?n=5&last=x>; rel=\"next\""),
+            ),
+            (
+                "<https://r.io/v2/a/tags/list?last=x>; rel=\"next\"",
+                Some("<?last=x>; rel=\"next\""),
+            ),
             ("</v2/a/tags/list?n=5>; rel=\"prev\"", None),
             ("</v2/a/tags/list>; rel=\"next\"", None),
             ("nonsense", None),

@@ -23,22 +23,39 @@ const BODY: Duration = Duration::from_secs(4);
 
 impl Pull {
     /// What does the tag point to, how old may that be, and the manifest itself.
-    pub(super) async fn manifest_by_tag(&self, place: &Place, tag: &Tag, head: bool) -> Result<Pulled, PullError> {
+    pub(super) async fn manifest_by_tag(
+        &self,
+        place: &Place,
+        tag: &Tag,
+        head: bool,
+    ) -> Result<Pulled, PullError> {
         let config = self.config.load_full();
         let record = place.record.tag(tag);
-        let age = Duration::from_secs(record.as_ref().map_or(u64::MAX, |r| now().saturating_sub(r.checked)));
+        let age = Duration::from_secs(
+            record
+                .as_ref()
+                .map_or(u64::MAX, |r| now().saturating_sub(r.checked)),
+        );
         let fresh_for = config.fresh_for(place.registry.as_str(), tag.as_str());
         if self.access.standing(&place.record) == Standing::Public
             && let Before::Fresh(known) = tags::decide(record.as_ref(), age, fresh_for)
-            && let Some(pulled) = self.stored_manifest(place, &Descriptor::from(&known), head).await
+            && let Some(pulled) = self
+                .stored_manifest(place, &Descriptor::from(&known), head)
+                .await
         {
             return Ok(pulled.from(Tier::Node, Outcome::Hit));
         }
         // A first GET is its own question: asking with HEAD first would only add a round trip.
         if record.is_none() && !head {
-            return self.fetch(place, Reference::Tag(tag.clone())).await.map(|m| m.pulled(head, Outcome::Miss));
+            return self
+                .fetch(place, Reference::Tag(tag.clone()))
+                .await
+                .map(|m| m.pulled(head, Outcome::Miss));
         }
-        let word = self.tags.ask(&place.registry, &place.repository, tag, config.tags.timeout).await;
+        let word = self
+            .tags
+            .ask(&place.registry, &place.repository, tag, config.tags.timeout)
+            .await;
         if let tags::Word::Failed(failure) = &word {
             Access::noted(&place.record, failure);
         } else {
@@ -57,10 +74,15 @@ impl Pull {
                 if head {
                     return Ok(headers_only(&descriptor).from(Tier::Upstream, Outcome::Miss));
                 }
-                let manifest = self.fetch(place, Reference::Digest(descriptor.digest)).await?;
+                let manifest = self
+                    .fetch(place, Reference::Digest(descriptor.digest))
+                    .await?;
                 Ok(manifest.pulled(head, Outcome::Miss))
             }
-            After::Fetch => self.fetch(place, Reference::Tag(tag.clone())).await.map(|m| m.pulled(head, Outcome::Miss)),
+            After::Fetch => self
+                .fetch(place, Reference::Tag(tag.clone()))
+                .await
+                .map(|m| m.pulled(head, Outcome::Miss)),
             After::Stale { known, failure } => self.stale(place, &known, failure, age, head).await,
             After::Forget(failure) => {
                 place.record.forget_tag(tag);
@@ -71,20 +93,38 @@ impl Pull {
     }
 
     /// An old answer, for a caller who may still read the repository. It says that it is old.
-    async fn stale(&self, place: &Place, known: &TagRecord, failure: Failure, age: Duration, head: bool) -> Result<Pulled, PullError> {
+    async fn stale(
+        &self,
+        place: &Place,
+        known: &TagRecord,
+        failure: Failure,
+        age: Duration,
+        head: bool,
+    ) -> Result<Pulled, PullError> {
         if self.access.standing(&place.record) == Standing::Unknown {
             return Err(failure.into());
         }
-        let Some(mut pulled) = self.stored_manifest(place, &Descriptor::from(known), head).await else {
+        let Some(mut pulled) = self
+            .stored_manifest(place, &Descriptor::from(known), head)
+            .await
+        else {
             return Err(failure.into());
         };
-        let warning = format!("299 - \"larder: {failure}; this is what the tag pointed to {} s ago\"", age.as_secs());
+        let warning = format!(
+            "299 - \"larder: {failure}; this is what the tag pointed to {} s ago\"",
+            age.as_secs()
+        );
         put(&mut pulled.headers, header::WARNING, &warning);
         Ok(pulled.from(Tier::Node, Outcome::Stale))
     }
 
     /// The manifest with this digest, if the repository holds it.
-    pub(super) async fn manifest_by_digest(&self, place: &Place, digest: &Digest, head: bool) -> Result<Pulled, PullError> {
+    pub(super) async fn manifest_by_digest(
+        &self,
+        place: &Place,
+        digest: &Digest,
+        head: bool,
+    ) -> Result<Pulled, PullError> {
         let subject = || Subject::Manifest(Reference::Digest(*digest));
         let link = place.record.link(digest);
         if let Some(Link {
@@ -100,9 +140,18 @@ impl Pull {
             };
             match self.access.standing(&place.record) {
                 Standing::Public => {}
-                Standing::Aged => self.access.prove(&place.registry, &place.repository, &place.record, subject()).await?,
+                Standing::Aged => {
+                    self.access
+                        .prove(&place.registry, &place.repository, &place.record, subject())
+                        .await?
+                }
                 // The fetch below is the proof.
-                Standing::Unknown => return self.fetch(place, Reference::Digest(*digest)).await.map(|m| m.pulled(head, Outcome::Miss)),
+                Standing::Unknown => {
+                    return self
+                        .fetch(place, Reference::Digest(*digest))
+                        .await
+                        .map(|m| m.pulled(head, Outcome::Miss));
+                }
             }
             if let Some(pulled) = self.stored_manifest(place, &descriptor, head).await {
                 return Ok(pulled.from(Tier::Node, Outcome::Hit));
@@ -113,13 +162,20 @@ impl Pull {
     }
 
     /// The manifest from the node tier. `None` if its bytes are not here or this repository is not known to hold it.
-    async fn stored_manifest(&self, place: &Place, descriptor: &Descriptor, head: bool) -> Option<Pulled> {
+    async fn stored_manifest(
+        &self,
+        place: &Place,
+        descriptor: &Descriptor,
+        head: bool,
+    ) -> Option<Pulled> {
         place.record.link(&descriptor.digest)?;
         let bytes = if let Some(bytes) = self.store.small(&descriptor.digest) {
             bytes
         } else {
             let (store, digest) = (Arc::clone(&self.store), descriptor.digest);
-            tokio::task::spawn_blocking(move || store.read(&digest, media::MAX_MANIFEST)).await.ok()??
+            tokio::task::spawn_blocking(move || store.read(&digest, media::MAX_MANIFEST))
+                .await
+                .ok()??
         };
         let manifest = Manifest {
             digest: descriptor.digest,
@@ -131,8 +187,17 @@ impl Pull {
 
     /// Fetches a manifest once for everyone who wants it now, checks it, and keeps it.
     async fn fetch(&self, place: &Place, reference: Reference) -> Result<Arc<Manifest>, PullError> {
-        let key = (place.registry.clone(), place.repository.clone(), reference.clone());
-        let fetch = fetch(Arc::clone(&self.store), Arc::clone(&self.upstreams), place.clone(), reference);
+        let key = (
+            place.registry.clone(),
+            place.repository.clone(),
+            reference.clone(),
+        );
+        let fetch = fetch(
+            Arc::clone(&self.store),
+            Arc::clone(&self.upstreams),
+            place.clone(),
+            reference,
+        );
         self.fetches.run(key, fetch).await.unwrap_or_else(|| {
             Err(PullError::Upstream(Failure::Unreachable {
                 place: place.registry.to_string(),
@@ -142,21 +207,36 @@ impl Pull {
     }
 }
 
-async fn fetch(store: Arc<Store>, upstreams: Arc<Upstreams>, place: Place, reference: Reference) -> Result<Arc<Manifest>, PullError> {
+async fn fetch(
+    store: Arc<Store>,
+    upstreams: Arc<Upstreams>,
+    place: Place,
+    reference: Reference,
+) -> Result<Arc<Manifest>, PullError> {
     let ask = Ask {
         registry: place.registry.clone(),
         repository: place.repository.clone(),
         subject: Subject::Manifest(reference.clone()),
         want: Want::All,
     };
-    let answer = upstreams.ask(&ask).await.inspect_err(|failure| Access::noted(&place.record, failure))?;
-    let told: Option<Digest> = answer.header("docker-content-digest").and_then(|d| d.parse().ok());
-    let media_type = answer.header("content-type").unwrap_or("application/octet-stream").to_owned();
+    let answer = upstreams
+        .ask(&ask)
+        .await
+        .inspect_err(|failure| Access::noted(&place.record, failure))?;
+    let told: Option<Digest> = answer
+        .header("docker-content-digest")
+        .and_then(|d| d.parse().ok());
+    let media_type = answer
+        .header("content-type")
+        .unwrap_or("application/octet-stream")
+        .to_owned();
     let invalid = |why: String| Failure::Invalid {
         place: place.registry.to_string(),
         why,
     };
-    let bytes = client::collect(answer.body, media::MAX_MANIFEST, BODY).await.map_err(invalid)?;
+    let bytes = client::collect(answer.body, media::MAX_MANIFEST, BODY)
+        .await
+        .map_err(invalid)?;
     place.record.set_public();
     if media::is_schema1(&media_type) {
         // Signed inline: passed on under the digest that the registry gives it, and not kept.
@@ -182,7 +262,9 @@ async fn fetch(store: Arc<Store>, upstreams: Arc<Upstreams>, place: Place, refer
         bytes,
     });
     if let Reference::Tag(tag) = &reference {
-        place.record.set_tag(tag.clone(), tag_record(&manifest.descriptor()));
+        place
+            .record
+            .set_tag(tag.clone(), tag_record(&manifest.descriptor()));
     }
     keep(&store, &place, &manifest);
     Ok(manifest)

@@ -92,7 +92,9 @@ impl Index {
         }
         self.small_total += size;
         while self.small_total > SMALL_TOTAL {
-            let Some((_, old)) = self.small.pop_lru() else { break };
+            let Some((_, old)) = self.small.pop_lru() else {
+                break;
+            };
             self.small_total -= old.len() as u64;
         }
     }

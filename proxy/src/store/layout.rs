@@ -83,7 +83,8 @@ impl Layout {
     }
 
     pub fn spans(&self, digest: &Digest) -> PathBuf {
-        self.partials(digest.algorithm()).join(format!("{}.spans", digest.hex()))
+        self.partials(digest.algorithm())
+            .join(format!("{}.spans", digest.hex()))
     }
 
     pub fn repositories(&self) -> PathBuf {
@@ -91,7 +92,10 @@ impl Layout {
     }
 
     pub fn repository_log(&self, registry: &RegistryName, repository: &Repository) -> PathBuf {
-        self.repositories().join(registry.as_str()).join(repository.as_str()).join("_log")
+        self.repositories()
+            .join(registry.as_str())
+            .join(repository.as_str())
+            .join("_log")
     }
 
     /// Puts `bytes` at `path` so that a reader sees the old file or the whole new one. With `durable`, the file

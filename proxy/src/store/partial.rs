@@ -69,10 +69,21 @@ impl Partial {
         let path = layout.partial(&digest);
         remove_if_there(&layout.spans(&digest))?;
         remove_if_there(&path)?;
-        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)?;
         file.set_len(size)?;
         let hasher = Hasher::new(digest.algorithm());
-        Self::new(layout, digest, size, file, Spans::default(), Hashing { hasher, at: 0 })
+        Self::new(
+            layout,
+            digest,
+            size,
+            file,
+            Spans::default(),
+            Hashing { hasher, at: 0 },
+        )
     }
 
     /// The partial that an earlier process left, if it can be trusted: same boot, a readable checkpoint, and a file
@@ -91,7 +102,11 @@ impl Partial {
             remove_if_there(&path)?;
             return Ok(None);
         }
-        let spans: Spans = checkpoint.spans.iter().map(|(s, e)| Range::new(*s, *e)).collect();
+        let spans: Spans = checkpoint
+            .spans
+            .iter()
+            .map(|(s, e)| Range::new(*s, *e))
+            .collect();
         let hashing = Hashing {
             hasher,
             at: checkpoint.hashed,
@@ -99,7 +114,14 @@ impl Partial {
         Self::new(layout, digest, checkpoint.size, file, spans, hashing).map(Some)
     }
 
-    fn new(layout: &Arc<Layout>, digest: Digest, size: u64, file: File, present: Spans, hashing: Hashing) -> io::Result<Self> {
+    fn new(
+        layout: &Arc<Layout>,
+        digest: Digest,
+        size: u64,
+        file: File,
+        present: Spans,
+        hashing: Hashing,
+    ) -> io::Result<Self> {
         Ok(Self {
             layout: Arc::clone(layout),
             blob: Arc::new(Blob::new(digest, size, file)?),
@@ -213,16 +235,22 @@ impl Partial {
             midstate,
         };
         let text = serde_json::to_vec(&checkpoint)?;
-        self.layout.write_atomic(&self.layout.spans(self.blob.digest()), &text, false)
+        self.layout
+            .write_atomic(&self.layout.spans(self.blob.digest()), &text, false)
     }
 
     /// Makes the verified file a committed blob: on disk, read-only, under its digest.
     pub(super) fn commit(&self) -> io::Result<()> {
         let digest = self.blob.digest();
         self.blob.file().sync_all()?;
-        self.blob.file().set_permissions(Permissions::from_mode(0o444))?;
-        self.layout
-            .put_in_place(&self.layout.partial(digest), &self.layout.blob(digest), true)?;
+        self.blob
+            .file()
+            .set_permissions(Permissions::from_mode(0o444))?;
+        self.layout.put_in_place(
+            &self.layout.partial(digest),
+            &self.layout.blob(digest),
+            true,
+        )?;
         remove_if_there(&self.layout.spans(digest))
     }
 
@@ -237,8 +265,16 @@ fn read_checkpoint(layout: &Layout, digest: &Digest) -> Option<(Checkpoint, Hash
     let text = fs::read(layout.spans(digest)).ok()?;
     let checkpoint: Checkpoint = serde_json::from_slice(&text).ok()?;
     let sound = checkpoint.boot_id == disk::boot_id()
-        && checkpoint.spans.iter().all(|(s, e)| s < e && *e <= checkpoint.size)
-        && checkpoint.hashed <= checkpoint.spans.first().filter(|(s, _)| *s == 0).map_or(0, |(_, e)| *e);
+        && checkpoint
+            .spans
+            .iter()
+            .all(|(s, e)| s < e && *e <= checkpoint.size)
+        && checkpoint.hashed
+            <= checkpoint
+                .spans
+                .first()
+                .filter(|(s, _)| *s == 0)
+                .map_or(0, |(_, e)| *e);
     let midstate = BASE64.decode(checkpoint.midstate.as_bytes()).ok()?;
     let hasher = Hasher::restore(digest.algorithm(), &midstate)?;
     sound.then_some((checkpoint, hasher))

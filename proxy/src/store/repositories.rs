@@ -44,7 +44,10 @@ pub struct TagRecord {
 #[serde(rename_all = "snake_case")]
 enum Line {
     Link(Link),
-    Tag { tag: Tag, record: TagRecord },
+    Tag {
+        tag: Tag,
+        record: TagRecord,
+    },
     Forget(Tag),
     /// The registry served this repository to an anonymous client, at that time (Unix seconds).
     Public(u64),
@@ -65,7 +68,10 @@ impl Known {
                 self.links.insert(link.digest, link);
             }
             Line::Tag { tag, record } => {
-                let older = self.tags.get(&tag).is_none_or(|known| known.checked <= record.checked);
+                let older = self
+                    .tags
+                    .get(&tag)
+                    .is_none_or(|known| known.checked <= record.checked);
                 if older {
                     self.tags.insert(tag, record);
                 }
@@ -103,7 +109,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Now, in Unix seconds.
 pub fn now() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs())
 }
 
 impl RepositoryRecord {
@@ -153,18 +161,31 @@ impl RepositoryRecord {
     pub fn any_manifest(&self) -> Option<Digest> {
         let known = lock(&self.known);
         let tagged = known.tags.values().map(|record| record.digest).next();
-        tagged.or_else(|| known.links.values().find(|l| l.media_type.is_some()).map(|l| l.digest))
+        tagged.or_else(|| {
+            known
+                .links
+                .values()
+                .find(|l| l.media_type.is_some())
+                .map(|l| l.digest)
+        })
     }
 
     /// A copy of all tags, for the admin views.
     pub fn tags(&self) -> Vec<(Tag, TagRecord)> {
-        lock(&self.known).tags.iter().map(|(t, r)| (t.clone(), r.clone())).collect()
+        lock(&self.known)
+            .tags
+            .iter()
+            .map(|(t, r)| (t.clone(), r.clone()))
+            .collect()
     }
 
     /// Takes down that the repository holds a digest. What is known as a manifest stays one.
     pub fn add_link(&self, link: Link) {
         let known = self.link(&link.digest);
-        let new = known.is_none_or(|known| known.size != link.size || (link.media_type.is_some() && known.media_type != link.media_type));
+        let new = known.is_none_or(|known| {
+            known.size != link.size
+                || (link.media_type.is_some() && known.media_type != link.media_type)
+        });
         if new {
             self.write(Line::Link(link));
         }
@@ -172,9 +193,9 @@ impl RepositoryRecord {
 
     pub fn set_tag(&self, tag: Tag, record: TagRecord) {
         // A new time alone is worth a line only now and then: it matters to `fresh_for` after a restart.
-        let minor = self
-            .tag(&tag)
-            .is_some_and(|old| old.digest == record.digest && record.checked.saturating_sub(old.checked) < 5);
+        let minor = self.tag(&tag).is_some_and(|old| {
+            old.digest == record.digest && record.checked.saturating_sub(old.checked) < 5
+        });
         if minor {
             lock(&self.known).tags.insert(tag, record);
         } else {
@@ -189,7 +210,9 @@ impl RepositoryRecord {
     }
 
     pub fn set_public(&self) {
-        let recent = self.public_since().is_some_and(|age| age < Duration::from_secs(5));
+        let recent = self
+            .public_since()
+            .is_some_and(|age| age < Duration::from_secs(5));
         if !recent {
             self.write(Line::Public(now()));
         }
@@ -290,7 +313,10 @@ mod tests {
     async fn written(path: &std::path::Path, lines: usize) {
         let deadline = std::time::Instant::now() + Duration::from_secs(5);
         while fs::read_to_string(path).unwrap_or_default().lines().count() < lines {
-            assert!(std::time::Instant::now() < deadline, "the log was not written");
+            assert!(
+                std::time::Instant::now() < deadline,
+                "the log was not written"
+            );
             tokio::task::yield_now().await;
         }
     }

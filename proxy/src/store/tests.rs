@@ -35,7 +35,13 @@ fn a_partial_becomes_a_blob_that_a_reopened_store_serves() {
         store.commit(&partial).unwrap();
     }
     let store = open(dir.path());
-    assert_eq!(store.totals(), Totals { blobs: 1, bytes: 3000 });
+    assert_eq!(
+        store.totals(),
+        Totals {
+            blobs: 1,
+            bytes: 3000
+        }
+    );
     let blob = store.blob(&digest, Some(3000)).unwrap();
     assert_eq!(blob.read(Range::new(0, 3000)).unwrap(), bytes);
 }
@@ -65,8 +71,14 @@ fn a_partial_goes_on_in_another_process() {
         partial.checkpoint().unwrap();
     }
     let store = open(dir.path());
-    let partial = store.resume(digest).unwrap().expect("the partial was left behind");
-    assert_eq!(partial.present().iter().collect::<Vec<_>>(), [Range::new(0, 700), Range::new(2000, 2500)]);
+    let partial = store
+        .resume(digest)
+        .unwrap()
+        .expect("the partial was left behind");
+    assert_eq!(
+        partial.present().iter().collect::<Vec<_>>(),
+        [Range::new(0, 700), Range::new(2000, 2500)]
+    );
     feed(&partial, &bytes, 2500..3000);
     feed(&partial, &bytes, 700..2000);
     assert_eq!(partial.verify().unwrap(), Some(true));
@@ -76,7 +88,9 @@ fn a_partial_goes_on_in_another_process() {
 fn a_partial_of_another_boot_or_length_is_swept_away() {
     let dir = tempfile::tempdir().unwrap();
     let (bytes, digest) = sample(3000);
-    let spans = dir.path().join(format!("partial/sha256/{}.spans", digest.hex()));
+    let spans = dir
+        .path()
+        .join(format!("partial/sha256/{}.spans", digest.hex()));
     for spoil in ["boot", "length", "text"] {
         let store = open(dir.path());
         let partial = store.begin(digest, 3000).unwrap();
@@ -98,7 +112,11 @@ fn a_blob_of_the_wrong_length_is_a_miss_and_is_removed() {
     let dir = tempfile::tempdir().unwrap();
     let (bytes, digest) = sample(3000);
     open(dir.path()).put(&digest, &bytes.into()).unwrap();
-    let path = dir.path().join("blobs/sha256").join(&digest.hex()[..2]).join(digest.hex());
+    let path = dir
+        .path()
+        .join("blobs/sha256")
+        .join(&digest.hex()[..2])
+        .join(digest.hex());
     fs::write(&path, b"short").unwrap();
     let store = open(dir.path());
     assert!(store.blob(&digest, Some(3000)).is_none());
@@ -109,8 +127,14 @@ fn a_blob_of_the_wrong_length_is_a_miss_and_is_removed() {
 fn a_rotted_small_blob_is_a_miss_and_is_removed() {
     let dir = tempfile::tempdir().unwrap();
     let (bytes, digest) = sample(3000);
-    open(dir.path()).put(&digest, &bytes.clone().into()).unwrap();
-    let path = dir.path().join("blobs/sha256").join(&digest.hex()[..2]).join(digest.hex());
+    open(dir.path())
+        .put(&digest, &bytes.clone().into())
+        .unwrap();
+    let path = dir
+        .path()
+        .join("blobs/sha256")
+        .join(&digest.hex()[..2])
+        .join(digest.hex());
     let mut rotten = bytes;
     rotten[7] ^= 4;
     fs::write(&path, rotten).unwrap();
@@ -137,7 +161,10 @@ fn another_layout_version_is_set_aside() {
     let store = open(dir.path());
     assert!(store.blob(&digest, None).is_none());
     assert_eq!(store.totals().blobs, 0);
-    let aside = fs::read_dir(dir.path()).unwrap().flatten().any(|e| e.file_name().to_string_lossy().starts_with("set-aside-"));
+    let aside = fs::read_dir(dir.path())
+        .unwrap()
+        .flatten()
+        .any(|e| e.file_name().to_string_lossy().starts_with("set-aside-"));
     assert!(aside, "nothing was set aside");
 }
 

@@ -35,7 +35,8 @@ pub fn allocated(path: &Path) -> io::Result<u64> {
 
 /// Identifies this boot of the kernel: what the page cache held is gone when it changes.
 pub fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or_else(|_| "unknown".to_owned(), |id| id.trim().to_owned())
+    fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map_or_else(|_| "unknown".to_owned(), |id| id.trim().to_owned())
 }
 
 /// An exclusive lock on a file, held until dropped.
@@ -44,7 +45,11 @@ pub struct Lock(#[expect(dead_code, reason = "held for its Drop")] Flock<File>);
 
 /// Takes the lock on `path`, or says that another process has it.
 pub fn lock(path: &Path) -> io::Result<Option<Lock>> {
-    let file = File::options().create(true).truncate(false).write(true).open(path)?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(Some(Lock(lock))),
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),

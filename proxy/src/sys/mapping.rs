@@ -29,7 +29,16 @@ impl Mapping {
     #[allow(unsafe_code)]
     pub fn new(file: Arc<File>, len: NonZeroUsize) -> io::Result<Self> {
         // SAFETY: a fresh shared read-only mapping at an address of the kernel's choosing aliases nothing of ours.
-        let base = unsafe { mmap(None, len, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, &*file, 0) }?;
+        let base = unsafe {
+            mmap(
+                None,
+                len,
+                ProtFlags::PROT_READ,
+                MapFlags::MAP_SHARED,
+                &*file,
+                0,
+            )
+        }?;
         Ok(Self {
             base,
             len: len.get(),

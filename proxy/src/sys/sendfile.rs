@@ -61,7 +61,13 @@ impl FileSocket {
         }
     }
 
-    fn poll_sendfile(&self, cx: &mut Context<'_>, mapping: &Mapping, offset: u64, len: usize) -> Poll<io::Result<usize>> {
+    fn poll_sendfile(
+        &self,
+        cx: &mut Context<'_>,
+        mapping: &Mapping,
+        offset: u64,
+        len: usize,
+    ) -> Poll<io::Result<usize>> {
         let socket = self.io.inner();
         loop {
             ready!(socket.poll_write_ready(cx))?;
@@ -80,22 +86,37 @@ impl FileSocket {
 }
 
 impl Read for FileSocket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
 impl Write for FileSocket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         match self.regions.find(buf) {
             Some((mapping, offset)) => self.poll_sendfile(cx, &mapping, offset, buf.len()),
             None => Pin::new(&mut self.io).poll_write(cx, buf),
         }
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         // What stands before the first mapped slice goes first, as one writev.
-        let plain = bufs.iter().take_while(|b| self.regions.find(b).is_none()).count();
+        let plain = bufs
+            .iter()
+            .take_while(|b| self.regions.find(b).is_none())
+            .count();
         if plain > 0 {
             return Pin::new(&mut self.io).poll_write_vectored(cx, &bufs[..plain]);
         }

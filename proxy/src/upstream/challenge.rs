@@ -15,7 +15,12 @@ impl Challenge {
     pub fn bearer<'a>(values: impl IntoIterator<Item = &'a str>) -> Option<Self> {
         values.into_iter().find_map(|value| {
             let params = parse(value).or_else(|| parse_lenient(value))?;
-            let find = |name: &str| params.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.clone());
+            let find = |name: &str| {
+                params
+                    .iter()
+                    .find(|(n, _)| n.eq_ignore_ascii_case(name))
+                    .map(|(_, v)| v.clone())
+            };
             Some(Self {
                 realm: find("realm")?,
                 service: find("service"),
@@ -28,8 +33,16 @@ impl Challenge {
 
 fn parse(value: &str) -> Option<Vec<(String, String)>> {
     let challenges = http_auth::parse_challenges(value).ok()?;
-    let bearer = challenges.into_iter().find(|c| c.scheme.eq_ignore_ascii_case("bearer"))?;
-    Some(bearer.params.iter().map(|(name, value)| ((*name).to_owned(), value.to_unescaped())).collect())
+    let bearer = challenges
+        .into_iter()
+        .find(|c| c.scheme.eq_ignore_ascii_case("bearer"))?;
+    Some(
+        bearer
+            .params
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.to_unescaped()))
+            .collect(),
+    )
 }
 
 /// Some registries leave the quotes off a realm, which RFC 9110 does not allow: split at commas outside quotes.
@@ -47,7 +60,10 @@ fn parse_lenient(value: &str) -> Option<Vec<(String, String)>> {
         parts
             .filter_map(|part| {
                 let (name, value) = part.trim().split_once('=')?;
-                Some((name.trim().to_owned(), value.trim().trim_matches('"').to_owned()))
+                Some((
+                    name.trim().to_owned(),
+                    value.trim().trim_matches('"').to_owned(),
+                ))
             })
             .collect(),
     )
@@ -65,15 +81,34 @@ mod tests {
 
     #[test]
     fn table() {
-        let some = |realm: &str, service: Option<&str>, scope: Option<&str>| Some((realm.to_owned(), service.map(str::to_owned), scope.map(str::to_owned)));
+        let some = |realm: &str, service: Option<&str>, scope: Option<&str>| {
+            Some((
+                realm.to_owned(),
+                service.map(str::to_owned),
+                scope.map(str::to_owned),
+            ))
+        };
         for (value, expected) in [
             (
                 r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/nginx:pull""#,
-                some("https://auth.docker.io/token", Some("registry.docker.io"), Some("repository:library/nginx:pull")),
+                some(
+                    "https://auth.docker.io/token",
+                    Some("registry.docker.io"),
+                    Some("repository:library/nginx:pull"),
+                ),
             ),
-            (r#"bearer realm="https://a/t""#, some("https://a/t", None, None)),
-            (r#"Basic realm="x", Bearer realm="https://a/t""#, some("https://a/t", None, None)),
-            ("Bearer realm=https://a/t,service=s", some("https://a/t", Some("s"), None)),
+            (
+                r#"bearer realm="https://a/t""#,
+                some("https://a/t", None, None),
+            ),
+            (
+                r#"Basic realm="x", Bearer realm="https://a/t""#,
+                some("https://a/t", None, None),
+            ),
+            (
+                "Bearer realm=https://a/t,service=s",
+                some("https://a/t", Some("s"), None),
+            ),
             (
                 r#"Bearer realm="https://a/t",scope="repository:a:pull,push""#,
                 some("https://a/t", None, Some("repository:a:pull,push")),

@@ -27,7 +27,13 @@ pub struct Hops {
 }
 
 impl Upstreams {
-    pub(super) async fn follow(&self, ask: &Ask, uri: Uri, route: &Route, token: Option<&Token>) -> Result<Hops, Failure> {
+    pub(super) async fn follow(
+        &self,
+        ask: &Ask,
+        uri: Uri,
+        route: &Route,
+        token: Option<&Token>,
+    ) -> Result<Hops, Failure> {
         let place = client::origin(&uri);
         let mut uri = uri;
         let mut route = route.clone();
@@ -57,12 +63,22 @@ impl Upstreams {
             if client::origin(&next) != client::origin(&uri) {
                 token = None;
                 route = self.led_to(&next, &route);
-                if next.scheme_str() == Some("http") && uri.scheme_str() == Some("https") && route.reach != Reach::Named {
-                    return Err(Failure::Forbidden(format!("{place}: a redirect from https to http is not followed")));
+                if next.scheme_str() == Some("http")
+                    && uri.scheme_str() == Some("https")
+                    && route.reach != Reach::Named
+                {
+                    return Err(Failure::Forbidden(format!(
+                        "{place}: a redirect from https to http is not followed"
+                    )));
                 }
             }
             // Reading the few bytes of a redirect keeps the connection for the next request.
-            let _ = client::collect(response.into_body(), 64 << 10, std::time::Duration::from_secs(1)).await;
+            let _ = client::collect(
+                response.into_body(),
+                64 << 10,
+                std::time::Duration::from_secs(1),
+            )
+            .await;
             uri = next;
         }
         Err(Failure::Invalid {
@@ -78,8 +94,13 @@ fn is_redirect(status: u16) -> bool {
 
 fn target(from: &Uri, headers: &HeaderMap) -> Option<Uri> {
     let location = headers.get(LOCATION)?.to_str().ok()?;
-    let url = url::Url::parse(&from.to_string()).ok()?.join(location).ok()?;
-    let plain = matches!(url.scheme(), "http" | "https") && url.username().is_empty() && url.password().is_none();
+    let url = url::Url::parse(&from.to_string())
+        .ok()?
+        .join(location)
+        .ok()?;
+    let plain = matches!(url.scheme(), "http" | "https")
+        && url.username().is_empty()
+        && url.password().is_none();
     if !plain {
         return None;
     }
@@ -91,13 +112,19 @@ fn target(from: &Uri, headers: &HeaderMap) -> Option<Uri> {
 /// The headers that describe an answer: the last hop's, but type and digest as the registry itself gave them.
 pub fn merge(registry: HeaderMap, last: HeaderMap) -> HeaderMap {
     let mut merged = last;
-    for name in ["docker-content-digest", "ratelimit-limit", "ratelimit-remaining"] {
+    for name in [
+        "docker-content-digest",
+        "ratelimit-limit",
+        "ratelimit-remaining",
+    ] {
         if let Some(value) = registry.get(name) {
             merged.insert(name, value.clone());
         }
     }
     // A store behind the registry calls everything octet-stream.
-    let vague = merged.get(CONTENT_TYPE).is_none_or(|t| t == "application/octet-stream");
+    let vague = merged
+        .get(CONTENT_TYPE)
+        .is_none_or(|t| t == "application/octet-stream");
     if let (true, Some(value)) = (vague, registry.get(CONTENT_TYPE)) {
         merged.insert(CONTENT_TYPE, value.clone());
     }

@@ -73,12 +73,12 @@ pub struct TokenAnswer {
 
 impl TokenAnswer {
     pub fn into_token(self) -> Result<Token, TokenError> {
-        let text = self
-            .token
-            .or(self.access_token)
-            .ok_or_else(|| TokenError::Invalid("it has neither `token` nor `access_token`".to_owned()))?;
-        let mut value = HeaderValue::try_from(format!("Bearer {text}"))
-            .map_err(|_| TokenError::Invalid("the token has characters that no header may hold".to_owned()))?;
+        let text = self.token.or(self.access_token).ok_or_else(|| {
+            TokenError::Invalid("it has neither `token` nor `access_token`".to_owned())
+        })?;
+        let mut value = HeaderValue::try_from(format!("Bearer {text}")).map_err(|_| {
+            TokenError::Invalid("the token has characters that no header may hold".to_owned())
+        })?;
         value.set_sensitive(true);
         Ok(Token {
             value,
@@ -96,13 +96,23 @@ struct UntilExpiry;
 impl Expiry<TokenKey, Token> for UntilExpiry {
     fn expire_after_create(&self, _: &TokenKey, token: &Token, _: Instant) -> Option<Duration> {
         // A request that starts now should not meet an expired token on arrival.
-        Some(token.lifetime.saturating_sub(Duration::from_secs(5)).max(token.lifetime / 2))
+        Some(
+            token
+                .lifetime
+                .saturating_sub(Duration::from_secs(5))
+                .max(token.lifetime / 2),
+        )
     }
 }
 
 impl Tokens {
     pub fn new() -> Self {
-        Self(Cache::builder().max_capacity(10_000).expire_after(UntilExpiry).build())
+        Self(
+            Cache::builder()
+                .max_capacity(10_000)
+                .expire_after(UntilExpiry)
+                .build(),
+        )
     }
 
     pub async fn get(&self, key: &TokenKey) -> Option<Token> {
@@ -110,8 +120,15 @@ impl Tokens {
     }
 
     /// The cached token, or the one that `fetch` brings; simultaneous askers share one fetch.
-    pub async fn get_or_fetch(&self, key: TokenKey, fetch: impl Future<Output = Result<Token, TokenError>>) -> Result<Token, TokenError> {
-        self.0.try_get_with(key, fetch).await.map_err(Arc::unwrap_or_clone)
+    pub async fn get_or_fetch(
+        &self,
+        key: TokenKey,
+        fetch: impl Future<Output = Result<Token, TokenError>>,
+    ) -> Result<Token, TokenError> {
+        self.0
+            .try_get_with(key, fetch)
+            .await
+            .map_err(Arc::unwrap_or_clone)
     }
 
     /// Forgets a token that was refused before its time.
