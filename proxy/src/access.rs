@@ -78,7 +78,7 @@ impl Access {
         let place = registry.to_string();
         let question = async move {
             match tokio::time::timeout(PROOF_TIMEOUT, upstreams.ask(&ask)).await {
-                Ok(Ok(_)) | Ok(Err(Failure::Unsatisfiable { .. })) => Ok(()),
+                Ok(Ok(_) | Err(Failure::Unsatisfiable { .. })) => Ok(()),
                 Ok(Err(failure)) => Err(failure),
                 Err(_) => Err(Failure::Unreachable {
                     place,

@@ -81,6 +81,7 @@ impl Body {
     }
 
     /// Binds the body to its connection and its request.
+    #[must_use]
     pub fn serve(mut self, regions: &Regions, record: Record) -> Self {
         self.regions = regions.clone();
         self.record = Some(record);

@@ -11,9 +11,12 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 
+/// A question under way, with everyone who waits for it.
+type Running<V> = Shared<BoxFuture<'static, Option<V>>>;
+
 /// Questions under way. An asker who leaves does not take the question back.
 pub struct Coalesce<K, V> {
-    running: Arc<Mutex<HashMap<K, Shared<BoxFuture<'static, Option<V>>>>>>,
+    running: Arc<Mutex<HashMap<K, Running<V>>>>,
 }
 
 impl<K, V> Default for Coalesce<K, V> {
@@ -39,19 +42,18 @@ where
     pub async fn run(&self, key: K, ask: impl Future<Output = V> + Send + 'static) -> Option<V> {
         let answer = {
             let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-            match running.get(&key) {
-                Some(answer) => answer.clone(),
-                None => {
-                    let list = Arc::clone(&self.running);
-                    let done = key.clone();
-                    let task = tokio::spawn(async move {
-                        let _unlist = Unlist { list, key: done };
-                        ask.await
-                    });
-                    let answer = async move { task.await.ok() }.boxed().shared();
-                    running.insert(key, answer.clone());
-                    answer
-                }
+            if let Some(answer) = running.get(&key) {
+                answer.clone()
+            } else {
+                let list = Arc::clone(&self.running);
+                let done = key.clone();
+                let task = tokio::spawn(async move {
+                    let _unlist = Unlist { list, key: done };
+                    ask.await
+                });
+                let answer = async move { task.await.ok() }.boxed().shared();
+                running.insert(key, answer.clone());
+                answer
             }
         };
         answer.await

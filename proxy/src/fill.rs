@@ -176,7 +176,7 @@ pub struct Fills {
     store: Arc<Store>,
     upstreams: Arc<Upstreams>,
     metrics: Arc<Metrics>,
-    fills: Mutex<HashMap<Digest, Arc<Fill>>>,
+    running: Mutex<HashMap<Digest, Arc<Fill>>>,
 }
 
 impl Fills {
@@ -185,7 +185,7 @@ impl Fills {
             store,
             upstreams,
             metrics,
-            fills: Mutex::default(),
+            running: Mutex::default(),
         })
     }
 
@@ -198,14 +198,13 @@ impl Fills {
         source: Source,
         range: &RangeHeader,
     ) -> (Reader, bool) {
-        let mut fills = lock(&self.fills);
-        let (fill, started) = match fills.get(&digest) {
-            Some(fill) => (Arc::clone(fill), false),
-            None => {
-                let fill = Arc::new(Fill::new(digest));
-                fills.insert(digest, Arc::clone(&fill));
-                (fill, true)
-            }
+        let mut fills = lock(&self.running);
+        let (fill, started) = if let Some(fill) = fills.get(&digest) {
+            (Arc::clone(fill), false)
+        } else {
+            let fill = Arc::new(Fill::new(digest));
+            fills.insert(digest, Arc::clone(&fill));
+            (fill, true)
         };
         // Seated under the list's lock: a fill that is about to leave the list sees the new reader.
         let own = started || lock(&fill.state).sources.first() == Some(&source);
@@ -223,14 +222,14 @@ impl Fills {
 
     /// The size of a blob that is being filled, if it is known by now.
     pub fn size(&self, digest: &Digest) -> Option<u64> {
-        let fill = lock(&self.fills).get(digest).cloned()?;
+        let fill = lock(&self.running).get(digest).cloned()?;
         let state = lock(&fill.state);
         state.partial.as_ref().map(|partial| partial.size())
     }
 
     /// The fills under way.
     pub fn list(&self) -> Vec<FillView> {
-        let fills: Vec<Arc<Fill>> = lock(&self.fills).values().cloned().collect();
+        let fills: Vec<Arc<Fill>> = lock(&self.running).values().cloned().collect();
         fills
             .iter()
             .map(|fill| {
@@ -247,7 +246,7 @@ impl Fills {
 
     /// Writes down how far every fill is, for the next process (blocking).
     pub fn checkpoint(&self) {
-        let fills: Vec<Arc<Fill>> = lock(&self.fills).values().cloned().collect();
+        let fills: Vec<Arc<Fill>> = lock(&self.running).values().cloned().collect();
         for fill in fills {
             let partial = lock(&fill.state).partial.clone();
             if let Some(Err(error)) = partial.map(|partial| partial.checkpoint()) {
@@ -258,7 +257,7 @@ impl Fills {
 
     /// Takes a fill off the list if it is still this one.
     fn unlist(&self, fill: &Arc<Fill>) {
-        let mut fills = lock(&self.fills);
+        let mut fills = lock(&self.running);
         if fills
             .get(&fill.digest)
             .is_some_and(|listed| Arc::ptr_eq(listed, fill))
@@ -269,7 +268,7 @@ impl Fills {
 
     /// Takes a fill off the list that nobody wants any more. `false` if somebody came in the meantime.
     fn retire(&self, fill: &Arc<Fill>) -> bool {
-        let mut fills = lock(&self.fills);
+        let mut fills = lock(&self.running);
         let state = lock(&fill.state);
         if !state.seats.is_empty() || state.whole {
             return false;

@@ -26,7 +26,7 @@ use crate::{
 const MAX_CONNECTIONS: usize = 2048;
 
 /// A request's head must be complete within this time; also how long an idle connection is kept.
-const HEAD_WITHIN: Duration = Duration::from_secs(60);
+const HEAD_WITHIN: Duration = Duration::from_mins(1);
 
 /// Serves the registry port until the drain; then lets the requests in flight finish.
 pub async fn registry(listener: TcpListener, surface: Arc<Surface>, watch: Watch) {

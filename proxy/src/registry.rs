@@ -43,7 +43,7 @@ impl Surface {
             request.uri().path().to_owned(),
             agent.clone(),
         );
-        let (ns, route) = match self.read(&request) {
+        let (ns, route) = match Self::read(&request) {
             Ok(route) => (named(&route), Ok(route)),
             Err(error) => (None, Err(error)),
         };
@@ -83,7 +83,7 @@ impl Surface {
         response.map(|body| if head { Body::empty() } else { body }.serve(regions, record))
     }
 
-    fn read<B>(&self, request: &Request<B>) -> Result<Route, OciError> {
+    fn read<B>(request: &Request<B>) -> Result<Route, OciError> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return Err(OciError::new(
                 ErrorCode::Unsupported,

@@ -35,7 +35,7 @@ use token::{Token, TokenAnswer, TokenError, TokenKey, Tokens};
 const FIRST_BYTE: Duration = Duration::from_secs(4);
 
 /// A redirect's target is used again for other ranges of the same blob this long: signatures live for minutes.
-const LOCATION_TTL: Duration = Duration::from_secs(60);
+const LOCATION_TTL: Duration = Duration::from_mins(1);
 
 const AGENT: &str = concat!("larder/", env!("CARGO_PKG_VERSION"));
 
@@ -250,7 +250,7 @@ impl Upstreams {
             }
             return Ok(Answer {
                 partial,
-                headers: redirect::merge(hops.registry_headers, parts.headers),
+                headers: redirect::merge(&hops.registry_headers, parts.headers),
                 body,
             });
         }

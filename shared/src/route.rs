@@ -348,7 +348,7 @@ mod tests {
         fn what_was_written_is_read(registry in "[a-z]{1,8}\\.[a-z]{2,3}(:[1-9][0-9]{1,3})?", repository in "[a-z0-9]{1,5}(/[a-z0-9]{1,5}){0,3}", tag in "[a-z0-9]{1,5}") {
             let by_ns = meaning(&format!("/v2/{repository}/manifests/{tag}"), Some(&format!("ns={}", registry.replace(':', "%3A"))));
             let by_prefix = meaning(&format!("/v2/{registry}/{repository}/manifests/{tag}"), None);
-            prop_assert_eq!(&by_ns, &format!("{} {} {}", registry, repository, tag));
+            prop_assert_eq!(&by_ns, &format!("{registry} {repository} {tag}"));
             prop_assert_eq!(by_ns, by_prefix);
         }
     }

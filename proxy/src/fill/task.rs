@@ -88,7 +88,7 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
                     fills.metrics.fills.committed.inc();
                 }
                 Ok(Err(error)) => {
-                    tracing::warn!(blob.digest = %fill.digest, %error, "a blob was served but could not be kept")
+                    tracing::warn!(blob.digest = %fill.digest, %error, "a blob was served but could not be kept");
                 }
                 Err(panic) => tracing::error!(%panic, "a commit panicked"),
             }
@@ -229,7 +229,7 @@ impl Running {
             self.progress.note(now, received);
             let due = self.progress.not_before.is_none_or(|at| at <= now);
             if due {
-                self.start_streams(partial).await?;
+                self.start_streams(partial)?;
             }
             if self.flights.is_empty() && due {
                 let since = *idle_since.get_or_insert(now);
@@ -257,7 +257,7 @@ impl Running {
         }
     }
 
-    async fn start_streams(&mut self, partial: &Arc<Partial>) -> Result<(), FillError> {
+    fn start_streams(&mut self, partial: &Arc<Partial>) -> Result<(), FillError> {
         loop {
             let (demands, whole) = demands(&self.fill, partial.size());
             let flights: Vec<Flight> = self.flights.iter().map(Stream::flight).collect();

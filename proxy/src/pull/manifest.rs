@@ -143,7 +143,7 @@ impl Pull {
                 Standing::Aged => {
                     self.access
                         .prove(&place.registry, &place.repository, &place.record, subject())
-                        .await?
+                        .await?;
                 }
                 // The fetch below is the proof.
                 Standing::Unknown => {

@@ -110,7 +110,7 @@ fn target(from: &Uri, headers: &HeaderMap) -> Option<Uri> {
 }
 
 /// The headers that describe an answer: the last hop's, but type and digest as the registry itself gave them.
-pub fn merge(registry: HeaderMap, last: HeaderMap) -> HeaderMap {
+pub fn merge(registry: &HeaderMap, last: HeaderMap) -> HeaderMap {
     let mut merged = last;
     for name in [
         "docker-content-digest",
