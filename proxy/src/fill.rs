@@ -109,6 +109,8 @@ struct State {
     answered: bool,
     /// The sources that brought bytes: their repositories hold the digest once it is verified.
     served: Vec<Source>,
+    /// Some reader has its headers: the bytes of this file count.
+    opened: bool,
 }
 
 /// One digest on its way in.
@@ -138,6 +140,7 @@ impl Fill {
                 whole: false,
                 answered: false,
                 served: Vec::new(),
+                opened: false,
             }),
             demand: Notify::new(),
         }

@@ -92,6 +92,7 @@ impl Reader {
             let small = partial.size() <= HELD_BACK;
             let here = start >= partial.size() || partial.present_to(start) > start;
             if verified || (!small && (state.answered || here)) {
+                state.opened = true;
                 return Poll::Ready(Ok(Arc::clone(partial.blob())));
             }
             if small && !state.whole {

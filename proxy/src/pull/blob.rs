@@ -59,12 +59,12 @@ impl Pull {
         if let Some(blob) = self.held_blob(place, digest).await? {
             return Ok(head(digest, blob.size()).from(Tier::Node, Outcome::Hit));
         }
-        let mut ask = Ask {
-            registry: place.registry.clone(),
-            repository: place.repository.clone(),
-            subject: Subject::Blob(*digest),
-            want: Want::Head,
-        };
+        let mut ask = Ask::new(
+            &place.registry,
+            &place.repository,
+            Subject::Blob(*digest),
+            Want::Head,
+        );
         let size = match self.upstreams.ask(&ask).await {
             Ok(answer) => answer.content_length(),
             // Public ECR refuses a HEAD that it would allow as a GET, and a signed redirect is good for GET alone.
