@@ -88,6 +88,7 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
             Arc::clone(&upstreams),
             Arc::clone(&metrics),
         ),
+        checks: Coalesce::default(),
         fetches: Coalesce::default(),
         store,
         upstreams,
@@ -97,6 +98,7 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
         telemetry,
         admin,
         socket,
+        keep,
         listen,
         pull,
         metrics,
@@ -161,6 +163,8 @@ impl Bound {
                 watch.clone(),
             ));
         }
+        tokio::spawn(keep::run(Arc::clone(&self.pull), watch.clone()));
+        tokio::spawn(keep::scrub(Arc::clone(&self.pull)));
         tokio::spawn(listen::admin(self.admin, admin, watch));
         if let Some(reread) = reread {
             tokio::spawn(reload(reread, Arc::clone(&self.config)));

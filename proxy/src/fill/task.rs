@@ -9,7 +9,7 @@ use std::{
 };
 
 use larder_shared::Range;
-use tokio::{task::JoinSet, time::sleep_until};
+use tokio::{sync::OwnedSemaphorePermit, task::JoinSet, time::sleep_until};
 
 use super::{
     Fill, FillError, Fills, HELD_BACK, Phase, Source, Wants,
@@ -37,6 +37,8 @@ const LINGER: Duration = Duration::from_secs(2);
 
 struct Stream {
     id: u64,
+    /// One of the node's extra streams, unless it is the fill's only one.
+    _permit: Option<OwnedSemaphorePermit>,
     track: Arc<Track>,
     source: Source,
     /// The endpoint that it began with.
@@ -103,6 +105,7 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
                 Err(panic) => tracing::error!(%panic, "a commit panicked"),
             }
             fills.unlist(&fill);
+            fills.grown.notify_one();
         }
         // Nobody wants the rest; what is here stays as a partial.
         Ok(None) => {
@@ -115,6 +118,10 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
             let partial = lock(&fill.state).partial.clone();
             if let (FillError::Digest | FillError::Disk(_), Some(partial)) = (&error, partial) {
                 let _ = tokio::task::spawn_blocking(move || partial.discard()).await;
+            }
+            if matches!(error, FillError::Disk(_)) {
+                // Room may be made.
+                fills.grown.notify_one();
             }
             fill.set_phase(Phase::Failed(error));
         }
@@ -340,16 +347,31 @@ impl Running {
                     }
                 }
                 Step::Fetch(range) => {
+                    let permit = if self.flights.is_empty() {
+                        None
+                    } else {
+                        match Arc::clone(&self.fills.extra_streams).try_acquire_owned() {
+                            Ok(permit) => Some(permit),
+                            // The node has enough streams: this fill goes on with what it has.
+                            Err(_) => return Ok(()),
+                        }
+                    };
                     let source = self.pick_source()?;
-                    self.fetch(partial, source, range);
+                    self.fetch(partial, source, range, permit);
                 }
             }
         }
     }
 
     /// A stream that asks first.
-    fn fetch(&mut self, partial: &Arc<Partial>, source: Source, range: Range) {
-        let (id, track) = self.track(range, source.clone());
+    fn fetch(
+        &mut self,
+        partial: &Arc<Partial>,
+        source: Source,
+        range: Range,
+        permit: Option<OwnedSemaphorePermit>,
+    ) {
+        let (id, track) = self.track(range, source.clone(), permit);
         let (fills, fill, partial) = (
             Arc::clone(&self.fills),
             Arc::clone(&self.fill),
@@ -392,7 +414,7 @@ impl Running {
     /// A stream whose answer is here.
     fn pump(&mut self, partial: &Arc<Partial>, source: Source, opened: Opened, range: Range) {
         self.ranged.store(opened.ranged, Ordering::Relaxed);
-        let (id, track) = self.track(range, source);
+        let (id, track) = self.track(range, source, None);
         track.endpoint.store(opened.endpoint, Ordering::Relaxed);
         let (fill, partial, received) = (
             Arc::clone(&self.fill),
@@ -405,7 +427,12 @@ impl Running {
         });
     }
 
-    fn track(&mut self, range: Range, source: Source) -> (u64, Arc<Track>) {
+    fn track(
+        &mut self,
+        range: Range,
+        source: Source,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> (u64, Arc<Track>) {
         let id = self.next_id;
         self.next_id += 1;
         let track = Arc::new(Track {
@@ -415,6 +442,7 @@ impl Running {
         });
         self.flights.push(Stream {
             id,
+            _permit: permit,
             track: Arc::clone(&track),
             source,
             first: self.first,
@@ -436,7 +464,10 @@ impl Running {
         }
         let (why, stalled) = match end {
             End::Done => return Ok(()),
-            End::Disk(error) => return Err(FillError::Disk(error.to_string())),
+            End::Disk(error) => {
+                self.fills.store.failed(&error);
+                return Err(FillError::Disk(error.to_string()));
+            }
             End::WrongObject(why) => (why, false),
             End::Broken { why, stalled } => (why, stalled),
             // A source that has answered before is asked again: a token may have expired, a server been replaced.
