@@ -18,8 +18,8 @@ use tokio::{
 
 use crate::{
     access::Access, admin::Admin, client::Client, coalesce::Coalesce, config::Config, drain::Drain,
-    fill::Fills, listen, metrics::Metrics, pull::Pull, registry::Surface, store::Store, tags::Tags,
-    upstream::Upstreams,
+    fill::Fills, keep, listen, metrics::Metrics, pull::Pull, registry::Surface, store::Store,
+    tags::Tags, upstream::Upstreams,
 };
 
 /// Bodies in flight may take this long to finish after SIGTERM. Kubernetes' default grace period is 30 s.
@@ -98,7 +98,6 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
         telemetry,
         admin,
         socket,
-        keep,
         listen,
         pull,
         metrics,

@@ -152,13 +152,11 @@ impl Body {
                         through,
                     } = passing;
                     let through = through.get_or_insert_with(|| passage.open(*range, *hold, None));
-                    match ready!(through.poll_bytes(cx)) {
-                        Some(done) => return Poll::Ready(Some(done.map_err(io::Error::other))),
-                        None => {
-                            passing.through = None;
-                            self.segments.pop_front();
-                        }
+                    if let Some(done) = ready!(through.poll_bytes(cx)) {
+                        return Poll::Ready(Some(done.map_err(io::Error::other)));
                     }
+                    passing.through = None;
+                    self.segments.pop_front();
                 }
                 (Some(Segment::Range(range)), Content::Memory(bytes)) => {
                     let bytes = bytes.slice(range.start as usize..range.end as usize);
