@@ -128,6 +128,8 @@ pub async fn open(
 /// A stream's progress, shared with the task that watches it. The task may lower `end`.
 #[derive(Debug)]
 pub struct Track {
+    /// Everything the stream brought before this is present. What has come but is not written yet still counts as on
+    /// its way: otherwise it would look like a gap, and be fetched a second time.
     pub at: AtomicU64,
     pub end: AtomicU64,
     /// Which endpoint answered; `usize::MAX` until one did.
@@ -153,9 +155,10 @@ pub async fn pump(
             let chunks = std::mem::take(&mut gathered);
             let start = at - gathered_len as u64;
             gathered_len = 0;
-            let (fill, partial) = (Arc::clone(&fill), Arc::clone(&partial));
+            let (fill, partial, track) =
+                (Arc::clone(&fill), Arc::clone(&partial), Arc::clone(&track));
             writing = Some(tokio::task::spawn_blocking(move || {
-                write(&fill, &partial, start, &chunks)
+                write(&fill, &partial, &track, start, &chunks)
             }));
         }
         if writing.is_none()
@@ -181,7 +184,6 @@ pub async fn pump(
                             received.fetch_add(data.len() as u64, Ordering::Relaxed);
                             at += data.len() as u64;
                             gathered_len += data.len();
-                            track.at.store(at, Ordering::Release);
                             if !data.is_empty() {
                                 gathered.push(data);
                             }
@@ -209,13 +211,21 @@ fn broken(why: String, stalled: bool) -> End {
 }
 
 /// Writes what is not there yet, lets readers go on, then hashes (blocking).
-fn write(fill: &Fill, partial: &Partial, start: u64, chunks: &[Bytes]) -> io::Result<()> {
+fn write(
+    fill: &Fill,
+    partial: &Partial,
+    track: &Track,
+    start: u64,
+    chunks: &[Bytes],
+) -> io::Result<()> {
     let len: u64 = chunks.iter().map(|c| c.len() as u64).sum();
     let present = partial.present();
     if present.contains(Range::new(start, start + len)) {
+        track.at.store(start + len, Ordering::Release);
         return Ok(());
     }
     partial.write(start, chunks)?;
+    track.at.store(start + len, Ordering::Release);
     fill.wake_readers();
     partial.hash(start, chunks)
 }

@@ -1,7 +1,7 @@
 //! Lists, which change under the same name and are therefore passed on and not kept: tags and referrers.
 
 use http::{HeaderMap, StatusCode, header};
-use larder_shared::Digest;
+use larder_shared::{Digest, RegistryName};
 
 use super::{Place, Pull, PullError, Pulled, put};
 use crate::{
@@ -65,7 +65,10 @@ impl Pull {
                 value,
             );
         }
-        if let Some(link) = answer.header("link").and_then(next_page) {
+        if let Some(link) = answer
+            .header("link")
+            .and_then(|link| next_page(link, &place.registry))
+        {
             put(&mut headers, header::LINK, &link);
         }
         Ok(Pulled {
@@ -83,14 +86,15 @@ impl Pull {
 }
 
 /// `Link: </v2/…?last=x&n=5>; rel="next"`, with the query alone: the path is the client's own, and the host must stay
-/// this node.
-fn next_page(link: &str) -> Option<String> {
+/// this node. The query takes the place of the client's, so it names the registry again: whoever asked with a prefix
+/// may say both (promise P2).
+fn next_page(link: &str, registry: &RegistryName) -> Option<String> {
     let (target, rest) = link.trim().strip_prefix('<')?.split_once('>')?;
     if !rest.replace(' ', "").contains("rel=\"next\"") {
         return None;
     }
     let (_, query) = target.split_once('?')?;
-    Some(format!("<?{query}>; rel=\"next\""))
+    Some(format!("<?{query}&ns={registry}>; rel=\"next\""))
 }
 
 #[cfg(test)]
@@ -99,20 +103,21 @@ mod tests {
 
     #[test]
     fn the_next_page_is_asked_here() {
+        let registry = "r.io:5000".parse().unwrap();
         for (link, expected) in [
             (
                 "</v2/a/tags/list?n=5&last=x>; rel=\"next\"",
-                Some("<?n=5&last=x>; rel=\"next\""),
+                Some("<?n=5&last=x&ns=r.io:5000>; rel=\"next\""),
             ),
             (
                 "<https://r.io/v2/a/tags/list?last=x>; rel=\"next\"",
-                Some("<?last=x>; rel=\"next\""),
+                Some("<?last=x&ns=r.io:5000>; rel=\"next\""),
             ),
             ("</v2/a/tags/list?n=5>; rel=\"prev\"", None),
             ("</v2/a/tags/list>; rel=\"next\"", None),
             ("nonsense", None),
         ] {
-            assert_eq!(next_page(link).as_deref(), expected, "{link}");
+            assert_eq!(next_page(link, &registry).as_deref(), expected, "{link}");
         }
     }
 }
