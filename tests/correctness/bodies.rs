@@ -21,9 +21,17 @@ async fn assert_ends_short(scene: &Scene, case: &str, digest: &str, range: Optio
     let url = scene.blob("a/b", digest);
     let answer = http::get(&url, range.as_slice()).await;
     let answer = answer.unwrap_or_else(|error| panic!("{case}: {error:#}"));
-    assert!(matches!(answer.status, 200 | 206), "{case}: {}", answer.text());
+    assert!(
+        matches!(answer.status, 200 | 206),
+        "{case}: {}",
+        answer.text()
+    );
     assert_eq!(answer.error, Some(Broken::Fin), "{case}");
-    let told: u64 = answer.header("content-length").expect("a length").parse().expect("a number");
+    let told: u64 = answer
+        .header("content-length")
+        .expect("a length")
+        .parse()
+        .expect("a number");
     assert!((answer.body.len() as u64) < told, "{case}");
     assert!(!scene.committed(digest), "{case}");
 }
@@ -32,7 +40,11 @@ async fn assert_ends_short(scene: &Scene, case: &str, digest: &str, range: Optio
 async fn wrong_bytes_are_never_committed_and_never_complete() {
     let scene = Scene::new().await;
     for (seed, at) in [(1, 0), (2, 1_500_000), (3, LEN - 1), (4, LEN - 70_000)] {
-        for (range, seed) in [(None, seed), (Some("bytes=0-"), seed + 10), (Some("bytes=500000-"), seed + 20)] {
+        for (range, seed) in [
+            (None, seed),
+            (Some("bytes=0-"), seed + 10),
+            (Some("bytes=500000-"), seed + 20),
+        ] {
             let case = format!("wrong at {at}, {range:?}");
             let digest = scene.fake.put_blob_of("a/b", seed, LEN);
             scene.fake.fault(Match::blob(), Fault::WrongBytes { at });
@@ -53,10 +65,14 @@ async fn another_blob_under_the_digest() {
     let scene = Scene::new().await;
     let digest = Content::synthetic(1, LEN).digest(larder_tests::fake::Algorithm::Sha256);
     for size in [LEN, LEN - 1, LEN + 1, 100_000] {
-        scene.fake.put_blob_under("a/b", &digest, &Content::synthetic(2, size));
+        scene
+            .fake
+            .put_blob_under("a/b", &digest, &Content::synthetic(2, size));
         assert_ends_short(&scene, &format!("{size} other bytes"), &digest, None).await;
     }
-    scene.fake.put_blob_under("a/b", &digest, &Content::synthetic(1, LEN));
+    scene
+        .fake
+        .put_blob_under("a/b", &digest, &Content::synthetic(1, LEN));
     assert_right(&scene, "the right one again", 1, &digest).await;
 }
 
@@ -65,7 +81,9 @@ async fn another_blob_under_the_digest() {
 async fn nobody_who_shares_a_wrong_fill_gets_it_whole() {
     let scene = Scene::new().await;
     let digest = scene.fake.put_blob_of("a/b", 1, LEN);
-    scene.fake.fault(Match::blob(), Fault::WrongBytes { at: 2_000_000 });
+    scene
+        .fake
+        .fault(Match::blob(), Fault::WrongBytes { at: 2_000_000 });
     let gate = scene.fake.gate(Match::blob(), 1_000_000);
     let mut readers = Vec::new();
     for range in ["bytes=0-", "bytes=100000-", "bytes=2900000-", "lines=1"] {
@@ -87,9 +105,15 @@ async fn small_blobs_with_wrong_bytes_are_an_error_before_any_byte() {
     let scene = Scene::new().await;
     for (seed, size) in [(1, 1), (2, 1000), (3, 65_536)] {
         let digest = scene.fake.put_blob_of("a/b", seed, size);
-        scene.fake.fault(Match::blob(), Fault::WrongBytes { at: size / 2 });
+        scene
+            .fake
+            .fault(Match::blob(), Fault::WrongBytes { at: size / 2 });
         let url = scene.blob("a/b", &digest);
-        for range in [None, Some(("range", "bytes=0-0")), Some(("range", "bytes=0-"))] {
+        for range in [
+            None,
+            Some(("range", "bytes=0-0")),
+            Some(("range", "bytes=0-")),
+        ] {
             let answer = http::get(&url, range.as_slice()).await.expect("an answer");
             assert_eq!(answer.status, 503, "{size} {range:?}");
             assert_eq!(answer.json()["errors"][0]["code"], "UNAVAILABLE");
@@ -97,7 +121,10 @@ async fn small_blobs_with_wrong_bytes_are_an_error_before_any_byte() {
         }
         scene.fake.clear_faults();
         let answer = http::get(&url, &[]).await.expect("an answer");
-        assert_eq!((answer.status, digest_of(&answer.body)), (200, digest.clone()));
+        assert_eq!(
+            (answer.status, digest_of(&answer.body)),
+            (200, digest.clone())
+        );
         scene.until_committed(&digest).await;
     }
 }
@@ -106,7 +133,13 @@ async fn small_blobs_with_wrong_bytes_are_an_error_before_any_byte() {
 #[tokio::test]
 async fn wrong_lengths_do_no_lasting_harm() {
     let scene = Scene::new().await;
-    let cases = [(1, 10, true), (2, -10, true), (3, 10, false), (4, -10, false), (5, 5_000_000, true)];
+    let cases = [
+        (1, 10, true),
+        (2, -10, true),
+        (3, 10, false),
+        (4, -10, false),
+        (5, 5_000_000, true),
+    ];
     let cases = cases.map(async |(seed, by, whole)| {
         let case = format!("{by} bytes more, ranges ignored: {whole}");
         let digest = scene.fake.put_blob_of("a/b", seed, LEN);
@@ -115,11 +148,19 @@ async fn wrong_lengths_do_no_lasting_harm() {
         if whole {
             faults.push(scene.fake.fault(blob(), Fault::IgnoreRange));
         }
-        let answer = http::get(&scene.blob("a/b", &digest), &[]).await.expect("an answer");
+        let answer = http::get(&scene.blob("a/b", &digest), &[])
+            .await
+            .expect("an answer");
         // With ranges the true length is known, and so the blob may well be right.
-        let right = answer.complete && answer.status == 200 && answer.body == expected(seed, 0..LEN);
+        let right =
+            answer.complete && answer.status == 200 && answer.body == expected(seed, 0..LEN);
         let short = matches!(answer.error, Some(Broken::Fin)) || answer.status == 503;
-        assert!(short || (right && !whole), "{case}: {} {:?}", answer.status, answer.error);
+        assert!(
+            short || (right && !whole),
+            "{case}: {} {:?}",
+            answer.status,
+            answer.error
+        );
         assert!(right || !scene.committed(&digest), "{case}");
         faults.iter().for_each(larder_tests::fake::Armed::lift);
         assert_right(&scene, &case, seed, &digest).await;
@@ -133,39 +174,65 @@ async fn wrong_lengths_do_no_lasting_harm() {
 async fn a_source_that_does_not_come_back_ends_the_body_by_fin() {
     let scene = Scene::new().await;
     let faults = [
-        (Fault::TruncateAfter(1_000_000), Fault::TruncateAfter(0), 5..9),
+        (
+            Fault::TruncateAfter(1_000_000),
+            Fault::TruncateAfter(0),
+            5..9,
+        ),
         (Fault::ResetAfter(1_000_000), Fault::ResetAfter(0), 5..9),
         (Fault::TruncateAfter(1_000_000), Fault::status(500), 5..9),
         (Fault::TruncateAfter(1_000_000), Fault::status(404), 5..9),
         (Fault::StallAfter(1_000_000), Fault::StallAfter(0), 19..27),
     ];
-    let cases = faults.into_iter().zip(1..).map(async |((first, then, seconds), seed)| {
-        let case = format!("{first:?}, then {then:?}");
-        let digest = scene.fake.put_blob_of("a/b", seed, LEN);
-        let blob = || Match::blob().reference(&digest);
-        let from_start = |request: &larder_tests::fake::Request| {
-            request.header("range").is_some_and(|range| range.starts_with("bytes=0-"))
-        };
-        let armed = [
-            scene.fake.fault(blob().when(from_start), first),
-            scene.fake.fault(blob().when(move |request| !from_start(request)), then),
-        ];
-        let start = std::time::Instant::now();
-        let answer = http::get(&scene.blob("a/b", &digest), &[]).await.expect("an answer");
-        let took = start.elapsed().as_secs();
-        assert_eq!((answer.status, answer.error), (200, Some(Broken::Fin)), "{case}");
-        assert!(answer.body == expected(seed, 0..1_000_000), "{case}: {}", answer.body.len());
-        assert!(seconds.contains(&took), "{case}: {took} s");
-        assert!(!scene.committed(&digest), "{case}");
-        armed.iter().for_each(larder_tests::fake::Armed::lift);
-        // The client resumes, as containerd does, and then pulls anew.
-        let range = [("range", "bytes=1000000-")];
-        let answer = http::get(&scene.blob("a/b", &digest), &range).await.expect("an answer");
-        assert_eq!((answer.status, answer.error), (206, None), "{case}");
-        assert!(answer.body == expected(seed, 1_000_000..LEN), "{case}");
-        assert_right(&scene, &case, seed, &digest).await;
-        let sent = scene.fake.blob_bytes_sent(&digest);
-        assert!(sent <= LEN + LEN / 20, "{case}: what had come was kept, {sent}");
-    });
+    let cases = faults
+        .into_iter()
+        .zip(1..)
+        .map(async |((first, then, seconds), seed)| {
+            let case = format!("{first:?}, then {then:?}");
+            let digest = scene.fake.put_blob_of("a/b", seed, LEN);
+            let blob = || Match::blob().reference(&digest);
+            let from_start = |request: &larder_tests::fake::Request| {
+                request
+                    .header("range")
+                    .is_some_and(|range| range.starts_with("bytes=0-"))
+            };
+            let armed = [
+                scene.fake.fault(blob().when(from_start), first),
+                scene
+                    .fake
+                    .fault(blob().when(move |request| !from_start(request)), then),
+            ];
+            let start = std::time::Instant::now();
+            let answer = http::get(&scene.blob("a/b", &digest), &[])
+                .await
+                .expect("an answer");
+            let took = start.elapsed().as_secs();
+            assert_eq!(
+                (answer.status, answer.error),
+                (200, Some(Broken::Fin)),
+                "{case}"
+            );
+            assert!(
+                answer.body == expected(seed, 0..1_000_000),
+                "{case}: {}",
+                answer.body.len()
+            );
+            assert!(seconds.contains(&took), "{case}: {took} s");
+            assert!(!scene.committed(&digest), "{case}");
+            armed.iter().for_each(larder_tests::fake::Armed::lift);
+            // The client resumes, as containerd does, and then pulls anew.
+            let range = [("range", "bytes=1000000-")];
+            let answer = http::get(&scene.blob("a/b", &digest), &range)
+                .await
+                .expect("an answer");
+            assert_eq!((answer.status, answer.error), (206, None), "{case}");
+            assert!(answer.body == expected(seed, 1_000_000..LEN), "{case}");
+            assert_right(&scene, &case, seed, &digest).await;
+            let sent = scene.fake.blob_bytes_sent(&digest);
+            assert!(
+                sent <= LEN + LEN / 20,
+                "{case}: what had come was kept, {sent}"
+            );
+        });
     futures_util::future::join_all(cases).await;
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use larder_tests::fake::{FakeRegistry, Fault, Gate, Match};
-use larder_tests::http::{self, Call, Response};
+use larder_tests::http::{Call, Response};
 use larder_tests::image::OCI_MANIFEST;
 use larder_tests::node::Node;
 use larder_tests::scene::Scene;
@@ -48,11 +48,15 @@ fn assert_unavailable(case: &str, method: &str, answer: &Response, took: Duratio
 #[tokio::test]
 async fn an_upstream_that_never_answers() {
     let scene = Scene::new().await;
-    let manifest = scene.fake.put_manifest("a/b", Some("v1"), OCI_MANIFEST, "{}");
+    let manifest = scene
+        .fake
+        .put_manifest("a/b", Some("v1"), OCI_MANIFEST, "{}");
     let blob = scene.fake.put_blob_of("a/b", 1, LEN);
     let gate = Gate::new(0);
     scene.fake.fault(Match::any(), Fault::Hold(gate.clone()));
-    let plain = requests(&scene, &manifest, &blob).into_iter().map(|(m, u)| (m, u, None));
+    let plain = requests(&scene, &manifest, &blob)
+        .into_iter()
+        .map(|(m, u)| (m, u, None));
     let range = ("GET", scene.blob("a/b", &blob), Some("bytes=5-9"));
     let asks = plain.chain([range]).map(async |(method, url, range)| {
         let (answer, took) = timed(method, &url, range).await;
@@ -64,7 +68,11 @@ async fn an_upstream_that_never_answers() {
     gate.open();
     for (method, url) in requests(&scene, &manifest, &blob) {
         let (answer, _) = timed(method, &url, None).await;
-        assert_eq!((answer.status, &answer.error), (200, &None), "{method} {url}");
+        assert_eq!(
+            (answer.status, &answer.error),
+            (200, &None),
+            "{method} {url}"
+        );
     }
 }
 
@@ -73,14 +81,22 @@ async fn an_upstream_that_never_answers() {
 async fn delays_do_not_add_up() {
     let scene = Scene::new().await;
     scene.fake.allow_anonymous("a/b");
-    let manifest = scene.fake.put_manifest("a/b", Some("v1"), OCI_MANIFEST, "{}");
+    let manifest = scene
+        .fake
+        .put_manifest("a/b", Some("v1"), OCI_MANIFEST, "{}");
     let blob = scene.fake.put_blob_of("a/b", 1, LEN);
-    scene.fake.fault(Match::any(), Fault::Delay(Duration::from_millis(2200)));
-    scene.fake.fault(Match::blob().with_credentials(), Fault::redirect_to_cdn());
-    let asks = requests(&scene, &manifest, &blob).into_iter().map(async |(method, url)| {
-        let (answer, took) = timed(method, &url, None).await;
-        assert_unavailable(&format!("{method} {url}"), method, &answer, took);
-    });
+    scene
+        .fake
+        .fault(Match::any(), Fault::Delay(Duration::from_millis(2200)));
+    scene
+        .fake
+        .fault(Match::blob().with_credentials(), Fault::redirect_to_cdn());
+    let asks = requests(&scene, &manifest, &blob)
+        .into_iter()
+        .map(async |(method, url)| {
+            let (answer, took) = timed(method, &url, None).await;
+            assert_unavailable(&format!("{method} {url}"), method, &answer, took);
+        });
     futures_util::future::join_all(asks).await;
 }
 
@@ -88,7 +104,9 @@ async fn delays_do_not_add_up() {
 #[tokio::test]
 async fn a_manifest_that_stalls() {
     let scene = Scene::new().await;
-    let manifest = scene.fake.put_manifest("a/b", Some("v1"), OCI_MANIFEST, "{ }");
+    let manifest = scene
+        .fake
+        .put_manifest("a/b", Some("v1"), OCI_MANIFEST, "{ }");
     scene.fake.fault(Match::manifest(), Fault::StallAfter(1));
     let asks = ["v1", &manifest].map(async |reference| {
         let url = scene.manifest("a/b", reference);
@@ -112,7 +130,11 @@ async fn an_upstream_that_is_not_there() {
     fake.stop().await;
     let node = Node::builder().upstream(&fake).start().await;
     let digest = format!("sha256:{}", "ab".repeat(32));
-    for path in ["a/manifests/v1".to_owned(), format!("a/blobs/{digest}"), "a/tags/list".to_owned()] {
+    for path in [
+        "a/manifests/v1".to_owned(),
+        format!("a/blobs/{digest}"),
+        "a/tags/list".to_owned(),
+    ] {
         let url = format!("{}/v2/{path}?ns={}", node.url(), fake.host());
         let (answer, took) = timed("GET", &url, None).await;
         assert_unavailable(&url, "GET", &answer, took);
@@ -123,12 +145,22 @@ async fn an_upstream_that_is_not_there() {
 #[tokio::test]
 async fn a_limited_upstream() {
     let scene = Scene::new().await;
-    let manifest = scene.fake.put_manifest("a/b", Some("v1"), OCI_MANIFEST, "{}");
+    let manifest = scene
+        .fake
+        .put_manifest("a/b", Some("v1"), OCI_MANIFEST, "{}");
     let blob = scene.fake.put_blob_of("a/b", 1, LEN);
-    for (code, retry_after, told) in [(429, Some("7"), Some("7")), (503, Some("9"), Some("9")), (429, None, None)] {
+    for (code, retry_after, told) in [
+        (429, Some("7"), Some("7")),
+        (503, Some("9"), Some("9")),
+        (429, None, None),
+    ] {
         scene.fake.clear_faults();
         let headers = retry_after.map(|after| ("Retry-After".to_owned(), after.to_owned()));
-        let fault = Fault::Status { code, headers: headers.into_iter().collect(), body: "slow down".into() };
+        let fault = Fault::Status {
+            code,
+            headers: headers.into_iter().collect(),
+            body: "slow down".into(),
+        };
         scene.fake.fault(Match::any(), fault);
         for (method, url) in requests(&scene, &manifest, &blob) {
             for (agent, status) in [
@@ -139,14 +171,24 @@ async fn a_limited_upstream() {
                 ("", 429),
             ] {
                 let case = format!("{code} {agent} {method} {url}");
-                let answer = Call::new(method, &url).header("user-agent", agent).send().await;
+                let answer = Call::new(method, &url)
+                    .header("user-agent", agent)
+                    .send()
+                    .await;
                 let answer = answer.expect("an answer");
                 assert_eq!(answer.status, status, "{case}: {}", answer.text());
                 let after = answer.header("retry-after").expect("a Retry-After");
                 assert!(told.is_none_or(|told| told == after), "{case}: {after}");
-                assert!(after.parse::<u32>().is_ok_and(|after| after > 0), "{case}: {after}");
+                assert!(
+                    after.parse::<u32>().is_ok_and(|after| after > 0),
+                    "{case}: {after}"
+                );
                 if method == "GET" {
-                    assert_eq!(answer.json()["errors"][0]["code"], "TOOMANYREQUESTS", "{case}");
+                    assert_eq!(
+                        answer.json()["errors"][0]["code"],
+                        "TOOMANYREQUESTS",
+                        "{case}"
+                    );
                     assert!(!answer.text().contains("slow down"), "{case}");
                 }
             }

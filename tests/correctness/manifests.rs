@@ -6,7 +6,10 @@ use larder_tests::image::OCI_MANIFEST;
 use larder_tests::scene::{Scene, files};
 
 fn text(i: usize) -> String {
-    format!("{{\"schemaVersion\":2,\"n\":{i},\"pad\":\"{}\"}}", "x".repeat(2000))
+    format!(
+        "{{\"schemaVersion\":2,\"n\":{i},\"pad\":\"{}\"}}",
+        "x".repeat(2000)
+    )
 }
 
 #[tokio::test]
@@ -26,7 +29,9 @@ async fn wrong_manifests_are_an_error_and_never_kept() {
     .enumerate()
     {
         let (case, tag) = (format!("{fault:?}"), format!("v{i}"));
-        let digest = scene.fake.put_manifest("a/b", Some(&tag), OCI_MANIFEST, text(i));
+        let digest = scene
+            .fake
+            .put_manifest("a/b", Some(&tag), OCI_MANIFEST, text(i));
         let armed = scene.fake.fault(Match::manifest(), fault);
         let url = scene.manifest("a/b", if by_digest { &digest } else { &tag });
         for _ in 0..2 {
@@ -39,7 +44,11 @@ async fn wrong_manifests_are_an_error_and_never_kept() {
         assert_eq!(kept.len(), i, "{case}: {kept:?}");
         scene.fake.clear_faults();
         let answer = http::get(&url, &[]).await.expect("an answer");
-        assert_eq!((answer.status, digest_of(&answer.body)), (200, digest.clone()), "{case}");
+        assert_eq!(
+            (answer.status, digest_of(&answer.body)),
+            (200, digest.clone()),
+            "{case}"
+        );
         scene.until_committed(&digest).await;
     }
 }
@@ -59,15 +68,29 @@ async fn without_or_against_the_digest_header_the_bytes_count() {
     .enumerate()
     {
         let (case, tag) = (format!("{fault:?} {by_digest}"), format!("v{i}"));
-        let digest = scene.fake.put_manifest("a/b", Some(&tag), OCI_MANIFEST, text(i));
+        let digest = scene
+            .fake
+            .put_manifest("a/b", Some(&tag), OCI_MANIFEST, text(i));
         scene.fake.fault(Match::manifest(), fault);
         let url = scene.manifest("a/b", if by_digest { &digest } else { &tag });
         for head in [true, false, true, false] {
-            let answer = if head { http::head(&url, &[]).await } else { http::get(&url, &[]).await };
+            let answer = if head {
+                http::head(&url, &[]).await
+            } else {
+                http::get(&url, &[]).await
+            };
             let answer = answer.expect("an answer");
             assert_eq!(answer.status, 200, "{case}: {}", answer.text());
-            assert_eq!(answer.header("docker-content-digest"), Some(&*digest), "{case}");
-            assert_eq!(answer.header("content-length"), Some(&*text(i).len().to_string()), "{case}");
+            assert_eq!(
+                answer.header("docker-content-digest"),
+                Some(&*digest),
+                "{case}"
+            );
+            assert_eq!(
+                answer.header("content-length"),
+                Some(&*text(i).len().to_string()),
+                "{case}"
+            );
             assert!(head || answer.text() == text(i), "{case}");
         }
         scene.until_committed(&digest).await;
@@ -79,7 +102,9 @@ async fn without_or_against_the_digest_header_the_bytes_count() {
 async fn a_manifest_may_be_4_mib_and_no_more() {
     let scene = Scene::new().await;
     for (size, status) in [(4 << 20, 200), ((4 << 20) + 1, 503), (50 << 20, 503)] {
-        let digest = scene.fake.put_manifest("a/b", None, OCI_MANIFEST, vec![b' '; size]);
+        let digest = scene
+            .fake
+            .put_manifest("a/b", None, OCI_MANIFEST, vec![b' '; size]);
         let answer = http::get(&scene.manifest("a/b", &digest), &[]).await;
         let answer = answer.expect("an answer");
         assert_eq!(answer.status, status, "{size}");

@@ -15,8 +15,15 @@ fn digest() -> String {
 async fn ask(node: &Node, registry: &str) -> Vec<(String, Response)> {
     let encoded = registry.replace('[', "%5B").replace(']', "%5D");
     let mut answers = Vec::new();
-    for what in ["manifests/v1".to_owned(), format!("blobs/{}", digest()), "tags/list".to_owned()] {
-        for path in [format!("/v2/a/b/{what}?ns={encoded}"), format!("/v2/{encoded}/a/b/{what}")] {
+    for what in [
+        "manifests/v1".to_owned(),
+        format!("blobs/{}", digest()),
+        "tags/list".to_owned(),
+    ] {
+        for path in [
+            format!("/v2/a/b/{what}?ns={encoded}"),
+            format!("/v2/{encoded}/a/b/{what}"),
+        ] {
             let url = format!("{}{path}", node.url());
             for answer in [http::get(&url, &[]).await, http::head(&url, &[]).await] {
                 answers.push((path.clone(), answer.expect("an answer")));
@@ -34,14 +41,34 @@ async fn own_addresses_in_every_spelling() {
     for fake in [&victim, &secure] {
         let port = fake.host().rsplit_once(':').expect("a port").1.to_owned();
         for host in [
-            "127.0.0.1", "localhost", "127.1", "127.0.0.2", "2130706433", "0x7f000001", "0x7f.1", "017700000001", "0",
-            "0.0.0.0", "[::1]", "[::]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[::127.0.0.1]", "[64:ff9b::7f00:1]",
-            "[2002:7f00:1::]", "LOCALHOST", "localhost.",
+            "127.0.0.1",
+            "localhost",
+            "127.1",
+            "127.0.0.2",
+            "2130706433",
+            "0x7f000001",
+            "0x7f.1",
+            "017700000001",
+            "0",
+            "0.0.0.0",
+            "[::1]",
+            "[::]",
+            "[::ffff:127.0.0.1]",
+            "[::ffff:7f00:1]",
+            "[::127.0.0.1]",
+            "[64:ff9b::7f00:1]",
+            "[2002:7f00:1::]",
+            "LOCALHOST",
+            "localhost.",
         ] {
             for (path, answer) in ask(&node, &format!("{host}:{port}")).await {
                 // Refused as an address, as a name, or not known to DNS; by prefix some are no registry at all, and
                 // mean Docker Hub, which cannot be reached here.
-                assert!(matches!(answer.status, 400 | 403 | 503), "{path}: {}", answer.text());
+                assert!(
+                    matches!(answer.status, 400 | 403 | 503),
+                    "{path}: {}",
+                    answer.text()
+                );
             }
         }
     }
@@ -60,7 +87,14 @@ async fn own_addresses_in_every_spelling() {
 #[tokio::test]
 async fn metadata_services() {
     let node = Node::builder().start().await;
-    for host in ["169.254.169.254", "169.254.169.254:80", "[fe80::1]", "[fd00:ec2::254]", "100.100.100.200", "168.63.129.16"] {
+    for host in [
+        "169.254.169.254",
+        "169.254.169.254:80",
+        "[fe80::1]",
+        "[fd00:ec2::254]",
+        "100.100.100.200",
+        "168.63.129.16",
+    ] {
         for (path, answer) in ask(&node, host).await {
             assert_eq!(answer.status, 403, "{path}: {}", answer.text());
         }
@@ -72,7 +106,11 @@ async fn redirects_to_what_nobody_named() {
     let victim = FakeRegistry::start().await;
     let digest = victim.put_blob("a/b", "secret");
     let scene = Scene::new().await;
-    scene.fake.put_blob_under("a/b", &digest, &larder_tests::fake::Content::bytes("secret"));
+    scene.fake.put_blob_under(
+        "a/b",
+        &digest,
+        &larder_tests::fake::Content::bytes("secret"),
+    );
     let port = victim.host().rsplit_once(':').expect("a port").1.to_owned();
     for to in [
         format!("http://127.0.0.1:{port}/v2/a/b/blobs/{digest}"),
@@ -89,11 +127,26 @@ async fn redirects_to_what_nobody_named() {
     ] {
         scene.fake.clear_faults();
         let target = Target::Url(to.clone());
-        scene.fake.fault(Match::any(), Fault::Redirect { to: target, status: 307 });
-        for url in [scene.blob("a/b", &digest), scene.manifest("a/b", "v1"), scene.path("a/b/tags/list")] {
+        scene.fake.fault(
+            Match::any(),
+            Fault::Redirect {
+                to: target,
+                status: 307,
+            },
+        );
+        for url in [
+            scene.blob("a/b", &digest),
+            scene.manifest("a/b", "v1"),
+            scene.path("a/b/tags/list"),
+        ] {
             for answer in [http::get(&url, &[]).await, http::head(&url, &[]).await] {
                 let answer = answer.expect("an answer");
-                assert!(matches!(answer.status, 403 | 503), "{to}: {} {}", answer.status, answer.text());
+                assert!(
+                    matches!(answer.status, 403 | 503),
+                    "{to}: {} {}",
+                    answer.status,
+                    answer.text()
+                );
                 assert_eq!(answer.header("location"), None);
             }
         }
@@ -110,18 +163,33 @@ async fn token_realms_that_nobody_named() {
     let scene = Scene::new().await;
     for realm in [
         format!("http://{}/token", victim.host()),
-        format!("http://localhost:{}/token", victim.host().rsplit_once(':').expect("a port").1),
+        format!(
+            "http://localhost:{}/token",
+            victim.host().rsplit_once(':').expect("a port").1
+        ),
         "http://169.254.169.254/token".to_owned(),
         "file:///etc/passwd".to_owned(),
     ] {
         scene.fake.clear_faults();
-        let challenge = format!("Bearer realm=\"{realm}\",service=\"x\",scope=\"repository:a/b:pull\"");
+        let challenge =
+            format!("Bearer realm=\"{realm}\",service=\"x\",scope=\"repository:a/b:pull\"");
         let headers = vec![("WWW-Authenticate".to_owned(), challenge)];
-        scene.fake.fault(Match::any(), Fault::Status { code: 401, headers, body: "".into() });
+        scene.fake.fault(
+            Match::any(),
+            Fault::Status {
+                code: 401,
+                headers,
+                body: "".into(),
+            },
+        );
         for url in [scene.blob("a/b", &digest()), scene.manifest("a/b", "v1")] {
             let asked = tokio::time::timeout(Duration::from_secs(6), http::get(&url, &[])).await;
             let answer = asked.expect("in time").expect("an answer");
-            assert!(matches!(answer.status, 401 | 403 | 503), "{realm}: {}", answer.text());
+            assert!(
+                matches!(answer.status, 401 | 403 | 503),
+                "{realm}: {}",
+                answer.text()
+            );
         }
     }
     assert_eq!((victim.connections(), victim.requests().len()), (0, 0));

@@ -7,18 +7,33 @@ use larder_tests::scene::{Compared, Scene, compare};
 async fn assert_unnoticed(scene: &Scene, seed: u64, size: u64, fault: Fault, more: &[Fault]) {
     let case = format!("{size} bytes, {fault:?} {more:?}");
     let content = Content::synthetic(seed, size);
-    let digest = scene.fake.put_content_as("a/b", Algorithm::Sha256, &content);
+    let digest = scene
+        .fake
+        .put_content_as("a/b", Algorithm::Sha256, &content);
     let blob = || Match::blob().reference(&digest);
     let armed = scene.fake.fault(blob().times(1), fault);
-    let more: Vec<_> = more.iter().map(|fault| scene.fake.fault(blob(), fault.clone())).collect();
-    let mut stream = http::open(&scene.blob("a/b", &digest), &[]).await.expect("an answer");
+    let more: Vec<_> = more
+        .iter()
+        .map(|fault| scene.fake.fault(blob(), fault.clone()))
+        .collect();
+    let mut stream = http::open(&scene.blob("a/b", &digest), &[])
+        .await
+        .expect("an answer");
     assert_eq!(stream.status, 200, "{case}");
-    assert_eq!(compare(&mut stream, &content, 0..size).await, Compared::whole(size), "{case}");
+    assert_eq!(
+        compare(&mut stream, &content, 0..size).await,
+        Compared::whole(size),
+        "{case}"
+    );
     assert_eq!(armed.hits(), 1, "{case}");
     assert!(more.iter().all(|armed| armed.hits() > 0), "{case}");
     let sent = scene.fake.blob_bytes_sent(&digest);
     // A source that knows no ranges has to send the beginning again.
-    let most = if more.is_empty() { size + size / 20 } else { 2 * size };
+    let most = if more.is_empty() {
+        size + size / 20
+    } else {
+        2 * size
+    };
     assert!(sent <= most, "{case}: {sent}");
     scene.until_committed(&digest).await;
 }
@@ -53,10 +68,19 @@ async fn many_breaks_are_not_noticed_either() {
     let scene = Scene::new().await;
     let size = 6_000_000;
     let content = Content::synthetic(1, size);
-    let digest = scene.fake.put_content_as("a/b", Algorithm::Sha256, &content);
-    let armed = scene.fake.fault(Match::blob(), Fault::TruncateAfter(300_000));
-    let mut stream = http::open(&scene.blob("a/b", &digest), &[]).await.expect("an answer");
-    assert_eq!(compare(&mut stream, &content, 0..size).await, Compared::whole(size));
+    let digest = scene
+        .fake
+        .put_content_as("a/b", Algorithm::Sha256, &content);
+    let armed = scene
+        .fake
+        .fault(Match::blob(), Fault::TruncateAfter(300_000));
+    let mut stream = http::open(&scene.blob("a/b", &digest), &[])
+        .await
+        .expect("an answer");
+    assert_eq!(
+        compare(&mut stream, &content, 0..size).await,
+        Compared::whole(size)
+    );
     assert!(armed.hits() >= 20, "{}", armed.hits());
     let sent = scene.fake.blob_bytes_sent(&digest);
     assert!(sent <= size + size / 20, "{sent}");
@@ -68,9 +92,13 @@ async fn a_restart_of_the_registry_is_not_noticed() {
     let scene = Scene::new().await;
     let size = 3_000_000;
     let content = Content::synthetic(1, size);
-    let digest = scene.fake.put_content_as("a/b", Algorithm::Sha256, &content);
+    let digest = scene
+        .fake
+        .put_content_as("a/b", Algorithm::Sha256, &content);
     let gate = scene.fake.gate(Match::blob(), 1_000_000);
-    let mut stream = http::open(&scene.blob("a/b", &digest), &[]).await.expect("an answer");
+    let mut stream = http::open(&scene.blob("a/b", &digest), &[])
+        .await
+        .expect("an answer");
     gate.reached(1).await;
     scene.fake.stop().await;
     gate.open();

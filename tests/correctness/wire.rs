@@ -49,7 +49,11 @@ async fn a_tls_hello_is_answered_in_http() {
     long.extend([0; 100_000]);
     for hello in [&long[..], &client_hello()[..1], &client_hello()[..7]] {
         let answer = send(&scene, hello).await;
-        assert!(answer.starts_with("HTTP/1.1 400 "), "{} bytes: {answer:?}", hello.len());
+        assert!(
+            answer.starts_with("HTTP/1.1 400 "),
+            "{} bytes: {answer:?}",
+            hello.len()
+        );
     }
     assert_serves(&scene).await;
 }
@@ -89,14 +93,23 @@ async fn garbage_is_refused() {
 #[tokio::test]
 async fn floods_of_headers_are_refused() {
     let scene = Scene::new().await;
-    let many = format!("GET /v2/ HTTP/1.1\r\nhost: x\r\n{}\r\n", "a: b\r\n".repeat(5000));
-    let large = format!("GET /v2/ HTTP/1.1\r\nhost: x\r\na: {}\r\n\r\n", "b".repeat(2 << 20));
+    let many = format!(
+        "GET /v2/ HTTP/1.1\r\nhost: x\r\n{}\r\n",
+        "a: b\r\n".repeat(5000)
+    );
+    let large = format!(
+        "GET /v2/ HTTP/1.1\r\nhost: x\r\na: {}\r\n\r\n",
+        "b".repeat(2 << 20)
+    );
     let endless = format!("GET /v2/ HTTP/1.1\r\nhost: x\r\na: {}", "b".repeat(2 << 20));
     for flood in [many, large, endless] {
         let answer = send(&scene, flood.as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 431 "), "{answer:?}");
     }
-    let path = format!("GET /v2/{} HTTP/1.1\r\nhost: x\r\n\r\n", "a/".repeat(100_000));
+    let path = format!(
+        "GET /v2/{} HTTP/1.1\r\nhost: x\r\n\r\n",
+        "a/".repeat(100_000)
+    );
     let answer = send(&scene, path.as_bytes()).await;
     let status = answer.get(9..12).unwrap_or_default();
     assert!(matches!(status, "400" | "404" | "414"), "{answer:?}");
@@ -115,12 +128,19 @@ async fn what_is_unusual_is_answered() {
         "GET /v2/ HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\nconnection: close\r\n\r\nabc",
     ] {
         let answer = send(&scene, request.as_bytes()).await;
-        assert!(answer.contains(" 200 OK\r\n") && answer.ends_with("{}"), "{request:?}: {answer:?}");
+        assert!(
+            answer.contains(" 200 OK\r\n") && answer.ends_with("{}"),
+            "{request:?}: {answer:?}"
+        );
     }
     let three = "GET /v2/ HTTP/1.1\r\nhost: x\r\n\r\n".repeat(2)
         + "GET /v2/ HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let answer = send(&scene, three.as_bytes()).await;
-    assert_eq!(answer.matches("HTTP/1.1 200 OK\r\n").count(), 3, "{answer:?}");
+    assert_eq!(
+        answer.matches("HTTP/1.1 200 OK\r\n").count(),
+        3,
+        "{answer:?}"
+    );
 }
 
 /// Clients that begin and do not go on take no place from those that do.
@@ -128,9 +148,20 @@ async fn what_is_unusual_is_answered() {
 async fn half_requests_hold_up_nobody() {
     let scene = Scene::new().await;
     let mut half = Vec::new();
-    for part in ["", "G", "GET /v2/ HTTP/1.1\r\n", "GET /v2/ HTTP/1.1\r\nhost: x\r\n"].repeat(75) {
-        let mut tcp = TcpStream::connect(scene.node.addr()).await.expect("a connection");
-        tcp.write_all(part.as_bytes()).await.expect("room in a buffer");
+    for part in [
+        "",
+        "G",
+        "GET /v2/ HTTP/1.1\r\n",
+        "GET /v2/ HTTP/1.1\r\nhost: x\r\n",
+    ]
+    .repeat(75)
+    {
+        let mut tcp = TcpStream::connect(scene.node.addr())
+            .await
+            .expect("a connection");
+        tcp.write_all(part.as_bytes())
+            .await
+            .expect("room in a buffer");
         half.push(tcp);
     }
     let start = std::time::Instant::now();
@@ -152,11 +183,20 @@ async fn half_requests_hold_up_nobody() {
 async fn a_client_that_does_not_read_holds_up_nobody() {
     let scene = Scene::new().await;
     let digest = scene.fake.put_blob_of("a/b", 1, 50_000_000);
-    let mut deaf = TcpStream::connect(scene.node.addr()).await.expect("a connection");
-    let request = format!("GET /v2/a/b/blobs/{digest}?ns={} HTTP/1.1\r\nhost: x\r\n\r\n", scene.fake.host());
-    deaf.write_all(request.as_bytes()).await.expect("room in a buffer");
+    let mut deaf = TcpStream::connect(scene.node.addr())
+        .await
+        .expect("a connection");
+    let request = format!(
+        "GET /v2/a/b/blobs/{digest}?ns={} HTTP/1.1\r\nhost: x\r\n\r\n",
+        scene.fake.host()
+    );
+    deaf.write_all(request.as_bytes())
+        .await
+        .expect("room in a buffer");
     scene.until_committed(&digest).await;
-    let answer = http::get_digest(&scene.blob("a/b", &digest), &[]).await.expect("an answer");
+    let answer = http::get_digest(&scene.blob("a/b", &digest), &[])
+        .await
+        .expect("an answer");
     assert_eq!((answer.status, answer.digest), (200, digest));
     drop(deaf);
 }

@@ -57,7 +57,8 @@ struct Running {
 
 /// When to try again and when to stop trying.
 struct Progress {
-    received: u64,
+    /// Bytes that are present. What comes a second time, from a source without ranges, is no progress.
+    present: u64,
     since: Instant,
     backoff: Duration,
     not_before: Option<Instant>,
@@ -123,7 +124,7 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
         ranged: true,
         source: 0,
         progress: Progress {
-            received: 0,
+            present: 0,
             since: Instant::now(),
             backoff: BACKOFF_FIRST,
             not_before: None,
@@ -142,7 +143,21 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
         Ok(Err(error)) => return Err(FillError::Disk(error.to_string())),
         Err(panic) => return Err(FillError::Disk(panic.to_string())),
     };
-    running.complete(&partial).await
+    let outcome = running.complete(&partial).await;
+    if let Err(FillError::Broken(_) | FillError::Upstream(_)) = &outcome {
+        // The next fill goes on from here. A source without ranges would begin again anyway, and nothing confirms
+        // the length that it told.
+        let (last, ranged) = (Arc::clone(&partial), running.ranged);
+        let left = move || {
+            if ranged {
+                last.checkpoint()
+            } else {
+                last.discard()
+            }
+        };
+        let _ = tokio::task::spawn_blocking(left).await;
+    }
+    outcome
 }
 
 /// The size is known: readers may begin.
@@ -224,9 +239,8 @@ impl Running {
             {
                 return self.verify(partial).await.map(Some);
             }
-            let received = self.received.load(Ordering::Relaxed);
-            self.ramp.look(now, received);
-            self.progress.note(now, received);
+            self.ramp.look(now, self.received.load(Ordering::Relaxed));
+            self.progress.note(now, partial.present().total());
             let due = self.progress.not_before.is_none_or(|at| at <= now);
             if due {
                 self.start_streams(partial)?;
@@ -361,10 +375,14 @@ impl Running {
 
     fn ended(&mut self, id: u64, end: End) -> Result<(), FillError> {
         self.flights.retain(|stream| stream.id != id);
+        let mut other = false;
         let (why, stalled) = match end {
             End::Done => return Ok(()),
             End::Disk(error) => return Err(FillError::Disk(error.to_string())),
-            End::WrongObject(why) => (why, false),
+            End::WrongObject(why) => {
+                other = true;
+                (why, false)
+            }
             End::Broken { why, stalled } => (why, stalled),
             // A source that has answered before is asked again: a token may have expired, a server been replaced.
             End::Refused(failure) => (failure.to_string(), false),
@@ -376,10 +394,13 @@ impl Running {
         } else {
             GIVE_UP_ERRORS
         };
-        self.progress
-            .note(now, self.received.load(Ordering::Relaxed));
         if now.duration_since(self.progress.since) >= limit {
-            return Err(FillError::Broken(why));
+            // What is here may be the wrong one of the two, so it does not stay to spoil the next fill.
+            return Err(if other {
+                FillError::Digest
+            } else {
+                FillError::Broken(why)
+            });
         }
         tracing::debug!(blob.digest = %self.fill.digest, why, "a stream broke off; it is asked for again");
         self.source += 1;
@@ -434,9 +455,9 @@ impl Stream {
 }
 
 impl Progress {
-    fn note(&mut self, now: Instant, received: u64) {
-        if received > self.received {
-            self.received = received;
+    fn note(&mut self, now: Instant, present: u64) {
+        if present > self.present {
+            self.present = present;
             self.since = now;
             self.backoff = BACKOFF_FIRST;
         }
