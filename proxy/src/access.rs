@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use larder_shared::{RegistryName, Repository};
+use larder_shared::{Range, RegistryName, Repository};
 
 use crate::{
     coalesce::Coalesce,
@@ -65,15 +65,14 @@ impl Access {
         subject: Subject,
     ) -> Result<(), Failure> {
         let key = (registry.clone(), repository.clone(), format!("{subject:?}"));
-        let ask = Ask {
-            registry: registry.clone(),
-            repository: repository.clone(),
-            want: match subject {
-                Subject::Blob(_) => Want::Part(larder_shared::Range::new(0, 1)),
-                _ => Want::Head,
-            },
-            subject,
+        let want = match subject {
+            Subject::Blob(_) => Want::Part(Range::new(0, 1)),
+            _ => Want::Head,
         };
+        let mut ask = Ask::new(registry, repository, subject, want);
+        if self.standing(record) == Standing::Aged {
+            ask = ask.optional();
+        }
         let upstreams = Arc::clone(&self.upstreams);
         let place = registry.to_string();
         let question = async move {

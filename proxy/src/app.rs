@@ -18,8 +18,8 @@ use tokio::{
 
 use crate::{
     access::Access, admin::Admin, client::Client, coalesce::Coalesce, config::Config, drain::Drain,
-    fill::Fills, listen, metrics::Metrics, pull::Pull, registry::Surface, store::Store, tags::Tags,
-    upstream::Upstreams,
+    fill::Fills, keep, listen, metrics::Metrics, pull::Pull, registry::Surface, store::Store,
+    tags::Tags, upstream::Upstreams,
 };
 
 /// Bodies in flight may take this long to finish after SIGTERM. Kubernetes' default grace period is 30 s.
@@ -88,6 +88,7 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
             Arc::clone(&upstreams),
             Arc::clone(&metrics),
         ),
+        checks: Coalesce::default(),
         fetches: Coalesce::default(),
         store,
         upstreams,
@@ -161,6 +162,8 @@ impl Bound {
                 watch.clone(),
             ));
         }
+        tokio::spawn(keep::run(Arc::clone(&self.pull), watch.clone()));
+        tokio::spawn(keep::scrub(Arc::clone(&self.pull)));
         tokio::spawn(listen::admin(self.admin, admin, watch));
         if let Some(reread) = reread {
             tokio::spawn(reload(reread, Arc::clone(&self.config)));

@@ -21,15 +21,16 @@ mod plan;
 mod ramp;
 mod reader;
 mod task;
+mod through;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::Waker,
 };
 
 use larder_shared::{Digest, Range, RangeHeader, RegistryName, Repository};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::{
     metrics::Metrics,
@@ -37,10 +38,14 @@ use crate::{
     upstream::{Failure, Upstreams},
 };
 pub use reader::{Chunk, Reader};
+pub use through::{Passage, Through};
 
 /// The last bytes of a complete answer are held back until the digest is known to match (promise P9). Blobs of up to
 /// this size are verified before their first byte leaves (promise P4).
 pub const HELD_BACK: u64 = 64 << 10;
+
+/// Streams besides the first of each fill that the node opens at once.
+const EXTRA_STREAMS: usize = 64;
 
 /// Where the bytes can be had: a repository that the reader may read.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -109,12 +114,15 @@ struct State {
     answered: bool,
     /// The sources that brought bytes: their repositories hold the digest once it is verified.
     served: Vec<Source>,
+    /// Some reader has its headers: the bytes of this file count.
+    opened: bool,
 }
 
 /// One digest on its way in.
 #[derive(Debug)]
 struct Fill {
     digest: Digest,
+    upstreams: Arc<Upstreams>,
     state: Mutex<State>,
     /// Wakes the task: a reader came, left, or moved on.
     demand: Notify,
@@ -125,9 +133,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Fill {
-    fn new(digest: Digest) -> Self {
+    fn new(digest: Digest, upstreams: Arc<Upstreams>) -> Self {
         Self {
             digest,
+            upstreams,
             state: Mutex::new(State {
                 phase: Phase::Starting,
                 partial: None,
@@ -138,6 +147,7 @@ impl Fill {
                 whole: false,
                 answered: false,
                 served: Vec::new(),
+                opened: false,
             }),
             demand: Notify::new(),
         }
@@ -177,6 +187,10 @@ pub struct Fills {
     upstreams: Arc<Upstreams>,
     metrics: Arc<Metrics>,
     running: Mutex<HashMap<Digest, Arc<Fill>>>,
+    /// Rings when something was added to the store.
+    pub grown: Notify,
+    /// Streams besides the first of each fill, for the whole node.
+    extra_streams: Arc<Semaphore>,
 }
 
 impl Fills {
@@ -186,6 +200,8 @@ impl Fills {
             upstreams,
             metrics,
             running: Mutex::default(),
+            grown: Notify::new(),
+            extra_streams: Arc::new(Semaphore::new(EXTRA_STREAMS)),
         })
     }
 
@@ -202,7 +218,7 @@ impl Fills {
         let (fill, started) = if let Some(fill) = fills.get(&digest) {
             (Arc::clone(fill), false)
         } else {
-            let fill = Arc::new(Fill::new(digest));
+            let fill = Arc::new(Fill::new(digest, Arc::clone(&self.upstreams)));
             fills.insert(digest, Arc::clone(&fill));
             (fill, true)
         };
@@ -225,6 +241,16 @@ impl Fills {
         let fill = lock(&self.running).get(digest).cloned()?;
         let state = lock(&fill.state);
         state.partial.as_ref().map(|partial| partial.size())
+    }
+
+    /// The digests that are being filled: their partials are in use.
+    pub fn active(&self) -> HashSet<Digest> {
+        lock(&self.running).keys().copied().collect()
+    }
+
+    /// Tells how long a blob is that will be passed on because the disk fails.
+    pub async fn passage(&self, digest: Digest, source: Source) -> Result<Passage, FillError> {
+        Passage::find(Arc::clone(&self.upstreams), source, digest).await
     }
 
     /// The fills under way.

@@ -26,6 +26,8 @@ pub mod body;
 
 pub mod pull;
 
+pub mod keep;
+
 pub mod admin;
 pub mod registry;
 

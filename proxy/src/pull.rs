@@ -77,6 +77,8 @@ pub struct Pull {
     pub access: Access,
     pub tags: Tags,
     pub fills: Arc<Fills>,
+    /// Blobs that are being hashed again.
+    pub checks: Coalesce<Digest, bool>,
     pub fetches: Coalesce<(RegistryName, Repository, Reference), Result<Arc<Manifest>, PullError>>,
 }
 

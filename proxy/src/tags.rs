@@ -120,20 +120,24 @@ impl Tags {
         }
     }
 
-    /// One HEAD upstream, bounded by `within`.
+    /// One HEAD upstream, bounded by `within`. `optional`: a cached answer would do, if nobody is to be bothered.
     pub async fn ask(
         &self,
         registry: &RegistryName,
         repository: &Repository,
         tag: &Tag,
         within: Duration,
+        optional: bool,
     ) -> Word {
-        let ask = Ask {
-            registry: registry.clone(),
-            repository: repository.clone(),
-            subject: Subject::Manifest(Reference::Tag(tag.clone())),
-            want: Want::Head,
-        };
+        let mut ask = Ask::new(
+            registry,
+            repository,
+            Subject::Manifest(Reference::Tag(tag.clone())),
+            Want::Head,
+        );
+        if optional {
+            ask = ask.optional();
+        }
         let late = Word::Failed(Failure::Unreachable {
             place: registry.to_string(),
             why: format!("no answer within {within:?}"),

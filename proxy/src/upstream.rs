@@ -5,10 +5,15 @@
 //! what is cached, is the callers' business.
 
 mod challenge;
+mod health;
 mod redirect;
 mod token;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -29,6 +34,7 @@ use crate::{
     config::{Config, Endpoint},
 };
 use challenge::Challenge;
+use health::{Admission, Health};
 use token::{Token, TokenAnswer, TokenError, TokenKey, Tokens};
 
 /// The head of an answer must come within this time. Below the 5 s in which larder answers its own client.
@@ -36,6 +42,9 @@ const FIRST_BYTE: Duration = Duration::from_secs(4);
 
 /// A redirect's target is used again for other ranges of the same blob this long: signatures live for minutes.
 const LOCATION_TTL: Duration = Duration::from_mins(1);
+
+/// An endpoint that gave wrong bytes for a digest is asked for it last for this long.
+const LIAR_TTL: Duration = Duration::from_mins(10);
 
 const AGENT: &str = concat!("larder/", env!("CARGO_PKG_VERSION"));
 
@@ -70,6 +79,36 @@ pub struct Ask {
     pub repository: Repository,
     pub subject: Subject,
     pub want: Want,
+    /// Which endpoint to begin with, counted through: one more after each that broke off.
+    pub first: usize,
+    /// The caller can do without an answer: an endpoint whose breaker is open is not bothered.
+    pub optional: bool,
+}
+
+impl Ask {
+    /// A question that needs an answer, to the endpoints in their order.
+    pub fn new(
+        registry: &RegistryName,
+        repository: &Repository,
+        subject: Subject,
+        want: Want,
+    ) -> Self {
+        Self {
+            registry: registry.clone(),
+            repository: repository.clone(),
+            subject,
+            want,
+            first: 0,
+            optional: false,
+        }
+    }
+
+    /// As above, for a caller that can do without.
+    #[must_use]
+    pub fn optional(mut self) -> Self {
+        self.optional = true;
+        self
+    }
 }
 
 /// A 200 or 206.
@@ -79,6 +118,8 @@ pub struct Answer {
     /// Of the registry's own hop for type and digest, of the last hop for length and range.
     pub headers: HeaderMap,
     pub body: Incoming,
+    /// Which endpoint gave it.
+    pub endpoint: usize,
 }
 
 /// Why there is no answer. The text names places and causes, never a secret or a query.
@@ -120,7 +161,27 @@ pub struct Upstreams {
     tokens: Tokens,
     /// Which challenge a repository of an endpoint answers with, so that the token comes with the first request.
     challenges: Cache<(String, Repository), Challenge>,
-    locations: Cache<LocationKey, (Uri, Route)>,
+    locations: Cache<LocationKey, Location>,
+    /// By `scheme://host:port`.
+    health: Mutex<HashMap<String, Health>>,
+    /// Endpoints that gave wrong bytes for a digest. They are asked for it last.
+    liars: Cache<(String, Digest), ()>,
+}
+
+/// Where a redirect led.
+#[derive(Clone, Debug)]
+struct Location {
+    uri: Uri,
+    route: Route,
+    endpoint: usize,
+}
+
+/// How one endpoint fares, for people.
+#[derive(Clone, Debug)]
+pub struct EndpointView {
+    pub url: String,
+    /// `ok`, `avoided after failures`, `silent for 12 s`
+    pub state: String,
 }
 
 impl Upstreams {
@@ -134,45 +195,199 @@ impl Upstreams {
                 .max_capacity(10_000)
                 .time_to_live(LOCATION_TTL)
                 .build(),
+            health: Mutex::default(),
+            liars: Cache::builder()
+                .max_capacity(10_000)
+                .time_to_live(LIAR_TTL)
+                .build(),
         }
     }
 
-    /// The endpoints of a registry, origin last, as text for people.
-    pub fn endpoints(&self, registry: &RegistryName) -> Vec<String> {
+    /// The endpoints of a registry, origin last, and how they fare, for people.
+    pub fn endpoints(&self, registry: &RegistryName) -> Vec<EndpointView> {
         let upstream = self.config.load().upstream(registry.as_str());
-        upstream
-            .endpoints
-            .iter()
-            .map(|e| e.url.to_string())
-            .collect()
+        let now = Instant::now();
+        let view = |endpoint: &Endpoint| EndpointView {
+            url: endpoint.url.to_string(),
+            state: self.health(&client::origin(&endpoint.url), |health| {
+                match (health.silent_for(now), health.is_open()) {
+                    (Some(left), _) => format!("left alone for {} s more", left.as_secs().max(1)),
+                    (None, true) => "avoided after failures".to_owned(),
+                    (None, false) => "ok".to_owned(),
+                }
+            }),
+        };
+        upstream.endpoints.iter().map(view).collect()
     }
 
-    /// Asks the endpoints in order. The first that has it answers; if none has, the last one's word counts.
+    /// Asks the endpoints in order. The first that has it answers; if none has, the origin's word counts.
     pub async fn ask(&self, ask: &Ask) -> Result<Answer, Failure> {
-        if let Some(answer) = self.ask_location(ask).await {
+        let upstream = self.config.load().upstream(ask.registry.as_str());
+        let endpoints = &upstream.endpoints;
+        if let Some(answer) = self
+            .ask_location(ask, ask.first % endpoints.len().max(1))
+            .await
+        {
             return Ok(answer);
         }
-        let upstream = self.config.load().upstream(ask.registry.as_str());
-        let mut last = Failure::Invalid {
-            place: ask.registry.to_string(),
-            why: "no endpoint".to_owned(),
-        };
-        for endpoint in &upstream.endpoints {
-            match self.ask_endpoint(ask, endpoint, upstream.configured).await {
-                Ok(answer) => return Ok(answer),
-                Err(failure) => {
-                    tracing::debug!(upstream.endpoint = %client::origin(&endpoint.url), %failure, "an endpoint did not answer");
-                    last = failure;
+        let mut failures: Vec<(usize, Failure)> = Vec::new();
+        let mut avoided = Vec::new();
+        for index in self.order(ask, endpoints).await {
+            let endpoint = &endpoints[index];
+            let place = client::origin(&endpoint.url);
+            match self.health(&place, |health| health.admit(Instant::now())) {
+                Admission::Go => {}
+                Admission::Avoid => {
+                    avoided.push(index);
+                    continue;
+                }
+                Admission::Silent(left) => {
+                    failures.push((index, limited(place, left)));
+                    continue;
                 }
             }
+            match self
+                .ask_counted(ask, index, endpoint, upstream.configured)
+                .await
+            {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failures.push((index, failure)),
+            }
         }
-        Err(last)
+        // Nothing else can answer: a request that needs an answer is the probe.
+        for index in avoided {
+            let endpoint = &endpoints[index];
+            let asked = if ask.optional {
+                Err(Failure::Unreachable {
+                    place: client::origin(&endpoint.url),
+                    why: "it failed again and again a short time ago".to_owned(),
+                })
+            } else {
+                self.ask_counted(ask, index, endpoint, upstream.configured)
+                    .await
+            };
+            match asked {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failures.push((index, failure)),
+            }
+        }
+        let origin = endpoints.len().saturating_sub(1);
+        let of_origin = failures.iter().position(|(index, _)| *index == origin);
+        match of_origin {
+            Some(at) => Err(failures.swap_remove(at).1),
+            None => Err(failures.pop().map_or_else(
+                || Failure::Invalid {
+                    place: ask.registry.to_string(),
+                    why: "no endpoint".to_owned(),
+                },
+                |(_, failure)| failure,
+            )),
+        }
+    }
+
+    /// The order of the endpoints for this question: from `first` on and around, liars last.
+    async fn order(&self, ask: &Ask, endpoints: &[Endpoint]) -> Vec<usize> {
+        let count = endpoints.len();
+        let mut order: Vec<usize> = (0..count).map(|i| (i + ask.first) % count).collect();
+        if let Some(digest) = ask.subject.digest() {
+            let mut liars = Vec::new();
+            for index in &order {
+                let key = (client::origin(&endpoints[*index].url), digest);
+                if self.liars.get(&key).await.is_some() {
+                    liars.push(*index);
+                }
+            }
+            order.retain(|index| !liars.contains(index));
+            order.append(&mut liars);
+        }
+        order
+    }
+
+    /// Asks one endpoint and takes note of how it fares.
+    async fn ask_counted(
+        &self,
+        ask: &Ask,
+        index: usize,
+        endpoint: &Endpoint,
+        configured: bool,
+    ) -> Result<Answer, Failure> {
+        let place = client::origin(&endpoint.url);
+        let mut unanswered = Unanswered {
+            upstreams: self,
+            place: &place,
+            since: Some(Instant::now()),
+        };
+        let asked = self.ask_endpoint(ask, index, endpoint, configured).await;
+        unanswered.since = None;
+        drop(unanswered);
+        let now = Instant::now();
+        self.health(&place, |health| match &asked {
+            Err(Failure::Unreachable { .. }) => health.failed(now, fastrand::f64()),
+            Err(Failure::Limited { retry_after, .. }) => health.limited(now, *retry_after),
+            _ => health.answered(),
+        });
+        if let Err(failure) = &asked {
+            tracing::debug!(upstream.endpoint = place, %failure, "an endpoint did not answer");
+        }
+        asked
+    }
+
+    fn health<T>(&self, place: &str, look: impl FnOnce(&mut Health) -> T) -> T {
+        let mut all = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        if !all.contains_key(place) {
+            // Anyone may name any registry: what is remembered must not grow without bound.
+            if all.len() >= 10_000 {
+                all.clear();
+            }
+            all.insert(place.to_owned(), Health::new(Instant::now()));
+        }
+        match all.get_mut(place) {
+            Some(health) => look(health),
+            None => look(&mut Health::new(Instant::now())),
+        }
+    }
+
+    /// How long a retry for this registry has to wait for its turn.
+    pub fn retry_delay(&self, registry: &RegistryName) -> Duration {
+        let upstream = self.config.load().upstream(registry.as_str());
+        match upstream.endpoints.first() {
+            Some(endpoint) => self.health(&client::origin(&endpoint.url), |health| {
+                health.retry_delay(Instant::now())
+            }),
+            None => Duration::ZERO,
+        }
+    }
+
+    /// An endpoint gave bytes that do not have their digest.
+    pub async fn lied(&self, registry: &RegistryName, endpoint: usize, digest: &Digest) {
+        let upstream = self.config.load().upstream(registry.as_str());
+        if let Some(endpoint) = upstream.endpoints.get(endpoint) {
+            let place = client::origin(&endpoint.url);
+            tracing::warn!(upstream.endpoint = place, blob.digest = %digest, "an endpoint gave wrong bytes; it is asked last for this digest");
+            self.liars.insert((place, *digest), ()).await;
+        }
+    }
+
+    /// How many endpoints a registry has.
+    pub fn count(&self, registry: &RegistryName) -> usize {
+        self.config
+            .load()
+            .upstream(registry.as_str())
+            .endpoints
+            .len()
     }
 
     /// A blob whose redirect is known is asked for there at once. Whatever goes wrong, the registry is asked again.
-    async fn ask_location(&self, ask: &Ask) -> Option<Answer> {
+    async fn ask_location(&self, ask: &Ask, wanted: usize) -> Option<Answer> {
         let key = location_key(ask)?;
-        let (uri, route) = self.locations.get(&key).await?;
+        let Location {
+            uri,
+            route,
+            endpoint,
+        } = self.locations.get(&key).await?;
+        if endpoint != wanted {
+            return None;
+        }
         let request = request(ask, &uri, None);
         if let Ok(response) = self.client.send(&route, request, FIRST_BYTE).await {
             let (parts, body) = response.into_parts();
@@ -181,6 +396,7 @@ impl Upstreams {
                     partial,
                     headers: parts.headers,
                     body,
+                    endpoint,
                 });
             }
         }
@@ -191,6 +407,7 @@ impl Upstreams {
     async fn ask_endpoint(
         &self,
         ask: &Ask,
+        index: usize,
         endpoint: &Endpoint,
         configured: bool,
     ) -> Result<Answer, Failure> {
@@ -246,12 +463,18 @@ impl Upstreams {
             }
             let partial = sort(&place, parts.status, &parts.headers)?;
             if let (true, Some(key)) = (hops.redirected, location_key(ask)) {
-                self.locations.insert(key, (hops.uri, hops.route)).await;
+                let location = Location {
+                    uri: hops.uri,
+                    route: hops.route,
+                    endpoint: index,
+                };
+                self.locations.insert(key, location).await;
             }
             return Ok(Answer {
                 partial,
                 headers: redirect::merge(&hops.registry_headers, parts.headers),
                 body,
+                endpoint: index,
             });
         }
     }
@@ -344,6 +567,43 @@ impl Upstreams {
                 tls: Tls::default(),
             },
         }
+    }
+}
+
+/// A caller that gives up waiting is a failure of the endpoint as well, or nobody would ever learn that it hangs.
+struct Unanswered<'a> {
+    upstreams: &'a Upstreams,
+    place: &'a str,
+    since: Option<Instant>,
+}
+
+/// A caller that leaves earlier than this has its own reasons.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if self.since.is_some_and(|since| since.elapsed() >= PATIENCE) {
+            self.upstreams.health(self.place, |health| {
+                health.failed(Instant::now(), fastrand::f64());
+            });
+        }
+    }
+}
+
+impl Subject {
+    /// The digest that the bytes must have, if the question says so.
+    fn digest(&self) -> Option<Digest> {
+        match self {
+            Self::Blob(digest) | Self::Manifest(Reference::Digest(digest)) => Some(*digest),
+            _ => None,
+        }
+    }
+}
+
+fn limited(place: String, left: Duration) -> Failure {
+    Failure::Limited {
+        place,
+        retry_after: Some(left),
     }
 }
 

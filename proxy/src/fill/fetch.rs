@@ -4,7 +4,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -52,17 +52,26 @@ pub struct Opened {
     /// Where the body begins: the range's start, or 0 from a source that knows no ranges.
     pub start: u64,
     pub ranged: bool,
+    /// Which endpoint of the source answers.
+    pub endpoint: usize,
     body: Incoming,
 }
 
 /// Asks `source` for `want` and reads what it says about the blob.
-pub async fn open(fills: &Fills, fill: &Fill, source: &Source, want: Want) -> Result<Opened, End> {
-    let ask = Ask {
-        registry: source.registry.clone(),
-        repository: source.repository.clone(),
-        subject: Subject::Blob(fill.digest),
+pub async fn open(
+    fills: &Fills,
+    fill: &Fill,
+    source: &Source,
+    want: Want,
+    first: usize,
+) -> Result<Opened, End> {
+    let mut ask = Ask::new(
+        &source.registry,
+        &source.repository,
+        Subject::Blob(fill.digest),
         want,
-    };
+    );
+    ask.first = first;
     let record = fills
         .store
         .repositories()
@@ -100,6 +109,7 @@ pub async fn open(fills: &Fills, fill: &Fill, source: &Source, want: Want) -> Re
             size,
             start: range.start,
             ranged: true,
+            endpoint: answer.endpoint,
             body: answer.body,
         });
     }
@@ -110,6 +120,7 @@ pub async fn open(fills: &Fills, fill: &Fill, source: &Source, want: Want) -> Re
         size,
         start: 0,
         ranged: false,
+        endpoint: answer.endpoint,
         body: answer.body,
     })
 }
@@ -121,6 +132,8 @@ pub struct Track {
     /// its way: otherwise it would look like a gap, and be fetched a second time.
     pub at: AtomicU64,
     pub end: AtomicU64,
+    /// Which endpoint answered; `usize::MAX` until one did.
+    pub endpoint: AtomicUsize,
 }
 
 /// Pumps a body into the partial until `track.end`. Reading goes on while the disk is written.

@@ -8,7 +8,7 @@ use std::{
 
 use larder_shared::{Range, RangeHeader};
 
-use super::{Fill, FillError, HELD_BACK, Phase, Seat, Source, Wants, lock};
+use super::{Fill, FillError, HELD_BACK, Passage, Phase, Seat, Source, Through, Wants, lock};
 use crate::{store::Blob, upstream::Failure};
 
 /// Bytes that an open-ended reader is given at a time. Small, because what it was given counts as read, and what lies
@@ -24,6 +24,7 @@ pub struct Chunk(pub Range);
 pub struct Reader {
     fill: Arc<Fill>,
     seat: u64,
+    source: Source,
     /// The file, once [`Reader::opened`] has returned.
     blob: Option<Arc<Blob>>,
     /// What is left of the part that is being read.
@@ -41,6 +42,7 @@ impl Reader {
         if !state.sources.contains(&source) {
             state.sources.push(source.clone());
         }
+        let own = source.clone();
         let wants = Wants::Opening {
             start: range.first_start(),
             whole,
@@ -57,6 +59,7 @@ impl Reader {
         Self {
             fill: Arc::clone(fill),
             seat,
+            source: own,
             blob: None,
             part: Range::new(0, 0),
             held_back: false,
@@ -92,6 +95,7 @@ impl Reader {
             let small = partial.size() <= HELD_BACK;
             let here = start >= partial.size() || partial.present_to(start) > start;
             if verified || (!small && (state.answered || here)) {
+                state.opened = true;
                 return Poll::Ready(Ok(Arc::clone(partial.blob())));
             }
             if small && !state.whole {
@@ -191,6 +195,27 @@ impl Reader {
         }
         seat.waker = Some(cx.waker().clone());
         Poll::Pending
+    }
+
+    /// How the rest of the current part is had without the store, which has failed.
+    pub fn go_through(&self) -> (Passage, Through) {
+        let hashed = lock(&self.fill.state)
+            .partial
+            .as_ref()
+            .map(|partial| partial.midstate());
+        let passage = Passage {
+            upstreams: Arc::clone(&self.fill.upstreams),
+            source: self.source.clone(),
+            digest: self.fill.digest,
+            size: self.size(),
+        };
+        let through = passage.open(self.part, self.held_back, hashed);
+        (passage, through)
+    }
+
+    /// Whether the tail waits for the digest.
+    pub fn is_held_back(&self) -> bool {
+        self.held_back
     }
 }
 

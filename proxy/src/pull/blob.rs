@@ -1,17 +1,22 @@
 //! Blobs: from disk by sendfile, or from the fill that is bringing them.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use larder_shared::{Digest, Range, RangeHeader, range::Selected};
 
 use super::{DIGEST, Place, Pull, PullError, Pulled, put};
 use crate::{
     access::Standing,
-    body::{Body, Content, Segment},
-    fill::Source,
+    body::{Body, Content, Passing, Segment},
+    fill::{FillError, HELD_BACK, Source},
     metrics::{Outcome, Tier},
     store::{Blob, Link},
     upstream::{Ask, Failure, Subject, Want},
 };
+
+/// A suspicious blob of up to this size is hashed before it is served, a larger one meanwhile.
+const CHECKED_FIRST: u64 = 1 << 30;
 
 const OCTETS: &str = "application/octet-stream";
 
@@ -25,6 +30,10 @@ impl Pull {
     ) -> Result<Pulled, PullError> {
         if let Some(blob) = self.held_blob(place, digest).await? {
             let size = blob.size();
+            let selected = range.select(size);
+            if matches!(selected, Selected::Whole | Selected::One { open: true, .. }) {
+                self.store.note_served(digest);
+            }
             return answer(digest, size, &range.select(size), Content::Stored(blob))
                 .map(|p| p.from(Tier::Node, Outcome::Hit));
         }
@@ -32,12 +41,19 @@ impl Pull {
             registry: place.registry.clone(),
             repository: place.repository.clone(),
         };
-        let (mut reader, own) = self.fills.join(*digest, source, range);
+        if !self.store.usable() {
+            return self.pass_on_blob(digest, source, range).await;
+        }
+        let (mut reader, own) = self.fills.join(*digest, source.clone(), range);
         // Somebody else's fill proves nothing about this repository.
         if !own && self.access.standing(&place.record) == Standing::Unknown {
             self.prove(place, digest).await?;
         }
-        let size = reader.opened().await?;
+        let size = match reader.opened().await {
+            Ok(size) => size,
+            Err(FillError::Disk(_)) => return self.pass_on_blob(digest, source, range).await,
+            Err(error) => return Err(error.into()),
+        };
         let selected = range.select(size);
         match &selected {
             Selected::Whole => reader.want_whole(),
@@ -50,6 +66,31 @@ impl Pull {
             .map(|p| p.from(Tier::Upstream, Outcome::Miss))
     }
 
+    /// The store cannot take it: a plain proxy, for this request alone.
+    async fn pass_on_blob(
+        &self,
+        digest: &Digest,
+        source: Source,
+        range: &RangeHeader,
+    ) -> Result<Pulled, PullError> {
+        let passage = self.fills.passage(*digest, source).await?;
+        let size = passage.size();
+        let selected = range.select(size);
+        let pulled = if size <= HELD_BACK {
+            let bytes = passage.small().await?;
+            answer(digest, size, &selected, Content::Memory(bytes))
+        } else {
+            let hold = matches!(selected, Selected::Whole | Selected::One { open: true, .. });
+            answer(
+                digest,
+                size,
+                &selected,
+                Content::Passing(Passing::new(passage, hold)),
+            )
+        };
+        pulled.map(|p| p.from(Tier::Upstream, Outcome::Miss))
+    }
+
     /// Size and existence. Never starts a fill.
     pub(super) async fn blob_head(
         &self,
@@ -59,12 +100,12 @@ impl Pull {
         if let Some(blob) = self.held_blob(place, digest).await? {
             return Ok(head(digest, blob.size()).from(Tier::Node, Outcome::Hit));
         }
-        let mut ask = Ask {
-            registry: place.registry.clone(),
-            repository: place.repository.clone(),
-            subject: Subject::Blob(*digest),
-            want: Want::Head,
-        };
+        let mut ask = Ask::new(
+            &place.registry,
+            &place.repository,
+            Subject::Blob(*digest),
+            Want::Head,
+        );
         let size = match self.upstreams.ask(&ask).await {
             Ok(answer) => answer.content_length(),
             // Public ECR refuses a HEAD that it would allow as a GET, and a signed redirect is good for GET alone.
@@ -94,24 +135,23 @@ impl Pull {
         &self,
         place: &Place,
         digest: &Digest,
-    ) -> Result<Option<std::sync::Arc<Blob>>, PullError> {
+    ) -> Result<Option<Arc<Blob>>, PullError> {
         if let Some(link) = place.record.link(digest) {
             match self.access.standing(&place.record) {
                 Standing::Public => {}
                 Standing::Aged | Standing::Unknown => self.prove(place, digest).await?,
             }
-            return Ok(self.store.blob(digest, Some(link.size)));
+            return Ok(match self.store.blob(digest, Some(link.size)) {
+                Some(blob) => self.sound(blob).await,
+                None => None,
+            });
         }
         let Some(blob) = self.store.blob(digest, None) else {
             return Ok(None);
         };
         // The bytes are here, but nobody has shown that this repository holds them. Its registry's word counts only
         // if the bytes came from that registry: another may claim any digest (promise P16).
-        let (store, registry, wanted) = (
-            std::sync::Arc::clone(&self.store),
-            place.registry.clone(),
-            *digest,
-        );
+        let (store, registry, wanted) = (Arc::clone(&self.store), place.registry.clone(), *digest);
         let same_registry =
             tokio::task::spawn_blocking(move || store.repositories().held_in(&registry, &wanted));
         if !same_registry.await.unwrap_or(false) {
@@ -124,6 +164,31 @@ impl Pull {
             media_type: None,
         });
         Ok(Some(blob))
+    }
+
+    /// A blob that was served whole a short time ago and is asked for again may have rotted: its client would say nothing
+    /// and just ask again. It is hashed before it is served; a very large one while it is.
+    async fn sound(&self, blob: Arc<Blob>) -> Option<Arc<Blob>> {
+        if !self.store.is_suspicious(&blob) {
+            return Some(blob);
+        }
+        let (store, suspect) = (Arc::clone(&self.store), Arc::clone(&blob));
+        let check = async move {
+            tokio::task::spawn_blocking(move || store.check(&suspect))
+                .await
+                .unwrap_or(true)
+        };
+        let key = *blob.digest();
+        if blob.size() > CHECKED_FIRST {
+            let checks = self.checks.clone();
+            tokio::spawn(async move { checks.run(key, check).await });
+            return Some(blob);
+        }
+        self.checks
+            .run(key, check)
+            .await
+            .unwrap_or(true)
+            .then_some(blob)
     }
 
     async fn prove(&self, place: &Place, digest: &Digest) -> Result<(), PullError> {

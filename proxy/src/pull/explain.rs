@@ -26,7 +26,13 @@ impl Pull {
                 detail,
             });
         };
-        let endpoints = self.upstreams.endpoints(&image.registry).join(", then ");
+        let endpoints: Vec<String> = self
+            .upstreams
+            .endpoints(&image.registry)
+            .into_iter()
+            .map(|e| format!("{} ({})", e.url, e.state))
+            .collect();
+        let endpoints = endpoints.join(", then ");
         say(
             "name",
             "ok",
@@ -93,7 +99,13 @@ impl Pull {
                     Before::Ask => {
                         match self
                             .tags
-                            .ask(&place.registry, &place.repository, tag, config.tags.timeout)
+                            .ask(
+                                &place.registry,
+                                &place.repository,
+                                tag,
+                                config.tags.timeout,
+                                true,
+                            )
                             .await
                         {
                             Word::Descriptor(now) if Some(now.digest) == known => {

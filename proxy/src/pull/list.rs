@@ -40,12 +40,12 @@ impl Pull {
         subject: Subject,
         head: bool,
     ) -> Result<Pulled, PullError> {
-        let ask = Ask {
-            registry: place.registry.clone(),
-            repository: place.repository.clone(),
+        let ask = Ask::new(
+            &place.registry,
+            &place.repository,
             subject,
-            want: if head { Want::Head } else { Want::All },
-        };
+            if head { Want::Head } else { Want::All },
+        );
         let answer = self
             .upstreams
             .ask(&ask)

@@ -15,7 +15,7 @@ use crate::{
     metrics::{Outcome, Tier},
     store::{Link, Store, TagRecord, now},
     tags::{self, After, Before, Descriptor, Policy},
-    upstream::{Ask, Failure, Subject, Upstreams, Want},
+    upstream::{Answer, Ask, Failure, Subject, Upstreams, Want},
 };
 
 /// A manifest's body must be complete within this time.
@@ -54,7 +54,13 @@ impl Pull {
         }
         let word = self
             .tags
-            .ask(&place.registry, &place.repository, tag, config.tags.timeout)
+            .ask(
+                &place.registry,
+                &place.repository,
+                tag,
+                config.tags.timeout,
+                record.is_some(),
+            )
             .await;
         if let tags::Word::Failed(failure) = &word {
             Access::noted(&place.record, failure);
@@ -207,22 +213,57 @@ impl Pull {
     }
 }
 
+/// Asks the endpoints one after the other until one gives bytes that have the digest.
 async fn fetch(
     store: Arc<Store>,
     upstreams: Arc<Upstreams>,
     place: Place,
     reference: Reference,
 ) -> Result<Arc<Manifest>, PullError> {
-    let ask = Ask {
-        registry: place.registry.clone(),
-        repository: place.repository.clone(),
-        subject: Subject::Manifest(reference.clone()),
-        want: Want::All,
-    };
-    let answer = upstreams
-        .ask(&ask)
-        .await
-        .inspect_err(|failure| Access::noted(&place.record, failure))?;
+    let subject = Subject::Manifest(reference.clone());
+    let mut ask = Ask::new(&place.registry, &place.repository, subject, Want::All);
+    let mut last = None;
+    for first in 0..upstreams.count(&place.registry).max(1) {
+        ask.first = first;
+        let answer = match upstreams.ask(&ask).await {
+            Ok(answer) => answer,
+            Err(failure) => {
+                Access::noted(&place.record, &failure);
+                return Err(last.unwrap_or(PullError::Upstream(failure)));
+            }
+        };
+        let endpoint = answer.endpoint;
+        match read(&place, &reference, answer).await {
+            Ok(manifest) => {
+                place.record.set_public();
+                if let Reference::Tag(tag) = &reference
+                    && !media::is_schema1(&manifest.media_type)
+                {
+                    place
+                        .record
+                        .set_tag(tag.clone(), tag_record(&manifest.descriptor()));
+                }
+                let manifest = Arc::new(manifest);
+                if !media::is_schema1(&manifest.media_type) {
+                    keep(&store, &place, &manifest);
+                }
+                return Ok(manifest);
+            }
+            Err(error) => {
+                if let (PullError::Fill(FillError::Digest), Reference::Digest(digest)) =
+                    (&error, &reference)
+                {
+                    upstreams.lied(&place.registry, endpoint, digest).await;
+                }
+                last = Some(error);
+            }
+        }
+    }
+    Err(last.unwrap_or(PullError::Fill(FillError::Digest)))
+}
+
+/// Reads a manifest whole and checks it against what was asked, or against what its registry says it is.
+async fn read(place: &Place, reference: &Reference, answer: Answer) -> Result<Manifest, PullError> {
     let told: Option<Digest> = answer
         .header("docker-content-digest")
         .and_then(|d| d.parse().ok());
@@ -230,24 +271,22 @@ async fn fetch(
         .header("content-type")
         .unwrap_or("application/octet-stream")
         .to_owned();
-    let invalid = |why: String| Failure::Invalid {
-        place: place.registry.to_string(),
-        why,
-    };
     let bytes = client::collect(answer.body, media::MAX_MANIFEST, BODY)
         .await
-        .map_err(invalid)?;
-    place.record.set_public();
+        .map_err(|why| Failure::Invalid {
+            place: place.registry.to_string(),
+            why,
+        })?;
     if media::is_schema1(&media_type) {
         // Signed inline: passed on under the digest that the registry gives it, and not kept.
         let digest = told.unwrap_or_else(|| Digest::sha256(&bytes));
-        return Ok(Arc::new(Manifest {
+        return Ok(Manifest {
             digest,
             media_type,
             bytes,
-        }));
+        });
     }
-    let expected = match &reference {
+    let expected = match reference {
         Reference::Digest(digest) => Some(*digest),
         Reference::Tag(_) => told,
     };
@@ -256,18 +295,11 @@ async fn fetch(
     if expected.is_some_and(|expected| expected != digest) {
         return Err(FillError::Digest.into());
     }
-    let manifest = Arc::new(Manifest {
+    Ok(Manifest {
         digest,
         media_type,
         bytes,
-    });
-    if let Reference::Tag(tag) = &reference {
-        place
-            .record
-            .set_tag(tag.clone(), tag_record(&manifest.descriptor()));
-    }
-    keep(&store, &place, &manifest);
-    Ok(manifest)
+    })
 }
 
 /// Keeps a verified manifest. The client does not wait for the disk.

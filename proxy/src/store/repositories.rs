@@ -284,21 +284,43 @@ impl Repositories {
         record
     }
 
-    /// Whether some repository of `registry` is known to hold `digest` (blocking: looks through the logs on disk).
-    pub fn held_in(&self, registry: &RegistryName, digest: &Digest) -> bool {
+    /// Every digest that some repository of `registry` is known to hold (blocking: reads the logs on disk).
+    pub fn digests_of(&self, registry: &RegistryName) -> Vec<Digest> {
+        let mut digests = Vec::new();
+        self.each_log(registry, |text| {
+            for line in text.lines() {
+                if let Ok(Line::Link(link)) = serde_json::from_str(line) {
+                    digests.push(link.digest);
+                }
+            }
+            true
+        });
+        digests
+    }
+
+    /// Looks through a registry's logs until `look` has seen enough.
+    fn each_log(&self, registry: &RegistryName, mut look: impl FnMut(&str) -> bool) {
         let mut pending = vec![self.layout.repositories().join(registry.as_str())];
-        let wanted = digest.to_string();
         while let Some(dir) = pending.pop() {
             for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-                let path = entry.path();
                 if entry.file_name() != "_log" {
-                    pending.push(path);
-                } else if fs::read_to_string(path).is_ok_and(|text| text.contains(&wanted)) {
-                    return true;
+                    pending.push(entry.path());
+                } else if fs::read_to_string(entry.path()).is_ok_and(|text| !look(&text)) {
+                    return;
                 }
             }
         }
-        false
+    }
+
+    /// Whether some repository of `registry` is known to hold `digest` (blocking: looks through the logs on disk).
+    pub fn held_in(&self, registry: &RegistryName, digest: &Digest) -> bool {
+        let wanted = digest.to_string();
+        let mut held = false;
+        self.each_log(registry, |text| {
+            held = text.contains(&wanted);
+            !held
+        });
+        held
     }
 }
 
