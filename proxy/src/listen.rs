@@ -61,7 +61,8 @@ async fn registry_connection(stream: TcpStream, surface: &Surface, mut watch: Wa
         let regions = &regions;
         async move {
             let (head, body) = request.into_parts();
-            let response = surface.answer(Request::from_parts(head, ()), regions).await;
+            let answer = surface.answer(Request::from_parts(head, ()), regions);
+            let response = Box::pin(answer).await;
             drain(body).await;
             Ok::<_, Infallible>(response)
         }
