@@ -15,6 +15,7 @@ mod meaning;
 mod name;
 mod said;
 mod show;
+mod source;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -30,6 +31,7 @@ pub use credentials::{Credentials, Sharing};
 pub use endpoint::Endpoint;
 pub use error::{ConfigError, Position};
 pub use name::{DOCKER_HUB, canonical, registry_name};
+pub use source::SourceRule;
 pub use value::{Amount, Pattern};
 
 /// A longer file is a mistake (a log, an archive), not a configuration.
@@ -65,6 +67,8 @@ pub struct Registry {
     pub allow: Vec<Pattern>,
     /// Registries that may not.
     pub deny: Vec<Pattern>,
+    /// Who may connect.
+    pub allow_from: Vec<SourceRule>,
 }
 
 /// `[store]`
@@ -188,6 +192,7 @@ impl Default for Registry {
             default_upstream: DOCKER_HUB.to_owned(),
             allow: vec![Pattern::any()],
             deny: Vec::new(),
+            allow_from: vec![SourceRule::Node],
         }
     }
 }

@@ -99,6 +99,8 @@ pub struct Metrics {
     registry: Registry,
     pub requests: Family<Served, Counter>,
     pub sent_bytes: Family<Served, Counter>,
+    /// Requests from addresses that may not speak to the registry port.
+    pub turned_away: Counter,
     pub first_byte_seconds: Histogram,
     pub fills: FillMetrics,
     pub store_bytes: Gauge,
@@ -117,6 +119,7 @@ impl Metrics {
             registry: Registry::default(),
             requests: Family::default(),
             sent_bytes: Family::default(),
+            turned_away: Counter::default(),
             first_byte_seconds: Histogram::new(buckets),
             fills: FillMetrics::default(),
             store_bytes: Gauge::default(),
@@ -133,6 +136,11 @@ impl Metrics {
             "sent_bytes",
             "Body bytes sent to clients, by tier and outcome",
             metrics.sent_bytes.clone(),
+        );
+        registry.register(
+            "turned_away",
+            "Requests from addresses that may not speak to the registry port",
+            metrics.turned_away.clone(),
         );
         registry.register_with_unit(
             "first_byte",

@@ -7,6 +7,7 @@
 mod blob;
 mod explain;
 mod list;
+mod manage;
 mod manifest;
 
 use std::{sync::Arc, time::Duration};

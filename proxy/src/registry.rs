@@ -5,7 +5,7 @@
 
 mod door;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use larder_shared::{ErrorCode, OciError, RangeHeader, Route, route::Address};
@@ -18,7 +18,7 @@ use crate::{
     metrics::{Metrics, Outcome, Tier},
     pull::{self, Caller, Pull, PullError, Pulled},
     record::Record,
-    sys::Regions,
+    sys::{self, Regions},
     upstream::Failure,
 };
 
@@ -105,6 +105,28 @@ impl Surface {
             headers.insert(HeaderName::from_static("oci-namespace"), value);
         }
         response.map(|body| if head { Body::empty() } else { body }.serve(regions, record))
+    }
+
+    /// Whether somebody at this address may speak to the registry port (promise P19).
+    pub fn welcomes(&self, peer: IpAddr) -> bool {
+        let config = self.pull.config.load();
+        let mut rules = config.registry.allow_from.iter();
+        rules.any(|rule| rule.allows(peer, sys::net::is_own))
+    }
+
+    /// The answer to everything from an address that is not welcome.
+    pub fn turn_away<B>(&self, request: &Request<B>, regions: &Regions) -> Response<Body> {
+        let mut record = Record::new(
+            Arc::clone(&self.metrics),
+            request.method().clone(),
+            request.uri().path().to_owned(),
+            String::new(),
+        );
+        self.metrics.turned_away.inc();
+        let why = "only this node may pull here; [registry] allow_from says who else may";
+        let error = PullError::Request(OciError::new(ErrorCode::Denied, why));
+        let response = error_response(&error, ErrorCode::NameUnknown, "", &mut record);
+        response.map(|body| body.serve(regions, record))
     }
 
     /// Finds out who asks, then pulls, within the time that a client may be kept waiting for headers.

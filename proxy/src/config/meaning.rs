@@ -11,8 +11,8 @@ use super::said::{Section, Source};
 use super::value::{self, Amount, Pattern};
 use super::words::shown;
 use super::{
-    Access, Admin, Config, Endpoint, LogFormat, Registry, Sharing, Store, TagRule, Tags, Telemetry,
-    Upstream, WhenDeleted, WhenUnreachable, canonical, registry_name,
+    Access, Admin, Config, Endpoint, LogFormat, Registry, Sharing, SourceRule, Store, TagRule,
+    Tags, Telemetry, Upstream, WhenDeleted, WhenUnreachable, canonical, registry_name,
 };
 
 pub(super) fn config(text: &str, origin: &str) -> Result<Config, ConfigError> {
@@ -70,6 +70,15 @@ fn collide(a: SocketAddr, b: SocketAddr) -> bool {
 
 fn registry(said: &mut Section<'_, '_>) -> Result<Registry, ConfigError> {
     let default = Registry::default();
+    let allow_from = said
+        .texts("allow_from", SourceRule::parse)?
+        .unwrap_or(default.allow_from);
+    if allow_from.is_empty() {
+        return Err(said.wrong(
+            "allow_from",
+            "nobody could pull: name \"node\" at least, or leave the key out",
+        ));
+    }
     Ok(Registry {
         listen: said
             .text("listen", value::address)?
@@ -83,6 +92,7 @@ fn registry(said: &mut Section<'_, '_>) -> Result<Registry, ConfigError> {
         deny: said
             .texts("deny", Pattern::registry)?
             .unwrap_or(default.deny),
+        allow_from,
     })
 }
 

@@ -60,6 +60,10 @@ pub(super) fn toml(config: &Config) -> String {
     page.section("registry");
     page.text("listen", config.registry.listen);
     page.text("default_upstream", &config.registry.default_upstream);
+    page.list(
+        "allow_from",
+        config.registry.allow_from.iter().map(ToString::to_string),
+    );
     page.list("allow", config.registry.allow.iter().map(Pattern::as_str));
     page.list("deny", config.registry.deny.iter().map(Pattern::as_str));
 

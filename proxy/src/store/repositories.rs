@@ -312,6 +312,34 @@ impl Repositories {
         digests
     }
 
+    /// Forgets everything about a registry's repositories (blocking). The digests that they held.
+    pub fn forget(&self, registry: &RegistryName) -> Vec<Digest> {
+        let digests = self.digests_of(registry);
+        {
+            let mut loaded = lock(&self.loaded);
+            let of_registry: Vec<_> = loaded
+                .iter()
+                .map(|(key, _)| key.clone())
+                .filter(|(name, _)| name == registry)
+                .collect();
+            for key in of_registry {
+                loaded.pop(&key);
+            }
+        }
+        let _ = fs::remove_dir_all(self.layout.repositories().join(registry.as_str()));
+        digests
+    }
+
+    /// Whether any repository of any registry is known to hold `digest` (blocking).
+    pub fn held_anywhere(&self, digest: &Digest) -> bool {
+        let registries = fs::read_dir(self.layout.repositories())
+            .into_iter()
+            .flatten()
+            .flatten();
+        let mut names = registries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        names.any(|registry| self.held_in(&registry, digest))
+    }
+
     /// Looks through a registry's logs until `look` has seen enough.
     fn each_log(&self, registry: &RegistryName, mut look: impl FnMut(&str) -> bool) {
         let mut pending = vec![self.layout.repositories().join(registry.as_str())];

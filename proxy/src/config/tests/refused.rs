@@ -27,7 +27,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "[registry]\nallow_from = []",
-        "2:1: unknown key `allow_from` in [registry]: the keys are `listen`, `default_upstream`, `allow`, `deny`",
+        "2:14: `allow_from` in [registry]: nobody could pull: name \"node\" at least, or leave the key out",
     ),
     (
         "[telemetry]\nexpose = true",
