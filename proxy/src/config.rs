@@ -8,6 +8,7 @@
 //! Leaves to others: whether the files and addresses named here exist, and what the settings cause.
 //! Nothing here reads the environment.
 
+mod credentials;
 mod endpoint;
 mod error;
 mod meaning;
@@ -25,6 +26,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use credentials::{Credentials, Sharing};
 pub use endpoint::Endpoint;
 pub use error::{ConfigError, Position};
 pub use name::{DOCKER_HUB, canonical, registry_name};
@@ -134,6 +136,10 @@ pub struct Upstream {
     pub ttl: Option<Option<Duration>>,
     /// Freshness by tag; the first match counts.
     pub tags: Vec<TagRule>,
+    /// Who may have what the node's own credentials open; key `access`.
+    pub access: Sharing,
+    /// Where the node's own credentials come from, if it has any.
+    pub credentials: Option<Credentials>,
 }
 
 /// One entry of an upstream's `tags`.
@@ -242,6 +248,8 @@ impl Upstream {
             alias: None,
             ttl: None,
             tags: Vec::new(),
+            access: Sharing::default(),
+            credentials: None,
         }
     }
 }

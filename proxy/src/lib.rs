@@ -6,6 +6,7 @@ pub mod sys;
 
 pub mod coalesce;
 pub mod config;
+pub mod credentials;
 pub mod drain;
 pub mod metrics;
 pub mod record;

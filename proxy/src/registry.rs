@@ -192,7 +192,9 @@ fn error_response(
     );
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     if let Some(after) = retry_after {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs()));
+        // Rounded up: 0 would bring the client back at once.
+        let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     if code == ErrorCode::Unsupported {
         headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));

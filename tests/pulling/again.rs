@@ -7,7 +7,12 @@ use larder_tests::scene::Scene;
 
 async fn get(url: &str) -> Response {
     let answer = http::get(url, &[]).await.expect("an answer");
-    assert_eq!((answer.status, &answer.error), (200, &None), "{url}: {}", answer.text());
+    assert_eq!(
+        (answer.status, &answer.error),
+        (200, &None),
+        "{url}: {}",
+        answer.text()
+    );
     answer
 }
 
@@ -120,7 +125,12 @@ async fn a_restart_keeps_what_was_pulled() {
 async fn a_manifest_is_here_as_soon_as_it_was_served() {
     let scene = Scene::new().await;
     for i in 0..50 {
-        let image = image::build(&scene.fake, "team/app", &format!("v{i}"), &[LayerSpec::new(i, 10)]);
+        let image = image::build(
+            &scene.fake,
+            "team/app",
+            &format!("v{i}"),
+            &[LayerSpec::new(i, 10)],
+        );
         get(&scene.manifest("team/app", &format!("v{i}"))).await;
         let answer = get(&scene.manifest("team/app", &image.manifest_digest)).await;
         assert_eq!(answer.body, image.manifest);

@@ -49,9 +49,24 @@ async fn manifests_of_every_kind_are_served_verbatim() {
     let index = image::build_index(fake, repository, "index", &layers);
     let artifact = build_artifact(fake, repository, &oci, "application/x.sbom", "sbom");
     let mut cases = vec![
-        ("oci".to_owned(), OCI_MANIFEST, oci.manifest_digest.clone(), oci.manifest.clone()),
-        ("docker".to_owned(), DOCKER_MANIFEST, docker.manifest_digest, docker.manifest),
-        ("sha512".to_owned(), OCI_MANIFEST, long.manifest_digest, long.manifest),
+        (
+            "oci".to_owned(),
+            OCI_MANIFEST,
+            oci.manifest_digest.clone(),
+            oci.manifest.clone(),
+        ),
+        (
+            "docker".to_owned(),
+            DOCKER_MANIFEST,
+            docker.manifest_digest,
+            docker.manifest,
+        ),
+        (
+            "sha512".to_owned(),
+            OCI_MANIFEST,
+            long.manifest_digest,
+            long.manifest,
+        ),
         ("index".to_owned(), OCI_INDEX, index.digest, index.bytes),
     ];
     let zstd = json!({
@@ -65,8 +80,16 @@ async fn manifests_of_every_kind_are_served_verbatim() {
         ("list", DOCKER_LIST, list.to_string()),
         ("zstd", OCI_MANIFEST, zstd.to_string()),
         // Bytes are bytes: nothing is parsed and written again.
-        ("odd", OCI_MANIFEST, "{ \"schemaVersion\" : 2.0,\n\t\"é\":[ ] }\r\n".to_owned()),
-        ("typed", "application/vnd.oci.image.manifest.v1+json; charset=utf-8", "{}".to_owned()),
+        (
+            "odd",
+            OCI_MANIFEST,
+            "{ \"schemaVersion\" : 2.0,\n\t\"é\":[ ] }\r\n".to_owned(),
+        ),
+        (
+            "typed",
+            "application/vnd.oci.image.manifest.v1+json; charset=utf-8",
+            "{}".to_owned(),
+        ),
         (signature.as_str(), OCI_MANIFEST, "{\"a\":1}".to_owned()),
         ("UPPER_case.1-2", OCI_MANIFEST, "{\"b\":1}".to_owned()),
     ] {
@@ -76,8 +99,15 @@ async fn manifests_of_every_kind_are_served_verbatim() {
     }
     // Cold by tag, then warm; the digest of half of them is asked for first.
     for (i, (tag, media_type, digest, bytes)) in cases.iter().enumerate() {
-        let (by_tag, by_digest) = (scene.manifest(repository, tag), scene.manifest(repository, digest));
-        let order = if i % 2 == 0 { [&by_tag, &by_digest] } else { [&by_digest, &by_tag] };
+        let (by_tag, by_digest) = (
+            scene.manifest(repository, tag),
+            scene.manifest(repository, digest),
+        );
+        let order = if i % 2 == 0 {
+            [&by_tag, &by_digest]
+        } else {
+            [&by_digest, &by_tag]
+        };
         for url in order.into_iter().chain(order) {
             assert_serves(url, media_type, digest, bytes).await;
         }
@@ -170,7 +200,10 @@ async fn the_registry_is_asked_in_larders_own_words() {
         };
         send("HEAD", scene.manifest(repository, &tag)).await;
         assert_eq!(send("GET", scene.manifest(repository, &tag)).await, text);
-        assert_eq!(send("GET", scene.manifest(repository, &manifest)).await, text);
+        assert_eq!(
+            send("GET", scene.manifest(repository, &manifest)).await,
+            text
+        );
         send("HEAD", scene.blob(repository, &blob)).await;
         send("GET", scene.blob(repository, &blob)).await;
     }
@@ -179,7 +212,10 @@ async fn the_registry_is_asked_in_larders_own_words() {
     for seen in &requests {
         let all = |name: &str| -> Vec<_> {
             let headers = seen.headers.iter();
-            headers.filter(|(n, _)| n == name).map(|(_, v)| v.as_str()).collect()
+            headers
+                .filter(|(n, _)| n == name)
+                .map(|(_, v)| v.as_str())
+                .collect()
         };
         assert_eq!(all("accept-encoding"), ["identity"], "{seen:?}");
         for foreign in ["cookie", "x-forwarded-for", "if-none-match", "if-range"] {
@@ -199,9 +235,13 @@ async fn the_registry_is_asked_in_larders_own_words() {
 async fn schema_1_passes_through_and_is_not_kept() {
     let scene = Scene::new().await;
     // Signed inline, so the digest that a registry tells is not that of the bytes.
-    scene.fake.fault(Match::manifest(), Fault::WrongDigestHeader);
+    scene
+        .fake
+        .fault(Match::manifest(), Fault::WrongDigestHeader);
     let text = "{\"schemaVersion\": 1, \"signatures\": []}";
-    scene.fake.put_manifest("old/app", Some("v1"), SCHEMA1, text);
+    scene
+        .fake
+        .put_manifest("old/app", Some("v1"), SCHEMA1, text);
     let url = scene.manifest("old/app", "v1");
     for round in 1..=2 {
         let answer = http::get(&url, &[]).await.expect("an answer");

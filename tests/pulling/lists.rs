@@ -49,10 +49,22 @@ async fn tags_page_by_page_in_both_addressings() {
     for (first, expected) in [
         (format!("{larder}/v2/team/app/tags/list?ns={host}"), vec![5]),
         (format!("{larder}/v2/{host}/team/app/tags/list"), vec![5]),
-        (format!("{larder}/v2/team/app/tags/list?n=2&ns={host}"), vec![2, 2, 1]),
-        (format!("{larder}/v2/{host}/team/app/tags/list?n=2"), vec![2, 2, 1]),
-        (format!("{larder}/v2/team/app/tags/list?ns={host}&last=b"), vec![3]),
-        (format!("{larder}/v2/{host}/team/app/tags/list?n=1&last=c"), vec![1, 1]),
+        (
+            format!("{larder}/v2/team/app/tags/list?n=2&ns={host}"),
+            vec![2, 2, 1],
+        ),
+        (
+            format!("{larder}/v2/{host}/team/app/tags/list?n=2"),
+            vec![2, 2, 1],
+        ),
+        (
+            format!("{larder}/v2/team/app/tags/list?ns={host}&last=b"),
+            vec![3],
+        ),
+        (
+            format!("{larder}/v2/{host}/team/app/tags/list?n=1&last=c"),
+            vec![1, 1],
+        ),
     ] {
         let pages = pages(first.clone()).await;
         let lengths: Vec<_> = pages.iter().map(Vec::len).collect();
@@ -62,7 +74,10 @@ async fn tags_page_by_page_in_both_addressings() {
         assert_eq!(tags, all[all.len() - tags.len()..], "{first}");
     }
     // `ns` is between the client and larder.
-    assert_eq!(fake.count(|seen| seen.query.as_deref().is_some_and(|q| q.contains("ns="))), 0);
+    assert_eq!(
+        fake.count(|seen| seen.query.as_deref().is_some_and(|q| q.contains("ns="))),
+        0
+    );
     // A list is never old: a tag that has just been made is there.
     fake.put_manifest("team/app", Some("f"), OCI_MANIFEST, "{}");
     let answer = http::get(&format!("{larder}/v2/{host}/team/app/tags/list"), &[]).await;

@@ -62,8 +62,18 @@ async fn both_addressings_and_their_combinations() {
         ("a/b/c/d/e", Some("ghcr.io"), &other, "a/b/c/d/e"),
         ("ghcr.io/a/b/c/d/e", None, &other, "a/b/c/d/e"),
         // The prefix goes only when it is the registry of `ns`.
-        ("ghcr.io/team/app", Some("docker.io"), &hub, "ghcr.io/team/app"),
-        ("docker.io/nginx", Some("ghcr.io"), &other, "docker.io/nginx"),
+        (
+            "ghcr.io/team/app",
+            Some("docker.io"),
+            &hub,
+            "ghcr.io/team/app",
+        ),
+        (
+            "docker.io/nginx",
+            Some("ghcr.io"),
+            &other,
+            "docker.io/nginx",
+        ),
         ("hub/nginx", Some("ghcr.io"), &other, "hub/nginx"),
         ("team/app", Some(port.as_str()), &other, "team/app"),
         ("team/app", Some(encoded.as_str()), &other, "team/app"),
@@ -71,14 +81,14 @@ async fn both_addressings_and_their_combinations() {
         ("local/team/app", None, &other, "team/app"),
         ("local/team/app", Some(port.as_str()), &other, "team/app"),
     ] {
-        let name = if std::ptr::eq(at, &hub) { "hub" } else { "other" };
+        let name = if std::ptr::eq(at, &hub) {
+            "hub"
+        } else {
+            "other"
+        };
         let text = put(at, name, repository);
         let answer = get(&node, path, ns).await;
-        assert_eq!(
-            (answer.status, answer.text()),
-            (200, text),
-            "{path} {ns:?}"
-        );
+        assert_eq!((answer.status, answer.text()), (200, text), "{path} {ns:?}");
         let repeated = answer.header("oci-namespace");
         match ns {
             None => assert_eq!(repeated, None, "{path}"),

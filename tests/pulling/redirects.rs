@@ -19,9 +19,17 @@ async fn blobs_come_from_where_the_registry_keeps_them() {
     let digest = fake.put_blob_of("a/b", 1, LEN);
     let url = scene.blob("a/b", &digest);
     let head = http::head(&url, &[]).await.expect("an answer");
-    assert_eq!((head.status, head.header("content-length")), (200, Some("3000000")));
-    for (range, bytes) in [("bytes=5-14", 5..15), ("bytes=2000000-2000009", 2_000_000..2_000_010)] {
-        let answer = http::get(&url, &[("range", range)]).await.expect("an answer");
+    assert_eq!(
+        (head.status, head.header("content-length")),
+        (200, Some("3000000"))
+    );
+    for (range, bytes) in [
+        ("bytes=5-14", 5..15),
+        ("bytes=2000000-2000009", 2_000_000..2_000_010),
+    ] {
+        let answer = http::get(&url, &[("range", range)])
+            .await
+            .expect("an answer");
         assert_eq!((answer.status, answer.header("location")), (206, None));
         assert!(answer.body == expected(1, bytes));
     }
@@ -34,9 +42,18 @@ async fn blobs_come_from_where_the_registry_keeps_them() {
     let requests = fake.requests();
     let (there, here): (Vec<_>, Vec<_>) = requests.iter().partition(|s| s.kind == Kind::Cdn);
     assert!(!there.is_empty());
-    assert!(there.iter().all(|seen| seen.authorization.is_none()), "{there:?}");
-    assert!(there.iter().all(|seen| matches!(seen.status, 200 | 206)), "{there:?}");
-    assert!(here.iter().any(|seen| seen.kind == Kind::Blob && seen.authorization.is_some()));
+    assert!(
+        there.iter().all(|seen| seen.authorization.is_none()),
+        "{there:?}"
+    );
+    assert!(
+        there.iter().all(|seen| matches!(seen.status, 200 | 206)),
+        "{there:?}"
+    );
+    assert!(
+        here.iter()
+            .any(|seen| seen.kind == Kind::Blob && seen.authorization.is_some())
+    );
     assert_eq!(fake.blob_bytes_sent(&digest), LEN);
 }
 
@@ -48,9 +65,15 @@ async fn every_redirect_of_every_answer_is_followed() {
         let text = format!("{{\"n\":{i}}}");
         let digest = fake.put_manifest("new/place", Some("v1"), OCI_MANIFEST, text.clone());
         let elsewhere = format!("/v2/new/place/manifests/{digest}");
-        let to = if i % 2 == 0 { elsewhere } else { format!("{}{elsewhere}", fake.url()) };
+        let to = if i % 2 == 0 {
+            elsewhere
+        } else {
+            format!("{}{elsewhere}", fake.url())
+        };
         for reference in [&format!("v{i}"), &digest] {
-            let which = Match::manifest().repository("old/place").reference(reference);
+            let which = Match::manifest()
+                .repository("old/place")
+                .reference(reference);
             let to = Target::Url(to.clone());
             fake.fault(which, Fault::Redirect { to, status });
         }
@@ -65,7 +88,13 @@ async fn every_redirect_of_every_answer_is_followed() {
 
         let blob = fake.put_blob("old/place", format!("blob {i}"));
         let which = Match::blob().reference(&blob);
-        fake.fault(which, Fault::Redirect { to: Target::Cdn, status });
+        fake.fault(
+            which,
+            Fault::Redirect {
+                to: Target::Cdn,
+                status,
+            },
+        );
         let answer = http::get(&scene.blob("old/place", &blob), &[]).await;
         assert_eq!(answer.expect("an answer").text(), format!("blob {i}"));
     }

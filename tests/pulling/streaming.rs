@@ -21,7 +21,12 @@ async fn a_cold_client_reads_while_the_upstream_has_sent_its_first_mb() {
         let bytes = stream.read_exactly(readable as usize).await;
         assert!(bytes.expect("what has come") == expected(seed, 0..readable));
         gate.reached(1).await;
-        let most = scene.fake.requests().iter().map(|seen| seen.bytes_sent).max();
+        let most = scene
+            .fake
+            .requests()
+            .iter()
+            .map(|seen| seen.bytes_sent)
+            .max();
         assert_eq!(most, Some(gate_at), "nothing went past the gate");
         gate.open();
         scene.fake.clear_faults();
@@ -42,7 +47,10 @@ async fn a_range_in_the_middle_does_not_wait_for_what_is_before_it() {
     let answer = http::get(&scene.blob("a/b", &digest), &range).await;
     let answer = answer.expect("an answer");
     assert!(answer.status == 206 && answer.body == expected(1, 50 * MB..50 * MB + 10));
-    assert!(!scene.committed(&digest), "the first stream still stands at the gate");
+    assert!(
+        !scene.committed(&digest),
+        "the first stream still stands at the gate"
+    );
     gate.open();
     let rest = whole.rest().await;
     assert!(rest.complete && rest.body.len() as u64 == 64 * MB - 1000);

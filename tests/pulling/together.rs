@@ -21,7 +21,9 @@ async fn a_crowd_on_a_cold_blob_causes_one_download() {
     let scene = Scene::with(|node| node.log_level("info")).await;
     let size = 600 * MB;
     let content = Content::synthetic(7, size);
-    let digest = scene.fake.put_content_as("a/b", Algorithm::Sha256, &content);
+    let digest = scene
+        .fake
+        .put_content_as("a/b", Algorithm::Sha256, &content);
     let url = scene.blob("a/b", &digest);
     let crowd: Vec<_> = (0..30)
         .map(|_| {
@@ -83,7 +85,10 @@ async fn when_all_leave_a_whole_fill_still_completes() {
     };
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     while readers().await != Some(0) {
-        assert!(tokio::time::Instant::now() < deadline, "somebody still reads");
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "somebody still reads"
+        );
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     assert!(!scene.committed(&digest));
@@ -94,18 +99,25 @@ async fn when_all_leave_a_whole_fill_still_completes() {
     scene.fake.stop().await;
     let answer = http::get_digest(&scene.blob("a/b", &digest), &[]).await;
     let answer = answer.expect("an answer");
-    assert_eq!((answer.status, answer.error, answer.digest), (200, None, digest));
+    assert_eq!(
+        (answer.status, answer.error, answer.digest),
+        (200, None, digest)
+    );
 }
 
 #[tokio::test]
 async fn a_crowd_on_a_manifest_asks_once() {
     let scene = Scene::new().await;
-    scene.fake.put_manifest("a/b", Some("v1"), OCI_MANIFEST, "{}");
+    scene
+        .fake
+        .put_manifest("a/b", Some("v1"), OCI_MANIFEST, "{}");
     let by_digest = scene.fake.put_manifest("a/b", None, OCI_MANIFEST, "{ }");
     for (reference, text) in [("v1", "{}"), (&*by_digest, "{ }")] {
         scene.fake.reset_counts();
         let gate = Gate::new(0);
-        let armed = scene.fake.fault(Match::manifest(), Fault::Hold(gate.clone()));
+        let armed = scene
+            .fake
+            .fault(Match::manifest(), Fault::Hold(gate.clone()));
         let url = scene.manifest("a/b", reference);
         let crowd: Vec<_> = (0..16)
             .map(|_| {

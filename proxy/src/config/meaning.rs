@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use super::credentials::credentials;
 use super::error::ConfigError;
 use super::said::{Section, Source};
 use super::value::{self, Amount, Pattern};
 use super::words::shown;
 use super::{
-    Access, Admin, Config, Endpoint, LogFormat, Registry, Store, TagRule, Tags, Telemetry,
+    Access, Admin, Config, Endpoint, LogFormat, Registry, Sharing, Store, TagRule, Tags, Telemetry,
     Upstream, WhenDeleted, WhenUnreachable, canonical, registry_name,
 };
 
@@ -231,11 +232,24 @@ fn upstream(name: &str, said: &mut Section<'_, '_>) -> Result<Upstream, ConfigEr
         });
         rule.finish()?;
     }
+    let access = said.choice("access", &Sharing::WORDS)?.unwrap_or_default();
+    let credentials = match said.table("credentials")? {
+        Some(table) => Some(credentials(table)?),
+        None if access == Sharing::Shared => {
+            return Err(said.wrong(
+                "access",
+                "there is nothing to share without `credentials`: add them, or leave `access` out",
+            ));
+        }
+        None => None,
+    };
     Ok(Upstream {
         endpoints,
         configured: true,
         alias,
         ttl,
         tags,
+        access,
+        credentials,
     })
 }

@@ -64,11 +64,15 @@ struct Running {
     used: Vec<(Source, usize)>,
     /// How often the bytes turned out to be wrong.
     restarts: usize,
+    /// Whether the length is known from a `Content-Range`, and nobody has told another. A `Content-Length` alone may
+    /// be what a body ends short of.
+    sure: bool,
     progress: Progress,
 }
 
 /// When to try again and when to stop trying.
 struct Progress {
+    /// Bytes that are present. What comes a second time, from a source without ranges, is no progress.
     present: u64,
     since: Instant,
     backoff: Duration,
@@ -142,6 +146,7 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
         first: 0,
         used: Vec::new(),
         restarts: 0,
+        sure: true,
         progress: Progress {
             present: 0,
             since: Instant::now(),
@@ -172,6 +177,19 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
                 }
                 // Nobody was given anything yet: another endpoint may have the right bytes.
                 partial = running.restart(&partial).await?;
+            }
+            Err(error @ (FillError::Broken(_) | FillError::Upstream(_))) => {
+                // The next fill goes on from here, unless the length itself is in doubt.
+                let (last, sure) = (Arc::clone(&partial), running.sure);
+                let left = move || {
+                    if sure {
+                        last.checkpoint()
+                    } else {
+                        last.discard()
+                    }
+                };
+                let _ = tokio::task::spawn_blocking(left).await;
+                return Err(error);
             }
             done => return done,
         }
@@ -414,6 +432,7 @@ impl Running {
     /// A stream whose answer is here.
     fn pump(&mut self, partial: &Arc<Partial>, source: Source, opened: Opened, range: Range) {
         self.ranged.store(opened.ranged, Ordering::Relaxed);
+        self.sure = opened.ranged;
         let (id, track) = self.track(range, source, None);
         track.endpoint.store(opened.endpoint, Ordering::Relaxed);
         let (fill, partial, received) = (
@@ -468,7 +487,10 @@ impl Running {
                 self.fills.store.failed(&error);
                 return Err(FillError::Disk(error.to_string()));
             }
-            End::WrongObject(why) => (why, false),
+            End::WrongObject(why) => {
+                self.sure = false;
+                (why, false)
+            }
             End::Broken { why, stalled } => (why, stalled),
             // A source that has answered before is asked again: a token may have expired, a server been replaced.
             End::Refused(failure) => (failure.to_string(), false),
