@@ -138,6 +138,7 @@ impl Tags {
         if optional {
             ask = ask.optional();
         }
+        ask.within = Some(within);
         let late = Word::Failed(Failure::Unreachable {
             place: registry.to_string(),
             why: format!("no answer within {within:?}"),

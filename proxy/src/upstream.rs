@@ -83,6 +83,9 @@ pub struct Ask {
     pub first: usize,
     /// The caller can do without an answer: an endpoint whose breaker is open is not bothered.
     pub optional: bool,
+    /// How long the caller will wait, all endpoints together; as long as for a first byte otherwise. An endpoint that
+    /// others stand behind gets half of what is left, so that one that hangs does not use up their time.
+    pub within: Option<Duration>,
 }
 
 impl Ask {
@@ -100,6 +103,7 @@ impl Ask {
             want,
             first: 0,
             optional: false,
+            within: None,
         }
     }
 
@@ -164,8 +168,8 @@ pub struct Upstreams {
     locations: Cache<LocationKey, Location>,
     /// By `scheme://host:port`.
     health: Mutex<HashMap<String, Health>>,
-    /// Endpoints that gave wrong bytes for a digest. They are asked for it last.
-    liars: Cache<(String, Digest), ()>,
+    /// Endpoints that gave wrong bytes for a digest, and how often. They are asked for it last.
+    liars: Cache<(String, Digest), u32>,
 }
 
 /// Where a redirect led.
@@ -232,7 +236,16 @@ impl Upstreams {
         }
         let mut failures: Vec<(usize, Failure)> = Vec::new();
         let mut avoided = Vec::new();
-        for index in self.order(ask, endpoints).await {
+        let begun = Instant::now();
+        let order = self.order(ask, endpoints).await;
+        let last = order.last().copied();
+        for index in order {
+            let all = ask.within.unwrap_or(FIRST_BYTE);
+            let left = all.saturating_sub(begun.elapsed());
+            let patience = match last == Some(index) {
+                true => ask.within.map(|_| left),
+                false => Some(left / 2),
+            };
             let endpoint = &endpoints[index];
             let place = client::origin(&endpoint.url);
             match self.health(&place, |health| health.admit(Instant::now())) {
@@ -247,7 +260,7 @@ impl Upstreams {
                 }
             }
             match self
-                .ask_counted(ask, index, endpoint, upstream.configured)
+                .ask_counted(ask, index, endpoint, upstream.configured, patience)
                 .await
             {
                 Ok(answer) => return Ok(answer),
@@ -263,7 +276,8 @@ impl Upstreams {
                     why: "it failed again and again a short time ago".to_owned(),
                 })
             } else {
-                self.ask_counted(ask, index, endpoint, upstream.configured)
+                let left = ask.within.map(|all| all.saturating_sub(begun.elapsed()));
+                self.ask_counted(ask, index, endpoint, upstream.configured, left)
                     .await
             };
             match asked {
@@ -290,15 +304,12 @@ impl Upstreams {
         let count = endpoints.len();
         let mut order: Vec<usize> = (0..count).map(|i| (i + ask.first) % count).collect();
         if let Some(digest) = ask.subject.digest() {
-            let mut liars = Vec::new();
-            for index in &order {
-                let key = (client::origin(&endpoints[*index].url), digest);
-                if self.liars.get(&key).await.is_some() {
-                    liars.push(*index);
-                }
+            let mut lies = Vec::with_capacity(count);
+            for endpoint in endpoints {
+                let key = (client::origin(&endpoint.url), digest);
+                lies.push(self.liars.get(&key).await.unwrap_or(0));
             }
-            order.retain(|index| !liars.contains(index));
-            order.append(&mut liars);
+            order.sort_by_key(|index| lies[*index]);
         }
         order
     }
@@ -310,6 +321,7 @@ impl Upstreams {
         index: usize,
         endpoint: &Endpoint,
         configured: bool,
+        patience: Option<Duration>,
     ) -> Result<Answer, Failure> {
         let place = client::origin(&endpoint.url);
         let mut unanswered = Unanswered {
@@ -317,7 +329,18 @@ impl Upstreams {
             place: &place,
             since: Some(Instant::now()),
         };
-        let asked = self.ask_endpoint(ask, index, endpoint, configured).await;
+        let asking = self.ask_endpoint(ask, index, endpoint, configured);
+        let asked = match patience {
+            Some(patience) => tokio::time::timeout(patience, asking)
+                .await
+                .unwrap_or_else(|_| {
+                    Err(Failure::Unreachable {
+                        place: place.clone(),
+                        why: format!("no answer within {} ms", patience.as_millis()),
+                    })
+                }),
+            None => asking.await,
+        };
         unanswered.since = None;
         drop(unanswered);
         let now = Instant::now();
@@ -364,7 +387,10 @@ impl Upstreams {
         if let Some(endpoint) = upstream.endpoints.get(endpoint) {
             let place = client::origin(&endpoint.url);
             tracing::warn!(upstream.endpoint = place, blob.digest = %digest, "an endpoint gave wrong bytes; it is asked last for this digest");
-            self.liars.insert((place, *digest), ()).await;
+            // Where several brought the bytes of one blob, all are suspected; the one that lies again goes last.
+            let key = (place, *digest);
+            let lies = self.liars.get(&key).await.unwrap_or(0);
+            self.liars.insert(key, lies + 1).await;
         }
     }
 
@@ -683,8 +709,7 @@ fn sort(place: &str, status: StatusCode, headers: &HeaderMap) -> Result<bool, Fa
     let place = place.to_owned();
     let retry_after = headers
         .get(RETRY_AFTER)
-        .and_then(|v| v.to_str().ok()?.trim().parse().ok())
-        .map(Duration::from_secs);
+        .and_then(|value| retry_after(value.to_str().ok()?.trim()));
     let encoded = headers
         .get(CONTENT_ENCODING)
         .is_some_and(|e| !e.as_bytes().eq_ignore_ascii_case(b"identity"));
@@ -717,6 +742,16 @@ fn sort(place: &str, status: StatusCode, headers: &HeaderMap) -> Result<bool, Fa
             why: status.to_string(),
         }),
     }
+}
+
+/// `Retry-After`: seconds, or a date (RFC 9110 section 10.2.3).
+fn retry_after(text: &str) -> Option<Duration> {
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+    let left = date.duration_since(jiff::Timestamp::now());
+    Some(left.try_into().unwrap_or(Duration::ZERO))
 }
 
 fn token_failure(place: &str, error: &TokenError) -> Failure {
