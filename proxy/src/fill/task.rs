@@ -75,6 +75,8 @@ struct Progress {
     /// Bytes that are present. What comes a second time, from a source without ranges, is no progress.
     present: u64,
     since: Instant,
+    /// The first failure after that.
+    failing: Option<Instant>,
     backoff: Duration,
     not_before: Option<Instant>,
 }
@@ -150,6 +152,7 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
         progress: Progress {
             present: 0,
             since: Instant::now(),
+            failing: None,
             backoff: BACKOFF_FIRST,
             not_before: None,
         },
@@ -287,6 +290,7 @@ impl Running {
         };
         self.progress.present = 0;
         self.progress.since = Instant::now();
+        self.progress.failing = None;
         self.ranged.store(true, Ordering::Relaxed);
         enter(&self.fill, &partial, false);
         Ok(partial)
@@ -497,13 +501,11 @@ impl Running {
         };
         lock(&self.fill.state).answered = false;
         let now = Instant::now();
-        let limit = if stalled {
-            GIVE_UP_STALLS
-        } else {
-            GIVE_UP_ERRORS
-        };
         self.progress.note(now, partial.present().total());
-        if now.duration_since(self.progress.since) >= limit {
+        // A stall has taken its time already: the other sources still get theirs.
+        let failing = *self.progress.failing.get_or_insert(now);
+        let given_up = !stalled && now.duration_since(failing) >= GIVE_UP_ERRORS;
+        if given_up || now.duration_since(self.progress.since) >= GIVE_UP_STALLS {
             return Err(FillError::Broken(why));
         }
         tracing::debug!(blob.digest = %self.fill.digest, why, "a stream broke off; it is asked for again");
@@ -577,6 +579,7 @@ impl Progress {
         if present > self.present {
             self.present = present;
             self.since = now;
+            self.failing = None;
             self.backoff = BACKOFF_FIRST;
         }
     }
