@@ -13,6 +13,7 @@ use larder_tests::fake::FakeRegistry;
 use larder_tests::http::{self, Call, Response};
 use larder_tests::image::OCI_MANIFEST;
 use larder_tests::node::Node;
+use larder_tests::scene::{committed, eventually};
 
 const REPOSITORY: &str = "team/app";
 const OLD: &str = "{\"schemaVersion\":2}";
@@ -63,6 +64,22 @@ impl Tagged {
     /// How many requests of this method the registry has seen.
     fn asked(&self, method: &str) -> usize {
         self.fake.count(|seen| seen.method == method)
+    }
+
+    /// Waits until what was pulled would survive a kill: the client did not wait for the disk.
+    async fn until_kept(&self) {
+        let log = self
+            .node
+            .store()
+            .join("repositories")
+            .join(self.fake.host())
+            .join(REPOSITORY)
+            .join("_log");
+        eventually("manifest and tag are on disk", || {
+            let log = std::fs::read_to_string(&log).unwrap_or_default();
+            committed(self.node.store(), &self.old) && log.contains("\"v1\"")
+        })
+        .await;
     }
 
     /// Asks for `v1` again and again until the answer is as wanted; panics after 20 s.

@@ -202,6 +202,7 @@ async fn a_forgotten_tag_stays_forgotten() {
 #[tokio::test]
 async fn a_node_that_starts_in_an_outage_serves_what_it_has() {
     let mut tagged = Tagged::new("").await;
+    tagged.until_kept().await;
     tagged.fake.stop().await;
     for _ in 0..2 {
         tagged.node.kill9().await;
