@@ -13,8 +13,7 @@ mod repositories;
 
 use std::{
     collections::HashSet,
-    fs,
-    io,
+    fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},

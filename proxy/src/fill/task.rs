@@ -175,11 +175,11 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
         match running.complete(&partial).await {
             Err(FillError::Digest) => {
                 let others = running.distrust().await;
-                if !others || lock(&fill.state).opened {
+                if !others || !take_back(fill) {
                     return Err(FillError::Digest);
                 }
                 // Nobody was given anything yet: another endpoint may have the right bytes.
-                partial = running.restart(&partial).await?;
+                partial = running.restart(partial).await?;
             }
             Err(error @ (FillError::Broken(_) | FillError::Upstream(_))) => {
                 // The next fill goes on from here, unless the length itself is in doubt.
@@ -210,6 +210,17 @@ fn enter(fill: &Fill, partial: &Arc<Partial>, answered: bool) {
         state.whole |= partial.size() <= HELD_BACK;
     }
     fill.wake_readers();
+}
+
+/// Takes the partial away again, if no reader has been told its size.
+fn take_back(fill: &Fill) -> bool {
+    let mut state = lock(&fill.state);
+    if state.opened {
+        return false;
+    }
+    state.partial = None;
+    state.phase = Phase::Starting;
+    true
 }
 
 impl Running {
@@ -280,20 +291,13 @@ impl Running {
         others
     }
 
-    /// Begins anew with an empty file.
-    async fn restart(&mut self, old: &Arc<Partial>) -> Result<Arc<Partial>, FillError> {
-        let (store, digest, size) = (Arc::clone(&self.fills.store), self.fill.digest, old.size());
-        let partial = match tokio::task::spawn_blocking(move || store.begin(digest, size)).await {
-            Ok(Ok(partial)) => Arc::new(partial),
-            Ok(Err(error)) => return Err(FillError::Disk(error.to_string())),
-            Err(panic) => return Err(FillError::Disk(panic.to_string())),
-        };
+    /// Begins anew, with what the next endpoint says is the size.
+    async fn restart(&mut self, old: Arc<Partial>) -> Result<Arc<Partial>, FillError> {
+        let _ = tokio::task::spawn_blocking(move || old.discard()).await;
         self.progress.present = 0;
         self.progress.since = Instant::now();
         self.progress.failing = None;
-        self.ranged.store(true, Ordering::Relaxed);
-        enter(&self.fill, &partial, false);
-        Ok(partial)
+        self.start().await
     }
 
     /// Fetches until everything is here and right, or nobody wants the rest (`None`).
