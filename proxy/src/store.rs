@@ -13,8 +13,7 @@ mod repositories;
 
 use std::{
     collections::HashSet,
-    fs::{self, File},
-    io,
+    fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
@@ -97,6 +96,7 @@ impl Store {
     /// Lists what is on disk into the index (blocking; some hundred milliseconds for 100,000 blobs).
     pub fn scan(&self) {
         for algorithm in Algorithm::ALL {
+            partial::sweep_strays(&self.layout, algorithm);
             for shard in fs::read_dir(self.layout.blobs(algorithm))
                 .into_iter()
                 .flatten()
@@ -140,18 +140,26 @@ impl Store {
         disk::space(self.layout.root())
     }
 
-    /// A committed blob, open for reading. `size` is what its repository says it has: a file of another length, or one
-    /// that could not be sent, is damaged and is taken out of the tier.
+    /// A committed blob, open for reading. `size` is what its repository says it has: a file of another length, one
+    /// that was removed, or one that could not be sent, is damaged and is taken out of the tier.
     pub fn blob(&self, digest: &Digest, size: Option<u64>) -> Option<Arc<Blob>> {
-        if let Some(blob) = lock(&self.index).open(digest) {
-            if !blob.is_damaged() {
+        let open = lock(&self.index).open(digest);
+        if let Some(blob) = open {
+            if !blob.is_damaged() && blob.is_in_place() {
                 return Some(blob);
             }
             self.quarantine(digest);
             return None;
         }
-        let path = self.layout.blob(digest);
-        let file = File::open(&path).ok()?;
+        let file = match disk::open_unseen(&self.layout.blob(digest)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if lock(&self.index).has(digest) {
+                    self.quarantine(digest);
+                }
+                return None;
+            }
+            opened => opened.ok()?,
+        };
         let found = file.metadata().ok()?.len();
         if size.is_some_and(|size| size != found) {
             self.quarantine(digest);
@@ -191,7 +199,16 @@ impl Store {
         lock(&self.index).remember(*digest, bytes);
         let path = self.layout.blob(digest);
         if !path.exists() {
-            self.noting(self.layout.write_atomic(&path, bytes, true))?;
+            let written = self.layout.write_atomic(&path, bytes, true);
+            let written = written.or_else(|error| {
+                // As in `begin`.
+                if error.kind() == io::ErrorKind::NotFound {
+                    self.layout.create()?;
+                    return self.layout.write_atomic(&path, bytes, true);
+                }
+                Err(error)
+            });
+            self.noting(written)?;
             self.works();
         }
         lock(&self.index).found(*digest, bytes.len() as u64, now());

@@ -139,6 +139,7 @@ impl Tags {
         if optional {
             ask = ask.optional();
         }
+        ask.within = Some(within);
         let late = Word::Failed(Failure::Unreachable {
             place: place.registry.to_string(),
             why: format!("no answer within {within:?}"),

@@ -57,8 +57,8 @@ pub struct Upstreams {
     locations: Cache<LocationKey, Location>,
     /// By `scheme://host:port`.
     health: Mutex<HashMap<String, Health>>,
-    /// Endpoints that gave wrong bytes for a digest. They are asked for it last.
-    liars: Cache<(String, Digest), ()>,
+    /// Endpoints that gave wrong bytes for a digest, and how often. They are asked for it last.
+    liars: Cache<(String, Digest), u32>,
 }
 
 /// Where a redirect led.
@@ -127,7 +127,18 @@ impl Upstreams {
         let mut failures: Vec<(usize, Failure)> = Vec::new();
         let mut avoided = Vec::new();
         let origin = endpoints.len().saturating_sub(1);
-        for index in self.order(ask, endpoints).await {
+        let begun = Instant::now();
+        let order = self.order(ask, endpoints).await;
+        let last = order.last().copied();
+        for index in order {
+            let all = ask.within.unwrap_or(FIRST_BYTE);
+            let left = all.saturating_sub(begun.elapsed());
+            // A proof is asked of one endpoint only: nobody stands behind it.
+            let patience = if last == Some(index) || ask.proof {
+                ask.within.map(|_| left)
+            } else {
+                Some(left / 2)
+            };
             let endpoint = &endpoints[index];
             if ask.proof && index != origin && !upstream.proves_access {
                 continue;
@@ -144,7 +155,10 @@ impl Upstreams {
                     continue;
                 }
             }
-            match self.ask_counted(ask, index, endpoint, &upstream).await {
+            match self
+                .ask_counted(ask, index, endpoint, &upstream, patience)
+                .await
+            {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failures.push((index, failure)),
             }
@@ -158,7 +172,9 @@ impl Upstreams {
                     why: "it failed again and again a short time ago".to_owned(),
                 })
             } else {
-                self.ask_counted(ask, index, endpoint, &upstream).await
+                let left = ask.within.map(|all| all.saturating_sub(begun.elapsed()));
+                self.ask_counted(ask, index, endpoint, &upstream, left)
+                    .await
             };
             match asked {
                 Ok(answer) => return Ok(answer),
@@ -183,15 +199,12 @@ impl Upstreams {
         let count = endpoints.len();
         let mut order: Vec<usize> = (0..count).map(|i| (i + ask.first) % count).collect();
         if let Some(digest) = ask.subject.digest() {
-            let mut liars = Vec::new();
-            for index in &order {
-                let key = (client::origin(&endpoints[*index].url), digest);
-                if self.liars.get(&key).await.is_some() {
-                    liars.push(*index);
-                }
+            let mut lies = Vec::with_capacity(count);
+            for endpoint in endpoints {
+                let key = (client::origin(&endpoint.url), digest);
+                lies.push(self.liars.get(&key).await.unwrap_or(0));
             }
-            order.retain(|index| !liars.contains(index));
-            order.append(&mut liars);
+            order.sort_by_key(|index| lies[*index]);
         }
         order
     }
@@ -203,6 +216,7 @@ impl Upstreams {
         index: usize,
         endpoint: &Endpoint,
         upstream: &Upstream,
+        patience: Option<Duration>,
     ) -> Result<Answer, Failure> {
         let place = health_key(ask, endpoint);
         let mut unanswered = Unanswered {
@@ -211,7 +225,18 @@ impl Upstreams {
             since: Some(Instant::now()),
         };
         // Boxed: a token dance is rare and large, and every request carries room for it.
-        let asked = Box::pin(self.ask_endpoint(ask, index, endpoint, upstream)).await;
+        let asking = Box::pin(self.ask_endpoint(ask, index, endpoint, upstream));
+        let asked = match patience {
+            Some(patience) => tokio::time::timeout(patience, asking)
+                .await
+                .unwrap_or_else(|_| {
+                    Err(Failure::Unreachable {
+                        place: client::origin(&endpoint.url),
+                        why: format!("no answer within {} ms", patience.as_millis()),
+                    })
+                }),
+            None => asking.await,
+        };
         unanswered.since = None;
         drop(unanswered);
         let now = Instant::now();
@@ -258,7 +283,10 @@ impl Upstreams {
         if let Some(endpoint) = upstream.endpoints.get(endpoint) {
             let place = client::origin(&endpoint.url);
             tracing::warn!(upstream.endpoint = place, blob.digest = %digest, "an endpoint gave wrong bytes; it is asked last for this digest");
-            self.liars.insert((place, *digest), ()).await;
+            // Where several brought the bytes of one blob, all are suspected; the one that lies again goes last.
+            let key = (place, *digest);
+            let lies = self.liars.get(&key).await.unwrap_or(0);
+            self.liars.insert(key, lies + 1).await;
         }
     }
 

@@ -6,6 +6,7 @@
 pub mod fake;
 pub mod http;
 pub mod image;
+pub mod mirrors;
 pub mod node;
 pub mod real;
 pub mod scene;

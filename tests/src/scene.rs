@@ -162,9 +162,16 @@ pub async fn compare(stream: &mut Stream, content: &Content, range: Range<u64>) 
                 piece = pieces.next().unwrap_or_default();
             }
             let take = piece.len().min(chunk.len());
-            let same = take > 0 && piece[..take] == chunk[..take];
-            if !same && compared.differs_at.is_none() {
-                compared.differs_at = Some(compared.len);
+            let mut pairs = piece[..take].iter().zip(&chunk[..take]);
+            let differs = if take == 0 {
+                Some(0)
+            } else if piece[..take] == chunk[..take] {
+                None
+            } else {
+                pairs.position(|(wanted, came)| wanted != came)
+            };
+            if let (None, Some(at)) = (compared.differs_at, differs) {
+                compared.differs_at = Some(compared.len + at as u64);
             }
             // Beyond the content's end everything is wrong.
             let took = if take == 0 { chunk.len() } else { take };

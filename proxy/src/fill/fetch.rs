@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use larder_shared::Range;
 use tokio::{task::JoinHandle, time::timeout};
 
-use super::{Fill, Fills, Source, lock};
+use super::{Fill, Fills, HELD_BACK, Source, lock};
 use crate::{
     store::Partial,
     upstream::{Failure, Subject, Want},
@@ -23,6 +23,9 @@ use crate::{
 
 /// A stream that brings nothing for this long is given up and asked for again.
 const IDLE: Duration = Duration::from_secs(5);
+
+/// The same where the client has no headers before the last byte is here: another source must have its turn in time.
+const IDLE_SMALL: Duration = Duration::from_millis(1500);
 
 /// Bytes gathered while the disk is busy with the ones before.
 const GATHERED: usize = 2 << 20;
@@ -142,6 +145,11 @@ pub async fn pump(
     let mut gathered_len = 0;
     let mut writing: Option<JoinHandle<io::Result<()>>> = None;
     let mut ended: Option<End> = None;
+    let idle = if partial.size() <= HELD_BACK {
+        IDLE_SMALL
+    } else {
+        IDLE
+    };
     loop {
         if writing.is_none() && !gathered.is_empty() {
             let chunks = std::mem::take(&mut gathered);
@@ -167,7 +175,7 @@ pub async fn pump(
                     Err(panic) => return End::Disk(io::Error::other(panic)),
                 }
             }
-            frame = timeout(IDLE, body.frame()), if ended.is_none() && gathered_len < GATHERED => {
+            frame = timeout(idle, body.frame()), if ended.is_none() && gathered_len < GATHERED => {
                 let limit = track.end.load(Ordering::Acquire);
                 match frame {
                     Ok(Some(Ok(frame))) => {
@@ -191,7 +199,7 @@ pub async fn pump(
                     Ok(Some(Err(error))) => ended = Some(broken(error.to_string(), false)),
                     Ok(None) if at >= limit => ended = Some(End::Done),
                     Ok(None) => ended = Some(broken("it ended early".to_owned(), false)),
-                    Err(_) => ended = Some(broken(format!("it brought nothing for {} s", IDLE.as_secs()), true)),
+                    Err(_) => ended = Some(broken(format!("it brought nothing for {} ms", idle.as_millis()), true)),
                 }
             }
         }

@@ -75,6 +75,8 @@ struct Progress {
     /// Bytes that are present. What comes a second time, from a source without ranges, is no progress.
     present: u64,
     since: Instant,
+    /// The first failure after that.
+    failing: Option<Instant>,
     backoff: Duration,
     not_before: Option<Instant>,
 }
@@ -150,6 +152,7 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
         progress: Progress {
             present: 0,
             since: Instant::now(),
+            failing: None,
             backoff: BACKOFF_FIRST,
             not_before: None,
         },
@@ -172,11 +175,11 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
         match running.complete(&partial).await {
             Err(FillError::Digest) => {
                 let others = running.distrust().await;
-                if !others || lock(&fill.state).opened {
+                if !others || !take_back(fill) {
                     return Err(FillError::Digest);
                 }
                 // Nobody was given anything yet: another endpoint may have the right bytes.
-                partial = running.restart(&partial).await?;
+                partial = running.restart(partial).await?;
             }
             Err(error @ (FillError::Broken(_) | FillError::Upstream(_))) => {
                 // The next fill goes on from here, unless the length itself is in doubt.
@@ -207,6 +210,17 @@ fn enter(fill: &Fill, partial: &Arc<Partial>, answered: bool) {
         state.whole |= partial.size() <= HELD_BACK;
     }
     fill.wake_readers();
+}
+
+/// Takes the partial away again, if no reader has been told its size.
+fn take_back(fill: &Fill) -> bool {
+    let mut state = lock(&fill.state);
+    if state.opened {
+        return false;
+    }
+    state.partial = None;
+    state.phase = Phase::Starting;
+    true
 }
 
 impl Running {
@@ -277,19 +291,13 @@ impl Running {
         others
     }
 
-    /// Begins anew with an empty file.
-    async fn restart(&mut self, old: &Arc<Partial>) -> Result<Arc<Partial>, FillError> {
-        let (store, digest, size) = (Arc::clone(&self.fills.store), self.fill.digest, old.size());
-        let partial = match tokio::task::spawn_blocking(move || store.begin(digest, size)).await {
-            Ok(Ok(partial)) => Arc::new(partial),
-            Ok(Err(error)) => return Err(FillError::Disk(error.to_string())),
-            Err(panic) => return Err(FillError::Disk(panic.to_string())),
-        };
+    /// Begins anew, with what the next endpoint says is the size.
+    async fn restart(&mut self, old: Arc<Partial>) -> Result<Arc<Partial>, FillError> {
+        let _ = tokio::task::spawn_blocking(move || old.discard()).await;
         self.progress.present = 0;
         self.progress.since = Instant::now();
-        self.ranged.store(true, Ordering::Relaxed);
-        enter(&self.fill, &partial, false);
-        Ok(partial)
+        self.progress.failing = None;
+        self.start().await
     }
 
     /// Fetches until everything is here and right, or nobody wants the rest (`None`).
@@ -503,13 +511,11 @@ impl Running {
         };
         lock(&self.fill.state).answered = false;
         let now = Instant::now();
-        let limit = if stalled {
-            GIVE_UP_STALLS
-        } else {
-            GIVE_UP_ERRORS
-        };
         self.progress.note(now, partial.present().total());
-        if now.duration_since(self.progress.since) >= limit {
+        // A stall has taken its time already: the other sources still get theirs.
+        let failing = *self.progress.failing.get_or_insert(now);
+        let given_up = !stalled && now.duration_since(failing) >= GIVE_UP_ERRORS;
+        if given_up || now.duration_since(self.progress.since) >= GIVE_UP_STALLS {
             return Err(FillError::Broken(why));
         }
         tracing::debug!(blob.digest = %self.fill.digest, why, "a stream broke off; it is asked for again");
@@ -585,6 +591,7 @@ impl Progress {
         if present > self.present {
             self.present = present;
             self.since = now;
+            self.failing = None;
             self.backoff = BACKOFF_FIRST;
         }
     }

@@ -70,30 +70,58 @@ impl Pull {
             when_unreachable: config.tags.when_unreachable,
             when_deleted: config.tags.when_deleted,
         };
-        match tags::conclude(record, word, policy) {
+        let fetched = match tags::conclude(record.clone(), word, policy) {
             After::Serve(descriptor) => {
-                place.record.set_tag(tag.clone(), tag_record(&descriptor));
                 if let Some(pulled) = self.stored_manifest(place, &descriptor, head).await {
+                    place.record.set_tag(tag.clone(), tag_record(&descriptor));
                     return Ok(pulled.from(Tier::Node, Outcome::Hit));
                 }
+                // It becomes what the tag points to when it is here: an outage may come first.
+                let announced = tag_record(&descriptor);
+                place.record.announce_tag(tag.clone(), announced);
                 if head {
                     return Ok(headers_only(&descriptor).from(Tier::Upstream, Outcome::Miss));
                 }
-                let manifest = self
-                    .fetch(place, Reference::Digest(descriptor.digest))
-                    .await?;
-                Ok(manifest.pulled(head, Outcome::Miss))
+                self.fetch(place, Reference::Digest(descriptor.digest))
+                    .await
+                    .map_err(dangling)
             }
-            After::Fetch => self
-                .fetch(place, Reference::Tag(tag.clone()))
-                .await
-                .map(|m| m.pulled(head, Outcome::Miss)),
+            After::Fetch => self.fetch(place, Reference::Tag(tag.clone())).await,
+            otherwise => return self.without(place, tag, otherwise, age, head).await,
+        };
+        match fetched {
+            Ok(manifest) => Ok(manifest.pulled(head, Outcome::Miss)),
+            // The question was answered and the manifest cannot be had: no better than no answer.
+            Err(PullError::Upstream(failure)) => {
+                let otherwise = tags::conclude(record, tags::Word::Failed(failure), policy);
+                self.without(place, tag, otherwise, age, head).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The registry's own answer is missing, or it says that there is nothing.
+    async fn without(
+        &self,
+        place: &Place,
+        tag: &Tag,
+        otherwise: After,
+        age: Duration,
+        head: bool,
+    ) -> Result<Pulled, PullError> {
+        match otherwise {
             After::Stale { known, failure } => self.stale(place, &known, failure, age, head).await,
             After::Forget(failure) => {
                 place.record.forget_tag(tag);
                 Err(failure.into())
             }
             After::Fail(failure) => Err(failure.into()),
+            // A failure concludes in neither.
+            After::Serve(_) | After::Fetch => Err(Failure::Unreachable {
+                place: place.registry.to_string(),
+                why: "the question was lost".to_owned(),
+            }
+            .into()),
         }
     }
 
@@ -316,6 +344,17 @@ fn keep(store: &Arc<Store>, place: &Place, manifest: &Arc<Manifest>) {
             tracing::warn!(blob.digest = %manifest.digest, %error, "a manifest was served but could not be kept");
         }
     });
+}
+
+/// A tag that points to a manifest that is not there is not a tag that was deleted.
+fn dangling(error: PullError) -> PullError {
+    match error {
+        PullError::Upstream(Failure::NotFound(place)) => {
+            let why = "the digest of a manifest that it does not have".to_owned();
+            PullError::Upstream(Failure::Invalid { place, why })
+        }
+        error => error,
+    }
 }
 
 fn tag_record(descriptor: &Descriptor) -> TagRecord {

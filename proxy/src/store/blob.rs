@@ -1,6 +1,12 @@
 //! A file of the node tier that is being served: a committed blob or a partial that grows.
 
-use std::{fs::File, io, num::NonZeroUsize, os::unix::fs::FileExt, sync::Arc};
+use std::{
+    fs::File,
+    io,
+    num::NonZeroUsize,
+    os::unix::fs::{FileExt, MetadataExt},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use larder_shared::{Digest, Range};
@@ -67,6 +73,13 @@ impl Blob {
         self.mapping
             .as_ref()
             .is_some_and(|mapping| mapping.is_damaged())
+    }
+
+    /// Whether the open file still has a name on disk and its length.
+    pub(super) fn is_in_place(&self) -> bool {
+        self.file
+            .metadata()
+            .is_ok_and(|found| found.nlink() > 0 && found.len() == self.size)
     }
 
     /// How many hold this blob besides `known` owners: bodies, and bytes on their way to a socket.

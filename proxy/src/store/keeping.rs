@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fs::{self, File, FileTimes},
-    io,
+    io::{self, Read as _},
     os::unix::fs::MetadataExt as _,
     path::PathBuf,
     sync::Arc,
@@ -206,13 +206,18 @@ impl Store {
     /// Whether a blob is a manifest of which something is still here: a manifest goes after what it names.
     fn has_children(&self, digest: &Digest) -> bool {
         let path = self.layout.blob(digest);
-        let small = fs::metadata(&path).is_ok_and(|m| m.len() <= media::MAX_MANIFEST);
+        let Ok(mut file) = disk::open_unseen(&path) else {
+            return false;
+        };
+        let small = file
+            .metadata()
+            .is_ok_and(|m| m.len() <= media::MAX_MANIFEST);
+        let mut bytes = Vec::new();
         small
-            && fs::read(&path).is_ok_and(|bytes| {
-                children(&bytes)
-                    .iter()
-                    .any(|child| lock(&self.index).has(child))
-            })
+            && file.read_to_end(&mut bytes).is_ok()
+            && children(&bytes)
+                .iter()
+                .any(|child| lock(&self.index).has(child))
     }
 
     /// Writes the times of the last uses to the files, so that they survive a restart (blocking).

@@ -14,14 +14,15 @@ use std::{
 
 use bytes::Bytes;
 use data_encoding::BASE64;
-use larder_shared::{Digest, Hasher, Range, Spans};
+use larder_shared::{Algorithm, Digest, Hasher, Range, Spans};
 use serde::{Deserialize, Serialize};
 
 use super::{Blob, layout::Layout};
 use crate::sys::disk;
 
-/// A checkpoint is written when this much time has passed since the last, so a kill loses at most this much work.
+/// A checkpoint is written when this much time has passed since the last, or this much has come: a kill loses no more.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(500);
+const CHECKPOINT_BYTES: u64 = 8 << 20;
 
 /// Bytes read back at a time for hashing.
 const READ_BACK: u64 = 1 << 20;
@@ -33,7 +34,14 @@ pub struct Partial {
     blob: Arc<Blob>,
     present: Mutex<Spans>,
     hashing: Mutex<Hashing>,
-    saved: Mutex<Instant>,
+    saved: Mutex<Saved>,
+}
+
+/// When the last checkpoint was written, and how many bytes were present by then.
+#[derive(Debug)]
+struct Saved {
+    at: Instant,
+    present: u64,
 }
 
 struct Hashing {
@@ -87,26 +95,14 @@ impl Partial {
     }
 
     /// The partial that an earlier process left, if it can be trusted: same boot, a readable checkpoint, and a file
-    /// of the right length. Anything else is swept away.
+    /// of the right length with no hole where bytes should be. Anything else is swept away.
     pub(super) fn resume(layout: &Arc<Layout>, digest: Digest) -> io::Result<Option<Self>> {
         let path = layout.partial(&digest);
-        let Some((checkpoint, hasher)) = read_checkpoint(layout, &digest) else {
+        let Some((checkpoint, hasher, spans, file)) = left_behind(layout, &digest) else {
             remove_if_there(&layout.spans(&digest))?;
             remove_if_there(&path)?;
             return Ok(None);
         };
-        let file = File::options().read(true).write(true).open(&path)?;
-        if file.metadata()?.len() != checkpoint.size {
-            drop(file);
-            remove_if_there(&layout.spans(&digest))?;
-            remove_if_there(&path)?;
-            return Ok(None);
-        }
-        let spans: Spans = checkpoint
-            .spans
-            .iter()
-            .map(|(s, e)| Range::new(*s, *e))
-            .collect();
         let hashing = Hashing {
             hasher,
             at: checkpoint.hashed,
@@ -122,12 +118,16 @@ impl Partial {
         present: Spans,
         hashing: Hashing,
     ) -> io::Result<Self> {
+        let saved = Saved {
+            at: Instant::now(),
+            present: present.total(),
+        };
         Ok(Self {
             layout: Arc::clone(layout),
             blob: Arc::new(Blob::new(digest, size, file)?),
             present: Mutex::new(present),
             hashing: Mutex::new(hashing),
-            saved: Mutex::new(Instant::now()),
+            saved: Mutex::new(saved),
         })
     }
 
@@ -217,11 +217,15 @@ impl Partial {
 
     fn checkpoint_if_due(&self) -> io::Result<()> {
         {
+            let present = self.present().total();
             let mut saved = lock(&self.saved);
-            if saved.elapsed() < CHECKPOINT_EVERY {
+            if saved.at.elapsed() < CHECKPOINT_EVERY && present < saved.present + CHECKPOINT_BYTES {
                 return Ok(());
             }
-            *saved = Instant::now();
+            *saved = Saved {
+                at: Instant::now(),
+                present,
+            };
         }
         self.checkpoint()
     }
@@ -267,6 +271,25 @@ impl Partial {
     }
 }
 
+fn left_behind(layout: &Layout, digest: &Digest) -> Option<(Checkpoint, Hasher, Spans, File)> {
+    let (checkpoint, hasher) = read_checkpoint(layout, digest)?;
+    let path = layout.partial(digest);
+    let file = File::options().read(true).write(true).open(path).ok()?;
+    if file.metadata().ok()?.len() != checkpoint.size {
+        return None;
+    }
+    let spans: Spans = checkpoint
+        .spans
+        .iter()
+        .map(|(s, e)| Range::new(*s, *e))
+        .collect();
+    // Pages that could not be written back leave holes, and the saved hash knows nothing of them.
+    let written = spans
+        .iter()
+        .all(|span| disk::has_no_hole(&file, span.start, span.end).unwrap_or(false));
+    written.then_some((checkpoint, hasher, spans, file))
+}
+
 fn read_checkpoint(layout: &Layout, digest: &Digest) -> Option<(Checkpoint, Hasher)> {
     let text = fs::read(layout.spans(digest)).ok()?;
     let checkpoint: Checkpoint = serde_json::from_slice(&text).ok()?;
@@ -284,6 +307,21 @@ fn read_checkpoint(layout: &Layout, digest: &Digest) -> Option<(Checkpoint, Hash
     let midstate = BASE64.decode(checkpoint.midstate.as_bytes()).ok()?;
     let hasher = Hasher::restore(digest.algorithm(), &midstate)?;
     sound.then_some((checkpoint, hasher))
+}
+
+/// Removes checkpoints whose file is not there: a kill came between a commit's rename and its last step.
+pub(super) fn sweep_strays(layout: &Layout, algorithm: Algorithm) {
+    for entry in fs::read_dir(layout.partials(algorithm))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let path = entry.path();
+        let is_checkpoint = path.extension().is_some_and(|e| e == "spans");
+        if is_checkpoint && !path.with_extension("").exists() {
+            let _ = remove_if_there(&path);
+        }
+    }
 }
 
 pub(super) fn remove_if_there(path: &std::path::Path) -> io::Result<()> {

@@ -104,13 +104,24 @@ impl Known {
 pub struct RepositoryRecord {
     path: PathBuf,
     known: Mutex<Known>,
-    /// Orders the appends.
-    log: Arc<Mutex<()>>,
+    /// What tags were said to point to when the manifest was not here yet. It may never come.
+    announced: Mutex<HashMap<Tag, TagRecord>>,
+    log: Arc<Log>,
+}
+
+/// Lines on their way to the file, in order.
+#[derive(Default, Debug)]
+struct Log {
+    waiting: Mutex<Vec<u8>>,
+    writing: Mutex<()>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// Announced tags that are remembered of a repository.
+const ANNOUNCED: usize = 256;
 
 /// Now, in Unix seconds.
 pub fn now() -> u64 {
@@ -123,7 +134,9 @@ impl RepositoryRecord {
     fn load(layout: &Layout, path: PathBuf) -> Self {
         let mut known = Known::default();
         let mut lines = 0;
+        let mut torn = false;
         if let Ok(text) = fs::read(&path) {
+            torn = text.last().is_some_and(|last| *last != b'\n');
             for line in text.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
                 lines += 1;
                 if let Ok(line) = serde_json::from_slice(line) {
@@ -140,10 +153,14 @@ impl RepositoryRecord {
                 text.push(b'\n');
             }
             let _ = layout.write_atomic(&path, &text, false);
+        } else if torn {
+            // The next line must not become a part of it.
+            let _ = append(&path, b"\n");
         }
         Self {
             path,
             known: Mutex::new(known),
+            announced: Mutex::default(),
             log: Arc::default(),
         }
     }
@@ -197,9 +214,29 @@ impl RepositoryRecord {
             known.size != link.size
                 || (link.media_type.is_some() && known.media_type != link.media_type)
         });
+        let digest = link.digest;
         if new {
             self.write(Line::Link(link));
         }
+        let mut announced = lock(&self.announced);
+        let arrived: Vec<_> = announced
+            .extract_if(|_, record| record.digest == digest)
+            .collect();
+        drop(announced);
+        for (tag, record) in arrived {
+            self.set_tag(tag, record);
+        }
+    }
+
+    /// Takes down what a tag was said to point to, which is not here. It counts once the manifest is: until then the
+    /// one that is here is the better answer to who asks in an outage.
+    pub fn announce_tag(&self, tag: Tag, record: TagRecord) {
+        let mut announced = lock(&self.announced);
+        // Anyone may ask about any tag: what is remembered must not grow without bound.
+        if announced.len() >= ANNOUNCED {
+            announced.clear();
+        }
+        announced.insert(tag, record);
     }
 
     pub fn set_tag(&self, tag: Tag, record: TagRecord) {
@@ -243,12 +280,21 @@ impl RepositoryRecord {
             return;
         };
         text.push(b'\n');
-        lock(&self.known).apply(line);
+        {
+            // Together, so that the file tells the same order as the memory.
+            let mut known = lock(&self.known);
+            known.apply(line);
+            lock(&self.log.waiting).extend(text);
+        }
         let path = self.path.clone();
         let log = Arc::clone(&self.log);
         tokio::task::spawn_blocking(move || {
-            let _ordered = lock(&log);
-            if let Err(error) = append(&path, &text) {
+            let _one = lock(&log.writing);
+            let lines = std::mem::take(&mut *lock(&log.waiting));
+            if lines.is_empty() {
+                return;
+            }
+            if let Err(error) = append(&path, &lines) {
                 tracing::debug!(path = %path.display(), %error, "a repository's log was not written");
             }
         });

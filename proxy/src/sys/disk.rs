@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::Path,
 };
 
@@ -31,6 +31,25 @@ pub fn space(path: &Path) -> io::Result<Space> {
 /// Bytes that a file really occupies, holes left out.
 pub fn allocated(path: &Path) -> io::Result<u64> {
     Ok(fs::metadata(path)?.blocks() * 512)
+}
+
+/// Whether `start..end` of a file is all on disk or on its way there: no part of it is a hole.
+pub fn has_no_hole(file: &File, start: u64, end: u64) -> io::Result<bool> {
+    let hole = nix::unistd::lseek(file, start as i64, nix::unistd::Whence::SeekHole)?;
+    Ok(hole as u64 >= end)
+}
+
+/// Opens a file without changing its access time, which tells when a client last wanted it.
+pub fn open_unseen(path: &Path) -> io::Result<File> {
+    let unseen = File::options()
+        .read(true)
+        .custom_flags(nix::libc::O_NOATIME)
+        .open(path);
+    match unseen {
+        // Only the owner may.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => File::open(path),
+        opened => opened,
+    }
 }
 
 /// Identifies this boot of the kernel: what the page cache held is gone when it changes.

@@ -54,6 +54,9 @@ pub struct Ask {
     pub first: usize,
     /// The caller can do without an answer: an endpoint whose breaker is open is not bothered.
     pub optional: bool,
+    /// How long the caller will wait, all endpoints together; as long as for a first byte otherwise. An endpoint that
+    /// others stand behind gets half of what is left, so that one that hangs does not use up their time.
+    pub within: Option<Duration>,
     /// On whose behalf. Only endpoints that prove access get to see a credential.
     pub identity: Identity,
     /// The answer is to be a proof of access: only who can prove it is asked, and no remembered redirect will do.
@@ -75,6 +78,7 @@ impl Ask {
             want,
             first: 0,
             optional: false,
+            within: None,
             identity: Identity::anonymous(),
             proof: false,
         }
@@ -221,13 +225,22 @@ pub(super) fn request(
     request
 }
 
+/// `Retry-After`: seconds, or a date (RFC 9110 section 10.2.3).
+fn retry_after(text: &str) -> Option<Duration> {
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+    let left = date.duration_since(jiff::Timestamp::now());
+    Some(left.try_into().unwrap_or(Duration::ZERO))
+}
+
 /// 200 is `false`, 206 is `true`, all else is a failure.
 pub(super) fn sort(place: &str, status: StatusCode, headers: &HeaderMap) -> Result<bool, Failure> {
     let place = place.to_owned();
     let retry_after = headers
         .get(RETRY_AFTER)
-        .and_then(|v| v.to_str().ok()?.trim().parse().ok())
-        .map(Duration::from_secs);
+        .and_then(|value| retry_after(value.to_str().ok()?.trim()));
     let encoded = headers
         .get(CONTENT_ENCODING)
         .is_some_and(|e| !e.as_bytes().eq_ignore_ascii_case(b"identity"));

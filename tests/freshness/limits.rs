@@ -1,0 +1,97 @@
+//! A registry that limits requests is left alone for as long as it says (P15).
+
+use std::time::{Duration, Instant};
+
+use larder_tests::fake::{Armed, FakeRegistry, Fault, Match};
+
+use super::{OLD, REPOSITORY, Tagged, is_stale};
+
+fn limit(fake: &FakeRegistry, code: u16, seconds: u64) -> Armed {
+    let fault = Fault::Status {
+        code,
+        headers: vec![("Retry-After".to_owned(), seconds.to_string())],
+        body: "".into(),
+    };
+    fake.fault(Match::any(), fault)
+}
+
+#[tokio::test]
+async fn a_limit_is_kept_and_told_in_the_clients_words() {
+    for code in [429, 503] {
+        let tagged = Tagged::new("").await;
+        let blob = tagged.fake.put_blob(REPOSITORY, "a blob");
+        let blob = tagged
+            .url("v1")
+            .replace("manifests/v1", &format!("blobs/{blob}"));
+        let armed = limit(&tagged.fake, code, 3);
+        let begun = Instant::now();
+        // What is here is served; what is not is told so that the client does the best it can.
+        assert!(is_stale(&tagged.get("v1").await));
+        for url in [&tagged.url("v2"), &blob] {
+            for (agent, status) in [("containerd/1.7.22", 503), ("containers/5.29.2", 429)] {
+                let answer = tagged.get_as(agent, url).await;
+                assert_eq!(answer.status, status, "{agent} {url}");
+                assert_eq!(answer.json()["errors"][0]["code"], "TOOMANYREQUESTS");
+                let after = answer.header("retry-after").expect("a Retry-After");
+                let after: u64 = after.parse().expect("seconds");
+                assert!((1..=3).contains(&after), "{after}");
+            }
+        }
+        assert!(is_stale(&tagged.head("v1").await));
+        if begun.elapsed() < Duration::from_secs(3) {
+            assert_eq!(tagged.fake.requests().len(), 1, "it is left alone");
+        }
+        // After that time, and not before, it is asked again.
+        armed.lift();
+        tagged
+            .until("it is asked again", |answer| !is_stale(answer))
+            .await;
+        assert!(begun.elapsed() >= Duration::from_secs(3), "asked too early");
+        assert_eq!(tagged.fake.requests().len(), 2);
+        assert_eq!(
+            tagged.get_as("containerd/1.7.22", &blob).await.text(),
+            "a blob"
+        );
+    }
+}
+
+/// A fixed date is as good as a number of seconds (RFC 9110, 10.2.3).
+#[tokio::test]
+async fn a_limit_until_a_date_is_kept() {
+    let tagged = Tagged::new("").await;
+    let fault = Fault::Status {
+        code: 429,
+        headers: vec![(
+            "Retry-After".to_owned(),
+            "Fri, 31 Dec 2100 23:59:59 GMT".to_owned(),
+        )],
+        body: "".into(),
+    };
+    tagged.fake.fault(Match::any(), fault);
+    let begun = Instant::now();
+    // Longer than the silence after a limit that names no time.
+    while begun.elapsed() < Duration::from_millis(2500) {
+        let answer = tagged.get("v1").await;
+        assert_eq!((answer.text(), is_stale(&answer)), (OLD.to_owned(), true));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(tagged.fake.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_limit_without_a_time_is_answered_by_longer_and_longer_silence() {
+    let tagged = Tagged::new("").await;
+    let armed = tagged.fake.fault(Match::any(), Fault::status(429));
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(4500) {
+        assert!(is_stale(&tagged.get("v1").await));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // At 0, 1, 3 and 7 s.
+    let asked = armed.hits();
+    assert!((2..=3).contains(&asked), "{asked}");
+    armed.lift();
+    tagged
+        .until("it is asked again", |answer| !is_stale(answer))
+        .await;
+}

@@ -1,0 +1,226 @@
+//! While the registry does not answer, or says no: P14, row by row.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use larder_tests::fake::{Fault, Gate, Match};
+use larder_tests::image::OCI_MANIFEST;
+
+use super::{NEW, OLD, REPOSITORY, Tagged, is_stale};
+
+/// What becomes of the registry after the tag was pulled.
+#[derive(Clone, Copy, Debug)]
+enum Then {
+    Nothing,
+    Changed,
+    Deleted,
+    /// Refuses connections.
+    Gone,
+    /// Takes the question and says nothing.
+    Hangs,
+    Says(u16),
+    /// With `Retry-After`.
+    SaysLater(u16),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Old,
+    New,
+    /// The old one, with a warning.
+    Stale,
+    Status(u16),
+}
+
+const SERVE: &str = "";
+const FAIL: &str = "when_unreachable = \"fail\"";
+const FORGET: &str = "when_deleted = \"forget\"";
+const TIMEOUT: Duration = Duration::from_millis(600);
+
+/// What happened, the operator's choice, what a client is told.
+const ROWS: [(Then, &str, Answer); 28] = [
+    (Then::Nothing, SERVE, Answer::Old),
+    (Then::Nothing, FAIL, Answer::Old),
+    (Then::Changed, SERVE, Answer::New),
+    (Then::Changed, FAIL, Answer::New),
+    (Then::Gone, SERVE, Answer::Stale),
+    (Then::Gone, FORGET, Answer::Stale),
+    (Then::Gone, FAIL, Answer::Status(503)),
+    (Then::Hangs, SERVE, Answer::Stale),
+    (Then::Hangs, FAIL, Answer::Status(503)),
+    (Then::Says(500), SERVE, Answer::Stale),
+    (Then::Says(500), FAIL, Answer::Status(503)),
+    (Then::Says(502), SERVE, Answer::Stale),
+    (Then::Says(503), SERVE, Answer::Stale),
+    (Then::Says(503), FAIL, Answer::Status(503)),
+    (Then::Says(504), SERVE, Answer::Stale),
+    (Then::Says(429), SERVE, Answer::Stale),
+    (Then::Says(429), FAIL, Answer::Status(429)),
+    (Then::SaysLater(429), SERVE, Answer::Stale),
+    (Then::SaysLater(429), FAIL, Answer::Status(429)),
+    (Then::SaysLater(503), SERVE, Answer::Stale),
+    (Then::SaysLater(503), FAIL, Answer::Status(429)),
+    (Then::Deleted, SERVE, Answer::Stale),
+    (Then::Deleted, FAIL, Answer::Stale),
+    (Then::Deleted, FORGET, Answer::Status(404)),
+    (Then::Says(401), SERVE, Answer::Status(401)),
+    (Then::Says(403), SERVE, Answer::Status(401)),
+    (Then::Says(401), FORGET, Answer::Status(401)),
+    (Then::Says(403), FAIL, Answer::Status(401)),
+];
+
+async fn check(then: Then, choice: &str, wanted: Answer) {
+    let row = format!("{then:?} {choice}");
+    let timeout = TIMEOUT.as_millis();
+    let tagged = Tagged::new(&format!("[tags]\ntimeout = \"{timeout}ms\"\n{choice}")).await;
+    let says = |code, headers| Fault::Status {
+        code,
+        headers,
+        body: "".into(),
+    };
+    match then {
+        Then::Nothing => {}
+        Then::Changed => {
+            tagged
+                .fake
+                .put_manifest(REPOSITORY, Some("v1"), OCI_MANIFEST, NEW);
+        }
+        Then::Deleted => tagged.fake.delete_tag(REPOSITORY, "v1"),
+        Then::Gone => tagged.fake.stop().await,
+        Then::Hangs => {
+            tagged.fake.fault(Match::any(), Fault::Hold(Gate::new(0)));
+        }
+        Then::Says(code) => {
+            tagged.fake.fault(Match::any(), says(code, Vec::new()));
+        }
+        Then::SaysLater(code) => {
+            let headers = vec![("Retry-After".to_owned(), "60".to_owned())];
+            tagged.fake.fault(Match::any(), says(code, headers));
+        }
+    }
+    // By either method, and more than once: the answer does not change while nothing else does.
+    for method in ["HEAD", "GET", "HEAD", "GET"] {
+        let begun = Instant::now();
+        let answer = if method == "GET" {
+            tagged.get("v1").await
+        } else {
+            tagged.head("v1").await
+        };
+        let took = begun.elapsed();
+        assert!(took < TIMEOUT * 2, "{row}: {method} took {took:?}");
+        let told = match (
+            answer.status,
+            is_stale(&answer),
+            answer.header("docker-content-digest"),
+        ) {
+            (200, true, Some(digest)) if digest == tagged.old => Answer::Stale,
+            (200, false, Some(digest)) if digest == tagged.old => Answer::Old,
+            (200, false, Some(_)) => Answer::New,
+            (status, false, None) => Answer::Status(status),
+            other => panic!("{row}: {method} gave {other:?}"),
+        };
+        assert_eq!(told, wanted, "{row}: {method} gave {answer:?}");
+        let text = if wanted == Answer::New { NEW } else { OLD };
+        if method == "GET" && answer.status == 200 {
+            assert_eq!(answer.text(), text, "{row}");
+        }
+    }
+    // By digest nothing is ever old. A refusal is one whatever is asked for.
+    let answer = tagged.get(&tagged.old).await;
+    match then {
+        Then::Says(401 | 403) => assert_eq!(answer.status, 401, "{row}"),
+        _ => assert_eq!(
+            (answer.text(), is_stale(&answer)),
+            (OLD.to_owned(), false),
+            "{row}"
+        ),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_client_is_told() {
+    for rows in ROWS.chunks(7) {
+        join_all(
+            rows.iter()
+                .map(|(then, choice, wanted)| check(*then, choice, *wanted)),
+        )
+        .await;
+    }
+}
+
+/// A stale answer never makes a right: after a refusal an outage opens nothing.
+#[tokio::test]
+async fn a_refusal_outlasts_the_outage_that_follows() {
+    let mut tagged = Tagged::new("").await;
+    let armed = tagged.fake.fault(Match::any(), Fault::status(403));
+    assert_eq!(tagged.get("v1").await.status, 401);
+    tagged.fake.stop().await;
+    for _ in 0..2 {
+        for reference in ["v1", &tagged.old] {
+            let answer = tagged.get(reference).await;
+            assert!(
+                matches!(answer.status, 401 | 503),
+                "{reference}: {answer:?}"
+            );
+            assert!(!is_stale(&answer));
+        }
+        tagged.node.restart().await;
+    }
+    armed.lift();
+    tagged.fake.start_again().await;
+    tagged
+        .until("it is public again", |answer| {
+            answer.status == 200 && !is_stale(answer)
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_forgotten_tag_stays_forgotten() {
+    let mut tagged = Tagged::new("[tags]\nwhen_deleted = \"forget\"").await;
+    tagged.fake.delete_tag(REPOSITORY, "v1");
+    let answer = tagged.get("v1").await;
+    assert_eq!(
+        (answer.status, &answer.json()["errors"][0]["code"]),
+        (404, &"MANIFEST_UNKNOWN".into())
+    );
+    tagged.fake.stop().await;
+    for _ in 0..2 {
+        assert_eq!(tagged.get("v1").await.status, 503);
+        tagged.node.restart().await;
+    }
+    tagged.fake.start_again().await;
+    tagged.fake.retag(REPOSITORY, "v1", &tagged.old);
+    tagged
+        .until("the tag is back", |answer| {
+            answer.status == 200 && !is_stale(answer)
+        })
+        .await;
+}
+
+/// What an outage leaves behind: the answers of a node that was started in it.
+#[tokio::test]
+async fn a_node_that_starts_in_an_outage_serves_what_it_has() {
+    let mut tagged = Tagged::new("").await;
+    tagged.until_kept().await;
+    tagged.fake.stop().await;
+    for _ in 0..2 {
+        tagged.node.kill9().await;
+        tagged.node.restart().await;
+        let answer = tagged.get("v1").await;
+        assert_eq!(
+            (answer.status, answer.text(), is_stale(&answer)),
+            (200, OLD.to_owned(), true)
+        );
+        let answer = tagged.get(&tagged.old).await;
+        assert_eq!(
+            (answer.status, answer.text(), is_stale(&answer)),
+            (200, OLD.to_owned(), false)
+        );
+        assert_eq!(tagged.get("v2").await.status, 503);
+    }
+    tagged.fake.start_again().await;
+    tagged
+        .until("it is asked again", |answer| !is_stale(answer))
+        .await;
+}
