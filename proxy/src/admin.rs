@@ -80,6 +80,12 @@ impl Admin {
                 let totals = self.pull.store.totals();
                 self.metrics.store_bytes.set(totals.bytes as i64);
                 self.metrics.store_blobs.set(totals.blobs as i64);
+                self.metrics
+                    .store_failing
+                    .set(i64::from(self.pull.store.trouble().is_some()));
+                self.metrics
+                    .store_rotten
+                    .set(self.pull.store.rotten() as i64);
                 let mut response = text(StatusCode::OK, &self.metrics.render());
                 response.headers_mut().insert(
                     header::CONTENT_TYPE,
@@ -90,12 +96,30 @@ impl Admin {
                 response
             }
             // Everything is bound and built before the port answers.
-            "/livez" | "/readyz" => text(StatusCode::OK, "ok\n"),
+            "/livez" => text(StatusCode::OK, "ok\n"),
+            // A node that cannot keep still serves: ready, and the detail says what is wrong.
+            "/readyz" => text(
+                StatusCode::OK,
+                &match self.pull.store.trouble() {
+                    None => "ok\n".to_owned(),
+                    Some(why) => format!("ok, as a plain proxy: the store fails: {why}\n"),
+                },
+            ),
             _ => text(
                 StatusCode::NOT_FOUND,
                 "there are /metrics, /livez and /readyz\n",
             ),
         }
+    }
+
+    fn endpoints(&self, registry: &str) -> Vec<String> {
+        let Ok(registry) = registry.parse() else {
+            return Vec::new();
+        };
+        let view = self.pull.upstreams.endpoints(&registry);
+        view.into_iter()
+            .map(|e| format!("{} ({})", e.url, e.state))
+            .collect()
     }
 
     fn status(&self) -> Status {
@@ -115,7 +139,10 @@ impl Admin {
                     .as_ref()
                     .map_or(0, |s| config.store.max_size.of(s.total)),
                 free_bytes: space.as_ref().map_or(0, |s| s.free),
-                state: "ready".to_owned(),
+                state: store.trouble().map_or_else(
+                    || "ready".to_owned(),
+                    |why| format!("failing, larder is a plain proxy: {why}"),
+                ),
             },
             fills: self
                 .pull
@@ -131,14 +158,10 @@ impl Admin {
                 .collect(),
             upstreams: config
                 .upstreams
-                .iter()
-                .map(|(registry, upstream)| UpstreamStatus {
+                .keys()
+                .map(|registry| UpstreamStatus {
                     registry: registry.clone(),
-                    endpoints: upstream
-                        .endpoints
-                        .iter()
-                        .map(|e| e.url.to_string())
-                        .collect(),
+                    endpoints: self.endpoints(registry),
                 })
                 .collect(),
             served: Served {

@@ -17,8 +17,21 @@ use tokio::{
 };
 
 use crate::{
-    access::Access, admin::Admin, client::Client, coalesce::Coalesce, config::Config, drain::Drain,
-    fill::Fills, listen, metrics::Metrics, pull::Pull, registry::Surface, store::Store, tags::Tags,
+    access::{Access, Grants},
+    admin::Admin,
+    client::Client,
+    coalesce::Coalesce,
+    config::Config,
+    credentials::{Credentials, Settings},
+    drain::Drain,
+    fill::Fills,
+    identity::Key,
+    keep, listen,
+    metrics::Metrics,
+    pull::Pull,
+    registry::Surface,
+    store::Store,
+    tags::Tags,
     upstream::Upstreams,
 };
 
@@ -79,15 +92,30 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
             None => None,
         },
     };
+    let (grants, key) = store.grants();
+    let lifetime = {
+        let access = &config.load().access;
+        access.ttl + access.grace
+    };
+    let key = Key::load(&key).with_context(|| format!("cannot use the key {}", key.display()))?;
+    let access = Arc::new(Access::new(
+        Arc::clone(&config),
+        Arc::clone(&upstreams),
+        Grants::load(grants, lifetime),
+    ));
     let pull = Arc::new(Pull {
         config: Arc::clone(&config),
-        access: Access::new(Arc::clone(&config), Arc::clone(&upstreams)),
+        access: Arc::clone(&access),
+        credentials: Credentials::new(Settings::default()),
+        key,
         tags: Tags::new(Arc::clone(&upstreams)),
         fills: Fills::new(
             Arc::clone(&store),
             Arc::clone(&upstreams),
             Arc::clone(&metrics),
+            access,
         ),
+        checks: Coalesce::default(),
         fetches: Coalesce::default(),
         store,
         upstreams,
@@ -161,6 +189,8 @@ impl Bound {
                 watch.clone(),
             ));
         }
+        tokio::spawn(keep::run(Arc::clone(&self.pull), watch.clone()));
+        tokio::spawn(keep::scrub(Arc::clone(&self.pull)));
         tokio::spawn(listen::admin(self.admin, admin, watch));
         if let Some(reread) = reread {
             tokio::spawn(reload(reread, Arc::clone(&self.config)));

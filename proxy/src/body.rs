@@ -18,11 +18,15 @@ use hyper::body::Incoming;
 use larder_shared::Range;
 
 use crate::{
-    fill::{Chunk, Reader},
+    fill::{Chunk, FillError, Passage, Reader, Through},
     record::Record,
     store::Blob,
     sys::Regions,
 };
+
+/// Bytes of a stored blob that are handed to the connection at a time. What was handed over counts as sent, so this is
+/// how far the accounts may be ahead of a client that leaves.
+const PIECE: u64 = 1 << 20;
 
 /// A part of a body.
 #[derive(Debug)]
@@ -37,9 +41,31 @@ pub enum Segment {
 pub enum Content {
     None,
     Stored(Arc<Blob>),
+    Memory(Bytes),
     Filling(Reader),
+    /// Fetched for this body alone, because the store fails.
+    Passing(Passing),
     /// Passed on as it comes: lists, which are not kept.
     Upstream(Incoming),
+}
+
+/// A blob that is passed on, and the range of it that is on its way.
+#[derive(Debug)]
+pub struct Passing {
+    passage: Passage,
+    /// Ranges end where the blob ends, and their tail waits for the digest.
+    hold: bool,
+    through: Option<Through>,
+}
+
+impl Passing {
+    pub fn new(passage: Passage, hold: bool) -> Self {
+        Self {
+            passage,
+            hold,
+            through: None,
+        }
+    }
 }
 
 /// A response body with its accounts.
@@ -119,7 +145,30 @@ impl Body {
                     }
                 }
                 (Some(Segment::Range(range)), Content::Stored(blob)) => {
-                    let bytes = blob.slice(*range, &self.regions);
+                    let piece = Range::new(range.start, range.end.min(range.start + PIECE));
+                    let bytes = blob.slice(piece, &self.regions);
+                    let rest = Range::new(piece.end, range.end);
+                    self.segments.pop_front();
+                    if !rest.is_empty() {
+                        self.segments.push_front(Segment::Range(rest));
+                    }
+                    return Poll::Ready(Some(Ok(bytes)));
+                }
+                (Some(Segment::Range(range)), Content::Passing(passing)) => {
+                    let Passing {
+                        passage,
+                        hold,
+                        through,
+                    } = passing;
+                    let through = through.get_or_insert_with(|| passage.open(*range, *hold, None));
+                    if let Some(done) = ready!(through.poll_bytes(cx)) {
+                        return Poll::Ready(Some(done.map_err(io::Error::other)));
+                    }
+                    passing.through = None;
+                    self.segments.pop_front();
+                }
+                (Some(Segment::Range(range)), Content::Memory(bytes)) => {
+                    let bytes = bytes.slice(range.start as usize..range.end as usize);
                     self.segments.pop_front();
                     return Poll::Ready(Some(Ok(bytes)));
                 }
@@ -134,6 +183,16 @@ impl Body {
                                 return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())));
                             };
                             return Poll::Ready(Some(Ok(blob.slice(range, &self.regions))));
+                        }
+                        // The disk failed, not the blob: go on without it, at the byte reached.
+                        Some(Err(FillError::Disk(_))) => {
+                            let hold = reader.is_held_back();
+                            let (passage, through) = reader.go_through();
+                            self.content = Content::Passing(Passing {
+                                passage,
+                                hold,
+                                through: Some(through),
+                            });
                         }
                         Some(Err(error)) => return Poll::Ready(Some(Err(io::Error::other(error)))),
                         None => {

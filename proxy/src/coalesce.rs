@@ -27,6 +27,14 @@ impl<K, V> Default for Coalesce<K, V> {
     }
 }
 
+impl<K, V> Clone for Coalesce<K, V> {
+    fn clone(&self) -> Self {
+        Self {
+            running: Arc::clone(&self.running),
+        }
+    }
+}
+
 impl<K, V> std::fmt::Debug for Coalesce<K, V> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Coalesce")

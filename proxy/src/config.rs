@@ -8,6 +8,7 @@
 //! Leaves to others: whether the files and addresses named here exist, and what the settings cause.
 //! Nothing here reads the environment.
 
+mod credentials;
 mod endpoint;
 mod error;
 mod meaning;
@@ -25,6 +26,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use credentials::{Credentials, Sharing};
 pub use endpoint::Endpoint;
 pub use error::{ConfigError, Position};
 pub use name::{DOCKER_HUB, canonical, registry_name};
@@ -128,12 +130,18 @@ pub struct Upstream {
     pub endpoints: Vec<Endpoint>,
     /// Whether file or flag names this upstream. Only then may it lead to a loopback address.
     pub configured: bool,
+    /// Every endpoint's word about access counts as the origin's; else only the last one's does.
+    pub proves_access: bool,
     /// A path component that stands for this registry in prefix addressing.
     pub alias: Option<String>,
     /// Overrides `store.ttl` for content that came from here; `Some(None)` keeps it.
     pub ttl: Option<Option<Duration>>,
     /// Freshness by tag; the first match counts.
     pub tags: Vec<TagRule>,
+    /// Who may have what the node's own credentials open; key `access`.
+    pub access: Sharing,
+    /// Where the node's own credentials come from, if it has any.
+    pub credentials: Option<Credentials>,
 }
 
 /// One entry of an upstream's `tags`.
@@ -239,9 +247,12 @@ impl Upstream {
         Self {
             endpoints: Endpoint::implied(registry).into_iter().collect(),
             configured: false,
+            proves_access: false,
             alias: None,
             ttl: None,
             tags: Vec::new(),
+            access: Sharing::default(),
+            credentials: None,
         }
     }
 }

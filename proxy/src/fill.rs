@@ -21,32 +21,41 @@ mod plan;
 mod ramp;
 mod reader;
 mod task;
+mod through;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::Waker,
 };
 
 use larder_shared::{Digest, Range, RangeHeader, RegistryName, Repository};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::{
+    access::{Access, Place},
+    identity::Identity,
     metrics::Metrics,
     store::{Partial, Store},
     upstream::{Failure, Upstreams},
 };
 pub use reader::{Chunk, Reader};
+pub use through::{Passage, Through};
 
 /// The last bytes of a complete answer are held back until the digest is known to match (promise P9). Blobs of up to
 /// this size are verified before their first byte leaves (promise P4).
 pub const HELD_BACK: u64 = 64 << 10;
+
+/// Streams besides the first of each fill that the node opens at once.
+const EXTRA_STREAMS: usize = 64;
 
 /// Where the bytes can be had: a repository that the reader may read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Source {
     pub registry: RegistryName,
     pub repository: Repository,
+    /// Who asks for it there.
+    pub identity: Identity,
 }
 
 /// Why a fill ended without its blob.
@@ -78,6 +87,8 @@ enum Phase {
 struct Seat {
     wants: Wants,
     source: Source,
+    /// The reader's right was proven before it sat down. If not, its own source must answer first.
+    proven: bool,
     waker: Option<Waker>,
 }
 
@@ -109,12 +120,15 @@ struct State {
     answered: bool,
     /// The sources that brought bytes: their repositories hold the digest once it is verified.
     served: Vec<Source>,
+    /// Some reader has its headers: the bytes of this file count.
+    opened: bool,
 }
 
 /// One digest on its way in.
 #[derive(Debug)]
 struct Fill {
     digest: Digest,
+    upstreams: Arc<Upstreams>,
     state: Mutex<State>,
     /// Wakes the task: a reader came, left, or moved on.
     demand: Notify,
@@ -125,9 +139,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Fill {
-    fn new(digest: Digest) -> Self {
+    fn new(digest: Digest, upstreams: Arc<Upstreams>) -> Self {
         Self {
             digest,
+            upstreams,
             state: Mutex::new(State {
                 phase: Phase::Starting,
                 partial: None,
@@ -138,6 +153,7 @@ impl Fill {
                 whole: false,
                 answered: false,
                 served: Vec::new(),
+                opened: false,
             }),
             demand: Notify::new(),
         }
@@ -176,16 +192,29 @@ pub struct Fills {
     store: Arc<Store>,
     upstreams: Arc<Upstreams>,
     metrics: Arc<Metrics>,
+    access: Arc<Access>,
     running: Mutex<HashMap<Digest, Arc<Fill>>>,
+    /// Rings when something was added to the store.
+    pub grown: Notify,
+    /// Streams besides the first of each fill, for the whole node.
+    extra_streams: Arc<Semaphore>,
 }
 
 impl Fills {
-    pub fn new(store: Arc<Store>, upstreams: Arc<Upstreams>, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub fn new(
+        store: Arc<Store>,
+        upstreams: Arc<Upstreams>,
+        metrics: Arc<Metrics>,
+        access: Arc<Access>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             store,
             upstreams,
             metrics,
+            access,
             running: Mutex::default(),
+            grown: Notify::new(),
+            extra_streams: Arc::new(Semaphore::new(EXTRA_STREAMS)),
         })
     }
 
@@ -197,18 +226,19 @@ impl Fills {
         digest: Digest,
         source: Source,
         range: &RangeHeader,
+        proven: bool,
     ) -> (Reader, bool) {
         let mut fills = lock(&self.running);
         let (fill, started) = if let Some(fill) = fills.get(&digest) {
             (Arc::clone(fill), false)
         } else {
-            let fill = Arc::new(Fill::new(digest));
+            let fill = Arc::new(Fill::new(digest, Arc::clone(&self.upstreams)));
             fills.insert(digest, Arc::clone(&fill));
             (fill, true)
         };
         // Seated under the list's lock: a fill that is about to leave the list sees the new reader.
         let own = started || lock(&fill.state).sources.first() == Some(&source);
-        let reader = Reader::sit(&fill, source, range);
+        let reader = Reader::sit(&fill, source, range, proven);
         drop(fills);
         if started {
             self.metrics.fills.started.inc();
@@ -220,11 +250,34 @@ impl Fills {
         (reader, own)
     }
 
+    /// A source as a place with its record.
+    fn place(&self, source: &Source) -> Place {
+        Place {
+            registry: source.registry.clone(),
+            repository: source.repository.clone(),
+            record: self
+                .store
+                .repositories()
+                .get(&source.registry, &source.repository),
+            identity: source.identity.clone(),
+        }
+    }
+
     /// The size of a blob that is being filled, if it is known by now.
     pub fn size(&self, digest: &Digest) -> Option<u64> {
         let fill = lock(&self.running).get(digest).cloned()?;
         let state = lock(&fill.state);
         state.partial.as_ref().map(|partial| partial.size())
+    }
+
+    /// The digests that are being filled: their partials are in use.
+    pub fn active(&self) -> HashSet<Digest> {
+        lock(&self.running).keys().copied().collect()
+    }
+
+    /// Tells how long a blob is that will be passed on because the disk fails.
+    pub async fn passage(&self, digest: Digest, source: Source) -> Result<Passage, FillError> {
+        Passage::find(Arc::clone(&self.upstreams), source, digest).await
     }
 
     /// The fills under way.

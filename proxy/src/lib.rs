@@ -6,7 +6,9 @@ pub mod sys;
 
 pub mod coalesce;
 pub mod config;
+pub mod credentials;
 pub mod drain;
+pub mod identity;
 pub mod metrics;
 pub mod record;
 pub mod telemetry;
@@ -25,6 +27,8 @@ pub mod fill;
 pub mod body;
 
 pub mod pull;
+
+pub mod keep;
 
 pub mod admin;
 pub mod registry;

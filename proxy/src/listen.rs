@@ -5,7 +5,9 @@
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use http::{Request, Response};
+use http_body_util::BodyExt;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -27,6 +29,10 @@ const MAX_CONNECTIONS: usize = 2048;
 
 /// A request's head must be complete within this time; also how long an idle connection is kept.
 const HEAD_WITHIN: Duration = Duration::from_mins(1);
+
+/// Bytes of a request's body that are read and thrown away, and for how long at the most.
+const UNWANTED: usize = 4 << 20;
+const UNWANTED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Serves the registry port until the drain; then lets the requests in flight finish.
 pub async fn registry(listener: TcpListener, surface: Arc<Surface>, watch: Watch) {
@@ -53,7 +59,13 @@ async fn registry_connection(stream: TcpStream, surface: &Surface, mut watch: Wa
     let regions = Regions::default();
     let service = service_fn(|request: Request<Incoming>| {
         let regions = &regions;
-        async move { Ok::<_, Infallible>(surface.answer(request, regions).await) }
+        async move {
+            let (head, mut body) = request.into_parts();
+            let answer = surface.answer(Request::from_parts(head, &mut body), regions);
+            let response = Box::pin(answer).await;
+            drain(body).await;
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut builder = http1::Builder::new();
     builder
@@ -72,6 +84,21 @@ async fn registry_connection(stream: TcpStream, surface: &Surface, mut watch: Wa
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended early");
     }
+}
+
+/// Reads what a client sends although it is not wanted: one whose connection is closed while it sends is reset, and
+/// never sees why it was refused.
+async fn drain(mut body: Incoming) {
+    let mut left = UNWANTED;
+    let reading = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(UNWANTED_WITHIN, reading).await;
 }
 
 /// Serves metrics and health on the telemetry port until the drain.

@@ -103,6 +103,9 @@ pub struct Metrics {
     pub fills: FillMetrics,
     pub store_bytes: Gauge,
     pub store_blobs: Gauge,
+    /// 1 while the node tier cannot be written.
+    pub store_failing: Gauge,
+    pub store_rotten: Gauge,
 }
 
 impl Metrics {
@@ -118,6 +121,8 @@ impl Metrics {
             fills: FillMetrics::default(),
             store_bytes: Gauge::default(),
             store_blobs: Gauge::default(),
+            store_failing: Gauge::default(),
+            store_rotten: Gauge::default(),
         };
         registry.register(
             "requests",
@@ -180,6 +185,16 @@ impl Metrics {
             "store_blobs",
             "Committed blobs in the node tier",
             metrics.store_blobs.clone(),
+        );
+        registry.register(
+            "store_failing",
+            "1 while the node tier cannot be written and larder is a plain proxy",
+            metrics.store_failing.clone(),
+        );
+        registry.register(
+            "store_rotten_blobs",
+            "Blobs found damaged on disk since the start",
+            metrics.store_rotten.clone(),
         );
         metrics.registry = registry;
         metrics

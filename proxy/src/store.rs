@@ -4,17 +4,20 @@
 //! of repositories. Knows digests and bytes; HTTP, registries' answers and who may read what are others' business.
 
 mod blob;
+mod bounds;
 mod index;
+mod keeping;
 mod layout;
 mod partial;
 mod repositories;
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
 };
 
 use bytes::Bytes;
@@ -22,6 +25,7 @@ use larder_shared::{Algorithm, Digest, Range};
 
 pub use blob::Blob;
 pub use index::{Entry, Totals};
+pub use keeping::{Evicted, Limits};
 pub use partial::Partial;
 pub use repositories::{Link, Repositories, RepositoryRecord, TagRecord, now};
 
@@ -36,6 +40,9 @@ pub struct Store {
     layout: Arc<layout::Layout>,
     index: Mutex<index::Index>,
     repositories: Repositories,
+    pins: Mutex<HashSet<Digest>>,
+    trouble: Mutex<Option<keeping::Trouble>>,
+    rotten: AtomicU64,
     _lock: disk::Lock,
 }
 
@@ -79,6 +86,9 @@ impl Store {
         Ok(Arc::new(Self {
             index: Mutex::new(index::Index::default()),
             repositories: Repositories::new(Arc::clone(&layout)),
+            pins: Mutex::new(Self::read_pins(&layout.pins())),
+            trouble: Mutex::default(),
+            rotten: AtomicU64::new(0),
             layout,
             _lock: lock,
         }))
@@ -108,6 +118,11 @@ impl Store {
         }
     }
 
+    /// Where grants are kept, and their key.
+    pub fn grants(&self) -> (PathBuf, PathBuf) {
+        (self.layout.grants(), self.layout.grants_key())
+    }
+
     pub fn root(&self) -> &Path {
         self.layout.root()
     }
@@ -125,18 +140,21 @@ impl Store {
         disk::space(self.layout.root())
     }
 
-    /// A committed blob, open for reading. `size` is what its repository says it has: a file of another length was
-    /// damaged and is taken out of the tier.
+    /// A committed blob, open for reading. `size` is what its repository says it has: a file of another length, or one
+    /// that could not be sent, is damaged and is taken out of the tier.
     pub fn blob(&self, digest: &Digest, size: Option<u64>) -> Option<Arc<Blob>> {
         if let Some(blob) = lock(&self.index).open(digest) {
-            return Some(blob);
+            if !blob.is_damaged() {
+                return Some(blob);
+            }
+            self.quarantine(digest);
+            return None;
         }
         let path = self.layout.blob(digest);
         let file = File::open(&path).ok()?;
         let found = file.metadata().ok()?.len();
         if size.is_some_and(|size| size != found) {
-            tracing::warn!(blob.digest = %digest, size_bytes = found, expected_bytes = size, "a blob has the wrong length on disk; it is fetched again");
-            self.remove(digest);
+            self.quarantine(digest);
             return None;
         }
         let blob = Arc::new(Blob::new(*digest, found, file).ok()?);
@@ -161,8 +179,7 @@ impl Store {
         let bytes: Bytes = blob.read(Range::new(0, blob.size())).ok()?.into();
         // Manifests are read whole anyway: make sure of them, once, as they enter the memory.
         if Digest::of(digest.algorithm(), &bytes) != *digest {
-            tracing::warn!(blob.digest = %digest, "a blob has rotted on disk; it is fetched again");
-            self.remove(digest);
+            self.quarantine(digest);
             return None;
         }
         lock(&self.index).remember(*digest, &bytes);
@@ -174,7 +191,8 @@ impl Store {
         lock(&self.index).remember(*digest, bytes);
         let path = self.layout.blob(digest);
         if !path.exists() {
-            self.layout.write_atomic(&path, bytes, true)?;
+            self.noting(self.layout.write_atomic(&path, bytes, true))?;
+            self.works();
         }
         lock(&self.index).found(*digest, bytes.len() as u64, now());
         Ok(())
@@ -182,21 +200,39 @@ impl Store {
 
     /// Begins to fill a blob of `size` bytes (blocking).
     pub fn begin(&self, digest: Digest, size: u64) -> io::Result<Partial> {
-        Partial::create(&self.layout, digest, size)
+        let begun = Partial::create(&self.layout, digest, size).or_else(|error| {
+            // The directory may have vanished under a running larder: make it again, once.
+            if error.kind() == io::ErrorKind::NotFound {
+                self.layout.create()?;
+                return Partial::create(&self.layout, digest, size);
+            }
+            Err(error)
+        });
+        self.noting(begun)
+    }
+
+    /// Whether a partial of this digest lies on disk.
+    pub fn has_partial(&self, digest: &Digest) -> bool {
+        self.layout.spans(digest).exists()
     }
 
     /// The partial that an earlier process left for `digest`, if any can be used (blocking).
     pub fn resume(&self, digest: Digest) -> io::Result<Option<Partial>> {
-        Partial::resume(&self.layout, digest)
+        self.noting(Partial::resume(&self.layout, digest))
     }
 
     /// Commits a verified partial (blocking: waits for the disk).
     pub fn commit(&self, partial: &Partial) -> io::Result<()> {
-        partial.commit()?;
+        self.noting(partial.commit())?;
+        self.works();
         let mut index = lock(&self.index);
         index.found(*partial.blob().digest(), partial.size(), now());
         index.opened(partial.blob());
         Ok(())
+    }
+
+    fn noting<T>(&self, done: io::Result<T>) -> io::Result<T> {
+        done.inspect_err(|error| self.failed(error))
     }
 
     /// Takes a blob out of the tier. Readers that have it open finish.

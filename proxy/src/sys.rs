@@ -1,11 +1,13 @@
 //! The machine: everything that is `unsafe` or needs a system call that std does not offer.
 //!
-//! Owns the mapping of a file ([`Mapping`]), the socket that sends mapped files by sendfile ([`FileSocket`]), and the
-//! questions about file systems ([`disk`]). Knows nothing of blobs, HTTP or larder.
+//! Owns the mapping of a file ([`Mapping`]), the socket that sends mapped files by sendfile ([`FileSocket`]), process
+//! groups ([`Group`]), and the questions about file systems ([`disk`]). Knows nothing of blobs, HTTP or larder.
 
 pub mod disk;
 mod mapping;
+mod process;
 mod sendfile;
 
 pub use mapping::Mapping;
+pub use process::Group;
 pub use sendfile::{FileSocket, Regions};

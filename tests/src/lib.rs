@@ -8,3 +8,4 @@ pub mod http;
 pub mod image;
 pub mod node;
 pub mod real;
+pub mod scene;

@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use super::credentials::credentials;
 use super::error::ConfigError;
 use super::said::{Section, Source};
 use super::value::{self, Amount, Pattern};
 use super::words::shown;
 use super::{
-    Access, Admin, Config, Endpoint, LogFormat, Registry, Store, TagRule, Tags, Telemetry,
+    Access, Admin, Config, Endpoint, LogFormat, Registry, Sharing, Store, TagRule, Tags, Telemetry,
     Upstream, WhenDeleted, WhenUnreachable, canonical, registry_name,
 };
 
@@ -219,6 +220,7 @@ fn upstream(name: &str, said: &mut Section<'_, '_>) -> Result<Upstream, ConfigEr
         endpoint.ca.clone_from(&ca);
         endpoint.insecure_skip_verify = insecure_skip_verify;
     }
+    let proves_access = said.flag("proves_access")?.unwrap_or(false);
     let alias = said.text("alias", value::alias)?;
     let ttl = said.quantity("ttl", value::lifetime)?;
     let mut tags = Vec::new();
@@ -231,11 +233,25 @@ fn upstream(name: &str, said: &mut Section<'_, '_>) -> Result<Upstream, ConfigEr
         });
         rule.finish()?;
     }
+    let access = said.choice("access", &Sharing::WORDS)?.unwrap_or_default();
+    let credentials = match said.table("credentials")? {
+        Some(table) => Some(credentials(table)?),
+        None if access == Sharing::Shared => {
+            return Err(said.wrong(
+                "access",
+                "there is nothing to share without `credentials`: add them, or leave `access` out",
+            ));
+        }
+        None => None,
+    };
     Ok(Upstream {
         endpoints,
         configured: true,
+        proves_access,
         alias,
         ttl,
         tags,
+        access,
+        credentials,
     })
 }

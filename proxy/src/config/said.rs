@@ -88,6 +88,23 @@ impl<'s, 'a> Section<'s, 'a> {
         }
     }
 
+    /// The table under `key`, if there is one, where the key belongs to a section.
+    pub(super) fn table(
+        &mut self,
+        key: &'static str,
+    ) -> Result<Option<Section<'s, 'a>>, ConfigError> {
+        let Some(value) = self.ask(key) else {
+            return Ok(None);
+        };
+        let DeValue::Table(table) = value.get_ref() else {
+            // Not repeated: what stands here may be a secret.
+            return Err(self.wrong(key, "write a table: { … }"));
+        };
+        let title = format!("`{key}` of {}", self.title);
+        let start = value.span().start;
+        Ok(Some(Section::new(self.source, title, Some(table), start)))
+    }
+
     /// Every table in this one, with its key, when the keys are names that the file is free to choose.
     /// In the order of the names.
     pub(super) fn entries(self) -> Result<Vec<(String, Section<'s, 'a>)>, ConfigError> {

@@ -4,7 +4,9 @@ use std::fmt::{Display, Write as _};
 use std::time::Duration;
 
 use super::value::{Pattern, time_text};
-use super::{Config, Endpoint, LogFormat, Upstream, WhenDeleted, WhenUnreachable};
+use super::{
+    Config, Credentials, Endpoint, LogFormat, Sharing, Upstream, WhenDeleted, WhenUnreachable,
+};
 
 impl WhenUnreachable {
     pub(super) const WORDS: [(&str, Self); 2] = [("serve", Self::Serve), ("fail", Self::Fail)];
@@ -17,6 +19,18 @@ impl WhenUnreachable {
 
 impl WhenDeleted {
     pub(super) const WORDS: [(&str, Self); 2] = [("serve", Self::Serve), ("forget", Self::Forget)];
+
+    /// How the file says it.
+    pub fn as_str(self) -> &'static str {
+        word(self, &Self::WORDS)
+    }
+}
+
+impl Sharing {
+    pub(super) const WORDS: [(&str, Self); 2] = [
+        ("per-credential", Self::PerCredential),
+        ("shared", Self::Shared),
+    ];
 
     /// How the file says it.
     pub fn as_str(self) -> &'static str {
@@ -92,6 +106,10 @@ fn quoted(text: impl Display) -> String {
     toml::Value::String(text.to_string()).to_string()
 }
 
+fn said(key: &str, value: impl Display) -> String {
+    format!("{key} = {}", quoted(value))
+}
+
 struct Page(String);
 
 impl Page {
@@ -103,7 +121,7 @@ impl Page {
     }
 
     fn text(&mut self, key: &str, value: impl Display) {
-        self.line(format_args!("{key} = {}", quoted(value)));
+        self.line(format_args!("{}", said(key, value)));
     }
 
     fn list(&mut self, key: &str, values: impl Iterator<Item = impl Display>) {
@@ -124,6 +142,7 @@ impl Page {
                 first.insecure_skip_verify
             ));
         }
+        self.line(format_args!("proves_access = {}", upstream.proves_access));
         if let Some(alias) = &upstream.alias {
             self.text("alias", alias);
         }
@@ -143,6 +162,22 @@ impl Page {
                 })
                 .collect();
             self.line(format_args!("tags = [{}]", rules.join(", ")));
+        }
+        self.text("access", upstream.access.as_str());
+        if let Some(credentials) = &upstream.credentials {
+            let keys: Vec<String> = match credentials {
+                Credentials::DockerConfig { path } => vec![said("docker_config", path.display())],
+                Credentials::Files { username, password } => vec![
+                    said("username_file", username.display()),
+                    said("password_file", password.display()),
+                ],
+                Credentials::Helper { name } => vec![said("helper", name)],
+                Credentials::Kubelet { config, bin_dir } => vec![
+                    said("kubelet_config", config.display()),
+                    said("bin_dir", bin_dir.display()),
+                ],
+            };
+            self.line(format_args!("credentials = {{ {} }}", keys.join(", ")));
         }
     }
 

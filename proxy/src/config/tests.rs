@@ -55,6 +55,8 @@ ca = "/etc/ca.pem"
 alias = "hub"
 ttl = "24h"
 tags = [{ match = "v*", fresh_for = "1h" }, { match = "*", fresh_for = "0" }]
+access = "shared"
+credentials = { docker_config = "/etc/docker \"1\"/config.json" }
 
 [upstreams."127.0.0.1:5000"]
 endpoints = ["http://127.0.0.1:5000"]
@@ -101,6 +103,16 @@ fn a_file_that_says_everything_is_understood_and_reads_back() {
     assert!(local.endpoints[0].insecure_skip_verify);
     assert_eq!(local.ttl, Some(None));
 
+    assert_eq!(hub.access, Sharing::Shared);
+    assert_eq!(
+        hub.credentials,
+        Some(Credentials::DockerConfig {
+            path: "/etc/docker \"1\"/config.json".into()
+        })
+    );
+    assert_eq!(local.access, Sharing::PerCredential);
+    assert_eq!(local.credentials, None);
+
     assert_eq!(config.alias("hub"), Some("docker.io"));
     assert_eq!(config.alias("library"), None);
     assert_eq!(parsed(&config.to_toml()), config);
@@ -146,6 +158,50 @@ fn the_first_tag_rule_decides_freshness() {
             Duration::from_mins(minutes),
             "{registry} {tag}"
         );
+    }
+}
+
+#[test]
+fn every_source_of_credentials_is_understood_and_reads_back() {
+    for (said, meant) in [
+        (
+            "docker_config = \"/run/secret\"",
+            Credentials::DockerConfig {
+                path: "/run/secret".into(),
+            },
+        ),
+        (
+            "password_file = \"/s/password\", username_file = \"/s/username\"",
+            Credentials::Files {
+                username: "/s/username".into(),
+                password: "/s/password".into(),
+            },
+        ),
+        (
+            "helper = \"ecr-login\"",
+            Credentials::Helper {
+                name: "ecr-login".to_owned(),
+            },
+        ),
+        (
+            "kubelet_config = \"/etc/k.yaml\", bin_dir = \"/opt/bin\"",
+            Credentials::Kubelet {
+                config: "/etc/k.yaml".into(),
+                bin_dir: "/opt/bin".into(),
+            },
+        ),
+    ] {
+        for text in [
+            format!("[upstreams.\"a.b\"]\ncredentials = {{ {said} }}"),
+            format!(
+                "[upstreams.\"a.b\".credentials]\n{}",
+                said.replace(", ", "\n")
+            ),
+        ] {
+            let config = parsed(&text);
+            assert_eq!(config.upstream("a.b").credentials.as_ref(), Some(&meant));
+            assert_eq!(parsed(&config.to_toml()), config);
+        }
     }
 }
 

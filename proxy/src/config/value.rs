@@ -310,6 +310,30 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     Ok(PathBuf::from(text))
 }
 
+/// A path that does not depend on where the daemon was started.
+pub(super) fn absolute_path(text: &str) -> Result<PathBuf, String> {
+    let path = path(text)?;
+    if path.is_relative() {
+        return Err("write the whole path, from `/` on".to_owned());
+    }
+    Ok(path)
+}
+
+/// The name of a credential helper, which is also the end of an executable's name.
+pub(super) fn helper_name(text: &str) -> Result<String, String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if text.starts_with("docker-credential-") {
+        return Err("leave out `docker-credential-`: \"ecr-login\"".to_owned());
+    }
+    if text.is_empty() || !text.bytes().all(plain) {
+        return Err(
+            "a helper is named by what follows `docker-credential-`, such as \"ecr-login\""
+                .to_owned(),
+        );
+    }
+    Ok(text.to_owned())
+}
+
 /// A path that a unix socket can have.
 pub(super) fn socket_path(text: &str) -> Result<PathBuf, String> {
     let path = path(text)?;

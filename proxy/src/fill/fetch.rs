@@ -4,7 +4,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -17,9 +17,8 @@ use tokio::{task::JoinHandle, time::timeout};
 
 use super::{Fill, Fills, Source, lock};
 use crate::{
-    access::Access,
     store::Partial,
-    upstream::{Ask, Failure, Subject, Want},
+    upstream::{Failure, Subject, Want},
 };
 
 /// A stream that brings nothing for this long is given up and asked for again.
@@ -52,30 +51,32 @@ pub struct Opened {
     /// Where the body begins: the range's start, or 0 from a source that knows no ranges.
     pub start: u64,
     pub ranged: bool,
+    /// Which endpoint of the source answers.
+    pub endpoint: usize,
     body: Incoming,
 }
 
 /// Asks `source` for `want` and reads what it says about the blob.
-pub async fn open(fills: &Fills, fill: &Fill, source: &Source, want: Want) -> Result<Opened, End> {
-    let ask = Ask {
-        registry: source.registry.clone(),
-        repository: source.repository.clone(),
-        subject: Subject::Blob(fill.digest),
-        want,
-    };
-    let record = fills
-        .store
-        .repositories()
-        .get(&source.registry, &source.repository);
+pub async fn open(
+    fills: &Fills,
+    fill: &Fill,
+    source: &Source,
+    want: Want,
+    first: usize,
+) -> Result<Opened, End> {
+    let place = fills.place(source);
+    let mut ask = place.ask(Subject::Blob(fill.digest), want);
+    ask.first = first;
     let answer = match fills.upstreams.ask(&ask).await {
         Ok(answer) => answer,
         Err(failure) => {
-            Access::noted(&record, &failure);
+            fills.access.met(&place, &failure);
             return Err(End::Refused(failure));
         }
     };
-    record.set_public();
-    {
+    fills.access.answered(&place, &answer);
+    // A mirror's bytes are as good as any, but its word opens nothing.
+    if answer.proves {
         let mut state = lock(&fill.state);
         if !state.served.contains(source) {
             state.served.push(source.clone());
@@ -100,6 +101,7 @@ pub async fn open(fills: &Fills, fill: &Fill, source: &Source, want: Want) -> Re
             size,
             start: range.start,
             ranged: true,
+            endpoint: answer.endpoint,
             body: answer.body,
         });
     }
@@ -110,6 +112,7 @@ pub async fn open(fills: &Fills, fill: &Fill, source: &Source, want: Want) -> Re
         size,
         start: 0,
         ranged: false,
+        endpoint: answer.endpoint,
         body: answer.body,
     })
 }
@@ -117,8 +120,12 @@ pub async fn open(fills: &Fills, fill: &Fill, source: &Source, want: Want) -> Re
 /// A stream's progress, shared with the task that watches it. The task may lower `end`.
 #[derive(Debug)]
 pub struct Track {
+    /// Everything the stream brought before this is present. What has come but is not written yet still counts as on
+    /// its way: otherwise it would look like a gap, and be fetched a second time.
     pub at: AtomicU64,
     pub end: AtomicU64,
+    /// Which endpoint answered; `usize::MAX` until one did.
+    pub endpoint: AtomicUsize,
 }
 
 /// Pumps a body into the partial until `track.end`. Reading goes on while the disk is written.
@@ -140,9 +147,10 @@ pub async fn pump(
             let chunks = std::mem::take(&mut gathered);
             let start = at - gathered_len as u64;
             gathered_len = 0;
-            let (fill, partial) = (Arc::clone(&fill), Arc::clone(&partial));
+            let (fill, partial, track) =
+                (Arc::clone(&fill), Arc::clone(&partial), Arc::clone(&track));
             writing = Some(tokio::task::spawn_blocking(move || {
-                write(&fill, &partial, start, &chunks)
+                write(&fill, &partial, &track, start, &chunks)
             }));
         }
         if writing.is_none()
@@ -168,7 +176,6 @@ pub async fn pump(
                             received.fetch_add(data.len() as u64, Ordering::Relaxed);
                             at += data.len() as u64;
                             gathered_len += data.len();
-                            track.at.store(at, Ordering::Release);
                             if !data.is_empty() {
                                 gathered.push(data);
                             }
@@ -196,13 +203,21 @@ fn broken(why: String, stalled: bool) -> End {
 }
 
 /// Writes what is not there yet, lets readers go on, then hashes (blocking).
-fn write(fill: &Fill, partial: &Partial, start: u64, chunks: &[Bytes]) -> io::Result<()> {
+fn write(
+    fill: &Fill,
+    partial: &Partial,
+    track: &Track,
+    start: u64,
+    chunks: &[Bytes],
+) -> io::Result<()> {
     let len: u64 = chunks.iter().map(|c| c.len() as u64).sum();
     let present = partial.present();
     if present.contains(Range::new(start, start + len)) {
+        track.at.store(start + len, Ordering::Release);
         return Ok(());
     }
     partial.write(start, chunks)?;
+    track.at.store(start + len, Ordering::Release);
     fill.wake_readers();
     partial.hash(start, chunks)
 }

@@ -8,7 +8,7 @@ use std::{
 
 use larder_shared::{Range, RangeHeader};
 
-use super::{Fill, FillError, HELD_BACK, Phase, Seat, Source, Wants, lock};
+use super::{Fill, FillError, HELD_BACK, Passage, Phase, Seat, Source, Through, Wants, lock};
 use crate::{store::Blob, upstream::Failure};
 
 /// Bytes that an open-ended reader is given at a time. Small, because what it was given counts as read, and what lies
@@ -24,6 +24,7 @@ pub struct Chunk(pub Range);
 pub struct Reader {
     fill: Arc<Fill>,
     seat: u64,
+    source: Source,
     /// The file, once [`Reader::opened`] has returned.
     blob: Option<Arc<Blob>>,
     /// What is left of the part that is being read.
@@ -32,7 +33,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub(super) fn sit(fill: &Arc<Fill>, source: Source, range: &RangeHeader) -> Self {
+    pub(super) fn sit(fill: &Arc<Fill>, source: Source, range: &RangeHeader, proven: bool) -> Self {
         let mut state = lock(&fill.state);
         let seat = state.next_seat;
         state.next_seat += 1;
@@ -41,6 +42,7 @@ impl Reader {
         if !state.sources.contains(&source) {
             state.sources.push(source.clone());
         }
+        let own = source.clone();
         let wants = Wants::Opening {
             start: range.first_start(),
             whole,
@@ -50,6 +52,7 @@ impl Reader {
             Seat {
                 wants,
                 source,
+                proven,
                 waker: None,
             },
         );
@@ -57,6 +60,7 @@ impl Reader {
         Self {
             fill: Arc::clone(fill),
             seat,
+            source: own,
             blob: None,
             part: Range::new(0, 0),
             held_back: false,
@@ -83,7 +87,12 @@ impl Reader {
                 own_failure(&state.refusals, &seat.source).unwrap_or_else(|| error.clone())
             ));
         }
-        if let Some(partial) = &state.partial {
+        // What was refused to this reader is refused, whoever else may go on.
+        if let Some(refused) = own_failure(&state.refusals, &seat.source) {
+            return Poll::Ready(Err(refused));
+        }
+        let entitled = seat.proven || state.served.contains(&seat.source);
+        if let (Some(partial), true) = (&state.partial, entitled) {
             let start = match &seat.wants {
                 Wants::Opening { start, .. } => start.unwrap_or(0),
                 _ => 0,
@@ -92,6 +101,7 @@ impl Reader {
             let small = partial.size() <= HELD_BACK;
             let here = start >= partial.size() || partial.present_to(start) > start;
             if verified || (!small && (state.answered || here)) {
+                state.opened = true;
                 return Poll::Ready(Ok(Arc::clone(partial.blob())));
             }
             if small && !state.whole {
@@ -101,6 +111,13 @@ impl Reader {
         }
         seat.waker = Some(cx.waker().clone());
         Poll::Pending
+    }
+
+    /// The reader's right was proven meanwhile.
+    pub fn entitle(&self) {
+        if let Some(seat) = lock(&self.fill.state).seats.get_mut(&self.seat) {
+            seat.proven = true;
+        }
     }
 
     /// Says that everything is wanted. The tail comes when the digest is known to match.
@@ -191,6 +208,27 @@ impl Reader {
         }
         seat.waker = Some(cx.waker().clone());
         Poll::Pending
+    }
+
+    /// How the rest of the current part is had without the store, which has failed.
+    pub fn go_through(&self) -> (Passage, Through) {
+        let hashed = lock(&self.fill.state)
+            .partial
+            .as_ref()
+            .map(|partial| partial.midstate());
+        let passage = Passage {
+            upstreams: Arc::clone(&self.fill.upstreams),
+            source: self.source.clone(),
+            digest: self.fill.digest,
+            size: self.size(),
+        };
+        let through = passage.open(self.part, self.held_back, hashed);
+        (passage, through)
+    }
+
+    /// Whether the tail waits for the digest.
+    pub fn is_held_back(&self) -> bool {
+        self.held_back
     }
 }
 

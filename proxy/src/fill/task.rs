@@ -3,13 +3,13 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use larder_shared::Range;
-use tokio::{task::JoinSet, time::sleep_until};
+use tokio::{sync::OwnedSemaphorePermit, task::JoinSet, time::sleep_until};
 
 use super::{
     Fill, FillError, Fills, HELD_BACK, Phase, Source, Wants,
@@ -37,7 +37,12 @@ const LINGER: Duration = Duration::from_secs(2);
 
 struct Stream {
     id: u64,
+    /// One of the node's extra streams, unless it is the fill's only one.
+    _permit: Option<OwnedSemaphorePermit>,
     track: Arc<Track>,
+    source: Source,
+    /// The endpoint that it began with.
+    first: usize,
 }
 
 /// What the task alone knows.
@@ -49,15 +54,26 @@ struct Running {
     next_id: u64,
     received: Arc<AtomicU64>,
     ramp: Ramp,
-    ranged: bool,
+    /// Whether the endpoint in use answers ranges; a stream finds out.
+    ranged: Arc<AtomicBool>,
     /// The source in use: an index into the list, which only grows.
     source: usize,
+    /// The endpoint to begin with, counted through.
+    first: usize,
+    /// Who brought bytes, should they turn out to be wrong.
+    used: Vec<(Source, usize)>,
+    /// How often the bytes turned out to be wrong.
+    restarts: usize,
+    /// Whether the length is known from a `Content-Range`, and nobody has told another. A `Content-Length` alone may
+    /// be what a body ends short of.
+    sure: bool,
     progress: Progress,
 }
 
 /// When to try again and when to stop trying.
 struct Progress {
-    received: u64,
+    /// Bytes that are present. What comes a second time, from a source without ranges, is no progress.
+    present: u64,
     since: Instant,
     backoff: Duration,
     not_before: Option<Instant>,
@@ -93,6 +109,7 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
                 Err(panic) => tracing::error!(%panic, "a commit panicked"),
             }
             fills.unlist(&fill);
+            fills.grown.notify_one();
         }
         // Nobody wants the rest; what is here stays as a partial.
         Ok(None) => {
@@ -105,6 +122,10 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
             let partial = lock(&fill.state).partial.clone();
             if let (FillError::Digest | FillError::Disk(_), Some(partial)) = (&error, partial) {
                 let _ = tokio::task::spawn_blocking(move || partial.discard()).await;
+            }
+            if matches!(error, FillError::Disk(_)) {
+                // Room may be made.
+                fills.grown.notify_one();
             }
             fill.set_phase(Phase::Failed(error));
         }
@@ -120,10 +141,14 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
         next_id: 0,
         received: Arc::default(),
         ramp: Ramp::new(Instant::now()),
-        ranged: true,
+        ranged: Arc::new(AtomicBool::new(true)),
         source: 0,
+        first: 0,
+        used: Vec::new(),
+        restarts: 0,
+        sure: true,
         progress: Progress {
-            received: 0,
+            present: 0,
             since: Instant::now(),
             backoff: BACKOFF_FIRST,
             not_before: None,
@@ -142,7 +167,33 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
         Ok(Err(error)) => return Err(FillError::Disk(error.to_string())),
         Err(panic) => return Err(FillError::Disk(panic.to_string())),
     };
-    running.complete(&partial).await
+    let mut partial = partial;
+    loop {
+        match running.complete(&partial).await {
+            Err(FillError::Digest) => {
+                let others = running.distrust().await;
+                if !others || lock(&fill.state).opened {
+                    return Err(FillError::Digest);
+                }
+                // Nobody was given anything yet: another endpoint may have the right bytes.
+                partial = running.restart(&partial).await?;
+            }
+            Err(error @ (FillError::Broken(_) | FillError::Upstream(_))) => {
+                // The next fill goes on from here, unless the length itself is in doubt.
+                let (last, sure) = (Arc::clone(&partial), running.sure);
+                let left = move || {
+                    if sure {
+                        last.checkpoint()
+                    } else {
+                        last.discard()
+                    }
+                };
+                let _ = tokio::task::spawn_blocking(left).await;
+                return Err(error);
+            }
+            done => return done,
+        }
+    }
 }
 
 /// The size is known: readers may begin.
@@ -164,7 +215,7 @@ impl Running {
         let mut want = first_want(&self.fill);
         loop {
             let source = self.pick_source()?;
-            let end = match fetch::open(&self.fills, &self.fill, &source, want).await {
+            let end = match fetch::open(&self.fills, &self.fill, &source, want, self.first).await {
                 Ok(opened) => {
                     let (store, digest, size) =
                         (Arc::clone(&self.fills.store), self.fill.digest, opened.size);
@@ -181,7 +232,7 @@ impl Running {
                         }
                         _ => Range::new(0, size),
                     };
-                    self.pump(&partial, opened, range);
+                    self.pump(&partial, source, opened, range);
                     enter(&self.fill, &partial, true);
                     return Ok(partial);
                 }
@@ -212,6 +263,35 @@ impl Running {
         }
     }
 
+    /// The bytes were wrong: whoever brought them is asked last from now on. Whether there is anybody else.
+    async fn distrust(&mut self) -> bool {
+        let mut others = false;
+        for (source, endpoint) in std::mem::take(&mut self.used) {
+            self.fills
+                .upstreams
+                .lied(&source.registry, endpoint, &self.fill.digest)
+                .await;
+            others |= self.restarts + 1 < self.fills.upstreams.count(&source.registry);
+        }
+        self.restarts += 1;
+        others
+    }
+
+    /// Begins anew with an empty file.
+    async fn restart(&mut self, old: &Arc<Partial>) -> Result<Arc<Partial>, FillError> {
+        let (store, digest, size) = (Arc::clone(&self.fills.store), self.fill.digest, old.size());
+        let partial = match tokio::task::spawn_blocking(move || store.begin(digest, size)).await {
+            Ok(Ok(partial)) => Arc::new(partial),
+            Ok(Err(error)) => return Err(FillError::Disk(error.to_string())),
+            Err(panic) => return Err(FillError::Disk(panic.to_string())),
+        };
+        self.progress.present = 0;
+        self.progress.since = Instant::now();
+        self.ranged.store(true, Ordering::Relaxed);
+        enter(&self.fill, &partial, false);
+        Ok(partial)
+    }
+
     /// Fetches until everything is here and right, or nobody wants the rest (`None`).
     async fn complete(
         &mut self,
@@ -226,7 +306,7 @@ impl Running {
             }
             let received = self.received.load(Ordering::Relaxed);
             self.ramp.look(now, received);
-            self.progress.note(now, received);
+            self.progress.note(now, partial.present().total());
             let due = self.progress.not_before.is_none_or(|at| at <= now);
             if due {
                 self.start_streams(partial)?;
@@ -248,7 +328,7 @@ impl Running {
                 .unwrap_or(now + INTERVAL);
             tokio::select! {
                 Some(ended) = self.streams.join_next() => match ended {
-                    Ok((id, end)) => self.ended(id, end)?,
+                    Ok((id, end)) => self.ended(partial, id, end)?,
                     Err(panic) => return Err(FillError::Disk(panic.to_string())),
                 },
                 () = self.fill.demand.notified() => {}
@@ -275,7 +355,7 @@ impl Running {
                 demands: &demands,
                 whole,
                 streams,
-                ranged: self.ranged,
+                ranged: self.ranged.load(Ordering::Relaxed),
             });
             match step {
                 Step::Wait => return Ok(()),
@@ -285,59 +365,63 @@ impl Running {
                     }
                 }
                 Step::Fetch(range) => {
+                    let permit = if self.flights.is_empty() {
+                        None
+                    } else {
+                        match Arc::clone(&self.fills.extra_streams).try_acquire_owned() {
+                            Ok(permit) => Some(permit),
+                            // The node has enough streams: this fill goes on with what it has.
+                            Err(_) => return Ok(()),
+                        }
+                    };
                     let source = self.pick_source()?;
-                    self.fetch(partial, source, range);
+                    self.fetch(partial, source, range, permit);
                 }
             }
         }
     }
 
     /// A stream that asks first.
-    fn fetch(&mut self, partial: &Arc<Partial>, source: Source, range: Range) {
-        let (id, track) = self.track(range);
+    fn fetch(
+        &mut self,
+        partial: &Arc<Partial>,
+        source: Source,
+        range: Range,
+        permit: Option<OwnedSemaphorePermit>,
+    ) {
+        let (id, track) = self.track(range, source.clone(), permit);
         let (fills, fill, partial) = (
             Arc::clone(&self.fills),
             Arc::clone(&self.fill),
             Arc::clone(partial),
         );
-        let (received, ranged) = (Arc::clone(&self.received), self.ranged);
-        self.streams.spawn(async move {
-            let want = if ranged { Want::Part(range) } else { Want::All };
-            let end = match fetch::open(&fills, &fill, &source, want).await {
-                Ok(opened) if opened.size != partial.size() => End::WrongObject(format!(
-                    "{} bytes where {} were before",
-                    opened.size,
-                    partial.size()
-                )),
-                Ok(opened)
-                    if ranged && !opened.ranged && range != Range::new(0, partial.size()) =>
-                {
-                    // It answers with everything: this stream becomes the only one.
-                    track.at.store(0, Ordering::Release);
-                    track.end.store(partial.size(), Ordering::Release);
-                    answered(&fill);
-                    fetch::pump(fill, partial, opened, track, received).await
-                }
-                Ok(opened) => {
-                    answered(&fill);
-                    fetch::pump(fill, partial, opened, track, received).await
-                }
-                Err(end) => end,
-            };
-            (id, end)
-        });
-    }
-
-    /// A stream whose answer is here.
-    fn pump(&mut self, partial: &Arc<Partial>, opened: Opened, range: Range) {
-        self.ranged = opened.ranged;
-        let (id, track) = self.track(range);
-        let (fill, partial, received) = (
-            Arc::clone(&self.fill),
-            Arc::clone(partial),
+        let (received, ranged, first) = (
             Arc::clone(&self.received),
+            Arc::clone(&self.ranged),
+            self.first,
         );
         self.streams.spawn(async move {
+            let want = if ranged.load(Ordering::Relaxed) {
+                Want::Part(range)
+            } else {
+                Want::All
+            };
+            let opened = match fetch::open(&fills, &fill, &source, want, first).await {
+                Ok(opened) => opened,
+                Err(end) => return (id, end),
+            };
+            if opened.size != partial.size() {
+                let why = format!("{} bytes where {} were before", opened.size, partial.size());
+                return (id, End::WrongObject(why));
+            }
+            if !opened.ranged {
+                // It answers with everything: this stream brings all of it.
+                ranged.store(false, Ordering::Relaxed);
+                track.at.store(0, Ordering::Release);
+                track.end.store(partial.size(), Ordering::Release);
+            }
+            track.endpoint.store(opened.endpoint, Ordering::Relaxed);
+            answered(&fill);
             (
                 id,
                 fetch::pump(fill, partial, opened, track, received).await,
@@ -345,28 +429,76 @@ impl Running {
         });
     }
 
-    fn track(&mut self, range: Range) -> (u64, Arc<Track>) {
+    /// A stream whose answer is here.
+    fn pump(&mut self, partial: &Arc<Partial>, source: Source, opened: Opened, range: Range) {
+        self.ranged.store(opened.ranged, Ordering::Relaxed);
+        self.sure = opened.ranged;
+        let (id, track) = self.track(range, source, None);
+        track.endpoint.store(opened.endpoint, Ordering::Relaxed);
+        let (fill, partial, received) = (
+            Arc::clone(&self.fill),
+            Arc::clone(partial),
+            Arc::clone(&self.received),
+        );
+        self.streams.spawn(async move {
+            let end = fetch::pump(fill, partial, opened, track, received).await;
+            (id, end)
+        });
+    }
+
+    fn track(
+        &mut self,
+        range: Range,
+        source: Source,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> (u64, Arc<Track>) {
         let id = self.next_id;
         self.next_id += 1;
         let track = Arc::new(Track {
             at: AtomicU64::new(range.start),
             end: AtomicU64::new(range.end),
+            endpoint: AtomicUsize::new(usize::MAX),
         });
         self.flights.push(Stream {
             id,
+            _permit: permit,
             track: Arc::clone(&track),
+            source,
+            first: self.first,
         });
         (id, track)
     }
 
-    fn ended(&mut self, id: u64, end: End) -> Result<(), FillError> {
-        self.flights.retain(|stream| stream.id != id);
+    fn ended(&mut self, partial: &Partial, id: u64, end: End) -> Result<(), FillError> {
+        let Some(at) = self.flights.iter().position(|stream| stream.id == id) else {
+            return Ok(());
+        };
+        let stream = self.flights.swap_remove(at);
+        let endpoint = stream.track.endpoint.load(Ordering::Relaxed);
+        if endpoint != usize::MAX {
+            let used = (stream.source.clone(), endpoint);
+            if !self.used.contains(&used) {
+                self.used.push(used);
+            }
+        }
         let (why, stalled) = match end {
             End::Done => return Ok(()),
-            End::Disk(error) => return Err(FillError::Disk(error.to_string())),
-            End::WrongObject(why) => (why, false),
+            End::Disk(error) => {
+                self.fills.store.failed(&error);
+                return Err(FillError::Disk(error.to_string()));
+            }
+            End::WrongObject(why) => {
+                self.sure = false;
+                (why, false)
+            }
             End::Broken { why, stalled } => (why, stalled),
-            // A source that has answered before is asked again: a token may have expired, a server been replaced.
+            // This credential opens nothing any more; another reader's may.
+            End::Refused(failure @ Failure::Refused(_)) => {
+                let why = failure.to_string();
+                self.refuse(stream.source.clone(), failure);
+                (why, false)
+            }
+            // A source that has answered before is asked again: a server may have been replaced.
             End::Refused(failure) => (failure.to_string(), false),
         };
         lock(&self.fill.state).answered = false;
@@ -376,14 +508,27 @@ impl Running {
         } else {
             GIVE_UP_ERRORS
         };
-        self.progress
-            .note(now, self.received.load(Ordering::Relaxed));
+        self.progress.note(now, partial.present().total());
         if now.duration_since(self.progress.since) >= limit {
             return Err(FillError::Broken(why));
         }
         tracing::debug!(blob.digest = %self.fill.digest, why, "a stream broke off; it is asked for again");
-        self.source += 1;
-        self.progress.not_before = Some(now + self.progress.backoff);
+        // Another endpoint, another source; streams that break together count once.
+        if stream.first == self.first {
+            self.first += 1;
+            self.source += 1;
+            self.ranged.store(true, Ordering::Relaxed);
+        }
+        // With another endpoint to go to there is nothing to wait for, the first time round.
+        let registry = self.pick_source()?.registry;
+        let others = self.first < self.fills.upstreams.count(&registry);
+        let wait = if others {
+            Duration::ZERO
+        } else {
+            self.progress.backoff.mul_f64(0.5 + fastrand::f64())
+                + self.fills.upstreams.retry_delay(&registry)
+        };
+        self.progress.not_before = Some(now + wait);
         self.progress.backoff = (self.progress.backoff * 2).min(BACKOFF_MAX);
         Ok(())
     }
@@ -405,8 +550,10 @@ impl Running {
         }
     }
 
+    /// A source is out. Its readers learn why; the others go on.
     fn refuse(&mut self, source: Source, failure: Failure) {
         lock(&self.fill.state).refusals.push((source, failure));
+        self.fill.wake_readers();
     }
 
     async fn verify(&self, partial: &Arc<Partial>) -> Result<Arc<Partial>, FillError> {
@@ -434,9 +581,9 @@ impl Stream {
 }
 
 impl Progress {
-    fn note(&mut self, now: Instant, received: u64) {
-        if received > self.received {
-            self.received = received;
+    fn note(&mut self, now: Instant, present: u64) {
+        if present > self.present {
+            self.present = present;
             self.since = now;
             self.backoff = BACKOFF_FIRST;
         }

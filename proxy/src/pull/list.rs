@@ -1,14 +1,14 @@
 //! Lists, which change under the same name and are therefore passed on and not kept: tags and referrers.
 
 use http::{HeaderMap, StatusCode, header};
-use larder_shared::Digest;
+use larder_shared::{Digest, RegistryName};
 
-use super::{Place, Pull, PullError, Pulled, put};
+use super::{Pull, PullError, Pulled, put};
 use crate::{
-    access::Access,
+    access::Place,
     body::{Body, Content},
     metrics::{Outcome, Tier},
-    upstream::{Ask, Subject, Want},
+    upstream::{Subject, Want},
 };
 
 impl Pull {
@@ -40,18 +40,21 @@ impl Pull {
         subject: Subject,
         head: bool,
     ) -> Result<Pulled, PullError> {
-        let ask = Ask {
-            registry: place.registry.clone(),
-            repository: place.repository.clone(),
-            subject,
-            want: if head { Want::Head } else { Want::All },
-        };
+        // Lists are not kept, so the answer to the question is the verdict; a mirror's answer needs one besides.
+        self.proven(place)?;
+        let ask = place.ask(subject, if head { Want::Head } else { Want::All });
         let answer = self
             .upstreams
             .ask(&ask)
             .await
-            .inspect_err(|failure| Access::noted(&place.record, failure))?;
-        place.record.set_public();
+            .inspect_err(|failure| self.access.met(place, failure))?;
+        if answer.proves {
+            self.access.accepted(place);
+        } else {
+            self.access
+                .prove_unless_known(place, ask.subject.clone())
+                .await?;
+        }
         let mut headers = HeaderMap::new();
         for name in [header::CONTENT_TYPE, header::CONTENT_LENGTH] {
             if let Some(value) = answer.headers.get(&name) {
@@ -65,7 +68,10 @@ impl Pull {
                 value,
             );
         }
-        if let Some(link) = answer.header("link").and_then(next_page) {
+        if let Some(link) = answer
+            .header("link")
+            .and_then(|link| next_page(link, &place.registry))
+        {
             put(&mut headers, header::LINK, &link);
         }
         Ok(Pulled {
@@ -83,14 +89,15 @@ impl Pull {
 }
 
 /// `Link: </v2/…?last=x&n=5>; rel="next"`, with the query alone: the path is the client's own, and the host must stay
-/// this node.
-fn next_page(link: &str) -> Option<String> {
+/// this node. The query takes the place of the client's, so it names the registry again: whoever asked with a prefix
+/// may say both (promise P2).
+fn next_page(link: &str, registry: &RegistryName) -> Option<String> {
     let (target, rest) = link.trim().strip_prefix('<')?.split_once('>')?;
     if !rest.replace(' ', "").contains("rel=\"next\"") {
         return None;
     }
     let (_, query) = target.split_once('?')?;
-    Some(format!("<?{query}>; rel=\"next\""))
+    Some(format!("<?{query}&ns={registry}>; rel=\"next\""))
 }
 
 #[cfg(test)]
@@ -99,20 +106,21 @@ mod tests {
 
     #[test]
     fn the_next_page_is_asked_here() {
+        let registry = "r.io:5000".parse().unwrap();
         for (link, expected) in [
             (
                 "</v2/a/tags/list?n=5&last=x>; rel=\"next\"",
-                Some("<?n=5&last=x>; rel=\"next\""),
+                Some("<?n=5&last=x&ns=r.io:5000>; rel=\"next\""),
             ),
             (
                 "<https://r.io/v2/a/tags/list?last=x>; rel=\"next\"",
-                Some("<?last=x>; rel=\"next\""),
+                Some("<?last=x&ns=r.io:5000>; rel=\"next\""),
             ),
             ("</v2/a/tags/list?n=5>; rel=\"prev\"", None),
             ("</v2/a/tags/list>; rel=\"next\"", None),
             ("nonsense", None),
         ] {
-            assert_eq!(next_page(link).as_deref(), expected, "{link}");
+            assert_eq!(next_page(link, &registry).as_deref(), expected, "{link}");
         }
     }
 }

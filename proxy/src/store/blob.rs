@@ -14,18 +14,14 @@ pub struct Blob {
     size: u64,
     file: Arc<File>,
     /// Stands for the bytes; `None` for the empty blob, which cannot be mapped.
-    mapping: Option<(Arc<Mapping>, Bytes)>,
+    mapping: Option<Arc<Mapping>>,
 }
 
 impl Blob {
     pub(super) fn new(digest: Digest, size: u64, file: File) -> io::Result<Self> {
         let file = Arc::new(file);
         let mapping = match NonZeroUsize::new(size as usize) {
-            Some(len) => {
-                let mapping = Arc::new(Mapping::new(Arc::clone(&file), len)?);
-                let bytes = mapping.bytes();
-                Some((mapping, bytes))
-            }
+            Some(len) => Some(Arc::new(Mapping::new(Arc::clone(&file), len)?)),
             None => None,
         };
         Ok(Self {
@@ -49,9 +45,11 @@ impl Blob {
     /// The range must lie within the blob, and within what is present if it is a partial.
     pub fn slice(&self, range: Range, regions: &Regions) -> Bytes {
         match &self.mapping {
-            Some((mapping, bytes)) => {
+            Some(mapping) => {
                 regions.add(mapping);
-                bytes.slice(range.start as usize..range.end as usize)
+                mapping
+                    .bytes()
+                    .slice(range.start as usize..range.end as usize)
             }
             None => Bytes::new(),
         }
@@ -62,6 +60,23 @@ impl Blob {
         let mut bytes = vec![0; range.len() as usize];
         self.file.read_exact_at(&mut bytes, range.start)?;
         Ok(bytes)
+    }
+
+    /// Sending it failed: the disk cannot read it, or the file is shorter than it was.
+    pub fn is_damaged(self: &Arc<Self>) -> bool {
+        self.mapping
+            .as_ref()
+            .is_some_and(|mapping| mapping.is_damaged())
+    }
+
+    /// How many hold this blob besides `known` owners: bodies, and bytes on their way to a socket.
+    pub(super) fn readers(self: &Arc<Self>, known: usize) -> usize {
+        // Bytes on their way hold the mapping; one of its owners is the blob.
+        let sending = self
+            .mapping
+            .as_ref()
+            .map_or(0, |mapping| Arc::strong_count(mapping) - 1);
+        Arc::strong_count(self).saturating_sub(known) + sending
     }
 
     pub(super) fn file(&self) -> &File {

@@ -2,7 +2,12 @@
 //!
 //! Only an account: it does no I/O. What it says may lag behind the disk by one scan.
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::{
+    collections::HashSet,
+    num::NonZeroUsize,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use larder_shared::Digest;
@@ -31,6 +36,17 @@ const OPEN: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 /// Bytes of small blobs kept in memory.
 const SMALL_TOTAL: u64 = 4 << 20;
 
+/// Blobs whose last serving is remembered, and for how long it matters.
+const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+const SOON: Duration = Duration::from_mins(10);
+
+/// When a blob was served whole, and when it was last hashed.
+#[derive(Clone, Copy, Debug)]
+struct Serving {
+    served: Instant,
+    checked: Option<Instant>,
+}
+
 #[derive(Debug)]
 pub struct Index {
     entries: LruCache<Digest, Entry>,
@@ -38,6 +54,8 @@ pub struct Index {
     open: LruCache<Digest, Arc<Blob>>,
     small: LruCache<Digest, Bytes>,
     small_total: u64,
+    touched: HashSet<Digest>,
+    servings: LruCache<Digest, Serving>,
 }
 
 impl Default for Index {
@@ -48,6 +66,8 @@ impl Default for Index {
             open: LruCache::new(OPEN),
             small: LruCache::unbounded(),
             small_total: 0,
+            touched: HashSet::new(),
+            servings: LruCache::new(REMEMBERED),
         }
     }
 }
@@ -116,7 +136,69 @@ impl Index {
 
     fn touch(&mut self, digest: &Digest) {
         if let Some(entry) = self.entries.get_mut(digest) {
-            entry.used = now();
+            let now = now();
+            if entry.used != now {
+                entry.used = now;
+                self.touched.insert(*digest);
+            }
         }
+    }
+
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.entries.contains(digest)
+    }
+
+    /// Everything that is here.
+    pub fn entries(&self) -> Vec<(Digest, Entry)> {
+        self.entries.iter().map(|(d, e)| (*d, *e)).collect()
+    }
+
+    /// What was used since the last call, and when.
+    pub fn take_touched(&mut self) -> Vec<(Digest, u64)> {
+        let touched = std::mem::take(&mut self.touched);
+        touched
+            .into_iter()
+            .filter_map(|digest| Some((digest, self.entries.peek(&digest)?.used)))
+            .collect()
+    }
+
+    /// Whether somebody reads the blob now.
+    pub fn in_use(&self, digest: &Digest) -> bool {
+        self.open
+            .peek(digest)
+            .is_some_and(|blob| blob.readers(1) > 0)
+    }
+
+    pub fn note_served(&mut self, digest: &Digest) {
+        let served = Instant::now();
+        match self.servings.get_mut(digest) {
+            Some(serving) => serving.served = served,
+            None => {
+                self.servings.put(
+                    *digest,
+                    Serving {
+                        served,
+                        checked: None,
+                    },
+                );
+            }
+        }
+    }
+
+    pub fn note_checked(&mut self, digest: &Digest) {
+        if let Some(serving) = self.servings.get_mut(digest) {
+            serving.checked = Some(Instant::now());
+        }
+    }
+
+    /// See [`super::Store::is_suspicious`]. The asker holds the blob besides the list of open files.
+    pub fn is_suspicious(&mut self, blob: &Arc<Blob>) -> bool {
+        let Some(serving) = self.servings.peek(blob.digest()) else {
+            return false;
+        };
+        let soon = serving.served.elapsed() < SOON;
+        let unchecked = serving.checked.is_none_or(|at| at.elapsed() > SOON);
+        let known = usize::from(self.open.contains(blob.digest()));
+        soon && unchecked && blob.readers(known + 1) == 0
     }
 }

@@ -198,6 +198,12 @@ impl Partial {
         }
     }
 
+    /// The hasher as it is, and how many bytes it has seen.
+    pub fn midstate(&self) -> (Hasher, u64) {
+        let hashing = lock(&self.hashing);
+        (hashing.hasher.clone(), hashing.at)
+    }
+
     /// Whether all bytes are present and hash to the digest; `None` while some are absent.
     pub fn verify(&self) -> io::Result<Option<bool>> {
         if !lock(&self.present).contains(Range::new(0, self.size())) {

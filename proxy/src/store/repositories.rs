@@ -51,7 +51,8 @@ enum Line {
     Forget(Tag),
     /// The registry served this repository to an anonymous client, at that time (Unix seconds).
     Public(u64),
-    NotPublic,
+    /// The registry refused an anonymous client, at that time.
+    NotPublic(u64),
 }
 
 #[derive(Default, Debug)]
@@ -59,6 +60,7 @@ struct Known {
     links: HashMap<Digest, Link>,
     tags: HashMap<Tag, TagRecord>,
     public: Option<u64>,
+    refused: Option<u64>,
 }
 
 impl Known {
@@ -79,8 +81,8 @@ impl Known {
             Line::Forget(tag) => {
                 self.tags.remove(&tag);
             }
-            Line::Public(at) => self.public = Some(at),
-            Line::NotPublic => self.public = None,
+            Line::Public(at) => (self.public, self.refused) = (Some(at), None),
+            Line::NotPublic(at) => (self.public, self.refused) = (None, Some(at)),
         }
     }
 
@@ -90,7 +92,10 @@ impl Known {
             tag: tag.clone(),
             record: record.clone(),
         });
-        links.chain(tags).chain(self.public.map(Line::Public))
+        links
+            .chain(tags)
+            .chain(self.public.map(Line::Public))
+            .chain(self.refused.map(Line::NotPublic))
     }
 }
 
@@ -157,6 +162,12 @@ impl RepositoryRecord {
         Some(Duration::from_secs(now().saturating_sub(at)))
     }
 
+    /// How long ago the registry refused an anonymous client, if that was its last word.
+    pub fn refused_since(&self) -> Option<Duration> {
+        let at = lock(&self.known).refused?;
+        Some(Duration::from_secs(now().saturating_sub(at)))
+    }
+
     /// Any manifest that the repository is known to hold: what a proof of access can be asked with.
     pub fn any_manifest(&self) -> Option<Digest> {
         let known = lock(&self.known);
@@ -219,8 +230,11 @@ impl RepositoryRecord {
     }
 
     pub fn set_not_public(&self) {
-        if self.public_since().is_some() {
-            self.write(Line::NotPublic);
+        let recent = self
+            .refused_since()
+            .is_some_and(|age| age < Duration::from_secs(5));
+        if !recent {
+            self.write(Line::NotPublic(now()));
         }
     }
 
@@ -284,21 +298,43 @@ impl Repositories {
         record
     }
 
-    /// Whether some repository of `registry` is known to hold `digest` (blocking: looks through the logs on disk).
-    pub fn held_in(&self, registry: &RegistryName, digest: &Digest) -> bool {
+    /// Every digest that some repository of `registry` is known to hold (blocking: reads the logs on disk).
+    pub fn digests_of(&self, registry: &RegistryName) -> Vec<Digest> {
+        let mut digests = Vec::new();
+        self.each_log(registry, |text| {
+            for line in text.lines() {
+                if let Ok(Line::Link(link)) = serde_json::from_str(line) {
+                    digests.push(link.digest);
+                }
+            }
+            true
+        });
+        digests
+    }
+
+    /// Looks through a registry's logs until `look` has seen enough.
+    fn each_log(&self, registry: &RegistryName, mut look: impl FnMut(&str) -> bool) {
         let mut pending = vec![self.layout.repositories().join(registry.as_str())];
-        let wanted = digest.to_string();
         while let Some(dir) = pending.pop() {
             for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-                let path = entry.path();
                 if entry.file_name() != "_log" {
-                    pending.push(path);
-                } else if fs::read_to_string(path).is_ok_and(|text| text.contains(&wanted)) {
-                    return true;
+                    pending.push(entry.path());
+                } else if fs::read_to_string(entry.path()).is_ok_and(|text| !look(&text)) {
+                    return;
                 }
             }
         }
-        false
+    }
+
+    /// Whether some repository of `registry` is known to hold `digest` (blocking: looks through the logs on disk).
+    pub fn held_in(&self, registry: &RegistryName, digest: &Digest) -> bool {
+        let wanted = digest.to_string();
+        let mut held = false;
+        self.each_log(registry, |text| {
+            held = text.contains(&wanted);
+            !held
+        });
+        held
     }
 }
 

@@ -4,7 +4,16 @@
 //! the socket ([`super::FileSocket`]) turns such addresses into sendfile(2). The pages are never touched by larder, so
 //! neither page faults nor SIGBUS arise, even if the file is cut short on disk.
 
-use std::{fs::File, io, num::NonZeroUsize, ptr::NonNull, sync::Arc};
+use std::{
+    fs::File,
+    io,
+    num::NonZeroUsize,
+    ptr::NonNull,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -15,6 +24,7 @@ pub struct Mapping {
     base: NonNull<std::ffi::c_void>,
     len: usize,
     file: Arc<File>,
+    damaged: AtomicBool,
 }
 
 // SAFETY: the mapping is read-only, owned by this value alone, and unmapped on drop only.
@@ -43,12 +53,22 @@ impl Mapping {
             base,
             len: len.get(),
             file,
+            damaged: AtomicBool::new(false),
         })
     }
 
     /// The addresses of the mapping as `Bytes` that keep it alive; slices of it are free.
     pub fn bytes(self: &Arc<Self>) -> Bytes {
         Bytes::from_owner(Owner(Arc::clone(self)))
+    }
+
+    /// Whether sending from the file has failed for a reason that lies with the file.
+    pub fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_damaged(&self) {
+        self.damaged.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn file(&self) -> &File {

@@ -77,7 +77,14 @@ impl FileSocket {
             });
             match sent {
                 // The file ends before the mapping does: it was cut short on disk.
-                Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                Ok(0) => {
+                    mapping.set_damaged();
+                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                }
+                Err(error) if error.raw_os_error() == Some(nix::libc::EIO) => {
+                    mapping.set_damaged();
+                    return Poll::Ready(Err(error));
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 done => return Poll::Ready(done),
             }

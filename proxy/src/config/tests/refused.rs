@@ -34,8 +34,8 @@ const REFUSED: &[(&str, &str)] = &[
         "2:1: unknown key `expose` in [telemetry]: the keys are `listen`, `log`, `log_format`",
     ),
     (
-        "[upstreams.\"ghcr.io\"]\nproves_access = true",
-        "2:1: unknown key `proves_access` in [upstreams.\"ghcr.io\"]: the keys are `endpoints`, `ca`, `insecure_skip_verify`, `alias`, `ttl`, `tags`",
+        "[upstreams.\"ghcr.io\"]\nproof = true",
+        "2:1: unknown key `proof` in [upstreams.\"ghcr.io\"]: the keys are `endpoints`, `ca`, `insecure_skip_verify`, `proves_access`, `alias`, `ttl`, `tags`, `access`, `credentials`",
     ),
     (
         "[upstreams.docker.io]\nalias = \"hub\"",
@@ -232,6 +232,71 @@ const REFUSED: &[(&str, &str)] = &[
     (
         "[upstreams.\"a.b\"]\nalias = \"c.d\"\n[upstreams.\"c.d\"]",
         "2:9: `alias` in [upstreams.\"a.b\"]: \"c.d\" is another registry's name: choose another",
+    ),
+    // Credentials
+    (
+        "[upstreams.\"a.b\"]\ncredentials = \"/etc/docker/config.json\"",
+        "2:15: `credentials` in [upstreams.\"a.b\"]: write a table: { … }",
+    ),
+    (
+        "[upstreams.\"a.b\"]\ncredentials = {}",
+        "2:15: `credentials` of [upstreams.\"a.b\"]: no source: add `docker_config`, `username_file` and `password_file`, `helper`, or `kubelet_config` and `bin_dir`",
+    ),
+    (
+        "[upstreams.\"a.b\"]\ncredentials = { docker_confg = \"/x\" }",
+        "2:17: unknown key `docker_confg` in `credentials` of [upstreams.\"a.b\"]: did you mean `docker_config`?",
+    ),
+    (
+        "[upstreams.\"a.b\"]\ncredentials = { password = \"hunter2\" }",
+        "2:17: unknown key `password` in `credentials` of [upstreams.\"a.b\"]: the keys are `docker_config`, `username_file`, `password_file`, `helper`, `kubelet_config`, `bin_dir`",
+    ),
+    (
+        "[upstreams.\"a.b\"]\ncredentials = { docker_config = \"config.json\" }",
+        "2:33: `docker_config` in `credentials` of [upstreams.\"a.b\"] is \"config.json\": write the whole path, from `/` on",
+    ),
+    (
+        "[upstreams.\"a.b\"]\ncredentials = { username_file = \"/u\", password_file = \"hunter2\" }",
+        "2:55: `password_file` in `credentials` of [upstreams.\"a.b\"]: it names a file: write the whole path, from `/` on",
+    ),
+    (
+        "[upstreams.\"a.b\"]\ncredentials = { username_file = \"/u\" }",
+        "2:33: `username_file` in `credentials` of [upstreams.\"a.b\"]: it goes with `password_file`: add that key",
+    ),
+    (
+        "[upstreams.\"a.b\"]\ncredentials = { password_file = \"/p\" }",
+        "2:33: `password_file` in `credentials` of [upstreams.\"a.b\"]: it goes with `username_file`: add that key",
+    ),
+    (
+        "[upstreams.\"a.b\"]\ncredentials = { kubelet_config = \"/k\" }",
+        "2:34: `kubelet_config` in `credentials` of [upstreams.\"a.b\"]: it goes with `bin_dir`: add that key",
+    ),
+    (
+        "[upstreams.\"a.b\"]\ncredentials = { bin_dir = \"/b\" }",
+        "2:27: `bin_dir` in `credentials` of [upstreams.\"a.b\"]: it goes with `kubelet_config`: add that key",
+    ),
+    (
+        "[upstreams.\"a.b\"]\ncredentials = { helper = \"gcr\", docker_config = \"/x\" }",
+        "2:26: `helper` in `credentials` of [upstreams.\"a.b\"]: `docker_config` names another source: keep one of the two",
+    ),
+    (
+        "[upstreams.\"a.b\"]\ncredentials = { username_file = \"/u\", password_file = \"/p\", bin_dir = \"/b\" }",
+        "2:71: `bin_dir` in `credentials` of [upstreams.\"a.b\"]: `username_file` names another source: keep one of the two",
+    ),
+    (
+        "[upstreams.\"a.b\"]\ncredentials = { helper = \"docker-credential-gcr\" }",
+        "2:26: `helper` in `credentials` of [upstreams.\"a.b\"] is \"docker-credential-gcr\": leave out `docker-credential-`: \"ecr-login\"",
+    ),
+    (
+        "[upstreams.\"a.b\"]\ncredentials = { helper = \"../bin/sh\" }",
+        "2:26: `helper` in `credentials` of [upstreams.\"a.b\"] is \"../bin/sh\": a helper is named by what follows `docker-credential-`, such as \"ecr-login\"",
+    ),
+    (
+        "[upstreams.\"a.b\"]\naccess = \"everyone\"",
+        "2:10: `access` in [upstreams.\"a.b\"] is \"everyone\": write \"per-credential\" or \"shared\"",
+    ),
+    (
+        "[upstreams.\"a.b\"]\naccess = \"shared\"",
+        "2:10: `access` in [upstreams.\"a.b\"]: there is nothing to share without `credentials`: add them, or leave `access` out",
     ),
     // Paths and words
     (

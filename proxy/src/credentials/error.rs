@@ -1,0 +1,80 @@
+//! Why there are no credentials, without ever saying what they are.
+
+use std::fmt;
+
+/// What kind of thing went wrong: a closed set, fit for a metric's label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// A file is missing or cannot be read.
+    File,
+    /// A file says something that cannot be used.
+    Content,
+    /// A helper or plugin could not be started, or failed.
+    Program,
+    /// A helper or plugin did not end in time.
+    Timeout,
+    /// A helper or plugin answered something that cannot be used.
+    Answer,
+}
+
+impl Fault {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Content => "content",
+            Self::Program => "program",
+            Self::Timeout => "timeout",
+            Self::Answer => "answer",
+        }
+    }
+}
+
+/// Credentials that could not be had. `Display` is one line: the file or program to look at, what is wrong, the mend.
+///
+/// No part of a file's content and nothing that a program wrote is ever in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CredentialError {
+    fault: Fault,
+    place: String,
+    what: String,
+}
+
+impl CredentialError {
+    pub(super) fn new(fault: Fault, place: impl fmt::Display, what: impl Into<String>) -> Self {
+        Self {
+            fault,
+            place: place.to_string(),
+            what: what.into(),
+        }
+    }
+
+    pub fn fault(&self) -> Fault {
+        self.fault
+    }
+
+    /// The path of the file, or the program.
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+}
+
+impl fmt::Display for CredentialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.what)
+    }
+}
+
+impl std::error::Error for CredentialError {}
+
+/// Where JSON is broken. The parser's own words may repeat a secret.
+pub(super) fn not_json(error: &serde_json::Error) -> String {
+    let what = match error.classify() {
+        serde_json::error::Category::Data => "JSON, but not of the expected form",
+        _ => "not JSON",
+    };
+    format!(
+        "{what}, at line {}, column {}",
+        error.line(),
+        error.column()
+    )
+}

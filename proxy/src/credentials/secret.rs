@@ -1,0 +1,65 @@
+//! A text that cannot be printed.
+
+use std::{fmt, hint::black_box};
+
+use serde::Deserialize;
+
+/// A password, a token or a key. It can be read only by [`Secret::expose`], and its bytes are overwritten when it goes.
+#[derive(Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself, for the request that needs it and for nothing else.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        let mut bytes = std::mem::take(&mut self.0).into_bytes();
+        bytes.fill(0);
+        // Without a reader the compiler would leave the stores out.
+        black_box(&bytes);
+    }
+}
+
+/// What a registry's token endpoint, or the registry itself, takes as proof of identity.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Credential {
+    /// For HTTP Basic.
+    Basic { username: String, password: Secret },
+    /// An OAuth2 refresh token, for a POST to the token endpoint.
+    IdentityToken(Secret),
+}
+
+impl fmt::Debug for Credential {
+    /// Some registries take a token in the username's place, so neither half is shown.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Basic { .. } => "Basic([secret])",
+            Self::IdentityToken(_) => "IdentityToken([secret])",
+        })
+    }
+}

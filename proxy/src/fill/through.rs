@@ -1,0 +1,254 @@
+//! A reader without a disk: when the store cannot take a fill, each reader fetches for itself.
+//!
+//! Nothing is kept, and nobody shares (promises P5 and P7 are suspended), but what was promised of the bytes holds: a
+//! whole or open-ended answer has its last bytes held back until the digest is known to match. Where the reader begins
+//! in the middle, that takes a second look at the whole blob, and only if the reader really comes to the end.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use larder_shared::{Digest, Hasher, Range};
+use tokio::{sync::mpsc, time::timeout};
+
+use super::{FillError, HELD_BACK, Source};
+use crate::upstream::{Ask, Failure, Subject, Upstreams, Want};
+
+/// As for fills: a stream that brings nothing for this long is asked for again.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// As for fills: without progress for this long, the body ends short.
+const GIVE_UP: Duration = Duration::from_secs(5);
+
+const BACKOFF: Duration = Duration::from_millis(200);
+
+/// A blob that is passed on.
+#[derive(Clone, Debug)]
+pub struct Passage {
+    pub(super) upstreams: Arc<Upstreams>,
+    pub(super) source: Source,
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+}
+
+/// One range on its way through.
+#[derive(Debug)]
+pub struct Through(mpsc::Receiver<Result<Bytes, FillError>>);
+
+impl Through {
+    /// The next bytes; `None` after the last.
+    pub fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, FillError>>> {
+        self.0.poll_recv(cx)
+    }
+}
+
+impl Passage {
+    /// Asks the source how long the blob is.
+    pub async fn find(
+        upstreams: Arc<Upstreams>,
+        source: Source,
+        digest: Digest,
+    ) -> Result<Self, FillError> {
+        let subject = Subject::Blob(digest);
+        let want = Want::Part(Range::new(0, 1));
+        let ask = Ask::new(&source.registry, &source.repository, subject, want)
+            .by(source.identity.clone());
+        let size = match upstreams.ask(&ask).await {
+            Ok(answer) if answer.partial => answer.content_range().map(|(_, size)| size),
+            Ok(answer) => answer.content_length(),
+            Err(Failure::Unsatisfiable { total }) => total,
+            Err(failure) => return Err(FillError::Upstream(failure)),
+        };
+        let size = size.ok_or_else(|| FillError::Broken("no length of the blob".to_owned()))?;
+        Ok(Self {
+            upstreams,
+            source,
+            digest,
+            size,
+        })
+    }
+
+    /// Bytes of the blob.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The whole of a blob of up to [`HELD_BACK`] bytes, verified.
+    pub async fn small(&self) -> Result<Bytes, FillError> {
+        let mut through = self.open(Range::new(0, self.size), true, None);
+        let mut bytes = Vec::new();
+        while let Some(chunk) = through.0.recv().await {
+            bytes.extend_from_slice(&chunk?);
+        }
+        Ok(bytes.into())
+    }
+
+    /// Starts to fetch `part`. With `hold`, it ends where the blob ends, and its tail waits for the digest.
+    /// `hashed` is a hasher that has seen the first so many bytes.
+    pub fn open(&self, part: Range, hold: bool, hashed: Option<(Hasher, u64)>) -> Through {
+        let (sender, receiver) = mpsc::channel(4);
+        let passage = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = passage.run(part, hold, hashed, &sender).await {
+                let _ = sender.send(Err(error)).await;
+            }
+        });
+        Through(receiver)
+    }
+
+    async fn run(
+        &self,
+        part: Range,
+        hold: bool,
+        hashed: Option<(Hasher, u64)>,
+        sender: &mpsc::Sender<Result<Bytes, FillError>>,
+    ) -> Result<(), FillError> {
+        let begun = hashed.filter(|(_, at)| *at <= part.start);
+        let (hasher, from) = match begun {
+            Some((hasher, at)) if hold => (Some(hasher), at),
+            _ if hold && part.start == 0 => (Some(Hasher::new(self.digest.algorithm())), 0),
+            _ => (None, part.start),
+        };
+        let mut sink = Sink {
+            at: from,
+            begin: part.start,
+            free_until: if hold {
+                self.size.saturating_sub(HELD_BACK).max(part.start)
+            } else {
+                part.end
+            },
+            hasher,
+            sender: Some(sender),
+            tail: VecDeque::new(),
+        };
+        self.stream(Range::new(from, part.end), &mut sink).await?;
+        if !hold || sender.is_closed() {
+            return Ok(());
+        }
+        let digest = match sink.hasher {
+            Some(hasher) => hasher.finish(),
+            None => self.hash_all().await?,
+        };
+        if digest != self.digest {
+            return Err(FillError::Digest);
+        }
+        for chunk in sink.tail {
+            let _ = sender.send(Ok(chunk)).await;
+        }
+        Ok(())
+    }
+
+    async fn hash_all(&self) -> Result<Digest, FillError> {
+        let mut sink = Sink {
+            at: 0,
+            begin: self.size,
+            free_until: self.size,
+            hasher: Some(Hasher::new(self.digest.algorithm())),
+            sender: None,
+            tail: VecDeque::new(),
+        };
+        self.stream(Range::new(0, self.size), &mut sink).await?;
+        Ok(sink
+            .hasher
+            .map_or_else(|| Digest::sha256(b""), Hasher::finish))
+    }
+
+    /// Brings `range` to `sink`, asking again where a stream breaks off. Ends early when nobody listens.
+    async fn stream(&self, range: Range, sink: &mut Sink<'_>) -> Result<(), FillError> {
+        let mut at = range.start;
+        let mut since = Instant::now();
+        let mut first = 0;
+        while at < range.end {
+            let want = Want::Part(Range::new(at, range.end));
+            let subject = Subject::Blob(self.digest);
+            let mut ask = Ask::new(
+                &self.source.registry,
+                &self.source.repository,
+                subject,
+                want,
+            )
+            .by(self.source.identity.clone());
+            ask.first = first;
+            let why = match self.upstreams.ask(&ask).await {
+                Ok(answer) => {
+                    // A source without ranges begins at the first byte.
+                    let mut position = answer.content_range().map_or(0, |(range, _)| range.start);
+                    let mut body = answer.body;
+                    loop {
+                        match timeout(IDLE, body.frame()).await {
+                            Ok(Some(Ok(frame))) => {
+                                let Ok(mut data) = frame.into_data() else {
+                                    continue;
+                                };
+                                let skip = at.saturating_sub(position).min(data.len() as u64);
+                                position += data.len() as u64;
+                                let mut data = data.split_off(skip as usize);
+                                data.truncate((range.end - at) as usize);
+                                if data.is_empty() {
+                                    continue;
+                                }
+                                at += data.len() as u64;
+                                since = Instant::now();
+                                if !sink.take(data).await || at == range.end {
+                                    return Ok(());
+                                }
+                            }
+                            Ok(Some(Err(error))) => break error.to_string(),
+                            Ok(None) => break "it ended early".to_owned(),
+                            Err(_) => break format!("it brought nothing for {} s", IDLE.as_secs()),
+                        }
+                    }
+                }
+                Err(failure) => failure.to_string(),
+            };
+            if since.elapsed() >= GIVE_UP {
+                return Err(FillError::Broken(why));
+            }
+            first += 1;
+            tokio::time::sleep(BACKOFF).await;
+        }
+        Ok(())
+    }
+}
+
+/// What becomes of the bytes of a stream.
+struct Sink<'a> {
+    at: u64,
+    /// Bytes before this are hashed only.
+    begin: u64,
+    /// Bytes from here on wait for the digest.
+    free_until: u64,
+    hasher: Option<Hasher>,
+    sender: Option<&'a mpsc::Sender<Result<Bytes, FillError>>>,
+    tail: VecDeque<Bytes>,
+}
+
+impl Sink<'_> {
+    /// Takes the next bytes. `false` when nobody listens any more.
+    async fn take(&mut self, mut chunk: Bytes) -> bool {
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&chunk);
+        }
+        let skip = self.begin.saturating_sub(self.at).min(chunk.len() as u64);
+        self.at += chunk.len() as u64;
+        let mut chunk = chunk.split_off(skip as usize);
+        let begin = self.at - chunk.len() as u64;
+        let free = self
+            .free_until
+            .saturating_sub(begin)
+            .min(chunk.len() as u64);
+        let held = chunk.split_off(free as usize);
+        if !held.is_empty() {
+            self.tail.push_back(held);
+        }
+        match self.sender {
+            Some(sender) if !chunk.is_empty() => sender.send(Ok(chunk)).await.is_ok(),
+            _ => true,
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! Keeping the node tier sound and within its bounds: eviction, pins, rot, and what to do when the disk fails.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::{self, File, FileTimes},
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use larder_shared::{Algorithm, Digest, Hasher, Range, RegistryName, media};
+
+use super::{
+    Blob, Store,
+    bounds::{Bounds, Candidate, excess, victims},
+    lock, now,
+    partial::remove_if_there,
+};
+use crate::sys::disk;
+
+/// After a failure the disk is left alone for this long, then tried again.
+const LEFT_ALONE: Duration = Duration::from_secs(3);
+
+/// What was found rotten is kept this long for who wants to look at it, room permitting.
+const QUARANTINED: Duration = Duration::from_hours(24);
+
+/// Bytes read at a time for hashing.
+const PIECE: u64 = 1 << 20;
+
+/// What the operator allows, as configured.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    pub max_size: crate::config::Amount,
+    pub min_free: crate::config::Amount,
+    pub ttl: Option<Duration>,
+    /// For content of these registries another time holds.
+    pub ttl_of: Vec<(RegistryName, Option<Duration>)>,
+}
+
+/// What a round of keeping did.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Evicted {
+    pub blobs: u64,
+    pub bytes: u64,
+}
+
+/// A disk that fails.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    why: String,
+    last: Instant,
+}
+
+impl Store {
+    /// Takes note that the disk failed. Until it is tried again, larder is a plain proxy.
+    pub fn failed(&self, error: &io::Error) {
+        let mut trouble = lock(&self.trouble);
+        if trouble.is_none() {
+            tracing::error!(%error, store = %self.root().display(), "the node tier cannot be written; larder is a plain proxy until it can");
+        }
+        *trouble = Some(Trouble {
+            why: error.to_string(),
+            last: Instant::now(),
+        });
+    }
+
+    pub(super) fn works(&self) {
+        if lock(&self.trouble).take().is_some() {
+            tracing::info!(store = %self.root().display(), "the node tier can be written again");
+        }
+    }
+
+    /// Whether a fill may be tried.
+    pub fn usable(&self) -> bool {
+        lock(&self.trouble)
+            .as_ref()
+            .is_none_or(|trouble| trouble.last.elapsed() > LEFT_ALONE)
+    }
+
+    /// What is wrong with the disk, if anything.
+    pub fn trouble(&self) -> Option<String> {
+        lock(&self.trouble)
+            .as_ref()
+            .map(|trouble| trouble.why.clone())
+    }
+
+    /// Brings the tier within its limits (blocking). `active` are digests that are being filled.
+    pub fn enforce(&self, limits: &Limits, active: &HashSet<Digest>) -> io::Result<Evicted> {
+        let space = self.space()?;
+        let bounds = Bounds {
+            max: limits.max_size.of(space.total),
+            min_free: limits.min_free.of(space.total),
+        };
+        let partials = self.leftovers();
+        let held: u64 = partials.values().map(|(bytes, _)| bytes).sum();
+        let mut over = excess(bounds, self.totals().bytes + held, space.free);
+        over = over.saturating_sub(self.sweep(&partials, active, limits.ttl, over));
+        let mut candidates = self.candidates(limits);
+        let pinned = lock(&self.pins).clone();
+        let gone = victims(&mut candidates, now(), over, |digest| {
+            pinned.contains(digest)
+                || active.contains(digest)
+                || lock(&self.index).in_use(digest)
+                || self.has_children(digest)
+        });
+        let mut evicted = Evicted::default();
+        let before = self.totals();
+        for digest in &gone {
+            self.remove(digest);
+            evicted.blobs += 1;
+        }
+        evicted.bytes = before.bytes.saturating_sub(self.totals().bytes);
+        Ok(evicted)
+    }
+
+    fn candidates(&self, limits: &Limits) -> Vec<Candidate> {
+        let mut own: HashMap<Digest, Option<Duration>> = HashMap::new();
+        for (registry, ttl) in &limits.ttl_of {
+            for digest in self.repositories.digests_of(registry) {
+                // Content of several registries stays as long as the most patient one says.
+                let longest =
+                    |a: Option<Duration>, b: Option<Duration>| a.zip(b).map(|(a, b)| a.max(b));
+                let ttl = own.get(&digest).map_or(*ttl, |known| longest(*known, *ttl));
+                own.insert(digest, ttl);
+            }
+        }
+        let entries = lock(&self.index).entries();
+        let candidate = |(digest, entry)| Candidate {
+            digest,
+            entry,
+            ttl: own.get(&digest).copied().unwrap_or(limits.ttl),
+        };
+        entries.into_iter().map(candidate).collect()
+    }
+
+    /// Partials on disk: bytes that they occupy, and when they were last written.
+    fn leftovers(&self) -> HashMap<Digest, (u64, u64)> {
+        let mut found = HashMap::new();
+        for algorithm in Algorithm::ALL {
+            for entry in fs::read_dir(self.layout.partials(algorithm))
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
+                let digest = entry
+                    .file_name()
+                    .to_str()
+                    .and_then(|hex| Digest::from_hex(algorithm, hex).ok());
+                if let (Some(digest), Ok(metadata)) = (digest, entry.metadata()) {
+                    found.insert(
+                        digest,
+                        (metadata.blocks() * 512, metadata.mtime().max(0) as u64),
+                    );
+                }
+            }
+        }
+        found
+    }
+
+    /// Removes partials that nobody fills and that are old, or whose room is needed, and old quarantine. Bytes freed.
+    fn sweep(
+        &self,
+        partials: &HashMap<Digest, (u64, u64)>,
+        active: &HashSet<Digest>,
+        ttl: Option<Duration>,
+        over: u64,
+    ) -> u64 {
+        let mut freed = 0;
+        let now = now();
+        let mut idle: Vec<_> = partials
+            .iter()
+            .filter(|(digest, _)| !active.contains(*digest))
+            .collect();
+        idle.sort_by_key(|(_, (_, written))| *written);
+        for (digest, (bytes, written)) in idle {
+            let old =
+                ttl.is_some_and(|ttl| Duration::from_secs(now.saturating_sub(*written)) > ttl);
+            if old || freed < over {
+                let _ = remove_if_there(&self.layout.spans(digest));
+                let _ = remove_if_there(&self.layout.partial(digest));
+                freed += bytes;
+            }
+        }
+        for entry in fs::read_dir(self.layout.quarantine())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
+            let age = metadata
+                .modified()
+                .ok()
+                .and_then(|at| SystemTime::now().duration_since(at).ok());
+            if freed < over || age.is_none_or(|age| age > QUARANTINED) {
+                let _ = fs::remove_file(entry.path());
+                freed += metadata.blocks() * 512;
+            }
+        }
+        freed
+    }
+
+    /// Whether a blob is a manifest of which something is still here: a manifest goes after what it names.
+    fn has_children(&self, digest: &Digest) -> bool {
+        let path = self.layout.blob(digest);
+        let small = fs::metadata(&path).is_ok_and(|m| m.len() <= media::MAX_MANIFEST);
+        small
+            && fs::read(&path).is_ok_and(|bytes| {
+                children(&bytes)
+                    .iter()
+                    .any(|child| lock(&self.index).has(child))
+            })
+    }
+
+    /// Writes the times of the last uses to the files, so that they survive a restart (blocking).
+    pub fn write_uses(&self) {
+        for (digest, used) in lock(&self.index).take_touched() {
+            let times =
+                FileTimes::new().set_accessed(SystemTime::UNIX_EPOCH + Duration::from_secs(used));
+            if let Ok(file) = File::open(self.layout.blob(&digest)) {
+                let _ = file.set_times(times);
+            }
+        }
+    }
+
+    /// Pinned content is never evicted. Pins are kept in a file of one digest a line (blocking).
+    pub fn pin(&self, digests: &[Digest], pinned: bool) -> io::Result<()> {
+        let text = {
+            let mut pins = lock(&self.pins);
+            for digest in digests {
+                if pinned {
+                    pins.insert(*digest);
+                } else {
+                    pins.remove(digest);
+                }
+            }
+            let mut lines: Vec<String> = pins.iter().map(|digest| format!("{digest}\n")).collect();
+            lines.sort();
+            lines.concat()
+        };
+        self.layout
+            .write_atomic(&self.layout.pins(), text.as_bytes(), true)
+    }
+
+    pub(super) fn read_pins(path: &PathBuf) -> HashSet<Digest> {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
+    /// A manifest and all that it names, as far as it is here (blocking).
+    pub fn family(&self, digest: &Digest) -> Vec<Digest> {
+        let mut all = vec![*digest];
+        let mut next = 0;
+        while let Some(digest) = all.get(next).copied() {
+            next += 1;
+            if let Some(bytes) = self.read(&digest, media::MAX_MANIFEST) {
+                for child in children(&bytes) {
+                    if !all.contains(&child) {
+                        all.push(child);
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    /// Whether `blob` should be looked at before it is served again: it was served whole a short time ago, its
+    /// client may have found it wrong, and nobody reads it now.
+    pub fn is_suspicious(&self, blob: &Arc<Blob>) -> bool {
+        lock(&self.index).is_suspicious(blob)
+    }
+
+    /// The blob is about to be served to its end.
+    pub fn note_served(&self, digest: &Digest) {
+        lock(&self.index).note_served(digest);
+    }
+
+    /// Hashes a blob again (blocking). One that rotted is taken out of the tier; `false` says so.
+    pub fn check(&self, blob: &Blob) -> bool {
+        let sound = matches!(hash(blob), Ok(digest) if digest == *blob.digest());
+        if sound {
+            lock(&self.index).note_checked(blob.digest());
+        } else {
+            self.quarantine(blob.digest());
+        }
+        sound
+    }
+
+    /// Takes a damaged blob out of the tier and keeps it aside for a while.
+    pub fn quarantine(&self, digest: &Digest) {
+        self.rotten
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        tracing::warn!(blob.digest = %digest, "a blob is damaged on disk; it is set aside and fetched again when it is asked for");
+        lock(&self.index).remove(digest);
+        let aside = self.layout.quarantine().join(format!(
+            "{}-{}",
+            digest.algorithm().as_str(),
+            digest.hex()
+        ));
+        let path = self.layout.blob(digest);
+        if self.layout.put_in_place(&path, &aside, false).is_err() {
+            let _ = remove_if_there(&path);
+        }
+    }
+
+    /// Damaged blobs that were found since the start.
+    pub fn rotten(&self) -> u64 {
+        self.rotten.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Every committed blob, for `verify` and the scrub.
+    pub fn digests(&self) -> Vec<Digest> {
+        lock(&self.index)
+            .entries()
+            .into_iter()
+            .map(|(digest, _)| digest)
+            .collect()
+    }
+
+    /// Bytes that partials occupy.
+    pub fn partial_bytes(&self) -> u64 {
+        Algorithm::ALL
+            .iter()
+            .flat_map(|a| {
+                fs::read_dir(self.layout.partials(*a))
+                    .into_iter()
+                    .flatten()
+                    .flatten()
+            })
+            .filter_map(|entry| disk::allocated(&entry.path()).ok())
+            .sum()
+    }
+}
+
+fn hash(blob: &Blob) -> io::Result<Digest> {
+    let mut hasher = Hasher::new(blob.digest().algorithm());
+    let mut at = 0;
+    while at < blob.size() {
+        let end = (at + PIECE).min(blob.size());
+        hasher.update(&blob.read(Range::new(at, end))?);
+        at = end;
+    }
+    Ok(hasher.finish())
+}
+
+/// The digests that a manifest names; none if it is no manifest.
+fn children(bytes: &[u8]) -> Vec<Digest> {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        digest: Digest,
+    }
+    #[derive(serde::Deserialize)]
+    struct Manifest {
+        config: Option<Named>,
+        #[serde(default)]
+        layers: Vec<Named>,
+        #[serde(default)]
+        manifests: Vec<Named>,
+        #[serde(default)]
+        blobs: Vec<Named>,
+    }
+    let Ok(manifest) = serde_json::from_slice::<Manifest>(bytes) else {
+        return Vec::new();
+    };
+    let named = manifest
+        .config
+        .into_iter()
+        .chain(manifest.layers)
+        .chain(manifest.manifests)
+        .chain(manifest.blobs);
+    named.map(|named| named.digest).collect()
+}

@@ -1,0 +1,10 @@
+//! Nothing wrong is ever committed or looks complete, no answer is late, and no request reaches what it should not
+//! (promises P9, P12, P19 and P20).
+
+mod bodies;
+mod deadlines;
+mod input;
+mod manifests;
+mod reach;
+mod resume;
+mod wire;

@@ -1,0 +1,110 @@
+//! A stream that breaks once is taken up by a Range inside larder, and the client does not notice (promise P14).
+
+use larder_tests::fake::{Algorithm, Content, Fault, Match};
+use larder_tests::http;
+use larder_tests::scene::{Compared, Scene, compare};
+
+async fn assert_unnoticed(scene: &Scene, seed: u64, size: u64, fault: Fault, more: &[Fault]) {
+    let case = format!("{size} bytes, {fault:?} {more:?}");
+    let content = Content::synthetic(seed, size);
+    let digest = scene
+        .fake
+        .put_content_as("a/b", Algorithm::Sha256, &content);
+    let blob = || Match::blob().reference(&digest);
+    let armed = scene.fake.fault(blob().times(1), fault);
+    let more: Vec<_> = more
+        .iter()
+        .map(|fault| scene.fake.fault(blob(), fault.clone()))
+        .collect();
+    let mut stream = http::open(&scene.blob("a/b", &digest), &[])
+        .await
+        .expect("an answer");
+    assert_eq!(stream.status, 200, "{case}");
+    assert_eq!(
+        compare(&mut stream, &content, 0..size).await,
+        Compared::whole(size),
+        "{case}"
+    );
+    assert_eq!(armed.hits(), 1, "{case}");
+    assert!(more.iter().all(|armed| armed.hits() > 0), "{case}");
+    let sent = scene.fake.blob_bytes_sent(&digest);
+    // A source that knows no ranges has to send the beginning again.
+    let most = if more.is_empty() {
+        size + size / 20
+    } else {
+        2 * size
+    };
+    assert!(sent <= most, "{case}: {sent}");
+    scene.until_committed(&digest).await;
+}
+
+#[tokio::test]
+async fn one_break_is_not_noticed() {
+    let scene = Scene::new().await;
+    let mb = 1_000_000;
+    let cases = [
+        (3 * mb, Fault::TruncateAfter(mb)),
+        (3 * mb, Fault::TruncateAfter(1)),
+        (3 * mb, Fault::TruncateAfter(0)),
+        (3 * mb, Fault::TruncateAfter(3 * mb - 1)),
+        (3 * mb, Fault::ResetAfter(mb)),
+        (3 * mb, Fault::StallAfter(mb)),
+        (60 * mb, Fault::TruncateAfter(2 * mb)),
+        (60 * mb, Fault::ResetAfter(2 * mb)),
+        (60 * mb, Fault::StallAfter(2 * mb)),
+    ];
+    let cases = cases.into_iter().zip(1..);
+    let cases = cases.map(|((size, fault), seed)| assert_unnoticed(&scene, seed, size, fault, &[]));
+    futures_util::future::join_all(cases).await;
+    // Neither where the source answers every question with everything.
+    let whole = [Fault::IgnoreRange];
+    assert_unnoticed(&scene, 20, 3 * mb, Fault::TruncateAfter(mb), &whole).await;
+    assert_unnoticed(&scene, 21, 3 * mb, Fault::ResetAfter(mb), &whole).await;
+}
+
+/// As often as it takes, while every attempt brings something.
+#[tokio::test]
+async fn many_breaks_are_not_noticed_either() {
+    let scene = Scene::new().await;
+    let size = 6_000_000;
+    let content = Content::synthetic(1, size);
+    let digest = scene
+        .fake
+        .put_content_as("a/b", Algorithm::Sha256, &content);
+    let armed = scene
+        .fake
+        .fault(Match::blob(), Fault::TruncateAfter(300_000));
+    let mut stream = http::open(&scene.blob("a/b", &digest), &[])
+        .await
+        .expect("an answer");
+    assert_eq!(
+        compare(&mut stream, &content, 0..size).await,
+        Compared::whole(size)
+    );
+    assert!(armed.hits() >= 20, "{}", armed.hits());
+    let sent = scene.fake.blob_bytes_sent(&digest);
+    assert!(sent <= size + size / 20, "{sent}");
+}
+
+/// A registry that goes away and comes back within 5 s.
+#[tokio::test]
+async fn a_restart_of_the_registry_is_not_noticed() {
+    let scene = Scene::new().await;
+    let size = 3_000_000;
+    let content = Content::synthetic(1, size);
+    let digest = scene
+        .fake
+        .put_content_as("a/b", Algorithm::Sha256, &content);
+    let gate = scene.fake.gate(Match::blob(), 1_000_000);
+    let mut stream = http::open(&scene.blob("a/b", &digest), &[])
+        .await
+        .expect("an answer");
+    gate.reached(1).await;
+    scene.fake.stop().await;
+    gate.open();
+    let first = stream.read_exactly(1_000_000).await.expect("what had come");
+    assert!(*first == content.read(0..1_000_000));
+    scene.fake.start_again().await;
+    let rest = compare(&mut stream, &content, 1_000_000..size).await;
+    assert_eq!(rest, Compared::whole(size - 1_000_000));
+}

@@ -1,0 +1,11 @@
+//! The main job through the front door: names, content, streaming, coalescing, ranges (promises P1 to P6 and P8).
+
+mod again;
+mod content;
+mod lists;
+mod names;
+mod parts;
+mod ranges;
+mod redirects;
+mod streaming;
+mod together;

@@ -1,0 +1,161 @@
+//! Both addressings and their combinations (promises P1 and P2).
+
+use larder_tests::fake::{FakeRegistry, Kind};
+use larder_tests::http;
+use larder_tests::image::OCI_MANIFEST;
+use larder_tests::node::Node;
+
+/// Puts a manifest that names its place, so that an answer tells where it came from.
+fn put(fake: &FakeRegistry, registry: &str, repository: &str) -> String {
+    let text = format!("{{\"schemaVersion\":2,\"from\":\"{registry}/{repository}\"}}");
+    fake.put_manifest(repository, Some("v1"), OCI_MANIFEST, text.clone());
+    text
+}
+
+async fn get(node: &Node, path: &str, ns: Option<&str>) -> http::Response {
+    let query = ns.map_or(String::new(), |ns| format!("?ns={ns}"));
+    let url = format!("{}/v2/{path}/manifests/v1{query}", node.url());
+    http::get(&url, &[]).await.expect("an answer")
+}
+
+#[tokio::test]
+async fn both_addressings_and_their_combinations() {
+    let (hub, other) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let port = other.host();
+    let config = format!(
+        "[upstreams.\"docker.io\"]\nendpoints = [\"{}\"]\nalias = \"hub\"\n\
+         [upstreams.\"ghcr.io\"]\nendpoints = [\"{url}\"]\n\
+         [upstreams.\"{port}\"]\nendpoints = [\"{url}\"]\nalias = \"local\"\n",
+        hub.url(),
+        url = other.url(),
+    );
+    let node = Node::builder().config(config).start().await;
+    let encoded = port.replace(':', "%3A");
+    let with_port = format!("{port}/team/app");
+    for (path, ns, at, repository) in [
+        ("library/nginx", Some("docker.io"), &hub, "library/nginx"),
+        ("nginx", Some("docker.io"), &hub, "library/nginx"),
+        ("nginx", Some("index.docker.io"), &hub, "library/nginx"),
+        ("nginx", Some("registry-1.docker.io"), &hub, "library/nginx"),
+        ("nginx", None, &hub, "library/nginx"),
+        ("library/nginx", None, &hub, "library/nginx"),
+        ("owner/app", None, &hub, "owner/app"),
+        ("docker.io/nginx", None, &hub, "library/nginx"),
+        ("docker.io/library/nginx", None, &hub, "library/nginx"),
+        ("index.docker.io/nginx", None, &hub, "library/nginx"),
+        ("registry-1.docker.io/owner/app", None, &hub, "owner/app"),
+        ("docker.io/nginx", Some("docker.io"), &hub, "library/nginx"),
+        (
+            "registry-1.docker.io/library/nginx",
+            Some("docker.io"),
+            &hub,
+            "library/nginx",
+        ),
+        ("hub/nginx", None, &hub, "library/nginx"),
+        ("hub/owner/app", None, &hub, "owner/app"),
+        ("hub/nginx", Some("docker.io"), &hub, "library/nginx"),
+        ("team/app", Some("ghcr.io"), &other, "team/app"),
+        ("team/app", Some("GHCR.io"), &other, "team/app"),
+        ("ghcr.io/team/app", None, &other, "team/app"),
+        ("ghcr.io/team/app", Some("ghcr.io"), &other, "team/app"),
+        ("app", Some("ghcr.io"), &other, "app"),
+        ("a/b/c/d/e", Some("ghcr.io"), &other, "a/b/c/d/e"),
+        ("ghcr.io/a/b/c/d/e", None, &other, "a/b/c/d/e"),
+        // The prefix goes only when it is the registry of `ns`.
+        (
+            "ghcr.io/team/app",
+            Some("docker.io"),
+            &hub,
+            "ghcr.io/team/app",
+        ),
+        (
+            "docker.io/nginx",
+            Some("ghcr.io"),
+            &other,
+            "docker.io/nginx",
+        ),
+        ("hub/nginx", Some("ghcr.io"), &other, "hub/nginx"),
+        ("team/app", Some(port.as_str()), &other, "team/app"),
+        ("team/app", Some(encoded.as_str()), &other, "team/app"),
+        (with_port.as_str(), None, &other, "team/app"),
+        ("local/team/app", None, &other, "team/app"),
+        ("local/team/app", Some(port.as_str()), &other, "team/app"),
+    ] {
+        let name = if std::ptr::eq(at, &hub) {
+            "hub"
+        } else {
+            "other"
+        };
+        let text = put(at, name, repository);
+        let answer = get(&node, path, ns).await;
+        assert_eq!((answer.status, answer.text()), (200, text), "{path} {ns:?}");
+        let repeated = answer.header("oci-namespace");
+        match ns {
+            None => assert_eq!(repeated, None, "{path}"),
+            // Hub's three names are one, and case does not matter.
+            Some(ns) if ns.ends_with("docker.io") => assert_eq!(repeated, Some("docker.io")),
+            Some(ns) => assert_eq!(
+                repeated,
+                Some(&*ns.replace("%3A", ":").to_lowercase()),
+                "{path} {ns}"
+            ),
+        }
+    }
+    // All of Hub's names share one cache: nothing was fetched twice.
+    let fetched = |seen: &larder_tests::fake::Seen| {
+        seen.kind == Kind::Manifest && seen.method == "GET" && seen.repository == "library/nginx"
+    };
+    assert_eq!(hub.count(fetched), 1);
+}
+
+#[tokio::test]
+async fn the_default_upstream_is_whom_nobody_names() {
+    let fake = FakeRegistry::start().await;
+    let config = format!(
+        "[registry]\ndefault_upstream = \"ghcr.io\"\n[upstreams.\"ghcr.io\"]\nendpoints = [\"{}\"]\n",
+        fake.url()
+    );
+    let node = Node::builder().config(config).start().await;
+    for repository in ["team/app", "app"] {
+        let text = put(&fake, "default", repository);
+        let answer = get(&node, repository, None).await;
+        // No `library/`: that is Docker Hub's alone.
+        assert_eq!((answer.status, answer.text()), (200, text));
+    }
+}
+
+#[tokio::test]
+async fn an_empty_configuration_works() {
+    for node in [Node::builder().config(""), Node::builder()] {
+        let node = node.start().await;
+        for path in ["/v2/", "/v2", "/v2/?ns=docker.io"] {
+            let answer = http::get(&format!("{}{path}", node.url()), &[]).await;
+            let answer = answer.expect("an answer");
+            assert_eq!((answer.status, answer.text()), (200, "{}".to_owned()));
+            assert_eq!(
+                answer.header("docker-distribution-api-version"),
+                Some("registry/2.0")
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_the_operator_denies_is_not_asked_for() {
+    let fake = FakeRegistry::start().await;
+    put(&fake, "x", "team/app");
+    let name = fake.host();
+    let upstreams = format!("[upstreams.\"{name}\"]\nendpoints = [\"{}\"]\n", fake.url());
+    for rule in [
+        format!("deny = [\"{name}\"]"),
+        "allow = [\"docker.io\"]".to_owned(),
+        "deny = [\"127.*\"]".to_owned(),
+    ] {
+        let config = format!("[registry]\n{rule}\n{upstreams}");
+        let node = Node::builder().config(config).start().await;
+        let answer = get(&node, "team/app", Some(&name)).await;
+        assert_eq!(answer.status, 403, "{rule}: {}", answer.text());
+        assert_eq!(answer.json()["errors"][0]["code"], "DENIED");
+    }
+    assert_eq!(fake.connections(), 0);
+}

@@ -1,0 +1,87 @@
+//! Whoever reads parts causes only those to be fetched: lazy snapshotters, and containerd's parallel fetch (promise P6).
+
+use larder_tests::fake::expected;
+use larder_tests::http;
+use larder_tests::scene::Scene;
+
+const MIB: u64 = 1 << 20;
+const SIZE: u64 = 200 * MIB;
+const CHUNK: u64 = 8 * MIB;
+
+/// Reads `CHUNK` bytes from `start` of an open-ended range, then closes, as containerd 2.1 does.
+async fn read_chunk(url: &str, seed: u64, start: u64) {
+    let range = format!("bytes={start}-");
+    let mut stream = http::open(url, &[("range", &range)])
+        .await
+        .expect("an answer");
+    assert_eq!(stream.status, 206);
+    let end = (start + CHUNK).min(SIZE);
+    let bytes = stream.read_exactly((end - start) as usize).await;
+    assert!(
+        bytes.expect("a chunk") == expected(seed, start..end),
+        "from {start}"
+    );
+    stream.close();
+}
+
+#[tokio::test]
+async fn open_ended_ranges_closed_early_fetch_what_is_read() {
+    let scene = Scene::new().await;
+    let digest = scene.fake.put_blob_of("a/b", 5, SIZE);
+    let url = scene.blob("a/b", &digest);
+    let chunks = [0, 10, 20].map(|i| i * CHUNK);
+    futures_util::future::join_all(chunks.map(|start| read_chunk(&url, 5, start))).await;
+    scene.until_idle().await;
+    // What was read, and for each reader: larder's look-ahead of 4 MiB, and what the two sockets between them hold.
+    let sent = scene.fake.blob_bytes_sent(&digest);
+    let (read, slack) = (3 * CHUNK, 3 * 14 * MIB);
+    assert!(sent >= read && sent <= read + slack, "{sent} for {read}");
+    assert!(!scene.committed(&digest));
+
+    // All the chunks come to the whole, once.
+    for starts in (0..SIZE / CHUNK).collect::<Vec<_>>().chunks(3) {
+        let reads = starts.iter().map(|i| read_chunk(&url, 5, i * CHUNK));
+        futures_util::future::join_all(reads).await;
+    }
+    scene.until_committed(&digest).await;
+    let sent = scene.fake.blob_bytes_sent(&digest);
+    assert!(sent >= SIZE && sent <= SIZE + SIZE / 50, "{sent} of {SIZE}");
+}
+
+#[tokio::test]
+async fn small_reads_at_random_places_cost_a_span_each() {
+    let scene = Scene::new().await;
+    let digest = scene.fake.put_blob_of("a/b", 6, SIZE);
+    let url = scene.blob("a/b", &digest);
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut spans = std::collections::BTreeSet::new();
+    for _ in 0..25 {
+        let start = random.u64(0..SIZE - 50_000);
+        let last = start + 49_999;
+        spans.extend(start / MIB..=last / MIB);
+        let range = format!("bytes={start}-{last}");
+        let answer = http::get(&url, &[("range", &range)])
+            .await
+            .expect("an answer");
+        assert_eq!(answer.status, 206);
+        assert!(answer.body == expected(6, start..last + 1), "{range}");
+    }
+    scene.until_idle().await;
+    let touched = spans.len() as u64 * MIB;
+    let sent = scene.fake.blob_bytes_sent(&digest);
+    assert!(
+        sent >= 25 * 50_000 && sent <= touched + touched * 3 / 10,
+        "{sent} for {touched}"
+    );
+    // The same places again: nothing more.
+    let mut random = fastrand::Rng::with_seed(1);
+    for _ in 0..25 {
+        let start = random.u64(0..SIZE - 50_000);
+        let range = format!("bytes={start}-{}", start + 49_999);
+        let answer = http::get(&url, &[("range", &range)])
+            .await
+            .expect("an answer");
+        assert!(answer.body == expected(6, start..start + 50_000), "{range}");
+    }
+    assert_eq!(scene.fake.blob_bytes_sent(&digest), sent);
+}

@@ -1,0 +1,219 @@
+//! What larder is told: mistakes are named with their place and their mend, changes take effect.
+
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use larder_tests::fake::FakeRegistry;
+use larder_tests::http;
+use larder_tests::image::OCI_MANIFEST;
+use larder_tests::node::{Node, larder_program};
+use larder_tests::scene::{Scene, eventually};
+
+/// Runs the program to its end with nothing of the caller's environment.
+fn larder(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(larder_program());
+    command.args(arguments).env_clear().stdin(Stdio::null());
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.output().expect("the program runs");
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    (status.code(), text(stdout), text(stderr))
+}
+
+#[test]
+fn a_file_with_a_mistake_is_refused_with_its_place() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("larder.toml");
+    let path = file.to_str().expect("a path");
+    for (text, complaint) in [
+        (
+            "[store]\nmax_sise = \"80%\"\n",
+            "2:1: unknown key `max_sise` in [store]: did you mean `max_size`?",
+        ),
+        (
+            "[registry]\nlisten = 7420\n",
+            "2:10: `listen` in [registry] is the number 7420",
+        ),
+        (
+            "[store]\nmax_size = \"50 apples\"\n",
+            "2:12: `max_size` in [store] is \"50 apples\"",
+        ),
+        (
+            "[tags]\n\n\ntimeout = \"2\"\n",
+            "4:11: `timeout` in [tags] is \"2\": the unit is missing",
+        ),
+        (
+            "[upstreams.\"ghcr.io\"]\nendpoints = [\"ftp://x\"]\n",
+            "2:14: ",
+        ),
+        ("[store\n", "1:7: not TOML: "),
+    ] {
+        std::fs::write(&file, text).expect("a file");
+        let store = dir.path().join("store");
+        let serve = [
+            "serve",
+            "--config",
+            path,
+            "--store",
+            store.to_str().expect("a path"),
+        ];
+        for arguments in [
+            &serve[..],
+            &["config", "check", "--config", path],
+            &["config", "show", "--config", path],
+        ] {
+            let (code, out, error) = larder(arguments);
+            assert_eq!(code, Some(1), "{arguments:?}: {error}");
+            assert!(
+                error.starts_with(&format!("larder: {path}:{complaint}")),
+                "{arguments:?}: {error}"
+            );
+            assert_eq!(
+                (error.lines().count(), out.as_str()),
+                (1, ""),
+                "{arguments:?}: {error}"
+            );
+        }
+        assert!(!store.exists(), "nothing was begun");
+    }
+    std::fs::write(&file, "[tags]\nfresh_for = \"5m\"\n").expect("a file");
+    let (code, out, _) = larder(&["config", "check", "--config", path]);
+    assert_eq!(
+        (code, out.as_str()),
+        (Some(0), "the configuration can be used\n")
+    );
+    let (code, shown, _) = larder(&["config", "show", "--config", path]);
+    assert_eq!(code, Some(0));
+    // What is shown can be read again, and says the same.
+    std::fs::write(&file, &shown).expect("a file");
+    assert_eq!(
+        larder(&["config", "show", "--config", path]),
+        (Some(0), shown, String::new())
+    );
+}
+
+#[test]
+fn a_command_line_with_a_mistake_is_refused() {
+    for (arguments, complaint) in [
+        (&["serve", "--listen", "nonsense"][..], "nonsense"),
+        (&["serve", "--stor", "/x"], "--store"),
+        (&["serv"], "serve"),
+        (&["explain"], "REF"),
+        (&["status", "surplus"], "surplus"),
+    ] {
+        let (code, _, error) = larder(arguments);
+        assert_eq!(code, Some(2), "{arguments:?}: {error}");
+        assert!(error.contains(complaint), "{arguments:?}: {error}");
+    }
+    for (arguments, complaint) in [
+        (
+            &["serve", "--telemetry", "nonsense"][..],
+            "--telemetry nonsense",
+        ),
+        (&["serve", "--upstream", "nonsense"], "nonsense"),
+        (
+            &["serve", "--config", "/nowhere/larder.toml"],
+            "/nowhere/larder.toml",
+        ),
+        (
+            &["status", "--socket", "/nowhere/larder.sock"],
+            "/nowhere/larder.sock",
+        ),
+    ] {
+        let (code, _, error) = larder(arguments);
+        assert_eq!(code, Some(1), "{arguments:?}: {error}");
+        assert!(
+            error.starts_with("larder: ") && error.contains(complaint),
+            "{arguments:?}: {error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_taken_is_said() {
+    let scene = Scene::new().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let place = |name: &str| dir.path().join(name).to_str().expect("a path").to_owned();
+    let own_socket = scene.node.socket();
+    let own_socket = own_socket.to_str().expect("a path");
+    let own_store = scene.node.store().to_str().expect("a path");
+    for (listen, socket, store, complaints) in [
+        (
+            scene.node.addr(),
+            &*place("s1"),
+            &*place("d1"),
+            [scene.node.addr(), "--listen"],
+        ),
+        (
+            "127.0.0.1:0",
+            own_socket,
+            &place("d2"),
+            [own_socket, "--socket"],
+        ),
+        (
+            "127.0.0.1:0",
+            &place("s3"),
+            own_store,
+            [own_store, "--store"],
+        ),
+    ] {
+        let (code, _, error) = larder(&[
+            "serve",
+            "--listen",
+            listen,
+            "--telemetry",
+            "off",
+            "--socket",
+            socket,
+            "--store",
+            store,
+        ]);
+        assert_eq!(code, Some(1), "{error}");
+        assert!(
+            complaints.iter().all(|word| error.contains(word)),
+            "{complaints:?}: {error}"
+        );
+    }
+    // The one that was there first goes on.
+    assert_eq!(
+        scene.node.admin("/status").await["listen"]["registry"],
+        scene.node.addr()
+    );
+}
+
+#[tokio::test]
+async fn a_changed_file_takes_effect_and_a_bad_one_does_not() {
+    let fake = FakeRegistry::start().await;
+    fake.put_manifest("team/app", Some("v1"), OCI_MANIFEST, "{}");
+    let upstream =
+        |name: &str| format!("[upstreams.\"{name}\"]\nendpoints = [\"{}\"]\n", fake.url());
+    let node = Node::builder()
+        .config(upstream("one.example"))
+        .start()
+        .await;
+    let status = async |name: &str| {
+        let url = format!("{}/v2/team/app/manifests/v1?ns={name}", node.url());
+        http::get(&url, &[]).await.expect("an answer").status
+    };
+    assert_eq!(status("one.example").await, 200);
+    let deny = "[registry]\ndeny = [\"one.example\"]\n".to_owned();
+    std::fs::write(node.config_file(), deny + &upstream("two.example")).expect("a file");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while status("two.example").await != 200 {
+        assert!(Instant::now() < deadline, "{}", node.log());
+    }
+    assert_eq!(status("one.example").await, 403);
+
+    std::fs::write(node.config_file(), "[store]\nmax_sise = \"1GiB\"\n").expect("a file");
+    let complaint = "2:1: unknown key `max_sise` in [store]: did you mean `max_size`?";
+    eventually("the mistake is in the log", || {
+        node.log().contains(complaint)
+    })
+    .await;
+    assert_eq!(
+        (status("two.example").await, status("one.example").await),
+        (200, 403)
+    );
+}
