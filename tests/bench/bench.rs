@@ -174,6 +174,8 @@ impl Bench {
     /// docker-registry that holds the large blob.
     pub fn registry(&self) -> Result<Server> {
         let dir = self.dir.path().join("registry");
+        // An earlier one has ended; its links would be in the way.
+        let _ = std::fs::remove_dir_all(&dir);
         self.origin
             .lay_out_for_registry(&dir.join("data"), "bench", &self.blob)?;
         let registry = self.runtime.block_on(DockerRegistry::start(&dir))?;

@@ -97,7 +97,8 @@ fn file_system(path: &std::path::Path) -> String {
     longest.map_or_else(unknown, |(_, kind)| kind.to_owned())
 }
 
-fn sysctl(name: &str) -> String {
+/// A kernel setting, by its path below `/proc/sys`.
+pub fn sysctl(name: &str) -> String {
     let value = fs::read_to_string(format!("/proc/sys/{name}"));
     value.map_or_else(|_| unknown(), |value| value.trim().replace('\t', " "))
 }

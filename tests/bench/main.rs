@@ -36,8 +36,9 @@ use self::report::{Report, Section};
 const USAGE: &str = "usage: larder-bench [--quick] [--only SECTION[,SECTION…]] [--markdown FILE]";
 
 /// Every section, in the order of the report.
-const SECTIONS: [(&str, fn(&Bench) -> Result<Section>); 8] = [
+const SECTIONS: [(&str, fn(&Bench) -> Result<Section>); 9] = [
     ("warm", warm::measure),
+    ("warm-bbr", warm::measure_bbr),
     ("manifest", manifest::measure),
     ("cold", cold::measure),
     ("first-byte", first_byte::measure),

@@ -3,13 +3,18 @@
 //! A copying client shows what a pull gets; a discarding one shows what the server could give.
 //! Rounds are interleaved, and the order of the servers turns from round to round.
 
-use anyhow::{Result, ensure};
+use std::fs;
+
+use anyhow::{Context as _, Result, ensure};
 
 use crate::bench::{Bench, Pace};
 use crate::client::{Sink, together};
+use crate::machine::sysctl;
 use crate::report::{Bound, Section};
 use crate::server::Server;
 use crate::stats::{paired, spread};
+
+const CONGESTION: &str = "net/ipv4/tcp_congestion_control";
 
 /// What one server did in one setting, a value for each round.
 #[derive(Default)]
@@ -19,6 +24,25 @@ struct Series {
 }
 
 pub fn measure(bench: &Bench) -> Result<Section> {
+    compare(bench, &sysctl(CONGESTION), true)
+}
+
+/// The same with bbr, which some distributions set for all sockets: its pacing costs timers, even on
+/// loopback. The targets are not held against it.
+pub fn measure_bbr(bench: &Bench) -> Result<Section> {
+    let before = sysctl(CONGESTION);
+    if before == "bbr" || fs::write(format!("/proc/sys/{CONGESTION}"), "bbr").is_err() {
+        let mut section = Section::new("Warm blob with congestion control bbr", &["not done"]);
+        section.row(["bbr is the run's own, or may not be set here"]);
+        return Ok(section);
+    }
+    let section = compare(bench, "bbr", false);
+    fs::write(format!("/proc/sys/{CONGESTION}"), before).context("setting it back")?;
+    section
+}
+
+/// Sockets take the congestion control that is set when their listener is made.
+fn compare(bench: &Bench, congestion: &str, judge: bool) -> Result<Section> {
     let plan = &bench.plan;
     // nginx static first: the ratios are to it.
     let servers = [
@@ -51,7 +75,11 @@ pub fn measure(bench: &Bench) -> Result<Section> {
             }
         }
     }
-    Ok(section(bench, &servers, &settings, &all))
+    let mut section = section(bench, &servers, &settings, &all, congestion);
+    if !judge {
+        section.verdicts.clear();
+    }
+    Ok(section)
 }
 
 /// One figure: all clients at once, or one client several times.
@@ -101,8 +129,10 @@ fn section(
     servers: &[Server],
     settings: &[(usize, Sink)],
     all: &[Vec<Series>],
+    congestion: &str,
 ) -> Section {
-    let title = format!("Warm blob of {} MB", bench.plan.blob / 1_000_000);
+    let mb = bench.plan.blob / 1_000_000;
+    let title = format!("Warm blob of {mb} MB, congestion control {congestion}");
     let columns = [
         "client",
         "clients",
