@@ -130,6 +130,8 @@ pub struct Upstream {
     pub endpoints: Vec<Endpoint>,
     /// Whether file or flag names this upstream. Only then may it lead to a loopback address.
     pub configured: bool,
+    /// Every endpoint's word about access counts as the origin's; else only the last one's does.
+    pub proves_access: bool,
     /// A path component that stands for this registry in prefix addressing.
     pub alias: Option<String>,
     /// Overrides `store.ttl` for content that came from here; `Some(None)` keeps it.
@@ -245,6 +247,7 @@ impl Upstream {
         Self {
             endpoints: Endpoint::implied(registry).into_iter().collect(),
             configured: false,
+            proves_access: false,
             alias: None,
             ttl: None,
             tags: Vec::new(),

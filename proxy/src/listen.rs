@@ -60,8 +60,8 @@ async fn registry_connection(stream: TcpStream, surface: &Surface, mut watch: Wa
     let service = service_fn(|request: Request<Incoming>| {
         let regions = &regions;
         async move {
-            let (head, body) = request.into_parts();
-            let answer = surface.answer(Request::from_parts(head, ()), regions);
+            let (head, mut body) = request.into_parts();
+            let answer = surface.answer(Request::from_parts(head, &mut body), regions);
             let response = Box::pin(answer).await;
             drain(body).await;
             Ok::<_, Infallible>(response)

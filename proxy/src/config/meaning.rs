@@ -220,6 +220,7 @@ fn upstream(name: &str, said: &mut Section<'_, '_>) -> Result<Upstream, ConfigEr
         endpoint.ca.clone_from(&ca);
         endpoint.insecure_skip_verify = insecure_skip_verify;
     }
+    let proves_access = said.flag("proves_access")?.unwrap_or(false);
     let alias = said.text("alias", value::alias)?;
     let ttl = said.quantity("ttl", value::lifetime)?;
     let mut tags = Vec::new();
@@ -246,6 +247,7 @@ fn upstream(name: &str, said: &mut Section<'_, '_>) -> Result<Upstream, ConfigEr
     Ok(Upstream {
         endpoints,
         configured: true,
+        proves_access,
         alias,
         ttl,
         tags,

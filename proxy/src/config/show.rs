@@ -142,6 +142,7 @@ impl Page {
                 first.insecure_skip_verify
             ));
         }
+        self.line(format_args!("proves_access = {}", upstream.proves_access));
         if let Some(alias) = &upstream.alias {
             self.text("alias", alias);
         }

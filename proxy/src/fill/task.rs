@@ -476,7 +476,7 @@ impl Running {
         let stream = self.flights.swap_remove(at);
         let endpoint = stream.track.endpoint.load(Ordering::Relaxed);
         if endpoint != usize::MAX {
-            let used = (stream.source, endpoint);
+            let used = (stream.source.clone(), endpoint);
             if !self.used.contains(&used) {
                 self.used.push(used);
             }
@@ -492,7 +492,13 @@ impl Running {
                 (why, false)
             }
             End::Broken { why, stalled } => (why, stalled),
-            // A source that has answered before is asked again: a token may have expired, a server been replaced.
+            // This credential opens nothing any more; another reader's may.
+            End::Refused(failure @ Failure::Refused(_)) => {
+                let why = failure.to_string();
+                self.refuse(stream.source.clone(), failure);
+                (why, false)
+            }
+            // A source that has answered before is asked again: a server may have been replaced.
             End::Refused(failure) => (failure.to_string(), false),
         };
         lock(&self.fill.state).answered = false;
@@ -544,8 +550,10 @@ impl Running {
         }
     }
 
+    /// A source is out. Its readers learn why; the others go on.
     fn refuse(&mut self, source: Source, failure: Failure) {
         lock(&self.fill.state).refusals.push((source, failure));
+        self.fill.wake_readers();
     }
 
     async fn verify(&self, partial: &Arc<Partial>) -> Result<Arc<Partial>, FillError> {

@@ -51,7 +51,8 @@ enum Line {
     Forget(Tag),
     /// The registry served this repository to an anonymous client, at that time (Unix seconds).
     Public(u64),
-    NotPublic,
+    /// The registry refused an anonymous client, at that time.
+    NotPublic(u64),
 }
 
 #[derive(Default, Debug)]
@@ -59,6 +60,7 @@ struct Known {
     links: HashMap<Digest, Link>,
     tags: HashMap<Tag, TagRecord>,
     public: Option<u64>,
+    refused: Option<u64>,
 }
 
 impl Known {
@@ -79,8 +81,8 @@ impl Known {
             Line::Forget(tag) => {
                 self.tags.remove(&tag);
             }
-            Line::Public(at) => self.public = Some(at),
-            Line::NotPublic => self.public = None,
+            Line::Public(at) => (self.public, self.refused) = (Some(at), None),
+            Line::NotPublic(at) => (self.public, self.refused) = (None, Some(at)),
         }
     }
 
@@ -90,7 +92,10 @@ impl Known {
             tag: tag.clone(),
             record: record.clone(),
         });
-        links.chain(tags).chain(self.public.map(Line::Public))
+        links
+            .chain(tags)
+            .chain(self.public.map(Line::Public))
+            .chain(self.refused.map(Line::NotPublic))
     }
 }
 
@@ -157,6 +162,12 @@ impl RepositoryRecord {
         Some(Duration::from_secs(now().saturating_sub(at)))
     }
 
+    /// How long ago the registry refused an anonymous client, if that was its last word.
+    pub fn refused_since(&self) -> Option<Duration> {
+        let at = lock(&self.known).refused?;
+        Some(Duration::from_secs(now().saturating_sub(at)))
+    }
+
     /// Any manifest that the repository is known to hold: what a proof of access can be asked with.
     pub fn any_manifest(&self) -> Option<Digest> {
         let known = lock(&self.known);
@@ -219,8 +230,11 @@ impl RepositoryRecord {
     }
 
     pub fn set_not_public(&self) {
-        if self.public_since().is_some() {
-            self.write(Line::NotPublic);
+        let recent = self
+            .refused_since()
+            .is_some_and(|age| age < Duration::from_secs(5));
+        if !recent {
+            self.write(Line::NotPublic(now()));
         }
     }
 

@@ -34,8 +34,8 @@ const REFUSED: &[(&str, &str)] = &[
         "2:1: unknown key `expose` in [telemetry]: the keys are `listen`, `log`, `log_format`",
     ),
     (
-        "[upstreams.\"ghcr.io\"]\nproves_access = true",
-        "2:1: unknown key `proves_access` in [upstreams.\"ghcr.io\"]: the keys are `endpoints`, `ca`, `insecure_skip_verify`, `alias`, `ttl`, `tags`, `access`, `credentials`",
+        "[upstreams.\"ghcr.io\"]\nproof = true",
+        "2:1: unknown key `proof` in [upstreams.\"ghcr.io\"]: the keys are `endpoints`, `ca`, `insecure_skip_verify`, `proves_access`, `alias`, `ttl`, `tags`, `access`, `credentials`",
     ),
     (
         "[upstreams.docker.io]\nalias = \"hub\"",
