@@ -290,6 +290,12 @@ impl Upstreams {
         }
     }
 
+    /// Whether the first answer of a registry already proves access: no mirror is asked before the origin.
+    pub fn proves_at_once(&self, registry: &RegistryName) -> bool {
+        let upstream = self.config.load().upstream(registry.as_str());
+        upstream.proves_access || upstream.endpoints.len() == 1
+    }
+
     /// How many endpoints a registry has.
     pub fn count(&self, registry: &RegistryName) -> usize {
         self.config

@@ -157,8 +157,8 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
             not_before: None,
         },
     };
-    let (store, digest) = (Arc::clone(&fills.store), fill.digest);
-    let left = tokio::task::spawn_blocking(move || store.resume(digest)).await;
+    let (store, digest, registry) = (Arc::clone(&fills.store), fill.digest, fill.registry.clone());
+    let left = tokio::task::spawn_blocking(move || store.resume(digest, &registry)).await;
     let partial = match left {
         Ok(Ok(Some(partial))) => {
             fills.metrics.fills.resumed.inc();
@@ -205,6 +205,7 @@ fn enter(fill: &Fill, partial: &Arc<Partial>, answered: bool) {
         let mut state = lock(&fill.state);
         state.partial = Some(Arc::clone(partial));
         state.answered = answered;
+        state.resumed = !answered;
         state.phase = Phase::Filling;
         // What is verified before its first byte is fetched whole.
         state.whole |= partial.size() <= HELD_BACK;
@@ -233,8 +234,9 @@ impl Running {
                 Ok(opened) => {
                     let (store, digest, size) =
                         (Arc::clone(&self.fills.store), self.fill.digest, opened.size);
-                    let begun =
-                        tokio::task::spawn_blocking(move || store.begin(digest, size)).await;
+                    let registry = self.fill.registry.clone();
+                    let begin = move || store.begin(digest, size, &registry);
+                    let begun = tokio::task::spawn_blocking(begin).await;
                     let partial = match begun {
                         Ok(Ok(partial)) => Arc::new(partial),
                         Ok(Err(error)) => return Err(FillError::Disk(error.to_string())),

@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use data_encoding::BASE64;
-use larder_shared::{Algorithm, Digest, Hasher, Range, Spans};
+use larder_shared::{Algorithm, Digest, Hasher, Range, RegistryName, Spans};
 use serde::{Deserialize, Serialize};
 
 use super::{Blob, layout::Layout};
@@ -32,6 +32,8 @@ const READ_BACK: u64 = 1 << 20;
 pub struct Partial {
     layout: Arc<Layout>,
     blob: Arc<Blob>,
+    /// Whose bytes these are.
+    registry: RegistryName,
     present: Mutex<Spans>,
     hashing: Mutex<Hashing>,
     saved: Mutex<Saved>,
@@ -59,6 +61,8 @@ impl std::fmt::Debug for Hashing {
 /// What `<hex>.spans` holds.
 #[derive(Serialize, Deserialize)]
 struct Checkpoint {
+    /// Whose bytes these are: what another registry gave is not this one's to go on with (promise P16).
+    registry: RegistryName,
     size: u64,
     boot_id: String,
     spans: Vec<(u64, u64)>,
@@ -72,8 +76,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Partial {
-    /// A fresh partial of `size` bytes. An older one of the same digest is unlinked, its readers keep their file.
-    pub(super) fn create(layout: &Arc<Layout>, digest: Digest, size: u64) -> io::Result<Self> {
+    /// A fresh partial of `size` bytes from `registry`. An older one of the same digest is unlinked, its readers keep
+    /// their file.
+    pub(super) fn create(
+        layout: &Arc<Layout>,
+        digest: Digest,
+        size: u64,
+        registry: &RegistryName,
+    ) -> io::Result<Self> {
         let path = layout.partial(&digest);
         remove_if_there(&layout.spans(&digest))?;
         remove_if_there(&path)?;
@@ -91,14 +101,21 @@ impl Partial {
             file,
             Spans::default(),
             Hashing { hasher, at: 0 },
+            registry,
         )
     }
 
-    /// The partial that an earlier process left, if it can be trusted: same boot, a readable checkpoint, and a file
-    /// of the right length with no hole where bytes should be. Anything else is swept away.
-    pub(super) fn resume(layout: &Arc<Layout>, digest: Digest) -> io::Result<Option<Self>> {
+    /// The partial that an earlier process left, if it can be trusted: bytes of the same registry, same boot, a readable
+    /// checkpoint, and a file of the right length with no hole where bytes should be. Anything else is swept away.
+    pub(super) fn resume(
+        layout: &Arc<Layout>,
+        digest: Digest,
+        registry: &RegistryName,
+    ) -> io::Result<Option<Self>> {
         let path = layout.partial(&digest);
-        let Some((checkpoint, hasher, spans, file)) = left_behind(layout, &digest) else {
+        let left = left_behind(layout, &digest)
+            .filter(|(checkpoint, ..)| checkpoint.registry == *registry);
+        let Some((checkpoint, hasher, spans, file)) = left else {
             remove_if_there(&layout.spans(&digest))?;
             remove_if_there(&path)?;
             return Ok(None);
@@ -107,7 +124,8 @@ impl Partial {
             hasher,
             at: checkpoint.hashed,
         };
-        Self::new(layout, digest, checkpoint.size, file, spans, hashing).map(Some)
+        let size = checkpoint.size;
+        Self::new(layout, digest, size, file, spans, hashing, registry).map(Some)
     }
 
     fn new(
@@ -117,6 +135,7 @@ impl Partial {
         file: File,
         present: Spans,
         hashing: Hashing,
+        registry: &RegistryName,
     ) -> io::Result<Self> {
         let saved = Saved {
             at: Instant::now(),
@@ -125,6 +144,7 @@ impl Partial {
         Ok(Self {
             layout: Arc::clone(layout),
             blob: Arc::new(Blob::new(digest, size, file)?),
+            registry: registry.clone(),
             present: Mutex::new(present),
             hashing: Mutex::new(hashing),
             saved: Mutex::new(saved),
@@ -238,6 +258,7 @@ impl Partial {
             (hashing.at, BASE64.encode(&hashing.hasher.save()))
         };
         let checkpoint = Checkpoint {
+            registry: self.registry.clone(),
             size: self.size(),
             boot_id: disk::boot_id(),
             spans: self.present().iter().map(|r| (r.start, r.end)).collect(),
