@@ -139,12 +139,29 @@ struct State {
     whole: bool,
     /// A source has answered since the last failure.
     answered: bool,
-    /// The sources that brought bytes: their repositories hold the digest once it is verified.
+    /// The sources whose origin has answered for the digest: their repositories hold it once it is verified.
     served: Vec<Source>,
+    /// The sources that brought bytes by a mirror.
+    mirrored: Vec<Source>,
     /// Some reader has its headers: the bytes of this file count.
     opened: bool,
     /// An earlier process brought some of the bytes, on whosever behalf.
     resumed: bool,
+}
+
+impl State {
+    /// The repositories that hold the digest, once it is verified. What a mirror brought counts where nobody else brought
+    /// anything: then all of it came through that repository.
+    fn holders(&self) -> Vec<Source> {
+        let mut holders = self.served.clone();
+        if let Some(first) = self.mirrored.first() {
+            let same = |source: &Source| source.repository == first.repository;
+            if !self.resumed && self.sources.iter().all(same) {
+                holders.push(first.clone());
+            }
+        }
+        holders
+    }
 }
 
 /// One digest on its way in.
@@ -179,6 +196,7 @@ impl Fill {
                 whole: false,
                 answered: false,
                 served: Vec::new(),
+                mirrored: Vec::new(),
                 opened: false,
                 resumed: false,
             }),

@@ -314,7 +314,7 @@ impl Upstreams {
             endpoint,
             proves,
         } = self.locations.get(&key).await?;
-        if endpoint != wanted || ask.proof {
+        if endpoint != wanted || ask.anew {
             return None;
         }
         let request = request(ask, &uri, None);
@@ -327,6 +327,7 @@ impl Upstreams {
                     body,
                     endpoint,
                     proves,
+                    remembered: true,
                 });
             }
         }

@@ -368,11 +368,11 @@ async fn what_a_crash_left_opens_only_with_a_right_to_it() {
     };
     gate.reached(1).await;
     // What is present is written down now and then, when more comes.
-    let mut sent = MB;
+    let mut through = MB;
     while !spans() {
-        sent += 10_000;
-        assert!(sent < 2 * MB, "no checkpoint is written");
-        gate.let_through(sent);
+        through += 10_000;
+        assert!(through < 2 * MB, "no checkpoint is written");
+        gate.let_through(through);
         gate.reached(1).await;
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }

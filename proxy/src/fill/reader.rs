@@ -44,6 +44,9 @@ impl Reader {
         if !state.sources.contains(&source) {
             state.sources.push(source.clone());
         }
+        if right == Right::Digest && !state.served.contains(&source) {
+            state.served.push(source.clone());
+        }
         let own = source.clone();
         let wants = Wants::Opening {
             start: range.first_start(),

@@ -87,8 +87,8 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
     match outcome {
         Ok(Some(partial)) => {
             fill.set_phase(Phase::Verified);
-            let served = lock(&fill.state).served.clone();
-            for source in served {
+            let holders = lock(&fill.state).holders();
+            for source in holders {
                 let record = fills
                     .store
                     .repositories()
