@@ -25,7 +25,7 @@ use larder_shared::{Algorithm, Digest, Range, RegistryName};
 pub use blob::Blob;
 pub use index::{Entry, Totals};
 pub use keeping::{Evicted, Limits};
-pub use partial::Partial;
+pub use partial::{Partial, Whence};
 pub use repositories::{Link, Repositories, RepositoryRecord, TagRecord, now};
 
 use crate::sys::disk;
@@ -215,9 +215,9 @@ impl Store {
         Ok(())
     }
 
-    /// Begins to fill a blob of `size` bytes from `registry` (blocking).
-    pub fn begin(&self, digest: Digest, size: u64, registry: &RegistryName) -> io::Result<Partial> {
-        let create = || Partial::create(&self.layout, digest, size, registry);
+    /// Begins to fill a blob of `size` bytes (blocking).
+    pub fn begin(&self, digest: Digest, size: u64, whence: Whence) -> io::Result<Partial> {
+        let create = || Partial::create(&self.layout, digest, size, whence.clone());
         let begun = create().or_else(|error| {
             // The directory may have vanished under a running larder: make it again, once.
             if error.kind() == io::ErrorKind::NotFound {
@@ -232,6 +232,11 @@ impl Store {
     /// Whether a partial of this digest lies on disk.
     pub fn has_partial(&self, digest: &Digest) -> bool {
         self.layout.spans(digest).exists()
+    }
+
+    /// Where the bytes of a partial on disk come from (blocking).
+    pub fn partial_whence(&self, digest: &Digest) -> Option<Whence> {
+        partial::whence(&self.layout, digest)
     }
 
     /// The partial that an earlier process left for `digest` of `registry`, if any can be used (blocking).

@@ -57,6 +57,8 @@ pub struct Opened {
     pub ranged: bool,
     /// Which endpoint of the source answers.
     pub endpoint: usize,
+    /// Its answer proves that the source's repository holds the blob.
+    pub proves: bool,
     body: Incoming,
 }
 
@@ -114,6 +116,7 @@ pub async fn open(
             start: range.start,
             ranged: true,
             endpoint: answer.endpoint,
+            proves: answer.proves,
             body: answer.body,
         });
     }
@@ -125,6 +128,7 @@ pub async fn open(
         start: 0,
         ranged: false,
         endpoint: answer.endpoint,
+        proves: answer.proves,
         body: answer.body,
     })
 }

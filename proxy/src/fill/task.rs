@@ -19,7 +19,7 @@ use super::{
     ramp::{INTERVAL, PARALLEL_FROM, Ramp},
 };
 use crate::{
-    store::{Link, Partial},
+    store::{Link, Partial, Whence},
     upstream::{Failure, Want},
 };
 
@@ -234,8 +234,11 @@ impl Running {
                 Ok(opened) => {
                     let (store, digest, size) =
                         (Arc::clone(&self.fills.store), self.fill.digest, opened.size);
-                    let registry = self.fill.registry.clone();
-                    let begin = move || store.begin(digest, size, &registry);
+                    let whence = Whence {
+                        registry: source.registry.clone(),
+                        repository: opened.proves.then(|| source.repository.clone()),
+                    };
+                    let begin = move || store.begin(digest, size, whence);
                     let begun = tokio::task::spawn_blocking(begin).await;
                     let partial = match begun {
                         Ok(Ok(partial)) => Arc::new(partial),

@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use data_encoding::BASE64;
-use larder_shared::{Algorithm, Digest, Hasher, Range, RegistryName, Spans};
+use larder_shared::{Algorithm, Digest, Hasher, Range, RegistryName, Repository, Spans};
 use serde::{Deserialize, Serialize};
 
 use super::{Blob, layout::Layout};
@@ -27,13 +27,21 @@ const CHECKPOINT_BYTES: u64 = 8 << 20;
 /// Bytes read back at a time for hashing.
 const READ_BACK: u64 = 1 << 20;
 
+/// Where the bytes of a partial come from (promise P16).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Whence {
+    /// What another registry gave is not this one's to go on with.
+    pub registry: RegistryName,
+    /// The repository for which the registry itself answered, if it was asked itself.
+    pub repository: Option<Repository>,
+}
+
 /// One blob being filled.
 #[derive(Debug)]
 pub struct Partial {
     layout: Arc<Layout>,
     blob: Arc<Blob>,
-    /// Whose bytes these are.
-    registry: RegistryName,
+    whence: Whence,
     present: Mutex<Spans>,
     hashing: Mutex<Hashing>,
     saved: Mutex<Saved>,
@@ -61,8 +69,7 @@ impl std::fmt::Debug for Hashing {
 /// What `<hex>.spans` holds.
 #[derive(Serialize, Deserialize)]
 struct Checkpoint {
-    /// Whose bytes these are: what another registry gave is not this one's to go on with (promise P16).
-    registry: RegistryName,
+    whence: Whence,
     size: u64,
     boot_id: String,
     spans: Vec<(u64, u64)>,
@@ -71,18 +78,24 @@ struct Checkpoint {
     midstate: String,
 }
 
+/// Where the bytes come from that an earlier fill left.
+pub(super) fn whence(layout: &Layout, digest: &Digest) -> Option<Whence> {
+    let text = fs::read(layout.spans(digest)).ok()?;
+    let checkpoint: Checkpoint = serde_json::from_slice(&text).ok()?;
+    Some(checkpoint.whence)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Partial {
-    /// A fresh partial of `size` bytes from `registry`. An older one of the same digest is unlinked, its readers keep
-    /// their file.
+    /// A fresh partial of `size` bytes. An older one of the same digest is unlinked, its readers keep their file.
     pub(super) fn create(
         layout: &Arc<Layout>,
         digest: Digest,
         size: u64,
-        registry: &RegistryName,
+        whence: Whence,
     ) -> io::Result<Self> {
         let path = layout.partial(&digest);
         remove_if_there(&layout.spans(&digest))?;
@@ -101,7 +114,7 @@ impl Partial {
             file,
             Spans::default(),
             Hashing { hasher, at: 0 },
-            registry,
+            whence,
         )
     }
 
@@ -114,7 +127,7 @@ impl Partial {
     ) -> io::Result<Option<Self>> {
         let path = layout.partial(&digest);
         let left = left_behind(layout, &digest)
-            .filter(|(checkpoint, ..)| checkpoint.registry == *registry);
+            .filter(|(checkpoint, ..)| checkpoint.whence.registry == *registry);
         let Some((checkpoint, hasher, spans, file)) = left else {
             remove_if_there(&layout.spans(&digest))?;
             remove_if_there(&path)?;
@@ -124,8 +137,8 @@ impl Partial {
             hasher,
             at: checkpoint.hashed,
         };
-        let size = checkpoint.size;
-        Self::new(layout, digest, size, file, spans, hashing, registry).map(Some)
+        let (size, whence) = (checkpoint.size, checkpoint.whence);
+        Self::new(layout, digest, size, file, spans, hashing, whence).map(Some)
     }
 
     fn new(
@@ -135,7 +148,7 @@ impl Partial {
         file: File,
         present: Spans,
         hashing: Hashing,
-        registry: &RegistryName,
+        whence: Whence,
     ) -> io::Result<Self> {
         let saved = Saved {
             at: Instant::now(),
@@ -144,7 +157,7 @@ impl Partial {
         Ok(Self {
             layout: Arc::clone(layout),
             blob: Arc::new(Blob::new(digest, size, file)?),
-            registry: registry.clone(),
+            whence,
             present: Mutex::new(present),
             hashing: Mutex::new(hashing),
             saved: Mutex::new(saved),
@@ -258,7 +271,7 @@ impl Partial {
             (hashing.at, BASE64.encode(&hashing.hasher.save()))
         };
         let checkpoint = Checkpoint {
-            registry: self.registry.clone(),
+            whence: self.whence.clone(),
             size: self.size(),
             boot_id: disk::boot_id(),
             spans: self.present().iter().map(|r| (r.start, r.end)).collect(),
