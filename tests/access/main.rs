@@ -2,7 +2,9 @@
 
 mod attacks;
 mod challenge;
+mod fills;
 mod matrix;
 mod mirrors;
 mod oracle;
 mod private;
+mod verdicts;
