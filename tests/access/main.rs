@@ -7,4 +7,5 @@ mod matrix;
 mod mirrors;
 mod oracle;
 mod private;
+mod sources;
 mod verdicts;
