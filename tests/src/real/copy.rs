@@ -6,6 +6,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use anyhow::Result;
+use data_encoding::BASE64;
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -56,6 +57,11 @@ impl Skopeo {
         })
     }
 
+    /// From now on it shows this user's password to `key`: a registry, or a registry and a path.
+    pub fn sign_in(&self, key: &str, user: &str, password: &str) -> Result<()> {
+        sign_in(self.dir.path(), key, user, password)
+    }
+
     /// Copies an image (the local platform of an index) to a new directory and returns the
     /// directory: `manifest.json`, and each blob named by its digest in hex.
     pub async fn copy(&self, image: &str) -> Result<PathBuf> {
@@ -86,6 +92,11 @@ impl Podman {
         Ok(Self {
             dir: configured("podman-", mirror)?,
         })
+    }
+
+    /// From now on it shows this user's password to `key`: a registry, or a registry and a path.
+    pub fn sign_in(&self, key: &str, user: &str, password: &str) -> Result<()> {
+        sign_in(self.dir.path(), key, user, password)
     }
 
     /// Runs podman with these arguments.
@@ -123,6 +134,14 @@ fn configured(prefix: &str, mirror: &PrefixMirror) -> Result<TempDir> {
     std::fs::write(registries(dir.path()), mirror.registries_conf())?;
     std::fs::write(dir.path().join("auth.json"), "{}")?;
     Ok(dir)
+}
+
+/// The credentials of containers-auth.json(5).
+fn sign_in(dir: &Path, key: &str, user: &str, password: &str) -> Result<()> {
+    let auth = BASE64.encode(format!("{user}:{password}").as_bytes());
+    let auths = serde_json::json!({"auths": {key: {"auth": auth}}});
+    std::fs::write(dir.join("auth.json"), auths.to_string())?;
+    Ok(())
 }
 
 fn registries(dir: &Path) -> PathBuf {
