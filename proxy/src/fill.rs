@@ -104,6 +104,14 @@ pub enum Joined {
     Elsewhere,
 }
 
+/// What was here when the fill began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Beginning {
+    Fresh,
+    /// Bytes that an earlier fill brought, on whosever behalf.
+    Resumed,
+}
+
 /// One reader, as the fill sees it.
 #[derive(Debug)]
 struct Seat {
@@ -145,8 +153,7 @@ struct State {
     mirrored: Vec<Source>,
     /// Some reader has its headers: the bytes of this file count.
     opened: bool,
-    /// An earlier process brought some of the bytes, on whosever behalf.
-    resumed: bool,
+    beginning: Beginning,
 }
 
 impl State {
@@ -156,7 +163,7 @@ impl State {
         let mut holders = self.served.clone();
         if let Some(first) = self.mirrored.first() {
             let same = |source: &Source| source.repository == first.repository;
-            if !self.resumed && self.sources.iter().all(same) {
+            if self.beginning == Beginning::Fresh && self.sources.iter().all(same) {
                 holders.push(first.clone());
             }
         }
@@ -198,7 +205,7 @@ impl Fill {
                 served: Vec::new(),
                 mirrored: Vec::new(),
                 opened: false,
-                resumed: false,
+                beginning: Beginning::Fresh,
             }),
             demand: Notify::new(),
         }
@@ -269,14 +276,20 @@ impl Fills {
         digest: Digest,
         source: Source,
         range: &RangeHeader,
-        right: Right,
+        mut right: Right,
     ) -> Joined {
         let mut fills = lock(&self.running);
         let (fill, started) = if let Some(fill) = fills.get(&digest) {
             if fill.registry != source.registry {
                 return Joined::Elsewhere;
             }
-            let own = lock(&fill.state).sources.first() == Some(&source);
+            let state = lock(&fill.state);
+            let own = state.sources.first() == Some(&source);
+            let held = |other: &Source| other.repository == source.repository;
+            if right == Right::Repository && state.served.iter().any(held) {
+                right = Right::Digest;
+            }
+            drop(state);
             if !own && right != Right::Digest {
                 return Joined::Claimed;
             }

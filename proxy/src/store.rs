@@ -216,7 +216,7 @@ impl Store {
     }
 
     /// Begins to fill a blob of `size` bytes (blocking).
-    pub fn begin(&self, digest: Digest, size: u64, whence: Whence) -> io::Result<Partial> {
+    pub fn begin(&self, digest: Digest, size: u64, whence: &Whence) -> io::Result<Partial> {
         let create = || Partial::create(&self.layout, digest, size, whence.clone());
         let begun = create().or_else(|error| {
             // The directory may have vanished under a running larder: make it again, once.

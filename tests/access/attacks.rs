@@ -3,11 +3,10 @@
 
 use larder_tests::fake::{Content, FakeRegistry, Fault, Match};
 use larder_tests::http::{Call, Response};
+use larder_tests::image::OCI_MANIFEST;
 use larder_tests::scene::{committed, eventually};
 
 use crate::private::{Private, Who, confidential, refused};
-
-const MB: u64 = 1_000_000;
 
 /// Two repositories of one registry, one of them private and in the cache.
 struct Neighbours {
@@ -152,12 +151,7 @@ async fn another_registry_that_claims_a_digest_gets_nothing() {
         place.digest,
         place.content.len()
     );
-    attacker.put_manifest(
-        "evil/app",
-        Some("v1"),
-        larder_tests::image::OCI_MANIFEST,
-        manifest,
-    );
+    attacker.put_manifest("evil/app", Some("v1"), OCI_MANIFEST, manifest);
     let scene = Private::start(
         larder_tests::node::Node::builder()
             .upstream(&place.fake)
@@ -173,6 +167,33 @@ async fn another_registry_that_claims_a_digest_gets_nothing() {
     .await;
     let url = scene.manifest(&attacker, "evil/app", "v1");
     assert_eq!(scene.get(&Who::Nobody, &url).await.status, 200);
+    // Whatever larder writes down of that registry, it names the digest.
+    let media_type = format!("{OCI_MANIFEST}; of={}", place.digest);
+    attacker.put_manifest("evil/app", Some("v3"), &media_type, "{}");
+    let url = scene.manifest(&attacker, "evil/app", "v3");
+    assert_eq!(scene.get(&Who::Nobody, &url).await.text(), "{}");
+    // A tag of its own that claims to be that very digest.
+    let headers = [
+        ("Docker-Content-Digest", place.digest.clone()),
+        ("Content-Type", OCI_MANIFEST.to_owned()),
+    ];
+    attacker.fault(
+        Match::manifest().reference("v2").method("HEAD"),
+        Fault::Status {
+            code: 200,
+            headers: headers.map(|(name, value)| (name.to_owned(), value)).into(),
+            body: vec![b'x'; place.content.len()].into(),
+        },
+    );
+    let tag = scene.manifest(&attacker, "evil/app", "v2");
+    for method in ["HEAD", "GET", "HEAD"] {
+        let answer = scene.send(Call::new(method, &tag)).await;
+        assert!(
+            !answer.body.starts_with(&place.content[..8]),
+            "{}",
+            answer.text()
+        );
+    }
     for path in ["blobs", "manifests"] {
         let url = scene.path(&attacker, &format!("evil/app/{path}/{}", place.digest));
         for call in [
@@ -226,163 +247,4 @@ async fn another_registry_that_claims_a_digest_gets_nothing() {
     }
     scene.end(&[&place.fake, &attacker]).await;
     place.end().await;
-}
-
-/// A private blob that is only half here: its registry is at the gate.
-struct HalfHere {
-    fake: FakeRegistry,
-    attacker: FakeRegistry,
-    scene: Private,
-    owner: Who,
-    other: Who,
-    content: Content,
-    digest: String,
-}
-
-impl HalfHere {
-    async fn new() -> Self {
-        let (fake, attacker) = (FakeRegistry::start().await, FakeRegistry::start().await);
-        let (owner, other) = (Who::new("owner"), Who::new("other"));
-        let content = Content::synthetic(fastrand::u64(..), 3 * MB);
-        let digest = fake.put_content("team/app", &content);
-        fake.put_blob("public/app", "public");
-        fake.put_blob("other/app", "other");
-        fake.require_bearer("team/app", &[owner.pair()]);
-        fake.require_bearer("other/app", &[other.pair()]);
-        // The attacker knows the digest and the length, and has other bytes.
-        attacker.put_blob_under("evil/app", &digest, &Content::zeros(3 * MB));
-        attacker.put_blob("evil/app", "evil");
-        let scene = Private::before(&[&fake, &attacker]).await;
-        let place = Self {
-            fake,
-            attacker,
-            scene,
-            owner,
-            other,
-            content,
-            digest,
-        };
-        for (who, fake, repository, text) in [
-            (&Who::Nobody, &place.fake, "public/app", "public"),
-            (&place.other, &place.fake, "other/app", "other"),
-            (&Who::Nobody, &place.attacker, "evil/app", "evil"),
-        ] {
-            let url = place.scene.blob(
-                fake,
-                repository,
-                &larder_tests::fake::digest_of(text.as_bytes()),
-            );
-            assert_eq!(place.scene.get(who, &url).await.text(), text);
-        }
-        place
-    }
-
-    /// What anyone without a right to `team/app` gets of the first 8 KB and of everything.
-    async fn nobody_gets_it(&self) {
-        let wrong = Who::new("owner");
-        for (who, fake, repository) in [
-            (&Who::Nobody, &self.fake, "team/app"),
-            (&wrong, &self.fake, "team/app"),
-            (&self.other, &self.fake, "team/app"),
-            (&Who::Nobody, &self.fake, "public/app"),
-            (&self.owner, &self.fake, "public/app"),
-            (&self.other, &self.fake, "other/app"),
-        ] {
-            let url = self.scene.blob(fake, repository, &self.digest);
-            for call in [
-                Call::get(&url).header("range", "bytes=0-8191"),
-                Call::get(&url),
-                Call::get(&url).header("range", "bytes=0-99,200-299"),
-                Call::new("HEAD", &url),
-            ] {
-                let what = format!("{who:?} {repository} {call:?}");
-                let answer = self.scene.ask(who, call).await;
-                refused(&what, &answer, &self.content.read(0..64));
-            }
-        }
-        // The attacker's registry gives its own bytes at the most.
-        let url = self.scene.blob(&self.attacker, "evil/app", &self.digest);
-        for call in [
-            Call::get(&url).header("range", "bytes=0-8191"),
-            Call::get(&url),
-        ] {
-            let answer = self.scene.send(call).await;
-            let byte = answer.body.iter().find(|byte| **byte != 0);
-            assert!(
-                answer.status >= 400 || byte.is_none(),
-                "bytes of another registry"
-            );
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_running_fill_is_joined_only_with_a_right_to_it() {
-    let place = HalfHere::new().await;
-    let gate = place
-        .fake
-        .gate(Match::blob().repository("team/app").method("GET"), MB);
-    let url = place.scene.blob(&place.fake, "team/app", &place.digest);
-    let token = {
-        let answer = place.scene.send(Call::get(&url)).await;
-        place
-            .scene
-            .token(&place.owner, &crate::private::Challenge::of(&answer))
-            .await
-    };
-    let call = Call::get(&url).header("authorization", &format!("Bearer {token}"));
-    let mut reader = call.open().await.expect("an answer");
-    let begin = reader.read_exactly(500_000).await.expect("500 kB");
-    assert!(*begin == place.content.read(0..500_000));
-    gate.reached(1).await;
-    place.nobody_gets_it().await;
-    gate.open();
-    let rest = reader.rest().await;
-    assert!(rest.complete, "{:?}", rest.error);
-    assert!(*rest.body == place.content.read(500_000..3 * MB));
-    place.scene.end(&[&place.fake, &place.attacker]).await;
-}
-
-#[tokio::test]
-async fn what_a_crash_left_opens_only_with_a_right_to_it() {
-    let mut place = HalfHere::new().await;
-    let gate = place
-        .fake
-        .gate(Match::blob().repository("team/app").method("GET"), MB);
-    let url = place.scene.blob(&place.fake, "team/app", &place.digest);
-    let sent = Who::Sends(place.owner.basic());
-    let Who::Sends(authorization) = &sent else {
-        unreachable!()
-    };
-    let call = Call::get(&url).header("authorization", authorization);
-    let mut reader = call.open().await.expect("an answer");
-    reader.read_exactly(500_000).await.expect("500 kB");
-    let store = place.scene.node.store().to_owned();
-    let spans = || {
-        larder_tests::scene::files(&store.join("partial"))
-            .iter()
-            .any(|file| {
-                file.extension()
-                    .is_some_and(|extension| extension == "spans")
-            })
-    };
-    gate.reached(1).await;
-    // What is present is written down now and then, when more comes.
-    let mut through = MB;
-    while !spans() {
-        through += 10_000;
-        assert!(through < 2 * MB, "no checkpoint is written");
-        gate.let_through(through);
-        gate.reached(1).await;
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
-    place.scene.node.kill9().await;
-    drop(reader);
-    place.scene.node.restart().await;
-    place.nobody_gets_it().await;
-    gate.open();
-    let answer = place.scene.ask(&sent, Call::get(&url)).await;
-    assert_eq!((answer.status, answer.complete), (200, true));
-    assert!(*answer.body == place.content.read(0..3 * MB));
-    place.scene.end(&[&place.fake, &place.attacker]).await;
 }

@@ -12,6 +12,9 @@ use crate::private::{Private, Who, refused};
 
 const REPOSITORY: &str = "team/app";
 
+/// What a registry was asked for one answer: kind and status, and whether something was shown.
+type Questions = Vec<(String, bool)>;
+
 struct Place {
     fake: FakeRegistry,
     scene: Private,
@@ -81,7 +84,7 @@ impl Place {
 
 #[tokio::test]
 async fn the_questions_are_the_same_whatever_is_here() {
-    let mut seen: Vec<Vec<Vec<(String, Option<bool>)>>> = Vec::new();
+    let mut seen: Vec<Vec<Questions>> = Vec::new();
     let mut statuses = Vec::new();
     for state in 0..3 {
         let mut all = Vec::new();
@@ -105,7 +108,7 @@ async fn the_questions_are_the_same_whatever_is_here() {
                 let kind = |seen: &larder_tests::fake::Seen| {
                     (
                         format!("{:?} {}", seen.kind, seen.status),
-                        Some(seen.authorization.is_some()),
+                        seen.authorization.is_some(),
                     )
                 };
                 all.push(asked.iter().map(kind).collect());

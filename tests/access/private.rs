@@ -25,6 +25,16 @@ pub fn basic(user: &str, password: &str) -> String {
     format!("Basic {}", BASE64.encode(pair.as_bytes()))
 }
 
+/// A value of a form.
+pub fn encoded(value: &str) -> String {
+    let one = |mut form: String, byte: u8| {
+        form.push('%');
+        form.push_str(&HEXLOWER.encode(&[byte]));
+        form
+    };
+    value.bytes().fold(String::new(), one)
+}
+
 /// Who a client is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Who {
@@ -217,6 +227,10 @@ impl Private {
     /// The end of every test: no secret that was used, no token of a registry and none of larder's own is in a log, a
     /// metric, a refusal, the store, or what the command line prints.
     pub async fn end(mut self, fakes: &[&FakeRegistry]) {
+        assert!(
+            self.node.log().contains("TRACE"),
+            "it does not log all it can"
+        );
         let mut places = vec![
             ("the log".to_owned(), self.node.log().into_bytes()),
             ("refusals".to_owned(), lock(&self.said).clone()),

@@ -13,7 +13,7 @@ use larder_tests::node::Node;
 use larder_tests::scene::{committed, eventually};
 use tempfile::TempDir;
 
-use crate::private::{Private, Who, basic, confidential, refused, secret};
+use crate::private::{Private, Who, basic, confidential, encoded, refused, secret};
 
 const REPOSITORY: &str = "team/app";
 
@@ -321,7 +321,7 @@ async fn secrets_arrive_byte_for_byte() {
             ("password", &*password),
         ];
         let form = form
-            .map(|(name, value)| format!("{name}={}", escaped(value)))
+            .map(|(name, value)| format!("{name}={}", encoded(value)))
             .join("&");
         let realm = format!("{}/token/{}", pod.node.url(), place.fake.host());
         let token = pod.token_of(&pod.send(Call::new("POST", realm).body(form)).await);
@@ -368,8 +368,4 @@ async fn secrets_arrive_byte_for_byte() {
         assert!(place.shown().contains(&expected), "{user}");
         scene.end(&[&place.fake]).await;
     }
-}
-
-fn escaped(value: &str) -> String {
-    value.bytes().map(|byte| format!("%{byte:02x}")).collect()
 }

@@ -9,7 +9,8 @@ use std::{
 use larder_shared::{Range, RangeHeader};
 
 use super::{
-    Fill, FillError, HELD_BACK, Passage, Phase, Right, Seat, Source, Through, Wants, lock,
+    Beginning, Fill, FillError, HELD_BACK, Passage, Phase, Right, Seat, Source, Through, Wants,
+    lock,
 };
 use crate::{store::Blob, upstream::Failure};
 
@@ -98,7 +99,7 @@ impl Reader {
         }
         let entitled = match seat.right {
             Right::Digest => true,
-            Right::Repository if !state.resumed => true,
+            Right::Repository if state.beginning == Beginning::Fresh => true,
             Right::Repository | Right::None => state.served.contains(&seat.source),
         };
         if let (Some(partial), true) = (&state.partial, entitled) {

@@ -12,7 +12,7 @@ use larder_shared::Range;
 use tokio::{sync::OwnedSemaphorePermit, task::JoinSet, time::sleep_until};
 
 use super::{
-    Fill, FillError, Fills, HELD_BACK, Phase, Source, Wants,
+    Beginning, Fill, FillError, Fills, HELD_BACK, Phase, Source, Wants,
     fetch::{self, End, Opened, Track},
     lock,
     plan::{self, Flight, Step, View, WINDOW},
@@ -205,7 +205,11 @@ fn enter(fill: &Fill, partial: &Arc<Partial>, answered: bool) {
         let mut state = lock(&fill.state);
         state.partial = Some(Arc::clone(partial));
         state.answered = answered;
-        state.resumed = !answered;
+        state.beginning = if answered {
+            Beginning::Fresh
+        } else {
+            Beginning::Resumed
+        };
         state.phase = Phase::Filling;
         // What is verified before its first byte is fetched whole.
         state.whole |= partial.size() <= HELD_BACK;
@@ -238,7 +242,7 @@ impl Running {
                         registry: source.registry.clone(),
                         repository: opened.proves.then(|| source.repository.clone()),
                     };
-                    let begin = move || store.begin(digest, size, whence);
+                    let begin = move || store.begin(digest, size, &whence);
                     let begun = tokio::task::spawn_blocking(begin).await;
                     let partial = match begun {
                         Ok(Ok(partial)) => Arc::new(partial),

@@ -403,9 +403,14 @@ impl Repositories {
     /// Whether some repository of `registry` is known to hold `digest` (blocking: looks through the logs on disk).
     pub fn held_in(&self, registry: &RegistryName, digest: &Digest) -> bool {
         let wanted = digest.to_string();
+        // A line may name a digest without being a link to it: much of it is the registry's own words.
+        let links = |line: &str| {
+            line.contains(&wanted)
+                && matches!(serde_json::from_str(line), Ok(Line::Link(link)) if link.digest == *digest)
+        };
         let mut held = false;
         self.each_log(registry, |text| {
-            held = text.contains(&wanted);
+            held = text.lines().any(links);
             !held
         });
         held
@@ -438,7 +443,7 @@ mod tests {
         layout.create().unwrap();
         let (registry, repository) = names();
         let path = layout.repository_log(&registry, &repository);
-        let digest = Digest::sha256(b"x");
+        let (digest, claimed) = (Digest::sha256(b"x"), Digest::sha256(b"z"));
         let link = Link {
             digest,
             size: 1,
@@ -458,7 +463,12 @@ mod tests {
                     checked: now(),
                 },
             );
-            written(&path, 3).await;
+            record.add_link(Link {
+                digest: Digest::sha256(b"w"),
+                size: 1,
+                media_type: Some(format!("application/x; of={claimed}")),
+            });
+            written(&path, 4).await;
         }
         append(&path, b"{\"link\":{\"dig").unwrap();
         let repositories = Repositories::new(layout);
@@ -468,6 +478,7 @@ mod tests {
         assert!(record.public_since().is_some());
         assert!(repositories.held_in(&registry, &digest));
         assert!(!repositories.held_in(&registry, &Digest::sha256(b"y")));
+        assert!(!repositories.held_in(&registry, &claimed));
         assert!(!repositories.held_in(&"b.io".parse().unwrap(), &digest));
     }
 }

@@ -37,7 +37,7 @@ fn a_partial_becomes_a_blob_that_a_reopened_store_serves() {
     let (bytes, digest) = sample(3000);
     {
         let store = open(dir.path());
-        let partial = store.begin(digest, 3000, whence("a.io")).unwrap();
+        let partial = store.begin(digest, 3000, &whence("a.io")).unwrap();
         assert_eq!(partial.verify().unwrap(), None);
         feed(&partial, &bytes, 1000..3000);
         assert!(store.blob(&digest, None).is_none());
@@ -63,7 +63,7 @@ fn wrong_bytes_do_not_verify() {
     let store = open(dir.path());
     let (mut bytes, digest) = sample(3000);
     bytes[1500] ^= 1;
-    let partial = store.begin(digest, 3000, whence("a.io")).unwrap();
+    let partial = store.begin(digest, 3000, &whence("a.io")).unwrap();
     feed(&partial, &bytes, 0..3000);
     assert_eq!(partial.verify().unwrap(), Some(false));
     partial.discard().unwrap();
@@ -76,7 +76,7 @@ fn a_partial_goes_on_in_another_process() {
     let (bytes, digest) = sample(3000);
     {
         let store = open(dir.path());
-        let partial = store.begin(digest, 3000, whence("a.io")).unwrap();
+        let partial = store.begin(digest, 3000, &whence("a.io")).unwrap();
         feed(&partial, &bytes, 0..700);
         feed(&partial, &bytes, 2000..2500);
         partial.checkpoint().unwrap();
@@ -100,7 +100,7 @@ fn a_partial_of_another_registry_is_swept_away() {
     let dir = tempfile::tempdir().unwrap();
     let (bytes, digest) = sample(3000);
     let store = open(dir.path());
-    let partial = store.begin(digest, 3000, whence("a.io")).unwrap();
+    let partial = store.begin(digest, 3000, &whence("a.io")).unwrap();
     feed(&partial, &bytes, 0..700);
     partial.checkpoint().unwrap();
     assert_eq!(store.partial_whence(&digest), Some(whence("a.io")));
@@ -117,7 +117,7 @@ fn a_partial_of_another_boot_or_length_is_swept_away() {
         .join(format!("partial/sha256/{}.spans", digest.hex()));
     for spoil in ["boot", "length", "text"] {
         let store = open(dir.path());
-        let partial = store.begin(digest, 3000, whence("a.io")).unwrap();
+        let partial = store.begin(digest, 3000, &whence("a.io")).unwrap();
         feed(&partial, &bytes, 0..700);
         partial.checkpoint().unwrap();
         let text = fs::read_to_string(&spans).unwrap();
@@ -209,7 +209,7 @@ proptest! {
         let mut random = fastrand::Rng::with_seed(order);
         random.shuffle(&mut pieces);
         let restart = restart.index(pieces.len());
-        let mut partial = store.begin(digest, 5000, whence("a.io")).unwrap();
+        let mut partial = store.begin(digest, 5000, &whence("a.io")).unwrap();
         for (i, piece) in pieces.into_iter().enumerate() {
             if i == restart {
                 partial.checkpoint().unwrap();
