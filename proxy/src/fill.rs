@@ -29,11 +29,13 @@ use std::{
     task::Waker,
 };
 
+use arc_swap::ArcSwap;
 use larder_shared::{Digest, Range, RangeHeader, RegistryName, Repository};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::{
     access::{Access, Place},
+    config::Config,
     identity::Identity,
     metrics::Metrics,
     store::{Partial, Store},
@@ -193,6 +195,7 @@ pub struct Fills {
     upstreams: Arc<Upstreams>,
     metrics: Arc<Metrics>,
     access: Arc<Access>,
+    config: Arc<ArcSwap<Config>>,
     running: Mutex<HashMap<Digest, Arc<Fill>>>,
     /// Rings when something was added to the store.
     pub grown: Notify,
@@ -206,12 +209,14 @@ impl Fills {
         upstreams: Arc<Upstreams>,
         metrics: Arc<Metrics>,
         access: Arc<Access>,
+        config: Arc<ArcSwap<Config>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             store,
             upstreams,
             metrics,
             access,
+            config,
             running: Mutex::default(),
             grown: Notify::new(),
             extra_streams: Arc::new(Semaphore::new(EXTRA_STREAMS)),

@@ -277,6 +277,16 @@ impl Running {
         }
     }
 
+    /// Enough of a blob that is read by ranges is here to be worth the rest (`store.complete_after`).
+    fn complete_if_due(&self, partial: &Partial) {
+        let Some(after) = self.fills.config.load().store.complete_after else {
+            return;
+        };
+        if partial.present().total() >= after.of(partial.size()) {
+            lock(&self.fill.state).whole = true;
+        }
+    }
+
     /// The bytes were wrong: whoever brought them is asked last from now on. Whether there is anybody else.
     async fn distrust(&mut self) -> bool {
         let mut others = false;
@@ -312,6 +322,7 @@ impl Running {
             {
                 return self.verify(partial).await.map(Some);
             }
+            self.complete_if_due(partial);
             let received = self.received.load(Ordering::Relaxed);
             self.ramp.look(now, received);
             self.progress.note(now, partial.present().total());
@@ -573,6 +584,13 @@ impl Running {
             Ok(Err(error)) => Err(FillError::Disk(error.to_string())),
             Err(panic) => Err(FillError::Disk(panic.to_string())),
         }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let received = self.received.load(Ordering::Relaxed);
+        self.fills.metrics.upstreams.received.inc_by(received);
     }
 }
 
