@@ -290,6 +290,12 @@ impl Upstreams {
         }
     }
 
+    /// Whether a registry has endpoints whose word about access does not count.
+    pub fn has_mirrors(&self, registry: &RegistryName) -> bool {
+        let upstream = self.config.load().upstream(registry.as_str());
+        upstream.endpoints.len() > 1 && !upstream.proves_access
+    }
+
     /// How many endpoints a registry has.
     pub fn count(&self, registry: &RegistryName) -> usize {
         self.config

@@ -43,9 +43,10 @@ impl Pull {
             repository: place.repository.clone(),
             identity: place.identity.clone(),
         };
-        // What an earlier process left of it is no proof either.
-        let unproven_rest = !proven && self.store.has_partial(digest);
-        if unproven_rest {
+        // The fetch is the proof where the origin answers it; what a mirror has, or an earlier process left, is none.
+        let needs_proof = !proven
+            && (self.store.has_partial(digest) || self.upstreams.has_mirrors(&place.registry));
+        if needs_proof {
             self.prove(place, digest).await?;
         }
         if !self.store.usable() {
@@ -56,7 +57,7 @@ impl Pull {
             }
             return self.pass_on_blob(digest, source, range).await;
         }
-        let proven = proven || unproven_rest;
+        let proven = proven || needs_proof;
         let (mut reader, own) = self.fills.join(*digest, source.clone(), range, proven);
         // Somebody else's fill proves nothing about this caller or this repository.
         if !own && !proven {
