@@ -1,114 +1,204 @@
 //! May this caller read this repository?
 //!
-//! Asked before any tier (promise P16). So far larder knows one kind of caller, the anonymous one: it may read what the
-//! registry itself serves to anonymous clients. A verdict is the origin's own answer, remembered in the repository's
-//! record, renewed when it is old, and outlives an outage: what was public stays served.
+//! Asked before any tier (promise P16). A verdict is the origin's own answer to this caller's credential, or to nobody's
+//! where the repository is public, and is remembered for a bounded time.
+//!
+//! ```text
+//!  public, not long ago                ─▶ Allowed, whoever asks
+//!  this credential accepted, recently  ─▶ Allowed
+//!  refused a moment ago                ─▶ Refused
+//!  anything else                       ─▶ Ask the origin:  accepted ─▶ Allowed, remembered
+//!                                                          refused  ─▶ Refused, remembered, earlier grant void
+//!                                                          no answer ─▶ Allowed if it was public once, or if this
+//!                                                                       credential was accepted within the grace
+//! ```
+//!
+//! Verdicts are never shared between credentials, never made by a stale answer, a mirror's word, or a manifest that
+//! merely names a digest.
+
+mod grants;
+mod sessions;
 
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use larder_shared::{Range, RegistryName, Repository};
 
+pub use self::{
+    grants::Grants,
+    sessions::{Bearer, EXPIRES_IN, Session, Sessions},
+};
 use crate::{
     coalesce::Coalesce,
     config::Config,
+    identity::{Fingerprint, Identity},
     store::RepositoryRecord,
-    upstream::{Ask, Failure, Subject, Upstreams, Want},
+    upstream::{Answer, Ask, Failure, Subject, Upstreams, Want},
 };
 
-/// What is remembered of a repository.
+/// A repository, who asks for it, and what is known of it.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub registry: RegistryName,
+    pub repository: Repository,
+    pub record: Arc<RepositoryRecord>,
+    pub identity: Identity,
+}
+
+impl Place {
+    /// A question about this repository by this caller.
+    pub fn ask(&self, subject: Subject, want: Want) -> Ask {
+        Ask::new(&self.registry, &self.repository, subject, want).by(self.identity.clone())
+    }
+}
+
+/// What is known before anybody is asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Standing {
-    /// The origin served it to an anonymous client not long ago.
-    Public,
-    /// It did, but longer ago than `access.ttl`.
-    Aged,
-    /// Nothing is known, or it was refused since.
-    Unknown,
+pub enum Verdict {
+    Allowed,
+    /// The origin must be asked; `bridged`: an outage would not matter.
+    Ask {
+        bridged: bool,
+    },
+    Refused,
 }
 
 /// How long a proof may take before the registry counts as unreachable.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(2);
+
+type Question = (RegistryName, Repository, Fingerprint, String);
 
 /// Verdicts over repositories.
 #[derive(Debug)]
 pub struct Access {
     config: Arc<ArcSwap<Config>>,
     upstreams: Arc<Upstreams>,
-    proofs: Coalesce<(RegistryName, Repository, String), Result<(), Failure>>,
+    grants: Grants,
+    proofs: Coalesce<Question, Result<(), Failure>>,
 }
 
 impl Access {
-    pub fn new(config: Arc<ArcSwap<Config>>, upstreams: Arc<Upstreams>) -> Self {
+    pub fn new(config: Arc<ArcSwap<Config>>, upstreams: Arc<Upstreams>, grants: Grants) -> Self {
         Self {
             config,
             upstreams,
+            grants,
             proofs: Coalesce::default(),
         }
     }
 
-    pub fn standing(&self, record: &RepositoryRecord) -> Standing {
-        match record.public_since() {
-            Some(age) if age < self.config.load().access.ttl => Standing::Public,
-            Some(_) => Standing::Aged,
-            None => Standing::Unknown,
+    /// What is known of this caller and this repository.
+    pub fn verdict(&self, place: &Place) -> Verdict {
+        let config = self.config.load();
+        let (ttl, grace) = (config.access.ttl, config.access.grace);
+        let public = place.record.public_since();
+        if public.is_some_and(|age| age < ttl) {
+            return Verdict::Allowed;
+        }
+        if place.identity.is_anonymous() {
+            if place.record.refused_since().is_some_and(|age| age < ttl) {
+                return Verdict::Refused;
+            }
+            return Verdict::Ask {
+                bridged: public.is_some(),
+            };
+        }
+        let who = place.identity.fingerprint();
+        match self.grants.age(&place.registry, &place.repository, who) {
+            Some(age) if age < ttl => Verdict::Allowed,
+            _ if self
+                .grants
+                .was_refused(&place.registry, &place.repository, who) =>
+            {
+                Verdict::Refused
+            }
+            age => Verdict::Ask {
+                bridged: public.is_some() || age.is_some_and(|age| age < ttl + grace),
+            },
         }
     }
 
-    /// Asks the origin whether it serves `subject` of the repository to an anonymous client, and remembers the answer.
-    /// For blobs one byte is asked for, since public ECR refuses a HEAD. An aged verdict survives an unreachable origin.
-    pub async fn prove(
-        &self,
-        registry: &RegistryName,
-        repository: &Repository,
-        record: &Arc<RepositoryRecord>,
-        subject: Subject,
-    ) -> Result<(), Failure> {
-        let key = (registry.clone(), repository.clone(), format!("{subject:?}"));
+    /// Asks the origin whether it serves `subject` to this caller, and remembers the answer. For blobs one byte is asked
+    /// for, since public ECR refuses a HEAD. Simultaneous proofs of the same thing by the same caller share one question.
+    pub async fn prove(&self, place: &Place, subject: Subject) -> Result<(), Failure> {
+        let bridged = match self.verdict(place) {
+            Verdict::Ask { bridged } => bridged,
+            Verdict::Allowed => false,
+            Verdict::Refused => return Err(Failure::Refused(place.registry.to_string())),
+        };
+        let key = (
+            place.registry.clone(),
+            place.repository.clone(),
+            place.identity.fingerprint(),
+            format!("{subject:?}"),
+        );
         let want = match subject {
             Subject::Blob(_) => Want::Part(Range::new(0, 1)),
             _ => Want::Head,
         };
-        let mut ask = Ask::new(registry, repository, subject, want);
-        if self.standing(record) == Standing::Aged {
+        let mut ask = place.ask(subject, want).proof();
+        if bridged {
             ask = ask.optional();
         }
         let upstreams = Arc::clone(&self.upstreams);
-        let place = registry.to_string();
+        let late = Failure::Unreachable {
+            place: place.registry.to_string(),
+            why: format!("no answer within {PROOF_TIMEOUT:?}"),
+        };
+        let lost = late.clone();
         let question = async move {
             match tokio::time::timeout(PROOF_TIMEOUT, upstreams.ask(&ask)).await {
                 Ok(Ok(_) | Err(Failure::Unsatisfiable { .. })) => Ok(()),
                 Ok(Err(failure)) => Err(failure),
-                Err(_) => Err(Failure::Unreachable {
-                    place,
-                    why: format!("no answer within {PROOF_TIMEOUT:?}"),
-                }),
+                Err(_) => Err(late),
             }
         };
-        let proven = self.proofs.run(key, question).await.unwrap_or_else(|| {
-            Err(Failure::Unreachable {
-                place: registry.to_string(),
-                why: "the question was lost".to_owned(),
-            })
-        });
+        let proven = self.proofs.run(key, question).await.unwrap_or(Err(lost));
         match &proven {
-            Ok(()) => record.set_public(),
-            Err(failure) => Self::noted(record, failure),
+            Ok(()) => self.accepted(place),
+            Err(failure) => self.met(place, failure),
         }
         match proven {
-            Err(Failure::Unreachable { .. } | Failure::Limited { .. })
-                if self.standing(record) == Standing::Aged =>
-            {
-                Ok(())
-            }
+            Err(Failure::Unreachable { .. } | Failure::Limited { .. }) if bridged => Ok(()),
             other => other,
         }
     }
 
-    /// Takes note of what an anonymous request met.
-    pub fn noted(record: &RepositoryRecord, failure: &Failure) {
-        if matches!(failure, Failure::Refused(_)) {
-            record.set_not_public();
+    /// As [`Self::prove`], where the right may be known already.
+    pub async fn prove_unless_known(&self, place: &Place, subject: Subject) -> Result<(), Failure> {
+        match self.verdict(place) {
+            Verdict::Allowed => Ok(()),
+            _ => self.prove(place, subject).await,
+        }
+    }
+
+    /// An answer came for this caller. It is a proof if it came from the origin.
+    pub fn answered(&self, place: &Place, answer: &Answer) {
+        if answer.proves {
+            self.accepted(place);
+        }
+    }
+
+    /// The origin has served this caller.
+    pub fn accepted(&self, place: &Place) {
+        if place.identity.is_anonymous() {
+            place.record.set_public();
+        } else {
+            let who = place.identity.fingerprint();
+            self.grants.accept(&place.registry, &place.repository, who);
+        }
+    }
+
+    /// Takes note of what this caller met. Only a refusal is a verdict.
+    pub fn met(&self, place: &Place, failure: &Failure) {
+        if !matches!(failure, Failure::Refused(_)) {
+            return;
+        }
+        if place.identity.is_anonymous() {
+            place.record.set_not_public();
+        } else {
+            let who = place.identity.fingerprint();
+            self.grants.refuse(&place.registry, &place.repository, who);
         }
     }
 }

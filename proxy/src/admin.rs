@@ -3,6 +3,7 @@
 //! ```text
 //! admin socket      GET /status              this node at a glance
 //!                   GET /explain?ref=IMAGE   what a pull would do
+//!                   POST /pin?ref=IMAGE /unpin?ref=IMAGE /evict?ref=IMAGE /evict?upstream=NAME /gc /verify
 //! telemetry port    GET /metrics  /livez  /readyz
 //! ```
 //!
@@ -12,7 +13,7 @@ use std::{sync::Arc, time::Instant};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use larder_shared::{
-    admin::{FillStatus, Listen, Served, Status, StoreStatus, UpstreamStatus},
+    admin::{Acted, FillStatus, Listen, Served, Status, StoreStatus, UpstreamStatus},
     name::ImageName,
 };
 
@@ -43,32 +44,37 @@ impl Admin {
 
     /// Answers on the admin socket.
     pub async fn answer<B>(&self, request: &Request<B>) -> Response<Body> {
-        if request.method() != Method::GET {
-            return text(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "only GET is understood here\n",
-            );
-        }
-        match request.uri().path() {
-            "/status" => json(&self.status()),
-            "/explain" => {
-                let query = request.uri().query().unwrap_or_default();
-                let image =
-                    url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "ref");
-                let Some((_, image)) = image else {
-                    return text(
-                        StatusCode::BAD_REQUEST,
-                        "say which image: /explain?ref=IMAGE\n",
-                    );
-                };
-                match image.parse::<ImageName>() {
-                    Ok(image) => json(&self.pull.explain(&image).await),
-                    Err(error) => text(StatusCode::BAD_REQUEST, &format!("{image}: {error}\n")),
-                }
+        let path = request.uri().path();
+        let query = Query(request.uri().query().unwrap_or_default());
+        match (request.method(), path) {
+            (&Method::GET, "/status") => json(&self.status()),
+            (&Method::GET, "/explain") => match query.image() {
+                Ok(image) => json(&self.pull.explain(&image).await),
+                Err(why) => text(StatusCode::BAD_REQUEST, &why),
+            },
+            (&Method::POST, "/pin" | "/unpin") => match query.image() {
+                Ok(image) => done(self.pull.pin(&image, path == "/pin").await),
+                Err(why) => text(StatusCode::BAD_REQUEST, &why),
+            },
+            (&Method::POST, "/evict") => match (query.get("upstream"), query.image()) {
+                (Some(name), _) => done(self.pull.evict_upstream(&name).await),
+                (None, Ok(image)) => done(self.pull.evict(&image).await),
+                (None, Err(why)) => text(StatusCode::BAD_REQUEST, &why),
+            },
+            (&Method::POST, "/gc") => {
+                let kept = self.pull.keep_within_bounds().await;
+                done(
+                    kept.map_err(|error| error.to_string())
+                        .map(|evicted| Acted {
+                            blobs: evicted.blobs,
+                            bytes: evicted.bytes,
+                        }),
+                )
             }
+            (&Method::POST, "/verify") => done(self.pull.verify().await),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "there are /status and /explain?ref=IMAGE\n",
+                "there are GET /status and /explain, and POST /pin, /unpin, /evict, /gc and /verify\n",
             ),
         }
     }
@@ -170,6 +176,30 @@ impl Admin {
                 upstream_bytes: self.metrics.sent_from(Tier::Upstream),
             },
         }
+    }
+}
+
+/// The parameters of an admin request.
+struct Query<'a>(&'a str);
+
+impl Query<'_> {
+    fn get(&self, name: &str) -> Option<String> {
+        let mut pairs = url::form_urlencoded::parse(self.0.as_bytes());
+        pairs
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.into_owned())
+    }
+
+    fn image(&self) -> Result<ImageName, String> {
+        let image = self.get("ref").ok_or("say which image: ?ref=IMAGE\n")?;
+        image.parse().map_err(|error| format!("{image}: {error}\n"))
+    }
+}
+
+fn done(outcome: Result<impl serde::Serialize, String>) -> Response<Body> {
+    match outcome {
+        Ok(value) => json(&value),
+        Err(why) => text(StatusCode::CONFLICT, &format!("{why}\n")),
     }
 }
 

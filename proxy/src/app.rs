@@ -17,9 +17,22 @@ use tokio::{
 };
 
 use crate::{
-    access::Access, admin::Admin, client::Client, coalesce::Coalesce, config::Config, drain::Drain,
-    fill::Fills, keep, listen, metrics::Metrics, pull::Pull, registry::Surface, store::Store,
-    tags::Tags, upstream::Upstreams,
+    access::{Access, Grants},
+    admin::Admin,
+    client::Client,
+    coalesce::Coalesce,
+    config::Config,
+    credentials::{Credentials, Settings},
+    drain::Drain,
+    fill::Fills,
+    identity::Key,
+    keep, listen,
+    metrics::Metrics,
+    pull::Pull,
+    registry::Surface,
+    store::Store,
+    tags::Tags,
+    upstream::Upstreams,
 };
 
 /// Bodies in flight may take this long to finish after SIGTERM. Kubernetes' default grace period is 30 s.
@@ -71,7 +84,11 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
     let config = Arc::new(ArcSwap::from_pointee(config));
     let metrics = Arc::new(Metrics::new());
     let client = tokio::task::spawn_blocking(Client::new).await?;
-    let upstreams = Arc::new(Upstreams::new(Arc::clone(&config), client));
+    let upstreams = Arc::new(Upstreams::new(
+        Arc::clone(&config),
+        client,
+        Arc::clone(&metrics),
+    ));
     let listen = Listen {
         registry: registry.local_addr()?.to_string(),
         telemetry: match &telemetry {
@@ -79,14 +96,29 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
             None => None,
         },
     };
+    let (grants, key) = store.grants();
+    let lifetime = {
+        let access = &config.load().access;
+        access.ttl + access.grace
+    };
+    let key = Key::load(&key).with_context(|| format!("cannot use the key {}", key.display()))?;
+    let access = Arc::new(Access::new(
+        Arc::clone(&config),
+        Arc::clone(&upstreams),
+        Grants::load(grants, lifetime),
+    ));
     let pull = Arc::new(Pull {
         config: Arc::clone(&config),
-        access: Access::new(Arc::clone(&config), Arc::clone(&upstreams)),
+        access: Arc::clone(&access),
+        credentials: Credentials::new(Settings::default()),
+        key,
         tags: Tags::new(Arc::clone(&upstreams)),
         fills: Fills::new(
             Arc::clone(&store),
             Arc::clone(&upstreams),
             Arc::clone(&metrics),
+            access,
+            Arc::clone(&config),
         ),
         checks: Coalesce::default(),
         fetches: Coalesce::default(),

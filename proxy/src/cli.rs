@@ -33,7 +33,17 @@ enum Command {
     /// Show this node at a glance.
     Status(ask::StatusArgs),
     /// Say what a pull of an image would do, and why, without transferring the image.
-    Explain(ask::ExplainArgs),
+    Explain(ask::ImageArgs),
+    /// Keep an image: its content is never evicted.
+    Pin(ask::ImageArgs),
+    /// Let a pinned image go again.
+    Unpin(ask::ImageArgs),
+    /// Take an image, or everything of one registry, out of the node tier.
+    Evict(ask::EvictArgs),
+    /// Bring the node tier within its bounds now.
+    Gc(ask::StatusArgs),
+    /// Hash everything in the node tier again.
+    Verify(ask::StatusArgs),
     /// Make the container runtime pull through larder.
     Install(install::InstallArgs),
     /// Put the container runtime's files back as they were.
@@ -60,12 +70,20 @@ pub struct SocketArgs {
 /// Failed.
 const FAILED: u8 = 1;
 
+/// Found something wrong.
+const FOUND: u8 = 3;
+
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve::serve(args),
         Command::Status(args) => ask::status(&args),
         Command::Explain(args) => ask::explain(&args),
+        Command::Pin(args) => ask::pin(&args, true),
+        Command::Unpin(args) => ask::pin(&args, false),
+        Command::Evict(args) => ask::evict(&args),
+        Command::Gc(args) => ask::gc(&args),
+        Command::Verify(args) => ask::verify(&args),
         Command::Install(args) => install::install(&args, &mut std::io::stdout().lock()),
         Command::Uninstall(args) => install::uninstall(&args, &mut std::io::stdout().lock()),
         Command::Config(command) => config_file::run(command),

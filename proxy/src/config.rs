@@ -15,6 +15,7 @@ mod meaning;
 mod name;
 mod said;
 mod show;
+mod source;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -30,6 +31,7 @@ pub use credentials::{Credentials, Sharing};
 pub use endpoint::Endpoint;
 pub use error::{ConfigError, Position};
 pub use name::{DOCKER_HUB, canonical, registry_name};
+pub use source::SourceRule;
 pub use value::{Amount, Pattern};
 
 /// A longer file is a mistake (a log, an archive), not a configuration.
@@ -65,6 +67,8 @@ pub struct Registry {
     pub allow: Vec<Pattern>,
     /// Registries that may not.
     pub deny: Vec<Pattern>,
+    /// Who may connect.
+    pub allow_from: Vec<SourceRule>,
 }
 
 /// `[store]`
@@ -78,6 +82,8 @@ pub struct Store {
     pub min_free: Amount,
     /// How long a blob stays after its last use; `None` keeps it until space is needed.
     pub ttl: Option<Duration>,
+    /// A blob of which only ranges are read is completed once this much of it is here; `None` never does.
+    pub complete_after: Option<Amount>,
 }
 
 /// `[tags]`
@@ -130,6 +136,8 @@ pub struct Upstream {
     pub endpoints: Vec<Endpoint>,
     /// Whether file or flag names this upstream. Only then may it lead to a loopback address.
     pub configured: bool,
+    /// Every endpoint's word about access counts as the origin's; else only the last one's does.
+    pub proves_access: bool,
     /// A path component that stands for this registry in prefix addressing.
     pub alias: Option<String>,
     /// Overrides `store.ttl` for content that came from here; `Some(None)` keeps it.
@@ -186,6 +194,7 @@ impl Default for Registry {
             default_upstream: DOCKER_HUB.to_owned(),
             allow: vec![Pattern::any()],
             deny: Vec::new(),
+            allow_from: vec![SourceRule::Node],
         }
     }
 }
@@ -197,6 +206,7 @@ impl Default for Store {
             max_size: Amount::Percent(80),
             min_free: Amount::Percent(10),
             ttl: Some(Duration::from_hours(168)),
+            complete_after: None,
         }
     }
 }
@@ -245,6 +255,7 @@ impl Upstream {
         Self {
             endpoints: Endpoint::implied(registry).into_iter().collect(),
             configured: false,
+            proves_access: false,
             alias: None,
             ttl: None,
             tags: Vec::new(),

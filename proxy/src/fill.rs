@@ -29,10 +29,14 @@ use std::{
     task::Waker,
 };
 
+use arc_swap::ArcSwap;
 use larder_shared::{Digest, Range, RangeHeader, RegistryName, Repository};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::{
+    access::{Access, Place},
+    config::Config,
+    identity::Identity,
     metrics::Metrics,
     store::{Partial, Store},
     upstream::{Failure, Upstreams},
@@ -52,6 +56,8 @@ const EXTRA_STREAMS: usize = 64;
 pub struct Source {
     pub registry: RegistryName,
     pub repository: Repository,
+    /// Who asks for it there.
+    pub identity: Identity,
 }
 
 /// Why a fill ended without its blob.
@@ -83,6 +89,8 @@ enum Phase {
 struct Seat {
     wants: Wants,
     source: Source,
+    /// The reader's right was proven before it sat down. If not, its own source must answer first.
+    proven: bool,
     waker: Option<Waker>,
 }
 
@@ -186,6 +194,8 @@ pub struct Fills {
     store: Arc<Store>,
     upstreams: Arc<Upstreams>,
     metrics: Arc<Metrics>,
+    access: Arc<Access>,
+    config: Arc<ArcSwap<Config>>,
     running: Mutex<HashMap<Digest, Arc<Fill>>>,
     /// Rings when something was added to the store.
     pub grown: Notify,
@@ -194,11 +204,19 @@ pub struct Fills {
 }
 
 impl Fills {
-    pub fn new(store: Arc<Store>, upstreams: Arc<Upstreams>, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub fn new(
+        store: Arc<Store>,
+        upstreams: Arc<Upstreams>,
+        metrics: Arc<Metrics>,
+        access: Arc<Access>,
+        config: Arc<ArcSwap<Config>>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             store,
             upstreams,
             metrics,
+            access,
+            config,
             running: Mutex::default(),
             grown: Notify::new(),
             extra_streams: Arc::new(Semaphore::new(EXTRA_STREAMS)),
@@ -213,6 +231,7 @@ impl Fills {
         digest: Digest,
         source: Source,
         range: &RangeHeader,
+        proven: bool,
     ) -> (Reader, bool) {
         let mut fills = lock(&self.running);
         let (fill, started) = if let Some(fill) = fills.get(&digest) {
@@ -224,7 +243,7 @@ impl Fills {
         };
         // Seated under the list's lock: a fill that is about to leave the list sees the new reader.
         let own = started || lock(&fill.state).sources.first() == Some(&source);
-        let reader = Reader::sit(&fill, source, range);
+        let reader = Reader::sit(&fill, source, range, proven);
         drop(fills);
         if started {
             self.metrics.fills.started.inc();
@@ -234,6 +253,19 @@ impl Fills {
             fill.demand.notify_one();
         }
         (reader, own)
+    }
+
+    /// A source as a place with its record.
+    fn place(&self, source: &Source) -> Place {
+        Place {
+            registry: source.registry.clone(),
+            repository: source.repository.clone(),
+            record: self
+                .store
+                .repositories()
+                .get(&source.registry, &source.repository),
+            identity: source.identity.clone(),
+        }
     }
 
     /// The size of a blob that is being filled, if it is known by now.

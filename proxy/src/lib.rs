@@ -8,6 +8,7 @@ pub mod coalesce;
 pub mod config;
 pub mod credentials;
 pub mod drain;
+pub mod identity;
 pub mod metrics;
 pub mod record;
 pub mod telemetry;

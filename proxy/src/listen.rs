@@ -56,13 +56,19 @@ pub async fn registry(listener: TcpListener, surface: Arc<Surface>, watch: Watch
 
 async fn registry_connection(stream: TcpStream, surface: &Surface, mut watch: Watch) {
     let _ = stream.set_nodelay(true);
+    let peer = stream.peer_addr().map(|peer| peer.ip());
+    let welcome = peer.is_ok_and(|peer| surface.welcomes(peer));
     let regions = Regions::default();
     let service = service_fn(|request: Request<Incoming>| {
         let regions = &regions;
         async move {
-            let (head, body) = request.into_parts();
-            let answer = surface.answer(Request::from_parts(head, ()), regions);
-            let response = Box::pin(answer).await;
+            let (head, mut body) = request.into_parts();
+            let request = Request::from_parts(head, &mut body);
+            let response = if welcome {
+                Box::pin(surface.answer(request, regions)).await
+            } else {
+                surface.turn_away(&request, regions)
+            };
             drain(body).await;
             Ok::<_, Infallible>(response)
         }

@@ -79,6 +79,34 @@ pub struct Served {
     pub outcome: Outcome,
 }
 
+/// How a question to an endpoint ended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelValue)]
+pub enum Asked {
+    Answered,
+    NotFound,
+    Refused,
+    Limited,
+    Unreachable,
+    Forbidden,
+    Invalid,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct UpstreamAsked {
+    pub outcome: Asked,
+}
+
+/// What is known of upstreams.
+#[derive(Default, Debug)]
+pub struct UpstreamMetrics {
+    pub asked: Family<UpstreamAsked, Counter>,
+    /// Bytes of blobs that were received.
+    pub received: Counter,
+    /// Docker Hub's `ratelimit-limit` and `ratelimit-remaining`, as of its last answer that told them.
+    pub hub_limit: Gauge,
+    pub hub_remaining: Gauge,
+}
+
 /// Counters of fills.
 #[derive(Default, Debug)]
 pub struct FillMetrics {
@@ -99,8 +127,11 @@ pub struct Metrics {
     registry: Registry,
     pub requests: Family<Served, Counter>,
     pub sent_bytes: Family<Served, Counter>,
+    /// Requests from addresses that may not speak to the registry port.
+    pub turned_away: Counter,
     pub first_byte_seconds: Histogram,
     pub fills: FillMetrics,
+    pub upstreams: UpstreamMetrics,
     pub store_bytes: Gauge,
     pub store_blobs: Gauge,
     /// 1 while the node tier cannot be written.
@@ -117,8 +148,10 @@ impl Metrics {
             registry: Registry::default(),
             requests: Family::default(),
             sent_bytes: Family::default(),
+            turned_away: Counter::default(),
             first_byte_seconds: Histogram::new(buckets),
             fills: FillMetrics::default(),
+            upstreams: UpstreamMetrics::default(),
             store_bytes: Gauge::default(),
             store_blobs: Gauge::default(),
             store_failing: Gauge::default(),
@@ -133,6 +166,11 @@ impl Metrics {
             "sent_bytes",
             "Body bytes sent to clients, by tier and outcome",
             metrics.sent_bytes.clone(),
+        );
+        registry.register(
+            "turned_away",
+            "Requests from addresses that may not speak to the registry port",
+            metrics.turned_away.clone(),
         );
         registry.register_with_unit(
             "first_byte",
@@ -195,6 +233,27 @@ impl Metrics {
             "store_rotten_blobs",
             "Blobs found damaged on disk since the start",
             metrics.store_rotten.clone(),
+        );
+        let upstreams = &metrics.upstreams;
+        registry.register(
+            "upstream_requests",
+            "Questions to endpoints of upstreams, by outcome",
+            upstreams.asked.clone(),
+        );
+        registry.register(
+            "upstream_received_bytes",
+            "Bytes of blobs received from upstreams",
+            upstreams.received.clone(),
+        );
+        registry.register(
+            "dockerhub_ratelimit_limit",
+            "Pulls that Docker Hub allows in its window, as it last said",
+            upstreams.hub_limit.clone(),
+        );
+        registry.register(
+            "dockerhub_ratelimit_remaining",
+            "Pulls left of them, as Docker Hub last said",
+            upstreams.hub_remaining.clone(),
         );
         metrics.registry = registry;
         metrics

@@ -7,9 +7,10 @@
 mod blob;
 mod explain;
 mod list;
+mod manage;
 mod manifest;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -20,11 +21,13 @@ use larder_shared::{
 };
 
 use crate::{
-    access::Access,
+    access::{Access, Place, Verdict},
     body::Body,
     coalesce::Coalesce,
-    config::Config,
+    config::{Config, Sharing},
+    credentials::Credentials,
     fill::{FillError, Fills},
+    identity::{Fingerprint, Identity, Key},
     metrics::{Outcome, Tier},
     store::Store,
     tags::Tags,
@@ -38,6 +41,27 @@ pub struct Request {
     /// HEAD: everything but the body.
     pub head: bool,
     pub range: RangeHeader,
+    pub caller: Caller,
+}
+
+/// Who asks, as the door has found out.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    pub identity: Identity,
+    /// The registry that the identity was shown for: it is nobody's business elsewhere.
+    pub registry: Option<RegistryName>,
+    /// Something was shown, be it an anonymous token: there is no use in asking for it again.
+    pub presented: bool,
+}
+
+impl Caller {
+    pub const fn anonymous() -> Self {
+        Self {
+            identity: Identity::anonymous(),
+            registry: None,
+            presented: false,
+        }
+    }
 }
 
 /// The answer to a request that can be answered.
@@ -62,11 +86,22 @@ pub enum PullError {
     /// No range of it can be satisfied; the blob's size.
     #[error("the range lies outside the {0} bytes")]
     Range(u64),
+    /// The caller has not shown a right to this repository; whether it has shown anything.
+    #[error("{registry} does not let this caller read {repository}")]
+    Unauthorized {
+        registry: RegistryName,
+        repository: Repository,
+        presented: bool,
+    },
     #[error(transparent)]
     Upstream(#[from] Failure),
     #[error(transparent)]
     Fill(#[from] FillError),
 }
+
+/// Manifests that are being fetched, by place, reference and credential.
+type Fetches =
+    Coalesce<(RegistryName, Repository, Reference, Fingerprint), Result<Arc<Manifest>, PullError>>;
 
 /// The tiers and what decides over them.
 #[derive(Debug)]
@@ -74,12 +109,15 @@ pub struct Pull {
     pub config: Arc<ArcSwap<Config>>,
     pub store: Arc<Store>,
     pub upstreams: Arc<Upstreams>,
-    pub access: Access,
+    pub access: Arc<Access>,
+    /// The node's own credentials, and the key of all fingerprints.
+    pub credentials: Credentials,
+    pub key: Key,
     pub tags: Tags,
     pub fills: Arc<Fills>,
     /// Blobs that are being hashed again.
     pub checks: Coalesce<Digest, bool>,
-    pub fetches: Coalesce<(RegistryName, Repository, Reference), Result<Arc<Manifest>, PullError>>,
+    pub fetches: Fetches,
 }
 
 /// A manifest in memory.
@@ -90,60 +128,90 @@ pub struct Manifest {
     pub bytes: Bytes,
 }
 
-/// A repository by its name, with what is known of it.
-#[derive(Clone, Debug)]
-pub struct Place {
-    pub registry: RegistryName,
-    pub repository: Repository,
-    pub record: Arc<crate::store::RepositoryRecord>,
-}
-
 impl Pull {
     /// Answers a request.
     pub async fn serve(&self, request: Request) -> Result<Pulled, PullError> {
+        let address = match &request.route {
+            Route::Ping => {
+                let ok = Pulled::of_bytes(StatusCode::OK, "application/json", "{}", request.head);
+                return Ok(ok);
+            }
+            Route::Manifest(address, _)
+            | Route::Blob(address, _)
+            | Route::Tags(address, _)
+            | Route::Referrers(address, ..) => address,
+        };
+        let place = self.place(address, &request.caller).await?;
+        self.answer(&place, &request)
+            .await
+            .map_err(|error| judge(error, &place, request.caller.presented))
+    }
+
+    async fn answer(&self, place: &Place, request: &Request) -> Result<Pulled, PullError> {
+        let head = request.head;
         match &request.route {
-            Route::Ping => Ok(Pulled::of_bytes(
-                StatusCode::OK,
-                "application/json",
-                "{}",
-                request.head,
-            )),
-            Route::Manifest(address, reference) => {
-                let place = self.place(address)?;
-                match reference {
-                    Reference::Tag(tag) => self.manifest_by_tag(&place, tag, request.head).await,
-                    Reference::Digest(digest) => {
-                        self.manifest_by_digest(&place, digest, request.head).await
-                    }
-                }
+            Route::Ping => Err(PullError::Range(0)),
+            Route::Manifest(_, Reference::Tag(tag)) => self.manifest_by_tag(place, tag, head).await,
+            Route::Manifest(_, Reference::Digest(digest)) => {
+                self.manifest_by_digest(place, digest, head).await
             }
-            Route::Blob(address, digest) => {
-                let place = self.place(address)?;
-                if request.head {
-                    self.blob_head(&place, digest).await
-                } else {
-                    self.blob(&place, digest, &request.range).await
-                }
-            }
-            Route::Tags(address, query) => {
-                self.tag_list(&self.place(address)?, query, request.head)
-                    .await
-            }
-            Route::Referrers(address, digest, query) => {
-                self.referrers(&self.place(address)?, digest, query, request.head)
-                    .await
-            }
+            Route::Blob(_, digest) if head => self.blob_head(place, digest).await,
+            Route::Blob(_, digest) => self.blob(place, digest, &request.range).await,
+            Route::Tags(_, query) => self.tag_list(place, query, head).await,
+            Route::Referrers(_, digest, query) => self.referrers(place, digest, query, head).await,
         }
     }
 
-    /// The repository that is meant, if its registry may be used.
-    pub fn place(&self, address: &Address) -> Result<Place, PullError> {
-        let config = self.config.load();
-        let (registry, repository) = address.resolve(&Names(&config))?;
-        self.known_place(registry, repository)
+    /// The registry and the repository that an address means here.
+    pub fn resolve(&self, address: &Address) -> Result<(RegistryName, Repository), PullError> {
+        Ok(address.resolve(&Names(&self.config.load()))?)
     }
 
-    /// As [`Self::place`], for names that are known already.
+    /// The repository that is meant, if its registry may be used, and on whose behalf it will be asked.
+    async fn place(&self, address: &Address, caller: &Caller) -> Result<Place, PullError> {
+        let (registry, repository) = self.resolve(address)?;
+        let place = self.known_place(registry, repository)?;
+        let shown_here = caller
+            .registry
+            .as_ref()
+            .is_none_or(|r| *r == place.registry);
+        if shown_here && !caller.identity.is_anonymous() {
+            return Ok(Place {
+                identity: caller.identity.clone(),
+                ..place
+            });
+        }
+        Ok(self.shared(place).await)
+    }
+
+    /// Where the operator shares what the node's own credentials open, a caller without one of its own gets the node's.
+    async fn shared(&self, place: Place) -> Place {
+        let upstream = self.config.load().upstream(place.registry.as_str());
+        let (Sharing::Shared, Some(source)) = (upstream.access, &upstream.credentials) else {
+            return place;
+        };
+        let found = tokio::time::timeout(
+            CREDENTIALS_WITHIN,
+            self.credentials
+                .lookup(&place.registry, &place.repository, source),
+        );
+        match found.await {
+            Ok(Ok(credentials)) => match credentials.into_iter().next() {
+                Some(credential) => Place {
+                    identity: self.key.credential(credential),
+                    ..place
+                },
+                None => place,
+            },
+            Ok(Err(error)) => {
+                tracing::warn!(upstream.registry = %place.registry, %error, "the node's credentials cannot be had; what is public or cached is served");
+                place
+            }
+            Err(_) => place,
+        }
+    }
+
+    /// A repository by name for an anonymous caller, if its registry may be used.
     pub fn known_place(
         &self,
         registry: RegistryName,
@@ -161,7 +229,46 @@ impl Pull {
             registry,
             repository,
             record,
+            identity: Identity::anonymous(),
         })
+    }
+
+    /// Whether the caller's right is proven already. A refusal of a moment ago is the answer to everything.
+    fn proven(&self, place: &Place) -> Result<bool, PullError> {
+        match self.access.verdict(place) {
+            Verdict::Allowed => Ok(true),
+            Verdict::Ask { .. } => Ok(false),
+            Verdict::Refused => Err(Failure::Refused(place.registry.to_string()).into()),
+        }
+    }
+}
+
+/// Looking up the node's own credentials may run a program; a pull waits for it this long.
+const CREDENTIALS_WITHIN: Duration = Duration::from_secs(2);
+
+/// What a failure means to this caller. A refusal asks for a credential; so does an outage of a registry that is known
+/// to want one, and a limit on anonymous requests: the caller's secret may have its own quota (promises P15, P17).
+fn judge(error: PullError, place: &Place, presented: bool) -> PullError {
+    let (PullError::Upstream(failure) | PullError::Fill(FillError::Upstream(failure))) = &error
+    else {
+        return error;
+    };
+    let anonymous = place.identity.is_anonymous();
+    let unauthorized = match failure {
+        Failure::Refused(_) => true,
+        Failure::Limited { .. } => anonymous && !presented,
+        Failure::Unreachable { .. } => {
+            anonymous && !presented && place.record.refused_since().is_some()
+        }
+        _ => false,
+    };
+    if !unauthorized {
+        return error;
+    }
+    PullError::Unauthorized {
+        registry: place.registry.clone(),
+        repository: place.repository.clone(),
+        presented,
     }
 }
 

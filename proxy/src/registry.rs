@@ -3,18 +3,22 @@
 //! Errors become responses here and nowhere else ([`error_response`]). What a method, a path, a digest or a range may
 //! be is [`larder_shared`]'s; what to do about it is [`crate::pull`]'s.
 
-use std::{sync::Arc, time::Duration};
+mod door;
 
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use larder_shared::{ErrorCode, OciError, RangeHeader, Route};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use larder_shared::{ErrorCode, OciError, RangeHeader, Route, route::Address};
+
+use self::door::Unknown;
 use crate::{
+    access::Sessions,
     body::Body,
     fill::FillError,
     metrics::{Metrics, Outcome, Tier},
-    pull::{self, Pull, PullError, Pulled},
+    pull::{self, Caller, Pull, PullError, Pulled},
     record::Record,
-    sys::Regions,
+    sys::{self, Regions},
     upstream::Failure,
 };
 
@@ -26,49 +30,70 @@ const HEADERS_WITHIN: Duration = Duration::from_secs(5);
 pub struct Surface {
     pull: Arc<Pull>,
     metrics: Arc<Metrics>,
+    /// larder's own tokens.
+    sessions: Sessions,
 }
 
 impl Surface {
     pub fn new(pull: Arc<Pull>, metrics: Arc<Metrics>) -> Self {
-        Self { pull, metrics }
+        Self {
+            pull,
+            metrics,
+            sessions: Sessions::new(),
+        }
     }
 
     /// Answers one request of a connection that sends the files of `regions`.
-    pub async fn answer<B>(&self, request: Request<B>, regions: &Regions) -> Response<Body> {
+    pub async fn answer<B>(&self, request: Request<B>, regions: &Regions) -> Response<Body>
+    where
+        B: http_body::Body,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let text = |name: HeaderName| request.headers().get(name).and_then(|v| v.to_str().ok());
         let agent = text(header::USER_AGENT).unwrap_or_default().to_owned();
+        let head = request.method() == Method::HEAD;
         let mut record = Record::new(
             Arc::clone(&self.metrics),
             request.method().clone(),
             request.uri().path().to_owned(),
             agent.clone(),
         );
-        let (ns, route) = match Self::read(&request) {
-            Ok(route) => (named(&route), Ok(route)),
-            Err(error) => (None, Err(error)),
-        };
-        if let Some((registry, _)) = &ns {
-            record.upstream(registry);
+        if let Some(rest) = token_path(&request) {
+            let response = self.token(request, &rest).await;
+            record.answered(response.status(), Tier::None, Outcome::Hit);
+            return response.map(|body| body.serve(regions, record));
         }
-        let outcome = match route {
+        let (outcome, ns) = match Self::read(&request) {
             Ok(route) => {
+                let ns = route
+                    .address()
+                    .and_then(Address::ns)
+                    .map(ToString::to_string);
+                record.upstream(ns.as_deref().unwrap_or_default());
                 let unknown = unknown(&route);
-                let request = pull::Request {
-                    head: request.method() == Method::HEAD,
-                    range: RangeHeader::parse(text(header::RANGE)),
-                    route,
-                };
-                match tokio::time::timeout(HEADERS_WITHIN, self.pull.serve(request)).await {
-                    Ok(Ok(pulled)) => Ok(pulled),
-                    Ok(Err(error)) => Err((error, unknown)),
-                    Err(_) => Err((late(), unknown)),
-                }
+                let range = RangeHeader::parse(text(header::RANGE));
+                let answered = self.pulled(request.headers(), route, range, head).await;
+                (
+                    answered.map_err(|(error, shown)| (error, unknown, shown)),
+                    ns,
+                )
             }
-            Err(error) => Err((PullError::Request(error), ErrorCode::NameUnknown)),
+            Err(error) => {
+                let error = PullError::Request(error);
+                (Err((error, ErrorCode::NameUnknown, Shown::Nothing)), None)
+            }
         };
         let mut response = match outcome {
             Ok(pulled) => ok_response(pulled, &mut record),
-            Err((error, unknown)) => error_response(&error, unknown, &agent, &mut record),
+            Err((error, unknown, shown)) => {
+                let mut response = error_response(&error, unknown, &agent, &mut record);
+                if let Some(challenge) = challenge_for(&error, shown, request.headers()) {
+                    response
+                        .headers_mut()
+                        .insert(header::WWW_AUTHENTICATE, challenge);
+                }
+                response
+            }
         };
         let headers = response.headers_mut();
         // Optional in the specification, but some old clients look for it.
@@ -76,11 +101,73 @@ impl Surface {
             HeaderName::from_static("docker-distribution-api-version"),
             HeaderValue::from_static("registry/2.0"),
         );
-        if let Some(value) = ns.and_then(|(_, ns)| HeaderValue::try_from(ns?).ok()) {
+        if let Some(value) = ns.and_then(|ns| HeaderValue::try_from(ns).ok()) {
             headers.insert(HeaderName::from_static("oci-namespace"), value);
         }
-        let head = request.method() == Method::HEAD;
         response.map(|body| if head { Body::empty() } else { body }.serve(regions, record))
+    }
+
+    /// Whether somebody at this address may speak to the registry port (promise P19).
+    pub fn welcomes(&self, peer: IpAddr) -> bool {
+        let config = self.pull.config.load();
+        let mut rules = config.registry.allow_from.iter();
+        rules.any(|rule| rule.allows(peer, sys::net::is_own))
+    }
+
+    /// The answer to everything from an address that is not welcome.
+    pub fn turn_away<B>(&self, request: &Request<B>, regions: &Regions) -> Response<Body> {
+        let mut record = Record::new(
+            Arc::clone(&self.metrics),
+            request.method().clone(),
+            request.uri().path().to_owned(),
+            String::new(),
+        );
+        self.metrics.turned_away.inc();
+        let why = "only this node may pull here; [registry] allow_from says who else may";
+        let error = PullError::Request(OciError::new(ErrorCode::Denied, why));
+        let response = error_response(&error, ErrorCode::NameUnknown, "", &mut record);
+        response.map(|body| body.serve(regions, record))
+    }
+
+    /// Finds out who asks, then pulls, within the time that a client may be kept waiting for headers.
+    async fn pulled(
+        &self,
+        headers: &HeaderMap,
+        route: Route,
+        range: RangeHeader,
+        head: bool,
+    ) -> Result<Pulled, (PullError, Shown)> {
+        let (caller, shown) = match self.caller(headers).await {
+            Ok(caller) if caller.presented => (caller, Shown::Something),
+            Ok(caller) => (caller, Shown::Nothing),
+            // Public content does not depend on it.
+            Err(Unknown::Expired) => (Caller::anonymous(), Shown::Expired),
+            Err(Unknown::Malformed) => {
+                let why = "the Authorization is neither HTTP Basic nor a Bearer token";
+                return Err((
+                    OciError::new(ErrorCode::Unauthorized, why).into(),
+                    Shown::Something,
+                ));
+            }
+        };
+        // podman and skopeo learn only here that there may be something to show.
+        if matches!(
+            (&route, shown),
+            (Route::Ping, Shown::Nothing | Shown::Expired)
+        ) {
+            let why = "get a token first; an anonymous one is enough for public images";
+            return Err((OciError::new(ErrorCode::Unauthorized, why).into(), shown));
+        }
+        let request = pull::Request {
+            route,
+            head,
+            range,
+            caller,
+        };
+        match tokio::time::timeout(HEADERS_WITHIN, self.pull.serve(request)).await {
+            Ok(done) => done.map_err(|error| (error, shown)),
+            Err(_) => Err((late(), shown)),
+        }
     }
 
     fn read<B>(request: &Request<B>) -> Result<Route, OciError> {
@@ -99,17 +186,44 @@ impl Surface {
     }
 }
 
-/// The registry as text for the access line, and `ns` as the client gave it.
-fn named(route: &Route) -> Option<(String, Option<String>)> {
-    let address = match route {
-        Route::Ping => return None,
-        Route::Manifest(address, _)
-        | Route::Blob(address, _)
-        | Route::Tags(address, _)
-        | Route::Referrers(address, ..) => address,
+/// What a request has shown of who asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Shown {
+    Nothing,
+    Something,
+    /// A larder token that is not known any more.
+    Expired,
+}
+
+/// The path behind `/token`, if that is what is asked.
+fn token_path<B>(request: &Request<B>) -> Option<String> {
+    let rest = request.uri().path().strip_prefix("/token")?;
+    let ours = rest.is_empty() || rest.starts_with('/');
+    (ours && matches!(*request.method(), Method::GET | Method::POST)).then(|| rest.to_owned())
+}
+
+/// The challenge that goes with a refusal.
+fn challenge_for(error: &PullError, shown: Shown, headers: &HeaderMap) -> Option<HeaderValue> {
+    let told = match shown {
+        Shown::Nothing => None,
+        Shown::Something => Some("insufficient_scope"),
+        Shown::Expired => Some("invalid_token"),
     };
-    let ns = address.ns().map(ToString::to_string);
-    Some((ns.clone().unwrap_or_default(), ns))
+    match error {
+        PullError::Unauthorized {
+            registry,
+            repository,
+            ..
+        } => door::challenge(
+            headers,
+            Some((registry.as_str(), repository.as_str())),
+            told,
+        ),
+        PullError::Request(error) if error.code == ErrorCode::Unauthorized => {
+            door::challenge(headers, None, told)
+        }
+        _ => None,
+    }
 }
 
 /// What a 404 of this route is called.
@@ -147,6 +261,7 @@ fn error_response(
     let code = match error {
         PullError::Request(error) => error.code,
         PullError::NotAllowed(_) => ErrorCode::Denied,
+        PullError::Unauthorized { .. } => ErrorCode::Unauthorized,
         PullError::Range(_) => ErrorCode::RangeInvalid,
         PullError::Upstream(failure) | PullError::Fill(FillError::Upstream(failure)) => {
             match failure {

@@ -118,6 +118,11 @@ impl Store {
         }
     }
 
+    /// Where grants are kept, and their key.
+    pub fn grants(&self) -> (PathBuf, PathBuf) {
+        (self.layout.grants(), self.layout.grants_key())
+    }
+
     pub fn root(&self) -> &Path {
         self.layout.root()
     }
@@ -221,6 +226,11 @@ impl Store {
             Err(error)
         });
         self.noting(begun)
+    }
+
+    /// Whether a partial of this digest lies on disk.
+    pub fn has_partial(&self, digest: &Digest) -> bool {
+        self.layout.spans(digest).exists()
     }
 
     /// The partial that an earlier process left for `digest`, if any can be used (blocking).

@@ -5,6 +5,7 @@
 
 pub mod disk;
 mod mapping;
+pub mod net;
 mod process;
 mod sendfile;
 

@@ -8,10 +8,12 @@ use std::{sync::Arc, time::Duration};
 use larder_shared::{Digest, Reference, RegistryName, Repository, Tag};
 
 use crate::{
+    access::Place,
     coalesce::Coalesce,
     config::{WhenDeleted, WhenUnreachable},
+    identity::Fingerprint,
     store::TagRecord,
-    upstream::{Answer, Ask, Failure, Subject, Upstreams, Want},
+    upstream::{Answer, Failure, Subject, Upstreams, Want},
 };
 
 /// What a manifest is, without its bytes.
@@ -105,11 +107,14 @@ pub fn conclude(record: Option<TagRecord>, word: Word, policy: Policy) -> After 
     }
 }
 
-/// Asks registries about tags. Simultaneous askers share one question.
+/// Only askers with the same credential share a question.
+type Question = (RegistryName, Repository, Tag, Fingerprint);
+
+/// Asks registries about tags. Simultaneous askers with the same credential share one question.
 #[derive(Debug)]
 pub struct Tags {
     upstreams: Arc<Upstreams>,
-    questions: Coalesce<(RegistryName, Repository, Tag), Word>,
+    questions: Coalesce<Question, (Word, bool)>,
 }
 
 impl Tags {
@@ -120,44 +125,50 @@ impl Tags {
         }
     }
 
-    /// One HEAD upstream, bounded by `within`. `optional`: a cached answer would do, if nobody is to be bothered.
+    /// One HEAD upstream on behalf of `place`'s caller, bounded by `within`. `optional`: a cached answer would do, if
+    /// nobody is to be bothered. Also says whether the answer proves the caller's right.
     pub async fn ask(
         &self,
-        registry: &RegistryName,
-        repository: &Repository,
+        place: &Place,
         tag: &Tag,
         within: Duration,
         optional: bool,
-    ) -> Word {
-        let mut ask = Ask::new(
-            registry,
-            repository,
-            Subject::Manifest(Reference::Tag(tag.clone())),
-            Want::Head,
-        );
+    ) -> (Word, bool) {
+        let subject = Subject::Manifest(Reference::Tag(tag.clone()));
+        let mut ask = place.ask(subject, Want::Head);
         if optional {
             ask = ask.optional();
         }
         ask.within = Some(within);
         let late = Word::Failed(Failure::Unreachable {
-            place: registry.to_string(),
+            place: place.registry.to_string(),
             why: format!("no answer within {within:?}"),
         });
         let upstreams = Arc::clone(&self.upstreams);
         let question = async move {
             match tokio::time::timeout(within, upstreams.ask(&ask)).await {
-                Ok(Ok(answer)) => descriptor(&answer).map_or(Word::Untold, Word::Descriptor),
+                Ok(Ok(answer)) => {
+                    let word = descriptor(&answer).map_or(Word::Untold, Word::Descriptor);
+                    (word, answer.proves)
+                }
                 // A registry without HEAD says 405 or the like; it is asked with GET.
-                Ok(Err(Failure::Invalid { why, .. })) if why.starts_with("405") => Word::Untold,
-                Ok(Err(failure)) => Word::Failed(failure),
-                Err(_) => late,
+                Ok(Err(Failure::Invalid { why, .. })) if why.starts_with("405") => {
+                    (Word::Untold, false)
+                }
+                Ok(Err(failure)) => (Word::Failed(failure), false),
+                Err(_) => (late, false),
             }
         };
-        let key = (registry.clone(), repository.clone(), tag.clone());
+        let key = (
+            place.registry.clone(),
+            place.repository.clone(),
+            tag.clone(),
+            place.identity.fingerprint(),
+        );
         self.questions
             .run(key, question)
             .await
-            .unwrap_or(Word::Untold)
+            .unwrap_or((Word::Untold, false))
     }
 }
 

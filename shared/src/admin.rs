@@ -62,6 +62,21 @@ pub struct Served {
     pub upstream_bytes: u64,
 }
 
+/// `POST /pin`, `/unpin`, `/evict`, `/gc`: what was pinned, let go or taken out.
+#[derive(Clone, Copy, Default, Debug, Serialize, Deserialize)]
+pub struct Acted {
+    pub blobs: u64,
+    pub bytes: u64,
+}
+
+/// `POST /verify`: what was hashed again, and what had rotted.
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
+pub struct Verified {
+    pub blobs: u64,
+    pub bytes: u64,
+    pub rotten: Vec<Digest>,
+}
+
 /// `GET /explain?ref=…`: what a pull would do, step by step, without transferring the image.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Explanation {

@@ -34,6 +34,17 @@ pub struct Address {
 }
 
 impl Route {
+    /// The name part, of all routes that have one.
+    pub fn address(&self) -> Option<&Address> {
+        match self {
+            Self::Ping => None,
+            Self::Manifest(address, _)
+            | Self::Blob(address, _)
+            | Self::Tags(address, _)
+            | Self::Referrers(address, ..) => Some(address),
+        }
+    }
+
     /// Reads path and query of a request. `Ok(None)` is a path that is none of the API's.
     ///
     /// # Errors

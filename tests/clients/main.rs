@@ -3,6 +3,7 @@
 //! Each test has its own registry, mirror and client. The mirror is reached in both of its
 //! addressings: `/v2/<repo>/…?ns=<registry>` by containerd, `/v2/<registry>/<repo>/…` by the rest.
 
+mod access;
 mod fallback;
 mod image;
 mod mirror;

@@ -7,4 +7,5 @@ mod input;
 mod manifests;
 mod reach;
 mod resume;
+mod storm;
 mod wire;

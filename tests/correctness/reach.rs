@@ -123,7 +123,7 @@ async fn redirects_to_what_nobody_named() {
         "file:///etc/passwd".to_owned(),
         "gopher://127.0.0.1/".to_owned(),
         "http://".to_owned(),
-        "".to_owned(),
+        String::new(),
     ] {
         scene.fake.clear_faults();
         let target = Target::Url(to.clone());

@@ -46,7 +46,7 @@ async fn a_tls_hello_is_answered_in_http() {
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer:?}");
     // A hello that is longer than the first packet, or cut.
     let mut long = client_hello();
-    long.extend([0; 100_000]);
+    long.resize(100_000, 0);
     for hello in [&long[..], &client_hello()[..1], &client_hello()[..7]] {
         let answer = send(&scene, hello).await;
         assert!(

@@ -59,11 +59,7 @@ fn any(random: &mut Rng, size: u64) -> Fault {
         550..700 => Fault::WrongLength(random.i64(-1000..1000).min(-1).max(-(size as i64))),
         700..750 => Fault::WrongLength(random.i64(1..1000)),
         750..800 => Fault::IgnoreRange,
-        800..900 => Fault::status(
-            random
-                .choice([404, 500, 502, 503, 504])
-                .expect("a code"),
-        ),
+        800..900 => Fault::status(random.choice([404, 500, 502, 503, 504]).expect("a code")),
         900..990 => Fault::RedirectLoop,
         _ => Fault::StallAfter(random.u64(0..size)),
     }

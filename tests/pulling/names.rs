@@ -81,7 +81,7 @@ async fn both_addressings_and_their_combinations() {
         ("local/team/app", None, &other, "team/app"),
         ("local/team/app", Some(port.as_str()), &other, "team/app"),
     ] {
-        let name = if std::ptr::eq(at, &hub) {
+        let name = if std::ptr::eq(at, &raw const hub) {
             "hub"
         } else {
             "other"

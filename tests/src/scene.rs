@@ -72,6 +72,20 @@ impl Scene {
             .count(|seen| seen.method == "GET" && matches!(seen.kind, Blob | Cdn | Manifest))
     }
 
+    /// Waits until nobody reads from the fills that are under way.
+    pub async fn until_unread(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.node.admin("/status").await;
+            let fills = status["fills"].as_array().cloned().unwrap_or_default();
+            if fills.iter().all(|fill| fill["readers"] == 0) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "still reading: {status}");
+            tokio::time::sleep(GLANCE).await;
+        }
+    }
+
     /// Waits until no fill is under way.
     pub async fn until_idle(&self) {
         let deadline = Instant::now() + PATIENCE;

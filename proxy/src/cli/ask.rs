@@ -5,14 +5,14 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use clap::Args;
-use http::Request;
+use http::{Method, Request};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
-use larder_shared::admin::{Explanation, Status};
+use larder_shared::admin::{Acted, Explanation, Status, Verified};
 use serde::de::DeserializeOwned;
 
 use super::{
-    SocketArgs,
+    FOUND, SocketArgs,
     show::{say, size},
 };
 use crate::config::Config;
@@ -24,7 +24,7 @@ pub struct StatusArgs {
 }
 
 #[derive(Clone, Debug, Args)]
-pub struct ExplainArgs {
+pub struct ImageArgs {
     /// The image, as in a pod: `nginx`, `ghcr.io/owner/app:v1`, `quay.io/a/b@sha256:…`
     #[arg(value_name = "REF")]
     image: String,
@@ -32,8 +32,20 @@ pub struct ExplainArgs {
     socket: SocketArgs,
 }
 
+#[derive(Clone, Debug, Args)]
+pub struct EvictArgs {
+    /// The image, as in a pod.
+    #[arg(value_name = "REF", required_unless_present = "upstream")]
+    image: Option<String>,
+    /// Everything of this registry, other registries' content untouched.
+    #[arg(long, value_name = "NAME", conflicts_with = "image")]
+    upstream: Option<String>,
+    #[command(flatten)]
+    socket: SocketArgs,
+}
+
 pub fn status(args: &StatusArgs) -> anyhow::Result<u8> {
-    let text = get(&args.socket, "/status")?;
+    let text = ask(&args.socket, Method::GET, "/status")?;
     if args.socket.json {
         say(&text);
         return Ok(0);
@@ -81,9 +93,12 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-pub fn explain(args: &ExplainArgs) -> anyhow::Result<u8> {
-    let image: String = url::form_urlencoded::byte_serialize(args.image.as_bytes()).collect();
-    let text = get(&args.socket, &format!("/explain?ref={image}"))?;
+pub fn explain(args: &ImageArgs) -> anyhow::Result<u8> {
+    let text = ask(
+        &args.socket,
+        Method::GET,
+        &format!("/explain?ref={}", encoded(&args.image)),
+    )?;
     if args.socket.json {
         say(&text);
         return Ok(0);
@@ -99,13 +114,75 @@ pub fn explain(args: &ExplainArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
+pub fn pin(args: &ImageArgs, pinned: bool) -> anyhow::Result<u8> {
+    let path = if pinned { "/pin" } else { "/unpin" };
+    let word = if pinned { "pinned" } else { "let go" };
+    act(
+        &args.socket,
+        &format!("{path}?ref={}", encoded(&args.image)),
+        word,
+    )
+}
+
+pub fn evict(args: &EvictArgs) -> anyhow::Result<u8> {
+    let what = match (&args.upstream, &args.image) {
+        (Some(name), _) => format!("upstream={}", encoded(name)),
+        (None, image) => format!("ref={}", encoded(image.as_deref().unwrap_or_default())),
+    };
+    act(&args.socket, &format!("/evict?{what}"), "evicted")
+}
+
+pub fn gc(args: &StatusArgs) -> anyhow::Result<u8> {
+    act(&args.socket, "/gc", "evicted")
+}
+
+pub fn verify(args: &StatusArgs) -> anyhow::Result<u8> {
+    let text = ask(&args.socket, Method::POST, "/verify")?;
+    let verified: Verified = read(&text)?;
+    if args.socket.json {
+        say(&text);
+    } else {
+        for digest in &verified.rotten {
+            say(&format!(
+                "{digest} was damaged on disk and is out of the node tier; it is fetched again when it is asked for"
+            ));
+        }
+        say(&format!(
+            "{} blobs, {}: {} damaged",
+            verified.blobs,
+            size(verified.bytes),
+            verified.rotten.len()
+        ));
+    }
+    Ok(if verified.rotten.is_empty() { 0 } else { FOUND })
+}
+
+fn act(socket: &SocketArgs, path: &str, word: &str) -> anyhow::Result<u8> {
+    let text = ask(socket, Method::POST, path)?;
+    if socket.json {
+        say(&text);
+    } else {
+        let acted: Acted = read(&text)?;
+        say(&format!(
+            "{word}: {} blobs, {}",
+            acted.blobs,
+            size(acted.bytes)
+        ));
+    }
+    Ok(0)
+}
+
+fn encoded(text: &str) -> String {
+    url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
+}
+
 fn read<T: DeserializeOwned>(text: &str) -> anyhow::Result<T> {
     serde_json::from_str(text)
         .context("the daemon's answer cannot be read; is it of another version?")
 }
 
-/// One GET over the admin socket.
-fn get(args: &SocketArgs, path: &str) -> anyhow::Result<String> {
+/// One request over the admin socket.
+fn ask(args: &SocketArgs, method: Method, path: &str) -> anyhow::Result<String> {
     let socket = match &args.socket {
         Some(socket) => socket.clone(),
         None => Config::load(args.config.as_deref())?.admin.socket,
@@ -113,10 +190,10 @@ fn get(args: &SocketArgs, path: &str) -> anyhow::Result<String> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?
-        .block_on(get_from(&socket, path))
+        .block_on(ask_at(&socket, method, path))
 }
 
-async fn get_from(socket: &Path, path: &str) -> anyhow::Result<String> {
+async fn ask_at(socket: &Path, method: Method, path: &str) -> anyhow::Result<String> {
     let stream = tokio::net::UnixStream::connect(socket).await.with_context(|| {
         format!(
             "no larder answers on {}; is `larder serve` running, and is this its socket? (--socket PATH or LARDER_SOCKET)",
@@ -126,7 +203,9 @@ async fn get_from(socket: &Path, path: &str) -> anyhow::Result<String> {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = Request::get(path)
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
         .header("host", "larder")
         .body(Empty::<Bytes>::new())?;
     let response = sender.send_request(request).await?;

@@ -11,8 +11,8 @@ use super::said::{Section, Source};
 use super::value::{self, Amount, Pattern};
 use super::words::shown;
 use super::{
-    Access, Admin, Config, Endpoint, LogFormat, Registry, Sharing, Store, TagRule, Tags, Telemetry,
-    Upstream, WhenDeleted, WhenUnreachable, canonical, registry_name,
+    Access, Admin, Config, Endpoint, LogFormat, Registry, Sharing, SourceRule, Store, TagRule,
+    Tags, Telemetry, Upstream, WhenDeleted, WhenUnreachable, canonical, registry_name,
 };
 
 pub(super) fn config(text: &str, origin: &str) -> Result<Config, ConfigError> {
@@ -70,6 +70,15 @@ fn collide(a: SocketAddr, b: SocketAddr) -> bool {
 
 fn registry(said: &mut Section<'_, '_>) -> Result<Registry, ConfigError> {
     let default = Registry::default();
+    let allow_from = said
+        .texts("allow_from", SourceRule::parse)?
+        .unwrap_or(default.allow_from);
+    if allow_from.is_empty() {
+        return Err(said.wrong(
+            "allow_from",
+            "nobody could pull: name \"node\" at least, or leave the key out",
+        ));
+    }
     Ok(Registry {
         listen: said
             .text("listen", value::address)?
@@ -83,6 +92,7 @@ fn registry(said: &mut Section<'_, '_>) -> Result<Registry, ConfigError> {
         deny: said
             .texts("deny", Pattern::registry)?
             .unwrap_or(default.deny),
+        allow_from,
     })
 }
 
@@ -99,6 +109,9 @@ fn store(mut said: Section<'_, '_>) -> Result<Store, ConfigError> {
         ttl: said
             .quantity("ttl", value::lifetime)?
             .unwrap_or(default.ttl),
+        complete_after: said
+            .quantity("complete_after", Amount::parse)?
+            .filter(|amount| amount.of(u64::MAX) > 0),
     };
     said.finish()?;
     Ok(store)
@@ -220,6 +233,7 @@ fn upstream(name: &str, said: &mut Section<'_, '_>) -> Result<Upstream, ConfigEr
         endpoint.ca.clone_from(&ca);
         endpoint.insecure_skip_verify = insecure_skip_verify;
     }
+    let proves_access = said.flag("proves_access")?.unwrap_or(false);
     let alias = said.text("alias", value::alias)?;
     let ttl = said.quantity("ttl", value::lifetime)?;
     let mut tags = Vec::new();
@@ -246,6 +260,7 @@ fn upstream(name: &str, said: &mut Section<'_, '_>) -> Result<Upstream, ConfigEr
     Ok(Upstream {
         endpoints,
         configured: true,
+        proves_access,
         alias,
         ttl,
         tags,

@@ -60,6 +60,10 @@ pub(super) fn toml(config: &Config) -> String {
     page.section("registry");
     page.text("listen", config.registry.listen);
     page.text("default_upstream", &config.registry.default_upstream);
+    page.list(
+        "allow_from",
+        config.registry.allow_from.iter().map(ToString::to_string),
+    );
     page.list("allow", config.registry.allow.iter().map(Pattern::as_str));
     page.list("deny", config.registry.deny.iter().map(Pattern::as_str));
 
@@ -67,6 +71,13 @@ pub(super) fn toml(config: &Config) -> String {
     page.text("path", config.store.path.display());
     page.text("max_size", config.store.max_size);
     page.text("min_free", config.store.min_free);
+    page.text(
+        "complete_after",
+        config
+            .store
+            .complete_after
+            .map_or_else(|| "0".to_owned(), |amount| amount.to_string()),
+    );
     page.text("ttl", lifetime(config.store.ttl));
 
     page.section("tags");
@@ -142,6 +153,7 @@ impl Page {
                 first.insecure_skip_verify
             ));
         }
+        self.line(format_args!("proves_access = {}", upstream.proves_access));
         if let Some(alias) = &upstream.alias {
             self.text("alias", alias);
         }

@@ -17,9 +17,8 @@ use tokio::{task::JoinHandle, time::timeout};
 
 use super::{Fill, Fills, HELD_BACK, Source, lock};
 use crate::{
-    access::Access,
     store::Partial,
-    upstream::{Ask, Failure, Subject, Want},
+    upstream::{Failure, Subject, Want},
 };
 
 /// A stream that brings nothing for this long is given up and asked for again.
@@ -68,26 +67,19 @@ pub async fn open(
     want: Want,
     first: usize,
 ) -> Result<Opened, End> {
-    let mut ask = Ask::new(
-        &source.registry,
-        &source.repository,
-        Subject::Blob(fill.digest),
-        want,
-    );
+    let place = fills.place(source);
+    let mut ask = place.ask(Subject::Blob(fill.digest), want);
     ask.first = first;
-    let record = fills
-        .store
-        .repositories()
-        .get(&source.registry, &source.repository);
     let answer = match fills.upstreams.ask(&ask).await {
         Ok(answer) => answer,
         Err(failure) => {
-            Access::noted(&record, &failure);
+            fills.access.met(&place, &failure);
             return Err(End::Refused(failure));
         }
     };
-    record.set_public();
-    {
+    fills.access.answered(&place, &answer);
+    // A mirror's bytes are as good as any, but its word opens nothing.
+    if answer.proves {
         let mut state = lock(&fill.state);
         if !state.served.contains(source) {
             state.served.push(source.clone());

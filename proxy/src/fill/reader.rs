@@ -33,7 +33,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub(super) fn sit(fill: &Arc<Fill>, source: Source, range: &RangeHeader) -> Self {
+    pub(super) fn sit(fill: &Arc<Fill>, source: Source, range: &RangeHeader, proven: bool) -> Self {
         let mut state = lock(&fill.state);
         let seat = state.next_seat;
         state.next_seat += 1;
@@ -52,6 +52,7 @@ impl Reader {
             Seat {
                 wants,
                 source,
+                proven,
                 waker: None,
             },
         );
@@ -86,7 +87,12 @@ impl Reader {
                 own_failure(&state.refusals, &seat.source).unwrap_or_else(|| error.clone())
             ));
         }
-        if let Some(partial) = &state.partial {
+        // What was refused to this reader is refused, whoever else may go on.
+        if let Some(refused) = own_failure(&state.refusals, &seat.source) {
+            return Poll::Ready(Err(refused));
+        }
+        let entitled = seat.proven || state.served.contains(&seat.source);
+        if let (Some(partial), true) = (&state.partial, entitled) {
             let start = match &seat.wants {
                 Wants::Opening { start, .. } => start.unwrap_or(0),
                 _ => 0,
@@ -105,6 +111,13 @@ impl Reader {
         }
         seat.waker = Some(cx.waker().clone());
         Poll::Pending
+    }
+
+    /// The reader's right was proven meanwhile.
+    pub fn entitle(&self) {
+        if let Some(seat) = lock(&self.fill.state).seats.get_mut(&self.seat) {
+            seat.proven = true;
+        }
     }
 
     /// Says that everything is wanted. The tail comes when the digest is known to match.

@@ -277,6 +277,16 @@ impl Running {
         }
     }
 
+    /// Enough of a blob that is read by ranges is here to be worth the rest (`store.complete_after`).
+    fn complete_if_due(&self, partial: &Partial) {
+        let Some(after) = self.fills.config.load().store.complete_after else {
+            return;
+        };
+        if partial.present().total() >= after.of(partial.size()) {
+            lock(&self.fill.state).whole = true;
+        }
+    }
+
     /// The bytes were wrong: whoever brought them is asked last from now on. Whether there is anybody else.
     async fn distrust(&mut self) -> bool {
         let mut others = false;
@@ -312,6 +322,7 @@ impl Running {
             {
                 return self.verify(partial).await.map(Some);
             }
+            self.complete_if_due(partial);
             let received = self.received.load(Ordering::Relaxed);
             self.ramp.look(now, received);
             self.progress.note(now, partial.present().total());
@@ -484,7 +495,7 @@ impl Running {
         let stream = self.flights.swap_remove(at);
         let endpoint = stream.track.endpoint.load(Ordering::Relaxed);
         if endpoint != usize::MAX {
-            let used = (stream.source, endpoint);
+            let used = (stream.source.clone(), endpoint);
             if !self.used.contains(&used) {
                 self.used.push(used);
             }
@@ -500,7 +511,13 @@ impl Running {
                 (why, false)
             }
             End::Broken { why, stalled } => (why, stalled),
-            // A source that has answered before is asked again: a token may have expired, a server been replaced.
+            // This credential opens nothing any more; another reader's may.
+            End::Refused(failure @ Failure::Refused(_)) => {
+                let why = failure.to_string();
+                self.refuse(stream.source.clone(), failure);
+                (why, false)
+            }
+            // A source that has answered before is asked again: a server may have been replaced.
             End::Refused(failure) => (failure.to_string(), false),
         };
         lock(&self.fill.state).answered = false;
@@ -550,8 +567,10 @@ impl Running {
         }
     }
 
+    /// A source is out. Its readers learn why; the others go on.
     fn refuse(&mut self, source: Source, failure: Failure) {
         lock(&self.fill.state).refusals.push((source, failure));
+        self.fill.wake_readers();
     }
 
     async fn verify(&self, partial: &Arc<Partial>) -> Result<Arc<Partial>, FillError> {
@@ -565,6 +584,13 @@ impl Running {
             Ok(Err(error)) => Err(FillError::Disk(error.to_string())),
             Err(panic) => Err(FillError::Disk(panic.to_string())),
         }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let received = self.received.load(Ordering::Relaxed);
+        self.fills.metrics.upstreams.received.inc_by(received);
     }
 }
 

@@ -56,7 +56,8 @@ impl Passage {
     ) -> Result<Self, FillError> {
         let subject = Subject::Blob(digest);
         let want = Want::Part(Range::new(0, 1));
-        let ask = Ask::new(&source.registry, &source.repository, subject, want);
+        let ask = Ask::new(&source.registry, &source.repository, subject, want)
+            .by(source.identity.clone());
         let size = match upstreams.ask(&ask).await {
             Ok(answer) if answer.partial => answer.content_range().map(|(_, size)| size),
             Ok(answer) => answer.content_length(),
@@ -170,7 +171,8 @@ impl Passage {
                 &self.source.repository,
                 subject,
                 want,
-            );
+            )
+            .by(self.source.identity.clone());
             ask.first = first;
             let why = match self.upstreams.ask(&ask).await {
                 Ok(answer) => {

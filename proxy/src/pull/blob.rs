@@ -5,14 +5,14 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use larder_shared::{Digest, Range, RangeHeader, range::Selected};
 
-use super::{DIGEST, Place, Pull, PullError, Pulled, put};
+use super::{DIGEST, Pull, PullError, Pulled, put};
 use crate::{
-    access::Standing,
+    access::Place,
     body::{Body, Content, Passing, Segment},
     fill::{FillError, HELD_BACK, Source},
     metrics::{Outcome, Tier},
     store::{Blob, Link},
-    upstream::{Ask, Failure, Subject, Want},
+    upstream::{Failure, Subject, Want},
 };
 
 /// A suspicious blob of up to this size is hashed before it is served, a larger one meanwhile.
@@ -28,26 +28,41 @@ impl Pull {
         digest: &Digest,
         range: &RangeHeader,
     ) -> Result<Pulled, PullError> {
-        if let Some(blob) = self.held_blob(place, digest).await? {
+        let proven = self.proven(place)?;
+        if let Some(blob) = self.held_blob(place, digest, proven).await? {
             let size = blob.size();
             let selected = range.select(size);
-            if matches!(selected, Selected::Whole | Selected::One { open: true, .. }) {
+            if to_the_end(&selected) {
                 self.store.note_served(digest);
             }
-            return answer(digest, size, &range.select(size), Content::Stored(blob))
+            return answer(digest, size, &selected, Content::Stored(blob))
                 .map(|p| p.from(Tier::Node, Outcome::Hit));
         }
         let source = Source {
             registry: place.registry.clone(),
             repository: place.repository.clone(),
+            identity: place.identity.clone(),
         };
+        // The fetch is the proof where the origin answers it; what a mirror has, or an earlier process left, is none.
+        let needs_proof = !proven
+            && (self.store.has_partial(digest) || self.upstreams.has_mirrors(&place.registry));
+        if needs_proof {
+            self.prove(place, digest).await?;
+        }
         if !self.store.usable() {
+            if !proven {
+                self.access
+                    .prove_unless_known(place, Subject::Blob(*digest))
+                    .await?;
+            }
             return self.pass_on_blob(digest, source, range).await;
         }
-        let (mut reader, own) = self.fills.join(*digest, source.clone(), range);
-        // Somebody else's fill proves nothing about this repository.
-        if !own && self.access.standing(&place.record) == Standing::Unknown {
+        let proven = proven || needs_proof;
+        let (mut reader, own) = self.fills.join(*digest, source.clone(), range, proven);
+        // Somebody else's fill proves nothing about this caller or this repository.
+        if !own && !proven {
             self.prove(place, digest).await?;
+            reader.entitle();
         }
         let size = match reader.opened().await {
             Ok(size) => size,
@@ -97,29 +112,32 @@ impl Pull {
         place: &Place,
         digest: &Digest,
     ) -> Result<Pulled, PullError> {
-        if let Some(blob) = self.held_blob(place, digest).await? {
+        let proven = self.proven(place)?;
+        if let Some(blob) = self.held_blob(place, digest, proven).await? {
             return Ok(head(digest, blob.size()).from(Tier::Node, Outcome::Hit));
         }
-        let mut ask = Ask::new(
-            &place.registry,
-            &place.repository,
-            Subject::Blob(*digest),
-            Want::Head,
-        );
-        let size = match self.upstreams.ask(&ask).await {
-            Ok(answer) => answer.content_length(),
+        let mut ask = place.ask(Subject::Blob(*digest), Want::Head);
+        let asked = self.upstreams.ask(&ask).await;
+        let answer = match asked {
             // Public ECR refuses a HEAD that it would allow as a GET, and a signed redirect is good for GET alone.
             Err(Failure::Refused(_) | Failure::Invalid { .. }) => {
                 ask.want = Want::Part(Range::new(0, 1));
-                let answer = self.upstreams.ask(&ask).await?;
-                answer
-                    .content_range()
-                    .map(|(_, total)| total)
-                    .or_else(|| answer.content_length())
+                self.upstreams.ask(&ask).await
             }
-            Err(failure) => return Err(failure.into()),
+            asked => asked,
         };
-        place.record.set_public();
+        let answer = answer.inspect_err(|failure| self.access.met(place, failure))?;
+        if answer.proves {
+            self.access.accepted(place);
+        } else {
+            self.access
+                .prove_unless_known(place, Subject::Blob(*digest))
+                .await?;
+        }
+        let size = match answer.content_range() {
+            Some((_, total)) => Some(total),
+            None => answer.content_length(),
+        };
         match size {
             Some(size) => Ok(head(digest, size).from(Tier::Upstream, Outcome::Miss)),
             None => Err(Failure::Invalid {
@@ -130,16 +148,16 @@ impl Pull {
         }
     }
 
-    /// The blob from the node tier, if this repository holds it and may be read.
+    /// The blob from the node tier, if this repository holds it and this caller may read it.
     async fn held_blob(
         &self,
         place: &Place,
         digest: &Digest,
+        proven: bool,
     ) -> Result<Option<Arc<Blob>>, PullError> {
         if let Some(link) = place.record.link(digest) {
-            match self.access.standing(&place.record) {
-                Standing::Public => {}
-                Standing::Aged | Standing::Unknown => self.prove(place, digest).await?,
+            if !proven {
+                self.prove(place, digest).await?;
             }
             return Ok(match self.store.blob(digest, Some(link.size)) {
                 Some(blob) => self.sound(blob).await,
@@ -163,7 +181,7 @@ impl Pull {
             size: blob.size(),
             media_type: None,
         });
-        Ok(Some(blob))
+        Ok(self.sound(blob).await)
     }
 
     /// A blob that was served whole a short time ago and is asked for again may have rotted: its client would say nothing
@@ -198,13 +216,15 @@ impl Pull {
             .then_some(blob)
     }
 
+    /// The origin must serve this very digest to this caller.
     async fn prove(&self, place: &Place, digest: &Digest) -> Result<(), PullError> {
-        let subject = Subject::Blob(*digest);
-        Ok(self
-            .access
-            .prove(&place.registry, &place.repository, &place.record, subject)
-            .await?)
+        Ok(self.access.prove(place, Subject::Blob(*digest)).await?)
     }
+}
+
+/// Answers whose client expects everything to the end, and so the right digest.
+fn to_the_end(selected: &Selected) -> bool {
+    matches!(selected, Selected::Whole | Selected::One { open: true, .. })
 }
 
 fn head(digest: &Digest, size: u64) -> Pulled {

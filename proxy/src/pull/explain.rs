@@ -9,7 +9,7 @@ use larder_shared::{
 
 use super::Pull;
 use crate::{
-    access::Standing,
+    access::Verdict,
     store::now,
     tags::{self, Before, Word},
 };
@@ -51,18 +51,23 @@ impl Pull {
                 };
             }
         };
-        match self.access.standing(&place.record) {
-            Standing::Public => say(
+        match (self.access.verdict(&place), place.record.public_since()) {
+            (Verdict::Allowed, _) => say(
                 "access",
                 "public",
                 "the registry served it to anonymous clients a short time ago".into(),
             ),
-            Standing::Aged => say(
+            (_, Some(_)) => say(
                 "access",
                 "aged",
                 "it was public; the registry is asked again, and an outage does not matter".into(),
             ),
-            Standing::Unknown => say(
+            (Verdict::Refused, None) => say(
+                "access",
+                "private",
+                "the registry refuses anonymous clients; a pull needs a secret".into(),
+            ),
+            (Verdict::Ask { .. }, None) => say(
                 "access",
                 "unknown",
                 "the registry decides when it is asked".into(),
@@ -99,14 +104,9 @@ impl Pull {
                     Before::Ask => {
                         match self
                             .tags
-                            .ask(
-                                &place.registry,
-                                &place.repository,
-                                tag,
-                                config.tags.timeout,
-                                true,
-                            )
+                            .ask(&place, tag, config.tags.timeout, true)
                             .await
+                            .0
                         {
                             Word::Descriptor(now) if Some(now.digest) == known => {
                                 say(

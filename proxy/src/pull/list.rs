@@ -3,12 +3,12 @@
 use http::{HeaderMap, StatusCode, header};
 use larder_shared::{Digest, RegistryName};
 
-use super::{Place, Pull, PullError, Pulled, put};
+use super::{Pull, PullError, Pulled, put};
 use crate::{
-    access::Access,
+    access::Place,
     body::{Body, Content},
     metrics::{Outcome, Tier},
-    upstream::{Ask, Subject, Want},
+    upstream::{Subject, Want},
 };
 
 impl Pull {
@@ -40,18 +40,21 @@ impl Pull {
         subject: Subject,
         head: bool,
     ) -> Result<Pulled, PullError> {
-        let ask = Ask::new(
-            &place.registry,
-            &place.repository,
-            subject,
-            if head { Want::Head } else { Want::All },
-        );
+        // Lists are not kept, so the answer to the question is the verdict; a mirror's answer needs one besides.
+        self.proven(place)?;
+        let ask = place.ask(subject, if head { Want::Head } else { Want::All });
         let answer = self
             .upstreams
             .ask(&ask)
             .await
-            .inspect_err(|failure| Access::noted(&place.record, failure))?;
-        place.record.set_public();
+            .inspect_err(|failure| self.access.met(place, failure))?;
+        if answer.proves {
+            self.access.accepted(place);
+        } else {
+            self.access
+                .prove_unless_known(place, ask.subject.clone())
+                .await?;
+        }
         let mut headers = HeaderMap::new();
         for name in [header::CONTENT_TYPE, header::CONTENT_LENGTH] {
             if let Some(value) = answer.headers.get(&name) {

@@ -6,16 +6,16 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use larder_shared::{Digest, Reference, Tag, media};
 
-use super::{DIGEST, Manifest, Place, Pull, PullError, Pulled, put};
+use super::{DIGEST, Manifest, Pull, PullError, Pulled, put};
 use crate::{
-    access::{Access, Standing},
+    access::{Access, Place, Verdict},
     body::Body,
     client,
     fill::FillError,
     metrics::{Outcome, Tier},
     store::{Link, Store, TagRecord, now},
     tags::{self, After, Before, Descriptor, Policy},
-    upstream::{Answer, Ask, Failure, Subject, Upstreams, Want},
+    upstream::{Answer, Failure, Subject, Upstreams, Want},
 };
 
 /// A manifest's body must be complete within this time.
@@ -37,7 +37,7 @@ impl Pull {
                 .map_or(u64::MAX, |r| now().saturating_sub(r.checked)),
         );
         let fresh_for = config.fresh_for(place.registry.as_str(), tag.as_str());
-        if self.access.standing(&place.record) == Standing::Public
+        if self.proven(place)?
             && let Before::Fresh(known) = tags::decide(record.as_ref(), age, fresh_for)
             && let Some(pulled) = self
                 .stored_manifest(place, &Descriptor::from(&known), head)
@@ -52,20 +52,19 @@ impl Pull {
                 .await
                 .map(|m| m.pulled(head, Outcome::Miss));
         }
-        let word = self
+        let (word, proves) = self
             .tags
-            .ask(
-                &place.registry,
-                &place.repository,
-                tag,
-                config.tags.timeout,
-                record.is_some(),
-            )
+            .ask(place, tag, config.tags.timeout, record.is_some())
             .await;
-        if let tags::Word::Failed(failure) = &word {
-            Access::noted(&place.record, failure);
-        } else {
-            place.record.set_public();
+        match &word {
+            tags::Word::Failed(failure) => self.access.met(place, failure),
+            _ if proves => self.access.accepted(place),
+            // A mirror's word: the origin has to say so too.
+            _ if !self.proven(place)? => {
+                let subject = Subject::Manifest(Reference::Tag(tag.clone()));
+                self.access.prove(place, subject).await?;
+            }
+            _ => {}
         }
         let policy = Policy {
             when_unreachable: config.tags.when_unreachable,
@@ -135,7 +134,12 @@ impl Pull {
         age: Duration,
         head: bool,
     ) -> Result<Pulled, PullError> {
-        if self.access.standing(&place.record) == Standing::Unknown {
+        // A stale answer needs a live verdict; it never makes one (promise P14).
+        let live = match self.access.verdict(place) {
+            Verdict::Allowed | Verdict::Ask { bridged: true } => true,
+            Verdict::Ask { bridged: false } | Verdict::Refused => false,
+        };
+        if !live {
             return Err(failure.into());
         }
         let Some(mut pulled) = self
@@ -159,7 +163,7 @@ impl Pull {
         digest: &Digest,
         head: bool,
     ) -> Result<Pulled, PullError> {
-        let subject = || Subject::Manifest(Reference::Digest(*digest));
+        let proven = self.proven(place)?;
         let link = place.record.link(digest);
         if let Some(Link {
             size,
@@ -172,20 +176,9 @@ impl Pull {
                 size,
                 media_type,
             };
-            match self.access.standing(&place.record) {
-                Standing::Public => {}
-                Standing::Aged => {
-                    self.access
-                        .prove(&place.registry, &place.repository, &place.record, subject())
-                        .await?;
-                }
-                // The fetch below is the proof.
-                Standing::Unknown => {
-                    return self
-                        .fetch(place, Reference::Digest(*digest))
-                        .await
-                        .map(|m| m.pulled(head, Outcome::Miss));
-                }
+            if !proven {
+                let subject = Subject::Manifest(Reference::Digest(*digest));
+                self.access.prove(place, subject).await?;
             }
             if let Some(pulled) = self.stored_manifest(place, &descriptor, head).await {
                 return Ok(pulled.from(Tier::Node, Outcome::Hit));
@@ -225,10 +218,12 @@ impl Pull {
             place.registry.clone(),
             place.repository.clone(),
             reference.clone(),
+            place.identity.fingerprint(),
         );
         let fetch = fetch(
             Arc::clone(&self.store),
             Arc::clone(&self.upstreams),
+            Arc::clone(&self.access),
             place.clone(),
             reference,
         );
@@ -245,25 +240,31 @@ impl Pull {
 async fn fetch(
     store: Arc<Store>,
     upstreams: Arc<Upstreams>,
+    access: Arc<Access>,
     place: Place,
     reference: Reference,
 ) -> Result<Arc<Manifest>, PullError> {
     let subject = Subject::Manifest(reference.clone());
-    let mut ask = Ask::new(&place.registry, &place.repository, subject, Want::All);
+    let mut ask = place.ask(subject.clone(), Want::All);
     let mut last = None;
     for first in 0..upstreams.count(&place.registry).max(1) {
         ask.first = first;
         let answer = match upstreams.ask(&ask).await {
             Ok(answer) => answer,
             Err(failure) => {
-                Access::noted(&place.record, &failure);
+                access.met(&place, &failure);
                 return Err(last.unwrap_or(PullError::Upstream(failure)));
             }
         };
-        let endpoint = answer.endpoint;
+        let (endpoint, proves) = (answer.endpoint, answer.proves);
         match read(&place, &reference, answer).await {
             Ok(manifest) => {
-                place.record.set_public();
+                if proves {
+                    access.accepted(&place);
+                } else {
+                    // A mirror's word: the origin has to say so too.
+                    access.prove_unless_known(&place, subject).await?;
+                }
                 if let Reference::Tag(tag) = &reference
                     && !media::is_schema1(&manifest.media_type)
                 {

@@ -7,6 +7,8 @@
 //! <store>/partial/sha256/<hex>               a sparse file that is being filled
 //! <store>/partial/sha256/<hex>.spans         which spans of it are present, and how far it is hashed
 //! <store>/repositories/<registry>/<repo>/_log    what is known of a repository, a line of JSON each
+//! <store>/grants                             keyed hashes of credentials that opened a repository
+//! <store>/grants.key                         the key of those hashes, for its owner alone
 //! <store>/pins                               digests that are never evicted, one a line
 //! <store>/quarantine/                        blobs that were found damaged, for a day
 //! <store>/tmp/                               files on their way to a rename
@@ -70,6 +72,14 @@ impl Layout {
 
     pub fn pins(&self) -> PathBuf {
         self.root.join("pins")
+    }
+
+    pub fn grants(&self) -> PathBuf {
+        self.root.join("grants")
+    }
+
+    pub fn grants_key(&self) -> PathBuf {
+        self.root.join("grants.key")
     }
 
     pub fn quarantine(&self) -> PathBuf {

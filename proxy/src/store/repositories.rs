@@ -51,7 +51,8 @@ enum Line {
     Forget(Tag),
     /// The registry served this repository to an anonymous client, at that time (Unix seconds).
     Public(u64),
-    NotPublic,
+    /// The registry refused an anonymous client, at that time.
+    NotPublic(u64),
 }
 
 #[derive(Default, Debug)]
@@ -59,6 +60,7 @@ struct Known {
     links: HashMap<Digest, Link>,
     tags: HashMap<Tag, TagRecord>,
     public: Option<u64>,
+    refused: Option<u64>,
 }
 
 impl Known {
@@ -79,8 +81,8 @@ impl Known {
             Line::Forget(tag) => {
                 self.tags.remove(&tag);
             }
-            Line::Public(at) => self.public = Some(at),
-            Line::NotPublic => self.public = None,
+            Line::Public(at) => (self.public, self.refused) = (Some(at), None),
+            Line::NotPublic(at) => (self.public, self.refused) = (None, Some(at)),
         }
     }
 
@@ -90,7 +92,10 @@ impl Known {
             tag: tag.clone(),
             record: record.clone(),
         });
-        links.chain(tags).chain(self.public.map(Line::Public))
+        links
+            .chain(tags)
+            .chain(self.public.map(Line::Public))
+            .chain(self.refused.map(Line::NotPublic))
     }
 }
 
@@ -171,6 +176,12 @@ impl RepositoryRecord {
     /// How long ago the registry last served this repository to an anonymous client.
     pub fn public_since(&self) -> Option<Duration> {
         let at = lock(&self.known).public?;
+        Some(Duration::from_secs(now().saturating_sub(at)))
+    }
+
+    /// How long ago the registry refused an anonymous client, if that was its last word.
+    pub fn refused_since(&self) -> Option<Duration> {
+        let at = lock(&self.known).refused?;
         Some(Duration::from_secs(now().saturating_sub(at)))
     }
 
@@ -256,8 +267,11 @@ impl RepositoryRecord {
     }
 
     pub fn set_not_public(&self) {
-        if self.public_since().is_some() {
-            self.write(Line::NotPublic);
+        let recent = self
+            .refused_since()
+            .is_some_and(|age| age < Duration::from_secs(5));
+        if !recent {
+            self.write(Line::NotPublic(now()));
         }
     }
 
@@ -342,6 +356,34 @@ impl Repositories {
             true
         });
         digests
+    }
+
+    /// Forgets everything about a registry's repositories (blocking). The digests that they held.
+    pub fn forget(&self, registry: &RegistryName) -> Vec<Digest> {
+        let digests = self.digests_of(registry);
+        {
+            let mut loaded = lock(&self.loaded);
+            let of_registry: Vec<_> = loaded
+                .iter()
+                .map(|(key, _)| key.clone())
+                .filter(|(name, _)| name == registry)
+                .collect();
+            for key in of_registry {
+                loaded.pop(&key);
+            }
+        }
+        let _ = fs::remove_dir_all(self.layout.repositories().join(registry.as_str()));
+        digests
+    }
+
+    /// Whether any repository of any registry is known to hold `digest` (blocking).
+    pub fn held_anywhere(&self, digest: &Digest) -> bool {
+        let registries = fs::read_dir(self.layout.repositories())
+            .into_iter()
+            .flatten()
+            .flatten();
+        let mut names = registries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        names.any(|registry| self.held_in(&registry, digest))
     }
 
     /// Looks through a registry's logs until `look` has seen enough.

@@ -5,16 +5,18 @@
 //! is in no region is still sent right by writev, only slower, so forgetting to register one costs no correctness.
 
 use std::{
+    future::Future as _,
     io::{self, IoSlice},
     pin::Pin,
     sync::{Arc, Mutex, PoisonError, Weak},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use nix::sys::sendfile::sendfile64;
-use tokio::{io::Interest, net::TcpStream};
+use tokio::{io::Interest, net::TcpStream, time::Sleep};
 
 use super::Mapping;
 
@@ -46,11 +48,16 @@ impl Regions {
     }
 }
 
+/// A client that takes nothing for this long is gone. containerd itself gives up after five minutes without progress.
+const STALLED: Duration = Duration::from_mins(6);
+
 /// The accepting side of a plain TCP connection, for `hyper::server::conn::http1`.
 #[derive(Debug)]
 pub struct FileSocket {
     io: TokioIo<TcpStream>,
     regions: Regions,
+    /// Runs while the client takes nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl FileSocket {
@@ -58,7 +65,25 @@ impl FileSocket {
         Self {
             io: TokioIo::new(stream),
             regions,
+            stalled: None,
         }
+    }
+
+    /// Passes a write's outcome on, unless nothing could be written for too long.
+    fn watch(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let sleep = self
+            .stalled
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(STALLED)));
+        ready!(sleep.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     fn poll_sendfile(
@@ -108,10 +133,12 @@ impl Write for FileSocket {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match self.regions.find(buf) {
-            Some((mapping, offset)) => self.poll_sendfile(cx, &mapping, offset, buf.len()),
-            None => Pin::new(&mut self.io).poll_write(cx, buf),
-        }
+        let this = &mut *self;
+        let written = match this.regions.find(buf) {
+            Some((mapping, offset)) => this.poll_sendfile(cx, &mapping, offset, buf.len()),
+            None => Pin::new(&mut this.io).poll_write(cx, buf),
+        };
+        this.watch(cx, written)
     }
 
     fn poll_write_vectored(
@@ -119,18 +146,18 @@ impl Write for FileSocket {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
         // What stands before the first mapped slice goes first, as one writev.
         let plain = bufs
             .iter()
-            .take_while(|b| self.regions.find(b).is_none())
+            .take_while(|b| this.regions.find(b).is_none())
             .count();
-        if plain > 0 {
-            return Pin::new(&mut self.io).poll_write_vectored(cx, &bufs[..plain]);
-        }
-        match bufs.first() {
-            Some(slice) => self.poll_write(cx, slice),
+        let written = match bufs.first() {
+            _ if plain > 0 => Pin::new(&mut this.io).poll_write_vectored(cx, &bufs[..plain]),
+            Some(slice) => return self.poll_write(cx, slice),
             None => Poll::Ready(Ok(0)),
-        }
+        };
+        this.watch(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -5,12 +5,16 @@
 //! refuse a second credential (distribution-spec, "Redirects").
 
 use http::{
-    HeaderMap, Response, Uri,
+    HeaderMap, HeaderValue, Response, Uri,
     header::{CONTENT_TYPE, LOCATION},
 };
 use hyper::body::Incoming;
 
-use super::{Ask, FIRST_BYTE, Failure, Token, Upstreams, request, send_failure};
+use super::{
+    FIRST_BYTE, Upstreams,
+    endpoint::send_failure,
+    question::{Ask, Failure, request},
+};
 use crate::client::{self, Reach, Route};
 
 /// Redirects that are followed for one request.
@@ -32,17 +36,17 @@ impl Upstreams {
         ask: &Ask,
         uri: Uri,
         route: &Route,
-        token: Option<&Token>,
+        authorization: Option<&HeaderValue>,
     ) -> Result<Hops, Failure> {
         let place = client::origin(&uri);
         let mut uri = uri;
         let mut route = route.clone();
-        let mut token = token;
+        let mut authorization = authorization;
         let mut registry_headers = None;
         for _ in 0..=MAX_HOPS {
             let response = self
                 .client
-                .send(&route, request(ask, &uri, token), FIRST_BYTE)
+                .send(&route, request(ask, &uri, authorization), FIRST_BYTE)
                 .await
                 .map_err(|error| send_failure(client::origin(&uri), error))?;
             let redirected = registry_headers.is_some();
@@ -61,7 +65,7 @@ impl Upstreams {
                 why: "a redirect without a usable Location".to_owned(),
             })?;
             if client::origin(&next) != client::origin(&uri) {
-                token = None;
+                authorization = None;
                 route = self.led_to(&next, &route);
                 if next.scheme_str() == Some("http")
                     && uri.scheme_str() == Some("https")

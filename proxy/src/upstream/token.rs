@@ -12,6 +12,7 @@ use moka::{Expiry, future::Cache};
 use serde::Deserialize;
 
 use super::challenge::Challenge;
+use crate::identity::Fingerprint;
 
 /// What a token is good for.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -19,14 +20,17 @@ pub struct TokenKey {
     pub realm: String,
     pub service: Option<String>,
     pub scope: Option<String>,
+    who: Fingerprint,
 }
 
-impl From<&Challenge> for TokenKey {
-    fn from(challenge: &Challenge) -> Self {
+impl TokenKey {
+    /// What answers `challenge` on behalf of `who`.
+    pub fn new(challenge: &Challenge, who: Fingerprint) -> Self {
         Self {
             realm: challenge.realm.clone(),
             service: challenge.service.clone(),
             scope: challenge.scope.clone(),
+            who,
         }
     }
 }
@@ -113,10 +117,6 @@ impl Tokens {
                 .expire_after(UntilExpiry)
                 .build(),
         )
-    }
-
-    pub async fn get(&self, key: &TokenKey) -> Option<Token> {
-        self.0.get(key).await
     }
 
     /// The cached token, or the one that `fetch` brings; simultaneous askers share one fetch.

@@ -51,6 +51,11 @@ impl DockerRegistry {
         self.addr
     }
 
+    /// The process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.daemon.as_ref().map(Daemon::pid)
+    }
+
     /// Host and port as an image reference and `ns` have them.
     pub fn host(&self) -> String {
         self.addr.to_string()

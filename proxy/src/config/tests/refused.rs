@@ -11,7 +11,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "[store]\n  colour = 1",
-        "2:3: unknown key `colour` in [store]: the keys are `path`, `max_size`, `min_free`, `ttl`",
+        "2:3: unknown key `colour` in [store]: the keys are `path`, `max_size`, `min_free`, `ttl`, `complete_after`",
     ),
     (
         "[stroe]\npath = \"/x\"",
@@ -27,15 +27,15 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "[registry]\nallow_from = []",
-        "2:1: unknown key `allow_from` in [registry]: the keys are `listen`, `default_upstream`, `allow`, `deny`",
+        "2:14: `allow_from` in [registry]: nobody could pull: name \"node\" at least, or leave the key out",
     ),
     (
         "[telemetry]\nexpose = true",
         "2:1: unknown key `expose` in [telemetry]: the keys are `listen`, `log`, `log_format`",
     ),
     (
-        "[upstreams.\"ghcr.io\"]\nproves_access = true",
-        "2:1: unknown key `proves_access` in [upstreams.\"ghcr.io\"]: the keys are `endpoints`, `ca`, `insecure_skip_verify`, `alias`, `ttl`, `tags`, `access`, `credentials`",
+        "[upstreams.\"ghcr.io\"]\nproof = true",
+        "2:1: unknown key `proof` in [upstreams.\"ghcr.io\"]: the keys are `endpoints`, `ca`, `insecure_skip_verify`, `proves_access`, `alias`, `ttl`, `tags`, `access`, `credentials`",
     ),
     (
         "[upstreams.docker.io]\nalias = \"hub\"",

@@ -1,0 +1,225 @@
+//! Which credential has opened which repository, and when (promise P17).
+//!
+//! A grant holds a fingerprint, never a secret. Grants are kept in a file that only its owner may read, one line of JSON
+//! each, newest last; refusals are remembered for a moment and in memory only.
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::{self, Write as _},
+    num::NonZeroUsize,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use larder_shared::{RegistryName, Repository};
+use lru::LruCache;
+use serde::{Deserialize, Serialize};
+
+use crate::{identity::Fingerprint, store::now};
+
+/// A refusal is believed this long: long enough for one pull's many requests, short enough for a right that was just
+/// given.
+const REFUSED: Duration = Duration::from_secs(20);
+
+const REFUSALS: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+
+type Key = (RegistryName, Repository, Fingerprint);
+
+#[derive(Serialize, Deserialize)]
+struct Line {
+    registry: RegistryName,
+    repository: Repository,
+    credential: String,
+    /// Unix seconds of the proof; 0 when it was revoked.
+    at: u64,
+}
+
+/// All verdicts over credentials.
+#[derive(Debug)]
+pub struct Grants {
+    path: PathBuf,
+    known: Mutex<HashMap<Key, u64>>,
+    refused: Mutex<LruCache<Key, Instant>>,
+    log: Arc<Mutex<()>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Grants {
+    /// Reads the grants at `path` that are younger than `lifetime` and writes the file anew (blocking).
+    pub fn load(path: PathBuf, lifetime: Duration) -> Self {
+        let mut known = HashMap::new();
+        for line in fs::read_to_string(&path).unwrap_or_default().lines() {
+            let Ok(line) = serde_json::from_str::<Line>(line) else {
+                continue;
+            };
+            let Some(fingerprint) = Fingerprint::parse(&line.credential) else {
+                continue;
+            };
+            known.insert((line.registry, line.repository, fingerprint), line.at);
+        }
+        let oldest = now().saturating_sub(lifetime.as_secs());
+        known.retain(|_, at| *at > oldest);
+        let text: String = known.iter().map(|(key, at)| line(key, *at)).collect();
+        if let Err(error) = rewrite(&path, &text) {
+            tracing::warn!(%error, path = %path.display(), "the grants cannot be written; they are asked for again after a restart");
+        }
+        Self {
+            path,
+            known: Mutex::new(known),
+            refused: Mutex::new(LruCache::new(REFUSALS)),
+            log: Arc::default(),
+        }
+    }
+
+    /// How long ago the origin accepted this credential for this repository.
+    pub fn age(
+        &self,
+        registry: &RegistryName,
+        repository: &Repository,
+        who: Fingerprint,
+    ) -> Option<Duration> {
+        let at = *lock(&self.known).get(&(registry.clone(), repository.clone(), who))?;
+        Some(Duration::from_secs(now().saturating_sub(at)))
+    }
+
+    /// Whether the origin has just refused it.
+    pub fn was_refused(
+        &self,
+        registry: &RegistryName,
+        repository: &Repository,
+        who: Fingerprint,
+    ) -> bool {
+        let key = (registry.clone(), repository.clone(), who);
+        lock(&self.refused)
+            .get(&key)
+            .is_some_and(|at| at.elapsed() < REFUSED)
+    }
+
+    /// The origin accepted it now.
+    pub fn accept(&self, registry: &RegistryName, repository: &Repository, who: Fingerprint) {
+        let key = (registry.clone(), repository.clone(), who);
+        lock(&self.refused).pop(&key);
+        let at = now();
+        let old = lock(&self.known).insert(key.clone(), at);
+        // A pull makes a handful of proofs; one line is enough.
+        if old.is_none_or(|old| at.saturating_sub(old) >= 5) {
+            self.append(line(&key, at));
+        }
+    }
+
+    /// The origin refused it now: whatever was granted before is void.
+    pub fn refuse(&self, registry: &RegistryName, repository: &Repository, who: Fingerprint) {
+        let key = (registry.clone(), repository.clone(), who);
+        let revoked = lock(&self.known).remove(&key).is_some();
+        if revoked {
+            self.append(line(&key, 0));
+        }
+        lock(&self.refused).put(key, Instant::now());
+    }
+
+    fn append(&self, text: String) {
+        let (path, log) = (self.path.clone(), Arc::clone(&self.log));
+        tokio::task::spawn_blocking(move || {
+            let _ordered = lock(&log);
+            let appended =
+                private(&path, false).and_then(|mut file| file.write_all(text.as_bytes()));
+            if let Err(error) = appended {
+                tracing::debug!(%error, path = %path.display(), "a grant was not written");
+            }
+        });
+    }
+}
+
+fn line(key: &Key, at: u64) -> String {
+    let line = Line {
+        registry: key.0.clone(),
+        repository: key.1.clone(),
+        credential: key.2.to_string(),
+        at,
+    };
+    // Serializing these types to memory cannot fail.
+    serde_json::to_string(&line).unwrap_or_default() + "\n"
+}
+
+fn private(path: &Path, truncate: bool) -> io::Result<fs::File> {
+    let mut options = fs::OpenOptions::new();
+    options.create(true).mode(0o600);
+    if truncate {
+        options.write(true).truncate(true);
+    } else {
+        options.append(true);
+    }
+    options.open(path)
+}
+
+fn rewrite(path: &Path, text: &str) -> io::Result<()> {
+    let new = path.with_extension("new");
+    private(&new, true)?.write_all(text.as_bytes())?;
+    fs::rename(new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place() -> (RegistryName, Repository) {
+        ("a.io".parse().unwrap(), "b".parse().unwrap())
+    }
+
+    fn who(n: u8) -> Fingerprint {
+        Fingerprint::parse(&format!("{n:02x}").repeat(16)).unwrap()
+    }
+
+    async fn lines(path: &Path, count: usize) {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while fs::read_to_string(path).unwrap_or_default().lines().count() < count {
+            assert!(Instant::now() < deadline, "the grants were not written");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_grant_survives_a_restart_until_it_is_revoked_or_old() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("grants");
+        let (registry, repository) = place();
+        let day = Duration::from_hours(24);
+        let grants = Grants::load(path.clone(), day);
+        grants.accept(&registry, &repository, who(1));
+        grants.accept(&registry, &repository, who(2));
+        grants.refuse(&registry, &repository, who(2));
+        lines(&path, 3).await;
+        let other: Repository = "c".parse().unwrap();
+        let reread = Grants::load(path.clone(), day);
+        assert!(reread.age(&registry, &repository, who(1)).is_some());
+        assert!(reread.age(&registry, &repository, who(2)).is_none());
+        assert!(reread.age(&registry, &other, who(1)).is_none());
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        let old = Grants::load(path, Duration::ZERO);
+        assert!(old.age(&registry, &repository, who(1)).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_refusal_voids_a_grant_and_is_remembered_for_a_moment() {
+        let dir = tempfile::tempdir().unwrap();
+        let (registry, repository) = place();
+        let grants = Grants::load(dir.path().join("grants"), Duration::from_hours(1));
+        grants.accept(&registry, &repository, who(1));
+        assert!(!grants.was_refused(&registry, &repository, who(1)));
+        grants.refuse(&registry, &repository, who(1));
+        assert!(grants.was_refused(&registry, &repository, who(1)));
+        assert!(grants.age(&registry, &repository, who(1)).is_none());
+        grants.accept(&registry, &repository, who(1));
+        assert!(!grants.was_refused(&registry, &repository, who(1)));
+    }
+}

@@ -1,0 +1,75 @@
+//! larder's own tokens: what the token endpoint gives to a client that has shown who it is.
+//!
+//! A token is an unguessable word for an identity at one registry. It lives in memory only; after a restart clients get
+//! a new one.
+
+use std::time::Duration;
+
+use larder_shared::RegistryName;
+use moka::future::Cache;
+
+use crate::identity::{Identity, random_text};
+
+/// Every token begins with this, so that one that is no longer known is told from a registry's own.
+const PREFIX: &str = "larder_";
+
+/// What clients are told. They come again for a new one.
+pub const EXPIRES_IN: Duration = Duration::from_mins(5);
+
+/// containerd 1.6 uses a token for a whole pull however long that takes, so an unused one is forgotten late.
+const IDLE: Duration = Duration::from_mins(30);
+const LONGEST: Duration = Duration::from_hours(6);
+
+/// Who holds a token.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// The registry that the identity was shown for; an anonymous one is good anywhere.
+    pub registry: Option<RegistryName>,
+    pub identity: Identity,
+}
+
+/// What a Bearer token is.
+#[derive(Debug)]
+pub enum Bearer {
+    Ours(Session),
+    /// One of ours that is not known any more.
+    Expired,
+    /// Not one of ours: the registry's own.
+    Foreign,
+}
+
+/// The tokens that are good now.
+#[derive(Debug)]
+pub struct Sessions(Cache<String, Session>);
+
+impl Sessions {
+    pub fn new() -> Self {
+        let cache = Cache::builder()
+            .max_capacity(10_000)
+            .time_to_idle(IDLE)
+            .time_to_live(LONGEST)
+            .build();
+        Self(cache)
+    }
+
+    /// A new token.
+    pub async fn begin(&self, session: Session) -> String {
+        let token = format!("{PREFIX}{}", random_text());
+        self.0.insert(token.clone(), session).await;
+        token
+    }
+
+    pub async fn find(&self, token: &str) -> Bearer {
+        match self.0.get(token).await {
+            Some(session) => Bearer::Ours(session),
+            None if token.starts_with(PREFIX) => Bearer::Expired,
+            None => Bearer::Foreign,
+        }
+    }
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,229 @@
+//! Who asks: nobody in particular, the holder of a credential, or the bearer of a registry's own token.
+//!
+//! An identity is compared by its fingerprint, a keyed hash under a key that only this node has, so that verdicts can
+//! be remembered without remembering secrets.
+
+use std::{fmt, fs, io, path::Path, sync::Arc};
+
+use aws_lc_rs::{hmac, rand};
+use data_encoding::HEXLOWER;
+
+use crate::credentials::{Credential, Secret};
+
+/// A keyed hash of a credential. Says nothing about the credential without the key.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Fingerprint([u8; 16]);
+
+impl Fingerprint {
+    const ANONYMOUS: Self = Self([0; 16]);
+
+    /// The fingerprint that [`fmt::Display`] wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        let bytes = HEXLOWER.decode(text.as_bytes()).ok()?;
+        Some(Self(bytes.try_into().ok()?))
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&HEXLOWER.encode(&self.0))
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What an identity is made of.
+#[derive(Clone)]
+pub enum Proof {
+    Nothing,
+    Credential(Arc<Credential>),
+    /// A token that the registry's own token server gave to the client.
+    Token(Arc<Secret>),
+}
+
+/// A caller, as far as access is concerned. Cheap to clone; prints no secret.
+#[derive(Clone)]
+pub struct Identity {
+    proof: Proof,
+    fingerprint: Fingerprint,
+}
+
+impl Identity {
+    pub const fn anonymous() -> Self {
+        Self {
+            proof: Proof::Nothing,
+            fingerprint: Fingerprint::ANONYMOUS,
+        }
+    }
+
+    pub fn is_anonymous(&self) -> bool {
+        matches!(self.proof, Proof::Nothing)
+    }
+
+    pub fn proof(&self) -> &Proof {
+        &self.proof
+    }
+
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+}
+
+impl PartialEq for Identity {
+    fn eq(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint
+    }
+}
+
+impl Eq for Identity {}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.proof {
+            Proof::Nothing => "anonymous",
+            Proof::Credential(_) => "credential",
+            Proof::Token(_) => "token",
+        })
+    }
+}
+
+/// The key of the fingerprints, one per store.
+pub struct Key(hmac::Key);
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key")
+    }
+}
+
+/// Bytes of a key.
+const KEY: usize = 32;
+
+impl Key {
+    /// Reads the key from `path`, or makes one there that only its owner may read (blocking).
+    pub fn load(path: &Path) -> io::Result<Self> {
+        use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
+        match fs::read(path) {
+            Ok(bytes) if bytes.len() == KEY => return Ok(Self::new(&bytes)),
+            // A key that was cut short opens nothing: a new one, and the grants under the old one are void.
+            Ok(_) => fs::remove_file(path)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let mut bytes = [0; KEY];
+        rand::fill(&mut bytes).map_err(|_| io::Error::other("no randomness"))?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)?;
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        Ok(Self::new(&bytes))
+    }
+
+    fn new(bytes: &[u8]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))
+    }
+
+    /// The holder of a credential.
+    pub fn credential(&self, credential: Credential) -> Identity {
+        let fingerprint = match &credential {
+            Credential::Basic { username, password } => {
+                self.fingerprint(&[b"basic", username.as_bytes(), password.expose().as_bytes()])
+            }
+            Credential::IdentityToken(token) => {
+                self.fingerprint(&[b"identity", token.expose().as_bytes()])
+            }
+        };
+        Identity {
+            proof: Proof::Credential(Arc::new(credential)),
+            fingerprint,
+        }
+    }
+
+    /// The bearer of a registry's own token.
+    pub fn token(&self, token: Secret) -> Identity {
+        let fingerprint = self.fingerprint(&[b"token", token.expose().as_bytes()]);
+        Identity {
+            proof: Proof::Token(Arc::new(token)),
+            fingerprint,
+        }
+    }
+
+    fn fingerprint(&self, fields: &[&[u8]]) -> Fingerprint {
+        let mut context = hmac::Context::with_key(&self.0);
+        for field in fields {
+            // Lengths first: no two lists of fields are the same bytes.
+            context.update(&(field.len() as u64).to_le_bytes());
+            context.update(field);
+        }
+        let mut short = [0; 16];
+        short.copy_from_slice(&context.sign().as_ref()[..16]);
+        Fingerprint(short)
+    }
+}
+
+/// An unguessable text.
+pub fn random_text() -> String {
+    let mut bytes = [0; 32];
+    // Without randomness there must be no token at all, and the process cannot do TLS either.
+    rand::fill(&mut bytes).expect("the system has randomness");
+    HEXLOWER.encode(&bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn basic(username: &str, password: &str) -> Credential {
+        Credential::Basic {
+            username: username.into(),
+            password: Secret::new(password),
+        }
+    }
+
+    #[test]
+    fn the_key_outlives_the_process_and_is_private() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        let first = Key::load(&path).unwrap().credential(basic("u", "p"));
+        let second = Key::load(&path).unwrap().credential(basic("u", "p"));
+        assert_eq!(first, second);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        fs::write(&path, b"short").unwrap();
+        let third = Key::load(&path).unwrap().credential(basic("u", "p"));
+        assert_ne!(first, third);
+    }
+
+    #[test]
+    fn different_credentials_differ_and_nothing_is_printed() {
+        let key = Key::new(&[7; KEY]);
+        let all = [
+            Identity::anonymous(),
+            key.credential(basic("u", "p")),
+            key.credential(basic("up", "")),
+            key.credential(basic("", "up")),
+            key.credential(Credential::IdentityToken(Secret::new("hunter2"))),
+            key.token(Secret::new("hunter2")),
+        ];
+        for (i, a) in all.iter().enumerate() {
+            for (j, b) in all.iter().enumerate() {
+                assert_eq!(a == b, i == j);
+            }
+            assert!(!format!("{a:?}").contains("hunter2"));
+            assert_eq!(
+                Fingerprint::parse(&a.fingerprint().to_string()),
+                Some(a.fingerprint())
+            );
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! One endpoint of a registry: showing who asks, the Bearer dance with its token server, and where it leads to.
+
+use std::time::Duration;
+
+use http::{
+    HeaderMap, HeaderValue, Request, StatusCode, Uri,
+    header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, USER_AGENT, WWW_AUTHENTICATE},
+};
+use http_body_util::Full;
+
+use super::{
+    FIRST_BYTE, Location, Upstreams,
+    challenge::Challenge,
+    location_key,
+    question::{AGENT, Answer, Ask, Failure, endpoint_uri, sort},
+    redirect,
+    token::{Token, TokenAnswer, TokenError, TokenKey},
+};
+use crate::{
+    client::{self, Reach, Route, SendError, Tls},
+    config::{Endpoint, Upstream},
+    credentials::Credential,
+    identity::{Identity, Proof},
+};
+
+/// How an endpoint wants to be shown who asks.
+#[derive(Clone, Debug)]
+pub(super) enum Scheme {
+    Bearer(Challenge),
+    Basic,
+}
+
+impl Upstreams {
+    pub(super) async fn ask_endpoint(
+        &self,
+        ask: &Ask,
+        index: usize,
+        endpoint: &Endpoint,
+        upstream: &Upstream,
+    ) -> Result<Answer, Failure> {
+        let uri = endpoint_uri(endpoint, ask)?;
+        let place = client::origin(&endpoint.url);
+        let proves = upstream.proves_access || index + 1 == upstream.endpoints.len();
+        // A mirror in between has no business with a credential for the origin.
+        let identity = if proves {
+            ask.identity.clone()
+        } else {
+            Identity::anonymous()
+        };
+        let route = Route {
+            reach: if upstream.configured {
+                Reach::Named
+            } else {
+                Reach::Direct
+            },
+            tls: Tls {
+                ca: endpoint.ca.clone(),
+                skip_verify: endpoint.insecure_skip_verify,
+            },
+        };
+        let scheme_key = (place.clone(), ask.repository.clone());
+        let known = self.schemes.get(&scheme_key).await;
+        let mut authorization = match &known {
+            Some(scheme) => self
+                .authorization(scheme, &identity, &route)
+                .await
+                .ok()
+                .flatten(),
+            None => bearer_of(&identity),
+        };
+        let mut challenged = false;
+        loop {
+            let hops = self
+                .follow(ask, uri.clone(), &route, authorization.as_ref())
+                .await?;
+            let (parts, body) = hops.response.into_parts();
+            if parts.status == StatusCode::UNAUTHORIZED && !challenged && !hops.redirected {
+                let _ = client::collect(body, 64 << 10, Duration::from_secs(1)).await;
+                let Some(scheme) = scheme(&hops.registry_headers) else {
+                    return Err(Failure::Refused(place));
+                };
+                // A token that was refused before its time is not used again.
+                if let Scheme::Bearer(challenge) = &scheme {
+                    let key = TokenKey::new(challenge, identity.fingerprint());
+                    self.tokens.forget(&key).await;
+                }
+                let next = self
+                    .authorization(&scheme, &identity, &route)
+                    .await
+                    .map_err(|error| token_failure(&place, &error))?;
+                let futile = next.is_none() || (next == authorization && known.is_none());
+                self.schemes.insert(scheme_key.clone(), scheme).await;
+                if futile {
+                    return Err(Failure::Refused(place));
+                }
+                authorization = next;
+                challenged = true;
+                continue;
+            }
+            let partial = match sort(&place, parts.status, &parts.headers) {
+                // The store behind a registry says nothing about who may read: a signature may have expired.
+                Err(Failure::Refused(_)) if hops.redirected => {
+                    return Err(Failure::Unreachable {
+                        place,
+                        why: format!("it led to a place that answered {}", parts.status),
+                    });
+                }
+                sorted => sorted?,
+            };
+            if let (true, Some(key)) = (hops.redirected, location_key(ask)) {
+                let location = Location {
+                    uri: hops.uri,
+                    route: hops.route,
+                    endpoint: index,
+                    proves,
+                };
+                self.locations.insert(key, location).await;
+            }
+            return Ok(Answer {
+                partial,
+                headers: redirect::merge(&hops.registry_headers, parts.headers),
+                body,
+                endpoint: index,
+                proves,
+            });
+        }
+    }
+
+    /// What to send so that an endpoint of this scheme knows who asks; `None` where there is nothing to show.
+    async fn authorization(
+        &self,
+        scheme: &Scheme,
+        identity: &Identity,
+        route: &Route,
+    ) -> Result<Option<HeaderValue>, TokenError> {
+        if let Some(own) = bearer_of(identity) {
+            return Ok(Some(own));
+        }
+        let Scheme::Bearer(challenge) = scheme else {
+            return Ok(basic_of(identity));
+        };
+        let key = TokenKey::new(challenge, identity.fingerprint());
+        let fetch = self.fetch_token(&key, identity, route);
+        let token = self.tokens.get_or_fetch(key.clone(), fetch).await?;
+        Ok(Some(token.authorization()))
+    }
+
+    /// A token for `key` from its realm, on behalf of `identity`: Docker's token protocol (GET, with HTTP Basic for a
+    /// username and password) and its OAuth2 companion (POST with a refresh token).
+    async fn fetch_token(
+        &self,
+        key: &TokenKey,
+        identity: &Identity,
+        route: &Route,
+    ) -> Result<Token, TokenError> {
+        let invalid = |why: &str| TokenError::Invalid(why.to_owned());
+        let no_url = || invalid("its realm is not a URL");
+        let mut realm = url::Url::parse(&key.realm).map_err(|_| no_url())?;
+        let plain: Uri = realm.as_str().parse().map_err(|_| no_url())?;
+        let route = self.led_to(&plain, route);
+        if realm.scheme() != "https" && !(realm.scheme() == "http" && route.reach == Reach::Named) {
+            return Err(TokenError::Forbidden("its realm is not https".to_owned()));
+        }
+        let mut fields: Vec<(&str, &str)> = Vec::new();
+        fields.extend(key.service.iter().map(|s| ("service", s.as_str())));
+        let scopes = key.scope.iter().flat_map(|scopes| scopes.split(' '));
+        fields.extend(scopes.map(|scope| ("scope", scope)));
+        let refresh = match identity.proof() {
+            Proof::Credential(credential) => match &**credential {
+                Credential::IdentityToken(token) => Some(token),
+                Credential::Basic { .. } => None,
+            },
+            _ => None,
+        };
+        let mut request = if let Some(token) = refresh {
+            let form = url::form_urlencoded::Serializer::new(String::new())
+                .extend_pairs(&fields)
+                .append_pair("grant_type", "refresh_token")
+                .append_pair("client_id", "larder")
+                .append_pair("refresh_token", token.expose())
+                .finish();
+            Request::post(&plain)
+                .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+                .body(Full::from(form))
+        } else {
+            realm.query_pairs_mut().extend_pairs(&fields);
+            Request::get(realm.as_str()).body(Full::default())
+        }
+        .map_err(|_| no_url())?;
+        let headers = request.headers_mut();
+        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if let Some(basic) = basic_of(identity) {
+            headers.insert(AUTHORIZATION, basic);
+        }
+        let response = self
+            .client
+            .send(&route, request, FIRST_BYTE)
+            .await
+            .map_err(|error| match error {
+                SendError::Forbidden(why) => TokenError::Forbidden(why.to_string()),
+                other => TokenError::Unreachable(other.to_string()),
+            })?;
+        match response.status() {
+            StatusCode::OK => {}
+            status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+                return Err(TokenError::Unreachable(format!("it answered {status}")));
+            }
+            status => return Err(TokenError::Refused(status)),
+        }
+        let body = client::collect(response.into_body(), 1 << 20, Duration::from_secs(4))
+            .await
+            .map_err(TokenError::Unreachable)?;
+        let answer: TokenAnswer =
+            serde_json::from_slice(&body).map_err(|_| invalid("it is not the JSON of a token"))?;
+        answer.into_token()
+    }
+
+    /// How a place is reached that an upstream led to: its own host as before, a configured one by its own right, any
+    /// other only if it is public.
+    pub(super) fn led_to(&self, uri: &Uri, from: &Route) -> Route {
+        let named = self
+            .config
+            .load()
+            .upstreams
+            .values()
+            .flat_map(|u| u.endpoints.clone())
+            .find(|e| e.url.authority() == uri.authority());
+        match (named, from.reach) {
+            (Some(endpoint), _) => Route {
+                reach: Reach::Named,
+                tls: Tls {
+                    ca: endpoint.ca,
+                    skip_verify: endpoint.insecure_skip_verify,
+                },
+            },
+            // A registry that the operator configured may lead on inside the same network.
+            (None, Reach::Named) => Route {
+                reach: Reach::Direct,
+                tls: from.tls.clone(),
+            },
+            (None, _) => Route {
+                reach: Reach::Public,
+                tls: Tls::default(),
+            },
+        }
+    }
+}
+
+/// The scheme that a challenge asks for: Bearer before Basic.
+fn scheme(headers: &HeaderMap) -> Option<Scheme> {
+    let values = || {
+        headers
+            .get_all(WWW_AUTHENTICATE)
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+    };
+    if let Some(challenge) = Challenge::bearer(values()) {
+        return Some(Scheme::Bearer(challenge));
+    }
+    let basic = |v: &str| {
+        v.trim_start()
+            .get(..5)
+            .is_some_and(|s| s.eq_ignore_ascii_case("basic"))
+    };
+    values().any(basic).then_some(Scheme::Basic)
+}
+
+/// The registry's own token that the caller brought.
+fn bearer_of(identity: &Identity) -> Option<HeaderValue> {
+    match identity.proof() {
+        Proof::Token(token) => sensitive(&format!("Bearer {}", token.expose())),
+        _ => None,
+    }
+}
+
+/// The caller's username and password, for HTTP Basic (RFC 7617).
+fn basic_of(identity: &Identity) -> Option<HeaderValue> {
+    let Proof::Credential(credential) = identity.proof() else {
+        return None;
+    };
+    match &**credential {
+        Credential::Basic { username, password } => {
+            let pair = format!("{username}:{}", password.expose());
+            sensitive(&format!(
+                "Basic {}",
+                data_encoding::BASE64.encode(pair.as_bytes())
+            ))
+        }
+        Credential::IdentityToken(_) => None,
+    }
+}
+
+fn sensitive(value: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::try_from(value).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+fn token_failure(place: &str, error: &TokenError) -> Failure {
+    let place = place.to_owned();
+    match error {
+        TokenError::Refused(_) => Failure::Refused(place),
+        TokenError::Unreachable(why) => Failure::Unreachable {
+            place,
+            why: format!("its token server: {why}"),
+        },
+        TokenError::Invalid(why) => Failure::Invalid {
+            place,
+            why: format!("a token challenge that leads nowhere: {why}"),
+        },
+        TokenError::Forbidden(why) => Failure::Forbidden(format!("{place}: {why}")),
+    }
+}
+
+pub(super) fn send_failure(place: String, error: SendError) -> Failure {
+    match error {
+        SendError::Forbidden(why) => Failure::Forbidden(format!("{place}: {why}")),
+        other => Failure::Unreachable {
+            place,
+            why: other.to_string(),
+        },
+    }
+}

@@ -1,0 +1,107 @@
+//! The large blob through an empty cache, beside the same download straight from the upstream.
+//!
+//! Each round begins with a new process and an empty directory. The upstream is nginx, unlimited, and
+//! then limited to 50 MB/s on each connection, as object stores and CDNs do.
+
+use anyhow::{Result, ensure};
+
+use crate::bench::{Bench, Pace};
+use crate::client::Sink;
+use crate::report::{Bound, Section};
+use crate::server::Server;
+use crate::stats::{median, paired, spread};
+
+#[derive(Default)]
+struct Series {
+    name: &'static str,
+    seconds: Vec<f64>,
+    first_ms: Vec<f64>,
+    cpu: Vec<f64>,
+}
+
+pub fn measure(bench: &Bench) -> Result<Section> {
+    let plan = &bench.plan;
+    let columns = [
+        "upstream",
+        "through",
+        "seconds",
+        "x direct",
+        "first byte ms",
+        "server CPU s",
+    ];
+    let title = format!(
+        "Cold blob of {} MB, one copying client",
+        plan.blob / 1_000_000
+    );
+    let mut section = Section::new(title, &columns);
+    section.about("A new process and an empty directory each time; x direct is the median of the rounds' ratios of time.");
+    let open = rounds(bench, Pace::Open, plan.rounds)?;
+    rows(&mut section, "unlimited", &open);
+    let beside = paired(&open[2].seconds, &open[1].seconds);
+    section.verdict(
+        "cold, unlimited upstream: throughput beside nginx proxy_cache",
+        Bound::AtLeast(0.9),
+        beside,
+        "x",
+    );
+    let limited = rounds(bench, Pace::Limited, plan.limited_rounds)?;
+    rows(&mut section, "50 MB/s per connection", &limited);
+    section.verdict(
+        "cold, 50 MB/s per connection: time beside a direct pull",
+        Bound::AtMost(0.35),
+        paired(&limited[1].seconds, &limited[0].seconds),
+        "x",
+    );
+    Ok(section)
+}
+
+/// Direct, larder, and nginx's cache, which is measured once where it can but equal a direct pull.
+fn rounds(bench: &Bench, pace: Pace, rounds: usize) -> Result<[Series; 3]> {
+    let mut all: [Series; 3] = Default::default();
+    for round in 0..rounds {
+        for turn in 0..3 {
+            let at = (turn + round) % 3;
+            if at == 2 && pace == Pace::Limited && round > 0 {
+                continue;
+            }
+            let server = match at {
+                0 => bench.direct(pace),
+                1 => bench.larder(pace, "info")?,
+                _ => bench.nginx_cache(pace)?,
+            };
+            pull(bench, &server, &mut all[at])?;
+            drop(server);
+            // What the round has written is gone; what is not must not burden the next.
+            nix::unistd::sync();
+        }
+    }
+    Ok(all)
+}
+
+fn pull(bench: &Bench, server: &Server, series: &mut Series) -> Result<()> {
+    let before = server.cpu()?;
+    let got = server.get(&bench.blob_path(), Sink::Copy).run()?;
+    ensure!(
+        got.bytes == bench.plan.blob,
+        "{}: too few bytes",
+        server.name
+    );
+    series.name = server.name;
+    series.seconds.push(got.took.as_secs_f64());
+    series.first_ms.push(got.first_byte.as_secs_f64() * 1e3);
+    series.cpu.push(server.cpu()? - before);
+    Ok(())
+}
+
+fn rows(section: &mut Section, upstream: &str, all: &[Series; 3]) {
+    for one in all {
+        section.row([
+            upstream.to_owned(),
+            one.name.to_owned(),
+            spread(&one.seconds, 2),
+            format!("{:.2}", paired(&one.seconds, &all[0].seconds)),
+            format!("{:.1}", median(&one.first_ms)),
+            format!("{:.2}", median(&one.cpu)),
+        ]);
+    }
+}

@@ -1,0 +1,139 @@
+//! Measures larder beside nginx and docker-registry on one machine, in one run, and prints what came out.
+//!
+//! A benchmark, not a test: it fails when something cannot be measured, never because a figure is bad.
+//! `scripts/bench` builds everything, gives it a network of its own where it can, and starts it.
+//! What is compared, and how, is said at the top of each section's module; the targets are DESIGN's.
+
+mod bench;
+mod client;
+mod cold;
+mod cpu;
+mod economy;
+mod first_byte;
+mod link;
+mod machine;
+mod manifest;
+mod memory;
+mod nginx;
+mod origin;
+mod report;
+mod restart;
+mod server;
+mod stats;
+mod warm;
+
+use std::io::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use self::bench::{Bench, Plan};
+use self::report::{Report, Section};
+
+const USAGE: &str = "usage: larder-bench [--quick] [--only SECTION[,SECTION…]] [--markdown FILE]";
+
+/// Every section, in the order of the report.
+const SECTIONS: [(&str, fn(&Bench) -> Result<Section>); 9] = [
+    ("warm", warm::measure),
+    ("warm-bbr", warm::measure_bbr),
+    ("manifest", manifest::measure),
+    ("cold", cold::measure),
+    ("first-byte", first_byte::measure),
+    ("economy", economy::measure),
+    ("restart", restart::measure),
+    ("memory", memory::measure),
+    ("link", link::measure),
+];
+
+struct Arguments {
+    quick: bool,
+    only: Vec<String>,
+    markdown: Option<PathBuf>,
+}
+
+fn arguments() -> Result<Arguments> {
+    let mut said = Arguments {
+        quick: false,
+        only: Vec::new(),
+        markdown: None,
+    };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--quick" => said.quick = true,
+            "--only" => {
+                let names = words.next().context(USAGE)?;
+                said.only = names.split(',').map(str::to_owned).collect();
+            }
+            "--markdown" => said.markdown = Some(words.next().context(USAGE)?.into()),
+            _ => bail!("unknown argument {word}; {USAGE}"),
+        }
+    }
+    for name in &said.only {
+        let known = SECTIONS.map(|(name, _)| name);
+        ensure!(
+            known.contains(&&**name),
+            "no section {name}; there are {}",
+            known.join(", ")
+        );
+    }
+    Ok(said)
+}
+
+fn main() -> Result<ExitCode> {
+    let said = arguments()?;
+    let plan = if said.quick {
+        Plan::quick()
+    } else {
+        Plan::full()
+    };
+    let began = Instant::now();
+    client::end_all_by(began + plan.limit);
+    let bench = Bench::new(plan)?;
+    let mut report = Report::new(machine::describe(&bench));
+    say(&report.head());
+    for (name, measure) in SECTIONS {
+        if !said.only.is_empty() && !said.only.iter().any(|only| only == name) {
+            continue;
+        }
+        let start = Instant::now();
+        // The harness panics when a program does not start; the other sections can still be measured.
+        let outcome = catch_unwind(AssertUnwindSafe(|| measure(&bench)))
+            .unwrap_or_else(|_| bail!("it panicked; the cause is above"));
+        match outcome {
+            Ok(section) => {
+                say(&section.text());
+                report.add(section);
+            }
+            Err(error) => {
+                say(&format!("\n== {name}: NOT MEASURED: {error:#}\n"));
+                report.failed(name, &error);
+            }
+        }
+        say(&format!(
+            "   ({name}: {:.0} s, load {})\n",
+            start.elapsed().as_secs_f64(),
+            machine::load()
+        ));
+    }
+    report.took = began.elapsed();
+    say(&report.verdicts());
+    if let Some(path) = &said.markdown {
+        std::fs::write(path, report.markdown())
+            .with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(if report.is_whole() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    // Nobody reads it any more; the Markdown file may still be wanted.
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
