@@ -27,28 +27,31 @@ async fn small(test: &str) -> Option<(Scene, Tmpfs)> {
     Some((scene, tmpfs))
 }
 
+/// Whether larder says that its disk fails: in its status, to the kubelet and in its metrics, once they agree.
 async fn is_failing(scene: &Scene) -> bool {
-    let status = scene.node.admin("/status").await;
-    let state = status["store"]["state"]
-        .as_str()
-        .expect("a state")
-        .to_owned();
+    let deadline = Instant::now() + Duration::from_secs(10);
     let ready = format!("http://{}/readyz", scene.node.telemetry());
-    let ready = http::get(&ready, &[]).await.expect("an answer");
-    // A node that cannot keep is still a node that serves.
-    assert_eq!(ready.status, 200);
-    let metric = scene.node.metric("larder_store_failing").await;
-    let failing = [
-        state.contains("failing"),
-        ready.text().contains("fails"),
-        metric == Some(1.0),
-    ];
-    assert!(
-        failing.iter().all(|says| *says == failing[0]),
-        "{state} / {} / {metric:?}",
-        ready.text()
-    );
-    failing[0]
+    loop {
+        let status = scene.node.admin("/status").await;
+        let state = status["store"]["state"].as_str().expect("a state");
+        let ready = http::get(&ready, &[]).await.expect("an answer");
+        // A node that cannot keep is still a node that serves.
+        assert_eq!(ready.status, 200);
+        let metric = scene.node.metric("larder_store_failing").await;
+        let says = [
+            state.contains("failing"),
+            ready.text().contains("fails"),
+            metric == Some(1.0),
+        ];
+        if says.iter().all(|one| *one == says[0]) {
+            return says[0];
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{state} / {} / {metric:?}",
+            ready.text()
+        );
+    }
 }
 
 /// Pulls small blobs until one of them is kept, and larder says that all is well.

@@ -87,12 +87,12 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
     match outcome {
         Ok(Some(partial)) => {
             fill.set_phase(Phase::Verified);
-            let served = lock(&fill.state).served.clone();
-            for source in served {
-                let record = fills
-                    .store
-                    .repositories()
-                    .get(&source.registry, &source.repository);
+            let records: Vec<_> = partial
+                .from()
+                .iter()
+                .map(|(registry, repository)| fills.store.repositories().get(registry, repository))
+                .collect();
+            for record in &records {
                 record.add_link(Link {
                     digest: fill.digest,
                     size: partial.size(),
@@ -100,7 +100,14 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
                 });
             }
             let store = Arc::clone(&fills.store);
-            let committed = tokio::task::spawn_blocking(move || store.commit(&partial)).await;
+            let commit = move || {
+                // A blob that no repository is known to hold would be fetched again.
+                for record in &records {
+                    record.flush();
+                }
+                store.commit(&partial)
+            };
+            let committed = tokio::task::spawn_blocking(commit).await;
             match committed {
                 Ok(Ok(())) => {
                     fills.metrics.fills.committed.inc();
@@ -440,6 +447,7 @@ impl Running {
                 track.end.store(partial.size(), Ordering::Release);
             }
             track.endpoint.store(opened.endpoint, Ordering::Relaxed);
+            partial.came_through(&source.registry, &source.repository);
             answered(&fill);
             (
                 id,
@@ -452,6 +460,7 @@ impl Running {
     fn pump(&mut self, partial: &Arc<Partial>, source: Source, opened: Opened, range: Range) {
         self.ranged.store(opened.ranged, Ordering::Relaxed);
         self.sure = opened.ranged;
+        partial.came_through(&source.registry, &source.repository);
         let (id, track) = self.track(range, source, None);
         track.endpoint.store(opened.endpoint, Ordering::Relaxed);
         let (fill, partial, received) = (

@@ -5,6 +5,7 @@
 //! from the page cache where ranges arrived out of order. Every method here blocks; callers are on blocking threads.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, Permissions},
     io,
     os::unix::fs::{FileExt, PermissionsExt},
@@ -14,7 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use data_encoding::BASE64;
-use larder_shared::{Algorithm, Digest, Hasher, Range, Spans};
+use larder_shared::{Algorithm, Digest, Hasher, Range, RegistryName, Repository, Spans};
 use serde::{Deserialize, Serialize};
 
 use super::{Blob, layout::Layout};
@@ -35,6 +36,7 @@ pub struct Partial {
     present: Mutex<Spans>,
     hashing: Mutex<Hashing>,
     saved: Mutex<Saved>,
+    from: Mutex<BTreeSet<(RegistryName, Repository)>>,
 }
 
 /// When the last checkpoint was written, and how many bytes were present by then.
@@ -65,6 +67,9 @@ struct Checkpoint {
     hashed: u64,
     /// The hasher's state, base64.
     midstate: String,
+    /// The repositories that the bytes came through.
+    #[serde(default)]
+    from: BTreeSet<(RegistryName, Repository)>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -107,7 +112,9 @@ impl Partial {
             hasher,
             at: checkpoint.hashed,
         };
-        Self::new(layout, digest, checkpoint.size, file, spans, hashing).map(Some)
+        let mut partial = Self::new(layout, digest, checkpoint.size, file, spans, hashing)?;
+        partial.from = Mutex::new(checkpoint.from);
+        Ok(Some(partial))
     }
 
     fn new(
@@ -128,6 +135,7 @@ impl Partial {
             present: Mutex::new(present),
             hashing: Mutex::new(hashing),
             saved: Mutex::new(saved),
+            from: Mutex::default(),
         })
     }
 
@@ -138,6 +146,16 @@ impl Partial {
 
     pub fn size(&self) -> u64 {
         self.blob.size()
+    }
+
+    /// Takes down that bytes came through this repository: it holds the digest, once they are verified.
+    pub fn came_through(&self, registry: &RegistryName, repository: &Repository) {
+        lock(&self.from).insert((registry.clone(), repository.clone()));
+    }
+
+    /// The repositories that the bytes came through, to this process or an earlier one.
+    pub fn from(&self) -> Vec<(RegistryName, Repository)> {
+        lock(&self.from).iter().cloned().collect()
     }
 
     /// A copy of what is present now.
@@ -243,6 +261,7 @@ impl Partial {
             spans: self.present().iter().map(|r| (r.start, r.end)).collect(),
             hashed,
             midstate,
+            from: lock(&self.from).clone(),
         };
         let text = serde_json::to_vec(&checkpoint)?;
         self.layout
