@@ -3,6 +3,9 @@
 //! hyper hands queued body chunks to `poll_write_vectored` uncopied (`Builder::writev(true)`). A chunk whose address
 //! lies in one of the connection's [`Regions`] is sent from the file; everything else is written as it is. A slice that
 //! is in no region is still sent right by writev, only slower, so forgetting to register one costs no correctness.
+//!
+//! While file pages are being sent the socket is corked (TCP_CORK), so that the head and the pages leave in full
+//! segments although TCP_NODELAY is set; hyper's flush, which comes when everything queued was taken, uncorks it.
 
 use std::{
     io::{self, IoSlice},
@@ -13,7 +16,7 @@ use std::{
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use nix::sys::sendfile::sendfile64;
+use nix::sys::{sendfile::sendfile64, socket::setsockopt};
 use tokio::{io::Interest, net::TcpStream};
 
 use super::Mapping;
@@ -46,11 +49,29 @@ impl Regions {
     }
 }
 
+/// The most that one sendfile is asked for. It works on until the socket is full: with a client that keeps up, or pages
+/// that are still on the disk, an unlimited one would keep a worker thread for the whole blob.
+const AT_ONCE: usize = 2 << 20;
+
+/// Less than this is not worth corking for.
+const CORK_FROM: usize = 64 << 10;
+
+mod option {
+    //! Socket options that nix does not name.
+    use nix::{libc, setsockopt_impl, sockopt_impl};
+
+    sockopt_impl!(
+        /// Only full segments leave while it is set, for at most 200 ms.
+        TcpCork, SetOnly, libc::IPPROTO_TCP, libc::TCP_CORK, bool
+    );
+}
+
 /// The accepting side of a plain TCP connection, for `hyper::server::conn::http1`.
 #[derive(Debug)]
 pub struct FileSocket {
     io: TokioIo<TcpStream>,
     regions: Regions,
+    corked: bool,
 }
 
 impl FileSocket {
@@ -58,6 +79,14 @@ impl FileSocket {
         Self {
             io: TokioIo::new(stream),
             regions,
+            corked: false,
+        }
+    }
+
+    /// A failure costs full segments, nothing else.
+    fn cork(&mut self, corked: bool) {
+        if self.corked != corked && setsockopt(self.io.inner(), option::TcpCork, &corked).is_ok() {
+            self.corked = corked;
         }
     }
 
@@ -73,7 +102,8 @@ impl FileSocket {
             ready!(socket.poll_write_ready(cx))?;
             let mut at = offset as i64;
             let sent = socket.try_io(Interest::WRITABLE, || {
-                sendfile64(socket, mapping.file(), Some(&mut at), len).map_err(io::Error::from)
+                sendfile64(socket, mapping.file(), Some(&mut at), len.min(AT_ONCE))
+                    .map_err(io::Error::from)
             });
             match sent {
                 // The file ends before the mapping does: it was cut short on disk.
@@ -109,7 +139,12 @@ impl Write for FileSocket {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         match self.regions.find(buf) {
-            Some((mapping, offset)) => self.poll_sendfile(cx, &mapping, offset, buf.len()),
+            Some((mapping, offset)) => {
+                if buf.len() >= CORK_FROM {
+                    self.cork(true);
+                }
+                self.poll_sendfile(cx, &mapping, offset, buf.len())
+            }
             None => Pin::new(&mut self.io).poll_write(cx, buf),
         }
     }
@@ -125,6 +160,12 @@ impl Write for FileSocket {
             .take_while(|b| self.regions.find(b).is_none())
             .count();
         if plain > 0 {
+            if bufs
+                .get(plain)
+                .is_some_and(|slice| slice.len() >= CORK_FROM)
+            {
+                self.cork(true);
+            }
             return Pin::new(&mut self.io).poll_write_vectored(cx, &bufs[..plain]);
         }
         match bufs.first() {
@@ -138,6 +179,7 @@ impl Write for FileSocket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.cork(false);
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
