@@ -19,7 +19,11 @@ use std::{
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use nix::sys::{sendfile::sendfile64, socket::setsockopt};
-use tokio::{io::Interest, net::TcpStream, time::Sleep};
+use tokio::{
+    io::Interest,
+    net::TcpStream,
+    time::{Instant, Sleep},
+};
 
 use super::Mapping;
 
@@ -76,8 +80,9 @@ mod option {
 pub struct FileSocket {
     io: TokioIo<TcpStream>,
     regions: Regions,
-    /// Runs while the client takes nothing.
+    /// Set when the client stopped taking. Kept and moved rather than made anew: a full socket is nothing special.
     stalled: Option<Pin<Box<Sleep>>>,
+    waiting: bool,
     corked: bool,
 }
 
@@ -87,6 +92,7 @@ impl FileSocket {
             io: TokioIo::new(stream),
             regions,
             stalled: None,
+            waiting: false,
             corked: false,
         }
     }
@@ -105,12 +111,16 @@ impl FileSocket {
         written: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         if written.is_ready() {
-            self.stalled = None;
+            self.waiting = false;
             return written;
         }
         let sleep = self
             .stalled
             .get_or_insert_with(|| Box::pin(tokio::time::sleep(STALLED)));
+        if !self.waiting {
+            self.waiting = true;
+            sleep.as_mut().reset(Instant::now() + STALLED);
+        }
         ready!(sleep.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
