@@ -278,13 +278,6 @@ impl Fills {
         }
     }
 
-    /// The size of a blob that is being filled, if it is known by now.
-    pub fn size(&self, digest: &Digest) -> Option<u64> {
-        let fill = lock(&self.running).get(digest).cloned()?;
-        let state = lock(&fill.state);
-        state.partial.as_ref().map(|partial| partial.size())
-    }
-
     /// The digests that are being filled: their partials are in use.
     pub fn active(&self) -> HashSet<Digest> {
         lock(&self.running).keys().copied().collect()

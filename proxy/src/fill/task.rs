@@ -219,6 +219,8 @@ impl Running {
                 self.start_streams(partial)?;
             }
             if self.flights.is_empty() && due {
+                // Nobody wants anything: that is no lack of progress.
+                self.progress.since = now;
                 let since = *idle_since.get_or_insert(now);
                 if now.duration_since(since) >= LINGER && self.fills.retire(&self.fill) {
                     let last = Arc::clone(partial);
