@@ -118,13 +118,14 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
             fills.metrics.fills.withdrawn.inc();
         }
         Err(error) => {
-            fills.unlist(&fill);
             fills.metrics.fills.failed.inc();
             tracing::warn!(blob.digest = %fill.digest, %error, "a fill failed");
             let partial = lock(&fill.state).partial.clone();
             if let (FillError::Digest | FillError::Disk(_), Some(partial)) = (&error, partial) {
                 let _ = tokio::task::spawn_blocking(move || partial.discard()).await;
             }
+            // Only now may another begin: it would find the file that is being taken away.
+            fills.unlist(&fill);
             if matches!(error, FillError::Disk(_)) {
                 // Room may be made.
                 fills.grown.notify_one();
@@ -321,10 +322,13 @@ impl Running {
             }
             if self.flights.is_empty() && due {
                 let since = *idle_since.get_or_insert(now);
-                if now.duration_since(since) >= LINGER && self.fills.retire(&self.fill) {
+                if now.duration_since(since) >= LINGER && unwanted(&self.fill) {
+                    // Written down before the fill leaves the list: the next one goes on from it.
                     let last = Arc::clone(partial);
                     let _ = tokio::task::spawn_blocking(move || last.checkpoint()).await;
-                    return Ok(None);
+                    if self.fills.retire(&self.fill) {
+                        return Ok(None);
+                    }
                 }
             } else {
                 idle_since = None;
@@ -595,6 +599,11 @@ impl Progress {
             self.backoff = BACKOFF_FIRST;
         }
     }
+}
+
+fn unwanted(fill: &Fill) -> bool {
+    let state = lock(&fill.state);
+    state.seats.is_empty() && !state.whole
 }
 
 fn answered(fill: &Fill) {
