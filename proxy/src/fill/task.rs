@@ -106,13 +106,14 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
             fills.metrics.fills.withdrawn.inc();
         }
         Err(error) => {
-            fills.unlist(&fill);
             fills.metrics.fills.failed.inc();
             tracing::warn!(blob.digest = %fill.digest, %error, "a fill failed");
             let partial = lock(&fill.state).partial.clone();
             if let (FillError::Digest | FillError::Disk(_), Some(partial)) = (&error, partial) {
                 let _ = tokio::task::spawn_blocking(move || partial.discard()).await;
             }
+            // Only now may another begin: it would find the file that is being taken away.
+            fills.unlist(&fill);
             if matches!(error, FillError::Disk(_)) {
                 // Room may be made.
                 fills.grown.notify_one();
@@ -222,10 +223,13 @@ impl Running {
                 // Nobody wants anything: that is no lack of progress.
                 self.progress.since = now;
                 let since = *idle_since.get_or_insert(now);
-                if now.duration_since(since) >= LINGER && self.fills.retire(&self.fill) {
+                if now.duration_since(since) >= LINGER && unwanted(&self.fill) {
+                    // Written down before the fill leaves the list: the next one goes on from it.
                     let last = Arc::clone(partial);
                     let _ = tokio::task::spawn_blocking(move || last.checkpoint()).await;
-                    return Ok(None);
+                    if self.fills.retire(&self.fill) {
+                        return Ok(None);
+                    }
                 }
             } else {
                 idle_since = None;
@@ -276,4 +280,9 @@ impl Progress {
             self.backoff = BACKOFF_FIRST;
         }
     }
+}
+
+fn unwanted(fill: &Fill) -> bool {
+    let state = lock(&fill.state);
+    state.seats.is_empty() && !state.whole
 }

@@ -36,6 +36,8 @@ pub struct Partial {
     present: Mutex<Spans>,
     hashing: Mutex<Hashing>,
     saved: Mutex<Saved>,
+    /// Committed or discarded: a write that is late must not leave a checkpoint for the next partial to find.
+    gone: Mutex<bool>,
 }
 
 /// When the last checkpoint was written, and how many bytes were present by then.
@@ -146,6 +148,7 @@ impl Partial {
             present: Mutex::new(present),
             hashing: Mutex::new(hashing),
             saved: Mutex::new(saved),
+            gone: Mutex::new(false),
         })
     }
 
@@ -264,6 +267,10 @@ impl Partial {
             midstate,
         };
         let text = serde_json::to_vec(&checkpoint)?;
+        let gone = lock(&self.gone);
+        if *gone {
+            return Ok(());
+        }
         self.layout
             .write_atomic(&self.layout.spans(self.blob.digest()), &text, false)
     }
@@ -271,6 +278,7 @@ impl Partial {
     /// Makes the verified file a committed blob: on disk, read-only, under its digest.
     pub(super) fn commit(&self) -> io::Result<()> {
         let digest = self.blob.digest();
+        *lock(&self.gone) = true;
         self.blob.file().sync_all()?;
         self.blob
             .file()
@@ -285,6 +293,7 @@ impl Partial {
 
     /// Takes the file off the disk. Readers that still have it end when they have read what is present.
     pub fn discard(&self) -> io::Result<()> {
+        *lock(&self.gone) = true;
         remove_if_there(&self.layout.spans(self.blob.digest()))?;
         remove_if_there(&self.layout.partial(self.blob.digest()))
     }
