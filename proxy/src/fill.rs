@@ -86,13 +86,34 @@ enum Phase {
     Failed(FillError),
 }
 
+/// What a caller has a right to before it joins (promise P16).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Right {
+    /// Nothing that is known: its own source must answer first.
+    None,
+    /// Its repository, and so whatever its own source brings. Not what others brought.
+    Repository,
+    /// This very digest, which its repository holds.
+    Digest,
+}
+
+/// What came of joining.
+#[derive(Debug)]
+pub enum Joined {
+    Seat(Reader),
+    /// Bytes are here that others brought: a right to the digest itself must be shown.
+    Claimed,
+    /// Another registry's bytes are coming, and they are not for this one's clients: their registry has not said that
+    /// they may have them.
+    Elsewhere,
+}
+
 /// One reader, as the fill sees it.
 #[derive(Debug)]
 struct Seat {
     wants: Wants,
     source: Source,
-    /// The reader has a right to this digest. If not, its own source must answer first.
-    entitled: bool,
+    right: Right,
     waker: Option<Waker>,
 }
 
@@ -126,13 +147,15 @@ struct State {
     served: Vec<Source>,
     /// Some reader has its headers: the bytes of this file count.
     opened: bool,
+    /// An earlier process brought some of the bytes, on whosever behalf.
+    resumed: bool,
 }
 
 /// One digest on its way in.
 #[derive(Debug)]
 struct Fill {
     digest: Digest,
-    /// Where its bytes come from. Another registry's readers fetch for themselves (promise P16).
+    /// Whose bytes these are: the registry of all its sources.
     registry: RegistryName,
     upstreams: Arc<Upstreams>,
     state: Mutex<State>,
@@ -161,6 +184,7 @@ impl Fill {
                 answered: false,
                 served: Vec::new(),
                 opened: false,
+                resumed: false,
             }),
             demand: Notify::new(),
         }
@@ -229,31 +253,34 @@ impl Fills {
     }
 
     /// Joins the fill of `digest`, starting it when there is none. The caller has looked for the blob in the store.
-    /// `entitled`: the caller may read the repository, and the repository is known to hold the digest. If not, the
-    /// reader gets nothing before its own source has answered, or [`Reader::entitle`] is called. Also says whether the
-    /// fill will ask the caller's own source. `None`: the bytes on their way come from another registry, whose right to
-    /// them proves nothing here.
     pub fn join(
         self: &Arc<Self>,
         digest: Digest,
         source: Source,
         range: &RangeHeader,
-        entitled: bool,
-    ) -> Option<(Reader, bool)> {
+        right: Right,
+    ) -> Joined {
         let mut fills = lock(&self.running);
-        let (fill, started) = match fills.get(&digest) {
-            Some(fill) if fill.registry != source.registry => return None,
-            Some(fill) => (Arc::clone(fill), false),
-            None => {
-                let upstreams = Arc::clone(&self.upstreams);
-                let fill = Arc::new(Fill::new(digest, source.registry.clone(), upstreams));
-                fills.insert(digest, Arc::clone(&fill));
-                (fill, true)
+        let (fill, started) = if let Some(fill) = fills.get(&digest) {
+            if fill.registry != source.registry {
+                return Joined::Elsewhere;
             }
+            let own = lock(&fill.state).sources.first() == Some(&source);
+            if !own && right != Right::Digest {
+                return Joined::Claimed;
+            }
+            (Arc::clone(fill), false)
+        } else {
+            if right != Right::Digest && self.store.has_partial(&digest) {
+                return Joined::Claimed;
+            }
+            let registry = source.registry.clone();
+            let fill = Arc::new(Fill::new(digest, registry, Arc::clone(&self.upstreams)));
+            fills.insert(digest, Arc::clone(&fill));
+            (fill, true)
         };
         // Seated under the list's lock: a fill that is about to leave the list sees the new reader.
-        let own = started || lock(&fill.state).sources.first() == Some(&source);
-        let reader = Reader::sit(&fill, source, range, entitled);
+        let reader = Reader::sit(&fill, source, range, right);
         drop(fills);
         if started {
             self.metrics.fills.started.inc();
@@ -262,7 +289,7 @@ impl Fills {
             self.metrics.fills.coalesced.inc();
             fill.demand.notify_one();
         }
-        Some((reader, own))
+        Joined::Seat(reader)
     }
 
     /// A source as a place with its record.
@@ -283,7 +310,7 @@ impl Fills {
         lock(&self.running).keys().copied().collect()
     }
 
-    /// Tells how long a blob is that will be passed on because the disk fails.
+    /// Tells how long a blob is that will be passed on and not kept.
     pub async fn passage(&self, digest: Digest, source: Source) -> Result<Passage, FillError> {
         Passage::find(Arc::clone(&self.upstreams), source, digest).await
     }

@@ -132,6 +132,7 @@ pub(super) fn enter(fill: &Fill, partial: &Arc<Partial>, answered: bool) {
         let mut state = lock(&fill.state);
         state.partial = Some(Arc::clone(partial));
         state.answered = answered;
+        state.resumed = !answered;
         state.phase = Phase::Filling;
         // What is verified before its first byte is fetched whole.
         state.whole |= partial.size() <= HELD_BACK;
