@@ -20,6 +20,8 @@ mod fetch;
 mod plan;
 mod ramp;
 mod reader;
+mod start;
+mod streams;
 mod task;
 mod through;
 
@@ -29,11 +31,13 @@ use std::{
     task::Waker,
 };
 
+use arc_swap::ArcSwap;
 use larder_shared::{Digest, Range, RangeHeader, RegistryName, Repository};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::{
     access::{Access, Place},
+    config::Config,
     identity::Identity,
     metrics::Metrics,
     store::{Partial, Store},
@@ -87,8 +91,8 @@ enum Phase {
 struct Seat {
     wants: Wants,
     source: Source,
-    /// The reader's right was proven before it sat down. If not, its own source must answer first.
-    proven: bool,
+    /// The reader has a right to this digest. If not, its own source must answer first.
+    entitled: bool,
     waker: Option<Waker>,
 }
 
@@ -128,6 +132,8 @@ struct State {
 #[derive(Debug)]
 struct Fill {
     digest: Digest,
+    /// Where its bytes come from. Another registry's readers fetch for themselves (promise P16).
+    registry: RegistryName,
     upstreams: Arc<Upstreams>,
     state: Mutex<State>,
     /// Wakes the task: a reader came, left, or moved on.
@@ -139,9 +145,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Fill {
-    fn new(digest: Digest, upstreams: Arc<Upstreams>) -> Self {
+    fn new(digest: Digest, registry: RegistryName, upstreams: Arc<Upstreams>) -> Self {
         Self {
             digest,
+            registry,
             upstreams,
             state: Mutex::new(State {
                 phase: Phase::Starting,
@@ -193,6 +200,7 @@ pub struct Fills {
     upstreams: Arc<Upstreams>,
     metrics: Arc<Metrics>,
     access: Arc<Access>,
+    config: Arc<ArcSwap<Config>>,
     running: Mutex<HashMap<Digest, Arc<Fill>>>,
     /// Rings when something was added to the store.
     pub grown: Notify,
@@ -206,39 +214,46 @@ impl Fills {
         upstreams: Arc<Upstreams>,
         metrics: Arc<Metrics>,
         access: Arc<Access>,
+        config: Arc<ArcSwap<Config>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             store,
             upstreams,
             metrics,
             access,
+            config,
             running: Mutex::default(),
             grown: Notify::new(),
             extra_streams: Arc::new(Semaphore::new(EXTRA_STREAMS)),
         })
     }
 
-    /// Joins the fill of `digest`, starting it when there is none. The caller may read `source` (promise P16) and has
-    /// looked for the blob in the store. Also says whether the fill is the caller's own: begun by this call, or by somebody
-    /// who came through the same repository.
+    /// Joins the fill of `digest`, starting it when there is none. The caller has looked for the blob in the store.
+    /// `entitled`: the caller may read the repository, and the repository is known to hold the digest. If not, the
+    /// reader gets nothing before its own source has answered, or [`Reader::entitle`] is called. Also says whether the
+    /// fill will ask the caller's own source. `None`: the bytes on their way come from another registry, whose right to
+    /// them proves nothing here.
     pub fn join(
         self: &Arc<Self>,
         digest: Digest,
         source: Source,
         range: &RangeHeader,
-        proven: bool,
-    ) -> (Reader, bool) {
+        entitled: bool,
+    ) -> Option<(Reader, bool)> {
         let mut fills = lock(&self.running);
-        let (fill, started) = if let Some(fill) = fills.get(&digest) {
-            (Arc::clone(fill), false)
-        } else {
-            let fill = Arc::new(Fill::new(digest, Arc::clone(&self.upstreams)));
-            fills.insert(digest, Arc::clone(&fill));
-            (fill, true)
+        let (fill, started) = match fills.get(&digest) {
+            Some(fill) if fill.registry != source.registry => return None,
+            Some(fill) => (Arc::clone(fill), false),
+            None => {
+                let upstreams = Arc::clone(&self.upstreams);
+                let fill = Arc::new(Fill::new(digest, source.registry.clone(), upstreams));
+                fills.insert(digest, Arc::clone(&fill));
+                (fill, true)
+            }
         };
         // Seated under the list's lock: a fill that is about to leave the list sees the new reader.
         let own = started || lock(&fill.state).sources.first() == Some(&source);
-        let reader = Reader::sit(&fill, source, range, proven);
+        let reader = Reader::sit(&fill, source, range, entitled);
         drop(fills);
         if started {
             self.metrics.fills.started.inc();
@@ -247,7 +262,7 @@ impl Fills {
             self.metrics.fills.coalesced.inc();
             fill.demand.notify_one();
         }
-        (reader, own)
+        Some((reader, own))
     }
 
     /// A source as a place with its record.

@@ -79,6 +79,34 @@ pub struct Served {
     pub outcome: Outcome,
 }
 
+/// How a question to an endpoint ended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelValue)]
+pub enum Asked {
+    Answered,
+    NotFound,
+    Refused,
+    Limited,
+    Unreachable,
+    Forbidden,
+    Invalid,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct UpstreamAsked {
+    pub outcome: Asked,
+}
+
+/// What is known of upstreams.
+#[derive(Default, Debug)]
+pub struct UpstreamMetrics {
+    pub asked: Family<UpstreamAsked, Counter>,
+    /// Bytes of blobs that were received.
+    pub received: Counter,
+    /// Docker Hub's `ratelimit-limit` and `ratelimit-remaining`, as of its last answer that told them.
+    pub hub_limit: Gauge,
+    pub hub_remaining: Gauge,
+}
+
 /// Counters of fills.
 #[derive(Default, Debug)]
 pub struct FillMetrics {
@@ -103,6 +131,7 @@ pub struct Metrics {
     pub turned_away: Counter,
     pub first_byte_seconds: Histogram,
     pub fills: FillMetrics,
+    pub upstreams: UpstreamMetrics,
     pub store_bytes: Gauge,
     pub store_blobs: Gauge,
     /// 1 while the node tier cannot be written.
@@ -122,6 +151,7 @@ impl Metrics {
             turned_away: Counter::default(),
             first_byte_seconds: Histogram::new(buckets),
             fills: FillMetrics::default(),
+            upstreams: UpstreamMetrics::default(),
             store_bytes: Gauge::default(),
             store_blobs: Gauge::default(),
             store_failing: Gauge::default(),
@@ -203,6 +233,27 @@ impl Metrics {
             "store_rotten_blobs",
             "Blobs found damaged on disk since the start",
             metrics.store_rotten.clone(),
+        );
+        let upstreams = &metrics.upstreams;
+        registry.register(
+            "upstream_requests",
+            "Questions to endpoints of upstreams, by outcome",
+            upstreams.asked.clone(),
+        );
+        registry.register(
+            "upstream_received_bytes",
+            "Bytes of blobs received from upstreams",
+            upstreams.received.clone(),
+        );
+        registry.register(
+            "dockerhub_ratelimit_limit",
+            "Pulls that Docker Hub allows in its window, as it last said",
+            upstreams.hub_limit.clone(),
+        );
+        registry.register(
+            "dockerhub_ratelimit_remaining",
+            "Pulls left of them, as Docker Hub last said",
+            upstreams.hub_remaining.clone(),
         );
         metrics.registry = registry;
         metrics

@@ -33,7 +33,12 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub(super) fn sit(fill: &Arc<Fill>, source: Source, range: &RangeHeader, proven: bool) -> Self {
+    pub(super) fn sit(
+        fill: &Arc<Fill>,
+        source: Source,
+        range: &RangeHeader,
+        entitled: bool,
+    ) -> Self {
         let mut state = lock(&fill.state);
         let seat = state.next_seat;
         state.next_seat += 1;
@@ -52,7 +57,7 @@ impl Reader {
             Seat {
                 wants,
                 source,
-                proven,
+                entitled,
                 waker: None,
             },
         );
@@ -91,7 +96,7 @@ impl Reader {
         if let Some(refused) = own_failure(&state.refusals, &seat.source) {
             return Poll::Ready(Err(refused));
         }
-        let entitled = seat.proven || state.served.contains(&seat.source);
+        let entitled = seat.entitled || state.served.contains(&seat.source);
         if let (Some(partial), true) = (&state.partial, entitled) {
             let start = match &seat.wants {
                 Wants::Opening { start, .. } => start.unwrap_or(0),
@@ -113,10 +118,10 @@ impl Reader {
         Poll::Pending
     }
 
-    /// The reader's right was proven meanwhile.
+    /// The reader's right to this digest was proven meanwhile.
     pub fn entitle(&self) {
         if let Some(seat) = lock(&self.fill.state).seats.get_mut(&self.seat) {
-            seat.proven = true;
+            seat.entitled = true;
         }
     }
 

@@ -43,30 +43,37 @@ impl Pull {
             repository: place.repository.clone(),
             identity: place.identity.clone(),
         };
-        // The fetch is the proof where the origin answers it; what a mirror has, or an earlier process left, is none.
-        let needs_proof = !proven
-            && (self.store.has_partial(digest) || self.upstreams.has_mirrors(&place.registry));
-        if needs_proof {
+        // What the repository is known to hold needs no further proof. For anything else the fetch is the proof where
+        // the origin answers it; what a mirror has, or an earlier process left, is none.
+        let mut entitled = proven && place.record.link(digest).is_some();
+        let fetch_proves =
+            !self.upstreams.has_mirrors(&place.registry) && !self.store.has_partial(digest);
+        if !entitled && !fetch_proves {
             self.prove(place, digest).await?;
+            entitled = true;
         }
         if !self.store.usable() {
-            if !proven {
-                self.access
-                    .prove_unless_known(place, Subject::Blob(*digest))
-                    .await?;
-            }
-            return self.pass_on_blob(digest, source, range).await;
+            return self
+                .pass_on_blob(place, digest, source, range, entitled)
+                .await;
         }
-        let proven = proven || needs_proof;
-        let (mut reader, own) = self.fills.join(*digest, source.clone(), range, proven);
+        let joined = self.fills.join(*digest, source.clone(), range, entitled);
+        // Another registry's bytes are on their way: this one's are fetched and hashed for themselves.
+        let Some((mut reader, own)) = joined else {
+            return self
+                .pass_on_blob(place, digest, source, range, entitled)
+                .await;
+        };
         // Somebody else's fill proves nothing about this caller or this repository.
-        if !own && !proven {
+        if !own && !entitled {
             self.prove(place, digest).await?;
             reader.entitle();
         }
         let size = match reader.opened().await {
             Ok(size) => size,
-            Err(FillError::Disk(_)) => return self.pass_on_blob(digest, source, range).await,
+            Err(FillError::Disk(_)) => {
+                return self.pass_on_blob(place, digest, source, range, true).await;
+            }
             Err(error) => return Err(error.into()),
         };
         let selected = range.select(size);
@@ -81,13 +88,18 @@ impl Pull {
             .map(|p| p.from(Tier::Upstream, Outcome::Miss))
     }
 
-    /// The store cannot take it: a plain proxy, for this request alone.
+    /// A plain proxy, for this request alone.
     async fn pass_on_blob(
         &self,
+        place: &Place,
         digest: &Digest,
         source: Source,
         range: &RangeHeader,
+        entitled: bool,
     ) -> Result<Pulled, PullError> {
+        if !entitled {
+            self.prove(place, digest).await?;
+        }
         let passage = self.fills.passage(*digest, source).await?;
         let size = passage.size();
         let selected = range.select(size);

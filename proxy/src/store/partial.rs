@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use data_encoding::BASE64;
-use larder_shared::{Algorithm, Digest, Hasher, Range, Spans};
+use larder_shared::{Algorithm, Digest, Hasher, Range, RegistryName, Spans};
 use serde::{Deserialize, Serialize};
 
 use super::{Blob, layout::Layout};
@@ -32,6 +32,7 @@ const READ_BACK: u64 = 1 << 20;
 pub struct Partial {
     layout: Arc<Layout>,
     blob: Arc<Blob>,
+    registry: RegistryName,
     present: Mutex<Spans>,
     hashing: Mutex<Hashing>,
     saved: Mutex<Saved>,
@@ -62,6 +63,8 @@ impl std::fmt::Debug for Hashing {
 #[derive(Serialize, Deserialize)]
 struct Checkpoint {
     size: u64,
+    /// The registry that the bytes come from: another's word does not open them (promise P16).
+    registry: RegistryName,
     boot_id: String,
     spans: Vec<(u64, u64)>,
     hashed: u64,
@@ -75,7 +78,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Partial {
     /// A fresh partial of `size` bytes. An older one of the same digest is unlinked, its readers keep their file.
-    pub(super) fn create(layout: &Arc<Layout>, digest: Digest, size: u64) -> io::Result<Self> {
+    pub(super) fn create(
+        layout: &Arc<Layout>,
+        digest: Digest,
+        size: u64,
+        registry: &RegistryName,
+    ) -> io::Result<Self> {
         let path = layout.partial(&digest);
         remove_if_there(&layout.spans(&digest))?;
         remove_if_there(&path)?;
@@ -90,17 +98,24 @@ impl Partial {
             layout,
             digest,
             size,
+            registry.clone(),
             file,
             Spans::default(),
             Hashing { hasher, at: 0 },
         )
     }
 
-    /// The partial that an earlier process left, if it can be trusted: same boot, a readable checkpoint, and a file
+    /// The partial that an earlier process left, if it can be trusted: same registry, same boot, a readable checkpoint, and a file
     /// of the right length with no hole where bytes should be. Anything else is swept away.
-    pub(super) fn resume(layout: &Arc<Layout>, digest: Digest) -> io::Result<Option<Self>> {
+    pub(super) fn resume(
+        layout: &Arc<Layout>,
+        digest: Digest,
+        registry: &RegistryName,
+    ) -> io::Result<Option<Self>> {
         let path = layout.partial(&digest);
-        let Some((checkpoint, hasher, spans, file)) = left_behind(layout, &digest) else {
+        let left = left_behind(layout, &digest);
+        let ours = left.filter(|(checkpoint, ..)| checkpoint.registry == *registry);
+        let Some((checkpoint, hasher, spans, file)) = ours else {
             remove_if_there(&layout.spans(&digest))?;
             remove_if_there(&path)?;
             return Ok(None);
@@ -109,13 +124,15 @@ impl Partial {
             hasher,
             at: checkpoint.hashed,
         };
-        Self::new(layout, digest, checkpoint.size, file, spans, hashing).map(Some)
+        let (size, registry) = (checkpoint.size, checkpoint.registry);
+        Self::new(layout, digest, size, registry, file, spans, hashing).map(Some)
     }
 
     fn new(
         layout: &Arc<Layout>,
         digest: Digest,
         size: u64,
+        registry: RegistryName,
         file: File,
         present: Spans,
         hashing: Hashing,
@@ -127,6 +144,7 @@ impl Partial {
         Ok(Self {
             layout: Arc::clone(layout),
             blob: Arc::new(Blob::new(digest, size, file)?),
+            registry,
             present: Mutex::new(present),
             hashing: Mutex::new(hashing),
             saved: Mutex::new(saved),
@@ -242,6 +260,7 @@ impl Partial {
         };
         let checkpoint = Checkpoint {
             size: self.size(),
+            registry: self.registry.clone(),
             boot_id: disk::boot_id(),
             spans: self.present().iter().map(|r| (r.start, r.end)).collect(),
             hashed,

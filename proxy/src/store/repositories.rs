@@ -404,8 +404,10 @@ impl Repositories {
     pub fn held_in(&self, registry: &RegistryName, digest: &Digest) -> bool {
         let wanted = digest.to_string();
         let mut held = false;
+        // The text is only a hint: a registry may write any digest into a media type.
+        let links = |line: &str| matches!(serde_json::from_str(line), Ok(Line::Link(link)) if link.digest == *digest);
         self.each_log(registry, |text| {
-            held = text.contains(&wanted);
+            held = text.contains(&wanted) && text.lines().any(links);
             !held
         });
         held
@@ -469,5 +471,14 @@ mod tests {
         assert!(repositories.held_in(&registry, &digest));
         assert!(!repositories.held_in(&registry, &Digest::sha256(b"y")));
         assert!(!repositories.held_in(&"b.io".parse().unwrap(), &digest));
+        // A digest in a media type is no link.
+        let named = Digest::sha256(b"named");
+        repositories.get(&registry, &repository).add_link(Link {
+            digest: Digest::sha256(b"z"),
+            size: 1,
+            media_type: Some(format!("application/x;y={named}")),
+        });
+        written(&path, 5).await;
+        assert!(!repositories.held_in(&registry, &named));
     }
 }
