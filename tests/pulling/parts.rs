@@ -78,7 +78,7 @@ async fn small_reads_at_random_places_cost_a_span_each() {
         sent >= 25 * 50_000 && sent <= touched + touched * 3 / 10,
         "{sent} for {touched}"
     );
-    // The same places again: nothing more.
+    // The same places again: no more than a proof of one byte each that they may be read.
     let mut random = fastrand::Rng::with_seed(1);
     for _ in 0..25 {
         let start = random.u64(0..SIZE - 50_000);
@@ -88,7 +88,7 @@ async fn small_reads_at_random_places_cost_a_span_each() {
             .expect("an answer");
         assert!(answer.body == expected(6, start..start + 50_000), "{range}");
     }
-    assert_eq!(scene.fake.blob_bytes_sent(&digest), sent);
+    assert!(scene.fake.blob_bytes_sent(&digest) <= sent + 25);
 }
 
 /// A client that leaves a large bounded range takes its demand along.
@@ -135,7 +135,9 @@ async fn what_was_read_is_here_when_its_reader_comes_back() {
         let answer = http::get(&scene.blob("a/b", digest), &range).await;
         let answer = answer.expect("an answer");
         assert!(answer.body == expected(seed, 5 * MIB..5 * MIB + 10_000));
-        assert_eq!(scene.fake.blob_bytes_sent(digest), MIB);
+        // A proof of one byte that it may be read is all that goes out again.
+        let sent = scene.fake.blob_bytes_sent(digest);
+        assert!(sent <= MIB + 1, "{sent}");
     };
     let reads = digests
         .iter()
