@@ -118,14 +118,33 @@ impl Access {
         }
     }
 
-    /// Asks the origin whether it serves `subject` to this caller, and remembers the answer. For blobs one byte is asked
-    /// for, since public ECR refuses a HEAD. Simultaneous proofs of the same thing by the same caller share one question.
+    /// Asks the origin whether it serves `subject`, which the repository is known to hold, to this caller, and remembers
+    /// the answer. An outage is bridged for who was allowed not long ago.
     pub async fn prove(&self, place: &Place, subject: Subject) -> Result<(), Failure> {
-        let bridged = match self.verdict(place) {
-            Verdict::Ask { bridged } => bridged,
-            Verdict::Allowed => false,
-            Verdict::Refused => return Err(Failure::Refused(place.registry.to_string())),
-        };
+        let bridged = matches!(self.verdict(place), Verdict::Ask { bridged: true });
+        match self.question(place, subject, bridged).await {
+            Err(Failure::Unreachable { .. } | Failure::Limited { .. }) if bridged => Ok(()),
+            other => other,
+        }
+    }
+
+    /// The same for what the repository is not known to hold. The right to a repository is none to everything that lies
+    /// in the cache, so no outage is bridged: the origin itself has to answer for this very subject.
+    pub async fn prove_claim(&self, place: &Place, subject: Subject) -> Result<(), Failure> {
+        self.question(place, subject, false).await
+    }
+
+    /// For blobs one byte is asked for, since public ECR refuses a HEAD. Simultaneous questions about the same thing by
+    /// the same caller are one. With `optional` an origin that fails all the time is not bothered.
+    async fn question(
+        &self,
+        place: &Place,
+        subject: Subject,
+        optional: bool,
+    ) -> Result<(), Failure> {
+        if self.verdict(place) == Verdict::Refused {
+            return Err(Failure::Refused(place.registry.to_string()));
+        }
         let key = (
             place.registry.clone(),
             place.repository.clone(),
@@ -137,7 +156,7 @@ impl Access {
             _ => Want::Head,
         };
         let mut ask = place.ask(subject, want).proof();
-        if bridged {
+        if optional {
             ask = ask.optional();
         }
         let upstreams = Arc::clone(&self.upstreams);
@@ -158,10 +177,7 @@ impl Access {
             Ok(()) => self.accepted(place),
             Err(failure) => self.met(place, failure),
         }
-        match proven {
-            Err(Failure::Unreachable { .. } | Failure::Limited { .. }) if bridged => Ok(()),
-            other => other,
-        }
+        proven
     }
 
     /// As [`Self::prove`], where the right may be known already.

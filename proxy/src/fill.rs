@@ -20,6 +20,8 @@ mod fetch;
 mod plan;
 mod ramp;
 mod reader;
+mod start;
+mod streams;
 mod task;
 mod through;
 
@@ -84,13 +86,34 @@ enum Phase {
     Failed(FillError),
 }
 
+/// What a caller has a right to before it joins (promise P16).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Right {
+    /// Nothing that is known: its own source must answer first.
+    None,
+    /// Its repository, and so whatever its own source brings. Not what others brought.
+    Repository,
+    /// This very digest, which its repository holds.
+    Digest,
+}
+
+/// What came of joining.
+#[derive(Debug)]
+pub enum Joined {
+    Seat(Reader),
+    /// Bytes are here that others brought: a right to the digest itself must be shown.
+    Claimed,
+    /// Another registry's bytes are coming, and they are not for this one's clients: their registry has not said that
+    /// they may have them.
+    Elsewhere,
+}
+
 /// One reader, as the fill sees it.
 #[derive(Debug)]
 struct Seat {
     wants: Wants,
     source: Source,
-    /// The reader's right was proven before it sat down. If not, its own source must answer first.
-    proven: bool,
+    right: Right,
     waker: Option<Waker>,
 }
 
@@ -124,12 +147,16 @@ struct State {
     served: Vec<Source>,
     /// Some reader has its headers: the bytes of this file count.
     opened: bool,
+    /// An earlier process brought some of the bytes, on whosever behalf.
+    resumed: bool,
 }
 
 /// One digest on its way in.
 #[derive(Debug)]
 struct Fill {
     digest: Digest,
+    /// Whose bytes these are: the registry of all its sources.
+    registry: RegistryName,
     upstreams: Arc<Upstreams>,
     state: Mutex<State>,
     /// Wakes the task: a reader came, left, or moved on.
@@ -141,9 +168,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Fill {
-    fn new(digest: Digest, upstreams: Arc<Upstreams>) -> Self {
+    fn new(digest: Digest, registry: RegistryName, upstreams: Arc<Upstreams>) -> Self {
         Self {
             digest,
+            registry,
             upstreams,
             state: Mutex::new(State {
                 phase: Phase::Starting,
@@ -156,6 +184,7 @@ impl Fill {
                 answered: false,
                 served: Vec::new(),
                 opened: false,
+                resumed: false,
             }),
             demand: Notify::new(),
         }
@@ -223,27 +252,35 @@ impl Fills {
         })
     }
 
-    /// Joins the fill of `digest`, starting it when there is none. The caller may read `source` (promise P16) and has
-    /// looked for the blob in the store. Also says whether the fill is the caller's own: begun by this call, or by somebody
-    /// who came through the same repository.
+    /// Joins the fill of `digest`, starting it when there is none. The caller has looked for the blob in the store.
     pub fn join(
         self: &Arc<Self>,
         digest: Digest,
         source: Source,
         range: &RangeHeader,
-        proven: bool,
-    ) -> (Reader, bool) {
+        right: Right,
+    ) -> Joined {
         let mut fills = lock(&self.running);
         let (fill, started) = if let Some(fill) = fills.get(&digest) {
+            if fill.registry != source.registry {
+                return Joined::Elsewhere;
+            }
+            let own = lock(&fill.state).sources.first() == Some(&source);
+            if !own && right != Right::Digest {
+                return Joined::Claimed;
+            }
             (Arc::clone(fill), false)
         } else {
-            let fill = Arc::new(Fill::new(digest, Arc::clone(&self.upstreams)));
+            if right != Right::Digest && self.store.has_partial(&digest) {
+                return Joined::Claimed;
+            }
+            let registry = source.registry.clone();
+            let fill = Arc::new(Fill::new(digest, registry, Arc::clone(&self.upstreams)));
             fills.insert(digest, Arc::clone(&fill));
             (fill, true)
         };
         // Seated under the list's lock: a fill that is about to leave the list sees the new reader.
-        let own = started || lock(&fill.state).sources.first() == Some(&source);
-        let reader = Reader::sit(&fill, source, range, proven);
+        let reader = Reader::sit(&fill, source, range, right);
         drop(fills);
         if started {
             self.metrics.fills.started.inc();
@@ -252,7 +289,7 @@ impl Fills {
             self.metrics.fills.coalesced.inc();
             fill.demand.notify_one();
         }
-        (reader, own)
+        Joined::Seat(reader)
     }
 
     /// A source as a place with its record.
@@ -268,19 +305,12 @@ impl Fills {
         }
     }
 
-    /// The size of a blob that is being filled, if it is known by now.
-    pub fn size(&self, digest: &Digest) -> Option<u64> {
-        let fill = lock(&self.running).get(digest).cloned()?;
-        let state = lock(&fill.state);
-        state.partial.as_ref().map(|partial| partial.size())
-    }
-
     /// The digests that are being filled: their partials are in use.
     pub fn active(&self) -> HashSet<Digest> {
         lock(&self.running).keys().copied().collect()
     }
 
-    /// Tells how long a blob is that will be passed on because the disk fails.
+    /// Tells how long a blob is that will be passed on and not kept.
     pub async fn passage(&self, digest: Digest, source: Source) -> Result<Passage, FillError> {
         Passage::find(Arc::clone(&self.upstreams), source, digest).await
     }

@@ -4,13 +4,13 @@
 //! what happened when the request's record is dropped, so that no path can forget it.
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
 
 /// Where the bytes of an answer came from.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelValue)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Tier {
     /// This node's memory or disk.
     Node,
@@ -31,7 +31,7 @@ impl Tier {
 }
 
 /// How a request ended.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelValue)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Outcome {
     /// Everything was here.
     Hit,
@@ -80,7 +80,7 @@ pub struct Served {
 }
 
 /// How a question to an endpoint ended.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelValue)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Asked {
     Answered,
     NotFound,
@@ -95,6 +95,33 @@ pub enum Asked {
 pub struct UpstreamAsked {
     pub outcome: Asked,
 }
+
+impl Asked {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::NotFound => "not_found",
+            Self::Refused => "refused",
+            Self::Limited => "limited",
+            Self::Unreachable => "unreachable",
+            Self::Forbidden => "forbidden",
+            Self::Invalid => "invalid",
+        }
+    }
+}
+
+/// The words of the logs are the words of the labels.
+macro_rules! label {
+    ($($name:ident),*) => {
+        $(impl EncodeLabelValue for $name {
+            fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+                EncodeLabelValue::encode(&self.as_str(), encoder)
+            }
+        })*
+    };
+}
+
+label!(Tier, Outcome, Asked);
 
 /// What is known of upstreams.
 #[derive(Default, Debug)]

@@ -20,7 +20,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use larder_shared::{Algorithm, Digest, Range};
+use larder_shared::{Algorithm, Digest, Range, RegistryName};
 
 pub use blob::Blob;
 pub use index::{Entry, Totals};
@@ -222,13 +222,13 @@ impl Store {
         Ok(())
     }
 
-    /// Begins to fill a blob of `size` bytes (blocking).
-    pub fn begin(&self, digest: Digest, size: u64) -> io::Result<Partial> {
-        let begun = Partial::create(&self.layout, digest, size).or_else(|error| {
+    /// Begins to fill a blob of `size` bytes that come from `registry` (blocking).
+    pub fn begin(&self, digest: Digest, size: u64, registry: &RegistryName) -> io::Result<Partial> {
+        let begun = Partial::create(&self.layout, digest, size, registry).or_else(|error| {
             // The directory may have vanished under a running larder: make it again, once.
             if error.kind() == io::ErrorKind::NotFound {
                 self.layout.create()?;
-                return Partial::create(&self.layout, digest, size);
+                return Partial::create(&self.layout, digest, size, registry);
             }
             Err(error)
         });
@@ -240,9 +240,10 @@ impl Store {
         self.layout.spans(digest).exists()
     }
 
-    /// The partial that an earlier process left for `digest`, if any can be used (blocking).
-    pub fn resume(&self, digest: Digest) -> io::Result<Option<Partial>> {
-        self.noting(Partial::resume(&self.layout, digest))
+    /// The partial that an earlier process left for `digest` from `registry`, if it can be used (blocking). Any other is
+    /// swept away.
+    pub fn resume(&self, digest: Digest, registry: &RegistryName) -> io::Result<Option<Partial>> {
+        self.noting(Partial::resume(&self.layout, digest, registry))
     }
 
     /// Commits a verified partial (blocking: waits for the disk).

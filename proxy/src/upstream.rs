@@ -321,10 +321,10 @@ impl Upstreams {
         }
     }
 
-    /// Whether a registry has endpoints whose word about access does not count.
-    pub fn has_mirrors(&self, registry: &RegistryName) -> bool {
+    /// Whether the first answer of a registry already proves access: no mirror is asked before the origin.
+    pub fn proves_at_once(&self, registry: &RegistryName) -> bool {
         let upstream = self.config.load().upstream(registry.as_str());
-        upstream.endpoints.len() > 1 && !upstream.proves_access
+        upstream.proves_access || upstream.endpoints.len() == 1
     }
 
     /// How many endpoints a registry has.

@@ -91,7 +91,6 @@ pub async fn open(
             .ok_or_else(|| End::WrongObject("a 206 without a readable Content-Range".to_owned()))?;
         let asked = match want {
             Want::Part(range) => range.start,
-            Want::From(start) => start,
             Want::All | Want::Head => 0,
         };
         if range.start != asked {

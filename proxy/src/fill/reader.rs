@@ -8,7 +8,9 @@ use std::{
 
 use larder_shared::{Range, RangeHeader};
 
-use super::{Fill, FillError, HELD_BACK, Passage, Phase, Seat, Source, Through, Wants, lock};
+use super::{
+    Fill, FillError, HELD_BACK, Passage, Phase, Right, Seat, Source, Through, Wants, lock,
+};
 use crate::{store::Blob, upstream::Failure};
 
 /// Bytes that an open-ended reader is given at a time. Small, because what it was given counts as read, and what lies
@@ -33,7 +35,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub(super) fn sit(fill: &Arc<Fill>, source: Source, range: &RangeHeader, proven: bool) -> Self {
+    pub(super) fn sit(fill: &Arc<Fill>, source: Source, range: &RangeHeader, right: Right) -> Self {
         let mut state = lock(&fill.state);
         let seat = state.next_seat;
         state.next_seat += 1;
@@ -52,7 +54,7 @@ impl Reader {
             Seat {
                 wants,
                 source,
-                proven,
+                right,
                 waker: None,
             },
         );
@@ -91,7 +93,11 @@ impl Reader {
         if let Some(refused) = own_failure(&state.refusals, &seat.source) {
             return Poll::Ready(Err(refused));
         }
-        let entitled = seat.proven || state.served.contains(&seat.source);
+        let entitled = match seat.right {
+            Right::Digest => true,
+            Right::Repository if !state.resumed => true,
+            Right::Repository | Right::None => state.served.contains(&seat.source),
+        };
         if let (Some(partial), true) = (&state.partial, entitled) {
             let start = match &seat.wants {
                 Wants::Opening { start, .. } => start.unwrap_or(0),
@@ -111,13 +117,6 @@ impl Reader {
         }
         seat.waker = Some(cx.waker().clone());
         Poll::Pending
-    }
-
-    /// The reader's right was proven meanwhile.
-    pub fn entitle(&self) {
-        if let Some(seat) = lock(&self.fill.state).seats.get_mut(&self.seat) {
-            seat.proven = true;
-        }
     }
 
     /// Says that everything is wanted. The tail comes when the digest is known to match.

@@ -9,7 +9,7 @@ use super::{DIGEST, Pull, PullError, Pulled, put};
 use crate::{
     access::Place,
     body::{Body, Content, Passing, Segment},
-    fill::{FillError, HELD_BACK, Source},
+    fill::{FillError, HELD_BACK, Joined, Right, Source},
     metrics::{Outcome, Tier},
     store::{Blob, Link},
     upstream::{Failure, Subject, Want},
@@ -28,8 +28,8 @@ impl Pull {
         digest: &Digest,
         range: &RangeHeader,
     ) -> Result<Pulled, PullError> {
-        let proven = self.proven(place)?;
-        if let Some(blob) = self.held_blob(place, digest, proven).await? {
+        let mut right = self.right(place, digest)?;
+        if let Some(blob) = self.held_blob(place, digest, &mut right).await? {
             let size = blob.size();
             let selected = range.select(size);
             if to_the_end(&selected) {
@@ -43,27 +43,33 @@ impl Pull {
             repository: place.repository.clone(),
             identity: place.identity.clone(),
         };
-        // The fetch is the proof where the origin answers it; what a mirror has, or an earlier process left, is none.
-        let needs_proof = !proven
-            && (self.store.has_partial(digest) || self.upstreams.has_mirrors(&place.registry));
-        if needs_proof {
-            self.prove(place, digest).await?;
+        // The origin has to be asked in any case where its answer does not come with the bytes.
+        if right == Right::None
+            && !(self.store.usable() && self.upstreams.proves_at_once(&place.registry))
+        {
+            self.access
+                .prove_unless_known(place, Subject::Blob(*digest))
+                .await?;
+            right = Right::Repository;
         }
         if !self.store.usable() {
-            if !proven {
-                self.access
-                    .prove_unless_known(place, Subject::Blob(*digest))
-                    .await?;
-            }
             return self.pass_on_blob(digest, source, range).await;
         }
-        let proven = proven || needs_proof;
-        let (mut reader, own) = self.fills.join(*digest, source.clone(), range, proven);
-        // Somebody else's fill proves nothing about this caller or this repository.
-        if !own && !proven {
-            self.prove(place, digest).await?;
-            reader.entitle();
-        }
+        let joined = match self.fills.join(*digest, source.clone(), range, right) {
+            // What others bring, or an earlier process left, proves nothing about this caller or this repository.
+            Joined::Claimed => {
+                self.prove_claim(place, digest).await?;
+                self.fills
+                    .join(*digest, source.clone(), range, Right::Digest)
+            }
+            joined => joined,
+        };
+        let Joined::Seat(mut reader) = joined else {
+            self.access
+                .prove_unless_known(place, Subject::Blob(*digest))
+                .await?;
+            return self.pass_on_blob(digest, source, range).await;
+        };
         let size = match reader.opened().await {
             Ok(size) => size,
             Err(FillError::Disk(_)) => return self.pass_on_blob(digest, source, range).await,
@@ -81,7 +87,7 @@ impl Pull {
             .map(|p| p.from(Tier::Upstream, Outcome::Miss))
     }
 
-    /// The store cannot take it: a plain proxy, for this request alone.
+    /// The store cannot take it, or holds another registry's part of it: a plain proxy, for this request alone.
     async fn pass_on_blob(
         &self,
         digest: &Digest,
@@ -112,8 +118,8 @@ impl Pull {
         place: &Place,
         digest: &Digest,
     ) -> Result<Pulled, PullError> {
-        let proven = self.proven(place)?;
-        if let Some(blob) = self.held_blob(place, digest, proven).await? {
+        let mut right = self.right(place, digest)?;
+        if let Some(blob) = self.held_blob(place, digest, &mut right).await? {
             return Ok(head(digest, blob.size()).from(Tier::Node, Outcome::Hit));
         }
         let mut ask = place.ask(Subject::Blob(*digest), Want::Head);
@@ -148,16 +154,27 @@ impl Pull {
         }
     }
 
-    /// The blob from the node tier, if this repository holds it and this caller may read it.
+    /// What is known of this caller's right to this digest.
+    fn right(&self, place: &Place, digest: &Digest) -> Result<Right, PullError> {
+        Ok(match (self.proven(place)?, place.record.link(digest)) {
+            (true, Some(_)) => Right::Digest,
+            (true, None) => Right::Repository,
+            (false, _) => Right::None,
+        })
+    }
+
+    /// The blob from the node tier, if this repository holds it and this caller may read it. What was found out about
+    /// its right on the way is in `right`.
     async fn held_blob(
         &self,
         place: &Place,
         digest: &Digest,
-        proven: bool,
+        right: &mut Right,
     ) -> Result<Option<Arc<Blob>>, PullError> {
         if let Some(link) = place.record.link(digest) {
-            if !proven {
-                self.prove(place, digest).await?;
+            if *right == Right::None {
+                self.access.prove(place, Subject::Blob(*digest)).await?;
+                *right = Right::Digest;
             }
             return Ok(match self.store.blob(digest, Some(link.size)) {
                 Some(blob) => self.sound(blob).await,
@@ -175,7 +192,8 @@ impl Pull {
         if !same_registry.await.unwrap_or(false) {
             return Ok(None);
         }
-        self.prove(place, digest).await?;
+        self.prove_claim(place, digest).await?;
+        *right = Right::Digest;
         place.record.add_link(Link {
             digest: *digest,
             size: blob.size(),
@@ -216,9 +234,10 @@ impl Pull {
             .then_some(blob)
     }
 
-    /// The origin must serve this very digest to this caller.
-    async fn prove(&self, place: &Place, digest: &Digest) -> Result<(), PullError> {
-        Ok(self.access.prove(place, Subject::Blob(*digest)).await?)
+    /// The origin must serve this very digest to this caller, now.
+    async fn prove_claim(&self, place: &Place, digest: &Digest) -> Result<(), PullError> {
+        let subject = Subject::Blob(*digest);
+        Ok(self.access.prove_claim(place, subject).await?)
     }
 }
 

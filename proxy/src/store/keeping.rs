@@ -328,20 +328,6 @@ impl Store {
             .map(|(digest, _)| digest)
             .collect()
     }
-
-    /// Bytes that partials occupy.
-    pub fn partial_bytes(&self) -> u64 {
-        Algorithm::ALL
-            .iter()
-            .flat_map(|a| {
-                fs::read_dir(self.layout.partials(*a))
-                    .into_iter()
-                    .flatten()
-                    .flatten()
-            })
-            .filter_map(|entry| disk::allocated(&entry.path()).ok())
-            .sum()
-    }
 }
 
 fn hash(blob: &Blob) -> io::Result<Digest> {

@@ -33,10 +33,13 @@ const READ_BACK: u64 = 1 << 20;
 pub struct Partial {
     layout: Arc<Layout>,
     blob: Arc<Blob>,
+    registry: RegistryName,
     present: Mutex<Spans>,
     hashing: Mutex<Hashing>,
     saved: Mutex<Saved>,
-    from: Mutex<BTreeSet<(RegistryName, Repository)>>,
+    /// Committed or discarded: a write that is late must not leave a checkpoint for the next partial to find.
+    gone: Mutex<bool>,
+    proven_in: Mutex<BTreeSet<Repository>>,
 }
 
 /// When the last checkpoint was written, and how many bytes were present by then.
@@ -62,14 +65,16 @@ impl std::fmt::Debug for Hashing {
 #[derive(Serialize, Deserialize)]
 struct Checkpoint {
     size: u64,
+    /// The registry that the bytes come from: another's word does not open them (promise P16).
+    registry: RegistryName,
     boot_id: String,
     spans: Vec<(u64, u64)>,
     hashed: u64,
     /// The hasher's state, base64.
     midstate: String,
-    /// The repositories that the bytes came through.
+    /// The repositories that the registry gave the bytes out of.
     #[serde(default)]
-    from: BTreeSet<(RegistryName, Repository)>,
+    proven_in: BTreeSet<Repository>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -78,7 +83,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Partial {
     /// A fresh partial of `size` bytes. An older one of the same digest is unlinked, its readers keep their file.
-    pub(super) fn create(layout: &Arc<Layout>, digest: Digest, size: u64) -> io::Result<Self> {
+    pub(super) fn create(
+        layout: &Arc<Layout>,
+        digest: Digest,
+        size: u64,
+        registry: &RegistryName,
+    ) -> io::Result<Self> {
         let path = layout.partial(&digest);
         remove_if_there(&layout.spans(&digest))?;
         remove_if_there(&path)?;
@@ -93,17 +103,24 @@ impl Partial {
             layout,
             digest,
             size,
+            registry.clone(),
             file,
             Spans::default(),
             Hashing { hasher, at: 0 },
         )
     }
 
-    /// The partial that an earlier process left, if it can be trusted: same boot, a readable checkpoint, and a file
-    /// of the right length with no hole where bytes should be. Anything else is swept away.
-    pub(super) fn resume(layout: &Arc<Layout>, digest: Digest) -> io::Result<Option<Self>> {
+    /// The partial that an earlier process left, if it can be trusted: same registry, same boot, a readable checkpoint,
+    /// and a file of the right length with no hole where bytes should be. Anything else is swept away.
+    pub(super) fn resume(
+        layout: &Arc<Layout>,
+        digest: Digest,
+        registry: &RegistryName,
+    ) -> io::Result<Option<Self>> {
         let path = layout.partial(&digest);
-        let Some((checkpoint, hasher, spans, file)) = left_behind(layout, &digest) else {
+        let left = left_behind(layout, &digest);
+        let ours = left.filter(|(checkpoint, ..)| checkpoint.registry == *registry);
+        let Some((checkpoint, hasher, spans, file)) = ours else {
             remove_if_there(&layout.spans(&digest))?;
             remove_if_there(&path)?;
             return Ok(None);
@@ -112,8 +129,9 @@ impl Partial {
             hasher,
             at: checkpoint.hashed,
         };
-        let mut partial = Self::new(layout, digest, checkpoint.size, file, spans, hashing)?;
-        partial.from = Mutex::new(checkpoint.from);
+        let (size, registry) = (checkpoint.size, checkpoint.registry);
+        let mut partial = Self::new(layout, digest, size, registry, file, spans, hashing)?;
+        partial.proven_in = Mutex::new(checkpoint.proven_in);
         Ok(Some(partial))
     }
 
@@ -121,6 +139,7 @@ impl Partial {
         layout: &Arc<Layout>,
         digest: Digest,
         size: u64,
+        registry: RegistryName,
         file: File,
         present: Spans,
         hashing: Hashing,
@@ -132,10 +151,12 @@ impl Partial {
         Ok(Self {
             layout: Arc::clone(layout),
             blob: Arc::new(Blob::new(digest, size, file)?),
+            registry,
             present: Mutex::new(present),
             hashing: Mutex::new(hashing),
             saved: Mutex::new(saved),
-            from: Mutex::default(),
+            gone: Mutex::new(false),
+            proven_in: Mutex::default(),
         })
     }
 
@@ -148,14 +169,19 @@ impl Partial {
         self.blob.size()
     }
 
-    /// Takes down that bytes came through this repository: it holds the digest, once they are verified.
-    pub fn came_through(&self, registry: &RegistryName, repository: &Repository) {
-        lock(&self.from).insert((registry.clone(), repository.clone()));
+    /// Takes down that the registry gave bytes out of this repository: it holds the digest, once they are verified.
+    pub fn prove_in(&self, repository: &Repository) {
+        lock(&self.proven_in).insert(repository.clone());
     }
 
-    /// The repositories that the bytes came through, to this process or an earlier one.
-    pub fn from(&self) -> Vec<(RegistryName, Repository)> {
-        lock(&self.from).iter().cloned().collect()
+    /// The repositories that hold the digest, as the registry has said to this process or an earlier one.
+    pub fn proven_in(&self) -> Vec<Repository> {
+        lock(&self.proven_in).iter().cloned().collect()
+    }
+
+    /// The registry that the bytes come from.
+    pub fn registry(&self) -> &RegistryName {
+        &self.registry
     }
 
     /// A copy of what is present now.
@@ -257,13 +283,18 @@ impl Partial {
         };
         let checkpoint = Checkpoint {
             size: self.size(),
+            registry: self.registry.clone(),
             boot_id: disk::boot_id(),
             spans: self.present().iter().map(|r| (r.start, r.end)).collect(),
             hashed,
             midstate,
-            from: lock(&self.from).clone(),
+            proven_in: lock(&self.proven_in).clone(),
         };
         let text = serde_json::to_vec(&checkpoint)?;
+        let gone = lock(&self.gone);
+        if *gone {
+            return Ok(());
+        }
         self.layout
             .write_atomic(&self.layout.spans(self.blob.digest()), &text, false)
     }
@@ -271,6 +302,7 @@ impl Partial {
     /// Makes the verified file a committed blob: on disk, read-only, under its digest.
     pub(super) fn commit(&self) -> io::Result<()> {
         let digest = self.blob.digest();
+        *lock(&self.gone) = true;
         self.blob.file().sync_all()?;
         self.blob
             .file()
@@ -285,6 +317,7 @@ impl Partial {
 
     /// Takes the file off the disk. Readers that still have it end when they have read what is present.
     pub fn discard(&self) -> io::Result<()> {
+        *lock(&self.gone) = true;
         remove_if_there(&self.layout.spans(self.blob.digest()))?;
         remove_if_there(&self.layout.partial(self.blob.digest()))
     }

@@ -185,28 +185,6 @@ impl RepositoryRecord {
         Some(Duration::from_secs(now().saturating_sub(at)))
     }
 
-    /// Any manifest that the repository is known to hold: what a proof of access can be asked with.
-    pub fn any_manifest(&self) -> Option<Digest> {
-        let known = lock(&self.known);
-        let tagged = known.tags.values().map(|record| record.digest).next();
-        tagged.or_else(|| {
-            known
-                .links
-                .values()
-                .find(|l| l.media_type.is_some())
-                .map(|l| l.digest)
-        })
-    }
-
-    /// A copy of all tags, for the admin views.
-    pub fn tags(&self) -> Vec<(Tag, TagRecord)> {
-        lock(&self.known)
-            .tags
-            .iter()
-            .map(|(t, r)| (t.clone(), r.clone()))
-            .collect()
-    }
-
     /// Takes down that the repository holds a digest. What is known as a manifest stays one.
     pub fn add_link(&self, link: Link) {
         let known = self.link(&link.digest);
@@ -414,8 +392,10 @@ impl Repositories {
     pub fn held_in(&self, registry: &RegistryName, digest: &Digest) -> bool {
         let wanted = digest.to_string();
         let mut held = false;
+        // The text is only a hint: a registry may write any digest into a media type.
+        let links = |line: &str| matches!(serde_json::from_str(line), Ok(Line::Link(link)) if link.digest == *digest);
         self.each_log(registry, |text| {
-            held = text.contains(&wanted);
+            held = text.contains(&wanted) && text.lines().any(links);
             !held
         });
         held

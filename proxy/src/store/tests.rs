@@ -8,6 +8,10 @@ fn open(dir: &Path) -> Arc<Store> {
     store
 }
 
+fn origin() -> RegistryName {
+    "a.io".parse().unwrap()
+}
+
 fn sample(size: usize) -> (Vec<u8>, Digest) {
     let bytes: Vec<u8> = (0..size).map(|i| (i * 31 % 251) as u8).collect();
     let digest = Digest::sha256(&bytes);
@@ -26,7 +30,7 @@ fn a_partial_becomes_a_blob_that_a_reopened_store_serves() {
     let (bytes, digest) = sample(3000);
     {
         let store = open(dir.path());
-        let partial = store.begin(digest, 3000).unwrap();
+        let partial = store.begin(digest, 3000, &origin()).unwrap();
         assert_eq!(partial.verify().unwrap(), None);
         feed(&partial, &bytes, 1000..3000);
         assert!(store.blob(&digest, None).is_none());
@@ -52,11 +56,11 @@ fn wrong_bytes_do_not_verify() {
     let store = open(dir.path());
     let (mut bytes, digest) = sample(3000);
     bytes[1500] ^= 1;
-    let partial = store.begin(digest, 3000).unwrap();
+    let partial = store.begin(digest, 3000, &origin()).unwrap();
     feed(&partial, &bytes, 0..3000);
     assert_eq!(partial.verify().unwrap(), Some(false));
     partial.discard().unwrap();
-    assert!(store.resume(digest).unwrap().is_none());
+    assert!(store.resume(digest, &origin()).unwrap().is_none());
 }
 
 #[test]
@@ -65,14 +69,14 @@ fn a_partial_goes_on_in_another_process() {
     let (bytes, digest) = sample(3000);
     {
         let store = open(dir.path());
-        let partial = store.begin(digest, 3000).unwrap();
+        let partial = store.begin(digest, 3000, &origin()).unwrap();
         feed(&partial, &bytes, 0..700);
         feed(&partial, &bytes, 2000..2500);
         partial.checkpoint().unwrap();
     }
     let store = open(dir.path());
     let partial = store
-        .resume(digest)
+        .resume(digest, &origin())
         .unwrap()
         .expect("the partial was left behind");
     assert_eq!(
@@ -93,7 +97,7 @@ fn a_partial_of_another_boot_or_length_is_swept_away() {
         .join(format!("partial/sha256/{}.spans", digest.hex()));
     for spoil in ["boot", "length", "text"] {
         let store = open(dir.path());
-        let partial = store.begin(digest, 3000).unwrap();
+        let partial = store.begin(digest, 3000, &origin()).unwrap();
         feed(&partial, &bytes, 0..700);
         partial.checkpoint().unwrap();
         let text = fs::read_to_string(&spans).unwrap();
@@ -102,7 +106,10 @@ fn a_partial_of_another_boot_or_length_is_swept_away() {
             "length" => partial.blob().file().set_len(2999).unwrap(),
             _ => fs::write(&spans, &text[..text.len() / 2]).unwrap(),
         }
-        assert!(store.resume(digest).unwrap().is_none(), "{spoil}");
+        assert!(
+            store.resume(digest, &origin()).unwrap().is_none(),
+            "{spoil}"
+        );
         assert!(!spans.exists());
     }
 }
@@ -182,14 +189,30 @@ proptest! {
         let mut random = fastrand::Rng::with_seed(order);
         random.shuffle(&mut pieces);
         let restart = restart.index(pieces.len());
-        let mut partial = store.begin(digest, 5000).unwrap();
+        let mut partial = store.begin(digest, 5000, &origin()).unwrap();
         for (i, piece) in pieces.into_iter().enumerate() {
             if i == restart {
                 partial.checkpoint().unwrap();
-                partial = store.resume(digest).unwrap().unwrap();
+                partial = store.resume(digest, &origin()).unwrap().unwrap();
             }
             feed(&partial, &bytes, piece);
         }
         prop_assert_eq!(partial.verify().unwrap(), Some(true));
     }
+}
+
+#[test]
+fn what_one_registry_began_another_does_not_go_on_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (bytes, digest) = sample(3000);
+    let partial = store.begin(digest, 3000, &origin()).unwrap();
+    feed(&partial, &bytes, 0..700);
+    partial.checkpoint().unwrap();
+    let other = "b.io".parse().unwrap();
+    assert!(store.resume(digest, &other).unwrap().is_none());
+    assert!(
+        store.resume(digest, &origin()).unwrap().is_none(),
+        "it was swept away"
+    );
 }

@@ -53,4 +53,13 @@ async fn a_record_survives_reopening_and_a_torn_line() {
     assert!(repositories.held_in(&registry, &digest));
     assert!(!repositories.held_in(&registry, &Digest::sha256(b"y")));
     assert!(!repositories.held_in(&"b.io".parse().unwrap(), &digest));
+    // A digest in a media type is no link.
+    let named = Digest::sha256(b"named");
+    repositories.get(&registry, &repository).add_link(Link {
+        digest: Digest::sha256(b"z"),
+        size: 1,
+        media_type: Some(format!("application/x;y={named}")),
+    });
+    written(&path, 5).await;
+    assert!(!repositories.held_in(&registry, &named));
 }
