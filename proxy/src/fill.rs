@@ -131,6 +131,10 @@ enum Wants {
 }
 
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own; the phase is an enum"
+)]
 struct State {
     phase: Phase,
     partial: Option<Arc<Partial>>,
