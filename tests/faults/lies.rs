@@ -24,7 +24,12 @@ async fn a_wrong_small_blob_is_had_from_the_next_endpoint() {
             whole(&content),
             "{size}"
         );
-        assert_eq!(mirrors.blob_bytes_sent(&digest), 2 * size);
+        // The origin may be asked for one byte, to show that it serves the blob.
+        let sent = mirrors.blob_bytes_sent(&digest);
+        assert!(
+            (2 * size..=2 * size + 1).contains(&sent),
+            "{sent} for {size}"
+        );
         eventually("it is kept", || committed(mirrors.node.store(), &digest)).await;
     }
 }

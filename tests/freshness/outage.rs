@@ -168,6 +168,8 @@ async fn a_refusal_outlasts_the_outage_that_follows() {
     }
     armed.lift();
     tagged.fake.start_again().await;
+    // A refusal is kept for a while by the process that met it.
+    tagged.node.restart().await;
     tagged
         .until("it is public again", |answer| {
             answer.status == 200 && !is_stale(answer)

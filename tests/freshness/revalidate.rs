@@ -35,7 +35,7 @@ async fn a_tag_is_asked_about_at_every_resolve() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn askers_at_once_share_one_question() {
-    let tagged = Tagged::new("[tags]\ntimeout = \"20s\"").await;
+    let tagged = Tagged::new("[tags]\ntimeout = \"4s\"").await;
     let gate = Gate::new(0);
     tagged
         .fake
