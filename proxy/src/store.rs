@@ -40,6 +40,8 @@ pub struct Store {
     index: Mutex<index::Index>,
     repositories: Repositories,
     pins: Mutex<HashSet<Digest>>,
+    /// Held while a blob gets or loses its place in both index and directory: they must not disagree.
+    removals: Mutex<()>,
     trouble: Mutex<Option<keeping::Trouble>>,
     rotten: AtomicU64,
     _lock: disk::Lock,
@@ -86,6 +88,7 @@ impl Store {
             index: Mutex::new(index::Index::default()),
             repositories: Repositories::new(Arc::clone(&layout)),
             pins: Mutex::new(Self::read_pins(&layout.pins())),
+            removals: Mutex::default(),
             trouble: Mutex::default(),
             rotten: AtomicU64::new(0),
             layout,
@@ -107,6 +110,7 @@ impl Store {
                     let digest = name
                         .to_str()
                         .and_then(|hex| Digest::from_hex(algorithm, hex).ok());
+                    let _stays = lock(&self.removals);
                     if let (Some(digest), Ok(metadata)) = (digest, entry.metadata()) {
                         // Reading does not change the access time where file systems are mounted noatime, but
                         // the modification time is that of the commit at least.
@@ -151,23 +155,26 @@ impl Store {
             self.quarantine(digest);
             return None;
         }
-        let file = match disk::open_unseen(&self.layout.blob(digest)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if lock(&self.index).has(digest) {
-                    self.quarantine(digest);
-                }
-                return None;
+        let stays = lock(&self.removals);
+        let path = self.layout.blob(digest);
+        let opened = disk::open_unseen(&path).and_then(|file| Ok((file.metadata()?.len(), file)));
+        match opened {
+            Ok((found, file)) if size.is_none_or(|size| size == found) => {
+                let blob = Arc::new(Blob::new(*digest, found, file).ok()?);
+                lock(&self.index).opened(&blob);
+                return Some(blob);
             }
-            opened => opened.ok()?,
-        };
-        let found = file.metadata().ok()?.len();
-        if size.is_some_and(|size| size != found) {
-            self.quarantine(digest);
-            return None;
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if !lock(&self.index).has(digest) {
+                    return None;
+                }
+            }
+            Err(_) => return None,
         }
-        let blob = Arc::new(Blob::new(*digest, found, file).ok()?);
-        lock(&self.index).opened(&blob);
-        Some(blob)
+        drop(stays);
+        self.quarantine(digest);
+        None
     }
 
     /// A small blob's bytes from memory, if they are there.
@@ -253,10 +260,19 @@ impl Store {
         done.inspect_err(|error| self.failed(error))
     }
 
-    /// Takes a blob out of the tier. Readers that have it open finish.
+    /// Takes a blob out of the tier (blocking). Readers that have it open finish.
     pub fn remove(&self, digest: &Digest) {
-        lock(&self.index).remove(digest);
-        let _ = partial::remove_if_there(&self.layout.blob(digest));
+        let path = self.layout.blob(digest);
+        let aside = self.layout.new_tmp();
+        {
+            let _alone = lock(&self.removals);
+            lock(&self.index).remove(digest);
+            // Its name goes at once; to free the room of a large file takes its time.
+            if fs::rename(&path, &aside).is_err() {
+                let _ = partial::remove_if_there(&path);
+            }
+        }
+        let _ = partial::remove_if_there(&aside);
     }
 }
 

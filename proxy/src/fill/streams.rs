@@ -120,6 +120,7 @@ impl Running {
                 track.end.store(partial.size(), Ordering::Release);
             }
             track.endpoint.store(opened.endpoint, Ordering::Relaxed);
+            note_proofs(&fill, &partial);
             answered(&fill);
             (
                 id,
@@ -138,6 +139,7 @@ impl Running {
     ) {
         self.ranged.store(opened.ranged, Ordering::Relaxed);
         self.sure = opened.ranged;
+        note_proofs(&self.fill, partial);
         let (id, track) = self.track(range, source, None);
         track.endpoint.store(opened.endpoint, Ordering::Relaxed);
         let (fill, partial, received) = (
@@ -244,6 +246,13 @@ impl Stream {
             at: self.track.at.load(Ordering::Acquire),
             end: self.track.end.load(Ordering::Acquire),
         }
+    }
+}
+
+/// Which repositories hold the digest outlives this process with the partial.
+fn note_proofs(fill: &Fill, partial: &Partial) {
+    for source in &lock(&fill.state).served {
+        partial.prove_in(&source.repository);
     }
 }
 

@@ -75,12 +75,17 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
     match outcome {
         Ok(Some(partial)) => {
             fill.set_phase(Phase::Verified);
-            let served = lock(&fill.state).served.clone();
-            for source in served {
-                let record = fills
-                    .store
-                    .repositories()
-                    .get(&source.registry, &source.repository);
+            let records: Vec<_> = partial
+                .proven_in()
+                .iter()
+                .map(|repository| {
+                    fills
+                        .store
+                        .repositories()
+                        .get(partial.registry(), repository)
+                })
+                .collect();
+            for record in &records {
                 record.add_link(Link {
                     digest: fill.digest,
                     size: partial.size(),
@@ -88,7 +93,14 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
                 });
             }
             let store = Arc::clone(&fills.store);
-            let committed = tokio::task::spawn_blocking(move || store.commit(&partial)).await;
+            let commit = move || {
+                // A blob that no repository is known to hold would be fetched again.
+                for record in &records {
+                    record.flush();
+                }
+                store.commit(&partial)
+            };
+            let committed = tokio::task::spawn_blocking(commit).await;
             match committed {
                 Ok(Ok(())) => {
                     fills.metrics.fills.committed.inc();

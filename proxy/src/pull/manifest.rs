@@ -338,8 +338,14 @@ fn keep(store: &Arc<Store>, place: &Place, manifest: &Arc<Manifest>) {
         size: manifest.bytes.len() as u64,
         media_type: Some(manifest.media_type.clone()),
     });
-    let (store, manifest) = (Arc::clone(store), Arc::clone(manifest));
+    let (store, record, manifest) = (
+        Arc::clone(store),
+        Arc::clone(&place.record),
+        Arc::clone(manifest),
+    );
     tokio::task::spawn_blocking(move || {
+        // A manifest that no repository is known to hold would be fetched again.
+        record.flush();
         if let Err(error) = store.put(&manifest.digest, &manifest.bytes) {
             tracing::warn!(blob.digest = %manifest.digest, %error, "a manifest was served but could not be kept");
         }

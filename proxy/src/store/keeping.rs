@@ -105,13 +105,16 @@ impl Store {
                 || lock(&self.index).in_use(digest)
                 || self.has_children(digest)
         });
+        let sizes: HashMap<Digest, u64> = candidates
+            .iter()
+            .map(|candidate| (candidate.digest, candidate.entry.size))
+            .collect();
         let mut evicted = Evicted::default();
-        let before = self.totals();
         for digest in &gone {
             self.remove(digest);
             evicted.blobs += 1;
+            evicted.bytes += sizes.get(digest).copied().unwrap_or(0);
         }
-        evicted.bytes = before.bytes.saturating_sub(self.totals().bytes);
         Ok(evicted)
     }
 
@@ -299,6 +302,7 @@ impl Store {
         self.rotten
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         tracing::warn!(blob.digest = %digest, "a blob is damaged on disk; it is set aside and fetched again when it is asked for");
+        let _alone = lock(&self.removals);
         lock(&self.index).remove(digest);
         let aside = self.layout.quarantine().join(format!(
             "{}-{}",

@@ -5,6 +5,7 @@
 //! from the page cache where ranges arrived out of order. Every method here blocks; callers are on blocking threads.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, Permissions},
     io,
     os::unix::fs::{FileExt, PermissionsExt},
@@ -14,7 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use data_encoding::BASE64;
-use larder_shared::{Algorithm, Digest, Hasher, Range, RegistryName, Spans};
+use larder_shared::{Algorithm, Digest, Hasher, Range, RegistryName, Repository, Spans};
 use serde::{Deserialize, Serialize};
 
 use super::{Blob, layout::Layout};
@@ -38,6 +39,7 @@ pub struct Partial {
     saved: Mutex<Saved>,
     /// Committed or discarded: a write that is late must not leave a checkpoint for the next partial to find.
     gone: Mutex<bool>,
+    proven_in: Mutex<BTreeSet<Repository>>,
 }
 
 /// When the last checkpoint was written, and how many bytes were present by then.
@@ -70,6 +72,9 @@ struct Checkpoint {
     hashed: u64,
     /// The hasher's state, base64.
     midstate: String,
+    /// The repositories that the registry gave the bytes out of.
+    #[serde(default)]
+    proven_in: BTreeSet<Repository>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -105,8 +110,8 @@ impl Partial {
         )
     }
 
-    /// The partial that an earlier process left, if it can be trusted: same registry, same boot, a readable checkpoint, and a file
-    /// of the right length with no hole where bytes should be. Anything else is swept away.
+    /// The partial that an earlier process left, if it can be trusted: same registry, same boot, a readable checkpoint,
+    /// and a file of the right length with no hole where bytes should be. Anything else is swept away.
     pub(super) fn resume(
         layout: &Arc<Layout>,
         digest: Digest,
@@ -125,7 +130,9 @@ impl Partial {
             at: checkpoint.hashed,
         };
         let (size, registry) = (checkpoint.size, checkpoint.registry);
-        Self::new(layout, digest, size, registry, file, spans, hashing).map(Some)
+        let mut partial = Self::new(layout, digest, size, registry, file, spans, hashing)?;
+        partial.proven_in = Mutex::new(checkpoint.proven_in);
+        Ok(Some(partial))
     }
 
     fn new(
@@ -149,6 +156,7 @@ impl Partial {
             hashing: Mutex::new(hashing),
             saved: Mutex::new(saved),
             gone: Mutex::new(false),
+            proven_in: Mutex::default(),
         })
     }
 
@@ -159,6 +167,21 @@ impl Partial {
 
     pub fn size(&self) -> u64 {
         self.blob.size()
+    }
+
+    /// Takes down that the registry gave bytes out of this repository: it holds the digest, once they are verified.
+    pub fn prove_in(&self, repository: &Repository) {
+        lock(&self.proven_in).insert(repository.clone());
+    }
+
+    /// The repositories that hold the digest, as the registry has said to this process or an earlier one.
+    pub fn proven_in(&self) -> Vec<Repository> {
+        lock(&self.proven_in).iter().cloned().collect()
+    }
+
+    /// The registry that the bytes come from.
+    pub fn registry(&self) -> &RegistryName {
+        &self.registry
     }
 
     /// A copy of what is present now.
@@ -265,6 +288,7 @@ impl Partial {
             spans: self.present().iter().map(|r| (r.start, r.end)).collect(),
             hashed,
             midstate,
+            proven_in: lock(&self.proven_in).clone(),
         };
         let text = serde_json::to_vec(&checkpoint)?;
         let gone = lock(&self.gone);
