@@ -188,9 +188,9 @@ impl Access {
         }
     }
 
-    /// An answer came for this caller. It is a proof if it came from the origin.
+    /// An answer came for this caller. It is a proof if the origin gave it now.
     pub fn answered(&self, place: &Place, answer: &Answer) {
-        if answer.proves {
+        if answer.proves && !answer.remembered {
             self.accepted(place);
         }
     }

@@ -147,12 +147,39 @@ struct State {
     whole: bool,
     /// A source has answered since the last failure.
     answered: bool,
-    /// The sources that brought bytes: their repositories hold the digest once it is verified.
+    /// The sources whose origin has answered for the digest: their repositories hold it once it is verified.
     served: Vec<Source>,
+    /// The sources that brought bytes by a mirror.
+    mirrored: Vec<Source>,
     /// Some reader has its headers: the bytes of this file count.
     opened: bool,
     /// An earlier process brought some of the bytes, on whosever behalf.
     resumed: bool,
+}
+
+impl State {
+    /// Whether the bytes of this fill are for a reader of `source` who has no right to the digest itself: its own source
+    /// brings them, or, for who may read the repository, they are proven to have come through it.
+    fn brings_for(&self, source: &Source, right: Right) -> bool {
+        if !self.resumed {
+            return self.sources.first() == Some(source);
+        }
+        let came = |partial: &Arc<Partial>| partial.proven_in().contains(&source.repository);
+        right == Right::Repository && self.partial.as_ref().is_some_and(came)
+    }
+
+    /// The repositories that hold the digest, once it is verified. What a mirror brought counts where nobody else brought
+    /// anything: then all of it came through that repository.
+    fn holders(&self) -> Vec<Source> {
+        let mut holders = self.served.clone();
+        if let Some(first) = self.mirrored.first() {
+            let same = |source: &Source| source.repository == first.repository;
+            if !self.resumed && self.sources.iter().all(same) {
+                holders.push(first.clone());
+            }
+        }
+        holders
+    }
 }
 
 /// One digest on its way in.
@@ -187,6 +214,7 @@ impl Fill {
                 whole: false,
                 answered: false,
                 served: Vec::new(),
+                mirrored: Vec::new(),
                 opened: false,
                 resumed: false,
             }),
@@ -269,17 +297,18 @@ impl Fills {
             if fill.registry != source.registry {
                 return Joined::Elsewhere;
             }
-            let own = lock(&fill.state).sources.first() == Some(&source);
-            if !own && right != Right::Digest {
+            if right != Right::Digest && !lock(&fill.state).brings_for(&source, right) {
                 return Joined::Claimed;
             }
             (Arc::clone(fill), false)
         } else {
-            if right != Right::Digest && self.store.has_partial(&digest) {
+            let rest = self.store.has_partial(&digest);
+            if right != Right::Digest && rest {
                 return Joined::Claimed;
             }
             let registry = source.registry.clone();
             let fill = Arc::new(Fill::new(digest, registry, Arc::clone(&self.upstreams)));
+            lock(&fill.state).resumed = rest;
             fills.insert(digest, Arc::clone(&fill));
             (fill, true)
         };

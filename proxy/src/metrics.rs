@@ -288,23 +288,13 @@ impl Metrics {
 
     /// Requests that were answered so far.
     pub fn answered(&self) -> u64 {
-        let mut all = 0;
-        for tier in [Tier::Node, Tier::Upstream, Tier::None] {
-            for outcome in Outcome::ALL {
-                all += self.requests.get_or_create(&Served { tier, outcome }).get();
-            }
-        }
-        all
+        let tiers = [Tier::Node, Tier::Upstream, Tier::None];
+        tiers.map(|tier| sum(&self.requests, tier)).iter().sum()
     }
 
     /// Body bytes that clients were sent from `tier`.
     pub fn sent_from(&self, tier: Tier) -> u64 {
-        let sent = Outcome::ALL.map(|outcome| {
-            self.sent_bytes
-                .get_or_create(&Served { tier, outcome })
-                .get()
-        });
-        sent.iter().sum()
+        sum(&self.sent_bytes, tier)
     }
 
     /// All metrics in the OpenMetrics text format.
@@ -314,6 +304,16 @@ impl Metrics {
         let _ = encode(&mut text, &self.registry);
         text
     }
+}
+
+/// The sum over all outcomes, without making up those that never were.
+fn sum(family: &Family<Served, Counter>, tier: Tier) -> u64 {
+    let of = |outcome| {
+        family
+            .get(&Served { tier, outcome })
+            .map_or(0, |counter| counter.get())
+    };
+    Outcome::ALL.map(of).iter().sum()
 }
 
 impl Default for Metrics {

@@ -345,7 +345,7 @@ impl Upstreams {
             endpoint,
             proves,
         } = self.locations.get(&key).await?;
-        if endpoint != wanted || ask.proof {
+        if endpoint != wanted || ask.anew {
             return None;
         }
         let request = request(ask, &uri, None);
@@ -358,6 +358,7 @@ impl Upstreams {
                     body,
                     endpoint,
                     proves,
+                    remembered: true,
                 });
             }
         }

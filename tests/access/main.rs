@@ -1,4 +1,6 @@
 //! Private stays private (promises P15 to P20): who is asked for what, what a right opens, and what it does not.
 
 mod attacks;
+mod challenge;
+mod mirrors;
 mod private;

@@ -86,6 +86,7 @@ async fn small_reads_at_random_places_cost_a_span_each() {
         let answer = http::get(&url, &[("range", &range)])
             .await
             .expect("an answer");
+        assert_eq!(answer.status, 206, "{range}: {}", answer.text());
         assert!(answer.body == expected(6, start..start + 50_000), "{range}");
     }
     assert!(scene.fake.blob_bytes_sent(&digest) <= sent + 25);

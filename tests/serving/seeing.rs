@@ -220,7 +220,7 @@ async fn metrics_tell_who_left() {
         stream.read_exactly(1_000_000).await.expect("1 MB");
         stream.close();
         let of =
-            |name: &str| format!("larder_{name}_total{{tier=\"{tier}\",outcome=\"Abandoned\"}}");
+            |name: &str| format!("larder_{name}_total{{tier=\"{tier}\",outcome=\"abandoned\"}}");
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
         while scene.node.metric(&of("requests")).await.is_none() {
             assert!(

@@ -17,6 +17,7 @@ use tokio::{task::JoinHandle, time::timeout};
 
 use super::{Fill, Fills, HELD_BACK, Source, lock};
 use crate::{
+    access::Verdict,
     store::Partial,
     upstream::{Failure, Subject, Want},
 };
@@ -70,6 +71,8 @@ pub async fn open(
     let place = fills.place(source);
     let mut ask = place.ask(Subject::Blob(fill.digest), want);
     ask.first = first;
+    // Who is not known to have the right now is not led past the registry.
+    ask.anew = fills.access.verdict(&place) != Verdict::Allowed;
     let answer = match fills.upstreams.ask(&ask).await {
         Ok(answer) => answer,
         Err(failure) => {
@@ -78,11 +81,17 @@ pub async fn open(
         }
     };
     fills.access.answered(&place, &answer);
-    // A mirror's bytes are as good as any, but its word opens nothing.
-    if answer.proves {
+    {
+        // A mirror's bytes are as good as any, but its word opens nothing.
         let mut state = lock(&fill.state);
-        if !state.served.contains(source) {
-            state.served.push(source.clone());
+        let state = &mut *state;
+        let brought = if answer.proves {
+            &mut state.served
+        } else {
+            &mut state.mirrored
+        };
+        if !brought.contains(source) {
+            brought.push(source.clone());
         }
     }
     if answer.partial {

@@ -44,6 +44,9 @@ impl Reader {
         if !state.sources.contains(&source) {
             state.sources.push(source.clone());
         }
+        if right == Right::Digest && !state.served.contains(&source) {
+            state.served.push(source.clone());
+        }
         let own = source.clone();
         let wants = Wants::Opening {
             start: range.first_start(),
@@ -81,6 +84,14 @@ impl Reader {
     fn poll_opened(&self, cx: &mut Context<'_>) -> Poll<Result<Arc<Blob>, FillError>> {
         let mut guard = lock(&self.fill.state);
         let state = &mut *guard;
+        let entitled = match state.seats.get(&self.seat) {
+            Some(seat) if seat.right == Right::Digest => true,
+            Some(seat) => {
+                (seat.right == Right::Repository && state.brings_for(&seat.source, seat.right))
+                    || state.served.contains(&seat.source)
+            }
+            None => false,
+        };
         let Some(seat) = state.seats.get_mut(&self.seat) else {
             return Poll::Ready(Err(FillError::Broken("no seat".to_owned())));
         };
@@ -93,11 +104,6 @@ impl Reader {
         if let Some(refused) = own_failure(&state.refusals, &seat.source) {
             return Poll::Ready(Err(refused));
         }
-        let entitled = match seat.right {
-            Right::Digest => true,
-            Right::Repository if !state.resumed => true,
-            Right::Repository | Right::None => state.served.contains(&seat.source),
-        };
         if let (Some(partial), true) = (&state.partial, entitled) {
             let start = match &seat.wants {
                 Wants::Opening { start, .. } => start.unwrap_or(0),

@@ -75,8 +75,11 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
     match outcome {
         Ok(Some(partial)) => {
             fill.set_phase(Phase::Verified);
-            let records: Vec<_> = partial
-                .proven_in()
+            // What this process has seen, and what the one before wrote down.
+            let holders = lock(&fill.state).holders();
+            let mut repositories = partial.proven_in();
+            repositories.extend(holders.into_iter().map(|source| source.repository));
+            let records: Vec<_> = repositories
                 .iter()
                 .map(|repository| {
                     fills

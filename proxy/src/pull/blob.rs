@@ -122,20 +122,30 @@ impl Pull {
         if let Some(blob) = self.held_blob(place, digest, &mut right).await? {
             return Ok(head(digest, blob.size()).from(Tier::Node, Outcome::Hit));
         }
-        let mut ask = place.ask(Subject::Blob(*digest), Want::Head);
+        // One byte from who has shown no right yet, as if it were here: what is here is not to be told by what is asked.
+        let want = match right {
+            Right::None => Want::Part(Range::new(0, 1)),
+            _ => Want::Head,
+        };
+        let mut ask = place.ask(Subject::Blob(*digest), want);
+        ask.anew = right == Right::None;
         let asked = self.upstreams.ask(&ask).await;
         let answer = match asked {
             // Public ECR refuses a HEAD that it would allow as a GET, and a signed redirect is good for GET alone.
-            Err(Failure::Refused(_) | Failure::Invalid { .. }) => {
+            Err(Failure::Refused(_) | Failure::Invalid { .. }) if want == Want::Head => {
                 ask.want = Want::Part(Range::new(0, 1));
                 self.upstreams.ask(&ask).await
             }
             asked => asked,
         };
-        let answer = answer.inspect_err(|failure| self.access.met(place, failure))?;
-        if answer.proves {
-            self.access.accepted(place);
-        } else {
+        let answer = match answer {
+            Err(Failure::Unsatisfiable { total: Some(0) }) => {
+                return Ok(head(digest, 0).from(Tier::Upstream, Outcome::Miss));
+            }
+            answer => answer.inspect_err(|failure| self.access.met(place, failure))?,
+        };
+        self.access.answered(place, &answer);
+        if !answer.proves {
             self.access
                 .prove_unless_known(place, Subject::Blob(*digest))
                 .await?;

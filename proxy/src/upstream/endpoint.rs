@@ -122,6 +122,7 @@ impl Upstreams {
                 body,
                 endpoint: index,
                 proves,
+                remembered: false,
             });
         }
     }

@@ -57,8 +57,10 @@ pub struct Ask {
     pub within: Option<Duration>,
     /// On whose behalf. Only endpoints that prove access get to see a credential.
     pub identity: Identity,
-    /// The answer is to be a proof of access: only who can prove it is asked, and no remembered redirect will do.
+    /// The answer is to be a proof of access: only who can prove it is asked.
     pub proof: bool,
+    /// No remembered redirect will do: the registry itself must answer.
+    pub anew: bool,
 }
 
 impl Ask {
@@ -79,6 +81,7 @@ impl Ask {
             within: None,
             identity: Identity::anonymous(),
             proof: false,
+            anew: false,
         }
     }
 
@@ -93,6 +96,7 @@ impl Ask {
     #[must_use]
     pub fn proof(mut self) -> Self {
         self.proof = true;
+        self.anew = true;
         self
     }
 
@@ -115,6 +119,8 @@ pub struct Answer {
     pub endpoint: usize,
     /// The endpoint is the origin, or the operator takes its word for the origin's.
     pub proves: bool,
+    /// The endpoint was not asked: a place answered that it led to a short time ago.
+    pub remembered: bool,
 }
 
 /// Why there is no answer. The text names places and causes, never a secret or a query.
