@@ -20,7 +20,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use larder_shared::{Algorithm, Digest, Range, RegistryName};
+use larder_shared::{Algorithm, Digest, Range, RegistryName, Repository};
 
 pub use blob::Blob;
 pub use index::{Entry, Totals};
@@ -233,6 +233,16 @@ impl Store {
             Err(error)
         });
         self.noting(begun)
+    }
+
+    /// Whether the partial on disk is proven to have come through this repository (blocking).
+    pub fn partial_came_through(
+        &self,
+        digest: &Digest,
+        registry: &RegistryName,
+        repository: &Repository,
+    ) -> bool {
+        partial::came_through(&self.layout, digest, registry, repository)
     }
 
     /// Whether a partial of this digest lies on disk.

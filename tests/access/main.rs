@@ -2,5 +2,7 @@
 
 mod attacks;
 mod challenge;
+mod matrix;
 mod mirrors;
+mod oracle;
 mod private;

@@ -7,7 +7,7 @@ use larder_shared::{Digest, Range, RangeHeader, range::Selected};
 
 use super::{DIGEST, Pull, PullError, Pulled, put};
 use crate::{
-    access::Place,
+    access::{Place, Verdict},
     body::{Body, Content, Passing, Segment},
     fill::{FillError, HELD_BACK, Joined, Right, Source},
     metrics::{Outcome, Tier},
@@ -54,6 +54,9 @@ impl Pull {
         }
         if !self.store.usable() {
             return self.pass_on_blob(digest, source, range).await;
+        }
+        if right == Right::Repository && self.left_here_by(place, digest).await {
+            right = Right::Digest;
         }
         let joined = match self.fills.join(*digest, source.clone(), range, right) {
             // What others bring, or an earlier process left, proves nothing about this caller or this repository.
@@ -119,30 +122,32 @@ impl Pull {
         digest: &Digest,
     ) -> Result<Pulled, PullError> {
         let mut right = self.right(place, digest)?;
-        if let Some(blob) = self.held_blob(place, digest, &mut right).await? {
+        let unknown = right == Right::None;
+        if !unknown && let Some(blob) = self.held_blob(place, digest, &mut right).await? {
             return Ok(head(digest, blob.size()).from(Tier::Node, Outcome::Hit));
         }
-        // One byte from who has shown no right yet, as if it were here: what is here is not to be told by what is asked.
-        let want = match right {
-            Right::None => Want::Part(Range::new(0, 1)),
-            _ => Want::Head,
-        };
-        let mut ask = place.ask(Subject::Blob(*digest), want);
-        ask.anew = right == Right::None;
+        // Whose right is not known is asked for in the same way whether or not the blob is here, and learns nothing of it.
+        let link = place.record.link(digest);
+        let bridged = unknown
+            && link.is_some()
+            && self.access.verdict(place) == Verdict::Ask { bridged: true };
+        let mut ask = place.ask(Subject::Blob(*digest), Want::Head);
+        ask.optional = bridged;
         let asked = self.upstreams.ask(&ask).await;
         let answer = match asked {
             // Public ECR refuses a HEAD that it would allow as a GET, and a signed redirect is good for GET alone.
-            Err(Failure::Refused(_) | Failure::Invalid { .. }) if want == Want::Head => {
+            Err(Failure::Refused(_) | Failure::Invalid { .. }) => {
                 ask.want = Want::Part(Range::new(0, 1));
+                ask.anew = unknown;
                 self.upstreams.ask(&ask).await
             }
             asked => asked,
         };
-        let answer = match answer {
-            Err(Failure::Unsatisfiable { total: Some(0) }) => {
-                return Ok(head(digest, 0).from(Tier::Upstream, Outcome::Miss));
+        let answer = match (answer, link) {
+            (Err(Failure::Unreachable { .. } | Failure::Limited { .. }), Some(link)) if bridged => {
+                return Ok(head(digest, link.size).from(Tier::Node, Outcome::Hit));
             }
-            answer => answer.inspect_err(|failure| self.access.met(place, failure))?,
+            (answer, _) => answer.inspect_err(|failure| self.access.met(place, failure))?,
         };
         self.access.answered(place, &answer);
         if !answer.proves {
@@ -162,6 +167,17 @@ impl Pull {
             }
             .into()),
         }
+    }
+
+    /// Whether what an earlier fill left of the blob came through this repository.
+    async fn left_here_by(&self, place: &Place, digest: &Digest) -> bool {
+        if !self.store.has_partial(digest) {
+            return false;
+        }
+        let (store, digest) = (Arc::clone(&self.store), *digest);
+        let (registry, repository) = (place.registry.clone(), place.repository.clone());
+        let came = move || store.partial_came_through(&digest, &registry, &repository);
+        tokio::task::spawn_blocking(came).await.unwrap_or(false)
     }
 
     /// What is known of this caller's right to this digest.

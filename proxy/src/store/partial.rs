@@ -342,6 +342,18 @@ fn left_behind(layout: &Layout, digest: &Digest) -> Option<(Checkpoint, Hasher, 
     written.then_some((checkpoint, hasher, spans, file))
 }
 
+/// Whether a partial that lies on disk is proven to have come through this repository.
+pub(super) fn came_through(
+    layout: &Layout,
+    digest: &Digest,
+    registry: &RegistryName,
+    repository: &Repository,
+) -> bool {
+    read_checkpoint(layout, digest).is_some_and(|(checkpoint, _)| {
+        checkpoint.registry == *registry && checkpoint.proven_in.contains(repository)
+    })
+}
+
 fn read_checkpoint(layout: &Layout, digest: &Digest) -> Option<(Checkpoint, Hasher)> {
     let text = fs::read(layout.spans(digest)).ok()?;
     let checkpoint: Checkpoint = serde_json::from_slice(&text).ok()?;
