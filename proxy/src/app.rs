@@ -11,6 +11,7 @@ use std::{
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use larder_shared::admin::Listen;
+use moka::future::Cache;
 use tokio::{
     net::{TcpListener, UnixListener},
     signal::unix::{SignalKind, signal},
@@ -63,6 +64,9 @@ impl std::fmt::Debug for Bound {
             .finish_non_exhaustive()
     }
 }
+
+/// Repositories whose last shared identity is remembered.
+const SHARED: u64 = 10_000;
 
 /// Builds everything and binds every port, so that whatever is wrong is said before anything runs.
 pub async fn build(config: Config) -> anyhow::Result<Bound> {
@@ -122,6 +126,7 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
         ),
         checks: Coalesce::default(),
         fetches: Coalesce::default(),
+        shared: Cache::new(SHARED),
         store,
         upstreams,
     });

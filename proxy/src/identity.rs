@@ -43,6 +43,8 @@ pub enum Proof {
     Credential(Arc<Credential>),
     /// A token that the registry's own token server gave to the client.
     Token(Arc<Secret>),
+    /// A credential that was here and is not any more: what it opened is remembered, and nothing can be asked with it.
+    Lost,
 }
 
 /// A caller, as far as access is concerned. Cheap to clone; prints no secret.
@@ -62,6 +64,18 @@ impl Identity {
 
     pub fn is_anonymous(&self) -> bool {
         matches!(self.proof, Proof::Nothing)
+    }
+
+    /// The same without what it is made of.
+    pub fn lost(&self) -> Self {
+        Self {
+            proof: Proof::Lost,
+            fingerprint: self.fingerprint,
+        }
+    }
+
+    pub fn is_lost(&self) -> bool {
+        matches!(self.proof, Proof::Lost)
     }
 
     pub fn proof(&self) -> &Proof {
@@ -87,6 +101,7 @@ impl fmt::Debug for Identity {
             Proof::Nothing => "anonymous",
             Proof::Credential(_) => "credential",
             Proof::Token(_) => "token",
+            Proof::Lost => "lost credential",
         })
     }
 }

@@ -19,6 +19,7 @@ use larder_shared::{
     Digest, OciError, RangeHeader, Reference, RegistryName, Repository, Route,
     route::{Address, Registries},
 };
+use moka::future::Cache;
 
 use crate::{
     access::{Access, Place, Verdict},
@@ -103,6 +104,9 @@ pub enum PullError {
 type Fetches =
     Coalesce<(RegistryName, Repository, Reference, Fingerprint), Result<Arc<Manifest>, PullError>>;
 
+/// The node's own last identity by repository.
+pub type Shared = Cache<(RegistryName, Repository), Identity>;
+
 /// The tiers and what decides over them.
 #[derive(Debug)]
 pub struct Pull {
@@ -118,6 +122,8 @@ pub struct Pull {
     /// Blobs that are being hashed again.
     pub checks: Coalesce<Digest, bool>,
     pub fetches: Fetches,
+    /// On whose behalf a repository was last shared by the operator's choice, without the secret.
+    pub shared: Shared,
 }
 
 /// A manifest in memory.
@@ -195,19 +201,38 @@ impl Pull {
             self.credentials
                 .lookup(&place.registry, &place.repository, source),
         );
+        let key = (place.registry.clone(), place.repository.clone());
         match found.await {
             Ok(Ok(credentials)) => match credentials.into_iter().next() {
-                Some(credential) => Place {
-                    identity: self.key.credential(credential),
-                    ..place
-                },
-                None => place,
+                Some(credential) => {
+                    let identity = self.key.credential(credential);
+                    self.shared.insert(key, identity.lost()).await;
+                    return Place { identity, ..place };
+                }
+                None => return place,
             },
             Ok(Err(error)) => {
                 tracing::warn!(upstream.registry = %place.registry, %error, "the node's credentials cannot be had; what is public or cached is served");
-                place
             }
-            Err(_) => place,
+            Err(_) => {
+                tracing::warn!(upstream.registry = %place.registry, "the node's credentials are late; what is public or cached is served");
+            }
+        }
+        // What they have opened stays open as in an outage.
+        let Some(identity) = self.shared.get(&key).await else {
+            return place;
+        };
+        let before = Place {
+            identity,
+            ..place.clone()
+        };
+        match self.access.verdict(&before) {
+            Verdict::Allowed | Verdict::Ask { bridged: true }
+                if place.record.public_since().is_none() =>
+            {
+                before
+            }
+            _ => place,
         }
     }
 
@@ -258,7 +283,8 @@ fn judge(error: PullError, place: &Place, presented: bool) -> PullError {
         Failure::Refused(_) => true,
         Failure::Limited { .. } => anonymous && !presented,
         Failure::Unreachable { .. } => {
-            anonymous && !presented && place.record.refused_since().is_some()
+            let known = anonymous && place.record.refused_since().is_some();
+            !presented && (known || place.identity.is_lost())
         }
         _ => false,
     };

@@ -119,6 +119,12 @@ impl Upstreams {
 
     /// Asks the endpoints in order. The first that has it answers; if none has, the origin's word counts.
     pub async fn ask(&self, ask: &Ask) -> Result<Answer, Failure> {
+        if ask.identity.is_lost() {
+            return Err(Failure::Unreachable {
+                place: ask.registry.to_string(),
+                why: "the node's credentials for it are missing".to_owned(),
+            });
+        }
         let upstream = self.config.load().upstream(ask.registry.as_str());
         let endpoints = &upstream.endpoints;
         if let Some(answer) = self

@@ -2,7 +2,13 @@
 
 mod attacks;
 mod challenge;
+mod fills;
+mod flows;
 mod matrix;
 mod mirrors;
 mod oracle;
 mod private;
+mod reach;
+mod registry;
+mod sources;
+mod verdicts;

@@ -1,0 +1,321 @@
+//! What is remembered of a right: by whom, how long, and what voids it (promises P13 to P17).
+
+use larder_tests::fake::{FakeRegistry, Fault, Kind, Match, Request, Seen};
+use larder_tests::http::Call;
+use larder_tests::image::{Image, LayerSpec, build};
+use larder_tests::scene::{committed, eventually};
+
+use crate::private::{Challenge, Private, Who, refused};
+
+const REPOSITORY: &str = "team/app";
+
+struct Place {
+    fake: FakeRegistry,
+    scene: Private,
+    owner: Who,
+    image: Image,
+}
+
+impl Place {
+    async fn new(toml: &str) -> Self {
+        let fake = FakeRegistry::start().await;
+        let owner = Who::new("owner");
+        let image = build(&fake, REPOSITORY, "v1", &[LayerSpec::new(1, 1000)]);
+        fake.require_bearer(REPOSITORY, &[owner.pair()]);
+        let scene = Private::configured(&[&fake], toml).await;
+        Self {
+            fake,
+            scene,
+            owner,
+            image,
+        }
+    }
+
+    /// By tag, by digest, and every blob.
+    fn urls(&self) -> Vec<String> {
+        let mut paths = vec!["manifests/v1".to_owned()];
+        paths.push(format!("manifests/{}", self.image.manifest_digest));
+        paths.extend(
+            self.digests()
+                .iter()
+                .skip(1)
+                .map(|digest| format!("blobs/{digest}")),
+        );
+        let url = |path: &String| self.scene.path(&self.fake, &format!("{REPOSITORY}/{path}"));
+        paths.iter().map(url).collect()
+    }
+
+    fn by_tag(&self) -> String {
+        self.scene.manifest(&self.fake, REPOSITORY, "v1")
+    }
+
+    fn digests(&self) -> Vec<&String> {
+        let layers = self.image.layers.iter().map(|layer| &layer.digest);
+        [&self.image.manifest_digest, &self.image.config_digest]
+            .into_iter()
+            .chain(layers)
+            .collect()
+    }
+
+    /// A whole pull; nothing of it is missing.
+    async fn pull(&self, who: &Who) {
+        for url in self.urls() {
+            let answer = self.scene.get(who, &url).await;
+            assert_eq!(answer.status, 200, "{url}: {}", answer.text());
+            assert!(!answer.body.is_empty());
+        }
+    }
+
+    async fn warm(&self, who: &Who) {
+        self.pull(who).await;
+        for digest in self.digests() {
+            eventually("it is committed", || {
+                committed(self.scene.node.store(), digest)
+            })
+            .await;
+        }
+        self.fake.reset_counts();
+    }
+
+    async fn nothing_for(&self, who: &Who) {
+        for url in self.urls() {
+            let answer = self.scene.get(who, &url).await;
+            refused(&url, &answer, b"schemaVersion");
+            assert_eq!(answer.status, 401, "{}", answer.text());
+        }
+    }
+
+    async fn end(self) {
+        self.scene.end(&[&self.fake]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_warm_pull_by_digest_asks_nobody_and_one_by_tag_asks_once() {
+    let place = Place::new("").await;
+    place.warm(&place.owner).await;
+    for url in &place.urls()[1..] {
+        let answer = place.scene.get(&place.owner, url).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(place.scene.head(&place.owner, url).await.status, 200);
+    }
+    assert_eq!(place.fake.requests(), [], "by digest");
+    assert_eq!(
+        place.scene.get(&place.owner, &place.by_tag()).await.body,
+        place.image.manifest
+    );
+    let asked = place.fake.requests();
+    let [
+        Seen {
+            method,
+            kind,
+            authorization,
+            status,
+            ..
+        },
+    ] = &asked[..]
+    else {
+        panic!("by tag: {asked:?}");
+    };
+    assert_eq!((&**method, *kind, *status), ("HEAD", Kind::Manifest, 200));
+    assert!(
+        authorization
+            .as_ref()
+            .is_some_and(|sent| sent.starts_with("Bearer "))
+    );
+    place.end().await;
+}
+
+#[tokio::test]
+async fn within_fresh_for_a_tag_asks_nobody_either() {
+    let place = Place::new("[tags]\nfresh_for = \"1h\"\n").await;
+    place.warm(&place.owner).await;
+    place.pull(&place.owner).await;
+    assert_eq!(place.fake.requests(), []);
+    place.nothing_for(&Who::Nobody).await;
+    place.nothing_for(&Who::new("owner")).await;
+    place.end().await;
+}
+
+#[tokio::test]
+async fn everyone_proves_a_right_of_their_own() {
+    let place = Place::new("").await;
+    place.warm(&place.owner).await;
+    let second = Who::new("second");
+    let wrong = Who::new("owner");
+    place
+        .fake
+        .require_bearer(REPOSITORY, &[place.owner.pair(), second.pair()]);
+    let url = &place.urls()[2];
+    assert_eq!(place.scene.get(&second, url).await.status, 200);
+    let own = place.fake.count(|seen| {
+        seen.authorization.as_deref() == Some(&*second.basic()) && seen.status == 200
+    });
+    assert_eq!(own, 1, "the second has not shown its own credential");
+    place.nothing_for(&wrong).await;
+    place.nothing_for(&Who::Nobody).await;
+    // Once each: then both are known.
+    place.fake.reset_counts();
+    for who in [&place.owner, &second] {
+        assert_eq!(place.scene.get(who, url).await.status, 200);
+    }
+    assert_eq!(place.fake.requests(), []);
+    place.end().await;
+}
+
+/// A verdict is kept by a restart, as is that nobody may come without one.
+#[tokio::test]
+async fn a_restart_forgets_no_verdict() {
+    let mut place = Place::new("").await;
+    place.warm(&place.owner).await;
+    place.scene.node.restart().await;
+    let wrong = Who::new("owner");
+    for url in &place.urls()[1..] {
+        assert_eq!(
+            Challenge::of(&place.scene.get(&Who::Nobody, url).await).error,
+            None
+        );
+        assert_eq!(place.scene.get(&place.owner, url).await.status, 200);
+    }
+    assert_eq!(place.fake.requests(), []);
+    // And through an outage: the challenge comes first, so that the right secret can follow.
+    place.fake.stop().await;
+    place.scene.node.restart().await;
+    place.pull(&place.owner).await;
+    for url in place.urls() {
+        let challenge = Challenge::of(&place.scene.get(&Who::Nobody, &url).await);
+        assert!(
+            challenge
+                .realm
+                .ends_with(&format!("/token/{}", place.fake.host()))
+        );
+        let answer = place.scene.get(&wrong, &url).await;
+        refused(&url, &answer, b"schemaVersion");
+    }
+    place.end().await;
+}
+
+#[tokio::test]
+async fn who_is_refused_once_is_out_at_once() {
+    for code in [401, 403] {
+        let mut place = Place::new("").await;
+        place.warm(&place.owner).await;
+        // Within the ttl nobody has heard of it yet; the next question tells.
+        let armed = place
+            .fake
+            .fault(Match::manifest().with_credentials(), Fault::status(code));
+        let answer = place.scene.get(&place.owner, &place.by_tag()).await;
+        refused("by tag", &answer, b"schemaVersion");
+        armed.lift();
+        place
+            .fake
+            .require_bearer(REPOSITORY, &[Who::new("successor").pair()]);
+        place.fake.revoke_tokens();
+        place.nothing_for(&place.owner).await;
+        // Neither an outage nor a restart brings it back.
+        place.fake.stop().await;
+        place.nothing_for(&place.owner).await;
+        place.scene.node.restart().await;
+        for url in place.urls() {
+            let answer = place.scene.get(&place.owner, &url).await;
+            refused(&url, &answer, b"schemaVersion");
+        }
+        place.end().await;
+    }
+}
+
+/// Rights that are given late are found soon, and public images never wait.
+#[tokio::test]
+async fn what_becomes_public_or_private_is_noticed() {
+    let place = Place::new("[access]\nttl = \"1s\"\n").await;
+    place.warm(&place.owner).await;
+    place.nothing_for(&Who::Nobody).await;
+    place.fake.make_public(REPOSITORY);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while place.scene.get(&Who::Nobody, &place.by_tag()).await.status != 200 {
+        assert!(std::time::Instant::now() < deadline, "it stays private");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    place.pull(&Who::Nobody).await;
+    place.fake.require_bearer(REPOSITORY, &[place.owner.pair()]);
+    assert_eq!(
+        place.scene.get(&Who::Nobody, &place.by_tag()).await.status,
+        401
+    );
+    place.nothing_for(&Who::Nobody).await;
+    place.end().await;
+}
+
+#[tokio::test]
+async fn what_is_public_stays_public_in_an_outage() {
+    let fake = FakeRegistry::start().await;
+    let image = build(&fake, REPOSITORY, "v1", &[LayerSpec::new(1, 1000)]);
+    let scene = Private::configured(&[&fake], "[access]\nttl = \"1s\"\ngrace = \"0s\"\n").await;
+    let place = Place {
+        fake,
+        scene,
+        owner: Who::new("owner"),
+        image,
+    };
+    place.warm(&Who::Nobody).await;
+    place.fake.stop().await;
+    let since = std::time::Instant::now();
+    while since.elapsed() < std::time::Duration::from_secs(3) {
+        for who in [&Who::Nobody, &Who::Sends(place.owner.basic())] {
+            place.pull(who).await;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    place.end().await;
+}
+
+/// The pod's secret may have its own quota, so a limit on anonymous requests asks for it first.
+#[tokio::test]
+async fn an_anonymous_limit_asks_for_a_secret_first() {
+    let place = Place::new("").await;
+    let status = |code: u16, name: &str, value: &str, body: &str| Fault::Status {
+        code,
+        headers: vec![(name.to_owned(), value.to_owned())],
+        body: body.to_owned().into(),
+    };
+    // As Docker Hub has it: everyone gets a token, and the limit is that of the token.
+    let anonymous = |request: &Request| request.header("authorization").is_none();
+    place.fake.fault(
+        Match::token().when(anonymous),
+        status(
+            200,
+            "Content-Type",
+            "application/json",
+            "{\"token\":\"anonymous\"}",
+        ),
+    );
+    let limited = |request: &Request| request.header("authorization") == Some("Bearer anonymous");
+    place.fake.fault(
+        Match::any().when(limited),
+        status(429, "Retry-After", "30", ""),
+    );
+    let url = place.by_tag();
+    for agent in ["containerd/v1.7.0", "skopeo/1.9"] {
+        let call = || Call::get(&url).header("user-agent", agent);
+        let challenge = Challenge::of(&place.scene.send(call()).await);
+        assert_eq!(challenge.error, None);
+        // Without a secret there is nothing more to show.
+        let token = place.scene.token(&Who::Nobody, &challenge).await;
+        let sent = format!("Bearer {token}");
+        let answer = place
+            .scene
+            .send(call().header("authorization", &sent))
+            .await;
+        let status = if agent.starts_with("containerd") {
+            503
+        } else {
+            429
+        };
+        assert_eq!(answer.status, status, "{}", answer.text());
+        assert_eq!(answer.json()["errors"][0]["code"], "TOOMANYREQUESTS");
+        assert!(answer.header("retry-after").is_some());
+    }
+    // With one there is, although the registry wants to be left alone by all others.
+    place.pull(&place.owner).await;
+    place.end().await;
+}
