@@ -67,6 +67,7 @@ impl Identity {
     }
 
     /// The same without what it is made of.
+    #[must_use]
     pub fn lost(&self) -> Self {
         Self {
             proof: Proof::Lost,

@@ -201,6 +201,11 @@ impl Store {
         Some(bytes)
     }
 
+    /// Keeps verified bytes in memory, for whoever asks before [`Self::put`] is done.
+    pub fn remember(&self, digest: &Digest, bytes: &Bytes) {
+        lock(&self.index).remember(*digest, bytes);
+    }
+
     /// Keeps verified bytes: in memory now, on disk when this returns (blocking).
     pub fn put(&self, digest: &Digest, bytes: &Bytes) -> io::Result<()> {
         lock(&self.index).remember(*digest, bytes);

@@ -333,6 +333,7 @@ async fn read(place: &Place, reference: &Reference, answer: Answer) -> Result<Ma
 
 /// Keeps a verified manifest. The client does not wait for the disk.
 fn keep(store: &Arc<Store>, place: &Place, manifest: &Arc<Manifest>) {
+    store.remember(&manifest.digest, &manifest.bytes);
     place.record.add_link(Link {
         digest: manifest.digest,
         size: manifest.bytes.len() as u64,
