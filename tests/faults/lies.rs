@@ -106,7 +106,8 @@ async fn a_wrong_large_blob_costs_one_answer() {
         let url = mirrors.blob(REPOSITORY, &digest);
         let (status, compared) = pull(&url, &content).await;
         assert_eq!(status, 200);
-        assert_eq!(compared.differs_at, Some(at));
+        // The end may overtake what was not sent yet.
+        assert!(compared.differs_at.is_none_or(|differs| differs == at));
         assert!(compared.error.is_some(), "{size}: it looked whole");
         assert!(
             compared.len <= size - 65_536,
