@@ -88,7 +88,11 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
     let config = Arc::new(ArcSwap::from_pointee(config));
     let metrics = Arc::new(Metrics::new());
     let client = tokio::task::spawn_blocking(Client::new).await?;
-    let upstreams = Arc::new(Upstreams::new(Arc::clone(&config), client));
+    let upstreams = Arc::new(Upstreams::new(
+        Arc::clone(&config),
+        client,
+        Arc::clone(&metrics),
+    ));
     let listen = Listen {
         registry: registry.local_addr()?.to_string(),
         telemetry: match &telemetry {
@@ -118,6 +122,7 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
             Arc::clone(&upstreams),
             Arc::clone(&metrics),
             access,
+            Arc::clone(&config),
         ),
         checks: Coalesce::default(),
         fetches: Coalesce::default(),

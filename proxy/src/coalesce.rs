@@ -66,6 +66,15 @@ where
         };
         answer.await
     }
+
+    /// The answer to `key`, if the question is under way.
+    pub async fn join(&self, key: &K) -> Option<V> {
+        let answer = {
+            let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+            running.get(key).cloned()
+        };
+        answer?.await
+    }
 }
 
 /// Takes the question off the list however it ended.
@@ -115,8 +124,13 @@ mod tests {
         while asked.load(Ordering::SeqCst) == 0 {
             tokio::task::yield_now().await;
         }
+        let fourth = coalesce.join(&"a");
+        tokio::pin!(fourth);
+        assert!(futures_util::poll!(&mut fourth).is_pending());
         gate.notify_one();
         assert_eq!((second.await, third.await), (Some(0), Some(0)));
+        assert_eq!(fourth.await, Some(0));
+        assert_eq!(coalesce.join(&"b").await, None);
         // The next question is a new one.
         gate.notify_one();
         assert_eq!(coalesce.run("a", ask()).await, Some(1));

@@ -82,6 +82,8 @@ pub struct Store {
     pub min_free: Amount,
     /// How long a blob stays after its last use; `None` keeps it until space is needed.
     pub ttl: Option<Duration>,
+    /// A blob of which only ranges are read is completed once this much of it is here; `None` never does.
+    pub complete_after: Option<Amount>,
 }
 
 /// `[tags]`
@@ -204,6 +206,7 @@ impl Default for Store {
             max_size: Amount::Percent(80),
             min_free: Amount::Percent(10),
             ttl: Some(Duration::from_hours(168)),
+            complete_after: None,
         }
     }
 }

@@ -20,6 +20,8 @@ mod fetch;
 mod plan;
 mod ramp;
 mod reader;
+mod start;
+mod streams;
 mod task;
 mod through;
 
@@ -29,11 +31,13 @@ use std::{
     task::Waker,
 };
 
+use arc_swap::ArcSwap;
 use larder_shared::{Digest, Range, RangeHeader, RegistryName, Repository};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::{
     access::{Access, Place},
+    config::Config,
     identity::Identity,
     metrics::Metrics,
     store::{Partial, Store},
@@ -104,14 +108,6 @@ pub enum Joined {
     Elsewhere,
 }
 
-/// What was here when the fill began.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Beginning {
-    Fresh,
-    /// Bytes that an earlier fill brought, on whosever behalf.
-    Resumed,
-}
-
 /// One reader, as the fill sees it.
 #[derive(Debug)]
 struct Seat {
@@ -135,6 +131,10 @@ enum Wants {
 }
 
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own; the phase is an enum"
+)]
 struct State {
     phase: Phase,
     partial: Option<Arc<Partial>>,
@@ -153,17 +153,28 @@ struct State {
     mirrored: Vec<Source>,
     /// Some reader has its headers: the bytes of this file count.
     opened: bool,
-    beginning: Beginning,
+    /// An earlier process brought some of the bytes, on whosever behalf.
+    resumed: bool,
 }
 
 impl State {
+    /// Whether the bytes of this fill are for a reader of `source` who has no right to the digest itself: its own source
+    /// brings them, or, for who may read the repository, they are proven to have come through it.
+    fn brings_for(&self, source: &Source, right: Right) -> bool {
+        if !self.resumed {
+            return self.sources.first() == Some(source);
+        }
+        let came = |partial: &Arc<Partial>| partial.proven_in().contains(&source.repository);
+        right == Right::Repository && self.partial.as_ref().is_some_and(came)
+    }
+
     /// The repositories that hold the digest, once it is verified. What a mirror brought counts where nobody else brought
     /// anything: then all of it came through that repository.
     fn holders(&self) -> Vec<Source> {
         let mut holders = self.served.clone();
         if let Some(first) = self.mirrored.first() {
             let same = |source: &Source| source.repository == first.repository;
-            if self.beginning == Beginning::Fresh && self.sources.iter().all(same) {
+            if !self.resumed && self.sources.iter().all(same) {
                 holders.push(first.clone());
             }
         }
@@ -205,7 +216,7 @@ impl Fill {
                 served: Vec::new(),
                 mirrored: Vec::new(),
                 opened: false,
-                beginning: Beginning::Fresh,
+                resumed: false,
             }),
             demand: Notify::new(),
         }
@@ -245,6 +256,7 @@ pub struct Fills {
     upstreams: Arc<Upstreams>,
     metrics: Arc<Metrics>,
     access: Arc<Access>,
+    config: Arc<ArcSwap<Config>>,
     running: Mutex<HashMap<Digest, Arc<Fill>>>,
     /// Rings when something was added to the store.
     pub grown: Notify,
@@ -258,12 +270,14 @@ impl Fills {
         upstreams: Arc<Upstreams>,
         metrics: Arc<Metrics>,
         access: Arc<Access>,
+        config: Arc<ArcSwap<Config>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             store,
             upstreams,
             metrics,
             access,
+            config,
             running: Mutex::default(),
             grown: Notify::new(),
             extra_streams: Arc::new(Semaphore::new(EXTRA_STREAMS)),
@@ -276,30 +290,25 @@ impl Fills {
         digest: Digest,
         source: Source,
         range: &RangeHeader,
-        mut right: Right,
+        right: Right,
     ) -> Joined {
         let mut fills = lock(&self.running);
         let (fill, started) = if let Some(fill) = fills.get(&digest) {
             if fill.registry != source.registry {
                 return Joined::Elsewhere;
             }
-            let state = lock(&fill.state);
-            let own = state.sources.first() == Some(&source);
-            let held = |other: &Source| other.repository == source.repository;
-            if right == Right::Repository && state.served.iter().any(held) {
-                right = Right::Digest;
-            }
-            drop(state);
-            if !own && right != Right::Digest {
+            if right != Right::Digest && !lock(&fill.state).brings_for(&source, right) {
                 return Joined::Claimed;
             }
             (Arc::clone(fill), false)
         } else {
-            if right != Right::Digest && self.store.has_partial(&digest) {
+            let rest = self.store.has_partial(&digest);
+            if right != Right::Digest && rest {
                 return Joined::Claimed;
             }
             let registry = source.registry.clone();
             let fill = Arc::new(Fill::new(digest, registry, Arc::clone(&self.upstreams)));
+            lock(&fill.state).resumed = rest;
             fills.insert(digest, Arc::clone(&fill));
             (fill, true)
         };
@@ -327,13 +336,6 @@ impl Fills {
                 .get(&source.registry, &source.repository),
             identity: source.identity.clone(),
         }
-    }
-
-    /// The size of a blob that is being filled, if it is known by now.
-    pub fn size(&self, digest: &Digest) -> Option<u64> {
-        let fill = lock(&self.running).get(digest).cloned()?;
-        let state = lock(&fill.state);
-        state.partial.as_ref().map(|partial| partial.size())
     }
 
     /// The digests that are being filled: their partials are in use.

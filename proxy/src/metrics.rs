@@ -4,13 +4,13 @@
 //! what happened when the request's record is dropped, so that no path can forget it.
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
 
 /// Where the bytes of an answer came from.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelValue)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Tier {
     /// This node's memory or disk.
     Node,
@@ -31,7 +31,7 @@ impl Tier {
 }
 
 /// How a request ended.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelValue)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Outcome {
     /// Everything was here.
     Hit,
@@ -79,6 +79,61 @@ pub struct Served {
     pub outcome: Outcome,
 }
 
+/// How a question to an endpoint ended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Asked {
+    Answered,
+    NotFound,
+    Refused,
+    Limited,
+    Unreachable,
+    Forbidden,
+    Invalid,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct UpstreamAsked {
+    pub outcome: Asked,
+}
+
+impl Asked {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::NotFound => "not_found",
+            Self::Refused => "refused",
+            Self::Limited => "limited",
+            Self::Unreachable => "unreachable",
+            Self::Forbidden => "forbidden",
+            Self::Invalid => "invalid",
+        }
+    }
+}
+
+/// The words of the logs are the words of the labels.
+macro_rules! label {
+    ($($name:ident),*) => {
+        $(impl EncodeLabelValue for $name {
+            fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+                EncodeLabelValue::encode(&self.as_str(), encoder)
+            }
+        })*
+    };
+}
+
+label!(Tier, Outcome, Asked);
+
+/// What is known of upstreams.
+#[derive(Default, Debug)]
+pub struct UpstreamMetrics {
+    pub asked: Family<UpstreamAsked, Counter>,
+    /// Bytes of blobs that were received.
+    pub received: Counter,
+    /// Docker Hub's `ratelimit-limit` and `ratelimit-remaining`, as of its last answer that told them.
+    pub hub_limit: Gauge,
+    pub hub_remaining: Gauge,
+}
+
 /// Counters of fills.
 #[derive(Default, Debug)]
 pub struct FillMetrics {
@@ -103,6 +158,7 @@ pub struct Metrics {
     pub turned_away: Counter,
     pub first_byte_seconds: Histogram,
     pub fills: FillMetrics,
+    pub upstreams: UpstreamMetrics,
     pub store_bytes: Gauge,
     pub store_blobs: Gauge,
     /// 1 while the node tier cannot be written.
@@ -122,6 +178,7 @@ impl Metrics {
             turned_away: Counter::default(),
             first_byte_seconds: Histogram::new(buckets),
             fills: FillMetrics::default(),
+            upstreams: UpstreamMetrics::default(),
             store_bytes: Gauge::default(),
             store_blobs: Gauge::default(),
             store_failing: Gauge::default(),
@@ -204,29 +261,40 @@ impl Metrics {
             "Blobs found damaged on disk since the start",
             metrics.store_rotten.clone(),
         );
+        let upstreams = &metrics.upstreams;
+        registry.register(
+            "upstream_requests",
+            "Questions to endpoints of upstreams, by outcome",
+            upstreams.asked.clone(),
+        );
+        registry.register(
+            "upstream_received_bytes",
+            "Bytes of blobs received from upstreams",
+            upstreams.received.clone(),
+        );
+        registry.register(
+            "dockerhub_ratelimit_limit",
+            "Pulls that Docker Hub allows in its window, as it last said",
+            upstreams.hub_limit.clone(),
+        );
+        registry.register(
+            "dockerhub_ratelimit_remaining",
+            "Pulls left of them, as Docker Hub last said",
+            upstreams.hub_remaining.clone(),
+        );
         metrics.registry = registry;
         metrics
     }
 
     /// Requests that were answered so far.
     pub fn answered(&self) -> u64 {
-        let mut all = 0;
-        for tier in [Tier::Node, Tier::Upstream, Tier::None] {
-            for outcome in Outcome::ALL {
-                all += self.requests.get_or_create(&Served { tier, outcome }).get();
-            }
-        }
-        all
+        let tiers = [Tier::Node, Tier::Upstream, Tier::None];
+        tiers.map(|tier| sum(&self.requests, tier)).iter().sum()
     }
 
     /// Body bytes that clients were sent from `tier`.
     pub fn sent_from(&self, tier: Tier) -> u64 {
-        let sent = Outcome::ALL.map(|outcome| {
-            self.sent_bytes
-                .get_or_create(&Served { tier, outcome })
-                .get()
-        });
-        sent.iter().sum()
+        sum(&self.sent_bytes, tier)
     }
 
     /// All metrics in the OpenMetrics text format.
@@ -236,6 +304,16 @@ impl Metrics {
         let _ = encode(&mut text, &self.registry);
         text
     }
+}
+
+/// The sum over all outcomes, without making up those that never were.
+fn sum(family: &Family<Served, Counter>, tier: Tier) -> u64 {
+    let of = |outcome| {
+        family
+            .get(&Served { tier, outcome })
+            .map_or(0, |counter| counter.get())
+    };
+    Outcome::ALL.map(of).iter().sum()
 }
 
 impl Default for Metrics {

@@ -69,7 +69,11 @@ impl Surface {
                     .address()
                     .and_then(Address::ns)
                     .map(ToString::to_string);
-                record.upstream(ns.as_deref().unwrap_or_default());
+                // Whoever is meant, also in prefix addressing.
+                if let Some((registry, _)) = route.address().and_then(|a| self.pull.resolve(a).ok())
+                {
+                    record.upstream(registry.as_str());
+                }
                 let unknown = unknown(&route);
                 let range = RangeHeader::parse(text(header::RANGE));
                 let answered = self.pulled(request.headers(), route, range, head).await;

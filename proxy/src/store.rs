@@ -20,12 +20,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use larder_shared::{Algorithm, Digest, Range, RegistryName};
+use larder_shared::{Algorithm, Digest, Range, RegistryName, Repository};
 
 pub use blob::Blob;
 pub use index::{Entry, Totals};
 pub use keeping::{Evicted, Limits};
-pub use partial::{Partial, Whence};
+pub use partial::Partial;
 pub use repositories::{Link, Repositories, RepositoryRecord, TagRecord, now};
 
 use crate::sys::disk;
@@ -40,6 +40,8 @@ pub struct Store {
     index: Mutex<index::Index>,
     repositories: Repositories,
     pins: Mutex<HashSet<Digest>>,
+    /// Held while a blob gets or loses its place in both index and directory: they must not disagree.
+    removals: Mutex<()>,
     trouble: Mutex<Option<keeping::Trouble>>,
     rotten: AtomicU64,
     _lock: disk::Lock,
@@ -86,6 +88,7 @@ impl Store {
             index: Mutex::new(index::Index::default()),
             repositories: Repositories::new(Arc::clone(&layout)),
             pins: Mutex::new(Self::read_pins(&layout.pins())),
+            removals: Mutex::default(),
             trouble: Mutex::default(),
             rotten: AtomicU64::new(0),
             layout,
@@ -107,6 +110,7 @@ impl Store {
                     let digest = name
                         .to_str()
                         .and_then(|hex| Digest::from_hex(algorithm, hex).ok());
+                    let _stays = lock(&self.removals);
                     if let (Some(digest), Ok(metadata)) = (digest, entry.metadata()) {
                         // Reading does not change the access time where file systems are mounted noatime, but
                         // the modification time is that of the commit at least.
@@ -151,23 +155,26 @@ impl Store {
             self.quarantine(digest);
             return None;
         }
-        let file = match disk::open_unseen(&self.layout.blob(digest)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if lock(&self.index).has(digest) {
-                    self.quarantine(digest);
-                }
-                return None;
+        let stays = lock(&self.removals);
+        let path = self.layout.blob(digest);
+        let opened = disk::open_unseen(&path).and_then(|file| Ok((file.metadata()?.len(), file)));
+        match opened {
+            Ok((found, file)) if size.is_none_or(|size| size == found) => {
+                let blob = Arc::new(Blob::new(*digest, found, file).ok()?);
+                lock(&self.index).opened(&blob);
+                return Some(blob);
             }
-            opened => opened.ok()?,
-        };
-        let found = file.metadata().ok()?.len();
-        if size.is_some_and(|size| size != found) {
-            self.quarantine(digest);
-            return None;
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if !lock(&self.index).has(digest) {
+                    return None;
+                }
+            }
+            Err(_) => return None,
         }
-        let blob = Arc::new(Blob::new(*digest, found, file).ok()?);
-        lock(&self.index).opened(&blob);
-        Some(blob)
+        drop(stays);
+        self.quarantine(digest);
+        None
     }
 
     /// A small blob's bytes from memory, if they are there.
@@ -194,6 +201,11 @@ impl Store {
         Some(bytes)
     }
 
+    /// Keeps verified bytes in memory, for whoever asks before [`Self::put`] is done.
+    pub fn remember(&self, digest: &Digest, bytes: &Bytes) {
+        lock(&self.index).remember(*digest, bytes);
+    }
+
     /// Keeps verified bytes: in memory now, on disk when this returns (blocking).
     pub fn put(&self, digest: &Digest, bytes: &Bytes) -> io::Result<()> {
         lock(&self.index).remember(*digest, bytes);
@@ -215,18 +227,27 @@ impl Store {
         Ok(())
     }
 
-    /// Begins to fill a blob of `size` bytes (blocking).
-    pub fn begin(&self, digest: Digest, size: u64, whence: &Whence) -> io::Result<Partial> {
-        let create = || Partial::create(&self.layout, digest, size, whence.clone());
-        let begun = create().or_else(|error| {
+    /// Begins to fill a blob of `size` bytes that come from `registry` (blocking).
+    pub fn begin(&self, digest: Digest, size: u64, registry: &RegistryName) -> io::Result<Partial> {
+        let begun = Partial::create(&self.layout, digest, size, registry).or_else(|error| {
             // The directory may have vanished under a running larder: make it again, once.
             if error.kind() == io::ErrorKind::NotFound {
                 self.layout.create()?;
-                return create();
+                return Partial::create(&self.layout, digest, size, registry);
             }
             Err(error)
         });
         self.noting(begun)
+    }
+
+    /// Whether the partial on disk is proven to have come through this repository (blocking).
+    pub fn partial_came_through(
+        &self,
+        digest: &Digest,
+        registry: &RegistryName,
+        repository: &Repository,
+    ) -> bool {
+        partial::came_through(&self.layout, digest, registry, repository)
     }
 
     /// Whether a partial of this digest lies on disk.
@@ -234,12 +255,8 @@ impl Store {
         self.layout.spans(digest).exists()
     }
 
-    /// Where the bytes of a partial on disk come from (blocking).
-    pub fn partial_whence(&self, digest: &Digest) -> Option<Whence> {
-        partial::whence(&self.layout, digest)
-    }
-
-    /// The partial that an earlier process left for `digest` of `registry`, if any can be used (blocking).
+    /// The partial that an earlier process left for `digest` from `registry`, if it can be used (blocking). Any other is
+    /// swept away.
     pub fn resume(&self, digest: Digest, registry: &RegistryName) -> io::Result<Option<Partial>> {
         self.noting(Partial::resume(&self.layout, digest, registry))
     }
@@ -258,10 +275,19 @@ impl Store {
         done.inspect_err(|error| self.failed(error))
     }
 
-    /// Takes a blob out of the tier. Readers that have it open finish.
+    /// Takes a blob out of the tier (blocking). Readers that have it open finish.
     pub fn remove(&self, digest: &Digest) {
-        lock(&self.index).remove(digest);
-        let _ = partial::remove_if_there(&self.layout.blob(digest));
+        let path = self.layout.blob(digest);
+        let aside = self.layout.new_tmp();
+        {
+            let _alone = lock(&self.removals);
+            lock(&self.index).remove(digest);
+            // Its name goes at once; to free the room of a large file takes its time.
+            if fs::rename(&path, &aside).is_err() {
+                let _ = partial::remove_if_there(&path);
+            }
+        }
+        let _ = partial::remove_if_there(&aside);
     }
 }
 

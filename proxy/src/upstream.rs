@@ -33,6 +33,7 @@ use crate::{
     client::{self, Client, Route},
     config::{Config, Endpoint, Upstream},
     identity::Fingerprint,
+    metrics::{Asked, Metrics, UpstreamAsked},
 };
 
 /// The head of an answer must come within this time. Below the 5 s in which larder answers its own client.
@@ -51,6 +52,7 @@ type LocationKey = (RegistryName, Repository, Digest, Fingerprint);
 pub struct Upstreams {
     config: Arc<ArcSwap<Config>>,
     client: Client,
+    metrics: Arc<Metrics>,
     tokens: Tokens,
     /// Which challenge a repository of an endpoint answers with, so that the token comes with the first request.
     schemes: Cache<(String, Repository), Scheme>,
@@ -79,10 +81,11 @@ pub struct EndpointView {
 }
 
 impl Upstreams {
-    pub fn new(config: Arc<ArcSwap<Config>>, client: Client) -> Self {
+    pub fn new(config: Arc<ArcSwap<Config>>, client: Client, metrics: Arc<Metrics>) -> Self {
         Self {
             config,
             client,
+            metrics,
             tokens: Tokens::new(),
             schemes: Cache::builder().max_capacity(10_000).build(),
             locations: Cache::builder()
@@ -251,10 +254,38 @@ impl Upstreams {
             Err(Failure::Limited { retry_after, .. }) => health.limited(now, *retry_after),
             _ => health.answered(),
         });
+        self.count_asked(ask, &asked);
         if let Err(failure) = &asked {
             tracing::debug!(upstream.endpoint = place, %failure, "an endpoint did not answer");
         }
         asked
+    }
+
+    fn count_asked(&self, ask: &Ask, asked: &Result<Answer, Failure>) {
+        let outcome = match asked {
+            Ok(_) | Err(Failure::Unsatisfiable { .. }) => Asked::Answered,
+            Err(Failure::NotFound(_)) => Asked::NotFound,
+            Err(Failure::Refused(_)) => Asked::Refused,
+            Err(Failure::Limited { .. }) => Asked::Limited,
+            Err(Failure::Unreachable { .. }) => Asked::Unreachable,
+            Err(Failure::Forbidden(_)) => Asked::Forbidden,
+            Err(Failure::Invalid { .. }) => Asked::Invalid,
+        };
+        let metrics = &self.metrics.upstreams;
+        metrics
+            .asked
+            .get_or_create(&UpstreamAsked { outcome })
+            .inc();
+        if let (Ok(answer), true) = (asked, ask.registry.is_docker_hub()) {
+            // `100;w=21600`
+            let number = |name| answer.header(name)?.split(';').next()?.trim().parse().ok();
+            if let Some(limit) = number("ratelimit-limit") {
+                metrics.hub_limit.set(limit);
+            }
+            if let Some(remaining) = number("ratelimit-remaining") {
+                metrics.hub_remaining.set(remaining);
+            }
+        }
     }
 
     fn health<T>(&self, place: &str, look: impl FnOnce(&mut Health) -> T) -> T {

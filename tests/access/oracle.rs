@@ -147,50 +147,35 @@ async fn an_outage_tells_nothing_either() {
     place.scene.end(&[&place.fake]).await;
 }
 
-/// The registry takes 20 ms for everything: whoever asks once or not at all shows in the time.
+/// The registry takes 60 ms for everything: one question more or less shows in the time.
 #[tokio::test]
 async fn the_time_is_the_same_whatever_is_here() {
     let place = Place::new().await;
     place
         .fake
-        .fault(Match::any(), Fault::Delay(Duration::from_millis(20)));
-    let mut medians = Vec::new();
-    for state in [0, 1] {
-        for call in 0..5 {
-            let mut times = Vec::new();
-            for _ in 0..7 {
+        .fault(Match::any(), Fault::Delay(Duration::from_millis(60)));
+    for call in 0..5 {
+        let mut shortest = [Duration::MAX; 2];
+        for _ in 0..5 {
+            for (state, shortest) in shortest.iter_mut().enumerate() {
                 // Each a stranger that was not refused before.
                 let stranger = Who::Sends(Who::new("owner").basic());
                 let call = place.calls(&place.digests[state])[call].clone();
                 let since = Instant::now();
                 let answer = place.scene.ask(&stranger, call).await;
-                times.push(since.elapsed());
+                *shortest = since.elapsed().min(*shortest);
                 assert_eq!(answer.status, 401);
             }
-            times.sort();
-            medians.push(times[3]);
         }
-    }
-    let (cached, uncached) = medians.split_at(5);
-    for (cached, uncached) in cached.iter().zip(uncached) {
-        let difference = cached.abs_diff(*uncached);
+        let [cached, uncached] = shortest;
         assert!(
-            difference < Duration::from_millis(18),
-            "{cached:?} and {uncached:?}"
+            cached.abs_diff(uncached) < Duration::from_millis(45),
+            "{call}: {cached:?} and {uncached:?}"
         );
     }
-    assert_eq!(
-        place
-            .scene
-            .get(
-                &place.owner,
-                &place
-                    .scene
-                    .blob(&place.fake, REPOSITORY, &place.digests[1][0])
-            )
-            .await
-            .status,
-        200
-    );
+    let url = place
+        .scene
+        .blob(&place.fake, REPOSITORY, &place.digests[1][0]);
+    assert_eq!(place.scene.get(&place.owner, &url).await.status, 200);
     place.scene.end(&[&place.fake]).await;
 }

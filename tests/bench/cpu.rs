@@ -56,7 +56,9 @@ impl Accounting {
         let (Self::Cpuacct(root) | Self::CpuStat(root)) = self else {
             return Ok(Meter::Processes(pids.to_vec()));
         };
-        let unique = format!("larder-bench-{name}-{:08x}", fastrand::u32(..));
+        // scripts/bench sweeps up groups of this name when a run is interrupted.
+        let run = std::env::var("BENCH_GROUP").unwrap_or_else(|_| "larder-bench".to_owned());
+        let unique = format!("{run}-{name}-{:08x}", fastrand::u32(..));
         let dir = root.join(unique);
         fs::create_dir(&dir).with_context(|| format!("making {}", dir.display()))?;
         let meter = match self {

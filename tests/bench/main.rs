@@ -35,8 +35,11 @@ use self::report::{Report, Section};
 
 const USAGE: &str = "usage: larder-bench [--quick] [--only SECTION[,SECTION…]] [--markdown FILE]";
 
+/// Measures one section of the report.
+type Measure = fn(&Bench) -> Result<Section>;
+
 /// Every section, in the order of the report.
-const SECTIONS: [(&str, fn(&Bench) -> Result<Section>); 9] = [
+const SECTIONS: [(&str, Measure); 9] = [
     ("warm", warm::measure),
     ("warm-bbr", warm::measure_bbr),
     ("manifest", manifest::measure),

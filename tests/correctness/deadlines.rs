@@ -158,6 +158,19 @@ async fn a_limited_upstream() {
             body: "slow down".into(),
         };
         scene.fake.fault(Match::any(), fault);
+        // Whoever has shown nothing is asked first: a secret may have a quota of its own.
+        let anonymous = Call::get(scene.manifest("a/b", "v1")).send().await;
+        let anonymous = anonymous.expect("an answer");
+        assert_eq!(anonymous.status, 401, "{}", anonymous.text());
+        let challenge = anonymous.header("www-authenticate");
+        let realm = format!("{}/token/{}", scene.node.url(), scene.fake.host());
+        assert!(
+            challenge.is_some_and(|told| told.contains(&realm)),
+            "{challenge:?}"
+        );
+        let token = Call::get(format!("{realm}?scope=repository:a/b:pull"));
+        let token = token.send().await.expect("an answer").json();
+        let bearer = format!("Bearer {}", token["token"].as_str().expect("a token"));
         for (method, url) in requests(&scene, &manifest, &blob) {
             for (agent, status) in [
                 ("containerd/v2.1.4", 503),
@@ -167,7 +180,9 @@ async fn a_limited_upstream() {
                 ("", 429),
             ] {
                 let case = format!("{code} {agent} {method} {url}");
-                let call = Call::new(method, &url).header("user-agent", agent);
+                let call = Call::new(method, &url)
+                    .header("user-agent", agent)
+                    .header("authorization", &bearer);
                 let answer = call.send().await.expect("an answer");
                 assert_eq!(answer.status, status, "{case}: {}", answer.text());
                 let after = answer.header("retry-after").expect("a Retry-After");

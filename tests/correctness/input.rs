@@ -274,7 +274,6 @@ async fn paths_that_are_not_the_apis() {
         "/metrics",
         "/status",
         "/livez",
-        "/token/ghcr.io",
         "/favicon.ico",
         "/v2/a/b/_layer/x",
         "/v2/a/b/blobs/sha256:..%2f..%2f..%2fetc%2fpasswd",
@@ -305,7 +304,12 @@ async fn writes() {
             format!("/v2/a/b/blobs/uploads/123?ns={host}"),
             format!("/v2/UPPER/manifests/v1?ns={host}"),
             "/elsewhere".to_owned(),
+            "/token/ghcr.io".to_owned(),
         ] {
+            // A token may be asked for with a form.
+            if method == "POST" && path.starts_with("/token") {
+                continue;
+            }
             for body in [0, 10, 1_000_000] {
                 let call = Call::new(method, format!("{}{path}", scene.node.url()));
                 let case = format!("{method} {path} with {body} bytes");

@@ -12,10 +12,10 @@ async fn send(scene: &Scene, bytes: &[u8]) -> String {
     String::from_utf8_lossy(&answer.expect("a connection")).into_owned()
 }
 
-/// larder still answers.
+/// larder still answers, though it wants a token.
 async fn assert_serves(scene: &Scene) {
     let answer = http::get(&format!("{}/v2/", scene.node.url()), &[]).await;
-    assert_eq!(answer.expect("an answer").status, 200);
+    assert_eq!(answer.expect("an answer").status, 401);
 }
 
 /// The first record of a TLS client, as containerd and podman send it to a port that they take for TLS.
@@ -129,7 +129,7 @@ async fn what_is_unusual_is_answered() {
     ] {
         let answer = send(&scene, request.as_bytes()).await;
         assert!(
-            answer.contains(" 200 OK\r\n") && answer.ends_with("{}"),
+            answer.contains(" 401 Unauthorized\r\n") && answer.ends_with("}]}"),
             "{request:?}: {answer:?}"
         );
     }
@@ -137,7 +137,7 @@ async fn what_is_unusual_is_answered() {
         + "GET /v2/ HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let answer = send(&scene, three.as_bytes()).await;
     assert_eq!(
-        answer.matches("HTTP/1.1 200 OK\r\n").count(),
+        answer.matches("HTTP/1.1 401 Unauthorized\r\n").count(),
         3,
         "{answer:?}"
     );
@@ -176,6 +176,21 @@ async fn half_requests_hold_up_nobody() {
         assert!(!answer.starts_with(b"HTTP/1.1 2"), "half a request is none");
     }
     assert_serves(&scene).await;
+}
+
+/// A form that does not come is not waited for.
+#[tokio::test]
+async fn half_a_form_is_refused_in_time() {
+    let scene = Scene::new().await;
+    let mut tcp = TcpStream::connect(scene.node.addr())
+        .await
+        .expect("a connection");
+    let half = b"POST /token/ghcr.io HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\ngrant_type=";
+    tcp.write_all(half).await.expect("room in a buffer");
+    let mut head = [0; 12];
+    let read = tokio::time::timeout(Duration::from_secs(8), tcp.read_exact(&mut head)).await;
+    read.expect("in time").expect("an answer");
+    assert_eq!(&head, b"HTTP/1.1 401");
 }
 
 /// A client that asks for a large blob and does not read it.

@@ -46,19 +46,11 @@ impl Tagged {
     }
 
     async fn get(&self, reference: &str) -> Response {
-        let answer = http::get(&self.url(reference), &[]).await;
-        answer.expect("an answer")
+        answer(Call::get(self.url(reference))).await
     }
 
     async fn head(&self, reference: &str) -> Response {
-        let answer = http::head(&self.url(reference), &[]).await;
-        answer.expect("an answer")
-    }
-
-    /// Asks as a client of this name.
-    async fn get_as(&self, agent: &str, url: &str) -> Response {
-        let answer = Call::get(url).header("user-agent", agent).send().await;
-        answer.expect("an answer")
+        answer(Call::new("HEAD", self.url(reference))).await
     }
 
     /// How many requests of this method the registry has seen.
@@ -94,6 +86,30 @@ impl Tagged {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
+}
+
+/// Asks as clients do: who is challenged gets a token, here without a secret, and asks again.
+async fn answer(call: Call) -> Response {
+    let answer = call.clone().send().await.expect("an answer");
+    if answer.status != 401 {
+        return answer;
+    }
+    let challenge = answer.header("www-authenticate").expect("a challenge");
+    let parameter = |name: &str| {
+        let (_, rest) = challenge
+            .split_once(&format!("{name}=\""))
+            .expect("a parameter");
+        rest.split('"').next().unwrap_or_default()
+    };
+    let (realm, scope) = (parameter("realm"), parameter("scope"));
+    let url = format!("{realm}?service={}&scope={scope}", parameter("service"));
+    let token = http::get(&url, &[]).await.expect("an answer");
+    if token.status != 200 {
+        return answer;
+    }
+    let token = token.json()["token"].as_str().expect("a token").to_owned();
+    let call = call.header("authorization", &format!("Bearer {token}"));
+    call.send().await.expect("an answer")
 }
 
 /// Whether an answer says that it may be old.

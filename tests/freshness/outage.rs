@@ -151,7 +151,7 @@ async fn what_a_client_is_told() {
 /// A stale answer never makes a right: after a refusal an outage opens nothing.
 #[tokio::test]
 async fn a_refusal_outlasts_the_outage_that_follows() {
-    let mut tagged = Tagged::new("").await;
+    let mut tagged = Tagged::new("[access]\nttl = \"2s\"").await;
     let armed = tagged.fake.fault(Match::any(), Fault::status(403));
     assert_eq!(tagged.get("v1").await.status, 401);
     tagged.fake.stop().await;
@@ -168,6 +168,7 @@ async fn a_refusal_outlasts_the_outage_that_follows() {
     }
     armed.lift();
     tagged.fake.start_again().await;
+    // A refusal is remembered as long as a grant is.
     tagged
         .until("it is public again", |answer| {
             answer.status == 200 && !is_stale(answer)

@@ -35,7 +35,7 @@ async fn a_tag_is_asked_about_at_every_resolve() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn askers_at_once_share_one_question() {
-    let tagged = Tagged::new("[tags]\ntimeout = \"20s\"").await;
+    let tagged = Tagged::new("[tags]\ntimeout = \"4s\"").await;
     let gate = Gate::new(0);
     tagged
         .fake
@@ -56,7 +56,7 @@ async fn askers_at_once_share_one_question() {
     gate.reached(1).await;
     // All of them have been read: who comes later would be right to ask again.
     eventually("16 requests are read", || {
-        unread_and_open(tagged.node.addr()) == (0, 16)
+        tagged.node.unread_and_open() == (0, 16)
     })
     .await;
     gate.open();
@@ -66,24 +66,6 @@ async fn askers_at_once_share_one_question() {
         assert!(!is_stale(&answer));
     }
     assert_eq!((tagged.asked("HEAD"), tagged.asked("GET")), (1, 0));
-}
-
-/// Bytes that the kernel holds for the listener at `address` to read, and its open connections.
-fn unread_and_open(address: &str) -> (u64, usize) {
-    let (_, port) = address.rsplit_once(':').expect("a port");
-    let local = format!("0100007F:{:04X}", port.parse::<u16>().expect("a port"));
-    let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's sockets");
-    let (mut unread, mut open) = (0, 0);
-    for line in table.lines() {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        // "sl local remote state tx:rx …"; 01 is established.
-        if fields.get(1) == Some(&&*local) && fields[3] == "01" {
-            let (_, rx) = fields[4].split_once(':').expect("tx:rx");
-            unread += u64::from_str_radix(rx, 16).expect("a number");
-            open += 1;
-        }
-    }
-    (unread, open)
 }
 
 #[tokio::test]

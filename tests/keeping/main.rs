@@ -1,1 +1,75 @@
-//! x
+//! What the node tier holds: over kills, restarts, rot, full disks, and bounds (promises P11, P21, P22, P23).
+
+mod bounds;
+mod crash;
+mod disk;
+mod load;
+mod manifests;
+mod resume;
+mod rot;
+mod scale;
+mod tmpfs;
+mod uses;
+
+use std::fs::{self, FileTimes, OpenOptions, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use larder_tests::fake::{Content, digest_of};
+use larder_tests::http;
+use larder_tests::scene::{Compared, compare, files};
+
+const MB: u64 = 1_000_000;
+
+/// GETs a blob and compares it with what it should be.
+async fn pull(url: &str, content: &Content) -> (u16, Compared) {
+    let mut stream = http::open(url, &[]).await.expect("an answer");
+    let compared = compare(&mut stream, content, 0..content.len()).await;
+    (stream.status, compared)
+}
+
+/// What [`pull`] gives when nothing went wrong.
+fn whole(content: &Content) -> (u16, Compared) {
+    (200, Compared::whole(content.len()))
+}
+
+/// Where a committed blob is.
+fn path(store: &Path, digest: &str) -> PathBuf {
+    let (algorithm, hex) = digest.split_once(':').expect("a digest");
+    store
+        .join("blobs")
+        .join(algorithm)
+        .join(&hex[..2])
+        .join(hex)
+}
+
+/// The digests of all committed blobs; panics when one is not what its name says.
+fn sound_blobs(store: &Path) -> Vec<String> {
+    let blobs = files(&store.join("blobs/sha256"));
+    let sound = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let digest = format!("sha256:{}", name.expect("a name"));
+        assert_eq!(digest_of(&fs::read(path).expect("a blob")), digest);
+        digest
+    };
+    blobs.iter().map(sound).collect()
+}
+
+/// Lets a committed blob be damaged: it is read-only otherwise, which stops who is not root.
+fn writable(path: &Path) -> fs::File {
+    fs::set_permissions(path, Permissions::from_mode(0o644)).expect("our own file");
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .expect("a file")
+}
+
+/// Makes a file look as if it had been written and last used so long ago.
+fn age(path: &Path, by: Duration) {
+    let at = SystemTime::now() - by;
+    let times = FileTimes::new().set_accessed(at).set_modified(at);
+    let file = fs::File::open(path).expect("a file");
+    file.set_times(times).expect("our own file");
+}

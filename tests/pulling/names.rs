@@ -131,6 +131,17 @@ async fn an_empty_configuration_works() {
         for path in ["/v2/", "/v2", "/v2/?ns=docker.io"] {
             let answer = http::get(&format!("{}{path}", node.url()), &[]).await;
             let answer = answer.expect("an answer");
+            // podman and skopeo learn only here that there is something to show.
+            assert_eq!(answer.status, 401, "{}", answer.text());
+            let challenge = format!("Bearer realm=\"{}/token\"", node.url());
+            let told = answer.header("www-authenticate").expect("a challenge");
+            assert!(told.starts_with(&challenge), "{told}");
+            let token = http::get(&format!("{}/token", node.url()), &[]).await;
+            let token = token.expect("an answer").json()["token"].clone();
+            let bearer = format!("Bearer {}", token.as_str().expect("a token"));
+            let url = format!("{}{path}", node.url());
+            let answer = http::get(&url, &[("authorization", &bearer)]).await;
+            let answer = answer.expect("an answer");
             assert_eq!((answer.status, answer.text()), (200, "{}".to_owned()));
             assert_eq!(
                 answer.header("docker-distribution-api-version"),

@@ -1,5 +1,7 @@
 //! Whoever reads parts causes only those to be fetched: lazy snapshotters, containerd's parallel fetch (promise P6).
 
+use std::time::{Duration, Instant};
+
 use larder_tests::fake::{Match, expected};
 use larder_tests::http;
 use larder_tests::scene::Scene;
@@ -76,7 +78,7 @@ async fn small_reads_at_random_places_cost_a_span_each() {
         sent >= 25 * 50_000 && sent <= touched + touched * 3 / 10,
         "{sent} for {touched}"
     );
-    // The same places again: nothing more.
+    // The same places again: no more than a proof of one byte each that they may be read.
     let mut random = fastrand::Rng::with_seed(1);
     for _ in 0..25 {
         let start = random.u64(0..SIZE - 50_000);
@@ -84,9 +86,10 @@ async fn small_reads_at_random_places_cost_a_span_each() {
         let answer = http::get(&url, &[("range", &range)])
             .await
             .expect("an answer");
+        assert_eq!(answer.status, 206, "{range}: {}", answer.text());
         assert!(answer.body == expected(6, start..start + 50_000), "{range}");
     }
-    assert_eq!(scene.fake.blob_bytes_sent(&digest), sent);
+    assert!(scene.fake.blob_bytes_sent(&digest) <= sent + 25);
 }
 
 /// A client that leaves a large bounded range takes its demand along.
@@ -106,4 +109,40 @@ async fn a_bounded_range_that_is_left_is_not_fetched_to_its_end() {
     scene.until_idle().await;
     let sent = scene.fake.blob_bytes_sent(&digest);
     assert!(sent < 100 * MIB, "{sent}");
+}
+
+/// A lazy reader that pauses for as long as a fill is kept waiting loses nothing of what it has read.
+#[tokio::test]
+async fn what_was_read_is_here_when_its_reader_comes_back() {
+    let scene = Scene::new().await;
+    let digests: Vec<_> = (0..20)
+        .map(|seed| scene.fake.put_blob_of("a/b", seed, 6 * MIB))
+        .collect();
+    let read = async |seed: u64, digest: &str| {
+        let range = [("range", "bytes=5242880-5252879")];
+        let answer = http::get(&scene.blob("a/b", digest), &range).await;
+        let answer = answer.expect("an answer");
+        assert!(answer.body == expected(seed, 5 * MIB..5 * MIB + 10_000));
+        // It comes back at the very moment when its fill is given up.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let status = scene.node.admin("/status").await;
+            let fills = status["fills"].as_array().cloned().unwrap_or_default();
+            if fills.iter().all(|fill| fill["digest"] != digest) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{status}");
+        }
+        let answer = http::get(&scene.blob("a/b", digest), &range).await;
+        let answer = answer.expect("an answer");
+        assert!(answer.body == expected(seed, 5 * MIB..5 * MIB + 10_000));
+        // A proof of one byte that it may be read is all that goes out again.
+        let sent = scene.fake.blob_bytes_sent(digest);
+        assert!(sent <= MIB + 1, "{sent}");
+    };
+    let reads = digests
+        .iter()
+        .zip(0..)
+        .map(|(digest, seed)| read(seed, digest));
+    futures_util::future::join_all(reads).await;
 }

@@ -175,15 +175,15 @@ async fn metrics_account_for_every_byte() {
     let metric = async |sample: &str| scene.node.metric(sample).await.unwrap_or(0.0);
     let size = image.size() as f64;
     assert!(
-        (metric("larder_sent_bytes_total{tier=\"Upstream\",outcome=\"Miss\"}").await - size).abs()
+        (metric("larder_sent_bytes_total{tier=\"upstream\",outcome=\"miss\"}").await - size).abs()
             < 0.5
     );
     assert!(
-        (metric("larder_sent_bytes_total{tier=\"Node\",outcome=\"Hit\"}").await - size).abs() < 0.5
+        (metric("larder_sent_bytes_total{tier=\"node\",outcome=\"hit\"}").await - size).abs() < 0.5
     );
     for (sample, value) in [
         (
-            "larder_requests_total{tier=\"None\",outcome=\"Refused\"}",
+            "larder_requests_total{tier=\"none\",outcome=\"refused\"}",
             1.0,
         ),
         ("larder_fills_started_total", 3.0),
@@ -214,13 +214,13 @@ async fn metrics_tell_who_left() {
     let size = 50_000_000;
     let digest = scene.fake.put_blob_of("a/b", 1, size);
     let url = scene.blob("a/b", &digest);
-    for tier in ["Upstream", "Node"] {
+    for tier in ["upstream", "node"] {
         let gate = scene.fake.gate(Match::blob(), 2_000_000);
         let mut stream = http::open(&url, &[]).await.expect("an answer");
         stream.read_exactly(1_000_000).await.expect("1 MB");
         stream.close();
         let of =
-            |name: &str| format!("larder_{name}_total{{tier=\"{tier}\",outcome=\"Abandoned\"}}");
+            |name: &str| format!("larder_{name}_total{{tier=\"{tier}\",outcome=\"abandoned\"}}");
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
         while scene.node.metric(&of("requests")).await.is_none() {
             assert!(

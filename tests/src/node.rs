@@ -166,6 +166,25 @@ impl Node {
         }
     }
 
+    /// Bytes that the kernel holds for the registry port to read, and how many connections are open there: a client that
+    /// has sent its request on a connection of its own, of which nothing is unread, is being answered.
+    pub fn unread_and_open(&self) -> (u64, usize) {
+        let (_, port) = self.registry.rsplit_once(':').expect("a port");
+        let local = format!("0100007F:{:04X}", port.parse::<u16>().expect("a port"));
+        let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's sockets");
+        let (mut unread, mut open) = (0, 0);
+        for line in table.lines() {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            // "sl local remote state tx:rx …"; 01 is established.
+            if fields.get(1) == Some(&&*local) && fields[3] == "01" {
+                let (_, received) = fields[4].split_once(':').expect("tx:rx");
+                unread += u64::from_str_radix(received, 16).expect("a number");
+                open += 1;
+            }
+        }
+        (unread, open)
+    }
+
     /// GETs a path of the admin socket and gives the JSON there; panics, with the log, otherwise.
     pub async fn admin(&self, path: &str) -> Value {
         match self.ask(path).await {

@@ -109,6 +109,9 @@ fn store(mut said: Section<'_, '_>) -> Result<Store, ConfigError> {
         ttl: said
             .quantity("ttl", value::lifetime)?
             .unwrap_or(default.ttl),
+        complete_after: said
+            .quantity("complete_after", Amount::parse)?
+            .filter(|amount| amount.of(u64::MAX) > 0),
     };
     said.finish()?;
     Ok(store)

@@ -71,6 +71,13 @@ pub(super) fn toml(config: &Config) -> String {
     page.text("path", config.store.path.display());
     page.text("max_size", config.store.max_size);
     page.text("min_free", config.store.min_free);
+    page.text(
+        "complete_after",
+        config
+            .store
+            .complete_after
+            .map_or_else(|| "0".to_owned(), |amount| amount.to_string()),
+    );
     page.text("ttl", lifetime(config.store.ttl));
 
     page.section("tags");

@@ -221,10 +221,16 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
     Ok(time)
 }
 
+/// The most that a client may be kept waiting for one question upstream.
+const LONGEST_WAIT: Duration = Duration::from_secs(4);
+
 /// A time that must pass before something is given up.
 pub(super) fn time_limit(text: &str) -> Result<Duration, String> {
     match time(text)? {
         Duration::ZERO => Err("no time at all: write \"2s\"".to_owned()),
+        time if time > LONGEST_WAIT => {
+            Err("a client gets its headers within 5 s: write \"4s\" at the most".to_owned())
+        }
         time => Ok(time),
     }
 }

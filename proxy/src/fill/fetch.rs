@@ -57,8 +57,6 @@ pub struct Opened {
     pub ranged: bool,
     /// Which endpoint of the source answers.
     pub endpoint: usize,
-    /// Its answer proves that the source's repository holds the blob.
-    pub proves: bool,
     body: Incoming,
 }
 
@@ -102,7 +100,6 @@ pub async fn open(
             .ok_or_else(|| End::WrongObject("a 206 without a readable Content-Range".to_owned()))?;
         let asked = match want {
             Want::Part(range) => range.start,
-            Want::From(start) => start,
             Want::All | Want::Head => 0,
         };
         if range.start != asked {
@@ -116,7 +113,6 @@ pub async fn open(
             start: range.start,
             ranged: true,
             endpoint: answer.endpoint,
-            proves: answer.proves,
             body: answer.body,
         });
     }
@@ -128,7 +124,6 @@ pub async fn open(
         start: 0,
         ranged: false,
         endpoint: answer.endpoint,
-        proves: answer.proves,
         body: answer.body,
     })
 }
@@ -144,7 +139,14 @@ pub struct Track {
     pub endpoint: AtomicUsize,
 }
 
-/// Pumps a body into the partial until `track.end`. Reading goes on while the disk is written.
+/// Bytes of a stream that were written together.
+struct Piece {
+    start: u64,
+    chunks: Vec<Bytes>,
+}
+
+/// Pumps a body into the partial until `track.end`. While one piece is hashed, the next is written and the one after it
+/// is read.
 pub async fn pump(
     fill: Arc<Fill>,
     partial: Arc<Partial>,
@@ -156,7 +158,9 @@ pub async fn pump(
     let mut at = opened.start;
     let mut gathered: Vec<Bytes> = Vec::new();
     let mut gathered_len = 0;
-    let mut writing: Option<JoinHandle<io::Result<()>>> = None;
+    let mut writing: Option<JoinHandle<io::Result<Option<Piece>>>> = None;
+    let mut written: Option<Piece> = None;
+    let mut hashing: Option<JoinHandle<io::Result<()>>> = None;
     let mut ended: Option<End> = None;
     let idle = if partial.size() <= HELD_BACK {
         IDLE_SMALL
@@ -164,25 +168,44 @@ pub async fn pump(
         IDLE
     };
     loop {
-        if writing.is_none() && !gathered.is_empty() {
-            let chunks = std::mem::take(&mut gathered);
-            let start = at - gathered_len as u64;
+        if hashing.is_none()
+            && let Some(piece) = written.take()
+        {
+            let partial = Arc::clone(&partial);
+            hashing = Some(tokio::task::spawn_blocking(move || {
+                partial.hash(piece.start, &piece.chunks)
+            }));
+        }
+        if writing.is_none() && written.is_none() && !gathered.is_empty() {
+            let piece = Piece {
+                start: at - gathered_len as u64,
+                chunks: std::mem::take(&mut gathered),
+            };
             gathered_len = 0;
             let (fill, partial, track) =
                 (Arc::clone(&fill), Arc::clone(&partial), Arc::clone(&track));
             writing = Some(tokio::task::spawn_blocking(move || {
-                write(&fill, &partial, &track, start, &chunks)
+                write(&fill, &partial, &track, piece)
             }));
         }
         if writing.is_none()
+            && hashing.is_none()
             && let Some(end) = ended
         {
             return end;
         }
         tokio::select! {
-            written = async { writing.as_mut().expect("guarded").await }, if writing.is_some() => {
+            done = async { writing.as_mut().expect("guarded").await }, if writing.is_some() => {
                 writing = None;
-                match written {
+                match done {
+                    Ok(Ok(piece)) => written = piece,
+                    Ok(Err(error)) => return End::Disk(error),
+                    Err(panic) => return End::Disk(io::Error::other(panic)),
+                }
+            }
+            done = async { hashing.as_mut().expect("guarded").await }, if hashing.is_some() => {
+                hashing = None;
+                match done {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => return End::Disk(error),
                     Err(panic) => return End::Disk(io::Error::other(panic)),
@@ -223,22 +246,16 @@ fn broken(why: String, stalled: bool) -> End {
     End::Broken { why, stalled }
 }
 
-/// Writes what is not there yet, lets readers go on, then hashes (blocking).
-fn write(
-    fill: &Fill,
-    partial: &Partial,
-    track: &Track,
-    start: u64,
-    chunks: &[Bytes],
-) -> io::Result<()> {
-    let len: u64 = chunks.iter().map(|c| c.len() as u64).sum();
-    let present = partial.present();
-    if present.contains(Range::new(start, start + len)) {
-        track.at.store(start + len, Ordering::Release);
-        return Ok(());
+/// Writes what is not there yet and lets readers go on (blocking). What is to be hashed comes back.
+fn write(fill: &Fill, partial: &Partial, track: &Track, piece: Piece) -> io::Result<Option<Piece>> {
+    let len: u64 = piece.chunks.iter().map(|c| c.len() as u64).sum();
+    let end = piece.start + len;
+    if partial.present().contains(Range::new(piece.start, end)) {
+        track.at.store(end, Ordering::Release);
+        return Ok(None);
     }
-    partial.write(start, chunks)?;
-    track.at.store(start + len, Ordering::Release);
+    partial.write(piece.start, &piece.chunks)?;
+    track.at.store(end, Ordering::Release);
     fill.wake_readers();
-    partial.hash(start, chunks)
+    Ok(Some(piece))
 }

@@ -9,8 +9,8 @@ pub const SPAN: u64 = 1 << 20;
 /// closes each after one chunk: what lies beyond this is fetched when somebody gets there.
 pub const WINDOW: u64 = 4 << 20;
 
-/// Bounds of one request of a whole fill.
-const RUN_MIN: u64 = 8 << 20;
+/// Bounds of one request.
+const RUN_MIN: u64 = 4 << 20;
 const RUN_MAX: u64 = 32 << 20;
 
 /// A stream that is further than this from a byte that somebody waits for is cut short, and another begins there.
@@ -74,6 +74,9 @@ pub fn next(view: &View<'_>) -> Step {
     if view.flights.len() >= view.streams {
         return Step::Wait;
     }
+    // Two more rounds for every stream, so that none is left alone with a long rest.
+    let left = view.size - view.present.total();
+    let run = (left / (2 * view.streams as u64)).clamp(RUN_MIN, RUN_MAX) / SPAN * SPAN;
     let mut covered = view.present.clone();
     for flight in view.flights {
         covered.insert(Range::new(flight.at, flight.end));
@@ -85,7 +88,7 @@ pub fn next(view: &View<'_>) -> Step {
             .iter()
             .find(|f| f.at <= gap.start && gap.start < f.end)
         {
-            None => return Step::Fetch(rounded(&covered, gap, view.size)),
+            None => return Step::Fetch(rounded(&covered, gap, view.size, run)),
             Some(flight) if gap.start - flight.at > PATIENCE => {
                 return Step::Cut {
                     id: flight.id,
@@ -99,29 +102,27 @@ pub fn next(view: &View<'_>) -> Step {
     for demand in view.demands {
         let within = Range::new(demand.start, demand.end.min(view.size));
         if let Some(gap) = covered.first_missing(within) {
-            return Step::Fetch(rounded(&covered, gap, view.size));
+            return Step::Fetch(rounded(&covered, gap, view.size, run));
         }
     }
     // The rest of the blob.
     if view.whole
         && let Some(gap) = covered.first_missing(everything)
     {
-        let left = view.size - view.present.total();
-        let run = (left / (2 * view.streams as u64)).clamp(RUN_MIN, RUN_MAX) / SPAN * SPAN;
         return Step::Fetch(Range::new(gap.start, gap.end.min(gap.start + run)));
     }
     Step::Wait
 }
 
 /// `gap` widened to whole spans and cut to a run, without what is covered already.
-fn rounded(covered: &Spans, gap: Range, size: u64) -> Range {
+fn rounded(covered: &Spans, gap: Range, size: u64, run: u64) -> Range {
     let floor = gap.start / SPAN * SPAN;
     let ceil = gap
         .end
         .div_ceil(SPAN)
         .saturating_mul(SPAN)
         .min(size)
-        .min(floor + RUN_MAX);
+        .min(floor + run);
     // Back to the span's begin as far as nothing is there.
     let mut start = gap.start;
     let mut probe = floor;

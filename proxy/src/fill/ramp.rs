@@ -1,4 +1,7 @@
-//! How many streams at once: doubled while that makes the whole faster, halved when it does not.
+//! How many streams at once: up quickly, down again where more of them bring nothing.
+//!
+//! Rates over a tenth of a second are noisy, so a noisy look must never cost a slow download: the way up is not made to
+//! depend on a gain at each step. Only after a second with all streams is it asked whether they were worth it.
 
 use std::time::{Duration, Instant};
 
@@ -9,32 +12,49 @@ pub const MAX_STREAMS: usize = 8;
 pub const PARALLEL_FROM: u64 = 16 << 20;
 
 /// Time between two looks at the rate. Three doublings fit into half a second.
-pub const INTERVAL: Duration = Duration::from_millis(150);
+pub const INTERVAL: Duration = Duration::from_millis(100);
 
-/// A larger number of streams must bring this much more than the smaller one did, or it is not worth its connections.
+/// At this many bytes a second the processor is the limit, not the connection.
+const ENOUGH: f64 = 500e6;
+
+/// All streams together must bring this much more than the first one did alone.
 const GAIN: f64 = 1.1;
 
-/// Looks to wait after a step back before another try.
-const REST: u32 = 20;
+/// How long the full number is tried before that is asked.
+const TRIAL: Duration = Duration::from_secs(1);
+
+/// Streams that are left where more did not pay, and for how long.
+const FEW: usize = 2;
+const REST: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+enum Phase {
+    /// Doubling at every look.
+    Up,
+    /// All streams since then, at so many bytes.
+    Trial(Instant, u64),
+    /// The number is settled until then.
+    Settled(Instant),
+}
 
 #[derive(Debug)]
 pub struct Ramp {
     streams: usize,
-    /// Bytes per second with half as many streams.
-    before: Option<f64>,
+    phase: Phase,
+    /// Bytes per second of the first stream alone.
+    alone: Option<f64>,
     looked: Instant,
     bytes: u64,
-    rest: u32,
 }
 
 impl Ramp {
     pub fn new(now: Instant) -> Self {
         Self {
             streams: 1,
-            before: None,
+            phase: Phase::Up,
+            alone: None,
             looked: now,
             bytes: 0,
-            rest: 0,
         }
     }
 
@@ -51,21 +71,25 @@ impl Ramp {
         let rate = (bytes - self.bytes) as f64 / elapsed.as_secs_f64();
         self.looked = now;
         self.bytes = bytes;
-        if self.rest > 0 {
-            self.rest -= 1;
-            return;
-        }
-        match self.before {
-            Some(before) if rate < before * GAIN => {
-                self.streams = (self.streams / 2).max(1);
-                self.before = None;
-                self.rest = REST;
+        match self.phase {
+            Phase::Up => {
+                self.alone.get_or_insert(rate);
+                if rate < ENOUGH {
+                    self.streams = (self.streams * 2).min(MAX_STREAMS);
+                }
+                if self.streams == MAX_STREAMS {
+                    self.phase = Phase::Trial(now, bytes);
+                }
             }
-            _ if self.streams < MAX_STREAMS => {
-                self.before = Some(rate);
-                self.streams *= 2;
+            Phase::Trial(since, before) if now >= since + TRIAL => {
+                let all = (bytes - before) as f64 / now.duration_since(since).as_secs_f64();
+                if self.alone.is_some_and(|alone| all < alone * GAIN) {
+                    self.streams = FEW;
+                }
+                self.phase = Phase::Settled(now + REST);
             }
-            _ => self.before = None,
+            Phase::Settled(until) if now >= until => self.phase = Phase::Up,
+            Phase::Trial(..) | Phase::Settled(_) => {}
         }
     }
 }
@@ -74,14 +98,16 @@ impl Ramp {
 mod tests {
     use super::*;
 
-    /// Simulates a source that gives `per` bytes a second to each stream and `total` at the most.
+    /// Simulates a source that gives `per` bytes a second to each stream and `total` at the most, with noise.
     fn run(per: f64, total: f64, looks: u32) -> Vec<usize> {
         let start = Instant::now();
         let mut ramp = Ramp::new(start);
         let mut bytes = 0.0;
         (1..=looks)
             .map(|i| {
-                bytes += (per * ramp.streams() as f64).min(total) * INTERVAL.as_secs_f64();
+                let noise = if i % 2 == 0 { 0.8 } else { 1.2 };
+                let rate = (per * ramp.streams() as f64).min(total) * noise;
+                bytes += rate * INTERVAL.as_secs_f64();
                 ramp.look(start + INTERVAL * i, bytes as u64);
                 ramp.streams()
             })
@@ -90,21 +116,20 @@ mod tests {
 
     #[test]
     fn a_limit_per_connection_is_multiplied_within_a_second() {
-        let steps = run(50e6, 1e12, 7);
-        assert_eq!(steps[2], MAX_STREAMS, "{steps:?}");
-        assert_eq!(steps.last(), Some(&MAX_STREAMS));
+        let steps = run(50e6, 1e12, 60);
+        assert_eq!(steps[..3], [2, 4, 8]);
+        assert_eq!(steps.last(), Some(&MAX_STREAMS), "{steps:?}");
     }
 
     #[test]
-    fn a_limit_of_the_link_brings_it_back_to_one_stream() {
-        let steps = run(100e6, 100e6, 10);
-        assert_eq!(steps.last(), Some(&1), "{steps:?}");
+    fn a_limit_of_the_link_brings_it_down_to_a_few() {
+        let steps = run(100e6, 100e6, 40);
+        assert_eq!(steps.last(), Some(&FEW), "{steps:?}");
     }
 
     #[test]
-    fn as_many_streams_as_pay() {
-        // Four streams saturate the link: eight are tried and given up.
-        let steps = run(50e6, 200e6, 8);
-        assert_eq!(steps.last(), Some(&4), "{steps:?}");
+    fn a_source_faster_than_the_processor_gets_one_stream() {
+        let steps = run(2e9, 2e9, 20);
+        assert!(steps.iter().all(|streams| *streams == 1), "{steps:?}");
     }
 }

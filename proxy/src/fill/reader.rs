@@ -9,8 +9,7 @@ use std::{
 use larder_shared::{Range, RangeHeader};
 
 use super::{
-    Beginning, Fill, FillError, HELD_BACK, Passage, Phase, Right, Seat, Source, Through, Wants,
-    lock,
+    Fill, FillError, HELD_BACK, Passage, Phase, Right, Seat, Source, Through, Wants, lock,
 };
 use crate::{store::Blob, upstream::Failure};
 
@@ -85,6 +84,14 @@ impl Reader {
     fn poll_opened(&self, cx: &mut Context<'_>) -> Poll<Result<Arc<Blob>, FillError>> {
         let mut guard = lock(&self.fill.state);
         let state = &mut *guard;
+        let entitled = match state.seats.get(&self.seat) {
+            Some(seat) if seat.right == Right::Digest => true,
+            Some(seat) => {
+                (seat.right == Right::Repository && state.brings_for(&seat.source, seat.right))
+                    || state.served.contains(&seat.source)
+            }
+            None => false,
+        };
         let Some(seat) = state.seats.get_mut(&self.seat) else {
             return Poll::Ready(Err(FillError::Broken("no seat".to_owned())));
         };
@@ -97,11 +104,6 @@ impl Reader {
         if let Some(refused) = own_failure(&state.refusals, &seat.source) {
             return Poll::Ready(Err(refused));
         }
-        let entitled = match seat.right {
-            Right::Digest => true,
-            Right::Repository if state.beginning == Beginning::Fresh => true,
-            Right::Repository | Right::None => state.served.contains(&seat.source),
-        };
         if let (Some(partial), true) = (&state.partial, entitled) {
             let start = match &seat.wants {
                 Wants::Opening { start, .. } => start.unwrap_or(0),

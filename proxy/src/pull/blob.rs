@@ -11,7 +11,7 @@ use crate::{
     body::{Body, Content, Passing, Segment},
     fill::{FillError, HELD_BACK, Joined, Right, Source},
     metrics::{Outcome, Tier},
-    store::{Blob, Link, Whence},
+    store::{Blob, Link},
     upstream::{Failure, Subject, Want},
 };
 
@@ -175,12 +175,9 @@ impl Pull {
             return false;
         }
         let (store, digest) = (Arc::clone(&self.store), *digest);
-        let whence = tokio::task::spawn_blocking(move || store.partial_whence(&digest)).await;
-        let own = Whence {
-            registry: place.registry.clone(),
-            repository: Some(place.repository.clone()),
-        };
-        whence.ok().flatten() == Some(own)
+        let (registry, repository) = (place.registry.clone(), place.repository.clone());
+        let came = move || store.partial_came_through(&digest, &registry, &repository);
+        tokio::task::spawn_blocking(came).await.unwrap_or(false)
     }
 
     /// What is known of this caller's right to this digest.
@@ -235,7 +232,14 @@ impl Pull {
     /// and just ask again. It is hashed before it is served; a very large one while it is.
     async fn sound(&self, blob: Arc<Blob>) -> Option<Arc<Blob>> {
         if !self.store.is_suspicious(&blob) {
-            return Some(blob);
+            // Somebody else may be looking.
+            let small = blob.size() <= CHECKED_FIRST;
+            let found = if small {
+                self.checks.join(blob.digest()).await
+            } else {
+                None
+            };
+            return found.unwrap_or(true).then_some(blob);
         }
         let (store, suspect) = (Arc::clone(&self.store), Arc::clone(&blob));
         let check = async move {

@@ -24,7 +24,7 @@ impl Pull {
             .map_err(|error| format!("the pins cannot be written: {error}"))
     }
 
-    /// Takes an image out of the tier. What another image of the tier also names goes too, and is fetched again when
+    /// Takes an image out of the tier, pinned or not. What another image of the tier also names goes too, and is fetched again when
     /// it is asked for.
     pub async fn evict(self: &Arc<Self>, image: &ImageName) -> Result<Acted, String> {
         let digest = self.known_digest(image)?;
@@ -32,6 +32,7 @@ impl Pull {
         let evict = move || {
             let family = store.family(&digest);
             let done = acted(&store, &family);
+            let _ = store.pin(&family, false);
             for digest in &family {
                 store.remove(digest);
             }
@@ -55,6 +56,7 @@ impl Pull {
                 .filter(|digest| !store.repositories().held_anywhere(digest))
                 .collect();
             let done = acted(&store, &held);
+            let _ = store.pin(&held, false);
             for digest in &held {
                 store.remove(digest);
             }

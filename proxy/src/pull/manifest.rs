@@ -333,13 +333,20 @@ async fn read(place: &Place, reference: &Reference, answer: Answer) -> Result<Ma
 
 /// Keeps a verified manifest. The client does not wait for the disk.
 fn keep(store: &Arc<Store>, place: &Place, manifest: &Arc<Manifest>) {
+    store.remember(&manifest.digest, &manifest.bytes);
     place.record.add_link(Link {
         digest: manifest.digest,
         size: manifest.bytes.len() as u64,
         media_type: Some(manifest.media_type.clone()),
     });
-    let (store, manifest) = (Arc::clone(store), Arc::clone(manifest));
+    let (store, record, manifest) = (
+        Arc::clone(store),
+        Arc::clone(&place.record),
+        Arc::clone(manifest),
+    );
     tokio::task::spawn_blocking(move || {
+        // A manifest that no repository is known to hold would be fetched again.
+        record.flush();
         if let Err(error) = store.put(&manifest.digest, &manifest.bytes) {
             tracing::warn!(blob.digest = %manifest.digest, %error, "a manifest was served but could not be kept");
         }

@@ -18,7 +18,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use http_body_util::{BodyExt, Limited};
 use larder_shared::{ErrorCode, OciError, RegistryName, Route};
 
-use super::Surface;
+use super::{HEADERS_WITHIN, Surface};
 use crate::{
     access::{Bearer, EXPIRES_IN, Session},
     body::Body,
@@ -83,8 +83,10 @@ impl Surface {
         let (parts, body) = request.into_parts();
         let query = parts.uri.query().unwrap_or_default().to_owned();
         let form = if parts.method == Method::POST {
-            let read = Limited::new(body, MAX_FORM).collect().await;
-            let bytes = read
+            let read = Limited::new(body, MAX_FORM).collect();
+            let bytes = tokio::time::timeout(HEADERS_WITHIN, read)
+                .await
+                .map_err(|_| unauthorized("the form did not come in time"))?
                 .map_err(|_| unauthorized("the form is too long or was cut off"))?
                 .to_bytes();
             String::from_utf8(bytes.to_vec()).map_err(|_| unauthorized("the form is not UTF-8"))?

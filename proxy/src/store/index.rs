@@ -148,9 +148,9 @@ impl Index {
         self.entries.contains(digest)
     }
 
-    /// Everything that is here.
+    /// Everything that is here, the least recently used first: more exact than the seconds of [`Entry::used`].
     pub fn entries(&self) -> Vec<(Digest, Entry)> {
-        self.entries.iter().map(|(d, e)| (*d, *e)).collect()
+        self.entries.iter().rev().map(|(d, e)| (*d, *e)).collect()
     }
 
     /// What was used since the last call, and when.

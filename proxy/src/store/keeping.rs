@@ -105,13 +105,16 @@ impl Store {
                 || lock(&self.index).in_use(digest)
                 || self.has_children(digest)
         });
+        let sizes: HashMap<Digest, u64> = candidates
+            .iter()
+            .map(|candidate| (candidate.digest, candidate.entry.size))
+            .collect();
         let mut evicted = Evicted::default();
-        let before = self.totals();
         for digest in &gone {
             self.remove(digest);
             evicted.blobs += 1;
+            evicted.bytes += sizes.get(digest).copied().unwrap_or(0);
         }
-        evicted.bytes = before.bytes.saturating_sub(self.totals().bytes);
         Ok(evicted)
     }
 
@@ -299,6 +302,7 @@ impl Store {
         self.rotten
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         tracing::warn!(blob.digest = %digest, "a blob is damaged on disk; it is set aside and fetched again when it is asked for");
+        let _alone = lock(&self.removals);
         lock(&self.index).remove(digest);
         let aside = self.layout.quarantine().join(format!(
             "{}-{}",
@@ -323,20 +327,6 @@ impl Store {
             .into_iter()
             .map(|(digest, _)| digest)
             .collect()
-    }
-
-    /// Bytes that partials occupy.
-    pub fn partial_bytes(&self) -> u64 {
-        Algorithm::ALL
-            .iter()
-            .flat_map(|a| {
-                fs::read_dir(self.layout.partials(*a))
-                    .into_iter()
-                    .flatten()
-                    .flatten()
-            })
-            .filter_map(|entry| disk::allocated(&entry.path()).ok())
-            .sum()
     }
 }
 

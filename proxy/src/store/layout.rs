@@ -119,11 +119,16 @@ impl Layout {
             .join("_log")
     }
 
+    /// A name under `tmp` that nothing has.
+    pub fn new_tmp(&self) -> PathBuf {
+        let n = self.next_tmp.fetch_add(1, Ordering::Relaxed);
+        self.tmp().join(format!("{}-{n}", std::process::id()))
+    }
+
     /// Puts `bytes` at `path` so that a reader sees the old file or the whole new one. With `durable`, the file
     /// and its name are on disk when this returns.
     pub fn write_atomic(&self, path: &Path, bytes: &[u8], durable: bool) -> io::Result<()> {
-        let n = self.next_tmp.fetch_add(1, Ordering::Relaxed);
-        let tmp = self.tmp().join(format!("{}-{n}", std::process::id()));
+        let tmp = self.new_tmp();
         let written = (|| {
             let mut file = File::create(&tmp)?;
             file.write_all(bytes)?;

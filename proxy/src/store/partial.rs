@@ -5,6 +5,7 @@
 //! from the page cache where ranges arrived out of order. Every method here blocks; callers are on blocking threads.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, Permissions},
     io,
     os::unix::fs::{FileExt, PermissionsExt},
@@ -27,24 +28,18 @@ const CHECKPOINT_BYTES: u64 = 8 << 20;
 /// Bytes read back at a time for hashing.
 const READ_BACK: u64 = 1 << 20;
 
-/// Where the bytes of a partial come from (promise P16).
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Whence {
-    /// What another registry gave is not this one's to go on with.
-    pub registry: RegistryName,
-    /// The repository for which the registry itself answered, if it was asked itself.
-    pub repository: Option<Repository>,
-}
-
 /// One blob being filled.
 #[derive(Debug)]
 pub struct Partial {
     layout: Arc<Layout>,
     blob: Arc<Blob>,
-    whence: Whence,
+    registry: RegistryName,
     present: Mutex<Spans>,
     hashing: Mutex<Hashing>,
     saved: Mutex<Saved>,
+    /// Committed or discarded: a write that is late must not leave a checkpoint for the next partial to find.
+    gone: Mutex<bool>,
+    proven_in: Mutex<BTreeSet<Repository>>,
 }
 
 /// When the last checkpoint was written, and how many bytes were present by then.
@@ -69,20 +64,17 @@ impl std::fmt::Debug for Hashing {
 /// What `<hex>.spans` holds.
 #[derive(Serialize, Deserialize)]
 struct Checkpoint {
-    whence: Whence,
     size: u64,
+    /// The registry that the bytes come from: another's word does not open them (promise P16).
+    registry: RegistryName,
     boot_id: String,
     spans: Vec<(u64, u64)>,
     hashed: u64,
     /// The hasher's state, base64.
     midstate: String,
-}
-
-/// Where the bytes come from that an earlier fill left.
-pub(super) fn whence(layout: &Layout, digest: &Digest) -> Option<Whence> {
-    let text = fs::read(layout.spans(digest)).ok()?;
-    let checkpoint: Checkpoint = serde_json::from_slice(&text).ok()?;
-    Some(checkpoint.whence)
+    /// The repositories that the registry gave the bytes out of.
+    #[serde(default)]
+    proven_in: BTreeSet<Repository>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -95,7 +87,7 @@ impl Partial {
         layout: &Arc<Layout>,
         digest: Digest,
         size: u64,
-        whence: Whence,
+        registry: &RegistryName,
     ) -> io::Result<Self> {
         let path = layout.partial(&digest);
         remove_if_there(&layout.spans(&digest))?;
@@ -111,24 +103,24 @@ impl Partial {
             layout,
             digest,
             size,
+            registry.clone(),
             file,
             Spans::default(),
             Hashing { hasher, at: 0 },
-            whence,
         )
     }
 
-    /// The partial that an earlier process left, if it can be trusted: bytes of the same registry, same boot, a readable
-    /// checkpoint, and a file of the right length with no hole where bytes should be. Anything else is swept away.
+    /// The partial that an earlier process left, if it can be trusted: same registry, same boot, a readable checkpoint,
+    /// and a file of the right length with no hole where bytes should be. Anything else is swept away.
     pub(super) fn resume(
         layout: &Arc<Layout>,
         digest: Digest,
         registry: &RegistryName,
     ) -> io::Result<Option<Self>> {
         let path = layout.partial(&digest);
-        let left = left_behind(layout, &digest)
-            .filter(|(checkpoint, ..)| checkpoint.whence.registry == *registry);
-        let Some((checkpoint, hasher, spans, file)) = left else {
+        let left = left_behind(layout, &digest);
+        let ours = left.filter(|(checkpoint, ..)| checkpoint.registry == *registry);
+        let Some((checkpoint, hasher, spans, file)) = ours else {
             remove_if_there(&layout.spans(&digest))?;
             remove_if_there(&path)?;
             return Ok(None);
@@ -137,18 +129,20 @@ impl Partial {
             hasher,
             at: checkpoint.hashed,
         };
-        let (size, whence) = (checkpoint.size, checkpoint.whence);
-        Self::new(layout, digest, size, file, spans, hashing, whence).map(Some)
+        let (size, registry) = (checkpoint.size, checkpoint.registry);
+        let mut partial = Self::new(layout, digest, size, registry, file, spans, hashing)?;
+        partial.proven_in = Mutex::new(checkpoint.proven_in);
+        Ok(Some(partial))
     }
 
     fn new(
         layout: &Arc<Layout>,
         digest: Digest,
         size: u64,
+        registry: RegistryName,
         file: File,
         present: Spans,
         hashing: Hashing,
-        whence: Whence,
     ) -> io::Result<Self> {
         let saved = Saved {
             at: Instant::now(),
@@ -157,10 +151,12 @@ impl Partial {
         Ok(Self {
             layout: Arc::clone(layout),
             blob: Arc::new(Blob::new(digest, size, file)?),
-            whence,
+            registry,
             present: Mutex::new(present),
             hashing: Mutex::new(hashing),
             saved: Mutex::new(saved),
+            gone: Mutex::new(false),
+            proven_in: Mutex::default(),
         })
     }
 
@@ -171,6 +167,21 @@ impl Partial {
 
     pub fn size(&self) -> u64 {
         self.blob.size()
+    }
+
+    /// Takes down that the registry gave bytes out of this repository: it holds the digest, once they are verified.
+    pub fn prove_in(&self, repository: &Repository) {
+        lock(&self.proven_in).insert(repository.clone());
+    }
+
+    /// The repositories that hold the digest, as the registry has said to this process or an earlier one.
+    pub fn proven_in(&self) -> Vec<Repository> {
+        lock(&self.proven_in).iter().cloned().collect()
+    }
+
+    /// The registry that the bytes come from.
+    pub fn registry(&self) -> &RegistryName {
+        &self.registry
     }
 
     /// A copy of what is present now.
@@ -271,14 +282,19 @@ impl Partial {
             (hashing.at, BASE64.encode(&hashing.hasher.save()))
         };
         let checkpoint = Checkpoint {
-            whence: self.whence.clone(),
             size: self.size(),
+            registry: self.registry.clone(),
             boot_id: disk::boot_id(),
             spans: self.present().iter().map(|r| (r.start, r.end)).collect(),
             hashed,
             midstate,
+            proven_in: lock(&self.proven_in).clone(),
         };
         let text = serde_json::to_vec(&checkpoint)?;
+        let gone = lock(&self.gone);
+        if *gone {
+            return Ok(());
+        }
         self.layout
             .write_atomic(&self.layout.spans(self.blob.digest()), &text, false)
     }
@@ -286,6 +302,7 @@ impl Partial {
     /// Makes the verified file a committed blob: on disk, read-only, under its digest.
     pub(super) fn commit(&self) -> io::Result<()> {
         let digest = self.blob.digest();
+        *lock(&self.gone) = true;
         self.blob.file().sync_all()?;
         self.blob
             .file()
@@ -300,6 +317,7 @@ impl Partial {
 
     /// Takes the file off the disk. Readers that still have it end when they have read what is present.
     pub fn discard(&self) -> io::Result<()> {
+        *lock(&self.gone) = true;
         remove_if_there(&self.layout.spans(self.blob.digest()))?;
         remove_if_there(&self.layout.partial(self.blob.digest()))
     }
@@ -322,6 +340,18 @@ fn left_behind(layout: &Layout, digest: &Digest) -> Option<(Checkpoint, Hasher, 
         .iter()
         .all(|span| disk::has_no_hole(&file, span.start, span.end).unwrap_or(false));
     written.then_some((checkpoint, hasher, spans, file))
+}
+
+/// Whether a partial that lies on disk is proven to have come through this repository.
+pub(super) fn came_through(
+    layout: &Layout,
+    digest: &Digest,
+    registry: &RegistryName,
+    repository: &Repository,
+) -> bool {
+    read_checkpoint(layout, digest).is_some_and(|(checkpoint, _)| {
+        checkpoint.registry == *registry && checkpoint.proven_in.contains(repository)
+    })
 }
 
 fn read_checkpoint(layout: &Layout, digest: &Digest) -> Option<(Checkpoint, Hasher)> {

@@ -9,7 +9,7 @@ use std::{
     fs::{self, File},
     io::{self, Write as _},
     num::NonZeroUsize,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -185,28 +185,6 @@ impl RepositoryRecord {
         Some(Duration::from_secs(now().saturating_sub(at)))
     }
 
-    /// Any manifest that the repository is known to hold: what a proof of access can be asked with.
-    pub fn any_manifest(&self) -> Option<Digest> {
-        let known = lock(&self.known);
-        let tagged = known.tags.values().map(|record| record.digest).next();
-        tagged.or_else(|| {
-            known
-                .links
-                .values()
-                .find(|l| l.media_type.is_some())
-                .map(|l| l.digest)
-        })
-    }
-
-    /// A copy of all tags, for the admin views.
-    pub fn tags(&self) -> Vec<(Tag, TagRecord)> {
-        lock(&self.known)
-            .tags
-            .iter()
-            .map(|(t, r)| (t.clone(), r.clone()))
-            .collect()
-    }
-
     /// Takes down that the repository holds a digest. What is known as a manifest stays one.
     pub fn add_link(&self, link: Link) {
         let known = self.link(&link.digest);
@@ -288,20 +266,30 @@ impl RepositoryRecord {
         }
         let path = self.path.clone();
         let log = Arc::clone(&self.log);
-        tokio::task::spawn_blocking(move || {
-            let _one = lock(&log.writing);
-            let lines = std::mem::take(&mut *lock(&log.waiting));
-            if lines.is_empty() {
-                return;
-            }
-            if let Err(error) = append(&path, &lines) {
-                tracing::debug!(path = %path.display(), %error, "a repository's log was not written");
-            }
-        });
+        tokio::task::spawn_blocking(move || log.write(&path));
+    }
+
+    /// Waits until everything that was said so far is in the file (blocking).
+    pub fn flush(&self) {
+        self.log.write(&self.path);
     }
 }
 
-fn append(path: &std::path::Path, text: &[u8]) -> io::Result<()> {
+impl Log {
+    /// Appends what is waiting (blocking).
+    fn write(&self, path: &Path) {
+        let _one = lock(&self.writing);
+        let lines = std::mem::take(&mut *lock(&self.waiting));
+        if lines.is_empty() {
+            return;
+        }
+        if let Err(error) = append(path, &lines) {
+            tracing::debug!(path = %path.display(), %error, "a repository's log was not written");
+        }
+    }
+}
+
+fn append(path: &Path, text: &[u8]) -> io::Result<()> {
     let open = || File::options().append(true).create(true).open(path);
     let mut file = match open() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -403,14 +391,11 @@ impl Repositories {
     /// Whether some repository of `registry` is known to hold `digest` (blocking: looks through the logs on disk).
     pub fn held_in(&self, registry: &RegistryName, digest: &Digest) -> bool {
         let wanted = digest.to_string();
-        // A line may name a digest without being a link to it: much of it is the registry's own words.
-        let links = |line: &str| {
-            line.contains(&wanted)
-                && matches!(serde_json::from_str(line), Ok(Line::Link(link)) if link.digest == *digest)
-        };
         let mut held = false;
+        // The text is only a hint: a registry may write any digest into a media type.
+        let links = |line: &str| matches!(serde_json::from_str(line), Ok(Line::Link(link)) if link.digest == *digest);
         self.each_log(registry, |text| {
-            held = text.lines().any(links);
+            held = text.contains(&wanted) && text.lines().any(links);
             !held
         });
         held
@@ -418,67 +403,4 @@ impl Repositories {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn names() -> (RegistryName, Repository) {
-        ("a.io".parse().unwrap(), "b/c".parse().unwrap())
-    }
-
-    async fn written(path: &std::path::Path, lines: usize) {
-        let deadline = std::time::Instant::now() + Duration::from_secs(5);
-        while fs::read_to_string(path).unwrap_or_default().lines().count() < lines {
-            assert!(
-                std::time::Instant::now() < deadline,
-                "the log was not written"
-            );
-            tokio::task::yield_now().await;
-        }
-    }
-
-    #[tokio::test]
-    async fn a_record_survives_reopening_and_a_torn_line() {
-        let dir = tempfile::tempdir().unwrap();
-        let layout = Arc::new(Layout::new(dir.path().to_owned()));
-        layout.create().unwrap();
-        let (registry, repository) = names();
-        let path = layout.repository_log(&registry, &repository);
-        let (digest, claimed) = (Digest::sha256(b"x"), Digest::sha256(b"z"));
-        let link = Link {
-            digest,
-            size: 1,
-            media_type: Some("application/x".into()),
-        };
-        {
-            let record = Repositories::new(Arc::clone(&layout)).get(&registry, &repository);
-            record.add_link(link.clone());
-            record.add_link(link.clone());
-            record.set_public();
-            record.set_tag(
-                "v1".parse().unwrap(),
-                TagRecord {
-                    digest,
-                    size: 1,
-                    media_type: "application/x".into(),
-                    checked: now(),
-                },
-            );
-            record.add_link(Link {
-                digest: Digest::sha256(b"w"),
-                size: 1,
-                media_type: Some(format!("application/x; of={claimed}")),
-            });
-            written(&path, 4).await;
-        }
-        append(&path, b"{\"link\":{\"dig").unwrap();
-        let repositories = Repositories::new(layout);
-        let record = repositories.get(&registry, &repository);
-        assert_eq!(record.link(&digest), Some(link));
-        assert_eq!(record.tag(&"v1".parse().unwrap()).unwrap().digest, digest);
-        assert!(record.public_since().is_some());
-        assert!(repositories.held_in(&registry, &digest));
-        assert!(!repositories.held_in(&registry, &Digest::sha256(b"y")));
-        assert!(!repositories.held_in(&registry, &claimed));
-        assert!(!repositories.held_in(&"b.io".parse().unwrap(), &digest));
-    }
-}
+mod tests;

@@ -2,21 +2,14 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn registry(name: &str) -> RegistryName {
-    name.parse().unwrap()
-}
-
-fn whence(name: &str) -> Whence {
-    Whence {
-        registry: registry(name),
-        repository: Some("b/c".parse().unwrap()),
-    }
-}
-
 fn open(dir: &Path) -> Arc<Store> {
     let store = Store::open(dir).unwrap();
     store.scan();
     store
+}
+
+fn origin() -> RegistryName {
+    "a.io".parse().unwrap()
 }
 
 fn sample(size: usize) -> (Vec<u8>, Digest) {
@@ -37,7 +30,7 @@ fn a_partial_becomes_a_blob_that_a_reopened_store_serves() {
     let (bytes, digest) = sample(3000);
     {
         let store = open(dir.path());
-        let partial = store.begin(digest, 3000, &whence("a.io")).unwrap();
+        let partial = store.begin(digest, 3000, &origin()).unwrap();
         assert_eq!(partial.verify().unwrap(), None);
         feed(&partial, &bytes, 1000..3000);
         assert!(store.blob(&digest, None).is_none());
@@ -63,11 +56,11 @@ fn wrong_bytes_do_not_verify() {
     let store = open(dir.path());
     let (mut bytes, digest) = sample(3000);
     bytes[1500] ^= 1;
-    let partial = store.begin(digest, 3000, &whence("a.io")).unwrap();
+    let partial = store.begin(digest, 3000, &origin()).unwrap();
     feed(&partial, &bytes, 0..3000);
     assert_eq!(partial.verify().unwrap(), Some(false));
     partial.discard().unwrap();
-    assert!(store.resume(digest, &registry("a.io")).unwrap().is_none());
+    assert!(store.resume(digest, &origin()).unwrap().is_none());
 }
 
 #[test]
@@ -76,14 +69,14 @@ fn a_partial_goes_on_in_another_process() {
     let (bytes, digest) = sample(3000);
     {
         let store = open(dir.path());
-        let partial = store.begin(digest, 3000, &whence("a.io")).unwrap();
+        let partial = store.begin(digest, 3000, &origin()).unwrap();
         feed(&partial, &bytes, 0..700);
         feed(&partial, &bytes, 2000..2500);
         partial.checkpoint().unwrap();
     }
     let store = open(dir.path());
     let partial = store
-        .resume(digest, &registry("a.io"))
+        .resume(digest, &origin())
         .unwrap()
         .expect("the partial was left behind");
     assert_eq!(
@@ -96,19 +89,6 @@ fn a_partial_goes_on_in_another_process() {
 }
 
 #[test]
-fn a_partial_of_another_registry_is_swept_away() {
-    let dir = tempfile::tempdir().unwrap();
-    let (bytes, digest) = sample(3000);
-    let store = open(dir.path());
-    let partial = store.begin(digest, 3000, &whence("a.io")).unwrap();
-    feed(&partial, &bytes, 0..700);
-    partial.checkpoint().unwrap();
-    assert_eq!(store.partial_whence(&digest), Some(whence("a.io")));
-    assert!(store.resume(digest, &registry("b.io")).unwrap().is_none());
-    assert!(!store.has_partial(&digest));
-}
-
-#[test]
 fn a_partial_of_another_boot_or_length_is_swept_away() {
     let dir = tempfile::tempdir().unwrap();
     let (bytes, digest) = sample(3000);
@@ -117,7 +97,7 @@ fn a_partial_of_another_boot_or_length_is_swept_away() {
         .join(format!("partial/sha256/{}.spans", digest.hex()));
     for spoil in ["boot", "length", "text"] {
         let store = open(dir.path());
-        let partial = store.begin(digest, 3000, &whence("a.io")).unwrap();
+        let partial = store.begin(digest, 3000, &origin()).unwrap();
         feed(&partial, &bytes, 0..700);
         partial.checkpoint().unwrap();
         let text = fs::read_to_string(&spans).unwrap();
@@ -127,7 +107,7 @@ fn a_partial_of_another_boot_or_length_is_swept_away() {
             _ => fs::write(&spans, &text[..text.len() / 2]).unwrap(),
         }
         assert!(
-            store.resume(digest, &registry("a.io")).unwrap().is_none(),
+            store.resume(digest, &origin()).unwrap().is_none(),
             "{spoil}"
         );
         assert!(!spans.exists());
@@ -209,14 +189,30 @@ proptest! {
         let mut random = fastrand::Rng::with_seed(order);
         random.shuffle(&mut pieces);
         let restart = restart.index(pieces.len());
-        let mut partial = store.begin(digest, 5000, &whence("a.io")).unwrap();
+        let mut partial = store.begin(digest, 5000, &origin()).unwrap();
         for (i, piece) in pieces.into_iter().enumerate() {
             if i == restart {
                 partial.checkpoint().unwrap();
-                partial = store.resume(digest, &registry("a.io")).unwrap().unwrap();
+                partial = store.resume(digest, &origin()).unwrap().unwrap();
             }
             feed(&partial, &bytes, piece);
         }
         prop_assert_eq!(partial.verify().unwrap(), Some(true));
     }
+}
+
+#[test]
+fn what_one_registry_began_another_does_not_go_on_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (bytes, digest) = sample(3000);
+    let partial = store.begin(digest, 3000, &origin()).unwrap();
+    feed(&partial, &bytes, 0..700);
+    partial.checkpoint().unwrap();
+    let other = "b.io".parse().unwrap();
+    assert!(store.resume(digest, &other).unwrap().is_none());
+    assert!(
+        store.resume(digest, &origin()).unwrap().is_none(),
+        "it was swept away"
+    );
 }

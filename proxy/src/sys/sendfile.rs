@@ -3,6 +3,9 @@
 //! hyper hands queued body chunks to `poll_write_vectored` uncopied (`Builder::writev(true)`). A chunk whose address
 //! lies in one of the connection's [`Regions`] is sent from the file; everything else is written as it is. A slice that
 //! is in no region is still sent right by writev, only slower, so forgetting to register one costs no correctness.
+//!
+//! While file pages are being sent the socket is corked (TCP_CORK), so that the head and the pages leave in full
+//! segments although TCP_NODELAY is set; hyper's flush, which comes when everything queued was taken, uncorks it.
 
 use std::{
     future::Future as _,
@@ -15,8 +18,12 @@ use std::{
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use nix::sys::sendfile::sendfile64;
-use tokio::{io::Interest, net::TcpStream, time::Sleep};
+use nix::sys::{sendfile::sendfile64, socket::setsockopt};
+use tokio::{
+    io::Interest,
+    net::TcpStream,
+    time::{Instant, Sleep},
+};
 
 use super::Mapping;
 
@@ -51,13 +58,32 @@ impl Regions {
 /// A client that takes nothing for this long is gone. containerd itself gives up after five minutes without progress.
 const STALLED: Duration = Duration::from_mins(6);
 
+/// The most that one sendfile is asked for. It works on until the socket is full: with a client that keeps up, or pages
+/// that are still on the disk, an unlimited one would keep a worker thread for the whole blob.
+const AT_ONCE: usize = 2 << 20;
+
+/// Less than this is not worth corking for.
+const CORK_FROM: usize = 64 << 10;
+
+mod option {
+    //! Socket options that nix does not name.
+    use nix::{libc, setsockopt_impl, sockopt_impl};
+
+    sockopt_impl!(
+        /// Only full segments leave while it is set, for at most 200 ms.
+        TcpCork, SetOnly, libc::IPPROTO_TCP, libc::TCP_CORK, bool
+    );
+}
+
 /// The accepting side of a plain TCP connection, for `hyper::server::conn::http1`.
 #[derive(Debug)]
 pub struct FileSocket {
     io: TokioIo<TcpStream>,
     regions: Regions,
-    /// Runs while the client takes nothing.
+    /// Set when the client stopped taking. Kept and moved rather than made anew: a full socket is nothing special.
     stalled: Option<Pin<Box<Sleep>>>,
+    waiting: bool,
+    corked: bool,
 }
 
 impl FileSocket {
@@ -66,6 +92,15 @@ impl FileSocket {
             io: TokioIo::new(stream),
             regions,
             stalled: None,
+            waiting: false,
+            corked: false,
+        }
+    }
+
+    /// A failure costs full segments, nothing else.
+    fn cork(&mut self, corked: bool) {
+        if self.corked != corked && setsockopt(self.io.inner(), option::TcpCork, &corked).is_ok() {
+            self.corked = corked;
         }
     }
 
@@ -76,12 +111,16 @@ impl FileSocket {
         written: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         if written.is_ready() {
-            self.stalled = None;
+            self.waiting = false;
             return written;
         }
         let sleep = self
             .stalled
             .get_or_insert_with(|| Box::pin(tokio::time::sleep(STALLED)));
+        if !self.waiting {
+            self.waiting = true;
+            sleep.as_mut().reset(Instant::now() + STALLED);
+        }
         ready!(sleep.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -98,7 +137,8 @@ impl FileSocket {
             ready!(socket.poll_write_ready(cx))?;
             let mut at = offset as i64;
             let sent = socket.try_io(Interest::WRITABLE, || {
-                sendfile64(socket, mapping.file(), Some(&mut at), len).map_err(io::Error::from)
+                sendfile64(socket, mapping.file(), Some(&mut at), len.min(AT_ONCE))
+                    .map_err(io::Error::from)
             });
             match sent {
                 // The file ends before the mapping does: it was cut short on disk.
@@ -135,7 +175,12 @@ impl Write for FileSocket {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let written = match this.regions.find(buf) {
-            Some((mapping, offset)) => this.poll_sendfile(cx, &mapping, offset, buf.len()),
+            Some((mapping, offset)) => {
+                if buf.len() >= CORK_FROM {
+                    this.cork(true);
+                }
+                this.poll_sendfile(cx, &mapping, offset, buf.len())
+            }
             None => Pin::new(&mut this.io).poll_write(cx, buf),
         };
         this.watch(cx, written)
@@ -152,6 +197,12 @@ impl Write for FileSocket {
             .iter()
             .take_while(|b| this.regions.find(b).is_none())
             .count();
+        if bufs
+            .get(plain)
+            .is_some_and(|slice| plain > 0 && slice.len() >= CORK_FROM)
+        {
+            this.cork(true);
+        }
         let written = match bufs.first() {
             _ if plain > 0 => Pin::new(&mut this.io).poll_write_vectored(cx, &bufs[..plain]),
             Some(slice) => return self.poll_write(cx, slice),
@@ -165,6 +216,7 @@ impl Write for FileSocket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.cork(false);
         Pin::new(&mut self.io).poll_flush(cx)
     }
 

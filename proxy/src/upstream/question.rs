@@ -39,8 +39,6 @@ pub enum Want {
     All,
     /// GET with `Range: bytes=start-(end-1)`
     Part(Range),
-    /// GET with `Range: bytes=start-`
-    From(u64),
 }
 
 /// One question to a registry.
@@ -223,7 +221,6 @@ pub(super) fn request(
         }
         Want::All => return request,
         Want::Part(range) => format!("bytes={}-{}", range.start, range.end - 1),
-        Want::From(start) => format!("bytes={start}-"),
     };
     if let Ok(range) = HeaderValue::try_from(range) {
         request.headers_mut().insert(RANGE, range);

@@ -11,7 +11,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "[store]\n  colour = 1",
-        "2:3: unknown key `colour` in [store]: the keys are `path`, `max_size`, `min_free`, `ttl`",
+        "2:3: unknown key `colour` in [store]: the keys are `path`, `max_size`, `min_free`, `ttl`, `complete_after`",
     ),
     (
         "[stroe]\npath = \"/x\"",

@@ -1,0 +1,170 @@
+//! How a fill begins: whom to ask, the first request, the size, the empty file; and how it begins anew when the bytes
+//! were wrong.
+
+use std::{sync::Arc, time::Instant};
+
+use larder_shared::Range;
+
+use super::{
+    Fill, FillError, HELD_BACK, Phase, Source, Wants,
+    fetch::{self, End},
+    lock,
+    plan::{self, WINDOW},
+    task::Running,
+};
+use crate::{
+    store::Partial,
+    upstream::{Failure, Want},
+};
+
+impl Running {
+    /// The first request: learns the size and makes the partial.
+    pub(super) async fn start(&mut self) -> Result<Arc<Partial>, FillError> {
+        let mut want = first_want(&self.fill);
+        loop {
+            let source = self.pick_source()?;
+            let end = match fetch::open(&self.fills, &self.fill, &source, want, self.first).await {
+                Ok(opened) => {
+                    let size = opened.size;
+                    let partial = self.begin(size).await?;
+                    let range = match want {
+                        Want::Part(range) if opened.ranged => {
+                            Range::new(range.start, range.end.min(size))
+                        }
+                        _ => Range::new(0, size),
+                    };
+                    self.pump(&partial, source, opened, range);
+                    enter(&self.fill, &partial, true);
+                    return Ok(partial);
+                }
+                Err(end) => end,
+            };
+            match end {
+                // The length first, then what fits; or no range at all, for the empty blob and for sources that
+                // know no ranges and say so.
+                End::Refused(Failure::Unsatisfiable { total }) if want != Want::All => {
+                    want = match (total, want) {
+                        (Some(total), Want::Part(asked)) if total > 0 && asked.start >= total => {
+                            Want::Part(Range::new(0, 1.min(total)))
+                        }
+                        _ => Want::All,
+                    };
+                }
+                End::Refused(failure) => self.refuse(source, failure),
+                End::WrongObject(why) | End::Broken { why, .. } => {
+                    let failure = Failure::Invalid {
+                        place: source.registry.to_string(),
+                        why,
+                    };
+                    self.refuse(source, failure);
+                }
+                End::Disk(error) => return Err(FillError::Disk(error.to_string())),
+                End::Done => {}
+            }
+        }
+    }
+
+    /// The bytes were wrong: whoever brought them is asked last from now on. Whether there is anybody else.
+    pub(super) async fn distrust(&mut self) -> bool {
+        let mut others = false;
+        for (source, endpoint) in std::mem::take(&mut self.used) {
+            self.fills
+                .upstreams
+                .lied(&source.registry, endpoint, &self.fill.digest)
+                .await;
+            others |= self.restarts + 1 < self.fills.upstreams.count(&source.registry);
+        }
+        self.restarts += 1;
+        others
+    }
+
+    /// Begins anew, with what the next endpoint says is the size.
+    pub(super) async fn restart(&mut self, old: Arc<Partial>) -> Result<Arc<Partial>, FillError> {
+        let _ = tokio::task::spawn_blocking(move || old.discard()).await;
+        self.progress.present = 0;
+        self.progress.since = Instant::now();
+        self.progress.failing = None;
+        self.start().await
+    }
+
+    /// The sources in turn; without one that was not refused, the first refusal is the reason.
+    pub(super) fn pick_source(&mut self) -> Result<Source, FillError> {
+        let state = lock(&self.fill.state);
+        let good: Vec<&Source> = state
+            .sources
+            .iter()
+            .filter(|source| !state.refusals.iter().any(|(refused, _)| refused == *source))
+            .collect();
+        match good.get(self.source % good.len().max(1)) {
+            Some(source) => Ok((*source).clone()),
+            None => Err(match state.refusals.first() {
+                Some((_, failure)) => FillError::Upstream(failure.clone()),
+                None => FillError::Broken("no source".to_owned()),
+            }),
+        }
+    }
+
+    /// A source is out. Its readers learn why; the others go on.
+    pub(super) fn refuse(&mut self, source: Source, failure: Failure) {
+        lock(&self.fill.state).refusals.push((source, failure));
+        self.fill.wake_readers();
+    }
+
+    /// A fresh partial of `size` bytes.
+    async fn begin(&self, size: u64) -> Result<Arc<Partial>, FillError> {
+        let (store, digest, registry) = (
+            Arc::clone(&self.fills.store),
+            self.fill.digest,
+            self.fill.registry.clone(),
+        );
+        let begin = move || store.begin(digest, size, &registry);
+        match tokio::task::spawn_blocking(begin).await {
+            Ok(Ok(partial)) => Ok(Arc::new(partial)),
+            Ok(Err(error)) => Err(FillError::Disk(error.to_string())),
+            Err(panic) => Err(FillError::Disk(panic.to_string())),
+        }
+    }
+}
+
+/// The size is known: readers may begin.
+pub(super) fn enter(fill: &Fill, partial: &Arc<Partial>, answered: bool) {
+    {
+        let mut state = lock(&fill.state);
+        state.partial = Some(Arc::clone(partial));
+        state.answered = answered;
+        state.resumed = !answered;
+        state.phase = Phase::Filling;
+        // What is verified before its first byte is fetched whole.
+        state.whole |= partial.size() <= HELD_BACK;
+    }
+    fill.wake_readers();
+}
+
+/// Takes the partial away again, if no reader has been told its size.
+pub(super) fn take_back(fill: &Fill) -> bool {
+    let mut state = lock(&fill.state);
+    if state.opened {
+        return false;
+    }
+    state.partial = None;
+    state.phase = Phase::Starting;
+    true
+}
+
+/// What to ask for while nothing is known: the first bytes that anybody wants, as many as a run has.
+pub(super) fn first_want(fill: &Fill) -> Want {
+    let state = lock(&fill.state);
+    let starts = state.seats.values().filter_map(|seat| match seat.wants {
+        Wants::Opening { start, .. } => start,
+        _ => None,
+    });
+    match (state.whole, starts.min()) {
+        (true, _) => Want::Part(Range::new(0, 2 * WINDOW)),
+        (false, Some(start)) => Want::Part(Range::new(
+            start / plan::SPAN * plan::SPAN,
+            (start / plan::SPAN * plan::SPAN).saturating_add(plan::SPAN),
+        )),
+        // A suffix: the length decides where it begins.
+        (false, None) => Want::Part(Range::new(0, 1)),
+    }
+}

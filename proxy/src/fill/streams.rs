@@ -1,0 +1,284 @@
+//! The streams of a fill: where the plan says, one is started; when one ends, it is decided what that means.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use larder_shared::Range;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{
+    Fill, FillError, Source, Wants,
+    fetch::{self, End, Opened, Track},
+    lock,
+    plan::{self, Flight, Step, View, WINDOW},
+    ramp::PARALLEL_FROM,
+    task::{BACKOFF_MAX, GIVE_UP_ERRORS, GIVE_UP_STALLS, Running},
+};
+use crate::{
+    store::Partial,
+    upstream::{Failure, Want},
+};
+
+/// A stream under way, as the task knows it.
+pub(super) struct Stream {
+    id: u64,
+    /// One of the node's extra streams, unless it is the fill's only one.
+    _permit: Option<OwnedSemaphorePermit>,
+    track: Arc<Track>,
+    source: Source,
+    /// The endpoint that it began with.
+    first: usize,
+}
+
+impl Running {
+    pub(super) fn start_streams(&mut self, partial: &Arc<Partial>) -> Result<(), FillError> {
+        loop {
+            let (demands, whole) = demands(&self.fill, partial.size());
+            let flights: Vec<Flight> = self.flights.iter().map(Stream::flight).collect();
+            let streams = if partial.size() >= PARALLEL_FROM {
+                self.ramp.streams()
+            } else {
+                1
+            };
+            // A reader that waits at a place of its own gets a stream of its own.
+            let streams = streams.max(demands.len().min(super::ramp::MAX_STREAMS));
+            let step = plan::next(&View {
+                size: partial.size(),
+                present: &partial.present(),
+                flights: &flights,
+                demands: &demands,
+                whole,
+                streams,
+                ranged: self.ranged.load(Ordering::Relaxed),
+            });
+            match step {
+                Step::Wait => return Ok(()),
+                Step::Cut { id, end } => {
+                    if let Some(stream) = self.flights.iter().find(|s| s.id == id) {
+                        stream.track.end.store(end, Ordering::Release);
+                    }
+                }
+                Step::Fetch(range) => {
+                    let permit = if self.flights.is_empty() {
+                        None
+                    } else {
+                        match Arc::clone(&self.fills.extra_streams).try_acquire_owned() {
+                            Ok(permit) => Some(permit),
+                            // The node has enough streams: this fill goes on with what it has.
+                            Err(_) => return Ok(()),
+                        }
+                    };
+                    let source = self.pick_source()?;
+                    self.fetch(partial, source, range, permit);
+                }
+            }
+        }
+    }
+
+    /// A stream that asks first.
+    pub(super) fn fetch(
+        &mut self,
+        partial: &Arc<Partial>,
+        source: Source,
+        range: Range,
+        permit: Option<OwnedSemaphorePermit>,
+    ) {
+        let (id, track) = self.track(range, source.clone(), permit);
+        let (fills, fill, partial) = (
+            Arc::clone(&self.fills),
+            Arc::clone(&self.fill),
+            Arc::clone(partial),
+        );
+        let (received, ranged, first) = (
+            Arc::clone(&self.received),
+            Arc::clone(&self.ranged),
+            self.first,
+        );
+        self.streams.spawn(async move {
+            let want = if ranged.load(Ordering::Relaxed) {
+                Want::Part(range)
+            } else {
+                Want::All
+            };
+            let opened = match fetch::open(&fills, &fill, &source, want, first).await {
+                Ok(opened) => opened,
+                Err(end) => return (id, end),
+            };
+            if opened.size != partial.size() {
+                let why = format!("{} bytes where {} were before", opened.size, partial.size());
+                return (id, End::WrongObject(why));
+            }
+            if !opened.ranged {
+                // It answers with everything: this stream brings all of it.
+                ranged.store(false, Ordering::Relaxed);
+                track.at.store(0, Ordering::Release);
+                track.end.store(partial.size(), Ordering::Release);
+            }
+            track.endpoint.store(opened.endpoint, Ordering::Relaxed);
+            note_proofs(&fill, &partial);
+            answered(&fill);
+            (
+                id,
+                fetch::pump(fill, partial, opened, track, received).await,
+            )
+        });
+    }
+
+    /// A stream whose answer is here.
+    pub(super) fn pump(
+        &mut self,
+        partial: &Arc<Partial>,
+        source: Source,
+        opened: Opened,
+        range: Range,
+    ) {
+        self.ranged.store(opened.ranged, Ordering::Relaxed);
+        self.sure = opened.ranged;
+        note_proofs(&self.fill, partial);
+        let (id, track) = self.track(range, source, None);
+        track.endpoint.store(opened.endpoint, Ordering::Relaxed);
+        let (fill, partial, received) = (
+            Arc::clone(&self.fill),
+            Arc::clone(partial),
+            Arc::clone(&self.received),
+        );
+        self.streams.spawn(async move {
+            let end = fetch::pump(fill, partial, opened, track, received).await;
+            (id, end)
+        });
+    }
+
+    pub(super) fn track(
+        &mut self,
+        range: Range,
+        source: Source,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> (u64, Arc<Track>) {
+        let id = self.next_id;
+        self.next_id += 1;
+        let track = Arc::new(Track {
+            at: AtomicU64::new(range.start),
+            end: AtomicU64::new(range.end),
+            endpoint: AtomicUsize::new(usize::MAX),
+        });
+        self.flights.push(Stream {
+            id,
+            _permit: permit,
+            track: Arc::clone(&track),
+            source,
+            first: self.first,
+        });
+        (id, track)
+    }
+
+    pub(super) fn ended(&mut self, partial: &Partial, id: u64, end: End) -> Result<(), FillError> {
+        let Some(at) = self.flights.iter().position(|stream| stream.id == id) else {
+            return Ok(());
+        };
+        let stream = self.flights.swap_remove(at);
+        let endpoint = stream.track.endpoint.load(Ordering::Relaxed);
+        if endpoint != usize::MAX {
+            let used = (stream.source.clone(), endpoint);
+            if !self.used.contains(&used) {
+                self.used.push(used);
+            }
+        }
+        let (why, stalled) = match end {
+            End::Done => return Ok(()),
+            End::Disk(error) => {
+                self.fills.store.failed(&error);
+                return Err(FillError::Disk(error.to_string()));
+            }
+            End::WrongObject(why) => {
+                self.sure = false;
+                (why, false)
+            }
+            End::Broken { why, stalled } => (why, stalled),
+            // This credential opens nothing any more; another reader's may.
+            End::Refused(failure @ Failure::Refused(_)) => {
+                let why = failure.to_string();
+                self.refuse(stream.source.clone(), failure);
+                (why, false)
+            }
+            // A source that has answered before is asked again: a server may have been replaced.
+            End::Refused(failure) => (failure.to_string(), false),
+        };
+        lock(&self.fill.state).answered = false;
+        let now = Instant::now();
+        self.progress.note(now, partial.present().total());
+        // A stall has taken its time already: the other sources still get theirs.
+        let failing = *self.progress.failing.get_or_insert(now);
+        let given_up = !stalled && now.duration_since(failing) >= GIVE_UP_ERRORS;
+        if given_up || now.duration_since(self.progress.since) >= GIVE_UP_STALLS {
+            return Err(FillError::Broken(why));
+        }
+        tracing::debug!(blob.digest = %self.fill.digest, why, "a stream broke off; it is asked for again");
+        // Another endpoint, another source; streams that break together count once.
+        if stream.first == self.first {
+            self.first += 1;
+            self.source += 1;
+            self.ranged.store(true, Ordering::Relaxed);
+        }
+        // With another endpoint to go to there is nothing to wait for, the first time round.
+        let registry = self.pick_source()?.registry;
+        let others = self.first < self.fills.upstreams.count(&registry);
+        let wait = if others {
+            Duration::ZERO
+        } else {
+            self.progress.backoff.mul_f64(0.5 + fastrand::f64())
+                + self.fills.upstreams.retry_delay(&registry)
+        };
+        self.progress.not_before = Some(now + wait);
+        self.progress.backoff = (self.progress.backoff * 2).min(BACKOFF_MAX);
+        Ok(())
+    }
+}
+
+impl Stream {
+    fn flight(&self) -> Flight {
+        Flight {
+            id: self.id,
+            at: self.track.at.load(Ordering::Acquire),
+            end: self.track.end.load(Ordering::Acquire),
+        }
+    }
+}
+
+/// Which repositories hold the digest outlives this process with the partial.
+fn note_proofs(fill: &Fill, partial: &Partial) {
+    for source in &lock(&fill.state).served {
+        partial.prove_in(&source.repository);
+    }
+}
+
+fn answered(fill: &Fill) {
+    lock(&fill.state).answered = true;
+    fill.wake_readers();
+}
+
+/// What the readers want now, and whether the blob is wanted as a whole.
+fn demands(fill: &Fill, size: u64) -> (Vec<Range>, bool) {
+    let state = lock(&fill.state);
+    let mut demands: Vec<Range> = state
+        .seats
+        .values()
+        .flat_map(|seat| match &seat.wants {
+            Wants::Opening {
+                start: Some(start),
+                whole: false,
+            } => vec![Range::new(*start, start.saturating_add(1))],
+            Wants::Opening { .. } => Vec::new(),
+            Wants::Whole { at } => vec![Range::new(*at, size)],
+            Wants::Open { at } => vec![Range::new(*at, at.saturating_add(WINDOW).min(size))],
+            Wants::Parts(parts) => parts.clone(),
+        })
+        .filter(|range| range.start < range.end.min(size))
+        .collect();
+    demands.sort_by_key(|range| range.start);
+    (demands, state.whole)
+}

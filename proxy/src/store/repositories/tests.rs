@@ -1,0 +1,65 @@
+use super::*;
+
+fn names() -> (RegistryName, Repository) {
+    ("a.io".parse().unwrap(), "b/c".parse().unwrap())
+}
+
+async fn written(path: &std::path::Path, lines: usize) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(5);
+    while fs::read_to_string(path).unwrap_or_default().lines().count() < lines {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "the log was not written"
+        );
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_record_survives_reopening_and_a_torn_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = Arc::new(Layout::new(dir.path().to_owned()));
+    layout.create().unwrap();
+    let (registry, repository) = names();
+    let path = layout.repository_log(&registry, &repository);
+    let digest = Digest::sha256(b"x");
+    let link = Link {
+        digest,
+        size: 1,
+        media_type: Some("application/x".into()),
+    };
+    {
+        let record = Repositories::new(Arc::clone(&layout)).get(&registry, &repository);
+        record.add_link(link.clone());
+        record.add_link(link.clone());
+        record.set_public();
+        record.set_tag(
+            "v1".parse().unwrap(),
+            TagRecord {
+                digest,
+                size: 1,
+                media_type: "application/x".into(),
+                checked: now(),
+            },
+        );
+        written(&path, 3).await;
+    }
+    append(&path, b"{\"link\":{\"dig").unwrap();
+    let repositories = Repositories::new(layout);
+    let record = repositories.get(&registry, &repository);
+    assert_eq!(record.link(&digest), Some(link));
+    assert_eq!(record.tag(&"v1".parse().unwrap()).unwrap().digest, digest);
+    assert!(record.public_since().is_some());
+    assert!(repositories.held_in(&registry, &digest));
+    assert!(!repositories.held_in(&registry, &Digest::sha256(b"y")));
+    assert!(!repositories.held_in(&"b.io".parse().unwrap(), &digest));
+    // A digest in a media type is no link.
+    let named = Digest::sha256(b"named");
+    repositories.get(&registry, &repository).add_link(Link {
+        digest: Digest::sha256(b"z"),
+        size: 1,
+        media_type: Some(format!("application/x;y={named}")),
+    });
+    written(&path, 5).await;
+    assert!(!repositories.held_in(&registry, &named));
+}

@@ -1,0 +1,115 @@
+//! `kill -9` at any instant, again and again, over one store (P11).
+//!
+//! `LARDER_SEED` repeats the draws of a run (not the instants of a real machine), `LARDER_KILLS` says how many.
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use fastrand::Rng;
+use larder_tests::http;
+use larder_tests::node::Node;
+use larder_tests::scene::files;
+
+use super::load::Load;
+use super::{path, pull, sound_blobs, whole};
+
+/// Kills when nothing else is said.
+const KILLS: u64 = 60;
+/// Kills over one store; then a new one, so that there is always something to fill.
+const PER_STORE: u64 = 15;
+const CLIENTS: u64 = 6;
+
+fn setting(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).map_or(otherwise, |text| text.parse().expect("a number"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kills_at_any_instant_cost_no_byte() {
+    let seed = setting("LARDER_SEED", fastrand::u64(..));
+    let kills = setting("LARDER_KILLS", KILLS);
+    // Past the capture of the test harness: a failure is repeated by its seed.
+    let _ = writeln!(
+        std::io::stderr(),
+        "crash: LARDER_SEED={seed} LARDER_KILLS={kills}"
+    );
+    let mut random = Rng::with_seed(seed);
+    let (mut left, mut resumed) = (kills, 0.0);
+    while left > 0 {
+        let here = left.min(PER_STORE);
+        resumed += one_store(&mut random, here).await;
+        left -= here;
+    }
+    let _ = writeln!(std::io::stderr(), "crash: {resumed} partials were resumed");
+    assert!(kills < KILLS || resumed > 0.0, "no kill hit a fill");
+}
+
+/// Gives how many partials were gone on with.
+async fn one_store(random: &mut Rng, kills: u64) -> f64 {
+    let load = Load::new(random, 60).await;
+    let mut node = Node::builder()
+        .upstream(&load.fake)
+        .log_level("info")
+        .start()
+        .await;
+    let mut kept: BTreeSet<String> = BTreeSet::new();
+    let mut resumed = 0.0;
+    for _ in 0..kills {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|_| tokio::spawn(load.clone().pull_until_dead(node.url(), random.u64(..))))
+            .collect();
+        tokio::time::sleep(Duration::from_millis(random.u64(5..150))).await;
+        resumed += node
+            .metric("larder_fills_resumed_total")
+            .await
+            .unwrap_or(0.0);
+        node.kill9().await;
+        for client in clients {
+            client.await.expect("no panic");
+        }
+        let now: BTreeSet<_> = sound_blobs(node.store()).into_iter().collect();
+        let lost: Vec<_> = kept.difference(&now).collect();
+        assert!(lost.is_empty(), "committed before, and gone: {lost:?}");
+        kept = now;
+        node.restart().await;
+        assert_eq!(files(&node.store().join("tmp")), [] as [PathBuf; 0]);
+    }
+    // Without the registry: what is committed is served, and what is not is not said to be there.
+    load.fake.stop().await;
+    node.kill9().await;
+    node.restart().await;
+    for (digest, content) in &load.blobs {
+        let url = load.url(&node.url(), digest);
+        let head = http::head(&url, &[]).await.expect("an answer");
+        if kept.contains(digest) {
+            assert_eq!(pull(&url, content).await, whole(content));
+            assert_eq!(head.status, 200);
+        } else {
+            assert!(
+                head.status >= 500,
+                "{} of {digest}, which is not here",
+                head.status
+            );
+        }
+    }
+    // With it: everything, and then nothing is left over.
+    load.fake.start_again().await;
+    for (digest, content) in &load.blobs {
+        assert_eq!(
+            pull(&load.url(&node.url(), digest), content).await,
+            whole(content)
+        );
+    }
+    larder_tests::scene::eventually("all are committed", || {
+        load.blobs
+            .iter()
+            .all(|(digest, _)| path(node.store(), digest).is_file())
+    })
+    .await;
+    larder_tests::scene::eventually("no partial is left", || {
+        files(&node.store().join("partial")).is_empty()
+    })
+    .await;
+    resumed
+}

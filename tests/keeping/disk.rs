@@ -1,0 +1,375 @@
+//! Disks that are full, read-only, or gone: larder is a plain proxy for as long as that lasts (P22).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use larder_tests::fake::{Content, Fault, Match};
+use larder_tests::http;
+use larder_tests::image::{self, LayerSpec};
+use larder_tests::real::skipped;
+use larder_tests::scene::{Compared, Scene, compare, eventually, files};
+
+use super::tmpfs::Tmpfs;
+use super::{MB, pull, sound_blobs, whole};
+
+/// More than the file system below it holds.
+const LARGE: u64 = 100 * MB;
+const MIB: u64 = 64;
+
+/// A node whose store is on a file system of 64 MiB.
+async fn small(test: &str) -> Option<(Scene, Tmpfs)> {
+    let tmpfs = Tmpfs::mount(test, MIB)?;
+    let store = tmpfs.path().join("store");
+    let scene = Scene::with(|node| node.store(store).log_level("info")).await;
+    Some((scene, tmpfs))
+}
+
+/// Whether larder says that its disk fails: in its status, to the kubelet and in its metrics, once they agree.
+async fn is_failing(scene: &Scene) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let ready = format!("http://{}/readyz", scene.node.telemetry());
+    loop {
+        let status = scene.node.admin("/status").await;
+        let state = status["store"]["state"].as_str().expect("a state");
+        let ready = http::get(&ready, &[]).await.expect("an answer");
+        // A node that cannot keep is still a node that serves.
+        assert_eq!(ready.status, 200);
+        let metric = scene.node.metric("larder_store_failing").await;
+        let says = [
+            state.contains("failing"),
+            ready.text().contains("fails"),
+            metric == Some(1.0),
+        ];
+        if says.iter().all(|one| *one == says[0]) {
+            return says[0];
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{state} / {} / {metric:?}",
+            ready.text()
+        );
+    }
+}
+
+/// Pulls small blobs until one of them is kept, and larder says that all is well.
+async fn until_it_keeps_again(scene: &Scene) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut seed = 1_000_000;
+    loop {
+        seed += 1;
+        let content = Content::synthetic(seed, 100_000);
+        let digest = scene.fake.put_content("a/b", &content);
+        assert_eq!(
+            pull(&scene.blob("a/b", &digest), &content).await,
+            whole(&content)
+        );
+        if !is_failing(scene).await {
+            eventually("it is kept", || scene.committed(&digest)).await;
+            return;
+        }
+        assert!(Instant::now() < deadline, "it never keeps anything again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_blob_larger_than_the_disk_is_passed_on() {
+    let Some((scene, _tmpfs)) = small("a_blob_larger_than_the_disk_is_passed_on").await else {
+        return;
+    };
+    let content = Content::synthetic(1, LARGE);
+    let digest = scene.fake.put_content("a/b", &content);
+    let url = scene.blob("a/b", &digest);
+    assert!(!is_failing(&scene).await);
+    // Cold, and again while the disk is left alone, and in ranges.
+    assert_eq!(pull(&url, &content).await, whole(&content));
+    assert!(is_failing(&scene).await);
+    assert_eq!(pull(&url, &content).await, whole(&content));
+    let ranges = [
+        ("bytes=0-99", 0, 100),
+        ("bytes=99000000-99000099", 99 * MB, 99 * MB + 100),
+        ("bytes=30000000-59999999", 30 * MB, 60 * MB),
+        ("bytes=70000000-", 70 * MB, LARGE),
+        ("bytes=0-", 0, LARGE),
+        ("bytes=-1000", LARGE - 1000, LARGE),
+    ];
+    join_all(ranges.map(|(range, start, end)| {
+        let (url, content) = (&url, &content);
+        async move {
+            let stream = http::open(url, &[("range", range)]).await;
+            let mut stream = stream.expect("an answer");
+            let compared = compare(&mut stream, content, start..end).await;
+            assert_eq!(
+                (stream.status, compared),
+                (206, Compared::whole(end - start)),
+                "{range}"
+            );
+        }
+    }))
+    .await;
+    let several = http::get(&url, &[("range", "bytes=0-9,50000000-50000009")]).await;
+    let several = several.expect("an answer");
+    assert_eq!((several.status, several.complete), (206, true));
+    assert!(
+        several
+            .body
+            .windows(10)
+            .any(|bytes| bytes == content.read(50 * MB..50 * MB + 10))
+    );
+    // A crowd.
+    let crowd = join_all((0..4).map(|_| pull(&url, &content))).await;
+    assert!(
+        crowd.iter().all(|pulled| *pulled == whole(&content)),
+        "{crowd:?}"
+    );
+    // Nothing partial stays, and what fits is kept.
+    scene.until_idle().await;
+    eventually("no partial stays", || {
+        files(&scene.node.store().join("partial")).is_empty()
+    })
+    .await;
+    assert!(!scene.committed(&digest));
+    until_it_keeps_again(&scene).await;
+    sound_blobs(scene.node.store());
+}
+
+/// What is passed on without being kept is checked all the same.
+#[tokio::test]
+async fn wrong_bytes_end_short_without_a_disk_too() {
+    let Some((scene, _tmpfs)) = small("wrong_bytes_end_short_without_a_disk_too").await else {
+        return;
+    };
+    let content = Content::synthetic(1, LARGE);
+    let digest = scene.fake.put_content("a/b", &content);
+    let url = scene.blob("a/b", &digest);
+    let at = 90 * MB;
+    let lie = scene.fake.fault(Match::blob(), Fault::WrongBytes { at });
+    for range in [None, Some("bytes=0-"), Some("bytes=80000000-")] {
+        let start = if range == Some("bytes=80000000-") {
+            80 * MB
+        } else {
+            0
+        };
+        let headers = range.map(|range| ("range", range));
+        let stream = http::open(&url, headers.as_slice()).await;
+        let mut stream = stream.expect("an answer");
+        let compared = compare(&mut stream, &content, start..LARGE).await;
+        assert_eq!(compared.differs_at, Some(at - start), "{range:?}");
+        assert!(compared.error.is_some(), "{range:?}: it looked whole");
+        assert!(
+            compared.len <= LARGE - start - 65_536,
+            "{range:?}: the tail was held back"
+        );
+    }
+    lie.lift();
+    assert_eq!(pull(&url, &content).await, whole(&content));
+    // The small ones are checked before their first byte.
+    let content = Content::synthetic(2, 5000);
+    let digest = scene.fake.put_content("a/b", &content);
+    let lie = scene.fake.fault(Match::blob(), Fault::WrongBytes { at: 1 });
+    let answer = http::get(&scene.blob("a/b", &digest), &[])
+        .await
+        .expect("an answer");
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    lie.lift();
+    assert_eq!(
+        pull(&scene.blob("a/b", &digest), &content).await,
+        whole(&content)
+    );
+}
+
+/// The disk is filled by somebody else, before a pull and in the middle of one, and made free again.
+#[tokio::test]
+async fn a_disk_that_others_fill_is_used_again_when_there_is_room() {
+    let Some((scene, tmpfs)) =
+        small("a_disk_that_others_fill_is_used_again_when_there_is_room").await
+    else {
+        return;
+    };
+    let image = image::build(&scene.fake, "a/b", "v1", &[LayerSpec::new(1, 5 * MB)]);
+    let kept = scene.blob("a/b", &image.layers[0].digest);
+    assert_eq!(
+        pull(&kept, &image.layers[0].content).await,
+        whole(&image.layers[0].content)
+    );
+    scene.until_committed(&image.layers[0].digest).await;
+    // In the middle of a pull.
+    let content = Content::synthetic(2, 30 * MB);
+    let digest = scene.fake.put_content("a/b", &content);
+    let gate = scene.fake.gate(Match::blob().reference(&digest), 5 * MB);
+    let mut stream = http::open(&scene.blob("a/b", &digest), &[])
+        .await
+        .expect("an answer");
+    stream
+        .read_exactly(4_000_000)
+        .await
+        .expect("the first bytes");
+    gate.reached(1).await;
+    let foreign = tmpfs.fill_up();
+    gate.open();
+    let rest = compare(&mut stream, &content, 4 * MB..30 * MB).await;
+    assert_eq!(rest, Compared::whole(26 * MB));
+    eventually("no partial stays", || {
+        files(&scene.node.store().join("partial")).is_empty()
+    })
+    .await;
+    // A whole image, manifest included, on a disk that is full from the start.
+    let _ = fs::remove_file(&foreign);
+    let foreign = tmpfs.fill_up();
+    let image = image::build(
+        &scene.fake,
+        "a/b",
+        "v2",
+        &[LayerSpec::new(3, 5 * MB), LayerSpec::new(4, 10)],
+    );
+    for _ in 0..2 {
+        let answer = http::get(&scene.manifest("a/b", "v2"), &[])
+            .await
+            .expect("an answer");
+        assert_eq!((answer.status, &answer.body), (200, &image.manifest));
+        for layer in &image.layers {
+            let url = scene.blob("a/b", &layer.digest);
+            assert_eq!(pull(&url, &layer.content).await, whole(&layer.content));
+        }
+    }
+    assert!(is_failing(&scene).await);
+    fs::remove_file(foreign).expect("our own file");
+    until_it_keeps_again(&scene).await;
+    sound_blobs(scene.node.store());
+}
+
+/// A node that finds its disk full starts, and serves.
+#[tokio::test]
+async fn a_start_on_a_full_disk() {
+    let Some((mut scene, tmpfs)) = small("a_start_on_a_full_disk").await else {
+        return;
+    };
+    let content = Content::synthetic(1, 5 * MB);
+    let digest = scene.fake.put_content("a/b", &content);
+    let url = scene.blob("a/b", &digest);
+    assert_eq!(pull(&url, &content).await, whole(&content));
+    scene.until_committed(&digest).await;
+    let foreign = tmpfs.fill_up();
+    scene.node.kill9().await;
+    scene.node.restart().await;
+    assert_eq!(pull(&url, &content).await, whole(&content));
+    let other = Content::synthetic(2, 8 * MB);
+    let digest = scene.fake.put_content("a/b", &other);
+    assert_eq!(
+        pull(&scene.blob("a/b", &digest), &other).await,
+        whole(&other)
+    );
+    fs::remove_file(foreign).expect("our own file");
+    until_it_keeps_again(&scene).await;
+}
+
+/// Makes directories refuse every change, even by root; undone when dropped.
+struct Frozen(Vec<PathBuf>);
+
+impl Frozen {
+    fn new(test: &str, dirs: Vec<PathBuf>) -> Option<Self> {
+        let frozen = Self(dirs);
+        let done = frozen.0.iter().all(|dir| chattr("+i", dir));
+        if !done {
+            skipped(test, "directories cannot be made immutable here");
+        }
+        done.then_some(frozen)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|dir| {
+            chattr("-i", dir);
+        });
+    }
+}
+
+fn chattr(flag: &str, path: &Path) -> bool {
+    let done = Command::new("chattr")
+        .arg(flag)
+        .arg(path)
+        .stderr(std::process::Stdio::null())
+        .status();
+    done.is_ok_and(|status| status.success())
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_written() {
+    let scene = Scene::with(|node| node.log_level("info")).await;
+    let here = Content::synthetic(1, 3 * MB);
+    let digest = scene.fake.put_content("a/b", &here);
+    let here_url = scene.blob("a/b", &digest);
+    assert_eq!(pull(&here_url, &here).await, whole(&here));
+    scene.until_committed(&digest).await;
+    let store = scene.node.store();
+    let dirs = ["tmp", "partial/sha256", "blobs/sha256"].map(|dir| store.join(dir));
+    let Some(frozen) = Frozen::new("a_store_that_cannot_be_written", dirs.into()) else {
+        return;
+    };
+    let image = image::build(
+        &scene.fake,
+        "a/b",
+        "v1",
+        &[LayerSpec::new(3, 20 * MB), LayerSpec::new(4, 10)],
+    );
+    for _ in 0..2 {
+        let answer = http::get(&scene.manifest("a/b", "v1"), &[])
+            .await
+            .expect("an answer");
+        assert_eq!((answer.status, &answer.body), (200, &image.manifest));
+        for layer in &image.layers {
+            let url = scene.blob("a/b", &layer.digest);
+            assert_eq!(pull(&url, &layer.content).await, whole(&layer.content));
+        }
+        assert_eq!(pull(&here_url, &here).await, whole(&here));
+    }
+    assert!(is_failing(&scene).await);
+    drop(frozen);
+    until_it_keeps_again(&scene).await;
+}
+
+#[tokio::test]
+async fn a_store_that_vanishes() {
+    let scene = Scene::with(|node| node.log_level("info")).await;
+    let content = Content::synthetic(1, 20 * MB);
+    let digest = scene.fake.put_content("a/b", &content);
+    let url = scene.blob("a/b", &digest);
+    let image = image::build(&scene.fake, "a/b", "v1", &[LayerSpec::new(3, 10)]);
+    let manifest = scene.manifest("a/b", "v1");
+    let pulled = async || {
+        assert_eq!(pull(&url, &content).await, whole(&content));
+        let answer = http::get(&manifest, &[]).await.expect("an answer");
+        assert_eq!((answer.status, &answer.body), (200, &image.manifest));
+    };
+    pulled().await;
+    scene.until_committed(&digest).await;
+    // In the middle of a pull, too.
+    let other = Content::synthetic(2, 20 * MB);
+    let slow = scene.fake.put_content("a/b", &other);
+    let gate = scene.fake.gate(Match::blob().reference(&slow), 2 * MB);
+    let mut stream = http::open(&scene.blob("a/b", &slow), &[])
+        .await
+        .expect("an answer");
+    stream
+        .read_exactly(1_000_000)
+        .await
+        .expect("the first bytes");
+    gate.reached(1).await;
+    for name in ["blobs", "partial", "repositories", "tmp", "quarantine"] {
+        fs::remove_dir_all(scene.node.store().join(name)).expect("a directory");
+    }
+    gate.open();
+    let rest = compare(&mut stream, &other, MB..20 * MB).await;
+    assert_eq!(rest, Compared::whole(19 * MB));
+    for _ in 0..3 {
+        pulled().await;
+    }
+    until_it_keeps_again(&scene).await;
+    pulled().await;
+    scene.until_committed(&digest).await;
+    sound_blobs(scene.node.store());
+}

@@ -1,0 +1,77 @@
+//! A manifest never goes before what it names: an image that can be resolved can be pulled, as far as it is here (P21).
+
+use std::time::Duration;
+
+use larder_tests::http;
+use larder_tests::image::{self, LayerSpec};
+use larder_tests::scene::{Scene, eventually};
+
+use super::{MB, age, path};
+
+#[tokio::test]
+async fn a_manifest_goes_after_its_blobs() {
+    let config = "[store]\nmax_size = \"18MB\"\nmin_free = \"0\"\n";
+    let mut scene = Scene::with(|node| node.config(config).log_level("info")).await;
+    let layers = [
+        LayerSpec::new(1, 4 * MB),
+        LayerSpec::new(2, 4 * MB),
+        LayerSpec::new(3, 4 * MB),
+    ];
+    let image = image::build(&scene.fake, "a/b", "v1", &layers);
+    let answer = http::get(&scene.manifest("a/b", "v1"), &[])
+        .await
+        .expect("an answer");
+    assert_eq!(answer.body, image.manifest);
+    let mut blobs: Vec<_> = image
+        .layers
+        .iter()
+        .map(|layer| layer.digest.clone())
+        .collect();
+    blobs.push(image.config_digest.clone());
+    for digest in &blobs {
+        let answer = http::get_digest(&scene.blob("a/b", digest), &[])
+            .await
+            .expect("an answer");
+        assert_eq!(&answer.digest, digest);
+        scene.until_committed(digest).await;
+    }
+    scene.until_committed(&image.manifest_digest).await;
+    // The manifest was used before everything else, then one layer after the other.
+    scene.node.terminate();
+    scene.node.wait().await;
+    age(
+        &path(scene.node.store(), &image.manifest_digest),
+        Duration::from_hours(100),
+    );
+    for (i, digest) in blobs.iter().enumerate() {
+        age(
+            &path(scene.node.store(), digest),
+            Duration::from_hours(99 - i as u64),
+        );
+    }
+    scene.node.restart().await;
+    let here = |scene: &Scene| {
+        blobs
+            .iter()
+            .filter(|digest| scene.committed(digest))
+            .count()
+    };
+    for seed in 10..16 {
+        let other = image::build(&scene.fake, "c/d", "v1", &[LayerSpec::new(seed, 4 * MB)]);
+        let layer = &other.layers[0].digest;
+        let answer = http::get_digest(&scene.blob("c/d", layer), &[])
+            .await
+            .expect("an answer");
+        assert_eq!(&answer.digest, layer);
+        scene.until_committed(layer).await;
+        // Looked at in this order: what is here after the manifest was seen gone was here before.
+        let manifest = scene.committed(&image.manifest_digest);
+        let left = here(&scene);
+        assert!(
+            manifest || left == 0,
+            "{left} blobs are here without their manifest"
+        );
+    }
+    // In the end nothing of it is left that would have to be.
+    eventually("all of the image has gone", || here(&scene) == 0).await;
+}
