@@ -47,7 +47,7 @@ impl Admin {
         let path = request.uri().path();
         let query = Query(request.uri().query().unwrap_or_default());
         match (request.method(), path) {
-            (&Method::GET, "/status") => json(&self.status()),
+            (&Method::GET, "/status") => json(&self.status().await),
             (&Method::GET, "/explain") => match query.image() {
                 Ok(image) => json(&self.pull.explain(&image).await),
                 Err(why) => text(StatusCode::BAD_REQUEST, &why),
@@ -128,9 +128,21 @@ impl Admin {
             .collect()
     }
 
-    fn status(&self) -> Status {
+    async fn status(&self) -> Status {
         let store = &self.pull.store;
-        let config = self.pull.config.load();
+        let config = self.pull.config.load_full();
+        let mut upstreams = Vec::new();
+        for (registry, upstream) in &config.upstreams {
+            let findings = match &upstream.credentials {
+                Some(source) => self.pull.credentials.findings(source).await,
+                None => Vec::new(),
+            };
+            upstreams.push(UpstreamStatus {
+                registry: registry.clone(),
+                endpoints: self.endpoints(registry),
+                findings,
+            });
+        }
         let totals = store.totals();
         let space = store.space();
         Status {
@@ -162,14 +174,7 @@ impl Admin {
                     readers: fill.readers,
                 })
                 .collect(),
-            upstreams: config
-                .upstreams
-                .keys()
-                .map(|registry| UpstreamStatus {
-                    registry: registry.clone(),
-                    endpoints: self.endpoints(registry),
-                })
-                .collect(),
+            upstreams,
             served: Served {
                 requests: self.metrics.answered(),
                 node_bytes: self.metrics.sent_from(Tier::Node),

@@ -124,6 +124,7 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
             access,
             Arc::clone(&config),
         ),
+        metrics: Arc::clone(&metrics),
         checks: Coalesce::default(),
         fetches: Coalesce::default(),
         shared: Cache::new(SHARED),

@@ -9,6 +9,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use crate::credentials::Fault;
+
 /// Where the bytes of an answer came from.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Tier {
@@ -123,10 +125,23 @@ macro_rules! label {
 
 label!(Tier, Outcome, Asked);
 
+/// Why the node's own credentials could not be had.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct CredentialsFailed {
+    pub fault: Fault,
+}
+
+impl EncodeLabelValue for Fault {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        EncodeLabelValue::encode(&self.as_str(), encoder)
+    }
+}
+
 /// What is known of upstreams.
 #[derive(Default, Debug)]
 pub struct UpstreamMetrics {
     pub asked: Family<UpstreamAsked, Counter>,
+    pub credentials_failed: Family<CredentialsFailed, Counter>,
     /// Bytes of blobs that were received.
     pub received: Counter,
     /// Docker Hub's `ratelimit-limit` and `ratelimit-remaining`, as of its last answer that told them.
@@ -266,6 +281,11 @@ impl Metrics {
             "upstream_requests",
             "Questions to endpoints of upstreams, by outcome",
             upstreams.asked.clone(),
+        );
+        registry.register(
+            "credentials_failed",
+            "Look-ups of the node's own credentials that failed, by fault",
+            upstreams.credentials_failed.clone(),
         );
         registry.register(
             "upstream_received_bytes",

@@ -26,10 +26,10 @@ use crate::{
     body::Body,
     coalesce::Coalesce,
     config::{Config, Sharing},
-    credentials::Credentials,
+    credentials::{Credentials, Fault},
     fill::{FillError, Fills},
     identity::{Fingerprint, Identity, Key},
-    metrics::{Outcome, Tier},
+    metrics::{CredentialsFailed, Metrics, Outcome, Tier},
     store::Store,
     tags::Tags,
     upstream::{Failure, Upstreams},
@@ -112,6 +112,7 @@ pub type Shared = Cache<(RegistryName, Repository), Identity>;
 pub struct Pull {
     pub config: Arc<ArcSwap<Config>>,
     pub store: Arc<Store>,
+    pub metrics: Arc<Metrics>,
     pub upstreams: Arc<Upstreams>,
     pub access: Arc<Access>,
     /// The node's own credentials, and the key of all fingerprints.
@@ -212,9 +213,11 @@ impl Pull {
                 None => return place,
             },
             Ok(Err(error)) => {
+                self.credentials_failed(error.fault());
                 tracing::warn!(upstream.registry = %place.registry, %error, "the node's credentials cannot be had; what is public or cached is served");
             }
             Err(_) => {
+                self.credentials_failed(Fault::Timeout);
                 tracing::warn!(upstream.registry = %place.registry, "the node's credentials are late; what is public or cached is served");
             }
         }
@@ -234,6 +237,11 @@ impl Pull {
             }
             _ => place,
         }
+    }
+
+    fn credentials_failed(&self, fault: Fault) {
+        let failed = &self.metrics.upstreams.credentials_failed;
+        failed.get_or_create(&CredentialsFailed { fault }).inc();
     }
 
     /// A repository by name for an anonymous caller, if its registry may be used.

@@ -52,6 +52,9 @@ pub struct FillStatus {
 pub struct UpstreamStatus {
     pub registry: String,
     pub endpoints: Vec<String>,
+    /// What is wrong with the node's own credentials for it, a line each with the mend.
+    #[serde(default)]
+    pub findings: Vec<String>,
 }
 
 /// Body bytes that went to clients.

@@ -80,6 +80,9 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<u8> {
             upstream.registry,
             upstream.endpoints.join(", then ")
         ));
+        for finding in &upstream.findings {
+            say(&format!("           {finding}"));
+        }
     }
     for fill in &status.fills {
         let of = fill.size_bytes.map_or("unknown".to_owned(), size);
