@@ -6,16 +6,19 @@
 
 use std::{
     collections::VecDeque,
+    future::Future as _,
     io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use larder_shared::Range;
+use tokio::time::{Instant, Sleep};
 
 use crate::{
     fill::{Chunk, FillError, Passage, Reader, Through},
@@ -46,8 +49,18 @@ pub enum Content {
     /// Fetched for this body alone, because the store fails.
     Passing(Passing),
     /// Passed on as it comes: lists, which are not kept.
-    Upstream(Incoming),
+    Upstream(Incoming, Pin<Box<Sleep>>),
 }
+
+impl Content {
+    /// A list that is passed on as long as it comes.
+    pub fn upstream(incoming: Incoming) -> Self {
+        Self::Upstream(incoming, Box::pin(tokio::time::sleep(IDLE)))
+    }
+}
+
+/// A list that brings nothing for this long ends short (promise P12).
+const IDLE: Duration = Duration::from_secs(20);
 
 /// A blob that is passed on, and the range of it that is on its way.
 #[derive(Debug)]
@@ -85,7 +98,7 @@ impl Body {
     pub fn new(content: Content, segments: impl IntoIterator<Item = Segment>) -> Self {
         let segments: VecDeque<Segment> = segments.into_iter().collect();
         let left = match content {
-            Content::Upstream(_) => None,
+            Content::Upstream(..) => None,
             _ => Some(segments.iter().map(Segment::len).sum()),
         };
         Self {
@@ -124,22 +137,28 @@ impl Body {
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
-        if let Content::Upstream(incoming) = &mut self.content {
+        if let Content::Upstream(incoming, idle) = &mut self.content {
             loop {
-                return match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
-                    Some(Ok(frame)) => match frame.into_data() {
-                        Ok(data) => Poll::Ready(Some(Ok(data))),
-                        Err(_) => continue,
-                    },
-                    Some(Err(error)) => Poll::Ready(Some(Err(io::Error::other(error)))),
-                    None => Poll::Ready(None),
+                let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(cx) else {
+                    ready!(idle.as_mut().poll(cx));
+                    return Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into())));
                 };
+                idle.as_mut().reset(Instant::now() + IDLE);
+                match frame {
+                    Some(Ok(frame)) => {
+                        if let Ok(data) = frame.into_data() {
+                            return Poll::Ready(Some(Ok(data)));
+                        }
+                    }
+                    Some(Err(error)) => return Poll::Ready(Some(Err(io::Error::other(error)))),
+                    None => return Poll::Ready(None),
+                }
             }
         }
         loop {
             match (self.segments.front(), &mut self.content) {
                 (None, _) => return Poll::Ready(None),
-                (Some(Segment::Bytes(_)), _) | (_, Content::None | Content::Upstream(_)) => {
+                (Some(Segment::Bytes(_)), _) | (_, Content::None | Content::Upstream(..)) => {
                     if let Some(Segment::Bytes(bytes)) = self.segments.pop_front() {
                         return Poll::Ready(Some(Ok(bytes)));
                     }

@@ -26,7 +26,7 @@ mod task;
 mod through;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::Waker,
 };
@@ -338,9 +338,9 @@ impl Fills {
         }
     }
 
-    /// The digests that are being filled: their partials are in use.
-    pub fn active(&self) -> HashSet<Digest> {
-        lock(&self.running).keys().copied().collect()
+    /// Whether a digest is being filled: its partial is in use.
+    pub fn is_active(&self, digest: &Digest) -> bool {
+        lock(&self.running).contains_key(digest)
     }
 
     /// Tells how long a blob is that will be passed on and not kept.

@@ -43,7 +43,9 @@ impl Pull {
     pub async fn keep_within_bounds(self: &Arc<Self>) -> std::io::Result<crate::store::Evicted> {
         let pull = Arc::clone(self);
         let round = move || {
-            let evicted = pull.store.enforce(&pull.limits(), &pull.fills.active())?;
+            let evicted = pull
+                .store
+                .enforce(&pull.limits(), |digest| pull.fills.is_active(digest))?;
             if evicted.blobs > 0 {
                 tracing::info!(
                     blobs = evicted.blobs,
@@ -89,7 +91,7 @@ pub async fn scrub(pull: Arc<Pull>) {
         tokio::time::sleep(wait).await;
         wait = SCRUB_EVERY;
         for digest in pull.store.digests() {
-            let Some(blob) = pull.store.blob(&digest, None) else {
+            let Some(blob) = pull.store.peek(&digest) else {
                 continue;
             };
             let size = blob.size();

@@ -69,6 +69,8 @@ struct Location {
     uri: Uri,
     route: Route,
     endpoint: usize,
+    /// `scheme://host:port` of that endpoint.
+    origin: String,
     proves: bool,
 }
 
@@ -349,8 +351,13 @@ impl Upstreams {
             uri,
             route,
             endpoint,
+            origin,
             proves,
         } = self.locations.get(&key).await?;
+        // Who gave wrong bytes is not asked again where it led to.
+        if self.liars.get(&(origin, key.2)).await.is_some() {
+            return None;
+        }
         if endpoint != wanted || ask.anew {
             return None;
         }

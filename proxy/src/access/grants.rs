@@ -24,6 +24,9 @@ use crate::{identity::Fingerprint, store::now};
 /// given.
 const REFUSED: Duration = Duration::from_secs(20);
 
+/// From so many grants on, old ones are looked for at each new one.
+const CROWDED: usize = 10_000;
+
 const REFUSALS: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 type Key = (RegistryName, Repository, Fingerprint);
@@ -41,6 +44,7 @@ struct Line {
 #[derive(Debug)]
 pub struct Grants {
     path: PathBuf,
+    lifetime: Duration,
     known: Mutex<HashMap<Key, u64>>,
     refused: Mutex<LruCache<Key, Instant>>,
     log: Arc<Mutex<()>>,
@@ -71,6 +75,7 @@ impl Grants {
         }
         Self {
             path,
+            lifetime,
             known: Mutex::new(known),
             refused: Mutex::new(LruCache::new(REFUSALS)),
             log: Arc::default(),
@@ -106,7 +111,15 @@ impl Grants {
         let key = (registry.clone(), repository.clone(), who);
         lock(&self.refused).pop(&key);
         let at = now();
-        let old = lock(&self.known).insert(key.clone(), at);
+        let old = {
+            let mut known = lock(&self.known);
+            // Tokens that clients bring are new ones again and again.
+            if known.len() >= CROWDED {
+                let oldest = at.saturating_sub(self.lifetime.as_secs());
+                known.retain(|_, proven| *proven > oldest);
+            }
+            known.insert(key.clone(), at)
+        };
         // A pull makes a handful of proofs; one line is enough.
         if old.is_none_or(|old| at.saturating_sub(old) >= 5) {
             self.append(line(&key, at));

@@ -254,8 +254,13 @@ fn write(fill: &Fill, partial: &Partial, track: &Track, piece: Piece) -> io::Res
         track.at.store(end, Ordering::Release);
         return Ok(None);
     }
-    partial.write(piece.start, &piece.chunks)?;
+    let fresh = partial.write(piece.start, &piece.chunks)?;
     track.at.store(end, Ordering::Release);
     fill.wake_readers();
-    Ok(Some(piece))
+    // What was there in part is read back: memory holds another source's word for it.
+    let chunks = if fresh { piece.chunks } else { Vec::new() };
+    Ok(Some(Piece {
+        start: piece.start,
+        chunks,
+    }))
 }

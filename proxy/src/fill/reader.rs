@@ -106,7 +106,7 @@ impl Reader {
         }
         if let (Some(partial), true) = (&state.partial, entitled) {
             let start = match &seat.wants {
-                Wants::Opening { start, .. } => start.unwrap_or(0),
+                Wants::Opening { start, .. } => start.unwrap_or(partial.size().saturating_sub(1)),
                 _ => 0,
             };
             let verified = matches!(state.phase, Phase::Verified);

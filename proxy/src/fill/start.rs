@@ -26,6 +26,7 @@ impl Running {
             let end = match fetch::open(&self.fills, &self.fill, &source, want, self.first).await {
                 Ok(opened) => {
                     let size = opened.size;
+                    self.fits(size)?;
                     let partial = self.begin(size).await?;
                     let range = match want {
                         Want::Part(range) if opened.ranged => {
@@ -108,6 +109,21 @@ impl Running {
     pub(super) fn refuse(&mut self, source: Source, failure: Failure) {
         lock(&self.fill.state).refusals.push((source, failure));
         self.fill.wake_readers();
+    }
+
+    /// A blob larger than the whole tier may be is passed on: it is nothing to make room for, and no fault of the disk.
+    fn fits(&self, size: u64) -> Result<(), FillError> {
+        let total = self
+            .fills
+            .store
+            .space()
+            .map_or(u64::MAX, |space| space.total);
+        let most = self.fills.config.load().store.max_size.of(total);
+        if size > most {
+            let why = format!("{size} bytes are more than the node tier may hold, {most}");
+            return Err(FillError::Disk(why));
+        }
+        Ok(())
     }
 
     /// A fresh partial of `size` bytes.

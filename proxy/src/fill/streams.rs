@@ -272,6 +272,11 @@ fn demands(fill: &Fill, size: u64) -> (Vec<Range>, bool) {
                 start: Some(start),
                 whole: false,
             } => vec![Range::new(*start, start.saturating_add(1))],
+            // A suffix, or nothing that fits: the last byte stands for it.
+            Wants::Opening {
+                start: None,
+                whole: false,
+            } => vec![Range::new(size.saturating_sub(1), size)],
             Wants::Opening { .. } => Vec::new(),
             Wants::Whole { at } => vec![Range::new(*at, size)],
             Wants::Open { at } => vec![Range::new(*at, at.saturating_add(WINDOW).min(size))],

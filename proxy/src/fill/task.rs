@@ -124,8 +124,10 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
             fills.metrics.fills.failed.inc();
             tracing::warn!(blob.digest = %fill.digest, %error, "a fill failed");
             let partial = lock(&fill.state).partial.clone();
-            if let (FillError::Digest | FillError::Disk(_), Some(partial)) = (&error, partial) {
-                let _ = tokio::task::spawn_blocking(move || partial.discard()).await;
+            if let Some(partial) = partial {
+                let worthless = matches!(error, FillError::Digest | FillError::Disk(_));
+                let end = move || if worthless { partial.discard() } else { partial.close() };
+                let _ = tokio::task::spawn_blocking(end).await;
             }
             // Only now may another begin: it would find the file that is being taken away.
             fills.unlist(&fill);

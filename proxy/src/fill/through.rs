@@ -25,6 +25,9 @@ const IDLE: Duration = Duration::from_secs(5);
 /// As for fills: without progress for this long, the body ends short.
 const GIVE_UP: Duration = Duration::from_secs(5);
 
+/// The same where the source stalls.
+const GIVE_UP_STALLS: Duration = Duration::from_secs(20);
+
 const BACKOFF: Duration = Duration::from_millis(200);
 
 /// A blob that is passed on.
@@ -130,10 +133,10 @@ impl Passage {
         if !hold || sender.is_closed() {
             return Ok(());
         }
-        let digest = match sink.hasher {
-            Some(hasher) => hasher.finish(),
-            None => self.hash_all().await?,
-        };
+        let digest = if let Some(hasher) = sink.hasher { hasher.finish() } else { tokio::select! {
+            digest = self.hash_all() => digest?,
+            () = sender.closed() => return Ok(()),
+        } };
         if digest != self.digest {
             return Err(FillError::Digest);
         }
@@ -174,10 +177,23 @@ impl Passage {
             )
             .by(self.source.identity.clone());
             ask.first = first;
+            let mut stalled = false;
             let why = match self.upstreams.ask(&ask).await {
                 Ok(answer) => {
                     // A source without ranges begins at the first byte.
-                    let mut position = answer.content_range().map_or(0, |(range, _)| range.start);
+                    let begins = match answer.content_range() {
+                        Some((range, total)) => (total == self.size).then_some(range.start),
+                        None if answer.partial => None,
+                        None => (answer.content_length() == Some(self.size)).then_some(0),
+                    };
+                    let Some(mut position) = begins.filter(|begin| *begin <= at) else {
+                        if since.elapsed() >= GIVE_UP {
+                            return Err(FillError::Broken("it has something else".to_owned()));
+                        }
+                        first += 1;
+                        tokio::time::sleep(BACKOFF).await;
+                        continue;
+                    };
                     let mut body = answer.body;
                     loop {
                         match timeout(IDLE, body.frame()).await {
@@ -193,20 +209,26 @@ impl Passage {
                                     continue;
                                 }
                                 at += data.len() as u64;
-                                since = Instant::now();
-                                if !sink.take(data).await || at == range.end {
+                                let more = sink.take(data).await && at < range.end;
+                                if !more {
                                     return Ok(());
                                 }
+                                // A client that takes its time is no failure of the source.
+                                since = Instant::now();
                             }
                             Ok(Some(Err(error))) => break error.to_string(),
                             Ok(None) => break "it ended early".to_owned(),
-                            Err(_) => break format!("it brought nothing for {} s", IDLE.as_secs()),
+                            Err(_) => {
+                                stalled = true;
+                                break format!("it brought nothing for {} s", IDLE.as_secs());
+                            }
                         }
                     }
                 }
                 Err(failure) => failure.to_string(),
             };
-            if since.elapsed() >= GIVE_UP {
+            let limit = if stalled { GIVE_UP_STALLS } else { GIVE_UP };
+            if since.elapsed() >= limit {
                 return Err(FillError::Broken(why));
             }
             first += 1;

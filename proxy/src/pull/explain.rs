@@ -195,7 +195,7 @@ impl Pull {
             let (mut here, mut all, mut count) = (0, 0, 0);
             for (digest, size) in digests {
                 all += size;
-                if self.store.blob(&digest, None).is_some() {
+                if self.store.peek(&digest).is_some() {
                     here += size;
                     count += 1;
                 }

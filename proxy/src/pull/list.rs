@@ -80,7 +80,7 @@ impl Pull {
             body: if head {
                 Body::empty()
             } else {
-                Body::new(Content::Upstream(answer.body), [])
+                Body::new(Content::upstream(answer.body), [])
             },
             tier: Tier::Upstream,
             outcome: Outcome::Miss,

@@ -73,7 +73,7 @@ impl Pull {
         let verify = move || {
             let mut verified = Verified::default();
             for digest in store.digests() {
-                let Some(blob) = store.blob(&digest, None) else {
+                let Some(blob) = store.peek(&digest) else {
                     continue;
                 };
                 verified.blobs += 1;
@@ -109,7 +109,7 @@ impl Pull {
 fn acted(store: &crate::store::Store, digests: &[Digest]) -> Acted {
     let sizes = digests
         .iter()
-        .filter_map(|digest| Some(store.blob(digest, None)?.size()));
+        .filter_map(|digest| Some(store.peek(digest)?.size()));
     let sizes: Vec<u64> = sizes.collect();
     Acted {
         blobs: sizes.len() as u64,

@@ -86,8 +86,12 @@ impl Store {
             .map(|trouble| trouble.why.clone())
     }
 
-    /// Brings the tier within its limits (blocking). `active` are digests that are being filled.
-    pub fn enforce(&self, limits: &Limits, active: &HashSet<Digest>) -> io::Result<Evicted> {
+    /// Brings the tier within its limits (blocking). `active` tells whether a digest is being filled now.
+    pub fn enforce(
+        &self,
+        limits: &Limits,
+        active: impl Fn(&Digest) -> bool,
+    ) -> io::Result<Evicted> {
         let space = self.space()?;
         let bounds = Bounds {
             max: limits.max_size.of(space.total),
@@ -96,12 +100,12 @@ impl Store {
         let partials = self.leftovers();
         let held: u64 = partials.values().map(|(bytes, _)| bytes).sum();
         let mut over = excess(bounds, self.totals().bytes + held, space.free);
-        over = over.saturating_sub(self.sweep(&partials, active, limits.ttl, over));
+        over = over.saturating_sub(self.sweep(&partials, &active, limits.ttl, over));
         let mut candidates = self.candidates(limits);
         let pinned = lock(&self.pins).clone();
         let gone = victims(&mut candidates, now(), over, |digest| {
             pinned.contains(digest)
-                || active.contains(digest)
+                || active(digest)
                 || lock(&self.index).in_use(digest)
                 || self.has_children(digest)
         });
@@ -166,7 +170,7 @@ impl Store {
     fn sweep(
         &self,
         partials: &HashMap<Digest, (u64, u64)>,
-        active: &HashSet<Digest>,
+        active: &impl Fn(&Digest) -> bool,
         ttl: Option<Duration>,
         over: u64,
     ) -> u64 {
@@ -174,13 +178,14 @@ impl Store {
         let now = now();
         let mut idle: Vec<_> = partials
             .iter()
-            .filter(|(digest, _)| !active.contains(*digest))
+            .filter(|(digest, _)| !active(digest))
             .collect();
         idle.sort_by_key(|(_, (_, written))| *written);
         for (digest, (bytes, written)) in idle {
             let old =
                 ttl.is_some_and(|ttl| Duration::from_secs(now.saturating_sub(*written)) > ttl);
-            if old || freed < over {
+            // Somebody may have begun to fill it meanwhile.
+            if (old || freed < over) && !active(digest) {
                 let _ = remove_if_there(&self.layout.spans(digest));
                 let _ = remove_if_there(&self.layout.partial(digest));
                 freed += bytes;

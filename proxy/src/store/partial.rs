@@ -9,7 +9,7 @@ use std::{
     fs::{self, File, Permissions},
     io,
     os::unix::fs::{FileExt, PermissionsExt},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError},
     time::{Duration, Instant},
 };
 
@@ -38,7 +38,9 @@ pub struct Partial {
     hashing: Mutex<Hashing>,
     saved: Mutex<Saved>,
     /// Committed or discarded: a write that is late must not leave a checkpoint for the next partial to find.
-    gone: Mutex<bool>,
+    gone: RwLock<bool>,
+    /// What somebody has begun to write.
+    claimed: Mutex<Spans>,
     proven_in: Mutex<BTreeSet<Repository>>,
 }
 
@@ -148,6 +150,7 @@ impl Partial {
             at: Instant::now(),
             present: present.total(),
         };
+        let claimed = present.clone();
         Ok(Self {
             layout: Arc::clone(layout),
             blob: Arc::new(Blob::new(digest, size, file)?),
@@ -155,7 +158,8 @@ impl Partial {
             present: Mutex::new(present),
             hashing: Mutex::new(hashing),
             saved: Mutex::new(saved),
-            gone: Mutex::new(false),
+            gone: RwLock::new(false),
+            claimed: Mutex::new(claimed),
             proven_in: Mutex::default(),
         })
     }
@@ -194,13 +198,44 @@ impl Partial {
         lock(&self.present).end_from(at)
     }
 
-    /// Writes `chunks` at `offset`, then lets the hash catch up and, now and then, saves a checkpoint.
-    /// When it returns, the bytes count as present.
-    pub fn write(&self, offset: u64, chunks: &[Bytes]) -> io::Result<()> {
+    /// Writes those bytes of `chunks` at `offset` that nobody has written before; when it returns, they count as present.
+    /// A byte is written once: what was hashed from memory must never be overwritten with what another source says.
+    /// `true` if all of it was new, so that it may be hashed from memory.
+    pub fn write(&self, offset: u64, chunks: &[Bytes]) -> io::Result<bool> {
+        let gone = self.gone.read().unwrap_or_else(PoisonError::into_inner);
+        if *gone {
+            return Ok(false);
+        }
         let len: u64 = chunks.iter().map(|c| c.len() as u64).sum();
-        disk::write_all_at(self.blob.file(), chunks, offset)?;
-        lock(&self.present).insert(Range::new(offset, offset + len));
-        Ok(())
+        let piece = Range::new(offset, offset + len);
+        let mut fresh = Vec::new();
+        {
+            let mut claimed = lock(&self.claimed);
+            let mut from = piece.start;
+            while let Some(gap) = claimed.first_missing(Range::new(from, piece.end)) {
+                from = gap.end;
+                fresh.push(gap);
+            }
+            claimed.insert(piece);
+        }
+        for gap in &fresh {
+            let part = cut(chunks, offset, *gap);
+            disk::write_all_at(self.blob.file(), &part, gap.start)?;
+            lock(&self.present).insert(*gap);
+        }
+        Ok(fresh == [piece])
+    }
+
+    /// Writes down how far it is and takes no more: writes that are late touch neither file nor checkpoint, so that
+    /// another fill may go on from here.
+    pub fn close(&self) -> io::Result<()> {
+        let saved = self.checkpoint();
+        self.set_gone();
+        saved
+    }
+
+    fn set_gone(&self) {
+        *self.gone.write().unwrap_or_else(PoisonError::into_inner) = true;
     }
 
     /// Lets the hash follow the present prefix. `chunks` at `offset` were just written: they are hashed from memory
@@ -291,7 +326,7 @@ impl Partial {
             proven_in: lock(&self.proven_in).clone(),
         };
         let text = serde_json::to_vec(&checkpoint)?;
-        let gone = lock(&self.gone);
+        let gone = self.gone.read().unwrap_or_else(PoisonError::into_inner);
         if *gone {
             return Ok(());
         }
@@ -302,7 +337,7 @@ impl Partial {
     /// Makes the verified file a committed blob: on disk, read-only, under its digest.
     pub(super) fn commit(&self) -> io::Result<()> {
         let digest = self.blob.digest();
-        *lock(&self.gone) = true;
+        self.set_gone();
         self.blob.file().sync_all()?;
         self.blob
             .file()
@@ -317,7 +352,7 @@ impl Partial {
 
     /// Takes the file off the disk. Readers that still have it end when they have read what is present.
     pub fn discard(&self) -> io::Result<()> {
-        *lock(&self.gone) = true;
+        self.set_gone();
         remove_if_there(&self.layout.spans(self.blob.digest()))?;
         remove_if_there(&self.layout.partial(self.blob.digest()))
     }
@@ -340,6 +375,21 @@ fn left_behind(layout: &Layout, digest: &Digest) -> Option<(Checkpoint, Hasher, 
         .iter()
         .all(|span| disk::has_no_hole(&file, span.start, span.end).unwrap_or(false));
     written.then_some((checkpoint, hasher, spans, file))
+}
+
+/// The bytes of `gap` out of `chunks`, which begin at `offset`.
+fn cut(chunks: &[Bytes], offset: u64, gap: Range) -> Vec<Bytes> {
+    let mut at = offset;
+    let mut part = Vec::new();
+    for chunk in chunks {
+        let end = at + chunk.len() as u64;
+        let (from, to) = (gap.start.max(at), gap.end.min(end));
+        if from < to {
+            part.push(chunk.slice((from - at) as usize..(to - at) as usize));
+        }
+        at = end;
+    }
+    part
 }
 
 /// Whether a partial that lies on disk is proven to have come through this repository.

@@ -216,3 +216,40 @@ fn what_one_registry_began_another_does_not_go_on_with() {
         "it was swept away"
     );
 }
+
+#[test]
+fn a_byte_is_written_once_whoever_brings_it_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (bytes, digest) = sample(3000);
+    let partial = store.begin(digest, 3000, &origin()).unwrap();
+    feed(&partial, &bytes, 0..2000);
+    // Another source says something else about what is there, and brings the rest.
+    let mut rotten = bytes.clone();
+    rotten[..2000].fill(0);
+    let piece = [Bytes::copy_from_slice(&rotten[1000..3000])];
+    assert!(!partial.write(1000, &piece).unwrap(), "not all of it was new");
+    partial.hash(1000, &[]).unwrap();
+    assert_eq!(partial.verify().unwrap(), Some(true));
+    store.commit(&partial).unwrap();
+    let blob = store.blob(&digest, None).unwrap();
+    assert_eq!(blob.read(Range::new(0, 3000)).unwrap(), bytes);
+}
+
+#[test]
+fn what_is_late_after_the_end_touches_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (bytes, digest) = sample(3000);
+    let old = store.begin(digest, 3000, &origin()).unwrap();
+    feed(&old, &bytes, 0..1000);
+    old.close().unwrap();
+    let new = store.resume(digest, &origin()).unwrap().unwrap();
+    old.write(0, &[Bytes::from_static(&[0; 500])]).unwrap();
+    old.checkpoint().unwrap();
+    feed(&new, &bytes, 1000..3000);
+    assert_eq!(new.verify().unwrap(), Some(true));
+    store.commit(&new).unwrap();
+    let blob = store.blob(&digest, None).unwrap();
+    assert_eq!(blob.read(Range::new(0, 3000)).unwrap(), bytes);
+}

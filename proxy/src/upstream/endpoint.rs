@@ -62,7 +62,7 @@ impl Upstreams {
         let known = self.schemes.get(&scheme_key).await;
         let mut authorization = match &known {
             Some(scheme) => self
-                .authorization(scheme, &identity, &route)
+                .authorization(scheme, &identity, &place, &route)
                 .await
                 .ok()
                 .flatten(),
@@ -85,7 +85,7 @@ impl Upstreams {
                     self.tokens.forget(&key).await;
                 }
                 let next = self
-                    .authorization(&scheme, &identity, &route)
+                    .authorization(&scheme, &identity, &place, &route)
                     .await
                     .map_err(|error| token_failure(&place, &error))?;
                 let futile = next.is_none() || (next == authorization && known.is_none());
@@ -112,6 +112,7 @@ impl Upstreams {
                     uri: hops.uri,
                     route: hops.route,
                     endpoint: index,
+                    origin: place.clone(),
                     proves,
                 };
                 self.locations.insert(key, location).await;
@@ -132,6 +133,7 @@ impl Upstreams {
         &self,
         scheme: &Scheme,
         identity: &Identity,
+        place: &str,
         route: &Route,
     ) -> Result<Option<HeaderValue>, TokenError> {
         if let Some(own) = bearer_of(identity) {
@@ -141,7 +143,7 @@ impl Upstreams {
             return Ok(basic_of(identity));
         };
         let key = TokenKey::new(challenge, identity.fingerprint());
-        let fetch = self.fetch_token(&key, identity, route);
+        let fetch = self.fetch_token(&key, identity, place, route);
         let token = self.tokens.get_or_fetch(key.clone(), fetch).await?;
         Ok(Some(token.authorization()))
     }
@@ -152,13 +154,19 @@ impl Upstreams {
         &self,
         key: &TokenKey,
         identity: &Identity,
+        place: &str,
         route: &Route,
     ) -> Result<Token, TokenError> {
         let invalid = |why: &str| TokenError::Invalid(why.to_owned());
         let no_url = || invalid("its realm is not a URL");
         let mut realm = url::Url::parse(&key.realm).map_err(|_| no_url())?;
         let plain: Uri = realm.as_str().parse().map_err(|_| no_url())?;
-        let route = self.led_to(&plain, route);
+        // A registry's own host is reached as the registry is.
+        let route = if client::origin(&plain) == place {
+            route.clone()
+        } else {
+            self.led_to(&plain, route)
+        };
         if realm.scheme() != "https" && !(realm.scheme() == "http" && route.reach == Reach::Named) {
             return Err(TokenError::Forbidden("its realm is not https".to_owned()));
         }
@@ -226,7 +234,7 @@ impl Upstreams {
             .upstreams
             .values()
             .flat_map(|u| u.endpoints.clone())
-            .find(|e| e.url.authority() == uri.authority());
+            .find(|e| client::origin(&e.url) == client::origin(uri));
         match (named, from.reach) {
             (Some(endpoint), _) => Route {
                 reach: Reach::Named,
