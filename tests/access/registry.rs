@@ -1,50 +1,99 @@
-//! The same with the real docker-registry behind htpasswd: who × cold or cached × what × up or down (promises P16, P17).
+//! The same with the real docker-registry, behind htpasswd and behind a token server: who × cold or cached × what × up or
+//! down (promises P16, P17).
+
+use std::path::Path;
 
 use larder_tests::fake::digest_of;
 use larder_tests::http::Call;
 use larder_tests::image::{Image, LayerSpec, oci_layout};
 use larder_tests::node::Node;
-use larder_tests::real::DockerRegistry;
+use larder_tests::real::{Account, DockerRegistry, Requests, TokenServer};
 use larder_tests::scene::{committed, eventually};
 use tempfile::TempDir;
 
 use crate::private::{Challenge, Private, Who, refused};
 
 const REPOSITORY: &str = "team/app";
+/// Where somebody else may pull.
+const ELSEWHERE: &str = "other/app";
 /// A name that does not resolve.
 const NAME: &str = "registry.example";
 
 struct Place {
     registry: DockerRegistry,
+    tokens: Option<TokenServer>,
     owner: Who,
     image: Image,
-    _dir: TempDir,
+    /// Who may pull another repository only, and what is there.
+    neighbour: Option<(Who, Image)>,
+    dir: TempDir,
 }
 
 impl Place {
-    async fn new() -> Self {
+    async fn behind_htpasswd() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let owner = Who::new("owner");
-        let layout = dir.path().join("layout");
-        let image =
-            oci_layout(&layout, "v1", &[LayerSpec::new(1, 100_000)], None).expect("a layout");
         let registry = DockerRegistry::start_for(&dir.path().join("registry"), &[owner.pair()])
             .await
             .expect("a registry");
-        registry
-            .push_layout(&layout, &format!("{REPOSITORY}:v1"))
-            .await
-            .expect("a push");
         Self {
+            image: push(&registry, dir.path(), REPOSITORY, 1).await,
             registry,
+            tokens: None,
             owner,
-            image,
-            _dir: dir,
+            neighbour: None,
+            dir,
         }
     }
 
+    async fn behind_tokens() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let [pusher, owner, other] = ["pusher", "owner", "other"].map(Who::new);
+        let account = |who: &Who| Account::new(who.pair().0, who.pair().1);
+        let both = ["push", "pull"];
+        let tokens = TokenServer::start(vec![
+            account(&pusher)
+                .may(REPOSITORY, &both)
+                .may(ELSEWHERE, &both),
+            account(&owner).may(REPOSITORY, &["pull"]),
+            account(&other).may(ELSEWHERE, &["pull"]),
+        ])
+        .await
+        .expect("a token server");
+        let registry = DockerRegistry::start_with_tokens(&dir.path().join("registry"), &tokens)
+            .await
+            .expect("a registry");
+        Self {
+            image: push(&registry, dir.path(), REPOSITORY, 1).await,
+            neighbour: Some((other, push(&registry, dir.path(), ELSEWHERE, 2).await)),
+            registry,
+            tokens: Some(tokens),
+            owner,
+            dir,
+        }
+    }
+
+    /// A token server on the loopback must be named to be spoken to.
     async fn node(&self) -> Private {
-        Private::start(Node::builder().upstream_at(NAME, &self.registry.url())).await
+        let builder = Node::builder().upstream_at(NAME, &self.registry.url());
+        Private::start(match &self.tokens {
+            Some(tokens) => builder.upstream_at("tokens.example", &tokens.url()),
+            None => builder,
+        })
+        .await
+    }
+
+    /// The registry is gone, and so is its token server.
+    async fn stop(&mut self) {
+        self.registry.stop();
+        if let Some(tokens) = &mut self.tokens {
+            tokens.stop().await;
+        }
+    }
+
+    async fn asked(&self, before: &Requests) -> Requests {
+        let now = self.registry.requests().await.expect("a log");
+        now.since(before)
     }
 
     /// Everything that can be asked, and what of it is kept.
@@ -87,6 +136,19 @@ impl Place {
         }
     }
 
+    /// Somebody's right to another repository is good there.
+    async fn neighbour_pulls(&self, scene: &Private) {
+        let Some((who, image)) = &self.neighbour else {
+            return;
+        };
+        let layer = &image.layers[0];
+        let path = format!("{ELSEWHERE}/blobs/{}", layer.digest);
+        let url = format!("{}/v2/{path}?ns={NAME}", scene.node.url());
+        let answer = scene.get(who, &url).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert_eq!(digest_of(&answer.body), layer.digest);
+    }
+
     async fn nothing_for(&self, scene: &Private, who: &Who) {
         let content = self.image.layers[0].content.read(1024..1056);
         for (call, _) in self.calls(scene) {
@@ -98,22 +160,40 @@ impl Place {
     }
 }
 
-#[tokio::test]
-async fn only_the_right_password_opens_it_cold_cached_and_in_an_outage() {
-    let mut place = Place::new().await;
-    let strangers = [
+async fn push(registry: &DockerRegistry, dir: &Path, repository: &str, seed: u64) -> Image {
+    let layout = dir.join(format!("layout-{seed}"));
+    let layers = [LayerSpec::new(seed, 100_000)];
+    let image = oci_layout(&layout, "v1", &layers, None).expect("a layout");
+    registry
+        .push_layout(&layout, &format!("{repository}:v1"))
+        .await
+        .expect("a push");
+    image
+}
+
+/// What must hold however the registry knows who asks.
+async fn only_the_owner_gets_it(mut place: Place) {
+    let mut strangers = vec![
         Who::Nobody,
         Who::new("owner"),
         Who::new("somebody"),
         Who::Sends(format!("Bearer larder_{:064x}", 1)),
     ];
+    strangers.extend(place.neighbour.iter().map(|(who, _)| who.clone()));
+    let owner = place.owner.clone();
+    let before = place.registry.requests().await.expect("a log");
     let cold = place.node().await;
     for who in &strangers {
         place.nothing_for(&cold, who).await;
     }
+    // The registry was asked, and opened nothing on behalf of any of them.
+    let asked = place.asked(&before).await;
+    assert!(asked.only(|one| one.status == 401).len() >= strangers.len());
+    let opened = asked.only(|one| one.path.contains(REPOSITORY) && one.status < 400);
+    assert!(opened.is_empty(), "{opened:?}");
     let scene = place.node().await;
-    let owner = place.owner.clone();
     place.pull(&scene, &owner, true).await;
+    place.neighbour_pulls(&scene).await;
     for digest in [&place.image.manifest_digest, &place.image.layers[0].digest] {
         eventually("it is committed", || committed(scene.node.store(), digest)).await;
     }
@@ -129,27 +209,18 @@ async fn only_the_right_password_opens_it_cold_cached_and_in_an_outage() {
             200 | 206
         ));
     }
-    let asked = place
-        .registry
-        .requests()
-        .await
-        .expect("a log")
-        .since(&before);
+    let asked = place.asked(&before).await;
     assert!(asked.is_empty(), "{asked:?}");
     assert_eq!(scene.ask(&owner, calls[0].0.clone()).await.status, 200);
-    let asked = place
-        .registry
-        .requests()
-        .await
-        .expect("a log")
-        .since(&before);
+    let asked = place.asked(&before).await;
     assert_eq!(
         (asked.len(), asked.manifest_heads().len()),
         (1, 1),
         "{asked:?}"
     );
-    place.registry.stop();
+    place.stop().await;
     place.pull(&scene, &owner, false).await;
+    place.neighbour_pulls(&scene).await;
     for who in &strangers {
         place.nothing_for(&scene, who).await;
     }
@@ -167,6 +238,23 @@ async fn only_the_right_password_opens_it_cold_cached_and_in_an_outage() {
         .ask(&Who::Sends(owner.basic()), place.calls(&cold)[2].0.clone())
         .await;
     assert_eq!(nothing.status, 503, "{}", nothing.text());
+    // The registry's own tokens are secrets too.
+    let issued = place.tokens.iter().flat_map(TokenServer::issued);
+    for (token, node) in issued.flat_map(|token| [(token.clone(), &cold), (token, &scene)]) {
+        let signature = token.rsplit('.').next().unwrap_or(&token);
+        assert!(!node.node.log().contains(signature), "a token is in a log");
+    }
     cold.end(&[]).await;
     scene.end(&[]).await;
+    drop(place.dir);
+}
+
+#[tokio::test]
+async fn only_the_right_password_opens_it_cold_cached_and_in_an_outage() {
+    only_the_owner_gets_it(Place::behind_htpasswd().await).await;
+}
+
+#[tokio::test]
+async fn only_a_token_for_this_repository_opens_it_cold_cached_and_in_an_outage() {
+    only_the_owner_gets_it(Place::behind_tokens().await).await;
 }

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::socket::{MsgFlags, recv};
 
 /// How long a server may be silent.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 static END: OnceLock<Instant> = OnceLock::new();
 
@@ -125,7 +125,7 @@ impl Get {
 }
 
 /// Reads to the end of the head. Gives the body's length, and how much of it came along.
-fn read_head(tcp: &mut TcpStream, partial: bool) -> Result<(u64, u64)> {
+pub fn read_head(tcp: &mut TcpStream, partial: bool) -> Result<(u64, u64)> {
     let mut head = [0; 16 << 10];
     let mut filled = 0;
     let end = loop {

@@ -4,6 +4,7 @@
 //! `scripts/bench` builds everything, gives it a network of its own where it can, and starts it.
 //! What is compared, and how, is said at the top of each section's module; the targets are DESIGN's.
 
+mod authorization;
 mod bench;
 mod client;
 mod cold;
@@ -39,10 +40,11 @@ const USAGE: &str = "usage: larder-bench [--quick] [--only SECTION[,SECTION…]]
 type Measure = fn(&Bench) -> Result<Section>;
 
 /// Every section, in the order of the report.
-const SECTIONS: [(&str, Measure); 9] = [
+const SECTIONS: [(&str, Measure); 10] = [
     ("warm", warm::measure),
     ("warm-bbr", warm::measure_bbr),
     ("manifest", manifest::measure),
+    ("authorization", authorization::measure),
     ("cold", cold::measure),
     ("first-byte", first_byte::measure),
     ("economy", economy::measure),

@@ -26,6 +26,7 @@ pub use self::content::{Algorithm, Content, Pieces, digest_of, expected};
 pub use self::fault::{Armed, Fault, Match, Target};
 pub use self::gate::Gate;
 pub use self::ledger::Seen;
+pub(crate) use self::request::form;
 pub use self::request::{Kind, Request};
 use self::server::{Port, Running, Shared, bind};
 use self::tls::Tls;

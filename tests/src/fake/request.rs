@@ -130,7 +130,7 @@ impl Request {
 }
 
 /// The values of `name` in a query or a form, percent-decoded.
-pub(super) fn form(form: &str, name: &str) -> Vec<String> {
+pub(crate) fn form(form: &str, name: &str) -> Vec<String> {
     form.split('&')
         .filter_map(|pair| pair.split_once('='))
         .filter(|(key, _)| *key == name)

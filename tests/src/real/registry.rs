@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use super::process::{Daemon, run, succeeded, until};
+use super::token_server::{ISSUER, SERVICE, TokenServer};
 
 const START: Duration = Duration::from_secs(20);
 const PUSH: Duration = Duration::from_mins(5);
@@ -20,7 +21,10 @@ pub struct DockerRegistry {
     dir: PathBuf,
     addr: SocketAddr,
     daemon: Option<Daemon>,
-    users: Vec<(String, String)>,
+    /// The `auth` section of its configuration.
+    auth: String,
+    /// Who pushes, name and password.
+    pusher: Option<(String, String)>,
 }
 
 impl DockerRegistry {
@@ -31,17 +35,43 @@ impl DockerRegistry {
 
     /// Starts a registry that serves nobody but `users`, name and password each, by HTTP Basic.
     pub async fn start_for(dir: &Path, users: &[(&str, &str)]) -> Result<Self> {
+        let Some(&pusher) = users.first() else {
+            return Self::launched(dir, String::new(), None).await;
+        };
+        std::fs::create_dir_all(dir)?;
+        let file = dir.join("htpasswd");
+        write_htpasswd(&file, users).await?;
+        let auth = format!(
+            "auth:\n  htpasswd:\n    realm: test\n    path: {}\n",
+            file.display()
+        );
+        Self::launched(dir, auth, Some(pusher)).await
+    }
+
+    /// Starts a registry that serves nobody without a token of `tokens`.
+    pub async fn start_with_tokens(dir: &Path, tokens: &TokenServer) -> Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        let bundle = dir.join("tokens.pem");
+        std::fs::write(&bundle, tokens.certificate_pem())?;
+        let auth = format!(
+            "auth:\n  token:\n    realm: {}\n    service: {SERVICE}\n    issuer: {ISSUER}\n    \
+             rootcertbundle: {}\n",
+            tokens.realm(),
+            bundle.display()
+        );
+        let pusher = tokens.pusher().context("nobody may push")?;
+        Self::launched(dir, auth, Some((&pusher.name, &pusher.password))).await
+    }
+
+    async fn launched(dir: &Path, auth: String, pusher: Option<(&str, &str)>) -> Result<Self> {
         std::fs::create_dir_all(dir)?;
         let mut registry = Self {
             dir: dir.to_owned(),
             addr: SocketAddr::from(([127, 0, 0, 1], 0)),
             daemon: None,
-            users: users
-                .iter()
-                .map(|&(name, password)| (name.to_owned(), password.to_owned()))
-                .collect(),
+            auth,
+            pusher: pusher.map(|(name, password)| (name.to_owned(), password.to_owned())),
         };
-        registry.write_htpasswd().await?;
         registry.launch().await?;
         Ok(registry)
     }
@@ -83,7 +113,7 @@ impl DockerRegistry {
         let mut skopeo = tokio::process::Command::new("skopeo");
         skopeo.args(["--insecure-policy", "copy", "--all", "--preserve-digests"]);
         skopeo.arg("--dest-tls-verify=false");
-        if let Some((user, password)) = self.users.first() {
+        if let Some((user, password)) = &self.pusher {
             skopeo.arg(format!("--dest-creds={user}:{password}"));
         }
         skopeo.arg(format!("oci:{}", layout.display()));
@@ -155,37 +185,29 @@ impl DockerRegistry {
 
     /// Port 0 at the first start: the kernel picks, and the log tells which.
     fn config(&self) -> String {
-        let auth = if self.users.is_empty() {
-            String::new()
-        } else {
-            let file = self.dir.join("htpasswd");
-            format!(
-                "auth:\n  htpasswd:\n    realm: test\n    path: {}\n",
-                file.display()
-            )
-        };
         format!(
             "version: 0.1\nlog:\n  level: info\n  formatter: text\nstorage:\n  filesystem:\n    \
-             rootdirectory: {}\n  delete:\n    enabled: true\nhttp:\n  addr: {}\n{auth}",
+             rootdirectory: {}\n  delete:\n    enabled: true\nhttp:\n  addr: {}\n{}",
             self.dir.join("data").display(),
             self.addr,
+            self.auth,
         )
-    }
-
-    async fn write_htpasswd(&self) -> Result<()> {
-        let mut file = String::new();
-        for (name, password) in &self.users {
-            let mut htpasswd = tokio::process::Command::new("htpasswd");
-            htpasswd.args(["-Bbn", name, password]);
-            file += &succeeded(&run(&mut htpasswd, START).await?)?;
-        }
-        std::fs::write(self.dir.join("htpasswd"), file)?;
-        Ok(())
     }
 
     fn access_log(&self) -> PathBuf {
         self.dir.join("access.log")
     }
+}
+
+async fn write_htpasswd(path: &Path, users: &[(&str, &str)]) -> Result<()> {
+    let mut file = String::new();
+    for (name, password) in users {
+        let mut htpasswd = tokio::process::Command::new("htpasswd");
+        htpasswd.args(["-Bbn", name, password]);
+        file += &succeeded(&run(&mut htpasswd, START).await?)?;
+    }
+    std::fs::write(path, file)?;
+    Ok(())
 }
 
 /// The address in the line `… msg="listening on 127.0.0.1:5000" …`.
