@@ -21,9 +21,13 @@ const MIB: u64 = 64;
 
 /// A node whose store is on a file system of 64 MiB.
 async fn small(test: &str) -> Option<(Scene, Tmpfs)> {
+    small_with(test, "").await
+}
+
+async fn small_with(test: &str, config: &str) -> Option<(Scene, Tmpfs)> {
     let tmpfs = Tmpfs::mount(test, MIB)?;
     let store = tmpfs.path().join("store");
-    let scene = Scene::with(|node| node.store(store).log_level("info")).await;
+    let scene = Scene::with(|node| node.store(store).config(config).log_level("info")).await;
     Some((scene, tmpfs))
 }
 
@@ -75,9 +79,34 @@ async fn until_it_keeps_again(scene: &Scene) {
     }
 }
 
+/// What can never fit is nothing to make room for, and says nothing about the disk.
+#[tokio::test]
+async fn a_blob_larger_than_the_bound_is_passed_on_and_the_tier_goes_on() {
+    let scene = Scene::with(|node| node.config("[store]\nmax_size = \"50MB\"")).await;
+    let kept = Content::synthetic(7, MB);
+    let kept_digest = scene.fake.put_content("a/b", &kept);
+    assert_eq!(
+        pull(&scene.blob("a/b", &kept_digest), &kept).await,
+        whole(&kept)
+    );
+    scene.until_committed(&kept_digest).await;
+    let content = Content::synthetic(1, LARGE);
+    let digest = scene.fake.put_content("a/b", &content);
+    for _ in 0..2 {
+        let url = scene.blob("a/b", &digest);
+        assert_eq!(pull(&url, &content).await, whole(&content));
+    }
+    assert!(!is_failing(&scene).await);
+    assert!(scene.committed(&kept_digest), "it was evicted for nothing");
+    assert!(!scene.committed(&digest));
+}
+
 #[tokio::test]
 async fn a_blob_larger_than_the_disk_is_passed_on() {
-    let Some((scene, _tmpfs)) = small("a_blob_larger_than_the_disk_is_passed_on").await else {
+    // The bound leaves it to the disk to say that it is full.
+    let bound = "[store]\nmax_size = \"1GiB\"";
+    let test = "a_blob_larger_than_the_disk_is_passed_on";
+    let Some((scene, _tmpfs)) = small_with(test, bound).await else {
         return;
     };
     let content = Content::synthetic(1, LARGE);

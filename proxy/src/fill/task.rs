@@ -126,7 +126,13 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
             let partial = lock(&fill.state).partial.clone();
             if let Some(partial) = partial {
                 let worthless = matches!(error, FillError::Digest | FillError::Disk(_));
-                let end = move || if worthless { partial.discard() } else { partial.close() };
+                let end = move || {
+                    if worthless {
+                        partial.discard()
+                    } else {
+                        partial.close()
+                    }
+                };
                 let _ = tokio::task::spawn_blocking(end).await;
             }
             // Only now may another begin: it would find the file that is being taken away.

@@ -133,10 +133,14 @@ impl Passage {
         if !hold || sender.is_closed() {
             return Ok(());
         }
-        let digest = if let Some(hasher) = sink.hasher { hasher.finish() } else { tokio::select! {
-            digest = self.hash_all() => digest?,
-            () = sender.closed() => return Ok(()),
-        } };
+        let digest = if let Some(hasher) = sink.hasher {
+            hasher.finish()
+        } else {
+            tokio::select! {
+                digest = self.hash_all() => digest?,
+                () = sender.closed() => return Ok(()),
+            }
+        };
         if digest != self.digest {
             return Err(FillError::Digest);
         }

@@ -228,7 +228,10 @@ fn a_byte_is_written_once_whoever_brings_it_again() {
     let mut rotten = bytes.clone();
     rotten[..2000].fill(0);
     let piece = [Bytes::copy_from_slice(&rotten[1000..3000])];
-    assert!(!partial.write(1000, &piece).unwrap(), "not all of it was new");
+    assert!(
+        !partial.write(1000, &piece).unwrap(),
+        "not all of it was new"
+    );
     partial.hash(1000, &[]).unwrap();
     assert_eq!(partial.verify().unwrap(), Some(true));
     store.commit(&partial).unwrap();
