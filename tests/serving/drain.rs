@@ -112,6 +112,8 @@ async fn a_second_signal_means_now() {
         .await
         .expect("an answer");
     gate.reached(1).await;
+    let first = stream.read_exactly(1_000_000).await;
+    assert!(first.is_ok(), "what had come is sent on");
     let ping = format!("{}/v2/", scene.node.url());
     scene.node.terminate();
     refused(&ping).await;
@@ -123,8 +125,6 @@ async fn a_second_signal_means_now() {
         "{:?}",
         start.elapsed()
     );
-    let first = stream.read_exactly(1_000_000).await;
-    assert!(first.is_ok(), "what had been sent arrives");
     assert!(stream.next_chunk().await.is_err());
     // What had come is gone on with.
     gate.open();
