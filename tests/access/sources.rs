@@ -280,8 +280,19 @@ async fn a_missing_source_stops_nothing_that_is_here() {
         let warning = answer.header("warning").expect("a warning");
         assert!(warning.contains("credentials"), "{warning}");
     }
+    // What is missing is named, with its mend, and counted.
+    let path = place.path("config.json").display().to_string();
+    let findings = scene.node.admin("/status").await["upstreams"].to_string();
+    assert!(findings.contains(&path), "{findings}");
+    let failed = scene
+        .node
+        .metric("larder_credentials_failed_total{fault=\"file\"}")
+        .await;
+    assert!(failed.is_some_and(|count| count > 0.0), "{failed:?}");
     place.write("config.json", &place.docker_config(&robot));
     place.opens(&scene).await;
+    let findings = scene.node.admin("/status").await["upstreams"].to_string();
+    assert!(!findings.contains(&path), "{findings}");
     scene.end(&[&place.fake]).await;
 }
 

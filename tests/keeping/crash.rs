@@ -16,7 +16,7 @@ use super::load::Load;
 use super::{path, pull, sound_blobs, whole};
 
 /// Kills when nothing else is said.
-const KILLS: u64 = 60;
+const KILLS: u64 = 200;
 /// Kills over one store; then a new one, so that there is always something to fill.
 const PER_STORE: u64 = 15;
 const CLIENTS: u64 = 6;
