@@ -93,7 +93,8 @@ impl Index {
 
     pub fn opened(&mut self, blob: &Arc<Blob>) {
         self.found(*blob.digest(), blob.size(), now());
-        self.touch(blob.digest());
+        // Not by `touch`: a blob that the scan has not reached is new here, and its use must reach the disk all the same.
+        self.touched.insert(*blob.digest());
         self.open.put(*blob.digest(), Arc::clone(blob));
     }
 
