@@ -170,6 +170,10 @@ impl Body {
                     self.segments.pop_front();
                     if !rest.is_empty() {
                         self.segments.push_front(Segment::Range(rest));
+                    } else if self.segments.is_empty() {
+                        // Whoever asks after the last byte has come is not to find a reader here: the blob may have
+                        // rotted, and is looked at only while nobody reads it.
+                        self.content = Content::None;
                     }
                     return Poll::Ready(Some(Ok(bytes)));
                 }
@@ -289,5 +293,38 @@ impl Drop for Body {
         if let (Some(0), Some(record)) = (self.left, &mut self.record) {
             record.complete();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use larder_shared::Digest;
+
+    use super::*;
+    use crate::store::Store;
+
+    /// A client may ask again as soon as it has the last byte, which is before the body is dropped.
+    #[test]
+    fn a_body_that_has_given_its_last_bytes_reads_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let digest = Digest::sha256(b"some bytes");
+        store
+            .put(&digest, &Bytes::from_static(b"some bytes"))
+            .unwrap();
+        let ask = || store.blob(&digest, None).unwrap();
+        store.note_served(&digest);
+        let halves = [Range::new(0, 5), Range::new(5, 10)].map(Segment::Range);
+        let mut body = Body::new(Content::Stored(ask()), halves);
+        let mut next = || body.poll_next(&mut Context::from_waker(Waker::noop()));
+        let first = next();
+        assert!(matches!(first, Poll::Ready(Some(Ok(_)))));
+        assert!(!store.is_suspicious(&ask()), "it is being read");
+        let second = next();
+        assert!(matches!(second, Poll::Ready(Some(Ok(_)))));
+        assert!(store.is_suspicious(&ask()), "it was served to its end");
+        assert!(matches!(next(), Poll::Ready(None)));
     }
 }

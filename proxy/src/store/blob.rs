@@ -82,14 +82,16 @@ impl Blob {
             .is_ok_and(|found| found.nlink() > 0 && found.len() == self.size)
     }
 
-    /// How many hold this blob besides `known` owners: bodies, and bytes on their way to a socket.
+    /// How many hold this blob besides `known` owners: bodies that have not handed out their last bytes.
     pub(super) fn readers(self: &Arc<Self>, known: usize) -> usize {
-        // Bytes on their way hold the mapping; one of its owners is the blob.
-        let sending = self
-            .mapping
-            .as_ref()
-            .map_or(0, |mapping| Arc::strong_count(mapping) - 1);
-        Arc::strong_count(self).saturating_sub(known) + sending
+        Arc::strong_count(self).saturating_sub(known)
+    }
+
+    /// Whether bytes are on their way to a socket.
+    pub(super) fn is_being_sent(&self) -> bool {
+        // They hold the mapping; one of its owners is the blob.
+        let owners = self.mapping.as_ref().map_or(0, Arc::strong_count);
+        owners > 1
     }
 
     pub(super) fn file(&self) -> &File {

@@ -167,7 +167,7 @@ impl Index {
     pub fn in_use(&self, digest: &Digest) -> bool {
         self.open
             .peek(digest)
-            .is_some_and(|blob| blob.readers(1) > 0)
+            .is_some_and(|blob| blob.readers(1) > 0 || blob.is_being_sent())
     }
 
     pub fn note_served(&mut self, digest: &Digest) {

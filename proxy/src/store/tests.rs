@@ -1,3 +1,8 @@
+use std::{
+    fs::{File, FileTimes},
+    time::{Duration, SystemTime},
+};
+
 use proptest::prelude::*;
 
 use super::*;
@@ -255,4 +260,29 @@ fn what_is_late_after_the_end_touches_nothing() {
     store.commit(&new).unwrap();
     let blob = store.blob(&digest, None).unwrap();
     assert_eq!(blob.read(Range::new(0, 3000)).unwrap(), bytes);
+}
+
+/// Promise P21: the scan may take its time, and the use must survive a restart all the same.
+#[test]
+fn a_use_before_the_scan_is_written_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bytes, digest) = sample(1000);
+    let path = {
+        let store = open(dir.path());
+        store.put(&digest, &bytes.into()).unwrap();
+        store.layout.blob(&digest)
+    };
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+    let times = FileTimes::new()
+        .set_accessed(long_ago)
+        .set_modified(long_ago);
+    File::open(&path).unwrap().set_times(times).unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    assert!(store.blob(&digest, None).is_some());
+    store.write_uses();
+    let used = fs::metadata(&path).unwrap().accessed().unwrap();
+    assert!(
+        used > SystemTime::now() - Duration::from_mins(1),
+        "{used:?}"
+    );
 }
