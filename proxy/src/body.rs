@@ -92,6 +92,8 @@ pub struct Body {
     record: Option<Record>,
     /// A range of a fill is being read.
     inside: bool,
+    /// It has failed, and what was handed out before is on its way.
+    failed: Option<io::Error>,
 }
 
 impl Body {
@@ -108,6 +110,7 @@ impl Body {
             left,
             record: None,
             inside: false,
+            failed: None,
         }
     }
 
@@ -247,7 +250,20 @@ impl http_body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let this = &mut *self;
-        let next = ready!(this.poll_next(cx));
+        let next = if let Some(error) = this.failed.take() {
+            Some(Err(error))
+        } else {
+            match ready!(this.poll_next(cx)) {
+                // hyper throws away what it has not sent when a body fails, the head included. It sends while a body
+                // has nothing, so this one has nothing for a moment.
+                Some(Err(error)) => {
+                    this.failed = Some(error);
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                next => next,
+            }
+        };
         match &next {
             Some(Ok(bytes)) => {
                 let len = bytes.len() as u64;
@@ -326,5 +342,38 @@ mod tests {
         assert!(matches!(second, Poll::Ready(Some(Ok(_)))));
         assert!(store.is_suspicious(&ask()), "it was served to its end");
         assert!(matches!(next(), Poll::Ready(None)));
+    }
+
+    /// hyper throws away what it has buffered when a body fails; a client that was promised a head must see it.
+    #[tokio::test]
+    async fn the_head_leaves_before_a_body_fails() {
+        use hyper::{Request, Response, server::conn::http1, service::service_fn};
+        use hyper_util::rt::TokioIo;
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+        let (mut client, server) = tokio::io::duplex(4096);
+        let service = service_fn(async |_: Request<Incoming>| {
+            let brings = vec![Ok(Bytes::from_static(b"half")), Err(FillError::Digest)];
+            let passing = Passing {
+                passage: Passage::nowhere(),
+                hold: true,
+                through: Some(Through::of(brings)),
+            };
+            let whole = [Segment::Range(Range::new(0, 8))];
+            let body = Body::new(Content::Passing(passing), whole);
+            Ok::<_, std::convert::Infallible>(Response::new(body))
+        });
+        client
+            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            .await
+            .unwrap();
+        let ended = http1::Builder::new()
+            .serve_connection(TokioIo::new(server), service)
+            .await;
+        assert!(ended.is_err());
+        let mut got = String::new();
+        client.read_to_string(&mut got).await.unwrap();
+        assert!(got.starts_with("HTTP/1.1 200 OK\r\n"), "{got:?}");
+        assert!(got.ends_with("\r\n\r\nhalf"), "{got:?}");
     }
 }

@@ -73,7 +73,10 @@ async fn another_blob_under_the_digest() {
         scene
             .fake
             .put_blob_under("a/b", &digest, &Content::synthetic(2, size));
-        assert_ends_short(&scene, &format!("{size} other bytes"), &digest, None).await;
+        // Whether head and failure meet in one write is a matter of chance: the client must see the head.
+        for _ in 0..5 {
+            assert_ends_short(&scene, &format!("{size} other bytes"), &digest, None).await;
+        }
     }
     scene
         .fake

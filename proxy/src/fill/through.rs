@@ -43,6 +43,38 @@ pub struct Passage {
 #[derive(Debug)]
 pub struct Through(mpsc::Receiver<Result<Bytes, FillError>>);
 
+#[cfg(test)]
+impl Passage {
+    /// Leads to no registry at all.
+    pub fn nowhere() -> Self {
+        let config = Arc::new(arc_swap::ArcSwap::default());
+        let client = crate::client::Client::new();
+        Self {
+            upstreams: Arc::new(Upstreams::new(config, client, Arc::default())),
+            source: Source {
+                registry: "a.io".parse().expect("a name"),
+                repository: "b".parse().expect("a name"),
+                identity: crate::identity::Identity::anonymous(),
+            },
+            digest: Digest::sha256(b""),
+            size: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+impl Through {
+    /// What brings just this.
+    pub fn of(brings: Vec<Result<Bytes, FillError>>) -> Self {
+        let (sender, receiver) = mpsc::channel(brings.len().max(1));
+        for piece in brings {
+            let sent = sender.try_send(piece);
+            assert!(sent.is_ok(), "there is room for all");
+        }
+        Self(receiver)
+    }
+}
+
 impl Through {
     /// The next bytes; `None` after the last.
     pub fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, FillError>>> {
