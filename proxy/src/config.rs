@@ -8,6 +8,7 @@
 //! Leaves to others: whether the files and addresses named here exist, and what the settings cause.
 //! Nothing here reads the environment.
 
+mod cluster;
 mod credentials;
 mod endpoint;
 mod error;
@@ -27,6 +28,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use cluster::{Cluster, MemberFiles, Members, ObjectStore, PEER_PORT, PeerTls, Peers};
 pub use credentials::{Credentials, Sharing};
 pub use endpoint::Endpoint;
 pub use error::{ConfigError, Position};
@@ -50,6 +52,8 @@ pub struct Config {
     pub access: Access,
     /// The upstreams that the file names, by canonical registry name (see [`canonical`]).
     pub upstreams: BTreeMap<String, Upstream>,
+    /// The other nodes, and the object store behind all of them.
+    pub cluster: Cluster,
     /// Metrics, health, logs.
     pub telemetry: Telemetry,
     /// The socket of the command line.

@@ -19,6 +19,8 @@ pub mod client;
 
 pub mod upstream;
 
+pub mod cluster;
+
 pub mod access;
 pub mod tags;
 

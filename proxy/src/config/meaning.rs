@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use super::cluster::cluster;
 use super::credentials::credentials;
 use super::error::ConfigError;
 use super::said::{Section, Source};
@@ -26,6 +27,8 @@ pub(super) fn config(text: &str, origin: &str) -> Result<Config, ConfigError> {
     let tags = tags(root.section("tags")?)?;
     let access = access(root.section("access")?)?;
     let upstreams = upstreams(root.section("upstreams")?)?;
+    let mut cluster_section = root.section("cluster")?;
+    let cluster = cluster(&mut cluster_section)?;
     let mut telemetry_section = root.section("telemetry")?;
     let telemetry = telemetry(&mut telemetry_section)?;
     let admin = admin(root.section("admin")?)?;
@@ -48,7 +51,17 @@ pub(super) fn config(text: &str, origin: &str) -> Result<Config, ConfigError> {
             )
         });
     }
+    if let Some(peers) = &cluster.peers
+        && let Some(taken) = [Some(registry.listen), telemetry.listen]
+            .into_iter()
+            .flatten()
+            .find(|other| collide(*other, peers.listen))
+    {
+        let why = format!("{taken} is taken by another section: choose another port");
+        return Err(cluster_section.wrong("listen", why));
+    }
     registry_section.finish()?;
+    cluster_section.finish()?;
     telemetry_section.finish()?;
 
     Ok(Config {
@@ -57,6 +70,7 @@ pub(super) fn config(text: &str, origin: &str) -> Result<Config, ConfigError> {
         tags,
         access,
         upstreams,
+        cluster,
         telemetry,
         admin,
     })

@@ -150,6 +150,40 @@ impl<'s, 'a> Section<'s, 'a> {
         }
     }
 
+    /// As [`Section::text`], where something else than a string may stand under `key`, which is read otherwise.
+    pub(super) fn one_text<T>(
+        &mut self,
+        key: &'static str,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, ConfigError> {
+        let value = self.table.and_then(|table| table.get(key));
+        match value.map(Spanned::get_ref) {
+            Some(DeValue::String(_)) => self.text(key, read),
+            _ => Ok(None),
+        }
+    }
+
+    /// Every key of this table with its string, where the file is free to choose the keys. In their order.
+    pub(super) fn words(self) -> Result<Vec<(String, String)>, ConfigError> {
+        let mut words = Vec::new();
+        for (key, value) in self.table.into_iter().flatten() {
+            let DeValue::String(text) = value.get_ref() else {
+                let name = shown_key(key.get_ref());
+                let offset = value.span().start;
+                return Err(self.error(
+                    offset,
+                    format!(
+                        "{name} in {} is {}: write a string in quotes",
+                        self.title,
+                        found(value)
+                    ),
+                ));
+            };
+            words.push((key.get_ref().to_string(), text.to_string()));
+        }
+        Ok(words)
+    }
+
     /// As [`Section::text`], for sizes and times, where a bare number is a string whose quotes (and
     /// mostly its unit) were forgotten.
     pub(super) fn quantity<T>(

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::value::{Pattern, time_text};
 use super::{
-    Config, Credentials, Endpoint, LogFormat, Sharing, Upstream, WhenDeleted, WhenUnreachable,
+    Cluster, Config, Credentials, Endpoint, LogFormat, Members, PeerTls, Peers, Sharing, Upstream,
+    WhenDeleted, WhenUnreachable,
 };
 
 impl WhenUnreachable {
@@ -95,6 +96,8 @@ pub(super) fn toml(config: &Config) -> String {
         page.upstream(upstream);
     }
 
+    page.cluster(&config.cluster);
+
     page.section("telemetry");
     match config.telemetry.listen {
         Some(address) => page.text("listen", address),
@@ -121,6 +124,37 @@ fn said(key: &str, value: impl Display) -> String {
     format!("{key} = {}", quoted(value))
 }
 
+fn page_peers(page: &mut Page, peers: Option<&Peers>) {
+    page.section("cluster");
+    let Some(peers) = peers else {
+        page.text("listen", "off");
+        return;
+    };
+    page.text("listen", peers.listen);
+    if let Some(address) = peers.advertise {
+        page.text("advertise", address);
+    }
+    match &peers.members {
+        Members::Dns { .. } => page.text("members", &peers.members),
+        Members::Static(list) => page.list("members", list.iter()),
+    }
+    match &peers.tls {
+        PeerTls::Off => page.text("tls", "off"),
+        PeerTls::Mutual(files) => {
+            let keys = [
+                said("ca", files.ca.display()),
+                said("cert", files.cert.display()),
+                said("key", files.key.display()),
+                said("name", &files.name),
+            ];
+            page.line(format_args!("tls = {{ {} }}", keys.join(", ")));
+        }
+    }
+    if let Some(key) = &peers.key {
+        page.text("key", key.display());
+    }
+}
+
 struct Page(String);
 
 impl Page {
@@ -138,6 +172,22 @@ impl Page {
     fn list(&mut self, key: &str, values: impl Iterator<Item = impl Display>) {
         let values: Vec<String> = values.map(quoted).collect();
         self.line(format_args!("{key} = [{}]", values.join(", ")));
+    }
+
+    fn cluster(&mut self, cluster: &Cluster) {
+        page_peers(self, cluster.peers.as_ref());
+        if let Some(store) = &cluster.object_store {
+            self.section("cluster.object_store");
+            self.text("url", &store.url);
+            let options: Vec<String> = store
+                .options
+                .iter()
+                .map(|(name, value)| format!("{} = {}", quoted(name), quoted(value)))
+                .collect();
+            if !options.is_empty() {
+                self.line(format_args!("options = {{ {} }}", options.join(", ")));
+            }
+        }
     }
 
     fn upstream(&mut self, upstream: &Upstream) {

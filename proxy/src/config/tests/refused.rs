@@ -18,12 +18,12 @@ const REFUSED: &[(&str, &str)] = &[
         "1:2: unknown section [stroe]: did you mean [store]?",
     ),
     (
-        "[cluster]\nlisten = \"0.0.0.0:7422\"",
-        "1:2: unknown section [cluster]: the sections are [registry], [store], [tags], [access], [upstreams], [telemetry], [admin]",
+        "[pantry]\nlisten = \"0.0.0.0:7422\"",
+        "1:2: unknown section [pantry]: the sections are [registry], [store], [tags], [access], [upstreams], [cluster], [telemetry], [admin]",
     ),
     (
         "path = \"/x\"",
-        "1:1: unknown key `path` outside of any section: the sections are [registry], [store], [tags], [access], [upstreams], [telemetry], [admin]",
+        "1:1: unknown key `path` outside of any section: the sections are [registry], [store], [tags], [access], [upstreams], [cluster], [telemetry], [admin]",
     ),
     (
         "[registry]\nallow_from = []",

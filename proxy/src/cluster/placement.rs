@@ -1,0 +1,270 @@
+//! Who fetches what: a pure decision over the members, the same on every node that sees the same members.
+//!
+//! A blob is cut into runs, and every run has a ranking of the members of its own (rendezvous hashing). The first is the
+//! run's *root*, the one that goes to the object store or upstream for it. So the bytes of an image are spread over all
+//! nodes, each node's share is fetched once, and a member that comes or goes changes the ranking only where it stood.
+//! In a large cluster the next in rank are *relays* between the root and everyone else.
+
+use larder_shared::{Algorithm, Digest};
+
+/// The unit of placement. Small enough that the shares of few nodes are even, large enough that a request is worth it.
+pub const RUN: u64 = 4 << 20;
+
+/// From this many members on there are relays. The simulator's figures for it are in BENCHMARKS.md.
+pub const RELAYS_FROM: usize = 48;
+
+/// How a node is asked for a run. The requester says so, and the role decides whom the asked one may ask in turn, so
+/// that no chain of requests is longer than from a reader over a relay to a root, whatever each believes of the members.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Role {
+    /// Only what is committed on its disk counts.
+    Holder,
+    /// It may ask holders, the object store and upstream.
+    Root,
+    /// It may ask the root, or what a root may ask.
+    Relay,
+}
+
+impl Role {
+    pub const ALL: [Self; 3] = [Self::Holder, Self::Root, Self::Relay];
+
+    /// The word for it in requests between members.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Holder => "holder",
+            Self::Root => "root",
+            Self::Relay => "relay",
+        }
+    }
+
+    /// The role that [`Self::as_str`] names.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.as_str() == word)
+    }
+
+    /// How many members stand between an answer in this role and the source, at the most.
+    pub const fn depth(self) -> u8 {
+        match self {
+            Self::Holder | Self::Root => 0,
+            Self::Relay => 1,
+        }
+    }
+}
+
+/// What a member is known by in rankings: a hash of its address.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Key(u64);
+
+impl Key {
+    /// The key of whoever is reached at `address`.
+    pub fn of(address: &str) -> Self {
+        Self(first_word(&Digest::of(
+            Algorithm::Sha256,
+            address.as_bytes(),
+        )))
+    }
+}
+
+fn first_word(digest: &Digest) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&digest.as_bytes()[..8]);
+    u64::from_le_bytes(word)
+}
+
+/// Spreads a number over all bits (the finalizer of SplitMix64).
+const fn mix(mut x: u64) -> u64 {
+    x ^= x >> 30;
+    x = x.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x ^= x >> 27;
+    x = x.wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// The run that holds the byte `at`.
+pub const fn run_of(at: u64) -> u64 {
+    at / RUN
+}
+
+/// Indices into `members`, the first in rank for `run` of `digest` first. At most `most` of them.
+pub fn rank(members: &[Key], digest: &Digest, run: u64, most: usize) -> Vec<usize> {
+    let what = mix(first_word(digest) ^ mix(run.wrapping_add(1)));
+    let mut scored: Vec<(u64, usize)> = members
+        .iter()
+        .enumerate()
+        .map(|(index, key)| (mix(key.0 ^ what), index))
+        .collect();
+    // Ties are broken by the key, so that the order of the list does not matter.
+    let order =
+        |a: &(u64, usize), b: &(u64, usize)| (b.0, members[b.1].0).cmp(&(a.0, members[a.1].0));
+    if most < scored.len() && most > 0 {
+        scored.select_nth_unstable_by(most - 1, order);
+        scored.truncate(most);
+    }
+    scored.sort_unstable_by(order);
+    scored.truncate(most);
+    scored.into_iter().map(|(_, index)| index).collect()
+}
+
+/// How many relays there are for each run among `members` nodes; none where the root can serve everyone itself.
+pub fn relays(members: usize) -> usize {
+    if members < RELAYS_FROM {
+        0
+    } else {
+        members.isqrt()
+    }
+}
+
+/// Whom `own` asks for `run`, best first, if it does not fetch it itself: at most `most` members with their roles. Empty
+/// for the root. `depth`: how many members may stand between it and the source.
+pub fn candidates(
+    members: &[Key],
+    own: Option<usize>,
+    digest: &Digest,
+    run: u64,
+    depth: u8,
+    most: usize,
+) -> Vec<(usize, Role)> {
+    if depth == 0 {
+        return Vec::new();
+    }
+    let relays = relays(members.len());
+    let ranked = rank(members, digest, run, (relays + 1).max(most + 1));
+    let standing = own.and_then(|own| ranked.iter().position(|index| *index == own));
+    let mut asked = Vec::new();
+    // Who is neither root nor relay asks a relay that its own key picks.
+    if depth > 1 && relays > 0 && standing.is_none_or(|at| at > relays) {
+        let mine = own.map_or(0, |own| members[own].0);
+        let pick = 1 + (mix(mine ^ mix(run)) % relays as u64) as usize;
+        asked.push((ranked[pick], Role::Relay));
+    }
+    for index in ranked {
+        // Who stands before everyone else that is left fetches it itself.
+        if Some(index) == own || asked.len() >= most {
+            break;
+        }
+        asked.push((index, Role::Root));
+    }
+    asked
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn members(count: usize) -> Vec<Key> {
+        (0..count)
+            .map(|i| Key::of(&format!("10.0.{}.{}:7422", i / 256, i % 256)))
+            .collect()
+    }
+
+    fn blob(seed: u64) -> Digest {
+        Digest::sha256(&seed.to_le_bytes())
+    }
+
+    #[test]
+    fn words_and_roles() {
+        for role in Role::ALL {
+            assert_eq!(Role::parse(role.as_str()), Some(role));
+        }
+        assert_eq!(Role::parse("boss"), None);
+    }
+
+    #[test]
+    fn shares_are_even() {
+        let (members, runs) = (members(8), 256);
+        let mut shares = vec![0; 8];
+        for seed in 0..20 {
+            for run in 0..runs {
+                shares[rank(&members, &blob(seed), run, 1)[0]] += 1;
+            }
+        }
+        let mean = 20 * runs / 8;
+        for share in shares {
+            assert!(
+                (mean * 9 / 10..mean * 11 / 10).contains(&share),
+                "{share} of {mean}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_root_asks_nobody_and_the_others_ask_it_first() {
+        let members = members(8);
+        for run in 0..50 {
+            let ranked = rank(&members, &blob(1), run, 8);
+            for own in 0..8 {
+                let asked = candidates(&members, Some(own), &blob(1), run, 2, 2);
+                if own == ranked[0] {
+                    assert_eq!(asked, []);
+                } else {
+                    assert_eq!(asked[0], (ranked[0], Role::Root));
+                    assert!(asked.iter().all(|(index, _)| *index != own));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn relays_share_the_load_of_a_root_in_a_large_cluster() {
+        let members = members(400);
+        let ranked = rank(&members, &blob(1), 0, 21);
+        let mut load: HashMap<usize, usize> = HashMap::new();
+        for own in 0..400 {
+            if let Some((index, role)) = candidates(&members, Some(own), &blob(1), 0, 2, 2).first()
+            {
+                *load.entry(*index).or_default() += 1;
+                let at = ranked.iter().position(|i| i == index).unwrap();
+                assert_eq!(*role == Role::Root, at == 0);
+            }
+        }
+        assert_eq!(load[&ranked[0]], 20, "the root feeds the relays alone");
+        assert_eq!(load.len(), 21);
+        assert!(load.values().all(|asked| *asked <= 45), "{load:?}");
+    }
+
+    proptest! {
+        /// What one node sees more or less than another moves only what that member stands for.
+        #[test]
+        fn a_member_that_leaves_changes_only_its_own_runs(
+            count in 2usize..40, seed in any::<u64>(), run in 0u64..1000, gone in any::<prop::sample::Index>(),
+        ) {
+            let all = members(count);
+            let gone = gone.index(count);
+            let ranked = rank(&all, &blob(seed), run, count);
+            let mut fewer = all.clone();
+            fewer.remove(gone);
+            let without: Vec<usize> = ranked.iter().copied().filter(|i| *i != gone).collect();
+            let reranked: Vec<usize> = rank(&fewer, &blob(seed), run, count)
+                .into_iter()
+                .map(|i| if i >= gone { i + 1 } else { i })
+                .collect();
+            prop_assert_eq!(without, reranked);
+        }
+
+        /// The order in which the members are listed does not matter, nor how many are wanted.
+        #[test]
+        fn everyone_ranks_alike(count in 1usize..40, seed in any::<u64>(), run in 0u64..1000, most in 1usize..6) {
+            let all = members(count);
+            let reversed: Vec<Key> = all.iter().rev().copied().collect();
+            let one: Vec<Key> = rank(&all, &blob(seed), run, count).into_iter().map(|i| all[i]).collect();
+            let other: Vec<Key> = rank(&reversed, &blob(seed), run, most).into_iter().map(|i| reversed[i]).collect();
+            prop_assert_eq!(&one[..most.min(count)], &other[..]);
+        }
+
+        /// No chain of requests is longer than two, whatever each believes: an answer at some depth is only ever asked of
+        /// a role of a smaller one.
+        #[test]
+        fn every_hop_is_nearer_to_the_source(
+            count in 1usize..200, own in any::<prop::sample::Index>(), seed in any::<u64>(), run in 0u64..1000, depth in 0u8..3,
+        ) {
+            let all = members(count);
+            for (_, role) in candidates(&all, Some(own.index(count)), &blob(seed), run, depth, 3) {
+                prop_assert!(role.depth() < depth);
+            }
+        }
+    }
+}
