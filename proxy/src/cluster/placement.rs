@@ -105,6 +105,14 @@ pub fn rank(members: &[Key], digest: &Digest, run: u64, most: usize) -> Vec<usiz
     scored.into_iter().map(|(_, index)| index).collect()
 }
 
+/// Where `run` stands in the order in which a node fetches what nobody waits for, lowest first: what it is the root of
+/// before everything else, since others need it from there, and the rest in an order of its own, so that not everyone asks
+/// the same root at once.
+pub fn turn(own: Key, is_root: bool, run: u64) -> u64 {
+    let order = mix(own.0 ^ mix(run.wrapping_add(1))) >> 1;
+    if is_root { order } else { order | 1 << 63 }
+}
+
 /// How many relays there are for each run among `members` nodes; none where the root can serve everyone itself.
 pub fn relays(members: usize) -> usize {
     if members < RELAYS_FROM {
