@@ -23,6 +23,8 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 
+use rustls::pki_types::ServerName;
+
 pub use reach::{Forbidden, Reach};
 pub use tls::{Tls, TlsError};
 
@@ -100,11 +102,7 @@ impl Client {
             .https_or_http()
             .enable_http1()
             .wrap_connector(connector);
-        let pool = legacy::Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(IDLE_PER_HOST)
-            .build(connector);
+        let pool = pooled(connector);
         pools.insert(route.clone(), pool.clone());
         Ok(pool)
     }
@@ -114,6 +112,68 @@ impl Default for Client {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Connections to places that the configuration lists: never by a proxy, any address.
+#[derive(Clone, Debug)]
+pub struct Direct(Pool);
+
+impl Direct {
+    /// Plain, or by TLS with this configuration and the name that the other side must have.
+    pub fn new(
+        tls: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>,
+        connect_timeout: Duration,
+    ) -> Self {
+        let connector = connect::Connector::new(
+            Reach::Named,
+            Arc::new(connect::ProxyRules::none()),
+            connect_timeout,
+        );
+        let (config, name) = match tls {
+            Some((config, name)) => (rustls::ClientConfig::clone(&config), Some(name)),
+            None => (nobody(), None),
+        };
+        let builder = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(config)
+            .https_or_http();
+        let connector = match name {
+            Some(name) => builder
+                .with_server_name_resolver(hyper_rustls::FixedServerNameResolver::new(name))
+                .enable_http1()
+                .wrap_connector(connector),
+            None => builder.enable_http1().wrap_connector(connector),
+        };
+        Self(pooled(connector))
+    }
+
+    /// Sends `request` and waits for the head of the response for as long as the caller does.
+    pub async fn send(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, SendError> {
+        self.0
+            .request(request)
+            .await
+            .map_err(|error| explain(&error))
+    }
+}
+
+/// TLS that believes nobody, where there is none.
+fn nobody() -> rustls::ClientConfig {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider supports TLS 1.2 and 1.3")
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth()
+}
+
+fn pooled(connector: hyper_rustls::HttpsConnector<connect::Connector>) -> Pool {
+    legacy::Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(IDLE_PER_HOST)
+        .build(connector)
 }
 
 /// The innermost cause says what happened; the outer ones say "client error (Connect)".

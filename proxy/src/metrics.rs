@@ -9,6 +9,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use larder_shared::Role;
+
 use crate::credentials::Fault;
 
 /// Where the bytes of an answer came from.
@@ -16,6 +18,8 @@ use crate::credentials::Fault;
 pub enum Tier {
     /// This node's memory or disk.
     Node,
+    /// Other members, whose bytes were fetched while they were served.
+    Cluster,
     /// Fetched while it was served.
     Upstream,
     /// Neither: an error, a ping, headers only.
@@ -26,6 +30,7 @@ impl Tier {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Node => "node",
+            Self::Cluster => "cluster",
             Self::Upstream => "upstream",
             Self::None => "none",
         }
@@ -123,7 +128,118 @@ macro_rules! label {
     };
 }
 
-label!(Tier, Outcome, Asked);
+label!(Tier, Outcome, Asked, PeerAskedOutcome);
+
+/// A role as a label.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct RoleLabel(pub Role);
+
+impl EncodeLabelValue for RoleLabel {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        EncodeLabelValue::encode(&self.0.as_str(), encoder)
+    }
+}
+
+/// How a question to a member ended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum PeerAskedOutcome {
+    Answered,
+    Miss,
+    Refused,
+    Unable,
+    Gone,
+}
+
+impl PeerAskedOutcome {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Miss => "miss",
+            Self::Refused => "refused",
+            Self::Unable => "unable",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct PeerAsked {
+    pub role: RoleLabel,
+    pub outcome: PeerAskedOutcome,
+}
+
+/// What a member was given.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct PeerServed {
+    pub role: RoleLabel,
+    pub outcome: Outcome,
+}
+
+/// What is known of the other members.
+#[derive(Default, Debug)]
+pub struct PeerMetrics {
+    pub asked: Family<PeerAsked, Counter>,
+    pub served: Family<PeerServed, Counter>,
+    pub sent_bytes: Family<PeerServed, Counter>,
+    /// Bytes of blobs that were received from members.
+    pub received: Counter,
+    /// Streams that went on with somebody else.
+    pub failovers: Counter,
+    /// Members found to have given wrong bytes.
+    pub distrusted: Counter,
+    /// Connections and requests that are no member's.
+    pub turned_away: Counter,
+    pub members: Gauge,
+}
+
+impl PeerMetrics {
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "peer_requests",
+            "Questions to members, by role and outcome",
+            self.asked.clone(),
+        );
+        registry.register(
+            "peer_served",
+            "Requests of members, by role and outcome",
+            self.served.clone(),
+        );
+        registry.register(
+            "peer_sent_bytes",
+            "Body bytes sent to members, by role and outcome",
+            self.sent_bytes.clone(),
+        );
+        for (name, text, counter) in [
+            (
+                "peer_received_bytes",
+                "Bytes of blobs received from members",
+                &self.received,
+            ),
+            (
+                "peer_failovers",
+                "Streams from a member that went on with somebody else",
+                &self.failovers,
+            ),
+            (
+                "peer_distrusted",
+                "Members found to have given wrong bytes",
+                &self.distrusted,
+            ),
+            (
+                "peer_turned_away",
+                "Connections and requests on the peer port that are no member's",
+                &self.turned_away,
+            ),
+        ] {
+            registry.register(name, text, counter.clone());
+        }
+        registry.register(
+            "members",
+            "Members of the cluster, this node included",
+            self.members.clone(),
+        );
+    }
+}
 
 /// Why the node's own credentials could not be had.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -174,6 +290,7 @@ pub struct Metrics {
     pub first_byte_seconds: Histogram,
     pub fills: FillMetrics,
     pub upstreams: UpstreamMetrics,
+    pub peers: PeerMetrics,
     pub store_bytes: Gauge,
     pub store_blobs: Gauge,
     /// 1 while the node tier cannot be written.
@@ -194,6 +311,7 @@ impl Metrics {
             first_byte_seconds: Histogram::new(buckets),
             fills: FillMetrics::default(),
             upstreams: UpstreamMetrics::default(),
+            peers: PeerMetrics::default(),
             store_bytes: Gauge::default(),
             store_blobs: Gauge::default(),
             store_failing: Gauge::default(),
@@ -276,6 +394,7 @@ impl Metrics {
             "Blobs found damaged on disk since the start",
             metrics.store_rotten.clone(),
         );
+        metrics.peers.register(&mut registry);
         let upstreams = &metrics.upstreams;
         registry.register(
             "upstream_requests",
@@ -308,7 +427,7 @@ impl Metrics {
 
     /// Requests that were answered so far.
     pub fn answered(&self) -> u64 {
-        let tiers = [Tier::Node, Tier::Upstream, Tier::None];
+        let tiers = [Tier::Node, Tier::Cluster, Tier::Upstream, Tier::None];
         tiers.map(|tier| sum(&self.requests, tier)).iter().sum()
     }
 

@@ -7,11 +7,22 @@ use std::{
 
 use http::{Method, StatusCode};
 
-use crate::metrics::{Metrics, Outcome, Served, Tier};
+use larder_shared::Role;
 
-/// One request on the registry port. Lives as long as its response body.
+use crate::metrics::{Metrics, Outcome, PeerServed, RoleLabel, Served, Tier};
+
+/// Who asked.
+#[derive(Clone, Copy, Debug)]
+enum Port {
+    Registry,
+    /// A member, in this role.
+    Peers(Role),
+}
+
+/// One request on the registry port or the peer port. Lives as long as its response body.
 #[derive(Debug)]
 pub struct Record {
+    port: Port,
     metrics: Arc<Metrics>,
     started: Instant,
     method: Method,
@@ -30,6 +41,7 @@ pub struct Record {
 impl Record {
     pub fn new(metrics: Arc<Metrics>, method: Method, path: String, agent: String) -> Self {
         Self {
+            port: Port::Registry,
             metrics,
             started: Instant::now(),
             method,
@@ -43,6 +55,13 @@ impl Record {
             sent: 0,
             complete: false,
         }
+    }
+
+    /// The same for a member's request.
+    #[must_use]
+    pub fn of_member(mut self, role: Role) -> Self {
+        self.port = Port::Peers(role);
+        self
     }
 
     pub fn upstream(&mut self, registry: &str) {
@@ -74,27 +93,48 @@ impl Record {
     }
 }
 
+impl Record {
+    fn count(&self) {
+        let metrics = &self.metrics;
+        match self.port {
+            Port::Registry => {
+                let served = Served {
+                    tier: self.tier,
+                    outcome: self.outcome,
+                };
+                metrics.requests.get_or_create(&served).inc();
+                let sent = metrics.sent_bytes.get_or_create(&served);
+                sent.inc_by(self.sent);
+                if let Some(first_byte) = self.first_byte {
+                    metrics.first_byte_seconds.observe(first_byte.as_secs_f64());
+                }
+            }
+            Port::Peers(role) => {
+                let served = PeerServed {
+                    role: RoleLabel(role),
+                    outcome: self.outcome,
+                };
+                metrics.peers.served.get_or_create(&served).inc();
+                let sent = metrics.peers.sent_bytes.get_or_create(&served);
+                sent.inc_by(self.sent);
+            }
+        }
+    }
+}
+
 impl Drop for Record {
     fn drop(&mut self) {
         if !self.complete {
             self.outcome = Outcome::Abandoned;
         }
-        let served = Served {
-            tier: self.tier,
-            outcome: self.outcome,
+        self.count();
+        let port = match self.port {
+            Port::Registry => "registry",
+            Port::Peers(role) => role.as_str(),
         };
-        self.metrics.requests.get_or_create(&served).inc();
-        self.metrics
-            .sent_bytes
-            .get_or_create(&served)
-            .inc_by(self.sent);
-        if let Some(first_byte) = self.first_byte {
-            self.metrics
-                .first_byte_seconds
-                .observe(first_byte.as_secs_f64());
-        }
         tracing::info!(
             target: "access",
+            port,
             method = %self.method,
             path = self.path,
             upstream = self.upstream,

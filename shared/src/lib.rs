@@ -9,6 +9,7 @@ pub mod error;
 pub mod media;
 pub mod name;
 pub mod range;
+pub mod role;
 pub mod route;
 pub mod spans;
 
@@ -16,5 +17,6 @@ pub use digest::{Algorithm, Digest, Hasher};
 pub use error::{ErrorCode, OciError};
 pub use name::{Reference, RegistryName, Repository, Tag};
 pub use range::{Range, RangeHeader};
+pub use role::Role;
 pub use route::Route;
 pub use spans::Spans;

@@ -33,6 +33,11 @@ impl ProxyRules {
     pub fn from_env() -> Self {
         Self(Matcher::from_env())
     }
+
+    /// No proxy, whatever the environment says.
+    pub fn none() -> Self {
+        Self(Matcher::builder().build())
+    }
 }
 
 impl std::fmt::Debug for ProxyRules {

@@ -5,51 +5,13 @@
 //! nodes, each node's share is fetched once, and a member that comes or goes changes the ranking only where it stood.
 //! In a large cluster the next in rank are *relays* between the root and everyone else.
 
-use larder_shared::{Algorithm, Digest};
+use larder_shared::{Algorithm, Digest, Role};
 
 /// The unit of placement. Small enough that the shares of few nodes are even, large enough that a request is worth it.
 pub const RUN: u64 = 4 << 20;
 
 /// From this many members on there are relays. The simulator's figures for it are in BENCHMARKS.md.
 pub const RELAYS_FROM: usize = 48;
-
-/// How a node is asked for a run. The requester says so, and the role decides whom the asked one may ask in turn, so
-/// that no chain of requests is longer than from a reader over a relay to a root, whatever each believes of the members.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub enum Role {
-    /// Only what is committed on its disk counts.
-    Holder,
-    /// It may ask holders, the object store and upstream.
-    Root,
-    /// It may ask the root, or what a root may ask.
-    Relay,
-}
-
-impl Role {
-    pub const ALL: [Self; 3] = [Self::Holder, Self::Root, Self::Relay];
-
-    /// The word for it in requests between members.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Holder => "holder",
-            Self::Root => "root",
-            Self::Relay => "relay",
-        }
-    }
-
-    /// The role that [`Self::as_str`] names.
-    pub fn parse(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|role| role.as_str() == word)
-    }
-
-    /// How many members stand between an answer in this role and the source, at the most.
-    pub const fn depth(self) -> u8 {
-        match self {
-            Self::Holder | Self::Root => 0,
-            Self::Relay => 1,
-        }
-    }
-}
 
 /// What a member is known by in rankings: a hash of its address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -171,14 +133,6 @@ mod tests {
 
     fn blob(seed: u64) -> Digest {
         Digest::sha256(&seed.to_le_bytes())
-    }
-
-    #[test]
-    fn words_and_roles() {
-        for role in Role::ALL {
-            assert_eq!(Role::parse(role.as_str()), Some(role));
-        }
-        assert_eq!(Role::parse("boss"), None);
     }
 
     #[test]

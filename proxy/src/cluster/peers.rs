@@ -1,0 +1,378 @@
+//! Asking a member: one request, its answer, and a body that is watched.
+//!
+//! A root that waits for upstream is slow and well; one that is stopped, cut off or dead is neither. Where nothing comes
+//! for a moment the member is asked whether it is alive, over another connection, and is given up at once if it is not.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use larder_shared::{Digest, Range, RegistryName, Repository, Role};
+
+use super::{
+    members::Members,
+    tls::{MemberTls, Rotating},
+};
+use crate::{
+    client::{self, Direct},
+    config::{Config, PeerTls},
+    metrics::{Metrics, PeerAsked, PeerAskedOutcome, RoleLabel},
+};
+
+/// Says in which role a member is asked. Without it a request is none of a member's.
+pub const ROLE: HeaderName = HeaderName::from_static("larder-role");
+
+/// Where a member says that it is alive.
+pub const ALIVE: &str = "/larder/v1/alive";
+
+/// A connection to a member must stand within this time.
+const CONNECT: Duration = Duration::from_millis(250);
+
+/// Nothing for this long, and the member is asked whether it is alive; it has this long to say so. Together they are how
+/// long a reader waits for a member that is gone.
+const QUIET: Duration = Duration::from_millis(100);
+const SIGN_OF_LIFE: Duration = Duration::from_millis(150);
+
+/// A member that lives but brings nothing for this long is given up all the same.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The head of an answer may take this long, a little less than what a client is told at the latest.
+const HEAD: Duration = Duration::from_millis(4500);
+
+/// What is asked of a member.
+#[derive(Clone, Debug)]
+pub enum Subject {
+    /// A range of a blob.
+    Blob(Digest, Range),
+    /// A whole manifest.
+    Manifest(Digest),
+    /// Whether it has this blob, and how long it is.
+    Has(Digest),
+}
+
+/// One question to a member.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    pub registry: RegistryName,
+    pub repository: Repository,
+    pub subject: Subject,
+    pub role: Role,
+    /// The `Authorization` that is lent: a Bearer token for pulling from this repository, never another secret.
+    pub lent: Option<HeaderValue>,
+}
+
+/// Why a member gave nothing.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Failure {
+    /// It does not have it, or upstream does not.
+    #[error("{0} does not have it")]
+    Miss(SocketAddr),
+    /// Upstream refused the token that was lent, or the member refuses this node.
+    #[error("{0} refused")]
+    Refused(SocketAddr),
+    /// It cannot get it now.
+    #[error("{0} cannot get it: {1}")]
+    Unable(SocketAddr, StatusCode),
+    /// It is not there, or not well.
+    #[error("{0} does not answer: {1}")]
+    Gone(SocketAddr, String),
+}
+
+/// Asks members.
+#[derive(Debug)]
+pub struct Peers {
+    config: Arc<ArcSwap<Config>>,
+    members: Arc<Members>,
+    metrics: Arc<Metrics>,
+    tls: Rotating,
+    /// The connections, and the generation of the certificates that they were made with; `None` is plain.
+    pool: Mutex<Option<(Option<u64>, Direct)>>,
+}
+
+impl Peers {
+    pub fn new(config: Arc<ArcSwap<Config>>, members: Arc<Members>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            config,
+            members,
+            metrics,
+            tls: Rotating::default(),
+            pool: Mutex::default(),
+        }
+    }
+
+    /// This node's side of mutual TLS; `None` where it is off.
+    pub fn tls(&self) -> Result<Option<MemberTls>, Failure> {
+        let config = self.config.load();
+        let off = PeerTls::Off;
+        let tls = config
+            .cluster
+            .peers
+            .as_ref()
+            .map_or(&off, |peers| &peers.tls);
+        self.tls.current(tls).map_err(|error| {
+            let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
+            Failure::Gone(nobody, error.to_string())
+        })
+    }
+
+    /// Whether a token may be lent: only where nobody can listen.
+    pub fn may_lend(&self) -> bool {
+        let config = self.config.load();
+        let peers = config.cluster.peers.as_ref();
+        peers.is_some_and(|peers| peers.tls != PeerTls::Off)
+    }
+
+    fn pool(&self) -> Result<(&'static str, Direct), Failure> {
+        let tls = self.tls()?;
+        let generation = tls.as_ref().map(|tls| tls.generation);
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((made_with, direct)) = pool.as_ref()
+            && *made_with == generation
+        {
+            return Ok((scheme, direct.clone()));
+        }
+        let direct = Direct::new(tls.map(|tls| (tls.client, tls.name)), CONNECT);
+        *pool = Some((generation, direct.clone()));
+        Ok((scheme, direct))
+    }
+
+    /// Asks `member`. The answer is a 200 or 206 with a watched body.
+    pub async fn ask(self: &Arc<Self>, member: SocketAddr, ask: &Ask) -> Result<Answer, Failure> {
+        let asked = self.ask_uncounted(member, ask).await;
+        let outcome = match &asked {
+            Ok(_) => PeerAskedOutcome::Answered,
+            Err(Failure::Miss(_)) => PeerAskedOutcome::Miss,
+            Err(Failure::Refused(_)) => PeerAskedOutcome::Refused,
+            Err(Failure::Unable(..)) => PeerAskedOutcome::Unable,
+            Err(Failure::Gone(..)) => PeerAskedOutcome::Gone,
+        };
+        let labels = PeerAsked {
+            role: RoleLabel(ask.role),
+            outcome,
+        };
+        self.metrics.peers.asked.get_or_create(&labels).inc();
+        match &asked {
+            Err(Failure::Gone(..)) => self.members.failed(member),
+            _ => self.members.answered(member),
+        }
+        if let Err(failure) = &asked {
+            tracing::debug!(%failure, role = ask.role.as_str(), "a member was asked in vain");
+        }
+        asked
+    }
+
+    async fn ask_uncounted(
+        self: &Arc<Self>,
+        member: SocketAddr,
+        ask: &Ask,
+    ) -> Result<Answer, Failure> {
+        let (kind, digest) = match &ask.subject {
+            Subject::Blob(digest, _) | Subject::Has(digest) => ("blobs", digest),
+            Subject::Manifest(digest) => ("manifests", digest),
+        };
+        let path = format!("/v2/{}/{kind}/{digest}?ns={}", ask.repository, ask.registry);
+        let method = match ask.subject {
+            Subject::Has(_) => Method::HEAD,
+            _ => Method::GET,
+        };
+        let mut request = Request::builder()
+            .method(method)
+            .header(ROLE, ask.role.as_str());
+        if let Subject::Blob(_, range) = &ask.subject {
+            let range = format!("bytes={}-{}", range.start, range.end.saturating_sub(1));
+            request = request.header(header::RANGE, range);
+        }
+        if let Some(lent) = &ask.lent {
+            request = request.header(header::AUTHORIZATION, lent.clone());
+        }
+        let response = self
+            .watched(member, self.send(member, request, &path, Bytes::new()))
+            .await?;
+        match response.status() {
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(Answer {
+                partial: response.status() == StatusCode::PARTIAL_CONTENT,
+                body: Body {
+                    peers: Arc::clone(self),
+                    member,
+                    incoming: response.into_parts(),
+                    heard: Instant::now(),
+                    brought: Instant::now(),
+                },
+            }),
+            StatusCode::NOT_FOUND | StatusCode::RANGE_NOT_SATISFIABLE => Err(Failure::Miss(member)),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Failure::Refused(member)),
+            status => Err(Failure::Unable(member, status)),
+        }
+    }
+
+    /// Sends a request that wants a short answer, and collects it.
+    pub async fn call(
+        &self,
+        member: SocketAddr,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        within: Duration,
+    ) -> Result<Bytes, Failure> {
+        let request = Request::builder().method(method);
+        let call = async {
+            let response = self.send(member, request, path, body).await?;
+            match response.status() {
+                status if status.is_success() => {}
+                StatusCode::NOT_FOUND => return Err(Failure::Miss(member)),
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                    return Err(Failure::Refused(member));
+                }
+                status => return Err(Failure::Unable(member, status)),
+            }
+            client::collect(response.into_body(), 1 << 20, within)
+                .await
+                .map_err(|why| Failure::Gone(member, why))
+        };
+        match tokio::time::timeout(within, call).await {
+            Ok(done) => done,
+            Err(_) => Err(Failure::Gone(member, format!("nothing within {within:?}"))),
+        }
+    }
+
+    async fn send(
+        &self,
+        member: SocketAddr,
+        request: http::request::Builder,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, Failure> {
+        let (scheme, direct) = self.pool()?;
+        let gone = |why: String| Failure::Gone(member, why);
+        let request = request
+            .uri(format!("{scheme}://{member}{path}"))
+            .body(Full::new(body))
+            .map_err(|error| gone(error.to_string()))?;
+        let sent = direct.send(request).await;
+        sent.map_err(|error| gone(error.to_string()))
+    }
+
+    /// Waits for the head of an answer for as long as the member lives.
+    async fn watched<T>(
+        &self,
+        member: SocketAddr,
+        answer: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let begun = Instant::now();
+        tokio::pin!(answer);
+        loop {
+            if let Ok(answered) = tokio::time::timeout(QUIET, &mut answer).await {
+                return answered;
+            }
+            if begun.elapsed() >= HEAD {
+                return Err(Failure::Gone(member, "no answer in time".to_owned()));
+            }
+            tokio::select! {
+                answered = &mut answer => return answered,
+                lives = self.lives(member) => if !lives {
+                    return Err(Failure::Gone(member, "it shows no sign of life".to_owned()));
+                },
+            }
+        }
+    }
+
+    /// Whether a member says that it is alive.
+    async fn lives(&self, member: SocketAddr) -> bool {
+        let alive = self.call(member, Method::GET, ALIVE, Bytes::new(), SIGN_OF_LIFE);
+        alive.await.is_ok()
+    }
+}
+
+/// A member's answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub partial: bool,
+    pub body: Body,
+}
+
+/// The body of a member's answer, watched.
+#[derive(Debug)]
+pub struct Body {
+    peers: Arc<Peers>,
+    member: SocketAddr,
+    incoming: (http::response::Parts, Incoming),
+    /// When it last brought something, or said that it is alive.
+    heard: Instant,
+    /// When it last brought something.
+    brought: Instant,
+}
+
+impl Body {
+    pub fn headers(&self) -> &http::HeaderMap {
+        &self.incoming.0.headers
+    }
+
+    pub fn member(&self) -> SocketAddr {
+        self.member
+    }
+
+    /// The next bytes; `None` at the end. May be dropped and called again.
+    pub async fn next(&mut self) -> Option<Result<Bytes, Failure>> {
+        loop {
+            let until = self.heard + QUIET;
+            let frame = tokio::time::timeout_at(until.into(), self.incoming.1.frame()).await;
+            match frame {
+                Ok(Some(Ok(frame))) => {
+                    self.heard = Instant::now();
+                    self.brought = self.heard;
+                    if let Ok(data) = frame.into_data() {
+                        return Some(Ok(data));
+                    }
+                }
+                Ok(Some(Err(error))) => return Some(Err(self.gone(error.to_string()))),
+                Ok(None) => return None,
+                Err(_) => {
+                    if self.brought.elapsed() >= PATIENCE {
+                        let why = format!("it brought nothing for {} s", PATIENCE.as_secs());
+                        return Some(Err(self.gone(why)));
+                    }
+                    let lives = tokio::select! {
+                        frame = self.incoming.1.frame() => match frame {
+                            Some(Ok(frame)) => {
+                                self.heard = Instant::now();
+                                self.brought = self.heard;
+                                match frame.into_data() {
+                                    Ok(data) => return Some(Ok(data)),
+                                    Err(_) => true,
+                                }
+                            }
+                            Some(Err(error)) => return Some(Err(self.gone(error.to_string()))),
+                            None => return None,
+                        },
+                        lives = self.peers.lives(self.member) => lives,
+                    };
+                    if !lives {
+                        return Some(Err(self.gone("it shows no sign of life".to_owned())));
+                    }
+                    self.heard = Instant::now();
+                }
+            }
+        }
+    }
+
+    fn gone(&self, why: String) -> Failure {
+        self.peers.members.failed(self.member);
+        Failure::Gone(self.member, why)
+    }
+
+    /// All of it, if it has at most `limit` bytes and comes within `within`.
+    pub async fn collect(self, limit: u64, within: Duration) -> Result<Bytes, Failure> {
+        let member = self.member;
+        client::collect(self.incoming.1, limit, within)
+            .await
+            .map_err(|why| Failure::Gone(member, why))
+    }
+}

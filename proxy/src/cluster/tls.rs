@@ -1,0 +1,177 @@
+//! How members know each other: mutual TLS with certificates of one CA that all hold the same name.
+//!
+//! Files are read again when they change, so that certificates can be rotated under a running larder. One that cannot be
+//! used leaves the one before in force.
+
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    client::WebPkiServerVerifier,
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    server::WebPkiClientVerifier,
+};
+
+use larder_shared::{Algorithm, Hasher};
+
+use crate::config::{MemberFiles, PeerTls};
+
+/// The files are looked at this often.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// Why members cannot be met.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("[cluster] tls: {0}")]
+pub struct MemberTlsError(String);
+
+/// Both sides of mutual TLS, as the files say now.
+#[derive(Clone, Debug)]
+pub struct MemberTls {
+    pub server: Arc<ServerConfig>,
+    pub client: Arc<ClientConfig>,
+    /// What the other side's certificate must be good for.
+    pub name: ServerName<'static>,
+    /// Changes with the files.
+    pub generation: u64,
+}
+
+impl MemberTls {
+    /// Reads the files (blocking).
+    pub fn load(files: &MemberFiles) -> Result<Self, MemberTlsError> {
+        let generation = generation(files);
+        let failed = |what: &str, why: String| MemberTlsError(format!("{what}: {why}"));
+        let at = |path: &Path| path.display().to_string();
+        let read = |path: &Path| {
+            let certificates = CertificateDer::pem_file_iter(path)
+                .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+                .map_err(|error| failed(&at(path), error.to_string()))?;
+            if certificates.is_empty() {
+                return Err(failed(&at(path), "it holds no certificate in PEM".into()));
+            }
+            Ok(certificates)
+        };
+        let mut roots = RootCertStore::empty();
+        for certificate in read(&files.ca)? {
+            roots
+                .add(certificate)
+                .map_err(|error| failed(&at(&files.ca), error.to_string()))?;
+        }
+        let chain = read(&files.cert)?;
+        let key = PrivateKeyDer::from_pem_file(&files.key)
+            .map_err(|error| failed(&at(&files.key), error.to_string()))?;
+        let name = ServerName::try_from(files.name.clone())
+            .map_err(|_| failed("name", format!("{:?} is no DNS name", files.name)))?;
+        let (roots, provider) = (Arc::new(roots), provider());
+        let tls = |error: &dyn std::fmt::Display| failed(&at(&files.cert), error.to_string());
+        let clients =
+            WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
+                .build()
+                .map_err(|error| tls(&error))?;
+        let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| tls(&error))?
+            .with_client_cert_verifier(clients)
+            .with_single_cert(chain.clone(), key.clone_key())
+            .map_err(|error| tls(&error))?;
+        // A session that is resumed would outlive a rotation.
+        server.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        server.send_tls13_tickets = 0;
+        let servers = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
+            .build()
+            .map_err(|error| tls(&error))?;
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| tls(&error))?
+            .with_webpki_verifier(servers)
+            .with_client_auth_cert(chain, key)
+            .map_err(|error| tls(&error))?;
+        Ok(Self {
+            server: Arc::new(server),
+            client: Arc::new(client),
+            name,
+            generation,
+        })
+    }
+
+    /// Whether the certificate that a client has shown is a member's. Its chain was checked in the handshake.
+    pub fn is_member(&self, certificate: Option<&CertificateDer<'_>>) -> bool {
+        let Some(certificate) = certificate else {
+            return false;
+        };
+        webpki::EndEntityCert::try_from(certificate)
+            .is_ok_and(|shown| shown.verify_is_valid_for_subject_name(&self.name).is_ok())
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// A number that changes with the content of the files.
+fn generation(files: &MemberFiles) -> u64 {
+    let mut hasher = Hasher::new(Algorithm::Sha256);
+    for path in [&files.ca, &files.cert, &files.key] {
+        let content = fs::read(path).unwrap_or_default();
+        hasher.update(&(content.len() as u64).to_le_bytes());
+        hasher.update(&content);
+    }
+    let digest = hasher.finish();
+    let mut first = [0; 8];
+    first.copy_from_slice(&digest.as_bytes()[..8]);
+    u64::from_le_bytes(first)
+}
+
+/// What is in force, and when it was last compared with the files.
+#[derive(Debug)]
+struct Loaded {
+    files: MemberFiles,
+    tls: MemberTls,
+    looked: Instant,
+}
+
+/// The member's side of TLS, always as fresh as its files.
+#[derive(Default, Debug)]
+pub struct Rotating(Mutex<Option<Loaded>>);
+
+impl Rotating {
+    /// What is in force for `tls`, `None` where it is off. Reads the files the first time, and looks at them again every
+    /// few seconds (blocking for as long as three small files take).
+    pub fn current(&self, tls: &PeerTls) -> Result<Option<MemberTls>, MemberTlsError> {
+        let PeerTls::Mutual(files) = tls else {
+            return Ok(None);
+        };
+        let mut loaded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(loaded) = loaded.as_mut().filter(|loaded| loaded.files == *files) {
+            if loaded.looked.elapsed() < EVERY {
+                return Ok(Some(loaded.tls.clone()));
+            }
+            loaded.looked = Instant::now();
+            if generation(files) == loaded.tls.generation {
+                return Ok(Some(loaded.tls.clone()));
+            }
+            match MemberTls::load(files) {
+                Ok(new) => {
+                    tracing::info!("the member's certificate was read again and is in force");
+                    loaded.tls = new;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the member's new certificate cannot be used; the one before stays in force");
+                }
+            }
+            return Ok(Some(loaded.tls.clone()));
+        }
+        let tls = MemberTls::load(files)?;
+        *loaded = Some(Loaded {
+            files: files.clone(),
+            tls: tls.clone(),
+            looked: Instant::now(),
+        });
+        Ok(Some(tls))
+    }
+}
