@@ -21,6 +21,7 @@ use crate::{
     access::{Access, Grants},
     admin::Admin,
     client::Client,
+    cluster::Cluster,
     coalesce::Coalesce,
     config::Config,
     credentials::{Credentials, Settings},
@@ -29,6 +30,7 @@ use crate::{
     identity::Key,
     keep, listen,
     metrics::Metrics,
+    peers::PeerSurface,
     pull::Pull,
     registry::Surface,
     store::Store,
@@ -49,6 +51,7 @@ pub type Reread = Box<dyn Fn() -> Result<Config, crate::config::ConfigError> + S
 pub struct Bound {
     registry: TcpListener,
     telemetry: Option<TcpListener>,
+    peers: Option<TcpListener>,
     admin: UnixListener,
     socket: PathBuf,
     listen: Listen,
@@ -77,6 +80,10 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
         }
         None => None,
     };
+    let peers = match &config.cluster.peers {
+        Some(peers) => Some(bind(peers.listen, "peers", "[cluster] listen").await?),
+        None => None,
+    };
     let socket = config.admin.socket.clone();
     let admin = bind_socket(&socket).with_context(|| {
         format!(
@@ -99,7 +106,14 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
             Some(listener) => Some(listener.local_addr()?.to_string()),
             None => None,
         },
+        peers: match &peers {
+            Some(listener) => Some(listener.local_addr()?.to_string()),
+            None => None,
+        },
     };
+    let cluster = Cluster::new(Arc::clone(&config), Arc::clone(&metrics));
+    // What is wrong with the certificate is said before anything runs.
+    cluster.peers.tls()?;
     let (grants, key) = store.grants();
     let lifetime = {
         let access = &config.load().access;
@@ -123,7 +137,9 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
             Arc::clone(&metrics),
             access,
             Arc::clone(&config),
+            Arc::clone(&cluster),
         ),
+        cluster,
         metrics: Arc::clone(&metrics),
         checks: Coalesce::default(),
         fetches: Coalesce::default(),
@@ -134,6 +150,7 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
     Ok(Bound {
         registry,
         telemetry,
+        peers,
         admin,
         socket,
         listen,
@@ -200,6 +217,12 @@ impl Bound {
                 watch.clone(),
             ));
         }
+        if let Some(listener) = self.peers {
+            let surface = PeerSurface::new(Arc::clone(&self.pull), Arc::clone(&self.metrics));
+            tokio::spawn(listen::peers(listener, Arc::new(surface), watch.clone()));
+        }
+        let members = Arc::clone(&self.pull.cluster.members);
+        tokio::spawn(members.run(watch.clone()));
         tokio::spawn(keep::run(Arc::clone(&self.pull), watch.clone()));
         tokio::spawn(keep::scrub(Arc::clone(&self.pull)));
         tokio::spawn(listen::admin(self.admin, admin, watch));
@@ -209,6 +232,7 @@ impl Bound {
         tracing::info!(
             registry = self.listen.registry,
             telemetry = self.listen.telemetry,
+            peers = self.listen.peers,
             store = %self.pull.store.root().display(),
             version = env!("CARGO_PKG_VERSION"),
             "larder serves"

@@ -18,7 +18,10 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use larder_shared::Range;
-use tokio::time::{Instant, Sleep};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, Sleep},
+};
 
 use crate::{
     fill::{Chunk, FillError, Passage, Reader, Through},
@@ -92,6 +95,11 @@ pub struct Body {
     record: Option<Record>,
     /// A range of a fill is being read.
     inside: bool,
+    /// The connection cannot send files: they are read, a piece at a time.
+    copied: bool,
+    reading: Option<JoinHandle<io::Result<Vec<u8>>>>,
+    /// A range that the fill has given and that is not read yet.
+    given: Option<Range>,
     /// It has failed, and what was handed out before is on its way.
     failed: Option<io::Error>,
 }
@@ -110,6 +118,9 @@ impl Body {
             left,
             record: None,
             inside: false,
+            copied: false,
+            reading: None,
+            given: None,
             failed: None,
         }
     }
@@ -128,6 +139,33 @@ impl Body {
         self.regions = regions.clone();
         self.record = Some(record);
         self
+    }
+
+    /// The same for a connection that encrypts, where files do not go out by themselves.
+    #[must_use]
+    pub fn serve_copied(mut self, record: Record) -> Self {
+        self.copied = true;
+        self.record = Some(record);
+        self
+    }
+
+    /// The bytes of `range` of a file: addresses that the connection sends, or what was read.
+    fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+        blob: &Arc<Blob>,
+        range: Range,
+    ) -> Poll<io::Result<Bytes>> {
+        if !self.copied {
+            return Poll::Ready(Ok(blob.slice(range, &self.regions)));
+        }
+        let reading = self.reading.get_or_insert_with(|| {
+            let blob = Arc::clone(blob);
+            tokio::task::spawn_blocking(move || blob.read(range))
+        });
+        let read = ready!(Pin::new(reading).poll(cx));
+        self.reading = None;
+        Poll::Ready(read.map_err(io::Error::other).flatten().map(Bytes::from))
     }
 
     /// Bytes of the whole body, if known.
@@ -167,8 +205,13 @@ impl Body {
                     }
                 }
                 (Some(Segment::Range(range)), Content::Stored(blob)) => {
+                    let (range, blob) = (*range, Arc::clone(blob));
                     let piece = Range::new(range.start, range.end.min(range.start + PIECE));
-                    let bytes = blob.slice(piece, &self.regions);
+                    let bytes = match ready!(self.poll_piece(cx, &blob, piece)) {
+                        Ok(bytes) => bytes,
+                        Err(error) => return Poll::Ready(Some(Err(error))),
+                    };
+                    drop(blob);
                     let rest = Range::new(piece.end, range.end);
                     self.segments.pop_front();
                     if !rest.is_empty() {
@@ -203,12 +246,28 @@ impl Body {
                         reader.next_part(*range);
                         self.inside = true;
                     }
-                    match ready!(reader.poll_chunk(cx)) {
+                    // What a reader was given is read before it is given more.
+                    let given = match self.given.take() {
+                        Some(range) => Some(Ok(Chunk(range))),
+                        None => ready!(reader.poll_chunk(cx)),
+                    };
+                    match given {
                         Some(Ok(Chunk(range))) => {
-                            let Some(blob) = reader.blob() else {
+                            let Some(blob) = reader.blob().cloned() else {
                                 return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())));
                             };
-                            return Poll::Ready(Some(Ok(blob.slice(range, &self.regions))));
+                            let piece = if self.copied {
+                                Range::new(range.start, range.end.min(range.start + PIECE))
+                            } else {
+                                range
+                            };
+                            let Poll::Ready(bytes) = self.poll_piece(cx, &blob, piece) else {
+                                self.given = Some(range);
+                                return Poll::Pending;
+                            };
+                            let rest = Range::new(piece.end, range.end);
+                            self.given = (!rest.is_empty()).then_some(rest);
+                            return Poll::Ready(Some(bytes));
                         }
                         // The disk failed, not the blob: go on without it, at the byte reached.
                         Some(Err(FillError::Disk(_))) => {

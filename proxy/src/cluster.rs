@@ -9,9 +9,12 @@ pub mod peers;
 pub mod placement;
 pub mod tls;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use http::Method;
 use larder_shared::{Digest, Role};
 
 use self::{hints::Hints, members::Members, peers::Peers, placement::Key};
@@ -19,6 +22,12 @@ use crate::{config::Config, metrics::Metrics};
 
 /// So many members are asked for a run, one after the other, before a node fetches it itself.
 const ASKED: usize = 2;
+
+/// Where keepers are asked and told who holds what.
+pub const HOLDERS: &str = "/larder/v1/holders";
+
+/// A keeper is told within this time, or not at all.
+const TELL: Duration = Duration::from_secs(2);
 
 /// Holder hints and tag records of a thing are kept by so many members, the first in rank for it.
 pub const KEEPERS: usize = 3;
@@ -65,6 +74,54 @@ impl Cluster {
             view.own.is_some() && root.first() == view.own.as_ref(),
             run,
         )
+    }
+
+    /// Who is said to hold `digest`, as its keepers know.
+    pub async fn holders(&self, digest: &Digest, within: Duration) -> Vec<SocketAddr> {
+        let (keepers, own) = (self.keepers(digest), self.members.view().own_address());
+        let mut holders = self.hints.holders(digest);
+        let path = format!("{HOLDERS}?digest={digest}");
+        let mut answers: FuturesUnordered<_> = keepers
+            .into_iter()
+            .filter(|keeper| Some(*keeper) != own && self.members.admits(*keeper))
+            .map(|keeper| {
+                self.peers
+                    .call(keeper, Method::GET, &path, Bytes::new(), within)
+            })
+            .collect();
+        while let Some(answer) = answers.next().await {
+            let told = answer.ok();
+            let told = told.and_then(|text| serde_json::from_slice::<Vec<SocketAddr>>(&text).ok());
+            holders.extend(told.unwrap_or_default());
+        }
+        let mut seen = Vec::new();
+        holders.retain(|holder| {
+            let new = Some(*holder) != own && !seen.contains(holder);
+            seen.push(*holder);
+            new
+        });
+        holders
+    }
+
+    /// Tells the keepers of `digest` that this node holds it.
+    pub async fn announce(&self, digest: &Digest) {
+        let view = self.members.view();
+        let Some(own) = view.own_address().filter(|_| view.has_others()) else {
+            return;
+        };
+        let path = format!("{HOLDERS}?digest={digest}&holder={own}");
+        for keeper in self.keepers(digest) {
+            if keeper == own {
+                self.hints.add(*digest, own);
+            } else if self.members.admits(keeper) {
+                let told = self
+                    .peers
+                    .call(keeper, Method::POST, &path, Bytes::new(), TELL);
+                if let Err(failure) = told.await {
+                    tracing::debug!(%failure, "a keeper was not told who holds a blob");
+                }
+            }
+        }
     }
 
     /// Who keeps what is known of `thing`, this node perhaps among them.

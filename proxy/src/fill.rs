@@ -20,29 +20,34 @@ mod fetch;
 mod plan;
 mod ramp;
 mod reader;
+mod sources;
 mod start;
 mod streams;
+mod suspects;
 mod task;
 mod through;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::Waker,
 };
 
 use arc_swap::ArcSwap;
 use larder_shared::{Digest, Range, RangeHeader, RegistryName, Repository};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OnceCell, Semaphore};
 
 use crate::{
     access::{Access, Place},
+    cluster::Cluster,
     config::Config,
     identity::Identity,
     metrics::Metrics,
-    store::{Partial, Store},
+    store::{Blob, Partial, Store},
     upstream::{Failure, Upstreams},
 };
+pub use plan::DEPTH;
 pub use reader::{Chunk, Reader};
 pub use through::{Passage, Through};
 
@@ -93,6 +98,8 @@ pub enum Right {
     None,
     /// Its repository, and so whatever its own source brings. Not what others brought.
     Repository,
+    /// Another member answers for its reader's right to the repository: whatever came through that repository will do.
+    Member,
     /// This very digest, which its repository holds.
     Digest,
 }
@@ -114,6 +121,8 @@ struct Seat {
     wants: Wants,
     source: Source,
     right: Right,
+    /// How many members may stand between it and the source.
+    depth: u8,
     waker: Option<Waker>,
 }
 
@@ -155,17 +164,24 @@ struct State {
     opened: bool,
     /// An earlier process brought some of the bytes, on whosever behalf.
     resumed: bool,
+    /// The first bytes came from another member.
+    by_member: bool,
 }
 
 impl State {
     /// Whether the bytes of this fill are for a reader of `source` who has no right to the digest itself: its own source
     /// brings them, or, for who may read the repository, they are proven to have come through it.
     fn brings_for(&self, source: &Source, right: Right) -> bool {
+        let first = self.sources.first();
+        if !self.resumed && right == Right::Member {
+            return first.is_some_and(|first| first.repository == source.repository);
+        }
         if !self.resumed {
-            return self.sources.first() == Some(source);
+            return first == Some(source);
         }
         let came = |partial: &Arc<Partial>| partial.proven_in().contains(&source.repository);
-        right == Right::Repository && self.partial.as_ref().is_some_and(came)
+        matches!(right, Right::Repository | Right::Member)
+            && self.partial.as_ref().is_some_and(came)
     }
 
     /// The repositories that hold the digest, once it is verified. What a mirror brought counts where nobody else brought
@@ -192,6 +208,12 @@ struct Fill {
     state: Mutex<State>,
     /// Wakes the task: a reader came, left, or moved on.
     demand: Notify,
+    /// Members that are not asked again for a run.
+    failed: Mutex<HashSet<(u64, SocketAddr)>>,
+    /// Who is said to hold the blob, once somebody was asked.
+    hinted: OnceCell<Vec<SocketAddr>>,
+    /// Who holds it, once everybody was asked.
+    found: OnceCell<Vec<SocketAddr>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -217,9 +239,28 @@ impl Fill {
                 mirrored: Vec::new(),
                 opened: false,
                 resumed: false,
+                by_member: false,
             }),
             demand: Notify::new(),
+            failed: Mutex::default(),
+            hinted: OnceCell::new(),
+            found: OnceCell::new(),
         }
+    }
+
+    fn note_failed(&self, run: u64, member: SocketAddr) {
+        lock(&self.failed).insert((run, member));
+    }
+
+    fn has_failed(&self, run: u64, member: SocketAddr) -> bool {
+        let failed = lock(&self.failed);
+        failed.contains(&(run, member)) || failed.contains(&(sources::ANY_RUN, member))
+    }
+
+    /// Whether somebody on this node reads, and not members alone.
+    fn is_read_here(&self) -> bool {
+        let state = lock(&self.state);
+        state.seats.values().any(|seat| seat.depth == plan::DEPTH)
     }
 
     /// Something changed that readers may wait for.
@@ -257,6 +298,8 @@ pub struct Fills {
     metrics: Arc<Metrics>,
     access: Arc<Access>,
     config: Arc<ArcSwap<Config>>,
+    cluster: Arc<Cluster>,
+    suspects: suspects::Suspects,
     running: Mutex<HashMap<Digest, Arc<Fill>>>,
     /// Rings when something was added to the store.
     pub grown: Notify,
@@ -271,8 +314,11 @@ impl Fills {
         metrics: Arc<Metrics>,
         access: Arc<Access>,
         config: Arc<ArcSwap<Config>>,
+        cluster: Arc<Cluster>,
     ) -> Arc<Self> {
         Arc::new(Self {
+            cluster,
+            suspects: suspects::Suspects::default(),
             store,
             upstreams,
             metrics,
@@ -291,6 +337,7 @@ impl Fills {
         source: Source,
         range: &RangeHeader,
         right: Right,
+        depth: u8,
     ) -> Joined {
         let mut fills = lock(&self.running);
         let (fill, started) = if let Some(fill) = fills.get(&digest) {
@@ -313,7 +360,7 @@ impl Fills {
             (fill, true)
         };
         // Seated under the list's lock: a fill that is about to leave the list sees the new reader.
-        let reader = Reader::sit(&fill, source, range, right);
+        let reader = Reader::sit(&fill, source, range, right, depth);
         drop(fills);
         if started {
             self.metrics.fills.started.inc();
@@ -363,6 +410,30 @@ impl Fills {
                 }
             })
             .collect()
+    }
+
+    /// Tells those members who keep such knowledge that this node holds a digest.
+    pub fn announce(&self, digest: Digest) {
+        if self.cluster.has_others() {
+            let cluster = Arc::clone(&self.cluster);
+            tokio::spawn(async move { cluster.announce(&digest).await });
+        }
+    }
+
+    /// A blob is right: whoever brought wrong bytes of it before is named (blocking).
+    fn name_liars(&self, right: &Blob) {
+        match self.suspects.name(right) {
+            Ok(liars) => {
+                for member in liars {
+                    tracing::warn!(%member, blob.digest = %right.digest(), "distrust: a member gave wrong bytes; it is not asked for a while");
+                    self.cluster.members.distrust(member);
+                    self.metrics.peers.distrusted.inc();
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a wrong blob cannot be compared with the right one");
+            }
+        }
     }
 
     /// Writes down how far every fill is, for the next process (blocking).

@@ -17,6 +17,9 @@ pub struct Fingerprint([u8; 16]);
 impl Fingerprint {
     const ANONYMOUS: Self = Self([0; 16]);
 
+    /// Stands for the other members, where it does not matter on whose behalf one asks.
+    pub const MEMBERS: Self = Self([0xff; 16]);
+
     /// The fingerprint that [`fmt::Display`] wrote.
     pub fn parse(text: &str) -> Option<Self> {
         let bytes = HEXLOWER.decode(text.as_bytes()).ok()?;

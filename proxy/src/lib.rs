@@ -35,6 +35,8 @@ pub mod keep;
 pub mod admin;
 pub mod registry;
 
+pub mod peers;
+
 pub mod listen;
 
 pub mod app;

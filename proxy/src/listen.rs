@@ -20,6 +20,7 @@ use crate::{
     admin::Admin,
     body::Body,
     drain::Watch,
+    peers::PeerSurface,
     registry::Surface,
     sys::{FileSocket, Regions},
 };
@@ -105,6 +106,102 @@ async fn drain(mut body: Incoming) {
         }
     };
     let _ = tokio::time::timeout(UNWANTED_WITHIN, reading).await;
+}
+
+/// Connections to the peer port at once.
+const MAX_PEER_CONNECTIONS: usize = 4096;
+
+/// A TLS handshake must be complete within this time.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Serves the peer port until the drain; then lets the requests in flight finish.
+pub async fn peers(listener: TcpListener, surface: Arc<PeerSurface>, watch: Watch) {
+    let slots = Arc::new(Semaphore::new(MAX_PEER_CONNECTIONS));
+    accept(watch.clone(), listener, |stream| {
+        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+            tracing::warn!(
+                limit = MAX_PEER_CONNECTIONS,
+                "too many connections on the peer port; one is turned away"
+            );
+            return;
+        };
+        let (surface, watch) = (Arc::clone(&surface), watch.clone());
+        tokio::spawn(async move {
+            let _slot = slot;
+            let _ = stream.set_nodelay(true);
+            if let Err(why) = peer_connection(stream, &surface, watch).await {
+                tracing::debug!(why, "a connection to the peer port ended early");
+            }
+        });
+    })
+    .await;
+}
+
+/// One connection of a member: by mutual TLS, or as it comes where the configuration says so.
+async fn peer_connection(
+    stream: TcpStream,
+    surface: &PeerSurface,
+    watch: Watch,
+) -> Result<(), String> {
+    let tls = surface
+        .pull()
+        .cluster
+        .peers
+        .tls()
+        .map_err(|e| e.to_string())?;
+    let Some(tls) = tls else {
+        let regions = Regions::default();
+        let io = FileSocket::new(stream, regions.clone());
+        return member_requests(io, surface, Some(&regions), watch).await;
+    };
+    let handshake = tokio_rustls::TlsAcceptor::from(Arc::clone(&tls.server)).accept(stream);
+    let shaken = tokio::time::timeout(HANDSHAKE_WITHIN, handshake).await;
+    let stream = match shaken {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            surface.turned_away();
+            return Err(error.to_string());
+        }
+        Err(_) => {
+            surface.turned_away();
+            return Err("no handshake in time".to_owned());
+        }
+    };
+    let shown = stream.get_ref().1.peer_certificates();
+    if !tls.is_member(shown.and_then(|chain| chain.first())) {
+        surface.turned_away();
+        return Err("the certificate is no member's".to_owned());
+    }
+    member_requests(TokioIo::new(stream), surface, None, watch).await
+}
+
+async fn member_requests<I>(
+    io: I,
+    surface: &PeerSurface,
+    regions: Option<&Regions>,
+    mut watch: Watch,
+) -> Result<(), String>
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+{
+    let service = service_fn(|request: Request<Incoming>| async move {
+        let response = Box::pin(surface.answer(request, regions)).await;
+        Ok::<_, Infallible>(response)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WITHIN)
+        .writev(regions.is_some())
+        .serve_connection(io, service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = watch.stopped() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    ended.map_err(|error| error.to_string())
 }
 
 /// Serves metrics and health on the telemetry port until the drain.

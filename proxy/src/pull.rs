@@ -9,6 +9,7 @@ mod explain;
 mod list;
 mod manage;
 mod manifest;
+mod member;
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,9 +22,11 @@ use larder_shared::{
 };
 use moka::future::Cache;
 
+pub use self::member::MemberRequest;
 use crate::{
     access::{Access, Place, Verdict},
     body::Body,
+    cluster::Cluster,
     coalesce::Coalesce,
     config::{Config, Sharing},
     credentials::{Credentials, Fault},
@@ -120,6 +123,7 @@ pub struct Pull {
     pub key: Key,
     pub tags: Tags,
     pub fills: Arc<Fills>,
+    pub cluster: Arc<Cluster>,
     /// Blobs that are being hashed again.
     pub checks: Coalesce<Digest, bool>,
     pub fetches: Fetches,

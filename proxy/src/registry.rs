@@ -246,7 +246,7 @@ fn late() -> PullError {
     })
 }
 
-fn ok_response(pulled: Pulled, record: &mut Record) -> Response<Body> {
+pub(crate) fn ok_response(pulled: Pulled, record: &mut Record) -> Response<Body> {
     record.answered(pulled.status, pulled.tier, pulled.outcome);
     let mut response = Response::new(pulled.body);
     *response.status_mut() = pulled.status;
@@ -255,7 +255,7 @@ fn ok_response(pulled: Pulled, record: &mut Record) -> Response<Body> {
 }
 
 /// The one place where errors become responses.
-fn error_response(
+pub(crate) fn error_response(
     error: &PullError,
     unknown: ErrorCode,
     agent: &str,

@@ -22,7 +22,10 @@ use http::Uri;
 use larder_shared::{Digest, RegistryName, Repository};
 use moka::future::Cache;
 
-pub use self::question::{Answer, Ask, Failure, Subject, Want};
+pub use self::{
+    endpoint::Lend,
+    question::{Answer, Ask, Failure, Subject, Want, content_range},
+};
 use self::{
     endpoint::Scheme,
     health::{Admission, Health},

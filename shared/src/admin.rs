@@ -22,6 +22,9 @@ pub struct Status {
 pub struct Listen {
     pub registry: String,
     pub telemetry: Option<String>,
+    /// The peer port, if there is one.
+    #[serde(default)]
+    pub peers: Option<String>,
 }
 
 /// The node tier.

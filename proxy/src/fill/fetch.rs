@@ -2,25 +2,23 @@
 
 use std::{
     io,
+    net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use bytes::Bytes;
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use larder_shared::Range;
 use tokio::{task::JoinHandle, time::timeout};
 
-use super::{Fill, Fills, HELD_BACK, Source, lock};
-use crate::{
-    access::Verdict,
-    store::Partial,
-    upstream::{Failure, Subject, Want},
+use super::{
+    Fill, HELD_BACK,
+    sources::{Body, Brought},
 };
+use crate::{store::Partial, upstream::Failure};
 
 /// A stream that brings nothing for this long is given up and asked for again.
 const IDLE: Duration = Duration::from_secs(5);
@@ -42,6 +40,11 @@ pub enum End {
     },
     /// The source said no before the first byte.
     Refused(Failure),
+    /// A member said no, broke off, or is gone. There are others.
+    Peer {
+        member: SocketAddr,
+        why: String,
+    },
     /// The source has something else under this digest.
     WrongObject(String),
     Disk(io::Error),
@@ -55,77 +58,11 @@ pub struct Opened {
     /// Where the body begins: the range's start, or 0 from a source that knows no ranges.
     pub start: u64,
     pub ranged: bool,
-    /// Which endpoint of the source answers.
+    /// Which endpoint of the source answers; `usize::MAX` for a member.
     pub endpoint: usize,
-    body: Incoming,
-}
-
-/// Asks `source` for `want` and reads what it says about the blob.
-pub async fn open(
-    fills: &Fills,
-    fill: &Fill,
-    source: &Source,
-    want: Want,
-    first: usize,
-) -> Result<Opened, End> {
-    let place = fills.place(source);
-    let mut ask = place.ask(Subject::Blob(fill.digest), want);
-    ask.first = first;
-    // Who is not known to have the right now is not led past the registry.
-    ask.anew = fills.access.verdict(&place) != Verdict::Allowed;
-    let answer = match fills.upstreams.ask(&ask).await {
-        Ok(answer) => answer,
-        Err(failure) => {
-            fills.access.met(&place, &failure);
-            return Err(End::Refused(failure));
-        }
-    };
-    fills.access.answered(&place, &answer);
-    {
-        // A mirror's bytes are as good as any, but its word opens nothing.
-        let mut state = lock(&fill.state);
-        let state = &mut *state;
-        let brought = if answer.proves {
-            &mut state.served
-        } else {
-            &mut state.mirrored
-        };
-        if !brought.contains(source) {
-            brought.push(source.clone());
-        }
-    }
-    if answer.partial {
-        let (range, size) = answer
-            .content_range()
-            .ok_or_else(|| End::WrongObject("a 206 without a readable Content-Range".to_owned()))?;
-        let asked = match want {
-            Want::Part(range) => range.start,
-            Want::All | Want::Head => 0,
-        };
-        if range.start != asked {
-            return Err(End::WrongObject(format!(
-                "bytes from {} where {asked} was asked",
-                range.start
-            )));
-        }
-        return Ok(Opened {
-            size,
-            start: range.start,
-            ranged: true,
-            endpoint: answer.endpoint,
-            body: answer.body,
-        });
-    }
-    let size = answer
-        .content_length()
-        .ok_or_else(|| End::WrongObject("an answer without Content-Length".to_owned()))?;
-    Ok(Opened {
-        size,
-        start: 0,
-        ranged: false,
-        endpoint: answer.endpoint,
-        body: answer.body,
-    })
+    /// The member that answers.
+    pub member: Option<SocketAddr>,
+    pub body: Body,
 }
 
 /// A stream's progress, shared with the task that watches it. The task may lower `end`.
@@ -137,6 +74,16 @@ pub struct Track {
     pub end: AtomicU64,
     /// Which endpoint answered; `usize::MAX` until one did.
     pub endpoint: AtomicUsize,
+    /// Which member answered, if one did.
+    pub member: OnceLock<SocketAddr>,
+}
+
+impl Track {
+    pub fn note_member(&self, member: Option<SocketAddr>) {
+        if let Some(member) = member {
+            let _ = self.member.set(member);
+        }
+    }
 }
 
 /// Bytes of a stream that were written together.
@@ -154,6 +101,7 @@ pub async fn pump(
     track: Arc<Track>,
     received: Arc<AtomicU64>,
 ) -> End {
+    let member = opened.member;
     let mut body = opened.body;
     let mut at = opened.start;
     let mut gathered: Vec<Bytes> = Vec::new();
@@ -211,39 +159,39 @@ pub async fn pump(
                     Err(panic) => return End::Disk(io::Error::other(panic)),
                 }
             }
-            frame = timeout(idle, body.frame()), if ended.is_none() && gathered_len < GATHERED => {
+            brought = body.next(idle), if ended.is_none() && gathered_len < GATHERED => {
                 let limit = track.end.load(Ordering::Acquire);
-                match frame {
-                    Ok(Some(Ok(frame))) => {
-                        if let Ok(mut data) = frame.into_data() {
-                            data.truncate(limit.saturating_sub(at) as usize);
-                            received.fetch_add(data.len() as u64, Ordering::Relaxed);
-                            at += data.len() as u64;
-                            gathered_len += data.len();
-                            if !data.is_empty() {
-                                gathered.push(data);
+                match brought {
+                    Brought::Data(mut data) => {
+                        data.truncate(limit.saturating_sub(at) as usize);
+                        received.fetch_add(data.len() as u64, Ordering::Relaxed);
+                        at += data.len() as u64;
+                        gathered_len += data.len();
+                        if !data.is_empty() {
+                            gathered.push(data);
+                        }
+                        if at >= limit {
+                            // Reading to the end of the body, when this is it, keeps the connection.
+                            if limit == track.end.load(Ordering::Acquire) {
+                                let _ = timeout(Duration::from_millis(5), body.next(idle)).await;
                             }
-                            if at >= limit {
-                                // Reading to the end of the body, when this is it, keeps the connection.
-                                if limit == track.end.load(Ordering::Acquire) {
-                                    let _ = timeout(Duration::from_millis(5), body.frame()).await;
-                                }
-                                ended = Some(End::Done);
-                            }
+                            ended = Some(End::Done);
                         }
                     }
-                    Ok(Some(Err(error))) => ended = Some(broken(error.to_string(), false)),
-                    Ok(None) if at >= limit => ended = Some(End::Done),
-                    Ok(None) => ended = Some(broken("it ended early".to_owned(), false)),
-                    Err(_) => ended = Some(broken(format!("it brought nothing for {} ms", idle.as_millis()), true)),
+                    Brought::End if at >= limit => ended = Some(End::Done),
+                    Brought::End => ended = Some(broken(member, "it ended early".to_owned(), false)),
+                    Brought::Broken { why, stalled } => ended = Some(broken(member, why, stalled)),
                 }
             }
         }
     }
 }
 
-fn broken(why: String, stalled: bool) -> End {
-    End::Broken { why, stalled }
+fn broken(member: Option<SocketAddr>, why: String, stalled: bool) -> End {
+    match member {
+        Some(member) => End::Peer { member, why },
+        None => End::Broken { why, stalled },
+    }
 }
 
 /// Writes what is not there yet and lets readers go on (blocking). What is to be hashed comes back.

@@ -16,6 +16,12 @@ const RUN_MAX: u64 = 32 << 20;
 /// A stream that is further than this from a byte that somebody waits for is cut short, and another begins there.
 const PATIENCE: u64 = 2 << 20;
 
+/// How many members may stand between a reader of this node and the source: relay and root.
+pub const DEPTH: u8 = 2;
+
+/// So many runs beyond the first byte that a reader waits for are fetched out of order.
+const AHEAD: u64 = 64;
+
 /// A stream under way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Flight {
@@ -24,6 +30,31 @@ pub struct Flight {
     pub at: u64,
     /// Where it stops.
     pub end: u64,
+    /// How many members stand between it and the source.
+    pub depth: u8,
+}
+
+/// What a reader wants now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Demand {
+    pub range: Range,
+    /// How many members may stand between it and the source: a reader that is itself a member's request must not wait for
+    /// a stream that may wait for it in turn.
+    pub depth: u8,
+}
+
+/// Where blobs are spread over members: the length of a run, and in which order this node fetches runs that nobody
+/// waits for.
+#[derive(Clone, Copy)]
+pub struct Spread<'a> {
+    pub run: u64,
+    pub turn: &'a dyn Fn(u64) -> u64,
+}
+
+impl std::fmt::Debug for Spread<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Spread({})", self.run)
+    }
 }
 
 /// What the planner looks at.
@@ -33,62 +64,108 @@ pub struct View<'a> {
     pub present: &'a Spans,
     pub flights: &'a [Flight],
     /// What readers want now, most urgent first.
-    pub demands: &'a [Range],
+    pub demands: &'a [Demand],
     /// Whether the blob is wanted as a whole, whoever reads.
     pub whole: bool,
-    /// How many streams there may be.
+    /// How many streams there may be. Those of a smaller depth are not held up by those of a larger one.
     pub streams: usize,
     /// Whether the source answers ranges. If not, one stream brings everything from the first byte.
     pub ranged: bool,
+    /// `None`: this node fetches everything itself.
+    pub spread: Option<Spread<'a>>,
 }
 
 /// The next thing to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
-    Fetch(Range),
+    /// Fetch the range, with so many members in between at the most.
+    Fetch { range: Range, depth: u8 },
     /// Let flight `id` stop at `end`, then look again.
-    Cut {
-        id: u64,
-        end: u64,
-    },
+    Cut { id: u64, end: u64 },
     /// Nothing more to start now.
     Wait,
+}
+
+impl View<'_> {
+    fn missing(&self, range: Range) -> Option<Range> {
+        self.present
+            .first_missing(Range::new(range.start, range.end.min(self.size)))
+    }
+
+    /// Whether there may be one more stream for a demand of this depth.
+    fn has_room(&self, depth: u8) -> bool {
+        let nearer = self.flights.iter().filter(|f| f.depth <= depth).count();
+        nearer < self.streams
+    }
+
+    /// What is here, or comes without waiting for more members than `depth` allows.
+    fn covered(&self, depth: u8) -> Spans {
+        let mut covered = self.present.clone();
+        for flight in self.flights.iter().filter(|f| f.depth <= depth) {
+            covered.insert(Range::new(flight.at, flight.end));
+        }
+        covered
+    }
+
+    /// A fetch, cut to the run that it begins in.
+    fn fetch(&self, range: Range, depth: u8) -> Step {
+        let end = match self.spread {
+            Some(spread) => range.end.min((range.start / spread.run + 1) * spread.run),
+            None => range.end,
+        };
+        let range = Range::new(range.start, end);
+        Step::Fetch { range, depth }
+    }
+
+    /// The gap of `within` whose turn it is.
+    fn turn(&self, covered: &Spans, within: Range) -> Option<Range> {
+        let first = covered.first_missing(within)?;
+        let Some(Spread { run, turn }) = self.spread else {
+            return Some(first);
+        };
+        let runs = first.start / run..within.end.div_ceil(run).min(first.start / run + AHEAD);
+        let gaps = runs.filter_map(|index| {
+            let begin = (index * run).max(within.start);
+            let gap =
+                covered.first_missing(Range::new(begin, ((index + 1) * run).min(within.end)))?;
+            Some((turn(index), gap))
+        });
+        gaps.min_by_key(|(turn, _)| *turn).map(|(_, gap)| gap)
+    }
 }
 
 /// Decides the next step.
 pub fn next(view: &View<'_>) -> Step {
     let everything = Range::new(0, view.size);
-    let missing = |range: &Range| {
-        view.present
-            .first_missing(Range::new(range.start, range.end.min(view.size)))
-    };
     if !view.ranged {
-        let wanted = view.whole || view.demands.iter().any(|d| missing(d).is_some());
+        let wanted = view.whole || view.demands.iter().any(|d| view.missing(d.range).is_some());
         let idle = view.flights.is_empty() && view.streams > 0;
-        return if wanted && idle && missing(&everything).is_some() {
-            Step::Fetch(everything)
+        return if wanted && idle && view.missing(everything).is_some() {
+            Step::Fetch {
+                range: everything,
+                depth: 0,
+            }
         } else {
             Step::Wait
         };
     }
-    if view.flights.len() >= view.streams {
-        return Step::Wait;
-    }
     // Two more rounds for every stream, so that none is left alone with a long rest.
     let left = view.size - view.present.total();
-    let run = (left / (2 * view.streams as u64)).clamp(RUN_MIN, RUN_MAX) / SPAN * SPAN;
-    let mut covered = view.present.clone();
-    for flight in view.flights {
-        covered.insert(Range::new(flight.at, flight.end));
-    }
+    let run = (left / (2 * view.streams.max(1) as u64)).clamp(RUN_MIN, RUN_MAX) / SPAN * SPAN;
     // Bytes that somebody waits for and nobody brings soon.
-    for gap in view.demands.iter().filter_map(missing) {
-        match view
-            .flights
-            .iter()
-            .find(|f| f.at <= gap.start && gap.start < f.end)
-        {
-            None => return Step::Fetch(rounded(&covered, gap, view.size, run)),
+    for demand in view.demands {
+        let Some(gap) = view.missing(demand.range) else {
+            continue;
+        };
+        if !view.has_room(demand.depth) {
+            continue;
+        }
+        let mut nearer = view.flights.iter().filter(|f| f.depth <= demand.depth);
+        match nearer.find(|f| f.at <= gap.start && gap.start < f.end) {
+            None => {
+                let range = rounded(&view.covered(demand.depth), gap, view.size, run);
+                return view.fetch(range, demand.depth);
+            }
             Some(flight) if gap.start - flight.at > PATIENCE => {
                 return Step::Cut {
                     id: flight.id,
@@ -99,17 +176,19 @@ pub fn next(view: &View<'_>) -> Step {
         }
     }
     // The rest of what readers want.
-    for demand in view.demands {
-        let within = Range::new(demand.start, demand.end.min(view.size));
-        if let Some(gap) = covered.first_missing(within) {
-            return Step::Fetch(rounded(&covered, gap, view.size, run));
+    for demand in view.demands.iter().filter(|d| view.has_room(d.depth)) {
+        let covered = view.covered(demand.depth);
+        let within = Range::new(demand.range.start, demand.range.end.min(view.size));
+        if let Some(gap) = view.turn(&covered, within) {
+            return view.fetch(rounded(&covered, gap, view.size, run), demand.depth);
         }
     }
     // The rest of the blob.
     if view.whole
-        && let Some(gap) = covered.first_missing(everything)
+        && view.has_room(DEPTH)
+        && let Some(gap) = view.turn(&view.covered(DEPTH), everything)
     {
-        return Step::Fetch(Range::new(gap.start, gap.end.min(gap.start + run)));
+        return view.fetch(Range::new(gap.start, gap.end.min(gap.start + run)), DEPTH);
     }
     Step::Wait
 }
@@ -154,7 +233,7 @@ mod tests {
         size: u64,
         present: &'a Spans,
         flights: &'a [Flight],
-        demands: &'a [Range],
+        demands: &'a [Demand],
     ) -> View<'a> {
         View {
             size,
@@ -164,6 +243,21 @@ mod tests {
             whole: false,
             streams: 4,
             ranged: true,
+            spread: None,
+        }
+    }
+
+    fn want(start: u64, end: u64) -> Demand {
+        Demand {
+            range: Range::new(start, end),
+            depth: DEPTH,
+        }
+    }
+
+    fn fetch(start: u64, end: u64) -> Step {
+        Step::Fetch {
+            range: Range::new(start, end),
+            depth: DEPTH,
         }
     }
 
@@ -174,16 +268,16 @@ mod tests {
             100 * MIB,
             &present,
             &[],
-            &[Range::new(5 * MIB + 7, 5 * MIB + 50_007)],
+            &[want(5 * MIB + 7, 5 * MIB + 50_007)],
         ));
-        assert_eq!(step, Step::Fetch(Range::new(5 * MIB, 6 * MIB)));
+        assert_eq!(step, fetch(5 * MIB, 6 * MIB));
         let step = next(&view(
             5 * MIB + 100,
             &present,
             &[],
-            &[Range::new(5 * MIB + 7, 5 * MIB + 99)],
+            &[want(5 * MIB + 7, 5 * MIB + 99)],
         ));
-        assert_eq!(step, Step::Fetch(Range::new(5 * MIB, 5 * MIB + 100)));
+        assert_eq!(step, fetch(5 * MIB, 5 * MIB + 100));
     }
 
     #[test]
@@ -197,9 +291,10 @@ mod tests {
             id: 7,
             at: MIB,
             end: 32 * MIB,
+            depth: 0,
         }];
         let present: Spans = [Range::new(0, MIB)].into_iter().collect();
-        let demands = [Range::new(20 * MIB + 5, 20 * MIB + 6)];
+        let demands = [want(20 * MIB + 5, 20 * MIB + 6)];
         let step = next(&view(64 * MIB, &present, &flights, &demands));
         assert_eq!(
             step,
@@ -208,17 +303,87 @@ mod tests {
                 end: 20 * MIB
             }
         );
-        let near = [Range::new(2 * MIB, 2 * MIB + 5)];
+        let near = [want(2 * MIB, 2 * MIB + 5)];
         assert_eq!(next(&view(64 * MIB, &present, &flights, &near)), Step::Wait);
     }
 
     #[test]
     fn without_ranges_one_stream_brings_everything() {
         let present = Spans::default();
-        let demands = [Range::new(50, 60)];
+        let demands = [want(50, 60)];
         let mut plain = view(100, &present, &[], &demands);
         plain.ranged = false;
-        assert_eq!(next(&plain), Step::Fetch(Range::new(0, 100)));
+        assert_eq!(
+            next(&plain),
+            Step::Fetch {
+                range: Range::new(0, 100),
+                depth: 0
+            }
+        );
+    }
+
+    /// What another member waits for must not wait for a stream that may wait for it.
+    #[test]
+    fn a_members_demand_gets_a_stream_of_its_own() {
+        let far = |id, start| Flight {
+            id,
+            at: start,
+            end: start + 4 * MIB,
+            depth: 1,
+        };
+        let flights = [
+            far(0, 0),
+            far(1, 4 * MIB),
+            far(2, 8 * MIB),
+            far(3, 12 * MIB),
+        ];
+        let demand = |depth| Demand {
+            range: Range::new(4 * MIB, 8 * MIB),
+            depth,
+        };
+        let present = Spans::default();
+        for (depth, step) in [
+            (2, Step::Wait),
+            (1, Step::Wait),
+            (
+                0,
+                Step::Fetch {
+                    range: Range::new(4 * MIB, 8 * MIB),
+                    depth: 0,
+                },
+            ),
+        ] {
+            assert_eq!(
+                next(&view(64 * MIB, &present, &flights, &[demand(depth)])),
+                step
+            );
+        }
+    }
+
+    #[test]
+    fn runs_are_fetched_one_by_one_and_by_turn_behind_the_first() {
+        let turn = |run: u64| (run + 3) % 5;
+        let present = Spans::default();
+        let mut flights = Vec::new();
+        let demands = [want(0, 64 * MIB)];
+        for run in [0, 2, 7, 12, 3] {
+            let mut view = view(64 * MIB, &present, &flights, &demands);
+            view.streams = 8;
+            view.spread = Some(Spread {
+                run: 4 * MIB,
+                turn: &turn,
+            });
+            let Step::Fetch { range, depth } = next(&view) else {
+                panic!("nothing to do");
+            };
+            assert_eq!(range, Range::new(run * 4 * MIB, (run + 1) * 4 * MIB));
+            flights.push(Flight {
+                id: run,
+                at: range.start,
+                end: range.end,
+                depth,
+            });
+        }
     }
 
     proptest! {
@@ -228,28 +393,32 @@ mod tests {
         fn fetches_what_is_wanted_once(
             size in 1u64..64 * MIB,
             present in prop::collection::vec((0u64..64 * MIB, 1u64..8 * MIB), 0..6),
-            demands in prop::collection::vec((0u64..64 * MIB, 1u64..8 * MIB), 0..6),
-            whole in any::<bool>(), streams in 1usize..6, ranged in any::<bool>(), order in any::<u64>(),
+            demands in prop::collection::vec((0u64..64 * MIB, 1u64..8 * MIB, 0u8..3), 0..6),
+            whole in any::<bool>(), streams in 1usize..6, ranged in any::<bool>(), spread in any::<bool>(), order in any::<u64>(),
         ) {
             let clip = |(start, len): (u64, u64)| Range::new(start.min(size - 1), (start + len).min(size).max(start.min(size - 1) + 1));
             let mut present: Spans = present.into_iter().map(clip).collect();
-            let demands: Vec<Range> = demands.into_iter().map(clip).collect();
-            let wanted: Spans = demands.iter().map(|d| Range::new(d.start / SPAN * SPAN, d.end.div_ceil(SPAN) * SPAN)).collect();
+            let demands: Vec<Demand> = demands.into_iter().map(|(start, len, depth)| Demand { range: clip((start, len)), depth }).collect();
+            let wanted: Spans = demands.iter().map(|d| Range::new(d.range.start / SPAN * SPAN, d.range.end.div_ceil(SPAN) * SPAN)).collect();
             let mut flights: Vec<Flight> = Vec::new();
             let mut random = fastrand::Rng::with_seed(order);
             let mut id = 0;
             for _ in 0..10_000 {
-                match next(&View { size, present: &present, flights: &flights, demands: &demands, whole, streams, ranged }) {
-                    Step::Fetch(range) => {
+                let turn = |run: u64| run.wrapping_mul(order | 1);
+                let spread = spread.then_some(Spread { run: 4 * MIB, turn: &turn });
+                match next(&View { size, present: &present, flights: &flights, demands: &demands, whole, streams, ranged, spread }) {
+                    Step::Fetch { range, depth } => {
                         prop_assert!(range.start < range.end && range.end <= size, "{range:?}");
-                        prop_assert!(flights.len() < streams);
+                        prop_assert!(flights.iter().filter(|f| f.depth <= depth).count() < streams);
                         if ranged {
                             prop_assert!(present.first_missing(range) == Some(range), "fetched again: {range:?}");
-                            prop_assert!(flights.iter().all(|f| f.end <= range.start || range.end <= f.at), "fetched twice: {range:?}");
+                            let same = |f: &&Flight| f.depth <= depth;
+                            prop_assert!(flights.iter().filter(same).all(|f| f.end <= range.start || range.end <= f.at), "fetched twice: {range:?}");
+                            prop_assert!(spread.is_none() || range.start / (4 * MIB) == (range.end - 1) / (4 * MIB), "two runs: {range:?}");
                             prop_assert!(whole || wanted.contains(range), "nobody wants {range:?}");
                         }
                         id += 1;
-                        flights.push(Flight { id, at: range.start, end: range.end });
+                        flights.push(Flight { id, at: range.start, end: range.end, depth });
                     }
                     Step::Cut { id, end } => {
                         let flight = flights.iter_mut().find(|f| f.id == id).unwrap();
@@ -258,7 +427,7 @@ mod tests {
                     }
                     Step::Wait if flights.is_empty() => {
                         for demand in &demands {
-                            prop_assert!(present.contains(*demand));
+                            prop_assert!(present.contains(demand.range));
                         }
                         prop_assert!(!whole || present.contains(Range::new(0, size)));
                         return Ok(());

@@ -35,7 +35,13 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub(super) fn sit(fill: &Arc<Fill>, source: Source, range: &RangeHeader, right: Right) -> Self {
+    pub(super) fn sit(
+        fill: &Arc<Fill>,
+        source: Source,
+        range: &RangeHeader,
+        right: Right,
+        depth: u8,
+    ) -> Self {
         let mut state = lock(&fill.state);
         let seat = state.next_seat;
         state.next_seat += 1;
@@ -58,6 +64,7 @@ impl Reader {
                 wants,
                 source,
                 right,
+                depth,
                 waker: None,
             },
         );
@@ -87,8 +94,13 @@ impl Reader {
         let entitled = match state.seats.get(&self.seat) {
             Some(seat) if seat.right == Right::Digest => true,
             Some(seat) => {
-                (seat.right == Right::Repository && state.brings_for(&seat.source, seat.right))
-                    || state.served.contains(&seat.source)
+                let member = seat.right == Right::Member;
+                let same = |served: &Source| {
+                    *served == seat.source
+                        || (member && served.repository == seat.source.repository)
+                };
+                (seat.right != Right::None && state.brings_for(&seat.source, seat.right))
+                    || state.served.iter().any(same)
             }
             None => false,
         };
@@ -158,6 +170,11 @@ impl Reader {
 
     pub fn blob(&self) -> Option<&Arc<Blob>> {
         self.blob.as_ref()
+    }
+
+    /// Whether the first bytes came from another member.
+    pub fn is_by_member(&self) -> bool {
+        lock(&self.fill.state).by_member
     }
 
     fn size(&self) -> u64 {

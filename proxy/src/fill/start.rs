@@ -7,12 +7,14 @@ use larder_shared::Range;
 
 use super::{
     Fill, FillError, HELD_BACK, Phase, Source, Wants,
-    fetch::{self, End},
+    fetch::{End, Opened},
     lock,
-    plan::{self, WINDOW},
+    plan::{self, DEPTH, WINDOW},
+    sources::{self, Via},
     task::Running,
 };
 use crate::{
+    cluster::placement::RUN,
     store::Partial,
     upstream::{Failure, Want},
 };
@@ -23,8 +25,23 @@ impl Running {
         let mut want = first_want(&self.fill);
         loop {
             let source = self.pick_source()?;
-            let end = match fetch::open(&self.fills, &self.fill, &source, want, self.first).await {
-                Ok(opened) => {
+            let depth = least_depth(&self.fill);
+            let at = match want {
+                Want::Part(range) => range.start,
+                Want::All | Want::Head => 0,
+            };
+            let via = match want {
+                Want::Part(_) => self.via(at, depth),
+                Want::All | Want::Head => Via::Direct,
+            };
+            if let (true, Want::Part(range)) = (self.fills.cluster.has_others(), want) {
+                // The next run is somebody else's.
+                let end = (range.start / RUN + 1) * RUN;
+                want = Want::Part(Range::new(range.start, range.end.min(end)));
+            }
+            let end = match self.open_first(&source, want, via, depth).await {
+                None => continue,
+                Some(Ok(opened)) => {
                     let size = opened.size;
                     self.fits(size)?;
                     let partial = self.begin(size).await?;
@@ -34,13 +51,18 @@ impl Running {
                         }
                         _ => Range::new(0, size),
                     };
-                    self.pump(&partial, source, opened, range);
+                    lock(&self.fill.state).by_member = opened.member.is_some();
+                    self.pump(&partial, source, opened, range, via);
                     enter(&self.fill, &partial, true);
                     return Ok(partial);
                 }
-                Err(end) => end,
+                Some(Err(end)) => end,
             };
             match end {
+                End::Peer { member, why } => {
+                    tracing::debug!(blob.digest = %self.fill.digest, %member, why, "a member cannot begin it");
+                    self.fill.note_failed(sources::run_of(at), member);
+                }
                 // The length first, then what fits; or no range at all, for the empty blob and for sources that
                 // know no ranges and say so.
                 End::Refused(Failure::Unsatisfiable { total }) if want != Want::All => {
@@ -65,9 +87,33 @@ impl Running {
         }
     }
 
+    /// The first answer; `None` if meanwhile somebody came who must not wait for it: another member that may stand nearer
+    /// to the source than the one that was asked.
+    async fn open_first(
+        &self,
+        source: &Source,
+        want: Want,
+        via: Via,
+        depth: u8,
+    ) -> Option<Result<Opened, End>> {
+        let open = sources::open(&self.fills, &self.fill, source, want, self.first, via);
+        tokio::pin!(open);
+        loop {
+            tokio::select! {
+                opened = &mut open => return Some(opened),
+                () = self.fill.demand.notified(), if via.depth() > 0 => {
+                    if least_depth(&self.fill) < depth.min(via.depth()) {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
     /// The bytes were wrong: whoever brought them is asked last from now on. Whether there is anybody else.
     pub(super) async fn distrust(&mut self) -> bool {
-        let mut others = false;
+        // Without those members the rest will tell.
+        let mut others = !self.shares.is_empty() && self.restarts < RESTARTS;
         for (source, endpoint) in std::mem::take(&mut self.used) {
             self.fills
                 .upstreams
@@ -81,6 +127,9 @@ impl Running {
 
     /// Begins anew, with what the next endpoint says is the size.
     pub(super) async fn restart(&mut self, old: Arc<Partial>) -> Result<Arc<Partial>, FillError> {
+        let shares = std::mem::take(&mut self.shares);
+        self.fills.suspects.keep(Arc::clone(old.blob()), shares);
+        self.size_from = None;
         let _ = tokio::task::spawn_blocking(move || old.discard()).await;
         self.progress.present = 0;
         self.progress.since = Instant::now();
@@ -140,6 +189,16 @@ impl Running {
             Err(panic) => Err(FillError::Disk(panic.to_string())),
         }
     }
+}
+
+/// How often a blob whose bytes were wrong is begun anew without those who brought them.
+const RESTARTS: usize = 3;
+
+/// How many members may stand between the source and whoever of the readers is nearest to it.
+fn least_depth(fill: &Fill) -> u8 {
+    let state = lock(&fill.state);
+    let depths = state.seats.values().map(|seat| seat.depth);
+    depths.min().unwrap_or(DEPTH)
 }
 
 /// The size is known: readers may begin.

@@ -1,8 +1,9 @@
 //! The streams of a fill: where the plan says, one is started; when one ends, it is decided what that means.
 
 use std::{
+    net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -15,11 +16,13 @@ use super::{
     Fill, FillError, Source, Wants,
     fetch::{self, End, Opened, Track},
     lock,
-    plan::{self, Flight, Step, View, WINDOW},
-    ramp::PARALLEL_FROM,
+    plan::{self, Demand, Flight, Spread, Step, View, WINDOW},
+    ramp::{MAX_STREAMS, PARALLEL_FROM},
+    sources::{self, Via},
     task::{BACKOFF_MAX, GIVE_UP_ERRORS, GIVE_UP_STALLS, Running},
 };
 use crate::{
+    cluster::placement::RUN,
     store::Partial,
     upstream::{Failure, Want},
 };
@@ -33,6 +36,9 @@ pub(super) struct Stream {
     source: Source,
     /// The endpoint that it began with.
     first: usize,
+    /// The first byte that it was to bring.
+    start: u64,
+    depth: u8,
 }
 
 impl Running {
@@ -40,13 +46,18 @@ impl Running {
         loop {
             let (demands, whole) = demands(&self.fill, partial.size());
             let flights: Vec<Flight> = self.flights.iter().map(Stream::flight).collect();
-            let streams = if partial.size() >= PARALLEL_FROM {
+            let clustered = self.fills.cluster.has_others();
+            let streams = if clustered {
+                // Each asks another member: more of them are no burden to anybody.
+                MAX_STREAMS
+            } else if partial.size() >= PARALLEL_FROM {
                 self.ramp.streams()
             } else {
                 1
             };
             // A reader that waits at a place of its own gets a stream of its own.
-            let streams = streams.max(demands.len().min(super::ramp::MAX_STREAMS));
+            let streams = streams.max(demands.len().min(MAX_STREAMS));
+            let turn = |run| self.fills.cluster.turn(&self.fill.digest, run);
             let step = plan::next(&View {
                 size: partial.size(),
                 present: &partial.present(),
@@ -55,6 +66,10 @@ impl Running {
                 whole,
                 streams,
                 ranged: self.ranged.load(Ordering::Relaxed),
+                spread: clustered.then_some(Spread {
+                    run: RUN,
+                    turn: &turn,
+                }),
             });
             match step {
                 Step::Wait => return Ok(()),
@@ -63,8 +78,11 @@ impl Running {
                         stream.track.end.store(end, Ordering::Release);
                     }
                 }
-                Step::Fetch(range) => {
-                    let permit = if self.flights.is_empty() {
+                Step::Fetch { range, depth } => {
+                    let via = self.via(range.start, depth);
+                    // The first that waits for no member needs no leave: it must never wait for those that do.
+                    let first = self.flights.iter().all(|s| s.depth > via.depth());
+                    let permit = if first {
                         None
                     } else {
                         match Arc::clone(&self.fills.extra_streams).try_acquire_owned() {
@@ -74,9 +92,25 @@ impl Running {
                         }
                     };
                     let source = self.pick_source()?;
-                    self.fetch(partial, source, range, permit);
+                    self.fetch(partial, source, range, via, permit);
                 }
             }
+        }
+    }
+
+    /// Whom to ask for what begins at `at`, with at most `depth` members in between.
+    pub(super) fn via(&self, at: u64, depth: u8) -> Via {
+        let (cluster, run) = (&self.fills.cluster, sources::run_of(at));
+        let suspects = self.fills.suspects.of(&self.fill.digest);
+        let worth_it = |member: &SocketAddr| {
+            !self.fill.has_failed(run, *member)
+                && !suspects.contains(member)
+                && cluster.members.admits(*member)
+        };
+        let candidates = cluster.candidates(&self.fill.digest, run, depth);
+        match candidates.into_iter().find(|(member, _)| worth_it(member)) {
+            Some((member, role)) => Via::Peer { member, role },
+            None => Via::Direct,
         }
     }
 
@@ -86,9 +120,10 @@ impl Running {
         partial: &Arc<Partial>,
         source: Source,
         range: Range,
+        via: Via,
         permit: Option<OwnedSemaphorePermit>,
     ) {
-        let (id, track) = self.track(range, source.clone(), permit);
+        let (id, track) = self.track(range, source.clone(), via, permit);
         let (fills, fill, partial) = (
             Arc::clone(&self.fills),
             Arc::clone(&self.fill),
@@ -105,10 +140,14 @@ impl Running {
             } else {
                 Want::All
             };
-            let opened = match fetch::open(&fills, &fill, &source, want, first).await {
+            let opened = match sources::open(&fills, &fill, &source, want, first, via).await {
                 Ok(opened) => opened,
                 Err(end) => return (id, end),
             };
+            if let (Some(member), true) = (opened.member, opened.size != partial.size()) {
+                let why = "it tells another length".to_owned();
+                return (id, End::Peer { member, why });
+            }
             if opened.size != partial.size() {
                 let why = format!("{} bytes where {} were before", opened.size, partial.size());
                 return (id, End::WrongObject(why));
@@ -120,6 +159,7 @@ impl Running {
                 track.end.store(partial.size(), Ordering::Release);
             }
             track.endpoint.store(opened.endpoint, Ordering::Relaxed);
+            track.note_member(opened.member);
             note_proofs(&fill, &partial);
             answered(&fill);
             (
@@ -136,12 +176,15 @@ impl Running {
         source: Source,
         opened: Opened,
         range: Range,
+        via: Via,
     ) {
         self.ranged.store(opened.ranged, Ordering::Relaxed);
         self.sure = opened.ranged;
+        self.size_from = opened.member;
         note_proofs(&self.fill, partial);
-        let (id, track) = self.track(range, source, None);
+        let (id, track) = self.track(range, source, via, None);
         track.endpoint.store(opened.endpoint, Ordering::Relaxed);
+        track.note_member(opened.member);
         let (fill, partial, received) = (
             Arc::clone(&self.fill),
             Arc::clone(partial),
@@ -157,6 +200,7 @@ impl Running {
         &mut self,
         range: Range,
         source: Source,
+        via: Via,
         permit: Option<OwnedSemaphorePermit>,
     ) -> (u64, Arc<Track>) {
         let id = self.next_id;
@@ -165,6 +209,7 @@ impl Running {
             at: AtomicU64::new(range.start),
             end: AtomicU64::new(range.end),
             endpoint: AtomicUsize::new(usize::MAX),
+            member: OnceLock::new(),
         });
         self.flights.push(Stream {
             id,
@@ -172,6 +217,8 @@ impl Running {
             track: Arc::clone(&track),
             source,
             first: self.first,
+            start: range.start,
+            depth: via.depth(),
         });
         (id, track)
     }
@@ -188,14 +235,35 @@ impl Running {
                 self.used.push(used);
             }
         }
+        if let Some(member) = stream.track.member.get() {
+            let brought = Range::new(stream.start, stream.track.at.load(Ordering::Acquire));
+            self.from_members += brought.len();
+            self.shares.push((brought, *member));
+        }
         let (why, stalled) = match end {
             End::Done => return Ok(()),
+            End::Peer { member, why } => {
+                // Somebody else is asked for the rest, at once.
+                tracing::debug!(blob.digest = %self.fill.digest, %member, why, "a member's stream goes on with somebody else");
+                self.fills.metrics.peers.failovers.inc();
+                self.fill.note_failed(sources::run_of(stream.start), member);
+                let holder = stream.depth == 0;
+                if holder {
+                    self.fill.note_failed(sources::ANY_RUN, member);
+                }
+                return Ok(());
+            }
             End::Disk(error) => {
                 self.fills.store.failed(&error);
                 return Err(FillError::Disk(error.to_string()));
             }
             End::WrongObject(why) => {
                 self.sure = false;
+                // A member told the length, and the registry tells another: one of the two is wrong.
+                if let Some(member) = self.size_from {
+                    self.shares.push((Range::new(0, 0), member));
+                    return Err(FillError::Digest);
+                }
                 (why, false)
             }
             End::Broken { why, stalled } => (why, stalled),
@@ -245,6 +313,7 @@ impl Stream {
             id: self.id,
             at: self.track.at.load(Ordering::Acquire),
             end: self.track.end.load(Ordering::Acquire),
+            depth: self.depth,
         }
     }
 }
@@ -262,28 +331,33 @@ fn answered(fill: &Fill) {
 }
 
 /// What the readers want now, and whether the blob is wanted as a whole.
-fn demands(fill: &Fill, size: u64) -> (Vec<Range>, bool) {
+fn demands(fill: &Fill, size: u64) -> (Vec<Demand>, bool) {
     let state = lock(&fill.state);
-    let mut demands: Vec<Range> = state
-        .seats
-        .values()
-        .flat_map(|seat| match &seat.wants {
-            Wants::Opening {
-                start: Some(start),
-                whole: false,
-            } => vec![Range::new(*start, start.saturating_add(1))],
-            // A suffix, or nothing that fits: the last byte stands for it.
-            Wants::Opening {
-                start: None,
-                whole: false,
-            } => vec![Range::new(size.saturating_sub(1), size)],
-            Wants::Opening { .. } => Vec::new(),
-            Wants::Whole { at } => vec![Range::new(*at, size)],
-            Wants::Open { at } => vec![Range::new(*at, at.saturating_add(WINDOW).min(size))],
-            Wants::Parts(parts) => parts.clone(),
-        })
-        .filter(|range| range.start < range.end.min(size))
-        .collect();
-    demands.sort_by_key(|range| range.start);
+    let ranges = |wants: &Wants| match wants {
+        Wants::Opening {
+            start: Some(start),
+            whole: false,
+        } => vec![Range::new(*start, start.saturating_add(1))],
+        // A suffix, or nothing that fits: the last byte stands for it.
+        Wants::Opening {
+            start: None,
+            whole: false,
+        } => vec![Range::new(size.saturating_sub(1), size)],
+        Wants::Opening { .. } => Vec::new(),
+        Wants::Whole { at } => vec![Range::new(*at, size)],
+        Wants::Open { at } => vec![Range::new(*at, at.saturating_add(WINDOW).min(size))],
+        Wants::Parts(parts) => parts.clone(),
+    };
+    let mut demands: Vec<Demand> = Vec::new();
+    for seat in state.seats.values() {
+        let wanted = ranges(&seat.wants).into_iter();
+        demands.extend(wanted.map(|range| Demand {
+            range,
+            depth: seat.depth,
+        }));
+    }
+    demands.retain(|demand| demand.range.start < demand.range.end.min(size));
+    // What others wait for on behalf of their readers goes first.
+    demands.sort_by_key(|demand| (demand.depth, demand.range.start));
     (demands, state.whole)
 }

@@ -1,6 +1,7 @@
 //! The task of one fill: starts streams where the plan says, watches them, verifies, commits.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -18,6 +19,7 @@ use super::{
     ramp::{INTERVAL, Ramp},
     start::{enter, take_back},
     streams::Stream,
+    suspects::Share,
 };
 use crate::store::{Link, Partial};
 
@@ -56,6 +58,12 @@ pub(super) struct Running {
     /// be what a body ends short of.
     pub(super) sure: bool,
     pub(super) progress: Progress,
+    /// What members brought, should it turn out to be wrong.
+    pub(super) shares: Vec<Share>,
+    /// How many bytes that was.
+    pub(super) from_members: u64,
+    /// The member that told the length, if one did.
+    pub(super) size_from: Option<SocketAddr>,
 }
 
 /// When to try again and when to stop trying.
@@ -96,7 +104,9 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
                 });
             }
             let store = Arc::clone(&fills.store);
+            let suspects = Arc::clone(&fills);
             let commit = move || {
+                suspects.name_liars(partial.blob());
                 // A blob that no repository is known to hold would be fetched again.
                 for record in &records {
                     record.flush();
@@ -107,6 +117,7 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
             match committed {
                 Ok(Ok(())) => {
                     fills.metrics.fills.committed.inc();
+                    fills.announce(fill.digest);
                 }
                 Ok(Err(error)) => {
                     tracing::warn!(blob.digest = %fill.digest, %error, "a blob was served but could not be kept");
@@ -168,6 +179,9 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
             backoff: BACKOFF_FIRST,
             not_before: None,
         },
+        shares: Vec::new(),
+        from_members: 0,
+        size_from: None,
     };
     let (store, digest, registry) = (Arc::clone(&fills.store), fill.digest, fill.registry.clone());
     let left = tokio::task::spawn_blocking(move || store.resume(digest, &registry)).await;
@@ -188,6 +202,9 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
             Err(FillError::Digest) => {
                 let others = running.distrust().await;
                 if !others || !take_back(fill) {
+                    // The next fill names who lied.
+                    let shares = std::mem::take(&mut running.shares);
+                    fills.suspects.keep(Arc::clone(partial.blob()), shares);
                     return Err(FillError::Digest);
                 }
                 // Nobody was given anything yet: another endpoint may have the right bytes.
@@ -290,7 +307,10 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         let received = self.received.load(Ordering::Relaxed);
-        self.fills.metrics.upstreams.received.inc_by(received);
+        let metrics = &self.fills.metrics;
+        metrics.peers.received.inc_by(self.from_members);
+        let direct = received.saturating_sub(self.from_members);
+        metrics.upstreams.received.inc_by(direct);
     }
 }
 

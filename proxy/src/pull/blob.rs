@@ -9,7 +9,7 @@ use super::{DIGEST, Pull, PullError, Pulled, put};
 use crate::{
     access::{Place, Verdict},
     body::{Body, Content, Passing, Segment},
-    fill::{FillError, HELD_BACK, Joined, Right, Source},
+    fill::{DEPTH, FillError, HELD_BACK, Joined, Reader, Right, Source},
     metrics::{Outcome, Tier},
     store::{Blob, Link},
     upstream::{Failure, Subject, Want},
@@ -43,10 +43,12 @@ impl Pull {
             repository: place.repository.clone(),
             identity: place.identity.clone(),
         };
-        // The origin has to be asked in any case where its answer does not come with the bytes.
-        if right == Right::None
-            && !(self.store.usable() && self.upstreams.proves_at_once(&place.registry))
-        {
+        // The origin has to be asked in any case where its answer does not come with the bytes: another member's says
+        // nothing about this caller.
+        let at_once = self.store.usable()
+            && self.upstreams.proves_at_once(&place.registry)
+            && !self.cluster.has_others();
+        if right == Right::None && !at_once {
             self.access
                 .prove_unless_known(place, Subject::Blob(*digest))
                 .await?;
@@ -58,21 +60,48 @@ impl Pull {
         if right == Right::Repository && self.left_here_by(place, digest).await {
             right = Right::Digest;
         }
-        let joined = match self.fills.join(*digest, source.clone(), range, right) {
-            // What others bring, or an earlier process left, proves nothing about this caller or this repository.
-            Joined::Claimed => {
-                self.prove_claim(place, digest).await?;
-                self.fills
-                    .join(*digest, source.clone(), range, Right::Digest)
-            }
-            joined => joined,
-        };
-        let Joined::Seat(mut reader) = joined else {
+        let joined = self.joined(place, &source, digest, range, right, DEPTH);
+        let Joined::Seat(reader) = joined.await? else {
             self.access
                 .prove_unless_known(place, Subject::Blob(*digest))
                 .await?;
             return self.pass_on_blob(digest, source, range).await;
         };
+        self.follow(reader, digest, source, range).await
+    }
+
+    /// A seat at the fill. What others bring, or an earlier process left, proves nothing about this caller or this
+    /// repository: then the origin is asked first.
+    pub(super) async fn joined(
+        &self,
+        place: &Place,
+        source: &Source,
+        digest: &Digest,
+        range: &RangeHeader,
+        right: Right,
+        depth: u8,
+    ) -> Result<Joined, PullError> {
+        let join = |right| {
+            self.fills
+                .join(*digest, source.clone(), range, right, depth)
+        };
+        match join(right) {
+            Joined::Claimed => {
+                self.prove_claim(place, digest).await?;
+                Ok(join(Right::Digest))
+            }
+            joined => Ok(joined),
+        }
+    }
+
+    /// The answer that follows a fill.
+    pub(super) async fn follow(
+        &self,
+        mut reader: Reader,
+        digest: &Digest,
+        source: Source,
+        range: &RangeHeader,
+    ) -> Result<Pulled, PullError> {
         let size = match reader.opened().await {
             Ok(size) => size,
             Err(FillError::Disk(_)) => return self.pass_on_blob(digest, source, range).await,
@@ -86,8 +115,13 @@ impl Pull {
             Selected::Many(ranges) => reader.want_parts(ranges),
             Selected::Unsatisfiable => {}
         }
+        let tier = if reader.is_by_member() {
+            Tier::Cluster
+        } else {
+            Tier::Upstream
+        };
         answer(digest, size, &selected, Content::Filling(reader))
-            .map(|p| p.from(Tier::Upstream, Outcome::Miss))
+            .map(|p| p.from(tier, Outcome::Miss))
     }
 
     /// The store cannot take it, or holds another registry's part of it: a plain proxy, for this request alone.
@@ -170,7 +204,7 @@ impl Pull {
     }
 
     /// Whether what an earlier fill left of the blob came through this repository.
-    async fn left_here_by(&self, place: &Place, digest: &Digest) -> bool {
+    pub(super) async fn left_here_by(&self, place: &Place, digest: &Digest) -> bool {
         if !self.store.has_partial(digest) {
             return false;
         }
@@ -191,7 +225,7 @@ impl Pull {
 
     /// The blob from the node tier, if this repository holds it and this caller may read it. What was found out about
     /// its right on the way is in `right`.
-    async fn held_blob(
+    pub(super) async fn held_blob(
         &self,
         place: &Place,
         digest: &Digest,
@@ -268,11 +302,11 @@ impl Pull {
 }
 
 /// Answers whose client expects everything to the end, and so the right digest.
-fn to_the_end(selected: &Selected) -> bool {
+pub(super) fn to_the_end(selected: &Selected) -> bool {
     matches!(selected, Selected::Whole | Selected::One { open: true, .. })
 }
 
-fn head(digest: &Digest, size: u64) -> Pulled {
+pub(super) fn head(digest: &Digest, size: u64) -> Pulled {
     let mut headers = common(digest);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(OCTETS));
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(size));
@@ -293,7 +327,7 @@ fn common(digest: &Digest) -> HeaderMap {
 }
 
 /// The response for a selection. It is the same whether the content is stored or on its way.
-fn answer(
+pub(super) fn answer(
     digest: &Digest,
     size: u64,
     selected: &Selected,

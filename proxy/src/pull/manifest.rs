@@ -12,6 +12,7 @@ use crate::{
     body::Body,
     client,
     fill::FillError,
+    identity::Fingerprint,
     metrics::{Outcome, Tier},
     store::{Link, Store, TagRecord, now},
     tags::{self, After, Before, Descriptor, Policy},
@@ -45,8 +46,9 @@ impl Pull {
         {
             return Ok(pulled.from(Tier::Node, Outcome::Hit));
         }
-        // A first GET is its own question: asking with HEAD first would only add a round trip.
-        if record.is_none() && !head {
+        // A first GET is its own question: asking with HEAD first would only add a round trip. Where there are other
+        // members, the question is small and the manifest comes from them.
+        if record.is_none() && !head && !self.cluster.has_others() {
             return self
                 .fetch(place, Reference::Tag(tag.clone()))
                 .await
@@ -184,12 +186,16 @@ impl Pull {
                 return Ok(pulled.from(Tier::Node, Outcome::Hit));
             }
         }
+        if !proven && self.cluster.has_others() {
+            let subject = Subject::Manifest(Reference::Digest(*digest));
+            self.access.prove(place, subject).await?;
+        }
         let manifest = self.fetch(place, Reference::Digest(*digest)).await?;
         Ok(manifest.pulled(head, Outcome::Miss))
     }
 
     /// The manifest from the node tier. `None` if its bytes are not here or this repository is not known to hold it.
-    async fn stored_manifest(
+    pub(super) async fn stored_manifest(
         &self,
         place: &Place,
         descriptor: &Descriptor,
@@ -212,13 +218,54 @@ impl Pull {
         Some(manifest.pulled(head, Outcome::Hit))
     }
 
-    /// Fetches a manifest once for everyone who wants it now, checks it, and keeps it.
+    /// Fetches a manifest from the other members or from upstream, checks it, and keeps it.
     async fn fetch(&self, place: &Place, reference: Reference) -> Result<Arc<Manifest>, PullError> {
+        let who = place.identity.fingerprint();
+        let (Reference::Digest(digest), true) = (&reference, self.cluster.has_others()) else {
+            return self.fetch_upstream(place, reference, who).await;
+        };
+        let digest = *digest;
+        // Members answer for the repository, not for this caller.
+        if self.access.verdict(place) == Verdict::Allowed
+            && let Some(manifest) = self.manifest_from_members(place, &digest).await
+        {
+            return Ok(self.kept(place, manifest));
+        }
+        let failure = match self.fetch_upstream(place, reference, who).await {
+            Err(PullError::Upstream(
+                failure @ (Failure::Unreachable { .. } | Failure::Limited { .. }),
+            )) => failure,
+            done => return done,
+        };
+        let may_read = matches!(
+            self.access.verdict(place),
+            Verdict::Allowed | Verdict::Ask { bridged: true }
+        );
+        if may_read && let Some(manifest) = self.manifest_from_anybody(place, &digest).await {
+            return Ok(self.kept(place, manifest));
+        }
+        Err(failure.into())
+    }
+
+    fn kept(&self, place: &Place, manifest: Manifest) -> Arc<Manifest> {
+        let manifest = Arc::new(manifest);
+        keep(&self.store, place, &manifest);
+        self.fills.announce(manifest.digest);
+        manifest
+    }
+
+    /// Fetches a manifest once for everyone who wants it now on behalf of `who`, checks it, and keeps it.
+    pub(super) async fn fetch_upstream(
+        &self,
+        place: &Place,
+        reference: Reference,
+        who: Fingerprint,
+    ) -> Result<Arc<Manifest>, PullError> {
         let key = (
             place.registry.clone(),
             place.repository.clone(),
             reference.clone(),
-            place.identity.fingerprint(),
+            who,
         );
         let fetch = fetch(
             Arc::clone(&self.store),
@@ -382,7 +429,7 @@ impl Manifest {
         }
     }
 
-    fn pulled(&self, head: bool, outcome: Outcome) -> Pulled {
+    pub(super) fn pulled(&self, head: bool, outcome: Outcome) -> Pulled {
         let mut pulled = headers_only(&self.descriptor()).from(Tier::Upstream, outcome);
         if !head {
             pulled.body = Body::bytes(Bytes::clone(&self.bytes));

@@ -7,6 +7,7 @@ use http::{
     header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, USER_AGENT, WWW_AUTHENTICATE},
 };
 use http_body_util::Full;
+use larder_shared::{RegistryName, Repository};
 
 use super::{
     FIRST_BYTE, Location, Upstreams,
@@ -30,7 +31,51 @@ pub(super) enum Scheme {
     Basic,
 }
 
+/// What another member may be lent, so that it can ask a registry on somebody's behalf.
+#[derive(Clone, Debug)]
+pub enum Lend {
+    /// Nothing is needed: the caller is anonymous.
+    Nothing,
+    /// An `Authorization` with a Bearer token that is good for pulling from the repository and for nothing else.
+    Token(HeaderValue),
+    /// Only secrets that never leave this node would do.
+    Cannot,
+}
+
 impl Upstreams {
+    /// What may be lent for asking `repository` on behalf of `identity`.
+    pub async fn lend(
+        &self,
+        registry: &RegistryName,
+        repository: &Repository,
+        identity: &Identity,
+    ) -> Lend {
+        if identity.is_anonymous() {
+            return Lend::Nothing;
+        }
+        // A token that the client brought may be good for more than this.
+        if !matches!(identity.proof(), Proof::Credential(_)) {
+            return Lend::Cannot;
+        }
+        let upstream = self.config.load().upstream(registry.as_str());
+        let Some(origin) = upstream.endpoints.last() else {
+            return Lend::Cannot;
+        };
+        let place = client::origin(&origin.url);
+        let scheme = self.schemes.get(&(place.clone(), repository.clone())).await;
+        let Some(scheme @ Scheme::Bearer(challenge)) = &scheme else {
+            return Lend::Cannot;
+        };
+        if !challenge.scope.as_deref().is_some_and(is_pull_of_one) {
+            return Lend::Cannot;
+        }
+        let route = route_of(&upstream, origin);
+        match self.authorization(scheme, identity, &place, &route).await {
+            Ok(Some(token)) => Lend::Token(token),
+            _ => Lend::Cannot,
+        }
+    }
+
     pub(super) async fn ask_endpoint(
         &self,
         ask: &Ask,
@@ -47,17 +92,7 @@ impl Upstreams {
         } else {
             Identity::anonymous()
         };
-        let route = Route {
-            reach: if upstream.configured {
-                Reach::Named
-            } else {
-                Reach::Direct
-            },
-            tls: Tls {
-                ca: endpoint.ca.clone(),
-                skip_verify: endpoint.insecure_skip_verify,
-            },
-        };
+        let route = route_of(upstream, endpoint);
         let scheme_key = (place.clone(), ask.repository.clone());
         let known = self.schemes.get(&scheme_key).await;
         let mut authorization = match &known {
@@ -254,6 +289,29 @@ impl Upstreams {
             },
         }
     }
+}
+
+/// How an endpoint is reached.
+fn route_of(upstream: &Upstream, endpoint: &Endpoint) -> Route {
+    Route {
+        reach: if upstream.configured {
+            Reach::Named
+        } else {
+            Reach::Direct
+        },
+        tls: Tls {
+            ca: endpoint.ca.clone(),
+            skip_verify: endpoint.insecure_skip_verify,
+        },
+    }
+}
+
+/// Whether a scope is `repository:NAME:pull` and nothing more.
+fn is_pull_of_one(scope: &str) -> bool {
+    let name = scope
+        .strip_prefix("repository:")
+        .and_then(|rest| rest.strip_suffix(":pull"));
+    name.is_some_and(|name| !name.is_empty() && !name.contains([' ', ',', ':']))
 }
 
 /// The scheme that a challenge asks for: Bearer before Basic.

@@ -278,6 +278,16 @@ pub(super) fn sort(place: &str, status: StatusCode, headers: &HeaderMap) -> Resu
     }
 }
 
+/// The range and the total that `Content-Range` tells (RFC 9110 section 14.4).
+pub fn content_range(headers: &HeaderMap) -> Option<(Range, u64)> {
+    let text = headers.get(CONTENT_RANGE)?.to_str().ok()?;
+    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last, total): (u64, u64, u64) =
+        (first.parse().ok()?, last.parse().ok()?, total.parse().ok()?);
+    (first <= last && last < total).then(|| (Range::new(first, last + 1), total))
+}
+
 impl Answer {
     /// Bytes of the body, if told.
     pub fn content_length(&self) -> Option<u64> {
@@ -291,12 +301,7 @@ impl Answer {
 
     /// The range and the total that `Content-Range` of a 206 tells.
     pub fn content_range(&self) -> Option<(Range, u64)> {
-        let text = self.headers.get(CONTENT_RANGE)?.to_str().ok()?;
-        let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
-        let (first, last) = range.split_once('-')?;
-        let (first, last, total): (u64, u64, u64) =
-            (first.parse().ok()?, last.parse().ok()?, total.parse().ok()?);
-        (first <= last && last < total).then(|| (Range::new(first, last + 1), total))
+        content_range(&self.headers)
     }
 
     /// A header as text.

@@ -1,0 +1,337 @@
+//! Where a stream gets its bytes: another member, or directly: a holder, then upstream.
+//!
+//! Every way in which a source can answer or fail to is brought to the same two types, [`Opened`] and [`End`].
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use larder_shared::{Range, Role};
+use tokio::time::timeout;
+
+use super::{
+    Fill, Fills, Source,
+    fetch::{End, Opened},
+    lock,
+};
+use crate::{
+    access::{Place, Verdict},
+    cluster::{
+        peers::{self, Ask},
+        placement,
+    },
+    upstream::{Failure, Lend, Subject, Want, content_range},
+};
+
+/// Stands for every run where a member is not asked again in a fill.
+pub const ANY_RUN: u64 = u64::MAX;
+
+/// Members asked at once whether they hold a blob that upstream cannot give, and how long that may take.
+const SEARCHED_AT_ONCE: usize = 32;
+const SEARCH: Duration = Duration::from_millis(1500);
+
+/// Keepers are asked for holders within this time.
+const KEEPER: Duration = Duration::from_millis(250);
+
+/// Whom a stream asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Via {
+    Peer { member: SocketAddr, role: Role },
+    Direct,
+}
+
+impl Via {
+    /// How many members stand between the stream and the source.
+    pub const fn depth(self) -> u8 {
+        match self {
+            Self::Peer { role, .. } => role.depth() + 1,
+            Self::Direct => 0,
+        }
+    }
+}
+
+/// A body under way, whoever sends it.
+#[derive(Debug)]
+pub enum Body {
+    Upstream(Incoming),
+    Peer(Box<peers::Body>),
+}
+
+/// What a body brings.
+#[derive(Debug)]
+pub enum Brought {
+    Data(Bytes),
+    End,
+    Broken { why: String, stalled: bool },
+}
+
+impl Body {
+    /// The next bytes. A source that brings nothing for `idle` is broken. May be dropped and called again.
+    pub async fn next(&mut self, idle: Duration) -> Brought {
+        let broken = |why, stalled| Brought::Broken { why, stalled };
+        match self {
+            Self::Upstream(incoming) => loop {
+                match timeout(idle, incoming.frame()).await {
+                    Ok(Some(Ok(frame))) => {
+                        if let Ok(data) = frame.into_data() {
+                            return Brought::Data(data);
+                        }
+                    }
+                    Ok(Some(Err(error))) => return broken(error.to_string(), false),
+                    Ok(None) => return Brought::End,
+                    Err(_) => {
+                        let why = format!("it brought nothing for {} ms", idle.as_millis());
+                        return broken(why, true);
+                    }
+                }
+            },
+            Self::Peer(body) => match body.next().await {
+                Some(Ok(data)) => Brought::Data(data),
+                Some(Err(failure)) => broken(failure.to_string(), false),
+                None => Brought::End,
+            },
+        }
+    }
+}
+
+/// Asks for `want` of the blob on behalf of `source`, and reads what is said about it.
+pub async fn open(
+    fills: &Fills,
+    fill: &Fill,
+    source: &Source,
+    want: Want,
+    first: usize,
+    via: Via,
+) -> Result<Opened, End> {
+    let range = match want {
+        Want::Part(range) => Some(range),
+        Want::All | Want::Head => None,
+    };
+    if let (Via::Peer { member, role }, Some(range)) = (via, range) {
+        return open_peer(fills, fill, source, range, member, role).await;
+    }
+    let clustered = fills.cluster.has_others();
+    if let (true, Some(range)) = (clustered, range) {
+        let hinted = fill.hinted.get_or_init(|| hinted(fills, fill)).await;
+        if let Some(opened) = open_holder(fills, fill, source, range, hinted).await {
+            return Ok(opened);
+        }
+    }
+    let refused = match open_upstream(fills, fill, source, want, first).await {
+        Err(End::Refused(failure)) => failure,
+        opened => return opened,
+    };
+    let outage = matches!(
+        refused,
+        Failure::Unreachable { .. } | Failure::Limited { .. }
+    );
+    // Only for a reader of this node: a member's request is answered by what is near, and it looks for itself.
+    if let (true, true, Some(range)) = (clustered, outage && fill.is_read_here(), range) {
+        let found = fill.found.get_or_init(|| search(fills, fill, source)).await;
+        if let Some(opened) = open_holder(fills, fill, source, range, found).await {
+            return Ok(opened);
+        }
+    }
+    Err(End::Refused(refused))
+}
+
+/// A registry's answer.
+async fn open_upstream(
+    fills: &Fills,
+    fill: &Fill,
+    source: &Source,
+    want: Want,
+    first: usize,
+) -> Result<Opened, End> {
+    let place = fills.place(source);
+    let mut ask = place.ask(Subject::Blob(fill.digest), want);
+    ask.first = first;
+    // Who is not known to have the right now is not led past the registry.
+    ask.anew = fills.access.verdict(&place) != Verdict::Allowed;
+    let answer = match fills.upstreams.ask(&ask).await {
+        Ok(answer) => answer,
+        Err(failure) => {
+            fills.access.met(&place, &failure);
+            return Err(End::Refused(failure));
+        }
+    };
+    fills.access.answered(&place, &answer);
+    {
+        // A mirror's bytes are as good as any, but its word opens nothing.
+        let mut state = lock(&fill.state);
+        let state = &mut *state;
+        let brought = if answer.proves {
+            &mut state.served
+        } else {
+            &mut state.mirrored
+        };
+        if !brought.contains(source) {
+            brought.push(source.clone());
+        }
+    }
+    if answer.partial {
+        let told = answer.content_range();
+        let (start, size) = checked(told, want)?;
+        return Ok(Opened {
+            size,
+            start,
+            ranged: true,
+            endpoint: answer.endpoint,
+            member: None,
+            body: Body::Upstream(answer.body),
+        });
+    }
+    let size = answer
+        .content_length()
+        .ok_or_else(|| End::WrongObject("an answer without Content-Length".to_owned()))?;
+    Ok(Opened {
+        size,
+        start: 0,
+        ranged: false,
+        endpoint: answer.endpoint,
+        member: None,
+        body: Body::Upstream(answer.body),
+    })
+}
+
+/// Where a 206 begins and how long the whole is, if it is what was asked for.
+fn checked(told: Option<(Range, u64)>, want: Want) -> Result<(u64, u64), End> {
+    let (range, size) =
+        told.ok_or_else(|| End::WrongObject("a 206 without a readable Content-Range".to_owned()))?;
+    let asked = match want {
+        Want::Part(range) => range.start,
+        Want::All | Want::Head => 0,
+    };
+    if range.start != asked {
+        return Err(End::WrongObject(format!(
+            "bytes from {} where {asked} was asked",
+            range.start
+        )));
+    }
+    Ok((range.start, size))
+}
+
+/// A member's answer. It answers for the repository: it holds the digest there, or has been given it from there.
+async fn open_peer(
+    fills: &Fills,
+    fill: &Fill,
+    source: &Source,
+    range: Range,
+    member: SocketAddr,
+    role: Role,
+) -> Result<Opened, End> {
+    let subject = peers::Subject::Blob(fill.digest, range);
+    let ask = fills.ask_of(&fills.place(source), subject, role).await;
+    let failed = |why: String| End::Peer { member, why };
+    let answer = fills
+        .cluster
+        .peers
+        .ask(member, &ask)
+        .await
+        .map_err(|failure| failed(failure.to_string()))?;
+    let told = content_range(answer.body.headers()).filter(|_| answer.partial);
+    let (start, size) = checked(told, Want::Part(range))
+        .map_err(|_| failed("an answer that does not fit".to_owned()))?;
+    let mut state = lock(&fill.state);
+    if !state.served.contains(source) {
+        state.served.push(source.clone());
+    }
+    drop(state);
+    Ok(Opened {
+        size,
+        start,
+        ranged: true,
+        endpoint: usize::MAX,
+        member: Some(member),
+        body: Body::Peer(Box::new(answer.body)),
+    })
+}
+
+impl Fills {
+    /// A question to a member on behalf of whoever asks at `place`. A root or a relay is lent a token if there is one to
+    /// lend; without, it could not ask upstream, and what it holds will do.
+    pub async fn ask_of(&self, place: &Place, subject: peers::Subject, role: Role) -> Ask {
+        let (registry, repository) = (&place.registry, &place.repository);
+        let lend = match role {
+            Role::Holder => Lend::Nothing,
+            Role::Root | Role::Relay => {
+                self.upstreams
+                    .lend(registry, repository, &place.identity)
+                    .await
+            }
+        };
+        let (role, lent) = match lend {
+            Lend::Nothing => (role, None),
+            Lend::Token(token) if self.cluster.peers.may_lend() => (role, Some(token)),
+            Lend::Token(_) | Lend::Cannot => (Role::Holder, None),
+        };
+        Ask {
+            registry: registry.clone(),
+            repository: repository.clone(),
+            subject,
+            role,
+            lent,
+        }
+    }
+}
+
+/// The first of `holders` that has it.
+async fn open_holder(
+    fills: &Fills,
+    fill: &Fill,
+    source: &Source,
+    range: Range,
+    holders: &[SocketAddr],
+) -> Option<Opened> {
+    for member in holders {
+        if fill.has_failed(ANY_RUN, *member) || !fills.cluster.members.admits(*member) {
+            continue;
+        }
+        match open_peer(fills, fill, source, range, *member, Role::Holder).await {
+            Ok(opened) => return Some(opened),
+            Err(_) => fill.note_failed(ANY_RUN, *member),
+        }
+    }
+    None
+}
+
+/// Who is said to hold the blob.
+async fn hinted(fills: &Fills, fill: &Fill) -> Vec<SocketAddr> {
+    fills.cluster.holders(&fill.digest, KEEPER).await
+}
+
+/// Asks every other member once whether it holds the blob.
+async fn search(fills: &Fills, fill: &Fill, source: &Source) -> Vec<SocketAddr> {
+    let cluster = &fills.cluster;
+    let others: Vec<SocketAddr> = cluster.members.view().others().collect();
+    let ask = Ask {
+        registry: source.registry.clone(),
+        repository: source.repository.clone(),
+        subject: peers::Subject::Has(fill.digest),
+        role: Role::Holder,
+        lent: None,
+    };
+    let answers = stream::iter(others)
+        .map(|member| {
+            let ask = &ask;
+            async move {
+                let asked = timeout(SEARCH, cluster.peers.ask(member, ask)).await;
+                matches!(asked, Ok(Ok(_))).then_some(member)
+            }
+        })
+        .buffer_unordered(SEARCHED_AT_ONCE);
+    let found: Vec<SocketAddr> = answers
+        .filter_map(std::future::ready)
+        .take(3)
+        .collect()
+        .await;
+    tracing::debug!(blob.digest = %fill.digest, holders = found.len(), "upstream is out of reach; every member was asked");
+    found
+}
+
+/// The run of a byte.
+pub fn run_of(at: u64) -> u64 {
+    placement::run_of(at)
+}

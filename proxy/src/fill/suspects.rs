@@ -1,0 +1,97 @@
+//! Which member lied, when the bytes of several made a wrong blob.
+//!
+//! The digest says that something is wrong, not what. The wrong file is kept until the right one is in; then the spans
+//! that differ name who brought them. Meanwhile none of those members is asked for this digest.
+
+use std::{
+    io,
+    net::SocketAddr,
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use larder_shared::{Digest, Range};
+use lru::LruCache;
+
+use crate::store::Blob;
+
+/// Wrong files kept at once. They have no name on disk any more, and their room is free when they are let go.
+const KEPT: NonZeroUsize = NonZeroUsize::new(16).unwrap();
+
+/// Bytes compared at a time.
+const PIECE: u64 = 1 << 20;
+
+/// What a member brought of a blob.
+pub type Share = (Range, SocketAddr);
+
+#[derive(Debug)]
+struct Suspect {
+    wrong: Arc<Blob>,
+    shares: Vec<Share>,
+}
+
+/// All wrong files that are kept.
+#[derive(Debug)]
+pub struct Suspects(Mutex<LruCache<Digest, Suspect>>);
+
+impl Default for Suspects {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(KEPT)))
+    }
+}
+
+impl Suspects {
+    /// Keeps a wrong file and who brought it.
+    pub fn keep(&self, wrong: Arc<Blob>, shares: Vec<Share>) {
+        if !shares.is_empty() {
+            self.lock().put(*wrong.digest(), Suspect { wrong, shares });
+        }
+    }
+
+    /// Who may have lied about `digest`.
+    pub fn of(&self, digest: &Digest) -> Vec<SocketAddr> {
+        let suspects = self.lock();
+        let suspect = suspects.peek(digest);
+        let mut members: Vec<SocketAddr> = suspect
+            .into_iter()
+            .flat_map(|suspect| suspect.shares.iter().map(|(_, member)| *member))
+            .collect();
+        members.sort_unstable();
+        members.dedup();
+        members
+    }
+
+    /// Compares with the right blob (blocking). Who brought what differs is named, once each.
+    pub fn name(&self, right: &Blob) -> io::Result<Vec<SocketAddr>> {
+        let Some(suspect) = self.lock().pop(right.digest()) else {
+            return Ok(Vec::new());
+        };
+        let mut liars = Vec::new();
+        for (range, member) in &suspect.shares {
+            if !liars.contains(member) && differs(&suspect.wrong, right, *range)? {
+                liars.push(*member);
+            }
+        }
+        Ok(liars)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LruCache<Digest, Suspect>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn differs(wrong: &Blob, right: &Blob, range: Range) -> io::Result<bool> {
+    // Whoever told another length lied.
+    if wrong.size() != right.size() {
+        return Ok(true);
+    }
+    let mut at = range.start;
+    while at < range.end {
+        let piece = Range::new(at, range.end.min(at + PIECE));
+        if wrong.read(piece)? != right.read(piece)? {
+            return Ok(true);
+        }
+        at = piece.end;
+    }
+    Ok(false)
+}

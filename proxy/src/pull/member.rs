@@ -1,0 +1,213 @@
+//! What another member is given.
+//!
+//! It has decided at its own door that its reader may read the repository, so no verdict is asked for here. What the
+//! repository holds is decided by the same rule as for a reader of this node (promise P16), and a member is asked in a
+//! role, which says whom this node may ask in turn.
+
+use std::{net::SocketAddr, pin::pin, time::Duration};
+
+use futures_util::{StreamExt as _, stream};
+use http::header;
+use larder_shared::{Digest, RangeHeader, Reference, Role, Route, media};
+
+use super::{
+    Manifest, Pull, PullError, Pulled,
+    blob::{answer, head, to_the_end},
+};
+use crate::{
+    access::Place,
+    body::Content,
+    cluster::peers,
+    fill::{DEPTH, Joined, Right, Source},
+    identity::{Fingerprint, Identity},
+    metrics::{Outcome, Tier},
+    tags::Descriptor,
+    upstream::Failure,
+};
+
+/// A member's request.
+#[derive(Debug)]
+pub struct MemberRequest {
+    pub route: Route,
+    pub head: bool,
+    pub range: RangeHeader,
+    pub role: Role,
+    /// On whose behalf upstream may be asked: nobody's, or the bearer's of the token that was lent.
+    pub identity: Identity,
+}
+
+impl Pull {
+    /// Answers a member.
+    pub async fn serve_member(&self, request: MemberRequest) -> Result<Pulled, PullError> {
+        let (Route::Blob(address, _) | Route::Manifest(address, _)) = &request.route else {
+            return Err(unknown("members ask for blobs and manifests"));
+        };
+        let (registry, repository) = self.resolve(address)?;
+        let place = Place {
+            identity: request.identity.clone(),
+            ..self.known_place(registry, repository)?
+        };
+        match (&request.route, request.role) {
+            (Route::Blob(_, digest), _) if request.head => match place.record.link(digest) {
+                Some(link) if self.store.peek(digest).is_some() => {
+                    Ok(head(digest, link.size).from(Tier::Node, Outcome::Hit))
+                }
+                _ => Err(missing(&place)),
+            },
+            (Route::Blob(_, digest), role) => {
+                self.blob_for_member(&place, digest, &request.range, role)
+                    .await
+            }
+            (Route::Manifest(_, Reference::Digest(digest)), role) => {
+                self.manifest_for_member(&place, digest, role).await
+            }
+            _ => Err(unknown("members ask for digests")),
+        }
+    }
+
+    async fn blob_for_member(
+        &self,
+        place: &Place,
+        digest: &Digest,
+        range: &RangeHeader,
+        role: Role,
+    ) -> Result<Pulled, PullError> {
+        let linked = place.record.link(digest).is_some();
+        let mut right = if linked { Right::Digest } else { Right::Member };
+        if linked || role != Role::Holder {
+            if let Some(blob) = self.held_blob(place, digest, &mut right).await? {
+                let selected = range.select(blob.size());
+                if to_the_end(&selected) {
+                    self.store.note_served(digest);
+                }
+                let size = blob.size();
+                return answer(digest, size, &selected, Content::Stored(blob))
+                    .map(|pulled| pulled.from(Tier::Node, Outcome::Hit));
+            }
+        }
+        // A node that cannot keep it would fetch it once for each who asks.
+        if role == Role::Holder || !self.store.usable() {
+            return Err(missing(place));
+        }
+        let source = Source {
+            registry: place.registry.clone(),
+            repository: place.repository.clone(),
+            identity: place.identity.clone(),
+        };
+        if right == Right::Member && self.left_here_by(place, digest).await {
+            right = Right::Digest;
+        }
+        match self
+            .joined(place, &source, digest, range, right, role.depth())
+            .await?
+        {
+            Joined::Seat(reader) => self.follow(reader, digest, source, range).await,
+            Joined::Claimed | Joined::Elsewhere => Err(missing(place)),
+        }
+    }
+}
+
+impl Pull {
+    async fn manifest_for_member(
+        &self,
+        place: &Place,
+        digest: &Digest,
+        role: Role,
+    ) -> Result<Pulled, PullError> {
+        if let Some(link) = place.record.link(digest)
+            && let Some(media_type) = link.media_type
+        {
+            let descriptor = Descriptor {
+                digest: *digest,
+                size: link.size,
+                media_type,
+            };
+            if let Some(pulled) = self.stored_manifest(place, &descriptor, false).await {
+                return Ok(pulled.from(Tier::Node, Outcome::Hit));
+            }
+        }
+        if role == Role::Holder {
+            return Err(missing(place));
+        }
+        // One question for all members that ask now, whatever token each has lent.
+        let manifest = self
+            .fetch_upstream(place, Reference::Digest(*digest), Fingerprint::MEMBERS)
+            .await?;
+        Ok(manifest.pulled(false, Outcome::Miss))
+    }
+
+    /// A manifest from the other members, for a caller who may read the repository. Upstream is not bothered by whoever is
+    /// asked as a `holder`.
+    pub(super) async fn manifest_from_members(
+        &self,
+        place: &Place,
+        digest: &Digest,
+    ) -> Option<Manifest> {
+        for (member, role) in self.cluster.candidates(digest, 0, DEPTH) {
+            if self.cluster.members.admits(member)
+                && let Some(manifest) = self.manifest_from(place, digest, member, role).await
+            {
+                return Some(manifest);
+            }
+        }
+        None
+    }
+
+    /// The same where upstream is out of reach: every other member is asked, until one has it.
+    pub(super) async fn manifest_from_anybody(
+        &self,
+        place: &Place,
+        digest: &Digest,
+    ) -> Option<Manifest> {
+        let mut others: Vec<SocketAddr> = self.cluster.members.view().others().collect();
+        let keepers = self.cluster.keepers(digest);
+        others.sort_by_key(|member| !keepers.contains(member));
+        let asked = stream::iter(others)
+            .map(|member| self.manifest_from(place, digest, member, Role::Holder))
+            .buffer_unordered(ASKED_AT_ONCE)
+            .filter_map(std::future::ready);
+        pin!(asked).next().await
+    }
+
+    async fn manifest_from(
+        &self,
+        place: &Place,
+        digest: &Digest,
+        member: SocketAddr,
+        role: Role,
+    ) -> Option<Manifest> {
+        let ask = self
+            .fills
+            .ask_of(place, peers::Subject::Manifest(*digest), role)
+            .await;
+        let answer = self.cluster.peers.ask(member, &ask).await.ok()?;
+        let media_type = answer.body.headers().get(header::CONTENT_TYPE)?;
+        let media_type = media_type.to_str().ok()?.to_owned();
+        let bytes = answer.body.collect(media::MAX_MANIFEST, BODY).await.ok()?;
+        if Digest::of(digest.algorithm(), &bytes) != *digest {
+            tracing::warn!(%member, blob.digest = %digest, "distrust: a member gave wrong bytes; it is not asked for a while");
+            self.cluster.members.distrust(member);
+            self.metrics.peers.distrusted.inc();
+            return None;
+        }
+        Some(Manifest {
+            digest: *digest,
+            media_type,
+            bytes,
+        })
+    }
+}
+
+/// Members asked at once for a manifest that upstream cannot give.
+const ASKED_AT_ONCE: usize = 16;
+
+/// A manifest's body must be complete within this time.
+const BODY: Duration = Duration::from_secs(2);
+
+fn missing(place: &Place) -> PullError {
+    PullError::Upstream(Failure::NotFound(place.registry.to_string()))
+}
+
+fn unknown(why: &str) -> PullError {
+    larder_shared::OciError::new(larder_shared::ErrorCode::Unsupported, why).into()
+}
