@@ -5,6 +5,8 @@ mod access;
 mod content;
 mod counts;
 mod faults;
+mod hosts;
 mod images;
+mod members;
 mod nodes;
 mod redirects;

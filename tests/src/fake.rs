@@ -1,5 +1,5 @@
 //! A registry that speaks the pull half of the distribution spec, counts every byte, and misbehaves
-//! when told to. It lives on two ports of 127.0.0.1: the registry, and a place that redirects lead to.
+//! when told to. It lives on two ports of 127.0.0.1, or of a [`Host`]: the registry, and a place that redirects lead to.
 //!
 //! What it holds is put in by the test; nothing can be pushed over HTTP.
 
@@ -16,10 +16,12 @@ mod server;
 mod socket;
 mod tls;
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 
 pub use self::auth::IDENTITY_TOKEN;
 pub use self::content::{Algorithm, Content, Pieces, digest_of, expected};
@@ -30,36 +32,46 @@ pub(crate) use self::request::form;
 pub use self::request::{Kind, Request};
 use self::server::{Port, Running, Shared, bind};
 use self::tls::Tls;
+use crate::hosts::Host;
 
 /// A running fake registry. Its tasks live on the runtime it was started on; it stops when dropped.
 #[derive(Debug)]
 pub struct FakeRegistry {
     shared: Arc<Shared>,
     running: Mutex<Option<Running>>,
+    /// Where its tasks live, and so which network its ports are in.
+    home: Handle,
 }
 
 impl FakeRegistry {
     /// Starts one over plain HTTP on ports that are free.
     pub async fn start() -> Self {
-        Self::start_with(None).await
+        Self::start_with(None, Handle::current(), Ipv4Addr::LOCALHOST.into()).await
     }
 
     /// Starts one over TLS, with a certificate for 127.0.0.1 and localhost under [`Self::ca_pem`].
     pub async fn start_tls() -> Self {
-        Self::start_with(Some(Tls::new().expect("a certificate"))).await
+        let tls = Tls::new().expect("a certificate");
+        Self::start_with(Some(tls), Handle::current(), Ipv4Addr::LOCALHOST.into()).await
     }
 
-    async fn start_with(tls: Option<Tls>) -> Self {
-        let registry = bind(0).await.expect("a free port");
-        let cdn = bind(0).await.expect("a free port");
+    /// Starts one over plain HTTP on free ports of a host's address.
+    pub async fn start_in(host: &Host) -> Self {
+        Self::start_with(None, host.runtime().clone(), host.address()).await
+    }
+
+    async fn start_with(tls: Option<Tls>, home: Handle, ip: IpAddr) -> Self {
+        let any = SocketAddr::new(ip, 0);
+        let [registry, cdn] = bound(&home, [any, any]).await;
         let [at, cdn_at] = [&registry, &cdn].map(tokio::net::TcpListener::local_addr);
         let at = at.expect("a bound address");
         let cdn_at = cdn_at.expect("a bound address");
         let shared = Arc::new(Shared::new(at, cdn_at, tls));
-        let running = Running::new(&shared, registry, cdn);
+        let running = Running::new(&home, &shared, registry, cdn);
         Self {
             shared,
             running: Mutex::new(Some(running)),
+            home,
         }
     }
 
@@ -95,15 +107,23 @@ impl FakeRegistry {
     /// Listens on the same ports again, with the same content.
     pub async fn start_again(&self) {
         self.stop().await;
-        let registry = bind(self.shared.registry.port()).await;
-        let cdn = bind(self.shared.cdn.port()).await;
-        let (registry, cdn) = (registry.expect("the old port"), cdn.expect("the old port"));
-        *self.slot() = Some(Running::new(&self.shared, registry, cdn));
+        let ports = [self.shared.registry, self.shared.cdn];
+        let [registry, cdn] = bound(&self.home, ports).await;
+        *self.slot() = Some(Running::new(&self.home, &self.shared, registry, cdn));
     }
 
     fn slot(&self) -> std::sync::MutexGuard<'_, Option<Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Binds both ports on the runtime that will accept there.
+async fn bound(home: &Handle, ports: [SocketAddr; 2]) -> [tokio::net::TcpListener; 2] {
+    let binding = home.spawn(async move {
+        let [registry, cdn] = ports.map(bind);
+        [registry.await, cdn.await].map(|port| port.expect("a free port"))
+    });
+    binding.await.expect("no panic")
 }
 
 /// What it holds.

@@ -1,11 +1,13 @@
 //! What larder's black-box tests are made of. The scenarios are in the test executables.
 //!
 //! [`real`] runs the programs that larder meets in the field: registries, runtimes and copying clients. [`node`] starts
-//! larder itself. Everything else lives in the test's own process.
+//! larder itself, and [`members`] several of them. [`hosts`] makes networks for them. Everything else lives in the test's own process.
 
 pub mod fake;
+pub mod hosts;
 pub mod http;
 pub mod image;
+pub mod members;
 pub mod mirrors;
 pub mod node;
 pub mod real;

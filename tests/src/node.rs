@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use tokio::net::UnixStream;
 
 pub use self::builder::{NodeBuilder, larder_program};
+use crate::hosts::Host;
 use crate::http::{self, Response};
 
 /// How long a start may take.
@@ -234,9 +235,27 @@ impl Node {
         log_in(self.dir.path())
     }
 
+    /// Runs a future where its addresses are: in its host, or here.
+    pub async fn near<T, F>(&self, future: F) -> T
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        match self.host() {
+            Some(host) => host.run(future).await,
+            None => future.await,
+        }
+    }
+
+    /// The host it runs in, if it was given one.
+    pub fn host(&self) -> Option<&Host> {
+        self.setup.place()
+    }
+
     /// The metrics page.
     pub async fn metrics(&self) -> String {
-        let page = http::get(&format!("http://{}/metrics", self.telemetry), &[]).await;
+        let url = format!("http://{}/metrics", self.telemetry);
+        let page = self.near(async move { http::get(&url, &[]).await }).await;
         match page {
             Ok(page) if page.status == 200 => page.text(),
             other => panic!("no metrics, {other:?}:\n{}", self.log()),
@@ -249,6 +268,20 @@ impl Node {
         let page = self.metrics().await;
         let mut lines = page.lines().filter_map(|line| line.rsplit_once(' '));
         lines.find(|(name, _)| *name == sample)?.1.parse().ok()
+    }
+
+    /// The sum of all samples of this name, whatever their labels; 0 when there is none.
+    pub async fn metric_sum(&self, name: &str) -> f64 {
+        let page = self.metrics().await;
+        let lines = page.lines().filter_map(|line| line.rsplit_once(' '));
+        let of_name = |sample: &str| {
+            let labels = sample.strip_prefix(name);
+            labels.is_some_and(|labels| labels.is_empty() || labels.starts_with('{'))
+        };
+        let values = lines.filter(|(sample, _)| of_name(sample));
+        values
+            .filter_map(|(_, value)| value.parse::<f64>().ok())
+            .sum()
     }
 }
 

@@ -1,11 +1,12 @@
 //! From a request to an answer: faults, access, content, in this order; and the loops around it.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -177,16 +178,15 @@ impl Shared {
     }
 }
 
-/// Binds a port of the loopback address; 0 is any. A fixed one is asked for again for a while.
-pub(super) async fn bind(port: u16) -> io::Result<TcpListener> {
-    let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port).into();
+/// Binds a port; 0 is any. A fixed one is asked for again for a while.
+pub(super) async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let deadline = Instant::now() + REBIND;
     loop {
         let socket = TcpSocket::new_v4()?;
         socket.set_reuseaddr(true)?;
         socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
         match socket.bind(address).and_then(|()| socket.listen(1024)) {
-            Err(error) if port != 0 && Instant::now() < deadline => drop(error),
+            Err(error) if address.port() != 0 && Instant::now() < deadline => drop(error),
             bound => return bound,
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -198,12 +198,17 @@ pub(super) async fn bind(port: u16) -> io::Result<TcpListener> {
 pub(super) struct Running(Vec<(oneshot::Sender<()>, JoinHandle<()>)>);
 
 impl Running {
-    pub(super) fn new(shared: &Arc<Shared>, registry: TcpListener, cdn: TcpListener) -> Self {
+    pub(super) fn new(
+        home: &Handle,
+        shared: &Arc<Shared>,
+        registry: TcpListener,
+        cdn: TcpListener,
+    ) -> Self {
         let ports = [(registry, Port::Registry), (cdn, Port::Cdn)];
         let start = |(listener, port)| {
             let (stop, stopped) = oneshot::channel();
             let accepting = accept(Arc::clone(shared), listener, port, stopped);
-            (stop, tokio::spawn(accepting))
+            (stop, home.spawn(accepting))
         };
         Self(ports.map(start).into())
     }

@@ -57,7 +57,7 @@ impl Socket {
 }
 
 /// Bytes written to a socket of this process that the peer's kernel has not acknowledged, from
-/// `/proc/net/tcp` (its `tx_queue`), since asking the socket itself takes an ioctl.
+/// `net/tcp` in `/proc` (its `tx_queue`), since asking the socket itself takes an ioctl.
 fn unacknowledged(here: SocketAddr, there: SocketAddr) -> io::Result<u64> {
     let (SocketAddr::V4(here), SocketAddr::V4(there)) = (here, there) else {
         return Ok(0);
@@ -66,7 +66,7 @@ fn unacknowledged(here: SocketAddr, there: SocketAddr) -> io::Result<u64> {
         let ip = u32::from_ne_bytes(address.ip().octets());
         format!("{ip:08X}:{:04X}", address.port())
     });
-    let table = std::fs::read_to_string("/proc/net/tcp")?;
+    let table = std::fs::read_to_string("/proc/thread-self/net/tcp")?;
     for line in table.lines() {
         let columns: Vec<_> = line.split_whitespace().collect();
         if let [_, local, remote, _, queues, ..] = columns[..]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Node;
 use crate::fake::FakeRegistry;
+use crate::hosts::Host;
 
 /// Environment that would change what the program does, or send its traffic elsewhere.
 const FOREIGN: [&str; 10] = [
@@ -33,6 +34,7 @@ pub struct NodeBuilder {
     environment: Vec<(String, OsString)>,
     arguments: Vec<String>,
     log_level: Option<String>,
+    host: Option<Host>,
 }
 
 impl NodeBuilder {
@@ -89,6 +91,18 @@ impl NodeBuilder {
     pub fn program(mut self, path: impl Into<PathBuf>) -> Self {
         self.program = Some(path.into());
         self
+    }
+
+    /// Runs in this host. Its registry and its telemetry are on the host's own loopback address, see [`Node::near`].
+    #[must_use]
+    pub fn host(mut self, host: &Host) -> Self {
+        self.host = Some(host.clone());
+        self
+    }
+
+    /// Where it runs, if not here.
+    pub(super) fn place(&self) -> Option<&Host> {
+        self.host.as_ref()
     }
 
     /// Starts it and waits until it answers; panics, with its log, if it does not within 10 s.
@@ -154,7 +168,10 @@ impl NodeBuilder {
     /// The program in this node's environment: nothing of the caller's registries, proxies or home.
     pub(super) fn command(&self, dir: &Path) -> Command {
         let program = self.program.clone().unwrap_or_else(larder_program);
-        let mut command = Command::new(program);
+        let mut command = match &self.host {
+            Some(host) => host.exec(program),
+            None => Command::new(program),
+        };
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
             if text.starts_with("LARDER_") || FOREIGN.contains(&&*text) {

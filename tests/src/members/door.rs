@@ -1,0 +1,246 @@
+//! How a client on one node pulls: where the node listens, as a runtime does, with a clock and a hash on every body.
+
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::digest::{Context, SHA256, SHA512};
+use data_encoding::{BASE64, HEXLOWER};
+use futures_util::future::join_all;
+
+use crate::fake::Content;
+use crate::hosts::Host;
+use crate::http::{Call, Response, Stream};
+use crate::image::Image;
+use crate::node::Node;
+use crate::scene::{Compared, compare};
+
+/// How long one body may take.
+const BODY: Duration = Duration::from_secs(180);
+
+/// What came, when all of it was right.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Got {
+    /// Body bytes.
+    pub bytes: u64,
+    /// From the request to the last byte.
+    pub took: Duration,
+    /// The longest time in which nothing came, after the head.
+    pub longest_gap: Duration,
+}
+
+impl Got {
+    fn and(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes + other.bytes,
+            took: self.took.max(other.took),
+            longest_gap: self.longest_gap.max(other.longest_gap),
+        }
+    }
+}
+
+/// A repository at one node, and who asks. Clones ask as the same.
+#[derive(Clone, Debug)]
+pub struct Door {
+    host: Option<Host>,
+    url: String,
+    registry: String,
+    repository: String,
+    authorization: Option<String>,
+}
+
+impl Door {
+    /// Somebody without credentials who asks `node` for what is in this repository.
+    pub fn of(node: &Node, registry: &str, repository: &str) -> Self {
+        Self {
+            host: node.host().cloned(),
+            url: node.url(),
+            registry: registry.to_owned(),
+            repository: repository.to_owned(),
+            authorization: None,
+        }
+    }
+
+    /// The same who shows this from now on.
+    #[must_use]
+    pub fn showing(mut self, authorization: &str) -> Self {
+        self.authorization = Some(authorization.to_owned());
+        self
+    }
+
+    /// As a runtime with a pull secret: asks for this manifest, and when told to, gets a token with the secret. Gives
+    /// the door for who has the token, or the refusal of the token endpoint.
+    pub async fn login(self, user: &str, password: &str, reference: &str) -> Result<Self, String> {
+        let first = self.get(&format!("manifests/{reference}"), &[]).await?;
+        let challenge = first.header("www-authenticate").unwrap_or_default();
+        let field = |name: &str| {
+            let (_, rest) = challenge.split_once(&format!("{name}=\""))?;
+            Some(rest.split_once('"')?.0.to_owned())
+        };
+        let (Some(realm), Some(service)) = (field("realm"), field("service")) else {
+            return Err(format!("{} and no challenge: {challenge}", first.status));
+        };
+        let scope = field("scope").map_or(String::new(), |scope| format!("&scope={scope}"));
+        let pair = BASE64.encode(format!("{user}:{password}").as_bytes());
+        let call = Call::get(format!("{realm}?service={service}{scope}"))
+            .header("authorization", &format!("Basic {pair}"));
+        let answer = self.near(call.send()).await;
+        let answer = answer.map_err(|error| format!("{error:#}"))?;
+        if answer.status != 200 {
+            return Err(format!("no token: {} {}", answer.status, answer.text()));
+        }
+        let token = answer.json()["token"].as_str().map(str::to_owned);
+        let token = token.ok_or("an answer without a token")?;
+        Ok(self.showing(&format!("Bearer {token}")))
+    }
+
+    /// Any request below the repository, such as `blobs/…`.
+    pub fn call(&self, method: &str, rest: &str) -> Call {
+        let Self {
+            url,
+            registry,
+            repository,
+            ..
+        } = self;
+        let call = Call::new(
+            method,
+            format!("{url}/v2/{repository}/{rest}?ns={registry}"),
+        );
+        match &self.authorization {
+            Some(authorization) => call.header("authorization", authorization),
+            None => call,
+        }
+    }
+
+    /// GETs and waits for the head.
+    pub async fn open(&self, rest: &str, headers: &[(&str, &str)]) -> Result<Stream, String> {
+        let call = self.with(rest, headers);
+        let opened = self.near(call.open()).await;
+        opened.map_err(|error| format!("{error:#}"))
+    }
+
+    /// GETs and reads to the end.
+    pub async fn get(&self, rest: &str, headers: &[(&str, &str)]) -> Result<Response, String> {
+        let call = self.with(rest, headers);
+        let answer = self.near(call.send()).await;
+        answer.map_err(|error| format!("{error:#}"))
+    }
+
+    /// GETs a blob to its end. An error unless all of it came and has the right digest.
+    pub async fn blob(&self, digest: &str) -> Result<Got, String> {
+        let call = self.call("GET", &format!("blobs/{digest}"));
+        let digest = digest.to_owned();
+        let reading = async move {
+            let opened = call.open().await;
+            let mut stream = opened.map_err(|error| format!("{error:#}"))?;
+            measure(&mut stream, &digest, |_| {}).await
+        };
+        self.near(reading).await
+    }
+
+    /// GETs a part of a blob and compares it with what should be there.
+    pub async fn part(
+        &self,
+        digest: &str,
+        content: &Content,
+        range: &str,
+        wanted: std::ops::Range<u64>,
+    ) -> Result<(), String> {
+        let mut stream = self
+            .open(&format!("blobs/{digest}"), &[("range", range)])
+            .await?;
+        if stream.status != 206 {
+            return Err(format!("{range}: {}", stream.status));
+        }
+        let compared = compare(&mut stream, content, wanted.clone()).await;
+        if compared == Compared::whole(wanted.end - wanted.start) {
+            Ok(())
+        } else {
+            Err(format!("{range}: {compared:?}"))
+        }
+    }
+
+    /// Pulls an image by tag or digest: the manifest, and then all blobs at once. An error unless all of it is right.
+    pub async fn pull(&self, reference: &str, image: &Image) -> Result<Got, String> {
+        let start = Instant::now();
+        let accept = [("accept", image.media_type)];
+        let manifest = self.get(&format!("manifests/{reference}"), &accept).await?;
+        if manifest.status != 200 || !manifest.complete {
+            let words = manifest.text();
+            return Err(format!("manifest: {} {words}", manifest.status));
+        }
+        if manifest.body != image.manifest {
+            return Err(format!("another manifest: {}", manifest.text()));
+        }
+        let layers = image.layers.iter().map(|layer| &layer.digest);
+        let blobs = layers.chain([&image.config_digest]);
+        let mut all = Got {
+            bytes: manifest.body.len() as u64,
+            ..Got::default()
+        };
+        for got in join_all(blobs.map(|digest| self.blob(digest))).await {
+            all = all.and(got?);
+        }
+        all.took = start.elapsed();
+        Ok(all)
+    }
+
+    fn with(&self, rest: &str, headers: &[(&str, &str)]) -> Call {
+        let with = |call: Call, (name, value): &(&str, &str)| call.header(name, value);
+        headers.iter().fold(self.call("GET", rest), with)
+    }
+
+    async fn near<T, F>(&self, future: F) -> T
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        match &self.host {
+            Some(host) => host.run(future).await,
+            None => future.await,
+        }
+    }
+}
+
+/// Reads a body to its end, and says after each piece how much has come. An error unless the answer was 200 and all of it
+/// came and has this digest.
+pub async fn measure(
+    stream: &mut Stream,
+    digest: &str,
+    mut came: impl FnMut(u64),
+) -> Result<Got, String> {
+    let algorithm = match digest.split_once(':') {
+        Some(("sha512", _)) => &SHA512,
+        _ => &SHA256,
+    };
+    let mut hash = Context::new(algorithm);
+    let start = Instant::now();
+    let mut last = start;
+    let mut got = Got::default();
+    if stream.status != 200 {
+        return Err(format!("{digest}: {}", stream.status));
+    }
+    loop {
+        let chunk = stream.next_chunk().await;
+        let now = Instant::now();
+        got.longest_gap = got.longest_gap.max(now - last);
+        match chunk {
+            Ok(Some(chunk)) => {
+                got.bytes += chunk.len() as u64;
+                hash.update(&chunk);
+                came(got.bytes);
+                // What the caller did is not the node's silence.
+                last = Instant::now();
+            }
+            Ok(None) => break,
+            Err(error) => return Err(format!("{digest}: {error} after {}", got.bytes)),
+        }
+        if start.elapsed() > BODY {
+            return Err(format!("{digest}: {} after {BODY:?}", got.bytes));
+        }
+    }
+    got.took = start.elapsed();
+    let (_, wanted) = digest.split_once(':').unwrap_or_default();
+    if HEXLOWER.encode(hash.finish().as_ref()) != wanted {
+        return Err(format!("{digest}: {} bytes of something else", got.bytes));
+    }
+    Ok(got)
+}

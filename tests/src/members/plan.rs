@@ -1,0 +1,221 @@
+//! What a cluster is started with.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::sync::Arc;
+use std::{fs, io::Write as _};
+
+use futures_util::future::join_all;
+use tempfile::TempDir;
+
+use super::Cluster;
+use super::certificates::Authority;
+use super::lease::Lease;
+use crate::fake::FakeRegistry;
+use crate::hosts::{Host, Net, host_address};
+use crate::node::Node;
+
+/// Where every member listens for the others.
+pub const PEER_PORT: u16 = 7422;
+
+#[derive(Debug)]
+enum Place {
+    Here(Lease),
+    Hosts(Vec<Host>),
+}
+
+/// Collects what a cluster is started with. Without more said, the members know each other by a list, and by certificates
+/// of one authority.
+#[derive(Debug)]
+pub struct Plan {
+    count: usize,
+    place: Place,
+    authority: Arc<Authority>,
+    tls: bool,
+    /// The value of `members`, if it is the same for all.
+    members: Option<String>,
+    /// The lists of those who have one of their own.
+    known: HashMap<usize, Vec<SocketAddr>>,
+    advertised: HashMap<usize, SocketAddr>,
+    finds_itself: bool,
+    strangers: Vec<usize>,
+    upstreams: Vec<(String, String)>,
+    config: String,
+    log_level: String,
+    /// What verdicts travel under.
+    key: String,
+}
+
+impl Plan {
+    pub(super) fn here(count: usize) -> Self {
+        Self::new(count, Place::Here(Lease::take()))
+    }
+
+    /// The first `count` hosts of a net have a node each.
+    pub fn in_hosts(net: &Net, count: usize) -> Self {
+        let hosts = (0..net.len()).map(|number| net.host(number).clone());
+        Self::new(count, Place::Hosts(hosts.collect()))
+    }
+
+    fn new(count: usize, place: Place) -> Self {
+        Self {
+            count,
+            place,
+            authority: Arc::new(Authority::new()),
+            tls: true,
+            members: None,
+            known: HashMap::new(),
+            advertised: HashMap::new(),
+            finds_itself: false,
+            strangers: Vec::new(),
+            upstreams: Vec::new(),
+            config: String::new(),
+            log_level: "info".to_owned(),
+            key: format!("{:032x}{:032x}\n", fastrand::u128(..), fastrand::u128(..)),
+        }
+    }
+
+    /// A fake registry under its own `IP:PORT`.
+    #[must_use]
+    pub fn upstream(mut self, fake: &FakeRegistry) -> Self {
+        self.upstreams.push((fake.host(), fake.url()));
+        self
+    }
+
+    /// Nobody shows a certificate.
+    #[must_use]
+    pub fn tls_off(mut self) -> Self {
+        self.tls = false;
+        self
+    }
+
+    /// The members are the addresses of this name.
+    #[must_use]
+    pub fn members_by_name(mut self, name: &str) -> Self {
+        self.members = Some(format!("\"dns:{name}:{PEER_PORT}\""));
+        self
+    }
+
+    /// Nodes are not told their own address. They listen on all of theirs.
+    #[must_use]
+    pub fn finding_themselves(mut self) -> Self {
+        self.finds_itself = true;
+        self
+    }
+
+    /// This node has a list of its own.
+    #[must_use]
+    pub fn knows(mut self, number: usize, members: &[usize]) -> Self {
+        let members = members.iter().map(|&member| self.address(member)).collect();
+        self.known.insert(number, members);
+        self
+    }
+
+    /// This node believes that it is reached where that one is.
+    #[must_use]
+    pub fn advertises(mut self, number: usize, that: usize) -> Self {
+        self.advertised.insert(number, self.address(that));
+        self
+    }
+
+    /// There is one more member on everyone's list, that is not a node of this cluster.
+    #[must_use]
+    pub fn stranger(mut self, number: usize) -> Self {
+        self.strangers.push(number);
+        self
+    }
+
+    /// More sections of every node's configuration.
+    #[must_use]
+    pub fn config(mut self, toml: &str) -> Self {
+        toml.clone_into(&mut self.config);
+        self
+    }
+
+    /// What every node logs; `info` otherwise.
+    #[must_use]
+    pub fn log_level(mut self, level: &str) -> Self {
+        level.clone_into(&mut self.log_level);
+        self
+    }
+
+    /// Who signs the members' certificates.
+    pub fn authority(&self) -> &Arc<Authority> {
+        &self.authority
+    }
+
+    /// Where the member of this number is reached, whether it is there or not.
+    pub fn address(&self, number: usize) -> SocketAddr {
+        let ip = match &self.place {
+            Place::Here(lease) => lease.address(number),
+            Place::Hosts(_) => host_address(number),
+        };
+        SocketAddr::new(ip.into(), PEER_PORT)
+    }
+
+    /// Starts all nodes at once, and waits until they answer.
+    pub async fn start(self) -> Cluster {
+        let started = join_all((0..self.count).map(|number| self.start_one(number))).await;
+        let (nodes, dirs) = started.into_iter().unzip();
+        Cluster {
+            plan: self,
+            nodes,
+            dirs,
+        }
+    }
+
+    pub(super) async fn start_one(&self, number: usize) -> (Node, TempDir) {
+        let dir = tempfile::Builder::new()
+            .prefix("larder-member-")
+            .tempdir()
+            .expect("a temporary directory");
+        let mut key = fs::OpenOptions::new();
+        key.create(true).write(true).mode(0o600);
+        let mut key = key.open(dir.path().join("key")).expect("a key file");
+        key.write_all(self.key.as_bytes()).expect("a key file");
+        if self.tls {
+            let identity = self.authority.member();
+            identity.write(&self.authority, dir.path());
+        }
+        let mut builder = Node::builder()
+            .config(self.text(number, &dir))
+            .log_level(&self.log_level);
+        for (name, url) in &self.upstreams {
+            builder = builder.upstream_at(name, url);
+        }
+        if let Place::Hosts(hosts) = &self.place {
+            builder = builder.host(&hosts[number]);
+        }
+        (builder.start().await, dir)
+    }
+
+    fn text(&self, number: usize, dir: &TempDir) -> String {
+        let own = self.address(number);
+        let path = |name: &str| format!("{:?}", dir.path().join(name));
+        let mut text = String::from("[cluster]\n");
+        if self.finds_itself {
+            text += &format!("listen = \"0.0.0.0:{PEER_PORT}\"\n");
+        } else {
+            let advertised = self.advertised.get(&number).unwrap_or(&own);
+            text += &format!("listen = \"{own}\"\nadvertise = \"{advertised}\"\n");
+        }
+        let everyone = (0..self.count).chain(self.strangers.iter().copied());
+        let everyone = || everyone.map(|member| self.address(member)).collect();
+        let known = self.known.get(&number).cloned();
+        let list = || {
+            let known: Vec<SocketAddr> = known.unwrap_or_else(everyone);
+            let known: Vec<_> = known.iter().map(|at| format!("\"{at}\"")).collect();
+            format!("[{}]", known.join(", "))
+        };
+        let members = self.members.clone().unwrap_or_else(list);
+        text += &format!("members = {members}\nkey = {}\n", path("key"));
+        text += &if self.tls {
+            let [ca, cert, key] = ["ca.pem", "cert.pem", "key.pem"].map(path);
+            format!("tls = {{ ca = {ca}, cert = {cert}, key = {key} }}\n")
+        } else {
+            "tls = \"off\"\n".to_owned()
+        };
+        text + "\n" + &self.config
+    }
+}
