@@ -205,6 +205,39 @@ impl Access {
         }
     }
 
+    /// How long ago the origin served this caller, if it did and that still counts for something.
+    pub fn accepted_since(&self, place: &Place) -> Option<Duration> {
+        if place.identity.is_anonymous() {
+            return place.record.public_since();
+        }
+        let who = place.identity.fingerprint();
+        self.grants.age(&place.registry, &place.repository, who)
+    }
+
+    /// What another member was told by the origin: when the repository was public or was not, and when it accepted this
+    /// caller (Unix seconds). Says whether that makes a difference.
+    pub fn learn(
+        &self,
+        place: &Place,
+        public: Option<u64>,
+        refused: Option<u64>,
+        accepted: Option<u64>,
+    ) -> bool {
+        let before = (self.verdict(place), place.record.refused_since().is_some());
+        if let Some(at) = public {
+            place.record.learn_public(at);
+        }
+        if let Some(at) = refused {
+            place.record.learn_not_public(at);
+        }
+        if let (Some(at), false) = (accepted, place.identity.is_anonymous()) {
+            let who = place.identity.fingerprint();
+            self.grants
+                .learn(&place.registry, &place.repository, who, at);
+        }
+        (self.verdict(place), place.record.refused_since().is_some()) != before
+    }
+
     /// Takes note of what this caller met. Only a refusal is a verdict.
     pub fn met(&self, place: &Place, failure: &Failure) {
         if !matches!(failure, Failure::Refused(_)) {

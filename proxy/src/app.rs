@@ -111,7 +111,11 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
             None => None,
         },
     };
-    let cluster = Cluster::new(Arc::clone(&config), Arc::clone(&metrics));
+    let cluster = Cluster::new(
+        Arc::clone(&config),
+        Arc::clone(&metrics),
+        store.root().join("cluster"),
+    );
     // What is wrong with the certificate is said before anything runs.
     cluster.peers.tls()?;
     let (grants, key) = store.grants();
@@ -119,7 +123,18 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
         let access = &config.load().access;
         access.ttl + access.grace
     };
-    let key = Key::load(&key).with_context(|| format!("cannot use the key {}", key.display()))?;
+    let mut key =
+        Key::load(&key).with_context(|| format!("cannot use the key {}", key.display()))?;
+    let shared = config
+        .load()
+        .cluster
+        .peers
+        .as_ref()
+        .and_then(|peers| peers.key.clone());
+    if let Some(path) = shared {
+        key.share(&path)
+            .with_context(|| format!("cannot use the cluster's key {}", path.display()))?;
+    }
     let access = Arc::new(Access::new(
         Arc::clone(&config),
         Arc::clone(&upstreams),
@@ -221,6 +236,8 @@ impl Bound {
             let surface = PeerSurface::new(Arc::clone(&self.pull), Arc::clone(&self.metrics));
             tokio::spawn(listen::peers(listener, Arc::new(surface), watch.clone()));
         }
+        let cluster = Arc::clone(&self.pull.cluster);
+        tokio::task::spawn_blocking(move || cluster.records.sweep());
         let members = Arc::clone(&self.pull.cluster.members);
         tokio::spawn(members.run(watch.clone()));
         tokio::spawn(keep::run(Arc::clone(&self.pull), watch.clone()));

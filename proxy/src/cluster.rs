@@ -7,9 +7,10 @@ pub mod hints;
 pub mod members;
 pub mod peers;
 pub mod placement;
+pub mod records;
 pub mod tls;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -17,7 +18,13 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use http::Method;
 use larder_shared::{Digest, Role};
 
-use self::{hints::Hints, members::Members, peers::Peers, placement::Key};
+use self::{
+    hints::Hints,
+    members::Members,
+    peers::Peers,
+    placement::Key,
+    records::{Kept, Records},
+};
 use crate::{config::Config, metrics::Metrics};
 
 /// So many members are asked for a run, one after the other, before a node fetches it itself.
@@ -25,6 +32,12 @@ const ASKED: usize = 2;
 
 /// Where keepers are asked and told who holds what.
 pub const HOLDERS: &str = "/larder/v1/holders";
+
+/// Where keepers are asked and told what is known of a thing.
+pub const RECORDS: &str = "/larder/v1/records";
+
+/// Keepers are asked within this time: somebody waits for an answer, in an outage.
+const RECALL: Duration = Duration::from_millis(250);
 
 /// A keeper is told within this time, or not at all.
 const TELL: Duration = Duration::from_secs(2);
@@ -38,15 +51,18 @@ pub struct Cluster {
     pub members: Arc<Members>,
     pub peers: Arc<Peers>,
     pub hints: Hints,
+    pub records: Records,
 }
 
 impl Cluster {
-    pub fn new(config: Arc<ArcSwap<Config>>, metrics: Arc<Metrics>) -> Arc<Self> {
+    /// `dir` is where the records are that this node keeps for others.
+    pub fn new(config: Arc<ArcSwap<Config>>, metrics: Arc<Metrics>, dir: PathBuf) -> Arc<Self> {
         let members = Arc::new(Members::new(Arc::clone(&config)));
         Arc::new(Self {
             peers: Arc::new(Peers::new(config, Arc::clone(&members), metrics)),
             members,
             hints: Hints::default(),
+            records: Records::new(dir),
         })
     }
 
@@ -124,6 +140,57 @@ impl Cluster {
         }
     }
 
+    /// What the keepers of `thing` know of it, all of them together.
+    pub async fn recall(self: &Arc<Self>, thing: &Digest) -> Kept {
+        let own = self.members.view().own_address();
+        let path = format!("{RECORDS}?thing={thing}");
+        let (cluster, key) = (Arc::clone(self), *thing);
+        let here = tokio::task::spawn_blocking(move || cluster.records.get(&key));
+        let mut known = here.await.ok().flatten().unwrap_or_default();
+        let mut answers: FuturesUnordered<_> = self
+            .keepers(thing)
+            .into_iter()
+            .filter(|keeper| Some(*keeper) != own && self.members.admits(*keeper))
+            .map(|keeper| {
+                self.peers
+                    .call(keeper, Method::GET, &path, Bytes::new(), RECALL)
+            })
+            .collect();
+        while let Some(answer) = answers.next().await {
+            let told = answer.ok();
+            if let Some(told) = told.and_then(|text| serde_json::from_slice(&text).ok()) {
+                known.merge(told);
+            }
+        }
+        known
+    }
+
+    /// Tells the keepers of `thing` what this node knows of it, unless they were told a moment ago.
+    pub async fn remember(self: Arc<Self>, thing: Digest, news: Kept) {
+        let view = self.members.view();
+        let word = Digest::sha256(&json(&news.timeless()));
+        if !view.has_others() || !self.records.is_news(&thing, &word) {
+            return;
+        }
+        let (path, text) = (format!("{RECORDS}?thing={thing}"), json(&news));
+        for keeper in self.keepers(&thing) {
+            if Some(keeper) == view.own_address() {
+                let (cluster, news) = (Arc::clone(&self), news.clone());
+                let put = tokio::task::spawn_blocking(move || cluster.records.put(&thing, news));
+                if let Ok(Err(error)) = put.await {
+                    tracing::debug!(%error, "a record cannot be kept");
+                }
+            } else if self.members.admits(keeper) {
+                let told = self
+                    .peers
+                    .call(keeper, Method::POST, &path, text.clone(), TELL);
+                if let Err(failure) = told.await {
+                    tracing::debug!(%failure, "a keeper was not told of a record");
+                }
+            }
+        }
+    }
+
     /// Who keeps what is known of `thing`, this node perhaps among them.
     pub fn keepers(&self, thing: &Digest) -> Vec<SocketAddr> {
         let view = self.members.view();
@@ -133,4 +200,9 @@ impl Cluster {
             .map(|index| view.addresses[index])
             .collect()
     }
+}
+
+/// A record as JSON. Writing these types to memory cannot fail.
+fn json(kept: &Kept) -> Bytes {
+    serde_json::to_vec(kept).unwrap_or_default().into()
 }

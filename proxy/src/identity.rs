@@ -55,6 +55,8 @@ pub enum Proof {
 pub struct Identity {
     proof: Proof,
     fingerprint: Fingerprint,
+    /// The fingerprint under the key of the whole cluster, if there is one.
+    shared: Option<Fingerprint>,
 }
 
 impl Identity {
@@ -62,6 +64,7 @@ impl Identity {
         Self {
             proof: Proof::Nothing,
             fingerprint: Fingerprint::ANONYMOUS,
+            shared: None,
         }
     }
 
@@ -75,6 +78,7 @@ impl Identity {
         Self {
             proof: Proof::Lost,
             fingerprint: self.fingerprint,
+            shared: self.shared,
         }
     }
 
@@ -88,6 +92,11 @@ impl Identity {
 
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
+    }
+
+    /// What other members know it by. `None` for nobody in particular, and where the cluster has no key.
+    pub fn shared(&self) -> Option<Fingerprint> {
+        self.shared
     }
 }
 
@@ -110,8 +119,11 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// The key of the fingerprints, one per store.
-pub struct Key(hmac::Key);
+/// The key of the fingerprints, one per store, and that of the cluster, if it has one.
+pub struct Key {
+    own: hmac::Key,
+    shared: Option<hmac::Key>,
+}
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -121,6 +133,9 @@ impl fmt::Debug for Key {
 
 /// Bytes of a key.
 const KEY: usize = 32;
+
+/// The least that the cluster's key must have.
+const SHARED: usize = 32;
 
 impl Key {
     /// Reads the key from `path`, or makes one there that only its owner may read (blocking).
@@ -146,45 +161,65 @@ impl Key {
     }
 
     fn new(bytes: &[u8]) -> Self {
-        Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))
+        Self {
+            own: hmac::Key::new(hmac::HMAC_SHA256, bytes),
+            shared: None,
+        }
+    }
+
+    /// Reads the cluster's key, the same file on every member (blocking). Space around it does not count.
+    pub fn share(&mut self, path: &Path) -> io::Result<()> {
+        let bytes = fs::read(path)?;
+        let bytes = bytes.trim_ascii();
+        if bytes.len() < SHARED {
+            let why = format!("it must have {SHARED} bytes or more, from a random source");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
+        self.shared = Some(hmac::Key::new(hmac::HMAC_SHA256, bytes));
+        Ok(())
+    }
+
+    fn identity(&self, proof: Proof, fields: &[&[u8]]) -> Identity {
+        Identity {
+            proof,
+            fingerprint: fingerprint(&self.own, fields),
+            shared: self.shared.as_ref().map(|key| fingerprint(key, fields)),
+        }
     }
 
     /// The holder of a credential.
     pub fn credential(&self, credential: Credential) -> Identity {
-        let fingerprint = match &credential {
+        let credential = Arc::new(credential);
+        let proof = Proof::Credential(Arc::clone(&credential));
+        match &*credential {
             Credential::Basic { username, password } => {
-                self.fingerprint(&[b"basic", username.as_bytes(), password.expose().as_bytes()])
+                let password = password.expose().as_bytes();
+                self.identity(proof, &[b"basic", username.as_bytes(), password])
             }
             Credential::IdentityToken(token) => {
-                self.fingerprint(&[b"identity", token.expose().as_bytes()])
+                self.identity(proof, &[b"identity", token.expose().as_bytes()])
             }
-        };
-        Identity {
-            proof: Proof::Credential(Arc::new(credential)),
-            fingerprint,
         }
     }
 
     /// The bearer of a registry's own token.
     pub fn token(&self, token: Secret) -> Identity {
-        let fingerprint = self.fingerprint(&[b"token", token.expose().as_bytes()]);
-        Identity {
-            proof: Proof::Token(Arc::new(token)),
-            fingerprint,
-        }
+        let token = Arc::new(token);
+        let proof = Proof::Token(Arc::clone(&token));
+        self.identity(proof, &[b"token", token.expose().as_bytes()])
     }
+}
 
-    fn fingerprint(&self, fields: &[&[u8]]) -> Fingerprint {
-        let mut context = hmac::Context::with_key(&self.0);
-        for field in fields {
-            // Lengths first: no two lists of fields are the same bytes.
-            context.update(&(field.len() as u64).to_le_bytes());
-            context.update(field);
-        }
-        let mut short = [0; 16];
-        short.copy_from_slice(&context.sign().as_ref()[..16]);
-        Fingerprint(short)
+fn fingerprint(key: &hmac::Key, fields: &[&[u8]]) -> Fingerprint {
+    let mut context = hmac::Context::with_key(key);
+    for field in fields {
+        // Lengths first: no two lists of fields are the same bytes.
+        context.update(&(field.len() as u64).to_le_bytes());
+        context.update(field);
     }
+    let mut short = [0; 16];
+    short.copy_from_slice(&context.sign().as_ref()[..16]);
+    Fingerprint(short)
 }
 
 /// An unguessable text.

@@ -4,21 +4,25 @@
 //! GET, HEAD /v2/…            the registry API, digests only; larder-role says in which role this node is asked
 //! GET       /larder/v1/alive
 //! GET, POST /larder/v1/holders?digest=…[&holder=ADDR]
+//! GET, POST /larder/v1/records?thing=…
 //! ```
 //!
 //! Only members get this far: the connection's certificate was checked ([`crate::listen`]). Errors become responses in
 //! [`crate::registry`], as everywhere.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
 use larder_shared::{Digest, ErrorCode, OciError, RangeHeader, Role, Route};
 
 use crate::{
     body::Body,
+    client,
     cluster::{
-        HOLDERS,
+        HOLDERS, RECORDS,
         peers::{ALIVE, ROLE},
+        records::Kept,
     },
     credentials::Secret,
     identity::Identity,
@@ -52,15 +56,18 @@ impl PeerSurface {
     }
 
     /// Answers one request of a member, whose connection sends the files of `regions`; without them by copying.
-    pub async fn answer<B>(
+    pub async fn answer(
         &self,
-        request: Request<B>,
+        request: Request<Incoming>,
         regions: Option<&Regions>,
     ) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        let request = Request::from_parts(head, ());
         let path = request.uri().path();
         let small = match path {
             ALIVE => Some((StatusCode::OK, String::new())),
             HOLDERS => Some(self.holders(&request)),
+            RECORDS => Some(self.records(&request, body).await),
             _ => None,
         };
         if let Some((status, text)) = small {
@@ -101,9 +108,9 @@ impl PeerSurface {
         })
     }
 
-    async fn pulled<B>(
+    async fn pulled(
         &self,
-        request: &Request<B>,
+        request: &Request<()>,
         role: Role,
         head: bool,
     ) -> Result<crate::pull::Pulled, PullError> {
@@ -138,14 +145,36 @@ impl PeerSurface {
         }
     }
 
-    fn holders<B>(&self, request: &Request<B>) -> (StatusCode, String) {
-        let query = request.uri().query().unwrap_or_default();
-        let get = |name: &str| {
-            let mut pairs = url::form_urlencoded::parse(query.as_bytes());
-            pairs
-                .find(|(key, _)| key == name)
-                .map(|(_, value)| value.into_owned())
+    async fn records(&self, request: &Request<()>, body: Incoming) -> (StatusCode, String) {
+        let thing = query(request, "thing").and_then(|thing| thing.parse::<Digest>().ok());
+        let Some(thing) = thing else {
+            return (StatusCode::BAD_REQUEST, "which thing?\n".to_owned());
         };
+        let cluster = Arc::clone(&self.pull.cluster);
+        if *request.method() != Method::POST {
+            let get = tokio::task::spawn_blocking(move || cluster.records.get(&thing));
+            let kept = get.await.ok().flatten();
+            return match kept.and_then(|kept| serde_json::to_string(&kept).ok()) {
+                Some(text) => (StatusCode::OK, text),
+                None => (StatusCode::NOT_FOUND, "nothing is known of it\n".to_owned()),
+            };
+        }
+        let news = client::collect(body, RECORD, RECORD_WITHIN).await.ok();
+        let Some(news) = news.and_then(|text| serde_json::from_slice::<Kept>(&text).ok()) else {
+            return (StatusCode::BAD_REQUEST, "this is no record\n".to_owned());
+        };
+        let put = tokio::task::spawn_blocking(move || cluster.records.put(&thing, news));
+        match put.await {
+            Ok(Ok(())) => (StatusCode::OK, String::new()),
+            _ => (
+                StatusCode::INSUFFICIENT_STORAGE,
+                "it cannot be kept\n".to_owned(),
+            ),
+        }
+    }
+
+    fn holders(&self, request: &Request<()>) -> (StatusCode, String) {
+        let get = |name| query(request, name);
         let Some(digest) = get("digest").and_then(|digest| digest.parse::<Digest>().ok()) else {
             return (StatusCode::BAD_REQUEST, "which digest?\n".to_owned());
         };
@@ -171,6 +200,18 @@ impl PeerSurface {
             ),
         }
     }
+}
+
+/// Bytes of a record at the most, and how long it may take to come.
+const RECORD: u64 = 256 << 10;
+const RECORD_WITHIN: Duration = Duration::from_secs(2);
+
+fn query(request: &Request<()>, name: &str) -> Option<String> {
+    let query = request.uri().query().unwrap_or_default();
+    let mut pairs = url::form_urlencoded::parse(query.as_bytes());
+    pairs
+        .find(|(key, _)| key == name)
+        .map(|(_, value)| value.into_owned())
 }
 
 fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {

@@ -6,6 +6,7 @@
 
 mod blob;
 mod explain;
+mod hearsay;
 mod list;
 mod manage;
 mod manifest;
@@ -153,9 +154,17 @@ impl Pull {
             | Route::Referrers(address, ..) => address,
         };
         let place = self.place(address, &request.caller).await?;
-        self.answer(&place, &request)
-            .await
-            .map_err(|error| judge(error, &place, request.caller.presented))
+        let mut answered = self.answer(&place, &request).await;
+        // Other members may know what upstream cannot say now.
+        if let Err(error) = &answered
+            && is_outage(error)
+            && self.cluster.has_others()
+            && self.hear(&place, &request.route).await
+        {
+            answered = self.answer(&place, &request).await;
+        }
+        self.tell(&place, &request.route, &answered);
+        answered.map_err(|error| judge(error, &place, request.caller.presented))
     }
 
     async fn answer(&self, place: &Place, request: &Request) -> Result<Pulled, PullError> {
@@ -278,6 +287,18 @@ impl Pull {
             Verdict::Refused => Err(Failure::Refused(place.registry.to_string()).into()),
         }
     }
+}
+
+/// Whether upstream is out of reach, or silent.
+fn is_outage(error: &PullError) -> bool {
+    let (PullError::Upstream(failure) | PullError::Fill(FillError::Upstream(failure))) = error
+    else {
+        return false;
+    };
+    matches!(
+        failure,
+        Failure::Unreachable { .. } | Failure::Limited { .. }
+    )
 }
 
 /// Looking up the node's own credentials may run a program; a pull waits for it this long.

@@ -126,6 +126,28 @@ impl Grants {
         }
     }
 
+    /// Another member says that the origin accepted it at that time.
+    pub fn learn(
+        &self,
+        registry: &RegistryName,
+        repository: &Repository,
+        who: Fingerprint,
+        at: u64,
+    ) {
+        let key = (registry.clone(), repository.clone(), who);
+        let newer = {
+            let mut known = lock(&self.known);
+            let newer = known.get(&key).is_none_or(|known| *known < at);
+            if newer {
+                known.insert(key.clone(), at);
+            }
+            newer
+        };
+        if newer {
+            self.append(line(&key, at));
+        }
+    }
+
     /// The origin refused it now: whatever was granted before is void.
     pub fn refuse(&self, registry: &RegistryName, repository: &Repository, who: Fingerprint) {
         let key = (registry.clone(), repository.clone(), who);

@@ -4,8 +4,12 @@
 //! for a moment the member is asked whether it is alive, over another connection, and is given up at once if it is not.
 
 use std::{
+    collections::HashMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -22,6 +26,7 @@ use super::{
 };
 use crate::{
     client::{self, Direct},
+    coalesce::Coalesce,
     config::{Config, PeerTls},
     metrics::{Metrics, PeerAsked, PeerAskedOutcome, RoleLabel},
 };
@@ -39,6 +44,12 @@ const CONNECT: Duration = Duration::from_millis(250);
 /// long a reader waits for a member that is gone.
 const QUIET: Duration = Duration::from_millis(100);
 const SIGN_OF_LIFE: Duration = Duration::from_millis(150);
+
+/// However slow a member has been, it has no longer than this.
+const SLOWEST: Duration = Duration::from_secs(1);
+
+/// A node whose own clock is so late has no time for anything.
+const LATE: Duration = Duration::from_millis(50);
 
 /// A member that lives but brings nothing for this long is given up all the same.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -92,8 +103,65 @@ pub struct Peers {
     members: Arc<Members>,
     metrics: Arc<Metrics>,
     tls: Rotating,
-    /// The connections, and the generation of the certificates that they were made with; `None` is plain.
-    pool: Mutex<Option<(Option<u64>, Direct)>>,
+    pool: Mutex<Option<Pool>>,
+    /// When each member was last heard, on whatever connection.
+    heard: Mutex<HashMap<SocketAddr, Arc<Voice>>>,
+    /// Members that are being asked whether they are alive.
+    signs: Coalesce<SocketAddr, bool>,
+}
+
+/// The connections that were made with the certificates of a generation; `None` is plain.
+#[derive(Clone, Debug)]
+struct Pool {
+    generation: Option<u64>,
+    scheme: &'static str,
+    bulk: Direct,
+    /// Signs of life have connections of their own: none has to be made for one.
+    signs: Direct,
+}
+
+/// How a member sounds.
+#[derive(Debug)]
+struct Voice {
+    /// When it was last heard, in milliseconds since the start.
+    heard: AtomicU64,
+    /// How long it has to show a sign of life, in milliseconds: longer where it was slow to, or was taken for dead.
+    patience: AtomicU64,
+}
+
+impl Default for Voice {
+    fn default() -> Self {
+        Self {
+            heard: AtomicU64::new(0),
+            patience: AtomicU64::new(SIGN_OF_LIFE.as_millis() as u64),
+        }
+    }
+}
+
+impl Voice {
+    fn note(&self) {
+        self.heard.store(now(), Ordering::Relaxed);
+    }
+
+    fn is_quiet(&self) -> bool {
+        now().saturating_sub(self.heard.load(Ordering::Relaxed)) >= QUIET.as_millis() as u64
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_millis(self.patience.load(Ordering::Relaxed))
+    }
+
+    /// A sign came after `took`, or did not come in time.
+    fn note_sign(&self, took: Option<Duration>) {
+        let (least, most) = (SIGN_OF_LIFE.as_millis() as u64, SLOWEST.as_millis() as u64);
+        let before = self.patience.load(Ordering::Relaxed);
+        let after = match took {
+            Some(took) => (4 * took.as_millis() as u64).min(before),
+            None => 2 * before,
+        };
+        self.patience
+            .store(after.clamp(least, most), Ordering::Relaxed);
+    }
 }
 
 impl Peers {
@@ -104,6 +172,8 @@ impl Peers {
             metrics,
             tls: Rotating::default(),
             pool: Mutex::default(),
+            heard: Mutex::default(),
+            signs: Coalesce::default(),
         }
     }
 
@@ -129,19 +199,28 @@ impl Peers {
         peers.is_some_and(|peers| peers.tls != PeerTls::Off)
     }
 
-    fn pool(&self) -> Result<(&'static str, Direct), Failure> {
+    fn pool(&self) -> Result<Pool, Failure> {
         let tls = self.tls()?;
         let generation = tls.as_ref().map(|tls| tls.generation);
-        let scheme = if tls.is_some() { "https" } else { "http" };
         let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((made_with, direct)) = pool.as_ref()
-            && *made_with == generation
-        {
-            return Ok((scheme, direct.clone()));
+        if let Some(pool) = pool.as_ref().filter(|pool| pool.generation == generation) {
+            return Ok(pool.clone());
         }
-        let direct = Direct::new(tls.map(|tls| (tls.client, tls.name)), CONNECT);
-        *pool = Some((generation, direct.clone()));
-        Ok((scheme, direct))
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let tls = tls.map(|tls| (tls.client, tls.name));
+        let made = Pool {
+            generation,
+            scheme,
+            bulk: Direct::new(tls.clone(), CONNECT),
+            signs: Direct::new(tls, CONNECT),
+        };
+        *pool = Some(made.clone());
+        Ok(made)
+    }
+
+    fn voice(&self, member: SocketAddr) -> Arc<Voice> {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(heard.entry(member).or_default())
     }
 
     /// Asks `member`. The answer is a 200 or 206 with a watched body.
@@ -200,6 +279,7 @@ impl Peers {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(Answer {
                 partial: response.status() == StatusCode::PARTIAL_CONTENT,
                 body: Body {
+                    voice: self.voice(member),
                     peers: Arc::clone(self),
                     member,
                     incoming: response.into_parts(),
@@ -250,19 +330,23 @@ impl Peers {
         path: &str,
         body: Bytes,
     ) -> Result<Response<Incoming>, Failure> {
-        let (scheme, direct) = self.pool()?;
+        let pool = self.pool()?;
         let gone = |why: String| Failure::Gone(member, why);
         let request = request
-            .uri(format!("{scheme}://{member}{path}"))
+            .uri(format!("{}://{member}{path}", pool.scheme))
             .body(Full::new(body))
             .map_err(|error| gone(error.to_string()))?;
+        let direct = if path == ALIVE { pool.signs } else { pool.bulk };
         let sent = direct.send(request).await;
+        if sent.is_ok() {
+            self.voice(member).note();
+        }
         sent.map_err(|error| gone(error.to_string()))
     }
 
     /// Waits for the head of an answer for as long as the member lives.
     async fn watched<T>(
-        &self,
+        self: &Arc<Self>,
         member: SocketAddr,
         answer: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
@@ -284,11 +368,29 @@ impl Peers {
         }
     }
 
-    /// Whether a member says that it is alive.
-    async fn lives(&self, member: SocketAddr) -> bool {
-        let alive = self.call(member, Method::GET, ALIVE, Bytes::new(), SIGN_OF_LIFE);
-        alive.await.is_ok()
+    /// Whether a member has just been heard, or says that it is alive.
+    async fn lives(self: &Arc<Self>, member: SocketAddr) -> bool {
+        let voice = self.voice(member);
+        if !voice.is_quiet() {
+            return true;
+        }
+        let peers = Arc::clone(self);
+        let sign = async move {
+            let (begun, patience) = (Instant::now(), voice.patience());
+            let alive = peers.call(member, Method::GET, ALIVE, Bytes::new(), patience);
+            let lives = alive.await.is_ok();
+            voice.note_sign(lives.then(|| begun.elapsed()));
+            // Where this node comes late itself, the silence says nothing about the member.
+            lives || begun.elapsed() > patience + LATE
+        };
+        self.signs.run(member, sign).await.unwrap_or(false)
     }
+}
+
+/// Milliseconds since the first look at this clock.
+fn now() -> u64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(Instant::now).elapsed().as_millis() as u64
 }
 
 /// A member's answer.
@@ -303,6 +405,7 @@ pub struct Answer {
 pub struct Body {
     peers: Arc<Peers>,
     member: SocketAddr,
+    voice: Arc<Voice>,
     incoming: (http::response::Parts, Incoming),
     /// When it last brought something, or said that it is alive.
     heard: Instant,
@@ -326,8 +429,7 @@ impl Body {
             let frame = tokio::time::timeout_at(until.into(), self.incoming.1.frame()).await;
             match frame {
                 Ok(Some(Ok(frame))) => {
-                    self.heard = Instant::now();
-                    self.brought = self.heard;
+                    self.note_frame();
                     if let Ok(data) = frame.into_data() {
                         return Some(Ok(data));
                     }
@@ -342,8 +444,7 @@ impl Body {
                     let lives = tokio::select! {
                         frame = self.incoming.1.frame() => match frame {
                             Some(Ok(frame)) => {
-                                self.heard = Instant::now();
-                                self.brought = self.heard;
+                                self.note_frame();
                                 match frame.into_data() {
                                     Ok(data) => return Some(Ok(data)),
                                     Err(_) => true,
@@ -361,6 +462,12 @@ impl Body {
                 }
             }
         }
+    }
+
+    fn note_frame(&mut self) {
+        self.heard = Instant::now();
+        self.brought = self.heard;
+        self.voice.note();
     }
 
     fn gone(&self, why: String) -> Failure {

@@ -22,10 +22,10 @@ use crate::{
 impl Running {
     /// The first request: learns the size and makes the partial.
     pub(super) async fn start(&mut self) -> Result<Arc<Partial>, FillError> {
-        let mut want = first_want(&self.fill);
+        let mut depth = least_depth(&self.fill);
+        let mut want = first_want(&self.fill, depth);
         loop {
             let source = self.pick_source()?;
-            let depth = least_depth(&self.fill);
             let at = match want {
                 Want::Part(range) => range.start,
                 Want::All | Want::Head => 0,
@@ -40,7 +40,11 @@ impl Running {
                 want = Want::Part(Range::new(range.start, range.end.min(end)));
             }
             let end = match self.open_first(&source, want, via, depth).await {
-                None => continue,
+                None => {
+                    depth = least_depth(&self.fill);
+                    want = first_want(&self.fill, depth);
+                    continue;
+                }
                 Some(Ok(opened)) => {
                     let size = opened.size;
                     self.fits(size)?;
@@ -226,14 +230,18 @@ pub(super) fn take_back(fill: &Fill) -> bool {
     true
 }
 
-/// What to ask for while nothing is known: the first bytes that anybody wants, as many as a run has.
-pub(super) fn first_want(fill: &Fill) -> Want {
+/// What to ask for while nothing is known: the first bytes that anybody at this depth wants. Members ask for whole runs.
+pub(super) fn first_want(fill: &Fill, depth: u8) -> Want {
     let state = lock(&fill.state);
-    let starts = state.seats.values().filter_map(|seat| match seat.wants {
+    let seats = state.seats.values().filter(|seat| seat.depth == depth);
+    let starts = seats.filter_map(|seat| match seat.wants {
         Wants::Opening { start, .. } => start,
         _ => None,
     });
-    match (state.whole, starts.min()) {
+    match (state.whole && depth == DEPTH, starts.min()) {
+        (false, Some(start)) if depth < DEPTH => {
+            Want::Part(Range::new(start, (start / RUN + 1) * RUN))
+        }
         (true, _) => Want::Part(Range::new(0, 2 * WINDOW)),
         (false, Some(start)) => Want::Part(Range::new(
             start / plan::SPAN * plan::SPAN,

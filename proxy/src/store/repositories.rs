@@ -253,6 +253,20 @@ impl RepositoryRecord {
         }
     }
 
+    /// Another member says that the repository was public at that time. Counts only where nothing is known here.
+    pub fn learn_public(&self, at: u64) {
+        if self.public_since().is_none() && self.refused_since().is_none() {
+            self.write(Line::Public(at));
+        }
+    }
+
+    /// The same for one that was not.
+    pub fn learn_not_public(&self, at: u64) {
+        if self.public_since().is_none() && self.refused_since().is_none() {
+            self.write(Line::NotPublic(at));
+        }
+    }
+
     fn write(&self, line: Line) {
         let Ok(mut text) = serde_json::to_vec(&line) else {
             return;

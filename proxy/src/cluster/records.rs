@@ -1,0 +1,282 @@
+//! What members tell each other of tags and of who may read: kept by a thing's keepers, asked for in an outage.
+//!
+//! A record says what a tag pointed to, when its repository was public or was not, and which credentials were accepted, as
+//! keyed hashes under a key of the whole cluster. The newest word wins, field by field. Records outlive a restart in a
+//! directory of the store.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use larder_shared::{Digest, RegistryName, Repository, Tag};
+use lru::LruCache;
+use serde::{Deserialize, Serialize};
+
+/// Records in memory; the others are read when they are asked for.
+const IN_MEMORY: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
+
+/// Records on disk, and how long one stays that nobody renews.
+const ON_DISK: usize = 100_000;
+const STAYS: Duration = Duration::from_hours(30 * 24);
+
+/// Credentials remembered in a record, the newest.
+const GRANTS: usize = 256;
+
+/// The same word is not told again within this time.
+const TOLD_AGAIN: Duration = Duration::from_mins(1);
+const TOLD: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
+
+/// What a tag pointed to.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct KeptTag {
+    pub digest: Digest,
+    pub size: u64,
+    pub media_type: String,
+    /// Unix seconds.
+    pub checked: u64,
+}
+
+/// One record. Times are Unix seconds.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct Kept {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<KeptTag>,
+    /// The registry served the repository to an anonymous client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public: Option<u64>,
+    /// It refused one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<u64>,
+    /// It accepted these credentials; 0 stands for one that it refused since.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub grants: BTreeMap<String, u64>,
+}
+
+impl Kept {
+    /// Takes over what `other` knows better.
+    pub fn merge(&mut self, other: Self) {
+        let checked = |tag: &Option<KeptTag>| tag.as_ref().map(|tag| tag.checked);
+        if checked(&other.tag) > checked(&self.tag) {
+            self.tag = other.tag;
+        }
+        self.public = self.public.max(other.public);
+        self.refused = self.refused.max(other.refused);
+        for (who, at) in other.grants {
+            let known = self.grants.entry(who).or_insert(at);
+            *known = if at == 0 { 0 } else { at.max(*known) };
+        }
+        while self.grants.len() > GRANTS {
+            let oldest = self.grants.iter().min_by_key(|(_, at)| **at);
+            let Some(oldest) = oldest.map(|(who, _)| who.clone()) else {
+                break;
+            };
+            self.grants.remove(&oldest);
+        }
+    }
+
+    /// The same without its times: a word that is only newer is no news.
+    #[must_use]
+    pub fn timeless(&self) -> Self {
+        let mut timeless = self.clone();
+        for at in [&mut timeless.public, &mut timeless.refused]
+            .into_iter()
+            .flatten()
+        {
+            *at = 1;
+        }
+        for at in timeless.grants.values_mut() {
+            *at = (*at).min(1);
+        }
+        if let Some(tag) = &mut timeless.tag {
+            tag.checked = 0;
+        }
+        timeless
+    }
+
+    /// When the repository was last found public, if that was the last word.
+    pub fn public(&self) -> Option<u64> {
+        self.public.filter(|public| Some(*public) >= self.refused)
+    }
+
+    /// When it was last found not to be, if that was the last word.
+    pub fn refused(&self) -> Option<u64> {
+        self.refused.filter(|_| self.public().is_none())
+    }
+}
+
+/// What stands for a tag in rankings.
+pub fn of_tag(registry: &RegistryName, repository: &Repository, tag: &Tag) -> Digest {
+    Digest::sha256(format!("tag\n{registry}\n{repository}\n{tag}").as_bytes())
+}
+
+/// What stands for who may read a repository.
+pub fn of_repository(registry: &RegistryName, repository: &Repository) -> Digest {
+    Digest::sha256(format!("repository\n{registry}\n{repository}").as_bytes())
+}
+
+/// The records that this node keeps.
+#[derive(Debug)]
+pub struct Records {
+    dir: PathBuf,
+    known: Mutex<LruCache<Digest, Kept>>,
+    told: Mutex<LruCache<(Digest, Digest), Instant>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Records {
+    /// Records in `dir`, which need not exist.
+    pub fn new(dir: PathBuf) -> Self {
+        Self {
+            dir,
+            known: Mutex::new(LruCache::new(IN_MEMORY)),
+            told: Mutex::new(LruCache::new(TOLD)),
+        }
+    }
+
+    /// What is known of `thing` (blocking).
+    pub fn get(&self, thing: &Digest) -> Option<Kept> {
+        let mut known = lock(&self.known);
+        if let Some(kept) = known.get(thing) {
+            return Some(kept.clone());
+        }
+        let text = fs::read(self.path(thing)).ok()?;
+        let kept: Kept = serde_json::from_slice(&text).ok()?;
+        known.put(*thing, kept.clone());
+        Some(kept)
+    }
+
+    /// Takes down what somebody knows of `thing` (blocking).
+    pub fn put(&self, thing: &Digest, news: Kept) -> io::Result<()> {
+        let before = self.get(thing);
+        let mut after = before.clone().unwrap_or_default();
+        after.merge(news);
+        if before.as_ref() == Some(&after) {
+            return Ok(());
+        }
+        lock(&self.known).put(*thing, after.clone());
+        let path = self.path(thing);
+        let new = path.with_extension("new");
+        fs::create_dir_all(&self.dir)?;
+        fs::write(&new, serde_json::to_vec(&after)?)?;
+        fs::rename(new, path)
+    }
+
+    /// Whether `news` of `thing` is worth telling: it was not told a moment ago.
+    pub fn is_news(&self, thing: &Digest, news: &Digest) -> bool {
+        let mut told = lock(&self.told);
+        let key = (*thing, *news);
+        let recent = told.get(&key).is_some_and(|at| at.elapsed() < TOLD_AGAIN);
+        if !recent {
+            told.put(key, Instant::now());
+        }
+        !recent
+    }
+
+    /// Removes what nobody has renewed for long, and the oldest where there are too many (blocking).
+    pub fn sweep(&self) {
+        let mut files: Vec<(SystemTime, PathBuf)> = fs::read_dir(&self.dir)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+            .collect();
+        files.sort_unstable();
+        let many = files.len().saturating_sub(ON_DISK);
+        for (index, (written, path)) in files.iter().enumerate() {
+            let old = written.elapsed().is_ok_and(|age| age > STAYS);
+            if old || index < many {
+                remove(path);
+            }
+        }
+    }
+
+    fn path(&self, thing: &Digest) -> PathBuf {
+        self.dir.join(thing.hex())
+    }
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path) {
+        tracing::debug!(%error, path = %path.display(), "an old record stays");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tag(checked: u64) -> Kept {
+        Kept {
+            tag: Some(KeptTag {
+                digest: Digest::sha256(&checked.to_le_bytes()),
+                size: 1,
+                media_type: "m".into(),
+                checked,
+            }),
+            ..Kept::default()
+        }
+    }
+
+    #[test]
+    fn the_newest_word_wins_field_by_field() {
+        let mut kept = tag(5);
+        kept.merge(tag(3));
+        assert_eq!(kept, tag(5));
+        kept.merge(Kept {
+            public: Some(7),
+            ..tag(9)
+        });
+        assert_eq!(kept.tag, tag(9).tag);
+        assert_eq!((kept.public(), kept.refused()), (Some(7), None));
+        kept.merge(Kept {
+            refused: Some(8),
+            ..Kept::default()
+        });
+        assert_eq!((kept.public(), kept.refused()), (None, Some(8)));
+        let grant = |at| Kept {
+            grants: [("who".to_owned(), at)].into(),
+            ..Kept::default()
+        };
+        kept.merge(grant(3));
+        kept.merge(grant(2));
+        assert_eq!(kept.grants["who"], 3);
+        kept.merge(grant(0));
+        assert_eq!(kept.grants["who"], 0);
+    }
+
+    #[test]
+    fn records_outlive_a_restart_and_old_ones_are_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let thing = Digest::sha256(b"a");
+        let records = Records::new(dir.path().join("r"));
+        assert_eq!(records.get(&thing), None);
+        records.put(&thing, tag(1)).unwrap();
+        let again = Records::new(dir.path().join("r"));
+        again.sweep();
+        assert_eq!(again.get(&thing), Some(tag(1)));
+        let long_ago = SystemTime::now() - 2 * STAYS;
+        fs::File::open(again.path(&thing))
+            .unwrap()
+            .set_modified(long_ago)
+            .unwrap();
+        again.sweep();
+        assert_eq!(Records::new(dir.path().join("r")).get(&thing), None);
+    }
+
+    #[test]
+    fn the_same_is_not_told_twice_at_once() {
+        let records = Records::new(PathBuf::from("/nowhere"));
+        let (thing, news) = (Digest::sha256(b"a"), Digest::sha256(b"b"));
+        assert!(records.is_news(&thing, &news));
+        assert!(!records.is_news(&thing, &news));
+        assert!(records.is_news(&thing, &thing));
+    }
+}

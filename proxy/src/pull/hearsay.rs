@@ -1,0 +1,106 @@
+//! What members tell each other of tags and verdicts, so that a node can go on in an outage with what another has seen.
+//!
+//! Told after an answer that upstream gave; heard only where upstream cannot be asked, and only to bridge that: a record
+//! that was heard is never fresh, and a verdict that was heard keeps the time at which the origin gave it.
+
+use std::{sync::Arc, time::Duration};
+
+use larder_shared::{Reference, Route};
+
+use super::{Pull, PullError, Pulled};
+use crate::{
+    access::{Place, Verdict},
+    cluster::records::{Kept, KeptTag, of_repository, of_tag},
+    metrics::Outcome,
+    store::{TagRecord, now},
+    upstream::Failure,
+};
+
+impl Pull {
+    /// Asks what the other members know of this repository, this caller and this tag. Whether anything of it is new.
+    pub(super) async fn hear(&self, place: &Place, route: &Route) -> bool {
+        let thing = of_repository(&place.registry, &place.repository);
+        let known = self.cluster.recall(&thing).await;
+        let who = place.identity.shared().map(|who| who.to_string());
+        let accepted = who.and_then(|who| known.grants.get(&who).copied());
+        let accepted = accepted.filter(|at| *at > 0);
+        let mut new = self
+            .access
+            .learn(place, known.public(), known.refused(), accepted);
+        if let Route::Manifest(_, Reference::Tag(tag)) = route
+            && place.record.tag(tag).is_none()
+        {
+            let thing = of_tag(&place.registry, &place.repository, tag);
+            if let Some(told) = self.cluster.recall(&thing).await.tag {
+                // Looked up, not checked: it must never count as fresh here.
+                let record = TagRecord {
+                    digest: told.digest,
+                    size: told.size,
+                    media_type: told.media_type,
+                    checked: told.checked,
+                };
+                place.record.set_tag(tag.clone(), record);
+                new = true;
+            }
+        }
+        if new {
+            tracing::info!(
+                upstream.registry = %place.registry,
+                upstream.repository = %place.repository,
+                "upstream is out of reach; other members know the repository"
+            );
+        }
+        new
+    }
+
+    /// Tells the other members what upstream has just said about a manifest and about who may have it.
+    pub(super) fn tell(&self, place: &Place, route: &Route, answered: &Result<Pulled, PullError>) {
+        let Route::Manifest(_, reference) = route else {
+            return;
+        };
+        if !self.cluster.has_others() {
+            return;
+        }
+        let mut verdict = Kept::default();
+        match answered {
+            Ok(pulled) if pulled.outcome != Outcome::Stale => {
+                if self.access.verdict(place) != Verdict::Allowed {
+                    return;
+                }
+                let at = |age: Duration| now().saturating_sub(age.as_secs());
+                verdict.public = place.record.public_since().map(at);
+                let accepted = self.access.accepted_since(place).map(at);
+                if let (Some(who), Some(at)) = (place.identity.shared(), accepted) {
+                    verdict.grants.insert(who.to_string(), at);
+                }
+            }
+            Err(PullError::Upstream(Failure::Refused(_))) => {
+                if place.identity.is_anonymous() {
+                    verdict.refused = Some(now());
+                } else if let Some(who) = place.identity.shared() {
+                    verdict.grants.insert(who.to_string(), 0);
+                }
+            }
+            _ => return,
+        }
+        let thing = of_repository(&place.registry, &place.repository);
+        if verdict != Kept::default() {
+            tokio::spawn(Arc::clone(&self.cluster).remember(thing, verdict));
+        }
+        if let (Reference::Tag(tag), true) = (reference, answered.is_ok())
+            && let Some(known) = place.record.tag(tag)
+        {
+            let news = Kept {
+                tag: Some(KeptTag {
+                    digest: known.digest,
+                    size: known.size,
+                    media_type: known.media_type,
+                    checked: known.checked,
+                }),
+                ..Kept::default()
+            };
+            let thing = of_tag(&place.registry, &place.repository, tag);
+            tokio::spawn(Arc::clone(&self.cluster).remember(thing, news));
+        }
+    }
+}
