@@ -1,0 +1,175 @@
+//! Members that die, hang or lose their link in the middle of a transfer: no pull fails, and none waits long (P10).
+
+use std::time::Duration;
+
+use larder_tests::fake::{FakeRegistry, Fault, Match};
+use larder_tests::hosts::Net;
+use larder_tests::members::{Cluster, Door, Got, measure};
+use nix::sys::signal::Signal;
+
+use super::{MIB, REPOSITORY, alone, beside, put};
+
+/// What a member that stalls may cost a reader.
+const STALL: Duration = Duration::from_millis(250);
+/// After how many bytes a fault strikes.
+const MIDDLE: u64 = 5 * MIB;
+const SIZE: u64 = 40 * MIB;
+
+/// Pulls a blob and lets something happen in the middle.
+async fn with_a_fault(door: &Door, digest: &str, fault: impl FnOnce()) -> Result<Got, String> {
+    let mut stream = door.open(&format!("blobs/{digest}"), &[]).await?;
+    let mut fault = Some(fault);
+    let middle = |came| {
+        if came >= MIDDLE
+            && let Some(fault) = fault.take()
+        {
+            fault();
+        }
+    };
+    let got = measure(&mut stream, digest, middle).await?;
+    if fault.is_some() {
+        return Err("nothing happened in the middle".to_owned());
+    }
+    Ok(got)
+}
+
+/// An upstream so slow that a transfer has a middle, but faster than the nodes together need to be.
+async fn slow_upstream(net: Option<&Net>) -> FakeRegistry {
+    let fake = match net {
+        Some(net) => FakeRegistry::start_in(net.upstream()).await,
+        None => FakeRegistry::start().await,
+    };
+    let rate = Fault::ThrottleBytesPerSecond(8 * MIB);
+    fake.fault(Match::blob(), rate);
+    fake
+}
+
+/// Fails unless the other nodes have had a part in what has been pulled.
+async fn fed_by_others(cluster: &Cluster) {
+    let mut sent = 0;
+    for number in 1..cluster.len() {
+        sent += cluster.sent(number).await;
+    }
+    assert!(sent >= SIZE / 4, "{sent} bytes came from other nodes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_is_killed_in_the_middle_is_replaced() {
+    let _machine = beside().await;
+    let fake = slow_upstream(None).await;
+    let mut cluster = Cluster::of(4).upstream(&fake).start().await;
+    for round in 0..6 {
+        let (digest, _) = put(&fake, round, SIZE);
+        let door = cluster.door(0, &fake, REPOSITORY);
+        let victim = 1 + round as usize % 3;
+        let kill = || cluster.node_mut(victim).signal(Signal::SIGKILL);
+        if let Err(error) = with_a_fault(&door, &digest, kill).await {
+            panic!("round {round}, node {victim} killed: {error}");
+        }
+        if round == 2 {
+            fed_by_others_that_live(&cluster, victim).await;
+        }
+        cluster.node_mut(victim).restart().await;
+    }
+}
+
+async fn fed_by_others_that_live(cluster: &Cluster, dead: usize) {
+    let mut sent = 0;
+    for number in (1..cluster.len()).filter(|number| *number != dead) {
+        sent += cluster.sent(number).await;
+    }
+    assert!(sent > 0, "nothing came from other nodes");
+}
+
+/// The longest gap of each run, in order.
+fn longest(mut gaps: Vec<Duration>) -> (Duration, Vec<Duration>) {
+    gaps.sort();
+    let at = (gaps.len() * 99).div_ceil(100) - 1;
+    (gaps[at], gaps)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_hangs_costs_at_most_a_quarter_of_a_second() {
+    let _machine = alone().await;
+    let fake = slow_upstream(None).await;
+    let mut cluster = Cluster::of(4).upstream(&fake).start().await;
+    let door = cluster.door(0, &fake, REPOSITORY);
+    let (digest, _) = put(&fake, 1000, SIZE);
+    let undisturbed = with_a_fault(&door, &digest, || {}).await;
+    let undisturbed = undisturbed.expect("a blob").longest_gap;
+    let mut gaps = Vec::new();
+    for round in 0..12 {
+        let (digest, _) = put(&fake, round, SIZE);
+        let victim = 1 + round as usize % 3;
+        let got = with_a_fault(&door, &digest, || cluster.freeze(victim)).await;
+        cluster.thaw(victim);
+        let got = got.unwrap_or_else(|error| panic!("node {victim} hung: {error}"));
+        gaps.push(got.longest_gap);
+    }
+    fed_by_others(&cluster).await;
+    let (p99, all) = longest(gaps);
+    assert!(
+        p99 <= STALL,
+        "p99 of the longest gap is {p99:?} and not {STALL:?}; undisturbed {undisturbed:?}; all: {all:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_whose_link_is_cut_costs_at_most_a_quarter_of_a_second() {
+    let _machine = alone().await;
+    let net = Net::new(4);
+    let fake = slow_upstream(Some(&net)).await;
+    let cluster = Cluster::in_hosts(&net).upstream(&fake).start().await;
+    let door = cluster.door(0, &fake, REPOSITORY);
+    let mut gaps = Vec::new();
+    for round in 0..6 {
+        let (digest, _) = put(&fake, round, SIZE);
+        let victim = 1 + round as usize % 3;
+        let got = with_a_fault(&door, &digest, || net.host(victim).cut()).await;
+        net.host(victim).mend();
+        let got = got.unwrap_or_else(|error| panic!("node {victim} cut off: {error}"));
+        gaps.push(got.longest_gap);
+    }
+    fed_by_others(&cluster).await;
+    let (p99, all) = longest(gaps);
+    assert!(
+        p99 <= STALL,
+        "p99 of the longest gap is {p99:?} and not {STALL:?}; all: {all:?}"
+    );
+}
+
+/// A member that is on everyone's list and was never there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_never_came_costs_no_pull() {
+    let _machine = beside().await;
+    let fake = FakeRegistry::start().await;
+    let plan = Cluster::of(3).stranger(3).stranger(4).upstream(&fake);
+    let cluster = plan.start().await;
+    for round in 0..4 {
+        let (digest, _) = put(&fake, round, SIZE);
+        let door = cluster.door(round as usize % 3, &fake, REPOSITORY);
+        let got = door.blob(&digest).await;
+        let got = got.unwrap_or_else(|error| panic!("round {round}: {error}"));
+        assert!(got.took < Duration::from_secs(10), "round {round}: {got:?}");
+    }
+}
+
+/// The one whose reader is served by others is itself gone in the middle; when it is back it goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_upstream_dies_in_the_middle_and_the_other_nodes_have_the_rest() {
+    let _machine = beside().await;
+    let fake = FakeRegistry::start().await;
+    let cluster = Cluster::of(4).upstream(&fake).start().await;
+    let (digest, _) = put(&fake, 1, SIZE);
+    let others = cluster.door(1, &fake, REPOSITORY);
+    others.blob(&digest).await.expect("a blob");
+    let store = cluster.node(1).store();
+    let there = || larder_tests::scene::committed(store, &digest);
+    larder_tests::scene::eventually("it is committed", there).await;
+    let door = cluster.door(0, &fake, REPOSITORY);
+    let mut stream = door.open(&format!("blobs/{digest}"), &[]).await;
+    let stream = stream.as_mut().expect("a head");
+    fake.stop().await;
+    let got = measure(stream, &digest, |_| {}).await;
+    assert_eq!(got.expect("a blob").bytes, SIZE);
+}

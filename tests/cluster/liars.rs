@@ -1,0 +1,191 @@
+//! A member that lies (promise P9): what it sends is never committed, never served twice, and its name is told.
+
+use std::time::Duration;
+
+use larder_tests::fake::{Content, FakeRegistry, digest_of};
+use larder_tests::members::{Cluster, FakePeer, Manner};
+use larder_tests::scene::{Compared, committed, compare, eventually};
+
+use super::{MIB, REPOSITORY, beside, put};
+
+const SIZE: u64 = 26 * MIB + 11;
+/// The liar's number, after the nodes.
+const LIAR: usize = 3;
+
+/// Three nodes, and a liar that everyone takes for a member.
+async fn with_a_liar(fake: &FakeRegistry, manner: Manner) -> (Cluster, FakePeer) {
+    let plan = Cluster::of(3).stranger(LIAR).upstream(fake);
+    let authority = plan.authority();
+    let tls = authority.server(&authority.member());
+    let liar = FakePeer::start(plan.address(LIAR), Some(tls), manner).await;
+    (plan.start().await, liar)
+}
+
+/// What a client sees of a blob at a node.
+async fn pull(cluster: &Cluster, number: usize, fake: &FakeRegistry, blob: &Blob) -> Compared {
+    let door = cluster.door(number, fake, REPOSITORY);
+    let rest = format!("blobs/{}", blob.digest);
+    let mut stream = door.open(&rest, &[]).await.expect("a head");
+    assert_eq!(stream.status, 200);
+    compare(&mut stream, &blob.content, 0..blob.content.len()).await
+}
+
+struct Blob {
+    digest: String,
+    content: Content,
+}
+
+/// A new blob that the liar, too, says it has.
+fn blob(fake: &FakeRegistry, liar: &FakePeer, seed: u64) -> Blob {
+    let (digest, content) = put(fake, seed, SIZE);
+    liar.hold(&digest, &content);
+    Blob { digest, content }
+}
+
+/// What the node keeps under a digest has that digest.
+async fn kept_right(cluster: &Cluster, number: usize, digest: &str) {
+    let store = cluster.node(number).store();
+    eventually(digest, || committed(store, digest)).await;
+    let (algorithm, hex) = digest.split_once(':').expect("a digest");
+    let path = store
+        .join("blobs")
+        .join(algorithm)
+        .join(&hex[..2])
+        .join(hex);
+    let kept = std::fs::read(path).expect("the blob");
+    assert_eq!(digest_of(&kept), digest);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_bytes_are_never_kept_and_the_liar_is_named() {
+    let _machine = beside().await;
+    let fake = FakeRegistry::start().await;
+    let (cluster, liar) = with_a_liar(&fake, Manner::WrongBytes).await;
+    let mut spoilt = 0;
+    for seed in 0..8 {
+        let blob = blob(&fake, &liar, seed);
+        let number = seed as usize % 3;
+        for attempt in 0..4 {
+            let seen = pull(&cluster, number, &fake, &blob).await;
+            if seen == Compared::whole(SIZE) {
+                break;
+            }
+            spoilt += 1;
+            assert!(
+                seen.differs_at.is_some() && seen.error.is_some() && seen.len < SIZE,
+                "only wrong bytes that are out may spoil a pull, and then it ends short: {seen:?}"
+            );
+            assert!(attempt == 0, "wrong bytes came twice: {seen:?}");
+        }
+        kept_right(&cluster, number, &blob.digest).await;
+    }
+    assert!(liar.answers() > 0, "nobody asked the liar");
+    let mut named = 0;
+    for number in 0..3 {
+        let node = cluster.node(number);
+        if node.metric_sum(larder_tests::members::DISTRUSTED).await < 1.0 {
+            continue;
+        }
+        let log = node.log();
+        let address = liar.address().to_string();
+        let mut lines = log.lines();
+        let told = lines.any(|line| line.contains(&address) && line.contains("distrust"));
+        assert!(told, "node {number} does not name {address}:\n{log}");
+        named += 1;
+    }
+    assert!(
+        named > 0,
+        "nobody distrusts the liar; {spoilt} pulls spoilt"
+    );
+    // Nobody honest is suspected.
+    for number in 0..3 {
+        let log = cluster.node(number).log();
+        for other in 0..3 {
+            let address = cluster.peer_address(other).to_string();
+            let mut lines = log.lines();
+            let told = lines.find(|line| line.contains(&address) && line.contains("distrust"));
+            assert_eq!(told, None, "node {number} suspects node {other}");
+        }
+    }
+}
+
+/// A liar that is known is not asked again soon.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_liar_that_was_found_out_spoils_no_further_pull() {
+    let _machine = beside().await;
+    let fake = FakeRegistry::start().await;
+    let (cluster, liar) = with_a_liar(&fake, Manner::WrongBytes).await;
+    for seed in 0..16 {
+        let blob = blob(&fake, &liar, seed);
+        if pull(&cluster, 0, &fake, &blob).await != Compared::whole(SIZE) {
+            let seen = pull(&cluster, 0, &fake, &blob).await;
+            assert_eq!(seen, Compared::whole(SIZE));
+            break;
+        }
+        if cluster
+            .node(0)
+            .metric_sum(larder_tests::members::DISTRUSTED)
+            .await
+            > 0.0
+        {
+            break;
+        }
+    }
+    let limit = Duration::from_secs(10);
+    cluster.until_distrusted(0, limit).await;
+    for seed in 100..106 {
+        let blob = blob(&fake, &liar, seed);
+        let seen = pull(&cluster, 0, &fake, &blob).await;
+        assert_eq!(seen, Compared::whole(SIZE));
+    }
+}
+
+/// Whatever else a member does wrong, no pull fails.
+async fn harmless(manner: Manner) {
+    let _machine = beside().await;
+    let fake = FakeRegistry::start().await;
+    let (cluster, liar) = with_a_liar(&fake, manner).await;
+    for seed in 0..5 {
+        let blob = blob(&fake, &liar, seed);
+        let number = seed as usize % 3;
+        let seen = pull(&cluster, number, &fake, &blob).await;
+        assert_eq!(seen, Compared::whole(SIZE), "{manner:?}, blob {seed}");
+        kept_right(&cluster, number, &blob.digest).await;
+    }
+    assert!(liar.answers() > 0, "nobody asked the member");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_size_is_harmless() {
+    harmless(Manner::WrongSize).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stall_after_the_head_is_harmless() {
+    harmless(Manner::StallsAfterHead).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silence_is_harmless() {
+    harmless(Manner::Silent).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errors_of_a_member_are_harmless() {
+    harmless(Manner::Says(500)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_has_nothing_is_harmless() {
+    harmless(Manner::Says(404)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_is_harmless() {
+    harmless(Manner::Garbage).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_honest_member_of_another_make_is_believed() {
+    harmless(Manner::Honest).await;
+}

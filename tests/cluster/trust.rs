@@ -1,0 +1,225 @@
+//! Who gets anything from the port that is for members: members, and only what they may ask for (promises P16, P19).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use larder_tests::fake::{Content, FakeRegistry};
+use larder_tests::http;
+use larder_tests::members::{Authority, Cluster, FakePeer, Heard, MEMBER, Manner};
+use larder_tests::scene::{committed, eventually};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::{MIB, REPOSITORY, beside, put};
+
+/// How long an answer may pause.
+const SILENCE: Duration = Duration::from_secs(2);
+const SIZE: u64 = 26 * MIB;
+
+/// Sends bytes as this client and gives what comes back; an error when hands are not shaken.
+async fn speak(
+    address: SocketAddr,
+    client: Arc<ClientConfig>,
+    said: &str,
+) -> std::io::Result<Vec<u8>> {
+    let tcp = TcpStream::connect(address).await?;
+    let name = ServerName::try_from(MEMBER).expect("a name");
+    let shaken = TlsConnector::from(client).connect(name, tcp);
+    let shaken = tokio::time::timeout(SILENCE, shaken).await;
+    let mut tls = shaken.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))?;
+    tls.write_all(said.as_bytes()).await?;
+    tls.flush().await?;
+    let mut answer = Vec::new();
+    while let Ok(read) = tokio::time::timeout(SILENCE, tls.read_buf(&mut answer)).await {
+        if read? == 0 {
+            break;
+        }
+    }
+    Ok(answer)
+}
+
+/// The status of an answer, and where its body begins.
+fn parsed(answer: &[u8]) -> (u16, &[u8]) {
+    let head = answer.windows(4).position(|four| four == b"\r\n\r\n");
+    let Some(end) = head else {
+        return (0, &[]);
+    };
+    let text = String::from_utf8_lossy(&answer[..end]);
+    let status = text
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok());
+    (status.unwrap_or(0), &answer[end + 4..])
+}
+
+/// What a member's request for this blob looks like, learned from a real node by a member that only listens.
+async fn a_members_request(fake: &FakeRegistry, digest: &str, content: &Content) -> Heard {
+    let plan = Cluster::of(1).stranger(1).stranger(2).upstream(fake);
+    let authority = Arc::clone(plan.authority());
+    let tls = || Some(authority.server(&authority.member()));
+    let listeners = [
+        FakePeer::start(plan.address(1), tls(), Manner::Honest).await,
+        FakePeer::start(plan.address(2), tls(), Manner::Honest).await,
+    ];
+    for listener in &listeners {
+        listener.hold(digest, content);
+    }
+    let cluster = plan.start().await;
+    let door = cluster.door(0, fake, REPOSITORY);
+    door.blob(digest).await.expect("a blob");
+    let heard = listeners.iter().flat_map(FakePeer::heard);
+    let mut for_content =
+        heard.filter(|heard| heard.method == "GET" && heard.text().contains(digest));
+    for_content.next().expect("a request for the blob")
+}
+
+/// The request as it is sent, on a connection of its own.
+fn said(heard: &Heard) -> String {
+    let mut text = format!("{} {} HTTP/1.1\r\n", heard.method, heard.target);
+    for (name, value) in &heard.headers {
+        if name != "connection" {
+            text += &format!("{name}: {value}\r\n");
+        }
+    }
+    text + "connection: close\r\n\r\n" + &String::from_utf8_lossy(&heard.body)
+}
+
+/// Whether the first bytes of a body are somewhere in the content.
+fn is_content(body: &[u8], content: &Content) -> bool {
+    let first = &body[..body.len().min(256)];
+    // Synthetic content repeats one page of 65,521 bytes.
+    let page = content.read(0..65_521 + 256);
+    first.len() == 256 && page.windows(256).any(|window| window == first)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_a_member_is_answered() {
+    let _machine = beside().await;
+    let fake = FakeRegistry::start().await;
+    let (digest, content) = put(&fake, 1, SIZE);
+    let request = said(&a_members_request(&fake, &digest, &content).await);
+    let plan = Cluster::of(2).upstream(&fake);
+    let authority = Arc::clone(plan.authority());
+    let cluster = plan.start().await;
+    let door = cluster.door(0, &fake, REPOSITORY);
+    door.blob(&digest).await.expect("a blob");
+    let store = cluster.node(0).store();
+    eventually("it is committed", || committed(store, &digest)).await;
+    let address = cluster.peer_address(0);
+
+    let member = authority.client(Some(&authority.member()));
+    let answer = speak(address, Arc::clone(&member), &request).await;
+    let answer = answer.expect("an answer for a member");
+    let (status, body) = parsed(&answer);
+    assert!(matches!(status, 200 | 206), "{status}");
+    assert!(is_content(body, &content), "not the blob's bytes");
+
+    let other = Authority::new();
+    let strangers = [
+        ("no certificate", authority.client(None)),
+        (
+            "another authority's certificate",
+            authority.client(Some(&other.member())),
+        ),
+        (
+            "another name",
+            authority.client(Some(&authority.named("larder-guest"))),
+        ),
+        (
+            "a name below the right one",
+            authority.client(Some(&authority.named("a.larder-peer"))),
+        ),
+    ];
+    for (who, client) in strangers {
+        // A refusal may come as a broken handshake, or as an end after it.
+        let answer = speak(address, client, &request).await.unwrap_or_default();
+        let words = String::from_utf8_lossy(&answer[..answer.len().min(200)]);
+        assert!(answer.is_empty(), "{who}: {words}");
+    }
+    let plain = http::raw(&address.to_string(), request.as_bytes()).await;
+    let plain = plain.unwrap_or_default();
+    let words = String::from_utf8_lossy(&plain[..plain.len().min(200)]);
+    assert!(!plain.starts_with(b"HTTP/1.1 2"), "{words}");
+    assert!(plain.len() < 1000, "{words}");
+
+    // Who says nothing is not waited for for ever, and does not keep members out.
+    let mut silent = Vec::new();
+    for _ in 0..64 {
+        silent.push(TcpStream::connect(address).await.expect("a connection"));
+    }
+    let answer = speak(address, member, &request).await.expect("an answer");
+    assert!(matches!(parsed(&answer).0, 200 | 206));
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let mut byte = [0];
+    let first = silent.first_mut().expect("a connection");
+    let left = deadline - Instant::now();
+    let ended = tokio::time::timeout(left, first.read(&mut byte)).await;
+    assert!(
+        matches!(ended, Ok(Ok(0) | Err(_))),
+        "a connection that says nothing is kept"
+    );
+}
+
+/// A member that names a repository that does not hold the blob, or a registry that it does not come from.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_gets_only_what_the_repository_it_names_holds() {
+    let _machine = beside().await;
+    let fake = FakeRegistry::start().await;
+    let elsewhere = FakeRegistry::start().await;
+    let (digest, content) = put(&fake, 1, SIZE);
+    fake.put_blob("other/thing", "something else");
+    elsewhere.put_blob(REPOSITORY, "something else");
+    let heard = a_members_request(&fake, &digest, &content).await;
+    let request = said(&heard);
+    let plan = Cluster::of(2).upstream(&fake).upstream(&elsewhere);
+    let authority = Arc::clone(plan.authority());
+    let cluster = plan.start().await;
+    let door = cluster.door(0, &fake, REPOSITORY);
+    door.blob(&digest).await.expect("a blob");
+    let store = cluster.node(0).store();
+    eventually("it is committed", || committed(store, &digest)).await;
+    let member = || authority.client(Some(&authority.member()));
+    let address = cluster.peer_address(0);
+    let ask = async |request: &str| speak(address, member(), request).await.unwrap_or_default();
+
+    let right = ask(&request).await;
+    assert!(is_content(parsed(&right).1, &content), "the right one");
+
+    let escaped = REPOSITORY.replace('/', "%2F");
+    let nowhere = [
+        (
+            "another repository",
+            request
+                .replace(REPOSITORY, "other/thing")
+                .replace(&escaped, "other%2Fthing"),
+        ),
+        (
+            "no repository",
+            request.replace(REPOSITORY, "").replace(&escaped, ""),
+        ),
+        (
+            "a repository that is not there",
+            request
+                .replace(REPOSITORY, "no/where")
+                .replace(&escaped, "no%2Fwhere"),
+        ),
+        (
+            "another registry",
+            request.replace(&fake.host(), &elsewhere.host()).replace(
+                &fake.host().replace(':', "%3A"),
+                &elsewhere.host().replace(':', "%3A"),
+            ),
+        ),
+    ];
+    for (what, request) in nowhere {
+        assert_ne!(request, said(&heard), "{what} cannot be said");
+        let answer = ask(&request).await;
+        let (status, body) = parsed(&answer);
+        assert!(!matches!(status, 200 | 206), "{what}: {status}");
+        assert!(!is_content(body, &content), "{what}");
+    }
+}
