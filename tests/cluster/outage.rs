@@ -96,8 +96,8 @@ async fn a_dead_holder_is_not_the_end() {
     let image = build(&fake, REPOSITORY, "v1", &layers(1, &[5, 20]));
     let mut cluster = Cluster::of(4).upstream(&fake).start().await;
     let doors = doors(&cluster, &fake, REPOSITORY);
-    for number in 0..2 {
-        doors[number].pull("v1", &image).await.expect("an image");
+    for (number, door) in doors[..2].iter().enumerate() {
+        door.pull("v1", &image).await.expect("an image");
         until_has(&cluster, number, &image).await;
     }
     // The third tells that members have told each other.

@@ -79,13 +79,13 @@ async fn a_members_request(fake: &FakeRegistry, digest: &str, content: &Content)
 
 /// The request as it is sent, on a connection of its own.
 fn said(heard: &Heard) -> String {
-    let mut text = format!("{} {} HTTP/1.1\r\n", heard.method, heard.target);
-    for (name, value) in &heard.headers {
-        if name != "connection" {
-            text += &format!("{name}: {value}\r\n");
-        }
-    }
-    text + "connection: close\r\n\r\n" + &String::from_utf8_lossy(&heard.body)
+    let mut lines = vec![format!("{} {} HTTP/1.1", heard.method, heard.target)];
+    let headers = heard.headers.iter();
+    let headers = headers.filter(|(name, _)| name != "connection");
+    lines.extend(headers.map(|(name, value)| format!("{name}: {value}")));
+    lines.push("connection: close\r\n".to_owned());
+    lines.push(String::from_utf8_lossy(&heard.body).into_owned());
+    lines.join("\r\n")
 }
 
 /// Whether the first bytes of a body are somewhere in the content.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http_body_util::Full;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -236,14 +237,14 @@ impl Node {
     }
 
     /// Runs a future where its addresses are: in its host, or here.
-    pub async fn near<T, F>(&self, future: F) -> T
+    pub fn near<T, F>(&self, future: F) -> BoxFuture<'_, T>
     where
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
         match self.host() {
-            Some(host) => host.run(future).await,
-            None => future.await,
+            Some(host) => Box::pin(host.run(future)),
+            None => Box::pin(future),
         }
     }
 

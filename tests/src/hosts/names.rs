@@ -96,12 +96,11 @@ impl Names {
     pub async fn set(&mut self, name: &str, addresses: &[Ipv4Addr]) {
         self.records.retain(|(known, _)| known != name);
         self.records.push((name.to_owned(), addresses.to_vec()));
-        let mut text = String::new();
-        for (name, addresses) in &self.records {
-            for address in addresses {
-                text += &format!("{address} {name}\n");
-            }
-        }
+        let lines = self.records.iter().flat_map(|(name, addresses)| {
+            let line = move |address: &Ipv4Addr| format!("{address} {name}\n");
+            addresses.iter().map(line)
+        });
+        let text: String = lines.collect();
         fs::write(self.file(), text).expect("a file of records");
         let mut wanted = addresses.to_vec();
         wanted.sort();

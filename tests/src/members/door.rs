@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{Context, SHA256, SHA512};
 use data_encoding::{BASE64, HEXLOWER};
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 
 use crate::fake::Content;
 use crate::hosts::Host;
@@ -14,7 +14,7 @@ use crate::node::Node;
 use crate::scene::{Compared, compare};
 
 /// How long one body may take.
-const BODY: Duration = Duration::from_secs(180);
+const BODY: Duration = Duration::from_mins(3);
 
 /// What came, when all of it was right.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -188,14 +188,14 @@ impl Door {
         headers.iter().fold(self.call("GET", rest), with)
     }
 
-    async fn near<T, F>(&self, future: F) -> T
+    fn near<T, F>(&self, future: F) -> BoxFuture<'_, T>
     where
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
         match &self.host {
-            Some(host) => host.run(future).await,
-            None => future.await,
+            Some(host) => Box::pin(host.run(future)),
+            None => Box::pin(future),
         }
     }
 }

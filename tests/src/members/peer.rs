@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::fake::Content;
 
 /// How long it says nothing when it is to stall.
-const STALL: Duration = Duration::from_secs(60);
+const STALL: Duration = Duration::from_mins(1);
 /// The largest head or body that it reads.
 const MAX_BYTES: usize = 1 << 20;
 
@@ -289,7 +289,7 @@ async fn answer(
     let size = content.len() + more;
     let part = heard.header("range").and_then(|range| wanted(range, size));
     let span = part.clone().unwrap_or(0..size);
-    let mut head = match &part {
+    let status = match &part {
         Some(part) => format!(
             "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {}-{}/{size}\r\n",
             part.start,
@@ -297,9 +297,11 @@ async fn answer(
         ),
         None => "HTTP/1.1 200 OK\r\n".to_owned(),
     };
-    head += "Content-Type: application/octet-stream\r\nAccept-Ranges: bytes\r\n";
-    head += &format!("Docker-Content-Digest: {digest}\r\n");
-    head += &format!("Content-Length: {}\r\n\r\n", span.end - span.start);
+    let length = span.end - span.start;
+    let head = format!(
+        "{status}Content-Type: application/octet-stream\r\nAccept-Ranges: bytes\r\n\
+         Docker-Content-Digest: {digest}\r\nContent-Length: {length}\r\n\r\n"
+    );
     io.write_all(head.as_bytes()).await?;
     io.flush().await?;
     if heard.method == "HEAD" {

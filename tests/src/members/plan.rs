@@ -192,14 +192,13 @@ impl Plan {
 
     fn text(&self, number: usize, dir: &TempDir) -> String {
         let own = self.address(number);
-        let path = |name: &str| format!("{:?}", dir.path().join(name));
-        let mut text = String::from("[cluster]\n");
-        if self.finds_itself {
-            text += &format!("listen = \"0.0.0.0:{PEER_PORT}\"\n");
+        let path = |name: &str| format!("\"{}\"", dir.path().join(name).display());
+        let at = if self.finds_itself {
+            format!("listen = \"0.0.0.0:{PEER_PORT}\"")
         } else {
             let advertised = self.advertised.get(&number).unwrap_or(&own);
-            text += &format!("listen = \"{own}\"\nadvertise = \"{advertised}\"\n");
-        }
+            format!("listen = \"{own}\"\nadvertise = \"{advertised}\"")
+        };
         let everyone = (0..self.count).chain(self.strangers.iter().copied());
         let everyone = || everyone.map(|member| self.address(member)).collect();
         let known = self.known.get(&number).cloned();
@@ -209,13 +208,14 @@ impl Plan {
             format!("[{}]", known.join(", "))
         };
         let members = self.members.clone().unwrap_or_else(list);
-        text += &format!("members = {members}\nkey = {}\n", path("key"));
-        text += &if self.tls {
+        let tls = if self.tls {
             let [ca, cert, key] = ["ca.pem", "cert.pem", "key.pem"].map(path);
-            format!("tls = {{ ca = {ca}, cert = {cert}, key = {key} }}\n")
+            format!("{{ ca = {ca}, cert = {cert}, key = {key} }}")
         } else {
-            "tls = \"off\"\n".to_owned()
+            "\"off\"".to_owned()
         };
-        text + "\n" + &self.config
+        let key = path("key");
+        let more = &self.config;
+        format!("[cluster]\n{at}\nmembers = {members}\nkey = {key}\ntls = {tls}\n\n{more}")
     }
 }
