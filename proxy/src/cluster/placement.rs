@@ -94,11 +94,29 @@ pub fn candidates(
     depth: u8,
     most: usize,
 ) -> Vec<(usize, Role)> {
+    let relays = relays(members.len());
+    let ranked = rank(members, digest, run, standings(relays, most));
+    choose(members, &ranked, relays, own, run, depth, most)
+}
+
+/// How many of the first in rank [`choose`] has to see.
+pub fn standings(relays: usize, most: usize) -> usize {
+    relays.max(most) + 1
+}
+
+/// [`candidates`] where the ranking of `run` and the number of its relays are known already.
+pub fn choose(
+    members: &[Key],
+    ranked: &[usize],
+    relays: usize,
+    own: Option<usize>,
+    run: u64,
+    depth: u8,
+    most: usize,
+) -> Vec<(usize, Role)> {
     if depth == 0 {
         return Vec::new();
     }
-    let relays = relays(members.len());
-    let ranked = rank(members, digest, run, (relays + 1).max(most + 1));
     let standing = own.and_then(|own| ranked.iter().position(|index| *index == own));
     let mut asked = Vec::new();
     // Who is neither root nor relay asks a relay that its own key picks.
@@ -107,7 +125,7 @@ pub fn candidates(
         let pick = 1 + (mix(mine ^ mix(run)) % relays as u64) as usize;
         asked.push((ranked[pick], Role::Relay));
     }
-    for index in ranked {
+    for &index in ranked {
         // Who stands before everyone else that is left fetches it itself.
         if Some(index) == own || asked.len() >= most {
             break;

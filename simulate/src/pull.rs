@@ -1,0 +1,126 @@
+//! One node's pull: which blobs are under way, and which run comes next. The order within a blob is decided here, once,
+//! when the blob begins.
+
+use larder::cluster::placement::{self, Key};
+
+use crate::scenario::Order;
+
+/// A blob under way on a node.
+#[derive(Debug)]
+pub struct Pull {
+    /// Its number in the catalog.
+    pub blob: usize,
+    /// Its runs, numbered within the blob, in the order in which they are fetched when nobody waits for one.
+    order: Vec<u32>,
+    /// How far into `order` everything is begun.
+    cursor: usize,
+    /// The run that the reader waits for.
+    reader: usize,
+    /// Runs that are not here.
+    pub missing: usize,
+}
+
+impl Pull {
+    /// `is_root` says of each run whether this node is its root, `missing` how many runs are not here.
+    pub fn new(
+        blob: usize,
+        order: Order,
+        own: Key,
+        is_root: &[bool],
+        missing: usize,
+        random: &mut fastrand::Rng,
+    ) -> Self {
+        Self {
+            blob,
+            order: ordered(order, own, is_root, random),
+            cursor: 0,
+            reader: 0,
+            missing,
+        }
+    }
+
+    /// The next run to fetch. `begun` and `done` say what is known of a run of this blob.
+    pub fn next(
+        &mut self,
+        begun: impl Fn(usize) -> bool,
+        done: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        while self.reader < self.order.len() && done(self.reader) {
+            self.reader += 1;
+        }
+        if self.reader < self.order.len() && !begun(self.reader) {
+            return Some(self.reader);
+        }
+        while let Some(&run) = self.order.get(self.cursor) {
+            if !begun(run as usize) {
+                return Some(run as usize);
+            }
+            self.cursor += 1;
+        }
+        None
+    }
+}
+
+fn ordered(order: Order, own: Key, is_root: &[bool], random: &mut fastrand::Rng) -> Vec<u32> {
+    let mut runs: Vec<u32> = (0..is_root.len() as u32).collect();
+    let turn = |run: u32, first: bool| placement::turn(own, first, u64::from(run));
+    match order {
+        Order::Turn => runs.sort_by_cached_key(|run| turn(*run, is_root[*run as usize])),
+        Order::InOrder => {}
+        Order::Shuffled => runs.sort_by_cached_key(|run| turn(*run, false)),
+        Order::Rotated => {
+            let by = random.usize(..runs.len().max(1));
+            runs.rotate_left(by);
+        }
+        Order::Alternate => {
+            runs.sort_by_cached_key(|run| turn(*run, is_root[*run as usize]));
+            let own = is_root.iter().filter(|root| **root).count();
+            let (mine, others) = runs.split_at(own);
+            let (mut mine, mut others) = (mine.iter(), others.iter());
+            let mut mixed = Vec::with_capacity(runs.len());
+            while mixed.len() < runs.len() {
+                mixed.extend(mine.next());
+                mixed.extend(others.next());
+            }
+            runs = mixed;
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_order_has_every_run_once() {
+        let own = Key::of("a");
+        let is_root: Vec<bool> = (0..50).map(|run| run % 5 == 0).collect();
+        for order in [
+            Order::Turn,
+            Order::InOrder,
+            Order::Shuffled,
+            Order::Alternate,
+            Order::Rotated,
+        ] {
+            let random = &mut fastrand::Rng::with_seed(3);
+            let mut runs = ordered(order, own, &is_root, random);
+            if order == Order::Turn {
+                assert!(runs[..10].iter().all(|run| run % 5 == 0), "{runs:?}");
+            }
+            runs.sort_unstable();
+            assert_eq!(runs, (0..50).collect::<Vec<u32>>(), "{order:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_reader_waits_for_comes_first() {
+        let random = &mut fastrand::Rng::with_seed(3);
+        let mut pull = Pull::new(0, Order::Turn, Key::of("a"), &[false; 9], 9, random);
+        assert_eq!(pull.next(|_| false, |_| false), Some(0));
+        assert_eq!(pull.next(|run| run < 4, |run| run < 4), Some(4));
+        let other = pull.next(|run| run == 0, |_| false);
+        assert!(other.is_some_and(|run| run != 0));
+        assert_eq!(pull.next(|_| true, |_| false), None);
+    }
+}
