@@ -5,11 +5,13 @@
 
 mod catalog;
 mod links;
+mod node;
 mod plot;
 mod pull;
 mod report;
 mod scenario;
 mod swarm;
+mod transfer;
 
 use std::{
     io::{self, Write as _},

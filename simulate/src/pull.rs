@@ -63,26 +63,16 @@ impl Pull {
 
 fn ordered(order: Order, own: Key, is_root: &[bool], random: &mut fastrand::Rng) -> Vec<u32> {
     let mut runs: Vec<u32> = (0..is_root.len() as u32).collect();
-    let turn = |run: u32, first: bool| placement::turn(own, first, u64::from(run));
+    let root = |run: &u32| is_root[*run as usize];
     match order {
-        Order::Turn => runs.sort_by_cached_key(|run| turn(*run, is_root[*run as usize])),
-        Order::InOrder => {}
-        Order::Shuffled => runs.sort_by_cached_key(|run| turn(*run, false)),
-        Order::Rotated => {
-            let by = random.usize(..runs.len().max(1));
-            runs.rotate_left(by);
+        Order::Turn => {
+            runs.sort_by_cached_key(|run| placement::turn(own, root(run), u64::from(*run)));
         }
-        Order::Alternate => {
-            runs.sort_by_cached_key(|run| turn(*run, is_root[*run as usize]));
-            let own = is_root.iter().filter(|root| **root).count();
-            let (mine, others) = runs.split_at(own);
-            let (mut mine, mut others) = (mine.iter(), others.iter());
-            let mut mixed = Vec::with_capacity(runs.len());
-            while mixed.len() < runs.len() {
-                mixed.extend(mine.next());
-                mixed.extend(others.next());
-            }
-            runs = mixed;
+        Order::Sequential => {}
+        Order::Shuffled => random.shuffle(&mut runs),
+        Order::OwnFirst => {
+            random.shuffle(&mut runs);
+            runs.sort_by_key(|run| !root(run));
         }
     }
     runs
@@ -98,14 +88,13 @@ mod tests {
         let is_root: Vec<bool> = (0..50).map(|run| run % 5 == 0).collect();
         for order in [
             Order::Turn,
-            Order::InOrder,
+            Order::Sequential,
             Order::Shuffled,
-            Order::Alternate,
-            Order::Rotated,
+            Order::OwnFirst,
         ] {
             let random = &mut fastrand::Rng::with_seed(3);
             let mut runs = ordered(order, own, &is_root, random);
-            if order == Order::Turn {
+            if order == Order::OwnFirst {
                 assert!(runs[..10].iter().all(|run| run % 5 == 0), "{runs:?}");
             }
             runs.sort_unstable();

@@ -76,6 +76,7 @@ impl Row {
             "upstream_images": it.upstream,
             "upload_images": Spread::of(&it.sent).json(),
             "download_images": Spread::of(&it.received).json(),
+            "busiest_link": it.peak,
             "completion_seconds": Spread::of(&it.times).json(),
         })
     }
@@ -114,13 +115,17 @@ pub fn line(row: &Row) -> String {
 mod tests {
     use super::*;
 
+    fn whole(spread: Spread) -> [u64; 3] {
+        [spread.p50, spread.p99, spread.max].map(|value| value as u64)
+    }
+
     #[test]
     fn percentiles_are_values_that_occur() {
         let values: Vec<f64> = (1..=200).rev().map(f64::from).collect();
         let spread = Spread::of(&values);
-        assert_eq!([spread.p50, spread.p99, spread.max], [100.0, 198.0, 200.0]);
+        assert_eq!(whole(spread), [100, 198, 200]);
         assert!((spread.mean - 100.5).abs() < 1e-9);
         let one = Spread::of(&[3.0]);
-        assert_eq!([one.p50, one.p99, one.max], [3.0; 3]);
+        assert_eq!(whole(one), [3; 3]);
     }
 }

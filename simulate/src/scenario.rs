@@ -30,13 +30,11 @@ pub enum Order {
     /// `placement::turn`.
     Turn,
     /// From the first run to the last.
-    InOrder,
-    /// An order of its own, its own share not before the rest.
+    Sequential,
+    /// An order of its own.
     Shuffled,
-    /// One of its own share, then one of the others', each in the order of `placement::turn`.
-    Alternate,
-    /// From the first run to the last, beginning somewhere of its own.
-    Rotated,
+    /// All that it is the root of, then the rest, each in an order of its own.
+    OwnFirst,
 }
 
 /// Everything that one simulation depends on. Rates are in bytes a second, times in seconds.

@@ -18,48 +18,17 @@ use std::collections::HashSet;
 use larder::cluster::placement::{self, Key, Role};
 
 use crate::{
-    catalog::{Catalog, pick_image},
+    catalog::Catalog,
     links::{Links, Want, share},
+    node::{self, Node},
     pull::Pull,
     report::Outcome,
     scenario::Scenario,
+    transfer::{DONE, NONE, Transfer, under_way},
 };
 
 /// How many are asked before the upstream is.
 const PEERS: usize = 2;
-
-/// What a node has of a run: nothing and nothing under way, all, or a transfer whose answer has that depth.
-const NONE: u8 = 0;
-const DONE: u8 = u8::MAX;
-const fn under_way(depth: u8) -> u8 {
-    1 + depth
-}
-
-#[derive(Debug)]
-struct Transfer {
-    /// A node, or one more than the last for the upstream.
-    from: u32,
-    to: u32,
-    run: u32,
-    /// How many nodes stand between the receiver and the upstream, at the most.
-    depth: u8,
-    /// When the first byte may come.
-    begins: f64,
-    got: f64,
-}
-
-#[derive(Debug)]
-struct Node {
-    image: usize,
-    begins: f64,
-    dies: f64,
-    began: bool,
-    dead: bool,
-    finished: Option<f64>,
-    /// Blobs that are not begun.
-    waiting: std::ops::Range<usize>,
-    pulls: Vec<Pull>,
-}
 
 #[derive(Debug)]
 pub struct Swarm<'a> {
@@ -95,36 +64,7 @@ impl<'a> Swarm<'a> {
         let count = scenario.nodes;
         let mut random = fastrand::Rng::with_seed(scenario.seed);
         let catalog = Catalog::new(scenario);
-        // Deaths and arrivals are spread over the time that the image needs at the rate of a node's link.
-        let pulling = scenario.image() as f64 / scenario.down.min(scenario.up).min(1e12);
-        let share = |part: f64| (part * count as f64).round() as usize;
-        let (dying, joining) = (share(scenario.dying), share(scenario.joining));
-        let mut nodes: Vec<Node> = (0..count)
-            .map(|index| {
-                let image = pick_image(scenario.images, scenario.zipf, &mut random);
-                let late = if index < joining {
-                    random.f64() * pulling
-                } else {
-                    random.f64() * scenario.spread
-                };
-                let dies = if (joining..joining + dying).contains(&index) {
-                    random.f64() * pulling
-                } else {
-                    f64::INFINITY
-                };
-                Node {
-                    image,
-                    begins: late,
-                    dies,
-                    began: false,
-                    dead: false,
-                    finished: None,
-                    waiting: catalog.blobs_of(image),
-                    pulls: Vec::new(),
-                }
-            })
-            .collect();
-        random.shuffle(&mut nodes);
+        let nodes = node::all(scenario, &catalog, &mut random);
         let mut rates = vec![scenario.up; count];
         rates.push(scenario.upstream);
         let runs = catalog.sizes.len();
@@ -239,7 +179,7 @@ impl<'a> Swarm<'a> {
     /// Everyone learns who the members are: who lives and, if it joins late, has begun.
     fn look(&mut self) {
         self.looked = self.now;
-        let joins = |node: &Node| node.begins > self.scenario.spread && !node.began;
+        let joins = |node: &Node| node.joins && !node.began;
         let members: Vec<usize> = (0..self.nodes.len())
             .filter(|i| !self.nodes[*i].dead && !joins(&self.nodes[*i]))
             .collect();

@@ -91,10 +91,9 @@ fn everyone_gets_the_image_and_the_upstream_gives_it_once() {
     for nodes in [3, 8, 60] {
         for order in [
             Order::Turn,
-            Order::InOrder,
+            Order::Sequential,
             Order::Shuffled,
-            Order::Alternate,
-            Order::Rotated,
+            Order::OwnFirst,
         ] {
             let mut scenario = small(nodes);
             scenario.layers = vec![30 << 20, 5, 9 << 20, 20 << 20];

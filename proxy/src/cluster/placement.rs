@@ -10,8 +10,12 @@ use larder_shared::{Algorithm, Digest, Role};
 /// The unit of placement. Small enough that the shares of few nodes are even, large enough that a request is worth it.
 pub const RUN: u64 = 4 << 20;
 
-/// From this many members on there are relays. The simulator's figures for it are in BENCHMARKS.md.
-pub const RELAYS_FROM: usize = 48;
+/// From this many members on there are relays. The simulator's figures for it are in docs/simulation.md.
+pub const RELAYS_FROM: usize = 8;
+
+/// Runs that all members fetch before they go on to the next so many: twice the streams of a fill. More, and what the
+/// upstream has brought waits while everyone is busy elsewhere; fewer, and a node's own share is not fetched ahead.
+pub const TOGETHER: u64 = 16;
 
 /// What a member is known by in rankings: a hash of its address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -67,12 +71,13 @@ pub fn rank(members: &[Key], digest: &Digest, run: u64, most: usize) -> Vec<usiz
     scored.into_iter().map(|(_, index)| index).collect()
 }
 
-/// Where `run` stands in the order in which a node fetches what nobody waits for, lowest first: what it is the root of
-/// before everything else, since others need it from there, and the rest in an order of its own, so that not everyone asks
-/// the same root at once.
-pub fn turn(own: Key, is_root: bool, run: u64) -> u64 {
-    let order = mix(own.0 ^ mix(run.wrapping_add(1))) >> 1;
-    if is_root { order } else { order | 1 << 63 }
+/// Where `run` stands in the order in which a node fetches what nobody waits for, lowest first. All nodes go through a blob
+/// together, [`TOGETHER`] runs at a time, so that bytes are passed on while they come from upstream. Within these, what
+/// it is the root of comes before everything else, since others need it from there, and the rest in an order of its own,
+/// so that not everyone asks the same root at once.
+pub fn turn(own: Key, is_root: bool, run: u64) -> (u64, bool, u64) {
+    let order = mix(own.0 ^ mix(run.wrapping_add(1)));
+    (run / TOGETHER, !is_root, order)
 }
 
 /// How many relays there are for each run among `members` nodes; none where the root can serve everyone itself.
@@ -173,10 +178,10 @@ mod tests {
 
     #[test]
     fn the_root_asks_nobody_and_the_others_ask_it_first() {
-        let members = members(8);
+        let members = members(RELAYS_FROM - 1);
         for run in 0..50 {
-            let ranked = rank(&members, &blob(1), run, 8);
-            for own in 0..8 {
+            let ranked = rank(&members, &blob(1), run, members.len());
+            for own in 0..members.len() {
                 let asked = candidates(&members, Some(own), &blob(1), run, 2, 2);
                 if own == ranked[0] {
                     assert_eq!(asked, []);
@@ -185,6 +190,21 @@ mod tests {
                     assert!(asked.iter().all(|(index, _)| *index != own));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn everyone_goes_through_a_blob_together_its_own_share_first() {
+        let order = |own: Key| {
+            let mut runs: Vec<u64> = (0..3 * TOGETHER).collect();
+            runs.sort_by_key(|run| turn(own, run % 5 == 0, *run));
+            runs
+        };
+        let [one, other] = ["a", "b"].map(|address| order(Key::of(address)));
+        assert_ne!(one, other);
+        for (part, runs) in (0..).zip(one.chunks(TOGETHER as usize)) {
+            assert!(runs.iter().all(|run| run / TOGETHER == part), "{one:?}");
+            assert!(runs.is_sorted_by_key(|run| run % 5 != 0), "{one:?}");
         }
     }
 
