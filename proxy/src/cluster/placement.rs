@@ -13,9 +13,9 @@ pub const RUN: u64 = 4 << 20;
 /// From this many members on there are relays. The simulator's figures for it are in docs/simulation.md.
 pub const RELAYS_FROM: usize = 8;
 
-/// Runs that all members fetch before they go on to the next so many: twice the streams of a fill. More, and what the
-/// upstream has brought waits while everyone is busy elsewhere; fewer, and a node's own share is not fetched ahead.
-pub const TOGETHER: u64 = 16;
+/// Runs that all members fetch before they go on to the next so many: as many as a fill has streams. With more, what the
+/// upstream has brought waits while everyone is busy elsewhere. The figures are in docs/simulation.md.
+pub const TOGETHER: u64 = 8;
 
 /// What a member is known by in rankings: a hash of its address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
