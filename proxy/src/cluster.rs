@@ -22,7 +22,7 @@ use self::{
     hints::Hints,
     members::Members,
     peers::Peers,
-    placement::Key,
+    placement::{Key, Turn},
     records::{Kept, Records},
 };
 use crate::{config::Config, metrics::Metrics};
@@ -81,7 +81,7 @@ impl Cluster {
     }
 
     /// Where `run` stands in the order in which this node fetches what nobody waits for.
-    pub fn turn(&self, digest: &Digest, run: u64) -> u64 {
+    pub fn turn(&self, digest: &Digest, run: u64) -> Turn {
         let view = self.members.view();
         let own = view.own.map_or_else(|| Key::of(""), |own| view.keys[own]);
         let root = placement::rank(&view.keys, digest, run, 1);

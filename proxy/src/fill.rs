@@ -30,12 +30,14 @@ mod through;
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
+    num::NonZeroUsize,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::Waker,
 };
 
 use arc_swap::ArcSwap;
 use larder_shared::{Digest, Range, RangeHeader, RegistryName, Repository};
+use lru::LruCache;
 use tokio::sync::{Notify, OnceCell, Semaphore};
 
 use crate::{
@@ -57,6 +59,9 @@ pub const HELD_BACK: u64 = 64 << 10;
 
 /// Streams besides the first of each fill that the node opens at once.
 const EXTRA_STREAMS: usize = 64;
+
+/// Blobs whose lengths are remembered from manifests.
+const TOLD: NonZeroUsize = NonZeroUsize::new(20_000).unwrap();
 
 /// Where the bytes can be had: a repository that the reader may read.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -300,6 +305,8 @@ pub struct Fills {
     config: Arc<ArcSwap<Config>>,
     cluster: Arc<Cluster>,
     suspects: suspects::Suspects,
+    /// What manifests say of the lengths of blobs: another member's word is held against it.
+    told: Mutex<LruCache<Digest, u64>>,
     running: Mutex<HashMap<Digest, Arc<Fill>>>,
     /// Rings when something was added to the store.
     pub grown: Notify,
@@ -319,6 +326,7 @@ impl Fills {
         Arc::new(Self {
             cluster,
             suspects: suspects::Suspects::default(),
+            told: Mutex::new(LruCache::new(TOLD)),
             store,
             upstreams,
             metrics,
@@ -410,6 +418,19 @@ impl Fills {
                 }
             })
             .collect()
+    }
+
+    /// A manifest says how long these blobs are.
+    pub fn expect(&self, sizes: impl IntoIterator<Item = (Digest, u64)>) {
+        let mut told = lock(&self.told);
+        for (digest, size) in sizes {
+            told.put(digest, size);
+        }
+    }
+
+    /// How long a blob should be, if a manifest has said so.
+    fn expected(&self, digest: &Digest) -> Option<u64> {
+        lock(&self.told).peek(digest).copied()
     }
 
     /// Tells those members who keep such knowledge that this node holds a digest.

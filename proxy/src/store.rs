@@ -24,7 +24,7 @@ use larder_shared::{Algorithm, Digest, Range, RegistryName, Repository};
 
 pub use blob::Blob;
 pub use index::{Entry, Totals};
-pub use keeping::{Evicted, Limits};
+pub use keeping::{Evicted, Limits, sizes};
 pub use partial::Partial;
 pub use repositories::{Link, Repositories, RepositoryRecord, TagRecord, now};
 

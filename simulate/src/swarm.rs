@@ -15,7 +15,8 @@
 
 use std::collections::HashSet;
 
-use larder::cluster::placement::{self, Key, Role};
+use larder::cluster::placement::{self, Key};
+use larder_shared::Role;
 
 use crate::{
     catalog::Catalog,

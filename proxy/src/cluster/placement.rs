@@ -71,11 +71,14 @@ pub fn rank(members: &[Key], digest: &Digest, run: u64, most: usize) -> Vec<usiz
     scored.into_iter().map(|(_, index)| index).collect()
 }
 
+/// A place in an order, lowest first.
+pub type Turn = (u64, bool, u64);
+
 /// Where `run` stands in the order in which a node fetches what nobody waits for, lowest first. All nodes go through a blob
 /// together, [`TOGETHER`] runs at a time, so that bytes are passed on while they come from upstream. Within these, what
 /// it is the root of comes before everything else, since others need it from there, and the rest in an order of its own,
 /// so that not everyone asks the same root at once.
-pub fn turn(own: Key, is_root: bool, run: u64) -> (u64, bool, u64) {
+pub fn turn(own: Key, is_root: bool, run: u64) -> Turn {
     let order = mix(own.0 ^ mix(run.wrapping_add(1)));
     (run / TOGETHER, !is_root, order)
 }

@@ -2,6 +2,8 @@
 
 use larder_shared::{Range, Spans};
 
+use crate::cluster::placement::{TOGETHER, Turn};
+
 /// The unit that a fetch is rounded to, so that small scattered reads do not become small scattered requests.
 pub const SPAN: u64 = 1 << 20;
 
@@ -20,7 +22,7 @@ const PATIENCE: u64 = 2 << 20;
 pub const DEPTH: u8 = 2;
 
 /// So many runs beyond the first byte that a reader waits for are fetched out of order.
-const AHEAD: u64 = 64;
+const AHEAD: u64 = 2 * TOGETHER;
 
 /// A stream under way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,7 +50,7 @@ pub struct Demand {
 #[derive(Clone, Copy)]
 pub struct Spread<'a> {
     pub run: u64,
-    pub turn: &'a dyn Fn(u64) -> u64,
+    pub turn: &'a dyn Fn(u64) -> Turn,
 }
 
 impl std::fmt::Debug for Spread<'_> {
@@ -362,7 +364,7 @@ mod tests {
 
     #[test]
     fn runs_are_fetched_one_by_one_and_by_turn_behind_the_first() {
-        let turn = |run: u64| (run + 3) % 5;
+        let turn = |run: u64| ((run + 3) % 5, false, 0);
         let present = Spans::default();
         let mut flights = Vec::new();
         let demands = [want(0, 64 * MIB)];
@@ -404,7 +406,7 @@ mod tests {
             let mut random = fastrand::Rng::with_seed(order);
             let mut id = 0;
             for _ in 0..10_000 {
-                let turn = |run: u64| run.wrapping_mul(order | 1);
+                let turn = |run: u64| (run.wrapping_mul(order | 1), false, run);
                 let spread = spread.then_some(Spread { run: 4 * MIB, turn: &turn });
                 match next(&View { size, present: &present, flights: &flights, demands: &demands, whole, streams, ranged, spread }) {
                     Step::Fetch { range, depth } => {

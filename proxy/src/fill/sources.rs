@@ -33,7 +33,7 @@ const SEARCHED_AT_ONCE: usize = 32;
 const SEARCH: Duration = Duration::from_millis(1500);
 
 /// Keepers are asked for holders within this time.
-const KEEPER: Duration = Duration::from_millis(250);
+const KEEPER: Duration = Duration::from_millis(80);
 
 /// Whom a stream asks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -234,6 +234,14 @@ async fn open_peer(
     let told = content_range(answer.body.headers()).filter(|_| answer.partial);
     let (start, size) = checked(told, Want::Part(range))
         .map_err(|_| failed("an answer that does not fit".to_owned()))?;
+    if fills
+        .expected(&fill.digest)
+        .is_some_and(|told| told != size)
+    {
+        return Err(failed(
+            "it tells another length than the manifest".to_owned(),
+        ));
+    }
     let mut state = lock(&fill.state);
     if !state.served.contains(source) {
         state.served.push(source.clone());

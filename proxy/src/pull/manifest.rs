@@ -14,7 +14,7 @@ use crate::{
     fill::FillError,
     identity::Fingerprint,
     metrics::{Outcome, Tier},
-    store::{Link, Store, TagRecord, now},
+    store::{Link, Store, TagRecord, now, sizes},
     tags::{self, After, Before, Descriptor, Policy},
     upstream::{Answer, Failure, Subject, Upstreams, Want},
 };
@@ -144,18 +144,29 @@ impl Pull {
         if !live {
             return Err(failure.into());
         }
-        let Some(mut pulled) = self
+        let stored = self
             .stored_manifest(place, &Descriptor::from(known), head)
-            .await
-        else {
-            return Err(failure.into());
+            .await;
+        let mut pulled = match stored {
+            Some(pulled) => pulled,
+            None if self.cluster.has_others() => {
+                match self.manifest_from_anybody(place, &known.digest).await {
+                    Some(manifest) => self.kept(place, manifest).pulled(head, Outcome::Miss),
+                    None => return Err(failure.into()),
+                }
+            }
+            None => return Err(failure.into()),
         };
         let warning = format!(
             "299 - \"larder: {failure}; this is what the tag pointed to {} s ago\"",
             age.as_secs()
         );
         put(&mut pulled.headers, header::WARNING, &warning);
-        Ok(pulled.from(Tier::Node, Outcome::Stale))
+        let tier = match pulled.outcome {
+            Outcome::Hit => Tier::Node,
+            _ => Tier::Cluster,
+        };
+        Ok(pulled.from(tier, Outcome::Stale))
     }
 
     /// The manifest with this digest, if the repository holds it.
@@ -210,6 +221,7 @@ impl Pull {
                 .await
                 .ok()??
         };
+        self.expect(&bytes);
         let manifest = Manifest {
             digest: descriptor.digest,
             media_type: descriptor.media_type.clone(),
@@ -231,7 +243,11 @@ impl Pull {
         {
             return Ok(self.kept(place, manifest));
         }
-        let failure = match self.fetch_upstream(place, reference, who).await {
+        let fetched = self.fetch_upstream(place, reference, who).await;
+        if let Ok(manifest) = &fetched {
+            self.expect(&manifest.bytes);
+        }
+        let failure = match fetched {
             Err(PullError::Upstream(
                 failure @ (Failure::Unreachable { .. } | Failure::Limited { .. }),
             )) => failure,
@@ -247,9 +263,17 @@ impl Pull {
         Err(failure.into())
     }
 
+    /// What a manifest says of its blobs is held against what members say.
+    fn expect(&self, manifest: &[u8]) {
+        if self.cluster.has_others() {
+            self.fills.expect(sizes(manifest));
+        }
+    }
+
     fn kept(&self, place: &Place, manifest: Manifest) -> Arc<Manifest> {
         let manifest = Arc::new(manifest);
         keep(&self.store, place, &manifest);
+        self.expect(&manifest.bytes);
         self.fills.announce(manifest.digest);
         manifest
     }

@@ -348,11 +348,25 @@ fn hash(blob: &Blob) -> io::Result<Digest> {
 
 /// The digests that a manifest names; none if it is no manifest.
 fn children(bytes: &[u8]) -> Vec<Digest> {
-    #[derive(serde::Deserialize)]
-    struct Named {
-        digest: Digest,
-    }
-    #[derive(serde::Deserialize)]
+    named(bytes).map(|named| named.digest).collect()
+}
+
+/// What a manifest says of the lengths of what it names.
+pub fn sizes(bytes: &[u8]) -> Vec<(Digest, u64)> {
+    named(bytes)
+        .filter_map(|named| Some((named.digest, named.size?)))
+        .collect()
+}
+
+/// A descriptor, as far as it matters here.
+#[derive(serde::Deserialize)]
+struct Named {
+    digest: Digest,
+    size: Option<u64>,
+}
+
+fn named(bytes: &[u8]) -> impl Iterator<Item = Named> {
+    #[derive(Default, serde::Deserialize)]
     struct Manifest {
         config: Option<Named>,
         #[serde(default)]
@@ -362,14 +376,7 @@ fn children(bytes: &[u8]) -> Vec<Digest> {
         #[serde(default)]
         blobs: Vec<Named>,
     }
-    let Ok(manifest) = serde_json::from_slice::<Manifest>(bytes) else {
-        return Vec::new();
-    };
-    let named = manifest
-        .config
-        .into_iter()
-        .chain(manifest.layers)
-        .chain(manifest.manifests)
-        .chain(manifest.blobs);
-    named.map(|named| named.digest).collect()
+    let manifest: Manifest = serde_json::from_slice(bytes).unwrap_or_default();
+    let named = manifest.config.into_iter().chain(manifest.layers);
+    named.chain(manifest.manifests).chain(manifest.blobs)
 }
