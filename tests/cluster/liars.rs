@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use larder_tests::fake::{Content, FakeRegistry, digest_of};
-use larder_tests::members::{Cluster, FakePeer, Manner};
+use larder_tests::members::{Cluster, DISTRUSTED, FakePeer, Manner};
 use larder_tests::scene::{Compared, committed, compare, eventually};
 
 use super::{MIB, REPOSITORY, beside, put};
@@ -83,7 +83,7 @@ async fn wrong_bytes_are_never_kept_and_the_liar_is_named() {
     let mut named = 0;
     for number in 0..3 {
         let node = cluster.node(number);
-        if node.metric_sum(larder_tests::members::DISTRUSTED).await < 1.0 {
+        if node.metric_sum(DISTRUSTED).await < 1.0 {
             continue;
         }
         let log = node.log();
@@ -122,12 +122,7 @@ async fn a_liar_that_was_found_out_spoils_no_further_pull() {
             assert_eq!(seen, Compared::whole(SIZE));
             break;
         }
-        if cluster
-            .node(0)
-            .metric_sum(larder_tests::members::DISTRUSTED)
-            .await
-            > 0.0
-        {
+        if cluster.node(0).metric_sum(DISTRUSTED).await > 0.0 {
             break;
         }
     }
@@ -185,7 +180,24 @@ async fn garbage_is_harmless() {
     harmless(Manner::Garbage).await;
 }
 
+/// What the others are measured by: the fake member is one that is believed as long as it is honest.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_honest_member_of_another_make_is_believed() {
-    harmless(Manner::Honest).await;
+async fn an_honest_member_is_believed() {
+    let _machine = beside().await;
+    let fake = FakeRegistry::start().await;
+    let (cluster, honest) = with_a_liar(&fake, Manner::Honest).await;
+    let mut upstream = 0;
+    for seed in 0..5 {
+        let blob = blob(&fake, &honest, seed);
+        let seen = pull(&cluster, 0, &fake, &blob).await;
+        assert_eq!(seen, Compared::whole(SIZE), "blob {seed}");
+        upstream += fake.blob_bytes_sent(&blob.digest);
+    }
+    let distrusted = cluster.node(0).metric_sum(DISTRUSTED).await;
+    assert!(distrusted < 1.0, "{distrusted}");
+    let all = 5 * SIZE;
+    assert!(
+        upstream <= all * 95 / 100,
+        "{upstream} of {all} from the upstream"
+    );
 }

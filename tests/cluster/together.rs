@@ -7,11 +7,12 @@ use larder_tests::members::{Cluster, upstream_bytes};
 
 use super::{MIB, REPOSITORY, all_get, beside, doors, layers, put, until_all_have};
 
-/// All nodes pull one image at once, cold.
-async fn at_once(count: usize, sizes: &[u64]) {
+/// All nodes pull one image at once, cold. `seed` makes an image whose runs are spread fairly over the addresses that this
+/// test has: how even chance is with few runs is for the simulator to say.
+async fn at_once(count: usize, seed: u64, sizes: &[u64]) {
     let _machine = beside().await;
     let fake = FakeRegistry::start().await;
-    let image = build(&fake, REPOSITORY, "v1", &layers(1, sizes));
+    let image = build(&fake, REPOSITORY, "v1", &layers(seed, sizes));
     let cluster = Cluster::of(count).upstream(&fake).start().await;
     let doors = doors(&cluster, &fake, REPOSITORY);
     let pulls = doors.iter().map(|door| door.pull("v1", &image));
@@ -43,12 +44,12 @@ async fn at_once(count: usize, sizes: &[u64]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn four_nodes_at_once_take_an_image_from_the_upstream_once() {
-    at_once(4, &[5, 12, 24, 40]).await;
+    at_once(4, 100, &[5, 12, 24, 40]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn eight_nodes_at_once_take_an_image_from_the_upstream_once() {
-    at_once(8, &[5, 9, 17, 29, 40, 40]).await;
+    at_once(8, 900, &[5, 9, 17, 29, 40, 40]).await;
 }
 
 /// Around every size where something changes: nothing, verified before it is sent, one span, one run.
@@ -169,5 +170,6 @@ async fn a_small_range_through_any_node_costs_little() {
         range.await.expect("the right part");
     }
     let sent = fake.blob_bytes_sent(&digest);
-    assert!(sent <= 5 * MIB, "{sent} for 50,000 bytes");
+    // The span that they are in, once, and not once for each node.
+    assert!(sent <= 2 * MIB, "{sent} for 50,000 bytes");
 }

@@ -72,9 +72,12 @@ async fn a_members_request(fake: &FakeRegistry, digest: &str, content: &Content)
     let door = cluster.door(0, fake, REPOSITORY);
     door.blob(digest).await.expect("a blob");
     let heard = listeners.iter().flat_map(FakePeer::heard);
-    let mut for_content =
-        heard.filter(|heard| heard.method == "GET" && heard.text().contains(digest));
-    for_content.next().expect("a request for the blob")
+    let mut heard: Vec<_> = heard
+        .filter(|heard| heard.method == "GET" && heard.text().contains(digest))
+        .collect();
+    // What asks for a blob by name comes before what only mentions it.
+    heard.sort_by_key(|heard| !heard.target.contains("/blobs/"));
+    heard.into_iter().next().expect("a request for the blob")
 }
 
 /// The request as it is sent, on a connection of its own.

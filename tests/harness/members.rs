@@ -6,8 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use larder_tests::fake::{Algorithm, Content, FakeRegistry, Fault, Match};
+use larder_tests::hosts::Net;
 use larder_tests::http;
-use larder_tests::members::{Authority, Cluster, FakePeer, Identity, MEMBER, Manner, measure};
+use larder_tests::image::{LayerSpec, build};
+use larder_tests::members::{
+    Authority, Cluster, FakePeer, Identity, MEMBER, Manner, Plan, measure, upstream_bytes,
+};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -168,4 +172,51 @@ async fn no_two_clusters_have_the_same_addresses() {
     let again = plans[0].address(0);
     drop(plans);
     assert_eq!(Cluster::of(1).address(0), again);
+}
+
+/// Nodes that know nobody but themselves: each is reached where its client is, and has its own store.
+async fn nodes_are_apart(fake: &FakeRegistry, plan: Plan) {
+    fake.reset_counts();
+    let image = build(fake, "a/b", "v1", &[LayerSpec::new(1, 3 * MB)]);
+    let plan = plan.upstream(fake).knows(0, &[0]).knows(1, &[1]);
+    let mut cluster = plan.start().await;
+    for number in 0..2 {
+        let got = cluster.door(number, fake, "a/b").pull("v1", &image).await;
+        assert_eq!(got.expect("an image").bytes, image.size());
+        assert!(!cluster.node(number).metrics().await.is_empty());
+        assert_eq!(cluster.sent(number).await, 0);
+    }
+    let sent = upstream_bytes(fake, &image);
+    assert!(sent >= 2 * 3 * MB && sent <= 2 * image.size(), "{sent}");
+    // One that hangs says nothing, and then says it.
+    cluster.freeze(1);
+    let door = cluster.door(1, fake, "a/b");
+    let mut pull = std::pin::pin!(door.pull("v1", &image));
+    let silence = Duration::from_millis(300);
+    let nothing = tokio::time::timeout(silence, &mut pull).await;
+    assert!(nothing.is_err(), "{nothing:?}");
+    cluster.thaw(1);
+    pull.await.expect("an image");
+    cluster.node_mut(0).kill9().await;
+    cluster.node_mut(0).restart().await;
+    let door = cluster.door(0, fake, "a/b");
+    door.pull("v1", &image).await.expect("an image");
+    cluster.add().await;
+    let wrong = cluster.door(2, fake, "a/c").pull("v1", &image).await;
+    let error = wrong.expect_err("there is no such repository");
+    assert!(error.contains("404"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_run_beside_each_other_here() {
+    let fake = FakeRegistry::start().await;
+    nodes_are_apart(&fake, Cluster::of(2)).await;
+    nodes_are_apart(&fake, Cluster::of(2).tls_off()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_run_beside_each_other_in_hosts() {
+    let net = Net::new(3);
+    let fake = FakeRegistry::start_in(net.upstream()).await;
+    nodes_are_apart(&fake, Plan::in_hosts(&net, 2)).await;
 }
