@@ -81,7 +81,7 @@ async fn fed_by_others_that_live(cluster: &Cluster, dead: usize) {
     assert!(sent > 0, "nothing came from other nodes");
 }
 
-/// The longest gap of each run, in order.
+/// The 99th percentile of the longest gap of each run, and all of them in order.
 fn longest(mut gaps: Vec<Duration>) -> (Duration, Vec<Duration>) {
     gaps.sort();
     let at = (gaps.len() * 99).div_ceil(100) - 1;
@@ -106,12 +106,12 @@ async fn a_member_that_hangs_costs_at_most_a_quarter_of_a_second() {
         let got = got.unwrap_or_else(|error| panic!("node {victim} hung: {error}"));
         gaps.push(got.longest_gap);
     }
-    fed_by_others(&cluster).await;
     let (p99, all) = longest(gaps);
     assert!(
         p99 <= STALL,
         "p99 of the longest gap is {p99:?} and not {STALL:?}; undisturbed {undisturbed:?}; all: {all:?}"
     );
+    fed_by_others(&cluster).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -130,12 +130,12 @@ async fn a_member_whose_link_is_cut_costs_at_most_a_quarter_of_a_second() {
         let got = got.unwrap_or_else(|error| panic!("node {victim} cut off: {error}"));
         gaps.push(got.longest_gap);
     }
-    fed_by_others(&cluster).await;
     let (p99, all) = longest(gaps);
     assert!(
         p99 <= STALL,
         "p99 of the longest gap is {p99:?} and not {STALL:?}; all: {all:?}"
     );
+    fed_by_others(&cluster).await;
 }
 
 /// A member that is on everyone's list and was never there.
@@ -154,7 +154,7 @@ async fn a_member_that_never_came_costs_no_pull() {
     }
 }
 
-/// The one whose reader is served by others is itself gone in the middle; when it is back it goes on.
+/// The node has the head and a little; the rest is at another node.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_upstream_dies_in_the_middle_and_the_other_nodes_have_the_rest() {
     let _machine = beside().await;

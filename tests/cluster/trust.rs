@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use larder_tests::fake::{Content, FakeRegistry};
+use larder_tests::fake::{Algorithm, Content, FakeRegistry};
 use larder_tests::http;
 use larder_tests::members::{Authority, Cluster, FakePeer, Heard, MEMBER, Manner};
 use larder_tests::scene::{committed, eventually};
@@ -97,6 +97,42 @@ fn is_content(body: &[u8], content: &Content) -> bool {
     // Synthetic content repeats one page of 65,521 bytes.
     let page = content.read(0..65_521 + 256);
     first.len() == 256 && page.windows(256).any(|window| window == first)
+}
+
+/// What the others rely on: a request that was heard can be said again, and its answer is recognised.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_can_be_said_again() {
+    let _machine = beside().await;
+    let content = Content::synthetic(1, SIZE);
+    let digest = content.digest(Algorithm::Sha256);
+    let plan = Cluster::of(1);
+    let authority = plan.authority();
+    let tls = Some(authority.server(&authority.member()));
+    let peer = FakePeer::start(plan.address(0), tls, Manner::Honest).await;
+    peer.hold(&digest, &content);
+    let member = || authority.client(Some(&authority.member()));
+    let range = "bytes=20000000-24194303";
+    let request = format!("GET /v2/a/blobs/{digest} HTTP/1.1\r\nRange: {range}\r\n\r\n");
+    for _ in 0..2 {
+        let heard = peer.heard();
+        let request = heard.last().map_or(request.clone(), said);
+        let answer = speak(peer.address(), member(), &request).await;
+        let answer = answer.expect("an answer");
+        let (status, body) = parsed(&answer);
+        assert_eq!((status, body.len()), (206, 4_194_304));
+        assert!(is_content(body, &content));
+        assert!(!is_content(&body[1000..1100], &content), "too little");
+        assert!(!is_content(&[7; 4096], &content), "something else");
+    }
+    let [first, second] = &peer.heard()[..] else {
+        panic!("two requests");
+    };
+    assert_eq!(second.header("connection"), Some("close"));
+    assert_eq!(first.target, second.target);
+    assert_eq!(first.header("range"), second.header("range"));
+    let request = request.replace(&digest, "nothing");
+    let answer = speak(peer.address(), member(), &request).await;
+    assert_eq!(parsed(&answer.expect("an answer")).0, 404);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
