@@ -5,6 +5,7 @@
 
 pub mod hints;
 pub mod members;
+pub mod object_store;
 pub mod peers;
 pub mod placement;
 pub mod records;

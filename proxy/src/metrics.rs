@@ -117,6 +117,67 @@ impl Asked {
     }
 }
 
+/// What the object store is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ObjectOperation {
+    Get,
+    Head,
+    WriteBlob,
+    ReadRecord,
+    WriteRecord,
+}
+
+impl ObjectOperation {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Head => "head",
+            Self::WriteBlob => "write_blob",
+            Self::ReadRecord => "read_record",
+            Self::WriteRecord => "write_record",
+        }
+    }
+}
+
+/// How that ended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ObjectOutcome {
+    Done,
+    NotFound,
+    /// Nothing to write: somebody else has.
+    AlreadyThere,
+    /// Not asked, since it failed repeatedly.
+    Skipped,
+    Denied,
+    TimedOut,
+    Unreachable,
+    Failed,
+    /// Not written: the queue was full, or every attempt failed.
+    Dropped,
+}
+
+impl ObjectOutcome {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::NotFound => "not_found",
+            Self::AlreadyThere => "already_there",
+            Self::Skipped => "skipped",
+            Self::Denied => "denied",
+            Self::TimedOut => "timed_out",
+            Self::Unreachable => "unreachable",
+            Self::Failed => "failed",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct ObjectAsked {
+    pub operation: ObjectOperation,
+    pub outcome: ObjectOutcome,
+}
+
 /// The words of the logs are the words of the labels.
 macro_rules! label {
     ($($name:ident),*) => {
@@ -128,7 +189,7 @@ macro_rules! label {
     };
 }
 
-label!(Tier, Outcome, Asked, PeerAskedOutcome);
+label!(Tier, Outcome, Asked, PeerAskedOutcome, ObjectOperation, ObjectOutcome);
 
 /// A role as a label.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -279,6 +340,25 @@ pub struct FillMetrics {
     pub withdrawn: Counter,
 }
 
+/// What is asked of the object store, and what waits to be written there. A clone counts into the same metrics.
+#[derive(Clone, Default, Debug)]
+pub struct ObjectStoreMetrics {
+    pub asked: Family<ObjectAsked, Counter>,
+    pub read: Counter,
+    pub written: Counter,
+    /// Blobs and records that wait to be written.
+    pub waiting: Gauge,
+    pub waiting_bytes: Gauge,
+}
+
+impl ObjectStoreMetrics {
+    pub fn count(&self, operation: ObjectOperation, outcome: ObjectOutcome) {
+        self.asked
+            .get_or_create(&ObjectAsked { operation, outcome })
+            .inc();
+    }
+}
+
 /// All handles, made once.
 #[derive(Debug)]
 pub struct Metrics {
@@ -291,6 +371,7 @@ pub struct Metrics {
     pub fills: FillMetrics,
     pub upstreams: UpstreamMetrics,
     pub peers: PeerMetrics,
+    pub object_store: ObjectStoreMetrics,
     pub store_bytes: Gauge,
     pub store_blobs: Gauge,
     /// 1 while the node tier cannot be written.
@@ -312,6 +393,7 @@ impl Metrics {
             fills: FillMetrics::default(),
             upstreams: UpstreamMetrics::default(),
             peers: PeerMetrics::default(),
+            object_store: ObjectStoreMetrics::default(),
             store_bytes: Gauge::default(),
             store_blobs: Gauge::default(),
             store_failing: Gauge::default(),
@@ -420,6 +502,32 @@ impl Metrics {
             "dockerhub_ratelimit_remaining",
             "Pulls left of them, as Docker Hub last said",
             upstreams.hub_remaining.clone(),
+        );
+        let objects = &metrics.object_store;
+        registry.register(
+            "object_store_requests",
+            "What the object store was asked for, by operation and outcome",
+            objects.asked.clone(),
+        );
+        registry.register(
+            "object_store_read_bytes",
+            "Bytes received from the object store",
+            objects.read.clone(),
+        );
+        registry.register(
+            "object_store_written_bytes",
+            "Bytes written to the object store",
+            objects.written.clone(),
+        );
+        registry.register(
+            "object_store_waiting",
+            "Blobs and records that wait to be written to the object store",
+            objects.waiting.clone(),
+        );
+        registry.register(
+            "object_store_waiting_bytes",
+            "Bytes that wait to be written to the object store",
+            objects.waiting_bytes.clone(),
         );
         metrics.registry = registry;
         metrics

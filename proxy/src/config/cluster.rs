@@ -83,6 +83,8 @@ pub struct ObjectStore {
     pub url: String,
     /// What the store's client is told besides: an endpoint, a region. Secrets come from the environment.
     pub options: BTreeMap<String, String>,
+    /// Bytes that are written behind in a second, at most.
+    pub max_rate: Option<u64>,
 }
 
 impl fmt::Display for Members {
@@ -238,6 +240,11 @@ fn object_store(mut said: Section<'_, '_>) -> Result<ObjectStore, ConfigError> {
             options.insert(name, value);
         }
     }
+    let max_rate = said.text("max_rate", value::rate)?;
     said.finish()?;
-    Ok(ObjectStore { url, options })
+    Ok(ObjectStore {
+        url,
+        options,
+        max_rate,
+    })
 }

@@ -3,7 +3,7 @@
 use std::fmt::{Display, Write as _};
 use std::time::Duration;
 
-use super::value::{Pattern, time_text};
+use super::value::{Amount, Pattern, time_text};
 use super::{
     Cluster, Config, Credentials, Endpoint, LogFormat, Members, PeerTls, Peers, Sharing, Upstream,
     WhenDeleted, WhenUnreachable,
@@ -186,6 +186,9 @@ impl Page {
                 .collect();
             if !options.is_empty() {
                 self.line(format_args!("options = {{ {} }}", options.join(", ")));
+            }
+            if let Some(rate) = store.max_rate {
+                self.text("max_rate", Amount::Bytes(rate));
             }
         }
     }

@@ -73,6 +73,7 @@ key = "/tls/cluster.key"
 [cluster.object_store]
 url = "s3://bucket/larder"
 options = { endpoint = "http://127.0.0.1:8333", region = "here" }
+max_rate = "50MB"
 
 [telemetry]
 listen = "off"

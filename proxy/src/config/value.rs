@@ -16,6 +16,17 @@ const LONGEST_TIME: Duration = Duration::from_hours(24 * 365 * 100);
 /// The unix sockets' limit on a path, less the final NUL.
 const LONGEST_SOCKET_PATH: usize = 107;
 
+/// A size per second.
+pub(super) fn rate(text: &str) -> Result<u64, String> {
+    match Amount::parse(text)? {
+        Amount::Bytes(0) => {
+            Err("nothing could ever be written: leave it out for no bound".to_owned())
+        }
+        Amount::Bytes(bytes) => Ok(bytes),
+        Amount::Percent(_) => Err("write a size per second, such as \"50MB\"".to_owned()),
+    }
+}
+
 /// A size, absolute or as a part of a whole that is known only later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Amount {

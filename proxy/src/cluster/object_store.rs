@@ -1,0 +1,419 @@
+//! The durable half of the cluster tier: verified blobs and small records in a bucket, written behind, which outlive
+//! every node.
+//!
+//! Owns the client of the store, what lies where in the bucket, the queue of what is written behind, and when the store
+//! is not asked at all. Whether a caller may have a blob, and what a record means, is decided by who calls. A failure
+//! here is a miss, never the end of a pull; and bytes that are read here are as unverified as any others.
+//!
+//! ```text
+//! <prefix>/blobs/sha256/ab/<hex>                       a blob; `ab` begins its hex
+//! <prefix>/records/<registry>/<repository>/<name>      a record
+//! ```
+
+mod breaker;
+mod connector;
+mod failure;
+mod line;
+mod open;
+mod read;
+mod upload;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashSet,
+    fs::File,
+    future::Future,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use larder_shared::{Digest, Range};
+use object_store::{BackoffConfig, RetryConfig, path::Path};
+use tokio::time::Instant;
+
+use crate::{
+    client::Client,
+    config,
+    metrics::{ObjectOperation, ObjectOutcome, ObjectStoreMetrics},
+};
+use breaker::{Breaker, Permit};
+use line::{Job, Line, Pushed};
+use open::{Backend, Patience};
+use upload::Pace;
+
+pub use failure::{Answer, Failure};
+pub use open::OpenError;
+
+/// A record is no larger.
+pub const LARGEST_RECORD: u64 = 1 << 20;
+
+/// So many blobs wait at most, each with its file open; and so many of their bytes, which stay on disk although evicted.
+const BLOBS: usize = 256;
+const BLOB_BYTES: u64 = 16 << 30;
+
+/// So many records wait at most, in memory.
+const RECORDS: usize = 4096;
+const RECORD_BYTES: u64 = 16 << 20;
+
+/// So many digests are remembered as wrong in the store.
+const DISTRUSTED: usize = 1024;
+
+/// Times and counts that tests shorten.
+#[derive(Debug, Clone)]
+struct Limits {
+    /// A read has so long until its first byte.
+    first_byte: Duration,
+    /// And so long between two bytes.
+    stall: Duration,
+    patience: Patience,
+    /// A write is dropped after so many failures.
+    attempts: u32,
+    /// The pause after the first of them; it doubles.
+    pause: Duration,
+    /// What is under way has so long when larder stops.
+    finish: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            first_byte: Duration::from_secs(1),
+            stall: Duration::from_secs(5),
+            patience: Patience {
+                read: Duration::from_secs(10),
+                write: Duration::from_mins(1),
+                retry: RetryConfig {
+                    backoff: BackoffConfig {
+                        init_backoff: Duration::from_millis(200),
+                        max_backoff: Duration::from_secs(5),
+                        base: 2.0,
+                    },
+                    max_retries: 2,
+                    retry_timeout: Duration::from_mins(1),
+                },
+            },
+            attempts: 5,
+            pause: Duration::from_secs(2),
+            finish: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The store. Whoever reads is never held up for long, and whoever writes never at all.
+#[derive(Debug)]
+pub struct ObjectStore {
+    backend: Backend,
+    limits: Limits,
+    metrics: ObjectStoreMetrics,
+    reading: Arc<Breaker>,
+    writing: Arc<Breaker>,
+    blobs: Line<Digest, Arc<File>>,
+    records: Line<String, Bytes>,
+    pace: Pace,
+    distrusted: Mutex<HashSet<Digest>>,
+    counters: Counters,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    written: AtomicU64,
+    already_there: AtomicU64,
+    dropped: AtomicU64,
+    failed: AtomicU64,
+    last_error: Mutex<Option<String>>,
+}
+
+/// What a reader gets.
+pub struct Object {
+    /// Bytes of the whole object.
+    pub size: u64,
+    /// Where `body` begins.
+    pub start: u64,
+    /// Where it ends, if it does not fail.
+    pub end: u64,
+    /// The bytes, unverified.
+    pub body: BoxStream<'static, Result<Bytes, Failure>>,
+}
+
+impl std::fmt::Debug for Object {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Object {}..{} of {}", self.start, self.end, self.size)
+    }
+}
+
+/// The store at a glance.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct View {
+    /// Blobs and records that wait or are being written.
+    pub queue: usize,
+    /// Bytes that wait.
+    pub waiting_bytes: u64,
+    /// Blobs and records written since the start.
+    pub written: u64,
+    /// Blobs that somebody else had written.
+    pub already_there: u64,
+    /// What was not written: no room in the queue, or every attempt failed.
+    pub dropped: u64,
+    /// Attempts to write that failed.
+    pub failed: u64,
+    /// What went wrong last, reading or writing.
+    pub last_error: Option<String>,
+    /// Reads are not tried for so much longer.
+    pub resting: Option<Duration>,
+}
+
+impl ObjectStore {
+    /// Makes the client; asks the store nothing yet.
+    pub fn open(
+        config: &config::ObjectStore,
+        client: &Arc<Client>,
+        metrics: &ObjectStoreMetrics,
+    ) -> Result<Self, OpenError> {
+        Self::open_within(config, client, metrics, Limits::default())
+    }
+
+    fn open_within(
+        config: &config::ObjectStore,
+        client: &Arc<Client>,
+        metrics: &ObjectStoreMetrics,
+        limits: Limits,
+    ) -> Result<Self, OpenError> {
+        Ok(Self {
+            backend: Backend::open(config, client, &limits.patience)?,
+            limits,
+            metrics: metrics.clone(),
+            reading: Arc::default(),
+            writing: Arc::default(),
+            blobs: Line::new(BLOBS, BLOB_BYTES),
+            records: Line::new(RECORDS, RECORD_BYTES),
+            pace: Pace::new(config.max_rate),
+            distrusted: Mutex::default(),
+            counters: Counters::default(),
+        })
+    }
+
+    /// A blob's bytes of `range`, which may end beyond the blob's end. `None`: it is not there. The first bytes are here
+    /// when this returns.
+    pub async fn get(&self, digest: &Digest, range: Range) -> Result<Option<Object>, Failure> {
+        if self.is_distrusted(digest) {
+            return Ok(None);
+        }
+        let store = Arc::clone(&self.backend.reads);
+        let (path, stall) = (self.blob_path(digest), self.limits.stall);
+        let operation = ObjectOperation::Get;
+        let first = read::first(store, path, range, stall);
+        let Some((found, permit)) = self.ask(operation, first).await? else {
+            return Ok(None);
+        };
+        Ok(Some(read::object(found, permit, &self.metrics.read)))
+    }
+
+    /// The size of a blob. `None`: it is not there.
+    pub async fn head(&self, digest: &Digest) -> Result<Option<u64>, Failure> {
+        if self.is_distrusted(digest) {
+            return Ok(None);
+        }
+        let store = Arc::clone(&self.backend.reads);
+        let size = read::size(store, self.blob_path(digest));
+        let found = self.ask(ObjectOperation::Head, size).await?;
+        Ok(found.map(|(size, permit)| {
+            permit.succeeded();
+            size
+        }))
+    }
+
+    /// The record at `path`, as [`write_record`](Self::write_record) has it.
+    pub async fn read_record(&self, path: &str) -> Result<Option<Bytes>, Failure> {
+        let store = Arc::clone(&self.backend.reads);
+        let whole = read::whole(store, self.record_path(path)?, self.limits.stall);
+        let found = self.ask(ObjectOperation::ReadRecord, whole).await?;
+        Ok(found.map(|(bytes, permit)| {
+            permit.succeeded();
+            self.metrics.read.inc_by(bytes.len() as u64);
+            bytes
+        }))
+    }
+
+    /// Has a verified blob written behind, once `after` has passed and if nobody else has written it by then. Several
+    /// nodes that hold the blob give each other precedence by `after`. Never waits, and drops the blob when too much
+    /// waits already.
+    pub fn write_blob(&self, digest: Digest, file: Arc<File>, size: u64, after: Duration) {
+        let job = Job {
+            key: digest,
+            value: file,
+            bytes: size,
+            failed: 0,
+            due: Instant::now() + after,
+        };
+        self.pushed(ObjectOperation::WriteBlob, self.blobs.push(job));
+    }
+
+    /// Has a record written behind, over whatever is there. `path` is `<registry>/<repository>/<name>`; a name begins
+    /// with `_`, which no part of a repository does. Of several writes to one path that wait, the last is done.
+    pub fn write_record(&self, path: &str, bytes: Bytes) {
+        if let Err(failure) = self.record_path(path) {
+            return self.drop_one(ObjectOperation::WriteRecord, &failure);
+        }
+        if bytes.len() as u64 > LARGEST_RECORD {
+            let failure = Failure::Damaged("a record is larger than 1 MiB");
+            return self.drop_one(ObjectOperation::WriteRecord, &failure);
+        }
+        let job = Job {
+            key: path.to_owned(),
+            bytes: bytes.len() as u64,
+            value: bytes,
+            failed: 0,
+            due: Instant::now(),
+        };
+        self.pushed(ObjectOperation::WriteRecord, self.records.replace(job));
+    }
+
+    /// What the store has under `digest` turned out to be something else. It is not read again, and the next
+    /// [`write_blob`](Self::write_blob) of the digest writes over it.
+    pub fn distrust(&self, digest: Digest) {
+        let mut distrusted = self
+            .distrusted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if distrusted.len() < DISTRUSTED {
+            distrusted.insert(digest);
+        }
+    }
+
+    /// What there is to see.
+    pub fn view(&self) -> View {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let ((blobs, blob_bytes), (records, record_bytes)) =
+            (self.blobs.length(), self.records.length());
+        let last_error = &self.counters.last_error;
+        View {
+            queue: blobs + records,
+            waiting_bytes: blob_bytes + record_bytes,
+            written: count(&self.counters.written),
+            already_there: count(&self.counters.already_there),
+            dropped: count(&self.counters.dropped),
+            failed: count(&self.counters.failed),
+            last_error: last_error
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
+            resting: self.reading.resting(),
+        }
+    }
+
+    /// Asks for something to be read: at once, in short time, or not at all.
+    async fn ask<T: Send + 'static>(
+        &self,
+        operation: ObjectOperation,
+        question: impl Future<Output = Result<Option<T>, Failure>> + Send + 'static,
+    ) -> Result<Option<(T, Permit)>, Failure> {
+        let mut permit = self.reading.permit().map_err(|left| {
+            self.metrics.count(operation, ObjectOutcome::Skipped);
+            Failure::Skipped(left)
+        })?;
+        // On its own, so that credentials that come too late for this question are there for the next.
+        let question = tokio::spawn(question);
+        let first_byte = self.limits.first_byte;
+        let answer = match tokio::time::timeout(first_byte, question).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(Failure::Other("a read ended by itself".to_owned())),
+            Err(_) => Err(Failure::Timeout(first_byte)),
+        };
+        match answer {
+            Ok(Some(found)) => {
+                self.metrics.count(operation, ObjectOutcome::Done);
+                permit.answered();
+                Ok(Some((found, permit)))
+            }
+            Ok(None) => {
+                self.metrics.count(operation, ObjectOutcome::NotFound);
+                permit.succeeded();
+                Ok(None)
+            }
+            Err(failure) => {
+                self.metrics.count(operation, failure.outcome());
+                self.note(&failure);
+                if failure.is_the_stores() {
+                    permit.failed();
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    fn pushed(&self, operation: ObjectOperation, pushed: Pushed) {
+        match pushed {
+            Pushed::Waits => self.show_queue(),
+            Pushed::Known => {}
+            Pushed::Full => {
+                let full = Failure::Other("too much waits to be written".to_owned());
+                self.drop_one(operation, &full);
+            }
+        }
+    }
+
+    fn drop_one(&self, operation: ObjectOperation, why: &Failure) {
+        self.metrics.count(operation, ObjectOutcome::Dropped);
+        self.counters.dropped.fetch_add(1, Ordering::Relaxed);
+        self.note(why);
+    }
+
+    fn note(&self, failure: &Failure) {
+        let mut last = self
+            .counters
+            .last_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *last = Some(failure.to_string());
+    }
+
+    fn show_queue(&self) {
+        let ((blobs, blob_bytes), (records, record_bytes)) =
+            (self.blobs.length(), self.records.length());
+        self.metrics.waiting.set((blobs + records) as i64);
+        let bytes = blob_bytes + record_bytes;
+        self.metrics.waiting_bytes.set(bytes as i64);
+    }
+
+    fn is_distrusted(&self, digest: &Digest) -> bool {
+        let distrusted = self
+            .distrusted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        distrusted.contains(digest)
+    }
+
+    fn trust(&self, digest: &Digest) {
+        let mut distrusted = self
+            .distrusted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        distrusted.remove(digest);
+    }
+
+    fn blob_path(&self, digest: &Digest) -> Path {
+        let hex = digest.hex();
+        let algorithm = digest.algorithm().as_str();
+        self.backend.path(["blobs", algorithm, &hex[..2], &hex])
+    }
+
+    fn record_path(&self, path: &str) -> Result<Path, Failure> {
+        let plain = |part: &str| !matches!(part, "" | "." | "..");
+        let valid = path.split('/').count() > 1
+            && path.split('/').all(plain)
+            && Path::parse(path).is_ok_and(|parsed| parsed.as_ref() == path);
+        if !valid {
+            return Err(Failure::Path(path.to_owned()));
+        }
+        let parts = std::iter::once("records").chain(path.split('/'));
+        Ok(self.backend.path(parts))
+    }
+}

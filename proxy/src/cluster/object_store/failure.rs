@@ -1,0 +1,145 @@
+//! What can go wrong with the store, in words that hold neither a URL nor a secret.
+
+use std::{error::Error, fmt, io, time::Duration};
+
+use http::StatusCode;
+
+use crate::metrics::ObjectOutcome;
+
+/// Why the store did not do what it was asked. For a pull each of them is a miss.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// It failed repeatedly and is left alone for so much longer.
+    #[error("the object store failed repeatedly and is not asked for another {} s", .0.as_secs().max(1))]
+    Skipped(Duration),
+    /// It did not answer, or stopped sending.
+    #[error("the object store sent nothing for {0:?}")]
+    Timeout(Duration),
+    /// There is no connection.
+    #[error("the object store cannot be reached: {0}")]
+    Unreachable(String),
+    /// It does not accept the credentials, or not for this.
+    #[error("the object store refuses: {0}")]
+    Denied(Answer),
+    /// It answered with an error.
+    #[error("the object store answered {0}")]
+    Answered(Answer),
+    /// An object or a file that is not what it should be.
+    #[error("{0}")]
+    Damaged(&'static str),
+    /// A record's path that cannot be one.
+    #[error("`{0}` cannot be the path of a record")]
+    Path(String),
+    /// Anything else, as the innermost cause says it.
+    #[error("the object store failed: {0}")]
+    Other(String),
+    /// larder is stopping.
+    #[error("larder is stopping")]
+    Stopping,
+}
+
+/// A status and the word that S3 puts beside it, such as `SlowDown`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub code: Option<String>,
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.status.as_str())?;
+        match &self.code {
+            Some(code) => write!(f, " {code}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Error for Answer {}
+
+/// What the store's client is told of a request that brought no response.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(super) enum Unanswered {
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    #[error("{0}")]
+    Unreachable(String),
+}
+
+impl Failure {
+    /// The label that counts it.
+    pub fn outcome(&self) -> ObjectOutcome {
+        match self {
+            Self::Skipped(_) => ObjectOutcome::Skipped,
+            Self::Timeout(_) => ObjectOutcome::TimedOut,
+            Self::Unreachable(_) => ObjectOutcome::Unreachable,
+            Self::Denied(_) => ObjectOutcome::Denied,
+            Self::Answered(_)
+            | Self::Damaged(_)
+            | Self::Path(_)
+            | Self::Other(_)
+            | Self::Stopping => ObjectOutcome::Failed,
+        }
+    }
+
+    /// Whether it tells against the store as such, rather than against one object.
+    pub(super) fn is_the_stores(&self) -> bool {
+        match self {
+            Self::Answered(answer) => answer.status != StatusCode::RANGE_NOT_SATISFIABLE,
+            Self::Skipped(_) | Self::Damaged(_) | Self::Path(_) | Self::Stopping => false,
+            Self::Timeout(_) | Self::Unreachable(_) | Self::Denied(_) | Self::Other(_) => true,
+        }
+    }
+}
+
+impl From<Answer> for Failure {
+    fn from(answer: Answer) -> Self {
+        match answer.status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Self::Denied(answer),
+            _ => Self::Answered(answer),
+        }
+    }
+}
+
+impl From<object_store::Error> for Failure {
+    fn from(error: object_store::Error) -> Self {
+        let bare = |status| Self::from(Answer { status, code: None });
+        match &error {
+            object_store::Error::PermissionDenied { .. } => return bare(StatusCode::FORBIDDEN),
+            object_store::Error::Unauthenticated { .. } => return bare(StatusCode::UNAUTHORIZED),
+            object_store::Error::NotFound { .. } => return bare(StatusCode::NOT_FOUND),
+            object_store::Error::AlreadyExists { .. }
+            | object_store::Error::Precondition { .. } => {
+                return bare(StatusCode::PRECONDITION_FAILED);
+            }
+            _ => {}
+        }
+        Self::of(&error)
+    }
+}
+
+impl Failure {
+    /// What the innermost cause says: the outer ones hold the URL.
+    pub(super) fn of(error: &(dyn Error + 'static)) -> Self {
+        let mut cause = error;
+        loop {
+            if let Some(answer) = cause.downcast_ref::<Answer>() {
+                return answer.clone().into();
+            }
+            match cause.downcast_ref::<Unanswered>() {
+                Some(Unanswered::Timeout(after)) => return Self::Timeout(*after),
+                Some(Unanswered::Unreachable(why)) => return Self::Unreachable(why.clone()),
+                None => {}
+            }
+            // An io::Error shows its inner error as itself, not as its source.
+            let inner = cause
+                .downcast_ref::<io::Error>()
+                .and_then(io::Error::get_ref)
+                .map(|inner| inner as &(dyn Error + 'static));
+            match inner.or_else(|| cause.source()) {
+                Some(deeper) => cause = deeper,
+                None => return Self::Other(cause.to_string().chars().take(200).collect()),
+            }
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The tasks that write behind: two for blobs, one for records, so that tags do not wait for large layers.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Failure, ObjectStore,
+    line::{Job, Line},
+    upload::{Upload, Written},
+};
+use crate::{
+    drain::Watch,
+    metrics::{ObjectOperation, ObjectOutcome},
+};
+
+/// So many blobs are written at once.
+const UPLOADS: usize = 2;
+
+/// The longest pause between two attempts at one thing.
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
+impl ObjectStore {
+    /// Writes what comes until larder stops; what is due then still has a bounded time.
+    pub async fn run(self: Arc<Self>, mut watch: Watch) {
+        let stop = CancellationToken::new();
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..UPLOADS {
+            tasks.spawn(Arc::clone(&self).write_blobs(stop.clone()));
+        }
+        tasks.spawn(Arc::clone(&self).write_records(stop.clone()));
+        watch.stopped().await;
+        let unwritten = self.blobs.close() + self.records.close();
+        let all = async { while tasks.join_next().await.is_some() {} };
+        tokio::pin!(all);
+        if tokio::time::timeout(self.limits.finish, &mut all)
+            .await
+            .is_err()
+        {
+            stop.cancel();
+            all.await;
+        }
+        let (left, _) = self.blobs.length();
+        if unwritten + left > 0 {
+            tracing::info!(
+                count = unwritten + left,
+                "not written to the object store before the end"
+            );
+        }
+    }
+
+    async fn write_blobs(self: Arc<Self>, stop: CancellationToken) {
+        while let Some(job) = next(&self.blobs, &stop).await {
+            let path = self.blob_path(&job.key);
+            let upload = self.upload(&path, &stop);
+            let distrusted = self.is_distrusted(&job.key);
+            let written = upload.blob(&job.key, &job.value, job.bytes, distrusted);
+            let written = self.attempt(&stop, written).await;
+            if written.is_ok() {
+                self.trust(&job.key);
+            }
+            self.conclude(ObjectOperation::WriteBlob, &self.blobs, job, written);
+        }
+    }
+
+    async fn write_records(self: Arc<Self>, stop: CancellationToken) {
+        while let Some(job) = next(&self.records, &stop).await {
+            let written = match self.record_path(&job.key) {
+                Ok(path) => {
+                    let upload = self.upload(&path, &stop);
+                    let written = async {
+                        upload.record(job.value.clone()).await?;
+                        Ok(Written::Now)
+                    };
+                    self.attempt(&stop, written).await
+                }
+                Err(failure) => Err(failure),
+            };
+            self.conclude(ObjectOperation::WriteRecord, &self.records, job, written);
+        }
+    }
+
+    fn upload<'a>(
+        &'a self,
+        path: &'a object_store::path::Path,
+        stop: &'a CancellationToken,
+    ) -> Upload<'a> {
+        Upload {
+            store: self.backend.writes.as_ref(),
+            path,
+            pace: &self.pace,
+            patience: self.limits.patience.write * 2,
+            stop,
+            written: &self.metrics.written,
+        }
+    }
+
+    /// Waits until the store is asked at all, then writes.
+    async fn attempt(
+        &self,
+        stop: &CancellationToken,
+        write: impl Future<Output = Result<Written, Failure>>,
+    ) -> Result<Written, Failure> {
+        let permit = loop {
+            match self.writing.permit() {
+                Ok(permit) => break permit,
+                Err(left) => tokio::select! {
+                    () = tokio::time::sleep(left) => {}
+                    () = stop.cancelled() => return Err(Failure::Stopping),
+                },
+            }
+        };
+        let written = write.await;
+        match &written {
+            Ok(_) => permit.succeeded(),
+            Err(failure) if failure.is_the_stores() => permit.failed(),
+            Err(_) => {}
+        }
+        written
+    }
+
+    /// Counts how it ended; a failure is tried again later, or given up.
+    fn conclude<K: Eq + Clone, V>(
+        &self,
+        operation: ObjectOperation,
+        line: &Line<K, V>,
+        mut job: Job<K, V>,
+        written: Result<Written, Failure>,
+    ) {
+        let key = job.key.clone();
+        let (counter, outcome) = match &written {
+            Ok(Written::Now) => (&self.counters.written, ObjectOutcome::Done),
+            Ok(Written::AlreadyThere) => {
+                (&self.counters.already_there, ObjectOutcome::AlreadyThere)
+            }
+            Err(failure) => (&self.counters.failed, failure.outcome()),
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        self.metrics.count(operation, outcome);
+        match written {
+            Ok(_) => {
+                line.done(&key, None);
+            }
+            Err(failure) => {
+                self.note(&failure);
+                job.failed += 1;
+                let hopeless = matches!(
+                    failure,
+                    Failure::Damaged(_) | Failure::Path(_) | Failure::Stopping
+                );
+                let again = (!hopeless && job.failed < self.limits.attempts).then(|| {
+                    let pause = self.limits.pause * 2_u32.saturating_pow(job.failed - 1);
+                    let pause = pause
+                        .min(LONGEST_PAUSE)
+                        .mul_f64(0.5 + fastrand::f64() / 2.0);
+                    job.due = tokio::time::Instant::now() + pause;
+                    job
+                });
+                let given_up = again.is_none();
+                if !line.done(&key, again) || given_up {
+                    tracing::warn!(%failure, what = operation.as_str(), "not written to the object store");
+                    self.drop_one(operation, &failure);
+                }
+            }
+        }
+        self.show_queue();
+    }
+}
+
+/// The next job, or the end.
+async fn next<K: Eq + Clone, V>(line: &Line<K, V>, stop: &CancellationToken) -> Option<Job<K, V>> {
+    if stop.is_cancelled() {
+        return None;
+    }
+    line.next().await
+}
