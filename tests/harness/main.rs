@@ -9,4 +9,5 @@ mod hosts;
 mod images;
 mod members;
 mod nodes;
+mod object_store;
 mod redirects;

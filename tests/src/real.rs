@@ -12,6 +12,7 @@ mod cri;
 mod nginx;
 mod process;
 mod registry;
+mod seaweed;
 mod token_server;
 
 use std::io::Write as _;
@@ -22,6 +23,7 @@ pub use cri::{Auth, CriClient, CriImage};
 pub use nginx::Nginx;
 pub use process::{free_port, run, succeeded, until};
 pub use registry::{DockerRegistry, Logged, Requests};
+pub use seaweed::SeaweedFs;
 pub use token_server::{Account, TokenServer};
 
 /// Why this machine cannot run containers at all, if it cannot.

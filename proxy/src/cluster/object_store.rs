@@ -74,6 +74,8 @@ struct Limits {
     /// And so long between two bytes.
     stall: Duration,
     patience: Patience,
+    /// One that failed repeatedly is left alone for so long at first.
+    rest: Duration,
     /// A write is dropped after so many failures.
     attempts: u32,
     /// The pause after the first of them; it doubles.
@@ -100,6 +102,7 @@ impl Default for Limits {
                     retry_timeout: Duration::from_mins(1),
                 },
             },
+            rest: Duration::from_secs(5),
             attempts: 5,
             pause: Duration::from_secs(2),
             finish: Duration::from_secs(10),
@@ -188,15 +191,15 @@ impl ObjectStore {
     ) -> Result<Self, OpenError> {
         Ok(Self {
             backend: Backend::open(config, client, &limits.patience)?,
-            limits,
             metrics: metrics.clone(),
-            reading: Arc::default(),
-            writing: Arc::default(),
+            reading: Breaker::new(limits.rest),
+            writing: Breaker::new(limits.rest),
             blobs: Line::new(BLOBS, BLOB_BYTES),
             records: Line::new(RECORDS, RECORD_BYTES),
             pace: Pace::new(config.max_rate),
             distrusted: Mutex::default(),
             counters: Counters::default(),
+            limits,
         })
     }
 
@@ -305,7 +308,7 @@ impl ObjectStore {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone(),
-            resting: self.reading.resting(),
+            resting: self.reading.resting(Instant::now()),
         }
     }
 
@@ -315,7 +318,7 @@ impl ObjectStore {
         operation: ObjectOperation,
         question: impl Future<Output = Result<Option<T>, Failure>> + Send + 'static,
     ) -> Result<Option<(T, Permit)>, Failure> {
-        let mut permit = self.reading.permit().map_err(|left| {
+        let mut permit = self.reading.permit(Instant::now()).map_err(|left| {
             self.metrics.count(operation, ObjectOutcome::Skipped);
             Failure::Skipped(left)
         })?;
@@ -342,7 +345,7 @@ impl ObjectStore {
                 self.metrics.count(operation, failure.outcome());
                 self.note(&failure);
                 if failure.is_the_stores() {
-                    permit.failed();
+                    permit.failed(Instant::now());
                 }
                 Err(failure)
             }

@@ -10,12 +10,15 @@ use tokio::time::Instant;
 /// So many failures in a row, and the store is left alone.
 const FAILURES: u32 = 3;
 
-/// For how long at first, and at most.
-const FIRST_PAUSE: Duration = Duration::from_secs(5);
-const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// The longest pause is so many times the first.
+const LONGEST: u32 = 12;
 
-#[derive(Debug, Default)]
-pub(super) struct Breaker(Mutex<State>);
+#[derive(Debug)]
+pub(super) struct Breaker {
+    state: Mutex<State>,
+    /// The first pause.
+    first: Duration,
+}
 
 #[derive(Debug)]
 struct State {
@@ -27,11 +30,11 @@ struct State {
     probing: bool,
 }
 
-impl Default for State {
-    fn default() -> Self {
+impl State {
+    fn new(first: Duration) -> Self {
         Self {
             failures: 0,
-            pause: FIRST_PAUSE,
+            pause: first,
             resting: None,
             probing: false,
         }
@@ -39,12 +42,20 @@ impl Default for State {
 }
 
 impl Breaker {
+    /// A store that is asked. Once it has failed, it is left alone for `first`, then for longer.
+    pub(super) fn new(first: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(State::new(first)),
+            first,
+        })
+    }
+
     /// May the store be asked? If not, how long to wait before this is worth asking again.
-    pub(super) fn permit(self: &Arc<Self>) -> Result<Permit, Duration> {
+    pub(super) fn permit(self: &Arc<Self>, now: Instant) -> Result<Permit, Duration> {
         let mut state = self.state();
         let mut probe = false;
         if let Some(until) = state.resting {
-            let left = until.saturating_duration_since(Instant::now());
+            let left = until.saturating_duration_since(now);
             if !left.is_zero() {
                 return Err(left);
             }
@@ -61,13 +72,13 @@ impl Breaker {
     }
 
     /// How much longer the store is left alone.
-    pub(super) fn resting(&self) -> Option<Duration> {
+    pub(super) fn resting(&self, now: Instant) -> Option<Duration> {
         let until = self.state().resting?;
-        Some(until.saturating_duration_since(Instant::now()))
+        Some(until.saturating_duration_since(now))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -93,11 +104,11 @@ impl Permit {
     /// All went well.
     pub(super) fn succeeded(mut self) {
         self.probe = false;
-        *self.breaker.state() = State::default();
+        *self.breaker.state() = State::new(self.breaker.first);
     }
 
     /// It did not.
-    pub(super) fn failed(mut self) {
+    pub(super) fn failed(mut self, now: Instant) {
         let mut state = self.breaker.state();
         if std::mem::take(&mut self.probe) {
             state.probing = false;
@@ -109,8 +120,8 @@ impl Permit {
             state.failures += 1;
         }
         if state.failures >= FAILURES {
-            state.resting = Some(Instant::now() + state.pause);
-            state.pause = (state.pause * 2).min(LONGEST_PAUSE);
+            state.resting = Some(now + state.pause);
+            state.pause = (state.pause * 2).min(self.breaker.first * LONGEST);
         }
     }
 }
@@ -127,54 +138,50 @@ impl Drop for Permit {
 mod tests {
     use super::*;
 
-    fn failing(breaker: &Arc<Breaker>, times: u32) {
+    const FIRST: Duration = Duration::from_secs(5);
+
+    fn failing(breaker: &Arc<Breaker>, times: u32, now: Instant) {
         for _ in 0..times {
-            breaker.permit().unwrap().failed();
+            breaker.permit(now).unwrap().failed(now);
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn three_failures_in_a_row_and_a_doubling_pause() {
-        let breaker = Arc::new(Breaker::default());
-        failing(&breaker, 2);
-        breaker.permit().unwrap().succeeded();
-        failing(&breaker, 2);
-        assert!(breaker.permit().is_ok(), "three, but not in a row");
-        failing(&breaker, 1);
+    #[test]
+    fn three_failures_in_a_row_and_a_doubling_pause() {
+        let (breaker, mut now) = (Breaker::new(FIRST), Instant::now());
+        failing(&breaker, 2, now);
+        breaker.permit(now).unwrap().succeeded();
+        failing(&breaker, 2, now);
+        assert!(breaker.permit(now).is_ok(), "three, but not in a row");
+        failing(&breaker, 1, now);
         for pause in [5, 10, 20, 40, 60, 60] {
             let pause = Duration::from_secs(pause);
-            assert_eq!(breaker.permit().unwrap_err(), pause);
-            assert_eq!(breaker.resting(), Some(pause));
-            tokio::time::advance(pause).await;
-            breaker.permit().unwrap().failed();
+            assert_eq!(breaker.permit(now).unwrap_err(), pause);
+            assert_eq!(breaker.resting(now), Some(pause));
+            now += pause;
+            breaker.permit(now).unwrap().failed(now);
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn one_probe_at_a_time() {
-        let breaker = Arc::new(Breaker::default());
-        let late = breaker.permit().unwrap();
-        failing(&breaker, 3);
-        late.failed();
-        assert_eq!(
-            breaker.permit().unwrap_err(),
-            FIRST_PAUSE,
-            "the late one counts nothing"
-        );
-        tokio::time::advance(FIRST_PAUSE).await;
-        let probe = breaker.permit().unwrap();
-        assert!(breaker.permit().is_err());
+    #[test]
+    fn one_probe_at_a_time() {
+        let (breaker, mut now) = (Breaker::new(FIRST), Instant::now());
+        let late = breaker.permit(now).unwrap();
+        failing(&breaker, 3, now);
+        late.failed(now);
+        let left = breaker.permit(now).unwrap_err();
+        assert_eq!(left, FIRST, "the late one counts nothing");
+        now += FIRST;
+        let probe = breaker.permit(now).unwrap();
+        assert!(breaker.permit(now).is_err());
         drop(probe);
-        let mut probe = breaker.permit().unwrap();
+        let mut probe = breaker.permit(now).unwrap();
         probe.answered();
-        breaker.permit().unwrap().failed();
-        assert_eq!(
-            breaker.permit().unwrap_err(),
-            FIRST_PAUSE * 2,
-            "answered, and failed in the end"
-        );
+        breaker.permit(now).unwrap().failed(now);
+        let left = breaker.permit(now).unwrap_err();
+        assert_eq!(left, FIRST * 2, "answered, and failed in the end");
         probe.succeeded();
-        failing(&breaker, 2);
-        assert!(breaker.permit().is_ok());
+        failing(&breaker, 2, now);
+        assert!(breaker.permit(now).is_ok());
     }
 }

@@ -30,6 +30,9 @@ pub enum Failure {
     /// A record's path that cannot be one.
     #[error("`{0}` cannot be the path of a record")]
     Path(String),
+    /// Somebody else is writing the same object.
+    #[error("somebody else is writing the object")]
+    Busy,
     /// Anything else, as the innermost cause says it.
     #[error("the object store failed: {0}")]
     Other(String),
@@ -77,6 +80,7 @@ impl Failure {
             Self::Answered(_)
             | Self::Damaged(_)
             | Self::Path(_)
+            | Self::Busy
             | Self::Other(_)
             | Self::Stopping => ObjectOutcome::Failed,
         }
@@ -86,7 +90,9 @@ impl Failure {
     pub(super) fn is_the_stores(&self) -> bool {
         match self {
             Self::Answered(answer) => answer.status != StatusCode::RANGE_NOT_SATISFIABLE,
-            Self::Skipped(_) | Self::Damaged(_) | Self::Path(_) | Self::Stopping => false,
+            Self::Skipped(_) | Self::Damaged(_) | Self::Path(_) | Self::Busy | Self::Stopping => {
+                false
+            }
             Self::Timeout(_) | Self::Unreachable(_) | Self::Denied(_) | Self::Other(_) => true,
         }
     }

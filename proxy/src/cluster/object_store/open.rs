@@ -189,7 +189,7 @@ impl Parts<'_> {
     fn s3(self) -> Result<Pair, OpenError> {
         let mut builder = AmazonS3Builder::from_env();
         for (name, value) in self.options() {
-            let key = self.key::<AmazonS3ConfigKey>("S3", name)?;
+            let key = key::<AmazonS3ConfigKey>("S3", name)?;
             match key {
                 AmazonS3ConfigKey::SecretAccessKey | AmazonS3ConfigKey::Token => {
                     return Err(secret(name));
@@ -212,7 +212,7 @@ impl Parts<'_> {
     fn gcs(self) -> Result<Pair, OpenError> {
         let mut builder = GoogleCloudStorageBuilder::from_env();
         for (name, value) in self.options() {
-            let key = self.key::<GoogleConfigKey>("GCS", name)?;
+            let key = key::<GoogleConfigKey>("GCS", name)?;
             match key {
                 GoogleConfigKey::ServiceAccountKey | GoogleConfigKey::BearerToken => {
                     return Err(secret(name));
@@ -232,7 +232,7 @@ impl Parts<'_> {
     fn azure(self) -> Result<Pair, OpenError> {
         let mut builder = MicrosoftAzureBuilder::from_env();
         for (name, value) in self.options() {
-            let key = self.key::<AzureConfigKey>("Azure", name)?;
+            let key = key::<AzureConfigKey>("Azure", name)?;
             match key {
                 AzureConfigKey::AccessKey
                 | AzureConfigKey::ClientSecret
@@ -260,14 +260,14 @@ impl Parts<'_> {
             .filter(|(name, _)| *name != "ca")
             .map(|(name, value)| (name.as_str(), value.as_str()))
     }
+}
 
-    fn key<K: std::str::FromStr>(&self, kind: &'static str, name: &str) -> Result<K, OpenError> {
-        name.parse().map_err(|_| OpenError::Option {
-            kind,
-            name: name.to_owned(),
-            mend: "docs/object-store.md shows what there is",
-        })
-    }
+fn key<K: std::str::FromStr>(kind: &'static str, name: &str) -> Result<K, OpenError> {
+    name.parse().map_err(|_| OpenError::Option {
+        kind,
+        name: name.to_owned(),
+        mend: "docs/object-store.md shows what there is",
+    })
 }
 
 /// The scheme of the endpoint decides, as everywhere in larder.

@@ -13,6 +13,7 @@ use object_store::{
     path::Path,
 };
 use prometheus_client::metrics::counter::Counter;
+use tokio::time::Instant;
 
 use super::{Failure, LARGEST_RECORD, Object, breaker::Permit};
 
@@ -61,7 +62,7 @@ pub(super) async fn first(
     };
     let size = result.meta.size;
     let range = Range::new(result.range.start, result.range.end);
-    let mut rest = chunks(result, stall);
+    let mut rest = chunks(result, stall).fuse().boxed();
     let first = match rest.next().await {
         Some(chunk) => Some(chunk?),
         None => None,
@@ -79,37 +80,39 @@ pub(super) fn object(found: Found, permit: Permit, read: &Counter) -> Object {
     let left = found.range.len();
     let chunks = stream::iter(found.first.map(Ok)).chain(found.rest).boxed();
     let state = (chunks, Some(permit), read.clone(), left);
-    let body = stream::unfold(state, |(mut chunks, mut permit, read, left)| async move {
-        let permit_left = permit.take()?;
-        let chunk = match chunks.next().await {
-            Some(Ok(chunk)) if chunk.len() as u64 <= left => Ok(chunk),
-            Some(Ok(_)) => Err(Failure::Damaged("the object store sent more than it said")),
-            Some(Err(failure)) => Err(failure),
-            None if left == 0 => {
-                permit_left.succeeded();
-                return None;
-            }
-            None => Err(Failure::Unreachable("its answer broke off".to_owned())),
-        };
-        match chunk {
-            Ok(chunk) => {
+    let body = stream::unfold(state, |(mut chunks, permit, read, left)| async move {
+        let permit = permit?;
+        let failure = match chunks.next().await {
+            Some(Ok(chunk)) if chunk.len() as u64 <= left => {
                 let len = chunk.len() as u64;
                 read.inc_by(len);
-                Some((Ok(chunk), (chunks, Some(permit_left), read, left - len)))
+                // A reader that has what it asked for does not look for the end.
+                let permit = if len == left {
+                    permit.succeeded();
+                    None
+                } else {
+                    Some(permit)
+                };
+                return Some((Ok(chunk), (chunks, permit, read, left - len)));
             }
-            Err(failure) => {
-                if failure.is_the_stores() {
-                    permit_left.failed();
-                }
-                Some((Err(failure), (chunks, None, read, left)))
+            None if left == 0 => {
+                permit.succeeded();
+                return None;
             }
+            Some(Ok(_)) => Failure::Damaged("the object store sent more than it said"),
+            Some(Err(failure)) => failure,
+            None => Failure::Unreachable("its answer broke off".to_owned()),
+        };
+        if failure.is_the_stores() {
+            permit.failed(Instant::now());
         }
+        Some((Err(failure), (chunks, None, read, left)))
     });
     Object {
         size: found.size,
         start: found.range.start,
         end: found.range.end,
-        body: body.boxed(),
+        body: body.fuse().boxed(),
     }
 }
 

@@ -47,16 +47,18 @@ impl Pace {
 
     /// Waits until `bytes` may be sent.
     async fn wait(&self, bytes: u64) {
-        let Some(rate) = self.rate else {
-            return;
-        };
-        let at = {
-            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-            let at = (*free).max(Instant::now());
-            *free = at + Duration::from_secs_f64(bytes as f64 / rate as f64);
-            at
-        };
-        tokio::time::sleep_until(at).await;
+        if let Some(at) = self.reserve(bytes, Instant::now()) {
+            tokio::time::sleep_until(at).await;
+        }
+    }
+
+    /// When `bytes` may be sent, for whoever comes at `now`.
+    fn reserve(&self, bytes: u64, now: Instant) -> Option<Instant> {
+        let rate = self.rate?;
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = (*free).max(now);
+        *free = at + Duration::from_secs_f64(bytes as f64 / rate as f64);
+        Some(at)
     }
 }
 
@@ -108,7 +110,7 @@ impl Upload<'_> {
                 Err(Error::AlreadyExists { .. }) => {
                     return match self.size().await? {
                         Some(there) if there == size => Ok(Written::AlreadyThere),
-                        _ => Err(Failure::Other("somebody else writes the object".into())),
+                        _ => Err(Failure::Busy),
                     };
                 }
                 // A store without conditions: the same bytes are written twice at worst.
@@ -286,17 +288,21 @@ mod tests {
         assert_eq!(part_size(huge) % (1 << 20), 0);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn all_share_one_rate() {
+    #[test]
+    fn all_share_one_rate() {
         let pace = Pace::new(Some(1000));
-        let began = Instant::now();
-        tokio::join!(pace.wait(500), pace.wait(500), pace.wait(1));
-        assert_eq!(began.elapsed().as_millis(), 1000);
-        tokio::time::advance(Duration::from_secs(60)).await;
-        let began = Instant::now();
-        pace.wait(5000).await;
-        assert_eq!(began.elapsed().as_millis(), 0, "idle time is not saved up");
-        pace.wait(1).await;
-        assert_eq!(began.elapsed().as_millis(), 5000);
+        let now = Instant::now() + Duration::from_mins(1);
+        let at = |bytes, now: Instant| pace.reserve(bytes, now).unwrap() - now;
+        assert_eq!(at(500, now), Duration::ZERO);
+        assert_eq!(at(500, now), Duration::from_millis(500));
+        assert_eq!(at(1, now), Duration::from_secs(1));
+        let later = now + Duration::from_mins(1);
+        assert_eq!(at(5000, later), Duration::ZERO);
+        assert_eq!(
+            at(1, later),
+            Duration::from_secs(5),
+            "idle time is not saved up"
+        );
+        assert_eq!(Pace::new(None).reserve(1 << 40, now), None);
     }
 }

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -23,16 +24,24 @@ const UPLOADS: usize = 2;
 /// The longest pause between two attempts at one thing.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
+/// How writing ends: first nothing new is begun that would have to wait, then everything stops.
+#[derive(Clone, Default)]
+struct Ends {
+    closing: CancellationToken,
+    stop: CancellationToken,
+}
+
 impl ObjectStore {
     /// Writes what comes until larder stops; what is due then still has a bounded time.
     pub async fn run(self: Arc<Self>, mut watch: Watch) {
-        let stop = CancellationToken::new();
+        let ends = Ends::default();
         let mut tasks = tokio::task::JoinSet::new();
         for _ in 0..UPLOADS {
-            tasks.spawn(Arc::clone(&self).write_blobs(stop.clone()));
+            tasks.spawn(Arc::clone(&self).write_blobs(ends.clone()));
         }
-        tasks.spawn(Arc::clone(&self).write_records(stop.clone()));
+        tasks.spawn(Arc::clone(&self).write_records(ends.clone()));
         watch.stopped().await;
+        ends.closing.cancel();
         let unwritten = self.blobs.close() + self.records.close();
         let all = async { while tasks.join_next().await.is_some() {} };
         tokio::pin!(all);
@@ -40,7 +49,7 @@ impl ObjectStore {
             .await
             .is_err()
         {
-            stop.cancel();
+            ends.stop.cancel();
             all.await;
         }
         let (left, _) = self.blobs.length();
@@ -52,13 +61,13 @@ impl ObjectStore {
         }
     }
 
-    async fn write_blobs(self: Arc<Self>, stop: CancellationToken) {
-        while let Some(job) = next(&self.blobs, &stop).await {
+    async fn write_blobs(self: Arc<Self>, ends: Ends) {
+        while let Some(job) = next(&self.blobs, &ends.stop).await {
             let path = self.blob_path(&job.key);
-            let upload = self.upload(&path, &stop);
+            let upload = self.upload(&path, &ends.stop);
             let distrusted = self.is_distrusted(&job.key);
             let written = upload.blob(&job.key, &job.value, job.bytes, distrusted);
-            let written = self.attempt(&stop, written).await;
+            let written = self.attempt(&ends, written).await;
             if written.is_ok() {
                 self.trust(&job.key);
             }
@@ -66,16 +75,16 @@ impl ObjectStore {
         }
     }
 
-    async fn write_records(self: Arc<Self>, stop: CancellationToken) {
-        while let Some(job) = next(&self.records, &stop).await {
+    async fn write_records(self: Arc<Self>, ends: Ends) {
+        while let Some(job) = next(&self.records, &ends.stop).await {
             let written = match self.record_path(&job.key) {
                 Ok(path) => {
-                    let upload = self.upload(&path, &stop);
+                    let upload = self.upload(&path, &ends.stop);
                     let written = async {
                         upload.record(job.value.clone()).await?;
                         Ok(Written::Now)
                     };
-                    self.attempt(&stop, written).await
+                    self.attempt(&ends, written).await
                 }
                 Err(failure) => Err(failure),
             };
@@ -101,22 +110,23 @@ impl ObjectStore {
     /// Waits until the store is asked at all, then writes.
     async fn attempt(
         &self,
-        stop: &CancellationToken,
+        ends: &Ends,
         write: impl Future<Output = Result<Written, Failure>>,
     ) -> Result<Written, Failure> {
         let permit = loop {
-            match self.writing.permit() {
+            match self.writing.permit(Instant::now()) {
                 Ok(permit) => break permit,
                 Err(left) => tokio::select! {
                     () = tokio::time::sleep(left) => {}
-                    () = stop.cancelled() => return Err(Failure::Stopping),
+                    // A store that is left alone is not worth an end that takes longer.
+                    () = ends.closing.cancelled() => return Err(Failure::Stopping),
                 },
             }
         };
         let written = write.await;
         match &written {
             Ok(_) => permit.succeeded(),
-            Err(failure) if failure.is_the_stores() => permit.failed(),
+            Err(failure) if failure.is_the_stores() => permit.failed(Instant::now()),
             Err(_) => {}
         }
         written
@@ -156,7 +166,7 @@ impl ObjectStore {
                     let pause = pause
                         .min(LONGEST_PAUSE)
                         .mul_f64(0.5 + fastrand::f64() / 2.0);
-                    job.due = tokio::time::Instant::now() + pause;
+                    job.due = Instant::now() + pause;
                     job
                 });
                 let given_up = again.is_none();
@@ -175,5 +185,8 @@ async fn next<K: Eq + Clone, V>(line: &Line<K, V>, stop: &CancellationToken) -> 
     if stop.is_cancelled() {
         return None;
     }
-    line.next().await
+    tokio::select! {
+        job = line.next() => job,
+        () = stop.cancelled() => None,
+    }
 }
