@@ -13,6 +13,7 @@
 mod breaker;
 mod connector;
 mod failure;
+mod limits;
 mod line;
 mod open;
 mod read;
@@ -36,7 +37,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use larder_shared::{Digest, Range};
-use object_store::{BackoffConfig, RetryConfig, path::Path};
+use object_store::path::Path;
 use tokio::time::Instant;
 
 use crate::{
@@ -45,70 +46,13 @@ use crate::{
     metrics::{ObjectOperation, ObjectOutcome, ObjectStoreMetrics},
 };
 use breaker::{Breaker, Permit};
+use limits::{BLOB_BYTES, BLOBS, DISTRUSTED, LARGEST_RECORD, Limits, RECORD_BYTES, RECORDS};
 use line::{Job, Line, Pushed};
-use open::{Backend, Patience};
+use open::Backend;
 use upload::Pace;
 
 pub use failure::{Answer, Failure};
 pub use open::OpenError;
-
-/// A record is no larger.
-pub const LARGEST_RECORD: u64 = 1 << 20;
-
-/// So many blobs wait at most, each with its file open; and so many of their bytes, which stay on disk although evicted.
-const BLOBS: usize = 256;
-const BLOB_BYTES: u64 = 16 << 30;
-
-/// So many records wait at most, in memory.
-const RECORDS: usize = 4096;
-const RECORD_BYTES: u64 = 16 << 20;
-
-/// So many digests are remembered as wrong in the store.
-const DISTRUSTED: usize = 1024;
-
-/// Times and counts that tests shorten.
-#[derive(Debug, Clone)]
-struct Limits {
-    /// A read has so long until its first byte.
-    first_byte: Duration,
-    /// And so long between two bytes.
-    stall: Duration,
-    patience: Patience,
-    /// One that failed repeatedly is left alone for so long at first.
-    rest: Duration,
-    /// A write is dropped after so many failures.
-    attempts: u32,
-    /// The pause after the first of them; it doubles.
-    pause: Duration,
-    /// What is under way has so long when larder stops.
-    finish: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            first_byte: Duration::from_secs(1),
-            stall: Duration::from_secs(5),
-            patience: Patience {
-                read: Duration::from_secs(10),
-                write: Duration::from_mins(1),
-                retry: RetryConfig {
-                    backoff: BackoffConfig {
-                        init_backoff: Duration::from_millis(200),
-                        max_backoff: Duration::from_secs(5),
-                        base: 2.0,
-                    },
-                    max_retries: 2,
-                    retry_timeout: Duration::from_mins(1),
-                },
-            },
-            rest: Duration::from_secs(5),
-            attempts: 5,
-            pause: Duration::from_secs(2),
-            finish: Duration::from_secs(10),
-        }
-    }
-}
 
 /// The store. Whoever reads is never held up for long, and whoever writes never at all.
 #[derive(Debug)]

@@ -258,6 +258,14 @@ fn a_cluster_is_understood_and_what_makes_no_sense_is_refused() {
                 .to_owned(),
             "AWS_SECRET_ACCESS_KEY",
         ),
+        (
+            "object_store = { url = \"s3://a\", max_rate = \"0\" }".to_owned(),
+            "leave it out",
+        ),
+        (
+            "object_store = { url = \"s3://a\", max_rate = \"80%\" }".to_owned(),
+            "per second",
+        ),
     ] {
         let error = parse(&format!("[cluster]\n{text}\n"))
             .unwrap_err()

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::process::{Daemon, free_port, run, succeeded};
 
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 const REQUEST: Duration = Duration::from_mins(2);
 
 /// The one identity it knows, and its secret.
@@ -85,9 +85,12 @@ impl SeaweedFs {
         self.daemon.as_ref().map(Daemon::pid)
     }
 
-    /// Stops it; its ports then refuse connections.
+    /// Ends it by `kill -9`, since it takes its time otherwise; its ports then refuse connections.
     pub fn stop(&mut self) {
-        self.daemon = None;
+        if let Some(mut daemon) = self.daemon.take() {
+            daemon.kill();
+        }
+        self.ports.forget_sockets();
     }
 
     /// Starts it again on the same ports with the same content.
@@ -122,6 +125,8 @@ impl SeaweedFs {
 
     /// The keys of all objects that begin with `prefix`, in order.
     pub async fn keys(&self, prefix: &str) -> Result<Vec<String>> {
+        // curl signs the query as it is written.
+        let prefix = prefix.replace('/', "%2F");
         let query = format!("?list-type=2&prefix={prefix}");
         let file = self.dir.join(format!("list-{:016x}", fastrand::u64(..)));
         let shown = file.display().to_string();
@@ -164,10 +169,13 @@ impl SeaweedFs {
     async fn launch(&mut self) -> Result<()> {
         let log = self.dir.join("weed.log");
         let mut weed = Command::new(program());
-        weed.arg("server").current_dir(&self.dir);
+        weed.arg("-logtostderr=true").arg("server");
+        weed.current_dir(&self.dir).env("TMPDIR", &self.dir);
         weed.args(self.ports.arguments());
         weed.args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-dir=data"]);
         weed.args(["-master.volumeSizeLimitMB=256", "-volume.max=20"]);
+        // It is alone: nobody else could be elected.
+        weed.args(["-master.electionTimeout=1s", "-master.resumeState=false"]);
         weed.args(["-filer", "-filer.localSocket=filer.sock"]);
         weed.args(["-s3", "-s3.config=s3.json", "-s3.localSocket=s3.sock"]);
         // It would tell its makers that it runs.
@@ -190,7 +198,22 @@ impl SeaweedFs {
     }
 }
 
+impl Drop for SeaweedFs {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
 impl Ports {
+    /// It makes sockets at places of its own choice.
+    fn forget_sockets(&self) {
+        for part in ["master", "volume", "filer", "s3"] {
+            for port in &self.others {
+                let _ = std::fs::remove_file(format!("/tmp/seaweedfs-{part}-grpc-{port}.sock"));
+            }
+        }
+    }
+
     fn free() -> Result<Self> {
         let mut found = Vec::new();
         while found.len() < 8 {

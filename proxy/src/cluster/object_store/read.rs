@@ -15,7 +15,7 @@ use object_store::{
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
-use super::{Failure, LARGEST_RECORD, Object, breaker::Permit};
+use super::{Failure, Object, breaker::Permit, limits::LARGEST_RECORD};
 
 /// A directory's files are read in pieces of this size.
 const PIECE: u64 = 1 << 20;

@@ -7,8 +7,9 @@ mod writes;
 use std::{collections::BTreeMap, io::Write as _};
 
 use futures_util::StreamExt as _;
+use object_store::RetryConfig;
 
-use super::*;
+use super::{open::Patience, *};
 use crate::drain::Drain;
 use fake::{Fake, Fault};
 
