@@ -128,7 +128,9 @@ async fn a_body_that_stalls_or_breaks_ends_in_an_error() {
         fake.fail(move |_| Some(fault.clone()));
         let object = store.get(&digest, ALL).await.unwrap().unwrap();
         assert_eq!(object.size, 1000);
+        let began = Instant::now();
         assert_eq!(body(object).await.unwrap_err().outcome(), outcome);
+        assert!(began.elapsed() < BOUNDED);
     }
     fake.heal();
     let failure = store.get(&digest, ALL).await.unwrap_err();
