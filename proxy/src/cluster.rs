@@ -15,13 +15,16 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use futures_util::{
+    StreamExt as _,
+    stream::{self, FuturesUnordered},
+};
 use http::Method;
 use larder_shared::{Digest, Role};
 
 use self::{
     hints::Hints,
-    members::Members,
+    members::{Admission, Members},
     peers::Peers,
     placement::{Key, Turn},
     records::{Kept, Records},
@@ -39,6 +42,10 @@ pub const RECORDS: &str = "/larder/v1/records";
 
 /// Keepers are asked within this time: somebody waits for an answer, in an outage.
 const RECALL: Duration = Duration::from_millis(250);
+
+/// The same for everybody, where the keepers know nothing.
+const RECALL_ANY: Duration = Duration::from_millis(700);
+const RECALLED_AT_ONCE: usize = 64;
 
 /// A keeper is told within this time, or not at all.
 const TELL: Duration = Duration::from_secs(2);
@@ -93,14 +100,30 @@ impl Cluster {
         )
     }
 
+    /// Whether a member is worth asking. One that was avoided long enough is probed meanwhile.
+    pub fn admits(self: &Arc<Self>, member: SocketAddr) -> bool {
+        let admission = self.members.admission(member);
+        if admission == Admission::Probe {
+            let cluster = Arc::clone(self);
+            tokio::spawn(async move {
+                if cluster.peers.lives(member).await {
+                    cluster.members.answered(member);
+                } else {
+                    cluster.members.failed(member);
+                }
+            });
+        }
+        admission == Admission::Ask
+    }
+
     /// Who is said to hold `digest`, as its keepers know.
-    pub async fn holders(&self, digest: &Digest, within: Duration) -> Vec<SocketAddr> {
+    pub async fn holders(self: &Arc<Self>, digest: &Digest, within: Duration) -> Vec<SocketAddr> {
         let (keepers, own) = (self.keepers(digest), self.members.view().own_address());
         let mut holders = self.hints.holders(digest);
         let path = format!("{HOLDERS}?digest={digest}");
         let mut answers: FuturesUnordered<_> = keepers
             .into_iter()
-            .filter(|keeper| Some(*keeper) != own && self.members.admits(*keeper))
+            .filter(|keeper| Some(*keeper) != own && self.admits(*keeper))
             .map(|keeper| {
                 self.peers
                     .call(keeper, Method::GET, &path, Bytes::new(), within)
@@ -121,7 +144,7 @@ impl Cluster {
     }
 
     /// Tells the keepers of `digest` that this node holds it.
-    pub async fn announce(&self, digest: &Digest) {
+    pub async fn announce(self: &Arc<Self>, digest: &Digest) {
         let view = self.members.view();
         let Some(own) = view.own_address().filter(|_| view.has_others()) else {
             return;
@@ -130,7 +153,7 @@ impl Cluster {
         for keeper in self.keepers(digest) {
             if keeper == own {
                 self.hints.add(*digest, own);
-            } else if self.members.admits(keeper) {
+            } else if self.admits(keeper) {
                 let told = self
                     .peers
                     .call(keeper, Method::POST, &path, Bytes::new(), TELL);
@@ -141,22 +164,39 @@ impl Cluster {
         }
     }
 
-    /// What the keepers of `thing` know of it, all of them together.
-    pub async fn recall(self: &Arc<Self>, thing: &Digest) -> Kept {
+    /// What is known of `thing` among the members: by its keepers, or, if they know nothing that is `enough`, by anybody.
+    pub async fn recall(self: &Arc<Self>, thing: &Digest, enough: impl Fn(&Kept) -> bool) -> Kept {
+        let known = self.recall_from(thing, self.keepers(thing), RECALL).await;
+        if enough(&known) {
+            return known;
+        }
+        let mut more = self
+            .recall_from(thing, self.members.view().others().collect(), RECALL_ANY)
+            .await;
+        more.merge(known);
+        more
+    }
+
+    async fn recall_from(
+        self: &Arc<Self>,
+        thing: &Digest,
+        whom: Vec<SocketAddr>,
+        within: Duration,
+    ) -> Kept {
         let own = self.members.view().own_address();
         let path = format!("{RECORDS}?thing={thing}");
         let (cluster, key) = (Arc::clone(self), *thing);
         let here = tokio::task::spawn_blocking(move || cluster.records.get(&key));
         let mut known = here.await.ok().flatten().unwrap_or_default();
-        let mut answers: FuturesUnordered<_> = self
-            .keepers(thing)
+        let others = whom
             .into_iter()
-            .filter(|keeper| Some(*keeper) != own && self.members.admits(*keeper))
-            .map(|keeper| {
+            .filter(|member| Some(*member) != own && self.admits(*member));
+        let mut answers = stream::iter(others)
+            .map(|member| {
                 self.peers
-                    .call(keeper, Method::GET, &path, Bytes::new(), RECALL)
+                    .call(member, Method::GET, &path, Bytes::new(), within)
             })
-            .collect();
+            .buffer_unordered(RECALLED_AT_ONCE);
         while let Some(answer) = answers.next().await {
             let told = answer.ok();
             if let Some(told) = told.and_then(|text| serde_json::from_slice(&text).ok()) {
@@ -174,14 +214,17 @@ impl Cluster {
             return;
         }
         let (path, text) = (format!("{RECORDS}?thing={thing}"), json(&news));
+        // Here as well: the keepers may be out of reach, now or when somebody asks.
+        let cluster = Arc::clone(&self);
+        let put = tokio::task::spawn_blocking(move || cluster.records.put(&thing, news));
+        if let Ok(Err(error)) = put.await {
+            tracing::debug!(%error, "a record cannot be kept");
+        }
         for keeper in self.keepers(&thing) {
             if Some(keeper) == view.own_address() {
-                let (cluster, news) = (Arc::clone(&self), news.clone());
-                let put = tokio::task::spawn_blocking(move || cluster.records.put(&thing, news));
-                if let Ok(Err(error)) = put.await {
-                    tracing::debug!(%error, "a record cannot be kept");
-                }
-            } else if self.members.admits(keeper) {
+                continue;
+            }
+            if self.admits(keeper) {
                 let told = self
                     .peers
                     .call(keeper, Method::POST, &path, text.clone(), TELL);

@@ -135,7 +135,11 @@ struct Seat {
 #[derive(Clone, Debug)]
 enum Wants {
     /// The size is not known yet; bytes from here on, if that much can be told from the request.
-    Opening { start: Option<u64>, whole: bool },
+    Opening {
+        start: Option<u64>,
+        end: Option<u64>,
+        whole: bool,
+    },
     /// Everything from here to the end, to be right as a whole.
     Whole { at: u64 },
     /// From here to the end, but perhaps the reader leaves early.

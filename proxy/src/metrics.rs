@@ -189,7 +189,14 @@ macro_rules! label {
     };
 }
 
-label!(Tier, Outcome, Asked, PeerAskedOutcome, ObjectOperation, ObjectOutcome);
+label!(
+    Tier,
+    Outcome,
+    Asked,
+    PeerAskedOutcome,
+    ObjectOperation,
+    ObjectOutcome
+);
 
 /// A role as a label.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

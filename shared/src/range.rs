@@ -135,6 +135,17 @@ impl RangeHeader {
         }
     }
 
+    /// Where the first part ends, if that can be told without the length.
+    pub fn first_end(&self) -> Option<u64> {
+        match self {
+            Self::Bytes(specs) => match specs.first()? {
+                Spec::Bounded(_, last) => last.checked_add(1),
+                Spec::Open(_) | Spec::Suffix(_) => None,
+            },
+            Self::Whole | Self::Never => None,
+        }
+    }
+
     /// Where the first part begins, if that can be told without the length.
     pub fn first_start(&self) -> Option<u64> {
         match self {

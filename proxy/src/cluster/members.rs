@@ -79,6 +79,7 @@ impl View {
 #[derive(Clone, Copy, Default, Debug)]
 struct Standing {
     failures: u32,
+    failed: Option<Instant>,
     avoided: Option<Instant>,
     distrusted: Option<Instant>,
 }
@@ -89,6 +90,16 @@ pub struct Members {
     config: Arc<ArcSwap<Config>>,
     view: ArcSwap<View>,
     standings: Mutex<HashMap<SocketAddr, Standing>>,
+}
+
+/// What to do about a member.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Admission {
+    Ask,
+    /// Not to be asked.
+    Avoid,
+    /// Not to be asked, but whoever gets this word finds out whether it is well again.
+    Probe,
 }
 
 /// How one member fares, for people.
@@ -164,23 +175,24 @@ impl Members {
         }
     }
 
-    /// Whether a member may be asked now. Once its time is over, the first to ask is the probe.
-    pub fn admits(&self, member: SocketAddr) -> bool {
+    /// Whether a member may be asked now. One whose time of being avoided is over is to be probed first, by whoever was
+    /// told so: no reader waits for that.
+    pub fn admission(&self, member: SocketAddr) -> Admission {
         let now = Instant::now();
         let mut standings = self.standings();
         let Some(standing) = standings.get_mut(&member) else {
-            return true;
+            return Admission::Ask;
         };
         if standing.distrusted.is_some_and(|until| now < until) {
-            return false;
+            return Admission::Avoid;
         }
         match standing.avoided {
-            Some(until) if now < until => false,
+            Some(until) if now < until => Admission::Avoid,
             Some(_) => {
                 standing.avoided = Some(now + AVOID_FIRST);
-                true
+                Admission::Probe
             }
-            None => true,
+            None => Admission::Ask,
         }
     }
 
@@ -189,9 +201,13 @@ impl Members {
         let mut standings = self.standings();
         let standing = standings.entry(member).or_default();
         // Several streams that break together are one failure.
-        if standing.avoided.is_some_and(|until| Instant::now() < until) && standing.failures > 0 {
+        let together = standing
+            .failed
+            .is_some_and(|at| at.elapsed() < AVOID_FIRST / 2);
+        if together {
             return;
         }
+        standing.failed = Some(Instant::now());
         standing.failures += 1;
         let pause = AVOID_FIRST * (1 << (standing.failures - 1).min(5));
         standing.avoided =
@@ -202,6 +218,7 @@ impl Members {
     pub fn answered(&self, member: SocketAddr) {
         if let Some(standing) = self.standings().get_mut(&member) {
             standing.failures = 0;
+            standing.failed = None;
             standing.avoided = None;
         }
     }
@@ -321,13 +338,24 @@ mod tests {
     fn who_fails_is_avoided_and_who_lies_is_distrusted() {
         let members = members("[\"127.7.0.3:7422\"]", "");
         let other: SocketAddr = "127.7.0.3:7422".parse().unwrap();
-        assert!(members.admits(other));
+        assert_eq!(members.admission(other), Admission::Ask);
         members.failed(other);
-        assert!(!members.admits(other));
+        assert_eq!(members.admission(other), Admission::Avoid);
         members.answered(other);
-        assert!(members.admits(other));
+        assert_eq!(members.admission(other), Admission::Ask);
         members.distrust(other);
         members.answered(other);
-        assert!(!members.admits(other));
+        assert_eq!(members.admission(other), Admission::Avoid);
+    }
+
+    #[test]
+    fn one_that_was_avoided_long_enough_is_probed_once() {
+        let members = members("[\"127.7.0.3:7422\"]", "");
+        let other: SocketAddr = "127.7.0.3:7422".parse().unwrap();
+        members.failed(other);
+        let over = Instant::now();
+        members.standings().get_mut(&other).unwrap().avoided = Some(over);
+        assert_eq!(members.admission(other), Admission::Probe);
+        assert_eq!(members.admission(other), Admission::Avoid);
     }
 }

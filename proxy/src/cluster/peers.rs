@@ -42,8 +42,14 @@ const CONNECT: Duration = Duration::from_millis(250);
 
 /// Nothing for this long, and the member is asked whether it is alive; it has this long to say so. Together they are how
 /// long a reader waits for a member that is gone.
-const QUIET: Duration = Duration::from_millis(100);
-const SIGN_OF_LIFE: Duration = Duration::from_millis(150);
+const QUIET: Duration = Duration::from_millis(70);
+const SIGN_OF_LIFE: Duration = Duration::from_millis(90);
+
+/// How long signs take is measured this often while a member is asked for something.
+const MEASURED: Duration = Duration::from_secs(2);
+
+/// A member that is heard so soon after it was taken for dead was only slow.
+const FALSE_ALARM: Duration = Duration::from_secs(1);
 
 /// However slow a member has been, it has no longer than this.
 const SLOWEST: Duration = Duration::from_secs(1);
@@ -52,7 +58,7 @@ const SLOWEST: Duration = Duration::from_secs(1);
 const LATE: Duration = Duration::from_millis(50);
 
 /// A member that lives but brings nothing for this long is given up all the same.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The head of an answer may take this long, a little less than what a client is told at the latest.
 const HEAD: Duration = Duration::from_millis(4500);
@@ -125,8 +131,13 @@ struct Pool {
 struct Voice {
     /// When it was last heard, in milliseconds since the start.
     heard: AtomicU64,
-    /// How long it has to show a sign of life, in milliseconds: longer where it was slow to, or was taken for dead.
+    /// How long it has to show a sign of life, in milliseconds: more where signs take long, be it that the network is full
+    /// or that the member is, and for one that was taken for dead and was not.
     patience: AtomicU64,
+    /// When it was last asked for a sign.
+    asked: AtomicU64,
+    /// When it was last taken for dead; 0 if it was heard since.
+    missed: AtomicU64,
 }
 
 impl Default for Voice {
@@ -134,13 +145,20 @@ impl Default for Voice {
         Self {
             heard: AtomicU64::new(0),
             patience: AtomicU64::new(SIGN_OF_LIFE.as_millis() as u64),
+            asked: AtomicU64::new(0),
+            missed: AtomicU64::new(0),
         }
     }
 }
 
 impl Voice {
     fn note(&self) {
-        self.heard.store(now(), Ordering::Relaxed);
+        let now = now();
+        self.heard.store(now, Ordering::Relaxed);
+        let missed = self.missed.swap(0, Ordering::Relaxed);
+        if missed > 0 && now.saturating_sub(missed) < FALSE_ALARM.as_millis() as u64 {
+            self.set_patience(2 * self.patience.load(Ordering::Relaxed));
+        }
     }
 
     fn is_quiet(&self) -> bool {
@@ -151,16 +169,29 @@ impl Voice {
         Duration::from_millis(self.patience.load(Ordering::Relaxed))
     }
 
-    /// A sign came after `took`, or did not come in time.
-    fn note_sign(&self, took: Option<Duration>) {
+    fn set_patience(&self, millis: u64) {
         let (least, most) = (SIGN_OF_LIFE.as_millis() as u64, SLOWEST.as_millis() as u64);
-        let before = self.patience.load(Ordering::Relaxed);
-        let after = match took {
-            Some(took) => (4 * took.as_millis() as u64).min(before),
-            None => 2 * before,
-        };
         self.patience
-            .store(after.clamp(least, most), Ordering::Relaxed);
+            .store(millis.clamp(least, most), Ordering::Relaxed);
+    }
+
+    /// Whether it is time to measure how long a sign takes.
+    fn is_due(&self) -> bool {
+        let (now, asked) = (now(), self.asked.load(Ordering::Relaxed));
+        let due = asked == 0 || now.saturating_sub(asked) >= MEASURED.as_millis() as u64;
+        if due {
+            self.asked.store(now.max(1), Ordering::Relaxed);
+        }
+        due
+    }
+
+    /// A sign came after `took`, or did not come in time. Patience rises at once and sinks by and by.
+    fn note_sign(&self, took: Option<Duration>) {
+        let before = self.patience.load(Ordering::Relaxed);
+        match took {
+            Some(took) => self.set_patience((4 * took.as_millis() as u64).max(before * 3 / 4)),
+            None => self.missed.store(now().max(1), Ordering::Relaxed),
+        }
     }
 }
 
@@ -225,6 +256,16 @@ impl Peers {
 
     /// Asks `member`. The answer is a 200 or 206 with a watched body.
     pub async fn ask(self: &Arc<Self>, member: SocketAddr, ask: &Ask) -> Result<Answer, Failure> {
+        if self.voice(member).is_due() {
+            let peers = Arc::clone(self);
+            tokio::spawn(async move {
+                // The first has to make the connection, perhaps, which says nothing about the next.
+                let warm = peers.call(member, Method::GET, ALIVE, Bytes::new(), SLOWEST);
+                if warm.await.is_ok() {
+                    peers.sign(member, SLOWEST).await;
+                }
+            });
+        }
         let asked = self.ask_uncounted(member, ask).await;
         let outcome = match &asked {
             Ok(_) => PeerAskedOutcome::Answered,
@@ -369,21 +410,24 @@ impl Peers {
     }
 
     /// Whether a member has just been heard, or says that it is alive.
-    async fn lives(self: &Arc<Self>, member: SocketAddr) -> bool {
+    pub async fn lives(self: &Arc<Self>, member: SocketAddr) -> bool {
         let voice = self.voice(member);
         if !voice.is_quiet() {
             return true;
         }
-        let peers = Arc::clone(self);
-        let sign = async move {
-            let (begun, patience) = (Instant::now(), voice.patience());
-            let alive = peers.call(member, Method::GET, ALIVE, Bytes::new(), patience);
-            let lives = alive.await.is_ok();
-            voice.note_sign(lives.then(|| begun.elapsed()));
-            // Where this node comes late itself, the silence says nothing about the member.
-            lives || begun.elapsed() > patience + LATE
-        };
+        let (peers, patience) = (Arc::clone(self), voice.patience());
+        let sign = async move { peers.sign(member, patience).await };
         self.signs.run(member, sign).await.unwrap_or(false)
+    }
+
+    /// Asks for a sign of life and takes note of how long it takes.
+    async fn sign(&self, member: SocketAddr, patience: Duration) -> bool {
+        let begun = Instant::now();
+        let alive = self.call(member, Method::GET, ALIVE, Bytes::new(), patience);
+        let lives = alive.await.is_ok();
+        self.voice(member).note_sign(lives.then(|| begun.elapsed()));
+        // Where this node comes late itself, the silence says nothing about the member.
+        lives || begun.elapsed() > patience + LATE
     }
 }
 

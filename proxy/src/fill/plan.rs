@@ -119,6 +119,15 @@ impl View<'_> {
         Step::Fetch { range, depth }
     }
 
+    /// What to fetch for a gap: whole spans for a reader of this node. Another member has rounded already, and waits for the
+    /// very bytes that it asks for.
+    fn rounded(&self, demand: &Demand, gap: Range, run: u64) -> Range {
+        if demand.depth < DEPTH {
+            return Range::new(gap.start, gap.end.min(gap.start + run));
+        }
+        rounded(&self.covered(demand.depth), gap, self.size, run)
+    }
+
     /// The gap of `within` whose turn it is.
     fn turn(&self, covered: &Spans, within: Range) -> Option<Range> {
         let first = covered.first_missing(within)?;
@@ -165,7 +174,7 @@ pub fn next(view: &View<'_>) -> Step {
         let mut nearer = view.flights.iter().filter(|f| f.depth <= demand.depth);
         match nearer.find(|f| f.at <= gap.start && gap.start < f.end) {
             None => {
-                let range = rounded(&view.covered(demand.depth), gap, view.size, run);
+                let range = view.rounded(demand, gap, run);
                 return view.fetch(range, demand.depth);
             }
             Some(flight) if gap.start - flight.at > PATIENCE => {
@@ -182,7 +191,7 @@ pub fn next(view: &View<'_>) -> Step {
         let covered = view.covered(demand.depth);
         let within = Range::new(demand.range.start, demand.range.end.min(view.size));
         if let Some(gap) = view.turn(&covered, within) {
-            return view.fetch(rounded(&covered, gap, view.size, run), demand.depth);
+            return view.fetch(view.rounded(demand, gap, run), demand.depth);
         }
     }
     // The rest of the blob.

@@ -56,6 +56,7 @@ impl Reader {
         let own = source.clone();
         let wants = Wants::Opening {
             start: range.first_start(),
+            end: range.first_end(),
             whole,
         };
         state.seats.insert(

@@ -33,7 +33,7 @@ const SEARCHED_AT_ONCE: usize = 32;
 const SEARCH: Duration = Duration::from_millis(1500);
 
 /// Keepers are asked for holders within this time.
-const KEEPER: Duration = Duration::from_millis(80);
+const KEEPER: Duration = Duration::from_millis(25);
 
 /// Whom a stream asks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -294,7 +294,7 @@ async fn open_holder(
     holders: &[SocketAddr],
 ) -> Option<Opened> {
     for member in holders {
-        if fill.has_failed(ANY_RUN, *member) || !fills.cluster.members.admits(*member) {
+        if fill.has_failed(ANY_RUN, *member) || !fills.cluster.admits(*member) {
             continue;
         }
         match open_peer(fills, fill, source, range, *member, Role::Holder).await {

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     cluster::placement::RUN,
     store::Partial,
-    upstream::{Failure, Want},
+    upstream::{Failure, Subject, Want},
 };
 
 impl Running {
@@ -46,6 +46,12 @@ impl Running {
                     continue;
                 }
                 Some(Ok(opened)) => {
+                    if let Some(member) = opened.member
+                        && !self.confirms(&source, opened.size).await
+                    {
+                        self.fill.note_failed(sources::ANY_RUN, member);
+                        continue;
+                    }
                     let size = opened.size;
                     self.fits(size)?;
                     let partial = self.begin(size).await?;
@@ -111,6 +117,30 @@ impl Running {
                     }
                 }
             }
+        }
+    }
+
+    /// Whether a length that only a member has told is the right one. Readers are told it before the bytes are verified, so
+    /// where no manifest says what it is, the origin is asked for it. In an outage the member is believed.
+    async fn confirms(&self, source: &Source, size: u64) -> bool {
+        if self.fills.expected(&self.fill.digest).is_some() {
+            return true;
+        }
+        let subject = Subject::Blob(self.fill.digest);
+        let mut ask = self.fills.place(source).ask(subject, Want::Head);
+        let mut answer = self.fills.upstreams.ask(&ask).await;
+        if let Err(Failure::Refused(_) | Failure::Invalid { .. }) = answer {
+            // Public ECR refuses a HEAD that it would allow as a GET.
+            ask.want = Want::Part(Range::new(0, 1));
+            answer = self.fills.upstreams.ask(&ask).await;
+        }
+        match answer {
+            Ok(answer) => {
+                let told = answer.content_range().map(|(_, total)| total);
+                told.or(answer.content_length())
+                    .is_none_or(|told| told == size)
+            }
+            Err(_) => true,
         }
     }
 
@@ -235,12 +265,15 @@ pub(super) fn first_want(fill: &Fill, depth: u8) -> Want {
     let state = lock(&fill.state);
     let seats = state.seats.values().filter(|seat| seat.depth == depth);
     let starts = seats.filter_map(|seat| match seat.wants {
-        Wants::Opening { start, .. } => start,
+        Wants::Opening { start, end, .. } => Some((start?, end)),
         _ => None,
     });
-    match (state.whole && depth == DEPTH, starts.min()) {
+    let first = starts.min();
+    match (state.whole && depth == DEPTH, first.map(|(start, _)| start)) {
         (false, Some(start)) if depth < DEPTH => {
-            Want::Part(Range::new(start, (start / RUN + 1) * RUN))
+            let run = (start / RUN + 1) * RUN;
+            let end = first.and_then(|(_, end)| end).unwrap_or(run);
+            Want::Part(Range::new(start, end.clamp(start + 1, run)))
         }
         (true, _) => Want::Part(Range::new(0, 2 * WINDOW)),
         (false, Some(start)) => Want::Part(Range::new(

@@ -105,7 +105,7 @@ impl Running {
         let worth_it = |member: &SocketAddr| {
             !self.fill.has_failed(run, *member)
                 && !suspects.contains(member)
-                && cluster.members.admits(*member)
+                && cluster.admits(*member)
         };
         let candidates = cluster.candidates(&self.fill.digest, run, depth);
         match candidates.into_iter().find(|(member, _)| worth_it(member)) {
@@ -123,6 +123,7 @@ impl Running {
         via: Via,
         permit: Option<OwnedSemaphorePermit>,
     ) {
+        tracing::trace!(blob.digest = %self.fill.digest, ?range, ?via, "a stream begins");
         let (id, track) = self.track(range, source.clone(), via, permit);
         let (fills, fill, partial) = (
             Arc::clone(&self.fills),
@@ -337,11 +338,13 @@ fn demands(fill: &Fill, size: u64) -> (Vec<Demand>, bool) {
         Wants::Opening {
             start: Some(start),
             whole: false,
+            ..
         } => vec![Range::new(*start, start.saturating_add(1))],
         // A suffix, or nothing that fits: the last byte stands for it.
         Wants::Opening {
             start: None,
             whole: false,
+            ..
         } => vec![Range::new(size.saturating_sub(1), size)],
         Wants::Opening { .. } => Vec::new(),
         Wants::Whole { at } => vec![Range::new(*at, size)],

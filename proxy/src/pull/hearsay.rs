@@ -20,7 +20,8 @@ impl Pull {
     /// Asks what the other members know of this repository, this caller and this tag. Whether anything of it is new.
     pub(super) async fn hear(&self, place: &Place, route: &Route) -> bool {
         let thing = of_repository(&place.registry, &place.repository);
-        let known = self.cluster.recall(&thing).await;
+        let verdict = |kept: &Kept| kept.public().is_some() || !kept.grants.is_empty();
+        let known = self.cluster.recall(&thing, verdict).await;
         let who = place.identity.shared().map(|who| who.to_string());
         let accepted = who.and_then(|who| known.grants.get(&who).copied());
         let accepted = accepted.filter(|at| *at > 0);
@@ -31,7 +32,8 @@ impl Pull {
             && place.record.tag(tag).is_none()
         {
             let thing = of_tag(&place.registry, &place.repository, tag);
-            if let Some(told) = self.cluster.recall(&thing).await.tag {
+            let known = self.cluster.recall(&thing, |kept| kept.tag.is_some());
+            if let Some(told) = known.await.tag {
                 // Looked up, not checked: it must never count as fresh here.
                 let record = TagRecord {
                     digest: told.digest,

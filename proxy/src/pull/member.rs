@@ -144,7 +144,7 @@ impl Pull {
         digest: &Digest,
     ) -> Option<Manifest> {
         for (member, role) in self.cluster.candidates(digest, 0, DEPTH) {
-            if self.cluster.members.admits(member)
+            if self.cluster.admits(member)
                 && let Some(manifest) = self.manifest_from(place, digest, member, role).await
             {
                 return Some(manifest);

@@ -71,7 +71,7 @@ impl Plan {
             strangers: Vec::new(),
             upstreams: Vec::new(),
             config: String::new(),
-            log_level: "info".to_owned(),
+            log_level: "larder=trace".to_owned(),
             key: format!("{:032x}{:032x}\n", fastrand::u128(..), fastrand::u128(..)),
         }
     }
