@@ -94,10 +94,10 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
     let store = Store::open(&config.store.path)?;
     let config = Arc::new(ArcSwap::from_pointee(config));
     let metrics = Arc::new(Metrics::new());
-    let client = tokio::task::spawn_blocking(Client::new).await?;
+    let client = Arc::new(tokio::task::spawn_blocking(Client::new).await?);
     let upstreams = Arc::new(Upstreams::new(
         Arc::clone(&config),
-        client,
+        Arc::clone(&client),
         Arc::clone(&metrics),
     ));
     let listen = Listen {
@@ -114,8 +114,9 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
     let cluster = Cluster::new(
         Arc::clone(&config),
         Arc::clone(&metrics),
+        &client,
         store.root().join("cluster"),
-    );
+    )?;
     // What is wrong with the certificate is said before anything runs.
     cluster.peers.tls()?;
     let (grants, key) = store.grants();
@@ -238,6 +239,9 @@ impl Bound {
         }
         let cluster = Arc::clone(&self.pull.cluster);
         tokio::task::spawn_blocking(move || cluster.records.sweep());
+        if let Some(store) = &self.pull.cluster.store {
+            tokio::spawn(Arc::clone(store).run(watch.clone()));
+        }
         let members = Arc::clone(&self.pull.cluster.members);
         tokio::spawn(members.run(watch.clone()));
         tokio::spawn(keep::run(Arc::clone(&self.pull), watch.clone()));

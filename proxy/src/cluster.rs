@@ -3,6 +3,7 @@
 //! Owns who the members are, who fetches what, and how members are asked. Knows neither this node's disk nor registries:
 //! where bytes go and whether somebody may have them is decided by who calls.
 
+pub mod durable;
 pub mod hints;
 pub mod members;
 pub mod object_store;
@@ -25,11 +26,12 @@ use larder_shared::{Digest, Role};
 use self::{
     hints::Hints,
     members::{Admission, Members},
+    object_store::{ObjectStore, OpenError},
     peers::Peers,
     placement::{Key, Turn},
     records::{Kept, Records},
 };
-use crate::{config::Config, metrics::Metrics};
+use crate::{client::Client, config::Config, metrics::Metrics};
 
 /// So many members are asked for a run, one after the other, before a node fetches it itself.
 const ASKED: usize = 2;
@@ -60,18 +62,30 @@ pub struct Cluster {
     pub peers: Arc<Peers>,
     pub hints: Hints,
     pub records: Records,
+    /// The object store, if there is one.
+    pub store: Option<Arc<ObjectStore>>,
 }
 
 impl Cluster {
     /// `dir` is where the records are that this node keeps for others.
-    pub fn new(config: Arc<ArcSwap<Config>>, metrics: Arc<Metrics>, dir: PathBuf) -> Arc<Self> {
+    pub fn new(
+        config: Arc<ArcSwap<Config>>,
+        metrics: Arc<Metrics>,
+        client: &Arc<Client>,
+        dir: PathBuf,
+    ) -> Result<Arc<Self>, OpenError> {
+        let store = match &config.load().cluster.object_store {
+            Some(store) => Some(ObjectStore::open(store, client, &metrics.object_store)?),
+            None => None,
+        };
         let members = Arc::new(Members::new(Arc::clone(&config)));
-        Arc::new(Self {
+        Ok(Arc::new(Self {
+            store: store.map(Arc::new),
             peers: Arc::new(Peers::new(config, Arc::clone(&members), metrics)),
             members,
             hints: Hints::default(),
             records: Records::new(dir),
-        })
+        }))
     }
 
     /// Whether there are other members.
@@ -98,6 +112,11 @@ impl Cluster {
             view.own.is_some() && root.first() == view.own.as_ref(),
             run,
         )
+    }
+
+    /// Whether anybody but upstream may know of something.
+    pub fn is_there(&self) -> bool {
+        self.has_others() || self.store.is_some()
     }
 
     /// Whether a member is worth asking. One that was avoided long enough is probed meanwhile.
@@ -206,11 +225,16 @@ impl Cluster {
         known
     }
 
-    /// Tells the keepers of `thing` what this node knows of it, unless they were told a moment ago.
+    /// Whether `news` of `thing` is worth telling: it is new, or was not told for a moment.
+    pub fn is_news(&self, thing: &Digest, news: &Kept) -> bool {
+        let word = Digest::sha256(&json(&news.timeless()));
+        self.records.is_news(thing, &word)
+    }
+
+    /// Tells the keepers of `thing` what this node knows of it.
     pub async fn remember(self: Arc<Self>, thing: Digest, news: Kept) {
         let view = self.members.view();
-        let word = Digest::sha256(&json(&news.timeless()));
-        if !view.has_others() || !self.records.is_news(&thing, &word) {
+        if !view.has_others() {
             return;
         }
         let (path, text) = (format!("{RECORDS}?thing={thing}"), json(&news));

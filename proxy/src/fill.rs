@@ -31,7 +31,10 @@ use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
     num::NonZeroUsize,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::Waker,
 };
 
@@ -42,7 +45,7 @@ use tokio::sync::{Notify, OnceCell, Semaphore};
 
 use crate::{
     access::{Access, Place},
-    cluster::Cluster,
+    cluster::{Cluster, durable::KeptLink},
     config::Config,
     identity::Identity,
     metrics::Metrics,
@@ -175,6 +178,8 @@ struct State {
     resumed: bool,
     /// The first bytes came from another member.
     by_member: bool,
+    /// The object store has brought some of the bytes.
+    by_object: bool,
 }
 
 impl State {
@@ -223,6 +228,10 @@ struct Fill {
     hinted: OnceCell<Vec<SocketAddr>>,
     /// Who holds it, once everybody was asked.
     found: OnceCell<Vec<SocketAddr>>,
+    /// Whose it is in the object store, and how long.
+    durable: OnceCell<Option<(Source, u64)>>,
+    /// The object store has failed this fill, and is not asked again.
+    object_failed: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -249,11 +258,14 @@ impl Fill {
                 opened: false,
                 resumed: false,
                 by_member: false,
+                by_object: false,
             }),
             demand: Notify::new(),
             failed: Mutex::default(),
             hinted: OnceCell::new(),
             found: OnceCell::new(),
+            durable: OnceCell::new(),
+            object_failed: AtomicBool::new(false),
         }
     }
 
@@ -264,6 +276,10 @@ impl Fill {
     fn has_failed(&self, run: u64, member: SocketAddr) -> bool {
         let failed = lock(&self.failed);
         failed.contains(&(run, member)) || failed.contains(&(sources::ANY_RUN, member))
+    }
+
+    fn has_failed_object(&self) -> bool {
+        self.object_failed.load(Ordering::Relaxed)
     }
 
     /// Whether somebody on this node reads, and not members alone.
@@ -435,6 +451,18 @@ impl Fills {
     /// How long a blob should be, if a manifest has said so.
     fn expected(&self, digest: &Digest) -> Option<u64> {
         lock(&self.told).peek(digest).copied()
+    }
+
+    /// Has a committed blob written behind, for each of these repositories.
+    fn write_behind(&self, registry: &RegistryName, repositories: &[Repository], blob: &Blob) {
+        let link = KeptLink {
+            size: blob.size(),
+            media_type: None,
+        };
+        for repository in repositories {
+            self.cluster
+                .write_behind(registry, repository, *blob.digest(), &link, blob.handle());
+        }
     }
 
     /// Tells those members who keep such knowledge that this node holds a digest.

@@ -158,7 +158,7 @@ impl Pull {
         // Other members may know what upstream cannot say now.
         if let Err(error) = &answered
             && is_outage(error)
-            && self.cluster.has_others()
+            && self.cluster.is_there()
             && self.hear(&place, &request.route).await
         {
             answered = self.answer(&place, &request).await;

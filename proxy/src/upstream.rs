@@ -54,7 +54,7 @@ type LocationKey = (RegistryName, Repository, Digest, Fingerprint);
 #[derive(Debug)]
 pub struct Upstreams {
     config: Arc<ArcSwap<Config>>,
-    client: Client,
+    client: Arc<Client>,
     metrics: Arc<Metrics>,
     tokens: Tokens,
     /// Which challenge a repository of an endpoint answers with, so that the token comes with the first request.
@@ -86,7 +86,7 @@ pub struct EndpointView {
 }
 
 impl Upstreams {
-    pub fn new(config: Arc<ArcSwap<Config>>, client: Client, metrics: Arc<Metrics>) -> Self {
+    pub fn new(config: Arc<ArcSwap<Config>>, client: Arc<Client>, metrics: Arc<Metrics>) -> Self {
         Self {
             config,
             client,

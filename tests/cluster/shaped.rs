@@ -80,7 +80,9 @@ async fn eight_nodes_at_once_are_hardly_slower_than_one() {
     );
     eprintln!("{size} bytes over {LINK} Mbit/s: {figures}");
     assert!(upstream <= 1.05, "{figures}");
-    assert!(last <= 1.3 * by_one, "{figures}");
+    // How evenly chance deals out the runs weighs more in a small image: docs/simulation.md says how much.
+    let most = if size < 1_000_000_000 { 1.6 } else { 1.3 };
+    assert!(last <= most * by_one, "{figures}");
     // What the link carries beside the image: heads of packets, TLS, acknowledgements of what came.
     assert!(sent.iter().all(|sent| *sent <= 1.5 * 1.08), "{figures}");
     assert!(received.iter().all(|got| *got <= 1.15), "{figures}");

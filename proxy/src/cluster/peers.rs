@@ -19,6 +19,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, heade
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use larder_shared::{Digest, Range, RegistryName, Repository, Role};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     members::Members,
@@ -45,11 +46,17 @@ const CONNECT: Duration = Duration::from_millis(250);
 const QUIET: Duration = Duration::from_millis(70);
 const SIGN_OF_LIFE: Duration = Duration::from_millis(90);
 
+/// How long a member has while nothing is known of how long its signs take: a connection has to be made first.
+const UNMEASURED: Duration = Duration::from_millis(301);
+
 /// How long signs take is measured this often while a member is asked for something.
-const MEASURED: Duration = Duration::from_secs(2);
+const MEASURED: Duration = Duration::from_millis(500);
+
+/// Requests to one member at once. More would each cost a handshake and bring nothing.
+const AT_ONCE: usize = 4;
 
 /// A member that is heard so soon after it was taken for dead was only slow.
-const FALSE_ALARM: Duration = Duration::from_secs(1);
+const FALSE_ALARM: Duration = Duration::from_millis(400);
 
 /// However slow a member has been, it has no longer than this.
 const SLOWEST: Duration = Duration::from_secs(1);
@@ -57,8 +64,9 @@ const SLOWEST: Duration = Duration::from_secs(1);
 /// A node whose own clock is so late has no time for anything.
 const LATE: Duration = Duration::from_millis(50);
 
-/// A member that lives but brings nothing for this long is given up all the same.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A member that lives but brings nothing for this long is given up all the same. Where upstream is slow, everybody waits
+/// for it, and asking another member would only have the same bytes sent twice.
+const PATIENCE: Duration = Duration::from_secs(19);
 
 /// The head of an answer may take this long, a little less than what a client is told at the latest.
 const HEAD: Duration = Duration::from_millis(4500);
@@ -138,15 +146,18 @@ struct Voice {
     asked: AtomicU64,
     /// When it was last taken for dead; 0 if it was heard since.
     missed: AtomicU64,
+    /// One for each request that may be under way.
+    slots: Arc<Semaphore>,
 }
 
 impl Default for Voice {
     fn default() -> Self {
         Self {
             heard: AtomicU64::new(0),
-            patience: AtomicU64::new(SIGN_OF_LIFE.as_millis() as u64),
+            patience: AtomicU64::new(UNMEASURED.as_millis() as u64),
             asked: AtomicU64::new(0),
             missed: AtomicU64::new(0),
+            slots: Arc::new(Semaphore::new(AT_ONCE)),
         }
     }
 }
@@ -189,7 +200,11 @@ impl Voice {
     fn note_sign(&self, took: Option<Duration>) {
         let before = self.patience.load(Ordering::Relaxed);
         match took {
-            Some(took) => self.set_patience((4 * took.as_millis() as u64).max(before * 3 / 4)),
+            Some(took) => {
+                let first = before == UNMEASURED.as_millis() as u64;
+                let sinking = if first { 0 } else { before * 3 / 4 };
+                self.set_patience((4 * took.as_millis() as u64).max(sinking));
+            }
             None => self.missed.store(now().max(1), Ordering::Relaxed),
         }
     }
@@ -313,6 +328,10 @@ impl Peers {
         if let Some(lent) = &ask.lent {
             request = request.header(header::AUTHORIZATION, lent.clone());
         }
+        let slot = Arc::clone(&self.voice(member).slots)
+            .acquire_owned()
+            .await
+            .ok();
         let response = self
             .watched(member, self.send(member, request, &path, Bytes::new()))
             .await?;
@@ -321,6 +340,7 @@ impl Peers {
                 partial: response.status() == StatusCode::PARTIAL_CONTENT,
                 body: Body {
                     voice: self.voice(member),
+                    _slot: slot,
                     peers: Arc::clone(self),
                     member,
                     incoming: response.into_parts(),
@@ -450,6 +470,7 @@ pub struct Body {
     peers: Arc<Peers>,
     member: SocketAddr,
     voice: Arc<Voice>,
+    _slot: Option<OwnedSemaphorePermit>,
     incoming: (http::response::Parts, Incoming),
     /// When it last brought something, or said that it is alive.
     heard: Instant,

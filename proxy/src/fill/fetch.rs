@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -76,13 +76,18 @@ pub struct Track {
     pub endpoint: AtomicUsize,
     /// Which member answered, if one did.
     pub member: OnceLock<SocketAddr>,
+    /// Whether the object store answered.
+    pub object: AtomicBool,
 }
 
 impl Track {
-    pub fn note_member(&self, member: Option<SocketAddr>) {
-        if let Some(member) = member {
+    /// Takes down who answered.
+    pub fn note(&self, opened: &Opened) {
+        if let Some(member) = opened.member {
             let _ = self.member.set(member);
         }
+        let object = matches!(opened.body, Body::Object(_));
+        self.object.store(object, Ordering::Relaxed);
     }
 }
 

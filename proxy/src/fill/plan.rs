@@ -50,6 +50,9 @@ pub struct Demand {
 #[derive(Clone, Copy)]
 pub struct Spread<'a> {
     pub run: u64,
+    /// How many streams may ask no other member. Others fetch their shares too: with many of each, everything would be
+    /// under way at once and nothing come to its end.
+    pub direct: usize,
     pub turn: &'a dyn Fn(u64) -> Turn,
 }
 
@@ -97,7 +100,11 @@ impl View<'_> {
     /// Whether there may be one more stream for a demand of this depth.
     fn has_room(&self, depth: u8) -> bool {
         let nearer = self.flights.iter().filter(|f| f.depth <= depth).count();
-        nearer < self.streams
+        let most = match self.spread {
+            Some(spread) if depth == 0 => spread.direct,
+            _ => self.streams,
+        };
+        nearer < most
     }
 
     /// What is here, or comes without waiting for more members than `depth` allows.
@@ -123,7 +130,9 @@ impl View<'_> {
     /// very bytes that it asks for.
     fn rounded(&self, demand: &Demand, gap: Range, run: u64) -> Range {
         if demand.depth < DEPTH {
-            return Range::new(gap.start, gap.end.min(gap.start + run));
+            let within = Range::new(gap.start, gap.end.min(gap.start + run));
+            let free = self.covered(demand.depth).first_missing(within);
+            return free.unwrap_or(within);
         }
         rounded(&self.covered(demand.depth), gap, self.size, run)
     }
@@ -131,16 +140,19 @@ impl View<'_> {
     /// The gap of `within` whose turn it is.
     fn turn(&self, covered: &Spans, within: Range) -> Option<Range> {
         let first = covered.first_missing(within)?;
-        let Some(Spread { run, turn }) = self.spread else {
+        let Some(Spread { run, turn, .. }) = self.spread else {
             return Some(first);
         };
         let runs = first.start / run..within.end.div_ceil(run).min(first.start / run + AHEAD);
-        let gaps = runs.filter_map(|index| {
-            let begin = (index * run).max(within.start);
-            let gap =
-                covered.first_missing(Range::new(begin, ((index + 1) * run).min(within.end)))?;
-            Some((turn(index), gap))
-        });
+        let direct = self.has_room(0);
+        let gaps = runs
+            .filter(|index| direct || turn(*index).1)
+            .filter_map(|index| {
+                let begin = (index * run).max(within.start);
+                let gap = covered
+                    .first_missing(Range::new(begin, ((index + 1) * run).min(within.end)))?;
+                Some((turn(index), gap))
+            });
         gaps.min_by_key(|(turn, _)| *turn).map(|(_, gap)| gap)
     }
 }
@@ -382,6 +394,7 @@ mod tests {
             view.streams = 8;
             view.spread = Some(Spread {
                 run: 4 * MIB,
+                direct: 8,
                 turn: &turn,
             });
             let Step::Fetch { range, depth } = next(&view) else {
@@ -416,7 +429,7 @@ mod tests {
             let mut id = 0;
             for _ in 0..10_000 {
                 let turn = |run: u64| (run.wrapping_mul(order | 1), false, run);
-                let spread = spread.then_some(Spread { run: 4 * MIB, turn: &turn });
+                let spread = spread.then_some(Spread { run: 4 * MIB, direct: streams, turn: &turn });
                 match next(&View { size, present: &present, flights: &flights, demands: &demands, whole, streams, ranged, spread }) {
                     Step::Fetch { range, depth } => {
                         prop_assert!(range.start < range.end && range.end <= size, "{range:?}");

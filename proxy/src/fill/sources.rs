@@ -19,6 +19,7 @@ use super::{
 use crate::{
     access::{Place, Verdict},
     cluster::{
+        object_store::Object,
         peers::{self, Ask},
         placement,
     },
@@ -57,6 +58,7 @@ impl Via {
 pub enum Body {
     Upstream(Incoming),
     Peer(Box<peers::Body>),
+    Object(Box<Object>),
 }
 
 /// What a body brings.
@@ -87,6 +89,12 @@ impl Body {
                     }
                 }
             },
+            Self::Object(object) => match timeout(idle, object.body.next()).await {
+                Ok(Some(Ok(data))) => Brought::Data(data),
+                Ok(Some(Err(failure))) => broken(failure.to_string(), false),
+                Ok(None) => Brought::End,
+                Err(_) => broken("the object store brings nothing".to_owned(), true),
+            },
             Self::Peer(body) => match body.next().await {
                 Some(Ok(data)) => Brought::Data(data),
                 Some(Err(failure)) => broken(failure.to_string(), false),
@@ -116,6 +124,11 @@ pub async fn open(
     if let (true, Some(range)) = (clustered, range) {
         let hinted = fill.hinted.get_or_init(|| hinted(fills, fill)).await;
         if let Some(opened) = open_holder(fills, fill, source, range, hinted).await {
+            return Ok(opened);
+        }
+    }
+    if let (Some(range), false) = (range, fill.has_failed_object()) {
+        if let Some(opened) = open_object(fills, fill, source, range).await {
             return Ok(opened);
         }
     }
@@ -283,6 +296,43 @@ impl Fills {
             lent,
         }
     }
+}
+
+/// The object store, if it says that the repository holds the digest.
+async fn open_object(fills: &Fills, fill: &Fill, source: &Source, range: Range) -> Option<Opened> {
+    let cluster = &fills.cluster;
+    cluster.store.as_ref()?;
+    let known = fills.place(source).record.link(&fill.digest);
+    let linked = fill.durable.get_or_init(|| async {
+        let (registry, repository) = (&source.registry, &source.repository);
+        let link = cluster.durable_link(registry, repository, &fill.digest);
+        link.await.map(|link| (source.clone(), link.size))
+    });
+    let size = match known {
+        Some(link) => link.size,
+        None => {
+            let (whose, size) = linked.await.as_ref()?;
+            (whose.repository == source.repository).then_some(*size)?
+        }
+    };
+    let object = cluster.durable_blob(&fill.digest, range).await?;
+    if object.size != size || object.start != range.start {
+        return None;
+    }
+    let mut state = lock(&fill.state);
+    if !state.served.contains(source) {
+        state.served.push(source.clone());
+    }
+    state.by_object = true;
+    drop(state);
+    Some(Opened {
+        size,
+        start: object.start,
+        ranged: true,
+        endpoint: usize::MAX,
+        member: None,
+        body: Body::Object(Box::new(object)),
+    })
 }
 
 /// The first of `holders` that has it.

@@ -147,7 +147,8 @@ impl Running {
     /// The bytes were wrong: whoever brought them is asked last from now on. Whether there is anybody else.
     pub(super) async fn distrust(&mut self) -> bool {
         // Without those members the rest will tell.
-        let mut others = !self.shares.is_empty() && self.restarts < RESTARTS;
+        let by_object = std::mem::take(&mut lock(&self.fill.state).by_object);
+        let mut others = (by_object || !self.shares.is_empty()) && self.restarts < RESTARTS;
         for (source, endpoint) in std::mem::take(&mut self.used) {
             self.fills
                 .upstreams

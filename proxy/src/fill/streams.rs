@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -68,6 +68,9 @@ impl Running {
                 ranged: self.ranged.load(Ordering::Relaxed),
                 spread: clustered.then_some(Spread {
                     run: RUN,
+                    // All together as many as one node would have by itself.
+                    direct: (MAX_STREAMS / self.fills.cluster.members.view().keys.len().max(1))
+                        .max(1),
                     turn: &turn,
                 }),
             });
@@ -160,7 +163,7 @@ impl Running {
                 track.end.store(partial.size(), Ordering::Release);
             }
             track.endpoint.store(opened.endpoint, Ordering::Relaxed);
-            track.note_member(opened.member);
+            track.note(&opened);
             note_proofs(&fill, &partial);
             answered(&fill);
             (
@@ -185,7 +188,7 @@ impl Running {
         note_proofs(&self.fill, partial);
         let (id, track) = self.track(range, source, via, None);
         track.endpoint.store(opened.endpoint, Ordering::Relaxed);
-        track.note_member(opened.member);
+        track.note(&opened);
         let (fill, partial, received) = (
             Arc::clone(&self.fill),
             Arc::clone(partial),
@@ -211,6 +214,7 @@ impl Running {
             end: AtomicU64::new(range.end),
             endpoint: AtomicUsize::new(usize::MAX),
             member: OnceLock::new(),
+            object: AtomicBool::new(false),
         });
         self.flights.push(Stream {
             id,
@@ -240,6 +244,11 @@ impl Running {
             let brought = Range::new(stream.start, stream.track.at.load(Ordering::Acquire));
             self.from_members += brought.len();
             self.shares.push((brought, *member));
+        }
+        if let (End::Broken { .. }, true) = (&end, stream.track.object.load(Ordering::Relaxed)) {
+            // Upstream brings the rest.
+            self.fill.object_failed.store(true, Ordering::Relaxed);
+            return Ok(());
         }
         let (why, stalled) = match end {
             End::Done => return Ok(()),

@@ -104,6 +104,7 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
                 });
             }
             let store = Arc::clone(&fills.store);
+            let kept = Arc::clone(partial.blob());
             let suspects = Arc::clone(&fills);
             let commit = move || {
                 suspects.name_liars(partial.blob());
@@ -118,6 +119,7 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
                 Ok(Ok(())) => {
                     fills.metrics.fills.committed.inc();
                     fills.announce(fill.digest);
+                    fills.write_behind(&fill.registry, &repositories, &kept);
                 }
                 Ok(Err(error)) => {
                     tracing::warn!(blob.digest = %fill.digest, %error, "a blob was served but could not be kept");
@@ -200,6 +202,13 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
     loop {
         match running.complete(&partial).await {
             Err(FillError::Digest) => {
+                if lock(&fill.state).by_object {
+                    // Its word is worth no more than a member's.
+                    fill.object_failed.store(true, Ordering::Relaxed);
+                    if let Some(store) = &fills.cluster.store {
+                        store.distrust(fill.digest);
+                    }
+                }
                 let others = running.distrust().await;
                 if !others || !take_back(fill) {
                     // The next fill names who lied.

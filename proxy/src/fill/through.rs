@@ -48,7 +48,7 @@ impl Passage {
     /// Leads to no registry at all.
     pub fn nowhere() -> Self {
         let config = Arc::new(arc_swap::ArcSwap::default());
-        let client = crate::client::Client::new();
+        let client = Arc::new(crate::client::Client::new());
         Self {
             upstreams: Arc::new(Upstreams::new(config, client, Arc::default())),
             source: Source {

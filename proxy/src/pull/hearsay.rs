@@ -21,7 +21,9 @@ impl Pull {
     pub(super) async fn hear(&self, place: &Place, route: &Route) -> bool {
         let thing = of_repository(&place.registry, &place.repository);
         let verdict = |kept: &Kept| kept.public().is_some() || !kept.grants.is_empty();
-        let known = self.cluster.recall(&thing, verdict).await;
+        let mut known = self.cluster.recall(&thing, verdict).await;
+        let (registry, repository) = (&place.registry, &place.repository);
+        known.merge(self.cluster.durable_verdict(registry, repository).await);
         let who = place.identity.shared().map(|who| who.to_string());
         let accepted = who.and_then(|who| known.grants.get(&who).copied());
         let accepted = accepted.filter(|at| *at > 0);
@@ -33,7 +35,9 @@ impl Pull {
         {
             let thing = of_tag(&place.registry, &place.repository, tag);
             let known = self.cluster.recall(&thing, |kept| kept.tag.is_some());
-            if let Some(told) = known.await.tag {
+            let mut known = known.await;
+            known.merge(self.cluster.durable_tag(registry, repository, tag).await);
+            if let Some(told) = known.tag {
                 // Looked up, not checked: it must never count as fresh here.
                 let record = TagRecord {
                     digest: told.digest,
@@ -60,7 +64,7 @@ impl Pull {
         let Route::Manifest(_, reference) = route else {
             return;
         };
-        if !self.cluster.has_others() {
+        if !self.cluster.is_there() {
             return;
         }
         let mut verdict = Kept::default();
@@ -85,24 +89,44 @@ impl Pull {
             }
             _ => return,
         }
-        let thing = of_repository(&place.registry, &place.repository);
-        if verdict != Kept::default() {
-            tokio::spawn(Arc::clone(&self.cluster).remember(thing, verdict));
-        }
-        if let (Reference::Tag(tag), true) = (reference, answered.is_ok())
-            && let Some(known) = place.record.tag(tag)
-        {
-            let news = Kept {
-                tag: Some(KeptTag {
-                    digest: known.digest,
-                    size: known.size,
-                    media_type: known.media_type,
-                    checked: known.checked,
-                }),
+        let told = match (reference, answered.is_ok()) {
+            (Reference::Tag(tag), true) => place.record.tag(tag).map(|known| (tag, known)),
+            _ => None,
+        };
+        let told = told.map(|(tag, known)| {
+            let known = KeptTag {
+                digest: known.digest,
+                size: known.size,
+                media_type: known.media_type,
+                checked: known.checked,
+            };
+            let kept = Kept {
+                tag: Some(known),
                 ..Kept::default()
             };
-            let thing = of_tag(&place.registry, &place.repository, tag);
-            tokio::spawn(Arc::clone(&self.cluster).remember(thing, news));
+            (tag, kept)
+        });
+        let (registry, repository) = (&place.registry, &place.repository);
+        let news = told.as_ref().map(|(tag, kept)| (*tag, kept));
+        let cluster = &self.cluster;
+        // Not every pull of a tag is worth a record: only what is new, or was not told for a while.
+        let mut word = verdict.clone();
+        word.tag = told.as_ref().and_then(|(_, kept)| kept.tag.clone());
+        let thing = match reference {
+            Reference::Tag(tag) => of_tag(registry, repository, tag),
+            Reference::Digest(_) => of_repository(registry, repository),
+        };
+        if !cluster.is_news(&thing, &word) {
+            return;
+        }
+        cluster.write_records(registry, repository, &verdict, news);
+        if verdict != Kept::default() {
+            let thing = of_repository(registry, repository);
+            tokio::spawn(Arc::clone(cluster).remember(thing, verdict));
+        }
+        if let Some((tag, kept)) = told {
+            let thing = of_tag(registry, repository, tag);
+            tokio::spawn(Arc::clone(cluster).remember(thing, kept));
         }
     }
 }

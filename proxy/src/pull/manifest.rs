@@ -11,6 +11,7 @@ use crate::{
     access::{Access, Place, Verdict},
     body::Body,
     client,
+    cluster::{Cluster, durable::KeptLink},
     fill::FillError,
     identity::Fingerprint,
     metrics::{Outcome, Tier},
@@ -149,7 +150,7 @@ impl Pull {
             .await;
         let mut pulled = match stored {
             Some(pulled) => pulled,
-            None if self.cluster.has_others() => {
+            None if self.cluster.is_there() => {
                 match self.manifest_from_anybody(place, &known.digest).await {
                     Some(manifest) => self.kept(place, manifest).pulled(head, Outcome::Miss),
                     None => return Err(failure.into()),
@@ -233,7 +234,7 @@ impl Pull {
     /// Fetches a manifest from the other members or from upstream, checks it, and keeps it.
     async fn fetch(&self, place: &Place, reference: Reference) -> Result<Arc<Manifest>, PullError> {
         let who = place.identity.fingerprint();
-        let (Reference::Digest(digest), true) = (&reference, self.cluster.has_others()) else {
+        let (Reference::Digest(digest), true) = (&reference, self.cluster.is_there()) else {
             return self.fetch_upstream(place, reference, who).await;
         };
         let digest = *digest;
@@ -272,7 +273,7 @@ impl Pull {
 
     fn kept(&self, place: &Place, manifest: Manifest) -> Arc<Manifest> {
         let manifest = Arc::new(manifest);
-        keep(&self.store, place, &manifest);
+        keep(&self.store, &self.cluster, place, &manifest);
         self.expect(&manifest.bytes);
         self.fills.announce(manifest.digest);
         manifest
@@ -295,6 +296,7 @@ impl Pull {
             Arc::clone(&self.store),
             Arc::clone(&self.upstreams),
             Arc::clone(&self.access),
+            Arc::clone(&self.cluster),
             place.clone(),
             reference,
         );
@@ -312,6 +314,7 @@ async fn fetch(
     store: Arc<Store>,
     upstreams: Arc<Upstreams>,
     access: Arc<Access>,
+    cluster: Arc<Cluster>,
     place: Place,
     reference: Reference,
 ) -> Result<Arc<Manifest>, PullError> {
@@ -345,7 +348,7 @@ async fn fetch(
                 }
                 let manifest = Arc::new(manifest);
                 if !media::is_schema1(&manifest.media_type) {
-                    keep(&store, &place, &manifest);
+                    keep(&store, &cluster, &place, &manifest);
                 }
                 return Ok(manifest);
             }
@@ -403,23 +406,33 @@ async fn read(place: &Place, reference: &Reference, answer: Answer) -> Result<Ma
 }
 
 /// Keeps a verified manifest. The client does not wait for the disk.
-fn keep(store: &Arc<Store>, place: &Place, manifest: &Arc<Manifest>) {
+fn keep(store: &Arc<Store>, cluster: &Arc<Cluster>, place: &Place, manifest: &Arc<Manifest>) {
     store.remember(&manifest.digest, &manifest.bytes);
     place.record.add_link(Link {
         digest: manifest.digest,
         size: manifest.bytes.len() as u64,
         media_type: Some(manifest.media_type.clone()),
     });
-    let (store, record, manifest) = (
-        Arc::clone(store),
-        Arc::clone(&place.record),
-        Arc::clone(manifest),
-    );
+    let (store, cluster, manifest) = (Arc::clone(store), Arc::clone(cluster), Arc::clone(manifest));
+    let (registry, repository) = (place.registry.clone(), place.repository.clone());
+    let record = Arc::clone(&place.record);
     tokio::task::spawn_blocking(move || {
         // A manifest that no repository is known to hold would be fetched again.
         record.flush();
         if let Err(error) = store.put(&manifest.digest, &manifest.bytes) {
             tracing::warn!(blob.digest = %manifest.digest, %error, "a manifest was served but could not be kept");
+        } else if let Some(blob) = store.peek(&manifest.digest) {
+            let link = KeptLink {
+                size: blob.size(),
+                media_type: Some(manifest.media_type.clone()),
+            };
+            cluster.write_behind(
+                &registry,
+                &repository,
+                manifest.digest,
+                &link,
+                blob.handle(),
+            );
         }
     });
 }

@@ -8,7 +8,7 @@ use std::{net::SocketAddr, pin::pin, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
 use http::header;
-use larder_shared::{Digest, RangeHeader, Reference, Role, Route, media};
+use larder_shared::{Digest, Range, RangeHeader, Reference, Role, Route, media};
 
 use super::{
     Manifest, Pull, PullError, Pulled,
@@ -166,7 +166,39 @@ impl Pull {
             .map(|member| self.manifest_from(place, digest, member, Role::Holder))
             .buffer_unordered(ASKED_AT_ONCE)
             .filter_map(std::future::ready);
-        pin!(asked).next().await
+        if let Some(manifest) = pin!(asked).next().await {
+            return Some(manifest);
+        }
+        self.manifest_from_store(place, digest).await
+    }
+
+    /// The same from the object store, if that says that the repository holds it.
+    async fn manifest_from_store(&self, place: &Place, digest: &Digest) -> Option<Manifest> {
+        let (registry, repository) = (&place.registry, &place.repository);
+        let link = self
+            .cluster
+            .durable_link(registry, repository, digest)
+            .await?;
+        let size = link.size.min(media::MAX_MANIFEST);
+        let mut object = self
+            .cluster
+            .durable_blob(digest, Range::new(0, size))
+            .await?;
+        let mut bytes = Vec::new();
+        while let Some(Ok(piece)) = object.body.next().await {
+            bytes.extend_from_slice(&piece);
+        }
+        if Digest::of(digest.algorithm(), &bytes) != *digest {
+            if let Some(store) = &self.cluster.store {
+                store.distrust(*digest);
+            }
+            return None;
+        }
+        Some(Manifest {
+            digest: *digest,
+            media_type: link.media_type?,
+            bytes: bytes.into(),
+        })
     }
 
     async fn manifest_from(

@@ -94,6 +94,11 @@ impl Blob {
         owners > 1
     }
 
+    /// The open file, for who reads it later.
+    pub fn handle(&self) -> Arc<File> {
+        Arc::clone(&self.file)
+    }
+
     pub(super) fn file(&self) -> &File {
         &self.file
     }

@@ -42,6 +42,7 @@ pub struct Plan {
     strangers: Vec<usize>,
     upstreams: Vec<(String, String)>,
     config: String,
+    environment: Vec<(String, String)>,
     log_level: String,
     /// What verdicts travel under.
     key: String,
@@ -71,7 +72,8 @@ impl Plan {
             strangers: Vec::new(),
             upstreams: Vec::new(),
             config: String::new(),
-            log_level: "larder=trace".to_owned(),
+            environment: Vec::new(),
+            log_level: "info".to_owned(),
             key: format!("{:032x}{:032x}\n", fastrand::u128(..), fastrand::u128(..)),
         }
     }
@@ -133,6 +135,16 @@ impl Plan {
         self
     }
 
+    /// Variables of every node's environment.
+    #[must_use]
+    pub fn environment(mut self, variables: &[(&str, &str)]) -> Self {
+        let own = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        self.environment.extend(own);
+        self
+    }
+
     /// What every node logs; `info` otherwise.
     #[must_use]
     pub fn log_level(mut self, level: &str) -> Self {
@@ -183,6 +195,9 @@ impl Plan {
             .log_level(&self.log_level);
         for (name, url) in &self.upstreams {
             builder = builder.upstream_at(name, url);
+        }
+        for (name, value) in &self.environment {
+            builder = builder.env(name, value);
         }
         if let Place::Hosts(hosts) = &self.place {
             builder = builder.host(&hosts[number]);

@@ -1,0 +1,147 @@
+//! What the object store is told and asked: blobs, and the small records that say whose they are.
+//!
+//! A blob there opens nothing by itself. Beside it lies a record for each repository that holds it, which a node wrote that
+//! had it from there; without one the blob is not used for that repository (promise P16). Credentials' verdicts stay out.
+//!
+//! ```text
+//! records/<registry>/<repository>/_link-sha256-<hex>    the repository holds the digest
+//! records/<registry>/<repository>/_tag-<tag>            what the tag pointed to, and when
+//! records/<registry>/<repository>/_verdict              when it was public, or was not
+//! ```
+
+use std::{fs::File, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use larder_shared::{Digest, Range, RegistryName, Repository, Tag};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{Cluster, object_store::Object, placement, records::Kept};
+
+/// Each keeper of a digest gives the one before it so much time to write the blob, the others more.
+const PRECEDENCE: Duration = Duration::from_secs(2);
+
+/// That a repository holds a digest.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct KeptLink {
+    pub size: u64,
+    /// Of a manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+}
+
+fn link_path(registry: &RegistryName, repository: &Repository, digest: &Digest) -> String {
+    let algorithm = digest.algorithm().as_str();
+    format!("{registry}/{repository}/_link-{algorithm}-{}", digest.hex())
+}
+
+fn tag_path(registry: &RegistryName, repository: &Repository, tag: &Tag) -> String {
+    format!("{registry}/{repository}/_tag-{tag}")
+}
+
+fn verdict_path(registry: &RegistryName, repository: &Repository) -> String {
+    format!("{registry}/{repository}/_verdict")
+}
+
+impl Cluster {
+    /// Has a verified blob written behind, and that `repository` holds it.
+    pub fn write_behind(
+        &self,
+        registry: &RegistryName,
+        repository: &Repository,
+        digest: Digest,
+        link: &KeptLink,
+        file: Arc<File>,
+    ) {
+        if let Some(store) = &self.store {
+            store.write_blob(digest, file, link.size, self.precedence(&digest));
+            store.write_record(&link_path(registry, repository, &digest), json(link));
+        }
+    }
+
+    /// Has written behind what is known of a tag and of who may read, without credentials.
+    pub fn write_records(
+        &self,
+        registry: &RegistryName,
+        repository: &Repository,
+        verdict: &Kept,
+        tag: Option<(&Tag, &Kept)>,
+    ) {
+        let Some(store) = &self.store else {
+            return;
+        };
+        let public = Kept {
+            public: verdict.public,
+            refused: verdict.refused,
+            ..Kept::default()
+        };
+        if public != Kept::default() {
+            store.write_record(&verdict_path(registry, repository), json(&public));
+        }
+        if let Some((tag, kept)) = tag {
+            store.write_record(&tag_path(registry, repository, tag), json(kept));
+        }
+    }
+
+    /// What the object store knows of who may read a repository.
+    pub async fn durable_verdict(&self, registry: &RegistryName, repository: &Repository) -> Kept {
+        let kept: Option<Kept> = self.read(&verdict_path(registry, repository)).await;
+        let mut kept = kept.unwrap_or_default();
+        kept.grants.clear();
+        kept
+    }
+
+    /// What the object store knows of a tag.
+    pub async fn durable_tag(
+        &self,
+        registry: &RegistryName,
+        repository: &Repository,
+        tag: &Tag,
+    ) -> Kept {
+        let kept = self.read(&tag_path(registry, repository, tag)).await;
+        kept.unwrap_or_default()
+    }
+
+    /// Whether the object store says that a repository holds a digest.
+    pub async fn durable_link(
+        &self,
+        registry: &RegistryName,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Option<KeptLink> {
+        self.read(&link_path(registry, repository, digest)).await
+    }
+
+    /// Bytes of a blob from the object store, unverified. Its failures are misses.
+    pub async fn durable_blob(&self, digest: &Digest, range: Range) -> Option<Object> {
+        let found = self.store.as_ref()?.get(digest, range).await;
+        found
+            .inspect_err(|failure| tracing::debug!(%failure, blob.digest = %digest, "the object store does not give a blob"))
+            .ok()?
+    }
+
+    /// How long this node waits before it writes a blob that others may hold as well.
+    fn precedence(&self, digest: &Digest) -> Duration {
+        let view = self.members.view();
+        if !view.has_others() {
+            return Duration::ZERO;
+        }
+        let ranked = placement::rank(&view.keys, digest, 0, super::KEEPERS);
+        let standing = view
+            .own
+            .and_then(|own| ranked.iter().position(|index| *index == own));
+        match standing {
+            Some(standing) => PRECEDENCE * standing as u32,
+            None => PRECEDENCE.mul_f64(super::KEEPERS as f64 * (1.0 + fastrand::f64())),
+        }
+    }
+
+    async fn read<T: DeserializeOwned>(&self, path: &str) -> Option<T> {
+        let text = self.store.as_ref()?.read_record(path).await.ok()??;
+        serde_json::from_slice(&text).ok()
+    }
+}
+
+/// Writing these types to memory cannot fail.
+fn json(value: &impl Serialize) -> Bytes {
+    serde_json::to_vec(value).unwrap_or_default().into()
+}

@@ -1,0 +1,191 @@
+//! The object store behind the nodes: it outlives all of them, and what is wrong with it harms no pull.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use larder_tests::fake::FakeRegistry;
+use larder_tests::image::{Image, build};
+use larder_tests::members::{Cluster, Plan};
+use larder_tests::real::SeaweedFs;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use super::{REPOSITORY, beside, doors, layers, within};
+
+/// How long what is written behind may take to arrive.
+const BEHIND: Duration = Duration::from_secs(30);
+
+/// A pull beside a broken store has no longer than this.
+const UNHARMED: Duration = Duration::from_secs(8);
+
+async fn seaweed() -> (TempDir, SeaweedFs) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = SeaweedFs::start(&dir.path().join("weed")).await;
+    (dir, store.expect("SeaweedFS"))
+}
+
+fn section(store: &SeaweedFs) -> String {
+    format!(
+        "[cluster.object_store]\nurl = \"s3://{}/larder\"\noptions = {{ endpoint = \"{}\" }}\n",
+        SeaweedFs::BUCKET,
+        store.endpoint()
+    )
+}
+
+fn plan(count: usize, fake: &FakeRegistry, store: &SeaweedFs) -> Plan {
+    let plan = Cluster::of(count).upstream(fake).config(&section(store));
+    plan.environment(&store.environment())
+}
+
+fn key(digest: &str) -> String {
+    let (algorithm, hex) = digest.split_once(':').expect("a digest");
+    format!("larder/blobs/{algorithm}/{}/{hex}", &hex[..2])
+}
+
+fn digests(image: &Image) -> Vec<&String> {
+    let layers = image.layers.iter().map(|layer| &layer.digest);
+    let own = [&image.config_digest, &image.manifest_digest];
+    layers.chain(own).collect()
+}
+
+/// Waits until the bucket has all of an image, and nothing waits in any node.
+async fn until_written(store: &SeaweedFs, image: &Image, cluster: &Cluster) {
+    let deadline = Instant::now() + BEHIND;
+    loop {
+        let keys = store.keys("larder/blobs/").await.expect("a list");
+        let there = digests(image)
+            .iter()
+            .all(|digest| keys.contains(&key(digest)));
+        let mut waiting = 0.0;
+        for node in cluster.nodes() {
+            waiting += node.metric_sum("larder_object_store_waiting").await;
+        }
+        if there && waiting == 0.0 {
+            return;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{waiting} wait, and there are {keys:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_comes_back_after_all_nodes_and_the_registry_are_gone() {
+    let _machine = beside().await;
+    let fake = FakeRegistry::start().await;
+    let (_dir, store) = seaweed().await;
+    let image = build(&fake, REPOSITORY, "v1", &layers(1, &[1, 5, 20]));
+    let cluster = plan(3, &fake, &store).start().await;
+    let before = doors(&cluster, &fake, REPOSITORY);
+    for got in join_all(before.iter().map(|door| door.pull("v1", &image))).await {
+        got.expect("an image");
+    }
+    until_written(&store, &image, &cluster).await;
+    let mut written = 0.0;
+    for node in cluster.nodes() {
+        written += node
+            .metric_sum("larder_object_store_written_bytes_total")
+            .await;
+    }
+    let most = image.size() as f64 * 1.1 + 100_000.0;
+    assert!(
+        written < most,
+        "{written} bytes were written of {}",
+        image.size()
+    );
+    drop(cluster);
+    fake.stop().await;
+    fake.reset_counts();
+
+    // New nodes with empty disks; one of them is a cluster of its own.
+    let cluster = plan(3, &fake, &store).start().await;
+    let after = doors(&cluster, &fake, REPOSITORY);
+    within("by tag", UNHARMED, || after[0].pull("v1", &image)).await;
+    let digest = &image.manifest_digest;
+    within("by digest", UNHARMED, || after[1].pull(digest, &image)).await;
+    assert_eq!(fake.requests(), []);
+}
+
+/// What lies in the bucket opens nothing for a repository that is not known to hold it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_digest_alone_opens_nothing() {
+    let _machine = beside().await;
+    let fake = FakeRegistry::start().await;
+    let (_dir, store) = seaweed().await;
+    let image = build(&fake, REPOSITORY, "v1", &layers(1, &[1]));
+    fake.put_blob("other/thing", "something else");
+    let cluster = plan(1, &fake, &store).start().await;
+    cluster
+        .door(0, &fake, REPOSITORY)
+        .pull("v1", &image)
+        .await
+        .expect("an image");
+    until_written(&store, &image, &cluster).await;
+    drop(cluster);
+    let cluster = plan(1, &fake, &store).start().await;
+    let layer = &image.layers[0].digest;
+    let other = cluster.door(0, &fake, "other/thing");
+    let refused = other.blob(layer).await.expect_err("nothing of another's");
+    assert!(refused.contains("404"), "{refused}");
+    fake.stop().await;
+    let refused = other.blob(layer).await.expect_err("nothing of another's");
+    assert!(refused.contains("503"), "{refused}");
+}
+
+/// Pulls at once through all nodes, and says how long the slowest took.
+async fn pull_all(cluster: &Cluster, fake: &FakeRegistry, image: &Image) -> Duration {
+    let doors = doors(cluster, fake, REPOSITORY);
+    let pulls = join_all(doors.iter().map(|door| door.pull("v1", image))).await;
+    let took = pulls.into_iter().map(|got| got.expect("an image").took);
+    took.max().unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_hangs_or_is_killed_harms_no_pull() {
+    let _machine = beside().await;
+    let fake = FakeRegistry::start().await;
+    let (_dir, mut store) = seaweed().await;
+    let cluster = plan(2, &fake, &store).start().await;
+    let pid = Pid::from_raw(store.pid().expect("it runs").cast_signed());
+    kill(pid, Signal::SIGSTOP).expect("our own child");
+    let image = build(&fake, REPOSITORY, "v1", &layers(1, &[1, 9]));
+    let hung = pull_all(&cluster, &fake, &image).await;
+    kill(pid, Signal::SIGCONT).expect("our own child");
+    assert!(hung < UNHARMED, "{hung:?} beside a store that hangs");
+    store.stop();
+    let image = build(&fake, REPOSITORY, "v1", &layers(2, &[1, 9]));
+    let dead = pull_all(&cluster, &fake, &image).await;
+    assert!(dead < UNHARMED, "{dead:?} beside a dead store");
+    store.start_again().await.expect("SeaweedFS");
+    // What waited is written once it is back.
+    until_written(&store, &image, &cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_denies_or_is_full_harms_no_pull() {
+    let _machine = beside().await;
+    let fake = FakeRegistry::start().await;
+    let (_dir, store) = seaweed().await;
+    let plan = Cluster::of(2).upstream(&fake).config(&section(&store));
+    let denied = [
+        ("AWS_ACCESS_KEY_ID", "larder-key"),
+        ("AWS_SECRET_ACCESS_KEY", "wrong"),
+        ("AWS_REGION", "us-east-1"),
+    ];
+    let cluster = plan.environment(&denied).start().await;
+    let image = build(&fake, REPOSITORY, "v1", &layers(1, &[1, 9]));
+    let took = pull_all(&cluster, &fake, &image).await;
+    assert!(took < UNHARMED, "{took:?} beside a store that denies");
+    assert_eq!(store.keys("larder/").await.expect("a list"), [""; 0]);
+    drop(cluster);
+
+    // A directory that takes nothing stands for a full one: root may write wherever there is room.
+    let full = "[cluster.object_store]\nurl = \"file:///proc\"\n";
+    let cluster = Cluster::of(2).upstream(&fake).config(full).start().await;
+    let image = build(&fake, REPOSITORY, "v1", &layers(2, &[1, 9]));
+    let took = pull_all(&cluster, &fake, &image).await;
+    assert!(took < UNHARMED, "{took:?} beside a full store");
+}
