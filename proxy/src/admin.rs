@@ -13,7 +13,10 @@ use std::{sync::Arc, time::Instant};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use larder_shared::{
-    admin::{Acted, FillStatus, Listen, Served, Status, StoreStatus, UpstreamStatus},
+    admin::{
+        Acted, ClusterStatus, FillStatus, Listen, MemberStatus, ObjectStoreStatus, Served, Status,
+        StoreStatus, UpstreamStatus,
+    },
     name::ImageName,
 };
 
@@ -86,6 +89,8 @@ impl Admin {
                 let totals = self.pull.store.totals();
                 self.metrics.store_bytes.set(totals.bytes as i64);
                 self.metrics.store_blobs.set(totals.blobs as i64);
+                let members = self.pull.cluster.members.view().addresses.len();
+                self.metrics.peers.members.set(members as i64);
                 self.metrics
                     .store_failing
                     .set(i64::from(self.pull.store.trouble().is_some()));
@@ -144,6 +149,9 @@ impl Admin {
             });
         }
         let totals = store.totals();
+        let looked = Arc::clone(store);
+        let partials = tokio::task::spawn_blocking(move || looked.partial_bytes());
+        let partial_bytes = partials.await.unwrap_or(0);
         let space = store.space();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -153,6 +161,7 @@ impl Admin {
                 path: store.root().display().to_string(),
                 blobs: totals.blobs,
                 bytes: totals.bytes,
+                partial_bytes,
                 max_bytes: space
                     .as_ref()
                     .map_or(0, |s| config.store.max_size.of(s.total)),
@@ -178,8 +187,39 @@ impl Admin {
             served: Served {
                 requests: self.metrics.answered(),
                 node_bytes: self.metrics.sent_from(Tier::Node),
+                cluster_bytes: self.metrics.sent_from(Tier::Cluster),
                 upstream_bytes: self.metrics.sent_from(Tier::Upstream),
             },
+            cluster: config.cluster.peers.is_some().then(|| self.cluster()),
+            object_store: config.cluster.object_store.as_ref().and_then(|named| {
+                let view = self.pull.cluster.store.as_ref()?.view();
+                Some(ObjectStoreStatus {
+                    url: named.url.clone(),
+                    waiting: view.queue as u64,
+                    waiting_bytes: view.waiting_bytes,
+                    written: view.written,
+                    already_there: view.already_there,
+                    dropped: view.dropped,
+                    last_error: view.last_error,
+                })
+            }),
+        }
+    }
+
+    fn cluster(&self) -> ClusterStatus {
+        let peers = &self.metrics.peers;
+        let members = self.pull.cluster.members.list().into_iter();
+        ClusterStatus {
+            members: members
+                .map(|member| MemberStatus {
+                    address: member.address.to_string(),
+                    own: member.own,
+                    state: member.state.to_owned(),
+                })
+                .collect(),
+            received_bytes: peers.received.get(),
+            sent_bytes: self.metrics.sent_to_members(),
+            distrusted: peers.distrusted.get(),
         }
     }
 }

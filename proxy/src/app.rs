@@ -282,6 +282,13 @@ impl Bound {
     }
 }
 
+/// What of the cluster is read at the start alone.
+fn at_start(config: &Config) -> impl PartialEq {
+    let peers = config.cluster.peers.as_ref();
+    let peers = peers.map(|peers| (peers.listen, peers.key.clone()));
+    (peers, config.cluster.object_store.clone())
+}
+
 /// Reads the configuration again and again. A bad file keeps the old one in force and is complained about once.
 async fn reload(reread: Reread, config: Arc<ArcSwap<Config>>) {
     let reread = Arc::new(reread);
@@ -300,9 +307,10 @@ async fn reload(reread: Reread, config: Arc<ArcSwap<Config>>) {
                     || old.telemetry != new.telemetry
                     || old.store.path != new.store.path
                     || old.admin != new.admin
+                    || at_start(&old) != at_start(&new)
                 {
                     tracing::warn!(
-                        "addresses, the store's path, the socket and the log take effect after a restart"
+                        "addresses, the store's path, the socket, the log, the cluster's key and the object store take effect after a restart"
                     );
                 }
                 complained = None;

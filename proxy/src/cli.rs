@@ -32,6 +32,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Show this node at a glance.
     Status(ask::StatusArgs),
+    /// Show the other members of the cluster and how they fare.
+    Peers(ask::StatusArgs),
     /// Say what a pull of an image would do, and why, without transferring the image.
     Explain(ask::ImageArgs),
     /// Keep an image: its content is never evicted.
@@ -78,6 +80,7 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve::serve(args),
         Command::Status(args) => ask::status(&args),
+        Command::Peers(args) => ask::peers(&args),
         Command::Explain(args) => ask::explain(&args),
         Command::Pin(args) => ask::pin(&args, true),
         Command::Unpin(args) => ask::pin(&args, false),

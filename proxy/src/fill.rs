@@ -33,9 +33,10 @@ use std::{
     num::NonZeroUsize,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Waker,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -212,9 +213,40 @@ impl State {
     }
 }
 
+/// When this node last received something that came from no other member.
+#[derive(Debug)]
+struct Flow {
+    start: Instant,
+    /// Milliseconds after `start`, at least 1; 0 for never.
+    at: AtomicU64,
+}
+
+impl Flow {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            start: Instant::now(),
+            at: AtomicU64::new(0),
+        })
+    }
+
+    fn now(&self) -> u64 {
+        self.start.elapsed().as_millis() as u64 + 1
+    }
+
+    fn note(&self) {
+        self.at.store(self.now(), Ordering::Relaxed);
+    }
+
+    fn since(&self) -> Option<Duration> {
+        let at = self.at.load(Ordering::Relaxed);
+        (at > 0).then(|| Duration::from_millis(self.now().saturating_sub(at)))
+    }
+}
+
 /// One digest on its way in.
 #[derive(Debug)]
 struct Fill {
+    flow: Arc<Flow>,
     digest: Digest,
     /// Whose bytes these are: the registry of all its sources.
     registry: RegistryName,
@@ -239,8 +271,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Fill {
-    fn new(digest: Digest, registry: RegistryName, upstreams: Arc<Upstreams>) -> Self {
+    fn new(
+        digest: Digest,
+        registry: RegistryName,
+        upstreams: Arc<Upstreams>,
+        flow: Arc<Flow>,
+    ) -> Self {
         Self {
+            flow,
             digest,
             registry,
             upstreams,
@@ -325,6 +363,7 @@ pub struct Fills {
     config: Arc<ArcSwap<Config>>,
     cluster: Arc<Cluster>,
     suspects: suspects::Suspects,
+    flow: Arc<Flow>,
     /// What manifests say of the lengths of blobs: another member's word is held against it.
     told: Mutex<LruCache<Digest, u64>>,
     running: Mutex<HashMap<Digest, Arc<Fill>>>,
@@ -346,6 +385,7 @@ impl Fills {
         Arc::new(Self {
             cluster,
             suspects: suspects::Suspects::default(),
+            flow: Flow::new(),
             told: Mutex::new(LruCache::new(TOLD)),
             store,
             upstreams,
@@ -382,7 +422,12 @@ impl Fills {
                 return Joined::Claimed;
             }
             let registry = source.registry.clone();
-            let fill = Arc::new(Fill::new(digest, registry, Arc::clone(&self.upstreams)));
+            let fill = Arc::new(Fill::new(
+                digest,
+                registry,
+                Arc::clone(&self.upstreams),
+                Arc::clone(&self.flow),
+            ));
             lock(&fill.state).resumed = rest;
             fills.insert(digest, Arc::clone(&fill));
             (fill, true)
@@ -438,6 +483,11 @@ impl Fills {
                 }
             })
             .collect()
+    }
+
+    /// How long ago something came from elsewhere than another member.
+    pub fn flowed(&self) -> Option<Duration> {
+        self.flow.since()
     }
 
     /// A manifest says how long these blobs are.

@@ -551,6 +551,19 @@ impl Metrics {
         sum(&self.sent_bytes, tier)
     }
 
+    /// Body bytes that other members were sent.
+    pub fn sent_to_members(&self) -> u64 {
+        let mut sent = 0;
+        for role in Role::ALL.map(RoleLabel) {
+            for outcome in Outcome::ALL {
+                let served = PeerServed { role, outcome };
+                let counter = self.peers.sent_bytes.get(&served);
+                sent += counter.map_or(0, |counter| counter.get());
+            }
+        }
+        sent
+    }
+
     /// All metrics in the OpenMetrics text format.
     pub fn render(&self) -> String {
         let mut text = String::new();

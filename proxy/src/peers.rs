@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! GET, HEAD /v2/…            the registry API, digests only; larder-role says in which role this node is asked
-//! GET       /larder/v1/alive
+//! GET       /larder/v1/alive            how many milliseconds ago it received something from its own sources
 //! GET, POST /larder/v1/holders?digest=…[&holder=ADDR]
 //! GET, POST /larder/v1/records?thing=…
 //! ```
@@ -65,7 +65,7 @@ impl PeerSurface {
         let request = Request::from_parts(head, ());
         let path = request.uri().path();
         let small = match path {
-            ALIVE => Some((StatusCode::OK, String::new())),
+            ALIVE => Some((StatusCode::OK, self.flowed())),
             HOLDERS => Some(self.holders(&request)),
             RECORDS => Some(self.records(&request, body).await),
             _ => None,
@@ -143,6 +143,13 @@ impl PeerSurface {
             Some(token) => self.pull.key.token(Secret::new(token)),
             None => Identity::anonymous(),
         }
+    }
+
+    /// How many milliseconds ago something came to this node that was no other member's: who waits for this node waits for
+    /// its source, and not in vain.
+    fn flowed(&self) -> String {
+        let flowed = self.pull.fills.flowed();
+        flowed.map_or_else(String::new, |since| since.as_millis().to_string())
     }
 
     async fn records(&self, request: &Request<()>, body: Incoming) -> (StatusCode, String) {

@@ -15,6 +15,50 @@ pub struct Status {
     pub upstreams: Vec<UpstreamStatus>,
     /// Bytes sent to clients, by where they came from.
     pub served: Served,
+    /// The other nodes, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterStatus>,
+    /// The object store, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_store: Option<ObjectStoreStatus>,
+}
+
+/// The cluster, as this node sees it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    pub members: Vec<MemberStatus>,
+    /// Bytes of blobs that came from other members, and that went to them.
+    pub received_bytes: u64,
+    pub sent_bytes: u64,
+    /// Members that gave wrong bytes, so far.
+    pub distrusted: u64,
+}
+
+/// One member.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// `IP:PORT`
+    pub address: String,
+    /// Whether it is this node.
+    pub own: bool,
+    /// `ok`, `avoided` after a failure, `distrusted` after wrong bytes.
+    pub state: String,
+}
+
+/// The object store, as this node sees it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ObjectStoreStatus {
+    pub url: String,
+    /// Blobs and records that wait to be written, and their bytes.
+    pub waiting: u64,
+    pub waiting_bytes: u64,
+    /// Written since the start; found there already; given up.
+    pub written: u64,
+    pub already_there: u64,
+    pub dropped: u64,
+    /// What went wrong last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
 }
 
 /// The addresses that were really bound.
@@ -33,6 +77,10 @@ pub struct StoreStatus {
     pub path: String,
     pub blobs: u64,
     pub bytes: u64,
+    /// Bytes on disk of blobs that are not whole: under way, left by a reader that went, or this node's share of what
+    /// others pull. They count within the bounds.
+    #[serde(default)]
+    pub partial_bytes: u64,
     /// What `max_size` comes to now.
     pub max_bytes: u64,
     /// Free bytes on the file system.
@@ -65,6 +113,8 @@ pub struct UpstreamStatus {
 pub struct Served {
     pub requests: u64,
     pub node_bytes: u64,
+    #[serde(default)]
+    pub cluster_bytes: u64,
     pub upstream_bytes: u64,
 }
 

@@ -32,6 +32,9 @@ pub struct ServeArgs {
     /// Where a registry is found, for a trial: `demo.local=http://127.0.0.1:5000`. May be repeated.
     #[arg(long, value_name = "NAME=URL")]
     upstream: Vec<String>,
+    /// The address by which the other members of the cluster know this node: the pod's IP and the peer port.
+    #[arg(long, env = "LARDER_ADVERTISE", value_name = "ADDR")]
+    advertise: Option<SocketAddr>,
     /// What to log: `info`, `debug`, `larder=debug,access=off` …
     #[arg(long, env = "LARDER_LOG", value_name = "FILTER")]
     log: Option<String>,
@@ -58,6 +61,9 @@ impl ServeArgs {
         }
         if let Some(socket) = &self.socket {
             config.admin.socket.clone_from(socket);
+        }
+        if let (Some(advertise), Some(peers)) = (self.advertise, &mut config.cluster.peers) {
+            peers.advertise = Some(advertise);
         }
         if let Some(log) = &self.log {
             config.telemetry.log.clone_from(log);

@@ -64,9 +64,11 @@ const SLOWEST: Duration = Duration::from_secs(1);
 /// A node whose own clock is so late has no time for anything.
 const LATE: Duration = Duration::from_millis(50);
 
-/// A member that lives but brings nothing for this long is given up all the same. Where upstream is slow, everybody waits
-/// for it, and asking another member would only have the same bytes sent twice.
-const PATIENCE: Duration = Duration::from_secs(19);
+/// A member that lives but brings nothing for this long is asked whether anything comes to itself. If so it is waited for,
+/// up to a limit: where upstream is slow everybody waits for it, and asking another member would only have the same bytes
+/// sent twice.
+const PATIENCE: Duration = Duration::from_secs(5);
+const LONGEST: Duration = Duration::from_mins(2);
 
 /// The head of an answer may take this long, a little less than what a client is told at the latest.
 const HEAD: Duration = Duration::from_millis(4500);
@@ -346,6 +348,7 @@ impl Peers {
                     incoming: response.into_parts(),
                     heard: Instant::now(),
                     brought: Instant::now(),
+                    patience: PATIENCE,
                 },
             }),
             StatusCode::NOT_FOUND | StatusCode::RANGE_NOT_SATISFIABLE => Err(Failure::Miss(member)),
@@ -440,6 +443,18 @@ impl Peers {
         self.signs.run(member, sign).await.unwrap_or(false)
     }
 
+    /// Whether a member receives something from its own sources: who waits for it waits for these.
+    async fn receives(&self, member: SocketAddr) -> bool {
+        let told = self
+            .call(member, Method::GET, ALIVE, Bytes::new(), SLOWEST)
+            .await;
+        let since = told.ok().and_then(|told| {
+            let text = std::str::from_utf8(&told).ok()?.trim().parse().ok()?;
+            Some(Duration::from_millis(text))
+        });
+        since.is_some_and(|since| since < PATIENCE)
+    }
+
     /// Asks for a sign of life and takes note of how long it takes.
     async fn sign(&self, member: SocketAddr, patience: Duration) -> bool {
         let begun = Instant::now();
@@ -476,6 +491,8 @@ pub struct Body {
     heard: Instant,
     /// When it last brought something.
     brought: Instant,
+    /// How long it may bring nothing until it is asked whether it receives anything itself.
+    patience: Duration,
 }
 
 impl Body {
@@ -502,9 +519,15 @@ impl Body {
                 Ok(Some(Err(error))) => return Some(Err(self.gone(error.to_string()))),
                 Ok(None) => return None,
                 Err(_) => {
-                    if self.brought.elapsed() >= PATIENCE {
-                        let why = format!("it brought nothing for {} s", PATIENCE.as_secs());
+                    let waited = self.brought.elapsed();
+                    if waited >= LONGEST
+                        || (waited >= self.patience && !self.peers.receives(self.member).await)
+                    {
+                        let why = format!("it brought nothing for {} s", waited.as_secs());
                         return Some(Err(self.gone(why)));
+                    }
+                    if waited >= self.patience {
+                        self.patience = waited + PATIENCE;
                     }
                     let lives = tokio::select! {
                         frame = self.incoming.1.frame() => match frame {
@@ -532,6 +555,7 @@ impl Body {
     fn note_frame(&mut self) {
         self.heard = Instant::now();
         self.brought = self.heard;
+        self.patience = PATIENCE;
         self.voice.note();
     }
 

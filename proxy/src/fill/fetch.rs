@@ -170,6 +170,9 @@ pub async fn pump(
                     Brought::Data(mut data) => {
                         data.truncate(limit.saturating_sub(at) as usize);
                         received.fetch_add(data.len() as u64, Ordering::Relaxed);
+                        if member.is_none() {
+                            fill.flow.note();
+                        }
                         at += data.len() as u64;
                         gathered_len += data.len();
                         if !data.is_empty() {

@@ -127,10 +127,10 @@ pub async fn open(
             return Ok(opened);
         }
     }
-    if let (Some(range), false) = (range, fill.has_failed_object()) {
-        if let Some(opened) = open_object(fills, fill, source, range).await {
-            return Ok(opened);
-        }
+    if let (Some(range), false) = (range, fill.has_failed_object())
+        && let Some(opened) = open_object(fills, fill, source, range).await
+    {
+        return Ok(opened);
     }
     let refused = match open_upstream(fills, fill, source, want, first).await {
         Err(End::Refused(failure)) => failure,
@@ -308,12 +308,11 @@ async fn open_object(fills: &Fills, fill: &Fill, source: &Source, range: Range) 
         let link = cluster.durable_link(registry, repository, &fill.digest);
         link.await.map(|link| (source.clone(), link.size))
     });
-    let size = match known {
-        Some(link) => link.size,
-        None => {
-            let (whose, size) = linked.await.as_ref()?;
-            (whose.repository == source.repository).then_some(*size)?
-        }
+    let size = if let Some(link) = known {
+        link.size
+    } else {
+        let (whose, size) = linked.await.as_ref()?;
+        (whose.repository == source.repository).then_some(*size)?
     };
     let object = cluster.durable_blob(&fill.digest, range).await?;
     if object.size != size || object.start != range.start {

@@ -74,16 +74,16 @@ impl Pull {
     ) -> Result<Pulled, PullError> {
         let linked = place.record.link(digest).is_some();
         let mut right = if linked { Right::Digest } else { Right::Member };
-        if linked || role != Role::Holder {
-            if let Some(blob) = self.held_blob(place, digest, &mut right).await? {
-                let selected = range.select(blob.size());
-                if to_the_end(&selected) {
-                    self.store.note_served(digest);
-                }
-                let size = blob.size();
-                return answer(digest, size, &selected, Content::Stored(blob))
-                    .map(|pulled| pulled.from(Tier::Node, Outcome::Hit));
+        if (linked || role != Role::Holder)
+            && let Some(blob) = self.held_blob(place, digest, &mut right).await?
+        {
+            let selected = range.select(blob.size());
+            if to_the_end(&selected) {
+                self.store.note_served(digest);
             }
+            let size = blob.size();
+            return answer(digest, size, &selected, Content::Stored(blob))
+                .map(|pulled| pulled.from(Tier::Node, Outcome::Hit));
         }
         // A node that cannot keep it would fetch it once for each who asks.
         if role == Role::Holder || !self.store.usable() {

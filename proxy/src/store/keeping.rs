@@ -142,6 +142,11 @@ impl Store {
         entries.into_iter().map(candidate).collect()
     }
 
+    /// Bytes on disk of blobs that are not whole (blocking).
+    pub fn partial_bytes(&self) -> u64 {
+        self.leftovers().values().map(|(bytes, _)| bytes).sum()
+    }
+
     /// Partials on disk: bytes that they occupy, and when they were last written.
     fn leftovers(&self) -> HashMap<Digest, (u64, u64)> {
         let mut found = HashMap::new();
