@@ -197,6 +197,9 @@ impl Access {
 
     /// The origin has served this caller.
     pub fn accepted(&self, place: &Place) {
+        if place.identity.is_lent() {
+            return;
+        }
         if place.identity.is_anonymous() {
             place.record.set_public();
         } else {
@@ -240,7 +243,7 @@ impl Access {
 
     /// Takes note of what this caller met. Only a refusal is a verdict.
     pub fn met(&self, place: &Place, failure: &Failure) {
-        if !matches!(failure, Failure::Refused(_)) {
+        if !matches!(failure, Failure::Refused(_)) || place.identity.is_lent() {
             return;
         }
         if place.identity.is_anonymous() {

@@ -118,7 +118,9 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
         store.root().join("cluster"),
     )?;
     // What is wrong with the certificate is said before anything runs.
-    cluster.peers.tls()?;
+    if peers.is_some() {
+        cluster.peers.tls()?;
+    }
     let (grants, key) = store.grants();
     let lifetime = {
         let access = &config.load().access;

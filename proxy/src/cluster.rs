@@ -12,7 +12,12 @@ pub mod placement;
 pub mod records;
 pub mod tls;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -35,6 +40,9 @@ use crate::{client::Client, config::Config, metrics::Metrics};
 
 /// So many members are asked for a run, one after the other, before a node fetches it itself.
 const ASKED: usize = 2;
+
+/// So many of those that are said to hold a blob are asked for it.
+const HOLDERS_ASKED: usize = 4;
 
 /// Where keepers are asked and told who holds what.
 pub const HOLDERS: &str = "/larder/v1/holders";
@@ -153,12 +161,15 @@ impl Cluster {
             let told = told.and_then(|text| serde_json::from_slice::<Vec<SocketAddr>>(&text).ok());
             holders.extend(told.unwrap_or_default());
         }
-        let mut seen = Vec::new();
+        // Others may have gone since, or never have been.
+        let (view, mut seen) = (self.members.view(), Vec::new());
         holders.retain(|holder| {
-            let new = Some(*holder) != own && !seen.contains(holder);
+            let member = Some(*holder) != own && view.addresses.contains(holder);
+            let new = member && !seen.contains(holder);
             seen.push(*holder);
             new
         });
+        holders.truncate(HOLDERS_ASKED);
         holders
     }
 
@@ -240,7 +251,7 @@ impl Cluster {
         let (path, text) = (format!("{RECORDS}?thing={thing}"), json(&news));
         // Here as well: the keepers may be out of reach, now or when somebody asks.
         let cluster = Arc::clone(&self);
-        let put = tokio::task::spawn_blocking(move || cluster.records.put(&thing, news));
+        let put = tokio::task::spawn_blocking(move || cluster.records.put(&thing, news, now()));
         if let Ok(Err(error)) = put.await {
             tracing::debug!(%error, "a record cannot be kept");
         }
@@ -273,4 +284,11 @@ impl Cluster {
 /// A record as JSON. Writing these types to memory cannot fail.
 fn json(kept: &Kept) -> Bytes {
     serde_json::to_vec(kept).unwrap_or_default().into()
+}
+
+/// Unix seconds.
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }

@@ -171,6 +171,9 @@ struct State {
     answered: bool,
     /// The sources whose origin has answered for the digest: their repositories hold it once it is verified.
     served: Vec<Source>,
+    /// The sources for which another member or the object store answers: their repositories hold it as well, but that says
+    /// nothing about who asks.
+    vouched: Vec<Source>,
     /// The sources that brought bytes by a mirror.
     mirrored: Vec<Source>,
     /// Some reader has its headers: the bytes of this file count.
@@ -203,6 +206,7 @@ impl State {
     /// anything: then all of it came through that repository.
     fn holders(&self) -> Vec<Source> {
         let mut holders = self.served.clone();
+        holders.extend(self.vouched.iter().cloned());
         if let Some(first) = self.mirrored.first() {
             let same = |source: &Source| source.repository == first.repository;
             if !self.resumed && self.sources.iter().all(same) {
@@ -292,6 +296,7 @@ impl Fill {
                 whole: false,
                 answered: false,
                 served: Vec::new(),
+                vouched: Vec::new(),
                 mirrored: Vec::new(),
                 opened: false,
                 resumed: false,

@@ -46,6 +46,8 @@ pub enum Proof {
     Credential(Arc<Credential>),
     /// A token that the registry's own token server gave to the client.
     Token(Arc<Secret>),
+    /// One that another member has lent. It is used and not remembered.
+    Lent(Arc<Secret>),
     /// A credential that was here and is not any more: what it opened is remembered, and nothing can be asked with it.
     Lost,
 }
@@ -82,6 +84,11 @@ impl Identity {
         }
     }
 
+    /// Whether it is another member's: its verdict is that member's business.
+    pub fn is_lent(&self) -> bool {
+        matches!(self.proof, Proof::Lent(_))
+    }
+
     pub fn is_lost(&self) -> bool {
         matches!(self.proof, Proof::Lost)
     }
@@ -114,6 +121,7 @@ impl fmt::Debug for Identity {
             Proof::Nothing => "anonymous",
             Proof::Credential(_) => "credential",
             Proof::Token(_) => "token",
+            Proof::Lent(_) => "lent token",
             Proof::Lost => "lost credential",
         })
     }
@@ -200,6 +208,13 @@ impl Key {
                 self.identity(proof, &[b"identity", token.expose().as_bytes()])
             }
         }
+    }
+
+    /// Whoever another member asks for.
+    pub fn lent(&self, token: Secret) -> Identity {
+        let token = Arc::new(token);
+        let proof = Proof::Lent(Arc::clone(&token));
+        self.identity(proof, &[b"token", token.expose().as_bytes()])
     }
 
     /// The bearer of a registry's own token.

@@ -30,6 +30,7 @@ use crate::{
     pull::{MemberRequest, Pull, PullError},
     record::Record,
     registry::{error_response, ok_response},
+    store::now,
     sys::Regions,
 };
 
@@ -140,7 +141,7 @@ impl PeerSurface {
         let lent =
             text(headers, header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
         match lent {
-            Some(token) => self.pull.key.token(Secret::new(token)),
+            Some(token) => self.pull.key.lent(Secret::new(token)),
             None => Identity::anonymous(),
         }
     }
@@ -170,7 +171,7 @@ impl PeerSurface {
         let Some(news) = news.and_then(|text| serde_json::from_slice::<Kept>(&text).ok()) else {
             return (StatusCode::BAD_REQUEST, "this is no record\n".to_owned());
         };
-        let put = tokio::task::spawn_blocking(move || cluster.records.put(&thing, news));
+        let put = tokio::task::spawn_blocking(move || cluster.records.put(&thing, news, now()));
         match put.await {
             Ok(Ok(())) => (StatusCode::OK, String::new()),
             _ => (

@@ -135,6 +135,30 @@ async fn a_digest_alone_opens_nothing() {
     assert!(refused.contains("503"), "{refused}");
 }
 
+/// Nor for a caller whose right nobody has proven, on a node that knows nothing yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_private_stays_private_on_a_new_node() {
+    let _machine = beside().await;
+    let fake = FakeRegistry::start().await;
+    let (_dir, store) = seaweed().await;
+    let image = build(&fake, REPOSITORY, "v1", &layers(1, &[1]));
+    fake.require_bearer(REPOSITORY, &[("user", "right")]);
+    let cluster = plan(1, &fake, &store).start().await;
+    let door = cluster.door(0, &fake, REPOSITORY);
+    let door = door.login("user", "right", "v1").await.expect("a token");
+    door.pull("v1", &image).await.expect("an image");
+    until_written(&store, &image, &cluster).await;
+    drop(cluster);
+    let cluster = plan(1, &fake, &store).start().await;
+    let stranger = cluster.door(0, &fake, REPOSITORY);
+    let layer = &image.layers[0].digest;
+    let refused = stranger.blob(layer).await.expect_err("nothing private");
+    assert!(refused.contains("401"), "{refused}");
+    fake.stop().await;
+    assert!(stranger.blob(layer).await.is_err());
+    assert!(stranger.pull("v1", &image).await.is_err());
+}
+
 /// Pulls at once through all nodes, and says how long the slowest took.
 async fn pull_all(cluster: &Cluster, fake: &FakeRegistry, image: &Image) -> Duration {
     let doors = doors(cluster, fake, REPOSITORY);

@@ -38,6 +38,9 @@ struct Line {
     credential: String,
     /// Unix seconds of the proof; 0 when it was revoked.
     at: u64,
+    /// When that was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    revoked: Option<u64>,
 }
 
 /// All verdicts over credentials.
@@ -46,6 +49,8 @@ pub struct Grants {
     path: PathBuf,
     lifetime: Duration,
     known: Mutex<HashMap<Key, u64>>,
+    /// When the origin last refused what another member may still know as accepted.
+    revoked: Mutex<HashMap<Key, u64>>,
     refused: Mutex<LruCache<Key, Instant>>,
     log: Arc<Mutex<()>>,
 }
@@ -58,6 +63,7 @@ impl Grants {
     /// Reads the grants at `path` that are younger than `lifetime` and writes the file anew (blocking).
     pub fn load(path: PathBuf, lifetime: Duration) -> Self {
         let mut known = HashMap::new();
+        let mut revoked = HashMap::new();
         for line in fs::read_to_string(&path).unwrap_or_default().lines() {
             let Ok(line) = serde_json::from_str::<Line>(line) else {
                 continue;
@@ -65,11 +71,19 @@ impl Grants {
             let Some(fingerprint) = Fingerprint::parse(&line.credential) else {
                 continue;
             };
-            known.insert((line.registry, line.repository, fingerprint), line.at);
+            let key = (line.registry, line.repository, fingerprint);
+            if let Some(at) = line.revoked {
+                revoked.insert(key.clone(), at);
+            }
+            known.insert(key, line.at);
         }
         let oldest = now().saturating_sub(lifetime.as_secs());
         known.retain(|_, at| *at > oldest);
-        let text: String = known.iter().map(|(key, at)| line(key, *at)).collect();
+        revoked.retain(|_, at| *at > oldest);
+        let voided = revoked.iter().map(|(key, at)| revocation(key, *at));
+        let text: String = voided
+            .chain(known.iter().map(|(key, at)| line(key, *at)))
+            .collect();
         if let Err(error) = rewrite(&path, &text) {
             tracing::warn!(%error, path = %path.display(), "the grants cannot be written; they are asked for again after a restart");
         }
@@ -77,6 +91,7 @@ impl Grants {
             path,
             lifetime,
             known: Mutex::new(known),
+            revoked: Mutex::new(revoked),
             refused: Mutex::new(LruCache::new(REFUSALS)),
             log: Arc::default(),
         }
@@ -135,6 +150,12 @@ impl Grants {
         at: u64,
     ) {
         let key = (registry.clone(), repository.clone(), who);
+        let void = lock(&self.revoked)
+            .get(&key)
+            .is_some_and(|revoked| at <= *revoked);
+        if void || at > now() {
+            return;
+        }
         let newer = {
             let mut known = lock(&self.known);
             let newer = known.get(&key).is_none_or(|known| *known < at);
@@ -151,9 +172,19 @@ impl Grants {
     /// The origin refused it now: whatever was granted before is void.
     pub fn refuse(&self, registry: &RegistryName, repository: &Repository, who: Fingerprint) {
         let key = (registry.clone(), repository.clone(), who);
-        let revoked = lock(&self.known).remove(&key).is_some();
-        if revoked {
-            self.append(line(&key, 0));
+        let at = now();
+        let granted = lock(&self.known).remove(&key).is_some();
+        let news = {
+            let mut revoked = lock(&self.revoked);
+            if revoked.len() >= CROWDED {
+                let oldest = at.saturating_sub(self.lifetime.as_secs());
+                revoked.retain(|_, voided| *voided > oldest);
+            }
+            // Anyone may show any secret: what is remembered must not grow without bound.
+            revoked.len() < CROWDED && revoked.insert(key.clone(), at).is_none()
+        };
+        if granted || news {
+            self.append(revocation(&key, at));
         }
         lock(&self.refused).put(key, Instant::now());
     }
@@ -171,12 +202,22 @@ impl Grants {
     }
 }
 
+/// A line that voids what stands before it.
+fn revocation(key: &Key, at: u64) -> String {
+    told(key, 0, Some(at))
+}
+
 fn line(key: &Key, at: u64) -> String {
+    told(key, at, None)
+}
+
+fn told(key: &Key, at: u64, revoked: Option<u64>) -> String {
     let line = Line {
         registry: key.0.clone(),
         repository: key.1.clone(),
         credential: key.2.to_string(),
         at,
+        revoked,
     };
     // Serializing these types to memory cannot fail.
     serde_json::to_string(&line).unwrap_or_default() + "\n"
@@ -256,5 +297,32 @@ mod tests {
         assert!(grants.age(&registry, &repository, who(1)).is_none());
         grants.accept(&registry, &repository, who(1));
         assert!(!grants.was_refused(&registry, &repository, who(1)));
+    }
+
+    /// What another member still knows as accepted does not bring back what the origin has refused since.
+    #[tokio::test]
+    async fn hearsay_does_not_undo_a_refusal() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("grants");
+        let (registry, repository) = place();
+        let day = Duration::from_hours(24);
+        let grants = Grants::load(path.clone(), day);
+        let before = now() - 10;
+        grants.learn(&registry, &repository, who(1), before);
+        assert!(grants.age(&registry, &repository, who(1)).is_some());
+        grants.refuse(&registry, &repository, who(1));
+        grants.learn(&registry, &repository, who(1), before);
+        assert!(grants.age(&registry, &repository, who(1)).is_none());
+        lines(&path, 2).await;
+        let reread = Grants::load(path, day);
+        reread.learn(&registry, &repository, who(1), before);
+        assert!(reread.age(&registry, &repository, who(1)).is_none());
+        reread.learn(&registry, &repository, who(2), now() + 3600);
+        assert!(
+            reread.age(&registry, &repository, who(2)).is_none(),
+            "not yet"
+        );
+        reread.accept(&registry, &repository, who(1));
+        assert!(reread.age(&registry, &repository, who(1)).is_some());
     }
 }

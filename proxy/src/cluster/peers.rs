@@ -3,24 +3,28 @@
 //! A root that waits for upstream is slow and well; one that is stopped, cut off or dead is neither. Where nothing comes
 //! for a moment the member is asked whether it is alive, over another connection, and is given up at once if it is not.
 
+mod body;
+mod voice;
+
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use larder_shared::{Digest, Range, RegistryName, Repository, Role};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+pub use self::body::Body;
+use self::{
+    body::PATIENCE,
+    voice::{QUIET, SLOWEST, Voice},
+};
 use super::{
     members::Members,
     tls::{MemberTls, Rotating},
@@ -41,37 +45,11 @@ pub const ALIVE: &str = "/larder/v1/alive";
 /// A connection to a member must stand within this time.
 const CONNECT: Duration = Duration::from_millis(250);
 
-/// Nothing for this long, and the member is asked whether it is alive; it has this long to say so. Together they are how
-/// long a reader waits for a member that is gone.
-const QUIET: Duration = Duration::from_millis(70);
-const SIGN_OF_LIFE: Duration = Duration::from_millis(90);
-
-/// How long a member has while nothing is known of how long its signs take: a connection has to be made first.
-const UNMEASURED: Duration = Duration::from_millis(301);
-
-/// How long signs take is measured this often while a member is asked for something.
-const MEASURED: Duration = Duration::from_millis(500);
-
-/// Requests to one member at once. More would each cost a handshake and bring nothing.
-const AT_ONCE: usize = 4;
-
-/// A member that is heard so soon after it was taken for dead was only slow.
-const FALSE_ALARM: Duration = Duration::from_millis(400);
-
-/// However slow a member has been, it has no longer than this.
-const SLOWEST: Duration = Duration::from_secs(1);
-
 /// A node whose own clock is so late has no time for anything.
 const LATE: Duration = Duration::from_millis(50);
 
-/// A member that lives but brings nothing for this long is asked whether anything comes to itself. If so it is waited for,
-/// up to a limit: where upstream is slow everybody waits for it, and asking another member would only have the same bytes
-/// sent twice.
-const PATIENCE: Duration = Duration::from_secs(5);
-const LONGEST: Duration = Duration::from_mins(2);
-
-/// The head of an answer may take this long, a little less than what a client is told at the latest.
-const HEAD: Duration = Duration::from_millis(4500);
+/// The head of an answer may take this long: half of what a client waits for its headers.
+const HEAD: Duration = Duration::from_millis(2500);
 
 /// What is asked of a member.
 #[derive(Clone, Debug)]
@@ -136,82 +114,6 @@ struct Pool {
     signs: Direct,
 }
 
-/// How a member sounds.
-#[derive(Debug)]
-struct Voice {
-    /// When it was last heard, in milliseconds since the start.
-    heard: AtomicU64,
-    /// How long it has to show a sign of life, in milliseconds: more where signs take long, be it that the network is full
-    /// or that the member is, and for one that was taken for dead and was not.
-    patience: AtomicU64,
-    /// When it was last asked for a sign.
-    asked: AtomicU64,
-    /// When it was last taken for dead; 0 if it was heard since.
-    missed: AtomicU64,
-    /// One for each request that may be under way.
-    slots: Arc<Semaphore>,
-}
-
-impl Default for Voice {
-    fn default() -> Self {
-        Self {
-            heard: AtomicU64::new(0),
-            patience: AtomicU64::new(UNMEASURED.as_millis() as u64),
-            asked: AtomicU64::new(0),
-            missed: AtomicU64::new(0),
-            slots: Arc::new(Semaphore::new(AT_ONCE)),
-        }
-    }
-}
-
-impl Voice {
-    fn note(&self) {
-        let now = now();
-        self.heard.store(now, Ordering::Relaxed);
-        let missed = self.missed.swap(0, Ordering::Relaxed);
-        if missed > 0 && now.saturating_sub(missed) < FALSE_ALARM.as_millis() as u64 {
-            self.set_patience(2 * self.patience.load(Ordering::Relaxed));
-        }
-    }
-
-    fn is_quiet(&self) -> bool {
-        now().saturating_sub(self.heard.load(Ordering::Relaxed)) >= QUIET.as_millis() as u64
-    }
-
-    fn patience(&self) -> Duration {
-        Duration::from_millis(self.patience.load(Ordering::Relaxed))
-    }
-
-    fn set_patience(&self, millis: u64) {
-        let (least, most) = (SIGN_OF_LIFE.as_millis() as u64, SLOWEST.as_millis() as u64);
-        self.patience
-            .store(millis.clamp(least, most), Ordering::Relaxed);
-    }
-
-    /// Whether it is time to measure how long a sign takes.
-    fn is_due(&self) -> bool {
-        let (now, asked) = (now(), self.asked.load(Ordering::Relaxed));
-        let due = asked == 0 || now.saturating_sub(asked) >= MEASURED.as_millis() as u64;
-        if due {
-            self.asked.store(now.max(1), Ordering::Relaxed);
-        }
-        due
-    }
-
-    /// A sign came after `took`, or did not come in time. Patience rises at once and sinks by and by.
-    fn note_sign(&self, took: Option<Duration>) {
-        let before = self.patience.load(Ordering::Relaxed);
-        match took {
-            Some(took) => {
-                let first = before == UNMEASURED.as_millis() as u64;
-                let sinking = if first { 0 } else { before * 3 / 4 };
-                self.set_patience((4 * took.as_millis() as u64).max(sinking));
-            }
-            None => self.missed.store(now().max(1), Ordering::Relaxed),
-        }
-    }
-}
-
 impl Peers {
     pub fn new(config: Arc<ArcSwap<Config>>, members: Arc<Members>, metrics: Arc<Metrics>) -> Self {
         Self {
@@ -227,17 +129,14 @@ impl Peers {
 
     /// This node's side of mutual TLS; `None` where it is off.
     pub fn tls(&self) -> Result<Option<MemberTls>, Failure> {
+        let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
         let config = self.config.load();
-        let off = PeerTls::Off;
-        let tls = config
-            .cluster
-            .peers
-            .as_ref()
-            .map_or(&off, |peers| &peers.tls);
-        self.tls.current(tls).map_err(|error| {
-            let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
-            Failure::Gone(nobody, error.to_string())
-        })
+        // What was taken out of the configuration is not the same as TLS that was turned off.
+        let Some(peers) = &config.cluster.peers else {
+            return Err(Failure::Gone(nobody, "no peers are configured".to_owned()));
+        };
+        let current = self.tls.current(&peers.tls);
+        current.map_err(|error| Failure::Gone(nobody, error.to_string()))
     }
 
     /// Whether a token may be lent: only where nobody can listen.
@@ -330,26 +229,19 @@ impl Peers {
         if let Some(lent) = &ask.lent {
             request = request.header(header::AUTHORIZATION, lent.clone());
         }
-        let slot = Arc::clone(&self.voice(member).slots)
-            .acquire_owned()
-            .await
-            .ok();
+        // A slot for each role: a relay that is waited for must find one to ask its root.
+        let slots = Arc::clone(&self.voice(member).slots[ask.role as usize]);
+        let slot = tokio::time::timeout(HEAD, slots.acquire_owned()).await;
+        let Ok(Ok(slot)) = slot else {
+            return Err(Failure::Unable(member, StatusCode::TOO_MANY_REQUESTS));
+        };
         let response = self
             .watched(member, self.send(member, request, &path, Bytes::new()))
             .await?;
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(Answer {
                 partial: response.status() == StatusCode::PARTIAL_CONTENT,
-                body: Body {
-                    voice: self.voice(member),
-                    _slot: slot,
-                    peers: Arc::clone(self),
-                    member,
-                    incoming: response.into_parts(),
-                    heard: Instant::now(),
-                    brought: Instant::now(),
-                    patience: PATIENCE,
-                },
+                body: Body::new(Arc::clone(self), member, Some(slot), response),
             }),
             StatusCode::NOT_FOUND | StatusCode::RANGE_NOT_SATISFIABLE => Err(Failure::Miss(member)),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Failure::Refused(member)),
@@ -466,109 +358,9 @@ impl Peers {
     }
 }
 
-/// Milliseconds since the first look at this clock.
-fn now() -> u64 {
-    static START: OnceLock<Instant> = OnceLock::new();
-    START.get_or_init(Instant::now).elapsed().as_millis() as u64
-}
-
 /// A member's answer.
 #[derive(Debug)]
 pub struct Answer {
     pub partial: bool,
     pub body: Body,
-}
-
-/// The body of a member's answer, watched.
-#[derive(Debug)]
-pub struct Body {
-    peers: Arc<Peers>,
-    member: SocketAddr,
-    voice: Arc<Voice>,
-    _slot: Option<OwnedSemaphorePermit>,
-    incoming: (http::response::Parts, Incoming),
-    /// When it last brought something, or said that it is alive.
-    heard: Instant,
-    /// When it last brought something.
-    brought: Instant,
-    /// How long it may bring nothing until it is asked whether it receives anything itself.
-    patience: Duration,
-}
-
-impl Body {
-    pub fn headers(&self) -> &http::HeaderMap {
-        &self.incoming.0.headers
-    }
-
-    pub fn member(&self) -> SocketAddr {
-        self.member
-    }
-
-    /// The next bytes; `None` at the end. May be dropped and called again.
-    pub async fn next(&mut self) -> Option<Result<Bytes, Failure>> {
-        loop {
-            let until = self.heard + QUIET;
-            let frame = tokio::time::timeout_at(until.into(), self.incoming.1.frame()).await;
-            match frame {
-                Ok(Some(Ok(frame))) => {
-                    self.note_frame();
-                    if let Ok(data) = frame.into_data() {
-                        return Some(Ok(data));
-                    }
-                }
-                Ok(Some(Err(error))) => return Some(Err(self.gone(error.to_string()))),
-                Ok(None) => return None,
-                Err(_) => {
-                    let waited = self.brought.elapsed();
-                    if waited >= LONGEST
-                        || (waited >= self.patience && !self.peers.receives(self.member).await)
-                    {
-                        let why = format!("it brought nothing for {} s", waited.as_secs());
-                        return Some(Err(self.gone(why)));
-                    }
-                    if waited >= self.patience {
-                        self.patience = waited + PATIENCE;
-                    }
-                    let lives = tokio::select! {
-                        frame = self.incoming.1.frame() => match frame {
-                            Some(Ok(frame)) => {
-                                self.note_frame();
-                                match frame.into_data() {
-                                    Ok(data) => return Some(Ok(data)),
-                                    Err(_) => true,
-                                }
-                            }
-                            Some(Err(error)) => return Some(Err(self.gone(error.to_string()))),
-                            None => return None,
-                        },
-                        lives = self.peers.lives(self.member) => lives,
-                    };
-                    if !lives {
-                        return Some(Err(self.gone("it shows no sign of life".to_owned())));
-                    }
-                    self.heard = Instant::now();
-                }
-            }
-        }
-    }
-
-    fn note_frame(&mut self) {
-        self.heard = Instant::now();
-        self.brought = self.heard;
-        self.patience = PATIENCE;
-        self.voice.note();
-    }
-
-    fn gone(&self, why: String) -> Failure {
-        self.peers.members.failed(self.member);
-        Failure::Gone(self.member, why)
-    }
-
-    /// All of it, if it has at most `limit` bytes and comes within `within`.
-    pub async fn collect(self, limit: u64, within: Duration) -> Result<Bytes, Failure> {
-        let member = self.member;
-        client::collect(self.incoming.1, limit, within)
-            .await
-            .map_err(|why| Failure::Gone(member, why))
-    }
 }

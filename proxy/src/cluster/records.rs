@@ -17,12 +17,17 @@ use larder_shared::{Digest, RegistryName, Repository, Tag};
 use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
+use crate::identity::Fingerprint;
+
 /// Records in memory; the others are read when they are asked for.
 const IN_MEMORY: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
 /// Records on disk, and how long one stays that nobody renews.
 const ON_DISK: usize = 100_000;
 const STAYS: Duration = Duration::from_hours(30 * 24);
+
+/// Clocks may differ by so many seconds.
+const SKEW: u64 = 60;
 
 /// Credentials remembered in a record, the newest.
 const GRANTS: usize = 256;
@@ -52,9 +57,12 @@ pub struct Kept {
     /// It refused one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<u64>,
-    /// It accepted these credentials; 0 stands for one that it refused since.
+    /// It accepted these credentials.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub grants: BTreeMap<String, u64>,
+    /// It refused these.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub revoked: BTreeMap<String, u64>,
 }
 
 impl Kept {
@@ -66,17 +74,28 @@ impl Kept {
         }
         self.public = self.public.max(other.public);
         self.refused = self.refused.max(other.refused);
-        for (who, at) in other.grants {
-            let known = self.grants.entry(who).or_insert(at);
-            *known = if at == 0 { 0 } else { at.max(*known) };
+        newest(&mut self.grants, other.grants);
+        newest(&mut self.revoked, other.revoked);
+    }
+
+    /// When the registry last accepted a credential, if that was its last word.
+    pub fn granted(&self, who: &str) -> Option<u64> {
+        let at = *self.grants.get(who)?;
+        (self.revoked.get(who).is_none_or(|revoked| *revoked < at)).then_some(at)
+    }
+
+    /// The same without what cannot be: times that are still to come, and credentials that are no fingerprints.
+    #[must_use]
+    pub fn sane(mut self, now: u64) -> Self {
+        let latest = now + SKEW;
+        let past = |at: &u64| *at <= latest;
+        self.tag = self.tag.filter(|tag| past(&tag.checked));
+        self.public = self.public.filter(past);
+        self.refused = self.refused.filter(past);
+        for map in [&mut self.grants, &mut self.revoked] {
+            map.retain(|who, at| past(at) && Fingerprint::parse(who).is_some());
         }
-        while self.grants.len() > GRANTS {
-            let oldest = self.grants.iter().min_by_key(|(_, at)| **at);
-            let Some(oldest) = oldest.map(|(who, _)| who.clone()) else {
-                break;
-            };
-            self.grants.remove(&oldest);
-        }
+        self
     }
 
     /// The same without its times: a word that is only newer is no news.
@@ -89,8 +108,8 @@ impl Kept {
         {
             *at = 1;
         }
-        for at in timeless.grants.values_mut() {
-            *at = (*at).min(1);
+        for map in [&mut timeless.grants, &mut timeless.revoked] {
+            map.values_mut().for_each(|at| *at = 1);
         }
         if let Some(tag) = &mut timeless.tag {
             tag.checked = 0;
@@ -109,6 +128,21 @@ impl Kept {
     }
 }
 
+/// Takes over newer times, and lets the oldest go where there are too many.
+fn newest(known: &mut BTreeMap<String, u64>, other: BTreeMap<String, u64>) {
+    for (who, at) in other {
+        let known = known.entry(who).or_insert(at);
+        *known = at.max(*known);
+    }
+    while known.len() > GRANTS {
+        let oldest = known.iter().min_by_key(|(_, at)| **at);
+        let Some(oldest) = oldest.map(|(who, _)| who.clone()) else {
+            break;
+        };
+        known.remove(&oldest);
+    }
+}
+
 /// What stands for a tag in rankings.
 pub fn of_tag(registry: &RegistryName, repository: &Repository, tag: &Tag) -> Digest {
     Digest::sha256(format!("tag\n{registry}\n{repository}\n{tag}").as_bytes())
@@ -124,7 +158,10 @@ pub fn of_repository(registry: &RegistryName, repository: &Repository) -> Digest
 pub struct Records {
     dir: PathBuf,
     known: Mutex<LruCache<Digest, Kept>>,
-    told: Mutex<LruCache<(Digest, Digest), Instant>>,
+    /// What was last told of a thing, and when.
+    told: Mutex<LruCache<Digest, (Digest, Instant)>>,
+    /// One record is changed at a time.
+    writing: Mutex<()>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -138,6 +175,7 @@ impl Records {
             dir,
             known: Mutex::new(LruCache::new(IN_MEMORY)),
             told: Mutex::new(LruCache::new(TOLD)),
+            writing: Mutex::default(),
         }
     }
 
@@ -154,7 +192,9 @@ impl Records {
     }
 
     /// Takes down what somebody knows of `thing` (blocking).
-    pub fn put(&self, thing: &Digest, news: Kept) -> io::Result<()> {
+    pub fn put(&self, thing: &Digest, news: Kept, now: u64) -> io::Result<()> {
+        let _one = lock(&self.writing);
+        let news = news.sane(now);
         let before = self.get(thing);
         let mut after = before.clone().unwrap_or_default();
         after.merge(news);
@@ -172,10 +212,11 @@ impl Records {
     /// Whether `news` of `thing` is worth telling: it was not told a moment ago.
     pub fn is_news(&self, thing: &Digest, news: &Digest) -> bool {
         let mut told = lock(&self.told);
-        let key = (*thing, *news);
-        let recent = told.get(&key).is_some_and(|at| at.elapsed() < TOLD_AGAIN);
+        let recent = told
+            .get(thing)
+            .is_some_and(|(word, at)| word == news && at.elapsed() < TOLD_AGAIN);
         if !recent {
-            told.put(key, Instant::now());
+            told.put(*thing, (*news, Instant::now()));
         }
         !recent
     }
@@ -241,15 +282,46 @@ mod tests {
             ..Kept::default()
         });
         assert_eq!((kept.public(), kept.refused()), (None, Some(8)));
-        let grant = |at| Kept {
-            grants: [("who".to_owned(), at)].into(),
+    }
+
+    const WHO: &str = "00112233445566778899aabbccddeeff";
+
+    fn grant(at: u64) -> Kept {
+        Kept {
+            grants: [(WHO.to_owned(), at)].into(),
+            ..Kept::default()
+        }
+    }
+
+    /// In whatever order the words arrive, and however late.
+    #[test]
+    fn a_refusal_voids_what_was_accepted_before_it() {
+        let revoked = |at| Kept {
+            revoked: [(WHO.to_owned(), at)].into(),
             ..Kept::default()
         };
-        kept.merge(grant(3));
-        kept.merge(grant(2));
-        assert_eq!(kept.grants["who"], 3);
-        kept.merge(grant(0));
-        assert_eq!(kept.grants["who"], 0);
+        let words = [grant(3), revoked(5), grant(4)];
+        for order in [[0, 1, 2], [1, 0, 2], [2, 1, 0], [1, 2, 0]] {
+            let mut kept = Kept::default();
+            for at in order {
+                kept.merge(Kept::clone(&words[at]));
+            }
+            assert_eq!(kept.granted(WHO), None, "{order:?}");
+            kept.merge(grant(6));
+            assert_eq!(kept.granted(WHO), Some(6));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_not_kept() {
+        let now = 1000;
+        let mut news = tag(u64::MAX);
+        news.public = Some(now + 3600);
+        news.merge(grant(now));
+        news.grants.insert("x".repeat(100), now);
+        let sane = news.sane(now);
+        assert_eq!((sane.tag.clone(), sane.public), (None, None));
+        assert_eq!(sane.grants.len(), 1);
     }
 
     #[test]
@@ -258,7 +330,7 @@ mod tests {
         let thing = Digest::sha256(b"a");
         let records = Records::new(dir.path().join("r"));
         assert_eq!(records.get(&thing), None);
-        records.put(&thing, tag(1)).unwrap();
+        records.put(&thing, tag(1), 10).unwrap();
         let again = Records::new(dir.path().join("r"));
         again.sweep();
         assert_eq!(again.get(&thing), Some(tag(1)));
@@ -278,5 +350,9 @@ mod tests {
         assert!(records.is_news(&thing, &news));
         assert!(!records.is_news(&thing, &news));
         assert!(records.is_news(&thing, &thing));
+        assert!(
+            records.is_news(&thing, &news),
+            "something else was told in between"
+        );
     }
 }

@@ -116,6 +116,7 @@ fn provider() -> Arc<CryptoProvider> {
 /// A number that changes with the content of the files.
 fn generation(files: &MemberFiles) -> u64 {
     let mut hasher = Hasher::new(Algorithm::Sha256);
+    hasher.update(files.name.as_bytes());
     for path in [&files.ca, &files.cert, &files.key] {
         let content = fs::read(path).unwrap_or_default();
         hasher.update(&(content.len() as u64).to_le_bytes());

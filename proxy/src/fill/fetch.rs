@@ -4,18 +4,18 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use bytes::Bytes;
-use larder_shared::Range;
+use larder_shared::{Range, Spans};
 use tokio::{task::JoinHandle, time::timeout};
 
 use super::{
-    Fill, HELD_BACK,
+    Fill, HELD_BACK, lock,
     sources::{Body, Brought},
 };
 use crate::{store::Partial, upstream::Failure};
@@ -74,6 +74,8 @@ pub struct Track {
     pub end: AtomicU64,
     /// Which endpoint answered; `usize::MAX` until one did.
     pub endpoint: AtomicUsize,
+    /// What it brought that nobody had brought before.
+    pub wrote: Mutex<Spans>,
     /// Which member answered, if one did.
     pub member: OnceLock<SocketAddr>,
     /// Whether the object store answered.
@@ -210,7 +212,12 @@ fn write(fill: &Fill, partial: &Partial, track: &Track, piece: Piece) -> io::Res
         track.at.store(end, Ordering::Release);
         return Ok(None);
     }
-    let fresh = partial.write(piece.start, &piece.chunks)?;
+    let wrote = partial.write(piece.start, &piece.chunks)?;
+    let fresh = wrote == [Range::new(piece.start, end)];
+    {
+        let mut all = lock(&track.wrote);
+        wrote.into_iter().for_each(|range| all.insert(range));
+    }
     track.at.store(end, Ordering::Release);
     fill.wake_readers();
     // What was there in part is read back: memory holds another source's word for it.

@@ -100,8 +100,10 @@ impl Reader {
                     *served == seat.source
                         || (member && served.repository == seat.source.repository)
                 };
-                (seat.right != Right::None && state.brings_for(&seat.source, seat.right))
+                let proven = seat.right != Right::None;
+                (proven && state.brings_for(&seat.source, seat.right))
                     || state.served.iter().any(same)
+                    || (proven && state.vouched.iter().any(same))
             }
             None => false,
         };

@@ -1,7 +1,10 @@
 //! How a fill begins: whom to ask, the first request, the size, the empty file; and how it begins anew when the bytes
 //! were wrong.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use larder_shared::Range;
 
@@ -22,6 +25,7 @@ use crate::{
 impl Running {
     /// The first request: learns the size and makes the partial.
     pub(super) async fn start(&mut self) -> Result<Arc<Partial>, FillError> {
+        let begun = Instant::now();
         let mut depth = least_depth(&self.fill);
         let mut want = first_want(&self.fill, depth);
         loop {
@@ -30,9 +34,10 @@ impl Running {
                 Want::Part(range) => range.start,
                 Want::All | Want::Head => 0,
             };
+            // A client waits for its headers: members must leave upstream its turn.
             let via = match want {
-                Want::Part(_) => self.via(at, depth),
-                Want::All | Want::Head => Via::Direct,
+                Want::Part(_) if begun.elapsed() < MEMBERS_FIRST => self.via(at, depth),
+                _ => Via::Direct,
             };
             if let (true, Want::Part(range)) = (self.fills.cluster.has_others(), want) {
                 // The next run is somebody else's.
@@ -121,9 +126,9 @@ impl Running {
     }
 
     /// Whether a length that only a member has told is the right one. Readers are told it before the bytes are verified, so
-    /// where no manifest says what it is, the origin is asked for it. In an outage the member is believed.
+    /// unless a manifest says the same the origin is asked for it. In an outage the member is believed.
     async fn confirms(&self, source: &Source, size: u64) -> bool {
-        if self.fills.expected(&self.fill.digest).is_some() {
+        if self.fills.expected(&self.fill.digest) == Some(size) {
             return true;
         }
         let subject = Subject::Blob(self.fill.digest);
@@ -225,6 +230,9 @@ impl Running {
         }
     }
 }
+
+/// How long other members are asked for the first bytes before this node fetches them itself.
+const MEMBERS_FIRST: Duration = Duration::from_millis(1500);
 
 /// How often a blob whose bytes were wrong is begun anew without those who brought them.
 const RESTARTS: usize = 3;

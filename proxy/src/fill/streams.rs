@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -83,8 +83,8 @@ impl Running {
                 }
                 Step::Fetch { range, depth } => {
                     let via = self.via(range.start, depth);
-                    // The first that waits for no member needs no leave: it must never wait for those that do.
-                    let first = self.flights.iter().all(|s| s.depth > via.depth());
+                    // The first of each depth needs no leave: it must never wait for those that may wait for it.
+                    let first = self.flights.iter().all(|s| s.depth != via.depth());
                     let permit = if first {
                         None
                     } else {
@@ -213,6 +213,7 @@ impl Running {
             at: AtomicU64::new(range.start),
             end: AtomicU64::new(range.end),
             endpoint: AtomicUsize::new(usize::MAX),
+            wrote: Mutex::default(),
             member: OnceLock::new(),
             object: AtomicBool::new(false),
         });
@@ -243,7 +244,9 @@ impl Running {
         if let Some(member) = stream.track.member.get() {
             let brought = Range::new(stream.start, stream.track.at.load(Ordering::Acquire));
             self.from_members += brought.len();
-            self.shares.push((brought, *member));
+            let wrote = lock(&stream.track.wrote);
+            self.shares
+                .extend(wrote.iter().map(|range| (range, *member)));
         }
         if let (End::Broken { .. }, true) = (&end, stream.track.object.load(Ordering::Relaxed)) {
             // Upstream brings the rest.
@@ -330,7 +333,8 @@ impl Stream {
 
 /// Which repositories hold the digest outlives this process with the partial.
 fn note_proofs(fill: &Fill, partial: &Partial) {
-    for source in &lock(&fill.state).served {
+    let state = lock(&fill.state);
+    for source in state.served.iter().chain(&state.vouched) {
         partial.prove_in(&source.repository);
     }
 }

@@ -47,7 +47,7 @@ impl Pull {
         // nothing about this caller.
         let at_once = self.store.usable()
             && self.upstreams.proves_at_once(&place.registry)
-            && !self.cluster.has_others();
+            && !self.cluster.is_there();
         if right == Right::None && !at_once {
             self.access
                 .prove_unless_known(place, Subject::Blob(*digest))

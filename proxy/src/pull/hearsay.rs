@@ -25,8 +25,8 @@ impl Pull {
         let (registry, repository) = (&place.registry, &place.repository);
         known.merge(self.cluster.durable_verdict(registry, repository).await);
         let who = place.identity.shared().map(|who| who.to_string());
-        let accepted = who.and_then(|who| known.grants.get(&who).copied());
-        let accepted = accepted.filter(|at| *at > 0);
+        let known = known.sane(now());
+        let accepted = who.and_then(|who| known.granted(&who));
         let mut new = self
             .access
             .learn(place, known.public(), known.refused(), accepted);
@@ -38,12 +38,12 @@ impl Pull {
             let mut known = known.await;
             known.merge(self.cluster.durable_tag(registry, repository, tag).await);
             if let Some(told) = known.tag {
-                // Looked up, not checked: it must never count as fresh here.
+                // Heard, not checked: it must never count as fresh here, and any answer of the registry replaces it.
                 let record = TagRecord {
                     digest: told.digest,
                     size: told.size,
                     media_type: told.media_type,
-                    checked: told.checked,
+                    checked: 0,
                 };
                 place.record.set_tag(tag.clone(), record);
                 new = true;
@@ -84,7 +84,7 @@ impl Pull {
                 if place.identity.is_anonymous() {
                     verdict.refused = Some(now());
                 } else if let Some(who) = place.identity.shared() {
-                    verdict.grants.insert(who.to_string(), 0);
+                    verdict.revoked.insert(who.to_string(), now());
                 }
             }
             _ => return,

@@ -158,10 +158,13 @@ impl Pull {
             }
             None => return Err(failure.into()),
         };
-        let warning = format!(
-            "299 - \"larder: {failure}; this is what the tag pointed to {} s ago\"",
-            age.as_secs()
-        );
+        let when = if known.checked == 0 {
+            "as another node knows it".to_owned()
+        } else {
+            format!("{} s ago", age.as_secs())
+        };
+        let warning =
+            format!("299 - \"larder: {failure}; this is what the tag pointed to {when}\"");
         put(&mut pulled.headers, header::WARNING, &warning);
         let tier = match pulled.outcome {
             Outcome::Hit => Tier::Node,

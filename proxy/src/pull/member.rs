@@ -8,6 +8,8 @@ use std::{net::SocketAddr, pin::pin, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
 use http::header;
+use tokio::time::timeout;
+
 use larder_shared::{Digest, Range, RangeHeader, Reference, Role, Route, media};
 
 use super::{
@@ -133,6 +135,10 @@ impl Pull {
         let manifest = self
             .fetch_upstream(place, Reference::Digest(*digest), Fingerprint::MEMBERS)
             .await?;
+        // Signed inline, its bytes do not have its digest: nobody could verify it.
+        if media::is_schema1(&manifest.media_type) {
+            return Err(missing(place));
+        }
         Ok(manifest.pulled(false, Outcome::Miss))
     }
 
@@ -143,14 +149,18 @@ impl Pull {
         place: &Place,
         digest: &Digest,
     ) -> Option<Manifest> {
-        for (member, role) in self.cluster.candidates(digest, 0, DEPTH) {
-            if self.cluster.admits(member)
-                && let Some(manifest) = self.manifest_from(place, digest, member, role).await
-            {
-                return Some(manifest);
+        let asking = async {
+            for (member, role) in self.cluster.candidates(digest, 0, DEPTH) {
+                if self.cluster.admits(member)
+                    && let Some(manifest) = self.manifest_from(place, digest, member, role).await
+                {
+                    return Some(manifest);
+                }
             }
-        }
-        None
+            None
+        };
+        // Upstream must have its turn before the client is told that it is late.
+        timeout(MEMBERS_WITHIN, asking).await.ok().flatten()
     }
 
     /// The same where upstream is out of reach: every other member is asked, until one has it.
@@ -194,9 +204,10 @@ impl Pull {
             }
             return None;
         }
-        Some(Manifest {
+        let media_type = link.media_type?;
+        says_no_other(&bytes, &media_type).then_some(Manifest {
             digest: *digest,
-            media_type: link.media_type?,
+            media_type,
             bytes: bytes.into(),
         })
     }
@@ -222,13 +233,27 @@ impl Pull {
             self.metrics.peers.distrusted.inc();
             return None;
         }
-        Some(Manifest {
+        says_no_other(&bytes, &media_type).then_some(Manifest {
             digest: *digest,
             media_type,
             bytes,
         })
     }
 }
+
+/// Whether a manifest says nothing else of its own type than what was told. The bytes are verified, the word is not.
+fn says_no_other(manifest: &[u8], media_type: &str) -> bool {
+    #[derive(Default, serde::Deserialize)]
+    struct Typed {
+        #[serde(rename = "mediaType")]
+        media_type: Option<String>,
+    }
+    let typed: Typed = serde_json::from_slice(manifest).unwrap_or_default();
+    typed.media_type.is_none_or(|own| own == media_type)
+}
+
+/// Other members have so long to give a manifest before upstream is asked.
+const MEMBERS_WITHIN: Duration = Duration::from_millis(1500);
 
 /// Members asked at once for a manifest that upstream cannot give.
 const ASKED_AT_ONCE: usize = 16;

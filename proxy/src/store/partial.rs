@@ -200,11 +200,11 @@ impl Partial {
 
     /// Writes those bytes of `chunks` at `offset` that nobody has written before; when it returns, they count as present.
     /// A byte is written once: what was hashed from memory must never be overwritten with what another source says.
-    /// `true` if all of it was new, so that it may be hashed from memory.
-    pub fn write(&self, offset: u64, chunks: &[Bytes]) -> io::Result<bool> {
+    /// What was new: if it is all of it, it may be hashed from memory.
+    pub fn write(&self, offset: u64, chunks: &[Bytes]) -> io::Result<Vec<Range>> {
         let gone = self.gone.read().unwrap_or_else(PoisonError::into_inner);
         if *gone {
-            return Ok(false);
+            return Ok(Vec::new());
         }
         let len: u64 = chunks.iter().map(|c| c.len() as u64).sum();
         let piece = Range::new(offset, offset + len);
@@ -223,7 +223,7 @@ impl Partial {
             disk::write_all_at(self.blob.file(), &part, gap.start)?;
             lock(&self.present).insert(*gap);
         }
-        Ok(fresh == [piece])
+        Ok(fresh)
     }
 
     /// Writes down how far it is and takes no more: writes that are late touch neither file nor checkpoint, so that

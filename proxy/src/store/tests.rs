@@ -233,10 +233,8 @@ fn a_byte_is_written_once_whoever_brings_it_again() {
     let mut rotten = bytes.clone();
     rotten[..2000].fill(0);
     let piece = [Bytes::copy_from_slice(&rotten[1000..3000])];
-    assert!(
-        !partial.write(1000, &piece).unwrap(),
-        "not all of it was new"
-    );
+    let new = partial.write(1000, &piece).unwrap();
+    assert_eq!(new, [Range::new(2000, 3000)], "not all of it was new");
     partial.hash(1000, &[]).unwrap();
     assert_eq!(partial.verify().unwrap(), Some(true));
     store.commit(&partial).unwrap();

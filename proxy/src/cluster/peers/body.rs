@@ -1,0 +1,137 @@
+//! The body of a member's answer, watched: silence is looked into, and a member that is gone is given up.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::Response;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{
+    Failure, Peers,
+    voice::{QUIET, Voice},
+};
+use crate::client;
+
+/// A member that lives but brings nothing for this long is asked whether anything comes to itself. If so it is waited for,
+/// up to a limit: where upstream is slow everybody waits for it, and asking another member would only have the same bytes
+/// sent twice.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+const LONGEST: Duration = Duration::from_mins(1);
+
+/// The body of a member's answer, watched.
+#[derive(Debug)]
+pub struct Body {
+    peers: Arc<Peers>,
+    member: SocketAddr,
+    voice: Arc<Voice>,
+    _slot: Option<OwnedSemaphorePermit>,
+    incoming: (http::response::Parts, Incoming),
+    /// When it last brought something, or said that it is alive.
+    heard: Instant,
+    /// When it last brought something.
+    brought: Instant,
+    /// How long it may bring nothing until it is asked whether it receives anything itself.
+    patience: Duration,
+}
+
+impl Body {
+    pub(super) fn new(
+        peers: Arc<Peers>,
+        member: SocketAddr,
+        slot: Option<OwnedSemaphorePermit>,
+        response: Response<Incoming>,
+    ) -> Self {
+        Self {
+            voice: peers.voice(member),
+            peers,
+            member,
+            _slot: slot,
+            incoming: response.into_parts(),
+            heard: Instant::now(),
+            brought: Instant::now(),
+            patience: PATIENCE,
+        }
+    }
+
+    pub fn headers(&self) -> &http::HeaderMap {
+        &self.incoming.0.headers
+    }
+
+    pub fn member(&self) -> SocketAddr {
+        self.member
+    }
+
+    /// The next bytes; `None` at the end. May be dropped and called again.
+    pub async fn next(&mut self) -> Option<Result<Bytes, Failure>> {
+        loop {
+            let until = self.heard + QUIET;
+            let frame = tokio::time::timeout_at(until.into(), self.incoming.1.frame()).await;
+            match frame {
+                Ok(Some(Ok(frame))) => {
+                    self.note_frame();
+                    if let Ok(data) = frame.into_data() {
+                        return Some(Ok(data));
+                    }
+                }
+                Ok(Some(Err(error))) => return Some(Err(self.gone(error.to_string()))),
+                Ok(None) => return None,
+                Err(_) => {
+                    let waited = self.brought.elapsed();
+                    if waited >= LONGEST
+                        || (waited >= self.patience && !self.peers.receives(self.member).await)
+                    {
+                        let why = format!("it brought nothing for {} s", waited.as_secs());
+                        return Some(Err(self.gone(why)));
+                    }
+                    if waited >= self.patience {
+                        self.patience = waited + PATIENCE;
+                    }
+                    let lives = tokio::select! {
+                        frame = self.incoming.1.frame() => match frame {
+                            Some(Ok(frame)) => {
+                                self.note_frame();
+                                match frame.into_data() {
+                                    Ok(data) => return Some(Ok(data)),
+                                    Err(_) => true,
+                                }
+                            }
+                            Some(Err(error)) => return Some(Err(self.gone(error.to_string()))),
+                            None => return None,
+                        },
+                        lives = self.peers.lives(self.member) => lives,
+                    };
+                    if !lives {
+                        return Some(Err(self.gone("it shows no sign of life".to_owned())));
+                    }
+                    self.heard = Instant::now();
+                }
+            }
+        }
+    }
+
+    fn note_frame(&mut self) {
+        self.heard = Instant::now();
+        self.brought = self.heard;
+        self.patience = PATIENCE;
+        self.voice.note();
+    }
+
+    fn gone(&self, why: String) -> Failure {
+        self.peers.members.failed(self.member);
+        Failure::Gone(self.member, why)
+    }
+
+    /// All of it, if it has at most `limit` bytes and comes within `within`.
+    pub async fn collect(self, limit: u64, within: Duration) -> Result<Bytes, Failure> {
+        let member = self.member;
+        client::collect(self.incoming.1, limit, within)
+            .await
+            .map_err(|why| Failure::Gone(member, why))
+    }
+}
