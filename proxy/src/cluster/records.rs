@@ -109,7 +109,9 @@ impl Kept {
             *at = 1;
         }
         for map in [&mut timeless.grants, &mut timeless.revoked] {
-            map.values_mut().for_each(|at| *at = 1);
+            for at in map.values_mut() {
+                *at = 1;
+            }
         }
         if let Some(tag) = &mut timeless.tag {
             tag.checked = 0;

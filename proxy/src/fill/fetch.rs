@@ -216,7 +216,9 @@ fn write(fill: &Fill, partial: &Partial, track: &Track, piece: Piece) -> io::Res
     let fresh = wrote == [Range::new(piece.start, end)];
     {
         let mut all = lock(&track.wrote);
-        wrote.into_iter().for_each(|range| all.insert(range));
+        for range in wrote {
+            all.insert(range);
+        }
     }
     track.at.store(end, Ordering::Release);
     fill.wake_readers();
