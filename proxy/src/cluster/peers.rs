@@ -48,8 +48,9 @@ const CONNECT: Duration = Duration::from_millis(250);
 /// A node whose own clock is so late has no time for anything.
 const LATE: Duration = Duration::from_millis(50);
 
-/// The head of an answer may take this long: half of what a client waits for its headers.
-const HEAD: Duration = Duration::from_millis(2500);
+/// An answer has to begin within this time where a client waits for its headers, and where it has them.
+pub const SOON: Duration = Duration::from_millis(2500);
+pub const LATER: Duration = Duration::from_mins(1);
 
 /// What is asked of a member.
 #[derive(Clone, Debug)]
@@ -69,6 +70,9 @@ pub struct Ask {
     pub repository: Repository,
     pub subject: Subject,
     pub role: Role,
+    /// How long it may take until an answer begins, as long as the member lives: little where a client waits for its
+    /// headers, more where it reads already and upstream may be slow for everybody.
+    pub within: Duration,
     /// The `Authorization` that is lent: a Bearer token for pulling from this repository, never another secret.
     pub lent: Option<HeaderValue>,
 }
@@ -231,12 +235,16 @@ impl Peers {
         }
         // A slot for each role: a relay that is waited for must find one to ask its root.
         let slots = Arc::clone(&self.voice(member).slots[ask.role as usize]);
-        let slot = tokio::time::timeout(HEAD, slots.acquire_owned()).await;
+        let slot = tokio::time::timeout(ask.within, slots.acquire_owned()).await;
         let Ok(Ok(slot)) = slot else {
             return Err(Failure::Unable(member, StatusCode::TOO_MANY_REQUESTS));
         };
         let response = self
-            .watched(member, self.send(member, request, &path, Bytes::new()))
+            .watched(
+                member,
+                ask.within,
+                self.send(member, request, &path, Bytes::new()),
+            )
             .await?;
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(Answer {
@@ -304,6 +312,7 @@ impl Peers {
     async fn watched<T>(
         self: &Arc<Self>,
         member: SocketAddr,
+        within: Duration,
         answer: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
         let begun = Instant::now();
@@ -312,7 +321,7 @@ impl Peers {
             if let Ok(answered) = tokio::time::timeout(QUIET, &mut answer).await {
                 return answered;
             }
-            if begun.elapsed() >= HEAD {
+            if begun.elapsed() >= within {
                 return Err(Failure::Gone(member, "no answer in time".to_owned()));
             }
             tokio::select! {

@@ -239,7 +239,10 @@ async fn open_peer(
     role: Role,
 ) -> Result<Opened, End> {
     let subject = peers::Subject::Blob(fill.digest, range);
-    let ask = fills.ask_of(&fills.place(source), subject, role).await;
+    let mut ask = fills.ask_of(&fills.place(source), subject, role).await;
+    if lock(&fill.state).partial.is_some() {
+        ask.within = peers::LATER;
+    }
     let failed = |why: String| End::Peer { member, why };
     let answer = fills
         .cluster
@@ -288,6 +291,7 @@ impl Fills {
             repository: repository.clone(),
             subject,
             role,
+            within: peers::SOON,
             lent,
         }
     }
@@ -363,6 +367,7 @@ async fn search(fills: &Fills, fill: &Fill, source: &Source) -> Vec<SocketAddr> 
         repository: source.repository.clone(),
         subject: peers::Subject::Has(fill.digest),
         role: Role::Holder,
+        within: SEARCH,
         lent: None,
     };
     let answers = stream::iter(others)

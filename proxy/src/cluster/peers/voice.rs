@@ -12,8 +12,8 @@ use tokio::sync::Semaphore;
 
 /// Nothing for this long, and the member is asked whether it is alive; it has this long to say so. Together they are how
 /// long a reader waits for a member that is gone.
-pub(super) const QUIET: Duration = Duration::from_millis(70);
-const SIGN_OF_LIFE: Duration = Duration::from_millis(90);
+pub(super) const QUIET: Duration = Duration::from_millis(80);
+const SIGN_OF_LIFE: Duration = Duration::from_millis(120);
 
 /// How long a member has while nothing is known of how long its signs take: a connection has to be made first.
 const UNMEASURED: Duration = Duration::from_millis(301);
@@ -99,7 +99,7 @@ impl Voice {
             Some(took) => {
                 let first = before == UNMEASURED.as_millis() as u64;
                 let sinking = if first { 0 } else { before * 3 / 4 };
-                self.set_patience((4 * took.as_millis() as u64).max(sinking));
+                self.set_patience((6 * took.as_millis() as u64).max(sinking));
             }
             None => self.missed.store(now().max(1), Ordering::Relaxed),
         }
