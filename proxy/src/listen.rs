@@ -1,4 +1,4 @@
-//! Accept loops: the registry port, the telemetry port, the admin socket.
+//! Accept loops: the registry port, the peer port, the telemetry port, the admin socket.
 //!
 //! Owns connections: how many there may be, how long a request's head may take, and their end in a drain. What a
 //! request means is the surfaces' business.
@@ -37,26 +37,46 @@ const UNWANTED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Serves the registry port until the drain; then lets the requests in flight finish.
 pub async fn registry(listener: TcpListener, surface: Arc<Surface>, watch: Watch) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    bounded(
+        listener,
+        "registry",
+        MAX_CONNECTIONS,
+        watch,
+        |stream, watch| {
+            let surface = Arc::clone(&surface);
+            async move { registry_connection(stream, &surface, watch).await }
+        },
+    )
+    .await;
+}
+
+/// Accepts at most `limit` connections to a port at once; more are turned away.
+async fn bounded<F>(
+    listener: TcpListener,
+    port: &'static str,
+    limit: usize,
+    watch: Watch,
+    serve: impl Fn(TcpStream, Watch) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let slots = Arc::new(Semaphore::new(limit));
     accept(watch.clone(), listener, |stream| {
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-            tracing::warn!(
-                limit = MAX_CONNECTIONS,
-                "too many connections on the registry port; one is turned away"
-            );
+            tracing::warn!(port, limit, "too many connections; one is turned away");
             return;
         };
-        let (surface, watch) = (Arc::clone(&surface), watch.clone());
+        let _ = stream.set_nodelay(true);
+        let serving = serve(stream, watch.clone());
         tokio::spawn(async move {
             let _slot = slot;
-            registry_connection(stream, &surface, watch).await;
+            serving.await;
         });
     })
     .await;
 }
 
 async fn registry_connection(stream: TcpStream, surface: &Surface, mut watch: Watch) {
-    let _ = stream.set_nodelay(true);
     let peer = stream.peer_addr().map(|peer| peer.ip());
     let welcome = peer.is_ok_and(|peer| surface.welcomes(peer));
     let regions = Regions::default();
@@ -116,24 +136,20 @@ const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Serves the peer port until the drain; then lets the requests in flight finish.
 pub async fn peers(listener: TcpListener, surface: Arc<PeerSurface>, watch: Watch) {
-    let slots = Arc::new(Semaphore::new(MAX_PEER_CONNECTIONS));
-    accept(watch.clone(), listener, |stream| {
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-            tracing::warn!(
-                limit = MAX_PEER_CONNECTIONS,
-                "too many connections on the peer port; one is turned away"
-            );
-            return;
-        };
-        let (surface, watch) = (Arc::clone(&surface), watch.clone());
-        tokio::spawn(async move {
-            let _slot = slot;
-            let _ = stream.set_nodelay(true);
-            if let Err(why) = peer_connection(stream, &surface, watch).await {
-                tracing::debug!(why, "a connection to the peer port ended early");
+    bounded(
+        listener,
+        "peers",
+        MAX_PEER_CONNECTIONS,
+        watch,
+        |stream, watch| {
+            let surface = Arc::clone(&surface);
+            async move {
+                if let Err(why) = peer_connection(stream, &surface, watch).await {
+                    tracing::debug!(why, "a connection to the peer port ended early");
+                }
             }
-        });
-    })
+        },
+    )
     .await;
 }
 

@@ -26,7 +26,7 @@ use crate::{
     },
     credentials::Secret,
     identity::Identity,
-    metrics::{Metrics, Outcome, Tier},
+    metrics::Metrics,
     pull::{MemberRequest, Pull, PullError},
     record::Record,
     registry::{error_response, ok_response},
@@ -86,7 +86,7 @@ impl PeerSurface {
         )
         .of_member(role.unwrap_or(Role::Holder));
         let answered = match role {
-            Some(role) => self.pulled(&request, role, head).await,
+            Some(role) => self.pulled(&request, role, head, &mut record).await,
             None => Err(OciError::new(
                 ErrorCode::Denied,
                 "this port is for members of the cluster",
@@ -95,10 +95,7 @@ impl PeerSurface {
         };
         let response = match answered {
             Ok(pulled) => ok_response(pulled, &mut record),
-            Err(error) => {
-                record.answered(StatusCode::NOT_FOUND, Tier::None, Outcome::Refused);
-                error_response(&error, ErrorCode::BlobUnknown, "", &mut record)
-            }
+            Err(error) => error_response(&error, ErrorCode::BlobUnknown, "", &mut record),
         };
         response.map(|body| {
             let body = if head { Body::empty() } else { body };
@@ -114,6 +111,7 @@ impl PeerSurface {
         request: &Request<()>,
         role: Role,
         head: bool,
+        record: &mut Record,
     ) -> Result<crate::pull::Pulled, PullError> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return Err(OciError::new(ErrorCode::Unsupported, "members only read").into());
@@ -122,8 +120,9 @@ impl PeerSurface {
         let route = route.ok_or_else(|| {
             OciError::new(ErrorCode::NameUnknown, "not a path of the registry API")
         })?;
+        // Whoever is meant, as on the registry port.
         if let Some((registry, _)) = route.address().and_then(|a| self.pull.resolve(a).ok()) {
-            tracing::trace!(upstream.registry = %registry, role = role.as_str(), "a member asks");
+            record.upstream(registry.as_str());
         }
         let headers = request.headers();
         let request = MemberRequest {
