@@ -9,22 +9,18 @@
 //!
 //! Reads snapshots; never holds a lock of the data path for longer than a copy.
 
+mod status;
+mod telemetry;
+
 use std::{sync::Arc, time::Instant};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use larder_shared::{
-    admin::{
-        Acted, ClusterStatus, FillStatus, Listen, MemberStatus, ObjectStoreStatus, Served, Status,
-        StoreStatus, UpstreamStatus,
-    },
+    admin::{Acted, Listen},
     name::ImageName,
 };
 
-use crate::{
-    body::Body,
-    metrics::{Metrics, Tier},
-    pull::Pull,
-};
+use crate::{body::Body, metrics::Metrics, pull::Pull};
 
 /// Everything that may be asked about a running larder.
 #[derive(Debug)]
@@ -79,147 +75,6 @@ impl Admin {
                 StatusCode::NOT_FOUND,
                 "there are GET /status and /explain, and POST /pin, /unpin, /evict, /gc and /verify\n",
             ),
-        }
-    }
-
-    /// Answers on the telemetry port.
-    pub fn telemetry<B>(&self, request: &Request<B>) -> Response<Body> {
-        match request.uri().path() {
-            "/metrics" => {
-                let totals = self.pull.store.totals();
-                self.metrics.store_bytes.set(totals.bytes as i64);
-                self.metrics.store_blobs.set(totals.blobs as i64);
-                let members = self.pull.cluster.members.view().addresses.len();
-                self.metrics.peers.members.set(members as i64);
-                self.metrics
-                    .store_failing
-                    .set(i64::from(self.pull.store.trouble().is_some()));
-                self.metrics
-                    .store_rotten
-                    .set(self.pull.store.rotten() as i64);
-                let mut response = text(StatusCode::OK, &self.metrics.render());
-                response.headers_mut().insert(
-                    header::CONTENT_TYPE,
-                    HeaderValue::from_static(
-                        "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                    ),
-                );
-                response
-            }
-            // Everything is bound and built before the port answers.
-            "/livez" => text(StatusCode::OK, "ok\n"),
-            // A node that cannot keep still serves: ready, and the detail says what is wrong.
-            "/readyz" => text(
-                StatusCode::OK,
-                &match self.pull.store.trouble() {
-                    None => "ok\n".to_owned(),
-                    Some(why) => format!("ok, as a plain proxy: the store fails: {why}\n"),
-                },
-            ),
-            _ => text(
-                StatusCode::NOT_FOUND,
-                "there are /metrics, /livez and /readyz\n",
-            ),
-        }
-    }
-
-    fn endpoints(&self, registry: &str) -> Vec<String> {
-        let Ok(registry) = registry.parse() else {
-            return Vec::new();
-        };
-        let view = self.pull.upstreams.endpoints(&registry);
-        view.into_iter()
-            .map(|e| format!("{} ({})", e.url, e.state))
-            .collect()
-    }
-
-    async fn status(&self) -> Status {
-        let store = &self.pull.store;
-        let config = self.pull.config.load_full();
-        let mut upstreams = Vec::new();
-        for (registry, upstream) in &config.upstreams {
-            let findings = match &upstream.credentials {
-                Some(source) => self.pull.credentials.findings(source).await,
-                None => Vec::new(),
-            };
-            upstreams.push(UpstreamStatus {
-                registry: registry.clone(),
-                endpoints: self.endpoints(registry),
-                findings,
-            });
-        }
-        let totals = store.totals();
-        let looked = Arc::clone(store);
-        let partials = tokio::task::spawn_blocking(move || looked.partial_bytes());
-        let partial_bytes = partials.await.unwrap_or(0);
-        let space = store.space();
-        Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime_seconds: self.started.elapsed().as_secs(),
-            listen: self.listen.clone(),
-            store: StoreStatus {
-                path: store.root().display().to_string(),
-                blobs: totals.blobs,
-                bytes: totals.bytes,
-                partial_bytes,
-                max_bytes: space
-                    .as_ref()
-                    .map_or(0, |s| config.store.max_size.of(s.total)),
-                free_bytes: space.as_ref().map_or(0, |s| s.free),
-                state: store.trouble().map_or_else(
-                    || "ready".to_owned(),
-                    |why| format!("failing, larder is a plain proxy: {why}"),
-                ),
-            },
-            fills: self
-                .pull
-                .fills
-                .list()
-                .into_iter()
-                .map(|fill| FillStatus {
-                    digest: fill.digest,
-                    present_bytes: fill.present,
-                    size_bytes: fill.size,
-                    readers: fill.readers,
-                })
-                .collect(),
-            upstreams,
-            served: Served {
-                requests: self.metrics.answered(),
-                node_bytes: self.metrics.sent_from(Tier::Node),
-                cluster_bytes: self.metrics.sent_from(Tier::Cluster),
-                upstream_bytes: self.metrics.sent_from(Tier::Upstream),
-            },
-            cluster: config.cluster.peers.is_some().then(|| self.cluster()),
-            object_store: config.cluster.object_store.as_ref().and_then(|named| {
-                let view = self.pull.cluster.store.as_ref()?.view();
-                Some(ObjectStoreStatus {
-                    url: named.url.clone(),
-                    waiting: view.queue as u64,
-                    waiting_bytes: view.waiting_bytes,
-                    written: view.written,
-                    already_there: view.already_there,
-                    dropped: view.dropped,
-                    last_error: view.last_error,
-                })
-            }),
-        }
-    }
-
-    fn cluster(&self) -> ClusterStatus {
-        let peers = &self.metrics.peers;
-        let members = self.pull.cluster.members.list().into_iter();
-        ClusterStatus {
-            members: members
-                .map(|member| MemberStatus {
-                    address: member.address.to_string(),
-                    own: member.own,
-                    state: member.state.to_owned(),
-                })
-                .collect(),
-            received_bytes: peers.received.get(),
-            sent_bytes: self.metrics.sent_to_members(),
-            distrusted: peers.distrusted.get(),
         }
     }
 }

@@ -2,13 +2,16 @@
 //!
 //! Exit codes: 0 fine, 1 failed, 2 usage, 3 found something wrong.
 
-mod ask;
+mod act;
 mod config_file;
+mod explain;
 pub mod install;
 mod serve;
 mod show;
+mod socket;
+mod status;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -31,21 +34,21 @@ enum Command {
     /// Run the daemon.
     Serve(serve::ServeArgs),
     /// Show this node at a glance.
-    Status(ask::StatusArgs),
+    Status(status::StatusArgs),
     /// Show the other members of the cluster and how they fare.
-    Peers(ask::StatusArgs),
+    Peers(status::StatusArgs),
     /// Say what a pull of an image would do, and why, without transferring the image.
-    Explain(ask::ImageArgs),
+    Explain(explain::ExplainArgs),
     /// Keep an image: its content is never evicted.
-    Pin(ask::ImageArgs),
+    Pin(act::ImageArgs),
     /// Let a pinned image go again.
-    Unpin(ask::ImageArgs),
+    Unpin(act::ImageArgs),
     /// Take an image, or everything of one registry, out of the node tier.
-    Evict(ask::EvictArgs),
+    Evict(act::EvictArgs),
     /// Bring the node tier within its bounds now.
-    Gc(ask::StatusArgs),
+    Gc(act::TierArgs),
     /// Hash everything in the node tier again.
-    Verify(ask::StatusArgs),
+    Verify(act::TierArgs),
     /// Make the container runtime pull through larder.
     Install(install::InstallArgs),
     /// Put the container runtime's files back as they were.
@@ -53,20 +56,6 @@ enum Command {
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(config_file::ConfigCommand),
-}
-
-/// Where the running larder is found.
-#[derive(Clone, Debug, clap::Args)]
-pub struct SocketArgs {
-    /// The admin socket of the running larder.
-    #[arg(long, env = "LARDER_SOCKET", value_name = "PATH")]
-    socket: Option<PathBuf>,
-    /// The configuration file, which may name the socket.
-    #[arg(long, env = "LARDER_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 /// Failed.
@@ -79,14 +68,14 @@ const FOUND: u8 = 3;
 pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve::serve(args),
-        Command::Status(args) => ask::status(&args),
-        Command::Peers(args) => ask::peers(&args),
-        Command::Explain(args) => ask::explain(&args),
-        Command::Pin(args) => ask::pin(&args, true),
-        Command::Unpin(args) => ask::pin(&args, false),
-        Command::Evict(args) => ask::evict(&args),
-        Command::Gc(args) => ask::gc(&args),
-        Command::Verify(args) => ask::verify(&args),
+        Command::Status(args) => status::status(&args),
+        Command::Peers(args) => status::peers(&args),
+        Command::Explain(args) => explain::explain(&args),
+        Command::Pin(args) => act::pin(&args, true),
+        Command::Unpin(args) => act::pin(&args, false),
+        Command::Evict(args) => act::evict(&args),
+        Command::Gc(args) => act::gc(&args),
+        Command::Verify(args) => act::verify(&args),
         Command::Install(args) => install::install(&args, &mut std::io::stdout().lock()),
         Command::Uninstall(args) => install::uninstall(&args, &mut std::io::stdout().lock()),
         Command::Config(command) => config_file::run(command),

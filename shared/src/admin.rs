@@ -1,6 +1,12 @@
 //! The admin API's wire types: written by the daemon, read by the CLI and by people's scripts (`--json`).
 
+mod content;
+mod doctor;
+
 use serde::{Deserialize, Serialize};
+
+pub use content::{Blob, Blobs, Image, Images};
+pub use doctor::{Diagnosis, Finding, Severity};
 
 use crate::digest::Digest;
 

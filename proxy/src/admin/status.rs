@@ -1,0 +1,113 @@
+//! `GET /status`: this node at a glance.
+
+use std::sync::Arc;
+
+use larder_shared::admin::{
+    ClusterStatus, FillStatus, MemberStatus, ObjectStoreStatus, Served, Status, StoreStatus,
+    UpstreamStatus,
+};
+
+use super::Admin;
+use crate::metrics::Tier;
+
+impl Admin {
+    fn endpoints(&self, registry: &str) -> Vec<String> {
+        let Ok(registry) = registry.parse() else {
+            return Vec::new();
+        };
+        let view = self.pull.upstreams.endpoints(&registry);
+        view.into_iter()
+            .map(|e| format!("{} ({})", e.url, e.state))
+            .collect()
+    }
+
+    pub(super) async fn status(&self) -> Status {
+        let store = &self.pull.store;
+        let config = self.pull.config.load_full();
+        let mut upstreams = Vec::new();
+        for (registry, upstream) in &config.upstreams {
+            let findings = match &upstream.credentials {
+                Some(source) => self.pull.credentials.findings(source).await,
+                None => Vec::new(),
+            };
+            upstreams.push(UpstreamStatus {
+                registry: registry.clone(),
+                endpoints: self.endpoints(registry),
+                findings,
+            });
+        }
+        let totals = store.totals();
+        let looked = Arc::clone(store);
+        let partials = tokio::task::spawn_blocking(move || looked.partial_bytes());
+        let partial_bytes = partials.await.unwrap_or(0);
+        let space = store.space();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            listen: self.listen.clone(),
+            store: StoreStatus {
+                path: store.root().display().to_string(),
+                blobs: totals.blobs,
+                bytes: totals.bytes,
+                partial_bytes,
+                max_bytes: space
+                    .as_ref()
+                    .map_or(0, |s| config.store.max_size.of(s.total)),
+                free_bytes: space.as_ref().map_or(0, |s| s.free),
+                state: store.trouble().map_or_else(
+                    || "ready".to_owned(),
+                    |why| format!("failing, larder is a plain proxy: {why}"),
+                ),
+            },
+            fills: self
+                .pull
+                .fills
+                .list()
+                .into_iter()
+                .map(|fill| FillStatus {
+                    digest: fill.digest,
+                    present_bytes: fill.present,
+                    size_bytes: fill.size,
+                    readers: fill.readers,
+                })
+                .collect(),
+            upstreams,
+            served: Served {
+                requests: self.metrics.answered(),
+                node_bytes: self.metrics.sent_from(Tier::Node),
+                cluster_bytes: self.metrics.sent_from(Tier::Cluster),
+                upstream_bytes: self.metrics.sent_from(Tier::Upstream),
+            },
+            cluster: config.cluster.peers.is_some().then(|| self.cluster()),
+            object_store: config.cluster.object_store.as_ref().and_then(|named| {
+                let view = self.pull.cluster.store.as_ref()?.view();
+                Some(ObjectStoreStatus {
+                    url: named.url.clone(),
+                    waiting: view.queue as u64,
+                    waiting_bytes: view.waiting_bytes,
+                    written: view.written,
+                    already_there: view.already_there,
+                    dropped: view.dropped,
+                    last_error: view.last_error,
+                })
+            }),
+        }
+    }
+
+    fn cluster(&self) -> ClusterStatus {
+        let peers = &self.metrics.peers;
+        let members = self.pull.cluster.members.list().into_iter();
+        ClusterStatus {
+            members: members
+                .map(|member| MemberStatus {
+                    address: member.address.to_string(),
+                    own: member.own,
+                    state: member.state.to_owned(),
+                })
+                .collect(),
+            received_bytes: peers.received.get(),
+            sent_bytes: self.metrics.sent_to_members(),
+            distrusted: peers.distrusted.get(),
+        }
+    }
+}
