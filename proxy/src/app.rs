@@ -329,7 +329,6 @@ async fn reload(
             Ok(new) if new != **config.load() => {
                 let old = config.swap(Arc::new(new.clone()));
                 metrics.process.read_config(true, unix_seconds() as i64);
-                tracing::info!("the configuration was read again and is in force");
                 if old.telemetry.log != new.telemetry.log
                     && let Err(error) = logs.set(&new.telemetry.log)
                 {
@@ -338,6 +337,7 @@ async fn reload(
                         "[telemetry] log cannot be used; the filter before stays in force"
                     );
                 }
+                tracing::info!("the configuration was read again and is in force");
                 if old.registry.listen != new.registry.listen
                     || old.telemetry.listen != new.telemetry.listen
                     || old.telemetry.log_format != new.telemetry.log_format

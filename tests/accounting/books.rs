@@ -75,7 +75,9 @@ fn told(node: &Node, named: &str) -> Books {
 
 fn access_lines(node: &Node) -> Vec<Value> {
     let log = node.log();
-    let lines = log.lines().filter_map(|line| serde_json::from_str(line).ok());
+    let lines = log
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok());
     lines
         .filter(|line: &Value| line["target"] == "access")
         .collect()
@@ -167,7 +169,11 @@ async fn what_was_received_is_what_was_counted() {
     assert_eq!(sum(&books, |_| true), (requests, received), "{books:#?}");
     // Nothing of it is in a wrong column.
     let outcomes = ["hit", "miss", "refused", "failed"];
-    assert_eq!(sum(&books, |o| outcomes.contains(&o)).0, requests, "{books:#?}");
+    assert_eq!(
+        sum(&books, |o| outcomes.contains(&o)).0,
+        requests,
+        "{books:#?}"
+    );
     assert!(books.keys().any(|(_, upstream, _)| upstream == "other"));
 
     // What came in is in the books as well: each blob once, each manifest once.
@@ -199,7 +205,10 @@ async fn who_leaves_is_counted_with_what_was_on_its_way() {
     let (requests, bytes) = sum(&books, |outcome| outcome == "abandoned");
     assert_eq!(requests, left, "{books:#?}");
     let most = received + left * UNDELIVERED;
-    assert!((received..=most).contains(&bytes), "{received} {bytes} {most}");
+    assert!(
+        (received..=most).contains(&bytes),
+        "{received} {bytes} {most}"
+    );
 }
 
 /// A body that ends short is counted as far as it went.
@@ -221,7 +230,11 @@ async fn what_ends_short_is_counted_as_far_as_it_went() {
     assert!(rests.iter().all(|rest| !rest.complete));
     let received: u64 = rests.iter().map(|r| r.body.len() as u64 + 1_000_000).sum();
     let books = closed(&scene).await;
-    assert_eq!(sum(&books, |outcome| outcome == "short"), (3, received), "{books:#?}");
+    assert_eq!(
+        sum(&books, |outcome| outcome == "short"),
+        (3, received),
+        "{books:#?}"
+    );
 }
 
 /// The line of each request has its times, and what has none has none.

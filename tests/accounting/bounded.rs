@@ -60,6 +60,8 @@ async fn ten_thousand_repositories_and_registries_are_no_new_series() {
     }
     let requests = scene.node.metric_sum("larder_requests_total").await;
     assert!(requests >= 10_000.0, "{requests}");
-    let other = page.lines().filter(|line| line.contains("upstream=\"other\""));
+    let other = page
+        .lines()
+        .filter(|line| line.contains("upstream=\"other\""));
     assert!(other.count() > 0);
 }

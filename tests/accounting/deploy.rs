@@ -24,7 +24,7 @@ fn dashboard() -> Value {
 }
 
 /// All strings under this key, wherever.
-fn strings(value: &Value, key: &str, found: &mut Vec<String>) {
+pub fn strings(value: &Value, key: &str, found: &mut Vec<String>) {
     match value {
         Value::Object(map) => {
             for (name, inner) in map {
@@ -79,7 +79,10 @@ fn check(expression: &str) -> BTreeSet<String> {
             }
             let metric = metric.unwrap_or_else(|| panic!("{label} of {name} in {expression}"));
             for word in value.split('|') {
-                assert!(metric.takes(label, word), "{name}{{{label}={word}}}: {expression}");
+                assert!(
+                    metric.takes(label, word),
+                    "{name}{{{label}={word}}}: {expression}"
+                );
             }
         }
     }
@@ -88,8 +91,12 @@ fn check(expression: &str) -> BTreeSet<String> {
     let groupings = groupings.filter_map(|part| part.split_once(')'));
     for label in groupings.flat_map(|(labels, _)| labels.split(',')) {
         let label = label.trim();
-        let has = |name: &String| metric_of(&table, name).is_some_and(|m| m.labels.contains_key(label));
-        assert!(SCRAPED.contains(&label) || used.iter().any(has), "{label}: {expression}");
+        let has =
+            |name: &String| metric_of(&table, name).is_some_and(|m| m.labels.contains_key(label));
+        assert!(
+            SCRAPED.contains(&label) || used.iter().any(has),
+            "{label}: {expression}"
+        );
     }
     used
 }
@@ -106,14 +113,23 @@ fn every_alert_speaks_of_what_there_is_and_says_what_to_do() {
         assert!(rule["for"].is_string(), "{name}: for");
         let severity = rule["labels"]["severity"].as_str();
         let known = ["critical", "warning", "info"];
-        assert!(severity.is_some_and(|s| known.contains(&s)), "{name}: severity");
+        assert!(
+            severity.is_some_and(|s| known.contains(&s)),
+            "{name}: severity"
+        );
         for annotation in ["summary", "description", "runbook"] {
             let text = rule["annotations"][annotation].as_str();
-            assert!(text.is_some_and(|text| text.len() > 10), "{name}: {annotation}");
+            assert!(
+                text.is_some_and(|text| text.len() > 10),
+                "{name}: {annotation}"
+            );
         }
         let anchor = format!("docs/alerts.md#{}", name.to_lowercase());
         assert_eq!(rule["annotations"]["runbook"], *anchor, "{name}");
-        assert!(runbook.contains(&format!("\n## {name}\n")), "{name} in docs/alerts.md");
+        assert!(
+            runbook.contains(&format!("\n## {name}\n")),
+            "{name} in docs/alerts.md"
+        );
         // Seen to fire and to be silent.
         let tested = tests.matches(&format!("alertname: {name}\n")).count();
         assert!(tested >= 2, "{name} is tested {tested} times");
@@ -156,5 +172,7 @@ fn names_and_labels_that_are_not_there_are_found() {
         let checked = std::panic::catch_unwind(|| check(bad));
         assert!(checked.is_err(), "{bad}");
     }
-    check("sum by (le, tier) (rate(larder_first_byte_seconds_bucket{tier=~\"node|cluster\",job=\"x\"}[5m]))");
+    check(
+        "sum by (le, tier) (rate(larder_first_byte_seconds_bucket{tier=~\"node|cluster\",job=\"x\"}[5m]))",
+    );
 }

@@ -17,7 +17,9 @@ fn header<'a>(seen: &'a Seen, name: &str) -> Option<&'a str> {
 /// Access lines that say this.
 fn lines(node: &Node, words: &str) -> Vec<String> {
     let log = node.log();
-    let lines = log.lines().filter(|line| line.contains(" access: ") && line.contains(words));
+    let lines = log
+        .lines()
+        .filter(|line| line.contains(" access: ") && line.contains(words));
     lines.map(str::to_owned).collect()
 }
 
@@ -39,7 +41,11 @@ async fn a_request_is_the_same_one_everywhere() {
     assert!(!asked.is_empty());
     let mut span = String::new();
     for seen in &asked {
-        assert_eq!(header(seen, "x-request-id"), Some("pod-7/pull-1"), "{seen:?}");
+        assert_eq!(
+            header(seen, "x-request-id"),
+            Some("pod-7/pull-1"),
+            "{seen:?}"
+        );
         assert_eq!(header(seen, "tracestate"), Some("vendor=a,other=b"));
         let passed = header(seen, "traceparent").expect("a trace");
         let parts: Vec<&str> = passed.split('-').collect();
@@ -63,7 +69,10 @@ async fn what_a_client_brings_must_be_good() {
         .await
         .expect("an answer");
     let id = answer.header("x-request-id").expect("an id").to_owned();
-    assert!(id.len() == 16 && id.bytes().all(|b| b.is_ascii_hexdigit()), "{id}");
+    assert!(
+        id.len() == 16 && id.bytes().all(|b| b.is_ascii_hexdigit()),
+        "{id}"
+    );
     for seen in scene.fake.requests() {
         assert_eq!(header(&seen, "x-request-id"), Some(&*id));
         assert_eq!(header(&seen, "tracestate"), None);
@@ -73,7 +82,10 @@ async fn what_a_client_brings_must_be_good() {
     // Errors have one as well.
     let bad = format!("{}/v2/UPPER/manifests/v1", scene.node.url());
     let refused = http::get(&bad, &[("x-request-id", "mine")]).await;
-    assert_eq!(refused.expect("an answer").header("x-request-id"), Some("mine"));
+    assert_eq!(
+        refused.expect("an answer").header("x-request-id"),
+        Some("mine")
+    );
 }
 
 /// Where a registry leads to is another's, whom nobody told of requests.
@@ -87,9 +99,15 @@ async fn redirects_learn_of_no_trace() {
     let asked = scene.fake.requests();
     let (away, here): (Vec<_>, Vec<_>) = asked.iter().partition(|seen| seen.kind == Kind::Cdn);
     assert!(!away.is_empty() && !here.is_empty());
-    assert!(here.iter().all(|seen| header(seen, "x-request-id") == Some("mine")));
+    assert!(
+        here.iter()
+            .all(|seen| header(seen, "x-request-id") == Some("mine"))
+    );
     for name in ["x-request-id", "traceparent", "tracestate"] {
-        assert!(away.iter().all(|seen| header(seen, name).is_none()), "{name}");
+        assert!(
+            away.iter().all(|seen| header(seen, name).is_none()),
+            "{name}"
+        );
     }
 }
 
@@ -100,7 +118,9 @@ async fn the_same_failure_is_said_once() {
     scene.fake.stop().await;
     let complaints = |node: &Node| {
         let log = node.log();
-        let lines = log.lines().filter(|line| line.contains(" WARN ") || line.contains("ERROR"));
+        let lines = log
+            .lines()
+            .filter(|line| line.contains(" WARN ") || line.contains("ERROR"));
         lines.map(str::to_owned).collect::<Vec<_>>()
     };
     for round in 0..5 {
@@ -111,10 +131,18 @@ async fn the_same_failure_is_said_once() {
         let statuses = futures_util::future::join_all(asked).await;
         assert!(statuses.iter().all(|status| *status == 503), "{statuses:?}");
     }
-    eventually("200 lines", || lines(&scene.node, "outcome=\"failed\"").len() == 200).await;
+    eventually("200 lines", || {
+        lines(&scene.node, "outcome=\"failed\"").len() == 200
+    })
+    .await;
     let said = complaints(&scene.node);
     assert_eq!(said.len(), 1, "{said:#?}");
-    for words in [&*scene.fake.host(), "cannot be reached", "look at", "request_id="] {
+    for words in [
+        &*scene.fake.host(),
+        "cannot be reached",
+        "look at",
+        "request_id=",
+    ] {
         assert!(said[0].contains(words), "{words}: {said:#?}");
     }
 }
@@ -126,13 +154,22 @@ async fn what_is_logged_changes_while_it_runs() {
     let cli = async |arguments: &[&str]| {
         let output = node.cli(arguments).await;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-        (output.status.code(), text(&output.stdout), text(&output.stderr))
+        (
+            output.status.code(),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
     };
     let ask = async |name: &str| {
-        http::get(&scene.manifest(name, "v1"), &[]).await.expect("an answer");
+        http::get(&scene.manifest(name, "v1"), &[])
+            .await
+            .expect("an answer");
     };
     ask("a/quiet").await;
-    assert_eq!(cli(&["log"]).await, (Some(0), "warn".to_owned(), String::new()));
+    assert_eq!(
+        cli(&["log"]).await,
+        (Some(0), "warn".to_owned(), String::new())
+    );
     let (code, shown, _) = cli(&["log", "warn,access=info"]).await;
     assert_eq!((code, &*shown), (Some(0), "warn,access=info"));
     ask("a/heard").await;
@@ -140,17 +177,26 @@ async fn what_is_logged_changes_while_it_runs() {
     assert!(lines(node, "a/quiet").is_empty());
     let (code, _, why) = cli(&["log", "access=loudly"]).await;
     assert_eq!(code, Some(1));
-    assert!(why.contains("access=loudly") && why.contains("larder=debug"), "{why}");
+    assert!(
+        why.contains("access=loudly") && why.contains("larder=debug"),
+        "{why}"
+    );
     let (code, json, _) = cli(&["log", "--json"]).await;
-    assert_eq!((code, &*json), (Some(0), "{\"filter\":\"warn,access=info\"}"));
+    assert_eq!(
+        (code, &*json),
+        (Some(0), "{\"filter\":\"warn,access=info\"}")
+    );
 }
 
 #[tokio::test]
 async fn the_configuration_changes_what_is_logged() {
-    let scene = Scene::with(|node| node.log_level("").config("[telemetry]\nlog = \"warn\"\n")).await;
+    let scene =
+        Scene::with(|node| node.log_level("").config("[telemetry]\nlog = \"warn\"\n")).await;
     let node = &scene.node;
     let ask = async |name: &str| {
-        http::get(&scene.manifest(name, "v1"), &[]).await.expect("an answer");
+        http::get(&scene.manifest(name, "v1"), &[])
+            .await
+            .expect("an answer");
     };
     ask("a/quiet").await;
     std::fs::write(node.config_file(), "[telemetry]\nlog = \"info\"\n").expect("a file");
@@ -158,7 +204,11 @@ async fn the_configuration_changes_what_is_logged() {
     ask("a/heard").await;
     eventually("a line", || lines(node, "a/heard").len() == 1).await;
     assert!(lines(node, "a/quiet").is_empty());
-    assert!(!node.log().contains("take effect after a restart"), "{}", node.log());
+    assert!(
+        !node.log().contains("take effect after a restart"),
+        "{}",
+        node.log()
+    );
     // A file that cannot be used changes nothing, and is a metric.
     std::fs::write(node.config_file(), "[telemetry]\nlag = \"info\"\n").expect("a file");
     eventually("it is refused", || node.log().contains("cannot be used")).await;

@@ -6,6 +6,7 @@ use std::process::{Command, Output, Stdio};
 use larder_tests::http;
 use larder_tests::scene::Scene;
 
+use super::deploy::strings;
 use super::table;
 
 /// Where `scripts/test` puts promtool, or one that is installed.
@@ -13,7 +14,11 @@ fn promtool() -> Command {
     let beside = larder_tests::node::larder_program();
     let target = beside.ancestors().nth(2).unwrap_or(Path::new("."));
     let own: PathBuf = target.join("prometheus/usr/bin/promtool");
-    let mut command = Command::new(if own.is_file() { own } else { "promtool".into() });
+    let mut command = Command::new(if own.is_file() {
+        own
+    } else {
+        "promtool".into()
+    });
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -50,6 +55,28 @@ async fn the_metrics_are_as_prometheus_wants_them() {
     let bad = page.replace("larder_requests_total", "larder_requests_totally");
     let output = run(promtool().args(["check", "metrics"]), &bad);
     assert!(!output.status.success());
+}
+
+/// What the dashboard asks is PromQL: each expression passes as a rule.
+#[test]
+fn the_dashboard_asks_in_promql() {
+    let dashboard = serde_json::from_str(&table::read("deploy/grafana/larder.json"));
+    let mut expressions = Vec::new();
+    strings(&dashboard.expect("JSON"), "expr", &mut expressions);
+    let mut rules = String::from("groups:\n  - name: dashboard\n    rules:\n");
+    for (number, expression) in expressions.iter().enumerate() {
+        // As Grafana puts in what was chosen.
+        let expression = expression
+            .replace("$__rate_interval", "5m")
+            .replace("$__range", "6h");
+        let expression = serde_json::Value::from(expression);
+        rules += &format!("      - record: panel:{number}\n        expr: {expression}\n");
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("rules.yaml");
+    std::fs::write(&file, rules).expect("a file");
+    let output = run(promtool().args(["check", "rules"]).arg(&file), "");
+    assert!(output.status.success(), "{}", said(&output));
 }
 
 #[test]

@@ -36,7 +36,9 @@ pub fn table() -> BTreeMap<String, Metric> {
         if !name.starts_with("larder_") && !name.starts_with("process_") {
             continue;
         }
-        let pairs = labels.split("; ").filter_map(|label| label.split_once("`: "));
+        let pairs = labels
+            .split("; ")
+            .filter_map(|label| label.split_once("`: "));
         let labels = pairs.map(|(label, values)| {
             let values = values.split(", ").map(str::to_owned).collect();
             (label.trim_matches('`').to_owned(), values)
@@ -93,7 +95,9 @@ async fn a_running_node_shows_what_the_table_says() {
             .strip_prefix("# TYPE ")
             .and_then(|rest| rest.split_once(' '))
         {
-            let metric = table.get(name).unwrap_or_else(|| panic!("{name} is not there"));
+            let metric = table
+                .get(name)
+                .unwrap_or_else(|| panic!("{name} is not there"));
             assert_eq!(metric.kind, kind, "{name}");
             shown.insert(name.to_owned());
         }
@@ -129,7 +133,10 @@ async fn a_running_node_shows_what_the_table_says() {
         ("larder_members{state=\"own\"}", 0.0),
     ] {
         let value = scene.node.metric(sample).await;
-        assert!(value.is_some_and(|value| value >= least), "{sample} is {value:?}: {page}");
+        assert!(
+            value.is_some_and(|value| value >= least),
+            "{sample} is {value:?}: {page}"
+        );
     }
     let host = scene.fake.host();
     let endpoints = format!("larder_upstream_endpoints{{upstream=\"{host}\",state=\"ok\"}}");
