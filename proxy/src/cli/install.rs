@@ -70,7 +70,7 @@ pub struct InstallArgs {
 
     /// A registry to pull through larder, as images name it; repeatable. '*' stands for every registry;
     /// CRI-O has to name each, there it stands for the well-known public ones. NAME=ALIAS for a registry
-    /// with a port under CRI-O [default: '*']
+    /// with a port under CRI-O [default: every registry]
     #[arg(long = "registry", value_name = "NAME[=ALIAS]")]
     pub registries: Vec<String>,
 

@@ -183,7 +183,12 @@ impl Certs<'_> {
     }
 
     /// A directory of a registry's own hides `_default`, even without a hosts.toml in it.
-    fn warn_of_shadows(&mut self, dir: &Path, wanted: &[(PathBuf, Option<&str>)]) -> Result<()> {
+    fn warn_of_shadows(
+        &mut self,
+        dir: &Path,
+        wanted: &[(PathBuf, Option<&str>)],
+        exact: bool,
+    ) -> Result<()> {
         let mut shadows = Vec::new();
         for name in self.root.directories(dir)? {
             let host_dir = dir.join(&name);

@@ -2,9 +2,43 @@
 
 use super::*;
 
-/// What was said, with the node's directory as NODE.
-fn shown(node: &Node, said: &str) -> String {
+/// What `args` would do, with the node's directory as NODE.
+fn shown(node: &Node, args: &InstallArgs) -> String {
+    let args = InstallArgs {
+        dry_run: true,
+        ..args.clone()
+    };
+    let before = node.tree();
+    let said = run_install(&args).unwrap();
+    assert_eq!(node.tree(), before, "a dry run changes nothing");
     said.replace(&node.root.path().display().to_string(), "NODE")
+}
+
+#[test]
+fn a_dry_run_says_the_same_as_ever() {
+    let node = Node::bare();
+    assert_eq!(
+        shown(&node, &node.args(&[])),
+        include_str!("golden/fresh.txt")
+    );
+    node.put("docker.io", "hosts.toml", EXISTING);
+    assert_eq!(
+        shown(&node, &node.args(&["docker.io"])),
+        include_str!("golden/existing.txt")
+    );
+    node.install(&["docker.io"]);
+    let (_, said) = node.try_uninstall(true);
+    assert_eq!(
+        said.replace(&node.root.path().display().to_string(), "NODE"),
+        include_str!("golden/uninstall.txt")
+    );
+
+    let mut crio = node.args(&["docker.io", "corp.example:5000=corp"]);
+    crio.node.runtime = Some(Runtime::Crio);
+    crio.node.node_root = node.root.path().to_owned();
+    crio.node.crio_conf_dir = CRIO_CONF_DIR.into();
+    fs::create_dir(node.root.path().join("etc")).unwrap();
+    assert_eq!(shown(&node, &crio), include_str!("golden/crio.txt"));
 }
 
 #[test]

@@ -103,7 +103,7 @@ fn a_certs_directory_that_is_not_there_is_made_and_goes_again() {
     );
     let said = node
         .install(Preset::Kubeadm, |args| {
-            args.registries = vec!["quay.io".to_owned()]
+            args.registries = vec!["quay.io".to_owned()];
         })
         .unwrap();
     assert!(
