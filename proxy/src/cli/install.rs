@@ -23,6 +23,7 @@ mod tests;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
@@ -88,8 +89,14 @@ pub struct InstallArgs {
 
     /// At the end, ask whether larder answers at the address, for ten seconds at the most. It has to run by
     /// then, and this has to run in the node's network
-    #[arg(long)]
-    pub probe: bool,
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "10"
+    )]
+    pub probe: Option<u16>,
 
     /// Show what would change, and change nothing
     #[arg(long)]
@@ -137,8 +144,9 @@ pub fn install(args: &InstallArgs, out: &mut dyn Write, complaints: &mut dyn Wri
         crio::install(&mut plan, &root, dir, &registries, &address, args.exact)?;
     }
     act::act(&plan, &root, args.dry_run, out, complaints)?;
-    if args.probe {
-        let answer = probe::probe(&address)?;
+    if let Some(seconds) = args.probe {
+        let patience = Duration::from_secs(seconds.into());
+        let answer = probe::probe(&address, patience)?;
         match probe::mend(&answer, &address) {
             None => writeln!(out, "larder answers at {address}")?,
             Some(mend) => writeln!(complaints, "warning: {mend}")?,

@@ -70,7 +70,7 @@ impl Node {
             exact: false,
             address: ADDRESS.to_owned(),
             containerd_config: Some(self.config()),
-            probe: false,
+            probe: None,
             dry_run: false,
         }
     }

@@ -25,7 +25,7 @@ fn crio_node() -> (tempfile::TempDir, InstallArgs) {
         exact: false,
         address: ADDRESS.to_owned(),
         containerd_config: None,
-        probe: false,
+        probe: None,
         dry_run: false,
     };
     (root, args)

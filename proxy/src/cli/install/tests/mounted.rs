@@ -37,7 +37,7 @@ impl Mounted {
             exact: true,
             address: ADDRESS.to_owned(),
             containerd_config: None,
-            probe: false,
+            probe: None,
             dry_run: false,
         };
         more(&mut args);
