@@ -80,8 +80,12 @@ pub fn main() -> ExitCode {
         Command::Gc(args) => act::gc(&args),
         Command::Verify(args) => act::verify(&args),
         Command::Log(args) => log::log(&args),
-        Command::Install(args) => install::install(&args, &mut std::io::stdout().lock()),
-        Command::Uninstall(args) => install::uninstall(&args, &mut std::io::stdout().lock()),
+        Command::Install(args) => {
+            install::install(&args, &mut std::io::stdout(), &mut std::io::stderr())
+        }
+        Command::Uninstall(args) => {
+            install::uninstall(&args, &mut std::io::stdout(), &mut std::io::stderr())
+        }
         Command::Config(command) => config_file::run(command),
     };
     match outcome {

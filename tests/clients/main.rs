@@ -7,6 +7,7 @@ mod access;
 mod fallback;
 mod image;
 mod mirror;
+mod node;
 mod prefix;
 mod runtime;
 mod setup;

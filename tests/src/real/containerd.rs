@@ -14,6 +14,8 @@ use super::cri::CriClient;
 use super::process::{Daemon, run, succeeded};
 
 const START: Duration = Duration::from_secs(30);
+/// An image that cannot be pulled.
+const NO_PAUSE: &str = "pause.invalid/pause:none";
 const CTR: Duration = Duration::from_mins(5);
 
 /// One containerd: root, state, socket and `certs.d` in a temporary directory, removed on drop.
@@ -28,11 +30,25 @@ pub struct Containerd {
 impl Containerd {
     /// Starts containerd without a pause image: it pulls and runs images, but no pods.
     pub async fn start() -> Result<Self> {
-        Self::start_with_pause("pause.invalid/pause:none").await
+        Self::start_with_pause(NO_PAUSE).await
     }
 
     /// Starts containerd with `pause` as the image of pod sandboxes.
     pub async fn start_with_pause(pause: &str) -> Result<Self> {
+        Self::start_from(|dir, snapshotter| {
+            let own = config_toml(dir, snapshotter, pause);
+            format!("{own}{}", registry_toml(dir))
+        })
+        .await
+    }
+
+    /// Starts containerd as Debian configures it: nothing is said of registries, so no directory is read for
+    /// them.
+    pub async fn start_stock() -> Result<Self> {
+        Self::start_from(|dir, snapshotter| config_toml(dir, snapshotter, NO_PAUSE)).await
+    }
+
+    async fn start_from(config_toml: impl FnOnce(&Path, &str) -> String) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("containerd-").tempdir()?;
         std::fs::create_dir(dir.path().join("certs.d"))?;
         let snapshotter = if overlay_mounts(dir.path())? {
@@ -40,27 +56,29 @@ impl Containerd {
         } else {
             "native"
         };
-        let config = dir.path().join("config.toml");
-        std::fs::write(&config, config_toml(dir.path(), snapshotter, pause))?;
-        let log = dir.path().join("containerd.log");
-        let mut daemon = Daemon::start(
-            "containerd",
-            Command::new("containerd").arg("--config").arg(&config),
-            &log,
-            &log,
-        )?;
-        let socket = dir.path().join("containerd.sock");
-        daemon
-            .ready(START, |_| UnixStream::connect(&socket).is_ok())
-            .await?;
+        let config = config_toml(dir.path(), snapshotter);
+        std::fs::write(dir.path().join("config.toml"), config)?;
         let containerd = Self {
-            daemon,
+            daemon: launched(dir.path()).await?,
             snapshotter,
             dir,
         };
         // The socket opens before the plugins serve.
         succeeded(&containerd.ctr(&["version"]).await?)?;
         Ok(containerd)
+    }
+
+    /// Ends it and starts it again, with what is in its configuration by now.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.daemon.end(Duration::from_secs(10));
+        self.daemon = launched(self.dir.path()).await?;
+        succeeded(&self.ctr(&["version"]).await?)?;
+        Ok(())
+    }
+
+    /// Its configuration, read when it starts.
+    pub fn config_file(&self) -> PathBuf {
+        self.dir.path().join("config.toml")
     }
 
     /// The absolute path of its socket.
@@ -217,6 +235,24 @@ impl Drop for Containerd {
     }
 }
 
+/// Starts the program with the configuration in `dir` and waits until it listens.
+async fn launched(dir: &Path) -> Result<Daemon> {
+    let log = dir.join("containerd.log");
+    let mut daemon = Daemon::start(
+        "containerd",
+        Command::new("containerd")
+            .arg("--config")
+            .arg(dir.join("config.toml")),
+        &log,
+        &log,
+    )?;
+    let socket = dir.join("containerd.sock");
+    daemon
+        .ready(START, |_| UnixStream::connect(&socket).is_ok())
+        .await?;
+    Ok(daemon)
+}
+
 /// Tries whether the kernel mounts an overlay on this file system.
 fn overlay_mounts(dir: &Path) -> Result<bool> {
     let at = dir.join("overlay-probe");
@@ -242,7 +278,8 @@ fn overlay_mounts(dir: &Path) -> Result<bool> {
     Ok(mounted)
 }
 
-/// A version-2 configuration: containerd 1.6 and 1.7 read it, and 2.x converts it.
+/// A version-2 configuration: containerd 1.6 and 1.7 read it, and 2.x converts it. Of registries it says
+/// nothing, as the one that Debian packages.
 fn config_toml(dir: &Path, snapshotter: &str, pause: &str) -> String {
     let dir = dir.display();
     format!(
@@ -269,7 +306,15 @@ state = "{dir}/state"
 [plugins."io.containerd.grpc.v1.cri".cni]
   bin_dir = "/usr/lib/cni"
   conf_dir = "{dir}/cni"
+"#
+    )
+}
 
+/// The section that makes it read `certs.d`.
+fn registry_toml(dir: &Path) -> String {
+    let dir = dir.display();
+    format!(
+        r#"
 [plugins."io.containerd.grpc.v1.cri".registry]
   config_path = "{dir}/certs.d"
 "#
