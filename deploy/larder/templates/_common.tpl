@@ -52,18 +52,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if .Values.podIPv6 -}}[::]{{- else -}}0.0.0.0{{- end -}}
 {{- end -}}
 
-{{/* The directory that holds the runtime's files about registries, for each kind of node. */}}
-{{- define "larder.certsDir" -}}
-{{- $dirs := dict
-    "kubeadm" "/etc/containerd/certs.d"
-    "eks" "/etc/containerd/certs.d"
-    "gke" "/etc/containerd/hosts.d"
-    "talos" "/etc/cri/conf.d/hosts"
-    "k3s" "/var/lib/rancher/k3s/agent/etc/containerd/certs.d"
-    "rke2" "/var/lib/rancher/rke2/agent/etc/containerd/certs.d" -}}
-{{- .Values.runtime.certsDir | default (get $dirs .Values.runtime.preset) -}}
-{{- end -}}
-
 {{/* Pods that must run on every node that pulls images. */}}
 {{- define "larder.placement" -}}
 {{- with .Values.imagePullSecrets }}
