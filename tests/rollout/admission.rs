@@ -68,13 +68,20 @@ impl Policy {
         assert_eq!(mutations.len(), 1);
         assert_eq!(mutations[0]["patchType"], "JSONPatch");
         let patch = mutations[0]["jsonPatch"]["expression"].as_str().unwrap();
-        let patch =
-            format!("({patch}).map(p, {{'op': p.op, 'path': p.path, 'value': p.value}})");
+        let patch = format!("({patch}).map(p, {{'op': p.op, 'path': p.path, 'value': p.value}})");
         Self {
-            conditions: list(&spec["matchConditions"]).iter().map(expression).collect(),
+            conditions: list(&spec["matchConditions"])
+                .iter()
+                .map(expression)
+                .collect(),
             variables: list(&spec["variables"])
                 .iter()
-                .map(|value| (value["name"].as_str().unwrap().to_owned(), expression(value)))
+                .map(|value| {
+                    (
+                        value["name"].as_str().unwrap().to_owned(),
+                        expression(value),
+                    )
+                })
                 .collect(),
             mutation: compile(&patch),
             env: env.clone(),
@@ -91,7 +98,8 @@ impl Policy {
         let bind = |context: &mut Context<'_, '_>, name: &str, value: &Value| {
             context.add_variable(name.to_owned(), value).unwrap();
         };
-        let namespace = json!({"metadata": {"name": request.namespace, "labels": request.namespace_labels}});
+        let namespace =
+            json!({"metadata": {"name": request.namespace, "labels": request.namespace_labels}});
         let told = json!({"operation": request.operation, "namespace": request.namespace});
         bind(&mut context, "object", &request.object);
         bind(&mut context, "oldObject", &request.old);
@@ -127,7 +135,8 @@ impl Policy {
         let holds = |values: &Value, word: &str| list(values).iter().any(|value| value == word);
         let rules = list(&constraints["resourceRules"]);
         let ruled = rules.iter().any(|rule| {
-            holds(&rule["operations"], request.operation) && holds(&rule["resources"], request.resource)
+            holds(&rule["operations"], request.operation)
+                && holds(&rule["resources"], request.resource)
         });
         let expressions = list(&constraints["namespaceSelector"]["matchExpressions"]);
         ruled

@@ -45,19 +45,37 @@ fn image(pod: &Value) -> &str {
 fn an_image_of_a_chosen_registry_is_led_to_larder_by_its_whole_name() {
     let digest = format!("quay.io/a/b@{DIGEST}");
     let both = format!("quay.io/a/b:1.2@{DIGEST}");
-    let (digest_led, both_led) = (format!("localhost:7420/{digest}"), format!("localhost:7420/{both}"));
+    let (digest_led, both_led) = (
+        format!("localhost:7420/{digest}"),
+        format!("localhost:7420/{both}"),
+    );
     let rows = [
         // The two that were asked for.
-        ("hub.opensciencegrid.org/usatlas/cc-ubuntu:2022.11.16", "localhost:7420/hub.opensciencegrid.org/usatlas/cc-ubuntu:2022.11.16"),
-        ("registry.cern.ch/atlas/athena", "localhost:7420/registry.cern.ch/atlas/athena"),
+        (
+            "hub.opensciencegrid.org/usatlas/cc-ubuntu:2022.11.16",
+            "localhost:7420/hub.opensciencegrid.org/usatlas/cc-ubuntu:2022.11.16",
+        ),
+        (
+            "registry.cern.ch/atlas/athena",
+            "localhost:7420/registry.cern.ch/atlas/athena",
+        ),
         // Short names are Docker Hub's.
         ("nginx", "localhost:7420/docker.io/library/nginx"),
         ("nginx:1.27", "localhost:7420/docker.io/library/nginx:1.27"),
-        ("bitnami/redis:7", "localhost:7420/docker.io/bitnami/redis:7"),
+        (
+            "bitnami/redis:7",
+            "localhost:7420/docker.io/bitnami/redis:7",
+        ),
         ("docker.io/nginx", "localhost:7420/docker.io/library/nginx"),
-        ("docker.io/library/nginx", "localhost:7420/docker.io/library/nginx"),
+        (
+            "docker.io/library/nginx",
+            "localhost:7420/docker.io/library/nginx",
+        ),
         ("docker.io/a/b/c:v1", "localhost:7420/docker.io/a/b/c:v1"),
-        ("index.docker.io/library/nginx", "localhost:7420/index.docker.io/library/nginx"),
+        (
+            "index.docker.io/library/nginx",
+            "localhost:7420/index.docker.io/library/nginx",
+        ),
         // Digests are kept.
         (&digest, &digest_led),
         (&both, &both_led),
@@ -70,11 +88,17 @@ fn an_image_of_a_chosen_registry_is_led_to_larder_by_its_whole_name() {
         ("a.b.gcr.io.example.com/p", "a.b.gcr.io.example.com/p"),
         ("localhost/a/b", "localhost/a/b"),
         ("localhost:5000/quay.io/a", "localhost:5000/quay.io/a"),
-        ("localhost:7420/docker.io/library/nginx", "localhost:7420/docker.io/library/nginx"),
+        (
+            "localhost:7420/docker.io/library/nginx",
+            "localhost:7420/docker.io/library/nginx",
+        ),
         // The operator's patterns, and the users'.
         ("rancher/pause:3", "rancher/pause:3"),
         ("quay.io/x/private-tool:1", "quay.io/x/private-tool:1"),
-        ("quay.io/must/private-tool:1", "localhost:7420/quay.io/must/private-tool:1"),
+        (
+            "quay.io/must/private-tool:1",
+            "localhost:7420/quay.io/must/private-tool:1",
+        ),
     ];
     for policy in policies(VALUES) {
         for (given, wanted) in rows {
@@ -113,7 +137,10 @@ fn all_images_of_a_pod_are_led_and_nothing_else_of_it_changes() {
         "localhost:7420/quay.io/a/data:1",
     );
     for policy in policies(VALUES) {
-        assert_eq!(policy.admit(&Request::create("default", given.clone())), wanted);
+        assert_eq!(
+            policy.admit(&Request::create("default", given.clone())),
+            wanted
+        );
     }
 }
 
@@ -121,30 +148,128 @@ fn all_images_of_a_pod_are_led_and_nothing_else_of_it_changes() {
 fn a_pod_that_a_layer_excludes_is_untouched_and_the_operator_goes_first() {
     let with = |part: &str, value: Value| {
         let mut pod = pod("nginx");
-        *pod.pointer_mut(part.rsplit_once('/').unwrap().0).unwrap() =
-            merged(&pod, part, value);
+        *pod.pointer_mut(part.rsplit_once('/').unwrap().0).unwrap() = merged(&pod, part, value);
         pod
     };
     let label = |key: &str, value: &str| with("/metadata/labels", json!({key: value}));
     let plain = pod("nginx");
     let rows: Vec<(&str, &'static str, Value, Value, bool)> = vec![
         ("as any other", "default", plain.clone(), json!({}), true),
-        ("the cluster's own", "kube-system", plain.clone(), json!({}), false),
-        ("larder's own", "larder-system", plain.clone(), json!({}), false),
-        ("a static pod", "default", with("/metadata/annotations", json!({"kubernetes.io/config.mirror": "x"})), json!({}), false),
-        ("another annotation", "default", with("/metadata/annotations", json!({"kubernetes.io/other": "x"})), json!({}), true),
-        ("a pull secret", "default", with("/spec/imagePullSecrets", json!([{"name": "s"}])), json!({}), false),
-        ("no pull secret", "default", with("/spec/imagePullSecrets", json!([])), json!({}), true),
-        ("operator: namespace", "infra-dns", plain.clone(), json!({}), false),
-        ("operator: a similar namespace", "my-infra-dns", plain.clone(), json!({}), true),
-        ("operator: label", "default", label("tier", "system"), json!({}), false),
-        ("operator: another value", "default", label("tier", "front"), json!({}), true),
-        ("operator: the namespace's label", "default", plain.clone(), json!({"tier": "system"}), false),
-        ("users: namespace", "team-b", plain.clone(), json!({}), false),
-        ("users: label", "default", label("larder/rewrite", "false"), json!({}), false),
-        ("users: the namespace's label", "default", plain.clone(), json!({"larder/rewrite": "false"}), false),
-        ("users: against the operator's word", "batch", label("larder/rewrite", "false"), json!({}), true),
-        ("operator: exclusion goes before inclusion", "batch", label("tier", "system"), json!({}), false),
+        (
+            "the cluster's own",
+            "kube-system",
+            plain.clone(),
+            json!({}),
+            false,
+        ),
+        (
+            "larder's own",
+            "larder-system",
+            plain.clone(),
+            json!({}),
+            false,
+        ),
+        (
+            "a static pod",
+            "default",
+            with(
+                "/metadata/annotations",
+                json!({"kubernetes.io/config.mirror": "x"}),
+            ),
+            json!({}),
+            false,
+        ),
+        (
+            "another annotation",
+            "default",
+            with("/metadata/annotations", json!({"kubernetes.io/other": "x"})),
+            json!({}),
+            true,
+        ),
+        (
+            "a pull secret",
+            "default",
+            with("/spec/imagePullSecrets", json!([{"name": "s"}])),
+            json!({}),
+            false,
+        ),
+        (
+            "no pull secret",
+            "default",
+            with("/spec/imagePullSecrets", json!([])),
+            json!({}),
+            true,
+        ),
+        (
+            "operator: namespace",
+            "infra-dns",
+            plain.clone(),
+            json!({}),
+            false,
+        ),
+        (
+            "operator: a similar namespace",
+            "my-infra-dns",
+            plain.clone(),
+            json!({}),
+            true,
+        ),
+        (
+            "operator: label",
+            "default",
+            label("tier", "system"),
+            json!({}),
+            false,
+        ),
+        (
+            "operator: another value",
+            "default",
+            label("tier", "front"),
+            json!({}),
+            true,
+        ),
+        (
+            "operator: the namespace's label",
+            "default",
+            plain.clone(),
+            json!({"tier": "system"}),
+            false,
+        ),
+        (
+            "users: namespace",
+            "team-b",
+            plain.clone(),
+            json!({}),
+            false,
+        ),
+        (
+            "users: label",
+            "default",
+            label("larder/rewrite", "false"),
+            json!({}),
+            false,
+        ),
+        (
+            "users: the namespace's label",
+            "default",
+            plain.clone(),
+            json!({"larder/rewrite": "false"}),
+            false,
+        ),
+        (
+            "users: against the operator's word",
+            "batch",
+            label("larder/rewrite", "false"),
+            json!({}),
+            true,
+        ),
+        (
+            "operator: exclusion goes before inclusion",
+            "batch",
+            label("tier", "system"),
+            json!({}),
+            false,
+        ),
     ];
     for policy in policies(VALUES) {
         for (what, namespace, given, labels, led) in &rows {
@@ -154,7 +279,11 @@ fn a_pod_that_a_layer_excludes_is_untouched_and_the_operator_goes_first() {
             };
             let stored = policy.admit(&request);
             if *led {
-                assert_eq!(image(&stored), "localhost:7420/docker.io/library/nginx", "{what}");
+                assert_eq!(
+                    image(&stored),
+                    "localhost:7420/docker.io/library/nginx",
+                    "{what}"
+                );
             } else {
                 assert_eq!(stored, *given, "{what}");
             }
@@ -185,7 +314,8 @@ fn an_update_restarts_nothing_that_runs() {
         pod
     };
     let debugged = |mut pod: Value, image: &str| {
-        let containers = json!([{"name": "old", "image": "nginx"}, {"name": "new", "image": image}]);
+        let containers =
+            json!([{"name": "old", "image": "nginx"}, {"name": "new", "image": image}]);
         pod["spec"]["ephemeralContainers"] = containers;
         pod
     };
@@ -200,7 +330,11 @@ fn an_update_restarts_nothing_that_runs() {
         (pod(led), pod("nginx:2"), pod(&format!("{led}:2"))),
         (pod("nginx"), pod("nginx:2"), pod(&format!("{led}:2"))),
         // A new ephemeral container is led, and an old one cannot change any more.
-        (before, debugged(pod("nginx"), "nginx:debug"), debugged(pod("nginx"), &format!("{led}:debug"))),
+        (
+            before,
+            debugged(pod("nginx"), "nginx:debug"),
+            debugged(pod("nginx"), &format!("{led}:debug")),
+        ),
     ];
     for policy in policies(VALUES) {
         for (old, given, wanted) in &rows {
@@ -221,7 +355,10 @@ fn every_registry_may_be_chosen_at_once() {
         for (given, wanted) in [
             ("nginx", "localhost:7420/docker.io/library/nginx"),
             ("ghcr.io/a/b:1", "localhost:7420/ghcr.io/a/b:1"),
-            ("localhost:7420/ghcr.io/a/b:1", "localhost:7420/ghcr.io/a/b:1"),
+            (
+                "localhost:7420/ghcr.io/a/b:1",
+                "localhost:7420/ghcr.io/a/b:1",
+            ),
             ("localhost/a", "localhost/a"),
             ("reg.local:5000/a", "reg.local:5000/a"),
         ] {
@@ -234,14 +371,22 @@ fn every_registry_may_be_chosen_at_once() {
 #[test]
 fn the_policies_are_off_by_default_and_errors_leave_a_pod_alone() {
     let default = objects(&rendered("{}", &[]));
-    let kinds: Vec<&str> = default.iter().filter_map(|object| object["kind"].as_str()).collect();
-    assert!(!kinds.iter().any(|kind| kind.contains("Policy")), "{kinds:?}");
+    let kinds: Vec<&str> = default
+        .iter()
+        .filter_map(|object| object["kind"].as_str())
+        .collect();
+    assert!(
+        !kinds.iter().any(|kind| kind.contains("Policy")),
+        "{kinds:?}"
+    );
     for (failure, wanted) in [("", "Ignore"), (", failurePolicy: Fail", "Fail")] {
         let values = format!("policies: {{enabled: true, registries: [docker.io]{failure}}}");
         for engine in ["kubernetes", "kyverno"] {
             let text = rendered(&values, &["--set", &format!("policies.engine={engine}")]);
             let found = objects(&text);
-            let policy = found.iter().find(|object| object["spec"]["mutations"].is_array());
+            let policy = found
+                .iter()
+                .find(|object| object["spec"]["mutations"].is_array());
             let spec = &policy.expect("a policy")["spec"];
             assert_eq!(spec["failurePolicy"], wanted);
             assert_eq!(spec["reinvocationPolicy"], "IfNeeded");

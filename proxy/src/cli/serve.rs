@@ -37,7 +37,12 @@ pub struct ServeArgs {
     advertise: Option<SocketAddr>,
     /// Who else may connect, besides `allow_from` of the file: the node's address, as a pod is told it. Several are
     /// separated by commas.
-    #[arg(long, env = "LARDER_ALLOW_FROM", value_name = "SOURCE", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "LARDER_ALLOW_FROM",
+        value_name = "SOURCE",
+        value_delimiter = ','
+    )]
     allow_from: Vec<SourceRule>,
     /// What to log: `info`, `debug`, `larder=debug,access=off` …
     #[arg(long, env = "LARDER_LOG", value_name = "FILTER")]
