@@ -55,13 +55,6 @@ pub enum Content {
     Upstream(Incoming, Pin<Box<Sleep>>),
 }
 
-impl Content {
-    /// A list that is passed on as long as it comes.
-    pub fn upstream(incoming: Incoming) -> Self {
-        Self::Upstream(incoming, Box::pin(tokio::time::sleep(IDLE)))
-    }
-}
-
 /// A list that brings nothing for this long ends short (promise P12).
 const IDLE: Duration = Duration::from_secs(20);
 
@@ -123,6 +116,15 @@ impl Body {
             given: None,
             failed: None,
         }
+    }
+
+    /// A list that is passed on as long as it comes, and how long that is, if told.
+    pub fn passed_on(incoming: Incoming, length: Option<u64>) -> Self {
+        let content = Content::Upstream(incoming, Box::pin(tokio::time::sleep(IDLE)));
+        let mut body = Self::new(content, []);
+        // hyper asks for no more than was promised, so only the count tells that it was all.
+        body.left = length;
+        body
     }
 
     pub fn empty() -> Self {

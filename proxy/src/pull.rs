@@ -33,9 +33,11 @@ use crate::{
     credentials::{Credentials, Fault},
     fill::{FillError, Fills},
     identity::{Fingerprint, Identity, Key},
-    metrics::{CredentialsFailed, Metrics, Outcome, Tier},
+    metrics::{CredentialsFailed, KnownVerdict, Metrics, Outcome, Tier},
     store::Store,
     tags::Tags,
+    telemetry,
+    trace::Trace,
     upstream::{Failure, Upstreams},
 };
 
@@ -57,14 +59,17 @@ pub struct Caller {
     pub registry: Option<RegistryName>,
     /// Something was shown, be it an anonymous token: there is no use in asking for it again.
     pub presented: bool,
+    /// Which request it is.
+    pub trace: Trace,
 }
 
 impl Caller {
-    pub const fn anonymous() -> Self {
+    pub const fn anonymous(trace: Trace) -> Self {
         Self {
             identity: Identity::anonymous(),
             registry: None,
             presented: false,
+            trace,
         }
     }
 }
@@ -154,6 +159,13 @@ impl Pull {
             | Route::Referrers(address, ..) => address,
         };
         let place = self.place(address, &request.caller).await?;
+        self.metrics
+            .access
+            .known(match self.access.verdict(&place) {
+                Verdict::Allowed => KnownVerdict::Allowed,
+                Verdict::Ask { .. } => KnownVerdict::Ask,
+                Verdict::Refused => KnownVerdict::Refused,
+            });
         let mut answered = self.answer(&place, &request).await;
         // Other members may know what upstream cannot say now.
         if let Err(error) = &answered
@@ -190,7 +202,10 @@ impl Pull {
     /// The repository that is meant, if its registry may be used, and on whose behalf it will be asked.
     async fn place(&self, address: &Address, caller: &Caller) -> Result<Place, PullError> {
         let (registry, repository) = self.resolve(address)?;
-        let place = self.known_place(registry, repository)?;
+        let place = Place {
+            trace: caller.trace.clone(),
+            ..self.known_place(registry, repository)?
+        };
         let shown_here = caller
             .registry
             .as_ref()
@@ -227,11 +242,15 @@ impl Pull {
             },
             Ok(Err(error)) => {
                 self.credentials_failed(error.fault());
-                tracing::warn!(upstream.registry = %place.registry, %error, "the node's credentials cannot be had; what is public or cached is served");
+                if let Some(due) = telemetry::due("credentials", place.registry.as_str()) {
+                    tracing::warn!(upstream.registry = %place.registry, %error, unsaid = due.unsaid, "the node's credentials cannot be had, what is public or cached is served; mend what the error names, then see `larder status`");
+                }
             }
             Err(_) => {
                 self.credentials_failed(Fault::Timeout);
-                tracing::warn!(upstream.registry = %place.registry, "the node's credentials are late; what is public or cached is served");
+                if let Some(due) = telemetry::due("credentials", place.registry.as_str()) {
+                    tracing::warn!(upstream.registry = %place.registry, unsaid = due.unsaid, "the node's credentials are late, what is public or cached is served; look at the helper or plugin, and at what it asks");
+                }
             }
         }
         // What they have opened stays open as in an outage.
@@ -276,6 +295,7 @@ impl Pull {
             repository,
             record,
             identity: Identity::anonymous(),
+            trace: Trace::none(),
         })
     }
 

@@ -36,7 +36,7 @@ use crate::{
     client::{self, Client, Route},
     config::{Config, Endpoint, Upstream},
     identity::Fingerprint,
-    metrics::{Asked, Metrics, UpstreamAsked},
+    metrics::{Asked, EndpointState, Metrics, Receiving, Source, UpstreamAsked, UpstreamLabel},
 };
 
 /// The head of an answer must come within this time. Below the 5 s in which larder answers its own client.
@@ -277,10 +277,9 @@ impl Upstreams {
             Err(Failure::Invalid { .. }) => Asked::Invalid,
         };
         let metrics = &self.metrics.upstreams;
-        metrics
-            .asked
-            .get_or_create(&UpstreamAsked { outcome })
-            .inc();
+        let upstream = self.label(&ask.registry);
+        let labels = UpstreamAsked { upstream, outcome };
+        metrics.asked.get_or_create(&labels).inc();
         if let (Ok(answer), true) = (asked, ask.registry.is_docker_hub()) {
             // `100;w=21600`
             let number = |name| answer.header(name)?.split(';').next()?.trim().parse().ok();
@@ -291,6 +290,69 @@ impl Upstreams {
                 metrics.hub_remaining.set(remaining);
             }
         }
+    }
+
+    /// A registry as a metric's label.
+    fn label(&self, registry: &RegistryName) -> UpstreamLabel {
+        UpstreamLabel::of(&self.config.load(), registry.as_str())
+    }
+
+    /// A body of content of this registry begins to come from `source`.
+    pub fn receiving(&self, registry: &RegistryName, source: Source) -> Receiving {
+        let upstream = self.label(registry);
+        self.metrics.fills.receiving(source, upstream)
+    }
+
+    /// How many endpoints are treated how: those of every configured registry, and all others that were asked together.
+    pub fn states(&self) -> HashMap<(UpstreamLabel, EndpointState), u32> {
+        let now = Instant::now();
+        let mut found: HashMap<String, EndpointState> = HashMap::new();
+        {
+            let all = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+            for (key, health) in all.iter() {
+                // Whoever asks has a quota of its own: the worst is shown.
+                let place = key.split(' ').next().unwrap_or(key);
+                let state = if health.silent_for(now).is_some() {
+                    EndpointState::Silent
+                } else if health.is_open() {
+                    EndpointState::Avoided
+                } else {
+                    EndpointState::Ok
+                };
+                let known = found.entry(place.to_owned()).or_insert(state);
+                if *known == EndpointState::Ok {
+                    *known = state;
+                }
+            }
+        }
+        let config = self.config.load();
+        let mut names: Vec<&str> = config.upstreams.keys().map(String::as_str).collect();
+        names.push(&config.registry.default_upstream);
+        names.sort_unstable();
+        names.dedup();
+        let mut counted = HashMap::new();
+        let mut count = |upstream: UpstreamLabel, state: Option<EndpointState>| {
+            for each in EndpointState::ALL {
+                let counter = counted.entry((upstream.clone(), *each)).or_insert(0);
+                *counter += u32::from(state == Some(*each));
+            }
+        };
+        let mut named = std::collections::HashSet::new();
+        for name in names {
+            for endpoint in config.upstream(name).endpoints {
+                let place = client::origin(&endpoint.url);
+                let state = found.get(&place).copied().unwrap_or(EndpointState::Ok);
+                count(UpstreamLabel::of(&config, name), Some(state));
+                named.insert(place);
+            }
+        }
+        count(UpstreamLabel::Other, None);
+        for (place, state) in found {
+            if !named.contains(&place) {
+                count(UpstreamLabel::Other, Some(state));
+            }
+        }
+        counted
     }
 
     fn health<T>(&self, place: &str, look: impl FnOnce(&mut Health) -> T) -> T {
@@ -324,7 +386,7 @@ impl Upstreams {
         let upstream = self.config.load().upstream(registry.as_str());
         if let Some(endpoint) = upstream.endpoints.get(endpoint) {
             let place = client::origin(&endpoint.url);
-            tracing::warn!(upstream.endpoint = place, blob.digest = %digest, "an endpoint gave wrong bytes; it is asked last for this digest");
+            tracing::warn!(upstream.endpoint = place, blob.digest = %digest, "an endpoint gave wrong bytes and is asked last for this digest; look at it, and at what is between");
             // Where several brought the bytes of one blob, all are suspected; the one that lies again goes last.
             let key = (place, *digest);
             let lies = self.liars.get(&key).await.unwrap_or(0);

@@ -85,7 +85,7 @@ impl Grants {
             .chain(known.iter().map(|(key, at)| line(key, *at)))
             .collect();
         if let Err(error) = rewrite(&path, &text) {
-            tracing::warn!(%error, path = %path.display(), "the grants cannot be written; they are asked for again after a restart");
+            tracing::warn!(%error, path = %path.display(), "the grants cannot be written and are asked for again after a restart; look at the disk and the file's owner");
         }
         Self {
             path,
@@ -95,6 +95,11 @@ impl Grants {
             refused: Mutex::new(LruCache::new(REFUSALS)),
             log: Arc::default(),
         }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        lock(&self.known).len()
     }
 
     /// How long ago the origin accepted this credential for this repository.

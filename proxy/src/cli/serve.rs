@@ -89,13 +89,13 @@ pub fn serve(args: ServeArgs) -> anyhow::Result<u8> {
             .with_context(|| format!("--telemetry {address}: give an address and a port, such as 127.0.0.1:7421, or `off`"))?;
     }
     let config = args.read()?;
-    telemetry::init(&config.telemetry);
+    let logs = telemetry::init(&config.telemetry);
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("the runtime cannot be started")?
         .block_on(async {
-            let bound = app::build(config).await?;
+            let bound = app::build(config, logs).await?;
             let reread: Option<app::Reread> = match args.config {
                 Some(_) => Some(Box::new(move || args.read())),
                 None => None,
