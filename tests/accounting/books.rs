@@ -13,9 +13,9 @@ use larder_tests::node::Node;
 use larder_tests::scene::{Scene, eventually};
 use serde_json::Value;
 
-/// What one connection may hold of what a client never received: a piece of a file in hyper's hands, and what the
+/// What one connection may hold of what a client never received: two pieces of a file in hyper's hands, and what the
 /// kernel keeps in the buffers of both sockets (`tcp_wmem` and `tcp_rmem` end at 4 and 6 MiB).
-const UNDELIVERED: u64 = (1 << 20) + (4 << 20) + (6 << 20);
+const UNDELIVERED: u64 = (2 << 20) + (4 << 20) + (6 << 20);
 
 /// By tier, upstream and outcome: requests and bytes.
 type Books = BTreeMap<(String, String, String), (u64, u64)>;
@@ -209,6 +209,46 @@ async fn who_leaves_is_counted_with_what_was_on_its_way() {
         (received..=most).contains(&bytes),
         "{received} {bytes} {most}"
     );
+}
+
+/// Who joins a download that is far ahead is not counted with all that is there already.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_joins_late_and_leaves_is_counted_with_what_it_got() {
+    let scene = scene().await;
+    let digest = scene.fake.put_blob_of("a/b", 1, 60_000_000);
+    let url = scene.blob("a/b", &digest);
+    let from = |range: &str| {
+        range
+            .strip_prefix("bytes=")?
+            .split_once('-')?
+            .0
+            .parse()
+            .ok()
+    };
+    let late = move |start: u64| start >= 40_000_000;
+    let rest = Match::blob().when(move |request| {
+        let range = request.header("range").and_then(from);
+        range.is_some_and(late)
+    });
+    let gate = scene.fake.gate(rest, 0);
+    let mut first = http::open(&url, &[]).await.expect("an answer");
+    first.read_exactly(36_000_000).await.expect("most of it");
+    let mut second = http::open(&url, &[]).await.expect("an answer");
+    second.read_exactly(1000).await.expect("a little of it");
+    second.close();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let bytes = loop {
+        let books = counted(&scene.node).await;
+        let (requests, bytes) = sum(&books, |outcome| outcome == "abandoned");
+        if requests == 1 {
+            break bytes;
+        }
+        assert!(Instant::now() < deadline, "{books:#?}");
+    };
+    assert!((1000..=1000 + UNDELIVERED).contains(&bytes), "{bytes}");
+    gate.open();
+    assert!(first.rest().await.complete);
+    closed(&scene).await;
 }
 
 /// A body that ends short is counted as far as it went.
