@@ -32,7 +32,7 @@ use crate::{
     coalesce::Coalesce,
     config::Config,
     identity::{Fingerprint, Identity},
-    metrics::{Metrics, ProofOutcome},
+    metrics::{KnownVerdict, Metrics, ProofOutcome},
     store::RepositoryRecord,
     trace::Trace,
     upstream::{Answer, Ask, Failure, Subject, Upstreams, Want},
@@ -67,6 +67,16 @@ pub enum Verdict {
         bridged: bool,
     },
     Refused,
+}
+
+impl From<Verdict> for KnownVerdict {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Allowed => Self::Allowed,
+            Verdict::Ask { .. } => Self::Ask,
+            Verdict::Refused => Self::Refused,
+        }
+    }
 }
 
 /// How long a proof may take before the registry counts as unreachable.

@@ -30,7 +30,7 @@ use crate::{
     sys::Regions,
 };
 
-/// Bytes of a stored blob that are handed to the connection at a time. What was handed over counts as sent, so this is
+/// Bytes of a file that are handed to the connection at a time. What was handed over counts as sent, so this is
 /// how far the accounts may be ahead of a client that leaves.
 const PIECE: u64 = 1 << 20;
 
@@ -258,11 +258,9 @@ impl Body {
                             let Some(blob) = reader.blob().cloned() else {
                                 return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())));
                             };
-                            let piece = if self.copied {
-                                Range::new(range.start, range.end.min(range.start + PIECE))
-                            } else {
-                                range
-                            };
+                            // A reader that joins late is given everything that is there.
+                            let end = range.end.min(range.start + PIECE);
+                            let piece = Range::new(range.start, end);
                             let Poll::Ready(bytes) = self.poll_piece(cx, &blob, piece) else {
                                 self.given = Some(range);
                                 return Poll::Pending;

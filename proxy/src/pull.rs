@@ -11,6 +11,7 @@ mod list;
 mod manage;
 mod manifest;
 mod member;
+mod revalidated;
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,7 +34,7 @@ use crate::{
     credentials::{Credentials, Fault},
     fill::{FillError, Fills},
     identity::{Fingerprint, Identity, Key},
-    metrics::{CredentialsFailed, KnownVerdict, Metrics, Outcome, Tier},
+    metrics::{CredentialsFailed, Metrics, Outcome, Tier},
     store::Store,
     tags::Tags,
     telemetry,
@@ -161,11 +162,7 @@ impl Pull {
         let place = self.place(address, &request.caller).await?;
         self.metrics
             .access
-            .known(match self.access.verdict(&place) {
-                Verdict::Allowed => KnownVerdict::Allowed,
-                Verdict::Ask { .. } => KnownVerdict::Ask,
-                Verdict::Refused => KnownVerdict::Refused,
-            });
+            .known(self.access.verdict(&place).into());
         let mut answered = self.answer(&place, &request).await;
         // Other members may know what upstream cannot say now.
         if let Err(error) = &answered

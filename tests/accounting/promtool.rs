@@ -70,7 +70,15 @@ fn the_dashboard_asks_in_promql() {
             .replace("$__rate_interval", "5m")
             .replace("$__range", "6h");
         let expression = serde_json::Value::from(expression);
-        rules += &format!("      - record: panel:{number}\n        expr: {expression}\n");
+        let (number, expression) = (number.to_string(), expression.to_string());
+        let rule = [
+            "      - record: panel:",
+            &number,
+            "\n        expr: ",
+            &expression,
+            "\n",
+        ];
+        rules.extend(rule);
     }
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("rules.yaml");

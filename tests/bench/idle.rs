@@ -21,7 +21,10 @@ const SETTLE: Duration = Duration::from_secs(3);
 
 pub fn measure(bench: &Bench) -> Result<Section> {
     let watch = bench.plan.idle;
-    let mut section = Section::new("Idle", &["larder", "CPU, of one core", "RSS MiB"]);
+    let mut section = Section::new(
+        "Idle",
+        &["larder", "CPU, of one core", "RSS MiB", "of it anonymous"],
+    );
     section.about(format!(
         "Nobody pulls for {} s; /metrics is read at the beginning and every {} s. Everything on: three members over \
          mutual TLS and an object store.",
@@ -29,8 +32,13 @@ pub fn measure(bench: &Bench) -> Result<Section> {
         SCRAPE_EVERY.as_secs(),
     ));
     let alone = bench.node(Pace::Open, "info", None);
-    let (share, mib) = idle(bench, &alone, watch)?;
-    section.row(["alone".to_owned(), percent(share), format!("{mib:.1}")]);
+    let (share, mib, own) = idle(bench, &alone, watch)?;
+    section.row([
+        "alone".to_owned(),
+        percent(share),
+        format!("{mib:.1}"),
+        format!("{own:.1}"),
+    ]);
     drop(alone);
 
     let store = bench.dir.path().join("idle-objects");
@@ -43,11 +51,12 @@ pub fn measure(bench: &Bench) -> Result<Section> {
         let fake = FakeRegistry::start().await;
         Cluster::of(3).upstream(&fake).config(&config).start().await
     });
-    let (share, mib) = idle(bench, cluster.node(0), watch)?;
+    let (share, mib, own) = idle(bench, cluster.node(0), watch)?;
     section.row([
         "everything on".to_owned(),
         percent(share),
         format!("{mib:.1}"),
+        format!("{own:.1}"),
     ]);
     section.verdict(
         "idle processor time, everything on, of one core",
@@ -64,8 +73,8 @@ pub fn measure(bench: &Bench) -> Result<Section> {
     Ok(section)
 }
 
-/// The share of one core that a node uses over `watch`, and its RSS in MiB at the end.
-fn idle(bench: &Bench, node: &Node, watch: Duration) -> Result<(f64, f64)> {
+/// The share of one core that a node uses over `watch`, and its RSS in MiB at the end, all and anonymous.
+fn idle(bench: &Bench, node: &Node, watch: Duration) -> Result<(f64, f64, f64)> {
     std::thread::sleep(SETTLE);
     let before = cpu_seconds(node.pid())?;
     let mut left = watch;
@@ -76,7 +85,11 @@ fn idle(bench: &Bench, node: &Node, watch: Duration) -> Result<(f64, f64)> {
         left -= pause;
     }
     let used = cpu_seconds(node.pid())? - before;
-    Ok((used / watch.as_secs_f64(), resident(node.pid(), "VmRSS")?))
+    Ok((
+        used / watch.as_secs_f64(),
+        resident(node.pid(), "VmRSS")?,
+        resident(node.pid(), "RssAnon")?,
+    ))
 }
 
 /// Processor time of a process so far, to the tick of 10 ms; proc(5), fields 14 and 15 of `stat`.

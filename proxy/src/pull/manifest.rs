@@ -60,24 +60,7 @@ impl Pull {
             .tags
             .ask(place, tag, config.tags.timeout, record.is_some())
             .await;
-        let told = match &word {
-            tags::Word::Descriptor(descriptor) => {
-                let same = record
-                    .as_ref()
-                    .is_some_and(|r| r.digest == descriptor.digest);
-                Some(if same {
-                    Revalidated::Unchanged
-                } else {
-                    Revalidated::Changed
-                })
-            }
-            tags::Word::Failed(failure) => Some(found_out(failure)),
-            // The manifest itself will tell.
-            tags::Word::Untold => None,
-        };
-        if let Some(told) = told {
-            self.metrics.access.revalidated(told);
-        }
+        self.count_word(record.as_ref(), &word);
         match &word {
             tags::Word::Failed(failure) => self.access.met(place, failure),
             _ if proves => self.access.accepted(place),
@@ -124,23 +107,6 @@ impl Pull {
             }
             Err(error) => Err(error),
         }
-    }
-
-    /// A tag's manifest was fetched without asking first what the tag points to.
-    fn count_fetched(
-        &self,
-        record: Option<&TagRecord>,
-        fetched: &Result<Arc<Manifest>, PullError>,
-    ) {
-        let outcome = match fetched {
-            Ok(manifest) if record.is_some_and(|r| r.digest == manifest.digest) => {
-                Revalidated::Unchanged
-            }
-            Ok(_) => Revalidated::Changed,
-            Err(PullError::Upstream(failure)) => found_out(failure),
-            Err(_) => Revalidated::Invalid,
-        };
-        self.metrics.access.revalidated(outcome);
     }
 
     /// The registry's own answer is missing, or it says that there is nothing.
@@ -487,19 +453,6 @@ fn keep(store: &Arc<Store>, cluster: &Arc<Cluster>, place: &Place, manifest: &Ar
             );
         }
     });
-}
-
-/// What a failure says about a tag.
-fn found_out(failure: &Failure) -> Revalidated {
-    match failure {
-        Failure::NotFound(_) => Revalidated::NotFound,
-        Failure::Refused(_) => Revalidated::Refused,
-        Failure::Limited { .. } => Revalidated::Limited,
-        Failure::Unreachable { .. } => Revalidated::Unreachable,
-        Failure::Forbidden(_) | Failure::Invalid { .. } | Failure::Unsatisfiable { .. } => {
-            Revalidated::Invalid
-        }
-    }
 }
 
 /// A tag that points to a manifest that is not there is not a tag that was deleted.

@@ -104,6 +104,9 @@ impl Store {
         let held: u64 = partials.values().map(|(bytes, _)| bytes).sum();
         let mut over = excess(bounds, self.totals().bytes + held, space.free);
         over = over.saturating_sub(self.sweep(&partials, &active, limits.ttl, over));
+        if over == 0 && !self.may_have_expired(limits) {
+            return Ok(Evicted::default());
+        }
         let mut candidates = self.candidates(limits);
         let pinned = lock(&self.pins).clone();
         let at = now();
@@ -129,6 +132,17 @@ impl Store {
             }
         }
         Ok(evicted)
+    }
+
+    /// Whether anything is old enough for the most impatient of the times. Rounds are many, and most find nothing: an idle
+    /// node must not sort its whole index for them.
+    fn may_have_expired(&self, limits: &Limits) -> bool {
+        let of = limits.ttl_of.iter().filter_map(|(_, ttl)| *ttl);
+        let Some(shortest) = of.chain(limits.ttl).min() else {
+            return false;
+        };
+        let oldest = lock(&self.index).oldest_use();
+        oldest.is_some_and(|used| Duration::from_secs(now().saturating_sub(used)) > shortest)
     }
 
     fn candidates(&self, limits: &Limits) -> Vec<Candidate> {
