@@ -1,7 +1,7 @@
 //! The machine: everything that is `unsafe` or needs a system call that std does not offer.
 //!
 //! Owns the mapping of a file ([`Mapping`]), the socket that sends mapped files by sendfile ([`FileSocket`]), process
-//! groups ([`Group`]), and the questions about file systems ([`disk`]). Knows nothing of blobs, HTTP or larder.
+//! groups ([`Group`]), a signal ([`hang_up`]), and the questions about file systems ([`disk`]). Knows nothing of blobs, HTTP or larder.
 
 pub mod disk;
 mod mapping;
@@ -10,5 +10,5 @@ mod process;
 mod sendfile;
 
 pub use mapping::Mapping;
-pub use process::Group;
+pub use process::{Group, hang_up};
 pub use sendfile::{FileSocket, Regions};

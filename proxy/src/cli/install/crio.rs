@@ -6,6 +6,8 @@
 //! table of its own, and one that somebody else has a table for is left to them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -16,8 +18,11 @@ use super::block;
 use super::plan::{Plan, Step};
 use super::preset::CRIO_DIR;
 use super::root::Root;
+use crate::sys;
 
 const FILE: &str = "larder.conf";
+/// What CRI-O's process is called.
+const PROCESS: &str = "crio";
 
 /// What "every registry" means where each has to be named: the public ones that clusters pull from.
 const PUBLIC: [&str; 10] = [
@@ -98,7 +103,8 @@ pub(super) fn install(
         after,
         owned,
     });
-    say_when(plan, root)
+    plan.crio_changes = true;
+    Ok(())
 }
 
 /// Takes larder's drop-in away.
@@ -108,9 +114,7 @@ pub(super) fn uninstall(plan: &mut Plan, root: &Root, dir: &Path) -> Result<()> 
     let before = plan.steps.len();
     plan.take(root, &dir.join(FILE), None, &mut made)?;
     plan.remove_made(made, &BTreeSet::new());
-    if plan.steps.len() > before {
-        say_when(plan, root)?;
-    }
+    plan.crio_changes = plan.steps.len() > before;
     Ok(())
 }
 
@@ -254,8 +258,26 @@ fn mirrors(table: &Table) -> Vec<String> {
     mirrors.into_iter().flatten().filter_map(location).collect()
 }
 
+/// Has every CRI-O that this process can see read its files again, and gives how many there are.
+pub(super) fn reload() -> usize {
+    let mut told = 0;
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let of_root = entry.metadata().is_ok_and(|about| about.uid() == 0);
+        // A process that has ended meanwhile is none.
+        let called = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        if of_root && called.trim_end() == PROCESS && sys::hang_up(pid).is_ok() {
+            told += 1;
+        }
+    }
+    told
+}
+
 /// CRI-O keeps what it has read. A signal makes it read again, or a setting that is off by default.
-fn say_when(plan: &mut Plan, root: &Root) -> Result<()> {
+pub(super) fn say_when(plan: &mut Plan, root: &Root) -> Result<()> {
     if reloads_by_itself(root)? {
         plan.effects.push(
             "CRI-O watches its drop-ins (auto_reload_registries), so it reads them now".to_owned(),
@@ -263,7 +285,7 @@ fn say_when(plan: &mut Plan, root: &Root) -> Result<()> {
     } else {
         plan.warnings.push(format!(
             "CRI-O reads its drop-ins when it starts or gets a SIGHUP: `systemctl reload crio` on the node, no restart. \
-             To have it read them whenever they change, put these lines into {CRIO_DIR}/crio.conf.d/10-registries.conf \
+             --crio-reload sends it. To have it read them whenever they change, put these lines into {CRIO_DIR}/crio.conf.d/10-registries.conf \
              and restart it once:\n[crio.image]\n  auto_reload_registries = true"
         ));
     }

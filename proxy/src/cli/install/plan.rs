@@ -51,6 +51,8 @@ pub(super) struct Plan {
     pub(super) effects: Vec<String>,
     /// What a person should mend.
     pub(super) warnings: Vec<String>,
+    /// Whether CRI-O has to read its files again.
+    pub(super) crio_changes: bool,
     /// Whether a person has to look at what was left.
     pub(super) unfinished: bool,
 }

@@ -20,6 +20,7 @@ fn crio_node() -> (tempfile::TempDir, InstallArgs) {
             node_root: root.path().to_owned(),
             containerd_certs_dir: None,
             crio_conf_dir: CRIO_CONF_DIR.into(),
+            crio_reload: false,
         },
         registries: Vec::new(),
         exact: false,
