@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use larder_tests::node::larder_program;
@@ -186,15 +187,26 @@ async fn an_init_container_sets_a_node_up_and_leaves_it_as_it_was() -> Result<()
     assert!(said.out.contains("larder answers at http://"), "{said:?}");
     node.setup.mirror.kill();
     arguments.pop();
-    arguments.push("--probe=0".into());
+    arguments.push("--probe=1".into());
     let said = node.larder_in_container(root.path(), &arguments)?;
     assert!(
-        said.complaints
-            .contains("warning: nobody answers at http://"),
+        said.complaints.contains("nobody answers at http://")
+            && said.complaints.contains("Connection refused"),
         "{said:?}"
     );
     assert_eq!(said.code, Some(0));
-    assert!(node.pulls_directly().await?, "the registry is still there");
+    let direct = tokio::time::timeout(Duration::from_secs(60), node.pulls_directly());
+    assert!(direct.await??, "the registry is still there");
+    // Somebody else there is told from larder.
+    arguments.retain(|one| !one.starts_with("--address=") && !one.starts_with("--probe"));
+    arguments.push(format!("--address={}", node.setup.registry.url()));
+    arguments.push("--probe=30".into());
+    let said = node.larder_in_container(root.path(), &arguments)?;
+    assert!(
+        said.complaints
+            .contains("answers with 200, and not as larder does"),
+        "{said:?}"
+    );
 
     let mut arguments = vec!["uninstall".into(), "--node-root".into(), text(root.path())?];
     arguments.extend(node.paths()?);

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use larder_tests::node::larder_program;
@@ -45,12 +45,11 @@ async fn a_container_that_stays_has_cleaned_up_and_ends_when_it_is_told() -> Res
     let mut stays = Command::new(larder_program());
     stays.args(["uninstall", "--stay", "--containerd-certs-dir"]);
     let mut stays = Ended(stays.arg(&certs).stdout(Stdio::null()).spawn()?);
-    until("certs.d is gone", PATIENCE, || !certs.exists()).await?;
-    assert_eq!(tree(dir.path())?, before);
     let pid = Pid::from_raw(stays.0.id().cast_signed());
-    // It waits for the signal by now, or the signal ends it all the same.
-    assert_eq!(stays.0.try_wait()?, None, "it stays");
+    // It waits for the signal once it is done.
     until("it waits for SIGTERM", PATIENCE, || catches_sigterm(pid)).await?;
+    assert_eq!(tree(dir.path())?, before);
+    assert_eq!(stays.0.try_wait()?, None, "it stays");
     kill(pid, Signal::SIGTERM)?;
     let mut ended = None;
     until("its end", PATIENCE, || {
@@ -92,6 +91,64 @@ fn what_somebody_changed_in_between_is_left_and_said() -> Result<()> {
     let after = tree(&certs)?;
     assert_eq!(larder(&arguments)?.code, Some(0));
     assert_eq!(tree(&certs)?, after);
+    Ok(())
+}
+
+/// Ends `larder` with these arguments at some instant of its life, or lets it end.
+fn cut_off(arguments: &[&str], whole: Duration) -> Result<()> {
+    let mut cut = Ended(
+        Command::new(larder_program())
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?,
+    );
+    std::thread::sleep(whole.mul_f64(fastrand::f64()));
+    // Ended by itself is one of the instants.
+    let _ = cut.0.kill();
+    cut.0.wait()?;
+    Ok(())
+}
+
+#[test]
+fn an_install_or_a_removal_that_is_killed_leaves_no_trace_after_the_next_removal() -> Result<()> {
+    // Until so many were cut off in the middle, and in so many rounds at the most.
+    const CUT: usize = 4;
+    const ROUNDS: usize = 200;
+    let dir = tempfile::tempdir()?;
+    let certs = dir.path().join("certs.d");
+    let path = text(&certs)?;
+    let place = ["--containerd-certs-dir", &path];
+    let several = ["--registry=*", "--registry=docker.io", "--registry=ghcr.io"];
+    let install = [&["install"], &place[..], &several[..]].concat();
+    let uninstall = [&["uninstall"], &place[..]].concat();
+    for existing in [false, true] {
+        if existing {
+            fs::create_dir_all(certs.join("docker.io"))?;
+            fs::write(certs.join("docker.io/hosts.toml"), "# ours\n")?;
+        }
+        let before = tree(dir.path())?;
+        let start = Instant::now();
+        assert_eq!(larder(&install)?.code, Some(0));
+        let whole = start.elapsed();
+        let installed = tree(dir.path())?;
+        let mut cut = 0;
+        for _ in 0..ROUNDS {
+            if cut == CUT {
+                break;
+            }
+            cut_off(&uninstall, whole)?;
+            cut_off(&install, whole)?;
+            let now = tree(dir.path())?;
+            cut += usize::from(now != before && now != installed);
+            let said = larder(&uninstall)?;
+            assert_eq!(said.code, Some(0), "{said:?}");
+            assert_eq!(tree(dir.path())?, before, "{said:?}");
+            assert_eq!(larder(&install)?.code, Some(0));
+        }
+        assert_eq!(larder(&uninstall)?.code, Some(0));
+        assert_eq!(cut, CUT, "runs that were cut off in the middle");
+    }
     Ok(())
 }
 

@@ -52,6 +52,7 @@ pub(super) fn install(
     exact: bool,
 ) -> Result<()> {
     root.mounted(dir)?;
+    clear(plan, root, dir)?;
     let file = dir.join(FILE);
     let mut paths = named(registries)?;
     let text = root.read(&file)?;
@@ -78,9 +79,12 @@ pub(super) fn install(
     if paths.is_empty() {
         return Ok(());
     }
-    let made = match (&text, &place) {
-        (Some(text), Some(place)) => block::made(&text[place.clone()]),
-        _ => plan.make_dirs(root, dir)?,
+    let (dirs, made) = if let (Some(text), Some(place)) = (&text, &place) {
+        (Vec::new(), block::made(&text[place.clone()]))
+    } else {
+        let dirs = plan.missing(root, dir)?;
+        let made = dirs.len();
+        (dirs, made)
     };
     let lines = block::marked(&tables(&paths, address), made);
     let (after, owned) = match (&text, place) {
@@ -98,6 +102,7 @@ pub(super) fn install(
         return Ok(());
     }
     plan.steps.push(Step::Write {
+        dirs,
         file,
         before: text,
         after,
@@ -110,12 +115,21 @@ pub(super) fn install(
 /// Takes larder's drop-in away.
 pub(super) fn uninstall(plan: &mut Plan, root: &Root, dir: &Path) -> Result<()> {
     root.mounted(dir)?;
+    clear(plan, root, dir)?;
     let mut made = BTreeSet::new();
     let before = plan.steps.len();
     plan.take(root, &dir.join(FILE), None, &mut made)?;
-    plan.remove_made(made, &BTreeSet::new());
+    plan.remove_made(root, made, &BTreeSet::new())?;
     plan.crio_changes = plan.steps.len() > before;
     Ok(())
+}
+
+/// Clears what earlier runs have left where this one writes.
+fn clear(plan: &mut Plan, root: &Root, dir: &Path) -> Result<()> {
+    if let Some(above) = dir.parent() {
+        plan.clear(root, above)?;
+    }
+    plan.clear(root, dir)
 }
 
 fn named(registries: &[(String, Option<String>)]) -> Result<Paths> {
@@ -205,6 +219,13 @@ fn leave_others(
                 continue;
             };
             let Some(path) = paths.remove(&prefix) else {
+                let registry = prefix.split('/').next().unwrap_or_default();
+                if paths.contains_key(registry) {
+                    plan.notes.push(format!(
+                        "{}: has a table of its own for {prefix}, which is pulled as that says",
+                        file.display()
+                    ));
+                }
                 continue;
             };
             let host = address.split_once("://").map_or(address, |(_, host)| host);

@@ -254,3 +254,35 @@ fn an_upgrade_in_between_leaves_no_trace_either() {
     assert_eq!(node.read("docker.io"), EXISTING);
     assert!(!node.certs().join("ghcr.io").exists());
 }
+
+#[test]
+fn what_a_run_that_was_cut_off_left_is_cleared() {
+    let node = Node::bare();
+    let before = node.tree();
+    let leave = || {
+        let at = |path: &str| node.root.path().join(path);
+        fs::create_dir_all(at(".certs.d.larder-0123/_default")).unwrap();
+        fs::create_dir_all(at("certs.d/.ghcr.io.larder-45")).unwrap();
+        fs::create_dir_all(at("certs.d/ghcr.io")).unwrap();
+        fs::write(at("certs.d/ghcr.io/.hosts.toml.larder-1"), "half").unwrap();
+    };
+    let gone = || {
+        fs::remove_dir(node.certs().join("ghcr.io")).unwrap();
+        fs::remove_dir(node.certs()).unwrap();
+    };
+    leave();
+    let said = node.uninstall();
+    assert!(said.contains("cleared "), "{said}");
+    gone();
+    assert_eq!(node.tree(), before);
+    leave();
+    node.install(&["ghcr.io"]);
+    assert_eq!(fs::read_dir(node.certs()).unwrap().count(), 1);
+    assert_eq!(
+        fs::read_dir(node.certs().join("ghcr.io")).unwrap().count(),
+        1
+    );
+    node.uninstall();
+    gone();
+    assert_eq!(node.tree(), before);
+}
