@@ -195,7 +195,7 @@ async fn an_init_container_sets_a_node_up_and_leaves_it_as_it_was() -> Result<()
         "{said:?}"
     );
     assert_eq!(said.code, Some(0));
-    let direct = tokio::time::timeout(Duration::from_secs(60), node.pulls_directly());
+    let direct = tokio::time::timeout(Duration::from_mins(1), node.pulls_directly());
     assert!(direct.await??, "the registry is still there");
     // Somebody else there is told from larder.
     arguments.retain(|one| !one.starts_with("--address=") && !one.starts_with("--probe"));

@@ -77,7 +77,8 @@ pub(super) fn install(
     };
     leave_others(plan, root, dir, &mut paths, address)?;
     if paths.is_empty() {
-        return Ok(());
+        // Tables that are there from before would go on replacing the others'.
+        return take(plan, root, dir);
     }
     let (dirs, made) = if let (Some(text), Some(place)) = (&text, &place) {
         (Vec::new(), block::made(&text[place.clone()]))
@@ -116,6 +117,10 @@ pub(super) fn install(
 pub(super) fn uninstall(plan: &mut Plan, root: &Root, dir: &Path) -> Result<()> {
     root.mounted(dir)?;
     clear(plan, root, dir)?;
+    take(plan, root, dir)
+}
+
+fn take(plan: &mut Plan, root: &Root, dir: &Path) -> Result<()> {
     let mut made = BTreeSet::new();
     let before = plan.steps.len();
     plan.take(root, &dir.join(FILE), None, &mut made)?;
