@@ -9,5 +9,6 @@ mod image;
 mod mirror;
 mod node;
 mod prefix;
+mod removal;
 mod runtime;
 mod setup;

@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use larder_tests::node::larder_program;
@@ -19,10 +20,10 @@ const LAYER: usize = 3_000_000;
 
 /// What a run of larder said.
 #[derive(Debug)]
-struct Said {
-    code: Option<i32>,
-    out: String,
-    complaints: String,
+pub(crate) struct Said {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) complaints: String,
 }
 
 fn run(command: &mut Command) -> Result<Said> {
@@ -34,14 +35,14 @@ fn run(command: &mut Command) -> Result<Said> {
     })
 }
 
-fn larder<S: AsRef<OsStr>>(arguments: &[S]) -> Result<Said> {
+pub(crate) fn larder<S: AsRef<OsStr>>(arguments: &[S]) -> Result<Said> {
     run(Command::new(larder_program()).args(arguments))
 }
 
 /// Kind, mode, owner, time of change and content of everything below `dir`; of directories no time.
-type Tree = BTreeMap<PathBuf, (u32, u32, u32, Option<i64>, Vec<u8>)>;
+pub(crate) type Tree = BTreeMap<PathBuf, (u32, u32, u32, Option<i64>, Vec<u8>)>;
 
-fn tree(dir: &Path) -> Result<Tree> {
+pub(crate) fn tree(dir: &Path) -> Result<Tree> {
     let mut tree = Tree::new();
     let mut rest = vec![dir.to_owned()];
     while let Some(path) = rest.pop() {
@@ -95,15 +96,15 @@ impl Target {
         ])
     }
 
-    /// larder in a mount namespace of its own, as an init container has it: of the node it sees certs.d, and the
-    /// directory of containerd's configuration read-only, both below `root`.
+    /// larder as an init container has it: root without capabilities, in a mount namespace of its own. Of the node it
+    /// sees certs.d, and the directory of containerd's configuration read-only, both below `root`.
     fn larder_in_container(&self, root: &Path, arguments: &[String]) -> Result<Said> {
         let mount = r#"mkdir -p "$1$2"
             mount --bind "$2" "$1$2"
             mount -o remount,bind,ro "$1$2"
             mount --bind "$2/certs.d" "$1$2/certs.d"
             shift 2
-            exec "$@""#;
+            exec setpriv --no-new-privs --inh-caps=-all --bounding-set=-all "$@""#;
         let config = self.containerd.config_file();
         let dir = config.parent().context("no directory")?;
         run(Command::new("unshare")
@@ -128,7 +129,7 @@ impl Target {
     }
 }
 
-fn text(path: &Path) -> Result<String> {
+pub(crate) fn text(path: &Path) -> Result<String> {
     Ok(path.to_str().context("not UTF-8")?.to_owned())
 }
 
@@ -186,15 +187,26 @@ async fn an_init_container_sets_a_node_up_and_leaves_it_as_it_was() -> Result<()
     assert!(said.out.contains("larder answers at http://"), "{said:?}");
     node.setup.mirror.kill();
     arguments.pop();
-    arguments.push("--probe=0".into());
+    arguments.push("--probe=1".into());
     let said = node.larder_in_container(root.path(), &arguments)?;
     assert!(
-        said.complaints
-            .contains("warning: nobody answers at http://"),
+        said.complaints.contains("nobody answers at http://")
+            && said.complaints.contains("Connection refused"),
         "{said:?}"
     );
     assert_eq!(said.code, Some(0));
-    assert!(node.pulls_directly().await?, "the registry is still there");
+    let direct = tokio::time::timeout(Duration::from_mins(1), node.pulls_directly());
+    assert!(direct.await??, "the registry is still there");
+    // Somebody else there is told from larder.
+    arguments.retain(|one| !one.starts_with("--address=") && !one.starts_with("--probe"));
+    arguments.push(format!("--address={}", node.setup.registry.url()));
+    arguments.push("--probe=30".into());
+    let said = node.larder_in_container(root.path(), &arguments)?;
+    assert!(
+        said.complaints
+            .contains("answers with 200, and not as larder does"),
+        "{said:?}"
+    );
 
     let mut arguments = vec!["uninstall".into(), "--node-root".into(), text(root.path())?];
     arguments.extend(node.paths()?);

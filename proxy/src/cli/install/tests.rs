@@ -82,6 +82,7 @@ impl Node {
             node_root: "/".into(),
             containerd_certs_dir: Some(self.certs()),
             crio_conf_dir: self.root.path().join("registries.conf.d"),
+            crio_reload: false,
         }
     }
 

@@ -27,6 +27,7 @@ impl Mounted {
             node_root: self.root.path().to_owned(),
             containerd_certs_dir: None,
             crio_conf_dir: CRIO_CONF_DIR.into(),
+            crio_reload: false,
         }
     }
 
