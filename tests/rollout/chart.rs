@@ -5,7 +5,9 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::helm::{larder, object, objects, rendered, root, run, said, same, template, tool};
+use crate::helm::{
+    IMAGE, larder, object, objects, rendered, root, run, said, same, template, tool,
+};
 
 /// The variants that have a golden file, and their values.
 const VARIANTS: [(&str, &str); 18] = [
@@ -69,7 +71,7 @@ const VARIANTS: [(&str, &str); 18] = [
     ),
     (
         "monitoring",
-        "monitoring: {podMonitor: true, serviceMonitor: true, rules: true, dashboard: true, labels: {release: prometheus}}\n",
+        "monitoring: {podMonitor: true, serviceMonitor: true, rules: true, labels: {release: prometheus}}\n",
     ),
     (
         "policies-kubernetes",
@@ -109,7 +111,7 @@ fn without_secrets(manifests: &str) -> String {
             .find(|key| line.starts_with(key) && line.len() > key.len() + 40);
         secret.map_or_else(|| line.to_owned(), |key| format!("{key}(made anew)"))
     });
-    kept.map(|line| line + "\n").collect()
+    kept.fold(String::new(), |text, line| text + &line + "\n")
 }
 
 #[test]
@@ -121,20 +123,30 @@ fn every_variant_renders_as_its_golden_file() {
 }
 
 #[test]
+fn helm_finds_nothing_to_say_of_the_chart() {
+    let chart = root().join("deploy/larder");
+    let output = run(tool("helm")
+        .args(["lint", "--strict", "--set", IMAGE])
+        .arg(chart));
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+#[test]
 fn every_variant_is_valid_for_kubernetes() {
     let dir = tempfile::tempdir().unwrap();
     let mut kinds = 0;
     let mut files = Vec::new();
     for (name, values) in VARIANTS {
-        let own: String = rendered(values, &[])
+        let own: Vec<String> = rendered(values, &[])
             .split("\n---\n")
             .filter(|object| {
                 !FOREIGN
                     .iter()
                     .any(|kind| object.contains(&format!("\nkind: {kind}\n")))
             })
-            .map(|object| format!("{object}\n---\n"))
+            .map(str::to_owned)
             .collect();
+        let own = own.join("\n---\n");
         kinds += own.matches("\nkind: ").count();
         let file = dir.path().join(format!("{name}.yaml"));
         fs::write(&file, own).unwrap();
@@ -271,8 +283,8 @@ admin: {socket: /run/larder/admin.sock}
 
 /// What helm's schema, and what larder itself, makes of a configuration.
 fn verdicts(config: &str) -> (bool, bool, String) {
-    let values: String = config.lines().map(|line| format!("  {line}\n")).collect();
-    let values = format!("config:\n{values}");
+    let lines: Vec<&str> = config.lines().collect();
+    let values = format!("config:\n  {}\n", lines.join("\n  "));
     let schema = template(&values, &[]);
     let unchecked = rendered(&values, &["--skip-schema-validation"]);
     let map = objects(&unchecked)
@@ -328,6 +340,21 @@ fn the_schema_and_larder_agree_on_configurations() {
             "{refused}: schema {schema}, larder {reader}\n{words}"
         );
     }
+}
+
+#[test]
+fn the_dashboard_is_the_one_that_is_shipped() {
+    let shipped = fs::read_to_string(root().join("deploy/grafana/larder.json")).unwrap();
+    let shipped: Value = serde_json::from_str(&shipped).unwrap();
+    let found = objects(&rendered("monitoring: {dashboard: true}", &[]));
+    let map = found
+        .iter()
+        .find(|object| object["data"]["larder.json"].is_string());
+    let map = map.expect("a ConfigMap with the dashboard");
+    assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");
+    let embedded: Value =
+        serde_json::from_str(map["data"]["larder.json"].as_str().unwrap()).unwrap();
+    assert_eq!(embedded, shipped);
 }
 
 #[test]

@@ -79,24 +79,23 @@ fn every_value_is_documented_in_the_table_of_the_readme() {
     let chart = root().join("deploy/larder");
     let values = documented(&fs::read_to_string(chart.join("values.yaml")).unwrap());
     assert!(values.len() > 60, "{} values", values.len());
-    let rows: String = values
+    let rows: Vec<String> = values
         .iter()
         .map(|value| {
             let words = value.words.replace('|', "\\|");
-            format!("| `{}` | `{}` | {words} |\n", value.path, value.default)
+            format!("| `{}` | `{}` | {words} |", value.path, value.default)
         })
         .collect();
+    let rows = rows.join("\n");
     let path = chart.join("README.md");
     let readme = fs::read_to_string(&path).unwrap();
     let begin = "| value | default | meaning |\n|---|---|---|\n";
     let (before, after) = readme.split_once(begin).expect("the table of values");
     let after = after.trim_start_matches(|c| c != '\n').trim_start();
     let rest = after.lines().skip_while(|line| line.starts_with('|'));
-    let rest: String = rest.map(|line| format!("{line}\n")).collect();
-    same(
-        &path,
-        &format!("{before}{begin}{rows}\n{}", rest.trim_start()),
-    );
+    let rest = rest.collect::<Vec<_>>().join("\n");
+    let wanted = format!("{before}{begin}{rows}\n\n{}\n", rest.trim());
+    same(&path, &wanted);
 }
 
 #[test]

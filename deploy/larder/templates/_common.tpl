@@ -84,7 +84,7 @@ capabilities:
 {{- $base := dict
     "registry" (dict "listen" (printf "%s:%v" (ternary $loopback $any .Values.hostNetwork) .Values.registry.port))
     "store" (dict "path" "/var/lib/larder")
-    "telemetry" (dict "listen" (printf "%s:%v" (ternary $loopback $any .Values.hostNetwork) .Values.telemetry.port) "log_format" "json") -}}
+    "telemetry" (dict "listen" (printf "%s:%v" $loopback .Values.telemetry.port) "log_format" "json") -}}
 {{/* The node's disk is the kubelet's and the runtime's too: the kubelet removes images from 85 % on. */}}
 {{- if eq .Values.store.type "hostPath" -}}
 {{- $_ := set $base "store" (merge (get $base "store") (dict "max_size" "40%" "min_free" "20%")) -}}
