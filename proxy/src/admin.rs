@@ -20,7 +20,7 @@ use larder_shared::{
     name::ImageName,
 };
 
-use crate::{body::Body, metrics::Metrics, pull::Pull};
+use crate::{body::Body, drain::Readiness, metrics::Metrics, pull::Pull};
 
 /// Everything that may be asked about a running larder.
 #[derive(Debug)]
@@ -29,15 +29,22 @@ pub struct Admin {
     metrics: Arc<Metrics>,
     listen: Listen,
     started: Instant,
+    readiness: Readiness,
 }
 
 impl Admin {
-    pub fn new(pull: Arc<Pull>, metrics: Arc<Metrics>, listen: Listen) -> Self {
+    pub fn new(
+        pull: Arc<Pull>,
+        metrics: Arc<Metrics>,
+        listen: Listen,
+        readiness: Readiness,
+    ) -> Self {
         Self {
             pull,
             metrics,
             listen,
             started: Instant::now(),
+            readiness,
         }
     }
 

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -21,11 +21,11 @@ use crate::{
     access::{Access, Grants},
     admin::Admin,
     client::Client,
-    cluster::Cluster,
+    cluster::{Cluster, records::Records},
     coalesce::Coalesce,
     config::Config,
     credentials::{Credentials, Settings},
-    drain::Drain,
+    drain::{Drain, Readiness, Watch},
     fill::Fills,
     identity::Key,
     keep, listen,
@@ -33,13 +33,21 @@ use crate::{
     peers::PeerSurface,
     pull::Pull,
     registry::Surface,
-    store::Store,
+    store::{Store, Tenure, now},
     tags::Tags,
     upstream::Upstreams,
 };
 
-/// Bodies in flight may take this long to finish after SIGTERM. Kubernetes' default grace period is 30 s.
+/// All of the end may take this long after SIGTERM. Kubernetes' default grace period is 30 s.
 const DRAIN_WITHIN: Duration = Duration::from_secs(25);
+
+/// After SIGTERM the ports stay open while requests come: a pull is many requests, and a client that does not fall back
+/// loses it with the next one. This long without a request means that there is none, and no more than that is waited.
+const QUIET: Duration = Duration::from_secs(1);
+const LINGER: Duration = Duration::from_secs(5);
+
+/// A store that another larder has is asked for this often.
+const TAKE_OVER_EVERY: Duration = Duration::from_millis(200);
 
 /// The configuration file is looked at this often. Polling sees the symlink swaps of mounted ConfigMaps.
 const RELOAD_EVERY: Duration = Duration::from_secs(2);
@@ -111,12 +119,14 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
             None => None,
         },
     };
-    let cluster = Cluster::new(
-        Arc::clone(&config),
-        Arc::clone(&metrics),
-        &client,
-        store.root().join("cluster"),
-    )?;
+    let held = store.tenure() == Tenure::Held;
+    let records = store.records();
+    let records = if held {
+        Records::new(records)
+    } else {
+        Records::waiting(records)
+    };
+    let cluster = Cluster::new(Arc::clone(&config), Arc::clone(&metrics), &client, records)?;
     // What is wrong with the certificate is said before anything runs.
     if peers.is_some() {
         cluster.peers.tls()?;
@@ -126,8 +136,8 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
         let access = &config.load().access;
         access.ttl + access.grace
     };
-    let mut key =
-        Key::load(&key).with_context(|| format!("cannot use the key {}", key.display()))?;
+    let load = if held { Key::load } else { Key::borrow };
+    let mut key = load(&key).with_context(|| format!("cannot use the key {}", key.display()))?;
     let shared = config
         .load()
         .cluster
@@ -141,7 +151,11 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
     let access = Arc::new(Access::new(
         Arc::clone(&config),
         Arc::clone(&upstreams),
-        Grants::load(grants, lifetime),
+        if held {
+            Grants::load(grants, lifetime)
+        } else {
+            Grants::waiting(grants, lifetime)
+        },
     ));
     let pull = Arc::new(Pull {
         config: Arc::clone(&config),
@@ -214,33 +228,38 @@ impl Bound {
     /// Serves until SIGTERM or SIGINT, then drains.
     pub async fn run(self, reread: Option<Reread>) -> anyhow::Result<()> {
         let (drain, watch) = Drain::new();
+        // Probes and the command line are answered to the end.
+        let (end, until_end) = Drain::new();
+        let readiness = Readiness::default();
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let store = Arc::clone(&self.pull.store);
-        tokio::task::spawn_blocking(move || store.scan());
+        tokio::spawn(take_over(Arc::clone(&self.pull), watch.clone()));
         let admin = Arc::new(Admin::new(
             Arc::clone(&self.pull),
             Arc::clone(&self.metrics),
             self.listen.clone(),
+            readiness.clone(),
         ));
         let surface = Arc::new(Surface::new(
             Arc::clone(&self.pull),
             Arc::clone(&self.metrics),
         ));
-        tokio::spawn(listen::registry(self.registry, surface, watch.clone()));
+        tokio::spawn(listen::registry(
+            self.registry,
+            Arc::clone(&surface),
+            watch.clone(),
+        ));
         if let Some(listener) = self.telemetry {
             tokio::spawn(listen::telemetry(
                 listener,
                 Arc::clone(&admin),
-                watch.clone(),
+                until_end.clone(),
             ));
         }
         if let Some(listener) = self.peers {
             let surface = PeerSurface::new(Arc::clone(&self.pull), Arc::clone(&self.metrics));
             tokio::spawn(listen::peers(listener, Arc::new(surface), watch.clone()));
         }
-        let cluster = Arc::clone(&self.pull.cluster);
-        tokio::task::spawn_blocking(move || cluster.records.sweep());
         if let Some(store) = &self.pull.cluster.store {
             tokio::spawn(Arc::clone(store).run(watch.clone()));
         }
@@ -248,7 +267,8 @@ impl Bound {
         tokio::spawn(members.run(watch.clone()));
         tokio::spawn(keep::run(Arc::clone(&self.pull), watch.clone()));
         tokio::spawn(keep::scrub(Arc::clone(&self.pull)));
-        tokio::spawn(listen::admin(self.admin, admin, watch));
+        drop(watch);
+        tokio::spawn(listen::admin(self.admin, admin, until_end));
         if let Some(reread) = reread {
             tokio::spawn(reload(reread, Arc::clone(&self.config)));
         }
@@ -264,12 +284,17 @@ impl Bound {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        readiness.withdraw();
         tracing::info!(
             within_s = DRAIN_WITHIN.as_secs(),
             "larder stops; requests in flight may finish"
         );
+        let draining = async {
+            linger(&surface).await;
+            drain.drain().await;
+        };
         let drained = tokio::select! {
-            drained = tokio::time::timeout(DRAIN_WITHIN, drain.drain()) => drained.is_ok(),
+            drained = tokio::time::timeout(DRAIN_WITHIN, draining) => drained.is_ok(),
             // A second signal means now.
             _ = terminate.recv() => false,
             _ = interrupt.recv() => false,
@@ -280,8 +305,65 @@ impl Bound {
         let fills = Arc::clone(&self.pull.fills);
         tokio::task::spawn_blocking(move || fills.checkpoint()).await?;
         let _ = std::fs::remove_file(&self.socket);
+        let _ = tokio::time::timeout(LAST_WORDS, end.drain()).await;
         Ok(())
     }
+}
+
+/// How long answers to probes and to the command line may take when everything else is over.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Waits while requests come, see [`LINGER`].
+async fn linger(surface: &Surface) {
+    let until = Instant::now() + LINGER;
+    while surface.idle() < QUIET && Instant::now() < until {
+        tokio::time::sleep(QUIET / 20).await;
+    }
+}
+
+/// Sees to it that the store becomes this larder's, as soon as its predecessor has let go of it, and then does what only
+/// its owner may.
+async fn take_over(pull: Arc<Pull>, mut watch: Watch) {
+    let mut complained = false;
+    let mut waited = false;
+    loop {
+        let taken = Arc::clone(&pull);
+        let taking = move || match taken.store.take_over() {
+            Ok(Tenure::Held) => {
+                taken.access.take_over();
+                taken.cluster.records.take_over(now());
+                Ok(Tenure::Held)
+            }
+            other => other,
+        };
+        let store = pull.store.root().display();
+        match tokio::task::spawn_blocking(taking).await {
+            Ok(Ok(Tenure::Held)) if waited => {
+                tracing::info!(%store, "the store is this larder's now");
+                break;
+            }
+            Ok(Ok(Tenure::Held)) => break,
+            Ok(Ok(Tenure::Waiting)) if !waited => {
+                tracing::warn!(%store, "another larder has the store; until it lets go this one is a plain proxy");
+                waited = true;
+            }
+            Ok(Err(error)) if !complained => {
+                tracing::error!(%error, "the store cannot be taken over; larder stays a plain proxy until it can");
+                complained = true;
+            }
+            Ok(_) => {}
+            Err(panic) => tracing::error!(%panic, "the store cannot be taken over"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(TAKE_OVER_EVERY) => {}
+            () = watch.stopped() => return,
+        }
+    }
+    let _ = tokio::task::spawn_blocking(move || {
+        pull.store.scan();
+        pull.cluster.records.sweep();
+    })
+    .await;
 }
 
 /// What of the cluster is read at the start alone.

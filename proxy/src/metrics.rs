@@ -192,6 +192,8 @@ pub struct Metrics {
     /// 1 while the node tier cannot be written.
     pub store_failing: Gauge,
     pub store_rotten: Gauge,
+    /// 1 while another larder has the store.
+    pub store_waiting: Gauge,
 }
 
 impl Metrics {
@@ -213,6 +215,7 @@ impl Metrics {
             store_blobs: Gauge::default(),
             store_failing: Gauge::default(),
             store_rotten: Gauge::default(),
+            store_waiting: Gauge::default(),
         };
         registry.register(
             "requests",
@@ -285,6 +288,11 @@ impl Metrics {
             "store_failing",
             "1 while the node tier cannot be written and larder is a plain proxy",
             metrics.store_failing.clone(),
+        );
+        registry.register(
+            "store_waiting",
+            "1 while another larder has the store and this one is a plain proxy",
+            metrics.store_waiting.clone(),
         );
         registry.register(
             "store_rotten_blobs",

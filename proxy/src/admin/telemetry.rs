@@ -3,7 +3,7 @@
 use http::{HeaderValue, Request, Response, StatusCode, header};
 
 use super::{Admin, text};
-use crate::body::Body;
+use crate::{body::Body, store::Tenure};
 
 impl Admin {
     /// Answers on the telemetry port.
@@ -19,6 +19,9 @@ impl Admin {
                     .store_failing
                     .set(i64::from(self.pull.store.trouble().is_some()));
                 self.metrics
+                    .store_waiting
+                    .set(i64::from(self.pull.store.tenure() == Tenure::Waiting));
+                self.metrics
                     .store_rotten
                     .set(self.pull.store.rotten() as i64);
                 let mut response = text(StatusCode::OK, &self.metrics.render());
@@ -32,12 +35,20 @@ impl Admin {
             }
             // Everything is bound and built before the port answers.
             "/livez" => text(StatusCode::OK, "ok\n"),
+            "/readyz" if self.readiness.is_withdrawn() => {
+                text(StatusCode::SERVICE_UNAVAILABLE, "larder stops\n")
+            }
             // A node that cannot keep still serves: ready, and the detail says what is wrong.
             "/readyz" => text(
                 StatusCode::OK,
-                &match self.pull.store.trouble() {
-                    None => "ok\n".to_owned(),
-                    Some(why) => format!("ok, as a plain proxy: the store fails: {why}\n"),
+                &match (self.pull.store.tenure(), self.pull.store.trouble()) {
+                    (Tenure::Held, None) => "ok\n".to_owned(),
+                    (Tenure::Held, Some(why)) => {
+                        format!("ok, as a plain proxy: the store fails: {why}\n")
+                    }
+                    (Tenure::Waiting, _) => {
+                        "ok, as a plain proxy: another larder has the store\n".to_owned()
+                    }
                 },
             ),
             _ => text(
