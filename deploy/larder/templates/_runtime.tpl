@@ -1,0 +1,80 @@
+{{/* What `larder install` and `larder uninstall` are given, and the directories of the node that they see under /host. */}}
+
+{{- define "larder.certsDir" -}}
+{{- $dirs := dict
+    "kubeadm" "/etc/containerd/certs.d"
+    "eks" "/etc/containerd/certs.d"
+    "gke" "/etc/containerd/hosts.d"
+    "talos" "/etc/cri/conf.d/hosts"
+    "k3s" "/var/lib/rancher/k3s/agent/etc/containerd/certs.d"
+    "rke2" "/var/lib/rancher/rke2/agent/etc/containerd/certs.d" -}}
+{{- .Values.runtime.certsDir | default (get $dirs .Values.runtime.preset) -}}
+{{- end -}}
+
+{{/* The arguments that install and uninstall share. */}}
+{{- define "larder.runtimePlace" -}}
+- --node-root=/host
+- --preset={{ .Values.runtime.preset }}
+{{- with .Values.runtime.certsDir }}
+- --containerd-certs-dir={{ . }}
+{{- end }}
+{{- end -}}
+
+{{- define "larder.runtimeArgs" -}}
+{{- if .Values.runtime.remove -}}
+- uninstall
+{{ include "larder.runtimePlace" . }}
+{{- else -}}
+- install
+{{ include "larder.runtimePlace" . }}
+# The node follows these values: what an earlier release wrote and this one does not name goes.
+- --exact
+- --address=http://127.0.0.1:{{ .Values.registry.port }}
+{{- range .Values.runtime.registries }}
+- --registry={{ . }}
+{{- end }}
+{{- with .Values.runtime.extraArgs }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+{{- end -}}
+
+{{- define "larder.runtimeSecurity" -}}
+# The runtime's directory is root's.
+runAsNonRoot: false
+runAsUser: 0
+runAsGroup: 0
+{{ include "larder.containerSecurity" . }}
+{{- end -}}
+
+{{/* containerd: the directory above certs.d, which install may make and uninstall then removes. */}}
+{{- define "larder.runtimeMounts" -}}
+{{- if eq .Values.runtime.preset "crio" -}}
+- name: runtime
+  mountPath: /host/etc/containers
+- name: crio
+  mountPath: /host/etc/crio
+  readOnly: true
+{{- else -}}
+- name: runtime
+  mountPath: /host{{ include "larder.certsDir" . | dir }}
+{{- end -}}
+{{- end -}}
+
+{{- define "larder.runtimeVolumes" -}}
+{{- if eq .Values.runtime.preset "crio" -}}
+- name: runtime
+  hostPath:
+    path: /etc/containers
+    type: DirectoryOrCreate
+- name: crio
+  hostPath:
+    path: /etc/crio
+    type: DirectoryOrCreate
+{{- else -}}
+- name: runtime
+  hostPath:
+    path: {{ include "larder.certsDir" . | dir }}
+    type: DirectoryOrCreate
+{{- end -}}
+{{- end -}}
