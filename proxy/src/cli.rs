@@ -76,8 +76,12 @@ pub fn main() -> ExitCode {
         Command::Evict(args) => act::evict(&args),
         Command::Gc(args) => act::gc(&args),
         Command::Verify(args) => act::verify(&args),
-        Command::Install(args) => install::install(&args, &mut std::io::stdout().lock()),
-        Command::Uninstall(args) => install::uninstall(&args, &mut std::io::stdout().lock()),
+        Command::Install(args) => {
+            install::install(&args, &mut std::io::stdout(), &mut std::io::stderr())
+        }
+        Command::Uninstall(args) => {
+            install::uninstall(&args, &mut std::io::stdout(), &mut std::io::stderr())
+        }
         Command::Config(command) => config_file::run(command),
     };
     match outcome {

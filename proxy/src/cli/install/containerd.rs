@@ -3,19 +3,23 @@
 //! Where the keys are: `plugins.cri` in version 1 of the file, `plugins."io.containerd.grpc.v1.cri"` in
 //! version 2, `plugins."io.containerd.cri.v1.images"` in version 3; below that always `registry`.
 
-use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
 use toml::{Table, Value};
+
+use super::root::Root;
 
 const VERSION_1: &str = "cri";
 const VERSION_2: &str = "io.containerd.grpc.v1.cri";
 const VERSION_3: &str = "io.containerd.cri.v1.images";
 
 /// What a person should change in `file` so that containerd reads the hosts.toml files in `dir`.
-pub(super) fn check(file: &Path, dir: &Path) -> Vec<String> {
-    match fs::read_to_string(file) {
+pub(super) fn check(root: &Root, file: &Path, dir: &Path) -> Vec<String> {
+    let text = root
+        .bytes(file)
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    match text {
         Ok(text) => findings(&text, &file.display().to_string(), dir),
         Err(error) if error.kind() == ErrorKind::NotFound => vec![format!(
             "{} is not there, so containerd may not read {}. If it starts with another file, check that one \

@@ -1,18 +1,8 @@
-//! The text of a `hosts.toml`: larder's block in it, put in and taken out. Pure.
-//!
-//! The block stands between two marks. Everything outside of them belongs to someone else and is never
-//! changed.
-
-use std::ops::Range;
+//! The text of a `hosts.toml`: larder's block in it. Pure.
 
 use toml::de::{DeTable, DeValue};
 
-/// The start of the first line of the block.
-const BEGIN: &str = "# >>> larder";
-/// The start of its last line.
-const END: &str = "# <<< larder";
-/// The line that remembers how many directories go again with the file.
-const MADE: &str = "# directories made: ";
+use super::block;
 
 /// What larder has to say in a `hosts.toml`.
 pub(super) struct Block<'a> {
@@ -28,52 +18,16 @@ impl Block<'_> {
     /// Only the two keys that every containerd since 1.6 understands: `dial_timeout` is unknown before
     /// 2.0, and `ca` or `skip_verify` beside an http:// address make containerd try TLS first.
     pub(super) fn render(&self) -> String {
-        format!(
-            "{BEGIN}: `larder install` wrote the lines from here to the end mark, `larder uninstall` removes them\n\
-             {MADE}{}\n\
-             # containerd asks larder on this node first. There is no `server` line for it on purpose:\n\
+        let lines = format!(
+            "# containerd asks larder on this node first. There is no `server` line for it on purpose:\n\
              # without one containerd goes on to the registry that the image names by itself, so that\n\
              # pulls work while larder is down.\n\
              [host.\"{}\"]\n\
-             \x20 capabilities = [\"pull\", \"resolve\"]\n\
-             {END}: end\n",
-            self.made, self.address
-        )
+             \x20 capabilities = [\"pull\", \"resolve\"]\n",
+            self.address
+        );
+        block::marked(&lines, self.made)
     }
-}
-
-/// Where larder's block stands in `text`, if it is there.
-///
-/// # Errors
-/// The marks are not one pair; the text says what to do.
-pub(super) fn find(text: &str) -> Result<Option<Range<usize>>, String> {
-    let (mut begins, mut ends) = (Vec::new(), Vec::new());
-    let mut offset = 0;
-    for line in text.split_inclusive('\n') {
-        if line.starts_with(BEGIN) {
-            begins.push(offset);
-        }
-        offset += line.len();
-        if line.starts_with(END) {
-            ends.push(offset);
-        }
-    }
-    match (&begins[..], &ends[..]) {
-        ([], []) => Ok(None),
-        (&[begin], &[end]) if begin < end => Ok(Some(begin..end)),
-        _ => Err(format!(
-            "larder's marks are damaged: remove its lines by hand, from `{BEGIN}` to `{END}`"
-        )),
-    }
-}
-
-/// How many directories a block says were made.
-pub(super) fn made(block: &str) -> usize {
-    block
-        .lines()
-        .find_map(|line| line.strip_prefix(MADE))
-        .and_then(|number| number.trim().parse().ok())
-        .unwrap_or(0)
 }
 
 /// `text` with `block` before the first host.
@@ -114,13 +68,6 @@ pub(super) fn weave(text: &str, block: &str) -> Result<String, String> {
     } else {
         Err(unfit())
     }
-}
-
-/// `text` without the block at `block`, and without the blank line that came with it.
-pub(super) fn strip(text: &str, block: &Range<usize>) -> String {
-    let tail = &text[block.end..];
-    let tail = tail.strip_prefix('\n').unwrap_or(tail);
-    format!("{}{tail}", &text[..block.start])
 }
 
 /// The hosts that `text` names, in the order in which containerd asks them.

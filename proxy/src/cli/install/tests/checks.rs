@@ -10,7 +10,7 @@ fn registries_that_hide_the_default_are_named() {
     node.install(&["quay.io"]);
     let said = node.install(&[]);
     assert!(
-        said.contains("which hides _default: 127.0.0.1:5000, ghcr.io. To pull them through larder too: larder install --registry 127.0.0.1:5000 --registry ghcr.io"),
+        said.contains("which hides _default: 127.0.0.1:5000, ghcr.io. To pull them through larder too: larder install --registry '*' --registry 127.0.0.1:5000 --registry ghcr.io"),
         "{said}"
     );
     assert!(!said.contains("quay.io"), "{said}");
@@ -133,7 +133,11 @@ fn containerds_configuration_is_checked_and_the_lines_to_put_are_given() {
         let certs = node.certs().display().to_string();
         fs::write(node.config(), text.replace("CERTS", &certs)).unwrap();
         let before = fs::read(node.config()).unwrap();
-        let warnings = containerd::check(&node.config(), &node.certs());
+        let warnings = containerd::check(
+            &Root::new(Path::new("/")).unwrap(),
+            &node.config(),
+            &node.certs(),
+        );
         assert_eq!(warnings.len(), expected.len(), "{text}\n{warnings:?}");
         for (warning, parts) in warnings.iter().zip(*expected) {
             for part in *parts {

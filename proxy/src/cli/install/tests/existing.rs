@@ -23,8 +23,8 @@ fn an_existing_file_is_kept_and_larder_goes_first() {
             "https://far.example.com"
         ]
     );
-    let block = hosts::find(&text).unwrap().unwrap();
-    assert_eq!(hosts::strip(&text, &block), EXISTING);
+    let block = block::find(&text).unwrap().unwrap();
+    assert_eq!(block::strip(&text, &block), EXISTING);
     assert!(text[block.end..].starts_with("\n# the near one\n[host."));
     assert_eq!(
         fs::read_to_string(node.certs().join("docker.io/hosts.toml.before-larder")).unwrap(),
@@ -177,12 +177,17 @@ fn a_file_changed_since_the_install_loses_only_larders_lines() {
         let changed = node.read(dir) + "\n[host.\"https://added.example.com\"]\n";
         fs::write(node.hosts(dir), changed).unwrap();
     }
-    let said = node.uninstall();
+    let (code, said) = node.try_uninstall(false);
+    assert_eq!(code, 1, "a person has to look");
     assert!(said.contains("changed since the install"), "{said}");
     assert!(said.contains("left for you to compare"), "{said}");
     let added = "\n[host.\"https://added.example.com\"]\n";
     assert_eq!(node.read("docker.io"), format!("{EXISTING}{added}"));
     assert!(added.ends_with(&node.read("ghcr.io")));
+
+    // Nothing leads to larder any more, so the next one is content.
+    let said = node.uninstall();
+    assert!(said.contains("left for you to compare"), "{said}");
 
     // Once more from there: the newer file is what is kept and put back.
     let before = node.read("docker.io");
@@ -201,10 +206,10 @@ proptest! {
         let text = lines.iter().map(|line| format!("{line}\n")).collect::<Vec<_>>().concat();
         let block = hosts::Block { address: ADDRESS, made: 2 }.render();
         if let Ok(woven) = hosts::weave(&text, &block) {
-            let place = hosts::find(&woven).unwrap().unwrap();
-            prop_assert_eq!(hosts::strip(&woven, &place), text);
+            let place = block::find(&woven).unwrap().unwrap();
+            prop_assert_eq!(block::strip(&woven, &place), text);
             prop_assert_eq!(&hosts::hosts_in_order(&woven).unwrap()[0], ADDRESS);
-            prop_assert_eq!(hosts::made(&woven), 2);
+            prop_assert_eq!(block::made(&woven), 2);
         }
     }
 }

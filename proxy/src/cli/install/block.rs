@@ -1,0 +1,63 @@
+//! larder's lines in a file that may be someone else's: put between two marks, found, taken out. Pure.
+//!
+//! Everything outside of the marks belongs to someone else and is never changed.
+
+use std::ops::Range;
+
+/// The start of the first line of the block.
+const BEGIN: &str = "# >>> larder";
+/// The start of its last line.
+const END: &str = "# <<< larder";
+/// The line that remembers how many directories go again with the file.
+const MADE: &str = "# directories made: ";
+
+/// `lines` between the marks. `directories` were made for the file: its own, then the one above, and so on.
+pub(super) fn marked(lines: &str, directories: usize) -> String {
+    format!(
+        "{BEGIN}: `larder install` wrote the lines from here to the end mark, `larder uninstall` removes them\n\
+         {MADE}{directories}\n\
+         {lines}\
+         {END}: end\n"
+    )
+}
+
+/// Where larder's block stands in `text`, if it is there.
+///
+/// # Errors
+/// The marks are not one pair; the text says what to do.
+pub(super) fn find(text: &str) -> Result<Option<Range<usize>>, String> {
+    let (mut begins, mut ends) = (Vec::new(), Vec::new());
+    let mut offset = 0;
+    for line in text.split_inclusive('\n') {
+        if line.starts_with(BEGIN) {
+            begins.push(offset);
+        }
+        offset += line.len();
+        if line.starts_with(END) {
+            ends.push(offset);
+        }
+    }
+    match (&begins[..], &ends[..]) {
+        ([], []) => Ok(None),
+        (&[begin], &[end]) if begin < end => Ok(Some(begin..end)),
+        _ => Err(format!(
+            "larder's marks are damaged: remove its lines by hand, from `{BEGIN}` to `{END}`"
+        )),
+    }
+}
+
+/// How many directories a block says were made.
+pub(super) fn made(block: &str) -> usize {
+    block
+        .lines()
+        .find_map(|line| line.strip_prefix(MADE))
+        .and_then(|number| number.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+/// `text` without the block at `block`, and without the blank line that came with it.
+pub(super) fn strip(text: &str, block: &Range<usize>) -> String {
+    let tail = &text[block.end..];
+    let tail = tail.strip_prefix('\n').unwrap_or(tail);
+    format!("{}{tail}", &text[..block.start])
+}

@@ -1,0 +1,279 @@
+//! What is to be done for containerd: a `hosts.toml` for every registry, or one for each. Reads, never writes.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, anyhow};
+
+use super::EVERY;
+use super::block;
+use super::hosts::{self, Block};
+use super::plan::{Plan, Step};
+use super::root::Root;
+
+const FILE: &str = "hosts.toml";
+const KEPT: &str = "hosts.toml.before-larder";
+/// The directory that containerd reads for registries without one of their own.
+const DEFAULT: &str = "_default";
+
+/// Puts `address` first for `registries`, or for all when there are none or [`EVERY`] is among them. With `exact` larder goes from
+/// where it was put for others.
+pub(super) fn install(
+    plan: &mut Plan,
+    root: &Root,
+    dir: &Path,
+    registries: &[String],
+    address: &str,
+    exact: bool,
+) -> Result<()> {
+    root.mounted(dir)?;
+    let mut certs = Certs {
+        plan,
+        root,
+        inherited: 0,
+    };
+    let every = registries.is_empty() || registries.iter().any(|name| name == EVERY);
+    let mut wanted: Vec<(PathBuf, Option<&str>)> = Vec::new();
+    if every {
+        wanted.push((dir.join(DEFAULT), None));
+    }
+    for registry in registries.iter().filter(|name| *name != EVERY) {
+        let host_dir = host_dir(root, dir, registry)?;
+        if !wanted.iter().any(|(known, _)| *known == host_dir) {
+            wanted.push((host_dir, Some(registry)));
+        }
+    }
+    if exact {
+        let except = wanted.iter().map(|(host_dir, _)| host_dir.clone());
+        certs.take_all(dir, &except.collect())?;
+    }
+    for (host_dir, registry) in &wanted {
+        if let Some(registry) = registry {
+            certs.warn_of_certificates(host_dir, registry)?;
+        }
+        certs.put(host_dir, address)?;
+    }
+    if every {
+        certs.warn_of_shadows(dir, &wanted, exact)?;
+    }
+    if !certs.plan.steps.is_empty() {
+        certs.plan.effects.push(
+            "containerd reads these files at every pull, so it needs no restart for them"
+                .to_owned(),
+        );
+    }
+    Ok(())
+}
+
+/// Takes larder out of every file under `dir`.
+pub(super) fn uninstall(plan: &mut Plan, root: &Root, dir: &Path) -> Result<()> {
+    root.mounted(dir)?;
+    let inherited = 0;
+    Certs {
+        plan,
+        root,
+        inherited,
+    }
+    .take_all(dir, &BTreeSet::new())
+}
+
+/// The plan as far as it concerns containerd.
+struct Certs<'a> {
+    plan: &'a mut Plan,
+    root: &'a Root,
+    /// Directories above those of the registries that were made for a file that goes now: the next file
+    /// remembers them.
+    inherited: usize,
+}
+
+impl Certs<'_> {
+    /// Puts the block into the `hosts.toml` of `host_dir`.
+    fn put(&mut self, host_dir: &Path, address: &str) -> Result<()> {
+        let file = host_dir.join(FILE);
+        let Some(text) = self.root.read(&file)? else {
+            let made = self.plan.make_dirs(self.root, host_dir)?;
+            let made = self.with_inherited(made);
+            self.plan.steps.push(Step::Write {
+                file,
+                before: None,
+                after: Block { address, made }.render(),
+                owned: None,
+            });
+            return Ok(());
+        };
+        let refused =
+            |why: String| anyhow!("{}: {why}; nothing was changed anywhere", file.display());
+        let listed = hosts::hosts_in_order(&text).map_err(refused)?;
+        let is_larder = |host: &String| host.trim_end_matches('/') == address;
+        let first = listed.first().is_some_and(is_larder);
+        let after = if let Some(place) = block::find(&text).map_err(refused)? {
+            let made = self.with_inherited(block::made(&text[place.clone()]));
+            let block = Block { address, made }.render();
+            let after = format!("{}{block}{}", &text[..place.start], &text[place.end..]);
+            hosts::hosts_in_order(&after).map_err(refused)?;
+            if after == text {
+                if !first {
+                    self.warn_not_first(&file);
+                }
+                self.plan.notes.push(format!(
+                    "{}: already installed, nothing to change",
+                    file.display()
+                ));
+                return Ok(());
+            }
+            after
+        } else if listed.iter().any(is_larder) {
+            if !first {
+                self.warn_not_first(&file);
+            }
+            self.plan.notes.push(format!(
+                "{}: names {address} without larder's marks, left as it is",
+                file.display()
+            ));
+            return Ok(());
+        } else {
+            let block = Block { address, made: 0 }.render();
+            let after = hosts::weave(&text, &block).map_err(refused)?;
+            self.plan.steps.push(Step::Keep {
+                file: file.clone(),
+                kept: host_dir.join(KEPT),
+            });
+            after
+        };
+        let owned = Some(self.root.owned(&file)?);
+        self.plan.steps.push(Step::Write {
+            file,
+            before: Some(text),
+            after,
+            owned,
+        });
+        Ok(())
+    }
+
+    /// Takes larder out of the files of all directories but those in `except`.
+    fn take_all(&mut self, dir: &Path, except: &BTreeSet<PathBuf>) -> Result<()> {
+        let mut made = BTreeSet::new();
+        for name in self.root.directories(dir)? {
+            let host_dir = dir.join(name);
+            if !except.contains(&host_dir) {
+                let kept = host_dir.join(KEPT);
+                self.plan
+                    .take(self.root, &host_dir.join(FILE), Some(&kept), &mut made)?;
+            }
+        }
+        let above = dir.ancestors().take_while(|above| made.contains(*above));
+        self.inherited = above.count();
+        self.plan.remove_made(made, except);
+        Ok(())
+    }
+
+    /// `made` of a file whose own directory was made too is where those above it are remembered.
+    fn with_inherited(&mut self, made: usize) -> usize {
+        if made == 0 {
+            return 0;
+        }
+        made + std::mem::take(&mut self.inherited)
+    }
+
+    fn warn_not_first(&mut self, file: &Path) {
+        self.plan.warnings.push(format!(
+            "{}: another host stands before larder and is asked first; move larder's section up",
+            file.display()
+        ));
+    }
+
+    /// A directory of a registry's own hides `_default`, even without a hosts.toml in it.
+    fn warn_of_shadows(
+        &mut self,
+        dir: &Path,
+        wanted: &[(PathBuf, Option<&str>)],
+        exact: bool,
+    ) -> Result<()> {
+        let mut shadows = Vec::new();
+        for name in self.root.directories(dir)? {
+            let host_dir = dir.join(&name);
+            let text = self.root.read(&host_dir.join(FILE)).unwrap_or_default();
+            let larder = text.is_some_and(|text| matches!(block::find(&text), Ok(Some(_))));
+            let planned = wanted.iter().any(|(planned, _)| *planned == host_dir)
+                || self.plan.removes(&host_dir);
+            // Exactly what is wanted: larder's lines in any other are on their way out.
+            if !planned && (exact || !larder) {
+                shadows.push(registry_of(&name));
+            }
+        }
+        if !shadows.is_empty() {
+            let flags: Vec<String> = shadows
+                .iter()
+                .map(|name| format!("--registry {name}"))
+                .collect();
+            self.plan.warnings.push(format!(
+                "these registries have a directory of their own in {}, which hides _default: {}. \
+                 To pull them through larder too: larder install --registry '*' {}",
+                dir.display(),
+                shadows.join(", "),
+                flags.join(" ")
+            ));
+        }
+        Ok(())
+    }
+
+    /// containerd reads loose certificates in a directory only as long as no hosts.toml is in it.
+    fn warn_of_certificates(&mut self, host_dir: &Path, registry: &str) -> Result<()> {
+        if self
+            .root
+            .read(&host_dir.join(FILE))?
+            .is_some_and(|text| !text.is_empty())
+        {
+            return Ok(());
+        }
+        let mut certificates: Vec<String> = self
+            .root
+            .entries(host_dir)?
+            .into_iter()
+            .filter(|name| {
+                let extension = Path::new(name).extension();
+                extension.is_some_and(|end| end == "crt" || end == "cert" || end == "key")
+            })
+            .collect();
+        if certificates.is_empty() {
+            return Ok(());
+        }
+        certificates.sort_unstable();
+        self.plan.warnings.push(format!(
+            "{}: containerd no longer picks up {} by itself once a hosts.toml is there. For pulls that go \
+             past larder, put above larder's lines: server = \"https://{registry}\" and ca (or client) with these files",
+            host_dir.display(),
+            certificates.join(", ")
+        ));
+        Ok(())
+    }
+}
+
+/// The directory of `registry`: the one that containerd would find, else the name that it tries first.
+fn host_dir(root: &Root, dir: &Path, registry: &str) -> Result<PathBuf> {
+    let plain = dir.join(registry);
+    let Some((host, port)) = registry
+        .rsplit_once(':')
+        .filter(|(_, port)| !port.ends_with(']'))
+    else {
+        return Ok(plain);
+    };
+    let escaped = dir.join(format!("{host}_{port}_"));
+    Ok(if !root.exists(&escaped)? && root.exists(&plain)? {
+        plain
+    } else {
+        escaped
+    })
+}
+
+/// The registry that a directory is for.
+fn registry_of(directory: &str) -> String {
+    directory
+        .strip_suffix('_')
+        .and_then(|name| name.rsplit_once('_'))
+        .filter(|(_, port)| port.parse::<u16>().is_ok())
+        .map_or_else(
+            || directory.to_owned(),
+            |(host, port)| format!("{host}:{port}"),
+        )
+}

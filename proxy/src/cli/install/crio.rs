@@ -1,0 +1,297 @@
+//! What is to be done for CRI-O: one drop-in beside registries.conf. Reads, never writes.
+//!
+//! podman and skopeo read the same files with the same library. A drop-in's table for a prefix takes the
+//! place of any other for the same prefix, keys and all, and there is no table for every registry: a
+//! wildcard stands for subdomains, and a mirror behind it would not learn which. So each registry has a
+//! table of its own, and one that somebody else has a table for is left to them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use toml::{Table, Value};
+
+use super::EVERY;
+use super::block;
+use super::plan::{Plan, Step};
+use super::preset::CRIO_DIR;
+use super::root::Root;
+
+const FILE: &str = "larder.conf";
+
+/// What "every registry" means where each has to be named: the public ones that clusters pull from.
+const PUBLIC: [&str; 10] = [
+    "docker.io",
+    "gcr.io",
+    "ghcr.io",
+    "mcr.microsoft.com",
+    "nvcr.io",
+    "public.ecr.aws",
+    "quay.io",
+    "registry.gitlab.com",
+    "registry.k8s.io",
+    "registry.redhat.io",
+];
+
+/// Registries by the name that larder has for them in a path: their alias, or the name itself.
+type Paths = BTreeMap<String, String>;
+
+/// Puts `address` first for `registries`, each with its alias if it has one; for the public ones when
+/// there are none or [`EVERY`] is among them. Without `exact` what the drop-in names already stays.
+pub(super) fn install(
+    plan: &mut Plan,
+    root: &Root,
+    dir: &Path,
+    registries: &[(String, Option<String>)],
+    address: &str,
+    exact: bool,
+) -> Result<()> {
+    root.mounted(dir)?;
+    let file = dir.join(FILE);
+    let mut paths = named(registries)?;
+    let text = root.read(&file)?;
+    let place = match &text {
+        None => None,
+        Some(text) => {
+            let place = block::find(text).map_err(anyhow::Error::msg);
+            let place = place.with_context(|| file.display().to_string())?;
+            let Some(place) = place else {
+                bail!(
+                    "{}: not written by larder; move it away first. Nothing was changed anywhere",
+                    file.display()
+                );
+            };
+            if !exact {
+                for (registry, path) in installed(&text[place.clone()]) {
+                    paths.entry(registry).or_insert(path);
+                }
+            }
+            Some(place)
+        }
+    };
+    leave_others(plan, root, dir, &mut paths, address)?;
+    if paths.is_empty() {
+        return Ok(());
+    }
+    let made = match (&text, &place) {
+        (Some(text), Some(place)) => block::made(&text[place.clone()]),
+        _ => plan.make_dirs(root, dir)?,
+    };
+    let lines = block::marked(&tables(&paths, address), made);
+    let (after, owned) = match (&text, place) {
+        (Some(text), Some(place)) => (
+            format!("{}{lines}{}", &text[..place.start], &text[place.end..]),
+            Some(root.owned(&file)?),
+        ),
+        _ => (lines, None),
+    };
+    if text.as_deref() == Some(after.as_str()) {
+        plan.notes.push(format!(
+            "{}: already installed, nothing to change",
+            file.display()
+        ));
+        return Ok(());
+    }
+    plan.steps.push(Step::Write {
+        file,
+        before: text,
+        after,
+        owned,
+    });
+    say_when(plan, root)
+}
+
+/// Takes larder's drop-in away.
+pub(super) fn uninstall(plan: &mut Plan, root: &Root, dir: &Path) -> Result<()> {
+    root.mounted(dir)?;
+    let mut made = BTreeSet::new();
+    let before = plan.steps.len();
+    plan.take(root, &dir.join(FILE), None, &mut made)?;
+    plan.remove_made(made, &BTreeSet::new());
+    if plan.steps.len() > before {
+        say_when(plan, root)?;
+    }
+    Ok(())
+}
+
+fn named(registries: &[(String, Option<String>)]) -> Result<Paths> {
+    let mut paths = Paths::new();
+    if registries.is_empty() || registries.iter().any(|(name, _)| name == EVERY) {
+        paths.extend(PUBLIC.map(|name| (name.to_owned(), name.to_owned())));
+    }
+    for (name, alias) in registries.iter().filter(|(name, _)| name != EVERY) {
+        let path = match alias {
+            Some(alias) => alias.clone(),
+            None if name.contains([':', '[']) => bail!(
+                "--registry {name}: CRI-O names it in a path, which takes no port. Give it an alias in larder's \
+                 configuration, [upstreams.\"{name}\"] alias = \"NAME\", and say --registry {name}=NAME"
+            ),
+            None => name.clone(),
+        };
+        paths.insert(name.clone(), path);
+    }
+    Ok(paths)
+}
+
+/// The tables for `paths`, in the order of their names.
+fn tables(paths: &Paths, address: &str) -> String {
+    let mut text = "# CRI-O, podman and skopeo ask larder on this node first, and go on to the registry itself if\n\
+         # it does not give them the manifest, so that pulls work while larder is down.\n"
+        .to_owned();
+    for (registry, path) in paths {
+        text.push_str(&table(registry, path, address));
+    }
+    text
+}
+
+fn table(registry: &str, path: &str, address: &str) -> String {
+    format!(
+        "[[registry]]\nprefix = \"{registry}\"\nlocation = \"{registry}\"\n{}",
+        mirror(path, address)
+    )
+}
+
+fn mirror(path: &str, address: &str) -> String {
+    let (host, insecure) = match address.strip_prefix("http://") {
+        Some(host) => (host, "insecure = true\n"),
+        None => (address.trim_start_matches("https://"), ""),
+    };
+    format!("[[registry.mirror]]\nlocation = \"{host}/{path}\"\n{insecure}")
+}
+
+/// What a block of ours leads to larder.
+fn installed(lines: &str) -> Paths {
+    tables_of(lines)
+        .into_iter()
+        .filter_map(|table| {
+            let path = mirrors(&table).into_iter().next()?;
+            let path = path.split_once('/')?.1.to_owned();
+            Some((prefix(&table)?, path))
+        })
+        .collect()
+}
+
+/// Takes those out of `paths` that somebody else's file has a table for, and says what to write there.
+fn leave_others(
+    plan: &mut Plan,
+    root: &Root,
+    dir: &Path,
+    paths: &mut Paths,
+    address: &str,
+) -> Result<()> {
+    let mut others: Vec<PathBuf> = Vec::new();
+    // registries.conf beside registries.conf.d.
+    if dir.extension().is_some_and(|end| end == "d") {
+        others.push(dir.with_extension(""));
+    }
+    for name in root.entries(dir)? {
+        let conf = Path::new(&name)
+            .extension()
+            .is_some_and(|end| end == "conf");
+        if conf && name != FILE {
+            others.push(dir.join(name));
+        }
+    }
+    for file in others {
+        let Some(text) = root.read(&file)? else {
+            continue;
+        };
+        for table in tables_of(&text) {
+            let Some(prefix) = prefix(&table) else {
+                continue;
+            };
+            let Some(path) = paths.remove(&prefix) else {
+                continue;
+            };
+            let host = address.split_once("://").map_or(address, |(_, host)| host);
+            let ours = format!("{host}/{path}");
+            if mirrors(&table).first() == Some(&ours) {
+                plan.notes.push(format!(
+                    "{}: leads {prefix} to larder already, left as it is",
+                    file.display()
+                ));
+            } else {
+                plan.warnings.push(format!(
+                    "{} has a [[registry]] table for {prefix}, which one of larder's would replace as a whole; it is left \
+                     as it is. To pull {prefix} through larder, put this behind it, before its other mirrors:\n{}",
+                    file.display(),
+                    mirror(&path, address).trim_end()
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The `[[registry]]` tables; none where the text is no TOML, which CRI-O says better itself.
+fn tables_of(text: &str) -> Vec<Table> {
+    let Ok(mut conf) = text.parse::<Table>() else {
+        return Vec::new();
+    };
+    match conf.remove("registry") {
+        Some(Value::Array(tables)) => tables
+            .into_iter()
+            .filter_map(|table| match table {
+                Value::Table(table) => Some(table),
+                _ => None,
+            })
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// What a table is for: its prefix, or where it leads if it says none.
+fn prefix(table: &Table) -> Option<String> {
+    let said = |key: &str| table.get(key).and_then(Value::as_str);
+    let prefix = said("prefix").filter(|prefix| !prefix.is_empty());
+    prefix.or_else(|| said("location")).map(str::to_owned)
+}
+
+/// Where a table's mirrors are, in order.
+fn mirrors(table: &Table) -> Vec<String> {
+    let mirrors = table.get("mirror").and_then(Value::as_array);
+    let location = |mirror: &Value| mirror.get("location")?.as_str().map(str::to_owned);
+    mirrors.into_iter().flatten().filter_map(location).collect()
+}
+
+/// CRI-O keeps what it has read. A signal makes it read again, or a setting that is off by default.
+fn say_when(plan: &mut Plan, root: &Root) -> Result<()> {
+    if reloads_by_itself(root)? {
+        plan.effects.push(
+            "CRI-O watches its drop-ins (auto_reload_registries), so it reads them now".to_owned(),
+        );
+    } else {
+        plan.warnings.push(format!(
+            "CRI-O reads its drop-ins when it starts or gets a SIGHUP: `systemctl reload crio` on the node, no restart. \
+             To have it read them whenever they change, put these lines into {CRIO_DIR}/crio.conf.d/10-registries.conf \
+             and restart it once:\n[crio.image]\n  auto_reload_registries = true"
+        ));
+    }
+    Ok(())
+}
+
+/// `auto_reload_registries` as CRI-O takes it: crio.conf first, then the drop-ins by name; the last word counts.
+fn reloads_by_itself(root: &Root) -> Result<bool> {
+    let dir = Path::new(CRIO_DIR);
+    let drop_ins = dir.join("crio.conf.d");
+    let mut files = vec![dir.join("crio.conf")];
+    files.extend(
+        root.entries(&drop_ins)?
+            .iter()
+            .map(|name| drop_ins.join(name)),
+    );
+    let mut reloads = false;
+    for file in files {
+        let conf = root
+            .read(&file)?
+            .and_then(|text| text.parse::<Table>().ok());
+        let said = conf.as_ref().and_then(|conf| {
+            conf.get("crio")?
+                .get("image")?
+                .get("auto_reload_registries")?
+                .as_bool()
+        });
+        reloads = said.unwrap_or(reloads);
+    }
+    Ok(reloads)
+}

@@ -1,0 +1,93 @@
+//! Whether larder answers where the runtime will ask.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, header::WWW_AUTHENTICATE};
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use url::Url;
+
+/// How long larder may take to come up; it binds its port within a fraction of a second.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait before asking again.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Who answered.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// larder itself.
+    Larder,
+    /// Another program; its status.
+    Other(u16),
+    /// Nobody, and why.
+    Nobody(String),
+}
+
+/// Asks `address` for `/v2/`, again and again while nobody answers, for ten seconds at the most.
+pub(super) fn probe(address: &str) -> anyhow::Result<Answer> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let url = Url::parse(address)?;
+    runtime.block_on(async {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let why = match tokio::time::timeout_at(deadline, ask(&url)).await {
+                Ok(Ok(response)) => return Ok(answer(&response)),
+                Ok(Err(error)) => format!("{error:#}"),
+                Err(_) => "no answer".to_owned(),
+            };
+            if tokio::time::Instant::now() + PAUSE >= deadline {
+                return Ok(Answer::Nobody(why));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    })
+}
+
+async fn ask(url: &Url) -> anyhow::Result<Response<Incoming>> {
+    let port = url.port_or_known_default().unwrap_or(80);
+    let host = url.host_str().unwrap_or_default();
+    // An IPv6 address stands in brackets in a URL, and not where one connects to.
+    let name = host.trim_start_matches('[').trim_end_matches(']');
+    let stream = tokio::net::TcpStream::connect((name, port)).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let request = Request::get("/v2/")
+        .header("host", format!("{host}:{port}"))
+        .body(Empty::<Bytes>::new())?;
+    Ok(sender.send_request(request).await?)
+}
+
+/// larder's challenge names it as the service.
+fn answer<B>(response: &Response<B>) -> Answer {
+    let mut challenges = response.headers().get_all(WWW_AUTHENTICATE).iter();
+    let larder = challenges.any(|challenge| {
+        let text = challenge.to_str().unwrap_or_default();
+        text.contains("service=\"larder\"")
+    });
+    if larder {
+        Answer::Larder
+    } else {
+        Answer::Other(response.status().as_u16())
+    }
+}
+
+/// What to do about an answer that is not larder's.
+pub(super) fn mend(answer: &Answer, address: &str) -> Option<String> {
+    match answer {
+        Answer::Larder => None,
+        Answer::Other(status) => Some(format!(
+            "{address} answers with {status}, and not as larder does: find who listens there (`ss -ltnp`), since the runtime \
+             will ask it for every image; stop it, or give larder another port and say --address"
+        )),
+        Answer::Nobody(why) => Some(format!(
+            "nobody answers at {address} ({why}), so the runtime goes to the registries. Is larder running and ready on this node? \
+             If it is: a host port takes the CNI's portmap plug-in (`ls /etc/cni/net.d`); without it use hostNetwork. In a \
+             container, 127.0.0.1 is the node's only with hostNetwork"
+        )),
+    }
+}

@@ -1,0 +1,224 @@
+//! The node's files as this process sees them: all of them, or some that are mounted below a directory.
+//!
+//! Everything else in `install` speaks of paths on the node; only this module knows where they are.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context as _, Result, anyhow};
+
+/// As many symbolic links in a row as Linux follows.
+const LINKS: usize = 40;
+
+/// Where the node's root directory is.
+#[derive(Clone, Debug)]
+pub(super) struct Root {
+    at: PathBuf,
+}
+
+/// Mode and owner of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Owned {
+    pub(super) mode: u32,
+    pub(super) user: u32,
+    pub(super) group: u32,
+}
+
+impl Root {
+    pub(super) fn new(at: &Path) -> Result<Self> {
+        let at =
+            std::path::absolute(at).with_context(|| format!("--node-root {}", at.display()))?;
+        Ok(Self { at })
+    }
+
+    /// Whether the node's paths are this process's own.
+    fn is_own(&self) -> bool {
+        self.at == Path::new("/")
+    }
+
+    /// Where `path` is. If it is a link itself, that is where the link is.
+    pub(super) fn here(&self, path: &Path) -> io::Result<PathBuf> {
+        self.resolve(path, false)
+    }
+
+    /// Links on the node are the node's: an absolute one starts at its root, and none leads out of it.
+    fn resolve(&self, path: &Path, follow_last: bool) -> io::Result<PathBuf> {
+        if self.is_own() {
+            return Ok(path.to_owned());
+        }
+        let mut found = self.at.clone();
+        let mut depth = 0_usize;
+        let mut links = 0;
+        let mut rest: VecDeque<OsString> = names(path).collect();
+        while let Some(name) = rest.pop_front() {
+            if name == ".." {
+                if depth > 0 {
+                    found.pop();
+                    depth -= 1;
+                }
+                continue;
+            }
+            let next = found.join(&name);
+            let link = match fs::symlink_metadata(&next) {
+                Ok(metadata) => metadata.is_symlink(),
+                Err(error) if error.kind() == ErrorKind::NotFound => false,
+                Err(error) => return Err(error),
+            };
+            if !link || (rest.is_empty() && !follow_last) {
+                found = next;
+                depth += 1;
+                continue;
+            }
+            links += 1;
+            if links > LINKS {
+                return Err(io::Error::other("too many symbolic links"));
+            }
+            let target = fs::read_link(&next)?;
+            if target.is_absolute() {
+                found.clone_from(&self.at);
+                depth = 0;
+            }
+            for name in names(&target).collect::<Vec<_>>().into_iter().rev() {
+                rest.push_front(name);
+            }
+        }
+        Ok(found)
+    }
+
+    pub(super) fn exists(&self, path: &Path) -> Result<bool> {
+        self.resolve(path, true)
+            .and_then(|here| here.try_exists())
+            .with_context(|| path.display().to_string())
+    }
+
+    /// The bytes of `file`, links followed.
+    pub(super) fn bytes(&self, file: &Path) -> io::Result<Vec<u8>> {
+        fs::read(self.resolve(file, true)?)
+    }
+
+    /// The text of `file`, or `None` when there is no such file.
+    pub(super) fn read(&self, file: &Path) -> Result<Option<String>> {
+        match self.bytes(file) {
+            Ok(bytes) => String::from_utf8(bytes)
+                .map(Some)
+                .map_err(|_| anyhow!("{}: it is not UTF-8 text", file.display())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| file.display().to_string()),
+        }
+    }
+
+    /// What a file that replaces `file` has to have: its headers may hold secrets.
+    pub(super) fn owned(&self, file: &Path) -> Result<Owned> {
+        let metadata = self
+            .resolve(file, true)
+            .and_then(fs::metadata)
+            .with_context(|| file.display().to_string())?;
+        Ok(Owned {
+            mode: metadata.mode() & 0o7777,
+            user: metadata.uid(),
+            group: metadata.gid(),
+        })
+    }
+
+    /// The names in `dir` that are directories, sorted; none when there is no such directory.
+    pub(super) fn directories(&self, dir: &Path) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for name in self.entries(dir)? {
+            let path = dir.join(&name);
+            let here = self.resolve(&path, true);
+            if here.with_context(|| path.display().to_string())?.is_dir() {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    /// The names in `dir`, sorted; none when there is no such directory. No runtime knows a name that is
+    /// not UTF-8.
+    pub(super) fn entries(&self, dir: &Path) -> Result<Vec<String>> {
+        let listed = match self.resolve(dir, true).and_then(fs::read_dir) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            listed => listed.with_context(|| dir.display().to_string())?,
+        };
+        let mut names = Vec::new();
+        for entry in listed {
+            let entry = entry.with_context(|| dir.display().to_string())?;
+            names.extend(entry.file_name().into_string());
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Fails if nothing above `dir` is there either: then nothing of the node was mounted, and what is
+    /// written would go to waste.
+    pub(super) fn mounted(&self, dir: &Path) -> Result<()> {
+        if self.is_own() {
+            return Ok(());
+        }
+        for above in dir.ancestors().filter(|above| above.parent().is_some()) {
+            if self.exists(above)? {
+                return Ok(());
+            }
+        }
+        Err(anyhow!(
+            "nothing of {} is below --node-root {}: mount the node's directory there",
+            dir.display(),
+            self.at.display()
+        ))
+    }
+}
+
+/// The names along `path`, `..` included.
+fn names(path: &Path) -> impl Iterator<Item = OsString> {
+    path.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn links_of_the_node_stay_on_the_node() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        fs::create_dir_all(at("etc/static")).unwrap();
+        fs::write(at("etc/static/config.toml"), "here").unwrap();
+        symlink("/etc/static", at("etc/containerd")).unwrap();
+        symlink("../../../../etc/static/config.toml", at("etc/static/up")).unwrap();
+        symlink("loop", at("etc/loop")).unwrap();
+        let root = Root::new(dir.path()).unwrap();
+        for path in ["/etc/containerd/config.toml", "/etc/containerd/up"] {
+            assert_eq!(root.read(Path::new(path)).unwrap().unwrap(), "here");
+        }
+        // The last link is a file of its own where it is renamed or removed.
+        let up = root.here(Path::new("/etc/containerd/up")).unwrap();
+        assert_eq!(up, at("etc/static/up"));
+        assert_eq!(root.read(Path::new("/etc/none")).unwrap(), None);
+        assert!(root.read(Path::new("/etc/loop")).is_err());
+    }
+
+    #[test]
+    fn a_directory_of_which_nothing_is_mounted_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path()).unwrap();
+        let certs = Path::new("/etc/containerd/certs.d");
+        let error = root.mounted(certs).unwrap_err().to_string();
+        assert!(
+            error.contains("mount the node's directory there"),
+            "{error}"
+        );
+        fs::create_dir(dir.path().join("etc")).unwrap();
+        root.mounted(certs).unwrap();
+        Root::new(Path::new("/")).unwrap().mounted(certs).unwrap();
+    }
+}
