@@ -15,6 +15,7 @@ mod error;
 mod meaning;
 mod name;
 mod said;
+mod schema;
 mod show;
 mod source;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! `larder config check|show`
+//! `larder config check|show|schema`
 
 use std::path::PathBuf;
 
@@ -13,6 +13,8 @@ pub enum ConfigCommand {
     Check(FileArgs),
     /// Print every setting that is in force, defaults included.
     Show(FileArgs),
+    /// Print the JSON schema of the file, for editors and for checking values of the chart.
+    Schema,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -28,6 +30,7 @@ pub fn run(command: ConfigCommand) -> anyhow::Result<u8> {
             Config::load(args.config.as_deref())?;
             say("the configuration can be used");
         }
+        ConfigCommand::Schema => say(&serde_json::to_string_pretty(&Config::schema())?),
         ConfigCommand::Show(args) => say(&Config::load(args.config.as_deref())?.to_toml()),
     }
     Ok(0)

@@ -1,6 +1,7 @@
 //! The file format from outside: what is accepted, and what it means.
 
 mod refused;
+mod schema;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,0 +1,141 @@
+{{/*
+The rewriting of images, in CEL: one set of expressions for Kubernetes' own policies and for Kyverno's.
+
+Only what larder cannot be asked for in another way is rewritten: an image of a chosen registry, in a pod that nobody
+excludes, that is new or changed in this request. The rest of the pod is not touched.
+*/}}
+
+{{/* A pattern, in which * stands for anything, as a regular expression over the whole. */}}
+{{- define "larder.globs" -}}
+{{- $parts := list -}}
+{{- range . -}}{{- $parts = append $parts (regexQuoteMeta . | replace "\\*" ".*") -}}{{- end -}}
+{{- printf "^(%s)$" (join "|" $parts) -}}
+{{- end -}}
+
+{{/* Whether the request's namespace or the pod is named in an `include` or `exclude`. */}}
+{{- define "larder.cel.named" -}}
+{{- $parts := list -}}
+{{- with .namespaces -}}
+{{- $parts = append $parts (printf "request.namespace.matches(%s)" (include "larder.globs" . | toJson)) -}}
+{{- end -}}
+{{- range $key, $value := .labels -}}
+{{- range $labels := list "object.metadata.labels" "namespaceObject.metadata.labels" -}}
+{{- $parts = append $parts (printf "(has(%s) && %s in %s && %s[%s] == %s)" $labels (toJson $key) $labels $labels (toJson $key) (toJson $value)) -}}
+{{- end -}}
+{{- end -}}
+{{- if $parts -}}{{- join " || " $parts -}}{{- else -}}false{{- end -}}
+{{- end -}}
+
+{{/* Whether an image is named there. */}}
+{{- define "larder.cel.namedImage" -}}
+{{- if .images -}}
+{{- printf "i.name.matches(%s)" (include "larder.globs" .images | toJson) -}}
+{{- else -}}false{{- end -}}
+{{- end -}}
+
+{{/* The chosen registries, in front of an image's whole name. A port is never chosen: it cannot stand in a path. */}}
+{{- define "larder.registries" -}}
+{{- $parts := list -}}
+{{- range . -}}
+{{- if eq . "docker.io" -}}
+{{- $parts = append $parts "((index|registry-1)\\.)?docker\\.io" -}}
+{{- else -}}
+{{- $parts = append $parts (regexQuoteMeta . | replace "\\*" "[^/:]*") -}}
+{{- end -}}
+{{- end -}}
+{{- printf "^(%s)/" (join "|" $parts) -}}
+{{- end -}}
+
+{{- define "larder.cel.variables" -}}
+{{- $policies := .Values.policies -}}
+# The images as they were, so that a change of something else in an old pod restarts nothing.
+- name: before
+  expression: |-
+    oldObject == null ? [] :
+      {{- range $i, $kind := list "containers" "initContainers" "ephemeralContainers" }}
+      {{ if $i }}+ {{ end }}(has(oldObject.spec.{{ $kind }}) ? oldObject.spec.{{ $kind }}.filter(c, has(c.image))
+        .map(c, {{ printf "%s/" $kind | quote }} + c.name + "=" + c.image) : [])
+      {{- end }}
+      + (has(oldObject.spec.volumes) ? oldObject.spec.volumes.filter(v, has(v.image) && has(v.image.reference))
+        .map(v, "volumes/" + v.name + "=" + v.image.reference) : [])
+# Every image of the pod, where it stands, and what it is called in full.
+- name: images
+  expression: |-
+    (
+      {{- range $i, $kind := list "containers" "initContainers" "ephemeralContainers" }}
+      {{ if $i }}+ {{ end }}(has(object.spec.{{ $kind }}) ? object.spec.{{ $kind }}
+        .filter(c, has(c.image) && !(has(c.imagePullPolicy) && c.imagePullPolicy == "Never"))
+        .map(c, {
+          "key": {{ printf "%s/" $kind | quote }} + c.name + "=" + c.image,
+          "path": {{ printf "/spec/%s/" $kind | quote }} + string(object.spec.{{ $kind }}.indexOf(c)) + "/image",
+          "image": c.image}) : [])
+      {{- end }}
+      + (has(object.spec.volumes) ? object.spec.volumes
+        .filter(v, has(v.image) && has(v.image.reference) && !(has(v.image.pullPolicy) && v.image.pullPolicy == "Never"))
+        .map(v, {
+          "key": "volumes/" + v.name + "=" + v.image.reference,
+          "path": "/spec/volumes/" + string(object.spec.volumes.indexOf(v)) + "/image/reference",
+          "image": v.image.reference}) : [])
+    ).map(i, {
+      "key": i.key,
+      "path": i.path,
+      "name":
+        i.image.matches("^docker\\.io/[^/]+$") ? "docker.io/library/" + i.image.split("/")[1] :
+        i.image.matches("^([^/]*[.:][^/]*|localhost)/") ? i.image :
+        i.image.contains("/") ? "docker.io/" + i.image : "docker.io/library/" + i.image})
+# The users' layer, and the operator's exceptions to it.
+- name: userExcluded
+  expression: {{ include "larder.cel.named" $policies.users.exclude | quote }}
+- name: operatorIncluded
+  expression: {{ include "larder.cel.named" $policies.operator.include | quote }}
+# What is to be rewritten: of a chosen registry, new or changed, and excluded in no layer; the operator's word goes first.
+- name: chosen
+  expression: |-
+    variables.images.filter(i,
+      i.name.matches({{ include "larder.registries" $policies.registries | toJson }}) && !i.name.startsWith("localhost/")
+      && !(i.key in variables.before)
+      && !({{ include "larder.cel.namedImage" $policies.operator.exclude }})
+      && (variables.operatorIncluded || {{ include "larder.cel.namedImage" $policies.operator.include }}
+        || !(variables.userExcluded || {{ include "larder.cel.namedImage" $policies.users.exclude }})))
+{{- end -}}
+
+{{- define "larder.cel.mutation" -}}
+variables.chosen.map(i, JSONPatch{op: "replace", path: i.path, value: {{ printf "localhost:%v/" .Values.registry.port | quote }} + i.name})
+{{- end -}}
+
+{{- define "larder.cel.conditions" -}}
+# A mirror pod shows what the kubelet runs already.
+- name: not-static
+  expression: >-
+    !(has(object.metadata.annotations) && "kubernetes.io/config.mirror" in object.metadata.annotations)
+{{- if not .Values.policies.pullSecrets }}
+# The kubelet finds a pod's secrets by the registry's name, which rewriting takes away.
+- name: no-pull-secrets
+  expression: >-
+    !(has(object.spec.imagePullSecrets) && object.spec.imagePullSecrets.size() > 0)
+{{- end }}
+- name: not-excluded-by-the-operator
+  expression: {{ printf "!(%s)" (include "larder.cel.named" .Values.policies.operator.exclude) | quote }}
+{{- end -}}
+
+{{/* Never the cluster's own pods, nor larder's, which could not start without itself. */}}
+{{- define "larder.policyScope" -}}
+matchPolicy: Equivalent
+namespaceSelector:
+  matchExpressions:
+    - key: kubernetes.io/metadata.name
+      operator: NotIn
+      values:
+        {{- range append .Values.policies.systemNamespaces .Release.Namespace | uniq }}
+        - {{ . | quote }}
+        {{- end }}
+resourceRules:
+  - apiGroups: [""]
+    apiVersions: [v1]
+    operations: [CREATE, UPDATE]
+    resources: [pods]
+  - apiGroups: [""]
+    apiVersions: [v1]
+    operations: [UPDATE]
+    resources: [pods/ephemeralcontainers]
+{{- end -}}

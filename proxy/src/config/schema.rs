@@ -1,0 +1,342 @@
+//! The file's keys as a JSON schema, for editors, and for whatever writes the file out of another format.
+//!
+//! The reader in `meaning` decides; this says the same in the language of schemas, and a test holds the keys of each
+//! section against those that the reader asks for. What depends on more than one key is the reader's alone, and where
+//! the reader is lenient (`ttl = 0`, spaces around a size) the schema asks for the usual form.
+
+use serde_json::{Map, Value, json};
+
+use super::Config;
+
+const TIME: &str = r"^(0+|[0-9]+(d|h|m|s|ms)([0-9]+(h|m|s|ms))*)$";
+const SIZE: &str = r"^(0+|[0-9]+(\.[0-9]+)? ?([kKMGTPE]i?)?B|[0-9]+(\.[0-9]+)? ?[kKMGTPE]i?|([0-9]|[1-9][0-9]|100)%)$";
+const RATE: &str = r"^[0-9]+(\.[0-9]+)? ?([kKMGTPE]i?)?B$";
+const ADDRESS: &str = r"^([0-9]+\.[0-9]+\.[0-9]+\.[0-9]+|\[[0-9A-Fa-f:.]+\]):[0-9]+$";
+const ADDRESS_OR_OFF: &str =
+    r"^(off|([0-9]+\.[0-9]+\.[0-9]+\.[0-9]+|\[[0-9A-Fa-f:.]+\]):[0-9]+)$";
+const REGISTRY: &str = r"^[A-Za-z0-9.:\[\]-]+$";
+const REGISTRY_PATTERN: &str = r"^[A-Za-z0-9*.:\[\]-]+$";
+const TAG_PATTERN: &str = r"^[A-Za-z0-9*._-]+$";
+const SOURCE: &str = r"^(node|[0-9A-Fa-f.:]+(/[0-9]+)?)$";
+const URL: &str = r"^https?://[^@?#/]+[^@?#]*$";
+const ALIAS: &str = r"^[a-z0-9]+([._-][a-z0-9]+)*$";
+const HELPER: &str = r"^[A-Za-z0-9._-]+$";
+const ABSOLUTE: &str = r"^/";
+
+impl Config {
+    /// The JSON schema (draft 7, which Helm and editors read) of the configuration file.
+    pub fn schema() -> Value {
+        let mut schema = table(
+            "larder's configuration",
+            &[
+                ("registry", registry()),
+                ("store", store()),
+                ("tags", tags()),
+                ("access", access()),
+                ("upstreams", upstreams()),
+                ("cluster", cluster()),
+                ("telemetry", telemetry()),
+                ("admin", admin()),
+            ],
+        );
+        schema["$schema"] = json!("http://json-schema.org/draft-07/schema#");
+        schema
+    }
+}
+
+/// A table with these keys and no others.
+fn table(description: &str, keys: &[(&str, Value)]) -> Value {
+    let keys: Map<String, Value> = keys
+        .iter()
+        .map(|(key, schema)| ((*key).to_owned(), schema.clone()))
+        .collect();
+    json!({
+        "description": description,
+        "type": "object",
+        "additionalProperties": false,
+        "properties": keys,
+    })
+}
+
+fn text(description: &str, pattern: &str) -> Value {
+    json!({ "description": description, "type": "string", "pattern": pattern })
+}
+
+fn texts(description: &str, pattern: &str) -> Value {
+    json!({
+        "description": description,
+        "type": "array",
+        "items": { "type": "string", "pattern": pattern },
+    })
+}
+
+fn some_texts(description: &str, pattern: &str) -> Value {
+    let mut list = texts(description, pattern);
+    list["minItems"] = json!(1);
+    list
+}
+
+fn path(description: &str) -> Value {
+    text(description, r"^[^~]")
+}
+
+fn absolute(description: &str) -> Value {
+    text(description, ABSOLUTE)
+}
+
+fn flag(description: &str) -> Value {
+    json!({ "description": description, "type": "boolean" })
+}
+
+fn choice(description: &str, words: &[&str]) -> Value {
+    json!({ "description": description, "enum": words })
+}
+
+fn registry() -> Value {
+    table(
+        "the port that the container runtime pulls from",
+        &[
+            ("listen", text("where the runtime connects", ADDRESS)),
+            (
+                "default_upstream",
+                text("the registry meant by a request that names none", REGISTRY),
+            ),
+            (
+                "allow",
+                texts("registries that may be pulled from", REGISTRY_PATTERN),
+            ),
+            ("deny", texts("registries that may not", REGISTRY_PATTERN)),
+            (
+                "allow_from",
+                some_texts("who may connect: node, addresses, networks", SOURCE),
+            ),
+        ],
+    )
+}
+
+fn store() -> Value {
+    table(
+        "the node tier on disk",
+        &[
+            ("path", path("its directory")),
+            ("max_size", text("the most that it may hold", SIZE)),
+            (
+                "min_free",
+                text("what must stay free on the file system", SIZE),
+            ),
+            (
+                "ttl",
+                text("how long a blob stays after its last use; 0 keeps it", TIME),
+            ),
+            (
+                "complete_after",
+                text("ranges of this much complete a blob; 0 never", SIZE),
+            ),
+        ],
+    )
+}
+
+fn tags() -> Value {
+    table(
+        "how long a tag is trusted",
+        &[
+            (
+                "fresh_for",
+                text("how long a checked tag is not asked again", TIME),
+            ),
+            (
+                "timeout",
+                text("how long a check may take, 4s at the most", TIME),
+            ),
+            (
+                "when_unreachable",
+                choice("what a cached tag is worth then", &["serve", "fail"]),
+            ),
+            (
+                "when_deleted",
+                choice("what a cached tag is worth then", &["serve", "forget"]),
+            ),
+        ],
+    )
+}
+
+fn access() -> Value {
+    table(
+        "how long a verdict about a credential is remembered",
+        &[
+            ("ttl", text("no new proof is needed so long", TIME)),
+            (
+                "grace",
+                text("honoured so much longer while the registry is away", TIME),
+            ),
+        ],
+    )
+}
+
+fn upstreams() -> Value {
+    json!({
+        "description": "how registries are reached, by the name that images have them by",
+        "type": "object",
+        "propertyNames": { "pattern": REGISTRY },
+        "additionalProperties": upstream(),
+    })
+}
+
+fn upstream() -> Value {
+    let mut rule = table(
+        "the first match counts",
+        &[
+            ("match", text("the tag", TAG_PATTERN)),
+            ("fresh_for", text("goes before [tags] fresh_for", TIME)),
+        ],
+    );
+    rule["required"] = json!(["match", "fresh_for"]);
+    table(
+        "one registry",
+        &[
+            (
+                "endpoints",
+                some_texts("tried in order, the origin last", URL),
+            ),
+            ("ca", path("authorities to trust, PEM")),
+            ("insecure_skip_verify", flag("accept any certificate")),
+            (
+                "proves_access",
+                flag("every endpoint's word about access counts"),
+            ),
+            ("alias", text("stands for the name in paths", ALIAS)),
+            ("ttl", text("goes before [store] ttl", TIME)),
+            (
+                "tags",
+                json!({ "description": "freshness by tag", "type": "array", "items": rule }),
+            ),
+            (
+                "access",
+                choice(
+                    "who may have what the node's own credentials open",
+                    &["per-credential", "shared"],
+                ),
+            ),
+            ("credentials", credentials()),
+        ],
+    )
+}
+
+fn credentials() -> Value {
+    let mut credentials = table(
+        "where the node's own credentials come from",
+        &[
+            ("docker_config", absolute("a config.json, or its directory")),
+            ("username_file", absolute("goes with password_file")),
+            ("password_file", absolute("goes with username_file")),
+            (
+                "helper",
+                text("what follows docker-credential- in its name", HELPER),
+            ),
+            (
+                "kubelet_config",
+                absolute("the kubelet's credential provider config"),
+            ),
+            ("bin_dir", absolute("goes with kubelet_config")),
+        ],
+    );
+    credentials["minProperties"] = json!(1);
+    credentials["maxProperties"] = json!(2);
+    credentials["dependencies"] = json!({
+        "username_file": ["password_file"],
+        "password_file": ["username_file"],
+        "kubelet_config": ["bin_dir"],
+        "bin_dir": ["kubelet_config"],
+    });
+    credentials
+}
+
+fn cluster() -> Value {
+    let mut tls = table(
+        "PEM files of mutual TLS",
+        &[
+            ("ca", absolute("who signs members' certificates")),
+            ("cert", absolute("this node's certificate")),
+            ("key", absolute("its private key")),
+            (
+                "name",
+                text("the DNS name in every member's certificate", "."),
+            ),
+        ],
+    );
+    tls["required"] = json!(["ca", "cert", "key"]);
+    let members = text(
+        "dns:NAME:PORT, or a list of addresses",
+        r"^dns:[A-Za-z0-9._-]+(:[0-9]+)?$",
+    );
+    table(
+        "the other nodes",
+        &[
+            ("listen", text("where members connect", ADDRESS_OR_OFF)),
+            (
+                "advertise",
+                text("this node's address among the members", ADDRESS),
+            ),
+            (
+                "members",
+                json!({ "anyOf": [members, some_texts("their addresses", ADDRESS)] }),
+            ),
+            ("tls", json!({ "anyOf": [{ "const": "off" }, tls] })),
+            ("key", absolute("a file that all members share")),
+            ("object_store", object_store()),
+        ],
+    )
+}
+
+fn object_store() -> Value {
+    let mut object_store = table(
+        "a bucket behind all nodes",
+        &[
+            (
+                "url",
+                text(
+                    "s3://BUCKET/PREFIX, gs://…, az://… or file:///DIR",
+                    r"^(s3://|gs://|az://|file:///)",
+                ),
+            ),
+            (
+                "options",
+                json!({
+                    "description": "what its client is told besides; secrets come from the environment",
+                    "type": "object",
+                    "propertyNames": {
+                        "not": { "pattern": "secret|password|token|account_key|sas_|service_account_key" },
+                    },
+                    "additionalProperties": { "type": "string" },
+                }),
+            ),
+            (
+                "max_rate",
+                text("bytes a second that a node writes there", RATE),
+            ),
+        ],
+    );
+    object_store["required"] = json!(["url"]);
+    object_store
+}
+
+fn telemetry() -> Value {
+    table(
+        "metrics, health, logs",
+        &[
+            ("listen", text("where they are served", ADDRESS_OR_OFF)),
+            ("log", text("a level, or info,larder::fill=debug", ".")),
+            (
+                "log_format",
+                choice("how log lines look", &["text", "json"]),
+            ),
+        ],
+    )
+}
+
+fn admin() -> Value {
+    table(
+        "the socket of the command line",
+        &[("socket", path("its path"))],
+    )
+}

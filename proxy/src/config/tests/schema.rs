@@ -1,0 +1,62 @@
+//! The schema has exactly the keys that the reader asks for, in every section.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::*;
+
+/// What the reader knows in a table, by its own words: it lists them when a key is unlike any.
+fn asked(text: &str) -> BTreeSet<String> {
+    let error = parse(text).expect_err(text).to_string();
+    let (_, list) = error
+        .split_once("are ")
+        .unwrap_or_else(|| panic!("{text}: {error}"));
+    list.split(", ")
+        .map(|key| key.trim_matches(['`', '[', ']']).to_owned())
+        .collect()
+}
+
+fn said(schema: &Value) -> BTreeSet<String> {
+    assert_eq!(schema["additionalProperties"], false, "{schema}");
+    let keys = schema["properties"].as_object().unwrap();
+    keys.keys().cloned().collect()
+}
+
+#[test]
+fn every_section_has_the_same_keys_in_the_schema_and_in_the_reader() {
+    let schema = Config::schema();
+    let upstream = "/properties/upstreams/additionalProperties";
+    let cluster = "/properties/cluster/properties";
+    let rows = [
+        ("", "zzzzzzzz = 1".to_owned()),
+        ("/properties/registry", "[registry]\nzzzzzzzz = 1".to_owned()),
+        ("/properties/store", "[store]\nzzzzzzzz = 1".to_owned()),
+        ("/properties/tags", "[tags]\nzzzzzzzz = 1".to_owned()),
+        ("/properties/access", "[access]\nzzzzzzzz = 1".to_owned()),
+        (upstream, "[upstreams.\"a.b\"]\nzzzzzzzz = 1".to_owned()),
+        (
+            &format!("{upstream}/properties/tags/items"),
+            "[[upstreams.\"a.b\".tags]]\nmatch = \"v\"\nfresh_for = \"1h\"\nzzzzzzzz = 1".to_owned(),
+        ),
+        (
+            &format!("{upstream}/properties/credentials"),
+            "[upstreams.\"a.b\"]\ncredentials = { docker_config = \"/d\", zzzzzzzz = 1 }".to_owned(),
+        ),
+        ("/properties/cluster", "[cluster]\nzzzzzzzz = 1".to_owned()),
+        (
+            &format!("{cluster}/tls/anyOf/1"),
+            "[cluster]\ntls = { ca = \"/a\", cert = \"/b\", key = \"/c\", zzzzzzzz = 1 }".to_owned(),
+        ),
+        (
+            &format!("{cluster}/object_store"),
+            "[cluster.object_store]\nurl = \"s3://b\"\nzzzzzzzz = 1".to_owned(),
+        ),
+        ("/properties/telemetry", "[telemetry]\nzzzzzzzz = 1".to_owned()),
+        ("/properties/admin", "[admin]\nzzzzzzzz = 1".to_owned()),
+    ];
+    for (place, text) in rows {
+        let part = schema.pointer(place).unwrap_or_else(|| panic!("{place}"));
+        assert_eq!(said(part), asked(&text), "{place}");
+    }
+}
