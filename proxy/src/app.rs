@@ -14,7 +14,7 @@ use larder_shared::admin::Listen;
 use moka::future::Cache;
 use tokio::{
     net::{TcpListener, UnixListener},
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
 
 use crate::{
@@ -43,7 +43,7 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(25);
 
 /// After SIGTERM the ports stay open while requests come: a pull is many requests, and a client that does not fall back
 /// loses it with the next one. This long without a request means that there is none, and no more than that is waited.
-const QUIET: Duration = Duration::from_secs(1);
+const QUIET: Duration = Duration::from_millis(500);
 const LINGER: Duration = Duration::from_secs(5);
 
 /// A store that another larder has is asked for this often.
@@ -66,6 +66,7 @@ pub struct Bound {
     pull: Arc<Pull>,
     metrics: Arc<Metrics>,
     config: Arc<ArcSwap<Config>>,
+    stop: Stop,
 }
 
 impl std::fmt::Debug for Bound {
@@ -81,6 +82,9 @@ const SHARED: u64 = 10_000;
 
 /// Builds everything and binds every port, so that whatever is wrong is said before anything runs.
 pub async fn build(config: Config) -> anyhow::Result<Bound> {
+    // First of all: a pod's first process ignores what it has not said it listens to, and would be killed when its grace
+    // period is over.
+    let stop = Stop::listen()?;
     let registry = bind(config.registry.listen, "registry", "--listen ADDR").await?;
     let telemetry = match config.telemetry.listen {
         Some(address) => {
@@ -189,7 +193,31 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
         pull,
         metrics,
         config,
+        stop,
     })
+}
+
+/// The signals that mean the end.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for one of them, also one that came before this was called.
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 async fn bind(address: SocketAddr, what: &str, flag: &str) -> anyhow::Result<TcpListener> {
@@ -226,13 +254,11 @@ impl Bound {
     }
 
     /// Serves until SIGTERM or SIGINT, then drains.
-    pub async fn run(self, reread: Option<Reread>) -> anyhow::Result<()> {
+    pub async fn run(mut self, reread: Option<Reread>) -> anyhow::Result<()> {
         let (drain, watch) = Drain::new();
         // Probes and the command line are answered to the end.
         let (end, until_end) = Drain::new();
         let readiness = Readiness::default();
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
         tokio::spawn(take_over(Arc::clone(&self.pull), watch.clone()));
         let admin = Arc::new(Admin::new(
             Arc::clone(&self.pull),
@@ -280,10 +306,7 @@ impl Bound {
             version = env!("CARGO_PKG_VERSION"),
             "larder serves"
         );
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        self.stop.asked().await;
         readiness.withdraw();
         tracing::info!(
             within_s = DRAIN_WITHIN.as_secs(),
@@ -296,8 +319,7 @@ impl Bound {
         let drained = tokio::select! {
             drained = tokio::time::timeout(DRAIN_WITHIN, draining) => drained.is_ok(),
             // A second signal means now.
-            _ = terminate.recv() => false,
-            _ = interrupt.recv() => false,
+            () = self.stop.asked() => false,
         };
         if !drained {
             tracing::warn!("some requests were cut off");
@@ -317,7 +339,7 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 async fn linger(surface: &Surface) {
     let until = Instant::now() + LINGER;
     while surface.idle() < QUIET && Instant::now() < until {
-        tokio::time::sleep(QUIET / 20).await;
+        tokio::time::sleep(QUIET / 10).await;
     }
 }
 

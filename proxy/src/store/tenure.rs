@@ -46,6 +46,11 @@ impl Claim {
     pub(super) fn is_held(&self) -> bool {
         self.0.get().is_some()
     }
+
+    /// From here on the directory is this larder's. Two who come here at once cannot both have the lock.
+    pub(super) fn hold(&self, taken: disk::Lock) {
+        let _ = self.0.set(taken);
+    }
 }
 
 impl Store {
@@ -92,8 +97,7 @@ impl Store {
         let _ = fs::remove_dir_all(layout.tmp());
         fs::create_dir_all(layout.tmp()).map_err(io)?;
         *lock(&self.pins) = Self::read_pins(&layout.pins());
-        // From here on the directory is this larder's. Two who come here at once cannot both have the lock.
-        let _ = layout.claim().0.set(taken);
+        layout.claim().hold(taken);
         self.repositories.take_over();
         Ok(Tenure::Held)
     }

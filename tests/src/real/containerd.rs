@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use super::cri::CriClient;
 use super::process::{Daemon, run, succeeded};
+use crate::hosts::Host;
 
 const START: Duration = Duration::from_secs(30);
 const CTR: Duration = Duration::from_mins(5);
@@ -22,6 +23,8 @@ pub struct Containerd {
     // Ended before the directory goes: fields are dropped in order.
     daemon: Daemon,
     snapshotter: &'static str,
+    /// Whether it sees directories of its own where a node has `/etc/containerd` and `/var/lib`.
+    on_node: bool,
     dir: TempDir,
 }
 
@@ -33,22 +36,62 @@ impl Containerd {
 
     /// Starts containerd with `pause` as the image of pod sandboxes.
     pub async fn start_with_pause(pause: &str) -> Result<Self> {
+        Self::launch(pause, None).await
+    }
+
+    /// Starts containerd as a node has it: in `host`'s network, with pods on a bridge of their own behind it, host ports,
+    /// and `/etc/containerd` and `/var/lib` of its own: [`Self::on_this_machine`] says where these are here.
+    pub async fn start_on(host: &Host, pause: &str) -> Result<Self> {
+        Self::launch(pause, Some(host)).await
+    }
+
+    async fn launch(pause: &str, host: Option<&Host>) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("containerd-").tempdir()?;
-        std::fs::create_dir(dir.path().join("certs.d"))?;
+        let (etc, lib) = (dir.path().join(ETC), dir.path().join(LIB));
         let snapshotter = if overlay_mounts(dir.path())? {
             "overlayfs"
         } else {
             "native"
         };
-        let config = dir.path().join("config.toml");
-        std::fs::write(&config, config_toml(dir.path(), snapshotter, pause))?;
         let log = dir.path().join("containerd.log");
-        let mut daemon = Daemon::start(
-            "containerd",
-            Command::new("containerd").arg("--config").arg(&config),
-            &log,
-            &log,
-        )?;
+        let mut command = if let Some(host) = host {
+            std::fs::create_dir_all(etc.join("certs.d"))?;
+            std::fs::create_dir(&lib)?;
+            let config = config_toml(dir.path(), snapshotter, pause, "/etc/containerd/certs.d");
+            std::fs::write(etc.join("config.toml"), config)?;
+            std::fs::create_dir(dir.path().join("cni"))?;
+            let network = dir.path().join("cni/10-pods.conflist");
+            std::fs::write(network, pod_network(dir.path()).to_string())?;
+            // Not by `ip netns exec`, which hides the control groups.
+            let mut command = Command::new("nsenter");
+            command
+                .arg(format!("--net=/run/netns/{}", host.namespace()))
+                .args([
+                    "unshare",
+                    "--mount",
+                    "--propagation",
+                    "private",
+                    "sh",
+                    "-ec",
+                ])
+                .arg(
+                    r#"mount --bind "$1" /etc/containerd; mount --bind "$2" /var/lib
+                       exec containerd --config /etc/containerd/config.toml"#,
+                )
+                .arg("sh")
+                .args([&etc, &lib]);
+            command
+        } else {
+            std::fs::create_dir(dir.path().join("certs.d"))?;
+            let config = dir.path().join("config.toml");
+            let certs = dir.path().join("certs.d");
+            let certs = certs.to_str().context("temporary directory not UTF-8")?;
+            std::fs::write(&config, config_toml(dir.path(), snapshotter, pause, certs))?;
+            let mut command = Command::new("containerd");
+            command.arg("--config").arg(&config);
+            command
+        };
+        let mut daemon = Daemon::start("containerd", &mut command, &log, &log)?;
         let socket = dir.path().join("containerd.sock");
         daemon
             .ready(START, |_| UnixStream::connect(&socket).is_ok())
@@ -56,6 +99,7 @@ impl Containerd {
         let containerd = Self {
             daemon,
             snapshotter,
+            on_node: host.is_some(),
             dir,
         };
         // The socket opens before the plugins serve.
@@ -70,7 +114,26 @@ impl Containerd {
 
     /// Its `certs.d`, which CRI pulls read and `ctr --hosts-dir` takes.
     pub fn hosts_dir(&self) -> PathBuf {
+        if self.on_node {
+            return self.on_this_machine(Path::new("/etc/containerd/certs.d"));
+        }
         self.dir.path().join("certs.d")
+    }
+
+    /// Everything that is its own.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Where a path of the node is. Panics for paths that are this machine's own.
+    pub fn on_this_machine(&self, path: &Path) -> PathBuf {
+        let own = [("/etc/containerd", ETC), ("/var/lib", LIB)];
+        let found = own.iter().find_map(|(of_node, here)| {
+            let rest = path.strip_prefix(of_node).ok()?;
+            Some(self.dir.path().join(here).join(rest))
+        });
+        assert!(self.on_node, "it has no node's paths");
+        found.unwrap_or_else(|| panic!("{} is this machine's own", path.display()))
     }
 
     /// "overlayfs", or "native" where the machine refuses overlay mounts.
@@ -242,8 +305,30 @@ fn overlay_mounts(dir: &Path) -> Result<bool> {
     Ok(mounted)
 }
 
+/// What a node's `/etc/containerd` and `/var/lib` are in the directory.
+const ETC: &str = "etc-containerd";
+const LIB: &str = "var-lib";
+
+/// Pods on a bridge of the host, behind its address, with host ports: the plugins that kubeadm's networks chain, too.
+fn pod_network(dir: &Path) -> serde_json::Value {
+    serde_json::json!({
+        "cniVersion": "0.4.0",
+        "name": "pods",
+        "plugins": [
+            {
+                "type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
+                "ipam": {
+                    "type": "host-local", "dataDir": dir.join("ipam"),
+                    "ranges": [[{"subnet": "10.88.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}],
+                },
+            },
+            {"type": "portmap", "capabilities": {"portMappings": true}},
+        ],
+    })
+}
+
 /// A version-2 configuration: containerd 1.6 and 1.7 read it, and 2.x converts it.
-fn config_toml(dir: &Path, snapshotter: &str, pause: &str) -> String {
+fn config_toml(dir: &Path, snapshotter: &str, pause: &str, certs: &str) -> String {
     let dir = dir.display();
     format!(
         r#"version = 2
@@ -259,6 +344,7 @@ state = "{dir}/state"
 [plugins."io.containerd.grpc.v1.cri"]
   # Root without CAP_SYS_RESOURCE, as in a container, may not lower an oom_score_adj.
   restrict_oom_score_adj = true
+  netns_mounts_under_state_dir = true
   sandbox_image = "{pause}"
   stream_server_address = "127.0.0.1"
   stream_server_port = "0"
@@ -271,7 +357,7 @@ state = "{dir}/state"
   conf_dir = "{dir}/cni"
 
 [plugins."io.containerd.grpc.v1.cri".registry]
-  config_path = "{dir}/certs.d"
+  config_path = "{certs}"
 "#
     )
 }
