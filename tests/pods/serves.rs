@@ -82,7 +82,7 @@ async fn the_node_is_served_through_the_host_port_and_nobody_else() -> Result<()
     setup.kubelet.cri.remove_image(&id).await?;
     setup.fake.reset_counts();
     setup.pull("app:v1").await?;
-    assert_eq!(setup.fetches(), 0, "it is warm");
+    assert_eq!(setup.fetches(), 0, "it is warm:\n{}", pod.log("larder"));
 
     // As by `kubectl exec`.
     let status = setup

@@ -143,7 +143,11 @@ impl Setup {
             .set("runtime.registries", &json!([REGISTRY]))
             .set(
                 "config",
-                &json!({"upstreams": {REGISTRY: {"endpoints": [endpoint]}}}),
+                &json!({
+                    "upstreams": {REGISTRY: {"endpoints": [endpoint]}},
+                    // How full the disk of this machine is must not matter.
+                    "store": {"min_free": "0"},
+                }),
             )
     }
 
