@@ -110,6 +110,11 @@ impl Access {
         }
     }
 
+    /// The grants on disk are this larder's now (blocking).
+    pub fn take_over(&self) {
+        self.grants.take_over();
+    }
+
     /// What is known of this caller and this repository.
     pub fn verdict(&self, place: &Place) -> Verdict {
         let config = self.config.load();

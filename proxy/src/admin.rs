@@ -23,7 +23,7 @@ use larder_shared::{
     name::ImageName,
 };
 
-use crate::{body::Body, metrics::Metrics, pull::Pull, telemetry::Logs};
+use crate::{body::Body, drain::Readiness, metrics::Metrics, pull::Pull, telemetry::Logs};
 
 /// Everything that may be asked about a running larder.
 #[derive(Debug)]
@@ -33,18 +33,26 @@ pub struct Admin {
     logs: Arc<Logs>,
     listen: Listen,
     started: Instant,
+    readiness: Readiness,
     /// Whoever looks up what /metrics shows.
     scraping: tokio::sync::Mutex<()>,
 }
 
 impl Admin {
-    pub fn new(pull: Arc<Pull>, metrics: Arc<Metrics>, logs: Arc<Logs>, listen: Listen) -> Self {
+    pub fn new(
+        pull: Arc<Pull>,
+        metrics: Arc<Metrics>,
+        logs: Arc<Logs>,
+        listen: Listen,
+        readiness: Readiness,
+    ) -> Self {
         Self {
             pull,
             metrics,
             logs,
             listen,
             started: Instant::now(),
+            readiness,
             scraping: tokio::sync::Mutex::default(),
         }
     }

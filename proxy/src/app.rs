@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -14,18 +14,18 @@ use larder_shared::admin::Listen;
 use moka::future::Cache;
 use tokio::{
     net::{TcpListener, UnixListener},
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
 
 use crate::{
     access::{Access, Grants},
     admin::Admin,
     client::Client,
-    cluster::Cluster,
+    cluster::{Cluster, records::Records},
     coalesce::Coalesce,
     config::Config,
     credentials::{Credentials, Settings},
-    drain::Drain,
+    drain::{Drain, Readiness, Watch},
     fill::Fills,
     identity::Key,
     keep, listen,
@@ -33,14 +33,22 @@ use crate::{
     peers::PeerSurface,
     pull::Pull,
     registry::Surface,
-    store::Store,
+    store::{Store, Tenure, now},
     tags::Tags,
     telemetry::Logs,
     upstream::Upstreams,
 };
 
-/// Bodies in flight may take this long to finish after SIGTERM. Kubernetes' default grace period is 30 s.
+/// All of the end may take this long after SIGTERM. Kubernetes' default grace period is 30 s.
 const DRAIN_WITHIN: Duration = Duration::from_secs(25);
+
+/// After SIGTERM the ports stay open while requests come: a pull is many requests, and a client that does not fall back
+/// loses it with the next one. This long without a request means that there is none, and no more than that is waited.
+const QUIET: Duration = Duration::from_millis(500);
+const LINGER: Duration = Duration::from_secs(5);
+
+/// A store that another larder has is asked for this often.
+const TAKE_OVER_EVERY: Duration = Duration::from_millis(200);
 
 /// The configuration file is looked at this often. Polling sees the symlink swaps of mounted ConfigMaps.
 const RELOAD_EVERY: Duration = Duration::from_secs(2);
@@ -60,6 +68,7 @@ pub struct Bound {
     metrics: Arc<Metrics>,
     logs: Arc<Logs>,
     config: Arc<ArcSwap<Config>>,
+    stop: Stop,
 }
 
 impl std::fmt::Debug for Bound {
@@ -75,6 +84,9 @@ const SHARED: u64 = 10_000;
 
 /// Builds everything and binds every port, so that whatever is wrong is said before anything runs.
 pub async fn build(config: Config, logs: Logs) -> anyhow::Result<Bound> {
+    // First of all: a pod's first process ignores what it has not said it listens to, and would be killed when its grace
+    // period is over.
+    let stop = Stop::listen()?;
     let registry = bind(config.registry.listen, "registry", "--listen ADDR").await?;
     let telemetry = match config.telemetry.listen {
         Some(address) => {
@@ -115,12 +127,14 @@ pub async fn build(config: Config, logs: Logs) -> anyhow::Result<Bound> {
             None => None,
         },
     };
-    let cluster = Cluster::new(
-        Arc::clone(&config),
-        Arc::clone(&metrics),
-        &client,
-        store.root().join("cluster"),
-    )?;
+    let held = store.tenure() == Tenure::Held;
+    let records = store.records();
+    let records = if held {
+        Records::new(records)
+    } else {
+        Records::waiting(records)
+    };
+    let cluster = Cluster::new(Arc::clone(&config), Arc::clone(&metrics), &client, records)?;
     // What is wrong with the certificate is said before anything runs.
     if peers.is_some() {
         cluster.peers.tls()?;
@@ -130,8 +144,8 @@ pub async fn build(config: Config, logs: Logs) -> anyhow::Result<Bound> {
         let access = &config.load().access;
         access.ttl + access.grace
     };
-    let mut key =
-        Key::load(&key).with_context(|| format!("cannot use the key {}", key.display()))?;
+    let load = if held { Key::load } else { Key::borrow };
+    let mut key = load(&key).with_context(|| format!("cannot use the key {}", key.display()))?;
     let shared = config
         .load()
         .cluster
@@ -145,7 +159,11 @@ pub async fn build(config: Config, logs: Logs) -> anyhow::Result<Bound> {
     let access = Arc::new(Access::new(
         Arc::clone(&config),
         Arc::clone(&upstreams),
-        Grants::load(grants, lifetime),
+        if held {
+            Grants::load(grants, lifetime)
+        } else {
+            Grants::waiting(grants, lifetime)
+        },
         Arc::clone(&metrics),
     ));
     let pull = Arc::new(Pull {
@@ -181,7 +199,31 @@ pub async fn build(config: Config, logs: Logs) -> anyhow::Result<Bound> {
         metrics,
         logs: Arc::new(logs),
         config,
+        stop,
     })
+}
+
+/// The signals that mean the end.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for one of them, also one that came before this was called.
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 async fn bind(address: SocketAddr, what: &str, flag: &str) -> anyhow::Result<TcpListener> {
@@ -218,36 +260,39 @@ impl Bound {
     }
 
     /// Serves until SIGTERM or SIGINT, then drains.
-    pub async fn run(self, reread: Option<Reread>) -> anyhow::Result<()> {
+    pub async fn run(mut self, reread: Option<Reread>) -> anyhow::Result<()> {
         let (drain, watch) = Drain::new();
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let store = Arc::clone(&self.pull.store);
-        tokio::task::spawn_blocking(move || store.scan());
+        // Probes and the command line are answered to the end.
+        let (end, until_end) = Drain::new();
+        let readiness = Readiness::default();
+        tokio::spawn(take_over(Arc::clone(&self.pull), watch.clone()));
         let admin = Arc::new(Admin::new(
             Arc::clone(&self.pull),
             Arc::clone(&self.metrics),
             Arc::clone(&self.logs),
             self.listen.clone(),
+            readiness.clone(),
         ));
         let surface = Arc::new(Surface::new(
             Arc::clone(&self.pull),
             Arc::clone(&self.metrics),
         ));
-        tokio::spawn(listen::registry(self.registry, surface, watch.clone()));
+        tokio::spawn(listen::registry(
+            self.registry,
+            Arc::clone(&surface),
+            watch.clone(),
+        ));
         if let Some(listener) = self.telemetry {
             tokio::spawn(listen::telemetry(
                 listener,
                 Arc::clone(&admin),
-                watch.clone(),
+                until_end.clone(),
             ));
         }
         if let Some(listener) = self.peers {
             let surface = PeerSurface::new(Arc::clone(&self.pull), Arc::clone(&self.metrics));
             tokio::spawn(listen::peers(listener, Arc::new(surface), watch.clone()));
         }
-        let cluster = Arc::clone(&self.pull.cluster);
-        tokio::task::spawn_blocking(move || cluster.records.sweep());
         if let Some(store) = &self.pull.cluster.store {
             tokio::spawn(Arc::clone(store).run(watch.clone()));
         }
@@ -255,7 +300,8 @@ impl Bound {
         tokio::spawn(members.run(watch.clone()));
         tokio::spawn(keep::run(Arc::clone(&self.pull), watch.clone()));
         tokio::spawn(keep::scrub(Arc::clone(&self.pull)));
-        tokio::spawn(listen::admin(self.admin, admin, watch));
+        drop(watch);
+        tokio::spawn(listen::admin(self.admin, admin, until_end));
         if let Some(reread) = reread {
             tokio::spawn(reload(reread, self.config, self.metrics, self.logs));
         }
@@ -267,19 +313,20 @@ impl Bound {
             version = env!("CARGO_PKG_VERSION"),
             "larder serves"
         );
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        self.stop.asked().await;
+        readiness.withdraw();
         tracing::info!(
             within_s = DRAIN_WITHIN.as_secs(),
             "larder stops; requests in flight may finish"
         );
+        let draining = async {
+            linger(&surface).await;
+            drain.drain().await;
+        };
         let drained = tokio::select! {
-            drained = tokio::time::timeout(DRAIN_WITHIN, drain.drain()) => drained.is_ok(),
+            drained = tokio::time::timeout(DRAIN_WITHIN, draining) => drained.is_ok(),
             // A second signal means now.
-            _ = terminate.recv() => false,
-            _ = interrupt.recv() => false,
+            () = self.stop.asked() => false,
         };
         if !drained {
             tracing::warn!(
@@ -289,6 +336,7 @@ impl Bound {
         let fills = Arc::clone(&self.pull.fills);
         tokio::task::spawn_blocking(move || fills.checkpoint()).await?;
         let _ = std::fs::remove_file(&self.socket);
+        let _ = tokio::time::timeout(LAST_WORDS, end.drain()).await;
         Ok(())
     }
 }
@@ -297,6 +345,62 @@ impl Bound {
 fn unix_seconds() -> f64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// How long answers to probes and to the command line may take when everything else is over.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Waits while requests come, see [`LINGER`].
+async fn linger(surface: &Surface) {
+    let until = Instant::now() + LINGER;
+    while surface.idle() < QUIET && Instant::now() < until {
+        tokio::time::sleep(QUIET / 10).await;
+    }
+}
+
+/// Sees to it that the store becomes this larder's, as soon as its predecessor has let go of it, and then does what only
+/// its owner may.
+async fn take_over(pull: Arc<Pull>, mut watch: Watch) {
+    let mut complained = false;
+    let mut waited = false;
+    loop {
+        let taken = Arc::clone(&pull);
+        let taking = move || match taken.store.take_over() {
+            Ok(Tenure::Held) => {
+                taken.access.take_over();
+                taken.cluster.records.take_over(now());
+                Ok(Tenure::Held)
+            }
+            other => other,
+        };
+        let store = pull.store.root().display();
+        match tokio::task::spawn_blocking(taking).await {
+            Ok(Ok(Tenure::Held)) if waited => {
+                tracing::info!(%store, "the store is this larder's now");
+                break;
+            }
+            Ok(Ok(Tenure::Held)) => break,
+            Ok(Ok(Tenure::Waiting)) if !waited => {
+                tracing::warn!(%store, "another larder has the store; until it lets go this one is a plain proxy");
+                waited = true;
+            }
+            Ok(Err(error)) if !complained => {
+                tracing::error!(%error, "the store cannot be taken over; larder stays a plain proxy until it can");
+                complained = true;
+            }
+            Ok(_) => {}
+            Err(panic) => tracing::error!(%panic, "the store cannot be taken over"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(TAKE_OVER_EVERY) => {}
+            () = watch.stopped() => return,
+        }
+    }
+    let _ = tokio::task::spawn_blocking(move || {
+        pull.store.scan();
+        pull.cluster.records.sweep();
+    })
+    .await;
 }
 
 /// What of the cluster is read at the start alone.

@@ -14,7 +14,6 @@ pub mod tls;
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -75,12 +74,12 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// `dir` is where the records are that this node keeps for others.
+    /// `records` are those that this node keeps for others.
     pub fn new(
         config: Arc<ArcSwap<Config>>,
         metrics: Arc<Metrics>,
         client: &Arc<Client>,
-        dir: PathBuf,
+        records: Records,
     ) -> Result<Arc<Self>, OpenError> {
         let store = match &config.load().cluster.object_store {
             Some(store) => Some(ObjectStore::open(store, client, &metrics.object_store)?),
@@ -92,7 +91,7 @@ impl Cluster {
             peers: Arc::new(Peers::new(config, Arc::clone(&members), metrics)),
             members,
             hints: Hints::default(),
-            records: Records::new(dir),
+            records,
         }))
     }
 

@@ -1,6 +1,27 @@
-//! Shutting down in order: a signal that everyone watches, and guards that say who is still at work.
+//! Shutting down in order: a signal that everyone watches, and guards that say who is still at work; and whether this
+//! larder should be sent anything.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use tokio::sync::{mpsc, watch};
+
+/// Whether this larder is to be sent requests. Clones say the same.
+#[derive(Clone, Default, Debug)]
+pub struct Readiness(Arc<AtomicBool>);
+
+impl Readiness {
+    /// It is not, from now on: it is about to stop. Whoever asks all the same is answered as long as the ports are open.
+    pub fn withdraw(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    pub fn is_withdrawn(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
 
 /// The side that decides to stop.
 #[derive(Debug)]

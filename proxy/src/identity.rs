@@ -168,6 +168,17 @@ impl Key {
         Ok(Self::new(&bytes))
     }
 
+    /// The key at `path` while the file is another larder's: nothing is written (blocking). Where there is none yet, a key
+    /// for this process alone: what it learns has to be learned again by the next.
+    pub fn borrow(path: &Path) -> io::Result<Self> {
+        let mut bytes = fs::read(path).unwrap_or_default();
+        if bytes.len() != KEY {
+            bytes.resize(KEY, 0);
+            rand::fill(&mut bytes).map_err(|_| io::Error::other("no randomness"))?;
+        }
+        Ok(Self::new(&bytes))
+    }
+
     fn new(bytes: &[u8]) -> Self {
         Self {
             own: hmac::Key::new(hmac::HMAC_SHA256, bytes),

@@ -174,6 +174,8 @@ pub struct StoreMetrics {
     pub capacity_bytes: Gauge,
     /// 1 while the node tier cannot be written.
     pub failing: Gauge,
+    /// 1 while another larder has the store.
+    pub waiting: Gauge,
     pub rotten: Counter,
     pub evicted_blobs: Family<Evictions, Counter>,
     pub evicted_bytes: Family<Evictions, Counter>,

@@ -5,7 +5,11 @@
 
 mod door;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use larder_shared::{ErrorCode, OciError, RangeHeader, Route, route::Address};
@@ -34,6 +38,8 @@ pub struct Surface {
     metrics: Arc<Metrics>,
     /// larder's own tokens.
     sessions: Sessions,
+    /// When the last request came.
+    asked: Mutex<Option<Instant>>,
 }
 
 impl Surface {
@@ -42,7 +48,14 @@ impl Surface {
             pull,
             metrics,
             sessions: Sessions::new(),
+            asked: Mutex::default(),
         }
+    }
+
+    /// How long no request has come.
+    pub fn idle(&self) -> Duration {
+        let asked = *self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.map_or(Duration::MAX, |at| at.elapsed())
     }
 
     /// Answers one request of a connection that sends the files of `regions`.
@@ -51,6 +64,7 @@ impl Surface {
         B: http_body::Body,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         let text = |name: HeaderName| request.headers().get(name).and_then(|v| v.to_str().ok());
         let agent = text(header::USER_AGENT).unwrap_or_default().to_owned();
         let head = request.method() == Method::HEAD;

@@ -10,6 +10,7 @@ mod keeping;
 mod layout;
 mod partial;
 mod repositories;
+mod tenure;
 
 use std::{
     collections::HashSet,
@@ -27,6 +28,7 @@ pub use index::{Entry, Totals};
 pub use keeping::{Evicted, Limits, sizes};
 pub use partial::Partial;
 pub use repositories::{Link, Repositories, RepositoryRecord, TagRecord, now};
+pub use tenure::Tenure;
 
 use crate::sys::disk;
 
@@ -44,20 +46,16 @@ pub struct Store {
     removals: Mutex<()>,
     trouble: Mutex<Option<keeping::Trouble>>,
     rotten: AtomicU64,
-    _lock: disk::Lock,
 }
 
 /// Why a store directory cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error(
-        "cannot use the store directory {path}: {source}; choose another with --store DIR or [store] path"
-    )]
-    Io { path: PathBuf, source: io::Error },
-    #[error(
-        "the store {0} is in use by another larder; stop it, or choose another directory with --store DIR"
-    )]
-    Locked(PathBuf),
+#[error(
+    "cannot use the store directory {path}: {source}; choose another with --store DIR or [store] path"
+)]
+pub struct OpenError {
+    path: PathBuf,
+    source: io::Error,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -65,39 +63,25 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Store {
-    /// Opens the store at `path`, making it when it is not there (blocking). What is in it is served at once;
-    /// [`Self::scan`] fills the index.
-    ///
-    /// A store of another layout version is set aside, never read.
-    pub fn open(path: &Path) -> Result<Arc<Self>, OpenError> {
-        let failed = |source| OpenError::Io {
-            path: path.to_owned(),
-            source,
-        };
-        fs::create_dir_all(path).map_err(failed)?;
-        let layout = layout::Layout::new(path.to_owned());
-        let lock = disk::lock(&layout.lock())
-            .map_err(failed)?
-            .ok_or_else(|| OpenError::Locked(path.to_owned()))?;
-        check_version(&layout).map_err(failed)?;
-        layout.create().map_err(failed)?;
-        let _ = fs::remove_dir_all(layout.tmp());
-        fs::create_dir_all(layout.tmp()).map_err(failed)?;
-        let layout = Arc::new(layout);
-        Ok(Arc::new(Self {
+    /// A store that nobody has opened yet.
+    fn waiting(path: &Path) -> Self {
+        let layout = Arc::new(layout::Layout::new(path.to_owned()));
+        Self {
             index: Mutex::new(index::Index::default()),
             repositories: Repositories::new(Arc::clone(&layout)),
-            pins: Mutex::new(Self::read_pins(&layout.pins())),
+            pins: Mutex::default(),
             removals: Mutex::default(),
             trouble: Mutex::default(),
             rotten: AtomicU64::new(0),
             layout,
-            _lock: lock,
-        }))
+        }
     }
 
     /// Lists what is on disk into the index (blocking; some hundred milliseconds for 100,000 blobs).
     pub fn scan(&self) {
+        if !self.is_held() {
+            return;
+        }
         for algorithm in Algorithm::ALL {
             partial::sweep_strays(&self.layout, algorithm);
             for shard in fs::read_dir(self.layout.blobs(algorithm))
@@ -120,6 +104,11 @@ impl Store {
                 }
             }
         }
+    }
+
+    /// Where records are kept for other members.
+    pub fn records(&self) -> PathBuf {
+        self.layout.root().join("cluster")
     }
 
     /// Where grants are kept, and their key.
@@ -147,6 +136,9 @@ impl Store {
     /// A committed blob, open for reading. `size` is what its repository says it has: a file of another length, one
     /// that was removed, or one that could not be sent, is damaged and is taken out of the tier.
     pub fn blob(&self, digest: &Digest, size: Option<u64>) -> Option<Arc<Blob>> {
+        if !self.is_held() {
+            return None;
+        }
         let open = lock(&self.index).open(digest);
         if let Some(blob) = open {
             if !blob.is_damaged() && blob.is_in_place() {
@@ -179,6 +171,9 @@ impl Store {
 
     /// A committed blob for a look that is no use: neither its time nor the list of open files changes.
     pub fn peek(&self, digest: &Digest) -> Option<Arc<Blob>> {
+        if !self.is_held() {
+            return None;
+        }
         let file = disk::open_unseen(&self.layout.blob(digest)).ok()?;
         let size = file.metadata().ok()?.len();
         Some(Arc::new(Blob::new(*digest, size, file).ok()?))
@@ -210,11 +205,17 @@ impl Store {
 
     /// Keeps verified bytes in memory, for whoever asks before [`Self::put`] is done.
     pub fn remember(&self, digest: &Digest, bytes: &Bytes) {
-        lock(&self.index).remember(*digest, bytes);
+        if self.is_held() {
+            lock(&self.index).remember(*digest, bytes);
+        }
     }
 
-    /// Keeps verified bytes: in memory now, on disk when this returns (blocking).
+    /// Keeps verified bytes: in memory now, on disk when this returns (blocking). While the store is another larder's,
+    /// nothing is kept.
     pub fn put(&self, digest: &Digest, bytes: &Bytes) -> io::Result<()> {
+        if !self.is_held() {
+            return Ok(());
+        }
         lock(&self.index).remember(*digest, bytes);
         let path = self.layout.blob(digest);
         if !path.exists() {
@@ -236,6 +237,7 @@ impl Store {
 
     /// Begins to fill a blob of `size` bytes that come from `registry` (blocking).
     pub fn begin(&self, digest: Digest, size: u64, registry: &RegistryName) -> io::Result<Partial> {
+        self.owned()?;
         let begun = Partial::create(&self.layout, digest, size, registry).or_else(|error| {
             // The directory may have vanished under a running larder: make it again, once.
             if error.kind() == io::ErrorKind::NotFound {
@@ -254,17 +256,18 @@ impl Store {
         registry: &RegistryName,
         repository: &Repository,
     ) -> bool {
-        partial::came_through(&self.layout, digest, registry, repository)
+        self.is_held() && partial::came_through(&self.layout, digest, registry, repository)
     }
 
     /// Whether a partial of this digest lies on disk.
     pub fn has_partial(&self, digest: &Digest) -> bool {
-        self.layout.spans(digest).exists()
+        self.is_held() && self.layout.spans(digest).exists()
     }
 
     /// The partial that an earlier process left for `digest` from `registry`, if it can be used (blocking). Any other is
     /// swept away.
     pub fn resume(&self, digest: Digest, registry: &RegistryName) -> io::Result<Option<Partial>> {
+        self.owned()?;
         self.noting(Partial::resume(&self.layout, digest, registry))
     }
 
@@ -282,6 +285,14 @@ impl Store {
         Ok(())
     }
 
+    /// An error while the store is another larder's.
+    fn owned(&self) -> io::Result<()> {
+        if self.is_held() {
+            return Ok(());
+        }
+        Err(io::Error::other("the store is another larder's"))
+    }
+
     fn noting<T>(&self, done: io::Result<T>) -> io::Result<T> {
         // A file that somebody took away says nothing about the disk.
         done.inspect_err(|error| {
@@ -293,6 +304,9 @@ impl Store {
 
     /// Takes a blob out of the tier (blocking). Readers that have it open finish.
     pub fn remove(&self, digest: &Digest) {
+        if !self.is_held() {
+            return;
+        }
         let path = self.layout.blob(digest);
         let aside = self.layout.new_tmp();
         {

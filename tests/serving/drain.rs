@@ -1,28 +1,28 @@
-//! SIGTERM: bodies in flight finish, new connections are refused, the end is a success.
+//! SIGTERM: readiness goes at once, bodies in flight finish, then connections are refused, the end is a success.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use larder_tests::fake::{Algorithm, Content, Match};
 use larder_tests::http;
 use larder_tests::scene::{Compared, Scene, compare};
+use tokio::net::TcpStream;
 
 const LEN: u64 = 30_000_000;
 
-/// Waits until nobody accepts connections at this address any more.
-async fn refused(url: &str) {
+/// Waits until nobody accepts connections at this address any more. It asks nothing: the port stays open while requests
+/// come.
+async fn refused(addr: &str) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     loop {
-        let Err(error) = http::get(url, &[]).await else {
-            assert!(tokio::time::Instant::now() < deadline, "still answered");
-            tokio::time::sleep(Duration::from_millis(2)).await;
-            continue;
-        };
-        // A connection of the old queue may be closed without an answer.
-        let cause = error.root_cause().downcast_ref::<std::io::Error>();
-        if cause.is_some_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused) {
-            return;
+        match TcpStream::connect(addr).await {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => return,
+            other => assert!(
+                tokio::time::Instant::now() < deadline,
+                "still open: {other:?}"
+            ),
         }
-        assert!(tokio::time::Instant::now() < deadline, "{error:#}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
@@ -47,12 +47,9 @@ async fn bodies_in_flight_finish() {
     let mut stored = http::open(&scene.blob("a/b", &warm), &[])
         .await
         .expect("an answer");
-    let (ping, blob) = (
-        format!("{}/v2/", scene.node.url()),
-        scene.blob("a/b", &cold),
-    );
+    let (addr, blob) = (scene.node.addr().to_owned(), scene.blob("a/b", &cold));
     scene.node.terminate();
-    refused(&ping).await;
+    refused(&addr).await;
     assert!(scene.node.ended().is_none(), "it waits for its clients");
     gate.open();
     assert_eq!(
@@ -86,7 +83,7 @@ async fn idle_connections_hold_up_nothing() {
     let mut idle = Vec::new();
     for _ in 0..20 {
         idle.push(
-            tokio::net::TcpStream::connect(scene.node.addr())
+            TcpStream::connect(scene.node.addr())
                 .await
                 .expect("a connection"),
         );
@@ -114,9 +111,9 @@ async fn a_second_signal_means_now() {
     gate.reached(1).await;
     let first = stream.read_exactly(1_000_000).await;
     assert!(first.is_ok(), "what had come is sent on");
-    let ping = format!("{}/v2/", scene.node.url());
+    let addr = scene.node.addr().to_owned();
     scene.node.terminate();
-    refused(&ping).await;
+    refused(&addr).await;
     let start = std::time::Instant::now();
     scene.node.terminate();
     assert_eq!(scene.node.wait().await.code(), Some(0));
@@ -134,4 +131,54 @@ async fn a_second_signal_means_now() {
     assert_eq!(answer.expect("an answer").digest, digest);
     let sent = scene.fake.blob_bytes_sent(&digest);
     assert!(sent <= LEN - 900_000, "{sent}");
+}
+
+/// A client that does not fall back has its pull in pieces: while they come, they are answered, though nobody is to be
+/// sent here any more.
+#[tokio::test]
+async fn probes_are_told_at_once_and_a_pull_goes_on() {
+    let mut scene = Scene::new().await;
+    let digest = scene.fake.put_blob_of("a/b", 1, LEN);
+    let small = scene.fake.put_blob_of("a/b", 2, 1000);
+    let gate = scene.fake.gate(Match::blob().reference(&digest), 1_000_000);
+    let mut stream = http::open(&scene.blob("a/b", &digest), &[])
+        .await
+        .expect("an answer");
+    gate.reached(1).await;
+    let probe = |path: &str| format!("http://{}{path}", scene.node.telemetry());
+    let (ready, alive) = (probe("/readyz"), probe("/livez"));
+    assert_eq!(http::get(&ready, &[]).await.expect("ready").status, 200);
+
+    let next = scene.blob("a/b", &small);
+    let pulling = {
+        let next = next.clone();
+        tokio::spawn(async move {
+            let mut told = 0;
+            while let Ok(answer) = http::get(&next, &[]).await {
+                assert_eq!(answer.status, 200);
+                told += 1;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            told
+        })
+    };
+    let addr = scene.node.addr().to_owned();
+    scene.node.terminate();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while http::get(&ready, &[]).await.expect("an answer").status != 503 {
+        assert!(tokio::time::Instant::now() < deadline, "still ready");
+    }
+    let answer = http::get(&next, &[]).await.expect("the next piece");
+    assert_eq!(answer.status, 200);
+    // Not for ever: whoever goes on and on is refused in the end.
+    refused(&addr).await;
+    assert!(pulling.await.expect("no panic") > 0);
+
+    assert_eq!(http::get(&alive, &[]).await.expect("alive").status, 200);
+    assert_eq!(http::get(&ready, &[]).await.expect("an answer").status, 503);
+    gate.open();
+    let content = Content::synthetic(1, LEN);
+    let whole = compare(&mut stream, &content, 0..LEN).await;
+    assert_eq!(whole, Compared::whole(LEN));
+    assert_eq!(scene.node.wait().await.code(), Some(0));
 }

@@ -2,4 +2,5 @@
 
 mod configuration;
 mod drain;
+mod handover;
 mod seeing;

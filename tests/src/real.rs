@@ -8,7 +8,7 @@
 
 mod containerd;
 mod copy;
-mod cri;
+pub mod cri;
 mod nginx;
 mod process;
 mod registry;

@@ -52,7 +52,8 @@ pub struct Grants {
     /// When the origin last refused what another member may still know as accepted.
     revoked: Mutex<HashMap<Key, u64>>,
     refused: Mutex<LruCache<Key, Instant>>,
-    log: Arc<Mutex<()>>,
+    /// Whether the file is this larder's. Held while it is written.
+    log: Arc<Mutex<bool>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -62,9 +63,33 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Grants {
     /// Reads the grants at `path` that are younger than `lifetime` and writes the file anew (blocking).
     pub fn load(path: PathBuf, lifetime: Duration) -> Self {
+        let grants = Self::waiting(path, lifetime);
+        grants.take_over();
+        grants
+    }
+
+    /// The same while the file is another larder's: nothing is read or written until [`Self::take_over`].
+    pub fn waiting(path: PathBuf, lifetime: Duration) -> Self {
+        Self {
+            path,
+            lifetime,
+            known: Mutex::default(),
+            revoked: Mutex::default(),
+            refused: Mutex::new(LruCache::new(REFUSALS)),
+            log: Arc::default(),
+        }
+    }
+
+    /// The file is this larder's now: what it says is added to what was learned meanwhile, and it is written anew
+    /// (blocking).
+    pub fn take_over(&self) {
+        let mut held = lock(&self.log);
+        if *held {
+            return;
+        }
         let mut known = HashMap::new();
         let mut revoked = HashMap::new();
-        for line in fs::read_to_string(&path).unwrap_or_default().lines() {
+        for line in fs::read_to_string(&self.path).unwrap_or_default().lines() {
             let Ok(line) = serde_json::from_str::<Line>(line) else {
                 continue;
             };
@@ -77,23 +102,29 @@ impl Grants {
             }
             known.insert(key, line.at);
         }
-        let oldest = now().saturating_sub(lifetime.as_secs());
-        known.retain(|_, at| *at > oldest);
-        revoked.retain(|_, at| *at > oldest);
-        let voided = revoked.iter().map(|(key, at)| revocation(key, *at));
-        let text: String = voided
-            .chain(known.iter().map(|(key, at)| line(key, *at)))
-            .collect();
-        if let Err(error) = rewrite(&path, &text) {
-            tracing::warn!(%error, path = %path.display(), "the grants cannot be written and are asked for again after a restart; look at the disk and the file's owner");
+        let (mut here, mut voided) = (lock(&self.known), lock(&self.revoked));
+        // A refusal voids what the other of the two accepted before it.
+        here.retain(|key, at| revoked.get(key).is_none_or(|refused| refused < at));
+        for (key, at) in known {
+            if voided.get(&key).is_none_or(|refused| *refused < at) {
+                let newest = here.entry(key).or_insert(at);
+                *newest = at.max(*newest);
+            }
         }
-        Self {
-            path,
-            lifetime,
-            known: Mutex::new(known),
-            revoked: Mutex::new(revoked),
-            refused: Mutex::new(LruCache::new(REFUSALS)),
-            log: Arc::default(),
+        for (key, at) in revoked {
+            let newest = voided.entry(key).or_insert(at);
+            *newest = at.max(*newest);
+        }
+        let oldest = now().saturating_sub(self.lifetime.as_secs());
+        here.retain(|_, at| *at > oldest);
+        voided.retain(|_, at| *at > oldest);
+        let revocations = voided.iter().map(|(key, at)| revocation(key, *at));
+        let text: String = revocations
+            .chain(here.iter().map(|(key, at)| line(key, *at)))
+            .collect();
+        *held = true;
+        if let Err(error) = rewrite(&self.path, &text) {
+            tracing::warn!(%error, path = %self.path.display(), "the grants cannot be written and are asked for again after a restart; look at the disk and the file's owner");
         }
     }
 
@@ -197,7 +228,11 @@ impl Grants {
     fn append(&self, text: String) {
         let (path, log) = (self.path.clone(), Arc::clone(&self.log));
         tokio::task::spawn_blocking(move || {
-            let _ordered = lock(&log);
+            let held = lock(&log);
+            if !*held {
+                // It is in memory, and goes into the file with the rest.
+                return;
+            }
             let appended =
                 private(&path, false).and_then(|mut file| file.write_all(text.as_bytes()));
             if let Err(error) = appended {
@@ -302,6 +337,32 @@ mod tests {
         assert!(grants.age(&registry, &repository, who(1)).is_none());
         grants.accept(&registry, &repository, who(1));
         assert!(!grants.was_refused(&registry, &repository, who(1)));
+    }
+
+    /// Neither of two larders at one store undoes what the origin told the other.
+    #[tokio::test]
+    async fn what_was_learned_in_waiting_is_added_to_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("grants");
+        let (registry, repository) = place();
+        let day = Duration::from_hours(24);
+        let before = Grants::load(path.clone(), day);
+        for n in [1, 2] {
+            before.accept(&registry, &repository, who(n));
+        }
+        lines(&path, 2).await;
+        let successor = Grants::waiting(path.clone(), day);
+        assert!(successor.age(&registry, &repository, who(1)).is_none());
+        successor.refuse(&registry, &repository, who(2));
+        successor.accept(&registry, &repository, who(3));
+        before.accept(&registry, &repository, who(4));
+        lines(&path, 3).await;
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 3);
+        successor.take_over();
+        for grants in [successor, Grants::load(path, day)] {
+            let known = [1, 2, 3, 4].map(|n| grants.age(&registry, &repository, who(n)).is_some());
+            assert_eq!(known, [true, false, true, true]);
+        }
     }
 
     /// What another member still knows as accepted does not bring back what the origin has refused since.

@@ -10,6 +10,7 @@ use crate::{
     metrics::{
         Certificate, Certificates, Endpoints, InState, MemberState, OfUpstream, UpstreamLabel,
     },
+    store::Tenure,
     sys,
 };
 
@@ -73,6 +74,8 @@ impl Admin {
         shown.bytes.set(totals.bytes as i64);
         shown.blobs.set(totals.blobs as i64);
         shown.failing.set(i64::from(store.trouble().is_some()));
+        let waiting = store.tenure() == Tenure::Waiting;
+        shown.waiting.set(i64::from(waiting));
         let rotten = store.rotten().saturating_sub(shown.rotten.get());
         shown.rotten.inc_by(rotten);
         let fills = self.pull.fills.list().len();

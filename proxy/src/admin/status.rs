@@ -8,7 +8,7 @@ use larder_shared::admin::{
 };
 
 use super::Admin;
-use crate::metrics::Tier;
+use crate::{metrics::Tier, store::Tenure};
 
 impl Admin {
     fn endpoints(&self, registry: &str) -> Vec<String> {
@@ -54,10 +54,15 @@ impl Admin {
                     .as_ref()
                     .map_or(0, |s| config.store.max_size.of(s.total)),
                 free_bytes: space.as_ref().map_or(0, |s| s.free),
-                state: store.trouble().map_or_else(
-                    || "ready".to_owned(),
-                    |why| format!("failing, larder is a plain proxy: {why}"),
-                ),
+                state: match (store.tenure(), store.trouble()) {
+                    (Tenure::Held, None) => "ready".to_owned(),
+                    (Tenure::Held, Some(why)) => {
+                        format!("failing, larder is a plain proxy: {why}")
+                    }
+                    (Tenure::Waiting, _) => {
+                        "waiting, larder is a plain proxy: another larder has the store".to_owned()
+                    }
+                },
             },
             fills: self
                 .pull

@@ -9,7 +9,10 @@ use std::{
     fs, io,
     num::NonZeroUsize,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -164,6 +167,8 @@ pub struct Records {
     told: Mutex<LruCache<Digest, (Digest, Instant)>>,
     /// One record is changed at a time.
     writing: Mutex<()>,
+    /// Whether the directory is this larder's; until then records are in memory alone.
+    held: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -173,11 +178,36 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Records {
     /// Records in `dir`, which need not exist.
     pub fn new(dir: PathBuf) -> Self {
+        let records = Self::waiting(dir);
+        records.held.store(true, Ordering::Release);
+        records
+    }
+
+    /// The same while the directory is another larder's: nothing there is read or written until [`Self::take_over`].
+    pub fn waiting(dir: PathBuf) -> Self {
         Self {
             dir,
             known: Mutex::new(LruCache::new(IN_MEMORY)),
             told: Mutex::new(LruCache::new(TOLD)),
             writing: Mutex::default(),
+            held: AtomicBool::new(false),
+        }
+    }
+
+    /// The directory is this larder's now: what was learned meanwhile is added to what lies there (blocking).
+    pub fn take_over(&self, now: u64) {
+        let learned: Vec<_> = {
+            let _one = lock(&self.writing);
+            if self.held.swap(true, Ordering::AcqRel) {
+                return;
+            }
+            let mut known = lock(&self.known);
+            std::iter::from_fn(|| known.pop_lru()).collect()
+        };
+        for (thing, kept) in learned {
+            if let Err(error) = self.put(&thing, kept, now) {
+                tracing::debug!(%error, "a record was not written");
+            }
         }
     }
 
@@ -186,6 +216,9 @@ impl Records {
         let mut known = lock(&self.known);
         if let Some(kept) = known.get(thing) {
             return Some(kept.clone());
+        }
+        if !self.held.load(Ordering::Acquire) {
+            return None;
         }
         let text = fs::read(self.path(thing)).ok()?;
         let kept: Kept = serde_json::from_slice(&text).ok()?;
@@ -204,6 +237,9 @@ impl Records {
             return Ok(());
         }
         lock(&self.known).put(*thing, after.clone());
+        if !self.held.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let path = self.path(thing);
         let new = path.with_extension("new");
         fs::create_dir_all(&self.dir)?;
@@ -343,6 +379,33 @@ mod tests {
             .unwrap();
         again.sweep();
         assert_eq!(Records::new(dir.path().join("r")).get(&thing), None);
+    }
+
+    #[test]
+    fn what_was_learned_in_waiting_is_added_to_what_lies_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let thing = Digest::sha256(b"a");
+        let before = Records::new(dir.path().to_owned());
+        before.put(&thing, tag(5), 10).unwrap();
+        let successor = Records::waiting(dir.path().to_owned());
+        let refused = Kept {
+            refused: Some(8),
+            ..tag(3)
+        };
+        successor.put(&thing, refused.clone(), 10).unwrap();
+        assert_eq!(successor.get(&thing), Some(refused));
+        assert_eq!(
+            Records::new(dir.path().to_owned()).get(&thing),
+            Some(tag(5))
+        );
+        before.put(&thing, tag(6), 10).unwrap();
+        successor.take_over(10);
+        let both = Kept {
+            refused: Some(8),
+            ..tag(6)
+        };
+        assert_eq!(successor.get(&thing), Some(both.clone()));
+        assert_eq!(Records::new(dir.path().to_owned()).get(&thing), Some(both));
     }
 
     #[test]

@@ -50,6 +50,7 @@ pub fn register(metrics: &Metrics) -> Registry {
         "store_min_free_bytes", "What must stay free there: [store] min_free", store.min_free_bytes;
         "store_capacity_bytes", "Size of the node tier's file system", store.capacity_bytes;
         "store_failing", "1 while the node tier cannot be written and larder is a plain proxy", store.failing;
+        "store_waiting", "1 while another larder has the store and this one is a plain proxy", store.waiting;
         "store_rotten_blobs", "Blobs found damaged on disk", store.rotten;
         "store_evicted_blobs", "Blobs that were evicted", store.evicted_blobs;
         "store_evicted_bytes", "Bytes of blobs that were evicted", store.evicted_bytes;

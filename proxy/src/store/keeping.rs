@@ -77,9 +77,10 @@ impl Store {
 
     /// Whether a fill may be tried.
     pub fn usable(&self) -> bool {
-        lock(&self.trouble)
-            .as_ref()
-            .is_none_or(|trouble| trouble.last.elapsed() > LEFT_ALONE)
+        self.is_held()
+            && lock(&self.trouble)
+                .as_ref()
+                .is_none_or(|trouble| trouble.last.elapsed() > LEFT_ALONE)
     }
 
     /// What is wrong with the disk, if anything.
@@ -95,6 +96,7 @@ impl Store {
         limits: &Limits,
         active: impl Fn(&Digest) -> bool,
     ) -> io::Result<Evicted> {
+        self.owned()?;
         let space = self.space()?;
         let bounds = Bounds {
             max: limits.max_size.of(space.total),
@@ -258,6 +260,9 @@ impl Store {
 
     /// Writes the times of the last uses to the files, so that they survive a restart (blocking).
     pub fn write_uses(&self) {
+        if !self.is_held() {
+            return;
+        }
         for (digest, used) in lock(&self.index).take_touched() {
             let times =
                 FileTimes::new().set_accessed(SystemTime::UNIX_EPOCH + Duration::from_secs(used));
@@ -269,6 +274,7 @@ impl Store {
 
     /// Pinned content is never evicted. Pins are kept in a file of one digest a line (blocking).
     pub fn pin(&self, digests: &[Digest], pinned: bool) -> io::Result<()> {
+        self.owned()?;
         let text = {
             let mut pins = lock(&self.pins);
             for digest in digests {
@@ -332,6 +338,9 @@ impl Store {
 
     /// Takes a damaged blob out of the tier and keeps it aside for a while.
     pub fn quarantine(&self, digest: &Digest) {
+        if !self.is_held() {
+            return;
+        }
         self.rotten
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         tracing::warn!(blob.digest = %digest, "a blob is damaged on disk, is set aside, and is fetched again when it is asked for; if there are more, look at the disk");

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <store>/version                            the layout's version, "1"
-//! <store>/lock                               held by the larder that owns the store
+//! <store>/lock                               held by the larder that owns the store: see `tenure`
 //! <store>/blobs/sha256/ab/<hex>              committed: verified, immutable, read-only
 //! <store>/partial/sha256/<hex>               a sparse file that is being filled
 //! <store>/partial/sha256/<hex>.spans         which spans of it are present, and how far it is hashed
@@ -25,6 +25,8 @@ use std::{
 
 use larder_shared::{Algorithm, Digest, RegistryName, Repository};
 
+use super::tenure::Claim;
+
 /// What `version` holds.
 pub const VERSION: &str = "1";
 
@@ -33,6 +35,7 @@ pub const VERSION: &str = "1";
 pub struct Layout {
     root: PathBuf,
     next_tmp: AtomicU64,
+    claim: Claim,
 }
 
 impl Layout {
@@ -40,11 +43,17 @@ impl Layout {
         Self {
             root,
             next_tmp: AtomicU64::new(0),
+            claim: Claim::default(),
         }
     }
 
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Whether what lies here is this larder's to read and to change.
+    pub fn claim(&self) -> &Claim {
+        &self.claim
     }
 
     /// Makes the directories that must exist.

@@ -86,6 +86,18 @@ impl Known {
         }
     }
 
+    /// Applies the lines of a log, and says how many they are.
+    fn replay(&mut self, text: &[u8]) -> usize {
+        let mut lines = 0;
+        for line in text.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
+            lines += 1;
+            if let Ok(line) = serde_json::from_slice(line) {
+                self.apply(line);
+            }
+        }
+        lines
+    }
+
     fn lines(&self) -> impl Iterator<Item = Line> + '_ {
         let links = self.links.values().cloned().map(Line::Link);
         let tags = self.tags.iter().map(|(tag, record)| Line::Tag {
@@ -102,6 +114,7 @@ impl Known {
 /// One repository's knowledge. Reads are from memory; writes go to memory at once and to the log on a blocking thread.
 #[derive(Debug)]
 pub struct RepositoryRecord {
+    layout: Arc<Layout>,
     path: PathBuf,
     known: Mutex<Known>,
     /// What tags were said to point to when the manifest was not here yet. It may never come.
@@ -131,18 +144,30 @@ pub fn now() -> u64 {
 }
 
 impl RepositoryRecord {
-    fn load(layout: &Layout, path: PathBuf) -> Self {
+    fn load(layout: &Arc<Layout>, path: PathBuf) -> Self {
+        // Another larder's log goes on without us: what it says now would be old when it is used.
+        let known = if layout.claim().is_held() {
+            Self::read(layout, &path)
+        } else {
+            Known::default()
+        };
+        Self {
+            layout: Arc::clone(layout),
+            path,
+            known: Mutex::new(known),
+            announced: Mutex::default(),
+            log: Arc::default(),
+        }
+    }
+
+    /// What the log says. One that is mostly history is rewritten.
+    fn read(layout: &Layout, path: &Path) -> Known {
         let mut known = Known::default();
         let mut lines = 0;
         let mut torn = false;
-        if let Ok(text) = fs::read(&path) {
+        if let Ok(text) = fs::read(path) {
             torn = text.last().is_some_and(|last| *last != b'\n');
-            for line in text.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
-                lines += 1;
-                if let Ok(line) = serde_json::from_slice(line) {
-                    known.apply(line);
-                }
-            }
+            lines = known.replay(&text);
         }
         let live = known.lines().count();
         if lines > 64 && lines > 4 * live {
@@ -152,17 +177,24 @@ impl RepositoryRecord {
                 let _ = serde_json::to_writer(&mut text, &line);
                 text.push(b'\n');
             }
-            let _ = layout.write_atomic(&path, &text, false);
+            let _ = layout.write_atomic(path, &text, false);
         } else if torn {
             // The next line must not become a part of it.
-            let _ = append(&path, b"\n");
+            let _ = append(path, b"\n");
         }
-        Self {
-            path,
-            known: Mutex::new(known),
-            announced: Mutex::default(),
-            log: Arc::default(),
+        known
+    }
+
+    /// The log is this larder's now: what it says comes before what was learned while it was not (blocking).
+    fn take_over(&self) {
+        {
+            let _one = lock(&self.log.writing);
+            let mut known = lock(&self.known);
+            let mut all = Self::read(&self.layout, &self.path);
+            all.replay(&lock(&self.log.waiting));
+            *known = all;
         }
+        self.flush();
     }
 
     pub fn link(&self, digest: &Digest) -> Option<Link> {
@@ -278,14 +310,19 @@ impl RepositoryRecord {
             known.apply(line);
             lock(&self.log.waiting).extend(text);
         }
-        let path = self.path.clone();
-        let log = Arc::clone(&self.log);
-        tokio::task::spawn_blocking(move || log.write(&path));
+        // While the log is another larder's, the lines wait.
+        if self.layout.claim().is_held() {
+            let path = self.path.clone();
+            let log = Arc::clone(&self.log);
+            tokio::task::spawn_blocking(move || log.write(&path));
+        }
     }
 
     /// Waits until everything that was said so far is in the file (blocking).
     pub fn flush(&self) {
-        self.log.write(&self.path);
+        if self.layout.claim().is_held() {
+            self.log.write(&self.path);
+        }
     }
 }
 
@@ -333,6 +370,17 @@ impl Repositories {
         }
     }
 
+    /// Adds what the logs say to the records that were made while they were another larder's (blocking).
+    pub(super) fn take_over(&self) {
+        let loaded: Vec<_> = lock(&self.loaded)
+            .iter()
+            .map(|(_, record)| Arc::clone(record))
+            .collect();
+        for record in loaded {
+            record.take_over();
+        }
+    }
+
     /// The record of one repository. Reads a small file the first time.
     pub fn get(&self, registry: &RegistryName, repository: &Repository) -> Arc<RepositoryRecord> {
         let key = (registry.clone(), repository.clone());
@@ -362,6 +410,9 @@ impl Repositories {
 
     /// Forgets everything about a registry's repositories (blocking). The digests that they held.
     pub fn forget(&self, registry: &RegistryName) -> Vec<Digest> {
+        if !self.layout.claim().is_held() {
+            return Vec::new();
+        }
         let digests = self.digests_of(registry);
         {
             let mut loaded = lock(&self.loaded);

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use super::cri::CriClient;
 use super::process::{Daemon, run, succeeded};
+use crate::hosts::Host;
 
 const START: Duration = Duration::from_secs(30);
 /// An image that cannot be pulled.
@@ -24,6 +25,8 @@ pub struct Containerd {
     // Ended before the directory goes: fields are dropped in order.
     daemon: Daemon,
     snapshotter: &'static str,
+    /// The network namespace it is in, with directories of its own where a node has `/etc/containerd` and `/var/lib`.
+    namespace: Option<String>,
     dir: TempDir,
 }
 
@@ -35,9 +38,9 @@ impl Containerd {
 
     /// Starts containerd with `pause` as the image of pod sandboxes.
     pub async fn start_with_pause(pause: &str) -> Result<Self> {
-        Self::start_from(|dir, snapshotter| {
+        Self::launch(None, |dir, snapshotter| {
             let own = config_toml(dir, snapshotter, pause);
-            format!("{own}{}", registry_toml(dir))
+            format!("{own}{}", registry_toml(&dir.join("certs.d")))
         })
         .await
     }
@@ -45,22 +48,50 @@ impl Containerd {
     /// Starts containerd as Debian configures it: nothing is said of registries, so no directory is read for
     /// them.
     pub async fn start_stock() -> Result<Self> {
-        Self::start_from(|dir, snapshotter| config_toml(dir, snapshotter, NO_PAUSE)).await
+        Self::launch(None, |dir, snapshotter| {
+            config_toml(dir, snapshotter, NO_PAUSE)
+        })
+        .await
     }
 
-    async fn start_from(config_toml: impl FnOnce(&Path, &str) -> String) -> Result<Self> {
+    /// Starts containerd as a node has it: in `host`'s network, with pods on a bridge of their own behind it, host ports,
+    /// and `/etc/containerd` and `/var/lib` of its own: [`Self::on_this_machine`] says where these are here.
+    pub async fn start_on(host: &Host, pause: &str) -> Result<Self> {
+        Self::launch(Some(host.namespace()), |dir, snapshotter| {
+            let own = config_toml(dir, snapshotter, pause);
+            let certs = registry_toml(Path::new("/etc/containerd/certs.d"));
+            format!("{own}{certs}")
+        })
+        .await
+    }
+
+    async fn launch(
+        namespace: Option<&str>,
+        config_toml: impl FnOnce(&Path, &str) -> String,
+    ) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("containerd-").tempdir()?;
-        std::fs::create_dir(dir.path().join("certs.d"))?;
         let snapshotter = if overlay_mounts(dir.path())? {
             "overlayfs"
         } else {
             "native"
         };
         let config = config_toml(dir.path(), snapshotter);
-        std::fs::write(dir.path().join("config.toml"), config)?;
+        if namespace.is_some() {
+            let etc = dir.path().join(ETC);
+            std::fs::create_dir_all(etc.join("certs.d"))?;
+            std::fs::create_dir(dir.path().join(LIB))?;
+            std::fs::write(etc.join("config.toml"), config)?;
+            std::fs::create_dir(dir.path().join("cni"))?;
+            let network = dir.path().join("cni/10-pods.conflist");
+            std::fs::write(network, pod_network(dir.path()).to_string())?;
+        } else {
+            std::fs::create_dir(dir.path().join("certs.d"))?;
+            std::fs::write(dir.path().join("config.toml"), config)?;
+        }
         let containerd = Self {
-            daemon: launched(dir.path()).await?,
+            daemon: launched(dir.path(), namespace).await?,
             snapshotter,
+            namespace: namespace.map(str::to_owned),
             dir,
         };
         // The socket opens before the plugins serve.
@@ -71,7 +102,7 @@ impl Containerd {
     /// Ends it and starts it again, with what is in its configuration by now.
     pub async fn restart(&mut self) -> Result<()> {
         self.daemon.end(Duration::from_secs(10));
-        self.daemon = launched(self.dir.path()).await?;
+        self.daemon = launched(self.dir.path(), self.namespace.as_deref()).await?;
         succeeded(&self.ctr(&["version"]).await?)?;
         Ok(())
     }
@@ -88,7 +119,26 @@ impl Containerd {
 
     /// Its `certs.d`, which CRI pulls read and `ctr --hosts-dir` takes.
     pub fn hosts_dir(&self) -> PathBuf {
+        if self.namespace.is_some() {
+            return self.on_this_machine(Path::new("/etc/containerd/certs.d"));
+        }
         self.dir.path().join("certs.d")
+    }
+
+    /// Everything that is its own.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Where a path of the node is. Panics for paths that are this machine's own.
+    pub fn on_this_machine(&self, path: &Path) -> PathBuf {
+        let own = [("/etc/containerd", ETC), ("/var/lib", LIB)];
+        let found = own.iter().find_map(|(of_node, here)| {
+            let rest = path.strip_prefix(of_node).ok()?;
+            Some(self.dir.path().join(here).join(rest))
+        });
+        assert!(self.namespace.is_some(), "it has no node's paths");
+        found.unwrap_or_else(|| panic!("{} is this machine's own", path.display()))
     }
 
     /// "overlayfs", or "native" where the machine refuses overlay mounts.
@@ -235,17 +285,36 @@ impl Drop for Containerd {
     }
 }
 
-/// Starts the program with the configuration in `dir` and waits until it listens.
-async fn launched(dir: &Path) -> Result<Daemon> {
+/// Starts the program with the configuration in `dir`, as a node has it if there is a namespace, and waits until it
+/// listens.
+async fn launched(dir: &Path, namespace: Option<&str>) -> Result<Daemon> {
     let log = dir.join("containerd.log");
-    let mut daemon = Daemon::start(
-        "containerd",
-        Command::new("containerd")
-            .arg("--config")
-            .arg(dir.join("config.toml")),
-        &log,
-        &log,
-    )?;
+    let mut command = if let Some(namespace) = namespace {
+        // Not by `ip netns exec`, which hides the control groups.
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net=/run/netns/{namespace}"))
+            .args([
+                "unshare",
+                "--mount",
+                "--propagation",
+                "private",
+                "sh",
+                "-ec",
+            ])
+            .arg(
+                r#"mount --bind "$1" /etc/containerd; mount --bind "$2" /var/lib
+                   exec containerd --config /etc/containerd/config.toml"#,
+            )
+            .arg("sh")
+            .args([dir.join(ETC), dir.join(LIB)]);
+        command
+    } else {
+        let mut command = Command::new("containerd");
+        command.arg("--config").arg(dir.join("config.toml"));
+        command
+    };
+    let mut daemon = Daemon::start("containerd", &mut command, &log, &log)?;
     let socket = dir.join("containerd.sock");
     daemon
         .ready(START, |_| UnixStream::connect(&socket).is_ok())
@@ -278,6 +347,28 @@ fn overlay_mounts(dir: &Path) -> Result<bool> {
     Ok(mounted)
 }
 
+/// What a node's `/etc/containerd` and `/var/lib` are in the directory.
+const ETC: &str = "etc-containerd";
+const LIB: &str = "var-lib";
+
+/// Pods on a bridge of the host, behind its address, with host ports: the plugins that kubeadm's networks chain, too.
+fn pod_network(dir: &Path) -> serde_json::Value {
+    serde_json::json!({
+        "cniVersion": "0.4.0",
+        "name": "pods",
+        "plugins": [
+            {
+                "type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
+                "ipam": {
+                    "type": "host-local", "dataDir": dir.join("ipam"),
+                    "ranges": [[{"subnet": "10.88.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}],
+                },
+            },
+            {"type": "portmap", "capabilities": {"portMappings": true}},
+        ],
+    })
+}
+
 /// A version-2 configuration: containerd 1.6 and 1.7 read it, and 2.x converts it. Of registries it says
 /// nothing, as the one that Debian packages.
 fn config_toml(dir: &Path, snapshotter: &str, pause: &str) -> String {
@@ -296,6 +387,7 @@ state = "{dir}/state"
 [plugins."io.containerd.grpc.v1.cri"]
   # Root without CAP_SYS_RESOURCE, as in a container, may not lower an oom_score_adj.
   restrict_oom_score_adj = true
+  netns_mounts_under_state_dir = true
   sandbox_image = "{pause}"
   stream_server_address = "127.0.0.1"
   stream_server_port = "0"
@@ -310,13 +402,13 @@ state = "{dir}/state"
     )
 }
 
-/// The section that makes it read `certs.d`.
-fn registry_toml(dir: &Path) -> String {
-    let dir = dir.display();
+/// The section that makes it read the directory `certs`.
+fn registry_toml(certs: &Path) -> String {
+    let certs = certs.display();
     format!(
         r#"
 [plugins."io.containerd.grpc.v1.cri".registry]
-  config_path = "{dir}/certs.d"
+  config_path = "{certs}"
 "#
     )
 }

@@ -1,8 +1,10 @@
-//! The image half of the Container Runtime Interface, as the kubelet calls it.
+//! The Container Runtime Interface, as the kubelet calls it: images here, pods in `pods`.
 //!
 //! The messages hold the fields these tests use, with the numbers of `runtime/v1/api.proto` in
 //! kubernetes/cri-api; protobuf leaves out the rest. Writing them here spares the workspace a
 //! protobuf compiler.
+
+mod pods;
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,6 +17,8 @@ use tonic::Status;
 use tonic::client::Grpc;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic_prost::ProstCodec;
+
+pub use self::pods::*;
 
 /// Longer than the longest pull of the tests.
 const CALL: Duration = Duration::from_mins(5);
@@ -149,8 +153,9 @@ pub struct Auth {
     pub identity_token: String,
 }
 
+/// Names an image.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
-struct ImageSpec {
+pub struct ImageSpec {
     #[prost(string, tag = "1")]
     image: String,
 }

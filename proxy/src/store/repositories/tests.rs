@@ -4,6 +4,13 @@ fn names() -> (RegistryName, Repository) {
     ("a.io".parse().unwrap(), "b/c".parse().unwrap())
 }
 
+/// Makes the directory this process's.
+fn own(layout: &Layout) {
+    layout.create().unwrap();
+    let lock = crate::sys::disk::lock(&layout.lock()).unwrap().unwrap();
+    layout.claim().hold(lock);
+}
+
 async fn written(path: &std::path::Path, lines: usize) {
     let deadline = std::time::Instant::now() + Duration::from_secs(5);
     while fs::read_to_string(path).unwrap_or_default().lines().count() < lines {
@@ -19,7 +26,7 @@ async fn written(path: &std::path::Path, lines: usize) {
 async fn a_record_survives_reopening_and_a_torn_line() {
     let dir = tempfile::tempdir().unwrap();
     let layout = Arc::new(Layout::new(dir.path().to_owned()));
-    layout.create().unwrap();
+    own(&layout);
     let (registry, repository) = names();
     let path = layout.repository_log(&registry, &repository);
     let digest = Digest::sha256(b"x");
@@ -62,4 +69,49 @@ async fn a_record_survives_reopening_and_a_torn_line() {
     });
     written(&path, 5).await;
     assert!(!repositories.held_in(&registry, &named));
+}
+
+/// While the logs are another larder's nothing is read or written; afterwards both are known, the later word last.
+#[tokio::test]
+async fn what_was_learned_in_waiting_is_added_to_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().to_owned();
+    let layout = Arc::new(Layout::new(root.clone()));
+    own(&layout);
+    let (registry, repository) = names();
+    let path = layout.repository_log(&registry, &repository);
+    let link = |bytes: &[u8]| Link {
+        digest: Digest::sha256(bytes),
+        size: bytes.len() as u64,
+        media_type: None,
+    };
+    let before = Repositories::new(Arc::clone(&layout)).get(&registry, &repository);
+    before.set_public();
+    before.add_link(link(b"before"));
+    before.flush();
+
+    let successor = Arc::new(Layout::new(root));
+    let repositories = Repositories::new(Arc::clone(&successor));
+    let record = repositories.get(&registry, &repository);
+    assert_eq!(record.link(&link(b"before").digest), None);
+    assert_eq!(record.public_since(), None);
+    record.add_link(link(b"meanwhile"));
+    record.set_not_public();
+    record.flush();
+    assert_eq!(repositories.forget(&registry), []);
+    before.add_link(link(b"last"));
+    before.flush();
+    assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 3);
+
+    drop((before, layout));
+    own(&successor);
+    repositories.take_over();
+    let again = Repositories::new(successor).get(&registry, &repository);
+    for known in [record, again] {
+        for bytes in [&b"before"[..], b"meanwhile", b"last"] {
+            assert!(known.link(&link(bytes).digest).is_some());
+        }
+        assert!(known.refused_since().is_some(), "the last word");
+        assert_eq!(known.public_since(), None);
+    }
 }

@@ -1,0 +1,108 @@
+//! Whose the store is.
+//!
+//! An upgrade may start a larder before the one that it replaces is gone. The store's lock says which of the two owns the
+//! directory; the other one serves as a plain proxy and reads, writes, evicts and appends nothing there. It goes on asking
+//! for the lock, and its tenure begins when it has it: the version is looked at and what was learned meanwhile is added to
+//! what its predecessor left. A tenure ends with the process.
+//!
+//! ```text
+//! Store::open --+-- lock free --------------------------> Held
+//!               +-- lock held --> Waiting -- take_over --> Held
+//! ```
+
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
+
+use super::{OpenError, Store, check_version, lock};
+use crate::sys::disk;
+
+/// Whether this larder owns the store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tenure {
+    /// Another larder has the lock. This one is a plain proxy.
+    Waiting,
+    /// This larder has the lock, until its process ends.
+    Held,
+}
+
+impl Tenure {
+    /// For status and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Held => "held",
+        }
+    }
+}
+
+/// The lock, once it is held. Everything that touches the directory looks here first.
+#[derive(Clone, Default, Debug)]
+pub struct Claim(Arc<OnceLock<disk::Lock>>);
+
+impl Claim {
+    pub(super) fn is_held(&self) -> bool {
+        self.0.get().is_some()
+    }
+
+    /// From here on the directory is this larder's. Two who come here at once cannot both have the lock.
+    pub(super) fn hold(&self, taken: disk::Lock) {
+        let _ = self.0.set(taken);
+    }
+}
+
+impl Store {
+    /// Opens the store at `path`, making it when it is not there (blocking). What is in it is served at once;
+    /// [`Self::scan`] fills the index. While another larder has it, this is an empty store that keeps nothing: see
+    /// [`Self::take_over`].
+    ///
+    /// A store of another layout version is set aside, never read.
+    pub fn open(path: &Path) -> Result<Arc<Self>, OpenError> {
+        let io = |source| OpenError {
+            path: path.to_owned(),
+            source,
+        };
+        fs::create_dir_all(path).map_err(io)?;
+        let store = Arc::new(Self::waiting(path));
+        store.take_over()?;
+        Ok(store)
+    }
+
+    /// Whose the store is now.
+    pub fn tenure(&self) -> Tenure {
+        if self.layout.claim().is_held() {
+            Tenure::Held
+        } else {
+            Tenure::Waiting
+        }
+    }
+
+    /// Takes the store over if nobody has it (blocking). Says whose it is then; an error leaves it to be tried again.
+    pub fn take_over(&self) -> Result<Tenure, OpenError> {
+        if self.tenure() == Tenure::Held {
+            return Ok(Tenure::Held);
+        }
+        let io = |source| OpenError {
+            path: self.root().to_owned(),
+            source,
+        };
+        let layout = &self.layout;
+        let Some(taken) = disk::lock(&layout.lock()).map_err(io)? else {
+            return Ok(Tenure::Waiting);
+        };
+        check_version(layout).map_err(io)?;
+        layout.create().map_err(io)?;
+        let _ = fs::remove_dir_all(layout.tmp());
+        fs::create_dir_all(layout.tmp()).map_err(io)?;
+        *lock(&self.pins) = Self::read_pins(&layout.pins());
+        layout.claim().hold(taken);
+        self.repositories.take_over();
+        Ok(Tenure::Held)
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.tenure() == Tenure::Held
+    }
+}

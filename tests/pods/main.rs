@@ -1,0 +1,7 @@
+//! larder's image in the pod that its chart renders, on a node: real containerd, the CRI, the bridge and portmap plugins, in
+//! network namespaces of the test's own. A kubelet of the tests' own does what the pod's specification says.
+
+mod life;
+mod memory;
+mod serves;
+mod setup;

@@ -1,0 +1,228 @@
+//! A node with a registry behind it, and everything that the chart needs to be rendered for it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use larder_tests::fake::{FakeRegistry, Seen};
+use larder_tests::hosts::{Host, Names, Net};
+use larder_tests::http;
+use larder_tests::image::{Executable, oci_layout};
+use larder_tests::kubernetes::{Chart, Kubelet, Objects, RunningPod};
+use larder_tests::real::{run, succeeded};
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, MutexGuard};
+
+/// The registry's name, which a name server knows.
+pub(crate) const REGISTRY: &str = "reg.test";
+
+/// Two nodes with containerd and pods would only make each other wait.
+pub(crate) async fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::const_new(());
+    ONE.lock().await
+}
+
+/// Host 0 is the node, host 1 another machine of its network.
+pub(crate) struct Setup {
+    pub(crate) kubelet: Kubelet,
+    pub(crate) fake: FakeRegistry,
+    pub(crate) net: Net,
+    _names: Names,
+}
+
+/// Where the images are that scripts/test packs from what it has built.
+fn packed(version: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("the path of this executable");
+    let beside = test
+        .ancestors()
+        .map(|dir| dir.join("images").join(version).join("oci"));
+    let mut found = beside.filter(|layout| layout.join("index.json").is_file());
+    let missing = "no image: scripts/test packs it, by scripts/image --debug";
+    found.next().expect(missing)
+}
+
+/// Puts the only image of a layout into the registry, byte for byte, and gives its digest.
+fn push(fake: &FakeRegistry, layout: &Path, repository: &str, tag: &str) -> Result<String> {
+    let blob = |digest: &str| {
+        let path = layout.join("blobs").join(digest.replace(':', "/"));
+        std::fs::read(&path).with_context(|| path.display().to_string())
+    };
+    let index: Value = serde_json::from_slice(&std::fs::read(layout.join("index.json"))?)?;
+    let digest = index["manifests"][0]["digest"]
+        .as_str()
+        .context("a digest")?;
+    let bytes = blob(digest)?;
+    let manifest: Value = serde_json::from_slice(&bytes)?;
+    let layers = manifest["layers"].as_array().context("layers")?;
+    for part in layers.iter().chain([&manifest["config"]]) {
+        fake.put_blob(
+            repository,
+            blob(part["digest"].as_str().context("a digest")?)?,
+        );
+    }
+    let media_type = manifest["mediaType"].as_str().context("a type")?;
+    let put = fake.put_manifest(repository, Some(tag), media_type, bytes);
+    ensure!(put == digest, "{put} is not {digest}");
+    Ok(put)
+}
+
+/// The image of sandboxes: a program that waits.
+async fn push_pause(fake: &FakeRegistry) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let source = dir.path().join("pause.c");
+    std::fs::write(
+        &source,
+        "#include <unistd.h>\nint main(void) { for (;;) pause(); }\n",
+    )?;
+    let program = dir.path().join("pause");
+    let mut cc = tokio::process::Command::new("cc");
+    cc.args(["-static", "-Os", "-s", "-o"])
+        .arg(&program)
+        .arg(&source);
+    succeeded(&run(&mut cc, Duration::from_mins(1)).await?)?;
+    let executable = Executable {
+        host_path: program,
+        image_path: "pause".to_owned(),
+    };
+    oci_layout(&dir.path().join("oci"), "pause", &[], Some(&executable))?;
+    push(fake, &dir.path().join("oci"), "pause", "1")?;
+    Ok(())
+}
+
+impl Setup {
+    /// A node whose containerd already has a file for the registry, as an administrator may have written it.
+    pub(crate) async fn new() -> Result<Self> {
+        let net = Net::new(2);
+        let fake = FakeRegistry::start_in(net.upstream()).await;
+        push_pause(&fake).await?;
+        let mut names = Names::start_in(net.upstream()).await;
+        let std::net::IpAddr::V4(upstream) = net.upstream().address() else {
+            anyhow::bail!("not IPv4");
+        };
+        names.set(REGISTRY, &[upstream]).await;
+        let pause = format!("{REGISTRY}/pause:1");
+        let kubelet = Kubelet::new(net.host(0), &pause, net.upstream().address()).await?;
+        // containerd 1.6 does not look at a server that stands alone.
+        let url = fake.url();
+        let own = format!(
+            "# Ours.\nserver = \"{url}\"\n\n[host.\"{url}\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
+        );
+        kubelet.containerd.write_hosts(REGISTRY, &own)?;
+        Ok(Self {
+            kubelet,
+            fake,
+            net,
+            _names: names,
+        })
+    }
+
+    pub(crate) fn node(&self) -> &Host {
+        self.net.host(0)
+    }
+
+    /// Puts an image of larder into the registry. Different versions have different digests and the same program.
+    pub(crate) fn push_larder(&self, version: &str) -> Result<String> {
+        push(&self.fake, &packed(version), "larder", version)
+    }
+
+    /// The chart for this node.
+    pub(crate) fn chart(&self, version: &str) -> Chart {
+        let (_, port) = self
+            .fake
+            .url()
+            .rsplit_once(':')
+            .map(|(a, b)| (a.to_owned(), b.to_owned()))
+            .expect("a port");
+        let endpoint = format!("http://{REGISTRY}:{port}");
+        Chart::default()
+            .set(
+                "image",
+                &json!({"repository": format!("{REGISTRY}/larder"), "tag": version}),
+            )
+            .set("runtime.registries", &json!([REGISTRY]))
+            .set(
+                "config",
+                &json!({
+                    "upstreams": {REGISTRY: {"endpoints": [endpoint]}},
+                    // How full the disk of this machine is must not matter.
+                    "store": {"min_free": "0"},
+                }),
+            )
+    }
+
+    /// Runs the pod of a DaemonSet until it is ready.
+    pub(crate) async fn run(&mut self, objects: &Objects, daemon_set: &str) -> Result<RunningPod> {
+        self.kubelet
+            .run(objects.daemon_set(daemon_set), objects)
+            .await
+    }
+
+    /// Pulls by the runtime, as a pod would have it pulled.
+    pub(crate) async fn pull(&self, image: &str) -> Result<String> {
+        Ok(self
+            .kubelet
+            .cri
+            .pull(&format!("{REGISTRY}/{image}"))
+            .await?)
+    }
+
+    /// Requests that the registry has had from containerd itself, past larder.
+    pub(crate) fn direct(&self) -> Vec<Seen> {
+        let by_containerd = |seen: &Seen| {
+            seen.headers
+                .iter()
+                .any(|(name, value)| name == "user-agent" && value.starts_with("containerd/"))
+        };
+        self.fake
+            .requests()
+            .into_iter()
+            .filter(by_containerd)
+            .collect()
+    }
+
+    /// How often the registry was asked for content.
+    pub(crate) fn fetches(&self) -> usize {
+        self.fake
+            .count(|seen| seen.method == "GET" && seen.path.contains("/v2/"))
+    }
+
+    /// The sum of the samples of a metric that the pod shows.
+    pub(crate) async fn metric(&self, pod: &RunningPod, name: &str) -> Result<f64> {
+        let url = format!("http://{}:7421/metrics", pod.ip);
+        let page = self
+            .node()
+            .run(async move { http::get(&url, &[]).await })
+            .await?;
+        let text = page.text();
+        let samples = text.lines().filter_map(|line| line.rsplit_once(' '));
+        let of_name = samples.filter(|(sample, _)| {
+            let labels = sample.strip_prefix(name);
+            labels.is_some_and(|labels| labels.is_empty() || labels.starts_with('{'))
+        });
+        Ok(of_name
+            .filter_map(|(_, value)| value.parse::<f64>().ok())
+            .sum())
+    }
+}
+
+/// Runs curl in the network of a process.
+pub(crate) async fn curl_from(pid: u32, arguments: &[&str]) -> Result<Output> {
+    let mut curl = Command::new("nsenter");
+    curl.arg(format!("--net=/proc/{pid}/ns/net"));
+    curl.args(["curl", "--silent", "--show-error", "--max-time", "10"]);
+    curl.args(["--write-out", "\n%{http_code}"]).args(arguments);
+    for proxy in [
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+    ] {
+        curl.env_remove(proxy);
+    }
+    run(&mut curl.into(), Duration::from_secs(30)).await
+}
+
+/// curl's exit code for a connection that nobody takes.
+pub(crate) const REFUSED: Option<i32> = Some(7);
