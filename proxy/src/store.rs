@@ -25,7 +25,7 @@ use larder_shared::{Algorithm, Digest, Range, RegistryName, Repository};
 pub use blob::Blob;
 pub use index::{Entry, Totals};
 pub use keeping::{Evicted, Limits, sizes};
-pub use partial::Partial;
+pub use partial::{Partial, Piece};
 pub use repositories::{Link, Repositories, RepositoryRecord, TagRecord, now};
 
 use crate::sys::disk;

@@ -4,11 +4,13 @@
 //! groups ([`Group`]), and the questions about file systems ([`disk`]). Knows nothing of blobs, HTTP or larder.
 
 pub mod disk;
+mod heap;
 mod mapping;
 pub mod net;
 mod process;
 mod sendfile;
 
+pub use heap::keep_freed_memory;
 pub use mapping::Mapping;
 pub use process::Group;
 pub use sendfile::{FileSocket, Regions};
