@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// A stream that brings nothing for this long is given up and asked for again.
-const IDLE: Duration = Duration::from_secs(5);
+pub const IDLE: Duration = Duration::from_secs(5);
 
 /// The same where the client has no headers before the last byte is here: another source must have its turn in time.
 const IDLE_SMALL: Duration = Duration::from_millis(1500);
@@ -73,6 +73,18 @@ pub struct Opened {
     /// The member that answers.
     pub member: Option<SocketAddr>,
     pub body: Body,
+    /// What the body has brought already.
+    pub first: Option<Brought>,
+}
+
+impl Opened {
+    /// The next that the body brings; see [`Body::next`].
+    pub async fn next(&mut self, idle: Duration) -> Brought {
+        match self.first.take() {
+            Some(first) => first,
+            None => self.body.next(idle).await,
+        }
+    }
 }
 
 /// A stream's progress, shared with the task that watches it. The task may lower `end`.
@@ -108,12 +120,11 @@ impl Track {
 pub async fn pump(
     fill: Arc<Fill>,
     partial: Arc<Partial>,
-    opened: Opened,
+    mut opened: Opened,
     track: Arc<Track>,
     received: Arc<AtomicU64>,
 ) -> End {
     let member = opened.member;
-    let mut body = opened.body;
     let mut at = opened.start;
     let mut gathered: Vec<Bytes> = Vec::new();
     let mut gathered_len = 0;
@@ -156,7 +167,7 @@ pub async fn pump(
                 }
             }
             Ok(free) = Arc::clone(&rooms).acquire_owned(), if room.is_none() => room = Some(free),
-            brought = body.next(idle), if ended.is_none() && gathered_len < GATHERED => {
+            brought = opened.next(idle), if ended.is_none() && gathered_len < GATHERED => {
                 let limit = track.end.load(Ordering::Acquire);
                 match brought {
                     Brought::Data(mut data) => {
@@ -173,7 +184,7 @@ pub async fn pump(
                         if at >= limit {
                             // Reading to the end of the body, when this is it, keeps the connection.
                             if limit == track.end.load(Ordering::Acquire) {
-                                let _ = timeout(Duration::from_millis(5), body.next(idle)).await;
+                                let _ = timeout(Duration::from_millis(5), opened.next(idle)).await;
                             }
                             ended = Some(End::Done);
                         }
@@ -217,6 +228,7 @@ fn write(fill: &Fill, partial: &Arc<Partial>, track: &Track, mut piece: Piece) -
         }
     }
     track.at.store(range.end, Ordering::Release);
+    lock(&fill.state).fresh = None;
     fill.wake_readers();
     if partial.push(piece) {
         let partial = Arc::clone(partial);

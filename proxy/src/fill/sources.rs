@@ -197,6 +197,7 @@ async fn open_upstream(
             endpoint: answer.endpoint,
             member: None,
             body: Body::Upstream(answer.body),
+            first: None,
         });
     }
     let size = answer
@@ -209,6 +210,7 @@ async fn open_upstream(
         endpoint: answer.endpoint,
         member: None,
         body: Body::Upstream(answer.body),
+        first: None,
     })
 }
 
@@ -265,6 +267,7 @@ async fn open_peer(
         endpoint: usize::MAX,
         member: Some(member),
         body: Body::Peer(Box::new(answer.body)),
+        first: None,
     })
 }
 
@@ -330,6 +333,7 @@ async fn open_object(fills: &Fills, fill: &Fill, source: &Source, range: Range) 
         endpoint: usize::MAX,
         member: None,
         body: Body::Object(Box::new(object)),
+        first: None,
     })
 }
 
