@@ -8,7 +8,7 @@ use clap::Args;
 use crate::{
     app,
     config::{Config, ConfigError},
-    sys, telemetry,
+    telemetry,
 };
 
 /// Run the daemon. Without a file every setting has its default; flags go before the file.
@@ -80,7 +80,6 @@ pub fn serve(args: ServeArgs) -> anyhow::Result<u8> {
     }
     let config = args.read()?;
     telemetry::init(&config.telemetry);
-    sys::keep_freed_memory();
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -324,3 +324,21 @@ impl Drop for Reader {
         self.fill.demand.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_gives_what_is_wanted_of_it_and_nothing_else() {
+        let bytes = Bytes::from_static(b"abcdef");
+        let given = |from, to| fresh(Some(&(10, bytes.clone())), Range::new(from, to));
+        assert_eq!(given(10, 100).as_deref(), Some(&b"abcdef"[..]));
+        assert_eq!(given(12, 14).as_deref(), Some(&b"cd"[..]));
+        // Before it, behind it, and where a tail that is held back begins.
+        for (from, to) in [(9, 100), (16, 100), (12, 12)] {
+            assert_eq!(given(from, to), None);
+        }
+        assert_eq!(fresh(None, Range::new(0, 1)), None);
+    }
+}

@@ -24,6 +24,12 @@ fn sample(size: usize) -> (Vec<u8>, Digest) {
 }
 
 fn feed(partial: &Partial, bytes: &[u8], range: std::ops::Range<usize>) {
+    bring(partial, bytes, range);
+    partial.hash().unwrap();
+}
+
+/// Writes a piece that is hashed some other time.
+fn bring(partial: &Partial, bytes: &[u8], range: std::ops::Range<usize>) {
     let chunk = [Bytes::copy_from_slice(&bytes[range.clone()])];
     partial.write(range.start as u64, &chunk).unwrap();
     partial.push(Piece {
@@ -31,7 +37,6 @@ fn feed(partial: &Partial, bytes: &[u8], range: std::ops::Range<usize>) {
         chunks: chunk.to_vec(),
         room: None,
     });
-    partial.hash().unwrap();
 }
 
 #[test]
@@ -186,7 +191,7 @@ fn another_layout_version_is_set_aside() {
 }
 
 proptest! {
-    /// Written in any order and any pieces, also through a restart, the hash is that of the whole.
+    /// Written in any order and any pieces, hashed now or later, also through a restart, the hash is that of the whole.
     #[test]
     fn any_order_of_writes_verifies(cuts in prop::collection::vec(1usize..5000, 0..8), order in any::<u64>(), restart in any::<prop::sample::Index>()) {
         let dir = tempfile::tempdir().unwrap();
@@ -205,7 +210,10 @@ proptest! {
                 partial.checkpoint().unwrap();
                 partial = store.resume(digest, &origin()).unwrap().unwrap();
             }
-            feed(&partial, &bytes, piece);
+            bring(&partial, &bytes, piece);
+            if random.bool() {
+                partial.hash().unwrap();
+            }
         }
         prop_assert_eq!(partial.verify().unwrap(), Some(true));
     }
@@ -245,6 +253,35 @@ fn a_byte_is_written_once_whoever_brings_it_again() {
     store.commit(&partial).unwrap();
     let blob = store.blob(&digest, None).unwrap();
     assert_eq!(blob.read(Range::new(0, 3000)).unwrap(), bytes);
+}
+
+/// The last to come asks for the verdict while another thread still hashes.
+#[test]
+fn the_verdict_waits_for_whoever_hashes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (bytes, digest) = sample(4 << 20);
+    let partial = store.begin(digest, 4 << 20, &origin()).unwrap();
+    let rooms = Arc::new(tokio::sync::Semaphore::new(4));
+    std::thread::scope(|scope| {
+        for index in 0..4_usize {
+            let at = index << 20;
+            let chunks = vec![Bytes::copy_from_slice(&bytes[at..at + (1 << 20)])];
+            partial.write(at as u64, &chunks).unwrap();
+            let room = Arc::clone(&rooms).try_acquire_owned().ok();
+            assert!(room.is_some());
+            let start = at as u64;
+            if partial.push(Piece {
+                start,
+                chunks,
+                room,
+            }) {
+                scope.spawn(|| partial.hash().unwrap());
+            }
+        }
+        assert_eq!(partial.verify().unwrap(), Some(true));
+    });
+    assert_eq!(rooms.available_permits(), 4, "memory was not given back");
 }
 
 #[test]
