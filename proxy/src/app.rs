@@ -34,6 +34,7 @@ use crate::{
     pull::Pull,
     registry::Surface,
     store::{Store, Tenure, now},
+    sys::keep_freed_memory,
     tags::Tags,
     telemetry::Logs,
     upstream::Upstreams,
@@ -87,6 +88,7 @@ pub async fn build(config: Config, logs: Logs) -> anyhow::Result<Bound> {
     // First of all: a pod's first process ignores what it has not said it listens to, and would be killed when its grace
     // period is over.
     let stop = Stop::listen()?;
+    keep_freed_memory();
     let registry = bind(config.registry.listen, "registry", "--listen ADDR").await?;
     let telemetry = match config.telemetry.listen {
         Some(address) => {

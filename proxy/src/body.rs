@@ -250,11 +250,12 @@ impl Body {
                     }
                     // What a reader was given is read before it is given more.
                     let given = match self.given.take() {
-                        Some(range) => Some(Ok(Chunk(range))),
+                        Some(range) => Some(Ok(Chunk::File(range))),
                         None => ready!(reader.poll_chunk(cx)),
                     };
                     match given {
-                        Some(Ok(Chunk(range))) => {
+                        Some(Ok(Chunk::Memory(bytes))) => return Poll::Ready(Some(Ok(bytes))),
+                        Some(Ok(Chunk::File(range))) => {
                             let Some(blob) = reader.blob().cloned() else {
                                 return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())));
                             };

@@ -40,6 +40,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use larder_shared::{Digest, Range, RangeHeader, RegistryName, Repository};
 use lru::LruCache;
 use tokio::sync::{Notify, OnceCell, Semaphore};
@@ -171,7 +172,11 @@ enum Wants {
 )]
 struct State {
     phase: Phase,
+    /// Bytes of the blob, once a source has told.
+    size: Option<u64>,
     partial: Option<Arc<Partial>>,
+    /// What the first stream has brought and nobody has written yet: where it begins, and the bytes.
+    fresh: Option<(u64, Bytes)>,
     seats: HashMap<u64, Seat>,
     next_seat: u64,
     sources: Vec<Source>,
@@ -300,7 +305,9 @@ impl Fill {
             upstreams,
             state: Mutex::new(State {
                 phase: Phase::Starting,
+                size: None,
                 partial: None,
+                fresh: None,
                 seats: HashMap::new(),
                 next_seat: 0,
                 sources: Vec::new(),
@@ -496,7 +503,7 @@ impl Fills {
                 FillView {
                     digest: fill.digest,
                     present: state.partial.as_ref().map_or(0, |p| p.present().total()),
-                    size: state.partial.as_ref().map(|p| p.size()),
+                    size: state.size,
                     readers: state.seats.len(),
                 }
             })

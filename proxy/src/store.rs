@@ -26,7 +26,7 @@ use larder_shared::{Algorithm, Digest, Range, RegistryName, Repository};
 pub use blob::Blob;
 pub use index::{Entry, Totals};
 pub use keeping::{Evicted, Limits, sizes};
-pub use partial::Partial;
+pub use partial::{Partial, Piece};
 pub use repositories::{Link, Repositories, RepositoryRecord, TagRecord, now};
 pub use tenure::Tenure;
 

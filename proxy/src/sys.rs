@@ -5,12 +5,14 @@
 //! ([`disk`]). Knows nothing of blobs, HTTP or larder.
 
 pub mod disk;
+mod heap;
 mod mapping;
 pub mod net;
 mod process;
 mod sendfile;
 mod usage;
 
+pub use heap::keep_freed_memory;
 pub use mapping::Mapping;
 pub use process::{Group, hang_up};
 pub use sendfile::{FileSocket, Regions};

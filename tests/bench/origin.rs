@@ -121,6 +121,11 @@ impl Origin {
         File::create(&path).with_context(|| format!("making {}", path.display()))
     }
 
+    /// The file of a blob.
+    pub fn blob(&self, repository: &str, digest: &str) -> PathBuf {
+        self.path(repository, "blobs", digest)
+    }
+
     fn path(&self, repository: &str, kind: &str, digest: &str) -> PathBuf {
         self.dir.join("v2").join(repository).join(kind).join(digest)
     }

@@ -11,23 +11,33 @@ use std::{
 };
 
 use bytes::Bytes;
-use larder_shared::{Range, Spans};
-use tokio::{task::JoinHandle, time::timeout};
+use larder_shared::Spans;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinHandle,
+    time::timeout,
+};
 
 use super::{
     Fill, HELD_BACK, lock,
     sources::{Body, Brought},
 };
-use crate::{store::Partial, upstream::Failure};
+use crate::{
+    store::{Partial, Piece},
+    upstream::Failure,
+};
 
 /// A stream that brings nothing for this long is given up and asked for again.
-const IDLE: Duration = Duration::from_secs(5);
+pub const IDLE: Duration = Duration::from_secs(5);
 
 /// The same where the client has no headers before the last byte is here: another source must have its turn in time.
 const IDLE_SMALL: Duration = Duration::from_millis(1500);
 
-/// Bytes gathered while the disk is busy with the ones before.
-const GATHERED: usize = 2 << 20;
+/// Bytes gathered while those before are written and hashed.
+const GATHERED: usize = 1 << 20;
+
+/// Pieces of one stream between the network and the hash: one that is hashed, and one that is written meanwhile.
+const PIECES: usize = 2;
 
 /// How a stream ended.
 #[derive(Debug)]
@@ -63,6 +73,18 @@ pub struct Opened {
     /// The member that answers.
     pub member: Option<SocketAddr>,
     pub body: Body,
+    /// What the body has brought already.
+    pub first: Option<Brought>,
+}
+
+impl Opened {
+    /// The next that the body brings; see [`Body::next`].
+    pub async fn next(&mut self, idle: Duration) -> Brought {
+        match self.first.take() {
+            Some(first) => first,
+            None => self.body.next(idle).await,
+        }
+    }
 }
 
 /// A stream's progress, shared with the task that watches it. The task may lower `end`.
@@ -93,18 +115,12 @@ impl Track {
     }
 }
 
-/// Bytes of a stream that were written together.
-struct Piece {
-    start: u64,
-    chunks: Vec<Bytes>,
-}
-
 /// Pumps a body into the partial until `track.end`. While one piece is hashed, the next is written and the one after it
-/// is read.
+/// is read. The end of the last piece is its write's: the hash follows behind the next stream as well.
 pub async fn pump(
     fill: Arc<Fill>,
     partial: Arc<Partial>,
-    opened: Opened,
+    mut opened: Opened,
     track: Arc<Track>,
     received: Arc<AtomicU64>,
 ) -> End {
@@ -112,13 +128,12 @@ pub async fn pump(
     let receiving = fill
         .upstreams
         .receiving(&fill.registry, opened.body.source());
-    let mut body = opened.body;
     let mut at = opened.start;
     let mut gathered: Vec<Bytes> = Vec::new();
     let mut gathered_len = 0;
-    let mut writing: Option<JoinHandle<io::Result<Option<Piece>>>> = None;
-    let mut written: Option<Piece> = None;
-    let mut hashing: Option<JoinHandle<io::Result<()>>> = None;
+    let rooms = Arc::new(Semaphore::new(PIECES));
+    let mut room: Option<OwnedSemaphorePermit> = None;
+    let mut writing: Option<JoinHandle<io::Result<()>>> = None;
     let mut ended: Option<End> = None;
     let idle = if partial.size() <= HELD_BACK {
         IDLE_SMALL
@@ -126,18 +141,11 @@ pub async fn pump(
         IDLE
     };
     loop {
-        if hashing.is_none()
-            && let Some(piece) = written.take()
-        {
-            let partial = Arc::clone(&partial);
-            hashing = Some(tokio::task::spawn_blocking(move || {
-                partial.hash(piece.start, &piece.chunks)
-            }));
-        }
-        if writing.is_none() && written.is_none() && !gathered.is_empty() {
+        if writing.is_none() && !gathered.is_empty() && room.is_some() {
             let piece = Piece {
                 start: at - gathered_len as u64,
                 chunks: std::mem::take(&mut gathered),
+                room: room.take(),
             };
             gathered_len = 0;
             let (fill, partial, track) =
@@ -147,7 +155,7 @@ pub async fn pump(
             }));
         }
         if writing.is_none()
-            && hashing.is_none()
+            && gathered.is_empty()
             && let Some(end) = ended
         {
             return end;
@@ -156,20 +164,13 @@ pub async fn pump(
             done = async { writing.as_mut().expect("guarded").await }, if writing.is_some() => {
                 writing = None;
                 match done {
-                    Ok(Ok(piece)) => written = piece,
-                    Ok(Err(error)) => return End::Disk(error),
-                    Err(panic) => return End::Disk(io::Error::other(panic)),
-                }
-            }
-            done = async { hashing.as_mut().expect("guarded").await }, if hashing.is_some() => {
-                hashing = None;
-                match done {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => return End::Disk(error),
                     Err(panic) => return End::Disk(io::Error::other(panic)),
                 }
             }
-            brought = body.next(idle), if ended.is_none() && gathered_len < GATHERED => {
+            Ok(free) = Arc::clone(&rooms).acquire_owned(), if room.is_none() => room = Some(free),
+            brought = opened.next(idle), if ended.is_none() && gathered_len < GATHERED => {
                 let limit = track.end.load(Ordering::Acquire);
                 match brought {
                     Brought::Data(mut data) => {
@@ -187,7 +188,7 @@ pub async fn pump(
                         if at >= limit {
                             // Reading to the end of the body, when this is it, keeps the connection.
                             if limit == track.end.load(Ordering::Acquire) {
-                                let _ = timeout(Duration::from_millis(5), body.next(idle)).await;
+                                let _ = timeout(Duration::from_millis(5), opened.next(idle)).await;
                             }
                             ended = Some(End::Done);
                         }
@@ -208,28 +209,35 @@ fn broken(member: Option<SocketAddr>, why: String, stalled: bool) -> End {
     }
 }
 
-/// Writes what is not there yet and lets readers go on (blocking). What is to be hashed comes back.
-fn write(fill: &Fill, partial: &Partial, track: &Track, piece: Piece) -> io::Result<Option<Piece>> {
-    let len: u64 = piece.chunks.iter().map(|c| c.len() as u64).sum();
-    let end = piece.start + len;
-    if partial.present().contains(Range::new(piece.start, end)) {
-        track.at.store(end, Ordering::Release);
-        return Ok(None);
+/// Writes what is not there yet, lets readers go on, and hands it over to be hashed (blocking).
+fn write(fill: &Fill, partial: &Arc<Partial>, track: &Track, mut piece: Piece) -> io::Result<()> {
+    let range = piece.range();
+    if partial.present().contains(range) {
+        track.at.store(range.end, Ordering::Release);
+        return Ok(());
     }
     let wrote = partial.write(piece.start, &piece.chunks)?;
-    let fresh = wrote == [Range::new(piece.start, end)];
+    if wrote != [range] {
+        // What was there in part is read back: memory holds another source's word for it.
+        piece = Piece {
+            start: range.end,
+            chunks: Vec::new(),
+            room: None,
+        };
+    }
     {
         let mut all = lock(&track.wrote);
         for range in wrote {
             all.insert(range);
         }
     }
-    track.at.store(end, Ordering::Release);
+    track.at.store(range.end, Ordering::Release);
+    lock(&fill.state).fresh = None;
     fill.wake_readers();
-    // What was there in part is read back: memory holds another source's word for it.
-    let chunks = if fresh { piece.chunks } else { Vec::new() };
-    Ok(Some(Piece {
-        start: piece.start,
-        chunks,
-    }))
+    if partial.push(piece) {
+        let partial = Arc::clone(partial);
+        // A failure is the next write's, or that of the verification.
+        tokio::task::spawn_blocking(move || partial.hash());
+    }
+    partial.checkpoint_if_due()
 }

@@ -6,20 +6,29 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use larder_shared::{Range, RangeHeader};
 
 use super::{
     Fill, FillError, HELD_BACK, Passage, Phase, Right, Seat, Source, Through, Wants, lock,
 };
-use crate::{store::Blob, upstream::Failure};
+use crate::{
+    store::{Blob, Partial},
+    upstream::Failure,
+};
 
 /// Bytes that an open-ended reader is given at a time. Small, because what it was given counts as read, and what lies
 /// behind is fetched for it.
 const OPEN_CHUNK: u64 = 512 << 10;
 
-/// A range of the file that may be sent now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Chunk(pub Range);
+/// What may be sent now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Chunk {
+    /// A range of the file.
+    File(Range),
+    /// The first bytes of a fill, which are not in the file yet.
+    Memory(Bytes),
+}
 
 /// A seat at a fill. Dropping it withdraws its demand and hurts nobody.
 #[derive(Debug)]
@@ -27,7 +36,9 @@ pub struct Reader {
     fill: Arc<Fill>,
     seat: u64,
     source: Source,
-    /// The file, once [`Reader::opened`] has returned.
+    /// Bytes of the whole blob, once [`Reader::opened`] has returned.
+    size: u64,
+    /// The file, once something of it was given.
     blob: Option<Arc<Blob>>,
     /// What is left of the part that is being read.
     part: Range,
@@ -74,6 +85,7 @@ impl Reader {
             fill: Arc::clone(fill),
             seat,
             source: own,
+            size: 0,
             blob: None,
             part: Range::new(0, 0),
             held_back: false,
@@ -83,13 +95,11 @@ impl Reader {
     /// Waits until the size is known and a source has answered (or the first wanted byte is here), so that nothing but
     /// a good answer gets headers. A blob of up to [`HELD_BACK`] bytes is waited for whole. Returns the size.
     pub async fn opened(&mut self) -> Result<u64, FillError> {
-        let blob = poll_fn(|cx| self.poll_opened(cx)).await?;
-        let size = blob.size();
-        self.blob = Some(blob);
-        Ok(size)
+        self.size = poll_fn(|cx| self.poll_opened(cx)).await?;
+        Ok(self.size)
     }
 
-    fn poll_opened(&self, cx: &mut Context<'_>) -> Poll<Result<Arc<Blob>, FillError>> {
+    fn poll_opened(&self, cx: &mut Context<'_>) -> Poll<Result<u64, FillError>> {
         let mut guard = lock(&self.fill.state);
         let state = &mut *guard;
         let entitled = match state.seats.get(&self.seat) {
@@ -119,17 +129,18 @@ impl Reader {
         if let Some(refused) = own_failure(&state.refusals, &seat.source) {
             return Poll::Ready(Err(refused));
         }
-        if let (Some(partial), true) = (&state.partial, entitled) {
+        if let (Some(size), true) = (state.size, entitled) {
             let start = match &seat.wants {
-                Wants::Opening { start, .. } => start.unwrap_or(partial.size().saturating_sub(1)),
+                Wants::Opening { start, .. } => start.unwrap_or(size.saturating_sub(1)),
                 _ => 0,
             };
             let verified = matches!(state.phase, Phase::Verified);
-            let small = partial.size() <= HELD_BACK;
-            let here = start >= partial.size() || partial.present_to(start) > start;
+            let small = size <= HELD_BACK;
+            let present = |partial: &Arc<Partial>| partial.present_to(start) > start;
+            let here = start >= size || state.partial.as_ref().is_some_and(present);
             if verified || (!small && (state.answered || here)) {
                 state.opened = true;
-                return Poll::Ready(Ok(Arc::clone(partial.blob())));
+                return Poll::Ready(Ok(size));
             }
             if small && !state.whole {
                 state.whole = true;
@@ -142,8 +153,8 @@ impl Reader {
 
     /// Says that everything is wanted. The tail comes when the digest is known to match.
     pub fn want_whole(&mut self) {
-        let size = self.size();
-        self.begin(Range::new(0, size), true, Wants::Whole { at: 0 });
+        let whole = Range::new(0, self.size);
+        self.begin(whole, true, Wants::Whole { at: 0 });
     }
 
     /// Says that `range`, which ends where the blob ends, is wanted for as long as the client stays.
@@ -171,6 +182,7 @@ impl Reader {
         self.part = part;
     }
 
+    /// The file of the chunks that were given.
     pub fn blob(&self) -> Option<&Arc<Blob>> {
         self.blob.as_ref()
     }
@@ -180,16 +192,12 @@ impl Reader {
         lock(&self.fill.state).by_member
     }
 
-    fn size(&self) -> u64 {
-        self.blob.as_ref().map_or(0, |blob| blob.size())
-    }
-
     /// The next bytes of the part, when they may be sent; `None` at its end.
     pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Chunk, FillError>>> {
         if self.part.is_empty() {
             return Poll::Ready(None);
         }
-        let size = self.size();
+        let size = self.size;
         let mut guard = lock(&self.fill.state);
         let state = &mut *guard;
         let Some(seat) = state.seats.get_mut(&self.seat) else {
@@ -215,13 +223,29 @@ impl Reader {
             if matches!(seat.wants, Wants::Open { .. }) {
                 end = end.min(at + OPEN_CHUNK);
             }
+            if self.blob.is_none() {
+                self.blob = state.partial.as_ref().map(|p| Arc::clone(p.blob()));
+            }
             let moved = seat.wants.advance(at, end);
             drop(guard);
             self.part.start = end;
             if moved {
                 self.fill.demand.notify_one();
             }
-            return Poll::Ready(Some(Ok(Chunk(Range::new(at, end)))));
+            return Poll::Ready(Some(Ok(Chunk::File(Range::new(at, end)))));
+        }
+        if let Some(bytes) = fresh(
+            state.fresh.as_ref(),
+            Range::new(at, held.min(self.part.end)),
+        ) {
+            let end = at + bytes.len() as u64;
+            let moved = seat.wants.advance(at, end);
+            drop(guard);
+            self.part.start = end;
+            if moved {
+                self.fill.demand.notify_one();
+            }
+            return Poll::Ready(Some(Ok(Chunk::Memory(bytes))));
         }
         if let Phase::Failed(error) = &state.phase {
             return Poll::Ready(Some(Err(error.clone())));
@@ -245,7 +269,7 @@ impl Reader {
             upstreams: Arc::clone(&self.fill.upstreams),
             source: self.source.clone(),
             digest: self.fill.digest,
-            size: self.size(),
+            size: self.size,
         };
         let through = passage.open(self.part, self.held_back, hashed);
         (passage, through)
@@ -281,6 +305,14 @@ impl Wants {
     }
 }
 
+/// What of `wanted` begins in memory.
+fn fresh(bytes: Option<&(u64, Bytes)>, wanted: Range) -> Option<Bytes> {
+    let (start, bytes) = bytes?;
+    let from = wanted.start.checked_sub(*start)?;
+    let to = (wanted.end - start).min(bytes.len() as u64);
+    (from < to).then(|| bytes.slice(from as usize..to as usize))
+}
+
 fn own_failure(refusals: &[(Source, Failure)], source: &Source) -> Option<FillError> {
     let (_, failure) = refusals.iter().find(|(refused, _)| refused == source)?;
     Some(FillError::Upstream(failure.clone()))
@@ -290,5 +322,23 @@ impl Drop for Reader {
     fn drop(&mut self) {
         lock(&self.fill.state).seats.remove(&self.seat);
         self.fill.demand.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_gives_what_is_wanted_of_it_and_nothing_else() {
+        let bytes = Bytes::from_static(b"abcdef");
+        let given = |from, to| fresh(Some(&(10, bytes.clone())), Range::new(from, to));
+        assert_eq!(given(10, 100).as_deref(), Some(&b"abcdef"[..]));
+        assert_eq!(given(12, 14).as_deref(), Some(&b"cd"[..]));
+        // Before it, behind it, and where a tail that is held back begins.
+        for (from, to) in [(9, 100), (16, 100), (12, 12)] {
+            assert_eq!(given(from, to), None);
+        }
+        assert_eq!(fresh(None, Range::new(0, 1)), None);
     }
 }

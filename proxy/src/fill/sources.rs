@@ -207,6 +207,7 @@ async fn open_upstream(
             endpoint: answer.endpoint,
             member: None,
             body: Body::Upstream(answer.body),
+            first: None,
         });
     }
     let size = answer
@@ -219,6 +220,7 @@ async fn open_upstream(
         endpoint: answer.endpoint,
         member: None,
         body: Body::Upstream(answer.body),
+        first: None,
     })
 }
 
@@ -275,6 +277,7 @@ async fn open_peer(
         endpoint: usize::MAX,
         member: Some(member),
         body: Body::Peer(Box::new(answer.body)),
+        first: None,
     })
 }
 
@@ -341,6 +344,7 @@ async fn open_object(fills: &Fills, fill: &Fill, source: &Source, range: Range) 
         endpoint: usize::MAX,
         member: None,
         body: Body::Object(Box::new(object)),
+        first: None,
     })
 }
 

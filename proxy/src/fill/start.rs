@@ -10,10 +10,10 @@ use larder_shared::Range;
 
 use super::{
     Fill, FillError, HELD_BACK, Phase, Source, Wants,
-    fetch::{End, Opened},
+    fetch::{End, IDLE, Opened},
     lock,
     plan::{self, DEPTH, WINDOW},
-    sources::{self, Via},
+    sources::{self, Brought, Via},
     task::Running,
 };
 use crate::{
@@ -50,7 +50,7 @@ impl Running {
                     want = first_want(&self.fill, depth);
                     continue;
                 }
-                Some(Ok(opened)) => {
+                Some(Ok(mut opened)) => {
                     if let Some(member) = opened.member
                         && !self.confirms(&source, opened.size).await
                     {
@@ -59,16 +59,17 @@ impl Running {
                     }
                     let size = opened.size;
                     self.fits(size)?;
-                    let partial = self.begin(size).await?;
+                    lock(&self.fill.state).by_member = opened.member.is_some();
+                    tell(&self.fill, size, true);
+                    let partial = self.begin(&mut opened).await?;
                     let range = match want {
                         Want::Part(range) if opened.ranged => {
                             Range::new(range.start, range.end.min(size))
                         }
                         _ => Range::new(0, size),
                     };
-                    lock(&self.fill.state).by_member = opened.member.is_some();
+                    enter(&self.fill, &partial);
                     self.pump(&partial, source, opened, range, via);
-                    enter(&self.fill, &partial, true);
                     return Ok(partial);
                 }
                 Some(Err(end)) => end,
@@ -215,15 +216,29 @@ impl Running {
         Ok(())
     }
 
-    /// A fresh partial of `size` bytes.
-    async fn begin(&self, size: u64) -> Result<Arc<Partial>, FillError> {
+    /// A fresh partial. Readers do not wait for it: what comes meanwhile they get from memory.
+    async fn begin(&self, opened: &mut Opened) -> Result<Arc<Partial>, FillError> {
+        let size = opened.size;
         let (store, digest, registry) = (
             Arc::clone(&self.fills.store),
             self.fill.digest,
             self.fill.registry.clone(),
         );
         let begin = move || store.begin(digest, size, &registry);
-        match tokio::task::spawn_blocking(begin).await {
+        let mut begun = tokio::task::spawn_blocking(begin);
+        let begun = loop {
+            tokio::select! {
+                begun = &mut begun => break begun,
+                brought = opened.body.next(IDLE), if opened.first.is_none() => {
+                    if let Brought::Data(bytes) = &brought {
+                        lock(&self.fill.state).fresh = Some((opened.start, bytes.clone()));
+                        self.fill.wake_readers();
+                    }
+                    opened.first = Some(brought);
+                }
+            }
+        };
+        match begun {
             Ok(Ok(partial)) => Ok(Arc::new(partial)),
             Ok(Err(error)) => Err(FillError::Disk(error.to_string())),
             Err(panic) => Err(FillError::Disk(panic.to_string())),
@@ -244,17 +259,29 @@ fn least_depth(fill: &Fill) -> u8 {
     depths.min().unwrap_or(DEPTH)
 }
 
-/// The size is known: readers may begin.
-pub(super) fn enter(fill: &Fill, partial: &Arc<Partial>, answered: bool) {
+/// The size is known, from a source that has answered or from an earlier process: readers may begin.
+fn tell(fill: &Fill, size: u64, answered: bool) {
     {
         let mut state = lock(&fill.state);
-        state.partial = Some(Arc::clone(partial));
+        state.size = Some(size);
         state.answered = answered;
         state.resumed = !answered;
         state.phase = Phase::Filling;
         // What is verified before its first byte is fetched whole.
-        state.whole |= partial.size() <= HELD_BACK;
+        state.whole |= size <= HELD_BACK;
     }
+    fill.wake_readers();
+}
+
+/// Goes on with what an earlier process left.
+pub(super) fn resume(fill: &Fill, partial: &Arc<Partial>) {
+    tell(fill, partial.size(), false);
+    enter(fill, partial);
+}
+
+/// There is a file to write to and to read from.
+fn enter(fill: &Fill, partial: &Arc<Partial>) {
+    lock(&fill.state).partial = Some(Arc::clone(partial));
     fill.wake_readers();
 }
 
@@ -264,7 +291,9 @@ pub(super) fn take_back(fill: &Fill) -> bool {
     if state.opened {
         return false;
     }
+    state.size = None;
     state.partial = None;
+    state.fresh = None;
     state.phase = Phase::Starting;
     true
 }

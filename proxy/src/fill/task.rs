@@ -17,7 +17,7 @@ use super::{
     fetch::End,
     lock,
     ramp::{INTERVAL, Ramp},
-    start::{enter, take_back},
+    start::{resume, take_back},
     streams::Stream,
     suspects::Share,
 };
@@ -199,7 +199,11 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
         size_from: None,
     };
     let (store, digest, registry) = (Arc::clone(&fills.store), fill.digest, fill.registry.clone());
-    let left = tokio::task::spawn_blocking(move || store.resume(digest, &registry)).await;
+    let left = if lock(&fill.state).resumed {
+        tokio::task::spawn_blocking(move || store.resume(digest, &registry)).await
+    } else {
+        Ok(Ok(None))
+    };
     let partial = match left {
         Ok(Ok(Some(partial))) => {
             fills.metrics.fills.resumed.inc();
@@ -208,7 +212,7 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
                 .upstreams
                 .receiving(&fill.registry, metrics::Source::Node);
             kept.add(partial.present().total());
-            enter(fill, &partial, false);
+            resume(fill, &partial);
             partial
         }
         Ok(Ok(None)) => running.start().await?,

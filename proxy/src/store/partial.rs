@@ -1,15 +1,17 @@
 //! A blob on its way in: a sparse file, the spans that are present, and a hash that follows the contiguous prefix.
 //!
 //! Written by any number of streams at once, each in its own range. A span counts as present when its write has
-//! returned. The hash is taken once, on the way in: from memory while the writer is the one at the prefix, read back
-//! from the page cache where ranges arrived out of order. Every method here blocks; callers are on blocking threads.
+//! returned. The hash is taken once, on the way in ([`prefix`]). Every method here blocks; callers are on blocking
+//! threads.
+
+mod prefix;
 
 use std::{
     collections::BTreeSet,
     fs::{self, File, Permissions},
     io,
-    os::unix::fs::{FileExt, PermissionsExt},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError},
+    os::unix::fs::PermissionsExt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -18,15 +20,14 @@ use data_encoding::BASE64;
 use larder_shared::{Algorithm, Digest, Hasher, Range, RegistryName, Repository, Spans};
 use serde::{Deserialize, Serialize};
 
+pub use self::prefix::Piece;
+use self::prefix::Prefix;
 use super::{Blob, layout::Layout};
 use crate::sys::disk;
 
 /// A checkpoint is written when this much time has passed since the last, or this much has come: a kill loses no more.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(500);
 const CHECKPOINT_BYTES: u64 = 8 << 20;
-
-/// Bytes read back at a time for hashing.
-const READ_BACK: u64 = 1 << 20;
 
 /// One blob being filled.
 #[derive(Debug)]
@@ -35,7 +36,7 @@ pub struct Partial {
     blob: Arc<Blob>,
     registry: RegistryName,
     present: Mutex<Spans>,
-    hashing: Mutex<Hashing>,
+    prefix: Prefix,
     saved: Mutex<Saved>,
     /// Committed or discarded: a write that is late must not leave a checkpoint for the next partial to find.
     gone: RwLock<bool>,
@@ -49,18 +50,6 @@ pub struct Partial {
 struct Saved {
     at: Instant,
     present: u64,
-}
-
-struct Hashing {
-    hasher: Hasher,
-    /// Bytes hashed: the hasher's state covers `0..at`.
-    at: u64,
-}
-
-impl std::fmt::Debug for Hashing {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Hashing({})", self.at)
-    }
 }
 
 /// What `<hex>.spans` holds.
@@ -108,7 +97,7 @@ impl Partial {
             registry.clone(),
             file,
             Spans::default(),
-            Hashing { hasher, at: 0 },
+            Prefix::new(hasher, 0),
         )
     }
 
@@ -127,12 +116,9 @@ impl Partial {
             remove_if_there(&path)?;
             return Ok(None);
         };
-        let hashing = Hashing {
-            hasher,
-            at: checkpoint.hashed,
-        };
+        let prefix = Prefix::new(hasher, checkpoint.hashed);
         let (size, registry) = (checkpoint.size, checkpoint.registry);
-        let mut partial = Self::new(layout, digest, size, registry, file, spans, hashing)?;
+        let mut partial = Self::new(layout, digest, size, registry, file, spans, prefix)?;
         partial.proven_in = Mutex::new(checkpoint.proven_in);
         Ok(Some(partial))
     }
@@ -144,7 +130,7 @@ impl Partial {
         registry: RegistryName,
         file: File,
         present: Spans,
-        hashing: Hashing,
+        prefix: Prefix,
     ) -> io::Result<Self> {
         let saved = Saved {
             at: Instant::now(),
@@ -156,7 +142,7 @@ impl Partial {
             blob: Arc::new(Blob::new(digest, size, file)?),
             registry,
             present: Mutex::new(present),
-            hashing: Mutex::new(hashing),
+            prefix,
             saved: Mutex::new(saved),
             gone: RwLock::new(false),
             claimed: Mutex::new(claimed),
@@ -206,6 +192,9 @@ impl Partial {
         if *gone {
             return Ok(Vec::new());
         }
+        if let Some(error) = self.prefix.failure() {
+            return Err(error);
+        }
         let len: u64 = chunks.iter().map(|c| c.len() as u64).sum();
         let piece = Range::new(offset, offset + len);
         let mut fresh = Vec::new();
@@ -238,49 +227,21 @@ impl Partial {
         *self.gone.write().unwrap_or_else(PoisonError::into_inner) = true;
     }
 
-    /// Lets the hash follow the present prefix. `chunks` at `offset` were just written: they are hashed from memory
-    /// if they are next. Whoever comes second leaves the work to the first.
-    pub fn hash(&self, offset: u64, chunks: &[Bytes]) -> io::Result<()> {
-        loop {
-            let mut hashing = match self.hashing.try_lock() {
-                Ok(hashing) => hashing,
-                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) => return Ok(()),
-            };
-            if hashing.at == offset {
-                for chunk in chunks {
-                    hashing.hasher.update(chunk);
-                    hashing.at += chunk.len() as u64;
-                }
-            }
-            self.read_back(&mut hashing)?;
-            let at = hashing.at;
-            drop(hashing);
-            // Somebody may have extended the prefix between the last look and the unlock, and have left.
-            if self.present_to(at) <= at {
-                return self.checkpoint_if_due();
-            }
-        }
+    /// Takes in what was just written, to be hashed from memory if it is next. Whether somebody has to call
+    /// [`Self::hash`].
+    pub fn push(&self, piece: Piece) -> bool {
+        self.prefix.push(piece, |at| self.present_to(at))
     }
 
-    fn read_back(&self, hashing: &mut Hashing) -> io::Result<()> {
-        let mut buffer = Vec::new();
-        loop {
-            let end = self.present_to(hashing.at).min(hashing.at + READ_BACK);
-            if end == hashing.at {
-                return Ok(());
-            }
-            buffer.resize((end - hashing.at) as usize, 0);
-            self.blob.file().read_exact_at(&mut buffer, hashing.at)?;
-            hashing.hasher.update(&buffer);
-            hashing.at = end;
-        }
+    /// Lets the hash follow the present prefix until it has caught up. Whoever comes second leaves the work to the first.
+    pub fn hash(&self) -> io::Result<()> {
+        let present_to = |at| self.present_to(at);
+        self.prefix.follow(self.blob.file(), present_to, false)
     }
 
     /// The hasher as it is, and how many bytes it has seen.
     pub fn midstate(&self) -> (Hasher, u64) {
-        let hashing = lock(&self.hashing);
-        (hashing.hasher.clone(), hashing.at)
+        self.prefix.midstate()
     }
 
     /// Whether all bytes are present and hash to the digest; `None` while some are absent.
@@ -288,13 +249,15 @@ impl Partial {
         if !lock(&self.present).contains(Range::new(0, self.size())) {
             return Ok(None);
         }
-        let mut hashing = lock(&self.hashing);
-        self.read_back(&mut hashing)?;
-        debug_assert_eq!(hashing.at, self.size());
-        Ok(Some(hashing.hasher.clone().finish() == *self.blob.digest()))
+        let present_to = |at| self.present_to(at);
+        self.prefix.follow(self.blob.file(), present_to, true)?;
+        let (hasher, at) = self.midstate();
+        debug_assert_eq!(at, self.size());
+        Ok(Some(hasher.finish() == *self.blob.digest()))
     }
 
-    fn checkpoint_if_due(&self) -> io::Result<()> {
+    /// Writes down what is present, if the last time was long ago.
+    pub fn checkpoint_if_due(&self) -> io::Result<()> {
         {
             let present = self.present().total();
             let mut saved = lock(&self.saved);
@@ -312,17 +275,14 @@ impl Partial {
     /// Writes down what is present, so that a later process can go on. Survives a kill, not a crash of the machine.
     pub fn checkpoint(&self) -> io::Result<()> {
         // The hash first: what it covers is present by then, not the other way round.
-        let (hashed, midstate) = {
-            let hashing = lock(&self.hashing);
-            (hashing.at, BASE64.encode(&hashing.hasher.save()))
-        };
+        let (hasher, hashed) = self.midstate();
         let checkpoint = Checkpoint {
             size: self.size(),
             registry: self.registry.clone(),
             boot_id: disk::boot_id(),
             spans: self.present().iter().map(|r| (r.start, r.end)).collect(),
             hashed,
-            midstate,
+            midstate: BASE64.encode(&hasher.save()),
             proven_in: lock(&self.proven_in).clone(),
         };
         let text = serde_json::to_vec(&checkpoint)?;

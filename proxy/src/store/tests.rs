@@ -24,9 +24,19 @@ fn sample(size: usize) -> (Vec<u8>, Digest) {
 }
 
 fn feed(partial: &Partial, bytes: &[u8], range: std::ops::Range<usize>) {
+    bring(partial, bytes, range);
+    partial.hash().unwrap();
+}
+
+/// Writes a piece that is hashed some other time.
+fn bring(partial: &Partial, bytes: &[u8], range: std::ops::Range<usize>) {
     let chunk = [Bytes::copy_from_slice(&bytes[range.clone()])];
     partial.write(range.start as u64, &chunk).unwrap();
-    partial.hash(range.start as u64, &chunk).unwrap();
+    partial.push(Piece {
+        start: range.start as u64,
+        chunks: chunk.to_vec(),
+        room: None,
+    });
 }
 
 #[test]
@@ -181,7 +191,7 @@ fn another_layout_version_is_set_aside() {
 }
 
 proptest! {
-    /// Written in any order and any pieces, also through a restart, the hash is that of the whole.
+    /// Written in any order and any pieces, hashed now or later, also through a restart, the hash is that of the whole.
     #[test]
     fn any_order_of_writes_verifies(cuts in prop::collection::vec(1usize..5000, 0..8), order in any::<u64>(), restart in any::<prop::sample::Index>()) {
         let dir = tempfile::tempdir().unwrap();
@@ -200,7 +210,10 @@ proptest! {
                 partial.checkpoint().unwrap();
                 partial = store.resume(digest, &origin()).unwrap().unwrap();
             }
-            feed(&partial, &bytes, piece);
+            bring(&partial, &bytes, piece);
+            if random.bool() {
+                partial.hash().unwrap();
+            }
         }
         prop_assert_eq!(partial.verify().unwrap(), Some(true));
     }
@@ -235,11 +248,43 @@ fn a_byte_is_written_once_whoever_brings_it_again() {
     let piece = [Bytes::copy_from_slice(&rotten[1000..3000])];
     let new = partial.write(1000, &piece).unwrap();
     assert_eq!(new, [Range::new(2000, 3000)], "not all of it was new");
-    partial.hash(1000, &[]).unwrap();
+    partial.hash().unwrap();
     assert_eq!(partial.verify().unwrap(), Some(true));
     store.commit(&partial).unwrap();
     let blob = store.blob(&digest, None).unwrap();
     assert_eq!(blob.read(Range::new(0, 3000)).unwrap(), bytes);
+}
+
+/// The verdict is asked for while another thread still hashes.
+#[test]
+fn the_verdict_waits_for_whoever_hashes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    // Long enough to be still hashed when it is asked for.
+    let bytes = Bytes::from(vec![7; 64 << 20]);
+    let size = bytes.len() as u64;
+    let partial = store
+        .begin(Digest::sha256(&bytes), size, &origin())
+        .unwrap();
+    partial.write(0, std::slice::from_ref(&bytes)).unwrap();
+    let rooms = Arc::new(tokio::sync::Semaphore::new(1));
+    let room = Arc::clone(&rooms).try_acquire_owned().ok();
+    let piece = |start, chunks, room| Piece {
+        start,
+        chunks,
+        room,
+    };
+    assert!(partial.push(piece(0, vec![bytes], room)), "nobody hashes");
+    std::thread::scope(|scope| {
+        scope.spawn(|| partial.hash().unwrap());
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while partial.push(piece(size, Vec::new(), None)) {
+            assert!(std::time::Instant::now() < deadline);
+            std::thread::yield_now();
+        }
+        assert_eq!(partial.verify().unwrap(), Some(true));
+    });
+    assert_eq!(rooms.available_permits(), 1, "memory was not given back");
 }
 
 #[test]

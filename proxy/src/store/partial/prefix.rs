@@ -1,0 +1,188 @@
+//! The hash of a partial: it follows the contiguous prefix, taken once, on the way in.
+//!
+//! What was just written at the end of the prefix waits here in memory for its turn; what came out of order is read
+//! back from the page cache. One caller at a time hashes, for as long as there is something to hash, so nobody waits
+//! for a thread between one piece and the next.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    sync::{Condvar, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use larder_shared::{Hasher, Range};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::lock;
+
+/// Bytes read back at a time.
+const READ_BACK: u64 = 1 << 20;
+
+/// Bytes of one stream that were written together.
+#[derive(Debug)]
+pub struct Piece {
+    pub start: u64,
+    pub chunks: Vec<Bytes>,
+    /// Its room in memory, given back with the piece.
+    pub room: Option<OwnedSemaphorePermit>,
+}
+
+impl Piece {
+    /// The bytes' place in the blob.
+    pub fn range(&self) -> Range {
+        let len: u64 = self.chunks.iter().map(|c| c.len() as u64).sum();
+        Range::new(self.start, self.start + len)
+    }
+}
+
+/// What is to be hashed next.
+#[derive(Debug)]
+enum Next {
+    Memory(Piece),
+    File(Range),
+}
+
+pub(super) struct Prefix {
+    /// The hasher, and how many bytes it has seen. Taken and put back by whoever hashes: it is never locked for long.
+    hashed: Mutex<(Hasher, u64)>,
+    queue: Mutex<Queue>,
+    idle: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    next: VecDeque<Next>,
+    /// Where the hash will be when all of `next` is hashed.
+    end: u64,
+    running: bool,
+    /// Why a read failed, until somebody is told.
+    failed: Option<io::Error>,
+}
+
+impl std::fmt::Debug for Prefix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Prefix({})", lock(&self.hashed).1)
+    }
+}
+
+impl Prefix {
+    /// The hasher has seen the first `at` bytes.
+    pub(super) fn new(hasher: Hasher, at: u64) -> Self {
+        let queue = Queue {
+            end: at,
+            ..Queue::default()
+        };
+        Self {
+            hashed: Mutex::new((hasher, at)),
+            queue: Mutex::new(queue),
+            idle: Condvar::new(),
+        }
+    }
+
+    /// The hasher as it is, and how many bytes it has seen.
+    pub(super) fn midstate(&self) -> (Hasher, u64) {
+        lock(&self.hashed).clone()
+    }
+
+    /// Why a read failed since the last question.
+    pub(super) fn failure(&self) -> Option<io::Error> {
+        lock(&self.queue).failed.take()
+    }
+
+    /// Takes in what was just written, if it belongs to the prefix, which ends at `present_to` of any byte of it.
+    /// Whether somebody has to call [`Self::follow`].
+    pub(super) fn push(&self, piece: Piece, present_to: impl Fn(u64) -> u64) -> bool {
+        let mut queue = lock(&self.queue);
+        let range = piece.range();
+        // What lies behind a gap is read back when the gap is closed, and so is what overlaps.
+        if queue.end <= range.start && range.start <= present_to(queue.end) {
+            let before = Range::new(queue.end, range.start);
+            if !before.is_empty() {
+                queue.next.push_back(Next::File(before));
+            }
+            queue.end = range.end;
+            queue.next.push_back(Next::Memory(piece));
+        }
+        !queue.running
+    }
+
+    /// Hashes until nothing is left to hash. Returns at once if somebody else does, unless the caller wants to `wait`.
+    pub(super) fn follow(
+        &self,
+        file: &File,
+        present_to: impl Fn(u64) -> u64,
+        wait: bool,
+    ) -> io::Result<()> {
+        let mut queue = lock(&self.queue);
+        while queue.running {
+            if !wait {
+                return Ok(());
+            }
+            queue = self
+                .idle
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        queue.running = true;
+        loop {
+            let next = queue.next.pop_front().or_else(|| {
+                let rest = Range::new(queue.end, present_to(queue.end));
+                (!rest.is_empty()).then(|| {
+                    queue.end = rest.end;
+                    Next::File(rest)
+                })
+            });
+            let done = match next {
+                Some(next) => {
+                    drop(queue);
+                    let done = self.take(file, &next);
+                    // Gives its room back.
+                    drop(next);
+                    queue = lock(&self.queue);
+                    done.map(|()| true)
+                }
+                None => Ok(false),
+            };
+            if matches!(done, Ok(true)) {
+                continue;
+            }
+            if let Err(error) = &done {
+                // Whoever comes next begins where this one stopped.
+                queue.next.clear();
+                queue.end = lock(&self.hashed).1;
+                queue.failed = Some(io::Error::new(error.kind(), error.to_string()));
+            }
+            queue.running = false;
+            self.idle.notify_all();
+            return done.map(|_| ());
+        }
+    }
+
+    fn take(&self, file: &File, next: &Next) -> io::Result<()> {
+        match next {
+            Next::Memory(piece) => {
+                let (mut hasher, _) = self.midstate();
+                for chunk in &piece.chunks {
+                    hasher.update(chunk);
+                }
+                *lock(&self.hashed) = (hasher, piece.range().end);
+            }
+            Next::File(range) => {
+                let mut buffer = vec![0; range.len().min(READ_BACK) as usize];
+                let mut at = range.start;
+                while at < range.end {
+                    let part = &mut buffer[..(range.end - at).min(READ_BACK) as usize];
+                    file.read_exact_at(part, at)?;
+                    let (mut hasher, _) = self.midstate();
+                    hasher.update(part);
+                    at += part.len() as u64;
+                    *lock(&self.hashed) = (hasher, at);
+                }
+            }
+        }
+        Ok(())
+    }
+}
