@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! admin socket      GET /status              this node at a glance
+//!                   GET /images  /blobs      what the node tier holds
 //!                   GET /explain?ref=IMAGE   what a pull would do
 //!                   POST /pin?ref=IMAGE /unpin?ref=IMAGE /evict?ref=IMAGE /evict?upstream=NAME /gc /verify
 //! telemetry port    GET /metrics  /livez  /readyz
@@ -47,6 +48,8 @@ impl Admin {
         let query = Query(request.uri().query().unwrap_or_default());
         match (request.method(), path) {
             (&Method::GET, "/status") => json(&self.status().await),
+            (&Method::GET, "/images") => json(&self.pull.images().await),
+            (&Method::GET, "/blobs") => json(&self.pull.blobs().await),
             (&Method::GET, "/explain") => match query.image() {
                 Ok(image) => json(&self.pull.explain(&image).await),
                 Err(why) => text(StatusCode::BAD_REQUEST, &why),
@@ -73,7 +76,7 @@ impl Admin {
             (&Method::POST, "/verify") => done(self.pull.verify().await),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "there are GET /status and /explain, and POST /pin, /unpin, /evict, /gc and /verify\n",
+                "there are GET /status, /images, /blobs and /explain, and POST /pin, /unpin, /evict, /gc and /verify\n",
             ),
         }
     }

@@ -5,6 +5,7 @@
 //! is settled first. HTTP words (status codes of errors, challenges) are the registry surface's business.
 
 mod blob;
+mod content;
 mod explain;
 mod hearsay;
 mod list;

@@ -8,6 +8,7 @@ mod bounds;
 mod index;
 mod keeping;
 mod layout;
+mod named;
 mod partial;
 mod repositories;
 
@@ -24,9 +25,10 @@ use larder_shared::{Algorithm, Digest, Range, RegistryName, Repository};
 
 pub use blob::Blob;
 pub use index::{Entry, Totals};
-pub use keeping::{Evicted, Limits, sizes};
+pub use keeping::{Evicted, Limits};
+pub use named::{Named, Names, sizes};
 pub use partial::Partial;
-pub use repositories::{Link, Repositories, RepositoryRecord, TagRecord, now};
+pub use repositories::{Holding, Link, Repositories, RepositoryRecord, TagRecord, now};
 
 use crate::sys::disk;
 

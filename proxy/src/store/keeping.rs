@@ -13,7 +13,7 @@ use std::{
 use larder_shared::{Algorithm, Digest, Hasher, Range, RegistryName, media};
 
 use super::{
-    Blob, Store,
+    Blob, Entry, Names, Store,
     bounds::{Bounds, Candidate, excess, victims},
     lock, now,
     partial::remove_if_there,
@@ -102,7 +102,7 @@ impl Store {
         let mut over = excess(bounds, self.totals().bytes + held, space.free);
         over = over.saturating_sub(self.sweep(&partials, &active, limits.ttl, over));
         let mut candidates = self.candidates(limits);
-        let pinned = lock(&self.pins).clone();
+        let pinned = self.pins();
         let gone = victims(&mut candidates, now(), over, |digest| {
             pinned.contains(digest)
                 || active(digest)
@@ -133,7 +133,7 @@ impl Store {
                 own.insert(digest, ttl);
             }
         }
-        let entries = lock(&self.index).entries();
+        let entries = self.entries();
         let candidate = |(digest, entry)| Candidate {
             digest,
             entry,
@@ -218,19 +218,13 @@ impl Store {
 
     /// Whether a blob is a manifest of which something is still here: a manifest goes after what it names.
     fn has_children(&self, digest: &Digest) -> bool {
-        let path = self.layout.blob(digest);
-        let Ok(mut file) = disk::open_unseen(&path) else {
+        let Some(bytes) = self.read_unseen(digest) else {
             return false;
         };
-        let small = file
-            .metadata()
-            .is_ok_and(|m| m.len() <= media::MAX_MANIFEST);
-        let mut bytes = Vec::new();
-        small
-            && file.read_to_end(&mut bytes).is_ok()
-            && children(&bytes)
-                .iter()
-                .any(|child| lock(&self.index).has(child))
+        let names = Names::of(&bytes);
+        names
+            .all()
+            .any(|child| lock(&self.index).has(&child.digest))
     }
 
     /// Writes the times of the last uses to the files, so that they survive a restart (blocking).
@@ -275,9 +269,9 @@ impl Store {
         while let Some(digest) = all.get(next).copied() {
             next += 1;
             if let Some(bytes) = self.read(&digest, media::MAX_MANIFEST) {
-                for child in children(&bytes) {
-                    if !all.contains(&child) {
-                        all.push(child);
+                for child in Names::of(&bytes).all() {
+                    if !all.contains(&child.digest) {
+                        all.push(child.digest);
                     }
                 }
             }
@@ -332,11 +326,26 @@ impl Store {
 
     /// Every committed blob, for `verify` and the scrub.
     pub fn digests(&self) -> Vec<Digest> {
-        lock(&self.index)
-            .entries()
-            .into_iter()
-            .map(|(digest, _)| digest)
-            .collect()
+        let entries = self.entries().into_iter();
+        entries.map(|(digest, _)| digest).collect()
+    }
+
+    /// Every committed blob with its size and its last use, the least recently used first.
+    pub fn entries(&self) -> Vec<(Digest, Entry)> {
+        lock(&self.index).entries()
+    }
+
+    /// What is never evicted.
+    pub fn pins(&self) -> HashSet<Digest> {
+        lock(&self.pins).clone()
+    }
+
+    /// The bytes of what may be a manifest, for a look that is no use: its time does not change (blocking).
+    pub fn read_unseen(&self, digest: &Digest) -> Option<Vec<u8>> {
+        let mut file = disk::open_unseen(&self.layout.blob(digest)).ok()?;
+        let small = file.metadata().ok()?.len() <= media::MAX_MANIFEST;
+        let mut bytes = Vec::new();
+        (small && file.read_to_end(&mut bytes).is_ok()).then_some(bytes)
     }
 }
 
@@ -349,39 +358,4 @@ fn hash(blob: &Blob) -> io::Result<Digest> {
         at = end;
     }
     Ok(hasher.finish())
-}
-
-/// The digests that a manifest names; none if it is no manifest.
-fn children(bytes: &[u8]) -> Vec<Digest> {
-    named(bytes).map(|named| named.digest).collect()
-}
-
-/// What a manifest says of the lengths of what it names.
-pub fn sizes(bytes: &[u8]) -> Vec<(Digest, u64)> {
-    named(bytes)
-        .filter_map(|named| Some((named.digest, named.size?)))
-        .collect()
-}
-
-/// A descriptor, as far as it matters here.
-#[derive(serde::Deserialize)]
-struct Named {
-    digest: Digest,
-    size: Option<u64>,
-}
-
-fn named(bytes: &[u8]) -> impl Iterator<Item = Named> {
-    #[derive(Default, serde::Deserialize)]
-    struct Manifest {
-        config: Option<Named>,
-        #[serde(default)]
-        layers: Vec<Named>,
-        #[serde(default)]
-        manifests: Vec<Named>,
-        #[serde(default)]
-        blobs: Vec<Named>,
-    }
-    let manifest: Manifest = serde_json::from_slice(bytes).unwrap_or_default();
-    let named = manifest.config.into_iter().chain(manifest.layers);
-    named.chain(manifest.manifests).chain(manifest.blobs)
 }
