@@ -10,6 +10,7 @@ mod health;
 mod question;
 mod redirect;
 mod token;
+mod view;
 
 use std::{
     collections::HashMap,
@@ -25,6 +26,7 @@ use moka::future::Cache;
 pub use self::{
     endpoint::Lend,
     question::{Answer, Ask, Failure, Subject, Want, content_range},
+    view::{EndpointHealth, Quota},
 };
 use self::{
     endpoint::Scheme,
@@ -259,6 +261,11 @@ impl Upstreams {
             Err(Failure::Limited { retry_after, .. }) => health.limited(now, *retry_after),
             _ => health.answered(),
         });
+        if let Ok(answer) = &asked
+            && let Some(quota) = Quota::read(|name| answer.header(name))
+        {
+            self.health(&place, |health| health.quota = Some(quota));
+        }
         self.count_asked(ask, &asked);
         if let Err(failure) = &asked {
             tracing::debug!(upstream.endpoint = place, %failure, "an endpoint did not answer");
