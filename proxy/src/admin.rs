@@ -3,20 +3,26 @@
 //! ```text
 //! admin socket      GET /status              this node at a glance
 //!                   GET /explain?ref=IMAGE   what a pull would do
+//!                   GET /doctor              what is wrong with this node, and how to mend it
 //!                   POST /pin?ref=IMAGE /unpin?ref=IMAGE /evict?ref=IMAGE /evict?upstream=NAME /gc /verify
 //! telemetry port    GET /metrics  /livez  /readyz
 //! ```
 //!
 //! Reads snapshots; never holds a lock of the data path for longer than a copy.
 
+mod diagnosis;
 mod status;
 mod telemetry;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use arc_swap::ArcSwapOption;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use larder_shared::{
-    admin::{Acted, Listen},
+    admin::{Acted, Diagnosis, Listen},
     name::ImageName,
 };
 
@@ -29,11 +35,22 @@ pub struct Admin {
     metrics: Arc<Metrics>,
     listen: Listen,
     started: Instant,
+    /// Why the configuration file on disk is not in force, if it is not.
+    misread: Arc<ArcSwapOption<String>>,
+    diagnosis: tokio::sync::Mutex<Option<(Instant, Arc<Diagnosis>)>>,
 }
 
 impl Admin {
-    pub fn new(pull: Arc<Pull>, metrics: Arc<Metrics>, listen: Listen) -> Self {
+    /// `misread` says why the configuration file on disk is not in force, while it is not.
+    pub fn new(
+        pull: Arc<Pull>,
+        metrics: Arc<Metrics>,
+        listen: Listen,
+        misread: Arc<ArcSwapOption<String>>,
+    ) -> Self {
         Self {
+            misread,
+            diagnosis: tokio::sync::Mutex::default(),
             pull,
             metrics,
             listen,
@@ -47,6 +64,7 @@ impl Admin {
         let query = Query(request.uri().query().unwrap_or_default());
         match (request.method(), path) {
             (&Method::GET, "/status") => json(&self.status().await),
+            (&Method::GET, "/doctor") => json(&*self.diagnosis(Duration::ZERO).await),
             (&Method::GET, "/explain") => match query.image() {
                 Ok(image) => json(&self.pull.explain(&image).await),
                 Err(why) => text(StatusCode::BAD_REQUEST, &why),
@@ -73,7 +91,7 @@ impl Admin {
             (&Method::POST, "/verify") => done(self.pull.verify().await),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "there are GET /status and /explain, and POST /pin, /unpin, /evict, /gc and /verify\n",
+                "there are GET /status, /explain and /doctor, and POST /pin, /unpin, /evict, /gc and /verify\n",
             ),
         }
     }

@@ -6,7 +6,7 @@ mod doctor;
 use serde::{Deserialize, Serialize};
 
 pub use content::{Blob, Blobs, Image, Images};
-pub use doctor::{Diagnosis, Finding, Severity};
+pub use doctor::{Check, Diagnosis, Finding, Severity};
 
 use crate::digest::Digest;
 
