@@ -5,6 +5,7 @@
 //!                   GET /images  /blobs      what the node tier holds
 //!                   GET /upstreams           the registries behind it, and how they fare; ?name=NAME, ?check
 //!                   GET /explain?ref=IMAGE   what a pull would do
+//!                   GET /doctor              what is wrong with this node, and how to mend it
 //!                   POST /pin?ref=IMAGE /unpin?ref=IMAGE /evict?ref=IMAGE /evict?upstream=NAME
 //!                   POST /pull?ref=IMAGE /gc /verify   told line by line
 //! telemetry port    GET /metrics  /livez  /readyz
@@ -12,16 +13,21 @@
 //!
 //! Reads snapshots; never holds a lock of the data path for longer than a copy.
 
+mod diagnosis;
 mod status;
 mod telemetry;
 mod upstreams;
 mod work;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use arc_swap::ArcSwapOption;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use larder_shared::{
-    admin::{Listen, VERSION_HEADER},
+    admin::{Diagnosis, Listen, VERSION_HEADER},
     name::ImageName,
 };
 
@@ -34,11 +40,22 @@ pub struct Admin {
     metrics: Arc<Metrics>,
     listen: Listen,
     started: Instant,
+    /// Why the configuration file on disk is not in force, if it is not.
+    misread: Arc<ArcSwapOption<String>>,
+    diagnosis: tokio::sync::Mutex<Option<(Instant, Arc<Diagnosis>)>>,
 }
 
 impl Admin {
-    pub fn new(pull: Arc<Pull>, metrics: Arc<Metrics>, listen: Listen) -> Self {
+    /// `misread` says why the configuration file on disk is not in force, while it is not.
+    pub fn new(
+        pull: Arc<Pull>,
+        metrics: Arc<Metrics>,
+        listen: Listen,
+        misread: Arc<ArcSwapOption<String>>,
+    ) -> Self {
         Self {
+            misread,
+            diagnosis: tokio::sync::Mutex::default(),
             pull,
             metrics,
             listen,
@@ -62,6 +79,7 @@ impl Admin {
             (&Method::GET, "/images") => json(&self.pull.images().await),
             (&Method::GET, "/blobs") => json(&self.pull.blobs().await),
             (&Method::GET, "/upstreams") => self.upstreams(&query).await,
+            (&Method::GET, "/doctor") => json(&*self.diagnosis(Duration::ZERO).await),
             (&Method::GET, "/explain") => match query.image() {
                 Ok(image) => json(&self.pull.explain(&image).await),
                 Err(why) => text(StatusCode::BAD_REQUEST, &why),
@@ -80,7 +98,7 @@ impl Admin {
             (&Method::POST, "/pull") => self.pull(&query, request.headers()),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "there are GET /status, /images, /blobs, /upstreams and /explain, and POST /pull, /pin, /unpin, /evict, /gc and /verify\n",
+                "there are GET /status, /images, /blobs, /upstreams, /explain and /doctor, and POST /pull, /pin, /unpin, /evict, /gc and /verify\n",
             ),
         }
     }

@@ -32,6 +32,8 @@ pub mod pull;
 
 pub mod keep;
 
+pub mod doctor;
+
 pub mod admin;
 pub mod registry;
 

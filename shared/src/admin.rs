@@ -8,8 +8,8 @@ mod work;
 use serde::{Deserialize, Serialize};
 
 pub use content::{Blob, Blobs, Image, Images};
-pub use doctor::{Diagnosis, Finding, Severity};
-pub use upstream::{ConnectionCheck, Endpoint, RateLimit, Upstream, Upstreams};
+pub use doctor::{Check, Diagnosis, Finding, Severity};
+pub use upstream::{Endpoint, RateLimit, Upstream, Upstreams};
 pub use work::{Acted, Event, Failed, Progress, PulledImage, Verified};
 
 use crate::digest::Digest;

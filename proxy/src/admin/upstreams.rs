@@ -9,7 +9,7 @@ use larder_shared::{
 };
 
 use super::{Admin, Query, json, text};
-use crate::{body::Body, upstream::EndpointHealth};
+use crate::{body::Body, doctor, upstream::EndpointHealth};
 
 impl Admin {
     pub(super) async fn upstreams(&self, query: &Query<'_>) -> Response<Body> {
@@ -25,6 +25,18 @@ impl Admin {
         let mut upstreams = Vec::new();
         for (registry, repositories) in known {
             upstreams.push(self.upstream(&registry, repositories).await);
+        }
+        if query.get("check").is_some() {
+            let checks = upstreams.iter().map(async |upstream: &Upstream| {
+                match upstream.registry.parse() {
+                    Ok(registry) => doctor::connect(&self.pull, &registry).await,
+                    Err(_) => Vec::new(),
+                }
+            });
+            let checks = futures_util::future::join_all(checks).await;
+            for (upstream, checks) in upstreams.iter_mut().zip(checks) {
+                upstream.checks = checks;
+            }
         }
         json(&Upstreams { upstreams })
     }

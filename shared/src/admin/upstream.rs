@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Finding;
+
 /// `GET /upstreams`: every registry that is configured, or of which something is known here.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -25,9 +27,9 @@ pub struct Upstream {
     pub endpoints: Vec<Endpoint>,
     /// What is wrong with the node's own credentials for it, a line each with the mend. Never a secret.
     pub findings: Vec<String>,
-    /// What a test connection met, one for each endpoint and one for each credential; only with `check`.
+    /// What a test connection found at each endpoint, and with the node's own credentials; only with `check`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub checks: Vec<ConnectionCheck>,
+    pub checks: Vec<Finding>,
 }
 
 /// One place where a registry is asked.
@@ -53,15 +55,4 @@ pub struct RateLimit {
     pub credential: bool,
     pub limit: u64,
     pub remaining: u64,
-}
-
-/// What a test connection met.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct ConnectionCheck {
-    /// The endpoint's `scheme://host:port`, or the credential's source.
-    pub target: String,
-    pub ok: bool,
-    /// What was found, for a person. Never holds a secret.
-    pub verdict: String,
 }
