@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub use content::{Blob, Blobs, Image, Images};
 pub use doctor::{Check, Diagnosis, Finding, Severity};
 pub use upstream::{Endpoint, RateLimit, Upstream, Upstreams};
-pub use work::{Acted, Event, Failed, Progress, PulledImage, Verified};
+pub use work::{Acted, Event, Failed, FailedPull, Progress, PulledImage, PulledImages, Verified};
 
 use crate::digest::Digest;
 

@@ -27,12 +27,13 @@ impl Admin {
             upstreams.push(self.upstream(&registry, repositories).await);
         }
         if query.get("check").is_some() {
-            let checks = upstreams.iter().map(async |upstream: &Upstream| {
-                match upstream.registry.parse() {
-                    Ok(registry) => doctor::connect(&self.pull, &registry).await,
-                    Err(_) => Vec::new(),
-                }
-            });
+            let checks =
+                upstreams.iter().map(
+                    async |upstream: &Upstream| match upstream.registry.parse() {
+                        Ok(registry) => doctor::connect(&self.pull, &registry).await,
+                        Err(_) => Vec::new(),
+                    },
+                );
             let checks = futures_util::future::join_all(checks).await;
             for (upstream, checks) in upstreams.iter_mut().zip(checks) {
                 upstream.checks = checks;

@@ -68,3 +68,21 @@ pub struct PulledImage {
     pub fetched_blobs: u64,
     pub fetched_bytes: u64,
 }
+
+/// What `larder pull --json` prints: the images that are in the node tier now, and those that could not be had.
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct PulledImages {
+    pub images: Vec<PulledImage>,
+    pub failed: Vec<FailedPull>,
+}
+
+/// An image that could not be had.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct FailedPull {
+    /// As it was asked for.
+    pub image: String,
+    /// Why, and what to do.
+    pub error: String,
+}
