@@ -2,6 +2,8 @@
 
 mod content;
 mod doctor;
+#[cfg(test)]
+mod schemas;
 mod upstream;
 mod work;
 

@@ -107,12 +107,6 @@ impl Repositories {
         digests
     }
 
-    /// Whether any repository of any registry is known to hold `digest` (blocking).
-    pub fn held_anywhere(&self, digest: &Digest) -> bool {
-        self.registries()
-            .any(|registry| self.held_in(&registry, digest))
-    }
-
     /// Looks through a registry's logs until `look` has seen enough.
     fn each_log(&self, registry: &RegistryName, mut look: impl FnMut(&str) -> bool) {
         let root = self.layout.repositories().join(registry.as_str());
