@@ -14,6 +14,7 @@ mod upstreams;
 
 use std::path::Path;
 use std::process::Output;
+use std::time::{Duration, Instant};
 
 use assert_cmd::assert::{Assert, OutputAssertExt as _};
 use larder_tests::fake::FakeRegistry;
@@ -76,6 +77,19 @@ impl Kitchen {
 
     async fn until_committed(&self, digest: &str) {
         eventually(&format!("{digest} is committed"), || self.committed(digest)).await;
+    }
+
+    /// Waits until so many blobs are listed.
+    async fn until_listed(&self, blobs: usize) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let listed = self.node.admin("/blobs").await;
+            if listed["blobs"].as_array().map(Vec::len) == Some(blobs) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not {blobs} blobs: {listed:#}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Runs a command to its end.
@@ -161,5 +175,6 @@ const VARYING: &[(&str, &str)] = &[
         r"of at most [0-9.]+ [KMGT]iB, [0-9.]+ [KMGT]iB free",
         "of at most [size], [size] free",
     ),
-    (r"larder 0\.\d+\.\d+", "larder [version]"),
+    (r"\b\d+\.\d+\.\d+\b", "[version]"),
+    (r"sha256:[0-9a-f]{12,64}", "sha256:[hex]"),
 ];

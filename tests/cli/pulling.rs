@@ -261,7 +261,7 @@ async fn what_is_said_wrongly_is_told_at_once() {
             .assert()
     };
     for (arguments, told) in [
-        (&["pull"][..], "<REF|--file <FILE>>"),
+        (&["pull"][..], "<REF>..."),
         (&["pull", "UPPER"], "UPPER"),
         (&["pull", "a", "--platform", "linux"], "os/architecture"),
         (
