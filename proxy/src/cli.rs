@@ -4,8 +4,10 @@
 
 mod act;
 mod config_file;
+mod doctor;
 mod explain;
 pub mod install;
+mod runtime;
 mod serve;
 mod show;
 mod socket;
@@ -39,6 +41,8 @@ enum Command {
     Peers(status::StatusArgs),
     /// Say what a pull of an image would do, and why, without transferring the image.
     Explain(explain::ExplainArgs),
+    /// Find out what is wrong with this node and how to mend it.
+    Doctor(doctor::DoctorArgs),
     /// Keep an image: its content is never evicted.
     Pin(act::ImageArgs),
     /// Let a pinned image go again.
@@ -71,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::status(&args),
         Command::Peers(args) => status::peers(&args),
         Command::Explain(args) => explain::explain(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Pin(args) => act::pin(&args, true),
         Command::Unpin(args) => act::pin(&args, false),
         Command::Evict(args) => act::evict(&args),
