@@ -24,7 +24,7 @@ use larder_shared::{Algorithm, Digest, Range, RegistryName, Repository};
 
 pub use blob::Blob;
 pub use index::{Entry, Totals};
-pub use keeping::{Evicted, Limits, sizes};
+pub use keeping::{Evicted, Limits, Named, named, sizes};
 pub use partial::Partial;
 pub use repositories::{Link, Repositories, RepositoryRecord, TagRecord, now};
 
@@ -255,6 +255,11 @@ impl Store {
         repository: &Repository,
     ) -> bool {
         partial::came_through(&self.layout, digest, registry, repository)
+    }
+
+    /// Bytes of the partial that an earlier fill from `registry` left (blocking).
+    pub fn partial_present(&self, digest: &Digest, registry: &RegistryName) -> u64 {
+        partial::present(&self.layout, digest, registry)
     }
 
     /// Whether a partial of this digest lies on disk.

@@ -2,11 +2,15 @@
 
 mod content;
 mod doctor;
+mod explain;
 
 use serde::{Deserialize, Serialize};
 
 pub use content::{Blob, Blobs, Image, Images};
 pub use doctor::{Check, Diagnosis, Finding, Severity};
+pub use explain::{
+    BlobSource, Expected, ExpectedBlob, Explanation, PullOutcome, Step, StepName, StepOutcome,
+};
 
 use crate::digest::Digest;
 
@@ -137,22 +141,4 @@ pub struct Verified {
     pub blobs: u64,
     pub bytes: u64,
     pub rotten: Vec<Digest>,
-}
-
-/// `GET /explain?ref=…`: what a pull would do, step by step, without transferring the image.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Explanation {
-    pub image: String,
-    pub steps: Vec<Step>,
-}
-
-/// One step of a pull.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Step {
-    /// `name`, `access`, `tag`, `manifest`, `blobs`, `upstream`
-    pub step: String,
-    /// A short word: `hit`, `miss`, `public`, `unreachable` …
-    pub outcome: String,
-    /// Why, for a person.
-    pub detail: String,
 }

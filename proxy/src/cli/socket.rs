@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use http::{Method, Request};
+use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
@@ -38,6 +38,16 @@ pub fn read<T: DeserializeOwned>(text: &str) -> anyhow::Result<T> {
 
 /// One request over the admin socket.
 pub fn ask(args: &SocketArgs, method: Method, path: &str) -> anyhow::Result<String> {
+    ask_showing(args, method, path, HeaderMap::new())
+}
+
+/// The same with more headers.
+pub fn ask_showing(
+    args: &SocketArgs,
+    method: Method,
+    path: &str,
+    headers: HeaderMap,
+) -> anyhow::Result<String> {
     let socket = match &args.socket {
         Some(socket) => socket.clone(),
         None => Config::load(args.config.as_deref())?.admin.socket,
@@ -45,10 +55,15 @@ pub fn ask(args: &SocketArgs, method: Method, path: &str) -> anyhow::Result<Stri
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?
-        .block_on(ask_at(&socket, method, path))
+        .block_on(ask_at(&socket, method, path, headers))
 }
 
-async fn ask_at(socket: &Path, method: Method, path: &str) -> anyhow::Result<String> {
+async fn ask_at(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    headers: HeaderMap,
+) -> anyhow::Result<String> {
     let stream = tokio::net::UnixStream::connect(socket).await.with_context(|| {
         format!(
             "no larder answers on {}; is `larder serve` running, and is this its socket? (--socket PATH or LARDER_SOCKET)",
@@ -58,11 +73,12 @@ async fn ask_at(socket: &Path, method: Method, path: &str) -> anyhow::Result<Str
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = Request::builder()
+    let mut request = Request::builder()
         .method(method)
         .uri(path)
         .header("host", "larder")
         .body(Empty::<Bytes>::new())?;
+    request.headers_mut().extend(headers);
     let response = sender.send_request(request).await?;
     let status = response.status();
     let body = response.into_body().collect().await?.to_bytes();

@@ -365,12 +365,22 @@ pub fn sizes(bytes: &[u8]) -> Vec<(Digest, u64)> {
 
 /// A descriptor, as far as it matters here.
 #[derive(serde::Deserialize)]
-struct Named {
-    digest: Digest,
-    size: Option<u64>,
+pub struct Named {
+    pub digest: Digest,
+    pub size: Option<u64>,
+    /// For whom a manifest of an index is.
+    pub platform: Option<Platform>,
 }
 
-fn named(bytes: &[u8]) -> impl Iterator<Item = Named> {
+/// What an index says of a manifest's platform.
+#[derive(serde::Deserialize)]
+pub struct Platform {
+    pub os: String,
+    pub architecture: String,
+}
+
+/// What a manifest names: its configuration and layers, or the manifests of an index.
+pub fn named(bytes: &[u8]) -> impl Iterator<Item = Named> {
     #[derive(Default, serde::Deserialize)]
     struct Manifest {
         config: Option<Named>,
