@@ -4,7 +4,7 @@
 //! admin socket      GET /status              this node at a glance
 //!                   GET /images  /blobs      what the node tier holds
 //!                   GET /upstreams           the registries behind it, and how they fare; ?name=NAME, ?check
-//!                   GET /explain?ref=IMAGE   what a pull would do
+//!                   GET /explain?ref=IMAGE[&architecture=ARCH]   what a pull would do; a pod's secret in Authorization
 //!                   GET /doctor              what is wrong with this node, and how to mend it
 //!                   POST /pin?ref=IMAGE /unpin?ref=IMAGE /evict?ref=IMAGE /evict?upstream=NAME
 //!                   POST /pull?ref=IMAGE /gc /verify   told line by line
@@ -25,13 +25,18 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use larder_shared::{
     admin::{Diagnosis, Listen, VERSION_HEADER},
     name::ImageName,
 };
 
-use crate::{body::Body, metrics::Metrics, pull::Pull};
+use crate::{
+    body::Body,
+    credentials::Credential,
+    metrics::Metrics,
+    pull::{Pull, explain::Asked},
+};
 
 /// Everything that may be asked about a running larder.
 #[derive(Debug)]
@@ -80,8 +85,8 @@ impl Admin {
             (&Method::GET, "/blobs") => json(&self.pull.blobs().await),
             (&Method::GET, "/upstreams") => self.upstreams(&query).await,
             (&Method::GET, "/doctor") => json(&*self.diagnosis(Duration::ZERO).await),
-            (&Method::GET, "/explain") => match query.image() {
-                Ok(image) => json(&self.pull.explain(&image).await),
+            (&Method::GET, "/explain") => match asked(&query, request.headers()) {
+                Ok(asked) => json(&self.pull.explain(asked).await),
                 Err(why) => text(StatusCode::BAD_REQUEST, &why),
             },
             (&Method::POST, "/pin" | "/unpin") => match query.image() {
@@ -101,6 +106,34 @@ impl Admin {
                 "there are GET /status, /images, /blobs, /upstreams, /explain and /doctor, and POST /pull, /pin, /unpin, /evict, /gc and /verify\n",
             ),
         }
+    }
+}
+
+/// What is to be explained: a runtime's secret comes as it would from the runtime, in `Authorization`.
+fn asked(query: &Query<'_>, headers: &HeaderMap) -> Result<Asked, String> {
+    let shown = headers.get(header::AUTHORIZATION);
+    let credential = match shown.map(|value| value.to_str().ok()?.strip_prefix("Basic ")) {
+        None => None,
+        Some(pair) => Some(
+            pair.and_then(Credential::from_basic)
+                .ok_or("the Authorization is not HTTP Basic\n")?,
+        ),
+    };
+    let architecture = query.get("architecture");
+    Ok(Asked {
+        image: query.image()?,
+        credential,
+        architecture: architecture.unwrap_or_else(|| own_architecture().to_owned()),
+    })
+}
+
+/// This machine's architecture in the words of OCI indexes, which are Go's.
+fn own_architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "powerpc64" => "ppc64le",
+        other => other,
     }
 }
 

@@ -34,6 +34,7 @@ use crate::{
     pull::Pull,
     registry::Surface,
     store::Store,
+    sys,
     tags::Tags,
     upstream::Upstreams,
 };
@@ -73,6 +74,9 @@ const SHARED: u64 = 10_000;
 
 /// Builds everything and binds every port, so that whatever is wrong is said before anything runs.
 pub async fn build(config: Config) -> anyhow::Result<Bound> {
+    if let Err(error) = sys::raise_open_files() {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
     let registry = bind(config.registry.listen, "registry", "--listen ADDR").await?;
     let telemetry = match config.telemetry.listen {
         Some(address) => {

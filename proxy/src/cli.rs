@@ -6,12 +6,14 @@ mod act;
 mod blobs;
 mod completions;
 mod config_file;
+mod doctor;
 mod explain;
 mod images;
 pub mod install;
 mod peers;
 mod progress;
 mod pull;
+mod runtime;
 mod serve;
 mod show;
 mod socket;
@@ -55,6 +57,8 @@ enum Command {
     Blobs(blobs::BlobsArgs),
     /// Bring images into the node tier before anybody asks for them.
     Pull(pull::PullArgs),
+    /// Find out what is wrong with this node and how to mend it.
+    Doctor(doctor::DoctorArgs),
     /// Keep an image: its content is never evicted.
     #[command(after_help = "\
 Examples:
@@ -117,6 +121,7 @@ pub fn main() -> ExitCode {
         Command::Images(args) => images::images(&args),
         Command::Blobs(args) => blobs::blobs(&args),
         Command::Pull(args) => pull::pull(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Pin(args) => act::pin(&args, true),
         Command::Unpin(args) => act::pin(&args, false),
         Command::Evict(args) => act::evict(&args),

@@ -6,7 +6,7 @@
 
 mod blob;
 mod content;
-mod explain;
+pub mod explain;
 mod hearsay;
 mod list;
 mod manage;
@@ -20,7 +20,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use larder_shared::{
-    Digest, OciError, RangeHeader, Reference, RegistryName, Repository, Route,
+    Digest, OciError, RangeHeader, Reference, RegistryName, Repository, Route, Tag,
     route::{Address, Registries},
 };
 use moka::future::Cache;
@@ -161,7 +161,7 @@ impl Pull {
         if let Err(error) = &answered
             && is_outage(error)
             && self.cluster.is_there()
-            && self.hear(&place, &request.route).await
+            && self.hear(&place, tag_of(&request.route)).await
         {
             answered = self.answer(&place, &request).await;
         }
@@ -288,6 +288,13 @@ impl Pull {
             Verdict::Ask { .. } => Ok(false),
             Verdict::Refused => Err(Failure::Refused(place.registry.to_string()).into()),
         }
+    }
+}
+
+fn tag_of(route: &Route) -> Option<&Tag> {
+    match route {
+        Route::Manifest(_, Reference::Tag(tag)) => Some(tag),
+        _ => None,
     }
 }
 

@@ -28,7 +28,7 @@ pub use blob::Blob;
 pub use counts::Counts;
 pub use index::{Entry, Totals};
 pub use keeping::{Evicted, Limits};
-pub use named::{Named, Names, sizes};
+pub use named::{Named, Names, Platform, named, sizes};
 pub use partial::Partial;
 pub use repositories::{Holding, Link, Repositories, RepositoryRecord, TagRecord, now};
 
@@ -259,6 +259,11 @@ impl Store {
         repository: &Repository,
     ) -> bool {
         partial::came_through(&self.layout, digest, registry, repository)
+    }
+
+    /// Bytes of the partial that an earlier fill from `registry` left (blocking).
+    pub fn partial_present(&self, digest: &Digest, registry: &RegistryName) -> u64 {
+        partial::present(&self.layout, digest, registry)
     }
 
     /// Whether a partial of this digest lies on disk.

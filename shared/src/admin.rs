@@ -2,6 +2,7 @@
 
 mod content;
 mod doctor;
+mod explain;
 #[cfg(test)]
 mod schemas;
 mod upstream;
@@ -11,6 +12,9 @@ use serde::{Deserialize, Serialize};
 
 pub use content::{Blob, Blobs, Image, Images};
 pub use doctor::{Check, Diagnosis, Finding, Severity};
+pub use explain::{
+    BlobSource, Expected, ExpectedBlob, Explanation, PullOutcome, Step, StepName, StepOutcome,
+};
 pub use upstream::{Endpoint, RateLimit, Upstream, Upstreams};
 pub use work::{Acted, Event, Failed, FailedPull, Progress, PulledImage, PulledImages, Verified};
 
@@ -140,24 +144,4 @@ pub struct Served {
     #[serde(default)]
     pub cluster_bytes: u64,
     pub upstream_bytes: u64,
-}
-
-/// `GET /explain?ref=…`: what a pull would do, step by step, without transferring the image.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Explanation {
-    pub image: String,
-    pub steps: Vec<Step>,
-}
-
-/// One step of a pull.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Step {
-    /// `name`, `access`, `tag`, `manifest`, `blobs`, `upstream`
-    pub step: String,
-    /// A short word: `hit`, `miss`, `public`, `unreachable` …
-    pub outcome: String,
-    /// Why, for a person.
-    pub detail: String,
 }

@@ -23,6 +23,11 @@ use clap::Args;
 
 use crate::config::{Endpoint, registry_name};
 
+pub use self::{
+    containerd::advice as containerd_advice,
+    hosts::{hosts_in_order, installed},
+};
+
 /// Where containerd looks for `hosts.toml` by convention.
 const CERTS_DIR: &str = "/etc/containerd/certs.d";
 

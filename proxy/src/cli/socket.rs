@@ -84,8 +84,18 @@ pub fn read<T: DeserializeOwned>(text: &str) -> anyhow::Result<T> {
 
 /// One request over the admin socket.
 pub fn ask(args: &SocketArgs, method: Method, path: &str) -> anyhow::Result<String> {
+    ask_showing(args, method, path, HeaderMap::new())
+}
+
+/// The same with more headers.
+pub fn ask_showing(
+    args: &SocketArgs,
+    method: Method,
+    path: &str,
+    headers: HeaderMap,
+) -> anyhow::Result<String> {
     run(async {
-        let response = send(args, method, path, HeaderMap::new()).await?;
+        let response = send(args, method, path, headers).await?;
         let body = response.into_body().collect();
         let body = tokio::time::timeout(SILENCE, body)
             .await

@@ -56,11 +56,12 @@ pub enum Credential {
 }
 
 impl Credential {
-    /// What HTTP Basic encodes (RFC 7617). The username `<token>` stands for a refresh token, as Docker has it.
+    /// What stands behind `Basic` in an `Authorization` (RFC 7617). A username of `<token>` is Docker's way to say that
+    /// the password is an identity token.
     pub fn from_basic(pair: &str) -> Option<Self> {
         let bytes = BASE64.decode(pair.as_bytes()).ok()?;
-        let text = String::from_utf8(bytes).ok()?;
-        let (username, password) = text.split_once(':')?;
+        let text = Secret::new(String::from_utf8(bytes).ok()?);
+        let (username, password) = text.expose().split_once(':')?;
         Some(match username {
             "<token>" => Self::IdentityToken(Secret::new(password)),
             _ => Self::Basic {

@@ -151,7 +151,7 @@ fn permissions(store: &Store, config: &Config) -> Finding {
     Finding::warning(
         Check::Permissions,
         open.join("; "),
-        "chmod o= on each (0600 for larder's own; a mounted Secret: defaultMode 0400). A credential that others could read should be replaced",
+        "chmod o= on each (0600 for larder's own). A credential that others could read should be replaced",
     )
 }
 
@@ -164,11 +164,13 @@ fn readable(path: &Path) -> Option<String> {
         return readable(files.next().map(PathBuf::as_path)?);
     }
     let mode = metadata.permissions().mode() & 0o7777;
-    // What stands in a directory that others cannot enter is not theirs to read.
-    let shut = path.parent().is_some_and(|dir| {
-        fs::metadata(dir).is_ok_and(|dir| dir.permissions().mode() & 0o001 == 0)
-    });
-    (mode & 0o006 != 0 && !shut).then(|| {
+    // What stands in a directory that others cannot enter is not theirs to read, nor is what Kubernetes mounts into a
+    // container from a Secret, whatever its mode.
+    let shut = |dir: &Path| {
+        let entered = fs::metadata(dir).is_ok_and(|dir| dir.permissions().mode() & 0o001 != 0);
+        !entered || dir.join("..data").exists()
+    };
+    (mode & 0o006 != 0 && !path.ancestors().skip(1).any(shut)).then(|| {
         format!(
             "{} is open to every user (mode {mode:04o}, owner {})",
             path.display(),

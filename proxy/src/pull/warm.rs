@@ -18,7 +18,7 @@ use larder_shared::{
 use super::{Caller, Pull, PullError, Request};
 use crate::{
     credentials::Credential,
-    store::{Counts, Names},
+    store::{Counts, Named, Names, Platform},
 };
 
 /// Blobs that are fetched at once, as containerd does.
@@ -59,63 +59,45 @@ impl Platforms {
     }
 }
 
-/// One platform of an index.
-#[derive(Debug, serde::Deserialize)]
-struct Entry {
-    digest: Digest,
-    platform: Option<Platform>,
+/// `os/architecture[/variant]`
+fn name(platform: &Platform) -> String {
+    let Platform {
+        os,
+        architecture,
+        variant,
+    } = platform;
+    match variant {
+        Some(variant) => format!("{os}/{architecture}/{variant}"),
+        None => format!("{os}/{architecture}"),
+    }
 }
 
-#[derive(Debug, serde::Deserialize)]
-struct Platform {
-    os: String,
-    architecture: String,
-    variant: Option<String>,
-}
-
-impl Platform {
-    fn name(&self) -> String {
-        let variant = self.variant.iter().map(|variant| format!("/{variant}"));
-        format!(
-            "{}/{}{}",
-            self.os,
-            self.architecture,
-            variant.collect::<String>()
-        )
-    }
-
-    /// `linux/arm64` means any variant of it.
-    fn is(&self, wanted: &str) -> bool {
-        let name = self.name();
-        name == wanted
-            || name
-                .strip_prefix(wanted)
-                .is_some_and(|v| v.starts_with('/'))
-    }
+/// `linux/arm64` means any variant of it.
+fn is(platform: &Platform, wanted: &str) -> bool {
+    let name = name(platform);
+    name == wanted
+        || name
+            .strip_prefix(wanted)
+            .is_some_and(|v| v.starts_with('/'))
 }
 
 /// The platforms of an index that are wanted, or what there is instead. Of several variants of one platform the last
 /// counts: indexes list them from the oldest.
 fn chosen(index: &[u8], wanted: &Platforms) -> Result<Vec<(Digest, String)>, String> {
-    #[derive(Default, serde::Deserialize)]
-    struct Index {
-        #[serde(default)]
-        manifests: Vec<Entry>,
-    }
-    let index: Index = serde_json::from_slice(index).map_err(|_| "its index cannot be read")?;
-    let name = |entry: &Entry| entry.platform.as_ref().map(Platform::name);
+    let index = Names::of(index);
+    let name = |named: &Named| named.platform.as_ref().map(name);
     let wanted = match wanted {
         Platforms::All => {
             let all = index.manifests.iter();
             return Ok(all
-                .map(|entry| (entry.digest, name(entry).unwrap_or_default()))
+                .map(|named| (named.digest, name(named).unwrap_or_default()))
                 .collect());
         }
         Platforms::These(wanted) => wanted,
     };
     let mut chosen = Vec::new();
     for wanted in wanted {
-        let is = |entry: &&Entry| entry.platform.as_ref().is_some_and(|p| p.is(wanted));
+        let is = |named: &&Named| named.platform.as_ref().is_some_and(|p| is(p, wanted));
         let Some(entry) = index.manifests.iter().rfind(is) else {
             // Attestations have a platform of their own kind.
             let there = index.manifests.iter().filter_map(name);

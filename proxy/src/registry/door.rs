@@ -231,7 +231,6 @@ fn strip_scheme<'v>(value: &'v str, scheme: &str) -> Option<&'v str> {
     found.eq_ignore_ascii_case(scheme).then(|| rest.trim())
 }
 
-/// The credential of HTTP Basic. A username of `<token>` is Docker's way to say that the password is an identity token.
 fn unauthorized(why: &str) -> OciError {
     OciError::new(ErrorCode::Unauthorized, why)
 }

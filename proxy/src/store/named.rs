@@ -3,10 +3,20 @@
 use larder_shared::Digest;
 
 /// A descriptor.
-#[derive(Clone, Copy, Debug, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Deserialize)]
 pub struct Named {
     pub digest: Digest,
     pub size: Option<u64>,
+    /// For whom a manifest of an index is.
+    pub platform: Option<Platform>,
+}
+
+/// What an index says of a manifest's platform.
+#[derive(Clone, Debug, serde::Deserialize)]
+pub struct Platform {
+    pub os: String,
+    pub architecture: String,
+    pub variant: Option<String>,
 }
 
 /// The descriptors of a manifest or an index. Bytes that are neither name nothing.
@@ -36,6 +46,13 @@ impl Names {
     pub fn all(&self) -> impl Iterator<Item = &Named> {
         self.leaves().chain(&self.manifests)
     }
+}
+
+/// What a manifest names: its configuration and layers, or the manifests of an index.
+pub fn named(bytes: &[u8]) -> impl Iterator<Item = Named> {
+    let names = Names::of(bytes);
+    let leaves = names.config.into_iter().chain(names.layers);
+    leaves.chain(names.manifests).chain(names.blobs)
 }
 
 /// What a manifest says of the lengths of what it names.

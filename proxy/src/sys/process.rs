@@ -2,7 +2,7 @@
 
 use nix::{
     sys::{
-        resource::{Resource, getrlimit},
+        resource::{Resource, getrlimit, setrlimit},
         signal::{Signal, killpg},
     },
     unistd::Pid,
@@ -43,4 +43,11 @@ impl Drop for Group {
 /// How many files this process may have open, and how many it could allow itself.
 pub fn open_files() -> std::io::Result<(u64, u64)> {
     Ok(getrlimit(Resource::RLIMIT_NOFILE)?)
+}
+
+/// Lets this process open as many files as it may allow itself. The default is 1024 where nothing was said, for the sake
+/// of programs that use select(2).
+pub fn raise_open_files() -> std::io::Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, most, most)?)
 }

@@ -13,30 +13,49 @@ const VERSION_1: &str = "cri";
 const VERSION_2: &str = "io.containerd.grpc.v1.cri";
 const VERSION_3: &str = "io.containerd.cri.v1.images";
 
-/// What a person should change in `file` so that containerd reads the hosts.toml files in `dir`.
+/// What is wrong, and what a person should do about it.
+pub type Advice = (String, String);
+
+/// What a person should change in `file` so that containerd reads the hosts.toml files in `dir`, a sentence each.
 pub(super) fn check(file: &Path, dir: &Path) -> Vec<String> {
+    let sentences = advice(file, dir).into_iter();
+    sentences
+        .map(|(wrong, mend)| format!("{wrong}. {}", capitalised(&mend)))
+        .collect()
+}
+
+/// The same, what is wrong apart from what to do.
+pub fn advice(file: &Path, dir: &Path) -> Vec<Advice> {
+    let by_hand = || {
+        let path = dir.display().to_string();
+        format!("check by hand that config_path is {path:?}")
+    };
     match fs::read_to_string(file) {
         Ok(text) => findings(&text, &file.display().to_string(), dir),
-        Err(error) if error.kind() == ErrorKind::NotFound => vec![format!(
-            "{} is not there, so containerd may not read {}. If it starts with another file, check that one \
-             (--containerd-config); else {}",
-            file.display(),
-            dir.display(),
-            mend(VERSION_2, Some("version = 2"), dir)
+        Err(error) if error.kind() == ErrorKind::NotFound => vec![(
+            format!(
+                "{} is not there, so containerd may not read {}",
+                file.display(),
+                dir.display()
+            ),
+            format!(
+                "if it starts with another file, check that one (--containerd-config); else {}",
+                mend(VERSION_2, Some("version = 2"), dir)
+            ),
         )],
-        Err(error) => vec![format!(
-            "{} cannot be read ({error}): check by hand that config_path is {:?}",
-            file.display(),
-            dir.display().to_string()
+        Err(error) => vec![(
+            format!("{} cannot be read ({error})", file.display()),
+            by_hand(),
         )],
     }
 }
 
-fn findings(text: &str, file: &str, dir: &Path) -> Vec<String> {
+fn findings(text: &str, file: &str, dir: &Path) -> Vec<Advice> {
     let Ok(config) = text.parse::<Table>() else {
-        return vec![format!(
-            "{file} is not TOML: check by hand that config_path is {:?}",
-            dir.display().to_string()
+        let path = dir.display().to_string();
+        return vec![(
+            format!("{file} is not TOML"),
+            format!("check by hand that config_path is {path:?}"),
         )];
     };
     let version = config.get("version").and_then(Value::as_integer);
@@ -80,19 +99,26 @@ fn findings(text: &str, file: &str, dir: &Path) -> Vec<String> {
         } else {
             ""
         };
-        warnings.push(format!(
-            "{file} sets no config_path{elsewhere}, and without it containerd does not reliably read hosts.toml. {}",
-            capitalised(&mend)
+        warnings.push((
+            format!(
+                "{file} sets no config_path{elsewhere}, and without it containerd does not reliably read hosts.toml"
+            ),
+            mend,
         ));
     } else if path.contains(':') {
-        warnings.push(format!(
-            "{file} sets config_path to the list {path:?}, in which containerd 2.1 and later find no hosts.toml. {}",
-            capitalised(&mend)
+        warnings.push((
+            format!(
+                "{file} sets config_path to the list {path:?}, in which containerd 2.1 and later find no hosts.toml"
+            ),
+            mend,
         ));
     } else if Path::new(path) != dir {
-        warnings.push(format!(
-            "{file} sets config_path to {path:?}, but the files are in {}. Install with --containerd-certs-dir {path}, or {mend}",
-            dir.display()
+        warnings.push((
+            format!(
+                "{file} sets config_path to {path:?}, but the files are in {}",
+                dir.display()
+            ),
+            format!("install with --containerd-certs-dir {path}, or {mend}"),
         ));
     }
     if let Some(registry) = registry {
@@ -102,7 +128,7 @@ fn findings(text: &str, file: &str, dir: &Path) -> Vec<String> {
 }
 
 /// The older way of naming mirrors. Beside a config_path it keeps the CRI plugin from starting.
-fn conflicts(registry: &Value, plugin: &str, file: &str) -> Option<String> {
+fn conflicts(registry: &Value, plugin: &str, file: &str) -> Option<Advice> {
     let filled = |key: &str| {
         registry
             .get(key)
@@ -121,10 +147,12 @@ fn conflicts(registry: &Value, plugin: &str, file: &str) -> Option<String> {
     if sections.is_empty() {
         return None;
     }
-    Some(format!(
-        "{file} has {}: with config_path set, containerd refuses to start its CRI plugin beside them. \
-         Move what they say into hosts.toml files and remove them first",
-        sections.join(" and ")
+    Some((
+        format!(
+            "{file} has {}: with config_path set, containerd refuses to start its CRI plugin beside them",
+            sections.join(" and ")
+        ),
+        "move what they say into hosts.toml files and remove them first".to_owned(),
     ))
 }
 

@@ -67,6 +67,12 @@ pub(super) fn find(text: &str) -> Result<Option<Range<usize>>, String> {
     }
 }
 
+/// The address in larder's block, if it is there.
+pub fn installed(text: &str) -> Option<String> {
+    let place = find(text).ok()??;
+    hosts_in_order(&text[place]).ok()?.pop()
+}
+
 /// How many directories a block says were made.
 pub(super) fn made(block: &str) -> usize {
     block
@@ -127,7 +133,7 @@ pub(super) fn strip(text: &str, block: &Range<usize>) -> String {
 ///
 /// # Errors
 /// The text is not TOML.
-pub(super) fn hosts_in_order(text: &str) -> Result<Vec<String>, String> {
+pub fn hosts_in_order(text: &str) -> Result<Vec<String>, String> {
     let document = DeTable::parse(text).map_err(|error| not_toml(text, &error))?;
     let mut hosts: Vec<(usize, String)> = match document.get_ref().get("host") {
         Some(value) => match value.get_ref() {
