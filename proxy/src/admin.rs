@@ -81,8 +81,8 @@ impl Admin {
         let query = Query(request.uri().query().unwrap_or_default());
         match (request.method(), path) {
             (&Method::GET, "/status") => json(&self.status().await),
-            (&Method::GET, "/images") => json(&self.pull.images().await),
-            (&Method::GET, "/blobs") => json(&self.pull.blobs().await),
+            (&Method::GET, "/images") => long_json(self.pull.images().await).await,
+            (&Method::GET, "/blobs") => long_json(self.pull.blobs().await).await,
             (&Method::GET, "/upstreams") => self.upstreams(&query).await,
             (&Method::GET, "/doctor") => json(&*self.diagnosis(Duration::ZERO).await),
             (&Method::GET, "/explain") => match asked(&query, request.headers()) {
@@ -167,6 +167,12 @@ fn done(outcome: Result<impl serde::Serialize, String>) -> Response<Body> {
         Ok(value) => json(&value),
         Err(why) => text(StatusCode::CONFLICT, &format!("{why}\n")),
     }
+}
+
+/// The same for what may be long: writing down 100,000 blobs is no work for a thread that serves pulls.
+async fn long_json(value: impl serde::Serialize + Send + 'static) -> Response<Body> {
+    let written = tokio::task::spawn_blocking(move || json(&value)).await;
+    written.unwrap_or_else(|panic| text(StatusCode::INTERNAL_SERVER_ERROR, &panic.to_string()))
 }
 
 fn json(value: &impl serde::Serialize) -> Response<Body> {

@@ -175,6 +175,6 @@ const VARYING: &[(&str, &str)] = &[
         r"of at most [0-9.]+ [KMGT]iB, [0-9.]+ [KMGT]iB free",
         "of at most [size], [size] free",
     ),
-    (r"\b\d+\.\d+\.\d+\b", "[version]"),
+    (r"(^|[^.0-9])\d+\.\d+\.\d+($|[^.0-9])", "$1[version]$2"),
     (r"sha256:[0-9a-f]{12,64}", "sha256:[hex]"),
 ];

@@ -1,5 +1,6 @@
 //! `larder pin`, `unpin`, `evict`, `gc`, `verify`.
 
+use larder_tests::image::{self, LayerSpec};
 use serde_json::json;
 
 use crate::{Kitchen, REGISTRY, assert_schema, assert_shown, stderr, stdout};
@@ -50,6 +51,36 @@ async fn one_image_is_evicted_and_others_stay() {
         kitchen.json(&["blobs"], "blobs").await,
         json!({"blobs": []})
     );
+}
+
+/// Images share layers: what one of them needs stays when another goes, and stays pinned when another is let go.
+#[tokio::test]
+async fn what_images_share_stays() {
+    let kitchen = Kitchen::new().await;
+    let shared = LayerSpec::new(1, 50_000);
+    let own = |seed| [shared, LayerSpec::new(seed, 60_000)];
+    let one = image::build(&kitchen.fake, "team/one", "v1", &own(2));
+    let two = image::build(&kitchen.fake, "team/two", "v1", &own(3));
+    let (first, second) = (name("team/one:v1"), name("team/two:v1"));
+    kitchen.text(&["pull", "--pin", &first, &second]).await;
+    let pinned = async || -> Vec<String> {
+        let json = kitchen.json(&["blobs"], "blobs").await;
+        let blobs = json["blobs"].as_array().expect("a list").clone();
+        let pinned = blobs.iter().filter(|blob| blob["pinned"] == true);
+        let digest = |blob: &serde_json::Value| blob["digest"].as_str().map(str::to_owned);
+        pinned.filter_map(digest).collect()
+    };
+    assert_eq!(pinned().await.len(), 7, "four each, one of them shared");
+    let let_go = kitchen.json(&["unpin", &first], "acted").await;
+    assert_eq!(let_go["blobs"], 3);
+    let still = pinned().await;
+    assert!(still.contains(&two.layers[0].digest) && !still.contains(&one.layers[1].digest));
+    let evicted = kitchen.json(&["evict", &first], "acted").await;
+    assert_eq!(evicted["blobs"], 3);
+    assert!(kitchen.committed(&two.layers[0].digest), "the shared layer");
+    assert!(!kitchen.committed(&one.layers[1].digest));
+    kitchen.fake.stop().await;
+    kitchen.client_pulls("team/two", "v1", &two).await;
 }
 
 #[tokio::test]
