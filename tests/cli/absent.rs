@@ -100,7 +100,8 @@ fn a_socket_that_may_not_be_opened_is_called_so() {
             .output()
             .expect("setpriv, of util-linux")
     } else {
-        std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0)).expect("permissions");
+        std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o000))
+            .expect("permissions");
         larder(&socket, &["status"])
     };
     assert_shown!(seen(&output));

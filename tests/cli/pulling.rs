@@ -140,7 +140,7 @@ async fn what_is_private_needs_a_password_and_stays_private() {
                 .args(["pull", &reference, "--username", "ci", "--password-stdin"])
                 .env("LARDER_SOCKET", socket)
                 .write_stdin(format!("{password}\n"))
-                .timeout(std::time::Duration::from_secs(60))
+                .timeout(std::time::Duration::from_mins(1))
                 .assert()
         };
         tokio::task::spawn_blocking(run).await.expect("it runs")

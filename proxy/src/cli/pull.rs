@@ -9,6 +9,7 @@ use larder_shared::{
     admin::{Acted, FailedPull, PulledImage, PulledImages},
     name::ImageName,
 };
+use url::form_urlencoded::Serializer;
 
 use super::{
     FAILED,
@@ -71,9 +72,9 @@ pub fn pull(args: &PullArgs) -> anyhow::Result<u8> {
     let headers = args.headers(&images)?;
     let all = args.all_platforms.then_some("all");
     let platforms = args.platform.iter().map(String::as_str).chain(all);
-    let query: String = platforms
-        .map(|platform| format!("&platform={}", encoded(platform)))
-        .collect();
+    let query = Serializer::new(String::new())
+        .extend_pairs(platforms.map(|platform| ("platform", platform)))
+        .finish();
     let mut outcome = PulledImages::default();
     for image in images {
         let name = image.to_string();
@@ -101,7 +102,7 @@ pub fn pull(args: &PullArgs) -> anyhow::Result<u8> {
 
 impl PullArgs {
     fn one(&self, image: &str, query: &str, headers: HeaderMap) -> anyhow::Result<PulledImage> {
-        let path = format!("/pull?ref={}{query}", encoded(image));
+        let path = format!("/pull?ref={}&{query}", encoded(image));
         let pulled: PulledImage = watched(&self.socket, &format!("pull {image}"), &path, headers)?;
         if self.pin {
             // By digest: the tag may have moved since.

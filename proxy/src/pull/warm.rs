@@ -145,8 +145,7 @@ impl Pull {
         let before: HashSet<Digest> = self.store.digests().into_iter().collect();
         let (caller, root) = self.root(image, caller).await?;
         let mut family = Family::default();
-        self.gather(image, &caller, &root, wanted, &mut family)
-            .await?;
+        Box::pin(self.gather(image, &caller, &root, wanted, &mut family)).await?;
         let mut seen = HashSet::new();
         family.blobs.retain(|(digest, _)| seen.insert(*digest));
         let all: HashMap<Digest, u64> = family
