@@ -2,17 +2,24 @@
 //!
 //! ```text
 //! admin socket      GET /status              this node at a glance
-//!                   GET /explain?ref=IMAGE[&architecture=ARCH]   what a pull would do; a pod's secret in Authorization
+//!                   GET /images  /blobs      what the node tier holds
+//!                   GET /upstreams           the registries behind it, and how they fare; ?name=NAME, ?check
+//!                   GET /explain?ref=IMAGE[&platform=OS/ARCH]   what a pull would do; a pod's secret in Authorization
 //!                   GET /doctor              what is wrong with this node, and how to mend it
-//!                   POST /pin?ref=IMAGE /unpin?ref=IMAGE /evict?ref=IMAGE /evict?upstream=NAME /gc /verify
+//!                   POST /pin?ref=IMAGE /unpin?ref=IMAGE /evict?ref=IMAGE /evict?upstream=NAME
+//!                   POST /pull?ref=IMAGE /gc /verify   told line by line
+//!                   POST /trace[?ref=IMAGE]  requests as they happen, line by line
 //! telemetry port    GET /metrics  /livez  /readyz
 //! ```
 //!
 //! Reads snapshots; never holds a lock of the data path for longer than a copy.
 
 mod diagnosis;
+mod follow;
 mod status;
 mod telemetry;
+mod upstreams;
+mod work;
 
 use std::{
     sync::Arc,
@@ -22,7 +29,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use larder_shared::{
-    admin::{Acted, Diagnosis, Listen},
+    admin::{Diagnosis, Listen, VERSION_HEADER},
     name::ImageName,
 };
 
@@ -30,7 +37,7 @@ use crate::{
     body::Body,
     credentials::Credential,
     metrics::Metrics,
-    pull::{Pull, explain::Asked},
+    pull::{Platforms, Pull, explain::Asked},
 };
 
 /// Everything that may be asked about a running larder.
@@ -63,12 +70,22 @@ impl Admin {
         }
     }
 
-    /// Answers on the admin socket.
+    /// Answers on the admin socket, and says of which version the answer is.
     pub async fn answer<B>(&self, request: &Request<B>) -> Response<Body> {
+        let mut response = self.route(request).await;
+        let version = HeaderValue::from_static(env!("CARGO_PKG_VERSION"));
+        response.headers_mut().insert(VERSION_HEADER, version);
+        response
+    }
+
+    async fn route<B>(&self, request: &Request<B>) -> Response<Body> {
         let path = request.uri().path();
         let query = Query(request.uri().query().unwrap_or_default());
         match (request.method(), path) {
             (&Method::GET, "/status") => json(&self.status().await),
+            (&Method::GET, "/images") => json(&self.pull.images().await),
+            (&Method::GET, "/blobs") => json(&self.pull.blobs().await),
+            (&Method::GET, "/upstreams") => self.upstreams(&query).await,
             (&Method::GET, "/doctor") => json(&*self.diagnosis(Duration::ZERO).await),
             (&Method::GET, "/explain") => match asked(&query, request.headers()) {
                 Ok(asked) => json(&self.pull.explain(asked).await),
@@ -83,20 +100,13 @@ impl Admin {
                 (None, Ok(image)) => done(self.pull.evict(&image).await),
                 (None, Err(why)) => text(StatusCode::BAD_REQUEST, &why),
             },
-            (&Method::POST, "/gc") => {
-                let kept = self.pull.keep_within_bounds().await;
-                done(
-                    kept.map_err(|error| error.to_string())
-                        .map(|evicted| Acted {
-                            blobs: evicted.blobs,
-                            bytes: evicted.bytes,
-                        }),
-                )
-            }
-            (&Method::POST, "/verify") => done(self.pull.verify().await),
+            (&Method::POST, "/gc") => self.gc(),
+            (&Method::POST, "/verify") => self.verify(),
+            (&Method::POST, "/trace") => self.follow(&query),
+            (&Method::POST, "/pull") => self.pull(&query, request.headers()),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "there are GET /status, /explain and /doctor, and POST /pin, /unpin, /evict, /gc and /verify\n",
+                "there are GET /status, /images, /blobs, /upstreams, /explain and /doctor, and POST /pull, /trace, /pin, /unpin, /evict, /gc and /verify\n",
             ),
         }
     }
@@ -112,22 +122,14 @@ fn asked(query: &Query<'_>, headers: &HeaderMap) -> Result<Asked, String> {
                 .ok_or("the Authorization is not HTTP Basic\n")?,
         ),
     };
-    let architecture = query.get("architecture");
     Ok(Asked {
         image: query.image()?,
         credential,
-        architecture: architecture.unwrap_or_else(|| own_architecture().to_owned()),
+        platforms: match query.get("platform") {
+            Some(platform) => Platforms::These(vec![platform]),
+            None => Platforms::own(),
+        },
     })
-}
-
-/// This machine's architecture in the words of OCI indexes, which are Go's.
-fn own_architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "powerpc64" => "ppc64le",
-        other => other,
-    }
 }
 
 /// The parameters of an admin request.
@@ -139,6 +141,14 @@ impl Query<'_> {
         pairs
             .find(|(key, _)| key == name)
             .map(|(_, value)| value.into_owned())
+    }
+
+    fn all(&self, name: &str) -> Vec<String> {
+        let pairs = url::form_urlencoded::parse(self.0.as_bytes());
+        pairs
+            .filter(|(key, _)| key == name)
+            .map(|(_, value)| value.into_owned())
+            .collect()
     }
 
     fn image(&self) -> Result<ImageName, String> {

@@ -10,7 +10,10 @@ mod upstreams;
 
 use std::time::Duration;
 
-use larder_shared::admin::{Check, Diagnosis, Finding};
+use larder_shared::{
+    RegistryName,
+    admin::{Check, Diagnosis, Finding},
+};
 
 use crate::{metrics::Metrics, pull::Pull};
 
@@ -38,6 +41,14 @@ pub async fn diagnose(patient: Patient<'_>) -> Diagnosis {
     findings.extend(upstreams);
     findings.extend(members);
     Diagnosis { findings }
+}
+
+/// A test connection: every endpoint of one registry, and the node's own credentials for it.
+pub async fn connect(pull: &Pull, registry: &RegistryName) -> Vec<Finding> {
+    let upstream = pull.config.load().upstream(registry.as_str());
+    upstreams::look_at(pull, registry.clone(), &upstream)
+        .await
+        .findings
 }
 
 fn config(misread: Option<&str>) -> Finding {

@@ -5,9 +5,11 @@
 
 mod blob;
 mod bounds;
+mod counts;
 mod index;
 mod keeping;
 mod layout;
+mod named;
 mod partial;
 mod repositories;
 
@@ -23,10 +25,12 @@ use bytes::Bytes;
 use larder_shared::{Algorithm, Digest, Range, RegistryName, Repository};
 
 pub use blob::Blob;
+pub use counts::Counts;
 pub use index::{Entry, Totals};
-pub use keeping::{Evicted, Limits, Named, named, sizes};
+pub use keeping::{Evicted, Limits};
+pub use named::{Named, Names, sizes};
 pub use partial::Partial;
-pub use repositories::{Link, Repositories, RepositoryRecord, TagRecord, now};
+pub use repositories::{Holding, Link, Repositories, RepositoryRecord, TagRecord, now};
 
 use crate::sys::disk;
 

@@ -3,6 +3,9 @@
 mod content;
 mod doctor;
 mod explain;
+mod trace;
+mod upstream;
+mod work;
 
 use serde::{Deserialize, Serialize};
 
@@ -11,11 +14,18 @@ pub use doctor::{Check, Diagnosis, Finding, Severity};
 pub use explain::{
     BlobSource, Expected, ExpectedBlob, Explanation, PullOutcome, Step, StepName, StepOutcome,
 };
+pub use trace::TraceEvent;
+pub use upstream::{Endpoint, RateLimit, Upstream, Upstreams};
+pub use work::{Acted, Event, Failed, FailedPull, Progress, PulledImage, PulledImages, Verified};
 
 use crate::digest::Digest;
 
+/// The header in which every answer of the admin socket says the daemon's version.
+pub const VERSION_HEADER: &str = "larder-version";
+
 /// `GET /status`: this node at a glance.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Status {
     pub version: String,
     pub uptime_seconds: u64,
@@ -35,6 +45,7 @@ pub struct Status {
 
 /// The cluster, as this node sees it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ClusterStatus {
     pub members: Vec<MemberStatus>,
     /// Bytes of blobs that came from other members, and that went to them.
@@ -46,6 +57,7 @@ pub struct ClusterStatus {
 
 /// One member.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct MemberStatus {
     /// `IP:PORT`
     pub address: String,
@@ -57,6 +69,7 @@ pub struct MemberStatus {
 
 /// The object store, as this node sees it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ObjectStoreStatus {
     pub url: String,
     /// Blobs and records that wait to be written, and their bytes.
@@ -73,6 +86,7 @@ pub struct ObjectStoreStatus {
 
 /// The addresses that were really bound.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Listen {
     pub registry: String,
     pub telemetry: Option<String>,
@@ -83,6 +97,7 @@ pub struct Listen {
 
 /// The node tier.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StoreStatus {
     pub path: String,
     pub blobs: u64,
@@ -101,6 +116,7 @@ pub struct StoreStatus {
 
 /// One fill under way.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FillStatus {
     pub digest: Digest,
     pub present_bytes: u64,
@@ -110,6 +126,7 @@ pub struct FillStatus {
 
 /// An upstream that was used or configured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct UpstreamStatus {
     pub registry: String,
     pub endpoints: Vec<String>,
@@ -120,25 +137,11 @@ pub struct UpstreamStatus {
 
 /// Body bytes that went to clients.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Served {
     pub requests: u64,
     pub node_bytes: u64,
     #[serde(default)]
     pub cluster_bytes: u64,
     pub upstream_bytes: u64,
-}
-
-/// `POST /pin`, `/unpin`, `/evict`, `/gc`: what was pinned, let go or taken out.
-#[derive(Clone, Copy, Default, Debug, Serialize, Deserialize)]
-pub struct Acted {
-    pub blobs: u64,
-    pub bytes: u64,
-}
-
-/// `POST /verify`: what was hashed again, and what had rotted.
-#[derive(Clone, Default, Debug, Serialize, Deserialize)]
-pub struct Verified {
-    pub blobs: u64,
-    pub bytes: u64,
-    pub rotten: Vec<Digest>,
 }

@@ -21,8 +21,8 @@ const CLOCK: u64 = 30;
 const ANY_REPOSITORY: &str = "larder/doctor";
 
 /// What was found at one registry.
-struct Looked {
-    findings: Vec<Finding>,
+pub(super) struct Looked {
+    pub(super) findings: Vec<Finding>,
     names: Vec<(String, bool)>,
     ahead: Vec<i64>,
 }
@@ -53,7 +53,7 @@ pub(super) async fn look(pull: &Pull) -> Vec<Finding> {
     findings
 }
 
-async fn look_at(pull: &Pull, registry: RegistryName, upstream: &Upstream) -> Looked {
+pub(super) async fn look_at(pull: &Pull, registry: RegistryName, upstream: &Upstream) -> Looked {
     let (knocks, credentials) = tokio::join!(
         pull.upstreams.knock(&registry),
         credentials(pull, &registry, upstream),

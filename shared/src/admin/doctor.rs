@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// `GET /doctor`, and what `larder doctor` prints: every check that was made.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Diagnosis {
     pub findings: Vec<Finding>,
 }
@@ -22,6 +23,7 @@ impl Diagnosis {
 
 /// The outcome of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Finding {
     /// What was looked at: the word of a [`Check`], or of one that another version makes.
     pub check: String,
@@ -65,6 +67,7 @@ impl Finding {
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// As it should be.

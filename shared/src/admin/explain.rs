@@ -6,6 +6,7 @@ use crate::digest::Digest;
 
 /// `GET /explain?ref=IMAGE`: what a pull would do, step by step, without transferring the image.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Explanation {
     pub image: String,
     pub steps: Vec<Step>,
@@ -15,6 +16,7 @@ pub struct Explanation {
 
 /// One step of a pull.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Step {
     /// The word of a [`StepName`].
     pub step: String,
@@ -36,6 +38,7 @@ impl Step {
 
 /// What the client of a pull that begins now gets, and where from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Expected {
     /// The word of a [`PullOutcome`].
     pub outcome: String,
@@ -60,6 +63,7 @@ impl Expected {
 
 /// One blob of an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ExpectedBlob {
     pub digest: Digest,
     pub bytes: u64,
@@ -67,6 +71,9 @@ pub struct ExpectedBlob {
     pub from: String,
     /// How much of it is on this node, be it not whole.
     pub present_bytes: u64,
+    /// It came by way of another repository: the registry is asked for one byte of it first, as a proof.
+    #[serde(default)]
+    pub claimed: bool,
     /// The members that hold it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<String>,
