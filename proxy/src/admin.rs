@@ -4,16 +4,18 @@
 //! admin socket      GET /status              this node at a glance
 //!                   GET /images  /blobs      what the node tier holds
 //!                   GET /upstreams           the registries behind it, and how they fare; ?name=NAME, ?check
-//!                   GET /explain?ref=IMAGE[&architecture=ARCH]   what a pull would do; a pod's secret in Authorization
+//!                   GET /explain?ref=IMAGE[&platform=OS/ARCH]   what a pull would do; a pod's secret in Authorization
 //!                   GET /doctor              what is wrong with this node, and how to mend it
 //!                   POST /pin?ref=IMAGE /unpin?ref=IMAGE /evict?ref=IMAGE /evict?upstream=NAME
 //!                   POST /pull?ref=IMAGE /gc /verify   told line by line
+//!                   POST /trace[?ref=IMAGE]  requests as they happen, line by line
 //! telemetry port    GET /metrics  /livez  /readyz
 //! ```
 //!
 //! Reads snapshots; never holds a lock of the data path for longer than a copy.
 
 mod diagnosis;
+mod follow;
 mod status;
 mod telemetry;
 mod upstreams;
@@ -35,7 +37,7 @@ use crate::{
     body::Body,
     credentials::Credential,
     metrics::Metrics,
-    pull::{Pull, explain::Asked},
+    pull::{Platforms, Pull, explain::Asked},
 };
 
 /// Everything that may be asked about a running larder.
@@ -100,10 +102,11 @@ impl Admin {
             },
             (&Method::POST, "/gc") => self.gc(),
             (&Method::POST, "/verify") => self.verify(),
+            (&Method::POST, "/trace") => self.follow(&query),
             (&Method::POST, "/pull") => self.pull(&query, request.headers()),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "there are GET /status, /images, /blobs, /upstreams, /explain and /doctor, and POST /pull, /pin, /unpin, /evict, /gc and /verify\n",
+                "there are GET /status, /images, /blobs, /upstreams, /explain and /doctor, and POST /pull, /trace, /pin, /unpin, /evict, /gc and /verify\n",
             ),
         }
     }
@@ -119,22 +122,14 @@ fn asked(query: &Query<'_>, headers: &HeaderMap) -> Result<Asked, String> {
                 .ok_or("the Authorization is not HTTP Basic\n")?,
         ),
     };
-    let architecture = query.get("architecture");
     Ok(Asked {
         image: query.image()?,
         credential,
-        architecture: architecture.unwrap_or_else(|| own_architecture().to_owned()),
+        platforms: match query.get("platform") {
+            Some(platform) => Platforms::These(vec![platform]),
+            None => Platforms::own(),
+        },
     })
-}
-
-/// This machine's architecture in the words of OCI indexes, which are Go's.
-fn own_architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "powerpc64" => "ppc64le",
-        other => other,
-    }
 }
 
 /// The parameters of an admin request.

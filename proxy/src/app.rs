@@ -36,6 +36,7 @@ use crate::{
     store::Store,
     sys,
     tags::Tags,
+    trace::Trace,
     upstream::Upstreams,
 };
 
@@ -166,6 +167,7 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
         checks: Coalesce::default(),
         fetches: Coalesce::default(),
         shared: Cache::new(SHARED),
+        trace: Trace::default(),
         store,
         upstreams,
     });
@@ -274,6 +276,7 @@ impl Bound {
             within_s = DRAIN_WITHIN.as_secs(),
             "larder stops; requests in flight may finish"
         );
+        self.pull.trace.close();
         let drained = tokio::select! {
             drained = tokio::time::timeout(DRAIN_WITHIN, drain.drain()) => drained.is_ok(),
             // A second signal means now.

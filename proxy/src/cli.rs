@@ -19,6 +19,7 @@ mod show;
 mod socket;
 mod status;
 mod table;
+mod trace;
 mod upstreams;
 
 use std::process::ExitCode;
@@ -51,14 +52,14 @@ enum Command {
     Status(status::StatusArgs),
     /// Say what a pull of an image would do, and why, without transferring the image.
     Explain(explain::ExplainArgs),
+    /// Find out what is wrong with this node and how to mend it.
+    Doctor(doctor::DoctorArgs),
     /// Show the images that are here: how big, how much of them, last used.
     Images(images::ImagesArgs),
     /// Show the blobs that are here: how big, last used, whose they are.
     Blobs(blobs::BlobsArgs),
     /// Bring images into the node tier before anybody asks for them.
     Pull(pull::PullArgs),
-    /// Find out what is wrong with this node and how to mend it.
-    Doctor(doctor::DoctorArgs),
     /// Keep an image: its content is never evicted.
     #[command(after_help = "\
 Examples:
@@ -118,10 +119,10 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::serve(args),
         Command::Status(args) => status::status(&args),
         Command::Explain(args) => explain::explain(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Images(args) => images::images(&args),
         Command::Blobs(args) => blobs::blobs(&args),
         Command::Pull(args) => pull::pull(&args),
-        Command::Doctor(args) => doctor::doctor(&args),
         Command::Pin(args) => act::pin(&args, true),
         Command::Unpin(args) => act::pin(&args, false),
         Command::Evict(args) => act::evict(&args),

@@ -51,6 +51,7 @@ use crate::{
     identity::Identity,
     metrics::Metrics,
     store::{Blob, Partial, Store},
+    trace,
     upstream::{Failure, Upstreams},
 };
 pub use plan::DEPTH;
@@ -442,7 +443,7 @@ impl Fills {
         drop(fills);
         if started {
             self.metrics.fills.started.inc();
-            tokio::spawn(task::run(Arc::clone(self), fill));
+            tokio::spawn(trace::carried(task::run(Arc::clone(self), fill)));
         } else {
             self.metrics.fills.coalesced.inc();
             fill.demand.notify_one();

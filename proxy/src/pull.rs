@@ -21,6 +21,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use larder_shared::{
     Digest, OciError, RangeHeader, Reference, RegistryName, Repository, Route, Tag,
+    admin::StepName,
     route::{Address, Registries},
 };
 use moka::future::Cache;
@@ -38,6 +39,7 @@ use crate::{
     metrics::{CredentialsFailed, Metrics, Outcome, Tier},
     store::Store,
     tags::Tags,
+    trace::{self, Trace},
     upstream::{Failure, Upstreams},
 };
 
@@ -132,6 +134,8 @@ pub struct Pull {
     pub fetches: Fetches,
     /// On whose behalf a repository was last shared by the operator's choice, without the secret.
     pub shared: Shared,
+    /// Who listens to requests hears of their steps here.
+    pub trace: Trace,
 }
 
 /// A manifest in memory.
@@ -166,6 +170,9 @@ impl Pull {
             answered = self.answer(&place, &request).await;
         }
         self.tell(&place, &request.route, &answered);
+        trace::step(StepName::Access, || {
+            explain::seen(&place, self.access.verdict(&place))
+        });
         answered.map_err(|error| judge(error, &place, request.caller.presented))
     }
 

@@ -9,7 +9,10 @@ use http::{Method, StatusCode};
 
 use larder_shared::Role;
 
-use crate::metrics::{Metrics, Outcome, PeerServed, RoleLabel, Served, Tier};
+use crate::{
+    metrics::{Metrics, Outcome, PeerServed, RoleLabel, Served, Tier},
+    trace::Traced,
+};
 
 /// Who asked.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +39,7 @@ pub struct Record {
     first_byte: Option<Duration>,
     sent: u64,
     complete: bool,
+    traced: Option<Traced>,
 }
 
 impl Record {
@@ -54,6 +58,7 @@ impl Record {
             first_byte: None,
             sent: 0,
             complete: false,
+            traced: None,
         }
     }
 
@@ -62,6 +67,11 @@ impl Record {
     pub fn of_member(mut self, role: Role) -> Self {
         self.port = Port::Peers(role);
         self
+    }
+
+    /// Somebody listens to this request.
+    pub fn traced(&mut self, traced: Option<Traced>) {
+        self.traced = traced;
     }
 
     pub fn upstream(&mut self, registry: &str) {
@@ -74,6 +84,9 @@ impl Record {
         self.tier = tier;
         self.outcome = outcome;
         self.first_byte = Some(self.started.elapsed());
+        if let Some(traced) = &self.traced {
+            traced.answered(status.as_u16(), tier.as_str(), outcome.as_str());
+        }
     }
 
     /// Body bytes were handed to the connection.
@@ -128,6 +141,9 @@ impl Drop for Record {
             self.outcome = Outcome::Abandoned;
         }
         self.count();
+        if let Some(traced) = &self.traced {
+            traced.ended(self.outcome.as_str(), self.sent);
+        }
         let port = match self.port {
             Port::Registry => "registry",
             Port::Peers(role) => role.as_str(),

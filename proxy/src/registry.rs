@@ -19,6 +19,7 @@ use crate::{
     pull::{self, Caller, Pull, PullError, Pulled},
     record::Record,
     sys::{self, Regions},
+    trace::{self, Begun},
     upstream::Failure,
 };
 
@@ -70,13 +71,24 @@ impl Surface {
                     .and_then(Address::ns)
                     .map(ToString::to_string);
                 // Whoever is meant, also in prefix addressing.
-                if let Some((registry, _)) = route.address().and_then(|a| self.pull.resolve(a).ok())
+                let mut traced = None;
+                if let Some((registry, repository)) =
+                    route.address().and_then(|a| self.pull.resolve(a).ok())
                 {
                     record.upstream(registry.as_str());
+                    traced = self.pull.trace.begin(|| Begun {
+                        method: request.method().as_str(),
+                        path: request.uri().path(),
+                        registry: registry.to_string(),
+                        repository: repository.to_string(),
+                        agent: &agent,
+                    });
+                    record.traced(traced.clone());
                 }
                 let unknown = unknown(&route);
                 let range = RangeHeader::parse(text(header::RANGE));
-                let answered = self.pulled(request.headers(), route, range, head).await;
+                let pulled = self.pulled(request.headers(), route, range, head);
+                let answered = trace::scope(traced, pulled).await;
                 (
                     answered.map_err(|(error, shown)| (error, unknown, shown)),
                     ns,

@@ -28,7 +28,7 @@ pub use blob::Blob;
 pub use counts::Counts;
 pub use index::{Entry, Totals};
 pub use keeping::{Evicted, Limits};
-pub use named::{Named, Names, Platform, named, sizes};
+pub use named::{Named, Names, Platform, sizes};
 pub use partial::Partial;
 pub use repositories::{Holding, Link, Repositories, RepositoryRecord, TagRecord, now};
 

@@ -21,7 +21,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 use http::Uri;
-use larder_shared::{Digest, RegistryName, Repository};
+use larder_shared::{
+    Digest, RegistryName, Repository,
+    admin::{StepName, StepOutcome},
+};
 use moka::future::Cache;
 
 pub use self::{
@@ -41,6 +44,7 @@ use crate::{
     config::{Config, Endpoint, Upstream},
     identity::Fingerprint,
     metrics::{Asked, Metrics, UpstreamAsked},
+    trace,
 };
 
 /// The head of an answer must come within this time. Below the 5 s in which larder answers its own client.
@@ -281,6 +285,19 @@ impl Upstreams {
             self.health(&place, |health| health.quota = Some(quota));
         }
         self.count_asked(ask, &asked);
+        trace::step(StepName::Upstream, || {
+            let origin = client::origin(&endpoint.url);
+            match &asked {
+                Ok(_) => (StepOutcome::Answered, format!("{origin} answered")),
+                Err(failure @ Failure::Limited { .. }) => {
+                    (StepOutcome::Silent, failure.to_string())
+                }
+                Err(failure @ (Failure::Unreachable { .. } | Failure::Invalid { .. })) => {
+                    (StepOutcome::Unanswered, failure.to_string())
+                }
+                Err(failure) => (StepOutcome::Answered, failure.to_string()),
+            }
+        });
         if let Err(failure) = &asked {
             tracing::debug!(upstream.endpoint = place, %failure, "an endpoint did not answer");
         }

@@ -5,6 +5,7 @@ mod doctor;
 mod explain;
 #[cfg(test)]
 mod schemas;
+mod trace;
 mod upstream;
 mod work;
 
@@ -15,6 +16,7 @@ pub use doctor::{Check, Diagnosis, Finding, Severity};
 pub use explain::{
     BlobSource, Expected, ExpectedBlob, Explanation, PullOutcome, Step, StepName, StepOutcome,
 };
+pub use trace::TraceEvent;
 pub use upstream::{Endpoint, RateLimit, Upstream, Upstreams};
 pub use work::{Acted, Event, Failed, FailedPull, Progress, PulledImage, PulledImages, Verified};
 

@@ -212,10 +212,12 @@ async fn agrees(node: &Node, fakes: &[&FakeRegistry], image: &str, who: Who) -> 
     for blob in expected["blobs"].as_array().into_iter().flatten() {
         let (blob, bytes) = (blob["digest"].as_str().unwrap(), blob["bytes"].as_u64());
         let from = said["pull"]["blobs"].as_array().unwrap().iter();
-        let from = from.clone().find(|b| b["digest"] == blob).unwrap()["from"].clone();
+        let it = from.clone().find(|b| b["digest"] == blob).unwrap();
+        let from = it["from"].clone();
         let sent: u64 = fakes.iter().map(|fake| fake.blob_bytes_sent(blob)).sum();
         match from.as_str().unwrap() {
             "upstream" => assert_eq!(Some(sent), bytes, "{blob}: {said:#}"),
+            "node" if it["claimed"] == true => assert_eq!(sent, 1, "{blob}: {said:#}"),
             _ => assert_eq!(sent, 0, "{blob}: {said:#}"),
         }
         let mut lines = log.lines();

@@ -19,6 +19,7 @@ use super::{
     runtime::{self, HostDir, Said},
     show::{say, size},
     socket::{SocketArgs, ask, ask_showing, encoded, read},
+    trace,
 };
 use crate::{
     config,
@@ -33,13 +34,17 @@ use crate::{
 #[command(after_help = "\
 Examples:
   larder explain nginx
+  larder explain --trace ghcr.io/owner/app
   larder explain ghcr.io/owner/app:v1 --docker-config ~/.docker/config.json
   kubectl get secret pull -o jsonpath='{.data.password}' | base64 -d |
     kubectl exec -i ds/larder -- larder explain ghcr.io/owner/app:v1 --username me --password-stdin")]
 pub struct ExplainArgs {
     /// The image, as in a pod: `nginx`, `ghcr.io/owner/app:v1`, `quay.io/a/b@sha256:…`
-    #[arg(value_name = "REF")]
-    image: String,
+    #[arg(value_name = "REF", required_unless_present = "trace")]
+    image: Option<String>,
+    /// Follow real pulls as they happen, of the image's repository or of all
+    #[arg(long, conflicts_with_all = ["username", "docker_config", "platform", "containerd_certs_dir"])]
+    trace: bool,
     /// Show this user's secret where the runtime would show the pod's
     #[arg(long, value_name = "NAME", requires = "password_stdin")]
     username: Option<String>,
@@ -49,9 +54,9 @@ pub struct ExplainArgs {
     /// Show what this file has for the image: a Docker config.json, as in a pull secret
     #[arg(long, value_name = "FILE", conflicts_with = "username")]
     docker_config: Option<PathBuf>,
-    /// Which manifest of an index is meant, in Go's words [default: this node's]
-    #[arg(long, value_name = "ARCH")]
-    architecture: Option<String>,
+    /// Which manifest of an index is meant [default: this node's]
+    #[arg(long, value_name = "OS/ARCH")]
+    platform: Option<String>,
     /// The directory that containerd's `config_path` names [default: /etc/containerd/certs.d, where it can be seen]
     #[arg(long, value_name = "DIR")]
     containerd_certs_dir: Option<PathBuf>,
@@ -60,13 +65,15 @@ pub struct ExplainArgs {
 }
 
 pub fn explain(args: &ExplainArgs) -> anyhow::Result<u8> {
-    let image: ImageName = args
-        .image
-        .parse()
-        .map_err(|error| anyhow!("{}: {error}", args.image))?;
-    let mut path = format!("/explain?ref={}", encoded(&args.image));
-    if let Some(architecture) = &args.architecture {
-        path = format!("{path}&architecture={}", encoded(architecture));
+    if args.trace {
+        return trace::follow(args.image.as_deref(), &args.socket);
+    }
+    // clap has seen to it that there is one.
+    let said = args.image.as_deref().unwrap_or_default();
+    let image: ImageName = said.parse().map_err(|error| anyhow!("{said}: {error}"))?;
+    let mut path = format!("/explain?ref={}", encoded(said));
+    if let Some(platform) = &args.platform {
+        path = format!("{path}&platform={}", encoded(platform));
     }
     let mut headers = HeaderMap::new();
     if let Some(credential) = credential(args, &image)? {

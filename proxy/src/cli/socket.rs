@@ -87,7 +87,7 @@ pub fn ask(args: &SocketArgs, method: Method, path: &str) -> anyhow::Result<Stri
     ask_showing(args, method, path, HeaderMap::new())
 }
 
-/// The same with more headers.
+/// The same with more headers, such as whose secret is shown.
 pub fn ask_showing(
     args: &SocketArgs,
     method: Method,

@@ -15,7 +15,7 @@ use larder_shared::{
 };
 
 use super::{
-    Pull, PullError, is_outage, judge,
+    Platforms, Pull, PullError, is_outage, judge,
     manifest::{Known, Resolved},
 };
 use crate::{
@@ -33,8 +33,8 @@ pub struct Asked {
     pub image: ImageName,
     /// What the runtime would show when it is told to.
     pub credential: Option<Credential>,
-    /// As in Go: `amd64`, `arm64`. Picks a manifest of an index.
-    pub architecture: String,
+    /// Picks a manifest of an index.
+    pub platforms: Platforms,
 }
 
 /// What came of asking for the manifest as one caller.
@@ -121,7 +121,7 @@ impl Pull {
                     PullOutcome::Served
                 });
                 told.expected.digest = met.digest;
-                self.explain_contents(&place, &met, &asked.architecture, told)
+                self.explain_contents(&place, &met, &asked.platforms, told)
                     .await;
             }
             Err(error) => self.explain_failure(&place, error, own, told),
@@ -182,72 +182,36 @@ impl Pull {
     }
 
     fn met_by_tag(&self, place: &Place, resolved: Resolved) -> Result<Met, PullError> {
+        let (outcome, detail) = concluded(&resolved);
         let Resolved {
             answer,
             endpoint,
             record,
-            age,
             ..
         } = resolved;
-        let known = record.as_ref().map(|record| record.digest);
         let mut met = Met {
-            digest: known,
+            digest: record.map(|record| record.digest),
             stale: false,
             endpoint,
             failure: None,
-            step: None,
+            step: Some(Step::new(StepName::Tag, outcome, detail)),
         };
-        let (outcome, detail) = match answer {
-            Known::Fresh(_) => (
-                StepOutcome::Fresh,
-                format!(
-                    "{}, checked {} s ago: [tags] fresh_for lets it be, and nobody is asked",
-                    shown(known),
-                    age.as_secs()
-                ),
-            ),
-            Known::Concluded(After::Serve(now)) => {
-                met.digest = Some(now.digest);
-                match known {
-                    Some(known) if known == now.digest => {
-                        (StepOutcome::Unchanged, format!("{known}, asked just now"))
-                    }
-                    Some(known) => (
-                        StepOutcome::Changed,
-                        format!("{}, asked just now; it was {known}", now.digest),
-                    ),
-                    None => (
-                        StepOutcome::New,
-                        format!("{}, asked just now; not known before", now.digest),
-                    ),
-                }
-            }
-            Known::Concluded(After::Fetch) => {
-                met.digest = None;
-                (
-                    StepOutcome::Untold,
-                    "the registry does not tell the digest by HEAD: the manifest is fetched each time".to_owned(),
-                )
-            }
+        match answer {
+            Known::Fresh(_) => {}
+            Known::Concluded(After::Serve(now)) => met.digest = Some(now.digest),
+            Known::Concluded(After::Fetch) => met.digest = None,
             Known::Concluded(After::Stale { known, failure }) => {
                 let here = self.store.peek(&known.digest).is_some();
                 if !self.may_have_stale(place) || !(here || self.cluster.is_there()) {
                     return Err(failure.into());
                 }
-                let detail = format!(
-                    "{} as of {}, with a warning: {failure}",
-                    known.digest,
-                    checked(known.checked, age.as_secs())
-                );
                 met.stale = true;
                 met.failure = Some(failure);
-                (StepOutcome::Stale, detail)
             }
             Known::Concluded(After::Forget(failure) | After::Fail(failure)) => {
                 return Err(failure.into());
             }
-        };
-        met.step = Some(Step::new(StepName::Tag, outcome, detail));
+        }
         Ok(met)
     }
 
@@ -309,7 +273,9 @@ impl Pull {
             _ => "",
         };
         let since = self.access.accepted_since(place).unwrap_or_default();
-        let public = place.record.public_since().is_some() || place.identity.is_anonymous();
+        let ttl = self.config.load().access.ttl;
+        let open = place.record.public_since().is_some_and(|age| age < ttl);
+        let public = open || place.identity.is_anonymous();
         let (outcome, detail) = match (self.access.verdict(place), public) {
             (Verdict::Allowed, true) => (
                 StepOutcome::Public,
@@ -383,8 +349,67 @@ impl Pull {
     }
 }
 
-fn shown(digest: Option<Digest>) -> String {
-    digest.map_or_else(|| "not known".to_owned(), |digest| digest.to_string())
+/// What was concluded about a tag, in words.
+pub(super) fn concluded(resolved: &Resolved) -> (StepOutcome, String) {
+    let known = resolved.record.as_ref().map(|record| record.digest);
+    let age = resolved.age.as_secs();
+    match (&resolved.answer, known) {
+        (Known::Fresh(_), known) => {
+            let digest = known.map_or_else(|| "not known".to_owned(), |digest| digest.to_string());
+            (
+                StepOutcome::Fresh,
+                format!(
+                    "{digest}, checked {age} s ago: [tags] fresh_for lets it be, and nobody is asked"
+                ),
+            )
+        }
+        (Known::Concluded(After::Serve(now)), Some(known)) if known == now.digest => {
+            (StepOutcome::Unchanged, format!("{known}, asked just now"))
+        }
+        (Known::Concluded(After::Serve(now)), Some(known)) => (
+            StepOutcome::Changed,
+            format!("{}, asked just now; it was {known}", now.digest),
+        ),
+        (Known::Concluded(After::Serve(now)), None) => (
+            StepOutcome::New,
+            format!("{}, asked just now; not known before", now.digest),
+        ),
+        (Known::Concluded(After::Fetch), _) => (
+            StepOutcome::Untold,
+            "its digest is told with the manifest, which is fetched".to_owned(),
+        ),
+        (Known::Concluded(After::Stale { known, failure }), _) => (
+            StepOutcome::Stale,
+            format!(
+                "{} as of {}, with a warning: {failure}",
+                known.digest,
+                checked(known.checked, age)
+            ),
+        ),
+        (Known::Concluded(After::Forget(failure) | After::Fail(failure)), _) => (
+            match failure {
+                Failure::NotFound(_) => StepOutcome::Missing,
+                Failure::Refused(_) | Failure::Forbidden(_) => StepOutcome::Refused,
+                _ => StepOutcome::Failed,
+            },
+            failure.to_string(),
+        ),
+    }
+}
+
+/// What is known of a caller's right when its request has been answered, in words.
+pub(super) fn seen(place: &Place, verdict: Verdict) -> (StepOutcome, String) {
+    let who = format!("{:?}", place.identity);
+    match (verdict, place.identity.is_anonymous()) {
+        (Verdict::Allowed, true) => (StepOutcome::Public, who),
+        (Verdict::Allowed, false) if place.record.public_since().is_some() => {
+            (StepOutcome::Public, who)
+        }
+        (Verdict::Allowed, false) => (StepOutcome::OwnCredentials, who),
+        (Verdict::Ask { bridged: true }, _) => (StepOutcome::Bridged, who),
+        (Verdict::Ask { bridged: false }, _) => (StepOutcome::Unknown, who),
+        (Verdict::Refused, _) => (StepOutcome::Refused, who),
+    }
 }
 
 fn checked(at: u64, age: u64) -> String {

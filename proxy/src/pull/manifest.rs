@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use larder_shared::{Digest, Reference, Tag, media};
+use larder_shared::{Digest, Reference, Tag, admin::StepName, media};
 
-use super::{DIGEST, Manifest, Pull, PullError, Pulled, put};
+use super::{DIGEST, Manifest, Pull, PullError, Pulled, explain, put};
 use crate::{
     access::{Access, Place, Verdict},
     body::Body,
@@ -17,6 +17,7 @@ use crate::{
     metrics::{Outcome, Tier},
     store::{Link, Store, TagRecord, now, sizes},
     tags::{self, After, Before, Descriptor, Policy},
+    trace,
     upstream::{Answer, Failure, Subject, Upstreams, Want},
 };
 
@@ -110,13 +111,15 @@ impl Pull {
         tag: &Tag,
         head: bool,
     ) -> Result<Pulled, PullError> {
+        let resolved = self.resolve_tag(place, tag, head).await?;
+        trace::step(StepName::Tag, || explain::concluded(&resolved));
         let Resolved {
             answer,
             record,
             age,
             policy,
             ..
-        } = self.resolve_tag(place, tag, head).await?;
+        } = resolved;
         let concluded = match answer {
             Known::Fresh(pulled) => return Ok(pulled),
             Known::Concluded(concluded) => concluded,

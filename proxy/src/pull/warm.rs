@@ -83,7 +83,7 @@ fn is(platform: &Platform, wanted: &str) -> bool {
 
 /// The platforms of an index that are wanted, or what there is instead. Of several variants of one platform the last
 /// counts: indexes list them from the oldest.
-fn chosen(index: &[u8], wanted: &Platforms) -> Result<Vec<(Digest, String)>, String> {
+pub(super) fn chosen(index: &[u8], wanted: &Platforms) -> Result<Vec<(Digest, String)>, String> {
     let index = Names::of(index);
     let name = |named: &Named| named.platform.as_ref().map(name);
     let wanted = match wanted {

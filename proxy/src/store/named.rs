@@ -48,13 +48,6 @@ impl Names {
     }
 }
 
-/// What a manifest names: its configuration and layers, or the manifests of an index.
-pub fn named(bytes: &[u8]) -> impl Iterator<Item = Named> {
-    let names = Names::of(bytes);
-    let leaves = names.config.into_iter().chain(names.layers);
-    leaves.chain(names.manifests).chain(names.blobs)
-}
-
 /// What a manifest says of the lengths of what it names.
 pub fn sizes(bytes: &[u8]) -> Vec<(Digest, u64)> {
     let names = Names::of(bytes);

@@ -71,6 +71,9 @@ pub struct ExpectedBlob {
     pub from: String,
     /// How much of it is on this node, be it not whole.
     pub present_bytes: u64,
+    /// It came by way of another repository: the registry is asked for one byte of it first, as a proof.
+    #[serde(default)]
+    pub claimed: bool,
     /// The members that hold it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<String>,

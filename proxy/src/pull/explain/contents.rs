@@ -12,8 +12,8 @@ use super::{Met, Told};
 use crate::{
     access::Place,
     cluster::{peers, placement},
-    pull::Pull,
-    store::{self, Named},
+    pull::{Platforms, Pull, warm},
+    store::{Named, Names},
 };
 
 /// Who is said to hold a blob is told within this time, and whoever is asked for it says so within this time.
@@ -27,38 +27,45 @@ impl Pull {
         &self,
         place: &Place,
         met: &Met,
-        architecture: &str,
+        platforms: &Platforms,
         told: &mut Told,
     ) {
         let Some(digest) = met.digest else {
             let detail = "it is fetched from the registry";
             return told.say(StepName::Manifest, StepOutcome::Miss, detail);
         };
-        let Some(mut manifest) = self.explain_manifest(place, digest, told).await else {
+        let Some(manifest) = self.explain_manifest(place, digest, told).await else {
             return;
         };
-        // The runtime picks the manifest of its platform.
-        let wanted = store::named(&manifest).find(|named| {
-            let platform = named.platform.as_ref();
-            platform.is_some_and(|p| p.os == "linux" && p.architecture == architecture)
-        });
-        let is_index = store::named(&manifest).any(|named| named.platform.is_some());
-        if is_index {
-            let Some(wanted) = wanted else {
-                let detail = format!("it is an index without a manifest for linux/{architecture}");
-                told.expected.manifest_here = false;
-                return told.say(StepName::Manifest, StepOutcome::Missing, detail);
-            };
-            match self.explain_manifest(place, wanted.digest, told).await {
-                Some(of_platform) => manifest = of_platform,
-                None => return,
-            }
+        if Names::of(&manifest).manifests.is_empty() {
+            return self.explain_leaves(place, &manifest, told).await;
         }
+        // The runtime picks the manifest of its platform.
+        let chosen = warm::chosen(&manifest, platforms);
+        match chosen.map(|chosen| chosen.first().map(|(digest, _)| *digest)) {
+            Ok(Some(of_platform)) => {
+                if let Some(manifest) = self.explain_manifest(place, of_platform, told).await {
+                    self.explain_leaves(place, &manifest, told).await;
+                }
+            }
+            Ok(None) => told.say(
+                StepName::Manifest,
+                StepOutcome::Missing,
+                "it is an index of nothing",
+            ),
+            Err(why) => told.say(StepName::Manifest, StepOutcome::Missing, why),
+        }
+    }
+
+    async fn explain_leaves(&self, place: &Place, manifest: &[u8], told: &mut Told) {
         told.expected.manifest_here = true;
         let mut blobs = Vec::new();
         let mut seen = BTreeSet::new();
-        for named in store::named(&manifest).filter(|named| seen.insert(named.digest.to_string())) {
-            blobs.push(self.expected(place, &named).await);
+        let names = Names::of(manifest);
+        for named in names.leaves() {
+            if seen.insert(named.digest.to_string()) {
+                blobs.push(self.expected(place, named).await);
+            }
         }
         self.say_blobs(&blobs, told);
         told.expected.blobs = Some(blobs);
@@ -127,6 +134,7 @@ impl Pull {
             bytes,
             from: BlobSource::Node.as_str().to_owned(),
             present_bytes: bytes,
+            claimed: served && link.is_none(),
             members: Vec::new(),
         };
         if served {
@@ -230,6 +238,12 @@ impl Pull {
         );
         if begun > 0 {
             detail = format!("{detail}, and {begun} bytes of blobs that are not whole");
+        }
+        let claimed = blobs.iter().filter(|blob| blob.claimed).count();
+        if claimed > 0 {
+            detail = format!(
+                "{detail}; {claimed} of them came by way of another repository, and the registry is asked for a byte of each first"
+            );
         }
         told.say(StepName::Blobs, outcome, detail);
         if outcome == StepOutcome::Hit || !self.cluster.is_there() {
