@@ -143,7 +143,7 @@ impl Pull {
             ));
         }
         let before: HashSet<Digest> = self.store.digests().into_iter().collect();
-        let (caller, root) = self.root(image, caller).await?;
+        let (caller, root) = Box::pin(self.root(image, caller)).await?;
         let mut family = Family::default();
         Box::pin(self.gather(image, &caller, &root, wanted, &mut family)).await?;
         let mut seen = HashSet::new();
