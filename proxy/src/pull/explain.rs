@@ -124,7 +124,7 @@ impl Pull {
                 self.explain_contents(&place, &met, &asked.platforms, told)
                     .await;
             }
-            Err(error) => self.explain_failure(&place, error, own, told),
+            Err(error) => self.explain_failure(&place, &error, own, told),
         }
     }
 
@@ -312,9 +312,9 @@ impl Pull {
     }
 
     /// Why a pull gets nothing.
-    fn explain_failure(&self, place: &Place, error: PullError, own: bool, told: &mut Told) {
+    fn explain_failure(&self, place: &Place, error: &PullError, own: bool, told: &mut Told) {
         let judged = judge(error.clone(), place, own);
-        let failure = match &error {
+        let failure = match error {
             PullError::Upstream(failure) | PullError::Fill(FillError::Upstream(failure)) => {
                 Some(failure.clone())
             }
