@@ -165,7 +165,7 @@ impl Pull {
         if let Err(error) = &answered
             && is_outage(error)
             && self.cluster.is_there()
-            && self.hear(&place, tag_of(&request.route)).await
+            && Box::pin(self.hear(&place, tag_of(&request.route))).await
         {
             answered = self.answer(&place, &request).await;
         }

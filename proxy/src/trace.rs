@@ -67,7 +67,7 @@ impl Trace {
         let request = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
         let traced = Traced(Arc::new(Request {
             trace: self.clone(),
-            request,
+            number: request,
             registry: begun.registry,
             repository: begun.repository,
             begun: Instant::now(),
@@ -125,7 +125,7 @@ pub struct Traced(Arc<Request>);
 #[derive(Debug)]
 struct Request {
     trace: Trace,
-    request: u64,
+    number: u64,
     registry: String,
     repository: String,
     begun: Instant,
@@ -135,7 +135,7 @@ impl Traced {
     /// The head of the response leaves.
     pub fn answered(&self, status: u16, tier: &str, outcome: &str) {
         self.tell(TraceEvent::Answered {
-            request: self.0.request,
+            request: self.0.number,
             status,
             tier: tier.to_owned(),
             outcome: outcome.to_owned(),
@@ -146,7 +146,7 @@ impl Traced {
     /// The request is over.
     pub fn ended(&self, outcome: &str, sent_bytes: u64) {
         self.tell(TraceEvent::End {
-            request: self.0.request,
+            request: self.0.number,
             outcome: outcome.to_owned(),
             sent_bytes,
             after_ms: self.after_ms(),
@@ -168,8 +168,8 @@ impl Traced {
 }
 
 /// Does the work of a request: the steps that it takes are told of it.
-pub async fn scope<F: Future>(traced: Option<Traced>, work: F) -> F::Output {
-    CURRENT.scope(traced, work).await
+pub fn scope<F: Future>(traced: Option<Traced>, work: F) -> impl Future<Output = F::Output> {
+    CURRENT.scope(traced, work)
 }
 
 /// Work that is handed to another task goes on for the same request.
@@ -184,7 +184,7 @@ pub fn step(step: StepName, told: impl FnOnce() -> (StepOutcome, String)) {
         if let Some(traced) = current {
             let (outcome, detail) = told();
             traced.tell(TraceEvent::Step {
-                request: traced.0.request,
+                request: traced.0.number,
                 step: step.as_str().to_owned(),
                 outcome: outcome.as_str().to_owned(),
                 detail,

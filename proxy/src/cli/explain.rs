@@ -205,10 +205,10 @@ fn in_runtime(args: &ExplainArgs, image: &ImageName) -> Step {
         Said::Hosts(hosts) => hosts,
     };
     let last = hosts.server.as_deref().unwrap_or(registry);
-    let mut order: Vec<&str> = hosts.hosts.iter().map(|host| host.url.as_str()).collect();
+    let mut order: Vec<&str> = hosts.listed.iter().map(|host| host.url.as_str()).collect();
     order.push(last);
     let detail = format!("{}: {}", file.display(), order.join(", then "));
-    let larder = hosts.hosts.iter().position(|host| {
+    let larder = hosts.listed.iter().position(|host| {
         hosts.installed.as_ref() == Some(&host.url)
             || runtime::local(&host.url).is_some_and(|at| is_own(args, &at))
     });

@@ -44,7 +44,7 @@ pub enum Said {
 #[derive(Debug)]
 pub struct Hosts {
     /// In the order in which they are asked.
-    pub hosts: Vec<Host>,
+    pub listed: Vec<Host>,
     /// Asked last, in place of the registry itself.
     pub server: Option<String>,
     /// What `larder install` has put in.
@@ -154,7 +154,7 @@ fn parse(text: &str) -> Said {
     }
     let server = document.get("server").and_then(Value::as_str);
     Said::Hosts(Hosts {
-        hosts,
+        listed: hosts,
         installed: install::installed(text),
         server: server.map(ToOwned::to_owned),
     })
@@ -227,7 +227,7 @@ mod tests {
             panic!("it can be used");
         };
         assert_eq!(hosts.server.as_deref(), Some("https://ghcr.io"));
-        let [z, larder] = &hosts.hosts[..] else {
+        let [z, larder] = &hosts.listed[..] else {
             panic!("{hosts:?}");
         };
         assert!(z.url == "https://z" && z.resolves() && z.pulls() && !z.tls);

@@ -7,6 +7,7 @@
 
 mod contents;
 mod sources;
+mod words;
 
 use larder_shared::{
     Digest, Reference,
@@ -14,6 +15,7 @@ use larder_shared::{
     name::ImageName,
 };
 
+pub(super) use self::words::{concluded, seen};
 use super::{
     Platforms, Pull, PullError, is_outage, judge,
     manifest::{Known, Resolved},
@@ -124,7 +126,7 @@ impl Pull {
                 self.explain_contents(&place, &met, &asked.platforms, told)
                     .await;
             }
-            Err(error) => self.explain_failure(&place, error, own, told),
+            Err(error) => self.explain_failure(&place, &error, own, told),
         }
     }
 
@@ -312,9 +314,9 @@ impl Pull {
     }
 
     /// Why a pull gets nothing.
-    fn explain_failure(&self, place: &Place, error: PullError, own: bool, told: &mut Told) {
+    fn explain_failure(&self, place: &Place, error: &PullError, own: bool, told: &mut Told) {
         let judged = judge(error.clone(), place, own);
-        let failure = match &error {
+        let failure = match error {
             PullError::Upstream(failure) | PullError::Fill(FillError::Upstream(failure)) => {
                 Some(failure.clone())
             }
@@ -346,76 +348,5 @@ impl Pull {
         told.say(step, outcome, detail);
         told.comes(pull);
         self.explain_upstream(place, None, failure.as_ref(), told);
-    }
-}
-
-/// What was concluded about a tag, in words.
-pub(super) fn concluded(resolved: &Resolved) -> (StepOutcome, String) {
-    let known = resolved.record.as_ref().map(|record| record.digest);
-    let age = resolved.age.as_secs();
-    match (&resolved.answer, known) {
-        (Known::Fresh(_), known) => {
-            let digest = known.map_or_else(|| "not known".to_owned(), |digest| digest.to_string());
-            (
-                StepOutcome::Fresh,
-                format!(
-                    "{digest}, checked {age} s ago: [tags] fresh_for lets it be, and nobody is asked"
-                ),
-            )
-        }
-        (Known::Concluded(After::Serve(now)), Some(known)) if known == now.digest => {
-            (StepOutcome::Unchanged, format!("{known}, asked just now"))
-        }
-        (Known::Concluded(After::Serve(now)), Some(known)) => (
-            StepOutcome::Changed,
-            format!("{}, asked just now; it was {known}", now.digest),
-        ),
-        (Known::Concluded(After::Serve(now)), None) => (
-            StepOutcome::New,
-            format!("{}, asked just now; not known before", now.digest),
-        ),
-        (Known::Concluded(After::Fetch), _) => (
-            StepOutcome::Untold,
-            "its digest is told with the manifest, which is fetched".to_owned(),
-        ),
-        (Known::Concluded(After::Stale { known, failure }), _) => (
-            StepOutcome::Stale,
-            format!(
-                "{} as of {}, with a warning: {failure}",
-                known.digest,
-                checked(known.checked, age)
-            ),
-        ),
-        (Known::Concluded(After::Forget(failure) | After::Fail(failure)), _) => (
-            match failure {
-                Failure::NotFound(_) => StepOutcome::Missing,
-                Failure::Refused(_) | Failure::Forbidden(_) => StepOutcome::Refused,
-                _ => StepOutcome::Failed,
-            },
-            failure.to_string(),
-        ),
-    }
-}
-
-/// What is known of a caller's right when its request has been answered, in words.
-pub(super) fn seen(place: &Place, verdict: Verdict) -> (StepOutcome, String) {
-    let who = format!("{:?}", place.identity);
-    match (verdict, place.identity.is_anonymous()) {
-        (Verdict::Allowed, true) => (StepOutcome::Public, who),
-        (Verdict::Allowed, false) if place.record.public_since().is_some() => {
-            (StepOutcome::Public, who)
-        }
-        (Verdict::Allowed, false) => (StepOutcome::OwnCredentials, who),
-        (Verdict::Ask { bridged: true }, _) => (StepOutcome::Bridged, who),
-        (Verdict::Ask { bridged: false }, _) => (StepOutcome::Unknown, who),
-        (Verdict::Refused, _) => (StepOutcome::Refused, who),
-    }
-}
-
-fn checked(at: u64, age: u64) -> String {
-    if at == 0 {
-        "what another node knows".to_owned()
-    } else {
-        format!("{age} s ago")
     }
 }

@@ -37,7 +37,7 @@ pub(super) struct Resolved {
 
 /// Either known without a question, or concluded from what the registry said.
 pub(super) enum Known {
-    Fresh(Pulled),
+    Fresh(Box<Pulled>),
     Concluded(After),
 }
 
@@ -74,9 +74,8 @@ impl Pull {
                 .stored_manifest(place, &Descriptor::from(&known), head)
                 .await
         {
-            return Ok(resolved(Known::Fresh(
-                pulled.from(Tier::Node, Outcome::Hit),
-            )));
+            let pulled = pulled.from(Tier::Node, Outcome::Hit);
+            return Ok(resolved(Known::Fresh(Box::new(pulled))));
         }
         // A first GET is its own question: asking with HEAD first would only add a round trip. Where there are other
         // members, the question is small and the manifest comes from them.
@@ -121,7 +120,7 @@ impl Pull {
             ..
         } = resolved;
         let concluded = match answer {
-            Known::Fresh(pulled) => return Ok(pulled),
+            Known::Fresh(pulled) => return Ok(*pulled),
             Known::Concluded(concluded) => concluded,
         };
         let fetched = match concluded {
@@ -141,14 +140,17 @@ impl Pull {
                     .map_err(dangling)
             }
             After::Fetch => self.fetch(place, Reference::Tag(tag.clone())).await,
-            otherwise => return self.without(place, tag, otherwise, age, head).await,
+            // Boxed: it is rare, and every request carries room for it.
+            otherwise => {
+                return Box::pin(self.without(place, tag, otherwise, age, head)).await;
+            }
         };
         match fetched {
             Ok(manifest) => Ok(manifest.pulled(head, Outcome::Miss)),
             // The question was answered and the manifest cannot be had: no better than no answer.
             Err(PullError::Upstream(failure)) => {
                 let otherwise = tags::conclude(record, tags::Word::Failed(failure), policy);
-                self.without(place, tag, otherwise, age, head).await
+                Box::pin(self.without(place, tag, otherwise, age, head)).await
             }
             Err(error) => Err(error),
         }

@@ -88,7 +88,7 @@ fn hosts(certs: &Path, port: Option<u16>) -> (Vec<Finding>, Vec<String>) {
     for dir in &directories {
         match larder_in(dir, port) {
             Some((hosts, at)) => {
-                addresses.extend(runtime::local(&hosts.hosts[at].url));
+                addresses.extend(runtime::local(&hosts.listed[at].url));
                 findings.extend(traps(dir, hosts, at, port));
             }
             None => findings.extend(without(dir, &directories, port)),
@@ -121,7 +121,7 @@ fn larder_in(dir: &HostDir, port: Option<u16>) -> Option<(&Hosts, usize)> {
         return None;
     };
     let installed = |url: &String| hosts.installed.as_ref() == Some(url);
-    let mut each = hosts.hosts.iter();
+    let mut each = hosts.listed.iter();
     let at = each.position(|host| installed(&host.url) || is_larder(&host.url, port))?;
     Some((hosts, at))
 }
@@ -172,13 +172,13 @@ fn without(dir: &HostDir, all: &[HostDir], port: Option<u16>) -> Option<Finding>
 
 /// What goes wrong although larder is named.
 fn traps(dir: &HostDir, hosts: &Hosts, at: usize, port: Option<u16>) -> Vec<Finding> {
-    let (file, host) = (dir.file.display(), &hosts.hosts[at]);
+    let (file, host) = (dir.file.display(), &hosts.listed[at]);
     let mut findings = Vec::new();
     let error = |found: String, mend: &str| Finding::error(Check::Hosts, found, mend);
     if at > 0 {
         findings.push(Finding::warning(
             Check::Hosts,
-            format!("{file}: {} is asked before larder", hosts.hosts[0].url),
+            format!("{file}: {} is asked before larder", hosts.listed[0].url),
             "move larder's section above it",
         ));
     }
