@@ -36,7 +36,7 @@ use crate::{
     store::Store,
     sys,
     tags::Tags,
-    trace::Trace,
+    events::Events,
     upstream::Upstreams,
 };
 
@@ -167,7 +167,7 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
         checks: Coalesce::default(),
         fetches: Coalesce::default(),
         shared: Cache::new(SHARED),
-        trace: Trace::default(),
+        events: Events::default(),
         store,
         upstreams,
     });
@@ -276,7 +276,7 @@ impl Bound {
             within_s = DRAIN_WITHIN.as_secs(),
             "larder stops; requests in flight may finish"
         );
-        self.pull.trace.close();
+        self.pull.events.close();
         let drained = tokio::select! {
             drained = tokio::time::timeout(DRAIN_WITHIN, drain.drain()) => drained.is_ok(),
             // A second signal means now.

@@ -11,7 +11,7 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 
-use crate::trace;
+use crate::events;
 
 /// A question under way, with everyone who waits for it.
 type Running<V> = Shared<BoxFuture<'static, Option<V>>>;
@@ -57,7 +57,7 @@ where
             } else {
                 let list = Arc::clone(&self.running);
                 let done = key.clone();
-                let task = tokio::spawn(trace::carried(async move {
+                let task = tokio::spawn(events::carried(async move {
                     let _unlist = Unlist { list, key: done };
                     ask.await
                 }));

@@ -51,7 +51,7 @@ use crate::{
     identity::Identity,
     metrics::Metrics,
     store::{Blob, Partial, Store},
-    trace,
+    events,
     upstream::{Failure, Upstreams},
 };
 pub use plan::DEPTH;
@@ -443,7 +443,7 @@ impl Fills {
         drop(fills);
         if started {
             self.metrics.fills.started.inc();
-            tokio::spawn(trace::carried(task::run(Arc::clone(self), fill)));
+            tokio::spawn(events::carried(task::run(Arc::clone(self), fill)));
         } else {
             self.metrics.fills.coalesced.inc();
             fill.demand.notify_one();

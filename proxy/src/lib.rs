@@ -3,7 +3,7 @@
 //! The modules stand in the order of ARCHITECTURE.md, lowest first; each imports only what stands above it.
 
 pub mod sys;
-pub mod trace;
+pub mod events;
 
 pub mod coalesce;
 pub mod config;

@@ -39,7 +39,7 @@ use crate::{
     metrics::{CredentialsFailed, Metrics, Outcome, Tier},
     store::Store,
     tags::Tags,
-    trace::{self, Trace},
+    events::{self, Events},
     upstream::{Failure, Upstreams},
 };
 
@@ -135,7 +135,7 @@ pub struct Pull {
     /// On whose behalf a repository was last shared by the operator's choice, without the secret.
     pub shared: Shared,
     /// Who listens to requests hears of their steps here.
-    pub trace: Trace,
+    pub events: Events,
 }
 
 /// A manifest in memory.
@@ -170,7 +170,7 @@ impl Pull {
             answered = self.answer(&place, &request).await;
         }
         self.tell(&place, &request.route, &answered);
-        trace::step(StepName::Access, || {
+        events::step(StepName::Access, || {
             explain::seen(&place, self.access.verdict(&place))
         });
         answered.map_err(|error| judge(error, &place, request.caller.presented))

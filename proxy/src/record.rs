@@ -11,7 +11,7 @@ use larder_shared::Role;
 
 use crate::{
     metrics::{Metrics, Outcome, PeerServed, RoleLabel, Served, Tier},
-    trace::Traced,
+    events::Traced,
 };
 
 /// Who asked.

@@ -19,7 +19,7 @@ use crate::{
     pull::{self, Caller, Pull, PullError, Pulled},
     record::Record,
     sys::{self, Regions},
-    trace::{self, Begun},
+    events::{self, Begun},
     upstream::Failure,
 };
 
@@ -76,7 +76,7 @@ impl Surface {
                     route.address().and_then(|a| self.pull.resolve(a).ok())
                 {
                     record.upstream(registry.as_str());
-                    traced = self.pull.trace.begin(|| Begun {
+                    traced = self.pull.events.begin(|| Begun {
                         method: request.method().as_str(),
                         path: request.uri().path(),
                         registry: registry.to_string(),
@@ -88,7 +88,7 @@ impl Surface {
                 let unknown = unknown(&route);
                 let range = RangeHeader::parse(text(header::RANGE));
                 let pulled = self.pulled(request.headers(), route, range, head);
-                let answered = trace::scope(traced, pulled).await;
+                let answered = events::scope(traced, pulled).await;
                 (
                     answered.map_err(|(error, shown)| (error, unknown, shown)),
                     ns,

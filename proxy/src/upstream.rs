@@ -44,7 +44,7 @@ use crate::{
     config::{Config, Endpoint, Upstream},
     identity::Fingerprint,
     metrics::{Asked, Metrics, UpstreamAsked},
-    trace,
+    events,
 };
 
 /// The head of an answer must come within this time. Below the 5 s in which larder answers its own client.
@@ -285,7 +285,7 @@ impl Upstreams {
             self.health(&place, |health| health.quota = Some(quota));
         }
         self.count_asked(ask, &asked);
-        trace::step(StepName::Upstream, || {
+        events::step(StepName::Upstream, || {
             let origin = client::origin(&endpoint.url);
             match &asked {
                 Ok(_) => (StepOutcome::Answered, format!("{origin} answered")),

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::{Admin, Query, text};
 use crate::{
     body::{Body, Content},
-    trace::{Heard, Next},
+    events::{Heard, Next},
 };
 
 /// Lines on their way to the listener. What does not fit waits in the trace, and is lost there if it takes too long.
@@ -28,7 +28,7 @@ impl Admin {
             Some(Ok(image)) => Some(image),
             Some(Err(error)) => return text(StatusCode::BAD_REQUEST, &format!("{error}\n")),
         };
-        let mut listener = self.pull.trace.listen();
+        let mut listener = self.pull.events.listen();
         let (tell, told) = mpsc::channel(LINES);
         tokio::spawn(async move {
             let mut quiet = tokio::time::interval(QUIET);

@@ -17,7 +17,7 @@ use crate::{
     metrics::{Outcome, Tier},
     store::{Link, Store, TagRecord, now, sizes},
     tags::{self, After, Before, Descriptor, Policy},
-    trace,
+    events,
     upstream::{Answer, Failure, Subject, Upstreams, Want},
 };
 
@@ -111,7 +111,7 @@ impl Pull {
         head: bool,
     ) -> Result<Pulled, PullError> {
         let resolved = self.resolve_tag(place, tag, head).await?;
-        trace::step(StepName::Tag, || explain::concluded(&resolved));
+        events::step(StepName::Tag, || explain::concluded(&resolved));
         let Resolved {
             answer,
             record,

@@ -24,7 +24,7 @@ tokio::task_local! {
 
 /// Where requests are told of. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Trace {
+pub struct Events {
     events: broadcast::Sender<Option<Arc<Heard>>>,
     requests: Arc<AtomicU64>,
 }
@@ -48,7 +48,7 @@ pub struct Begun<'a> {
     pub agent: &'a str,
 }
 
-impl Default for Trace {
+impl Default for Events {
     fn default() -> Self {
         Self {
             events: broadcast::Sender::new(BUFFER),
@@ -57,7 +57,7 @@ impl Default for Trace {
     }
 }
 
-impl Trace {
+impl Events {
     /// A request begins. `None` where nobody listens; `begun` is not asked then.
     pub fn begin<'a>(&self, begun: impl FnOnce() -> Begun<'a>) -> Option<Traced> {
         if self.events.receiver_count() == 0 {
@@ -66,7 +66,7 @@ impl Trace {
         let begun = begun();
         let request = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
         let traced = Traced(Arc::new(Request {
-            trace: self.clone(),
+            events: self.clone(),
             number: request,
             registry: begun.registry,
             repository: begun.repository,
@@ -124,7 +124,7 @@ pub struct Traced(Arc<Request>);
 
 #[derive(Debug)]
 struct Request {
-    trace: Trace,
+    events: Events,
     number: u64,
     registry: String,
     repository: String,
@@ -163,7 +163,7 @@ impl Traced {
             repository: self.0.repository.clone(),
             event,
         };
-        let _ = self.0.trace.events.send(Some(Arc::new(heard)));
+        let _ = self.0.events.events.send(Some(Arc::new(heard)));
     }
 }
 
@@ -210,11 +210,11 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_is_told_where_nobody_listens() {
-        let trace = Trace::default();
-        assert!(trace.begin(|| unreachable!("nobody listens")).is_none());
-        drop(trace.listen());
+        let events = Events::default();
+        assert!(events.begin(|| unreachable!("nobody listens")).is_none());
+        drop(events.listen());
         assert!(
-            trace
+            events
                 .begin(|| unreachable!("nobody listens any more"))
                 .is_none()
         );
@@ -222,9 +222,9 @@ mod tests {
 
     #[tokio::test]
     async fn steps_are_told_of_the_request_they_belong_to_also_in_another_task() {
-        let trace = Trace::default();
-        let mut listener = trace.listen();
-        let traced = trace.begin(begun);
+        let events = Events::default();
+        let mut listener = events.listen();
+        let traced = events.begin(begun);
         scope(traced, async {
             let work = async { step(StepName::Tag, || (StepOutcome::Fresh, "x".to_owned())) };
             tokio::spawn(carried(work)).await.unwrap();
@@ -238,16 +238,16 @@ mod tests {
         assert!(
             matches!(&heard.event, TraceEvent::Step { request: 1, outcome, .. } if outcome == "fresh")
         );
-        trace.close();
+        events.close();
         assert!(matches!(listener.next().await, Next::End));
     }
 
     #[tokio::test]
     async fn what_a_slow_listener_missed_is_counted() {
-        let trace = Trace::default();
-        let mut listener = trace.listen();
+        let events = Events::default();
+        let mut listener = events.listen();
         for _ in 0..BUFFER + 10 {
-            trace.begin(begun);
+            events.begin(begun);
         }
         assert!(matches!(listener.next().await, Next::Missed(10)));
         assert!(matches!(listener.next().await, Next::Event(_)));
