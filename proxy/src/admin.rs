@@ -2,28 +2,48 @@
 //!
 //! ```text
 //! admin socket      GET /status              this node at a glance
-//!                   GET /explain?ref=IMAGE   what a pull would do
+//!                   GET /images  /blobs      what the node tier holds
+//!                   GET /upstreams           the registries behind it, and how they fare; ?name=NAME, ?check
+//!                   GET /explain?ref=IMAGE[&platform=OS/ARCH]   what a pull would do; a pod's secret in Authorization
+//!                   GET /doctor              what is wrong with this node, and how to mend it
+//!                   POST /pin?ref=IMAGE /unpin?ref=IMAGE /evict?ref=IMAGE /evict?upstream=NAME
+//!                   POST /pull?ref=IMAGE /gc /verify   told line by line
 //!                   GET /log, POST /log?filter=FILTER
-//!                   POST /pin?ref=IMAGE /unpin?ref=IMAGE /evict?ref=IMAGE /evict?upstream=NAME /gc /verify
+//!                   POST /trace[?ref=IMAGE]  requests as they happen, line by line
 //! telemetry port    GET /metrics  /livez  /readyz
 //! ```
 //!
 //! Reads snapshots; never holds a lock of the data path for longer than a copy.
 
+mod diagnosis;
+mod follow;
 mod log;
 mod scrape;
 mod status;
 mod telemetry;
+mod upstreams;
+mod work;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use arc_swap::ArcSwapOption;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use larder_shared::{
-    admin::{Acted, Listen},
+    admin::{Diagnosis, Listen, VERSION_HEADER},
     name::ImageName,
 };
 
-use crate::{body::Body, drain::Readiness, metrics::Metrics, pull::Pull, telemetry::Logs};
+use crate::{
+    body::Body,
+    credentials::Credential,
+    drain::Readiness,
+    metrics::Metrics,
+    pull::{Platforms, Pull, explain::Asked},
+    telemetry::Logs,
+};
 
 /// Everything that may be asked about a running larder.
 #[derive(Debug)]
@@ -34,19 +54,26 @@ pub struct Admin {
     listen: Listen,
     started: Instant,
     readiness: Readiness,
+    /// Why the configuration file on disk is not in force, if it is not.
+    misread: Arc<ArcSwapOption<String>>,
+    diagnosis: tokio::sync::Mutex<Option<(Instant, Arc<Diagnosis>)>>,
     /// Whoever looks up what /metrics shows.
     scraping: tokio::sync::Mutex<()>,
 }
 
 impl Admin {
+    /// `misread` says why the configuration file on disk is not in force, while it is not.
     pub fn new(
         pull: Arc<Pull>,
         metrics: Arc<Metrics>,
         logs: Arc<Logs>,
         listen: Listen,
         readiness: Readiness,
+        misread: Arc<ArcSwapOption<String>>,
     ) -> Self {
         Self {
+            misread,
+            diagnosis: tokio::sync::Mutex::default(),
             pull,
             metrics,
             logs,
@@ -57,15 +84,26 @@ impl Admin {
         }
     }
 
-    /// Answers on the admin socket.
+    /// Answers on the admin socket, and says of which version the answer is.
     pub async fn answer<B>(&self, request: &Request<B>) -> Response<Body> {
+        let mut response = self.route(request).await;
+        let version = HeaderValue::from_static(env!("CARGO_PKG_VERSION"));
+        response.headers_mut().insert(VERSION_HEADER, version);
+        response
+    }
+
+    async fn route<B>(&self, request: &Request<B>) -> Response<Body> {
         let path = request.uri().path();
         let query = Query(request.uri().query().unwrap_or_default());
         match (request.method(), path) {
             (&Method::GET, "/status") => json(&self.status().await),
             (method @ (&Method::GET | &Method::POST), "/log") => self.log(method, &query),
-            (&Method::GET, "/explain") => match query.image() {
-                Ok(image) => json(&self.pull.explain(&image).await),
+            (&Method::GET, "/images") => long_json(self.pull.images().await).await,
+            (&Method::GET, "/blobs") => long_json(self.pull.blobs().await).await,
+            (&Method::GET, "/upstreams") => self.upstreams(&query).await,
+            (&Method::GET, "/doctor") => json(&*self.diagnosis(Duration::ZERO).await),
+            (&Method::GET, "/explain") => match asked(&query, request.headers()) {
+                Ok(asked) => json(&self.pull.explain(asked).await),
                 Err(why) => text(StatusCode::BAD_REQUEST, &why),
             },
             (&Method::POST, "/pin" | "/unpin") => match query.image() {
@@ -77,23 +115,36 @@ impl Admin {
                 (None, Ok(image)) => done(self.pull.evict(&image).await),
                 (None, Err(why)) => text(StatusCode::BAD_REQUEST, &why),
             },
-            (&Method::POST, "/gc") => {
-                let kept = self.pull.keep_within_bounds().await;
-                done(
-                    kept.map_err(|error| error.to_string())
-                        .map(|evicted| Acted {
-                            blobs: evicted.blobs,
-                            bytes: evicted.bytes,
-                        }),
-                )
-            }
-            (&Method::POST, "/verify") => done(self.pull.verify().await),
+            (&Method::POST, "/gc") => self.gc(),
+            (&Method::POST, "/verify") => self.verify(),
+            (&Method::POST, "/trace") => self.follow(&query),
+            (&Method::POST, "/pull") => self.pull(&query, request.headers()),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "there are GET /status, /explain and /log, and POST /pin, /unpin, /evict, /gc, /verify and /log\n",
+                "there are GET /status, /images, /blobs, /upstreams, /explain, /doctor and /log, and POST /pull, /trace, /pin, /unpin, /evict, /gc, /verify and /log\n",
             ),
         }
     }
+}
+
+/// What is to be explained: a runtime's secret comes as it would from the runtime, in `Authorization`.
+fn asked(query: &Query<'_>, headers: &HeaderMap) -> Result<Asked, String> {
+    let shown = headers.get(header::AUTHORIZATION);
+    let credential = match shown.map(|value| value.to_str().ok()?.strip_prefix("Basic ")) {
+        None => None,
+        Some(pair) => Some(
+            pair.and_then(Credential::from_basic)
+                .ok_or("the Authorization is not HTTP Basic\n")?,
+        ),
+    };
+    Ok(Asked {
+        image: query.image()?,
+        credential,
+        platforms: match query.get("platform") {
+            Some(platform) => Platforms::These(vec![platform]),
+            None => Platforms::own(),
+        },
+    })
 }
 
 /// The parameters of an admin request.
@@ -107,6 +158,14 @@ impl Query<'_> {
             .map(|(_, value)| value.into_owned())
     }
 
+    fn all(&self, name: &str) -> Vec<String> {
+        let pairs = url::form_urlencoded::parse(self.0.as_bytes());
+        pairs
+            .filter(|(key, _)| key == name)
+            .map(|(_, value)| value.into_owned())
+            .collect()
+    }
+
     fn image(&self) -> Result<ImageName, String> {
         let image = self.get("ref").ok_or("say which image: ?ref=IMAGE\n")?;
         image.parse().map_err(|error| format!("{image}: {error}\n"))
@@ -118,6 +177,12 @@ fn done(outcome: Result<impl serde::Serialize, String>) -> Response<Body> {
         Ok(value) => json(&value),
         Err(why) => text(StatusCode::CONFLICT, &format!("{why}\n")),
     }
+}
+
+/// The same for what may be long: writing down 100,000 blobs is no work for a thread that serves pulls.
+async fn long_json(value: impl serde::Serialize + Send + 'static) -> Response<Body> {
+    let written = tokio::task::spawn_blocking(move || json(&value)).await;
+    written.unwrap_or_else(|panic| text(StatusCode::INTERNAL_SERVER_ERROR, &panic.to_string()))
 }
 
 fn json(value: &impl serde::Serialize) -> Response<Body> {

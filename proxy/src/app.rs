@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use larder_shared::admin::Listen;
 use moka::future::Cache;
 use tokio::{
@@ -26,6 +26,7 @@ use crate::{
     config::Config,
     credentials::{Credentials, Settings},
     drain::{Drain, Readiness, Watch},
+    events::Events,
     fill::Fills,
     identity::Key,
     keep, listen,
@@ -34,7 +35,7 @@ use crate::{
     pull::Pull,
     registry::Surface,
     store::{Store, Tenure, now},
-    sys::keep_freed_memory,
+    sys,
     tags::Tags,
     telemetry::Logs,
     upstream::Upstreams,
@@ -88,7 +89,10 @@ pub async fn build(config: Config, logs: Logs) -> anyhow::Result<Bound> {
     // First of all: a pod's first process ignores what it has not said it listens to, and would be killed when its grace
     // period is over.
     let stop = Stop::listen()?;
-    keep_freed_memory();
+    sys::keep_freed_memory();
+    if let Err(error) = sys::raise_open_files() {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
     let registry = bind(config.registry.listen, "registry", "--listen ADDR").await?;
     let telemetry = match config.telemetry.listen {
         Some(address) => {
@@ -187,6 +191,7 @@ pub async fn build(config: Config, logs: Logs) -> anyhow::Result<Bound> {
         checks: Coalesce::default(),
         fetches: Coalesce::default(),
         shared: Cache::new(SHARED),
+        events: Events::default(),
         store,
         upstreams,
     });
@@ -268,12 +273,14 @@ impl Bound {
         let (end, until_end) = Drain::new();
         let readiness = Readiness::default();
         tokio::spawn(take_over(Arc::clone(&self.pull), watch.clone()));
+        let misread = Arc::new(ArcSwapOption::empty());
         let admin = Arc::new(Admin::new(
             Arc::clone(&self.pull),
             Arc::clone(&self.metrics),
             Arc::clone(&self.logs),
             self.listen.clone(),
             readiness.clone(),
+            Arc::clone(&misread),
         ));
         let surface = Arc::new(Surface::new(
             Arc::clone(&self.pull),
@@ -305,7 +312,13 @@ impl Bound {
         drop(watch);
         tokio::spawn(listen::admin(self.admin, admin, until_end));
         if let Some(reread) = reread {
-            tokio::spawn(reload(reread, self.config, self.metrics, self.logs));
+            tokio::spawn(reload(
+                reread,
+                self.config,
+                self.metrics,
+                self.logs,
+                misread,
+            ));
         }
         tracing::info!(
             registry = self.listen.registry,
@@ -321,6 +334,7 @@ impl Bound {
             within_s = DRAIN_WITHIN.as_secs(),
             "larder stops; requests in flight may finish"
         );
+        self.pull.events.close();
         let draining = async {
             linger(&surface).await;
             drain.drain().await;
@@ -413,14 +427,15 @@ fn at_start(config: &Config) -> impl PartialEq {
 }
 
 /// Reads the configuration again and again. A bad file keeps the old one in force and is complained about once.
+/// Meanwhile `misread` says why.
 async fn reload(
     reread: Reread,
     config: Arc<ArcSwap<Config>>,
     metrics: Arc<Metrics>,
     logs: Arc<Logs>,
+    misread: Arc<ArcSwapOption<String>>,
 ) {
     let reread = Arc::new(reread);
-    let mut complained = None;
     loop {
         tokio::time::sleep(RELOAD_EVERY).await;
         let again = Arc::clone(&reread);
@@ -428,7 +443,7 @@ async fn reload(
             return;
         };
         // Also what is no news: the file was mended by taking the change back.
-        if read.is_ok() && complained.is_some() {
+        if read.is_ok() && misread.load().is_some() {
             metrics.process.read_config(true, unix_seconds() as i64);
         }
         match read {
@@ -455,18 +470,18 @@ async fn reload(
                         "addresses, the store's path, the socket, the log's format, the cluster's key and the object store take effect after a restart"
                     );
                 }
-                complained = None;
+                misread.store(None);
             }
-            Ok(_) => complained = None,
+            Ok(_) => misread.store(None),
             Err(error) => {
                 let text = error.to_string();
                 metrics.process.read_config(false, 0);
-                if complained.as_ref() != Some(&text) {
+                if misread.load().as_deref() != Some(&text) {
                     tracing::error!(
                         error = text,
                         "the configuration cannot be used, the one before stays in force; mend it, and try it with `larder config check`"
                     );
-                    complained = Some(text);
+                    misread.store(Some(Arc::new(text)));
                 }
             }
         }

@@ -11,6 +11,8 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 
+use crate::events;
+
 /// A question under way, with everyone who waits for it.
 type Running<V> = Shared<BoxFuture<'static, Option<V>>>;
 
@@ -55,10 +57,10 @@ where
             } else {
                 let list = Arc::clone(&self.running);
                 let done = key.clone();
-                let task = tokio::spawn(async move {
+                let task = tokio::spawn(events::carried(async move {
                     let _unlist = Unlist { list, key: done };
                     ask.await
-                });
+                }));
                 let answer = async move { task.await.ok() }.boxed().shared();
                 running.insert(key, answer.clone());
                 answer

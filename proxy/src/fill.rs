@@ -49,6 +49,7 @@ use crate::{
     access::{Access, Place},
     cluster::{Cluster, durable::KeptLink},
     config::Config,
+    events,
     identity::Identity,
     metrics::Metrics,
     store::{Blob, Partial, Store},
@@ -461,7 +462,7 @@ impl Fills {
         drop(fills);
         if started {
             self.metrics.fills.started.inc();
-            tokio::spawn(task::run(Arc::clone(self), fill));
+            tokio::spawn(events::carried(task::run(Arc::clone(self), fill)));
         } else {
             self.metrics.fills.coalesced.inc();
             fill.demand.notify_one();

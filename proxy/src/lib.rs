@@ -2,6 +2,7 @@
 //!
 //! The modules stand in the order of ARCHITECTURE.md, lowest first; each imports only what stands above it.
 
+pub mod events;
 pub mod sys;
 
 pub mod coalesce;
@@ -32,6 +33,8 @@ pub mod body;
 pub mod pull;
 
 pub mod keep;
+
+pub mod doctor;
 
 pub mod admin;
 pub mod registry;

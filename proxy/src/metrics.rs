@@ -366,6 +366,12 @@ impl Known {
     pub fn set(&self, value: i64) {
         self.0.store(value, Ordering::Relaxed);
     }
+
+    /// What was told, if it was.
+    pub fn get(&self) -> Option<i64> {
+        let value = self.0.load(Ordering::Relaxed);
+        (value != UNKNOWN).then_some(value)
+    }
 }
 
 impl Default for Known {

@@ -5,13 +5,15 @@
 //! is settled first. HTTP words (status codes of errors, challenges) are the registry surface's business.
 
 mod blob;
-mod explain;
+mod content;
+pub mod explain;
 mod hearsay;
 mod list;
 mod manage;
 mod manifest;
 mod member;
 mod revalidated;
+mod warm;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,12 +21,13 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use larder_shared::{
-    Digest, OciError, RangeHeader, Reference, RegistryName, Repository, Route,
+    Digest, OciError, RangeHeader, Reference, RegistryName, Repository, Route, Tag,
+    admin::StepName,
     route::{Address, Registries},
 };
 use moka::future::Cache;
 
-pub use self::member::MemberRequest;
+pub use self::{member::MemberRequest, warm::Platforms};
 use crate::{
     access::{Access, Place, Verdict},
     body::Body,
@@ -32,6 +35,7 @@ use crate::{
     coalesce::Coalesce,
     config::{Config, Sharing},
     credentials::{Credentials, Fault},
+    events::{self, Events},
     fill::{FillError, Fills},
     identity::{Fingerprint, Identity, Key},
     metrics::{CredentialsFailed, Metrics, Outcome, Tier},
@@ -136,6 +140,8 @@ pub struct Pull {
     pub fetches: Fetches,
     /// On whose behalf a repository was last shared by the operator's choice, without the secret.
     pub shared: Shared,
+    /// Who listens to requests hears of their steps here.
+    pub events: Events,
 }
 
 /// A manifest in memory.
@@ -168,11 +174,14 @@ impl Pull {
         if let Err(error) = &answered
             && is_outage(error)
             && self.cluster.is_there()
-            && self.hear(&place, &request.route).await
+            && Box::pin(self.hear(&place, tag_of(&request.route))).await
         {
             answered = self.answer(&place, &request).await;
         }
         self.tell(&place, &request.route, &answered);
+        events::step(StepName::Access, || {
+            explain::seen(&place, self.access.verdict(&place))
+        });
         answered.map_err(|error| judge(error, &place, request.caller.presented))
     }
 
@@ -303,6 +312,13 @@ impl Pull {
             Verdict::Ask { .. } => Ok(false),
             Verdict::Refused => Err(Failure::Refused(place.registry.to_string()).into()),
         }
+    }
+}
+
+fn tag_of(route: &Route) -> Option<&Tag> {
+    match route {
+        Route::Manifest(_, Reference::Tag(tag)) => Some(tag),
+        _ => None,
     }
 }
 

@@ -9,10 +9,11 @@ use http::{Method, StatusCode};
 
 use larder_shared::Role;
 
-use crate::metrics::{
-    Answered, Metrics, Outcome, PeerServed, RoleLabel, Served, Tier, UpstreamLabel,
+use crate::{
+    events::Traced,
+    metrics::{Answered, Metrics, Outcome, PeerServed, RoleLabel, Served, Tier, UpstreamLabel},
+    trace::Trace,
 };
-use crate::trace::Trace;
 
 /// Who asked.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +42,7 @@ pub struct Record {
     first_byte: Option<Duration>,
     sent: u64,
     complete: bool,
+    traced: Option<Traced>,
 }
 
 impl Record {
@@ -68,6 +70,7 @@ impl Record {
             first_byte: None,
             sent: 0,
             complete: false,
+            traced: None,
         }
     }
 
@@ -89,6 +92,11 @@ impl Record {
         &self.trace
     }
 
+    /// Somebody listens to this request.
+    pub fn traced(&mut self, traced: Option<Traced>) {
+        self.traced = traced;
+    }
+
     /// Which registry is meant, and how it is counted.
     pub fn upstream(&mut self, registry: &str, label: UpstreamLabel) {
         registry.clone_into(&mut self.upstream);
@@ -101,6 +109,9 @@ impl Record {
         self.tier = tier;
         self.outcome = outcome;
         self.first_byte = Some(self.started.elapsed());
+        if let Some(traced) = &self.traced {
+            traced.answered(status.as_u16(), tier.as_str(), outcome.as_str());
+        }
     }
 
     /// Body bytes were handed to the connection.
@@ -157,6 +168,9 @@ impl Drop for Record {
             self.outcome = Outcome::Abandoned;
         }
         self.count();
+        if let Some(traced) = &self.traced {
+            traced.ended(self.outcome.as_str(), self.sent);
+        }
         let port = match self.port {
             Port::Registry => "registry",
             Port::Peers(role) => role.as_str(),

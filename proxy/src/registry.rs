@@ -18,6 +18,7 @@ use self::door::Unknown;
 use crate::{
     access::Sessions,
     body::Body,
+    events::{self, Begun},
     fill::FillError,
     metrics::{Metrics, Outcome, Tier, UpstreamLabel},
     pull::{self, Caller, Pull, PullError, Pulled},
@@ -89,15 +90,25 @@ impl Surface {
                     .and_then(Address::ns)
                     .map(ToString::to_string);
                 // Whoever is meant, also in prefix addressing.
-                if let Some((registry, _)) = route.address().and_then(|a| self.pull.resolve(a).ok())
+                let mut traced = None;
+                if let Some((registry, repository)) =
+                    route.address().and_then(|a| self.pull.resolve(a).ok())
                 {
                     let label = UpstreamLabel::of(&self.pull.config.load(), registry.as_str());
                     record.upstream(registry.as_str(), label);
+                    traced = self.pull.events.begin(|| Begun {
+                        method: request.method().as_str(),
+                        path: request.uri().path(),
+                        registry: registry.to_string(),
+                        repository: repository.to_string(),
+                        agent: &agent,
+                    });
+                    record.traced(traced.clone());
                 }
                 let unknown = unknown(&route);
                 let range = RangeHeader::parse(text(header::RANGE));
-                let headers = request.headers();
-                let answered = self.pulled(headers, route, range, head, &trace).await;
+                let pulled = self.pulled(request.headers(), route, range, head, &trace);
+                let answered = events::scope(traced, pulled).await;
                 (
                     answered.map_err(|(error, shown)| (error, unknown, shown)),
                     ns,

@@ -5,9 +5,11 @@
 
 mod blob;
 mod bounds;
+mod counts;
 mod index;
 mod keeping;
 mod layout;
+mod named;
 mod partial;
 mod repositories;
 mod tenure;
@@ -24,10 +26,12 @@ use bytes::Bytes;
 use larder_shared::{Algorithm, Digest, Range, RegistryName, Repository};
 
 pub use blob::Blob;
+pub use counts::Counts;
 pub use index::{Entry, Totals};
-pub use keeping::{Evicted, Limits, sizes};
+pub use keeping::{Evicted, Limits};
+pub use named::{Named, Names, Platform, sizes};
 pub use partial::{Partial, Piece};
-pub use repositories::{Link, Repositories, RepositoryRecord, TagRecord, now};
+pub use repositories::{Holding, Link, Repositories, RepositoryRecord, TagRecord, now};
 pub use tenure::Tenure;
 
 use crate::sys::disk;
@@ -257,6 +261,11 @@ impl Store {
         repository: &Repository,
     ) -> bool {
         self.is_held() && partial::came_through(&self.layout, digest, registry, repository)
+    }
+
+    /// Bytes of the partial that an earlier fill from `registry` left (blocking).
+    pub fn partial_present(&self, digest: &Digest, registry: &RegistryName) -> u64 {
+        partial::present(&self.layout, digest, registry)
     }
 
     /// Whether a partial of this digest lies on disk.

@@ -14,6 +14,6 @@ mod usage;
 
 pub use heap::keep_freed_memory;
 pub use mapping::Mapping;
-pub use process::{Group, hang_up};
+pub use process::{Group, hang_up, open_files, raise_open_files};
 pub use sendfile::{FileSocket, Regions};
 pub use usage::{Usage, usage};

@@ -61,6 +61,26 @@ pub enum Word {
     Failed(Failure),
 }
 
+/// What a registry said, and who of it.
+#[derive(Clone, Debug)]
+pub struct Told {
+    pub word: Word,
+    /// Whether that proves the caller's right.
+    pub proves: bool,
+    /// Which of its endpoints said it.
+    pub endpoint: Option<usize>,
+}
+
+impl Told {
+    const fn nobody(word: Word) -> Self {
+        Self {
+            word,
+            proves: false,
+            endpoint: None,
+        }
+    }
+}
+
 /// After the registry was asked.
 #[derive(Clone, Debug)]
 pub enum After {
@@ -114,7 +134,7 @@ type Question = (RegistryName, Repository, Tag, Fingerprint);
 #[derive(Debug)]
 pub struct Tags {
     upstreams: Arc<Upstreams>,
-    questions: Coalesce<Question, (Word, bool)>,
+    questions: Coalesce<Question, Told>,
 }
 
 impl Tags {
@@ -126,14 +146,8 @@ impl Tags {
     }
 
     /// One HEAD upstream on behalf of `place`'s caller, bounded by `within`. `optional`: a cached answer would do, if
-    /// nobody is to be bothered. Also says whether the answer proves the caller's right.
-    pub async fn ask(
-        &self,
-        place: &Place,
-        tag: &Tag,
-        within: Duration,
-        optional: bool,
-    ) -> (Word, bool) {
+    /// nobody is to be bothered.
+    pub async fn ask(&self, place: &Place, tag: &Tag, within: Duration, optional: bool) -> Told {
         let subject = Subject::Manifest(Reference::Tag(tag.clone()));
         let mut ask = place.ask(subject, Want::Head);
         if optional {
@@ -149,14 +163,18 @@ impl Tags {
             match tokio::time::timeout(within, upstreams.ask(&ask)).await {
                 Ok(Ok(answer)) => {
                     let word = descriptor(&answer).map_or(Word::Untold, Word::Descriptor);
-                    (word, answer.proves)
+                    Told {
+                        word,
+                        proves: answer.proves,
+                        endpoint: Some(answer.endpoint),
+                    }
                 }
                 // A registry without HEAD says 405 or the like; it is asked with GET.
                 Ok(Err(Failure::Invalid { why, .. })) if why.starts_with("405") => {
-                    (Word::Untold, false)
+                    Told::nobody(Word::Untold)
                 }
-                Ok(Err(failure)) => (Word::Failed(failure), false),
-                Err(_) => (late, false),
+                Ok(Err(failure)) => Told::nobody(Word::Failed(failure)),
+                Err(_) => Told::nobody(late),
             }
         };
         let key = (
@@ -168,7 +186,7 @@ impl Tags {
         self.questions
             .run(key, question)
             .await
-            .unwrap_or((Word::Untold, false))
+            .unwrap_or(Told::nobody(Word::Untold))
     }
 }
 

@@ -2,16 +2,32 @@
 
 mod content;
 mod doctor;
+mod explain;
+#[cfg(test)]
+mod schemas;
+mod trace;
+mod upstream;
+mod work;
 
 use serde::{Deserialize, Serialize};
 
 pub use content::{Blob, Blobs, Image, Images};
-pub use doctor::{Diagnosis, Finding, Severity};
+pub use doctor::{Check, Diagnosis, Finding, Severity};
+pub use explain::{
+    BlobSource, Expected, ExpectedBlob, Explanation, PullOutcome, Step, StepName, StepOutcome,
+};
+pub use trace::TraceEvent;
+pub use upstream::{Endpoint, RateLimit, Upstream, Upstreams};
+pub use work::{Acted, Event, Failed, FailedPull, Progress, PulledImage, PulledImages, Verified};
 
 use crate::digest::Digest;
 
+/// The header in which every answer of the admin socket says the daemon's version.
+pub const VERSION_HEADER: &str = "larder-version";
+
 /// `GET /status`: this node at a glance.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Status {
     pub version: String,
     pub uptime_seconds: u64,
@@ -31,6 +47,7 @@ pub struct Status {
 
 /// The cluster, as this node sees it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ClusterStatus {
     pub members: Vec<MemberStatus>,
     /// Bytes of blobs that came from other members, and that went to them.
@@ -42,6 +59,7 @@ pub struct ClusterStatus {
 
 /// One member.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct MemberStatus {
     /// `IP:PORT`
     pub address: String,
@@ -53,6 +71,7 @@ pub struct MemberStatus {
 
 /// The object store, as this node sees it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ObjectStoreStatus {
     pub url: String,
     /// Blobs and records that wait to be written, and their bytes.
@@ -69,6 +88,7 @@ pub struct ObjectStoreStatus {
 
 /// The addresses that were really bound.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Listen {
     pub registry: String,
     pub telemetry: Option<String>,
@@ -79,6 +99,7 @@ pub struct Listen {
 
 /// The node tier.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StoreStatus {
     pub path: String,
     pub blobs: u64,
@@ -97,6 +118,7 @@ pub struct StoreStatus {
 
 /// One fill under way.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FillStatus {
     pub digest: Digest,
     pub present_bytes: u64,
@@ -106,6 +128,7 @@ pub struct FillStatus {
 
 /// An upstream that was used or configured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct UpstreamStatus {
     pub registry: String,
     pub endpoints: Vec<String>,
@@ -116,6 +139,7 @@ pub struct UpstreamStatus {
 
 /// Body bytes that went to clients.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Served {
     pub requests: u64,
     pub node_bytes: u64,
@@ -128,37 +152,4 @@ pub struct Served {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct LogFilter {
     pub filter: String,
-}
-
-/// `POST /pin`, `/unpin`, `/evict`, `/gc`: what was pinned, let go or taken out.
-#[derive(Clone, Copy, Default, Debug, Serialize, Deserialize)]
-pub struct Acted {
-    pub blobs: u64,
-    pub bytes: u64,
-}
-
-/// `POST /verify`: what was hashed again, and what had rotted.
-#[derive(Clone, Default, Debug, Serialize, Deserialize)]
-pub struct Verified {
-    pub blobs: u64,
-    pub bytes: u64,
-    pub rotten: Vec<Digest>,
-}
-
-/// `GET /explain?ref=…`: what a pull would do, step by step, without transferring the image.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Explanation {
-    pub image: String,
-    pub steps: Vec<Step>,
-}
-
-/// One step of a pull.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Step {
-    /// `name`, `access`, `tag`, `manifest`, `blobs`, `upstream`
-    pub step: String,
-    /// A short word: `hit`, `miss`, `public`, `unreachable` …
-    pub outcome: String,
-    /// Why, for a person.
-    pub detail: String,
 }

@@ -1,7 +1,8 @@
 //! A large store: larder serves at once, whatever it holds (P11).
 
 use std::fs;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use larder_tests::fake::{Content, digest_of};
 use larder_tests::http;
@@ -11,6 +12,9 @@ use larder_tests::scene::Scene;
 use super::{path, pull, whole};
 
 const BLOBS: u32 = 100_000;
+
+/// So many of them are said to be manifests.
+const MANIFESTS: u32 = 20_000;
 
 /// Ext4 allows 65,000 names of one file.
 const NAMES: u32 = 20_000;
@@ -25,6 +29,7 @@ async fn a_hundred_thousand_blobs_do_not_delay_a_start() {
     scene.until_committed(&digest).await;
     scene.node.kill9().await;
     fill(&scene.node);
+    link(&scene.node, &scene.fake.host());
     scene.fake.stop().await;
     scene.node.restart().await;
     let ready = scene.node.ready_after();
@@ -32,13 +37,10 @@ async fn a_hundred_thousand_blobs_do_not_delay_a_start() {
     assert_eq!(pull(&url, &content).await, whole(&content));
     // The bound of the benchmark is 200 ms; this one allows for a debug build beside other tests.
     assert!(ready < Duration::from_secs(1), "{ready:?}");
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(20);
     let all = f64::from(BLOBS + 1);
     while scene.node.metric("larder_store_blobs").await != Some(all) {
-        assert!(
-            std::time::Instant::now() < deadline,
-            "they are never all counted"
-        );
+        assert!(Instant::now() < deadline, "they are never all counted");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     // Names of digests that nobody has fetched open nothing.
@@ -48,6 +50,57 @@ async fn a_hundred_thousand_blobs_do_not_delay_a_start() {
         503
     );
     assert_eq!(pull(&url, &content).await, whole(&content));
+    listing_does_not_delay_pulls(&scene, &url, &content).await;
+}
+
+/// What is here may be listed, with who holds it, while pulls go on: no lock of theirs is held for longer than a copy, and
+/// manifests are read beside them.
+async fn listing_does_not_delay_pulls(scene: &Scene, url: &str, content: &Content) {
+    let done = AtomicBool::new(false);
+    let listing = async {
+        let mut lists = Vec::new();
+        for what in ["/blobs", "/images"] {
+            let listed = scene.node.admin_request("GET", what, bytes::Bytes::new());
+            lists.push(listed.await.expect("a list").body);
+        }
+        done.store(true, Ordering::Relaxed);
+        lists
+    };
+    let pulling = async {
+        let mut slowest = Duration::ZERO;
+        while !done.load(Ordering::Relaxed) {
+            let begun = Instant::now();
+            assert_eq!(pull(url, content).await, whole(content));
+            slowest = slowest.max(begun.elapsed());
+        }
+        slowest
+    };
+    let (slowest, lists) = tokio::join!(pulling, listing);
+    for (list, field, expected) in [
+        (&lists[0], &b"\"digest\":"[..], BLOBS + 1),
+        (&lists[1], &b"\"repository\":"[..], MANIFESTS),
+    ] {
+        let found = list.windows(field.len()).filter(|part| *part == field);
+        assert_eq!(found.count(), expected as usize);
+    }
+    // A debug build beside other tests, where the lists take some seconds.
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+}
+
+/// Says that a thousand repositories hold some of these blobs, as manifests.
+fn link(node: &Node, registry: &str) {
+    for repository in 0..1000 {
+        let dir = node
+            .store()
+            .join(format!("repositories/{registry}/team/r{repository}"));
+        fs::create_dir_all(&dir).expect("a directory");
+        let each = MANIFESTS / 1000;
+        let lines = (0..each).map(|i| {
+            let digest = name(repository * each + i);
+            format!("{{\"link\":{{\"digest\":\"{digest}\",\"size\":6,\"media_type\":\"m\"}}}}\n")
+        });
+        fs::write(dir.join("_log"), lines.collect::<String>()).expect("a log");
+    }
 }
 
 fn name(i: u32) -> String {

@@ -109,9 +109,11 @@ async fn explain_says_what_a_pull_would_do() {
         let json: Value = serde_json::from_str(&json).expect("JSON");
         let steps = json["steps"].as_array().cloned().expect("steps");
         let word = |value: &Value| value.as_str().expect("a word").to_owned();
+        // What containerd does with the name depends on the machine that runs the test.
         let steps = steps
             .iter()
-            .map(|step| (word(&step["step"]), word(&step["outcome"])));
+            .map(|step| (word(&step["step"]), word(&step["outcome"])))
+            .filter(|(step, _)| step != "runtime");
         steps.collect::<Vec<_>>()
     };
     let own = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
@@ -122,8 +124,9 @@ async fn explain_says_what_a_pull_would_do() {
     };
     let cold = own(&[
         ("name", "ok"),
-        ("access", "unknown"),
-        ("tag", "changed"),
+        ("access", "public"),
+        ("tag", "new"),
+        ("upstream", "answered"),
         ("manifest", "miss"),
     ]);
     assert_eq!(steps(&name).await, cold);
@@ -133,6 +136,7 @@ async fn explain_says_what_a_pull_would_do() {
         ("name", "ok"),
         ("access", "public"),
         ("tag", "unchanged"),
+        ("upstream", "answered"),
         ("manifest", "hit"),
         ("blobs", "hit"),
     ]);
@@ -145,6 +149,7 @@ async fn explain_says_what_a_pull_would_do() {
     let digest = own(&[
         ("name", "ok"),
         ("access", "public"),
+        ("upstream", "unasked"),
         ("manifest", "hit"),
         ("blobs", "hit"),
     ]);

@@ -1,12 +1,16 @@
 //! `larder pin`, `unpin`, `evict`, `gc`, `verify`: what an operator does to the node tier.
 
-use http::Method;
-use larder_shared::admin::{Acted, Verified};
+use http::{HeaderMap, Method};
+use larder_shared::{
+    admin::{Acted, Verified},
+    name::ImageName,
+};
 
 use super::{
     FOUND,
-    show::{say, size},
-    socket::{SocketArgs, ask, encoded, read},
+    progress::watched,
+    show::{BAD, count, say, say_json, size, styled},
+    socket::{SocketArgs, asked, encoded},
 };
 
 #[derive(Clone, Debug, clap::Args)]
@@ -19,17 +23,23 @@ pub struct TierArgs {
 pub struct ImageArgs {
     /// The image, as in a pod: `nginx`, `ghcr.io/owner/app:v1`, `quay.io/a/b@sha256:…`
     #[arg(value_name = "REF")]
-    image: String,
+    image: ImageName,
     #[command(flatten)]
     socket: SocketArgs,
 }
 
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  larder evict nginx:1.27                one image, pinned or not
+  larder evict --upstream ghcr.io        everything of one registry; what others also hold stays
+
+What is asked for again is fetched again. A pull under way is not disturbed.")]
 pub struct EvictArgs {
-    /// The image, as in a pod.
+    /// The image, as in a pod
     #[arg(value_name = "REF", required_unless_present = "upstream")]
-    image: Option<String>,
-    /// Everything of this registry, other registries' content untouched.
+    image: Option<ImageName>,
+    /// Everything of this registry, other registries' content untouched
     #[arg(long, value_name = "NAME", conflicts_with = "image")]
     upstream: Option<String>,
     #[command(flatten)]
@@ -38,40 +48,44 @@ pub struct EvictArgs {
 
 pub fn pin(args: &ImageArgs, pinned: bool) -> anyhow::Result<u8> {
     let path = if pinned { "/pin" } else { "/unpin" };
+    let path = format!("{path}?ref={}", encoded(&args.image.to_string()));
+    let acted = asked(&args.socket, Method::POST, &path)?;
     let word = if pinned { "pinned" } else { "let go" };
-    act(
-        &args.socket,
-        &format!("{path}?ref={}", encoded(&args.image)),
-        word,
-    )
+    told(&args.socket, acted, word)
 }
 
 pub fn evict(args: &EvictArgs) -> anyhow::Result<u8> {
     let what = match (&args.upstream, &args.image) {
         (Some(name), _) => format!("upstream={}", encoded(name)),
-        (None, image) => format!("ref={}", encoded(image.as_deref().unwrap_or_default())),
+        (None, Some(image)) => format!("ref={}", encoded(&image.to_string())),
+        // clap has seen to it.
+        (None, None) => anyhow::bail!("say which image, or which --upstream"),
     };
-    act(&args.socket, &format!("/evict?{what}"), "evicted")
+    let acted = asked(&args.socket, Method::POST, &format!("/evict?{what}"))?;
+    told(&args.socket, acted, "evicted")
 }
 
 pub fn gc(args: &TierArgs) -> anyhow::Result<u8> {
-    act(&args.socket, "/gc", "evicted")
+    let acted = watched(&args.socket, "gc", "/gc", HeaderMap::new())?;
+    told(&args.socket, acted, "evicted")
 }
 
 pub fn verify(args: &TierArgs) -> anyhow::Result<u8> {
-    let text = ask(&args.socket, Method::POST, "/verify")?;
-    let verified: Verified = read(&text)?;
+    let verified: Verified = watched(&args.socket, "verify", "/verify", HeaderMap::new())?;
     if args.socket.json {
-        say(&text);
+        say_json(&verified)?;
     } else {
         for digest in &verified.rotten {
-            say(&format!(
-                "{digest} was damaged on disk and is out of the node tier; it is fetched again when it is asked for"
+            say(&styled(
+                BAD,
+                format_args!(
+                    "{digest} was damaged on disk and is out of the node tier; it is fetched again when it is asked for"
+                ),
             ));
         }
         say(&format!(
-            "{} blobs, {}: {} damaged",
-            verified.blobs,
+            "{}, {}: {} damaged",
+            count(verified.blobs, "blob"),
             size(verified.bytes),
             verified.rotten.len()
         ));
@@ -79,15 +93,13 @@ pub fn verify(args: &TierArgs) -> anyhow::Result<u8> {
     Ok(if verified.rotten.is_empty() { 0 } else { FOUND })
 }
 
-fn act(socket: &SocketArgs, path: &str, word: &str) -> anyhow::Result<u8> {
-    let text = ask(socket, Method::POST, path)?;
+fn told(socket: &SocketArgs, acted: Acted, word: &str) -> anyhow::Result<u8> {
     if socket.json {
-        say(&text);
+        say_json(&acted)?;
     } else {
-        let acted: Acted = read(&text)?;
         say(&format!(
-            "{word}: {} blobs, {}",
-            acted.blobs,
+            "{word}: {}, {}",
+            count(acted.blobs, "blob"),
             size(acted.bytes)
         ));
     }

@@ -1,39 +1,229 @@
 //! `larder explain REF`: what a pull would do, and why.
 
-use http::Method;
-use larder_shared::admin::Explanation;
-
-use super::{
-    show::say,
-    socket::{SocketArgs, ask, encoded, read},
+use std::{
+    io::Read as _,
+    path::{Path, PathBuf},
 };
 
+use anyhow::{Context as _, anyhow, bail};
+use data_encoding::BASE64;
+use http::{HeaderMap, HeaderValue, Method, header};
+use larder_shared::{
+    admin::{BlobSource, Explanation, PullOutcome, Status, Step, StepName, StepOutcome},
+    name::ImageName,
+};
+
+use super::{
+    FOUND,
+    doctor::CERTS_DIR,
+    runtime::{self, HostDir, Said},
+    show::{say, size},
+    socket::{SocketArgs, ask, ask_showing, encoded, read},
+    trace,
+};
+use crate::{
+    config,
+    credentials::{Credential, Credentials, Secret, Settings},
+};
+
+/// Says what a pull of an image would do, step by step, and why, without transferring the image.
+///
+/// The registry is asked at most what the runtime's first HEAD would ask. A pod's own secret goes to the daemon over the
+/// admin socket alone, and is neither logged nor kept. Exit code 0: a pull would get the image; 3: it would not.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  larder explain nginx
+  larder explain --trace ghcr.io/owner/app
+  larder explain ghcr.io/owner/app:v1 --docker-config ~/.docker/config.json
+  kubectl get secret pull -o jsonpath='{.data.password}' | base64 -d |
+    kubectl exec -i ds/larder -- larder explain ghcr.io/owner/app:v1 --username me --password-stdin")]
 pub struct ExplainArgs {
     /// The image, as in a pod: `nginx`, `ghcr.io/owner/app:v1`, `quay.io/a/b@sha256:…`
-    #[arg(value_name = "REF")]
-    image: String,
+    #[arg(value_name = "REF", required_unless_present = "trace")]
+    image: Option<String>,
+    /// Follow real pulls as they happen, of the image's repository or of all
+    #[arg(long, conflicts_with_all = ["username", "docker_config", "platform", "containerd_certs_dir"])]
+    trace: bool,
+    /// Show this user's secret where the runtime would show the pod's
+    #[arg(long, value_name = "NAME", requires = "password_stdin")]
+    username: Option<String>,
+    /// Read the password from standard input
+    #[arg(long, requires = "username", conflicts_with = "docker_config")]
+    password_stdin: bool,
+    /// Show what this file has for the image: a Docker config.json, as in a pull secret
+    #[arg(long, value_name = "FILE", conflicts_with = "username")]
+    docker_config: Option<PathBuf>,
+    /// Which manifest of an index is meant [default: this node's]
+    #[arg(long, value_name = "OS/ARCH")]
+    platform: Option<String>,
+    /// The directory that containerd's `config_path` names [default: /etc/containerd/certs.d, where it can be seen]
+    #[arg(long, value_name = "DIR")]
+    containerd_certs_dir: Option<PathBuf>,
     #[command(flatten)]
     socket: SocketArgs,
 }
 
 pub fn explain(args: &ExplainArgs) -> anyhow::Result<u8> {
-    let text = ask(
-        &args.socket,
-        Method::GET,
-        &format!("/explain?ref={}", encoded(&args.image)),
-    )?;
-    if args.socket.json {
-        say(&text);
-        return Ok(0);
+    if args.trace {
+        return trace::follow(args.image.as_deref(), &args.socket);
     }
-    let explanation: Explanation = read(&text)?;
+    // clap has seen to it that there is one.
+    let said = args.image.as_deref().unwrap_or_default();
+    let image: ImageName = said.parse().map_err(|error| anyhow!("{said}: {error}"))?;
+    let mut path = format!("/explain?ref={}", encoded(said));
+    if let Some(platform) = &args.platform {
+        path = format!("{path}&platform={}", encoded(platform));
+    }
+    let mut headers = HeaderMap::new();
+    if let Some(credential) = credential(args, &image)? {
+        headers.insert(header::AUTHORIZATION, basic(&credential)?);
+    }
+    let text = ask_showing(&args.socket, Method::GET, &path, headers)?;
+    let mut explanation: Explanation = read(&text)?;
+    let runtime = in_runtime(args, &image);
+    explanation
+        .steps
+        .insert(1.min(explanation.steps.len()), runtime);
+    let gets = [PullOutcome::Served, PullOutcome::Stale];
+    let got = gets
+        .iter()
+        .any(|word| word.as_str() == explanation.pull.outcome);
+    if args.socket.json {
+        say(&serde_json::to_string(&explanation)?);
+    } else {
+        show(&explanation);
+    }
+    Ok(if got { 0 } else { FOUND })
+}
+
+fn show(explanation: &Explanation) {
     say(&explanation.image);
     for step in &explanation.steps {
         say(&format!(
-            "  {:<10} {:<10} {}",
+            "  {:<10} {:<16} {}",
             step.step, step.outcome, step.detail
         ));
     }
-    Ok(0)
+    let pull = &explanation.pull;
+    let mut line = format!("  {:<10} {}", "pull", pull.outcome);
+    if pull.blobs.is_some() {
+        let parts = BlobSource::ALL.iter().filter_map(|source| {
+            let bytes = pull.bytes_from(*source);
+            (bytes > 0).then(|| format!("{} from {}", size(bytes), source.as_str()))
+        });
+        let parts: Vec<String> = parts.collect();
+        if !parts.is_empty() {
+            line = format!("{line}: {}", parts.join(", "));
+        }
+    }
+    say(&line);
+}
+
+/// What the runtime would show when it is asked to.
+fn credential(args: &ExplainArgs, image: &ImageName) -> anyhow::Result<Option<Credential>> {
+    if let Some(username) = &args.username {
+        let mut password = String::new();
+        std::io::stdin()
+            .take(64 << 10)
+            .read_to_string(&mut password)
+            .context("the password cannot be read from standard input")?;
+        let password = Secret::new(password.trim_end_matches(['\r', '\n']));
+        return Ok(Some(Credential::Basic {
+            username: username.clone(),
+            password,
+        }));
+    }
+    let Some(file) = &args.docker_config else {
+        return Ok(None);
+    };
+    let source = config::Credentials::DockerConfig {
+        path: std::path::absolute(file)?,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let credentials = Credentials::new(Settings::default());
+    let found =
+        runtime.block_on(credentials.lookup(&image.registry, &image.repository, &source))?;
+    match found.into_iter().next() {
+        Some(credential) => Ok(Some(credential)),
+        None => bail!("{} has nothing for {image}", file.display()),
+    }
+}
+
+/// As the runtime sends it; Docker's way to say that the password is an identity token is a username of `<token>`.
+fn basic(credential: &Credential) -> anyhow::Result<HeaderValue> {
+    let (username, password) = match credential {
+        Credential::Basic { username, password } => (username.as_str(), password),
+        Credential::IdentityToken(token) => ("<token>", token),
+    };
+    let pair = Secret::new(format!("{username}:{}", password.expose()));
+    let encoded = Secret::new(BASE64.encode(pair.expose().as_bytes()));
+    let mut value = HeaderValue::try_from(format!("Basic {}", encoded.expose()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// What containerd on this node would do with the name, where its files can be seen.
+fn in_runtime(args: &ExplainArgs, image: &ImageName) -> Step {
+    let say = |outcome, detail: String| Step::new(StepName::Runtime, outcome, detail);
+    let default = Path::new(CERTS_DIR);
+    let certs = match &args.containerd_certs_dir {
+        Some(dir) => dir.as_path(),
+        None if default.exists() => default,
+        None => {
+            return say(
+                StepOutcome::Unseen,
+                format!(
+                    "{CERTS_DIR} cannot be seen from here: what containerd does with the name is not known (--containerd-certs-dir)"
+                ),
+            );
+        }
+    };
+    let registry = image.registry.as_str();
+    let bypassed = |why: String| {
+        say(
+            StepOutcome::Bypassed,
+            format!("{why}: containerd asks {registry} itself"),
+        )
+    };
+    let Some(HostDir { file, said, .. }) = runtime::lookup(certs, registry) else {
+        return bypassed(format!(
+            "{} has no directory for {registry}, and no _default",
+            certs.display()
+        ));
+    };
+    let hosts = match said {
+        Said::Nothing => {
+            let dir = file.parent().unwrap_or(&file).display().to_string();
+            return bypassed(format!("{dir} is there without a hosts.toml"));
+        }
+        Said::Unusable(why) => {
+            return bypassed(format!("{} cannot be used, {why}", file.display()));
+        }
+        Said::Hosts(hosts) => hosts,
+    };
+    let last = hosts.server.as_deref().unwrap_or(registry);
+    let mut order: Vec<&str> = hosts.listed.iter().map(|host| host.url.as_str()).collect();
+    order.push(last);
+    let detail = format!("{}: {}", file.display(), order.join(", then "));
+    let larder = hosts.listed.iter().position(|host| {
+        hosts.installed.as_ref() == Some(&host.url)
+            || runtime::local(&host.url).is_some_and(|at| is_own(args, &at))
+    });
+    match larder {
+        Some(_) => say(StepOutcome::Ok, detail),
+        None => say(
+            StepOutcome::Bypassed,
+            format!("{detail}; larder is not among them"),
+        ),
+    }
+}
+
+/// Whether the running larder listens there.
+fn is_own(args: &ExplainArgs, place: &str) -> bool {
+    let status = ask(&args.socket, Method::GET, "/status").and_then(|text| read::<Status>(&text));
+    let port = |address: &str| address.rsplit_once(':').map(|(_, port)| port.to_owned());
+    status.is_ok_and(|status| port(&status.listen.registry) == port(place))
 }

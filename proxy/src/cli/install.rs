@@ -35,6 +35,10 @@ pub use self::preset::{Preset, Runtime};
 use self::root::Root;
 use crate::config::{Endpoint, registry_name};
 
+pub use self::{
+    block::installed, containerd::advice_here as containerd_advice, hosts::hosts_in_order,
+};
+
 /// Stands for every registry among the names.
 const EVERY: &str = "*";
 

@@ -13,6 +13,13 @@ use crate::{
 
 /// Run the daemon. Without a file every setting has its default; flags go before the file.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  larder serve --config /etc/larder/larder.toml
+  larder serve --store /tmp/larder --listen 127.0.0.1:7420 --telemetry off --socket /tmp/larder.sock
+  larder serve --upstream demo.local=http://127.0.0.1:5000    a registry for a trial
+
+It runs in the foreground. SIGTERM lets requests in flight finish; a second one ends it at once.")]
 pub struct ServeArgs {
     /// The configuration file.
     #[arg(long, env = "LARDER_CONFIG", value_name = "FILE")]

@@ -1,22 +1,125 @@
-//! Words for people: standard output, standard error, sizes.
+//! Words for people: standard output, standard error, sizes and times.
+//!
+//! Colours go out only to a terminal, and never where NO_COLOR is set.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "this is where the CLI speaks"
-)]
+use std::{
+    fmt,
+    io::{self, Write as _},
+    time::{Duration, SystemTime},
+};
 
-/// Prints a line of output.
+use anstyle::{AnsiColor, Style};
+use serde::Serialize;
+
+/// Headings.
+pub const BOLD: Style = Style::new().bold();
+/// As it should be.
+pub const GOOD: Style = AnsiColor::Green.on_default();
+/// To be looked at.
+pub const WARNING: Style = AnsiColor::Yellow.on_default();
+/// Wrong.
+pub const BAD: Style = AnsiColor::Red.on_default().bold();
+
+/// Text in a style.
+pub fn styled(style: Style, text: impl fmt::Display) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+/// Prints a line of output. Who closes the pipe has seen enough, which is no failure.
 pub fn say(text: &str) {
-    println!("{text}");
+    if let Err(error) = writeln!(anstream::stdout(), "{text}")
+        && error.kind() == io::ErrorKind::BrokenPipe
+    {
+        std::process::exit(0);
+    }
+}
+
+/// Prints JSON as it is documented.
+pub fn say_json(value: &impl Serialize) -> anyhow::Result<()> {
+    say(&serde_json::to_string_pretty(value)?);
+    Ok(())
 }
 
 /// Prints what went wrong.
 pub fn complain(text: &str) {
-    eprintln!("larder: {text}");
+    let _ = writeln!(
+        anstream::stderr(),
+        "{}",
+        styled(BAD, format_args!("larder: {text}"))
+    );
+}
+
+/// Prints what is worth knowing besides the output.
+pub fn warn(text: &str) {
+    let _ = writeln!(
+        anstream::stderr(),
+        "{}",
+        styled(WARNING, format_args!("larder: {text}"))
+    );
+}
+
+/// Prints how something goes, besides the output.
+pub fn note(text: &str) {
+    let _ = writeln!(anstream::stderr(), "{text}");
 }
 
 /// Bytes for people: `1.5 GiB`.
 pub fn size(bytes: u64) -> String {
     bytesize::ByteSize::b(bytes).display().iec().to_string()
+}
+
+/// A share in whole per cent, 100 only for all of it.
+pub fn percent(part: u64, whole: u64) -> String {
+    if part >= whole {
+        return "100%".to_owned();
+    }
+    format!("{}%", u128::from(part) * 100 / u128::from(whole))
+}
+
+/// A time for people: `45 s`, `3 min`, `5 h`, `12 d`.
+pub fn duration(duration: Duration) -> String {
+    match duration.as_secs() {
+        s @ ..60 => format!("{s} s"),
+        s @ ..3600 => format!("{} min", s / 60),
+        s @ ..172_800 => format!("{} h", s / 3600),
+        s => format!("{} d", s / 86_400),
+    }
+}
+
+/// How long ago a second since 1970 was.
+pub fn ago(seconds: u64) -> String {
+    let then = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    // A clock that was set back.
+    let elapsed = SystemTime::now().duration_since(then).unwrap_or_default();
+    format!("{} ago", duration(elapsed))
+}
+
+/// One or many: `1 blob`, `2 blobs`.
+pub fn count(number: u64, thing: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {thing}{plural}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_of_it_is_the_only_hundred() {
+        assert_eq!(percent(0, 0), "100%");
+        assert_eq!(percent(0, 10), "0%");
+        assert_eq!(percent(999_999, 1_000_000), "99%");
+        assert_eq!(percent(u64::MAX, u64::MAX), "100%");
+        assert_eq!(percent(u64::MAX - 1, u64::MAX), "99%");
+    }
+
+    #[test]
+    fn times_are_told_by_their_largest_unit() {
+        let told =
+            [0, 59, 60, 3599, 7200, 172_799, 172_800].map(|s| duration(Duration::from_secs(s)));
+        assert_eq!(
+            told,
+            ["0 s", "59 s", "1 min", "59 min", "2 h", "47 h", "2 d"]
+        );
+    }
 }

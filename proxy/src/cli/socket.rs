@@ -1,28 +1,70 @@
-//! How commands reach the running larder: one request over its admin socket.
+//! How commands reach the running larder: requests over its admin socket, and what to do when nobody answers.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs, io,
+    os::unix::fs::FileTypeExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use bytes::Bytes;
-use http::{Method, Request};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use larder_shared::admin::VERSION_HEADER;
 use serde::de::DeserializeOwned;
 
+use super::show::warn;
 use crate::config::Config;
+
+/// This command's version; the daemon's should be the same.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// A daemon that says nothing for so long in the middle of an answer is given up.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// Where the running larder is found.
 #[derive(Clone, Debug, clap::Args)]
 pub struct SocketArgs {
-    /// The admin socket of the running larder.
-    #[arg(long, env = "LARDER_SOCKET", value_name = "PATH")]
+    /// The admin socket of the running larder [default: the configuration's]
+    #[arg(
+        long,
+        env = "LARDER_SOCKET",
+        value_name = "PATH",
+        help_heading = "Daemon"
+    )]
     pub socket: Option<PathBuf>,
-    /// The configuration file, which may name the socket.
-    #[arg(long, env = "LARDER_CONFIG", value_name = "FILE")]
+    /// The configuration file, which may name the socket
+    #[arg(
+        long,
+        env = "LARDER_CONFIG",
+        value_name = "FILE",
+        help_heading = "Daemon"
+    )]
     pub config: Option<PathBuf>,
-    /// Print JSON.
+    /// How many seconds the daemon may take to answer
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 15,
+        value_parser = clap::value_parser!(u64).range(1..),
+        help_heading = "Daemon"
+    )]
+    pub timeout: u64,
+    /// Print JSON, as docs/cli.md describes it
     #[arg(long)]
     pub json: bool,
+}
+
+impl SocketArgs {
+    fn path(&self) -> anyhow::Result<PathBuf> {
+        match &self.socket {
+            Some(socket) => Ok(socket.clone()),
+            None => Ok(Config::load(self.config.as_deref())?.admin.socket),
+        }
+    }
 }
 
 /// For a query.
@@ -30,45 +72,180 @@ pub fn encoded(text: &str) -> String {
     url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }
 
-/// The daemon's answer.
+/// The daemon's answer. What it says besides is left out; what it does not say is named.
 pub fn read<T: DeserializeOwned>(text: &str) -> anyhow::Result<T> {
-    serde_json::from_str(text)
-        .context("the daemon's answer cannot be read; is it of another version?")
+    serde_json::from_str(text).map_err(|error| {
+        anyhow!(
+            "the daemon's answer cannot be read, {error}; this command is of version {VERSION}: \
+             use the larder of the daemon's version (`kubectl exec ds/larder -- larder …`)"
+        )
+    })
 }
 
 /// One request over the admin socket.
 pub fn ask(args: &SocketArgs, method: Method, path: &str) -> anyhow::Result<String> {
-    let socket = match &args.socket {
-        Some(socket) => socket.clone(),
-        None => Config::load(args.config.as_deref())?.admin.socket,
-    };
+    ask_showing(args, method, path, HeaderMap::new())
+}
+
+/// The same with more headers, such as whose secret is shown.
+pub fn ask_showing(
+    args: &SocketArgs,
+    method: Method,
+    path: &str,
+    headers: HeaderMap,
+) -> anyhow::Result<String> {
+    run(async {
+        let response = send(args, method, path, headers).await?;
+        let body = response.into_body().collect();
+        let body = tokio::time::timeout(SILENCE, body)
+            .await
+            .map_err(|_| anyhow!("the daemon began to answer and fell silent"))?
+            .context("the daemon broke off in the middle of its answer")?;
+        Ok(String::from_utf8_lossy(&body.to_bytes()).into_owned())
+    })
+}
+
+/// One request, and what is done with its answer.
+pub fn asked<T: DeserializeOwned>(
+    args: &SocketArgs,
+    method: Method,
+    path: &str,
+) -> anyhow::Result<T> {
+    read(&ask(args, method, path)?)
+}
+
+/// One request whose answer comes line by line; `each` sees them as they come.
+pub fn lines(
+    args: &SocketArgs,
+    path: &str,
+    headers: HeaderMap,
+    mut each: impl FnMut(&str) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    run(async {
+        let mut body = send(args, Method::POST, path, headers).await?.into_body();
+        let mut rest = Vec::new();
+        loop {
+            let frame = tokio::time::timeout(SILENCE, body.frame())
+                .await
+                .map_err(|_| anyhow!("the daemon fell silent in the middle of its work"))?;
+            let Some(frame) = frame else {
+                return Ok(());
+            };
+            let frame =
+                frame.context("the daemon broke off in the middle of its work; did it stop?")?;
+            rest.extend_from_slice(frame.data_ref().map_or(&[][..], Bytes::as_ref));
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = rest.drain(..=end).collect();
+                each(&String::from_utf8_lossy(&line))?;
+            }
+        }
+    })
+}
+
+fn run<T>(asking: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?
-        .block_on(ask_at(&socket, method, path))
+        .block_on(asking)
 }
 
-async fn ask_at(socket: &Path, method: Method, path: &str) -> anyhow::Result<String> {
-    let stream = tokio::net::UnixStream::connect(socket).await.with_context(|| {
-        format!(
-            "no larder answers on {}; is `larder serve` running, and is this its socket? (--socket PATH or LARDER_SOCKET)",
-            socket.display()
+async fn send(
+    args: &SocketArgs,
+    method: Method,
+    path: &str,
+    headers: HeaderMap,
+) -> anyhow::Result<Response<Incoming>> {
+    let socket = args.path()?;
+    let within = Duration::from_secs(args.timeout);
+    let busy = || {
+        anyhow!(
+            "larder has taken the request on {} but has not answered within {} s: it is busy or stuck; \
+             look at its log and its processor time, or wait longer with --timeout SECONDS",
+            socket.display(),
+            within.as_secs()
         )
-    })?;
+    };
+    let sent = tokio::time::timeout(within, send_to(&socket, method, path, headers));
+    let response = sent.await.map_err(|_| busy())??;
+    let daemon = response
+        .headers()
+        .get(VERSION_HEADER)
+        .and_then(|version| version.to_str().ok())
+        .map(str::to_owned);
+    match daemon.as_deref() {
+        Some(VERSION) => {}
+        Some(other) => warn(&format!(
+            "the daemon is larder {other} and this command is larder {VERSION}; use the same version where they disagree"
+        )),
+        None => warn(&format!(
+            "the daemon does not say its version, this command is larder {VERSION}; is {} larder's admin socket?",
+            socket.display()
+        )),
+    }
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    let status = response.status();
+    let body = tokio::time::timeout(within, response.into_body().collect());
+    let body = body.await.map_err(|_| busy())??.to_bytes();
+    let why = String::from_utf8_lossy(&body);
+    let asked = path.split('?').next().unwrap_or(path);
+    match (status, daemon) {
+        (StatusCode::NOT_FOUND, Some(daemon)) if daemon != VERSION => bail!(
+            "the daemon, larder {daemon}, does not know {asked}: use the larder of its version (`kubectl exec ds/larder -- larder …`), or upgrade it"
+        ),
+        (StatusCode::NOT_FOUND, None) => bail!(
+            "what answers on {} does not know {asked}: it is an older larder, or something else",
+            socket.display()
+        ),
+        _ => bail!("{}", why.trim()),
+    }
+}
+
+async fn send_to(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    headers: HeaderMap,
+) -> anyhow::Result<Response<Incoming>> {
+    let stream = tokio::net::UnixStream::connect(socket)
+        .await
+        .map_err(|error| absent(socket, &error))?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = Request::builder()
+    let mut request = Request::builder()
         .method(method)
         .uri(path)
-        .header("host", "larder")
         .body(Empty::<Bytes>::new())?;
-    let response = sender.send_request(request).await?;
-    let status = response.status();
-    let body = response.into_body().collect().await?.to_bytes();
-    let text = String::from_utf8_lossy(&body).into_owned();
-    if !status.is_success() {
-        bail!("{}", text.trim());
+    *request.headers_mut() = headers;
+    let host = http::HeaderValue::from_static("larder");
+    request.headers_mut().insert(header::HOST, host);
+    sender.send_request(request).await.with_context(|| {
+        format!(
+            "what listens on {} did not answer as larder does",
+            socket.display()
+        )
+    })
+}
+
+/// Why nobody answers on a socket, and what to do about it.
+fn absent(socket: &Path, error: &io::Error) -> anyhow::Error {
+    let path = socket.display();
+    let elsewhere = "--socket PATH or LARDER_SOCKET says where it is; in a cluster, `kubectl exec ds/larder -- larder …` runs where it is";
+    match error.kind() {
+        io::ErrorKind::NotFound => anyhow!(
+            "there is no admin socket at {path}: larder is not running here, or has it elsewhere. Start it (`larder serve`); {elsewhere}"
+        ),
+        io::ErrorKind::PermissionDenied => anyhow!(
+            "the admin socket {path} may not be opened: it is for larder's own user. Run this as that user or as root (`sudo larder …`)"
+        ),
+        _ if fs::metadata(socket).is_ok_and(|found| !found.file_type().is_socket()) => {
+            anyhow!("{path} is not a socket; {elsewhere}")
+        }
+        io::ErrorKind::ConnectionRefused => anyhow!(
+            "nobody listens on {path}: the larder that made it was stopped or killed. Start it again (`larder serve`), and look at its log for why it ended"
+        ),
+        _ => anyhow!("the admin socket {path} cannot be reached: {error}; {elsewhere}"),
     }
-    Ok(text)
 }

@@ -1,124 +1,151 @@
-//! `larder status` and `larder peers`: this node and the others at a glance.
+//! `larder status`: this node at a glance.
+
+use std::time::Duration;
 
 use http::Method;
-use larder_shared::admin::{ClusterStatus, Status};
+use larder_shared::admin::{ClusterStatus, Status, StoreStatus};
 
 use super::{
-    show::{say, size},
-    socket::{SocketArgs, ask, read},
+    show::{BAD, BOLD, WARNING, count, duration, percent, say, say_json, size, styled},
+    socket::{SocketArgs, asked},
 };
 
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  larder status
+  larder status --json | jq '.served | {node_bytes, cluster_bytes, upstream_bytes}'
+  kubectl exec ds/larder -- larder status")]
 pub struct StatusArgs {
     #[command(flatten)]
     socket: SocketArgs,
 }
 
+/// A line: what it is about, then what there is to say.
+fn line(about: &str, text: &str) {
+    say(&format!(
+        "{} {text}",
+        styled(BOLD, format_args!("{about:<10}"))
+    ));
+}
+
+/// What needs a look, below such a line.
+fn remark(text: &str) {
+    say(&format!("           {}", styled(WARNING, text)));
+}
+
 pub fn status(args: &StatusArgs) -> anyhow::Result<u8> {
-    let text = ask(&args.socket, Method::GET, "/status")?;
+    let status: Status = asked(&args.socket, Method::GET, "/status")?;
     if args.socket.json {
-        say(&text);
+        say_json(&status)?;
         return Ok(0);
     }
-    let status: Status = read(&text)?;
-    say(&format!(
-        "larder {}, up {} s",
-        status.version, status.uptime_seconds
-    ));
-    say(&format!("registry   http://{}", status.listen.registry));
+    let up = duration(Duration::from_secs(status.uptime_seconds));
+    line("larder", &format!("{}, up {up}", status.version));
+    line("registry", &format!("http://{}", status.listen.registry));
     if let Some(telemetry) = &status.listen.telemetry {
-        say(&format!("telemetry  http://{telemetry}"));
+        line("telemetry", &format!("http://{telemetry}"));
     }
-    let store = &status.store;
-    say(&format!(
-        "store      {}: {} blobs, {} of at most {}, {} free on the file system",
-        store.path,
-        store.blobs,
-        size(store.bytes),
-        size(store.max_bytes),
-        size(store.free_bytes)
-    ));
-    if store.partial_bytes > 0 {
-        say(&format!(
-            "           {} of blobs that are not whole",
-            size(store.partial_bytes)
-        ));
+    if let Some(peers) = &status.listen.peers {
+        line("peers", peers);
     }
-    say(&format!(
-        "served     {} requests: {} from this node, {} from other nodes, {} from upstreams",
-        status.served.requests,
-        size(status.served.node_bytes),
-        size(status.served.cluster_bytes),
-        size(status.served.upstream_bytes)
-    ));
+    say_store(&status.store);
+    let served = &status.served;
+    line(
+        "served",
+        &format!(
+            "{}: {} from this node, {} from other nodes, {} from upstreams",
+            count(served.requests, "request"),
+            size(served.node_bytes),
+            size(served.cluster_bytes),
+            size(served.upstream_bytes)
+        ),
+    );
     for upstream in &status.upstreams {
-        say(&format!(
-            "upstream   {} at {}",
-            upstream.registry,
-            upstream.endpoints.join(", then ")
-        ));
+        line(
+            "upstream",
+            &format!(
+                "{} at {}",
+                upstream.registry,
+                upstream.endpoints.join(", then ")
+            ),
+        );
         for finding in &upstream.findings {
-            say(&format!("           {finding}"));
+            remark(finding);
         }
     }
     if let Some(cluster) = &status.cluster {
         say_cluster(cluster);
     }
     if let Some(store) = &status.object_store {
-        say(&format!(
-            "objects    {}: {} written, {} there already, {} wait ({}), {} given up",
-            store.url,
-            store.written,
-            store.already_there,
-            store.waiting,
-            size(store.waiting_bytes),
-            store.dropped
-        ));
+        line(
+            "objects",
+            &format!(
+                "{}: {} written, {} there already, {} wait ({}), {} given up",
+                store.url,
+                store.written,
+                store.already_there,
+                store.waiting,
+                size(store.waiting_bytes),
+                store.dropped
+            ),
+        );
         if let Some(error) = &store.last_error {
-            say(&format!("           last failure: {error}"));
+            remark(&format!("last failure: {error}"));
         }
     }
     for fill in &status.fills {
-        let of = fill.size_bytes.map_or("unknown".to_owned(), size);
-        say(&format!(
-            "fill       {}: {} of {of}, {} readers",
-            fill.digest,
-            size(fill.present_bytes),
-            fill.readers
-        ));
+        let (of, share) = match fill.size_bytes {
+            Some(all) => (size(all), percent(fill.present_bytes, all)),
+            None => ("unknown".to_owned(), "starting".to_owned()),
+        };
+        line(
+            "fill",
+            &format!(
+                "{}: {} of {of} ({share}), {}",
+                fill.digest,
+                size(fill.present_bytes),
+                count(fill.readers as u64, "reader")
+            ),
+        );
     }
     Ok(0)
 }
 
-fn say_cluster(cluster: &ClusterStatus) {
+fn say_store(store: &StoreStatus) {
+    line(
+        "store",
+        &format!(
+            "{}: {}, {} of at most {}, {} free on the file system",
+            store.path,
+            count(store.blobs, "blob"),
+            size(store.bytes),
+            size(store.max_bytes),
+            size(store.free_bytes)
+        ),
+    );
+    if store.state != "ready" {
+        say(&format!("           {}", styled(BAD, &store.state)));
+    }
+    if store.partial_bytes > 0 {
+        let partial = size(store.partial_bytes);
+        say(&format!("           {partial} of blobs that are not whole"));
+    }
+}
+
+/// The cluster in a line.
+pub fn say_cluster(cluster: &ClusterStatus) {
     let well = cluster.members.iter().filter(|m| m.state == "ok").count();
-    say(&format!(
-        "cluster    {} members, {well} of them well: {} came from others, {} went to them",
-        cluster.members.len(),
-        size(cluster.received_bytes),
-        size(cluster.sent_bytes)
-    ));
+    line(
+        "cluster",
+        &format!(
+            "{}, {well} of them well: {} came from others, {} went to them",
+            count(cluster.members.len() as u64, "member"),
+            size(cluster.received_bytes),
+            size(cluster.sent_bytes)
+        ),
+    );
     if !cluster.members.iter().any(|member| member.own) {
-        say("           this node is not among them: set `advertise` in [cluster]");
+        remark("this node is not among them: set `advertise` in [cluster]");
     }
-}
-
-/// The members, one a line.
-pub fn peers(args: &StatusArgs) -> anyhow::Result<u8> {
-    let text = ask(&args.socket, Method::GET, "/status")?;
-    let status: Status = read(&text)?;
-    if args.socket.json {
-        say(&serde_json::to_string(&status.cluster)?);
-        return Ok(0);
-    }
-    let Some(cluster) = &status.cluster else {
-        say("no peers are configured: [cluster] listen and members say who they are");
-        return Ok(0);
-    };
-    for member in &cluster.members {
-        let own = if member.own { "  this node" } else { "" };
-        say(&format!("{:<24} {}{own}", member.address, member.state));
-    }
-    say_cluster(cluster);
-    Ok(0)
 }

@@ -216,7 +216,7 @@ impl Pull {
     }
 
     /// What is known of this caller's right to this digest.
-    fn right(&self, place: &Place, digest: &Digest) -> Result<Right, PullError> {
+    pub(super) fn right(&self, place: &Place, digest: &Digest) -> Result<Right, PullError> {
         Ok(match (self.proven(place)?, place.record.link(digest)) {
             (true, Some(_)) => Right::Digest,
             (true, None) => Right::Repository,
@@ -245,12 +245,7 @@ impl Pull {
         let Some(blob) = self.store.blob(digest, None) else {
             return Ok(None);
         };
-        // The bytes are here, but nobody has shown that this repository holds them. Its registry's word counts only
-        // if the bytes came from that registry: another may claim any digest (promise P16).
-        let (store, registry, wanted) = (Arc::clone(&self.store), place.registry.clone(), *digest);
-        let same_registry =
-            tokio::task::spawn_blocking(move || store.repositories().held_in(&registry, &wanted));
-        if !same_registry.await.unwrap_or(false) {
+        if !self.came_from_registry(place, digest).await {
             return Ok(None);
         }
         self.prove_claim(place, digest).await?;
@@ -261,6 +256,15 @@ impl Pull {
             media_type: None,
         });
         Ok(self.sound(blob).await)
+    }
+
+    /// Whether bytes that are here, without anybody having shown that this repository holds them, came from its registry:
+    /// only then its word counts, for another may claim any digest (promise P16).
+    pub(super) async fn came_from_registry(&self, place: &Place, digest: &Digest) -> bool {
+        let (store, registry, wanted) = (Arc::clone(&self.store), place.registry.clone(), *digest);
+        let same_registry =
+            tokio::task::spawn_blocking(move || store.repositories().held_in(&registry, &wanted));
+        same_registry.await.unwrap_or(false)
     }
 
     /// A blob that was served whole a short time ago and is asked for again may have rotted: its client would say nothing

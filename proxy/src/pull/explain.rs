@@ -1,211 +1,352 @@
-//! What a pull would do, without transferring the image.
+//! What a pull would do, and why, without transferring the image.
+//!
+//! Goes the way of a runtime: it asks as nobody in particular first, shows a secret when it is told to, asks what the
+//! tag points to with HEAD, then wants the manifest and the blobs. Decisions are the pull's own ([`Pull::resolve_tag`],
+//! verdicts, [`placement`](crate::cluster::placement)); nothing is fetched, and nothing is remembered beyond what one
+//! HEAD of the runtime would leave behind.
+
+mod contents;
+mod sources;
+mod words;
 
 use larder_shared::{
-    Reference,
-    admin::{Explanation, Step},
-    media,
+    Digest, Reference,
+    admin::{Expected, Explanation, PullOutcome, Step, StepName, StepOutcome},
     name::ImageName,
 };
 
-use super::Pull;
+pub(super) use self::words::{concluded, seen};
+use super::{
+    Platforms, Pull, PullError, is_outage, judge,
+    manifest::{Known, Resolved},
+};
 use crate::{
-    access::Verdict,
-    store::now,
-    tags::{self, Before, Word},
+    access::{Place, Verdict},
+    config::Sharing,
+    credentials::Credential,
+    fill::FillError,
+    tags::After,
+    upstream::{Failure, Subject, Want},
 };
 
+/// What is to be explained.
+#[derive(Debug)]
+pub struct Asked {
+    pub image: ImageName,
+    /// What the runtime would show when it is told to.
+    pub credential: Option<Credential>,
+    /// Picks a manifest of an index.
+    pub platforms: Platforms,
+}
+
+/// What came of asking for the manifest as one caller.
+struct Met {
+    /// What the image is, as far as it is known.
+    digest: Option<Digest>,
+    stale: bool,
+    /// Which endpoint answered.
+    endpoint: Option<usize>,
+    /// Why upstream did not answer, if it was asked in vain.
+    failure: Option<Failure>,
+    step: Option<Step>,
+}
+
+/// Steps, and what comes of them.
+struct Told {
+    steps: Vec<Step>,
+    expected: Expected,
+}
+
+impl Told {
+    fn say(&mut self, step: StepName, outcome: StepOutcome, detail: impl Into<String>) {
+        self.steps.push(Step::new(step, outcome, detail));
+    }
+
+    fn comes(&mut self, outcome: PullOutcome) {
+        outcome.as_str().clone_into(&mut self.expected.outcome);
+    }
+}
+
 impl Pull {
-    /// Walks the path of a pull of `image` and says at each step what it would meet. Asks the registry at most one
-    /// HEAD, as a pull would.
-    pub async fn explain(&self, image: &ImageName) -> Explanation {
-        let mut steps = Vec::new();
-        let mut say = |step: &str, outcome: &str, detail: String| {
-            steps.push(Step {
-                step: step.to_owned(),
-                outcome: outcome.to_owned(),
-                detail,
-            });
+    /// Walks the path of a pull and says at each step what it would meet.
+    pub async fn explain(&self, asked: Asked) -> Explanation {
+        let image = asked.image.to_string();
+        let mut told = Told {
+            steps: Vec::new(),
+            expected: Expected::default(),
         };
-        let endpoints: Vec<String> = self
-            .upstreams
-            .endpoints(&image.registry)
-            .into_iter()
-            .map(|e| format!("{} ({})", e.url, e.state))
-            .collect();
-        let endpoints = endpoints.join(", then ");
-        say(
-            "name",
-            "ok",
-            format!(
-                "registry {}, repository {}, {}; asked at {endpoints}",
-                image.registry, image.repository, image.reference
-            ),
-        );
-        let place = match self.known_place(image.registry.clone(), image.repository.clone()) {
-            Ok(place) => place,
-            Err(error) => {
-                say("access", "denied", error.to_string());
-                return Explanation {
-                    image: image.to_string(),
-                    steps,
-                };
-            }
-        };
-        match (self.access.verdict(&place), place.record.public_since()) {
-            (Verdict::Allowed, _) => say(
-                "access",
-                "public",
-                "the registry served it to anonymous clients a short time ago".into(),
-            ),
-            (_, Some(_)) => say(
-                "access",
-                "aged",
-                "it was public; the registry is asked again, and an outage does not matter".into(),
-            ),
-            (Verdict::Refused, None) => say(
-                "access",
-                "private",
-                "the registry refuses anonymous clients; a pull needs a secret".into(),
-            ),
-            (Verdict::Ask { .. }, None) => say(
-                "access",
-                "unknown",
-                "the registry decides when it is asked".into(),
-            ),
-        }
-        let digest = match &image.reference {
-            Reference::Digest(digest) => Some(*digest),
-            Reference::Tag(tag) => {
-                let record = place.record.tag(tag);
-                let config = self.config.load_full();
-                let age = std::time::Duration::from_secs(
-                    record
-                        .as_ref()
-                        .map_or(u64::MAX, |r| now().saturating_sub(r.checked)),
-                );
-                let known = record.as_ref().map(|r| r.digest);
-                match tags::decide(
-                    record.as_ref(),
-                    age,
-                    config.fresh_for(place.registry.as_str(), tag.as_str()),
-                ) {
-                    Before::Fresh(known) => {
-                        say(
-                            "tag",
-                            "fresh",
-                            format!(
-                                "{} as of {} s ago; the registry is not asked",
-                                known.digest,
-                                age.as_secs()
-                            ),
-                        );
-                        Some(known.digest)
-                    }
-                    Before::Ask => {
-                        match self
-                            .tags
-                            .ask(&place, tag, config.tags.timeout, true)
-                            .await
-                            .0
-                        {
-                            Word::Descriptor(now) if Some(now.digest) == known => {
-                                say(
-                                    "tag",
-                                    "unchanged",
-                                    format!("{}; asked just now", now.digest),
-                                );
-                                known
-                            }
-                            Word::Descriptor(now) => {
-                                let was = known.map_or("not known before".to_owned(), |was| {
-                                    format!("was {was}")
-                                });
-                                say("tag", "changed", format!("{}; {was}", now.digest));
-                                Some(now.digest)
-                            }
-                            Word::Untold => {
-                                say("tag", "untold", "the registry does not tell the digest; the manifest is fetched".into());
-                                None
-                            }
-                            Word::Failed(failure) => {
-                                let outcome = if known.is_some() { "stale" } else { "failed" };
-                                say("tag", outcome, failure.to_string());
-                                known
-                            }
-                        }
-                    }
-                }
-            }
-        };
-        if let Some(digest) = digest {
-            let held = place.record.link(&digest).is_some();
-            match self.store.read(&digest, media::MAX_MANIFEST) {
-                Some(bytes) if held => {
-                    say(
-                        "manifest",
-                        "hit",
-                        format!("{digest}, {} bytes, on this node", bytes.len()),
-                    );
-                    self.explain_blobs(&bytes, &mut say);
-                }
-                Some(_) => say(
-                    "manifest",
-                    "miss",
-                    format!(
-                        "{digest} is here, but this repository is not known to hold it: it is fetched"
-                    ),
-                ),
-                None => say(
-                    "manifest",
-                    "miss",
-                    format!("{digest} is not on this node: it is fetched"),
-                ),
-            }
-        }
+        self.walk(asked, &mut told).await;
         Explanation {
-            image: image.to_string(),
-            steps,
+            image,
+            steps: told.steps,
+            pull: told.expected,
         }
     }
 
-    fn explain_blobs(&self, manifest: &[u8], say: &mut impl FnMut(&str, &str, String)) {
-        let parsed: serde_json::Value = serde_json::from_slice(manifest).unwrap_or_default();
-        let children = |key: &str| {
-            parsed
-                .get(key)
-                .and_then(|v| v.as_array())
-                .cloned()
-                .unwrap_or_default()
-        };
-        let config = parsed.get("config").cloned();
-        for (step, list) in [
-            ("manifests", children("manifests")),
-            (
-                "blobs",
-                config.into_iter().chain(children("layers")).collect(),
-            ),
-        ] {
-            if list.is_empty() {
-                continue;
+    async fn walk(&self, asked: Asked, told: &mut Told) {
+        let Asked {
+            image, credential, ..
+        } = asked;
+        let place = match self.known_place(image.registry.clone(), image.repository.clone()) {
+            Ok(place) => place,
+            Err(error) => {
+                told.say(StepName::Name, StepOutcome::Denied, error.to_string());
+                return told.comes(PullOutcome::Refused);
             }
-            let digests = list.iter().filter_map(|d| {
-                let size = d.get("size")?.as_u64()?;
-                Some((d.get("digest")?.as_str()?.parse().ok()?, size))
-            });
-            let (mut here, mut all, mut count) = (0, 0, 0);
-            for (digest, size) in digests {
-                all += size;
-                if self.store.peek(&digest).is_some() {
-                    here += size;
-                    count += 1;
+        };
+        told.say(StepName::Name, StepOutcome::Ok, self.named(&image));
+        let mut place = self.shared(place).await;
+        let mut own = false;
+        let mut met = self.meet(&place, &image.reference).await;
+        // The runtime shows the pod's secret when it is asked to, and only then.
+        if let Err(error) = &met {
+            let judged = judge(error.clone(), &place, false);
+            if let (PullError::Unauthorized { .. }, Some(credential)) = (&judged, credential) {
+                told.say(
+                    StepName::Access,
+                    StepOutcome::Challenged,
+                    "without credentials it is refused; the runtime is told to show the pod's secret",
+                );
+                place.identity = self.key.credential(credential);
+                own = true;
+                met = self.meet(&place, &image.reference).await;
+            }
+        }
+        match met {
+            Ok(met) => {
+                told.steps.push(self.opened(&place, &met, own));
+                told.steps.extend(met.step.clone());
+                self.explain_upstream(&place, met.endpoint, met.failure.as_ref(), told);
+                told.comes(if met.stale {
+                    PullOutcome::Stale
+                } else {
+                    PullOutcome::Served
+                });
+                told.expected.digest = met.digest;
+                self.explain_contents(&place, &met, &asked.platforms, told)
+                    .await;
+            }
+            Err(error) => self.explain_failure(&place, &error, own, told),
+        }
+    }
+
+    /// How the image is asked for.
+    fn named(&self, image: &ImageName) -> String {
+        let (registry, repository, reference) =
+            (&image.registry, &image.repository, &image.reference);
+        let config = self.config.load();
+        let alias = config.upstream(registry.as_str()).alias;
+        let prefix = alias.as_deref().unwrap_or(registry.as_str());
+        let mut ways = vec![format!(
+            "/v2/{repository}/manifests/{reference}?ns={registry}"
+        )];
+        // A registry with a port cannot be a path component (promise P2).
+        if alias.is_some() || !registry.as_str().contains(':') {
+            ways.push(format!("/v2/{prefix}/{repository}/manifests/{reference}"));
+        }
+        if config.registry.default_upstream == registry.as_str() {
+            ways.push(format!("/v2/{repository}/manifests/{reference}"));
+        }
+        format!(
+            "registry {registry}, repository {repository}, {reference}; asked for as {}",
+            ways.join(" or ")
+        )
+    }
+
+    /// Asks for the manifest as the runtime does, up to the point where something would be fetched.
+    async fn meet(&self, place: &Place, reference: &Reference) -> Result<Met, PullError> {
+        let met = self.meet_once(place, reference).await;
+        // Other members may know what upstream cannot say now: the rule of `Pull::serve`.
+        let tag = match reference {
+            Reference::Tag(tag) => Some(tag),
+            Reference::Digest(_) => None,
+        };
+        match met {
+            Err(error) if is_outage(&error) && self.cluster.is_there() => {
+                if self.hear(place, tag).await {
+                    self.meet_once(place, reference).await
+                } else {
+                    Err(error)
                 }
             }
-            let outcome = if count == list.len() { "hit" } else { "miss" };
-            say(
-                step,
-                outcome,
-                format!("{count} of {} here, {here} of {all} bytes", list.len()),
-            );
+            met => met,
         }
+    }
+
+    async fn meet_once(&self, place: &Place, reference: &Reference) -> Result<Met, PullError> {
+        match reference {
+            Reference::Tag(tag) => {
+                let resolved = self.resolve_tag(place, tag, true).await?;
+                self.met_by_tag(place, resolved)
+            }
+            Reference::Digest(digest) => self.meet_digest(place, digest).await,
+        }
+    }
+
+    fn met_by_tag(&self, place: &Place, resolved: Resolved) -> Result<Met, PullError> {
+        let (outcome, detail) = concluded(&resolved);
+        let Resolved {
+            answer,
+            endpoint,
+            record,
+            ..
+        } = resolved;
+        let mut met = Met {
+            digest: record.map(|record| record.digest),
+            stale: false,
+            endpoint,
+            failure: None,
+            step: Some(Step::new(StepName::Tag, outcome, detail)),
+        };
+        match answer {
+            Known::Fresh(_) => {}
+            Known::Concluded(After::Serve(now)) => met.digest = Some(now.digest),
+            Known::Concluded(After::Fetch) => met.digest = None,
+            Known::Concluded(After::Stale { known, failure }) => {
+                let here = self.store.peek(&known.digest).is_some();
+                if !self.may_have_stale(place) || !(here || self.cluster.is_there()) {
+                    return Err(failure.into());
+                }
+                met.stale = true;
+                met.failure = Some(failure);
+            }
+            Known::Concluded(After::Forget(failure) | After::Fail(failure)) => {
+                return Err(failure.into());
+            }
+        }
+        Ok(met)
+    }
+
+    /// What a digest stands for is known; who may read it, and whether it is there, may have to be asked.
+    async fn meet_digest(&self, place: &Place, digest: &Digest) -> Result<Met, PullError> {
+        let proven = self.proven(place)?;
+        let subject = Subject::Manifest(Reference::Digest(*digest));
+        let link = place.record.link(digest);
+        let held = link.is_some_and(|link| link.media_type.is_some());
+        let mut met = Met {
+            digest: Some(*digest),
+            stale: false,
+            endpoint: None,
+            failure: None,
+            step: None,
+        };
+        if held && self.store.peek(digest).is_some() {
+            if !proven {
+                self.access.prove(place, subject).await?;
+            }
+            return Ok(met);
+        }
+        // A pull would fetch it: whether that can be is asked with HEAD.
+        let ask = place.ask(subject.clone(), Want::Head);
+        match self.upstreams.ask(&ask).await {
+            Ok(answer) => {
+                met.endpoint = Some(answer.endpoint);
+                self.access.answered(place, &answer);
+                if !answer.proves {
+                    self.access.prove_unless_known(place, subject).await?;
+                }
+                Ok(met)
+            }
+            Err(failure) => {
+                self.access.met(place, &failure);
+                let outage = matches!(
+                    failure,
+                    Failure::Unreachable { .. } | Failure::Limited { .. }
+                );
+                // What nobody but upstream has cannot be had.
+                let elsewhere = self.cluster.is_there() && self.may_have_stale(place);
+                if outage && elsewhere && self.is_anywhere(place, digest).await {
+                    met.failure = Some(failure);
+                    return Ok(met);
+                }
+                Err(failure.into())
+            }
+        }
+    }
+
+    /// Whose right it was.
+    fn opened(&self, place: &Place, met: &Met, own: bool) -> Step {
+        let registry = &place.registry;
+        let upstream = self.config.load().upstream(registry.as_str());
+        let unused = match (&upstream.credentials, upstream.access) {
+            (Some(_), Sharing::PerCredential) => {
+                "; the node's own credentials are not used for it ([upstreams] access = \"per-credential\")"
+            }
+            _ => "",
+        };
+        let since = self.access.accepted_since(place).unwrap_or_default();
+        let ttl = self.config.load().access.ttl;
+        let open = place.record.public_since().is_some_and(|age| age < ttl);
+        let public = open || place.identity.is_anonymous();
+        let (outcome, detail) = match (self.access.verdict(place), public) {
+            (Verdict::Allowed, true) => (
+                StepOutcome::Public,
+                format!("{registry} serves it to anonymous clients{unused}"),
+            ),
+            (Verdict::Allowed, false) if own => (
+                StepOutcome::OwnCredentials,
+                format!(
+                    "{registry} accepted the credentials that were shown, {} s ago",
+                    since.as_secs()
+                ),
+            ),
+            (Verdict::Allowed, false) => (
+                StepOutcome::NodeCredentials,
+                format!(
+                    "{registry} accepted the node's own credentials {} s ago, and the operator shares them ([upstreams] access = \"shared\")",
+                    since.as_secs()
+                ),
+            ),
+            (Verdict::Ask { bridged: true }, _) => (
+                StepOutcome::Bridged,
+                "it was open a short time ago, and the registry cannot be asked now: an outage does not close it"
+                    .to_owned(),
+            ),
+            (Verdict::Ask { bridged: false } | Verdict::Refused, _) => (
+                StepOutcome::Unknown,
+                match &met.failure {
+                    Some(failure) => failure.to_string(),
+                    None => "the registry has given no verdict".to_owned(),
+                },
+            ),
+        };
+        Step::new(StepName::Access, outcome, detail)
+    }
+
+    /// Why a pull gets nothing.
+    fn explain_failure(&self, place: &Place, error: &PullError, own: bool, told: &mut Told) {
+        let judged = judge(error.clone(), place, own);
+        let failure = match error {
+            PullError::Upstream(failure) | PullError::Fill(FillError::Upstream(failure)) => {
+                Some(failure.clone())
+            }
+            _ => None,
+        };
+        let (step, outcome, pull) = match (&judged, &failure) {
+            (PullError::Unauthorized { .. }, _) if own => {
+                (StepName::Access, StepOutcome::Refused, PullOutcome::Refused)
+            }
+            (PullError::Unauthorized { .. }, _) => (
+                StepName::Access,
+                StepOutcome::Challenged,
+                PullOutcome::Challenged,
+            ),
+            (_, Some(Failure::Refused(_) | Failure::Forbidden(_))) => {
+                (StepName::Access, StepOutcome::Refused, PullOutcome::Refused)
+            }
+            (_, Some(Failure::NotFound(_))) => {
+                (StepName::Tag, StepOutcome::Missing, PullOutcome::Missing)
+            }
+            _ => (StepName::Tag, StepOutcome::Failed, PullOutcome::Failed),
+        };
+        let detail = match outcome {
+            StepOutcome::Challenged => format!(
+                "{error}: the runtime is told to show the pod's secret. Say which with --username and --password-stdin or --docker-config to see what it opens"
+            ),
+            _ => error.to_string(),
+        };
+        told.say(step, outcome, detail);
+        told.comes(pull);
+        self.explain_upstream(place, None, failure.as_ref(), told);
     }
 }

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use larder_shared::{Reference, Route};
+use larder_shared::{Reference, Route, Tag};
 
 use super::{Pull, PullError, Pulled};
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
 
 impl Pull {
     /// Asks what the other members know of this repository, this caller and this tag. Whether anything of it is new.
-    pub(super) async fn hear(&self, place: &Place, route: &Route) -> bool {
+    pub(super) async fn hear(&self, place: &Place, tag: Option<&Tag>) -> bool {
         let thing = of_repository(&place.registry, &place.repository);
         let verdict = |kept: &Kept| kept.public().is_some() || !kept.grants.is_empty();
         let mut known = self.cluster.recall(&thing, verdict).await;
@@ -30,7 +30,7 @@ impl Pull {
         let mut new = self
             .access
             .learn(place, known.public(), known.refused(), accepted);
-        if let Route::Manifest(_, Reference::Tag(tag)) = route
+        if let Some(tag) = tag
             && place.record.tag(tag).is_none()
         {
             let thing = of_tag(&place.registry, &place.repository, tag);

@@ -1,6 +1,6 @@
 //! What an operator does to the node tier: pin, evict, verify.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use larder_shared::{
     Digest, Reference,
@@ -9,15 +9,24 @@ use larder_shared::{
 };
 
 use super::Pull;
-use crate::metrics::Reason;
+use crate::{
+    metrics::Reason,
+    store::{Counts, Names, Store},
+};
 
 impl Pull {
-    /// Pins an image or lets it go: its manifests and blobs, as far as they are here.
+    /// Pins an image or lets it go: its manifests and blobs, as far as they are here. What another pinned image also names
+    /// stays pinned.
     pub async fn pin(self: &Arc<Self>, image: &ImageName, pinned: bool) -> Result<Acted, String> {
         let digest = self.known_digest(image)?;
         let store = Arc::clone(&self.store);
         let pin = move || {
-            let family = store.family(&digest);
+            let mut family = store.family(&digest);
+            if !pinned {
+                let pins = store.pins();
+                let others = named_by_others(&store, &family, |manifest| pins.contains(manifest));
+                family.retain(|digest| !others.contains(digest));
+            }
             store.pin(&family, pinned).map(|()| acted(&store, &family))
         };
         let done = tokio::task::spawn_blocking(pin).await;
@@ -25,18 +34,15 @@ impl Pull {
             .map_err(|error| format!("the pins cannot be written: {error}"))
     }
 
-    /// Takes an image out of the tier, pinned or not. What another image of the tier also names goes too, and is fetched again when
-    /// it is asked for.
+    /// Takes an image out of the tier, pinned or not. What another image of the tier also names stays.
     pub async fn evict(self: &Arc<Self>, image: &ImageName) -> Result<Acted, String> {
         let digest = self.known_digest(image)?;
         let (store, metrics) = (Arc::clone(&self.store), Arc::clone(&self.metrics));
         let evict = move || {
-            let family = store.family(&digest);
-            let done = acted(&store, &family);
-            let _ = store.pin(&family, false);
-            for digest in &family {
-                store.remove(digest);
-            }
+            let mut family = store.family(&digest);
+            let others = named_by_others(&store, &family, |_| true);
+            family.retain(|digest| !others.contains(digest));
+            let done = take_out(&store, &family);
             metrics.store.evicted(Reason::Asked, done.blobs, done.bytes);
             done
         };
@@ -52,16 +58,14 @@ impl Pull {
             .map_err(|error: larder_shared::name::NameError| format!("{name}: {error}"))?;
         let (store, metrics) = (Arc::clone(&self.store), Arc::clone(&self.metrics));
         let evict = move || {
-            let gone = store.repositories().forget(&registry);
-            let held: Vec<Digest> = gone
-                .into_iter()
-                .filter(|digest| !store.repositories().held_anywhere(digest))
-                .collect();
-            let done = acted(&store, &held);
-            let _ = store.pin(&held, false);
-            for digest in &held {
-                store.remove(digest);
-            }
+            let gone: HashSet<Digest> =
+                store.repositories().forget(&registry).into_iter().collect();
+            let mut held = HashSet::new();
+            store.repositories().each(|holding| {
+                held.extend(holding.links.into_iter().map(|link| link.digest));
+            });
+            let gone: Vec<Digest> = gone.difference(&held).copied().collect();
+            let done = take_out(&store, &gone);
             metrics.store.evicted(Reason::Asked, done.blobs, done.bytes);
             done
         };
@@ -71,19 +75,26 @@ impl Pull {
     }
 
     /// Hashes every blob again. What has rotted is taken out.
-    pub async fn verify(self: &Arc<Self>) -> Result<Verified, String> {
+    pub async fn verify(self: &Arc<Self>, counts: Arc<Counts>) -> Result<Verified, String> {
         let store = Arc::clone(&self.store);
         let verify = move || {
+            let entries = store.entries();
+            let bytes = entries.iter().map(|(_, entry)| entry.size).sum();
+            counts.expect(entries.len() as u64, bytes);
             let mut verified = Verified::default();
-            for digest in store.digests() {
+            for (digest, _) in entries {
+                if counts.is_stopped() {
+                    break;
+                }
                 let Some(blob) = store.peek(&digest) else {
                     continue;
                 };
                 verified.blobs += 1;
                 verified.bytes += blob.size();
-                if !store.check(&blob) {
+                if !store.check_counted(&blob, &counts) {
                     verified.rotten.push(digest);
                 }
+                counts.add(1, 0);
             }
             verified
         };
@@ -109,7 +120,46 @@ impl Pull {
     }
 }
 
-fn acted(store: &crate::store::Store, digests: &[Digest]) -> Acted {
+/// What is named, directly or not, by manifests of the tier that are not of this family and that `count` (blocking). A
+/// look that makes nothing younger.
+fn named_by_others(
+    store: &Store,
+    family: &[Digest],
+    count: impl Fn(&Digest) -> bool,
+) -> HashSet<Digest> {
+    let family: HashSet<&Digest> = family.iter().collect();
+    let mut pending = Vec::new();
+    store.repositories().each(|holding| {
+        let manifests = holding
+            .links
+            .iter()
+            .filter(|link| link.media_type.is_some());
+        let others = manifests.map(|link| link.digest);
+        pending.extend(
+            others.filter(|digest| store.has(digest) && !family.contains(digest) && count(digest)),
+        );
+    });
+    let mut named = HashSet::new();
+    while let Some(digest) = pending.pop() {
+        if named.insert(digest)
+            && let Some(bytes) = store.read_unseen(&digest)
+        {
+            pending.extend(Names::of(&bytes).all().map(|named| named.digest));
+        }
+    }
+    named
+}
+
+fn take_out(store: &Store, digests: &[Digest]) -> Acted {
+    let done = acted(store, digests);
+    let _ = store.pin(digests, false);
+    for digest in digests {
+        store.remove(digest);
+    }
+    done
+}
+
+fn acted(store: &Store, digests: &[Digest]) -> Acted {
     let sizes = digests
         .iter()
         .filter_map(|digest| Some(store.peek(digest)?.size()));

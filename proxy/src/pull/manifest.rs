@@ -4,14 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use larder_shared::{Digest, Reference, Tag, media};
+use larder_shared::{Digest, Reference, Tag, admin::StepName, media};
 
-use super::{DIGEST, Manifest, Pull, PullError, Pulled, put};
+use super::{DIGEST, Manifest, Pull, PullError, Pulled, explain, put};
 use crate::{
     access::{Access, Place, Verdict},
     body::Body,
     client,
     cluster::{Cluster, durable::KeptLink},
+    events,
     fill::FillError,
     identity::Fingerprint,
     metrics::{self, Outcome, Receiving, Revalidated, Tier},
@@ -24,14 +25,31 @@ use crate::{
 /// A manifest's body must be complete within this time.
 const BODY: Duration = Duration::from_secs(4);
 
+/// What a tag stands for, and how that came to be known.
+pub(super) struct Resolved {
+    pub(super) answer: Known,
+    /// Which endpoint was asked, if one answered.
+    pub(super) endpoint: Option<usize>,
+    /// What was known before, and how long ago it was checked.
+    pub(super) record: Option<TagRecord>,
+    pub(super) age: Duration,
+    policy: Policy,
+}
+
+/// Either known without a question, or concluded from what the registry said.
+pub(super) enum Known {
+    Fresh(Box<Pulled>),
+    Concluded(After),
+}
+
 impl Pull {
-    /// What does the tag point to, how old may that be, and the manifest itself.
-    pub(super) async fn manifest_by_tag(
+    /// What a tag stands for, before anything is fetched: what is known, or what the registry has just said.
+    pub(super) async fn resolve_tag(
         &self,
         place: &Place,
         tag: &Tag,
         head: bool,
-    ) -> Result<Pulled, PullError> {
+    ) -> Result<Resolved, PullError> {
         let config = self.config.load_full();
         let record = place.record.tag(tag);
         let age = Duration::from_secs(
@@ -40,30 +58,39 @@ impl Pull {
                 .map_or(u64::MAX, |r| now().saturating_sub(r.checked)),
         );
         let fresh_for = config.fresh_for(place.registry.as_str(), tag.as_str());
+        let policy = Policy {
+            when_unreachable: config.tags.when_unreachable,
+            when_deleted: config.tags.when_deleted,
+        };
+        let resolved = |answer| Resolved {
+            answer,
+            endpoint: None,
+            record: record.clone(),
+            age,
+            policy,
+        };
         if self.proven(place)?
             && let Before::Fresh(known) = tags::decide(record.as_ref(), age, fresh_for)
             && let Some(pulled) = self
                 .stored_manifest(place, &Descriptor::from(&known), head)
                 .await
         {
-            self.metrics.access.revalidated(Revalidated::Fresh);
-            return Ok(pulled.from(Tier::Node, Outcome::Hit));
+            let pulled = pulled.from(Tier::Node, Outcome::Hit);
+            return Ok(resolved(Known::Fresh(Box::new(pulled))));
         }
         // A first GET is its own question: asking with HEAD first would only add a round trip. Where there are other
         // members, the question is small and the manifest comes from them.
         if record.is_none() && !head && !self.cluster.has_others() {
-            let fetched = self.fetch(place, Reference::Tag(tag.clone())).await;
-            self.count_fetched(None, &fetched);
-            return fetched.map(|m| m.pulled(head, Outcome::Miss));
+            return Ok(resolved(Known::Concluded(After::Fetch)));
         }
-        let (word, proves) = self
+        let told = self
             .tags
             .ask(place, tag, config.tags.timeout, record.is_some())
             .await;
-        self.count_word(record.as_ref(), &word);
-        match &word {
+        self.count_word(record.as_ref(), &told.word);
+        match &told.word {
             tags::Word::Failed(failure) => self.access.met(place, failure),
-            _ if proves => self.access.accepted(place),
+            _ if told.proves => self.access.accepted(place),
             // A mirror's word: the origin has to say so too.
             _ if !self.proven(place)? => {
                 let subject = Subject::Manifest(Reference::Tag(tag.clone()));
@@ -71,11 +98,37 @@ impl Pull {
             }
             _ => {}
         }
-        let policy = Policy {
-            when_unreachable: config.tags.when_unreachable,
-            when_deleted: config.tags.when_deleted,
+        let concluded = tags::conclude(record.clone(), told.word, policy);
+        Ok(Resolved {
+            endpoint: told.endpoint,
+            ..resolved(Known::Concluded(concluded))
+        })
+    }
+
+    /// What does the tag point to, how old may that be, and the manifest itself.
+    pub(super) async fn manifest_by_tag(
+        &self,
+        place: &Place,
+        tag: &Tag,
+        head: bool,
+    ) -> Result<Pulled, PullError> {
+        let resolved = self.resolve_tag(place, tag, head).await?;
+        events::step(StepName::Tag, || explain::concluded(&resolved));
+        let Resolved {
+            answer,
+            record,
+            age,
+            policy,
+            ..
+        } = resolved;
+        let concluded = match answer {
+            Known::Fresh(pulled) => {
+                self.metrics.access.revalidated(Revalidated::Fresh);
+                return Ok(*pulled);
+            }
+            Known::Concluded(concluded) => concluded,
         };
-        let fetched = match tags::conclude(record.clone(), word, policy) {
+        let fetched = match concluded {
             After::Serve(descriptor) => {
                 if let Some(pulled) = self.stored_manifest(place, &descriptor, head).await {
                     place.record.set_tag(tag.clone(), tag_record(&descriptor));
@@ -96,14 +149,17 @@ impl Pull {
                 self.count_fetched(record.as_ref(), &fetched);
                 fetched
             }
-            otherwise => return self.without(place, tag, otherwise, age, head).await,
+            // Boxed: it is rare, and every request carries room for it.
+            otherwise => {
+                return Box::pin(self.without(place, tag, otherwise, age, head)).await;
+            }
         };
         match fetched {
             Ok(manifest) => Ok(manifest.pulled(head, Outcome::Miss)),
             // The question was answered and the manifest cannot be had: no better than no answer.
             Err(PullError::Upstream(failure)) => {
                 let otherwise = tags::conclude(record, tags::Word::Failed(failure), policy);
-                self.without(place, tag, otherwise, age, head).await
+                Box::pin(self.without(place, tag, otherwise, age, head)).await
             }
             Err(error) => Err(error),
         }
@@ -134,6 +190,14 @@ impl Pull {
         }
     }
 
+    /// A stale answer needs a live verdict; it never makes one (promise P14).
+    pub(super) fn may_have_stale(&self, place: &Place) -> bool {
+        match self.access.verdict(place) {
+            Verdict::Allowed | Verdict::Ask { bridged: true } => true,
+            Verdict::Ask { bridged: false } | Verdict::Refused => false,
+        }
+    }
+
     /// An old answer, for a caller who may still read the repository. It says that it is old.
     async fn stale(
         &self,
@@ -143,12 +207,7 @@ impl Pull {
         age: Duration,
         head: bool,
     ) -> Result<Pulled, PullError> {
-        // A stale answer needs a live verdict; it never makes one (promise P14).
-        let live = match self.access.verdict(place) {
-            Verdict::Allowed | Verdict::Ask { bridged: true } => true,
-            Verdict::Ask { bridged: false } | Verdict::Refused => false,
-        };
-        if !live {
+        if !self.may_have_stale(place) {
             return Err(failure.into());
         }
         let stored = self

@@ -13,7 +13,7 @@ use std::{
 use larder_shared::{Algorithm, Digest, Hasher, Range, RegistryName, media};
 
 use super::{
-    Blob, Store,
+    Blob, Counts, Entry, Names, Store,
     bounds::{Bounds, Candidate, excess, victims},
     lock, now,
     partial::remove_if_there,
@@ -94,6 +94,7 @@ impl Store {
     pub fn enforce(
         &self,
         limits: &Limits,
+        counts: &Counts,
         active: impl Fn(&Digest) -> bool,
     ) -> io::Result<Evicted> {
         self.owned()?;
@@ -110,7 +111,7 @@ impl Store {
             return Ok(Evicted::default());
         }
         let mut candidates = self.candidates(limits);
-        let pinned = lock(&self.pins).clone();
+        let pinned = self.pins();
         let at = now();
         let gone = victims(&mut candidates, at, over, |digest| {
             pinned.contains(digest)
@@ -122,8 +123,10 @@ impl Store {
             .iter()
             .map(|c| (c.digest, (c.entry.size, c.has_expired(at))))
             .collect();
+        let size = |digest: &Digest| known.get(digest).map_or(0, |(size, _)| *size);
+        counts.expect(gone.len() as u64, gone.iter().map(size).sum());
         let mut evicted = Evicted::default();
-        for digest in &gone {
+        for digest in gone.iter().take_while(|_| !counts.is_stopped()) {
             self.remove(digest);
             let (size, expired) = known.get(digest).copied().unwrap_or_default();
             evicted.blobs += 1;
@@ -132,6 +135,7 @@ impl Store {
                 evicted.expired_blobs += 1;
                 evicted.expired_bytes += size;
             }
+            counts.add(1, size);
         }
         Ok(evicted)
     }
@@ -158,7 +162,7 @@ impl Store {
                 own.insert(digest, ttl);
             }
         }
-        let entries = lock(&self.index).entries();
+        let entries = self.entries();
         let candidate = |(digest, entry)| Candidate {
             digest,
             entry,
@@ -243,19 +247,13 @@ impl Store {
 
     /// Whether a blob is a manifest of which something is still here: a manifest goes after what it names.
     fn has_children(&self, digest: &Digest) -> bool {
-        let path = self.layout.blob(digest);
-        let Ok(mut file) = disk::open_unseen(&path) else {
+        let Some(bytes) = self.read_unseen(digest) else {
             return false;
         };
-        let small = file
-            .metadata()
-            .is_ok_and(|m| m.len() <= media::MAX_MANIFEST);
-        let mut bytes = Vec::new();
-        small
-            && file.read_to_end(&mut bytes).is_ok()
-            && children(&bytes)
-                .iter()
-                .any(|child| lock(&self.index).has(child))
+        let names = Names::of(&bytes);
+        names
+            .all()
+            .any(|child| lock(&self.index).has(&child.digest))
     }
 
     /// Writes the times of the last uses to the files, so that they survive a restart (blocking).
@@ -304,9 +302,9 @@ impl Store {
         while let Some(digest) = all.get(next).copied() {
             next += 1;
             if let Some(bytes) = self.read(&digest, media::MAX_MANIFEST) {
-                for child in children(&bytes) {
-                    if !all.contains(&child) {
-                        all.push(child);
+                for child in Names::of(&bytes).all() {
+                    if !all.contains(&child.digest) {
+                        all.push(child.digest);
                     }
                 }
             }
@@ -327,7 +325,16 @@ impl Store {
 
     /// Hashes a blob again (blocking). One that rotted is taken out of the tier; `false` says so.
     pub fn check(&self, blob: &Blob) -> bool {
-        let sound = matches!(hash(blob), Ok(digest) if digest == *blob.digest());
+        self.check_counted(blob, &Counts::default())
+    }
+
+    /// The same, watched. One that is stopped in the middle counts as sound.
+    pub fn check_counted(&self, blob: &Blob, counts: &Counts) -> bool {
+        let hashed = hash(blob, counts);
+        if counts.is_stopped() {
+            return true;
+        }
+        let sound = matches!(hashed, Ok(digest) if digest == *blob.digest());
         if sound {
             lock(&self.index).note_checked(blob.digest());
         } else {
@@ -364,56 +371,42 @@ impl Store {
 
     /// Every committed blob, for `verify` and the scrub.
     pub fn digests(&self) -> Vec<Digest> {
-        lock(&self.index)
-            .entries()
-            .into_iter()
-            .map(|(digest, _)| digest)
-            .collect()
+        let entries = self.entries().into_iter();
+        entries.map(|(digest, _)| digest).collect()
+    }
+
+    /// Every committed blob with its size and its last use, the least recently used first.
+    pub fn entries(&self) -> Vec<(Digest, Entry)> {
+        lock(&self.index).entries()
+    }
+
+    /// Whether a blob is committed, as far as the index knows.
+    pub fn has(&self, digest: &Digest) -> bool {
+        lock(&self.index).has(digest)
+    }
+
+    /// What is never evicted.
+    pub fn pins(&self) -> HashSet<Digest> {
+        lock(&self.pins).clone()
+    }
+
+    /// The bytes of what may be a manifest, for a look that is no use: its time does not change (blocking).
+    pub fn read_unseen(&self, digest: &Digest) -> Option<Vec<u8>> {
+        let mut file = disk::open_unseen(&self.layout.blob(digest)).ok()?;
+        let small = file.metadata().ok()?.len() <= media::MAX_MANIFEST;
+        let mut bytes = Vec::new();
+        (small && file.read_to_end(&mut bytes).is_ok()).then_some(bytes)
     }
 }
 
-fn hash(blob: &Blob) -> io::Result<Digest> {
+fn hash(blob: &Blob, counts: &Counts) -> io::Result<Digest> {
     let mut hasher = Hasher::new(blob.digest().algorithm());
     let mut at = 0;
-    while at < blob.size() {
+    while at < blob.size() && !counts.is_stopped() {
         let end = (at + PIECE).min(blob.size());
         hasher.update(&blob.read(Range::new(at, end))?);
+        counts.add(0, end - at);
         at = end;
     }
     Ok(hasher.finish())
-}
-
-/// The digests that a manifest names; none if it is no manifest.
-fn children(bytes: &[u8]) -> Vec<Digest> {
-    named(bytes).map(|named| named.digest).collect()
-}
-
-/// What a manifest says of the lengths of what it names.
-pub fn sizes(bytes: &[u8]) -> Vec<(Digest, u64)> {
-    named(bytes)
-        .filter_map(|named| Some((named.digest, named.size?)))
-        .collect()
-}
-
-/// A descriptor, as far as it matters here.
-#[derive(serde::Deserialize)]
-struct Named {
-    digest: Digest,
-    size: Option<u64>,
-}
-
-fn named(bytes: &[u8]) -> impl Iterator<Item = Named> {
-    #[derive(Default, serde::Deserialize)]
-    struct Manifest {
-        config: Option<Named>,
-        #[serde(default)]
-        layers: Vec<Named>,
-        #[serde(default)]
-        manifests: Vec<Named>,
-        #[serde(default)]
-        blobs: Vec<Named>,
-    }
-    let manifest: Manifest = serde_json::from_slice(bytes).unwrap_or_default();
-    let named = manifest.config.into_iter().chain(manifest.layers);
-    named.chain(manifest.manifests).chain(manifest.blobs)
 }

@@ -364,6 +364,18 @@ pub(super) fn came_through(
     })
 }
 
+/// Bytes that a partial from `registry` holds, as of its last checkpoint.
+pub(super) fn present(layout: &Layout, digest: &Digest, registry: &RegistryName) -> u64 {
+    match read_checkpoint(layout, digest) {
+        Some((checkpoint, _)) if checkpoint.registry == *registry => checkpoint
+            .spans
+            .iter()
+            .map(|(start, end)| end - start)
+            .sum(),
+        _ => 0,
+    }
+}
+
 fn read_checkpoint(layout: &Layout, digest: &Digest) -> Option<(Checkpoint, Hasher)> {
     let text = fs::read(layout.spans(digest)).ok()?;
     let checkpoint: Checkpoint = serde_json::from_slice(&text).ok()?;

@@ -4,6 +4,8 @@
 //! Each repository has one append-only log of JSON lines; the newest line about a thing wins, a torn last line is
 //! skipped, and a log that is mostly history is rewritten when it is read. Losing a line costs a question upstream.
 
+mod search;
+
 use std::{
     collections::HashMap,
     fs::{self, File},
@@ -18,6 +20,7 @@ use larder_shared::{Digest, RegistryName, Repository, Tag};
 use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
+pub use self::search::Holding;
 use super::layout::Layout;
 
 /// A digest that the repository holds.
@@ -64,6 +67,19 @@ struct Known {
 }
 
 impl Known {
+    /// What a log says, and how many lines it takes to say it.
+    fn read(text: &[u8]) -> (Self, usize) {
+        let mut known = Self::default();
+        let mut lines = 0;
+        for line in text.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
+            lines += 1;
+            if let Ok(line) = serde_json::from_slice(line) {
+                known.apply(line);
+            }
+        }
+        (known, lines)
+    }
+
     fn apply(&mut self, line: Line) {
         match line {
             Line::Link(link) => {
@@ -162,13 +178,9 @@ impl RepositoryRecord {
 
     /// What the log says. One that is mostly history is rewritten.
     fn read(layout: &Layout, path: &Path) -> Known {
-        let mut known = Known::default();
-        let mut lines = 0;
-        let mut torn = false;
-        if let Ok(text) = fs::read(path) {
-            torn = text.last().is_some_and(|last| *last != b'\n');
-            lines = known.replay(&text);
-        }
+        let text = fs::read(path).unwrap_or_default();
+        let torn = text.last().is_some_and(|last| *last != b'\n');
+        let (known, lines) = Known::read(&text);
         let live = known.lines().count();
         if lines > 64 && lines > 4 * live {
             let mut text = Vec::new();
@@ -392,78 +404,6 @@ impl Repositories {
         let record = Arc::new(RepositoryRecord::load(&self.layout, path));
         loaded.put(key, Arc::clone(&record));
         record
-    }
-
-    /// Every digest that some repository of `registry` is known to hold (blocking: reads the logs on disk).
-    pub fn digests_of(&self, registry: &RegistryName) -> Vec<Digest> {
-        let mut digests = Vec::new();
-        self.each_log(registry, |text| {
-            for line in text.lines() {
-                if let Ok(Line::Link(link)) = serde_json::from_str(line) {
-                    digests.push(link.digest);
-                }
-            }
-            true
-        });
-        digests
-    }
-
-    /// Forgets everything about a registry's repositories (blocking). The digests that they held.
-    pub fn forget(&self, registry: &RegistryName) -> Vec<Digest> {
-        if !self.layout.claim().is_held() {
-            return Vec::new();
-        }
-        let digests = self.digests_of(registry);
-        {
-            let mut loaded = lock(&self.loaded);
-            let of_registry: Vec<_> = loaded
-                .iter()
-                .map(|(key, _)| key.clone())
-                .filter(|(name, _)| name == registry)
-                .collect();
-            for key in of_registry {
-                loaded.pop(&key);
-            }
-        }
-        let _ = fs::remove_dir_all(self.layout.repositories().join(registry.as_str()));
-        digests
-    }
-
-    /// Whether any repository of any registry is known to hold `digest` (blocking).
-    pub fn held_anywhere(&self, digest: &Digest) -> bool {
-        let registries = fs::read_dir(self.layout.repositories())
-            .into_iter()
-            .flatten()
-            .flatten();
-        let mut names = registries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        names.any(|registry| self.held_in(&registry, digest))
-    }
-
-    /// Looks through a registry's logs until `look` has seen enough.
-    fn each_log(&self, registry: &RegistryName, mut look: impl FnMut(&str) -> bool) {
-        let mut pending = vec![self.layout.repositories().join(registry.as_str())];
-        while let Some(dir) = pending.pop() {
-            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-                if entry.file_name() != "_log" {
-                    pending.push(entry.path());
-                } else if fs::read_to_string(entry.path()).is_ok_and(|text| !look(&text)) {
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Whether some repository of `registry` is known to hold `digest` (blocking: looks through the logs on disk).
-    pub fn held_in(&self, registry: &RegistryName, digest: &Digest) -> bool {
-        let wanted = digest.to_string();
-        let mut held = false;
-        // The text is only a hint: a registry may write any digest into a media type.
-        let links = |line: &str| matches!(serde_json::from_str(line), Ok(Line::Link(link)) if link.digest == *digest);
-        self.each_log(registry, |text| {
-            held = text.contains(&wanted) && text.lines().any(links);
-            !held
-        });
-        held
     }
 }
 

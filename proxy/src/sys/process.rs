@@ -1,7 +1,11 @@
-//! Processes: ending a child together with everything that it started, and telling another to look at its files.
+//! Processes: this one's limits, ending a child together with everything that it started, and telling another to look at
+//! its files.
 
 use nix::{
-    sys::signal::{Signal, kill, killpg},
+    sys::{
+        resource::{Resource, getrlimit, setrlimit},
+        signal::{Signal, kill, killpg},
+    },
     unistd::Pid,
 };
 use tokio::process::{Child, Command};
@@ -43,4 +47,16 @@ impl Drop for Group {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// How many files this process may have open, and how many it could allow itself.
+pub fn open_files() -> std::io::Result<(u64, u64)> {
+    Ok(getrlimit(Resource::RLIMIT_NOFILE)?)
+}
+
+/// Lets this process open as many files as it may allow itself. The default is 1024 where nothing was said, for the sake
+/// of programs that use select(2).
+pub fn raise_open_files() -> std::io::Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, most, most)?)
 }

@@ -6,12 +6,14 @@ use crate::digest::Digest;
 
 /// `GET /images`: every image of which this node has the manifest.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Images {
     pub images: Vec<Image>,
 }
 
-/// One manifest or index that a repository holds and that no other manifest here stands above.
+/// One manifest or index that a repository holds, and that a tag points to or no other manifest here stands above.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Image {
     /// The registry as images name it: `docker.io`, `ghcr.io`, `127.0.0.1:5000`.
     pub registry: String,
@@ -20,7 +22,8 @@ pub struct Image {
     /// The tags that pointed here when they were last asked about.
     pub tags: Vec<String>,
     pub media_type: String,
-    /// What the manifests name, and how much of it is here. Other images may share it.
+    /// What the manifests name, themselves included, and how much of it is here. Other images may share it. Platforms of
+    /// an index do not count unless their manifest is here, or none is.
     pub bytes: u64,
     pub present_bytes: u64,
     pub blobs: u64,
@@ -28,18 +31,20 @@ pub struct Image {
     pub pinned: bool,
     /// Whether the repository is open to anonymous clients, as far as is known.
     pub public: bool,
-    /// Seconds since 1970; when something of it was last asked for.
+    /// Seconds since 1970; when one of its manifests was last asked for.
     pub last_used: u64,
 }
 
 /// `GET /blobs`: every committed blob, manifests included.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Blobs {
     pub blobs: Vec<Blob>,
 }
 
 /// One committed blob.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Blob {
     pub digest: Digest,
     pub bytes: u64,

@@ -1,12 +1,13 @@
 //! Certificates of members: one authority for a cluster, and identities under it, right and wrong ones.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    KeyUsagePurpose, date_time_ymd,
 };
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -57,8 +58,17 @@ impl Authority {
         self.named(MEMBER)
     }
 
+    /// A member's certificate whose time is over.
+    pub fn expired(&self) -> Identity {
+        self.until(MEMBER, 2021)
+    }
+
     /// A certificate of this DNS name.
     pub fn named(&self, name: &str) -> Identity {
+        self.until(name, 2200)
+    }
+
+    fn until(&self, name: &str, year: i32) -> Identity {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
         params.distinguished_name.push(DnType::CommonName, name);
@@ -66,6 +76,8 @@ impl Authority {
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(year, 1, 1);
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
         Identity {
             certificate_pem: certificate.pem(),
@@ -130,6 +142,8 @@ impl Identity {
         ];
         for (name, text) in files {
             fs::write(dir.join(name), text).expect("a PEM file");
+            let mode = fs::Permissions::from_mode(if name == "key.pem" { 0o600 } else { 0o644 });
+            fs::set_permissions(dir.join(name), mode).expect("a mode");
         }
     }
 

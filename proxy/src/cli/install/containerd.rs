@@ -15,30 +15,54 @@ const VERSION_1: &str = "cri";
 const VERSION_2: &str = "io.containerd.grpc.v1.cri";
 const VERSION_3: &str = "io.containerd.cri.v1.images";
 
-/// What a person should change so that containerd, which starts with `file`, reads the hosts.toml files in `dir`.
+/// What is wrong, and what a person should do about it.
+pub type Advice = (String, String);
+
+/// What a person should change so that containerd, which starts with `file`, reads the hosts.toml files in `dir`, a
+/// sentence or two each.
 pub(super) fn check(root: &Root, file: &Path, dir: &Path) -> Vec<String> {
+    let sentences = advice(root, file, dir).into_iter();
+    sentences
+        .map(|(wrong, mend)| format!("{wrong}. {}", capitalised(&mend)))
+        .collect()
+}
+
+/// The same of paths as they are seen from here, what is wrong apart from what to do.
+pub fn advice_here(file: &Path, dir: &Path) -> Vec<Advice> {
+    match Root::new(Path::new("/")) {
+        Ok(root) => advice(&root, file, dir),
+        Err(error) => vec![(error.to_string(), by_hand(dir))],
+    }
+}
+
+fn advice(root: &Root, file: &Path, dir: &Path) -> Vec<Advice> {
     let text = match read(root, file) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            return vec![format!(
-                "{} is not there, so containerd may not read {}. If it starts with another file, check that one \
-                 (--containerd-config); else {}",
+            let wrong = format!(
+                "{} is not there, so containerd may not read {}",
                 file.display(),
-                dir.display(),
-                mend("put these lines there", VERSION_2, Some("version = 2"), dir)
-            )];
+                dir.display()
+            );
+            let mend = mend("put these lines there", VERSION_2, Some("version = 2"), dir);
+            let mend = format!(
+                "if it starts with another file, check that one (--containerd-config); else {mend}"
+            );
+            return vec![(wrong, mend)];
         }
         Err(error) => {
-            return vec![format!(
-                "{} cannot be read ({error}): check by hand that config_path is {:?}",
-                file.display(),
-                dir.display().to_string()
-            )];
+            let wrong = format!("{} cannot be read ({error})", file.display());
+            return vec![(wrong, by_hand(dir))];
         }
     };
     // The last file that speaks of registries is the one that counts.
     let (text, file) = imported(root, file, &text).unwrap_or_else(|| (text, file.to_owned()));
     findings(&text, &file.display().to_string(), dir)
+}
+
+fn by_hand(dir: &Path) -> String {
+    let path = dir.display().to_string();
+    format!("check by hand that config_path is {path:?}")
 }
 
 fn read(root: &Root, file: &Path) -> io::Result<String> {
@@ -75,12 +99,9 @@ fn registries(config: &Table) -> bool {
         .any(|plugin| section(plugin).is_some())
 }
 
-fn findings(text: &str, file: &str, dir: &Path) -> Vec<String> {
+fn findings(text: &str, file: &str, dir: &Path) -> Vec<Advice> {
     let Ok(config) = text.parse::<Table>() else {
-        return vec![format!(
-            "{file} is not TOML: check by hand that config_path is {:?}",
-            dir.display().to_string()
-        )];
+        return vec![(format!("{file} is not TOML"), by_hand(dir))];
     };
     let version = config.get("version").and_then(Value::as_integer);
     let plugins = config.get("plugins").and_then(Value::as_table);
@@ -123,21 +144,21 @@ fn findings(text: &str, file: &str, dir: &Path) -> Vec<String> {
     };
     let mend = mend(verb, plugin, version_line, dir);
     if path.is_empty() {
-        warnings.push(format!(
-            "{file} sets no config_path, and without it containerd does not reliably read hosts.toml. {}",
-            capitalised(&mend)
-        ));
+        let wrong = format!(
+            "{file} sets no config_path, and without it containerd does not reliably read hosts.toml"
+        );
+        warnings.push((wrong, mend));
     } else if path.contains(':') {
-        warnings.push(format!(
-            "{file} sets config_path to the list {path:?}{}. {}",
-            in_a_list(path, dir, pulls_the_older_way(plugins, plugin)),
-            capitalised(&mend)
-        ));
+        let therefore = in_a_list(path, dir, pulls_the_older_way(plugins, plugin));
+        let wrong = format!("{file} sets config_path to the list {path:?}{therefore}");
+        warnings.push((wrong, mend));
     } else if Path::new(path) != dir {
-        warnings.push(format!(
-            "{file} sets config_path to {path:?}, but the files are in {}. Install with --containerd-certs-dir {path}, or {mend}",
+        let wrong = format!(
+            "{file} sets config_path to {path:?}, but the files are in {}",
             dir.display()
-        ));
+        );
+        let mend = format!("install with --containerd-certs-dir {path}, or {mend}");
+        warnings.push((wrong, mend));
     }
     if let Some(registry) = registry {
         warnings.extend(conflicts(registry, plugin, file));
@@ -173,7 +194,7 @@ fn pulls_the_older_way(plugins: Option<&Table>, plugin: &str) -> bool {
 }
 
 /// The older way of naming mirrors. Beside a config_path it keeps the CRI plugin from starting.
-fn conflicts(registry: &Value, plugin: &str, file: &str) -> Option<String> {
+fn conflicts(registry: &Value, plugin: &str, file: &str) -> Option<Advice> {
     let filled = |key: &str| {
         registry
             .get(key)
@@ -192,10 +213,12 @@ fn conflicts(registry: &Value, plugin: &str, file: &str) -> Option<String> {
     if sections.is_empty() {
         return None;
     }
-    Some(format!(
-        "{file} has {}: with config_path set, containerd refuses to start its CRI plugin beside them. \
-         Move what they say into hosts.toml files and remove them first",
-        sections.join(" and ")
+    Some((
+        format!(
+            "{file} has {}: with config_path set, containerd refuses to start its CRI plugin beside them",
+            sections.join(" and ")
+        ),
+        "move what they say into hosts.toml files and remove them first".to_owned(),
     ))
 }
 

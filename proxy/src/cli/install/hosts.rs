@@ -74,7 +74,7 @@ pub(super) fn weave(text: &str, block: &str) -> Result<String, String> {
 ///
 /// # Errors
 /// The text is not TOML.
-pub(super) fn hosts_in_order(text: &str) -> Result<Vec<String>, String> {
+pub fn hosts_in_order(text: &str) -> Result<Vec<String>, String> {
     let document = DeTable::parse(text).map_err(|error| not_toml(text, &error))?;
     let mut hosts: Vec<(usize, String)> = match document.get_ref().get("host") {
         Some(value) => match value.get_ref() {

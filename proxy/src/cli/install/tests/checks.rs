@@ -144,7 +144,7 @@ fn containerds_configuration_is_checked_and_the_lines_to_put_are_given() {
             ),
             &[],
         ),
-        ("[plugins", &[&["is not TOML: check by hand"]]),
+        ("[plugins", &[&["is not TOML. Check by hand"]]),
     ];
     for (text, expected) in rows {
         let node = Node::new();

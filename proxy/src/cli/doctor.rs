@@ -1,0 +1,134 @@
+//! `larder doctor`: what is wrong with this node, and how to mend it.
+//!
+//! The daemon looks at what it can see ([`crate::doctor`]); this command adds what only it can tell: whether the daemon
+//! and its ports answer, and what containerd's files do with them. In a pod these files are seen where they are mounted.
+
+mod node;
+mod ports;
+
+use std::path::PathBuf;
+
+use http::Method;
+use larder_shared::admin::{Check, Diagnosis, Finding, Severity, Status};
+
+use super::{
+    FOUND,
+    show::say,
+    socket::{SocketArgs, ask, read},
+};
+
+/// Where containerd looks for `hosts.toml` by convention, and its configuration.
+pub const CERTS_DIR: &str = "/etc/containerd/certs.d";
+pub const CONFIG: &str = "/etc/containerd/config.toml";
+
+/// Looks at this node and says what is wrong with it and how to mend it.
+///
+/// Changes nothing and shows no secret. Every registry that the configuration names and every member is greeted. Exit
+/// code 0: nothing was found; 3: something was, be it an error or a warning.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  larder doctor
+  kubectl exec ds/larder -- larder doctor
+  larder doctor --json | jq '.findings[] | select(.severity != \"ok\")'")]
+pub struct DoctorArgs {
+    /// Show what is well, too
+    #[arg(long, short)]
+    all: bool,
+    /// The directory that containerd's `config_path` names [default: /etc/containerd/certs.d, where it can be seen]
+    #[arg(long, value_name = "DIR")]
+    containerd_certs_dir: Option<PathBuf>,
+    /// containerd's configuration [default: /etc/containerd/config.toml, where it can be seen]
+    #[arg(long, value_name = "FILE")]
+    containerd_config: Option<PathBuf>,
+    #[command(flatten)]
+    socket: SocketArgs,
+}
+
+pub fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
+    let diagnosis = diagnose(args)?;
+    let wrong = diagnosis.wrong();
+    let code = if wrong.is_empty() { 0 } else { FOUND };
+    if args.socket.json {
+        say(&serde_json::to_string(&diagnosis)?);
+        return Ok(code);
+    }
+    for finding in &wrong {
+        let word = match finding.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+            Severity::Ok => "ok",
+        };
+        say(&format!("{word:<8} {}: {}", finding.check, finding.found));
+        for line in finding.mend.lines() {
+            say(&format!("         {line}"));
+        }
+    }
+    let well = diagnosis
+        .findings
+        .iter()
+        .filter(|f| f.severity == Severity::Ok);
+    if args.all {
+        for finding in well.clone() {
+            say(&format!("ok       {}: {}", finding.check, finding.found));
+        }
+    }
+    say(&match wrong.len() {
+        0 => format!("nothing is wrong: {} checks", well.count()),
+        found => format!(
+            "{found} things to look at, {} checks are well",
+            well.count()
+        ),
+    });
+    Ok(code)
+}
+
+fn diagnose(args: &DoctorArgs) -> anyhow::Result<Diagnosis> {
+    let mut findings = Vec::new();
+    let status = ask(&args.socket, Method::GET, "/status").and_then(|text| read::<Status>(&text));
+    let status = match status {
+        Ok(status) => {
+            findings.push(Finding::ok(
+                Check::Daemon,
+                format!("larder {} answers", status.version),
+            ));
+            findings.extend(version(&status));
+            Some(status)
+        }
+        Err(error) => {
+            findings.push(Finding::error(
+                Check::Daemon,
+                format!("{error:#}"),
+                "start it (systemctl start larder; in Kubernetes look at the DaemonSet's pod on this node), or name its socket",
+            ));
+            None
+        }
+    };
+    let hosts = node::look(args, status.as_ref(), &mut findings);
+    if let Some(status) = &status {
+        findings.extend(ports::look(status, &hosts)?);
+        match ask(&args.socket, Method::GET, "/doctor").and_then(|text| read::<Diagnosis>(&text)) {
+            Ok(diagnosis) => findings.extend(diagnosis.findings),
+            Err(error) => findings.push(Finding::error(
+                Check::Daemon,
+                format!("the daemon's own checks cannot be had: {error:#}"),
+                "run the command of the same version as the daemon",
+            )),
+        }
+    }
+    Ok(Diagnosis { findings })
+}
+
+fn version(status: &Status) -> Option<Finding> {
+    let ours = env!("CARGO_PKG_VERSION");
+    (status.version != ours).then(|| {
+        Finding::warning(
+            Check::Version,
+            format!(
+                "this command is of version {ours}, the daemon of version {}",
+                status.version
+            ),
+            "restart the daemon if it was just upgraded, or run the command where the daemon runs",
+        )
+    })
+}

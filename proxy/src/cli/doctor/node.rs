@@ -1,0 +1,238 @@
+//! The node's own files: containerd's configuration and its `hosts.toml` files.
+
+use std::path::{Path, PathBuf};
+
+use larder_shared::admin::{Check, Finding, Status};
+
+use super::{CERTS_DIR, CONFIG, DoctorArgs};
+use crate::cli::{
+    install,
+    runtime::{self, DEFAULT, Host, HostDir, Hosts, Said},
+};
+
+/// The port that larder has by default.
+const PORT: u16 = 7420;
+
+/// Looks at what of the files can be seen; gives the addresses at which containerd looks for larder.
+pub fn look(
+    args: &DoctorArgs,
+    status: Option<&Status>,
+    findings: &mut Vec<Finding>,
+) -> Vec<String> {
+    let shown = |given: &Option<PathBuf>, default: &str| {
+        let path = given.clone().unwrap_or_else(|| PathBuf::from(default));
+        // A file that nobody named and of whose directory nothing is to be seen is not missing: it is elsewhere.
+        let near = path.ancestors().nth(1).is_some_and(Path::exists);
+        (given.is_some() || near).then_some(path)
+    };
+    let (certs, config) = (
+        shown(&args.containerd_certs_dir, CERTS_DIR),
+        shown(&args.containerd_config, CONFIG),
+    );
+    let Some(certs) = certs else {
+        let unseen = |path: &str| {
+            format!(
+                "{path} cannot be seen from here, so it was not looked at (--containerd-certs-dir, --containerd-config)"
+            )
+        };
+        findings.push(Finding::ok(Check::Runtime, unseen(CONFIG)));
+        findings.push(Finding::ok(Check::Hosts, unseen(CERTS_DIR)));
+        return Vec::new();
+    };
+    match config {
+        Some(config) => findings.extend(runtime_reads(&config, &certs)),
+        None => findings.push(Finding::ok(
+            Check::Runtime,
+            format!("{CONFIG} cannot be seen from here, so it was not looked at"),
+        )),
+    }
+    let port = status.and_then(|status| status.listen.registry.rsplit_once(':')?.1.parse().ok());
+    let (found, addresses) = hosts(&certs, port);
+    findings.extend(found);
+    addresses
+}
+
+fn runtime_reads(config: &Path, certs: &Path) -> Vec<Finding> {
+    let advice = install::containerd_advice(config, certs);
+    if advice.is_empty() {
+        let what = format!("{} names {}", config.display(), certs.display());
+        return vec![Finding::ok(Check::Runtime, what)];
+    }
+    let each = advice.into_iter();
+    each.map(|(found, mend)| Finding::error(Check::Runtime, found, mend))
+        .collect()
+}
+
+/// Everything that keeps pulls from larder, or from the registry when larder is down.
+fn hosts(certs: &Path, port: Option<u16>) -> (Vec<Finding>, Vec<String>) {
+    let install = "larder install";
+    let directories = match runtime::directories(certs) {
+        Ok(Some(directories)) => directories,
+        Ok(None) => {
+            let found = format!(
+                "{} is not there: every pull goes past larder",
+                certs.display()
+            );
+            return (
+                vec![Finding::error(Check::Hosts, found, install)],
+                Vec::new(),
+            );
+        }
+        Err(error) => {
+            let found = format!("{} cannot be read: {error}", certs.display());
+            let mend = "run the command as root, or look by hand";
+            return (vec![Finding::error(Check::Hosts, found, mend)], Vec::new());
+        }
+    };
+    let (mut findings, mut addresses) = (Vec::new(), Vec::new());
+    for dir in &directories {
+        match larder_in(dir, port) {
+            Some((hosts, at)) => {
+                addresses.extend(runtime::local(&hosts.listed[at].url));
+                findings.extend(traps(dir, hosts, at, port));
+            }
+            None => findings.extend(without(dir, &directories, port)),
+        }
+    }
+    if !directories.iter().any(|dir| larder_in(dir, port).is_some())
+        && !findings.iter().any(|f| f.check == Check::Hosts.as_str())
+    {
+        let found = format!(
+            "no hosts.toml in {} names larder: every pull goes past it",
+            certs.display()
+        );
+        findings.push(Finding::error(Check::Hosts, found, install));
+    }
+    if findings.is_empty() {
+        let names: Vec<_> = directories.iter().map(|dir| dir.name.as_str()).collect();
+        findings.push(Finding::ok(
+            Check::Hosts,
+            format!("larder is asked first: {}", names.join(", ")),
+        ));
+    }
+    addresses.sort_unstable();
+    addresses.dedup();
+    (findings, addresses)
+}
+
+/// Where larder stands among the hosts.
+fn larder_in(dir: &HostDir, port: Option<u16>) -> Option<(&Hosts, usize)> {
+    let Said::Hosts(hosts) = &dir.said else {
+        return None;
+    };
+    let installed = |url: &String| hosts.installed.as_ref() == Some(url);
+    let mut each = hosts.listed.iter();
+    let at = each.position(|host| installed(&host.url) || is_larder(&host.url, port))?;
+    Some((hosts, at))
+}
+
+/// Where the daemon's port is not known, whatever is asked at this node's loopback is taken for larder.
+fn is_larder(url: &str, port: Option<u16>) -> bool {
+    let local = runtime::local(url);
+    let named = local.and_then(|at| at.rsplit_once(':')?.1.parse::<u16>().ok());
+    named.is_some_and(|named| named == PORT || port.is_none_or(|port| named == port))
+}
+
+/// A directory that keeps its registry from larder.
+fn without(dir: &HostDir, all: &[HostDir], port: Option<u16>) -> Option<Finding> {
+    let (pulls, mend) = if dir.name == DEFAULT {
+        let all = "pulls from registries without a directory of their own".to_owned();
+        (all, "larder install".to_owned())
+    } else {
+        let registry = registry_of(&dir.name);
+        (
+            format!("pulls from {registry}"),
+            format!("larder install --registry {registry}"),
+        )
+    };
+    let file = dir.file.display();
+    if let Said::Unusable(why) = &dir.said {
+        return Some(Finding::error(
+            Check::Hosts,
+            format!("{file}: containerd ignores it, and {pulls} go past larder: {why}"),
+            "mend the file, or remove it and run `larder install`",
+        ));
+    }
+    let named = |other: &&HostDir| larder_in(other, port).is_some();
+    let default = all.iter().find(|other| other.name == DEFAULT);
+    let found = match &dir.said {
+        Said::Nothing if dir.name != DEFAULT => format!(
+            "{} is there without a hosts.toml, which hides _default: {pulls} go past larder",
+            dir.file.parent().unwrap_or(&dir.file).display()
+        ),
+        _ if default.as_ref().is_some_and(named) => {
+            format!("{file} does not name larder and hides _default: {pulls} go past it")
+        }
+        // Whoever installed it for some registries wanted the others to stay as they are.
+        _ if all.iter().any(|other| named(&other)) => return None,
+        _ => format!("{file} does not name larder: {pulls} go past it"),
+    };
+    Some(Finding::warning(Check::Hosts, found, mend))
+}
+
+/// What goes wrong although larder is named.
+fn traps(dir: &HostDir, hosts: &Hosts, at: usize, port: Option<u16>) -> Vec<Finding> {
+    let (file, host) = (dir.file.display(), &hosts.listed[at]);
+    let mut findings = Vec::new();
+    let error = |found: String, mend: &str| Finding::error(Check::Hosts, found, mend);
+    if at > 0 {
+        findings.push(Finding::warning(
+            Check::Hosts,
+            format!("{file}: {} is asked before larder", hosts.listed[0].url),
+            "move larder's section above it",
+        ));
+    }
+    if let Some(server) = hosts.server.as_deref().filter(|s| is_larder(s, port)) {
+        findings.push(error(
+            format!(
+                "{file}: `server` is {server}, so that nothing can be pulled while larder is down"
+            ),
+            "remove the `server` line, or let it name the registry itself",
+        ));
+    }
+    findings.extend(trap(host).map(|(what, mend)| error(format!("{file}: {what}"), mend)));
+    findings
+}
+
+fn trap(host: &Host) -> Option<(String, &'static str)> {
+    let url = &host.url;
+    if url.starts_with("https://") || !url.contains("://") {
+        return Some((
+            format!("{url} is asked by TLS, and larder speaks plain HTTP there"),
+            "write http:// in front of the address",
+        ));
+    }
+    if host.tls {
+        return Some((
+            format!(
+                "`ca`, `client` or `skip_verify` stand beside {url}: containerd tries TLS there first"
+            ),
+            "remove these keys from larder's section",
+        ));
+    }
+    if !(host.pulls() && host.resolves()) {
+        return Some((
+            format!("{url} is not asked for everything, for its capabilities lack pull or resolve"),
+            "capabilities = [\"pull\", \"resolve\"] in larder's section",
+        ));
+    }
+    if host.override_path && !url.contains("/v2") {
+        return Some((
+            format!("override_path stands beside {url}, so that containerd leaves out /v2"),
+            "remove override_path from larder's section",
+        ));
+    }
+    None
+}
+
+/// The registry that a directory is for.
+fn registry_of(directory: &str) -> String {
+    let port = directory
+        .strip_suffix('_')
+        .and_then(|name| name.rsplit_once('_'))
+        .filter(|(_, port)| port.parse::<u16>().is_ok());
+    port.map_or_else(
+        || directory.to_owned(),
+        |(host, port)| format!("{host}:{port}"),
+    )
+}

@@ -1,0 +1,209 @@
+//! `larder pull`: images into the node tier, before anybody asks for them.
+
+use std::{fs, io::Read as _, path::PathBuf};
+
+use anyhow::{Context as _, bail};
+use data_encoding::BASE64;
+use http::{HeaderMap, HeaderValue, Method, header};
+use larder_shared::{
+    admin::{Acted, FailedPull, PulledImage, PulledImages},
+    name::ImageName,
+};
+use url::form_urlencoded::Serializer;
+
+use super::{
+    FAILED,
+    progress::watched,
+    show::{complain, count, say, say_json, size},
+    socket::{SocketArgs, asked, encoded},
+};
+
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  larder pull nginx:1.27                          this node's own platform of it
+  larder pull --pin registry.k8s.io/pause:3.10    and never evict it
+  larder pull --platform linux/arm64 ghcr.io/team/app:v1
+  larder pull --all-platforms quay.io/a/b@sha256:…
+  larder pull --file images.txt                   a name a line; # begins a comment
+  echo \"$TOKEN\" | larder pull ghcr.io/team/private:v1 --username ci --password-stdin
+
+The image is pulled as the runtime would pull it: once, together with whoever else wants it, with the other nodes'
+help, and within the bounds of the node tier. Without --username it is asked for as anybody, and if the registry refuses
+that, with the node's own credentials of [upstreams]. What is private stays private: a pod still shows its own secret.
+An interrupted pull goes on where it stood; layers that are under way are completed.")]
+pub struct PullArgs {
+    /// Images, as in a pod: `nginx`, `ghcr.io/owner/app:v1`, `quay.io/a/b@sha256:…`
+    #[arg(value_name = "REF", required_unless_present = "file")]
+    images: Vec<ImageName>,
+    /// A file with a name a line; `-` is standard input
+    #[arg(long, short, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// A platform of it, `os/architecture[/variant]`; may be repeated [default: this node's]
+    #[arg(long, value_name = "PLATFORM", conflicts_with = "all_platforms", value_parser = platform)]
+    platform: Vec<String>,
+    /// Every platform of it
+    #[arg(long)]
+    all_platforms: bool,
+    /// Keep it: never evict what was pulled
+    #[arg(long)]
+    pin: bool,
+    /// Who asks the registry
+    #[arg(long, value_name = "NAME", requires = "password_stdin")]
+    username: Option<String>,
+    /// Read the password or token from standard input
+    #[arg(long, requires = "username")]
+    password_stdin: bool,
+    #[command(flatten)]
+    socket: SocketArgs,
+}
+
+fn platform(text: &str) -> Result<String, String> {
+    let parts = text.split('/').count();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    if (2..=3).contains(&parts) && text.chars().all(plain) && !text.split('/').any(str::is_empty) {
+        return Ok(text.to_owned());
+    }
+    Err("a platform is os/architecture[/variant]: linux/amd64, linux/arm/v7".to_owned())
+}
+
+pub fn pull(args: &PullArgs) -> anyhow::Result<u8> {
+    let images = args.wanted()?;
+    let headers = args.headers(&images)?;
+    let all = args.all_platforms.then_some("all");
+    let platforms = args.platform.iter().map(String::as_str).chain(all);
+    let query = Serializer::new(String::new())
+        .extend_pairs(platforms.map(|platform| ("platform", platform)))
+        .finish();
+    let mut outcome = PulledImages::default();
+    for image in images {
+        let name = image.to_string();
+        match args.one(&name, &query, headers.clone()) {
+            Ok(pulled) => {
+                if !args.socket.json {
+                    say(&told(&pulled));
+                }
+                outcome.images.push(pulled);
+            }
+            Err(error) => {
+                complain(&format!("{name}: {error:#}"));
+                outcome.failed.push(FailedPull {
+                    image: name,
+                    error: format!("{error:#}"),
+                });
+            }
+        }
+    }
+    if args.socket.json {
+        say_json(&outcome)?;
+    }
+    Ok(if outcome.failed.is_empty() { 0 } else { FAILED })
+}
+
+impl PullArgs {
+    fn one(&self, image: &str, query: &str, headers: HeaderMap) -> anyhow::Result<PulledImage> {
+        let path = format!("/pull?ref={}&{query}", encoded(image));
+        let pulled: PulledImage = watched(&self.socket, &format!("pull {image}"), &path, headers)?;
+        if self.pin {
+            // By digest: the tag may have moved since.
+            let (name, _) = image.rsplit_once(['@', ':']).unwrap_or((image, ""));
+            let name = name.split('@').next().unwrap_or(name);
+            let pin = format!("/pin?ref={}", encoded(&format!("{name}@{}", pulled.digest)));
+            let _: Acted = asked(&self.socket, Method::POST, &pin)
+                .context("it was pulled, but could not be pinned")?;
+        }
+        Ok(pulled)
+    }
+
+    fn wanted(&self) -> anyhow::Result<Vec<ImageName>> {
+        let mut images = self.images.clone();
+        let Some(file) = &self.file else {
+            return Ok(images);
+        };
+        let text = if file.as_os_str() == "-" {
+            if self.password_stdin {
+                bail!("standard input cannot be both the list and the password");
+            }
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text)?;
+            text
+        } else {
+            fs::read_to_string(file).with_context(|| file.display().to_string())?
+        };
+        for (index, line) in text.lines().enumerate() {
+            let name = line.split_once('#').map_or(line, |(name, _)| name).trim();
+            if !name.is_empty() {
+                let image: ImageName = name
+                    .parse()
+                    .with_context(|| format!("{}, line {}: {name}", file.display(), index + 1))?;
+                images.push(image);
+            }
+        }
+        Ok(images)
+    }
+
+    /// On whose behalf, for the daemon alone: the socket is the node administrator's.
+    fn headers(&self, images: &[ImageName]) -> anyhow::Result<HeaderMap> {
+        let mut headers = HeaderMap::new();
+        let Some(username) = &self.username else {
+            return Ok(headers);
+        };
+        if let [first, rest @ ..] = images
+            && let Some(other) = rest.iter().find(|image| image.registry != first.registry)
+        {
+            bail!(
+                "a password is for one registry, and these are of {} and {}: pull them one after the other",
+                first.registry,
+                other.registry
+            );
+        }
+        let mut password = String::new();
+        std::io::stdin().read_to_string(&mut password)?;
+        let password = password.trim_end_matches(['\r', '\n']);
+        if password.is_empty() {
+            bail!("there is no password on standard input");
+        }
+        let pair = BASE64.encode(format!("{username}:{password}").as_bytes());
+        let mut value = HeaderValue::try_from(format!("Basic {pair}"))?;
+        value.set_sensitive(true);
+        headers.insert(header::AUTHORIZATION, value);
+        Ok(headers)
+    }
+}
+
+fn told(pulled: &PulledImage) -> String {
+    let platforms = match &pulled.platforms[..] {
+        [] => String::new(),
+        some => format!(" ({})", some.join(", ")),
+    };
+    let fetched = match pulled.fetched_blobs {
+        0 => "all of it was here already".to_owned(),
+        blobs => format!(
+            "{} fetched, {}",
+            count(blobs, "blob"),
+            size(pulled.fetched_bytes)
+        ),
+    };
+    format!(
+        "{}{platforms}: {}, {}, {}; {fetched}",
+        pulled.image,
+        pulled.digest,
+        count(pulled.blobs, "blob"),
+        size(pulled.bytes)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::platform;
+
+    #[test]
+    fn platforms_have_two_or_three_parts() {
+        for good in ["linux/amd64", "linux/arm/v7", "windows/amd64"] {
+            assert!(platform(good).is_ok(), "{good}");
+        }
+        for bad in ["linux", "linux/", "a/b/c/d", "linux/a&b", ""] {
+            assert!(platform(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! What containerd would do with its `hosts.toml` files, read as containerd reads them. Reads, never writes.
+//!
+//! For a registry `H` it takes the first directory that exists of `H` with `:PORT` as `_PORT_`, `H` itself, and
+//! `_default`; a directory without a `hosts.toml` hides `_default` all the same. Hosts are asked in the order of the
+//! file, the registry itself last, unless `server` names another.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use toml::Value;
+
+use super::install;
+
+/// The directory for registries without one of their own.
+pub const DEFAULT: &str = "_default";
+
+const FILE: &str = "hosts.toml";
+
+/// What containerd knows; another word makes it refuse the whole file.
+const CAPABILITIES: [&str; 4] = ["pull", "resolve", "push", "referrers"];
+
+/// A directory of the certs.d directory.
+#[derive(Debug)]
+pub struct HostDir {
+    /// The directory's own name.
+    pub name: String,
+    pub file: PathBuf,
+    pub said: Said,
+}
+
+/// What a directory's `hosts.toml` says.
+#[derive(Debug)]
+pub enum Said {
+    /// There is none: the registry is asked directly, with the certificates that lie there.
+    Nothing,
+    /// containerd ignores it and asks the registry directly.
+    Unusable(String),
+    Hosts(Hosts),
+}
+
+/// A `hosts.toml` that containerd can use.
+#[derive(Debug)]
+pub struct Hosts {
+    /// In the order in which they are asked.
+    pub listed: Vec<Host>,
+    /// Asked last, in place of the registry itself.
+    pub server: Option<String>,
+    /// What `larder install` has put in.
+    pub installed: Option<String>,
+}
+
+/// One host.
+#[derive(Debug)]
+pub struct Host {
+    pub url: String,
+    capabilities: Vec<String>,
+    pub override_path: bool,
+    /// `ca`, `client` or `skip_verify` are set, which make containerd try TLS first.
+    pub tls: bool,
+}
+
+impl Host {
+    /// Whether it is asked what a tag points to.
+    pub fn resolves(&self) -> bool {
+        self.can("resolve")
+    }
+
+    /// Whether it is asked for content.
+    pub fn pulls(&self) -> bool {
+        self.can("pull")
+    }
+
+    fn can(&self, what: &str) -> bool {
+        self.capabilities.iter().any(|word| word == what)
+    }
+}
+
+/// All directories in `dir`, sorted; `None` when there is no such directory.
+pub fn directories(dir: &Path) -> io::Result<Option<Vec<HostDir>>> {
+    let listed = match fs::read_dir(dir) {
+        Ok(listed) => listed,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut names = Vec::new();
+    for entry in listed {
+        let entry = entry?;
+        if entry.path().is_dir() {
+            names.extend(entry.file_name().into_string());
+        }
+    }
+    names.sort_unstable();
+    Ok(Some(
+        names.into_iter().map(|name| read(dir, name)).collect(),
+    ))
+}
+
+/// The directory that containerd takes for `registry`; `None` when there is none.
+pub fn lookup(dir: &Path, registry: &str) -> Option<HostDir> {
+    let escaped = registry
+        .rsplit_once(':')
+        .map(|(host, port)| format!("{host}_{port}_"));
+    let names = escaped
+        .into_iter()
+        .chain([registry.to_owned(), DEFAULT.to_owned()]);
+    names
+        .into_iter()
+        .find(|name| dir.join(name).exists())
+        .map(|name| read(dir, name))
+}
+
+fn read(dir: &Path, name: String) -> HostDir {
+    let file = dir.join(&name).join(FILE);
+    let said = match fs::read_to_string(&file) {
+        Ok(text) if text.is_empty() => Said::Nothing,
+        Ok(text) => parse(&text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Said::Nothing,
+        Err(error) => Said::Unusable(error.to_string()),
+    };
+    HostDir { name, file, said }
+}
+
+fn parse(text: &str) -> Said {
+    let order = match install::hosts_in_order(text) {
+        Ok(order) => order,
+        Err(why) => return Said::Unusable(why),
+    };
+    let Ok(document) = text.parse::<toml::Table>() else {
+        return Said::Unusable("it is not TOML".to_owned());
+    };
+    let mut hosts = Vec::new();
+    for url in order {
+        let said = document.get("host").and_then(|hosts| hosts.get(&url));
+        let capabilities = said
+            .and_then(|said| said.get("capabilities"))
+            .and_then(Value::as_array);
+        let words: Vec<&str> = match capabilities {
+            Some(list) => list.iter().filter_map(Value::as_str).collect(),
+            None => CAPABILITIES.to_vec(),
+        };
+        if let Some(word) = words.iter().find(|word| !CAPABILITIES.contains(word)) {
+            return Said::Unusable(format!("{word:?} is no capability that containerd knows"));
+        }
+        let has = |key: &str| said.is_some_and(|said| said.get(key).is_some());
+        let is = |key: &str| said.and_then(|said| said.get(key)?.as_bool()) == Some(true);
+        hosts.push(Host {
+            capabilities: words.iter().map(ToString::to_string).collect(),
+            override_path: is("override_path"),
+            tls: has("ca") || has("client") || has("skip_verify"),
+            url,
+        });
+    }
+    let server = document.get("server").and_then(Value::as_str);
+    Said::Hosts(Hosts {
+        listed: hosts,
+        installed: install::installed(text),
+        server: server.map(ToOwned::to_owned),
+    })
+}
+
+/// The address of a host that is reached at this node's loopback: `127.0.0.1:7420`.
+pub fn local(url: &str) -> Option<String> {
+    let url = if url.contains("://") {
+        url.to_owned()
+    } else {
+        format!("https://{url}")
+    };
+    let uri: http::Uri = url.parse().ok()?;
+    let host = uri.host()?;
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let ip = bare.parse::<std::net::IpAddr>();
+    let loopback = bare == "localhost" || ip.is_ok_and(|ip| ip.is_loopback());
+    let default = if uri.scheme_str() == Some("https") {
+        443
+    } else {
+        80
+    };
+    loopback.then(|| format!("{host}:{}", uri.port_u16().unwrap_or(default)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn certs(files: &[(&str, Option<&str>)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::create_dir_all(dir.path().join(name)).unwrap();
+            if let Some(text) = text {
+                fs::write(dir.path().join(name).join(FILE), text).unwrap();
+            }
+        }
+        dir
+    }
+
+    #[test]
+    fn the_first_directory_that_exists_counts_even_without_a_file() {
+        let hosts = "[host.\"http://127.0.0.1:7420\"]\n";
+        let dir = certs(&[
+            (DEFAULT, Some(hosts)),
+            ("ghcr.io", None),
+            ("r.example_5000_", Some(hosts)),
+            ("r.example:5000", None),
+        ]);
+        for (registry, name) in [
+            ("quay.io", DEFAULT),
+            ("ghcr.io", "ghcr.io"),
+            ("r.example:5000", "r.example_5000_"),
+            ("r.example", DEFAULT),
+        ] {
+            assert_eq!(lookup(dir.path(), registry).unwrap().name, name);
+        }
+        assert!(matches!(
+            lookup(dir.path(), "ghcr.io").unwrap().said,
+            Said::Nothing
+        ));
+        let empty = certs(&[]);
+        assert!(lookup(empty.path(), "ghcr.io").is_none());
+    }
+
+    #[test]
+    fn hosts_keep_the_order_of_the_file_and_what_is_said_of_them() {
+        let text = "server = \"https://ghcr.io\"\n[host.\"https://z\"]\n[host.\"http://127.0.0.1:7420\"]\ncapabilities = [\"pull\"]\nskip_verify = true\n";
+        let Said::Hosts(hosts) = parse(text) else {
+            panic!("it can be used");
+        };
+        assert_eq!(hosts.server.as_deref(), Some("https://ghcr.io"));
+        let [z, larder] = &hosts.listed[..] else {
+            panic!("{hosts:?}");
+        };
+        assert!(z.url == "https://z" && z.resolves() && z.pulls() && !z.tls);
+        assert!(!larder.resolves() && larder.pulls() && larder.tls);
+    }
+
+    #[test]
+    fn what_containerd_refuses_is_unusable() {
+        for text in ["[host", "[host.\"http://a\"]\ncapabilities = [\"fly\"]\n"] {
+            assert!(matches!(parse(text), Said::Unusable(_)), "{text}");
+        }
+    }
+
+    #[test]
+    fn local_addresses_have_a_port() {
+        for (url, expected) in [
+            ("http://127.0.0.1:7420", Some("127.0.0.1:7420")),
+            ("http://localhost:7420/v2/docker.io", Some("localhost:7420")),
+            ("http://[::1]:7420", Some("[::1]:7420")),
+            ("localhost", Some("localhost:443")),
+            ("https://ghcr.io", None),
+        ] {
+            assert_eq!(local(url).as_deref(), expected, "{url}");
+        }
+    }
+}

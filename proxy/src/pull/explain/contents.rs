@@ -1,0 +1,314 @@
+//! The manifest and the blobs: what of them is here, who holds the rest.
+
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
+
+use larder_shared::{
+    Digest, Role,
+    admin::{BlobSource, ExpectedBlob, StepName, StepOutcome},
+    media,
+};
+
+use super::{Met, Told};
+use crate::{
+    access::Place,
+    cluster::{peers, placement},
+    pull::{Platforms, Pull, warm},
+    store::{Named, Names},
+    trace::Trace,
+};
+
+/// Who is said to hold a blob is told within this time, and whoever is asked for it says so within this time.
+const HOLDERS: Duration = Duration::from_millis(300);
+
+/// In a cluster of up to so many others, all are asked; in a larger one those that are said to hold it.
+const FEW: usize = 8;
+
+impl Pull {
+    pub(super) async fn explain_contents(
+        &self,
+        place: &Place,
+        met: &Met,
+        platforms: &Platforms,
+        told: &mut Told,
+    ) {
+        let Some(digest) = met.digest else {
+            let detail = "it is fetched from the registry";
+            return told.say(StepName::Manifest, StepOutcome::Miss, detail);
+        };
+        let Some(manifest) = self.explain_manifest(place, digest, told).await else {
+            return;
+        };
+        if Names::of(&manifest).manifests.is_empty() {
+            return self.explain_leaves(place, &manifest, told).await;
+        }
+        // The runtime picks the manifest of its platform.
+        let chosen = warm::chosen(&manifest, platforms);
+        match chosen.map(|chosen| chosen.first().map(|(digest, _)| *digest)) {
+            Ok(Some(of_platform)) => {
+                if let Some(manifest) = self.explain_manifest(place, of_platform, told).await {
+                    self.explain_leaves(place, &manifest, told).await;
+                }
+            }
+            Ok(None) => told.say(
+                StepName::Manifest,
+                StepOutcome::Missing,
+                "it is an index of nothing",
+            ),
+            Err(why) => told.say(StepName::Manifest, StepOutcome::Missing, why),
+        }
+    }
+
+    async fn explain_leaves(&self, place: &Place, manifest: &[u8], told: &mut Told) {
+        told.expected.manifest_here = true;
+        let mut blobs = Vec::new();
+        let mut seen = BTreeSet::new();
+        let names = Names::of(manifest);
+        for named in names.leaves() {
+            if seen.insert(named.digest.to_string()) {
+                blobs.push(self.expected(place, named).await);
+            }
+        }
+        self.say_blobs(&blobs, told);
+        told.expected.blobs = Some(blobs);
+    }
+
+    /// The bytes of a manifest, if a pull would get it from this node.
+    async fn explain_manifest(
+        &self,
+        place: &Place,
+        digest: Digest,
+        told: &mut Told,
+    ) -> Option<Vec<u8>> {
+        let store = Arc::clone(&self.store);
+        let read = move || {
+            let blob = store.peek(&digest)?;
+            let size = blob.size();
+            let bytes = (size <= media::MAX_MANIFEST)
+                .then(|| blob.read(larder_shared::Range::new(0, size)).ok())??;
+            (Digest::of(digest.algorithm(), &bytes) == digest).then_some(bytes)
+        };
+        let bytes = match self.store.small(&digest) {
+            Some(bytes) => Some(bytes.to_vec()),
+            None => tokio::task::spawn_blocking(read).await.ok().flatten(),
+        };
+        let linked = place.record.link(&digest).is_some();
+        match bytes {
+            Some(bytes) if linked => {
+                let detail = format!("{digest}, {} bytes, on this node", bytes.len());
+                told.say(StepName::Manifest, StepOutcome::Hit, detail);
+                return Some(bytes);
+            }
+            Some(_) => told.say(
+                StepName::Manifest,
+                StepOutcome::Miss,
+                format!("{digest} is here, but not from this repository, so it is fetched: another's word proves nothing"),
+            ),
+            None => {
+                let held = self.members_with(place, digest).await;
+                let from = match &held[..] {
+                    [] => "it is fetched from the registry".to_owned(),
+                    members => format!("{} hold it", listed(members)),
+                };
+                told.say(
+                    StepName::Manifest,
+                    StepOutcome::Miss,
+                    format!("{digest} is not on this node: {from}. Its blobs are known when it is here"),
+                );
+            }
+        }
+        None
+    }
+
+    /// Where a blob of the image comes from: the rules of `Pull::blob`, without their acts.
+    async fn expected(&self, place: &Place, named: &Named) -> ExpectedBlob {
+        let digest = named.digest;
+        let here = self.store.peek(&digest).map(|blob| blob.size());
+        let link = place.record.link(&digest);
+        let served = match (&link, here) {
+            (Some(link), Some(size)) => link.size == size,
+            (None, Some(_)) => self.came_from_registry(place, &digest).await,
+            (_, None) => false,
+        };
+        let bytes = named.size.or(here).unwrap_or(0);
+        let mut expected = ExpectedBlob {
+            digest,
+            bytes,
+            from: BlobSource::Node.as_str().to_owned(),
+            present_bytes: bytes,
+            claimed: served && link.is_none(),
+            members: Vec::new(),
+        };
+        if served {
+            return expected;
+        }
+        let (store, registry) = (Arc::clone(&self.store), place.registry.clone());
+        let present = move || store.partial_present(&digest, &registry);
+        let left = tokio::task::spawn_blocking(present).await.unwrap_or(0);
+        let filling = self.fills.list().into_iter().find(|f| f.digest == digest);
+        expected.present_bytes = filling.map_or(left, |fill| fill.present.max(left));
+        let holders = self.members_with(place, digest).await;
+        let source = if !holders.is_empty() {
+            BlobSource::Cluster
+        } else if self.object_store_has(place, &digest).await {
+            BlobSource::ObjectStore
+        } else {
+            BlobSource::Upstream
+        };
+        source.as_str().clone_into(&mut expected.from);
+        expected.members = holders.iter().map(ToString::to_string).collect();
+        expected
+    }
+
+    /// The other members that hold a digest for this repository.
+    async fn members_with(&self, place: &Place, digest: Digest) -> Vec<SocketAddr> {
+        let view = self.cluster.members.view();
+        if !view.has_others() {
+            return Vec::new();
+        }
+        let others: Vec<SocketAddr> = view.others().collect();
+        let asked = if others.len() <= FEW {
+            others
+        } else {
+            self.cluster.holders(&digest, HOLDERS).await
+        };
+        let ask = peers::Ask {
+            registry: place.registry.clone(),
+            repository: place.repository.clone(),
+            subject: peers::Subject::Has(digest),
+            role: Role::Holder,
+            within: HOLDERS,
+            lent: None,
+            trace: Trace::none(),
+        };
+        let answers = asked
+            .into_iter()
+            .filter(|member| self.cluster.admits(*member))
+            .map(|member| {
+                let ask = &ask;
+                async move {
+                    let answer = self.cluster.peers.ask(member, ask);
+                    let answered = tokio::time::timeout(HOLDERS, answer).await;
+                    matches!(answered, Ok(Ok(_))).then_some(member)
+                }
+            });
+        let found = futures_util::future::join_all(answers).await;
+        found.into_iter().flatten().collect()
+    }
+
+    async fn object_store_has(&self, place: &Place, digest: &Digest) -> bool {
+        let Some(store) = &self.cluster.store else {
+            return false;
+        };
+        let (registry, repository) = (&place.registry, &place.repository);
+        let linked = place.record.link(digest).is_some()
+            || self
+                .cluster
+                .durable_link(registry, repository, digest)
+                .await
+                .is_some();
+        linked && store.head(digest).await.ok().flatten().is_some()
+    }
+
+    /// Whether anybody but upstream has a manifest, for an outage.
+    pub(super) async fn is_anywhere(&self, place: &Place, digest: &Digest) -> bool {
+        !self.members_with(place, *digest).await.is_empty()
+            || self.object_store_has(place, digest).await
+    }
+
+    fn say_blobs(&self, blobs: &[ExpectedBlob], told: &mut Told) {
+        let from = |source: BlobSource| {
+            let of = blobs.iter().filter(|blob| blob.from == source.as_str());
+            of.fold((0, 0), |(count, bytes), blob| {
+                (count + 1, bytes + blob.bytes)
+            })
+        };
+        let (here, here_bytes) = from(BlobSource::Node);
+        let all_bytes: u64 = blobs.iter().map(|blob| blob.bytes).sum();
+        let begun: u64 = blobs
+            .iter()
+            .filter(|blob| blob.from != BlobSource::Node.as_str())
+            .map(|blob| blob.present_bytes)
+            .sum();
+        let outcome = match here {
+            all if all == blobs.len() => StepOutcome::Hit,
+            0 if begun == 0 => StepOutcome::Miss,
+            _ => StepOutcome::Partial,
+        };
+        let mut detail = format!(
+            "{here} of {} here, {here_bytes} of {all_bytes} bytes",
+            blobs.len()
+        );
+        if begun > 0 {
+            detail = format!("{detail}, and {begun} bytes of blobs that are not whole");
+        }
+        let claimed = blobs.iter().filter(|blob| blob.claimed).count();
+        if claimed > 0 {
+            detail = format!(
+                "{detail}; {claimed} of them came by way of another repository, and the registry is asked for a byte of each first"
+            );
+        }
+        told.say(StepName::Blobs, outcome, detail);
+        if outcome == StepOutcome::Hit || !self.cluster.is_there() {
+            return;
+        }
+        let (members, member_bytes) = from(BlobSource::Cluster);
+        let (objects, object_bytes) = from(BlobSource::ObjectStore);
+        let (rest, rest_bytes) = from(BlobSource::Upstream);
+        let outcome = match (members + objects, rest) {
+            (0, _) => StepOutcome::Miss,
+            (_, 0) => StepOutcome::Hit,
+            _ => StepOutcome::Partial,
+        };
+        let holders: BTreeSet<&String> = blobs.iter().flat_map(|blob| &blob.members).collect();
+        let holders: Vec<String> = holders.into_iter().cloned().collect();
+        let mut parts = Vec::new();
+        if members > 0 {
+            parts.push(format!(
+                "{members} blobs, {member_bytes} bytes, at {}",
+                listed(&holders)
+            ));
+        }
+        if objects > 0 {
+            parts.push(format!(
+                "{objects} blobs, {object_bytes} bytes, in the object store"
+            ));
+        }
+        if rest > 0 {
+            parts.push(format!(
+                "{rest} blobs, {rest_bytes} bytes, nowhere: {}",
+                self.roots(blobs)
+            ));
+        }
+        told.say(StepName::Cluster, outcome, parts.join("; "));
+    }
+
+    /// Who goes upstream for the runs of the blobs that nobody has.
+    fn roots(&self, blobs: &[ExpectedBlob]) -> String {
+        let view = self.cluster.members.view();
+        let mut roots = BTreeSet::new();
+        let missing = blobs
+            .iter()
+            .filter(|blob| blob.from == BlobSource::Upstream.as_str());
+        for blob in missing {
+            for run in 0..=placement::run_of(blob.bytes.saturating_sub(1)) {
+                let first = placement::rank(&view.keys, &blob.digest, run, 1);
+                roots.extend(first.first().map(|index| view.addresses[*index]));
+            }
+        }
+        let roots: Vec<SocketAddr> = roots.into_iter().collect();
+        if roots.is_empty() {
+            return "this node fetches them".to_owned();
+        }
+        format!("the roots {} fetch their runs", listed(&roots))
+    }
+}
+
+/// Some of many.
+fn listed<T: ToString>(all: &[T]) -> String {
+    const SHOWN: usize = 6;
+    let mut names: Vec<String> = all.iter().take(SHOWN).map(ToString::to_string).collect();
+    if all.len() > SHOWN {
+        names.push(format!("{} more", all.len() - SHOWN));
+    }
+    names.join(", ")
+}

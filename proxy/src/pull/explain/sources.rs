@@ -1,0 +1,68 @@
+//! The endpoints of a registry: which one answered, how the others fare, and what is left of a limit.
+
+use larder_shared::admin::{StepName, StepOutcome};
+
+use super::Told;
+use crate::{access::Place, pull::Pull, upstream::Failure};
+
+impl Pull {
+    /// One step for each endpoint, in the order in which they are asked.
+    pub(super) fn explain_upstream(
+        &self,
+        place: &Place,
+        answered: Option<usize>,
+        failure: Option<&Failure>,
+        told: &mut Told,
+    ) {
+        let endpoints = self.upstreams.endpoints(&place.registry);
+        let last = endpoints.len().saturating_sub(1);
+        for (index, endpoint) in endpoints.iter().enumerate() {
+            let kind = if index == last { "origin" } else { "mirror" };
+            let asked = answered.is_some_and(|at| index < at) || failure.is_some();
+            let well = endpoint.state == "ok";
+            let (outcome, words) = match (answered, failure) {
+                (Some(at), _) if at == index => {
+                    (StepOutcome::Answered, "answered just now".to_owned())
+                }
+                _ if !well && endpoint.state.starts_with("left alone") => {
+                    (StepOutcome::Silent, endpoint.state.clone())
+                }
+                (_, Some(failure)) if index == last => (unanswered(failure), failure.to_string()),
+                _ if !well => (StepOutcome::Avoided, endpoint.state.clone()),
+                _ if asked => (
+                    StepOutcome::Unanswered,
+                    "did not answer just now, or does not have it".to_owned(),
+                ),
+                _ => (StepOutcome::Unasked, "not asked".to_owned()),
+            };
+            let limit = self.limit(place);
+            told.say(
+                StepName::Upstream,
+                outcome,
+                format!("{} ({kind}): {words}{limit}", endpoint.url),
+            );
+        }
+    }
+
+    /// What Docker Hub last said of its limit.
+    fn limit(&self, place: &Place) -> String {
+        let metrics = &self.metrics.upstreams;
+        let (limit, left) = (metrics.hub_limit.get(), metrics.hub_remaining.get());
+        let (Some(limit), Some(left)) = (limit, left) else {
+            return String::new();
+        };
+        if !place.registry.is_docker_hub() {
+            return String::new();
+        }
+        format!("; {left} of {limit} pulls are left, as it last said")
+    }
+}
+
+fn unanswered(failure: &Failure) -> StepOutcome {
+    match failure {
+        Failure::Limited { .. } => StepOutcome::Silent,
+        Failure::Unreachable { .. } | Failure::Invalid { .. } => StepOutcome::Unanswered,
+        // A refusal is an answer.
+        _ => StepOutcome::Answered,
+    }
+}

@@ -1,0 +1,81 @@
+//! What was found, in words: the same for who asks and for who listens.
+
+use larder_shared::admin::StepOutcome;
+
+use crate::{
+    access::{Place, Verdict},
+    pull::manifest::{Known, Resolved},
+    tags::After,
+    upstream::Failure,
+};
+
+/// What was concluded about a tag, in words.
+pub fn concluded(resolved: &Resolved) -> (StepOutcome, String) {
+    let known = resolved.record.as_ref().map(|record| record.digest);
+    let age = resolved.age.as_secs();
+    match (&resolved.answer, known) {
+        (Known::Fresh(_), known) => {
+            let digest = known.map_or_else(|| "not known".to_owned(), |digest| digest.to_string());
+            (
+                StepOutcome::Fresh,
+                format!(
+                    "{digest}, checked {age} s ago: [tags] fresh_for lets it be, and nobody is asked"
+                ),
+            )
+        }
+        (Known::Concluded(After::Serve(now)), Some(known)) if known == now.digest => {
+            (StepOutcome::Unchanged, format!("{known}, asked just now"))
+        }
+        (Known::Concluded(After::Serve(now)), Some(known)) => (
+            StepOutcome::Changed,
+            format!("{}, asked just now; it was {known}", now.digest),
+        ),
+        (Known::Concluded(After::Serve(now)), None) => (
+            StepOutcome::New,
+            format!("{}, asked just now; not known before", now.digest),
+        ),
+        (Known::Concluded(After::Fetch), _) => (
+            StepOutcome::Untold,
+            "its digest is told with the manifest, which is fetched".to_owned(),
+        ),
+        (Known::Concluded(After::Stale { known, failure }), _) => (
+            StepOutcome::Stale,
+            format!(
+                "{} as of {}, with a warning: {failure}",
+                known.digest,
+                checked(known.checked, age)
+            ),
+        ),
+        (Known::Concluded(After::Forget(failure) | After::Fail(failure)), _) => (
+            match failure {
+                Failure::NotFound(_) => StepOutcome::Missing,
+                Failure::Refused(_) | Failure::Forbidden(_) => StepOutcome::Refused,
+                _ => StepOutcome::Failed,
+            },
+            failure.to_string(),
+        ),
+    }
+}
+
+/// What is known of a caller's right when its request has been answered, in words.
+pub fn seen(place: &Place, verdict: Verdict) -> (StepOutcome, String) {
+    let who = format!("{:?}", place.identity);
+    match (verdict, place.identity.is_anonymous()) {
+        (Verdict::Allowed, true) => (StepOutcome::Public, who),
+        (Verdict::Allowed, false) if place.record.public_since().is_some() => {
+            (StepOutcome::Public, who)
+        }
+        (Verdict::Allowed, false) => (StepOutcome::OwnCredentials, who),
+        (Verdict::Ask { bridged: true }, _) => (StepOutcome::Bridged, who),
+        (Verdict::Ask { bridged: false }, _) => (StepOutcome::Unknown, who),
+        (Verdict::Refused, _) => (StepOutcome::Refused, who),
+    }
+}
+
+fn checked(at: u64, age: u64) -> String {
+    if at == 0 {
+        "what another node knows".to_owned()
+    } else {
+        format!("{age} s ago")
+    }
+}

@@ -1,0 +1,218 @@
+//! What a pull would do, and why.
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+
+/// `GET /explain?ref=IMAGE`: what a pull would do, step by step, without transferring the image.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Explanation {
+    pub image: String,
+    pub steps: Vec<Step>,
+    /// What comes of it.
+    pub pull: Expected,
+}
+
+/// One step of a pull.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Step {
+    /// The word of a [`StepName`].
+    pub step: String,
+    /// The word of a [`StepOutcome`].
+    pub outcome: String,
+    /// Why, for a person. Never holds a secret.
+    pub detail: String,
+}
+
+impl Step {
+    pub fn new(step: StepName, outcome: StepOutcome, detail: impl Into<String>) -> Self {
+        Self {
+            step: step.as_str().to_owned(),
+            outcome: outcome.as_str().to_owned(),
+            detail: detail.into(),
+        }
+    }
+}
+
+/// What the client of a pull that begins now gets, and where from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Expected {
+    /// The word of a [`PullOutcome`].
+    pub outcome: String,
+    /// What the image is now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+    /// Whether its manifest, and that of the platform, are on this node.
+    pub manifest_here: bool,
+    /// The blobs of the platform. None are known before the manifest is here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blobs: Option<Vec<ExpectedBlob>>,
+}
+
+impl Expected {
+    /// Bytes of blobs that come from there, as far as they are known.
+    pub fn bytes_from(&self, source: BlobSource) -> u64 {
+        let blobs = self.blobs.iter().flatten();
+        let from = blobs.filter(|blob| blob.from == source.as_str());
+        from.map(|blob| blob.bytes).sum()
+    }
+}
+
+/// One blob of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ExpectedBlob {
+    pub digest: Digest,
+    pub bytes: u64,
+    /// The word of a [`BlobSource`].
+    pub from: String,
+    /// How much of it is on this node, be it not whole.
+    pub present_bytes: u64,
+    /// It came by way of another repository: the registry is asked for one byte of it first, as a proof.
+    #[serde(default)]
+    pub claimed: bool,
+    /// The members that hold it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<String>,
+}
+
+macro_rules! words {
+    ($(#[$doc:meta])* $type:ident { $($(#[$each:meta])* $name:ident = $word:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $type {
+            $($(#[$each])* $name),*
+        }
+
+        impl $type {
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $word),*
+                }
+            }
+        }
+    };
+}
+
+words! {
+    /// The steps, in the order in which they are told.
+    StepName {
+        /// Which registry, repository and reference are meant, and how they are asked for.
+        Name = "name",
+        /// What containerd on this node does with the name.
+        Runtime = "runtime",
+        /// Whose credentials are shown, and what they open.
+        Access = "access",
+        /// What the tag points to, and how fresh that is.
+        Tag = "tag",
+        /// Whether the manifest is here.
+        Manifest = "manifest",
+        /// Which blobs are here.
+        Blobs = "blobs",
+        /// Which members hold what is not here, and who fetches it.
+        Cluster = "cluster",
+        /// The endpoints: which one answered, and how the others fare.
+        Upstream = "upstream",
+    }
+}
+
+words! {
+    /// How a step ends.
+    StepOutcome {
+        // name, runtime
+        Ok = "ok",
+        /// The operator does not let this registry be used.
+        Denied = "denied",
+        /// containerd asks the registry without asking larder.
+        Bypassed = "bypassed",
+        /// It cannot be seen from here.
+        Unseen = "unseen",
+        // access
+        /// Open to everybody.
+        Public = "public",
+        /// The node's own credentials open it, and the operator shares them.
+        NodeCredentials = "node-credentials",
+        /// What the caller showed opens it.
+        OwnCredentials = "own-credentials",
+        /// A secret is asked for, and none was given.
+        Challenged = "challenged",
+        /// What was shown does not open it.
+        Refused = "refused",
+        /// It was open or opened a short time ago, and the registry cannot be asked.
+        Bridged = "bridged",
+        /// Nobody could be asked, and nothing is known.
+        Unknown = "unknown",
+        // tag
+        /// Known, and young enough not to be asked about.
+        Fresh = "fresh",
+        /// Asked just now: as it was known.
+        Unchanged = "unchanged",
+        /// Asked just now: it points elsewhere than it did.
+        Changed = "changed",
+        /// Asked just now, for the first time.
+        New = "new",
+        /// The registry does not tell the digest: the manifest is fetched.
+        Untold = "untold",
+        /// The registry cannot be asked: what was known is served.
+        Stale = "stale",
+        /// There is no such tag or manifest.
+        Missing = "missing",
+        /// The registry cannot be asked, and nothing else will do.
+        Failed = "failed",
+        // manifest, blobs, cluster
+        /// All of it is there.
+        Hit = "hit",
+        /// Some of it is there.
+        Partial = "partial",
+        /// None of it is there.
+        Miss = "miss",
+        // upstream
+        /// It answered just now.
+        Answered = "answered",
+        /// It was not asked.
+        Unasked = "unasked",
+        /// It is asked last, after failures.
+        Avoided = "avoided",
+        /// It wants to be left alone.
+        Silent = "silent",
+        /// It did not answer just now.
+        Unanswered = "unanswered",
+    }
+}
+
+words! {
+    /// What the client of a pull gets.
+    PullOutcome {
+        /// The image, as it is now.
+        Served = "served",
+        /// The image as it was, with a warning.
+        Stale = "stale",
+        /// 401: the runtime shows the pod's secret, if there is one.
+        Challenged = "challenged",
+        /// 401 or 403, whatever is shown.
+        Refused = "refused",
+        /// 404
+        Missing = "missing",
+        /// 503: the runtime goes on to the registry itself.
+        Failed = "failed",
+    }
+}
+
+words! {
+    /// Where a blob comes from.
+    BlobSource {
+        /// This node's disk.
+        Node = "node",
+        /// Another member, that holds it.
+        Cluster = "cluster",
+        /// The object store.
+        ObjectStore = "object-store",
+        /// The registry, be it by way of the member that fetches it for all.
+        Upstream = "upstream",
+    }
+}

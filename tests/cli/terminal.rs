@@ -1,0 +1,134 @@
+//! What a terminal gets and a pipe does not: colours, tables of its width, progress bars.
+
+use std::process::Command;
+
+use larder_tests::fake::{Fault, Match};
+use larder_tests::image::{self, LayerSpec};
+use larder_tests::node::larder_program;
+
+use crate::{Kitchen, REGISTRY};
+
+/// What a terminal of so many columns shows of a command.
+async fn on_terminal(
+    kitchen: &Kitchen,
+    columns: u32,
+    arguments: &str,
+    environment: &str,
+) -> String {
+    let program = larder_program();
+    let script = format!(
+        "stty cols {columns} rows 24; {environment} {} {arguments}",
+        program.display()
+    );
+    let mut command = Command::new("script");
+    command
+        .args(["-qec", &script, "/dev/null"])
+        .env("LARDER_SOCKET", kitchen.node.socket())
+        .env("TERM", "xterm")
+        .env_remove("NO_COLOR")
+        .stdin(std::process::Stdio::null());
+    let run = move || command.output().expect("script, of bsdutils");
+    let output = tokio::task::spawn_blocking(run).await.expect("it runs");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+const ESCAPE: char = '\u{1b}';
+
+#[tokio::test]
+async fn colours_are_for_terminals_that_want_them() {
+    let kitchen = Kitchen::new().await;
+    let text = on_terminal(&kitchen, 100, "status", "").await;
+    assert!(text.contains(ESCAPE), "{text:?}");
+    let plain = on_terminal(&kitchen, 100, "status", "NO_COLOR=1").await;
+    assert!(!plain.contains(ESCAPE), "{plain:?}");
+    let piped = kitchen.text(&["status"]).await;
+    assert!(!piped.contains(ESCAPE), "{piped:?}");
+}
+
+#[tokio::test]
+async fn a_table_fits_the_terminal() {
+    let kitchen = Kitchen::new().await;
+    let repository = "an-organisation-with-a-long-name/and-a-repository-whose-name-is-longer";
+    let app = kitchen.put(repository, "a-tag-of-some-length", 1);
+    kitchen
+        .client_pulls(repository, "a-tag-of-some-length", &app)
+        .await;
+    for columns in [80, 100, 200] {
+        let text = on_terminal(&kitchen, columns, "images", "NO_COLOR=1").await;
+        let widest = text
+            .lines()
+            .map(|line| line.trim_end().chars().count())
+            .max();
+        assert!(
+            widest.is_some_and(|widest| widest <= columns as usize),
+            "{columns}: {text}"
+        );
+        assert!(text.contains("2.0 MiB"), "{text}");
+    }
+    let piped = kitchen.text(&["images"]).await;
+    assert_eq!(
+        piped.lines().count(),
+        2,
+        "a pipe gets a line for each: {piped}"
+    );
+    assert!(piped.contains(repository));
+}
+
+#[tokio::test]
+async fn a_pull_shows_a_bar_with_rate_and_remaining_time() {
+    let kitchen = Kitchen::new().await;
+    let layers = [LayerSpec::new(1, 3_000_000)];
+    image::build(&kitchen.fake, "team/app", "v1", &layers);
+    kitchen
+        .fake
+        .fault(Match::blob(), Fault::ThrottleBytesPerSecond(1_500_000));
+    let name = format!("{REGISTRY}/team/app:v1");
+    let shown = on_terminal(&kitchen, 100, &format!("pull {name}"), "").await;
+    for part in ["/s", " left", "MiB/2.8", "==>"] {
+        assert!(shown.contains(part), "{part}: {shown:?}");
+    }
+    let last = shown.lines().last().unwrap_or_default();
+    assert!(
+        last.contains("4 blobs") || last.contains("3 blobs"),
+        "{last:?}"
+    );
+}
+
+/// Without a terminal there is a line now and then, and standard output holds the outcome alone.
+#[tokio::test]
+async fn a_long_pull_says_a_line_now_and_then() {
+    let kitchen = Kitchen::new().await;
+    let layers = [LayerSpec::new(1, 3_500_000)];
+    image::build(&kitchen.fake, "team/app", "v1", &layers);
+    kitchen
+        .fake
+        .fault(Match::blob(), Fault::ThrottleBytesPerSecond(500_000));
+    let name = format!("{REGISTRY}/team/app:v1");
+    let pulled = kitchen.run(&["pull", &name]).await.success();
+    let told = crate::stderr(&pulled);
+    let line = told.lines().next().unwrap_or_default();
+    assert!(line.starts_with(&format!("pull {name}: ")), "{told}");
+    assert!(
+        line.contains("of 3.3 MiB (") && line.contains("/s, ") && line.ends_with(" left"),
+        "{line}"
+    );
+    assert_eq!(crate::stdout(&pulled).lines().count(), 1);
+}
+
+/// Who has seen enough closes the pipe, which is no failure.
+#[tokio::test]
+async fn a_closed_pipe_is_no_failure() {
+    let kitchen = Kitchen::new().await;
+    let script = format!(
+        "{} status | head -c 1; exit ${{PIPESTATUS[0]}}",
+        larder_program().display()
+    );
+    let run = Command::new("bash")
+        .args(["-c", &script])
+        .env("LARDER_SOCKET", kitchen.node.socket())
+        .output()
+        .expect("bash");
+    assert!(run.status.success(), "{run:?}");
+    assert!(run.stderr.is_empty(), "{run:?}");
+}
