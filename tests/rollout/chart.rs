@@ -16,7 +16,7 @@ const VARIANTS: [(&str, &str); 18] = [
     ("ipv6", "podIPv6: true\nregistry: {hostIP: \"::1\"}\n"),
     (
         "k3s",
-        "runtime: {preset: k3s, registries: [docker.io, ghcr.io]}\n",
+        "runtime: {preset: k3s, registries: [\"*\", ghcr.io, \"corp.example:5000=corp\"]}\n",
     ),
     (
         "certs-dir",
