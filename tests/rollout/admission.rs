@@ -104,7 +104,8 @@ impl Policy {
         bind(&mut context, "object", &request.object);
         bind(&mut context, "oldObject", &request.old);
         bind(&mut context, "request", &told);
-        bind(&mut context, "namespaceObject", &namespace);
+        // A condition is not told the namespace.
+        bind(&mut context, "namespaceObject", &Value::Null);
         let run = |program: &Program, context: &Context<'_, '_>| {
             let value = program.execute(context);
             let value = value.unwrap_or_else(|error| panic!("{error} for {request:?}"));
@@ -115,6 +116,7 @@ impl Policy {
                 return request.object.clone();
             }
         }
+        bind(&mut context, "namespaceObject", &namespace);
         let mut variables = Map::new();
         for (name, program) in &self.variables {
             variables.insert(name.clone(), run(program, &context));

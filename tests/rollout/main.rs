@@ -7,3 +7,4 @@ mod chart;
 mod documents;
 mod helm;
 mod policies;
+mod values;

@@ -19,8 +19,9 @@ excludes, that is new or changed in this request. The rest of the pod is not tou
 {{- $parts = append $parts (printf "request.namespace.matches(%s)" (include "larder.globs" . | toJson)) -}}
 {{- end -}}
 {{- range $key, $value := .labels -}}
-{{- range $labels := list "object.metadata.labels" "namespaceObject.metadata.labels" -}}
-{{- $parts = append $parts (printf "(has(%s) && %s in %s && %s[%s] == %s)" $labels (toJson $key) $labels $labels (toJson $key) (toJson $value)) -}}
+{{- range $of := list "object" "namespaceObject" -}}
+{{- $labels := printf "%s.metadata.labels" $of -}}
+{{- $parts = append $parts (printf "(has(%s.metadata) && has(%s) && %s in %s && %s[%s] == %s)" $of $labels (toJson $key) $labels $labels (toJson $key) (toJson $value)) -}}
 {{- end -}}
 {{- end -}}
 {{- if $parts -}}{{- join " || " $parts -}}{{- else -}}false{{- end -}}
@@ -51,7 +52,7 @@ excludes, that is new or changed in this request. The rest of the pod is not tou
 # The images as they were, so that a change of something else in an old pod restarts nothing.
 - name: before
   expression: |-
-    oldObject == null ? [] :
+    oldObject == null || !has(oldObject.spec) ? [] :
       {{- range $i, $kind := list "containers" "initContainers" "ephemeralContainers" }}
       {{ if $i }}+ {{ end }}(has(oldObject.spec.{{ $kind }}) ? oldObject.spec.{{ $kind }}.filter(c, has(c.image))
         .map(c, {{ printf "%s/" $kind | quote }} + c.name + "=" + c.image) : [])
@@ -68,14 +69,14 @@ excludes, that is new or changed in this request. The rest of the pod is not tou
         .map(c, {
           "key": {{ printf "%s/" $kind | quote }} + c.name + "=" + c.image,
           "path": {{ printf "/spec/%s/" $kind | quote }} + string(object.spec.{{ $kind }}.indexOf(c)) + "/image",
-          "image": c.image}) : [])
+          "image": string(c.image)}) : [])
       {{- end }}
       + (has(object.spec.volumes) ? object.spec.volumes
         .filter(v, has(v.image) && has(v.image.reference) && !(has(v.image.pullPolicy) && v.image.pullPolicy == "Never"))
         .map(v, {
           "key": "volumes/" + v.name + "=" + v.image.reference,
           "path": "/spec/volumes/" + string(object.spec.volumes.indexOf(v)) + "/image/reference",
-          "image": v.image.reference}) : [])
+          "image": string(v.image.reference)}) : [])
     ).map(i, {
       "key": i.key,
       "path": i.path,
@@ -83,7 +84,9 @@ excludes, that is new or changed in this request. The rest of the pod is not tou
         i.image.matches("^docker\\.io/[^/]+$") ? "docker.io/library/" + i.image.split("/")[1] :
         i.image.matches("^([^/]*[.:][^/]*|localhost)/") ? i.image :
         i.image.contains("/") ? "docker.io/" + i.image : "docker.io/library/" + i.image})
-# The users' layer, and the operator's exceptions to it.
+# The operator's layer and the users'. Not conditions: these do not see the namespace.
+- name: operatorExcluded
+  expression: {{ include "larder.cel.named" $policies.operator.exclude | quote }}
 - name: userExcluded
   expression: {{ include "larder.cel.named" $policies.users.exclude | quote }}
 - name: operatorIncluded
@@ -94,7 +97,7 @@ excludes, that is new or changed in this request. The rest of the pod is not tou
     variables.images.filter(i,
       i.name.matches({{ include "larder.registries" $policies.registries | toJson }}) && !i.name.startsWith("localhost/")
       && !(i.key in variables.before)
-      && !({{ include "larder.cel.namedImage" $policies.operator.exclude }})
+      && !(variables.operatorExcluded || {{ include "larder.cel.namedImage" $policies.operator.exclude }})
       && (variables.operatorIncluded || {{ include "larder.cel.namedImage" $policies.operator.include }}
         || !(variables.userExcluded || {{ include "larder.cel.namedImage" $policies.users.exclude }})))
 {{- end -}}
@@ -114,8 +117,6 @@ variables.chosen.map(i, JSONPatch{op: "replace", path: i.path, value: {{ printf 
   expression: >-
     !(has(object.spec.imagePullSecrets) && object.spec.imagePullSecrets.size() > 0)
 {{- end }}
-- name: not-excluded-by-the-operator
-  expression: {{ printf "!(%s)" (include "larder.cel.named" .Values.policies.operator.exclude) | quote }}
 {{- end -}}
 
 {{/* Never the cluster's own pods, nor larder's, which could not start without itself. */}}
