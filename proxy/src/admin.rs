@@ -6,12 +6,16 @@
 //!                   GET /explain?ref=IMAGE   what a pull would do
 //!                   POST /pin?ref=IMAGE /unpin?ref=IMAGE /evict?ref=IMAGE /evict?upstream=NAME /gc /verify
 //! telemetry port    GET /metrics  /livez  /readyz
+//!                   GET /                    the status page, for who comes by loopback
 //! ```
 //!
 //! Reads snapshots; never holds a lock of the data path for longer than a copy.
 
+mod kept;
+mod page;
 mod status;
 mod telemetry;
+mod visitor;
 
 use std::{sync::Arc, time::Instant};
 
@@ -21,6 +25,8 @@ use larder_shared::{
     name::ImageName,
 };
 
+use self::page::Sights;
+pub use self::visitor::Arrival;
 use crate::{body::Body, metrics::Metrics, pull::Pull};
 
 /// Everything that may be asked about a running larder.
@@ -30,6 +36,9 @@ pub struct Admin {
     metrics: Arc<Metrics>,
     listen: Listen,
     started: Instant,
+    /// The name of this machine or pod.
+    host: String,
+    sights: Sights,
 }
 
 impl Admin {
@@ -39,6 +48,9 @@ impl Admin {
             metrics,
             listen,
             started: Instant::now(),
+            host: std::fs::read_to_string("/proc/sys/kernel/hostname")
+                .map_or_else(|_| "this node".to_owned(), |name| name.trim().to_owned()),
+            sights: Sights::default(),
         }
     }
 

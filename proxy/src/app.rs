@@ -51,6 +51,7 @@ pub type Reread = Box<dyn Fn() -> Result<Config, crate::config::ConfigError> + S
 pub struct Bound {
     registry: TcpListener,
     telemetry: Option<TcpListener>,
+    exposed: Option<TcpListener>,
     peers: Option<TcpListener>,
     admin: UnixListener,
     socket: PathBuf,
@@ -80,6 +81,10 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
         }
         None => None,
     };
+    let exposed = match config.telemetry.expose {
+        Some(address) => Some(bind(address, "metrics", "--expose ADDR").await?),
+        None => None,
+    };
     let peers = match &config.cluster.peers {
         Some(peers) => Some(bind(peers.listen, "peers", "[cluster] listen").await?),
         None => None,
@@ -103,6 +108,10 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
     let listen = Listen {
         registry: registry.local_addr()?.to_string(),
         telemetry: match &telemetry {
+            Some(listener) => Some(listener.local_addr()?.to_string()),
+            None => None,
+        },
+        exposed: match &exposed {
             Some(listener) => Some(listener.local_addr()?.to_string()),
             None => None,
         },
@@ -168,6 +177,7 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
     Ok(Bound {
         registry,
         telemetry,
+        exposed,
         peers,
         admin,
         socket,
@@ -228,13 +238,13 @@ impl Bound {
             Arc::clone(&self.metrics),
         ));
         tokio::spawn(listen::registry(self.registry, surface, watch.clone()));
-        if let Some(listener) = self.telemetry {
-            tokio::spawn(listen::telemetry(
-                listener,
-                Arc::clone(&admin),
-                watch.clone(),
-            ));
+        for (listener, exposed) in [(self.telemetry, false), (self.exposed, true)] {
+            if let Some(listener) = listener {
+                let admin = Arc::clone(&admin);
+                tokio::spawn(listen::telemetry(listener, exposed, admin, watch.clone()));
+            }
         }
+        tokio::spawn(Arc::clone(&admin).keep_history());
         if let Some(listener) = self.peers {
             let surface = PeerSurface::new(Arc::clone(&self.pull), Arc::clone(&self.metrics));
             tokio::spawn(listen::peers(listener, Arc::new(surface), watch.clone()));

@@ -8,6 +8,7 @@ pub mod coalesce;
 pub mod config;
 pub mod credentials;
 pub mod drain;
+pub mod history;
 pub mod identity;
 pub mod metrics;
 pub mod record;
@@ -31,6 +32,8 @@ pub mod body;
 pub mod pull;
 
 pub mod keep;
+
+pub mod page;
 
 pub mod admin;
 pub mod registry;

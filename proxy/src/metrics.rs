@@ -329,6 +329,11 @@ impl Metrics {
         tiers.map(|tier| sum(&self.requests, tier)).iter().sum()
     }
 
+    /// Requests that were answered from `tier`.
+    pub fn requests_from(&self, tier: Tier) -> u64 {
+        sum(&self.requests, tier)
+    }
+
     /// Body bytes that clients were sent from `tier`.
     pub fn sent_from(&self, tier: Tier) -> u64 {
         sum(&self.sent_bytes, tier)

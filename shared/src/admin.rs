@@ -72,6 +72,9 @@ pub struct ObjectStoreStatus {
 pub struct Listen {
     pub registry: String,
     pub telemetry: Option<String>,
+    /// Where metrics and health are besides, without the status page.
+    #[serde(default)]
+    pub exposed: Option<String>,
     /// The peer port, if there is one.
     #[serde(default)]
     pub peers: Option<String>,

@@ -1,13 +1,18 @@
-//! The telemetry port: metrics and health.
+//! The telemetry port: metrics and health, and the way to the status page.
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
 
-use super::{Admin, text};
+use super::{Admin, Arrival, text};
 use crate::body::Body;
 
 impl Admin {
     /// Answers on the telemetry port.
-    pub fn telemetry<B>(&self, request: &Request<B>) -> Response<Body> {
+    pub async fn telemetry<B>(&self, request: &Request<B>, arrival: Arrival) -> Response<Body> {
+        if arrival == Arrival::Loopback
+            && let Some(response) = self.page(request).await
+        {
+            return response;
+        }
         match request.uri().path() {
             "/metrics" => {
                 let totals = self.pull.store.totals();
