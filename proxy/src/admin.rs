@@ -3,25 +3,35 @@
 //! ```text
 //! admin socket      GET /status              this node at a glance
 //!                   GET /images  /blobs      what the node tier holds
+//!                   GET /upstreams           the registries behind it, and how they fare; ?name=NAME, ?check
 //!                   GET /explain?ref=IMAGE   what a pull would do
-//!                   POST /pin?ref=IMAGE /unpin?ref=IMAGE /evict?ref=IMAGE /evict?upstream=NAME /gc /verify
+//!                   GET /doctor              what is wrong with this node, and how to mend it
+//!                   POST /pin?ref=IMAGE /unpin?ref=IMAGE /evict?ref=IMAGE /evict?upstream=NAME
+//!                   POST /pull?ref=IMAGE /gc /verify   told line by line
 //! telemetry port    GET /metrics  /livez  /readyz
 //!                   GET /                    the status page, for who comes by loopback
 //! ```
 //!
 //! Reads snapshots; never holds a lock of the data path for longer than a copy.
 
+mod diagnosis;
 mod kept;
 mod page;
 mod status;
 mod telemetry;
+mod upstreams;
 mod visitor;
+mod work;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use arc_swap::ArcSwapOption;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use larder_shared::{
-    admin::{Acted, Listen},
+    admin::{Diagnosis, Listen, VERSION_HEADER},
     name::ImageName,
 };
 
@@ -39,11 +49,22 @@ pub struct Admin {
     /// The name of this machine or pod.
     host: String,
     sights: Sights,
+    /// Why the configuration file on disk is not in force, if it is not.
+    misread: Arc<ArcSwapOption<String>>,
+    diagnosis: tokio::sync::Mutex<Option<(Instant, Arc<Diagnosis>)>>,
 }
 
 impl Admin {
-    pub fn new(pull: Arc<Pull>, metrics: Arc<Metrics>, listen: Listen) -> Self {
+    /// `misread` says why the configuration file on disk is not in force, while it is not.
+    pub fn new(
+        pull: Arc<Pull>,
+        metrics: Arc<Metrics>,
+        listen: Listen,
+        misread: Arc<ArcSwapOption<String>>,
+    ) -> Self {
         Self {
+            misread,
+            diagnosis: tokio::sync::Mutex::default(),
             pull,
             metrics,
             listen,
@@ -54,14 +75,23 @@ impl Admin {
         }
     }
 
-    /// Answers on the admin socket.
+    /// Answers on the admin socket, and says of which version the answer is.
     pub async fn answer<B>(&self, request: &Request<B>) -> Response<Body> {
+        let mut response = self.route(request).await;
+        let version = HeaderValue::from_static(env!("CARGO_PKG_VERSION"));
+        response.headers_mut().insert(VERSION_HEADER, version);
+        response
+    }
+
+    async fn route<B>(&self, request: &Request<B>) -> Response<Body> {
         let path = request.uri().path();
         let query = Query(request.uri().query().unwrap_or_default());
         match (request.method(), path) {
             (&Method::GET, "/status") => json(&self.status().await),
             (&Method::GET, "/images") => json(&self.pull.images().await),
             (&Method::GET, "/blobs") => json(&self.pull.blobs().await),
+            (&Method::GET, "/upstreams") => self.upstreams(&query).await,
+            (&Method::GET, "/doctor") => json(&*self.diagnosis(Duration::ZERO).await),
             (&Method::GET, "/explain") => match query.image() {
                 Ok(image) => json(&self.pull.explain(&image).await),
                 Err(why) => text(StatusCode::BAD_REQUEST, &why),
@@ -75,20 +105,12 @@ impl Admin {
                 (None, Ok(image)) => done(self.pull.evict(&image).await),
                 (None, Err(why)) => text(StatusCode::BAD_REQUEST, &why),
             },
-            (&Method::POST, "/gc") => {
-                let kept = self.pull.keep_within_bounds().await;
-                done(
-                    kept.map_err(|error| error.to_string())
-                        .map(|evicted| Acted {
-                            blobs: evicted.blobs,
-                            bytes: evicted.bytes,
-                        }),
-                )
-            }
-            (&Method::POST, "/verify") => done(self.pull.verify().await),
+            (&Method::POST, "/gc") => self.gc(),
+            (&Method::POST, "/verify") => self.verify(),
+            (&Method::POST, "/pull") => self.pull(&query, request.headers()),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "there are GET /status, /images, /blobs and /explain, and POST /pin, /unpin, /evict, /gc and /verify\n",
+                "there are GET /status, /images, /blobs, /upstreams, /explain and /doctor, and POST /pull, /pin, /unpin, /evict, /gc and /verify\n",
             ),
         }
     }
@@ -103,6 +125,14 @@ impl Query<'_> {
         pairs
             .find(|(key, _)| key == name)
             .map(|(_, value)| value.into_owned())
+    }
+
+    fn all(&self, name: &str) -> Vec<String> {
+        let pairs = url::form_urlencoded::parse(self.0.as_bytes());
+        pairs
+            .filter(|(key, _)| key == name)
+            .map(|(_, value)| value.into_owned())
+            .collect()
     }
 
     fn image(&self) -> Result<ImageName, String> {

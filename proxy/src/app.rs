@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use larder_shared::admin::Listen;
 use moka::future::Cache;
 use tokio::{
@@ -228,10 +228,12 @@ impl Bound {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let store = Arc::clone(&self.pull.store);
         tokio::task::spawn_blocking(move || store.scan());
+        let misread = Arc::new(ArcSwapOption::empty());
         let admin = Arc::new(Admin::new(
             Arc::clone(&self.pull),
             Arc::clone(&self.metrics),
             self.listen.clone(),
+            Arc::clone(&misread),
         ));
         let surface = Arc::new(Surface::new(
             Arc::clone(&self.pull),
@@ -260,7 +262,7 @@ impl Bound {
         tokio::spawn(keep::scrub(Arc::clone(&self.pull)));
         tokio::spawn(listen::admin(self.admin, admin, watch));
         if let Some(reread) = reread {
-            tokio::spawn(reload(reread, Arc::clone(&self.config)));
+            tokio::spawn(reload(reread, Arc::clone(&self.config), misread));
         }
         tracing::info!(
             registry = self.listen.registry,
@@ -302,9 +304,9 @@ fn at_start(config: &Config) -> impl PartialEq {
 }
 
 /// Reads the configuration again and again. A bad file keeps the old one in force and is complained about once.
-async fn reload(reread: Reread, config: Arc<ArcSwap<Config>>) {
+/// Meanwhile `misread` says why.
+async fn reload(reread: Reread, config: Arc<ArcSwap<Config>>, misread: Arc<ArcSwapOption<String>>) {
     let reread = Arc::new(reread);
-    let mut complained = None;
     loop {
         tokio::time::sleep(RELOAD_EVERY).await;
         let again = Arc::clone(&reread);
@@ -325,17 +327,17 @@ async fn reload(reread: Reread, config: Arc<ArcSwap<Config>>) {
                         "addresses, the store's path, the socket, the log, the cluster's key and the object store take effect after a restart"
                     );
                 }
-                complained = None;
+                misread.store(None);
             }
-            Ok(_) => complained = None,
+            Ok(_) => misread.store(None),
             Err(error) => {
                 let text = error.to_string();
-                if complained.as_ref() != Some(&text) {
+                if misread.load().as_deref() != Some(&text) {
                     tracing::error!(
                         error = text,
                         "the configuration cannot be used; the one before stays in force"
                     );
-                    complained = Some(text);
+                    misread.store(Some(Arc::new(text)));
                 }
             }
         }

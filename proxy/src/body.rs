@@ -19,6 +19,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use larder_shared::Range;
 use tokio::{
+    sync::mpsc,
     task::JoinHandle,
     time::{Instant, Sleep},
 };
@@ -53,6 +54,8 @@ pub enum Content {
     Passing(Passing),
     /// Passed on as it comes: lists, which are not kept.
     Upstream(Incoming, Pin<Box<Sleep>>),
+    /// Said by somebody of this process, a piece at a time, until they have said everything.
+    Told(mpsc::Receiver<Bytes>),
 }
 
 impl Content {
@@ -108,7 +111,7 @@ impl Body {
     pub fn new(content: Content, segments: impl IntoIterator<Item = Segment>) -> Self {
         let segments: VecDeque<Segment> = segments.into_iter().collect();
         let left = match content {
-            Content::Upstream(..) => None,
+            Content::Upstream(..) | Content::Told(_) => None,
             _ => Some(segments.iter().map(Segment::len).sum()),
         };
         Self {
@@ -178,6 +181,9 @@ impl Body {
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        if let Content::Told(told) = &mut self.content {
+            return told.poll_recv(cx).map(|said| said.map(Ok));
+        }
         if let Content::Upstream(incoming, idle) = &mut self.content {
             loop {
                 let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(cx) else {
@@ -199,7 +205,8 @@ impl Body {
         loop {
             match (self.segments.front(), &mut self.content) {
                 (None, _) => return Poll::Ready(None),
-                (Some(Segment::Bytes(_)), _) | (_, Content::None | Content::Upstream(..)) => {
+                (Some(Segment::Bytes(_)), _)
+                | (_, Content::None | Content::Upstream(..) | Content::Told(_)) => {
                     if let Some(Segment::Bytes(bytes)) = self.segments.pop_front() {
                         return Poll::Ready(Some(Ok(bytes)));
                     }

@@ -8,7 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{drain::Watch, pull::Pull, store::Limits};
+use crate::{
+    drain::Watch,
+    pull::Pull,
+    store::{Counts, Limits},
+};
 
 /// Time between two rounds when nothing is added.
 const ROUND: Duration = Duration::from_secs(5);
@@ -41,11 +45,19 @@ impl Pull {
 
     /// One round of keeping.
     pub async fn keep_within_bounds(self: &Arc<Self>) -> std::io::Result<crate::store::Evicted> {
+        self.keep_counted(Arc::default()).await
+    }
+
+    /// The same, watched.
+    pub async fn keep_counted(
+        self: &Arc<Self>,
+        counts: Arc<Counts>,
+    ) -> std::io::Result<crate::store::Evicted> {
         let pull = Arc::clone(self);
         let round = move || {
-            let evicted = pull
-                .store
-                .enforce(&pull.limits(), |digest| pull.fills.is_active(digest))?;
+            let evicted = pull.store.enforce(&pull.limits(), &counts, |digest| {
+                pull.fills.is_active(digest)
+            })?;
             if evicted.blobs > 0 {
                 tracing::info!(
                     blobs = evicted.blobs,

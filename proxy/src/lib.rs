@@ -33,6 +33,7 @@ pub mod pull;
 
 pub mod keep;
 
+pub mod doctor;
 pub mod page;
 
 pub mod admin;

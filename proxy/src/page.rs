@@ -18,7 +18,7 @@ use std::{
     sync::Arc,
 };
 
-use larder_shared::admin::{Diagnosis, Images, Status};
+use larder_shared::admin::{Diagnosis, Images, Status, Upstream};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 pub use self::query::{Query, Span};
@@ -48,7 +48,8 @@ pub struct View {
     pub host: String,
     pub status: Arc<Status>,
     pub images: Arc<Listing>,
-    pub diagnosis: Option<Checked>,
+    pub upstreams: Arc<Vec<Upstream>>,
+    pub diagnosis: Checked,
     /// What went through since the start, and in the columns of the chart.
     pub total: Sample,
     pub columns: Vec<Sample>,
@@ -166,7 +167,7 @@ pub fn live(view: &View, known: &Known) -> String {
 }
 
 fn every(view: &View) -> u32 {
-    let busy = !view.status.fills.is_empty() || matches!(view.diagnosis, Some(Checked::Looking));
+    let busy = !view.status.fills.is_empty() || matches!(view.diagnosis, Checked::Looking);
     if busy { BUSY_EVERY } else { IDLE_EVERY }
 }
 
@@ -174,10 +175,10 @@ fn sections(view: &View, known: &Known) -> Vec<Markup> {
     let cheap = [
         Section::new("state", sections::state(view)),
         Section::new("glance", sections::glance(view)),
-        Section::new("findings", sections::findings(view.diagnosis.as_ref())),
+        Section::new("findings", sections::findings(&view.diagnosis)),
         Section::new("fills", sections::fills(&view.status.fills)),
         Section::new("history", chart::history(view)),
-        Section::new("upstreams", sections::upstreams(&view.status.upstreams)),
+        Section::new("upstreams", sections::upstreams(&view.upstreams)),
         Section::new("cluster", sections::cluster(view)),
     ];
     let mut shown: Vec<Markup> = cheap

@@ -12,7 +12,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use larder_shared::{Digest, ErrorCode, OciError, RangeHeader, Role, Route};
 
@@ -74,6 +74,9 @@ impl PeerSurface {
         if let Some((status, text)) = small {
             let mut response = Response::new(Body::bytes(text));
             *response.status_mut() = status;
+            // Members of several versions meet in a roll-out; people want to see which.
+            let server = HeaderValue::from_static(concat!("larder/", env!("CARGO_PKG_VERSION")));
+            response.headers_mut().insert(header::SERVER, server);
             return response;
         }
         let role = text(request.headers(), ROLE).and_then(Role::parse);

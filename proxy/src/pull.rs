@@ -12,6 +12,7 @@ mod list;
 mod manage;
 mod manifest;
 mod member;
+mod warm;
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,7 +25,7 @@ use larder_shared::{
 };
 use moka::future::Cache;
 
-pub use self::member::MemberRequest;
+pub use self::{member::MemberRequest, warm::Platforms};
 use crate::{
     access::{Access, Place, Verdict},
     body::Body,

@@ -5,6 +5,7 @@
 
 mod blob;
 mod bounds;
+mod counts;
 mod index;
 mod keeping;
 mod layout;
@@ -24,6 +25,7 @@ use bytes::Bytes;
 use larder_shared::{Algorithm, Digest, Range, RegistryName, Repository};
 
 pub use blob::Blob;
+pub use counts::Counts;
 pub use index::{Entry, Totals};
 pub use keeping::{Evicted, Limits};
 pub use named::{Named, Names, sizes};

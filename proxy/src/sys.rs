@@ -10,5 +10,5 @@ mod process;
 mod sendfile;
 
 pub use mapping::Mapping;
-pub use process::Group;
+pub use process::{Group, open_files};
 pub use sendfile::{FileSocket, Regions};

@@ -7,9 +7,11 @@
 mod challenge;
 mod endpoint;
 mod health;
+mod knock;
 mod question;
 mod redirect;
 mod token;
+mod view;
 
 use std::{
     collections::HashMap,
@@ -24,7 +26,9 @@ use moka::future::Cache;
 
 pub use self::{
     endpoint::Lend,
+    knock::{Knock, Knocked},
     question::{Answer, Ask, Failure, Subject, Want, content_range},
+    view::{EndpointHealth, Quota},
 };
 use self::{
     endpoint::Scheme,
@@ -111,15 +115,27 @@ impl Upstreams {
         let now = Instant::now();
         let view = |endpoint: &Endpoint| EndpointView {
             url: endpoint.url.to_string(),
-            state: self.health(&client::origin(&endpoint.url), |health| {
-                match (health.silent_for(now), health.is_open()) {
-                    (Some(left), _) => format!("left alone for {} s more", left.as_secs().max(1)),
-                    (None, true) => "avoided after failures".to_owned(),
-                    (None, false) => "ok".to_owned(),
-                }
-            }),
+            state: self.health(&client::origin(&endpoint.url), |health| state(health, now)),
         };
         upstream.endpoints.iter().map(view).collect()
+    }
+
+    /// Every endpoint that was asked and is avoided or silent now, whoever was refused there, for people.
+    pub fn unwell(&self) -> Vec<EndpointView> {
+        let now = Instant::now();
+        let all = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unwell: Vec<EndpointView> = all
+            .iter()
+            .filter(|(_, health)| health.is_open() || health.silent_for(now).is_some())
+            .map(|(key, health)| EndpointView {
+                // Behind the place stands on whose behalf it was asked.
+                url: key.split(' ').next().unwrap_or_default().to_owned(),
+                state: state(health, now),
+            })
+            .collect();
+        unwell.sort_by(|a, b| a.url.cmp(&b.url));
+        unwell.dedup_by(|a, b| a.url == b.url);
+        unwell
     }
 
     /// Asks the endpoints in order. The first that has it answers; if none has, the origin's word counts.
@@ -259,6 +275,11 @@ impl Upstreams {
             Err(Failure::Limited { retry_after, .. }) => health.limited(now, *retry_after),
             _ => health.answered(),
         });
+        if let Ok(answer) = &asked
+            && let Some(quota) = Quota::read(|name| answer.header(name))
+        {
+            self.health(&place, |health| health.quota = Some(quota));
+        }
         self.count_asked(ask, &asked);
         if let Err(failure) = &asked {
             tracing::debug!(upstream.endpoint = place, %failure, "an endpoint did not answer");
@@ -380,6 +401,15 @@ impl Upstreams {
         }
         self.locations.invalidate(&key).await;
         None
+    }
+}
+
+/// How an endpoint fares, for people.
+fn state(health: &Health, now: Instant) -> String {
+    match (health.silent_for(now), health.is_open()) {
+        (Some(left), _) => format!("left alone for {} s more", left.as_secs().max(1)),
+        (None, true) => "avoided after failures".to_owned(),
+        (None, false) => "ok".to_owned(),
     }
 }
 

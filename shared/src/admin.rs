@@ -2,16 +2,24 @@
 
 mod content;
 mod doctor;
+mod upstream;
+mod work;
 
 use serde::{Deserialize, Serialize};
 
 pub use content::{Blob, Blobs, Image, Images};
-pub use doctor::{Diagnosis, Finding, Severity};
+pub use doctor::{Check, Diagnosis, Finding, Severity};
+pub use upstream::{Endpoint, RateLimit, Upstream, Upstreams};
+pub use work::{Acted, Event, Failed, Progress, PulledImage, Verified};
 
 use crate::digest::Digest;
 
+/// The header in which every answer of the admin socket says the daemon's version.
+pub const VERSION_HEADER: &str = "larder-version";
+
 /// `GET /status`: this node at a glance.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Status {
     pub version: String,
     pub uptime_seconds: u64,
@@ -31,6 +39,7 @@ pub struct Status {
 
 /// The cluster, as this node sees it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ClusterStatus {
     pub members: Vec<MemberStatus>,
     /// Bytes of blobs that came from other members, and that went to them.
@@ -42,6 +51,7 @@ pub struct ClusterStatus {
 
 /// One member.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct MemberStatus {
     /// `IP:PORT`
     pub address: String,
@@ -53,6 +63,7 @@ pub struct MemberStatus {
 
 /// The object store, as this node sees it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ObjectStoreStatus {
     pub url: String,
     /// Blobs and records that wait to be written, and their bytes.
@@ -69,6 +80,7 @@ pub struct ObjectStoreStatus {
 
 /// The addresses that were really bound.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Listen {
     pub registry: String,
     pub telemetry: Option<String>,
@@ -82,6 +94,7 @@ pub struct Listen {
 
 /// The node tier.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StoreStatus {
     pub path: String,
     pub blobs: u64,
@@ -100,6 +113,7 @@ pub struct StoreStatus {
 
 /// One fill under way.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FillStatus {
     pub digest: Digest,
     pub present_bytes: u64,
@@ -109,6 +123,7 @@ pub struct FillStatus {
 
 /// An upstream that was used or configured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct UpstreamStatus {
     pub registry: String,
     pub endpoints: Vec<String>,
@@ -119,6 +134,7 @@ pub struct UpstreamStatus {
 
 /// Body bytes that went to clients.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Served {
     pub requests: u64,
     pub node_bytes: u64,
@@ -127,23 +143,9 @@ pub struct Served {
     pub upstream_bytes: u64,
 }
 
-/// `POST /pin`, `/unpin`, `/evict`, `/gc`: what was pinned, let go or taken out.
-#[derive(Clone, Copy, Default, Debug, Serialize, Deserialize)]
-pub struct Acted {
-    pub blobs: u64,
-    pub bytes: u64,
-}
-
-/// `POST /verify`: what was hashed again, and what had rotted.
-#[derive(Clone, Default, Debug, Serialize, Deserialize)]
-pub struct Verified {
-    pub blobs: u64,
-    pub bytes: u64,
-    pub rotten: Vec<Digest>,
-}
-
 /// `GET /explain?ref=…`: what a pull would do, step by step, without transferring the image.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Explanation {
     pub image: String,
     pub steps: Vec<Step>,
@@ -151,6 +153,7 @@ pub struct Explanation {
 
 /// One step of a pull.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Step {
     /// `name`, `access`, `tag`, `manifest`, `blobs`, `upstream`
     pub step: String,

@@ -104,6 +104,21 @@ pub trait Registries {
 }
 
 impl Address {
+    /// The address of a repository, as containerd has it.
+    pub fn of(registry: &RegistryName, repository: &Repository) -> Self {
+        // A first component that names the registry is taken off: then it needs another one.
+        let named = repository.as_str().split('/').next() == Some(registry.as_str());
+        let prefix = if named {
+            format!("{registry}/")
+        } else {
+            String::new()
+        };
+        Self {
+            ns: Some(registry.clone()),
+            path: format!("{prefix}{repository}"),
+        }
+    }
+
     /// The registry and the repository within it.
     ///
     /// With `ns`, the first component is taken off only when it names that same registry (BuildKit, and hosts.toml

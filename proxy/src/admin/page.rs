@@ -1,12 +1,19 @@
 //! The status page on the telemetry port: gathers what [`crate::page`] shows, no more often than it has to.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use arc_swap::ArcSwapOption;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use larder_shared::admin::Status;
+use larder_shared::{
+    RegistryName,
+    admin::{Diagnosis, Status, Upstream},
+};
+use tokio::{sync::Mutex, task::JoinHandle};
 use url::form_urlencoded;
 
 use super::{
@@ -17,7 +24,7 @@ use super::{
 use crate::{
     body::Body,
     history::{History, MINUTE, Sample},
-    page::{self, Known, Listing, Query, View},
+    page::{self, Checked, Known, Listing, Query, View},
 };
 
 /// What the page is made of, and what it cost to find out.
@@ -26,6 +33,11 @@ pub(super) struct Sights {
     history: History,
     status: Kept<Status>,
     images: Kept<Listing>,
+    registries: Kept<BTreeMap<RegistryName, u64>>,
+    upstreams: Kept<Vec<Upstream>>,
+    /// What doctor found, and when.
+    diagnosis: ArcSwapOption<(Instant, Arc<Diagnosis>)>,
+    looking: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// Several visitors share an answer.
@@ -39,6 +51,11 @@ const IMAGES: Patience = Patience {
     changed: Duration::from_secs(2),
     same: Duration::from_mins(1),
 };
+
+/// Doctor asks registries and members, so the page has it look no more often than this; and how long a page that is
+/// loaded waits for its first word.
+const DIAGNOSIS: Duration = Duration::from_mins(2);
+const DIAGNOSIS_WITHIN: Duration = Duration::from_secs(1);
 
 /// What nobody looks at is let go.
 const UNSEEN: Duration = Duration::from_mins(2);
@@ -75,7 +92,7 @@ const HEADERS: [(HeaderName, HeaderValue); 7] = [
 
 impl Admin {
     /// Answers a path of the page; nothing if there is no such path.
-    pub(super) async fn page<B>(&self, request: &Request<B>) -> Option<Response<Body>> {
+    pub(super) async fn page<B>(self: &Arc<Self>, request: &Request<B>) -> Option<Response<Body>> {
         let path = request.uri().path();
         let is_page = [
             "/",
@@ -103,7 +120,7 @@ impl Admin {
         Some(response)
     }
 
-    async fn shown(&self, path: &str, query: &str) -> Response<Body> {
+    async fn shown(self: &Arc<Self>, path: &str, query: &str) -> Response<Body> {
         match path {
             page::STYLE_PATH => typed("text/css; charset=utf-8", page::STYLE.to_owned()),
             page::SCRIPT_PATH => typed("text/javascript; charset=utf-8", page::SCRIPT.to_owned()),
@@ -114,15 +131,17 @@ impl Admin {
                 let known = known
                     .map(|(_, value)| Known::parse(&value))
                     .unwrap_or_default();
-                html(page::live(&self.view(query).await, &known))
+                html(page::live(&self.view(query, Duration::ZERO).await, &known))
             }
-            _ => html(page::document(&self.view(query).await)),
+            _ => html(page::document(&self.view(query, DIAGNOSIS_WITHIN).await)),
         }
     }
 
-    async fn view(&self, query: &str) -> View {
+    async fn view(self: &Arc<Self>, query: &str, patience: Duration) -> View {
         let query = Query::parse(query);
         let sights = &self.sights;
+        let diagnosis = self.checked(patience).await;
+        let upstreams = sights.upstreams.get(0, STATUS, || self.behind()).await;
         let status = sights.status.get(0, STATUS, || self.status()).await;
         let images = sights
             .images
@@ -134,12 +153,56 @@ impl Admin {
             host: self.host.clone(),
             status,
             images,
-            diagnosis: None,
+            upstreams,
+            diagnosis,
             total,
             columns: sights.history.columns(total, columns, minutes),
             now: now(),
             query,
         }
+    }
+
+    /// The registries behind this node. Which there are changes as seldom as images do; how they fare may at any time.
+    async fn behind(&self) -> Vec<Upstream> {
+        let known = self
+            .sights
+            .registries
+            .get(self.stamp(), IMAGES, || self.known_registries());
+        let mut upstreams = Vec::new();
+        for (registry, repositories) in known.await.iter() {
+            upstreams.push(self.upstream(registry, *repositories).await);
+        }
+        upstreams
+    }
+
+    /// What doctor found last. Has it look again, beside, if that is long ago, and waits for it if it never has.
+    async fn checked(self: &Arc<Self>, patience: Duration) -> Checked {
+        let sights = &self.sights;
+        let old = sights.diagnosis.load_full();
+        let fresh = old.as_ref().is_some_and(|old| old.0.elapsed() < DIAGNOSIS);
+        if !fresh {
+            let mut looking = sights.looking.lock().await;
+            if looking.as_ref().is_none_or(JoinHandle::is_finished) {
+                *looking = Some(tokio::spawn(Arc::clone(self).look()));
+            }
+            if let (None, Some(looking)) = (old, looking.as_mut()) {
+                // It goes on if it is not waited for any longer.
+                let _ = tokio::time::timeout(patience, looking).await;
+            }
+        }
+        match sights.diagnosis.load_full() {
+            None => Checked::Looking,
+            Some(found) => Checked::Found {
+                diagnosis: Arc::clone(&found.1),
+                seconds: found.0.elapsed().as_secs(),
+            },
+        }
+    }
+
+    async fn look(self: Arc<Self>) {
+        let found = self.diagnosis(DIAGNOSIS).await;
+        let found = Arc::new((Instant::now(), found));
+        self.sights.diagnosis.store(Some(found));
     }
 
     /// Changes when something was committed, evicted or used.
@@ -169,6 +232,8 @@ impl Admin {
             self.sights.history.close(Sample::total(&self.metrics));
             self.sights.images.let_go(UNSEEN);
             self.sights.status.let_go(UNSEEN);
+            self.sights.registries.let_go(UNSEEN);
+            self.sights.upstreams.let_go(UNSEEN);
         }
     }
 }

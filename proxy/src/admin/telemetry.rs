@@ -1,5 +1,7 @@
 //! The telemetry port: metrics and health, and the way to the status page.
 
+use std::sync::Arc;
+
 use http::{HeaderValue, Request, Response, StatusCode, header};
 
 use super::{Admin, Arrival, text};
@@ -7,7 +9,11 @@ use crate::body::Body;
 
 impl Admin {
     /// Answers on the telemetry port.
-    pub async fn telemetry<B>(&self, request: &Request<B>, arrival: Arrival) -> Response<Body> {
+    pub async fn telemetry<B>(
+        self: &Arc<Self>,
+        request: &Request<B>,
+        arrival: Arrival,
+    ) -> Response<Body> {
         if arrival == Arrival::Loopback
             && let Some(response) = self.page(request).await
         {

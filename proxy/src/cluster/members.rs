@@ -255,7 +255,8 @@ impl Members {
     }
 }
 
-async fn lookup(name: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+/// The addresses of a name, each with `port`.
+pub async fn lookup(name: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     match tokio::time::timeout(LOOKUP, tokio::net::lookup_host((name, port))).await {
         Ok(Ok(found)) => Ok(found.collect()),
         Ok(Err(error)) => Err(error.to_string()),

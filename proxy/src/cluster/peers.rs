@@ -287,6 +287,28 @@ impl Peers {
         }
     }
 
+    /// Says hello to a member, and gives the version that it tells, for people.
+    pub async fn greet(
+        &self,
+        member: SocketAddr,
+        within: Duration,
+    ) -> Result<Option<String>, Failure> {
+        let greeting = self.send(member, Request::builder(), ALIVE, Bytes::new());
+        let Ok(greeted) = tokio::time::timeout(within, greeting).await else {
+            return Err(Failure::Gone(member, format!("nothing within {within:?}")));
+        };
+        let response = greeted?;
+        if matches!(
+            response.status(),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+        ) {
+            return Err(Failure::Refused(member));
+        }
+        let server = response.headers().get(header::SERVER);
+        let told = server.and_then(|value| value.to_str().ok()?.strip_prefix("larder/"));
+        Ok(told.map(ToOwned::to_owned))
+    }
+
     async fn send(
         &self,
         member: SocketAddr,

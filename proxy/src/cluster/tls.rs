@@ -14,7 +14,7 @@ use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     client::WebPkiServerVerifier,
     crypto::CryptoProvider,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
     server::WebPkiClientVerifier,
 };
 
@@ -108,6 +108,71 @@ impl MemberTls {
             .is_ok_and(|shown| shown.verify_is_valid_for_subject_name(&self.name).is_ok())
     }
 }
+
+/// From when to when a certificate counts, in Unix seconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Validity {
+    pub from: u64,
+    pub until: u64,
+}
+
+/// How long the member's own certificate counts (blocking).
+///
+/// # Errors
+/// One that is signed by another CA, or that is not good for both sides of a connection.
+pub fn validity(files: &MemberFiles) -> Result<Validity, MemberTlsError> {
+    let failed = |why: String| MemberTlsError(format!("{}: {why}", files.cert.display()));
+    let read = |path: &Path| {
+        CertificateDer::pem_file_iter(path)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .map_err(|error| MemberTlsError(format!("{}: {error}", path.display())))
+    };
+    let (chain, ca) = (read(&files.cert)?, read(&files.ca)?);
+    let anchors: Vec<_> = ca
+        .iter()
+        .filter_map(|certificate| webpki::anchor_from_trusted_cert(certificate).ok())
+        .collect();
+    let own = chain.first().ok_or_else(|| failed("it is empty".into()))?;
+    let own = webpki::EndEntityCert::try_from(own).map_err(|error| failed(error.to_string()))?;
+    let at = |seconds: u64, usage: webpki::KeyUsage| {
+        own.verify_for_usage(
+            webpki::ALL_VERIFICATION_ALGS,
+            &anchors,
+            &chain[1..],
+            UnixTime::since_unix_epoch(Duration::from_secs(seconds)),
+            usage,
+            None,
+            None,
+        )
+        .map(|_| ())
+    };
+    // The library tells the bounds only where they are not kept: ask at the beginning and at the end of all times.
+    let client = webpki::KeyUsage::client_auth;
+    let Err(webpki::Error::CertNotValidYet { not_before, .. }) = at(0, client()) else {
+        return Err(failed("when it begins to count cannot be told".into()));
+    };
+    let Err(webpki::Error::CertExpired { not_after, .. }) = at(END_OF_TIMES, client()) else {
+        return Err(failed("when it ends cannot be told".into()));
+    };
+    let validity = Validity {
+        from: not_before.as_secs(),
+        until: not_after.as_secs(),
+    };
+    for (usage, side) in [
+        (client(), "client"),
+        (webpki::KeyUsage::server_auth(), "server"),
+    ] {
+        match at(validity.from, usage) {
+            // The rest of the chain may have begun later.
+            Ok(()) | Err(webpki::Error::CertNotValidYet { .. }) => {}
+            Err(error) => return Err(failed(format!("as a {side}'s: {error}"))),
+        }
+    }
+    Ok(validity)
+}
+
+/// The last second of the year 9999, where X.509 ends.
+const END_OF_TIMES: u64 = 253_402_300_799;
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())

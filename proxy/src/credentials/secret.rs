@@ -2,6 +2,7 @@
 
 use std::{fmt, hint::black_box};
 
+use data_encoding::BASE64;
 use serde::Deserialize;
 
 /// A password, a token or a key. It can be read only by [`Secret::expose`], and its bytes are overwritten when it goes.
@@ -52,6 +53,22 @@ pub enum Credential {
     Basic { username: String, password: Secret },
     /// An OAuth2 refresh token, for a POST to the token endpoint.
     IdentityToken(Secret),
+}
+
+impl Credential {
+    /// What HTTP Basic encodes (RFC 7617). The username `<token>` stands for a refresh token, as Docker has it.
+    pub fn from_basic(pair: &str) -> Option<Self> {
+        let bytes = BASE64.decode(pair.as_bytes()).ok()?;
+        let text = String::from_utf8(bytes).ok()?;
+        let (username, password) = text.split_once(':')?;
+        Some(match username {
+            "<token>" => Self::IdentityToken(Secret::new(password)),
+            _ => Self::Basic {
+                username: username.to_owned(),
+                password: Secret::new(password),
+            },
+        })
+    }
 }
 
 impl fmt::Debug for Credential {

@@ -1,7 +1,8 @@
 //! The sections but for the chart and the images.
 
 use larder_shared::admin::{
-    ClusterStatus, Diagnosis, FillStatus, Finding, ObjectStoreStatus, Severity, UpstreamStatus,
+    ClusterStatus, Diagnosis, Endpoint, FillStatus, Finding, ObjectStoreStatus, RateLimit,
+    Severity, Upstream,
 };
 use maud::{Markup, html};
 
@@ -9,6 +10,9 @@ use super::{
     Checked, View,
     words::{ago, count, counted, lasting, percent, size},
 };
+
+/// Registries that are shown.
+const UPSTREAMS: usize = 50;
 
 /// Members that are shown; those that are not well come first.
 const MEMBERS: usize = 40;
@@ -87,25 +91,20 @@ pub fn glance(view: &View) -> Markup {
 }
 
 /// What doctor found.
-pub fn findings(checked: Option<&Checked>) -> Markup {
+pub fn findings(checked: &Checked) -> Markup {
     html! {
-        @if let Some(checked) = checked { section.card aria-labelledby="findings-title" {
+        section.card aria-labelledby="findings-title" {
             h2 #findings-title { "Findings" }
             @match checked {
                 Checked::Looking => p.quiet { "The checks are under way." },
                 Checked::Found { diagnosis, seconds } => (found(diagnosis, *seconds)),
             }
-        } }
+        }
     }
 }
 
 fn found(diagnosis: &Diagnosis, seconds: u64) -> Markup {
-    let mut wrong: Vec<&Finding> = diagnosis
-        .findings
-        .iter()
-        .filter(|finding| finding.severity != Severity::Ok)
-        .collect();
-    wrong.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    let wrong = diagnosis.wrong();
     let checks = diagnosis.findings.len() as u64;
     html! {
         @if wrong.is_empty() {
@@ -184,36 +183,71 @@ fn under_way(fill: &FillStatus) -> Markup {
     }
 }
 
-pub fn upstreams(upstreams: &[UpstreamStatus]) -> Markup {
+pub fn upstreams(upstreams: &[Upstream]) -> Markup {
     html! {
         section.card aria-labelledby="upstreams-title" {
-            h2 #upstreams-title { "Registries" }
+            h2 #upstreams-title { "Registries" span.tally { (count(upstreams.len() as u64)) } }
             @if upstreams.is_empty() {
-                p.quiet { "None is configured; every registry is reached by its name." }
+                p.quiet { "None yet: none is configured, and nothing was pulled." }
             } @else {
                 table {
                     thead { tr {
-                        th scope="col" { "Registry" } th scope="col" { "Endpoints, in the order of asking" }
+                        th scope="col" { "Registry" }
+                        th scope="col" { "Asked at, in this order" }
+                        th scope="col" { "Requests left" }
+                        th.number scope="col" { "Repositories" }
                     } }
-                    tbody {
-                        @for upstream in upstreams {
-                            tr {
-                                th scope="row" { (upstream.registry) }
-                                td data-label="Endpoints" {
-                                    ol.endpoints { @for endpoint in &upstream.endpoints { (endpoint_line(endpoint)) } }
-                                    @for finding in &upstream.findings { p.notice.warn { (finding) } }
-                                }
-                            }
-                        }
-                    }
+                    tbody { @for upstream in upstreams.iter().take(UPSTREAMS) { (one_upstream(upstream)) } }
+                }
+                @if upstreams.len() > UPSTREAMS {
+                    p.quiet { "and " (count((upstreams.len() - UPSTREAMS) as u64)) " more: " code { "larder upstreams" } }
                 }
             }
         }
     }
 }
 
-fn endpoint_line(endpoint: &str) -> Markup {
-    html! { li { (endpoint) } }
+fn one_upstream(upstream: &Upstream) -> Markup {
+    let limits: Vec<&RateLimit> = upstream
+        .endpoints
+        .iter()
+        .flat_map(|e| &e.rate_limits)
+        .collect();
+    html! {
+        tr {
+            th scope="row" {
+                b { (upstream.registry) }
+                @if upstream.access == "shared" { span.quiet.block { "the node's credentials, for everyone" } }
+            }
+            td data-label="Asked at" {
+                ol.endpoints { @for endpoint in &upstream.endpoints { (one_endpoint(endpoint)) } }
+                @for finding in &upstream.findings { p.notice.warn { (finding) } }
+            }
+            td data-label="Requests left" {
+                @if limits.is_empty() { span.quiet { "not told" } }
+                @for limit in limits {
+                    span.block {
+                        (count(limit.remaining)) " of " (count(limit.limit))
+                        span.quiet { @if limit.credential { " with a credential" } @else { " anonymously" } }
+                    }
+                }
+            }
+            td.number data-label="Repositories" { (count(upstream.repositories)) }
+        }
+    }
+}
+
+fn one_endpoint(endpoint: &Endpoint) -> Markup {
+    let class = if endpoint.state == "ok" { "ok" } else { "warn" };
+    html! {
+        li {
+            (endpoint.url) " "
+            span.pill.(class) {
+                (endpoint.state)
+                @if let Some(left) = endpoint.silent_seconds { " for " (lasting(left)) }
+            }
+        }
+    }
 }
 
 /// The other nodes and the object store; nothing where there are neither.

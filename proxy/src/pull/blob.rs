@@ -215,7 +215,7 @@ impl Pull {
     }
 
     /// What is known of this caller's right to this digest.
-    fn right(&self, place: &Place, digest: &Digest) -> Result<Right, PullError> {
+    pub(super) fn right(&self, place: &Place, digest: &Digest) -> Result<Right, PullError> {
         Ok(match (self.proven(place)?, place.record.link(digest)) {
             (true, Some(_)) => Right::Digest,
             (true, None) => Right::Repository,

@@ -9,6 +9,7 @@ use larder_shared::{
 };
 
 use super::Pull;
+use crate::store::Counts;
 
 impl Pull {
     /// Pins an image or lets it go: its manifests and blobs, as far as they are here.
@@ -68,19 +69,26 @@ impl Pull {
     }
 
     /// Hashes every blob again. What has rotted is taken out.
-    pub async fn verify(self: &Arc<Self>) -> Result<Verified, String> {
+    pub async fn verify(self: &Arc<Self>, counts: Arc<Counts>) -> Result<Verified, String> {
         let store = Arc::clone(&self.store);
         let verify = move || {
+            let entries = store.entries();
+            let bytes = entries.iter().map(|(_, entry)| entry.size).sum();
+            counts.expect(entries.len() as u64, bytes);
             let mut verified = Verified::default();
-            for digest in store.digests() {
+            for (digest, _) in entries {
+                if counts.is_stopped() {
+                    break;
+                }
                 let Some(blob) = store.peek(&digest) else {
                     continue;
                 };
                 verified.blobs += 1;
                 verified.bytes += blob.size();
-                if !store.check(&blob) {
+                if !store.check_counted(&blob, &counts) {
                     verified.rotten.push(digest);
                 }
+                counts.add(1, 0);
             }
             verified
         };

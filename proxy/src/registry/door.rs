@@ -13,7 +13,6 @@
 
 use std::borrow::Cow;
 
-use data_encoding::BASE64;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use larder_shared::{ErrorCode, OciError, RegistryName, Route};
@@ -52,7 +51,7 @@ impl Surface {
             presented: true,
         };
         if let Some(pair) = strip_scheme(value, "basic") {
-            let credential = basic(pair).ok_or(Unknown::Malformed)?;
+            let credential = Credential::from_basic(pair).ok_or(Unknown::Malformed)?;
             return Ok(shown(self.pull.key.credential(credential), None));
         }
         let token = strip_scheme(value, "bearer").ok_or(Unknown::Malformed)?;
@@ -114,7 +113,7 @@ impl Surface {
                     match parts.headers.get(header::AUTHORIZATION) {
                         Some(value) => {
                             let pair = value.to_str().ok().and_then(|v| strip_scheme(v, "basic"));
-                            Some(pair.and_then(basic).ok_or_else(|| {
+                            Some(pair.and_then(Credential::from_basic).ok_or_else(|| {
                                 unauthorized("the Authorization is not HTTP Basic")
                             })?)
                         }
@@ -233,19 +232,6 @@ fn strip_scheme<'v>(value: &'v str, scheme: &str) -> Option<&'v str> {
 }
 
 /// The credential of HTTP Basic. A username of `<token>` is Docker's way to say that the password is an identity token.
-fn basic(pair: &str) -> Option<Credential> {
-    let bytes = BASE64.decode(pair.as_bytes()).ok()?;
-    let text = String::from_utf8(bytes).ok()?;
-    let (username, password) = text.split_once(':')?;
-    Some(match username {
-        "<token>" => Credential::IdentityToken(Secret::new(password)),
-        _ => Credential::Basic {
-            username: username.to_owned(),
-            password: Secret::new(password),
-        },
-    })
-}
-
 fn unauthorized(why: &str) -> OciError {
     OciError::new(ErrorCode::Unauthorized, why)
 }

@@ -13,7 +13,7 @@ use std::{
 use larder_shared::{Algorithm, Digest, Hasher, Range, RegistryName, media};
 
 use super::{
-    Blob, Entry, Names, Store,
+    Blob, Counts, Entry, Names, Store,
     bounds::{Bounds, Candidate, excess, victims},
     lock, now,
     partial::remove_if_there,
@@ -90,6 +90,7 @@ impl Store {
     pub fn enforce(
         &self,
         limits: &Limits,
+        counts: &Counts,
         active: impl Fn(&Digest) -> bool,
     ) -> io::Result<Evicted> {
         let space = self.space()?;
@@ -113,11 +114,14 @@ impl Store {
             .iter()
             .map(|candidate| (candidate.digest, candidate.entry.size))
             .collect();
+        let size = |digest: &Digest| sizes.get(digest).copied().unwrap_or(0);
+        counts.expect(gone.len() as u64, gone.iter().map(size).sum());
         let mut evicted = Evicted::default();
-        for digest in &gone {
+        for digest in gone.iter().take_while(|_| !counts.is_stopped()) {
             self.remove(digest);
             evicted.blobs += 1;
-            evicted.bytes += sizes.get(digest).copied().unwrap_or(0);
+            evicted.bytes += size(digest);
+            counts.add(1, size(digest));
         }
         Ok(evicted)
     }
@@ -292,7 +296,16 @@ impl Store {
 
     /// Hashes a blob again (blocking). One that rotted is taken out of the tier; `false` says so.
     pub fn check(&self, blob: &Blob) -> bool {
-        let sound = matches!(hash(blob), Ok(digest) if digest == *blob.digest());
+        self.check_counted(blob, &Counts::default())
+    }
+
+    /// The same, watched. One that is stopped in the middle counts as sound.
+    pub fn check_counted(&self, blob: &Blob, counts: &Counts) -> bool {
+        let hashed = hash(blob, counts);
+        if counts.is_stopped() {
+            return true;
+        }
+        let sound = matches!(hashed, Ok(digest) if digest == *blob.digest());
         if sound {
             lock(&self.index).note_checked(blob.digest());
         } else {
@@ -335,6 +348,11 @@ impl Store {
         lock(&self.index).entries()
     }
 
+    /// Whether a blob is committed, as far as the index knows.
+    pub fn has(&self, digest: &Digest) -> bool {
+        lock(&self.index).has(digest)
+    }
+
     /// What is never evicted.
     pub fn pins(&self) -> HashSet<Digest> {
         lock(&self.pins).clone()
@@ -349,12 +367,13 @@ impl Store {
     }
 }
 
-fn hash(blob: &Blob) -> io::Result<Digest> {
+fn hash(blob: &Blob, counts: &Counts) -> io::Result<Digest> {
     let mut hasher = Hasher::new(blob.digest().algorithm());
     let mut at = 0;
-    while at < blob.size() {
+    while at < blob.size() && !counts.is_stopped() {
         let end = (at + PIECE).min(blob.size());
         hasher.update(&blob.read(Range::new(at, end))?);
+        counts.add(0, end - at);
         at = end;
     }
     Ok(hasher.finish())

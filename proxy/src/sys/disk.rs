@@ -28,6 +28,12 @@ pub fn space(path: &Path) -> io::Result<Space> {
     })
 }
 
+/// Files that the file system of `path` can hold, and how many more; `None` where it does not count them.
+pub fn inodes(path: &Path) -> io::Result<Option<(u64, u64)>> {
+    let stat = nix::sys::statvfs::statvfs(path)?;
+    Ok((stat.files() > 0).then(|| (stat.files(), stat.files_available())))
+}
+
 /// Bytes that a file really occupies, holes left out.
 pub fn allocated(path: &Path) -> io::Result<u64> {
     Ok(fs::metadata(path)?.blocks() * 512)

@@ -1,7 +1,10 @@
-//! Ending a child process together with everything that it started.
+//! This process's limits, and ending a child process together with everything that it started.
 
 use nix::{
-    sys::signal::{Signal, killpg},
+    sys::{
+        resource::{Resource, getrlimit},
+        signal::{Signal, killpg},
+    },
     unistd::Pid,
 };
 use tokio::process::{Child, Command};
@@ -35,4 +38,9 @@ impl Drop for Group {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// How many files this process may have open, and how many it could allow itself.
+pub fn open_files() -> std::io::Result<(u64, u64)> {
+    Ok(getrlimit(Resource::RLIMIT_NOFILE)?)
 }

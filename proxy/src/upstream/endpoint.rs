@@ -165,7 +165,7 @@ impl Upstreams {
     }
 
     /// What to send so that an endpoint of this scheme knows who asks; `None` where there is nothing to show.
-    async fn authorization(
+    pub(super) async fn authorization(
         &self,
         scheme: &Scheme,
         identity: &Identity,
@@ -293,7 +293,7 @@ impl Upstreams {
 }
 
 /// How an endpoint is reached.
-fn route_of(upstream: &Upstream, endpoint: &Endpoint) -> Route {
+pub(super) fn route_of(upstream: &Upstream, endpoint: &Endpoint) -> Route {
     Route {
         reach: if upstream.configured {
             Reach::Named
@@ -345,7 +345,7 @@ fn holds_secret(token: &HeaderValue, identity: &Identity) -> bool {
 }
 
 /// The scheme that a challenge asks for: Bearer before Basic.
-fn scheme(headers: &HeaderMap) -> Option<Scheme> {
+pub(super) fn scheme(headers: &HeaderMap) -> Option<Scheme> {
     let values = || {
         headers
             .get_all(WWW_AUTHENTICATE)
@@ -396,7 +396,7 @@ fn sensitive(value: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-fn token_failure(place: &str, error: &TokenError) -> Failure {
+pub(super) fn token_failure(place: &str, error: &TokenError) -> Failure {
     let place = place.to_owned();
     match error {
         TokenError::Refused(_) => Failure::Refused(place),

@@ -13,6 +13,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::view::Quota;
+
 /// Failures in a row that open the breaker.
 const FAILURES: u32 = 5;
 
@@ -54,6 +56,8 @@ pub struct Health {
     silence: Duration,
     retries: f64,
     refilled: Instant,
+    /// What it last said of the requests that it allows, for people.
+    pub quota: Option<Quota>,
 }
 
 impl Health {
@@ -67,6 +71,7 @@ impl Health {
             silence: SILENCE_FIRST,
             retries: RETRIES_AT_ONCE,
             refilled: now,
+            quota: None,
         }
     }
 

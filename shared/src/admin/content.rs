@@ -6,12 +6,14 @@ use crate::digest::Digest;
 
 /// `GET /images`: every image of which this node has the manifest.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Images {
     pub images: Vec<Image>,
 }
 
 /// One manifest or index that a repository holds, and that a tag points to or no other manifest here stands above.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Image {
     /// The registry as images name it: `docker.io`, `ghcr.io`, `127.0.0.1:5000`.
     pub registry: String,
@@ -35,12 +37,14 @@ pub struct Image {
 
 /// `GET /blobs`: every committed blob, manifests included.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Blobs {
     pub blobs: Vec<Blob>,
 }
 
 /// One committed blob.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Blob {
     pub digest: Digest,
     pub bytes: u64,

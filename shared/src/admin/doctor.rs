@@ -1,17 +1,31 @@
 //! What is wrong with a node, and how to mend it.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// `GET /doctor`, and what `larder doctor` prints: every check that was made.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Diagnosis {
     pub findings: Vec<Finding>,
 }
 
+impl Diagnosis {
+    /// What is not as it should be, the worst first.
+    pub fn wrong(&self) -> Vec<&Finding> {
+        let mut wrong: Vec<_> = self.findings.iter().collect();
+        wrong.retain(|finding| finding.severity != Severity::Ok);
+        wrong.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+        wrong
+    }
+}
+
 /// The outcome of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Finding {
-    /// What was looked at: `disk`, `upstream`, `runtime` …
+    /// What was looked at: the word of a [`Check`], or of one that another version makes.
     pub check: String,
     pub severity: Severity,
     /// What was found, for a person. Never holds a secret.
@@ -20,8 +34,40 @@ pub struct Finding {
     pub mend: String,
 }
 
+impl Finding {
+    /// As it should be.
+    pub fn ok(check: Check, found: impl Into<String>) -> Self {
+        Self::new(check, Severity::Ok, found, "")
+    }
+
+    /// Pulls work, but something is missing or will break.
+    pub fn warning(check: Check, found: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self::new(check, Severity::Warning, found, mend)
+    }
+
+    /// Pulls fail, or go past larder.
+    pub fn error(check: Check, found: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self::new(check, Severity::Error, found, mend)
+    }
+
+    fn new(
+        check: Check,
+        severity: Severity,
+        found: impl Into<String>,
+        mend: impl Into<String>,
+    ) -> Self {
+        Self {
+            check: check.as_str().to_owned(),
+            severity,
+            found: found.into(),
+            mend: mend.into(),
+        }
+    }
+}
+
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// As it should be.
@@ -30,4 +76,101 @@ pub enum Severity {
     Warning,
     /// Pulls fail, or go past larder.
     Error,
+}
+
+macro_rules! checks {
+    ($($(#[$doc:meta])* $name:ident = $word:literal),* $(,)?) => {
+        /// What is looked at. The words are stable; docs/doctor.md says more of each.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Check {
+            $($(#[$doc])* $name),*
+        }
+
+        impl Check {
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $word),*
+                }
+            }
+        }
+    };
+}
+
+checks! {
+    // By the command, with the node's files.
+    /// The daemon answers on its socket.
+    Daemon = "daemon",
+    /// The registry and telemetry ports answer, and it is larder that does.
+    Ports = "ports",
+    /// containerd reads `hosts.toml` from the directory where it lies.
+    Runtime = "runtime",
+    /// The `hosts.toml` files send pulls to larder first, and to the registry when it is down.
+    Hosts = "hosts",
+    // By the daemon.
+    /// The configuration file on disk is the one in force.
+    Config = "config",
+    /// Whoever asks at the registry port and the peer port may.
+    Sources = "sources",
+    /// The node tier can be written.
+    Store = "store",
+    /// Nothing on the disk has rotted.
+    Rot = "rot",
+    /// Room on the store's file system.
+    Disk = "disk",
+    /// Inodes on the store's file system.
+    Inodes = "inodes",
+    /// Nobody else can read keys, secrets and the socket.
+    Permissions = "permissions",
+    /// Files that may be open at once.
+    Limits = "limits",
+    /// This node's clock, by what registries say.
+    Clock = "clock",
+    /// The names of registries and members can be looked up.
+    Dns = "dns",
+    /// Every endpoint of every configured registry answers.
+    Upstream = "upstream",
+    /// The node's own credentials can be had, and registries accept them.
+    Credentials = "credentials",
+    /// The other members answer, and this node is one of them.
+    Members = "members",
+    /// This member's certificate is good, and for long enough.
+    Certificate = "certificate",
+    /// Command, daemon and members are of one version.
+    Version = "version",
+    /// The object store takes what is written and gives it back.
+    ObjectStore = "object-store",
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_comes_first_and_what_is_well_is_left_out() {
+        let diagnosis = Diagnosis {
+            findings: vec![
+                Finding::ok(Check::Disk, "there is room"),
+                Finding::warning(Check::Clock, "late", "set it"),
+                Finding::error(Check::Store, "failing", "mend it"),
+            ],
+        };
+        let wrong: Vec<_> = diagnosis.wrong().iter().map(|f| f.check.clone()).collect();
+        assert_eq!(wrong, ["store", "clock"]);
+    }
+
+    #[test]
+    fn every_word_stands_for_one_check() {
+        let mut words: Vec<_> = Check::ALL.iter().map(|check| check.as_str()).collect();
+        words.sort_unstable();
+        words.dedup();
+        assert_eq!(words.len(), Check::ALL.len());
+    }
 }

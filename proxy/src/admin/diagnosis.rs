@@ -1,0 +1,36 @@
+//! `GET /doctor`, and the same for whoever asks often.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use larder_shared::admin::Diagnosis;
+
+use super::Admin;
+use crate::doctor::{self, Patient};
+
+impl Admin {
+    /// What is wrong with this node. Registries and members are asked for it, so a diagnosis that is no older than
+    /// `within` is given again, and simultaneous askers share one: zero for a person who waits, a minute for a page
+    /// that is looked at all day.
+    pub async fn diagnosis(&self, within: Duration) -> Arc<Diagnosis> {
+        let asked = Instant::now();
+        let mut last = self.diagnosis.lock().await;
+        if let Some((made, diagnosis)) = last.as_ref()
+            && (*made >= asked || made.elapsed() < within)
+        {
+            return Arc::clone(diagnosis);
+        }
+        let misread = self.misread.load_full();
+        let made = Instant::now();
+        let diagnosis = doctor::diagnose(Patient {
+            pull: &self.pull,
+            metrics: &self.metrics,
+            misread: misread.as_deref().map(String::as_str),
+        });
+        let diagnosis = Arc::new(diagnosis.await);
+        *last = Some((made, Arc::clone(&diagnosis)));
+        diagnosis
+    }
+}

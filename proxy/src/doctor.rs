@@ -1,0 +1,91 @@
+//! What is wrong with this node, as far as the daemon can see it, and how to mend it (promise P24).
+//!
+//! Each check looks at one thing and says what it found, be it that all is well. Checks change nothing, wait for a
+//! bounded time, and run at once. What lies outside of the daemon's sight (containerd's files, whether the ports answer)
+//! is checked by the command, [`crate::cli`]. The words of the checks are [`Check`]'s; docs/doctor.md is their table.
+
+mod machine;
+mod members;
+mod upstreams;
+
+use std::time::Duration;
+
+use larder_shared::{
+    RegistryName,
+    admin::{Check, Diagnosis, Finding},
+};
+
+use crate::{metrics::Metrics, pull::Pull};
+
+/// No single check takes longer.
+const WITHIN: Duration = Duration::from_secs(4);
+
+/// What is looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Patient<'a> {
+    pub pull: &'a Pull,
+    pub metrics: &'a Metrics,
+    /// Why the configuration file on disk is not in force, if it is not.
+    pub misread: Option<&'a str>,
+}
+
+/// Makes every check.
+pub async fn diagnose(patient: Patient<'_>) -> Diagnosis {
+    let (machine, upstreams, members) = tokio::join!(
+        machine::look(patient.pull),
+        upstreams::look(patient.pull),
+        members::look(patient.pull),
+    );
+    let mut findings = vec![config(patient.misread), sources(patient.metrics)];
+    findings.extend(machine);
+    findings.extend(upstreams);
+    findings.extend(members);
+    Diagnosis { findings }
+}
+
+/// A test connection: every endpoint of one registry, and the node's own credentials for it.
+pub async fn connect(pull: &Pull, registry: &RegistryName) -> Vec<Finding> {
+    let upstream = pull.config.load().upstream(registry.as_str());
+    upstreams::look_at(pull, registry.clone(), &upstream)
+        .await
+        .findings
+}
+
+fn config(misread: Option<&str>) -> Finding {
+    match misread {
+        None => Finding::ok(Check::Config, "the configuration file is in force"),
+        Some(why) => Finding::error(
+            Check::Config,
+            format!("the configuration file cannot be used, and the one before is in force: {why}"),
+            "mend that line; the file is read again by itself. `larder config check` tells whether it will do",
+        ),
+    }
+}
+
+/// Promise P19: who was turned away may be somebody who should not be.
+fn sources(metrics: &Metrics) -> Finding {
+    let (registry, peers) = (metrics.turned_away.get(), metrics.peers.turned_away.get());
+    let mut found = Vec::new();
+    let mut mends = Vec::new();
+    if registry > 0 {
+        found.push(format!(
+            "{registry} requests to the registry port came from addresses that are not this node's"
+        ));
+        mends.push(
+            "if it was this node's runtime by way of another address, add that address to [registry] allow_from; \
+             else look who reaches this port",
+        );
+    }
+    if peers > 0 {
+        found.push(format!(
+            "{peers} connections to the peer port showed no member's certificate"
+        ));
+        mends.push(
+            "look whether every member has a certificate of the CA and with the name that [cluster] tls says",
+        );
+    }
+    if found.is_empty() {
+        return Finding::ok(Check::Sources, "nobody was turned away");
+    }
+    Finding::warning(Check::Sources, found.join("; "), mends.join("; "))
+}

@@ -1,0 +1,205 @@
+//! The machine: store, disk, files, limits.
+
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use larder_shared::admin::{Check, Finding};
+
+use crate::{
+    config::{Config, Credentials, PeerTls},
+    pull::Pull,
+    store::Store,
+    sys,
+};
+
+/// The registry port takes 2048 connections, each of which may hold a blob open.
+const OPEN_FILES: u64 = 4096;
+
+/// Less than one inode in so many is too few.
+const FREE_INODES: u64 = 50;
+
+pub(super) async fn look(pull: &Pull) -> Vec<Finding> {
+    let (store, config) = (pull.store.clone(), pull.config.load_full());
+    // File systems may hang; nobody else waits for them.
+    let looked = tokio::task::spawn_blocking(move || {
+        vec![
+            disk(&store, &config),
+            inodes(&store),
+            permissions(&store, &config),
+        ]
+    });
+    let mut findings = vec![tier(pull), rot(pull), limits()];
+    match tokio::time::timeout(super::WITHIN, looked).await {
+        Ok(Ok(looked)) => findings.extend(looked),
+        _ => findings.push(Finding::error(
+            Check::Disk,
+            format!(
+                "{} does not answer within {} s",
+                pull.store.root().display(),
+                super::WITHIN.as_secs()
+            ),
+            "look at the disk and at the kernel's log (dmesg)",
+        )),
+    }
+    findings
+}
+
+fn tier(pull: &Pull) -> Finding {
+    let place = pull.store.root().display();
+    match pull.store.trouble() {
+        None => Finding::ok(Check::Store, format!("{place} takes what is written")),
+        Some(why) => Finding::error(
+            Check::Store,
+            format!("{place} cannot be written, and larder is a plain proxy: {why}"),
+            "free space or mend the disk; larder tries again by itself every few seconds",
+        ),
+    }
+}
+
+fn rot(pull: &Pull) -> Finding {
+    match pull.store.rotten() {
+        0 => Finding::ok(Check::Rot, "no blob was found damaged since the start"),
+        count => Finding::error(
+            Check::Rot,
+            format!("{count} blobs were found damaged on disk since the start"),
+            "they are fetched again by themselves; `larder verify` looks at all others. The disk or its controller loses data: replace it",
+        ),
+    }
+}
+
+fn disk(store: &Store, config: &Config) -> Finding {
+    let place = store.root().display().to_string();
+    let space = match store.space() {
+        Ok(space) => space,
+        Err(error) => {
+            return Finding::error(
+                Check::Disk,
+                format!("{place}: {error}"),
+                "look whether the directory is there and its file system is mounted",
+            );
+        }
+    };
+    let size = |bytes| bytesize::ByteSize::b(bytes).display().iec().to_string();
+    let (free, wanted) = (space.free, config.store.min_free.of(space.total));
+    let held = store.totals().bytes;
+    // Keeping frees what larder holds before others miss it; what is left then is others'.
+    if free.saturating_add(held) < wanted {
+        return Finding::warning(
+            Check::Disk,
+            format!(
+                "{place}: {} free of {}, and [store] min_free wants {} while larder holds only {}",
+                size(free),
+                size(space.total),
+                size(wanted),
+                size(held)
+            ),
+            "something else fills this file system: make room, move [store] path to another one, or lower min_free",
+        );
+    }
+    Finding::ok(
+        Check::Disk,
+        format!("{place}: {} free of {}", size(free), size(space.total)),
+    )
+}
+
+fn inodes(store: &Store) -> Finding {
+    match sys::disk::inodes(store.root()) {
+        Ok(Some((all, free))) if free < all / FREE_INODES => Finding::warning(
+            Check::Inodes,
+            format!(
+                "{}: {free} of {all} inodes are left",
+                store.root().display()
+            ),
+            "something fills the file system with small files: remove them, or give larder a file system of its own",
+        ),
+        Ok(Some((all, free))) => {
+            Finding::ok(Check::Inodes, format!("{free} of {all} inodes are left"))
+        }
+        // Some file systems make them as they are needed; what cannot be asked is the disk's finding.
+        Ok(None) | Err(_) => Finding::ok(Check::Inodes, "the file system does not count inodes"),
+    }
+}
+
+/// What nobody but its owner should be able to read, or to connect to.
+fn permissions(store: &Store, config: &Config) -> Finding {
+    let (grants, key) = store.grants();
+    let mut secret = vec![key, grants, config.admin.socket.clone()];
+    if let Some(peers) = &config.cluster.peers {
+        secret.extend(peers.key.clone());
+        if let PeerTls::Mutual(files) = &peers.tls {
+            secret.push(files.key.clone());
+        }
+    }
+    for upstream in config.upstreams.values() {
+        match &upstream.credentials {
+            Some(Credentials::DockerConfig { path }) => secret.push(path.clone()),
+            Some(Credentials::Files { password, .. }) => secret.push(password.clone()),
+            _ => {}
+        }
+    }
+    let mut open: Vec<String> = secret.iter().filter_map(|path| readable(path)).collect();
+    open.extend(writable(store.root()));
+    if open.is_empty() {
+        return Finding::ok(
+            Check::Permissions,
+            format!("{} files are for their owner alone", secret.len()),
+        );
+    }
+    Finding::warning(
+        Check::Permissions,
+        open.join("; "),
+        "chmod o= on each (0600 for larder's own; a mounted Secret: defaultMode 0400). A credential that others could read should be replaced",
+    )
+}
+
+/// Whether others may read a file that is there. A Secret's files belong to a group at most.
+fn readable(path: &Path) -> Option<String> {
+    let metadata = fs::metadata(path).ok()?;
+    if metadata.is_dir() {
+        let names = [".dockerconfigjson", "config.json"].map(|name| path.join(name));
+        let mut files = names.iter().filter(|name| name.is_file());
+        return readable(files.next().map(PathBuf::as_path)?);
+    }
+    let mode = metadata.permissions().mode() & 0o7777;
+    // What stands in a directory that others cannot enter is not theirs to read.
+    let shut = path.parent().is_some_and(|dir| {
+        fs::metadata(dir).is_ok_and(|dir| dir.permissions().mode() & 0o001 == 0)
+    });
+    (mode & 0o006 != 0 && !shut).then(|| {
+        format!(
+            "{} is open to every user (mode {mode:04o}, owner {})",
+            path.display(),
+            metadata.uid()
+        )
+    })
+}
+
+/// Whether others may put files into the store.
+fn writable(dir: &Path) -> Option<String> {
+    let mode = fs::metadata(dir).ok()?.permissions().mode() & 0o7777;
+    (mode & 0o002 != 0).then(|| {
+        format!(
+            "{} can be written by every user (mode {mode:04o})",
+            dir.display()
+        )
+    })
+}
+
+fn limits() -> Finding {
+    match sys::open_files() {
+        Ok((now, most)) if now < OPEN_FILES => Finding::warning(
+            Check::Limits,
+            format!(
+                "{now} files may be open at once (at most {most} could be), fewer than a busy node needs"
+            ),
+            format!(
+                "raise the limit of open files to {OPEN_FILES} or more: LimitNOFILE= of the unit, or the container runtime's default ulimit"
+            ),
+        ),
+        Ok((now, _)) => Finding::ok(Check::Limits, format!("{now} files may be open at once")),
+        Err(error) => Finding::ok(Check::Limits, format!("not known: {error}")),
+    }
+}

@@ -1,0 +1,319 @@
+//! Registries: names, endpoints, the node's credentials, and what their clocks say of ours.
+
+use std::time::Duration;
+
+use larder_shared::{
+    RegistryName, Repository,
+    admin::{Check, Finding},
+};
+
+use super::WITHIN;
+use crate::{
+    config::{Config, Credentials, Upstream},
+    pull::Pull,
+    upstream::{Failure, Knock, Knocked},
+};
+
+/// Tokens and certificates tolerate about a minute.
+const CLOCK: u64 = 30;
+
+/// Stands for any repository where a source of credentials is asked what it has for a registry.
+const ANY_REPOSITORY: &str = "larder/doctor";
+
+/// What was found at one registry.
+pub(super) struct Looked {
+    pub(super) findings: Vec<Finding>,
+    names: Vec<(String, bool)>,
+    ahead: Vec<i64>,
+}
+
+pub(super) async fn look(pull: &Pull) -> Vec<Finding> {
+    let config = pull.config.load_full();
+    let each = config.upstreams.iter().filter_map(|(name, upstream)| {
+        let registry: RegistryName = name.parse().ok()?;
+        Some(look_at(pull, registry, upstream))
+    });
+    let looked = futures_util::future::join_all(each).await;
+    let mut findings = Vec::new();
+    let (mut names, mut ahead) = (Vec::new(), Vec::new());
+    for one in looked {
+        findings.extend(one.findings);
+        names.extend(one.names);
+        ahead.extend(one.ahead);
+    }
+    findings.extend(others(pull, &config));
+    if findings.is_empty() {
+        findings.push(Finding::ok(
+            Check::Upstream,
+            "no registry is configured by name: each is asked at its own, and none was avoided",
+        ));
+    }
+    findings.push(dns(&names));
+    findings.push(clock(&ahead));
+    findings
+}
+
+pub(super) async fn look_at(pull: &Pull, registry: RegistryName, upstream: &Upstream) -> Looked {
+    let (knocks, credentials) = tokio::join!(
+        pull.upstreams.knock(&registry),
+        credentials(pull, &registry, upstream),
+    );
+    let mut names = Vec::new();
+    let mut findings = Vec::new();
+    for knock in &knocks {
+        let unreachable = matches!(knock.outcome, Knocked::Failed(Failure::Unreachable { .. }));
+        let known = !unreachable || resolves(&knock.host).await;
+        names.push((knock.host.clone(), known));
+        findings.push(endpoint(&registry, knock, known));
+    }
+    findings.extend(credentials);
+    Looked {
+        findings,
+        names,
+        ahead: knocks.iter().filter_map(|k| k.ahead_seconds).collect(),
+    }
+}
+
+fn endpoint(registry: &RegistryName, knock: &Knock, known: bool) -> Finding {
+    let (place, kind) = (&knock.place, if knock.origin { "origin" } else { "mirror" });
+    let bad = |found: String, mend: &str| {
+        // What stands behind a mirror still serves.
+        if knock.origin {
+            Finding::error(Check::Upstream, found, mend)
+        } else {
+            Finding::warning(Check::Upstream, found, mend)
+        }
+    };
+    match &knock.outcome {
+        Knocked::Answered => Finding::ok(
+            Check::Upstream,
+            format!("{registry}: the {kind} {place} answers"),
+        ),
+        Knocked::Silent(left) => Finding::warning(
+            Check::Upstream,
+            format!(
+                "{registry}: the {kind} {place} limits requests and is left alone for {} s more",
+                left.as_secs().max(1)
+            ),
+            "give pods or [upstreams] credentials with a quota of their own, or set [tags] fresh_for so that fewer questions are asked",
+        ),
+        Knocked::NoRegistry(status) => bad(
+            format!(
+                "{registry}: the {kind} {place} answers {status} where a registry's API begins (/v2/)"
+            ),
+            "look at the URL in [upstreams] endpoints: host, port, and a path where the mirror wants one",
+        ),
+        Knocked::Failed(Failure::Unreachable { .. }) if !known => bad(
+            format!("{registry}: the {kind} {place} cannot be reached: its name is not known"),
+            "see the finding `dns`",
+        ),
+        Knocked::Failed(Failure::Limited { .. }) => Finding::warning(
+            Check::Upstream,
+            format!("{registry}: the {kind} {place} limits requests"),
+            "give pods or [upstreams] credentials with a quota of their own",
+        ),
+        Knocked::Failed(failure @ Failure::Forbidden(_)) => bad(
+            format!("{registry}: the {kind} {place}: {failure}"),
+            "name the address in [upstreams] endpoints if larder is to connect there",
+        ),
+        Knocked::Failed(failure) => bad(
+            format!("{registry}: the {kind}: {failure}"),
+            "look at host and port, at firewalls and HTTPS_PROXY, and for TLS at `ca` in [upstreams]",
+        ),
+    }
+}
+
+/// Registries that nobody configured but that were used, as far as they did not fare well.
+fn others(pull: &Pull, config: &Config) -> Vec<Finding> {
+    let configured: Vec<String> = config
+        .upstreams
+        .values()
+        .flat_map(|upstream| &upstream.endpoints)
+        .map(|endpoint| crate::client::origin(&endpoint.url))
+        .collect();
+    pull.upstreams
+        .unwell()
+        .into_iter()
+        .filter(|view| !configured.contains(&view.url))
+        .map(|view| {
+            Finding::warning(
+                Check::Upstream,
+                format!("{}: {}", view.url, view.state),
+                "if it is reached by way of a mirror or a proxy from here, say so in [upstreams] or HTTPS_PROXY",
+            )
+        })
+        .collect()
+}
+
+/// Whether the credentials that an upstream names can be had, and whether its origin takes them. Never what they are.
+async fn credentials(pull: &Pull, registry: &RegistryName, upstream: &Upstream) -> Vec<Finding> {
+    let Some(source) = &upstream.credentials else {
+        return Vec::new();
+    };
+    let what = described(source);
+    let mut findings: Vec<Finding> = pull
+        .credentials
+        .findings(source)
+        .await
+        .into_iter()
+        .map(|line| {
+            Finding::error(
+                Check::Credentials,
+                format!("{registry}: {line}"),
+                "mend what that line names; it is read again at the next pull",
+            )
+        })
+        .collect();
+    if findings.is_empty() {
+        let tried = tokio::time::timeout(WITHIN, try_out(pull, registry, source, &what)).await;
+        findings.push(tried.unwrap_or_else(|_| {
+            Finding::warning(
+                Check::Credentials,
+                format!(
+                    "{registry}: {what}: no verdict within {} s",
+                    WITHIN.as_secs()
+                ),
+                "run the helper or plugin by hand, and see the finding `upstream`",
+            )
+        }));
+    }
+    findings
+}
+
+async fn try_out(
+    pull: &Pull,
+    registry: &RegistryName,
+    source: &Credentials,
+    what: &str,
+) -> Finding {
+    let Ok(repository) = ANY_REPOSITORY.parse::<Repository>() else {
+        return Finding::ok(Check::Credentials, format!("{registry}: {what}"));
+    };
+    let found = match pull.credentials.lookup(registry, &repository, source).await {
+        Ok(found) => found,
+        Err(error) => {
+            return Finding::error(
+                Check::Credentials,
+                format!("{registry}: {error}"),
+                "mend what that line names; it is asked again at the next pull",
+            );
+        }
+    };
+    let Some(first) = found.into_iter().next() else {
+        return Finding::ok(
+            Check::Credentials,
+            format!(
+                "{registry}: {what} has nothing for the registry as a whole; `larder explain REF` tells for an image"
+            ),
+        );
+    };
+    let identity = pull.key.credential(first);
+    match pull.upstreams.introduce(registry, &identity).await {
+        Ok(()) => Finding::ok(Check::Credentials, format!("{registry}: {what}: accepted")),
+        Err(Failure::Refused(place)) => Finding::error(
+            Check::Credentials,
+            format!("{registry}: {what}: {place} refuses them"),
+            "they have expired, were revoked or are another registry's: put new ones there",
+        ),
+        // Whether it can be reached is another finding.
+        Err(failure) => Finding::ok(
+            Check::Credentials,
+            format!("{registry}: {what}: there, but could not be tried: {failure}"),
+        ),
+    }
+}
+
+/// Which source it is, without what it holds.
+fn described(source: &Credentials) -> String {
+    match source {
+        Credentials::DockerConfig { path } => format!("credentials of {}", path.display()),
+        Credentials::Files { username, .. } => {
+            format!("the pair of {} and its password file", username.display())
+        }
+        Credentials::Helper { name } => format!("credentials of docker-credential-{name}"),
+        Credentials::Kubelet { config, .. } => {
+            format!(
+                "credentials of the kubelet's plugins in {}",
+                config.display()
+            )
+        }
+    }
+}
+
+async fn resolves(host: &str) -> bool {
+    let host = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_owned();
+    let found = tokio::time::timeout(Duration::from_secs(2), async move {
+        tokio::net::lookup_host((host, 0))
+            .await
+            .is_ok_and(|mut found| found.next().is_some())
+    });
+    found.await.unwrap_or(false)
+}
+
+fn dns(names: &[(String, bool)]) -> Finding {
+    let mut unknown: Vec<&str> = names
+        .iter()
+        .filter(|(_, known)| !known)
+        .map(|(name, _)| name.as_str())
+        .collect();
+    unknown.sort_unstable();
+    unknown.dedup();
+    if unknown.is_empty() {
+        return Finding::ok(Check::Dns, "no name of a configured registry is unknown");
+    }
+    Finding::error(
+        Check::Dns,
+        format!("no address is known for {}", unknown.join(", ")),
+        "look at /etc/resolv.conf as larder has it; a pod with hostNetwork needs dnsPolicy: ClusterFirstWithHostNet for names of the cluster",
+    )
+}
+
+/// One clock that disagrees may be wrong itself; if all do, it is ours.
+fn clock(ahead: &[i64]) -> Finding {
+    let Some(least) = ahead
+        .iter()
+        .copied()
+        .min_by_key(|ahead| ahead.unsigned_abs())
+    else {
+        return Finding::ok(Check::Clock, "no registry that was asked told the time");
+    };
+    if least.unsigned_abs() <= CLOCK {
+        return Finding::ok(
+            Check::Clock,
+            format!("{} s from what registries say", least.unsigned_abs()),
+        );
+    }
+    let way = if least > 0 { "ahead of" } else { "behind" };
+    Finding::warning(
+        Check::Clock,
+        format!(
+            "this node's clock is {} s {way} every registry that told the time ({})",
+            least.unsigned_abs(),
+            ahead.len()
+        ),
+        "start the node's time synchronisation (chronyc tracking, timedatectl): tokens and certificates fail otherwise",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use larder_shared::admin::Severity;
+
+    use super::*;
+
+    #[test]
+    fn one_registry_that_agrees_is_enough_for_the_clock() {
+        for (ahead, severity) in [
+            (&[][..], Severity::Ok),
+            (&[0, 300], Severity::Ok),
+            (&[-20], Severity::Ok),
+            (&[31], Severity::Warning),
+            (&[-3600, -3601], Severity::Warning),
+        ] {
+            assert_eq!(clock(ahead).severity, severity, "{ahead:?}");
+        }
+    }
+}

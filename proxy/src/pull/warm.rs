@@ -1,0 +1,443 @@
+//! Bringing an image into the node tier before anybody asks for it (requirements D6 to D8).
+//!
+//! It is pulled as a client would pull it, by the same path: the same rules say who may read it, it is downloaded once
+//! with whoever else wants it, and it stays within the bounds of the tier. Only the bytes go nowhere.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
+
+use futures_util::{TryStreamExt as _, stream};
+use http_body_util::BodyExt as _;
+use larder_shared::{
+    Digest, RangeHeader, Reference, Route, admin::PulledImage, media, name::ImageName,
+    route::Address,
+};
+
+use super::{Caller, Pull, PullError, Request};
+use crate::{
+    credentials::Credential,
+    store::{Counts, Names},
+};
+
+/// Blobs that are fetched at once, as containerd does.
+const AT_ONCE: usize = 3;
+
+/// How often a blob is asked for whose body broke off: each time it goes on where it stood.
+const ATTEMPTS: u32 = 5;
+
+/// The disk may take this long to commit what has come.
+const COMMIT_WITHIN: Duration = Duration::from_mins(2);
+
+/// How often it is looked at.
+const GLANCE: Duration = Duration::from_millis(10);
+
+/// Indexes within indexes that are followed.
+const NESTED: u32 = 3;
+
+/// What of an index is wanted.
+#[derive(Clone, Debug)]
+pub enum Platforms {
+    All,
+    /// `os/architecture[/variant]`, each.
+    These(Vec<String>),
+}
+
+impl Platforms {
+    /// What runs on this machine.
+    pub fn own() -> Self {
+        // Go's names, which images use.
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            "powerpc64" => "ppc64le",
+            "loongarch64" => "loong64",
+            other => other,
+        };
+        Self::These(vec![format!("linux/{architecture}")])
+    }
+}
+
+/// One platform of an index.
+#[derive(Debug, serde::Deserialize)]
+struct Entry {
+    digest: Digest,
+    platform: Option<Platform>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+struct Platform {
+    os: String,
+    architecture: String,
+    variant: Option<String>,
+}
+
+impl Platform {
+    fn name(&self) -> String {
+        let variant = self.variant.iter().map(|variant| format!("/{variant}"));
+        format!(
+            "{}/{}{}",
+            self.os,
+            self.architecture,
+            variant.collect::<String>()
+        )
+    }
+
+    /// `linux/arm64` means any variant of it.
+    fn is(&self, wanted: &str) -> bool {
+        let name = self.name();
+        name == wanted
+            || name
+                .strip_prefix(wanted)
+                .is_some_and(|v| v.starts_with('/'))
+    }
+}
+
+/// The platforms of an index that are wanted, or what there is instead. Of several variants of one platform the last
+/// counts: indexes list them from the oldest.
+fn chosen(index: &[u8], wanted: &Platforms) -> Result<Vec<(Digest, String)>, String> {
+    #[derive(Default, serde::Deserialize)]
+    struct Index {
+        #[serde(default)]
+        manifests: Vec<Entry>,
+    }
+    let index: Index = serde_json::from_slice(index).map_err(|_| "its index cannot be read")?;
+    let name = |entry: &Entry| entry.platform.as_ref().map(Platform::name);
+    let wanted = match wanted {
+        Platforms::All => {
+            let all = index.manifests.iter();
+            return Ok(all
+                .map(|entry| (entry.digest, name(entry).unwrap_or_default()))
+                .collect());
+        }
+        Platforms::These(wanted) => wanted,
+    };
+    let mut chosen = Vec::new();
+    for wanted in wanted {
+        let is = |entry: &&Entry| entry.platform.as_ref().is_some_and(|p| p.is(wanted));
+        let Some(entry) = index.manifests.iter().rfind(is) else {
+            // Attestations have a platform of their own kind.
+            let there = index.manifests.iter().filter_map(name);
+            let there: Vec<_> = there.filter(|name| name != "unknown/unknown").collect();
+            return Err(format!(
+                "it is not there for {wanted}, but for {}; choose with --platform, or --all-platforms",
+                there.join(", ")
+            ));
+        };
+        chosen.push((entry.digest, name(entry).unwrap_or_default()));
+    }
+    Ok(chosen)
+}
+
+/// What belongs to an image.
+#[derive(Default)]
+struct Family {
+    manifests: Vec<(Digest, u64)>,
+    blobs: Vec<(Digest, u64)>,
+    platforms: Vec<String>,
+}
+
+/// A manifest that came.
+struct Came {
+    digest: Digest,
+    media_type: String,
+    bytes: bytes::Bytes,
+}
+
+impl Pull {
+    /// Brings an image into the node tier, on behalf of `caller`, or with the node's own credentials where nobody is named
+    /// and the registry wants to know who asks.
+    pub async fn warm(
+        &self,
+        image: &ImageName,
+        wanted: &Platforms,
+        caller: Caller,
+        counts: &Counts,
+    ) -> Result<PulledImage, String> {
+        if let Some(why) = self.store.trouble() {
+            return Err(format!(
+                "the node tier cannot be written, so nothing can be kept: {why}"
+            ));
+        }
+        let before: HashSet<Digest> = self.store.digests().into_iter().collect();
+        let (caller, root) = self.root(image, caller).await?;
+        let mut family = Family::default();
+        self.gather(image, &caller, &root, wanted, &mut family)
+            .await?;
+        let mut seen = HashSet::new();
+        family.blobs.retain(|(digest, _)| seen.insert(*digest));
+        let all: HashMap<Digest, u64> = family
+            .manifests
+            .iter()
+            .chain(&family.blobs)
+            .copied()
+            .collect();
+        counts.expect(all.len() as u64, all.values().sum());
+        counts.add(
+            family.manifests.len() as u64,
+            family.manifests.iter().map(|(_, size)| size).sum(),
+        );
+        stream::iter(family.blobs.iter().copied().map(Ok))
+            .try_for_each_concurrent(AT_ONCE, |(digest, size)| {
+                self.warm_blob(image, &caller, digest, size, counts)
+            })
+            .await?;
+        for (digest, _) in &family.manifests {
+            self.until_kept(digest).await?;
+        }
+        let fetched = || all.iter().filter(|(digest, _)| !before.contains(*digest));
+        Ok(PulledImage {
+            image: image.to_string(),
+            digest: root.digest,
+            media_type: root.media_type,
+            platforms: family.platforms,
+            blobs: all.len() as u64,
+            bytes: all.values().sum(),
+            fetched_blobs: fetched().count() as u64,
+            fetched_bytes: fetched().map(|(_, size)| size).sum(),
+        })
+    }
+
+    /// The image's own manifest, and on whose behalf it could be had.
+    async fn root(&self, image: &ImageName, caller: Caller) -> Result<(Caller, Came), String> {
+        let reference = &image.reference;
+        let refused = match self.manifest(image, &caller, reference).await {
+            Ok(came) => return Ok((caller, came)),
+            Err(error @ PullError::Unauthorized { .. }) => error,
+            Err(error) => return Err(error.to_string()),
+        };
+        if !caller.identity.is_anonymous() {
+            return Err(format!("{refused}; are the name and the password right?"));
+        }
+        for credential in self.own_credentials(image).await? {
+            let caller = Caller {
+                identity: self.key.credential(credential),
+                registry: Some(image.registry.clone()),
+                presented: true,
+            };
+            match self.manifest(image, &caller, reference).await {
+                Ok(came) => return Ok((caller, came)),
+                Err(PullError::Unauthorized { .. }) => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Err(format!(
+            "{refused}; say who asks with --username NAME --password-stdin, or configure credentials for {} in [upstreams]",
+            image.registry
+        ))
+    }
+
+    async fn own_credentials(&self, image: &ImageName) -> Result<Vec<Credential>, String> {
+        let upstream = self.config.load().upstream(image.registry.as_str());
+        let Some(source) = &upstream.credentials else {
+            return Ok(Vec::new());
+        };
+        let found = self
+            .credentials
+            .lookup(&image.registry, &image.repository, source);
+        found.await.map_err(|error| error.to_string())
+    }
+
+    /// A manifest and what it names, down to the blobs.
+    async fn gather(
+        &self,
+        image: &ImageName,
+        caller: &Caller,
+        root: &Came,
+        wanted: &Platforms,
+        family: &mut Family,
+    ) -> Result<(), String> {
+        let mut pending = vec![(root.digest, root.bytes.clone(), 0)];
+        let mut seen = HashSet::new();
+        while let Some((digest, bytes, depth)) = pending.pop() {
+            if !seen.insert(digest) {
+                continue;
+            }
+            family.manifests.push((digest, bytes.len() as u64));
+            let names = Names::of(&bytes);
+            let leaves = names.leaves();
+            family
+                .blobs
+                .extend(leaves.map(|named| (named.digest, named.size.unwrap_or(0))));
+            if names.manifests.is_empty() {
+                continue;
+            }
+            if depth == NESTED {
+                return Err("its indexes are nested too deep".to_owned());
+            }
+            // What was chosen once is not chosen again further down.
+            let wanted = if depth == 0 { wanted } else { &Platforms::All };
+            for (digest, platform) in chosen(&bytes, wanted)? {
+                let came = self
+                    .manifest(image, caller, &Reference::Digest(digest))
+                    .await
+                    .map_err(|error| format!("the manifest {digest}: {error}"))?;
+                if depth == 0 {
+                    family.platforms.push(platform);
+                }
+                pending.push((digest, came.bytes, depth + 1));
+            }
+        }
+        family.platforms.retain(|name| name != "unknown/unknown");
+        Ok(())
+    }
+
+    async fn manifest(
+        &self,
+        image: &ImageName,
+        caller: &Caller,
+        reference: &Reference,
+    ) -> Result<Came, PullError> {
+        let address = Address::of(&image.registry, &image.repository);
+        let request = Request {
+            route: Route::Manifest(address, reference.clone()),
+            head: false,
+            range: RangeHeader::Whole,
+            caller: caller.clone(),
+        };
+        let pulled = self.serve(request).await?;
+        let header = |name: http::HeaderName| {
+            let value = pulled.headers.get(name)?.to_str().ok()?;
+            Some(value.to_owned())
+        };
+        let invalid = |why: &str| {
+            PullError::Upstream(crate::upstream::Failure::Invalid {
+                place: image.registry.to_string(),
+                why: why.to_owned(),
+            })
+        };
+        let digest = header(super::DIGEST).and_then(|digest| digest.parse().ok());
+        let media_type = header(http::header::CONTENT_TYPE).unwrap_or_default();
+        if media::is_schema1(&media_type) {
+            return Err(invalid(
+                "an image of Docker's schema 1, which is never kept",
+            ));
+        }
+        // It is in memory: manifests are fetched whole.
+        let collected = pulled.body.collect().await;
+        Ok(Came {
+            digest: digest.ok_or_else(|| invalid("a manifest without a digest"))?,
+            media_type,
+            bytes: collected
+                .map_err(|_| invalid("half a manifest"))?
+                .to_bytes(),
+        })
+    }
+
+    /// Brings one blob into the tier, unless it is there. The bytes are only counted: those of files are never read.
+    async fn warm_blob(
+        &self,
+        image: &ImageName,
+        caller: &Caller,
+        digest: Digest,
+        size: u64,
+        counts: &Counts,
+    ) -> Result<(), String> {
+        let address = Address::of(&image.registry, &image.repository);
+        let named = |error: &dyn std::fmt::Display| format!("the blob {digest}: {error}");
+        let mut last = String::new();
+        for _ in 0..ATTEMPTS {
+            // A blob that is served counts as read to its end, and would be hashed again for the next reader.
+            let place = self.place(&address, caller).await.map_err(|e| named(&e))?;
+            let mut right = self.right(&place, &digest).map_err(|e| named(&e))?;
+            match self.held_blob(&place, &digest, &mut right).await {
+                Ok(Some(_)) => {
+                    counts.add(1, size);
+                    return Ok(());
+                }
+                Ok(None) => {}
+                Err(error) => return Err(named(&error)),
+            }
+            let request = Request {
+                route: Route::Blob(address.clone(), digest),
+                head: false,
+                range: RangeHeader::Whole,
+                caller: caller.clone(),
+            };
+            let pulled = self.serve(request).await.map_err(|e| named(&e))?;
+            let mut body = pulled.body;
+            let mut came = 0;
+            let broke = loop {
+                match body.frame().await {
+                    Some(Ok(frame)) => {
+                        let len = frame.data_ref().map_or(0, |data| data.len() as u64);
+                        came += len;
+                        counts.add(0, len);
+                    }
+                    Some(Err(error)) => break Some(error),
+                    None => break None,
+                }
+            };
+            drop(body);
+            match broke {
+                None => {
+                    counts.add(1, 0);
+                    return self.until_kept(&digest).await;
+                }
+                Some(error) => {
+                    counts.take_back(came);
+                    last = error.to_string();
+                }
+            }
+        }
+        Err(named(&last))
+    }
+
+    /// Waits until what has come is committed. What the tier does not take was passed on and is gone.
+    async fn until_kept(&self, digest: &Digest) -> Result<(), String> {
+        let begun = Instant::now();
+        loop {
+            let filling = self.fills.is_active(digest);
+            if self.store.has(digest) {
+                return Ok(());
+            }
+            if let Some(why) = self.store.trouble() {
+                return Err(format!("{digest} came and could not be kept: {why}"));
+            }
+            // A manifest is written on a thread of its own, which may wait for its turn.
+            let grace = Duration::from_secs(if filling { 120 } else { 10 });
+            if begun.elapsed() > grace.min(COMMIT_WITHIN) {
+                return Err(format!(
+                    "{digest} came and was not kept; is the tier too small for it? ([store] max_size, min_free)"
+                ));
+            }
+            tokio::time::sleep(GLANCE).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn platforms_are_chosen_by_name_with_or_without_variant() {
+        let digest = |of: &str| Digest::sha256(of.as_bytes());
+        let entry = |of: &str, platform: &str| {
+            let mut parts = platform.split('/');
+            let [os, architecture, variant] = [parts.next(), parts.next(), parts.next()];
+            serde_json::json!({"digest": digest(of), "size": 1,
+                "platform": {"os": os, "architecture": architecture, "variant": variant}})
+        };
+        let index = serde_json::json!({"manifests": [
+            entry("amd", "linux/amd64"), entry("v6", "linux/arm/v6"), entry("v7", "linux/arm/v7"),
+            entry("arm", "linux/arm64/v8"), entry("at", "unknown/unknown"),
+        ]});
+        let index = index.to_string();
+        let these = |names: &[&str]| {
+            let names = names.iter().map(|n| (*n).to_owned()).collect();
+            chosen(index.as_bytes(), &Platforms::These(names))
+        };
+        let found = these(&["linux/amd64", "linux/arm64", "linux/arm"]).expect("all there");
+        let digests: Vec<_> = found.iter().map(|(digest, _)| *digest).collect();
+        assert_eq!(digests, [digest("amd"), digest("arm"), digest("v7")]);
+        assert_eq!(these(&["linux/arm/v6"]).expect("there")[0].0, digest("v6"));
+        let error = these(&["linux/arm/v5"]).expect_err("not there");
+        let there = "linux/amd64, linux/arm/v6, linux/arm/v7, linux/arm64/v8;";
+        assert!(error.contains(there), "{error}");
+        assert!(these(&["linux/am"]).is_err());
+        let all = chosen(index.as_bytes(), &Platforms::All).expect("all");
+        assert_eq!(all.len(), 5);
+    }
+}

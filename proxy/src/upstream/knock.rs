@@ -1,0 +1,198 @@
+//! Knocking at an endpoint, for `larder doctor`: is a registry there, what time does it think it is, and does it accept
+//! a credential? Changes nothing of what is known of the endpoint.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::{
+    HeaderValue, Request, Response, StatusCode, Uri,
+    header::{AUTHORIZATION, DATE, USER_AGENT},
+};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use larder_shared::RegistryName;
+
+use super::{
+    Upstreams,
+    endpoint::{route_of, scheme, send_failure, token_failure},
+    question::{AGENT, Failure, sort},
+};
+use crate::{
+    client::{self, Route},
+    config::Endpoint,
+    identity::Identity,
+};
+
+/// A knock is answered within this time, or there is no answer.
+const WITHIN: Duration = Duration::from_secs(3);
+
+/// What came of a knock.
+#[derive(Clone, Debug)]
+pub struct Knock {
+    /// `scheme://host:port`
+    pub place: String,
+    /// The host to look up.
+    pub host: String,
+    /// The last endpoint, whose word counts.
+    pub origin: bool,
+    pub outcome: Knocked,
+    /// How far this node's clock is ahead of the endpoint's, in seconds, if it told the time.
+    pub ahead_seconds: Option<i64>,
+}
+
+/// How a knock was answered.
+#[derive(Clone, Debug)]
+pub enum Knocked {
+    /// A registry is there; for a credential: it accepted it.
+    Answered,
+    /// It is left alone for a while, since it asked for that.
+    Silent(Duration),
+    /// Something is there, but no registry.
+    NoRegistry(StatusCode),
+    Failed(Failure),
+}
+
+impl Upstreams {
+    /// Knocks at every endpoint of a registry at once.
+    pub async fn knock(&self, registry: &RegistryName) -> Vec<Knock> {
+        let upstream = self.config.load().upstream(registry.as_str());
+        let last = upstream.endpoints.len();
+        let knocks = upstream
+            .endpoints
+            .iter()
+            .enumerate()
+            .map(|(index, endpoint)| {
+                let route = route_of(&upstream, endpoint);
+                async move { self.knock_at(endpoint, &route, index + 1 == last).await }
+            });
+        futures_util::future::join_all(knocks).await
+    }
+
+    async fn knock_at(&self, endpoint: &Endpoint, route: &Route, origin: bool) -> Knock {
+        let place = client::origin(&endpoint.url);
+        let mut knock = Knock {
+            host: endpoint.url.host().unwrap_or_default().to_owned(),
+            origin,
+            outcome: Knocked::Answered,
+            ahead_seconds: None,
+            place: place.clone(),
+        };
+        let silent = self.health(&place, |health| {
+            health.silent_for(std::time::Instant::now())
+        });
+        if let Some(left) = silent {
+            knock.outcome = Knocked::Silent(left);
+            return knock;
+        }
+        match self.ping(endpoint, route, None).await {
+            Ok(response) => {
+                knock.ahead_seconds = ahead(&response);
+                knock.outcome = match response.status() {
+                    StatusCode::OK | StatusCode::UNAUTHORIZED => Knocked::Answered,
+                    status => match sort(&place, status, response.headers()) {
+                        Err(failure @ (Failure::Unreachable { .. } | Failure::Limited { .. })) => {
+                            Knocked::Failed(failure)
+                        }
+                        _ => Knocked::NoRegistry(status),
+                    },
+                };
+            }
+            Err(failure) => knock.outcome = Knocked::Failed(failure),
+        }
+        knock
+    }
+
+    /// Shows the origin a credential and says whether it takes it. No repository is named: what the credential opens is
+    /// another question.
+    pub async fn introduce(
+        &self,
+        registry: &RegistryName,
+        identity: &Identity,
+    ) -> Result<(), Failure> {
+        let upstream = self.config.load().upstream(registry.as_str());
+        let Some(origin) = upstream.endpoints.last() else {
+            return Ok(());
+        };
+        let (place, route) = (client::origin(&origin.url), route_of(&upstream, origin));
+        let first = self.ping(origin, &route, None).await?;
+        if first.status() != StatusCode::UNAUTHORIZED {
+            // Nobody is asked for anything here.
+            return sort(&place, first.status(), first.headers()).map(|_| ());
+        }
+        let Some(scheme) = scheme(first.headers()) else {
+            return Err(Failure::Refused(place));
+        };
+        let shown = self
+            .authorization(&scheme, identity, &place, &route)
+            .await
+            .map_err(|error| token_failure(&place, &error))?;
+        let Some(shown) = shown else {
+            return Err(Failure::Refused(place));
+        };
+        let second = self.ping(origin, &route, Some(shown)).await?;
+        sort(&place, second.status(), second.headers()).map(|_| ())
+    }
+
+    async fn ping(
+        &self,
+        endpoint: &Endpoint,
+        route: &Route,
+        authorization: Option<HeaderValue>,
+    ) -> Result<Response<Incoming>, Failure> {
+        let place = client::origin(&endpoint.url);
+        let invalid = |why: &str| Failure::Invalid {
+            place: place.clone(),
+            why: why.to_owned(),
+        };
+        let uri = base(&endpoint.url).ok_or_else(|| invalid("a URL that cannot be asked"))?;
+        let mut request: Request<Full<Bytes>> = Request::new(Full::default());
+        *request.uri_mut() = uri;
+        let headers = request.headers_mut();
+        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        if let Some(authorization) = authorization {
+            headers.insert(AUTHORIZATION, authorization);
+        }
+        let sent = self.client.send(route, request, WITHIN).await;
+        sent.map_err(|error| send_failure(place.clone(), error))
+    }
+}
+
+/// Where the registry API begins: `<endpoint>/v2/`, or what stands before the first repository in the endpoint's path.
+fn base(url: &Uri) -> Option<Uri> {
+    let text = url.to_string();
+    let text = text.trim_end_matches('/');
+    let base = match url.path().split('/').position(|part| part == "v2") {
+        Some(at) => {
+            let path: Vec<_> = url.path().split('/').take(at + 1).collect();
+            format!("{}{}/", client::origin(url), path.join("/"))
+        }
+        None => format!("{text}/v2/"),
+    };
+    base.parse().ok()
+}
+
+/// How far our clock is ahead of the one that wrote `Date` (RFC 9110 section 6.6.1).
+fn ahead(response: &Response<Incoming>) -> Option<i64> {
+    let date = response.headers().get(DATE)?.to_str().ok()?;
+    let theirs = jiff::fmt::rfc2822::parse(date).ok()?.timestamp();
+    let ours = jiff::Timestamp::try_from(SystemTime::now()).ok()?;
+    Some(ours.as_second() - theirs.as_second())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_api_begins_at_v2() {
+        for (endpoint, expected) in [
+            ("https://ghcr.io", "https://ghcr.io/v2/"),
+            ("https://h.example/prefix", "https://h.example/prefix/v2/"),
+            ("https://h.example/v2/hub", "https://h.example/v2/"),
+            ("http://127.0.0.1:5000/", "http://127.0.0.1:5000/v2/"),
+        ] {
+            let base = base(&endpoint.parse().unwrap()).unwrap();
+            assert_eq!(base, expected, "{endpoint}");
+        }
+    }
+}

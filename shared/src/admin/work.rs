@@ -1,0 +1,70 @@
+//! Work that takes its time: how far it has come, and what came of it.
+//!
+//! `POST /pull`, `/verify` and `/gc` answer with lines of JSON, an [`Event`] each: progress several times a second, then
+//! `done` or `failed` as the last.
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+
+/// One line of such an answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub enum Event<T> {
+    Progress(Progress),
+    /// The last line, when it went well.
+    Done(T),
+    /// The last line otherwise.
+    Failed(Failed),
+}
+
+/// How far it has come.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    pub blobs: u64,
+    pub bytes: u64,
+    /// What there is to do in all, as far as is known. It may grow.
+    pub of_blobs: u64,
+    pub of_bytes: u64,
+}
+
+/// Why it was given up.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Failed {
+    pub error: String,
+}
+
+/// `POST /gc`, `/pin`, `/unpin`, `/evict`: what was taken out, pinned or let go.
+#[derive(Clone, Copy, Default, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Acted {
+    pub blobs: u64,
+    pub bytes: u64,
+}
+
+/// `POST /verify`: what was hashed again, and what had rotted.
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Verified {
+    pub blobs: u64,
+    pub bytes: u64,
+    pub rotten: Vec<Digest>,
+}
+
+/// `POST /pull?ref=…`: an image that is in the node tier now.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct PulledImage {
+    /// `REGISTRY/REPOSITORY:TAG` or `@DIGEST`, as it was understood.
+    pub image: String,
+    pub digest: Digest,
+    pub media_type: String,
+    /// `os/architecture[/variant]` of what was chosen from an index; empty for an image that has none.
+    pub platforms: Vec<String>,
+    /// Everything that belongs to it, manifests included.
+    pub blobs: u64,
+    pub bytes: u64,
+    /// What of that was not here before.
+    pub fetched_blobs: u64,
+    pub fetched_bytes: u64,
+}
