@@ -8,11 +8,12 @@ pub mod coalesce;
 pub mod config;
 pub mod credentials;
 pub mod drain;
-pub mod history;
 pub mod identity;
 pub mod metrics;
 pub mod record;
 pub mod telemetry;
+
+pub mod history;
 
 pub mod store;
 

@@ -11,6 +11,8 @@ mod chart;
 mod images;
 mod query;
 mod sections;
+#[cfg(test)]
+mod tests;
 mod words;
 
 use std::{

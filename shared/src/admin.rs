@@ -119,6 +119,9 @@ pub struct FillStatus {
     pub present_bytes: u64,
     pub size_bytes: Option<u64>,
     pub readers: usize,
+    /// `REGISTRY/REPOSITORY` through which its first reader asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
 }
 
 /// An upstream that was used or configured.

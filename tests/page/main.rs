@@ -10,7 +10,10 @@ mod words;
 /// Pulls an image by its tag: the manifest, and all that it names.
 async fn pull(scene: &Scene, repository: &str, tag: &str) {
     let answer = http::get(&scene.manifest(repository, tag), &[]).await;
-    let manifest = answer.expect("an answer").json();
+    let answer = answer.expect("an answer");
+    let own = answer.header("docker-content-digest").expect("a digest");
+    scene.until_committed(own).await;
+    let manifest = answer.json();
     let layers = manifest["layers"].as_array().cloned().unwrap_or_default();
     for named in layers.iter().chain([&manifest["config"]]) {
         let digest = named["digest"].as_str().expect("a digest");

@@ -53,7 +53,7 @@ const IMAGES: Patience = Patience {
 };
 
 /// Doctor asks registries and members, so the page has it look no more often than this; and how long a page that is
-/// loaded waits for its first word.
+/// loaded waits for its word.
 const DIAGNOSIS: Duration = Duration::from_mins(2);
 const DIAGNOSIS_WITHIN: Duration = Duration::from_secs(1);
 
@@ -175,7 +175,7 @@ impl Admin {
         upstreams
     }
 
-    /// What doctor found last. Has it look again, beside, if that is long ago, and waits for it if it never has.
+    /// What doctor found last. Has it look again if that is long ago, and waits so long for what it finds.
     async fn checked(self: &Arc<Self>, patience: Duration) -> Checked {
         let sights = &self.sights;
         let old = sights.diagnosis.load_full();
@@ -185,7 +185,7 @@ impl Admin {
             if looking.as_ref().is_none_or(JoinHandle::is_finished) {
                 *looking = Some(tokio::spawn(Arc::clone(self).look()));
             }
-            if let (None, Some(looking)) = (old, looking.as_mut()) {
+            if let Some(looking) = looking.as_mut() {
                 // It goes on if it is not waited for any longer.
                 let _ = tokio::time::timeout(patience, looking).await;
             }

@@ -59,7 +59,7 @@ pub fn history(view: &View) -> Markup {
                     }
                 }
             }
-            figure {
+            @if all == Sample::default() { p.quiet { "Nothing was pulled in this time." } } @else { figure {
                 figcaption.key {
                     @for (class, word, of) in PARTS {
                         span { i class={"swatch " (class)} {} "from " (word) " " b { (size(of(&all))) } }
@@ -81,7 +81,7 @@ pub fn history(view: &View) -> Markup {
                 }
                 div.time aria-hidden="true" { @for mark in marks { span { (mark) } } }
             }
-            (table(columns, minutes))
+            (table(columns, minutes)) }
         }
     }
 }
@@ -94,9 +94,6 @@ fn table(columns: &[Sample], minutes: usize) -> Markup {
     html! {
         details {
             summary { "The same as a table" }
-            @if used.is_empty() {
-                p.quiet { "Nothing was pulled in this time." }
-            } @else {
                 table {
                     thead { tr {
                         th scope="col" { "When" }
@@ -119,7 +116,6 @@ fn table(columns: &[Sample], minutes: usize) -> Markup {
                         }
                     }
                 }
-            }
         }
     }
 }

@@ -126,7 +126,7 @@ impl Query {
 
     /// The link to the page with these choices; what is as usual goes unsaid.
     pub fn link(&self) -> String {
-        let mut pairs = form_urlencoded::Serializer::new(String::from("?"));
+        let mut pairs = form_urlencoded::Serializer::for_suffix(String::from("?"), 1);
         pairs.extend_pairs(self.pairs());
         if self.leaf > 0 {
             pairs.append_pair("page", &(self.leaf + 1).to_string());

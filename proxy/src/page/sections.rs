@@ -168,7 +168,10 @@ fn under_way(fill: &FillStatus) -> Markup {
     let readers = counted(fill.readers as u64, "reader", "readers");
     html! {
         li id={"fill-" (hex)} data-bytes=(present) data-size=[fill.size_bytes] {
-            code.digest title=(digest) { (&hex[..hex.len().min(12)]) }
+            span.what {
+                @if let Some(repository) = &fill.repository { (repository) " " }
+                code.digest title=(digest) { (&hex[..hex.len().min(12)]) }
+            }
             @match fill.size_bytes {
                 Some(whole) => progress max=(whole.max(1)) value=(present) aria-label={"Download of " (digest)} {},
                 None => progress aria-label={"Download of " (digest)} {},

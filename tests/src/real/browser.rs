@@ -65,6 +65,9 @@ impl Browser {
         let started = started.with_context(|| std::fs::read_to_string(&log).unwrap_or_default())?;
         let id = started["sessionId"].as_str().context("no session")?;
         browser.session = format!("{url}/session/{id}");
+        // The page that a new browser shows is not the test's.
+        browser.open("about:blank").await?;
+        browser.requests().await?;
         Ok(browser)
     }
 
@@ -154,10 +157,9 @@ impl Browser {
     /// A picture of the whole page, as PNG.
     pub async fn picture(&self, path: &Path) -> Result<()> {
         let size = self.protocol("Page.getLayoutMetrics", json!({})).await?;
-        let size = &size["cssContentSize"];
-        let clip = json!({
-            "x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1,
-        });
+        let height = &size["cssContentSize"]["height"];
+        let width = self.value("innerWidth").await?;
+        let clip = json!({ "x": 0, "y": 0, "width": width, "height": height, "scale": 1 });
         let shot = json!({ "captureBeyondViewport": true, "clip": clip });
         let answer = self.protocol("Page.captureScreenshot", shot).await?;
         let picture = answer["data"].as_str().context("no picture")?;
