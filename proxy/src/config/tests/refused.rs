@@ -30,8 +30,8 @@ const REFUSED: &[(&str, &str)] = &[
         "2:14: `allow_from` in [registry]: nobody could pull: name \"node\" at least, or leave the key out",
     ),
     (
-        "[telemetry]\nexposed = true",
-        "2:1: unknown key `exposed` in [telemetry]: did you mean `expose`? The keys are `listen`, `expose`, `log`, `log_format`",
+        "[telemetry]\npage = true",
+        "2:1: unknown key `page` in [telemetry]: the keys are `listen`, `expose`, `log`, `log_format`",
     ),
     (
         "[upstreams.\"ghcr.io\"]\nproof = true",
