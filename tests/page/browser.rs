@@ -286,7 +286,7 @@ async fn a_pull_is_seen_to_move() {
     let amount = amount.as_str().unwrap_or_default();
     let named = format!("{}/team/app", scene.fake.host());
     assert!(
-        amount.contains(" MiB of 14.3 MiB") && amount.contains(&named),
+        amount.contains(" of 14.3 MiB") && amount.contains(&named),
         "{amount}"
     );
     browser
