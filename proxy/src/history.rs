@@ -105,7 +105,7 @@ impl History {
         for (index, sample) in newest_first.take(columns * minutes).enumerate() {
             match out.last_mut() {
                 Some(column) if index % minutes != 0 => {
-                    *column = column.with(*sample, |a, b| a + b)
+                    *column = column.with(*sample, |a, b| a + b);
                 }
                 _ => out.push(*sample),
             }

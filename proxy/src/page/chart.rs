@@ -17,8 +17,11 @@ use crate::history::Sample;
 const HEIGHT: f64 = 100.0;
 const WIDTH: usize = 10;
 
-/// What a chart's column is made of, from the bottom up: class, word, and how much.
-const PARTS: [(&str, &str, fn(&Sample) -> u64); 3] = [
+/// One part of a column: its class, its word, and how much of a sample it is.
+type Part = (&'static str, &'static str, fn(&Sample) -> u64);
+
+/// What a chart's column is made of, from the bottom up.
+const PARTS: [Part; 3] = [
     ("node", "this node", |sample| sample.node_bytes),
     ("peers", "other nodes", |sample| sample.cluster_bytes),
     ("upstream", "registries", |sample| sample.upstream_bytes),
