@@ -121,7 +121,8 @@ async fn what_was_said_is_text() {
         .await
         .expect("an answer");
     assert_eq!(refused.status, 400);
-    let encoded: String = evil.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let encoded: Vec<String> = evil.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let encoded = encoded.concat();
     let text = page(
         &scene,
         &format!("?filter={encoded}&sort={encoded}&span={encoded}"),

@@ -17,7 +17,7 @@ use super::process::{free_port, until};
 use crate::http::Call;
 
 /// How long a browser may take to start, and a page to become what it should be, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const GLANCE: Duration = Duration::from_millis(50);
 
 /// One browser with an empty profile, and one tab. Dropping it ends all its processes.
