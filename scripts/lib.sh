@@ -117,6 +117,15 @@ need_promtool() {
     PATH=$PATH:$dir/usr/bin
 }
 
+# Chromium and its driver as Debian packages them. Fails where there are no such packages: Ubuntu has snaps instead.
+need_chromium() {
+    if ! command -v chromedriver >/dev/null && ! apt-cache show chromium-driver >/dev/null 2>&1; then
+        as_root apt-get update -q
+        apt-cache show chromium-driver >/dev/null 2>&1 || return 1
+    fi
+    need chromium=chromium chromedriver=chromium-driver
+}
+
 listening() { (: >"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 # A loopback port nobody listens on, below the range the kernel gives to outgoing connections.

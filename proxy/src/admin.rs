@@ -11,17 +11,21 @@
 //!                   GET /log, POST /log?filter=FILTER
 //!                   POST /trace[?ref=IMAGE]  requests as they happen, line by line
 //! telemetry port    GET /metrics  /livez  /readyz
+//!                   GET /                    the status page, for who comes by loopback
 //! ```
 //!
 //! Reads snapshots; never holds a lock of the data path for longer than a copy.
 
 mod diagnosis;
 mod follow;
+mod kept;
 mod log;
+mod page;
 mod scrape;
 mod status;
 mod telemetry;
 mod upstreams;
+mod visitor;
 mod work;
 
 use std::{
@@ -36,6 +40,8 @@ use larder_shared::{
     name::ImageName,
 };
 
+use self::page::Sights;
+pub use self::visitor::Arrival;
 use crate::{
     body::Body,
     credentials::Credential,
@@ -54,6 +60,9 @@ pub struct Admin {
     listen: Listen,
     started: Instant,
     readiness: Readiness,
+    /// The name of this machine or pod.
+    host: String,
+    sights: Sights,
     /// Why the configuration file on disk is not in force, if it is not.
     misread: Arc<ArcSwapOption<String>>,
     diagnosis: tokio::sync::Mutex<Option<(Instant, Arc<Diagnosis>)>>,
@@ -81,6 +90,9 @@ impl Admin {
             started: Instant::now(),
             readiness,
             scraping: tokio::sync::Mutex::default(),
+            host: std::fs::read_to_string("/proc/sys/kernel/hostname")
+                .map_or_else(|_| "this node".to_owned(), |name| name.trim().to_owned()),
+            sights: Sights::default(),
         }
     }
 

@@ -62,6 +62,7 @@ pub type Reread = Box<dyn Fn() -> Result<Config, crate::config::ConfigError> + S
 pub struct Bound {
     registry: TcpListener,
     telemetry: Option<TcpListener>,
+    exposed: Option<TcpListener>,
     peers: Option<TcpListener>,
     admin: UnixListener,
     socket: PathBuf,
@@ -100,6 +101,10 @@ pub async fn build(config: Config, logs: Logs) -> anyhow::Result<Bound> {
         }
         None => None,
     };
+    let exposed = match config.telemetry.expose {
+        Some(address) => Some(bind(address, "metrics", "--expose ADDR").await?),
+        None => None,
+    };
     let peers = match &config.cluster.peers {
         Some(peers) => Some(bind(peers.listen, "peers", "[cluster] listen").await?),
         None => None,
@@ -125,6 +130,10 @@ pub async fn build(config: Config, logs: Logs) -> anyhow::Result<Bound> {
     let listen = Listen {
         registry: registry.local_addr()?.to_string(),
         telemetry: match &telemetry {
+            Some(listener) => Some(listener.local_addr()?.to_string()),
+            None => None,
+        },
+        exposed: match &exposed {
             Some(listener) => Some(listener.local_addr()?.to_string()),
             None => None,
         },
@@ -198,6 +207,7 @@ pub async fn build(config: Config, logs: Logs) -> anyhow::Result<Bound> {
     Ok(Bound {
         registry,
         telemetry,
+        exposed,
         peers,
         admin,
         socket,
@@ -291,13 +301,13 @@ impl Bound {
             Arc::clone(&surface),
             watch.clone(),
         ));
-        if let Some(listener) = self.telemetry {
-            tokio::spawn(listen::telemetry(
-                listener,
-                Arc::clone(&admin),
-                until_end.clone(),
-            ));
+        for (listener, exposed) in [(self.telemetry, false), (self.exposed, true)] {
+            if let Some(listener) = listener {
+                let (admin, until_end) = (Arc::clone(&admin), until_end.clone());
+                tokio::spawn(listen::telemetry(listener, exposed, admin, until_end));
+            }
         }
+        tokio::spawn(Arc::clone(&admin).keep_history());
         if let Some(listener) = self.peers {
             let surface = PeerSurface::new(Arc::clone(&self.pull), Arc::clone(&self.metrics));
             tokio::spawn(listen::peers(listener, Arc::new(surface), watch.clone()));

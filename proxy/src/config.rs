@@ -167,8 +167,10 @@ pub struct TagRule {
 /// `[telemetry]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Telemetry {
-    /// Where metrics and health are served; `None` when off.
+    /// Where metrics, health and, on a loopback address, the status page are served; `None` when off.
     pub listen: Option<SocketAddr>,
+    /// Where metrics and health are served besides, and never the page: the pod's own address. `None` when off.
+    pub expose: Option<SocketAddr>,
     /// What to log, in the notation of `tracing_subscriber::EnvFilter`.
     pub log: String,
     /// How log lines look.
@@ -240,6 +242,7 @@ impl Default for Telemetry {
     fn default() -> Self {
         Self {
             listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 7421))),
+            expose: None,
             log: "info".to_owned(),
             log_format: LogFormat::default(),
         }

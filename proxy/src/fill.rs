@@ -376,6 +376,8 @@ pub struct FillView {
     pub present: u64,
     pub size: Option<u64>,
     pub readers: usize,
+    /// Where its first reader has it from.
+    pub source: Option<Source>,
 }
 
 /// All fills of this node.
@@ -506,6 +508,7 @@ impl Fills {
                     present: state.partial.as_ref().map_or(0, |p| p.present().total()),
                     size: state.size,
                     readers: state.seats.len(),
+                    source: state.sources.first().cloned(),
                 }
             })
             .collect()

@@ -15,6 +15,8 @@ pub mod record;
 pub mod telemetry;
 pub mod trace;
 
+pub mod history;
+
 pub mod store;
 
 pub mod client;
@@ -35,6 +37,7 @@ pub mod pull;
 pub mod keep;
 
 pub mod doctor;
+pub mod page;
 
 pub mod admin;
 pub mod registry;

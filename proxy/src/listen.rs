@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use crate::{
-    admin::Admin,
+    admin::{Admin, Arrival},
     body::Body,
     drain::Watch,
     peers::PeerSurface,
@@ -228,15 +228,29 @@ where
     ended.map_err(|error| error.to_string())
 }
 
-/// Serves metrics and health on the telemetry port until the drain.
-pub async fn telemetry(listener: TcpListener, admin: Arc<Admin>, watch: Watch) {
-    accept(watch.clone(), listener, |stream| {
-        let admin = Arc::clone(&admin);
-        tokio::spawn(plain_connection(stream, watch.clone(), move |request| {
+/// Connections to the telemetry port at once.
+const MAX_TELEMETRY_CONNECTIONS: usize = 256;
+
+/// Serves metrics and health until the drain; on `listen` the status page too, for who comes by loopback, which is
+/// where a port-forward arrives. On `expose` it is never shown.
+pub async fn telemetry(listener: TcpListener, exposed: bool, admin: Arc<Admin>, watch: Watch) {
+    bounded(
+        listener,
+        "telemetry",
+        MAX_TELEMETRY_CONNECTIONS,
+        watch,
+        |stream, watch| {
             let admin = Arc::clone(&admin);
-            async move { admin.telemetry(&request).await }
-        }));
-    })
+            let arrival = match stream.local_addr() {
+                Ok(local) if !exposed => Arrival::at(local.ip()),
+                _ => Arrival::Exposed,
+            };
+            plain_connection(stream, watch, move |request| {
+                let admin = Arc::clone(&admin);
+                async move { admin.telemetry(&request, arrival).await }
+            })
+        },
+    )
     .await;
 }
 

@@ -321,6 +321,11 @@ impl Metrics {
         totals.map(|totals| totals.requests.get()).sum()
     }
 
+    /// Requests that were answered from `tier`.
+    pub fn requests_from(&self, tier: Tier) -> u64 {
+        self.clients.totals[tier as usize].requests.get()
+    }
+
     /// Body bytes that clients were sent from `tier`.
     pub fn sent_from(&self, tier: Tier) -> u64 {
         self.clients.totals[tier as usize].sent_bytes.get()

@@ -92,6 +92,9 @@ pub struct ObjectStoreStatus {
 pub struct Listen {
     pub registry: String,
     pub telemetry: Option<String>,
+    /// Where metrics and health are besides, without the status page.
+    #[serde(default)]
+    pub exposed: Option<String>,
     /// The peer port, if there is one.
     #[serde(default)]
     pub peers: Option<String>,
@@ -124,6 +127,9 @@ pub struct FillStatus {
     pub present_bytes: u64,
     pub size_bytes: Option<u64>,
     pub readers: usize,
+    /// `REGISTRY/REPOSITORY` through which its first reader asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
 }
 
 /// An upstream that was used or configured.

@@ -6,6 +6,7 @@
 //!
 //! It leaves to others: what an image is made of, the faulty fake registry, and larder itself.
 
+mod browser;
 mod containerd;
 mod copy;
 pub mod cri;
@@ -17,6 +18,7 @@ mod token_server;
 
 use std::io::Write as _;
 
+pub use browser::Browser;
 pub use containerd::Containerd;
 pub use copy::{Podman, PrefixMirror, Skopeo};
 pub use cri::{Auth, CriClient, CriImage};

@@ -74,6 +74,9 @@ impl Admin {
                     present_bytes: fill.present,
                     size_bytes: fill.size,
                     readers: fill.readers,
+                    repository: fill
+                        .source
+                        .map(|s| format!("{}/{}", s.registry, s.repository)),
                 })
                 .collect(),
             upstreams,

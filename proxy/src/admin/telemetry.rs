@@ -1,13 +1,24 @@
-//! The telemetry port: metrics and health.
+//! The telemetry port: metrics and health, and the way to the status page.
+
+use std::sync::Arc;
 
 use http::{Request, Response, StatusCode};
 
-use super::{Admin, text};
+use super::{Admin, Arrival, text};
 use crate::{body::Body, store::Tenure};
 
 impl Admin {
     /// Answers on the telemetry port.
-    pub async fn telemetry<B>(&self, request: &Request<B>) -> Response<Body> {
+    pub async fn telemetry<B>(
+        self: &Arc<Self>,
+        request: &Request<B>,
+        arrival: Arrival,
+    ) -> Response<Body> {
+        if arrival == Arrival::Loopback
+            && let Some(response) = self.page(request).await
+        {
+            return response;
+        }
         match request.uri().path() {
             "/metrics" => self.metrics(request.headers()).await,
             // Everything is bound and built before the port answers.

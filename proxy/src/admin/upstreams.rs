@@ -43,7 +43,7 @@ impl Admin {
     }
 
     /// Every registry that is configured, or of which something is known here, with the number of its repositories.
-    async fn known_registries(&self) -> BTreeMap<RegistryName, u64> {
+    pub(super) async fn known_registries(&self) -> BTreeMap<RegistryName, u64> {
         let store = Arc::clone(&self.pull.store);
         let count = move || {
             let mut known: BTreeMap<RegistryName, u64> = BTreeMap::new();
@@ -63,7 +63,7 @@ impl Admin {
         known
     }
 
-    async fn upstream(&self, registry: &RegistryName, repositories: u64) -> Upstream {
+    pub(super) async fn upstream(&self, registry: &RegistryName, repositories: u64) -> Upstream {
         let config = self.pull.config.load().upstream(registry.as_str());
         let findings = match &config.credentials {
             Some(source) => self.pull.credentials.findings(source).await,

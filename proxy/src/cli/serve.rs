@@ -30,9 +30,12 @@ pub struct ServeArgs {
     /// Where the container runtime connects.
     #[arg(long, env = "LARDER_LISTEN", value_name = "ADDR")]
     listen: Option<SocketAddr>,
-    /// Where metrics and health are served, or `off`.
+    /// Where metrics, health and the status page are served, or `off`.
     #[arg(long, env = "LARDER_TELEMETRY", value_name = "ADDR")]
     telemetry: Option<String>,
+    /// Where metrics and health are served besides, without the page: the pod's IP and a port.
+    #[arg(long, env = "LARDER_EXPOSE", value_name = "ADDR")]
+    expose: Option<SocketAddr>,
     /// The admin socket.
     #[arg(long, env = "LARDER_SOCKET", value_name = "PATH")]
     socket: Option<PathBuf>,
@@ -74,6 +77,9 @@ impl ServeArgs {
             // clap has checked that it is an address.
             Some(address) => config.telemetry.listen = address.parse().ok(),
             None => {}
+        }
+        if self.expose.is_some() {
+            config.telemetry.expose = self.expose;
         }
         if let Some(socket) = &self.socket {
             config.admin.socket.clone_from(socket);

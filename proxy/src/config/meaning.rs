@@ -51,8 +51,17 @@ pub(super) fn config(text: &str, origin: &str) -> Result<Config, ConfigError> {
             )
         });
     }
-    if let Some(peers) = &cluster.peers
+    if let Some(expose) = telemetry.expose
         && let Some(taken) = [Some(registry.listen), telemetry.listen]
+            .into_iter()
+            .flatten()
+            .find(|other| collide(*other, expose))
+    {
+        let why = format!("{taken} is taken: name the pod's own address, or choose another port");
+        return Err(telemetry_section.wrong("expose", why));
+    }
+    if let Some(peers) = &cluster.peers
+        && let Some(taken) = [Some(registry.listen), telemetry.listen, telemetry.expose]
             .into_iter()
             .flatten()
             .find(|other| collide(*other, peers.listen))
@@ -169,6 +178,9 @@ fn telemetry(said: &mut Section<'_, '_>) -> Result<Telemetry, ConfigError> {
         listen: said
             .text("listen", value::address_or_off)?
             .unwrap_or(default.listen),
+        expose: said
+            .text("expose", value::address_or_off)?
+            .unwrap_or(default.expose),
         log: said.text("log", value::log_filter)?.unwrap_or(default.log),
         log_format: said
             .choice("log_format", &LogFormat::WORDS)?

@@ -103,6 +103,10 @@ pub(super) fn toml(config: &Config) -> String {
         Some(address) => page.text("listen", address),
         None => page.text("listen", "off"),
     }
+    match config.telemetry.expose {
+        Some(address) => page.text("expose", address),
+        None => page.text("expose", "off"),
+    }
     page.text("log", &config.telemetry.log);
     page.text("log_format", config.telemetry.log_format.as_str());
 

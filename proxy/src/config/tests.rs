@@ -78,6 +78,7 @@ max_rate = "50MB"
 
 [telemetry]
 listen = "off"
+expose = "10.0.0.1:7421"
 log = "larder=debug,warn"
 log_format = "json"
 
@@ -101,6 +102,7 @@ fn a_file_that_says_everything_is_understood_and_reads_back() {
     assert_eq!(config.access.ttl, Duration::ZERO);
     assert_eq!(config.access.grace, Duration::from_hours(48));
     assert_eq!(config.telemetry.listen, None);
+    assert_eq!(config.telemetry.expose, "10.0.0.1:7421".parse().ok());
     assert_eq!(config.telemetry.log_format, LogFormat::Json);
 
     let hub = config.upstream("index.docker.io");

@@ -30,8 +30,8 @@ const REFUSED: &[(&str, &str)] = &[
         "2:14: `allow_from` in [registry]: nobody could pull: name \"node\" at least, or leave the key out",
     ),
     (
-        "[telemetry]\nexpose = true",
-        "2:1: unknown key `expose` in [telemetry]: the keys are `listen`, `log`, `log_format`",
+        "[telemetry]\npage = true",
+        "2:1: unknown key `page` in [telemetry]: the keys are `listen`, `expose`, `log`, `log_format`",
     ),
     (
         "[upstreams.\"ghcr.io\"]\nproof = true",
@@ -170,6 +170,10 @@ const REFUSED: &[(&str, &str)] = &[
     (
         "[telemetry]\nlisten = \"0.0.0.0:7420\"",
         "2:10: `listen` in [telemetry]: 0.0.0.0:7420 is taken by [registry]: choose another port",
+    ),
+    (
+        "[telemetry]\nexpose = \"0.0.0.0:7421\"",
+        "2:10: `expose` in [telemetry]: 127.0.0.1:7421 is taken: name the pod's own address, or choose another port",
     ),
     // URLs
     (

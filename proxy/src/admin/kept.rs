@@ -1,0 +1,135 @@
+//! Answers that cost to find out, kept for who asks next, however many look at the page.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Mutex;
+
+/// The last answer. Whoever asks while it is being found out waits for it.
+#[derive(Debug)]
+pub struct Kept<T> {
+    last: Mutex<Option<Last<T>>>,
+}
+
+#[derive(Debug)]
+struct Last<T> {
+    /// What the answer may depend on, as it was then.
+    stamp: u64,
+    found: Instant,
+    took: Duration,
+    asked: Instant,
+    answer: Arc<T>,
+}
+
+/// How long an answer is good for.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// If the stamp has changed.
+    pub changed: Duration,
+    /// If it has not.
+    pub same: Duration,
+}
+
+/// Finding out may take this part of the time at the most.
+const SHARE: u32 = 20;
+
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Self {
+            last: Mutex::new(None),
+        }
+    }
+}
+
+impl<T> Kept<T> {
+    /// The answer, found out again if it is too old for its stamp.
+    pub async fn get<F: Future<Output = T>>(
+        &self,
+        stamp: u64,
+        patience: Patience,
+        find: impl FnOnce() -> F,
+    ) -> Arc<T> {
+        let mut last = self.last.lock().await;
+        let now = Instant::now();
+        if let Some(last) = last.as_mut() {
+            last.asked = now;
+            let good = if last.stamp == stamp {
+                patience.same
+            } else {
+                patience.changed
+            };
+            if last.found.elapsed() < good.max(last.took * SHARE) {
+                return Arc::clone(&last.answer);
+            }
+        }
+        let answer = Arc::new(find().await);
+        let found = Instant::now();
+        *last = Some(Last {
+            stamp,
+            found,
+            took: found - now,
+            asked: found,
+            answer: Arc::clone(&answer),
+        });
+        answer
+    }
+
+    /// Lets go an answer that nobody has asked for lately.
+    pub fn let_go(&self, after: Duration) {
+        // Whoever holds the lock is asking.
+        if let Ok(mut last) = self.last.try_lock()
+            && last
+                .as_ref()
+                .is_some_and(|last| last.asked.elapsed() >= after)
+        {
+            *last = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    const EVER: Duration = Duration::from_hours(1);
+
+    #[tokio::test]
+    async fn an_answer_is_found_out_once_for_all_who_ask() {
+        let kept = Kept::default();
+        let found = AtomicU32::new(0);
+        let find = || async { found.fetch_add(1, Ordering::Relaxed) };
+        let patience = Patience {
+            changed: Duration::ZERO,
+            same: EVER,
+        };
+        for (stamp, answer) in [(1, 0), (1, 0), (2, 1), (2, 1), (1, 2)] {
+            // What takes no time may be found out again at once; the clock has to move, though.
+            std::thread::sleep(Duration::from_millis(1));
+            assert_eq!(*kept.get(stamp, patience, find).await, answer, "{stamp}");
+        }
+        kept.let_go(EVER);
+        assert_eq!(*kept.get(1, patience, find).await, 2);
+        kept.let_go(Duration::ZERO);
+        assert_eq!(*kept.get(1, patience, find).await, 3);
+    }
+
+    #[tokio::test]
+    async fn what_takes_long_is_found_out_seldom() {
+        let kept = Kept::default();
+        let at_once = Patience {
+            changed: Duration::ZERO,
+            same: Duration::ZERO,
+        };
+        let slow = || async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            1
+        };
+        assert_eq!(*kept.get(1, at_once, slow).await, 1);
+        // Ten seconds have to pass.
+        assert_eq!(*kept.get(2, at_once, || async { 2 }).await, 1);
+    }
+}

@@ -1,0 +1,257 @@
+//! The status page on the telemetry port: gathers what [`crate::page`] shows, no more often than it has to.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use arc_swap::ArcSwapOption;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use larder_shared::{
+    RegistryName,
+    admin::{Diagnosis, Status, Upstream},
+};
+use tokio::{sync::Mutex, task::JoinHandle};
+use url::form_urlencoded;
+
+use super::{
+    Admin,
+    kept::{Kept, Patience},
+    text, visitor,
+};
+use crate::{
+    body::Body,
+    history::{History, MINUTE, Sample},
+    page::{self, Checked, Known, Listing, Query, View},
+};
+
+/// What the page is made of, and what it cost to find out.
+#[derive(Debug, Default)]
+pub(super) struct Sights {
+    history: History,
+    status: Kept<Status>,
+    images: Kept<Listing>,
+    registries: Kept<BTreeMap<RegistryName, u64>>,
+    upstreams: Kept<Vec<Upstream>>,
+    /// What doctor found, and when.
+    diagnosis: ArcSwapOption<(Instant, Arc<Diagnosis>)>,
+    looking: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Several visitors share an answer.
+const STATUS: Patience = Patience {
+    changed: Duration::from_millis(500),
+    same: Duration::from_millis(500),
+};
+
+/// Images change when something was asked for. Pins and verdicts change without that.
+const IMAGES: Patience = Patience {
+    changed: Duration::from_secs(2),
+    same: Duration::from_mins(1),
+};
+
+/// Doctor asks registries and members, so the page has it look no more often than this; and how long a page that is
+/// loaded waits for its word.
+const DIAGNOSIS: Duration = Duration::from_mins(2);
+const DIAGNOSIS_WITHIN: Duration = Duration::from_secs(1);
+
+/// What nobody looks at is let go.
+const UNSEEN: Duration = Duration::from_mins(2);
+
+/// Sent with everything of the page. It holds no inline script or style, loads from this port alone, and is nobody's
+/// part; no answer may outlive the visit on the visitor's disk.
+const HEADERS: [(HeaderName, HeaderValue); 7] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(
+            "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; \
+             form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+        ),
+    ),
+    (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
+    (
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    ),
+    (
+        header::REFERRER_POLICY,
+        HeaderValue::from_static("no-referrer"),
+    ),
+    (
+        HeaderName::from_static("cross-origin-resource-policy"),
+        HeaderValue::from_static("same-origin"),
+    ),
+    (
+        HeaderName::from_static("cross-origin-opener-policy"),
+        HeaderValue::from_static("same-origin"),
+    ),
+    (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+];
+
+impl Admin {
+    /// Answers a path of the page; nothing if there is no such path.
+    pub(super) async fn page<B>(self: &Arc<Self>, request: &Request<B>) -> Option<Response<Body>> {
+        let path = request.uri().path();
+        let is_page = [
+            "/",
+            page::LIVE_PATH,
+            page::STYLE_PATH,
+            page::SCRIPT_PATH,
+            page::ICON_PATH,
+        ];
+        if !is_page.contains(&path) {
+            return None;
+        }
+        let mut response = if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            text(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "the status page only shows\n",
+            )
+        } else if let Err(refusal) = visitor::check(request.headers()) {
+            text(refusal.status(), refusal.why())
+        } else {
+            self.shown(path, request.uri().query().unwrap_or_default())
+                .await
+        };
+        let fixed: HeaderMap = HEADERS.into_iter().collect();
+        response.headers_mut().extend(fixed);
+        Some(response)
+    }
+
+    async fn shown(self: &Arc<Self>, path: &str, query: &str) -> Response<Body> {
+        match path {
+            page::STYLE_PATH => typed("text/css; charset=utf-8", page::STYLE.to_owned()),
+            page::SCRIPT_PATH => typed("text/javascript; charset=utf-8", page::SCRIPT.to_owned()),
+            page::ICON_PATH => typed("image/svg+xml", page::ICON.to_owned()),
+            page::LIVE_PATH => {
+                let mut pairs = form_urlencoded::parse(query.as_bytes());
+                let known = pairs.find(|(name, _)| name == "known");
+                let known = known
+                    .map(|(_, value)| Known::parse(&value))
+                    .unwrap_or_default();
+                html(page::live(&self.view(query, Duration::ZERO).await, &known))
+            }
+            _ => html(page::document(&self.view(query, DIAGNOSIS_WITHIN).await)),
+        }
+    }
+
+    async fn view(self: &Arc<Self>, query: &str, patience: Duration) -> View {
+        let query = Query::parse(query);
+        let sights = &self.sights;
+        let diagnosis = self.checked(patience).await;
+        let upstreams = sights.upstreams.get(0, STATUS, || self.behind()).await;
+        let status = sights.status.get(0, STATUS, || self.status()).await;
+        let images = sights
+            .images
+            .get(self.stamp(), IMAGES, || self.listing())
+            .await;
+        let (columns, minutes) = query.span.columns();
+        let total = Sample::total(&self.metrics);
+        View {
+            host: self.host.clone(),
+            status,
+            images,
+            upstreams,
+            diagnosis,
+            total,
+            columns: sights.history.columns(total, columns, minutes),
+            now: now(),
+            query,
+        }
+    }
+
+    /// The registries behind this node. Which there are changes as seldom as images do; how they fare may at any time.
+    async fn behind(&self) -> Vec<Upstream> {
+        let known = self
+            .sights
+            .registries
+            .get(self.stamp(), IMAGES, || self.known_registries());
+        let mut upstreams = Vec::new();
+        for (registry, repositories) in known.await.iter() {
+            upstreams.push(self.upstream(registry, *repositories).await);
+        }
+        upstreams
+    }
+
+    /// What doctor found last. Has it look again if that is long ago, and waits so long for what it finds.
+    async fn checked(self: &Arc<Self>, patience: Duration) -> Checked {
+        let sights = &self.sights;
+        let old = sights.diagnosis.load_full();
+        let fresh = old.as_ref().is_some_and(|old| old.0.elapsed() < DIAGNOSIS);
+        if !fresh {
+            let mut looking = sights.looking.lock().await;
+            if looking.as_ref().is_none_or(JoinHandle::is_finished) {
+                *looking = Some(tokio::spawn(Arc::clone(self).examine()));
+            }
+            if let Some(looking) = looking.as_mut() {
+                // It goes on if it is not waited for any longer.
+                let _ = tokio::time::timeout(patience, looking).await;
+            }
+        }
+        match sights.diagnosis.load_full() {
+            None => Checked::Looking,
+            Some(found) => Checked::Found {
+                diagnosis: Arc::clone(&found.1),
+                seconds: found.0.elapsed().as_secs(),
+            },
+        }
+    }
+
+    async fn examine(self: Arc<Self>) {
+        let found = self.diagnosis(DIAGNOSIS).await;
+        let found = Arc::new((Instant::now(), found));
+        self.sights.diagnosis.store(Some(found));
+    }
+
+    /// Changes when something was committed, evicted or used.
+    fn stamp(&self) -> u64 {
+        let totals = self.pull.store.totals();
+        let parts = [totals.blobs, totals.bytes, self.metrics.answered()];
+        parts
+            .iter()
+            .fold(0, |all, part| all.wrapping_mul(0x0100_0000_01b3) ^ part)
+    }
+
+    async fn listing(&self) -> Listing {
+        Listing {
+            images: self.pull.images().await,
+            revision: fastrand::u64(..),
+        }
+    }
+
+    /// Closes a minute of the history each minute, and lets go what nobody looks at, for as long as the process lives.
+    pub async fn keep_history(self: Arc<Self>) {
+        let mut minutes = tokio::time::interval(MINUTE);
+        minutes.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // The first tick is at once.
+        minutes.tick().await;
+        loop {
+            minutes.tick().await;
+            self.sights.history.close(Sample::total(&self.metrics));
+            self.sights.images.let_go(UNSEEN);
+            self.sights.status.let_go(UNSEEN);
+            self.sights.registries.let_go(UNSEEN);
+            self.sights.upstreams.let_go(UNSEEN);
+        }
+    }
+}
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default().as_secs()
+}
+
+fn html(page: String) -> Response<Body> {
+    typed("text/html; charset=utf-8", page)
+}
+
+fn typed(media_type: &'static str, body: String) -> Response<Body> {
+    let mut response = Response::new(Body::bytes(body));
+    let media_type = HeaderValue::from_static(media_type);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, media_type);
+    response
+}
