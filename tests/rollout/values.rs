@@ -97,7 +97,7 @@ cluster:
   tls: {ca: /ca, cert: /cert, key: /key, name: larder-peer}
   key: /cluster-key
   object_store: {url: "s3://bucket/larder", options: {region: here}, max_rate: 50MB}
-telemetry: {listen: "0.0.0.0:7421", log: "info,larder::fill=debug", log_format: json}
+telemetry: {listen: "127.0.0.1:7421", expose: "10.0.0.1:7421", log: "info,larder::fill=debug", log_format: json}
 admin: {socket: /run/larder/admin.sock}
 "#;
 

@@ -324,6 +324,13 @@ fn telemetry() -> Value {
         "metrics, health, logs",
         &[
             ("listen", text("where they are served", ADDRESS_OR_OFF)),
+            (
+                "expose",
+                text(
+                    "where they are served besides, without the page",
+                    ADDRESS_OR_OFF,
+                ),
+            ),
             ("log", text("a level, or info,larder::fill=debug", ".")),
             (
                 "log_format",
