@@ -99,6 +99,24 @@ PYTHON
     PATH=$PATH:$venv/bin
 }
 
+# promtool, which checks metrics and alerts: out of Debian's package of Prometheus, beside the build. Installing the
+# package would start a server.
+need_promtool() {
+    command -v promtool >/dev/null && return
+    local dir=${CARGO_TARGET_DIR:-$root/target}/prometheus
+    if [ ! -x "$dir/usr/bin/promtool" ]; then
+        command -v apt-get >/dev/null || die "install promtool first"
+        say "unpack promtool"
+        rm -rf "$dir"
+        mkdir -p "$dir"
+        (cd "$dir" && apt-get download -q prometheus) ||
+            { as_root apt-get update -q && (cd "$dir" && apt-get download -q prometheus); }
+        dpkg-deb -x "$dir"/prometheus_*.deb "$dir"
+        rm "$dir"/prometheus_*.deb
+    fi
+    PATH=$PATH:$dir/usr/bin
+}
+
 listening() { (: >"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 # A loopback port nobody listens on, below the range the kernel gives to outgoing connections.

@@ -32,7 +32,9 @@ use crate::{
     coalesce::Coalesce,
     config::Config,
     identity::{Fingerprint, Identity},
+    metrics::{KnownVerdict, Metrics, ProofOutcome},
     store::RepositoryRecord,
+    trace::Trace,
     upstream::{Answer, Ask, Failure, Subject, Upstreams, Want},
 };
 
@@ -43,12 +45,16 @@ pub struct Place {
     pub repository: Repository,
     pub record: Arc<RepositoryRecord>,
     pub identity: Identity,
+    /// Whose request it is.
+    pub trace: Trace,
 }
 
 impl Place {
     /// A question about this repository by this caller.
     pub fn ask(&self, subject: Subject, want: Want) -> Ask {
-        Ask::new(&self.registry, &self.repository, subject, want).by(self.identity.clone())
+        Ask::new(&self.registry, &self.repository, subject, want)
+            .by(self.identity.clone())
+            .traced(&self.trace)
     }
 }
 
@@ -63,6 +69,16 @@ pub enum Verdict {
     Refused,
 }
 
+impl From<Verdict> for KnownVerdict {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Allowed => Self::Allowed,
+            Verdict::Ask { .. } => Self::Ask,
+            Verdict::Refused => Self::Refused,
+        }
+    }
+}
+
 /// How long a proof may take before the registry counts as unreachable.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -75,15 +91,22 @@ pub struct Access {
     upstreams: Arc<Upstreams>,
     grants: Grants,
     proofs: Coalesce<Question, Result<(), Failure>>,
+    metrics: Arc<Metrics>,
 }
 
 impl Access {
-    pub fn new(config: Arc<ArcSwap<Config>>, upstreams: Arc<Upstreams>, grants: Grants) -> Self {
+    pub fn new(
+        config: Arc<ArcSwap<Config>>,
+        upstreams: Arc<Upstreams>,
+        grants: Grants,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
             config,
             upstreams,
             grants,
             proofs: Coalesce::default(),
+            metrics,
         }
     }
 
@@ -127,16 +150,31 @@ impl Access {
     /// the answer. An outage is bridged for who was allowed not long ago.
     pub async fn prove(&self, place: &Place, subject: Subject) -> Result<(), Failure> {
         let bridged = matches!(self.verdict(place), Verdict::Ask { bridged: true });
-        match self.question(place, subject, bridged).await {
-            Err(Failure::Unreachable { .. } | Failure::Limited { .. }) if bridged => Ok(()),
-            other => other,
+        let proven = self.question(place, subject, bridged).await;
+        let outcome = match &proven {
+            Err(Failure::Unreachable { .. } | Failure::Limited { .. }) if bridged => {
+                ProofOutcome::Bridged
+            }
+            other => outcome(other),
+        };
+        self.metrics.access.proof(outcome);
+        match outcome {
+            ProofOutcome::Bridged => Ok(()),
+            _ => proven,
         }
     }
 
     /// The same for what the repository is not known to hold. The right to a repository is none to everything that lies
     /// in the cache, so no outage is bridged: the origin itself has to answer for this very subject.
     pub async fn prove_claim(&self, place: &Place, subject: Subject) -> Result<(), Failure> {
-        self.question(place, subject, false).await
+        let proven = self.question(place, subject, false).await;
+        self.metrics.access.proof(outcome(&proven));
+        proven
+    }
+
+    /// Credentials that are remembered as accepted, one for each repository.
+    pub fn grants(&self) -> usize {
+        self.grants.count()
     }
 
     /// For blobs one byte is asked for, since public ECR refuses a HEAD. Simultaneous questions about the same thing by
@@ -257,5 +295,13 @@ impl Access {
             let who = place.identity.fingerprint();
             self.grants.refuse(&place.registry, &place.repository, who);
         }
+    }
+}
+
+fn outcome(proven: &Result<(), Failure>) -> ProofOutcome {
+    match proven {
+        Ok(()) => ProofOutcome::Accepted,
+        Err(Failure::Refused(_)) => ProofOutcome::Refused,
+        Err(_) => ProofOutcome::Unanswered,
     }
 }

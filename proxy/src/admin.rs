@@ -3,12 +3,15 @@
 //! ```text
 //! admin socket      GET /status              this node at a glance
 //!                   GET /explain?ref=IMAGE   what a pull would do
+//!                   GET /log, POST /log?filter=FILTER
 //!                   POST /pin?ref=IMAGE /unpin?ref=IMAGE /evict?ref=IMAGE /evict?upstream=NAME /gc /verify
 //! telemetry port    GET /metrics  /livez  /readyz
 //! ```
 //!
 //! Reads snapshots; never holds a lock of the data path for longer than a copy.
 
+mod log;
+mod scrape;
 mod status;
 mod telemetry;
 
@@ -20,31 +23,37 @@ use larder_shared::{
     name::ImageName,
 };
 
-use crate::{body::Body, drain::Readiness, metrics::Metrics, pull::Pull};
+use crate::{body::Body, drain::Readiness, metrics::Metrics, pull::Pull, telemetry::Logs};
 
 /// Everything that may be asked about a running larder.
 #[derive(Debug)]
 pub struct Admin {
     pull: Arc<Pull>,
     metrics: Arc<Metrics>,
+    logs: Arc<Logs>,
     listen: Listen,
     started: Instant,
     readiness: Readiness,
+    /// Whoever looks up what /metrics shows.
+    scraping: tokio::sync::Mutex<()>,
 }
 
 impl Admin {
     pub fn new(
         pull: Arc<Pull>,
         metrics: Arc<Metrics>,
+        logs: Arc<Logs>,
         listen: Listen,
         readiness: Readiness,
     ) -> Self {
         Self {
             pull,
             metrics,
+            logs,
             listen,
             started: Instant::now(),
             readiness,
+            scraping: tokio::sync::Mutex::default(),
         }
     }
 
@@ -54,6 +63,7 @@ impl Admin {
         let query = Query(request.uri().query().unwrap_or_default());
         match (request.method(), path) {
             (&Method::GET, "/status") => json(&self.status().await),
+            (method @ (&Method::GET | &Method::POST), "/log") => self.log(method, &query),
             (&Method::GET, "/explain") => match query.image() {
                 Ok(image) => json(&self.pull.explain(&image).await),
                 Err(why) => text(StatusCode::BAD_REQUEST, &why),
@@ -80,7 +90,7 @@ impl Admin {
             (&Method::POST, "/verify") => done(self.pull.verify().await),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "there are GET /status and /explain, and POST /pin, /unpin, /evict, /gc and /verify\n",
+                "there are GET /status, /explain and /log, and POST /pin, /unpin, /evict, /gc, /verify and /log\n",
             ),
         }
     }

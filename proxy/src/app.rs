@@ -35,6 +35,7 @@ use crate::{
     registry::Surface,
     store::{Store, Tenure, now},
     tags::Tags,
+    telemetry::Logs,
     upstream::Upstreams,
 };
 
@@ -65,6 +66,7 @@ pub struct Bound {
     listen: Listen,
     pull: Arc<Pull>,
     metrics: Arc<Metrics>,
+    logs: Arc<Logs>,
     config: Arc<ArcSwap<Config>>,
     stop: Stop,
 }
@@ -81,7 +83,7 @@ impl std::fmt::Debug for Bound {
 const SHARED: u64 = 10_000;
 
 /// Builds everything and binds every port, so that whatever is wrong is said before anything runs.
-pub async fn build(config: Config) -> anyhow::Result<Bound> {
+pub async fn build(config: Config, logs: Logs) -> anyhow::Result<Bound> {
     // First of all: a pod's first process ignores what it has not said it listens to, and would be killed when its grace
     // period is over.
     let stop = Stop::listen()?;
@@ -106,6 +108,8 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
     let store = Store::open(&config.store.path)?;
     let config = Arc::new(ArcSwap::from_pointee(config));
     let metrics = Arc::new(Metrics::new());
+    metrics.process.started.set(unix_seconds());
+    metrics.process.read_config(true, unix_seconds() as i64);
     let client = Arc::new(tokio::task::spawn_blocking(Client::new).await?);
     let upstreams = Arc::new(Upstreams::new(
         Arc::clone(&config),
@@ -160,6 +164,7 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
         } else {
             Grants::waiting(grants, lifetime)
         },
+        Arc::clone(&metrics),
     ));
     let pull = Arc::new(Pull {
         config: Arc::clone(&config),
@@ -192,6 +197,7 @@ pub async fn build(config: Config) -> anyhow::Result<Bound> {
         listen,
         pull,
         metrics,
+        logs: Arc::new(logs),
         config,
         stop,
     })
@@ -263,6 +269,7 @@ impl Bound {
         let admin = Arc::new(Admin::new(
             Arc::clone(&self.pull),
             Arc::clone(&self.metrics),
+            Arc::clone(&self.logs),
             self.listen.clone(),
             readiness.clone(),
         ));
@@ -296,7 +303,7 @@ impl Bound {
         drop(watch);
         tokio::spawn(listen::admin(self.admin, admin, until_end));
         if let Some(reread) = reread {
-            tokio::spawn(reload(reread, Arc::clone(&self.config)));
+            tokio::spawn(reload(reread, self.config, self.metrics, self.logs));
         }
         tracing::info!(
             registry = self.listen.registry,
@@ -322,7 +329,9 @@ impl Bound {
             () = self.stop.asked() => false,
         };
         if !drained {
-            tracing::warn!("some requests were cut off");
+            tracing::warn!(
+                "some requests were cut off, and their clients ask again; a longer grace period lets large layers end"
+            );
         }
         let fills = Arc::clone(&self.pull.fills);
         tokio::task::spawn_blocking(move || fills.checkpoint()).await?;
@@ -330,6 +339,12 @@ impl Bound {
         let _ = tokio::time::timeout(LAST_WORDS, end.drain()).await;
         Ok(())
     }
+}
+
+/// The time, as metrics tell it.
+fn unix_seconds() -> f64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0.0, |since| since.as_secs_f64())
 }
 
 /// How long answers to probes and to the command line may take when everything else is over.
@@ -396,7 +411,12 @@ fn at_start(config: &Config) -> impl PartialEq {
 }
 
 /// Reads the configuration again and again. A bad file keeps the old one in force and is complained about once.
-async fn reload(reread: Reread, config: Arc<ArcSwap<Config>>) {
+async fn reload(
+    reread: Reread,
+    config: Arc<ArcSwap<Config>>,
+    metrics: Arc<Metrics>,
+    logs: Arc<Logs>,
+) {
     let reread = Arc::new(reread);
     let mut complained = None;
     loop {
@@ -405,18 +425,32 @@ async fn reload(reread: Reread, config: Arc<ArcSwap<Config>>) {
         let Ok(read) = tokio::task::spawn_blocking(move || again()).await else {
             return;
         };
+        // Also what is no news: the file was mended by taking the change back.
+        if read.is_ok() && complained.is_some() {
+            metrics.process.read_config(true, unix_seconds() as i64);
+        }
         match read {
             Ok(new) if new != **config.load() => {
                 let old = config.swap(Arc::new(new.clone()));
+                metrics.process.read_config(true, unix_seconds() as i64);
+                if old.telemetry.log != new.telemetry.log
+                    && let Err(error) = logs.set(&new.telemetry.log)
+                {
+                    tracing::error!(
+                        error,
+                        "[telemetry] log cannot be used; the filter before stays in force"
+                    );
+                }
                 tracing::info!("the configuration was read again and is in force");
                 if old.registry.listen != new.registry.listen
-                    || old.telemetry != new.telemetry
+                    || old.telemetry.listen != new.telemetry.listen
+                    || old.telemetry.log_format != new.telemetry.log_format
                     || old.store.path != new.store.path
                     || old.admin != new.admin
                     || at_start(&old) != at_start(&new)
                 {
                     tracing::warn!(
-                        "addresses, the store's path, the socket, the log, the cluster's key and the object store take effect after a restart"
+                        "addresses, the store's path, the socket, the log's format, the cluster's key and the object store take effect after a restart"
                     );
                 }
                 complained = None;
@@ -424,10 +458,11 @@ async fn reload(reread: Reread, config: Arc<ArcSwap<Config>>) {
             Ok(_) => complained = None,
             Err(error) => {
                 let text = error.to_string();
+                metrics.process.read_config(false, 0);
                 if complained.as_ref() != Some(&text) {
                     tracing::error!(
                         error = text,
-                        "the configuration cannot be used; the one before stays in force"
+                        "the configuration cannot be used, the one before stays in force; mend it, and try it with `larder config check`"
                     );
                     complained = Some(text);
                 }

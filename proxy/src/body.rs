@@ -30,7 +30,7 @@ use crate::{
     sys::Regions,
 };
 
-/// Bytes of a stored blob that are handed to the connection at a time. What was handed over counts as sent, so this is
+/// Bytes of a file that are handed to the connection at a time. What was handed over counts as sent, so this is
 /// how far the accounts may be ahead of a client that leaves.
 const PIECE: u64 = 1 << 20;
 
@@ -53,13 +53,6 @@ pub enum Content {
     Passing(Passing),
     /// Passed on as it comes: lists, which are not kept.
     Upstream(Incoming, Pin<Box<Sleep>>),
-}
-
-impl Content {
-    /// A list that is passed on as long as it comes.
-    pub fn upstream(incoming: Incoming) -> Self {
-        Self::Upstream(incoming, Box::pin(tokio::time::sleep(IDLE)))
-    }
 }
 
 /// A list that brings nothing for this long ends short (promise P12).
@@ -123,6 +116,15 @@ impl Body {
             given: None,
             failed: None,
         }
+    }
+
+    /// A list that is passed on as long as it comes, and how long that is, if told.
+    pub fn passed_on(incoming: Incoming, length: Option<u64>) -> Self {
+        let content = Content::Upstream(incoming, Box::pin(tokio::time::sleep(IDLE)));
+        let mut body = Self::new(content, []);
+        // hyper asks for no more than was promised, so only the count tells that it was all.
+        body.left = length;
+        body
     }
 
     pub fn empty() -> Self {
@@ -256,11 +258,9 @@ impl Body {
                             let Some(blob) = reader.blob().cloned() else {
                                 return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())));
                             };
-                            let piece = if self.copied {
-                                Range::new(range.start, range.end.min(range.start + PIECE))
-                            } else {
-                                range
-                            };
+                            // A reader that joins late is given everything that is there.
+                            let end = range.end.min(range.start + PIECE);
+                            let piece = Range::new(range.start, end);
                             let Poll::Ready(bytes) = self.poll_piece(cx, &blob, piece) else {
                                 self.given = Some(range);
                                 return Poll::Pending;

@@ -6,6 +6,7 @@ mod act;
 mod config_file;
 mod explain;
 pub mod install;
+mod log;
 mod serve;
 mod show;
 mod socket;
@@ -49,6 +50,8 @@ enum Command {
     Gc(act::TierArgs),
     /// Hash everything in the node tier again.
     Verify(act::TierArgs),
+    /// Show what the running larder logs, or change it.
+    Log(log::LogArgs),
     /// Make the container runtime pull through larder.
     Install(install::InstallArgs),
     /// Put the container runtime's files back as they were.
@@ -76,6 +79,7 @@ pub fn main() -> ExitCode {
         Command::Evict(args) => act::evict(&args),
         Command::Gc(args) => act::gc(&args),
         Command::Verify(args) => act::verify(&args),
+        Command::Log(args) => log::log(&args),
         Command::Install(args) => {
             install::install(&args, &mut std::io::stdout(), &mut std::io::stderr())
         }

@@ -51,6 +51,7 @@ use crate::{
     identity::Identity,
     metrics::Metrics,
     store::{Blob, Partial, Store},
+    trace::Trace,
     upstream::{Failure, Upstreams},
 };
 pub use plan::DEPTH;
@@ -68,13 +69,24 @@ const EXTRA_STREAMS: usize = 64;
 const TOLD: NonZeroUsize = NonZeroUsize::new(20_000).unwrap();
 
 /// Where the bytes can be had: a repository that the reader may read.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct Source {
     pub registry: RegistryName,
     pub repository: Repository,
     /// Who asks for it there.
     pub identity: Identity,
+    /// For which request. Sources are the same whichever request they are for.
+    pub trace: Trace,
 }
+
+impl PartialEq for Source {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.registry, &self.repository, &self.identity)
+            == (&other.registry, &other.repository, &other.identity)
+    }
+}
+
+impl Eq for Source {}
 
 /// Why a fill ended without its blob.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -460,6 +472,7 @@ impl Fills {
                 .repositories()
                 .get(&source.registry, &source.repository),
             identity: source.identity.clone(),
+            trace: source.trace.clone(),
         }
     }
 
@@ -533,7 +546,7 @@ impl Fills {
         match self.suspects.name(right) {
             Ok(liars) => {
                 for member in liars {
-                    tracing::warn!(%member, blob.digest = %right.digest(), "distrust: a member gave wrong bytes; it is not asked for a while");
+                    tracing::warn!(%member, blob.digest = %right.digest(), "distrust: a member gave wrong bytes and is not asked for a while; look at its disk and memory, and run `larder verify` there");
                     self.cluster.members.distrust(member);
                     self.metrics.peers.distrusted.inc();
                 }
@@ -550,7 +563,7 @@ impl Fills {
         for fill in fills {
             let partial = lock(&fill.state).partial.clone();
             if let Some(Err(error)) = partial.map(|partial| partial.checkpoint()) {
-                tracing::warn!(blob.digest = %fill.digest, %error, "a partial was not written down; it is fetched again");
+                tracing::warn!(blob.digest = %fill.digest, %error, "a partial was not written down and is fetched again; look at the store's disk");
             }
         }
     }

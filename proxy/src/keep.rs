@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{drain::Watch, pull::Pull, store::Limits};
+use crate::{drain::Watch, metrics::Reason, pull::Pull, store::Limits};
 
 /// Time between two rounds when nothing is added.
 const ROUND: Duration = Duration::from_secs(5);
@@ -46,6 +46,10 @@ impl Pull {
             let evicted = pull
                 .store
                 .enforce(&pull.limits(), |digest| pull.fills.is_active(digest))?;
+            let metrics = &pull.metrics.store;
+            let (blobs, bytes) = (evicted.expired_blobs, evicted.expired_bytes);
+            metrics.evicted(Reason::Expired, blobs, bytes);
+            metrics.evicted(Reason::Room, evicted.blobs - blobs, evicted.bytes - bytes);
             if evicted.blobs > 0 {
                 tracing::info!(
                     blobs = evicted.blobs,

@@ -12,6 +12,7 @@ pub mod identity;
 pub mod metrics;
 pub mod record;
 pub mod telemetry;
+pub mod trace;
 
 pub mod store;
 

@@ -23,6 +23,7 @@ use crate::{
     peers::PeerSurface,
     registry::Surface,
     sys::{FileSocket, Regions},
+    telemetry,
 };
 
 /// Connections to the registry port at once. A runtime uses a few dozen.
@@ -63,7 +64,14 @@ async fn bounded<F>(
     let slots = Arc::new(Semaphore::new(limit));
     accept(watch.clone(), listener, |stream| {
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-            tracing::warn!(port, limit, "too many connections; one is turned away");
+            if let Some(due) = telemetry::due("too many connections", port) {
+                tracing::warn!(
+                    port,
+                    limit,
+                    unsaid = due.unsaid,
+                    "too many connections, one is turned away; look for who opens them"
+                );
+            }
             return;
         };
         let _ = stream.set_nodelay(true);
@@ -226,7 +234,7 @@ pub async fn telemetry(listener: TcpListener, admin: Arc<Admin>, watch: Watch) {
         let admin = Arc::clone(&admin);
         tokio::spawn(plain_connection(stream, watch.clone(), move |request| {
             let admin = Arc::clone(&admin);
-            async move { admin.telemetry(&request) }
+            async move { admin.telemetry(&request).await }
         }));
     })
     .await;
@@ -301,7 +309,9 @@ async fn accept<L: Listener>(mut watch: Watch, listener: L, mut serve: impl FnMu
         match accepted {
             Ok(connection) => serve(connection),
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
+                if let Some(due) = telemetry::due("accept", &error.to_string()) {
+                    tracing::warn!(%error, unsaid = due.unsaid, "a connection could not be accepted; look at the process's limits, above all of open files");
+                }
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }

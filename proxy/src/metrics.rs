@@ -1,150 +1,104 @@
-//! Every metric: its name, its labels, its handle.
+//! Every metric: its handle here, its labels in [`labels`], its name in [`names`].
 //!
 //! Labels are closed sets, so that a hundred thousand repositories do not grow them. Whoever serves a request records
-//! what happened when the request's record is dropped, so that no path can forget it.
+//! what happened when the request's record is dropped, so that no path can forget it. `docs/metrics.md` is the table
+//! for people, held to this module by a test.
 
-/// The words of the logs are the words of the labels.
-macro_rules! label {
-    ($($name:ident),*) => {
-        $(impl EncodeLabelValue for $name {
-            fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-                EncodeLabelValue::encode(&self.as_str(), encoder)
-            }
-        })*
-    };
-}
+mod classic;
+mod labels;
+mod names;
+#[cfg(test)]
+mod tests;
 
-mod cluster;
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, AtomicU64, Ordering},
+};
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
-    registry::{Registry, Unit},
+    encoding::{EncodeMetric, MetricEncoder, text::encode},
+    metrics::{
+        MetricType,
+        counter::Counter,
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+        histogram::Histogram,
+    },
+    registry::Registry,
 };
 
-use larder_shared::Role;
-
-pub use self::cluster::{
-    ObjectAsked, ObjectOperation, ObjectOutcome, ObjectStoreMetrics, PeerAsked, PeerAskedOutcome,
-    PeerMetrics, PeerServed, RoleLabel,
-};
+pub use self::labels::*;
 use crate::credentials::Fault;
 
-/// Where the bytes of an answer came from.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Tier {
-    /// This node's memory or disk.
-    Node,
-    /// Other members, whose bytes were fetched while they were served.
-    Cluster,
-    /// Fetched while it was served.
-    Upstream,
-    /// Neither: an error, a ping, headers only.
-    None,
+/// What clients of the registry port asked for and were given.
+#[derive(Debug)]
+pub struct ClientMetrics {
+    pub requests: Family<Served, Counter>,
+    pub sent_bytes: Family<Served, Counter>,
+    pub first_byte_seconds: Family<Answered, Histogram, fn() -> Histogram>,
+    pub in_flight: Gauge,
+    /// Requests from addresses that may not speak to the registry port.
+    pub turned_away: Counter,
+    /// Requests and bytes by tier, for the status: a sum over all labels.
+    totals: [Totals; Tier::ALL.len()],
 }
 
-impl Tier {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Node => "node",
-            Self::Cluster => "cluster",
-            Self::Upstream => "upstream",
-            Self::None => "none",
+#[derive(Default, Debug)]
+struct Totals {
+    requests: Counter,
+    sent_bytes: Counter,
+}
+
+impl Default for ClientMetrics {
+    fn default() -> Self {
+        Self {
+            requests: Family::default(),
+            sent_bytes: Family::default(),
+            first_byte_seconds: Family::new_with_constructor(first_byte),
+            in_flight: Gauge::default(),
+            turned_away: Counter::default(),
+            totals: Default::default(),
         }
     }
 }
 
-/// How a request ended.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Outcome {
-    /// Everything was here.
-    Hit,
-    /// Something was fetched.
-    Miss,
-    /// An old answer, because the registry cannot be asked.
-    Stale,
-    /// The client's mistake, or something that does not exist.
-    Refused,
-    /// larder or its sources could not answer.
-    Failed,
-    /// The client left before the end.
-    Abandoned,
-    /// The body had to end short.
-    Short,
+/// 0.1 ms to 5 s: a hit is far below a millisecond, and 5 s is when larder gives up on headers.
+fn first_byte() -> Histogram {
+    Histogram::new([0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0])
 }
 
-impl Outcome {
-    pub const ALL: [Self; 7] = [
-        Self::Hit,
-        Self::Miss,
-        Self::Stale,
-        Self::Refused,
-        Self::Failed,
-        Self::Abandoned,
-        Self::Short,
-    ];
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Miss => "miss",
-            Self::Stale => "stale",
-            Self::Refused => "refused",
-            Self::Failed => "failed",
-            Self::Abandoned => "abandoned",
-            Self::Short => "short",
-        }
+impl ClientMetrics {
+    /// A request is over.
+    pub fn served(&self, served: &Served, sent_bytes: u64) {
+        self.requests.get_or_create(served).inc();
+        self.sent_bytes.get_or_create(served).inc_by(sent_bytes);
+        let totals = &self.totals[served.tier as usize];
+        totals.requests.inc();
+        totals.sent_bytes.inc_by(sent_bytes);
     }
 }
 
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-pub struct Served {
-    pub tier: Tier,
-    pub outcome: Outcome,
+/// Who may read what, and what tags point to.
+#[derive(Default, Debug)]
+pub struct AccessMetrics {
+    pub verdicts: Family<Verdicts, Counter>,
+    pub proofs: Family<Proofs, Counter>,
+    pub grants: Gauge,
+    pub revalidations: Family<Revalidations, Counter>,
 }
 
-/// How a question to an endpoint ended.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Asked {
-    Answered,
-    NotFound,
-    Refused,
-    Limited,
-    Unreachable,
-    Forbidden,
-    Invalid,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-pub struct UpstreamAsked {
-    pub outcome: Asked,
-}
-
-impl Asked {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Answered => "answered",
-            Self::NotFound => "not_found",
-            Self::Refused => "refused",
-            Self::Limited => "limited",
-            Self::Unreachable => "unreachable",
-            Self::Forbidden => "forbidden",
-            Self::Invalid => "invalid",
-        }
+impl AccessMetrics {
+    pub fn known(&self, verdict: KnownVerdict) {
+        self.verdicts.get_or_create(&Verdicts { verdict }).inc();
     }
-}
 
-label!(Tier, Outcome, Asked);
+    pub fn proof(&self, outcome: ProofOutcome) {
+        self.proofs.get_or_create(&Proofs { outcome }).inc();
+    }
 
-/// Why the node's own credentials could not be had.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-pub struct CredentialsFailed {
-    pub fault: Fault,
-}
-
-impl EncodeLabelValue for Fault {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-        EncodeLabelValue::encode(&self.as_str(), encoder)
+    pub fn revalidated(&self, outcome: Revalidated) {
+        let labels = Revalidations { outcome };
+        self.revalidations.get_or_create(&labels).inc();
     }
 }
 
@@ -152,15 +106,16 @@ impl EncodeLabelValue for Fault {
 #[derive(Default, Debug)]
 pub struct UpstreamMetrics {
     pub asked: Family<UpstreamAsked, Counter>,
+    pub endpoints: Family<Endpoints, Gauge>,
+    pub tokens: Family<Tokens, Counter>,
     pub credentials_failed: Family<CredentialsFailed, Counter>,
-    /// Bytes of blobs that were received.
-    pub received: Counter,
+    pub credentials_findings: Family<OfUpstream, Gauge>,
     /// Docker Hub's `ratelimit-limit` and `ratelimit-remaining`, as of its last answer that told them.
-    pub hub_limit: Gauge,
-    pub hub_remaining: Gauge,
+    pub hub_limit: Known,
+    pub hub_remaining: Known,
 }
 
-/// Counters of fills.
+/// Counters of fills, and of all that is received.
 #[derive(Default, Debug)]
 pub struct FillMetrics {
     pub started: Counter,
@@ -172,210 +127,263 @@ pub struct FillMetrics {
     /// Fills whose bytes did not have the digest.
     pub mismatched: Counter,
     pub withdrawn: Counter,
+    pub in_flight: Gauge,
+    pub received_bodies: Family<Received, Counter>,
+    pub received_bytes: Family<Received, Counter>,
+    /// Bytes from members, whatever the upstream.
+    from_members: Counter,
+}
+
+impl FillMetrics {
+    /// A body begins to come from `source`.
+    pub fn receiving(&self, source: Source, upstream: UpstreamLabel) -> Receiving {
+        let labels = Received { source, upstream };
+        self.received_bodies.get_or_create(&labels).inc();
+        Receiving {
+            bytes: self.received_bytes.get_or_create_owned(&labels),
+            from_members: (source == Source::Member).then(|| self.from_members.clone()),
+        }
+    }
+}
+
+/// Counts the bytes of a body that comes.
+#[derive(Debug)]
+pub struct Receiving {
+    bytes: Counter,
+    from_members: Option<Counter>,
+}
+
+impl Receiving {
+    pub fn add(&self, bytes: u64) {
+        self.bytes.inc_by(bytes);
+        if let Some(all) = &self.from_members {
+            all.inc_by(bytes);
+        }
+    }
+}
+
+/// The node tier. Gauges are of the last scrape.
+#[derive(Default, Debug)]
+pub struct StoreMetrics {
+    pub bytes: Gauge,
+    pub blobs: Gauge,
+    pub partial_bytes: Gauge,
+    pub max_bytes: Gauge,
+    pub free_bytes: Gauge,
+    pub min_free_bytes: Gauge,
+    pub capacity_bytes: Gauge,
+    /// 1 while the node tier cannot be written.
+    pub failing: Gauge,
+    /// 1 while another larder has the store.
+    pub waiting: Gauge,
+    pub rotten: Counter,
+    pub evicted_blobs: Family<Evictions, Counter>,
+    pub evicted_bytes: Family<Evictions, Counter>,
+}
+
+impl StoreMetrics {
+    /// Blobs are gone from the node tier.
+    pub fn evicted(&self, reason: Reason, blobs: u64, bytes: u64) {
+        let labels = Evictions { reason };
+        self.evicted_blobs.get_or_create(&labels).inc_by(blobs);
+        self.evicted_bytes.get_or_create(&labels).inc_by(bytes);
+    }
+}
+
+/// What is known of the other members.
+#[derive(Default, Debug)]
+pub struct PeerMetrics {
+    pub members: Family<InState, Gauge>,
+    pub asked: Family<PeerAsked, Counter>,
+    pub served: Family<PeerServed, Counter>,
+    pub sent_bytes: Family<PeerServed, Counter>,
+    /// Streams that went on with somebody else.
+    pub failovers: Counter,
+    /// Members found to have given wrong bytes.
+    pub distrusted: Counter,
+    /// Connections and requests that are no member's.
+    pub turned_away: Counter,
+    /// When this node's certificates end, Unix seconds.
+    pub certificates: Family<Certificates, Gauge>,
+    sent_in_all: Counter,
+}
+
+impl PeerMetrics {
+    /// A member's request is over.
+    pub fn served(&self, served: &PeerServed, sent_bytes: u64) {
+        self.served.get_or_create(served).inc();
+        self.sent_bytes.get_or_create(served).inc_by(sent_bytes);
+        self.sent_in_all.inc_by(sent_bytes);
+    }
+}
+
+/// What is asked of the object store, and what waits to be written there. A clone counts into the same metrics.
+#[derive(Clone, Default, Debug)]
+pub struct ObjectStoreMetrics {
+    pub asked: Family<ObjectAsked, Counter>,
+    pub read: Counter,
+    pub written: Counter,
+    /// Blobs and records that wait to be written.
+    pub waiting: Gauge,
+    pub waiting_bytes: Gauge,
+}
+
+impl ObjectStoreMetrics {
+    pub fn count(&self, operation: ObjectOperation, outcome: ObjectOutcome) {
+        self.asked
+            .get_or_create(&ObjectAsked { operation, outcome })
+            .inc();
+    }
+}
+
+/// This process: its configuration, and what it takes of the machine. Gauges are of the last scrape.
+#[derive(Default, Debug)]
+pub struct ProcessMetrics {
+    pub config_ok: Gauge,
+    /// Unix seconds of the last configuration that could be used.
+    pub config_read: Gauge,
+    pub started: Gauge<f64, AtomicU64>,
+    pub cpu_seconds: Counter<f64, AtomicU64>,
+    pub resident_bytes: Gauge,
+    pub open_files: Gauge,
+    pub max_files: Gauge,
+}
+
+impl ProcessMetrics {
+    /// The configuration on disk was read, and could be used or not, at `now` (Unix seconds).
+    pub fn read_config(&self, usable: bool, now: i64) {
+        self.config_ok.set(i64::from(usable));
+        if usable {
+            self.config_read.set(now);
+        }
+    }
 }
 
 /// All handles, made once.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    pub requests: Family<Served, Counter>,
-    pub sent_bytes: Family<Served, Counter>,
-    /// Requests from addresses that may not speak to the registry port.
-    pub turned_away: Counter,
-    pub first_byte_seconds: Histogram,
+    pub clients: ClientMetrics,
+    pub access: AccessMetrics,
     pub fills: FillMetrics,
     pub upstreams: UpstreamMetrics,
+    pub store: StoreMetrics,
     pub peers: PeerMetrics,
     pub object_store: ObjectStoreMetrics,
-    pub store_bytes: Gauge,
-    pub store_blobs: Gauge,
-    /// 1 while the node tier cannot be written.
-    pub store_failing: Gauge,
-    pub store_rotten: Gauge,
-    /// 1 while another larder has the store.
-    pub store_waiting: Gauge,
+    pub process: ProcessMetrics,
 }
 
 impl Metrics {
     pub fn new() -> Self {
-        // 0.1 ms to 5 s: a hit is far below a millisecond, and 5 s is when larder gives up on headers.
-        let buckets = [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0];
-        let mut registry = Registry::with_prefix("larder");
         let mut metrics = Self {
             registry: Registry::default(),
-            requests: Family::default(),
-            sent_bytes: Family::default(),
-            turned_away: Counter::default(),
-            first_byte_seconds: Histogram::new(buckets),
+            clients: ClientMetrics::default(),
+            access: AccessMetrics::default(),
             fills: FillMetrics::default(),
             upstreams: UpstreamMetrics::default(),
+            store: StoreMetrics::default(),
             peers: PeerMetrics::default(),
             object_store: ObjectStoreMetrics::default(),
-            store_bytes: Gauge::default(),
-            store_blobs: Gauge::default(),
-            store_failing: Gauge::default(),
-            store_rotten: Gauge::default(),
-            store_waiting: Gauge::default(),
+            process: ProcessMetrics::default(),
         };
-        registry.register(
-            "requests",
-            "Requests on the registry port, by tier and outcome",
-            metrics.requests.clone(),
-        );
-        registry.register(
-            "sent_bytes",
-            "Body bytes sent to clients, by tier and outcome",
-            metrics.sent_bytes.clone(),
-        );
-        registry.register(
-            "turned_away",
-            "Requests from addresses that may not speak to the registry port",
-            metrics.turned_away.clone(),
-        );
-        registry.register_with_unit(
-            "first_byte",
-            "From the request to the response's head",
-            Unit::Seconds,
-            metrics.first_byte_seconds.clone(),
-        );
-        let fills = &metrics.fills;
-        for (name, text, counter) in [
-            ("fills_started", "Fills that were begun", &fills.started),
-            (
-                "fills_coalesced",
-                "Readers that joined a fill under way",
-                &fills.coalesced,
-            ),
-            (
-                "fills_resumed",
-                "Fills that went on from a partial on disk",
-                &fills.resumed,
-            ),
-            (
-                "fills_committed",
-                "Blobs that were verified and committed",
-                &fills.committed,
-            ),
-            (
-                "fills_failed",
-                "Fills that ended without their blob",
-                &fills.failed,
-            ),
-            (
-                "fills_mismatched",
-                "Fills whose bytes did not have the digest",
-                &fills.mismatched,
-            ),
-            (
-                "fills_withdrawn",
-                "Fills that nobody wanted any more",
-                &fills.withdrawn,
-            ),
-        ] {
-            registry.register(name, text, counter.clone());
-        }
-        registry.register(
-            "store_size_bytes",
-            "Bytes of committed blobs in the node tier",
-            metrics.store_bytes.clone(),
-        );
-        registry.register(
-            "store_blobs",
-            "Committed blobs in the node tier",
-            metrics.store_blobs.clone(),
-        );
-        registry.register(
-            "store_failing",
-            "1 while the node tier cannot be written and larder is a plain proxy",
-            metrics.store_failing.clone(),
-        );
-        registry.register(
-            "store_waiting",
-            "1 while another larder has the store and this one is a plain proxy",
-            metrics.store_waiting.clone(),
-        );
-        registry.register(
-            "store_rotten_blobs",
-            "Blobs found damaged on disk since the start",
-            metrics.store_rotten.clone(),
-        );
-        metrics.peers.register(&mut registry);
-        let upstreams = &metrics.upstreams;
-        registry.register(
-            "upstream_requests",
-            "Questions to endpoints of upstreams, by outcome",
-            upstreams.asked.clone(),
-        );
-        registry.register(
-            "credentials_failed",
-            "Look-ups of the node's own credentials that failed, by fault",
-            upstreams.credentials_failed.clone(),
-        );
-        registry.register(
-            "upstream_received_bytes",
-            "Bytes of blobs received from upstreams",
-            upstreams.received.clone(),
-        );
-        registry.register(
-            "dockerhub_ratelimit_limit",
-            "Pulls that Docker Hub allows in its window, as it last said",
-            upstreams.hub_limit.clone(),
-        );
-        registry.register(
-            "dockerhub_ratelimit_remaining",
-            "Pulls left of them, as Docker Hub last said",
-            upstreams.hub_remaining.clone(),
-        );
-        metrics.object_store.register(&mut registry);
-        metrics.registry = registry;
+        metrics.begin_at_zero();
+        metrics.registry = names::register(&metrics);
         metrics
+    }
+
+    /// What has but one closed label is there from the start: Prometheus does not see the step from nothing to one.
+    fn begin_at_zero(&self) {
+        for outcome in Revalidated::ALL.iter().copied() {
+            let labels = Revalidations { outcome };
+            drop(self.access.revalidations.get_or_create(&labels));
+        }
+        for verdict in KnownVerdict::ALL.iter().copied() {
+            drop(self.access.verdicts.get_or_create(&Verdicts { verdict }));
+        }
+        for outcome in ProofOutcome::ALL.iter().copied() {
+            drop(self.access.proofs.get_or_create(&Proofs { outcome }));
+        }
+        for outcome in TokenOutcome::ALL.iter().copied() {
+            drop(self.upstreams.tokens.get_or_create(&Tokens { outcome }));
+        }
+        for reason in Reason::ALL.iter().copied() {
+            self.store.evicted(reason, 0, 0);
+        }
+        for fault in Fault::ALL {
+            let labels = CredentialsFailed { fault };
+            drop(self.upstreams.credentials_failed.get_or_create(&labels));
+        }
     }
 
     /// Requests that were answered so far.
     pub fn answered(&self) -> u64 {
-        let tiers = [Tier::Node, Tier::Cluster, Tier::Upstream, Tier::None];
-        tiers.map(|tier| sum(&self.requests, tier)).iter().sum()
+        let totals = self.clients.totals.iter();
+        totals.map(|totals| totals.requests.get()).sum()
     }
 
     /// Body bytes that clients were sent from `tier`.
     pub fn sent_from(&self, tier: Tier) -> u64 {
-        sum(&self.sent_bytes, tier)
+        self.clients.totals[tier as usize].sent_bytes.get()
     }
 
     /// Body bytes that other members were sent.
     pub fn sent_to_members(&self) -> u64 {
-        let mut sent = 0;
-        for role in Role::ALL.map(RoleLabel) {
-            for outcome in Outcome::ALL {
-                let served = PeerServed { role, outcome };
-                let counter = self.peers.sent_bytes.get(&served);
-                sent += counter.map_or(0, |counter| counter.get());
-            }
-        }
-        sent
+        self.peers.sent_in_all.get()
     }
 
-    /// All metrics in the OpenMetrics text format.
+    /// Body bytes that other members sent.
+    pub fn received_from_members(&self) -> u64 {
+        self.fills.from_members.get()
+    }
+
+    /// All metrics in the OpenMetrics text format, 1.0.
     pub fn render(&self) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = encode(&mut text, &self.registry);
         text
     }
-}
 
-/// The sum over all outcomes, without making up those that never were.
-fn sum(family: &Family<Served, Counter>, tier: Tier) -> u64 {
-    let of = |outcome| {
-        family
-            .get(&Served { tier, outcome })
-            .map_or(0, |counter| counter.get())
-    };
-    Outcome::ALL.map(of).iter().sum()
+    /// The same in the text format of Prometheus, 0.0.4.
+    pub fn render_classic(&self) -> String {
+        classic::from_openmetrics(&self.render())
+    }
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// A gauge that is not shown before somebody has told its value: 0 would be a lie.
+#[derive(Clone, Debug)]
+pub struct Known(Arc<AtomicI64>);
+
+const UNKNOWN: i64 = i64::MIN;
+
+impl Known {
+    pub fn set(&self, value: i64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self(Arc::new(AtomicI64::new(UNKNOWN)))
+    }
+}
+
+impl EncodeMetric for Known {
+    fn encode(&self, encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+        ConstGauge::new(self.0.load(Ordering::Relaxed)).encode(encoder)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Gauge
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == UNKNOWN
     }
 }

@@ -26,12 +26,13 @@ use crate::{
     },
     credentials::Secret,
     identity::Identity,
-    metrics::Metrics,
+    metrics::{Metrics, UpstreamLabel},
     pull::{MemberRequest, Pull, PullError},
     record::Record,
     registry::{error_response, ok_response},
     store::now,
     sys::Regions,
+    trace::Trace,
 };
 
 /// Answers requests on the peer port.
@@ -78,8 +79,10 @@ impl PeerSurface {
         }
         let role = text(request.headers(), ROLE).and_then(Role::parse);
         let head = request.method() == Method::HEAD;
+        let trace = Trace::of(request.headers());
         let mut record = Record::new(
             Arc::clone(&self.metrics),
+            trace.clone(),
             request.method().clone(),
             path.to_owned(),
             String::new(),
@@ -93,10 +96,11 @@ impl PeerSurface {
             )
             .into()),
         };
-        let response = match answered {
+        let mut response = match answered {
             Ok(pulled) => ok_response(pulled, &mut record),
             Err(error) => error_response(&error, ErrorCode::BlobUnknown, "", &mut record),
         };
+        trace.answer(response.headers_mut());
         response.map(|body| {
             let body = if head { Body::empty() } else { body };
             match regions {
@@ -122,7 +126,8 @@ impl PeerSurface {
         })?;
         // Whoever is meant, as on the registry port.
         if let Some((registry, _)) = route.address().and_then(|a| self.pull.resolve(a).ok()) {
-            record.upstream(registry.as_str());
+            let label = UpstreamLabel::of(&self.pull.config.load(), registry.as_str());
+            record.upstream(registry.as_str(), label);
         }
         let headers = request.headers();
         let request = MemberRequest {
@@ -131,6 +136,7 @@ impl PeerSurface {
             range: RangeHeader::parse(text(headers, header::RANGE)),
             role,
             identity: self.identity(headers),
+            trace: record.trace().clone(),
         };
         self.pull.serve_member(request).await
     }

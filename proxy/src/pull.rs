@@ -11,6 +11,7 @@ mod list;
 mod manage;
 mod manifest;
 mod member;
+mod revalidated;
 
 use std::{sync::Arc, time::Duration};
 
@@ -36,6 +37,8 @@ use crate::{
     metrics::{CredentialsFailed, Metrics, Outcome, Tier},
     store::Store,
     tags::Tags,
+    telemetry,
+    trace::Trace,
     upstream::{Failure, Upstreams},
 };
 
@@ -57,14 +60,17 @@ pub struct Caller {
     pub registry: Option<RegistryName>,
     /// Something was shown, be it an anonymous token: there is no use in asking for it again.
     pub presented: bool,
+    /// Which request it is.
+    pub trace: Trace,
 }
 
 impl Caller {
-    pub const fn anonymous() -> Self {
+    pub const fn anonymous(trace: Trace) -> Self {
         Self {
             identity: Identity::anonymous(),
             registry: None,
             presented: false,
+            trace,
         }
     }
 }
@@ -154,6 +160,9 @@ impl Pull {
             | Route::Referrers(address, ..) => address,
         };
         let place = self.place(address, &request.caller).await?;
+        self.metrics
+            .access
+            .known(self.access.verdict(&place).into());
         let mut answered = self.answer(&place, &request).await;
         // Other members may know what upstream cannot say now.
         if let Err(error) = &answered
@@ -190,7 +199,10 @@ impl Pull {
     /// The repository that is meant, if its registry may be used, and on whose behalf it will be asked.
     async fn place(&self, address: &Address, caller: &Caller) -> Result<Place, PullError> {
         let (registry, repository) = self.resolve(address)?;
-        let place = self.known_place(registry, repository)?;
+        let place = Place {
+            trace: caller.trace.clone(),
+            ..self.known_place(registry, repository)?
+        };
         let shown_here = caller
             .registry
             .as_ref()
@@ -227,11 +239,15 @@ impl Pull {
             },
             Ok(Err(error)) => {
                 self.credentials_failed(error.fault());
-                tracing::warn!(upstream.registry = %place.registry, %error, "the node's credentials cannot be had; what is public or cached is served");
+                if let Some(due) = telemetry::due("credentials", place.registry.as_str()) {
+                    tracing::warn!(upstream.registry = %place.registry, %error, unsaid = due.unsaid, "the node's credentials cannot be had, what is public or cached is served; mend what the error names, then see `larder status`");
+                }
             }
             Err(_) => {
                 self.credentials_failed(Fault::Timeout);
-                tracing::warn!(upstream.registry = %place.registry, "the node's credentials are late; what is public or cached is served");
+                if let Some(due) = telemetry::due("credentials", place.registry.as_str()) {
+                    tracing::warn!(upstream.registry = %place.registry, unsaid = due.unsaid, "the node's credentials are late, what is public or cached is served; look at the helper or plugin, and at what it asks");
+                }
             }
         }
         // What they have opened stays open as in an outage.
@@ -276,6 +292,7 @@ impl Pull {
             repository,
             record,
             identity: Identity::anonymous(),
+            trace: Trace::none(),
         })
     }
 

@@ -9,7 +9,10 @@ use http::{Method, StatusCode};
 
 use larder_shared::Role;
 
-use crate::metrics::{Metrics, Outcome, PeerServed, RoleLabel, Served, Tier};
+use crate::metrics::{
+    Answered, Metrics, Outcome, PeerServed, RoleLabel, Served, Tier, UpstreamLabel,
+};
+use crate::trace::Trace;
 
 /// Who asked.
 #[derive(Clone, Copy, Debug)]
@@ -24,11 +27,13 @@ enum Port {
 pub struct Record {
     port: Port,
     metrics: Arc<Metrics>,
+    trace: Trace,
     started: Instant,
     method: Method,
     /// Path without query.
     path: String,
     upstream: String,
+    label: UpstreamLabel,
     agent: String,
     status: StatusCode,
     tier: Tier,
@@ -39,14 +44,23 @@ pub struct Record {
 }
 
 impl Record {
-    pub fn new(metrics: Arc<Metrics>, method: Method, path: String, agent: String) -> Self {
+    pub fn new(
+        metrics: Arc<Metrics>,
+        trace: Trace,
+        method: Method,
+        path: String,
+        agent: String,
+    ) -> Self {
+        metrics.clients.in_flight.inc();
         Self {
             port: Port::Registry,
             metrics,
+            trace,
             started: Instant::now(),
             method,
             path,
             upstream: String::new(),
+            label: UpstreamLabel::None,
             agent,
             status: StatusCode::INTERNAL_SERVER_ERROR,
             tier: Tier::None,
@@ -60,12 +74,25 @@ impl Record {
     /// The same for a member's request.
     #[must_use]
     pub fn of_member(mut self, role: Role) -> Self {
+        self.metrics.clients.in_flight.dec();
         self.port = Port::Peers(role);
         self
     }
 
-    pub fn upstream(&mut self, registry: &str) {
+    /// The registry that is meant; nothing where none is.
+    pub fn upstream_name(&self) -> &str {
+        &self.upstream
+    }
+
+    /// The request's ids.
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
+    /// Which registry is meant, and how it is counted.
+    pub fn upstream(&mut self, registry: &str, label: UpstreamLabel) {
         registry.clone_into(&mut self.upstream);
+        self.label = label;
     }
 
     /// The head of the response leaves.
@@ -98,15 +125,19 @@ impl Record {
         let metrics = &self.metrics;
         match self.port {
             Port::Registry => {
+                let (tier, outcome) = (self.tier, self.outcome);
                 let served = Served {
-                    tier: self.tier,
-                    outcome: self.outcome,
+                    tier,
+                    upstream: self.label.clone(),
+                    outcome,
                 };
-                metrics.requests.get_or_create(&served).inc();
-                let sent = metrics.sent_bytes.get_or_create(&served);
-                sent.inc_by(self.sent);
+                metrics.clients.served(&served, self.sent);
+                metrics.clients.in_flight.dec();
                 if let Some(first_byte) = self.first_byte {
-                    metrics.first_byte_seconds.observe(first_byte.as_secs_f64());
+                    let seconds = &metrics.clients.first_byte_seconds;
+                    seconds
+                        .get_or_create(&Answered { tier, outcome })
+                        .observe(first_byte.as_secs_f64());
                 }
             }
             Port::Peers(role) => {
@@ -114,9 +145,7 @@ impl Record {
                     role: RoleLabel(role),
                     outcome: self.outcome,
                 };
-                metrics.peers.served.get_or_create(&served).inc();
-                let sent = metrics.peers.sent_bytes.get_or_create(&served);
-                sent.inc_by(self.sent);
+                metrics.peers.served(&served, self.sent);
             }
         }
     }
@@ -132,6 +161,7 @@ impl Drop for Record {
             Port::Registry => "registry",
             Port::Peers(role) => role.as_str(),
         };
+        let ids = self.trace.ids();
         tracing::info!(
             target: "access",
             port,
@@ -145,6 +175,9 @@ impl Drop for Record {
             first_byte_ms = self.first_byte.map(|d| d.as_secs_f64() * 1000.0),
             duration_ms = self.started.elapsed().as_secs_f64() * 1000.0,
             agent = self.agent,
+            request_id = self.trace.request_id(),
+            trace_id = ids.map(|(trace, _)| tracing::field::display(trace)),
+            span_id = ids.map(|(_, span)| tracing::field::display(span)),
         );
     }
 }

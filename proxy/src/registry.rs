@@ -19,10 +19,12 @@ use crate::{
     access::Sessions,
     body::Body,
     fill::FillError,
-    metrics::{Metrics, Outcome, Tier},
+    metrics::{Metrics, Outcome, Tier, UpstreamLabel},
     pull::{self, Caller, Pull, PullError, Pulled},
     record::Record,
     sys::{self, Regions},
+    telemetry,
+    trace::Trace,
     upstream::Failure,
 };
 
@@ -66,14 +68,17 @@ impl Surface {
         let text = |name: HeaderName| request.headers().get(name).and_then(|v| v.to_str().ok());
         let agent = text(header::USER_AGENT).unwrap_or_default().to_owned();
         let head = request.method() == Method::HEAD;
+        let trace = Trace::of(request.headers());
         let mut record = Record::new(
             Arc::clone(&self.metrics),
+            trace.clone(),
             request.method().clone(),
             request.uri().path().to_owned(),
             agent.clone(),
         );
         if let Some(rest) = token_path(&request) {
-            let response = self.token(request, &rest).await;
+            let mut response = self.token(request, &rest).await;
+            trace.answer(response.headers_mut());
             record.answered(response.status(), Tier::None, Outcome::Hit);
             return response.map(|body| body.serve(regions, record));
         }
@@ -86,11 +91,13 @@ impl Surface {
                 // Whoever is meant, also in prefix addressing.
                 if let Some((registry, _)) = route.address().and_then(|a| self.pull.resolve(a).ok())
                 {
-                    record.upstream(registry.as_str());
+                    let label = UpstreamLabel::of(&self.pull.config.load(), registry.as_str());
+                    record.upstream(registry.as_str(), label);
                 }
                 let unknown = unknown(&route);
                 let range = RangeHeader::parse(text(header::RANGE));
-                let answered = self.pulled(request.headers(), route, range, head).await;
+                let headers = request.headers();
+                let answered = self.pulled(headers, route, range, head, &trace).await;
                 (
                     answered.map_err(|(error, shown)| (error, unknown, shown)),
                     ns,
@@ -114,6 +121,7 @@ impl Surface {
             }
         };
         let headers = response.headers_mut();
+        trace.answer(headers);
         // Optional in the specification, but some old clients look for it.
         headers.insert(
             HeaderName::from_static("docker-distribution-api-version"),
@@ -136,11 +144,12 @@ impl Surface {
     pub fn turn_away<B>(&self, request: &Request<B>, regions: &Regions) -> Response<Body> {
         let mut record = Record::new(
             Arc::clone(&self.metrics),
+            Trace::of(request.headers()),
             request.method().clone(),
             request.uri().path().to_owned(),
             String::new(),
         );
-        self.metrics.turned_away.inc();
+        self.metrics.clients.turned_away.inc();
         let why = "only this node may pull here; [registry] allow_from says who else may";
         let error = PullError::Request(OciError::new(ErrorCode::Denied, why));
         let response = error_response(&error, ErrorCode::NameUnknown, "", &mut record);
@@ -154,12 +163,13 @@ impl Surface {
         route: Route,
         range: RangeHeader,
         head: bool,
+        trace: &Trace,
     ) -> Result<Pulled, (PullError, Shown)> {
-        let (caller, shown) = match self.caller(headers).await {
+        let (caller, shown) = match self.caller(headers, trace).await {
             Ok(caller) if caller.presented => (caller, Shown::Something),
             Ok(caller) => (caller, Shown::Nothing),
             // Public content does not depend on it.
-            Err(Unknown::Expired) => (Caller::anonymous(), Shown::Expired),
+            Err(Unknown::Expired) => (Caller::anonymous(trace.clone()), Shown::Expired),
             Err(Unknown::Malformed) => {
                 let why = "the Authorization is neither HTTP Basic nor a Bearer token";
                 return Err((
@@ -308,7 +318,7 @@ pub(crate) fn error_response(
         code => code.status(),
     };
     let outcome = if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-        tracing::warn!(%error, status = status.as_u16(), "a request could not be answered; the client is sent on");
+        complain(error, status, record);
         Outcome::Failed
     } else {
         Outcome::Refused
@@ -338,4 +348,40 @@ pub(crate) fn error_response(
         headers.insert(header::CONTENT_RANGE, value);
     }
     response
+}
+
+/// Says once what is wrong, and what can be done. The request's own line follows in any case.
+fn complain(error: &PullError, status: StatusCode, record: &Record) {
+    let what = match error {
+        PullError::Upstream(failure) | PullError::Fill(FillError::Upstream(failure)) => {
+            match failure {
+                Failure::Limited { .. } => {
+                    "a registry limits requests; give it credentials with a larger quota, a mirror, or `fresh_for` for tags"
+                }
+                Failure::Unreachable { .. } => {
+                    "a registry cannot be reached; look at it, at DNS, the way out and its proxy, or give it a mirror"
+                }
+                _ => {
+                    "a registry's answer makes no sense; look at the endpoint in the configuration"
+                }
+            }
+        }
+        PullError::Fill(FillError::Disk(_)) => {
+            "the node tier failed; look at its disk: space, inodes, permissions, the kernel's log"
+        }
+        PullError::Fill(FillError::Digest) => {
+            "every source gave wrong bytes; look at the registry or mirror, and at what is between"
+        }
+        _ => "a download broke off; look at the registry and the way to it",
+    };
+    if let Some(due) = telemetry::due(what, record.upstream_name()) {
+        tracing::warn!(
+            upstream.registry = record.upstream_name(),
+            %error,
+            status = status.as_u16(),
+            request_id = record.trace().request_id(),
+            unsaid = due.unsaid,
+            "no answer, the client is sent on: {what}"
+        );
+    }
 }

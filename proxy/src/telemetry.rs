@@ -1,24 +1,72 @@
-//! Logs: where they go and how they look.
+//! Logs: where they go, how they look, what is said, and how often the same is said.
 //!
 //! Lines go to standard error. `target: "access"` is the access log, one line a request. A failure is logged once,
-//! where it is handled; fields are named by entity, with units, and never hold a secret or a query.
+//! where it is handled, with what to do about it; fields are named by entity, with units, and never hold a secret or a
+//! query.
 
-use tracing_subscriber::{EnvFilter, fmt};
+mod repeats;
 
+use std::sync::{Mutex, PoisonError};
+
+use tracing_subscriber::{
+    EnvFilter, Layer as _, Registry, fmt, layer::SubscriberExt as _, reload,
+    util::SubscriberInitExt as _,
+};
+
+pub use self::repeats::{Due, due};
 use crate::config::{LogFormat, Telemetry};
 
+/// The log of the process. What is said can be changed while it runs.
+#[derive(Debug)]
+pub struct Logs {
+    handle: reload::Handle<EnvFilter, Registry>,
+    /// The filter in force, as it was written.
+    filter: Mutex<String>,
+}
+
+impl Logs {
+    /// The filter in force.
+    pub fn filter(&self) -> String {
+        let filter = self.filter.lock();
+        filter.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts another filter in force, in the notation of `EnvFilter`. One that cannot be read changes nothing.
+    pub fn set(&self, filter: &str) -> Result<(), String> {
+        let new = read(filter)?;
+        let mut shown = self.filter.lock().unwrap_or_else(PoisonError::into_inner);
+        self.handle.reload(new).map_err(|error| error.to_string())?;
+        filter.clone_into(&mut shown);
+        Ok(())
+    }
+}
+
+fn read(filter: &str) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(filter).map_err(|error| {
+        format!("{filter:?} is no log filter ({error}); write a level, or targets with levels: info, larder=debug,access=off")
+    })
+}
+
 /// Sets up logging for the process. A filter that cannot be read becomes `info`, and is complained about.
-pub fn init(telemetry: &Telemetry) {
-    let (filter, complaint) = match EnvFilter::try_new(&telemetry.log) {
-        Ok(filter) => (filter, None),
-        Err(error) => (EnvFilter::new("info"), Some(error)),
+pub fn init(telemetry: &Telemetry) -> Logs {
+    let (filter, shown, complaint) = match read(&telemetry.log) {
+        Ok(filter) => (filter, telemetry.log.clone(), None),
+        Err(error) => (EnvFilter::new("info"), "info".to_owned(), Some(error)),
     };
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let set = match telemetry.log_format {
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-        LogFormat::Text => builder.with_ansi(false).try_init(),
+    let (filter, handle) = reload::Layer::new(filter);
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = match telemetry.log_format {
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+        LogFormat::Text => lines.with_ansi(false).boxed(),
     };
+    let set = tracing_subscriber::registry()
+        .with(lines.with_filter(filter))
+        .try_init();
     if let (Ok(()), Some(error)) = (set, complaint) {
-        tracing::warn!(%error, filter = telemetry.log, "the log filter cannot be read; logging at info");
+        tracing::warn!(error, "logging at info");
+    }
+    Logs {
+        handle,
+        filter: Mutex::new(shown),
     }
 }

@@ -9,6 +9,7 @@ mod endpoint;
 mod health;
 mod question;
 mod redirect;
+mod seen;
 mod token;
 
 use std::{
@@ -36,7 +37,7 @@ use crate::{
     client::{self, Client, Route},
     config::{Config, Endpoint, Upstream},
     identity::Fingerprint,
-    metrics::{Asked, Metrics, UpstreamAsked},
+    metrics::Metrics,
 };
 
 /// The head of an answer must come within this time. Below the 5 s in which larder answers its own client.
@@ -266,33 +267,6 @@ impl Upstreams {
         asked
     }
 
-    fn count_asked(&self, ask: &Ask, asked: &Result<Answer, Failure>) {
-        let outcome = match asked {
-            Ok(_) | Err(Failure::Unsatisfiable { .. }) => Asked::Answered,
-            Err(Failure::NotFound(_)) => Asked::NotFound,
-            Err(Failure::Refused(_)) => Asked::Refused,
-            Err(Failure::Limited { .. }) => Asked::Limited,
-            Err(Failure::Unreachable { .. }) => Asked::Unreachable,
-            Err(Failure::Forbidden(_)) => Asked::Forbidden,
-            Err(Failure::Invalid { .. }) => Asked::Invalid,
-        };
-        let metrics = &self.metrics.upstreams;
-        metrics
-            .asked
-            .get_or_create(&UpstreamAsked { outcome })
-            .inc();
-        if let (Ok(answer), true) = (asked, ask.registry.is_docker_hub()) {
-            // `100;w=21600`
-            let number = |name| answer.header(name)?.split(';').next()?.trim().parse().ok();
-            if let Some(limit) = number("ratelimit-limit") {
-                metrics.hub_limit.set(limit);
-            }
-            if let Some(remaining) = number("ratelimit-remaining") {
-                metrics.hub_remaining.set(remaining);
-            }
-        }
-    }
-
     fn health<T>(&self, place: &str, look: impl FnOnce(&mut Health) -> T) -> T {
         let mut all = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         if !all.contains_key(place) {
@@ -324,7 +298,7 @@ impl Upstreams {
         let upstream = self.config.load().upstream(registry.as_str());
         if let Some(endpoint) = upstream.endpoints.get(endpoint) {
             let place = client::origin(&endpoint.url);
-            tracing::warn!(upstream.endpoint = place, blob.digest = %digest, "an endpoint gave wrong bytes; it is asked last for this digest");
+            tracing::warn!(upstream.endpoint = place, blob.digest = %digest, "an endpoint gave wrong bytes and is asked last for this digest; look at it, and at what is between");
             // Where several brought the bytes of one blob, all are suspected; the one that lies again goes last.
             let key = (place, *digest);
             let lies = self.liars.get(&key).await.unwrap_or(0);

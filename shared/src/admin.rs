@@ -124,6 +124,12 @@ pub struct Served {
     pub upstream_bytes: u64,
 }
 
+/// What larder logs, in the notation of `tracing_subscriber::EnvFilter`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LogFilter {
+    pub filter: String,
+}
+
 /// `POST /pin`, `/unpin`, `/evict`, `/gc`: what was pinned, let go or taken out.
 #[derive(Clone, Copy, Default, Debug, Serialize, Deserialize)]
 pub struct Acted {

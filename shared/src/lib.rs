@@ -12,6 +12,7 @@ pub mod range;
 pub mod role;
 pub mod route;
 pub mod spans;
+pub mod trace;
 
 pub use digest::{Algorithm, Digest, Hasher};
 pub use error::{ErrorCode, OciError};

@@ -43,6 +43,8 @@ pub struct Plan {
     pub stored: usize,
     /// How long the slow streams are watched.
     pub watch: Duration,
+    /// How long idle nodes are watched.
+    pub idle: Duration,
 }
 
 impl Plan {
@@ -59,6 +61,7 @@ impl Plan {
             counts: 3,
             stored: 100_000,
             watch: Duration::from_secs(6),
+            idle: Duration::from_mins(1),
         }
     }
 
@@ -76,6 +79,7 @@ impl Plan {
             counts: 1,
             stored: 20_000,
             watch: Duration::from_secs(2),
+            idle: Duration::from_secs(15),
         }
     }
 }

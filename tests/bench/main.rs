@@ -11,6 +11,7 @@ mod cold;
 mod cpu;
 mod economy;
 mod first_byte;
+mod idle;
 mod link;
 mod machine;
 mod manifest;
@@ -40,7 +41,7 @@ const USAGE: &str = "usage: larder-bench [--quick] [--only SECTION[,SECTION…]]
 type Measure = fn(&Bench) -> Result<Section>;
 
 /// Every section, in the order of the report.
-const SECTIONS: [(&str, Measure); 10] = [
+const SECTIONS: [(&str, Measure); 11] = [
     ("warm", warm::measure),
     ("warm-bbr", warm::measure_bbr),
     ("manifest", manifest::measure),
@@ -50,6 +51,7 @@ const SECTIONS: [(&str, Measure); 10] = [
     ("economy", economy::measure),
     ("restart", restart::measure),
     ("memory", memory::measure),
+    ("idle", idle::measure),
     ("link", link::measure),
 ];
 

@@ -7,6 +7,8 @@ mod access;
 mod fallback;
 mod image;
 mod mirror;
+mod node;
 mod prefix;
+mod removal;
 mod runtime;
 mod setup;

@@ -35,6 +35,21 @@ pub(crate) async fn start_mirror(upstream: &Upstream) -> Result<Mirror> {
     })
 }
 
+/// Starts a mirror of one registry that paths name by `alias`.
+pub(crate) async fn start_mirror_with_alias(upstream: &Upstream, alias: &str) -> Result<Mirror> {
+    let Upstream { name, url } = upstream;
+    let node = Node::builder()
+        .config(format!(
+            "[upstreams.\"{name}\"]\nendpoints = [\"{url}\"]\nalias = \"{alias}\"\n"
+        ))
+        .start()
+        .await;
+    Ok(Mirror {
+        addr: node.addr().parse()?,
+        node,
+    })
+}
+
 impl Mirror {
     /// `kill -9`; returns when it is gone and its port refuses connections.
     pub(crate) fn kill(&mut self) {

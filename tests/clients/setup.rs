@@ -5,7 +5,7 @@ use larder_tests::real::{Containerd, DockerRegistry, PrefixMirror, Requests, ref
 use tempfile::TempDir;
 
 use crate::image::{Layout, Platform, sha256};
-use crate::mirror::{Mirror, Upstream, start_mirror};
+use crate::mirror::{Mirror, Upstream, start_mirror, start_mirror_with_alias};
 
 /// A registry's name that does not resolve: whatever arrives has come through the mirror.
 pub(crate) const REGISTRY: &str = "registry.example";
@@ -35,6 +35,17 @@ impl Setup {
     /// The registry is known by its own host and port, so clients can reach it without the mirror.
     pub(crate) async fn by_address(image: Layout) -> Result<Self> {
         Self::start(image, None, &[]).await
+    }
+
+    /// As [`by_address`](Self::by_address), and the mirror has an alias for it, for paths cannot hold a port.
+    pub(crate) async fn by_alias(image: Layout, alias: &str) -> Result<Self> {
+        let mut setup = Self::by_address(image).await?;
+        let upstream = Upstream {
+            name: setup.name.clone(),
+            url: setup.registry.url(),
+        };
+        setup.mirror = start_mirror_with_alias(&upstream, alias).await?;
+        Ok(setup)
     }
 
     async fn start(image: Layout, name: Option<&str>, users: &[(&str, &str)]) -> Result<Self> {

@@ -4,6 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use larder_tests::fake::FakeRegistry;
+use larder_tests::http::Call;
 use larder_tests::image::build;
 use larder_tests::members::Cluster;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -55,6 +56,58 @@ async fn status_and_peers_show_the_members_and_what_went_between_them() {
     let said = cluster.node(1).cli(&["status"]).await;
     let text = String::from_utf8_lossy(&said.stdout).into_owned();
     assert!(text.contains("3 members, 3 of them well"), "{text}");
+}
+
+/// What one node asks of another for a client is the same request, in the same trace, a step further.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_has_the_same_ids_on_all_nodes() {
+    let _machine = beside().await;
+    let fake = FakeRegistry::start().await;
+    let image = build(&fake, REPOSITORY, "v1", &layers(1, &[9]));
+    let cluster = Cluster::of(2).upstream(&fake).start().await;
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let node = cluster.node(0);
+    let digest = &image.layers[0].digest;
+    let url = format!(
+        "{}/v2/{REPOSITORY}/blobs/{digest}?ns={}",
+        node.url(),
+        fake.host()
+    );
+    let answer = Call::get(url)
+        .header("x-request-id", "pull-7")
+        .header("traceparent", &format!("00-{trace}-b7ad6b7169203331-01"))
+        .send();
+    assert!(answer.await.expect("an answer").complete);
+    // A layer of 9 MiB is of three runs, and every request of a member is told once it is over.
+    let own = node.log();
+    let own = own.lines().find(|line| line.contains("port=\"registry\""));
+    let ids = |line: &str| {
+        let (_, ids) = line.split_once("request_id=").expect("ids");
+        let words: Vec<&str> = ids.split_whitespace().take(3).collect();
+        let [request, trace, span] = words[..].try_into().expect("three ids");
+        [request, trace, span].map(str::to_owned)
+    };
+    let [_, _, span] = ids(own.expect("its line"));
+    let theirs = || {
+        let log = cluster.node(1).log();
+        let lines = log.lines().filter(|line| line.contains("port=\"root\""));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    larder_tests::scene::eventually("a line there", || !theirs().is_empty()).await;
+    for line in theirs() {
+        let [request, their_trace, step] = ids(&line);
+        assert_eq!(request, "\"pull-7\"");
+        assert_eq!(their_trace, format!("trace_id={trace}"));
+        assert_ne!(step, span, "a step of its own");
+    }
+    // Upstream is asked under the same id, whoever asks.
+    let blobs = fake.requests();
+    let blobs = blobs.iter().filter(|seen| seen.reference == *digest);
+    for seen in blobs {
+        let mut headers = seen.headers.iter();
+        let id = headers.find(|(name, _)| name == "x-request-id");
+        assert_eq!(id.map(|(_, id)| &**id), Some("pull-7"), "{seen:?}");
+    }
 }
 
 /// Who was asked for a certificate yesterday must not be let in without one today.

@@ -113,7 +113,7 @@ async fn check(size: Option<u64>, how: Damage, when: When) {
     // looked is just not there.
     let found = match (size, when, how) {
         (None, When::Open | When::Kept, _) | (_, When::Restarted, Damage::Remove) => return,
-        _ => scene.node.metric("larder_store_rotten_blobs").await,
+        _ => scene.node.metric("larder_store_rotten_blobs_total").await,
     };
     assert_eq!(found, Some(1.0), "{case}");
     let hex = &digest["sha256:".len()..];
@@ -189,7 +189,7 @@ async fn a_crowd_on_a_rotten_blob() {
         assert_eq!(answer.digest, digest);
     }
     assert_eq!(
-        scene.node.metric("larder_store_rotten_blobs").await,
+        scene.node.metric("larder_store_rotten_blobs_total").await,
         Some(1.0)
     );
 }

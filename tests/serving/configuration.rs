@@ -217,3 +217,16 @@ async fn a_changed_file_takes_effect_and_a_bad_one_does_not() {
         (200, 403)
     );
 }
+
+#[tokio::test]
+async fn a_pod_is_told_who_else_may_connect() {
+    for (told, status) in [("192.0.2.9", 403), ("192.0.2.9,127.0.0.1", 401)] {
+        let node = Node::builder()
+            .config("[registry]\nallow_from = [\"192.0.2.1\"]\n")
+            .env("LARDER_ALLOW_FROM", told)
+            .start()
+            .await;
+        let answer = http::get(&format!("{}/v2/", node.url()), &[]).await;
+        assert_eq!(answer.expect("an answer").status, status, "{told}");
+    }
+}

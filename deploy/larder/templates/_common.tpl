@@ -43,11 +43,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- end -}}
 
-{{/* The address on which a port is served: of the pod, or of the node's loopback where the network is the node's. */}}
-{{- define "larder.podAddress" -}}
-{{- if .Values.podIPv6 -}}[$(POD_IP)]{{- else -}}$(POD_IP){{- end -}}
-{{- end -}}
-
 {{- define "larder.anyAddress" -}}
 {{- if .Values.podIPv6 -}}[::]{{- else -}}0.0.0.0{{- end -}}
 {{- end -}}
@@ -89,7 +84,11 @@ capabilities:
 {{- $base := dict
     "registry" (dict "listen" (printf "%s:%v" (ternary $loopback $any .Values.hostNetwork) .Values.registry.port))
     "store" (dict "path" "/var/lib/larder")
-    "telemetry" (dict "listen" (printf "%s:%v" (ternary $loopback $any .Values.hostNetwork) .Values.telemetry.port) "log_format" "json") -}}
+    "telemetry" (dict "listen" (printf "%s:%v" $loopback .Values.telemetry.port) "log_format" "json") -}}
+{{/* The node's disk is the kubelet's and the runtime's too: the kubelet removes images from 85 % on. */}}
+{{- if eq .Values.store.type "hostPath" -}}
+{{- $_ := set $base "store" (merge (get $base "store") (dict "max_size" "40%" "min_free" "20%")) -}}
+{{- end -}}
 {{- $cluster := dict -}}
 {{- if .Values.peers.enabled -}}
 {{- $name := printf "%s-peers.%s.svc.%s" (include "larder.fullname" .) .Release.Namespace .Values.clusterDomain -}}
@@ -123,12 +122,21 @@ capabilities:
 {{/* What larder reads at its start alone; a change of all else is taken up by the running daemon. */}}
 {{- define "larder.restartChecksum" -}}
 {{- $config := include "larder.config" . | fromJson -}}
-{{- $telemetry := omit (get $config "telemetry") "none" -}}
 {{- $parts := list
     (dig "registry" "listen" "" $config)
     (dig "store" "path" "" $config)
-    $telemetry
+    (dig "telemetry" dict $config)
     (dig "admin" dict $config)
     (dig "cluster" dict $config) -}}
 {{- $parts | toJson | sha256sum | trunc 16 -}}
+{{- end -}}
+
+{{- define "larder.dnsPolicy" -}}
+{{- if .Values.dnsPolicy -}}
+{{- .Values.dnsPolicy -}}
+{{- else if or .Values.peers.enabled .Values.objectStore.url -}}
+{{- ternary "ClusterFirstWithHostNet" "ClusterFirst" .Values.hostNetwork -}}
+{{- else -}}
+Default
+{{- end -}}
 {{- end -}}

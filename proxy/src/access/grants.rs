@@ -124,8 +124,13 @@ impl Grants {
             .collect();
         *held = true;
         if let Err(error) = rewrite(&self.path, &text) {
-            tracing::warn!(%error, path = %self.path.display(), "the grants cannot be written; they are asked for again after a restart");
+            tracing::warn!(%error, path = %self.path.display(), "the grants cannot be written and are asked for again after a restart; look at the disk and the file's owner");
         }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        lock(&self.known).len()
     }
 
     /// How long ago the origin accepted this credential for this repository.

@@ -107,10 +107,10 @@ impl Admin {
                 .map(|member| MemberStatus {
                     address: member.address.to_string(),
                     own: member.own,
-                    state: member.state.to_owned(),
+                    state: member.state.as_str().to_owned(),
                 })
                 .collect(),
-            received_bytes: peers.received.get(),
+            received_bytes: self.metrics.received_from_members(),
             sent_bytes: self.metrics.sent_to_members(),
             distrusted: peers.distrusted.get(),
         }

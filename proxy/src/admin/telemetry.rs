@@ -1,38 +1,15 @@
 //! The telemetry port: metrics and health.
 
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{Request, Response, StatusCode};
 
 use super::{Admin, text};
 use crate::{body::Body, store::Tenure};
 
 impl Admin {
     /// Answers on the telemetry port.
-    pub fn telemetry<B>(&self, request: &Request<B>) -> Response<Body> {
+    pub async fn telemetry<B>(&self, request: &Request<B>) -> Response<Body> {
         match request.uri().path() {
-            "/metrics" => {
-                let totals = self.pull.store.totals();
-                self.metrics.store_bytes.set(totals.bytes as i64);
-                self.metrics.store_blobs.set(totals.blobs as i64);
-                let members = self.pull.cluster.members.view().addresses.len();
-                self.metrics.peers.members.set(members as i64);
-                self.metrics
-                    .store_failing
-                    .set(i64::from(self.pull.store.trouble().is_some()));
-                self.metrics
-                    .store_waiting
-                    .set(i64::from(self.pull.store.tenure() == Tenure::Waiting));
-                self.metrics
-                    .store_rotten
-                    .set(self.pull.store.rotten() as i64);
-                let mut response = text(StatusCode::OK, &self.metrics.render());
-                response.headers_mut().insert(
-                    header::CONTENT_TYPE,
-                    HeaderValue::from_static(
-                        "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                    ),
-                );
-                response
-            }
+            "/metrics" => self.metrics(request.headers()).await,
             // Everything is bound and built before the port answers.
             "/livez" => text(StatusCode::OK, "ok\n"),
             "/readyz" if self.readiness.is_withdrawn() => {

@@ -23,6 +23,7 @@ mod tests;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
@@ -60,6 +61,11 @@ pub struct NodeArgs {
     /// The directory of the drop-ins that CRI-O reads
     #[arg(long, value_name = "DIR", default_value = CRIO_CONF_DIR)]
     pub crio_conf_dir: PathBuf,
+
+    /// If its files change, tell CRI-O by a SIGHUP to read them again. In a container this takes the node's
+    /// processes (hostPID)
+    #[arg(long)]
+    pub crio_reload: bool,
 }
 
 /// Make the container runtime pull images through larder
@@ -88,8 +94,14 @@ pub struct InstallArgs {
 
     /// At the end, ask whether larder answers at the address, for ten seconds at the most. It has to run by
     /// then, and this has to run in the node's network
-    #[arg(long)]
-    pub probe: bool,
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "10"
+    )]
+    pub probe: Option<u16>,
 
     /// Show what would change, and change nothing
     #[arg(long)]
@@ -136,9 +148,11 @@ pub fn install(args: &InstallArgs, out: &mut dyn Write, complaints: &mut dyn Wri
     if let Some(dir) = &targets.crio {
         crio::install(&mut plan, &root, dir, &registries, &address, args.exact)?;
     }
-    act::act(&plan, &root, args.dry_run, out, complaints)?;
-    if args.probe {
-        let answer = probe::probe(&address)?;
+    args.node
+        .carry_out(plan, &root, args.dry_run, out, complaints)?;
+    if let Some(seconds) = args.probe {
+        let patience = Duration::from_secs(seconds.into());
+        let answer = probe::probe(&address, patience)?;
         match probe::mend(&answer, &address) {
             None => writeln!(out, "larder answers at {address}")?,
             Some(mend) => writeln!(complaints, "warning: {mend}")?,
@@ -172,8 +186,9 @@ pub fn uninstall(
         let nothing = format!("nothing of larder's is in {}", looked.join(" or "));
         plan.notes.push(nothing);
     }
-    act::act(&plan, &root, args.dry_run, out, complaints)?;
     let code = u8::from(plan.unfinished);
+    args.node
+        .carry_out(plan, &root, args.dry_run, out, complaints)?;
     if args.stay && code == 0 {
         out.flush()?;
         until_ended()?;
@@ -192,6 +207,33 @@ impl NodeArgs {
         let targets =
             preset::targets(self.preset, self.runtime, &root, &certs_dir, &crio_conf_dir)?;
         Ok((root, targets))
+    }
+
+    /// Does what `plan` says, or shows it, and has CRI-O read its files again.
+    fn carry_out(
+        &self,
+        mut plan: Plan,
+        root: &Root,
+        dry_run: bool,
+        out: &mut dyn Write,
+        complaints: &mut dyn Write,
+    ) -> Result<()> {
+        let signal = plan.crio_changes && self.crio_reload;
+        if plan.crio_changes && !signal {
+            crio::say_when(&mut plan, root)?;
+        }
+        act::act(&plan, root, dry_run, out, complaints)?;
+        if signal && !dry_run {
+            match crio::reload() {
+                0 => writeln!(
+                    complaints,
+                    "warning: no process of CRI-O took a SIGHUP: in a container this takes hostPID and leave to send \
+                     signals. `systemctl reload crio` on the node does the same"
+                )?,
+                _ => writeln!(out, "CRI-O was told to read its files again")?,
+            }
+        }
+        Ok(())
     }
 }
 

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::{
     app,
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, SourceRule},
     telemetry,
 };
 
@@ -35,6 +35,15 @@ pub struct ServeArgs {
     /// The address by which the other members of the cluster know this node: the pod's IP and the peer port.
     #[arg(long, env = "LARDER_ADVERTISE", value_name = "ADDR")]
     advertise: Option<SocketAddr>,
+    /// Who else may connect, besides `allow_from` of the file: the node's address, as a pod is told it. Several are
+    /// separated by commas.
+    #[arg(
+        long,
+        env = "LARDER_ALLOW_FROM",
+        value_name = "SOURCE",
+        value_delimiter = ','
+    )]
+    allow_from: Vec<SourceRule>,
     /// What to log: `info`, `debug`, `larder=debug,access=off` …
     #[arg(long, env = "LARDER_LOG", value_name = "FILTER")]
     log: Option<String>,
@@ -65,6 +74,7 @@ impl ServeArgs {
         if let (Some(advertise), Some(peers)) = (self.advertise, &mut config.cluster.peers) {
             peers.advertise = Some(advertise);
         }
+        config.registry.allow_from.extend(&self.allow_from);
         if let Some(log) = &self.log {
             config.telemetry.log.clone_from(log);
         }
@@ -79,13 +89,13 @@ pub fn serve(args: ServeArgs) -> anyhow::Result<u8> {
             .with_context(|| format!("--telemetry {address}: give an address and a port, such as 127.0.0.1:7421, or `off`"))?;
     }
     let config = args.read()?;
-    telemetry::init(&config.telemetry);
+    let logs = telemetry::init(&config.telemetry);
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("the runtime cannot be started")?
         .block_on(async {
-            let bound = app::build(config).await?;
+            let bound = app::build(config, logs).await?;
             let reread: Option<app::Reread> = match args.config {
                 Some(_) => Some(Box::new(move || args.read())),
                 None => None,

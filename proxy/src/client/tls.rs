@@ -35,7 +35,7 @@ impl Roots {
         let mut roots = RootCertStore::empty();
         let found = rustls_native_certs::load_native_certs();
         for error in &found.errors {
-            tracing::warn!(%error, "some of the system's certificates cannot be read");
+            tracing::warn!(%error, "some of the system's certificates cannot be read; look at the files below /etc/ssl, or name a `ca` for each upstream");
         }
         let (good, _) = roots.add_parsable_certificates(found.certs);
         if good == 0 {

@@ -16,6 +16,7 @@ use super::placement::Key;
 use crate::{
     config::{self, Config, Peers},
     drain::Watch,
+    metrics::MemberState,
     sys,
 };
 
@@ -107,8 +108,7 @@ pub enum Admission {
 pub struct MemberView {
     pub address: SocketAddr,
     pub own: bool,
-    /// `ok`, `avoided`, `distrusted`
-    pub state: &'static str,
+    pub state: MemberState,
 }
 
 impl Members {
@@ -154,7 +154,7 @@ impl Members {
             Ok(found) => found,
             Err(why) => {
                 if complained.as_ref() != Some(&why) {
-                    tracing::warn!(members = %peers.members, why, "the members cannot be looked up; those known so far stay");
+                    tracing::warn!(members = %peers.members, why, "the members cannot be looked up, those known so far stay; look at [cluster] members and at DNS");
                     *complained = Some(why);
                 }
                 return;
@@ -235,9 +235,9 @@ impl Members {
         let (view, standings) = (self.view(), self.standings());
         let later = |until: Option<Instant>| until.is_some_and(|until| now < until);
         let state = |address| match standings.get(&address) {
-            Some(standing) if later(standing.distrusted) => "distrusted",
-            Some(standing) if standing.avoided.is_some() => "avoided",
-            _ => "ok",
+            Some(standing) if later(standing.distrusted) => MemberState::Distrusted,
+            Some(standing) if standing.avoided.is_some() => MemberState::Avoided,
+            _ => MemberState::Ok,
         };
         let each = view.addresses.iter().enumerate();
         each.map(|(index, address)| MemberView {

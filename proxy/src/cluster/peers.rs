@@ -34,6 +34,7 @@ use crate::{
     coalesce::Coalesce,
     config::{Config, PeerTls},
     metrics::{Metrics, PeerAsked, PeerAskedOutcome, RoleLabel},
+    trace::Trace,
 };
 
 /// Says in which role a member is asked. Without it a request is none of a member's.
@@ -75,6 +76,8 @@ pub struct Ask {
     pub within: Duration,
     /// The `Authorization` that is lent: a Bearer token for pulling from this repository, never another secret.
     pub lent: Option<HeaderValue>,
+    /// Whose request it is for.
+    pub trace: Trace,
 }
 
 /// Why a member gave nothing.
@@ -232,6 +235,9 @@ impl Peers {
         }
         if let Some(lent) = &ask.lent {
             request = request.header(header::AUTHORIZATION, lent.clone());
+        }
+        if let Some(headers) = request.headers_mut() {
+            ask.trace.pass_on(headers, true);
         }
         // A slot for each role: a relay that is waited for must find one to ask its root.
         let slots = Arc::clone(&self.voice(member).slots[ask.role as usize]);

@@ -30,6 +30,14 @@ const EVERY: Duration = Duration::from_secs(10);
 #[error("[cluster] tls: {0}")]
 pub struct MemberTlsError(String);
 
+/// When certificates end, in Unix seconds; `None` where one does not tell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Expires {
+    /// The first of the authorities'.
+    pub ca: Option<i64>,
+    pub member: Option<i64>,
+}
+
 /// Both sides of mutual TLS, as the files say now.
 #[derive(Clone, Debug)]
 pub struct MemberTls {
@@ -37,6 +45,7 @@ pub struct MemberTls {
     pub client: Arc<ClientConfig>,
     /// What the other side's certificate must be good for.
     pub name: ServerName<'static>,
+    pub expires: Expires,
     /// Changes with the files.
     pub generation: u64,
 }
@@ -57,12 +66,15 @@ impl MemberTls {
             Ok(certificates)
         };
         let mut roots = RootCertStore::empty();
-        for certificate in read(&files.ca)? {
+        let authorities = read(&files.ca)?;
+        let ca = authorities.iter().filter_map(expiry).min();
+        for certificate in authorities {
             roots
                 .add(certificate)
                 .map_err(|error| failed(&at(&files.ca), error.to_string()))?;
         }
         let chain = read(&files.cert)?;
+        let member = chain.first().and_then(expiry);
         let key = PrivateKeyDer::from_pem_file(&files.key)
             .map_err(|error| failed(&at(&files.key), error.to_string()))?;
         let name = ServerName::try_from(files.name.clone())
@@ -95,6 +107,7 @@ impl MemberTls {
             server: Arc::new(server),
             client: Arc::new(client),
             name,
+            expires: Expires { ca, member },
             generation,
         })
     }
@@ -107,6 +120,12 @@ impl MemberTls {
         webpki::EndEntityCert::try_from(certificate)
             .is_ok_and(|shown| shown.verify_is_valid_for_subject_name(&self.name).is_ok())
     }
+}
+
+/// When a certificate ends, in Unix seconds.
+fn expiry(certificate: &CertificateDer<'_>) -> Option<i64> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    Some(certificate.validity().not_after.timestamp())
 }
 
 fn provider() -> Arc<CryptoProvider> {
@@ -162,7 +181,7 @@ impl Rotating {
                     loaded.tls = new;
                 }
                 Err(error) => {
-                    tracing::error!(%error, "the member's new certificate cannot be used; the one before stays in force");
+                    tracing::error!(%error, "the member's new certificate cannot be used, the one before stays in force; look at the files that the error names");
                 }
             }
             return Ok(Some(loaded.tls.clone()));

@@ -12,8 +12,7 @@ const TIME: &str = r"^(0+|[0-9]+(d|h|m|s|ms)([0-9]+(h|m|s|ms))*)$";
 const SIZE: &str = r"^(0+|[0-9]+(\.[0-9]+)? ?([kKMGTPE]i?)?B|[0-9]+(\.[0-9]+)? ?[kKMGTPE]i?|([0-9]|[1-9][0-9]|100)%)$";
 const RATE: &str = r"^[0-9]+(\.[0-9]+)? ?([kKMGTPE]i?)?B$";
 const ADDRESS: &str = r"^([0-9]+\.[0-9]+\.[0-9]+\.[0-9]+|\[[0-9A-Fa-f:.]+\]):[0-9]+$";
-const ADDRESS_OR_OFF: &str =
-    r"^(off|([0-9]+\.[0-9]+\.[0-9]+\.[0-9]+|\[[0-9A-Fa-f:.]+\]):[0-9]+)$";
+const ADDRESS_OR_OFF: &str = r"^(off|([0-9]+\.[0-9]+\.[0-9]+\.[0-9]+|\[[0-9A-Fa-f:.]+\]):[0-9]+)$";
 const REGISTRY: &str = r"^[A-Za-z0-9.:\[\]-]+$";
 const REGISTRY_PATTERN: &str = r"^[A-Za-z0-9*.:\[\]-]+$";
 const TAG_PATTERN: &str = r"^[A-Za-z0-9*._-]+$";

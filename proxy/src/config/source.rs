@@ -1,6 +1,6 @@
 //! Who may speak to the registry port (promise P19).
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
 
@@ -35,6 +35,14 @@ impl SourceRule {
             Self::Node => own(peer),
             Self::Net(net) => net.contains(&peer),
         }
+    }
+}
+
+impl FromStr for SourceRule {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::parse(text)
     }
 }
 

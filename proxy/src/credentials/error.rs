@@ -18,6 +18,14 @@ pub enum Fault {
 }
 
 impl Fault {
+    pub const ALL: [Self; 5] = [
+        Self::File,
+        Self::Content,
+        Self::Program,
+        Self::Timeout,
+        Self::Answer,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::File => "file",

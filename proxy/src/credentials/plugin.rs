@@ -134,7 +134,7 @@ impl Plugins {
             return Err(error);
         }
         for error in errors {
-            tracing::warn!(%error, "a credential provider failed; others had credentials");
+            tracing::warn!(%error, "a credential provider failed, others had credentials; run what the error names by hand, or take it out");
         }
         Ok(found)
     }

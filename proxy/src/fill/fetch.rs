@@ -109,6 +109,9 @@ pub async fn pump(
     received: Arc<AtomicU64>,
 ) -> End {
     let member = opened.member;
+    let receiving = fill
+        .upstreams
+        .receiving(&fill.registry, opened.body.source());
     let mut body = opened.body;
     let mut at = opened.start;
     let mut gathered: Vec<Bytes> = Vec::new();
@@ -172,6 +175,7 @@ pub async fn pump(
                     Brought::Data(mut data) => {
                         data.truncate(limit.saturating_sub(at) as usize);
                         received.fetch_add(data.len() as u64, Ordering::Relaxed);
+                        receiving.add(data.len() as u64);
                         if member.is_none() {
                             fill.flow.note();
                         }

@@ -23,6 +23,7 @@ use crate::{
         peers::{self, Ask},
         placement,
     },
+    metrics,
     upstream::{Failure, Lend, Subject, Want, content_range},
 };
 
@@ -73,6 +74,15 @@ pub enum Brought {
 }
 
 impl Body {
+    /// Who sends it.
+    pub fn source(&self) -> metrics::Source {
+        match self {
+            Self::Upstream(_) => metrics::Source::Upstream,
+            Self::Peer(_) => metrics::Source::Member,
+            Self::Object(_) => metrics::Source::ObjectStore,
+        }
+    }
+
     /// The next bytes. A source that brings nothing for `idle` is broken. May be dropped and called again.
     pub async fn next(&mut self, idle: Duration) -> Brought {
         let broken = |why, stalled| Brought::Broken { why, stalled };
@@ -293,6 +303,7 @@ impl Fills {
             role,
             within: peers::SOON,
             lent,
+            trace: place.trace.clone(),
         }
     }
 }
@@ -369,6 +380,7 @@ async fn search(fills: &Fills, fill: &Fill, source: &Source) -> Vec<SocketAddr> 
         role: Role::Holder,
         within: SEARCH,
         lent: None,
+        trace: source.trace.clone(),
     };
     let answers = stream::iter(others)
         .map(|member| {

@@ -242,8 +242,6 @@ impl Running {
             }
         }
         if let Some(member) = stream.track.member.get() {
-            let brought = Range::new(stream.start, stream.track.at.load(Ordering::Acquire));
-            self.from_members += brought.len();
             let wrote = lock(&stream.track.wrote);
             self.shares
                 .extend(wrote.iter().map(|range| (range, *member)));

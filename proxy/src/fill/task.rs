@@ -21,7 +21,11 @@ use super::{
     streams::Stream,
     suspects::Share,
 };
-use crate::store::{Link, Partial};
+use crate::{
+    metrics,
+    store::{Link, Partial},
+    telemetry,
+};
 
 /// A fill whose readers have headers is not given up before it has been without progress for this long (promise P14).
 pub(super) const GIVE_UP_ERRORS: Duration = Duration::from_secs(5);
@@ -60,8 +64,6 @@ pub(super) struct Running {
     pub(super) progress: Progress,
     /// What members brought, should it turn out to be wrong.
     pub(super) shares: Vec<Share>,
-    /// How many bytes that was.
-    pub(super) from_members: u64,
     /// The member that told the length, if one did.
     pub(super) size_from: Option<SocketAddr>,
 }
@@ -122,9 +124,13 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
                     fills.write_behind(&fill.registry, &repositories, &kept);
                 }
                 Ok(Err(error)) => {
-                    tracing::warn!(blob.digest = %fill.digest, %error, "a blob was served but could not be kept");
+                    // What is wrong with the disk was said by the store.
+                    if let Some(due) = telemetry::due("a blob is not kept", fill.registry.as_str())
+                    {
+                        tracing::warn!(blob.digest = %fill.digest, %error, unsaid = due.unsaid, "a blob was served but could not be kept; look at the store's disk: space, inodes, permissions");
+                    }
                 }
-                Err(panic) => tracing::error!(%panic, "a commit panicked"),
+                Err(panic) => tracing::error!(%panic, "a commit panicked; please report this"),
             }
             fills.unlist(&fill);
             fills.grown.notify_one();
@@ -135,8 +141,16 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
         }
         Err(error) => {
             fills.metrics.fills.failed.inc();
-            tracing::warn!(blob.digest = %fill.digest, %error, "a fill failed");
-            let partial = lock(&fill.state).partial.clone();
+            let (partial, opened) = {
+                let state = lock(&fill.state);
+                (state.partial.clone(), state.opened)
+            };
+            // Who has no headers yet is told, and that is where it is logged.
+            if !opened {
+                tracing::debug!(blob.digest = %fill.digest, %error, "a fill failed");
+            } else if let Some(due) = telemetry::due("a fill failed", fill.registry.as_str()) {
+                tracing::warn!(blob.digest = %fill.digest, upstream.registry = %fill.registry, %error, unsaid = due.unsaid, "a download broke off and its readers end short, clients ask again; look at the registry and the way to it");
+            }
             if let Some(partial) = partial {
                 let worthless = matches!(error, FillError::Digest | FillError::Disk(_));
                 let end = move || {
@@ -182,7 +196,6 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
             not_before: None,
         },
         shares: Vec::new(),
-        from_members: 0,
         size_from: None,
     };
     let (store, digest, registry) = (Arc::clone(&fills.store), fill.digest, fill.registry.clone());
@@ -191,6 +204,10 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
         Ok(Ok(Some(partial))) => {
             fills.metrics.fills.resumed.inc();
             let partial = Arc::new(partial);
+            let kept = fills
+                .upstreams
+                .receiving(&fill.registry, metrics::Source::Node);
+            kept.add(partial.present().total());
             enter(fill, &partial, false);
             partial
         }
@@ -310,16 +327,6 @@ impl Running {
             Ok(Err(error)) => Err(FillError::Disk(error.to_string())),
             Err(panic) => Err(FillError::Disk(panic.to_string())),
         }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let received = self.received.load(Ordering::Relaxed);
-        let metrics = &self.fills.metrics;
-        metrics.peers.received.inc_by(self.from_members);
-        let direct = received.saturating_sub(self.from_members);
-        metrics.upstreams.received.inc_by(direct);
     }
 }
 

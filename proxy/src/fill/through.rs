@@ -17,6 +17,7 @@ use larder_shared::{Digest, Hasher, Range};
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{FillError, HELD_BACK, Source};
+use crate::metrics;
 use crate::upstream::{Ask, Failure, Subject, Upstreams, Want};
 
 /// As for fills: a stream that brings nothing for this long is asked for again.
@@ -55,6 +56,7 @@ impl Passage {
                 registry: "a.io".parse().expect("a name"),
                 repository: "b".parse().expect("a name"),
                 identity: crate::identity::Identity::anonymous(),
+                trace: crate::trace::Trace::none(),
             },
             digest: Digest::sha256(b""),
             size: 0,
@@ -92,7 +94,8 @@ impl Passage {
         let subject = Subject::Blob(digest);
         let want = Want::Part(Range::new(0, 1));
         let ask = Ask::new(&source.registry, &source.repository, subject, want)
-            .by(source.identity.clone());
+            .by(source.identity.clone())
+            .traced(&source.trace);
         let size = match upstreams.ask(&ask).await {
             Ok(answer) if answer.partial => answer.content_range().map(|(_, size)| size),
             Ok(answer) => answer.content_length(),
@@ -211,7 +214,8 @@ impl Passage {
                 subject,
                 want,
             )
-            .by(self.source.identity.clone());
+            .by(self.source.identity.clone())
+            .traced(&self.source.trace);
             ask.first = first;
             let mut stalled = false;
             let why = match self.upstreams.ask(&ask).await {
@@ -230,6 +234,9 @@ impl Passage {
                         tokio::time::sleep(BACKOFF).await;
                         continue;
                     };
+                    let receiving = self
+                        .upstreams
+                        .receiving(&self.source.registry, metrics::Source::Upstream);
                     let mut body = answer.body;
                     loop {
                         match timeout(IDLE, body.frame()).await {
@@ -237,6 +244,7 @@ impl Passage {
                                 let Ok(mut data) = frame.into_data() else {
                                     continue;
                                 };
+                                receiving.add(data.len() as u64);
                                 let skip = at.saturating_sub(position).min(data.len() as u64);
                                 position += data.len() as u64;
                                 let mut data = data.split_off(skip as usize);

@@ -42,6 +42,7 @@ impl Pull {
             registry: place.registry.clone(),
             repository: place.repository.clone(),
             identity: place.identity.clone(),
+            trace: place.trace.clone(),
         };
         // The origin has to be asked in any case where its answer does not come with the bytes: another member's says
         // nothing about this caller.

@@ -6,7 +6,7 @@ use larder_shared::{Digest, RegistryName};
 use super::{Pull, PullError, Pulled, put};
 use crate::{
     access::Place,
-    body::{Body, Content},
+    body::Body,
     metrics::{Outcome, Tier},
     upstream::{Subject, Want},
 };
@@ -74,13 +74,14 @@ impl Pull {
         {
             put(&mut headers, header::LINK, &link);
         }
+        let length = answer.content_length();
         Ok(Pulled {
             status: StatusCode::OK,
             headers,
             body: if head {
                 Body::empty()
             } else {
-                Body::new(Content::upstream(answer.body), [])
+                Body::passed_on(answer.body, length)
             },
             tier: Tier::Upstream,
             outcome: Outcome::Miss,

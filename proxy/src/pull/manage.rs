@@ -9,6 +9,7 @@ use larder_shared::{
 };
 
 use super::Pull;
+use crate::metrics::Reason;
 
 impl Pull {
     /// Pins an image or lets it go: its manifests and blobs, as far as they are here.
@@ -28,7 +29,7 @@ impl Pull {
     /// it is asked for.
     pub async fn evict(self: &Arc<Self>, image: &ImageName) -> Result<Acted, String> {
         let digest = self.known_digest(image)?;
-        let store = Arc::clone(&self.store);
+        let (store, metrics) = (Arc::clone(&self.store), Arc::clone(&self.metrics));
         let evict = move || {
             let family = store.family(&digest);
             let done = acted(&store, &family);
@@ -36,6 +37,7 @@ impl Pull {
             for digest in &family {
                 store.remove(digest);
             }
+            metrics.store.evicted(Reason::Asked, done.blobs, done.bytes);
             done
         };
         tokio::task::spawn_blocking(evict)
@@ -48,7 +50,7 @@ impl Pull {
         let registry = name
             .parse()
             .map_err(|error: larder_shared::name::NameError| format!("{name}: {error}"))?;
-        let store = Arc::clone(&self.store);
+        let (store, metrics) = (Arc::clone(&self.store), Arc::clone(&self.metrics));
         let evict = move || {
             let gone = store.repositories().forget(&registry);
             let held: Vec<Digest> = gone
@@ -60,6 +62,7 @@ impl Pull {
             for digest in &held {
                 store.remove(digest);
             }
+            metrics.store.evicted(Reason::Asked, done.blobs, done.bytes);
             done
         };
         tokio::task::spawn_blocking(evict)

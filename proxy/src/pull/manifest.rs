@@ -14,9 +14,10 @@ use crate::{
     cluster::{Cluster, durable::KeptLink},
     fill::FillError,
     identity::Fingerprint,
-    metrics::{Outcome, Tier},
+    metrics::{self, Outcome, Receiving, Revalidated, Tier},
     store::{Link, Store, TagRecord, now, sizes},
     tags::{self, After, Before, Descriptor, Policy},
+    telemetry,
     upstream::{Answer, Failure, Subject, Upstreams, Want},
 };
 
@@ -45,20 +46,21 @@ impl Pull {
                 .stored_manifest(place, &Descriptor::from(&known), head)
                 .await
         {
+            self.metrics.access.revalidated(Revalidated::Fresh);
             return Ok(pulled.from(Tier::Node, Outcome::Hit));
         }
         // A first GET is its own question: asking with HEAD first would only add a round trip. Where there are other
         // members, the question is small and the manifest comes from them.
         if record.is_none() && !head && !self.cluster.has_others() {
-            return self
-                .fetch(place, Reference::Tag(tag.clone()))
-                .await
-                .map(|m| m.pulled(head, Outcome::Miss));
+            let fetched = self.fetch(place, Reference::Tag(tag.clone())).await;
+            self.count_fetched(None, &fetched);
+            return fetched.map(|m| m.pulled(head, Outcome::Miss));
         }
         let (word, proves) = self
             .tags
             .ask(place, tag, config.tags.timeout, record.is_some())
             .await;
+        self.count_word(record.as_ref(), &word);
         match &word {
             tags::Word::Failed(failure) => self.access.met(place, failure),
             _ if proves => self.access.accepted(place),
@@ -89,7 +91,11 @@ impl Pull {
                     .await
                     .map_err(dangling)
             }
-            After::Fetch => self.fetch(place, Reference::Tag(tag.clone())).await,
+            After::Fetch => {
+                let fetched = self.fetch(place, Reference::Tag(tag.clone())).await;
+                self.count_fetched(record.as_ref(), &fetched);
+                fetched
+            }
             otherwise => return self.without(place, tag, otherwise, age, head).await,
         };
         match fetched {
@@ -334,7 +340,8 @@ async fn fetch(
             }
         };
         let (endpoint, proves) = (answer.endpoint, answer.proves);
-        match read(&place, &reference, answer).await {
+        let receiving = upstreams.receiving(&place.registry, metrics::Source::Upstream);
+        match read(&place, &reference, answer, &receiving).await {
             Ok(manifest) => {
                 if proves {
                     access.accepted(&place);
@@ -369,7 +376,12 @@ async fn fetch(
 }
 
 /// Reads a manifest whole and checks it against what was asked, or against what its registry says it is.
-async fn read(place: &Place, reference: &Reference, answer: Answer) -> Result<Manifest, PullError> {
+async fn read(
+    place: &Place,
+    reference: &Reference,
+    answer: Answer,
+    receiving: &Receiving,
+) -> Result<Manifest, PullError> {
     let told: Option<Digest> = answer
         .header("docker-content-digest")
         .and_then(|d| d.parse().ok());
@@ -383,6 +395,7 @@ async fn read(place: &Place, reference: &Reference, answer: Answer) -> Result<Ma
             place: place.registry.to_string(),
             why,
         })?;
+    receiving.add(bytes.len() as u64);
     if media::is_schema1(&media_type) {
         // Signed inline: passed on under the digest that the registry gives it, and not kept.
         let digest = told.unwrap_or_else(|| Digest::sha256(&bytes));
@@ -423,7 +436,9 @@ fn keep(store: &Arc<Store>, cluster: &Arc<Cluster>, place: &Place, manifest: &Ar
         // A manifest that no repository is known to hold would be fetched again.
         record.flush();
         if let Err(error) = store.put(&manifest.digest, &manifest.bytes) {
-            tracing::warn!(blob.digest = %manifest.digest, %error, "a manifest was served but could not be kept");
+            if let Some(due) = telemetry::due("a manifest is not kept", registry.as_str()) {
+                tracing::warn!(blob.digest = %manifest.digest, %error, unsaid = due.unsaid, "a manifest was served but could not be kept; look at the store's disk: space, inodes, permissions");
+            }
         } else if let Some(blob) = store.peek(&manifest.digest) {
             let link = KeptLink {
                 size: blob.size(),

@@ -22,8 +22,9 @@ use crate::{
     cluster::peers,
     fill::{DEPTH, Joined, Right, Source},
     identity::{Fingerprint, Identity},
-    metrics::{Outcome, Tier},
+    metrics::{self, Outcome, Tier},
     tags::Descriptor,
+    trace::Trace,
     upstream::Failure,
 };
 
@@ -36,6 +37,7 @@ pub struct MemberRequest {
     pub role: Role,
     /// On whose behalf upstream may be asked: nobody's, or the bearer's of the token that was lent.
     pub identity: Identity,
+    pub trace: Trace,
 }
 
 impl Pull {
@@ -47,6 +49,7 @@ impl Pull {
         let (registry, repository) = self.resolve(address)?;
         let place = Place {
             identity: request.identity.clone(),
+            trace: request.trace.clone(),
             ..self.known_place(registry, repository)?
         };
         match (&request.route, request.role) {
@@ -95,6 +98,7 @@ impl Pull {
             registry: place.registry.clone(),
             repository: place.repository.clone(),
             identity: place.identity.clone(),
+            trace: place.trace.clone(),
         };
         if right == Right::Member && self.left_here_by(place, digest).await {
             right = Right::Digest;
@@ -194,8 +198,12 @@ impl Pull {
             .cluster
             .durable_blob(digest, Range::new(0, size))
             .await?;
+        let receiving = self
+            .upstreams
+            .receiving(registry, metrics::Source::ObjectStore);
         let mut bytes = Vec::new();
         while let Some(Ok(piece)) = object.body.next().await {
+            receiving.add(piece.len() as u64);
             bytes.extend_from_slice(&piece);
         }
         if Digest::of(digest.algorithm(), &bytes) != *digest {
@@ -226,9 +234,13 @@ impl Pull {
         let answer = self.cluster.peers.ask(member, &ask).await.ok()?;
         let media_type = answer.body.headers().get(header::CONTENT_TYPE)?;
         let media_type = media_type.to_str().ok()?.to_owned();
+        let receiving = self
+            .upstreams
+            .receiving(&place.registry, metrics::Source::Member);
         let bytes = answer.body.collect(media::MAX_MANIFEST, BODY).await.ok()?;
+        receiving.add(bytes.len() as u64);
         if Digest::of(digest.algorithm(), &bytes) != *digest {
-            tracing::warn!(%member, blob.digest = %digest, "distrust: a member gave wrong bytes; it is not asked for a while");
+            tracing::warn!(%member, blob.digest = %digest, "distrust: a member gave wrong bytes and is not asked for a while; look at its disk and memory, and run `larder verify` there");
             self.cluster.members.distrust(member);
             self.metrics.peers.distrusted.inc();
             return None;

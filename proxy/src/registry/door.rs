@@ -25,6 +25,7 @@ use crate::{
     credentials::{Credential, Secret},
     identity::Identity,
     pull::Caller,
+    trace::Trace,
 };
 
 /// Bytes of the largest credential that is read: a cloud's key file is some 3 KB.
@@ -41,15 +42,20 @@ pub enum Unknown {
 
 impl Surface {
     /// The caller that a request's `Authorization` names.
-    pub(super) async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Unknown> {
+    pub(super) async fn caller(
+        &self,
+        headers: &HeaderMap,
+        trace: &Trace,
+    ) -> Result<Caller, Unknown> {
         let Some(value) = headers.get(header::AUTHORIZATION) else {
-            return Ok(Caller::anonymous());
+            return Ok(Caller::anonymous(trace.clone()));
         };
         let value = value.to_str().map_err(|_| Unknown::Malformed)?;
         let shown = |identity, registry| Caller {
             identity,
             registry,
             presented: true,
+            trace: trace.clone(),
         };
         if let Some(pair) = strip_scheme(value, "basic") {
             let credential = basic(pair).ok_or(Unknown::Malformed)?;

@@ -24,6 +24,14 @@ pub struct Candidate {
     pub ttl: Option<Duration>,
 }
 
+impl Candidate {
+    /// Whether it has not been used for longer than it may stay.
+    pub fn has_expired(&self, now: u64) -> bool {
+        let age = Duration::from_secs(now.saturating_sub(self.entry.used));
+        self.ttl.is_some_and(|ttl| age > ttl)
+    }
+}
+
 /// Bytes that must be freed to be within `bounds`, when `used` are taken and `free` are free.
 pub fn excess(bounds: Bounds, used: u64, free: u64) -> u64 {
     let over = used.saturating_sub(bounds.max);
@@ -43,9 +51,7 @@ pub fn victims(
     let mut freed = 0;
     let mut gone = Vec::new();
     for candidate in candidates {
-        let age = Duration::from_secs(now.saturating_sub(candidate.entry.used));
-        let expired = candidate.ttl.is_some_and(|ttl| age > ttl);
-        if (expired || freed < excess) && !stays(&candidate.digest) {
+        if (candidate.has_expired(now) || freed < excess) && !stays(&candidate.digest) {
             freed += candidate.entry.size;
             gone.push(candidate.digest);
         }

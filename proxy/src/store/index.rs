@@ -154,6 +154,11 @@ impl Index {
         self.entries.iter().rev().map(|(d, e)| (*d, *e)).collect()
     }
 
+    /// When what was not used for longest was used, in Unix seconds.
+    pub fn oldest_use(&self) -> Option<u64> {
+        self.entries.iter().map(|(_, entry)| entry.used).min()
+    }
+
     /// What was used since the last call, and when.
     pub fn take_touched(&mut self) -> Vec<(Digest, u64)> {
         let touched = std::mem::take(&mut self.touched);

@@ -44,6 +44,9 @@ pub struct Limits {
 pub struct Evicted {
     pub blobs: u64,
     pub bytes: u64,
+    /// Those of them that had outlived their time.
+    pub expired_blobs: u64,
+    pub expired_bytes: u64,
 }
 
 /// A disk that fails.
@@ -58,7 +61,7 @@ impl Store {
     pub fn failed(&self, error: &io::Error) {
         let mut trouble = lock(&self.trouble);
         if trouble.is_none() {
-            tracing::error!(%error, store = %self.root().display(), "the node tier cannot be written; larder is a plain proxy until it can");
+            tracing::error!(%error, store = %self.root().display(), "the node tier cannot be written, larder is a plain proxy until it can; look at the disk: space, inodes, permissions, the kernel's log");
         }
         *trouble = Some(Trouble {
             why: error.to_string(),
@@ -103,25 +106,45 @@ impl Store {
         let held: u64 = partials.values().map(|(bytes, _)| bytes).sum();
         let mut over = excess(bounds, self.totals().bytes + held, space.free);
         over = over.saturating_sub(self.sweep(&partials, &active, limits.ttl, over));
+        if over == 0 && !self.may_have_expired(limits) {
+            return Ok(Evicted::default());
+        }
         let mut candidates = self.candidates(limits);
         let pinned = lock(&self.pins).clone();
-        let gone = victims(&mut candidates, now(), over, |digest| {
+        let at = now();
+        let gone = victims(&mut candidates, at, over, |digest| {
             pinned.contains(digest)
                 || active(digest)
                 || lock(&self.index).in_use(digest)
                 || self.has_children(digest)
         });
-        let sizes: HashMap<Digest, u64> = candidates
+        let known: HashMap<Digest, (u64, bool)> = candidates
             .iter()
-            .map(|candidate| (candidate.digest, candidate.entry.size))
+            .map(|c| (c.digest, (c.entry.size, c.has_expired(at))))
             .collect();
         let mut evicted = Evicted::default();
         for digest in &gone {
             self.remove(digest);
+            let (size, expired) = known.get(digest).copied().unwrap_or_default();
             evicted.blobs += 1;
-            evicted.bytes += sizes.get(digest).copied().unwrap_or(0);
+            evicted.bytes += size;
+            if expired {
+                evicted.expired_blobs += 1;
+                evicted.expired_bytes += size;
+            }
         }
         Ok(evicted)
+    }
+
+    /// Whether anything is old enough for the most impatient of the times. Rounds are many, and most find nothing: an idle
+    /// node must not sort its whole index for them.
+    fn may_have_expired(&self, limits: &Limits) -> bool {
+        let of = limits.ttl_of.iter().filter_map(|(_, ttl)| *ttl);
+        let Some(shortest) = of.chain(limits.ttl).min() else {
+            return false;
+        };
+        let oldest = lock(&self.index).oldest_use();
+        oldest.is_some_and(|used| Duration::from_secs(now().saturating_sub(used)) > shortest)
     }
 
     fn candidates(&self, limits: &Limits) -> Vec<Candidate> {
@@ -320,7 +343,7 @@ impl Store {
         }
         self.rotten
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        tracing::warn!(blob.digest = %digest, "a blob is damaged on disk; it is set aside and fetched again when it is asked for");
+        tracing::warn!(blob.digest = %digest, "a blob is damaged on disk, is set aside, and is fetched again when it is asked for; if there are more, look at the disk");
         let _alone = lock(&self.removals);
         lock(&self.index).remove(digest);
         let aside = self.layout.quarantine().join(format!(

@@ -1,7 +1,7 @@
-//! Ending a child process together with everything that it started.
+//! Processes: ending a child together with everything that it started, and telling another to look at its files.
 
 use nix::{
-    sys::signal::{Signal, killpg},
+    sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
 use tokio::process::{Child, Command};
@@ -29,6 +29,14 @@ impl Group {
             let _ = killpg(Pid::from_raw(id.cast_signed()), Signal::SIGKILL);
         }
     }
+}
+
+/// Sends SIGHUP, by which daemons read their configuration again.
+///
+/// # Errors
+/// There is no such process, or this one may not signal it.
+pub fn hang_up(process: i32) -> std::io::Result<()> {
+    Ok(kill(Pid::from_raw(process), Signal::SIGHUP)?)
 }
 
 impl Drop for Group {

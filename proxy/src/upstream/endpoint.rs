@@ -22,6 +22,7 @@ use crate::{
     config::{Endpoint, Upstream},
     credentials::Credential,
     identity::{Identity, Proof},
+    metrics::{TokenOutcome, Tokens as TokensLabel},
 };
 
 /// How an endpoint wants to be shown who asks.
@@ -179,7 +180,15 @@ impl Upstreams {
             return Ok(basic_of(identity));
         };
         let key = TokenKey::new(challenge, identity.fingerprint());
-        let fetch = self.fetch_token(&key, identity, place, route);
+        let fetch = async {
+            let fetched = self.fetch_token(&key, identity, place, route).await;
+            let outcome = fetched
+                .as_ref()
+                .map_or_else(TokenError::outcome, |_| TokenOutcome::Fetched);
+            let labels = TokensLabel { outcome };
+            self.metrics.upstreams.tokens.get_or_create(&labels).inc();
+            fetched
+        };
         let token = self.tokens.get_or_fetch(key.clone(), fetch).await?;
         Ok(Some(token.authorization()))
     }

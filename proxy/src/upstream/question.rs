@@ -14,7 +14,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use larder_shared::{Digest, Range, Reference, RegistryName, Repository, media};
 
-use crate::{client, config::Endpoint, identity::Identity};
+use crate::{client, config::Endpoint, identity::Identity, trace::Trace};
 
 /// How larder names itself to registries.
 pub(super) const AGENT: &str = concat!("larder/", env!("CARGO_PKG_VERSION"));
@@ -61,6 +61,8 @@ pub struct Ask {
     pub proof: bool,
     /// No remembered redirect will do: the registry itself must answer.
     pub anew: bool,
+    /// Whose request it is for.
+    pub trace: Trace,
 }
 
 impl Ask {
@@ -82,6 +84,7 @@ impl Ask {
             identity: Identity::anonymous(),
             proof: false,
             anew: false,
+            trace: Trace::none(),
         }
     }
 
@@ -89,6 +92,13 @@ impl Ask {
     #[must_use]
     pub fn by(mut self, identity: Identity) -> Self {
         self.identity = identity;
+        self
+    }
+
+    /// The same for a request.
+    #[must_use]
+    pub fn traced(mut self, trace: &Trace) -> Self {
+        self.trace = trace.clone();
         self
     }
 

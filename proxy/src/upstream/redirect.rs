@@ -44,9 +44,15 @@ impl Upstreams {
         let mut authorization = authorization;
         let mut registry_headers = None;
         for _ in 0..=MAX_HOPS {
+            let mut request = request(ask, &uri, authorization);
+            // Where a registry leads to is nobody who knows of requests.
+            if client::origin(&uri) == place {
+                let stays = route.reach == Reach::Named;
+                ask.trace.pass_on(request.headers_mut(), stays);
+            }
             let response = self
                 .client
-                .send(&route, request(ask, &uri, authorization), FIRST_BYTE)
+                .send(&route, request, FIRST_BYTE)
                 .await
                 .map_err(|error| send_failure(client::origin(&uri), error))?;
             let redirected = registry_headers.is_some();

@@ -12,7 +12,7 @@ use moka::{Expiry, future::Cache};
 use serde::Deserialize;
 
 use super::challenge::Challenge;
-use crate::identity::Fingerprint;
+use crate::{identity::Fingerprint, metrics::TokenOutcome};
 
 /// What a token is good for.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -65,6 +65,17 @@ pub enum TokenError {
     Invalid(String),
     #[error("the token realm may not be used: {0}")]
     Forbidden(String),
+}
+
+impl TokenError {
+    pub fn outcome(&self) -> TokenOutcome {
+        match self {
+            Self::Refused(_) => TokenOutcome::Refused,
+            Self::Unreachable(_) => TokenOutcome::Unreachable,
+            Self::Invalid(_) => TokenOutcome::Invalid,
+            Self::Forbidden(_) => TokenOutcome::Forbidden,
+        }
+    }
 }
 
 /// The JSON of a token endpoint (Docker's token specification; `expires_in` is 60 s unless it says otherwise).

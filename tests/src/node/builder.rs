@@ -79,7 +79,7 @@ impl NodeBuilder {
         self
     }
 
-    /// `--log LEVEL`; `debug` otherwise.
+    /// `--log LEVEL`; `debug` otherwise. An empty one leaves it to the configuration.
     #[must_use]
     pub fn log_level(mut self, level: &str) -> Self {
         self.log_level = Some(level.to_owned());
@@ -148,8 +148,11 @@ impl NodeBuilder {
             .arg(store)
             .args(["--listen", registry, "--telemetry", telemetry])
             .arg("--socket")
-            .arg(dir.join("admin.sock"))
-            .args(["--log", self.log_level.as_deref().unwrap_or("debug")]);
+            .arg(dir.join("admin.sock"));
+        let level = self.log_level.as_deref().unwrap_or("debug");
+        if !level.is_empty() {
+            command.args(["--log", level]);
+        }
         if self.config.is_some() {
             command.arg("--config").arg(dir.join("larder.toml"));
         }

@@ -15,6 +15,8 @@ use super::process::{Daemon, run, succeeded};
 use crate::hosts::Host;
 
 const START: Duration = Duration::from_secs(30);
+/// An image that cannot be pulled.
+const NO_PAUSE: &str = "pause.invalid/pause:none";
 const CTR: Duration = Duration::from_mins(5);
 
 /// One containerd: root, state, socket and `certs.d` in a temporary directory, removed on drop.
@@ -23,88 +25,91 @@ pub struct Containerd {
     // Ended before the directory goes: fields are dropped in order.
     daemon: Daemon,
     snapshotter: &'static str,
-    /// Whether it sees directories of its own where a node has `/etc/containerd` and `/var/lib`.
-    on_node: bool,
+    /// The network namespace it is in, with directories of its own where a node has `/etc/containerd` and `/var/lib`.
+    namespace: Option<String>,
     dir: TempDir,
 }
 
 impl Containerd {
     /// Starts containerd without a pause image: it pulls and runs images, but no pods.
     pub async fn start() -> Result<Self> {
-        Self::start_with_pause("pause.invalid/pause:none").await
+        Self::start_with_pause(NO_PAUSE).await
     }
 
     /// Starts containerd with `pause` as the image of pod sandboxes.
     pub async fn start_with_pause(pause: &str) -> Result<Self> {
-        Self::launch(pause, None).await
+        Self::launch(None, |dir, snapshotter| {
+            let own = config_toml(dir, snapshotter, pause);
+            format!("{own}{}", registry_toml(&dir.join("certs.d")))
+        })
+        .await
+    }
+
+    /// Starts containerd as Debian configures it: nothing is said of registries, so no directory is read for
+    /// them.
+    pub async fn start_stock() -> Result<Self> {
+        Self::launch(None, |dir, snapshotter| {
+            config_toml(dir, snapshotter, NO_PAUSE)
+        })
+        .await
     }
 
     /// Starts containerd as a node has it: in `host`'s network, with pods on a bridge of their own behind it, host ports,
     /// and `/etc/containerd` and `/var/lib` of its own: [`Self::on_this_machine`] says where these are here.
     pub async fn start_on(host: &Host, pause: &str) -> Result<Self> {
-        Self::launch(pause, Some(host)).await
+        Self::launch(Some(host.namespace()), |dir, snapshotter| {
+            let own = config_toml(dir, snapshotter, pause);
+            let certs = registry_toml(Path::new("/etc/containerd/certs.d"));
+            format!("{own}{certs}")
+        })
+        .await
     }
 
-    async fn launch(pause: &str, host: Option<&Host>) -> Result<Self> {
+    async fn launch(
+        namespace: Option<&str>,
+        config_toml: impl FnOnce(&Path, &str) -> String,
+    ) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("containerd-").tempdir()?;
-        let (etc, lib) = (dir.path().join(ETC), dir.path().join(LIB));
         let snapshotter = if overlay_mounts(dir.path())? {
             "overlayfs"
         } else {
             "native"
         };
-        let log = dir.path().join("containerd.log");
-        let mut command = if let Some(host) = host {
+        let config = config_toml(dir.path(), snapshotter);
+        if namespace.is_some() {
+            let etc = dir.path().join(ETC);
             std::fs::create_dir_all(etc.join("certs.d"))?;
-            std::fs::create_dir(&lib)?;
-            let config = config_toml(dir.path(), snapshotter, pause, "/etc/containerd/certs.d");
+            std::fs::create_dir(dir.path().join(LIB))?;
             std::fs::write(etc.join("config.toml"), config)?;
             std::fs::create_dir(dir.path().join("cni"))?;
             let network = dir.path().join("cni/10-pods.conflist");
             std::fs::write(network, pod_network(dir.path()).to_string())?;
-            // Not by `ip netns exec`, which hides the control groups.
-            let mut command = Command::new("nsenter");
-            command
-                .arg(format!("--net=/run/netns/{}", host.namespace()))
-                .args([
-                    "unshare",
-                    "--mount",
-                    "--propagation",
-                    "private",
-                    "sh",
-                    "-ec",
-                ])
-                .arg(
-                    r#"mount --bind "$1" /etc/containerd; mount --bind "$2" /var/lib
-                       exec containerd --config /etc/containerd/config.toml"#,
-                )
-                .arg("sh")
-                .args([&etc, &lib]);
-            command
         } else {
             std::fs::create_dir(dir.path().join("certs.d"))?;
-            let config = dir.path().join("config.toml");
-            let certs = dir.path().join("certs.d");
-            let certs = certs.to_str().context("temporary directory not UTF-8")?;
-            std::fs::write(&config, config_toml(dir.path(), snapshotter, pause, certs))?;
-            let mut command = Command::new("containerd");
-            command.arg("--config").arg(&config);
-            command
-        };
-        let mut daemon = Daemon::start("containerd", &mut command, &log, &log)?;
-        let socket = dir.path().join("containerd.sock");
-        daemon
-            .ready(START, |_| UnixStream::connect(&socket).is_ok())
-            .await?;
+            std::fs::write(dir.path().join("config.toml"), config)?;
+        }
         let containerd = Self {
-            daemon,
+            daemon: launched(dir.path(), namespace).await?,
             snapshotter,
-            on_node: host.is_some(),
+            namespace: namespace.map(str::to_owned),
             dir,
         };
         // The socket opens before the plugins serve.
         succeeded(&containerd.ctr(&["version"]).await?)?;
         Ok(containerd)
+    }
+
+    /// Ends it and starts it again, with what is in its configuration by now.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.daemon.end(Duration::from_secs(10));
+        self.daemon = launched(self.dir.path(), self.namespace.as_deref()).await?;
+        succeeded(&self.ctr(&["version"]).await?)?;
+        Ok(())
+    }
+
+    /// Its configuration, read when it starts.
+    pub fn config_file(&self) -> PathBuf {
+        self.dir.path().join("config.toml")
     }
 
     /// The absolute path of its socket.
@@ -114,7 +119,7 @@ impl Containerd {
 
     /// Its `certs.d`, which CRI pulls read and `ctr --hosts-dir` takes.
     pub fn hosts_dir(&self) -> PathBuf {
-        if self.on_node {
+        if self.namespace.is_some() {
             return self.on_this_machine(Path::new("/etc/containerd/certs.d"));
         }
         self.dir.path().join("certs.d")
@@ -132,7 +137,7 @@ impl Containerd {
             let rest = path.strip_prefix(of_node).ok()?;
             Some(self.dir.path().join(here).join(rest))
         });
-        assert!(self.on_node, "it has no node's paths");
+        assert!(self.namespace.is_some(), "it has no node's paths");
         found.unwrap_or_else(|| panic!("{} is this machine's own", path.display()))
     }
 
@@ -280,6 +285,43 @@ impl Drop for Containerd {
     }
 }
 
+/// Starts the program with the configuration in `dir`, as a node has it if there is a namespace, and waits until it
+/// listens.
+async fn launched(dir: &Path, namespace: Option<&str>) -> Result<Daemon> {
+    let log = dir.join("containerd.log");
+    let mut command = if let Some(namespace) = namespace {
+        // Not by `ip netns exec`, which hides the control groups.
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net=/run/netns/{namespace}"))
+            .args([
+                "unshare",
+                "--mount",
+                "--propagation",
+                "private",
+                "sh",
+                "-ec",
+            ])
+            .arg(
+                r#"mount --bind "$1" /etc/containerd; mount --bind "$2" /var/lib
+                   exec containerd --config /etc/containerd/config.toml"#,
+            )
+            .arg("sh")
+            .args([dir.join(ETC), dir.join(LIB)]);
+        command
+    } else {
+        let mut command = Command::new("containerd");
+        command.arg("--config").arg(dir.join("config.toml"));
+        command
+    };
+    let mut daemon = Daemon::start("containerd", &mut command, &log, &log)?;
+    let socket = dir.join("containerd.sock");
+    daemon
+        .ready(START, |_| UnixStream::connect(&socket).is_ok())
+        .await?;
+    Ok(daemon)
+}
+
 /// Tries whether the kernel mounts an overlay on this file system.
 fn overlay_mounts(dir: &Path) -> Result<bool> {
     let at = dir.join("overlay-probe");
@@ -327,8 +369,9 @@ fn pod_network(dir: &Path) -> serde_json::Value {
     })
 }
 
-/// A version-2 configuration: containerd 1.6 and 1.7 read it, and 2.x converts it.
-fn config_toml(dir: &Path, snapshotter: &str, pause: &str, certs: &str) -> String {
+/// A version-2 configuration: containerd 1.6 and 1.7 read it, and 2.x converts it. Of registries it says
+/// nothing, as the one that Debian packages.
+fn config_toml(dir: &Path, snapshotter: &str, pause: &str) -> String {
     let dir = dir.display();
     format!(
         r#"version = 2
@@ -355,7 +398,15 @@ state = "{dir}/state"
 [plugins."io.containerd.grpc.v1.cri".cni]
   bin_dir = "/usr/lib/cni"
   conf_dir = "{dir}/cni"
+"#
+    )
+}
 
+/// The section that makes it read the directory `certs`.
+fn registry_toml(certs: &Path) -> String {
+    let certs = certs.display();
+    format!(
+        r#"
 [plugins."io.containerd.grpc.v1.cri".registry]
   config_path = "{certs}"
 "#

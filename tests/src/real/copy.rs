@@ -57,6 +57,18 @@ impl Skopeo {
         })
     }
 
+    /// A skopeo that knows of no mirror but what is dropped into [`drop_ins`](Self::drop_ins).
+    pub fn without_mirrors() -> Result<Self> {
+        Ok(Self {
+            dir: with_drop_ins("skopeo-")?,
+        })
+    }
+
+    /// Its registries.conf.d, which it reads at each start.
+    pub fn drop_ins(&self) -> PathBuf {
+        drop_ins(self.dir.path())
+    }
+
     /// From now on it shows this user's password to `key`: a registry, or a registry and a path.
     pub fn sign_in(&self, key: &str, user: &str, password: &str) -> Result<()> {
         sign_in(self.dir.path(), key, user, password)
@@ -65,6 +77,11 @@ impl Skopeo {
     /// Copies an image (the local platform of an index) to a new directory and returns the
     /// directory: `manifest.json`, and each blob named by its digest in hex.
     pub async fn copy(&self, image: &str) -> Result<PathBuf> {
+        self.copy_with(image, &[]).await
+    }
+
+    /// As [`copy`](Self::copy), with further options of `skopeo copy`.
+    pub async fn copy_with(&self, image: &str, options: &[&str]) -> Result<PathBuf> {
         let to = self.dir.path().join(format!("{:016x}", fastrand::u64(..)));
         let mut skopeo = Command::new("skopeo");
         isolate(&mut skopeo, self.dir.path());
@@ -72,7 +89,7 @@ impl Skopeo {
         skopeo
             .arg("--registries-conf")
             .arg(registries(self.dir.path()));
-        skopeo.args(["--insecure-policy", "copy"]);
+        skopeo.args(["--insecure-policy", "copy"]).args(options);
         skopeo.arg(format!("docker://{image}"));
         skopeo.arg(format!("dir:{}", to.display()));
         succeeded(&run(&mut skopeo, PULL).await?)?;
@@ -92,6 +109,18 @@ impl Podman {
         Ok(Self {
             dir: configured("podman-", mirror)?,
         })
+    }
+
+    /// A podman that knows of no mirror but what is dropped into [`drop_ins`](Self::drop_ins).
+    pub fn without_mirrors() -> Result<Self> {
+        Ok(Self {
+            dir: with_drop_ins("podman-")?,
+        })
+    }
+
+    /// Its registries.conf.d, which it reads at each start.
+    pub fn drop_ins(&self) -> PathBuf {
+        drop_ins(self.dir.path())
     }
 
     /// From now on it shows this user's password to `key`: a registry, or a registry and a path.
@@ -130,8 +159,24 @@ impl Podman {
 
 /// A directory with a registries.conf and no credentials.
 fn configured(prefix: &str, mirror: &PrefixMirror) -> Result<TempDir> {
+    with_registries(prefix, &mirror.registries_conf())
+}
+
+/// A directory whose registries.conf names no registry, with an empty registries.conf.d.
+fn with_drop_ins(prefix: &str) -> Result<TempDir> {
+    let dir = with_registries(prefix, "unqualified-search-registries = []\n")?;
+    std::fs::create_dir_all(drop_ins(dir.path()))?;
+    Ok(dir)
+}
+
+/// Where the library looks for a user's drop-ins, in the home directory.
+fn drop_ins(dir: &Path) -> PathBuf {
+    dir.join(".config/containers/registries.conf.d")
+}
+
+fn with_registries(prefix: &str, text: &str) -> Result<TempDir> {
     let dir = tempfile::Builder::new().prefix(prefix).tempdir()?;
-    std::fs::write(registries(dir.path()), mirror.registries_conf())?;
+    std::fs::write(registries(dir.path()), text)?;
     std::fs::write(dir.path().join("auth.json"), "{}")?;
     Ok(dir)
 }

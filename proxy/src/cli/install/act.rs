@@ -3,12 +3,12 @@
 use std::fs::{self, File, FileTimes, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use similar::TextDiff;
 
-use super::plan::{NEW_FILE_MODE, Plan, Step};
+use super::plan::{NEW_FILE_MODE, Plan, Step, temporary};
 use super::root::{Owned, Root};
 
 /// Does what `plan` says, or shows it; tells `out` what was done and `complaints` what a person should mend.
@@ -22,8 +22,8 @@ pub(super) fn act(
     for step in &plan.steps {
         if dry_run {
             show(step, out)?;
-        } else if let Some(said) = carry_out(step, root)? {
-            writeln!(out, "{said}")?;
+        } else {
+            writeln!(out, "{}", carry_out(step, root)?)?;
         }
     }
     for note in &plan.notes {
@@ -44,16 +44,22 @@ pub(super) fn act(
 
 fn show(step: &Step, out: &mut dyn Write) -> Result<()> {
     match step {
-        Step::MakeDir(dir) => writeln!(out, "would make {}", dir.display())?,
+        Step::Clear(left) => writeln!(out, "would clear {}", left.display())?,
         Step::Keep { file, kept } => {
             writeln!(out, "would keep {} as {}", file.display(), kept.display())?;
         }
         Step::Write {
+            dirs,
             file,
             before,
             after,
             ..
-        } => diff(file, before.as_deref(), Some(after), out)?,
+        } => {
+            for dir in dirs {
+                writeln!(out, "would make {}", dir.display())?;
+            }
+            diff(file, before.as_deref(), Some(after), out)?;
+        }
         Step::Restore {
             file,
             kept,
@@ -69,8 +75,13 @@ fn show(step: &Step, out: &mut dyn Write) -> Result<()> {
             diff(file, Some(before), Some(after), out)?;
         }
         Step::Remove { file, before } => diff(file, Some(before), None, out)?,
-        Step::RemoveDirIfEmpty(dir) => {
-            writeln!(out, "would remove {} if empty by then", dir.display())?;
+        Step::RemoveTree { dirs, files } => {
+            for (file, before) in files {
+                diff(file, Some(before), None, out)?;
+            }
+            for dir in dirs.iter().rev() {
+                writeln!(out, "would remove {}", dir.display())?;
+            }
         }
     }
     Ok(())
@@ -89,14 +100,14 @@ fn diff(file: &Path, before: Option<&str>, after: Option<&str>, out: &mut dyn Wr
     Ok(())
 }
 
-/// Does one step and gives the line that tells of it.
-fn carry_out(step: &Step, root: &Root) -> Result<Option<String>> {
+/// Does one step and gives the lines that tell of it.
+fn carry_out(step: &Step, root: &Root) -> Result<String> {
     let said = match step {
-        Step::MakeDir(dir) => {
-            root.here(dir)
-                .and_then(|here| make_dir(&here))
-                .with_context(|| format!("cannot make {}", dir.display()))?;
-            format!("made {}", dir.display())
+        Step::Clear(left) => {
+            root.here(left)
+                .and_then(|here| clear(&here))
+                .with_context(|| format!("cannot clear {}", left.display()))?;
+            format!("cleared {}", left.display())
         }
         Step::Keep { file, kept } => {
             root.here(file)
@@ -105,16 +116,25 @@ fn carry_out(step: &Step, root: &Root) -> Result<Option<String>> {
             format!("kept {} as {}", file.display(), kept.display())
         }
         Step::Write {
+            dirs,
             file,
             before,
             after,
             owned,
         } => {
             root.here(file)
-                .and_then(|here| write(&here, after, *owned))
+                .and_then(|here| match dirs.first() {
+                    None => write(&here, after, *owned),
+                    Some(outermost) => write_with_dirs(&root.here(outermost)?, &here, after),
+                })
                 .with_context(|| format!("cannot write {}", file.display()))?;
             let verb = if before.is_some() { "changed" } else { "wrote" };
-            format!("{verb} {}", file.display())
+            let mut said: Vec<String> = dirs
+                .iter()
+                .map(|dir| format!("made {}", dir.display()))
+                .collect();
+            said.push(format!("{verb} {}", file.display()));
+            said.join("\n")
         }
         Step::Restore { file, kept, .. } => {
             root.here(file)
@@ -134,26 +154,101 @@ fn carry_out(step: &Step, root: &Root) -> Result<Option<String>> {
                 .with_context(|| format!("cannot remove {}", file.display()))?;
             format!("removed {}", file.display())
         }
-        Step::RemoveDirIfEmpty(dir) => match root.here(dir).and_then(fs::remove_dir) {
-            Ok(()) => format!("removed {}", dir.display()),
-            Err(error) => match error.kind() {
-                ErrorKind::DirectoryNotEmpty | ErrorKind::NotFound => return Ok(None),
-                ErrorKind::ResourceBusy => {
-                    format!("{} is mounted here, so it stays, empty", dir.display())
-                }
-                _ => {
-                    return Err(error).with_context(|| format!("cannot remove {}", dir.display()));
-                }
-            },
-        },
+        Step::RemoveTree { dirs, files } => {
+            let mut said: Vec<String> = files
+                .iter()
+                .map(|(file, _)| format!("removed {}", file.display()))
+                .collect();
+            for dir in remove_tree(dirs, root)? {
+                said.push(format!("removed {}", dir.display()));
+            }
+            if let Some(outermost) = dirs.first().filter(|dir| root.exists(dir).unwrap_or(false)) {
+                said.push(format!(
+                    "{} is mounted here, so it stays, empty",
+                    outermost.display()
+                ));
+            }
+            said.join("\n")
+        }
     };
-    Ok(Some(said))
+    Ok(said)
+}
+
+/// Removes the outermost of `dirs` with all that is in it, and gives those that are gone, the innermost first.
+fn remove_tree<'a>(dirs: &'a [PathBuf], root: &Root) -> Result<Vec<&'a PathBuf>> {
+    let Some((outermost, inner)) = dirs.split_first() else {
+        return Ok(Vec::new());
+    };
+    let cannot = || format!("cannot remove {}", outermost.display());
+    let here = root.here(outermost).with_context(cannot)?;
+    let going = temporary(&here);
+    match fs::rename(&here, &going) {
+        Ok(()) => {
+            let cleared = sync_parent(&here).and_then(|()| fs::remove_dir_all(&going));
+            cleared.with_context(cannot)?;
+            Ok(dirs.iter().rev().collect())
+        }
+        // A place where something is mounted, as in a container.
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::ResourceBusy | ErrorKind::ReadOnlyFilesystem | ErrorKind::CrossesDevices
+            ) =>
+        {
+            for entry in fs::read_dir(&here).with_context(cannot)? {
+                entry
+                    .and_then(|entry| clear(&entry.path()))
+                    .with_context(cannot)?;
+            }
+            Ok(inner.iter().rev().collect())
+        }
+        Err(error) => Err(error).with_context(cannot),
+    }
+}
+
+/// Removes a file, or a directory with all that is in it.
+fn clear(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    }
 }
 
 fn make_dir(dir: &Path) -> io::Result<()> {
     fs::create_dir(dir)?;
     // Whatever the umask says: the runtime's other tools read these without being root.
     fs::set_permissions(dir, Permissions::from_mode(0o755))
+}
+
+/// Makes the directories from `outermost` down to `file`, and the file, all at once or not at all.
+fn write_with_dirs(outermost: &Path, file: &Path, text: &str) -> io::Result<()> {
+    let outside = || io::Error::from(ErrorKind::InvalidInput);
+    let below = file.strip_prefix(outermost).map_err(|_| outside())?;
+    let coming = temporary(outermost);
+    let written = (|| {
+        let mut dir = coming.clone();
+        make_dir(&dir)?;
+        for name in below.parent().ok_or_else(outside)? {
+            dir.push(name);
+            make_dir(&dir)?;
+        }
+        write(&coming.join(below), text, None)?;
+        for dir in dir
+            .ancestors()
+            .skip(1)
+            .take_while(|dir| dir.starts_with(&coming))
+        {
+            File::open(dir)?.sync_all()?;
+        }
+        fs::rename(&coming, outermost)?;
+        sync_parent(outermost)
+    })();
+    if written.is_err() {
+        // The first error is the one to tell.
+        let _ = fs::remove_dir_all(&coming);
+    }
+    written
 }
 
 /// Gives `file` the second name `kept`; a copy where the file system has no hard links.
@@ -184,14 +279,7 @@ fn copy(file: &Path, to: &Path) -> io::Result<()> {
 
 /// Replaces `file` as a whole, or leaves it as it is.
 fn write(file: &Path, text: &str, owned: Option<Owned>) -> io::Result<()> {
-    let name = file
-        .file_name()
-        .ok_or_else(|| io::Error::from(ErrorKind::InvalidInput))?;
-    let temporary = file.with_file_name(format!(
-        ".{}.larder-{}",
-        name.to_string_lossy(),
-        std::process::id()
-    ));
+    let temporary = temporary(file);
     let written = (|| {
         let mut open = OpenOptions::new()
             .write(true)

@@ -43,10 +43,14 @@ pub(super) fn install(
             wanted.push((host_dir, Some(registry)));
         }
     }
+    certs.clear(dir)?;
+    // What goes is decided first, and done last: what it knew of directories is written down elsewhere by then.
+    let before = certs.plan.steps.len();
     if exact {
         let except = wanted.iter().map(|(host_dir, _)| host_dir.clone());
         certs.take_all(dir, &except.collect())?;
     }
+    let gone = certs.plan.steps.len() - before;
     for (host_dir, registry) in &wanted {
         if let Some(registry) = registry {
             certs.warn_of_certificates(host_dir, registry)?;
@@ -56,6 +60,7 @@ pub(super) fn install(
     if every {
         certs.warn_of_shadows(dir, &wanted, exact)?;
     }
+    certs.plan.steps[before..].rotate_left(gone);
     if !certs.plan.steps.is_empty() {
         certs.plan.effects.push(
             "containerd reads these files at every pull, so it needs no restart for them"
@@ -68,13 +73,13 @@ pub(super) fn install(
 /// Takes larder out of every file under `dir`.
 pub(super) fn uninstall(plan: &mut Plan, root: &Root, dir: &Path) -> Result<()> {
     root.mounted(dir)?;
-    let inherited = 0;
-    Certs {
+    let mut certs = Certs {
         plan,
         root,
-        inherited,
-    }
-    .take_all(dir, &BTreeSet::new())
+        inherited: 0,
+    };
+    certs.clear(dir)?;
+    certs.take_all(dir, &BTreeSet::new())
 }
 
 /// The plan as far as it concerns containerd.
@@ -87,13 +92,26 @@ struct Certs<'a> {
 }
 
 impl Certs<'_> {
+    /// Clears what earlier runs have left where this one writes: above `dir`, in it, and in those of registries.
+    fn clear(&mut self, dir: &Path) -> Result<()> {
+        if let Some(above) = dir.parent() {
+            self.plan.clear(self.root, above)?;
+        }
+        self.plan.clear(self.root, dir)?;
+        for name in self.root.directories(dir)? {
+            self.plan.clear(self.root, &dir.join(name))?;
+        }
+        Ok(())
+    }
+
     /// Puts the block into the `hosts.toml` of `host_dir`.
     fn put(&mut self, host_dir: &Path, address: &str) -> Result<()> {
         let file = host_dir.join(FILE);
         let Some(text) = self.root.read(&file)? else {
-            let made = self.plan.make_dirs(self.root, host_dir)?;
-            let made = self.with_inherited(made);
+            let dirs = self.plan.missing(self.root, host_dir)?;
+            let made = self.with_inherited(dirs.len());
             self.plan.steps.push(Step::Write {
+                dirs,
                 file,
                 before: None,
                 after: Block { address, made }.render(),
@@ -142,6 +160,7 @@ impl Certs<'_> {
         };
         let owned = Some(self.root.owned(&file)?);
         self.plan.steps.push(Step::Write {
+            dirs: Vec::new(),
             file,
             before: Some(text),
             after,
@@ -163,8 +182,7 @@ impl Certs<'_> {
         }
         let above = dir.ancestors().take_while(|above| made.contains(*above));
         self.inherited = above.count();
-        self.plan.remove_made(made, except);
-        Ok(())
+        self.plan.remove_made(self.root, made, except)
     }
 
     /// `made` of a file whose own directory was made too is where those above it are remembered.

@@ -3,37 +3,76 @@
 //! Where the keys are: `plugins.cri` in version 1 of the file, `plugins."io.containerd.grpc.v1.cri"` in
 //! version 2, `plugins."io.containerd.cri.v1.images"` in version 3; below that always `registry`.
 
-use std::io::ErrorKind;
-use std::path::Path;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
 use super::root::Root;
+use crate::config::Pattern;
 
 const VERSION_1: &str = "cri";
 const VERSION_2: &str = "io.containerd.grpc.v1.cri";
 const VERSION_3: &str = "io.containerd.cri.v1.images";
 
-/// What a person should change in `file` so that containerd reads the hosts.toml files in `dir`.
+/// What a person should change so that containerd, which starts with `file`, reads the hosts.toml files in `dir`.
 pub(super) fn check(root: &Root, file: &Path, dir: &Path) -> Vec<String> {
-    let text = root
-        .bytes(file)
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    match text {
-        Ok(text) => findings(&text, &file.display().to_string(), dir),
-        Err(error) if error.kind() == ErrorKind::NotFound => vec![format!(
-            "{} is not there, so containerd may not read {}. If it starts with another file, check that one \
-             (--containerd-config); else {}",
-            file.display(),
-            dir.display(),
-            mend(VERSION_2, Some("version = 2"), dir)
-        )],
-        Err(error) => vec![format!(
-            "{} cannot be read ({error}): check by hand that config_path is {:?}",
-            file.display(),
-            dir.display().to_string()
-        )],
+    let text = match read(root, file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return vec![format!(
+                "{} is not there, so containerd may not read {}. If it starts with another file, check that one \
+                 (--containerd-config); else {}",
+                file.display(),
+                dir.display(),
+                mend("put these lines there", VERSION_2, Some("version = 2"), dir)
+            )];
+        }
+        Err(error) => {
+            return vec![format!(
+                "{} cannot be read ({error}): check by hand that config_path is {:?}",
+                file.display(),
+                dir.display().to_string()
+            )];
+        }
+    };
+    // The last file that speaks of registries is the one that counts.
+    let (text, file) = imported(root, file, &text).unwrap_or_else(|| (text, file.to_owned()));
+    findings(&text, &file.display().to_string(), dir)
+}
+
+fn read(root: &Root, file: &Path) -> io::Result<String> {
+    let bytes = root.bytes(file)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The last of the files that `text`, which is `file`'s, imports and that says something of registries.
+/// Names are relative to the importing file, and `*` stands for anything in the last part.
+fn imported(root: &Root, file: &Path, text: &str) -> Option<(String, PathBuf)> {
+    let config: Table = text.parse().ok()?;
+    let mut last = None;
+    for import in config.get("imports")?.as_array()? {
+        let pattern = file.parent()?.join(import.as_str()?);
+        let names = Pattern::new(pattern.file_name()?.to_str()?);
+        let dir = pattern.parent()?;
+        let entries = root.entries(dir).unwrap_or_default();
+        for name in entries.iter().filter(|name| names.matches(name)) {
+            let found = dir.join(name);
+            let text = read(root, &found).unwrap_or_default();
+            if text.parse().is_ok_and(|config| registries(&config)) {
+                last = Some((text, found));
+            }
+        }
     }
+    last
+}
+
+/// Whether a file has a section about registries, in whatever version.
+fn registries(config: &Table) -> bool {
+    let section = |plugin: &&str| config.get("plugins")?.get(plugin)?.get("registry");
+    [VERSION_1, VERSION_2, VERSION_3]
+        .iter()
+        .any(|plugin| section(plugin).is_some())
 }
 
 fn findings(text: &str, file: &str, dir: &Path) -> Vec<String> {
@@ -76,21 +115,22 @@ fn findings(text: &str, file: &str, dir: &Path) -> Vec<String> {
         .unwrap_or_default();
 
     let mut warnings = Vec::new();
-    let mend = mend(plugin, version_line, dir);
+    let said = registry.is_some_and(|registry| registry.get("config_path").is_some());
+    let verb = if said {
+        "change it there to this"
+    } else {
+        "put these lines there"
+    };
+    let mend = mend(verb, plugin, version_line, dir);
     if path.is_empty() {
-        let imports = config.get("imports").and_then(Value::as_array);
-        let elsewhere = if imports.is_some_and(|imports| !imports.is_empty()) {
-            " (unless a file that it imports does)"
-        } else {
-            ""
-        };
         warnings.push(format!(
-            "{file} sets no config_path{elsewhere}, and without it containerd does not reliably read hosts.toml. {}",
+            "{file} sets no config_path, and without it containerd does not reliably read hosts.toml. {}",
             capitalised(&mend)
         ));
     } else if path.contains(':') {
         warnings.push(format!(
-            "{file} sets config_path to the list {path:?}, in which containerd 2.1 and later find no hosts.toml. {}",
+            "{file} sets config_path to the list {path:?}{}. {}",
+            in_a_list(path, dir, pulls_the_older_way(plugins, plugin)),
             capitalised(&mend)
         ));
     } else if Path::new(path) != dir {
@@ -103,6 +143,33 @@ fn findings(text: &str, file: &str, dir: &Path) -> Vec<String> {
         warnings.extend(conflicts(registry, plugin, file));
     }
     warnings
+}
+
+/// What becomes of hosts.toml files in `dir` when `config_path` is the list `path`.
+fn in_a_list(path: &str, dir: &Path, older_way: bool) -> String {
+    if !path.split(':').any(|one| Path::new(one) == dir) {
+        format!(", and {} is not in it", dir.display())
+    } else if older_way {
+        ", which containerd 2.1 and later only read because discard_unpacked_layers or use_local_image_pull is set \
+         there; otherwise they find no hosts.toml in a list"
+            .to_owned()
+    } else {
+        ", in which containerd 2.1 and later find no hosts.toml".to_owned()
+    }
+}
+
+/// Whether a setting keeps containerd 2.1 and later from pulling by the transfer service, which takes a list for
+/// one name.
+fn pulls_the_older_way(plugins: Option<&Table>, plugin: &str) -> bool {
+    let section = plugins.and_then(|plugins| plugins.get(plugin));
+    let set = |place: &Value, key: &str| place.get(key).and_then(Value::as_bool) == Some(true);
+    section.is_some_and(|section| {
+        set(section, "use_local_image_pull")
+            || set(section, "discard_unpacked_layers")
+            || section
+                .get("containerd")
+                .is_some_and(|below| set(below, "discard_unpacked_layers"))
+    })
 }
 
 /// The older way of naming mirrors. Beside a config_path it keeps the CRI plugin from starting.
@@ -140,11 +207,11 @@ fn section(plugin: &str) -> String {
     }
 }
 
-/// The lines to put, and that this one change needs a restart.
-fn mend(plugin: &str, version_line: Option<&str>, dir: &Path) -> String {
+/// `verb`, the lines, and that this one change needs a restart.
+fn mend(verb: &str, plugin: &str, version_line: Option<&str>, dir: &Path) -> String {
     let version = version_line.map_or_else(String::new, |line| format!("{line}\n"));
     format!(
-        "put these lines there and restart containerd once:\n{version}[{}]\n  config_path = {}",
+        "{verb} and restart containerd once:\n{version}[{}]\n  config_path = {}",
         section(plugin),
         Value::String(dir.display().to_string())
     )

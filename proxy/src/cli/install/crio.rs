@@ -6,6 +6,8 @@
 //! table of its own, and one that somebody else has a table for is left to them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -16,8 +18,11 @@ use super::block;
 use super::plan::{Plan, Step};
 use super::preset::CRIO_DIR;
 use super::root::Root;
+use crate::sys;
 
 const FILE: &str = "larder.conf";
+/// What CRI-O's process is called.
+const PROCESS: &str = "crio";
 
 /// What "every registry" means where each has to be named: the public ones that clusters pull from.
 const PUBLIC: [&str; 10] = [
@@ -47,6 +52,7 @@ pub(super) fn install(
     exact: bool,
 ) -> Result<()> {
     root.mounted(dir)?;
+    clear(plan, root, dir)?;
     let file = dir.join(FILE);
     let mut paths = named(registries)?;
     let text = root.read(&file)?;
@@ -71,11 +77,15 @@ pub(super) fn install(
     };
     leave_others(plan, root, dir, &mut paths, address)?;
     if paths.is_empty() {
-        return Ok(());
+        // Tables that are there from before would go on replacing the others'.
+        return take(plan, root, dir);
     }
-    let made = match (&text, &place) {
-        (Some(text), Some(place)) => block::made(&text[place.clone()]),
-        _ => plan.make_dirs(root, dir)?,
+    let (dirs, made) = if let (Some(text), Some(place)) = (&text, &place) {
+        (Vec::new(), block::made(&text[place.clone()]))
+    } else {
+        let dirs = plan.missing(root, dir)?;
+        let made = dirs.len();
+        (dirs, made)
     };
     let lines = block::marked(&tables(&paths, address), made);
     let (after, owned) = match (&text, place) {
@@ -93,25 +103,38 @@ pub(super) fn install(
         return Ok(());
     }
     plan.steps.push(Step::Write {
+        dirs,
         file,
         before: text,
         after,
         owned,
     });
-    say_when(plan, root)
+    plan.crio_changes = true;
+    Ok(())
 }
 
 /// Takes larder's drop-in away.
 pub(super) fn uninstall(plan: &mut Plan, root: &Root, dir: &Path) -> Result<()> {
     root.mounted(dir)?;
+    clear(plan, root, dir)?;
+    take(plan, root, dir)
+}
+
+fn take(plan: &mut Plan, root: &Root, dir: &Path) -> Result<()> {
     let mut made = BTreeSet::new();
     let before = plan.steps.len();
     plan.take(root, &dir.join(FILE), None, &mut made)?;
-    plan.remove_made(made, &BTreeSet::new());
-    if plan.steps.len() > before {
-        say_when(plan, root)?;
-    }
+    plan.remove_made(root, made, &BTreeSet::new())?;
+    plan.crio_changes = plan.steps.len() > before;
     Ok(())
+}
+
+/// Clears what earlier runs have left where this one writes.
+fn clear(plan: &mut Plan, root: &Root, dir: &Path) -> Result<()> {
+    if let Some(above) = dir.parent() {
+        plan.clear(root, above)?;
+    }
+    plan.clear(root, dir)
 }
 
 fn named(registries: &[(String, Option<String>)]) -> Result<Paths> {
@@ -201,6 +224,13 @@ fn leave_others(
                 continue;
             };
             let Some(path) = paths.remove(&prefix) else {
+                let registry = prefix.split('/').next().unwrap_or_default();
+                if paths.contains_key(registry) {
+                    plan.notes.push(format!(
+                        "{}: has a table of its own for {prefix}, which is pulled as that says",
+                        file.display()
+                    ));
+                }
                 continue;
             };
             let host = address.split_once("://").map_or(address, |(_, host)| host);
@@ -254,8 +284,26 @@ fn mirrors(table: &Table) -> Vec<String> {
     mirrors.into_iter().flatten().filter_map(location).collect()
 }
 
+/// Has every CRI-O that this process can see read its files again, and gives how many there are.
+pub(super) fn reload() -> usize {
+    let mut told = 0;
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let of_root = entry.metadata().is_ok_and(|about| about.uid() == 0);
+        // A process that has ended meanwhile is none.
+        let called = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        if of_root && called.trim_end() == PROCESS && sys::hang_up(pid).is_ok() {
+            told += 1;
+        }
+    }
+    told
+}
+
 /// CRI-O keeps what it has read. A signal makes it read again, or a setting that is off by default.
-fn say_when(plan: &mut Plan, root: &Root) -> Result<()> {
+pub(super) fn say_when(plan: &mut Plan, root: &Root) -> Result<()> {
     if reloads_by_itself(root)? {
         plan.effects.push(
             "CRI-O watches its drop-ins (auto_reload_registries), so it reads them now".to_owned(),
@@ -263,7 +311,7 @@ fn say_when(plan: &mut Plan, root: &Root) -> Result<()> {
     } else {
         plan.warnings.push(format!(
             "CRI-O reads its drop-ins when it starts or gets a SIGHUP: `systemctl reload crio` on the node, no restart. \
-             To have it read them whenever they change, put these lines into {CRIO_DIR}/crio.conf.d/10-registries.conf \
+             --crio-reload sends it. To have it read them whenever they change, put these lines into {CRIO_DIR}/crio.conf.d/10-registries.conf \
              and restart it once:\n[crio.image]\n  auto_reload_registries = true"
         ));
     }

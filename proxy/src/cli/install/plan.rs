@@ -14,15 +14,31 @@ use super::root::{Owned, Root};
 /// The mode of a file that was not there.
 pub(super) const NEW_FILE_MODE: u32 = 0o644;
 
-/// One act. Each is atomic, and any prefix of a plan leaves the runtime with files it can read.
+/// What is in the name of a file or directory that is not finished, or is going.
+const TEMPORARY: &str = ".larder-";
+
+/// A name beside `path` that no runtime looks at.
+pub(super) fn temporary(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}{TEMPORARY}{:016x}", fastrand::u64(..)))
+}
+
+fn is_temporary(name: &str) -> bool {
+    name.starts_with('.') && name.contains(TEMPORARY)
+}
+
+/// One act. Each is atomic, so any prefix of a plan leaves the runtime with files it can read, and larder with what it
+/// has to know to take them back.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// A directory that is not there, mode 0755. Its parent is there by then.
-    MakeDir(PathBuf),
+    /// What a run that was cut off has left under a temporary name.
+    Clear(PathBuf),
     /// A second name for the file as it is, so that inode, owner, mode, times and bytes can come back.
     Keep { file: PathBuf, kept: PathBuf },
-    /// New content under the name, by way of a temporary file. `owned` is what the file before it had.
+    /// New content under the name, by way of a temporary file. `dirs` are not there, the outermost first, and come
+    /// together with the file. `owned` is what the file before it had.
     Write {
+        dirs: Vec<PathBuf>,
         file: PathBuf,
         before: Option<String>,
         after: String,
@@ -37,8 +53,11 @@ pub(super) enum Step {
     },
     /// The file goes. The text is for showing.
     Remove { file: PathBuf, before: String },
-    /// The directory goes, unless something is in it.
-    RemoveDirIfEmpty(PathBuf),
+    /// The outermost of `dirs` goes with all that is in it: the others, and these files. The texts are for showing.
+    RemoveTree {
+        dirs: Vec<PathBuf>,
+        files: Vec<(PathBuf, String)>,
+    },
 }
 
 /// Steps in order, and what to say besides.
@@ -51,6 +70,8 @@ pub(super) struct Plan {
     pub(super) effects: Vec<String>,
     /// What a person should mend.
     pub(super) warnings: Vec<String>,
+    /// Whether CRI-O has to read its files again.
+    pub(super) crio_changes: bool,
     /// Whether a person has to look at what was left.
     pub(super) unfinished: bool,
 }
@@ -128,6 +149,7 @@ impl Plan {
             self.unfinished = true;
             let owned = Some(root.owned(file)?);
             self.steps.push(Step::Write {
+                dirs: Vec::new(),
                 file: file.to_owned(),
                 before: Some(text),
                 after: rest,
@@ -143,32 +165,78 @@ impl Plan {
 
     /// Whether `dir` is planned to go.
     pub(super) fn removes(&self, dir: &Path) -> bool {
-        let removes = |step: &Step| matches!(step, Step::RemoveDirIfEmpty(gone) if gone == dir);
+        let removes = |step: &Step| match step {
+            Step::RemoveTree { dirs, .. } => dirs.iter().any(|gone| gone == dir),
+            _ => false,
+        };
         self.steps.iter().any(removes)
     }
 
-    /// Directories that were made for files that go. Those above what is in `except` are in use.
-    pub(super) fn remove_made(&mut self, made: BTreeSet<PathBuf>, except: &BTreeSet<PathBuf>) {
-        // The longest path first: a directory goes before the one that holds it.
-        let unused = made.into_iter().rev();
-        let unused = unused.filter(|dir| !except.iter().any(|used| used.starts_with(dir)));
-        self.steps.extend(unused.map(Step::RemoveDirIfEmpty));
+    /// Plans to remove the directories in `made` in which nothing is left but what goes anyway, and nothing of
+    /// `except` will be.
+    pub(super) fn remove_made(
+        &mut self,
+        root: &Root,
+        mut made: BTreeSet<PathBuf>,
+        except: &BTreeSet<PathBuf>,
+    ) -> Result<()> {
+        // An outer directory sorts before those in it.
+        while let Some(dir) = made.pop_first() {
+            if except.iter().any(|used| used.starts_with(&dir)) || !root.exists(&dir)? {
+                continue;
+            }
+            let goes = |path: &PathBuf| {
+                made.contains(path)
+                    || self.steps.iter().any(|step| match step {
+                        Step::Remove { file, .. } => file == path,
+                        Step::Clear(left) => path.starts_with(left),
+                        _ => false,
+                    })
+            };
+            let below = root.below(&dir)?;
+            if !below.iter().all(goes) {
+                continue;
+            }
+            let mut files = Vec::new();
+            self.steps.retain_mut(|step| match step {
+                Step::Remove { file, before } if file.starts_with(&dir) => {
+                    files.push((std::mem::take(file), std::mem::take(before)));
+                    false
+                }
+                _ => true,
+            });
+            let inner = made.iter().filter(|one| one.starts_with(&dir)).cloned();
+            let dirs: Vec<PathBuf> = std::iter::once(dir.clone()).chain(inner).collect();
+            made.retain(|one| !one.starts_with(&dir));
+            self.steps.push(Step::RemoveTree { dirs, files });
+        }
+        Ok(())
     }
 
-    /// Plans the missing directories down to `dir` and counts them.
-    pub(super) fn make_dirs(&mut self, root: &Root, dir: &Path) -> Result<usize> {
+    /// Plans to remove what runs that were cut off have left in `dir`.
+    pub(super) fn clear(&mut self, root: &Root, dir: &Path) -> Result<()> {
+        let left = root.entries(dir)?;
+        let left = left.into_iter().filter(|name| is_temporary(name));
+        self.steps
+            .extend(left.map(|name| Step::Clear(dir.join(name))));
+        Ok(())
+    }
+
+    /// The missing directories down to `dir`, the outermost first.
+    pub(super) fn missing(&self, root: &Root, dir: &Path) -> Result<Vec<PathBuf>> {
         let mut missing = Vec::new();
         for ancestor in dir.ancestors() {
-            let planned = |step: &Step| matches!(step, Step::MakeDir(made) if made == ancestor);
+            let planned = |step: &Step| match step {
+                Step::Write { dirs, .. } => dirs.iter().any(|made| made == ancestor),
+                _ => false,
+            };
             if root.exists(ancestor)? || self.steps.iter().any(planned) {
                 break;
             }
             missing.push(ancestor.to_owned());
         }
-        let made = missing.len();
-        self.steps
-            .extend(missing.into_iter().rev().map(Step::MakeDir));
-        Ok(made)
+        missing.reverse();
+        Ok(missing)
     }
 
     fn note_kept(&mut self, kept: &Path) {

@@ -9,8 +9,6 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use url::Url;
 
-/// How long larder may take to come up; it binds its port within a fraction of a second.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// How long to wait before asking again.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -25,14 +23,14 @@ pub(super) enum Answer {
     Nobody(String),
 }
 
-/// Asks `address` for `/v2/`, again and again while nobody answers, for ten seconds at the most.
-pub(super) fn probe(address: &str) -> anyhow::Result<Answer> {
+/// Asks `address` for `/v2/`, again and again while nobody answers, for `patience` at the most.
+pub(super) fn probe(address: &str, patience: Duration) -> anyhow::Result<Answer> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let url = Url::parse(address)?;
     runtime.block_on(async {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = tokio::time::Instant::now() + patience;
         loop {
             let why = match tokio::time::timeout_at(deadline, ask(&url)).await {
                 Ok(Ok(response)) => return Ok(answer(&response)),

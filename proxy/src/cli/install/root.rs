@@ -124,17 +124,37 @@ impl Root {
         })
     }
 
-    /// The names in `dir` that are directories, sorted; none when there is no such directory.
+    /// The names in `dir` that are directories and not hidden, sorted; none when there is no such directory.
     pub(super) fn directories(&self, dir: &Path) -> Result<Vec<String>> {
         let mut names = Vec::new();
         for name in self.entries(dir)? {
             let path = dir.join(&name);
             let here = self.resolve(&path, true);
-            if here.with_context(|| path.display().to_string())?.is_dir() {
+            let here = here.with_context(|| path.display().to_string())?;
+            if !name.starts_with('.') && here.is_dir() {
                 names.push(name);
             }
         }
         Ok(names)
+    }
+
+    /// Everything below `dir`, at any depth. What a link leads to is not below it.
+    pub(super) fn below(&self, dir: &Path) -> Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        let mut rest = vec![dir.to_owned()];
+        while let Some(dir) = rest.pop() {
+            let here = self.here(&dir);
+            let listed = here.and_then(fs::read_dir);
+            for entry in listed.with_context(|| dir.display().to_string())? {
+                let entry = entry.with_context(|| dir.display().to_string())?;
+                let path = dir.join(entry.file_name());
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    rest.push(path.clone());
+                }
+                found.push(path);
+            }
+        }
+        Ok(found)
     }
 
     /// The names in `dir`, sorted; none when there is no such directory. No runtime knows a name that is

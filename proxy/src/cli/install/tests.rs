@@ -70,7 +70,7 @@ impl Node {
             exact: false,
             address: ADDRESS.to_owned(),
             containerd_config: Some(self.config()),
-            probe: false,
+            probe: None,
             dry_run: false,
         }
     }
@@ -82,6 +82,7 @@ impl Node {
             node_root: "/".into(),
             containerd_certs_dir: Some(self.certs()),
             crio_conf_dir: self.root.path().join("registries.conf.d"),
+            crio_reload: false,
         }
     }
 

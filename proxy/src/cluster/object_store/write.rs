@@ -16,6 +16,7 @@ use super::{
 use crate::{
     drain::Watch,
     metrics::{ObjectOperation, ObjectOutcome},
+    telemetry,
 };
 
 /// So many blobs are written at once.
@@ -171,7 +172,9 @@ impl ObjectStore {
                 });
                 let given_up = again.is_none();
                 if !line.done(&key, again) || given_up {
-                    tracing::warn!(%failure, what = operation.as_str(), "not written to the object store");
+                    if let Some(due) = telemetry::due("object store", operation.as_str()) {
+                        tracing::warn!(%failure, what = operation.as_str(), unsaid = due.unsaid, "not written to the object store, which will lack it; look at its address, its credentials and its room");
+                    }
                     self.drop_one(operation, &failure);
                 }
             }

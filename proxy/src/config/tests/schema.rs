@@ -30,29 +30,38 @@ fn every_section_has_the_same_keys_in_the_schema_and_in_the_reader() {
     let cluster = "/properties/cluster/properties";
     let rows = [
         ("", "zzzzzzzz = 1".to_owned()),
-        ("/properties/registry", "[registry]\nzzzzzzzz = 1".to_owned()),
+        (
+            "/properties/registry",
+            "[registry]\nzzzzzzzz = 1".to_owned(),
+        ),
         ("/properties/store", "[store]\nzzzzzzzz = 1".to_owned()),
         ("/properties/tags", "[tags]\nzzzzzzzz = 1".to_owned()),
         ("/properties/access", "[access]\nzzzzzzzz = 1".to_owned()),
         (upstream, "[upstreams.\"a.b\"]\nzzzzzzzz = 1".to_owned()),
         (
             &format!("{upstream}/properties/tags/items"),
-            "[[upstreams.\"a.b\".tags]]\nmatch = \"v\"\nfresh_for = \"1h\"\nzzzzzzzz = 1".to_owned(),
+            "[[upstreams.\"a.b\".tags]]\nmatch = \"v\"\nfresh_for = \"1h\"\nzzzzzzzz = 1"
+                .to_owned(),
         ),
         (
             &format!("{upstream}/properties/credentials"),
-            "[upstreams.\"a.b\"]\ncredentials = { docker_config = \"/d\", zzzzzzzz = 1 }".to_owned(),
+            "[upstreams.\"a.b\"]\ncredentials = { docker_config = \"/d\", zzzzzzzz = 1 }"
+                .to_owned(),
         ),
         ("/properties/cluster", "[cluster]\nzzzzzzzz = 1".to_owned()),
         (
             &format!("{cluster}/tls/anyOf/1"),
-            "[cluster]\ntls = { ca = \"/a\", cert = \"/b\", key = \"/c\", zzzzzzzz = 1 }".to_owned(),
+            "[cluster]\ntls = { ca = \"/a\", cert = \"/b\", key = \"/c\", zzzzzzzz = 1 }"
+                .to_owned(),
         ),
         (
             &format!("{cluster}/object_store"),
             "[cluster.object_store]\nurl = \"s3://b\"\nzzzzzzzz = 1".to_owned(),
         ),
-        ("/properties/telemetry", "[telemetry]\nzzzzzzzz = 1".to_owned()),
+        (
+            "/properties/telemetry",
+            "[telemetry]\nzzzzzzzz = 1".to_owned(),
+        ),
         ("/properties/admin", "[admin]\nzzzzzzzz = 1".to_owned()),
     ];
     for (place, text) in rows {

@@ -78,7 +78,7 @@ fn containerds_configuration_is_checked_and_the_lines_to_put_are_given() {
         ("[plugins.cri]\n", &[&["sets no config_path", LINES_1]]),
         (
             "version = 2\nimports = ['/etc/containerd/conf.d/*.toml']\n",
-            &[&["(unless a file that it imports does)", LINES_2]],
+            &[&["sets no config_path", "Put these lines there", LINES_2]],
         ),
         // In the place of another version
         (
@@ -93,6 +93,24 @@ fn containerds_configuration_is_checked_and_the_lines_to_put_are_given() {
                 "find no hosts.toml",
                 LINES_3,
             ]],
+        ),
+        // A list that is read for now, as on EKS
+        (
+            "version = 3\n[plugins.'io.containerd.cri.v1.images']\ndiscard_unpacked_layers = true\n[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = 'CERTS:/etc/docker/certs.d'\n",
+            &[&[
+                "only read because discard_unpacked_layers",
+                "Change it there to this",
+                LINES_3,
+            ]],
+        ),
+        (
+            "version = 2\n[plugins.'io.containerd.grpc.v1.cri'.containerd]\ndiscard_unpacked_layers = true\n[plugins.'io.containerd.grpc.v1.cri'.registry]\nconfig_path = 'CERTS:/etc/docker/certs.d'\n",
+            &[&["only read because discard_unpacked_layers", LINES_2]],
+        ),
+        // And one that has another directory
+        (
+            "version = 2\n[plugins.'io.containerd.grpc.v1.cri'.registry]\nconfig_path = '/a:/b'\n",
+            &[&["to the list \"/a:/b\", and CERTS is not in it", LINES_2]],
         ),
         // Another directory
         (
@@ -163,4 +181,31 @@ fn a_missing_configuration_is_a_warning() {
     let said = node.install(&[]);
     assert!(said.contains("config.toml is not there"), "{said}");
     assert!(node.hosts("_default").exists());
+}
+
+#[test]
+fn a_file_that_the_configuration_imports_counts_as_it_does_for_containerd() {
+    let node = Node::new();
+    let conf_d = node.root.path().join("conf.d");
+    fs::create_dir(&conf_d).unwrap();
+    fs::write(node.config(), "version = 2\nimports = ['conf.d/*.toml']\n").unwrap();
+    assert!(
+        node.install(&[])
+            .contains("config.toml sets no config_path")
+    );
+    let set = |name: &str, path: &Path| {
+        let section = "[plugins.'io.containerd.grpc.v1.cri'.registry]";
+        let text = format!("version = 2\n{section}\nconfig_path = {path:?}\n");
+        fs::write(conf_d.join(name), text).unwrap();
+    };
+    set("50-ours.toml", &node.certs());
+    set("60-note.txt", Path::new("/nowhere"));
+    let said = node.install(&[]);
+    assert!(!said.contains("warning"), "{said}");
+    set("90-last.toml", Path::new("/opt/certs.d"));
+    let said = node.install(&[]);
+    assert!(
+        said.contains("90-last.toml sets config_path to \"/opt/certs.d\""),
+        "{said}"
+    );
 }

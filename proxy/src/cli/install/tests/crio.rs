@@ -20,12 +20,13 @@ fn crio_node() -> (tempfile::TempDir, InstallArgs) {
             node_root: root.path().to_owned(),
             containerd_certs_dir: None,
             crio_conf_dir: CRIO_CONF_DIR.into(),
+            crio_reload: false,
         },
         registries: Vec::new(),
         exact: false,
         address: ADDRESS.to_owned(),
         containerd_config: None,
-        probe: false,
+        probe: None,
         dry_run: false,
     };
     (root, args)
@@ -139,6 +140,13 @@ fn a_table_of_somebody_else_is_left_and_the_lines_to_add_are_given() {
         "{said}"
     );
     assert_eq!(walk(root.path()), before, "nothing was left to write");
+
+    // One that was led to larder before somebody else spoke of it.
+    fs::rename(&main, root.path().join("aside")).unwrap();
+    run_install(&named(&args, &["docker.io"])).unwrap();
+    fs::rename(root.path().join("aside"), &main).unwrap();
+    run_install(&named(&args, &["docker.io"])).unwrap();
+    assert_eq!(walk(root.path()), before, "their word counts");
     run_install(&named(&args, &["docker.io", "quay.io"])).unwrap();
     assert_eq!(tables(&root).len(), 1);
 }

@@ -213,3 +213,76 @@ proptest! {
         }
     }
 }
+
+/// Files of another version of larder: its words between the marks may be others.
+#[test]
+fn an_upgrade_in_between_leaves_no_trace_either() {
+    let node = Node::bare();
+    fs::create_dir(node.certs()).unwrap();
+    node.put("docker.io", "hosts.toml", EXISTING);
+    let before = node.tree();
+    node.install(&["docker.io", "ghcr.io"]);
+    let older = |dir: &str| {
+        let words = "# containerd asks larder on this node first.";
+        let text = node.read(dir);
+        assert!(text.contains(words), "{text}");
+        fs::write(
+            node.hosts(dir),
+            text.replace(words, "# Words of another time."),
+        )
+        .unwrap();
+    };
+    for dir in ["docker.io", "ghcr.io"] {
+        older(dir);
+    }
+    // Uninstalled by the newer one alone, or after it has installed anew.
+    let between = node.tree();
+    node.uninstall();
+    assert_eq!(node.tree(), before);
+    for (path, (mode, _, _, content)) in between {
+        if mode & 0o170_000 == 0o040_000 {
+            fs::create_dir_all(path).unwrap();
+        } else {
+            fs::write(path, content).unwrap();
+        }
+    }
+    let said = node.install(&["docker.io", "ghcr.io"]);
+    assert!(said.contains("changed "), "{said}");
+    assert!(!node.read("ghcr.io").contains("another time"));
+    let (code, said) = node.try_uninstall(false);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(node.read("docker.io"), EXISTING);
+    assert!(!node.certs().join("ghcr.io").exists());
+}
+
+#[test]
+fn what_a_run_that_was_cut_off_left_is_cleared() {
+    let node = Node::bare();
+    let before = node.tree();
+    let leave = || {
+        let at = |path: &str| node.root.path().join(path);
+        fs::create_dir_all(at(".certs.d.larder-0123/_default")).unwrap();
+        fs::create_dir_all(at("certs.d/.ghcr.io.larder-45")).unwrap();
+        fs::create_dir_all(at("certs.d/ghcr.io")).unwrap();
+        fs::write(at("certs.d/ghcr.io/.hosts.toml.larder-1"), "half").unwrap();
+    };
+    let gone = || {
+        fs::remove_dir(node.certs().join("ghcr.io")).unwrap();
+        fs::remove_dir(node.certs()).unwrap();
+    };
+    leave();
+    let said = node.uninstall();
+    assert!(said.contains("cleared "), "{said}");
+    gone();
+    assert_eq!(node.tree(), before);
+    leave();
+    node.install(&["ghcr.io"]);
+    assert_eq!(fs::read_dir(node.certs()).unwrap().count(), 1);
+    assert_eq!(
+        fs::read_dir(node.certs().join("ghcr.io")).unwrap().count(),
+        1
+    );
+    node.uninstall();
+    gone();
+    assert_eq!(node.tree(), before);
+}

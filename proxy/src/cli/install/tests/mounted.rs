@@ -27,6 +27,7 @@ impl Mounted {
             node_root: self.root.path().to_owned(),
             containerd_certs_dir: None,
             crio_conf_dir: CRIO_CONF_DIR.into(),
+            crio_reload: false,
         }
     }
 
@@ -37,7 +38,7 @@ impl Mounted {
             exact: true,
             address: ADDRESS.to_owned(),
             containerd_config: None,
-            probe: false,
+            probe: None,
             dry_run: false,
         };
         more(&mut args);

@@ -1,0 +1,166 @@
+//! `GET /metrics`: what is counted all the time, and what is looked up when somebody asks.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+
+use super::{Admin, text};
+use crate::{
+    body::Body,
+    metrics::{
+        Certificate, Certificates, Endpoints, InState, MemberState, OfUpstream, UpstreamLabel,
+    },
+    store::Tenure,
+    sys,
+};
+
+/// The text format of OpenMetrics, and the older one of Prometheus.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+impl Admin {
+    /// All metrics, in OpenMetrics for whoever asks for it as Prometheus does, else in the older text format.
+    pub(super) async fn metrics(&self, headers: &HeaderMap) -> Response<Body> {
+        {
+            // Two at once would count what has happened since the last one twice.
+            let _alone = self.scraping.lock().await;
+            self.look().await;
+        }
+        let accepted = headers.get_all(header::ACCEPT).iter();
+        let openmetrics = accepted
+            .filter_map(|value| value.to_str().ok())
+            .any(asks_for_openmetrics);
+        let (rendered, media_type) = if openmetrics {
+            (self.metrics.render(), OPENMETRICS)
+        } else {
+            (self.metrics.render_classic(), CLASSIC)
+        };
+        let mut response = text(StatusCode::OK, &rendered);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+        headers.insert(header::VARY, HeaderValue::from_static("accept"));
+        response
+    }
+
+    /// Looks at everything that nobody counts.
+    async fn look(&self) {
+        let config = self.pull.config.load_full();
+        let store = Arc::clone(&self.pull.store);
+        let metrics = &self.metrics;
+        let looked = tokio::task::spawn_blocking(move || {
+            (store.partial_bytes(), store.space(), sys::usage())
+        });
+        if let Ok((partial, space, usage)) = looked.await {
+            let shown = &metrics.store;
+            shown.partial_bytes.set(partial as i64);
+            if let Ok(space) = space {
+                let (max, min) = (config.store.max_size, config.store.min_free);
+                shown.max_bytes.set(max.of(space.total) as i64);
+                shown.min_free_bytes.set(min.of(space.total) as i64);
+                shown.free_bytes.set(space.free as i64);
+                shown.capacity_bytes.set(space.total as i64);
+            }
+            if let Ok(usage) = usage {
+                let process = &metrics.process;
+                let new = usage.cpu_seconds - process.cpu_seconds.get();
+                process.cpu_seconds.inc_by(new.max(0.0));
+                process.resident_bytes.set(usage.resident_bytes as i64);
+                process.open_files.set(usage.open_files as i64);
+                process.max_files.set(usage.max_files as i64);
+            }
+        }
+        let (store, shown) = (&self.pull.store, &metrics.store);
+        let totals = store.totals();
+        shown.bytes.set(totals.bytes as i64);
+        shown.blobs.set(totals.blobs as i64);
+        shown.failing.set(i64::from(store.trouble().is_some()));
+        let waiting = store.tenure() == Tenure::Waiting;
+        shown.waiting.set(i64::from(waiting));
+        let rotten = store.rotten().saturating_sub(shown.rotten.get());
+        shown.rotten.inc_by(rotten);
+        let fills = self.pull.fills.list().len();
+        metrics.fills.in_flight.set(fills as i64);
+        metrics.access.grants.set(self.pull.access.grants() as i64);
+
+        let endpoints = &metrics.upstreams.endpoints;
+        endpoints.clear();
+        for ((upstream, state), count) in self.pull.upstreams.states() {
+            let labels = Endpoints { upstream, state };
+            endpoints.get_or_create(&labels).set(i64::from(count));
+        }
+        let findings = &metrics.upstreams.credentials_findings;
+        findings.clear();
+        for (registry, upstream) in &config.upstreams {
+            if let Some(source) = &upstream.credentials {
+                let found = self.pull.credentials.findings(source).await.len();
+                let upstream = UpstreamLabel::of(&config, registry);
+                let labels = OfUpstream { upstream };
+                findings.get_or_create(&labels).set(found as i64);
+            }
+        }
+        self.look_at_members();
+    }
+
+    fn look_at_members(&self) {
+        let (cluster, peers) = (&self.pull.cluster, &self.metrics.peers);
+        for state in MemberState::ALL.iter().copied() {
+            peers.members.get_or_create(&InState { state }).set(0);
+        }
+        for member in cluster.members.list() {
+            let state = if member.own {
+                MemberState::Own
+            } else {
+                member.state
+            };
+            peers.members.get_or_create(&InState { state }).inc();
+        }
+        peers.certificates.clear();
+        let Ok(Some(tls)) = cluster.peers.tls() else {
+            return;
+        };
+        for (certificate, expires) in [
+            (Certificate::Ca, tls.expires.ca),
+            (Certificate::Member, tls.expires.member),
+        ] {
+            if let Some(expires) = expires {
+                let labels = Certificates { certificate };
+                peers.certificates.get_or_create(&labels).set(expires);
+            }
+        }
+    }
+}
+
+/// Whether an `Accept` names OpenMetrics and does not rule it out with `q=0` (RFC 9110 section 12.5.1).
+fn asks_for_openmetrics(accept: &str) -> bool {
+    accept.split(',').any(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let named = parts
+            .next()
+            .is_some_and(|name| name.eq_ignore_ascii_case("application/openmetrics-text"));
+        let mut weights = parts.filter_map(|part| part.strip_prefix("q="));
+        let ruled_out = weights.any(|q| q.parse::<f32>().is_ok_and(|q| q <= 0.0));
+        named && !ruled_out
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::asks_for_openmetrics;
+
+    #[test]
+    fn openmetrics_is_for_who_asks() {
+        for (accept, asks) in [
+            (
+                "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3",
+                true,
+            ),
+            ("text/plain, Application/OpenMetrics-Text", true),
+            ("application/openmetrics-text; q=0, text/plain", false),
+            ("text/plain;version=0.0.4", false),
+            ("*/*", false),
+            ("", false),
+        ] {
+            assert_eq!(asks_for_openmetrics(accept), asks, "{accept}");
+        }
+    }
+}

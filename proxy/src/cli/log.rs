@@ -1,0 +1,37 @@
+//! `larder log`: what the running larder logs.
+
+use http::Method;
+use larder_shared::admin::LogFilter;
+
+use super::{
+    show::say,
+    socket::{SocketArgs, ask, encoded, read},
+};
+
+/// Without a filter, the one in force is shown. With one, it holds until the next, a change of `[telemetry] log`, or a
+/// restart.
+#[derive(Clone, Debug, clap::Args)]
+pub struct LogArgs {
+    /// A level, or targets with levels: `debug`, `info,larder::upstream=debug`, `info,access=off`
+    #[arg(value_name = "FILTER")]
+    filter: Option<String>,
+    #[command(flatten)]
+    socket: SocketArgs,
+}
+
+pub fn log(args: &LogArgs) -> anyhow::Result<u8> {
+    let text = match &args.filter {
+        Some(filter) => {
+            let path = format!("/log?filter={}", encoded(filter));
+            ask(&args.socket, Method::POST, &path)?
+        }
+        None => ask(&args.socket, Method::GET, "/log")?,
+    };
+    if args.socket.json {
+        say(&text);
+    } else {
+        let in_force: LogFilter = read(&text)?;
+        say(&in_force.filter);
+    }
+    Ok(0)
+}

@@ -1,0 +1,285 @@
+//! The labels: closed sets of words, which are also the words of the logs.
+//!
+//! The one label whose words are not written here is `upstream`: it names the registries that the operator has
+//! configured, and everything else is `other`. So no client can make it grow.
+
+use std::sync::Arc;
+
+use larder_shared::Role;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+
+use crate::{config::Config, credentials::Fault};
+
+/// A closed set of words: the enum, its words, and all of it.
+macro_rules! words {
+    ($($(#[$set:meta])* $name:ident { $($(#[$word:meta])* $variant:ident => $text:literal,)+ })+) => {$(
+        $(#[$set])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        pub enum $name {
+            $($(#[$word])* $variant,)+
+        }
+
+        impl $name {
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $text,)+
+                }
+            }
+        }
+
+        impl EncodeLabelValue for $name {
+            fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+                EncodeLabelValue::encode(&self.as_str(), encoder)
+            }
+        }
+    )+};
+}
+
+words! {
+    /// Where the bytes of an answer came from.
+    Tier {
+        /// This node's memory or disk.
+        Node => "node",
+        /// Other members, whose bytes were fetched while they were served.
+        Cluster => "cluster",
+        /// Fetched while it was served.
+        Upstream => "upstream",
+        /// Neither: an error, a ping, headers only.
+        None => "none",
+    }
+
+    /// How a request ended.
+    Outcome {
+        /// Everything was here.
+        Hit => "hit",
+        /// Something was fetched.
+        Miss => "miss",
+        /// An old answer, because the registry cannot be asked.
+        Stale => "stale",
+        /// The client's mistake, or something that does not exist.
+        Refused => "refused",
+        /// larder or its sources could not answer.
+        Failed => "failed",
+        /// The client left before the end.
+        Abandoned => "abandoned",
+        /// The body had to end short.
+        Short => "short",
+    }
+
+    /// How a question to an endpoint ended.
+    Asked {
+        Answered => "answered",
+        NotFound => "not_found",
+        Refused => "refused",
+        /// 429, or 503 with `Retry-After`.
+        Limited => "limited",
+        Unreachable => "unreachable",
+        /// larder does not connect there.
+        Forbidden => "forbidden",
+        Invalid => "invalid",
+    }
+
+    /// How an endpoint is treated.
+    EndpointState {
+        Ok => "ok",
+        /// The breaker is open: it failed again and again.
+        Avoided => "avoided",
+        /// It asked to be left alone.
+        Silent => "silent",
+    }
+
+    /// How fetching a token from a registry's token server ended.
+    TokenOutcome {
+        Fetched => "fetched",
+        Refused => "refused",
+        Unreachable => "unreachable",
+        Invalid => "invalid",
+        Forbidden => "forbidden",
+    }
+
+    /// What was found out about a tag.
+    Revalidated {
+        /// Young enough: nobody was asked.
+        Fresh => "fresh",
+        Unchanged => "unchanged",
+        /// It points elsewhere, or was not known.
+        Changed => "changed",
+        NotFound => "not_found",
+        Refused => "refused",
+        Limited => "limited",
+        Unreachable => "unreachable",
+        /// Any other failure.
+        Invalid => "invalid",
+    }
+
+    /// What is known of a caller before anybody is asked.
+    KnownVerdict {
+        Allowed => "allowed",
+        Ask => "ask",
+        Refused => "refused",
+    }
+
+    /// How asking the origin for a proof of access ended.
+    ProofOutcome {
+        Accepted => "accepted",
+        Refused => "refused",
+        /// No answer, and the caller was allowed not long ago.
+        Bridged => "bridged",
+        Unanswered => "unanswered",
+    }
+
+    /// Who brought bytes.
+    Source {
+        /// A partial download that was on disk.
+        Node => "node",
+        Member => "member",
+        ObjectStore => "object_store",
+        Upstream => "upstream",
+    }
+
+    /// Why a blob was evicted.
+    Reason {
+        /// Not used for longer than its `ttl`.
+        Expired => "expired",
+        /// To keep within `max_size` and `min_free`.
+        Room => "room",
+        /// By `larder evict`.
+        Asked => "asked",
+    }
+
+    /// How a member fares.
+    MemberState {
+        /// This node.
+        Own => "own",
+        Ok => "ok",
+        Avoided => "avoided",
+        Distrusted => "distrusted",
+    }
+
+    /// How a question to a member ended.
+    PeerAskedOutcome {
+        Answered => "answered",
+        Miss => "miss",
+        Refused => "refused",
+        Unable => "unable",
+        Gone => "gone",
+    }
+
+    /// A certificate of the peer port.
+    Certificate {
+        Ca => "ca",
+        Member => "member",
+    }
+
+    /// What the object store is asked for.
+    ObjectOperation {
+        Get => "get",
+        Head => "head",
+        WriteBlob => "write_blob",
+        ReadRecord => "read_record",
+        WriteRecord => "write_record",
+    }
+
+    /// How that ended.
+    ObjectOutcome {
+        Done => "done",
+        NotFound => "not_found",
+        /// Nothing to write: somebody else has.
+        AlreadyThere => "already_there",
+        /// Not asked, since it failed repeatedly.
+        Skipped => "skipped",
+        Denied => "denied",
+        TimedOut => "timed_out",
+        Unreachable => "unreachable",
+        Failed => "failed",
+        /// Not written: the queue was full, or every attempt failed.
+        Dropped => "dropped",
+    }
+}
+
+/// A registry as a label.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum UpstreamLabel {
+    /// No registry is meant: a ping, a token, a path that is none.
+    None,
+    /// One that the configuration does not name.
+    Other,
+    /// One that it names.
+    Named(Arc<str>),
+}
+
+impl UpstreamLabel {
+    /// The label of a registry: its name if the configuration says it, be it as the default upstream alone.
+    pub fn of(config: &Config, registry: &str) -> Self {
+        if config.upstreams.contains_key(registry) || config.registry.default_upstream == registry {
+            Self::Named(registry.into())
+        } else {
+            Self::Other
+        }
+    }
+}
+
+impl EncodeLabelValue for UpstreamLabel {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let text = match self {
+            Self::None => "none",
+            Self::Other => "other",
+            Self::Named(name) => name,
+        };
+        EncodeLabelValue::encode(&text, encoder)
+    }
+}
+
+/// A role as a label.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct RoleLabel(pub Role);
+
+impl EncodeLabelValue for RoleLabel {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        EncodeLabelValue::encode(&self.0.as_str(), encoder)
+    }
+}
+
+impl EncodeLabelValue for Fault {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        EncodeLabelValue::encode(&self.as_str(), encoder)
+    }
+}
+
+/// Sets of labels.
+macro_rules! sets {
+    ($($(#[$doc:meta])* $name:ident { $($label:ident: $kind:ty,)* })+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+        pub struct $name {
+            $(pub $label: $kind,)*
+        }
+    )+};
+}
+
+sets! {
+    /// What a client was given.
+    Served { tier: Tier, upstream: UpstreamLabel, outcome: Outcome, }
+    /// How a client was answered.
+    Answered { tier: Tier, outcome: Outcome, }
+    UpstreamAsked { upstream: UpstreamLabel, outcome: Asked, }
+    Endpoints { upstream: UpstreamLabel, state: EndpointState, }
+    OfUpstream { upstream: UpstreamLabel, }
+    Tokens { outcome: TokenOutcome, }
+    Revalidations { outcome: Revalidated, }
+    Verdicts { verdict: KnownVerdict, }
+    Proofs { outcome: ProofOutcome, }
+    Received { source: Source, upstream: UpstreamLabel, }
+    Evictions { reason: Reason, }
+    /// Why the node's own credentials could not be had.
+    CredentialsFailed { fault: Fault, }
+    InState { state: MemberState, }
+    PeerAsked { role: RoleLabel, outcome: PeerAskedOutcome, }
+    /// What a member was given.
+    PeerServed { role: RoleLabel, outcome: Outcome, }
+    Certificates { certificate: Certificate, }
+    ObjectAsked { operation: ObjectOperation, outcome: ObjectOutcome, }
+    Build { version: &'static str, }
+}

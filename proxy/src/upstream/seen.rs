@@ -1,0 +1,110 @@
+//! What is seen of upstreams: what is counted, and how endpoints are treated.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::PoisonError,
+    time::Instant,
+};
+
+use larder_shared::RegistryName;
+
+use super::{
+    Upstreams,
+    question::{Answer, Ask, Failure},
+};
+use crate::{
+    client,
+    metrics::{Asked, EndpointState, Receiving, Source, UpstreamAsked, UpstreamLabel},
+};
+
+impl Upstreams {
+    /// An endpoint was asked.
+    pub(super) fn count_asked(&self, ask: &Ask, asked: &Result<Answer, Failure>) {
+        let outcome = match asked {
+            Ok(_) | Err(Failure::Unsatisfiable { .. }) => Asked::Answered,
+            Err(Failure::NotFound(_)) => Asked::NotFound,
+            Err(Failure::Refused(_)) => Asked::Refused,
+            Err(Failure::Limited { .. }) => Asked::Limited,
+            Err(Failure::Unreachable { .. }) => Asked::Unreachable,
+            Err(Failure::Forbidden(_)) => Asked::Forbidden,
+            Err(Failure::Invalid { .. }) => Asked::Invalid,
+        };
+        let metrics = &self.metrics.upstreams;
+        let upstream = self.label(&ask.registry);
+        let labels = UpstreamAsked { upstream, outcome };
+        metrics.asked.get_or_create(&labels).inc();
+        if let (Ok(answer), true) = (asked, ask.registry.is_docker_hub()) {
+            // `100;w=21600`
+            let number = |name| answer.header(name)?.split(';').next()?.trim().parse().ok();
+            if let Some(limit) = number("ratelimit-limit") {
+                metrics.hub_limit.set(limit);
+            }
+            if let Some(remaining) = number("ratelimit-remaining") {
+                metrics.hub_remaining.set(remaining);
+            }
+        }
+    }
+
+    /// A registry as a metric's label.
+    fn label(&self, registry: &RegistryName) -> UpstreamLabel {
+        UpstreamLabel::of(&self.config.load(), registry.as_str())
+    }
+
+    /// A body of content of this registry begins to come from `source`.
+    pub fn receiving(&self, registry: &RegistryName, source: Source) -> Receiving {
+        let upstream = self.label(registry);
+        self.metrics.fills.receiving(source, upstream)
+    }
+
+    /// How many endpoints are treated how: those of every configured registry, and all others that were asked together.
+    pub fn states(&self) -> HashMap<(UpstreamLabel, EndpointState), u32> {
+        let now = Instant::now();
+        let mut found: HashMap<String, EndpointState> = HashMap::new();
+        {
+            let all = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+            for (key, health) in all.iter() {
+                // Whoever asks has a quota of its own: the worst is shown.
+                let place = key.split(' ').next().unwrap_or(key);
+                let state = if health.silent_for(now).is_some() {
+                    EndpointState::Silent
+                } else if health.is_open() {
+                    EndpointState::Avoided
+                } else {
+                    EndpointState::Ok
+                };
+                let known = found.entry(place.to_owned()).or_insert(state);
+                if *known == EndpointState::Ok {
+                    *known = state;
+                }
+            }
+        }
+        let config = self.config.load();
+        let mut names: Vec<&str> = config.upstreams.keys().map(String::as_str).collect();
+        names.push(&config.registry.default_upstream);
+        names.sort_unstable();
+        names.dedup();
+        let mut counted = HashMap::new();
+        let mut count = |upstream: UpstreamLabel, state: Option<EndpointState>| {
+            for each in EndpointState::ALL {
+                let counter = counted.entry((upstream.clone(), *each)).or_insert(0);
+                *counter += u32::from(state == Some(*each));
+            }
+        };
+        let mut named = HashSet::new();
+        for name in names {
+            for endpoint in config.upstream(name).endpoints {
+                let place = client::origin(&endpoint.url);
+                let state = found.get(&place).copied().unwrap_or(EndpointState::Ok);
+                count(UpstreamLabel::of(&config, name), Some(state));
+                named.insert(place);
+            }
+        }
+        count(UpstreamLabel::Other, None);
+        for (place, state) in found {
+            if !named.contains(&place) {
+                count(UpstreamLabel::Other, Some(state));
+            }
+        }
+        counted
+    }
+}

@@ -1,0 +1,321 @@
+//! Every byte that a client received is in the metrics and in the access lines, exactly.
+//!
+//! A byte counts when it is handed to the connection. Whoever reads to the end receives all that was handed over, so
+//! the numbers are the same; whoever leaves has received at most that much.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use larder_tests::fake::Match;
+use larder_tests::http::{self, Call, Response};
+use larder_tests::image::{self, LayerSpec};
+use larder_tests::node::Node;
+use larder_tests::scene::{Scene, eventually};
+use serde_json::Value;
+
+/// Pieces of a file in hyper's hands.
+const IN_HAND: u64 = 2 << 20;
+
+/// What one connection may hold of what a client never received: what hyper has, and what the kernel keeps at the most
+/// in the buffers of both sockets.
+fn undelivered() -> u64 {
+    let most = |name: &str| -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}"));
+        let text = text.expect("the kernel's limits");
+        let last = text.split_whitespace().last().expect("three numbers");
+        last.parse().expect("bytes")
+    };
+    IN_HAND + most("tcp_wmem") + most("tcp_rmem")
+}
+
+/// By tier, upstream and outcome: requests and bytes.
+type Books = BTreeMap<(String, String, String), (u64, u64)>;
+
+async fn scene() -> Scene {
+    Scene::with(|node| {
+        node.log_level("info")
+            .config("[telemetry]\nlog_format = \"json\"\n")
+    })
+    .await
+}
+
+/// What the metrics say.
+async fn counted(node: &Node) -> Books {
+    let mut books = Books::new();
+    for line in node.metrics().await.lines() {
+        let Some((sample, value)) = line.rsplit_once(' ') else {
+            continue;
+        };
+        let Some((name, rest)) = sample.split_once("{tier=\"") else {
+            continue;
+        };
+        let words: Vec<&str> = rest.split('"').collect();
+        let &[tier, _, upstream, _, outcome, _] = &words[..] else {
+            continue;
+        };
+        let key = (tier.to_owned(), upstream.to_owned(), outcome.to_owned());
+        let value: u64 = value.parse().expect("a whole number");
+        let entry = books.entry(key).or_default();
+        match name {
+            "larder_requests_total" => entry.0 = value,
+            "larder_sent_bytes_total" => entry.1 = value,
+            other => panic!("{other} has these labels, too?"),
+        }
+    }
+    books
+}
+
+/// What the access lines say. A registry that the configuration does not name is another.
+fn told(node: &Node, named: &str) -> Books {
+    let mut books = Books::new();
+    for line in access_lines(node) {
+        let word = |name: &str| line[name].as_str().expect("a word").to_owned();
+        let upstream = match &*word("upstream") {
+            "" => "none".to_owned(),
+            name if name == named => name.to_owned(),
+            _ => "other".to_owned(),
+        };
+        let entry = books
+            .entry((word("tier"), upstream, word("outcome")))
+            .or_default();
+        entry.0 += 1;
+        entry.1 += line["sent_bytes"].as_u64().expect("bytes");
+    }
+    books
+}
+
+fn access_lines(node: &Node) -> Vec<Value> {
+    let log = node.log();
+    let lines = log
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok());
+    lines
+        .filter(|line: &Value| line["target"] == "access")
+        .collect()
+}
+
+/// Waits until every request is over and has its line, then gives what metrics and lines say, which is the same.
+async fn closed(scene: &Scene) -> Books {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let node = &scene.node;
+    loop {
+        let under_way = node.metric("larder_requests_in_flight").await;
+        let requests = node.metric_sum("larder_requests_total").await as usize;
+        if under_way == Some(0.0) && access_lines(node).len() == requests {
+            break;
+        }
+        let late = Instant::now() > deadline;
+        assert!(!late, "{under_way:?} of {requests} requests are under way");
+    }
+    let books = counted(node).await;
+    assert_eq!(books, told(node, &scene.fake.host()));
+    books
+}
+
+fn sum(books: &Books, which: impl Fn(&str) -> bool) -> (u64, u64) {
+    let of = books.iter().filter(|((_, _, outcome), _)| which(outcome));
+    of.fold((0, 0), |sum, (_, entry)| (sum.0 + entry.0, sum.1 + entry.1))
+}
+
+/// Every kind of answer there is to who reads to the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_received_is_what_was_counted() {
+    let scene = scene().await;
+    let layers = [LayerSpec::new(1, 100_000), LayerSpec::new(2, 20_000_000)];
+    let image = image::build(&scene.fake, "team/app", "v1", &layers);
+    let large = scene.blob("team/app", &image.layers[1].digest);
+    let small = scene.blob("team/app", &image.layers[0].digest);
+    let manifest = scene.manifest("team/app", "v1");
+    let missing = scene.blob("team/app", &format!("sha256:{}", "0".repeat(64)));
+    let tags = scene.path("team/app/tags/list");
+    let other = format!("{}/v2/a/b/manifests/v1?ns=127.0.0.1:1", scene.node.url());
+    let bad = format!("{}/v2/UPPER/manifests/v1", scene.node.url());
+    let ping = format!("{}/v2/", scene.node.url());
+    let token = format!("{}/token/{}", scene.node.url(), scene.fake.host());
+
+    let mut received = 0;
+    let mut requests = 0;
+    // Cold and warm.
+    for _ in 0..2 {
+        let gets: [(&str, &[(&str, &str)]); 14] = [
+            (&manifest, &[]),
+            (&large, &[("range", "bytes=5000000-5999999")]),
+            (&large, &[("range", "bytes=-1000")]),
+            (&large, &[("range", "bytes=19000000-")]),
+            (&large, &[("range", "bytes=0-9,100-109,-5")]),
+            (&large, &[("range", "bytes=99999999-")]),
+            (&large, &[]),
+            (&small, &[]),
+            (&missing, &[]),
+            (&tags, &[]),
+            (&other, &[]),
+            (&bad, &[]),
+            (&ping, &[]),
+            (&token, &[]),
+        ];
+        for (url, headers) in gets {
+            let answer = http::get(url, headers).await.expect("an answer");
+            assert!(answer.complete, "{url} {headers:?}: {:?}", answer.error);
+            received += answer.body.len() as u64;
+            requests += 1;
+        }
+        for url in [&manifest, &large, &missing] {
+            let answer = http::head(url, &[]).await.expect("an answer");
+            assert_eq!(answer.body.len(), 0);
+            requests += 1;
+        }
+        let pushed = Call::new("PUT", &*large).body("x").send().await;
+        received += pushed.expect("an answer").body.len() as u64;
+        requests += 1;
+        let together = (0..6).map(|_| http::get_digest(&large, &[]));
+        for answer in futures_util::future::join_all(together).await {
+            let answer = answer.expect("an answer");
+            assert_eq!(answer.digest, image.layers[1].digest);
+            received += answer.len;
+            requests += 1;
+        }
+        scene.until_committed(&image.layers[1].digest).await;
+    }
+    let books = closed(&scene).await;
+    assert_eq!(sum(&books, |_| true), (requests, received), "{books:#?}");
+    // Nothing of it is in a wrong column.
+    let outcomes = ["hit", "miss", "refused", "failed"];
+    assert_eq!(
+        sum(&books, |o| outcomes.contains(&o)).0,
+        requests,
+        "{books:#?}"
+    );
+    assert!(books.keys().any(|(_, upstream, _)| upstream == "other"));
+
+    // What came in is in the books as well: each blob once, each manifest once.
+    let host = scene.fake.host();
+    let from = format!("larder_received_bytes_total{{source=\"upstream\",upstream=\"{host}\"}}");
+    let came = scene.node.metric(&from).await.expect("bytes") as u64;
+    let size = 20_000_000 + 100_000;
+    let (least, most) = (size, size + 2_000_000 + image.size());
+    assert!((least..most).contains(&came), "{came}");
+}
+
+/// Who leaves has received at most what was counted, and no more is counted than connections hold.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leaves_is_counted_with_what_was_on_its_way() {
+    let scene = scene().await;
+    let digest = scene.fake.put_blob_of("a/b", 1, 60_000_000);
+    let url = scene.blob("a/b", &digest);
+    let mut received = 0;
+    let mut left = 0;
+    for read in [1, 100_000, 3_000_000, 30_000_000] {
+        for _ in 0..2 {
+            let mut stream = http::open(&url, &[]).await.expect("an answer");
+            received += stream.read_exactly(read).await.expect("bytes").len() as u64;
+            stream.close();
+            left += 1;
+        }
+    }
+    let books = closed(&scene).await;
+    let (requests, bytes) = sum(&books, |outcome| outcome == "abandoned");
+    assert_eq!(requests, left, "{books:#?}");
+    let most = received + left * undelivered();
+    assert!(
+        (received..=most).contains(&bytes),
+        "{received} {bytes} {most}"
+    );
+}
+
+/// Who joins a download that is far ahead is not counted with all that is there already.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_joins_late_and_leaves_is_counted_with_what_it_got() {
+    let scene = scene().await;
+    let digest = scene.fake.put_blob_of("a/b", 1, 60_000_000);
+    let url = scene.blob("a/b", &digest);
+    let from = |range: &str| {
+        range
+            .strip_prefix("bytes=")?
+            .split_once('-')?
+            .0
+            .parse()
+            .ok()
+    };
+    let late = move |start: u64| start >= 40_000_000;
+    let rest = Match::blob().when(move |request| {
+        let range = request.header("range").and_then(from);
+        range.is_some_and(late)
+    });
+    let gate = scene.fake.gate(rest, 0);
+    let mut first = http::open(&url, &[]).await.expect("an answer");
+    first.read_exactly(36_000_000).await.expect("most of it");
+    let mut second = http::open(&url, &[]).await.expect("an answer");
+    second.read_exactly(1000).await.expect("a little of it");
+    second.close();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let bytes = loop {
+        let books = counted(&scene.node).await;
+        let (requests, bytes) = sum(&books, |outcome| outcome == "abandoned");
+        if requests == 1 {
+            break bytes;
+        }
+        assert!(Instant::now() < deadline, "{books:#?}");
+    };
+    // A client that has hardly read is given no large buffers: far from the 36 MB that were there.
+    assert!((1000..=12 << 20).contains(&bytes), "{bytes}");
+    gate.open();
+    assert!(first.rest().await.complete);
+    closed(&scene).await;
+}
+
+/// A body that ends short is counted as far as it went.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_ends_short_is_counted_as_far_as_it_went() {
+    let scene = scene().await;
+    let digest = scene.fake.put_blob_of("a/b", 1, 12_000_000);
+    let url = scene.blob("a/b", &digest);
+    let _gate = scene.fake.gate(Match::blob(), 2_345_678);
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        let mut stream = http::open(&url, &[]).await.expect("an answer");
+        stream.read_exactly(1_000_000).await.expect("a part");
+        streams.push(stream);
+    }
+    scene.fake.stop().await;
+    let rests = futures_util::future::join_all(streams.into_iter().map(http::Stream::rest));
+    let rests: Vec<Response> = rests.await;
+    assert!(rests.iter().all(|rest| !rest.complete));
+    let received: u64 = rests.iter().map(|r| r.body.len() as u64 + 1_000_000).sum();
+    let books = closed(&scene).await;
+    assert_eq!(
+        sum(&books, |outcome| outcome == "short"),
+        (3, received),
+        "{books:#?}"
+    );
+}
+
+/// The line of each request has its times, and what has none has none.
+#[tokio::test]
+async fn lines_are_whole() {
+    let scene = scene().await;
+    let digest = scene.fake.put_blob_of("a/b", 1, 100_000);
+    let answer = http::get(&scene.blob("a/b", &digest), &[("user-agent", "me/1")]).await;
+    assert!(answer.expect("an answer").complete);
+    eventually("its line", || access_lines(&scene.node).len() == 1).await;
+    let line = access_lines(&scene.node).remove(0);
+    let first = line["first_byte_ms"].as_f64().expect("a time");
+    let whole = line["duration_ms"].as_f64().expect("a time");
+    assert!(0.0 < first && first <= whole, "{line}");
+    let path = format!("/v2/a/b/blobs/{digest}");
+    for (name, value) in [
+        ("port", Value::from("registry")),
+        ("method", "GET".into()),
+        ("path", path.into()),
+        ("upstream", scene.fake.host().into()),
+        ("status", 200.into()),
+        ("tier", "upstream".into()),
+        ("outcome", "miss".into()),
+        ("sent_bytes", 100_000.into()),
+        ("agent", "me/1".into()),
+    ] {
+        assert_eq!(line[name], value, "{line}");
+    }
+    for id in ["request_id", "trace_id", "span_id"] {
+        assert!(line[id].as_str().is_some_and(|id| id.len() >= 16), "{line}");
+    }
+}

@@ -1,0 +1,67 @@
+//! Nothing that clients ask for makes the metrics grow.
+
+use std::collections::BTreeSet;
+
+use larder_tests::node::Node;
+use larder_tests::scene::Scene;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+/// The names of all series.
+async fn series(node: &Node) -> BTreeSet<String> {
+    let page = node.metrics().await;
+    let samples = page.lines().filter(|line| !line.starts_with('#'));
+    let names = samples.filter_map(|line| line.rsplit_once(' '));
+    names.map(|(name, _)| name.to_owned()).collect()
+}
+
+/// HEADs these paths on one connection, one behind the other, and waits for all answers.
+async fn head(node: &Node, paths: impl Iterator<Item = String>) {
+    let mut stream = TcpStream::connect(node.addr()).await.expect("a connection");
+    let (mut asked, mut text) = (0, String::new());
+    for path in paths {
+        text.extend(["HEAD ", &path, " HTTP/1.1\r\nhost: larder\r\n\r\n"]);
+        asked += 1;
+    }
+    stream.write_all(text.as_bytes()).await.expect("a request");
+    let (mut answered, mut answers) = (0, Vec::new());
+    while answered < asked {
+        let read = stream.read_buf(&mut answers).await.expect("an answer");
+        assert!(read > 0, "{answered} of {asked} answers");
+        answered = answers.windows(4).filter(|end| end == b"\r\n\r\n").count();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_repositories_and_registries_are_no_new_series() {
+    let scene = Scene::with(|node| node.log_level("warn")).await;
+    let host = scene.fake.host();
+    // Some of a registry that is configured, some of others, which larder does not reach.
+    let path = |number: usize| match number % 4 {
+        0 => format!("/v2/r{number}/app/manifests/v{number}?ns={host}"),
+        1 => format!("/v2/r{number}/blobs/sha256:{number:064x}?ns={host}"),
+        2 => format!("/v2/r{number}/manifests/v1?ns=127.0.0.2:{}", 1024 + number),
+        _ => format!("/v2/127.0.0.2:{}/r{number}/manifests/v1", 1024 + number),
+    };
+    head(&scene.node, (0..100).map(path)).await;
+    let before = series(&scene.node).await;
+    let batches = (100..10_000).step_by(100);
+    for batch in batches {
+        head(&scene.node, (batch..batch + 100).map(path)).await;
+    }
+    let after = series(&scene.node).await;
+    let new: Vec<&String> = after.difference(&before).collect();
+    // A slow machine may see another outcome once, but not another name.
+    assert!(new.len() < 20, "{new:#?}");
+    let page = scene.node.metrics().await;
+    assert!(page.len() < 64 << 10, "{} bytes", page.len());
+    for name in ["r100", "127.0.0.2", "v100"] {
+        assert!(!page.contains(name), "{name} in {page}");
+    }
+    let requests = scene.node.metric_sum("larder_requests_total").await;
+    assert!(requests >= 10_000.0, "{requests}");
+    let other = page
+        .lines()
+        .filter(|line| line.contains("upstream=\"other\""));
+    assert!(other.count() > 0);
+}

@@ -1,0 +1,9 @@
+//! What an operator installs: the chart with its values, its plain manifests, and the policies that it renders.
+//!
+//! helm, kubectl and kubernetes-validate are the real ones; scripts/test installs them.
+
+mod admission;
+mod chart;
+mod documents;
+mod helm;
+mod policies;

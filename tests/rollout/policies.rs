@@ -1,0 +1,395 @@
+//! The rewriting route: which pods' images are led to `localhost:7420`, and that nothing else of a pod changes.
+
+use serde_json::{Value, json};
+
+use crate::admission::{Policy, Request};
+use crate::helm::{objects, rendered};
+
+const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+/// Two layers: what the operator says goes before what the users say.
+const VALUES: &str = r#"
+policies:
+  enabled: true
+  registries: [docker.io, quay.io, hub.opensciencegrid.org, registry.cern.ch, "*.gcr.io"]
+  operator:
+    exclude: {namespaces: [infra-*], labels: {tier: system}, images: ["docker.io/rancher/*"]}
+    include: {namespaces: [batch], labels: {}, images: ["quay.io/must/*"]}
+  users:
+    exclude: {namespaces: [team-b], labels: {larder/rewrite: "false"}, images: ["quay.io/*/private*"]}
+"#;
+
+/// The policy as each of the two engines is given it.
+fn policies(values: &str) -> Vec<Policy> {
+    ["kubernetes", "kyverno"]
+        .map(|engine| {
+            let text = rendered(values, &["--set", &format!("policies.engine={engine}")]);
+            let policy = objects(&text).into_iter().find(|object| {
+                let kind = object["kind"].as_str().unwrap_or_default();
+                kind == "MutatingAdmissionPolicy" || kind == "MutatingPolicy"
+            });
+            Policy::new(&policy.expect("a policy"))
+        })
+        .into()
+}
+
+fn pod(image: &str) -> Value {
+    json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": image}]}})
+}
+
+fn image(pod: &Value) -> &str {
+    pod["spec"]["containers"][0]["image"].as_str().unwrap()
+}
+
+#[test]
+fn an_image_of_a_chosen_registry_is_led_to_larder_by_its_whole_name() {
+    let digest = format!("quay.io/a/b@{DIGEST}");
+    let both = format!("quay.io/a/b:1.2@{DIGEST}");
+    let (digest_led, both_led) = (
+        format!("localhost:7420/{digest}"),
+        format!("localhost:7420/{both}"),
+    );
+    let rows = [
+        // The two that were asked for.
+        (
+            "hub.opensciencegrid.org/usatlas/cc-ubuntu:2022.11.16",
+            "localhost:7420/hub.opensciencegrid.org/usatlas/cc-ubuntu:2022.11.16",
+        ),
+        (
+            "registry.cern.ch/atlas/athena",
+            "localhost:7420/registry.cern.ch/atlas/athena",
+        ),
+        // Short names are Docker Hub's.
+        ("nginx", "localhost:7420/docker.io/library/nginx"),
+        ("nginx:1.27", "localhost:7420/docker.io/library/nginx:1.27"),
+        (
+            "bitnami/redis:7",
+            "localhost:7420/docker.io/bitnami/redis:7",
+        ),
+        ("docker.io/nginx", "localhost:7420/docker.io/library/nginx"),
+        (
+            "docker.io/library/nginx",
+            "localhost:7420/docker.io/library/nginx",
+        ),
+        ("docker.io/a/b/c:v1", "localhost:7420/docker.io/a/b/c:v1"),
+        (
+            "index.docker.io/library/nginx",
+            "localhost:7420/index.docker.io/library/nginx",
+        ),
+        // Digests are kept.
+        (&digest, &digest_led),
+        (&both, &both_led),
+        ("eu.gcr.io/p/i:1", "localhost:7420/eu.gcr.io/p/i:1"),
+        // Not chosen, not a registry, already there, or with a port that cannot stand in a path.
+        ("ghcr.io/a/b:1", "ghcr.io/a/b:1"),
+        ("notquay.io/a/b", "notquay.io/a/b"),
+        ("quay.io.example.com/a/b", "quay.io.example.com/a/b"),
+        ("quay.io:443/a/b", "quay.io:443/a/b"),
+        ("a.b.gcr.io.example.com/p", "a.b.gcr.io.example.com/p"),
+        ("localhost/a/b", "localhost/a/b"),
+        ("localhost:5000/quay.io/a", "localhost:5000/quay.io/a"),
+        (
+            "localhost:7420/docker.io/library/nginx",
+            "localhost:7420/docker.io/library/nginx",
+        ),
+        // The operator's patterns, and the users'.
+        ("rancher/pause:3", "rancher/pause:3"),
+        ("quay.io/x/private-tool:1", "quay.io/x/private-tool:1"),
+        (
+            "quay.io/must/private-tool:1",
+            "localhost:7420/quay.io/must/private-tool:1",
+        ),
+    ];
+    for policy in policies(VALUES) {
+        for (given, wanted) in rows {
+            let stored = policy.admit(&Request::create("default", pod(given)));
+            assert_eq!(image(&stored), wanted, "{given}");
+            // Idempotent, also where a dry run's answer is sent again.
+            let again = policy.admit(&Request::create("default", stored.clone()));
+            assert_eq!(again, stored, "{given}");
+        }
+    }
+}
+
+#[test]
+fn all_images_of_a_pod_are_led_and_nothing_else_of_it_changes() {
+    let full = |image: &str, tool: &str, volume: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "p", "labels": {"a": "b"}, "annotations": {"x": "y"}},
+            "spec": {
+                "containers": [
+                    {"name": "one", "image": image, "imagePullPolicy": "Always", "ports": [{"containerPort": 80}],
+                     "env": [{"name": "IMAGE", "value": "nginx"}, {"name": "IMAGE", "value": "twice"}]},
+                    {"name": "never", "image": "nginx", "imagePullPolicy": "Never"},
+                    {"name": "two", "image": image}],
+                "initContainers": [{"name": "init", "image": image, "restartPolicy": "Always"}],
+                "ephemeralContainers": [{"name": "debug", "image": tool, "targetContainerName": "one"}],
+                "volumes": [
+                    {"name": "empty", "emptyDir": {}},
+                    {"name": "data", "image": {"reference": volume, "pullPolicy": "IfNotPresent"}},
+                    {"name": "local", "image": {"reference": "quay.io/a/data:1", "pullPolicy": "Never"}}]}})
+    };
+    let given = full("nginx:1", "quay.io/a/tools:1", "quay.io/a/data:1");
+    let wanted = full(
+        "localhost:7420/docker.io/library/nginx:1",
+        "localhost:7420/quay.io/a/tools:1",
+        "localhost:7420/quay.io/a/data:1",
+    );
+    for policy in policies(VALUES) {
+        assert_eq!(
+            policy.admit(&Request::create("default", given.clone())),
+            wanted
+        );
+    }
+}
+
+#[test]
+fn a_pod_that_a_layer_excludes_is_untouched_and_the_operator_goes_first() {
+    let with = |part: &str, value: Value| {
+        let mut pod = pod("nginx");
+        *pod.pointer_mut(part.rsplit_once('/').unwrap().0).unwrap() = merged(&pod, part, value);
+        pod
+    };
+    let label = |key: &str, value: &str| with("/metadata/labels", json!({key: value}));
+    let plain = pod("nginx");
+    let rows: Vec<(&str, &'static str, Value, Value, bool)> = vec![
+        ("as any other", "default", plain.clone(), json!({}), true),
+        (
+            "the cluster's own",
+            "kube-system",
+            plain.clone(),
+            json!({}),
+            false,
+        ),
+        (
+            "larder's own",
+            "larder-system",
+            plain.clone(),
+            json!({}),
+            false,
+        ),
+        (
+            "a static pod",
+            "default",
+            with(
+                "/metadata/annotations",
+                json!({"kubernetes.io/config.mirror": "x"}),
+            ),
+            json!({}),
+            false,
+        ),
+        (
+            "another annotation",
+            "default",
+            with("/metadata/annotations", json!({"kubernetes.io/other": "x"})),
+            json!({}),
+            true,
+        ),
+        (
+            "a pull secret",
+            "default",
+            with("/spec/imagePullSecrets", json!([{"name": "s"}])),
+            json!({}),
+            false,
+        ),
+        (
+            "no pull secret",
+            "default",
+            with("/spec/imagePullSecrets", json!([])),
+            json!({}),
+            true,
+        ),
+        (
+            "operator: namespace",
+            "infra-dns",
+            plain.clone(),
+            json!({}),
+            false,
+        ),
+        (
+            "operator: a similar namespace",
+            "my-infra-dns",
+            plain.clone(),
+            json!({}),
+            true,
+        ),
+        (
+            "operator: label",
+            "default",
+            label("tier", "system"),
+            json!({}),
+            false,
+        ),
+        (
+            "operator: another value",
+            "default",
+            label("tier", "front"),
+            json!({}),
+            true,
+        ),
+        (
+            "operator: the namespace's label",
+            "default",
+            plain.clone(),
+            json!({"tier": "system"}),
+            false,
+        ),
+        (
+            "users: namespace",
+            "team-b",
+            plain.clone(),
+            json!({}),
+            false,
+        ),
+        (
+            "users: label",
+            "default",
+            label("larder/rewrite", "false"),
+            json!({}),
+            false,
+        ),
+        (
+            "users: the namespace's label",
+            "default",
+            plain.clone(),
+            json!({"larder/rewrite": "false"}),
+            false,
+        ),
+        (
+            "users: against the operator's word",
+            "batch",
+            label("larder/rewrite", "false"),
+            json!({}),
+            true,
+        ),
+        (
+            "operator: exclusion goes before inclusion",
+            "batch",
+            label("tier", "system"),
+            json!({}),
+            false,
+        ),
+    ];
+    for policy in policies(VALUES) {
+        for (what, namespace, given, labels, led) in &rows {
+            let request = Request {
+                namespace_labels: labels.clone(),
+                ..Request::create(namespace, given.clone())
+            };
+            let stored = policy.admit(&request);
+            if *led {
+                assert_eq!(
+                    image(&stored),
+                    "localhost:7420/docker.io/library/nginx",
+                    "{what}"
+                );
+            } else {
+                assert_eq!(stored, *given, "{what}");
+            }
+        }
+    }
+    // Pods with secrets, where the operator asks for it.
+    let secrets = "policies: {enabled: true, registries: [docker.io], pullSecrets: true}";
+    for policy in policies(secrets) {
+        let given = with("/spec/imagePullSecrets", json!([{"name": "s"}]));
+        let stored = policy.admit(&Request::create("default", given));
+        assert_eq!(image(&stored), "localhost:7420/docker.io/library/nginx");
+    }
+}
+
+/// The object above `part`, with `part` in it.
+fn merged(pod: &Value, part: &str, value: Value) -> Value {
+    let (above, key) = part.rsplit_once('/').unwrap();
+    let mut object = pod.pointer(above).unwrap().clone();
+    object[key] = value;
+    object
+}
+
+#[test]
+fn an_update_restarts_nothing_that_runs() {
+    let led = "localhost:7420/docker.io/library/nginx";
+    let labelled = |mut pod: Value| {
+        pod["metadata"]["labels"] = json!({"new": "label"});
+        pod
+    };
+    let debugged = |mut pod: Value, image: &str| {
+        let containers =
+            json!([{"name": "old", "image": "nginx"}, {"name": "new", "image": image}]);
+        pod["spec"]["ephemeralContainers"] = containers;
+        pod
+    };
+    let mut before = pod("nginx");
+    before["spec"]["ephemeralContainers"] = json!([{"name": "old", "image": "nginx"}]);
+    let rows = [
+        // A pod from before the policy keeps its image while something else of it changes.
+        (pod("nginx"), labelled(pod("nginx")), labelled(pod("nginx"))),
+        // Whoever applies the same manifest again finds no difference.
+        (pod(led), pod("nginx"), pod(led)),
+        // A new image is led.
+        (pod(led), pod("nginx:2"), pod(&format!("{led}:2"))),
+        (pod("nginx"), pod("nginx:2"), pod(&format!("{led}:2"))),
+        // A new ephemeral container is led, and an old one cannot change any more.
+        (
+            before,
+            debugged(pod("nginx"), "nginx:debug"),
+            debugged(pod("nginx"), &format!("{led}:debug")),
+        ),
+    ];
+    for policy in policies(VALUES) {
+        for (old, given, wanted) in &rows {
+            for resource in ["pods", "pods/ephemeralcontainers"] {
+                let request = Request {
+                    resource,
+                    ..Request::update("default", old.clone(), given.clone())
+                };
+                assert_eq!(policy.admit(&request), *wanted, "{resource} {given}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_registry_may_be_chosen_at_once() {
+    for policy in policies("policies: {enabled: true, registries: [\"*\"]}") {
+        for (given, wanted) in [
+            ("nginx", "localhost:7420/docker.io/library/nginx"),
+            ("ghcr.io/a/b:1", "localhost:7420/ghcr.io/a/b:1"),
+            (
+                "localhost:7420/ghcr.io/a/b:1",
+                "localhost:7420/ghcr.io/a/b:1",
+            ),
+            ("localhost/a", "localhost/a"),
+            ("reg.local:5000/a", "reg.local:5000/a"),
+        ] {
+            let stored = policy.admit(&Request::create("default", pod(given)));
+            assert_eq!(image(&stored), wanted, "{given}");
+        }
+    }
+}
+
+#[test]
+fn the_policies_are_off_by_default_and_errors_leave_a_pod_alone() {
+    let default = objects(&rendered("{}", &[]));
+    let kinds: Vec<&str> = default
+        .iter()
+        .filter_map(|object| object["kind"].as_str())
+        .collect();
+    assert!(
+        !kinds.iter().any(|kind| kind.contains("Policy")),
+        "{kinds:?}"
+    );
+    for (failure, wanted) in [("", "Ignore"), (", failurePolicy: Fail", "Fail")] {
+        let values = format!("policies: {{enabled: true, registries: [docker.io]{failure}}}");
+        for engine in ["kubernetes", "kyverno"] {
+            let text = rendered(&values, &["--set", &format!("policies.engine={engine}")]);
+            let found = objects(&text);
+            let policy = found
+                .iter()
+                .find(|object| object["spec"]["mutations"].is_array());
+            let spec = &policy.expect("a policy")["spec"];
+            assert_eq!(spec["failurePolicy"], wanted);
+            assert_eq!(spec["reinvocationPolicy"], "IfNeeded");
+        }
+    }
+}
