@@ -169,22 +169,15 @@ impl Setup {
 
     /// Requests that the registry has had from containerd itself, past larder.
     pub(crate) fn direct(&self) -> Vec<Seen> {
-        let by_containerd = |seen: &Seen| {
-            seen.headers
-                .iter()
-                .any(|(name, value)| name == "user-agent" && value.starts_with("containerd/"))
-        };
-        self.fake
-            .requests()
-            .into_iter()
-            .filter(by_containerd)
-            .collect()
+        let requests = self.fake.requests();
+        requests.into_iter().filter(by_containerd).collect()
     }
 
-    /// How often the registry was asked for content.
-    pub(crate) fn fetches(&self) -> usize {
-        self.fake
-            .count(|seen| seen.method == "GET" && seen.path.contains("/v2/"))
+    /// What larder has asked the registry for, besides what tags point to.
+    pub(crate) fn fetches(&self) -> Vec<Seen> {
+        let requests = self.fake.requests();
+        let fetch = |seen: &Seen| seen.method == "GET" && !by_containerd(seen);
+        requests.into_iter().filter(fetch).collect()
     }
 
     /// The sum of the samples of a metric that the pod shows.
@@ -204,6 +197,12 @@ impl Setup {
             .filter_map(|(_, value)| value.parse::<f64>().ok())
             .sum())
     }
+}
+
+fn by_containerd(seen: &Seen) -> bool {
+    seen.headers
+        .iter()
+        .any(|(name, value)| name == "user-agent" && value.starts_with("containerd/"))
 }
 
 /// Runs curl in the network of a process.

@@ -1,5 +1,7 @@
 //! A containerd of the test's own, with the CRI plugin on.
 
+mod on_node;
+
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -12,7 +14,6 @@ use tempfile::TempDir;
 
 use super::cri::CriClient;
 use super::process::{Daemon, run, succeeded};
-use crate::hosts::Host;
 
 const START: Duration = Duration::from_secs(30);
 /// An image that cannot be pulled.
@@ -25,7 +26,7 @@ pub struct Containerd {
     // Ended before the directory goes: fields are dropped in order.
     daemon: Daemon,
     snapshotter: &'static str,
-    /// The network namespace it is in, with directories of its own where a node has `/etc/containerd` and `/var/lib`.
+    /// The network namespace of the node that it is on, if it is on one.
     namespace: Option<String>,
     dir: TempDir,
 }
@@ -38,9 +39,9 @@ impl Containerd {
 
     /// Starts containerd with `pause` as the image of pod sandboxes.
     pub async fn start_with_pause(pause: &str) -> Result<Self> {
-        Self::launch(None, |dir, snapshotter| {
+        Self::start_from(|dir, snapshotter| {
             let own = config_toml(dir, snapshotter, pause);
-            format!("{own}{}", registry_toml(&dir.join("certs.d")))
+            format!("{own}{}", registry_toml(dir))
         })
         .await
     }
@@ -48,25 +49,15 @@ impl Containerd {
     /// Starts containerd as Debian configures it: nothing is said of registries, so no directory is read for
     /// them.
     pub async fn start_stock() -> Result<Self> {
-        Self::launch(None, |dir, snapshotter| {
-            config_toml(dir, snapshotter, NO_PAUSE)
-        })
-        .await
+        Self::start_from(|dir, snapshotter| config_toml(dir, snapshotter, NO_PAUSE)).await
     }
 
-    /// Starts containerd as a node has it: in `host`'s network, with pods on a bridge of their own behind it, host ports,
-    /// and `/etc/containerd` and `/var/lib` of its own: [`Self::on_this_machine`] says where these are here.
-    pub async fn start_on(host: &Host, pause: &str) -> Result<Self> {
-        Self::launch(Some(host.namespace()), |dir, snapshotter| {
-            let own = config_toml(dir, snapshotter, pause);
-            let certs = registry_toml(Path::new("/etc/containerd/certs.d"));
-            format!("{own}{certs}")
-        })
-        .await
+    async fn start_from(config_toml: impl FnOnce(&Path, &str) -> String) -> Result<Self> {
+        Self::start_in(None, config_toml).await
     }
 
-    async fn launch(
-        namespace: Option<&str>,
+    async fn start_in(
+        namespace: Option<String>,
         config_toml: impl FnOnce(&Path, &str) -> String,
     ) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("containerd-").tempdir()?;
@@ -77,21 +68,15 @@ impl Containerd {
         };
         let config = config_toml(dir.path(), snapshotter);
         if namespace.is_some() {
-            let etc = dir.path().join(ETC);
-            std::fs::create_dir_all(etc.join("certs.d"))?;
-            std::fs::create_dir(dir.path().join(LIB))?;
-            std::fs::write(etc.join("config.toml"), config)?;
-            std::fs::create_dir(dir.path().join("cni"))?;
-            let network = dir.path().join("cni/10-pods.conflist");
-            std::fs::write(network, pod_network(dir.path()).to_string())?;
+            on_node::prepare(dir.path(), &config)?;
         } else {
             std::fs::create_dir(dir.path().join("certs.d"))?;
             std::fs::write(dir.path().join("config.toml"), config)?;
         }
         let containerd = Self {
-            daemon: launched(dir.path(), namespace).await?,
+            daemon: launched(dir.path(), namespace.as_deref()).await?,
             snapshotter,
-            namespace: namespace.map(str::to_owned),
+            namespace,
             dir,
         };
         // The socket opens before the plugins serve.
@@ -112,6 +97,11 @@ impl Containerd {
         self.dir.path().join("config.toml")
     }
 
+    /// Everything that is its own.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// The absolute path of its socket.
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("containerd.sock")
@@ -120,25 +110,9 @@ impl Containerd {
     /// Its `certs.d`, which CRI pulls read and `ctr --hosts-dir` takes.
     pub fn hosts_dir(&self) -> PathBuf {
         if self.namespace.is_some() {
-            return self.on_this_machine(Path::new("/etc/containerd/certs.d"));
+            return self.on_this_machine(Path::new(on_node::CERTS));
         }
         self.dir.path().join("certs.d")
-    }
-
-    /// Everything that is its own.
-    pub fn dir(&self) -> &Path {
-        self.dir.path()
-    }
-
-    /// Where a path of the node is. Panics for paths that are this machine's own.
-    pub fn on_this_machine(&self, path: &Path) -> PathBuf {
-        let own = [("/etc/containerd", ETC), ("/var/lib", LIB)];
-        let found = own.iter().find_map(|(of_node, here)| {
-            let rest = path.strip_prefix(of_node).ok()?;
-            Some(self.dir.path().join(here).join(rest))
-        });
-        assert!(self.namespace.is_some(), "it has no node's paths");
-        found.unwrap_or_else(|| panic!("{} is this machine's own", path.display()))
     }
 
     /// "overlayfs", or "native" where the machine refuses overlay mounts.
@@ -285,30 +259,11 @@ impl Drop for Containerd {
     }
 }
 
-/// Starts the program with the configuration in `dir`, as a node has it if there is a namespace, and waits until it
-/// listens.
+/// Starts the program with the configuration in `dir` and waits until it listens.
 async fn launched(dir: &Path, namespace: Option<&str>) -> Result<Daemon> {
     let log = dir.join("containerd.log");
     let mut command = if let Some(namespace) = namespace {
-        // Not by `ip netns exec`, which hides the control groups.
-        let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--net=/run/netns/{namespace}"))
-            .args([
-                "unshare",
-                "--mount",
-                "--propagation",
-                "private",
-                "sh",
-                "-ec",
-            ])
-            .arg(
-                r#"mount --bind "$1" /etc/containerd; mount --bind "$2" /var/lib
-                   exec containerd --config /etc/containerd/config.toml"#,
-            )
-            .arg("sh")
-            .args([dir.join(ETC), dir.join(LIB)]);
-        command
+        on_node::command(dir, namespace)
     } else {
         let mut command = Command::new("containerd");
         command.arg("--config").arg(dir.join("config.toml"));
@@ -347,28 +302,6 @@ fn overlay_mounts(dir: &Path) -> Result<bool> {
     Ok(mounted)
 }
 
-/// What a node's `/etc/containerd` and `/var/lib` are in the directory.
-const ETC: &str = "etc-containerd";
-const LIB: &str = "var-lib";
-
-/// Pods on a bridge of the host, behind its address, with host ports: the plugins that kubeadm's networks chain, too.
-fn pod_network(dir: &Path) -> serde_json::Value {
-    serde_json::json!({
-        "cniVersion": "0.4.0",
-        "name": "pods",
-        "plugins": [
-            {
-                "type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
-                "ipam": {
-                    "type": "host-local", "dataDir": dir.join("ipam"),
-                    "ranges": [[{"subnet": "10.88.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}],
-                },
-            },
-            {"type": "portmap", "capabilities": {"portMappings": true}},
-        ],
-    })
-}
-
 /// A version-2 configuration: containerd 1.6 and 1.7 read it, and 2.x converts it. Of registries it says
 /// nothing, as the one that Debian packages.
 fn config_toml(dir: &Path, snapshotter: &str, pause: &str) -> String {
@@ -402,13 +335,13 @@ state = "{dir}/state"
     )
 }
 
-/// The section that makes it read the directory `certs`.
-fn registry_toml(certs: &Path) -> String {
-    let certs = certs.display();
+/// The section that makes it read `certs.d`.
+fn registry_toml(dir: &Path) -> String {
+    let dir = dir.display();
     format!(
         r#"
 [plugins."io.containerd.grpc.v1.cri".registry]
-  config_path = "{certs}"
+  config_path = "{dir}/certs.d"
 "#
     )
 }
