@@ -85,8 +85,8 @@ async fn bounded<F>(
 }
 
 async fn registry_connection(stream: TcpStream, surface: &Surface, mut watch: Watch) {
-    let peer = stream.peer_addr().map(|peer| peer.ip());
-    let welcome = peer.is_ok_and(|peer| surface.welcomes(peer));
+    let peer = stream.peer_addr().ok().map(|peer| peer.ip());
+    let welcome = peer.is_some_and(|peer| surface.welcomes(peer));
     let regions = Regions::default();
     let service = service_fn(|request: Request<Incoming>| {
         let regions = &regions;
@@ -96,7 +96,7 @@ async fn registry_connection(stream: TcpStream, surface: &Surface, mut watch: Wa
             let response = if welcome {
                 Box::pin(surface.answer(request, regions)).await
             } else {
-                surface.turn_away(&request, regions)
+                surface.turn_away(&request, peer, regions)
             };
             drain(body).await;
             Ok::<_, Infallible>(response)

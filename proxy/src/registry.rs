@@ -151,8 +151,22 @@ impl Surface {
         rules.any(|rule| rule.allows(peer, sys::net::is_own))
     }
 
-    /// The answer to everything from an address that is not welcome.
-    pub fn turn_away<B>(&self, request: &Request<B>, regions: &Regions) -> Response<Body> {
+    /// The answer to everything from an address that is not welcome. It names the address, and so does the log: networks
+    /// rewrite sources, and then nobody knows which is to be let in.
+    pub fn turn_away<B>(
+        &self,
+        request: &Request<B>,
+        peer: Option<IpAddr>,
+        regions: &Regions,
+    ) -> Response<Body> {
+        let peer = peer.map_or_else(|| "the client".to_owned(), |peer| peer.to_string());
+        if let Some(due) = telemetry::due("an address is turned away", &peer) {
+            tracing::warn!(
+                peer,
+                unsaid = due.unsaid,
+                "an address that is not this node's was turned away; if it is, name it in [registry] allow_from"
+            );
+        }
         let mut record = Record::new(
             Arc::clone(&self.metrics),
             Trace::of(request.headers()),
@@ -161,7 +175,9 @@ impl Surface {
             String::new(),
         );
         self.metrics.clients.turned_away.inc();
-        let why = "only this node may pull here; [registry] allow_from says who else may";
+        let why = format!(
+            "only this node may pull here, and {peer} is not it; [registry] allow_from says who else may"
+        );
         let error = PullError::Request(OciError::new(ErrorCode::Denied, why));
         let response = error_response(&error, ErrorCode::NameUnknown, "", &mut record);
         response.map(|body| body.serve(regions, record))

@@ -227,6 +227,10 @@ async fn a_pod_is_told_who_else_may_connect() {
             .start()
             .await;
         let answer = http::get(&format!("{}/v2/", node.url()), &[]).await;
-        assert_eq!(answer.expect("an answer").status, status, "{told}");
+        let answer = answer.expect("an answer");
+        assert_eq!(answer.status, status, "{told}");
+        // Whoever has to put the address into the list learns it.
+        let named = String::from_utf8_lossy(&answer.body).contains("127.0.0.1 is not it");
+        assert_eq!(named, status == 403, "{told}");
     }
 }
