@@ -1,5 +1,8 @@
 //! The composition root: builds every part in order, binds every port, runs, and shuts down in order.
 
+mod reload;
+mod succession;
+
 use std::{
     io,
     net::SocketAddr,
@@ -25,7 +28,7 @@ use crate::{
     coalesce::Coalesce,
     config::Config,
     credentials::{Credentials, Settings},
-    drain::{Drain, Readiness, Watch},
+    drain::{Drain, Readiness},
     events::Events,
     fill::Fills,
     identity::Key,
@@ -34,7 +37,7 @@ use crate::{
     peers::PeerSurface,
     pull::Pull,
     registry::Surface,
-    store::{Store, Tenure, now},
+    store::{Store, Tenure},
     sys,
     tags::Tags,
     telemetry::Logs,
@@ -49,14 +52,9 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(25);
 const QUIET: Duration = Duration::from_millis(500);
 const LINGER: Duration = Duration::from_secs(5);
 
-/// A store that another larder has is asked for this often.
-const TAKE_OVER_EVERY: Duration = Duration::from_millis(200);
-
-/// The configuration file is looked at this often. Polling sees the symlink swaps of mounted ConfigMaps.
-const RELOAD_EVERY: Duration = Duration::from_secs(2);
-
-/// Where the configuration came from, so that it can be read again.
-pub type Reread = Box<dyn Fn() -> Result<Config, crate::config::ConfigError> + Send + Sync>;
+pub use reload::Reread;
+use reload::{reload, unix_seconds};
+use succession::take_over;
 
 /// A larder that is bound but does not run yet.
 pub struct Bound {
@@ -367,12 +365,6 @@ impl Bound {
     }
 }
 
-/// The time, as metrics tell it.
-fn unix_seconds() -> f64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0.0, |since| since.as_secs_f64())
-}
-
 /// How long answers to probes and to the command line may take when everything else is over.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
@@ -381,119 +373,5 @@ async fn linger(surface: &Surface) {
     let until = Instant::now() + LINGER;
     while surface.idle() < QUIET && Instant::now() < until {
         tokio::time::sleep(QUIET / 10).await;
-    }
-}
-
-/// Sees to it that the store becomes this larder's, as soon as its predecessor has let go of it, and then does what only
-/// its owner may.
-async fn take_over(pull: Arc<Pull>, mut watch: Watch) {
-    let mut complained = false;
-    let mut waited = false;
-    loop {
-        let taken = Arc::clone(&pull);
-        let taking = move || match taken.store.take_over() {
-            Ok(Tenure::Held) => {
-                taken.access.take_over();
-                taken.cluster.records.take_over(now());
-                Ok(Tenure::Held)
-            }
-            other => other,
-        };
-        let store = pull.store.root().display();
-        match tokio::task::spawn_blocking(taking).await {
-            Ok(Ok(Tenure::Held)) if waited => {
-                tracing::info!(%store, "the store is this larder's now");
-                break;
-            }
-            Ok(Ok(Tenure::Held)) => break,
-            Ok(Ok(Tenure::Waiting)) if !waited => {
-                tracing::warn!(%store, "another larder has the store; until it lets go this one is a plain proxy");
-                waited = true;
-            }
-            Ok(Err(error)) if !complained => {
-                tracing::error!(%error, "the store cannot be taken over; larder stays a plain proxy until it can");
-                complained = true;
-            }
-            Ok(_) => {}
-            Err(panic) => tracing::error!(%panic, "the store cannot be taken over"),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(TAKE_OVER_EVERY) => {}
-            () = watch.stopped() => return,
-        }
-    }
-    let _ = tokio::task::spawn_blocking(move || {
-        pull.store.scan();
-        pull.cluster.records.sweep();
-    })
-    .await;
-}
-
-/// What of the cluster is read at the start alone.
-fn at_start(config: &Config) -> impl PartialEq {
-    let peers = config.cluster.peers.as_ref();
-    let peers = peers.map(|peers| (peers.listen, peers.key.clone()));
-    (peers, config.cluster.object_store.clone())
-}
-
-/// Reads the configuration again and again. A bad file keeps the old one in force and is complained about once.
-/// Meanwhile `misread` says why.
-async fn reload(
-    reread: Reread,
-    config: Arc<ArcSwap<Config>>,
-    metrics: Arc<Metrics>,
-    logs: Arc<Logs>,
-    misread: Arc<ArcSwapOption<String>>,
-) {
-    let reread = Arc::new(reread);
-    loop {
-        tokio::time::sleep(RELOAD_EVERY).await;
-        let again = Arc::clone(&reread);
-        let Ok(read) = tokio::task::spawn_blocking(move || again()).await else {
-            return;
-        };
-        // Also what is no news: the file was mended by taking the change back.
-        if read.is_ok() && misread.load().is_some() {
-            metrics.process.read_config(true, unix_seconds() as i64);
-        }
-        match read {
-            Ok(new) if new != **config.load() => {
-                let old = config.swap(Arc::new(new.clone()));
-                metrics.process.read_config(true, unix_seconds() as i64);
-                if old.telemetry.log != new.telemetry.log
-                    && let Err(error) = logs.set(&new.telemetry.log)
-                {
-                    tracing::error!(
-                        error,
-                        "[telemetry] log cannot be used; the filter before stays in force"
-                    );
-                }
-                tracing::info!("the configuration was read again and is in force");
-                if old.registry.listen != new.registry.listen
-                    || old.telemetry.listen != new.telemetry.listen
-                    || old.telemetry.log_format != new.telemetry.log_format
-                    || old.store.path != new.store.path
-                    || old.admin != new.admin
-                    || at_start(&old) != at_start(&new)
-                {
-                    tracing::warn!(
-                        "addresses, the store's path, the socket, the log's format, the cluster's key and the object store take effect after a restart"
-                    );
-                }
-                misread.store(None);
-            }
-            Ok(_) => misread.store(None),
-            Err(error) => {
-                let text = error.to_string();
-                metrics.process.read_config(false, 0);
-                if misread.load().as_deref() != Some(&text) {
-                    tracing::error!(
-                        error = text,
-                        "the configuration cannot be used, the one before stays in force; mend it, and try it with `larder config check`"
-                    );
-                    misread.store(Some(Arc::new(text)));
-                }
-            }
-        }
     }
 }
