@@ -223,12 +223,12 @@ impl Store {
         lock(&self.index).remember(*digest, bytes);
         let path = self.layout.blob(digest);
         if !path.exists() {
-            let written = self.layout.write_atomic(&path, bytes, true);
+            let written = self.layout.write_new(&path, bytes);
             let written = written.or_else(|error| {
                 // As in `begin`.
                 if error.kind() == io::ErrorKind::NotFound {
                     self.layout.create()?;
-                    return self.layout.write_atomic(&path, bytes, true);
+                    return self.layout.write_new(&path, bytes);
                 }
                 Err(error)
             });

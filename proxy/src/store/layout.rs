@@ -152,6 +152,28 @@ impl Layout {
         written
     }
 
+    /// The same for a file that is only wanted where there is none: whoever has the one that is there open keeps one with
+    /// a name.
+    pub fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let tmp = self.new_tmp();
+        let written = (|| {
+            let mut file = File::create(&tmp)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            let dir = path.parent().unwrap_or(&self.root);
+            fs::create_dir_all(dir)?;
+            match fs::hard_link(&tmp, path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                // Not every file system has second names.
+                Err(_) => fs::rename(&tmp, path)?,
+                Ok(()) => {}
+            }
+            File::open(dir)?.sync_all()
+        })();
+        let _ = fs::remove_file(&tmp);
+        written
+    }
+
     /// Renames `from` to `to`, making the directory of `to` when it is missing.
     pub fn put_in_place(&self, from: &Path, to: &Path, durable: bool) -> io::Result<()> {
         let dir = to.parent().unwrap_or(&self.root);

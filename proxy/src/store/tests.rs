@@ -329,3 +329,21 @@ fn a_use_before_the_scan_is_written_down() {
         "{used:?}"
     );
 }
+
+/// A manifest that is put while a fill commits the same digest: the blob that is open then keeps its name on disk.
+#[test]
+fn what_is_put_twice_at_once_stays_one_file() {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (bytes, digest) = sample(3000);
+    store.put(&digest, &Bytes::from(bytes.clone())).unwrap();
+    let path = store.layout.blob(&digest);
+    let inode = || std::fs::metadata(&path).unwrap().ino();
+    let first = inode();
+    // As far as this had come when the other was not there yet.
+    store.layout.write_new(&path, &bytes).unwrap();
+    assert_eq!(inode(), first);
+    assert_eq!(std::fs::read_dir(store.layout.tmp()).unwrap().count(), 0);
+}
