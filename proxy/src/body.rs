@@ -238,7 +238,7 @@ impl Body {
                         hold,
                         through,
                     } = passing;
-                    let through = through.get_or_insert_with(|| passage.open(*range, *hold, None));
+                    let through = through.get_or_insert_with(|| passage.begin(*range, *hold));
                     if let Some(done) = ready!(through.poll_bytes(cx)) {
                         return Poll::Ready(Some(done.map_err(io::Error::other)));
                     }

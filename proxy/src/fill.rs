@@ -58,6 +58,7 @@ use crate::{
 };
 pub use plan::DEPTH;
 pub use reader::{Chunk, Reader};
+use through::Before;
 pub use through::{Passage, Through};
 
 /// The last bytes of a complete answer are held back until the digest is known to match (promise P9). Blobs of up to

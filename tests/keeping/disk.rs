@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use larder_tests::fake::{Content, Fault, Match};
+use larder_tests::fake::{Content, Fault, Match, digest_of};
 use larder_tests::http;
 use larder_tests::image::{self, LayerSpec};
 use larder_tests::real::skipped;
@@ -401,4 +401,27 @@ async fn a_store_that_vanishes() {
     pulled().await;
     scene.until_committed(&digest).await;
     sound_blobs(scene.node.store());
+}
+
+/// The first bytes leave before there is a file. When there never is one, the digest still vouches for the very bytes
+/// that were sent, not for what the source says of them later (P9).
+#[tokio::test]
+async fn what_was_sent_before_the_disk_failed_is_checked_too() {
+    let mut short = 0;
+    for seed in 0..10 {
+        let scene = Scene::with(|node| node.log_level("info")).await;
+        let partial = scene.node.store().join("partial/sha256");
+        fs::remove_dir_all(&partial).expect("an empty directory");
+        fs::write(&partial, "in the way").expect("a file");
+        let content = Content::synthetic(seed, 20 * MB);
+        let digest = scene.fake.put_content("a/b", &content);
+        let once = Match::blob().method("GET").times(1);
+        scene.fake.fault(once, Fault::WrongBytes { at: 1000 });
+        let answer = http::get(&scene.blob("a/b", &digest), &[]).await;
+        let answer = answer.expect("an answer");
+        let right = digest_of(&answer.body) == digest;
+        assert!(right || !answer.complete, "a complete answer that is wrong");
+        short += u32::from(!answer.complete);
+    }
+    assert!(short > 0, "the wrong bytes were never sent");
 }

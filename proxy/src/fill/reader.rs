@@ -1,16 +1,18 @@
 //! A reader of a fill: it says what it wants, and follows the growing file.
 
 use std::{
-    future::poll_fn,
+    future::{Future as _, poll_fn},
+    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use larder_shared::{Range, RangeHeader};
+use tokio::task::JoinHandle;
 
 use super::{
-    Fill, FillError, HELD_BACK, Passage, Phase, Right, Seat, Source, Through, Wants, lock,
+    Before, Fill, FillError, HELD_BACK, Passage, Phase, Right, Seat, Source, Through, Wants, lock,
 };
 use crate::{
     store::{Blob, Partial},
@@ -43,6 +45,10 @@ pub struct Reader {
     /// What is left of the part that is being read.
     part: Range,
     held_back: bool,
+    /// What it was sent from memory: the digest says nothing of these bytes before they are found in the file.
+    lent: Vec<(u64, Bytes)>,
+    /// The look whether they are.
+    proving: Option<JoinHandle<bool>>,
 }
 
 impl Reader {
@@ -89,6 +95,8 @@ impl Reader {
             blob: None,
             part: Range::new(0, 0),
             held_back: false,
+            lent: Vec::new(),
+            proving: None,
         }
     }
 
@@ -197,6 +205,12 @@ impl Reader {
         if self.part.is_empty() {
             return Poll::Ready(None);
         }
+        if !self.lent.is_empty() && matches!(lock(&self.fill.state).phase, Phase::Verified) {
+            if !ready!(self.poll_proven(cx)) {
+                return Poll::Ready(Some(Err(FillError::Digest)));
+            }
+            self.lent.clear();
+        }
         let size = self.size;
         let mut guard = lock(&self.fill.state);
         let state = &mut *guard;
@@ -242,6 +256,9 @@ impl Reader {
             let moved = seat.wants.advance(at, end);
             drop(guard);
             self.part.start = end;
+            if self.held_back {
+                self.lent.push((at, bytes.clone()));
+            }
             if moved {
                 self.fill.demand.notify_one();
             }
@@ -259,19 +276,59 @@ impl Reader {
         Poll::Pending
     }
 
+    /// Whether what was sent from memory is what the file has by now. Another source may have written there first.
+    fn poll_proven(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let proving = self.proving.get_or_insert_with(|| {
+            let partial = lock(&self.fill.state).partial.clone();
+            let lent = self.lent.clone();
+            tokio::task::spawn_blocking(move || {
+                let same = |(at, bytes): &(u64, Bytes)| {
+                    let range = Range::new(*at, at + bytes.len() as u64);
+                    let file = partial.as_ref().map(|partial| partial.blob().read(range));
+                    matches!(file, Some(Ok(file)) if file == bytes[..])
+                };
+                lent.iter().all(same)
+            })
+        });
+        let proven = ready!(Pin::new(proving).poll(cx));
+        self.proving = None;
+        Poll::Ready(proven.unwrap_or(false))
+    }
+
+    /// What was sent up to `self.part`, as far as it can still be told.
+    fn before(&self) -> Before {
+        let mut end = 0;
+        for (at, bytes) in &self.lent {
+            if *at != end {
+                return Before::Lost;
+            }
+            end += bytes.len() as u64;
+        }
+        if end > 0 {
+            let sent = self.lent.iter().map(|(_, bytes)| bytes.clone()).collect();
+            return if end == self.part.start {
+                Before::Memory(sent)
+            } else {
+                Before::Lost
+            };
+        }
+        match &lock(&self.fill.state).partial {
+            Some(partial) if partial.present_to(0) >= self.part.start => {
+                Before::File(Arc::clone(partial))
+            }
+            _ => Before::Elsewhere,
+        }
+    }
+
     /// How the rest of the current part is had without the store, which has failed.
     pub fn go_through(&self) -> (Passage, Through) {
-        let hashed = lock(&self.fill.state)
-            .partial
-            .as_ref()
-            .map(|partial| partial.midstate());
         let passage = Passage {
             upstreams: Arc::clone(&self.fill.upstreams),
             source: self.source.clone(),
             digest: self.fill.digest,
             size: self.size,
         };
-        let through = passage.open(self.part, self.held_back, hashed);
+        let through = passage.open(self.part, self.held_back, self.before());
         (passage, through)
     }
 

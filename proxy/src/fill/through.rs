@@ -18,6 +18,7 @@ use tokio::{sync::mpsc, time::timeout};
 
 use super::{FillError, HELD_BACK, Source};
 use crate::metrics;
+use crate::store::Partial;
 use crate::upstream::{Ask, Failure, Subject, Upstreams, Want};
 
 /// As for fills: a stream that brings nothing for this long is asked for again.
@@ -30,6 +31,20 @@ const GIVE_UP: Duration = Duration::from_secs(5);
 const GIVE_UP_STALLS: Duration = Duration::from_secs(20);
 
 const BACKOFF: Duration = Duration::from_millis(200);
+
+/// What of a blob lies before the part that is passed on. A digest that is to vouch for an answer has to see the very
+/// bytes that were sent of it, not what a source says of them now.
+#[derive(Debug)]
+pub(super) enum Before {
+    /// It was sent from memory.
+    Memory(Vec<Bytes>),
+    /// It is in this file, from which it was sent.
+    File(Arc<Partial>),
+    /// It was not sent, or not by us: the source tells.
+    Elsewhere,
+    /// It was sent, and nobody knows any more what it was.
+    Lost,
+}
 
 /// A blob that is passed on.
 #[derive(Clone, Debug)]
@@ -118,7 +133,7 @@ impl Passage {
 
     /// The whole of a blob of up to [`HELD_BACK`] bytes, verified.
     pub async fn small(&self) -> Result<Bytes, FillError> {
-        let mut through = self.open(Range::new(0, self.size), true, None);
+        let mut through = self.open(Range::new(0, self.size), true, Before::Elsewhere);
         let mut bytes = Vec::new();
         while let Some(chunk) = through.0.recv().await {
             bytes.extend_from_slice(&chunk?);
@@ -127,12 +142,16 @@ impl Passage {
     }
 
     /// Starts to fetch `part`. With `hold`, it ends where the blob ends, and its tail waits for the digest.
-    /// `hashed` is a hasher that has seen the first so many bytes.
-    pub fn open(&self, part: Range, hold: bool, hashed: Option<(Hasher, u64)>) -> Through {
+    pub fn begin(&self, part: Range, hold: bool) -> Through {
+        self.open(part, hold, Before::Elsewhere)
+    }
+
+    /// The same behind what was sent already.
+    pub(super) fn open(&self, part: Range, hold: bool, before: Before) -> Through {
         let (sender, receiver) = mpsc::channel(4);
         let passage = self.clone();
         tokio::spawn(async move {
-            if let Err(error) = passage.run(part, hold, hashed, &sender).await {
+            if let Err(error) = passage.run(part, hold, before, &sender).await {
                 let _ = sender.send(Err(error)).await;
             }
         });
@@ -143,17 +162,16 @@ impl Passage {
         &self,
         part: Range,
         hold: bool,
-        hashed: Option<(Hasher, u64)>,
+        before: Before,
         sender: &mpsc::Sender<Result<Bytes, FillError>>,
     ) -> Result<(), FillError> {
-        let begun = hashed.filter(|(_, at)| *at <= part.start);
-        let (hasher, from) = match begun {
-            Some((hasher, at)) if hold => (Some(hasher), at),
-            _ if hold && part.start == 0 => (Some(Hasher::new(self.digest.algorithm())), 0),
-            _ => (None, part.start),
+        let hasher = if hold {
+            self.hasher(part.start, before).await?
+        } else {
+            None
         };
         let mut sink = Sink {
-            at: from,
+            at: part.start,
             begin: part.start,
             free_until: if hold {
                 self.size.saturating_sub(HELD_BACK).max(part.start)
@@ -164,7 +182,7 @@ impl Passage {
             sender: Some(sender),
             tail: VecDeque::new(),
         };
-        self.stream(Range::new(from, part.end), &mut sink).await?;
+        self.stream(part, &mut sink).await?;
         if !hold || sender.is_closed() {
             return Ok(());
         }
@@ -183,6 +201,32 @@ impl Passage {
             let _ = sender.send(Ok(chunk)).await;
         }
         Ok(())
+    }
+
+    /// A hasher that has seen everything before `at`; `None` where only the source can tell it, later.
+    async fn hasher(&self, at: u64, before: Before) -> Result<Option<Hasher>, FillError> {
+        let mut hasher = Hasher::new(self.digest.algorithm());
+        if at == 0 {
+            return Ok(Some(hasher));
+        }
+        match before {
+            Before::Memory(sent) => {
+                for bytes in &sent {
+                    hasher.update(bytes);
+                }
+                Ok(Some(hasher))
+            }
+            Before::File(partial) => {
+                let hashed = tokio::task::spawn_blocking(move || partial.hasher_at(at)).await;
+                let hashed = hashed.map_err(|panic| FillError::Broken(panic.to_string()))?;
+                let hashed = hashed.map_err(|error| FillError::Broken(error.to_string()))?;
+                Ok(Some(hashed))
+            }
+            Before::Elsewhere => Ok(None),
+            Before::Lost => Err(FillError::Broken(
+                "what was sent of it so far cannot be checked any more".to_owned(),
+            )),
+        }
     }
 
     async fn hash_all(&self) -> Result<Digest, FillError> {

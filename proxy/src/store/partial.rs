@@ -244,6 +244,21 @@ impl Partial {
         self.prefix.midstate()
     }
 
+    /// A hasher that has seen what the file holds before `at`, all of which is present (blocking: reads what is not hashed
+    /// yet).
+    pub fn hasher_at(&self, at: u64) -> io::Result<Hasher> {
+        let (mut hasher, mut seen) = self.midstate();
+        if seen > at {
+            (hasher, seen) = (Hasher::new(self.blob.digest().algorithm()), 0);
+        }
+        while seen < at {
+            let end = at.min(seen + (1 << 20));
+            hasher.update(&self.blob.read(Range::new(seen, end))?);
+            seen = end;
+        }
+        Ok(hasher)
+    }
+
     /// Whether all bytes are present and hash to the digest; `None` while some are absent.
     pub fn verify(&self) -> io::Result<Option<bool>> {
         if !lock(&self.present).contains(Range::new(0, self.size())) {
