@@ -79,6 +79,13 @@ async fn the_successor_is_a_plain_proxy_until_its_predecessor_is_gone() {
         state.as_str().is_some_and(|s| s.starts_with("waiting")),
         "{state}"
     );
+    let findings = second.admin("/doctor").await["findings"].clone();
+    let mut findings = findings.as_array().expect("findings").iter();
+    let taken = findings.find(|finding| finding["check"] == "store");
+    let taken = taken.expect("a finding on the store").to_string();
+    assert!(taken.contains("another larder has"), "{taken}");
+    let verified = second.cli(&["verify"]).await;
+    assert!(!verified.status.success(), "{verified:?}");
     // What the first has, what nobody has, and an image by its tag.
     let sent = fake.blob_bytes_sent(&warm);
     for digest in [&warm, &other, &other] {

@@ -209,7 +209,7 @@ impl Grants {
     pub fn refuse(&self, registry: &RegistryName, repository: &Repository, who: Fingerprint) {
         let key = (registry.clone(), repository.clone(), who);
         let at = now();
-        let granted = lock(&self.known).remove(&key).is_some();
+        // First of all the revocation: whoever adds what another larder knows looks at these two in the other order.
         let news = {
             let mut revoked = lock(&self.revoked);
             if revoked.len() >= CROWDED {
@@ -219,6 +219,7 @@ impl Grants {
             // Anyone may show any secret: what is remembered must not grow without bound.
             revoked.len() < CROWDED && revoked.insert(key.clone(), at).is_none()
         };
+        let granted = lock(&self.known).remove(&key).is_some();
         if granted || news {
             self.append(revocation(&key, at));
         }

@@ -21,11 +21,9 @@ const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 impl Admin {
     /// All metrics, in OpenMetrics for whoever asks for it as Prometheus does, else in the older text format.
     pub(super) async fn metrics(&self, headers: &HeaderMap) -> Response<Body> {
-        {
-            // Two at once would count what has happened since the last one twice.
-            let _alone = self.scraping.lock().await;
-            self.look().await;
-        }
+        // Two at once would count what has happened since the last one twice, and see each other's gauges half done.
+        let _alone = self.scraping.lock().await;
+        self.look().await;
         let accepted = headers.get_all(header::ACCEPT).iter();
         let openmetrics = accepted
             .filter_map(|value| value.to_str().ok())

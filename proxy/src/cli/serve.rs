@@ -1,6 +1,6 @@
 //! `larder serve`
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -95,6 +95,9 @@ impl ServeArgs {
     }
 }
 
+/// What still runs on blocking threads when everything is over may take this long.
+const LAST: Duration = Duration::from_secs(1);
+
 pub fn serve(args: ServeArgs) -> anyhow::Result<u8> {
     if let Some(address) = args.telemetry.as_deref().filter(|t| *t != "off") {
         address
@@ -103,17 +106,20 @@ pub fn serve(args: ServeArgs) -> anyhow::Result<u8> {
     }
     let config = args.read()?;
     let logs = telemetry::init(&config.telemetry);
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("the runtime cannot be started")?
-        .block_on(async {
-            let bound = app::build(config, logs).await?;
-            let reread: Option<app::Reread> = match args.config {
-                Some(_) => Some(Box::new(move || args.read())),
-                None => None,
-            };
-            bound.run(reread).await
-        })?;
+        .context("the runtime cannot be started")?;
+    let ended = runtime.block_on(async {
+        let bound = app::build(config, logs).await?;
+        let reread: Option<app::Reread> = match args.config {
+            Some(_) => Some(Box::new(move || args.read())),
+            None => None,
+        };
+        bound.run(reread).await
+    });
+    // A scrub that is at a large blob is not waited for: whoever comes next waits for the store's lock.
+    runtime.shutdown_timeout(LAST);
+    ended?;
     Ok(0)
 }

@@ -11,7 +11,7 @@ use larder_shared::admin::{Check, Finding};
 use crate::{
     config::{Config, Credentials, PeerTls},
     pull::Pull,
-    store::Store,
+    store::{Store, Tenure},
     sys,
 };
 
@@ -49,6 +49,13 @@ pub(super) async fn look(pull: &Pull) -> Vec<Finding> {
 
 fn tier(pull: &Pull) -> Finding {
     let place = pull.store.root().display();
+    if pull.store.tenure() == Tenure::Waiting {
+        return Finding::warning(
+            Check::Store,
+            format!("another larder has {place}, and this one is a plain proxy until it lets go"),
+            "it takes over by itself when the other one has ended; if two are to run on this node, each needs a store of its own: [store] path",
+        );
+    }
     match pull.store.trouble() {
         None => Finding::ok(Check::Store, format!("{place} takes what is written")),
         Some(why) => Finding::error(

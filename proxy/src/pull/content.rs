@@ -161,7 +161,7 @@ fn extent(root: &Digest, here: &Here, names: &HashMap<Digest, Names>) -> Extent 
         let entry = here.entries.get(&digest);
         let size = entry.map(|entry| entry.size);
         extent.blobs += 1;
-        extent.bytes += size.or(told).unwrap_or(0);
+        extent.bytes = extent.bytes.saturating_add(size.or(told).unwrap_or(0));
         extent.present_blobs += u64::from(entry.is_some());
         extent.present_bytes += size.unwrap_or(0);
         let Some((names, entry)) = names.get(&digest).zip(entry) else {

@@ -11,13 +11,25 @@ use larder_shared::{
 use super::Pull;
 use crate::{
     metrics::Reason,
-    store::{Counts, Names, Store},
+    store::{Counts, Names, Store, Tenure},
 };
 
 impl Pull {
+    /// What is done to the store is done by whoever has it.
+    pub(super) fn owns_the_store(&self) -> Result<(), String> {
+        match self.store.tenure() {
+            Tenure::Held => Ok(()),
+            Tenure::Waiting => Err(format!(
+                "another larder has the store {}: ask that one, or wait until it has ended",
+                self.store.root().display()
+            )),
+        }
+    }
+
     /// Pins an image or lets it go: its manifests and blobs, as far as they are here. What another pinned image also names
     /// stays pinned.
     pub async fn pin(self: &Arc<Self>, image: &ImageName, pinned: bool) -> Result<Acted, String> {
+        self.owns_the_store()?;
         let digest = self.known_digest(image)?;
         let store = Arc::clone(&self.store);
         let pin = move || {
@@ -36,10 +48,16 @@ impl Pull {
 
     /// Takes an image out of the tier, pinned or not. What another image of the tier also names stays.
     pub async fn evict(self: &Arc<Self>, image: &ImageName) -> Result<Acted, String> {
+        self.owns_the_store()?;
         let digest = self.known_digest(image)?;
         let (store, metrics) = (Arc::clone(&self.store), Arc::clone(&self.metrics));
         let evict = move || {
             let mut family = store.family(&digest);
+            // Nobody could unpin what stays, once the manifest that names it is gone.
+            let pins = store.pins();
+            let pinned = named_by_others(&store, &family, |manifest| pins.contains(manifest));
+            let unpinned = family.iter().filter(|digest| !pinned.contains(digest));
+            let _ = store.pin(&unpinned.copied().collect::<Vec<_>>(), false);
             let others = named_by_others(&store, &family, |_| true);
             family.retain(|digest| !others.contains(digest));
             let done = take_out(&store, &family);
@@ -53,6 +71,7 @@ impl Pull {
 
     /// Takes everything of one registry out of the tier, other registries' content untouched (requirement C15).
     pub async fn evict_upstream(self: &Arc<Self>, name: &str) -> Result<Acted, String> {
+        self.owns_the_store()?;
         let registry = name
             .parse()
             .map_err(|error: larder_shared::name::NameError| format!("{name}: {error}"))?;
@@ -76,6 +95,7 @@ impl Pull {
 
     /// Hashes every blob again. What has rotted is taken out.
     pub async fn verify(self: &Arc<Self>, counts: Arc<Counts>) -> Result<Verified, String> {
+        self.owns_the_store()?;
         let store = Arc::clone(&self.store);
         let verify = move || {
             let entries = store.entries();

@@ -127,6 +127,11 @@ struct Came {
     bytes: bytes::Bytes,
 }
 
+/// The sum of sizes that a registry stated, which may be any.
+pub(super) fn total(sizes: impl Iterator<Item = u64>) -> u64 {
+    sizes.fold(0, u64::saturating_add)
+}
+
 impl Pull {
     /// Brings an image into the node tier, on behalf of `caller`, or with the node's own credentials where nobody is named
     /// and the registry wants to know who asks.
@@ -137,6 +142,7 @@ impl Pull {
         caller: Caller,
         counts: &Counts,
     ) -> Result<PulledImage, String> {
+        self.owns_the_store()?;
         if let Some(why) = self.store.trouble() {
             return Err(format!(
                 "the node tier cannot be written, so nothing can be kept: {why}"
@@ -154,10 +160,10 @@ impl Pull {
             .chain(&family.blobs)
             .copied()
             .collect();
-        counts.expect(all.len() as u64, all.values().sum());
+        counts.expect(all.len() as u64, total(all.values().copied()));
         counts.add(
             family.manifests.len() as u64,
-            family.manifests.iter().map(|(_, size)| size).sum(),
+            total(family.manifests.iter().map(|(_, size)| *size)),
         );
         stream::iter(family.blobs.iter().copied().map(Ok))
             .try_for_each_concurrent(AT_ONCE, |(digest, size)| {
@@ -174,9 +180,9 @@ impl Pull {
             media_type: root.media_type,
             platforms: family.platforms,
             blobs: all.len() as u64,
-            bytes: all.values().sum(),
+            bytes: total(all.values().copied()),
             fetched_blobs: fetched().count() as u64,
-            fetched_bytes: fetched().map(|(_, size)| size).sum(),
+            fetched_bytes: total(fetched().map(|(_, size)| *size)),
         })
     }
 

@@ -70,13 +70,7 @@ impl Known {
     /// What a log says, and how many lines it takes to say it.
     fn read(text: &[u8]) -> (Self, usize) {
         let mut known = Self::default();
-        let mut lines = 0;
-        for line in text.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
-            lines += 1;
-            if let Ok(line) = serde_json::from_slice(line) {
-                known.apply(line);
-            }
-        }
+        let lines = known.replay(text);
         (known, lines)
     }
 
@@ -100,6 +94,25 @@ impl Known {
             Line::Public(at) => (self.public, self.refused) = (Some(at), None),
             Line::NotPublic(at) => (self.public, self.refused) = (None, Some(at)),
         }
+    }
+
+    /// Adds what was learned while another larder had the log, and gives back what of it counts. A refusal that the other
+    /// one heard in the meantime is the newer word.
+    fn merge(&mut self, text: &[u8]) -> Vec<u8> {
+        let mut counts = Vec::new();
+        for line in text.split_inclusive(|b| *b == b'\n') {
+            let Ok(read) = serde_json::from_slice(line) else {
+                continue;
+            };
+            if let Line::Public(at) = read
+                && self.refused.is_some_and(|refused| refused > at)
+            {
+                continue;
+            }
+            self.apply(read);
+            counts.extend_from_slice(line);
+        }
+        counts
     }
 
     /// Applies the lines of a log, and says how many they are.
@@ -203,7 +216,9 @@ impl RepositoryRecord {
             let _one = lock(&self.log.writing);
             let mut known = lock(&self.known);
             let mut all = Self::read(&self.layout, &self.path);
-            all.replay(&lock(&self.log.waiting));
+            let mut waiting = lock(&self.log.waiting);
+            *waiting = all.merge(&waiting);
+            drop(waiting);
             *known = all;
         }
         self.flush();

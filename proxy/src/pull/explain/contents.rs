@@ -23,6 +23,9 @@ const HOLDERS: Duration = Duration::from_millis(300);
 /// In a cluster of up to so many others, all are asked; in a larger one those that are said to hold it.
 const FEW: usize = 8;
 
+/// Runs of a blob whose roots are looked up: 16 GiB of it.
+const MOST_RUNS: u64 = 4096;
+
 impl Pull {
     pub(super) async fn explain_contents(
         &self,
@@ -219,11 +222,11 @@ impl Pull {
         let from = |source: BlobSource| {
             let of = blobs.iter().filter(|blob| blob.from == source.as_str());
             of.fold((0, 0), |(count, bytes), blob| {
-                (count + 1, bytes + blob.bytes)
+                (count + 1, u64::saturating_add(bytes, blob.bytes))
             })
         };
         let (here, here_bytes) = from(BlobSource::Node);
-        let all_bytes: u64 = blobs.iter().map(|blob| blob.bytes).sum();
+        let all_bytes = warm::total(blobs.iter().map(|blob| blob.bytes));
         let begun: u64 = blobs
             .iter()
             .filter(|blob| blob.from != BlobSource::Node.as_str())
@@ -290,7 +293,12 @@ impl Pull {
             .iter()
             .filter(|blob| blob.from == BlobSource::Upstream.as_str());
         for blob in missing {
-            for run in 0..=placement::run_of(blob.bytes.saturating_sub(1)) {
+            // A manifest may state any size.
+            let last = placement::run_of(blob.bytes.saturating_sub(1));
+            for run in 0..=last.min(MOST_RUNS) {
+                if roots.len() == view.addresses.len() {
+                    break;
+                }
                 let first = placement::rank(&view.keys, &blob.digest, run, 1);
                 roots.extend(first.first().map(|index| view.addresses[*index]));
             }

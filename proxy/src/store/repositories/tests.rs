@@ -115,3 +115,27 @@ async fn what_was_learned_in_waiting_is_added_to_the_log() {
         assert_eq!(known.public_since(), None);
     }
 }
+
+/// Whoever waits may have heard "public" before its predecessor heard that it is not.
+#[tokio::test]
+async fn a_refusal_that_the_predecessor_heard_later_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = Arc::new(Layout::new(dir.path().to_owned()));
+    own(&layout);
+    let (registry, repository) = names();
+    let successor = Arc::new(Layout::new(dir.path().to_owned()));
+    let repositories = Repositories::new(Arc::clone(&successor));
+    let record = repositories.get(&registry, &repository);
+    record.write(Line::Public(now() - 5));
+    let before = Repositories::new(Arc::clone(&layout)).get(&registry, &repository);
+    before.set_not_public();
+    before.flush();
+    drop((before, layout));
+    own(&successor);
+    repositories.take_over();
+    let again = Repositories::new(successor).get(&registry, &repository);
+    for known in [record, again] {
+        assert!(known.refused_since().is_some());
+        assert_eq!(known.public_since(), None);
+    }
+}
