@@ -212,7 +212,10 @@ async fn an_interrupted_pull_is_clean() {
     let kitchen = Kitchen::new().await;
     let app = kitchen.put("team/app", "v1", 1);
     let gate = kitchen.fake.gate(Match::blob(), 50_000);
-    let mut child = std::process::Command::new(larder_program())
+    // A shell's background jobs ignore the signal, and so would this.
+    let mut child = std::process::Command::new("env")
+        .arg("--default-signal=INT")
+        .arg(larder_program())
         .args(["pull", &name("team/app:v1")])
         .env("LARDER_SOCKET", kitchen.node.socket())
         .stdout(Stdio::piped())
