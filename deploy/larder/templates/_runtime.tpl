@@ -44,7 +44,7 @@
 runAsNonRoot: false
 runAsUser: 0
 runAsGroup: 0
-{{ include "larder.containerSecurity" . }}
+{{ include "larder.nodeSecurity" . }}
 {{- end -}}
 
 {{/* containerd: the directory above certs.d, which install may make and uninstall then removes. */}}
