@@ -11,6 +11,7 @@ mod explain;
 mod images;
 pub mod install;
 mod log;
+mod node_files;
 mod peers;
 mod progress;
 mod pull;

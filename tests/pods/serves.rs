@@ -69,6 +69,26 @@ async fn the_node_is_served_through_the_host_port_and_nobody_else() -> Result<()
         "{hosts}"
     );
 
+    // What looks at the node's files sees them in the pod, by the node's paths.
+    let container = pod.container("larder");
+    let doctor = ["larder", "doctor", "--json"];
+    let (_, text) = setup.kubelet.cri.exec(container, &doctor).await?;
+    let diagnosis: serde_json::Value = serde_json::from_str(&text)?;
+    let findings = diagnosis["findings"].as_array().expect("findings");
+    for (check, found) in [
+        ("runtime", "/etc/containerd/config.toml names "),
+        ("hosts", "larder is asked first: "),
+    ] {
+        let well = |finding: &&serde_json::Value| {
+            finding["check"] == check
+                && finding["severity"] == "ok"
+                && finding["found"]
+                    .as_str()
+                    .is_some_and(|words| words.starts_with(found))
+        };
+        assert!(findings.iter().any(|finding| well(&finding)), "{text}");
+    }
+
     // The runtime's pull goes through the host port; the registry's name is resolved inside the image.
     setup.fake.reset_counts();
     let id = setup.pull("app:v1").await?;

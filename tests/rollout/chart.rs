@@ -7,13 +7,12 @@ use serde_json::{Value, json};
 use crate::helm::{IMAGE, larder, object, objects, rendered, root, run, said, same, tool};
 
 /// The variants that have a golden file, and their values.
-const VARIANTS: [(&str, &str); 18] = [
+const VARIANTS: [(&str, &str); 25] = [
     ("default", "{}"),
     (
         "host-network",
         "hostNetwork: true\npeers: {enabled: true}\n",
     ),
-    ("ipv6", "podIPv6: true\nregistry: {hostIP: \"::1\"}\n"),
     (
         "k3s",
         "runtime: {preset: k3s, registries: [\"*\", ghcr.io, \"corp.example:5000=corp\"]}\n",
@@ -65,6 +64,41 @@ const VARIANTS: [(&str, &str); 18] = [
          \x20   eks.amazonaws.com/role-arn: arn:aws:iam::111122223333:role/larder\n\
          \x20   azure.workload.identity/client-id: 00000000-0000-0000-0000-000000000000\n\
          podLabels: {azure.workload.identity/use: \"true\"}\n",
+    ),
+    (
+        "one-secret",
+        "credentials:\n\
+         - {registry: ghcr.io, secretName: pull, type: dockerconfigjson, access: shared}\n\
+         - {registry: quay.io, secretName: pull, type: dockerconfigjson, access: shared}\n",
+    ),
+    (
+        "host-network-monitoring",
+        "hostNetwork: true\nmonitoring: {podMonitor: true}\n",
+    ),
+    (
+        "existing-claim",
+        "store: {type: persistentVolumeClaim, existingClaim: mine}\n",
+    ),
+    ("gke", "runtime: {preset: gke}\n"),
+    ("talos", "runtime: {preset: talos}\n"),
+    (
+        "rke2",
+        "runtime: {preset: rke2}\nseLinuxOptions: {type: spc_t}\n",
+    ),
+    (
+        "image-digest",
+        "image: {tag: \"1\", digest: \"sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\"}\n",
+    ),
+    (
+        "policies-kubernetes-layers",
+        "policies:\n\
+         \x20 enabled: true\n\
+         \x20 registries: [docker.io]\n\
+         \x20 pullSecrets: true\n\
+         \x20 hostNetwork: true\n\
+         \x20 systemNamespaces: [kube-system]\n\
+         \x20 operator: {exclude: {namespaces: [infra-*], labels: {tier: system}, images: [\"docker.io/rancher/*\"]}, include: {namespaces: [batch]}}\n\
+         \x20 users: {exclude: {namespaces: [team-b], images: [\"*/private\"]}}\n",
     ),
     (
         "monitoring",
@@ -153,7 +187,7 @@ fn every_variant_is_valid_for_kubernetes() {
     // The oldest that the chart is for has no MutatingAdmissionPolicy, and the newest has it in its final version.
     let old: Vec<_> = files
         .iter()
-        .filter(|file| !file.ends_with("policies-kubernetes.yaml"))
+        .filter(|file| !file.to_string_lossy().contains("/policies-kubernetes"))
         .collect();
     for (version, files) in [("1.29", old), ("1.36", files.iter().collect())] {
         let mut validate = tool("kubernetes-validate");
@@ -233,6 +267,39 @@ fn annotations_stand_as_given_and_pull_secrets_are_optional() {
             .all(|volume| volume["secret"]["optional"] == true),
         "{secrets:?}"
     );
+}
+
+#[test]
+fn a_secret_for_two_registries_is_mounted_once() {
+    let of = |name| VARIANTS.iter().find(|(variant, _)| *variant == name);
+    let set = object(of("one-secret").unwrap().1, "DaemonSet");
+    let pod = &set["spec"]["template"]["spec"];
+    let named = |list: &Value| {
+        let all = list.as_array().unwrap();
+        let of_secrets = |one: &&Value| one["name"].as_str().unwrap().starts_with("credentials-");
+        all.iter().filter(of_secrets).count()
+    };
+    assert_eq!(named(&pod["volumes"]), 1);
+    assert_eq!(named(&pod["containers"][0]["volumeMounts"]), 1);
+}
+
+#[test]
+fn what_is_monitored_can_be_reached_in_the_nodes_network_too() {
+    let exposed = |values: &str| {
+        let set = object(values, "DaemonSet");
+        let env = set["spec"]["template"]["spec"]["containers"][0]["env"].clone();
+        let all = env.as_array().unwrap().iter();
+        let mut found = all.filter(|one| one["name"] == "LARDER_EXPOSE");
+        found.next().map(|one| one["value"].clone())
+    };
+    let place = Some(json!("$(POD_IP):7421"));
+    assert_eq!(exposed("{}"), place);
+    // The node's address is the network's: nothing is opened there unless somebody asks for it.
+    assert_eq!(exposed("hostNetwork: true"), None);
+    for monitor in ["podMonitor", "serviceMonitor"] {
+        let values = format!("hostNetwork: true\nmonitoring: {{{monitor}: true}}");
+        assert_eq!(exposed(&values), place, "{monitor}");
+    }
 }
 
 #[test]

@@ -6,5 +6,6 @@ mod admission;
 mod chart;
 mod documents;
 mod helm;
+mod layers;
 mod policies;
 mod values;

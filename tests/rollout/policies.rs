@@ -8,7 +8,7 @@ use crate::helm::{objects, rendered};
 const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
 /// Two layers: what the operator says goes before what the users say.
-const VALUES: &str = r#"
+pub const VALUES: &str = r#"
 policies:
   enabled: true
   registries: [docker.io, quay.io, hub.opensciencegrid.org, registry.cern.ch, "*.gcr.io"]
@@ -20,7 +20,7 @@ policies:
 "#;
 
 /// The policy as each of the two engines is given it.
-fn policies(values: &str) -> Vec<Policy> {
+pub fn policies(values: &str) -> Vec<Policy> {
     ["kubernetes", "kyverno"]
         .map(|engine| {
             let text = rendered(values, &["--set", &format!("policies.engine={engine}")]);
@@ -33,11 +33,13 @@ fn policies(values: &str) -> Vec<Policy> {
         .into()
 }
 
-fn pod(image: &str) -> Value {
+/// A pod with one container of this image.
+pub fn pod(image: &str) -> Value {
     json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": image}]}})
 }
 
-fn image(pod: &Value) -> &str {
+/// The image of its container.
+pub fn image(pod: &Value) -> &str {
     pod["spec"]["containers"][0]["image"].as_str().unwrap()
 }
 
@@ -145,168 +147,6 @@ fn all_images_of_a_pod_are_led_and_nothing_else_of_it_changes() {
 }
 
 #[test]
-fn a_pod_that_a_layer_excludes_is_untouched_and_the_operator_goes_first() {
-    let with = |part: &str, value: Value| {
-        let mut pod = pod("nginx");
-        *pod.pointer_mut(part.rsplit_once('/').unwrap().0).unwrap() = merged(&pod, part, value);
-        pod
-    };
-    let label = |key: &str, value: &str| with("/metadata/labels", json!({key: value}));
-    let plain = pod("nginx");
-    let rows: Vec<(&str, &'static str, Value, Value, bool)> = vec![
-        ("as any other", "default", plain.clone(), json!({}), true),
-        (
-            "the cluster's own",
-            "kube-system",
-            plain.clone(),
-            json!({}),
-            false,
-        ),
-        (
-            "larder's own",
-            "larder-system",
-            plain.clone(),
-            json!({}),
-            false,
-        ),
-        (
-            "a static pod",
-            "default",
-            with(
-                "/metadata/annotations",
-                json!({"kubernetes.io/config.mirror": "x"}),
-            ),
-            json!({}),
-            false,
-        ),
-        (
-            "another annotation",
-            "default",
-            with("/metadata/annotations", json!({"kubernetes.io/other": "x"})),
-            json!({}),
-            true,
-        ),
-        (
-            "a pull secret",
-            "default",
-            with("/spec/imagePullSecrets", json!([{"name": "s"}])),
-            json!({}),
-            false,
-        ),
-        (
-            "no pull secret",
-            "default",
-            with("/spec/imagePullSecrets", json!([])),
-            json!({}),
-            true,
-        ),
-        (
-            "operator: namespace",
-            "infra-dns",
-            plain.clone(),
-            json!({}),
-            false,
-        ),
-        (
-            "operator: a similar namespace",
-            "my-infra-dns",
-            plain.clone(),
-            json!({}),
-            true,
-        ),
-        (
-            "operator: label",
-            "default",
-            label("tier", "system"),
-            json!({}),
-            false,
-        ),
-        (
-            "operator: another value",
-            "default",
-            label("tier", "front"),
-            json!({}),
-            true,
-        ),
-        (
-            "operator: the namespace's label",
-            "default",
-            plain.clone(),
-            json!({"tier": "system"}),
-            false,
-        ),
-        (
-            "users: namespace",
-            "team-b",
-            plain.clone(),
-            json!({}),
-            false,
-        ),
-        (
-            "users: label",
-            "default",
-            label("larder/rewrite", "false"),
-            json!({}),
-            false,
-        ),
-        (
-            "users: the namespace's label",
-            "default",
-            plain.clone(),
-            json!({"larder/rewrite": "false"}),
-            false,
-        ),
-        (
-            "users: against the operator's word",
-            "batch",
-            label("larder/rewrite", "false"),
-            json!({}),
-            true,
-        ),
-        (
-            "operator: exclusion goes before inclusion",
-            "batch",
-            label("tier", "system"),
-            json!({}),
-            false,
-        ),
-    ];
-    for policy in policies(VALUES) {
-        for (what, namespace, given, labels, led) in &rows {
-            let request = Request {
-                namespace_labels: labels.clone(),
-                ..Request::create(namespace, given.clone())
-            };
-            let stored = policy.admit(&request);
-            if *led {
-                assert_eq!(
-                    image(&stored),
-                    "localhost:7420/docker.io/library/nginx",
-                    "{what}"
-                );
-            } else {
-                assert_eq!(stored, *given, "{what}");
-            }
-        }
-    }
-    // Pods with secrets, where the operator asks for it.
-    let secrets = "policies: {enabled: true, registries: [docker.io], pullSecrets: true}";
-    for policy in policies(secrets) {
-        let given = with("/spec/imagePullSecrets", json!([{"name": "s"}]));
-        let stored = policy.admit(&Request::create("default", given));
-        assert_eq!(image(&stored), "localhost:7420/docker.io/library/nginx");
-    }
-}
-
-/// The object above `part`, with `part` in it.
-fn merged(pod: &Value, part: &str, value: Value) -> Value {
-    let (above, key) = part.rsplit_once('/').unwrap();
-    let mut object = pod.pointer(above).unwrap().clone();
-    object[key] = value;
-    object
-}
-
-#[test]
 fn an_update_restarts_nothing_that_runs() {
     let led = "localhost:7420/docker.io/library/nginx";
     let labelled = |mut pod: Value| {
@@ -360,6 +200,10 @@ fn every_registry_may_be_chosen_at_once() {
                 "localhost:7420/ghcr.io/a/b:1",
             ),
             ("localhost/a", "localhost/a"),
+            // Another webhook is to fill these in.
+            ("auto", "auto"),
+            ("", ""),
+            ("auto:1", "localhost:7420/docker.io/library/auto:1"),
             ("reg.local:5000/a", "reg.local:5000/a"),
         ] {
             let stored = policy.admit(&Request::create("default", pod(given)));

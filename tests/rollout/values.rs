@@ -53,6 +53,39 @@ fn values_that_make_no_sense_are_refused_by_name() {
             "/policies/registries/0",
         ),
         ("policies: {engine: gatekeeper}", "/policies/engine"),
+        ("podIPv6: true", "'podIPv6' not allowed"),
+        ("registry: {hostIP: \"::1\"}", "/registry/hostIP"),
+        ("seLinuxOptions: {typo: spc_t}", "'typo' not allowed"),
+        // What lies between values.
+        (
+            "telemetry: {port: 7420}",
+            "telemetry.port: registry.port is 7420 already",
+        ),
+        (
+            "peers: {enabled: true, port: 7421}",
+            "peers.port: telemetry.port is 7421 already",
+        ),
+        (
+            "registry: {port: 7422}\npeers: {enabled: true}",
+            "peers.port: registry.port is 7422 already",
+        ),
+        (
+            "config: {registry: {listen: \"127.0.0.1:7420\"}}",
+            "config.registry.listen: 127.0.0.1:7420 is the pod's own loopback",
+        ),
+        (
+            "config: {registry: {listen: \"[::1]:7420\"}}",
+            "config.registry.listen: [::1]:7420 is the pod's own loopback",
+        ),
+        (
+            "runtime: {certsDir: /certs.d}",
+            "runtime.certsDir: /certs.d lies in the node's root directory",
+        ),
+        (
+            "credentials: [{registry: ghcr.io, secretName: a, type: basic, access: shared}, \
+             {registry: ghcr.io, secretName: b, type: basic, access: shared}]",
+            "credentials: ghcr.io is there twice",
+        ),
     ];
     for (values, wanted) in rows {
         let more = if values.contains("repository") {
@@ -67,6 +100,19 @@ fn values_that_make_no_sense_are_refused_by_name() {
             text.contains(wanted),
             "{values}: {wanted} is not in\n{text}"
         );
+    }
+}
+
+#[test]
+fn values_that_only_look_alike_are_taken() {
+    for values in [
+        // Without peers their port is nobody's.
+        "peers: {port: 7420}",
+        "hostNetwork: true\nconfig: {registry: {listen: \"127.0.0.1:7420\"}}",
+        "runtime: {enabled: false, certsDir: /certs.d}",
+        "runtime: {certsDir: /srv/certs.d}",
+    ] {
+        rendered(values, &[]);
     }
 }
 

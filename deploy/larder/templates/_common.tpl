@@ -43,10 +43,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- end -}}
 
-{{- define "larder.anyAddress" -}}
-{{- if .Values.podIPv6 -}}[::]{{- else -}}0.0.0.0{{- end -}}
-{{- end -}}
-
 {{/* Pods that must run on every node that pulls images. */}}
 {{- define "larder.placement" -}}
 {{- with .Values.imagePullSecrets }}
@@ -70,6 +66,15 @@ tolerations:
 {{- end }}
 {{- end -}}
 
+{{/* Of the containers that use the node's own directories. */}}
+{{- define "larder.nodeSecurity" -}}
+{{- include "larder.containerSecurity" . }}
+{{- with .Values.seLinuxOptions }}
+seLinuxOptions:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
 {{- define "larder.containerSecurity" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
@@ -79,14 +84,14 @@ capabilities:
 
 {{/* The configuration file: what `config` says, over what this chart knows about pods. */}}
 {{- define "larder.config" -}}
-{{- $any := include "larder.anyAddress" . -}}
-{{- $loopback := ternary "[::1]" "127.0.0.1" .Values.podIPv6 -}}
+{{- $any := "0.0.0.0" -}}
+{{- $loopback := "127.0.0.1" -}}
 {{- $base := dict
     "registry" (dict "listen" (printf "%s:%v" (ternary $loopback $any .Values.hostNetwork) .Values.registry.port))
     "store" (dict "path" "/var/lib/larder")
     "telemetry" (dict "listen" (printf "%s:%v" $loopback .Values.telemetry.port) "log_format" "json") -}}
 {{/* The node's disk is the kubelet's and the runtime's too: the kubelet removes images from 85 % on. */}}
-{{- if eq .Values.store.type "hostPath" -}}
+{{- if has .Values.store.type (list "hostPath" "emptyDir") -}}
 {{- $_ := set $base "store" (merge (get $base "store") (dict "max_size" "40%" "min_free" "20%")) -}}
 {{- end -}}
 {{- $cluster := dict -}}

@@ -59,7 +59,8 @@ excludes, that is new or changed in this request. The rest of the pod is not tou
       {{- end }}
       + (has(oldObject.spec.volumes) ? oldObject.spec.volumes.filter(v, has(v.image) && has(v.image.reference))
         .map(v, "volumes/" + v.name + "=" + v.image.reference) : [])
-# Every image of the pod, where it stands, and what it is called in full.
+# Every image of the pod, where it stands, and what it is called in full. None, or auto, is for another webhook to fill
+# in, such as that of a mesh's sidecars.
 - name: images
   expression: |-
     (
@@ -77,7 +78,7 @@ excludes, that is new or changed in this request. The rest of the pod is not tou
           "key": "volumes/" + v.name + "=" + v.image.reference,
           "path": "/spec/volumes/" + string(object.spec.volumes.indexOf(v)) + "/image/reference",
           "image": string(v.image.reference)}) : [])
-    ).map(i, {
+    ).filter(i, !(i.image in ["", "auto"])).map(i, {
       "key": i.key,
       "path": i.path,
       "name":
@@ -111,6 +112,12 @@ variables.chosen.map(i, JSONPatch{op: "replace", path: i.path, value: {{ printf 
 - name: not-static
   expression: >-
     !(has(object.metadata.annotations) && "kubernetes.io/config.mirror" in object.metadata.annotations)
+{{- if not .Values.policies.hostNetwork }}
+# The network itself is made by such pods, and larder's pod may need it to start.
+- name: no-host-network
+  expression: >-
+    !(has(object.spec.hostNetwork) && object.spec.hostNetwork)
+{{- end }}
 {{- if not .Values.policies.pullSecrets }}
 # The kubelet finds a pod's secrets by the registry's name, which rewriting takes away.
 - name: no-pull-secrets
@@ -119,7 +126,7 @@ variables.chosen.map(i, JSONPatch{op: "replace", path: i.path, value: {{ printf 
 {{- end }}
 {{- end -}}
 
-{{/* Never the cluster's own pods, nor larder's, which could not start without itself. */}}
+{{/* Never the cluster's own pods nor what larder's pod needs to start, nor larder's, which could not start without itself. */}}
 {{- define "larder.policyScope" -}}
 matchPolicy: Equivalent
 namespaceSelector:

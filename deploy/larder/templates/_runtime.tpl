@@ -44,7 +44,28 @@
 runAsNonRoot: false
 runAsUser: 0
 runAsGroup: 0
-{{ include "larder.containerSecurity" . }}
+{{ include "larder.nodeSecurity" . }}
+{{- end -}}
+
+{{/* What doctor and explain look at in larder's own container, which sees these directories too, and writes none. */}}
+{{- define "larder.runtimeSeen" -}}
+{{- $certs := include "larder.certsDir" . -}}
+{{- $configs := dict
+    "kubeadm" "/etc/containerd/config.toml"
+    "eks" "/etc/containerd/config.toml"
+    "gke" "/etc/containerd/config.toml"
+    "talos" "/etc/cri/conf.d/cri.toml"
+    "k3s" "/var/lib/rancher/k3s/agent/etc/containerd/config.toml"
+    "rke2" "/var/lib/rancher/rke2/agent/etc/containerd/config.toml" -}}
+{{- $config := get $configs .Values.runtime.preset -}}
+- name: LARDER_NODE_ROOT
+  value: /host
+- name: LARDER_CONTAINERD_CERTS_DIR
+  value: {{ $certs }}
+{{- if eq (dir $config) (dir $certs) }}
+- name: LARDER_CONTAINERD_CONFIG
+  value: {{ $config }}
+{{- end }}
 {{- end -}}
 
 {{/* containerd: the directory above certs.d, which install may make and uninstall then removes. */}}

@@ -13,13 +13,10 @@ use larder_shared::admin::{Check, Diagnosis, Finding, Severity, Status};
 
 use super::{
     FOUND,
+    node_files::NodeFiles,
     show::say,
     socket::{SocketArgs, ask, read},
 };
-
-/// Where containerd looks for `hosts.toml` by convention, and its configuration.
-pub const CERTS_DIR: &str = "/etc/containerd/certs.d";
-pub const CONFIG: &str = "/etc/containerd/config.toml";
 
 /// Looks at this node and says what is wrong with it and how to mend it.
 ///
@@ -35,11 +32,10 @@ pub struct DoctorArgs {
     /// Show what is well, too
     #[arg(long, short)]
     all: bool,
-    /// The directory that containerd's `config_path` names [default: /etc/containerd/certs.d, where it can be seen]
-    #[arg(long, value_name = "DIR")]
-    containerd_certs_dir: Option<PathBuf>,
+    #[command(flatten)]
+    files: NodeFiles,
     /// containerd's configuration [default: /etc/containerd/config.toml, where it can be seen]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "LARDER_CONTAINERD_CONFIG", value_name = "FILE")]
     containerd_config: Option<PathBuf>,
     #[command(flatten)]
     socket: SocketArgs,

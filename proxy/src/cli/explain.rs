@@ -1,9 +1,6 @@
 //! `larder explain REF`: what a pull would do, and why.
 
-use std::{
-    io::Read as _,
-    path::{Path, PathBuf},
-};
+use std::{io::Read as _, path::PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
 use data_encoding::BASE64;
@@ -15,7 +12,7 @@ use larder_shared::{
 
 use super::{
     FOUND,
-    doctor::CERTS_DIR,
+    node_files::{CERTS_DIR, NodeFiles},
     runtime::{self, HostDir, Said},
     show::{say, size},
     socket::{SocketArgs, ask, ask_showing, encoded, read},
@@ -43,7 +40,7 @@ pub struct ExplainArgs {
     #[arg(value_name = "REF", required_unless_present = "trace")]
     image: Option<String>,
     /// Follow real pulls as they happen, of the image's repository or of all
-    #[arg(long, conflicts_with_all = ["username", "docker_config", "platform", "containerd_certs_dir"])]
+    #[arg(long, conflicts_with_all = ["username", "docker_config", "platform"])]
     trace: bool,
     /// Show this user's secret where the runtime would show the pod's
     #[arg(long, value_name = "NAME", requires = "password_stdin")]
@@ -57,9 +54,8 @@ pub struct ExplainArgs {
     /// Which manifest of an index is meant [default: this node's]
     #[arg(long, value_name = "OS/ARCH")]
     platform: Option<String>,
-    /// The directory that containerd's `config_path` names [default: /etc/containerd/certs.d, where it can be seen]
-    #[arg(long, value_name = "DIR")]
-    containerd_certs_dir: Option<PathBuf>,
+    #[command(flatten)]
+    files: NodeFiles,
     #[command(flatten)]
     socket: SocketArgs,
 }
@@ -168,18 +164,13 @@ fn basic(credential: &Credential) -> anyhow::Result<HeaderValue> {
 /// What containerd on this node would do with the name, where its files can be seen.
 fn in_runtime(args: &ExplainArgs, image: &ImageName) -> Step {
     let say = |outcome, detail: String| Step::new(StepName::Runtime, outcome, detail);
-    let default = Path::new(CERTS_DIR);
-    let certs = match &args.containerd_certs_dir {
-        Some(dir) => dir.as_path(),
-        None if default.exists() => default,
-        None => {
-            return say(
-                StepOutcome::Unseen,
-                format!(
-                    "{CERTS_DIR} cannot be seen from here: what containerd does with the name is not known (--containerd-certs-dir)"
-                ),
-            );
-        }
+    let Some(certs) = args.files.certs_dir() else {
+        return say(
+            StepOutcome::Unseen,
+            format!(
+                "{CERTS_DIR} cannot be seen from here: what containerd does with the name is not known (--containerd-certs-dir)"
+            ),
+        );
     };
     let registry = image.registry.as_str();
     let bypassed = |why: String| {
@@ -188,12 +179,14 @@ fn in_runtime(args: &ExplainArgs, image: &ImageName) -> Step {
             format!("{why}: containerd asks {registry} itself"),
         )
     };
-    let Some(HostDir { file, said, .. }) = runtime::lookup(certs, registry) else {
+    let Some(HostDir { file, said, .. }) = runtime::lookup(&args.files.here(&certs), registry)
+    else {
         return bypassed(format!(
             "{} has no directory for {registry}, and no _default",
             certs.display()
         ));
     };
+    let file = args.files.named(&file);
     let hosts = match said {
         Said::Nothing => {
             let dir = file.parent().unwrap_or(&file).display().to_string();

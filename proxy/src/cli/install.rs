@@ -36,7 +36,7 @@ use self::root::Root;
 use crate::config::{Endpoint, registry_name};
 
 pub use self::{
-    block::installed, containerd::advice_here as containerd_advice, hosts::hosts_in_order,
+    block::installed, containerd::advice_below as containerd_advice, hosts::hosts_in_order,
 };
 
 /// Stands for every registry among the names.

@@ -1,12 +1,13 @@
 //! The node's own files: containerd's configuration and its `hosts.toml` files.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use larder_shared::admin::{Check, Finding, Status};
 
-use super::{CERTS_DIR, CONFIG, DoctorArgs};
+use super::DoctorArgs;
 use crate::cli::{
     install,
+    node_files::{CERTS_DIR, CONFIG, NodeFiles},
     runtime::{self, DEFAULT, Host, HostDir, Hosts, Said},
 };
 
@@ -19,16 +20,9 @@ pub fn look(
     status: Option<&Status>,
     findings: &mut Vec<Finding>,
 ) -> Vec<String> {
-    let shown = |given: &Option<PathBuf>, default: &str| {
-        let path = given.clone().unwrap_or_else(|| PathBuf::from(default));
-        // A file that nobody named and of whose directory nothing is to be seen is not missing: it is elsewhere.
-        let near = path.ancestors().nth(1).is_some_and(Path::exists);
-        (given.is_some() || near).then_some(path)
-    };
-    let (certs, config) = (
-        shown(&args.containerd_certs_dir, CERTS_DIR),
-        shown(&args.containerd_config, CONFIG),
-    );
+    let files = &args.files;
+    let certs = files.certs_dir();
+    let config = files.shown(args.containerd_config.as_deref(), CONFIG);
     let Some(certs) = certs else {
         let unseen = |path: &str| {
             format!(
@@ -40,20 +34,20 @@ pub fn look(
         return Vec::new();
     };
     match config {
-        Some(config) => findings.extend(runtime_reads(&config, &certs)),
+        Some(config) => findings.extend(runtime_reads(files, &config, &certs)),
         None => findings.push(Finding::ok(
             Check::Runtime,
             format!("{CONFIG} cannot be seen from here, so it was not looked at"),
         )),
     }
     let port = status.and_then(|status| status.listen.registry.rsplit_once(':')?.1.parse().ok());
-    let (found, addresses) = hosts(&certs, port);
+    let (found, addresses) = hosts(files, &certs, port);
     findings.extend(found);
     addresses
 }
 
-fn runtime_reads(config: &Path, certs: &Path) -> Vec<Finding> {
-    let advice = install::containerd_advice(config, certs);
+fn runtime_reads(files: &NodeFiles, config: &Path, certs: &Path) -> Vec<Finding> {
+    let advice = install::containerd_advice(&files.node_root, config, certs);
     if advice.is_empty() {
         let what = format!("{} names {}", config.display(), certs.display());
         return vec![Finding::ok(Check::Runtime, what)];
@@ -64,9 +58,9 @@ fn runtime_reads(config: &Path, certs: &Path) -> Vec<Finding> {
 }
 
 /// Everything that keeps pulls from larder, or from the registry when larder is down.
-fn hosts(certs: &Path, port: Option<u16>) -> (Vec<Finding>, Vec<String>) {
+fn hosts(files: &NodeFiles, certs: &Path, port: Option<u16>) -> (Vec<Finding>, Vec<String>) {
     let install = "larder install";
-    let directories = match runtime::directories(certs) {
+    let mut directories = match runtime::directories(&files.here(certs)) {
         Ok(Some(directories)) => directories,
         Ok(None) => {
             let found = format!(
@@ -84,6 +78,9 @@ fn hosts(certs: &Path, port: Option<u16>) -> (Vec<Finding>, Vec<String>) {
             return (vec![Finding::error(Check::Hosts, found, mend)], Vec::new());
         }
     };
+    for dir in &mut directories {
+        dir.file = files.named(&dir.file);
+    }
     let (mut findings, mut addresses) = (Vec::new(), Vec::new());
     for dir in &directories {
         match larder_in(dir, port) {
@@ -235,4 +232,65 @@ fn registry_of(directory: &str) -> String {
         || directory.to_owned(),
         |(host, port)| format!("{host}:{port}"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use clap::{Args as _, FromArgMatches as _};
+    use larder_shared::admin::Severity;
+
+    use super::*;
+
+    fn looked(arguments: &[&str]) -> Vec<Finding> {
+        let command = DoctorArgs::augment_args(clap::Command::new("doctor"));
+        let matches = command.get_matches_from([&["doctor"], arguments].concat());
+        let mut findings = Vec::new();
+        look(
+            &DoctorArgs::from_arg_matches(&matches).unwrap(),
+            None,
+            &mut findings,
+        );
+        findings
+    }
+
+    #[test]
+    fn a_node_that_is_mounted_elsewhere_is_looked_at_and_spoken_of_by_its_own_paths() {
+        let node = tempfile::tempdir().unwrap();
+        let containerd = node.path().join("etc/containerd");
+        let default = containerd.join("certs.d/_default");
+        fs::create_dir_all(&default).unwrap();
+        let config = "version = 3\n[plugins.\"io.containerd.cri.v1.images\".registry]\nconfig_path = \"/etc/containerd/certs.d\"\n";
+        fs::write(containerd.join("config.toml"), config).unwrap();
+        let hosts = "[host.\"http://127.0.0.1:7420\"]\ncapabilities = [\"pull\", \"resolve\"]\n";
+        fs::write(default.join("hosts.toml"), hosts).unwrap();
+        let root = format!("--node-root={}", node.path().display());
+        let findings = looked(&[&root]);
+        let words: Vec<&str> = findings.iter().map(|f| f.found.as_str()).collect();
+        assert!(
+            findings.iter().all(|f| f.severity == Severity::Ok),
+            "{words:?}"
+        );
+        let wanted = [
+            "/etc/containerd/config.toml names /etc/containerd/certs.d",
+            "larder is asked first: _default",
+        ];
+        assert_eq!(words, wanted);
+
+        fs::write(default.join("hosts.toml"), "").unwrap();
+        let findings = looked(&[&root]);
+        let found = &findings.last().unwrap().found;
+        assert!(
+            found.starts_with("/etc/containerd/certs.d/_default/hosts.toml does not name larder"),
+            "{found}"
+        );
+        // What is named has to be there; what nobody named may be elsewhere.
+        fs::remove_dir_all(&containerd).unwrap();
+        let unseen =
+            |findings: &[Finding]| findings.iter().all(|f| f.found.contains("cannot be seen"));
+        assert!(unseen(&looked(&[&root])));
+        let named = looked(&[&root, "--containerd-certs-dir=/etc/containerd/certs.d"]);
+        assert!(!unseen(&named), "{named:?}");
+    }
 }

@@ -107,7 +107,7 @@ impl Certs<'_> {
     /// Puts the block into the `hosts.toml` of `host_dir`.
     fn put(&mut self, host_dir: &Path, address: &str) -> Result<()> {
         let file = host_dir.join(FILE);
-        let Some(text) = self.root.read(&file)? else {
+        let Some(text) = self.root.read_to_replace(&file)? else {
             let dirs = self.plan.missing(self.root, host_dir)?;
             let made = self.with_inherited(dirs.len());
             self.plan.steps.push(Step::Write {

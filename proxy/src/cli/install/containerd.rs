@@ -27,9 +27,9 @@ pub(super) fn check(root: &Root, file: &Path, dir: &Path) -> Vec<String> {
         .collect()
 }
 
-/// The same of paths as they are seen from here, what is wrong apart from what to do.
-pub fn advice_here(file: &Path, dir: &Path) -> Vec<Advice> {
-    match Root::new(Path::new("/")) {
+/// The same for a node whose root directory is seen at `node_root`, what is wrong apart from what to do.
+pub fn advice_below(node_root: &Path, file: &Path, dir: &Path) -> Vec<Advice> {
+    match Root::new(node_root) {
         Ok(root) => advice(&root, file, dir),
         Err(error) => vec![(error.to_string(), by_hand(dir))],
     }

@@ -55,7 +55,7 @@ pub(super) fn install(
     clear(plan, root, dir)?;
     let file = dir.join(FILE);
     let mut paths = named(registries)?;
-    let text = root.read(&file)?;
+    let text = root.read_to_replace(&file)?;
     let place = match &text {
         None => None,
         Some(text) => {

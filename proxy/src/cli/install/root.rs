@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 /// As many symbolic links in a row as Linux follows.
 const LINKS: usize = 40;
@@ -109,6 +109,31 @@ impl Root {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| file.display().to_string()),
         }
+    }
+
+    /// The text of a `file` that is to be written, or `None` when there is none.
+    ///
+    /// # Errors
+    /// It cannot be read, or a link on the way leads to what cannot be seen: what is there would be replaced unread.
+    pub(super) fn read_to_replace(&self, file: &Path) -> Result<Option<String>> {
+        let text = self.read(file)?;
+        if text.is_some() {
+            return Ok(text);
+        }
+        for path in file.ancestors() {
+            let link = self.here(path).and_then(fs::read_link);
+            if let Ok(target) = link
+                && !self.exists(path)?
+            {
+                let missing = if self.is_own() { "there" } else { "mounted" };
+                bail!(
+                    "{} leads to {}, which is not {missing}; nothing was changed anywhere",
+                    path.display(),
+                    target.display()
+                );
+            }
+        }
+        Ok(None)
     }
 
     /// What a file that replaces `file` has to have: its headers may hold secrets.

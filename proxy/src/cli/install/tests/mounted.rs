@@ -157,6 +157,37 @@ fn a_node_that_is_not_mounted_is_refused() {
 }
 
 #[test]
+fn a_file_that_leads_to_what_is_not_mounted_is_refused() {
+    let (registry, drop_in) = (
+        "/etc/containerd/certs.d/docker.io",
+        "/etc/containers/registries.conf.d",
+    );
+    for (preset, directory, link) in [
+        (Preset::Kubeadm, registry, "hosts.toml"),
+        (Preset::Kubeadm, registry, ""),
+        (Preset::Kubeadm, "/etc/containerd/certs.d", ""),
+        (Preset::Crio, drop_in, "larder.conf"),
+        (Preset::Crio, drop_in, ""),
+    ] {
+        let place = Path::new(directory).join(link);
+        let place = if link.is_empty() {
+            directory
+        } else {
+            place.to_str().unwrap()
+        };
+        let above = Path::new(place).parent().unwrap().to_str().unwrap();
+        let node = Mounted::new(&[above]);
+        std::os::unix::fs::symlink("/srv/elsewhere", node.path(place)).unwrap();
+        let before = walk(node.root.path());
+        let install = |args: &mut InstallArgs| args.registries = vec!["docker.io".to_owned()];
+        let error = node.install(preset, install).unwrap_err().to_string();
+        let wanted = format!("{place} leads to /srv/elsewhere, which is not mounted");
+        assert!(error.contains(&wanted), "{error}");
+        assert_eq!(walk(node.root.path()), before, "{place}");
+    }
+}
+
+#[test]
 fn auto_finds_the_runtimes_of_the_node() {
     let auto = |args: &mut InstallArgs| args.node.runtime = Some(Runtime::Auto);
     for (directories, containerd, crio) in [

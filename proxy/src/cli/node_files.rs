@@ -1,0 +1,58 @@
+//! Where containerd's files are, for the commands that look at them. Their paths are the node's; in a pod they are seen
+//! where its directories are mounted.
+
+use std::path::{Path, PathBuf};
+
+/// Where containerd looks for `hosts.toml` by convention, and its configuration.
+pub const CERTS_DIR: &str = "/etc/containerd/certs.d";
+pub const CONFIG: &str = "/etc/containerd/config.toml";
+
+/// Which node, and its directory of `hosts.toml` files.
+#[derive(Clone, Debug, clap::Args)]
+pub struct NodeFiles {
+    /// Where the node's root directory is, in a container: the paths of containerd's files are the node's
+    #[arg(
+        long,
+        env = "LARDER_NODE_ROOT",
+        value_name = "DIR",
+        default_value = "/"
+    )]
+    pub node_root: PathBuf,
+    /// The directory that containerd's `config_path` names [default: /etc/containerd/certs.d, where it can be seen]
+    #[arg(long, env = "LARDER_CONTAINERD_CERTS_DIR", value_name = "DIR")]
+    containerd_certs_dir: Option<PathBuf>,
+}
+
+impl NodeFiles {
+    /// The node's directory of `hosts.toml` files, unless nothing of it is to be seen.
+    pub fn certs_dir(&self) -> Option<PathBuf> {
+        self.shown(self.containerd_certs_dir.as_deref(), CERTS_DIR)
+    }
+
+    /// `given` or else `default`. What nobody named and of whose directory nothing is to be seen is not missing: it is
+    /// elsewhere.
+    pub fn shown(&self, given: Option<&Path>, default: &str) -> Option<PathBuf> {
+        let path = given.unwrap_or(Path::new(default)).to_owned();
+        let above = self.here(&path);
+        let near = above.parent().is_some_and(Path::exists);
+        (given.is_some() || near).then_some(path)
+    }
+
+    /// Where the node's `path` is seen from here.
+    pub fn here(&self, path: &Path) -> PathBuf {
+        let below = path.strip_prefix("/").unwrap_or(path);
+        if self.node_root == Path::new("/") {
+            path.to_owned()
+        } else {
+            self.node_root.join(below)
+        }
+    }
+
+    /// What the node calls a path that is seen here.
+    pub fn named(&self, here: &Path) -> PathBuf {
+        match here.strip_prefix(&self.node_root) {
+            Ok(below) => Path::new("/").join(below),
+            Err(_) => here.to_owned(),
+        }
+    }
+}
