@@ -165,7 +165,10 @@ async fn a_crio_is_told_when_its_files_change_and_only_then() -> Result<()> {
     let program = dir.path().join("crio");
     fs::write(&program, CRIO)?;
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
-    let _crio = Ended(Command::new(&program).current_dir(dir.path()).spawn()?);
+    // What ignored the signal before (nohup) would pass that on.
+    let mut crio = Command::new("env");
+    crio.arg("--default-signal=HUP").arg(&program);
+    let _crio = Ended(crio.current_dir(dir.path()).spawn()?);
     let ready = dir.path().join("ready");
     until("the program of CRI-O's name", PATIENCE, || ready.exists()).await?;
     let drop_ins = text(&dir.path().join("registries.conf.d"))?;
