@@ -4,13 +4,15 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use bytes::Bytes;
 use larder_tests::fake::{FakeRegistry, Fault, Match};
 use larder_tests::http::Call;
 use larder_tests::members::{Cluster, FakePeer, Manner};
 use larder_tests::node::Node;
-use larder_tests::scene::{committed, eventually};
+use larder_tests::scene::eventually;
+use larder_tests::schemas::assert_schema;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -25,6 +27,7 @@ async fn run(node: &Node, arguments: &[&str]) -> Vec<Value> {
     let output = node.cli(&arguments).await;
     let diagnosis: Value = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("{error}: {output:?}\n{}", node.log()));
+    assert_schema(&diagnosis, "doctor");
     let findings = diagnosis["findings"].as_array().unwrap().clone();
     let wrong: Vec<_> = findings
         .into_iter()
@@ -165,6 +168,21 @@ async fn a_member_of_another_version_and_one_that_refuses_are_found() {
     let address = cluster.peer_address(1).to_string();
     finds(&wrong, "version", &address, "rollout");
     drop(other);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_not_among_the_members_is_found() {
+    let fake = FakeRegistry::start().await;
+    let cluster = Cluster::of(1).tls_off().upstream(&fake).start().await;
+    // It listens on all of its addresses, and none of them is on the list.
+    let config = format!(
+        "[cluster]\nlisten = \"0.0.0.0:0\"\nmembers = [\"{}\"]\ntls = \"off\"\n",
+        cluster.peer_address(0)
+    );
+    let node = Node::builder().upstream(&fake).config(config).start().await;
+    let wrong = doctor(&node).await;
+    assert_eq!(checks(&wrong), ["members"], "{wrong:#?}");
+    finds(&wrong, "members", "not among the members", "advertise");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -478,7 +496,7 @@ async fn faults_of_the_machine_are_found() {
         fake.host()
     );
     Call::get(blob).send().await.unwrap();
-    eventually("it is kept", || committed(node.store(), &digest)).await;
+    until_listed(&node, &digest).await;
     let (_, hex) = digest.split_once(':').unwrap();
     let file = node.store().join("blobs/sha256").join(&hex[..2]).join(hex);
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
@@ -487,6 +505,17 @@ async fn faults_of_the_machine_are_found() {
     let wrong = doctor(&node).await;
     assert_eq!(checks(&wrong), ["rot"], "{wrong:#?}");
     finds(&wrong, "rot", "damaged", "replace it");
+}
+
+/// Waits until the node knows that it has this blob, which is a moment after its file is there.
+async fn until_listed(node: &Node, digest: &str) {
+    for _ in 0..1000 {
+        if node.admin("/blobs").await.to_string().contains(digest) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{digest} is not listed");
 }
 
 #[tokio::test]

@@ -14,3 +14,4 @@ pub mod mirrors;
 pub mod node;
 pub mod real;
 pub mod scene;
+pub mod schemas;
