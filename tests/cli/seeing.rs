@@ -24,7 +24,8 @@ impl Files {
         );
         std::fs::write(certs.join("_default/hosts.toml"), hosts).expect("a file");
         let config = format!(
-            "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = {certs:?}\n"
+            "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"{}\"\n",
+            certs.display()
         );
         std::fs::write(files.dir.join("config.toml"), config).expect("a file");
         files

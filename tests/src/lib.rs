@@ -15,3 +15,4 @@ pub mod node;
 pub mod real;
 pub mod scene;
 pub mod schemas;
+pub mod tmpfs;

@@ -9,6 +9,7 @@ use larder_tests::fake::FakeRegistry;
 use larder_tests::http::Call;
 use larder_tests::node::Node;
 use larder_tests::scene::eventually;
+use larder_tests::tmpfs::Tmpfs;
 use serde_json::Value;
 
 use super::{checks, doctor, finds};
@@ -92,4 +93,37 @@ async fn until_listed(node: &Node, digest: &str) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("{digest} is not listed");
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_written_is_found() {
+    let Some(tmpfs) = Tmpfs::mount("a_store_that_cannot_be_written_is_found", 64) else {
+        return;
+    };
+    let fake = FakeRegistry::start().await;
+    let digest = fake.put_blob("team/app", vec![7; 1_000_000]);
+    let node = Node::builder()
+        .upstream(&fake)
+        .store(tmpfs.path().join("store"))
+        .start()
+        .await;
+    let foreign = tmpfs.fill_up();
+    let blob = format!(
+        "{}/v2/team/app/blobs/{digest}?ns={}",
+        node.url(),
+        fake.host()
+    );
+    assert_eq!(Call::get(&blob).send().await.unwrap().status, 200);
+    let wrong = doctor(&node).await;
+    finds(&wrong, "store", "cannot be written", "free space");
+    fs::remove_file(foreign).unwrap();
+    // The disk is tried again by who wants to keep something.
+    for _ in 0..200 {
+        assert_eq!(Call::get(&blob).send().await.unwrap().status, 200);
+        if !checks(&doctor(&node).await).contains(&"store") {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("the store is not tried again");
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use larder_tests::fake::FakeRegistry;
 use larder_tests::http::Call;
@@ -54,7 +55,7 @@ async fn a_node_that_is_not_among_the_members_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_certificate_whose_time_is_over_is_found() {
+async fn a_certificate_whose_time_is_over_or_soon_will_be_is_found() {
     let fake = FakeRegistry::start().await;
     let plan = Cluster::of(1).upstream(&fake);
     let authority = std::sync::Arc::clone(plan.authority());
@@ -66,6 +67,14 @@ async fn a_certificate_whose_time_is_over_is_found() {
     authority.expired().write(&authority, dir);
     let wrong = doctor(cluster.node(0)).await;
     finds(&wrong, "certificate", "not valid now", "renew");
+    let days = |days: u64| Duration::from_secs(days * 86_400 + 3600);
+    authority.ending_in(days(5)).write(&authority, dir);
+    let wrong = doctor(cluster.node(0)).await;
+    finds(&wrong, "certificate", "ends in 5 days", "renew");
+    assert_eq!(wrong[0]["severity"], "warning", "members still speak to it");
+    authority.ending_in(days(15)).write(&authority, dir);
+    let wrong = doctor(cluster.node(0)).await;
+    assert!(!checks(&wrong).contains(&"certificate"), "{wrong:#?}");
 }
 
 #[tokio::test]
