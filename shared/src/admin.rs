@@ -156,6 +156,7 @@ pub struct Served {
 
 /// What larder logs, in the notation of `tracing_subscriber::EnvFilter`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LogFilter {
     pub filter: String,
 }

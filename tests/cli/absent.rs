@@ -26,6 +26,8 @@ const ASKING: &[&[&str]] = &[
     &["verify"],
     &["peers"],
     &["upstreams"],
+    &["log"],
+    &["log", "debug"],
 ];
 
 fn directory() -> TempDir {

@@ -49,7 +49,8 @@ fn options(command: &str) -> BTreeSet<String> {
     let (usage, _) = help.split_once("\nExamples:").unwrap_or((&help, ""));
     let lines = usage.lines().filter(|line| {
         let line = line.trim_start();
-        line.starts_with("--") || line.starts_with("-n, --") || line.starts_with("-f, --")
+        let short = ["-a, --", "-f, --", "-n, --"];
+        line.starts_with("--") || short.iter().any(|short| line.starts_with(short))
     });
     let first = lines.filter_map(|line| flags(line).into_iter().next());
     first.collect()

@@ -7,7 +7,9 @@
 mod absent;
 mod content;
 mod documents;
+mod members;
 mod pulling;
+mod seeing;
 mod terminal;
 mod tier;
 mod upstreams;
@@ -22,6 +24,7 @@ use larder_tests::http;
 use larder_tests::image::{self, Image, LayerSpec};
 use larder_tests::node::{Node, NodeBuilder};
 use larder_tests::scene::{committed, eventually};
+use larder_tests::schemas::assert_schema;
 use serde_json::Value;
 
 /// The name under which every node here knows its fake registry, so that texts are the same each time.
@@ -130,19 +133,6 @@ fn seen(output: &Output) -> String {
     )
 }
 
-/// Panics, saying where, unless the JSON is as `docs/schemas/NAME.json` says.
-fn assert_schema(json: &Value, name: &str) {
-    let path = documents().join(format!("schemas/{name}.json"));
-    let text = std::fs::read_to_string(&path).expect("a schema");
-    let schema: Value = serde_json::from_str(&text).expect("JSON");
-    let validator = jsonschema::validator_for(&schema).expect("a valid schema");
-    let errors: Vec<_> = validator
-        .iter_errors(json)
-        .map(|error| format!("{}: {error}", error.instance_path()))
-        .collect();
-    assert!(errors.is_empty(), "{name}: {errors:#?}\n{json:#}");
-}
-
 /// The `docs` folder.
 fn documents() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs")
@@ -165,6 +155,8 @@ use assert_shown;
 
 /// What is not the same each time, and what stands for it.
 const VARYING: &[(&str, &str)] = &[
+    (r"127\.\d+\.\d+\.\d+:7422 *", "[member]  "),
+    (r"MEMBER +STATE", "MEMBER  STATE"),
     (r"127\.0\.0\.1:\d+", "127.0.0.1:PORT"),
     (r"\d+ s ago( +|\n)", "[ago]  $1"),
     (r"\[ago\]   +", "[ago]  "),

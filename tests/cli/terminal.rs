@@ -95,6 +95,23 @@ async fn a_pull_shows_a_bar_with_rate_and_remaining_time() {
     );
 }
 
+/// Every blob is hashed again, which takes a moment.
+#[tokio::test]
+async fn a_verification_shows_a_bar_too() {
+    let kitchen = Kitchen::new().await;
+    let layers = [1, 2, 3].map(|seed| LayerSpec::new(seed, 100_000_000));
+    image::build(&kitchen.fake, "team/app", "v1", &layers);
+    let name = format!("{REGISTRY}/team/app:v1");
+    kitchen.text(&["pull", &name]).await;
+    let shown = on_terminal(&kitchen, 100, "verify", "").await;
+    // How far it comes between two looks is the machine's.
+    for part in ["verify  ", " B/s", " left"] {
+        assert!(shown.contains(part), "{part}: {shown:?}");
+    }
+    let last = shown.lines().last().unwrap_or_default();
+    assert!(last.contains("5 blobs, 286.1 MiB: 0 damaged"), "{last:?}");
+}
+
 /// Without a terminal there is a line now and then, and standard output holds the outcome alone.
 #[tokio::test]
 async fn a_long_pull_says_a_line_now_and_then() {

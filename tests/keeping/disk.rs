@@ -11,8 +11,8 @@ use larder_tests::http;
 use larder_tests::image::{self, LayerSpec};
 use larder_tests::real::skipped;
 use larder_tests::scene::{Compared, Scene, compare, eventually, files};
+use larder_tests::tmpfs::Tmpfs;
 
-use super::tmpfs::Tmpfs;
 use super::{MB, pull, sound_blobs, whole};
 
 /// More than the file system below it holds.

@@ -8,7 +8,6 @@ mod manifests;
 mod resume;
 mod rot;
 mod scale;
-mod tmpfs;
 mod uses;
 
 use std::fs::{self, FileTimes, OpenOptions, Permissions};

@@ -14,3 +14,5 @@ pub mod mirrors;
 pub mod node;
 pub mod real;
 pub mod scene;
+pub mod schemas;
+pub mod tmpfs;

@@ -11,6 +11,11 @@ use super::{
 /// Without a filter, the one in force is shown. With one, it holds until the next, a change of `[telemetry] log`, or a
 /// restart.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  larder log                                            what is logged now
+  larder log debug
+  larder log info,larder::upstream=debug,access=off     by target")]
 pub struct LogArgs {
     /// A level, or targets with levels: `debug`, `info,larder::upstream=debug`, `info,access=off`
     #[arg(value_name = "FILTER")]

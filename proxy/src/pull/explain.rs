@@ -329,7 +329,11 @@ impl Pull {
             (PullError::Unauthorized { .. }, _) => (
                 StepName::Access,
                 StepOutcome::Challenged,
-                PullOutcome::Challenged,
+                // A runtime that has no secret comes back with an anonymous token.
+                match judge(error.clone(), place, true) {
+                    PullError::Unauthorized { .. } => PullOutcome::Challenged,
+                    _ => PullOutcome::Failed,
+                },
             ),
             (_, Some(Failure::Refused(_) | Failure::Forbidden(_))) => {
                 (StepName::Access, StepOutcome::Refused, PullOutcome::Refused)

@@ -8,8 +8,8 @@ use std::{fs, path::Path};
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 
 use super::{
-    Acted, Blobs, ClusterStatus, Diagnosis, Explanation, Images, PulledImages, Status, Upstreams,
-    Verified,
+    Acted, Blobs, ClusterStatus, Diagnosis, Explanation, Images, LogFilter, PulledImages, Status,
+    Upstreams, Verified,
 };
 
 fn schema<T: JsonSchema>() -> String {
@@ -34,6 +34,7 @@ fn the_documented_schemas_are_those_of_the_types() {
         ("verify", schema::<Verified>()),
         ("explain", schema::<Explanation>()),
         ("doctor", schema::<Diagnosis>()),
+        ("log", schema::<LogFilter>()),
     ];
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schemas");
     for (name, schema) in schemas {

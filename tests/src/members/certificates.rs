@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -68,7 +69,22 @@ impl Authority {
         self.until(name, 2200)
     }
 
+    /// A member's certificate whose time is over after so long.
+    pub fn ending_in(&self, left: Duration) -> Identity {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let end = now.expect("a time after 1970") + left;
+        self.signed(MEMBER, |params| {
+            params.not_after = date_time_ymd(1970, 1, 1) + end;
+        })
+    }
+
     fn until(&self, name: &str, year: i32) -> Identity {
+        self.signed(name, |params| {
+            params.not_after = date_time_ymd(year, 1, 1);
+        })
+    }
+
+    fn signed(&self, name: &str, end: impl FnOnce(&mut CertificateParams)) -> Identity {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
         params.distinguished_name.push(DnType::CommonName, name);
@@ -77,7 +93,7 @@ impl Authority {
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
         params.not_before = date_time_ymd(2020, 1, 1);
-        params.not_after = date_time_ymd(year, 1, 1);
+        end(&mut params);
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
         Identity {
             certificate_pem: certificate.pem(),

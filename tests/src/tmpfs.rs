@@ -4,18 +4,19 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use larder_tests::real::skipped;
 use tempfile::TempDir;
+
+use crate::real::skipped;
 
 /// A mounted tmpfs; unmounted when dropped.
 #[derive(Debug)]
-pub(crate) struct Tmpfs {
+pub struct Tmpfs {
     dir: TempDir,
 }
 
 impl Tmpfs {
     /// Mounts one of so many MiB, or says on standard error why `test` is skipped.
-    pub(crate) fn mount(test: &str, mib: u64) -> Option<Self> {
+    pub fn mount(test: &str, mib: u64) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
             skipped(test, "mounting a tmpfs takes root");
             return None;
@@ -35,12 +36,13 @@ impl Tmpfs {
         Some(Self { dir })
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
     /// A file that takes all the room there is.
-    pub(crate) fn fill_up(&self) -> PathBuf {
+    pub fn fill_up(&self) -> PathBuf {
         let path = self.path().join("something-else");
         let mut file = std::fs::File::create(&path).expect("a file");
         let block = vec![1; 1 << 16];

@@ -1,0 +1,102 @@
+//! `larder explain`, `doctor` and `log`: their texts. What they find out is in `tests/seeing`.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::{Kitchen, REGISTRY, assert_schema, assert_shown, seen, stdout};
+
+/// Where containerd's files lie for these commands.
+struct Files {
+    dir: PathBuf,
+}
+
+impl Files {
+    /// As `larder install` and the node's owner write them.
+    fn of(kitchen: &Kitchen) -> Self {
+        let dir = kitchen.node.store().with_file_name("containerd");
+        let files = Self { dir };
+        let certs = files.dir.join("certs.d");
+        std::fs::create_dir_all(certs.join("_default")).expect("a directory");
+        let hosts = format!(
+            "[host.\"{}\"]\ncapabilities = [\"pull\", \"resolve\"]\n",
+            kitchen.node.url()
+        );
+        std::fs::write(certs.join("_default/hosts.toml"), hosts).expect("a file");
+        let config = format!(
+            "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"{}\"\n",
+            certs.display()
+        );
+        std::fs::write(files.dir.join("config.toml"), config).expect("a file");
+        files
+    }
+
+    fn certs(&self) -> String {
+        format!(
+            "--containerd-certs-dir={}",
+            self.dir.join("certs.d").display()
+        )
+    }
+
+    fn config(&self) -> String {
+        format!(
+            "--containerd-config={}",
+            self.dir.join("config.toml").display()
+        )
+    }
+}
+
+#[tokio::test]
+async fn explain_says_step_by_step_what_a_pull_would_do() {
+    let kitchen = Kitchen::new().await;
+    let app = kitchen.put("team/app", "v1", 1);
+    let certs = Files::of(&kitchen).certs();
+    let name = format!("{REGISTRY}/team/app:v1");
+    assert_shown!(kitchen.text(&["explain", &name, &certs]).await);
+    kitchen.client_pulls("team/app", "v1", &app).await;
+    kitchen.until_listed(4).await;
+    assert_shown!(kitchen.text(&["explain", &name, &certs]).await);
+    let said = kitchen.json(&["explain", &name, &certs], "explain").await;
+    assert_eq!(said["pull"]["outcome"], "served");
+    let missing = format!("{REGISTRY}/team/app:none");
+    let missing = kitchen.run(&["explain", &missing, &certs]).await.code(3);
+    assert_shown!(seen(missing.get_output()));
+}
+
+#[tokio::test]
+async fn doctor_says_what_is_wrong_and_how_to_mend_it() {
+    let kitchen = Kitchen::new().await;
+    let files = Files::of(&kitchen);
+    let (certs, config) = (files.certs(), files.config());
+    let doctor = ["doctor", &certs, &config];
+    assert_shown!(kitchen.text(&doctor).await);
+    kitchen.json(&doctor, "doctor").await;
+    kitchen.fake.stop().await;
+    std::fs::remove_dir_all(files.dir.join("certs.d/_default")).expect("a directory");
+    assert_shown!(seen(kitchen.run(&doctor).await.code(3).get_output()));
+    let found = kitchen
+        .run(&["doctor", &certs, &config, "--json"])
+        .await
+        .code(3);
+    let json: Value = serde_json::from_str(&stdout(&found)).expect("JSON");
+    assert_schema(&json, "doctor");
+}
+
+#[tokio::test]
+async fn log_shows_what_is_logged_and_changes_it() {
+    let kitchen = Kitchen::with(|node| node.log_level("warn")).await;
+    assert_shown!(kitchen.text(&["log"]).await);
+    assert_shown!(kitchen.text(&["log", "info,access=off"]).await);
+    let said = kitchen.json(&["log"], "log").await;
+    let changed = kitchen.json(&["log", "debug"], "log").await;
+    assert_eq!(
+        (said, changed),
+        (
+            json!({"filter": "info,access=off"}),
+            json!({"filter": "debug"})
+        )
+    );
+    let wrong = kitchen.run(&["log", "larder=loud"]).await.code(1);
+    assert_shown!(seen(wrong.get_output()));
+    assert_eq!(kitchen.text(&["log"]).await, "debug\n");
+}
