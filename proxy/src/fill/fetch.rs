@@ -36,8 +36,9 @@ const IDLE_SMALL: Duration = Duration::from_millis(1500);
 /// Bytes gathered while those before are written and hashed.
 const GATHERED: usize = 1 << 20;
 
-/// Pieces of one stream between the network and the hash: one that is hashed, and one that is written meanwhile.
-const PIECES: usize = 2;
+/// Pieces of one stream between the network and the hash. Two would do if each thread had a core; where they take turns,
+/// whoever waits for its turn should not make the others wait: 0.6 of nginx's rate on two cores instead of 0.5.
+const PIECES: usize = 6;
 
 /// How a stream ended.
 #[derive(Debug)]
