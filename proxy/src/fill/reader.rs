@@ -304,19 +304,14 @@ impl Reader {
             }
             end += bytes.len() as u64;
         }
-        if end > 0 {
-            let sent = self.lent.iter().map(|(_, bytes)| bytes.clone()).collect();
-            return if end == self.part.start {
-                Before::Memory(sent)
-            } else {
-                Before::Lost
-            };
-        }
-        match &lock(&self.fill.state).partial {
-            Some(partial) if partial.present_to(0) >= self.part.start => {
-                Before::File(Arc::clone(partial))
-            }
-            _ => Before::Elsewhere,
+        let sent = self.lent.iter().map(|(_, bytes)| bytes.clone()).collect();
+        let state = lock(&self.fill.state);
+        let whole = |partial: &&Arc<Partial>| partial.present_to(0) >= self.part.start;
+        match state.partial.as_ref().filter(whole) {
+            _ if end > 0 && end == self.part.start => Before::Memory(sent),
+            Some(partial) => Before::File(sent, Arc::clone(partial)),
+            None if end > 0 => Before::Lost,
+            None => Before::Elsewhere,
         }
     }
 

@@ -6,6 +6,7 @@
 
 use std::{
     collections::VecDeque,
+    io,
     sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -38,8 +39,8 @@ const BACKOFF: Duration = Duration::from_millis(200);
 pub(super) enum Before {
     /// It was sent from memory.
     Memory(Vec<Bytes>),
-    /// It is in this file, from which it was sent.
-    File(Arc<Partial>),
+    /// It is in this file, from which it was sent, but for its first bytes, which came from memory.
+    File(Vec<Bytes>, Arc<Partial>),
     /// It was not sent, or not by us: the source tells.
     Elsewhere,
     /// It was sent, and nobody knows any more what it was.
@@ -216,8 +217,19 @@ impl Passage {
                 }
                 Ok(Some(hasher))
             }
-            Before::File(partial) => {
-                let hashed = tokio::task::spawn_blocking(move || partial.hasher_at(at)).await;
+            Before::File(sent, partial) => {
+                let hash = move || {
+                    let mut from = 0;
+                    for bytes in &sent {
+                        let end = from + bytes.len() as u64;
+                        if partial.blob().read(Range::new(from, end))? != bytes[..] {
+                            return Err(io::Error::other("what was sent is not what is kept"));
+                        }
+                        from = end;
+                    }
+                    partial.hasher_at(at)
+                };
+                let hashed = tokio::task::spawn_blocking(hash).await;
                 let hashed = hashed.map_err(|panic| FillError::Broken(panic.to_string()))?;
                 let hashed = hashed.map_err(|error| FillError::Broken(error.to_string()))?;
                 Ok(Some(hashed))
