@@ -34,16 +34,18 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use larder_shared::{
     admin::{Diagnosis, Listen, VERSION_HEADER},
     name::ImageName,
 };
+use tokio::sync::mpsc;
 
 use self::page::Sights;
 pub use self::visitor::Arrival;
 use crate::{
-    body::Body,
+    body::{Body, Content},
     credentials::Credential,
     drain::Readiness,
     metrics::Metrics,
@@ -195,6 +197,24 @@ fn done(outcome: Result<impl serde::Serialize, String>) -> Response<Body> {
 async fn long_json(value: impl serde::Serialize + Send + 'static) -> Response<Body> {
     let written = tokio::task::spawn_blocking(move || json(&value)).await;
     written.unwrap_or_else(|panic| text(StatusCode::INTERNAL_SERVER_ERROR, &panic.to_string()))
+}
+
+/// Something told line by line, as JSON, for as long as `told` goes on.
+fn lines(told: mpsc::Receiver<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::new(Content::Told(told), []));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/x-ndjson"),
+    );
+    response
+}
+
+/// One of these lines.
+fn line(said: &impl serde::Serialize) -> Bytes {
+    // Serializing these types to memory cannot fail.
+    let mut line = serde_json::to_vec(said).unwrap_or_default();
+    line.push(b'\n');
+    line.into()
 }
 
 fn json(value: &impl serde::Serialize) -> Response<Body> {

@@ -17,6 +17,7 @@
 //! registries' answers are [`crate::upstream`]'s, and who may read is decided before anybody joins.
 
 mod fetch;
+mod list;
 mod plan;
 mod ramp;
 mod reader;
@@ -30,7 +31,6 @@ mod through;
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
-    num::NonZeroUsize,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -39,23 +39,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
-use larder_shared::{Digest, Range, RangeHeader, RegistryName, Repository};
-use lru::LruCache;
-use tokio::sync::{Notify, OnceCell, Semaphore};
+use larder_shared::{Digest, Range, RegistryName, Repository};
+use tokio::sync::{Notify, OnceCell};
 
 use crate::{
-    access::{Access, Place},
-    cluster::{Cluster, durable::KeptLink},
-    config::Config,
-    events,
     identity::Identity,
-    metrics::Metrics,
-    store::{Blob, Partial, Store},
+    store::Partial,
     trace::Trace,
     upstream::{Failure, Upstreams},
 };
+pub use list::{FillView, Fills};
 pub use plan::DEPTH;
 pub use reader::{Chunk, Reader};
 use through::Before;
@@ -64,12 +58,6 @@ pub use through::{Passage, Through};
 /// The last bytes of a complete answer are held back until the digest is known to match (promise P9). Blobs of up to
 /// this size are verified before their first byte leaves (promise P4).
 pub const HELD_BACK: u64 = 64 << 10;
-
-/// Streams besides the first of each fill that the node opens at once.
-const EXTRA_STREAMS: usize = 64;
-
-/// Blobs whose lengths are remembered from manifests.
-const TOLD: NonZeroUsize = NonZeroUsize::new(20_000).unwrap();
 
 /// Where the bytes can be had: a repository that the reader may read.
 #[derive(Clone, Debug)]
@@ -367,239 +355,5 @@ impl Fill {
     fn set_phase(&self, phase: Phase) {
         lock(&self.state).phase = phase;
         self.wake_readers();
-    }
-}
-
-/// What a fill looks like from outside.
-#[derive(Clone, Debug)]
-pub struct FillView {
-    pub digest: Digest,
-    pub present: u64,
-    pub size: Option<u64>,
-    pub readers: usize,
-    /// Where its first reader has it from.
-    pub source: Option<Source>,
-}
-
-/// All fills of this node.
-#[derive(Debug)]
-pub struct Fills {
-    store: Arc<Store>,
-    upstreams: Arc<Upstreams>,
-    metrics: Arc<Metrics>,
-    access: Arc<Access>,
-    config: Arc<ArcSwap<Config>>,
-    cluster: Arc<Cluster>,
-    suspects: suspects::Suspects,
-    flow: Arc<Flow>,
-    /// What manifests say of the lengths of blobs: another member's word is held against it.
-    told: Mutex<LruCache<Digest, u64>>,
-    running: Mutex<HashMap<Digest, Arc<Fill>>>,
-    /// Rings when something was added to the store.
-    pub grown: Notify,
-    /// Streams besides the first of each fill, for the whole node.
-    extra_streams: Arc<Semaphore>,
-}
-
-impl Fills {
-    pub fn new(
-        store: Arc<Store>,
-        upstreams: Arc<Upstreams>,
-        metrics: Arc<Metrics>,
-        access: Arc<Access>,
-        config: Arc<ArcSwap<Config>>,
-        cluster: Arc<Cluster>,
-    ) -> Arc<Self> {
-        Arc::new(Self {
-            cluster,
-            suspects: suspects::Suspects::default(),
-            flow: Flow::new(),
-            told: Mutex::new(LruCache::new(TOLD)),
-            store,
-            upstreams,
-            metrics,
-            access,
-            config,
-            running: Mutex::default(),
-            grown: Notify::new(),
-            extra_streams: Arc::new(Semaphore::new(EXTRA_STREAMS)),
-        })
-    }
-
-    /// Joins the fill of `digest`, starting it when there is none. The caller has looked for the blob in the store.
-    pub fn join(
-        self: &Arc<Self>,
-        digest: Digest,
-        source: Source,
-        range: &RangeHeader,
-        right: Right,
-        depth: u8,
-    ) -> Joined {
-        let mut fills = lock(&self.running);
-        let (fill, started) = if let Some(fill) = fills.get(&digest) {
-            if fill.registry != source.registry {
-                return Joined::Elsewhere;
-            }
-            if right != Right::Digest && !lock(&fill.state).brings_for(&source, right) {
-                return Joined::Claimed;
-            }
-            (Arc::clone(fill), false)
-        } else {
-            let rest = self.store.has_partial(&digest);
-            if right != Right::Digest && rest {
-                return Joined::Claimed;
-            }
-            let registry = source.registry.clone();
-            let fill = Arc::new(Fill::new(
-                digest,
-                registry,
-                Arc::clone(&self.upstreams),
-                Arc::clone(&self.flow),
-            ));
-            lock(&fill.state).resumed = rest;
-            fills.insert(digest, Arc::clone(&fill));
-            (fill, true)
-        };
-        // Seated under the list's lock: a fill that is about to leave the list sees the new reader.
-        let reader = Reader::sit(&fill, source, range, right, depth);
-        drop(fills);
-        if started {
-            self.metrics.fills.started.inc();
-            tokio::spawn(events::carried(task::run(Arc::clone(self), fill)));
-        } else {
-            self.metrics.fills.coalesced.inc();
-            fill.demand.notify_one();
-        }
-        Joined::Seat(reader)
-    }
-
-    /// A source as a place with its record.
-    fn place(&self, source: &Source) -> Place {
-        Place {
-            registry: source.registry.clone(),
-            repository: source.repository.clone(),
-            record: self
-                .store
-                .repositories()
-                .get(&source.registry, &source.repository),
-            identity: source.identity.clone(),
-            trace: source.trace.clone(),
-        }
-    }
-
-    /// Whether a digest is being filled: its partial is in use.
-    pub fn is_active(&self, digest: &Digest) -> bool {
-        lock(&self.running).contains_key(digest)
-    }
-
-    /// Tells how long a blob is that will be passed on and not kept.
-    pub async fn passage(&self, digest: Digest, source: Source) -> Result<Passage, FillError> {
-        Passage::find(Arc::clone(&self.upstreams), source, digest).await
-    }
-
-    /// The fills under way.
-    pub fn list(&self) -> Vec<FillView> {
-        let fills: Vec<Arc<Fill>> = lock(&self.running).values().cloned().collect();
-        fills
-            .iter()
-            .map(|fill| {
-                let state = lock(&fill.state);
-                FillView {
-                    digest: fill.digest,
-                    present: state.partial.as_ref().map_or(0, |p| p.present().total()),
-                    size: state.size,
-                    readers: state.seats.len(),
-                    source: state.sources.first().cloned(),
-                }
-            })
-            .collect()
-    }
-
-    /// How long ago something came from elsewhere than another member.
-    pub fn flowed(&self) -> Option<Duration> {
-        self.flow.since()
-    }
-
-    /// A manifest says how long these blobs are.
-    pub fn expect(&self, sizes: impl IntoIterator<Item = (Digest, u64)>) {
-        let mut told = lock(&self.told);
-        for (digest, size) in sizes {
-            told.put(digest, size);
-        }
-    }
-
-    /// How long a blob should be, if a manifest has said so.
-    fn expected(&self, digest: &Digest) -> Option<u64> {
-        lock(&self.told).peek(digest).copied()
-    }
-
-    /// Has a committed blob written behind, for each of these repositories.
-    fn write_behind(&self, registry: &RegistryName, repositories: &[Repository], blob: &Blob) {
-        let link = KeptLink {
-            size: blob.size(),
-            media_type: None,
-        };
-        for repository in repositories {
-            self.cluster
-                .write_behind(registry, repository, *blob.digest(), &link, blob.handle());
-        }
-    }
-
-    /// Tells those members who keep such knowledge that this node holds a digest.
-    pub fn announce(&self, digest: Digest) {
-        if self.cluster.has_others() {
-            let cluster = Arc::clone(&self.cluster);
-            tokio::spawn(async move { cluster.announce(&digest).await });
-        }
-    }
-
-    /// A blob is right: whoever brought wrong bytes of it before is named (blocking).
-    fn name_liars(&self, right: &Blob) {
-        match self.suspects.name(right) {
-            Ok(liars) => {
-                for member in liars {
-                    tracing::warn!(%member, blob.digest = %right.digest(), "distrust: a member gave wrong bytes and is not asked for a while; look at its disk and memory, and run `larder verify` there");
-                    self.cluster.members.distrust(member);
-                    self.metrics.peers.distrusted.inc();
-                }
-            }
-            Err(error) => {
-                tracing::debug!(%error, "a wrong blob cannot be compared with the right one");
-            }
-        }
-    }
-
-    /// Writes down how far every fill is, for the next process (blocking).
-    pub fn checkpoint(&self) {
-        let fills: Vec<Arc<Fill>> = lock(&self.running).values().cloned().collect();
-        for fill in fills {
-            let partial = lock(&fill.state).partial.clone();
-            if let Some(Err(error)) = partial.map(|partial| partial.checkpoint()) {
-                tracing::warn!(blob.digest = %fill.digest, %error, "a partial was not written down and is fetched again; look at the store's disk");
-            }
-        }
-    }
-
-    /// Takes a fill off the list if it is still this one.
-    fn unlist(&self, fill: &Arc<Fill>) {
-        let mut fills = lock(&self.running);
-        if fills
-            .get(&fill.digest)
-            .is_some_and(|listed| Arc::ptr_eq(listed, fill))
-        {
-            fills.remove(&fill.digest);
-        }
-    }
-
-    /// Takes a fill off the list that nobody wants any more. `false` if somebody came in the meantime.
-    fn retire(&self, fill: &Arc<Fill>) -> bool {
-        let mut fills = lock(&self.running);
-        let state = lock(&fill.state);
-        if !state.seats.is_empty() || state.whole {
-            return false;
-        }
-        drop(state);
-        fills.remove(&fill.digest);
-        true
     }
 }

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{Response, StatusCode};
 use larder_shared::{admin::TraceEvent, name::ImageName};
 use tokio::sync::mpsc;
 
-use super::{Admin, Query, text};
+use super::{Admin, Query, line, lines, text};
 use crate::{
-    body::{Body, Content},
+    body::Body,
     events::{Heard, Next},
 };
 
@@ -49,12 +49,7 @@ impl Admin {
                 }
             }
         });
-        let mut response = Response::new(Body::new(Content::Told(told), []));
-        response.headers_mut().insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/x-ndjson"),
-        );
-        response
+        lines(told)
     }
 }
 
@@ -62,11 +57,4 @@ fn is_wanted(wanted: Option<&ImageName>, heard: &Heard) -> bool {
     wanted.is_none_or(|image| {
         image.registry.as_str() == heard.registry && image.repository.as_str() == heard.repository
     })
-}
-
-fn line(event: &TraceEvent) -> Bytes {
-    // Serializing this type to memory cannot fail.
-    let mut line = serde_json::to_vec(event).unwrap_or_default();
-    line.push(b'\n');
-    line.into()
 }

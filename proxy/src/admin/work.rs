@@ -4,15 +4,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, Response, StatusCode, header};
 use larder_shared::admin::{Acted, Event, Failed};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::{Admin, Query, text};
+use super::{Admin, Query, line, lines, text};
 use crate::{
-    body::{Body, Content},
+    body::Body,
     credentials::Credential,
     pull::{Caller, Platforms},
     store::Counts,
@@ -118,17 +117,5 @@ where
             }
         }
     });
-    let mut response = Response::new(Body::new(Content::Told(told), []));
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/x-ndjson"),
-    );
-    response
-}
-
-fn line(event: &impl Serialize) -> Bytes {
-    // Serializing these types to memory cannot fail.
-    let mut line = serde_json::to_vec(event).unwrap_or_default();
-    line.push(b'\n');
-    line.into()
+    lines(told)
 }

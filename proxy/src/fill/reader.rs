@@ -1,5 +1,8 @@
 //! A reader of a fill: it says what it wants, and follows the growing file.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     future::{Future as _, poll_fn},
     pin::Pin,
@@ -374,23 +377,5 @@ impl Drop for Reader {
     fn drop(&mut self) {
         lock(&self.fill.state).seats.remove(&self.seat);
         self.fill.demand.notify_one();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memory_gives_what_is_wanted_of_it_and_nothing_else() {
-        let bytes = Bytes::from_static(b"abcdef");
-        let given = |from, to| fresh(Some(&(10, bytes.clone())), Range::new(from, to));
-        assert_eq!(given(10, 100).as_deref(), Some(&b"abcdef"[..]));
-        assert_eq!(given(12, 14).as_deref(), Some(&b"cd"[..]));
-        // Before it, behind it, and where a tail that is held back begins.
-        for (from, to) in [(9, 100), (16, 100), (12, 12)] {
-            assert_eq!(given(from, to), None);
-        }
-        assert_eq!(fresh(None, Range::new(0, 1)), None);
     }
 }

@@ -214,8 +214,8 @@ impl RepositoryRecord {
     fn take_over(&self) {
         {
             let _one = lock(&self.log.writing);
-            let mut known = lock(&self.known);
             let mut all = Self::read(&self.layout, &self.path);
+            let mut known = lock(&self.known);
             let mut waiting = lock(&self.log.waiting);
             *waiting = all.merge(&waiting);
             drop(waiting);

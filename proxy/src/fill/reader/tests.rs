@@ -1,0 +1,60 @@
+use larder_shared::Digest;
+
+use super::super::Flow;
+use super::*;
+use crate::store::Store;
+
+/// A fill of 100 KB whose file is right, and whose reader was sent its first bytes from memory.
+async fn lent(first: &'static [u8]) -> Option<Result<Chunk, FillError>> {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let right = Bytes::from(vec![7; 100_000]);
+    let size = right.len() as u64;
+    let Passage {
+        upstreams, source, ..
+    } = Passage::nowhere();
+    let registry = source.registry.clone();
+    let digest = Digest::sha256(&right);
+    let partial = Arc::new(store.begin(digest, size, &registry).unwrap());
+    let fill = Arc::new(Fill::new(digest, registry, upstreams, Flow::new()));
+    let mut reader = Reader::sit(&fill, source, &RangeHeader::Whole, Right::Digest, 0);
+    {
+        let mut state = lock(&fill.state);
+        (state.size, state.answered) = (Some(size), true);
+        state.fresh = Some((0, Bytes::from_static(first)));
+    }
+    reader.opened().await.unwrap();
+    reader.want_whole();
+    let chunk = poll_fn(|cx| reader.poll_chunk(cx)).await;
+    assert!(matches!(chunk, Some(Ok(Chunk::Memory(_)))), "{chunk:?}");
+    // Another source has written there in the meantime.
+    partial.write(0, &[right]).unwrap();
+    {
+        let mut state = lock(&fill.state);
+        (state.fresh, state.partial) = (None, Some(partial));
+        state.phase = Phase::Verified;
+    }
+    poll_fn(|cx| reader.poll_chunk(cx)).await
+}
+
+/// The digest matches, but it is not the digest of what this reader was sent (promise P9).
+#[tokio::test]
+async fn bytes_from_memory_that_are_not_in_the_file_end_the_body_short() {
+    let rest = lent(&[7; 10]).await;
+    assert!(matches!(rest, Some(Ok(Chunk::File(_)))), "{rest:?}");
+    let rest = lent(&[7, 7, 8]).await;
+    assert!(matches!(rest, Some(Err(FillError::Digest))), "{rest:?}");
+}
+
+#[test]
+fn memory_gives_what_is_wanted_of_it_and_nothing_else() {
+    let bytes = Bytes::from_static(b"abcdef");
+    let given = |from, to| fresh(Some(&(10, bytes.clone())), Range::new(from, to));
+    assert_eq!(given(10, 100).as_deref(), Some(&b"abcdef"[..]));
+    assert_eq!(given(12, 14).as_deref(), Some(&b"cd"[..]));
+    // Before it, behind it, and where a tail that is held back begins.
+    for (from, to) in [(9, 100), (16, 100), (12, 12)] {
+        assert_eq!(given(from, to), None);
+    }
+    assert_eq!(fresh(None, Range::new(0, 1)), None);
+}
