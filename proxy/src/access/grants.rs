@@ -52,8 +52,16 @@ pub struct Grants {
     /// When the origin last refused what another member may still know as accepted.
     revoked: Mutex<HashMap<Key, u64>>,
     refused: Mutex<LruCache<Key, Instant>>,
+    log: Arc<Log>,
+}
+
+/// Lines on their way to the file, in the order of what is in memory.
+#[derive(Default, Debug)]
+struct Log {
+    /// Written to while `known` is held, so that a refusal stands behind what it voids.
+    waiting: Mutex<String>,
     /// Whether the file is this larder's. Held while it is written.
-    log: Arc<Mutex<bool>>,
+    held: Mutex<bool>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -83,7 +91,7 @@ impl Grants {
     /// The file is this larder's now: what it says is added to what was learned meanwhile, and it is written anew
     /// (blocking).
     pub fn take_over(&self) {
-        let mut held = lock(&self.log);
+        let mut held = lock(&self.log.held);
         if *held {
             return;
         }
@@ -122,6 +130,8 @@ impl Grants {
         let text: String = revocations
             .chain(here.iter().map(|(key, at)| line(key, *at)))
             .collect();
+        // All of that is in memory, and so in the text.
+        lock(&self.log.waiting).clear();
         // Whoever asks for a verdict does not wait for the disk.
         drop((here, voided));
         *held = true;
@@ -164,18 +174,16 @@ impl Grants {
         let key = (registry.clone(), repository.clone(), who);
         lock(&self.refused).pop(&key);
         let at = now();
-        let old = {
-            let mut known = lock(&self.known);
-            // Tokens that clients bring are new ones again and again.
-            if known.len() >= CROWDED {
-                let oldest = at.saturating_sub(self.lifetime.as_secs());
-                known.retain(|_, proven| *proven > oldest);
-            }
-            known.insert(key.clone(), at)
-        };
+        let mut known = lock(&self.known);
+        // Tokens that clients bring are new ones again and again.
+        if known.len() >= CROWDED {
+            let oldest = at.saturating_sub(self.lifetime.as_secs());
+            known.retain(|_, proven| *proven > oldest);
+        }
+        let old = known.insert(key.clone(), at);
         // A pull makes a handful of proofs; one line is enough.
         if old.is_none_or(|old| at.saturating_sub(old) >= 5) {
-            self.append(line(&key, at));
+            self.append(&line(&key, at), known);
         }
     }
 
@@ -188,23 +196,16 @@ impl Grants {
         at: u64,
     ) {
         let key = (registry.clone(), repository.clone(), who);
+        let mut known = lock(&self.known);
         let void = lock(&self.revoked)
             .get(&key)
             .is_some_and(|revoked| at <= *revoked);
-        if void || at > now() {
+        let old = known.get(&key).is_some_and(|known| at <= *known);
+        if void || old || at > now() {
             return;
         }
-        let newer = {
-            let mut known = lock(&self.known);
-            let newer = known.get(&key).is_none_or(|known| *known < at);
-            if newer {
-                known.insert(key.clone(), at);
-            }
-            newer
-        };
-        if newer {
-            self.append(line(&key, at));
-        }
+        known.insert(key.clone(), at);
+        self.append(&line(&key, at), known);
     }
 
     /// The origin refused it now: whatever was granted before is void.
@@ -221,27 +222,36 @@ impl Grants {
             // Anyone may show any secret: what is remembered must not grow without bound.
             revoked.len() < CROWDED && revoked.insert(key.clone(), at).is_none()
         };
-        let granted = lock(&self.known).remove(&key).is_some();
+        let mut known = lock(&self.known);
+        let granted = known.remove(&key).is_some();
         if granted || news {
-            self.append(revocation(&key, at));
+            self.append(&revocation(&key, at), known);
         }
         lock(&self.refused).put(key, Instant::now());
     }
 
-    fn append(&self, text: String) {
+    /// Takes a line down that `known` agrees with, and lets go of it.
+    fn append(&self, text: &str, known: MutexGuard<'_, HashMap<Key, u64>>) {
+        lock(&self.log.waiting).push_str(text);
+        drop(known);
         let (path, log) = (self.path.clone(), Arc::clone(&self.log));
-        tokio::task::spawn_blocking(move || {
-            let held = lock(&log);
-            if !*held {
-                // It is in memory, and goes into the file with the rest.
-                return;
-            }
-            let appended =
-                private(&path, false).and_then(|mut file| file.write_all(text.as_bytes()));
-            if let Err(error) = appended {
-                tracing::debug!(%error, path = %path.display(), "a grant was not written");
-            }
-        });
+        tokio::task::spawn_blocking(move || log.write(&path));
+    }
+}
+
+impl Log {
+    /// Appends what is waiting (blocking).
+    fn write(&self, path: &Path) {
+        let held = lock(&self.held);
+        let text = std::mem::take(&mut *lock(&self.waiting));
+        // What is another larder's now gets all of it with the memory, later.
+        if text.is_empty() || !*held {
+            return;
+        }
+        let appended = private(path, false).and_then(|mut file| file.write_all(text.as_bytes()));
+        if let Err(error) = appended {
+            tracing::debug!(%error, path = %path.display(), "a grant was not written");
+        }
     }
 }
 
@@ -326,6 +336,24 @@ mod tests {
         );
         let old = Grants::load(path, Duration::ZERO);
         assert!(old.age(&registry, &repository, who(1)).is_none());
+    }
+
+    /// However the threads that write are scheduled: what was refused last must not be granted after a restart.
+    #[tokio::test]
+    async fn the_file_tells_the_order_of_acceptance_and_refusal() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("grants");
+        let (registry, repository) = place();
+        let day = Duration::from_hours(24);
+        let grants = Grants::load(path.clone(), day);
+        for n in 0..100 {
+            grants.accept(&registry, &repository, who(n));
+            grants.refuse(&registry, &repository, who(n));
+        }
+        lines(&path, 200).await;
+        let reread = Grants::load(path, day);
+        let granted = (0..100).filter(|n| reread.age(&registry, &repository, who(*n)).is_some());
+        assert_eq!(granted.count(), 0);
     }
 
     #[tokio::test]
