@@ -40,6 +40,8 @@ pub struct Heard {
 /// What is told when a request begins.
 #[derive(Debug)]
 pub struct Begun<'a> {
+    /// `X-Request-ID`.
+    pub request_id: &'a str,
     pub method: &'a str,
     /// Without the query.
     pub path: &'a str,
@@ -74,6 +76,7 @@ impl Events {
         }));
         traced.tell(TraceEvent::Begin {
             request,
+            request_id: begun.request_id.to_owned(),
             method: begun.method.to_owned(),
             path: begun.path.to_owned(),
             registry: traced.0.registry.clone(),
@@ -200,6 +203,7 @@ mod tests {
 
     fn begun<'a>() -> Begun<'a> {
         Begun {
+            request_id: "1",
             method: "GET",
             path: "/v2/a/manifests/b",
             registry: "r".to_owned(),

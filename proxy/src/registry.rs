@@ -97,6 +97,7 @@ impl Surface {
                     let label = UpstreamLabel::of(&self.pull.config.load(), registry.as_str());
                     record.upstream(registry.as_str(), label);
                     traced = self.pull.events.begin(|| Begun {
+                        request_id: trace.request_id(),
                         method: request.method().as_str(),
                         path: request.uri().path(),
                         registry: registry.to_string(),

@@ -112,6 +112,17 @@ async fn a_verification_shows_a_bar_too() {
     assert!(last.contains("5 blobs, 286.1 MiB: 0 damaged"), "{last:?}");
 }
 
+#[tokio::test]
+async fn so_does_a_look_at_the_bounds() {
+    let kitchen = Kitchen::new().await;
+    let shown = on_terminal(&kitchen, 100, "gc", "").await;
+    for part in ["gc  ", " B/s", " left"] {
+        assert!(shown.contains(part), "{part}: {shown:?}");
+    }
+    let last = shown.lines().last().unwrap_or_default();
+    assert!(last.contains("evicted: 0 blobs, 0 B"), "{last:?}");
+}
+
 /// Without a terminal there is a line now and then, and standard output holds the outcome alone.
 #[tokio::test]
 async fn a_long_pull_says_a_line_now_and_then() {

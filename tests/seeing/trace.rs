@@ -7,6 +7,7 @@ use larder_tests::fake::FakeRegistry;
 use larder_tests::http::Call;
 use larder_tests::image::{LayerSpec, build};
 use larder_tests::node::Node;
+use larder_tests::schemas::assert_schema;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
@@ -53,6 +54,7 @@ impl Following {
                 .unwrap()
                 .unwrap_or_else(|| panic!("it ended: {events:#?}"));
             let event: Value = serde_json::from_str(&line).unwrap();
+            assert_schema(&event, "trace");
             let found = last(&event);
             events.push(event);
             if found {
@@ -79,6 +81,7 @@ async fn a_pull_is_followed_step_by_step_and_others_are_left_out() {
         Call::get(url(path)).send().await.unwrap();
     }
     Call::new("HEAD", url("team/app/manifests/v1"))
+        .header("X-Request-ID", "the-runtimes-own")
         .send()
         .await
         .unwrap();
@@ -92,6 +95,7 @@ async fn a_pull_is_followed_step_by_step_and_others_are_left_out() {
         "{heard:#?}"
     );
     let request = heard.last().unwrap()["request"].clone();
+    assert_eq!(heard.last().unwrap()["request_id"], "the-runtimes-own");
     let steps = one
         .until("its end", |e| {
             e["event"] == "end" && e["request"] == request

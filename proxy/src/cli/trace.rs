@@ -33,12 +33,13 @@ fn words(event: &TraceEvent) -> String {
     match event {
         TraceEvent::Begin {
             request,
+            request_id,
             method,
             path,
             registry,
             agent,
             ..
-        } => format!("#{request:<6} {method} {path} of {registry}, by {agent}"),
+        } => format!("#{request:<6} {method} {path} of {registry}, by {agent}, id {request_id}"),
         TraceEvent::Step {
             request,
             step,

@@ -9,7 +9,7 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 
 use super::{
     Acted, Blobs, ClusterStatus, Diagnosis, Explanation, Images, LogFilter, PulledImages, Status,
-    Upstreams, Verified,
+    TraceEvent, Upstreams, Verified,
 };
 
 fn schema<T: JsonSchema>() -> String {
@@ -33,6 +33,7 @@ fn the_documented_schemas_are_those_of_the_types() {
         ("acted", schema::<Acted>()),
         ("verify", schema::<Verified>()),
         ("explain", schema::<Explanation>()),
+        ("trace", schema::<TraceEvent>()),
         ("doctor", schema::<Diagnosis>()),
         ("log", schema::<LogFilter>()),
     ];

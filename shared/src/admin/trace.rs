@@ -10,6 +10,9 @@ pub enum TraceEvent {
     /// A request has come. `request` tells its other events from those of others.
     Begin {
         request: u64,
+        /// `X-Request-ID`, as in the access line and as it is told to members and registries.
+        #[serde(default)]
+        request_id: String,
         method: String,
         /// Without the query.
         path: String,
