@@ -115,6 +115,11 @@ impl Access {
         self.grants.take_over();
     }
 
+    /// Writes verdicts that the disk has not taken so far (blocking).
+    pub fn flush(&self) {
+        self.grants.flush();
+    }
+
     /// What is known of this caller and this repository.
     pub fn verdict(&self, place: &Place) -> Verdict {
         let config = self.config.load();
@@ -278,6 +283,16 @@ impl Access {
         }
         let who = place.identity.fingerprint();
         self.grants.age(&place.registry, &place.repository, who)
+    }
+
+    /// How long ago it refused this caller, if that was its last word.
+    pub fn refused_since(&self, place: &Place) -> Option<Duration> {
+        if place.identity.is_anonymous() {
+            return place.record.refused_since();
+        }
+        let who = place.identity.fingerprint();
+        self.grants
+            .refused_since(&place.registry, &place.repository, who)
     }
 
     /// What another member was told by the origin: when the repository was public or was not, and when it accepted this

@@ -16,7 +16,7 @@ use crate::{
     fill::FillError,
     identity::Fingerprint,
     metrics::{self, Outcome, Receiving, Revalidated, Tier},
-    store::{Link, Store, TagRecord, now, sizes},
+    store::{Link, Store, TagRecord, age, now, sizes},
     tags::{self, After, Before, Descriptor, Policy},
     telemetry,
     upstream::{Answer, Failure, Subject, Upstreams, Want},
@@ -52,11 +52,8 @@ impl Pull {
     ) -> Result<Resolved, PullError> {
         let config = self.config.load_full();
         let record = place.record.tag(tag);
-        let age = Duration::from_secs(
-            record
-                .as_ref()
-                .map_or(u64::MAX, |r| now().saturating_sub(r.checked)),
-        );
+        let checked = record.as_ref().and_then(|record| age(record.checked));
+        let age = checked.unwrap_or(Duration::MAX);
         let fresh_for = config.fresh_for(place.registry.as_str(), tag.as_str());
         let policy = Policy {
             when_unreachable: config.tags.when_unreachable,
@@ -225,6 +222,8 @@ impl Pull {
         };
         let when = if known.checked == 0 {
             "as another node knows it".to_owned()
+        } else if age == Duration::MAX {
+            "at a time that this node's clock does not know".to_owned()
         } else {
             format!("{} s ago", age.as_secs())
         };
