@@ -261,7 +261,9 @@ impl Store {
         if !self.is_held() {
             return;
         }
-        for (digest, used) in lock(&self.index).take_touched() {
+        // Requests ask the index: it must not wait for these files.
+        let touched = lock(&self.index).take_touched();
+        for (digest, used) in touched {
             let times =
                 FileTimes::new().set_accessed(SystemTime::UNIX_EPOCH + Duration::from_secs(used));
             if let Ok(file) = File::open(self.layout.blob(&digest)) {

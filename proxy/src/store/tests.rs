@@ -347,3 +347,28 @@ fn what_is_put_twice_at_once_stays_one_file() {
     assert_eq!(inode(), first);
     assert_eq!(std::fs::read_dir(store.layout.tmp()).unwrap().count(), 0);
 }
+
+/// The times of last use are written while the disk takes its time: whoever asks the index does not wait for that.
+#[test]
+fn writing_uses_does_not_hold_the_index() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bytes, digest) = sample(1000);
+    let store = open(dir.path());
+    store.put(&digest, &bytes.into()).unwrap();
+    assert!(store.blob(&digest, None).is_some());
+    // To open this takes until somebody opens the other end.
+    let path = store.layout.blob(&digest);
+    fs::remove_file(&path).unwrap();
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| store.write_uses());
+        std::thread::sleep(Duration::from_millis(100));
+        let (asked, answered) = std::sync::mpsc::channel();
+        let asking = Arc::clone(&store);
+        std::thread::spawn(move || asked.send(asking.totals()));
+        let totals = answered.recv_timeout(Duration::from_secs(1));
+        assert!(!writing.is_finished(), "nothing was held up");
+        File::options().write(true).open(&path).unwrap();
+        assert_eq!(totals.map(|totals| totals.blobs), Ok(1));
+    });
+}
