@@ -46,6 +46,8 @@ pub struct Store {
     index: Mutex<index::Index>,
     repositories: Repositories,
     pins: Mutex<HashSet<Digest>>,
+    /// Held while a change of the pins is written down.
+    pinning: Mutex<()>,
     /// Held while a blob gets or loses its place in both index and directory: they must not disagree.
     removals: Mutex<()>,
     trouble: Mutex<Option<keeping::Trouble>>,
@@ -74,6 +76,7 @@ impl Store {
             index: Mutex::new(index::Index::default()),
             repositories: Repositories::new(Arc::clone(&layout)),
             pins: Mutex::default(),
+            pinning: Mutex::default(),
             removals: Mutex::default(),
             trouble: Mutex::default(),
             rotten: AtomicU64::new(0),

@@ -111,13 +111,13 @@ impl Store {
             return Ok(Evicted::default());
         }
         let mut candidates = self.candidates(limits);
-        let pinned = self.pins();
+        // Pins last: a pin that is there when this has looked holds.
+        let stays = |digest: &Digest| {
+            active(digest) || lock(&self.index).in_use(digest) || lock(&self.pins).contains(digest)
+        };
         let at = now();
         let gone = victims(&mut candidates, at, over, |digest| {
-            pinned.contains(digest)
-                || active(digest)
-                || lock(&self.index).in_use(digest)
-                || self.has_children(digest)
+            stays(digest) || self.has_children(digest)
         });
         let known: HashMap<Digest, (u64, bool)> = candidates
             .iter()
@@ -127,6 +127,10 @@ impl Store {
         counts.expect(gone.len() as u64, gone.iter().map(size).sum());
         let mut evicted = Evicted::default();
         for digest in gone.iter().take_while(|_| !counts.is_stopped()) {
+            // To choose and to remove takes seconds: somebody may have pinned it or read it since.
+            if stays(digest) {
+                continue;
+            }
             self.remove(digest);
             let (size, expired) = known.get(digest).copied().unwrap_or_default();
             evicted.blobs += 1;
@@ -275,6 +279,8 @@ impl Store {
     /// Pinned content is never evicted. Pins are kept in a file of one digest a line (blocking).
     pub fn pin(&self, digests: &[Digest], pinned: bool) -> io::Result<()> {
         self.owned()?;
+        // One after the other: what is written last must be what was said last.
+        let _alone = lock(&self.pinning);
         let text = {
             let mut pins = lock(&self.pins);
             for digest in digests {

@@ -372,3 +372,56 @@ fn writing_uses_does_not_hold_the_index() {
         assert_eq!(totals.map(|totals| totals.blobs), Ok(1));
     });
 }
+
+/// Promise P21: between the choice of what goes and its end somebody may pin it.
+#[test]
+fn what_is_pinned_while_others_are_looked_at_stays() {
+    use crate::config::Amount;
+
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let [first, second] = [1000, 1001].map(|size| {
+        let (bytes, digest) = sample(size);
+        store.put(&digest, &bytes.into()).unwrap();
+        digest
+    });
+    let limits = Limits {
+        max_size: Amount::Bytes(0),
+        min_free: Amount::Bytes(0),
+        ttl: None,
+        ttl_of: Vec::new(),
+    };
+    // Whichever is looked at last, the other one was chosen by then.
+    let seen = Mutex::new(Vec::new());
+    let active = |digest: &Digest| {
+        let mut seen = lock(&seen);
+        if let [chosen] = seen[..] {
+            store.pin(&[chosen], true).unwrap();
+        }
+        seen.push(*digest);
+        false
+    };
+    let evicted = store.enforce(&limits, &Counts::default(), active).unwrap();
+    let pinned = lock(&seen)[0];
+    assert!([first, second].contains(&pinned));
+    assert!(store.blob(&pinned, None).is_some(), "it is pinned");
+    assert_eq!(evicted.blobs, 1);
+}
+
+#[test]
+fn pins_that_are_made_at_once_are_all_written_down() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..50 {
+        let pins = [2 * round, 2 * round + 1].map(|name: u8| Digest::sha256(&[name]));
+        let store = open(dir.path());
+        std::thread::scope(|scope| {
+            for pin in &pins {
+                let store = &store;
+                scope.spawn(move || store.pin(&[*pin], true).unwrap());
+            }
+        });
+        drop(store);
+        let kept = open(dir.path()).pins();
+        assert!(pins.iter().all(|pin| kept.contains(pin)), "round {round}");
+    }
+}
