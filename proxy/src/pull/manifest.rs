@@ -468,6 +468,13 @@ async fn read(
         Reference::Digest(digest) => Some(*digest),
         Reference::Tag(_) => told,
     };
+    // Any page would have the digest that it has itself.
+    if expected.is_none() && !media::is_manifest(&bytes) {
+        return Err(PullError::Upstream(Failure::Invalid {
+            place: place.registry.to_string(),
+            why: "something that is no manifest".to_owned(),
+        }));
+    }
     let algorithm = expected.map_or(larder_shared::Algorithm::Sha256, |d| d.algorithm());
     let digest = Digest::of(algorithm, &bytes);
     if expected.is_some_and(|expected| expected != digest) {

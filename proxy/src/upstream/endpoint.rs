@@ -13,7 +13,7 @@ use super::{
     FIRST_BYTE, Location, Upstreams,
     challenge::Challenge,
     location_key,
-    question::{AGENT, Answer, Ask, Failure, endpoint_uri, sort},
+    question::{AGENT, Answer, Ask, Failure, Subject, endpoint_uri, sort},
     redirect,
     token::{Token, TokenAnswer, TokenError, TokenKey},
 };
@@ -154,9 +154,16 @@ impl Upstreams {
                 };
                 self.locations.insert(key, location).await;
             }
+            let headers = redirect::merge(&hops.registry_headers, parts.headers);
+            if is_page(ask, &headers) {
+                return Err(Failure::Invalid {
+                    place,
+                    why: "a web page".to_owned(),
+                });
+            }
             return Ok(Answer {
                 partial,
-                headers: redirect::merge(&hops.registry_headers, parts.headers),
+                headers,
                 body,
                 endpoint: index,
                 proves,
@@ -299,6 +306,14 @@ impl Upstreams {
             },
         }
     }
+}
+
+/// What a captive portal or an ingress says with 200 in a registry's place. It is no manifest and proves nothing.
+fn is_page(ask: &Ask, headers: &HeaderMap) -> bool {
+    let html = |value: &HeaderValue| value.as_bytes().starts_with(b"text/html");
+    matches!(ask.subject, Subject::Manifest(_))
+        && !headers.contains_key("docker-content-digest")
+        && headers.get(CONTENT_TYPE).is_some_and(html)
 }
 
 /// How an endpoint is reached.
