@@ -239,7 +239,8 @@ pub(super) fn request(
 }
 
 /// `Retry-After`: seconds, or a date (RFC 9110 section 10.2.3).
-fn retry_after(text: &str) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
     }
@@ -251,9 +252,7 @@ fn retry_after(text: &str) -> Option<Duration> {
 /// 200 is `false`, 206 is `true`, all else is a failure.
 pub(super) fn sort(place: &str, status: StatusCode, headers: &HeaderMap) -> Result<bool, Failure> {
     let place = place.to_owned();
-    let retry_after = headers
-        .get(RETRY_AFTER)
-        .and_then(|value| retry_after(value.to_str().ok()?.trim()));
+    let retry_after = retry_after(headers);
     let encoded = headers
         .get(CONTENT_ENCODING)
         .is_some_and(|e| !e.as_bytes().eq_ignore_ascii_case(b"identity"));
