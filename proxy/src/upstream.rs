@@ -257,7 +257,7 @@ impl Upstreams {
         let mut unanswered = Unanswered {
             upstreams: self,
             place: &place,
-            since: Some(Instant::now()),
+            since: (!ask.beside).then(Instant::now),
         };
         // Boxed: a token dance is rare and large, and every request carries room for it.
         let asking = Box::pin(self.ask_endpoint(ask, index, endpoint, upstream));

@@ -52,6 +52,8 @@ pub struct Ask {
     pub first: usize,
     /// The caller can do without an answer: an endpoint whose breaker is open is not bothered.
     pub optional: bool,
+    /// Somebody else is asked as well, and whoever answers first will do: leaving says nothing about the endpoint.
+    pub beside: bool,
     /// How long the caller will wait, all endpoints together; as long as for a first byte otherwise. An endpoint that
     /// others stand behind gets half of what is left, so that one that hangs does not use up their time.
     pub within: Option<Duration>,
@@ -80,6 +82,7 @@ impl Ask {
             want,
             first: 0,
             optional: false,
+            beside: false,
             within: None,
             identity: Identity::anonymous(),
             proof: false,
