@@ -20,7 +20,7 @@ use crate::{
     access::Place,
     body::Content,
     cluster::peers,
-    fill::{DEPTH, Joined, Right, Source},
+    fill::{Joined, Right, Source},
     identity::{Fingerprint, Identity},
     metrics::{self, Outcome, Tier},
     tags::Descriptor,
@@ -135,9 +135,14 @@ impl Pull {
         if role == Role::Holder {
             return Err(missing(place));
         }
-        // One question for all members that ask now, whatever token each has lent.
+        // One question for all members that ask now, whatever token each has lent; for nobody's, callers here have it too.
+        let who = if place.identity.is_anonymous() {
+            place.identity.fingerprint()
+        } else {
+            Fingerprint::MEMBERS
+        };
         let manifest = self
-            .fetch_upstream(place, Reference::Digest(*digest), Fingerprint::MEMBERS)
+            .fetch_upstream(place, Reference::Digest(*digest), who)
             .await?;
         // Signed inline, its bytes do not have its digest: nobody could verify it.
         if media::is_schema1(&manifest.media_type) {
@@ -154,7 +159,8 @@ impl Pull {
         digest: &Digest,
     ) -> Option<Manifest> {
         let asking = async {
-            for (member, role) in self.cluster.candidates(digest, 0, DEPTH) {
+            // Relays would each fetch it for themselves, and for a root a manifest is nothing to send.
+            for (member, role) in self.cluster.candidates(digest, 0, 1) {
                 if self.cluster.admits(member)
                     && let Some(manifest) = self.manifest_from(place, digest, member, role).await
                 {
