@@ -209,7 +209,19 @@ impl Access {
         };
         let lost = late.clone();
         let question = async move {
-            match tokio::time::timeout(PROOF_TIMEOUT, upstreams.ask(&ask)).await {
+            let asking = async {
+                match upstreams.ask(&ask).await {
+                    Err(failure) if ask.want == Want::Head && failure.knows_no_head() => {
+                        let ask = Ask {
+                            want: Want::All,
+                            ..ask
+                        };
+                        upstreams.ask(&ask).await
+                    }
+                    asked => asked,
+                }
+            };
+            match tokio::time::timeout(PROOF_TIMEOUT, asking).await {
                 Ok(Ok(_) | Err(Failure::Unsatisfiable { .. })) => Ok(()),
                 Ok(Err(failure)) => Err(failure),
                 Err(_) => Err(late),

@@ -90,6 +90,8 @@ impl Pull {
         self.count_word(record.as_ref(), &told.word);
         match &told.word {
             tags::Word::Failed(failure) => self.access.met(place, failure),
+            // The fetch that follows proves it.
+            tags::Word::Untold => {}
             _ if told.proves => self.access.accepted(place),
             // A mirror's word: the origin has to say so too.
             _ if !self.proven(place)? => {

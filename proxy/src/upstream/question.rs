@@ -165,6 +165,13 @@ pub enum Failure {
     Invalid { place: String, why: String },
 }
 
+impl Failure {
+    /// 405: a registry that knows no HEAD. It is asked with GET.
+    pub fn knows_no_head(&self) -> bool {
+        matches!(self, Self::Invalid { why, .. } if why.starts_with("405"))
+    }
+}
+
 impl Subject {
     /// The digest that the bytes must have, if the question says so.
     pub(super) fn digest(&self) -> Option<Digest> {
