@@ -199,6 +199,7 @@ impl Access {
             _ => Want::Head,
         };
         let mut ask = place.ask(subject, want).proof();
+        ask.within = Some(PROOF_TIMEOUT);
         if optional {
             ask = ask.optional();
         }

@@ -168,8 +168,9 @@ impl Upstreams {
         for index in order {
             let all = ask.within.unwrap_or(FIRST_BYTE);
             let left = all.saturating_sub(begun.elapsed());
-            // A proof is asked of one endpoint only: nobody stands behind it.
-            let patience = if last == Some(index) || ask.proof {
+            // Where the origin alone proves, nobody stands behind it.
+            let alone = ask.proof && !upstream.proves_access;
+            let patience = if last == Some(index) || alone {
                 ask.within.map(|_| left)
             } else {
                 Some(left / 2)
