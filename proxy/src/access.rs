@@ -229,6 +229,7 @@ impl Access {
             Subject::Tags(_) | Subject::Referrers(..) => Want::All,
         };
         let mut ask = place.ask(subject, want).proof();
+        ask.within = Some(PROOF_TIMEOUT);
         if optional {
             ask = ask.optional();
         }
@@ -239,13 +240,28 @@ impl Access {
         };
         let lost = late.clone();
         let question = async move {
-            match tokio::time::timeout(PROOF_TIMEOUT, upstreams.ask(&ask)).await {
+            let asking = async {
+                match upstreams.ask(&ask).await {
+                    Err(failure) if ask.want == Want::Head && failure.knows_no_head() => {
+                        let ask = Ask {
+                            want: Want::All,
+                            ..ask
+                        };
+                        upstreams.ask(&ask).await
+                    }
+                    asked => asked,
+                }
+            };
+            match tokio::time::timeout(PROOF_TIMEOUT, asking).await {
                 Ok(Ok(_) | Err(Failure::Unsatisfiable { .. })) => Ok(()),
                 Ok(Err(failure)) => Err(failure),
                 Err(_) => Err(late),
             }
         };
-        self.proofs.run(key, question).await.unwrap_or(Err(lost))
+        self.proofs
+            .run(key, Box::pin(question))
+            .await
+            .unwrap_or(Err(lost))
     }
 
     /// As [`Self::prove`], where the right may be known already.

@@ -15,9 +15,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, Uri};
+use http::{Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper_util::{
     client::legacy,
     rt::{TokioExecutor, TokioTimer},
@@ -94,9 +94,8 @@ impl Client {
         first_byte: Duration,
     ) -> Result<Response<Incoming>, SendError> {
         let pool = self.pool(route)?;
-        match tokio::time::timeout(first_byte, pool.request(request)).await {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(explain(&error)),
+        match tokio::time::timeout(first_byte, exchange(&pool, request)).await {
+            Ok(answered) => answered,
             Err(_) => Err(SendError::Timeout(first_byte)),
         }
     }
@@ -201,11 +200,46 @@ impl Direct {
         &self,
         request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, SendError> {
-        self.0
-            .request(request)
-            .await
-            .map_err(|error| explain(&error))
+        exchange(&self.0, request).await
     }
+}
+
+/// Sends a request. A server may close an idle connection in the very moment in which it is used again, which says nothing
+/// about the server: what can be asked twice is asked once more where the connection ended without an answer.
+async fn exchange(
+    pool: &Pool,
+    request: Request<Full<Bytes>>,
+) -> Result<Response<Incoming>, SendError> {
+    let bodiless = request.body().size_hint().exact() == Some(0);
+    let safe = matches!(*request.method(), Method::GET | Method::HEAD);
+    let again = (bodiless && safe).then(|| request.clone());
+    let answered = match (pool.request(request).await, again) {
+        (Err(error), Some(again)) if was_closed(&error) => pool.request(again).await,
+        (answered, _) => answered,
+    };
+    answered.map_err(|error| explain(&error))
+}
+
+/// Whether a connection that stood has ended before an answer.
+fn was_closed(error: &legacy::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
+    if error.is_connect() {
+        return false;
+    }
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        let incomplete = error
+            .downcast_ref::<hyper::Error>()
+            .is_some_and(hyper::Error::is_incomplete_message);
+        let reset = error
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| matches!(error.kind(), ConnectionReset | BrokenPipe));
+        if incomplete || reset {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// TLS that believes nobody, where there is none.

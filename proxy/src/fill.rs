@@ -119,7 +119,7 @@ pub enum Right {
 /// What came of joining.
 #[derive(Debug)]
 pub enum Joined {
-    Seat(Reader),
+    Seat(Box<Reader>),
     /// Bytes are here that others brought: a right to the digest itself must be shown.
     Claimed,
     /// It was committed since the caller looked.

@@ -169,10 +169,7 @@ impl Tags {
                         endpoint: Some(answer.endpoint),
                     }
                 }
-                // A registry without HEAD says 405 or the like; it is asked with GET.
-                Ok(Err(Failure::Invalid { why, .. })) if why.starts_with("405") => {
-                    Told::nobody(Word::Untold)
-                }
+                Ok(Err(failure)) if failure.knows_no_head() => Told::nobody(Word::Untold),
                 Ok(Err(failure)) => Told::nobody(Word::Failed(failure)),
                 Err(_) => Told::nobody(late),
             }

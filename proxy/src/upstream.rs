@@ -31,7 +31,7 @@ use moka::future::Cache;
 pub use self::{
     endpoint::Lend,
     knock::{Knock, Knocked},
-    question::{Answer, Ask, Failure, Subject, Want, content_range},
+    question::{Answer, Ask, Failure, Need, Subject, Want, content_range},
     view::{EndpointHealth, Quota},
 };
 use self::{
@@ -131,8 +131,9 @@ impl Upstreams {
         for index in order {
             let all = ask.within.unwrap_or(FIRST_BYTE);
             let left = all.saturating_sub(begun.elapsed());
-            // A proof is asked of one endpoint only: nobody stands behind it.
-            let patience = if last == Some(index) || ask.proof {
+            // Where the origin alone proves, nobody stands behind it.
+            let alone = ask.proof && !upstream.proves_access;
+            let patience = if last == Some(index) || alone {
                 ask.within.map(|_| left)
             } else {
                 Some(left / 2)
@@ -164,7 +165,7 @@ impl Upstreams {
         // Nothing else can answer: a request that needs an answer is the probe.
         for index in avoided {
             let endpoint = &endpoints[index];
-            let asked = if ask.optional {
+            let asked = if ask.need == Need::Optional {
                 Err(Failure::Unreachable {
                     place: client::origin(&endpoint.url),
                     why: "it failed again and again a short time ago".to_owned(),
@@ -220,7 +221,7 @@ impl Upstreams {
         let mut unanswered = Unanswered {
             upstreams: self,
             place: &place,
-            since: Some(Instant::now()),
+            since: (ask.need != Need::Beside).then(Instant::now),
         };
         // Boxed: a token dance is rare and large, and every request carries room for it.
         let asking = Box::pin(self.ask_endpoint(ask, index, endpoint, upstream));

@@ -16,3 +16,40 @@ pub const MAX_MANIFEST: u64 = 4 << 20;
 pub fn is_schema1(media_type: &str) -> bool {
     media_type.starts_with("application/vnd.docker.distribution.manifest.v1+")
 }
+
+/// Whether these bytes are a manifest of any kind: a JSON object that tells its schema or its own type. Its `Content-Type`
+/// does not decide, since plain file servers call a manifest what they like.
+pub fn is_manifest(bytes: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Marks {
+        schema_version: Option<u64>,
+        media_type: Option<String>,
+    }
+    serde_json::from_slice(bytes)
+        .is_ok_and(|marks: Marks| marks.schema_version.is_some() || marks.media_type.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_a_manifest() {
+        for (text, is) in [
+            (r#"{"schemaVersion":2}"#, true),
+            (r#" {"layers":[],"schemaVersion":2,"mediaType":"x"} "#, true),
+            (
+                r#"{"mediaType":"application/vnd.oci.artifact.manifest.v1+json"}"#,
+                true,
+            ),
+            (r#"{"errors":[]}"#, false),
+            ("[2]", false),
+            (r#"{"schemaVersion":2"#, false),
+            ("<!doctype html>", false),
+            ("", false),
+        ] {
+            assert_eq!(is_manifest(text.as_bytes()), is, "{text}");
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! A mirror's bytes are as good as any, its word opens nothing: proof is made at the origin (promises P16, P17).
 
-use larder_tests::fake::{Content, FakeRegistry};
+use larder_tests::fake::{Content, FakeRegistry, Fault, Gate, Match};
 use larder_tests::http::Call;
 use larder_tests::image::OCI_MANIFEST;
 use larder_tests::node::Node;
@@ -203,5 +203,32 @@ async fn a_mirror_opens_no_other_registry() {
         }
     }
     scene.end(&[&victim, &place.mirror, &place.origin]).await;
+    place.end().await;
+}
+
+/// The origin stands behind such a mirror with its proof as well.
+#[tokio::test]
+async fn a_mirror_that_proves_access_and_hangs_leaves_the_proof_to_the_origin() {
+    let place = Behind::new("proves_access = true\n").await;
+    let second = Who::new("second");
+    for fake in [&place.mirror, &place.origin] {
+        fake.require_bearer(REPOSITORY, &[place.owner.pair(), second.pair()]);
+    }
+    for url in &place.urls() {
+        assert_eq!(place.scene.get(&place.owner, url).await.status, 200);
+    }
+    eventually("it is committed", || {
+        committed(place.scene.node.store(), &place.digest)
+    })
+    .await;
+    let gate = Gate::new(0);
+    place.mirror.fault(Match::any(), Fault::Hold(gate.clone()));
+    for url in [&place.urls()[1], &place.urls()[0]] {
+        let answer = place.scene.get(&second, url).await;
+        assert_eq!(answer.status, 200, "{url}: {}", answer.text());
+    }
+    let stranger = place.scene.get(&Who::new("third"), &place.urls()[1]).await;
+    refused("a stranger", &stranger, &place.content);
+    gate.open();
     place.end().await;
 }

@@ -2,7 +2,7 @@
 //! (promise P17).
 
 use data_encoding::BASE64;
-use larder_tests::fake::{FakeRegistry, IDENTITY_TOKEN, Kind};
+use larder_tests::fake::{FakeRegistry, Fault, IDENTITY_TOKEN, Kind, Match};
 use larder_tests::http::{self, Call};
 
 use crate::challenge::{Place, REPOSITORY};
@@ -259,5 +259,47 @@ async fn what_is_too_large_is_refused() {
         .with(&format!("Basic {}", BASE64.encode(pair.as_bytes())))
         .await;
     assert_eq!(answer.body, place.content);
+    place.end().await;
+}
+
+/// Any registry may be named, and what it says is kept: neither a token nor a challenge may be of any length.
+#[tokio::test]
+async fn what_is_too_long_is_not_kept() {
+    let place = Place::new().await;
+    let says = |code, name: &str, value: String, body: String| Fault::Status {
+        code,
+        headers: vec![(name.to_owned(), value)],
+        body: body.into(),
+    };
+    let token = |length| {
+        let token = "t".repeat(length);
+        let json = format!("{{\"token\":\"{token}\"}}");
+        says(200, "Content-Type", "application/json".to_owned(), json)
+    };
+    let shown = |seen: &larder_tests::fake::Seen| {
+        let sent = seen.authorization.as_deref();
+        seen.kind == Kind::Blob && sent.is_some_and(|sent| sent.starts_with("Bearer t"))
+    };
+    // The other way around a challenge that is kept would be met first.
+    for (length, asks) in [(5 << 10, false), (3 << 10, true)] {
+        place.fake.clear_faults();
+        place.fake.reset_counts();
+        let (url, scope) = (place.fake.url(), "s".repeat(length));
+        let challenge = format!("Bearer realm=\"{url}/token\",service=\"f\",scope=\"{scope}\"");
+        let refuses = says(401, "WWW-Authenticate", challenge, String::new());
+        place.fake.fault(Match::blob(), refuses);
+        let answer = place.with(&Who::new("owner").basic()).await;
+        assert!(matches!(answer.status, 401 | 503), "{}", answer.text());
+        let tokens = place.fake.count(|seen| seen.kind == Kind::Token);
+        assert_eq!(tokens > 0, asks, "{length}");
+    }
+    for (length, is_shown) in [(60 << 10, true), (70 << 10, false)] {
+        place.fake.clear_faults();
+        place.fake.reset_counts();
+        place.fake.fault(Match::token(), token(length));
+        let answer = place.with(&Who::new("owner").basic()).await;
+        assert!(matches!(answer.status, 401 | 503), "{}", answer.text());
+        assert_eq!(place.fake.count(shown) > 0, is_shown, "{length}");
+    }
     place.end().await;
 }

@@ -289,6 +289,64 @@ async fn what_is_public_stays_public_in_an_outage() {
     place.end().await;
 }
 
+/// Only a refusal is one: whatever else a token server says is an outage, and takes no right away.
+#[tokio::test]
+async fn a_token_server_that_fails_refuses_nobody() {
+    for code in [302, 404, 408, 418, 500] {
+        let place = Place::new("[access]\nttl = \"1s\"\n").await;
+        place.fake.allow_anonymous(REPOSITORY);
+        place.warm(&place.owner).await;
+        place.warm(&Who::Nobody).await;
+        tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+        place.fake.revoke_tokens();
+        let armed = place.fake.fault(Match::token(), Fault::status(code));
+        for who in [&Who::Nobody, &place.owner] {
+            let answer = place.scene.get(who, &place.by_tag()).await;
+            assert_eq!(answer.status, 200, "{code} {who:?}: {}", answer.text());
+            assert!(answer.header("warning").is_some(), "{code} {who:?}");
+        }
+        assert!(armed.hits() > 0);
+        armed.lift();
+        place.fake.reset_counts();
+        let answer = place.scene.get(&Who::Nobody, &place.by_tag()).await;
+        assert_eq!((answer.status, answer.header("warning")), (200, None));
+        let shown = |seen: &Seen| seen.kind == Kind::Token && seen.authorization.is_some();
+        assert_eq!(
+            place.fake.count(shown),
+            0,
+            "{code}: nobody was asked for a secret"
+        );
+        place.end().await;
+    }
+}
+
+/// A token server's limit is kept like the registry's own.
+#[tokio::test]
+async fn a_token_server_that_limits_is_left_alone() {
+    let place = Place::new("[access]\nttl = \"1s\"\n").await;
+    place.fake.allow_anonymous(REPOSITORY);
+    place.warm(&Who::Nobody).await;
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    place.fake.revoke_tokens();
+    let later = Fault::Status {
+        code: 429,
+        headers: vec![("Retry-After".to_owned(), "60".to_owned())],
+        body: "".into(),
+    };
+    let armed = place.fake.fault(Match::token(), later);
+    let mut asked = Vec::new();
+    for _ in 0..3 {
+        let answer = place.scene.get(&Who::Nobody, &place.by_tag()).await;
+        assert_eq!(
+            (answer.status, answer.header("warning").is_some()),
+            (200, true)
+        );
+        asked.push(armed.hits());
+    }
+    assert!(asked[0] > 0 && asked[0] == asked[2], "{asked:?}");
+    place.end().await;
+}
+
 /// The pod's secret may have its own quota, so a limit on anonymous requests asks for it first.
 #[tokio::test]
 async fn an_anonymous_limit_asks_for_a_secret_first() {

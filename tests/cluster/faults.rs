@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use larder_tests::fake::{FakeRegistry, Fault, Match};
 use larder_tests::hosts::Net;
-use larder_tests::members::{Cluster, Door, Got, measure};
+use larder_tests::image::build;
+use larder_tests::members::{Cluster, Door, Got, measure, upstream_bytes};
 use nix::sys::signal::Signal;
 
-use super::{MIB, REPOSITORY, alone, beside, put};
+use super::{MIB, REPOSITORY, alone, beside, doors, layers, put};
 
 /// What a member that stalls may cost a reader, as a rule and at the worst. On an idle machine the worst is below the
 /// rule as well; where other work takes the processor, a node has to be more patient.
@@ -136,6 +138,31 @@ async fn a_member_whose_link_is_cut_costs_at_most_a_quarter_of_a_second() {
     }
     judge(gaps);
     fed_by_others(&cluster).await;
+}
+
+/// Members that wait for a slow registry are well, and who asks them has its first byte as if it had asked the registry.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_that_wait_for_a_slow_registry_are_waited_for() {
+    let _machine = beside().await;
+    let fake = FakeRegistry::start().await;
+    let image = build(&fake, REPOSITORY, "v1", &layers(40, &[3, 6, 13]));
+    fake.fault(Match::blob(), Fault::Delay(Duration::from_secs(3)));
+    let cluster = Cluster::of(3).upstream(&fake).start().await;
+    let doors = doors(&cluster, &fake, REPOSITORY);
+    let pulls = doors.iter().map(|door| door.pull("v1", &image));
+    for (number, got) in join_all(pulls).await.into_iter().enumerate() {
+        got.unwrap_or_else(|error| panic!("node {number}: {error}"));
+    }
+    let upstream = upstream_bytes(&fake, &image) as f64 / image.size() as f64;
+    assert!(upstream <= 1.25, "{upstream:.3} images from the upstream");
+    for node in cluster.nodes() {
+        let peers = node.cli(&["peers"]).await;
+        let peers = String::from_utf8_lossy(&peers.stdout).into_owned();
+        assert!(!peers.contains("avoided"), "{peers}");
+        let upstreams = node.cli(&["upstreams"]).await;
+        let upstreams = String::from_utf8_lossy(&upstreams.stdout).into_owned();
+        assert!(!upstreams.contains("avoided"), "{upstreams}");
+    }
 }
 
 /// A member that is on everyone's list and was never there.

@@ -1,7 +1,7 @@
 //! All nodes want the same at once, and the upstream sends it once (promises P5, P6).
 
 use futures_util::future::join_all;
-use larder_tests::fake::{Algorithm, Content, FakeRegistry};
+use larder_tests::fake::{Algorithm, Content, FakeRegistry, Kind, Seen};
 use larder_tests::image::build;
 use larder_tests::members::{Cluster, upstream_bytes};
 
@@ -28,6 +28,10 @@ async fn at_once(count: usize, seed: u64, sizes: &[u64]) {
         ratio <= 1.25,
         "{count} nodes took {ratio:.3} images from the upstream"
     );
+    // Its root fetches it. Who asks there in the moment between the answer and its being kept makes a second one.
+    let is_manifest = |seen: &Seen| seen.kind == Kind::Manifest && seen.method == "GET";
+    let manifests = fake.count(is_manifest);
+    assert!(manifests <= 2, "{manifests} manifests from the upstream");
     let digests: Vec<_> = image.layers.iter().map(|layer| &layer.digest).collect();
     until_all_have(&cluster, &digests).await;
     let sent = cluster.all_sent().await;

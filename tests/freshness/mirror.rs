@@ -50,6 +50,15 @@ async fn what_a_mirror_does_not_have_the_origin_is_asked_for() {
     }
 }
 
+/// 200 and no manifest.
+fn page(media_type: &str) -> Fault {
+    Fault::Status {
+        code: 200,
+        headers: vec![("Content-Type".to_owned(), media_type.to_owned())],
+        body: "<p>Please log in</p>".into(),
+    }
+}
+
 #[tokio::test]
 async fn a_mirror_that_fails_is_passed_over() {
     let faults = [
@@ -57,6 +66,9 @@ async fn a_mirror_that_fails_is_passed_over() {
         Fault::status(429),
         Fault::status(401),
         Fault::RedirectLoop,
+        page("text/html"),
+        // Found out by the body: after the HEAD, which is in vain, the endpoints are asked by GET.
+        page("application/json"),
     ];
     for fault in faults {
         let mirrors = Mirrors::new().await;

@@ -225,3 +225,27 @@ async fn a_node_that_starts_in_an_outage_serves_what_it_has() {
         .until("it is asked again", |answer| !is_stale(answer))
         .await;
 }
+
+/// A captive portal, an ingress or a proxy that logs people in says 200 to everything.
+#[tokio::test]
+async fn a_page_in_the_registrys_place_is_no_manifest() {
+    for media_type in ["text/html; charset=utf-8", "application/json"] {
+        let tagged = Tagged::new("").await;
+        let page = || Fault::Status {
+            code: 200,
+            headers: vec![("Content-Type".to_owned(), media_type.to_owned())],
+            body: "<p>Please log in</p>".into(),
+        };
+        let armed = tagged.fake.fault(Match::any(), page());
+        for _ in 0..2 {
+            for answer in [tagged.head("v1").await, tagged.get("v1").await] {
+                assert_eq!(answer.status, 200, "{media_type}");
+                assert!(is_stale(&answer), "{media_type}");
+                assert_eq!(answer.header("docker-content-digest"), Some(&*tagged.old));
+            }
+        }
+        assert_eq!(tagged.get("v2").await.status, 503, "{media_type}");
+        armed.lift();
+        assert!(!is_stale(&tagged.get("v1").await));
+    }
+}

@@ -3,9 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use larder_tests::fake::{Fault, Gate, Match};
-use larder_tests::http;
+use larder_tests::fake::{FakeRegistry, Fault, Gate, Match};
+use larder_tests::http::{self, Call};
 use larder_tests::image::{self, LayerSpec, OCI_MANIFEST};
+use larder_tests::node::Node;
 use larder_tests::scene::{Scene, eventually};
 
 use super::{NEW, OLD, REPOSITORY, Tagged, is_stale};
@@ -255,4 +256,33 @@ async fn a_warm_pull_waits_for_a_far_registry_once_by_tag_and_never_by_digest() 
     assert!(took >= FAR && took < FAR * 2, "{took:?}");
     assert_eq!(scene.fake.requests().len(), 1);
     assert_eq!(scene.fake.count(|seen| seen.method == "HEAD"), 1);
+}
+
+/// The same where nothing is known yet, and where what is known of access is old.
+#[tokio::test]
+async fn a_registry_without_head_answers_a_head_at_once() {
+    let fake = FakeRegistry::start().await;
+    let digest = fake.put_manifest(REPOSITORY, Some("v1"), OCI_MANIFEST, OLD);
+    fake.fault(Match::manifest().method("HEAD"), Fault::status(405));
+    let builder = Node::builder().upstream(&fake);
+    let node = builder.config("[access]\nttl = \"1s\"\n").start().await;
+    for reference in ["v1", &digest, "v1", &digest] {
+        let url = format!(
+            "{}/v2/{REPOSITORY}/manifests/{reference}?ns={}",
+            node.url(),
+            fake.host()
+        );
+        for method in ["HEAD", "GET"] {
+            let answer = Call::new(method, &url).send().await.expect("an answer");
+            let told = answer.header("docker-content-digest");
+            assert_eq!(
+                (answer.status, told),
+                (200, Some(&*digest)),
+                "{method} {reference}"
+            );
+            assert!(!is_stale(&answer), "{method} {reference}");
+            // Until the verdict is old again.
+            tokio::time::sleep(Duration::from_millis(1100)).await;
+        }
+    }
 }

@@ -3,9 +3,14 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use larder_tests::fake::{Fault, Gate, Match};
+use larder_tests::fake::{Fault, Gate, Match, digest_of};
+use larder_tests::http;
+use larder_tests::image::OCI_MANIFEST;
+use larder_tests::node::Node;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
-use super::{REPOSITORY, Tagged, is_stale};
+use super::{OLD, REPOSITORY, Tagged, is_stale};
 
 /// Failures in a row after which an endpoint is avoided.
 const FAILURES: usize = 5;
@@ -79,4 +84,46 @@ async fn while_it_is_avoided_few_questions_reach_it() {
     // The failures that open the breaker, and a probe after each pause of about 1, 2, 4 … s.
     let asked = tagged.asked("HEAD");
     assert!((FAILURES + 1..=FAILURES + 4).contains(&asked), "{asked}");
+}
+
+/// Answers one request, and ends the connection when the second one comes: its idle time was over in that moment.
+async fn answer_once(mut stream: TcpStream) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => head.push(byte),
+            Err(_) => return,
+        }
+    }
+    let body = if head.starts_with(b"HEAD") { "" } else { OLD };
+    let (length, digest) = (OLD.len(), digest_of(OLD.as_bytes()));
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: {OCI_MANIFEST}\r\nContent-Length: {length}\r\n\
+         Docker-Content-Digest: {digest}\r\n\r\n{body}"
+    );
+    let _ = stream.write_all(answer.as_bytes()).await;
+    let _ = stream.read(&mut [0; 10_000]).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_when_it_is_used_again_is_no_outage() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let host = listener.local_addr().expect("an address").to_string();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(answer_once(stream));
+        }
+    });
+    let node = Node::builder()
+        .upstream_at(&host, &format!("http://{host}"))
+        .start()
+        .await;
+    let url = format!("{}/v2/{REPOSITORY}/manifests/v1?ns={host}", node.url());
+    for _ in 0..6 {
+        let answer = http::get(&url, &[]).await.expect("an answer");
+        assert_eq!((answer.status, answer.text()), (200, OLD.to_owned()));
+        assert!(!is_stale(&answer));
+        // Until the connection is back in the pool.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

@@ -70,7 +70,6 @@ impl SocketArgs {
             Err(error) => {
                 let socket = self.config.as_deref().and_then(socket_said);
                 let socket = socket.unwrap_or_else(|| Admin::default().socket);
-                static SAID: Once = Once::new();
                 SAID.call_once(|| {
                     warn(&format!(
                         "{error}; the daemon is looked for at {}",
@@ -82,6 +81,9 @@ impl SocketArgs {
         }
     }
 }
+
+/// Said once, however often the socket is looked for.
+static SAID: Once = Once::new();
 
 /// The socket that a file names, whatever else is wrong with it.
 fn socket_said(file: &Path) -> Option<PathBuf> {

@@ -49,8 +49,10 @@ const CONNECT: Duration = Duration::from_millis(250);
 /// A node whose own clock is so late has no time for anything.
 const LATE: Duration = Duration::from_millis(50);
 
-/// An answer has to begin within this time where a client waits for its headers, and where it has them.
+/// An answer has to begin within this time where a client waits for its headers: of what the member holds, and of what it
+/// has to fetch, as long as the client itself waits; and where the client has them.
 pub const SOON: Duration = Duration::from_millis(2500);
+pub const FETCHED: Duration = Duration::from_secs(5);
 pub const LATER: Duration = Duration::from_mins(1);
 
 /// What is asked of a member.
@@ -350,7 +352,8 @@ impl Peers {
                 return answered;
             }
             if begun.elapsed() >= within {
-                return Err(Failure::Gone(member, "no answer in time".to_owned()));
+                // It lives: what is late is its source.
+                return Err(Failure::Unable(member, StatusCode::GATEWAY_TIMEOUT));
             }
             tokio::select! {
                 answered = &mut answer => return answered,

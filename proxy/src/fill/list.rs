@@ -137,7 +137,7 @@ impl Fills {
             self.metrics.fills.coalesced.inc();
             fill.demand.notify_one();
         }
-        Joined::Seat(reader)
+        Joined::Seat(Box::new(reader))
     }
 
     /// A source as a place with its record.

@@ -24,7 +24,7 @@ use crate::{
         placement,
     },
     metrics,
-    upstream::{Failure, Lend, Subject, Want, content_range},
+    upstream::{Failure, Lend, Need, Subject, Want, content_range},
 };
 
 /// Stands for every run where a member is not asked again in a fill.
@@ -43,8 +43,13 @@ const KEEPER: Duration = Duration::from_millis(25);
 /// Whom a stream asks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Via {
-    Peer { member: SocketAddr, role: Role },
+    Peer {
+        member: SocketAddr,
+        role: Role,
+    },
     Direct,
+    /// Directly, while a member is asked as well.
+    Beside,
 }
 
 impl Via {
@@ -52,7 +57,7 @@ impl Via {
     pub const fn depth(self) -> u8 {
         match self {
             Self::Peer { role, .. } => role.depth() + 1,
-            Self::Direct => 0,
+            Self::Direct | Self::Beside => 0,
         }
     }
 }
@@ -145,7 +150,8 @@ pub async fn open(
     {
         return Ok(opened);
     }
-    let refused = match open_upstream(fills, fill, source, want, first).await {
+    let beside = via == Via::Beside;
+    let refused = match open_upstream(fills, fill, source, want, first, beside).await {
         Err(End::Refused(failure)) => failure,
         opened => return opened,
     };
@@ -170,10 +176,14 @@ async fn open_upstream(
     source: &Source,
     want: Want,
     first: usize,
+    beside: bool,
 ) -> Result<Opened, End> {
     let place = fills.place(source);
     let mut ask = place.ask(Subject::Blob(fill.digest), want);
     ask.first = first;
+    if beside {
+        ask.need = Need::Beside;
+    }
     // Who is not known to have the right now is not led past the registry.
     ask.anew = fills.access.verdict(&place) != Verdict::Allowed;
     let answer = match fills.upstreams.ask(&ask).await {
@@ -254,6 +264,8 @@ async fn open_peer(
     let mut ask = fills.ask_of(&fills.place(source), subject, role).await;
     if lock(&fill.state).partial.is_some() {
         ask.within = peers::LATER;
+    } else if role != Role::Holder {
+        ask.within = peers::FETCHED;
     }
     let failed = |why: String| End::Peer { member, why };
     let answer = fills

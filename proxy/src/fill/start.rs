@@ -7,6 +7,7 @@ use std::{
 };
 
 use larder_shared::Range;
+use tokio::time::sleep_until;
 
 use super::{
     Fill, FillError, HELD_BACK, Phase, Source, Wants,
@@ -36,7 +37,7 @@ impl Running {
                 Want::All | Want::Head => 0,
             };
             // A client waits for its headers: members must leave upstream its turn.
-            let via = match want {
+            let mut via = match want {
                 Want::Part(_) if begun.elapsed() < MEMBERS_FIRST => self.via(at, depth),
                 _ => Via::Direct,
             };
@@ -45,13 +46,15 @@ impl Running {
                 let end = (range.start / RUN + 1) * RUN;
                 want = Want::Part(Range::new(range.start, range.end.min(end)));
             }
-            let end = match self.open_first(&source, want, via, depth).await {
+            let opening = Box::pin(self.open_first(&source, want, via, depth, begun));
+            let end = match opening.await {
                 None => {
                     depth = least_depth(&self.fill);
                     want = first_want(&self.fill, depth);
                     continue;
                 }
-                Some(Ok(mut opened)) => {
+                Some((by, Ok(mut opened))) => {
+                    via = by;
                     if let Some(member) = opened.member
                         && !self.confirms(&source, opened.size).await
                     {
@@ -73,7 +76,7 @@ impl Running {
                     self.pump(&partial, source, opened, range, via);
                     return Ok(partial);
                 }
-                Some(Err(end)) => end,
+                Some((_, Err(end))) => end,
             };
             match end {
                 End::Peer { member, why } => {
@@ -115,7 +118,8 @@ impl Running {
         }
     }
 
-    /// The first answer; `None` if meanwhile somebody came who must not wait for it: another member that may stand nearer
+    /// The first answer, and who gave it. A member that lives may wait for a slow registry as this node would, or be stuck:
+    /// after a while upstream is asked as well, and whoever answers first will do. `None` if meanwhile somebody came who must not wait for it: another member that may stand nearer
     /// to the source than the one that was asked.
     async fn open_first(
         &self,
@@ -123,12 +127,28 @@ impl Running {
         want: Want,
         via: Via,
         depth: u8,
-    ) -> Option<Result<Opened, End>> {
-        let open = sources::open(&self.fills, &self.fill, source, want, self.first, via);
-        tokio::pin!(open);
+        begun: Instant,
+    ) -> Option<(Via, Result<Opened, End>)> {
+        let open = |via| sources::open(&self.fills, &self.fill, source, want, self.first, via);
+        let asked = open(via);
+        let due = begun + MEMBERS_FIRST;
+        let beside = async {
+            sleep_until(due.into()).await;
+            open(Via::Beside).await
+        };
+        tokio::pin!(asked, beside);
+        let (mut failed, mut alone) = (None, via.depth() == 0);
         loop {
             tokio::select! {
-                opened = &mut open => return Some(opened),
+                opened = &mut asked, if failed.is_none() => match opened {
+                    Err(end) if !alone && due <= Instant::now() => failed = Some(end),
+                    opened => return Some((via, opened)),
+                },
+                opened = &mut beside, if !alone => match (opened, failed.take()) {
+                    (Err(_), Some(end)) => return Some((via, Err(end))),
+                    (Err(_), None) => alone = true,
+                    (opened, _) => return Some((Via::Beside, opened)),
+                },
                 () = self.fill.demand.notified(), if via.depth() > 0 => {
                     if least_depth(&self.fill) < depth.min(via.depth()) {
                         return None;
@@ -258,7 +278,7 @@ impl Running {
     }
 }
 
-/// How long other members are asked for the first bytes before this node fetches them itself.
+/// How long other members are asked for the first bytes before this node asks for them itself.
 const MEMBERS_FIRST: Duration = Duration::from_millis(1500);
 
 /// How often a blob whose bytes were wrong is begun anew without those who brought them.

@@ -83,7 +83,7 @@ pub(super) struct Progress {
 
 /// Runs a fill from its first request to its end.
 pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
-    let outcome = caught(fill_up(&fills, &fill)).await;
+    let outcome = caught(Box::pin(fill_up(&fills, &fill))).await;
     match outcome {
         Ok(Some(partial)) => {
             fill.set_phase(Phase::Verified);

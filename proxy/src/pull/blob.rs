@@ -23,7 +23,7 @@ const OCTETS: &str = "application/octet-stream";
 /// How a caller gets a blob that it did not find in the node tier.
 pub(super) enum Way {
     /// At a fill.
-    Seat(Reader),
+    Seat(Box<Reader>),
     /// It has come in the meantime.
     Held(Arc<Blob>),
     /// Not from the fill that is under way, which is another registry's.
@@ -66,9 +66,9 @@ impl Pull {
             right = Right::Digest;
         }
         let joined = self.joined(place, &source, digest, range, right, DEPTH);
-        match joined.await? {
+        match Box::pin(joined).await? {
             Way::Held(blob) => self.stored(digest, range, blob),
-            Way::Seat(reader) => self.follow(reader, digest, source, range).await,
+            Way::Seat(reader) => self.follow(*reader, digest, source, range).await,
             Way::Elsewhere => {
                 self.access
                     .prove_unless_known(place, Subject::Blob(*digest))
@@ -201,7 +201,9 @@ impl Pull {
             && link.is_some()
             && self.access.verdict(place) == Verdict::Ask { bridged: true };
         let mut ask = place.ask(Subject::Blob(*digest), Want::Head);
-        ask.optional = bridged;
+        if bridged {
+            ask = ask.optional();
+        }
         let asked = self.upstreams.ask(&ask).await;
         let answer = match asked {
             // Public ECR refuses a HEAD that it would allow as a GET, and a signed redirect is good for GET alone.

@@ -80,20 +80,23 @@ impl Pull {
         if record.is_none() && !head && !self.cluster.has_others() {
             return Ok(resolved(Known::Concluded(After::Fetch)));
         }
-        let told = self
+        // Boxed, as whatever is asked beyond the node: every request carries room for it.
+        let asking = self
             .tags
-            .ask(place, tag, config.tags.timeout, record.is_some())
-            .await;
+            .ask(place, tag, config.tags.timeout, record.is_some());
+        let told = Box::pin(asking).await;
         self.count_word(record.as_ref(), &told.word);
         match &told.word {
             tags::Word::Failed(failure) => self.access.met(place, failure),
+            // The fetch that follows proves it.
+            tags::Word::Untold => {}
             _ if told.proves => self.access.accepted(place),
             // A mirror's word: the origin has to say so too.
             _ if !self.proven(place)? => {
                 let subject = Subject::Manifest(Reference::Tag(tag.clone()));
                 self.access.prove(place, subject).await?;
             }
-            _ => {}
+            tags::Word::Descriptor(_) => {}
         }
         let concluded = tags::conclude(record.clone(), told.word, policy);
         Ok(Resolved {
@@ -137,12 +140,12 @@ impl Pull {
                 if head {
                     return Ok(headers_only(&descriptor).from(Tier::Upstream, Outcome::Miss));
                 }
-                self.fetch(place, Reference::Digest(descriptor.digest))
+                Box::pin(self.fetch(place, Reference::Digest(descriptor.digest)))
                     .await
                     .map_err(dangling)
             }
             After::Fetch => {
-                let fetched = self.fetch(place, Reference::Tag(tag.clone())).await;
+                let fetched = Box::pin(self.fetch(place, Reference::Tag(tag.clone()))).await;
                 self.count_fetched(record.as_ref(), &fetched);
                 fetched
             }
@@ -269,7 +272,7 @@ impl Pull {
             let subject = Subject::Manifest(Reference::Digest(*digest));
             self.access.prove(place, subject).await?;
         }
-        let manifest = self.fetch(place, Reference::Digest(*digest)).await?;
+        let manifest = Box::pin(self.fetch(place, Reference::Digest(*digest))).await?;
         Ok(manifest.pulled(head, Outcome::Miss))
     }
 
@@ -359,14 +362,14 @@ impl Pull {
             reference.clone(),
             who,
         );
-        let fetch = fetch(
+        let fetch = Box::pin(fetch(
             Arc::clone(&self.store),
             Arc::clone(&self.upstreams),
             Arc::clone(&self.access),
             Arc::clone(&self.cluster),
             place.clone(),
             reference,
-        );
+        ));
         self.fetches.run(key, fetch).await.unwrap_or_else(|| {
             Err(PullError::Upstream(Failure::Unreachable {
                 place: place.registry.to_string(),
@@ -467,6 +470,13 @@ async fn read(
         Reference::Digest(digest) => Some(*digest),
         Reference::Tag(_) => told,
     };
+    // Any page would have the digest that it has itself.
+    if expected.is_none() && !media::is_manifest(&bytes) {
+        return Err(PullError::Upstream(Failure::Invalid {
+            place: place.registry.to_string(),
+            why: "something that is no manifest".to_owned(),
+        }));
+    }
     let algorithm = expected.map_or(larder_shared::Algorithm::Sha256, |d| d.algorithm());
     let digest = Digest::of(algorithm, &bytes);
     if expected.is_some_and(|expected| expected != digest) {

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     access::Place,
     cluster::peers,
-    fill::{DEPTH, Right, Source},
+    fill::{Right, Source},
     identity::{Fingerprint, Identity},
     metrics::{self, Outcome, Tier},
     tags::Descriptor,
@@ -100,7 +100,7 @@ impl Pull {
             .joined(place, &source, digest, range, right, role.depth())
             .await?
         {
-            Way::Seat(reader) => self.follow(reader, digest, source, range).await,
+            Way::Seat(reader) => self.follow(*reader, digest, source, range).await,
             Way::Held(blob) => self.stored(digest, range, blob),
             Way::Elsewhere => Err(missing(place)),
         }
@@ -129,9 +129,14 @@ impl Pull {
         if role == Role::Holder {
             return Err(missing(place));
         }
-        // One question for all members that ask now, whatever token each has lent.
+        // One question for all members that ask now, whatever token each has lent; for nobody's, callers here have it too.
+        let who = if place.identity.is_anonymous() {
+            place.identity.fingerprint()
+        } else {
+            Fingerprint::MEMBERS
+        };
         let manifest = self
-            .fetch_upstream(place, Reference::Digest(*digest), Fingerprint::MEMBERS)
+            .fetch_upstream(place, Reference::Digest(*digest), who)
             .await?;
         // Signed inline, its bytes do not have its digest: nobody could verify it.
         if media::is_schema1(&manifest.media_type) {
@@ -148,7 +153,8 @@ impl Pull {
         digest: &Digest,
     ) -> Option<Manifest> {
         let asking = async {
-            for (member, role) in self.cluster.candidates(digest, 0, DEPTH) {
+            // Relays would each fetch it for themselves, and for a root a manifest is nothing to send.
+            for (member, role) in self.cluster.candidates(digest, 0, 1) {
                 if self.cluster.admits(member)
                     && let Some(manifest) = self.manifest_from(place, digest, member, role).await
                 {

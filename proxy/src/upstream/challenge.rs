@@ -29,6 +29,13 @@ impl Challenge {
             })
         })
     }
+
+    /// Bytes of its longest parameter.
+    pub fn longest(&self) -> usize {
+        let optional = [&self.service, &self.scope, &self.error];
+        let lengths = optional.into_iter().flatten().map(String::len);
+        lengths.fold(self.realm.len(), usize::max)
+    }
 }
 
 fn parse(value: &str) -> Option<Vec<(String, String)>> {

@@ -13,7 +13,7 @@ use super::{
     FIRST_BYTE, Location, Upstreams,
     challenge::Challenge,
     location_key,
-    question::{AGENT, Answer, Ask, Failure, endpoint_uri, sort},
+    question::{AGENT, Answer, Ask, Failure, Subject, endpoint_uri, retry_after, sort},
     redirect,
     token::{Token, TokenAnswer, TokenError, TokenKey},
 };
@@ -24,6 +24,10 @@ use crate::{
     identity::{Identity, Proof},
     metrics::{TokenOutcome, Tokens as TokensLabel},
 };
+
+/// Bytes of the longest token, and of the longest parameter of a challenge: both are kept, and any registry may be named.
+const MAX_TOKEN: usize = 64 << 10;
+const MAX_PARAMETER: usize = 4 << 10;
 
 /// How an endpoint wants to be shown who asks.
 #[derive(Clone, Debug)]
@@ -154,9 +158,16 @@ impl Upstreams {
                 };
                 self.locations.insert(key, location).await;
             }
+            let headers = redirect::merge(&hops.registry_headers, parts.headers);
+            if is_page(ask, &headers) {
+                return Err(Failure::Invalid {
+                    place,
+                    why: "a web page".to_owned(),
+                });
+            }
             return Ok(Answer {
                 partial,
-                headers: redirect::merge(&hops.registry_headers, parts.headers),
+                headers,
                 body,
                 endpoint: index,
                 proves,
@@ -179,6 +190,9 @@ impl Upstreams {
         let Scheme::Bearer(challenge) = scheme else {
             return Ok(basic_of(identity));
         };
+        if challenge.longest() > MAX_PARAMETER {
+            return Err(TokenError::Invalid("its challenge is too long".to_owned()));
+        }
         let key = TokenKey::new(challenge, identity.fingerprint());
         let fetch = async {
             let fetched = self.fetch_token(&key, identity, place, route).await;
@@ -266,17 +280,26 @@ impl Upstreams {
             })?;
         match response.status() {
             StatusCode::OK => {}
-            status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
-                return Err(TokenError::Unreachable(format!("it answered {status}")));
+            // 400 is what a refresh token that is good no more gets (RFC 6749 section 5.2).
+            status @ (StatusCode::BAD_REQUEST
+            | StatusCode::UNAUTHORIZED
+            | StatusCode::FORBIDDEN) => return Err(TokenError::Refused(status)),
+            StatusCode::TOO_MANY_REQUESTS => {
+                return Err(TokenError::Limited(retry_after(response.headers())));
             }
-            status => return Err(TokenError::Refused(status)),
+            // Anything else says nothing about who asks, and must not void what the origin said of it before.
+            status => return Err(TokenError::Unreachable(format!("it answered {status}"))),
         }
         let body = client::collect(response.into_body(), 1 << 20, Duration::from_secs(4))
             .await
             .map_err(TokenError::Unreachable)?;
         let answer: TokenAnswer =
             serde_json::from_slice(&body).map_err(|_| invalid("it is not the JSON of a token"))?;
-        answer.into_token()
+        let token = answer.into_token()?;
+        if token.authorization().len() > MAX_TOKEN {
+            return Err(invalid("the token is too long"));
+        }
+        Ok(token)
     }
 
     /// How a place is reached that an upstream led to: its own host as before, a configured one by its own right, any
@@ -308,6 +331,14 @@ impl Upstreams {
             },
         }
     }
+}
+
+/// What a captive portal or an ingress says with 200 in a registry's place. It is no manifest and proves nothing.
+fn is_page(ask: &Ask, headers: &HeaderMap) -> bool {
+    let html = |value: &HeaderValue| value.as_bytes().starts_with(b"text/html");
+    matches!(ask.subject, Subject::Manifest(_))
+        && !headers.contains_key("docker-content-digest")
+        && headers.get(CONTENT_TYPE).is_some_and(html)
 }
 
 /// How an endpoint is reached.
@@ -418,6 +449,10 @@ pub(super) fn token_failure(place: &str, error: &TokenError) -> Failure {
     let place = place.to_owned();
     match error {
         TokenError::Refused(_) => Failure::Refused(place),
+        TokenError::Limited(retry_after) => Failure::Limited {
+            place,
+            retry_after: *retry_after,
+        },
         TokenError::Unreachable(why) => Failure::Unreachable {
             place,
             why: format!("its token server: {why}"),

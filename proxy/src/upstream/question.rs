@@ -41,6 +41,16 @@ pub enum Want {
     Part(Range),
 }
 
+/// What hangs on an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Need {
+    Needed,
+    /// The caller can do without: an endpoint whose breaker is open is not bothered.
+    Optional,
+    /// Somebody else is asked as well, and whoever answers first will do: leaving says nothing about the endpoint.
+    Beside,
+}
+
 /// One question to a registry.
 #[derive(Clone, Debug)]
 pub struct Ask {
@@ -50,8 +60,7 @@ pub struct Ask {
     pub want: Want,
     /// Which endpoint to begin with, counted through: one more after each that broke off.
     pub first: usize,
-    /// The caller can do without an answer: an endpoint whose breaker is open is not bothered.
-    pub optional: bool,
+    pub need: Need,
     /// How long the caller will wait, all endpoints together; as long as for a first byte otherwise. An endpoint that
     /// others stand behind gets half of what is left, so that one that hangs does not use up their time.
     pub within: Option<Duration>,
@@ -79,7 +88,7 @@ impl Ask {
             subject,
             want,
             first: 0,
-            optional: false,
+            need: Need::Needed,
             within: None,
             identity: Identity::anonymous(),
             proof: false,
@@ -113,7 +122,7 @@ impl Ask {
     /// As above, for a caller that can do without.
     #[must_use]
     pub fn optional(mut self) -> Self {
-        self.optional = true;
+        self.need = Need::Optional;
         self
     }
 }
@@ -160,6 +169,13 @@ pub enum Failure {
     /// An answer that a registry may not give.
     #[error("{place} answered with {why}")]
     Invalid { place: String, why: String },
+}
+
+impl Failure {
+    /// 405: a registry that knows no HEAD. It is asked with GET.
+    pub fn knows_no_head(&self) -> bool {
+        matches!(self, Self::Invalid { why, .. } if why.starts_with("405"))
+    }
 }
 
 impl Subject {
@@ -239,7 +255,8 @@ pub(super) fn request(
 }
 
 /// `Retry-After`: seconds, or a date (RFC 9110 section 10.2.3).
-fn retry_after(text: &str) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
     }
@@ -251,9 +268,7 @@ fn retry_after(text: &str) -> Option<Duration> {
 /// 200 is `false`, 206 is `true`, all else is a failure.
 pub(super) fn sort(place: &str, status: StatusCode, headers: &HeaderMap) -> Result<bool, Failure> {
     let place = place.to_owned();
-    let retry_after = headers
-        .get(RETRY_AFTER)
-        .and_then(|value| retry_after(value.to_str().ok()?.trim()));
+    let retry_after = retry_after(headers);
     let encoded = headers
         .get(CONTENT_ENCODING)
         .is_some_and(|e| !e.as_bytes().eq_ignore_ascii_case(b"identity"));

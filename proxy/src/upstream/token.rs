@@ -66,6 +66,8 @@ impl fmt::Debug for Token {
 pub enum TokenError {
     #[error("the token server refused ({0})")]
     Refused(StatusCode),
+    #[error("the token server limits requests")]
+    Limited(Option<Duration>),
     #[error("the token server cannot be reached: {0}")]
     Unreachable(String),
     #[error("the token server's answer makes no sense: {0}")]
@@ -78,7 +80,7 @@ impl TokenError {
     pub fn outcome(&self) -> TokenOutcome {
         match self {
             Self::Refused(_) => TokenOutcome::Refused,
-            Self::Unreachable(_) => TokenOutcome::Unreachable,
+            Self::Limited(_) | Self::Unreachable(_) => TokenOutcome::Unreachable,
             Self::Invalid(_) => TokenOutcome::Invalid,
             Self::Forbidden(_) => TokenOutcome::Forbidden,
         }
