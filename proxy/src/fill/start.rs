@@ -252,6 +252,9 @@ const MEMBERS_FIRST: Duration = Duration::from_millis(1500);
 /// How often a blob whose bytes were wrong is begun anew without those who brought them.
 const RESTARTS: usize = 3;
 
+/// No blob is this long, and there is room behind it to count on: a range may begin anywhere.
+const FARTHEST: u64 = 1 << 62;
+
 /// How many members may stand between the source and whoever of the readers is nearest to it.
 fn least_depth(fill: &Fill) -> u8 {
     let state = lock(&fill.state);
@@ -303,7 +306,7 @@ pub(super) fn first_want(fill: &Fill, depth: u8) -> Want {
     let state = lock(&fill.state);
     let seats = state.seats.values().filter(|seat| seat.depth == depth);
     let starts = seats.filter_map(|seat| match seat.wants {
-        Wants::Opening { start, end, .. } => Some((start?, end)),
+        Wants::Opening { start, end, .. } => Some((start?.min(FARTHEST), end)),
         _ => None,
     });
     let first = starts.min();
@@ -314,10 +317,10 @@ pub(super) fn first_want(fill: &Fill, depth: u8) -> Want {
             Want::Part(Range::new(start, end.clamp(start + 1, run)))
         }
         (true, _) => Want::Part(Range::new(0, 2 * WINDOW)),
-        (false, Some(start)) => Want::Part(Range::new(
-            start / plan::SPAN * plan::SPAN,
-            (start / plan::SPAN * plan::SPAN).saturating_add(plan::SPAN),
-        )),
+        (false, Some(start)) => {
+            let start = start / plan::SPAN * plan::SPAN;
+            Want::Part(Range::new(start, start + plan::SPAN))
+        }
         // A suffix: the length decides where it begins.
         (false, None) => Want::Part(Range::new(0, 1)),
     }
