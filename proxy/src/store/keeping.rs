@@ -346,30 +346,42 @@ impl Store {
         if sound {
             lock(&self.index).note_checked(blob.digest());
         } else {
-            self.quarantine(blob.digest());
+            self.quarantine(blob);
         }
         sound
     }
 
-    /// Takes a damaged blob out of the tier and keeps it aside for a while.
-    pub fn quarantine(&self, digest: &Digest) {
+    /// Takes a damaged blob out of the tier and keeps it aside for a while. `false` if another file has its place by now,
+    /// or none: that it is damaged says nothing about what is there.
+    pub fn quarantine(&self, blob: &Blob) -> bool {
         if !self.is_held() {
-            return;
+            return false;
         }
+        let digest = blob.digest();
+        let path = self.layout.blob(digest);
+        {
+            let _alone = lock(&self.removals);
+            if !blob.is_at(&path) {
+                return false;
+            }
+            lock(&self.index).remove(digest);
+            let aside = self.layout.quarantine().join(format!(
+                "{}-{}",
+                digest.algorithm().as_str(),
+                digest.hex()
+            ));
+            if self.layout.put_in_place(&path, &aside, false).is_err() {
+                let _ = remove_if_there(&path);
+            }
+        }
+        self.note_rotten(digest);
+        true
+    }
+
+    pub(super) fn note_rotten(&self, digest: &Digest) {
         self.rotten
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         tracing::warn!(blob.digest = %digest, "a blob is damaged on disk, is set aside, and is fetched again when it is asked for; if there are more, look at the disk");
-        let _alone = lock(&self.removals);
-        lock(&self.index).remove(digest);
-        let aside = self.layout.quarantine().join(format!(
-            "{}-{}",
-            digest.algorithm().as_str(),
-            digest.hex()
-        ));
-        let path = self.layout.blob(digest);
-        if self.layout.put_in_place(&path, &aside, false).is_err() {
-            let _ = remove_if_there(&path);
-        }
     }
 
     /// Damaged blobs that were found since the start.

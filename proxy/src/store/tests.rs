@@ -425,3 +425,47 @@ fn pins_that_are_made_at_once_are_all_written_down() {
         assert!(pins.iter().all(|pin| kept.contains(pin)), "round {round}");
     }
 }
+
+/// A verified partial of what `bytes` are.
+fn verified(store: &Store, bytes: &[u8]) -> Partial {
+    let digest = Digest::sha256(bytes);
+    let partial = store.begin(digest, bytes.len() as u64, &origin()).unwrap();
+    feed(&partial, bytes, 0..bytes.len());
+    assert_eq!(partial.verify().unwrap(), Some(true));
+    partial
+}
+
+/// A blob may be committed a second time. Whoever still has the first file open has no rot before him.
+#[test]
+fn a_blob_that_was_replaced_is_not_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (bytes, digest) = sample(3000);
+    store.put(&digest, &bytes.clone().into()).unwrap();
+    let first = store.blob(&digest, None).unwrap();
+    let partial = verified(&store, &bytes);
+    // As far as a commit has come when the index does not know yet.
+    partial.seal().unwrap();
+    partial.put_in_place().unwrap();
+    let second = store.blob(&digest, Some(3000)).expect("it is here");
+    assert!(second.is_at(&store.layout.blob(&digest)) && !first.is_at(&store.layout.blob(&digest)));
+    assert_eq!(store.rotten(), 0);
+    assert_eq!(store.totals().blobs, 1);
+}
+
+/// What is found in one file, after it was hashed for seconds, is not held against the one that has its place by then.
+#[test]
+fn a_right_blob_is_not_taken_out_for_the_wrong_one_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (bytes, digest) = sample(3000);
+    store.put(&digest, &bytes.clone().into()).unwrap();
+    let path = store.layout.blob(&digest);
+    fs::write(&path, vec![0; 3000]).unwrap();
+    let wrong = store.peek(&digest).unwrap();
+    store.commit(&verified(&store, &bytes)).unwrap();
+    assert!(!store.check(&wrong));
+    let right = store.blob(&digest, Some(3000)).expect("it is here");
+    assert_eq!(right.read(Range::new(0, 3000)).unwrap(), bytes);
+    assert_eq!(store.rotten(), 0);
+}
