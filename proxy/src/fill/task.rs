@@ -302,8 +302,8 @@ impl Running {
                 self.start_streams(partial)?;
             }
             if self.flights.is_empty() && due {
-                // Nobody wants anything: that is no lack of progress.
-                self.progress.since = now;
+                // Nobody wants anything: that is no lack of progress, and what failed before says nothing of the next.
+                self.progress.begin_anew(now);
                 let since = *idle_since.get_or_insert(now);
                 if now.duration_since(since) >= LINGER && unwanted(&self.fill) {
                     // Written down before the fill leaves the list: the next one goes on from it.
@@ -350,10 +350,14 @@ impl Progress {
     pub(super) fn note(&mut self, now: Instant, present: u64) {
         if present > self.present {
             self.present = present;
-            self.since = now;
-            self.failing = None;
-            self.backoff = BACKOFF_FIRST;
+            self.begin_anew(now);
         }
+    }
+
+    fn begin_anew(&mut self, now: Instant) {
+        self.since = now;
+        self.failing = None;
+        self.backoff = BACKOFF_FIRST;
     }
 }
 
