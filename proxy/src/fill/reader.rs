@@ -47,6 +47,8 @@ pub struct Reader {
     blob: Option<Arc<Blob>>,
     /// What is left of the part that is being read.
     part: Range,
+    /// Where it began.
+    began: u64,
     held_back: bool,
     /// What it was sent from memory: the digest says nothing of these bytes before they are found in the file.
     lent: Vec<(u64, Bytes)>,
@@ -97,6 +99,7 @@ impl Reader {
             size: 0,
             blob: None,
             part: Range::new(0, 0),
+            began: 0,
             held_back: false,
             lent: Vec::new(),
             proving: None,
@@ -181,6 +184,7 @@ impl Reader {
 
     fn begin(&mut self, part: Range, held_back: bool, wants: Wants) {
         self.part = part;
+        self.began = part.start;
         self.held_back = held_back;
         if let Some(seat) = lock(&self.fill.state).seats.get_mut(&self.seat) {
             seat.wants = wants;
@@ -191,6 +195,7 @@ impl Reader {
     /// Goes on to the next of several parts.
     pub fn next_part(&mut self, part: Range) {
         self.part = part;
+        self.began = part.start;
     }
 
     /// The file of the chunks that were given.
@@ -313,7 +318,7 @@ impl Reader {
         match state.partial.as_ref().filter(whole) {
             _ if end > 0 && end == self.part.start => Before::Memory(sent),
             Some(partial) => Before::File(sent, Arc::clone(partial)),
-            None if end > 0 => Before::Lost,
+            None if self.part.start > self.began => Before::Lost,
             None => Before::Elsewhere,
         }
     }
