@@ -1,8 +1,8 @@
 //! A stream that breaks once is taken up by a Range inside larder, and the client does not notice (promise P14).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use larder_tests::fake::{Algorithm, Content, Fault, Match, Request};
+use larder_tests::fake::{Algorithm, Content, Fault, Gate, Match, Request};
 use larder_tests::http;
 use larder_tests::scene::{Compared, Scene, compare, eventually};
 
@@ -109,6 +109,62 @@ async fn a_restart_of_the_registry_is_not_noticed() {
     scene.fake.start_again().await;
     let rest = compare(&mut stream, &content, 1_000_000..size).await;
     assert_eq!(rest, Compared::whole(size - 1_000_000));
+}
+
+/// Waits until a fill has so many readers.
+async fn until_read_by(scene: &Scene, readers: u64) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let status = scene.node.admin("/status").await;
+        if status["fills"][0]["readers"].as_u64() == Some(readers) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "not {readers}: {status}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// One repository fails a single time, and the blob is brought by another. Whoever pulls from the first is served, since it
+/// is known to hold the blob.
+#[tokio::test]
+async fn a_failure_that_is_over_refuses_nobody() {
+    let scene = Scene::new().await;
+    let content = Content::synthetic(1, 3_000_000);
+    let digest = scene.fake.put_content("a/b", &content);
+    scene.fake.put_blob_under("c/d", &digest, &content);
+    let [first, second] = ["a/b", "c/d"].map(|repository| scene.blob(repository, &digest));
+    for url in [&first, &second] {
+        let answer = http::get_digest(url, &[]).await.expect("an answer");
+        assert_eq!(answer.digest, digest);
+    }
+    scene.until_idle().await;
+    let hex = &digest["sha256:".len()..];
+    let kept = format!("blobs/sha256/{}/{hex}", &hex[..2]);
+    std::fs::remove_file(scene.node.store().join(kept)).expect("the blob");
+    let of = |repository| Match::blob().repository(repository).method("GET");
+    let held = Gate::new(0);
+    scene
+        .fake
+        .fault(of("a/b").times(1), Fault::Hold(held.clone()));
+    scene.fake.fault(of("a/b").times(1), Fault::status(503));
+    let gate = scene.fake.gate(of("c/d"), 1_000_000);
+    let pull = |url: &str| {
+        let url = url.to_owned();
+        tokio::spawn(async move { http::get_digest(&url, &[]).await })
+    };
+    let mut readers = vec![pull(&first)];
+    held.reached(1).await;
+    readers.push(pull(&second));
+    until_read_by(&scene, 2).await;
+    held.open();
+    gate.reached(1).await;
+    readers.push(pull(&first));
+    until_read_by(&scene, 3).await;
+    gate.open();
+    for reader in readers {
+        let answer = reader.await.expect("no panic").expect("an answer");
+        assert_eq!((answer.status, &answer.digest), (200, &digest));
+    }
 }
 
 /// What failed for a reader that has left, long ago, takes nothing of the patience that the next one gets.

@@ -135,12 +135,14 @@ impl Reader {
             return Poll::Ready(Err(FillError::Broken("no seat".to_owned())));
         };
         if let Phase::Failed(error) = &state.phase {
-            return Poll::Ready(Err(
-                own_failure(&state.refusals, &seat.source).unwrap_or_else(|| error.clone())
-            ));
+            let own = own_failure(&state.refusals, &seat.source, |_| true);
+            return Poll::Ready(Err(own.unwrap_or_else(|| error.clone())));
         }
-        // What was refused to this reader is refused, whoever else may go on.
-        if let Some(refused) = own_failure(&state.refusals, &seat.source) {
+        // What was refused to this reader is refused, whoever else may go on. Where its source merely failed, others may
+        // bring what it has a right to.
+        let holds = seat.right == Right::Digest || state.served.contains(&seat.source);
+        let counts = |failure: &Failure| !holds || matches!(failure, Failure::Refused(_));
+        if let Some(refused) = own_failure(&state.refusals, &seat.source, counts) {
             return Poll::Ready(Err(refused));
         }
         if let (Some(size), true) = (state.size, entitled) {
@@ -373,8 +375,14 @@ fn fresh(bytes: Option<&(u64, Bytes)>, wanted: Range) -> Option<Bytes> {
     (from < to).then(|| bytes.slice(from as usize..to as usize))
 }
 
-fn own_failure(refusals: &[(Source, Failure)], source: &Source) -> Option<FillError> {
-    let (_, failure) = refusals.iter().find(|(refused, _)| refused == source)?;
+/// The first failure of a reader's own source that counts.
+fn own_failure(
+    refusals: &[(Source, Failure)],
+    source: &Source,
+    counts: impl Fn(&Failure) -> bool,
+) -> Option<FillError> {
+    let mut own = refusals.iter().filter(|(refused, _)| refused == source);
+    let (_, failure) = own.find(|(_, failure)| counts(failure))?;
     Some(FillError::Upstream(failure.clone()))
 }
 
