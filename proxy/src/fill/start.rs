@@ -28,6 +28,7 @@ impl Running {
         let begun = Instant::now();
         let mut depth = least_depth(&self.fill);
         let mut want = first_want(&self.fill, depth);
+        let mut passed = 0;
         loop {
             let source = self.pick_source()?;
             let at = match want {
@@ -89,13 +90,24 @@ impl Running {
                         _ => Want::All,
                     };
                 }
-                End::Refused(failure) => self.refuse(source, failure),
+                End::Refused(failure) => {
+                    self.refuse(source, failure);
+                    passed = 0;
+                }
+                // An answer that is of no use, from one of the endpoints.
+                End::WrongObject(_) | End::Broken { .. }
+                    if passed + 1 < self.fills.upstreams.count(&source.registry) =>
+                {
+                    passed += 1;
+                    self.first += 1;
+                }
                 End::WrongObject(why) | End::Broken { why, .. } => {
                     let failure = Failure::Invalid {
                         place: source.registry.to_string(),
                         why,
                     };
                     self.refuse(source, failure);
+                    passed = 0;
                 }
                 End::Disk(error) => return Err(FillError::Disk(error.to_string())),
                 End::Done => {}

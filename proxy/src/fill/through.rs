@@ -110,22 +110,28 @@ impl Passage {
     ) -> Result<Self, FillError> {
         let subject = Subject::Blob(digest);
         let want = Want::Part(Range::new(0, 1));
-        let ask = Ask::new(&source.registry, &source.repository, subject, want)
+        let mut ask = Ask::new(&source.registry, &source.repository, subject, want)
             .by(source.identity.clone())
             .traced(&source.trace);
-        let size = match upstreams.ask(&ask).await {
-            Ok(answer) if answer.partial => answer.content_range().map(|(_, size)| size),
-            Ok(answer) => answer.content_length(),
-            Err(Failure::Unsatisfiable { total }) => total,
-            Err(failure) => return Err(FillError::Upstream(failure)),
-        };
-        let size = size.ok_or_else(|| FillError::Broken("no length of the blob".to_owned()))?;
-        Ok(Self {
-            upstreams,
-            source,
-            digest,
-            size,
-        })
+        // Where one endpoint does not tell, the next one may.
+        for first in 0..upstreams.count(&source.registry).max(1) {
+            ask.first = first;
+            let size = match upstreams.ask(&ask).await {
+                Ok(answer) if answer.partial => answer.content_range().map(|(_, size)| size),
+                Ok(answer) => answer.content_length(),
+                Err(Failure::Unsatisfiable { total }) => total,
+                Err(failure) => return Err(FillError::Upstream(failure)),
+            };
+            if let Some(size) = size {
+                return Ok(Self {
+                    upstreams,
+                    source,
+                    digest,
+                    size,
+                });
+            }
+        }
+        Err(FillError::Broken("no length of the blob".to_owned()))
     }
 
     /// Bytes of the blob.
