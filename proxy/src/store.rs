@@ -15,7 +15,7 @@ mod repositories;
 mod tenure;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -50,6 +50,8 @@ pub struct Store {
     pinning: Mutex<()>,
     /// Held while a blob gets or loses its place in both index and directory: they must not disagree.
     removals: Mutex<()>,
+    /// Damaged files that could not be taken away, because the disk takes no changes: they are not served.
+    stuck: Mutex<HashMap<Digest, blob::Identity>>,
     trouble: Mutex<Option<keeping::Trouble>>,
     rotten: AtomicU64,
 }
@@ -78,6 +80,7 @@ impl Store {
             pins: Mutex::default(),
             pinning: Mutex::default(),
             removals: Mutex::default(),
+            stuck: Mutex::default(),
             trouble: Mutex::default(),
             rotten: AtomicU64::new(0),
             layout,
@@ -163,7 +166,7 @@ impl Store {
         match opened {
             Ok((found, file)) => {
                 let blob = Arc::new(Blob::new(*digest, found, file).ok()?);
-                if size.is_none_or(|size| size == found) {
+                if size.is_none_or(|size| size == found) && !self.is_stuck(&blob) {
                     lock(&self.index).opened(&blob);
                     return Some(blob);
                 }
@@ -191,7 +194,8 @@ impl Store {
         }
         let file = disk::open_unseen(&self.layout.blob(digest)).ok()?;
         let size = file.metadata().ok()?.len();
-        Some(Arc::new(Blob::new(*digest, size, file).ok()?))
+        let blob = Blob::new(*digest, size, file).ok()?;
+        (!self.is_stuck(&blob)).then(|| Arc::new(blob))
     }
 
     /// A small blob's bytes from memory, if they are there.
