@@ -303,10 +303,14 @@ impl Store {
         // After a write-back error the pages may be gone although the file looks whole: nothing of it can be trusted.
         let committed = (|| {
             partial.seal()?;
+            // Not under the lock: a rename may wait for the journal, and requests for the lock.
+            partial.put_in_place()?;
             {
                 let _stays = lock(&self.removals);
-                partial.put_in_place()?;
-                lock(&self.index).opened(partial.blob());
+                let path = self.layout.blob(partial.blob().digest());
+                if partial.blob().is_at(&path) {
+                    lock(&self.index).opened(partial.blob());
+                }
             }
             partial.settle()
         })();

@@ -371,6 +371,11 @@ impl Store {
                 digest.hex()
             ));
             let moved = self.layout.put_in_place(&path, &aside, false);
+            if moved.is_ok() && !blob.is_at(&aside) {
+                // Another was committed in between, and this is that one.
+                let _ = fs::rename(&aside, &path);
+                return false;
+            }
             let gone = moved.or_else(|_| remove_if_there(&path)).is_ok();
             let mut stuck = lock(&self.stuck);
             let known = stuck.remove(digest);
