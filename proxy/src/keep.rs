@@ -1,7 +1,8 @@
 //! Keeps the node tier sound and within its bounds while larder runs.
 //!
-//! A round follows every commit, and every few seconds without one: evict what is over the bounds, write down the times
-//! of last use. A slow scrub looks through the blobs for rot. What goes and what stays is [`crate::store`]'s choice.
+//! A round follows every commit, and every few seconds without one: let go of wrong files, evict what is over the bounds,
+//! write down the times of last use. A slow scrub looks through the blobs for rot. What goes and what stays is
+//! [`crate::store`]'s choice.
 
 use std::{
     sync::Arc,
@@ -56,6 +57,7 @@ impl Pull {
     ) -> std::io::Result<crate::store::Evicted> {
         let pull = Arc::clone(self);
         let round = move || {
+            pull.fills.let_go_of_suspects();
             let evicted = pull.store.enforce(&pull.limits(), &counts, |digest| {
                 pull.fills.is_active(digest)
             })?;

@@ -16,7 +16,7 @@ mod repositories;
 mod tenure;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -52,6 +52,8 @@ pub struct Store {
     pinning: Mutex<()>,
     /// Held while a blob gets or loses its place in both index and directory: they must not disagree.
     removals: Mutex<()>,
+    /// Damaged files that could not be taken away, because the disk takes no changes: they are not served.
+    stuck: Mutex<HashMap<Digest, blob::Identity>>,
     trouble: Mutex<Option<keeping::Trouble>>,
     rotten: AtomicU64,
 }
@@ -80,6 +82,7 @@ impl Store {
             pins: Mutex::default(),
             pinning: Mutex::default(),
             removals: Mutex::default(),
+            stuck: Mutex::default(),
             trouble: Mutex::default(),
             rotten: AtomicU64::new(0),
             layout,
@@ -165,7 +168,7 @@ impl Store {
         match opened {
             Ok((found, file)) => {
                 let blob = Arc::new(Blob::new(*digest, found, file).ok()?);
-                if size.is_none_or(|size| size == found) {
+                if size.is_none_or(|size| size == found) && !self.is_stuck(&blob) {
                     lock(&self.index).opened(&blob);
                     return Some(blob);
                 }
@@ -193,7 +196,8 @@ impl Store {
         }
         let file = disk::open_unseen(&self.layout.blob(digest)).ok()?;
         let size = file.metadata().ok()?.len();
-        Some(Arc::new(Blob::new(*digest, size, file).ok()?))
+        let blob = Blob::new(*digest, size, file).ok()?;
+        (!self.is_stuck(&blob)).then(|| Arc::new(blob))
     }
 
     /// A small blob's bytes from memory, if they are there.
@@ -301,10 +305,14 @@ impl Store {
         // After a write-back error the pages may be gone although the file looks whole: nothing of it can be trusted.
         let committed = (|| {
             partial.seal()?;
+            // Not under the lock: a rename may wait for the journal, and requests for the lock.
+            partial.put_in_place()?;
             {
                 let _stays = lock(&self.removals);
-                partial.put_in_place()?;
-                lock(&self.index).opened(partial.blob());
+                let path = self.layout.blob(partial.blob().digest());
+                if partial.blob().is_at(&path) {
+                    lock(&self.index).opened(partial.blob());
+                }
             }
             partial.settle()
         })();

@@ -449,3 +449,37 @@ async fn what_is_sent_from_the_middle_without_a_disk_is_checked_too() {
     let answer = http::get(&url, &range).await.expect("an answer");
     assert!(answer.complete && answer.body == content.read(MB..3 * MB));
 }
+
+/// A write that never returns is as good as one that fails: the body goes on without the disk.
+#[tokio::test]
+async fn a_disk_that_hangs() {
+    let scene = Scene::with(|node| node.log_level("info")).await;
+    let content = Content::synthetic(1, 30 * MB);
+    let digest = scene.fake.put_content("a/b", &content);
+    let url = scene.blob("a/b", &digest);
+    // Whoever writes a checkpoint opens one of these, and waits for somebody who reads it.
+    let pipes = (0..100).map(|number| {
+        let name = format!("tmp/{}-{number}", scene.node.pid());
+        scene.node.store().join(name)
+    });
+    let pipes: Vec<_> = pipes.collect();
+    for pipe in &pipes {
+        nix::unistd::mkfifo(pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    }
+    let pulls = async || {
+        for _ in 0..2 {
+            assert_eq!(pull(&url, &content).await, whole(&content));
+        }
+    };
+    let done = tokio::time::timeout(Duration::from_secs(30), pulls()).await;
+    assert!(done.is_ok(), "the body hangs as well");
+    assert!(is_failing(&scene).await);
+    // And it comes back. Whoever waited takes its pipe with it.
+    let open = |pipe: &PathBuf| {
+        let open = fs::File::options().read(true).write(true).open(pipe);
+        let _ = fs::remove_file(pipe);
+        open
+    };
+    let _open: Vec<_> = pipes.iter().map(open).collect();
+    until_it_keeps_again(&scene).await;
+}

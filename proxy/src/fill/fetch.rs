@@ -15,7 +15,7 @@ use larder_shared::Spans;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinHandle,
-    time::timeout,
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::{
@@ -32,6 +32,9 @@ pub const IDLE: Duration = Duration::from_secs(5);
 
 /// The same where the client has no headers before the last byte is here: another source must have its turn in time.
 const IDLE_SMALL: Duration = Duration::from_millis(1500);
+
+/// A write that takes longer is one of a disk that hangs: readers go on without it.
+pub const HANGS: Duration = Duration::from_secs(10);
 
 /// Bytes gathered while those before are written and hashed.
 const GATHERED: usize = 1 << 20;
@@ -135,6 +138,7 @@ pub async fn pump(
     let rooms = Arc::new(Semaphore::new(PIECES));
     let mut room: Option<OwnedSemaphorePermit> = None;
     let mut writing: Option<JoinHandle<io::Result<()>>> = None;
+    let mut hangs = Instant::now();
     let mut ended: Option<End> = None;
     let idle = if partial.size() <= HELD_BACK {
         IDLE_SMALL
@@ -151,6 +155,7 @@ pub async fn pump(
             gathered_len = 0;
             let (fill, partial, track) =
                 (Arc::clone(&fill), Arc::clone(&partial), Arc::clone(&track));
+            hangs = Instant::now() + HANGS;
             writing = Some(tokio::task::spawn_blocking(move || {
                 write(&fill, &partial, &track, piece)
             }));
@@ -169,6 +174,9 @@ pub async fn pump(
                     Ok(Err(error)) => return End::Disk(error),
                     Err(panic) => return End::Disk(io::Error::other(panic)),
                 }
+            }
+            () = sleep_until(hangs), if writing.is_some() => {
+                return End::Disk(io::Error::new(io::ErrorKind::TimedOut, "a write does not return"));
             }
             Ok(free) = Arc::clone(&rooms).acquire_owned(), if room.is_none() => room = Some(free),
             brought = opened.next(idle), if ended.is_none() && gathered_len < GATHERED => {

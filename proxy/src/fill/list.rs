@@ -225,6 +225,11 @@ impl Fills {
         }
     }
 
+    /// Gives back the room of wrong files that were kept for long (blocking).
+    pub fn let_go_of_suspects(&self) {
+        self.suspects.let_go(suspects::KEPT_FOR);
+    }
+
     /// A blob is right: whoever brought wrong bytes of it before is named (blocking).
     pub(super) fn name_liars(&self, right: &Blob) {
         match self.suspects.name(right) {

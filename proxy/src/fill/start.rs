@@ -2,6 +2,7 @@
 //! were wrong.
 
 use std::{
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,7 +12,7 @@ use tokio::time::sleep_until;
 
 use super::{
     Fill, FillError, HELD_BACK, Phase, Source, Wants,
-    fetch::{End, IDLE, Opened},
+    fetch::{End, HANGS, IDLE, Opened},
     lock,
     plan::{self, DEPTH, WINDOW},
     sources::{self, Brought, Via},
@@ -258,9 +259,18 @@ impl Running {
         );
         let begin = move || store.begin(digest, size, &registry);
         let mut begun = tokio::task::spawn_blocking(begin);
+        let hangs = Instant::now() + HANGS;
+        let mut late = false;
         let begun = loop {
             tokio::select! {
                 begun = &mut begun => break begun,
+                () = sleep_until(hangs.into()), if !late => {
+                    // Readers go on without it. The fill stays on the list: another must not meet a file that comes late.
+                    late = true;
+                    let error = io::Error::new(io::ErrorKind::TimedOut, "a new file does not come");
+                    self.fills.store.failed(&error);
+                    self.fill.set_phase(Phase::Failed(FillError::Disk(error.to_string())));
+                }
                 brought = opened.body.next(IDLE), if opened.first.is_none() => {
                     if let Brought::Data(bytes) = &brought {
                         lock(&self.fill.state).fresh = Some((opened.start, bytes.clone()));
@@ -271,6 +281,10 @@ impl Running {
             }
         };
         match begun {
+            Ok(Ok(partial)) if late => {
+                let _ = tokio::task::spawn_blocking(move || partial.discard()).await;
+                Err(FillError::Disk("a new file came late".to_owned()))
+            }
             Ok(Ok(partial)) => Ok(Arc::new(partial)),
             Ok(Err(error)) => Err(FillError::Disk(error.to_string())),
             Err(panic) => Err(FillError::Disk(panic.to_string())),

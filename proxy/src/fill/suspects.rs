@@ -8,6 +8,7 @@ use std::{
     net::SocketAddr,
     num::NonZeroUsize,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use larder_shared::{Digest, Range};
@@ -17,6 +18,9 @@ use crate::store::Blob;
 
 /// Wrong files kept at once. They have no name on disk any more, and their room is free when they are let go.
 const KEPT: NonZeroUsize = NonZeroUsize::new(16).unwrap();
+
+/// And for how long: nobody may want the digest again, and the room is missed.
+pub const KEPT_FOR: Duration = Duration::from_mins(10);
 
 /// Bytes compared at a time.
 const PIECE: u64 = 1 << 20;
@@ -28,6 +32,7 @@ pub type Share = (Range, SocketAddr);
 struct Suspect {
     wrong: Arc<Blob>,
     shares: Vec<Share>,
+    since: Instant,
 }
 
 /// All wrong files that are kept.
@@ -44,8 +49,28 @@ impl Suspects {
     /// Keeps a wrong file and who brought it.
     pub fn keep(&self, wrong: Arc<Blob>, shares: Vec<Share>) {
         if !shares.is_empty() {
-            self.lock().put(*wrong.digest(), Suspect { wrong, shares });
+            let suspect = Suspect {
+                since: Instant::now(),
+                shares,
+                wrong,
+            };
+            self.lock().put(*suspect.wrong.digest(), suspect);
         }
+    }
+
+    /// Lets go of the files that were kept for longer (blocking: their room becomes free).
+    pub fn let_go(&self, kept_for: Duration) {
+        let mut gone = Vec::new();
+        let mut suspects = self.lock();
+        let is_old = |suspect: &Suspect| suspect.since.elapsed() >= kept_for;
+        while suspects
+            .peek_lru()
+            .is_some_and(|(_, suspect)| is_old(suspect))
+        {
+            gone.extend(suspects.pop_lru());
+        }
+        drop(suspects);
+        drop(gone);
     }
 
     /// Who may have lied about `digest`.
@@ -94,4 +119,29 @@ fn differs(wrong: &Blob, right: &Blob, range: Range) -> io::Result<bool> {
         at = piece.end;
     }
     Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    #[test]
+    fn wrong_files_are_let_go_after_a_while() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let digest = Digest::sha256(b"right");
+        let partial = store.begin(digest, 5, &"a.io".parse().unwrap()).unwrap();
+        let wrong = partial.blob();
+        let owners = Arc::strong_count(wrong);
+        let suspects = Suspects::default();
+        let share = (Range::new(0, 5), "127.0.0.1:1".parse().unwrap());
+        suspects.keep(Arc::clone(wrong), vec![share]);
+        suspects.let_go(KEPT_FOR);
+        assert_eq!(suspects.of(&digest).len(), 1);
+        assert_eq!(Arc::strong_count(wrong), owners + 1);
+        suspects.let_go(Duration::ZERO);
+        assert_eq!(suspects.of(&digest), []);
+        assert_eq!(Arc::strong_count(wrong), owners, "its room is taken");
+    }
 }

@@ -153,6 +153,10 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
             } else if let Some(due) = telemetry::due("a fill failed", fill.registry.as_str()) {
                 tracing::warn!(blob.digest = %fill.digest, upstream.registry = %fill.registry, %error, unsaid = due.unsaid, "a download broke off and its readers end short, clients ask again; look at the registry and the way to it");
             }
+            if matches!(error, FillError::Disk(_)) {
+                // Before the file is taken away: a disk that hangs keeps it for as long as it likes.
+                fill.set_phase(Phase::Failed(error.clone()));
+            }
             if let Some(partial) = partial {
                 let worthless = matches!(error, FillError::Digest | FillError::Disk(_));
                 let end = move || {

@@ -7,6 +7,7 @@ use std::{
     os::unix::fs::{FileExt, MetadataExt},
     path::Path,
     sync::Arc,
+    time::SystemTime,
 };
 
 use bytes::Bytes;
@@ -22,6 +23,13 @@ pub struct Blob {
     file: Arc<File>,
     /// Stands for the bytes; `None` for the empty blob, which cannot be mapped.
     mapping: Option<Arc<Mapping>>,
+}
+
+/// Device, inode, and when it was made: a file system gives an inode's number again.
+pub(super) type Identity = (u64, u64, Option<SystemTime>);
+
+fn identity(found: &Metadata) -> Identity {
+    (found.dev(), found.ino(), found.created().ok())
 }
 
 impl Blob {
@@ -83,11 +91,15 @@ impl Blob {
             .is_ok_and(|found| found.nlink() > 0 && found.len() == self.size)
     }
 
+    /// Which file it is. `None` if not even that can be read.
+    pub(super) fn identity(&self) -> Option<Identity> {
+        Some(identity(&self.file.metadata().ok()?))
+    }
+
     /// Whether the open file is the one at `path`.
     pub(super) fn is_at(&self, path: &Path) -> bool {
-        let identity = |found: Metadata| (found.dev(), found.ino());
-        let own = self.file.metadata().map(identity);
-        matches!((own, fs::metadata(path).map(identity)), (Ok(own), Ok(there)) if own == there)
+        let there = fs::metadata(path).ok().as_ref().map(identity);
+        there.is_some() && there == self.identity()
     }
 
     /// How many hold this blob besides `known` owners: bodies that have not handed out their last bytes.

@@ -370,12 +370,30 @@ impl Store {
                 digest.algorithm().as_str(),
                 digest.hex()
             ));
-            if self.layout.put_in_place(&path, &aside, false).is_err() {
-                let _ = remove_if_there(&path);
+            let moved = self.layout.put_in_place(&path, &aside, false);
+            if moved.is_ok() && !blob.is_at(&aside) {
+                // Another was committed in between, and this is that one.
+                let _ = fs::rename(&aside, &path);
+                return false;
+            }
+            let gone = moved.or_else(|_| remove_if_there(&path)).is_ok();
+            let mut stuck = lock(&self.stuck);
+            let known = stuck.remove(digest);
+            if !gone && let Some(identity) = blob.identity() {
+                stuck.insert(*digest, identity);
+            }
+            if known.is_some() && known == blob.identity() {
+                return true;
             }
         }
         self.note_rotten(digest);
         true
+    }
+
+    /// Whether the file is known to be damaged and is still there. It is tried again to take it away when it is asked for.
+    pub(super) fn is_stuck(&self, blob: &Blob) -> bool {
+        let stuck = lock(&self.stuck).get(blob.digest()).copied();
+        stuck.is_some() && stuck == blob.identity()
     }
 
     pub(super) fn note_rotten(&self, digest: &Digest) {

@@ -469,3 +469,53 @@ fn a_right_blob_is_not_taken_out_for_the_wrong_one_before_it() {
     assert_eq!(right.read(Range::new(0, 3000)).unwrap(), bytes);
     assert_eq!(store.rotten(), 0);
 }
+
+/// A directory that takes no changes, not even from root; undone when dropped.
+struct Frozen(PathBuf);
+
+impl Frozen {
+    fn new(dir: &Path) -> Option<Self> {
+        let frozen = Self(dir.to_owned());
+        frozen.chattr("+i").then_some(frozen)
+    }
+
+    fn chattr(&self, flag: &str) -> bool {
+        let mut command = std::process::Command::new("chattr");
+        let command = command.arg(flag).arg(&self.0);
+        let done = command.stderr(std::process::Stdio::null()).status();
+        done.is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.chattr("-i");
+    }
+}
+
+/// Rot is found on a disk that has gone read-only: the file stays where it is, and nobody is served it again.
+#[test]
+fn what_is_damaged_and_cannot_be_taken_away_is_not_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (bytes, digest) = sample(3000);
+    store.put(&digest, &bytes.clone().into()).unwrap();
+    let path = store.layout.blob(&digest);
+    fs::write(&path, vec![0; 3000]).unwrap();
+    let Some(frozen) = Frozen::new(path.parent().unwrap()) else {
+        eprintln!("skipped: directories cannot be made immutable here");
+        return;
+    };
+    assert!(!store.check(&store.peek(&digest).unwrap()));
+    for _ in 0..2 {
+        assert!(store.blob(&digest, None).is_none());
+        assert!(store.peek(&digest).is_none());
+    }
+    assert!(path.exists(), "the disk takes changes");
+    assert_eq!(store.rotten(), 1);
+    drop(frozen);
+    assert!(store.blob(&digest, None).is_none());
+    assert!(!path.exists(), "it could have been taken away by now");
+    store.commit(&verified(&store, &bytes)).unwrap();
+    assert!(store.blob(&digest, None).is_some());
+}
