@@ -15,9 +15,10 @@ impl Admin {
         let Ok(registry) = registry.parse() else {
             return Vec::new();
         };
-        let view = self.pull.upstreams.endpoints(&registry);
-        view.into_iter()
-            .map(|e| format!("{} ({})", e.url, e.state))
+        let fares = self.pull.upstreams.fares(&registry);
+        fares
+            .iter()
+            .map(|endpoint| format!("{} ({})", endpoint.url, endpoint.words()))
             .collect()
     }
 
