@@ -313,8 +313,7 @@ impl Bound {
         if let Some(store) = &self.pull.cluster.store {
             tokio::spawn(Arc::clone(store).run(watch.clone()));
         }
-        let members = Arc::clone(&self.pull.cluster.members);
-        tokio::spawn(members.run(watch.clone()));
+        tokio::spawn(Arc::clone(&self.pull.cluster).run(watch.clone()));
         tokio::spawn(keep::run(Arc::clone(&self.pull), watch.clone()));
         tokio::spawn(keep::scrub(Arc::clone(&self.pull)));
         drop(watch);

@@ -35,7 +35,7 @@ use self::{
     placement::{Key, Turn},
     records::{Kept, Records},
 };
-use crate::{client::Client, config::Config, metrics::Metrics};
+use crate::{client::Client, config::Config, drain::Watch, metrics::Metrics};
 
 /// So many members are asked for a run, one after the other, before a node fetches it itself.
 const ASKED: usize = 2;
@@ -124,6 +124,17 @@ impl Cluster {
     /// Whether anybody but upstream may know of something.
     pub fn is_there(&self) -> bool {
         self.has_others() || self.store.is_some()
+    }
+
+    /// Looks for members until the drain, and after those that were avoided: on a node that pulls nothing, nobody else finds
+    /// out that they are well again.
+    pub async fn run(self: Arc<Self>, watch: Watch) {
+        let look_after = || {
+            for member in self.members.view().others() {
+                self.admits(member);
+            }
+        };
+        self.members.run(watch, look_after).await;
     }
 
     /// Whether a member is worth asking. One that was avoided long enough is probed meanwhile.

@@ -183,13 +183,14 @@ async fn peer_connection(
     let stream = match shaken {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
-            surface.turned_away();
+            // Whoever just hangs up, as a health check does, has shown nothing to turn away.
+            let shown = error.get_ref();
+            if shown.is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>) {
+                surface.turned_away();
+            }
             return Err(error.to_string());
         }
-        Err(_) => {
-            surface.turned_away();
-            return Err("no handshake in time".to_owned());
-        }
+        Err(_) => return Err("no handshake in time".to_owned()),
     };
     let shown = stream.get_ref().1.peer_certificates();
     if !tls.is_member(shown.and_then(|chain| chain.first())) {

@@ -248,3 +248,26 @@ async fn two_of_four_die_and_the_others_hardly_notice() {
     let took = start.elapsed();
     assert!(took < Duration::from_secs(5), "{took:?}");
 }
+
+/// Nobody pulls any more: that a member is well again is found out all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_comes_back_is_seen_by_a_node_that_pulls_nothing() {
+    let _machine = beside().await;
+    let fake = FakeRegistry::start().await;
+    let mut cluster = Cluster::of(2).upstream(&fake).start().await;
+    let until_avoided = async |cluster: &Cluster, count: f64, what: &str| {
+        let deadline = Instant::now() + NOTICE;
+        let sample = "larder_members{state=\"avoided\"}";
+        while cluster.node(0).metric(sample).await != Some(count) {
+            assert!(Instant::now() < deadline, "{what}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    cluster.node_mut(1).kill9().await;
+    let (digest, _) = put(&fake, 1, 40 * MIB);
+    let door = cluster.door(0, &fake, REPOSITORY);
+    door.blob(&digest).await.expect("a blob");
+    until_avoided(&cluster, 1.0, "it is avoided").await;
+    cluster.node_mut(1).restart().await;
+    until_avoided(&cluster, 0.0, "it is not avoided any more").await;
+}

@@ -286,3 +286,34 @@ async fn a_range_that_no_blob_has_harms_nobody() {
     let door = cluster.door(0, &fake, REPOSITORY);
     door.blob(&digest).await.expect("the blob");
 }
+
+/// A health check connects and hangs up; who speaks without a member's certificate is counted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_who_speaks_is_a_stranger() {
+    let _machine = beside().await;
+    let fake = FakeRegistry::start().await;
+    let plan = Cluster::of(1).upstream(&fake);
+    let authority = Arc::clone(plan.authority());
+    let cluster = plan.start().await;
+    let turned_away = async || {
+        let sample = "larder_peer_turned_away_total";
+        cluster.node(0).metric(sample).await.unwrap_or(0.0)
+    };
+    let address = cluster.peer_address(0);
+    for said in [&b""[..], b"\x16\x03\x01"] {
+        let mut tcp = TcpStream::connect(address).await.expect("a connection");
+        tcp.write_all(said).await.expect("it is sent");
+        tcp.shutdown().await.expect("it ends");
+        // It has been looked at once the other side closes.
+        let mut rest = Vec::new();
+        let _ = tcp.read_to_end(&mut rest).await;
+    }
+    assert!(turned_away().await < 1.0, "hanging up is nothing");
+    let nobody = authority.client(None);
+    let _ = speak(address, nobody, "GET /v2/ HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while turned_away().await < 1.0 {
+        assert!(Instant::now() < deadline, "it was not counted");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

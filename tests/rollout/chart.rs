@@ -314,7 +314,7 @@ fn a_pod_restarts_only_for_what_is_read_at_the_start() {
         assert_eq!(template(running), before, "{running}");
     }
     for anew in [
-        "config: {registry: {listen: \"0.0.0.0:7430\"}}",
+        "config: {registry: {listen: \"[::]:7420\"}}",
         "config: {store: {path: /var/lib/larder/a}}",
         "config: {telemetry: {log: debug}}",
         "objectStore: {url: \"s3://bucket\"}",

@@ -78,6 +78,34 @@ fn values_that_make_no_sense_are_refused_by_name() {
             "config.registry.listen: [::1]:7420 is the pod's own loopback",
         ),
         (
+            "config: {registry: {listen: \"0.0.0.0:7430\"}}",
+            "config.registry.listen: 0.0.0.0:7430 has another port than registry.port, which is 7420",
+        ),
+        (
+            "config: {telemetry: {listen: \"0.0.0.0:7421\"}}",
+            "config.telemetry.listen: 0.0.0.0:7421 takes the port of the pod's own address",
+        ),
+        (
+            "config: {telemetry: {listen: \"[::]:7421\"}}",
+            "config.telemetry.listen: [::]:7421 takes the port of the pod's own address",
+        ),
+        (
+            "config: {telemetry: {listen: \"127.0.0.1:7420\"}}",
+            "config.telemetry.listen: 127.0.0.1:7420: 7420 is registry.port already",
+        ),
+        (
+            "hostNetwork: true\nmonitoring: {podMonitor: true}\nconfig: {telemetry: {listen: \"0.0.0.0:7421\"}}",
+            "config.telemetry.listen: 0.0.0.0:7421 takes the port of the pod's own address",
+        ),
+        (
+            "hostNetwork: true\nconfig: {telemetry: {listen: \"off\"}}",
+            "config.telemetry.listen: off is not where the kubelet probes with hostNetwork",
+        ),
+        (
+            "hostNetwork: true\nconfig: {telemetry: {listen: \"127.0.0.1:7431\"}}",
+            "config.telemetry.listen: 127.0.0.1:7431 is not where the kubelet probes with hostNetwork",
+        ),
+        (
             "runtime: {certsDir: /certs.d}",
             "runtime.certsDir: /certs.d lies in the node's root directory",
         ),
@@ -109,6 +137,11 @@ fn values_that_only_look_alike_are_taken() {
         // Without peers their port is nobody's.
         "peers: {port: 7420}",
         "hostNetwork: true\nconfig: {registry: {listen: \"127.0.0.1:7420\"}}",
+        "registry: {port: 7430}\nconfig: {registry: {listen: \"0.0.0.0:7430\"}}",
+        // The probes go to the pod's own address.
+        "config: {telemetry: {listen: \"off\"}}",
+        "config: {telemetry: {listen: \"127.0.0.1:7431\"}}",
+        "hostNetwork: true\nconfig: {telemetry: {listen: \"0.0.0.0:7421\"}}",
         "runtime: {enabled: false, certsDir: /certs.d}",
         "runtime: {certsDir: /srv/certs.d}",
     ] {

@@ -136,6 +136,11 @@ capabilities:
 {{- $parts | toJson | sha256sum | trunc 16 -}}
 {{- end -}}
 
+{{/* Whether metrics and health are on the pod's own address, too. */}}
+{{- define "larder.exposes" -}}
+{{- if or (not .Values.hostNetwork) .Values.monitoring.podMonitor .Values.monitoring.serviceMonitor -}}true{{- end -}}
+{{- end -}}
+
 {{- define "larder.dnsPolicy" -}}
 {{- if .Values.dnsPolicy -}}
 {{- .Values.dnsPolicy -}}

@@ -11,7 +11,7 @@ use crate::config::Config;
 pub enum ConfigCommand {
     /// Read a file and say whether it can be used.
     Check(FileArgs),
-    /// Print every setting that is in force, defaults included.
+    /// Print every setting as the file has it, or its default. What flags and LARDER_* of `larder serve` change is not in it.
     Show(FileArgs),
     /// Print the JSON schema of the file, for editors and for checking values of the chart.
     Schema,

@@ -80,37 +80,37 @@ pub fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
 }
 
 fn diagnose(args: &DoctorArgs) -> anyhow::Result<Diagnosis> {
-    let mut findings = Vec::new();
     let status = ask(&args.socket, Method::GET, "/status").and_then(|text| read::<Status>(&text));
-    // Asked for whatever came of that: its checks are bounded, and may tell why nothing else is answered.
-    let looked =
-        ask(&args.socket, Method::GET, "/doctor").and_then(|text| read::<Diagnosis>(&text));
-    let status = match status {
+    let mut outside = Vec::new();
+    let hosts = node::look(args, status.as_ref().ok(), &mut outside);
+    if let Ok(status) = &status {
+        outside.extend(ports::look(status, &hosts)?);
+    }
+    // Asked for whatever came of the rest: its checks are bounded, and may tell why nothing else is answered.
+    let inside = ask(&args.socket, Method::GET, "/doctor");
+    let inside = inside.and_then(|text| read::<Diagnosis>(&text));
+    let mut findings = Vec::new();
+    match &status {
         Ok(status) => {
             findings.push(Finding::ok(
                 Check::Daemon,
                 format!("larder {} answers", status.version),
             ));
-            findings.extend(version(&status));
-            Some(status)
+            findings.extend(version(status));
         }
         Err(error) => {
-            let mend = if looked.is_ok() {
+            let mend = if inside.is_ok() {
                 "it runs, and what its own checks found stands below; its log may tell more"
             } else {
                 "start it (systemctl start larder; in Kubernetes look at the DaemonSet's pod on this node), or name its socket"
             };
             findings.push(Finding::error(Check::Daemon, format!("{error:#}"), mend));
-            None
         }
-    };
-    let hosts = node::look(args, status.as_ref(), &mut findings);
-    if let Some(status) = &status {
-        findings.extend(ports::look(status, &hosts)?);
     }
-    match looked {
+    findings.extend(outside);
+    match inside {
         Ok(diagnosis) => findings.extend(diagnosis.findings),
-        Err(error) if status.is_some() => findings.push(Finding::error(
+        Err(error) if status.is_ok() => findings.push(Finding::error(
             Check::Daemon,
             format!("the daemon's own checks cannot be had: {error:#}"),
             "run the command of the same version as the daemon",

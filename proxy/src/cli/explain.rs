@@ -179,14 +179,14 @@ fn in_runtime(args: &ExplainArgs, image: &ImageName) -> Step {
             format!("{why}: containerd asks {registry} itself"),
         )
     };
-    let Some(HostDir { file, said, .. }) = runtime::lookup(&args.files.here(&certs), registry)
-    else {
+    let root = args.files.root();
+    let found = root.map(|root| runtime::lookup(&root, &certs, registry));
+    let Ok(Some(HostDir { file, said, .. })) = found else {
         return bypassed(format!(
             "{} has no directory for {registry}, and no _default",
             certs.display()
         ));
     };
-    let file = args.files.named(&file);
     let hosts = match said {
         Said::Nothing => {
             let dir = file.parent().unwrap_or(&file).display().to_string();

@@ -32,7 +32,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use self::plan::Plan;
 use self::preset::{CRIO_CONF_DIR, Targets};
 pub use self::preset::{Preset, Runtime};
-use self::root::Root;
+pub(super) use self::root::Root;
 use crate::config::{Endpoint, registry_name};
 
 pub use self::{

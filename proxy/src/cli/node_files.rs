@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::install::Root;
+
 /// Where containerd looks for `hosts.toml` by convention, and its configuration.
 pub const CERTS_DIR: &str = "/etc/containerd/certs.d";
 pub const CONFIG: &str = "/etc/containerd/config.toml";
@@ -33,26 +35,13 @@ impl NodeFiles {
     /// elsewhere.
     pub fn shown(&self, given: Option<&Path>, default: &str) -> Option<PathBuf> {
         let path = given.unwrap_or(Path::new(default)).to_owned();
-        let above = self.here(&path);
-        let near = above.parent().is_some_and(Path::exists);
-        (given.is_some() || near).then_some(path)
+        let above = path.parent().unwrap_or(&path);
+        let near = self.root().and_then(|root| root.exists(above));
+        (given.is_some() || near.unwrap_or(false)).then_some(path)
     }
 
-    /// Where the node's `path` is seen from here.
-    pub fn here(&self, path: &Path) -> PathBuf {
-        let below = path.strip_prefix("/").unwrap_or(path);
-        if self.node_root == Path::new("/") {
-            path.to_owned()
-        } else {
-            self.node_root.join(below)
-        }
-    }
-
-    /// What the node calls a path that is seen here.
-    pub fn named(&self, here: &Path) -> PathBuf {
-        match here.strip_prefix(&self.node_root) {
-            Ok(below) => Path::new("/").join(below),
-            Err(_) => here.to_owned(),
-        }
+    /// The node, whose paths and links are its own.
+    pub fn root(&self) -> anyhow::Result<Root> {
+        Root::new(&self.node_root)
     }
 }

@@ -4,14 +4,11 @@
 //! `_default`; a directory without a `hosts.toml` hides `_default` all the same. Hosts are asked in the order of the
 //! file, the registry itself last, unless `server` names another.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use toml::Value;
 
-use super::install;
+use super::install::{self, Root};
 
 /// The directory for registries without one of their own.
 pub const DEFAULT: &str = "_default";
@@ -26,6 +23,7 @@ const CAPABILITIES: [&str; 4] = ["pull", "resolve", "push", "referrers"];
 pub struct HostDir {
     /// The directory's own name.
     pub name: String,
+    /// By its path on the node.
     pub file: PathBuf,
     pub said: Said,
 }
@@ -77,28 +75,17 @@ impl Host {
     }
 }
 
-/// All directories in `dir`, sorted; `None` when there is no such directory.
-pub fn directories(dir: &Path) -> io::Result<Option<Vec<HostDir>>> {
-    let listed = match fs::read_dir(dir) {
-        Ok(listed) => listed,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let mut names = Vec::new();
-    for entry in listed {
-        let entry = entry?;
-        if entry.path().is_dir() {
-            names.extend(entry.file_name().into_string());
-        }
+/// All directories in the node's `dir`, sorted; `None` when there is no such directory.
+pub fn directories(root: &Root, dir: &Path) -> anyhow::Result<Option<Vec<HostDir>>> {
+    if !root.exists(dir)? {
+        return Ok(None);
     }
-    names.sort_unstable();
-    Ok(Some(
-        names.into_iter().map(|name| read(dir, name)).collect(),
-    ))
+    let names = root.directories(dir)?.into_iter();
+    Ok(Some(names.map(|name| read(root, dir, name)).collect()))
 }
 
 /// The directory that containerd takes for `registry`; `None` when there is none.
-pub fn lookup(dir: &Path, registry: &str) -> Option<HostDir> {
+pub fn lookup(root: &Root, dir: &Path, registry: &str) -> Option<HostDir> {
     let escaped = registry
         .rsplit_once(':')
         .map(|(host, port)| format!("{host}_{port}_"));
@@ -107,17 +94,16 @@ pub fn lookup(dir: &Path, registry: &str) -> Option<HostDir> {
         .chain([registry.to_owned(), DEFAULT.to_owned()]);
     names
         .into_iter()
-        .find(|name| dir.join(name).exists())
-        .map(|name| read(dir, name))
+        .find(|name| root.exists(&dir.join(name)).unwrap_or(false))
+        .map(|name| read(root, dir, name))
 }
 
-fn read(dir: &Path, name: String) -> HostDir {
+fn read(root: &Root, dir: &Path, name: String) -> HostDir {
     let file = dir.join(&name).join(FILE);
-    let said = match fs::read_to_string(&file) {
-        Ok(text) if text.is_empty() => Said::Nothing,
-        Ok(text) => parse(&text),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Said::Nothing,
-        Err(error) => Said::Unusable(error.to_string()),
+    let said = match root.read(&file) {
+        Ok(Some(text)) if !text.is_empty() => parse(&text),
+        Ok(_) => Said::Nothing,
+        Err(error) => Said::Unusable(error.root_cause().to_string()),
     };
     HostDir { name, file, said }
 }
@@ -182,6 +168,8 @@ pub fn local(url: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn certs(files: &[(&str, Option<&str>)]) -> tempfile::TempDir {
@@ -204,20 +192,21 @@ mod tests {
             ("r.example_5000_", Some(hosts)),
             ("r.example:5000", None),
         ]);
+        let root = Root::new(Path::new("/")).unwrap();
         for (registry, name) in [
             ("quay.io", DEFAULT),
             ("ghcr.io", "ghcr.io"),
             ("r.example:5000", "r.example_5000_"),
             ("r.example", DEFAULT),
         ] {
-            assert_eq!(lookup(dir.path(), registry).unwrap().name, name);
+            assert_eq!(lookup(&root, dir.path(), registry).unwrap().name, name);
         }
         assert!(matches!(
-            lookup(dir.path(), "ghcr.io").unwrap().said,
+            lookup(&root, dir.path(), "ghcr.io").unwrap().said,
             Said::Nothing
         ));
         let empty = certs(&[]);
-        assert!(lookup(empty.path(), "ghcr.io").is_none());
+        assert!(lookup(&root, empty.path(), "ghcr.io").is_none());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `larder serve`
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -32,10 +32,10 @@ pub struct ServeArgs {
     listen: Option<SocketAddr>,
     /// Where metrics, health and the status page are served, or `off`.
     #[arg(long, env = "LARDER_TELEMETRY", value_name = "ADDR")]
-    telemetry: Option<String>,
-    /// Where metrics and health are served besides, without the page: the pod's IP and a port.
+    telemetry: Option<AddressOrOff>,
+    /// Where metrics and health are served besides, without the page: the pod's IP and a port, or `off`.
     #[arg(long, env = "LARDER_EXPOSE", value_name = "ADDR")]
-    expose: Option<SocketAddr>,
+    expose: Option<AddressOrOff>,
     /// The admin socket.
     #[arg(long, env = "LARDER_SOCKET", value_name = "PATH")]
     socket: Option<PathBuf>,
@@ -59,6 +59,24 @@ pub struct ServeArgs {
     log: Option<String>,
 }
 
+/// Where something is served, `None` for `off`.
+#[derive(Clone, Copy, Debug)]
+struct AddressOrOff(Option<SocketAddr>);
+
+impl FromStr for AddressOrOff {
+    type Err = &'static str;
+
+    fn from_str(said: &str) -> Result<Self, Self::Err> {
+        if said == "off" {
+            return Ok(Self(None));
+        }
+        let address = said.parse();
+        address
+            .map(|address| Self(Some(address)))
+            .map_err(|_| "give an address and a port, such as 127.0.0.1:7421, or `off`")
+    }
+}
+
 impl ServeArgs {
     /// File first, then flags.
     fn read(&self) -> Result<Config, ConfigError> {
@@ -72,14 +90,11 @@ impl ServeArgs {
         if let Some(listen) = self.listen {
             config.registry.listen = listen;
         }
-        match self.telemetry.as_deref() {
-            Some("off") => config.telemetry.listen = None,
-            // clap has checked that it is an address.
-            Some(address) => config.telemetry.listen = address.parse().ok(),
-            None => {}
+        if let Some(AddressOrOff(listen)) = self.telemetry {
+            config.telemetry.listen = listen;
         }
-        if self.expose.is_some() {
-            config.telemetry.expose = self.expose;
+        if let Some(AddressOrOff(expose)) = self.expose {
+            config.telemetry.expose = expose;
         }
         if let Some(socket) = &self.socket {
             config.admin.socket.clone_from(socket);
@@ -99,11 +114,6 @@ impl ServeArgs {
 const LAST: Duration = Duration::from_secs(1);
 
 pub fn serve(args: ServeArgs) -> anyhow::Result<u8> {
-    if let Some(address) = args.telemetry.as_deref().filter(|t| *t != "off") {
-        address
-            .parse::<SocketAddr>()
-            .with_context(|| format!("--telemetry {address}: give an address and a port, such as 127.0.0.1:7421, or `off`"))?;
-    }
     let config = args.read()?;
     let logs = telemetry::init(&config.telemetry);
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -23,6 +23,9 @@ use crate::config::{Admin, Config};
 /// This command's version; the daemon's should be the same.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// That the configuration file cannot be used is said once.
+static SAID: Once = Once::new();
+
 /// A daemon that says nothing for so long in the middle of an answer is given up.
 const SILENCE: Duration = Duration::from_secs(30);
 
@@ -81,9 +84,6 @@ impl SocketArgs {
         }
     }
 }
-
-/// Said once, however often the socket is looked for.
-static SAID: Once = Once::new();
 
 /// The socket that a file names, whatever else is wrong with it.
 fn socket_said(file: &Path) -> Option<PathBuf> {

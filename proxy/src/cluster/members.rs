@@ -126,11 +126,12 @@ impl Members {
         self.view.load_full()
     }
 
-    /// Looks for members until the drain.
-    pub async fn run(self: Arc<Self>, mut watch: Watch) {
+    /// Looks for members until the drain, and does `then` after each look.
+    pub(super) async fn run(&self, mut watch: Watch, then: impl Fn()) {
         let mut complained = None;
         loop {
             self.look(&mut complained).await;
+            then();
             let pause = EVERY.mul_f64(0.8 + 0.4 * fastrand::f64());
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}

@@ -85,6 +85,7 @@ struct Counters {
     already_there: AtomicU64,
     dropped: AtomicU64,
     failed: AtomicU64,
+    failed_at: Mutex<Option<Instant>>,
     last_error: Mutex<Option<String>>,
 }
 
@@ -121,6 +122,8 @@ pub struct View {
     pub dropped: u64,
     /// Attempts to write that failed.
     pub failed: u64,
+    /// How long ago the last of them was.
+    pub failed_ago: Option<Duration>,
     /// What went wrong last, reading or writing.
     pub last_error: Option<String>,
     /// Reads are not tried for so much longer.
@@ -259,6 +262,12 @@ impl ObjectStore {
             already_there: count(&self.counters.already_there),
             dropped: count(&self.counters.dropped),
             failed: count(&self.counters.failed),
+            failed_ago: self
+                .counters
+                .failed_at
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .map(|at| at.elapsed()),
             last_error: last_error
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)

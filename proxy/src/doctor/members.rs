@@ -1,11 +1,14 @@
 //! The cluster: members, the certificate, versions, the object store.
 
+use std::time::Duration;
+
 use larder_shared::admin::{Check, Finding};
 
 use super::WITHIN;
 use crate::{
     cluster::{
         members::lookup,
+        object_store::View,
         peers::Failure,
         tls::{self, Validity},
     },
@@ -169,6 +172,9 @@ fn expiry(place: &str, validity: Validity, now: u64, mend: &str) -> Finding {
     Finding::ok(Check::Certificate, format!("{place} is good for {text}"))
 }
 
+/// What was written at a later attempt this long ago is nothing to mend.
+const OF_LATE: Duration = Duration::from_mins(15);
+
 fn object_store(pull: &Pull) -> Option<Finding> {
     let store = pull.cluster.store.as_ref()?;
     let view = store.view();
@@ -180,9 +186,14 @@ fn object_store(pull: &Pull) -> Option<Finding> {
         .as_ref()
         .map(|named| named.url.clone())
         .unwrap_or_default();
+    Some(judge_object_store(&url, &view))
+}
+
+fn judge_object_store(url: &str, view: &View) -> Finding {
     let last = view.last_error.as_deref().unwrap_or("no reason is known");
     let mend = "look at the bucket, its region and endpoint, and at the credentials; larder tries again by itself";
-    Some(if let Some(resting) = view.resting {
+    let of_late = view.failed_ago.is_some_and(|ago| ago < OF_LATE);
+    if let Some(resting) = view.resting {
         Finding::error(
             Check::ObjectStore,
             format!(
@@ -191,7 +202,7 @@ fn object_store(pull: &Pull) -> Option<Finding> {
             ),
             mend,
         )
-    } else if view.dropped > 0 || view.failed > 0 {
+    } else if view.dropped > 0 || of_late {
         Finding::warning(
             Check::ObjectStore,
             format!(
@@ -205,7 +216,7 @@ fn object_store(pull: &Pull) -> Option<Finding> {
             Check::ObjectStore,
             format!("{url}: {} written, {} wait", view.written, view.queue),
         )
-    })
+    }
 }
 
 #[cfg(test)]
@@ -213,6 +224,26 @@ mod tests {
     use larder_shared::admin::Severity;
 
     use super::*;
+
+    #[test]
+    fn a_write_that_succeeded_later_is_not_held_against_the_store_for_ever() {
+        let minute = Duration::from_mins(1);
+        for (failed, dropped, ago, severity) in [
+            (0, 0, None, Severity::Ok),
+            (3, 0, Some(minute), Severity::Warning),
+            (3, 0, Some(minute * 20), Severity::Ok),
+            (3, 1, Some(minute * 20), Severity::Warning),
+        ] {
+            let view = View {
+                failed,
+                dropped,
+                failed_ago: ago,
+                ..View::default()
+            };
+            let found = judge_object_store("file:///d", &view);
+            assert_eq!(found.severity, severity, "{found:?}");
+        }
+    }
 
     #[test]
     fn a_certificate_should_have_been_renewed_before_its_last_fifth() {

@@ -60,7 +60,10 @@ fn runtime_reads(files: &NodeFiles, config: &Path, certs: &Path) -> Vec<Finding>
 /// Everything that keeps pulls from larder, or from the registry when larder is down.
 fn hosts(files: &NodeFiles, certs: &Path, port: Option<u16>) -> (Vec<Finding>, Vec<String>) {
     let install = "larder install";
-    let mut directories = match runtime::directories(&files.here(certs)) {
+    let directories = match files
+        .root()
+        .and_then(|root| runtime::directories(&root, certs))
+    {
         Ok(Some(directories)) => directories,
         Ok(None) => {
             let found = format!(
@@ -73,14 +76,11 @@ fn hosts(files: &NodeFiles, certs: &Path, port: Option<u16>) -> (Vec<Finding>, V
             );
         }
         Err(error) => {
-            let found = format!("{} cannot be read: {error}", certs.display());
+            let found = format!("{} cannot be read: {}", certs.display(), error.root_cause());
             let mend = "run the command as root, or look by hand";
             return (vec![Finding::error(Check::Hosts, found, mend)], Vec::new());
         }
     };
-    for dir in &mut directories {
-        dir.file = files.named(&dir.file);
-    }
     let (mut findings, mut addresses) = (Vec::new(), Vec::new());
     for dir in &directories {
         match larder_in(dir, port) {
@@ -236,7 +236,7 @@ fn registry_of(directory: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, os::unix::fs::symlink};
 
     use clap::{Args as _, FromArgMatches as _};
     use larder_shared::admin::Severity;
@@ -285,8 +285,19 @@ mod tests {
             found.starts_with("/etc/containerd/certs.d/_default/hosts.toml does not name larder"),
             "{found}"
         );
+        // A link of the node's own starts at the node's root.
+        let store = node.path().join("nix/store");
+        fs::create_dir_all(&store).unwrap();
+        fs::rename(&containerd, store.join("containerd")).unwrap();
+        symlink("/nix/store/containerd", &containerd).unwrap();
+        let linked = store.join("containerd/certs.d/_default/hosts.toml");
+        fs::remove_file(&linked).unwrap();
+        fs::write(store.join("hosts.toml"), hosts).unwrap();
+        symlink("/nix/store/hosts.toml", linked).unwrap();
+        let words: Vec<_> = looked(&[&root]).into_iter().map(|f| f.found).collect();
+        assert_eq!(words, wanted);
         // What is named has to be there; what nobody named may be elsewhere.
-        fs::remove_dir_all(&containerd).unwrap();
+        fs::remove_file(&containerd).unwrap();
         let unseen =
             |findings: &[Finding]| findings.iter().all(|f| f.found.contains("cannot be seen"));
         assert!(unseen(&looked(&[&root])));

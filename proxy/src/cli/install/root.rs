@@ -16,7 +16,7 @@ const LINKS: usize = 40;
 
 /// Where the node's root directory is.
 #[derive(Clone, Debug)]
-pub(super) struct Root {
+pub(in crate::cli) struct Root {
     at: PathBuf,
 }
 
@@ -29,7 +29,7 @@ pub(super) struct Owned {
 }
 
 impl Root {
-    pub(super) fn new(at: &Path) -> Result<Self> {
+    pub(in crate::cli) fn new(at: &Path) -> Result<Self> {
         let at =
             std::path::absolute(at).with_context(|| format!("--node-root {}", at.display()))?;
         Ok(Self { at })
@@ -89,7 +89,7 @@ impl Root {
         Ok(found)
     }
 
-    pub(super) fn exists(&self, path: &Path) -> Result<bool> {
+    pub(in crate::cli) fn exists(&self, path: &Path) -> Result<bool> {
         self.resolve(path, true)
             .and_then(|here| here.try_exists())
             .with_context(|| path.display().to_string())
@@ -101,7 +101,7 @@ impl Root {
     }
 
     /// The text of `file`, or `None` when there is no such file.
-    pub(super) fn read(&self, file: &Path) -> Result<Option<String>> {
+    pub(in crate::cli) fn read(&self, file: &Path) -> Result<Option<String>> {
         match self.bytes(file) {
             Ok(bytes) => String::from_utf8(bytes)
                 .map(Some)
@@ -150,7 +150,7 @@ impl Root {
     }
 
     /// The names in `dir` that are directories and not hidden, sorted; none when there is no such directory.
-    pub(super) fn directories(&self, dir: &Path) -> Result<Vec<String>> {
+    pub(in crate::cli) fn directories(&self, dir: &Path) -> Result<Vec<String>> {
         let mut names = Vec::new();
         for name in self.entries(dir)? {
             let path = dir.join(&name);

@@ -1,7 +1,7 @@
 //! The tasks that write behind: two for blobs, one for records, so that tags do not wait for large layers.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -163,6 +163,11 @@ impl ObjectStore {
             }
             Err(failure) => {
                 self.note(&failure);
+                *self
+                    .counters
+                    .failed_at
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
                 job.failed += 1;
                 let hopeless = matches!(
                     failure,

@@ -23,6 +23,12 @@ impl Pull {
                 (Some(at), _) if at == index => {
                     (StepOutcome::Answered, "answered just now".to_owned())
                 }
+                // It may have asked somebody else to leave it alone.
+                (_, Some(failure))
+                    if index == last && !matches!(failure, Failure::Limited { .. }) =>
+                {
+                    (unanswered(failure), failure.to_string())
+                }
                 _ if endpoint.silent_for.is_some() => (StepOutcome::Silent, endpoint.words()),
                 (_, Some(failure)) if index == last => (unanswered(failure), failure.to_string()),
                 _ if endpoint.avoided => (StepOutcome::Avoided, endpoint.words()),
