@@ -241,8 +241,7 @@ impl Peers {
         if let Some(headers) = request.headers_mut() {
             ask.trace.pass_on(headers, true);
         }
-        // A slot for each role: a relay that is waited for must find one to ask its root.
-        let slots = Arc::clone(&self.voice(member).slots[ask.role as usize]);
+        let slots = self.voice(member).slots(digest, ask.role);
         let slot = tokio::time::timeout(ask.within, slots.acquire_owned()).await;
         let Ok(Ok(slot)) = slot else {
             return Err(Failure::Unable(member, StatusCode::TOO_MANY_REQUESTS));
