@@ -115,6 +115,11 @@ impl Access {
         self.grants.take_over();
     }
 
+    /// Writes verdicts that the disk has not taken so far (blocking).
+    pub fn flush(&self) {
+        self.grants.flush();
+    }
+
     /// What is known of this caller and this repository.
     pub fn verdict(&self, place: &Place) -> Verdict {
         let config = self.config.load();
@@ -172,13 +177,20 @@ impl Access {
         proven
     }
 
+    /// Asks the origin for a list that a mirror gave. Who may read a list may not therefore read content, nor the other
+    /// way round (some registries have a right for each), so nothing is remembered of it.
+    pub async fn prove_list(&self, place: &Place, list: Subject) -> Result<(), Failure> {
+        let proven = self.ask_origin(place, list, false).await;
+        self.metrics.access.proof(outcome(&proven));
+        proven
+    }
+
     /// Credentials that are remembered as accepted, one for each repository.
     pub fn grants(&self) -> usize {
         self.grants.count()
     }
 
-    /// For blobs one byte is asked for, since public ECR refuses a HEAD. Simultaneous questions about the same thing by
-    /// the same caller are one. With `optional` an origin that fails all the time is not bothered.
+    /// Asks the origin whether it serves `subject` to this caller. Its answer is a verdict.
     async fn question(
         &self,
         place: &Place,
@@ -188,6 +200,23 @@ impl Access {
         if self.verdict(place) == Verdict::Refused {
             return Err(Failure::Refused(place.registry.to_string()));
         }
+        let proven = self.ask_origin(place, subject, optional).await;
+        match &proven {
+            Ok(()) => self.accepted(place),
+            Err(failure) => self.met(place, failure),
+        }
+        proven
+    }
+
+    /// For blobs one byte is asked for, since public ECR refuses a HEAD; lists have none at some registries. Simultaneous
+    /// questions about the same thing by the same caller are one. With `optional` an origin that fails all the time is
+    /// not bothered.
+    async fn ask_origin(
+        &self,
+        place: &Place,
+        subject: Subject,
+        optional: bool,
+    ) -> Result<(), Failure> {
         let key = (
             place.registry.clone(),
             place.repository.clone(),
@@ -196,7 +225,8 @@ impl Access {
         );
         let want = match subject {
             Subject::Blob(_) => Want::Part(Range::new(0, 1)),
-            _ => Want::Head,
+            Subject::Manifest(_) => Want::Head,
+            Subject::Tags(_) | Subject::Referrers(..) => Want::All,
         };
         let mut ask = place.ask(subject, want).proof();
         ask.within = Some(PROOF_TIMEOUT);
@@ -228,12 +258,10 @@ impl Access {
                 Err(_) => Err(late),
             }
         };
-        let proven = self.proofs.run(key, question).await.unwrap_or(Err(lost));
-        match &proven {
-            Ok(()) => self.accepted(place),
-            Err(failure) => self.met(place, failure),
-        }
-        proven
+        self.proofs
+            .run(key, Box::pin(question))
+            .await
+            .unwrap_or(Err(lost))
     }
 
     /// As [`Self::prove`], where the right may be known already.
@@ -271,6 +299,16 @@ impl Access {
         }
         let who = place.identity.fingerprint();
         self.grants.age(&place.registry, &place.repository, who)
+    }
+
+    /// How long ago it refused this caller, if that was its last word.
+    pub fn refused_since(&self, place: &Place) -> Option<Duration> {
+        if place.identity.is_anonymous() {
+            return place.record.refused_since();
+        }
+        let who = place.identity.fingerprint();
+        self.grants
+            .refused_since(&place.registry, &place.repository, who)
     }
 
     /// What another member was told by the origin: when the repository was public or was not, and when it accepted this

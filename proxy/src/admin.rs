@@ -17,6 +17,7 @@
 //! Reads snapshots; never holds a lock of the data path for longer than a copy.
 
 mod diagnosis;
+mod disk;
 mod follow;
 mod kept;
 mod log;
@@ -68,6 +69,7 @@ pub struct Admin {
     /// Why the configuration file on disk is not in force, if it is not.
     misread: Arc<ArcSwapOption<String>>,
     diagnosis: tokio::sync::Mutex<Option<(Instant, Arc<Diagnosis>)>>,
+    disk: disk::Looks,
     /// Whoever looks up what /metrics shows.
     scraping: tokio::sync::Mutex<()>,
 }
@@ -91,6 +93,7 @@ impl Admin {
             listen,
             started: Instant::now(),
             readiness,
+            disk: disk::Looks::default(),
             scraping: tokio::sync::Mutex::default(),
             host: std::fs::read_to_string("/proc/sys/kernel/hostname")
                 .map_or_else(|_| "this node".to_owned(), |name| name.trim().to_owned()),

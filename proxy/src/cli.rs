@@ -24,9 +24,14 @@ mod table;
 mod trace;
 mod upstreams;
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
+
+use self::show::Telling;
 
 /// A node-local image larder: pull once, keep, serve.
 #[derive(Debug, Parser)]
@@ -117,6 +122,16 @@ const FAILED: u8 = 1;
 /// Found something wrong.
 const FOUND: u8 = 3;
 
+/// Work on the node's files, which is not left half done because nobody reads of it any more.
+fn told(
+    work: impl FnOnce(&mut dyn Write, &mut dyn Write) -> anyhow::Result<u8>,
+) -> anyhow::Result<u8> {
+    let mut out = Telling::to(io::stdout());
+    let code = work(&mut out, &mut Telling::to(io::stderr()))?;
+    out.end()?;
+    Ok(code)
+}
+
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
@@ -135,11 +150,9 @@ pub fn main() -> ExitCode {
         Command::Peers(args) => peers::peers(&args),
         Command::Upstreams(args) => upstreams::upstreams(&args),
         Command::Log(args) => log::log(&args),
-        Command::Install(args) => {
-            install::install(&args, &mut std::io::stdout(), &mut std::io::stderr())
-        }
+        Command::Install(args) => told(|out, complaints| install::install(&args, out, complaints)),
         Command::Uninstall(args) => {
-            install::uninstall(&args, &mut std::io::stdout(), &mut std::io::stderr())
+            told(|out, complaints| install::uninstall(&args, out, complaints))
         }
         Command::Config(command) => config_file::run(command),
         Command::Completions(args) => completions::completions(&args),

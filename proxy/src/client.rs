@@ -11,7 +11,7 @@ mod tls;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -34,6 +34,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Idle connections kept per host, and for how long.
 const IDLE_PER_HOST: usize = 32;
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// An upstream's CA bundle is looked at this often.
+const LOOK_AT_CA: Duration = Duration::from_secs(5);
 
 type Pool = legacy::Client<hyper_rustls::HttpsConnector<connect::Connector>, Full<Bytes>>;
 
@@ -62,7 +65,15 @@ pub enum SendError {
 pub struct Client {
     roots: tls::Roots,
     proxy: Arc<connect::ProxyRules>,
-    pools: Mutex<HashMap<Route, Pool>>,
+    pools: Mutex<HashMap<Route, Kept>>,
+}
+
+/// A pool, and what it believes.
+#[derive(Debug)]
+struct Kept {
+    pool: Pool,
+    /// The CA bundle as it was read, and when it was last looked at.
+    ca: Option<(tls::Stamp, Instant)>,
 }
 
 impl Client {
@@ -89,11 +100,52 @@ impl Client {
         }
     }
 
+    /// The pool of a route. A CA bundle that has changed gets a new one, so that what was taken out of it is believed no
+    /// more; one that cannot be used leaves the pool before in force.
     fn pool(&self, route: &Route) -> Result<Pool, SendError> {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pool) = pools.get(route) {
-            return Ok(pool.clone());
+        let now = Instant::now();
+        let file = route.tls.ca.as_deref();
+        let mut stamp = None;
+        if let Some(kept) = pools.get_mut(route) {
+            let (Some(path), Some((read, looked))) = (file, &mut kept.ca) else {
+                return Ok(kept.pool.clone());
+            };
+            if now.duration_since(*looked) < LOOK_AT_CA {
+                return Ok(kept.pool.clone());
+            }
+            *looked = now;
+            let found = tls::Stamp::of(path);
+            if found == *read {
+                return Ok(kept.pool.clone());
+            }
+            stamp = Some(found);
         }
+        // Before the file is read: what is written to it meanwhile is seen at the next look.
+        let stamp = stamp.or_else(|| file.map(tls::Stamp::of));
+        match (self.connected(route), pools.get(route)) {
+            (Ok(pool), known) => {
+                if known.is_some() {
+                    tracing::info!(ca = ?file, "an upstream's CA bundle was read again and is in force");
+                }
+                let ca = stamp.map(|stamp| (stamp, now));
+                let kept = Kept {
+                    pool: pool.clone(),
+                    ca,
+                };
+                pools.insert(route.clone(), kept);
+                Ok(pool)
+            }
+            (Err(error), Some(kept)) => {
+                tracing::error!(%error, "an upstream's new CA bundle cannot be used, the one before stays in force; look at the file that the error names");
+                Ok(kept.pool.clone())
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    /// A new pool, which believes what the files say now.
+    fn connected(&self, route: &Route) -> Result<Pool, SendError> {
         let connector =
             connect::Connector::new(route.reach, Arc::clone(&self.proxy), CONNECT_TIMEOUT);
         let connector = hyper_rustls::HttpsConnectorBuilder::new()
@@ -101,9 +153,7 @@ impl Client {
             .https_or_http()
             .enable_http1()
             .wrap_connector(connector);
-        let pool = pooled(connector);
-        pools.insert(route.clone(), pool.clone());
-        Ok(pool)
+        Ok(pooled(connector))
     }
 }
 

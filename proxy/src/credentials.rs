@@ -36,7 +36,7 @@ use self::{
 };
 pub use self::{
     error::{CredentialError, Fault},
-    secret::{Credential, Secret},
+    secret::{Credential, LARGEST, Secret},
 };
 use crate::config;
 

@@ -119,9 +119,11 @@ pub enum Right {
 /// What came of joining.
 #[derive(Debug)]
 pub enum Joined {
-    Seat(Reader),
+    Seat(Box<Reader>),
     /// Bytes are here that others brought: a right to the digest itself must be shown.
     Claimed,
+    /// It was committed since the caller looked.
+    Here,
     /// Another registry's bytes are coming, and they are not for this one's clients: their registry has not said that
     /// they may have them.
     Elsewhere,

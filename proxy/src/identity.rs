@@ -70,6 +70,16 @@ impl Identity {
         }
     }
 
+    /// Bytes of memory that it takes, about.
+    pub fn size(&self) -> usize {
+        let proof = match &self.proof {
+            Proof::Credential(credential) => credential.size(),
+            Proof::Token(token) | Proof::Lent(token) => token.len(),
+            Proof::Nothing | Proof::Lost => 0,
+        };
+        size_of::<Self>() + proof
+    }
+
     pub fn is_anonymous(&self) -> bool {
         matches!(self.proof, Proof::Nothing)
     }

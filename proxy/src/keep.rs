@@ -92,8 +92,13 @@ pub async fn run(pull: Arc<Pull>, mut watch: Watch) {
         }
         if stopped || written.elapsed() >= WRITE_USES {
             written = Instant::now();
-            let store = Arc::clone(&pull.store);
-            let _ = tokio::task::spawn_blocking(move || store.write_uses()).await;
+            let pull = Arc::clone(&pull);
+            let _ = tokio::task::spawn_blocking(move || {
+                pull.store.write_uses();
+                pull.store.repositories().flush();
+                pull.access.flush();
+            })
+            .await;
         }
         if stopped {
             return;

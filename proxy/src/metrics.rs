@@ -10,9 +10,9 @@ mod names;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, AtomicU64, Ordering},
+use std::{
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    time::Instant,
 };
 
 use prometheus_client::{
@@ -361,33 +361,28 @@ impl Default for Metrics {
     }
 }
 
-/// A gauge that is not shown before somebody has told its value: 0 would be a lie.
-#[derive(Clone, Debug)]
-pub struct Known(Arc<AtomicI64>);
-
-const UNKNOWN: i64 = i64::MIN;
+/// A gauge that is shown only while what somebody told of its value holds: 0 would be a lie.
+#[derive(Clone, Default, Debug)]
+pub struct Known(Arc<Mutex<Option<(i64, Instant)>>>);
 
 impl Known {
-    pub fn set(&self, value: i64) {
-        self.0.store(value, Ordering::Relaxed);
+    /// `value` holds until then.
+    pub fn set(&self, value: i64, until: Instant) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((value, until));
     }
 
-    /// What was told, if it was.
+    /// What was told, if it was and still holds.
     pub fn get(&self) -> Option<i64> {
-        let value = self.0.load(Ordering::Relaxed);
-        (value != UNKNOWN).then_some(value)
-    }
-}
-
-impl Default for Known {
-    fn default() -> Self {
-        Self(Arc::new(AtomicI64::new(UNKNOWN)))
+        let told = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        told.filter(|(_, until)| Instant::now() < *until)
+            .map(|(value, _)| value)
     }
 }
 
 impl EncodeMetric for Known {
     fn encode(&self, encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
-        ConstGauge::new(self.0.load(Ordering::Relaxed)).encode(encoder)
+        let told = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ConstGauge::new(told.map_or(0, |(value, _)| value)).encode(encoder)
     }
 
     fn metric_type(&self) -> MetricType {
@@ -395,6 +390,6 @@ impl EncodeMetric for Known {
     }
 
     fn is_empty(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == UNKNOWN
+        self.get().is_none()
     }
 }

@@ -176,7 +176,7 @@ impl Pull {
             && self.cluster.is_there()
             && Box::pin(self.hear(&place, tag_of(&request.route))).await
         {
-            answered = self.answer(&place, &request).await;
+            answered = Box::pin(self.answer(&place, &request)).await;
         }
         self.tell(&place, &request.route, &answered);
         events::step(StepName::Access, || {

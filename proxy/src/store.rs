@@ -7,6 +7,7 @@ mod blob;
 mod bounds;
 mod counts;
 mod index;
+mod journal;
 mod keeping;
 mod layout;
 mod named;
@@ -28,10 +29,11 @@ use larder_shared::{Algorithm, Digest, Range, RegistryName, Repository};
 pub use blob::Blob;
 pub use counts::Counts;
 pub use index::{Entry, Totals};
+pub use journal::Journal;
 pub use keeping::{Evicted, Limits};
 pub use named::{Named, Names, Platform, sizes};
 pub use partial::{Partial, Piece};
-pub use repositories::{Holding, Link, Repositories, RepositoryRecord, TagRecord, now};
+pub use repositories::{Holding, Link, Repositories, RepositoryRecord, TagRecord, age, now};
 pub use tenure::Tenure;
 
 use crate::sys::disk;
@@ -46,6 +48,8 @@ pub struct Store {
     index: Mutex<index::Index>,
     repositories: Repositories,
     pins: Mutex<HashSet<Digest>>,
+    /// Held while a change of the pins is written down.
+    pinning: Mutex<()>,
     /// Held while a blob gets or loses its place in both index and directory: they must not disagree.
     removals: Mutex<()>,
     trouble: Mutex<Option<keeping::Trouble>>,
@@ -74,6 +78,7 @@ impl Store {
             index: Mutex::new(index::Index::default()),
             repositories: Repositories::new(Arc::clone(&layout)),
             pins: Mutex::default(),
+            pinning: Mutex::default(),
             removals: Mutex::default(),
             trouble: Mutex::default(),
             rotten: AtomicU64::new(0),
@@ -148,28 +153,36 @@ impl Store {
             if !blob.is_damaged() && blob.is_in_place() {
                 return Some(blob);
             }
-            self.quarantine(digest);
-            return None;
+            if self.quarantine(&blob) {
+                return None;
+            }
+            // Another file has its place by now, or none.
+            lock(&self.index).close(&blob);
         }
         let stays = lock(&self.removals);
         let path = self.layout.blob(digest);
         let opened = disk::open_unseen(&path).and_then(|file| Ok((file.metadata()?.len(), file)));
         match opened {
-            Ok((found, file)) if size.is_none_or(|size| size == found) => {
+            Ok((found, file)) => {
                 let blob = Arc::new(Blob::new(*digest, found, file).ok()?);
-                lock(&self.index).opened(&blob);
-                return Some(blob);
+                if size.is_none_or(|size| size == found) {
+                    lock(&self.index).opened(&blob);
+                    return Some(blob);
+                }
+                drop(stays);
+                self.quarantine(&blob);
             }
-            Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if !lock(&self.index).has(digest) {
-                    return None;
+                let mut index = lock(&self.index);
+                if index.has(digest) {
+                    index.remove(digest);
+                    drop(index);
+                    drop(stays);
+                    self.note_rotten(digest);
                 }
             }
-            Err(_) => return None,
+            Err(_) => {}
         }
-        drop(stays);
-        self.quarantine(digest);
         None
     }
 
@@ -200,7 +213,7 @@ impl Store {
         let bytes: Bytes = blob.read(Range::new(0, blob.size())).ok()?.into();
         // Manifests are read whole anyway: make sure of them, once, as they enter the memory.
         if Digest::of(digest.algorithm(), &bytes) != *digest {
-            self.quarantine(digest);
+            self.quarantine(&blob);
             return None;
         }
         lock(&self.index).remember(*digest, &bytes);
@@ -235,7 +248,10 @@ impl Store {
             self.noting(written)?;
             self.works();
         }
-        lock(&self.index).found(*digest, bytes.len() as u64, now());
+        let _stays = lock(&self.removals);
+        if path.exists() {
+            lock(&self.index).found(*digest, bytes.len() as u64, now());
+        }
         Ok(())
     }
 
@@ -283,14 +299,19 @@ impl Store {
     /// Commits a verified partial (blocking: waits for the disk).
     pub fn commit(&self, partial: &Partial) -> io::Result<()> {
         // After a write-back error the pages may be gone although the file looks whole: nothing of it can be trusted.
-        let committed = partial.commit().inspect_err(|_| {
+        let committed = (|| {
+            partial.seal()?;
+            {
+                let _stays = lock(&self.removals);
+                partial.put_in_place()?;
+                lock(&self.index).opened(partial.blob());
+            }
+            partial.settle()
+        })();
+        self.noting(committed.inspect_err(|_| {
             let _ = partial.discard();
-        });
-        self.noting(committed)?;
+        }))?;
         self.works();
-        let mut index = lock(&self.index);
-        index.found(*partial.blob().digest(), partial.size(), now());
-        index.opened(partial.blob());
         Ok(())
     }
 

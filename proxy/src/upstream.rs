@@ -31,7 +31,7 @@ use moka::future::Cache;
 pub use self::{
     endpoint::Lend,
     knock::{Knock, Knocked},
-    question::{Answer, Ask, Failure, Subject, Want, content_range},
+    question::{Answer, Ask, Failure, Need, Subject, Want, content_range},
     view::{EndpointHealth, Quota},
 };
 use self::{
@@ -86,14 +86,6 @@ struct Location {
     proves: bool,
 }
 
-/// How one endpoint fares, for people.
-#[derive(Clone, Debug)]
-pub struct EndpointView {
-    pub url: String,
-    /// `ok`, `avoided after failures`, `silent for 12 s`
-    pub state: String,
-}
-
 impl Upstreams {
     pub fn new(config: Arc<ArcSwap<Config>>, client: Arc<Client>, metrics: Arc<Metrics>) -> Self {
         Self {
@@ -112,35 +104,6 @@ impl Upstreams {
                 .time_to_live(LIAR_TTL)
                 .build(),
         }
-    }
-
-    /// The endpoints of a registry, origin last, and how they fare, for people.
-    pub fn endpoints(&self, registry: &RegistryName) -> Vec<EndpointView> {
-        let upstream = self.config.load().upstream(registry.as_str());
-        let now = Instant::now();
-        let view = |endpoint: &Endpoint| EndpointView {
-            url: endpoint.url.to_string(),
-            state: self.health(&client::origin(&endpoint.url), |health| state(health, now)),
-        };
-        upstream.endpoints.iter().map(view).collect()
-    }
-
-    /// Every endpoint that was asked and is avoided or silent now, whoever was refused there, for people.
-    pub fn unwell(&self) -> Vec<EndpointView> {
-        let now = Instant::now();
-        let all = self.health.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut unwell: Vec<EndpointView> = all
-            .iter()
-            .filter(|(_, health)| health.is_open() || health.silent_for(now).is_some())
-            .map(|(key, health)| EndpointView {
-                // Behind the place stands on whose behalf it was asked.
-                url: key.split(' ').next().unwrap_or_default().to_owned(),
-                state: state(health, now),
-            })
-            .collect();
-        unwell.sort_by(|a, b| a.url.cmp(&b.url));
-        unwell.dedup_by(|a, b| a.url == b.url);
-        unwell
     }
 
     /// Asks the endpoints in order. The first that has it answers; if none has, the origin's word counts.
@@ -202,7 +165,7 @@ impl Upstreams {
         // Nothing else can answer: a request that needs an answer is the probe.
         for index in avoided {
             let endpoint = &endpoints[index];
-            let asked = if ask.optional {
+            let asked = if ask.need == Need::Optional {
                 Err(Failure::Unreachable {
                     place: client::origin(&endpoint.url),
                     why: "it failed again and again a short time ago".to_owned(),
@@ -258,7 +221,7 @@ impl Upstreams {
         let mut unanswered = Unanswered {
             upstreams: self,
             place: &place,
-            since: (!ask.beside).then(Instant::now),
+            since: (ask.need != Need::Beside).then(Instant::now),
         };
         // Boxed: a token dance is rare and large, and every request carries room for it.
         let asking = Box::pin(self.ask_endpoint(ask, index, endpoint, upstream));
@@ -282,9 +245,9 @@ impl Upstreams {
             _ => health.answered(),
         });
         if let Ok(answer) = &asked
-            && let Some(quota) = Quota::read(|name| answer.header(name))
+            && let Some((quota, window)) = Quota::read(|name| answer.header(name))
         {
-            self.health(&place, |health| health.quota = Some(quota));
+            self.health(&place, |health| health.quota = Some((quota, now + window)));
         }
         self.count_asked(ask, &asked);
         events::step(StepName::Upstream, || {
@@ -393,15 +356,6 @@ impl Upstreams {
         }
         self.locations.invalidate(&key).await;
         None
-    }
-}
-
-/// How an endpoint fares, for people.
-fn state(health: &Health, now: Instant) -> String {
-    match (health.silent_for(now), health.is_open()) {
-        (Some(left), _) => format!("left alone for {} s more", left.as_secs().max(1)),
-        (None, true) => "avoided after failures".to_owned(),
-        (None, false) => "ok".to_owned(),
     }
 }
 

@@ -5,6 +5,7 @@ mod challenge;
 mod fills;
 mod flows;
 mod halves;
+mod lists;
 mod matrix;
 mod mirrors;
 mod oracle;

@@ -220,10 +220,16 @@ async fn matrix(scheme: Scheme, up: bool) {
         }
         if cell.caller == Caller::Revoked {
             // Accepted once; then somebody else's alone, which larder hears at the next question.
-            assert_eq!(scene.get(&cell.who, &path("tags/list")).await.status, 200);
+            assert_eq!(
+                scene.get(&cell.who, &path("manifests/v1")).await.status,
+                200
+            );
             require(&fake, scheme, &cell.repository, &Who::new("successor"));
             fake.revoke_tokens();
-            assert_eq!(scene.get(&cell.who, &path("tags/list")).await.status, 401);
+            assert_eq!(
+                scene.get(&cell.who, &path("manifests/v1")).await.status,
+                401
+            );
         }
     }
     if !up {

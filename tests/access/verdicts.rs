@@ -1,5 +1,7 @@
 //! What is remembered of a right: by whom, how long, and what voids it (promises P13 to P17).
 
+use std::time::{Duration, Instant};
+
 use larder_tests::fake::{FakeRegistry, Fault, Kind, Match, Request, Seen};
 use larder_tests::http::Call;
 use larder_tests::image::{Image, LayerSpec, build};
@@ -160,6 +162,24 @@ async fn everyone_proves_a_right_of_their_own() {
         assert_eq!(place.scene.get(who, url).await.status, 200);
     }
     assert_eq!(place.fake.requests(), []);
+    place.end().await;
+}
+
+/// Registries look at the token alone: it would be a proof for as long as it lasts.
+#[tokio::test]
+async fn a_token_that_outlives_its_credential_is_no_proof_for_long() {
+    let place = Place::new("[access]\nttl = \"1s\"\n").await;
+    place.fake.token_lifetime(Duration::from_hours(1));
+    place.warm(&place.owner).await;
+    let successor = Who::new("successor");
+    // Tokens that were given stay good there.
+    place.fake.require_bearer(REPOSITORY, &[successor.pair()]);
+    let url = &place.urls()[1];
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while place.scene.get(&place.owner, url).await.status != 401 {
+        assert!(Instant::now() < deadline, "the token is still a proof");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     place.end().await;
 }
 

@@ -244,3 +244,38 @@ fn what_is_no_larder_is_called_so() {
         stderr(&output)
     );
 }
+
+/// A daemon whose disk hangs: `/status` is not answered, its own checks are, and name the disk.
+#[test]
+fn the_daemons_own_checks_are_asked_for_though_its_status_is_not_answered() {
+    let dir = directory();
+    let socket = dir.path().join("admin.sock");
+    let listener = UnixListener::bind(&socket).expect("a socket");
+    let finding = r#"{"findings":[{"check":"disk","severity":"error","found":"the disk hangs","mend":"look at it"}]}"#;
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nlarder-version: 0.0.9\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{finding}",
+        finding.len()
+    );
+    std::thread::spawn(move || {
+        let mut unanswered = Vec::new();
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut head = [0; 4096];
+            let length = stream.read(&mut head).unwrap_or(0);
+            if head[..length].starts_with(b"GET /doctor") {
+                let _ = stream.write_all(answer.as_bytes());
+            } else {
+                unanswered.push(stream);
+            }
+        }
+    });
+    let output = larder(&socket, &["doctor", "--timeout", "1"])
+        .assert()
+        .code(3);
+    let told = stdout(&output);
+    assert!(told.contains("error    disk: the disk hangs"), "{told}");
+    assert!(
+        told.contains("has not answered within 1 s") && !told.contains("start it"),
+        "{told}"
+    );
+}

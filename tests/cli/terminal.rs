@@ -160,3 +160,88 @@ async fn a_closed_pipe_is_no_failure() {
     assert!(run.status.success(), "{run:?}");
     assert!(run.stderr.is_empty(), "{run:?}");
 }
+
+/// A pipe that nobody reads from.
+fn closed() -> std::io::PipeWriter {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    writer
+}
+
+/// Work goes on to its end, whoever stops reading of it.
+#[tokio::test]
+async fn a_closed_pipe_stops_no_work() {
+    let kitchen = Kitchen::new().await;
+    let images = [
+        kitchen.put("team/one", "v1", 1),
+        kitchen.put("team/two", "v1", 10),
+    ];
+    let names = ["one", "two"].map(|name| format!("{REGISTRY}/team/{name}:v1"));
+    let mut command = Command::new(larder_program());
+    command
+        .arg("pull")
+        .args(&names)
+        .env("LARDER_SOCKET", kitchen.node.socket())
+        .stdout(closed());
+    let run = move || command.status().expect("it runs");
+    let pulled = tokio::task::spawn_blocking(run).await.expect("it ends");
+    assert!(pulled.success());
+    for image in images {
+        assert!(kitchen.committed(&image.manifest_digest));
+    }
+
+    let dir = tempfile::tempdir().expect("a directory");
+    let certs = dir.path().join("certs.d");
+    std::fs::create_dir(&certs).expect("a directory");
+    let run = |command: &str, more: &[&str]| {
+        let run = Command::new(larder_program())
+            .args([command, "--runtime", "containerd", "--containerd-certs-dir"])
+            .arg(&certs)
+            .args(more)
+            .stdout(closed())
+            .stderr(closed())
+            .status();
+        assert!(run.expect("it runs").success(), "{command}");
+    };
+    let registries = ["a.example.com", "b.example.com", "c.example.com"];
+    let flags = registries.map(|name| format!("--registry={name}"));
+    run("install", &flags.each_ref().map(String::as_str));
+    for name in registries {
+        assert!(certs.join(name).join("hosts.toml").is_file(), "{name}");
+    }
+    run("uninstall", &[]);
+    for name in registries {
+        assert!(!certs.join(name).exists(), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn output_that_is_lost_is_a_failure() {
+    let kitchen = Kitchen::new().await;
+    kitchen.put("team/app", "v1", 1);
+    let dir = tempfile::tempdir().expect("a directory");
+    let certs = format!("--containerd-certs-dir={}", dir.path().display());
+    for arguments in [
+        &["images", "--json"][..],
+        &["status"],
+        &["config", "show"],
+        &["completions", "bash"],
+        &["pull", &format!("{REGISTRY}/team/app:v1")],
+        &["install", "--runtime=containerd", &certs],
+    ] {
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        let mut command = Command::new(larder_program());
+        command
+            .args(arguments)
+            .env("LARDER_SOCKET", kitchen.node.socket())
+            .stdout(full.expect("Linux"));
+        let run = move || command.output().expect("it runs");
+        let run = tokio::task::spawn_blocking(run).await.expect("it ends");
+        let told = String::from_utf8_lossy(&run.stderr);
+        assert_eq!(run.status.code(), Some(1), "{arguments:?}: {told}");
+        assert!(
+            told.contains("the output cannot be written: No space left"),
+            "{arguments:?}: {told}"
+        );
+    }
+}

@@ -159,6 +159,58 @@ async fn what_is_private_stays_private_on_a_new_node() {
     assert!(stranger.pull("v1", &image).await.is_err());
 }
 
+/// Waits until nothing waits to be written.
+async fn until_idle(cluster: &Cluster) {
+    let deadline = Instant::now() + BEHIND;
+    let waiting = async || {
+        let node = cluster.node(0);
+        node.metric_sum("larder_object_store_waiting").await
+    };
+    while waiting().await > 0.0 {
+        assert!(Instant::now() < deadline, "something is not written");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Whoever still remembers that a repository was public does not undo that another was refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_word_of_all_nodes_is_that_it_is_private() {
+    let fake = FakeRegistry::start().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = format!(
+        "[cluster.object_store]\nurl = \"file://{}\"\n",
+        dir.path().display()
+    );
+    // Each is a cluster of its own: they have only the store in common.
+    let alone = async || {
+        let plan = Cluster::of(1).upstream(&fake).config(&config);
+        plan.start().await
+    };
+    let image = build(&fake, REPOSITORY, "v1", &layers(1, &[1]));
+    let first = alone().await;
+    let door = first.door(0, &fake, REPOSITORY);
+    door.pull("v1", &image).await.expect("an image");
+    until_idle(&first).await;
+    fake.require_bearer(REPOSITORY, &[("user", "right")]);
+    // Times are in seconds: the refusal is to be the later one.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let second = alone().await;
+    let stranger = second.door(0, &fake, REPOSITORY);
+    assert!(stranger.pull("v1", &image).await.is_err());
+    until_idle(&second).await;
+    door.pull(&image.manifest_digest, &image)
+        .await
+        .expect("what it still remembers as public");
+    until_idle(&first).await;
+    fake.stop().await;
+    let third = alone().await;
+    let stranger = third.door(0, &fake, REPOSITORY);
+    for reference in ["v1", &image.manifest_digest] {
+        assert!(stranger.pull(reference, &image).await.is_err());
+    }
+    assert!(stranger.blob(&image.config_digest).await.is_err());
+}
+
 /// Pulls at once through all nodes, and says how long the slowest took.
 async fn pull_all(cluster: &Cluster, fake: &FakeRegistry, image: &Image) -> Duration {
     let doors = doors(cluster, fake, REPOSITORY);

@@ -262,3 +262,27 @@ async fn a_member_gets_only_what_the_repository_it_names_holds() {
         assert!(!is_content(body, &content), "{what}");
     }
 }
+
+/// A member may ask for anything, and whatever it was the blob can be had afterwards.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_range_that_no_blob_has_harms_nobody() {
+    let _machine = beside().await;
+    let fake = FakeRegistry::start().await;
+    let (digest, content) = put(&fake, 1, SIZE);
+    let mut heard = a_members_request(&fake, &digest, &content).await;
+    for (name, value) in &mut heard.headers {
+        match &**name {
+            "range" => "bytes=18446744073709551000-".clone_into(value),
+            "larder-role" => "root".clone_into(value),
+            _ => {}
+        }
+    }
+    let cluster = Cluster::of(2).upstream(&fake).start().await;
+    let authority = cluster.plan().authority();
+    let member = authority.client(Some(&authority.member()));
+    let answer = speak(cluster.peer_address(0), member, &said(&heard)).await;
+    let answer = answer.expect("an answer");
+    assert_eq!(parsed(&answer).0, 416, "{heard:?}");
+    let door = cluster.door(0, &fake, REPOSITORY);
+    door.blob(&digest).await.expect("the blob");
+}

@@ -1,8 +1,10 @@
 //! A stream that breaks once is taken up by a Range inside larder, and the client does not notice (promise P14).
 
-use larder_tests::fake::{Algorithm, Content, Fault, Match};
+use std::time::{Duration, Instant};
+
+use larder_tests::fake::{Algorithm, Content, Fault, Gate, Match, Request};
 use larder_tests::http;
-use larder_tests::scene::{Compared, Scene, compare};
+use larder_tests::scene::{Compared, Scene, compare, eventually};
 
 async fn assert_unnoticed(scene: &Scene, seed: u64, size: u64, fault: Fault, more: &[Fault]) {
     let case = format!("{size} bytes, {fault:?} {more:?}");
@@ -107,4 +109,107 @@ async fn a_restart_of_the_registry_is_not_noticed() {
     scene.fake.start_again().await;
     let rest = compare(&mut stream, &content, 1_000_000..size).await;
     assert_eq!(rest, Compared::whole(size - 1_000_000));
+}
+
+/// Waits until a fill has so many readers.
+async fn until_read_by(scene: &Scene, readers: u64) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let status = scene.node.admin("/status").await;
+        if status["fills"][0]["readers"].as_u64() == Some(readers) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "not {readers}: {status}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// One repository fails a single time, and the blob is brought by another. Whoever pulls from the first is served, since it
+/// is known to hold the blob.
+#[tokio::test]
+async fn a_failure_that_is_over_refuses_nobody() {
+    let scene = Scene::new().await;
+    let content = Content::synthetic(1, 3_000_000);
+    let digest = scene.fake.put_content("a/b", &content);
+    scene.fake.put_blob_under("c/d", &digest, &content);
+    let [first, second] = ["a/b", "c/d"].map(|repository| scene.blob(repository, &digest));
+    for url in [&first, &second] {
+        let answer = http::get_digest(url, &[]).await.expect("an answer");
+        assert_eq!(answer.digest, digest);
+    }
+    scene.until_idle().await;
+    let hex = &digest["sha256:".len()..];
+    let kept = format!("blobs/sha256/{}/{hex}", &hex[..2]);
+    std::fs::remove_file(scene.node.store().join(kept)).expect("the blob");
+    let of = |repository| Match::blob().repository(repository).method("GET");
+    let held = Gate::new(0);
+    scene
+        .fake
+        .fault(of("a/b").times(1), Fault::Hold(held.clone()));
+    scene.fake.fault(of("a/b").times(1), Fault::status(503));
+    let gate = scene.fake.gate(of("c/d"), 1_000_000);
+    let pull = |url: &str| {
+        let url = url.to_owned();
+        tokio::spawn(async move { http::get_digest(&url, &[]).await })
+    };
+    let mut readers = vec![pull(&first)];
+    held.reached(1).await;
+    readers.push(pull(&second));
+    until_read_by(&scene, 2).await;
+    held.open();
+    gate.reached(1).await;
+    readers.push(pull(&first));
+    until_read_by(&scene, 3).await;
+    gate.open();
+    for reader in readers {
+        let answer = reader.await.expect("no panic").expect("an answer");
+        assert_eq!((answer.status, &answer.digest), (200, &digest));
+    }
+}
+
+/// What failed for a reader that has left, long ago, takes nothing of the patience that the next one gets.
+#[tokio::test]
+async fn an_old_failure_does_not_count() {
+    let scene = Scene::new().await;
+    let mb = 1_000_000;
+    let content = Content::synthetic(1, 60 * mb);
+    let digest = scene.fake.put_content("a/b", &content);
+    let url = scene.blob("a/b", &digest);
+    let beyond = |start: u64| {
+        Match::blob().when(move |request: &Request| {
+            let range = request
+                .header("range")
+                .and_then(|r| r.strip_prefix("bytes="));
+            let first = range.and_then(|range| range.split('-').next()?.parse::<u64>().ok());
+            first.is_some_and(|first| first > start)
+        })
+    };
+    // Somebody takes his time with what is here long since, so that the fill lives on.
+    let mut slow = http::open(&url, &[("range", "bytes=0-29999999")])
+        .await
+        .expect("an answer");
+    slow.read_exactly(1).await.expect("the first byte");
+    eventually("it is all here", || {
+        scene.fake.blob_bytes_sent(&digest) >= 30 * mb
+    })
+    .await;
+    let failing = scene.fake.fault(beyond(29_000_000), Fault::status(500));
+    let mut leaves = http::open(&url, &[("range", "bytes=29999990-50000000")])
+        .await
+        .expect("an answer");
+    leaves.read_exactly(10).await.expect("what is here");
+    eventually("it fails", || failing.hits() > 0).await;
+    leaves.close();
+    // Longer than larder's patience with errors.
+    tokio::time::sleep(Duration::from_millis(5500)).await;
+    failing.lift();
+    let once = scene
+        .fake
+        .fault(beyond(39_000_000).times(1), Fault::status(500));
+    let later = http::get(&url, &[("range", "bytes=40000000-40000009")])
+        .await
+        .expect("an answer");
+    assert_eq!((once.hits(), later.status, &later.error), (1, 206, &None));
+    assert!(later.body == content.read(40 * mb..40 * mb + 10));
+    drop(slow);
 }

@@ -35,6 +35,7 @@ fn failures() -> Vec<Vec<Fault>> {
     all.push(vec![Fault::IgnoreRange, Fault::StallAfter(2 * MB)]);
     all.push(vec![Fault::WrongLength(-1000)]);
     all.push(vec![Fault::WrongLength(1000)]);
+    all.push(vec![Fault::IgnoreRange, Fault::NoLength]);
     all
 }
 
@@ -67,6 +68,25 @@ async fn a_failing_endpoint_is_replaced_unnoticed() {
         assert!((size..=limit).contains(&sent), "{case}: {sent}");
     }))
     .await;
+}
+
+/// Also where nothing is kept, and each reader fetches for itself.
+#[tokio::test]
+async fn an_endpoint_that_tells_no_length_is_replaced() {
+    for most in ["1GB", "1MB"] {
+        let config = format!("[store]\nmax_size = \"{most}\"\n");
+        let mirrors = Mirrors::with(&config, |node| node).await;
+        let content = Content::synthetic(1, 3 * MB);
+        let digest = mirrors.put_content(REPOSITORY, &content);
+        for fault in [Fault::IgnoreRange, Fault::NoLength] {
+            mirrors.first.fault(Match::blob(), fault);
+        }
+        assert_eq!(
+            pull(&mirrors.blob(REPOSITORY, &digest), &content).await,
+            whole(&content),
+            "{most}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use larder_tests::fake::{Content, Fault, Match, digest_of};
+use larder_tests::fake::{Content, Fault, Match, Request, digest_of};
 use larder_tests::http;
 use larder_tests::image::{self, LayerSpec};
 use larder_tests::real::skipped;
@@ -424,4 +424,28 @@ async fn what_was_sent_before_the_disk_failed_is_checked_too() {
         short += u32::from(!answer.complete);
     }
     assert!(short > 0, "the wrong bytes were never sent");
+}
+
+/// Nothing is kept of a blob that is larger than the tier may be. From its middle on it is fetched a second time for its
+/// digest, which vouches for the bytes that were sent only if both times brought the same (P9).
+#[tokio::test]
+async fn what_is_sent_from_the_middle_without_a_disk_is_checked_too() {
+    let scene = Scene::with(|node| node.config("[store]\nmax_size = \"1MB\"\n")).await;
+    let content = Content::synthetic(1, 3 * MB);
+    let digest = scene.fake.put_content("a/b", &content);
+    let url = scene.blob("a/b", &digest);
+    let range = [("range", "bytes=1000000-")];
+    let sent = |request: &Request| {
+        let range = request.header("range");
+        range.is_some_and(|range| range.starts_with("bytes=1000000-"))
+    };
+    let wrong = Fault::WrongBytes { at: 2 * MB };
+    let wrong = scene.fake.fault(Match::blob().when(sent).times(1), wrong);
+    let answer = http::get(&url, &range).await.expect("an answer");
+    assert_eq!(
+        (wrong.hits(), answer.status, answer.complete),
+        (1, 206, false)
+    );
+    let answer = http::get(&url, &range).await.expect("an answer");
+    assert!(answer.complete && answer.body == content.read(MB..3 * MB));
 }

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use larder_tests::fake::{Content, Fault, Match};
+use larder_tests::fake::{Content, FakeRegistry, Fault, Match};
 use larder_tests::http::{self, Response, Stream};
+use larder_tests::members::Cluster;
 use larder_tests::scene::Scene;
 
 const SIZE: u64 = 6_000_000;
@@ -287,6 +288,26 @@ async fn on_a_growing_blob_and_then_a_committed_one() {
         target.check("committed", &range, &meaning).await;
     }
     assert_eq!(scene.fake.blob_bytes_sent(&target.digest), sent);
+}
+
+/// The first request for a blob is cut into what each member brings, wherever the range begins. What it asked for must not
+/// be in the way of the next one either.
+#[tokio::test]
+async fn on_a_cold_blob_of_a_node_that_has_another_member() {
+    let fake = FakeRegistry::start().await;
+    let cluster = Cluster::of(2).upstream(&fake).start().await;
+    for (i, (range, meaning, _)) in table().into_iter().enumerate() {
+        let content = Content::synthetic(100 + i as u64, SIZE);
+        let digest = fake.put_content("a/b", &content);
+        let (node, ns) = (cluster.node(0).url(), fake.host());
+        let target = Target {
+            url: format!("{node}/v2/a/b/blobs/{digest}?ns={ns}"),
+            digest,
+            content,
+        };
+        target.check("cold", &range, &meaning).await;
+        target.check("cold, then whole", "", &Whole).await;
+    }
 }
 
 #[tokio::test]

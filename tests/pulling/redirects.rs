@@ -1,5 +1,7 @@
 //! Redirects are followed inside, never by the client, and no credential goes along (promises P8 and P20).
 
+use std::time::{Duration, Instant};
+
 use larder_tests::fake::{FakeRegistry, Fault, Kind, Match, Target, expected};
 use larder_tests::http;
 use larder_tests::image::OCI_MANIFEST;
@@ -138,6 +140,37 @@ async fn a_registry_behind_a_private_authority() {
         assert_eq!(answer.status, status, "{config}: {}", answer.text().len());
         if status == 200 {
             assert!(answer.complete && answer.body == expected(1, 0..LEN));
+        }
+    }
+}
+
+/// The file with the authority is replaced while larder runs, as a rotation does it.
+#[tokio::test]
+async fn another_private_authority_takes_effect_without_a_restart() {
+    let fake = FakeRegistry::start_tls().await;
+    let stranger = FakeRegistry::start_tls().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let ca = dir.path().join("ca.pem");
+    std::fs::write(&ca, stranger.ca_pem()).expect("a file");
+    let host = fake.host();
+    let config = format!(
+        "[upstreams.\"{host}\"]\nendpoints = [\"https://{host}\"]\nca = {:?}\n",
+        ca.to_str().expect("a path")
+    );
+    let node = Node::builder().config(config).start().await;
+    fake.put_manifest("a/b", Some("v1"), OCI_MANIFEST, "{}");
+    // A list is asked of the registry each time.
+    let url = format!("{}/v2/a/b/tags/list?ns={host}", node.url());
+    let answer = http::get(&url, &[]).await.expect("an answer");
+    assert_eq!(answer.status, 503, "the other's authority");
+    for (pem, status) in [(fake.ca_pem(), 200), (stranger.ca_pem(), 503)] {
+        let new = dir.path().join("new.pem");
+        std::fs::write(&new, pem).expect("a file");
+        std::fs::rename(&new, &ca).expect("it is replaced");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while http::get(&url, &[]).await.expect("an answer").status != status {
+            assert!(Instant::now() < deadline, "never {status}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 }

@@ -126,3 +126,37 @@ async fn a_crowd_on_a_manifest_asks_once() {
         assert_eq!(scene.fetches(), 1, "{reference}");
     }
 }
+
+/// While one of two repositories is asked whether it holds the blob, the other one's fill ends.
+#[tokio::test]
+async fn a_blob_that_comes_while_a_right_to_it_is_proven_is_not_fetched_again() {
+    let scene = Scene::new().await;
+    let content = Content::synthetic(1, MB);
+    let digest = scene.fake.put_content("a/b", &content);
+    scene.fake.put_blob_under("c/d", &digest, &content);
+    // A fill is under way, so the other repository has to show that it holds the blob; and that takes its time.
+    let under_way = scene.fake.gate(Match::blob().repository("a/b"), 100_000);
+    let proof = Gate::new(0);
+    scene.fake.fault(
+        Match::blob().repository("c/d").method("GET"),
+        Fault::Hold(proof.clone()),
+    );
+    let first = scene.blob("a/b", &digest);
+    let first = tokio::spawn(async move { http::get_digest(&first, &[]).await });
+    under_way.reached(1).await;
+    let second = scene.blob("c/d", &digest);
+    let second = tokio::spawn(async move { http::get_digest(&second, &[]).await });
+    proof.reached(1).await;
+    under_way.open();
+    let first = first.await.expect("no panic").expect("an answer");
+    assert_eq!((first.status, &first.digest), (200, &digest));
+    scene.until_committed(&digest).await;
+    scene.until_idle().await;
+    proof.open();
+    let second = second.await.expect("no panic").expect("an answer");
+    assert_eq!((second.status, &second.digest), (200, &digest));
+    let sent = scene.fake.blob_bytes_sent(&digest);
+    assert!(sent <= MB * 102 / 100, "{sent}");
+    let proofs = scene.fake.count(|seen| seen.repository == "c/d");
+    assert_eq!(proofs, 1, "once is enough");
+}

@@ -7,9 +7,11 @@ mod upstreams;
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use larder_tests::fake::FakeRegistry;
-use larder_tests::node::Node;
+use larder_tests::node::{Node, larder_program};
 use larder_tests::schemas::assert_schema;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -139,4 +141,46 @@ async fn a_healthy_node_has_no_findings() {
         );
     }
     assert!(all.contains("nothing is wrong"), "{all}");
+}
+
+/// The daemon goes on with the file that it had, and is found by what can still be read of the new one.
+#[tokio::test]
+async fn a_broken_configuration_hides_neither_the_daemon_nor_itself() {
+    let fake = FakeRegistry::start().await;
+    let node = Node::builder().upstream(&fake).config("").start().await;
+    let spoilt = format!(
+        "[store]\nmax_sise = \"80%\"\n[admin]\nsocket = {:?}\n",
+        node.socket()
+    );
+    fs::write(node.config_file(), spoilt).unwrap();
+    let runtime = Runtime::of(&node);
+    let larder = |arguments: &[&str]| {
+        Command::new(larder_program())
+            .args(arguments)
+            .env_remove("LARDER_SOCKET")
+            .env("LARDER_CONFIG", node.config_file())
+            .output()
+            .unwrap()
+    };
+    let status = larder(&["status"]);
+    let told = String::from_utf8_lossy(&status.stderr).into_owned();
+    assert!(status.status.success(), "{told}");
+    assert!(told.contains("unknown key `max_sise`"), "{told}");
+    let [certs, config] = runtime.flags();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let output = larder(&["doctor", "--json", &certs, &config]);
+        let diagnosis: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let findings = diagnosis["findings"].as_array().unwrap();
+        let is = |check: &str, severity: &str| {
+            let mut findings = findings.iter();
+            findings.any(|f| f["check"] == check && f["severity"] == severity)
+        };
+        assert!(is("daemon", "ok"), "{findings:#?}");
+        // It is read again every few seconds.
+        if is("config", "error") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{findings:#?}");
+    }
 }

@@ -18,14 +18,18 @@ use larder_shared::{RegistryName, Repository};
 use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
-use crate::{identity::Fingerprint, store::now};
+use crate::{
+    identity::Fingerprint,
+    store::{Journal, age, now},
+    telemetry,
+};
 
 /// A refusal is believed this long: long enough for one pull's many requests, short enough for a right that was just
 /// given.
 const REFUSED: Duration = Duration::from_secs(20);
 
-/// From so many grants on, old ones are looked for at each new one.
-const CROWDED: usize = 10_000;
+/// Of so many grants, or revocations, half are forgotten, the oldest; the file is written anew.
+const CROWDED: usize = 50_000;
 
 const REFUSALS: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
@@ -46,22 +50,22 @@ struct Line {
 /// All verdicts over credentials.
 #[derive(Debug)]
 pub struct Grants {
-    path: PathBuf,
     lifetime: Duration,
+    refused: Mutex<LruCache<Key, Instant>>,
+    kept: Arc<Kept>,
+}
+
+/// What is in the file.
+#[derive(Debug)]
+struct Kept {
+    path: PathBuf,
     known: Mutex<HashMap<Key, u64>>,
     /// When the origin last refused what another member may still know as accepted.
     revoked: Mutex<HashMap<Key, u64>>,
-    refused: Mutex<LruCache<Key, Instant>>,
-    log: Arc<Log>,
-}
-
-/// Lines on their way to the file, in the order of what is in memory.
-#[derive(Default, Debug)]
-struct Log {
-    /// Written to while `known` is held, so that a refusal stands behind what it voids.
-    waiting: Mutex<String>,
-    /// Whether the file is this larder's. Held while it is written.
-    held: Mutex<bool>,
+    /// Pushed to while `known` is held, so that a refusal stands behind what it voids.
+    lines: Journal,
+    /// Whether the file is this larder's, and lines in it. Held while it is written.
+    file: Mutex<Option<usize>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -79,25 +83,29 @@ impl Grants {
     /// The same while the file is another larder's: nothing is read or written until [`Self::take_over`].
     pub fn waiting(path: PathBuf, lifetime: Duration) -> Self {
         Self {
-            path,
             lifetime,
-            known: Mutex::default(),
-            revoked: Mutex::default(),
             refused: Mutex::new(LruCache::new(REFUSALS)),
-            log: Arc::default(),
+            kept: Arc::new(Kept {
+                path,
+                known: Mutex::default(),
+                revoked: Mutex::default(),
+                lines: Journal::default(),
+                file: Mutex::default(),
+            }),
         }
     }
 
     /// The file is this larder's now: what it says is added to what was learned meanwhile, and it is written anew
     /// (blocking).
     pub fn take_over(&self) {
-        let mut held = lock(&self.log.held);
-        if *held {
+        let mut file = lock(&self.kept.file);
+        if file.is_some() {
             return;
         }
         let mut known = HashMap::new();
         let mut revoked = HashMap::new();
-        for line in fs::read_to_string(&self.path).unwrap_or_default().lines() {
+        let text = fs::read_to_string(&self.kept.path).unwrap_or_default();
+        for line in text.lines() {
             let Ok(line) = serde_json::from_str::<Line>(line) else {
                 continue;
             };
@@ -106,43 +114,40 @@ impl Grants {
             };
             let key = (line.registry, line.repository, fingerprint);
             if let Some(at) = line.revoked {
-                revoked.insert(key.clone(), at);
+                // Written while the clock was wrong: it is refused, and not for ever.
+                revoked.insert(key.clone(), at.min(now()));
             }
             known.insert(key, line.at);
         }
-        let (mut here, mut voided) = (lock(&self.known), lock(&self.revoked));
-        // A refusal voids what the other of the two accepted before it.
-        here.retain(|key, at| revoked.get(key).is_none_or(|refused| refused < at));
-        for (key, at) in known {
-            if voided.get(&key).is_none_or(|refused| *refused < at) {
-                let newest = here.entry(key).or_insert(at);
+        {
+            let (mut here, mut voided) = (lock(&self.kept.known), lock(&self.kept.revoked));
+            // A refusal voids what the other of the two accepted before it.
+            here.retain(|key, at| revoked.get(key).is_none_or(|refused| refused < at));
+            for (key, at) in known {
+                if voided.get(&key).is_none_or(|refused| *refused < at) {
+                    let newest = here.entry(key).or_insert(at);
+                    *newest = at.max(*newest);
+                }
+            }
+            for (key, at) in revoked {
+                let newest = voided.entry(key).or_insert(at);
                 *newest = at.max(*newest);
             }
+            for map in [&mut *here, &mut *voided] {
+                map.retain(|_, at| age(*at).is_some_and(|age| age < self.lifetime));
+            }
         }
-        for (key, at) in revoked {
-            let newest = voided.entry(key).or_insert(at);
-            *newest = at.max(*newest);
-        }
-        let oldest = now().saturating_sub(self.lifetime.as_secs());
-        here.retain(|_, at| *at > oldest);
-        voided.retain(|_, at| *at > oldest);
-        let revocations = voided.iter().map(|(key, at)| revocation(key, *at));
-        let text: String = revocations
-            .chain(here.iter().map(|(key, at)| line(key, *at)))
-            .collect();
-        // All of that is in memory, and so in the text.
-        lock(&self.log.waiting).clear();
-        // Whoever asks for a verdict does not wait for the disk.
-        drop((here, voided));
-        *held = true;
-        if let Err(error) = rewrite(&self.path, &text) {
-            tracing::warn!(%error, path = %self.path.display(), "the grants cannot be written and are asked for again after a restart; look at the disk and the file's owner");
-        }
+        *file = Some(self.kept.rewrite());
+    }
+
+    /// Writes what the disk has not taken so far (blocking).
+    pub fn flush(&self) {
+        self.kept.write();
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        lock(&self.known).len()
+        lock(&self.kept.known).len()
     }
 
     /// How long ago the origin accepted this credential for this repository.
@@ -152,8 +157,22 @@ impl Grants {
         repository: &Repository,
         who: Fingerprint,
     ) -> Option<Duration> {
-        let at = *lock(&self.known).get(&(registry.clone(), repository.clone(), who))?;
-        Some(Duration::from_secs(now().saturating_sub(at)))
+        let key = (registry.clone(), repository.clone(), who);
+        age(*lock(&self.kept.known).get(&key)?)
+    }
+
+    /// How long ago it refused it, if that was its last word.
+    pub fn refused_since(
+        &self,
+        registry: &RegistryName,
+        repository: &Repository,
+        who: Fingerprint,
+    ) -> Option<Duration> {
+        let key = (registry.clone(), repository.clone(), who);
+        if lock(&self.kept.known).contains_key(&key) {
+            return None;
+        }
+        age(*lock(&self.kept.revoked).get(&key)?)
     }
 
     /// Whether the origin has just refused it.
@@ -174,15 +193,13 @@ impl Grants {
         let key = (registry.clone(), repository.clone(), who);
         lock(&self.refused).pop(&key);
         let at = now();
-        let mut known = lock(&self.known);
+        let mut known = lock(&self.kept.known);
+        let old = known.get(&key).copied();
+        known.insert(key.clone(), at);
         // Tokens that clients bring are new ones again and again.
-        if known.len() >= CROWDED {
-            let oldest = at.saturating_sub(self.lifetime.as_secs());
-            known.retain(|_, proven| *proven > oldest);
-        }
-        let old = known.insert(key.clone(), at);
+        bound(&mut known);
         // A pull makes a handful of proofs; one line is enough.
-        if old.is_none_or(|old| at.saturating_sub(old) >= 5) {
+        if old.is_none_or(|old| at.abs_diff(old) >= 5) {
             self.append(&line(&key, at), known);
         }
     }
@@ -196,8 +213,8 @@ impl Grants {
         at: u64,
     ) {
         let key = (registry.clone(), repository.clone(), who);
-        let mut known = lock(&self.known);
-        let void = lock(&self.revoked)
+        let mut known = lock(&self.kept.known);
+        let void = lock(&self.kept.revoked)
             .get(&key)
             .is_some_and(|revoked| at <= *revoked);
         let old = known.get(&key).is_some_and(|known| at <= *known);
@@ -205,6 +222,7 @@ impl Grants {
             return;
         }
         known.insert(key.clone(), at);
+        bound(&mut known);
         self.append(&line(&key, at), known);
     }
 
@@ -214,15 +232,13 @@ impl Grants {
         let at = now();
         // First of all the revocation: whoever adds what another larder knows looks at these two in the other order.
         let news = {
-            let mut revoked = lock(&self.revoked);
-            if revoked.len() >= CROWDED {
-                let oldest = at.saturating_sub(self.lifetime.as_secs());
-                revoked.retain(|_, voided| *voided > oldest);
-            }
+            let mut revoked = lock(&self.kept.revoked);
+            let news = revoked.insert(key.clone(), at).is_none();
             // Anyone may show any secret: what is remembered must not grow without bound.
-            revoked.len() < CROWDED && revoked.insert(key.clone(), at).is_none()
+            bound(&mut revoked);
+            news
         };
-        let mut known = lock(&self.known);
+        let mut known = lock(&self.kept.known);
         let granted = known.remove(&key).is_some();
         if granted || news {
             self.append(&revocation(&key, at), known);
@@ -232,25 +248,73 @@ impl Grants {
 
     /// Takes a line down that `known` agrees with, and lets go of it.
     fn append(&self, text: &str, known: MutexGuard<'_, HashMap<Key, u64>>) {
-        lock(&self.log.waiting).push_str(text);
+        self.kept.lines.push(text.as_bytes());
         drop(known);
-        let (path, log) = (self.path.clone(), Arc::clone(&self.log));
-        tokio::task::spawn_blocking(move || log.write(&path));
+        let kept = Arc::clone(&self.kept);
+        tokio::task::spawn_blocking(move || kept.write());
     }
 }
 
-impl Log {
+/// Of too many the newer half stays.
+fn bound(map: &mut HashMap<Key, u64>) {
+    if map.len() < CROWDED {
+        return;
+    }
+    let mut times: Vec<u64> = map.values().copied().collect();
+    let (_, middle, _) = times.select_nth_unstable(CROWDED / 2);
+    let middle = *middle;
+    // Of those of the same second some have to go as well.
+    let mut equal = CROWDED / 4;
+    map.retain(|_, at| {
+        let stays = *at > middle || (*at == middle && equal > 0);
+        equal -= usize::from(stays && *at == middle);
+        stays
+    });
+}
+
+impl Kept {
     /// Appends what is waiting (blocking).
-    fn write(&self, path: &Path) {
-        let held = lock(&self.held);
-        let text = std::mem::take(&mut *lock(&self.waiting));
-        // What is another larder's now gets all of it with the memory, later.
-        if text.is_empty() || !*held {
+    fn write(&self) {
+        let mut file = lock(&self.file);
+        let Some(lines) = &mut *file else {
+            // What is another larder's now gets all of it with the memory, later.
+            self.lines.waiting().clear();
             return;
+        };
+        let mut added = 0;
+        let written = self.lines.write(|text| {
+            added = text.split(|byte| *byte == b'\n').count();
+            private(&self.path, false)?.write_all(text)
+        });
+        if let Err(error) = written {
+            tracing::debug!(%error, path = %self.path.display(), "grants were not written, and will be again");
         }
-        let appended = private(path, false).and_then(|mut file| file.write_all(text.as_bytes()));
-        if let Err(error) = appended {
-            tracing::debug!(%error, path = %path.display(), "a grant was not written");
+        *lines = lines.saturating_add(added);
+        if *lines > 4 * CROWDED {
+            *lines = self.rewrite();
+        }
+    }
+
+    /// Writes all that is in memory to a new file, for who holds `file`; says how many lines that are (blocking).
+    fn rewrite(&self) -> usize {
+        let text: String = {
+            let (known, revoked) = (lock(&self.known), lock(&self.revoked));
+            // All of that is in memory, and so in the text.
+            self.lines.waiting().clear();
+            let revocations = revoked.iter().map(|(key, at)| revocation(key, *at));
+            let granted = known.iter().map(|(key, at)| line(key, *at));
+            revocations.chain(granted).collect()
+        };
+        // Whoever asks for a verdict does not wait for the disk.
+        match rewrite(&self.path, &text) {
+            Ok(()) => text.lines().count(),
+            Err(error) => {
+                if let Some(due) = telemetry::due("the grants are not written", "") {
+                    tracing::warn!(%error, path = %self.path.display(), unsaid = due.unsaid, "the grants cannot be written and are asked for again after a restart; look at the disk and the file's owner");
+                }
+                // So that it is tried again.
+                usize::MAX / 2
+            }
         }
     }
 }
@@ -295,6 +359,8 @@ fn rewrite(path: &Path, text: &str) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     fn place() -> (RegistryName, Repository) {
@@ -354,6 +420,83 @@ mod tests {
         let reread = Grants::load(path, day);
         let granted = (0..100).filter(|n| reread.age(&registry, &repository, who(*n)).is_some());
         assert_eq!(granted.count(), 0);
+    }
+
+    /// What is granted on disk and refused in memory would be granted after a restart.
+    #[tokio::test]
+    async fn what_the_disk_did_not_take_is_written_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("grants");
+        let aside = dir.path().join("aside");
+        let (registry, repository) = place();
+        let day = Duration::from_hours(24);
+        let grants = Grants::load(path.clone(), day);
+        grants.accept(&registry, &repository, who(1));
+        lines(&path, 1).await;
+        // What leads nowhere takes no line.
+        fs::rename(&path, &aside).unwrap();
+        symlink(dir.path().join("no/where"), &path).unwrap();
+        grants.refuse(&registry, &repository, who(1));
+        grants.flush();
+        fs::write(&aside, fs::read_to_string(&aside).unwrap() + "{\"regis").unwrap();
+        fs::rename(&aside, &path).unwrap();
+        grants.flush();
+        let reread = Grants::load(path.clone(), day);
+        assert_eq!(reread.age(&registry, &repository, who(1)), None);
+        // The same where the file could not be written anew.
+        let waiting = Grants::waiting(path.clone(), day);
+        waiting.refuse(&registry, &repository, who(2));
+        let new = path.with_extension("new");
+        fs::create_dir(&new).unwrap();
+        waiting.take_over();
+        fs::remove_dir(&new).unwrap();
+        waiting.flush();
+        let reread = Grants::load(path, day);
+        assert!(
+            reread
+                .refused_since(&registry, &repository, who(2))
+                .is_some()
+        );
+    }
+
+    /// The clock was ahead when it was written.
+    #[tokio::test]
+    async fn what_was_accepted_at_a_time_to_come_opens_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("grants");
+        let (registry, repository) = place();
+        let day = Duration::from_hours(24);
+        let of = |n| (registry.clone(), repository.clone(), who(n));
+        let ahead = now() + 8 * 3600;
+        fs::write(&path, line(&of(1), ahead) + &revocation(&of(2), ahead)).unwrap();
+        let grants = Grants::load(path, day);
+        assert_eq!(grants.age(&registry, &repository, who(1)), None);
+        assert_eq!(grants.age(&registry, &repository, who(2)), None);
+        for n in [1, 2] {
+            grants.accept(&registry, &repository, who(n));
+            assert!(grants.age(&registry, &repository, who(n)).is_some());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_remembered_is_bounded_in_memory_and_on_disk() {
+        let mut known = HashMap::new();
+        let (registry, _) = place();
+        for n in 0..2 * CROWDED {
+            let repository: Repository = format!("r{n}").parse().unwrap();
+            known.insert((registry.clone(), repository, who(1)), (n / 1000) as u64);
+            bound(&mut known);
+            assert!(known.len() < CROWDED);
+        }
+        let newest: Repository = format!("r{}", 2 * CROWDED - 1).parse().unwrap();
+        assert!(known.contains_key(&(registry.clone(), newest, who(1))));
+        let mut same: HashMap<Key, u64> = known.into_keys().map(|key| (key, 7)).collect();
+        for n in 0..CROWDED {
+            let repository: Repository = format!("s{n}").parse().unwrap();
+            same.insert((registry.clone(), repository, who(1)), 7);
+            bound(&mut same);
+            assert!(same.len() < CROWDED);
+        }
     }
 
     #[tokio::test]

@@ -20,6 +20,12 @@ pub const EXPIRES_IN: Duration = Duration::from_mins(5);
 const IDLE: Duration = Duration::from_mins(30);
 const LONGEST: Duration = Duration::from_hours(6);
 
+/// Bytes of all tokens and of the secrets behind them, which anybody on the node may show: more than 10,000 of usual size.
+const MOST: u64 = 8 << 20;
+
+/// Bytes that a token takes besides its own.
+const OVERHEAD: usize = 256;
+
 /// Who holds a token.
 #[derive(Clone, Debug)]
 pub struct Session {
@@ -45,7 +51,10 @@ pub struct Sessions(Cache<String, Session>);
 impl Sessions {
     pub fn new() -> Self {
         let cache = Cache::builder()
-            .max_capacity(10_000)
+            .max_capacity(MOST)
+            .weigher(|token: &String, session: &Session| {
+                (OVERHEAD + token.len() + session.identity.size()) as u32
+            })
             .time_to_idle(IDLE)
             .time_to_live(LONGEST)
             .build();
@@ -71,5 +80,34 @@ impl Sessions {
 impl Default for Sessions {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        credentials::{Credential, LARGEST, Secret},
+        identity::Key,
+    };
+
+    /// Nothing is asked of anybody before a secret is kept.
+    #[tokio::test]
+    async fn large_secrets_fill_no_memory() {
+        let sessions = Sessions::new();
+        let dir = tempfile::tempdir().unwrap();
+        let key = Key::load(&dir.path().join("key")).unwrap();
+        for _ in 0..2000 {
+            let secret = Secret::new("x".repeat(LARGEST));
+            let identity = key.credential(Credential::IdentityToken(secret));
+            let session = Session {
+                registry: None,
+                identity,
+            };
+            sessions.begin(session).await;
+        }
+        sessions.0.run_pending_tasks().await;
+        assert!(sessions.0.weighted_size() <= MOST);
+        assert!(sessions.0.entry_count() > 400);
     }
 }

@@ -1,7 +1,5 @@
 //! `GET /metrics`: what is counted all the time, and what is looked up when somebody asks.
 
-use std::sync::Arc;
-
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::{Admin, text};
@@ -43,29 +41,26 @@ impl Admin {
     /// Looks at everything that nobody counts.
     async fn look(&self) {
         let config = self.pull.config.load_full();
-        let store = Arc::clone(&self.pull.store);
         let metrics = &self.metrics;
-        let looked = tokio::task::spawn_blocking(move || {
-            (store.partial_bytes(), store.space(), sys::usage())
-        });
-        if let Ok((partial, space, usage)) = looked.await {
+        // Where the disk does not answer, what it said last stays.
+        if let Some(disk) = self.disk().await {
             let shown = &metrics.store;
-            shown.partial_bytes.set(partial as i64);
-            if let Ok(space) = space {
+            shown.partial_bytes.set(disk.partial_bytes as i64);
+            if let Some(space) = disk.space {
                 let (max, min) = (config.store.max_size, config.store.min_free);
                 shown.max_bytes.set(max.of(space.total) as i64);
                 shown.min_free_bytes.set(min.of(space.total) as i64);
                 shown.free_bytes.set(space.free as i64);
                 shown.capacity_bytes.set(space.total as i64);
             }
-            if let Ok(usage) = usage {
-                let process = &metrics.process;
-                let new = usage.cpu_seconds - process.cpu_seconds.get();
-                process.cpu_seconds.inc_by(new.max(0.0));
-                process.resident_bytes.set(usage.resident_bytes as i64);
-                process.open_files.set(usage.open_files as i64);
-                process.max_files.set(usage.max_files as i64);
-            }
+        }
+        if let Ok(Ok(usage)) = tokio::task::spawn_blocking(sys::usage).await {
+            let process = &metrics.process;
+            let new = usage.cpu_seconds - process.cpu_seconds.get();
+            process.cpu_seconds.inc_by(new.max(0.0));
+            process.resident_bytes.set(usage.resident_bytes as i64);
+            process.open_files.set(usage.open_files as i64);
+            process.max_files.set(usage.max_files as i64);
         }
         let (store, shown) = (&self.pull.store, &metrics.store);
         let totals = store.totals();

@@ -1,7 +1,5 @@
 //! `GET /status`: this node at a glance.
 
-use std::sync::Arc;
-
 use larder_shared::admin::{
     ClusterStatus, FillStatus, MemberStatus, ObjectStoreStatus, Served, Status, StoreStatus,
     UpstreamStatus,
@@ -15,9 +13,10 @@ impl Admin {
         let Ok(registry) = registry.parse() else {
             return Vec::new();
         };
-        let view = self.pull.upstreams.endpoints(&registry);
-        view.into_iter()
-            .map(|e| format!("{} ({})", e.url, e.state))
+        let fares = self.pull.upstreams.fares(&registry);
+        fares
+            .iter()
+            .map(|endpoint| format!("{} ({})", endpoint.url, endpoint.words()))
             .collect()
     }
 
@@ -37,10 +36,8 @@ impl Admin {
             });
         }
         let totals = store.totals();
-        let looked = Arc::clone(store);
-        let partials = tokio::task::spawn_blocking(move || looked.partial_bytes());
-        let partial_bytes = partials.await.unwrap_or(0);
-        let space = store.space();
+        let disk = self.disk().await;
+        let space = disk.as_ref().and_then(|disk| disk.space.as_ref());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.started.elapsed().as_secs(),
@@ -49,12 +46,11 @@ impl Admin {
                 path: store.root().display().to_string(),
                 blobs: totals.blobs,
                 bytes: totals.bytes,
-                partial_bytes,
-                max_bytes: space
-                    .as_ref()
-                    .map_or(0, |s| config.store.max_size.of(s.total)),
-                free_bytes: space.as_ref().map_or(0, |s| s.free),
+                partial_bytes: disk.as_ref().map_or(0, |disk| disk.partial_bytes),
+                max_bytes: space.map_or(0, |s| config.store.max_size.of(s.total)),
+                free_bytes: space.map_or(0, |s| s.free),
                 state: match (store.tenure(), store.trouble()) {
+                    (Tenure::Held, None) if disk.is_none() => "the disk does not answer".to_owned(),
                     (Tenure::Held, None) => "ready".to_owned(),
                     (Tenure::Held, Some(why)) => {
                         format!("failing, larder is a plain proxy: {why}")

@@ -82,6 +82,9 @@ pub fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
 fn diagnose(args: &DoctorArgs) -> anyhow::Result<Diagnosis> {
     let mut findings = Vec::new();
     let status = ask(&args.socket, Method::GET, "/status").and_then(|text| read::<Status>(&text));
+    // Asked for whatever came of that: its checks are bounded, and may tell why nothing else is answered.
+    let looked =
+        ask(&args.socket, Method::GET, "/doctor").and_then(|text| read::<Diagnosis>(&text));
     let status = match status {
         Ok(status) => {
             findings.push(Finding::ok(
@@ -92,25 +95,28 @@ fn diagnose(args: &DoctorArgs) -> anyhow::Result<Diagnosis> {
             Some(status)
         }
         Err(error) => {
-            findings.push(Finding::error(
-                Check::Daemon,
-                format!("{error:#}"),
-                "start it (systemctl start larder; in Kubernetes look at the DaemonSet's pod on this node), or name its socket",
-            ));
+            let mend = if looked.is_ok() {
+                "it runs, and what its own checks found stands below; its log may tell more"
+            } else {
+                "start it (systemctl start larder; in Kubernetes look at the DaemonSet's pod on this node), or name its socket"
+            };
+            findings.push(Finding::error(Check::Daemon, format!("{error:#}"), mend));
             None
         }
     };
     let hosts = node::look(args, status.as_ref(), &mut findings);
     if let Some(status) = &status {
         findings.extend(ports::look(status, &hosts)?);
-        match ask(&args.socket, Method::GET, "/doctor").and_then(|text| read::<Diagnosis>(&text)) {
-            Ok(diagnosis) => findings.extend(diagnosis.findings),
-            Err(error) => findings.push(Finding::error(
-                Check::Daemon,
-                format!("the daemon's own checks cannot be had: {error:#}"),
-                "run the command of the same version as the daemon",
-            )),
-        }
+    }
+    match looked {
+        Ok(diagnosis) => findings.extend(diagnosis.findings),
+        Err(error) if status.is_some() => findings.push(Finding::error(
+            Check::Daemon,
+            format!("the daemon's own checks cannot be had: {error:#}"),
+            "run the command of the same version as the daemon",
+        )),
+        // That it does not answer is said already.
+        Err(_) => {}
     }
     Ok(Diagnosis { findings })
 }

@@ -1,6 +1,10 @@
 //! `larder pull`: images into the node tier, before anybody asks for them.
 
-use std::{fs, io::Read as _, path::PathBuf};
+use std::{
+    fs,
+    io::{self, Read as _, Write as _},
+    path::PathBuf,
+};
 
 use anyhow::{Context as _, bail};
 use data_encoding::BASE64;
@@ -14,7 +18,7 @@ use url::form_urlencoded::Serializer;
 use super::{
     FAILED,
     progress::watched,
-    show::{complain, count, say, say_json, size},
+    show::{Telling, complain, count, say_json, size},
     socket::{SocketArgs, asked, encoded},
 };
 
@@ -76,12 +80,14 @@ pub fn pull(args: &PullArgs) -> anyhow::Result<u8> {
         .extend_pairs(platforms.map(|platform| ("platform", platform)))
         .finish();
     let mut outcome = PulledImages::default();
+    // Who has read the first line still wants the other images.
+    let mut out = Telling::to(io::stdout());
     for image in images {
         let name = image.to_string();
         match args.one(&name, &query, headers.clone()) {
             Ok(pulled) => {
                 if !args.socket.json {
-                    say(&told(&pulled));
+                    writeln!(out, "{}", told(&pulled))?;
                 }
                 outcome.images.push(pulled);
             }
@@ -97,6 +103,7 @@ pub fn pull(args: &PullArgs) -> anyhow::Result<u8> {
     if args.socket.json {
         say_json(&outcome)?;
     }
+    out.end()?;
     Ok(if outcome.failed.is_empty() { 0 } else { FAILED })
 }
 
@@ -125,7 +132,7 @@ impl PullArgs {
                 bail!("standard input cannot be both the list and the password");
             }
             let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text)?;
+            io::stdin().read_to_string(&mut text)?;
             text
         } else {
             fs::read_to_string(file).with_context(|| file.display().to_string())?
@@ -158,7 +165,7 @@ impl PullArgs {
             );
         }
         let mut password = String::new();
-        std::io::stdin().read_to_string(&mut password)?;
+        io::stdin().read_to_string(&mut password)?;
         let password = password.trim_end_matches(['\r', '\n']);
         if password.is_empty() {
             bail!("there is no password on standard input");

@@ -4,12 +4,14 @@
 
 use std::{
     fmt,
-    io::{self, Write as _},
+    io::{self, Write},
     time::{Duration, SystemTime},
 };
 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
+
+use super::FAILED;
 
 /// Headings.
 pub const BOLD: Style = Style::new().bold();
@@ -25,12 +27,57 @@ pub fn styled(style: Style, text: impl fmt::Display) -> String {
     format!("{style}{text}{style:#}")
 }
 
-/// Prints a line of output. Who closes the pipe has seen enough, which is no failure.
+/// Prints a line of output. Who closes the pipe has seen enough, which is no failure; output that is lost is one.
 pub fn say(text: &str) {
-    if let Err(error) = writeln!(anstream::stdout(), "{text}")
-        && error.kind() == io::ErrorKind::BrokenPipe
-    {
-        std::process::exit(0);
+    let written = writeln!(anstream::stdout(), "{text}");
+    match written.map_err(lost) {
+        Ok(()) => {}
+        Err(None) => std::process::exit(0),
+        Err(Some(error)) => {
+            complain(&format!("{error:#}"));
+            std::process::exit(FAILED.into());
+        }
+    }
+}
+
+/// What is wrong when output cannot be written: nothing where nobody reads any more.
+fn lost(error: io::Error) -> Option<anyhow::Error> {
+    (error.kind() != io::ErrorKind::BrokenPipe)
+        .then(|| anyhow::Error::new(error).context("the output cannot be written"))
+}
+
+/// Where a command tells of its work that goes on with it when it cannot be told any more.
+#[derive(Debug)]
+pub struct Telling<W> {
+    to: W,
+    failed: Option<io::Error>,
+}
+
+impl<W: Write> Telling<W> {
+    pub fn to(to: W) -> Self {
+        Self { to, failed: None }
+    }
+
+    /// Whether everything was told that somebody wanted to read.
+    pub fn end(mut self) -> anyhow::Result<()> {
+        self.flush()?;
+        self.failed.and_then(lost).map_or(Ok(()), Err)
+    }
+}
+
+impl<W: Write> Write for Telling<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.failed.is_none() {
+            self.failed = self.to.write_all(bytes).err();
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.failed.is_none() {
+            self.failed = self.to.flush().err();
+        }
+        Ok(())
     }
 }
 

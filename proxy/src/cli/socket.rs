@@ -4,6 +4,7 @@ use std::{
     fs, io,
     os::unix::fs::FileTypeExt as _,
     path::{Path, PathBuf},
+    sync::Once,
     time::Duration,
 };
 
@@ -17,7 +18,7 @@ use larder_shared::admin::VERSION_HEADER;
 use serde::de::DeserializeOwned;
 
 use super::show::warn;
-use crate::config::Config;
+use crate::config::{Admin, Config};
 
 /// This command's version; the daemon's should be the same.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -59,12 +60,36 @@ pub struct SocketArgs {
 }
 
 impl SocketArgs {
-    fn path(&self) -> anyhow::Result<PathBuf> {
-        match &self.socket {
-            Some(socket) => Ok(socket.clone()),
-            None => Ok(Config::load(self.config.as_deref())?.admin.socket),
+    /// A file with a mistake does not hide the daemon, which goes on with the file before it.
+    fn path(&self) -> PathBuf {
+        if let Some(socket) = &self.socket {
+            return socket.clone();
+        }
+        match Config::load(self.config.as_deref()) {
+            Ok(config) => config.admin.socket,
+            Err(error) => {
+                let socket = self.config.as_deref().and_then(socket_said);
+                let socket = socket.unwrap_or_else(|| Admin::default().socket);
+                SAID.call_once(|| {
+                    warn(&format!(
+                        "{error}; the daemon is looked for at {}",
+                        socket.display()
+                    ));
+                });
+                socket
+            }
         }
     }
+}
+
+/// Said once, however often the socket is looked for.
+static SAID: Once = Once::new();
+
+/// The socket that a file names, whatever else is wrong with it.
+fn socket_said(file: &Path) -> Option<PathBuf> {
+    let text = fs::read_to_string(file).ok()?;
+    let said: toml::Table = text.parse().ok()?;
+    Some(said.get("admin")?.get("socket")?.as_str()?.into())
 }
 
 /// For a query.
@@ -155,7 +180,7 @@ async fn send(
     path: &str,
     headers: HeaderMap,
 ) -> anyhow::Result<Response<Incoming>> {
-    let socket = args.path()?;
+    let socket = args.path();
     let within = Duration::from_secs(args.timeout);
     let busy = || {
         anyhow!(

@@ -1,6 +1,11 @@
 //! Whom TLS believes: the system's roots, an upstream's own CA bundle, or anyone if the operator says so.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
@@ -16,6 +21,19 @@ pub struct Tls {
     pub ca: Option<PathBuf>,
     /// Believe any certificate (`insecure_skip_verify`).
     pub skip_verify: bool,
+}
+
+/// What differs once a CA bundle was written or replaced: no file for as long as it cannot be seen.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stamp(Option<(u64, u64, i64, i64)>);
+
+impl Stamp {
+    pub fn of(path: &Path) -> Self {
+        Self(fs::metadata(path).ok().map(|seen| {
+            let (inode, length) = (seen.ino(), seen.len());
+            (inode, length, seen.mtime(), seen.mtime_nsec())
+        }))
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

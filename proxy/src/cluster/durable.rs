@@ -6,8 +6,12 @@
 //! ```text
 //! records/<registry>/<repository>/_link-sha256-<hex>    the repository holds the digest
 //! records/<registry>/<repository>/_tag-<tag>            what the tag pointed to, and when
-//! records/<registry>/<repository>/_verdict              when it was public, or was not
+//! records/<registry>/<repository>/_public               when it was last found public
+//! records/<registry>/<repository>/_refused              when it was last found not to be
 //! ```
+//!
+//! A word that is there and later than one's own is not written over. Public and refused have a name each, so that no two
+//! nodes that write at once can undo a refusal.
 
 use std::{fs::File, sync::Arc, time::Duration};
 
@@ -16,6 +20,7 @@ use larder_shared::{Digest, Range, RegistryName, Repository, Tag};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{Cluster, object_store::Object, placement, records::Kept};
+use crate::store::now;
 
 /// Each keeper of a digest gives the one before it so much time to write the blob, the others more.
 const PRECEDENCE: Duration = Duration::from_secs(2);
@@ -38,8 +43,12 @@ fn tag_path(registry: &RegistryName, repository: &Repository, tag: &Tag) -> Stri
     format!("{registry}/{repository}/_tag-{tag}")
 }
 
-fn verdict_path(registry: &RegistryName, repository: &Repository) -> String {
-    format!("{registry}/{repository}/_verdict")
+fn public_path(registry: &RegistryName, repository: &Repository) -> String {
+    format!("{registry}/{repository}/_public")
+}
+
+fn refused_path(registry: &RegistryName, repository: &Repository) -> String {
+    format!("{registry}/{repository}/_refused")
 }
 
 impl Cluster {
@@ -54,7 +63,8 @@ impl Cluster {
     ) {
         if let Some(store) = &self.store {
             store.write_blob(digest, file, link.size, self.precedence(&digest));
-            store.write_record(&link_path(registry, repository, &digest), json(link));
+            let path = link_path(registry, repository, &digest);
+            store.write_record(&path, json(link), None);
         }
     }
 
@@ -69,25 +79,41 @@ impl Cluster {
         let Some(store) = &self.store else {
             return;
         };
-        let public = Kept {
-            public: verdict.public,
-            refused: verdict.refused,
-            ..Kept::default()
+        let write = |path: String, kept: &Kept| {
+            store.write_record(&path, json(kept), Some(is_as_late));
         };
-        if public != Kept::default() {
-            store.write_record(&verdict_path(registry, repository), json(&public));
+        if verdict.public.is_some() {
+            let public = Kept {
+                public: verdict.public,
+                ..Kept::default()
+            };
+            write(public_path(registry, repository), &public);
+        }
+        if verdict.refused.is_some() {
+            let refused = Kept {
+                refused: verdict.refused,
+                ..Kept::default()
+            };
+            write(refused_path(registry, repository), &refused);
         }
         if let Some((tag, kept)) = tag {
-            store.write_record(&tag_path(registry, repository, tag), json(kept));
+            write(tag_path(registry, repository, tag), kept);
         }
     }
 
     /// What the object store knows of who may read a repository.
     pub async fn durable_verdict(&self, registry: &RegistryName, repository: &Repository) -> Kept {
-        let kept: Option<Kept> = self.read(&verdict_path(registry, repository)).await;
-        let mut kept = kept.unwrap_or_default();
-        kept.grants.clear();
-        kept
+        let (public, refused) = (
+            public_path(registry, repository),
+            refused_path(registry, repository),
+        );
+        let (public, refused) =
+            futures_util::join!(self.read::<Kept>(&public), self.read::<Kept>(&refused));
+        Kept {
+            public: public.and_then(|kept| kept.public),
+            refused: refused.and_then(|kept| kept.refused),
+            ..Kept::default()
+        }
     }
 
     /// What the object store knows of a tag.
@@ -139,6 +165,16 @@ impl Cluster {
         let text = self.store.as_ref()?.read_record(path).await.ok()??;
         serde_json::from_slice(&text).ok()
     }
+}
+
+/// Whether the word that is there was said no earlier than ours.
+fn is_as_late(there: &[u8], ours: &[u8]) -> bool {
+    let latest = |text| {
+        let kept: Kept = serde_json::from_slice(text).ok()?;
+        // A time to come is nobody's word.
+        kept.sane(now()).latest()
+    };
+    latest(there).is_some_and(|there| Some(there) >= latest(ours))
 }
 
 /// Writing these types to memory cannot fail.

@@ -54,6 +54,16 @@ use upload::Pace;
 pub use failure::{Answer, Failure};
 pub use open::OpenError;
 
+/// Whether a record that is there already (the first) stays, and is not written over (by the second).
+pub type Stays = fn(&[u8], &[u8]) -> bool;
+
+/// A record to be written.
+#[derive(Debug)]
+struct Record {
+    bytes: Bytes,
+    stays: Option<Stays>,
+}
+
 /// The store. Whoever reads is never held up for long, and whoever writes never at all.
 #[derive(Debug)]
 pub struct ObjectStore {
@@ -63,7 +73,7 @@ pub struct ObjectStore {
     reading: Arc<Breaker>,
     writing: Arc<Breaker>,
     blobs: Line<Digest, Arc<File>>,
-    records: Line<String, Bytes>,
+    records: Line<String, Record>,
     pace: Pace,
     distrusted: Mutex<HashSet<Digest>>,
     counters: Counters,
@@ -203,9 +213,10 @@ impl ObjectStore {
         self.pushed(ObjectOperation::WriteBlob, self.blobs.push(job));
     }
 
-    /// Has a record written behind, over whatever is there. `path` is `<registry>/<repository>/<name>`; a name begins
-    /// with `_`, which no part of a repository does. Of several writes to one path that wait, the last is done.
-    pub fn write_record(&self, path: &str, bytes: Bytes) {
+    /// Has a record written behind, over whatever is there, unless that `stays`. `path` is
+    /// `<registry>/<repository>/<name>`; a name begins with `_`, which no part of a repository does. Of several writes to
+    /// one path that wait, the last is done.
+    pub fn write_record(&self, path: &str, bytes: Bytes, stays: Option<Stays>) {
         if let Err(failure) = self.record_path(path) {
             return self.drop_one(ObjectOperation::WriteRecord, &failure);
         }
@@ -216,7 +227,7 @@ impl ObjectStore {
         let job = Job {
             key: path.to_owned(),
             bytes: bytes.len() as u64,
-            value: bytes,
+            value: Record { bytes, stays },
             failed: 0,
             due: Instant::now(),
         };

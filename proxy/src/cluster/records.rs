@@ -79,6 +79,19 @@ impl Kept {
         self.refused = self.refused.max(other.refused);
         newest(&mut self.grants, other.grants);
         newest(&mut self.revoked, other.revoked);
+        // What is void goes first: its revocation may be among those that are let go.
+        let revoked = &self.revoked;
+        self.grants
+            .retain(|who, at| revoked.get(who).is_none_or(|revoked| revoked < at));
+        for map in [&mut self.grants, &mut self.revoked] {
+            bound(map);
+        }
+    }
+
+    /// When the latest word of it about a tag or about everybody was said.
+    pub fn latest(&self) -> Option<u64> {
+        let checked = self.tag.as_ref().map(|tag| tag.checked);
+        checked.max(self.public).max(self.refused)
     }
 
     /// When the registry last accepted a credential, if that was its last word.
@@ -133,12 +146,16 @@ impl Kept {
     }
 }
 
-/// Takes over newer times, and lets the oldest go where there are too many.
+/// Takes over newer times.
 fn newest(known: &mut BTreeMap<String, u64>, other: BTreeMap<String, u64>) {
     for (who, at) in other {
         let known = known.entry(who).or_insert(at);
         *known = at.max(*known);
     }
+}
+
+/// Lets the oldest go where there are too many.
+fn bound(known: &mut BTreeMap<String, u64>) {
     while known.len() > GRANTS {
         let oldest = known.iter().min_by_key(|(_, at)| **at);
         let Some(oldest) = oldest.map(|(who, _)| who.clone()) else {
@@ -348,6 +365,19 @@ mod tests {
             kept.merge(grant(6));
             assert_eq!(kept.granted(WHO), Some(6));
         }
+    }
+
+    #[test]
+    fn what_was_refused_stays_so_when_its_refusal_is_let_go() {
+        let mut kept = grant(3);
+        let others = (0..2 * GRANTS as u64).map(|n| (format!("{n:032x}"), 6));
+        let revoked = [(WHO.to_owned(), 5)].into_iter().chain(others).collect();
+        kept.merge(Kept {
+            revoked,
+            ..Kept::default()
+        });
+        assert_eq!(kept.revoked.len(), GRANTS);
+        assert_eq!(kept.granted(WHO), None);
     }
 
     #[test]

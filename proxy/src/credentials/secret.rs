@@ -5,6 +5,9 @@ use std::{fmt, hint::black_box};
 use data_encoding::BASE64;
 use serde::Deserialize;
 
+/// Bytes of the largest credential that a client may show: a cloud's key file is some 3 KB.
+pub const LARGEST: usize = 16 << 10;
+
 /// A password, a token or a key. It can be read only by [`Secret::expose`], and its bytes are overwritten when it goes.
 #[derive(Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(transparent)]
@@ -22,6 +25,11 @@ impl Secret {
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        self.0.len()
     }
 }
 
@@ -56,9 +64,20 @@ pub enum Credential {
 }
 
 impl Credential {
+    /// Bytes of memory that it takes.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Basic { username, password } => username.len() + password.len(),
+            Self::IdentityToken(token) => token.len(),
+        }
+    }
+
     /// What stands behind `Basic` in an `Authorization` (RFC 7617). A username of `<token>` is Docker's way to say that
     /// the password is an identity token.
     pub fn from_basic(pair: &str) -> Option<Self> {
+        if pair.len() > LARGEST * 4 / 3 {
+            return None;
+        }
         let bytes = BASE64.decode(pair.as_bytes()).ok()?;
         let text = Secret::new(String::from_utf8(bytes).ok()?);
         let (username, password) = text.expose().split_once(':')?;

@@ -138,7 +138,7 @@ fn others(pull: &Pull, config: &Config) -> Vec<Finding> {
         .map(|view| {
             Finding::warning(
                 Check::Upstream,
-                format!("{}: {}", view.url, view.state),
+                format!("{}: {}", view.url, view.words()),
                 "if it is reached by way of a mirror or a proxy from here, say so in [upstreams] or HTTPS_PROXY",
             )
         })

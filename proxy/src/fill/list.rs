@@ -87,7 +87,8 @@ impl Fills {
         })
     }
 
-    /// Joins the fill of `digest`, starting it when there is none. The caller has looked for the blob in the store.
+    /// Joins the fill of `digest`, starting it when there is none. The caller has looked for the blob in the store; unless
+    /// it wants another `anyway`, it is told to look again if the blob has come since.
     pub fn join(
         self: &Arc<Self>,
         digest: Digest,
@@ -95,6 +96,7 @@ impl Fills {
         range: &RangeHeader,
         right: Right,
         depth: u8,
+        anyway: bool,
     ) -> Joined {
         let mut fills = lock(&self.running);
         let (fill, started) = if let Some(fill) = fills.get(&digest) {
@@ -106,6 +108,10 @@ impl Fills {
             }
             (Arc::clone(fill), false)
         } else {
+            // A fill leaves the list when its blob is committed.
+            if !anyway && self.store.has(&digest) {
+                return Joined::Here;
+            }
             let rest = self.store.has_partial(&digest);
             if right != Right::Digest && rest {
                 return Joined::Claimed;
@@ -131,7 +137,7 @@ impl Fills {
             self.metrics.fills.coalesced.inc();
             fill.demand.notify_one();
         }
-        Joined::Seat(reader)
+        Joined::Seat(Box::new(reader))
     }
 
     /// A source as a place with its record.

@@ -47,6 +47,8 @@ pub struct Reader {
     blob: Option<Arc<Blob>>,
     /// What is left of the part that is being read.
     part: Range,
+    /// Where it began.
+    began: u64,
     held_back: bool,
     /// What it was sent from memory: the digest says nothing of these bytes before they are found in the file.
     lent: Vec<(u64, Bytes)>,
@@ -97,6 +99,7 @@ impl Reader {
             size: 0,
             blob: None,
             part: Range::new(0, 0),
+            began: 0,
             held_back: false,
             lent: Vec::new(),
             proving: None,
@@ -132,12 +135,14 @@ impl Reader {
             return Poll::Ready(Err(FillError::Broken("no seat".to_owned())));
         };
         if let Phase::Failed(error) = &state.phase {
-            return Poll::Ready(Err(
-                own_failure(&state.refusals, &seat.source).unwrap_or_else(|| error.clone())
-            ));
+            let own = own_failure(&state.refusals, &seat.source, |_| true);
+            return Poll::Ready(Err(own.unwrap_or_else(|| error.clone())));
         }
-        // What was refused to this reader is refused, whoever else may go on.
-        if let Some(refused) = own_failure(&state.refusals, &seat.source) {
+        // What was refused to this reader is refused, whoever else may go on. Where its source merely failed, others may
+        // bring what it has a right to.
+        let holds = seat.right == Right::Digest || state.served.contains(&seat.source);
+        let counts = |failure: &Failure| !holds || matches!(failure, Failure::Refused(_));
+        if let Some(refused) = own_failure(&state.refusals, &seat.source, counts) {
             return Poll::Ready(Err(refused));
         }
         if let (Some(size), true) = (state.size, entitled) {
@@ -181,6 +186,7 @@ impl Reader {
 
     fn begin(&mut self, part: Range, held_back: bool, wants: Wants) {
         self.part = part;
+        self.began = part.start;
         self.held_back = held_back;
         if let Some(seat) = lock(&self.fill.state).seats.get_mut(&self.seat) {
             seat.wants = wants;
@@ -191,6 +197,7 @@ impl Reader {
     /// Goes on to the next of several parts.
     pub fn next_part(&mut self, part: Range) {
         self.part = part;
+        self.began = part.start;
     }
 
     /// The file of the chunks that were given.
@@ -313,7 +320,7 @@ impl Reader {
         match state.partial.as_ref().filter(whole) {
             _ if end > 0 && end == self.part.start => Before::Memory(sent),
             Some(partial) => Before::File(sent, Arc::clone(partial)),
-            None if end > 0 => Before::Lost,
+            None if self.part.start > self.began => Before::Lost,
             None => Before::Elsewhere,
         }
     }
@@ -368,8 +375,14 @@ fn fresh(bytes: Option<&(u64, Bytes)>, wanted: Range) -> Option<Bytes> {
     (from < to).then(|| bytes.slice(from as usize..to as usize))
 }
 
-fn own_failure(refusals: &[(Source, Failure)], source: &Source) -> Option<FillError> {
-    let (_, failure) = refusals.iter().find(|(refused, _)| refused == source)?;
+/// The first failure of a reader's own source that counts.
+fn own_failure(
+    refusals: &[(Source, Failure)],
+    source: &Source,
+    counts: impl Fn(&Failure) -> bool,
+) -> Option<FillError> {
+    let mut own = refusals.iter().filter(|(refused, _)| refused == source);
+    let (_, failure) = own.find(|(_, failure)| counts(failure))?;
     Some(FillError::Upstream(failure.clone()))
 }
 

@@ -24,7 +24,7 @@ use crate::{
         placement,
     },
     metrics,
-    upstream::{Failure, Lend, Subject, Want, content_range},
+    upstream::{Failure, Lend, Need, Subject, Want, content_range},
 };
 
 /// Stands for every run where a member is not asked again in a fill.
@@ -181,7 +181,9 @@ async fn open_upstream(
     let place = fills.place(source);
     let mut ask = place.ask(Subject::Blob(fill.digest), want);
     ask.first = first;
-    ask.beside = beside;
+    if beside {
+        ask.need = Need::Beside;
+    }
     // Who is not known to have the right now is not led past the registry.
     ask.anew = fills.access.verdict(&place) != Verdict::Allowed;
     let answer = match fills.upstreams.ask(&ask).await {

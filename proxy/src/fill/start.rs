@@ -29,6 +29,7 @@ impl Running {
         let begun = Instant::now();
         let mut depth = least_depth(&self.fill);
         let mut want = first_want(&self.fill, depth);
+        let mut passed = 0;
         loop {
             let source = self.pick_source()?;
             let at = match want {
@@ -45,7 +46,8 @@ impl Running {
                 let end = (range.start / RUN + 1) * RUN;
                 want = Want::Part(Range::new(range.start, range.end.min(end)));
             }
-            let end = match self.open_first(&source, want, via, depth, begun).await {
+            let opening = Box::pin(self.open_first(&source, want, via, depth, begun));
+            let end = match opening.await {
                 None => {
                     depth = least_depth(&self.fill);
                     want = first_want(&self.fill, depth);
@@ -91,13 +93,24 @@ impl Running {
                         _ => Want::All,
                     };
                 }
-                End::Refused(failure) => self.refuse(source, failure),
+                End::Refused(failure) => {
+                    self.refuse(source, failure);
+                    passed = 0;
+                }
+                // An answer that is of no use, from one of the endpoints.
+                End::WrongObject(_) | End::Broken { .. }
+                    if passed + 1 < self.fills.upstreams.count(&source.registry) =>
+                {
+                    passed += 1;
+                    self.first += 1;
+                }
                 End::WrongObject(why) | End::Broken { why, .. } => {
                     let failure = Failure::Invalid {
                         place: source.registry.to_string(),
                         why,
                     };
                     self.refuse(source, failure);
+                    passed = 0;
                 }
                 End::Disk(error) => return Err(FillError::Disk(error.to_string())),
                 End::Done => {}
@@ -271,6 +284,9 @@ const MEMBERS_FIRST: Duration = Duration::from_millis(1500);
 /// How often a blob whose bytes were wrong is begun anew without those who brought them.
 const RESTARTS: usize = 3;
 
+/// No blob is this long, and there is room behind it to count on: a range may begin anywhere.
+const FARTHEST: u64 = 1 << 62;
+
 /// How many members may stand between the source and whoever of the readers is nearest to it.
 fn least_depth(fill: &Fill) -> u8 {
     let state = lock(&fill.state);
@@ -322,7 +338,7 @@ pub(super) fn first_want(fill: &Fill, depth: u8) -> Want {
     let state = lock(&fill.state);
     let seats = state.seats.values().filter(|seat| seat.depth == depth);
     let starts = seats.filter_map(|seat| match seat.wants {
-        Wants::Opening { start, end, .. } => Some((start?, end)),
+        Wants::Opening { start, end, .. } => Some((start?.min(FARTHEST), end)),
         _ => None,
     });
     let first = starts.min();
@@ -333,10 +349,10 @@ pub(super) fn first_want(fill: &Fill, depth: u8) -> Want {
             Want::Part(Range::new(start, end.clamp(start + 1, run)))
         }
         (true, _) => Want::Part(Range::new(0, 2 * WINDOW)),
-        (false, Some(start)) => Want::Part(Range::new(
-            start / plan::SPAN * plan::SPAN,
-            (start / plan::SPAN * plan::SPAN).saturating_add(plan::SPAN),
-        )),
+        (false, Some(start)) => {
+            let start = start / plan::SPAN * plan::SPAN;
+            Want::Part(Range::new(start, start + plan::SPAN))
+        }
         // A suffix: the length decides where it begins.
         (false, None) => Want::Part(Range::new(0, 1)),
     }

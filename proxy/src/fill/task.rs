@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -9,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::FutureExt as _;
 use larder_shared::Range;
 use tokio::{task::JoinSet, time::sleep_until};
 
@@ -81,7 +83,7 @@ pub(super) struct Progress {
 
 /// Runs a fill from its first request to its end.
 pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
-    let outcome = fill_up(&fills, &fill).await;
+    let outcome = caught(Box::pin(fill_up(&fills, &fill))).await;
     match outcome {
         Ok(Some(partial)) => {
             fill.set_phase(Phase::Verified);
@@ -171,6 +173,16 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
             fill.set_phase(Phase::Failed(error));
         }
     }
+}
+
+/// A panic is a failure like any other: a fill that nobody takes off the list would be in the way of its digest until the
+/// next restart.
+async fn caught<T>(filling: impl Future<Output = Result<T, FillError>>) -> Result<T, FillError> {
+    let caught = AssertUnwindSafe(filling).catch_unwind().await;
+    caught.unwrap_or_else(|_| {
+        tracing::error!("a fill panicked; please report this");
+        Err(FillError::Disk("a fill panicked".to_owned()))
+    })
 }
 
 async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Partial>>, FillError> {
@@ -290,8 +302,8 @@ impl Running {
                 self.start_streams(partial)?;
             }
             if self.flights.is_empty() && due {
-                // Nobody wants anything: that is no lack of progress.
-                self.progress.since = now;
+                // Nobody wants anything: that is no lack of progress, and what failed before says nothing of the next.
+                self.progress.begin_anew(now);
                 let since = *idle_since.get_or_insert(now);
                 if now.duration_since(since) >= LINGER && unwanted(&self.fill) {
                     // Written down before the fill leaves the list: the next one goes on from it.
@@ -338,14 +350,33 @@ impl Progress {
     pub(super) fn note(&mut self, now: Instant, present: u64) {
         if present > self.present {
             self.present = present;
-            self.since = now;
-            self.failing = None;
-            self.backoff = BACKOFF_FIRST;
+            self.begin_anew(now);
         }
+    }
+
+    fn begin_anew(&mut self, now: Instant) {
+        self.since = now;
+        self.failing = None;
+        self.backoff = BACKOFF_FIRST;
     }
 }
 
 fn unwanted(fill: &Fill) -> bool {
     let state = lock(&fill.state);
     state.seats.is_empty() && !state.whole
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_a_failure_like_any_other() {
+        let filling = async {
+            tokio::task::yield_now().await;
+            panic!("on purpose")
+        };
+        let caught: Result<(), _> = caught(filling).await;
+        assert!(matches!(caught, Err(FillError::Disk(_))), "{caught:?}");
+    }
 }

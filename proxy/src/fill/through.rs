@@ -2,7 +2,8 @@
 //!
 //! Nothing is kept, and nobody shares (promises P5 and P7 are suspended), but what was promised of the bytes holds: a
 //! whole or open-ended answer has its last bytes held back until the digest is known to match. Where the reader begins
-//! in the middle, that takes a second look at the whole blob, and only if the reader really comes to the end.
+//! in the middle, that takes a second look at the whole blob, which must bring the same bytes again, and only if the reader
+//! really comes to the end.
 
 use std::{
     collections::VecDeque,
@@ -109,22 +110,28 @@ impl Passage {
     ) -> Result<Self, FillError> {
         let subject = Subject::Blob(digest);
         let want = Want::Part(Range::new(0, 1));
-        let ask = Ask::new(&source.registry, &source.repository, subject, want)
+        let mut ask = Ask::new(&source.registry, &source.repository, subject, want)
             .by(source.identity.clone())
             .traced(&source.trace);
-        let size = match upstreams.ask(&ask).await {
-            Ok(answer) if answer.partial => answer.content_range().map(|(_, size)| size),
-            Ok(answer) => answer.content_length(),
-            Err(Failure::Unsatisfiable { total }) => total,
-            Err(failure) => return Err(FillError::Upstream(failure)),
-        };
-        let size = size.ok_or_else(|| FillError::Broken("no length of the blob".to_owned()))?;
-        Ok(Self {
-            upstreams,
-            source,
-            digest,
-            size,
-        })
+        // Where one endpoint does not tell, the next one may.
+        for first in 0..upstreams.count(&source.registry).max(1) {
+            ask.first = first;
+            let size = match upstreams.ask(&ask).await {
+                Ok(answer) if answer.partial => answer.content_range().map(|(_, size)| size),
+                Ok(answer) => answer.content_length(),
+                Err(Failure::Unsatisfiable { total }) => total,
+                Err(failure) => return Err(FillError::Upstream(failure)),
+            };
+            if let Some(size) = size {
+                return Ok(Self {
+                    upstreams,
+                    source,
+                    digest,
+                    size,
+                });
+            }
+        }
+        Err(FillError::Broken("no length of the blob".to_owned()))
     }
 
     /// Bytes of the blob.
@@ -179,6 +186,7 @@ impl Passage {
             } else {
                 part.end
             },
+            sent: hasher.is_none().then(|| self.new_hasher()),
             hasher,
             sender: Some(sender),
             tail: VecDeque::new(),
@@ -187,15 +195,17 @@ impl Passage {
         if !hold || sender.is_closed() {
             return Ok(());
         }
-        let digest = if let Some(hasher) = sink.hasher {
-            hasher.finish()
-        } else {
-            tokio::select! {
-                digest = self.hash_all() => digest?,
+        let right = match (sink.hasher, sink.sent) {
+            (Some(hasher), _) => hasher.finish() == self.digest,
+            (None, sent) => tokio::select! {
+                all = self.hash_all(part.start) => {
+                    let (digest, same) = all?;
+                    digest == self.digest && sent.map(Hasher::finish) == Some(same)
+                }
                 () = sender.closed() => return Ok(()),
-            }
+            },
         };
-        if digest != self.digest {
+        if !right {
             return Err(FillError::Digest);
         }
         for chunk in sink.tail {
@@ -206,7 +216,7 @@ impl Passage {
 
     /// A hasher that has seen everything before `at`; `None` where only the source can tell it, later.
     async fn hasher(&self, at: u64, before: Before) -> Result<Option<Hasher>, FillError> {
-        let mut hasher = Hasher::new(self.digest.algorithm());
+        let mut hasher = self.new_hasher();
         if at == 0 {
             return Ok(Some(hasher));
         }
@@ -241,19 +251,25 @@ impl Passage {
         }
     }
 
-    async fn hash_all(&self) -> Result<Digest, FillError> {
+    fn new_hasher(&self) -> Hasher {
+        Hasher::new(self.digest.algorithm())
+    }
+
+    /// The hash of everything, fetched once more, and that of what of it begins at `from`: the digest vouches for this
+    /// second transfer, and for the first one only if the two brought the same.
+    async fn hash_all(&self, from: u64) -> Result<(Digest, Digest), FillError> {
         let mut sink = Sink {
             at: 0,
-            begin: self.size,
+            begin: from,
             free_until: self.size,
-            hasher: Some(Hasher::new(self.digest.algorithm())),
+            hasher: Some(self.new_hasher()),
+            sent: Some(self.new_hasher()),
             sender: None,
             tail: VecDeque::new(),
         };
         self.stream(Range::new(0, self.size), &mut sink).await?;
-        Ok(sink
-            .hasher
-            .map_or_else(|| Digest::sha256(b""), Hasher::finish))
+        let finish = |hasher: Option<Hasher>| hasher.unwrap_or_else(|| self.new_hasher()).finish();
+        Ok((finish(sink.hasher), finish(sink.sent)))
     }
 
     /// Brings `range` to `sink`, asking again where a stream breaks off. Ends early when nobody listens.
@@ -343,6 +359,8 @@ struct Sink<'a> {
     at: u64,
     /// Bytes before this are hashed only.
     begin: u64,
+    /// What bytes from there on are hashed by, where `hasher` does not see those before them.
+    sent: Option<Hasher>,
     /// Bytes from here on wait for the digest.
     free_until: u64,
     hasher: Option<Hasher>,
@@ -359,6 +377,9 @@ impl Sink<'_> {
         let skip = self.begin.saturating_sub(self.at).min(chunk.len() as u64);
         self.at += chunk.len() as u64;
         let mut chunk = chunk.split_off(skip as usize);
+        if let Some(sent) = &mut self.sent {
+            sent.update(&chunk);
+        }
         let begin = self.at - chunk.len() as u64;
         let free = self
             .free_until

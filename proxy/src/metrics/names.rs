@@ -60,7 +60,7 @@ pub fn register(metrics: &Metrics) -> Registry {
         "credentials_failed", "Look-ups of the node's own credentials that failed", upstreams.credentials_failed;
         "credentials_findings", "What is wrong with the node's own credentials for a registry, counted", upstreams.credentials_findings;
         "dockerhub_ratelimit_limit", "Pulls that Docker Hub allows in its window, as it last said", upstreams.hub_limit;
-        "dockerhub_ratelimit_remaining", "Pulls left of them, as Docker Hub last said", upstreams.hub_remaining;
+        "dockerhub_ratelimit_remaining", "Pulls left of them, as Docker Hub last said, while that window lasts", upstreams.hub_remaining;
     }
     let (peers, objects, process) = (&metrics.peers, &metrics.object_store, &metrics.process);
     register! { larder;

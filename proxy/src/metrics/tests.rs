@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
+    time::Duration,
 };
 
 use larder_shared::Role;
@@ -51,8 +52,9 @@ fn all_of(metrics: &Metrics) {
         upstream: UpstreamLabel::Named("docker.io".into()),
     };
     drop(metrics.upstreams.credentials_findings.get_or_create(&named));
-    metrics.upstreams.hub_limit.set(100);
-    metrics.upstreams.hub_remaining.set(99);
+    let hour = Instant::now() + Duration::from_hours(1);
+    metrics.upstreams.hub_limit.set(100, hour);
+    metrics.upstreams.hub_remaining.set(99, hour);
     for state in MemberState::ALL.iter().copied() {
         drop(metrics.peers.members.get_or_create(&InState { state }));
     }
@@ -159,12 +161,18 @@ fn the_documented_table_is_what_is_shown() {
 fn what_nobody_has_told_is_not_shown() {
     let metrics = Metrics::new();
     assert!(!metrics.render().contains("ratelimit"));
-    metrics.upstreams.hub_remaining.set(0);
+    let now = Instant::now();
+    let left = &metrics.upstreams.hub_remaining;
+    left.set(0, now + Duration::from_hours(1));
     assert!(
         metrics
             .render()
             .contains("\nlarder_dockerhub_ratelimit_remaining 0\n")
     );
+    // The window that it was told of is over.
+    left.set(0, now);
+    assert_eq!(left.get(), None);
+    assert!(!metrics.render().contains("ratelimit"));
 }
 
 #[test]

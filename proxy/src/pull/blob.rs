@@ -20,6 +20,16 @@ const CHECKED_FIRST: u64 = 1 << 30;
 
 const OCTETS: &str = "application/octet-stream";
 
+/// How a caller gets a blob that it did not find in the node tier.
+pub(super) enum Way {
+    /// At a fill.
+    Seat(Box<Reader>),
+    /// It has come in the meantime.
+    Held(Arc<Blob>),
+    /// Not from the fill that is under way, which is another registry's.
+    Elsewhere,
+}
+
 impl Pull {
     /// The bytes of a blob, or the ranges that are asked for.
     pub(super) async fn blob(
@@ -30,13 +40,7 @@ impl Pull {
     ) -> Result<Pulled, PullError> {
         let mut right = self.right(place, digest)?;
         if let Some(blob) = self.held_blob(place, digest, &mut right).await? {
-            let size = blob.size();
-            let selected = range.select(size);
-            if to_the_end(&selected) {
-                self.store.note_served(digest);
-            }
-            return answer(digest, size, &selected, Content::Stored(blob))
-                .map(|p| p.from(Tier::Node, Outcome::Hit));
+            return self.stored(digest, range, blob);
         }
         let source = Source {
             registry: place.registry.clone(),
@@ -62,36 +66,66 @@ impl Pull {
             right = Right::Digest;
         }
         let joined = self.joined(place, &source, digest, range, right, DEPTH);
-        let Joined::Seat(reader) = joined.await? else {
-            self.access
-                .prove_unless_known(place, Subject::Blob(*digest))
-                .await?;
-            return self.pass_on_blob(digest, source, range).await;
-        };
-        self.follow(reader, digest, source, range).await
+        match Box::pin(joined).await? {
+            Way::Held(blob) => self.stored(digest, range, blob),
+            Way::Seat(reader) => self.follow(*reader, digest, source, range).await,
+            Way::Elsewhere => {
+                self.access
+                    .prove_unless_known(place, Subject::Blob(*digest))
+                    .await?;
+                self.pass_on_blob(digest, source, range).await
+            }
+        }
+    }
+
+    /// The answer from the node tier.
+    pub(super) fn stored(
+        &self,
+        digest: &Digest,
+        range: &RangeHeader,
+        blob: Arc<Blob>,
+    ) -> Result<Pulled, PullError> {
+        let size = blob.size();
+        let selected = range.select(size);
+        if to_the_end(&selected) {
+            self.store.note_served(digest);
+        }
+        answer(digest, size, &selected, Content::Stored(blob))
+            .map(|p| p.from(Tier::Node, Outcome::Hit))
     }
 
     /// A seat at the fill. What others bring, or an earlier process left, proves nothing about this caller or this
-    /// repository: then the origin is asked first.
+    /// repository: then the origin is asked first. A fill may end meanwhile, and its blob is not fetched again.
     pub(super) async fn joined(
         &self,
         place: &Place,
         source: &Source,
         digest: &Digest,
         range: &RangeHeader,
-        right: Right,
+        mut right: Right,
         depth: u8,
-    ) -> Result<Joined, PullError> {
-        let join = |right| {
-            self.fills
-                .join(*digest, source.clone(), range, right, depth)
-        };
-        match join(right) {
-            Joined::Claimed => {
-                self.prove_claim(place, digest).await?;
-                Ok(join(Right::Digest))
+    ) -> Result<Way, PullError> {
+        let mut anyway = false;
+        loop {
+            let source = source.clone();
+            let joined = self
+                .fills
+                .join(*digest, source, range, right, depth, anyway);
+            match joined {
+                Joined::Seat(reader) => return Ok(Way::Seat(reader)),
+                Joined::Elsewhere => return Ok(Way::Elsewhere),
+                Joined::Claimed => {
+                    self.prove_claim(place, digest).await?;
+                    right = Right::Digest;
+                }
+                Joined::Here => {
+                    if let Some(blob) = self.held_blob(place, digest, &mut right).await? {
+                        return Ok(Way::Held(blob));
+                    }
+                    // These are another registry's bytes, or they are gone again.
+                    anyway = true;
+                }
             }
-            joined => Ok(joined),
         }
     }
 
@@ -167,7 +201,9 @@ impl Pull {
             && link.is_some()
             && self.access.verdict(place) == Verdict::Ask { bridged: true };
         let mut ask = place.ask(Subject::Blob(*digest), Want::Head);
-        ask.optional = bridged;
+        if bridged {
+            ask = ask.optional();
+        }
         let asked = self.upstreams.ask(&ask).await;
         let answer = match asked {
             // Public ECR refuses a HEAD that it would allow as a GET, and a signed redirect is good for GET alone.
@@ -248,8 +284,11 @@ impl Pull {
         if !self.came_from_registry(place, digest).await {
             return Ok(None);
         }
-        self.prove_claim(place, digest).await?;
-        *right = Right::Digest;
+        // It may have been proven a moment ago, while the blob was still on its way.
+        if *right != Right::Digest {
+            self.prove_claim(place, digest).await?;
+            *right = Right::Digest;
+        }
         place.record.add_link(Link {
             digest: *digest,
             size: blob.size(),

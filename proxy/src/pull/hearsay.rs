@@ -67,13 +67,13 @@ impl Pull {
         if !self.cluster.is_there() {
             return;
         }
+        let at = |age: Duration| now().saturating_sub(age.as_secs());
         let mut verdict = Kept::default();
         match answered {
             Ok(pulled) if pulled.outcome != Outcome::Stale => {
                 if self.access.verdict(place) != Verdict::Allowed {
                     return;
                 }
-                let at = |age: Duration| now().saturating_sub(age.as_secs());
                 verdict.public = place.record.public_since().map(at);
                 let accepted = self.access.accepted_since(place).map(at);
                 if let (Some(who), Some(at)) = (place.identity.shared(), accepted) {
@@ -81,10 +81,14 @@ impl Pull {
                 }
             }
             Err(PullError::Upstream(Failure::Refused(_))) => {
+                // The answer may be one that is remembered: what others have heard since is not void.
+                let Some(refused) = self.access.refused_since(place).map(at) else {
+                    return;
+                };
                 if place.identity.is_anonymous() {
-                    verdict.refused = Some(now());
+                    verdict.refused = Some(refused);
                 } else if let Some(who) = place.identity.shared() {
-                    verdict.revoked.insert(who.to_string(), now());
+                    verdict.revoked.insert(who.to_string(), refused);
                 }
             }
             _ => return,

@@ -40,20 +40,12 @@ impl Pull {
         subject: Subject,
         head: bool,
     ) -> Result<Pulled, PullError> {
-        // Lists are not kept, so the answer to the question is the verdict; a mirror's answer needs one besides.
-        self.proven(place)?;
+        // Lists are not kept, so the answer to the question is the verdict on it, and on nothing else; a mirror's answer
+        // needs one besides.
         let ask = place.ask(subject, if head { Want::Head } else { Want::All });
-        let answer = self
-            .upstreams
-            .ask(&ask)
-            .await
-            .inspect_err(|failure| self.access.met(place, failure))?;
-        if answer.proves {
-            self.access.accepted(place);
-        } else {
-            self.access
-                .prove_unless_known(place, ask.subject.clone())
-                .await?;
+        let answer = self.upstreams.ask(&ask).await?;
+        if !answer.proves {
+            self.access.prove_list(place, ask.subject.clone()).await?;
         }
         let mut headers = HeaderMap::new();
         for name in [header::CONTENT_TYPE, header::CONTENT_LENGTH] {

@@ -16,7 +16,7 @@ use crate::{
     fill::FillError,
     identity::Fingerprint,
     metrics::{self, Outcome, Receiving, Revalidated, Tier},
-    store::{Link, Store, TagRecord, now, sizes},
+    store::{Link, Store, TagRecord, age, now, sizes},
     tags::{self, After, Before, Descriptor, Policy},
     telemetry,
     upstream::{Answer, Failure, Subject, Upstreams, Want},
@@ -52,11 +52,8 @@ impl Pull {
     ) -> Result<Resolved, PullError> {
         let config = self.config.load_full();
         let record = place.record.tag(tag);
-        let age = Duration::from_secs(
-            record
-                .as_ref()
-                .map_or(u64::MAX, |r| now().saturating_sub(r.checked)),
-        );
+        let checked = record.as_ref().and_then(|record| age(record.checked));
+        let age = checked.unwrap_or(Duration::MAX);
         let fresh_for = config.fresh_for(place.registry.as_str(), tag.as_str());
         let policy = Policy {
             when_unreachable: config.tags.when_unreachable,
@@ -83,10 +80,11 @@ impl Pull {
         if record.is_none() && !head && !self.cluster.has_others() {
             return Ok(resolved(Known::Concluded(After::Fetch)));
         }
-        let told = self
+        // Boxed, as whatever is asked beyond the node: every request carries room for it.
+        let asking = self
             .tags
-            .ask(place, tag, config.tags.timeout, record.is_some())
-            .await;
+            .ask(place, tag, config.tags.timeout, record.is_some());
+        let told = Box::pin(asking).await;
         self.count_word(record.as_ref(), &told.word);
         match &told.word {
             tags::Word::Failed(failure) => self.access.met(place, failure),
@@ -98,7 +96,7 @@ impl Pull {
                 let subject = Subject::Manifest(Reference::Tag(tag.clone()));
                 self.access.prove(place, subject).await?;
             }
-            _ => {}
+            tags::Word::Descriptor(_) => {}
         }
         let concluded = tags::conclude(record.clone(), told.word, policy);
         Ok(Resolved {
@@ -142,12 +140,12 @@ impl Pull {
                 if head {
                     return Ok(headers_only(&descriptor).from(Tier::Upstream, Outcome::Miss));
                 }
-                self.fetch(place, Reference::Digest(descriptor.digest))
+                Box::pin(self.fetch(place, Reference::Digest(descriptor.digest)))
                     .await
                     .map_err(dangling)
             }
             After::Fetch => {
-                let fetched = self.fetch(place, Reference::Tag(tag.clone())).await;
+                let fetched = Box::pin(self.fetch(place, Reference::Tag(tag.clone()))).await;
                 self.count_fetched(record.as_ref(), &fetched);
                 fetched
             }
@@ -243,6 +241,8 @@ impl Pull {
         };
         let when = if known.checked == 0 {
             "as another node knows it".to_owned()
+        } else if age == Duration::MAX {
+            "at a time that this node's clock does not know".to_owned()
         } else {
             format!("{} s ago", age.as_secs())
         };
@@ -288,7 +288,7 @@ impl Pull {
             let subject = Subject::Manifest(Reference::Digest(*digest));
             self.access.prove(place, subject).await?;
         }
-        let manifest = self.fetch(place, Reference::Digest(*digest)).await?;
+        let manifest = Box::pin(self.fetch(place, Reference::Digest(*digest))).await?;
         Ok(manifest.pulled(head, Outcome::Miss))
     }
 
@@ -378,14 +378,14 @@ impl Pull {
             reference.clone(),
             who,
         );
-        let fetch = fetch(
+        let fetch = Box::pin(fetch(
             Arc::clone(&self.store),
             Arc::clone(&self.upstreams),
             Arc::clone(&self.access),
             Arc::clone(&self.cluster),
             place.clone(),
             reference,
-        );
+        ));
         self.fetches.run(key, fetch).await.unwrap_or_else(|| {
             Err(PullError::Upstream(Failure::Unreachable {
                 place: place.registry.to_string(),

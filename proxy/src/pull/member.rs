@@ -14,13 +14,12 @@ use larder_shared::{Digest, Range, RangeHeader, Reference, Role, Route, media};
 
 use super::{
     Manifest, Pull, PullError, Pulled,
-    blob::{answer, head, to_the_end},
+    blob::{Way, head},
 };
 use crate::{
     access::Place,
-    body::Content,
     cluster::peers,
-    fill::{Joined, Right, Source},
+    fill::{Right, Source},
     identity::{Fingerprint, Identity},
     metrics::{self, Outcome, Tier},
     tags::Descriptor,
@@ -82,13 +81,7 @@ impl Pull {
         if (linked || role != Role::Holder)
             && let Some(blob) = self.held_blob(place, digest, &mut right).await?
         {
-            let selected = range.select(blob.size());
-            if to_the_end(&selected) {
-                self.store.note_served(digest);
-            }
-            let size = blob.size();
-            return answer(digest, size, &selected, Content::Stored(blob))
-                .map(|pulled| pulled.from(Tier::Node, Outcome::Hit));
+            return self.stored(digest, range, blob);
         }
         // A node that cannot keep it would fetch it once for each who asks.
         if role == Role::Holder || !self.store.usable() {
@@ -107,8 +100,9 @@ impl Pull {
             .joined(place, &source, digest, range, right, role.depth())
             .await?
         {
-            Joined::Seat(reader) => self.follow(reader, digest, source, range).await,
-            Joined::Claimed | Joined::Elsewhere => Err(missing(place)),
+            Way::Seat(reader) => self.follow(*reader, digest, source, range).await,
+            Way::Held(blob) => self.stored(digest, range, blob),
+            Way::Elsewhere => Err(missing(place)),
         }
     }
 }

@@ -21,14 +21,11 @@ use super::{HEADERS_WITHIN, Surface};
 use crate::{
     access::{Bearer, EXPIRES_IN, Session},
     body::Body,
-    credentials::{Credential, Secret},
+    credentials::{Credential, LARGEST, Secret},
     identity::Identity,
     pull::Caller,
     trace::Trace,
 };
-
-/// Bytes of the largest credential that is read: a cloud's key file is some 3 KB.
-const MAX_FORM: usize = 64 << 10;
 
 /// Why nobody can tell who asks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,7 +85,7 @@ impl Surface {
         let (parts, body) = request.into_parts();
         let query = parts.uri.query().unwrap_or_default().to_owned();
         let form = if parts.method == Method::POST {
-            let read = Limited::new(body, MAX_FORM).collect();
+            let read = Limited::new(body, LARGEST).collect();
             let bytes = tokio::time::timeout(HEADERS_WITHIN, read)
                 .await
                 .map_err(|_| unauthorized("the form did not come in time"))?

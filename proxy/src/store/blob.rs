@@ -1,10 +1,11 @@
 //! A file of the node tier that is being served: a committed blob or a partial that grows.
 
 use std::{
-    fs::File,
+    fs::{self, File, Metadata},
     io,
     num::NonZeroUsize,
     os::unix::fs::{FileExt, MetadataExt},
+    path::Path,
     sync::Arc,
 };
 
@@ -80,6 +81,13 @@ impl Blob {
         self.file
             .metadata()
             .is_ok_and(|found| found.nlink() > 0 && found.len() == self.size)
+    }
+
+    /// Whether the open file is the one at `path`.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        let identity = |found: Metadata| (found.dev(), found.ino());
+        let own = self.file.metadata().map(identity);
+        matches!((own, fs::metadata(path).map(identity)), (Ok(own), Ok(there)) if own == there)
     }
 
     /// How many hold this blob besides `known` owners: bodies that have not handed out their last bytes.

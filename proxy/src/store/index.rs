@@ -98,6 +98,14 @@ impl Index {
         self.open.put(*blob.digest(), Arc::clone(blob));
     }
 
+    /// Forgets this open file, and none that has taken its place.
+    pub fn close(&mut self, blob: &Arc<Blob>) {
+        let listed = self.open.peek(blob.digest());
+        if listed.is_some_and(|listed| Arc::ptr_eq(listed, blob)) {
+            self.open.pop(blob.digest());
+        }
+    }
+
     pub fn small(&mut self, digest: &Digest) -> Option<Bytes> {
         self.touch(digest);
         self.small.get(digest).cloned()

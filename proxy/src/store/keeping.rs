@@ -111,13 +111,13 @@ impl Store {
             return Ok(Evicted::default());
         }
         let mut candidates = self.candidates(limits);
-        let pinned = self.pins();
+        // Pins last: a pin that is there when this has looked holds.
+        let stays = |digest: &Digest| {
+            active(digest) || lock(&self.index).in_use(digest) || lock(&self.pins).contains(digest)
+        };
         let at = now();
         let gone = victims(&mut candidates, at, over, |digest| {
-            pinned.contains(digest)
-                || active(digest)
-                || lock(&self.index).in_use(digest)
-                || self.has_children(digest)
+            stays(digest) || self.has_children(digest)
         });
         let known: HashMap<Digest, (u64, bool)> = candidates
             .iter()
@@ -127,6 +127,10 @@ impl Store {
         counts.expect(gone.len() as u64, gone.iter().map(size).sum());
         let mut evicted = Evicted::default();
         for digest in gone.iter().take_while(|_| !counts.is_stopped()) {
+            // To choose and to remove takes seconds: somebody may have pinned it or read it since.
+            if stays(digest) {
+                continue;
+            }
             self.remove(digest);
             let (size, expired) = known.get(digest).copied().unwrap_or_default();
             evicted.blobs += 1;
@@ -261,7 +265,9 @@ impl Store {
         if !self.is_held() {
             return;
         }
-        for (digest, used) in lock(&self.index).take_touched() {
+        // Requests ask the index: it must not wait for these files.
+        let touched = lock(&self.index).take_touched();
+        for (digest, used) in touched {
             let times =
                 FileTimes::new().set_accessed(SystemTime::UNIX_EPOCH + Duration::from_secs(used));
             if let Ok(file) = File::open(self.layout.blob(&digest)) {
@@ -273,6 +279,8 @@ impl Store {
     /// Pinned content is never evicted. Pins are kept in a file of one digest a line (blocking).
     pub fn pin(&self, digests: &[Digest], pinned: bool) -> io::Result<()> {
         self.owned()?;
+        // One after the other: what is written last must be what was said last.
+        let _alone = lock(&self.pinning);
         let text = {
             let mut pins = lock(&self.pins);
             for digest in digests {
@@ -338,30 +346,42 @@ impl Store {
         if sound {
             lock(&self.index).note_checked(blob.digest());
         } else {
-            self.quarantine(blob.digest());
+            self.quarantine(blob);
         }
         sound
     }
 
-    /// Takes a damaged blob out of the tier and keeps it aside for a while.
-    pub fn quarantine(&self, digest: &Digest) {
+    /// Takes a damaged blob out of the tier and keeps it aside for a while. `false` if another file has its place by now,
+    /// or none: that it is damaged says nothing about what is there.
+    pub fn quarantine(&self, blob: &Blob) -> bool {
         if !self.is_held() {
-            return;
+            return false;
         }
+        let digest = blob.digest();
+        let path = self.layout.blob(digest);
+        {
+            let _alone = lock(&self.removals);
+            if !blob.is_at(&path) {
+                return false;
+            }
+            lock(&self.index).remove(digest);
+            let aside = self.layout.quarantine().join(format!(
+                "{}-{}",
+                digest.algorithm().as_str(),
+                digest.hex()
+            ));
+            if self.layout.put_in_place(&path, &aside, false).is_err() {
+                let _ = remove_if_there(&path);
+            }
+        }
+        self.note_rotten(digest);
+        true
+    }
+
+    pub(super) fn note_rotten(&self, digest: &Digest) {
         self.rotten
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         tracing::warn!(blob.digest = %digest, "a blob is damaged on disk, is set aside, and is fetched again when it is asked for; if there are more, look at the disk");
-        let _alone = lock(&self.removals);
-        lock(&self.index).remove(digest);
-        let aside = self.layout.quarantine().join(format!(
-            "{}-{}",
-            digest.algorithm().as_str(),
-            digest.hex()
-        ));
-        let path = self.layout.blob(digest);
-        if self.layout.put_in_place(&path, &aside, false).is_err() {
-            let _ = remove_if_there(&path);
-        }
     }
 
     /// Damaged blobs that were found since the start.

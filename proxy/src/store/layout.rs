@@ -168,7 +168,7 @@ impl Layout {
                 Err(_) => fs::rename(&tmp, path)?,
                 Ok(()) => {}
             }
-            File::open(dir)?.sync_all()
+            self.sync_dir(path)
         })();
         let _ = fs::remove_file(&tmp);
         written
@@ -185,8 +185,13 @@ impl Layout {
             done => done?,
         }
         if durable {
-            File::open(dir)?.sync_all()?;
+            self.sync_dir(to)?;
         }
         Ok(())
+    }
+
+    /// Waits until the name of what is at `path` is on disk.
+    pub fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        File::open(path.parent().unwrap_or(&self.root))?.sync_all()
     }
 }

@@ -309,19 +309,29 @@ impl Partial {
             .write_atomic(&self.layout.spans(self.blob.digest()), &text, false)
     }
 
-    /// Makes the verified file a committed blob: on disk, read-only, under its digest.
-    pub(super) fn commit(&self) -> io::Result<()> {
-        let digest = self.blob.digest();
+    /// Makes the verified file a committed blob, in three steps: on disk and read-only,
+    pub(super) fn seal(&self) -> io::Result<()> {
         self.set_gone();
         self.blob.file().sync_all()?;
         self.blob
             .file()
-            .set_permissions(Permissions::from_mode(0o444))?;
+            .set_permissions(Permissions::from_mode(0o444))
+    }
+
+    /// under its digest,
+    pub(super) fn put_in_place(&self) -> io::Result<()> {
+        let digest = self.blob.digest();
         self.layout.put_in_place(
             &self.layout.partial(digest),
             &self.layout.blob(digest),
-            true,
-        )?;
+            false,
+        )
+    }
+
+    /// and with its name on disk as well.
+    pub(super) fn settle(&self) -> io::Result<()> {
+        let digest = self.blob.digest();
+        self.layout.sync_dir(&self.layout.blob(digest))?;
         remove_if_there(&self.layout.spans(digest))
     }
 

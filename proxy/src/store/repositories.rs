@@ -21,7 +21,7 @@ use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
 pub use self::search::Holding;
-use super::layout::Layout;
+use super::{Journal, layout::Layout};
 
 /// A digest that the repository holds.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -80,11 +80,11 @@ impl Known {
                 self.links.insert(link.digest, link);
             }
             Line::Tag { tag, record } => {
-                let older = self
-                    .tags
-                    .get(&tag)
-                    .is_none_or(|known| known.checked <= record.checked);
-                if older {
+                // What was checked at a time that is still to come is no newer word: the clock was wrong.
+                let counts = self.tags.get(&tag).is_none_or(|known| {
+                    known.checked <= record.checked || age(known.checked).is_none()
+                });
+                if counts {
                     self.tags.insert(tag, record);
                 }
             }
@@ -151,10 +151,11 @@ pub struct RepositoryRecord {
     log: Arc<Log>,
 }
 
-/// Lines on their way to the file, in order.
+/// Lines on their way to the file.
 #[derive(Default, Debug)]
 struct Log {
-    waiting: Mutex<Vec<u8>>,
+    lines: Journal,
+    /// Held while the file is read or written.
     writing: Mutex<()>,
 }
 
@@ -164,6 +165,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Announced tags that are remembered of a repository.
 const ANNOUNCED: usize = 256;
+
+/// Clocks are set forward and back by so many seconds without anybody noticing.
+const SKEW: u64 = 60;
+
+/// How long ago that was (Unix seconds). `None` for what is still to come: it was written while the clock was wrong, and
+/// says nothing.
+pub fn age(at: u64) -> Option<Duration> {
+    let now = now();
+    (at <= now + SKEW).then(|| Duration::from_secs(now.saturating_sub(at)))
+}
 
 /// Now, in Unix seconds.
 pub fn now() -> u64 {
@@ -216,7 +227,7 @@ impl RepositoryRecord {
             let _one = lock(&self.log.writing);
             let mut all = Self::read(&self.layout, &self.path);
             let mut known = lock(&self.known);
-            let mut waiting = lock(&self.log.waiting);
+            let mut waiting = self.log.lines.waiting();
             *waiting = all.merge(&waiting);
             drop(waiting);
             *known = all;
@@ -234,14 +245,12 @@ impl RepositoryRecord {
 
     /// How long ago the registry last served this repository to an anonymous client.
     pub fn public_since(&self) -> Option<Duration> {
-        let at = lock(&self.known).public?;
-        Some(Duration::from_secs(now().saturating_sub(at)))
+        age(lock(&self.known).public?)
     }
 
     /// How long ago the registry refused an anonymous client, if that was its last word.
     pub fn refused_since(&self) -> Option<Duration> {
-        let at = lock(&self.known).refused?;
-        Some(Duration::from_secs(now().saturating_sub(at)))
+        age(lock(&self.known).refused?)
     }
 
     /// Takes down that the repository holds a digest. What is known as a manifest stays one.
@@ -279,7 +288,7 @@ impl RepositoryRecord {
     pub fn set_tag(&self, tag: Tag, record: TagRecord) {
         // A new time alone is worth a line only now and then: it matters to `fresh_for` after a restart.
         let minor = self.tag(&tag).is_some_and(|old| {
-            old.digest == record.digest && record.checked.saturating_sub(old.checked) < 5
+            old.digest == record.digest && record.checked.abs_diff(old.checked) < 5
         });
         if minor {
             lock(&self.known).tags.insert(tag, record);
@@ -335,7 +344,7 @@ impl RepositoryRecord {
             // Together, so that the file tells the same order as the memory.
             let mut known = lock(&self.known);
             known.apply(line);
-            lock(&self.log.waiting).extend(text);
+            self.log.lines.push(&text);
         }
         // While the log is another larder's, the lines wait.
         if self.layout.claim().is_held() {
@@ -357,12 +366,8 @@ impl Log {
     /// Appends what is waiting (blocking).
     fn write(&self, path: &Path) {
         let _one = lock(&self.writing);
-        let lines = std::mem::take(&mut *lock(&self.waiting));
-        if lines.is_empty() {
-            return;
-        }
-        if let Err(error) = append(path, &lines) {
-            tracing::debug!(path = %path.display(), %error, "a repository's log was not written");
+        if let Err(error) = self.lines.write(|lines| append(path, lines)) {
+            tracing::debug!(path = %path.display(), %error, "a repository's log was not written, and will be again");
         }
     }
 }
@@ -389,6 +394,9 @@ pub struct Repositories {
 /// Repositories held in memory at once. One that falls out is read again from its log.
 const LOADED: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
+/// Of these at most so many are passed over because their lines are not written yet.
+const UNWRITTEN: usize = 256;
+
 impl Repositories {
     pub(super) fn new(layout: Arc<Layout>) -> Self {
         Self {
@@ -408,6 +416,17 @@ impl Repositories {
         }
     }
 
+    /// Writes what the disk has not taken so far (blocking).
+    pub fn flush(&self) {
+        let loaded: Vec<_> = lock(&self.loaded)
+            .iter()
+            .map(|(_, record)| Arc::clone(record))
+            .collect();
+        for record in loaded {
+            record.flush();
+        }
+    }
+
     /// The record of one repository. Reads a small file the first time.
     pub fn get(&self, registry: &RegistryName, repository: &Repository) -> Arc<RepositoryRecord> {
         let key = (registry.clone(), repository.clone());
@@ -417,7 +436,16 @@ impl Repositories {
         }
         let path = self.layout.repository_log(registry, repository);
         let record = Arc::new(RepositoryRecord::load(&self.layout, path));
-        loaded.put(key, Arc::clone(&record));
+        let mut fallen = loaded.push(key, Arc::clone(&record));
+        // What is in memory alone must not be forgotten. A disk that takes nothing does so for more than a few.
+        for _ in 0..UNWRITTEN {
+            match fallen {
+                Some((key, fell)) if !fell.log.lines.waiting().is_empty() => {
+                    fallen = loaded.push(key, fell);
+                }
+                _ => break,
+            }
+        }
         record
     }
 }

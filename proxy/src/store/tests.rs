@@ -347,3 +347,125 @@ fn what_is_put_twice_at_once_stays_one_file() {
     assert_eq!(inode(), first);
     assert_eq!(std::fs::read_dir(store.layout.tmp()).unwrap().count(), 0);
 }
+
+/// The times of last use are written while the disk takes its time: whoever asks the index does not wait for that.
+#[test]
+fn writing_uses_does_not_hold_the_index() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bytes, digest) = sample(1000);
+    let store = open(dir.path());
+    store.put(&digest, &bytes.into()).unwrap();
+    assert!(store.blob(&digest, None).is_some());
+    // To open this takes until somebody opens the other end.
+    let path = store.layout.blob(&digest);
+    fs::remove_file(&path).unwrap();
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| store.write_uses());
+        std::thread::sleep(Duration::from_millis(100));
+        let (asked, answered) = std::sync::mpsc::channel();
+        let asking = Arc::clone(&store);
+        std::thread::spawn(move || asked.send(asking.totals()));
+        let totals = answered.recv_timeout(Duration::from_secs(1));
+        assert!(!writing.is_finished(), "nothing was held up");
+        File::options().write(true).open(&path).unwrap();
+        assert_eq!(totals.map(|totals| totals.blobs), Ok(1));
+    });
+}
+
+/// Promise P21: between the choice of what goes and its end somebody may pin it.
+#[test]
+fn what_is_pinned_while_others_are_looked_at_stays() {
+    use crate::config::Amount;
+
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let [first, second] = [1000, 1001].map(|size| {
+        let (bytes, digest) = sample(size);
+        store.put(&digest, &bytes.into()).unwrap();
+        digest
+    });
+    let limits = Limits {
+        max_size: Amount::Bytes(0),
+        min_free: Amount::Bytes(0),
+        ttl: None,
+        ttl_of: Vec::new(),
+    };
+    // Whichever is looked at last, the other one was chosen by then.
+    let seen = Mutex::new(Vec::new());
+    let active = |digest: &Digest| {
+        let mut seen = lock(&seen);
+        if let [chosen] = seen[..] {
+            store.pin(&[chosen], true).unwrap();
+        }
+        seen.push(*digest);
+        false
+    };
+    let evicted = store.enforce(&limits, &Counts::default(), active).unwrap();
+    let pinned = lock(&seen)[0];
+    assert!([first, second].contains(&pinned));
+    assert!(store.blob(&pinned, None).is_some(), "it is pinned");
+    assert_eq!(evicted.blobs, 1);
+}
+
+#[test]
+fn pins_that_are_made_at_once_are_all_written_down() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..50 {
+        let pins = [2 * round, 2 * round + 1].map(|name: u8| Digest::sha256(&[name]));
+        let store = open(dir.path());
+        std::thread::scope(|scope| {
+            for pin in &pins {
+                let store = &store;
+                scope.spawn(move || store.pin(&[*pin], true).unwrap());
+            }
+        });
+        drop(store);
+        let kept = open(dir.path()).pins();
+        assert!(pins.iter().all(|pin| kept.contains(pin)), "round {round}");
+    }
+}
+
+/// A verified partial of what `bytes` are.
+fn verified(store: &Store, bytes: &[u8]) -> Partial {
+    let digest = Digest::sha256(bytes);
+    let partial = store.begin(digest, bytes.len() as u64, &origin()).unwrap();
+    feed(&partial, bytes, 0..bytes.len());
+    assert_eq!(partial.verify().unwrap(), Some(true));
+    partial
+}
+
+/// A blob may be committed a second time. Whoever still has the first file open has no rot before him.
+#[test]
+fn a_blob_that_was_replaced_is_not_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (bytes, digest) = sample(3000);
+    store.put(&digest, &bytes.clone().into()).unwrap();
+    let first = store.blob(&digest, None).unwrap();
+    let partial = verified(&store, &bytes);
+    // As far as a commit has come when the index does not know yet.
+    partial.seal().unwrap();
+    partial.put_in_place().unwrap();
+    let second = store.blob(&digest, Some(3000)).expect("it is here");
+    assert!(second.is_at(&store.layout.blob(&digest)) && !first.is_at(&store.layout.blob(&digest)));
+    assert_eq!(store.rotten(), 0);
+    assert_eq!(store.totals().blobs, 1);
+}
+
+/// What is found in one file, after it was hashed for seconds, is not held against the one that has its place by then.
+#[test]
+fn a_right_blob_is_not_taken_out_for_the_wrong_one_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (bytes, digest) = sample(3000);
+    store.put(&digest, &bytes.clone().into()).unwrap();
+    let path = store.layout.blob(&digest);
+    fs::write(&path, vec![0; 3000]).unwrap();
+    let wrong = store.peek(&digest).unwrap();
+    store.commit(&verified(&store, &bytes)).unwrap();
+    assert!(!store.check(&wrong));
+    let right = store.blob(&digest, Some(3000)).expect("it is here");
+    assert_eq!(right.read(Range::new(0, 3000)).unwrap(), bytes);
+    assert_eq!(store.rotten(), 0);
+}

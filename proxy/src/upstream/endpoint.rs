@@ -202,7 +202,16 @@ impl Upstreams {
                 .map_or_else(TokenError::outcome, |_| TokenOutcome::Fetched);
             let labels = TokensLabel { outcome };
             self.metrics.upstreams.tokens.get_or_create(&labels).inc();
-            fetched
+            // The registry may take a token without asking whether the credential behind it is still good. What is
+            // proven with it must not outlive the credential by more than a verdict may.
+            let ttl = self.config.load().access.ttl;
+            fetched.map(|token| {
+                if identity.is_anonymous() {
+                    token
+                } else {
+                    token.within(ttl)
+                }
+            })
         };
         let token = self.tokens.get_or_fetch(key.clone(), fetch).await?;
         Ok(Some(token.authorization()))

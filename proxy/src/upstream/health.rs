@@ -21,6 +21,10 @@ const FAILURES: u32 = 5;
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
+/// An open breaker is told of for this long after its pause, and then only once a probe has failed again. Longer than the
+/// five minutes after which a kubelet tries again, so that a registry that stays down is seen to.
+const TOLD: Duration = Duration::from_mins(6);
+
 /// A probe that says nothing for this long is taken for lost, and another may go.
 const PROBE: Duration = Duration::from_secs(10);
 
@@ -56,8 +60,8 @@ pub struct Health {
     silence: Duration,
     retries: f64,
     refilled: Instant,
-    /// What it last said of the requests that it allows, for people.
-    pub quota: Option<Quota>,
+    /// What it last said of the requests that it allows, for people, and until when that may hold.
+    pub quota: Option<(Quota, Instant)>,
 }
 
 impl Health {
@@ -93,9 +97,9 @@ impl Health {
         Admission::Go
     }
 
-    /// Whether the breaker is open, for people.
-    pub fn is_open(&self) -> bool {
-        self.open_until.is_some()
+    /// Whether the breaker is open, for people: not for ever where the credential that failed is never shown again.
+    pub fn is_open(&self, now: Instant) -> bool {
+        self.open_until.is_some_and(|until| now < until + TOLD)
     }
 
     /// How long the endpoint still wants to be left alone.
@@ -173,6 +177,22 @@ mod tests {
         assert_eq!(health.admit(later), Admission::Avoid, "only one probe");
         health.answered();
         assert_eq!(health.admit(later), Admission::Go);
+    }
+
+    #[test]
+    fn an_outage_that_nobody_asks_about_again_is_not_told_of_for_ever() {
+        let now = Instant::now();
+        let mut health = Health::new(now);
+        for _ in 0..FAILURES {
+            health.failed(now, 0.5);
+        }
+        assert!(health.is_open(now) && health.is_open(now + TOLD));
+        let later = now + PAUSE_FIRST + TOLD;
+        assert!(!health.is_open(later));
+        // The next request is the probe all the same, and its failure is told.
+        assert_eq!(health.admit(later), Admission::Go);
+        health.failed(later, 0.5);
+        assert!(health.is_open(later));
     }
 
     #[test]

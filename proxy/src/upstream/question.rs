@@ -41,6 +41,16 @@ pub enum Want {
     Part(Range),
 }
 
+/// What hangs on an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Need {
+    Needed,
+    /// The caller can do without: an endpoint whose breaker is open is not bothered.
+    Optional,
+    /// Somebody else is asked as well, and whoever answers first will do: leaving says nothing about the endpoint.
+    Beside,
+}
+
 /// One question to a registry.
 #[derive(Clone, Debug)]
 pub struct Ask {
@@ -50,10 +60,7 @@ pub struct Ask {
     pub want: Want,
     /// Which endpoint to begin with, counted through: one more after each that broke off.
     pub first: usize,
-    /// The caller can do without an answer: an endpoint whose breaker is open is not bothered.
-    pub optional: bool,
-    /// Somebody else is asked as well, and whoever answers first will do: leaving says nothing about the endpoint.
-    pub beside: bool,
+    pub need: Need,
     /// How long the caller will wait, all endpoints together; as long as for a first byte otherwise. An endpoint that
     /// others stand behind gets half of what is left, so that one that hangs does not use up their time.
     pub within: Option<Duration>,
@@ -81,8 +88,7 @@ impl Ask {
             subject,
             want,
             first: 0,
-            optional: false,
-            beside: false,
+            need: Need::Needed,
             within: None,
             identity: Identity::anonymous(),
             proof: false,
@@ -116,7 +122,7 @@ impl Ask {
     /// As above, for a caller that can do without.
     #[must_use]
     pub fn optional(mut self) -> Self {
-        self.optional = true;
+        self.need = Need::Optional;
         self
     }
 }

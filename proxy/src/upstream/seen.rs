@@ -2,7 +2,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::PoisonError,
     time::Instant,
 };
 
@@ -11,6 +10,7 @@ use larder_shared::RegistryName;
 use super::{
     Upstreams,
     question::{Answer, Ask, Failure},
+    view::{EndpointHealth, Quota},
 };
 use crate::{
     client,
@@ -33,15 +33,13 @@ impl Upstreams {
         let upstream = self.label(&ask.registry);
         let labels = UpstreamAsked { upstream, outcome };
         metrics.asked.get_or_create(&labels).inc();
-        if let (Ok(answer), true) = (asked, ask.registry.is_docker_hub()) {
-            // `100;w=21600`
-            let number = |name| answer.header(name)?.split(';').next()?.trim().parse().ok();
-            if let Some(limit) = number("ratelimit-limit") {
-                metrics.hub_limit.set(limit);
-            }
-            if let Some(remaining) = number("ratelimit-remaining") {
-                metrics.hub_remaining.set(remaining);
-            }
+        if let Ok(answer) = asked
+            && ask.registry.is_docker_hub()
+            && let Some((quota, window)) = Quota::read(|name| answer.header(name))
+        {
+            let until = Instant::now() + window;
+            metrics.hub_limit.set(quota.limit as i64, until);
+            metrics.hub_remaining.set(quota.remaining as i64, until);
         }
     }
 
@@ -58,26 +56,12 @@ impl Upstreams {
 
     /// How many endpoints are treated how: those of every configured registry, and all others that were asked together.
     pub fn states(&self) -> HashMap<(UpstreamLabel, EndpointState), u32> {
-        let now = Instant::now();
-        let mut found: HashMap<String, EndpointState> = HashMap::new();
-        {
-            let all = self.health.lock().unwrap_or_else(PoisonError::into_inner);
-            for (key, health) in all.iter() {
-                // Whoever asks has a quota of its own: the worst is shown.
-                let place = key.split(' ').next().unwrap_or(key);
-                let state = if health.silent_for(now).is_some() {
-                    EndpointState::Silent
-                } else if health.is_open() {
-                    EndpointState::Avoided
-                } else {
-                    EndpointState::Ok
-                };
-                let known = found.entry(place.to_owned()).or_insert(state);
-                if *known == EndpointState::Ok {
-                    *known = state;
-                }
-            }
-        }
+        let state = |fares: &EndpointHealth| match (fares.silent_for, fares.avoided) {
+            (Some(_), _) => EndpointState::Silent,
+            (None, true) => EndpointState::Avoided,
+            (None, false) => EndpointState::Ok,
+        };
+        let found = self.all_fares();
         let config = self.config.load();
         let mut names: Vec<&str> = config.upstreams.keys().map(String::as_str).collect();
         names.push(&config.registry.default_upstream);
@@ -94,15 +78,15 @@ impl Upstreams {
         for name in names {
             for endpoint in config.upstream(name).endpoints {
                 let place = client::origin(&endpoint.url);
-                let state = found.get(&place).copied().unwrap_or(EndpointState::Ok);
+                let state = found.get(&place).map_or(EndpointState::Ok, state);
                 count(UpstreamLabel::of(&config, name), Some(state));
                 named.insert(place);
             }
         }
         count(UpstreamLabel::Other, None);
-        for (place, state) in found {
-            if !named.contains(&place) {
-                count(UpstreamLabel::Other, Some(state));
+        for (place, fares) in &found {
+            if !named.contains(place) {
+                count(UpstreamLabel::Other, Some(state(fares)));
             }
         }
         counted

@@ -46,6 +46,13 @@ impl Token {
     pub fn authorization(&self) -> HeaderValue {
         self.value.clone()
     }
+
+    /// The same, good for no longer than this.
+    #[must_use]
+    pub fn within(mut self, longest: Duration) -> Self {
+        self.lifetime = self.lifetime.min(longest);
+        self
+    }
 }
 
 impl fmt::Debug for Token {

@@ -1,13 +1,14 @@
 //! How a registry's endpoints fare, for people.
 
 use std::{
+    collections::HashMap,
     sync::PoisonError,
     time::{Duration, Instant},
 };
 
 use larder_shared::RegistryName;
 
-use super::{Upstreams, health::Health};
+use super::Upstreams;
 use crate::client;
 
 /// One endpoint, whoever was answered there. The worst that befell anybody counts.
@@ -31,44 +32,129 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// `100;w=21600` each.
-    pub(super) fn read<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Option<Self> {
+    /// `100;w=21600` each: so many, in a window of so many seconds, for which what is said may hold.
+    pub(super) fn read<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Option<(Self, Duration)> {
         let number = |name| header(name)?.split(';').next()?.trim().parse().ok();
-        Some(Self {
+        let quota = Self {
             limit: number("ratelimit-limit")?,
             remaining: number("ratelimit-remaining")?,
-        })
+        };
+        let mut said = header("ratelimit-remaining")?.split(';');
+        let window = said.find_map(|part| part.trim().strip_prefix("w=")?.parse().ok());
+        let window = window.map_or(WINDOW, Duration::from_secs);
+        Some((quota, window.min(WINDOW_MAX)))
+    }
+}
+
+/// The window of who names none, as Docker Hub's is, and the longest that is believed.
+const WINDOW: Duration = Duration::from_hours(6);
+const WINDOW_MAX: Duration = Duration::from_hours(24);
+
+impl EndpointHealth {
+    fn untried(url: String) -> Self {
+        Self {
+            url,
+            silent_for: None,
+            avoided: false,
+            quotas: Vec::new(),
+        }
+    }
+
+    /// `ok`, `avoided after failures`, `left alone for 12 s more`
+    pub fn words(&self) -> String {
+        match (self.silent_for, self.avoided) {
+            (Some(left), _) => format!("left alone for {} s more", left.as_secs().max(1)),
+            (None, true) => "avoided after failures".to_owned(),
+            (None, false) => "ok".to_owned(),
+        }
+    }
+
+    pub fn is_well(&self) -> bool {
+        self.silent_for.is_none() && !self.avoided
     }
 }
 
 impl Upstreams {
+    /// Every endpoint that was asked, by its `scheme://host:port`.
+    pub(super) fn all_fares(&self) -> HashMap<String, EndpointHealth> {
+        let now = Instant::now();
+        let mut places = HashMap::new();
+        let all = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        for (key, health) in all.iter() {
+            // Behind the place stands on whose behalf it was asked.
+            let (place, credential) = match key.split_once(' ') {
+                Some((place, _)) => (place, true),
+                None => (key.as_str(), false),
+            };
+            let fares = places
+                .entry(place.to_owned())
+                .or_insert_with(|| EndpointHealth::untried(place.to_owned()));
+            fares.silent_for = fares.silent_for.max(health.silent_for(now));
+            fares.avoided |= health.is_open(now);
+            let quota = health.quota.filter(|(_, until)| now < *until);
+            fares
+                .quotas
+                .extend(quota.map(|(quota, _)| (credential, quota)));
+        }
+        drop(all);
+        for fares in places.values_mut() {
+            fares.quotas.sort_unstable();
+        }
+        places
+    }
+
     /// The endpoints of a registry, origin last.
     pub fn fares(&self, registry: &RegistryName) -> Vec<EndpointHealth> {
         let upstream = self.config.load().upstream(registry.as_str());
-        let now = Instant::now();
-        let all = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.all_fares();
         let endpoints = upstream.endpoints.iter().map(|endpoint| {
-            let place = client::origin(&endpoint.url);
-            // Behind the place stands on whose behalf it was asked.
-            let of: Vec<(bool, &Health)> = all
-                .iter()
-                .filter_map(|(key, health)| {
-                    let rest = key.strip_prefix(&place)?;
-                    (rest.is_empty() || rest.starts_with(' ')).then_some((!rest.is_empty(), health))
-                })
-                .collect();
-            let mut quotas: Vec<_> = of
-                .iter()
-                .filter_map(|(credential, health)| Some((*credential, health.quota?)))
-                .collect();
-            quotas.sort_unstable();
-            EndpointHealth {
-                url: endpoint.url.to_string(),
-                silent_for: of.iter().filter_map(|(_, h)| h.silent_for(now)).max(),
-                avoided: of.iter().any(|(_, health)| health.is_open()),
-                quotas,
+            let url = endpoint.url.to_string();
+            match all.get(&client::origin(&endpoint.url)) {
+                Some(fares) => EndpointHealth {
+                    url,
+                    ..fares.clone()
+                },
+                None => EndpointHealth::untried(url),
             }
         });
         endpoints.collect()
+    }
+
+    /// Every endpoint that was asked and is avoided or silent now, whoever was refused there.
+    pub fn unwell(&self) -> Vec<EndpointHealth> {
+        let all = self.all_fares().into_values();
+        let mut unwell: Vec<_> = all.filter(|fares| !fares.is_well()).collect();
+        unwell.sort_by(|a, b| a.url.cmp(&b.url));
+        unwell
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quota_holds_for_the_window_that_it_came_with() {
+        let read = |limit, remaining| {
+            Quota::read(|name| match name {
+                "ratelimit-limit" => limit,
+                "ratelimit-remaining" => remaining,
+                _ => None,
+            })
+        };
+        let quota = Quota {
+            limit: 100,
+            remaining: 7,
+        };
+        for (limit, remaining, window) in [
+            ("100;w=21600", "7;w=21600", Duration::from_hours(6)),
+            ("100;w=60", "7; w=60", Duration::from_mins(1)),
+            ("100", "7", WINDOW),
+            ("100;w=x", "7;w=x", WINDOW),
+            ("100", "7;w=99999999999", WINDOW_MAX),
+        ] {
+            assert_eq!(read(Some(limit), Some(remaining)), Some((quota, window)));
+        }
+        assert_eq!(read(Some("100"), None), None);
     }
 }

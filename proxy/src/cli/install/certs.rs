@@ -94,12 +94,12 @@ struct Certs<'a> {
 impl Certs<'_> {
     /// Clears what earlier runs have left where this one writes: above `dir`, in it, and in those of registries.
     fn clear(&mut self, dir: &Path) -> Result<()> {
-        if let Some(above) = dir.parent() {
-            self.plan.clear(self.root, above)?;
-        }
-        self.plan.clear(self.root, dir)?;
+        self.plan.clear_above(self.root, dir)?;
+        // Any name may be a registry's.
+        self.plan.clear(self.root, dir, |_| true)?;
         for name in self.root.directories(dir)? {
-            self.plan.clear(self.root, &dir.join(name))?;
+            let host_dir = dir.join(name);
+            self.plan.clear(self.root, &host_dir, |name| name == FILE)?;
         }
         Ok(())
     }

@@ -131,10 +131,8 @@ fn take(plan: &mut Plan, root: &Root, dir: &Path) -> Result<()> {
 
 /// Clears what earlier runs have left where this one writes.
 fn clear(plan: &mut Plan, root: &Root, dir: &Path) -> Result<()> {
-    if let Some(above) = dir.parent() {
-        plan.clear(root, above)?;
-    }
-    plan.clear(root, dir)
+    plan.clear_above(root, dir)?;
+    plan.clear(root, dir, |name| name == FILE)
 }
 
 fn named(registries: &[(String, Option<String>)]) -> Result<Paths> {

@@ -23,8 +23,11 @@ pub(super) fn temporary(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}{TEMPORARY}{:016x}", fastrand::u64(..)))
 }
 
-fn is_temporary(name: &str) -> bool {
-    name.starts_with('.') && name.contains(TEMPORARY)
+/// The name that a temporary one is beside, if this is one: an operator may have a `.larder-backup` of his own.
+fn beside(name: &str) -> Option<&str> {
+    let (beside, digits) = name.strip_prefix('.')?.rsplit_once(TEMPORARY)?;
+    let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    (!beside.is_empty() && digits.len() == 16 && digits.bytes().all(hex)).then_some(beside)
 }
 
 /// One act. Each is atomic, so any prefix of a plan leaves the runtime with files it can read, and larder with what it
@@ -214,12 +217,27 @@ impl Plan {
     }
 
     /// Plans to remove what runs that were cut off have left in `dir`.
-    pub(super) fn clear(&mut self, root: &Root, dir: &Path) -> Result<()> {
+    pub(super) fn clear(
+        &mut self,
+        root: &Root,
+        dir: &Path,
+        written: impl Fn(&str) -> bool,
+    ) -> Result<()> {
         let left = root.entries(dir)?;
-        let left = left.into_iter().filter(|name| is_temporary(name));
+        let left = left
+            .into_iter()
+            .filter(|name| beside(name).is_some_and(&written));
         self.steps
             .extend(left.map(|name| Step::Clear(dir.join(name))));
         Ok(())
+    }
+
+    /// The same above `dir`, where only `dir` itself is larder's.
+    pub(super) fn clear_above(&mut self, root: &Root, dir: &Path) -> Result<()> {
+        let (Some(above), Some(own)) = (dir.parent(), dir.file_name()) else {
+            return Ok(());
+        };
+        self.clear(root, above, |name| own == name)
     }
 
     /// The missing directories down to `dir`, the outermost first.

@@ -82,7 +82,13 @@ impl ObjectStore {
                 Ok(path) => {
                     let upload = self.upload(&path, &ends.stop);
                     let written = async {
-                        upload.record(job.value.clone()).await?;
+                        if let Some(stays) = job.value.stays
+                            && let Ok(Some(there)) = self.read_record(&job.key).await
+                            && stays(&there, &job.value.bytes)
+                        {
+                            return Ok(Written::AlreadyThere);
+                        }
+                        upload.record(job.value.bytes.clone()).await?;
                         Ok(Written::Now)
                     };
                     self.attempt(&ends, written).await

@@ -58,3 +58,40 @@ fn memory_gives_what_is_wanted_of_it_and_nothing_else() {
     }
     assert_eq!(fresh(None, Range::new(0, 1)), None);
 }
+
+/// A reader from the middle was sent bytes of a file in which those before them are missing. When the disk fails, nobody can
+/// tell any more whether they were right (promise P9).
+#[tokio::test]
+async fn what_was_sent_of_a_file_without_its_beginning_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let size = 200_000;
+    let right = Bytes::from(vec![7; size as usize]);
+    let Passage {
+        upstreams, source, ..
+    } = Passage::nowhere();
+    let registry = source.registry.clone();
+    let digest = Digest::sha256(&right);
+    let partial = Arc::new(store.begin(digest, size, &registry).unwrap());
+    partial.write(50_000, &[right.slice(..10_000)]).unwrap();
+    let fill = Arc::new(Fill::new(digest, registry, upstreams, Flow::new()));
+    let range = RangeHeader::parse(Some("bytes=50000-"));
+    let mut reader = Reader::sit(&fill, source, &range, Right::Digest, 0);
+    {
+        let mut state = lock(&fill.state);
+        (state.size, state.answered, state.partial) = (Some(size), true, Some(partial));
+    }
+    reader.opened().await.unwrap();
+    reader.want_open(Range::new(50_000, size));
+    assert!(
+        matches!(reader.before(), Before::Elsewhere),
+        "nothing was sent"
+    );
+    let chunk = poll_fn(|cx| reader.poll_chunk(cx)).await;
+    assert!(matches!(chunk, Some(Ok(Chunk::File(_)))), "{chunk:?}");
+    assert!(
+        matches!(reader.before(), Before::Lost),
+        "{:?}",
+        reader.before()
+    );
+}

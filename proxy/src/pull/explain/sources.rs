@@ -14,21 +14,18 @@ impl Pull {
         failure: Option<&Failure>,
         told: &mut Told,
     ) {
-        let endpoints = self.upstreams.endpoints(&place.registry);
+        let endpoints = self.upstreams.fares(&place.registry);
         let last = endpoints.len().saturating_sub(1);
         for (index, endpoint) in endpoints.iter().enumerate() {
             let kind = if index == last { "origin" } else { "mirror" };
             let asked = answered.is_some_and(|at| index < at) || failure.is_some();
-            let well = endpoint.state == "ok";
             let (outcome, words) = match (answered, failure) {
                 (Some(at), _) if at == index => {
                     (StepOutcome::Answered, "answered just now".to_owned())
                 }
-                _ if !well && endpoint.state.starts_with("left alone") => {
-                    (StepOutcome::Silent, endpoint.state.clone())
-                }
+                _ if endpoint.silent_for.is_some() => (StepOutcome::Silent, endpoint.words()),
                 (_, Some(failure)) if index == last => (unanswered(failure), failure.to_string()),
-                _ if !well => (StepOutcome::Avoided, endpoint.state.clone()),
+                _ if endpoint.avoided => (StepOutcome::Avoided, endpoint.words()),
                 _ if asked => (
                     StepOutcome::Unanswered,
                     "did not answer just now, or does not have it".to_owned(),

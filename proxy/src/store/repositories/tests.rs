@@ -1,3 +1,5 @@
+use std::os::unix::fs::symlink;
+
 use super::*;
 
 fn names() -> (RegistryName, Repository) {
@@ -69,6 +71,71 @@ async fn a_record_survives_reopening_and_a_torn_line() {
     });
     written(&path, 5).await;
     assert!(!repositories.held_in(&registry, &named));
+}
+
+/// What is public on disk and refused in memory would be public after a restart.
+#[tokio::test]
+async fn what_the_disk_did_not_take_is_written_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = Arc::new(Layout::new(dir.path().to_owned()));
+    own(&layout);
+    let (registry, repository) = names();
+    let path = layout.repository_log(&registry, &repository);
+    let repositories = Repositories::new(Arc::clone(&layout));
+    let record = repositories.get(&registry, &repository);
+    record.set_public();
+    record.flush();
+    let text = fs::read_to_string(&path).unwrap();
+    // What leads nowhere takes no line.
+    fs::remove_file(&path).unwrap();
+    symlink(dir.path().join("no/where"), &path).unwrap();
+    record.set_not_public();
+    record.flush();
+    for n in 0..LOADED.get() {
+        let other: Repository = format!("other/{n}").parse().unwrap();
+        repositories.get(&registry, &other);
+    }
+    assert!(
+        repositories
+            .get(&registry, &repository)
+            .refused_since()
+            .is_some(),
+        "it fell out of memory"
+    );
+    let aside = dir.path().join("aside");
+    fs::write(&aside, text + "{\"link\":{\"dig").unwrap();
+    fs::rename(&aside, &path).unwrap();
+    repositories.flush();
+    let again = Repositories::new(layout).get(&registry, &repository);
+    assert_eq!(again.public_since(), None);
+    assert!(again.refused_since().is_some());
+}
+
+/// The clock was ahead when it was written.
+#[tokio::test]
+async fn what_was_said_at_a_time_to_come_says_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = Arc::new(Layout::new(dir.path().to_owned()));
+    own(&layout);
+    let (registry, repository) = names();
+    let record = Repositories::new(layout).get(&registry, &repository);
+    let ahead = now() + 8 * 3600;
+    let of = |bytes: &[u8], checked| TagRecord {
+        digest: Digest::sha256(bytes),
+        size: 1,
+        media_type: "m".to_owned(),
+        checked,
+    };
+    let tag: Tag = "v1".parse().unwrap();
+    record.set_tag(tag.clone(), of(b"old", ahead));
+    record.set_tag(tag.clone(), of(b"new", now()));
+    assert_eq!(record.tag(&tag).unwrap().digest, Digest::sha256(b"new"));
+    record.write(Line::Public(ahead));
+    assert_eq!(record.public_since(), None);
+    record.write(Line::NotPublic(ahead));
+    assert_eq!(record.refused_since(), None);
+    record.set_public();
+    assert!(record.public_since().is_some());
 }
 
 /// While the logs are another larder's nothing is read or written; afterwards both are known, the later word last.

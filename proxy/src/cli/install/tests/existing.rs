@@ -261,10 +261,14 @@ fn what_a_run_that_was_cut_off_left_is_cleared() {
     let before = node.tree();
     let leave = || {
         let at = |path: &str| node.root.path().join(path);
-        fs::create_dir_all(at(".certs.d.larder-0123/_default")).unwrap();
-        fs::create_dir_all(at("certs.d/.ghcr.io.larder-45")).unwrap();
+        fs::create_dir_all(at(".certs.d.larder-0123456789abcdef/_default")).unwrap();
+        fs::create_dir_all(at("certs.d/.ghcr.io.larder-00000000000000a5")).unwrap();
         fs::create_dir_all(at("certs.d/ghcr.io")).unwrap();
-        fs::write(at("certs.d/ghcr.io/.hosts.toml.larder-1"), "half").unwrap();
+        fs::write(
+            at("certs.d/ghcr.io/.hosts.toml.larder-fedcba9876543210"),
+            "half",
+        )
+        .unwrap();
     };
     let gone = || {
         fs::remove_dir(node.certs().join("ghcr.io")).unwrap();
@@ -284,5 +288,27 @@ fn what_a_run_that_was_cut_off_left_is_cleared() {
     );
     node.uninstall();
     gone();
+    assert_eq!(node.tree(), before);
+}
+
+#[test]
+fn what_only_looks_like_larders_stays() {
+    let node = Node::new();
+    for path in [
+        ".larder-backup",
+        ".certs.d.larder-before-2026",
+        ".other.larder-0123456789abcdef",
+        "certs.d/.ghcr.io.larder-0123456789ABCDEF",
+        "certs.d/.larder-0123456789abcdef",
+        "certs.d/ghcr.io/.larder-backup",
+        "certs.d/ghcr.io/.ca.crt.larder-0123456789abcdef",
+    ] {
+        let dir = node.root.path().join(path);
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("hosts.toml"), EXISTING).unwrap();
+    }
+    let before = node.tree();
+    node.install(&["ghcr.io"]);
+    node.uninstall();
     assert_eq!(node.tree(), before);
 }

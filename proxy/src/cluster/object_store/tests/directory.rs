@@ -70,7 +70,7 @@ async fn the_last_record_stays() {
     let path = "127.0.0.1:5000/team/app/_tags/v1";
     assert_eq!(store.read_record(path).await, Ok(None));
     for text in ["one", "two"] {
-        store.write_record(path, Bytes::from_static(text.as_bytes()));
+        store.write_record(path, Bytes::from_static(text.as_bytes()), None);
     }
     let view = written(&store).await;
     assert_eq!(view.written, 1, "the first one was not worth writing");
@@ -78,6 +78,16 @@ async fn the_last_record_stays() {
     assert_eq!(found, "two");
     let file = dir.path().join("records").join(path);
     assert_eq!(std::fs::read(file).unwrap(), b"two");
+    // Another node's word may be the later one.
+    let longer = |there: &[u8], ours: &[u8]| there.len() > ours.len();
+    for (text, expected) in [("1", "two"), ("three", "three")] {
+        let other = at(dir.path());
+        other.write_record(path, Bytes::from_static(text.as_bytes()), Some(longer));
+        let view = written(&other).await;
+        assert_eq!(view.written, u64::from(text == expected), "{view:?}");
+        let found = store.read_record(path).await.unwrap().unwrap();
+        assert_eq!(found, expected);
+    }
 }
 
 #[tokio::test]
@@ -96,9 +106,13 @@ async fn paths_that_lead_elsewhere_are_no_paths() {
     ] {
         let failure = store.read_record(path).await.unwrap_err();
         assert_eq!(failure, Failure::Path(path.to_owned()));
-        store.write_record(path, Bytes::from_static(b"x"));
+        store.write_record(path, Bytes::from_static(b"x"), None);
     }
-    store.write_record("a/b", Bytes::from(vec![0; LARGEST_RECORD as usize + 1]));
+    store.write_record(
+        "a/b",
+        Bytes::from(vec![0; LARGEST_RECORD as usize + 1]),
+        None,
+    );
     assert_eq!(store.view().dropped, 9);
     assert_eq!(store.view().queue, 0);
 }

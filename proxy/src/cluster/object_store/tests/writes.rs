@@ -194,7 +194,7 @@ async fn others_go_first() {
     let (drain, watch) = Drain::new();
     let running = tokio::spawn(Arc::clone(&store).run(watch));
     store.write_blob(digest, file, size, Duration::from_hours(1));
-    store.write_record("r/a/_n", Bytes::from_static(b"now"));
+    store.write_record("r/a/_n", Bytes::from_static(b"now"), None);
     fake.received(1).await;
     drain.drain().await;
     running.await.unwrap();
