@@ -191,7 +191,8 @@ impl Peers {
                 }
             });
         }
-        let asked = self.ask_uncounted(member, ask).await;
+        // Boxed: most of what a stream would be made of otherwise.
+        let asked = Box::pin(self.ask_uncounted(member, ask)).await;
         let outcome = match &asked {
             Ok(_) => PeerAskedOutcome::Answered,
             Err(Failure::Miss(_)) => PeerAskedOutcome::Miss,

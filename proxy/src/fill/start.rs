@@ -119,8 +119,8 @@ impl Running {
     }
 
     /// The first answer, and who gave it. A member that lives may wait for a slow registry as this node would, or be stuck:
-    /// after a while upstream is asked as well, and whoever answers first will do. `None` if meanwhile somebody came who must not wait for it: another member that may stand nearer
-    /// to the source than the one that was asked.
+    /// after a while upstream is asked as well, and whoever answers first will do. `None` if meanwhile somebody came who
+    /// must not wait for it: another member that may stand nearer to the source than the one that was asked.
     async fn open_first(
         &self,
         source: &Source,
