@@ -7,7 +7,7 @@ use std::{
 };
 
 use larder_shared::Range;
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout};
 
 use super::{
     Fill, FillError, HELD_BACK, Phase, Source, Wants,
@@ -151,7 +151,10 @@ impl Running {
                 },
                 () = self.fill.demand.notified(), if via.depth() > 0 => {
                     if least_depth(&self.fill) < depth.min(via.depth()) {
-                        return None;
+                        // That member may have its headers from the very answer that is on its way here.
+                        let answer = async { timeout(ON_ITS_WAY, &mut asked).await.ok() };
+                        let opened = if failed.is_none() { answer.await } else { None };
+                        return opened.map(|opened| (via, opened));
                     }
                 }
             }
@@ -280,6 +283,9 @@ impl Running {
 
 /// How long other members are asked for the first bytes before this node asks for them itself.
 const MEMBERS_FIRST: Duration = Duration::from_millis(1500);
+
+/// Headers reach all members at about the same time.
+const ON_ITS_WAY: Duration = Duration::from_millis(250);
 
 /// How often a blob whose bytes were wrong is begun anew without those who brought them.
 const RESTARTS: usize = 3;
