@@ -7,6 +7,7 @@ use larder_tests::fake::{FakeRegistry, Fault, Match};
 use larder_tests::hosts::Net;
 use larder_tests::image::build;
 use larder_tests::members::{Cluster, Door, Got, measure, upstream_bytes};
+use larder_tests::scene::{committed, eventually};
 use nix::sys::signal::Signal;
 
 use super::{MIB, REPOSITORY, alone, beside, doors, layers, put};
@@ -163,6 +164,38 @@ async fn members_that_wait_for_a_slow_registry_are_waited_for() {
         let upstreams = String::from_utf8_lossy(&upstreams.stdout).into_owned();
         assert!(!upstreams.contains("avoided"), "{upstreams}");
     }
+}
+
+/// What one registry trickles is not waited for by what a member has on its disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_that_trickles_holds_up_no_other() {
+    let _machine = beside().await;
+    let (trickling, fake) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let rate = Fault::ThrottleBytesPerSecond(20_000);
+    trickling.fault(Match::blob(), rate);
+    let plan = Cluster::of(2).upstream(&trickling).upstream(&fake);
+    let cluster = plan.start().await;
+    let (held, _) = put(&fake, 1, SIZE);
+    cluster
+        .door(1, &fake, REPOSITORY)
+        .blob(&held)
+        .await
+        .expect("a blob");
+    eventually("node 1 has it", || {
+        committed(cluster.node(1).store(), &held)
+    })
+    .await;
+    let (slow, _) = put(&trickling, 2, 64 * MIB);
+    let door = cluster.door(0, &trickling, REPOSITORY);
+    let slow = door.open(&format!("blobs/{slow}"), &[]).await;
+    let _slow = slow.expect("headers");
+    // Until it has all the streams that it will have.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    fake.reset_counts();
+    let got = cluster.door(0, &fake, REPOSITORY).blob(&held).await;
+    let took = got.expect("a blob").took;
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert_eq!(fake.blob_bytes_sent(&held), 0, "node 1 has it");
 }
 
 /// A member that is on everyone's list and was never there.

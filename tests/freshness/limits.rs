@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use larder_tests::fake::{Armed, FakeRegistry, Fault, Match};
+use larder_tests::fake::{Armed, FakeRegistry, Fault, Match, Target};
 use larder_tests::http::Call;
+use larder_tests::image::OCI_MANIFEST;
+use larder_tests::node::Node;
 
 use super::{OLD, REPOSITORY, Tagged, answer, is_stale};
 
@@ -96,4 +98,36 @@ async fn a_limit_without_a_time_is_answered_by_longer_and_longer_silence() {
     tagged
         .until("it is asked again", |answer| !is_stale(answer))
         .await;
+}
+
+/// Where a registry led to may limit requests without the registry being silent.
+#[tokio::test]
+async fn another_places_limit_is_not_the_registrys() {
+    for code in [429, 503] {
+        let (fake, second) = (FakeRegistry::start().await, FakeRegistry::start().await);
+        fake.put_manifest(REPOSITORY, Some("v1"), OCI_MANIFEST, OLD);
+        let blob = fake.put_blob(REPOSITORY, "a blob");
+        limit(&second, code, 60);
+        let redirect = || Fault::Redirect {
+            to: Target::Url(format!("{}/elsewhere", second.url())),
+            status: 307,
+        };
+        fake.fault(Match::blob(), redirect());
+        fake.fault(Match::referrers(), redirect());
+        let node = Node::builder().upstream(&fake).upstream(&second);
+        let node = node.start().await;
+        let get = async |path: &str| {
+            let url = format!("{}/v2/{REPOSITORY}/{path}?ns={}", node.url(), fake.host());
+            answer(Call::get(url)).await
+        };
+        for path in [format!("blobs/{blob}"), format!("referrers/{blob}")] {
+            let led = get(&path).await;
+            assert_ne!(led.status, 200, "{path}");
+            assert!(second.count(|seen| seen.status == code) > 0, "{path}");
+            let manifest = get("manifests/v1").await;
+            assert_eq!((manifest.status, manifest.text()), (200, OLD.to_owned()));
+            assert!(!is_stale(&manifest), "{path}");
+            second.reset_counts();
+        }
+    }
 }

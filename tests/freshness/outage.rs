@@ -249,3 +249,34 @@ async fn a_page_in_the_registrys_place_is_no_manifest() {
         assert!(!is_stale(&tagged.get("v1").await));
     }
 }
+
+/// A deleted tag is served to who may read the repository. A 404 may also hide from this caller what others may read, so
+/// beyond the ttl it opens nothing, by tag as little as by digest: a pull does not begin that could not end.
+#[tokio::test]
+async fn what_is_not_found_any_more_is_served_under_a_live_verdict_alone() {
+    let ttl = Duration::from_secs(2);
+    let tagged = Tagged::new("[access]\nttl = \"2s\"\n").await;
+    tagged.until_kept().await;
+    tagged.fake.delete_tag(REPOSITORY, "v1");
+    tokio::time::sleep(ttl).await;
+    let head = tagged.head("v1").await;
+    assert_eq!((head.status, is_stale(&head)), (200, true), "only the tag");
+    assert_eq!(tagged.get(&tagged.old).await.status, 200);
+    // The manifest as well, which is how a repository looks that is hidden.
+    tagged.fake.delete_manifest(REPOSITORY, &tagged.old);
+    tokio::time::sleep(ttl).await;
+    for reference in ["v1", &tagged.old, "v1"] {
+        assert_eq!(tagged.head(reference).await.status, 404, "{reference}");
+        assert_eq!(tagged.get(reference).await.status, 404, "{reference}");
+    }
+    // Nothing was forgotten: pushed again it is there, also in the outage that follows.
+    let again = tagged
+        .fake
+        .put_manifest(REPOSITORY, Some("v1"), OCI_MANIFEST, OLD);
+    assert_eq!(again, tagged.old);
+    assert!(!is_stale(&tagged.get("v1").await));
+    tagged.fake.stop().await;
+    tokio::time::sleep(ttl).await;
+    assert!(is_stale(&tagged.get("v1").await));
+    assert_eq!(tagged.get(&tagged.old).await.status, 200);
+}

@@ -191,7 +191,8 @@ impl Peers {
                 }
             });
         }
-        let asked = self.ask_uncounted(member, ask).await;
+        // Boxed: most of what a stream would be made of otherwise.
+        let asked = Box::pin(self.ask_uncounted(member, ask)).await;
         let outcome = match &asked {
             Ok(_) => PeerAskedOutcome::Answered,
             Err(Failure::Miss(_)) => PeerAskedOutcome::Miss,
@@ -241,8 +242,7 @@ impl Peers {
         if let Some(headers) = request.headers_mut() {
             ask.trace.pass_on(headers, true);
         }
-        // A slot for each role: a relay that is waited for must find one to ask its root.
-        let slots = Arc::clone(&self.voice(member).slots[ask.role as usize]);
+        let slots = self.voice(member).slots(digest, ask.role);
         let slot = tokio::time::timeout(ask.within, slots.acquire_owned()).await;
         let Ok(Ok(slot)) = slot else {
             return Err(Failure::Unable(member, StatusCode::TOO_MANY_REQUESTS));
@@ -326,10 +326,14 @@ impl Peers {
     ) -> Result<Response<Incoming>, Failure> {
         let pool = self.pool()?;
         let gone = |why: String| Failure::Gone(member, why);
-        let request = request
+        let mut request = request
             .uri(format!("{}://{member}{path}", pool.scheme))
             .body(Full::new(body))
             .map_err(|error| gone(error.to_string()))?;
+        // The configuration may have changed since it was looked at whether a token may be lent.
+        if pool.generation.is_none() {
+            request.headers_mut().remove(header::AUTHORIZATION);
+        }
         let direct = if path == ALIVE { pool.signs } else { pool.bulk };
         let sent = direct.send(request).await;
         if sent.is_ok() {
@@ -403,4 +407,59 @@ impl Peers {
 pub struct Answer {
     pub partial: bool,
     pub body: Body,
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_token_never_leaves_in_plain_text() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let member = listener.local_addr().unwrap();
+        let text = format!(
+            "[cluster]\nlisten = \"127.7.0.1:7422\"\ntls = \"off\"\nmembers = [\"{member}\"]"
+        );
+        let config = Config::parse(&text, std::path::Path::new("t")).unwrap();
+        let config = Arc::new(ArcSwap::from_pointee(config));
+        let members = Arc::new(Members::new(Arc::clone(&config)));
+        let peers = Arc::new(Peers::new(config, members, Arc::new(Metrics::new())));
+        let heard = tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = vec![0; 4096];
+                let length = stream.read(&mut head).await.unwrap();
+                let answer = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
+                stream.write_all(answer).await.unwrap();
+                head.truncate(length);
+                let head = String::from_utf8(head).unwrap().to_lowercase();
+                if head.contains("/blobs/") {
+                    return head;
+                }
+            }
+        });
+        let ask = Ask {
+            registry: "registry.test".parse().unwrap(),
+            repository: "team/app".parse().unwrap(),
+            subject: Subject::Has(Digest::sha256(b"x")),
+            role: Role::Root,
+            within: SOON,
+            lent: Some(HeaderValue::from_static("Bearer lent")),
+            trace: Trace::none(),
+        };
+        assert!(matches!(
+            peers.ask(member, &ask).await,
+            Err(Failure::Miss(_))
+        ));
+        let heard = heard.await.unwrap();
+        assert!(
+            heard.contains("larder-role") && !heard.contains("lent"),
+            "{heard}"
+        );
+    }
 }

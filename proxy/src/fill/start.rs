@@ -8,7 +8,7 @@ use std::{
 };
 
 use larder_shared::Range;
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout};
 
 use super::{
     Fill, FillError, HELD_BACK, Phase, Source, Wants,
@@ -120,8 +120,8 @@ impl Running {
     }
 
     /// The first answer, and who gave it. A member that lives may wait for a slow registry as this node would, or be stuck:
-    /// after a while upstream is asked as well, and whoever answers first will do. `None` if meanwhile somebody came who must not wait for it: another member that may stand nearer
-    /// to the source than the one that was asked.
+    /// after a while upstream is asked as well, and whoever answers first will do. `None` if meanwhile somebody came who
+    /// must not wait for it: another member that may stand nearer to the source than the one that was asked.
     async fn open_first(
         &self,
         source: &Source,
@@ -152,7 +152,10 @@ impl Running {
                 },
                 () = self.fill.demand.notified(), if via.depth() > 0 => {
                     if least_depth(&self.fill) < depth.min(via.depth()) {
-                        return None;
+                        // That member may have its headers from the very answer that is on its way here.
+                        let answer = async { timeout(ON_ITS_WAY, &mut asked).await.ok() };
+                        let opened = if failed.is_none() { answer.await } else { None };
+                        return opened.map(|opened| (via, opened));
                     }
                 }
             }
@@ -294,6 +297,9 @@ impl Running {
 
 /// How long other members are asked for the first bytes before this node asks for them itself.
 const MEMBERS_FIRST: Duration = Duration::from_millis(1500);
+
+/// Headers reach all members at about the same time.
+const ON_ITS_WAY: Duration = Duration::from_millis(250);
 
 /// How often a blob whose bytes were wrong is begun anew without those who brought them.
 const RESTARTS: usize = 3;

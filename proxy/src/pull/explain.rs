@@ -177,13 +177,13 @@ impl Pull {
         match reference {
             Reference::Tag(tag) => {
                 let resolved = self.resolve_tag(place, tag, true).await?;
-                self.met_by_tag(place, resolved)
+                self.met_by_tag(place, resolved).await
             }
             Reference::Digest(digest) => self.meet_digest(place, digest).await,
         }
     }
 
-    fn met_by_tag(&self, place: &Place, resolved: Resolved) -> Result<Met, PullError> {
+    async fn met_by_tag(&self, place: &Place, resolved: Resolved) -> Result<Met, PullError> {
         let (outcome, detail) = concluded(&resolved);
         let Resolved {
             answer,
@@ -203,8 +203,9 @@ impl Pull {
             Known::Concluded(After::Serve(now)) => met.digest = Some(now.digest),
             Known::Concluded(After::Fetch) => met.digest = None,
             Known::Concluded(After::Stale { known, failure }) => {
+                self.right_to_stale(place, &known, &failure).await?;
                 let here = self.store.peek(&known.digest).is_some();
-                if !self.may_have_stale(place) || !(here || self.cluster.is_there()) {
+                if !(here || self.cluster.is_there()) {
                     return Err(failure.into());
                 }
                 met.stale = true;

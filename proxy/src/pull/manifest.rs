@@ -198,6 +198,24 @@ impl Pull {
         }
     }
 
+    /// The same where `failure` is why. A registry may hide behind a 404 what this caller may not read any more, so a 404
+    /// bridges nothing: where the verdict is old the origin is asked for the manifest that the tag pointed to.
+    pub(super) async fn right_to_stale(
+        &self,
+        place: &Place,
+        known: &TagRecord,
+        failure: &Failure,
+    ) -> Result<(), PullError> {
+        if !self.may_have_stale(place) {
+            return Err(failure.clone().into());
+        }
+        if let Failure::NotFound(_) = failure {
+            let subject = Subject::Manifest(Reference::Digest(known.digest));
+            self.access.prove_unless_known(place, subject).await?;
+        }
+        Ok(())
+    }
+
     /// An old answer, for a caller who may still read the repository. It says that it is old.
     async fn stale(
         &self,
@@ -207,9 +225,7 @@ impl Pull {
         age: Duration,
         head: bool,
     ) -> Result<Pulled, PullError> {
-        if !self.may_have_stale(place) {
-            return Err(failure.into());
-        }
+        self.right_to_stale(place, known, &failure).await?;
         let stored = self
             .stored_manifest(place, &Descriptor::from(known), head)
             .await;

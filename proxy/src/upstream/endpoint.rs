@@ -141,10 +141,11 @@ impl Upstreams {
             let partial = match sort(&place, parts.status, &parts.headers) {
                 // The store behind a registry says nothing about who may read: a signature may have expired.
                 Err(Failure::Refused(_)) if hops.redirected => {
-                    return Err(Failure::Unreachable {
-                        place,
-                        why: format!("it led to a place that answered {}", parts.status),
-                    });
+                    return Err(led_to_status(place, parts.status));
+                }
+                // Another place's limit is not the registry's.
+                Err(Failure::Limited { .. }) if client::origin(&hops.uri) != place => {
+                    return Err(led_to_status(place, parts.status));
                 }
                 sorted => sorted?,
             };
@@ -330,6 +331,14 @@ impl Upstreams {
                 tls: Tls::default(),
             },
         }
+    }
+}
+
+/// Where the registry led to did not give it: that is no verdict, and no wish of the registry.
+fn led_to_status(place: String, status: StatusCode) -> Failure {
+    Failure::Unreachable {
+        place,
+        why: format!("it led to a place that answered {status}"),
     }
 }
 

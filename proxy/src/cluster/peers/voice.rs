@@ -1,13 +1,15 @@
 //! How a member sounds: when it was last heard, and how long its silence is borne.
 
 use std::{
+    collections::HashMap,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use larder_shared::{Digest, Role};
 use tokio::sync::Semaphore;
 
 /// Nothing for this long, and the member is asked whether it is alive; it has this long to say so. Together they are how
@@ -21,7 +23,8 @@ const UNMEASURED: Duration = Duration::from_millis(301);
 /// How long signs take is measured this often while a member is asked for something.
 const MEASURED: Duration = Duration::from_millis(500);
 
-/// Requests to one member at once. More would each cost a handshake and bring nothing.
+/// Requests for one digest to one member at once. More would each cost a handshake and bring nothing. Another digest has
+/// slots of its own: what its source trickles must not be waited for by what the member has on its disk.
 const AT_ONCE: usize = 4;
 
 /// A member that is heard so soon after it was taken for dead was only slow.
@@ -42,8 +45,8 @@ pub(super) struct Voice {
     asked: AtomicU64,
     /// When it was last taken for dead; 0 if it was heard since.
     missed: AtomicU64,
-    /// For each role as many as there may be requests under way.
-    pub(super) slots: [Arc<Semaphore>; 3],
+    /// For each role as many as there may be requests under way: a relay that is waited for must find one to ask its root.
+    slots: Mutex<HashMap<(Digest, Role), Weak<Semaphore>>>,
 }
 
 impl Default for Voice {
@@ -53,7 +56,7 @@ impl Default for Voice {
             patience: AtomicU64::new(UNMEASURED.as_millis() as u64),
             asked: AtomicU64::new(0),
             missed: AtomicU64::new(0),
-            slots: std::array::from_fn(|_| Arc::new(Semaphore::new(AT_ONCE))),
+            slots: Mutex::default(),
         }
     }
 }
@@ -66,6 +69,18 @@ impl Voice {
         if missed > 0 && now.saturating_sub(missed) < FALSE_ALARM.as_millis() as u64 {
             self.set_patience(2 * self.patience.load(Ordering::Relaxed));
         }
+    }
+
+    /// The slots for a digest in a role. They are there for as long as somebody has them or waits for one.
+    pub(super) fn slots(&self, digest: &Digest, role: Role) -> Arc<Semaphore> {
+        let mut all = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slots) = all.get(&(*digest, role)).and_then(Weak::upgrade) {
+            return slots;
+        }
+        all.retain(|_, slots| slots.strong_count() > 0);
+        let slots = Arc::new(Semaphore::new(AT_ONCE));
+        all.insert((*digest, role), Arc::downgrade(&slots));
+        slots
     }
 
     pub(super) fn is_quiet(&self) -> bool {
