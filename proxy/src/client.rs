@@ -25,7 +25,7 @@ use hyper_util::{
 
 use rustls::pki_types::ServerName;
 
-pub use reach::{Forbidden, Reach};
+pub use reach::{Forbidden, Reach, Whose};
 pub use tls::{Tls, TlsError};
 
 /// A connection must stand within this time.
@@ -281,18 +281,65 @@ fn explain(error: &legacy::Error) -> SendError {
     }
 }
 
+/// Why a body was not collected.
+#[derive(Debug, thiserror::Error)]
+pub enum Uncollected {
+    #[error("the answer is longer than {0} bytes")]
+    TooLong(u64),
+    #[error("{0}")]
+    Broken(String),
+    #[error("the answer was not complete within {0:?}")]
+    Late(Duration),
+}
+
 /// Collects a body of at most `limit` bytes within `within`.
-pub async fn collect(body: Incoming, limit: u64, within: Duration) -> Result<Bytes, String> {
+pub async fn collect_bounded(
+    body: Incoming,
+    limit: u64,
+    within: Duration,
+) -> Result<Bytes, Uncollected> {
     let collected =
         tokio::time::timeout(within, Limited::new(body, limit as usize).collect()).await;
     match collected {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(format!("the answer is longer than {limit} bytes"))
-        }
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("the answer was not complete within {within:?}")),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Uncollected::TooLong(limit)),
+        Ok(Err(error)) => Err(Uncollected::Broken(error.to_string())),
+        Err(_) => Err(Uncollected::Late(within)),
     }
+}
+
+/// The same, with the reason as text.
+pub async fn collect(body: Incoming, limit: u64, within: Duration) -> Result<Bytes, String> {
+    let collected = collect_bounded(body, limit, within).await;
+    collected.map_err(|why| why.to_string())
+}
+
+/// Whether two URLs lead to the same place: scheme, host and port, each in its one spelling.
+pub fn same_place(a: &Uri, b: &Uri) -> bool {
+    let place = |uri: &Uri| {
+        let host = larder_shared::name::canonical_host(uri.host()?)?;
+        let scheme = uri.scheme_str()?;
+        let port = uri.port_u16().or(match scheme {
+            "http" => Some(80),
+            "https" => Some(443),
+            _ => None,
+        });
+        Some((scheme.to_owned(), host, port?))
+    };
+    let a = place(a);
+    a.is_some() && a == place(b)
+}
+
+/// Whether a URL's host is this node's loopback, as it is written.
+pub fn is_loopback(uri: &Uri) -> bool {
+    let host = uri.host().and_then(larder_shared::name::canonical_host);
+    host.is_some_and(|host| {
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        host == "localhost"
+            || bare
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|ip| ip.is_loopback())
+    })
 }
 
 /// `scheme://host:port` of a URL, for messages: never the path or the query.

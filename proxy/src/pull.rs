@@ -290,7 +290,9 @@ impl Pull {
     ) -> Result<Place, PullError> {
         let config = self.config.load();
         let named = |patterns: &[crate::config::Pattern]| {
-            patterns.iter().any(|p| p.matches(registry.as_str()))
+            patterns
+                .iter()
+                .any(|p| p.matches_registry(registry.as_str()))
         };
         if named(&config.registry.deny) || !named(&config.registry.allow) {
             return Err(PullError::NotAllowed(registry));

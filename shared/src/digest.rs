@@ -160,6 +160,15 @@ pub enum Hasher {
     Sha512(Box<Sha512>),
 }
 
+impl fmt::Debug for Hasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sha256(_) => "Hasher(sha256)",
+            Self::Sha512(_) => "Hasher(sha512)",
+        })
+    }
+}
+
 impl Hasher {
     pub fn new(algorithm: Algorithm) -> Self {
         match algorithm {

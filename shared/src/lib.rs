@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod digest;
 pub mod error;
+pub mod link;
 pub mod media;
 pub mod name;
 pub mod range;

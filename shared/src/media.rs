@@ -1,31 +1,83 @@
 //! Media types of manifests.
 
 /// What larder asks upstreams for, always and for everyone (promise P3): a client's own `Accept` must not decide what
-/// the next client gets. Schema 1 comes last: it is passed through for the registries that have nothing else.
+/// the next client gets.
 pub const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json, \
-     application/vnd.oci.artifact.manifest.v1+json, \
-     application/vnd.docker.distribution.manifest.v1+prettyjws;q=0.2, */*;q=0.1";
+     application/vnd.oci.artifact.manifest.v1+json, */*;q=0.1";
 
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
-/// Bytes of the largest manifest that is kept and served (the distribution-spec asks for at least 4 MiB).
+/// Bytes of the largest manifest that is kept (the distribution-spec asks for at least 4 MiB). A larger one is passed on.
 pub const MAX_MANIFEST: u64 = 4 << 20;
 
-/// Docker's schema 1 is signed inline: its bytes do not hash to its digest, so it is passed on and never kept.
+/// What a manifest says of itself.
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Marks {
+    /// A number; registries do not care how it is written.
+    schema_version: Option<f64>,
+    media_type: Option<String>,
+    manifests: Option<serde::de::IgnoredAny>,
+    layers: Option<serde::de::IgnoredAny>,
+    config: Option<serde::de::IgnoredAny>,
+}
+
+/// What a manifest's bytes tell of its media type.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// This type, by its own words or by its shape.
+    Is(String),
+    /// Docker's schema 1. It is signed inline, so its bytes do not hash to its digest: nobody can verify it.
+    Schema1,
+    /// The bytes do not tell.
+    Untold,
+}
+
+/// The media type of a manifest by its bytes. A header that came with it, if any, decides between types of one shape
+/// alone: `told` is what the origin's header said, and a mirror's or a member's does not count.
+pub fn kind(bytes: &[u8], told: Option<&str>) -> Kind {
+    let Ok(marks) = serde_json::from_slice::<Marks>(bytes) else {
+        return Kind::Untold;
+    };
+    let own = marks.media_type.filter(|own| is_media_type(own));
+    if marks.schema_version == Some(1.0) || own.as_deref().is_some_and(is_schema1) {
+        return Kind::Schema1;
+    }
+    if let Some(own) = own {
+        return Kind::Is(own);
+    }
+    let shaped = match (&marks.manifests, &marks.layers, &marks.config) {
+        (Some(_), None, None) => [OCI_INDEX, DOCKER_LIST],
+        (None, Some(_), _) | (None, _, Some(_)) => [OCI_MANIFEST, DOCKER_MANIFEST],
+        _ => return Kind::Untold,
+    };
+    let told = told.and_then(|told| told.split(';').next()).map(str::trim);
+    let of_shape = shaped.into_iter().find(|shape| told == Some(*shape));
+    Kind::Is(of_shape.unwrap_or(shaped[0]).to_owned())
+}
+
+/// Whether a media type is Docker's schema 1.
 pub fn is_schema1(media_type: &str) -> bool {
     media_type.starts_with("application/vnd.docker.distribution.manifest.v1+")
+}
+
+/// `type/subtype`, as a header may hold it.
+fn is_media_type(text: &str) -> bool {
+    let token = |part: &str| {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&b);
+        !part.is_empty() && part.bytes().all(plain)
+    };
+    let parts = text.split_once('/');
+    text.len() <= 255 && parts.is_some_and(|(kind, subtype)| token(kind) && token(subtype))
 }
 
 /// Whether these bytes are a manifest of any kind: a JSON object that tells its schema or its own type. Its `Content-Type`
 /// does not decide, since plain file servers call a manifest what they like.
 pub fn is_manifest(bytes: &[u8]) -> bool {
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Marks {
-        schema_version: Option<u64>,
-        media_type: Option<String>,
-    }
     serde_json::from_slice(bytes)
         .is_ok_and(|marks: Marks| marks.schema_version.is_some() || marks.media_type.is_some())
 }
@@ -33,6 +85,98 @@ pub fn is_manifest(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_bytes_tell_the_type() {
+        let is = |media_type: &str| Kind::Is(media_type.to_owned());
+        let custom = "application/vnd.example+json";
+        for (text, told, kind_is) in [
+            (
+                r#"{"schemaVersion":2,"mediaType":"application/vnd.example+json","layers":[]}"#,
+                Some(OCI_INDEX),
+                is(custom),
+            ),
+            (r#"{"schemaVersion":2,"manifests":[]}"#, None, is(OCI_INDEX)),
+            (
+                r#"{"schemaVersion":2,"manifests":[]}"#,
+                Some(DOCKER_LIST),
+                is(DOCKER_LIST),
+            ),
+            (
+                r#"{"schemaVersion":2,"manifests":[]}"#,
+                Some(OCI_MANIFEST),
+                is(OCI_INDEX),
+            ),
+            (
+                r#"{"schemaVersion":2,"manifests":[]}"#,
+                Some("text/html"),
+                is(OCI_INDEX),
+            ),
+            (
+                r#"{"schemaVersion":2,"config":{},"layers":[]}"#,
+                None,
+                is(OCI_MANIFEST),
+            ),
+            (
+                r#"{"schemaVersion":2,"config":{},"layers":[]}"#,
+                Some(DOCKER_MANIFEST),
+                is(DOCKER_MANIFEST),
+            ),
+            (
+                r#"{"schemaVersion":2,"config":{}}"#,
+                Some("application/vnd.docker.distribution.manifest.v2+json; charset=utf-8"),
+                is(DOCKER_MANIFEST),
+            ),
+            (
+                r#"{"schemaVersion":2,"layers":[]}"#,
+                Some(OCI_INDEX),
+                is(OCI_MANIFEST),
+            ),
+            (
+                r#"{"schemaVersion":2.0,"layers":[]}"#,
+                None,
+                is(OCI_MANIFEST),
+            ),
+            // Both shapes at once, or none: what it is depends on who looks.
+            (
+                r#"{"schemaVersion":2,"layers":[],"manifests":[]}"#,
+                Some(OCI_INDEX),
+                Kind::Untold,
+            ),
+            (r#"{"schemaVersion":2}"#, Some(OCI_INDEX), Kind::Untold),
+            ("{}", Some(OCI_INDEX), Kind::Untold),
+            ("<html>", Some(OCI_INDEX), Kind::Untold),
+            // No header can hold these.
+            (
+                r#"{"mediaType":"a/b\r\nX: y","layers":[]}"#,
+                None,
+                is(OCI_MANIFEST),
+            ),
+            (
+                r#"{"mediaType":"text","layers":[]}"#,
+                None,
+                is(OCI_MANIFEST),
+            ),
+            (r#"{"mediaType":"","layers":[]}"#, None, is(OCI_MANIFEST)),
+            (
+                r#"{"schemaVersion":1,"signatures":[]}"#,
+                Some(OCI_MANIFEST),
+                Kind::Schema1,
+            ),
+            (
+                r#"{"schemaVersion":1,"mediaType":"application/vnd.oci.image.index.v1+json"}"#,
+                None,
+                Kind::Schema1,
+            ),
+            (
+                r#"{"schemaVersion":2,"mediaType":"application/vnd.docker.distribution.manifest.v1+prettyjws"}"#,
+                None,
+                Kind::Schema1,
+            ),
+        ] {
+            assert_eq!(kind(text.as_bytes(), told), kind_is, "{text} {told:?}");
+        }
+    }
 
     #[test]
     fn what_is_a_manifest() {

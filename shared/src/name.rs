@@ -3,7 +3,12 @@
 //! The grammars are those of the OCI distribution-spec ("Pulling manifests", `<name>` and `<reference>`). A value of
 //! one of these types has passed its grammar, so it may become a path component or a URL without further checks.
 
-use std::{borrow::Borrow, fmt, str::FromStr};
+use std::{
+    borrow::Borrow,
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
 
 use crate::digest::{Digest, DigestError};
 
@@ -62,8 +67,10 @@ macro_rules! text_type {
     };
 }
 
-/// A registry as containerd's `ns` has it: host in lower case, port if it is not implied.
+/// A registry as containerd's `ns` has it, in one spelling: what reaches the same place is the same name.
 ///
+/// The host is in lower case, without the dot that ends a full name; an address is written as the standard library
+/// writes it, and IPv4 in IPv6 as IPv4. The port has no leading zeros, and 443, which is implied, is left out.
 /// `docker.io`, `index.docker.io` and `registry-1.docker.io` are one registry (promise P2) and all become `docker.io`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RegistryName(String);
@@ -72,48 +79,94 @@ text_type!(RegistryName);
 /// The key that Docker Hub's three names share.
 pub const DOCKER_HUB: &str = "docker.io";
 
+/// The port that a registry's name implies.
+const IMPLIED_PORT: u16 = 443;
+
 impl FromStr for RegistryName {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let text = text.to_ascii_lowercase();
-        let (host, port) = if let Some(rest) = text.strip_prefix('[') {
-            let (inner, tail) = rest.split_once(']').ok_or(NameError::Registry)?;
-            inner
-                .parse::<std::net::Ipv6Addr>()
-                .map_err(|_| NameError::Registry)?;
-            (None, tail)
-        } else {
-            match text.split_once(':') {
-                Some((host, port)) => (Some(host), &text[text.len() - port.len() - 1..]),
-                None => (Some(text.as_str()), ""),
-            }
+        // The colons of an IPv6 address end at its bracket.
+        let host_end = text.rfind(']').map_or(0, |end| end + 1);
+        let (host, port) = match text[host_end..].find(':') {
+            Some(at) => text.split_at(host_end + at),
+            None => (text, ""),
         };
-        if let Some(host) = host {
-            let label = |l: &str| {
-                !l.is_empty()
-                    && l.bytes().all(|b| {
-                        b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_'
-                    })
-                    && !l.starts_with('-')
-                    && !l.ends_with('-')
-            };
-            if host.len() > 253 || !host.split('.').all(label) {
-                return Err(NameError::Registry);
+        let host = canonical_host(host).ok_or(NameError::Registry)?;
+        let port = match port.strip_prefix(':') {
+            None => None,
+            Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
+                let port: u16 = digits.parse().map_err(|_| NameError::Registry)?;
+                if port == 0 {
+                    return Err(NameError::Registry);
+                }
+                Some(port)
             }
-        }
-        if !port.is_empty() {
-            let digits = port.strip_prefix(':').ok_or(NameError::Registry)?;
-            let plain = digits.bytes().all(|b| b.is_ascii_digit());
-            if !plain || !digits.parse::<u16>().is_ok_and(|p| p > 0) {
-                return Err(NameError::Registry);
+            Some(_) => return Err(NameError::Registry),
+        };
+        Ok(Self(match port {
+            Some(port) if port != IMPLIED_PORT => format!("{host}:{port}"),
+            _ if matches!(host.as_str(), "index.docker.io" | "registry-1.docker.io") => {
+                DOCKER_HUB.to_owned()
             }
-        }
-        Ok(Self(match text.as_str() {
-            "index.docker.io" | "registry-1.docker.io" => DOCKER_HUB.to_owned(),
-            _ => text,
+            _ => host,
         }))
     }
+}
+
+/// The one spelling of a host: a name, an IPv4 address, or an IPv6 address in brackets. `None` for what is no host.
+pub fn canonical_host(text: &str) -> Option<String> {
+    if let Some(inner) = text.strip_prefix('[') {
+        let v6: Ipv6Addr = inner.strip_suffix(']')?.parse().ok()?;
+        return Some(match v6.to_ipv4_mapped() {
+            Some(v4) => v4.to_string(),
+            None => format!("[{v6}]"),
+        });
+    }
+    let text = text.to_ascii_lowercase();
+    let name = text.strip_suffix('.').unwrap_or(&text);
+    let label = |l: &str| {
+        !l.is_empty()
+            && l.bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
+            && !l.starts_with('-')
+            && !l.ends_with('-')
+    };
+    if name.len() > 253 || !name.split('.').all(label) {
+        return None;
+    }
+    Some(legacy_v4(name).map_or_else(|| name.to_owned(), |v4| v4.to_string()))
+}
+
+/// An IPv4 address in any of the spellings that resolvers read (inet_aton): up to four numbers, in decimal, octal or
+/// hexadecimal, of which the last stands for all bytes that are left.
+fn legacy_v4(text: &str) -> Option<Ipv4Addr> {
+    let number = |part: &str| -> Option<u64> {
+        let (digits, radix) = match (part.strip_prefix("0x"), part.strip_prefix('0')) {
+            (Some(hex), _) => (hex, 16),
+            (None, Some(octal)) if !octal.is_empty() => (octal, 8),
+            _ => (part, 10),
+        };
+        let plain = digits.bytes().all(|b| b.is_ascii_hexdigit());
+        (plain && digits.len() <= 16).then(|| u64::from_str_radix(digits, radix).ok())?
+    };
+    let parts: Option<Vec<u64>> = text.split('.').map(number).collect();
+    let parts = parts.filter(|parts| parts.len() <= 4)?;
+    let (last, before) = parts.split_last()?;
+    let mut address = 0_u64;
+    for part in before {
+        if *part > 255 {
+            return None;
+        }
+        address = address << 8 | part;
+    }
+    let bits = 8 * (4 - before.len() as u32);
+    if last >> bits != 0 {
+        return None;
+    }
+    u32::try_from(address << bits | last)
+        .ok()
+        .map(Ipv4Addr::from)
 }
 
 impl RegistryName {
@@ -124,7 +177,12 @@ impl RegistryName {
     /// Whether the first component of an image reference names a registry rather than a repository
     /// (containers/image and containerd's rule: it has a dot or a port, or is `localhost`).
     pub fn is_plausible(component: &str) -> bool {
-        component == "localhost" || component.contains(['.', ':'])
+        component.eq_ignore_ascii_case("localhost") || component.contains(['.', ':'])
+    }
+
+    /// The registry that the first component of an image reference or of a path names, if it does.
+    pub fn in_front(component: &str) -> Option<Self> {
+        Self::is_plausible(component).then(|| component.parse().ok())?
     }
 }
 
@@ -322,6 +380,30 @@ mod tests {
             ("127.0.0.1:5000", "127.0.0.1:5000"),
             ("[::1]:5000", "[::1]:5000"),
             ("localhost", "localhost"),
+            ("LocalHost.", "localhost"),
+            ("ghcr.io:443", "ghcr.io"),
+            ("ghcr.io:00443", "ghcr.io"),
+            ("GHCR.io.:443", "ghcr.io"),
+            ("ghcr.io:80", "ghcr.io:80"),
+            ("ghcr.io:05000", "ghcr.io:5000"),
+            ("Index.Docker.io.:443", "docker.io"),
+            ("docker.io:5000", "docker.io:5000"),
+            ("index.docker.io:5000", "index.docker.io:5000"),
+            ("127.1:5000", "127.0.0.1:5000"),
+            ("0x7f.1", "127.0.0.1"),
+            ("017700000001", "127.0.0.1"),
+            ("2130706433:443", "127.0.0.1"),
+            ("0", "0.0.0.0"),
+            ("1.2.3", "1.2.0.3"),
+            ("256.1", "256.1"),
+            ("1.2.3.256", "1.2.3.256"),
+            ("4294967296", "4294967296"),
+            ("08.1", "08.1"),
+            ("v1.2", "v1.2"),
+            ("[0:0:0::1]:5000", "[::1]:5000"),
+            ("[FD00::A]", "[fd00::a]"),
+            ("[::ffff:127.0.0.1]:5000", "127.0.0.1:5000"),
+            ("[::FFFF:7f00:1]:443", "127.0.0.1"),
         ] {
             assert_eq!(given.parse::<RegistryName>().unwrap().as_str(), means);
         }
@@ -337,6 +419,13 @@ mod tests {
             "a:99999",
             "a:+1",
             "a:",
+            "a:000",
+            "a:1:2",
+            "a..",
+            "a.io:443:443",
+            "[::1]:",
+            "[fe80::1%eth0]",
+            "a]:1",
             "u@a.io",
             "https://a.io",
             "[::1",
@@ -397,6 +486,44 @@ mod tests {
             if let Ok(tag) = text.parse::<Tag>() {
                 prop_assert!(!tag.as_str().contains('/') && !tag.as_str().starts_with('.'));
             }
+        }
+
+        #[test]
+        fn a_registry_is_spelled_in_one_way(text in "[a-zA-Z0-9.\\[\\]:_-]{0,20}|[0-9x.]{1,12}(:0{0,3}[0-9]{1,4})?|\\[[0-9a-fA-F:.]{0,20}\\](:[0-9]{1,5})?") {
+            if let Ok(once) = text.parse::<RegistryName>() {
+                prop_assert_eq!(once.as_str().parse::<RegistryName>().unwrap(), once);
+            }
+        }
+
+        #[test]
+        fn what_reaches_the_same_place_is_the_same_name(
+            host in "[a-z]{1,6}(\\.[a-z0-9]{1,5}[a-z]){0,2}",
+            v4 in any::<Option<u32>>(),
+            port in prop_oneof![Just(443_u16), 1_u16..],
+            zeros in "0{0,3}",
+            upper in any::<bool>(),
+            spelling in 0_usize..6,
+        ) {
+            let (host, other) = match v4.map(std::net::Ipv4Addr::from) {
+                None => (host.clone(), format!("{host}.")),
+                Some(v4) => {
+                    let [a, b, c, d] = v4.octets();
+                    let other = match spelling {
+                        0 => u32::from(v4).to_string(),
+                        1 => format!("{:#x}", u32::from(v4)),
+                        2 => format!("{a}.{:#o}", u32::from(v4) & 0xff_ffff).replace("0o", "0"),
+                        3 => format!("[{}]", v4.to_ipv6_mapped()),
+                        4 => format!("[::ffff:{a:02x}{b:02x}:{c:02x}{d:02x}]"),
+                        _ => format!("{a}.{b}.{}", u32::from(v4) & 0xffff),
+                    };
+                    (v4.to_string(), other)
+                }
+            };
+            let other = if upper { other.to_ascii_uppercase() } else { other };
+            let plain = if port == 443 { host } else { format!("{host}:{port}") };
+            let same: RegistryName = format!("{other}:{zeros}{port}").parse().unwrap();
+            prop_assert_eq!(&same, &plain.parse::<RegistryName>().unwrap());
+            prop_assert_eq!(same.as_str(), plain);
         }
 
         #[test]

@@ -107,7 +107,8 @@ impl Address {
     /// The address of a repository, as containerd has it.
     pub fn of(registry: &RegistryName, repository: &Repository) -> Self {
         // A first component that names the registry is taken off: then it needs another one.
-        let named = repository.as_str().split('/').next() == Some(registry.as_str());
+        let first = repository.as_str().split('/').next();
+        let named = first.and_then(RegistryName::in_front).as_ref() == Some(registry);
         let prefix = if named {
             format!("{registry}/")
         } else {
@@ -122,8 +123,8 @@ impl Address {
     /// The registry and the repository within it.
     ///
     /// With `ns`, the first component is taken off only when it names that same registry (BuildKit, and hosts.toml
-    /// with a path, send both). Without, the first component decides if it looks like a host or is an alias; else
-    /// the default upstream is meant.
+    /// with a path, send both); an alias there is a part of the repository's name. Without, the first component decides
+    /// if it looks like a host or is an alias; else the default upstream is meant.
     ///
     /// # Errors
     /// 400 `NAME_INVALID`
@@ -131,16 +132,14 @@ impl Address {
         &self,
         registries: &impl Registries,
     ) -> Result<(RegistryName, Repository), OciError> {
-        let first = self.path.split_once('/');
-        let named = |component: &str| -> Option<RegistryName> {
-            registries.alias(component).or_else(|| {
-                RegistryName::is_plausible(component)
-                    .then(|| component.parse().ok())
-                    .flatten()
-            })
+        let named = |component: &str| {
+            let alias = registries.alias(component);
+            alias.or_else(|| RegistryName::in_front(component))
         };
-        let (registry, path) = match (&self.ns, first) {
-            (Some(ns), Some((component, rest))) if named(component).as_ref() == Some(ns) => {
+        let (registry, path) = match (&self.ns, self.path.split_once('/')) {
+            (Some(ns), Some((component, rest)))
+                if RegistryName::in_front(component).as_ref() == Some(ns) =>
+            {
                 (ns.clone(), rest)
             }
             (Some(ns), _) => (ns.clone(), self.path.as_str()),
@@ -152,6 +151,35 @@ impl Address {
         };
         let repository = in_registry(&registry, path).map_err(|e| invalid_name(path, &e))?;
         Ok((registry, repository))
+    }
+
+    /// The path and query at which larder gives the next page of a list (`tags/list`, `referrers/…`) to the client that
+    /// asked for this one. `query` is the registry's own.
+    ///
+    /// The path is absolute: containers/image, oras-py and dxf do not resolve a bare `?…`. Its name part, and `ns`, are
+    /// the client's own.
+    pub fn next_page(&self, list: &str, query: &str) -> String {
+        // What a URL's path may hold, and the registry's port and a digest's colon as they are (RFC 3986 section 3.3).
+        const KEPT: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
+            .remove(b'-')
+            .remove(b'.')
+            .remove(b'_')
+            .remove(b'~')
+            .remove(b'/')
+            .remove(b':');
+        let path = percent_encoding::utf8_percent_encode(&self.path, KEPT);
+        // A registry that is larder too repeats its own `ns`.
+        let query = without_ns(query).collect::<Vec<_>>().join("&");
+        // Some clients cut a `Link` at its first `;`.
+        let query = query.replace(';', "%3B");
+        let ns = match &self.ns {
+            Some(ns) => {
+                let encoded = form_urlencoded::byte_serialize(ns.as_str().as_bytes());
+                format!("&ns={}", encoded.collect::<String>())
+            }
+            None => String::new(),
+        };
+        format!("/v2/{path}/{list}?{query}{ns}")
     }
 
     /// The registry of `ns`, as the client named it: `OCI-Namespace` repeats it.
@@ -200,14 +228,12 @@ fn printable(text: &str) -> Cow<'_, str> {
     )
 }
 
-/// Takes `ns` out of the query; the rest goes upstream.
+/// Takes `ns` out of the query; the rest goes upstream as it was written.
 fn split_query(query: Option<&str>) -> Result<(Option<RegistryName>, String), OciError> {
+    let query = query.unwrap_or_default();
     let mut ns = None;
-    let mut rest = form_urlencoded::Serializer::new(String::new());
-    for (key, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
-        if key != "ns" {
-            rest.append_pair(&key, &value);
-        } else if !value.is_empty() {
+    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+        if key == "ns" && !value.is_empty() {
             let name: RegistryName = value.parse().map_err(|e: NameError| {
                 OciError::new(
                     ErrorCode::NameInvalid,
@@ -222,7 +248,15 @@ fn split_query(query: Option<&str>) -> Result<(Option<RegistryName>, String), Oc
             }
         }
     }
-    Ok((ns, rest.finish()))
+    Ok((ns, without_ns(query).collect::<Vec<_>>().join("&")))
+}
+
+/// The parts of a query but for `ns`. A registry's cursor is its own business, so they stay as they are written.
+fn without_ns(query: &str) -> impl Iterator<Item = &str> {
+    query.split('&').filter(|part| {
+        let key = form_urlencoded::parse(part.as_bytes()).next();
+        key.is_some_and(|(key, _)| key != "ns")
+    })
 }
 
 #[cfg(test)]
@@ -301,8 +335,14 @@ mod tests {
             (
                 "/v2/hub/nginx/manifests/1",
                 Some("ns=docker.io"),
-                "docker.io library/nginx 1",
+                "docker.io hub/nginx 1",
             ),
+            (
+                "/v2/GHCR.io:443/a/b/manifests/1",
+                Some("ns=ghcr.io."),
+                "ghcr.io a/b 1",
+            ),
+            ("/v2/127.1:05000/a/manifests/1", None, "127.0.0.1:5000 a 1"),
             (
                 "/v2/hub/nginx/manifests/1",
                 Some("ns=ghcr.io"),
@@ -357,7 +397,57 @@ mod tests {
         else {
             panic!("not a tags route")
         };
-        assert_eq!(query, "n=2&last=x+y");
+        assert_eq!(query, "n=2&last=x%20y");
+    }
+
+    #[test]
+    fn the_next_page_is_asked_here_by_an_absolute_path() {
+        for (asked, query, expected) in [
+            (
+                "/v2/a/b/tags/list?n=5&ns=r.io:5000",
+                "n=5&last=x",
+                "/v2/a/b/tags/list?n=5&last=x&ns=r.io%3A5000",
+            ),
+            (
+                "/v2/a/b/tags/list?ns=R.io",
+                "last=x%2By+z%3D",
+                "/v2/a/b/tags/list?last=x%2By+z%3D&ns=r.io",
+            ),
+            (
+                "/v2/r.io:5000/a/tags/list",
+                "last=x",
+                "/v2/r.io:5000/a/tags/list?last=x",
+            ),
+            (
+                "/v2/%5B::1%5D:5000/a/tags/list",
+                "last=x",
+                "/v2/%5B::1%5D:5000/a/tags/list?last=x",
+            ),
+            (
+                "/v2/r.io/a/tags/list?ns=r.io",
+                "cursor",
+                "/v2/r.io/a/tags/list?cursor&ns=r.io",
+            ),
+            // What larder behind larder says, and what would end a link too soon.
+            (
+                "/v2/a/tags/list?ns=r.io",
+                "n=1&ns=other.io&last=x",
+                "/v2/a/tags/list?n=1&last=x&ns=r.io",
+            ),
+            ("/v2/a/tags/list", "last=x;y", "/v2/a/tags/list?last=x%3By"),
+        ] {
+            let (path, written) = asked.split_once('?').unwrap_or((asked, ""));
+            let Ok(Some(Route::Tags(address, _))) = Route::parse(path, Some(written)) else {
+                panic!("not a tags route: {asked}")
+            };
+            let next = address.next_page("tags/list", query);
+            assert_eq!(next, expected, "{asked}");
+            let (path, query) = next.split_once('?').expect("a query");
+            let Ok(Some(Route::Tags(again, _))) = Route::parse(path, Some(query)) else {
+                panic!("not a tags route: {next}")
+            };
+            assert_eq!(again, address, "{next}");
+        }
     }
 
     proptest! {

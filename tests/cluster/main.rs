@@ -8,6 +8,7 @@ mod liars;
 mod members;
 mod outage;
 mod private;
+mod reach;
 mod seeing;
 mod shaped;
 mod together;

@@ -53,7 +53,8 @@ async fn both_addressings_and_their_combinations() {
         ),
         ("hub/nginx", None, &hub, "library/nginx"),
         ("hub/owner/app", None, &hub, "owner/app"),
-        ("hub/nginx", Some("docker.io"), &hub, "library/nginx"),
+        // With `ns`, an alias is a part of the repository's name.
+        ("hub/nginx", Some("docker.io"), &hub, "hub/nginx"),
         ("team/app", Some("ghcr.io"), &other, "team/app"),
         ("team/app", Some("GHCR.io"), &other, "team/app"),
         ("ghcr.io/team/app", None, &other, "team/app"),
@@ -79,7 +80,12 @@ async fn both_addressings_and_their_combinations() {
         ("team/app", Some(encoded.as_str()), &other, "team/app"),
         (with_port.as_str(), None, &other, "team/app"),
         ("local/team/app", None, &other, "team/app"),
-        ("local/team/app", Some(port.as_str()), &other, "team/app"),
+        (
+            "local/team/app",
+            Some(port.as_str()),
+            &other,
+            "local/team/app",
+        ),
     ] {
         let name = if std::ptr::eq(at, &raw const hub) {
             "hub"
@@ -169,4 +175,103 @@ async fn what_the_operator_denies_is_not_asked_for() {
         assert_eq!(answer.json()["errors"][0]["code"], "DENIED");
     }
     assert_eq!(fake.connections(), 0);
+}
+
+/// All spellings of a registry that reach the same place are one registry: one cache, one section, one rule.
+#[tokio::test]
+async fn a_registry_has_one_name_however_it_is_spelled() {
+    let named = [
+        "registry.test",
+        "Registry.TEST",
+        "registry.test.",
+        "registry.test:443",
+        "registry.test:00443",
+        "REGISTRY.test.:443",
+    ];
+    let v4 = [
+        "127.0.0.1:5000",
+        "127.0.0.1:05000",
+        "127.1:5000",
+        "0x7f.0.0.1:5000",
+        "2130706433:5000",
+        "%5B::ffff:127.0.0.1%5D:5000",
+        "%5B0:0:0:0:0:FFFF:7f00:1%5D:5000",
+    ];
+    let v6 = [
+        "%5B::1%5D:5000",
+        "%5B0:0:0::0001%5D:5000",
+        "%5B0::0:1%5D:005000",
+    ];
+    for spellings in [&named[..], &v4, &v6] {
+        let fake = FakeRegistry::start().await;
+        let text = put(&fake, "one", "team/app");
+        // In the file, each in turn.
+        for (i, said) in spellings.iter().enumerate() {
+            let said = said.replace("%5B", "[").replace("%5D", "]");
+            let upstream = format!("[upstreams.\"{said}\"]\nendpoints = [\"{}\"]\n", fake.url());
+            let node = Node::builder().config(upstream.clone()).start().await;
+            fake.reset_counts();
+            for spelling in spellings {
+                let prefixed = format!("{spelling}/team/app");
+                for (path, ns) in [
+                    ("team/app", Some(*spelling)),
+                    (&prefixed, None),
+                    (&prefixed, Some(*spelling)),
+                ] {
+                    let answer = get(&node, path, ns).await;
+                    assert_eq!(
+                        (answer.status, answer.text()),
+                        (200, text.clone()),
+                        "{said}: {path} {ns:?}"
+                    );
+                }
+            }
+            let fetched = fake.count(|seen| seen.kind == Kind::Manifest && seen.method == "GET");
+            assert_eq!(fetched, 1, "{said}: one cache");
+            for rule in [
+                format!("deny = [\"{said}\"]"),
+                "allow = [\"docker.io\"]".to_owned(),
+                format!("default_upstream = \"{said}\""),
+            ] {
+                let node = Node::builder().config(format!("[registry]\n{rule}\n{upstream}"));
+                let node = node.start().await;
+                let spelling = spellings[(i + 1) % spellings.len()];
+                let answer = get(&node, "team/app", Some(spelling)).await;
+                if rule.starts_with("default") {
+                    assert_eq!(get(&node, "team/app", None).await.text(), text, "{rule}");
+                    continue;
+                }
+                assert_eq!(answer.status, 403, "{rule} {spelling}: {}", answer.text());
+            }
+        }
+    }
+}
+
+/// Patterns mean registries, too.
+#[tokio::test]
+async fn a_pattern_is_for_a_registry_however_either_is_spelled() {
+    let fake = FakeRegistry::start().await;
+    put(&fake, "x", "team/app");
+    let upstream = format!(
+        "[upstreams.\"registry.test\"]\nendpoints = [\"{}\"]\n",
+        fake.url()
+    );
+    for (pattern, status) in [
+        ("*.test", 403),
+        ("*.TEST.", 403),
+        ("registry.*:443", 403),
+        ("registry.*:0443", 403),
+        ("registry.test:*", 403),
+        ("registry.test:80", 200),
+        ("*:5000", 200),
+        ("registry.test.*", 200),
+    ] {
+        let node =
+            Node::builder().config(format!("[registry]\ndeny = [\"{pattern}\"]\n{upstream}"));
+        let node = node.start().await;
+        for spelling in ["registry.test", "registry.TEST.:0443", "registry.test:443"] {
+            let answer = get(&node, "team/app", Some(spelling)).await;
+            assert_eq!(answer.status, status, "{pattern} {spelling}");
+        }
+    }
 }

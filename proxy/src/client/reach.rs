@@ -17,6 +17,33 @@ pub enum Reach {
     Public,
 }
 
+/// Whose endpoint a place is that an upstream led to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Whose {
+    /// The configuration names it for the registry that led there.
+    Its,
+    /// The configuration names it for another registry.
+    Another,
+    /// The configuration does not name it.
+    Nobody,
+}
+
+impl Reach {
+    /// How far a place is reached that an upstream led to, by a redirect or a realm. `from_loopback`: the upstream is on
+    /// this node's loopback itself.
+    ///
+    /// A registry that anyone may name must not get at what the operator has opened for another one. A configured one
+    /// may lead on inside its network, and to loopback only if it is there.
+    pub fn led(self, whose: Whose, from_loopback: bool) -> Self {
+        match (whose, self) {
+            (Whose::Its, _) => Self::Named,
+            (Whose::Another, Self::Named) if from_loopback => Self::Named,
+            (Whose::Another | Whose::Nobody, Self::Named) => Self::Direct,
+            (Whose::Another | Whose::Nobody, Self::Direct | Self::Public) => Self::Public,
+        }
+    }
+}
+
 /// An address that may not be connected to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
@@ -109,6 +136,30 @@ fn embedded_v4(v6: Ipv6Addr) -> Option<Ipv4Addr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_registry_gets_by_leading_there() {
+        use Reach::{Direct, Named, Public};
+        for (whose, from, from_loopback, reach) in [
+            (Whose::Its, Named, false, Named),
+            (Whose::Its, Direct, false, Named),
+            (Whose::Another, Named, true, Named),
+            (Whose::Another, Named, false, Direct),
+            (Whose::Another, Direct, true, Public),
+            (Whose::Another, Direct, false, Public),
+            (Whose::Another, Public, true, Public),
+            (Whose::Nobody, Named, true, Direct),
+            (Whose::Nobody, Named, false, Direct),
+            (Whose::Nobody, Direct, false, Public),
+            (Whose::Nobody, Public, false, Public),
+        ] {
+            assert_eq!(
+                from.led(whose, from_loopback),
+                reach,
+                "{whose:?} {from:?} {from_loopback}"
+            );
+        }
+    }
 
     #[test]
     fn table() {

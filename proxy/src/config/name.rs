@@ -1,7 +1,8 @@
 //! Names of registries: which are well formed, and which mean the same registry.
 
 use std::borrow::Cow;
-use std::net::Ipv6Addr;
+
+use larder_shared::{RegistryName, name::canonical_host};
 
 /// The one name under which Docker Hub is known here.
 pub const DOCKER_HUB: &str = "docker.io";
@@ -9,19 +10,31 @@ pub const DOCKER_HUB: &str = "docker.io";
 /// The host that serves Docker Hub's registry API.
 pub(super) const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
 
-/// The one spelling of a registry's name: lower case, and `docker.io` for each of Docker Hub's hosts.
-///
-/// Host names do not distinguish case, and clients name Docker Hub by any of its three hosts.
+/// The one spelling of a registry's name (see [`RegistryName`]). What is no name stays as it is.
 pub fn canonical(registry: &str) -> Cow<'_, str> {
-    for hub in [DOCKER_HUB, "index.docker.io", DOCKER_HUB_HOST] {
-        if registry.eq_ignore_ascii_case(hub) {
-            return Cow::Borrowed(DOCKER_HUB);
-        }
+    match registry.parse::<RegistryName>() {
+        Ok(name) if name.as_str() == registry => Cow::Borrowed(registry),
+        Ok(name) => Cow::Owned(name.to_string()),
+        Err(_) => Cow::Borrowed(registry),
     }
-    if registry.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        Cow::Owned(registry.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(registry)
+}
+
+/// The same for a pattern in which `*` stands for any characters.
+pub(super) fn canonical_pattern(pattern: &str) -> String {
+    if let Ok(name) = pattern.parse::<RegistryName>() {
+        return name.to_string();
+    }
+    let pattern = pattern.to_ascii_lowercase();
+    let (host, port) = match pattern.rsplit_once(':') {
+        Some((host, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => {
+            (host, port.trim_start_matches('0'))
+        }
+        _ => (pattern.as_str(), ""),
+    };
+    let host = host.strip_suffix('.').unwrap_or(host);
+    match port {
+        "" | "443" => host.to_owned(),
+        port => format!("{host}:{port}"),
     }
 }
 
@@ -37,38 +50,24 @@ pub fn registry_name(name: &str) -> Result<String, String> {
     if name.contains('/') {
         return Err("leave out the path, the registry's name is enough: \"ghcr.io\"".to_owned());
     }
-    let malformed = || "a registry is HOST or HOST:PORT, such as \"ghcr.io\" or \"127.0.0.1:5000\"";
-    let (host, port) = match name.rsplit_once(':') {
-        // The colons of an IPv6 address end at its bracket.
-        Some((_, after)) if after.contains(']') => (name, None),
-        Some((host, port)) => (host, Some(port)),
-        None => (name, None),
-    };
-    if let Some(port) = port {
-        let number = port.bytes().all(|byte| byte.is_ascii_digit());
-        if !number || port.parse::<u16>().is_ok_and(|port| port == 0) || port.is_empty() {
-            return Err(malformed().to_owned());
-        }
-        if port.parse::<u16>().is_err() {
-            return Err("ports end at 65535".to_owned());
-        }
+    let port = name.rsplit(':').next().unwrap_or_default();
+    let number = name.contains(':') && port.bytes().all(|byte| byte.is_ascii_digit());
+    if number && port.len() > 4 && port.parse::<u16>().is_err() {
+        return Err("ports end at 65535".to_owned());
     }
-    let ipv6 = host
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
-    if !ipv6 && (host.len() > 253 || !host.split('.').all(is_label)) {
-        return Err(malformed().to_owned());
-    }
-    Ok(canonical(name).into_owned())
+    let name: RegistryName = name.parse().map_err(|_| {
+        "a registry is HOST or HOST:PORT, such as \"ghcr.io\" or \"127.0.0.1:5000\"".to_owned()
+    })?;
+    Ok(name.to_string())
 }
 
-/// One part of a host name, as image references allow it.
-fn is_label(label: &str) -> bool {
-    !label.is_empty()
-        && !label.starts_with('-')
-        && !label.ends_with('-')
-        && label
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+/// Checks that `name` is the name of a host, as it stands in `Host` before any port, and gives its one spelling.
+///
+/// # Errors
+/// How to write it instead.
+pub fn host_name(name: &str) -> Result<String, String> {
+    let host = canonical_host(name).filter(|host| !host.is_empty());
+    host.ok_or_else(|| {
+        "a host is a name such as \"registry.example.com\", without scheme, port and `*`; any port is fine".to_owned()
+    })
 }

@@ -146,14 +146,20 @@ impl Pattern {
 
     /// A pattern over registry names, in their canonical spelling.
     pub(super) fn registry(text: &str) -> Result<Self, String> {
-        let fits = |c: char| c.is_ascii_alphanumeric() || "*.-:[]".contains(c);
+        let fits = |c: char| c.is_ascii_alphanumeric() || "*.-_:[]".contains(c);
         if text.is_empty() || !text.chars().all(fits) {
             return Err(
                 "a pattern is a registry's name in which `*` stands for anything, such as \"*.example.com\""
                     .to_owned(),
             );
         }
-        Ok(Self::new(super::canonical(text)))
+        Ok(Self::new(super::name::canonical_pattern(text)))
+    }
+
+    /// Whether a registry's name in its canonical spelling fits, with or without the port that it implies.
+    pub fn matches_registry(&self, name: &str) -> bool {
+        let implied = !name[name.rfind(']').unwrap_or(0)..].contains(':');
+        self.matches(name) || (implied && self.matches(&format!("{name}:443")))
     }
 
     /// A pattern over tags.

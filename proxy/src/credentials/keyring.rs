@@ -1,7 +1,8 @@
 //! Which entry is for which image: the kubelet's rules.
 //!
 //! They are those of `URLsMatchStr` and `BasicDockerKeyring` in Kubernetes' pkg/credentialprovider/keyring.go, with one
-//! difference: host names are compared without regard to case, since larder's registry names are in lower case.
+//! difference: case, the dot that ends a full name, port 443 and zeros before a port make no difference, as in larder's
+//! registry names.
 
 use larder_shared::{RegistryName, Repository};
 
@@ -132,8 +133,9 @@ pub(super) fn key(said: &str) -> Option<String> {
         path
     };
     let path = if path == "/" { "" } else { path };
-    split_port(host)?;
-    Some(format!("{}{path}", host.to_ascii_lowercase()))
+    let (host, port) = split_port(host)?;
+    let colon = if port.is_empty() { "" } else { ":" };
+    Some(format!("{}{colon}{port}{path}", host.to_ascii_lowercase()))
 }
 
 /// The authority, and the path with its slash but without query and fragment.
@@ -142,7 +144,7 @@ fn split_path(text: &str) -> (&str, &str) {
     text.split_at(text.find('/').unwrap_or(text.len()))
 }
 
-/// The host and the port, which is empty if there is none. `None` for what no URL can have there.
+/// The host and the port, which is empty if it is implied. `None` for what no URL can have there.
 fn split_port(authority: &str) -> Option<(&str, &str)> {
     let (host, port) = match authority.rfind(']') {
         Some(end) if authority.starts_with('[') => authority.split_at(end + 1),
@@ -155,8 +157,11 @@ fn split_port(authority: &str) -> Option<(&str, &str)> {
         None => return None,
     };
     let in_host = |byte: u8| byte.is_ascii_graphic() && !b"\\^`{|}%/@".contains(&byte);
-    (!host.is_empty() && host.bytes().all(in_host) && port.bytes().all(|b| b.is_ascii_digit()))
-        .then_some((host, port))
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let fits = !host.is_empty() && host.bytes().all(in_host);
+    let number = port.trim_start_matches('0');
+    let number = if number == "443" { "" } else { number };
+    (fits && port.bytes().all(|b| b.is_ascii_digit())).then_some((host, number))
 }
 
 #[cfg(test)]

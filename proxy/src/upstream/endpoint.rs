@@ -18,7 +18,7 @@ use super::{
     token::{Token, TokenAnswer, TokenError, TokenKey},
 };
 use crate::{
-    client::{self, Reach, Route, SendError, Tls},
+    client::{self, Reach, Route, SendError, Tls, Whose},
     config::{Endpoint, Upstream},
     credentials::Credential,
     identity::{Identity, Proof},
@@ -231,12 +231,15 @@ impl Upstreams {
         let mut realm = url::Url::parse(&key.realm).map_err(|_| no_url())?;
         let plain: Uri = realm.as_str().parse().map_err(|_| no_url())?;
         // A registry's own host is reached as the registry is.
-        let route = if client::origin(&plain) == place {
-            route.clone()
+        let Led { route, named } = if client::origin(&plain) == place {
+            Led {
+                named: route.reach == Reach::Named,
+                route: route.clone(),
+            }
         } else {
-            self.led_to(&plain, route)
+            self.led_to(&plain, place, route)
         };
-        if realm.scheme() != "https" && !(realm.scheme() == "http" && route.reach == Reach::Named) {
+        if realm.scheme() != "https" && !(realm.scheme() == "http" && named) {
             return Err(TokenError::Forbidden("its realm is not https".to_owned()));
         }
         let mut fields: Vec<(&str, &str)> = Vec::new();
@@ -303,35 +306,51 @@ impl Upstreams {
         Ok(token)
     }
 
-    /// How a place is reached that an upstream led to: its own host as before, a configured one by its own right, any
-    /// other only if it is public.
-    pub(super) fn led_to(&self, uri: &Uri, from: &Route) -> Route {
-        let named = self
-            .config
-            .load()
-            .upstreams
-            .values()
-            .flat_map(|u| u.endpoints.clone())
-            .find(|e| client::origin(&e.url) == client::origin(uri));
-        match (named, from.reach) {
-            (Some(endpoint), _) => Route {
-                reach: Reach::Named,
-                tls: Tls {
-                    ca: endpoint.ca,
+    /// How a place is reached that the endpoint at `place` led to, and whether the configuration names it for a
+    /// configured registry to lead to (see [`Reach::led`]).
+    pub(super) fn led_to(&self, uri: &Uri, place: &str, from: &Route) -> Led {
+        let config = self.config.load();
+        let from_uri: Option<Uri> = place.parse().ok();
+        let from_loopback = from_uri.as_ref().is_some_and(client::is_loopback);
+        let mut named: Option<(&Endpoint, Whose)> = None;
+        for upstream in config.upstreams.values() {
+            let at = |wanted: &Uri| {
+                let mut endpoints = upstream.endpoints.iter();
+                endpoints.find(|endpoint| client::same_place(&endpoint.url, wanted))
+            };
+            let Some(endpoint) = at(uri) else { continue };
+            if from_uri.as_ref().is_some_and(|from| at(from).is_some()) {
+                named = Some((endpoint, Whose::Its));
+                break;
+            }
+            named.get_or_insert((endpoint, Whose::Another));
+        }
+        let (tls, whose) = match (named, from.reach) {
+            (Some((endpoint, whose)), _) => (
+                Tls {
+                    ca: endpoint.ca.clone(),
                     skip_verify: endpoint.insecure_skip_verify,
                 },
-            },
-            // A registry that the operator configured may lead on inside the same network.
-            (None, Reach::Named) => Route {
-                reach: Reach::Direct,
-                tls: from.tls.clone(),
-            },
-            (None, _) => Route {
-                reach: Reach::Public,
-                tls: Tls::default(),
+                whose,
+            ),
+            (None, Reach::Named) => (from.tls.clone(), Whose::Nobody),
+            (None, _) => (Tls::default(), Whose::Nobody),
+        };
+        Led {
+            named: whose != Whose::Nobody && from.reach == Reach::Named,
+            route: Route {
+                reach: from.reach.led(whose, from_loopback),
+                tls,
             },
         }
     }
+}
+
+/// The way to where an upstream led.
+pub(super) struct Led {
+    pub(super) route: Route,
+    /// The operator named both ends: plain HTTP is as good there as the operator says.
+    pub(super) named: bool,
 }
 
 /// Where the registry led to did not give it: that is no verdict, and no wish of the registry.

@@ -72,10 +72,11 @@ impl Upstreams {
             })?;
             if client::origin(&next) != client::origin(&uri) {
                 authorization = None;
-                route = self.led_to(&next, &route);
+                let led = self.led_to(&next, &place, &route);
+                route = led.route;
                 if next.scheme_str() == Some("http")
                     && uri.scheme_str() == Some("https")
-                    && route.reach != Reach::Named
+                    && !led.named
                 {
                     return Err(Failure::Forbidden(format!(
                         "{place}: a redirect from https to http is not followed"

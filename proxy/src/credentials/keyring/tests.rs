@@ -41,7 +41,7 @@ const AUTHS: &[(&str, &str, bool)] = &[
     ("reg.example.com:5000", "reg.example.com:5000/app", true),
     ("reg.example.com:5000", "reg.example.com:5001/app", false),
     ("reg.example.com", "reg.example.com:5000/app", false),
-    ("reg.example.com:443", "reg.example.com/app", false),
+    ("reg.example.com:443", "reg.example.com/app", true),
     ("*.example.com:5000", "reg.example.com:5000/app", true),
     ("reg.example.com:*", "reg.example.com:5000/app", false),
     ("[::1]:5000", "[::1]:5000/app", true),
