@@ -26,7 +26,6 @@ mod scrape;
 mod status;
 mod telemetry;
 mod upstreams;
-mod visitor;
 mod work;
 
 use std::{
@@ -44,13 +43,13 @@ use larder_shared::{
 use tokio::sync::mpsc;
 
 use self::page::Sights;
-pub use self::visitor::Arrival;
 use crate::{
     body::{Body, Content},
     credentials::Credential,
     drain::Readiness,
     metrics::Metrics,
     pull::{Platforms, Pull, explain::Asked},
+    sys,
     telemetry::Logs,
 };
 
@@ -95,8 +94,10 @@ impl Admin {
             readiness,
             disk: disk::Looks::default(),
             scraping: tokio::sync::Mutex::default(),
-            host: std::fs::read_to_string("/proc/sys/kernel/hostname")
-                .map_or_else(|_| "this node".to_owned(), |name| name.trim().to_owned()),
+            host: match sys::net::own_name() {
+                name if name.is_empty() => "this node".to_owned(),
+                name => name,
+            },
             sights: Sights::default(),
         }
     }

@@ -33,7 +33,7 @@ pub use cluster::{Cluster, MemberFiles, Members, ObjectStore, PEER_PORT, PeerTls
 pub use credentials::{Credentials, Sharing};
 pub use endpoint::Endpoint;
 pub use error::{ConfigError, Position};
-pub use name::{DOCKER_HUB, canonical, registry_name};
+pub use name::{DOCKER_HUB, canonical, host_name, registry_name};
 pub use source::SourceRule;
 pub use value::{Amount, Pattern};
 
@@ -74,6 +74,8 @@ pub struct Registry {
     pub deny: Vec<Pattern>,
     /// Who may connect.
     pub allow_from: Vec<SourceRule>,
+    /// The names by which clients may call this node, besides its own; each in its one spelling.
+    pub allow_hosts: Vec<String>,
 }
 
 /// `[store]`
@@ -202,6 +204,7 @@ impl Default for Registry {
             allow: vec![Pattern::any()],
             deny: Vec::new(),
             allow_from: vec![SourceRule::Node],
+            allow_hosts: Vec::new(),
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod record;
 pub mod telemetry;
 pub mod trace;
+pub mod visitor;
 
 pub mod history;
 

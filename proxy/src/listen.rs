@@ -17,13 +17,14 @@ use tokio::{
 };
 
 use crate::{
-    admin::{Admin, Arrival},
+    admin::Admin,
     body::Body,
     drain::Watch,
     peers::PeerSurface,
     registry::Surface,
     sys::{FileSocket, Regions},
     telemetry,
+    visitor::Arrival,
 };
 
 /// Connections to the registry port at once. A runtime uses a few dozen.

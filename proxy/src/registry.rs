@@ -27,6 +27,7 @@ use crate::{
     telemetry,
     trace::Trace,
     upstream::Failure,
+    visitor::{self, Names, Refusal},
 };
 
 /// Response headers leave within this time, whatever the sources do (promise P12): containerd waits for ever otherwise.
@@ -39,6 +40,8 @@ pub struct Surface {
     metrics: Arc<Metrics>,
     /// larder's own tokens.
     sessions: Sessions,
+    /// This node's name.
+    own_name: String,
     /// When the last request came.
     asked: Mutex<Option<Instant>>,
 }
@@ -49,6 +52,7 @@ impl Surface {
             pull,
             metrics,
             sessions: Sessions::new(),
+            own_name: sys::net::own_name(),
             asked: Mutex::default(),
         }
     }
@@ -77,11 +81,18 @@ impl Surface {
             request.uri().path().to_owned(),
             agent.clone(),
         );
+        if let Err(refusal) = self.browsers(&request) {
+            let error = OciError::new(ErrorCode::Denied, refusal.why());
+            let error = PullError::Request(error);
+            let mut response = error_response(&error, ErrorCode::NameUnknown, &agent, &mut record);
+            trace.answer(response.headers_mut());
+            return harmless(response.map(|body| body.serve(regions, record)));
+        }
         if let Some(rest) = token_path(&request) {
             let mut response = self.token(request, &rest).await;
             trace.answer(response.headers_mut());
             record.answered(response.status(), Tier::None, Outcome::Hit);
-            return response.map(|body| body.serve(regions, record));
+            return harmless(response.map(|body| body.serve(regions, record)));
         }
         let (outcome, ns) = match Self::read(&request) {
             Ok(route) => {
@@ -107,7 +118,7 @@ impl Surface {
                     record.traced(traced.clone());
                 }
                 let unknown = unknown(&route);
-                let range = RangeHeader::parse(text(header::RANGE));
+                let range = range(request.headers(), &route);
                 let pulled = self.pulled(request.headers(), route, range, head, &trace);
                 let answered = events::scope(traced, pulled).await;
                 (
@@ -142,7 +153,19 @@ impl Surface {
         if let Some(value) = ns.and_then(|ns| HeaderValue::try_from(ns).ok()) {
             headers.insert(HeaderName::from_static("oci-namespace"), value);
         }
-        response.map(|body| if head { Body::empty() } else { body }.serve(regions, record))
+        harmless(
+            response.map(|body| if head { Body::empty() } else { body }.serve(regions, record)),
+        )
+    }
+
+    /// Whether a page of a browser on this node may be behind a request.
+    fn browsers<B>(&self, request: &Request<B>) -> Result<(), Refusal> {
+        let config = self.pull.config.load();
+        let names = Names {
+            own: &self.own_name,
+            allowed: &config.registry.allow_hosts,
+        };
+        visitor::at_registry(request, names)
     }
 
     /// Whether somebody at this address may speak to the registry port (promise P19).
@@ -181,7 +204,7 @@ impl Surface {
         );
         let error = PullError::Request(OciError::new(ErrorCode::Denied, why));
         let response = error_response(&error, ErrorCode::NameUnknown, "", &mut record);
-        response.map(|body| body.serve(regions, record))
+        harmless(response.map(|body| body.serve(regions, record)))
     }
 
     /// Finds out who asks, then pulls, within the time that a client may be kept waiting for headers.
@@ -251,6 +274,20 @@ enum Shown {
     Expired,
 }
 
+/// Content comes from registries that anyone may name: a browser that is led to it must neither guess its type nor run it.
+fn harmless(mut response: Response<Body>) -> Response<Body> {
+    let headers = response.headers_mut();
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'; sandbox"),
+    );
+    response
+}
+
 /// The path behind `/token`, if that is what is asked.
 fn token_path<B>(request: &Request<B>) -> Option<String> {
     let rest = request.uri().path().strip_prefix("/token")?;
@@ -280,6 +317,16 @@ fn challenge_for(error: &PullError, shown: Shown, headers: &HeaderMap) -> Option
         }
         _ => None,
     }
+}
+
+/// The ranges that are asked for. With an `If-Range` they count only if the content is the one that the client has a part
+/// of (RFC 9110 section 13.1.5), and content is told by its digest.
+fn range(headers: &HeaderMap, route: &Route) -> RangeHeader {
+    let same = headers.get_all(header::IF_RANGE).iter().all(|condition| {
+        matches!(route, Route::Blob(_, digest) if condition.as_bytes() == format!("\"{digest}\"").as_bytes())
+    });
+    let value = headers.get(header::RANGE).filter(|_| same);
+    RangeHeader::parse(value.and_then(|value| value.to_str().ok()))
 }
 
 /// What a 404 of this route is called.

@@ -2,6 +2,7 @@
 //! (promises P9, P12, P19 and P20).
 
 mod bodies;
+mod browsers;
 mod deadlines;
 mod input;
 mod manifests;

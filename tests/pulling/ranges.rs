@@ -363,3 +363,46 @@ async fn on_small_and_empty_blobs() {
         }
     }
 }
+
+/// A part counts only if the client's other parts are of the same content, which has no other tag than its digest
+/// (RFC 9110 section 13.1.5).
+#[tokio::test]
+async fn an_if_range_that_does_not_match_is_answered_whole() {
+    let scene = Scene::new().await;
+    let content = Content::synthetic(9, 200_000);
+    let digest = scene.fake.put_content("a/b", &content);
+    let url = scene.blob("a/b", &digest);
+    let other = format!("\"sha256:{}\"", "ab".repeat(32));
+    let (own, weak) = (format!("\"{digest}\""), format!("W/\"{digest}\""));
+    for round in ["cold", "warm"] {
+        for (condition, partial) in [
+            (own.as_str(), true),
+            (weak.as_str(), false),
+            (other.as_str(), false),
+            (digest.as_str(), false),
+            ("\"x\"", false),
+            ("Sat, 29 Oct 1994 19:43:31 GMT", false),
+            ("", false),
+        ] {
+            let headers = [("range", "bytes=10-19"), ("if-range", condition)];
+            let answer = http::get(&url, &headers).await.expect("an answer");
+            let (status, body) = if partial {
+                (206, content.read(10..20))
+            } else {
+                (200, content.read(0..content.len()))
+            };
+            assert_eq!(
+                (answer.status, &answer.error),
+                (status, &None),
+                "{round} {condition}"
+            );
+            assert!(answer.body == body, "{round} {condition}");
+            assert_eq!(
+                answer.header("content-range").is_some(),
+                partial,
+                "{round} {condition}"
+            );
+        }
+        scene.until_committed(&digest).await;
+    }
+}

@@ -151,7 +151,7 @@ fn values_that_only_look_alike_are_taken() {
 
 /// A configuration that says everything, as values.
 const EVERYTHING: &str = r#"
-registry: {listen: "0.0.0.0:7420", default_upstream: docker.io, allow: ["*"], deny: [bad.example.com], allow_from: [node, 10.0.0.0/8]}
+registry: {listen: "0.0.0.0:7420", default_upstream: docker.io, allow: ["*"], deny: [bad.example.com], allow_from: [node, 10.0.0.0/8], allow_hosts: [mirror.example.com]}
 store: {path: /var/lib/larder, max_size: 80%, min_free: 1.5 GiB, ttl: "0", complete_after: 50%}
 tags: {fresh_for: 1h30m, timeout: 2s, when_unreachable: serve, when_deleted: forget}
 access: {ttl: 10m, grace: 1d12h}

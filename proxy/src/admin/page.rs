@@ -19,12 +19,14 @@ use url::form_urlencoded;
 use super::{
     Admin,
     kept::{Kept, Patience},
-    text, visitor,
+    text,
 };
 use crate::{
     body::Body,
+    config::Config,
     history::{History, MINUTE, Sample},
     page::{self, Checked, Known, Listing, Query, View},
+    visitor::{self, Refusal},
 };
 
 /// What the page is made of, and what it cost to find out.
@@ -109,8 +111,8 @@ impl Admin {
                 StatusCode::METHOD_NOT_ALLOWED,
                 "the status page only shows\n",
             )
-        } else if let Err(refusal) = visitor::check(request.headers()) {
-            text(refusal.status(), refusal.why())
+        } else if let Err(refusal) = self.welcomes(request) {
+            text(refusal.status(), &format!("{}\n", refusal.why()))
         } else {
             self.shown(path, request.uri().query().unwrap_or_default())
                 .await
@@ -118,6 +120,19 @@ impl Admin {
         let fixed: HeaderMap = HEADERS.into_iter().collect();
         response.headers_mut().extend(fixed);
         Some(response)
+    }
+
+    fn welcomes<B>(&self, request: &Request<B>) -> Result<(), Refusal> {
+        let config = self.pull.config.load();
+        visitor::at_page(request, self.names(&config))
+    }
+
+    /// What this node is called.
+    pub(super) fn names<'a>(&'a self, config: &'a Config) -> visitor::Names<'a> {
+        visitor::Names {
+            own: &self.host,
+            allowed: &config.registry.allow_hosts,
+        }
     }
 
     async fn shown(self: &Arc<Self>, path: &str, query: &str) -> Response<Body> {

@@ -4,8 +4,12 @@ use std::sync::Arc;
 
 use http::{Request, Response, StatusCode};
 
-use super::{Admin, Arrival, text};
-use crate::{body::Body, store::Tenure};
+use super::{Admin, text};
+use crate::{
+    body::Body,
+    store::Tenure,
+    visitor::{self, Arrival},
+};
 
 impl Admin {
     /// Answers on the telemetry port.
@@ -18,6 +22,13 @@ impl Admin {
             && let Some(response) = self.page(request).await
         {
             return response;
+        }
+        // The same port as the page's, so the same hosts; health checks may name none.
+        if arrival == Arrival::Loopback {
+            let config = self.pull.config.load();
+            if let Err(refusal) = visitor::named(request, self.names(&config)) {
+                return text(refusal.status(), &format!("{}\n", refusal.why()));
+            }
         }
         match request.uri().path() {
             "/metrics" => self.metrics(request.headers()).await,

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::{
     app,
-    config::{Config, ConfigError, SourceRule},
+    config::{Config, ConfigError, SourceRule, host_name},
     telemetry,
 };
 
@@ -54,6 +54,16 @@ pub struct ServeArgs {
         value_delimiter = ','
     )]
     allow_from: Vec<SourceRule>,
+    /// Names by which clients may call this node, besides `allow_hosts` of the file: the node's name, as a pod is told
+    /// it. Several are separated by commas.
+    #[arg(
+        long,
+        env = "LARDER_ALLOW_HOSTS",
+        value_name = "NAME",
+        value_delimiter = ',',
+        value_parser = host_name
+    )]
+    allow_hosts: Vec<String>,
     /// What to log: `info`, `debug`, `larder=debug,access=off` …
     #[arg(long, env = "LARDER_LOG", value_name = "FILTER")]
     log: Option<String>,
@@ -103,6 +113,8 @@ impl ServeArgs {
             peers.advertise = Some(advertise);
         }
         config.registry.allow_from.extend(&self.allow_from);
+        let hosts = self.allow_hosts.iter().cloned();
+        config.registry.allow_hosts.extend(hosts);
         if let Some(log) = &self.log {
             config.telemetry.log.clone_from(log);
         }

@@ -13,7 +13,7 @@ use super::value::{self, Amount, Pattern};
 use super::words::shown;
 use super::{
     Access, Admin, Config, Endpoint, LogFormat, Registry, Sharing, SourceRule, Store, TagRule,
-    Tags, Telemetry, Upstream, WhenDeleted, WhenUnreachable, canonical, registry_name,
+    Tags, Telemetry, Upstream, WhenDeleted, WhenUnreachable, canonical, host_name, registry_name,
 };
 
 pub(super) fn config(text: &str, origin: &str) -> Result<Config, ConfigError> {
@@ -116,6 +116,9 @@ fn registry(said: &mut Section<'_, '_>) -> Result<Registry, ConfigError> {
             .texts("deny", Pattern::registry)?
             .unwrap_or(default.deny),
         allow_from,
+        allow_hosts: said
+            .texts("allow_hosts", host_name)?
+            .unwrap_or(default.allow_hosts),
     })
 }
 

@@ -13,8 +13,9 @@ const SIZE: &str = r"^(0+|[0-9]+(\.[0-9]+)? ?([kKMGTPE]i?)?B|[0-9]+(\.[0-9]+)? ?
 const RATE: &str = r"^[0-9]+(\.[0-9]+)? ?([kKMGTPE]i?)?B$";
 const ADDRESS: &str = r"^([0-9]+\.[0-9]+\.[0-9]+\.[0-9]+|\[[0-9A-Fa-f:.]+\]):[0-9]+$";
 const ADDRESS_OR_OFF: &str = r"^(off|([0-9]+\.[0-9]+\.[0-9]+\.[0-9]+|\[[0-9A-Fa-f:.]+\]):[0-9]+)$";
-const REGISTRY: &str = r"^[A-Za-z0-9.:\[\]-]+$";
-const REGISTRY_PATTERN: &str = r"^[A-Za-z0-9*.:\[\]-]+$";
+const REGISTRY: &str = r"^[A-Za-z0-9._:\[\]-]+$";
+const REGISTRY_PATTERN: &str = r"^[A-Za-z0-9*._:\[\]-]+$";
+const HOST: &str = r"^[A-Za-z0-9._:\[\]-]+$";
 const TAG_PATTERN: &str = r"^[A-Za-z0-9*._-]+$";
 const SOURCE: &str = r"^(node|[0-9A-Fa-f.:]+(/[0-9]+)?)$";
 const URL: &str = r"^https?://[^@?#/]+[^@?#]*$";
@@ -108,6 +109,13 @@ fn registry() -> Value {
             (
                 "allow_from",
                 some_texts("who may connect: node, addresses, networks", SOURCE),
+            ),
+            (
+                "allow_hosts",
+                texts(
+                    "names by which clients may call this node, besides its own",
+                    HOST,
+                ),
             ),
         ],
     )

@@ -65,6 +65,7 @@ pub(super) fn toml(config: &Config) -> String {
         "allow_from",
         config.registry.allow_from.iter().map(ToString::to_string),
     );
+    page.list("allow_hosts", config.registry.allow_hosts.iter());
     page.list("allow", config.registry.allow.iter().map(Pattern::as_str));
     page.list("deny", config.registry.deny.iter().map(Pattern::as_str));
 

@@ -33,6 +33,7 @@ listen = "[::1]:8000"
 default_upstream = "Index.Docker.io"
 allow = ["*.example.com", "index.docker.io"]
 deny = ["bad.example.com"]
+allow_hosts = ["Mirror.example.com."]
 
 [store]
 path = "/srv/larder \"1\""
@@ -91,6 +92,7 @@ fn a_file_that_says_everything_is_understood_and_reads_back() {
     let config = parsed(FULL);
     assert_eq!(config.registry.default_upstream, "docker.io");
     assert_eq!(config.registry.allow[1].as_str(), "docker.io");
+    assert_eq!(config.registry.allow_hosts, ["mirror.example.com"]);
     assert_eq!(config.store.path, PathBuf::from("/srv/larder \"1\""));
     assert_eq!(config.store.max_size, Amount::Bytes(50 << 30));
     assert_eq!(config.store.min_free, Amount::Bytes(1_500_000_000));

@@ -69,7 +69,7 @@ async fn registry(place: &str, own: bool) -> Finding {
         Ok((StatusCode::FORBIDDEN, _)) => Finding::error(
             Check::Ports,
             format!("{named} refuses this node"),
-            "[registry] allow_from must hold `node`, or the address by which this node is seen",
+            "[registry] allow_from must hold `node`, or the address by which this node is seen; where hosts.toml has a name instead of an address, [registry] allow_hosts must hold that name",
         ),
         Ok((_, headers)) if is_larder(&headers) => {
             Finding::ok(Check::Ports, format!("larder answers at {place}"))

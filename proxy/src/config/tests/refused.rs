@@ -30,6 +30,14 @@ const REFUSED: &[(&str, &str)] = &[
         "2:14: `allow_from` in [registry]: nobody could pull: name \"node\" at least, or leave the key out",
     ),
     (
+        "[registry]\nallow_hosts = [\"mirror.example.com:7420\"]",
+        "2:16: \"mirror.example.com:7420\" in `allow_hosts` of [registry]: a host is a name such as \"registry.example.com\", without scheme, port and `*`; any port is fine",
+    ),
+    (
+        "[registry]\nallow_hosts = [\"*.example.com\"]",
+        "2:16: \"*.example.com\" in `allow_hosts` of [registry]: a host is a name such as \"registry.example.com\", without scheme, port and `*`; any port is fine",
+    ),
+    (
         "[telemetry]\npage = true",
         "2:1: unknown key `page` in [telemetry]: the keys are `listen`, `expose`, `log`, `log_format`",
     ),
