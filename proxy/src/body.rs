@@ -4,6 +4,8 @@
 //! as addresses that the socket sends by sendfile. A body that cannot be completed ends in an error, which closes the
 //! connection short of its Content-Length, so that a client resumes with a Range and never takes part for whole.
 
+mod passed;
+
 use std::{
     collections::VecDeque,
     future::Future as _,
@@ -11,21 +13,18 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::Bytes;
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
-use larder_shared::Range;
-use tokio::{
-    sync::mpsc,
-    task::JoinHandle,
-    time::{Instant, Sleep},
-};
+use larder_shared::{Digest, Range};
+use tokio::{sync::mpsc, task::JoinHandle};
 
+use self::passed::{Passed, Verified};
 use crate::{
     fill::{Chunk, FillError, Passage, Reader, Through},
+    metrics::Receiving,
     record::Record,
     store::Blob,
     sys::Regions,
@@ -53,13 +52,12 @@ pub enum Content {
     /// Fetched for this body alone, because the store fails.
     Passing(Passing),
     /// Passed on as it comes: lists, which are not kept.
-    Upstream(Incoming, Pin<Box<Sleep>>),
+    Upstream(Passed),
+    /// The same with a digest that it must have: manifests that are too large to be kept.
+    Verified(Box<Verified>),
     /// Said by somebody of this process, a piece at a time, until they have said everything.
     Told(mpsc::Receiver<Bytes>),
 }
-
-/// A list that brings nothing for this long ends short (promise P12).
-const IDLE: Duration = Duration::from_secs(20);
 
 /// A blob that is passed on, and the range of it that is on its way.
 #[derive(Debug)]
@@ -104,7 +102,7 @@ impl Body {
     pub fn new(content: Content, segments: impl IntoIterator<Item = Segment>) -> Self {
         let segments: VecDeque<Segment> = segments.into_iter().collect();
         let left = match content {
-            Content::Upstream(..) | Content::Told(_) => None,
+            Content::Upstream(_) | Content::Verified(_) | Content::Told(_) => None,
             _ => Some(segments.iter().map(Segment::len).sum()),
         };
         Self {
@@ -123,9 +121,21 @@ impl Body {
 
     /// A list that is passed on as long as it comes, and how long that is, if told.
     pub fn passed_on(incoming: Incoming, length: Option<u64>) -> Self {
-        let content = Content::Upstream(incoming, Box::pin(tokio::time::sleep(IDLE)));
-        let mut body = Self::new(content, []);
+        let mut body = Self::new(Content::Upstream(Passed::new(incoming)), []);
         // hyper asks for no more than was promised, so only the count tells that it was all.
+        body.left = length;
+        body
+    }
+
+    /// The same with its last bytes held back until it is known to have its digest.
+    pub fn verified(
+        incoming: Incoming,
+        length: Option<u64>,
+        digest: Digest,
+        receiving: Receiving,
+    ) -> Self {
+        let verified = Verified::new(incoming, digest, receiving);
+        let mut body = Self::new(Content::Verified(Box::new(verified)), []);
         body.left = length;
         body
     }
@@ -186,29 +196,20 @@ impl Body {
         if let Content::Told(told) = &mut self.content {
             return told.poll_recv(cx).map(|said| said.map(Ok));
         }
-        if let Content::Upstream(incoming, idle) = &mut self.content {
-            loop {
-                let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(cx) else {
-                    ready!(idle.as_mut().poll(cx));
-                    return Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into())));
-                };
-                idle.as_mut().reset(Instant::now() + IDLE);
-                match frame {
-                    Some(Ok(frame)) => {
-                        if let Ok(data) = frame.into_data() {
-                            return Poll::Ready(Some(Ok(data)));
-                        }
-                    }
-                    Some(Err(error)) => return Poll::Ready(Some(Err(io::Error::other(error)))),
-                    None => return Poll::Ready(None),
-                }
-            }
+        if let Content::Upstream(incoming) = &mut self.content {
+            return incoming.poll_data(cx);
+        }
+        if let Content::Verified(verified) = &mut self.content {
+            return verified.poll_data(cx);
         }
         loop {
             match (self.segments.front(), &mut self.content) {
                 (None, _) => return Poll::Ready(None),
                 (Some(Segment::Bytes(_)), _)
-                | (_, Content::None | Content::Upstream(..) | Content::Told(_)) => {
+                | (
+                    _,
+                    Content::None | Content::Upstream(_) | Content::Verified(_) | Content::Told(_),
+                ) => {
                     if let Some(Segment::Bytes(bytes)) = self.segments.pop_front() {
                         return Poll::Ready(Some(Ok(bytes)));
                     }
@@ -382,8 +383,6 @@ impl Drop for Body {
 #[cfg(test)]
 mod tests {
     use std::task::Waker;
-
-    use larder_shared::Digest;
 
     use super::*;
     use crate::store::Store;

@@ -8,6 +8,7 @@ mod blob;
 mod content;
 pub mod explain;
 mod hearsay;
+mod large;
 mod list;
 mod manage;
 mod manifest;
@@ -101,6 +102,15 @@ pub enum PullError {
     /// No range of it can be satisfied; the blob's size.
     #[error("the range lies outside the {0} bytes")]
     Range(u64),
+    /// A list of referrers was asked for, which the registry does not give.
+    #[error("{0} does not list referrers: look for the tag that stands for them")]
+    NoReferrers(RegistryName),
+    /// The manifest is larger than what is kept. It is passed on, so no client sees this.
+    #[error(
+        "the manifest has more than {} bytes",
+        larder_shared::media::MAX_MANIFEST
+    )]
+    TooLarge,
     /// The caller has not shown a right to this repository; whether it has shown anything.
     #[error("{registry} does not let this caller read {repository}")]
     Unauthorized {
@@ -189,14 +199,13 @@ impl Pull {
         let head = request.head;
         match &request.route {
             Route::Ping => Err(PullError::Range(0)),
-            Route::Manifest(_, Reference::Tag(tag)) => self.manifest_by_tag(place, tag, head).await,
-            Route::Manifest(_, Reference::Digest(digest)) => {
-                self.manifest_by_digest(place, digest, head).await
-            }
+            Route::Manifest(_, reference) => self.manifest_by(place, reference, head).await,
             Route::Blob(_, digest) if head => self.blob_head(place, digest).await,
             Route::Blob(_, digest) => self.blob(place, digest, &request.range).await,
-            Route::Tags(_, query) => self.tag_list(place, query, head).await,
-            Route::Referrers(_, digest, query) => self.referrers(place, digest, query, head).await,
+            Route::Tags(address, query) => self.tag_list(place, address, query, head).await,
+            Route::Referrers(address, digest, query) => {
+                self.referrers(place, address, digest, query, head).await
+            }
         }
     }
 

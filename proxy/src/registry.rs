@@ -338,6 +338,15 @@ fn unknown(route: &Route) -> ErrorCode {
     }
 }
 
+/// What a registry's 400 is called where its 404 is called `unknown`.
+const fn invalid(unknown: ErrorCode) -> ErrorCode {
+    match unknown {
+        ErrorCode::BlobUnknown => ErrorCode::DigestInvalid,
+        ErrorCode::ManifestUnknown => ErrorCode::ManifestInvalid,
+        _ => ErrorCode::NameInvalid,
+    }
+}
+
 fn late() -> PullError {
     PullError::Upstream(Failure::Unreachable {
         place: "the registry".to_owned(),
@@ -366,6 +375,8 @@ pub(crate) fn error_response(
         PullError::NotAllowed(_) => ErrorCode::Denied,
         PullError::Unauthorized { .. } => ErrorCode::Unauthorized,
         PullError::Range(_) => ErrorCode::RangeInvalid,
+        PullError::NoReferrers(_) => ErrorCode::Unsupported,
+        PullError::TooLarge => ErrorCode::Unavailable,
         PullError::Upstream(failure) | PullError::Fill(FillError::Upstream(failure)) => {
             match failure {
                 Failure::NotFound(_) => unknown,
@@ -378,6 +389,9 @@ pub(crate) fn error_response(
                 }
                 Failure::Unsatisfiable { .. } => ErrorCode::RangeInvalid,
                 Failure::Forbidden(_) => ErrorCode::Denied,
+                Failure::Invalid { .. } if failure.declined() == Some(StatusCode::BAD_REQUEST) => {
+                    invalid(unknown)
+                }
                 Failure::Unreachable { .. } | Failure::Invalid { .. } => ErrorCode::Unavailable,
             }
         }
@@ -389,6 +403,9 @@ pub(crate) fn error_response(
     let status = match code {
         ErrorCode::TooManyRequests if agent.starts_with("containerd/") => {
             StatusCode::SERVICE_UNAVAILABLE
+        }
+        ErrorCode::Unsupported if matches!(error, PullError::NoReferrers(_)) => {
+            StatusCode::NOT_FOUND
         }
         code => code.status(),
     };
@@ -414,7 +431,7 @@ pub(crate) fn error_response(
         let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
-    if code == ErrorCode::Unsupported {
+    if status == StatusCode::METHOD_NOT_ALLOWED {
         headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
     }
     if let PullError::Range(size) = error

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use larder_shared::{Digest, Reference, RegistryName, Repository, Tag};
+use larder_shared::{Digest, Reference, RegistryName, Repository, Tag, media};
 
 use crate::{
     access::Place,
@@ -189,10 +189,15 @@ impl Tags {
 
 /// The descriptor that an answer's headers tell, if they tell all of it.
 fn descriptor(answer: &Answer) -> Option<Descriptor> {
+    let media_type = answer.header("content-type")?;
+    // Its digest is not that of its bytes: the bytes have to be refused.
+    if media::is_schema1(media_type) {
+        return None;
+    }
     Some(Descriptor {
         digest: answer.header("docker-content-digest")?.parse().ok()?,
         size: answer.content_length()?,
-        media_type: answer.header("content-type")?.to_owned(),
+        media_type: media_type.to_owned(),
     })
 }
 

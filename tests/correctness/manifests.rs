@@ -1,8 +1,9 @@
 //! Manifests that are not what their digest says (promise P9).
 
 use larder_tests::fake::{Fault, Match, digest_of};
-use larder_tests::http;
-use larder_tests::image::OCI_MANIFEST;
+use larder_tests::http::{self, Broken, Call};
+use larder_tests::image::{DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
+use larder_tests::mirrors::Mirrors;
 use larder_tests::scene::{Scene, files};
 
 fn text(i: usize) -> String {
@@ -98,16 +99,227 @@ async fn without_or_against_the_digest_header_the_bytes_count() {
     }
 }
 
+/// What is larger than what is kept goes through as by a plain proxy, asked by tag or by digest.
 #[tokio::test]
-async fn a_manifest_may_be_4_mib_and_no_more() {
+async fn a_manifest_of_more_than_4_mib_is_passed_on() {
+    const KEPT: usize = 4 << 20;
     let scene = Scene::new().await;
-    for (size, status) in [(4 << 20, 200), ((4 << 20) + 1, 503), (50 << 20, 503)] {
-        let digest = scene
-            .fake
-            .put_manifest("a/b", None, OCI_MANIFEST, vec![b' '; size]);
-        let answer = http::get(&scene.manifest("a/b", &digest), &[]).await;
-        let answer = answer.expect("an answer");
-        assert_eq!(answer.status, status, "{size}");
-        assert!(status != 200 || digest_of(&answer.body) == digest);
+    let fake = &scene.fake;
+    for (size, fault) in [
+        (KEPT, None),
+        (KEPT + 1, None),
+        (KEPT + 1, Some(Fault::NoLength)),
+        (KEPT + 1, Some(Fault::NoDigestHeader)),
+        (20 << 20, None),
+    ] {
+        let case = format!("{size} {fault:?}");
+        let tag = format!("v{size}");
+        let text = format!("{{\"schemaVersion\":2,\"pad\":\"{}\"}}", "x".repeat(size));
+        let text = bytes::Bytes::from(text).slice(..size);
+        let digest = fake.put_manifest("a/b", Some(&tag), OCI_MANIFEST, text.clone());
+        let told = !matches!(fault, Some(Fault::NoDigestHeader));
+        if let Some(fault) = fault {
+            fake.fault(Match::manifest(), fault);
+        }
+        // A client asks by HEAD and tag, then by GET and digest; older ones by GET and tag.
+        for (method, reference) in [
+            ("HEAD", &tag),
+            ("GET", &digest),
+            ("GET", &tag),
+            ("HEAD", &digest),
+            ("GET", &digest),
+        ] {
+            let url = scene.manifest("a/b", reference);
+            let answer = Call::new(method, url).send().await.expect("an answer");
+            assert_eq!(
+                (answer.status, &answer.error),
+                (200, &None),
+                "{case} {method} {reference}"
+            );
+            assert_eq!(answer.header("content-type"), Some(OCI_MANIFEST), "{case}");
+            assert!(
+                method == "HEAD" || answer.body == text,
+                "{case} {reference}"
+            );
+            if told || *reference == digest {
+                let says = answer.header("docker-content-digest");
+                assert_eq!(says, Some(&*digest), "{case} {method} {reference}");
+            }
+        }
+        assert_eq!(scene.committed(&digest), size == KEPT, "{case}");
+        fake.clear_faults();
     }
+}
+
+/// Its last bytes are held back, so whatever is wrong with it ends short.
+#[tokio::test]
+async fn a_wrong_manifest_of_more_than_4_mib_ends_short() {
+    let scene = Scene::new().await;
+    let size: u64 = 5 << 20;
+    let text = vec![b' '; usize::try_from(size).expect("a size")];
+    let digest = scene
+        .fake
+        .put_manifest("a/b", Some("v1"), OCI_MANIFEST, text);
+    for fault in [
+        Fault::WrongBytes { at: 7 },
+        Fault::WrongBytes { at: size - 1 },
+        Fault::TruncateAfter(size - 1),
+        Fault::WrongLength(5),
+    ] {
+        let case = format!("{fault:?}");
+        scene.fake.fault(Match::manifest().method("GET"), fault);
+        for reference in ["v1", &digest] {
+            let answer = http::get(&scene.manifest("a/b", reference), &[]).await;
+            let answer = answer.expect("an answer");
+            assert_eq!(answer.status, 200, "{case} {reference}");
+            assert_eq!(answer.error, Some(Broken::Fin), "{case} {reference}");
+        }
+        scene.fake.clear_faults();
+    }
+    assert_eq!(
+        files(&scene.node.store().join("blobs")),
+        [""; 0].map(std::path::PathBuf::from)
+    );
+}
+
+/// The right to it is proven as for any other manifest.
+#[tokio::test]
+async fn a_private_manifest_of_more_than_4_mib_is_for_its_reader() {
+    let scene = Scene::new().await;
+    let digest = scene
+        .fake
+        .put_manifest("a/b", Some("v1"), OCI_MANIFEST, vec![b' '; 5 << 20]);
+    scene.fake.require_basic("a/b", "user", "password");
+    let pair = data_encoding::BASE64.encode(b"user:password");
+    for (sent, status) in [
+        (None, 401),
+        (Some(format!("Basic {pair}")), 200),
+        (None, 401),
+    ] {
+        for reference in ["v1", &digest] {
+            let mut call = Call::get(scene.manifest("a/b", reference));
+            if let Some(sent) = &sent {
+                call = call.header("authorization", sent);
+            }
+            let answer = call.send().await.expect("an answer");
+            assert_eq!(answer.status, status, "{reference}");
+        }
+    }
+}
+
+/// Schema 1 is signed inline: its bytes do not have its digest, so nobody can tell whether they are right.
+#[tokio::test]
+async fn schema_1_is_never_served() {
+    const SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+    let scene = Scene::new().await;
+    for (i, (media_type, text, fault)) in [
+        (SCHEMA1, "{\"schemaVersion\":1,\"signatures\":[]}", None),
+        (
+            SCHEMA1,
+            "{\"schemaVersion\":1,\"signatures\":[]}",
+            Some(Fault::WrongDigestHeader),
+        ),
+        (
+            "application/vnd.docker.distribution.manifest.v1+json",
+            "{\"schemaVersion\":1}",
+            None,
+        ),
+        (OCI_MANIFEST, "{\"schemaVersion\":1,\"fsLayers\":[]}", None),
+        (
+            SCHEMA1,
+            "{\"schemaVersion\":1}",
+            Some(Fault::NoDigestHeader),
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let tag = format!("v{i}");
+        let digest = scene.fake.put_manifest("a/b", Some(&tag), media_type, text);
+        if let Some(fault) = fault {
+            scene.fake.fault(Match::manifest(), fault);
+        }
+        for (method, reference) in [
+            ("HEAD", &tag),
+            ("GET", &digest),
+            ("GET", &tag),
+            ("HEAD", &digest),
+        ] {
+            // By HEAD, only the header says what it is.
+            if method == "HEAD" && media_type == OCI_MANIFEST && *reference == tag {
+                continue;
+            }
+            let url = scene.manifest("a/b", reference);
+            let answer = Call::new(method, url).send().await.expect("an answer");
+            assert_eq!(
+                answer.status,
+                503,
+                "{i} {method} {reference}: {}",
+                answer.text()
+            );
+        }
+        scene.fake.clear_faults();
+    }
+    assert_eq!(
+        files(&scene.node.store().join("blobs")),
+        [""; 0].map(std::path::PathBuf::from)
+    );
+}
+
+/// Anybody may be a mirror: what a manifest is, its bytes say.
+#[tokio::test]
+async fn a_mirror_does_not_say_what_a_manifest_is() {
+    let mirrors = Mirrors::new().await;
+    let layers = "\"config\":{},\"layers\":[]";
+    for (i, (text, is)) in [
+        (
+            format!("{{\"schemaVersion\":2,\"mediaType\":\"{DOCKER_MANIFEST}\",{layers}}}"),
+            DOCKER_MANIFEST,
+        ),
+        (format!("{{\"schemaVersion\":2,{layers}}}"), OCI_MANIFEST),
+        (
+            "{\"schemaVersion\":2,\"manifests\":[]}".to_owned(),
+            OCI_INDEX,
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for (j, wrong) in [
+            "text/html",
+            "application/octet-stream",
+            OCI_INDEX,
+            DOCKER_MANIFEST,
+        ]
+        .into_iter()
+        .filter(|wrong| *wrong != is)
+        .enumerate()
+        {
+            let tag = format!("v{i}-{j}");
+            let text = format!("{text}{}", " ".repeat(j));
+            mirrors
+                .second
+                .put_manifest("a/b", Some(&tag), is, text.clone());
+            let digest = mirrors.first.put_manifest("a/b", Some(&tag), wrong, text);
+            for (method, reference) in [
+                ("HEAD", &tag),
+                ("GET", &digest),
+                ("GET", &tag),
+                ("HEAD", &digest),
+            ] {
+                let url = mirrors.manifest("a/b", reference);
+                let answer = Call::new(method, url).send().await.expect("an answer");
+                assert_eq!(answer.status, 200, "{wrong} {method} {reference}");
+                assert_eq!(
+                    answer.header("content-type"),
+                    Some(is),
+                    "{wrong} {method} {reference}"
+                );
+                assert_eq!(answer.header("docker-content-digest"), Some(&*digest));
+            }
+        }
+    }
+    // The mirror was asked, and its word about all else was taken.
+    assert!(mirrors.first.count(|seen| seen.method == "GET") > 0);
+    assert_eq!(mirrors.second.count(|seen| seen.method == "GET"), 0);
 }

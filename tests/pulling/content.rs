@@ -1,7 +1,7 @@
 //! Content goes through as the registry made it, with exact headers (promise P3).
 
 use bytes::Bytes;
-use larder_tests::fake::{Algorithm, Content, Fault, Kind, Match};
+use larder_tests::fake::{Algorithm, Content, Kind};
 use larder_tests::http::{self, Call, Response};
 use larder_tests::image::{
     self, DOCKER_MANIFEST, LayerSpec, OCI_INDEX, OCI_MANIFEST, build_artifact,
@@ -10,7 +10,6 @@ use larder_tests::scene::Scene;
 use serde_json::json;
 
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-const SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
 const OCTETS: &str = "application/octet-stream";
 
 /// The headers that say what an answer is, in this order.
@@ -229,28 +228,4 @@ async fn the_registry_is_asked_in_larders_own_words() {
             assert!(!accept.contains("text/html"), "{accept}");
         }
     }
-}
-
-#[tokio::test]
-async fn schema_1_passes_through_and_is_not_kept() {
-    let scene = Scene::new().await;
-    // Signed inline, so the digest that a registry tells is not that of the bytes.
-    scene
-        .fake
-        .fault(Match::manifest(), Fault::WrongDigestHeader);
-    let text = "{\"schemaVersion\": 1, \"signatures\": []}";
-    scene
-        .fake
-        .put_manifest("old/app", Some("v1"), SCHEMA1, text);
-    let url = scene.manifest("old/app", "v1");
-    for round in 1..=2 {
-        let answer = http::get(&url, &[]).await.expect("an answer");
-        assert_eq!((answer.status, answer.text()), (200, text.to_owned()));
-        assert_eq!(answer.header("content-type"), Some(SCHEMA1));
-        let told = format!("sha256:{}", "0bad".repeat(16));
-        assert_eq!(answer.header("docker-content-digest"), Some(&*told));
-        assert_eq!(scene.fetches(), round);
-    }
-    let blobs = larder_tests::scene::files(&scene.node.store().join("blobs"));
-    assert!(blobs.is_empty(), "{blobs:?}");
 }

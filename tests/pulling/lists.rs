@@ -1,72 +1,66 @@
 //! Lists, which are passed on and not kept: tags, page by page, and referrers (promise P3).
 
-use larder_tests::fake::{FakeRegistry, Kind};
+use larder_tests::fake::{FakeRegistry, Fault, Kind, Match};
 use larder_tests::http;
 use larder_tests::image::{self, LayerSpec, OCI_INDEX, OCI_MANIFEST, build_artifact};
+use larder_tests::mirrors::Mirrors;
 use larder_tests::node::Node;
 use larder_tests::scene::Scene;
 
-/// Where a reference in a `Link` leads from `base` (RFC 3986 section 5.2, as far as it is needed).
-fn resolved(base: &str, reference: &str) -> String {
-    let path_at = base.find("/v2/").expect("a path");
-    let query_at = base.find('?').unwrap_or(base.len());
-    if reference.starts_with('?') {
-        format!("{}{reference}", &base[..query_at])
-    } else if reference.starts_with('/') {
-        format!("{}{reference}", &base[..path_at])
-    } else {
-        reference.to_owned()
-    }
+/// The next page's path as containers/image, oras-py and dxf read it: all before the first `;`, taken for a path on the
+/// same host. They resolve nothing.
+fn next_path(link: &str) -> &str {
+    let (target, rest) = link.split_once(';').expect("a link with parameters");
+    assert_eq!(rest, " rel=\"next\"", "{link}");
+    let path = target.strip_prefix('<').and_then(|t| t.strip_suffix('>'));
+    path.filter(|path| path.starts_with("/v2/"))
+        .unwrap_or_else(|| panic!("no absolute path: {link}"))
 }
 
-/// Reads all pages from `first` on, as clients do.
-async fn pages(first: String) -> Vec<Vec<String>> {
+/// Reads all pages of a list of tags from `first` on, as clients do.
+async fn pages(node: &Node, first: &str) -> Vec<Vec<String>> {
     let mut pages = Vec::new();
-    let mut url = Some(first);
-    while let Some(at) = url.take() {
-        assert!(pages.len() < 20, "no end of pages at {at}");
-        let answer = http::get(&at, &[]).await.expect("an answer");
-        assert_eq!(answer.status, 200, "{at}: {}", answer.text());
+    let mut next = Some(first.to_owned());
+    while let Some(path) = next.take() {
+        assert!(pages.len() < 20, "no end of pages at {path}");
+        let answer = http::get(&format!("{}{path}", node.url()), &[]).await;
+        let answer = answer.expect("an answer");
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
         let page = serde_json::from_value(answer.json()["tags"].clone());
         pages.push(page.expect("a list of tags"));
-        if let Some(link) = answer.header("link") {
-            let (target, rest) = link.split_once('>').expect("a link");
-            assert!(rest.contains("rel=\"next\""), "{link}");
-            url = Some(resolved(&at, target.trim_start_matches('<')));
-        }
+        next = answer.header("link").map(|link| next_path(link).to_owned());
     }
     pages
+}
+
+/// Puts tags, one letter each.
+fn put_tags(fake: &FakeRegistry, repository: &str, tags: &str) {
+    for tag in tags.chars() {
+        fake.put_manifest(repository, Some(&tag.to_string()), OCI_MANIFEST, "{}");
+    }
 }
 
 #[tokio::test]
 async fn tags_page_by_page_in_both_addressings() {
     let fake = FakeRegistry::start().await;
     let node = Node::builder().upstream(&fake).start().await;
-    for tag in ["a", "b", "c", "d", "e"] {
-        fake.put_manifest("team/app", Some(tag), OCI_MANIFEST, "{}");
-    }
+    put_tags(&fake, "team/app", "abcde");
     let (larder, host) = (node.url(), fake.host());
     for (first, expected) in [
-        (format!("{larder}/v2/team/app/tags/list?ns={host}"), vec![5]),
-        (format!("{larder}/v2/{host}/team/app/tags/list"), vec![5]),
+        (format!("/v2/team/app/tags/list?ns={host}"), vec![5]),
+        (format!("/v2/{host}/team/app/tags/list"), vec![5]),
         (
-            format!("{larder}/v2/team/app/tags/list?n=2&ns={host}"),
+            format!("/v2/team/app/tags/list?n=2&ns={host}"),
             vec![2, 2, 1],
         ),
+        (format!("/v2/{host}/team/app/tags/list?n=2"), vec![2, 2, 1]),
+        (format!("/v2/team/app/tags/list?ns={host}&last=b"), vec![3]),
         (
-            format!("{larder}/v2/{host}/team/app/tags/list?n=2"),
-            vec![2, 2, 1],
-        ),
-        (
-            format!("{larder}/v2/team/app/tags/list?ns={host}&last=b"),
-            vec![3],
-        ),
-        (
-            format!("{larder}/v2/{host}/team/app/tags/list?n=1&last=c"),
+            format!("/v2/{host}/team/app/tags/list?n=1&last=c"),
             vec![1, 1],
         ),
     ] {
-        let pages = pages(first.clone()).await;
+        let pages = pages(&node, &first).await;
         let lengths: Vec<_> = pages.iter().map(Vec::len).collect();
         assert_eq!(lengths, expected, "{first}");
         let tags = pages.concat();
@@ -84,6 +78,164 @@ async fn tags_page_by_page_in_both_addressings() {
     let answer = answer.expect("an answer");
     assert_eq!(answer.header("content-type"), Some("application/json"));
     assert_eq!(answer.json()["tags"].as_array().map(Vec::len), Some(6));
+}
+
+/// However a registry writes its links, and whatever its cursor is.
+#[tokio::test]
+async fn every_way_to_name_the_next_page() {
+    let scene = Scene::new().await;
+    let (fake, host) = (&scene.fake, scene.fake.host());
+    put_tags(fake, "a/b", "abc");
+    let elsewhere = format!("<https://{host}/v2/a/b/tags/list?last=a>; rel=\"next\"");
+    for (links, cursor) in [
+        (&["<?last=a>; rel=next"][..], "last=a"),
+        (&["</v2/a/b/tags/list?last=a>;rel=\"next\""], "last=a"),
+        (
+            &["</other/path?last=a&n=9>; title=\"x, y; z\"; REL=\"last NEXT\""],
+            "last=a&n=9",
+        ),
+        (
+            &["</v2/a/b/tags/list>; rel=first, <?last=a>; rel=next, <?last=z>; rel=last"],
+            "last=a",
+        ),
+        (
+            &["<?last=z>; rel=last", "<?last=a>; type=x; rel=next"],
+            "last=a",
+        ),
+        (&[elsewhere.as_str()], "last=a"),
+        (
+            &["<?last=a&cursor=x%2By+z/=~&ns=other.example>; rel=next"],
+            "last=a&cursor=x%2By+z/=~",
+        ),
+    ] {
+        fake.clear_faults();
+        fake.reset_counts();
+        let header = |link: &&str| ("link".to_owned(), (*link).to_owned());
+        let first = Fault::Status {
+            code: 200,
+            headers: links.iter().map(header).collect(),
+            body: "{\"tags\":[\"a\"]}".into(),
+        };
+        let is_first = Match::tags().when(|request| request.query.is_none());
+        fake.fault(is_first, first);
+        for path in [
+            format!("/v2/a/b/tags/list?ns={host}"),
+            format!("/v2/{host}/a/b/tags/list"),
+        ] {
+            let pages = pages(&scene.node, &path).await;
+            assert_eq!(pages, [vec!["a"], vec!["b", "c"]], "{links:?} {path}");
+        }
+        let asked = fake.requests();
+        let asked: Vec<_> = asked
+            .iter()
+            .filter_map(|seen| seen.query.as_deref())
+            .collect();
+        assert_eq!(asked, [cursor, cursor], "{links:?}");
+    }
+    for link in [
+        "<?last=a>; rel=prev",
+        "<?last=a>",
+        "?last=a; rel=next",
+        "</v2/a/b/tags/list>; rel=next",
+    ] {
+        fake.clear_faults();
+        let headers = vec![("link".to_owned(), link.to_owned())];
+        let body = "{\"tags\":[\"a\"]}".into();
+        fake.fault(
+            Match::tags(),
+            Fault::Status {
+                code: 200,
+                headers,
+                body,
+            },
+        );
+        let answer = http::get(&scene.path("a/b/tags/list"), &[]).await;
+        assert_eq!(answer.expect("an answer").header("link"), None, "{link}");
+    }
+}
+
+#[tokio::test]
+async fn larder_behind_larder_pages_too() {
+    let inner = Scene::new().await;
+    let host = inner.fake.host();
+    put_tags(&inner.fake, "team/app", "abcde");
+    let endpoint = format!("{}/v2/{host}", inner.node.url());
+    let outer = Node::builder().upstream_at("registry.test", &endpoint);
+    let outer = outer.start().await;
+    for path in [
+        "/v2/team/app/tags/list?ns=registry.test&n=2",
+        "/v2/registry.test/team/app/tags/list?n=2",
+        "/v2/registry.test/team/app/tags/list?n=2&ns=registry.test",
+    ] {
+        let pages = pages(&outer, path).await;
+        assert_eq!(pages, [vec!["a", "b"], vec!["c", "d"], vec!["e"]], "{path}");
+    }
+}
+
+/// Clients look for the tag scheme upon a 404; oras does not if it says that the repository is unknown.
+#[tokio::test]
+async fn a_registry_without_the_referrers_api_is_a_plain_404() {
+    let mirrors = Mirrors::new().await;
+    let (mirror, origin) = (&mirrors.first, &mirrors.second);
+    for fake in [mirror, origin] {
+        put_tags(fake, "a/b", "a");
+    }
+    let digest = format!("sha256:{}", "ab".repeat(32));
+    let url = format!(
+        "{}/v2/a/b/referrers/{digest}?ns={}",
+        mirrors.node.url(),
+        larder_tests::mirrors::REGISTRY
+    );
+    let unknown = "{\"errors\":[{\"code\":\"NAME_UNKNOWN\",\"message\":\"no\"}]}";
+    for (code, body) in [
+        (404, ""),
+        (404, unknown),
+        (404, "<html>"),
+        (400, ""),
+        (406, "x"),
+    ] {
+        let none = Fault::Status {
+            code,
+            headers: Vec::new(),
+            body: body.into(),
+        };
+        mirror.clear_faults();
+        origin.clear_faults();
+        mirror.fault(Match::referrers(), none.clone());
+        // Where the origin has it, a mirror's word is not the last.
+        let answer = http::get(&url, &[]).await.expect("an answer");
+        assert_eq!(answer.status, 200, "{code}: {}", answer.text());
+        origin.fault(Match::referrers(), none);
+        for answer in [http::get(&url, &[]).await, http::head(&url, &[]).await] {
+            let answer = answer.expect("an answer");
+            assert_eq!(answer.status, 404, "{code}: {}", answer.text());
+            assert!(!answer.text().contains("NAME_UNKNOWN"), "{}", answer.text());
+            assert_eq!(answer.header("allow"), None);
+        }
+    }
+    // An outage is none.
+    for code in [500, 503] {
+        origin.clear_faults();
+        origin.fault(Match::referrers(), Fault::status(code));
+        let answer = http::get(&url, &[]).await.expect("an answer");
+        assert_eq!(answer.status, 503, "{code}");
+    }
+}
+
+#[tokio::test]
+async fn a_question_that_the_registry_does_not_take_is_the_clients_fault() {
+    let scene = Scene::new().await;
+    scene.fake.fault(Match::any(), Fault::status(400));
+    let digest = format!("sha256:{}", "ab".repeat(32));
+    for (path, code) in [
+        ("a/b/tags/list".to_owned(), "NAME_INVALID"),
+        ("a/b/manifests/v1".to_owned(), "MANIFEST_INVALID"),
+        (format!("a/b/manifests/{digest}"), "MANIFEST_INVALID"),
+    ] {
+        let answer = http::get(&scene.path(&path), &[]).await.expect("an answer");
+        assert_eq!(answer.status, 400, "{path}: {}", answer.text());
+        assert_eq!(answer.json()["errors"][0]["code"], code, "{path}");
+    }
 }
 
 #[tokio::test]

@@ -1,44 +1,58 @@
 //! Lists, which change under the same name and are therefore passed on and not kept: tags and referrers.
 
 use http::{HeaderMap, StatusCode, header};
-use larder_shared::{Digest, RegistryName};
+use larder_shared::{Digest, link, route::Address};
 
 use super::{Pull, PullError, Pulled, put};
 use crate::{
     access::Place,
     body::Body,
     metrics::{Outcome, Tier},
-    upstream::{Subject, Want},
+    upstream::{Failure, Subject, Want},
 };
 
 impl Pull {
     pub(super) async fn tag_list(
         &self,
         place: &Place,
+        address: &Address,
         query: &str,
         head: bool,
     ) -> Result<Pulled, PullError> {
-        self.pass_on(place, Subject::Tags(query.to_owned()), head)
-            .await
+        let here = |next: &str| address.next_page("tags/list", next);
+        let subject = Subject::Tags(query.to_owned());
+        self.pass_on(place, subject, head, here).await
     }
 
-    /// A registry without the referrers API says 404, which is passed on: clients then look for the tag scheme.
+    /// A registry without the referrers API says 404, 400 or 406. All of them become a plain 404, upon which clients look
+    /// for the tag scheme; oras does not where the body says that the repository is unknown.
     pub(super) async fn referrers(
         &self,
         place: &Place,
+        address: &Address,
         digest: &Digest,
         query: &str,
         head: bool,
     ) -> Result<Pulled, PullError> {
-        self.pass_on(place, Subject::Referrers(*digest, query.to_owned()), head)
-            .await
+        let here = |next: &str| address.next_page(&format!("referrers/{digest}"), next);
+        let subject = Subject::Referrers(*digest, query.to_owned());
+        match self.pass_on(place, subject, head, here).await {
+            Err(PullError::Upstream(failure))
+                if matches!(failure, Failure::NotFound(_)) || failure.declined().is_some() =>
+            {
+                Err(PullError::NoReferrers(place.registry.clone()))
+            }
+            answered => answered,
+        }
     }
 
+    /// `here` says where larder itself has the page that the registry has at a query.
     async fn pass_on(
         &self,
         place: &Place,
         subject: Subject,
         head: bool,
+        here: impl Fn(&str) -> String,
     ) -> Result<Pulled, PullError> {
         // Lists are not kept, so the answer to the question is the verdict on it, and on nothing else; a mirror's answer
         // needs one besides.
@@ -60,10 +74,12 @@ impl Pull {
                 value,
             );
         }
-        if let Some(link) = answer
-            .header("link")
-            .and_then(|link| next_page(link, &place.registry))
-        {
+        let links = answer.headers.get_all(header::LINK).iter();
+        let next = link::next_page(links.filter_map(|value| value.to_str().ok()));
+        // The host must stay this node and the path the client's own, so only the query is the registry's.
+        if let Some((_, query)) = next.as_deref().and_then(|next| next.split_once('?')) {
+            let query = query.split('#').next().unwrap_or_default();
+            let link = format!("<{}>; rel=\"next\"", here(query));
             put(&mut headers, header::LINK, &link);
         }
         let length = answer.content_length();
@@ -78,42 +94,5 @@ impl Pull {
             tier: Tier::Upstream,
             outcome: Outcome::Miss,
         })
-    }
-}
-
-/// `Link: </v2/…?last=x&n=5>; rel="next"`, with the query alone: the path is the client's own, and the host must stay
-/// this node. The query takes the place of the client's, so it names the registry again: whoever asked with a prefix
-/// may say both (promise P2).
-fn next_page(link: &str, registry: &RegistryName) -> Option<String> {
-    let (target, rest) = link.trim().strip_prefix('<')?.split_once('>')?;
-    if !rest.replace(' ', "").contains("rel=\"next\"") {
-        return None;
-    }
-    let (_, query) = target.split_once('?')?;
-    Some(format!("<?{query}&ns={registry}>; rel=\"next\""))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::next_page;
-
-    #[test]
-    fn the_next_page_is_asked_here() {
-        let registry = "r.io:5000".parse().unwrap();
-        for (link, expected) in [
-            (
-                "</v2/a/tags/list?n=5&last=x>; rel=\"next\"",
-                Some("<?n=5&last=x&ns=r.io:5000>; rel=\"next\""),
-            ),
-            (
-                "<https://r.io/v2/a/tags/list?last=x>; rel=\"next\"",
-                Some("<?last=x&ns=r.io:5000>; rel=\"next\""),
-            ),
-            ("</v2/a/tags/list?n=5>; rel=\"prev\"", None),
-            ("</v2/a/tags/list>; rel=\"next\"", None),
-            ("nonsense", None),
-        ] {
-            assert_eq!(next_page(link, &registry).as_deref(), expected, "{link}");
-        }
     }
 }

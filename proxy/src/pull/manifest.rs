@@ -10,7 +10,7 @@ use super::{DIGEST, Manifest, Pull, PullError, Pulled, explain, put};
 use crate::{
     access::{Access, Place, Verdict},
     body::Body,
-    client,
+    client::{self, Uncollected},
     cluster::{Cluster, durable::KeptLink},
     events,
     fill::FillError,
@@ -22,6 +22,9 @@ use crate::{
     upstream::{Answer, Failure, Subject, Upstreams, Want},
 };
 
+/// What a manifest is of which nobody who counts has said what it is.
+const UNTOLD: &str = "application/octet-stream";
+
 /// A manifest's body must be complete within this time.
 const BODY: Duration = Duration::from_secs(4);
 
@@ -30,6 +33,8 @@ pub(super) struct Resolved {
     pub(super) answer: Known,
     /// Which endpoint was asked, if one answered.
     pub(super) endpoint: Option<usize>,
+    /// Whether it was the origin, or one whose word the operator takes for the origin's.
+    proves: bool,
     /// What was known before, and how long ago it was checked.
     pub(super) record: Option<TagRecord>,
     pub(super) age: Duration,
@@ -62,15 +67,14 @@ impl Pull {
         let resolved = |answer| Resolved {
             answer,
             endpoint: None,
+            proves: false,
             record: record.clone(),
             age,
             policy,
         };
         if self.proven(place)?
             && let Before::Fresh(known) = tags::decide(record.as_ref(), age, fresh_for)
-            && let Some(pulled) = self
-                .stored_manifest(place, &Descriptor::from(&known), head)
-                .await
+            && let Some(pulled) = self.stored_manifest(place, &known.digest, head).await
         {
             let pulled = pulled.from(Tier::Node, Outcome::Hit);
             return Ok(resolved(Known::Fresh(Box::new(pulled))));
@@ -101,12 +105,30 @@ impl Pull {
         let concluded = tags::conclude(record.clone(), told.word, policy);
         Ok(Resolved {
             endpoint: told.endpoint,
+            proves: told.proves,
             ..resolved(Known::Concluded(concluded))
         })
     }
 
+    /// A manifest, whatever it is asked by.
+    pub(super) async fn manifest_by(
+        &self,
+        place: &Place,
+        reference: &Reference,
+        head: bool,
+    ) -> Result<Pulled, PullError> {
+        let pulled = match reference {
+            Reference::Tag(tag) => self.manifest_by_tag(place, tag, head).await,
+            Reference::Digest(digest) => self.manifest_by_digest(place, digest, head).await,
+        };
+        match pulled {
+            Err(PullError::TooLarge) => Box::pin(self.large_manifest(place, reference, head)).await,
+            pulled => pulled,
+        }
+    }
+
     /// What does the tag point to, how old may that be, and the manifest itself.
-    pub(super) async fn manifest_by_tag(
+    async fn manifest_by_tag(
         &self,
         place: &Place,
         tag: &Tag,
@@ -116,6 +138,7 @@ impl Pull {
         events::step(StepName::Tag, || explain::concluded(&resolved));
         let Resolved {
             answer,
+            proves,
             record,
             age,
             policy,
@@ -130,14 +153,15 @@ impl Pull {
         };
         let fetched = match concluded {
             After::Serve(descriptor) => {
-                if let Some(pulled) = self.stored_manifest(place, &descriptor, head).await {
+                if let Some(pulled) = self.stored_manifest(place, &descriptor.digest, head).await {
                     place.record.set_tag(tag.clone(), tag_record(&descriptor));
                     return Ok(pulled.from(Tier::Node, Outcome::Hit));
                 }
                 // It becomes what the tag points to when it is here: an outage may come first.
                 let announced = tag_record(&descriptor);
                 place.record.announce_tag(tag.clone(), announced);
-                if head {
+                // A mirror's headers do not tell what a manifest is; its bytes do.
+                if head && proves {
                     return Ok(headers_only(&descriptor).from(Tier::Upstream, Outcome::Miss));
                 }
                 Box::pin(self.fetch(place, Reference::Digest(descriptor.digest)))
@@ -226,9 +250,7 @@ impl Pull {
         head: bool,
     ) -> Result<Pulled, PullError> {
         self.right_to_stale(place, known, &failure).await?;
-        let stored = self
-            .stored_manifest(place, &Descriptor::from(known), head)
-            .await;
+        let stored = self.stored_manifest(place, &known.digest, head).await;
         let mut pulled = match stored {
             Some(pulled) => pulled,
             None if self.cluster.is_there() => {
@@ -257,7 +279,7 @@ impl Pull {
     }
 
     /// The manifest with this digest, if the repository holds it.
-    pub(super) async fn manifest_by_digest(
+    async fn manifest_by_digest(
         &self,
         place: &Place,
         digest: &Digest,
@@ -265,22 +287,12 @@ impl Pull {
     ) -> Result<Pulled, PullError> {
         let proven = self.proven(place)?;
         let link = place.record.link(digest);
-        if let Some(Link {
-            size,
-            media_type: Some(media_type),
-            ..
-        }) = link
-        {
-            let descriptor = Descriptor {
-                digest: *digest,
-                size,
-                media_type,
-            };
+        if link.is_some_and(|link| link.media_type.is_some()) {
             if !proven {
                 let subject = Subject::Manifest(Reference::Digest(*digest));
                 self.access.prove(place, subject).await?;
             }
-            if let Some(pulled) = self.stored_manifest(place, &descriptor, head).await {
+            if let Some(pulled) = self.stored_manifest(place, digest, head).await {
                 return Ok(pulled.from(Tier::Node, Outcome::Hit));
             }
         }
@@ -296,23 +308,27 @@ impl Pull {
     pub(super) async fn stored_manifest(
         &self,
         place: &Place,
-        descriptor: &Descriptor,
+        digest: &Digest,
         head: bool,
     ) -> Option<Pulled> {
-        place.record.link(&descriptor.digest)?;
-        let bytes = if let Some(bytes) = self.store.small(&descriptor.digest) {
+        let link = place.record.link(digest)?;
+        let bytes = if let Some(bytes) = self.store.small(digest) {
             bytes
         } else {
-            let (store, digest) = (Arc::clone(&self.store), descriptor.digest);
+            let (store, digest) = (Arc::clone(&self.store), *digest);
             tokio::task::spawn_blocking(move || store.read(&digest, media::MAX_MANIFEST))
                 .await
                 .ok()??
         };
         self.expect(&bytes);
-        let manifest = Manifest {
-            digest: descriptor.digest,
-            media_type: descriptor.media_type.clone(),
-            bytes,
+        let manifest = match link.media_type {
+            Some(media_type) => Manifest {
+                digest: *digest,
+                media_type,
+                bytes,
+            },
+            // It came as a blob.
+            None => Manifest::of(*digest, bytes, None).ok()?,
         };
         Some(manifest.pulled(head, Outcome::Hit))
     }
@@ -426,19 +442,16 @@ async fn fetch(
                     // A mirror's word: the origin has to say so too.
                     access.prove_unless_known(&place, subject).await?;
                 }
-                if let Reference::Tag(tag) = &reference
-                    && !media::is_schema1(&manifest.media_type)
-                {
+                if let Reference::Tag(tag) = &reference {
                     place
                         .record
                         .set_tag(tag.clone(), tag_record(&manifest.descriptor()));
                 }
                 let manifest = Arc::new(manifest);
-                if !media::is_schema1(&manifest.media_type) {
-                    keep(&store, &cluster, &place, &manifest);
-                }
+                keep(&store, &cluster, &place, &manifest);
                 return Ok(manifest);
             }
+            Err(PullError::TooLarge) => return Err(PullError::TooLarge),
             Err(error) => {
                 if let (PullError::Fill(FillError::Digest), Reference::Digest(digest)) =
                     (&error, &reference)
@@ -462,48 +475,49 @@ async fn read(
     let told: Option<Digest> = answer
         .header("docker-content-digest")
         .and_then(|d| d.parse().ok());
-    let media_type = answer
-        .header("content-type")
-        .unwrap_or("application/octet-stream")
-        .to_owned();
-    let bytes = client::collect(answer.body, media::MAX_MANIFEST, BODY)
+    let told_type = answer.header("content-type").map(str::to_owned);
+    let told_type = told_type.filter(|_| answer.proves);
+    if answer.content_length() > Some(media::MAX_MANIFEST) {
+        return Err(PullError::TooLarge);
+    }
+    let bytes = client::collect_bounded(answer.body, media::MAX_MANIFEST, BODY)
         .await
-        .map_err(|why| Failure::Invalid {
-            place: place.registry.to_string(),
-            why,
+        .map_err(|why| match why {
+            Uncollected::TooLong(_) => PullError::TooLarge,
+            why => Failure::Invalid {
+                place: place.registry.to_string(),
+                why: why.to_string(),
+            }
+            .into(),
         })?;
     receiving.add(bytes.len() as u64);
-    if media::is_schema1(&media_type) {
-        // Signed inline: passed on under the digest that the registry gives it, and not kept.
-        let digest = told.unwrap_or_else(|| Digest::sha256(&bytes));
-        return Ok(Manifest {
-            digest,
-            media_type,
-            bytes,
-        });
-    }
     let expected = match reference {
         Reference::Digest(digest) => Some(*digest),
         Reference::Tag(_) => told,
     };
+    let unusable = |why: &str| {
+        PullError::Upstream(Failure::Invalid {
+            place: place.registry.to_string(),
+            why: why.to_owned(),
+        })
+    };
     // Any page would have the digest that it has itself.
     if expected.is_none() && !media::is_manifest(&bytes) {
-        return Err(PullError::Upstream(Failure::Invalid {
-            place: place.registry.to_string(),
-            why: "something that is no manifest".to_owned(),
-        }));
+        return Err(unusable("something that is no manifest"));
     }
     let algorithm = expected.map_or(larder_shared::Algorithm::Sha256, |d| d.algorithm());
     let digest = Digest::of(algorithm, &bytes);
+    let manifest = Manifest::of(digest, bytes, told_type.as_deref())
+        .map_err(|Schema1| unusable("a manifest of Docker's schema 1, which nobody can verify"))?;
     if expected.is_some_and(|expected| expected != digest) {
         return Err(FillError::Digest.into());
     }
-    Ok(Manifest {
-        digest,
-        media_type,
-        bytes,
-    })
+    Ok(manifest)
 }
+
+/// A manifest of Docker's schema 1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Schema1;
 
 /// Keeps a verified manifest. The client does not wait for the disk.
 fn keep(store: &Arc<Store>, cluster: &Arc<Cluster>, place: &Place, manifest: &Arc<Manifest>) {
@@ -560,6 +574,21 @@ fn tag_record(descriptor: &Descriptor) -> TagRecord {
 }
 
 impl Manifest {
+    /// A manifest with these bytes, which were verified. Its type is what they say, or their shape; `told` is what the
+    /// origin's header said, where it is the origin that answered.
+    pub(super) fn of(digest: Digest, bytes: Bytes, told: Option<&str>) -> Result<Self, Schema1> {
+        let media_type = match media::kind(&bytes, told) {
+            media::Kind::Is(media_type) => media_type,
+            media::Kind::Schema1 => return Err(Schema1),
+            media::Kind::Untold => told.unwrap_or(UNTOLD).to_owned(),
+        };
+        Ok(Self {
+            digest,
+            media_type,
+            bytes,
+        })
+    }
+
     fn descriptor(&self) -> Descriptor {
         Descriptor {
             digest: self.digest,

@@ -7,7 +7,6 @@
 use std::{net::SocketAddr, pin::pin, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
-use http::header;
 use tokio::time::timeout;
 
 use larder_shared::{Digest, Range, RangeHeader, Reference, Role, Route, media};
@@ -22,7 +21,6 @@ use crate::{
     fill::{Right, Source},
     identity::{Fingerprint, Identity},
     metrics::{self, Outcome, Tier},
-    tags::Descriptor,
     trace::Trace,
     upstream::Failure,
 };
@@ -114,17 +112,11 @@ impl Pull {
         digest: &Digest,
         role: Role,
     ) -> Result<Pulled, PullError> {
-        if let Some(link) = place.record.link(digest)
-            && let Some(media_type) = link.media_type
+        let link = place.record.link(digest);
+        if link.is_some_and(|link| link.media_type.is_some())
+            && let Some(pulled) = self.stored_manifest(place, digest, false).await
         {
-            let descriptor = Descriptor {
-                digest: *digest,
-                size: link.size,
-                media_type,
-            };
-            if let Some(pulled) = self.stored_manifest(place, &descriptor, false).await {
-                return Ok(pulled.from(Tier::Node, Outcome::Hit));
-            }
+            return Ok(pulled.from(Tier::Node, Outcome::Hit));
         }
         if role == Role::Holder {
             return Err(missing(place));
@@ -138,10 +130,6 @@ impl Pull {
         let manifest = self
             .fetch_upstream(place, Reference::Digest(*digest), who)
             .await?;
-        // Signed inline, its bytes do not have its digest: nobody could verify it.
-        if media::is_schema1(&manifest.media_type) {
-            return Err(missing(place));
-        }
         Ok(manifest.pulled(false, Outcome::Miss))
     }
 
@@ -212,12 +200,7 @@ impl Pull {
             }
             return None;
         }
-        let media_type = link.media_type?;
-        says_no_other(&bytes, &media_type).then_some(Manifest {
-            digest: *digest,
-            media_type,
-            bytes: bytes.into(),
-        })
+        Manifest::of(*digest, bytes.into(), None).ok()
     }
 
     async fn manifest_from(
@@ -232,8 +215,6 @@ impl Pull {
             .ask_of(place, peers::Subject::Manifest(*digest), role)
             .await;
         let answer = self.cluster.peers.ask(member, &ask).await.ok()?;
-        let media_type = answer.body.headers().get(header::CONTENT_TYPE)?;
-        let media_type = media_type.to_str().ok()?.to_owned();
         let receiving = self
             .upstreams
             .receiving(&place.registry, metrics::Source::Member);
@@ -245,23 +226,8 @@ impl Pull {
             self.metrics.peers.distrusted.inc();
             return None;
         }
-        says_no_other(&bytes, &media_type).then_some(Manifest {
-            digest: *digest,
-            media_type,
-            bytes,
-        })
+        Manifest::of(*digest, bytes, None).ok()
     }
-}
-
-/// Whether a manifest says nothing else of its own type than what was told. The bytes are verified, the word is not.
-fn says_no_other(manifest: &[u8], media_type: &str) -> bool {
-    #[derive(Default, serde::Deserialize)]
-    struct Typed {
-        #[serde(rename = "mediaType")]
-        media_type: Option<String>,
-    }
-    let typed: Typed = serde_json::from_slice(manifest).unwrap_or_default();
-    typed.media_type.is_none_or(|own| own == media_type)
 }
 
 /// Other members have so long to give a manifest before upstream is asked.

@@ -11,8 +11,7 @@ use std::{
 use futures_util::{TryStreamExt as _, stream};
 use http_body_util::BodyExt as _;
 use larder_shared::{
-    Digest, RangeHeader, Reference, Route, admin::PulledImage, media, name::ImageName,
-    route::Address,
+    Digest, RangeHeader, Reference, Route, admin::PulledImage, name::ImageName, route::Address,
 };
 
 use super::{Caller, Pull, PullError, Request};
@@ -297,11 +296,6 @@ impl Pull {
         };
         let digest = header(super::DIGEST).and_then(|digest| digest.parse().ok());
         let media_type = header(http::header::CONTENT_TYPE).unwrap_or_default();
-        if media::is_schema1(&media_type) {
-            return Err(invalid(
-                "an image of Docker's schema 1, which is never kept",
-            ));
-        }
         // It is in memory: manifests are fetched whole.
         let collected = pulled.body.collect().await;
         Ok(Came {

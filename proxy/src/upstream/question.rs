@@ -172,6 +172,17 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// 400 or 406: the registry does not take such a question.
+    pub fn declined(&self) -> Option<StatusCode> {
+        let Self::Invalid { why, .. } = self else {
+            return None;
+        };
+        let statuses = [StatusCode::BAD_REQUEST, StatusCode::NOT_ACCEPTABLE];
+        statuses
+            .into_iter()
+            .find(|status| *why == status.to_string())
+    }
+
     /// 405: a registry that knows no HEAD. It is asked with GET.
     pub fn knows_no_head(&self) -> bool {
         matches!(self, Self::Invalid { why, .. } if why.starts_with("405"))
