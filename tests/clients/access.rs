@@ -5,10 +5,16 @@ use data_encoding::BASE64;
 use larder_tests::fake::{FakeRegistry, IDENTITY_TOKEN, Kind};
 use larder_tests::image::{LayerSpec, build};
 use larder_tests::node::Node;
-use larder_tests::real::{Auth, Containerd, Podman, Skopeo};
+use larder_tests::real::{Auth, Containerd, Podman, Release, Skopeo};
 
 use crate::image::{Layout, sha256};
-use crate::setup::{REGISTRY, Setup, refused};
+use crate::setup::{REGISTRY, Setup, refused, with_each_containerd};
+
+with_each_containerd!([
+    only_the_right_pull_secret_opens_a_private_image_cached_or_not,
+    a_warm_pull_asks_once_at_the_most_and_a_second_pod_needs_the_secret_too,
+    an_identity_token_opens_an_image_by_cri,
+]);
 
 fn secret(password: &str) -> Auth {
     Auth {
@@ -19,8 +25,12 @@ fn secret(password: &str) -> Auth {
 }
 
 /// Pulls by CRI into an empty containerd and says whether the image has arrived.
-async fn opens(setup: &Setup, image: &str, auth: Option<Auth>) -> Result<bool> {
-    let containerd: Containerd = setup.containerd().await?;
+async fn opens(
+    containerd: Containerd,
+    setup: &Setup,
+    image: &str,
+    auth: Option<Auth>,
+) -> Result<bool> {
     let cri = containerd.cri().await?;
     let pulled = match auth {
         Some(auth) => cri.pull_with_auth(image, auth).await,
@@ -37,19 +47,26 @@ async fn opens(setup: &Setup, image: &str, auth: Option<Auth>) -> Result<bool> {
 }
 
 /// Before the content is cached and after, by tag and by digest: only the right secret opens it.
-#[tokio::test]
-async fn only_the_right_pull_secret_opens_a_private_image_cached_or_not() -> Result<()> {
-    if refused("only_the_right_pull_secret_opens_a_private_image_cached_or_not") {
-        return Ok(());
-    }
+async fn only_the_right_pull_secret_opens_a_private_image_cached_or_not(
+    release: Release,
+) -> Result<()> {
     let setup = Setup::private(Layout::single(3_000_000)?, &[("pod", "right")]).await?;
     for image in [setup.by_tag(), setup.by_digest()] {
         for round in ["cold", "cached"] {
-            assert!(!opens(&setup, &image, None).await?, "{round}: anonymous");
+            assert!(
+                !opens(setup.containerd(release).await?, &setup, &image, None).await?,
+                "{round}: anonymous"
+            );
             let wrong = Some(secret("wrong"));
-            assert!(!opens(&setup, &image, wrong).await?, "{round}: wrong");
+            assert!(
+                !opens(setup.containerd(release).await?, &setup, &image, wrong).await?,
+                "{round}: wrong"
+            );
             let right = Some(secret("right"));
-            assert!(opens(&setup, &image, right).await?, "{round}: right");
+            assert!(
+                opens(setup.containerd(release).await?, &setup, &image, right).await?,
+                "{round}: right"
+            );
         }
     }
     Ok(())
@@ -57,20 +74,33 @@ async fn only_the_right_pull_secret_opens_a_private_image_cached_or_not() -> Res
 
 /// A pod with the secret, then one without: warm, and while the registry is gone. The mirror is also what containerd
 /// falls back to, so there is no way around it.
-#[tokio::test]
-async fn a_warm_pull_asks_once_at_the_most_and_a_second_pod_needs_the_secret_too() -> Result<()> {
-    if refused("a_warm_pull_asks_once_at_the_most_and_a_second_pod_needs_the_secret_too") {
-        return Ok(());
-    }
+async fn a_warm_pull_asks_once_at_the_most_and_a_second_pod_needs_the_secret_too(
+    release: Release,
+) -> Result<()> {
     let mut setup = Setup::private(Layout::single(300_000)?, &[("pod", "right")]).await?;
     let right = || Some(secret("right"));
     let (by_tag, by_digest) = (setup.by_tag(), setup.by_digest());
-    assert!(opens(&setup, &by_tag, right()).await?, "cold");
+    assert!(
+        opens(setup.containerd(release).await?, &setup, &by_tag, right()).await?,
+        "cold"
+    );
     let cold = setup.upstream_requests().await?;
-    assert!(opens(&setup, &by_digest, right()).await?, "warm by digest");
+    assert!(
+        opens(
+            setup.containerd(release).await?,
+            &setup,
+            &by_digest,
+            right()
+        )
+        .await?,
+        "warm by digest"
+    );
     let asked = setup.upstream_requests().await?.since(&cold);
     assert!(asked.is_empty(), "by digest: {asked:?}");
-    assert!(opens(&setup, &by_tag, right()).await?, "warm by tag");
+    assert!(
+        opens(setup.containerd(release).await?, &setup, &by_tag, right()).await?,
+        "warm by tag"
+    );
     let asked = setup.upstream_requests().await?.since(&cold);
     assert_eq!(
         (asked.len(), asked.manifest_heads().len()),
@@ -82,17 +112,35 @@ async fn a_warm_pull_asks_once_at_the_most_and_a_second_pod_needs_the_secret_too
         auth: BASE64.encode(b"pod:right"),
         ..Auth::default()
     };
-    assert!(opens(&setup, &by_digest, Some(encoded)).await?, "as `auth`");
+    assert!(
+        opens(
+            setup.containerd(release).await?,
+            &setup,
+            &by_digest,
+            Some(encoded)
+        )
+        .await?,
+        "as `auth`"
+    );
 
     setup.registry.stop();
     for image in [&by_tag, &by_digest] {
-        assert!(!opens(&setup, image, None).await?, "{image}: no secret");
         assert!(
-            !opens(&setup, image, Some(secret("wrong"))).await?,
+            !opens(setup.containerd(release).await?, &setup, image, None).await?,
+            "{image}: no secret"
+        );
+        assert!(
+            !opens(
+                setup.containerd(release).await?,
+                &setup,
+                image,
+                Some(secret("wrong"))
+            )
+            .await?,
             "{image}: wrong"
         );
         assert!(
-            opens(&setup, image, right()).await?,
+            opens(setup.containerd(release).await?, &setup, image, right()).await?,
             "{image}: within the grace"
         );
     }
@@ -100,11 +148,7 @@ async fn a_warm_pull_asks_once_at_the_most_and_a_second_pod_needs_the_secret_too
 }
 
 /// What `docker login` and the clouds leave: a token that is only good for getting others.
-#[tokio::test]
-async fn an_identity_token_opens_an_image_by_cri() -> Result<()> {
-    if refused("an_identity_token_opens_an_image_by_cri") {
-        return Ok(());
-    }
+async fn an_identity_token_opens_an_image_by_cri(release: Release) -> Result<()> {
     let fake = FakeRegistry::start().await;
     let image = build(&fake, "team/app", "v1", &[LayerSpec::new(1, 100_000)]);
     fake.require_bearer("team/app", &[(IDENTITY_TOKEN, "refresh")]);
@@ -119,7 +163,7 @@ async fn an_identity_token_opens_an_image_by_cri() -> Result<()> {
     );
     let name = format!("{}/team/app:v1", fake.host());
     for (auth, opens) in [("wrong", false), ("refresh", true)] {
-        let containerd = Containerd::start().await?;
+        let containerd = Containerd::start(release).await?;
         containerd.write_hosts(&fake.host(), &hosts)?;
         let pulled = containerd
             .cri()

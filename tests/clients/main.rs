@@ -4,8 +4,10 @@
 //! addressings: `/v2/<repo>/…?ns=<registry>` by containerd, `/v2/<registry>/<repo>/…` by the rest.
 
 mod access;
+mod conformance;
 mod fallback;
 mod image;
+mod killed;
 mod mirror;
 mod node;
 mod prefix;

@@ -60,4 +60,14 @@ impl Mirror {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
+
+    /// SIGTERM; returns at once.
+    pub(crate) fn terminate(&mut self) {
+        self.node.terminate();
+    }
+
+    /// Waits until it has ended after [`terminate`](Self::terminate), and says whether it was content.
+    pub(crate) async fn ended(&mut self) -> bool {
+        self.node.wait().await.success()
+    }
 }

@@ -11,10 +11,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use larder_tests::node::larder_program;
-use larder_tests::real::{Containerd, Podman, Requests, Skopeo, succeeded};
+use larder_tests::real::{Containerd, Podman, Release, Requests, Skopeo, succeeded};
 
 use crate::image::Layout;
-use crate::setup::{Setup, refused};
+use crate::setup::{Setup, refused, with_each_containerd};
+
+with_each_containerd!([
+    an_init_container_sets_a_node_up_and_leaves_it_as_it_was,
+    a_stock_containerd_reads_the_files_once_the_lines_that_install_says_are_put,
+    a_list_of_directories_is_warned_of_with_the_lines_that_mend_it,
+]);
 
 const LAYER: usize = 3_000_000;
 
@@ -141,12 +147,8 @@ fn lines_to_put(complaints: &str) -> Result<&str> {
     Ok(lines)
 }
 
-#[tokio::test]
-async fn an_init_container_sets_a_node_up_and_leaves_it_as_it_was() -> Result<()> {
-    if refused("an_init_container_sets_a_node_up_and_leaves_it_as_it_was") {
-        return Ok(());
-    }
-    let mut node = Target::new(Containerd::start().await?).await?;
+async fn an_init_container_sets_a_node_up_and_leaves_it_as_it_was(release: Release) -> Result<()> {
+    let mut node = Target::new(Containerd::start(release).await?).await?;
     let registry = node.setup.registry.host();
     // One registry has a file already, which knows nothing of larder and is closed to others.
     node.containerd.write_hosts(
@@ -223,13 +225,10 @@ async fn an_init_container_sets_a_node_up_and_leaves_it_as_it_was() -> Result<()
     Ok(())
 }
 
-#[tokio::test]
-async fn a_stock_containerd_reads_the_files_once_the_lines_that_install_says_are_put() -> Result<()>
-{
-    if refused("a_stock_containerd_reads_the_files_once_the_lines_that_install_says_are_put") {
-        return Ok(());
-    }
-    let mut node = Target::new(Containerd::start_stock().await?).await?;
+async fn a_stock_containerd_reads_the_files_once_the_lines_that_install_says_are_put(
+    release: Release,
+) -> Result<()> {
+    let mut node = Target::new(Containerd::start_stock(release).await?).await?;
     let config = node.containerd.config_file();
     let stock = fs::read_to_string(&config)?;
     let said = node.install()?;
@@ -252,9 +251,12 @@ async fn a_stock_containerd_reads_the_files_once_the_lines_that_install_says_are
     Ok(())
 }
 
-/// Whether this machine's containerd is of the kind that finds nothing in a list: 2.1 and later.
-fn is_deaf_to_lists() -> Result<bool> {
-    let output = Command::new("containerd").arg("--version").output()?;
+/// Whether it is of the kind that finds nothing in a list: 2.1 and later, where the transfer service pulls.
+fn is_deaf_to_lists(release: Release) -> Result<bool> {
+    if release == Release::TwoLocal {
+        return Ok(false);
+    }
+    let output = release.command("containerd")?.arg("--version").output()?;
     let text = String::from_utf8(output.stdout)?;
     let version = text
         .split_whitespace()
@@ -267,21 +269,19 @@ fn is_deaf_to_lists() -> Result<bool> {
     Ok((major, minor) >= (2, 1))
 }
 
-#[tokio::test]
-async fn a_list_of_directories_is_warned_of_with_the_lines_that_mend_it() -> Result<()> {
-    if refused("a_list_of_directories_is_warned_of_with_the_lines_that_mend_it") {
-        return Ok(());
-    }
-    let mut node = Target::new(Containerd::start_stock().await?).await?;
+async fn a_list_of_directories_is_warned_of_with_the_lines_that_mend_it(
+    release: Release,
+) -> Result<()> {
+    let mut node = Target::new(Containerd::start_stock(release).await?).await?;
     let config = node.containerd.config_file();
     let stock = fs::read_to_string(&config)?;
     let certs = node.containerd.hosts_dir();
     let other = certs.with_file_name("docker-certs.d");
     let list = format!("{}:{}", certs.display(), other.display());
-    let section = "[plugins.\"io.containerd.grpc.v1.cri\".registry]";
+    let section = release.registry_section();
     fs::write(
         &config,
-        format!("{stock}\n{section}\n  config_path = \"{list}\"\n"),
+        format!("{stock}\n[{section}]\n  config_path = \"{list}\"\n"),
     )?;
     node.containerd.restart().await?;
 
@@ -291,7 +291,7 @@ async fn a_list_of_directories_is_warned_of_with_the_lines_that_mend_it() -> Res
         said.complaints.contains(&format!("to the list {list:?}")),
         "{said:?}"
     );
-    assert_eq!(node.pulls_directly().await?, is_deaf_to_lists()?);
+    assert_eq!(node.pulls_directly().await?, is_deaf_to_lists(release)?);
 
     let lines = lines_to_put(&said.complaints)?;
     fs::write(&config, format!("{stock}\n{lines}"))?;

@@ -1,20 +1,26 @@
 //! containerd pulls, by `ctr` and by CRI (P2, P3, P5, P13, P14).
 
 use anyhow::Result;
-use larder_tests::real::succeeded;
+use larder_tests::real::{Containerd, Release, succeeded};
 
 use crate::image::{Layout, greeting, native};
-use crate::setup::{Setup, refused};
+use crate::setup::{Setup, with_each_containerd};
+
+with_each_containerd!([
+    an_image_pulled_by_tag_is_complete_and_runs,
+    an_image_pulled_by_digest_is_complete,
+    every_platform_of_an_index_is_complete,
+    the_default_hosts_file_leads_every_registry_to_the_mirror,
+    cri_pulls_lists_and_removes_through_the_mirror,
+    a_second_pull_fetches_nothing_upstream,
+    what_was_pulled_once_is_served_while_the_registry_is_down,
+]);
 
 const LAYER: usize = 3_000_000;
 
-#[tokio::test]
-async fn an_image_pulled_by_tag_is_complete_and_runs() -> Result<()> {
-    if refused("an_image_pulled_by_tag_is_complete_and_runs") {
-        return Ok(());
-    }
+async fn an_image_pulled_by_tag_is_complete_and_runs(release: Release) -> Result<()> {
     let setup = Setup::named(Layout::multi(LAYER)?).await?;
-    let containerd = setup.containerd().await?;
+    let containerd = setup.containerd(release).await?;
     succeeded(&containerd.ctr_pull(&setup.by_tag(), &[]).await?)?;
     setup.check_content(&containerd, setup.image.native()?)?;
     let printed = containerd.run_image(&setup.by_tag()).await?;
@@ -22,24 +28,16 @@ async fn an_image_pulled_by_tag_is_complete_and_runs() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn an_image_pulled_by_digest_is_complete() -> Result<()> {
-    if refused("an_image_pulled_by_digest_is_complete") {
-        return Ok(());
-    }
+async fn an_image_pulled_by_digest_is_complete(release: Release) -> Result<()> {
     let setup = Setup::named(Layout::single(LAYER)?).await?;
-    let containerd = setup.containerd().await?;
+    let containerd = setup.containerd(release).await?;
     succeeded(&containerd.ctr_pull(&setup.by_digest(), &[]).await?)?;
     setup.check_content(&containerd, setup.image.native()?)
 }
 
-#[tokio::test]
-async fn every_platform_of_an_index_is_complete() -> Result<()> {
-    if refused("every_platform_of_an_index_is_complete") {
-        return Ok(());
-    }
+async fn every_platform_of_an_index_is_complete(release: Release) -> Result<()> {
     let setup = Setup::named(Layout::multi(LAYER)?).await?;
-    let containerd = setup.containerd().await?;
+    let containerd = setup.containerd(release).await?;
     let pulled = containerd
         .ctr_pull(&setup.by_tag(), &["--all-platforms"])
         .await?;
@@ -51,13 +49,9 @@ async fn every_platform_of_an_index_is_complete() -> Result<()> {
 }
 
 /// One file for all registries: only `?ns=` tells the mirror which one is meant.
-#[tokio::test]
-async fn the_default_hosts_file_leads_every_registry_to_the_mirror() -> Result<()> {
-    if refused("the_default_hosts_file_leads_every_registry_to_the_mirror") {
-        return Ok(());
-    }
+async fn the_default_hosts_file_leads_every_registry_to_the_mirror(release: Release) -> Result<()> {
     let setup = Setup::by_address(Layout::single(LAYER)?).await?;
-    let containerd = larder_tests::real::Containerd::start().await?;
+    let containerd = Containerd::start(release).await?;
     containerd.write_hosts(
         "_default",
         &format!(
@@ -78,13 +72,9 @@ async fn the_default_hosts_file_leads_every_registry_to_the_mirror() -> Result<(
     Ok(())
 }
 
-#[tokio::test]
-async fn cri_pulls_lists_and_removes_through_the_mirror() -> Result<()> {
-    if refused("cri_pulls_lists_and_removes_through_the_mirror") {
-        return Ok(());
-    }
+async fn cri_pulls_lists_and_removes_through_the_mirror(release: Release) -> Result<()> {
     let setup = Setup::named(Layout::multi(LAYER)?).await?;
-    let containerd = setup.containerd().await?;
+    let containerd = setup.containerd(release).await?;
     let cri = containerd.cri().await?;
     let platform = setup.image.native()?;
     for reference in [setup.by_tag(), setup.by_digest()] {
@@ -101,13 +91,9 @@ async fn cri_pulls_lists_and_removes_through_the_mirror() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_second_pull_fetches_nothing_upstream() -> Result<()> {
-    if refused("a_second_pull_fetches_nothing_upstream") {
-        return Ok(());
-    }
+async fn a_second_pull_fetches_nothing_upstream(release: Release) -> Result<()> {
     let setup = Setup::named(Layout::multi(LAYER)?).await?;
-    let containerd = setup.containerd().await?;
+    let containerd = setup.containerd(release).await?;
     succeeded(&containerd.ctr_pull(&setup.by_tag(), &[]).await?)?;
     let first = setup.upstream_requests().await?;
     assert!(!first.content_gets().is_empty(), "{first:?}");
@@ -122,20 +108,16 @@ async fn a_second_pull_fetches_nothing_upstream() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn what_was_pulled_once_is_served_while_the_registry_is_down() -> Result<()> {
-    if refused("what_was_pulled_once_is_served_while_the_registry_is_down") {
-        return Ok(());
-    }
+async fn what_was_pulled_once_is_served_while_the_registry_is_down(release: Release) -> Result<()> {
     let mut setup = Setup::named(Layout::multi(LAYER)?).await?;
-    let first = setup.containerd().await?;
+    let first = setup.containerd(release).await?;
     for reference in [setup.by_tag(), setup.by_digest()] {
         succeeded(&first.ctr_pull(&reference, &[]).await?)?;
     }
 
     setup.registry.stop();
     for reference in [setup.by_digest(), setup.by_tag()] {
-        let fresh = setup.containerd().await?;
+        let fresh = setup.containerd(release).await?;
         succeeded(&fresh.ctr_pull(&reference, &[]).await?)?;
         setup.check_content(&fresh, setup.image.native()?)?;
     }

@@ -1,7 +1,9 @@
 //! What every test of this program starts with: a registry that holds one image, and a mirror.
 
 use anyhow::{Context as _, Result, ensure};
-use larder_tests::real::{Containerd, DockerRegistry, PrefixMirror, Requests, refusal, skipped};
+use larder_tests::real::{
+    Containerd, DockerRegistry, PrefixMirror, Release, Requests, refusal, skipped,
+};
 use tempfile::TempDir;
 
 use crate::image::{Layout, Platform, sha256};
@@ -11,6 +13,35 @@ use crate::mirror::{Mirror, Upstream, start_mirror, start_mirror_with_alias};
 pub(crate) const REGISTRY: &str = "registry.example";
 
 const REPOSITORY: &str = "team/app";
+
+/// Makes of each function, which takes a [`Release`], a test for each of these: `containerd_1::NAME` and so on.
+macro_rules! with_containerd {
+    ($($module:ident = $release:ident),+; $names:tt) => {
+        $($crate::setup::with_containerd!(@tests $module, $release, $names);)+
+    };
+    (@tests $module:ident, $release:ident, [$($name:ident),+ $(,)?]) => {
+        mod $module {
+            $(#[tokio::test]
+            async fn $name() -> anyhow::Result<()> {
+                if crate::setup::refused(concat!(module_path!(), "::", stringify!($name))) {
+                    return Ok(());
+                }
+                super::$name(larder_tests::real::Release::$release).await
+            })+
+        }
+    };
+}
+
+/// [`with_containerd`] for every release.
+macro_rules! with_each_containerd {
+    ($names:tt) => {
+        $crate::setup::with_containerd!(
+            containerd_1 = One, containerd_2 = Two, containerd_2_local = TwoLocal, containerd_2_parallel = TwoParallel;
+            $names
+        );
+    };
+}
+pub(crate) use {with_containerd, with_each_containerd};
 
 /// A registry with `image` in it as `team/app:v1`, and a cold mirror in front of it.
 pub(crate) struct Setup {
@@ -81,8 +112,8 @@ impl Setup {
 
     /// A containerd that asks the mirror alone: its `server` is the mirror too, so that nothing
     /// falls back unseen.
-    pub(crate) async fn containerd(&self) -> Result<Containerd> {
-        let containerd = Containerd::start().await?;
+    pub(crate) async fn containerd(&self, release: Release) -> Result<Containerd> {
+        let containerd = Containerd::start(release).await?;
         let mirror = self.mirror.addr;
         containerd.write_hosts(
             &self.name,
@@ -95,8 +126,8 @@ impl Setup {
     }
 
     /// A containerd that asks the mirror first and then the registry itself.
-    pub(crate) async fn containerd_with_fallback(&self) -> Result<Containerd> {
-        let containerd = Containerd::start().await?;
+    pub(crate) async fn containerd_with_fallback(&self, release: Release) -> Result<Containerd> {
+        let containerd = Containerd::start(release).await?;
         containerd.write_hosts(
             &self.name,
             &format!(

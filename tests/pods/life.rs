@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use larder_tests::image::{LayerSpec, build};
-use larder_tests::real::CriClient;
+use larder_tests::real::{CriClient, Release};
 use larder_tests::scene::files;
 
 use crate::setup::{REGISTRY, Setup, alone};
@@ -77,9 +77,18 @@ impl Pulls {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pulls_go_on_through_installation_upgrade_and_removal() -> Result<()> {
+async fn pulls_of_containerd_1_go_on_through_installation_upgrade_and_removal() -> Result<()> {
+    installed_upgraded_removed(Release::One).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pulls_of_containerd_2_go_on_through_installation_upgrade_and_removal() -> Result<()> {
+    installed_upgraded_removed(Release::Two).await
+}
+
+async fn installed_upgraded_removed(release: Release) -> Result<()> {
     let _machine = alone().await;
-    let mut setup = Setup::new().await?;
+    let mut setup = Setup::new(release).await?;
     let [one, two] = [setup.push_larder("one")?, setup.push_larder("two")?];
     assert_ne!(one, two);
     for (name, seed) in [("app", 1), ("tool", 2)] {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use futures_util::future::join_all;
 use larder_tests::http;
+use larder_tests::real::Release;
 
 use crate::setup::{REGISTRY, Setup, alone};
 
@@ -54,7 +55,7 @@ fn oom_kills(group: &Path) -> Result<u64> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_limit_of_memory_holds() -> Result<()> {
     let _machine = alone().await;
-    let mut setup = Setup::new().await?;
+    let mut setup = Setup::new(Release::Two).await?;
     setup.push_larder("one")?;
     let objects = setup.chart("one").render();
     let said =

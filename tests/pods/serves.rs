@@ -4,6 +4,7 @@ use anyhow::Result;
 use data_encoding::BASE64;
 use larder_tests::image::{LayerSpec, build};
 use larder_tests::kubernetes::Objects;
+use larder_tests::real::Release;
 use larder_tests::real::cri::{PodSandboxConfig, PodSandboxMetadata};
 use serde_json::json;
 
@@ -36,9 +37,18 @@ fn member(objects: &Objects) -> Result<tempfile::TempDir> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_node_is_served_through_the_host_port_and_nobody_else() -> Result<()> {
+async fn a_node_with_containerd_1_is_served_through_the_host_port_and_nobody_else() -> Result<()> {
+    served_through_the_host_port(Release::One).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_with_containerd_2_is_served_through_the_host_port_and_nobody_else() -> Result<()> {
+    served_through_the_host_port(Release::Two).await
+}
+
+async fn served_through_the_host_port(release: Release) -> Result<()> {
     let _machine = alone().await;
-    let mut setup = Setup::new().await?;
+    let mut setup = Setup::new(release).await?;
     setup.push_larder("one")?;
     let objects = setup
         .chart("one")

@@ -10,7 +10,7 @@ use larder_tests::hosts::{Host, Names, Net};
 use larder_tests::http;
 use larder_tests::image::{Executable, oci_layout};
 use larder_tests::kubernetes::{Chart, Kubelet, Objects, RunningPod};
-use larder_tests::real::{run, succeeded};
+use larder_tests::real::{Release, run, succeeded};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -92,7 +92,7 @@ async fn push_pause(fake: &FakeRegistry) -> Result<()> {
 
 impl Setup {
     /// A node whose containerd already has a file for the registry, as an administrator may have written it.
-    pub(crate) async fn new() -> Result<Self> {
+    pub(crate) async fn new(release: Release) -> Result<Self> {
         let net = Net::new(2);
         let fake = FakeRegistry::start_in(net.upstream()).await;
         push_pause(&fake).await?;
@@ -102,7 +102,7 @@ impl Setup {
         };
         names.set(REGISTRY, &[upstream]).await;
         let pause = format!("{REGISTRY}/pause:1");
-        let kubelet = Kubelet::new(net.host(0), &pause, net.upstream().address()).await?;
+        let kubelet = Kubelet::new(release, net.host(0), &pause, net.upstream().address()).await?;
         // containerd 1.6 does not look at a server that stands alone.
         let url = fake.url();
         let own = format!(

@@ -19,7 +19,7 @@ mod token_server;
 use std::io::Write as _;
 
 pub use browser::Browser;
-pub use containerd::Containerd;
+pub use containerd::{Containerd, Release};
 pub use copy::{Podman, PrefixMirror, Skopeo};
 pub use cri::{Auth, CriClient, CriImage};
 pub use nginx::Nginx;

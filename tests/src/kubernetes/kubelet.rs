@@ -19,7 +19,7 @@ use super::{
 };
 use crate::hosts::Host;
 use crate::http;
-use crate::real::{Containerd, CriClient};
+use crate::real::{Containerd, CriClient, Release};
 
 /// How long a pod may take to be ready, and an init container to end.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -62,9 +62,14 @@ impl RunningPod {
 }
 
 impl Kubelet {
-    /// On `host`, whose pods ask `dns` for names.
-    pub async fn new(host: &Host, pause: &str, dns: IpAddr) -> anyhow::Result<Self> {
-        let containerd = Containerd::start_on(host, pause).await?;
+    /// On `host`, whose pods ask `dns` for names, over a containerd of this release.
+    pub async fn new(
+        release: Release,
+        host: &Host,
+        pause: &str,
+        dns: IpAddr,
+    ) -> anyhow::Result<Self> {
+        let containerd = Containerd::start_on(release, host, pause).await?;
         Ok(Self {
             cri: containerd.cri().await?,
             containerd,

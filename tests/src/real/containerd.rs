@@ -1,6 +1,7 @@
 //! A containerd of the test's own, with the CRI plugin on.
 
 mod on_node;
+mod release;
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+pub use self::release::Release;
 use super::cri::CriClient;
 use super::process::{Daemon, run, succeeded};
 
@@ -25,6 +27,7 @@ const CTR: Duration = Duration::from_mins(5);
 pub struct Containerd {
     // Ended before the directory goes: fields are dropped in order.
     daemon: Daemon,
+    release: Release,
     snapshotter: &'static str,
     /// The network namespace of the node that it is on, if it is on one.
     namespace: Option<String>,
@@ -33,30 +36,23 @@ pub struct Containerd {
 
 impl Containerd {
     /// Starts containerd without a pause image: it pulls and runs images, but no pods.
-    pub async fn start() -> Result<Self> {
-        Self::start_with_pause(NO_PAUSE).await
-    }
-
-    /// Starts containerd with `pause` as the image of pod sandboxes.
-    pub async fn start_with_pause(pause: &str) -> Result<Self> {
-        Self::start_from(|dir, snapshotter| {
-            let own = config_toml(dir, snapshotter, pause);
-            format!("{own}{}", registry_toml(dir))
+    pub async fn start(release: Release) -> Result<Self> {
+        Self::start_in(release, None, |dir, snapshotter| {
+            release.config_toml(dir, snapshotter, NO_PAUSE, Some(&dir.join("certs.d")))
         })
         .await
     }
 
-    /// Starts containerd as Debian configures it: nothing is said of registries, so no directory is read for
-    /// them.
-    pub async fn start_stock() -> Result<Self> {
-        Self::start_from(|dir, snapshotter| config_toml(dir, snapshotter, NO_PAUSE)).await
-    }
-
-    async fn start_from(config_toml: impl FnOnce(&Path, &str) -> String) -> Result<Self> {
-        Self::start_in(None, config_toml).await
+    /// Starts containerd as a package configures it: nothing is said of registries.
+    pub async fn start_stock(release: Release) -> Result<Self> {
+        Self::start_in(release, None, |dir, snapshotter| {
+            release.config_toml(dir, snapshotter, NO_PAUSE, None)
+        })
+        .await
     }
 
     async fn start_in(
+        release: Release,
         namespace: Option<String>,
         config_toml: impl FnOnce(&Path, &str) -> String,
     ) -> Result<Self> {
@@ -74,7 +70,8 @@ impl Containerd {
             std::fs::write(dir.path().join("config.toml"), config)?;
         }
         let containerd = Self {
-            daemon: launched(dir.path(), namespace.as_deref()).await?,
+            daemon: launched(release, dir.path(), namespace.as_deref()).await?,
+            release,
             snapshotter,
             namespace,
             dir,
@@ -87,9 +84,14 @@ impl Containerd {
     /// Ends it and starts it again, with what is in its configuration by now.
     pub async fn restart(&mut self) -> Result<()> {
         self.daemon.end(Duration::from_secs(10));
-        self.daemon = launched(self.dir.path(), self.namespace.as_deref()).await?;
+        self.daemon = launched(self.release, self.dir.path(), self.namespace.as_deref()).await?;
         succeeded(&self.ctr(&["version"]).await?)?;
         Ok(())
+    }
+
+    /// Which one it is.
+    pub fn release(&self) -> Release {
+        self.release
     }
 
     /// Its configuration, read when it starts.
@@ -137,7 +139,7 @@ impl Containerd {
     /// Runs `ctr` against it, in a namespace of its own: in "k8s.io" the CRI plugin adds names to
     /// every image, and removing an image would not remove its content.
     pub async fn ctr(&self, arguments: &[&str]) -> Result<Output> {
-        let mut ctr = tokio::process::Command::new("ctr");
+        let mut ctr = tokio::process::Command::from(self.release.command("ctr")?);
         ctr.arg("--address").arg(self.socket());
         ctr.args(["--namespace", "tests"]).args(arguments);
         run(&mut ctr, CTR).await
@@ -149,6 +151,7 @@ impl Containerd {
         let hosts = hosts.to_str().context("temporary directory not UTF-8")?;
         let mut arguments = vec!["images", "pull", "--hosts-dir", hosts];
         arguments.extend(["--snapshotter", self.snapshotter]);
+        arguments.extend(self.release.pull_options());
         arguments.extend(options);
         arguments.push(image);
         self.ctr(&arguments).await
@@ -260,12 +263,12 @@ impl Drop for Containerd {
 }
 
 /// Starts the program with the configuration in `dir` and waits until it listens.
-async fn launched(dir: &Path, namespace: Option<&str>) -> Result<Daemon> {
+async fn launched(release: Release, dir: &Path, namespace: Option<&str>) -> Result<Daemon> {
     let log = dir.join("containerd.log");
     let mut command = if let Some(namespace) = namespace {
-        on_node::command(dir, namespace)
+        on_node::command(release, dir, namespace)?
     } else {
-        let mut command = Command::new("containerd");
+        let mut command = release.command("containerd")?;
         command.arg("--config").arg(dir.join("config.toml"));
         command
     };
@@ -300,48 +303,4 @@ fn overlay_mounts(dir: &Path) -> Result<bool> {
         );
     }
     Ok(mounted)
-}
-
-/// A version-2 configuration: containerd 1.6 and 1.7 read it, and 2.x converts it. Of registries it says
-/// nothing, as the one that Debian packages.
-fn config_toml(dir: &Path, snapshotter: &str, pause: &str) -> String {
-    let dir = dir.display();
-    format!(
-        r#"version = 2
-root = "{dir}/root"
-state = "{dir}/state"
-
-[grpc]
-  address = "{dir}/containerd.sock"
-
-[plugins."io.containerd.internal.v1.opt"]
-  path = "{dir}/opt"
-
-[plugins."io.containerd.grpc.v1.cri"]
-  # Root without CAP_SYS_RESOURCE, as in a container, may not lower an oom_score_adj.
-  restrict_oom_score_adj = true
-  netns_mounts_under_state_dir = true
-  sandbox_image = "{pause}"
-  stream_server_address = "127.0.0.1"
-  stream_server_port = "0"
-
-[plugins."io.containerd.grpc.v1.cri".containerd]
-  snapshotter = "{snapshotter}"
-
-[plugins."io.containerd.grpc.v1.cri".cni]
-  bin_dir = "/usr/lib/cni"
-  conf_dir = "{dir}/cni"
-"#
-    )
-}
-
-/// The section that makes it read `certs.d`.
-fn registry_toml(dir: &Path) -> String {
-    let dir = dir.display();
-    format!(
-        r#"
-[plugins."io.containerd.grpc.v1.cri".registry]
-  config_path = "{dir}/certs.d"
-"#
-    )
 }

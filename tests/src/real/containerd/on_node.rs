@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{Containerd, config_toml};
+use super::{Containerd, Release};
 use crate::hosts::Host;
 
 /// What a node's `/etc/containerd` and `/var/lib` are in the directory.
@@ -20,13 +20,10 @@ pub(super) const CERTS: &str = "/etc/containerd/certs.d";
 
 impl Containerd {
     /// Starts containerd as the one of a node, with `pause` as the image of pod sandboxes.
-    pub async fn start_on(host: &Host, pause: &str) -> Result<Self> {
+    pub async fn start_on(release: Release, host: &Host, pause: &str) -> Result<Self> {
         let namespace = Some(host.namespace().to_owned());
-        Self::start_in(namespace, |dir, snapshotter| {
-            let own = config_toml(dir, snapshotter, pause);
-            format!(
-                "{own}\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\n  config_path = \"{CERTS}\"\n"
-            )
+        Self::start_in(release, namespace, |dir, snapshotter| {
+            release.config_toml(dir, snapshotter, pause, Some(Path::new(CERTS)))
         })
         .await
     }
@@ -58,16 +55,17 @@ pub(super) fn prepare(dir: &Path, config: &str) -> Result<()> {
 
 /// The program in the network namespace and in a mount namespace of its own. Not by `ip netns exec`, which hides the
 /// control groups.
-pub(super) fn command(dir: &Path, namespace: &str) -> Command {
+pub(super) fn command(release: Release, dir: &Path, namespace: &str) -> Result<Command> {
     const MOUNT: &str = r#"mount --bind "$1" /etc/containerd
         mount --bind "$2" /var/lib
         exec containerd --config /etc/containerd/config.toml"#;
     let mut command = Command::new("nsenter");
+    command.env("PATH", release.search_path()?);
     command.arg(format!("--net=/run/netns/{namespace}"));
     command.args(["unshare", "--mount", "--propagation", "private"]);
     command.args(["sh", "-ec", MOUNT, "sh"]);
     command.args([dir.join(ETC), dir.join(LIB)]);
-    command
+    Ok(command)
 }
 
 /// A bridge behind the host's address, with host ports: the plugins that common networks chain, too.
