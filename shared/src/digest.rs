@@ -170,6 +170,10 @@ impl fmt::Debug for Hasher {
 }
 
 impl Hasher {
+    /// What [`Self::save`] gives; a state of another format is another hash's. It is that of the `sha2` crate, and changes
+    /// when that changes.
+    pub const FORMAT: u32 = 1;
+
     pub fn new(algorithm: Algorithm) -> Self {
         match algorithm {
             Algorithm::Sha256 => Self::Sha256(Sha256::new()),
@@ -259,6 +263,25 @@ mod tests {
         ] {
             assert!(text.parse::<Digest>().is_err(), "{text}");
         }
+    }
+
+    /// Should this fail after an update of `sha2`, [`Hasher::FORMAT`] has to be raised.
+    #[test]
+    fn a_saved_state_is_of_the_format_that_is_named() {
+        let saved = |algorithm| {
+            let mut hasher = Hasher::new(algorithm);
+            hasher.update(&[7; 200]);
+            Digest::sha256(&hasher.save()).to_string()
+        };
+        assert_eq!(Hasher::FORMAT, 1);
+        assert_eq!(
+            saved(Algorithm::Sha256),
+            "sha256:6308cd634b44e54b7f72c255eb43c008de8300119787d8eac83297ac8bab05c6"
+        );
+        assert_eq!(
+            saved(Algorithm::Sha512),
+            "sha256:5617195def6502b1b072ea77820ec3ff2a32361ef47eba7ce4bae95451a9e8aa"
+        );
     }
 
     proptest! {
