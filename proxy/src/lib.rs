@@ -5,6 +5,7 @@
 pub mod events;
 pub mod sys;
 
+pub mod clock;
 pub mod coalesce;
 pub mod config;
 pub mod credentials;
