@@ -2,13 +2,14 @@
 //!
 //! [`real`] runs the programs that larder meets in the field: registries, runtimes and copying clients. [`node`] starts
 //! larder itself, and [`members`] several of them. [`hosts`] makes networks for them, and [`kubernetes`] runs
-//! larder's pod there as its chart says. Everything else lives in the test's own process.
+//! larder's pod there as its chart says; [`machine`] lies to larder about the machine. Everything else lives in the test's own process.
 
 pub mod fake;
 pub mod hosts;
 pub mod http;
 pub mod image;
 pub mod kubernetes;
+pub mod machine;
 pub mod members;
 pub mod mirrors;
 pub mod node;

@@ -1,0 +1,73 @@
+//! A machine with another clock, a slow disk, and a list of what was made durable: a small library between the program
+//! and the kernel, built by the C compiler that the crates below need anyway.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::node::NodeBuilder;
+
+/// What a node is told of the machine. Changes take effect at once.
+#[derive(Debug)]
+pub struct Machine {
+    dir: TempDir,
+    knobs: File,
+}
+
+impl Machine {
+    /// A machine as it is.
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/machine/machine.c");
+        let built = Command::new("cc")
+            .args(["-shared", "-fPIC", "-O1", "-o"])
+            .arg(dir.path().join("machine.so"))
+            .arg(source)
+            .status();
+        assert!(built.expect("a C compiler").success());
+        fs::write(dir.path().join("done"), "").expect("a file");
+        let knobs = File::create_new(dir.path().join("knobs")).expect("a file");
+        knobs.set_len(16).expect("our own file");
+        Self { dir, knobs }
+    }
+
+    /// A node on this machine.
+    pub fn runs(&self, node: NodeBuilder) -> NodeBuilder {
+        node.env("LD_PRELOAD", self.dir.path().join("machine.so"))
+            .env("LARDER_TEST_MACHINE", self.dir.path())
+    }
+
+    /// Sets its clock so many seconds ahead, or behind.
+    pub fn set_clock(&self, ahead: i64) {
+        self.turn(0, ahead);
+    }
+
+    /// Has each read of a MiB or more take so long.
+    pub fn slow_down(&self, reads: Duration) {
+        self.turn(8, reads.as_micros() as i64);
+    }
+
+    /// What was renamed and what was made durable, in order.
+    pub fn done(&self) -> Vec<(String, PathBuf)> {
+        let text = fs::read_to_string(self.dir.path().join("done")).expect("a list");
+        let lines = text.lines().filter_map(|line| line.split_once(' '));
+        lines
+            .map(|(what, path)| (what.to_owned(), PathBuf::from(path)))
+            .collect()
+    }
+
+    fn turn(&self, at: u64, to: i64) {
+        let done = self.knobs.write_all_at(&to.to_ne_bytes(), at);
+        done.expect("our own file");
+    }
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,87 @@
+/* Stands between a program and the machine: another time, a slow disk, and a list of what is made durable.
+ * Preloaded (LD_PRELOAD); LARDER_TEST_MACHINE names a directory with the files `knobs` and `done`. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+struct knobs {
+    /* Seconds by which the clock is wrong. */
+    volatile int64_t ahead;
+    /* Microseconds that a long read takes. */
+    volatile int64_t slow;
+};
+
+static struct knobs *knobs;
+static int done = -1;
+
+__attribute__((constructor)) static void begin(void) {
+    const char *dir = getenv("LARDER_TEST_MACHINE");
+    char path[PATH_MAX];
+    if (!dir)
+        return;
+    snprintf(path, sizeof path, "%s/knobs", dir);
+    int file = open(path, O_RDWR | O_CLOEXEC);
+    if (file >= 0) {
+        void *map = mmap(NULL, sizeof *knobs, PROT_READ, MAP_SHARED, file, 0);
+        knobs = map == MAP_FAILED ? NULL : map;
+        close(file);
+    }
+    snprintf(path, sizeof path, "%s/done", dir);
+    done = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int failed = (int)syscall(SYS_clock_gettime, clock, now);
+    if (!failed && clock == CLOCK_REALTIME && knobs)
+        now->tv_sec += knobs->ahead;
+    return failed;
+}
+
+static ssize_t slow_read(int file, void *into, size_t length, off64_t at) {
+    if (knobs && knobs->slow > 0 && length >= 1 << 20)
+        usleep((useconds_t)knobs->slow);
+    return syscall(SYS_pread64, file, into, length, at);
+}
+
+ssize_t pread64(int file, void *into, size_t length, off64_t at) {
+    return slow_read(file, into, length, at);
+}
+
+ssize_t pread(int file, void *into, size_t length, off_t at) {
+    return slow_read(file, into, length, at);
+}
+
+static void say(const char *what, const char *of) {
+    char line[2 * PATH_MAX];
+    int length = snprintf(line, sizeof line, "%s %s\n", what, of);
+    if (done >= 0 && length > 0 && write(done, line, (size_t)length) < 0)
+        abort();
+}
+
+int fsync(int file) {
+    char link[64], path[PATH_MAX];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    int failed = (int)syscall(SYS_fsync, file);
+    if (!failed && length > 0) {
+        path[length] = 0;
+        say("fsync", path);
+    }
+    return failed;
+}
+
+int rename(const char *from, const char *to) {
+    int failed = (int)syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
+    if (!failed)
+        say("rename", to);
+    return failed;
+}
