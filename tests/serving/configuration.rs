@@ -8,6 +8,7 @@ use larder_tests::http;
 use larder_tests::image::OCI_MANIFEST;
 use larder_tests::node::{Node, larder_program};
 use larder_tests::scene::{Scene, eventually};
+use nix::sys::signal::Signal;
 
 /// Runs the program to its end with nothing of the caller's environment.
 fn larder(arguments: &[&str]) -> (Option<i32>, String, String) {
@@ -236,4 +237,28 @@ async fn nothing_is_exposed_where_a_flag_says_off() {
         .start()
         .await;
     assert!(!node.metrics().await.is_empty());
+}
+
+/// As daemons are told to; one who does not listen to it is ended by it.
+#[tokio::test]
+async fn a_hangup_has_the_configuration_read_again() {
+    let mut scene = Scene::with(|node| node.config("[tags]\n").log_level("info")).await;
+    let said = |scene: &Scene, what: &str| scene.node.log().matches(what).count();
+    for times in 1..=2 {
+        scene.node.signal(Signal::SIGHUP);
+        let unchanged = "SIGHUP: the configuration was read again";
+        eventually("it is read", || said(&scene, unchanged) == times).await;
+    }
+    // One that cannot be used is complained about each time that somebody asks.
+    std::fs::write(scene.node.config_file(), "[store\n").expect("a file");
+    let complaint = "the configuration cannot be used";
+    eventually("it is found", || said(&scene, complaint) == 1).await;
+    scene.node.signal(Signal::SIGHUP);
+    eventually("it is said again", || said(&scene, complaint) == 2).await;
+    assert!(scene.node.ended().is_none());
+    let mut bare = Scene::with(|node| node.log_level("info")).await;
+    bare.node.signal(Signal::SIGHUP);
+    let nothing = "SIGHUP: there is no configuration file";
+    eventually("there is none", || said(&bare, nothing) == 1).await;
+    assert!(bare.node.ended().is_none());
 }

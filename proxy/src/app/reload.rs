@@ -4,13 +4,19 @@ use std::{sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-use crate::{config::Config, metrics::Metrics, telemetry::Logs};
+use tokio::signal::unix::Signal;
+
+use crate::{
+    config::{Config, ConfigError},
+    metrics::Metrics,
+    telemetry::Logs,
+};
 
 /// The configuration file is looked at this often. Polling sees the symlink swaps of mounted ConfigMaps.
 const RELOAD_EVERY: Duration = Duration::from_secs(2);
 
 /// Where the configuration came from, so that it can be read again.
-pub type Reread = Box<dyn Fn() -> Result<Config, crate::config::ConfigError> + Send + Sync>;
+pub type Reread = Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
 
 /// What of the cluster is read at the start alone.
 fn at_start(config: &Config) -> impl PartialEq {
@@ -19,22 +25,48 @@ fn at_start(config: &Config) -> impl PartialEq {
     (peers, config.cluster.object_store.clone())
 }
 
-/// Reads the configuration again and again. A bad file keeps the old one in force and is complained about once.
-/// Meanwhile `misread` says why.
-pub(super) async fn reload(
-    reread: Reread,
-    config: Arc<ArcSwap<Config>>,
-    metrics: Arc<Metrics>,
-    logs: Arc<Logs>,
-    misread: Arc<ArcSwapOption<String>>,
-) {
-    let reread = Arc::new(reread);
-    loop {
-        tokio::time::sleep(RELOAD_EVERY).await;
-        let again = Arc::clone(&reread);
-        let Ok(read) = tokio::task::spawn_blocking(move || again()).await else {
-            return;
-        };
+/// What a configuration that is read again changes.
+pub(super) struct Reload {
+    pub(super) config: Arc<ArcSwap<Config>>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) logs: Arc<Logs>,
+    /// Why the file cannot be used, while it cannot.
+    pub(super) misread: Arc<ArcSwapOption<String>>,
+}
+
+impl Reload {
+    /// Reads the configuration again and again, and at once when SIGHUP asks for it.
+    pub(super) async fn run(self, reread: Option<Reread>, mut hang_up: Signal) {
+        let reread = reread.map(Arc::new);
+        loop {
+            let asked = tokio::select! {
+                () = tokio::time::sleep(RELOAD_EVERY) => false,
+                _ = hang_up.recv() => true,
+            };
+            let Some(again) = reread.clone() else {
+                if asked {
+                    tracing::warn!(
+                        "SIGHUP: there is no configuration file to read again; larder was started without --config"
+                    );
+                }
+                continue;
+            };
+            let Ok(read) = tokio::task::spawn_blocking(move || again()).await else {
+                return;
+            };
+            self.take(read, asked);
+        }
+    }
+
+    /// Puts what was read in force. A bad file keeps the one before in force, and is complained about once, or each time
+    /// that somebody has asked.
+    fn take(&self, read: Result<Config, ConfigError>, asked: bool) {
+        let Self {
+            config,
+            metrics,
+            logs,
+            misread,
+        } = self;
         // Also what is no news: the file was mended by taking the change back.
         if read.is_ok() && misread.load().is_some() {
             metrics.process.read_config(true, unix_seconds() as i64);
@@ -66,11 +98,18 @@ pub(super) async fn reload(
                 }
                 misread.store(None);
             }
-            Ok(_) => misread.store(None),
+            Ok(_) => {
+                if asked {
+                    tracing::info!(
+                        "SIGHUP: the configuration was read again and says what is in force"
+                    );
+                }
+                misread.store(None);
+            }
             Err(error) => {
                 let text = error.to_string();
                 metrics.process.read_config(false, 0);
-                if misread.load().as_deref() != Some(&text) {
+                if asked || misread.load().as_deref() != Some(&text) {
                     tracing::error!(
                         error = text,
                         "the configuration cannot be used, the one before stays in force; mend it, and try it with `larder config check`"

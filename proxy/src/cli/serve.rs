@@ -19,7 +19,8 @@ Examples:
   larder serve --store /tmp/larder --listen 127.0.0.1:7420 --telemetry off --socket /tmp/larder.sock
   larder serve --upstream demo.local=http://127.0.0.1:5000    a registry for a trial
 
-It runs in the foreground. SIGTERM lets requests in flight finish; a second one ends it at once.")]
+It runs in the foreground. SIGTERM lets requests in flight finish; a second one ends it at once. SIGHUP has the
+configuration read again at once; it is looked at every two seconds anyway.")]
 pub struct ServeArgs {
     /// The configuration file.
     #[arg(long, env = "LARDER_CONFIG", value_name = "FILE")]
