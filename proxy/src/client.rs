@@ -25,6 +25,8 @@ use hyper_util::{
 
 use rustls::pki_types::ServerName;
 
+use crate::{coalesce::Coalesce, sys::Calls};
+
 pub use reach::{Forbidden, Reach, Whose};
 pub use tls::{Tls, TlsError};
 
@@ -37,6 +39,10 @@ const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// An upstream's CA bundle is looked at this often.
 const LOOK_AT_CA: Duration = Duration::from_secs(5);
+
+/// So many are read at once, and waited for so long: a disk that hangs must not stop other upstreams.
+const READ_AT_ONCE: usize = 8;
+const READ_WITHIN: Duration = Duration::from_secs(1);
 
 type Pool = legacy::Client<hyper_rustls::HttpsConnector<connect::Connector>, Full<Bytes>>;
 
@@ -66,6 +72,9 @@ pub struct Client {
     roots: tls::Roots,
     proxy: Arc<connect::ProxyRules>,
     pools: Mutex<HashMap<Route, Kept>>,
+    /// CA bundles are read on threads of their own, once at a time for each route.
+    reading: Coalesce<Route, Result<Pool, String>>,
+    calls: Calls,
 }
 
 /// A pool, and what it believes.
@@ -83,17 +92,19 @@ impl Client {
             roots: tls::Roots::load(),
             proxy: Arc::new(connect::ProxyRules::from_env()),
             pools: Mutex::default(),
+            reading: Coalesce::default(),
+            calls: Calls::new(READ_AT_ONCE, READ_WITHIN),
         }
     }
 
     /// Sends `request` and waits up to `first_byte` for the head of the response.
     pub async fn send(
-        &self,
+        self: &Arc<Self>,
         route: &Route,
         request: Request<Full<Bytes>>,
         first_byte: Duration,
     ) -> Result<Response<Incoming>, SendError> {
-        let pool = self.pool(route)?;
+        let pool = self.pool(route).await?;
         match tokio::time::timeout(first_byte, exchange(&pool, request)).await {
             Ok(answered) => answered,
             Err(_) => Err(SendError::Timeout(first_byte)),
@@ -101,47 +112,95 @@ impl Client {
     }
 
     /// The pool of a route. A CA bundle that has changed gets a new one, so that what was taken out of it is believed no
-    /// more; one that cannot be used leaves the pool before in force.
-    fn pool(&self, route: &Route) -> Result<Pool, SendError> {
-        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let file = route.tls.ca.as_deref();
-        let mut stamp = None;
-        if let Some(kept) = pools.get_mut(route) {
-            let (Some(path), Some((read, looked))) = (file, &mut kept.ca) else {
-                return Ok(kept.pool.clone());
-            };
-            if now.duration_since(*looked) < LOOK_AT_CA {
-                return Ok(kept.pool.clone());
+    /// more; one that cannot be used, or that does not come, leaves the pool before in force.
+    async fn pool(self: &Arc<Self>, route: &Route) -> Result<Pool, SendError> {
+        let before = {
+            let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = pools.get_mut(route);
+            if let Some(kept) = before {
+                let due = kept
+                    .ca
+                    .as_mut()
+                    .filter(|(_, at)| at.elapsed() >= LOOK_AT_CA);
+                let Some((_, looked)) = due else {
+                    return Ok(kept.pool.clone());
+                };
+                *looked = Instant::now();
+                Some(kept.pool.clone())
+            } else {
+                None
             }
-            *looked = now;
-            let found = tls::Stamp::of(path);
-            if found == *read {
-                return Ok(kept.pool.clone());
+        };
+        let Some(path) = route.tls.ca.clone() else {
+            // Needs no file.
+            return Ok(self.made(route, None)?);
+        };
+        let (client, key, calls) = (Arc::clone(self), route.clone(), self.calls.clone());
+        let reading = async move {
+            let read = calls.to_its_end(move || client.look(&key)).await;
+            read.unwrap_or_else(|_| Err("it was lost".to_owned()))
+        };
+        let read = self
+            .calls
+            .wait(self.reading.run(route.clone(), reading))
+            .await;
+        match (read, before) {
+            (Ok(Some(Ok(pool))), _) | (_, Some(pool)) => Ok(pool),
+            (Ok(Some(Err(why))), None) => Err(SendError::Failed(why)),
+            (_, None) => {
+                let path = path.display();
+                Err(SendError::Failed(format!(
+                    "the CA bundle {path} cannot be read in time"
+                )))
             }
-            stamp = Some(found);
         }
+    }
+
+    /// Looks at the CA bundle of a route, and reads it if it is not the one that was read (blocking).
+    fn look(&self, route: &Route) -> Result<Pool, String> {
+        let file = route.tls.ca.as_deref();
         // Before the file is read: what is written to it meanwhile is seen at the next look.
-        let stamp = stamp.or_else(|| file.map(tls::Stamp::of));
-        match (self.connected(route), pools.get(route)) {
+        let found = file.map(tls::Stamp::of);
+        let known = {
+            let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+            let kept = pools.get(route);
+            kept.map(|kept| {
+                (
+                    kept.pool.clone(),
+                    kept.ca.as_ref().map(|(read, _)| read.clone()),
+                )
+            })
+        };
+        if let Some((pool, read)) = &known
+            && *read == found
+        {
+            return Ok(pool.clone());
+        }
+        match (self.made(route, found), known) {
             (Ok(pool), known) => {
                 if known.is_some() {
                     tracing::info!(ca = ?file, "an upstream's CA bundle was read again and is in force");
                 }
-                let ca = stamp.map(|stamp| (stamp, now));
-                let kept = Kept {
-                    pool: pool.clone(),
-                    ca,
-                };
-                pools.insert(route.clone(), kept);
                 Ok(pool)
             }
-            (Err(error), Some(kept)) => {
+            (Err(error), Some((pool, _))) => {
                 tracing::error!(%error, "an upstream's new CA bundle cannot be used, the one before stays in force; look at the file that the error names");
-                Ok(kept.pool.clone())
+                Ok(pool)
             }
-            (Err(error), None) => Err(error),
+            (Err(error), None) => Err(error.to_string()),
         }
+    }
+
+    /// A new pool for a route, which is in force from now on.
+    fn made(&self, route: &Route, ca: Option<tls::Stamp>) -> Result<Pool, SendError> {
+        let pool = self.connected(route)?;
+        let kept = Kept {
+            pool: pool.clone(),
+            ca: ca.map(|stamp| (stamp, Instant::now())),
+        };
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.insert(route.clone(), kept);
+        Ok(pool)
     }
 
     /// A new pool, which believes what the files say now.

@@ -7,6 +7,7 @@ pub mod durable;
 pub mod hints;
 pub mod members;
 pub mod object_store;
+mod own;
 pub mod peers;
 pub mod placement;
 pub mod records;
@@ -31,6 +32,7 @@ use self::{
     hints::Hints,
     members::{Admission, Members},
     object_store::{ObjectStore, OpenError},
+    own::OwnRecords,
     peers::Peers,
     placement::{Key, Turn},
     records::{Kept, Records},
@@ -68,7 +70,7 @@ pub struct Cluster {
     pub members: Arc<Members>,
     pub peers: Arc<Peers>,
     pub hints: Hints,
-    pub records: Records,
+    own: OwnRecords,
     /// The object store, if there is one.
     pub store: Option<Arc<ObjectStore>>,
 }
@@ -91,8 +93,13 @@ impl Cluster {
             peers: Arc::new(Peers::new(config, Arc::clone(&members), metrics)),
             members,
             hints: Hints::default(),
-            records,
+            own: OwnRecords::new(records),
         }))
+    }
+
+    /// The records that this node keeps for others.
+    pub fn records(&self) -> &Records {
+        &self.own.records
     }
 
     /// Whether there are other members.
@@ -225,9 +232,7 @@ impl Cluster {
     ) -> Kept {
         let own = self.members.view().own_address();
         let path = format!("{RECORDS}?thing={thing}");
-        let (cluster, key) = (Arc::clone(self), *thing);
-        let here = tokio::task::spawn_blocking(move || cluster.records.get(&key));
-        let mut known = here.await.ok().flatten().unwrap_or_default();
+        let mut known = self.kept(thing).await.unwrap_or_default();
         let others = whom
             .into_iter()
             .filter(|member| Some(*member) != own && self.admits(*member));
@@ -249,7 +254,7 @@ impl Cluster {
     /// Whether `news` of `thing` is worth telling: it is new, or was not told for a moment.
     pub fn is_news(&self, thing: &Digest, news: &Kept) -> bool {
         let word = Digest::sha256(&json(&news.timeless()));
-        self.records.is_news(thing, &word)
+        self.own.records.is_news(thing, &word)
     }
 
     /// Tells the keepers of `thing` what this node knows of it.
@@ -260,9 +265,7 @@ impl Cluster {
         }
         let (path, text) = (format!("{RECORDS}?thing={thing}"), json(&news));
         // Here as well: the keepers may be out of reach, now or when somebody asks.
-        let cluster = Arc::clone(&self);
-        let put = tokio::task::spawn_blocking(move || cluster.records.put(&thing, news, now()));
-        if let Ok(Err(error)) = put.await {
+        if let Err(error) = self.keep(&thing, news).await {
             tracing::debug!(%error, "a record cannot be kept");
         }
         for keeper in self.keepers(&thing) {

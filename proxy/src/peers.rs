@@ -30,7 +30,6 @@ use crate::{
     pull::{MemberRequest, Pull, PullError},
     record::Record,
     registry::{error_response, ok_response},
-    store::now,
     sys::Regions,
     trace::Trace,
 };
@@ -166,10 +165,9 @@ impl PeerSurface {
         let Some(thing) = thing else {
             return (StatusCode::BAD_REQUEST, "which thing?\n".to_owned());
         };
-        let cluster = Arc::clone(&self.pull.cluster);
+        let cluster = &self.pull.cluster;
         if *request.method() != Method::POST {
-            let get = tokio::task::spawn_blocking(move || cluster.records.get(&thing));
-            let kept = get.await.ok().flatten();
+            let kept = cluster.kept(&thing).await;
             return match kept.and_then(|kept| serde_json::to_string(&kept).ok()) {
                 Some(text) => (StatusCode::OK, text),
                 None => (StatusCode::NOT_FOUND, "nothing is known of it\n".to_owned()),
@@ -179,10 +177,9 @@ impl PeerSurface {
         let Some(news) = news.and_then(|text| serde_json::from_slice::<Kept>(&text).ok()) else {
             return (StatusCode::BAD_REQUEST, "this is no record\n".to_owned());
         };
-        let put = tokio::task::spawn_blocking(move || cluster.records.put(&thing, news, now()));
-        match put.await {
-            Ok(Ok(())) => (StatusCode::OK, String::new()),
-            _ => (
+        match cluster.keep(&thing, news).await {
+            Ok(()) => (StatusCode::OK, String::new()),
+            Err(_) => (
                 StatusCode::INSUFFICIENT_STORAGE,
                 "it cannot be kept\n".to_owned(),
             ),

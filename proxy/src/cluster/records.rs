@@ -8,11 +8,9 @@ use std::{
     collections::BTreeMap,
     fs, io,
     num::NonZeroUsize,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Mutex, MutexGuard, PoisonError, RwLock},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -20,7 +18,7 @@ use larder_shared::{Digest, RegistryName, Repository, Tag};
 use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
-use crate::identity::Fingerprint;
+use crate::{clock::Clock, identity::Fingerprint, sys::Turns};
 
 /// Records in memory; the others are read when they are asked for.
 const IN_MEMORY: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
@@ -86,6 +84,11 @@ impl Kept {
         for map in [&mut self.grants, &mut self.revoked] {
             bound(map);
         }
+    }
+
+    /// Whether somebody is let in by it. Refusals alone stay in memory: anyone may ask for any name, and be refused.
+    fn opens(&self) -> bool {
+        self.tag.is_some() || self.public.is_some() || !self.grants.is_empty()
     }
 
     /// When the latest word of it about a tag or about everybody was said.
@@ -182,10 +185,11 @@ pub struct Records {
     known: Mutex<LruCache<Digest, Kept>>,
     /// What was last told of a thing, and when.
     told: Mutex<LruCache<Digest, (Digest, Instant)>>,
-    /// One record is changed at a time.
-    writing: Mutex<()>,
-    /// Whether the directory is this larder's; until then records are in memory alone.
-    held: AtomicBool,
+    /// Each record is changed by one at a time.
+    changing: Turns<Digest>,
+    /// Whether the directory is this larder's; until then records are in memory alone. Who changes a record reads it
+    /// for as long as that takes.
+    held: RwLock<bool>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -195,9 +199,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Records {
     /// Records in `dir`, which need not exist.
     pub fn new(dir: PathBuf) -> Self {
-        let records = Self::waiting(dir);
-        records.held.store(true, Ordering::Release);
-        records
+        Self {
+            held: RwLock::new(true),
+            ..Self::waiting(dir)
+        }
     }
 
     /// The same while the directory is another larder's: nothing there is read or written until [`Self::take_over`].
@@ -206,16 +211,16 @@ impl Records {
             dir,
             known: Mutex::new(LruCache::new(IN_MEMORY)),
             told: Mutex::new(LruCache::new(TOLD)),
-            writing: Mutex::default(),
-            held: AtomicBool::new(false),
+            changing: Turns::default(),
+            held: RwLock::new(false),
         }
     }
 
     /// The directory is this larder's now: what was learned meanwhile is added to what lies there (blocking).
     pub fn take_over(&self, now: u64) {
         let learned: Vec<_> = {
-            let _one = lock(&self.writing);
-            if self.held.swap(true, Ordering::AcqRel) {
+            let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+            if std::mem::replace(&mut *held, true) {
                 return;
             }
             let mut known = lock(&self.known);
@@ -230,31 +235,45 @@ impl Records {
 
     /// What is known of `thing` (blocking).
     pub fn get(&self, thing: &Digest) -> Option<Kept> {
-        let mut known = lock(&self.known);
-        if let Some(kept) = known.get(thing) {
-            return Some(kept.clone());
+        if let Some(kept) = self.known(thing) {
+            return Some(kept);
         }
-        if !self.held.load(Ordering::Acquire) {
+        if !self.is_held() {
             return None;
         }
         let text = fs::read(self.path(thing)).ok()?;
         let kept: Kept = serde_json::from_slice(&text).ok()?;
-        known.put(*thing, kept.clone());
-        Some(kept)
+        let mut known = lock(&self.known);
+        // What was put meanwhile is newer.
+        Some(known.get_or_insert(*thing, || kept).clone())
+    }
+
+    /// The same as far as it is in memory.
+    pub fn known(&self, thing: &Digest) -> Option<Kept> {
+        lock(&self.known).get(thing).cloned()
+    }
+
+    fn is_held(&self) -> bool {
+        *self.held.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes down what somebody knows of `thing` (blocking).
     pub fn put(&self, thing: &Digest, news: Kept, now: u64) -> io::Result<()> {
-        let _one = lock(&self.writing);
+        let _one = self.changing.take(thing);
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
         let news = news.sane(now);
-        let before = self.get(thing);
+        let before = if *held {
+            self.get(thing)
+        } else {
+            self.known(thing)
+        };
         let mut after = before.clone().unwrap_or_default();
         after.merge(news);
         if before.as_ref() == Some(&after) {
             return Ok(());
         }
         lock(&self.known).put(*thing, after.clone());
-        if !self.held.load(Ordering::Acquire) {
+        if !*held || !(after.opens() || before.is_some_and(|before| before.opens())) {
             return Ok(());
         }
         let path = self.path(thing);
@@ -277,17 +296,19 @@ impl Records {
     }
 
     /// Removes what nobody has renewed for long, and the oldest where there are too many (blocking).
-    pub fn sweep(&self) {
-        let mut files: Vec<(SystemTime, PathBuf)> = fs::read_dir(&self.dir)
+    pub fn sweep(&self, clock: Clock) {
+        let mut files: Vec<(u64, PathBuf)> = fs::read_dir(&self.dir)
             .into_iter()
             .flatten()
             .flatten()
-            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+            .filter_map(|entry| Some((entry.metadata().ok()?.mtime().max(0) as u64, entry.path())))
             .collect();
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let wall = wall.map_or(0, |since| since.as_secs());
         files.sort_unstable();
         let many = files.len().saturating_sub(ON_DISK);
         for (index, (written, path)) in files.iter().enumerate() {
-            let old = written.elapsed().is_ok_and(|age| age > STAYS);
+            let old = clock.age_of_file(*written, wall) > STAYS;
             if old || index < many {
                 remove(path);
             }
@@ -400,14 +421,19 @@ mod tests {
         assert_eq!(records.get(&thing), None);
         records.put(&thing, tag(1), 10).unwrap();
         let again = Records::new(dir.path().join("r"));
-        again.sweep();
+        let today = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let clock = Clock::from(today.unwrap().as_secs());
+        again.sweep(clock);
         assert_eq!(again.get(&thing), Some(tag(1)));
         let long_ago = SystemTime::now() - 2 * STAYS;
         fs::File::open(again.path(&thing))
             .unwrap()
             .set_modified(long_ago)
             .unwrap();
-        again.sweep();
+        // A clock that has just begun, and one that is far behind.
+        again.sweep(Clock::from(1));
+        assert!(again.path(&thing).exists());
+        again.sweep(clock);
         assert_eq!(Records::new(dir.path().join("r")).get(&thing), None);
     }
 

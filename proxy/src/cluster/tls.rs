@@ -6,7 +6,7 @@
 use std::{
     fs,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -218,45 +218,62 @@ struct Loaded {
     files: MemberFiles,
     tls: MemberTls,
     looked: Instant,
+    /// Somebody is at it.
+    looking: bool,
 }
 
-/// The member's side of TLS, always as fresh as its files.
-#[derive(Default, Debug)]
-pub struct Rotating(Mutex<Option<Loaded>>);
+/// The member's side of TLS, as fresh as its files.
+#[derive(Clone, Default, Debug)]
+pub struct Rotating(Arc<Mutex<Option<Loaded>>>);
 
 impl Rotating {
-    /// What is in force for `tls`, `None` where it is off. Reads the files the first time, and looks at them again every
-    /// few seconds (blocking for as long as three small files take).
+    /// What is in force for `tls`, `None` where it is off. Reads the files the first time (blocking). Every few seconds it
+    /// has them looked at again, which nobody waits for: what has changed is in force soon after.
     pub fn current(&self, tls: &PeerTls) -> Result<Option<MemberTls>, MemberTlsError> {
         let PeerTls::Mutual(files) = tls else {
             return Ok(None);
         };
-        let mut loaded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(loaded) = loaded.as_mut().filter(|loaded| loaded.files == *files) {
-            if loaded.looked.elapsed() < EVERY {
-                return Ok(Some(loaded.tls.clone()));
-            }
-            loaded.looked = Instant::now();
-            if generation(files) == loaded.tls.generation {
-                return Ok(Some(loaded.tls.clone()));
-            }
-            match MemberTls::load(files) {
-                Ok(new) => {
-                    tracing::info!("the member's certificate was read again and is in force");
-                    loaded.tls = new;
-                }
-                Err(error) => {
-                    tracing::error!(%error, "the member's new certificate cannot be used, the one before stays in force; look at the files that the error names");
-                }
+        if let Some(loaded) = self.lock().as_mut().filter(|l| l.files == *files) {
+            if loaded.looked.elapsed() >= EVERY && !loaded.looking {
+                loaded.looked = Instant::now();
+                loaded.looking = true;
+                let (rotating, known) = (self.clone(), loaded.tls.generation);
+                let files = files.clone();
+                tokio::task::spawn_blocking(move || rotating.look(&files, known));
             }
             return Ok(Some(loaded.tls.clone()));
         }
         let tls = MemberTls::load(files)?;
-        *loaded = Some(Loaded {
+        *self.lock() = Some(Loaded {
             files: files.clone(),
             tls: tls.clone(),
             looked: Instant::now(),
+            looking: false,
         });
         Ok(Some(tls))
+    }
+
+    /// Reads the files again if they are no more what they were (blocking).
+    fn look(&self, files: &MemberFiles, known: u64) {
+        let new = (generation(files) != known).then(|| MemberTls::load(files));
+        let mut loaded = self.lock();
+        let Some(loaded) = loaded.as_mut().filter(|l| l.files == *files) else {
+            return;
+        };
+        loaded.looking = false;
+        match new {
+            Some(Ok(new)) => {
+                tracing::info!("the member's certificate was read again and is in force");
+                loaded.tls = new;
+            }
+            Some(Err(error)) => {
+                tracing::error!(%error, "the member's new certificate cannot be used, the one before stays in force; look at the files that the error names");
+            }
+            None => {}
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Loaded>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,0 +1,77 @@
+//! This node's own records, for whoever must not wait for the disk: a record that hangs is not known, and the others are.
+
+use std::{io, sync::Arc, time::Duration};
+
+use larder_shared::Digest;
+use tokio::sync::OwnedMutexGuard;
+
+use super::{
+    Cluster, now,
+    records::{Kept, Records},
+};
+use crate::{
+    coalesce::Coalesce,
+    sys::{Calls, Hangs},
+};
+
+/// Records that are read or written at once, and how long somebody waits for one.
+const AT_ONCE: usize = 32;
+const WITHIN: Duration = Duration::from_secs(1);
+
+/// Of all records that share their first bits, one is written at a time: each takes a thread, and may hang.
+const GROUPS: usize = 16;
+
+/// Records on disk, asked on threads of their own.
+#[derive(Debug)]
+pub struct OwnRecords {
+    pub records: Arc<Records>,
+    calls: Calls,
+    reading: Coalesce<Digest, Result<Option<Kept>, Hangs>>,
+    groups: [Arc<tokio::sync::Mutex<()>>; GROUPS],
+}
+
+impl OwnRecords {
+    pub(super) fn new(records: Records) -> Self {
+        Self {
+            records: Arc::new(records),
+            calls: Calls::new(AT_ONCE, WITHIN),
+            reading: Coalesce::default(),
+            groups: Default::default(),
+        }
+    }
+
+    async fn group(&self, thing: &Digest) -> OwnedMutexGuard<()> {
+        let group = usize::from(thing.as_bytes()[0]) % GROUPS;
+        Arc::clone(&self.groups[group]).lock_owned().await
+    }
+}
+
+impl Cluster {
+    /// What this node keeps of `thing`.
+    pub async fn kept(&self, thing: &Digest) -> Option<Kept> {
+        let own = &self.own;
+        if let Some(kept) = own.records.known(thing) {
+            return Some(kept);
+        }
+        let (records, calls, key) = (Arc::clone(&own.records), own.calls.clone(), *thing);
+        let read = async move { calls.to_its_end(move || records.get(&key)).await };
+        let read = own.reading.run(*thing, read);
+        own.calls.wait(read).await.ok()??.ok()?
+    }
+
+    /// Keeps `news` of `thing` on this node.
+    pub async fn keep(&self, thing: &Digest, news: Kept) -> io::Result<()> {
+        let own = &self.own;
+        let (records, key) = (Arc::clone(&own.records), *thing);
+        let putting = async {
+            let group = own.group(thing).await;
+            let put = move || {
+                let _group = group;
+                records.put(&key, news, now())
+            };
+            own.calls.to_its_end(put).await
+        };
+        let late = |Hangs| io::Error::new(io::ErrorKind::TimedOut, "the disk does not answer");
+        own.calls.wait(putting).await.map_err(late)?.map_err(late)?
+    }
+}
