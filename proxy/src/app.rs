@@ -53,7 +53,7 @@ const QUIET: Duration = Duration::from_millis(500);
 const LINGER: Duration = Duration::from_secs(5);
 
 pub use reload::Reread;
-use reload::{reload, unix_seconds};
+use reload::{Reload, unix_seconds};
 use succession::take_over;
 
 /// A larder that is bound but does not run yet.
@@ -222,6 +222,8 @@ pub async fn build(config: Config, logs: Logs) -> anyhow::Result<Bound> {
 struct Stop {
     terminate: Signal,
     interrupt: Signal,
+    /// Asks for the configuration to be read again; one who does not listen is ended by it.
+    hang_up: Option<Signal>,
 }
 
 impl Stop {
@@ -229,6 +231,7 @@ impl Stop {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hang_up: Some(signal(SignalKind::hangup())?),
         })
     }
 
@@ -316,16 +319,17 @@ impl Bound {
         tokio::spawn(Arc::clone(&self.pull.cluster).run(watch.clone()));
         tokio::spawn(keep::run(Arc::clone(&self.pull), watch.clone()));
         tokio::spawn(keep::scrub(Arc::clone(&self.pull)));
+        tokio::spawn(keep::sweep(Arc::clone(&self.pull)));
         drop(watch);
         tokio::spawn(listen::admin(self.admin, admin, until_end));
-        if let Some(reread) = reread {
-            tokio::spawn(reload(
-                reread,
-                self.config,
-                self.metrics,
-                self.logs,
+        if let Some(hang_up) = self.stop.hang_up.take() {
+            let reload = Reload {
+                config: self.config,
+                metrics: self.metrics,
+                logs: self.logs,
                 misread,
-            ));
+            };
+            tokio::spawn(reload.run(reread, hang_up));
         }
         tracing::info!(
             registry = self.listen.registry,

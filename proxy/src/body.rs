@@ -4,6 +4,7 @@
 //! as addresses that the socket sends by sendfile. A body that cannot be completed ends in an error, which closes the
 //! connection short of its Content-Length, so that a client resumes with a Range and never takes part for whole.
 
+mod cold;
 mod passed;
 
 use std::{
@@ -19,9 +20,12 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use larder_shared::{Digest, Range};
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::sync::mpsc;
 
-use self::passed::{Passed, Verified};
+use self::{
+    cold::Cold,
+    passed::{Passed, Verified},
+};
 use crate::{
     fill::{Chunk, FillError, Passage, Reader, Through},
     metrics::Receiving,
@@ -91,7 +95,7 @@ pub struct Body {
     inside: bool,
     /// The connection cannot send files: they are read, a piece at a time.
     copied: bool,
-    reading: Option<JoinHandle<io::Result<Vec<u8>>>>,
+    cold: Cold,
     /// A range that the fill has given and that is not read yet.
     given: Option<Range>,
     /// It has failed, and what was handed out before is on its way.
@@ -113,7 +117,7 @@ impl Body {
             record: None,
             inside: false,
             copied: false,
-            reading: None,
+            cold: Cold::default(),
             given: None,
             failed: None,
         }
@@ -171,16 +175,13 @@ impl Body {
         blob: &Arc<Blob>,
         range: Range,
     ) -> Poll<io::Result<Bytes>> {
-        if !self.copied {
-            return Poll::Ready(Ok(blob.slice(range, &self.regions)));
+        if self.copied {
+            let read = ready!(self.cold.poll_bytes(cx, blob, range));
+            return Poll::Ready(read.map(Bytes::from));
         }
-        let reading = self.reading.get_or_insert_with(|| {
-            let blob = Arc::clone(blob);
-            tokio::task::spawn_blocking(move || blob.read(range))
-        });
-        let read = ready!(Pin::new(reading).poll(cx));
-        self.reading = None;
-        Poll::Ready(read.map_err(io::Error::other).flatten().map(Bytes::from))
+        // sendfile would wait for the disk on the thread of everybody's requests.
+        let warm = ready!(self.cold.poll_warm(cx, blob, range));
+        Poll::Ready(warm.map(|()| blob.slice(range, &self.regions)))
     }
 
     /// Bytes of the whole body, if known.

@@ -5,15 +5,19 @@
 //! [`crate::store`]'s choice.
 
 use std::{
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
+
+use larder_shared::{Digest, Hasher, Range};
+use tokio::task::JoinHandle;
 
 use crate::{
     drain::Watch,
     metrics::Reason,
     pull::Pull,
-    store::{Counts, Limits},
+    store::{Blob, Counts, Limits},
 };
 
 /// Time between two rounds when nothing is added.
@@ -24,6 +28,11 @@ const WRITE_USES: Duration = Duration::from_mins(1);
 
 /// The scrub reads this much a second, so that it costs neither processor nor disk.
 const SCRUB_RATE: u64 = 4 << 20;
+const SCRUB_PIECE: u64 = 256 << 10;
+
+/// Between two sweeps, and a pause within one.
+const SWEEP_EVERY: Duration = Duration::from_hours(24);
+const SWEEP_PAUSE: Duration = Duration::from_millis(200);
 
 /// Between two scrubs, and before the first.
 const SCRUB_EVERY: Duration = Duration::from_hours(24);
@@ -80,9 +89,35 @@ impl Pull {
     }
 }
 
+impl Pull {
+    /// Lets go of what leads nowhere: records that nobody renews, links to content that is gone, stores that were set aside.
+    pub async fn sweep(self: &Arc<Self>, pause: Duration) {
+        let pull = Arc::clone(self);
+        let swept = move || {
+            pull.cluster.records().sweep(pull.store.clock());
+            let active = |digest: &Digest| pull.fills.is_active(digest);
+            pull.store.sweep_names(active, || std::thread::sleep(pause));
+        };
+        if let Err(panic) = tokio::task::spawn_blocking(swept).await {
+            tracing::error!(%panic, "a sweep panicked; please report this");
+        }
+    }
+}
+
+/// Sweeps once a day.
+pub async fn sweep(pull: Arc<Pull>) {
+    let mut wait = SCRUB_AFTER;
+    loop {
+        tokio::time::sleep(wait).await;
+        wait = SWEEP_EVERY;
+        pull.sweep(SWEEP_PAUSE).await;
+    }
+}
+
 /// Runs rounds until the drain, then writes the times of last use once more.
 pub async fn run(pull: Arc<Pull>, mut watch: Watch) {
     let mut written = Instant::now();
+    let mut writing: Option<JoinHandle<()>> = None;
     loop {
         let stopped = tokio::select! {
             () = pull.fills.grown.notified() => false,
@@ -94,15 +129,23 @@ pub async fn run(pull: Arc<Pull>, mut watch: Watch) {
         }
         if stopped || written.elapsed() >= WRITE_USES {
             written = Instant::now();
-            let pull = Arc::clone(&pull);
-            let _ = tokio::task::spawn_blocking(move || {
-                pull.store.write_uses();
-                pull.store.repositories().flush();
-                pull.access.flush();
-            })
-            .await;
+            // One that hangs is waited for at the end alone.
+            if stopped && let Some(last) = writing.take() {
+                let _ = last.await;
+            }
+            if writing.as_ref().is_none_or(JoinHandle::is_finished) {
+                let pull = Arc::clone(&pull);
+                writing = Some(tokio::task::spawn_blocking(move || {
+                    pull.store.write_uses();
+                    pull.store.repositories().flush();
+                    pull.access.flush();
+                }));
+            }
         }
         if stopped {
+            if let Some(last) = writing {
+                let _ = last.await;
+            }
             return;
         }
     }
@@ -118,10 +161,66 @@ pub async fn scrub(pull: Arc<Pull>) {
             let Some(blob) = pull.store.peek(&digest) else {
                 continue;
             };
-            let size = blob.size();
+            let hashed = hash(&blob, SCRUB_RATE).await;
             let store = Arc::clone(&pull.store);
-            let _ = tokio::task::spawn_blocking(move || store.check(&blob)).await;
-            tokio::time::sleep(Duration::from_secs_f64(size as f64 / SCRUB_RATE as f64)).await;
+            let _ = tokio::task::spawn_blocking(move || store.judge(&blob, &hashed)).await;
         }
+    }
+}
+
+/// Hashes a blob a piece at a time, evenly, at so many bytes a second.
+async fn hash(blob: &Arc<Blob>, rate: u64) -> io::Result<Digest> {
+    let begun = tokio::time::Instant::now();
+    let mut hasher = Hasher::new(blob.digest().algorithm());
+    let mut at = 0;
+    while at < blob.size() {
+        let piece = Range::new(at, blob.size().min(at + SCRUB_PIECE));
+        let blob = Arc::clone(blob);
+        let read = move || {
+            blob.read(piece).map(|bytes| {
+                hasher.update(&bytes);
+                hasher
+            })
+        };
+        hasher = tokio::task::spawn_blocking(read)
+            .await
+            .map_err(io::Error::other)??;
+        at = piece.end;
+        let spent = Duration::from_secs_f64(at as f64 / rate as f64);
+        tokio::time::sleep_until(begun + spent).await;
+    }
+    Ok(hasher.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    /// A burst is what readers on the same disk notice. What is cut off before its turn was not read before it.
+    #[tokio::test]
+    async fn a_scrub_reads_evenly() {
+        const RATE: u64 = 4 << 20;
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let bytes = vec![7; 2 << 20];
+        let digest = Digest::sha256(&bytes);
+        store.put(&digest, &bytes.into()).unwrap();
+        let blob = store.blob(&digest, None).unwrap();
+        let begun = Instant::now();
+        assert_eq!(hash(&blob, RATE).await.unwrap(), digest);
+        assert!(begun.elapsed() >= Duration::from_millis(500));
+        // It goes on only while it is asked to.
+        let hashing = hash(&blob, RATE);
+        tokio::pin!(hashing);
+        let piece = Duration::from_secs_f64(SCRUB_PIECE as f64 / RATE as f64);
+        assert!(tokio::time::timeout(piece, &mut hashing).await.is_err());
+        let hex = digest.hex();
+        let path = dir.path().join("blobs/sha256").join(&hex[..2]).join(&*hex);
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644))
+            .unwrap();
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        file.set_len(1 << 20).unwrap();
+        assert!(hashing.await.is_err(), "all of it was read at once");
     }
 }

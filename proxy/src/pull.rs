@@ -219,7 +219,7 @@ impl Pull {
         let (registry, repository) = self.resolve(address)?;
         let place = Place {
             trace: caller.trace.clone(),
-            ..self.known_place(registry, repository)?
+            ..self.known_place(registry, repository).await?
         };
         let shown_here = caller
             .registry
@@ -292,21 +292,23 @@ impl Pull {
     }
 
     /// A repository by name for an anonymous caller, if its registry may be used.
-    pub fn known_place(
+    pub async fn known_place(
         &self,
         registry: RegistryName,
         repository: Repository,
     ) -> Result<Place, PullError> {
-        let config = self.config.load();
-        let named = |patterns: &[crate::config::Pattern]| {
-            patterns
-                .iter()
-                .any(|p| p.matches_registry(registry.as_str()))
-        };
-        if named(&config.registry.deny) || !named(&config.registry.allow) {
-            return Err(PullError::NotAllowed(registry));
+        {
+            let config = self.config.load();
+            let named = |patterns: &[crate::config::Pattern]| {
+                patterns
+                    .iter()
+                    .any(|p| p.matches_registry(registry.as_str()))
+            };
+            if named(&config.registry.deny) || !named(&config.registry.allow) {
+                return Err(PullError::NotAllowed(registry));
+            }
         }
-        let record = self.store.repositories().get(&registry, &repository);
+        let record = self.store.record(&registry, &repository).await;
         Ok(Place {
             registry,
             repository,

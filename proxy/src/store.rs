@@ -6,6 +6,7 @@
 mod blob;
 mod bounds;
 mod counts;
+mod hanging;
 mod index;
 mod journal;
 mod keeping;
@@ -20,7 +21,10 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -28,6 +32,7 @@ use larder_shared::{Algorithm, Digest, Range, RegistryName, Repository};
 
 pub use blob::Blob;
 pub use counts::Counts;
+pub use hanging::{HANGS, Hung};
 pub use index::{Entry, Totals};
 pub use journal::Journal;
 pub use keeping::{Evicted, Limits};
@@ -36,7 +41,11 @@ pub use partial::{Partial, Piece};
 pub use repositories::{Holding, Link, Repositories, RepositoryRecord, TagRecord, age, now};
 pub use tenure::Tenure;
 
-use crate::sys::disk;
+use crate::{
+    clock::Clock,
+    coalesce::Coalesce,
+    sys::{Calls, Hangs, Turns, disk},
+};
 
 /// Blobs up to this size are answered from memory once they were read.
 pub const SMALL: u64 = 256 << 10;
@@ -50,12 +59,18 @@ pub struct Store {
     pins: Mutex<HashSet<Digest>>,
     /// Held while a change of the pins is written down.
     pinning: Mutex<()>,
-    /// Held while a blob gets or loses its place in both index and directory: they must not disagree.
-    removals: Mutex<()>,
+    /// Taken while a blob gets or loses its place in both index and directory: they must not disagree.
+    places: Turns<Digest>,
     /// Damaged files that could not be taken away, because the disk takes no changes: they are not served.
     stuck: Mutex<HashMap<Digest, blob::Identity>>,
     trouble: Mutex<Option<keeping::Trouble>>,
     rotten: AtomicU64,
+    /// What lies on disk is listed in the index.
+    scanned: AtomicBool,
+    calls: Calls,
+    hanging: hanging::Hanging,
+    opening: Coalesce<(Digest, Option<u64>), Result<Option<Arc<Blob>>, Hangs>>,
+    reading: Coalesce<Digest, Result<Option<Bytes>, Hangs>>,
 }
 
 /// Why a store directory cannot be used.
@@ -76,12 +91,18 @@ impl Store {
     /// A store that nobody has opened yet.
     fn waiting(path: &Path) -> Self {
         let layout = Arc::new(layout::Layout::new(path.to_owned()));
+        let calls = hanging::calls();
         Self {
             index: Mutex::new(index::Index::default()),
-            repositories: Repositories::new(Arc::clone(&layout)),
+            repositories: Repositories::new(Arc::clone(&layout), calls.clone()),
+            calls,
+            scanned: AtomicBool::new(false),
+            hanging: hanging::Hanging::default(),
+            opening: Coalesce::default(),
+            reading: Coalesce::default(),
             pins: Mutex::default(),
             pinning: Mutex::default(),
-            removals: Mutex::default(),
+            places: Turns::default(),
             stuck: Mutex::default(),
             trouble: Mutex::default(),
             rotten: AtomicU64::new(0),
@@ -106,16 +127,24 @@ impl Store {
                     let digest = name
                         .to_str()
                         .and_then(|hex| Digest::from_hex(algorithm, hex).ok());
-                    let _stays = lock(&self.removals);
-                    if let (Some(digest), Ok(metadata)) = (digest, entry.metadata()) {
-                        // Reading does not change the access time where file systems are mounted noatime, but
-                        // the modification time is that of the commit at least.
-                        let used = metadata.atime().max(metadata.mtime()).max(0) as u64;
+                    let Some(digest) = digest else {
+                        continue;
+                    };
+                    let _stays = self.places.take(&digest);
+                    if let Ok(metadata) = entry.metadata() {
+                        // Written at the commit and after uses, by the store's own clock; nothing here is read in a
+                        // way that changes it.
+                        let used = self.layout.clock().seen(metadata.atime().max(0) as u64);
                         lock(&self.index).found(digest, metadata.len(), used);
                     }
                 }
             }
         }
+        self.scanned.store(true, Ordering::Release);
+    }
+
+    fn is_scanned(&self) -> bool {
+        self.scanned.load(Ordering::Acquire)
     }
 
     /// Where records are kept for other members.
@@ -126,6 +155,16 @@ impl Store {
     /// Where grants are kept, and their key.
     pub fn grants(&self) -> (PathBuf, PathBuf) {
         (self.layout.grants(), self.layout.grants_key())
+    }
+
+    /// What ages are counted by.
+    pub fn clock(&self) -> Clock {
+        self.layout.clock()
+    }
+
+    /// When something was used, for people: by the node's own clock, as it goes now.
+    pub fn used_at(&self, entry: &Entry) -> u64 {
+        now().saturating_sub(self.clock().age(entry.used).as_secs())
     }
 
     pub fn root(&self) -> &Path {
@@ -146,7 +185,8 @@ impl Store {
     }
 
     /// A committed blob, open for reading. `size` is what its repository says it has: a file of another length, one
-    /// that was removed, or one that could not be sent, is damaged and is taken out of the tier.
+    /// that was removed, or one that could not be sent, is damaged and is taken out of the tier (blocking; see
+    /// [`Self::find`]).
     pub fn blob(&self, digest: &Digest, size: Option<u64>) -> Option<Arc<Blob>> {
         if !self.is_held() {
             return None;
@@ -162,7 +202,7 @@ impl Store {
             // Another file has its place by now, or none.
             lock(&self.index).close(&blob);
         }
-        let stays = lock(&self.removals);
+        let stays = self.places.take(digest);
         let path = self.layout.blob(digest);
         let opened = disk::open_unseen(&path).and_then(|file| Ok((file.metadata()?.len(), file)));
         match opened {
@@ -189,7 +229,7 @@ impl Store {
         None
     }
 
-    /// A committed blob for a look that is no use: neither its time nor the list of open files changes.
+    /// A committed blob for a look that is no use: neither its time nor the list of open files changes (blocking).
     pub fn peek(&self, digest: &Digest) -> Option<Arc<Blob>> {
         if !self.is_held() {
             return None;
@@ -252,9 +292,10 @@ impl Store {
             self.noting(written)?;
             self.works();
         }
-        let _stays = lock(&self.removals);
+        let _stays = self.places.take(digest);
         if path.exists() {
-            lock(&self.index).found(*digest, bytes.len() as u64, now());
+            let used = self.layout.clock().now();
+            lock(&self.index).found(*digest, bytes.len() as u64, used);
         }
         Ok(())
     }
@@ -288,9 +329,9 @@ impl Store {
         partial::present(&self.layout, digest, registry)
     }
 
-    /// Whether a partial of this digest lies on disk.
+    /// Whether a partial of this digest lies on disk, as far as is known without looking there.
     pub fn has_partial(&self, digest: &Digest) -> bool {
-        self.is_held() && self.layout.spans(digest).exists()
+        self.is_held() && self.layout.left().contains(digest)
     }
 
     /// The partial that an earlier process left for `digest` from `registry`, if it can be used (blocking). Any other is
@@ -308,7 +349,7 @@ impl Store {
             // Not under the lock: a rename may wait for the journal, and requests for the lock.
             partial.put_in_place()?;
             {
-                let _stays = lock(&self.removals);
+                let _stays = self.places.take(partial.blob().digest());
                 let path = self.layout.blob(partial.blob().digest());
                 if partial.blob().is_at(&path) {
                     lock(&self.index).opened(partial.blob());
@@ -348,7 +389,7 @@ impl Store {
         let path = self.layout.blob(digest);
         let aside = self.layout.new_tmp();
         {
-            let _alone = lock(&self.removals);
+            let _alone = self.places.take(digest);
             lock(&self.index).remove(digest);
             // Its name goes at once; to free the room of a large file takes its time.
             if fs::rename(&path, &aside).is_err() {
@@ -362,6 +403,8 @@ impl Store {
 fn check_version(layout: &layout::Layout) -> io::Result<()> {
     match fs::read_to_string(layout.version()) {
         Ok(version) if version.trim() == layout::VERSION => Ok(()),
+        // The machine stopped before the first start had written it.
+        Ok(version) if version.trim().is_empty() => write_version(layout),
         Ok(version) => {
             let aside = layout.root().join(format!("set-aside-{}", now()));
             tracing::warn!(
@@ -376,13 +419,17 @@ fn check_version(layout: &layout::Layout) -> io::Result<()> {
                     fs::rename(&from, aside.join(name))?;
                 }
             }
-            fs::write(layout.version(), layout::VERSION)
+            write_version(layout)
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::write(layout.version(), layout::VERSION)
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => write_version(layout),
         Err(error) => Err(error),
     }
+}
+
+/// On disk before anything else is: without it the rest would be taken for another layout's.
+fn write_version(layout: &layout::Layout) -> io::Result<()> {
+    fs::create_dir_all(layout.tmp())?;
+    layout.write_atomic(&layout.version(), layout::VERSION.as_bytes(), true)
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! The machine: everything that is `unsafe` or needs a system call that std does not offer.
 //!
 //! Owns the mapping of a file ([`Mapping`]), the socket that sends mapped files by sendfile ([`FileSocket`]), process
-//! groups ([`Group`]), a signal ([`hang_up`]), what this process uses ([`usage`]), and the questions about file systems
-//! ([`disk`]). Knows nothing of blobs, HTTP or larder.
+//! groups ([`Group`]), a signal ([`hang_up`]), what this process uses ([`usage`]), the questions about file systems
+//! ([`disk`]), and calls that may hang ([`Calls`]). Knows nothing of blobs, HTTP or larder.
 
+mod calls;
 pub mod disk;
 mod heap;
 mod mapping;
@@ -12,6 +13,7 @@ mod process;
 mod sendfile;
 mod usage;
 
+pub use calls::{Calls, Hangs, Turn, Turns};
 pub use heap::keep_freed_memory;
 pub use mapping::Mapping;
 pub use process::{Group, hang_up, open_files, raise_open_files};

@@ -3,17 +3,20 @@
 //! `LARDER_SEED` repeats the draws of a run (not the instants of a real machine), `LARDER_KILLS` says how many.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fastrand::Rng;
+use larder_tests::fake::Content;
 use larder_tests::http;
+use larder_tests::machine::Machine;
 use larder_tests::node::Node;
-use larder_tests::scene::files;
+use larder_tests::scene::{Scene, files};
 
 use super::load::Load;
-use super::{path, pull, sound_blobs, whole};
+use super::{MB, path, pull, sound_blobs, whole};
 
 /// Kills when nothing else is said.
 const KILLS: u64 = 200;
@@ -112,4 +115,33 @@ async fn one_store(random: &mut Rng, kills: u64) -> f64 {
     })
     .await;
     resumed
+}
+
+/// A store whose version is lost in a crash would be taken for another layout's, and be set aside.
+#[tokio::test]
+async fn the_version_is_on_disk_before_anything_else() {
+    let machine = Machine::new();
+    let mut scene = Scene::with(|node| machine.runs(node).log_level("info")).await;
+    let store = scene.node.store().to_owned();
+    let version = store.join("version");
+    let done = machine.done();
+    let at = |wanted: &dyn Fn(&str, &Path) -> bool| {
+        let found = done.iter().position(|(what, path)| wanted(what, path));
+        found.unwrap_or_else(|| panic!("{done:?}"))
+    };
+    let content = at(&|what, path| what == "fsync" && path.starts_with(store.join("tmp")));
+    let named = at(&|what, path| what == "rename" && *path == version);
+    let durable = at(&|what, path| what == "fsync" && *path == store);
+    assert!(content < named && named < durable, "{done:?}");
+    // An older larder may have lost it.
+    let content = Content::synthetic(1, MB);
+    let digest = scene.fake.put_content("a/b", &content);
+    let url = scene.blob("a/b", &digest);
+    assert_eq!(pull(&url, &content).await, whole(&content));
+    scene.until_committed(&digest).await;
+    scene.node.kill9().await;
+    fs::write(&version, "").expect("our own file");
+    scene.node.restart().await;
+    assert!(scene.committed(&digest), "it was set aside");
+    assert_eq!(fs::read_to_string(&version).expect("a version"), "1");
 }

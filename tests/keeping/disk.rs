@@ -295,6 +295,44 @@ async fn a_start_on_a_full_disk() {
     until_it_keeps_again(&scene).await;
 }
 
+/// The same where there was no store before, and the store that it makes when there is room.
+#[tokio::test]
+async fn a_first_start_on_a_full_disk() {
+    let test = "a_first_start_on_a_full_disk";
+    let Some(tmpfs) = Tmpfs::mount(test, MIB) else {
+        return;
+    };
+    let foreign = tmpfs.fill_up();
+    let store = tmpfs.path().join("store");
+    let mut scene = Scene::with(|node| node.store(store).log_level("info")).await;
+    assert!(is_failing(&scene).await);
+    let image = image::build(&scene.fake, "a/b", "v1", &[LayerSpec::new(1, 5 * MB)]);
+    for _ in 0..2 {
+        let head = http::head(&scene.manifest("a/b", "v1"), &[]).await;
+        assert_eq!(head.expect("an answer").status, 200);
+        let by_digest = scene.manifest("a/b", &image.manifest_digest);
+        let answer = http::get(&by_digest, &[]).await.expect("an answer");
+        assert_eq!((answer.status, &answer.body), (200, &image.manifest));
+        let layer = &image.layers[0];
+        let url = scene.blob("a/b", &layer.digest);
+        assert_eq!(pull(&url, &layer.content).await, whole(&layer.content));
+    }
+    fs::remove_file(foreign).expect("our own file");
+    until_it_keeps_again(&scene).await;
+    sound_blobs(scene.node.store());
+    // What it made is a store like any other.
+    let content = Content::synthetic(2, MB);
+    let digest = scene.fake.put_content("a/b", &content);
+    let url = scene.blob("a/b", &digest);
+    assert_eq!(pull(&url, &content).await, whole(&content));
+    scene.until_committed(&digest).await;
+    scene.node.kill9().await;
+    scene.node.restart().await;
+    scene.fake.stop().await;
+    assert!(scene.committed(&digest));
+    assert!(!is_failing(&scene).await);
+}
+
 /// Makes directories refuse every change, even by root; undone when dropped.
 struct Frozen(Vec<PathBuf>);
 

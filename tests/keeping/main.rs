@@ -1,10 +1,13 @@
 //! What the node tier holds: over kills, restarts, rot, full disks, and bounds (promises P11, P21, P22, P23).
 
 mod bounds;
+mod clocks;
 mod crash;
 mod disk;
+mod hanging;
 mod load;
 mod manifests;
+mod names;
 mod resume;
 mod rot;
 mod scale;

@@ -3,14 +3,16 @@
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use larder_tests::fake::{Content, digest_of};
 use larder_tests::http;
 use larder_tests::image::OCI_MANIFEST;
-use larder_tests::scene::{Scene, eventually};
+use larder_tests::machine::Machine;
+use larder_tests::scene::{Compared, Scene, compare, eventually};
 
-use super::{MB, path, writable};
+use super::{MB, path, pull, whole, writable};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Damage {
@@ -213,4 +215,25 @@ async fn rot_in_an_outage_is_not_served_again() {
     }
     scene.fake.start_again().await;
     assert_eq!(wrong_answers(&url, &digest).await, 0);
+}
+
+/// A blob that is asked for again at once is looked at first, which a slow disk makes long.
+#[tokio::test]
+async fn a_look_at_a_blob_on_a_slow_disk_keeps_no_client_waiting() {
+    let machine = Machine::new();
+    let scene = Scene::with(|node| machine.runs(node).log_level("info")).await;
+    let content = Content::synthetic(1, 20 * MB);
+    let digest = scene.fake.put_content("a/b", &content);
+    let url = scene.blob("a/b", &digest);
+    for _ in 0..2 {
+        assert_eq!(pull(&url, &content).await, whole(&content));
+        scene.until_committed(&digest).await;
+    }
+    // All of it would take 40 s; a client waits for 5.
+    machine.slow_down(Duration::from_secs(2));
+    let open = tokio::time::timeout(Duration::from_secs(5), http::open(&url, &[]));
+    let mut stream = open.await.expect("in time").expect("an answer");
+    assert_eq!(stream.status, 200);
+    let compared = compare(&mut stream, &content, 0..content.len()).await;
+    assert_eq!(compared, Compared::whole(content.len()));
 }

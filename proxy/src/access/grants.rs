@@ -10,7 +10,10 @@ use std::{
     num::NonZeroUsize,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -64,6 +67,8 @@ struct Kept {
     revoked: Mutex<HashMap<Key, u64>>,
     /// Pushed to while `known` is held, so that a refusal stands behind what it voids.
     lines: Journal,
+    /// Somebody is about to write them: a disk that hangs has one thread of this.
+    queued: AtomicBool,
     /// Whether the file is this larder's, and lines in it. Held while it is written.
     file: Mutex<Option<usize>>,
 }
@@ -90,6 +95,7 @@ impl Grants {
                 known: Mutex::default(),
                 revoked: Mutex::default(),
                 lines: Journal::default(),
+                queued: AtomicBool::new(false),
                 file: Mutex::default(),
             }),
         }
@@ -250,8 +256,10 @@ impl Grants {
     fn append(&self, text: &str, known: MutexGuard<'_, HashMap<Key, u64>>) {
         self.kept.lines.push(text.as_bytes());
         drop(known);
-        let kept = Arc::clone(&self.kept);
-        tokio::task::spawn_blocking(move || kept.write());
+        if !self.kept.queued.swap(true, Ordering::AcqRel) {
+            let kept = Arc::clone(&self.kept);
+            tokio::task::spawn_blocking(move || kept.write());
+        }
     }
 }
 
@@ -276,6 +284,8 @@ impl Kept {
     /// Appends what is waiting (blocking).
     fn write(&self) {
         let mut file = lock(&self.file);
+        // Before the lines are taken: what comes later is written by another.
+        self.queued.store(false, Ordering::Release);
         let Some(lines) = &mut *file else {
             // What is another larder's now gets all of it with the memory, later.
             self.lines.waiting().clear();

@@ -67,7 +67,7 @@ impl Admin {
         shown.bytes.set(totals.bytes as i64);
         shown.blobs.set(totals.blobs as i64);
         shown.failing.set(i64::from(store.trouble().is_some()));
-        let waiting = store.tenure() == Tenure::Waiting;
+        let waiting = store.tenure() == Tenure::Waiting && store.trouble().is_none();
         shown.waiting.set(i64::from(waiting));
         let rotten = store.rotten().saturating_sub(shown.rotten.get());
         shown.rotten.inc_by(rotten);

@@ -52,10 +52,10 @@ impl Admin {
                 state: match (store.tenure(), store.trouble()) {
                     (Tenure::Held, None) if disk.is_none() => "the disk does not answer".to_owned(),
                     (Tenure::Held, None) => "ready".to_owned(),
-                    (Tenure::Held, Some(why)) => {
+                    (_, Some(why)) => {
                         format!("failing, larder is a plain proxy: {why}")
                     }
-                    (Tenure::Waiting, _) => {
+                    (Tenure::Waiting, None) => {
                         "waiting, larder is a plain proxy: another larder has the store".to_owned()
                     }
                 },

@@ -42,10 +42,10 @@ impl Admin {
                 StatusCode::OK,
                 &match (self.pull.store.tenure(), self.pull.store.trouble()) {
                     (Tenure::Held, None) => "ok\n".to_owned(),
-                    (Tenure::Held, Some(why)) => {
+                    (_, Some(why)) => {
                         format!("ok, as a plain proxy: the store fails: {why}\n")
                     }
-                    (Tenure::Waiting, _) => {
+                    (Tenure::Waiting, None) => {
                         "ok, as a plain proxy: another larder has the store\n".to_owned()
                     }
                 },

@@ -78,6 +78,7 @@ impl Admin {
         let pull = Arc::clone(&self.pull);
         told(async move |counts| {
             let kept = pull.keep_counted(counts).await;
+            pull.sweep(Duration::ZERO).await;
             kept.map_err(|error| format!("the bounds could not be looked at: {error}"))
                 .map(|evicted| Acted {
                     blobs: evicted.blobs,

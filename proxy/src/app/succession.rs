@@ -21,7 +21,7 @@ pub(super) async fn take_over(pull: Arc<Pull>, mut watch: Watch) {
         let taking = move || match taken.store.take_over() {
             Ok(Tenure::Held) => {
                 taken.access.take_over();
-                taken.cluster.records.take_over(now());
+                taken.cluster.records().take_over(now());
                 Ok(Tenure::Held)
             }
             other => other,
@@ -51,7 +51,6 @@ pub(super) async fn take_over(pull: Arc<Pull>, mut watch: Watch) {
     }
     let _ = tokio::task::spawn_blocking(move || {
         pull.store.scan();
-        pull.cluster.records.sweep();
     })
     .await;
 }

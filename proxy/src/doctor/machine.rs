@@ -49,7 +49,7 @@ pub(super) async fn look(pull: &Pull) -> Vec<Finding> {
 
 fn tier(pull: &Pull) -> Finding {
     let place = pull.store.root().display();
-    if pull.store.tenure() == Tenure::Waiting {
+    if pull.store.tenure() == Tenure::Waiting && pull.store.trouble().is_none() {
         return Finding::warning(
             Check::Store,
             format!("another larder has {place}, and this one is a plain proxy until it lets go"),

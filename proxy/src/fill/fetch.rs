@@ -23,7 +23,7 @@ use super::{
     sources::{Body, Brought},
 };
 use crate::{
-    store::{Partial, Piece},
+    store::{HANGS, Partial, Piece},
     upstream::Failure,
 };
 
@@ -32,9 +32,6 @@ pub const IDLE: Duration = Duration::from_secs(5);
 
 /// The same where the client has no headers before the last byte is here: another source must have its turn in time.
 const IDLE_SMALL: Duration = Duration::from_millis(1500);
-
-/// A write that takes longer is one of a disk that hangs: readers go on without it.
-pub const HANGS: Duration = Duration::from_secs(10);
 
 /// Bytes gathered while those before are written and hashed.
 const GATHERED: usize = 1 << 20;
@@ -62,6 +59,8 @@ pub enum End {
     /// The source has something else under this digest.
     WrongObject(String),
     Disk(io::Error),
+    /// A write does not return.
+    Hangs(JoinHandle<io::Result<()>>),
 }
 
 /// A source's answer before its body.
@@ -176,7 +175,7 @@ pub async fn pump(
                 }
             }
             () = sleep_until(hangs), if writing.is_some() => {
-                return End::Disk(io::Error::new(io::ErrorKind::TimedOut, "a write does not return"));
+                return End::Hangs(writing.take().expect("guarded"));
             }
             Ok(free) = Arc::clone(&rooms).acquire_owned(), if room.is_none() => room = Some(free),
             brought = opened.next(idle), if ended.is_none() && gathered_len < GATHERED => {

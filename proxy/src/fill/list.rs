@@ -140,7 +140,7 @@ impl Fills {
         Joined::Seat(Box::new(reader))
     }
 
-    /// A source as a place with its record.
+    /// A source as a place with its record, which its reader has had read.
     pub(super) fn place(&self, source: &Source) -> Place {
         Place {
             registry: source.registry.clone(),
@@ -148,7 +148,7 @@ impl Fills {
             record: self
                 .store
                 .repositories()
-                .get(&source.registry, &source.repository),
+                .seen(&source.registry, &source.repository),
             identity: source.identity.clone(),
             trace: source.trace.clone(),
         }

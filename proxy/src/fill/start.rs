@@ -2,7 +2,6 @@
 //! were wrong.
 
 use std::{
-    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,7 +11,7 @@ use tokio::time::{sleep_until, timeout};
 
 use super::{
     Fill, FillError, HELD_BACK, Phase, Source, Wants,
-    fetch::{End, HANGS, IDLE, Opened},
+    fetch::{End, IDLE, Opened},
     lock,
     plan::{self, DEPTH, WINDOW},
     sources::{self, Brought, Via},
@@ -20,7 +19,7 @@ use super::{
 };
 use crate::{
     cluster::placement::RUN,
-    store::Partial,
+    store::{HANGS, Partial, Store},
     upstream::{Failure, Subject, Want},
 };
 
@@ -63,7 +62,7 @@ impl Running {
                         continue;
                     }
                     let size = opened.size;
-                    self.fits(size)?;
+                    self.fits(size).await?;
                     lock(&self.fill.state).by_member = opened.member.is_some();
                     tell(&self.fill, size, true);
                     let partial = self.begin(&mut opened).await?;
@@ -114,6 +113,8 @@ impl Running {
                     passed = 0;
                 }
                 End::Disk(error) => return Err(FillError::Disk(error.to_string())),
+                // Nothing is written before the body.
+                End::Hangs(_) => return Err(FillError::Disk("a write does not return".to_owned())),
                 End::Done => {}
             }
         }
@@ -238,12 +239,13 @@ impl Running {
     }
 
     /// A blob larger than the whole tier may be is passed on: it is nothing to make room for, and no fault of the disk.
-    fn fits(&self, size: u64) -> Result<(), FillError> {
-        let total = self
-            .fills
-            .store
-            .space()
-            .map_or(u64::MAX, |space| space.total);
+    async fn fits(&self, size: u64) -> Result<(), FillError> {
+        let asked = "the room on the store's file system".to_owned();
+        let space = self.fills.store.ask(asked, Store::space).await;
+        let Some(space) = space else {
+            return Err(FillError::Disk("the disk does not answer".to_owned()));
+        };
+        let total = space.map_or(u64::MAX, |space| space.total);
         let most = self.fills.config.load().store.max_size.of(total);
         if size > most {
             let why = format!("{size} bytes are more than the node tier may hold, {most}");
@@ -264,15 +266,16 @@ impl Running {
         let mut begun = tokio::task::spawn_blocking(begin);
         let hangs = Instant::now() + HANGS;
         let mut late = false;
+        let mut hung = None;
         let begun = loop {
             tokio::select! {
                 begun = &mut begun => break begun,
                 () = sleep_until(hangs.into()), if !late => {
                     // Readers go on without it. The fill stays on the list: another must not meet a file that comes late.
                     late = true;
-                    let error = io::Error::new(io::ErrorKind::TimedOut, "a new file does not come");
-                    self.fills.store.failed(&error);
-                    self.fill.set_phase(Phase::Failed(FillError::Disk(error.to_string())));
+                    let late = format!("a file for {}", self.fill.digest);
+                    hung = self.fills.store.hangs(&late);
+                    self.fill.set_phase(Phase::Failed(FillError::Disk(late + " does not come")));
                 }
                 brought = opened.body.next(IDLE), if opened.first.is_none() => {
                     if let Brought::Data(bytes) = &brought {
@@ -283,6 +286,7 @@ impl Running {
                 }
             }
         };
+        drop(hung);
         match begun {
             Ok(Ok(partial)) if late => {
                 let _ = tokio::task::spawn_blocking(move || partial.discard()).await;

@@ -268,6 +268,16 @@ impl Running {
                 self.fills.store.failed(&error);
                 return Err(FillError::Disk(error.to_string()));
             }
+            End::Hangs(write) => {
+                let what = format!("a write of {}", self.fill.digest);
+                if let Some(hung) = self.fills.store.hangs(&what) {
+                    tokio::spawn(async move {
+                        let _ = write.await;
+                        drop(hung);
+                    });
+                }
+                return Err(FillError::Disk(what + " does not return"));
+            }
             End::WrongObject(why) => {
                 self.sure = false;
                 // A member told the length, and the registry tells another: one of the two is wrong.

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     metrics,
-    store::{Link, Partial},
+    store::{Link, Partial, Store},
     telemetry,
 };
 
@@ -91,15 +91,10 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
             let holders = lock(&fill.state).holders();
             let mut repositories = partial.proven_in();
             repositories.extend(holders.into_iter().map(|source| source.repository));
-            let records: Vec<_> = repositories
-                .iter()
-                .map(|repository| {
-                    fills
-                        .store
-                        .repositories()
-                        .get(partial.registry(), repository)
-                })
-                .collect();
+            let mut records = Vec::new();
+            for repository in &repositories {
+                records.push(fills.store.record(partial.registry(), repository).await);
+            }
             for record in &records {
                 record.add_link(Link {
                     digest: fill.digest,
@@ -107,10 +102,9 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
                     media_type: None,
                 });
             }
-            let store = Arc::clone(&fills.store);
             let kept = Arc::clone(partial.blob());
             let suspects = Arc::clone(&fills);
-            let commit = move || {
+            let commit = move |store: &Store| {
                 suspects.name_liars(partial.blob());
                 // A blob that no repository is known to hold would be fetched again.
                 for record in &records {
@@ -118,7 +112,8 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
                 }
                 store.commit(&partial)
             };
-            let committed = tokio::task::spawn_blocking(commit).await;
+            let what = format!("the commit of {}", fill.digest);
+            let committed = fills.store.ask_to_the_end(&what, commit).await;
             match committed {
                 Ok(Ok(())) => {
                     fills.metrics.fills.committed.inc();
@@ -159,14 +154,15 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
             }
             if let Some(partial) = partial {
                 let worthless = matches!(error, FillError::Digest | FillError::Disk(_));
-                let end = move || {
+                let end = move |_: &Store| {
                     if worthless {
                         partial.discard()
                     } else {
                         partial.close()
                     }
                 };
-                let _ = tokio::task::spawn_blocking(end).await;
+                let what = format!("the end of the partial {}", fill.digest);
+                let _ = fills.store.ask_to_the_end(&what, end).await;
             }
             // Only now may another begin: it would find the file that is being taken away.
             fills.unlist(&fill);
@@ -214,9 +210,12 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
         shares: Vec::new(),
         size_from: None,
     };
-    let (store, digest, registry) = (Arc::clone(&fills.store), fill.digest, fill.registry.clone());
-    let left = if lock(&fill.state).resumed {
-        tokio::task::spawn_blocking(move || store.resume(digest, &registry)).await
+    let (digest, registry) = (fill.digest, fill.registry.clone());
+    let resumed = lock(&fill.state).resumed;
+    let left = if resumed {
+        let what = format!("the partial {digest}");
+        let resume = move |store: &Store| store.resume(digest, &registry);
+        fills.store.ask_to_the_end(&what, resume).await
     } else {
         Ok(Ok(None))
     };

@@ -1,9 +1,10 @@
 //! Blobs: from disk by sendfile, or from the fill that is bringing them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use larder_shared::{Digest, Range, RangeHeader, range::Selected};
+use tokio::time::timeout;
 
 use super::{DIGEST, Pull, PullError, Pulled, put};
 use crate::{
@@ -11,12 +12,15 @@ use crate::{
     body::{Body, Content, Passing, Segment},
     fill::{DEPTH, FillError, HELD_BACK, Joined, Reader, Right, Source},
     metrics::{Outcome, Tier},
-    store::{Blob, Link},
+    store::{Blob, Link, Store},
     upstream::{Failure, Subject, Want},
 };
 
 /// A suspicious blob of up to this size is hashed before it is served, a larger one meanwhile.
 const CHECKED_FIRST: u64 = 1 << 30;
+
+/// And for so long: on a slow disk it goes on meanwhile, and the client has its headers in time.
+const CHECKED_WITHIN: Duration = Duration::from_secs(2);
 
 const OCTETS: &str = "application/octet-stream";
 
@@ -245,10 +249,11 @@ impl Pull {
         if !self.store.has_partial(digest) {
             return false;
         }
-        let (store, digest) = (Arc::clone(&self.store), *digest);
+        let digest = *digest;
         let (registry, repository) = (place.registry.clone(), place.repository.clone());
-        let came = move || store.partial_came_through(&digest, &registry, &repository);
-        tokio::task::spawn_blocking(came).await.unwrap_or(false)
+        let came = move |store: &Store| store.partial_came_through(&digest, &registry, &repository);
+        let what = format!("the checkpoint of {digest}");
+        self.store.ask(what, came).await.unwrap_or(false)
     }
 
     /// What is known of this caller's right to this digest.
@@ -273,12 +278,12 @@ impl Pull {
                 self.access.prove(place, Subject::Blob(*digest)).await?;
                 *right = Right::Digest;
             }
-            return Ok(match self.store.blob(digest, Some(link.size)) {
+            return Ok(match self.store.find(digest, Some(link.size)).await {
                 Some(blob) => self.sound(blob).await,
                 None => None,
             });
         }
-        let Some(blob) = self.store.blob(digest, None) else {
+        let Some(blob) = self.store.find(digest, None).await else {
             return Ok(None);
         };
         if !self.came_from_registry(place, digest).await {
@@ -300,20 +305,18 @@ impl Pull {
     /// Whether bytes that are here, without anybody having shown that this repository holds them, came from its registry:
     /// only then its word counts, for another may claim any digest (promise P16).
     pub(super) async fn came_from_registry(&self, place: &Place, digest: &Digest) -> bool {
-        let (store, registry, wanted) = (Arc::clone(&self.store), place.registry.clone(), *digest);
-        let same_registry =
-            tokio::task::spawn_blocking(move || store.repositories().held_in(&registry, &wanted));
-        same_registry.await.unwrap_or(false)
+        self.store.is_held_in(&place.registry, digest).await
     }
 
     /// A blob that was served whole a short time ago and is asked for again may have rotted: its client would say nothing
-    /// and just ask again. It is hashed before it is served; a very large one while it is.
+    /// and just ask again. It is hashed before it is served; a very large one, or one on a slow disk, while it is.
     async fn sound(&self, blob: Arc<Blob>) -> Option<Arc<Blob>> {
         if !self.store.is_suspicious(&blob) {
             // Somebody else may be looking.
             let small = blob.size() <= CHECKED_FIRST;
             let found = if small {
-                self.checks.join(blob.digest()).await
+                let checking = self.checks.join(blob.digest());
+                timeout(CHECKED_WITHIN, checking).await.unwrap_or(None)
             } else {
                 None
             };
@@ -331,11 +334,9 @@ impl Pull {
             tokio::spawn(async move { checks.run(key, check).await });
             return Some(blob);
         }
-        self.checks
-            .run(key, check)
-            .await
-            .unwrap_or(true)
-            .then_some(blob)
+        let checking = self.checks.run(key, check);
+        let sound = timeout(CHECKED_WITHIN, checking).await.unwrap_or(None);
+        sound.unwrap_or(true).then_some(blob)
     }
 
     /// The origin must serve this very digest to this caller, now.

@@ -48,7 +48,7 @@ fn blobs(store: &Store) -> Blobs {
         Blob {
             digest,
             bytes: entry.size,
-            last_used: entry.used,
+            last_used: store.used_at(&entry),
             pinned: pins.contains(&digest),
             repositories,
         }
@@ -59,8 +59,12 @@ fn blobs(store: &Store) -> Blobs {
 }
 
 fn images(store: &Store) -> Images {
+    let shown = store.entries().into_iter().map(|(digest, entry)| {
+        let used = store.used_at(&entry);
+        (digest, Entry { used, ..entry })
+    });
     let here = Here {
-        entries: store.entries().into_iter().collect(),
+        entries: shown.collect(),
         pins: store.pins(),
     };
     // A manifest that many repositories hold is read once.

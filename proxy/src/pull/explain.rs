@@ -87,7 +87,8 @@ impl Pull {
         let Asked {
             image, credential, ..
         } = asked;
-        let place = match self.known_place(image.registry.clone(), image.repository.clone()) {
+        let known = self.known_place(image.registry.clone(), image.repository.clone());
+        let place = match known.await {
             Ok(place) => place,
             Err(error) => {
                 told.say(StepName::Name, StepOutcome::Denied, error.to_string());
@@ -204,7 +205,7 @@ impl Pull {
             Known::Concluded(After::Fetch) => met.digest = None,
             Known::Concluded(After::Stale { known, failure }) => {
                 self.right_to_stale(place, &known, &failure).await?;
-                let here = self.store.peek(&known.digest).is_some();
+                let here = self.store.length(&known.digest).await.is_some();
                 if !(here || self.cluster.is_there()) {
                     return Err(failure.into());
                 }
@@ -231,7 +232,7 @@ impl Pull {
             failure: None,
             step: None,
         };
-        if held && self.store.peek(digest).is_some() {
+        if held && self.store.length(digest).await.is_some() {
             if !proven {
                 self.access.prove(place, subject).await?;
             }

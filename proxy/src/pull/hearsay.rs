@@ -123,7 +123,19 @@ impl Pull {
         if !cluster.is_news(&thing, &word) {
             return;
         }
-        cluster.write_records(registry, repository, &verdict, news);
+        if verdict.refused.is_none() || place.record.holds_something() {
+            cluster.write_records(registry, repository, &verdict, news);
+        } else {
+            // Anyone may ask for any name: a refusal is worth an object where it contradicts another.
+            let (cluster, place, verdict) = (Arc::clone(cluster), place.clone(), verdict.clone());
+            tokio::spawn(async move {
+                let (registry, repository) = (&place.registry, &place.repository);
+                let there = cluster.durable_verdict(registry, repository).await;
+                if there.public.is_some() {
+                    cluster.write_records(registry, repository, &verdict, None);
+                }
+            });
+        }
         if verdict != Kept::default() {
             let thing = of_repository(registry, repository);
             tokio::spawn(Arc::clone(cluster).remember(thing, verdict));

@@ -19,6 +19,10 @@ impl Pull {
     pub(super) fn owns_the_store(&self) -> Result<(), String> {
         match self.store.tenure() {
             Tenure::Held => Ok(()),
+            Tenure::Waiting if let Some(why) = self.store.trouble() => Err(format!(
+                "the store {} cannot be used: {why}; mend the disk, larder tries it again by itself",
+                self.store.root().display()
+            )),
             Tenure::Waiting => Err(format!(
                 "another larder has the store {}: ask that one, or wait until it has ended",
                 self.store.root().display()
@@ -30,7 +34,7 @@ impl Pull {
     /// stays pinned.
     pub async fn pin(self: &Arc<Self>, image: &ImageName, pinned: bool) -> Result<Acted, String> {
         self.owns_the_store()?;
-        let digest = self.known_digest(image)?;
+        let digest = self.known_digest(image).await?;
         let store = Arc::clone(&self.store);
         let pin = move || {
             let mut family = store.family(&digest);
@@ -49,7 +53,7 @@ impl Pull {
     /// Takes an image out of the tier, pinned or not. What another image of the tier also names stays.
     pub async fn evict(self: &Arc<Self>, image: &ImageName) -> Result<Acted, String> {
         self.owns_the_store()?;
-        let digest = self.known_digest(image)?;
+        let digest = self.known_digest(image).await?;
         let (store, metrics) = (Arc::clone(&self.store), Arc::clone(&self.metrics));
         let evict = move || {
             let mut family = store.family(&digest);
@@ -124,13 +128,13 @@ impl Pull {
     }
 
     /// The digest that is meant, as far as this node knows: nothing is asked.
-    fn known_digest(&self, image: &ImageName) -> Result<Digest, String> {
+    async fn known_digest(&self, image: &ImageName) -> Result<Digest, String> {
         match &image.reference {
             Reference::Digest(digest) => Ok(*digest),
             Reference::Tag(tag) => self
                 .store
-                .repositories()
-                .get(&image.registry, &image.repository)
+                .record(&image.registry, &image.repository)
+                .await
                 .tag(tag)
                 .map(|record| record.digest)
                 .ok_or_else(|| {

@@ -312,14 +312,7 @@ impl Pull {
         head: bool,
     ) -> Option<Pulled> {
         let link = place.record.link(digest)?;
-        let bytes = if let Some(bytes) = self.store.small(digest) {
-            bytes
-        } else {
-            let (store, digest) = (Arc::clone(&self.store), *digest);
-            tokio::task::spawn_blocking(move || store.read(&digest, media::MAX_MANIFEST))
-                .await
-                .ok()??
-        };
+        let bytes = self.store.bytes(digest, media::MAX_MANIFEST).await?;
         self.expect(&bytes);
         let manifest = match link.media_type {
             Some(media_type) => Manifest {
@@ -527,10 +520,16 @@ fn keep(store: &Arc<Store>, cluster: &Arc<Cluster>, place: &Place, manifest: &Ar
         size: manifest.bytes.len() as u64,
         media_type: Some(manifest.media_type.clone()),
     });
-    let (store, cluster, manifest) = (Arc::clone(store), Arc::clone(cluster), Arc::clone(manifest));
+    // A disk on which much hangs gets no more threads.
+    if !store.takes_more() {
+        return;
+    }
+    let (keeper, cluster) = (Arc::clone(store), Arc::clone(cluster));
+    let manifest = Arc::clone(manifest);
     let (registry, repository) = (place.registry.clone(), place.repository.clone());
     let record = Arc::clone(&place.record);
-    tokio::task::spawn_blocking(move || {
+    let what = format!("the manifest {}", manifest.digest);
+    let keep = move |store: &Store| {
         // A manifest that no repository is known to hold would be fetched again.
         record.flush();
         if let Err(error) = store.put(&manifest.digest, &manifest.bytes) {
@@ -550,7 +549,8 @@ fn keep(store: &Arc<Store>, cluster: &Arc<Cluster>, place: &Place, manifest: &Ar
                 blob.handle(),
             );
         }
-    });
+    };
+    tokio::spawn(async move { keeper.ask_to_the_end(&what, keep).await });
 }
 
 /// A tag that points to a manifest that is not there is not a tag that was deleted.

@@ -47,11 +47,11 @@ impl Pull {
         let place = Place {
             identity: request.identity.clone(),
             trace: request.trace.clone(),
-            ..self.known_place(registry, repository)?
+            ..self.known_place(registry, repository).await?
         };
         match (&request.route, request.role) {
             (Route::Blob(_, digest), _) if request.head => match place.record.link(digest) {
-                Some(link) if self.store.peek(digest).is_some() => {
+                Some(link) if self.store.length(digest).await.is_some() => {
                     Ok(head(digest, link.size).from(Tier::Node, Outcome::Hit))
                 }
                 _ => Err(missing(&place)),

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use larder_shared::{Digest, Range};
 
-use crate::sys::{Mapping, Regions};
+use crate::sys::{Mapping, Regions, disk};
 
 /// An open file that holds, or will hold, the bytes of one digest. An open blob survives its eviction.
 #[derive(Debug)]
@@ -75,6 +75,24 @@ impl Blob {
         let mut bytes = vec![0; range.len() as usize];
         self.file.read_exact_at(&mut bytes, range.start)?;
         Ok(bytes)
+    }
+
+    /// Whether a range seems to be in memory: its first and its last byte are.
+    pub fn is_at_hand(&self, range: Range) -> bool {
+        let last = range.end.saturating_sub(1).max(range.start);
+        disk::is_cached(&self.file, range.start) && disk::is_cached(&self.file, last)
+    }
+
+    /// Brings a range into memory (blocking).
+    pub fn warm(&self, range: Range) -> io::Result<()> {
+        let mut piece = vec![0; (64 << 10).min(range.len() as usize)];
+        let mut at = range.start;
+        while at < range.end {
+            let take = piece.len().min((range.end - at) as usize);
+            self.file.read_exact_at(&mut piece[..take], at)?;
+            at += take as u64;
+        }
+        Ok(())
     }
 
     /// Sending it failed: the disk cannot read it, or the file is shorter than it was.

@@ -14,12 +14,13 @@ use larder_shared::Digest;
 use lru::LruCache;
 
 use super::{Blob, SMALL, now};
+use crate::clock::Clock;
 
 /// One committed blob.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Entry {
     pub size: u64,
-    /// Unix seconds of the last use.
+    /// When it was last used, by the store's [`Clock`].
     pub used: u64,
 }
 
@@ -49,6 +50,7 @@ struct Serving {
 
 #[derive(Debug)]
 pub struct Index {
+    clock: Clock,
     entries: LruCache<Digest, Entry>,
     totals: Totals,
     open: LruCache<Digest, Arc<Blob>>,
@@ -61,6 +63,7 @@ pub struct Index {
 impl Default for Index {
     fn default() -> Self {
         Self {
+            clock: Clock::from(now()),
             entries: LruCache::unbounded(),
             totals: Totals::default(),
             open: LruCache::new(OPEN),
@@ -73,6 +76,11 @@ impl Default for Index {
 }
 
 impl Index {
+    /// What uses are counted by from now on.
+    pub fn set_clock(&mut self, clock: Clock) {
+        self.clock = clock;
+    }
+
     pub fn found(&mut self, digest: Digest, size: u64, used: u64) {
         if let Some(entry) = self.entries.get_mut(&digest) {
             self.totals.bytes = self.totals.bytes - entry.size + size;
@@ -92,7 +100,7 @@ impl Index {
     }
 
     pub fn opened(&mut self, blob: &Arc<Blob>) {
-        self.found(*blob.digest(), blob.size(), now());
+        self.found(*blob.digest(), blob.size(), self.clock.now());
         // Not by `touch`: a blob that the scan has not reached is new here, and its use must reach the disk all the same.
         self.touched.insert(*blob.digest());
         self.open.put(*blob.digest(), Arc::clone(blob));
@@ -145,12 +153,17 @@ impl Index {
 
     fn touch(&mut self, digest: &Digest) {
         if let Some(entry) = self.entries.get_mut(digest) {
-            let now = now();
+            let now = self.clock.now();
             if entry.used != now {
                 entry.used = now;
                 self.touched.insert(*digest);
             }
         }
+    }
+
+    /// Whether it is here, or on its way to the disk.
+    pub fn comes(&self, digest: &Digest) -> bool {
+        self.entries.contains(digest) || self.small.contains(digest)
     }
 
     pub fn has(&self, digest: &Digest) -> bool {
@@ -162,7 +175,7 @@ impl Index {
         self.entries.iter().rev().map(|(d, e)| (*d, *e)).collect()
     }
 
-    /// When what was not used for longest was used, in Unix seconds.
+    /// When what was not used for longest was used.
     pub fn oldest_use(&self) -> Option<u64> {
         self.entries.iter().map(|(_, entry)| entry.used).min()
     }

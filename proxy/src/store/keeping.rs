@@ -16,7 +16,7 @@ use super::{
     Blob, Counts, Entry, Names, Store,
     bounds::{Bounds, Candidate, excess, victims},
     lock, now,
-    partial::remove_if_there,
+    partial::{remove_if_there, remove_spans},
 };
 use crate::sys::disk;
 
@@ -25,6 +25,12 @@ const LEFT_ALONE: Duration = Duration::from_secs(3);
 
 /// What was found rotten is kept this long for who wants to look at it, room permitting.
 const QUARANTINED: Duration = Duration::from_hours(24);
+
+/// What was set aside for another layout stays this long, for a larder that is put back.
+const SET_ASIDE: Duration = Duration::from_hours(7 * 24);
+
+/// Repositories that are looked through between two pauses.
+const SWEPT_AT_ONCE: usize = 64;
 
 /// Bytes read at a time for hashing.
 const PIECE: u64 = 1 << 20;
@@ -54,6 +60,8 @@ pub struct Evicted {
 pub(super) struct Trouble {
     why: String,
     last: Instant,
+    /// It did not answer; it may be that it does by now.
+    hung: bool,
 }
 
 impl Store {
@@ -66,6 +74,7 @@ impl Store {
         *trouble = Some(Trouble {
             why: error.to_string(),
             last: Instant::now(),
+            hung: error.kind() == io::ErrorKind::TimedOut,
         });
     }
 
@@ -78,13 +87,25 @@ impl Store {
     /// Whether a fill may be tried.
     pub fn usable(&self) -> bool {
         self.is_held()
+            && self.hanging.is_bearable()
             && lock(&self.trouble)
                 .as_ref()
                 .is_none_or(|trouble| trouble.last.elapsed() > LEFT_ALONE)
     }
 
+    /// Whether it is worth a thread to write something small.
+    pub fn takes_more(&self) -> bool {
+        self.is_held() && self.hanging.is_bearable()
+    }
+
     /// What is wrong with the disk, if anything.
     pub fn trouble(&self) -> Option<String> {
+        let over = |trouble: &mut Trouble| trouble.hung && trouble.last.elapsed() > LEFT_ALONE;
+        // All that hung has come: nothing needs to be written for that to be known.
+        let answers = self.hanging.is_empty() && lock(&self.trouble).as_mut().is_some_and(over);
+        if answers {
+            self.works();
+        }
         lock(&self.trouble)
             .as_ref()
             .map(|trouble| trouble.why.clone())
@@ -115,7 +136,7 @@ impl Store {
         let stays = |digest: &Digest| {
             active(digest) || lock(&self.index).in_use(digest) || lock(&self.pins).contains(digest)
         };
-        let at = now();
+        let at = self.clock().now();
         let gone = victims(&mut candidates, at, over, |digest| {
             stays(digest) || self.has_children(digest)
         });
@@ -152,7 +173,7 @@ impl Store {
             return false;
         };
         let oldest = lock(&self.index).oldest_use();
-        oldest.is_some_and(|used| Duration::from_secs(now().saturating_sub(used)) > shortest)
+        oldest.is_some_and(|used| self.clock().age(used) > shortest)
     }
 
     fn candidates(&self, limits: &Limits) -> Vec<Candidate> {
@@ -213,18 +234,17 @@ impl Store {
         over: u64,
     ) -> u64 {
         let mut freed = 0;
-        let now = now();
+        let (clock, wall) = (self.clock(), now());
         let mut idle: Vec<_> = partials
             .iter()
             .filter(|(digest, _)| !active(digest))
             .collect();
         idle.sort_by_key(|(_, (_, written))| *written);
         for (digest, (bytes, written)) in idle {
-            let old =
-                ttl.is_some_and(|ttl| Duration::from_secs(now.saturating_sub(*written)) > ttl);
+            let old = ttl.is_some_and(|ttl| clock.age_of_file(*written, wall) > ttl);
             // Somebody may have begun to fill it meanwhile.
             if (old || freed < over) && !active(digest) {
-                let _ = remove_if_there(&self.layout.spans(digest));
+                let _ = remove_spans(&self.layout, digest);
                 let _ = remove_if_there(&self.layout.partial(digest));
                 freed += bytes;
             }
@@ -237,11 +257,8 @@ impl Store {
             let Ok(metadata) = entry.metadata() else {
                 continue;
             };
-            let age = metadata
-                .modified()
-                .ok()
-                .and_then(|at| SystemTime::now().duration_since(at).ok());
-            if freed < over || age.is_none_or(|age| age > QUARANTINED) {
+            let age = clock.age_of_file(metadata.mtime().max(0) as u64, wall);
+            if freed < over || age > QUARANTINED {
                 let _ = fs::remove_file(entry.path());
                 freed += metadata.blocks() * 512;
             }
@@ -264,6 +281,9 @@ impl Store {
     pub fn write_uses(&self) {
         if !self.is_held() {
             return;
+        }
+        if let Err(error) = self.layout.save_clock() {
+            tracing::debug!(%error, "how much time has passed was not written down, and will be again");
         }
         // Requests ask the index: it must not wait for these files.
         let touched = lock(&self.index).take_touched();
@@ -342,7 +362,13 @@ impl Store {
         if counts.is_stopped() {
             return true;
         }
-        let sound = matches!(hashed, Ok(digest) if digest == *blob.digest());
+        self.judge(blob, &hashed)
+    }
+
+    /// Takes note of what a blob was found to be (blocking). One that is not what it should be is taken out of the tier;
+    /// `false` says so.
+    pub fn judge(&self, blob: &Blob, hashed: &io::Result<Digest>) -> bool {
+        let sound = matches!(hashed, Ok(digest) if digest == blob.digest());
         if sound {
             lock(&self.index).note_checked(blob.digest());
         } else {
@@ -360,7 +386,7 @@ impl Store {
         let digest = blob.digest();
         let path = self.layout.blob(digest);
         {
-            let _alone = lock(&self.removals);
+            let _alone = self.places.take(digest);
             if !blob.is_at(&path) {
                 return false;
             }
@@ -421,6 +447,40 @@ impl Store {
     /// Whether a blob is committed, as far as the index knows.
     pub fn has(&self, digest: &Digest) -> bool {
         lock(&self.index).has(digest)
+    }
+
+    /// Removes stores of another layout that were set aside long ago (blocking).
+    fn sweep_set_aside(&self) {
+        let (clock, wall) = (self.clock(), now());
+        for entry in fs::read_dir(self.root()).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let aside = name.to_str().is_some_and(|n| n.starts_with("set-aside-"));
+            let Some(metadata) = entry.metadata().ok().filter(|m| aside && m.is_dir()) else {
+                continue;
+            };
+            if clock.age_of_file(metadata.mtime().max(0) as u64, wall) > SET_ASIDE
+                && let Err(error) = fs::remove_dir_all(entry.path())
+            {
+                tracing::warn!(%error, path = %entry.path().display(), "a store that was set aside cannot be removed; remove it by hand");
+            }
+        }
+    }
+
+    /// Lets go of what leads nowhere, a part at a time (blocking, but `pause` is called between two parts). While it is not
+    /// known what is here, nothing is.
+    pub fn sweep_names(&self, active: impl Fn(&Digest) -> bool, pause: impl Fn()) {
+        if !self.is_held() || !self.is_scanned() || self.trouble().is_some() {
+            return;
+        }
+        self.sweep_set_aside();
+        for (index, name) in self.repositories.names().iter().enumerate() {
+            if index % SWEPT_AT_ONCE == SWEPT_AT_ONCE - 1 {
+                pause();
+            }
+            // A fill leaves its list when its blob is here: it is asked first.
+            let here = |digest: &Digest| active(digest) || lock(&self.index).comes(digest);
+            self.repositories.sweep(name, here);
+        }
     }
 
     /// What is never evicted.

@@ -9,6 +9,7 @@
 //! <store>/repositories/<registry>/<repo>/_log    what is known of a repository, a line of JSON each
 //! <store>/grants                             keyed hashes of credentials that opened a repository
 //! <store>/grants.key                         the key of those hashes, for its owner alone
+//! <store>/clock                              how much time has passed for what lies here, in seconds: see `clock`
 //! <store>/pins                               digests that are never evicted, one a line
 //! <store>/quarantine/                        blobs that were found damaged, for a day
 //! <store>/tmp/                               files on their way to a rename
@@ -17,15 +18,21 @@
 //! No component of a repository name begins with `_`, so `_log` collides with none.
 
 use std::{
-    fs::{self, File},
+    collections::HashSet,
+    fs::{self, File, FileTimes},
     io::{self, Write as _},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
 };
 
 use larder_shared::{Algorithm, Digest, RegistryName, Repository};
 
-use super::tenure::Claim;
+use super::{now, tenure::Claim};
+use crate::clock::Clock;
 
 /// What `version` holds.
 pub const VERSION: &str = "1";
@@ -36,6 +43,9 @@ pub struct Layout {
     root: PathBuf,
     next_tmp: AtomicU64,
     claim: Claim,
+    clock: OnceLock<Clock>,
+    /// Digests of which a partial with its checkpoint lies here.
+    left: Mutex<HashSet<Digest>>,
 }
 
 impl Layout {
@@ -44,6 +54,8 @@ impl Layout {
             root,
             next_tmp: AtomicU64::new(0),
             claim: Claim::default(),
+            clock: OnceLock::new(),
+            left: Mutex::default(),
         }
     }
 
@@ -65,6 +77,30 @@ impl Layout {
         fs::create_dir_all(self.repositories())?;
         fs::create_dir_all(self.quarantine())?;
         fs::create_dir_all(self.tmp())
+    }
+
+    /// What ages are counted by. While the store is another larder's, nothing here has any.
+    pub fn clock(&self) -> Clock {
+        *self.clock.get_or_init(|| {
+            let passed = fs::read_to_string(self.clock_file()).ok();
+            let passed = passed.and_then(|text| text.trim().parse().ok());
+            Clock::from(passed.unwrap_or_else(now))
+        })
+    }
+
+    /// Writes down how much time has passed (blocking).
+    pub fn save_clock(&self) -> io::Result<()> {
+        let passed = format!("{}\n", self.clock().now());
+        self.write_atomic(&self.clock_file(), passed.as_bytes(), false)
+    }
+
+    fn clock_file(&self) -> PathBuf {
+        self.root.join("clock")
+    }
+
+    /// The partials that lie here, as this process and the listing of its predecessor's know them.
+    pub fn left(&self) -> MutexGuard<'_, HashSet<Digest>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn version(&self) -> PathBuf {
@@ -159,6 +195,7 @@ impl Layout {
         let written = (|| {
             let mut file = File::create(&tmp)?;
             file.write_all(bytes)?;
+            self.stamp(&file)?;
             file.sync_all()?;
             let dir = path.parent().unwrap_or(&self.root);
             fs::create_dir_all(dir)?;
@@ -172,6 +209,12 @@ impl Layout {
         })();
         let _ = fs::remove_file(&tmp);
         written
+    }
+
+    /// Has a new blob say that it was used now.
+    pub fn stamp(&self, file: &File) -> io::Result<()> {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(self.clock().now());
+        file.set_times(FileTimes::new().set_accessed(now))
     }
 
     /// Renames `from` to `to`, making the directory of `to` when it is missing.

@@ -61,11 +61,17 @@ struct Checkpoint {
     boot_id: String,
     spans: Vec<(u64, u64)>,
     hashed: u64,
-    /// The hasher's state, base64.
+    /// The hasher's state, base64, and of which format it is. Those that did not say had the first.
     midstate: String,
+    #[serde(default = "first_format")]
+    hasher: u32,
     /// The repositories that the registry gave the bytes out of.
     #[serde(default)]
     proven_in: BTreeSet<Repository>,
+}
+
+const fn first_format() -> u32 {
+    1
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -81,7 +87,7 @@ impl Partial {
         registry: &RegistryName,
     ) -> io::Result<Self> {
         let path = layout.partial(&digest);
-        remove_if_there(&layout.spans(&digest))?;
+        remove_spans(layout, &digest)?;
         remove_if_there(&path)?;
         let file = File::options()
             .read(true)
@@ -112,7 +118,7 @@ impl Partial {
         let left = left_behind(layout, &digest);
         let ours = left.filter(|(checkpoint, ..)| checkpoint.registry == *registry);
         let Some((checkpoint, hasher, spans, file)) = ours else {
-            remove_if_there(&layout.spans(&digest))?;
+            remove_spans(layout, &digest)?;
             remove_if_there(&path)?;
             return Ok(None);
         };
@@ -298,6 +304,7 @@ impl Partial {
             spans: self.present().iter().map(|r| (r.start, r.end)).collect(),
             hashed,
             midstate: BASE64.encode(&hasher.save()),
+            hasher: Hasher::FORMAT,
             proven_in: lock(&self.proven_in).clone(),
         };
         let text = serde_json::to_vec(&checkpoint)?;
@@ -305,13 +312,17 @@ impl Partial {
         if *gone {
             return Ok(());
         }
+        let digest = self.blob.digest();
         self.layout
-            .write_atomic(&self.layout.spans(self.blob.digest()), &text, false)
+            .write_atomic(&self.layout.spans(digest), &text, false)?;
+        self.layout.left().insert(*digest);
+        Ok(())
     }
 
     /// Makes the verified file a committed blob, in three steps: on disk and read-only,
     pub(super) fn seal(&self) -> io::Result<()> {
         self.set_gone();
+        self.layout.stamp(self.blob.file())?;
         self.blob.file().sync_all()?;
         self.blob
             .file()
@@ -332,13 +343,13 @@ impl Partial {
     pub(super) fn settle(&self) -> io::Result<()> {
         let digest = self.blob.digest();
         self.layout.sync_dir(&self.layout.blob(digest))?;
-        remove_if_there(&self.layout.spans(digest))
+        remove_spans(&self.layout, digest)
     }
 
     /// Takes the file off the disk. Readers that still have it end when they have read what is present.
     pub fn discard(&self) -> io::Result<()> {
         self.set_gone();
-        remove_if_there(&self.layout.spans(self.blob.digest()))?;
+        remove_spans(&self.layout, self.blob.digest())?;
         remove_if_there(&self.layout.partial(self.blob.digest()))
     }
 }
@@ -405,6 +416,7 @@ fn read_checkpoint(layout: &Layout, digest: &Digest) -> Option<(Checkpoint, Hash
     let text = fs::read(layout.spans(digest)).ok()?;
     let checkpoint: Checkpoint = serde_json::from_slice(&text).ok()?;
     let sound = checkpoint.boot_id == disk::boot_id()
+        && checkpoint.hasher == Hasher::FORMAT
         && checkpoint
             .spans
             .iter()
@@ -420,19 +432,37 @@ fn read_checkpoint(layout: &Layout, digest: &Digest) -> Option<(Checkpoint, Hash
     sound.then_some((checkpoint, hasher))
 }
 
+/// The digests whose checkpoint lies on disk (blocking).
+fn checkpoints(layout: &Layout, algorithm: Algorithm) -> impl Iterator<Item = Digest> {
+    let entries = fs::read_dir(layout.partials(algorithm)).into_iter();
+    entries.flatten().flatten().filter_map(move |entry| {
+        let name = entry.file_name();
+        let hex = name.to_str()?.strip_suffix(".spans")?;
+        Digest::from_hex(algorithm, hex).ok()
+    })
+}
+
+/// Lists the partials that an earlier process left (blocking): requests ask for them without a look at the disk.
+pub(super) fn list_left(layout: &Layout) {
+    for algorithm in Algorithm::ALL {
+        let found: Vec<Digest> = checkpoints(layout, algorithm).collect();
+        layout.left().extend(found);
+    }
+}
+
 /// Removes checkpoints whose file is not there: a kill came between a commit's rename and its last step.
 pub(super) fn sweep_strays(layout: &Layout, algorithm: Algorithm) {
-    for entry in fs::read_dir(layout.partials(algorithm))
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        let path = entry.path();
-        let is_checkpoint = path.extension().is_some_and(|e| e == "spans");
-        if is_checkpoint && !path.with_extension("").exists() {
-            let _ = remove_if_there(&path);
+    for digest in checkpoints(layout, algorithm) {
+        if !layout.partial(&digest).exists() {
+            let _ = remove_spans(layout, &digest);
         }
     }
+}
+
+/// Removes a checkpoint: its partial is not left for anybody.
+pub(super) fn remove_spans(layout: &Layout, digest: &Digest) -> io::Result<()> {
+    layout.left().remove(digest);
+    remove_if_there(&layout.spans(digest))
 }
 
 pub(super) fn remove_if_there(path: &std::path::Path) -> io::Result<()> {

@@ -4,24 +4,31 @@
 //! Each repository has one append-only log of JSON lines; the newest line about a thing wins, a torn last line is
 //! skipped, and a log that is mostly history is rewritten when it is read. Losing a line costs a question upstream.
 
+mod held;
+mod list;
+mod log;
 mod search;
+mod sweep;
 
 use std::{
     collections::HashMap,
-    fs::{self, File},
-    io::{self, Write as _},
-    num::NonZeroUsize,
-    path::{Path, PathBuf},
+    fs,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
 use larder_shared::{Digest, RegistryName, Repository, Tag};
-use lru::LruCache;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
-pub use self::search::Holding;
-use super::{Journal, layout::Layout};
+use self::{
+    held::{Held, Name},
+    log::{Log, Writers, append},
+};
+pub use self::{list::Repositories, search::Holding};
+use super::layout::Layout;
+use crate::sys::Calls;
 
 /// A digest that the repository holds.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -96,6 +103,17 @@ impl Known {
         }
     }
 
+    /// Whether anything of the repository is here to be opened. A name of which nothing is leaves nothing on disk: anyone
+    /// may ask for any name.
+    fn holds_nothing(&self) -> bool {
+        self.links.is_empty() && self.tags.is_empty()
+    }
+
+    fn verdicts(&self) -> impl Iterator<Item = Line> + use<> {
+        let public = self.public.map(Line::Public);
+        public.into_iter().chain(self.refused.map(Line::NotPublic))
+    }
+
     /// Adds what was learned while another larder had the log, and gives back what of it counts. A refusal that the other
     /// one heard in the meantime is the newer word.
     fn merge(&mut self, text: &[u8]) -> Vec<u8> {
@@ -140,23 +158,28 @@ impl Known {
     }
 }
 
-/// One repository's knowledge. Reads are from memory; writes go to memory at once and to the log on a blocking thread.
+/// Whether a record knows what its log says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Reading {
+    /// Nobody has begun to read it. What is said meanwhile waits in memory.
+    Not,
+    UnderWay,
+    Done,
+}
+
+/// One repository's knowledge. Questions are answered from memory; what is said goes to memory at once, and to the log on
+/// a thread of its own.
 #[derive(Debug)]
 pub struct RepositoryRecord {
+    name: Name,
     layout: Arc<Layout>,
-    path: PathBuf,
     known: Mutex<Known>,
     /// What tags were said to point to when the manifest was not here yet. It may never come.
     announced: Mutex<HashMap<Tag, TagRecord>>,
     log: Arc<Log>,
-}
-
-/// Lines on their way to the file.
-#[derive(Default, Debug)]
-struct Log {
-    lines: Journal,
-    /// Held while the file is read or written.
-    writing: Mutex<()>,
+    writers: Writers,
+    held: Arc<Held>,
+    reading: watch::Sender<Reading>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -183,36 +206,37 @@ pub fn now() -> u64 {
         .map_or(0, |d| d.as_secs())
 }
 
+/// Serializing these types to memory cannot fail.
+fn put_line(text: &mut Vec<u8>, line: &Line) {
+    let _ = serde_json::to_writer(&mut *text, line);
+    text.push(b'\n');
+}
+
 impl RepositoryRecord {
-    fn load(layout: &Arc<Layout>, path: PathBuf) -> Self {
-        // Another larder's log goes on without us: what it says now would be old when it is used.
-        let known = if layout.claim().is_held() {
-            Self::read(layout, &path)
-        } else {
-            Known::default()
-        };
+    /// A record that does not know yet what its log says.
+    fn unread(all: &Repositories, name: (RegistryName, Repository)) -> Self {
+        let path = all.layout.repository_log(&name.0, &name.1);
         Self {
-            layout: Arc::clone(layout),
-            path,
-            known: Mutex::new(known),
+            name: Name::new(name),
+            layout: Arc::clone(&all.layout),
+            known: Mutex::default(),
             announced: Mutex::default(),
-            log: Arc::default(),
+            log: Arc::new(Log::new(path)),
+            writers: all.writers.clone(),
+            held: Arc::clone(&all.held),
+            reading: watch::Sender::new(Reading::Not),
         }
     }
 
     /// What the log says. One that is mostly history is rewritten.
-    fn read(layout: &Layout, path: &Path) -> Known {
+    fn parsed(layout: &Layout, path: &Path) -> Known {
         let text = fs::read(path).unwrap_or_default();
         let torn = text.last().is_some_and(|last| *last != b'\n');
         let (known, lines) = Known::read(&text);
         let live = known.lines().count();
         if lines > 64 && lines > 4 * live {
             let mut text = Vec::new();
-            for line in known.lines() {
-                // Serializing these types to memory cannot fail.
-                let _ = serde_json::to_writer(&mut text, &line);
-                text.push(b'\n');
-            }
+            known.lines().for_each(|line| put_line(&mut text, &line));
             let _ = layout.write_atomic(path, &text, false);
         } else if torn {
             // The next line must not become a part of it.
@@ -221,18 +245,54 @@ impl RepositoryRecord {
         known
     }
 
-    /// The log is this larder's now: what it says comes before what was learned while it was not (blocking).
-    fn take_over(&self) {
+    /// Reads the log, if nobody has yet: what it says comes before what was learned without it (blocking). Another
+    /// larder's log is not read: it goes on without us, and what it says now would be old when it is used.
+    fn read(&self) {
+        if self.is_read() || !self.layout.claim().is_held() {
+            return;
+        }
         {
             let _one = lock(&self.log.writing);
-            let mut all = Self::read(&self.layout, &self.path);
+            if self.is_read() {
+                return;
+            }
+            let mut all = Self::parsed(&self.layout, &self.log.path);
             let mut known = lock(&self.known);
             let mut waiting = self.log.lines.waiting();
             *waiting = all.merge(&waiting);
+            if all.holds_nothing() {
+                waiting.clear();
+            }
             drop(waiting);
             *known = all;
+            self.reading.send_replace(Reading::Done);
         }
+        self.note_held();
         self.flush();
+    }
+
+    fn is_read(&self) -> bool {
+        *self.reading.borrow() == Reading::Done
+    }
+
+    /// Whether the log is still to be read, and by whoever asks this.
+    fn is_to_be_read(&self) -> bool {
+        self.layout.claim().is_held()
+            && self.reading.send_if_modified(|reading| {
+                let first = *reading == Reading::Not;
+                if first {
+                    *reading = Reading::UnderWay;
+                }
+                first
+            })
+    }
+
+    /// What it holds is found under its registry.
+    fn note_held(&self) {
+        let links: Vec<Digest> = lock(&self.known).links.keys().copied().collect();
+        for digest in links {
+            self.held.note(&self.name, &digest);
+        }
     }
 
     pub fn link(&self, digest: &Digest) -> Option<Link> {
@@ -263,6 +323,7 @@ impl RepositoryRecord {
         let digest = link.digest;
         if new {
             self.write(Line::Link(link));
+            self.held.note(&self.name, &digest);
         }
         let mut announced = lock(&self.announced);
         let arrived: Vec<_> = announced
@@ -336,117 +397,63 @@ impl RepositoryRecord {
     }
 
     fn write(&self, line: Line) {
-        let Ok(mut text) = serde_json::to_vec(&line) else {
-            return;
-        };
-        text.push(b'\n');
+        let mut text = Vec::new();
         {
             // Together, so that the file tells the same order as the memory.
             let mut known = lock(&self.known);
+            let first = self.is_read() && known.holds_nothing();
+            if first {
+                known
+                    .verdicts()
+                    .for_each(|verdict| put_line(&mut text, &verdict));
+            }
+            put_line(&mut text, &line);
             known.apply(line);
+            if first && known.holds_nothing() {
+                return;
+            }
             self.log.lines.push(&text);
         }
-        // While the log is another larder's, the lines wait.
-        if self.layout.claim().is_held() {
-            let path = self.path.clone();
-            let log = Arc::clone(&self.log);
-            tokio::task::spawn_blocking(move || log.write(&path));
+        // While the log is another larder's, or is not read yet, the lines wait.
+        if self.is_read() {
+            self.writers.write(&self.log);
         }
     }
 
-    /// Waits until everything that was said so far is in the file (blocking).
+    /// Whether something is known to be in the repository.
+    pub fn holds_something(&self) -> bool {
+        !lock(&self.known).holds_nothing()
+    }
+
+    /// Waits until everything that was said so far is in the file (blocking). What the file says is not known for as long
+    /// as it is not read, and then nothing is written.
     pub fn flush(&self) {
-        if self.layout.claim().is_held() {
-            self.log.write(&self.path);
+        if self.is_read() {
+            self.log.write();
         }
     }
 }
 
-impl Log {
-    /// Appends what is waiting (blocking).
-    fn write(&self, path: &Path) {
-        let _one = lock(&self.writing);
-        if let Err(error) = self.lines.write(|lines| append(path, lines)) {
-            tracing::debug!(path = %path.display(), %error, "a repository's log was not written, and will be again");
-        }
-    }
-}
-
-fn append(path: &Path, text: &[u8]) -> io::Result<()> {
-    let open = || File::options().append(true).create(true).open(path);
-    let mut file = match open() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all(path.parent().unwrap_or(path))?;
-            open()?
-        }
-        done => done?,
-    };
-    file.write_all(text)
-}
-
-/// All repositories, loaded when first asked for.
-#[derive(Debug)]
-pub struct Repositories {
-    layout: Arc<Layout>,
-    loaded: Mutex<LruCache<(RegistryName, Repository), Arc<RepositoryRecord>>>,
-}
-
-/// Repositories held in memory at once. One that falls out is read again from its log.
-const LOADED: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
-
-/// Of these at most so many are passed over because their lines are not written yet.
-const UNWRITTEN: usize = 256;
-
-impl Repositories {
-    pub(super) fn new(layout: Arc<Layout>) -> Self {
-        Self {
-            layout,
-            loaded: Mutex::new(LruCache::new(LOADED)),
-        }
+impl RepositoryRecord {
+    /// Whether it must not be forgotten yet.
+    fn stays(&self) -> bool {
+        *self.reading.borrow() == Reading::UnderWay || !self.log.lines.waiting().is_empty()
     }
 
-    /// Adds what the logs say to the records that were made while they were another larder's (blocking).
-    pub(super) fn take_over(&self) {
-        let loaded: Vec<_> = lock(&self.loaded)
-            .iter()
-            .map(|(_, record)| Arc::clone(record))
-            .collect();
-        for record in loaded {
-            record.take_over();
+    /// Reads the log on the thread that `call` gives it, if nobody does. Returns when it is read.
+    pub(super) async fn ready(self: Arc<Self>, calls: Calls) {
+        if self.is_to_be_read() {
+            let record = Arc::clone(&self);
+            // It goes on when nobody waits for it any more.
+            tokio::spawn(async move { calls.to_its_end(move || record.read()).await });
         }
+        let mut reading = self.reading.subscribe();
+        let _ = reading.wait_for(|reading| *reading == Reading::Done).await;
     }
 
-    /// Writes what the disk has not taken so far (blocking).
-    pub fn flush(&self) {
-        let loaded: Vec<_> = lock(&self.loaded)
-            .iter()
-            .map(|(_, record)| Arc::clone(record))
-            .collect();
-        for record in loaded {
-            record.flush();
-        }
-    }
-
-    /// The record of one repository. Reads a small file the first time.
-    pub fn get(&self, registry: &RegistryName, repository: &Repository) -> Arc<RepositoryRecord> {
-        let key = (registry.clone(), repository.clone());
-        let mut loaded = lock(&self.loaded);
-        if let Some(record) = loaded.get(&key) {
-            return Arc::clone(record);
-        }
-        let path = self.layout.repository_log(registry, repository);
-        let record = Arc::new(RepositoryRecord::load(&self.layout, path));
-        let mut fallen = loaded.push(key, Arc::clone(&record));
-        // What is in memory alone must not be forgotten. A disk that takes nothing does so for more than a few.
-        for _ in 0..UNWRITTEN {
-            match fallen {
-                Some((key, fell)) if !fell.log.lines.waiting().is_empty() => {
-                    fallen = loaded.push(key, fell);
-                }
-                _ => break,
-            }
-        }
-        record
+    /// Whether there is nothing to wait for: the log is read, or it is another larder's.
+    pub(super) fn is_ready(&self) -> bool {
+        self.is_read() || !self.layout.claim().is_held()
     }
 }
 

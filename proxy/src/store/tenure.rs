@@ -11,7 +11,7 @@
 //! ```
 
 use std::{
-    fs,
+    fs, io,
     path::Path,
     sync::{Arc, OnceLock},
 };
@@ -53,20 +53,34 @@ impl Claim {
     }
 }
 
+/// Whether an error is the disk's, and not a mistake of who has chosen the directory.
+fn is_of_the_disk(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull, TimedOut};
+    matches!(
+        error.kind(),
+        StorageFull | QuotaExceeded | ReadOnlyFilesystem | TimedOut
+    ) || error.raw_os_error() == Some(EIO)
+}
+
+/// The kernel's number for an error of the device.
+const EIO: i32 = 5;
+
 impl Store {
     /// Opens the store at `path`, making it when it is not there (blocking). What is in it is served at once;
     /// [`Self::scan`] fills the index. While another larder has it, this is an empty store that keeps nothing: see
     /// [`Self::take_over`].
     ///
-    /// A store of another layout version is set aside, never read.
+    /// A store of another layout version is set aside, never read. One whose disk is full, or fails, is opened later, and
+    /// is such an empty store until then: a node whose disk is full must serve.
     pub fn open(path: &Path) -> Result<Arc<Self>, OpenError> {
-        let io = |source| OpenError {
-            path: path.to_owned(),
-            source,
-        };
-        fs::create_dir_all(path).map_err(io)?;
         let store = Arc::new(Self::waiting(path));
-        store.take_over()?;
+        match store.take_over() {
+            // It is taken over when there is room.
+            Err(error) if is_of_the_disk(&error.source) => store.failed(&error.source),
+            taken => {
+                taken?;
+            }
+        }
         Ok(store)
     }
 
@@ -89,6 +103,7 @@ impl Store {
             source,
         };
         let layout = &self.layout;
+        fs::create_dir_all(self.root()).map_err(io)?;
         let Some(taken) = disk::lock(&layout.lock()).map_err(io)? else {
             return Ok(Tenure::Waiting);
         };
@@ -97,7 +112,10 @@ impl Store {
         let _ = fs::remove_dir_all(layout.tmp());
         fs::create_dir_all(layout.tmp()).map_err(io)?;
         *lock(&self.pins) = Self::read_pins(&layout.pins());
+        super::partial::list_left(layout);
+        lock(&self.index).set_clock(layout.clock());
         layout.claim().hold(taken);
+        self.works();
         self.repositories.take_over();
         Ok(Tenure::Held)
     }

@@ -3,12 +3,18 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
     path::Path,
 };
 
 use bytes::Bytes;
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    libc,
+};
 
 /// Room on a file system, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -45,11 +51,32 @@ pub fn has_no_hole(file: &File, start: u64, end: u64) -> io::Result<bool> {
     Ok(hole as u64 >= end)
 }
 
+/// Whether a byte of a file can be read without waiting for the disk. Where the kernel cannot tell, it is taken to.
+#[allow(unsafe_code)]
+pub fn is_cached(file: &File, at: u64) -> bool {
+    let mut byte = 0_u8;
+    let into = libc::iovec {
+        iov_base: (&raw mut byte).cast(),
+        iov_len: 1,
+    };
+    // SAFETY: the kernel writes at most one byte, to a variable that lives until the call returns.
+    let read = unsafe {
+        libc::preadv2(
+            file.as_raw_fd(),
+            &raw const into,
+            1,
+            at as libc::off_t,
+            libc::RWF_NOWAIT,
+        )
+    };
+    read >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::WouldBlock
+}
+
 /// Opens a file without changing its access time, which tells when a client last wanted it.
 pub fn open_unseen(path: &Path) -> io::Result<File> {
     let unseen = File::options()
         .read(true)
-        .custom_flags(nix::libc::O_NOATIME)
+        .custom_flags(libc::O_NOATIME)
         .open(path);
     match unseen {
         // Only the owner may.

@@ -1,6 +1,6 @@
 //! The manifest and the blobs: what of them is here, who holds the rest.
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use larder_shared::{
     Digest, Role,
@@ -13,7 +13,7 @@ use crate::{
     access::Place,
     cluster::{peers, placement},
     pull::{Platforms, Pull, warm},
-    store::{Named, Names},
+    store::{Named, Names, Store},
     trace::Trace,
 };
 
@@ -82,8 +82,7 @@ impl Pull {
         digest: Digest,
         told: &mut Told,
     ) -> Option<Vec<u8>> {
-        let store = Arc::clone(&self.store);
-        let read = move || {
+        let read = move |store: &Store| {
             let blob = store.peek(&digest)?;
             let size = blob.size();
             let bytes = (size <= media::MAX_MANIFEST)
@@ -92,7 +91,10 @@ impl Pull {
         };
         let bytes = match self.store.small(&digest) {
             Some(bytes) => Some(bytes.to_vec()),
-            None => tokio::task::spawn_blocking(read).await.ok().flatten(),
+            None => {
+                let what = format!("the manifest {digest}");
+                self.store.ask(what, read).await.flatten()
+            }
         };
         let linked = place.record.link(&digest).is_some();
         match bytes {
@@ -125,7 +127,7 @@ impl Pull {
     /// Where a blob of the image comes from: the rules of `Pull::blob`, without their acts.
     async fn expected(&self, place: &Place, named: &Named) -> ExpectedBlob {
         let digest = named.digest;
-        let here = self.store.peek(&digest).map(|blob| blob.size());
+        let here = self.store.length(&digest).await;
         let link = place.record.link(&digest);
         let served = match (&link, here) {
             (Some(link), Some(size)) => link.size == size,
@@ -144,9 +146,10 @@ impl Pull {
         if served {
             return expected;
         }
-        let (store, registry) = (Arc::clone(&self.store), place.registry.clone());
-        let present = move || store.partial_present(&digest, &registry);
-        let left = tokio::task::spawn_blocking(present).await.unwrap_or(0);
+        let registry = place.registry.clone();
+        let present = move |store: &Store| store.partial_present(&digest, &registry);
+        let what = format!("the checkpoint of {digest}");
+        let left = self.store.ask(what, present).await.unwrap_or(0);
         let filling = self.fills.list().into_iter().find(|f| f.digest == digest);
         expected.present_bytes = filling.map_or(left, |fill| fill.present.max(left));
         let holders = self.members_with(place, digest).await;

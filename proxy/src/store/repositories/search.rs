@@ -9,7 +9,8 @@ use std::{
 
 use larder_shared::{Digest, RegistryName, Repository, Tag};
 
-use super::{Known, Line, Link, Repositories, RepositoryRecord, TagRecord, lock};
+use super::{Known, Link, Repositories, RepositoryRecord, TagRecord, lock};
+use crate::store::layout::Layout;
 
 /// What is known of one repository, copied.
 #[derive(Clone, Debug)]
@@ -38,53 +39,43 @@ impl Holding {
 impl Repositories {
     /// Shows every repository that anything is known of, one after the other, in no order (blocking: reads the logs of those that are
     /// not in memory, and puts none there).
-    pub fn each(&self, mut look: impl FnMut(Holding)) {
+    pub fn each(&self, look: impl FnMut(Holding)) {
+        self.each_of(None, look);
+    }
+
+    /// The same, of one registry alone where one is named.
+    fn each_of(&self, only: Option<&RegistryName>, mut look: impl FnMut(Holding)) {
         let loaded: HashMap<(RegistryName, Repository), Arc<RepositoryRecord>> = {
             let loaded = lock(&self.loaded);
             let pairs = loaded.iter();
-            pairs.map(|(k, r)| (k.clone(), Arc::clone(r))).collect()
+            pairs
+                .filter(|((registry, _), _)| only.is_none_or(|only| only == registry))
+                .map(|(k, r)| (k.clone(), Arc::clone(r)))
+                .collect()
         };
         for ((registry, repository), record) in &loaded {
+            // One that hangs is shown as far as it is known.
+            if record.is_to_be_read() {
+                record.read();
+            }
             let holding = Holding::of(registry.clone(), repository.clone(), &lock(&record.known));
             look(holding);
         }
-        for registry in self.registries() {
-            let root = self.layout.repositories().join(registry.as_str());
-            each_log_in(&root, |path| {
-                let name = path.parent().and_then(|dir| dir.strip_prefix(&root).ok());
-                let Some(Ok(repository)) = name.and_then(|n| n.to_str()).map(str::parse) else {
-                    return true;
-                };
-                let key = (registry.clone(), repository);
-                if !loaded.contains_key(&key)
-                    && let Ok(text) = fs::read(path)
-                {
-                    let (known, _) = Known::read(&text);
-                    look(Holding::of(key.0, key.1, &known));
-                }
-                true
-            });
+        for name in names(&self.layout, only) {
+            if !loaded.contains_key(&name)
+                && let Ok(text) = fs::read(self.layout.repository_log(&name.0, &name.1))
+            {
+                let (known, _) = Known::read(&text);
+                look(Holding::of(name.0, name.1, &known));
+            }
         }
-    }
-
-    fn registries(&self) -> impl Iterator<Item = RegistryName> {
-        let registries = fs::read_dir(self.layout.repositories())
-            .into_iter()
-            .flatten()
-            .flatten();
-        registries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
     }
 
     /// Every digest that some repository of `registry` is known to hold (blocking: reads the logs on disk).
     pub fn digests_of(&self, registry: &RegistryName) -> Vec<Digest> {
         let mut digests = Vec::new();
-        self.each_log(registry, |text| {
-            for line in text.lines() {
-                if let Ok(Line::Link(link)) = serde_json::from_str(line) {
-                    digests.push(link.digest);
-                }
-            }
-            true
+        self.each_of(Some(registry), |holding| {
+            digests.extend(holding.links.into_iter().map(|link| link.digest));
         });
         digests
     }
@@ -110,38 +101,41 @@ impl Repositories {
         digests
     }
 
-    /// Looks through a registry's logs until `look` has seen enough.
-    fn each_log(&self, registry: &RegistryName, mut look: impl FnMut(&str) -> bool) {
-        let root = self.layout.repositories().join(registry.as_str());
-        each_log_in(&root, |path| {
-            fs::read_to_string(path).map_or(true, |text| look(&text))
-        });
-    }
-
-    /// Whether some repository of `registry` is known to hold `digest` (blocking: looks through the logs on disk).
-    pub fn held_in(&self, registry: &RegistryName, digest: &Digest) -> bool {
-        let wanted = digest.to_string();
-        let mut held = false;
-        // The text is only a hint: a registry may write any digest into a media type.
-        let links = |line: &str| matches!(serde_json::from_str(line), Ok(Line::Link(link)) if link.digest == *digest);
-        self.each_log(registry, |text| {
-            held = text.contains(&wanted) && text.lines().any(links);
-            !held
-        });
-        held
+    pub(super) fn is_loaded(&self, name: &(RegistryName, Repository)) -> bool {
+        lock(&self.loaded).contains(name)
     }
 }
 
-/// The logs below a directory, until `look` has seen enough.
-fn each_log_in(root: &Path, mut look: impl FnMut(&Path) -> bool) {
-    let mut pending: Vec<PathBuf> = vec![root.to_owned()];
-    while let Some(dir) = pending.pop() {
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            if entry.file_name() != "_log" {
-                pending.push(entry.path());
-            } else if !look(&entry.path()) {
-                return;
+/// The repositories that have a log, all or those of one registry (blocking).
+pub(super) fn names(
+    layout: &Layout,
+    only: Option<&RegistryName>,
+) -> Vec<(RegistryName, Repository)> {
+    let registries: Vec<RegistryName> = match only {
+        Some(registry) => vec![registry.clone()],
+        None => fs::read_dir(layout.repositories())
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .collect(),
+    };
+    let mut found = Vec::new();
+    for registry in registries {
+        let root = layout.repositories().join(registry.as_str());
+        let mut pending: Vec<PathBuf> = vec![root.clone()];
+        while let Some(dir) = pending.pop() {
+            for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+                if entry.file_name() != "_log" {
+                    pending.push(entry.path());
+                    continue;
+                }
+                let name = dir.strip_prefix(&root).ok().and_then(Path::to_str);
+                if let Some(Ok(repository)) = name.map(str::parse) {
+                    found.push((registry.clone(), repository));
+                }
             }
         }
     }
+    found
 }

@@ -1,6 +1,10 @@
 use std::os::unix::fs::symlink;
 
-use super::*;
+use super::{list::LOADED, *};
+
+fn calls() -> Calls {
+    Calls::new(8, Duration::from_secs(20))
+}
 
 fn names() -> (RegistryName, Repository) {
     ("a.io".parse().unwrap(), "b/c".parse().unwrap())
@@ -38,7 +42,7 @@ async fn a_record_survives_reopening_and_a_torn_line() {
         media_type: Some("application/x".into()),
     };
     {
-        let record = Repositories::new(Arc::clone(&layout)).get(&registry, &repository);
+        let record = Repositories::new(Arc::clone(&layout), calls()).get(&registry, &repository);
         record.add_link(link.clone());
         record.add_link(link.clone());
         record.set_public();
@@ -54,14 +58,18 @@ async fn a_record_survives_reopening_and_a_torn_line() {
         written(&path, 3).await;
     }
     append(&path, b"{\"link\":{\"dig").unwrap();
-    let repositories = Repositories::new(layout);
+    let repositories = Repositories::new(layout, calls());
     let record = repositories.get(&registry, &repository);
     assert_eq!(record.link(&digest), Some(link));
     assert_eq!(record.tag(&"v1".parse().unwrap()).unwrap().digest, digest);
     assert!(record.public_since().is_some());
-    assert!(repositories.held_in(&registry, &digest));
-    assert!(!repositories.held_in(&registry, &Digest::sha256(b"y")));
-    assert!(!repositories.held_in(&"b.io".parse().unwrap(), &digest));
+    assert!(repositories.held_in(&registry, &digest).await);
+    assert!(!repositories.held_in(&registry, &Digest::sha256(b"y")).await);
+    assert!(
+        !repositories
+            .held_in(&"b.io".parse().unwrap(), &digest)
+            .await
+    );
     // A digest in a media type is no link.
     let named = Digest::sha256(b"named");
     repositories.get(&registry, &repository).add_link(Link {
@@ -70,7 +78,7 @@ async fn a_record_survives_reopening_and_a_torn_line() {
         media_type: Some(format!("application/x;y={named}")),
     });
     written(&path, 5).await;
-    assert!(!repositories.held_in(&registry, &named));
+    assert!(!repositories.held_in(&registry, &named).await);
 }
 
 /// What is public on disk and refused in memory would be public after a restart.
@@ -81,9 +89,14 @@ async fn what_the_disk_did_not_take_is_written_later() {
     own(&layout);
     let (registry, repository) = names();
     let path = layout.repository_log(&registry, &repository);
-    let repositories = Repositories::new(Arc::clone(&layout));
+    let repositories = Repositories::new(Arc::clone(&layout), calls());
     let record = repositories.get(&registry, &repository);
     record.set_public();
+    record.add_link(Link {
+        digest: Digest::sha256(b"x"),
+        size: 1,
+        media_type: None,
+    });
     record.flush();
     let text = fs::read_to_string(&path).unwrap();
     // What leads nowhere takes no line.
@@ -106,7 +119,7 @@ async fn what_the_disk_did_not_take_is_written_later() {
     fs::write(&aside, text + "{\"link\":{\"dig").unwrap();
     fs::rename(&aside, &path).unwrap();
     repositories.flush();
-    let again = Repositories::new(layout).get(&registry, &repository);
+    let again = Repositories::new(layout, calls()).get(&registry, &repository);
     assert_eq!(again.public_since(), None);
     assert!(again.refused_since().is_some());
 }
@@ -118,7 +131,7 @@ async fn what_was_said_at_a_time_to_come_says_nothing() {
     let layout = Arc::new(Layout::new(dir.path().to_owned()));
     own(&layout);
     let (registry, repository) = names();
-    let record = Repositories::new(layout).get(&registry, &repository);
+    let record = Repositories::new(layout, calls()).get(&registry, &repository);
     let ahead = now() + 8 * 3600;
     let of = |bytes: &[u8], checked| TagRecord {
         digest: Digest::sha256(bytes),
@@ -152,13 +165,13 @@ async fn what_was_learned_in_waiting_is_added_to_the_log() {
         size: bytes.len() as u64,
         media_type: None,
     };
-    let before = Repositories::new(Arc::clone(&layout)).get(&registry, &repository);
+    let before = Repositories::new(Arc::clone(&layout), calls()).get(&registry, &repository);
     before.set_public();
     before.add_link(link(b"before"));
     before.flush();
 
     let successor = Arc::new(Layout::new(root));
-    let repositories = Repositories::new(Arc::clone(&successor));
+    let repositories = Repositories::new(Arc::clone(&successor), calls());
     let record = repositories.get(&registry, &repository);
     assert_eq!(record.link(&link(b"before").digest), None);
     assert_eq!(record.public_since(), None);
@@ -173,7 +186,7 @@ async fn what_was_learned_in_waiting_is_added_to_the_log() {
     drop((before, layout));
     own(&successor);
     repositories.take_over();
-    let again = Repositories::new(successor).get(&registry, &repository);
+    let again = Repositories::new(successor, calls()).get(&registry, &repository);
     for known in [record, again] {
         for bytes in [&b"before"[..], b"meanwhile", b"last"] {
             assert!(known.link(&link(bytes).digest).is_some());
@@ -191,16 +204,21 @@ async fn a_refusal_that_the_predecessor_heard_later_stays() {
     own(&layout);
     let (registry, repository) = names();
     let successor = Arc::new(Layout::new(dir.path().to_owned()));
-    let repositories = Repositories::new(Arc::clone(&successor));
+    let repositories = Repositories::new(Arc::clone(&successor), calls());
     let record = repositories.get(&registry, &repository);
     record.write(Line::Public(now() - 5));
-    let before = Repositories::new(Arc::clone(&layout)).get(&registry, &repository);
+    let before = Repositories::new(Arc::clone(&layout), calls()).get(&registry, &repository);
     before.set_not_public();
+    before.add_link(Link {
+        digest: Digest::sha256(b"x"),
+        size: 1,
+        media_type: None,
+    });
     before.flush();
     drop((before, layout));
     own(&successor);
     repositories.take_over();
-    let again = Repositories::new(successor).get(&registry, &repository);
+    let again = Repositories::new(successor, calls()).get(&registry, &repository);
     for known in [record, again] {
         assert!(known.refused_since().is_some());
         assert_eq!(known.public_since(), None);

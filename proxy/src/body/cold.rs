@@ -1,0 +1,91 @@
+//! Bytes of a file that are not in memory: they are read on another thread, so that a disk which is slow, or hangs, holds up
+//! nobody but who wants them.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, LazyLock},
+    task::{Context, Poll},
+};
+
+use larder_shared::Range;
+
+use super::IDLE;
+use crate::{
+    store::Blob,
+    sys::{Calls, Hangs},
+};
+
+/// Bodies that wait for the disk at once. A body whose bytes do not come ends short, as with any source that is idle.
+static CALLS: LazyLock<Calls> = LazyLock::new(|| Calls::new(64, IDLE));
+
+type Read<T> = Pin<Box<dyn Future<Output = Result<io::Result<T>, Hangs>> + Send>>;
+
+/// What a body waits for.
+#[derive(Default)]
+pub(super) enum Cold {
+    #[default]
+    Nothing,
+    /// The bytes themselves, for a connection that cannot send files.
+    Bytes(Read<Vec<u8>>),
+    /// That they are in memory, for one that can.
+    Warm(Read<()>),
+}
+
+impl std::fmt::Debug for Cold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => "Nothing",
+            Self::Bytes(_) => "Bytes",
+            Self::Warm(_) => "Warm",
+        })
+    }
+}
+
+impl Cold {
+    /// The bytes of a range.
+    pub(super) fn poll_bytes(
+        &mut self,
+        cx: &mut Context<'_>,
+        blob: &Arc<Blob>,
+        range: Range,
+    ) -> Poll<io::Result<Vec<u8>>> {
+        if let Self::Nothing = self {
+            let blob = Arc::clone(blob);
+            *self = Self::Bytes(Box::pin(CALLS.clone().run_owned(move || blob.read(range))));
+        }
+        let Self::Bytes(reading) = self else {
+            return Poll::Ready(Err(io::ErrorKind::Other.into()));
+        };
+        let read = std::task::ready!(reading.as_mut().poll(cx));
+        *self = Self::Nothing;
+        Poll::Ready(read.map_err(late).flatten())
+    }
+
+    /// Waits until a range is in memory, as far as that can be known.
+    pub(super) fn poll_warm(
+        &mut self,
+        cx: &mut Context<'_>,
+        blob: &Arc<Blob>,
+        range: Range,
+    ) -> Poll<io::Result<()>> {
+        if let Self::Nothing = self {
+            if blob.is_at_hand(range) {
+                return Poll::Ready(Ok(()));
+            }
+            let blob = Arc::clone(blob);
+            *self = Self::Warm(Box::pin(CALLS.clone().run_owned(move || blob.warm(range))));
+        }
+        let Self::Warm(warming) = self else {
+            return Poll::Ready(Ok(()));
+        };
+        let warmed = std::task::ready!(warming.as_mut().poll(cx));
+        *self = Self::Nothing;
+        // What cannot be read is found out by whoever sends it, and is damaged then.
+        Poll::Ready(warmed.map(|_| ()).map_err(late))
+    }
+}
+
+fn late(_: Hangs) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the disk does not answer")
+}

@@ -1,0 +1,186 @@
+//! What requests ask of the disk, on threads of their own, and what it means when the disk does not answer.
+//!
+//! A request waits for the disk for a while. A call that is late counts as a disk that fails until it returns, and the
+//! request goes on without the node tier. A thread that hangs cannot be ended, so a call that is known to hang is not begun
+//! again, and there is a bound to how many are.
+
+use std::{
+    collections::HashSet,
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use larder_shared::{Digest, RegistryName, Repository};
+
+use super::{Blob, RepositoryRecord, Store, lock};
+use crate::sys::Calls;
+
+/// Calls that requests wait for, all together; and how long a request waits for one.
+const AT_ONCE: usize = 64;
+const WITHIN: Duration = Duration::from_millis(1500);
+
+/// A disk on which so many things hang is left alone until some of them return: each fill would leave threads behind.
+const MOST: usize = 16;
+
+/// How long a write, or the end of a fill, may take before the disk counts as failing.
+pub const HANGS: Duration = Duration::from_secs(10);
+
+/// What hangs now.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Hanging(Arc<Mutex<HashSet<String>>>);
+
+impl Hanging {
+    /// Whether the disk may be asked for more.
+    pub(super) fn is_bearable(&self) -> bool {
+        lock(&self.0).len() < MOST
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        lock(&self.0).is_empty()
+    }
+}
+
+/// Something hangs, for as long as this lives.
+#[derive(Debug)]
+pub struct Hung {
+    all: Hanging,
+    what: String,
+}
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        lock(&self.all.0).remove(&self.what);
+    }
+}
+
+pub(super) fn calls() -> Calls {
+    Calls::new(AT_ONCE, WITHIN)
+}
+
+impl Store {
+    /// Takes note that `what` hangs: the disk fails. `None` if that is known.
+    pub fn hangs(&self, what: &str) -> Option<Hung> {
+        let new = lock(&self.hanging.0).insert(what.to_owned());
+        let late = format!("{what} does not come: the disk does not answer");
+        self.failed(&io::Error::new(io::ErrorKind::TimedOut, late));
+        new.then(|| Hung {
+            all: self.hanging.clone(),
+            what: what.to_owned(),
+        })
+    }
+
+    /// Waits for `called` as long as a request waits for the disk. `None` if it is late.
+    async fn within<T>(
+        &self,
+        what: String,
+        called: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
+        if lock(&self.hanging.0).contains(&what) {
+            return None;
+        }
+        let mut called = Box::pin(called);
+        if let Ok(done) = self.calls.wait(&mut called).await {
+            return Some(done);
+        }
+        if let Some(hung) = self.hangs(&what) {
+            tokio::spawn(async move {
+                called.await;
+                drop(hung);
+            });
+        }
+        None
+    }
+
+    /// What `call` returns, if the disk answers in time. `what` names it, and is the same for the same call alone.
+    pub async fn ask<T: Send + 'static>(
+        self: &Arc<Self>,
+        what: String,
+        call: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (store, calls) = (Arc::clone(self), self.calls.clone());
+        let called = async move { calls.to_its_end(move || call(&store)).await };
+        self.within(what, called).await?.ok()
+    }
+
+    /// The same for what must come to its end, however long that takes: a disk that is late with it fails.
+    pub async fn ask_to_the_end<T: Send + 'static>(
+        self: &Arc<Self>,
+        what: &str,
+        call: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, tokio::task::JoinError> {
+        let store = Arc::clone(self);
+        let mut called = tokio::task::spawn_blocking(move || call(&store));
+        if let Ok(done) = tokio::time::timeout(HANGS, &mut called).await {
+            return done;
+        }
+        let _hung = self.hangs(what);
+        called.await
+    }
+
+    /// The record of one repository, with what its log says. Where that does not come in time, the record goes on
+    /// without it, and learns it when it comes.
+    pub async fn record(
+        &self,
+        registry: &RegistryName,
+        repository: &Repository,
+    ) -> Arc<RepositoryRecord> {
+        let record = self.repositories.seen(registry, repository);
+        if !record.is_ready() {
+            let what = format!("what is known of {registry}/{repository}");
+            let reading = Arc::clone(&record).ready(self.calls.clone());
+            self.within(what, reading).await;
+        }
+        record
+    }
+
+    /// As [`Self::blob`], for whoever must not wait for the disk: open files are at hand, others are opened elsewhere.
+    pub async fn find(self: &Arc<Self>, digest: &Digest, size: Option<u64>) -> Option<Arc<Blob>> {
+        if !self.is_held() {
+            return None;
+        }
+        let open = lock(&self.index).open(digest);
+        // What the kernel says of a file that is open needs no disk.
+        if let Some(blob) = open.filter(|blob| !blob.is_damaged() && blob.is_in_place()) {
+            return Some(blob);
+        }
+        let (store, calls, wanted) = (Arc::clone(self), self.calls.clone(), *digest);
+        let open = async move { calls.to_its_end(move || store.blob(&wanted, size)).await };
+        let opening = self.opening.clone();
+        let opened = async move { opening.run((wanted, size), open).await };
+        self.within(format!("the blob {digest}"), opened)
+            .await??
+            .ok()?
+    }
+
+    /// As [`Self::read`], for whoever must not wait for the disk.
+    pub async fn bytes(self: &Arc<Self>, digest: &Digest, limit: u64) -> Option<Bytes> {
+        if let Some(bytes) = self.small(digest) {
+            return Some(bytes);
+        }
+        let (store, calls, wanted) = (Arc::clone(self), self.calls.clone(), *digest);
+        let read = async move { calls.to_its_end(move || store.read(&wanted, limit)).await };
+        let reading = self.reading.clone();
+        let read = async move { reading.run(wanted, read).await };
+        self.within(format!("the bytes of {digest}"), read)
+            .await??
+            .ok()?
+    }
+
+    /// How long a committed blob is, for a look that is no use and must not wait for the disk.
+    pub async fn length(self: &Arc<Self>, digest: &Digest) -> Option<u64> {
+        let wanted = *digest;
+        let look = move |store: &Self| store.peek(&wanted).map(|blob| blob.size());
+        self.ask(format!("the length of {digest}"), look).await?
+    }
+
+    /// Whether some repository of `registry` is known to hold `digest`. Where the disk does not answer nothing is known.
+    pub async fn is_held_in(self: &Arc<Self>, registry: &RegistryName, digest: &Digest) -> bool {
+        let (store, wanted, at) = (Arc::clone(self), *digest, registry.clone());
+        let looked = async move { store.repositories.held_in(&at, &wanted).await };
+        self.within(format!("who holds {digest} of {registry}"), looked)
+            .await
+            .unwrap_or(false)
+    }
+}

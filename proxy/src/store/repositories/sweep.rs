@@ -1,0 +1,77 @@
+//! Letting go of what leads nowhere: links to content that is gone, tags without their manifest, logs of nothing.
+
+use std::{fs, path::Path};
+
+use larder_shared::{Digest, RegistryName, Repository};
+
+use super::{Repositories, RepositoryRecord, lock, put_line};
+
+impl Repositories {
+    /// The repositories that have a log (blocking).
+    pub fn names(&self) -> Vec<(RegistryName, Repository)> {
+        if self.layout.claim().is_held() {
+            super::search::names(&self.layout, None)
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Lets go of what one repository is known to hold and that is not `here` (blocking).
+    pub fn sweep(&self, name: &(RegistryName, Repository), here: impl Fn(&Digest) -> bool) {
+        let was_loaded = self.is_loaded(name);
+        let record = self.seen(&name.0, &name.1);
+        if record.is_to_be_read() {
+            record.read();
+        }
+        record.sweep(&self.layout.repositories(), here);
+        // A look at all of them must not fill the memory.
+        if !was_loaded && std::sync::Arc::strong_count(&record) == 2 {
+            let mut loaded = lock(&self.loaded);
+            if std::sync::Arc::strong_count(&record) == 2 && !record.stays() {
+                loaded.pop(name);
+            }
+        }
+    }
+}
+
+impl RepositoryRecord {
+    fn sweep(&self, root: &Path, here: impl Fn(&Digest) -> bool) {
+        let _one = lock(&self.log.writing);
+        if !self.is_read() {
+            return;
+        }
+        let text = {
+            let mut known = lock(&self.known);
+            // What is not written yet is new.
+            if !self.log.lines.waiting().is_empty() {
+                return;
+            }
+            let before = (known.links.len(), known.tags.len());
+            let mut links = std::mem::take(&mut known.links);
+            links.retain(|digest, _| here(digest));
+            known.tags.retain(|_, tag| links.contains_key(&tag.digest));
+            known.links = links;
+            if before == (known.links.len(), known.tags.len()) && !known.holds_nothing() {
+                return;
+            }
+            let mut text = Vec::new();
+            if !known.holds_nothing() {
+                known.lines().for_each(|line| put_line(&mut text, &line));
+            }
+            text
+        };
+        let path = &self.log.path;
+        if !text.is_empty() {
+            let _ = self.layout.write_atomic(path, &text, false);
+            return;
+        }
+        let _ = fs::remove_file(path);
+        // Directories of which nothing is left; another repository may be below.
+        let dirs = path.ancestors().skip(1);
+        for dir in dirs.take_while(|dir| *dir != root) {
+            if fs::remove_dir(dir).is_err() {
+                break;
+            }
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Calls that may hang, above all those to a disk: on threads of their own, so many at once, each waited for a while.
+//!
+//! A call that hangs keeps its thread until it returns, and nothing can end it. What is bounded is how many threads it can
+//! take, and how long anybody waits for it.
+
+use std::{
+    collections::HashSet,
+    hash::Hash,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::Semaphore, time::timeout};
+
+/// A call did not return in time. It may return yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hangs;
+
+/// Room for calls of one kind.
+#[derive(Clone, Debug)]
+pub struct Calls {
+    room: Arc<Semaphore>,
+    within: Duration,
+}
+
+impl Calls {
+    /// So many calls at once, each waited for so long.
+    pub fn new(at_once: usize, within: Duration) -> Self {
+        Self {
+            room: Arc::new(Semaphore::new(at_once)),
+            within,
+        }
+    }
+
+    /// What `call` returns, unless it takes too long: then it goes on alone, and keeps its room. Waiting for room counts.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        call: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Hangs> {
+        self.wait(self.to_its_end(call)).await?
+    }
+
+    /// The same for a future that is kept.
+    pub async fn run_owned<T: Send + 'static>(
+        self,
+        call: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Hangs> {
+        self.run(call).await
+    }
+
+    /// The same without an end to the waiting. Whoever shares it waits by [`Self::wait`].
+    pub async fn to_its_end<T: Send + 'static>(
+        &self,
+        call: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Hangs> {
+        let Ok(room) = Arc::clone(&self.room).acquire_owned().await else {
+            return Err(Hangs);
+        };
+        let called = tokio::task::spawn_blocking(move || {
+            let _room = room;
+            call()
+        });
+        called.await.map_err(|_| Hangs)
+    }
+
+    /// Waits for a call for as long as one is waited for.
+    pub async fn wait<T>(&self, called: impl Future<Output = T>) -> Result<T, Hangs> {
+        timeout(self.within, called).await.map_err(|_| Hangs)
+    }
+}
+
+/// One at a time for each key, for threads that may block.
+#[derive(Debug)]
+pub struct Turns<K> {
+    taken: Mutex<HashSet<K>>,
+    given_back: Condvar,
+}
+
+impl<K> Default for Turns<K> {
+    fn default() -> Self {
+        Self {
+            taken: Mutex::default(),
+            given_back: Condvar::new(),
+        }
+    }
+}
+
+impl<K: Eq + Hash + Clone> Turns<K> {
+    /// Waits until nobody else has the turn at `key` (blocking).
+    pub fn take(&self, key: &K) -> Turn<'_, K> {
+        let taken = self.lock();
+        let mut taken = self
+            .given_back
+            .wait_while(taken, |taken| taken.contains(key))
+            .unwrap_or_else(PoisonError::into_inner);
+        taken.insert(key.clone());
+        Turn {
+            turns: self,
+            key: key.clone(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<K>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A turn, given back when dropped.
+#[derive(Debug)]
+pub struct Turn<'a, K: Eq + Hash + Clone> {
+    turns: &'a Turns<K>,
+    key: K,
+}
+
+impl<K: Eq + Hash + Clone> Drop for Turn<'_, K> {
+    fn drop(&mut self) {
+        self.turns.lock().remove(&self.key);
+        self.turns.given_back.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn calls_that_hang_take_no_more_threads_than_their_room() {
+        let calls = Calls::new(2, Duration::from_millis(20));
+        let begun = Arc::new(AtomicU32::new(0));
+        let (release, hangs) = mpsc::channel::<()>();
+        let hangs = Arc::new(Mutex::new(hangs));
+        for _ in 0..10 {
+            let (begun, hangs) = (Arc::clone(&begun), Arc::clone(&hangs));
+            let call = move || {
+                begun.fetch_add(1, Ordering::SeqCst);
+                let _ = hangs.lock().unwrap().recv();
+            };
+            assert_eq!(calls.run(call).await, Err(Hangs));
+        }
+        assert_eq!(begun.load(Ordering::SeqCst), 2);
+        drop(release);
+        // Those that return give their room back.
+        while calls.run(|| 1).await != Ok(1) {}
+    }
+
+    #[test]
+    fn a_turn_is_for_one_and_keys_do_not_wait_for_each_other() {
+        let turns = Turns::default();
+        let inside = AtomicU32::new(0);
+        let first = turns.take(&1);
+        drop(turns.take(&2));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let _turn = turns.take(&1);
+                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+            assert_eq!(inside.load(Ordering::SeqCst), 0);
+            drop(first);
+        });
+    }
+}

@@ -1,0 +1,116 @@
+//! A clock that jumps evicts nothing (P21, P27).
+
+use std::time::{Duration, SystemTime};
+
+use larder_tests::fake::Content;
+use larder_tests::machine::Machine;
+use larder_tests::scene::{Scene, eventually};
+
+use super::{MB, age, path, pull, whole};
+
+const YEARS: i64 = 365 * 86_400;
+
+/// Blobs on a node with a short patience, and one round of keeping whenever it is asked for.
+struct Kept {
+    machine: Machine,
+    scene: Scene,
+    blobs: Vec<(String, Content)>,
+}
+
+impl Kept {
+    async fn with_clock(ahead: i64) -> Self {
+        let machine = Machine::new();
+        machine.set_clock(ahead);
+        let config = "[store]\nttl = \"1h\"\nmin_free = \"0\"\n";
+        let scene = Scene::with(|node| machine.runs(node).config(config).log_level("info")).await;
+        let mut kept = Self {
+            machine,
+            scene,
+            blobs: Vec::new(),
+        };
+        for seed in 0..3 {
+            kept.add(seed).await;
+        }
+        kept
+    }
+
+    async fn add(&mut self, seed: u64) {
+        let content = Content::synthetic(seed, MB);
+        let digest = self.scene.fake.put_content("a/b", &content);
+        let came = pull(&self.scene.blob("a/b", &digest), &content).await;
+        assert_eq!(came, whole(&content));
+        self.scene.until_committed(&digest).await;
+        self.blobs.push((digest, content));
+    }
+
+    /// What a round takes out is told, and is nothing.
+    async fn round(&self, when: &str) {
+        let done = self.scene.node.cli(&["gc"]).await;
+        assert!(done.status.success(), "{when}: {done:?}");
+        for (digest, _) in &self.blobs {
+            assert!(self.scene.committed(digest), "{when}");
+        }
+    }
+
+    async fn restart(&mut self) {
+        self.scene.node.terminate();
+        self.scene.node.wait().await;
+        self.scene.node.restart().await;
+        let blobs = self.blobs.len() as u64;
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        while self.scene.node.admin("/status").await["store"]["blobs"] != blobs {
+            assert!(tokio::time::Instant::now() < deadline, "they are gone");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_years_ahead_for_a_while_evicts_nothing() {
+    let mut kept = Kept::with_clock(0).await;
+    kept.round("before").await;
+    kept.machine.set_clock(20 * YEARS);
+    kept.round("ahead").await;
+    kept.add(10).await;
+    kept.round("ahead, with a new one").await;
+    kept.machine.set_clock(0);
+    kept.round("back").await;
+    kept.machine.set_clock(20 * YEARS);
+    kept.restart().await;
+    kept.round("started ahead").await;
+    kept.machine.set_clock(0);
+    kept.restart().await;
+    kept.round("started as it should be").await;
+}
+
+#[tokio::test]
+async fn a_node_that_boots_in_the_past_keeps_what_it_has() {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let boot = 2 * YEARS - now.expect("a time").as_secs() as i64;
+    let mut kept = Kept::with_clock(boot).await;
+    kept.round("in 1972").await;
+    kept.machine.set_clock(0);
+    kept.round("today").await;
+    kept.add(10).await;
+    kept.restart().await;
+    kept.round("the next start").await;
+    kept.machine.set_clock(boot);
+    kept.restart().await;
+    kept.round("in 1972 again").await;
+}
+
+/// What is old is still found to be, whatever the clock says meanwhile.
+#[tokio::test]
+async fn what_nobody_used_for_its_time_goes_however_wrong_the_clock_is() {
+    let mut kept = Kept::with_clock(0).await;
+    kept.scene.node.terminate();
+    kept.scene.node.wait().await;
+    let (old, _) = kept.blobs.remove(0);
+    let file = path(kept.scene.node.store(), &old);
+    age(&file, Duration::from_secs(2 * 3600));
+    kept.machine.set_clock(-20 * YEARS);
+    kept.scene.node.restart().await;
+    let scene = &kept.scene;
+    eventually("the old one goes", || !scene.committed(&old)).await;
+    kept.round("the others stay").await;
+}

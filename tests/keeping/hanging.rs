@@ -1,0 +1,287 @@
+//! A disk that hangs: a FIFO in place of a file, which blocks whoever opens it for as long as nobody writes to it. What needs
+//! that file ends in time, and everything else goes on (P12, P22).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use larder_tests::fake::{Content, FakeRegistry};
+use larder_tests::http;
+use larder_tests::image::{self, Image, LayerSpec};
+use larder_tests::members::Cluster;
+use larder_tests::node::Node;
+use larder_tests::scene::{Scene, committed, eventually};
+
+use super::{MB, path, pull, sound_blobs, whole};
+
+/// What a client waits for the head of an answer; the machine may be busy.
+const CLIENT: Duration = Duration::from_secs(15);
+
+/// More than there are threads for what blocks.
+const CROWD: u64 = 600;
+
+/// A file that hangs, until it is dropped.
+struct Fifo(PathBuf);
+
+impl Fifo {
+    fn in_place_of(file: &Path) -> Self {
+        let _ = fs::remove_file(file);
+        let made = Command::new("mkfifo").arg(file).status();
+        assert!(made.expect("mkfifo").success());
+        Self(file.to_owned())
+    }
+}
+
+impl Drop for Fifo {
+    fn drop(&mut self) {
+        // Whoever has it open to read, or waits for that, meets an end.
+        let _ = fs::OpenOptions::new().read(true).write(true).open(&self.0);
+    }
+}
+
+async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let answered = tokio::time::timeout(CLIENT, future).await;
+    answered.unwrap_or_else(|_| panic!("no answer in time: {what}"))
+}
+
+/// What everybody needs of a node.
+async fn lives(node: &Node) {
+    for url in [
+        format!("{}/v2/", node.url()),
+        format!("http://{}/livez", node.telemetry()),
+        format!("http://{}/metrics", node.telemetry()),
+    ] {
+        let answer = within(&url, http::get(&url, &[])).await;
+        assert!(answer.expect("an answer").status < 500, "{url}");
+    }
+    let status = within("status", node.admin("/status")).await;
+    assert!(status["store"]["state"].is_string(), "{status}");
+}
+
+/// As a runtime does.
+async fn pulled(scene: &Scene, repository: &str, image: &Image) {
+    let by_tag = scene.manifest(repository, "v1");
+    let head = within("HEAD", http::head(&by_tag, &[])).await;
+    assert_eq!(head.expect("an answer").status, 200, "{repository}");
+    let by_digest = scene.manifest(repository, &image.manifest_digest);
+    let answer = within("manifest", http::get(&by_digest, &[])).await;
+    let answer = answer.expect("an answer");
+    assert_eq!((answer.status, &answer.body), (200, &image.manifest));
+    for layer in &image.layers {
+        let url = scene.blob(repository, &layer.digest);
+        let came = within("layer", pull(&url, &layer.content)).await;
+        assert_eq!(came, whole(&layer.content), "{repository}");
+    }
+}
+
+fn log_of(scene: &Scene, repository: &str) -> PathBuf {
+    let repositories = scene.node.store().join("repositories");
+    let registry = scene.fake.host();
+    repositories.join(registry).join(repository).join("_log")
+}
+
+#[tokio::test]
+async fn a_log_that_hangs_holds_up_its_own_repository_and_for_a_moment() {
+    let mut scene = Scene::with(|node| node.log_level("info")).await;
+    let layers = |seed| [LayerSpec::new(seed, MB), LayerSpec::new(seed + 1, 10)];
+    let hung = image::build(&scene.fake, "hung/a", "v1", &layers(1));
+    let well = image::build(&scene.fake, "well/a", "v1", &layers(3));
+    for (repository, image) in [("hung/a", &hung), ("well/a", &well)] {
+        pulled(&scene, repository, image).await;
+        for layer in &image.layers {
+            scene.until_committed(&layer.digest).await;
+        }
+    }
+    scene.node.terminate();
+    scene.node.wait().await;
+    let log = log_of(&scene, "hung/a");
+    let before = fs::read(&log).expect("a log");
+    let fifo = Fifo::in_place_of(&log);
+    scene.node.restart().await;
+    scene.fake.reset_counts();
+    let crowd = join_all((0..CROWD).map(|_| async {
+        let url = scene.manifest("hung/a", "v1");
+        within("the crowd", http::get(&url, &[])).await
+    }));
+    let others = async {
+        lives(&scene.node).await;
+        pulled(&scene, "well/a", &well).await;
+    };
+    let (crowd, ()) = tokio::join!(crowd, others);
+    for answer in crowd {
+        let answer = answer.expect("an answer");
+        assert_eq!((answer.status, &answer.body), (200, &hung.manifest));
+    }
+    let fetched = |repository: &str| {
+        scene.fake.count(|seen| {
+            seen.method == "GET" && seen.path.contains(repository) && seen.path.contains("/blobs/")
+        })
+    };
+    assert_eq!(fetched("well/a"), 0, "it is here");
+    pulled(&scene, "hung/a", &hung).await;
+    // Another one is kept all the same, once the disk is tried again.
+    let new = Content::synthetic(9, MB);
+    let digest = scene.fake.put_content("well/b", &new);
+    let deadline = tokio::time::Instant::now() + CLIENT;
+    while !scene.committed(&digest) {
+        let came = within("a new one", pull(&scene.blob("well/b", &digest), &new)).await;
+        assert_eq!(came, whole(&new));
+        assert!(tokio::time::Instant::now() < deadline, "it is never kept");
+    }
+    lives(&scene.node).await;
+    // The log comes, and what it says is known.
+    drop(fifo);
+    fs::remove_file(&log).expect("a FIFO");
+    fs::write(&log, &before).expect("our own file");
+    pulled(&scene, "hung/a", &hung).await;
+    sound_blobs(scene.node.store());
+    scene.node.terminate();
+    within("the end", scene.node.wait()).await;
+}
+
+#[tokio::test]
+async fn a_blob_that_hangs_is_passed_on_and_others_are_served() {
+    let mut scene = Scene::with(|node| node.log_level("info")).await;
+    let layers = [LayerSpec::new(1, 3 * MB), LayerSpec::new(2, 2 * MB)];
+    let image = image::build(&scene.fake, "a/b", "v1", &layers);
+    pulled(&scene, "a/b", &image).await;
+    for layer in &image.layers {
+        scene.until_committed(&layer.digest).await;
+    }
+    scene.until_committed(&image.manifest_digest).await;
+    scene.node.terminate();
+    scene.node.wait().await;
+    // A layer, and a manifest, which is read whole.
+    let [hung, well] = [&image.layers[0], &image.layers[1]];
+    let store = scene.node.store().to_owned();
+    let fifos = [&hung.digest, &image.manifest_digest]
+        .map(|digest| Fifo::in_place_of(&path(&store, digest)));
+    scene.node.restart().await;
+    let crowd = join_all((0..CROWD).map(|at| {
+        let url = scene.blob("a/b", &hung.digest);
+        async move {
+            let range = format!("bytes={at}-{at}");
+            within("the crowd", http::get(&url, &[("range", &range)])).await
+        }
+    }));
+    let others = async {
+        lives(&scene.node).await;
+        let url = scene.blob("a/b", &well.digest);
+        let came = within("another", pull(&url, &well.content)).await;
+        assert_eq!(came, whole(&well.content));
+    };
+    let (crowd, ()) = tokio::join!(crowd, others);
+    for (at, answer) in crowd.into_iter().enumerate() {
+        let answer = answer.expect("an answer");
+        let byte = hung.content.read(at as u64..at as u64 + 1);
+        assert_eq!((answer.status, answer.body.to_vec()), (206, byte.to_vec()));
+    }
+    for _ in 0..2 {
+        pulled(&scene, "a/b", &image).await;
+    }
+    lives(&scene.node).await;
+    drop(fifos);
+    eventually("the FIFOs are taken out", || {
+        // What is no blob is damaged, and is fetched again.
+        fs::metadata(path(&store, &hung.digest)).map_or(true, |file| file.is_file())
+    })
+    .await;
+    let deadline = tokio::time::Instant::now() + CLIENT;
+    while !committed(&store, &hung.digest) {
+        pulled(&scene, "a/b", &image).await;
+        assert!(tokio::time::Instant::now() < deadline, "it is never kept");
+    }
+}
+
+/// A CA bundle on a file system that hangs stops the registry that it is for.
+#[tokio::test]
+async fn a_ca_bundle_that_hangs_stops_no_other_registry() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let bundle = dir.path().join("ca.pem");
+    let secure = FakeRegistry::start_tls().await;
+    let plain = FakeRegistry::start().await;
+    let image = image::build(&plain, "a/b", "v1", &[LayerSpec::new(1, 10)]);
+    let fifo = Fifo::in_place_of(&bundle);
+    let config = format!(
+        "[upstreams.\"{}\"]\nendpoints = [\"https://{0}\"]\nca = \"{}\"\n",
+        secure.host(),
+        bundle.display()
+    );
+    let node = Node::builder().upstream(&plain).config(&config).start();
+    let node = node.await;
+    let url = |fake: &FakeRegistry| {
+        let host = fake.host();
+        format!("{}/v2/a/b/manifests/v1?ns={host}", node.url())
+    };
+    let hung = join_all((0..CROWD / 10).map(|_| async {
+        let url = url(&secure);
+        http::get(&url, &[]).await
+    }));
+    let hung = within("the hung ones", hung);
+    let others = async {
+        lives(&node).await;
+        let answer = within("another", http::get(&url(&plain), &[])).await;
+        let answer = answer.expect("an answer");
+        assert_eq!((answer.status, &answer.body), (200, &image.manifest));
+    };
+    let (hung, ()) = tokio::join!(hung, others);
+    for answer in hung {
+        assert_eq!(answer.expect("an answer").status, 503);
+    }
+    drop(fifo);
+}
+
+/// Members ask for records in an outage, and for nothing else then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_hangs_holds_up_no_other() {
+    let fake = FakeRegistry::start().await;
+    let [hung, well] = [("hung/a", 1), ("well/a", 2)].map(|(repository, seed)| {
+        image::build(&fake, repository, "v1", &[LayerSpec::new(seed, 9)])
+    });
+    let mut cluster = Cluster::of(2).upstream(&fake).start().await;
+    for (repository, image) in [("hung/a", &hung), ("well/a", &well)] {
+        let door = cluster.door(0, &fake, repository);
+        door.pull("v1", image).await.expect("an image");
+    }
+    let records = cluster.node(1).store().join("cluster");
+    eventually("both nodes keep four records", || {
+        fs::read_dir(&records).is_ok_and(|all| all.count() == 4)
+    })
+    .await;
+    let node = cluster.node_mut(1);
+    node.terminate();
+    node.wait().await;
+    let of_hung: Vec<PathBuf> = fs::read_dir(&records)
+        .expect("records")
+        .map(|entry| entry.expect("a record").path())
+        .filter(|record| {
+            let text = fs::read_to_string(record).expect("a record");
+            text.contains(&hung.manifest_digest)
+        })
+        .collect();
+    assert_eq!(of_hung.len(), 1, "the tag's");
+    let fifo = Fifo::in_place_of(&of_hung[0]);
+    cluster.node_mut(1).restart().await;
+    fake.stop().await;
+    let host = fake.host();
+    let url = |repository: &str| {
+        let node = cluster.node(1).url();
+        format!("{node}/v2/{repository}/manifests/v1?ns={host}")
+    };
+    let crowd = join_all((0..CROWD).map(|_| async {
+        let answer = within("the hung one", http::get(&url("hung/a"), &[])).await;
+        answer.expect("an answer")
+    }));
+    let others = async {
+        lives(cluster.node(1)).await;
+        let answer = within("another", http::get(&url("well/a"), &[])).await;
+        let answer = answer.expect("an answer");
+        assert_eq!((answer.status, &answer.body), (200, &well.manifest));
+    };
+    let (crowd, ()) = tokio::join!(crowd, others);
+    // The other member knows it.
+    assert!(crowd.iter().all(|answer| answer.status == 200));
+    drop(fifo);
+}
