@@ -270,18 +270,19 @@ async fn a_record_that_hangs_holds_up_no_other() {
         let node = cluster.node(1).url();
         format!("{node}/v2/{repository}/manifests/v1?ns={host}")
     };
-    let crowd = join_all((0..CROWD).map(|_| async {
-        let answer = within("the hung one", http::get(&url("hung/a"), &[])).await;
+    let get = async |repository: &str| {
+        let answer = within(repository, http::get(&url(repository), &[])).await;
         answer.expect("an answer")
-    }));
+    };
+    let crowd = join_all((0..CROWD / 10).map(|_| get("hung/a")));
     let others = async {
         lives(cluster.node(1)).await;
-        let answer = within("another", http::get(&url("well/a"), &[])).await;
-        let answer = answer.expect("an answer");
+        let answer = get("well/a").await;
         assert_eq!((answer.status, &answer.body), (200, &well.manifest));
     };
-    let (crowd, ()) = tokio::join!(crowd, others);
+    tokio::join!(crowd, others);
     // The other member knows it.
-    assert!(crowd.iter().all(|answer| answer.status == 200));
+    let answer = get("hung/a").await;
+    assert_eq!((answer.status, &answer.body), (200, &hung.manifest));
     drop(fifo);
 }
