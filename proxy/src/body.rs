@@ -9,7 +9,6 @@ mod passed;
 
 use std::{
     collections::VecDeque,
-    future::Future as _,
     io,
     pin::Pin,
     sync::Arc,

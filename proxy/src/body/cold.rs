@@ -6,18 +6,21 @@ use std::{
     pin::Pin,
     sync::{Arc, LazyLock},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use larder_shared::Range;
 
-use super::IDLE;
 use crate::{
     store::Blob,
     sys::{Calls, Hangs},
 };
 
-/// Bodies that wait for the disk at once. A body whose bytes do not come ends short, as with any source that is idle.
-static CALLS: LazyLock<Calls> = LazyLock::new(|| Calls::new(64, IDLE));
+/// Bodies that wait for the disk at once; and a body whose bytes do not come ends short, as with any source that is idle.
+const AT_ONCE: usize = 64;
+const WITHIN: Duration = Duration::from_secs(20);
+
+static CALLS: LazyLock<Calls> = LazyLock::new(|| Calls::new(AT_ONCE, WITHIN));
 
 type Read<T> = Pin<Box<dyn Future<Output = Result<io::Result<T>, Hangs>> + Send>>;
 
