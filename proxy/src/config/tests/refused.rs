@@ -31,11 +31,11 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "[registry]\nallow_hosts = [\"mirror.example.com:7420\"]",
-        "2:16: \"mirror.example.com:7420\" in `allow_hosts` of [registry]: a host is a name such as \"registry.example.com\", without scheme, port and `*`; any port is fine",
+        "2:16: `allow_hosts` in [registry] is \"mirror.example.com:7420\": a host is a name such as \"registry.example.com\", without scheme, port and `*`; any port is fine",
     ),
     (
         "[registry]\nallow_hosts = [\"*.example.com\"]",
-        "2:16: \"*.example.com\" in `allow_hosts` of [registry]: a host is a name such as \"registry.example.com\", without scheme, port and `*`; any port is fine",
+        "2:16: `allow_hosts` in [registry] is \"*.example.com\": a host is a name such as \"registry.example.com\", without scheme, port and `*`; any port is fine",
     ),
     (
         "[telemetry]\npage = true",
