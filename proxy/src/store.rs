@@ -68,6 +68,7 @@ pub struct Store {
     /// What lies on disk is listed in the index.
     scanned: AtomicBool,
     calls: Calls,
+    surveys: Calls,
     hanging: hanging::Hanging,
     opening: Coalesce<(Digest, Option<u64>), Result<Option<Arc<Blob>>, Hangs>>,
     reading: Coalesce<Digest, Result<Option<Bytes>, Hangs>>,
@@ -97,6 +98,7 @@ impl Store {
             repositories: Repositories::new(Arc::clone(&layout), calls.clone()),
             calls,
             scanned: AtomicBool::new(false),
+            surveys: hanging::surveys(),
             hanging: hanging::Hanging::default(),
             opening: Coalesce::default(),
             reading: Coalesce::default(),

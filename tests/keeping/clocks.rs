@@ -3,6 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use larder_tests::fake::Content;
+use larder_tests::http;
+use larder_tests::image::{self, LayerSpec};
 use larder_tests::machine::Machine;
 use larder_tests::scene::{Scene, eventually};
 
@@ -113,4 +115,33 @@ async fn what_nobody_used_for_its_time_goes_however_wrong_the_clock_is() {
     let scene = &kept.scene;
     eventually("the old one goes", || !scene.committed(&old)).await;
     kept.round("the others stay").await;
+}
+
+/// What was public while the clock was wrong was public, and an outage may come before anybody asks again.
+#[tokio::test]
+async fn what_was_pulled_under_a_wrong_clock_outlives_an_outage() {
+    let machine = Machine::new();
+    machine.set_clock(20 * YEARS);
+    let mut scene = Scene::with(|node| machine.runs(node).log_level("info")).await;
+    let image = image::build(&scene.fake, "a/b", "v1", &[LayerSpec::new(1, MB)]);
+    let layer = &image.layers[0];
+    let pulled = async |scene: &Scene| {
+        for reference in ["v1", &image.manifest_digest] {
+            let url = scene.manifest("a/b", reference);
+            let answer = http::get(&url, &[]).await.expect("an answer");
+            assert_eq!((answer.status, &answer.body), (200, &image.manifest));
+        }
+        let url = scene.blob("a/b", &layer.digest);
+        assert_eq!(pull(&url, &layer.content).await, whole(&layer.content));
+    };
+    pulled(&scene).await;
+    scene.until_committed(&layer.digest).await;
+    scene.until_committed(&image.manifest_digest).await;
+    machine.set_clock(0);
+    scene.fake.stop().await;
+    pulled(&scene).await;
+    scene.node.terminate();
+    scene.node.wait().await;
+    scene.node.restart().await;
+    pulled(&scene).await;
 }

@@ -1,6 +1,6 @@
 //! `GET /upstreams`: the registries behind this node, and how they fare.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use http::{Response, StatusCode};
 use larder_shared::{
@@ -9,7 +9,7 @@ use larder_shared::{
 };
 
 use super::{Admin, Query, json, text};
-use crate::{body::Body, doctor, upstream::EndpointHealth};
+use crate::{body::Body, doctor, store::Store, upstream::EndpointHealth};
 
 impl Admin {
     pub(super) async fn upstreams(&self, query: &Query<'_>) -> Response<Body> {
@@ -44,15 +44,14 @@ impl Admin {
 
     /// Every registry that is configured, or of which something is known here, with the number of its repositories.
     pub(super) async fn known_registries(&self) -> BTreeMap<RegistryName, u64> {
-        let store = Arc::clone(&self.pull.store);
-        let count = move || {
+        let count = |store: &Store| {
             let mut known: BTreeMap<RegistryName, u64> = BTreeMap::new();
             store.repositories().each(|holding| {
                 *known.entry(holding.registry).or_default() += 1;
             });
             known
         };
-        let counted = tokio::task::spawn_blocking(count).await;
+        let counted = self.pull.store.survey(count).await;
         let mut known = counted.unwrap_or_default();
         let config = self.pull.config.load();
         for name in config.upstreams.keys() {

@@ -3,10 +3,7 @@
 //! Looks, and is no use: no time of last use changes, and nothing is put in memory. Locks of the data path are held for
 //! copies only; what is read from disk is read on a blocking thread.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::collections::{HashMap, HashSet};
 
 use larder_shared::{
     Digest,
@@ -19,16 +16,12 @@ use crate::store::{Entry, Holding, Names, Store};
 impl Pull {
     /// Every image of which this node has the manifest, in the order of their names.
     pub async fn images(&self) -> Images {
-        let store = Arc::clone(&self.store);
-        let look = tokio::task::spawn_blocking(move || images(&store));
-        look.await.unwrap_or_default()
+        self.store.survey(images).await.unwrap_or_default()
     }
 
     /// Every committed blob, the most recently used first.
     pub async fn blobs(&self) -> Blobs {
-        let store = Arc::clone(&self.store);
-        let look = tokio::task::spawn_blocking(move || blobs(&store));
-        look.await.unwrap_or_default()
+        self.store.survey(blobs).await.unwrap_or_default()
     }
 }
 

@@ -24,6 +24,10 @@ const WITHIN: Duration = Duration::from_millis(1500);
 /// A disk on which so many things hang is left alone until some of them return: each fill would leave threads behind.
 const MOST: usize = 16;
 
+/// Looks at all of the store at once, for people; and how long one may take.
+const SURVEYS: usize = 4;
+const SURVEYED_WITHIN: Duration = Duration::from_secs(30);
+
 /// How long a write, or the end of a fill, may take before the disk counts as failing.
 pub const HANGS: Duration = Duration::from_secs(10);
 
@@ -53,6 +57,10 @@ impl Drop for Hung {
     fn drop(&mut self) {
         lock(&self.all.0).remove(&self.what);
     }
+}
+
+pub(super) fn surveys() -> Calls {
+    Calls::new(SURVEYS, SURVEYED_WITHIN)
 }
 
 pub(super) fn calls() -> Calls {
@@ -102,6 +110,15 @@ impl Store {
         let (store, calls) = (Arc::clone(self), self.calls.clone());
         let called = async move { calls.to_its_end(move || call(&store)).await };
         self.within(what, called).await?.ok()
+    }
+
+    /// What `look` finds in the whole store, which may take its time. `None` if it takes too long.
+    pub async fn survey<T: Send + 'static>(
+        self: &Arc<Self>,
+        look: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Option<T> {
+        let store = Arc::clone(self);
+        self.surveys.run(move || look(&store)).await.ok()
     }
 
     /// The same for what must come to its end, however long that takes: a disk that is late with it fails.

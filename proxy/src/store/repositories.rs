@@ -303,9 +303,11 @@ impl RepositoryRecord {
         lock(&self.known).tags.get(tag).cloned()
     }
 
-    /// How long ago the registry last served this repository to an anonymous client.
+    /// How long ago the registry last served this repository to an anonymous client, if that was its last word. Where the
+    /// clock was wrong then, nobody knows how long ago, and it was public all the same.
     pub fn public_since(&self) -> Option<Duration> {
-        age(lock(&self.known).public?)
+        let at = lock(&self.known).public?;
+        Some(age(at).unwrap_or(Duration::MAX))
     }
 
     /// How long ago the registry refused an anonymous client, if that was its last word.

@@ -144,7 +144,7 @@ async fn what_was_said_at_a_time_to_come_says_nothing() {
     record.set_tag(tag.clone(), of(b"new", now()));
     assert_eq!(record.tag(&tag).unwrap().digest, Digest::sha256(b"new"));
     record.write(Line::Public(ahead));
-    assert_eq!(record.public_since(), None);
+    assert_eq!(record.public_since(), Some(Duration::MAX));
     record.write(Line::NotPublic(ahead));
     assert_eq!(record.refused_since(), None);
     record.set_public();
