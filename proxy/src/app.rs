@@ -32,10 +32,11 @@ use crate::{
     events::Events,
     fill::Fills,
     identity::Key,
-    keep, listen,
+    keep,
+    listen::{self, RegistryPort},
     metrics::Metrics,
     peers::PeerSurface,
-    pull::Pull,
+    pull::{Chunks, Pull},
     registry::Surface,
     store::{Store, Tenure},
     sys,
@@ -48,9 +49,15 @@ use crate::{
 const DRAIN_WITHIN: Duration = Duration::from_secs(25);
 
 /// After SIGTERM the ports stay open while requests come: a pull is many requests, and a client that does not fall back
-/// loses it with the next one. This long without a request means that there is none, and no more than that is waited.
+/// loses it with the next one. This long without a request or a body means that no pull is under way.
 const QUIET: Duration = Duration::from_millis(500);
+
+/// Requests alone, such as a loop's, keep the ports open for this long.
 const LINGER: Duration = Duration::from_secs(5);
+
+/// A body in flight keeps the ports open for this long: containerd asks only the first host for the rest of a layer. What
+/// is left of the drain's time is for the answers that have begun.
+const LINGER_FOR_BODIES: Duration = Duration::from_secs(24);
 
 pub use reload::Reread;
 use reload::{Reload, unix_seconds};
@@ -197,6 +204,7 @@ pub async fn build(config: Config, logs: Logs) -> anyhow::Result<Bound> {
         metrics: Arc::clone(&metrics),
         checks: Coalesce::default(),
         fetches: Coalesce::default(),
+        chunks: Chunks::default(),
         shared: Cache::new(SHARED),
         events: Events::default(),
         store,
@@ -297,11 +305,8 @@ impl Bound {
             Arc::clone(&self.pull),
             Arc::clone(&self.metrics),
         ));
-        tokio::spawn(listen::registry(
-            self.registry,
-            Arc::clone(&surface),
-            watch.clone(),
-        ));
+        let port = Arc::new(RegistryPort::new(Arc::clone(&surface)));
+        tokio::spawn(Arc::clone(&port).serve(self.registry, watch.clone()));
         for (listener, exposed) in [(self.telemetry, false), (self.exposed, true)] {
             if let Some(listener) = listener {
                 let (admin, until_end) = (Arc::clone(&admin), until_end.clone());
@@ -347,7 +352,7 @@ impl Bound {
         );
         self.pull.events.close();
         let draining = async {
-            linger(&surface).await;
+            linger(&surface, &port).await;
             drain.drain().await;
         };
         let drained = tokio::select! {
@@ -371,10 +376,47 @@ impl Bound {
 /// How long answers to probes and to the command line may take when everything else is over.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// Waits while requests come, see [`LINGER`].
-async fn linger(surface: &Surface) {
-    let until = Instant::now() + LINGER;
-    while surface.idle() < QUIET && Instant::now() < until {
+/// Waits while pulls are under way, see [`LINGER`] and [`LINGER_FOR_BODIES`].
+async fn linger(surface: &Surface, port: &RegistryPort) {
+    let begun = Instant::now();
+    let mut worked: Option<Instant> = None;
+    loop {
+        if port.at_work() > 0 {
+            worked = Some(Instant::now());
+        }
+        let bodies = worked.is_some_and(|at| at.elapsed() < QUIET);
+        let stays = open_longer(begun.elapsed(), bodies, surface.idle() < QUIET);
+        if !stays {
+            return;
+        }
         tokio::time::sleep(QUIET / 10).await;
+    }
+}
+
+/// Whether the ports stay open this long after the signal, while bodies are in flight or requests come.
+fn open_longer(since: Duration, bodies: bool, requests: bool) -> bool {
+    (bodies && since < LINGER_FOR_BODIES) || (requests && since < LINGER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_stay_open_for_bodies_longer_than_for_requests() {
+        let s = Duration::from_secs;
+        for (since, bodies, requests, open) in [
+            (0, false, false, false),
+            (0, false, true, true),
+            (4, true, false, true),
+            (6, false, true, false),
+            (6, true, true, true),
+            (6, true, false, true),
+            (24, true, true, false),
+        ] {
+            let stays = open_longer(s(since), bodies, requests);
+            assert_eq!(stays, open, "{since} s, {bodies}, {requests}");
+        }
+        assert!(LINGER_FOR_BODIES < DRAIN_WITHIN);
     }
 }

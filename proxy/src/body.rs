@@ -4,11 +4,15 @@
 //! as addresses that the socket sends by sendfile. A body that cannot be completed ends in an error, which closes the
 //! connection short of its Content-Length, so that a client resumes with a Range and never takes part for whole.
 
+mod awaited;
 mod cold;
 mod passed;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::VecDeque,
+    future::{Future, poll_fn},
     io,
     pin::Pin,
     sync::Arc,
@@ -21,7 +25,9 @@ use hyper::body::Incoming;
 use larder_shared::{Digest, Range};
 use tokio::sync::mpsc;
 
+pub use self::awaited::Awaited;
 use self::{
+    awaited::Barren,
     cold::Cold,
     passed::{Passed, Verified},
 };
@@ -58,6 +64,8 @@ pub enum Content {
     Upstream(Passed),
     /// The same with a digest that it must have: manifests that are too large to be kept.
     Verified(Box<Verified>),
+    /// Not to be had yet: another body takes its place, of the same length.
+    Awaited(Awaited),
     /// Said by somebody of this process, a piece at a time, until they have said everything.
     Told(mpsc::Receiver<Bytes>),
 }
@@ -99,6 +107,8 @@ pub struct Body {
     given: Option<Range>,
     /// It has failed, and what was handed out before is on its way.
     failed: Option<io::Error>,
+    /// What is to happen if it ends without a byte.
+    barren: Option<Barren>,
 }
 
 impl Body {
@@ -119,6 +129,7 @@ impl Body {
             cold: Cold::default(),
             given: None,
             failed: None,
+            barren: None,
         }
     }
 
@@ -141,6 +152,30 @@ impl Body {
         let mut body = Self::new(Content::Verified(Box::new(verified)), []);
         body.left = length;
         body
+    }
+
+    /// Says what is to happen if it ends without a byte.
+    #[must_use]
+    pub fn if_barren(mut self, barren: impl FnOnce() + Send + 'static) -> Self {
+        if self.left != Some(0) {
+            self.barren = Some(Barren::new(barren));
+        }
+        self
+    }
+
+    /// Waits for the first bytes of what is on its way, which leave in their turn. What is on disk is here.
+    pub async fn first(&mut self) -> io::Result<()> {
+        if !matches!(self.content, Content::Filling(_) | Content::Passing(_)) {
+            return Ok(());
+        }
+        // The connection is not known yet, so nothing can be sent from a file.
+        let copied = std::mem::replace(&mut self.copied, true);
+        let first = poll_fn(|cx| self.poll_next(cx)).await;
+        self.copied = copied;
+        if let Some(bytes) = first.transpose()? {
+            self.segments.push_front(Segment::Bytes(bytes));
+        }
+        Ok(())
     }
 
     pub fn empty() -> Self {
@@ -192,6 +227,11 @@ impl Body {
         self.left == Some(0)
     }
 
+    fn into_parts(mut self) -> (Content, VecDeque<Segment>) {
+        let content = std::mem::replace(&mut self.content, Content::None);
+        (content, std::mem::take(&mut self.segments))
+    }
+
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         if let Content::Told(told) = &mut self.content {
             return told.poll_recv(cx).map(|said| said.map(Ok));
@@ -202,13 +242,26 @@ impl Body {
         if let Content::Verified(verified) = &mut self.content {
             return verified.poll_data(cx);
         }
+        if let Content::Awaited(awaited) = &mut self.content {
+            match ready!(awaited.0.as_mut().poll(cx)) {
+                Ok(body) if body.left == self.left => {
+                    (self.content, self.segments) = body.into_parts();
+                }
+                Ok(_) => return Poll::Ready(Some(Err(io::ErrorKind::InvalidData.into()))),
+                Err(why) => return Poll::Ready(Some(Err(io::Error::other(why)))),
+            }
+        }
         loop {
             match (self.segments.front(), &mut self.content) {
                 (None, _) => return Poll::Ready(None),
                 (Some(Segment::Bytes(_)), _)
                 | (
                     _,
-                    Content::None | Content::Upstream(_) | Content::Verified(_) | Content::Told(_),
+                    Content::None
+                    | Content::Upstream(_)
+                    | Content::Verified(_)
+                    | Content::Told(_)
+                    | Content::Awaited(_),
                 ) => {
                     if let Some(Segment::Bytes(bytes)) = self.segments.pop_front() {
                         return Poll::Ready(Some(Ok(bytes)));
@@ -335,6 +388,9 @@ impl http_body::Body for Body {
         match &next {
             Some(Ok(bytes)) => {
                 let len = bytes.len() as u64;
+                if let Some(barren) = this.barren.take() {
+                    barren.take_away();
+                }
                 if let Some(left) = &mut this.left {
                     *left -= len.min(*left);
                 }
@@ -377,69 +433,5 @@ impl Drop for Body {
         if let (Some(0), Some(record)) = (self.left, &mut self.record) {
             record.complete();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::task::Waker;
-
-    use super::*;
-    use crate::store::Store;
-
-    /// A client may ask again as soon as it has the last byte, which is before the body is dropped.
-    #[test]
-    fn a_body_that_has_given_its_last_bytes_reads_no_more() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
-        let digest = Digest::sha256(b"some bytes");
-        store
-            .put(&digest, &Bytes::from_static(b"some bytes"))
-            .unwrap();
-        let ask = || store.blob(&digest, None).unwrap();
-        store.note_served(&digest);
-        let halves = [Range::new(0, 5), Range::new(5, 10)].map(Segment::Range);
-        let mut body = Body::new(Content::Stored(ask()), halves);
-        let mut next = || body.poll_next(&mut Context::from_waker(Waker::noop()));
-        let first = next();
-        assert!(matches!(first, Poll::Ready(Some(Ok(_)))));
-        assert!(!store.is_suspicious(&ask()), "it is being read");
-        let second = next();
-        assert!(matches!(second, Poll::Ready(Some(Ok(_)))));
-        assert!(store.is_suspicious(&ask()), "it was served to its end");
-        assert!(matches!(next(), Poll::Ready(None)));
-    }
-
-    /// hyper throws away what it has buffered when a body fails; a client that was promised a head must see it.
-    #[tokio::test]
-    async fn the_head_leaves_before_a_body_fails() {
-        use hyper::{Request, Response, server::conn::http1, service::service_fn};
-        use hyper_util::rt::TokioIo;
-        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-        let (mut client, server) = tokio::io::duplex(4096);
-        let service = service_fn(async |_: Request<Incoming>| {
-            let brings = vec![Ok(Bytes::from_static(b"half")), Err(FillError::Digest)];
-            let passing = Passing {
-                passage: Passage::nowhere(),
-                hold: true,
-                through: Some(Through::of(brings)),
-            };
-            let whole = [Segment::Range(Range::new(0, 8))];
-            let body = Body::new(Content::Passing(passing), whole);
-            Ok::<_, std::convert::Infallible>(Response::new(body))
-        });
-        client
-            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-            .await
-            .unwrap();
-        let ended = http1::Builder::new()
-            .serve_connection(TokioIo::new(server), service)
-            .await;
-        assert!(ended.is_err());
-        let mut got = String::new();
-        client.read_to_string(&mut got).await.unwrap();
-        assert!(got.starts_with("HTTP/1.1 200 OK\r\n"), "{got:?}");
-        assert!(got.ends_with("\r\n\r\nhalf"), "{got:?}");
     }
 }

@@ -1,24 +1,31 @@
 //! Accept loops: the registry port, the peer port, the telemetry port, the admin socket.
 //!
-//! Owns connections: how many there may be, how long a request's head may take, and their end in a drain. What a
-//! request means is the surfaces' business.
+//! Owns connections: how many there may be, how large a request's head may be and how long it may take, and their end in
+//! a drain. What a request means is the surfaces' business.
 
-use std::{convert::Infallible, io, sync::Arc, time::Duration};
+mod converse;
+mod places;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::BodyExt;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::Semaphore,
+use std::{
+    io,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+use http::Request;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+use self::{
+    converse::{converse, http},
+    places::{Place, Places},
+};
 use crate::{
     admin::Admin,
-    body::Body,
     drain::Watch,
     peers::PeerSurface,
     registry::Surface,
@@ -27,99 +34,119 @@ use crate::{
     visitor::Arrival,
 };
 
-/// Connections to the registry port at once. A runtime uses a few dozen.
+/// Connections to the registry port at once, and how many of them may wait for a request. A runtime uses a few dozen.
 const MAX_CONNECTIONS: usize = 2048;
+const MAX_WAITING: usize = 512;
 
-/// A request's head must be complete within this time; also how long an idle connection is kept.
-const HEAD_WITHIN: Duration = Duration::from_mins(1);
+/// Connections from addresses that are not welcome have these places and no others, for this long.
+const MAX_STRANGERS: usize = 16;
+const STRANGER_WITHIN: Duration = Duration::from_secs(2);
 
 /// Bytes of a request's body that are read and thrown away, and for how long at the most.
 const UNWANTED: usize = 4 << 20;
 const UNWANTED_WITHIN: Duration = Duration::from_secs(1);
 
-/// Serves the registry port until the drain; then lets the requests in flight finish.
-pub async fn registry(listener: TcpListener, surface: Arc<Surface>, watch: Watch) {
-    bounded(
-        listener,
-        "registry",
-        MAX_CONNECTIONS,
-        watch,
-        |stream, watch| {
-            let surface = Arc::clone(&surface);
-            async move { registry_connection(stream, &surface, watch).await }
-        },
-    )
-    .await;
+/// The registry port.
+#[derive(Debug)]
+pub struct RegistryPort {
+    surface: Arc<Surface>,
+    places: Arc<Places>,
+    strangers: Arc<Places>,
 }
 
-/// Accepts at most `limit` connections to a port at once; more are turned away.
-async fn bounded<F>(
-    listener: TcpListener,
-    port: &'static str,
-    limit: usize,
-    watch: Watch,
-    serve: impl Fn(TcpStream, Watch) -> F,
-) where
-    F: Future<Output = ()> + Send + 'static,
-{
-    let slots = Arc::new(Semaphore::new(limit));
-    accept(watch.clone(), listener, |stream| {
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-            if let Some(due) = telemetry::due("too many connections", port) {
-                tracing::warn!(
-                    port,
-                    limit,
-                    unsaid = due.unsaid,
-                    "too many connections, one is turned away; look for who opens them"
-                );
-            }
-            return;
-        };
-        let _ = stream.set_nodelay(true);
-        let serving = serve(stream, watch.clone());
-        tokio::spawn(async move {
-            let _slot = slot;
-            serving.await;
-        });
-    })
-    .await;
-}
-
-async fn registry_connection(stream: TcpStream, surface: &Surface, mut watch: Watch) {
-    let peer = stream.peer_addr().ok().map(|peer| peer.ip());
-    let welcome = peer.is_some_and(|peer| surface.welcomes(peer));
-    let regions = Regions::default();
-    let service = service_fn(|request: Request<Incoming>| {
-        let regions = &regions;
-        async move {
-            let (head, mut body) = request.into_parts();
-            let request = Request::from_parts(head, &mut body);
-            let response = if welcome {
-                Box::pin(surface.answer(request, regions)).await
-            } else {
-                surface.turn_away(&request, peer, regions)
-            };
-            drain(body).await;
-            Ok::<_, Infallible>(response)
+impl RegistryPort {
+    pub fn new(surface: Arc<Surface>) -> Self {
+        Self {
+            surface,
+            places: Places::new(MAX_CONNECTIONS, MAX_WAITING),
+            strangers: Places::new(MAX_STRANGERS, MAX_STRANGERS),
         }
-    });
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WITHIN)
-        .writev(true);
-    let connection = builder.serve_connection(FileSocket::new(stream, regions.clone()), service);
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = watch.stopped() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended early");
     }
+
+    /// Serves until the drain; then lets the requests in flight finish.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, watch: Watch) {
+        accept(watch.clone(), listener, |stream| {
+            let (port, watch) = (Arc::clone(&self), watch.clone());
+            // Whether an address is this node's takes system calls, for which nobody else is to wait.
+            tokio::spawn(async move {
+                let peer = stream.peer_addr().ok().map(|peer| peer.ip());
+                if peer.is_some_and(|peer| port.surface.welcomes(peer)) {
+                    if let Some(place) = place(&port.places, "registry") {
+                        port.client(stream, &place, watch).await;
+                    }
+                } else if let Some(place) = port.strangers.take(Instant::now()) {
+                    let place = Arc::new(place);
+                    let turned_away = port.stranger(stream, peer, &place, watch);
+                    let _ = tokio::time::timeout(STRANGER_WITHIN, turned_away).await;
+                } else {
+                    port.surface.turned_away(peer);
+                }
+            });
+        })
+        .await;
+    }
+
+    /// How many requests are being answered, bodies included.
+    pub fn at_work(&self) -> usize {
+        self.places.at_work()
+    }
+
+    async fn client(&self, stream: TcpStream, place: &Arc<Place>, watch: Watch) {
+        let _ = stream.set_nodelay(true);
+        let regions = Regions::default();
+        let io = FileSocket::new(stream, regions.clone());
+        converse(io, &http(true), place, watch, |request| {
+            let regions = &regions;
+            async move {
+                let (head, mut body) = request.into_parts();
+                let request = Request::from_parts(head, &mut body);
+                let response = Box::pin(self.surface.answer(request, regions)).await;
+                drain(body).await;
+                response
+            }
+        })
+        .await;
+    }
+
+    async fn stranger(
+        &self,
+        stream: TcpStream,
+        peer: Option<IpAddr>,
+        place: &Arc<Place>,
+        watch: Watch,
+    ) {
+        let regions = Regions::default();
+        let io = FileSocket::new(stream, regions.clone());
+        let mut once = http(true);
+        once.keep_alive(false);
+        converse(io, &once, place, watch, |request| {
+            let regions = &regions;
+            async move {
+                let (head, body) = request.into_parts();
+                let request = Request::from_parts(head, ());
+                let response = self.surface.turn_away(&request, peer, regions);
+                drain(body).await;
+                response
+            }
+        })
+        .await;
+    }
+}
+
+/// A place at a port, or a word on why there is none.
+fn place(places: &Arc<Places>, port: &'static str) -> Option<Arc<Place>> {
+    let place = places.take(Instant::now());
+    if place.is_none()
+        && let Some(due) = telemetry::due("too many connections", port)
+    {
+        tracing::warn!(
+            port,
+            limit = places.limit(),
+            unsaid = due.unsaid,
+            "too many connections, one is turned away; look for who opens them"
+        );
+    }
+    place.map(Arc::new)
 }
 
 /// Reads what a client sends although it is not wanted: one whose connection is closed while it sends is reset, and
@@ -137,37 +164,43 @@ async fn drain(mut body: Incoming) {
     let _ = tokio::time::timeout(UNWANTED_WITHIN, reading).await;
 }
 
-/// Connections to the peer port at once.
+/// Connections to the peer port at once, of them those whose handshake is not over.
 const MAX_PEER_CONNECTIONS: usize = 4096;
+const MAX_HANDSHAKES: usize = 512;
 
 /// A TLS handshake must be complete within this time.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Serves the peer port until the drain; then lets the requests in flight finish.
 pub async fn peers(listener: TcpListener, surface: Arc<PeerSurface>, watch: Watch) {
-    bounded(
-        listener,
-        "peers",
-        MAX_PEER_CONNECTIONS,
-        watch,
-        |stream, watch| {
-            let surface = Arc::clone(&surface);
-            async move {
-                if let Err(why) = peer_connection(stream, &surface, watch).await {
-                    tracing::debug!(why, "a connection to the peer port ended early");
-                }
+    let members = Places::new(MAX_PEER_CONNECTIONS, MAX_PEER_CONNECTIONS);
+    // Before the handshake nobody is known to be a member, and takes no member's place.
+    let handshakes = Places::new(MAX_HANDSHAKES, MAX_HANDSHAKES);
+    accept(watch.clone(), listener, |stream| {
+        let Some(arrived) = place(&handshakes, "peers") else {
+            return;
+        };
+        let _ = stream.set_nodelay(true);
+        let (members, watch) = (Arc::clone(&members), watch.clone());
+        let surface = Arc::clone(&surface);
+        tokio::spawn(async move {
+            if let Err(why) = peer_connection(stream, arrived, &members, &surface, watch).await {
+                tracing::debug!(why, "a connection to the peer port ended early");
             }
-        },
-    )
+        });
+    })
     .await;
 }
 
 /// One connection of a member: by mutual TLS, or as it comes where the configuration says so.
 async fn peer_connection(
     stream: TcpStream,
+    arrived: Arc<Place>,
+    members: &Arc<Places>,
     surface: &PeerSurface,
     watch: Watch,
 ) -> Result<(), String> {
+    let full = || "too many connections".to_owned();
     let tls = surface
         .pull()
         .cluster
@@ -175,16 +208,25 @@ async fn peer_connection(
         .tls()
         .map_err(|e| e.to_string())?;
     let Some(tls) = tls else {
+        let member = place(members, "peers").ok_or_else(full)?;
+        drop(arrived);
         let regions = Regions::default();
         let io = FileSocket::new(stream, regions.clone());
-        return member_requests(io, surface, Some(&regions), watch).await;
+        converse(io, &http(true), &member, watch, |request| {
+            Box::pin(surface.answer(request, Some(&regions)))
+        })
+        .await;
+        return Ok(());
     };
     let handshake = tokio_rustls::TlsAcceptor::from(Arc::clone(&tls.server)).accept(stream);
-    let shaken = tokio::time::timeout(HANDSHAKE_WITHIN, handshake).await;
+    let shaken = tokio::select! {
+        shaken = tokio::time::timeout(HANDSHAKE_WITHIN, handshake) => shaken,
+        () = arrived.told_to_go() => return Err("others wait for its place".to_owned()),
+    };
     let stream = match shaken {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
-            // Whoever just hangs up, as a health check does, has shown nothing to turn away.
+            // A client that just hangs up, as a health check does, has shown nothing to turn away.
             let shown = error.get_ref();
             if shown.is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>) {
                 surface.turned_away();
@@ -198,101 +240,84 @@ async fn peer_connection(
         surface.turned_away();
         return Err("the certificate is no member's".to_owned());
     }
-    member_requests(TokioIo::new(stream), surface, None, watch).await
-}
-
-async fn member_requests<I>(
-    io: I,
-    surface: &PeerSurface,
-    regions: Option<&Regions>,
-    mut watch: Watch,
-) -> Result<(), String>
-where
-    I: hyper::rt::Read + hyper::rt::Write + Unpin,
-{
-    let service = service_fn(|request: Request<Incoming>| async move {
-        let response = Box::pin(surface.answer(request, regions)).await;
-        Ok::<_, Infallible>(response)
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WITHIN)
-        .writev(regions.is_some())
-        .serve_connection(io, service);
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = watch.stopped() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    ended.map_err(|error| error.to_string())
-}
-
-/// Connections to the telemetry port at once.
-const MAX_TELEMETRY_CONNECTIONS: usize = 256;
-
-/// Serves metrics and health until the drain; on `listen` the status page too, for who comes by loopback, which is
-/// where a port-forward arrives. On `expose` it is never shown.
-pub async fn telemetry(listener: TcpListener, exposed: bool, admin: Arc<Admin>, watch: Watch) {
-    bounded(
-        listener,
-        "telemetry",
-        MAX_TELEMETRY_CONNECTIONS,
+    let member = place(members, "peers").ok_or_else(full)?;
+    drop(arrived);
+    converse(
+        TokioIo::new(stream),
+        &http(false),
+        &member,
         watch,
-        |stream, watch| {
-            let admin = Arc::clone(&admin);
-            let arrival = match stream.local_addr() {
-                Ok(local) if !exposed => Arrival::at(local.ip()),
-                _ => Arrival::Exposed,
-            };
-            plain_connection(stream, watch, move |request| {
-                let admin = Arc::clone(&admin);
-                async move { admin.telemetry(&request, arrival).await }
-            })
-        },
+        |request| Box::pin(surface.answer(request, None)),
     )
     .await;
+    Ok(())
 }
 
-/// Serves the CLI on the admin socket until the drain.
-pub async fn admin(listener: UnixListener, admin: Arc<Admin>, watch: Watch) {
+/// Connections to a telemetry port at once.
+const MAX_TELEMETRY_CONNECTIONS: usize = 256;
+
+/// A client of a telemetry port that takes nothing of its answer for this long is gone.
+const SCRAPE_STALLS: Duration = Duration::from_secs(30);
+
+/// Serves metrics and health until the drain; on `listen` the status page too, for clients that come by loopback, which
+/// is where a port-forward arrives. On `expose` it is never shown.
+pub async fn telemetry(listener: TcpListener, exposed: bool, admin: Arc<Admin>, watch: Watch) {
+    let places = Places::new(MAX_TELEMETRY_CONNECTIONS, MAX_TELEMETRY_CONNECTIONS);
     accept(watch.clone(), listener, |stream| {
-        let admin = Arc::clone(&admin);
-        tokio::spawn(plain_connection(stream, watch.clone(), move |request| {
-            let admin = Arc::clone(&admin);
-            async move { admin.answer(&request).await }
-        }));
+        let Some(place) = place(&places, "telemetry") else {
+            return;
+        };
+        let _ = stream.set_nodelay(true);
+        let (admin, watch) = (Arc::clone(&admin), watch.clone());
+        let arrival = match stream.local_addr() {
+            Ok(local) if !exposed => Arrival::at(local.ip()),
+            _ => Arrival::Exposed,
+        };
+        tokio::spawn(async move {
+            let io = FileSocket::new(stream, Regions::default()).stalls_after(SCRAPE_STALLS);
+            converse(
+                io,
+                &http(true),
+                &place,
+                watch,
+                |request: Request<Incoming>| {
+                    let admin = &admin;
+                    async move { admin.telemetry(&request, arrival).await }
+                },
+            )
+            .await;
+        });
     })
     .await;
 }
 
-async fn plain_connection<I, F, R>(io: I, mut watch: Watch, answer: F)
-where
-    I: AsyncRead + AsyncWrite + Unpin,
-    F: Fn(Request<Incoming>) -> R,
-    R: Future<Output = Response<Body>>,
-{
-    let service = service_fn(|request| {
-        let answer = answer(request);
-        async move { Ok::<_, Infallible>(answer.await) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WITHIN)
-        .serve_connection(TokioIo::new(io), service);
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = watch.stopped() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended early");
-    }
+/// Connections to the admin socket at once.
+const MAX_ADMIN_CONNECTIONS: usize = 256;
+
+/// Serves the command line on the admin socket until the drain.
+pub async fn admin(listener: UnixListener, admin: Arc<Admin>, watch: Watch) {
+    let places = Places::new(MAX_ADMIN_CONNECTIONS, MAX_ADMIN_CONNECTIONS);
+    accept(watch.clone(), listener, |stream| {
+        let Some(place) = place(&places, "admin") else {
+            return;
+        };
+        let (admin, watch) = (Arc::clone(&admin), watch.clone());
+        tokio::spawn(async move {
+            let io = TokioIo::new(stream);
+            converse(
+                io,
+                &http(false),
+                &place,
+                watch,
+                |request: Request<Incoming>| {
+                    let admin = &admin;
+                    async move { admin.answer(&request).await }
+                },
+            )
+            .await;
+        });
+    })
+    .await;
 }
 
 /// What connections come from: TCP or a unix socket.

@@ -5,6 +5,7 @@
 //! is settled first. HTTP words (status codes of errors, challenges) are the registry surface's business.
 
 mod blob;
+mod chunk;
 mod content;
 pub mod explain;
 mod hearsay;
@@ -28,7 +29,7 @@ use larder_shared::{
 };
 use moka::future::Cache;
 
-pub use self::{member::MemberRequest, warm::Platforms};
+pub use self::{chunk::Chunks, member::MemberRequest, warm::Platforms};
 use crate::{
     access::{Access, Place, Verdict},
     body::Body,
@@ -48,7 +49,7 @@ use crate::{
 };
 
 /// A request, as far as a pull is concerned.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Request {
     pub route: Route,
     /// HEAD: everything but the body.
@@ -148,6 +149,8 @@ pub struct Pull {
     /// Blobs that are being hashed again.
     pub checks: Coalesce<Digest, bool>,
     pub fetches: Fetches,
+    /// Blobs that are asked for in chunks.
+    pub chunks: Chunks,
     /// On whose behalf a repository was last shared by the operator's choice, without the secret.
     pub shared: Shared,
     /// Who listens to requests hears of their steps here.

@@ -183,6 +183,24 @@ impl Surface {
         peer: Option<IpAddr>,
         regions: &Regions,
     ) -> Response<Body> {
+        let peer = self.turned_away(peer);
+        let mut record = Record::new(
+            Arc::clone(&self.metrics),
+            Trace::of(request.headers()),
+            request.method().clone(),
+            request.uri().path().to_owned(),
+            String::new(),
+        );
+        let why = format!(
+            "only this node may pull here, and {peer} is not it; [registry] allow_from says who else may"
+        );
+        let error = PullError::Request(OciError::new(ErrorCode::Denied, why));
+        let response = error_response(&error, ErrorCode::NameUnknown, "", &mut record);
+        harmless(response.map(|body| body.serve(regions, record)))
+    }
+
+    /// Says and counts that an address is turned away, and names it.
+    pub fn turned_away(&self, peer: Option<IpAddr>) -> String {
         let peer = peer.map_or_else(|| "the client".to_owned(), |peer| peer.to_string());
         if let Some(due) = telemetry::due("an address is turned away", &peer) {
             tracing::warn!(
@@ -191,20 +209,8 @@ impl Surface {
                 "an address that is not this node's was turned away; if it is, name it in [registry] allow_from"
             );
         }
-        let mut record = Record::new(
-            Arc::clone(&self.metrics),
-            Trace::of(request.headers()),
-            request.method().clone(),
-            request.uri().path().to_owned(),
-            String::new(),
-        );
         self.metrics.clients.turned_away.inc();
-        let why = format!(
-            "only this node may pull here, and {peer} is not it; [registry] allow_from says who else may"
-        );
-        let error = PullError::Request(OciError::new(ErrorCode::Denied, why));
-        let response = error_response(&error, ErrorCode::NameUnknown, "", &mut record);
-        harmless(response.map(|body| body.serve(regions, record)))
+        peer
     }
 
     /// Finds out who asks, then pulls, within the time that a client may be kept waiting for headers.
@@ -243,7 +249,7 @@ impl Surface {
             range,
             caller,
         };
-        match tokio::time::timeout(HEADERS_WITHIN, self.pull.serve(request)).await {
+        match tokio::time::timeout(HEADERS_WITHIN, self.pull.serve_chunk(request)).await {
             Ok(done) => done.map_err(|error| (error, shown)),
             Err(_) => Err((late(), shown)),
         }

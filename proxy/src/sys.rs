@@ -14,7 +14,7 @@ mod sendfile;
 mod usage;
 
 pub use calls::{Calls, Hangs, Turn, Turns};
-pub use heap::keep_freed_memory;
+pub use heap::{give_freed_memory_back, keep_freed_memory};
 pub use mapping::Mapping;
 pub use process::{Group, hang_up, open_files, raise_open_files};
 pub use sendfile::{FileSocket, Regions};

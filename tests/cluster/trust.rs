@@ -187,10 +187,17 @@ async fn only_a_member_is_answered() {
 
     // Who says nothing is not waited for for ever, and does not keep members out.
     let mut silent = Vec::new();
-    for _ in 0..64 {
+    for _ in 0..700 {
         silent.push(TcpStream::connect(address).await.expect("a connection"));
     }
-    let answer = speak(address, member, &request).await.expect("an answer");
+    // There are places for 512 that have not shown who they are; those that have waited longest give way.
+    let begun = Instant::now();
+    let answer = loop {
+        match speak(address, Arc::clone(&member), &request).await {
+            Ok(answer) if parsed(&answer).0 != 0 => break answer,
+            other => assert!(begun.elapsed() < Duration::from_secs(4), "{other:?}"),
+        }
+    };
     assert!(matches!(parsed(&answer).0, 200 | 206));
     let deadline = Instant::now() + Duration::from_secs(30);
     let mut byte = [0];

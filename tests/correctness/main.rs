@@ -1,9 +1,11 @@
 //! Nothing wrong is ever committed or looks complete, no answer is late, and no request reaches what it should not
-//! (promises P9, P12, P19 and P20).
+//! (promises P9, P12, P19, P20 and P27).
 
 mod bodies;
 mod browsers;
+mod chunks;
 mod deadlines;
+mod flood;
 mod input;
 mod manifests;
 mod reach;

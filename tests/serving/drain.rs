@@ -26,6 +26,15 @@ async fn refused(addr: &str) {
     }
 }
 
+/// Waits until larder has heard the signal.
+async fn told(scene: &Scene) {
+    let ready = format!("http://{}/readyz", scene.node.telemetry());
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while http::get(&ready, &[]).await.expect("an answer").status != 503 {
+        assert!(tokio::time::Instant::now() < deadline, "still ready");
+    }
+}
+
 #[tokio::test]
 async fn bodies_in_flight_finish() {
     let mut scene = Scene::new().await;
@@ -47,9 +56,9 @@ async fn bodies_in_flight_finish() {
     let mut stored = http::open(&scene.blob("a/b", &warm), &[])
         .await
         .expect("an answer");
-    let (addr, blob) = (scene.node.addr().to_owned(), scene.blob("a/b", &cold));
+    let blob = scene.blob("a/b", &cold);
     scene.node.terminate();
-    refused(&addr).await;
+    told(&scene).await;
     assert!(scene.node.ended().is_none(), "it waits for its clients");
     gate.open();
     assert_eq!(
@@ -111,9 +120,8 @@ async fn a_second_signal_means_now() {
     gate.reached(1).await;
     let first = stream.read_exactly(1_000_000).await;
     assert!(first.is_ok(), "what had come is sent on");
-    let addr = scene.node.addr().to_owned();
     scene.node.terminate();
-    refused(&addr).await;
+    told(&scene).await;
     let start = std::time::Instant::now();
     scene.node.terminate();
     assert_eq!(scene.node.wait().await.code(), Some(0));
@@ -138,13 +146,7 @@ async fn a_second_signal_means_now() {
 #[tokio::test]
 async fn probes_are_told_at_once_and_a_pull_goes_on() {
     let mut scene = Scene::new().await;
-    let digest = scene.fake.put_blob_of("a/b", 1, LEN);
     let small = scene.fake.put_blob_of("a/b", 2, 1000);
-    let gate = scene.fake.gate(Match::blob().reference(&digest), 1_000_000);
-    let mut stream = http::open(&scene.blob("a/b", &digest), &[])
-        .await
-        .expect("an answer");
-    gate.reached(1).await;
     let probe = |path: &str| format!("http://{}{path}", scene.node.telemetry());
     let (ready, alive) = (probe("/readyz"), probe("/livez"));
     assert_eq!(http::get(&ready, &[]).await.expect("ready").status, 200);
@@ -162,23 +164,55 @@ async fn probes_are_told_at_once_and_a_pull_goes_on() {
             told
         })
     };
-    let addr = scene.node.addr().to_owned();
+    let answer = http::get(&next, &[]).await.expect("a piece");
+    assert_eq!(answer.status, 200);
     scene.node.terminate();
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-    while http::get(&ready, &[]).await.expect("an answer").status != 503 {
-        assert!(tokio::time::Instant::now() < deadline, "still ready");
-    }
+    told(&scene).await;
     let answer = http::get(&next, &[]).await.expect("the next piece");
     assert_eq!(answer.status, 200);
-    // Not for ever: whoever goes on and on is refused in the end.
-    refused(&addr).await;
-    assert!(pulling.await.expect("no panic") > 0);
-
     assert_eq!(http::get(&alive, &[]).await.expect("alive").status, 200);
-    assert_eq!(http::get(&ready, &[]).await.expect("an answer").status, 503);
-    gate.open();
+    // Not for ever: a client that goes on and on is refused in the end.
+    assert_eq!(
+        scene.node.wait_for(Duration::from_secs(40)).await.code(),
+        Some(0)
+    );
+    assert!(pulling.await.expect("no panic") > 0);
+}
+
+/// containerd asks only the first host for the chunks of a layer that it has begun: the port stays open for them while a
+/// body is in flight, long after the last request.
+#[tokio::test]
+async fn the_next_chunk_is_answered_while_a_body_is_in_flight() {
+    let mut scene = Scene::new().await;
     let content = Content::synthetic(1, LEN);
-    let whole = compare(&mut stream, &content, 0..LEN).await;
+    let digest = scene
+        .fake
+        .put_content_as("a/b", Algorithm::Sha256, &content);
+    let gate = scene.fake.gate(Match::blob(), 1_000_000);
+    let mut growing = http::open(&scene.blob("a/b", &digest), &[])
+        .await
+        .expect("an answer");
+    gate.reached(1).await;
+    let addr = scene.node.addr().to_owned();
+    scene.node.terminate();
+    told(&scene).await;
+    // Seconds without a request, as when a client unpacks or is slow.
+    let quiet = tokio::time::Instant::now() + Duration::from_secs(2);
+    while tokio::time::Instant::now() < quiet {
+        let open = TcpStream::connect(&addr).await;
+        assert!(open.is_ok(), "the port is closed while a body is in flight");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let url = scene.blob("a/b", &digest);
+    let chunk = http::open(&url, &[("range", "bytes=8000000-8999999")]);
+    gate.open();
+    let mut chunk = chunk.await.expect("the next chunk");
+    assert_eq!(chunk.status, 206);
+    let compared = compare(&mut chunk, &content, 8_000_000..9_000_000).await;
+    assert_eq!(compared, Compared::whole(1_000_000));
+    let whole = compare(&mut growing, &content, 0..LEN).await;
     assert_eq!(whole, Compared::whole(LEN));
+    // Nothing is in flight any more.
+    refused(&addr).await;
     assert_eq!(scene.node.wait().await.code(), Some(0));
 }

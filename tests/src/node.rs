@@ -109,7 +109,12 @@ impl Node {
 
     /// Waits until the process has ended; panics, with its log, after 20 s.
     pub async fn wait(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + END;
+        self.wait_for(END).await
+    }
+
+    /// The same with another patience.
+    pub async fn wait_for(&mut self, patience: Duration) -> ExitStatus {
+        let deadline = Instant::now() + patience;
         loop {
             if let Some(status) = self.ended() {
                 return status;

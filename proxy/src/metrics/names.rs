@@ -24,7 +24,7 @@ pub fn register(metrics: &Metrics) -> Registry {
         "sent_bytes", "Body bytes handed to clients' connections", clients.sent_bytes;
         "first_byte_seconds", "From the request to the response's head", clients.first_byte_seconds;
         "requests_in_flight", "Requests on the registry port whose body has not ended", clients.in_flight;
-        "turned_away", "Requests from addresses that [registry] allow_from does not name", clients.turned_away;
+        "turned_away", "Requests and connections from addresses that [registry] allow_from does not name", clients.turned_away;
         "access_verdicts", "What was known of callers and repositories before anybody was asked", access.verdicts;
         "access_proofs", "Questions to origins whether a caller may read a repository", access.proofs;
         "access_grants", "Accepted credentials that are remembered, one for each repository", access.grants;

@@ -146,6 +146,8 @@ impl Pull {
             Err(FillError::Disk(_)) => return self.pass_on_blob(digest, source, range).await,
             Err(error) => return Err(error.into()),
         };
+        self.chunks
+            .told(&source.registry, &source.repository, [(*digest, size)]);
         let selected = range.select(size);
         match &selected {
             Selected::Whole => reader.want_whole(),

@@ -395,12 +395,17 @@ impl Pull {
             place.clone(),
             reference,
         ));
-        self.fetches.run(key, fetch).await.unwrap_or_else(|| {
+        let fetched = self.fetches.run(key, fetch).await.unwrap_or_else(|| {
             Err(PullError::Upstream(Failure::Unreachable {
                 place: place.registry.to_string(),
                 why: "the fetch was lost".to_owned(),
             }))
-        })
+        });
+        if let Ok(manifest) = &fetched {
+            self.chunks
+                .told(&place.registry, &place.repository, sizes(&manifest.bytes));
+        }
+        fetched
     }
 }
 

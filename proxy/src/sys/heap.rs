@@ -21,3 +21,15 @@ pub fn keep_freed_memory() {
 /// Other C libraries have no such settings.
 #[cfg(not(target_env = "gnu"))]
 pub fn keep_freed_memory() {}
+
+/// Gives all free pages of the heap back to the kernel: what a flood of requests took is not kept for ever (blocking).
+#[cfg(target_env = "gnu")]
+#[allow(unsafe_code)]
+pub fn give_freed_memory_back() {
+    // SAFETY: it takes a number, and touches only memory that nobody has, under the heap's lock.
+    unsafe { nix::libc::malloc_trim(0) };
+}
+
+/// Other C libraries do so by themselves.
+#[cfg(not(target_env = "gnu"))]
+pub fn give_freed_memory_back() {}

@@ -80,6 +80,7 @@ mod option {
 pub struct FileSocket {
     io: TokioIo<TcpStream>,
     regions: Regions,
+    stalls_after: Duration,
     /// Set when the client stopped taking. Kept and moved rather than made anew: a full socket is nothing special.
     stalled: Option<Pin<Box<Sleep>>>,
     waiting: bool,
@@ -91,10 +92,18 @@ impl FileSocket {
         Self {
             io: TokioIo::new(stream),
             regions,
+            stalls_after: STALLED,
             stalled: None,
             waiting: false,
             corked: false,
         }
+    }
+
+    /// Gives a client up that takes nothing for this long.
+    #[must_use]
+    pub fn stalls_after(mut self, long: Duration) -> Self {
+        self.stalls_after = long;
+        self
     }
 
     /// A failure costs full segments, nothing else.
@@ -114,12 +123,13 @@ impl FileSocket {
             self.waiting = false;
             return written;
         }
+        let long = self.stalls_after;
         let sleep = self
             .stalled
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(STALLED)));
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(long)));
         if !self.waiting {
             self.waiting = true;
-            sleep.as_mut().reset(Instant::now() + STALLED);
+            sleep.as_mut().reset(Instant::now() + long);
         }
         ready!(sleep.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))

@@ -1,0 +1,48 @@
+//! A body that is promised before it can be had, and what happens if it ends without a byte.
+
+use std::{fmt, pin::Pin};
+
+use super::Body;
+
+/// A body that is to come, or a word on why it does not.
+pub struct Awaited(pub(super) Pin<Box<dyn Future<Output = Result<Body, String>> + Send>>);
+
+impl Awaited {
+    pub fn new(coming: impl Future<Output = Result<Body, String>> + Send + 'static) -> Self {
+        Self(Box::pin(coming))
+    }
+}
+
+impl fmt::Debug for Awaited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Awaited")
+    }
+}
+
+/// Called when it is dropped, unless it is taken away before.
+pub(super) struct Barren(Option<Box<dyn FnOnce() + Send>>);
+
+impl Barren {
+    pub(super) fn new(barren: impl FnOnce() + Send + 'static) -> Self {
+        Self(Some(Box::new(barren)))
+    }
+
+    /// A byte has come.
+    pub(super) fn take_away(mut self) {
+        self.0 = None;
+    }
+}
+
+impl fmt::Debug for Barren {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Barren")
+    }
+}
+
+impl Drop for Barren {
+    fn drop(&mut self) {
+        if let Some(barren) = self.0.take() {
+            barren();
+        }
+    }
+}

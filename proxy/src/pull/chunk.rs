@@ -1,0 +1,288 @@
+//! Chunks: parts of a blob beyond its beginning, which a client asks for one by one.
+//!
+//! containerd asks only the first host of its list for the later chunks of a layer, and goes on only behind a body that
+//! ends short. An error before the headers ends its pull. So a chunk that cannot be had yet gets its headers, if its
+//! caller may read the repository and the blob's size is known, and its body waits. An attempt that brings no byte is
+//! remembered: the next one at the same place is told an error before its headers, so that the client falls back while
+//! it still may. Nothing of this is for offset 0, where clients fall back by themselves.
+
+use std::{
+    collections::hash_map::RandomState,
+    hash::BuildHasher as _,
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use larder_shared::{
+    Digest, RangeHeader, RegistryName, Repository, Route,
+    range::{Selected, Spec},
+};
+use lru::LruCache;
+
+use super::{Pull, PullError, Pulled, Request, blob};
+use crate::{
+    access::{Place, Verdict},
+    body::{Awaited, Content},
+    fill::FillError,
+    identity::Fingerprint,
+    metrics::{Outcome, Tier},
+    upstream::Failure,
+};
+
+/// Sizes and barren attempts that are remembered at once.
+const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+
+/// A barren attempt says nothing of the next pull.
+const BARREN_FOR: Duration = Duration::from_mins(2);
+
+/// Headers of a chunk that does not come leave after this time, well within the 5 s of all headers.
+const HEADERS_AFTER: Duration = Duration::from_secs(3);
+
+/// A body may be without a byte for this long (promise P12).
+const IDLE: Duration = Duration::from_secs(20);
+
+/// Between two questions for a chunk that does not come.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// One digest in one repository.
+type Held = (RegistryName, Repository, Digest);
+
+/// What is remembered of blobs that are asked for in chunks.
+#[derive(Debug)]
+pub struct Chunks {
+    /// How long blobs are, as a manifest of the repository or a source has told.
+    sizes: Mutex<LruCache<Held, u64>>,
+    /// Attempts that brought no byte, as hashes of place, offset and caller.
+    barren: Mutex<LruCache<u64, Instant>>,
+    hasher: RandomState,
+}
+
+impl Default for Chunks {
+    fn default() -> Self {
+        Self {
+            sizes: Mutex::new(LruCache::new(REMEMBERED)),
+            barren: Mutex::new(LruCache::new(REMEMBERED)),
+            hasher: RandomState::new(),
+        }
+    }
+}
+
+impl Chunks {
+    /// A blob of this repository is this long.
+    pub(super) fn told(
+        &self,
+        registry: &RegistryName,
+        repository: &Repository,
+        sizes: impl IntoIterator<Item = (Digest, u64)>,
+    ) {
+        let mut known = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        for (digest, size) in sizes {
+            known.put((registry.clone(), repository.clone(), digest), size);
+        }
+    }
+
+    fn size(&self, held: &Held) -> Option<u64> {
+        let mut known = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(held).copied()
+    }
+
+    fn attempt(&self, held: &Held, caller: Fingerprint, offset: u64) -> u64 {
+        self.hasher.hash_one((held, caller, offset))
+    }
+
+    /// An attempt has ended without a byte.
+    fn note_barren(&self, attempt: u64, now: Instant) {
+        let mut barren = self.barren.lock().unwrap_or_else(PoisonError::into_inner);
+        barren.put(attempt, now);
+    }
+
+    fn is_barren(&self, attempt: u64, now: Instant) -> bool {
+        let barren = self.barren.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = barren.peek(&attempt);
+        at.is_some_and(|at| now.saturating_duration_since(*at) < BARREN_FOR)
+    }
+}
+
+/// What a chunk gets that cannot be had yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Patience {
+    /// An error in time, as for everything else.
+    Error,
+    /// Headers, if the blob has this size, and a body that waits.
+    Headers(u64),
+    /// An error, unless the first byte comes in time.
+    FirstByte,
+}
+
+/// Pure: the last attempt at the same place, the size if known, and whether the caller may read the repository.
+fn patience(barren: bool, size: Option<u64>, may_read: bool) -> Patience {
+    match (barren, size) {
+        (true, _) => Patience::FirstByte,
+        (false, Some(size)) if may_read => Patience::Headers(size),
+        (false, _) => Patience::Error,
+    }
+}
+
+impl Pull {
+    /// Answers a request; what it asks for beyond the beginning of a blob may be waited for behind its headers.
+    pub async fn serve_chunk(self: &Arc<Self>, request: Request) -> Result<Pulled, PullError> {
+        let Some((held, offset)) = self.chunk_of(&request) else {
+            return self.serve(request).await;
+        };
+        let attempt = self
+            .chunks
+            .attempt(&held, request.caller.identity.fingerprint(), offset);
+        let barren = self.chunks.is_barren(attempt, Instant::now());
+        let size = self.chunks.size(&held);
+        let may_read = !barren && size.is_some() && self.may_read(&request).await;
+        let pulled = match patience(barren, size, may_read) {
+            Patience::Error => self.serve(request).await?,
+            Patience::Headers(size) => self.awaited(request, &held.2, size).await?,
+            Patience::FirstByte => {
+                let mut pulled = self.serve(request).await?;
+                let first = pulled.body.first().await;
+                first.map_err(|error| FillError::Broken(error.to_string()))?;
+                pulled
+            }
+        };
+        let pull = Arc::clone(self);
+        Ok(Pulled {
+            body: pulled
+                .body
+                .if_barren(move || pull.chunks.note_barren(attempt, Instant::now())),
+            ..pulled
+        })
+    }
+
+    /// Which chunk of what is asked for, if it is one.
+    fn chunk_of(&self, request: &Request) -> Option<(Held, u64)> {
+        let (Route::Blob(address, digest), false) = (&request.route, request.head) else {
+            return None;
+        };
+        let RangeHeader::Bytes(specs) = &request.range else {
+            return None;
+        };
+        let (&[Spec::Bounded(offset, _)] | &[Spec::Open(offset)]) = &specs[..] else {
+            return None;
+        };
+        let (registry, repository) = self.resolve(address).ok()?;
+        (offset > 0).then_some(((registry, repository, *digest), offset))
+    }
+
+    /// Whether there is a live verdict for this caller: headers tell that a digest is here, and how long it is.
+    async fn may_read(&self, request: &Request) -> bool {
+        let Some(address) = request.route.address() else {
+            return false;
+        };
+        let place: Place = match self.place(address, &request.caller).await {
+            Ok(place) => place,
+            Err(_) => return false,
+        };
+        matches!(
+            self.access.verdict(&place),
+            Verdict::Allowed | Verdict::Ask { bridged: true }
+        )
+    }
+
+    /// The answer if it comes soon; else its headers, behind which it is waited for.
+    async fn awaited(
+        self: &Arc<Self>,
+        request: Request,
+        digest: &Digest,
+        size: u64,
+    ) -> Result<Pulled, PullError> {
+        let selected = request.range.select(size);
+        let ask = {
+            let (pull, request) = (Arc::clone(self), request.clone());
+            move || {
+                let (pull, request) = (Arc::clone(&pull), request.clone());
+                Box::pin(async move { pull.serve(request).await })
+            }
+        };
+        let mut asked = ask();
+        let soon = tokio::time::timeout(HEADERS_AFTER, &mut asked).await;
+        let first = match soon {
+            Ok(Err(error)) if may_come(&error) => None,
+            Ok(done) => return done,
+            Err(_) => Some(asked),
+        };
+        if !matches!(selected, Selected::One { .. }) {
+            return Err(PullError::Range(size));
+        }
+        let coming = async move {
+            let give_up = tokio::time::Instant::now() + IDLE;
+            let mut asked = first;
+            loop {
+                let asking = if let Some(asking) = asked.take() {
+                    asking
+                } else {
+                    tokio::time::sleep(PAUSE).await;
+                    ask()
+                };
+                match tokio::time::timeout_at(give_up, asking).await {
+                    Err(_) => return Err("it does not come".to_owned()),
+                    Ok(Ok(pulled)) => return Ok(pulled.body),
+                    Ok(Err(error)) if may_come(&error) => {}
+                    Ok(Err(error)) => return Err(error.to_string()),
+                }
+            }
+        };
+        let content = Content::Awaited(Awaited::new(coming));
+        blob::answer(digest, size, &selected, content)
+            .map(|pulled| pulled.from(Tier::Upstream, Outcome::Miss))
+    }
+}
+
+/// Whether what cannot be had now may be had in a moment.
+fn may_come(error: &PullError) -> bool {
+    match error {
+        PullError::Upstream(failure) | PullError::Fill(FillError::Upstream(failure)) => {
+            match failure {
+                Failure::Unreachable { .. } | Failure::Invalid { .. } => true,
+                Failure::Limited { retry_after, .. } => {
+                    retry_after.is_none_or(|after| after < IDLE)
+                }
+                _ => false,
+            }
+        }
+        PullError::Fill(FillError::Broken(_)) => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_chunk_gets_that_cannot_be_had_yet() {
+        for (barren, size, may_read, wanted) in [
+            (false, None, true, Patience::Error),
+            (false, Some(9), false, Patience::Error),
+            (false, Some(9), true, Patience::Headers(9)),
+            (true, Some(9), true, Patience::FirstByte),
+            (true, None, false, Patience::FirstByte),
+        ] {
+            assert_eq!(patience(barren, size, may_read), wanted);
+        }
+    }
+
+    #[test]
+    fn a_barren_attempt_is_one_at_the_same_place_by_the_same_caller() {
+        let chunks = Chunks::default();
+        let held = |repository: &str| {
+            let name = |name: &str| name.parse().expect("a name");
+            let repository = repository.parse().expect("a name");
+            (name("a.io"), repository, Digest::sha256(b"x"))
+        };
+        let nobody = crate::identity::Identity::anonymous().fingerprint();
+        let now = Instant::now();
+        let attempt = |repository: &str, offset| chunks.attempt(&held(repository), nobody, offset);
+        chunks.note_barren(attempt("a/b", 5), now);
+        assert!(chunks.is_barren(attempt("a/b", 5), now));
+        assert!(!chunks.is_barren(attempt("a/b", 6), now));
+        assert!(!chunks.is_barren(attempt("a/c", 5), now));
+        assert!(!chunks.is_barren(attempt("a/b", 5), now + BARREN_FOR));
+    }
+}
