@@ -204,6 +204,7 @@ fn descriptor(answer: &Answer) -> Option<Descriptor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::Limit;
 
     fn record() -> TagRecord {
         TagRecord {
@@ -241,6 +242,7 @@ mod tests {
         let limited = || Failure::Limited {
             place: place(),
             retry_after: None,
+            why: Limit::Quota,
         };
         let (serve, fail, forget) = (
             WhenUnreachable::Serve,

@@ -31,12 +31,12 @@ use moka::future::Cache;
 pub use self::{
     endpoint::Lend,
     knock::{Knock, Knocked},
-    question::{Answer, Ask, Failure, Need, Subject, Want, content_range},
+    question::{Answer, Ask, Failure, Limit, Need, Subject, Want, content_range},
     view::{EndpointHealth, Quota},
 };
 use self::{
     endpoint::Scheme,
-    health::{Admission, Health},
+    health::{Admission, Health, Silent},
     question::{request, sort},
     token::Tokens,
 };
@@ -143,19 +143,20 @@ impl Upstreams {
                 continue;
             }
             let place = health_key(ask, endpoint);
-            match self.health(&place, |health| health.admit(Instant::now())) {
-                Admission::Go => {}
+            let probe = match self.health(&place, |health| health.admit(Instant::now())) {
+                Admission::Go => false,
+                Admission::Probe => true,
                 Admission::Avoid => {
                     avoided.push(index);
                     continue;
                 }
-                Admission::Silent(left) => {
-                    failures.push((index, limited(client::origin(&endpoint.url), left)));
+                Admission::Silent(silent) => {
+                    failures.push((index, limited(client::origin(&endpoint.url), silent)));
                     continue;
                 }
-            }
+            };
             match self
-                .ask_counted(ask, index, endpoint, &upstream, patience)
+                .ask_counted(ask, index, endpoint, &upstream, patience, probe)
                 .await
             {
                 Ok(answer) => return Ok(answer),
@@ -172,7 +173,7 @@ impl Upstreams {
                 })
             } else {
                 let left = ask.within.map(|all| all.saturating_sub(begun.elapsed()));
-                self.ask_counted(ask, index, endpoint, &upstream, left)
+                self.ask_counted(ask, index, endpoint, &upstream, left, false)
                     .await
             };
             match asked {
@@ -208,7 +209,7 @@ impl Upstreams {
         order
     }
 
-    /// Asks one endpoint and takes note of how it fares.
+    /// Asks one endpoint, maybe as the probe of a silence, and takes note of how it fares.
     async fn ask_counted(
         &self,
         ask: &Ask,
@@ -216,6 +217,7 @@ impl Upstreams {
         endpoint: &Endpoint,
         upstream: &Upstream,
         patience: Option<Duration>,
+        probe: bool,
     ) -> Result<Answer, Failure> {
         let place = health_key(ask, endpoint);
         let mut unanswered = Unanswered {
@@ -241,8 +243,10 @@ impl Upstreams {
         let now = Instant::now();
         self.health(&place, |health| match &asked {
             Err(Failure::Unreachable { .. }) => health.failed(now, fastrand::f64()),
-            Err(Failure::Limited { retry_after, .. }) => health.limited(now, *retry_after),
-            _ => health.answered(),
+            Err(Failure::Limited {
+                retry_after, why, ..
+            }) => health.limited(now, *retry_after, *why, probe),
+            _ => health.answered(probe),
         });
         if let Ok(answer) = &asked
             && let Some((quota, window)) = Quota::read(|name| answer.header(name))
@@ -389,10 +393,11 @@ fn health_key(ask: &Ask, endpoint: &Endpoint) -> String {
     }
 }
 
-fn limited(place: String, left: Duration) -> Failure {
+fn limited(place: String, silent: Silent) -> Failure {
     Failure::Limited {
         place,
-        retry_after: Some(left),
+        retry_after: Some(silent.left),
+        why: silent.why,
     }
 }
 

@@ -44,6 +44,37 @@ async fn a_registry_that_limits_requests_is_shown_as_silent() {
     assert!((1..=70).contains(&left), "{endpoint}");
 }
 
+/// A maintenance page says 503 with a time, for minutes after the registry is back: people are told just that, and when it
+/// is asked again.
+#[tokio::test]
+async fn a_registry_that_is_not_available_is_told_as_that() {
+    let kitchen = Kitchen::new().await;
+    let maintenance = Fault::Status {
+        code: 503,
+        headers: vec![("retry-after".to_owned(), "3600".to_owned())],
+        body: "<html>back soon</html>".into(),
+    };
+    kitchen.fake.fault(Match::any(), maintenance);
+    let pulled = kitchen
+        .run(&["pull", &format!("{REGISTRY}/team/app:v1")])
+        .await;
+    let pulled = pulled.failure();
+    let why = String::from_utf8_lossy(&pulled.get_output().stderr).into_owned();
+    assert!(why.contains("answers 503"), "{why}");
+    kitchen.fake.reset_counts();
+    let found = kitchen.run(&["upstreams", "--check"]).await.code(3);
+    let told = stdout(&found);
+    for words in ["answers 503", "left alone for 3", "a probe may go in"] {
+        assert!(told.contains(words), "{words:?} is not in {told}");
+    }
+    assert!(!told.contains("limits requests"), "{told}");
+    assert_eq!(
+        kitchen.fake.count(|_| true),
+        0,
+        "its first minute is not over"
+    );
+}
+
 #[tokio::test]
 async fn a_test_connection_gives_a_verdict() {
     let kitchen = Kitchen::new().await;

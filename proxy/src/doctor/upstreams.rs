@@ -11,7 +11,7 @@ use super::WITHIN;
 use crate::{
     config::{Config, Credentials, Upstream},
     pull::Pull,
-    upstream::{Failure, Knock, Knocked},
+    upstream::{Failure, Knock, Knocked, Limit},
 };
 
 /// Tokens and certificates tolerate about a minute.
@@ -89,13 +89,15 @@ fn endpoint(registry: &RegistryName, knock: &Knock, known: bool) -> Finding {
             Check::Upstream,
             format!("{registry}: the {kind} {place} answers"),
         ),
-        Knocked::Silent(left) => Finding::warning(
+        Knocked::Silent(silent) => Finding::warning(
             Check::Upstream,
             format!(
-                "{registry}: the {kind} {place} limits requests and is left alone for {} s more",
-                left.as_secs().max(1)
+                "{registry}: the {kind} {place} {}; it is left alone for {} s more, and a probe may go in {} s",
+                silent.why,
+                silent.left.as_secs().max(1),
+                silent.probe_in.as_secs()
             ),
-            "give pods or [upstreams] credentials with a quota of their own, or set [tags] fresh_for so that fewer questions are asked",
+            mend_limit(silent.why),
         ),
         Knocked::NoRegistry(status) => bad(
             format!(
@@ -107,10 +109,10 @@ fn endpoint(registry: &RegistryName, knock: &Knock, known: bool) -> Finding {
             format!("{registry}: the {kind} {place} cannot be reached: its name is not known"),
             "see the finding `dns`",
         ),
-        Knocked::Failed(Failure::Limited { .. }) => Finding::warning(
+        Knocked::Failed(Failure::Limited { why, .. }) => Finding::warning(
             Check::Upstream,
-            format!("{registry}: the {kind} {place} limits requests"),
-            "give pods or [upstreams] credentials with a quota of their own",
+            format!("{registry}: the {kind} {place} {why}"),
+            mend_limit(*why),
         ),
         Knocked::Failed(failure @ Failure::Forbidden(_)) => bad(
             format!("{registry}: the {kind} {place}: {failure}"),
@@ -120,6 +122,18 @@ fn endpoint(registry: &RegistryName, knock: &Knock, known: bool) -> Finding {
             format!("{registry}: the {kind}: {failure}"),
             "look at host and port, at firewalls and HTTPS_PROXY, and for TLS at `ca` in [upstreams]",
         ),
+    }
+}
+
+/// What to do about a registry that wants to be left alone.
+fn mend_limit(why: Limit) -> &'static str {
+    match why {
+        Limit::Quota => {
+            "give pods or [upstreams] credentials with a quota of their own, or set [tags] fresh_for so that fewer questions are asked"
+        }
+        Limit::Unavailable => {
+            "look at the registry: it says itself that it is not available; a probe finds out when it is back"
+        }
     }
 }
 

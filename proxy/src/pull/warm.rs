@@ -209,6 +209,17 @@ impl Pull {
                 Err(error) => return Err(error.to_string()),
             }
         }
+        // A client that may have a secret is challenged also where a registry limits requests or is out of reach. A person
+        // is told the reason.
+        let shown = Caller {
+            presented: true,
+            ..caller.clone()
+        };
+        match self.manifest(image, &shown, reference).await {
+            Ok(came) => return Ok((caller, came)),
+            Err(PullError::Unauthorized { .. }) => {}
+            Err(error) => return Err(error.to_string()),
+        }
         Err(format!(
             "{refused}; say who asks with --username NAME --password-stdin, or configure credentials for {} in [upstreams]",
             image.registry

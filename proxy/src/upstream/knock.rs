@@ -1,7 +1,7 @@
 //! Knocking at an endpoint, for `larder doctor`: is a registry there, what time does it think it is, and does it accept
-//! a credential? Changes nothing of what is known of the endpoint.
+//! a credential? Changes nothing of what is known of the endpoint, unless it is the probe that a silence waits for.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::{
@@ -15,6 +15,7 @@ use larder_shared::RegistryName;
 use super::{
     Upstreams,
     endpoint::{route_of, scheme, send_failure, token_failure},
+    health::{Admission, Silent},
     question::{AGENT, Failure, sort},
 };
 use crate::{
@@ -46,7 +47,7 @@ pub enum Knocked {
     /// A registry is there; for a credential: it accepted it.
     Answered,
     /// It is left alone for a while, since it asked for that.
-    Silent(Duration),
+    Silent(Silent),
     /// Something is there, but no registry.
     NoRegistry(StatusCode),
     Failed(Failure),
@@ -77,11 +78,12 @@ impl Upstreams {
             ahead_seconds: None,
             place: place.clone(),
         };
-        let silent = self.health(&place, |health| {
-            health.silent_for(std::time::Instant::now())
+        let probe = self.health(&place, |health| {
+            let now = Instant::now();
+            health.silent(now).map(|_| health.admit(now))
         });
-        if let Some(left) = silent {
-            knock.outcome = Knocked::Silent(left);
+        if let Some(Admission::Silent(silent)) = probe {
+            knock.outcome = Knocked::Silent(silent);
             return knock;
         }
         match self.ping(endpoint, route, None).await {
@@ -98,6 +100,15 @@ impl Upstreams {
                 };
             }
             Err(failure) => knock.outcome = Knocked::Failed(failure),
+        }
+        if probe.is_some() {
+            self.health(&place, |health| match &knock.outcome {
+                Knocked::Answered => health.answered(true),
+                Knocked::Failed(Failure::Limited {
+                    retry_after, why, ..
+                }) => health.limited(Instant::now(), *retry_after, *why, true),
+                _ => health.failed(Instant::now(), fastrand::f64()),
+            });
         }
         knock
     }

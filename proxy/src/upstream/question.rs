@@ -1,6 +1,6 @@
 //! Questions to a registry and its answers: how one is written as an HTTP request, and what a response means.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -152,10 +152,11 @@ pub enum Failure {
     #[error("{0} refused access")]
     Refused(String),
     /// 429, or 503 with `Retry-After`.
-    #[error("{place} limits requests")]
+    #[error("{place} {why}{}", more(*retry_after))]
     Limited {
         place: String,
         retry_after: Option<Duration>,
+        why: Limit,
     },
     /// 416; the length, where it was told.
     #[error("the range is not satisfiable")]
@@ -169,6 +170,30 @@ pub enum Failure {
     /// An answer that a registry may not give.
     #[error("{place} answered with {why}")]
     Invalid { place: String, why: String },
+}
+
+/// Why a place wants to be left alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Limit {
+    /// 429
+    Quota,
+    /// 503 with a time.
+    Unavailable,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Quota => "limits requests",
+            Self::Unavailable => "answers 503 and asks to be left alone",
+        })
+    }
+}
+
+fn more(left: Option<Duration>) -> String {
+    left.map_or_else(String::new, |left| {
+        format!(", for {} s more", left.as_secs().max(1))
+    })
 }
 
 impl Failure {
@@ -292,10 +317,16 @@ pub(super) fn sort(place: &str, status: StatusCode, headers: &HeaderMap) -> Resu
         StatusCode::PARTIAL_CONTENT => Ok(true),
         StatusCode::NOT_FOUND => Err(Failure::NotFound(place)),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Failure::Refused(place)),
-        StatusCode::TOO_MANY_REQUESTS => Err(Failure::Limited { place, retry_after }),
-        StatusCode::SERVICE_UNAVAILABLE if retry_after.is_some() => {
-            Err(Failure::Limited { place, retry_after })
-        }
+        StatusCode::TOO_MANY_REQUESTS => Err(Failure::Limited {
+            place,
+            retry_after,
+            why: Limit::Quota,
+        }),
+        StatusCode::SERVICE_UNAVAILABLE if retry_after.is_some() => Err(Failure::Limited {
+            place,
+            retry_after,
+            why: Limit::Unavailable,
+        }),
         StatusCode::RANGE_NOT_SATISFIABLE => Err(Failure::Unsatisfiable {
             total: headers
                 .get(CONTENT_RANGE)

@@ -89,7 +89,9 @@ impl Upstreams {
             let fares = places
                 .entry(place.to_owned())
                 .or_insert_with(|| EndpointHealth::untried(place.to_owned()));
-            fares.silent_for = fares.silent_for.max(health.silent_for(now));
+            fares.silent_for = fares
+                .silent_for
+                .max(health.silent(now).map(|silent| silent.left));
             fares.avoided |= health.is_open(now);
             let quota = health.quota.filter(|(_, until)| now < *until);
             fares
