@@ -5,6 +5,7 @@
 //! the choice of a place are the caller's.
 
 mod connect;
+mod no_proxy;
 mod reach;
 mod tls;
 
@@ -15,7 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, Uri};
+use http::{Method, Request, Response, Uri, header::PROXY_AUTHORIZATION};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use hyper_util::{
@@ -28,7 +29,7 @@ use rustls::pki_types::ServerName;
 use crate::{coalesce::Coalesce, sys::Calls};
 
 pub use reach::{Forbidden, Reach, Whose};
-pub use tls::{Tls, TlsError};
+pub use tls::{ClientFiles, Tls, TlsError};
 
 /// A connection must stand within this time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -37,8 +38,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const IDLE_PER_HOST: usize = 32;
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// An upstream's CA bundle is looked at this often.
-const LOOK_AT_CA: Duration = Duration::from_secs(5);
+/// An upstream's certificates are looked at this often.
+const LOOK_AT_FILES: Duration = Duration::from_secs(5);
 
 /// So many are read at once, and waited for so long: a disk that hangs must not stop other upstreams.
 const READ_AT_ONCE: usize = 8;
@@ -72,7 +73,7 @@ pub struct Client {
     roots: tls::Roots,
     proxy: Arc<connect::ProxyRules>,
     pools: Mutex<HashMap<Route, Kept>>,
-    /// CA bundles are read on threads of their own, once at a time for each route.
+    /// Certificates are read on threads of their own, once at a time for each route.
     reading: Coalesce<Route, Result<Pool, String>>,
     calls: Calls,
 }
@@ -81,8 +82,8 @@ pub struct Client {
 #[derive(Debug)]
 struct Kept {
     pool: Pool,
-    /// The CA bundle as it was read, and when it was last looked at.
-    ca: Option<(tls::Stamp, Instant)>,
+    /// The files as they were read, and when they were last looked at.
+    files: Option<(Vec<tls::Stamp>, Instant)>,
 }
 
 impl Client {
@@ -101,27 +102,30 @@ impl Client {
     pub async fn send(
         self: &Arc<Self>,
         route: &Route,
-        request: Request<Full<Bytes>>,
+        mut request: Request<Full<Bytes>>,
         first_byte: Duration,
     ) -> Result<Response<Incoming>, SendError> {
         let pool = self.pool(route).await?;
+        if let Some(shown) = self.proxy.authorization(request.uri()) {
+            request.headers_mut().insert(PROXY_AUTHORIZATION, shown);
+        }
         match tokio::time::timeout(first_byte, exchange(&pool, request)).await {
             Ok(answered) => answered,
             Err(_) => Err(SendError::Timeout(first_byte)),
         }
     }
 
-    /// The pool of a route. A CA bundle that has changed gets a new one, so that what was taken out of it is believed no
-    /// more; one that cannot be used, or that does not come, leaves the pool before in force.
+    /// The pool of a route. Certificates that have changed get a new one, so that what was taken out of a CA bundle is
+    /// believed no more; files that cannot be used, or that do not come, leave the pool before in force.
     async fn pool(self: &Arc<Self>, route: &Route) -> Result<Pool, SendError> {
         let before = {
             let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
             let before = pools.get_mut(route);
             if let Some(kept) = before {
                 let due = kept
-                    .ca
+                    .files
                     .as_mut()
-                    .filter(|(_, at)| at.elapsed() >= LOOK_AT_CA);
+                    .filter(|(_, at)| at.elapsed() >= LOOK_AT_FILES);
                 let Some((_, looked)) = due else {
                     return Ok(kept.pool.clone());
                 };
@@ -131,10 +135,9 @@ impl Client {
                 None
             }
         };
-        let Some(path) = route.tls.ca.clone() else {
-            // Needs no file.
+        if route.tls.files().is_empty() {
             return Ok(self.made(route, None)?);
-        };
+        }
         let (client, key, calls) = (Arc::clone(self), route.clone(), self.calls.clone());
         let reading = async move {
             let read = calls.to_its_end(move || client.look(&key)).await;
@@ -148,26 +151,28 @@ impl Client {
             (Ok(Some(Ok(pool))), _) | (_, Some(pool)) => Ok(pool),
             (Ok(Some(Err(why))), None) => Err(SendError::Failed(why)),
             (_, None) => {
-                let path = path.display();
+                let files = route.tls.files();
+                let files: Vec<_> = files.iter().map(|path| path.display().to_string()).collect();
                 Err(SendError::Failed(format!(
-                    "the CA bundle {path} cannot be read in time"
+                    "{} cannot be read in time",
+                    files.join(", ")
                 )))
             }
         }
     }
 
-    /// Looks at the CA bundle of a route, and reads it if it is not the one that was read (blocking).
+    /// Looks at the certificates of a route, and reads them if they are not those that were read (blocking).
     fn look(&self, route: &Route) -> Result<Pool, String> {
-        let file = route.tls.ca.as_deref();
+        let files = route.tls.files();
         // Before the file is read: what is written to it meanwhile is seen at the next look.
-        let found = file.map(tls::Stamp::of);
+        let found = Some(tls::Stamp::of_all(&files));
         let known = {
             let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
             let kept = pools.get(route);
             kept.map(|kept| {
                 (
                     kept.pool.clone(),
-                    kept.ca.as_ref().map(|(read, _)| read.clone()),
+                    kept.files.as_ref().map(|(read, _)| read.clone()),
                 )
             })
         };
@@ -179,12 +184,12 @@ impl Client {
         match (self.made(route, found), known) {
             (Ok(pool), known) => {
                 if known.is_some() {
-                    tracing::info!(ca = ?file, "an upstream's CA bundle was read again and is in force");
+                    tracing::info!(?files, "an upstream's certificates were read again and are in force");
                 }
                 Ok(pool)
             }
             (Err(error), Some((pool, _))) => {
-                tracing::error!(%error, "an upstream's new CA bundle cannot be used, the one before stays in force; look at the file that the error names");
+                tracing::error!(%error, "an upstream's new certificates cannot be used, those before stay in force; look at the file that the error names");
                 Ok(pool)
             }
             (Err(error), None) => Err(error.to_string()),
@@ -192,11 +197,11 @@ impl Client {
     }
 
     /// A new pool for a route, which is in force from now on.
-    fn made(&self, route: &Route, ca: Option<tls::Stamp>) -> Result<Pool, SendError> {
+    fn made(&self, route: &Route, files: Option<Vec<tls::Stamp>>) -> Result<Pool, SendError> {
         let pool = self.connected(route)?;
         let kept = Kept {
             pool: pool.clone(),
-            ca: ca.map(|stamp| (stamp, Instant::now())),
+            files: files.map(|read| (read, Instant::now())),
         };
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         pools.insert(route.clone(), kept);

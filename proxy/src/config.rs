@@ -31,7 +31,7 @@ use std::time::Duration;
 
 pub use cluster::{Cluster, MemberFiles, Members, ObjectStore, PEER_PORT, PeerTls, Peers};
 pub use credentials::{Credentials, Sharing};
-pub use endpoint::Endpoint;
+pub use endpoint::{ClientCertificate, Endpoint};
 pub use error::{ConfigError, Position};
 pub use name::{DOCKER_HUB, canonical, host_name, registry_name};
 pub use source::SourceRule;
@@ -339,6 +339,7 @@ impl Config {
         if let Some(first) = upstream.endpoints.first() {
             endpoint.ca.clone_from(&first.ca);
             endpoint.insecure_skip_verify = first.insecure_skip_verify;
+            endpoint.client.clone_from(&first.client);
         }
         upstream.endpoints = vec![endpoint];
         upstream.configured = true;

@@ -1,4 +1,4 @@
-//! The main job through the front door: names, content, streaming, coalescing, ranges (promises P1 to P6 and P8).
+//! The main job through the front door: names, content, streaming, coalescing, ranges (promises P1 to P6, P8 and P26).
 
 mod again;
 mod content;
@@ -9,3 +9,4 @@ mod ranges;
 mod redirects;
 mod streaming;
 mod together;
+mod ways;

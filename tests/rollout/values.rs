@@ -160,6 +160,8 @@ upstreams:
     endpoints: ["https://mirror.example.com/hub", "https://registry-1.docker.io"]
     ca: /etc/ca.pem
     insecure_skip_verify: false
+    client_cert: /etc/tls.crt
+    client_key: /etc/tls.key
     proves_access: true
     alias: hub
     ttl: 24h

@@ -9,34 +9,74 @@ use std::{
     time::Duration,
 };
 
-use http::Uri;
+use http::{HeaderValue, Uri};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::{
     client::{
         legacy::connect::{Connected, Connection, HttpConnector, dns::Name, proxy::Tunnel},
-        proxy::matcher::Matcher,
+        proxy::matcher::{Intercept, Matcher},
     },
     rt::TokioIo,
 };
 use tokio::net::TcpStream;
 use tower::Service;
 
-use super::reach::Reach;
+use super::{no_proxy::NoProxy, reach::Reach};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type BoxFuture<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
 
 /// `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, read once.
-pub struct ProxyRules(Matcher);
+pub struct ProxyRules {
+    proxies: Matcher,
+    direct: NoProxy,
+}
 
 impl ProxyRules {
     pub fn from_env() -> Self {
-        Self(Matcher::from_env())
+        // In either case; what is empty is not set.
+        let said = |name: &str| {
+            let names = [name.to_owned(), name.to_lowercase()];
+            let mut values = names.iter().filter_map(|name| std::env::var(name).ok());
+            values.find(|value| !value.is_empty()).unwrap_or_default()
+        };
+        let proxies = Matcher::builder()
+            .all(said("ALL_PROXY"))
+            .http(said("HTTP_PROXY"))
+            .https(said("HTTPS_PROXY"));
+        Self {
+            proxies: proxies.build(),
+            direct: NoProxy::parse(&said("NO_PROXY")),
+        }
     }
 
     /// No proxy, whatever the environment says.
     pub fn none() -> Self {
-        Self(Matcher::builder().build())
+        Self {
+            proxies: Matcher::builder().build(),
+            direct: NoProxy::default(),
+        }
+    }
+
+    fn intercept(&self, uri: &Uri) -> Option<Intercept> {
+        let proxy = self.proxies.intercept(uri)?;
+        let default = if uri.scheme_str() == Some("https") {
+            443
+        } else {
+            80
+        };
+        let port = uri.port_u16().unwrap_or(default);
+        (!self.direct.contains(uri.host()?, port)).then_some(proxy)
+    }
+
+    /// What a proxy wants to see in the request itself. To an https place it leads by a tunnel, and sees it there.
+    pub fn authorization(&self, uri: &Uri) -> Option<HeaderValue> {
+        if uri.scheme_str() != Some("http") {
+            return None;
+        }
+        let mut shown = self.intercept(uri)?.basic_auth()?.clone();
+        shown.set_sensitive(true);
+        Some(shown)
     }
 }
 
@@ -91,7 +131,7 @@ impl Service<Uri> for Connector {
             if let Some(address) = literal(&uri) {
                 this.reach.check(address)?;
             }
-            let Some(proxy) = this.proxy.0.intercept(&uri) else {
+            let Some(proxy) = this.proxy.intercept(&uri) else {
                 let io = this.direct.call(uri).await?;
                 return Ok(Link { io, proxied: false });
             };

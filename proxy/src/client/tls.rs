@@ -1,4 +1,7 @@
-//! Whom TLS believes: the system's roots, an upstream's own CA bundle, or anyone if the operator says so.
+//! Whom TLS believes: the system's roots, an upstream's own CA bundle, or anyone if the operator says so; and what larder
+//! shows of itself.
+
+mod named;
 
 use std::{
     fs,
@@ -11,7 +14,7 @@ use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::CryptoProvider,
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
 };
 
 /// The TLS side of a route.
@@ -21,9 +24,36 @@ pub struct Tls {
     pub ca: Option<PathBuf>,
     /// Believe any certificate (`insecure_skip_verify`).
     pub skip_verify: bool,
+    /// What larder shows where it is asked for a certificate.
+    pub client: Option<ClientFiles>,
 }
 
-/// What differs once a CA bundle was written or replaced: no file for as long as it cannot be seen.
+/// A client's certificate, with its chain, and its key, in PEM.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct ClientFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+impl Tls {
+    /// The same without a certificate to show.
+    #[must_use]
+    pub fn of_nobody(self) -> Self {
+        Self {
+            client: None,
+            ..self
+        }
+    }
+
+    /// The files that it is made of.
+    pub fn files(&self) -> Vec<&Path> {
+        let own = self.client.iter();
+        let own = own.flat_map(|own| [own.cert.as_path(), own.key.as_path()]);
+        self.ca.as_deref().into_iter().chain(own).collect()
+    }
+}
+
+/// What differs once a file was written or replaced: no file for as long as it cannot be seen.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Stamp(Option<(u64, u64, i64, i64)>);
 
@@ -34,12 +64,18 @@ impl Stamp {
             (inode, length, seen.mtime(), seen.mtime_nsec())
         }))
     }
+
+    pub fn of_all(paths: &[&Path]) -> Vec<Self> {
+        paths.iter().map(|path| Self::of(path)).collect()
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("the CA bundle {path} cannot be read: {why}")]
     Ca { path: PathBuf, why: String },
+    #[error("the client's certificate {path} cannot be used: {why}")]
+    Client { path: PathBuf, why: String },
     #[error("TLS cannot be set up: {0}")]
     Rustls(#[from] rustls::Error),
 }
@@ -68,31 +104,68 @@ impl Roots {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()?;
-        if tls.skip_verify {
-            return Ok(builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
-                .with_no_client_auth());
-        }
-        let mut roots = self.0.clone();
-        if let Some(path) = &tls.ca {
-            let failed = |why: String| TlsError::Ca {
-                path: path.clone(),
-                why,
-            };
-            let certificates =
-                CertificateDer::pem_file_iter(path).map_err(|e| failed(e.to_string()))?;
-            let mut added = 0;
-            for certificate in certificates {
-                roots.add(certificate.map_err(|e| failed(e.to_string()))?)?;
-                added += 1;
+        let verifier: Arc<dyn ServerCertVerifier> = if tls.skip_verify {
+            Arc::new(Anyone(provider))
+        } else {
+            let mut roots = self.0.clone();
+            let mut servers = Vec::new();
+            let ca = tls.ca.as_deref().map(bundle).transpose()?;
+            for certificate in ca.into_iter().flatten() {
+                if named::is_a_servers_own(&certificate) {
+                    servers.push(certificate);
+                } else {
+                    roots.add(certificate)?;
+                }
             }
-            if added == 0 {
-                return Err(failed("it holds no certificate in PEM".to_owned()));
+            named::verifier(roots, servers, &provider)?
+        };
+        let builder = builder
+            .dangerous()
+            .with_custom_certificate_verifier(verifier);
+        match &tls.client {
+            None => Ok(builder.with_no_client_auth()),
+            Some(files) => {
+                let (chain, key) = shown(files)?;
+                let failed = |error: rustls::Error| TlsError::Client {
+                    path: files.cert.clone(),
+                    why: error.to_string(),
+                };
+                builder.with_client_auth_cert(chain, key).map_err(failed)
             }
         }
-        Ok(builder.with_root_certificates(roots).with_no_client_auth())
     }
+}
+
+/// The certificates of a CA bundle, of which there must be one.
+fn bundle(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    certificates(path).map_err(|why| TlsError::Ca {
+        path: path.to_owned(),
+        why,
+    })
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let found = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| error.to_string())?;
+    if found.is_empty() {
+        return Err("it holds no certificate in PEM".to_owned());
+    }
+    Ok(found)
+}
+
+/// What is shown of the client. An error names the file and never what is in it.
+fn shown(
+    files: &ClientFiles,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
+    let failed = |path: &Path, why: String| TlsError::Client {
+        path: path.to_owned(),
+        why,
+    };
+    let chain = certificates(&files.cert).map_err(|why| failed(&files.cert, why))?;
+    let key = PrivateKeyDer::from_pem_file(&files.key)
+        .map_err(|error| failed(&files.key, error.to_string()))?;
+    Ok((chain, key))
 }
 
 /// Believes every certificate but still checks that the peer holds its key.

@@ -16,6 +16,15 @@ pub struct Endpoint {
     pub ca: Option<PathBuf>,
     /// Whether to accept any certificate; `https` only.
     pub insecure_skip_verify: bool,
+    /// What is shown to a server that wants to know its client; `https` only.
+    pub client: Option<ClientCertificate>,
+}
+
+/// The PEM files of a client's certificate and its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    pub cert: PathBuf,
+    pub key: PathBuf,
 }
 
 impl Endpoint {
@@ -74,6 +83,7 @@ impl Endpoint {
             url: parsed,
             ca: None,
             insecure_skip_verify: false,
+            client: None,
         })
     }
 }

@@ -12,8 +12,9 @@ use super::said::{Section, Source};
 use super::value::{self, Amount, Pattern};
 use super::words::shown;
 use super::{
-    Access, Admin, Config, Endpoint, LogFormat, Registry, Sharing, SourceRule, Store, TagRule,
-    Tags, Telemetry, Upstream, WhenDeleted, WhenUnreachable, canonical, host_name, registry_name,
+    Access, Admin, ClientCertificate, Config, Endpoint, LogFormat, Registry, Sharing, SourceRule,
+    Store, TagRule, Tags, Telemetry, Upstream, WhenDeleted, WhenUnreachable, canonical, host_name,
+    registry_name,
 };
 
 pub(super) fn config(text: &str, origin: &str) -> Result<Config, ConfigError> {
@@ -258,9 +259,28 @@ fn upstream(name: &str, said: &mut Section<'_, '_>) -> Result<Upstream, ConfigEr
     }
     let ca = said.text("ca", value::path)?;
     let insecure_skip_verify = said.flag("insecure_skip_verify")?.unwrap_or(false);
+    let client_cert = said.text("client_cert", value::path)?;
+    let client_key = said.text("client_key", value::path)?;
+    let client = match (client_cert, client_key) {
+        (Some(cert), Some(key)) => Some(ClientCertificate { cert, key }),
+        (None, None) => None,
+        (Some(_), None) => {
+            return Err(said.wrong(
+                "client_cert",
+                "it is of no use without its key: name that in `client_key`",
+            ));
+        }
+        (None, Some(_)) => {
+            return Err(said.wrong(
+                "client_key",
+                "it is of no use without its certificate: name that in `client_cert`",
+            ));
+        }
+    };
     for endpoint in &mut endpoints {
         endpoint.ca.clone_from(&ca);
         endpoint.insecure_skip_verify = insecure_skip_verify;
+        endpoint.client.clone_from(&client);
     }
     let proves_access = said.flag("proves_access")?.unwrap_or(false);
     let alias = said.text("alias", value::alias)?;

@@ -208,6 +208,11 @@ fn upstream() -> Value {
             ("ca", path("authorities to trust, PEM")),
             ("insecure_skip_verify", flag("accept any certificate")),
             (
+                "client_cert",
+                path("certificate that larder shows, PEM; with client_key"),
+            ),
+            ("client_key", path("its key, PEM")),
+            (
                 "proves_access",
                 flag("every endpoint's word about access counts"),
             ),

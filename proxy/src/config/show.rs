@@ -210,6 +210,10 @@ impl Page {
                 "insecure_skip_verify = {}",
                 first.insecure_skip_verify
             ));
+            if let Some(client) = &first.client {
+                self.text("client_cert", client.cert.display());
+                self.text("client_key", client.key.display());
+            }
         }
         self.line(format_args!("proves_access = {}", upstream.proves_access));
         if let Some(alias) = &upstream.alias {

@@ -63,6 +63,8 @@ credentials = { docker_config = "/etc/docker \"1\"/config.json" }
 [upstreams."127.0.0.1:5000"]
 endpoints = ["http://127.0.0.1:5000"]
 insecure_skip_verify = true
+client_cert = "/tls/tls.crt"
+client_key = "/tls/tls.key"
 ttl = "0"
 
 [cluster]
@@ -118,6 +120,8 @@ fn a_file_that_says_everything_is_understood_and_reads_back() {
     assert_eq!(hub.ttl, Some(Some(Duration::from_hours(24))));
     let local = config.upstream("127.0.0.1:5000");
     assert!(local.endpoints[0].insecure_skip_verify);
+    let client = local.endpoints[0].client.as_ref();
+    assert!(client.is_some_and(|client| client.key == Path::new("/tls/tls.key")));
     assert_eq!(local.ttl, Some(None));
 
     assert_eq!(hub.access, Sharing::Shared);

@@ -13,12 +13,12 @@ use super::{
     FIRST_BYTE, Location, Upstreams,
     challenge::Challenge,
     location_key,
-    question::{AGENT, Answer, Ask, Failure, Subject, endpoint_uri, retry_after, sort},
+    question::{AGENT, Answer, Ask, Failure, Limit, Subject, endpoint_uri, retry_after, sort},
     redirect,
     token::{Token, TokenAnswer, TokenError, TokenKey},
 };
 use crate::{
-    client::{self, Reach, Route, SendError, Tls, Whose},
+    client::{self, ClientFiles, Reach, Route, SendError, Tls, Whose},
     config::{Endpoint, Upstream},
     credentials::Credential,
     identity::{Identity, Proof},
@@ -326,14 +326,10 @@ impl Upstreams {
             named.get_or_insert((endpoint, Whose::Another));
         }
         let (tls, whose) = match (named, from.reach) {
-            (Some((endpoint, whose)), _) => (
-                Tls {
-                    ca: endpoint.ca.clone(),
-                    skip_verify: endpoint.insecure_skip_verify,
-                },
-                whose,
-            ),
-            (None, Reach::Named) => (from.tls.clone(), Whose::Nobody),
+            (Some((endpoint, Whose::Its)), _) => (tls_of(endpoint), Whose::Its),
+            // A client's certificate is for the registry that it was configured for.
+            (Some((endpoint, whose)), _) => (tls_of(endpoint).of_nobody(), whose),
+            (None, Reach::Named) => (from.tls.clone().of_nobody(), Whose::Nobody),
             (None, _) => (Tls::default(), Whose::Nobody),
         };
         Led {
@@ -377,10 +373,18 @@ pub(super) fn route_of(upstream: &Upstream, endpoint: &Endpoint) -> Route {
         } else {
             Reach::Direct
         },
-        tls: Tls {
-            ca: endpoint.ca.clone(),
-            skip_verify: endpoint.insecure_skip_verify,
-        },
+        tls: tls_of(endpoint),
+    }
+}
+
+fn tls_of(endpoint: &Endpoint) -> Tls {
+    Tls {
+        ca: endpoint.ca.clone(),
+        skip_verify: endpoint.insecure_skip_verify,
+        client: endpoint.client.as_ref().map(|client| ClientFiles {
+            cert: client.cert.clone(),
+            key: client.key.clone(),
+        }),
     }
 }
 
@@ -480,6 +484,7 @@ pub(super) fn token_failure(place: &str, error: &TokenError) -> Failure {
         TokenError::Limited(retry_after) => Failure::Limited {
             place,
             retry_after: *retry_after,
+            why: Limit::Quota,
         },
         TokenError::Unreachable(why) => Failure::Unreachable {
             place,

@@ -88,6 +88,7 @@ impl Backend {
             tls: Tls {
                 ca: config.options.get("ca").map(PathBuf::from),
                 skip_verify: false,
+                client: None,
             },
         };
         let connector = |patience| Connector {

@@ -43,7 +43,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "[upstreams.\"ghcr.io\"]\nproof = true",
-        "2:1: unknown key `proof` in [upstreams.\"ghcr.io\"]: the keys are `endpoints`, `ca`, `insecure_skip_verify`, `proves_access`, `alias`, `ttl`, `tags`, `access`, `credentials`",
+        "2:1: unknown key `proof` in [upstreams.\"ghcr.io\"]: the keys are `endpoints`, `ca`, `insecure_skip_verify`, `client_cert`, `client_key`, `proves_access`, `alias`, `ttl`, `tags`, `access`, `credentials`",
     ),
     (
         "[upstreams.docker.io]\nalias = \"hub\"",
@@ -87,6 +87,14 @@ const REFUSED: &[(&str, &str)] = &[
     (
         "[upstreams.\"a.b\"]\ninsecure_skip_verify = \"yes\"",
         "2:24: `insecure_skip_verify` in [upstreams.\"a.b\"] is the string \"yes\": write true or false, without quotes",
+    ),
+    (
+        "[upstreams.\"a.b\"]\nclient_cert = \"/tls/tls.crt\"",
+        "2:15: `client_cert` in [upstreams.\"a.b\"]: it is of no use without its key: name that in `client_key`",
+    ),
+    (
+        "[upstreams.\"a.b\"]\nclient_key = \"/tls/tls.key\"",
+        "2:14: `client_key` in [upstreams.\"a.b\"]: it is of no use without its certificate: name that in `client_cert`",
     ),
     (
         "[tags]\nwhen_deleted = \"drop\"",
