@@ -152,7 +152,10 @@ impl Client {
             (Ok(Some(Err(why))), None) => Err(SendError::Failed(why)),
             (_, None) => {
                 let files = route.tls.files();
-                let files: Vec<_> = files.iter().map(|path| path.display().to_string()).collect();
+                let files: Vec<_> = files
+                    .iter()
+                    .map(|path| path.display().to_string())
+                    .collect();
                 Err(SendError::Failed(format!(
                     "{} cannot be read in time",
                     files.join(", ")
@@ -184,7 +187,10 @@ impl Client {
         match (self.made(route, found), known) {
             (Ok(pool), known) => {
                 if known.is_some() {
-                    tracing::info!(?files, "an upstream's certificates were read again and are in force");
+                    tracing::info!(
+                        ?files,
+                        "an upstream's certificates were read again and are in force"
+                    );
                 }
                 Ok(pool)
             }
