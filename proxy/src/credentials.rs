@@ -11,6 +11,8 @@
 mod docker;
 mod error;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod helper;
 mod keyring;
 mod kubelet;

@@ -50,3 +50,6 @@ pub mod listen;
 
 pub mod app;
 pub mod cli;
+
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;

@@ -6,6 +6,8 @@
 mod blob;
 mod bounds;
 mod counts;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod hanging;
 mod index;
 mod journal;

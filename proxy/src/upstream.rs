@@ -6,6 +6,8 @@
 
 mod challenge;
 mod endpoint;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod health;
 mod knock;
 mod question;

@@ -319,9 +319,15 @@ impl fmt::Display for ImageName {
             Reference::Tag(_) => ':',
             Reference::Digest(_) => '@',
         };
+        // Without a dot or a port it would read as a part of the repository's name.
+        let port = if RegistryName::is_plausible(self.registry.as_str()) {
+            ""
+        } else {
+            ":443"
+        };
         write!(
             f,
-            "{}/{}{mark}{}",
+            "{}{port}/{}{mark}{}",
             self.registry, self.repository, self.reference
         )
     }

@@ -13,6 +13,8 @@ mod block;
 mod certs;
 mod containerd;
 mod crio;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod hosts;
 mod plan;
 mod preset;

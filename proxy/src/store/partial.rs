@@ -54,13 +54,13 @@ struct Saved {
 
 /// What `<hex>.spans` holds.
 #[derive(Serialize, Deserialize)]
-struct Checkpoint {
-    size: u64,
+pub(super) struct Checkpoint {
+    pub(super) size: u64,
     /// The registry that the bytes come from: another's word does not open them (promise P16).
     registry: RegistryName,
     boot_id: String,
     spans: Vec<(u64, u64)>,
-    hashed: u64,
+    pub(super) hashed: u64,
     /// The hasher's state, base64, and of which format it is. Those that did not say had the first.
     midstate: String,
     #[serde(default = "first_format")]
@@ -72,6 +72,13 @@ struct Checkpoint {
 
 const fn first_format() -> u32 {
     1
+}
+
+impl Checkpoint {
+    /// Bytes that are present.
+    pub(super) fn present(&self) -> u64 {
+        self.spans.iter().map(|(start, end)| end - start).sum()
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -403,24 +410,32 @@ pub(super) fn came_through(
 /// Bytes that a partial from `registry` holds, as of its last checkpoint.
 pub(super) fn present(layout: &Layout, digest: &Digest, registry: &RegistryName) -> u64 {
     match read_checkpoint(layout, digest) {
-        Some((checkpoint, _)) if checkpoint.registry == *registry => checkpoint
-            .spans
-            .iter()
-            .map(|(start, end)| end - start)
-            .sum(),
+        Some((checkpoint, _)) if checkpoint.registry == *registry => checkpoint.present(),
         _ => 0,
     }
 }
 
 fn read_checkpoint(layout: &Layout, digest: &Digest) -> Option<(Checkpoint, Hasher)> {
     let text = fs::read(layout.spans(digest)).ok()?;
-    let checkpoint: Checkpoint = serde_json::from_slice(&text).ok()?;
-    let sound = checkpoint.boot_id == disk::boot_id()
+    checkpoint(&text, digest, &disk::boot_id())
+}
+
+/// What the text says of the partial of `digest`, if that can be, and if the machine was not started again since.
+pub(super) fn checkpoint(
+    text: &[u8],
+    digest: &Digest,
+    boot_id: &str,
+) -> Option<(Checkpoint, Hasher)> {
+    let checkpoint: Checkpoint = serde_json::from_slice(text).ok()?;
+    let sound = checkpoint.boot_id == boot_id
         && checkpoint.hasher == Hasher::FORMAT
         && checkpoint
             .spans
             .iter()
             .all(|(s, e)| s < e && *e <= checkpoint.size)
+        && checkpoint
+            .spans
+            .is_sorted_by(|(_, end), (start, _)| end <= start)
         && checkpoint.hashed
             <= checkpoint
                 .spans

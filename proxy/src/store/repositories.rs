@@ -66,7 +66,7 @@ enum Line {
 }
 
 #[derive(Default, Debug)]
-struct Known {
+pub(super) struct Known {
     links: HashMap<Digest, Link>,
     tags: HashMap<Tag, TagRecord>,
     public: Option<u64>,
@@ -75,7 +75,7 @@ struct Known {
 
 impl Known {
     /// What a log says, and how many lines it takes to say it.
-    fn read(text: &[u8]) -> (Self, usize) {
+    pub(super) fn read(text: &[u8]) -> (Self, usize) {
         let mut known = Self::default();
         let lines = known.replay(text);
         (known, lines)
@@ -116,7 +116,7 @@ impl Known {
 
     /// Adds what was learned while another larder had the log, and gives back what of it counts. A refusal that the other
     /// one heard in the meantime is the newer word.
-    fn merge(&mut self, text: &[u8]) -> Vec<u8> {
+    pub(super) fn merge(&mut self, text: &[u8]) -> Vec<u8> {
         let mut counts = Vec::new();
         for line in text.split_inclusive(|b| *b == b'\n') {
             let Ok(read) = serde_json::from_slice(line) else {
@@ -143,6 +143,13 @@ impl Known {
             }
         }
         lines
+    }
+
+    /// A log that says this, and nothing that is over.
+    pub(super) fn text(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        self.lines().for_each(|line| put_line(&mut text, &line));
+        text
     }
 
     fn lines(&self) -> impl Iterator<Item = Line> + '_ {
@@ -235,9 +242,7 @@ impl RepositoryRecord {
         let (known, lines) = Known::read(&text);
         let live = known.lines().count();
         if lines > 64 && lines > 4 * live {
-            let mut text = Vec::new();
-            known.lines().for_each(|line| put_line(&mut text, &line));
-            let _ = layout.write_atomic(path, &text, false);
+            let _ = layout.write_atomic(path, &known.text(), false);
         } else if torn {
             // The next line must not become a part of it.
             let _ = append(path, b"\n");

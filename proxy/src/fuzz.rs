@@ -1,0 +1,102 @@
+//! What a stranger may have written, given to what reads it, with what has to hold whatever it says.
+//!
+//! Tests and fuzzers alone have this: `fuzz/` runs the targets on bytes that it makes up, the tests here on its seeds.
+
+mod requests;
+
+use crate::{cli::install, credentials, store, upstream};
+
+/// Takes any bytes. Panics if something does not hold.
+pub type Target = fn(&[u8]);
+
+/// Each target by its name, in their order. Its seeds are in the directory of this name.
+pub const TARGETS: [(&str, Target); 15] = [
+    ("authorization", credentials::fuzz::authorization),
+    ("challenges", upstream::fuzz::challenges),
+    ("checkpoints", store::fuzz::checkpoints),
+    ("content_ranges", upstream::fuzz::content_ranges),
+    ("docker_config", credentials::fuzz::docker_config),
+    ("hosts_toml", install::fuzz::hosts_toml),
+    ("links", upstream::fuzz::links),
+    ("logs", store::fuzz::logs),
+    ("manifests", store::fuzz::manifests),
+    ("names", requests::names),
+    ("peers", requests::peers),
+    ("ranges", requests::ranges),
+    ("routes", requests::routes),
+    ("tokens", upstream::fuzz::tokens),
+    ("visitors", requests::visitors),
+];
+
+/// Runs the target of this name.
+///
+/// # Panics
+/// There is none of this name, or something does not hold.
+pub fn run(name: &str, bytes: &[u8]) {
+    let found = TARGETS.iter().find(|(known, _)| *known == name);
+    let (_, target) = found.unwrap_or_else(|| panic!("no target {name}"));
+    target(bytes);
+}
+
+/// The text that the bytes begin with.
+pub(crate) fn text(bytes: &[u8]) -> &str {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default(),
+    }
+}
+
+/// The first line and the rest: two things that a stranger says.
+pub(crate) fn line_and_rest(bytes: &[u8]) -> (&str, &str) {
+    let text = text(bytes);
+    text.split_once('\n').unwrap_or((text, ""))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+
+    fn seeds() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds")
+    }
+
+    fn entries(dir: &Path) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+        entries.map(|entry| entry.unwrap().path()).collect()
+    }
+
+    #[test]
+    fn every_target_has_seeds_and_they_hold() {
+        let name = |dir: &PathBuf| dir.file_name().unwrap().to_str().unwrap().to_owned();
+        let mut dirs: Vec<_> = entries(&seeds()).iter().map(name).collect();
+        dirs.sort();
+        assert_eq!(dirs, TARGETS.map(|(name, _)| name));
+        for (name, target) in TARGETS {
+            let files = entries(&seeds().join(name));
+            assert!(!files.is_empty(), "{name} has no seeds");
+            for file in files {
+                target(&std::fs::read(file).unwrap());
+            }
+        }
+    }
+
+    /// Cut off at many places, and with another byte there.
+    #[test]
+    fn what_is_near_a_seed_holds() {
+        for (name, target) in TARGETS {
+            for file in entries(&seeds().join(name)) {
+                let seed = std::fs::read(file).unwrap();
+                for at in (0..seed.len()).step_by(seed.len() / 32 + 1) {
+                    target(&seed[..at]);
+                    for byte in *b"0\"\n/\0\xff" {
+                        let mut changed = seed.clone();
+                        changed[at] = byte;
+                        target(&changed);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! What registries, mirrors and token servers answer: see [`crate::fuzz`].
+
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, HeaderValue, header};
+
+use larder_shared::link;
+
+use super::challenge::Challenge;
+use super::question::{content_range, retry_after};
+use super::token::TokenAnswer;
+use crate::fuzz::text;
+
+/// The values of `WWW-Authenticate`, a line each.
+pub(crate) fn challenges(bytes: &[u8]) {
+    if let Some(challenge) = Challenge::bearer(text(bytes).lines()) {
+        assert!(challenge.longest() <= bytes.len(), "{challenge:?}");
+        assert!(challenge.realm.len() <= challenge.longest());
+    }
+}
+
+/// The values of `Content-Range` and of `Retry-After`, a line each.
+pub(crate) fn content_ranges(bytes: &[u8]) {
+    for line in text(bytes).lines() {
+        let Ok(value) = HeaderValue::from_str(line) else {
+            continue;
+        };
+        let headers = HeaderMap::from_iter([
+            (header::CONTENT_RANGE, value.clone()),
+            (header::RETRY_AFTER, value),
+        ]);
+        if let Some((range, total)) = content_range(&headers) {
+            assert!(range.start < range.end && range.end <= total, "{line}");
+        }
+        // It is bounded before it is added to a clock.
+        if let Some(wait) = retry_after(&headers) {
+            let bounded = wait.min(Duration::from_hours(24));
+            assert!(Instant::now().checked_add(bounded).is_some());
+        }
+    }
+}
+
+/// The values of `Link`, a line each.
+pub(crate) fn links(bytes: &[u8]) {
+    let text = text(bytes);
+    let values = text
+        .lines()
+        .filter(|line| HeaderValue::from_str(line).is_ok());
+    if let Some(next) = link::next_page(values) {
+        assert!(!next.contains('>'), "{next:?}");
+        assert!(text.contains(&next), "{next:?} was never said");
+        // Its query becomes a part of a header.
+        assert!(HeaderValue::from_str(&next).is_ok(), "{next:?}");
+    }
+}
+
+/// The body of a token server's answer.
+pub(crate) fn tokens(bytes: &[u8]) {
+    let Ok(answer) = serde_json::from_slice::<TokenAnswer>(bytes) else {
+        return;
+    };
+    if let Ok(token) = answer.into_token() {
+        let value = token.authorization();
+        assert!(value.is_sensitive(), "it would be logged");
+        assert!(value.as_bytes().starts_with(b"Bearer "));
+        assert_eq!(format!("{token:?}"), "Token(..)");
+    }
+}
