@@ -3,39 +3,48 @@
 //! Asked before any tier (promise P16). A verdict is the origin's own answer to this caller's credential, or to nobody's
 //! where the repository is public, and is remembered for a bounded time.
 //!
-//! ```text
-//!  public, not long ago                ─▶ Allowed, whoever asks
-//!  this credential accepted, recently  ─▶ Allowed
-//!  refused a moment ago                ─▶ Refused
-//!  anything else                       ─▶ Ask the origin:  accepted ─▶ Allowed, remembered
-//!                                                          refused  ─▶ Refused, remembered, earlier grant void
-//!                                                          no answer ─▶ Allowed if it was public once, or if this
-//!                                                                       credential was accepted within the grace
-//! ```
+//! Owns what is remembered of rights and how the origin is asked for one ([`proof`]). What is known ([`decision::verdict`])
+//! and what an answer means ([`decision::conclude`]) are pure decisions. A refusal of one subject takes the right away at
+//! once; the origin is asked for something else that the repository is known to hold, and gives it back or not.
 //!
 //! Verdicts are never shared between credentials, never made by a stale answer, a mirror's word, or a manifest that
 //! merely names a digest.
 
+mod decision;
 mod grants;
+mod pauses;
+mod proof;
 mod sessions;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use arc_swap::ArcSwap;
-use larder_shared::{Range, RegistryName, Repository};
+use futures_util::FutureExt;
+use larder_shared::{Reference, RegistryName, Repository};
+use lru::LruCache;
 
 pub use self::{
+    decision::Verdict,
     grants::Grants,
     sessions::{Bearer, EXPIRES_IN, Session, Sessions},
+};
+use self::{
+    decision::{Conclusion, Known, Question, Said},
+    pauses::{Pauses, Refusal},
+    proof::Fits,
 };
 use crate::{
     coalesce::Coalesce,
     config::Config,
     identity::{Fingerprint, Identity},
-    metrics::{KnownVerdict, Metrics, ProofOutcome},
-    store::RepositoryRecord,
+    metrics::Metrics,
+    store::{Link, RepositoryRecord},
     trace::Trace,
-    upstream::{Answer, Ask, Failure, Subject, Upstreams, Want},
+    upstream::{self, Answer, Ask, Failure, Refused, Subject, Upstreams, Want},
 };
 
 /// A repository, who asks for it, and what is known of it.
@@ -56,33 +65,26 @@ impl Place {
             .by(self.identity.clone())
             .traced(&self.trace)
     }
-}
 
-/// What is known before anybody is asked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
-    Allowed,
-    /// The origin must be asked; `bridged`: an outage would not matter.
-    Ask {
-        bridged: bool,
-    },
-    Refused,
-}
+    /// Whose right to which repository.
+    fn key(&self) -> Key {
+        self.key_of(&self.identity)
+    }
 
-impl From<Verdict> for KnownVerdict {
-    fn from(verdict: Verdict) -> Self {
-        match verdict {
-            Verdict::Allowed => Self::Allowed,
-            Verdict::Ask { .. } => Self::Ask,
-            Verdict::Refused => Self::Refused,
-        }
+    fn key_of(&self, identity: &Identity) -> Key {
+        let fingerprint = identity.fingerprint();
+        (self.registry.clone(), self.repository.clone(), fingerprint)
     }
 }
 
-/// How long a proof may take before the registry counts as unreachable.
-const PROOF_TIMEOUT: Duration = Duration::from_secs(2);
+/// A repository, and who asks for it.
+type Key = (RegistryName, Repository, Fingerprint);
 
-type Question = (RegistryName, Repository, Fingerprint, String);
+/// Rights that are being looked into at the same time, at the most.
+const SUSPENDED: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+
+/// Things that a repository holds of which one is asked for after a refusal, until one is served.
+const HELD_ASKED: usize = 2;
 
 /// Verdicts over repositories.
 #[derive(Debug)]
@@ -90,8 +92,20 @@ pub struct Access {
     config: Arc<ArcSwap<Config>>,
     upstreams: Arc<Upstreams>,
     grants: Grants,
-    proofs: Coalesce<Question, Result<(), Failure>>,
+    proofs: proof::Questions,
+    /// Questions for something that a repository holds, after a refusal.
+    looks: Coalesce<Key, ()>,
+    memory: Mutex<Memory>,
     metrics: Arc<Metrics>,
+}
+
+/// What is remembered of refusals, in memory alone.
+#[derive(Debug)]
+struct Memory {
+    repositories: Pauses<Key>,
+    subjects: Pauses<(Key, Reference)>,
+    /// Rights that are suspended, and whether the repository was public before.
+    suspended: LruCache<Key, bool>,
 }
 
 impl Access {
@@ -105,9 +119,19 @@ impl Access {
             config,
             upstreams,
             grants,
-            proofs: Coalesce::default(),
+            proofs: proof::Questions::default(),
+            looks: Coalesce::default(),
+            memory: Mutex::new(Memory {
+                repositories: Pauses::new(),
+                subjects: Pauses::new(),
+                suspended: LruCache::new(SUSPENDED),
+            }),
             metrics,
         }
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The grants on disk are this larder's now (blocking).
@@ -122,67 +146,54 @@ impl Access {
 
     /// What is known of this caller and this repository.
     pub fn verdict(&self, place: &Place) -> Verdict {
+        self.verdict_on(place, None)
+    }
+
+    /// What is known of this caller and something in this repository.
+    pub fn verdict_on(&self, place: &Place, subject: Option<&Reference>) -> Verdict {
         let config = self.config.load();
         let (ttl, grace) = (config.access.ttl, config.access.grace);
-        let public = place.record.public_since();
-        if public.is_some_and(|age| age < ttl) {
-            return Verdict::Allowed;
-        }
-        if place.identity.is_anonymous() {
-            if place.record.refused_since().is_some_and(|age| age < ttl) {
-                return Verdict::Refused;
-            }
-            return Verdict::Ask {
-                bridged: public.is_some(),
-            };
-        }
-        let who = place.identity.fingerprint();
-        match self.grants.age(&place.registry, &place.repository, who) {
-            Some(age) if age < ttl => Verdict::Allowed,
-            _ if self
-                .grants
-                .was_refused(&place.registry, &place.repository, who) =>
-            {
-                Verdict::Refused
-            }
-            age => Verdict::Ask {
-                bridged: public.is_some() || age.is_some_and(|age| age < ttl + grace),
-            },
-        }
+        decision::verdict(self.known(place, subject), ttl, grace)
     }
 
-    /// Asks the origin whether it serves `subject`, which the repository is known to hold, to this caller, and remembers
-    /// the answer. An outage is bridged for who was allowed not long ago.
-    pub async fn prove(&self, place: &Place, subject: Subject) -> Result<(), Failure> {
-        let bridged = matches!(self.verdict(place), Verdict::Ask { bridged: true });
-        let proven = self.question(place, subject, bridged).await;
-        let outcome = match &proven {
-            Err(Failure::Unreachable { .. } | Failure::Limited { .. }) if bridged => {
-                ProofOutcome::Bridged
-            }
-            other => outcome(other),
+    fn known(&self, place: &Place, subject: Option<&Reference>) -> Known {
+        let (key, now) = (place.key(), Instant::now());
+        let denied = |key: &Key| subject.is_some_and(|subject| self.grants.is_denied(key, subject));
+        let mut known = Known {
+            anonymous: place.identity.is_anonymous(),
+            public: place.record.public_since(),
+            not_public: place.record.refused_since(),
+            granted: self.grants.age(&key),
+            refusal: Refusal::None,
+            suspended: false,
+            holds: place.record.holds_something(),
+            subject: Refusal::None,
         };
-        self.metrics.access.proof(outcome);
-        match outcome {
-            ProofOutcome::Bridged => Ok(()),
-            _ => proven,
+        if !self.grants.denies_nothing() {
+            if denied(&place.key_of(&Identity::anonymous())) {
+                known.public = None;
+            }
+            if denied(&key) {
+                known.subject = Refusal::Doubted;
+            }
         }
+        let mut memory = self.memory();
+        if let Some(subject) = subject
+            && !memory.subjects.is_empty()
+            && memory.subjects.look(&(key.clone(), subject.clone()), now) == Refusal::Believed
+        {
+            known.subject = Refusal::Believed;
+        }
+        known.refusal = memory.repositories.look(&key, now);
+        known.suspended = memory.suspended.contains(&key);
+        known
     }
 
-    /// The same for what the repository is not known to hold. The right to a repository is none to everything that lies
-    /// in the cache, so no outage is bridged: the origin itself has to answer for this very subject.
-    pub async fn prove_claim(&self, place: &Place, subject: Subject) -> Result<(), Failure> {
-        let proven = self.question(place, subject, false).await;
-        self.metrics.access.proof(outcome(&proven));
-        proven
-    }
-
-    /// Asks the origin for a list that a mirror gave. Who may read a list may not therefore read content, nor the other
-    /// way round (some registries have a right for each), so nothing is remembered of it.
-    pub async fn prove_list(&self, place: &Place, list: Subject) -> Result<(), Failure> {
-        let proven = self.ask_origin(place, list, false).await;
-        self.metrics.access.proof(outcome(&proven));
-        proven
+    /// Whether a failure counts as an outage for this caller: a web page in a registry's place does not end what is public,
+    /// nor a right that was proven a moment ago, and bridges nothing else.
+    pub fn is_outage(&self, place: &Place, failure: &Failure) -> bool {
+        let public = place.record.public_since().is_some();
+        decision::is_outage(failure, public || self.verdict(place) == Verdict::Allowed)
     }
 
     /// Credentials that are remembered as accepted, one for each repository.
@@ -190,105 +201,40 @@ impl Access {
         self.grants.count()
     }
 
-    /// Asks the origin whether it serves `subject` to this caller. Its answer is a verdict.
-    async fn question(
-        &self,
-        place: &Place,
-        subject: Subject,
-        optional: bool,
-    ) -> Result<(), Failure> {
-        if self.verdict(place) == Verdict::Refused {
-            return Err(Failure::Refused(place.registry.to_string()));
-        }
-        let proven = self.ask_origin(place, subject, optional).await;
-        match &proven {
-            Ok(()) => self.accepted(place),
-            Err(failure) => self.met(place, failure),
-        }
-        proven
-    }
-
-    /// For blobs one byte is asked for, since public ECR refuses a HEAD; lists have none at some registries. Simultaneous
-    /// questions about the same thing by the same caller are one. With `optional` an origin that fails all the time is
-    /// not bothered.
-    async fn ask_origin(
-        &self,
-        place: &Place,
-        subject: Subject,
-        optional: bool,
-    ) -> Result<(), Failure> {
-        let key = (
-            place.registry.clone(),
-            place.repository.clone(),
-            place.identity.fingerprint(),
-            format!("{subject:?}"),
-        );
-        let want = match subject {
-            Subject::Blob(_) => Want::Part(Range::new(0, 1)),
-            Subject::Manifest(_) => Want::Head,
-            Subject::Tags(_) | Subject::Referrers(..) => Want::All,
-        };
-        let mut ask = place.ask(subject, want).proof();
-        ask.within = Some(PROOF_TIMEOUT);
-        if optional {
-            ask = ask.optional();
-        }
-        let upstreams = Arc::clone(&self.upstreams);
-        let late = Failure::Unreachable {
-            place: place.registry.to_string(),
-            why: format!("no answer within {PROOF_TIMEOUT:?}"),
-        };
-        let lost = late.clone();
-        let question = async move {
-            let asking = async {
-                match upstreams.ask(&ask).await {
-                    Err(failure) if ask.want == Want::Head && failure.knows_no_head() => {
-                        let ask = Ask {
-                            want: Want::All,
-                            ..ask
-                        };
-                        upstreams.ask(&ask).await
-                    }
-                    asked => asked,
-                }
-            };
-            match tokio::time::timeout(PROOF_TIMEOUT, asking).await {
-                Ok(Ok(_) | Err(Failure::Unsatisfiable { .. })) => Ok(()),
-                Ok(Err(failure)) => Err(failure),
-                Err(_) => Err(late),
-            }
-        };
-        self.proofs
-            .run(key, Box::pin(question))
-            .await
-            .unwrap_or(Err(lost))
-    }
-
-    /// As [`Self::prove`], where the right may be known already.
-    pub async fn prove_unless_known(&self, place: &Place, subject: Subject) -> Result<(), Failure> {
-        match self.verdict(place) {
-            Verdict::Allowed => Ok(()),
-            _ => self.prove(place, subject).await,
+    /// An answer came for this caller. It is a proof if the origin gave it now, and if it is what the origin would say of
+    /// something of that size.
+    pub fn answered(&self, place: &Place, subject: &Subject, answer: &Answer, size: Option<u64>) {
+        let size = size.or_else(|| known_size(place, subject));
+        let fits = proof::fits(subject, answer, size) == Fits::Yes;
+        if answer.proves && !answer.remembered && fits {
+            self.accepted(place, subject.reference().as_slice());
         }
     }
 
-    /// An answer came for this caller. It is a proof if the origin gave it now.
-    pub fn answered(&self, place: &Place, answer: &Answer) {
-        if answer.proves && !answer.remembered {
-            self.accepted(place);
-        }
-    }
-
-    /// The origin has served this caller.
-    pub fn accepted(&self, place: &Place) {
+    /// The origin has served this caller, and that.
+    pub fn accepted(&self, place: &Place, served: &[Reference]) {
         if place.identity.is_lent() {
             return;
         }
+        let key = place.key();
+        {
+            let mut memory = self.memory();
+            memory.repositories.served(&key);
+            memory.suspended.pop(&key);
+            if !place.identity.is_anonymous() {
+                // Who shows nothing is refused for good reason.
+                let anybody = place.key_of(&Identity::anonymous());
+                memory.repositories.served(&anybody);
+            }
+            for subject in served {
+                memory.subjects.served(&(key.clone(), subject.clone()));
+            }
+        }
+        self.grants.serve(&key, served);
         if place.identity.is_anonymous() {
             place.record.set_public();
         } else {
-            let who = place.identity.fingerprint();
-            self.grants.accept(&place.registry, &place.repository, who);
+            self.grants.accept(&key);
         }
     }
 
@@ -297,18 +243,19 @@ impl Access {
         if place.identity.is_anonymous() {
             return place.record.public_since();
         }
-        let who = place.identity.fingerprint();
-        self.grants.age(&place.registry, &place.repository, who)
+        self.grants.age(&place.key())
     }
 
-    /// How long ago it refused this caller, if that was its last word.
+    /// How long ago it refused this caller the repository, if that was its last word.
     pub fn refused_since(&self, place: &Place) -> Option<Duration> {
+        let key = place.key();
+        if self.memory().suspended.contains(&key) {
+            return None;
+        }
         if place.identity.is_anonymous() {
             return place.record.refused_since();
         }
-        let who = place.identity.fingerprint();
-        self.grants
-            .refused_since(&place.registry, &place.repository, who)
+        self.grants.refused_since(&key)
     }
 
     /// What another member was told by the origin: when the repository was public or was not, and when it accepted this
@@ -328,31 +275,169 @@ impl Access {
             place.record.learn_not_public(at);
         }
         if let (Some(at), false) = (accepted, place.identity.is_anonymous()) {
-            let who = place.identity.fingerprint();
-            self.grants
-                .learn(&place.registry, &place.repository, who, at);
+            self.grants.learn(&place.key(), at);
         }
         (self.verdict(place), place.record.refused_since().is_some()) != before
     }
 
-    /// Takes note of what this caller met. Only a refusal is a verdict.
-    pub fn met(&self, place: &Place, failure: &Failure) {
-        if !matches!(failure, Failure::Refused(_)) || place.identity.is_lent() {
+    /// Takes note of what this caller met when it asked for `subject`. Only a refusal is a verdict, and that of a list is
+    /// one on the list alone.
+    pub fn met(self: &Arc<Self>, place: &Place, subject: &Subject, failure: &Failure) {
+        let Some(denied) = subject.reference() else {
             return;
+        };
+        if place.identity.is_lent() {
+            return;
+        }
+        let denied = with_its_digest(place, denied);
+        let said = Said::of(&Err::<(), _>(failure.clone()));
+        let held = self.held_besides(place, &denied);
+        let others = !held.is_empty();
+        match decision::conclude(Question::Wanted { others }, said) {
+            Conclusion::Suspend => {
+                self.pause(place, &denied);
+                // Who has no right can be served nothing meanwhile.
+                if self.accepted_since(place).is_some() {
+                    self.deny(place, &denied);
+                }
+                self.suspend(place);
+                self.look_into(place, denied, held);
+            }
+            Conclusion::Void => self.void(place),
+            Conclusion::Keep | Conclusion::Nothing => {}
+        }
+    }
+
+    /// What else the repository is known to hold, that which is most likely still there first.
+    fn held_besides(&self, place: &Place, denied: &[Reference]) -> Vec<Link> {
+        let key = place.key();
+        place.record.held(HELD_ASKED, |digest| {
+            let digest = Reference::Digest(*digest);
+            !denied.contains(&digest) && !self.grants.is_denied(&key, &digest)
+        })
+    }
+
+    /// The origin has refused this to this caller a moment ago, whatever else it may read.
+    fn pause(&self, place: &Place, denied: &[Reference]) {
+        let (key, now) = (place.key(), Instant::now());
+        let mut memory = self.memory();
+        for subject in denied {
+            let subject = (key.clone(), subject.clone());
+            memory.subjects.refused(subject, now);
+        }
+    }
+
+    /// It stays refused until the origin serves it. Of what is not here nothing could be served.
+    fn deny(&self, place: &Place, denied: &[Reference]) {
+        let here: Vec<Reference> = denied
+            .iter()
+            .filter(|reference| match reference {
+                Reference::Digest(digest) => place.record.link(digest).is_some(),
+                Reference::Tag(tag) => place.record.tag(tag).is_some(),
+            })
+            .cloned()
+            .collect();
+        self.grants.deny(&place.key(), &here);
+    }
+
+    /// The right ends for now, and would not come back with a restart.
+    fn suspend(&self, place: &Place) {
+        let key = place.key();
+        let public = place.identity.is_anonymous() && place.record.public_since().is_some();
+        {
+            let mut memory = self.memory();
+            let was = memory.suspended.get(&key).copied().unwrap_or_default();
+            memory.suspended.put(key.clone(), public || was);
         }
         if place.identity.is_anonymous() {
             place.record.set_not_public();
         } else {
-            let who = place.identity.fingerprint();
-            self.grants.refuse(&place.registry, &place.repository, who);
+            self.grants.refuse(&key);
         }
+    }
+
+    /// The right has ended.
+    fn void(&self, place: &Place) {
+        let (key, now) = (place.key(), Instant::now());
+        let anonymous = place.identity.is_anonymous();
+        let public = anonymous && place.record.public_since().is_some();
+        {
+            let mut memory = self.memory();
+            let public = memory.suspended.pop(&key).unwrap_or_default() || public;
+            // What only credentials have opened is closed to all others for as long as a verdict is good.
+            let private = anonymous && !public && place.record.holds_something();
+            if !private || memory.repositories.look(&key, now) != Refusal::None {
+                memory.repositories.refused(key.clone(), now);
+            }
+        }
+        if anonymous {
+            place.record.set_not_public();
+        } else {
+            self.grants.refuse(&key);
+        }
+    }
+
+    /// Asks the origin for something that the repository is known to hold, on behalf of a caller whose right is suspended.
+    /// The caller does not wait for it: how long it is answered to would tell what is here.
+    fn look_into(self: &Arc<Self>, place: &Place, denied: Vec<Reference>, held: Vec<Link>) {
+        let (access, place, key) = (Arc::clone(self), place.clone(), place.key());
+        let look = async move {
+            let mut void = false;
+            for link in held {
+                let subject = match link.media_type {
+                    Some(_) => Subject::Manifest(Reference::Digest(link.digest)),
+                    None => Subject::Blob(link.digest),
+                };
+                let asked = access.ask_origin(&place, subject, false, Some(link.size));
+                let asked = asked.await;
+                access.metrics.access.proof(proof::outcome(&asked));
+                match decision::conclude(Question::Held, Said::of(&asked)) {
+                    Conclusion::Keep => {
+                        access.deny(&place, &denied);
+                        access.accepted(&place, &[Reference::Digest(link.digest)]);
+                        return;
+                    }
+                    Conclusion::Void => void = true,
+                    Conclusion::Suspend | Conclusion::Nothing => break,
+                }
+            }
+            if void {
+                access.void(&place);
+                access.grants.serve(&place.key(), &denied);
+            }
+        };
+        // Asked once, it goes on by itself.
+        let _ = self.looks.run(key, look).now_or_never();
+    }
+
+    /// Waits until it is known whether a refusal was one of the repository, if that is being asked.
+    pub async fn settled(&self, place: &Place) {
+        self.looks.join(&place.key()).await;
     }
 }
 
-fn outcome(proven: &Result<(), Failure>) -> ProofOutcome {
-    match proven {
-        Ok(()) => ProofOutcome::Accepted,
-        Err(Failure::Refused(_)) => ProofOutcome::Refused,
-        Err(_) => ProofOutcome::Unanswered,
+/// The size that an answer about `subject` must tell, where it is known.
+fn known_size(place: &Place, subject: &Subject) -> Option<u64> {
+    match subject {
+        Subject::Blob(digest) => Some(place.record.link(digest)?.size),
+        _ => None,
     }
+}
+
+/// A tag, and the digest that it last named.
+fn with_its_digest(place: &Place, reference: Reference) -> Vec<Reference> {
+    let named = match &reference {
+        Reference::Tag(tag) => place.record.tag(tag),
+        Reference::Digest(_) => None,
+    };
+    let named = named.map(|record| Reference::Digest(record.digest));
+    [reference].into_iter().chain(named).collect()
+}
+
+/// A refusal that is remembered.
+pub fn refused_before(place: &Place) -> Failure {
+    Failure::Refused(upstream::Refusal {
+        place: place.registry.to_string(),
+        what: Refused::Before,
+    })
 }

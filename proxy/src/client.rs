@@ -412,6 +412,22 @@ pub fn is_loopback(uri: &Uri) -> bool {
     })
 }
 
+/// The first `limit` bytes of a body, or what has come of them within that time.
+pub async fn prefix(mut body: Incoming, limit: usize, within: Duration) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let gather = async {
+        while bytes.len() < limit
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            bytes.extend_from_slice(&frame.into_data().unwrap_or_default());
+        }
+    };
+    // What is late is looked at without its rest.
+    let _ = tokio::time::timeout(within, gather).await;
+    bytes.truncate(limit);
+    bytes
+}
+
 /// `scheme://host:port` of a URL, for messages: never the path or the query.
 pub fn origin(uri: &Uri) -> String {
     format!(

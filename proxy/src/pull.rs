@@ -31,7 +31,7 @@ use moka::future::Cache;
 
 pub use self::{chunk::Chunks, member::MemberRequest, warm::Platforms};
 use crate::{
-    access::{Access, Place, Verdict},
+    access::{Access, Place, Verdict, refused_before},
     body::Body,
     cluster::Cluster,
     coalesce::Coalesce,
@@ -185,7 +185,7 @@ impl Pull {
         let mut answered = self.answer(&place, &request).await;
         // Other members may know what upstream cannot say now.
         if let Err(error) = &answered
-            && is_outage(error)
+            && self.is_outage(&place, error)
             && self.cluster.is_there()
             && Box::pin(self.hear(&place, tag_of(&request.route))).await
         {
@@ -321,12 +321,22 @@ impl Pull {
         })
     }
 
-    /// Whether the caller's right is proven already. A refusal of a moment ago is the answer to everything.
-    fn proven(&self, place: &Place) -> Result<bool, PullError> {
-        match self.access.verdict(place) {
+    /// Whether the caller's right to something is proven already. A refusal of a moment ago is the answer.
+    fn proven(&self, place: &Place, subject: &Reference) -> Result<bool, PullError> {
+        match self.access.verdict_on(place, Some(subject)) {
             Verdict::Allowed => Ok(true),
             Verdict::Ask { .. } => Ok(false),
-            Verdict::Refused => Err(Failure::Refused(place.registry.to_string()).into()),
+            Verdict::Refused => Err(refused_before(place).into()),
+        }
+    }
+
+    /// Whether an error is an outage, as far as this caller and this repository are concerned.
+    fn is_outage(&self, place: &Place, error: &PullError) -> bool {
+        match error {
+            PullError::Upstream(failure) | PullError::Fill(FillError::Upstream(failure)) => {
+                self.access.is_outage(place, failure)
+            }
+            _ => false,
         }
     }
 }
@@ -336,18 +346,6 @@ fn tag_of(route: &Route) -> Option<&Tag> {
         Route::Manifest(_, Reference::Tag(tag)) => Some(tag),
         _ => None,
     }
-}
-
-/// Whether upstream is out of reach, or silent.
-fn is_outage(error: &PullError) -> bool {
-    let (PullError::Upstream(failure) | PullError::Fill(FillError::Upstream(failure))) = error
-    else {
-        return false;
-    };
-    matches!(
-        failure,
-        Failure::Unreachable { .. } | Failure::Limited { .. }
-    )
 }
 
 /// Looking up the node's own credentials may run a program; a pull waits for it this long.

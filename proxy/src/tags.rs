@@ -204,7 +204,7 @@ fn descriptor(answer: &Answer) -> Option<Descriptor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::Limit;
+    use crate::upstream::{Limit, Refusal, Refused};
 
     fn record() -> TagRecord {
         TagRecord {
@@ -239,6 +239,12 @@ mod tests {
             place: place(),
             why: "w".into(),
         };
+        let refused = || {
+            Failure::Refused(Refusal {
+                place: place(),
+                what: Refused::Subject,
+            })
+        };
         let limited = || Failure::Limited {
             place: place(),
             retry_after: None,
@@ -258,7 +264,7 @@ mod tests {
             (Failure::NotFound(place()), serve, keep, "stale", "fail"),
             (Failure::NotFound(place()), fail, keep, "stale", "fail"),
             (Failure::NotFound(place()), serve, forget, "forget", "fail"),
-            (Failure::Refused(place()), serve, keep, "fail", "fail"),
+            (refused(), serve, keep, "fail", "fail"),
             (Failure::Forbidden(place()), serve, keep, "fail", "fail"),
         ] {
             let policy = Policy {

@@ -4,6 +4,7 @@
 //! whatever comes back into a closed set of outcomes. Asks one question at a time; what to do about an outcome, and
 //! what is cached, is the callers' business.
 
+mod authorization;
 mod challenge;
 mod endpoint;
 #[cfg(any(test, fuzzing))]
@@ -12,6 +13,7 @@ mod health;
 mod knock;
 mod question;
 mod redirect;
+mod refusal;
 mod seen;
 mod token;
 mod view;
@@ -31,13 +33,13 @@ use larder_shared::{
 use moka::future::Cache;
 
 pub use self::{
-    endpoint::Lend,
+    authorization::Lend,
     knock::{Knock, Knocked},
-    question::{Answer, Ask, Failure, Limit, Need, Subject, Want, content_range},
+    question::{Answer, Ask, Failure, Limit, Need, Refusal, Refused, Subject, Want, content_range},
     view::{EndpointHealth, Quota},
 };
 use self::{
-    endpoint::Scheme,
+    authorization::Scheme,
     health::{Admission, Health, Silent},
     question::{request, sort},
     token::Tokens,

@@ -58,8 +58,8 @@ async fn who_may_not_list_reads_on() {
     let public = build(&fake, "public/app", "v1", &[LayerSpec::new(1, 1000)]);
     let private = build(&fake, REPOSITORY, "v1", &[LayerSpec::new(2, 1000)]);
     fake.require_basic(REPOSITORY, owner.pair().0, owner.pair().1);
-    fake.fault(Match::tags(), Fault::status(403));
-    fake.fault(Match::referrers(), Fault::status(403));
+    fake.fault(Match::tags(), Fault::denied(403));
+    fake.fault(Match::referrers(), Fault::denied(403));
     let scene = Private::before(&[&fake]).await;
     let images = [
         ("public/app", &public, Who::Nobody),

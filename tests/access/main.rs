@@ -2,6 +2,7 @@
 
 mod attacks;
 mod challenge;
+mod dance;
 mod fills;
 mod flows;
 mod halves;
@@ -11,6 +12,7 @@ mod mirrors;
 mod oracle;
 mod private;
 mod reach;
+mod refusals;
 mod registry;
 mod sources;
 mod tokens;

@@ -96,15 +96,19 @@ async fn the_questions_are_the_same_whatever_is_here() {
                 let stranger = Who::Sends(Who::new("owner").basic());
                 let who = if known { &stranger } else { &Who::Nobody };
                 place.fake.reset_counts();
-                let call = place.calls(&place.digests[state])[call].clone();
-                let answer = place.scene.ask(who, call).await;
+                let asking = place.calls(&place.digests[state])[call].clone();
+                let answer = place.scene.ask(who, asking).await;
                 refused(&format!("{state}"), &answer, b"\x00\x00");
                 answers.push((
                     answer.status,
                     answer.header("content-length").map(str::to_owned),
                     answer.text().len(),
                 ));
-                let asked = place.fake.requests();
+                // Up to the answer: whether a refusal is one of the repository is asked afterwards, of something else.
+                let mut asked = place.fake.requests();
+                let digest = &place.digests[state][usize::from(call > 2)];
+                let last = asked.iter().rposition(|seen| seen.reference == *digest);
+                asked.truncate(last.expect("the registry was asked") + 1);
                 let kind = |seen: &larder_tests::fake::Seen| {
                     (
                         format!("{:?} {}", seen.kind, seen.status),

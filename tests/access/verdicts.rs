@@ -223,7 +223,7 @@ async fn who_is_refused_once_is_out_at_once() {
         // Within the ttl nobody has heard of it yet; the next question tells.
         let armed = place
             .fake
-            .fault(Match::manifest().with_credentials(), Fault::status(code));
+            .fault(Match::any().with_credentials(), Fault::denied(code));
         let answer = place.scene.get(&place.owner, &place.by_tag()).await;
         refused("by tag", &answer, b"schemaVersion");
         armed.lift();

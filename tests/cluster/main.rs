@@ -9,6 +9,7 @@ mod members;
 mod outage;
 mod private;
 mod reach;
+mod refusals;
 mod seeing;
 mod shaped;
 mod together;

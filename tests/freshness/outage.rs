@@ -19,6 +19,10 @@ enum Then {
     /// Takes the question and says nothing.
     Hangs,
     Says(u16),
+    /// In a registry's own words.
+    Refuses(u16),
+    /// A web page.
+    ShowsPage(u16),
     /// With `Retry-After`.
     SaysLater(u16),
 }
@@ -38,7 +42,7 @@ const FORGET: &str = "when_deleted = \"forget\"";
 const TIMEOUT: Duration = Duration::from_millis(600);
 
 /// What happened, the operator's choice, what a client is told.
-const ROWS: [(Then, &str, Answer); 28] = [
+const ROWS: [(Then, &str, Answer); 36] = [
     (Then::Nothing, SERVE, Answer::Old),
     (Then::Nothing, FAIL, Answer::Old),
     (Then::Changed, SERVE, Answer::New),
@@ -63,10 +67,19 @@ const ROWS: [(Then, &str, Answer); 28] = [
     (Then::Deleted, SERVE, Answer::Stale),
     (Then::Deleted, FAIL, Answer::Stale),
     (Then::Deleted, FORGET, Answer::Status(404)),
-    (Then::Says(401), SERVE, Answer::Status(401)),
-    (Then::Says(403), SERVE, Answer::Status(401)),
-    (Then::Says(401), FORGET, Answer::Status(401)),
-    (Then::Says(403), FAIL, Answer::Status(401)),
+    (Then::Refuses(401), SERVE, Answer::Status(401)),
+    (Then::Refuses(403), SERVE, Answer::Status(401)),
+    (Then::Refuses(401), FORGET, Answer::Status(401)),
+    (Then::Refuses(403), FAIL, Answer::Status(401)),
+    // What no registry says is an outage.
+    (Then::Says(401), SERVE, Answer::Stale),
+    (Then::Says(403), SERVE, Answer::Stale),
+    (Then::Says(403), FAIL, Answer::Status(503)),
+    (Then::ShowsPage(200), SERVE, Answer::Stale),
+    (Then::ShowsPage(200), FAIL, Answer::Status(503)),
+    (Then::ShowsPage(401), FORGET, Answer::Stale),
+    (Then::ShowsPage(403), SERVE, Answer::Stale),
+    (Then::ShowsPage(403), FAIL, Answer::Status(503)),
 ];
 
 async fn check(then: Then, choice: &str, wanted: Answer) {
@@ -92,6 +105,12 @@ async fn check(then: Then, choice: &str, wanted: Answer) {
         }
         Then::Says(code) => {
             tagged.fake.fault(Match::any(), says(code, Vec::new()));
+        }
+        Then::Refuses(code) => {
+            tagged.fake.fault(Match::any(), Fault::denied(code));
+        }
+        Then::ShowsPage(code) => {
+            tagged.fake.fault(Match::any(), Fault::page(code));
         }
         Then::SaysLater(code) => {
             let headers = vec![("Retry-After".to_owned(), "60".to_owned())];
@@ -128,7 +147,7 @@ async fn check(then: Then, choice: &str, wanted: Answer) {
     // By digest nothing is ever old. A refusal is one whatever is asked for.
     let answer = tagged.get(&tagged.old).await;
     match then {
-        Then::Says(401 | 403) => assert_eq!(answer.status, 401, "{row}"),
+        Then::Refuses(_) => assert_eq!(answer.status, 401, "{row}"),
         _ => assert_eq!(
             (answer.text(), is_stale(&answer)),
             (OLD.to_owned(), false),
@@ -152,7 +171,7 @@ async fn what_a_client_is_told() {
 #[tokio::test]
 async fn a_refusal_outlasts_the_outage_that_follows() {
     let mut tagged = Tagged::new("[access]\nttl = \"2s\"").await;
-    let armed = tagged.fake.fault(Match::any(), Fault::status(403));
+    let armed = tagged.fake.fault(Match::any(), Fault::denied(403));
     assert_eq!(tagged.get("v1").await.status, 401);
     tagged.fake.stop().await;
     for _ in 0..2 {

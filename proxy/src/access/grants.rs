@@ -1,42 +1,34 @@
 //! Which credential has opened which repository, and when (promise P17).
 //!
 //! A grant holds a fingerprint, never a secret. Grants are kept in a file that only its owner may read, one line of JSON
-//! each, newest last; refusals are remembered for a moment and in memory only.
+//! each, newest last: what was accepted, what was refused, and which single subjects were refused.
 
 use std::{
     collections::HashMap,
     fs,
+    hash::Hash,
     io::{self, Write as _},
-    num::NonZeroUsize,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use larder_shared::{RegistryName, Repository};
-use lru::LruCache;
+use larder_shared::{Reference, RegistryName, Repository};
 use serde::{Deserialize, Serialize};
 
+use super::Key;
 use crate::{
     identity::Fingerprint,
     store::{Journal, age, now},
     telemetry,
 };
 
-/// A refusal is believed this long: long enough for one pull's many requests, short enough for a right that was just
-/// given.
-const REFUSED: Duration = Duration::from_secs(20);
-
 /// Of so many grants, or revocations, half are forgotten, the oldest; the file is written anew.
 const CROWDED: usize = 50_000;
-
-const REFUSALS: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
-
-type Key = (RegistryName, Repository, Fingerprint);
 
 #[derive(Serialize, Deserialize)]
 struct Line {
@@ -48,13 +40,15 @@ struct Line {
     /// When that was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     revoked: Option<u64>,
+    /// The tag or the digest that this is about alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    subject: Option<String>,
 }
 
 /// All verdicts over credentials.
 #[derive(Debug)]
 pub struct Grants {
     lifetime: Duration,
-    refused: Mutex<LruCache<Key, Instant>>,
     kept: Arc<Kept>,
 }
 
@@ -65,6 +59,8 @@ struct Kept {
     known: Mutex<HashMap<Key, u64>>,
     /// When the origin last refused what another member may still know as accepted.
     revoked: Mutex<HashMap<Key, u64>>,
+    /// When it last refused a single subject.
+    denied: Mutex<HashMap<(Key, Reference), u64>>,
     /// Pushed to while `known` is held, so that a refusal stands behind what it voids.
     lines: Journal,
     /// Somebody is about to write them: a disk that hangs has one thread of this.
@@ -89,11 +85,11 @@ impl Grants {
     pub fn waiting(path: PathBuf, lifetime: Duration) -> Self {
         Self {
             lifetime,
-            refused: Mutex::new(LruCache::new(REFUSALS)),
             kept: Arc::new(Kept {
                 path,
                 known: Mutex::default(),
                 revoked: Mutex::default(),
+                denied: Mutex::default(),
                 lines: Journal::default(),
                 queued: AtomicBool::new(false),
                 file: Mutex::default(),
@@ -110,6 +106,7 @@ impl Grants {
         }
         let mut known = HashMap::new();
         let mut revoked = HashMap::new();
+        let mut denied = HashMap::new();
         let text = fs::read_to_string(&self.kept.path).unwrap_or_default();
         for line in text.lines() {
             let Ok(line) = serde_json::from_str::<Line>(line) else {
@@ -119,6 +116,16 @@ impl Grants {
                 continue;
             };
             let key = (line.registry, line.repository, fingerprint);
+            if let Some(subject) = line.subject {
+                let Ok(subject) = subject.parse() else {
+                    continue;
+                };
+                match line.revoked {
+                    Some(at) => denied.insert((key, subject), at.min(now())),
+                    None => denied.remove(&(key, subject)),
+                };
+                continue;
+            }
             if let Some(at) = line.revoked {
                 // Written while the clock was wrong: it is refused, and not for ever.
                 revoked.insert(key.clone(), at.min(now()));
@@ -143,6 +150,7 @@ impl Grants {
                 map.retain(|_, at| age(*at).is_some_and(|age| age < self.lifetime));
             }
         }
+        lock(&self.kept.denied).extend(denied);
         *file = Some(self.kept.rewrite());
     }
 
@@ -157,84 +165,49 @@ impl Grants {
     }
 
     /// How long ago the origin accepted this credential for this repository.
-    pub fn age(
-        &self,
-        registry: &RegistryName,
-        repository: &Repository,
-        who: Fingerprint,
-    ) -> Option<Duration> {
-        let key = (registry.clone(), repository.clone(), who);
-        age(*lock(&self.kept.known).get(&key)?)
+    pub fn age(&self, key: &Key) -> Option<Duration> {
+        age(*lock(&self.kept.known).get(key)?)
     }
 
     /// How long ago it refused it, if that was its last word.
-    pub fn refused_since(
-        &self,
-        registry: &RegistryName,
-        repository: &Repository,
-        who: Fingerprint,
-    ) -> Option<Duration> {
-        let key = (registry.clone(), repository.clone(), who);
-        if lock(&self.kept.known).contains_key(&key) {
+    pub fn refused_since(&self, key: &Key) -> Option<Duration> {
+        if lock(&self.kept.known).contains_key(key) {
             return None;
         }
-        age(*lock(&self.kept.revoked).get(&key)?)
-    }
-
-    /// Whether the origin has just refused it.
-    pub fn was_refused(
-        &self,
-        registry: &RegistryName,
-        repository: &Repository,
-        who: Fingerprint,
-    ) -> bool {
-        let key = (registry.clone(), repository.clone(), who);
-        lock(&self.refused)
-            .get(&key)
-            .is_some_and(|at| at.elapsed() < REFUSED)
+        age(*lock(&self.kept.revoked).get(key)?)
     }
 
     /// The origin accepted it now.
-    pub fn accept(&self, registry: &RegistryName, repository: &Repository, who: Fingerprint) {
-        let key = (registry.clone(), repository.clone(), who);
-        lock(&self.refused).pop(&key);
+    pub fn accept(&self, key: &Key) {
         let at = now();
         let mut known = lock(&self.kept.known);
-        let old = known.get(&key).copied();
+        let old = known.get(key).copied();
         known.insert(key.clone(), at);
         // Tokens that clients bring are new ones again and again.
         bound(&mut known);
         // A pull makes a handful of proofs; one line is enough.
         if old.is_none_or(|old| at.abs_diff(old) >= 5) {
-            self.append(&line(&key, at), known);
+            self.append(&line(key, at), known);
         }
     }
 
     /// Another member says that the origin accepted it at that time.
-    pub fn learn(
-        &self,
-        registry: &RegistryName,
-        repository: &Repository,
-        who: Fingerprint,
-        at: u64,
-    ) {
-        let key = (registry.clone(), repository.clone(), who);
+    pub fn learn(&self, key: &Key, at: u64) {
         let mut known = lock(&self.kept.known);
         let void = lock(&self.kept.revoked)
-            .get(&key)
+            .get(key)
             .is_some_and(|revoked| at <= *revoked);
-        let old = known.get(&key).is_some_and(|known| at <= *known);
+        let old = known.get(key).is_some_and(|known| at <= *known);
         if void || old || at > now() {
             return;
         }
         known.insert(key.clone(), at);
         bound(&mut known);
-        self.append(&line(&key, at), known);
+        self.append(&line(key, at), known);
     }
 
     /// The origin refused it now: whatever was granted before is void.
-    pub fn refuse(&self, registry: &RegistryName, repository: &Repository, who: Fingerprint) {
-        let key = (registry.clone(), repository.clone(), who);
+    pub fn refuse(&self, key: &Key) {
         let at = now();
         // First of all the revocation: whoever adds what another larder knows looks at these two in the other order.
         let news = {
@@ -245,11 +218,59 @@ impl Grants {
             news
         };
         let mut known = lock(&self.kept.known);
-        let granted = known.remove(&key).is_some();
+        let granted = known.remove(key).is_some();
         if granted || news {
-            self.append(&revocation(&key, at), known);
+            self.append(&revocation(key, at), known);
         }
-        lock(&self.refused).put(key, Instant::now());
+    }
+
+    /// Whether no single subject is refused to anybody, as a rule.
+    pub fn denies_nothing(&self) -> bool {
+        lock(&self.kept.denied).is_empty()
+    }
+
+    /// Whether the origin refused this subject alone, and has not served it since.
+    pub fn is_denied(&self, key: &Key, subject: &Reference) -> bool {
+        let mark = (key.clone(), subject.clone());
+        lock(&self.kept.denied).contains_key(&mark)
+    }
+
+    /// The origin refused these subjects now.
+    pub fn deny(&self, key: &Key, subjects: &[Reference]) {
+        self.mark(key, subjects, true);
+    }
+
+    /// These subjects are not refused any more than the repository.
+    pub fn serve(&self, key: &Key, subjects: &[Reference]) {
+        self.mark(key, subjects, false);
+    }
+
+    fn mark(&self, key: &Key, subjects: &[Reference], denied: bool) {
+        let at = now();
+        for subject in subjects {
+            let known = lock(&self.kept.known);
+            let mut marks = lock(&self.kept.denied);
+            if marks.is_empty() && !denied {
+                return;
+            }
+            let mark = (key.clone(), subject.clone());
+            let news = if denied {
+                let news = marks.insert(mark, at).is_none();
+                bound(&mut marks);
+                news
+            } else {
+                marks.remove(&mark).is_some()
+            };
+            drop(marks);
+            if news {
+                let text = if denied {
+                    told(key, 0, Some(at), Some(subject))
+                } else {
+                    told(key, 0, None, Some(subject))
+                };
+                self.append(&text, known);
+            }
+        }
     }
 
     /// Takes a line down that `known` agrees with, and lets go of it.
@@ -264,7 +285,7 @@ impl Grants {
 }
 
 /// Of too many the newer half stays.
-fn bound(map: &mut HashMap<Key, u64>) {
+fn bound<K: Eq + Hash>(map: &mut HashMap<K, u64>) {
     if map.len() < CROWDED {
         return;
     }
@@ -313,7 +334,11 @@ impl Kept {
             self.lines.waiting().clear();
             let revocations = revoked.iter().map(|(key, at)| revocation(key, *at));
             let granted = known.iter().map(|(key, at)| line(key, *at));
-            revocations.chain(granted).collect()
+            let denied = lock(&self.denied);
+            let denied = denied
+                .iter()
+                .map(|((key, subject), at)| told(key, 0, Some(*at), Some(subject)));
+            revocations.chain(granted).chain(denied).collect()
         };
         // Whoever asks for a verdict does not wait for the disk.
         match rewrite(&self.path, &text) {
@@ -331,20 +356,21 @@ impl Kept {
 
 /// A line that voids what stands before it.
 fn revocation(key: &Key, at: u64) -> String {
-    told(key, 0, Some(at))
+    told(key, 0, Some(at), None)
 }
 
 fn line(key: &Key, at: u64) -> String {
-    told(key, at, None)
+    told(key, at, None, None)
 }
 
-fn told(key: &Key, at: u64, revoked: Option<u64>) -> String {
+fn told(key: &Key, at: u64, revoked: Option<u64>, subject: Option<&Reference>) -> String {
     let line = Line {
         registry: key.0.clone(),
         repository: key.1.clone(),
         credential: key.2.to_string(),
         at,
         revoked,
+        subject: subject.map(ToString::to_string),
     };
     // Serializing these types to memory cannot fail.
     serde_json::to_string(&line).unwrap_or_default() + "\n"
@@ -368,211 +394,4 @@ fn rewrite(path: &Path, text: &str) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::symlink;
-
-    use super::*;
-
-    fn place() -> (RegistryName, Repository) {
-        ("a.io".parse().unwrap(), "b".parse().unwrap())
-    }
-
-    fn who(n: u8) -> Fingerprint {
-        Fingerprint::parse(&format!("{n:02x}").repeat(16)).unwrap()
-    }
-
-    async fn lines(path: &Path, count: usize) {
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while fs::read_to_string(path).unwrap_or_default().lines().count() < count {
-            assert!(Instant::now() < deadline, "the grants were not written");
-            tokio::task::yield_now().await;
-        }
-    }
-
-    #[tokio::test]
-    async fn a_grant_survives_a_restart_until_it_is_revoked_or_old() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("grants");
-        let (registry, repository) = place();
-        let day = Duration::from_hours(24);
-        let grants = Grants::load(path.clone(), day);
-        grants.accept(&registry, &repository, who(1));
-        grants.accept(&registry, &repository, who(2));
-        grants.refuse(&registry, &repository, who(2));
-        lines(&path, 3).await;
-        let other: Repository = "c".parse().unwrap();
-        let reread = Grants::load(path.clone(), day);
-        assert!(reread.age(&registry, &repository, who(1)).is_some());
-        assert!(reread.age(&registry, &repository, who(2)).is_none());
-        assert!(reread.age(&registry, &other, who(1)).is_none());
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
-        let old = Grants::load(path, Duration::ZERO);
-        assert!(old.age(&registry, &repository, who(1)).is_none());
-    }
-
-    /// However the threads that write are scheduled: what was refused last must not be granted after a restart.
-    #[tokio::test]
-    async fn the_file_tells_the_order_of_acceptance_and_refusal() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("grants");
-        let (registry, repository) = place();
-        let day = Duration::from_hours(24);
-        let grants = Grants::load(path.clone(), day);
-        for n in 0..100 {
-            grants.accept(&registry, &repository, who(n));
-            grants.refuse(&registry, &repository, who(n));
-        }
-        lines(&path, 200).await;
-        let reread = Grants::load(path, day);
-        let granted = (0..100).filter(|n| reread.age(&registry, &repository, who(*n)).is_some());
-        assert_eq!(granted.count(), 0);
-    }
-
-    /// What is granted on disk and refused in memory would be granted after a restart.
-    #[tokio::test]
-    async fn what_the_disk_did_not_take_is_written_later() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("grants");
-        let aside = dir.path().join("aside");
-        let (registry, repository) = place();
-        let day = Duration::from_hours(24);
-        let grants = Grants::load(path.clone(), day);
-        grants.accept(&registry, &repository, who(1));
-        lines(&path, 1).await;
-        // What leads nowhere takes no line.
-        fs::rename(&path, &aside).unwrap();
-        symlink(dir.path().join("no/where"), &path).unwrap();
-        grants.refuse(&registry, &repository, who(1));
-        grants.flush();
-        fs::write(&aside, fs::read_to_string(&aside).unwrap() + "{\"regis").unwrap();
-        fs::rename(&aside, &path).unwrap();
-        grants.flush();
-        let reread = Grants::load(path.clone(), day);
-        assert_eq!(reread.age(&registry, &repository, who(1)), None);
-        // The same where the file could not be written anew.
-        let waiting = Grants::waiting(path.clone(), day);
-        waiting.refuse(&registry, &repository, who(2));
-        let new = path.with_extension("new");
-        fs::create_dir(&new).unwrap();
-        waiting.take_over();
-        fs::remove_dir(&new).unwrap();
-        waiting.flush();
-        let reread = Grants::load(path, day);
-        assert!(
-            reread
-                .refused_since(&registry, &repository, who(2))
-                .is_some()
-        );
-    }
-
-    /// The clock was ahead when it was written.
-    #[tokio::test]
-    async fn what_was_accepted_at_a_time_to_come_opens_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("grants");
-        let (registry, repository) = place();
-        let day = Duration::from_hours(24);
-        let of = |n| (registry.clone(), repository.clone(), who(n));
-        let ahead = now() + 8 * 3600;
-        fs::write(&path, line(&of(1), ahead) + &revocation(&of(2), ahead)).unwrap();
-        let grants = Grants::load(path, day);
-        assert_eq!(grants.age(&registry, &repository, who(1)), None);
-        assert_eq!(grants.age(&registry, &repository, who(2)), None);
-        for n in [1, 2] {
-            grants.accept(&registry, &repository, who(n));
-            assert!(grants.age(&registry, &repository, who(n)).is_some());
-        }
-    }
-
-    #[tokio::test]
-    async fn what_is_remembered_is_bounded_in_memory_and_on_disk() {
-        let mut known = HashMap::new();
-        let (registry, _) = place();
-        for n in 0..2 * CROWDED {
-            let repository: Repository = format!("r{n}").parse().unwrap();
-            known.insert((registry.clone(), repository, who(1)), (n / 1000) as u64);
-            bound(&mut known);
-            assert!(known.len() < CROWDED);
-        }
-        let newest: Repository = format!("r{}", 2 * CROWDED - 1).parse().unwrap();
-        assert!(known.contains_key(&(registry.clone(), newest, who(1))));
-        let mut same: HashMap<Key, u64> = known.into_keys().map(|key| (key, 7)).collect();
-        for n in 0..CROWDED {
-            let repository: Repository = format!("s{n}").parse().unwrap();
-            same.insert((registry.clone(), repository, who(1)), 7);
-            bound(&mut same);
-            assert!(same.len() < CROWDED);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_refusal_voids_a_grant_and_is_remembered_for_a_moment() {
-        let dir = tempfile::tempdir().unwrap();
-        let (registry, repository) = place();
-        let grants = Grants::load(dir.path().join("grants"), Duration::from_hours(1));
-        grants.accept(&registry, &repository, who(1));
-        assert!(!grants.was_refused(&registry, &repository, who(1)));
-        grants.refuse(&registry, &repository, who(1));
-        assert!(grants.was_refused(&registry, &repository, who(1)));
-        assert!(grants.age(&registry, &repository, who(1)).is_none());
-        grants.accept(&registry, &repository, who(1));
-        assert!(!grants.was_refused(&registry, &repository, who(1)));
-    }
-
-    /// Neither of two larders at one store undoes what the origin told the other.
-    #[tokio::test]
-    async fn what_was_learned_in_waiting_is_added_to_the_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("grants");
-        let (registry, repository) = place();
-        let day = Duration::from_hours(24);
-        let before = Grants::load(path.clone(), day);
-        for n in [1, 2] {
-            before.accept(&registry, &repository, who(n));
-        }
-        lines(&path, 2).await;
-        let successor = Grants::waiting(path.clone(), day);
-        assert!(successor.age(&registry, &repository, who(1)).is_none());
-        successor.refuse(&registry, &repository, who(2));
-        successor.accept(&registry, &repository, who(3));
-        before.accept(&registry, &repository, who(4));
-        lines(&path, 3).await;
-        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 3);
-        successor.take_over();
-        for grants in [successor, Grants::load(path, day)] {
-            let known = [1, 2, 3, 4].map(|n| grants.age(&registry, &repository, who(n)).is_some());
-            assert_eq!(known, [true, false, true, true]);
-        }
-    }
-
-    /// What another member still knows as accepted does not bring back what the origin has refused since.
-    #[tokio::test]
-    async fn hearsay_does_not_undo_a_refusal() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("grants");
-        let (registry, repository) = place();
-        let day = Duration::from_hours(24);
-        let grants = Grants::load(path.clone(), day);
-        let before = now() - 10;
-        grants.learn(&registry, &repository, who(1), before);
-        assert!(grants.age(&registry, &repository, who(1)).is_some());
-        grants.refuse(&registry, &repository, who(1));
-        grants.learn(&registry, &repository, who(1), before);
-        assert!(grants.age(&registry, &repository, who(1)).is_none());
-        lines(&path, 2).await;
-        let reread = Grants::load(path, day);
-        reread.learn(&registry, &repository, who(1), before);
-        assert!(reread.age(&registry, &repository, who(1)).is_none());
-        reread.learn(&registry, &repository, who(2), now() + 3600);
-        assert!(
-            reread.age(&registry, &repository, who(2)).is_none(),
-            "not yet"
-        );
-        reread.accept(&registry, &repository, who(1));
-        assert!(reread.age(&registry, &repository, who(1)).is_some());
-    }
-}
+mod tests;

@@ -72,6 +72,14 @@ impl Credential {
         }
     }
 
+    /// Whether it is nobody's: clients send an empty one where they have none.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Basic { username, password } => username.is_empty() && password.is_empty(),
+            Self::IdentityToken(token) => token.is_empty(),
+        }
+    }
+
     /// What stands behind `Basic` in an `Authorization` (RFC 7617). A username of `<token>` is Docker's way to say that
     /// the password is an identity token.
     pub fn from_basic(pair: &str) -> Option<Self> {

@@ -224,9 +224,9 @@ async fn try_out(
     let identity = pull.key.credential(first);
     match pull.upstreams.introduce(registry, &identity).await {
         Ok(()) => Finding::ok(Check::Credentials, format!("{registry}: {what}: accepted")),
-        Err(Failure::Refused(place)) => Finding::error(
+        Err(Failure::Refused(refusal)) => Finding::error(
             Check::Credentials,
-            format!("{registry}: {what}: {place} refuses them"),
+            format!("{registry}: {what}: {} refuses them", refusal.place),
             "they have expired, were revoked or are another registry's: put new ones there",
         ),
         // Whether it can be reached is another finding.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use larder_shared::{Range, Role};
+use larder_shared::{Range, Reference, Role};
 use tokio::time::timeout;
 
 use super::{
@@ -24,7 +24,7 @@ use crate::{
         placement,
     },
     metrics,
-    upstream::{Failure, Lend, Need, Subject, Want, content_range},
+    upstream::{Lend, Need, Subject, Want, content_range},
 };
 
 /// Stands for every run where a member is not asked again in a fill.
@@ -155,10 +155,7 @@ pub async fn open(
         Err(End::Refused(failure)) => failure,
         opened => return opened,
     };
-    let outage = matches!(
-        refused,
-        Failure::Unreachable { .. } | Failure::Limited { .. }
-    );
+    let outage = fills.access.is_outage(&fills.place(source), &refused);
     // Only for a reader of this node: a member's request is answered by what is near, and it looks for itself.
     if let (true, true, Some(range)) = (clustered, outage && fill.is_read_here(), range) {
         let found = fill.found.get_or_init(|| search(fills, fill, source)).await;
@@ -185,15 +182,17 @@ async fn open_upstream(
         ask.need = Need::Beside;
     }
     // Who is not known to have the right now is not led past the registry.
-    ask.anew = fills.access.verdict(&place) != Verdict::Allowed;
+    let subject = Reference::Digest(fill.digest);
+    ask.anew = fills.access.verdict_on(&place, Some(&subject)) != Verdict::Allowed;
     let answer = match fills.upstreams.ask(&ask).await {
         Ok(answer) => answer,
         Err(failure) => {
-            fills.access.met(&place, &failure);
+            fills.access.met(&place, &ask.subject, &failure);
             return Err(End::Refused(failure));
         }
     };
-    fills.access.answered(&place, &answer);
+    let size = fills.expected(&fill.digest);
+    fills.access.answered(&place, &ask.subject, &answer, size);
     {
         // A mirror's bytes are as good as any, but its word opens nothing.
         let mut state = lock(&fill.state);

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use larder_shared::{Digest, Range, RangeHeader, range::Selected};
+use larder_shared::{Digest, Range, RangeHeader, Reference, range::Selected};
 use tokio::time::timeout;
 
 use super::{DIGEST, Pull, PullError, Pulled, put};
@@ -119,7 +119,7 @@ impl Pull {
                 Joined::Seat(reader) => return Ok(Way::Seat(reader)),
                 Joined::Elsewhere => return Ok(Way::Elsewhere),
                 Joined::Claimed => {
-                    self.prove_claim(place, digest).await?;
+                    self.prove_claim(place, digest, None).await?;
                     right = Right::Digest;
                 }
                 Joined::Here => {
@@ -205,7 +205,10 @@ impl Pull {
         let link = place.record.link(digest);
         let bridged = unknown
             && link.is_some()
-            && self.access.verdict(place) == Verdict::Ask { bridged: true };
+            && self
+                .access
+                .verdict_on(place, Some(&Reference::Digest(*digest)))
+                == Verdict::Ask { bridged: true };
         let mut ask = place.ask(Subject::Blob(*digest), Want::Head);
         if bridged {
             ask = ask.optional();
@@ -221,12 +224,14 @@ impl Pull {
             asked => asked,
         };
         let answer = match (answer, link) {
-            (Err(Failure::Unreachable { .. } | Failure::Limited { .. }), Some(link)) if bridged => {
+            (Err(failure), Some(link)) if bridged && self.access.is_outage(place, &failure) => {
                 return Ok(head(digest, link.size).from(Tier::Node, Outcome::Hit));
             }
-            (answer, _) => answer.inspect_err(|failure| self.access.met(place, failure))?,
+            (answer, _) => {
+                answer.inspect_err(|failure| self.access.met(place, &ask.subject, failure))?
+            }
         };
-        self.access.answered(place, &answer);
+        self.access.answered(place, &ask.subject, &answer, None);
         if !answer.proves {
             self.access
                 .prove_unless_known(place, Subject::Blob(*digest))
@@ -260,7 +265,8 @@ impl Pull {
 
     /// What is known of this caller's right to this digest.
     pub(super) fn right(&self, place: &Place, digest: &Digest) -> Result<Right, PullError> {
-        Ok(match (self.proven(place)?, place.record.link(digest)) {
+        let proven = self.proven(place, &Reference::Digest(*digest))?;
+        Ok(match (proven, place.record.link(digest)) {
             (true, Some(_)) => Right::Digest,
             (true, None) => Right::Repository,
             (false, _) => Right::None,
@@ -293,7 +299,8 @@ impl Pull {
         }
         // It may have been proven a moment ago, while the blob was still on its way.
         if *right != Right::Digest {
-            self.prove_claim(place, digest).await?;
+            let size = Some(blob.size());
+            self.prove_claim(place, digest, size).await?;
             *right = Right::Digest;
         }
         place.record.add_link(Link {
@@ -342,9 +349,14 @@ impl Pull {
     }
 
     /// The origin must serve this very digest to this caller, now.
-    async fn prove_claim(&self, place: &Place, digest: &Digest) -> Result<(), PullError> {
+    async fn prove_claim(
+        &self,
+        place: &Place,
+        digest: &Digest,
+        size: Option<u64>,
+    ) -> Result<(), PullError> {
         let subject = Subject::Blob(*digest);
-        Ok(self.access.prove_claim(place, subject).await?)
+        Ok(self.access.prove_claim(place, subject, size).await?)
     }
 }
 

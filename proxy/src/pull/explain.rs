@@ -10,14 +10,14 @@ mod sources;
 mod words;
 
 use larder_shared::{
-    Digest, Reference,
+    Digest, Reference, Tag,
     admin::{Expected, Explanation, PullOutcome, Step, StepName, StepOutcome},
     name::ImageName,
 };
 
 pub(super) use self::words::{concluded, seen};
 use super::{
-    Platforms, Pull, PullError, is_outage, judge,
+    Platforms, Pull, PullError, judge,
     manifest::{Known, Resolved},
 };
 use crate::{
@@ -163,7 +163,7 @@ impl Pull {
             Reference::Digest(_) => None,
         };
         match met {
-            Err(error) if is_outage(&error) && self.cluster.is_there() => {
+            Err(error) if self.is_outage(place, &error) && self.cluster.is_there() => {
                 if self.hear(place, tag).await {
                     self.meet_once(place, reference).await
                 } else {
@@ -178,13 +178,18 @@ impl Pull {
         match reference {
             Reference::Tag(tag) => {
                 let resolved = self.resolve_tag(place, tag, true).await?;
-                self.met_by_tag(place, resolved).await
+                self.met_by_tag(place, tag, resolved).await
             }
             Reference::Digest(digest) => self.meet_digest(place, digest).await,
         }
     }
 
-    async fn met_by_tag(&self, place: &Place, resolved: Resolved) -> Result<Met, PullError> {
+    async fn met_by_tag(
+        &self,
+        place: &Place,
+        tag: &Tag,
+        resolved: Resolved,
+    ) -> Result<Met, PullError> {
         let (outcome, detail) = concluded(&resolved);
         let Resolved {
             answer,
@@ -204,7 +209,7 @@ impl Pull {
             Known::Concluded(After::Serve(now)) => met.digest = Some(now.digest),
             Known::Concluded(After::Fetch) => met.digest = None,
             Known::Concluded(After::Stale { known, failure }) => {
-                self.right_to_stale(place, &known, &failure).await?;
+                self.right_to_stale(place, tag, &known, &failure).await?;
                 let here = self.store.length(&known.digest).await.is_some();
                 if !(here || self.cluster.is_there()) {
                     return Err(failure.into());
@@ -221,8 +226,9 @@ impl Pull {
 
     /// What a digest stands for is known; who may read it, and whether it is there, may have to be asked.
     async fn meet_digest(&self, place: &Place, digest: &Digest) -> Result<Met, PullError> {
-        let proven = self.proven(place)?;
-        let subject = Subject::Manifest(Reference::Digest(*digest));
+        let reference = Reference::Digest(*digest);
+        let proven = self.proven(place, &reference)?;
+        let subject = Subject::Manifest(reference.clone());
         let link = place.record.link(digest);
         let held = link.is_some_and(|link| link.media_type.is_some());
         let mut met = Met {
@@ -243,20 +249,17 @@ impl Pull {
         match self.upstreams.ask(&ask).await {
             Ok(answer) => {
                 met.endpoint = Some(answer.endpoint);
-                self.access.answered(place, &answer);
+                self.access.answered(place, &subject, &answer, None);
                 if !answer.proves {
                     self.access.prove_unless_known(place, subject).await?;
                 }
                 Ok(met)
             }
             Err(failure) => {
-                self.access.met(place, &failure);
-                let outage = matches!(
-                    failure,
-                    Failure::Unreachable { .. } | Failure::Limited { .. }
-                );
+                self.access.met(place, &subject, &failure);
+                let outage = self.access.is_outage(place, &failure);
                 // What nobody but upstream has cannot be had.
-                let elsewhere = self.cluster.is_there() && self.may_have_stale(place);
+                let elsewhere = self.cluster.is_there() && self.may_have_stale(place, &reference);
                 if outage && elsewhere && self.is_anywhere(place, digest).await {
                     met.failure = Some(failure);
                     return Ok(met);

@@ -10,7 +10,10 @@ use larder_shared::{Reference, Route, Tag};
 use super::{Pull, PullError, Pulled};
 use crate::{
     access::{Place, Verdict},
-    cluster::records::{Kept, KeptTag, of_repository, of_tag},
+    cluster::{
+        Cluster,
+        records::{Kept, KeptTag, of_repository, of_tag},
+    },
     metrics::Outcome,
     store::{TagRecord, now},
     upstream::Failure,
@@ -81,15 +84,7 @@ impl Pull {
                 }
             }
             Err(PullError::Upstream(Failure::Refused(_))) => {
-                // The answer may be one that is remembered: what others have heard since is not void.
-                let Some(refused) = self.access.refused_since(place).map(at) else {
-                    return;
-                };
-                if place.identity.is_anonymous() {
-                    verdict.refused = Some(refused);
-                } else if let Some(who) = place.identity.shared() {
-                    verdict.revoked.insert(who.to_string(), refused);
-                }
+                return self.tell_refusal(place, reference);
             }
             _ => return,
         }
@@ -110,39 +105,70 @@ impl Pull {
             };
             (tag, kept)
         });
-        let (registry, repository) = (&place.registry, &place.repository);
-        let news = told.as_ref().map(|(tag, kept)| (*tag, kept));
-        let cluster = &self.cluster;
-        // Not every pull of a tag is worth a record: only what is new, or was not told for a while.
-        let mut word = verdict.clone();
-        word.tag = told.as_ref().and_then(|(_, kept)| kept.tag.clone());
-        let thing = match reference {
-            Reference::Tag(tag) => of_tag(registry, repository, tag),
-            Reference::Digest(_) => of_repository(registry, repository),
-        };
-        if !cluster.is_news(&thing, &word) {
-            return;
-        }
-        if verdict.refused.is_none() || place.record.holds_something() {
-            cluster.write_records(registry, repository, &verdict, news);
-        } else {
-            // Anyone may ask for any name: a refusal is worth an object where it contradicts another.
-            let (cluster, place, verdict) = (Arc::clone(cluster), place.clone(), verdict.clone());
-            tokio::spawn(async move {
-                let (registry, repository) = (&place.registry, &place.repository);
-                let there = cluster.durable_verdict(registry, repository).await;
-                if there.public.is_some() {
-                    cluster.write_records(registry, repository, &verdict, None);
-                }
-            });
-        }
-        if verdict != Kept::default() {
-            let thing = of_repository(registry, repository);
-            tokio::spawn(Arc::clone(cluster).remember(thing, verdict));
-        }
-        if let Some((tag, kept)) = told {
-            let thing = of_tag(registry, repository, tag);
-            tokio::spawn(Arc::clone(cluster).remember(thing, kept));
-        }
+        spread(&self.cluster, place, reference, verdict, told);
+    }
+
+    /// Tells that the repository was refused to this caller, once it is known that it was not one subject of it alone.
+    fn tell_refusal(&self, place: &Place, reference: &Reference) {
+        let (access, cluster) = (Arc::clone(&self.access), Arc::clone(&self.cluster));
+        let (place, reference) = (place.clone(), reference.clone());
+        tokio::spawn(async move {
+            access.settled(&place).await;
+            // The answer may be one that is remembered: what others have heard since is not void.
+            let Some(age) = access.refused_since(&place) else {
+                return;
+            };
+            let refused = now().saturating_sub(age.as_secs());
+            let mut verdict = Kept::default();
+            if place.identity.is_anonymous() {
+                verdict.refused = Some(refused);
+            } else if let Some(who) = place.identity.shared() {
+                verdict.revoked.insert(who.to_string(), refused);
+            }
+            spread(&cluster, &place, &reference, verdict, None);
+        });
+    }
+}
+
+/// Tells the keepers of a repository who may read it, and those of a tag what it points to.
+fn spread(
+    cluster: &Arc<Cluster>,
+    place: &Place,
+    reference: &Reference,
+    verdict: Kept,
+    told: Option<(&Tag, Kept)>,
+) {
+    let (registry, repository) = (&place.registry, &place.repository);
+    let news = told.as_ref().map(|(tag, kept)| (*tag, kept));
+    // Not every pull of a tag is worth a record: only what is new, or was not told for a while.
+    let mut word = verdict.clone();
+    word.tag = told.as_ref().and_then(|(_, kept)| kept.tag.clone());
+    let thing = match reference {
+        Reference::Tag(tag) => of_tag(registry, repository, tag),
+        Reference::Digest(_) => of_repository(registry, repository),
+    };
+    if !cluster.is_news(&thing, &word) {
+        return;
+    }
+    if verdict.refused.is_none() || place.record.holds_something() {
+        cluster.write_records(registry, repository, &verdict, news);
+    } else {
+        // Anyone may ask for any name: a refusal is worth an object where it contradicts another.
+        let (cluster, place, verdict) = (Arc::clone(cluster), place.clone(), verdict.clone());
+        tokio::spawn(async move {
+            let (registry, repository) = (&place.registry, &place.repository);
+            let there = cluster.durable_verdict(registry, repository).await;
+            if there.public.is_some() {
+                cluster.write_records(registry, repository, &verdict, None);
+            }
+        });
+    }
+    if verdict != Kept::default() {
+        let thing = of_repository(registry, repository);
+        tokio::spawn(Arc::clone(cluster).remember(thing, verdict));
+    }
+    if let Some((tag, kept)) = told {
+        let thing = of_tag(registry, repository, tag);
+        tokio::spawn(Arc::clone(cluster).remember(thing, kept));
     }
 }

@@ -21,15 +21,15 @@ impl Pull {
         head: bool,
     ) -> Result<Pulled, PullError> {
         let subject = Subject::Manifest(reference.clone());
-        let ask = place.ask(subject, if head { Want::Head } else { Want::All });
+        let ask = place.ask(subject.clone(), if head { Want::Head } else { Want::All });
         let answer = match self.upstreams.ask(&ask.proof()).await {
             Ok(answer) => answer,
             Err(failure) => {
-                self.access.met(place, &failure);
+                self.access.met(place, &subject, &failure);
                 return Err(failure.into());
             }
         };
-        self.access.accepted(place);
+        self.access.answered(place, &subject, &answer, None);
         let told = answer
             .header("docker-content-digest")
             .and_then(|told| told.parse::<Digest>().ok());

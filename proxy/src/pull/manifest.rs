@@ -72,7 +72,8 @@ impl Pull {
             age,
             policy,
         };
-        if self.proven(place)?
+        let reference = Reference::Tag(tag.clone());
+        if self.proven(place, &reference)?
             && let Before::Fresh(known) = tags::decide(record.as_ref(), age, fresh_for)
             && let Some(pulled) = self.stored_manifest(place, &known.digest, head).await
         {
@@ -85,19 +86,24 @@ impl Pull {
             return Ok(resolved(Known::Concluded(After::Fetch)));
         }
         // Boxed, as whatever is asked beyond the node: every request carries room for it.
-        let asking = self
-            .tags
-            .ask(place, tag, config.tags.timeout, record.is_some());
+        let optional = record.is_some() && self.may_have_stale(place, &reference);
+        let asking = self.tags.ask(place, tag, config.tags.timeout, optional);
         let told = Box::pin(asking).await;
         self.count_word(record.as_ref(), &told.word);
         match &told.word {
-            tags::Word::Failed(failure) => self.access.met(place, failure),
+            tags::Word::Failed(failure) => {
+                let subject = Subject::Manifest(reference);
+                self.access.met(place, &subject, failure);
+            }
             // The fetch that follows proves it.
             tags::Word::Untold => {}
-            _ if told.proves => self.access.accepted(place),
+            tags::Word::Descriptor(now) if told.proves => {
+                let served = [reference, Reference::Digest(now.digest)];
+                self.access.accepted(place, &served);
+            }
             // A mirror's word: the origin has to say so too.
-            _ if !self.proven(place)? => {
-                let subject = Subject::Manifest(Reference::Tag(tag.clone()));
+            _ if !self.proven(place, &reference)? => {
+                let subject = Subject::Manifest(reference);
                 self.access.prove(place, subject).await?;
             }
             tags::Word::Descriptor(_) => {}
@@ -199,7 +205,9 @@ impl Pull {
         head: bool,
     ) -> Result<Pulled, PullError> {
         match otherwise {
-            After::Stale { known, failure } => self.stale(place, &known, failure, age, head).await,
+            After::Stale { known, failure } => {
+                self.stale(place, tag, &known, failure, age, head).await
+            }
             After::Forget(failure) => {
                 place.record.forget_tag(tag);
                 Err(failure.into())
@@ -215,26 +223,34 @@ impl Pull {
     }
 
     /// A stale answer needs a live verdict; it never makes one (promise P14).
-    pub(super) fn may_have_stale(&self, place: &Place) -> bool {
-        match self.access.verdict(place) {
+    pub(super) fn may_have_stale(&self, place: &Place, subject: &Reference) -> bool {
+        match self.access.verdict_on(place, Some(subject)) {
             Verdict::Allowed | Verdict::Ask { bridged: true } => true,
             Verdict::Ask { bridged: false } | Verdict::Refused => false,
         }
     }
 
     /// The same where `failure` is why. A registry may hide behind a 404 what this caller may not read any more, so a 404
-    /// bridges nothing: where the verdict is old the origin is asked for the manifest that the tag pointed to.
+    /// bridges nothing: where the verdict is old the origin is asked for the manifest that the tag pointed to. Nor does
+    /// what no registry says, but for what is public.
     pub(super) async fn right_to_stale(
         &self,
         place: &Place,
+        tag: &Tag,
         known: &TagRecord,
         failure: &Failure,
     ) -> Result<(), PullError> {
-        if !self.may_have_stale(place) {
+        let named = Reference::Digest(known.digest);
+        let hidden = matches!(failure, Failure::NotFound(_));
+        let bridges = hidden || self.access.is_outage(place, failure);
+        let may = [&Reference::Tag(tag.clone()), &named]
+            .iter()
+            .all(|subject| self.may_have_stale(place, subject));
+        if !(bridges && may) {
             return Err(failure.clone().into());
         }
-        if let Failure::NotFound(_) = failure {
-            let subject = Subject::Manifest(Reference::Digest(known.digest));
+        if hidden {
+            let subject = Subject::Manifest(named);
             self.access.prove_unless_known(place, subject).await?;
         }
         Ok(())
@@ -244,12 +260,13 @@ impl Pull {
     async fn stale(
         &self,
         place: &Place,
+        tag: &Tag,
         known: &TagRecord,
         failure: Failure,
         age: Duration,
         head: bool,
     ) -> Result<Pulled, PullError> {
-        self.right_to_stale(place, known, &failure).await?;
+        self.right_to_stale(place, tag, known, &failure).await?;
         let stored = self.stored_manifest(place, &known.digest, head).await;
         let mut pulled = match stored {
             Some(pulled) => pulled,
@@ -285,7 +302,7 @@ impl Pull {
         digest: &Digest,
         head: bool,
     ) -> Result<Pulled, PullError> {
-        let proven = self.proven(place)?;
+        let proven = self.proven(place, &Reference::Digest(*digest))?;
         let link = place.record.link(digest);
         if link.is_some_and(|link| link.media_type.is_some()) {
             if !proven {
@@ -334,25 +351,21 @@ impl Pull {
         };
         let digest = *digest;
         // Members answer for the repository, not for this caller.
-        if self.access.verdict(place) == Verdict::Allowed
+        let verdict = || self.access.verdict_on(place, Some(&reference));
+        if verdict() == Verdict::Allowed
             && let Some(manifest) = self.manifest_from_members(place, &digest).await
         {
             return Ok(self.kept(place, manifest));
         }
-        let fetched = self.fetch_upstream(place, reference, who).await;
+        let fetched = self.fetch_upstream(place, reference.clone(), who).await;
         if let Ok(manifest) = &fetched {
             self.expect(&manifest.bytes);
         }
         let failure = match fetched {
-            Err(PullError::Upstream(
-                failure @ (Failure::Unreachable { .. } | Failure::Limited { .. }),
-            )) => failure,
+            Err(PullError::Upstream(failure)) if self.access.is_outage(place, &failure) => failure,
             done => return done,
         };
-        let may_read = matches!(
-            self.access.verdict(place),
-            Verdict::Allowed | Verdict::Ask { bridged: true }
-        );
+        let may_read = matches!(verdict(), Verdict::Allowed | Verdict::Ask { bridged: true });
         if may_read && let Some(manifest) = self.manifest_from_anybody(place, &digest).await {
             return Ok(self.kept(place, manifest));
         }
@@ -426,7 +439,7 @@ async fn fetch(
         let answer = match upstreams.ask(&ask).await {
             Ok(answer) => answer,
             Err(failure) => {
-                access.met(&place, &failure);
+                access.met(&place, &subject, &failure);
                 return Err(last.unwrap_or(PullError::Upstream(failure)));
             }
         };
@@ -435,7 +448,8 @@ async fn fetch(
         match read(&place, &reference, answer, &receiving).await {
             Ok(manifest) => {
                 if proves {
-                    access.accepted(&place);
+                    let served = [reference.clone(), Reference::Digest(manifest.digest)];
+                    access.accepted(&place, &served);
                 } else {
                     // A mirror's word: the origin has to say so too.
                     access.prove_unless_known(&place, subject).await?;

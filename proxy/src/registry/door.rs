@@ -55,13 +55,22 @@ impl Surface {
         };
         if let Some(pair) = strip_scheme(value, "basic") {
             let credential = Credential::from_basic(pair).ok_or(Unknown::Malformed)?;
-            return Ok(shown(self.pull.key.credential(credential), None));
+            return Ok(shown(self.identity(credential), None));
         }
         let token = strip_scheme(value, "bearer").ok_or(Unknown::Malformed)?;
         match self.sessions.find(token).await {
             Bearer::Ours(session) => Ok(shown(session.identity, session.registry)),
             Bearer::Expired => Err(Unknown::Expired),
             Bearer::Foreign => Ok(shown(self.pull.key.token(Secret::new(token)), None)),
+        }
+    }
+
+    /// Whose credential it is. Clients that have none may still say so with an empty one.
+    fn identity(&self, credential: Credential) -> Identity {
+        if credential.is_empty() {
+            Identity::anonymous()
+        } else {
+            self.pull.key.credential(credential)
         }
     }
 
@@ -125,7 +134,7 @@ impl Surface {
                 }
             };
         let identity = match credential {
-            Some(credential) => self.pull.key.credential(credential),
+            Some(credential) => self.identity(credential),
             None => Identity::anonymous(),
         };
         let registry = self.registry_of(rest, &fields)?;

@@ -14,9 +14,10 @@ use larder_shared::RegistryName;
 
 use super::{
     Upstreams,
-    endpoint::{route_of, scheme, send_failure, token_failure},
+    authorization::scheme,
+    endpoint::{route_of, send_failure, token_failure},
     health::{Admission, Silent},
-    question::{AGENT, Failure, sort},
+    question::{AGENT, Failure, Refusal, Refused, sort},
 };
 use crate::{
     client::{self, Route},
@@ -131,14 +132,14 @@ impl Upstreams {
             return sort(&place, first.status(), first.headers()).map(|_| ());
         }
         let Some(scheme) = scheme(first.headers()) else {
-            return Err(Failure::Refused(place));
+            return Err(Failure::Refused(refusal(place)));
         };
         let shown = self
             .authorization(&scheme, identity, &place, &route)
             .await
             .map_err(|error| token_failure(&place, &error))?;
         let Some(shown) = shown else {
-            return Err(Failure::Refused(place));
+            return Err(Failure::Refused(refusal(place)));
         };
         let second = self.ping(origin, &route, Some(shown)).await?;
         sort(&place, second.status(), second.headers()).map(|_| ())
@@ -165,6 +166,13 @@ impl Upstreams {
         }
         let sent = self.client.send(route, request, WITHIN).await;
         sent.map_err(|error| send_failure(place.clone(), error))
+    }
+}
+
+fn refusal(place: String) -> Refusal {
+    Refusal {
+        place,
+        what: Refused::Caller,
     }
 }
 

@@ -148,9 +148,9 @@ pub enum Failure {
     /// 404 from the origin, the last endpoint.
     #[error("{0} does not have it")]
     NotFound(String),
-    /// 401 or 403: this credential (so far: none) does not open it.
-    #[error("{0} refused access")]
-    Refused(String),
+    /// 401 or 403 in the registry's own words: this credential (so far: none) does not open it.
+    #[error("{} refused access", .0.place)]
+    Refused(Refusal),
     /// 429, or 503 with `Retry-After`.
     #[error("{place} {why}{}", more(*retry_after))]
     Limited {
@@ -167,7 +167,7 @@ pub enum Failure {
     /// larder will not connect there.
     #[error("{0}")]
     Forbidden(String),
-    /// An answer that a registry may not give.
+    /// An answer that a registry may not give. Whatever gave it, it has no say in who may read.
     #[error("{place} answered with {why}")]
     Invalid { place: String, why: String },
 }
@@ -196,6 +196,24 @@ fn more(left: Option<Duration>) -> String {
     })
 }
 
+/// A registry's own refusal.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    pub place: String,
+    pub what: Refused,
+}
+
+/// What was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// What was asked for, to this caller. It may have everything else of the repository.
+    Subject,
+    /// The caller itself, by the token server.
+    Caller,
+    /// Nobody was asked: it was refused a moment ago.
+    Before,
+}
+
 impl Failure {
     /// 400 or 406: the registry does not take such a question.
     pub fn declined(&self) -> Option<StatusCode> {
@@ -215,6 +233,15 @@ impl Failure {
 }
 
 impl Subject {
+    /// What names it in its repository; lists have no name of their own.
+    pub fn reference(&self) -> Option<Reference> {
+        match self {
+            Self::Manifest(reference) => Some(reference.clone()),
+            Self::Blob(digest) => Some(Reference::Digest(*digest)),
+            Self::Tags(_) | Self::Referrers(..) => None,
+        }
+    }
+
     /// The digest that the bytes must have, if the question says so.
     pub(super) fn digest(&self) -> Option<Digest> {
         match self {
@@ -316,7 +343,10 @@ pub(super) fn sort(place: &str, status: StatusCode, headers: &HeaderMap) -> Resu
         StatusCode::OK => Ok(false),
         StatusCode::PARTIAL_CONTENT => Ok(true),
         StatusCode::NOT_FOUND => Err(Failure::NotFound(place)),
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Failure::Refused(place)),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Failure::Refused(Refusal {
+            place,
+            what: Refused::Subject,
+        })),
         StatusCode::TOO_MANY_REQUESTS => Err(Failure::Limited {
             place,
             retry_after,

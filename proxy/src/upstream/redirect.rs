@@ -99,11 +99,11 @@ impl Upstreams {
     }
 }
 
-fn is_redirect(status: u16) -> bool {
+pub(super) fn is_redirect(status: u16) -> bool {
     matches!(status, 301 | 302 | 303 | 307 | 308)
 }
 
-fn target(from: &Uri, headers: &HeaderMap) -> Option<Uri> {
+pub(super) fn target(from: &Uri, headers: &HeaderMap) -> Option<Uri> {
     let location = headers.get(LOCATION)?.to_str().ok()?;
     let url = url::Url::parse(&from.to_string())
         .ok()?

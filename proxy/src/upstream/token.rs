@@ -92,12 +92,19 @@ impl TokenError {
 pub struct TokenAnswer {
     token: Option<String>,
     access_token: Option<String>,
-    expires_in: Option<u64>,
+    /// Whatever it is, it spoils no token.
+    expires_in: Option<serde_json::Value>,
 }
+
+/// How long a token lives that does not say so, in seconds, and the longest that is believed.
+const LIFETIME: u64 = 60;
+const LIFETIME_MAX: u64 = 24 * 3600;
 
 impl TokenAnswer {
     pub fn into_token(self) -> Result<Token, TokenError> {
-        let text = self.token.or(self.access_token).ok_or_else(|| {
+        let told = [self.token, self.access_token];
+        let text = told.into_iter().flatten().find(|text| !text.is_empty());
+        let text = text.ok_or_else(|| {
             TokenError::Invalid("it has neither `token` nor `access_token`".to_owned())
         })?;
         let mut value = HeaderValue::try_from(format!("Bearer {text}")).map_err(|_| {
@@ -106,8 +113,20 @@ impl TokenAnswer {
         value.set_sensitive(true);
         Ok(Token {
             value,
-            lifetime: Duration::from_secs(self.expires_in.unwrap_or(60).clamp(1, 24 * 3600)),
+            lifetime: Duration::from_secs(lifetime(self.expires_in.as_ref())),
         })
+    }
+}
+
+/// `expires_in` in seconds: a number, or one in quotes. One that is zero or less has been left out.
+fn lifetime(told: Option<&serde_json::Value>) -> u64 {
+    let number = told.and_then(|told| {
+        let quoted = || told.as_str()?.trim().parse().ok();
+        told.as_f64().or_else(quoted)
+    });
+    match number {
+        Some(seconds) if seconds >= 1.0 => (seconds as u64).min(LIFETIME_MAX),
+        _ => LIFETIME,
     }
 }
 
@@ -154,5 +173,40 @@ impl Tokens {
     /// Forgets a token that was refused before its time.
     pub async fn forget(&self, key: &TokenKey) {
         self.0.invalidate(key).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_as_token_servers_write_them() {
+        let day = LIFETIME_MAX;
+        for (json, expected) in [
+            (r#"{"token":"x"}"#, Some(("x", 60))),
+            (r#"{"access_token":"x","expires_in":300}"#, Some(("x", 300))),
+            (r#"{"token":"","access_token":"x"}"#, Some(("x", 60))),
+            (r#"{"token":null,"access_token":"x"}"#, Some(("x", 60))),
+            (r#"{"token":"x","access_token":""}"#, Some(("x", 60))),
+            (r#"{"token":"x","expires_in":0}"#, Some(("x", 60))),
+            (r#"{"token":"x","expires_in":-1}"#, Some(("x", 60))),
+            (r#"{"token":"x","expires_in":"300"}"#, Some(("x", 300))),
+            (r#"{"token":"x","expires_in":299.9}"#, Some(("x", 299))),
+            (r#"{"token":"x","expires_in":1e30}"#, Some(("x", day))),
+            (r#"{"token":"x","expires_in":[1]}"#, Some(("x", 60))),
+            (r#"{"token":"","access_token":""}"#, None),
+            (r#"{"token":"a\nb"}"#, None),
+            ("{}", None),
+        ] {
+            let answer: TokenAnswer = serde_json::from_str(json).unwrap();
+            let token = answer.into_token().ok();
+            let token = token.map(|token| (token.value, token.lifetime.as_secs()));
+            let expected = expected.map(|(text, seconds)| {
+                let value = HeaderValue::try_from(format!("Bearer {text}")).unwrap();
+                (value, seconds)
+            });
+            assert_eq!(token, expected, "{json}");
+        }
     }
 }

@@ -218,6 +218,26 @@ impl Fault {
         }
     }
 
+    /// A refusal in a registry's own words.
+    pub fn denied(code: u16) -> Self {
+        let body = "{\"errors\":[{\"code\":\"DENIED\",\"message\":\"blocked by policy\"}]}";
+        Self::body(code, "application/json", body)
+    }
+
+    /// What a load balancer, a firewall or a portal says in a registry's place.
+    pub fn page(code: u16) -> Self {
+        let body = "<html><h1>Please log in</h1></html>";
+        Self::body(code, "text/html; charset=utf-8", body)
+    }
+
+    fn body(code: u16, content_type: &str, body: &'static str) -> Self {
+        Self::Status {
+            code,
+            headers: vec![("Content-Type".to_owned(), content_type.to_owned())],
+            body: body.into(),
+        }
+    }
+
     /// A 307 to the fake's own second port.
     pub fn redirect_to_cdn() -> Self {
         Self::Redirect {

@@ -1,4 +1,4 @@
-//! Looking through all repositories: what is on disk of them, and what is newer in memory.
+//! Looking through what repositories hold: one, in memory, or all, on disk and what is newer in memory.
 
 use std::{
     collections::HashMap,
@@ -33,6 +33,32 @@ impl Holding {
             tags: tags.map(|(t, r)| (t.clone(), r.clone())).collect(),
             public: known.public.is_some(),
         }
+    }
+}
+
+impl RepositoryRecord {
+    /// Up to `count` things that the repository is known to hold and that `wanted` is true of. What its registry is most
+    /// likely to have still comes first: the manifests of the tags that were checked last.
+    pub fn held(&self, count: usize, wanted: impl Fn(&Digest) -> bool) -> Vec<Link> {
+        let known = lock(&self.known);
+        let mut checked: HashMap<&Digest, u64> = HashMap::new();
+        for record in known.tags.values() {
+            let newest = checked.entry(&record.digest).or_default();
+            *newest = record.checked.max(*newest);
+        }
+        let rank = |link: &Link| {
+            let tagged = checked.get(&link.digest).copied();
+            (tagged, link.media_type.is_some(), link.digest)
+        };
+        let mut held: Vec<&Link> = Vec::new();
+        for link in known.links.values().filter(|link| wanted(&link.digest)) {
+            let at = held.partition_point(|other| rank(other) > rank(link));
+            if at < count {
+                held.insert(at, link);
+                held.truncate(count);
+            }
+        }
+        held.into_iter().cloned().collect()
     }
 }
 

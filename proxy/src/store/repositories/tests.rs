@@ -224,3 +224,45 @@ async fn a_refusal_that_the_predecessor_heard_later_stays() {
         assert_eq!(known.public_since(), None);
     }
 }
+
+#[tokio::test]
+async fn what_is_asked_for_first_is_what_is_most_likely_still_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = Arc::new(Layout::new(dir.path().to_owned()));
+    own(&layout);
+    let (registry, repository) = names();
+    let record = Repositories::new(layout, calls()).get(&registry, &repository);
+    assert!(!record.holds_something());
+    let digest = |name: &str| Digest::sha256(name.as_bytes());
+    for (name, is_manifest) in [
+        ("layer", false),
+        ("old", true),
+        ("new", true),
+        ("none", true),
+    ] {
+        record.add_link(Link {
+            digest: digest(name),
+            size: 1,
+            media_type: is_manifest.then(|| "m".to_owned()),
+        });
+    }
+    for (tag, name, checked) in [("a", "new", 1), ("b", "new", 9), ("c", "old", 5)] {
+        let record_of = TagRecord {
+            digest: digest(name),
+            size: 1,
+            media_type: "m".into(),
+            checked,
+        };
+        record.set_tag(tag.parse().unwrap(), record_of);
+    }
+    assert!(record.holds_something());
+    let held = |count, besides: &str| {
+        let held = record.held(count, |found| *found != digest(besides));
+        held.into_iter().map(|link| link.digest).collect::<Vec<_>>()
+    };
+    let all = ["new", "old", "none", "layer"].map(digest);
+    assert_eq!(held(9, ""), all);
+    assert_eq!(held(2, ""), all[..2]);
+    assert_eq!(held(2, "new"), all[1..3]);
+    assert_eq!(held(0, ""), []);
+}

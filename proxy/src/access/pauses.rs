@@ -1,0 +1,113 @@
+//! How long a refusal is believed before the origin is asked again: a second, then twice as long each time, so that what
+//! is deployed before it is pushed heals within seconds, and a caller in a loop is no burden to the registry.
+
+use std::{
+    hash::Hash,
+    num::NonZeroUsize,
+    time::{Duration, Instant},
+};
+
+use lru::LruCache;
+
+const FIRST: Duration = Duration::from_secs(1);
+
+/// Long enough for a loop, short enough for a right that was just given.
+const LONGEST: Duration = Duration::from_secs(20);
+
+/// A refusal that comes so long after the one before is a first one again.
+const FORGOTTEN: Duration = Duration::from_mins(10);
+
+/// Anyone may show any secret: what is remembered must not grow without bound.
+const MOST: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+
+/// What is remembered of a refusal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Refusal {
+    None,
+    /// A moment ago: it is believed.
+    Believed,
+    /// Longer ago: the origin is asked again.
+    Doubted,
+}
+
+/// Refusals in memory.
+#[derive(Debug)]
+pub(super) struct Pauses<K: Eq + Hash>(LruCache<K, Pause>);
+
+#[derive(Clone, Copy, Debug)]
+struct Pause {
+    since: Instant,
+    wait: Duration,
+}
+
+impl<K: Eq + Hash> Pauses<K> {
+    pub(super) fn new() -> Self {
+        Self(LruCache::new(MOST))
+    }
+
+    /// The origin has refused it now. Many who hear of one refusal are told of one.
+    pub(super) fn refused(&mut self, key: K, now: Instant) {
+        let wait = match self.0.get(&key) {
+            Some(pause) if now < pause.since + pause.wait => return,
+            Some(pause) if now < pause.since + FORGOTTEN => (pause.wait * 2).min(LONGEST),
+            _ => FIRST,
+        };
+        self.0.put(key, Pause { since: now, wait });
+    }
+
+    /// The origin has served it.
+    pub(super) fn served(&mut self, key: &K) {
+        self.0.pop(key);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn look(&mut self, key: &K, now: Instant) -> Refusal {
+        match self.0.get(key) {
+            Some(pause) if now < pause.since + pause.wait => Refusal::Believed,
+            Some(_) => Refusal::Doubted,
+            None => Refusal::None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_up_to_a_bound_and_end_with_an_answer() {
+        let mut now = Instant::now();
+        let mut pauses = Pauses::new();
+        assert_eq!(pauses.look(&"a", now), Refusal::None);
+        let mut waits = Vec::new();
+        for _ in 0..7 {
+            let begun = now;
+            pauses.refused("a", now);
+            pauses.refused("a", now);
+            while pauses.look(&"a", now) == Refusal::Believed {
+                now += FIRST / 4;
+            }
+            assert_eq!(pauses.look(&"a", now), Refusal::Doubted);
+            waits.push((now - begun).as_secs());
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 20, 20]);
+        pauses.served(&"a");
+        assert_eq!(pauses.look(&"a", now), Refusal::None);
+        pauses.refused("a", now);
+        assert_eq!(pauses.look(&"a", now + FIRST), Refusal::Doubted);
+    }
+
+    #[test]
+    fn a_refusal_long_after_the_last_one_is_a_first_one() {
+        let now = Instant::now();
+        let mut pauses = Pauses::new();
+        pauses.refused("a", now);
+        pauses.refused("a", now + FIRST);
+        let later = now + FIRST + FORGOTTEN;
+        pauses.refused("a", later);
+        assert_eq!(pauses.look(&"a", later + FIRST), Refusal::Doubted);
+    }
+}
