@@ -34,9 +34,9 @@ impl Sample {
     pub fn total(metrics: &Metrics) -> Self {
         let fetched = [Tier::Cluster, Tier::Upstream];
         Self {
-            node_bytes: metrics.sent_from(Tier::Node),
-            cluster_bytes: metrics.sent_from(Tier::Cluster),
-            upstream_bytes: metrics.sent_from(Tier::Upstream),
+            node_bytes: metrics.used_from(Tier::Node),
+            cluster_bytes: metrics.used_from(Tier::Cluster),
+            upstream_bytes: metrics.used_from(Tier::Upstream),
             hits: metrics.requests_from(Tier::Node),
             misses: fetched.map(|tier| metrics.requests_from(tier)).iter().sum(),
         }

@@ -7,6 +7,7 @@
 mod classic;
 mod labels;
 mod names;
+mod pieces;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use std::{
     time::Instant,
 };
 
+use larder_shared::Digest;
 use prometheus_client::{
     encoding::{EncodeMetric, MetricEncoder, text::encode},
     metrics::{
@@ -28,6 +30,7 @@ use prometheus_client::{
 };
 
 pub use self::labels::*;
+use self::pieces::Pieces;
 use crate::credentials::Fault;
 
 /// What clients of the registry port asked for and were given.
@@ -39,14 +42,15 @@ pub struct ClientMetrics {
     pub in_flight: Gauge,
     /// Requests from addresses that may not speak to the registry port.
     pub turned_away: Counter,
-    /// Requests and bytes by tier, for the status: a sum over all labels.
+    /// Requests and bytes by tier, for the status: a sum over all labels, of the bytes that clients used.
     totals: [Totals; Tier::ALL.len()],
+    pieces: Mutex<Pieces>,
 }
 
 #[derive(Default, Debug)]
 struct Totals {
     requests: Counter,
-    sent_bytes: Counter,
+    used_bytes: Counter,
 }
 
 impl Default for ClientMetrics {
@@ -58,6 +62,7 @@ impl Default for ClientMetrics {
             in_flight: Gauge::default(),
             turned_away: Counter::default(),
             totals: Default::default(),
+            pieces: Mutex::default(),
         }
     }
 }
@@ -68,13 +73,25 @@ fn first_byte() -> Histogram {
 }
 
 impl ClientMetrics {
-    /// A request is over.
-    pub fn served(&self, served: &Served, sent_bytes: u64) {
+    /// A request is over. The client used so many of the bytes that it was sent.
+    pub fn served(&self, served: &Served, sent_bytes: u64, used_bytes: u64) {
         self.requests.get_or_create(served).inc();
         self.sent_bytes.get_or_create(served).inc_by(sent_bytes);
         let totals = &self.totals[served.tier as usize];
         totals.requests.inc();
-        totals.sent_bytes.inc_by(sent_bytes);
+        totals.used_bytes.inc_by(used_bytes);
+    }
+
+    /// A client asks for everything of a blob from `start` on.
+    pub fn piece_begins(&self, digest: &Digest, start: u64) {
+        let mut pieces = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
+        pieces.begin(digest, start, Instant::now());
+    }
+
+    /// Bytes of the piece that it read, if it read one (see [`Pieces::used`]).
+    pub fn piece_used(&self, digest: &Digest, start: u64, sent: u64, whole: bool) -> Option<u64> {
+        let mut pieces = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
+        pieces.used(digest, start, sent, whole)
     }
 }
 
@@ -326,9 +343,9 @@ impl Metrics {
         self.clients.totals[tier as usize].requests.get()
     }
 
-    /// Body bytes that clients were sent from `tier`.
-    pub fn sent_from(&self, tier: Tier) -> u64 {
-        self.clients.totals[tier as usize].sent_bytes.get()
+    /// Body bytes from `tier` that clients used.
+    pub fn used_from(&self, tier: Tier) -> u64 {
+        self.clients.totals[tier as usize].used_bytes.get()
     }
 
     /// Body bytes that other members were sent.

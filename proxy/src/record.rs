@@ -7,7 +7,7 @@ use std::{
 
 use http::{Method, StatusCode};
 
-use larder_shared::Role;
+use larder_shared::{Digest, Role};
 
 use crate::{
     events::Traced,
@@ -42,6 +42,8 @@ pub struct Record {
     first_byte: Option<Duration>,
     sent: u64,
     complete: bool,
+    /// Everything of a blob from here on was asked for.
+    piece: Option<(Digest, u64)>,
     traced: Option<Traced>,
 }
 
@@ -70,6 +72,7 @@ impl Record {
             first_byte: None,
             sent: 0,
             complete: false,
+            piece: None,
             traced: None,
         }
     }
@@ -103,6 +106,12 @@ impl Record {
         self.label = label;
     }
 
+    /// Everything of a blob from `start` on is asked for. Clients that fetch in pieces leave when they have theirs.
+    pub fn piece(&mut self, digest: Digest, start: u64) {
+        self.metrics.clients.piece_begins(&digest, start);
+        self.piece = Some((digest, start));
+    }
+
     /// The head of the response leaves.
     pub fn answered(&mut self, status: StatusCode, tier: Tier, outcome: Outcome) {
         self.status = status;
@@ -132,7 +141,7 @@ impl Record {
 }
 
 impl Record {
-    fn count(&self) {
+    fn count(&self, used: u64) {
         let metrics = &self.metrics;
         match self.port {
             Port::Registry => {
@@ -142,7 +151,7 @@ impl Record {
                     upstream: self.label.clone(),
                     outcome,
                 };
-                metrics.clients.served(&served, self.sent);
+                metrics.clients.served(&served, self.sent, used);
                 metrics.clients.in_flight.dec();
                 if let Some(first_byte) = self.first_byte {
                     let seconds = &metrics.clients.first_byte_seconds;
@@ -164,10 +173,14 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        if !self.complete {
+        let piece = self.piece.as_ref().and_then(|(digest, start)| {
+            let clients = &self.metrics.clients;
+            clients.piece_used(digest, *start, self.sent, self.complete)
+        });
+        if !self.complete && piece.is_none() {
             self.outcome = Outcome::Abandoned;
         }
-        self.count();
+        self.count(piece.unwrap_or(self.sent));
         if let Some(traced) = &self.traced {
             traced.ended(self.outcome.as_str(), self.sent);
         }

@@ -4,6 +4,7 @@
 //! be is [`larder_shared`]'s; what to do about it is [`crate::pull`]'s.
 
 mod door;
+mod guard;
 
 use std::{
     net::IpAddr,
@@ -12,9 +13,12 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use larder_shared::{ErrorCode, OciError, RangeHeader, Route, route::Address};
+use larder_shared::{ErrorCode, OciError, RangeHeader, Route, range::Spec, route::Address};
 
-use self::door::Unknown;
+use self::{
+    door::Unknown,
+    guard::{harmless, range},
+};
 use crate::{
     access::Sessions,
     body::Body,
@@ -27,7 +31,6 @@ use crate::{
     telemetry,
     trace::Trace,
     upstream::Failure,
-    visitor::{self, Names, Refusal},
 };
 
 /// Response headers leave within this time, whatever the sources do (promise P12): containerd waits for ever otherwise.
@@ -119,6 +122,12 @@ impl Surface {
                 }
                 let unknown = unknown(&route);
                 let range = range(request.headers(), &route);
+                if let (Route::Blob(_, digest), RangeHeader::Bytes(specs), false) =
+                    (&route, &range, head)
+                    && let [Spec::Open(start)] = specs[..]
+                {
+                    record.piece(*digest, start);
+                }
                 let pulled = self.pulled(request.headers(), route, range, head, &trace);
                 let answered = events::scope(traced, pulled).await;
                 (
@@ -156,16 +165,6 @@ impl Surface {
         harmless(
             response.map(|body| if head { Body::empty() } else { body }.serve(regions, record)),
         )
-    }
-
-    /// Whether a page of a browser on this node may be behind a request.
-    fn browsers<B>(&self, request: &Request<B>) -> Result<(), Refusal> {
-        let config = self.pull.config.load();
-        let names = Names {
-            own: &self.own_name,
-            allowed: &config.registry.allow_hosts,
-        };
-        visitor::at_registry(request, names)
     }
 
     /// Whether somebody at this address may speak to the registry port (promise P19).
@@ -280,20 +279,6 @@ enum Shown {
     Expired,
 }
 
-/// Content comes from registries that anyone may name: a browser that is led to it must neither guess its type nor run it.
-fn harmless(mut response: Response<Body>) -> Response<Body> {
-    let headers = response.headers_mut();
-    headers.insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
-    headers.insert(
-        header::CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'; sandbox"),
-    );
-    response
-}
-
 /// The path behind `/token`, if that is what is asked.
 fn token_path<B>(request: &Request<B>) -> Option<String> {
     let rest = request.uri().path().strip_prefix("/token")?;
@@ -323,16 +308,6 @@ fn challenge_for(error: &PullError, shown: Shown, headers: &HeaderMap) -> Option
         }
         _ => None,
     }
-}
-
-/// The ranges that are asked for. With an `If-Range` they count only if the content is the one that the client has a part
-/// of (RFC 9110 section 13.1.5), and content is told by its digest.
-fn range(headers: &HeaderMap, route: &Route) -> RangeHeader {
-    let same = headers.get_all(header::IF_RANGE).iter().all(|condition| {
-        matches!(route, Route::Blob(_, digest) if condition.as_bytes() == format!("\"{digest}\"").as_bytes())
-    });
-    let value = headers.get(header::RANGE).filter(|_| same);
-    RangeHeader::parse(value.and_then(|value| value.to_str().ok()))
 }
 
 /// What a 404 of this route is called.

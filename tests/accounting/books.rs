@@ -319,3 +319,90 @@ async fn lines_are_whole() {
         assert!(line[id].as_str().is_some_and(|id| id.len() >= 16), "{line}");
     }
 }
+
+/// Bytes of a blob from all tiers, and requests, as the status and its page have them.
+async fn used(node: &Node) -> u64 {
+    let served = node.admin("/status").await["served"].clone();
+    let bytes = |tier: &str| served[tier].as_u64().expect("bytes");
+    bytes("node_bytes") + bytes("cluster_bytes") + bytes("upstream_bytes")
+}
+
+/// containerd's parallel fetch asks for each piece to the blob's end and leaves when it has the piece. The status has the
+/// bytes that it used, and nobody who gave up.
+#[tokio::test]
+async fn a_pull_in_pieces_is_as_large_as_the_blob() {
+    const PIECE: u64 = 3 << 20;
+    const SIZE: u64 = 20 << 20;
+    for at_once in [2, 3, 5] {
+        let scene = scene().await;
+        let digest = scene.fake.put_blob_of("a/b", 3, SIZE);
+        let url = scene.blob("a/b", &digest);
+        for round in 1..=2 {
+            let mut reading = std::collections::VecDeque::new();
+            let mut starts = (0..SIZE).step_by(PIECE as usize);
+            loop {
+                // The next pieces are asked for before the first of them is whole.
+                while reading.len() < at_once
+                    && let Some(start) = starts.next()
+                {
+                    let range = format!("bytes={start}-");
+                    let stream = http::open(&url, &[("range", &range)]).await;
+                    reading.push_back((start, stream.expect("an answer")));
+                }
+                let Some((start, mut stream)) = reading.pop_front() else {
+                    break;
+                };
+                assert_eq!(stream.status, 206);
+                let length = PIECE.min(SIZE - start);
+                let bytes = stream.read_exactly(length as usize).await;
+                assert!(bytes.is_ok(), "{start}: {bytes:?}");
+                if start + length == SIZE {
+                    let rest = stream.rest().await;
+                    assert_eq!((rest.error, rest.body.len()), (None, 0));
+                } else {
+                    stream.close();
+                }
+            }
+            scene.until_committed(&digest).await;
+            let requests = round * SIZE.div_ceil(PIECE);
+            let books = settled(&scene.node, requests).await;
+            let abandoned = books
+                .keys()
+                .filter(|(_, _, outcome)| outcome == "abandoned");
+            assert_eq!(abandoned.count(), 0, "{at_once} {round}: {books:?}");
+            assert_eq!(used(&scene.node).await, round * SIZE, "{at_once} {round}");
+        }
+    }
+}
+
+/// Who gives up has read no piece, and what it was sent was sent.
+#[tokio::test]
+async fn who_leaves_for_good_has_given_up() {
+    let scene = scene().await;
+    let digest = scene.fake.put_blob_of("a/b", 4, 20 << 20);
+    let url = scene.blob("a/b", &digest);
+    let mut stream = http::open(&url, &[("range", "bytes=0-")])
+        .await
+        .expect("an answer");
+    assert!(stream.read_exactly(3 << 20).await.is_ok());
+    stream.close();
+    let books = settled(&scene.node, 1).await;
+    let mut outcomes = books.keys().map(|(_, _, outcome)| outcome);
+    assert!(outcomes.all(|outcome| outcome == "abandoned"), "{books:?}");
+    assert!(used(&scene.node).await >= 3 << 20);
+}
+
+/// The books when so many requests are over.
+async fn settled(node: &Node, requests: u64) -> Books {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let books = counted(node).await;
+        let over: u64 = books.values().map(|(requests, _)| requests).sum();
+        if over >= requests {
+            assert_eq!(over, requests, "{books:?}");
+            return books;
+        }
+        assert!(Instant::now() < deadline, "{requests} requests: {books:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

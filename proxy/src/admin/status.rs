@@ -78,9 +78,9 @@ impl Admin {
             upstreams,
             served: Served {
                 requests: self.metrics.answered(),
-                node_bytes: self.metrics.sent_from(Tier::Node),
-                cluster_bytes: self.metrics.sent_from(Tier::Cluster),
-                upstream_bytes: self.metrics.sent_from(Tier::Upstream),
+                node_bytes: self.metrics.used_from(Tier::Node),
+                cluster_bytes: self.metrics.used_from(Tier::Cluster),
+                upstream_bytes: self.metrics.used_from(Tier::Upstream),
             },
             cluster: config.cluster.peers.is_some().then(|| self.cluster()),
             object_store: config.cluster.object_store.as_ref().and_then(|named| {

@@ -25,7 +25,7 @@ fn all_of(metrics: &Metrics) {
                     upstream,
                     outcome,
                 };
-                metrics.clients.served(&served, 1);
+                metrics.clients.served(&served, 1, 1);
             }
             let answered = Answered { tier, outcome };
             let first_byte = &metrics.clients.first_byte_seconds;
