@@ -16,6 +16,7 @@ mod layout;
 mod named;
 mod partial;
 mod repositories;
+mod sweeping;
 mod tenure;
 
 use std::{

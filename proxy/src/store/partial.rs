@@ -4,11 +4,12 @@
 //! returned. The hash is taken once, on the way in ([`prefix`]). Every method here blocks; callers are on blocking
 //! threads.
 
+mod checkpoint;
 mod prefix;
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File, Permissions},
+    fs::{File, Permissions},
     io,
     os::unix::fs::PermissionsExt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
@@ -17,11 +18,18 @@ use std::{
 
 use bytes::Bytes;
 use data_encoding::BASE64;
-use larder_shared::{Algorithm, Digest, Hasher, Range, RegistryName, Repository, Spans};
-use serde::{Deserialize, Serialize};
+use larder_shared::{Digest, Hasher, Range, RegistryName, Repository, Spans};
 
+#[cfg(any(test, fuzzing))]
+pub(super) use self::checkpoint::checkpoint;
+pub(super) use self::checkpoint::{
+    came_through, list_left, present, remove_if_there, remove_spans, sweep_strays,
+};
 pub use self::prefix::Piece;
-use self::prefix::Prefix;
+use self::{
+    checkpoint::{Checkpoint, left_behind},
+    prefix::Prefix,
+};
 use super::{Blob, layout::Layout};
 use crate::sys::disk;
 
@@ -50,35 +58,6 @@ pub struct Partial {
 struct Saved {
     at: Instant,
     present: u64,
-}
-
-/// What `<hex>.spans` holds.
-#[derive(Serialize, Deserialize)]
-pub(super) struct Checkpoint {
-    pub(super) size: u64,
-    /// The registry that the bytes come from: another's word does not open them (promise P16).
-    registry: RegistryName,
-    boot_id: String,
-    spans: Vec<(u64, u64)>,
-    pub(super) hashed: u64,
-    /// The hasher's state, base64, and of which format it is. Those that did not say had the first.
-    midstate: String,
-    #[serde(default = "first_format")]
-    hasher: u32,
-    /// The repositories that the registry gave the bytes out of.
-    #[serde(default)]
-    proven_in: BTreeSet<Repository>,
-}
-
-const fn first_format() -> u32 {
-    1
-}
-
-impl Checkpoint {
-    /// Bytes that are present.
-    pub(super) fn present(&self) -> u64 {
-        self.spans.iter().map(|(start, end)| end - start).sum()
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -361,25 +340,6 @@ impl Partial {
     }
 }
 
-fn left_behind(layout: &Layout, digest: &Digest) -> Option<(Checkpoint, Hasher, Spans, File)> {
-    let (checkpoint, hasher) = read_checkpoint(layout, digest)?;
-    let path = layout.partial(digest);
-    let file = File::options().read(true).write(true).open(path).ok()?;
-    if file.metadata().ok()?.len() != checkpoint.size {
-        return None;
-    }
-    let spans: Spans = checkpoint
-        .spans
-        .iter()
-        .map(|(s, e)| Range::new(*s, *e))
-        .collect();
-    // Pages that could not be written back leave holes, and the saved hash knows nothing of them.
-    let written = spans
-        .iter()
-        .all(|span| disk::has_no_hole(&file, span.start, span.end).unwrap_or(false));
-    written.then_some((checkpoint, hasher, spans, file))
-}
-
 /// The bytes of `gap` out of `chunks`, which begin at `offset`.
 fn cut(chunks: &[Bytes], offset: u64, gap: Range) -> Vec<Bytes> {
     let mut at = offset;
@@ -393,96 +353,4 @@ fn cut(chunks: &[Bytes], offset: u64, gap: Range) -> Vec<Bytes> {
         at = end;
     }
     part
-}
-
-/// Whether a partial that lies on disk is proven to have come through this repository.
-pub(super) fn came_through(
-    layout: &Layout,
-    digest: &Digest,
-    registry: &RegistryName,
-    repository: &Repository,
-) -> bool {
-    read_checkpoint(layout, digest).is_some_and(|(checkpoint, _)| {
-        checkpoint.registry == *registry && checkpoint.proven_in.contains(repository)
-    })
-}
-
-/// Bytes that a partial from `registry` holds, as of its last checkpoint.
-pub(super) fn present(layout: &Layout, digest: &Digest, registry: &RegistryName) -> u64 {
-    match read_checkpoint(layout, digest) {
-        Some((checkpoint, _)) if checkpoint.registry == *registry => checkpoint.present(),
-        _ => 0,
-    }
-}
-
-fn read_checkpoint(layout: &Layout, digest: &Digest) -> Option<(Checkpoint, Hasher)> {
-    let text = fs::read(layout.spans(digest)).ok()?;
-    checkpoint(&text, digest, &disk::boot_id())
-}
-
-/// What the text says of the partial of `digest`, if that can be, and if the machine was not started again since.
-pub(super) fn checkpoint(
-    text: &[u8],
-    digest: &Digest,
-    boot_id: &str,
-) -> Option<(Checkpoint, Hasher)> {
-    let checkpoint: Checkpoint = serde_json::from_slice(text).ok()?;
-    let sound = checkpoint.boot_id == boot_id
-        && checkpoint.hasher == Hasher::FORMAT
-        && checkpoint
-            .spans
-            .iter()
-            .all(|(s, e)| s < e && *e <= checkpoint.size)
-        && checkpoint
-            .spans
-            .is_sorted_by(|(_, end), (start, _)| end <= start)
-        && checkpoint.hashed
-            <= checkpoint
-                .spans
-                .first()
-                .filter(|(s, _)| *s == 0)
-                .map_or(0, |(_, e)| *e);
-    let midstate = BASE64.decode(checkpoint.midstate.as_bytes()).ok()?;
-    let hasher = Hasher::restore(digest.algorithm(), &midstate)?;
-    sound.then_some((checkpoint, hasher))
-}
-
-/// The digests whose checkpoint lies on disk (blocking).
-fn checkpoints(layout: &Layout, algorithm: Algorithm) -> impl Iterator<Item = Digest> {
-    let entries = fs::read_dir(layout.partials(algorithm)).into_iter();
-    entries.flatten().flatten().filter_map(move |entry| {
-        let name = entry.file_name();
-        let hex = name.to_str()?.strip_suffix(".spans")?;
-        Digest::from_hex(algorithm, hex).ok()
-    })
-}
-
-/// Lists the partials that an earlier process left (blocking): requests ask for them without a look at the disk.
-pub(super) fn list_left(layout: &Layout) {
-    for algorithm in Algorithm::ALL {
-        let found: Vec<Digest> = checkpoints(layout, algorithm).collect();
-        layout.left().extend(found);
-    }
-}
-
-/// Removes checkpoints whose file is not there: a kill came between a commit's rename and its last step.
-pub(super) fn sweep_strays(layout: &Layout, algorithm: Algorithm) {
-    for digest in checkpoints(layout, algorithm) {
-        if !layout.partial(&digest).exists() {
-            let _ = remove_spans(layout, &digest);
-        }
-    }
-}
-
-/// Removes a checkpoint: its partial is not left for anybody.
-pub(super) fn remove_spans(layout: &Layout, digest: &Digest) -> io::Result<()> {
-    layout.left().remove(digest);
-    remove_if_there(&layout.spans(digest))
-}
-
-pub(super) fn remove_if_there(path: &std::path::Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        done => done,
-    }
 }

@@ -7,13 +7,12 @@
 mod held;
 mod list;
 mod log;
+mod reading;
 mod search;
 mod sweep;
 
 use std::{
     collections::HashMap,
-    fs,
-    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -24,11 +23,11 @@ use tokio::sync::watch;
 
 use self::{
     held::{Held, Name},
-    log::{Log, Writers, append},
+    log::{Log, Writers},
+    reading::Reading,
 };
 pub use self::{list::Repositories, search::Holding};
 use super::layout::Layout;
-use crate::sys::Calls;
 
 /// A digest that the repository holds.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -165,15 +164,6 @@ impl Known {
     }
 }
 
-/// Whether a record knows what its log says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Reading {
-    /// Nobody has begun to read it. What is said meanwhile waits in memory.
-    Not,
-    UnderWay,
-    Done,
-}
-
 /// One repository's knowledge. Questions are answered from memory; what is said goes to memory at once, and to the log on
 /// a thread of its own.
 #[derive(Debug)]
@@ -233,63 +223,6 @@ impl RepositoryRecord {
             held: Arc::clone(&all.held),
             reading: watch::Sender::new(Reading::Not),
         }
-    }
-
-    /// What the log says. One that is mostly history is rewritten.
-    fn parsed(layout: &Layout, path: &Path) -> Known {
-        let text = fs::read(path).unwrap_or_default();
-        let torn = text.last().is_some_and(|last| *last != b'\n');
-        let (known, lines) = Known::read(&text);
-        let live = known.lines().count();
-        if lines > 64 && lines > 4 * live {
-            let _ = layout.write_atomic(path, &known.text(), false);
-        } else if torn {
-            // The next line must not become a part of it.
-            let _ = append(path, b"\n");
-        }
-        known
-    }
-
-    /// Reads the log, if nobody has yet: what it says comes before what was learned without it (blocking). Another
-    /// larder's log is not read: it goes on without us, and what it says now would be old when it is used.
-    fn read(&self) {
-        if self.is_read() || !self.layout.claim().is_held() {
-            return;
-        }
-        {
-            let _one = lock(&self.log.writing);
-            if self.is_read() {
-                return;
-            }
-            let mut all = Self::parsed(&self.layout, &self.log.path);
-            let mut known = lock(&self.known);
-            let mut waiting = self.log.lines.waiting();
-            *waiting = all.merge(&waiting);
-            if all.holds_nothing() {
-                waiting.clear();
-            }
-            drop(waiting);
-            *known = all;
-            self.reading.send_replace(Reading::Done);
-        }
-        self.note_held();
-        self.flush();
-    }
-
-    fn is_read(&self) -> bool {
-        *self.reading.borrow() == Reading::Done
-    }
-
-    /// Whether the log is still to be read, and by whoever asks this.
-    fn is_to_be_read(&self) -> bool {
-        self.layout.claim().is_held()
-            && self.reading.send_if_modified(|reading| {
-                let first = *reading == Reading::Not;
-                if first {
-                    *reading = Reading::UnderWay;
-                }
-                first
-            })
     }
 
     /// What it holds is found under its registry.
@@ -438,29 +371,6 @@ impl RepositoryRecord {
         if self.is_read() {
             self.log.write();
         }
-    }
-}
-
-impl RepositoryRecord {
-    /// Whether it must not be forgotten yet.
-    fn stays(&self) -> bool {
-        *self.reading.borrow() == Reading::UnderWay || !self.log.lines.waiting().is_empty()
-    }
-
-    /// Reads the log on the thread that `call` gives it, if nobody does. Returns when it is read.
-    pub(super) async fn ready(self: Arc<Self>, calls: Calls) {
-        if self.is_to_be_read() {
-            let record = Arc::clone(&self);
-            // It goes on when nobody waits for it any more.
-            tokio::spawn(async move { calls.to_its_end(move || record.read()).await });
-        }
-        let mut reading = self.reading.subscribe();
-        let _ = reading.wait_for(|reading| *reading == Reading::Done).await;
-    }
-
-    /// Whether there is nothing to wait for: the log is read, or it is another larder's.
-    pub(super) fn is_ready(&self) -> bool {
-        self.is_read() || !self.layout.claim().is_held()
     }
 }
 

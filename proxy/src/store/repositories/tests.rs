@@ -1,6 +1,7 @@
-use std::os::unix::fs::symlink;
+use std::{fs, os::unix::fs::symlink};
 
-use super::{list::LOADED, *};
+use super::{list::LOADED, log::append, *};
+use crate::sys::Calls;
 
 fn calls() -> Calls {
     Calls::new(8, Duration::from_secs(20))

@@ -1,0 +1,126 @@
+//! Letting go of what lies around: partials that nobody fills, damaged blobs, stores that were set aside, and what is known
+//! of content that is gone.
+
+use std::{collections::HashMap, fs, os::unix::fs::MetadataExt as _, time::Duration};
+
+use larder_shared::{Algorithm, Digest};
+
+use super::{
+    Store, lock, now,
+    partial::{remove_if_there, remove_spans},
+};
+
+/// What was set aside for another layout stays this long, for a larder that is put back.
+const SET_ASIDE: Duration = Duration::from_hours(7 * 24);
+
+/// Repositories that are looked through between two pauses.
+const SWEPT_AT_ONCE: usize = 64;
+
+/// What was found rotten is kept this long for who wants to look at it, room permitting.
+const QUARANTINED: Duration = Duration::from_hours(24);
+
+impl Store {
+    /// Bytes on disk of blobs that are not whole (blocking).
+    pub fn partial_bytes(&self) -> u64 {
+        self.leftovers().values().map(|(bytes, _)| bytes).sum()
+    }
+
+    /// Partials on disk: bytes that they occupy, and when they were last written.
+    pub(super) fn leftovers(&self) -> HashMap<Digest, (u64, u64)> {
+        let mut found = HashMap::new();
+        for algorithm in Algorithm::ALL {
+            for entry in fs::read_dir(self.layout.partials(algorithm))
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
+                let digest = entry
+                    .file_name()
+                    .to_str()
+                    .and_then(|hex| Digest::from_hex(algorithm, hex).ok());
+                if let (Some(digest), Ok(metadata)) = (digest, entry.metadata()) {
+                    found.insert(
+                        digest,
+                        (metadata.blocks() * 512, metadata.mtime().max(0) as u64),
+                    );
+                }
+            }
+        }
+        found
+    }
+
+    /// Removes partials that nobody fills and that are old, or whose room is needed, and old quarantine. Bytes freed.
+    pub(super) fn sweep(
+        &self,
+        partials: &HashMap<Digest, (u64, u64)>,
+        active: &impl Fn(&Digest) -> bool,
+        ttl: Option<Duration>,
+        over: u64,
+    ) -> u64 {
+        let mut freed = 0;
+        let (clock, wall) = (self.clock(), now());
+        let mut idle: Vec<_> = partials
+            .iter()
+            .filter(|(digest, _)| !active(digest))
+            .collect();
+        idle.sort_by_key(|(_, (_, written))| *written);
+        for (digest, (bytes, written)) in idle {
+            let old = ttl.is_some_and(|ttl| clock.age_of_file(*written, wall) > ttl);
+            // Somebody may have begun to fill it meanwhile.
+            if (old || freed < over) && !active(digest) {
+                let _ = remove_spans(&self.layout, digest);
+                let _ = remove_if_there(&self.layout.partial(digest));
+                freed += bytes;
+            }
+        }
+        for entry in fs::read_dir(self.layout.quarantine())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
+            let age = clock.age_of_file(metadata.mtime().max(0) as u64, wall);
+            if freed < over || age > QUARANTINED {
+                let _ = fs::remove_file(entry.path());
+                freed += metadata.blocks() * 512;
+            }
+        }
+        freed
+    }
+
+    /// Removes stores of another layout that were set aside long ago (blocking).
+    fn sweep_set_aside(&self) {
+        let (clock, wall) = (self.clock(), now());
+        for entry in fs::read_dir(self.root()).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let aside = name.to_str().is_some_and(|n| n.starts_with("set-aside-"));
+            let Some(metadata) = entry.metadata().ok().filter(|m| aside && m.is_dir()) else {
+                continue;
+            };
+            if clock.age_of_file(metadata.mtime().max(0) as u64, wall) > SET_ASIDE
+                && let Err(error) = fs::remove_dir_all(entry.path())
+            {
+                tracing::warn!(%error, path = %entry.path().display(), "a store that was set aside cannot be removed; remove it by hand");
+            }
+        }
+    }
+
+    /// Lets go of what leads nowhere, a part at a time (blocking, but `pause` is called between two parts). While it is not
+    /// known what is here, nothing is.
+    pub fn sweep_names(&self, active: impl Fn(&Digest) -> bool, pause: impl Fn()) {
+        if !self.is_held() || !self.is_scanned() || self.trouble().is_some() {
+            return;
+        }
+        self.sweep_set_aside();
+        for (index, name) in self.repositories.names().iter().enumerate() {
+            if index % SWEPT_AT_ONCE == SWEPT_AT_ONCE - 1 {
+                pause();
+            }
+            // A fill leaves its list when its blob is here: it is asked first.
+            let here = |digest: &Digest| active(digest) || lock(&self.index).comes(digest);
+            self.repositories.sweep(name, here);
+        }
+    }
+}
