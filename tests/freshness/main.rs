@@ -34,7 +34,11 @@ impl Tagged {
         let config = config.replace("HOST", &fake.host());
         let node = Node::builder().upstream(&fake).config(config).start().await;
         let tagged = Self { fake, node, old };
-        let answer = tagged.get("v1").await;
+        // As containerd pulls: what the tag points to, then the digest.
+        let told = tagged.head("v1").await;
+        let digest = told.header("docker-content-digest");
+        assert_eq!((told.status, digest), (200, Some(tagged.old.as_str())));
+        let answer = tagged.get(&tagged.old).await;
         assert_eq!((answer.status, answer.text()), (200, OLD.to_owned()));
         tagged.fake.reset_counts();
         tagged

@@ -255,14 +255,8 @@ async fn a_disk_that_others_fill_is_used_again_when_there_is_room() {
         &[LayerSpec::new(3, 5 * MB), LayerSpec::new(4, 10)],
     );
     for _ in 0..2 {
-        let answer = http::get(&scene.manifest("a/b", "v2"), &[])
-            .await
-            .expect("an answer");
-        assert_eq!((answer.status, &answer.body), (200, &image.manifest));
-        for layer in &image.layers {
-            let url = scene.blob("a/b", &layer.digest);
-            assert_eq!(pull(&url, &layer.content).await, whole(&layer.content));
-        }
+        let pulled = scene.door("a/b").pull("v2", &image).await;
+        pulled.expect("an image");
     }
     assert!(is_failing(&scene).await);
     fs::remove_file(foreign).expect("our own file");

@@ -1,8 +1,9 @@
 //! What larder's black-box tests are made of. The scenarios are in the test executables.
 //!
 //! [`real`] runs the programs that larder meets in the field: registries, runtimes and copying clients. [`node`] starts
-//! larder itself, and [`members`] several of them. [`hosts`] makes networks for them, and [`kubernetes`] runs
-//! larder's pod there as its chart says; [`machine`] lies to larder about the machine. Everything else lives in the test's own process.
+//! larder itself, and [`members`] several of them. [`runtime`] pulls through it as runtimes do. [`hosts`] makes networks
+//! for them, and [`kubernetes`] runs larder's pod there as its chart says; [`machine`] lies to larder about the machine.
+//! Everything else lives in the test's own process.
 
 pub mod fake;
 pub mod hosts;
@@ -14,6 +15,7 @@ pub mod members;
 pub mod mirrors;
 pub mod node;
 pub mod real;
+pub mod runtime;
 pub mod scene;
 pub mod schemas;
 pub mod tmpfs;

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 pub use self::certificates::{Authority, Identity, MEMBER};
 pub use self::door::{Door, Got, measure};
 pub use self::peer::{FakePeer, Heard, Manner};
-pub use self::plan::{PEER_PORT, Plan};
+pub use self::plan::{PEER_PORT, Plan, alias};
 use crate::fake::FakeRegistry;
 use crate::hosts::Net;
 use crate::image::Image;

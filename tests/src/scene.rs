@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::fake::{Content, FakeRegistry};
 use crate::http::{Broken, Stream};
+use crate::members::Door;
 use crate::node::{Node, NodeBuilder};
 
 /// How long a condition is waited for.
@@ -38,6 +39,11 @@ impl Scene {
             .upstream_at(&cdn, &format!("http://{cdn}"));
         let node = more(builder).start().await;
         Self { fake, node }
+    }
+
+    /// How a client pulls from a repository.
+    pub fn door(&self, repository: &str) -> Door {
+        Door::of(&self.node, &self.fake.host(), repository)
     }
 
     /// A blob's URL at larder, as containerd asks for it.

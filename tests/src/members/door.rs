@@ -4,12 +4,11 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{Context, SHA256, SHA512};
 use data_encoding::{BASE64, HEXLOWER};
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::BoxFuture;
 
 use crate::fake::Content;
 use crate::hosts::Host;
 use crate::http::{Call, Response, Stream};
-use crate::image::Image;
 use crate::node::Node;
 use crate::scene::{Compared, compare};
 
@@ -28,7 +27,7 @@ pub struct Got {
 }
 
 impl Got {
-    fn and(self, other: Self) -> Self {
+    pub(crate) fn and(self, other: Self) -> Self {
         Self {
             bytes: self.bytes + other.bytes,
             took: self.took.max(other.took),
@@ -45,6 +44,8 @@ pub struct Door {
     registry: String,
     repository: String,
     authorization: Option<String>,
+    /// The name that paths give the registry; `ns` names it otherwise.
+    alias: Option<String>,
 }
 
 impl Door {
@@ -56,7 +57,15 @@ impl Door {
             registry: registry.to_owned(),
             repository: repository.to_owned(),
             authorization: None,
+            alias: None,
         }
+    }
+
+    /// The same by prefix addressing: the path begins with what the configuration calls the registry there.
+    #[must_use]
+    pub fn by_alias(mut self, alias: &str) -> Self {
+        self.alias = Some(alias.to_owned());
+        self
     }
 
     /// The same who shows this from now on.
@@ -69,19 +78,37 @@ impl Door {
     /// As a runtime with a pull secret: asks for this manifest, and when told to, gets a token with the secret. Gives
     /// the door for who has the token, or the refusal of the token endpoint.
     pub async fn login(self, user: &str, password: &str, reference: &str) -> Result<Self, String> {
-        let first = self.get(&format!("manifests/{reference}"), &[]).await?;
-        let challenge = first.header("www-authenticate").unwrap_or_default();
+        let head = self.call("HEAD", &format!("manifests/{reference}"));
+        let first = self.answer(head).await?;
+        if first.status != 401 {
+            return Err(format!("{} and no challenge", first.status));
+        }
+        self.answering(&first, Some((user, password))).await
+    }
+
+    /// The same after an answer with a challenge; nobody's token without a secret. A challenge without a scope is asked
+    /// for the repository as paths name it, as containers/image does.
+    pub async fn answering(
+        self,
+        challenged: &Response,
+        secret: Option<(&str, &str)>,
+    ) -> Result<Self, String> {
+        let challenge = challenged.header("www-authenticate").unwrap_or_default();
         let field = |name: &str| {
             let (_, rest) = challenge.split_once(&format!("{name}=\""))?;
             Some(rest.split_once('"')?.0.to_owned())
         };
         let (Some(realm), Some(service)) = (field("realm"), field("service")) else {
-            return Err(format!("{} and no challenge: {challenge}", first.status));
+            let status = challenged.status;
+            return Err(format!("{status} and no challenge: {challenge}"));
         };
-        let scope = field("scope").map_or(String::new(), |scope| format!("&scope={scope}"));
-        let pair = BASE64.encode(format!("{user}:{password}").as_bytes());
-        let call = Call::get(format!("{realm}?service={service}{scope}"))
-            .header("authorization", &format!("Basic {pair}"));
+        let named = || format!("repository:{}:pull", self.path());
+        let scope = field("scope").unwrap_or_else(named);
+        let mut call = Call::get(format!("{realm}?service={service}&scope={scope}"));
+        if let Some((user, password)) = secret {
+            let pair = BASE64.encode(format!("{user}:{password}").as_bytes());
+            call = call.header("authorization", &format!("Basic {pair}"));
+        }
         let answer = self.near(call.send()).await;
         let answer = answer.map_err(|error| format!("{error:#}"))?;
         if answer.status != 200 {
@@ -94,20 +121,46 @@ impl Door {
 
     /// Any request below the repository, such as `blobs/…`.
     pub fn call(&self, method: &str, rest: &str) -> Call {
-        let Self {
-            url,
-            registry,
-            repository,
-            ..
-        } = self;
-        let call = Call::new(
+        let ns = match self.alias {
+            Some(_) => String::new(),
+            None => format!("?ns={}", self.registry),
+        };
+        self.authorized(Call::new(
             method,
-            format!("{url}/v2/{repository}/{rest}?ns={registry}"),
-        );
+            format!("{}/v2/{}/{rest}{ns}", self.url, self.path()),
+        ))
+    }
+
+    /// The repository as paths name it.
+    fn path(&self) -> String {
+        match &self.alias {
+            Some(alias) => format!("{alias}/{}", self.repository),
+            None => self.repository.clone(),
+        }
+    }
+
+    fn authorized(&self, call: Call) -> Call {
         match &self.authorization {
             Some(authorization) => call.header("authorization", authorization),
             None => call,
         }
+    }
+
+    /// Whether something is shown.
+    pub(crate) fn shows(&self) -> bool {
+        self.authorization.is_some()
+    }
+
+    /// GETs `/v2/`.
+    pub async fn ping(&self) -> Result<Response, String> {
+        self.answer(self.authorized(Call::get(format!("{}/v2/", self.url))))
+            .await
+    }
+
+    /// Sends a call from where the client is, and reads the answer to its end.
+    pub async fn answer(&self, call: Call) -> Result<Response, String> {
+        let answer = self.near(call.send()).await;
+        answer.map_err(|error| format!("{error:#}"))
     }
 
     /// GETs and waits for the head.
@@ -119,14 +172,17 @@ impl Door {
 
     /// GETs and reads to the end.
     pub async fn get(&self, rest: &str, headers: &[(&str, &str)]) -> Result<Response, String> {
-        let call = self.with(rest, headers);
-        let answer = self.near(call.send()).await;
-        answer.map_err(|error| format!("{error:#}"))
+        self.answer(self.with(rest, headers)).await
     }
 
     /// GETs a blob to its end. An error unless all of it came and has the right digest.
     pub async fn blob(&self, digest: &str) -> Result<Got, String> {
-        let call = self.call("GET", &format!("blobs/{digest}"));
+        self.blob_with(digest, &[]).await
+    }
+
+    /// The same with more headers.
+    pub async fn blob_with(&self, digest: &str, headers: &[(&str, &str)]) -> Result<Got, String> {
+        let call = self.with(&format!("blobs/{digest}"), headers);
         let digest = digest.to_owned();
         let reading = async move {
             let opened = call.open().await;
@@ -156,31 +212,6 @@ impl Door {
         } else {
             Err(format!("{range}: {compared:?}"))
         }
-    }
-
-    /// Pulls an image by tag or digest: the manifest, and then all blobs at once. An error unless all of it is right.
-    pub async fn pull(&self, reference: &str, image: &Image) -> Result<Got, String> {
-        let start = Instant::now();
-        let accept = [("accept", image.media_type)];
-        let manifest = self.get(&format!("manifests/{reference}"), &accept).await?;
-        if manifest.status != 200 || !manifest.complete {
-            let words = manifest.text();
-            return Err(format!("manifest: {} {words}", manifest.status));
-        }
-        if manifest.body != image.manifest {
-            return Err(format!("another manifest: {}", manifest.text()));
-        }
-        let layers = image.layers.iter().map(|layer| &layer.digest);
-        let blobs = layers.chain([&image.config_digest]);
-        let mut all = Got {
-            bytes: manifest.body.len() as u64,
-            ..Got::default()
-        };
-        for got in join_all(blobs.map(|digest| self.blob(digest))).await {
-            all = all.and(got?);
-        }
-        all.took = start.elapsed();
-        Ok(all)
     }
 
     fn with(&self, rest: &str, headers: &[(&str, &str)]) -> Call {

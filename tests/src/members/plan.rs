@@ -19,6 +19,13 @@ use crate::node::Node;
 /// Where every member listens for the others.
 pub const PEER_PORT: u16 = 7422;
 
+/// What a cluster calls a fake registry in paths, which cannot hold a port.
+pub fn alias(fake: &FakeRegistry) -> String {
+    let host = fake.host();
+    let (_, port) = host.rsplit_once(':').expect("a port");
+    format!("fake-{port}")
+}
+
 #[derive(Debug)]
 enum Place {
     Here(Lease),
@@ -41,6 +48,7 @@ pub struct Plan {
     finds_itself: bool,
     strangers: Vec<usize>,
     upstreams: Vec<(String, String)>,
+    aliases: String,
     config: String,
     environment: Vec<(String, String)>,
     log_level: String,
@@ -71,6 +79,7 @@ impl Plan {
             finds_itself: false,
             strangers: Vec::new(),
             upstreams: Vec::new(),
+            aliases: String::new(),
             config: String::new(),
             environment: Vec::new(),
             log_level: "info".to_owned(),
@@ -78,10 +87,13 @@ impl Plan {
         }
     }
 
-    /// A fake registry under its own `IP:PORT`.
+    /// A fake registry under its own `IP:PORT`, and under an alias in paths: see [`alias`].
     #[must_use]
     pub fn upstream(mut self, fake: &FakeRegistry) -> Self {
         self.upstreams.push((fake.host(), fake.url()));
+        let (host, alias) = (fake.host(), alias(fake));
+        let table = format!("[upstreams.\"{host}\"]\nalias = \"{alias}\"\n");
+        self.aliases.push_str(&table);
         self
     }
 
@@ -230,7 +242,9 @@ impl Plan {
             "\"off\"".to_owned()
         };
         let key = path("key");
-        let more = &self.config;
-        format!("[cluster]\n{at}\nmembers = {members}\nkey = {key}\ntls = {tls}\n\n{more}")
+        let (aliases, more) = (&self.aliases, &self.config);
+        format!(
+            "[cluster]\n{at}\nmembers = {members}\nkey = {key}\ntls = {tls}\n\n{aliases}\n{more}"
+        )
     }
 }
