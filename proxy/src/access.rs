@@ -56,14 +56,34 @@ pub struct Place {
     pub identity: Identity,
     /// Whose request it is.
     pub trace: Trace,
+    /// How long upstream may take to answer a question, where that is less than usual.
+    pub patience: Option<Duration>,
 }
 
 impl Place {
     /// A question about this repository by this caller.
     pub fn ask(&self, subject: Subject, want: Want) -> Ask {
-        Ask::new(&self.registry, &self.repository, subject, want)
+        let ask = Ask::new(&self.registry, &self.repository, subject, want)
             .by(self.identity.clone())
-            .traced(&self.trace)
+            .traced(&self.trace);
+        Ask {
+            within: self.patience,
+            ..ask
+        }
+    }
+
+    /// The time that a question may take which has `usual` otherwise.
+    pub fn within(&self, usual: Duration) -> Duration {
+        self.patience.map_or(usual, |patience| patience.min(usual))
+    }
+
+    /// The same place, with less patience.
+    #[must_use]
+    pub fn hurried(&self, patience: Duration) -> Self {
+        Self {
+            patience: Some(self.within(patience)),
+            ..self.clone()
+        }
     }
 
     /// Whose right to which repository.

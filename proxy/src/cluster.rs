@@ -107,6 +107,11 @@ impl Cluster {
         self.members.view().has_others()
     }
 
+    /// Whether this node is a member of a cluster, be it the only one so far.
+    pub fn is_joined(&self) -> bool {
+        self.members.are_configured()
+    }
+
     /// Whom to ask for `run` of `digest`, best first: those that are worth asking. Nobody where this node is the root, and
     /// none that would stand deeper than `depth` allows.
     pub fn candidates(&self, digest: &Digest, run: u64, depth: u8) -> Vec<(SocketAddr, Role)> {
@@ -257,12 +262,12 @@ impl Cluster {
         self.own.records.is_news(thing, &word)
     }
 
-    /// Tells the keepers of `thing` what this node knows of it.
+    /// Tells the keepers of `thing` what this node knows of it. A node that is alone takes it down for those to come.
     pub async fn remember(self: Arc<Self>, thing: Digest, news: Kept) {
-        let view = self.members.view();
-        if !view.has_others() {
+        if !self.is_joined() {
             return;
         }
+        let view = self.members.view();
         let (path, text) = (format!("{RECORDS}?thing={thing}"), json(&news));
         // Here as well: the keepers may be out of reach, now or when somebody asks.
         if let Err(error) = self.keep(&thing, news).await {

@@ -14,6 +14,7 @@ mod list;
 mod manage;
 mod manifest;
 mod member;
+pub mod outage;
 mod revalidated;
 mod warm;
 
@@ -29,6 +30,7 @@ use larder_shared::{
 };
 use moka::future::Cache;
 
+use self::outage::{LITTLE, Outages};
 pub use self::{chunk::Chunks, member::MemberRequest, warm::Platforms};
 use crate::{
     access::{Access, Place, Verdict, refused_before},
@@ -153,6 +155,8 @@ pub struct Pull {
     pub chunks: Chunks,
     /// On whose behalf a repository was last shared by the operator's choice, without the secret.
     pub shared: Shared,
+    /// What upstream was silent about a moment ago.
+    pub outages: Outages,
     /// Who listens to requests hears of their steps here.
     pub events: Events,
 }
@@ -178,7 +182,9 @@ impl Pull {
             | Route::Tags(address, _)
             | Route::Referrers(address, ..) => address,
         };
-        let place = self.place(address, &request.caller).await?;
+        let mut place = self.place(address, &request.caller).await?;
+        let attempt = self.outages.begin(&place, &request.route);
+        place.patience = attempt.patience();
         self.metrics
             .access
             .known(self.access.verdict(&place).into());
@@ -189,8 +195,11 @@ impl Pull {
             && self.cluster.is_there()
             && Box::pin(self.hear(&place, tag_of(&request.route))).await
         {
+            let place = place.hurried(LITTLE);
             answered = Box::pin(self.answer(&place, &request)).await;
         }
+        let stale = |pulled: &Pulled| pulled.outcome == Outcome::Stale;
+        attempt.ended(&answered, answered.as_ref().is_ok_and(stale));
         self.tell(&place, &request.route, &answered);
         events::step(StepName::Access, || {
             explain::seen(&place, self.access.verdict(&place))
@@ -318,6 +327,7 @@ impl Pull {
             record,
             identity: Identity::anonymous(),
             trace: Trace::none(),
+            patience: None,
         })
     }
 

@@ -149,6 +149,7 @@ impl Tags {
     /// nobody is to be bothered.
     pub async fn ask(&self, place: &Place, tag: &Tag, within: Duration, optional: bool) -> Told {
         let subject = Subject::Manifest(Reference::Tag(tag.clone()));
+        let within = place.within(within);
         let mut ask = place.ask(subject, Want::Head);
         if optional {
             ask = ask.optional();

@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use larder_tests::fake::{FakeRegistry, Kind};
-use larder_tests::image::{Image, build};
-use larder_tests::members::Cluster;
+use larder_tests::fake::{FakeRegistry, Fault, Gate, Kind, Match};
+use larder_tests::image::{Image, build, build_index};
+use larder_tests::members::{Cluster, Door, alias};
+use larder_tests::runtime::Runtime;
 
 use super::{REPOSITORY, beside, doors, layers, until_all_have, within};
 
@@ -158,4 +159,149 @@ async fn made_up_names_leave_nothing_with_the_keepers() {
         eventually("both records are here", || files(&records).len() >= 2).await;
         assert_eq!(files(&records).len(), 2);
     }
+}
+
+const RUNTIMES: [Runtime; 2] = [Runtime::Containerd, Runtime::ContainersImage];
+
+/// How this runtime comes to a node.
+fn door(cluster: &Cluster, number: usize, fake: &FakeRegistry, name: &str, by: Runtime) -> Door {
+    let door = cluster.door(number, fake, name);
+    match by {
+        Runtime::Containerd => door,
+        Runtime::ContainersImage => door.by_alias(&alias(fake)),
+    }
+}
+
+/// Whatever order of requests brought an image to one node, the tag leads to it at another, for every order. A platform's
+/// manifest is asked for by its digest alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tag_is_known_to_all_whatever_runtime_pulled_it() {
+    let _machine = beside().await;
+    let fake = FakeRegistry::start().await;
+    let cluster = Cluster::of(2).upstream(&fake).start().await;
+    let mut pulled = Vec::new();
+    for (number, by) in RUNTIMES.into_iter().enumerate() {
+        let (single, multi) = (format!("single/{number}"), format!("multi/{number}"));
+        let seed = 10 * (1 + number as u64);
+        let image = build(&fake, &single, "v1", &layers(seed, &[1]));
+        let index = build_index(&fake, &multi, "v1", &layers(seed + 1, &[1]));
+        let node = door(&cluster, 0, &fake, &single, by);
+        node.pull_as(by, "v1", &image).await.expect("an image");
+        let node = door(&cluster, 0, &fake, &multi, by);
+        let platform = node.pull_as(by, "v1", index.platform(0)).await;
+        platform.expect("a platform");
+        for image in [&image, &index.images[0]] {
+            until_has(&cluster, 0, image).await;
+        }
+        pulled.push((by, single, image, multi, index));
+    }
+    fake.stop().await;
+    for (puller, single, image, multi, index) in &pulled {
+        for by in RUNTIMES {
+            let what = format!("pulled by {puller:?}, then by {by:?}");
+            let node = door(&cluster, 1, &fake, single, by);
+            within(&what, SPREAD, || node.pull_as(by, "v1", image)).await;
+            let node = door(&cluster, 1, &fake, multi, by);
+            let platform = || node.pull_as(by, "v1", index.platform(0));
+            within(&what, SPREAD, platform).await;
+        }
+    }
+}
+
+/// A tag that was moved leads to the new image once a member holds that, and to the old one until then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tag_that_was_moved_leads_to_the_newest_image_that_is_whole() {
+    let _machine = beside().await;
+    let fake = FakeRegistry::start().await;
+    let old = build(&fake, REPOSITORY, "v1", &layers(1, &[2]));
+    let cluster = Cluster::of(3).upstream(&fake).start().await;
+    let doors = doors(&cluster, &fake, REPOSITORY);
+    doors[0].pull("v1", &old).await.expect("an image");
+    until_has(&cluster, 0, &old).await;
+    let new = build(&fake, REPOSITORY, "v2", &layers(2, &[3]));
+    fake.retag(REPOSITORY, "v1", &new.manifest_digest);
+    // A runtime that looks, as `Always` has it, and gets no further.
+    let looked = doors[0].answer(doors[0].call("HEAD", "manifests/v1"));
+    let looked = looked.await.expect("an answer");
+    let told = looked.header("docker-content-digest");
+    assert_eq!(told, Some(new.manifest_digest.as_str()));
+    fake.stop().await;
+    within("the old one", SPREAD, || doors[1].pull("v1", &old)).await;
+
+    fake.start_again().await;
+    doors[0].pull("v1", &new).await.expect("an image");
+    until_has(&cluster, 0, &new).await;
+    fake.stop().await;
+    // One that never heard of it, and one that heard of the old one.
+    within("never heard of it", SPREAD, || doors[2].pull("v1", &new)).await;
+    within("heard of the old", SPREAD, || doors[1].pull("v1", &new)).await;
+    within("its own", SPREAD, || doors[0].pull("v1", &new)).await;
+}
+
+/// What a node pulled while it knew of nobody else is known to those who come later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_pulled_alone_is_known_to_those_who_come_later() {
+    let _machine = beside().await;
+    let fake = FakeRegistry::start().await;
+    let image = build(&fake, REPOSITORY, "v1", &layers(1, &[2]));
+    let plan = Cluster::of(2).upstream(&fake).knows(0, &[0]);
+    let cluster = plan.start().await;
+    let doors = doors(&cluster, &fake, REPOSITORY);
+    doors[0].pull("v1", &image).await.expect("an image");
+    until_has(&cluster, 0, &image).await;
+    fake.stop().await;
+    within("the other", SPREAD, || doors[1].pull("v1", &image)).await;
+}
+
+/// A registry that takes every question and says nothing is as gone as one that refuses connections.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_that_hangs_is_an_outage_like_any_other() {
+    let _machine = beside().await;
+    let fake = FakeRegistry::start().await;
+    let by_tag = build(&fake, REPOSITORY, "v1", &layers(1, &[5, 20]));
+    let by_digest = build(&fake, REPOSITORY, "v2", &layers(3, &[5]));
+    let cluster = Cluster::of(3).upstream(&fake).start().await;
+    let doors = doors(&cluster, &fake, REPOSITORY);
+    for (tag, image) in [("v1", &by_tag), ("v2", &by_digest)] {
+        doors[0].pull(tag, image).await.expect("an image");
+        until_has(&cluster, 0, image).await;
+    }
+    fake.fault(Match::any(), Fault::Hold(Gate::new(0)));
+    doors[1].pull("v1", &by_tag).await.expect("by tag");
+    let digest = &by_digest.manifest_digest;
+    doors[2].pull(digest, &by_digest).await.expect("by digest");
+}
+
+/// What containerd asks for an image that nobody has, before it gives the node up: a HEAD of the tag, or of the digest
+/// as a manifest and as a blob.
+async fn asked_in_vain(door: &Door, image: &Image) -> Duration {
+    let start = Instant::now();
+    let digest = &image.manifest_digest;
+    for path in [
+        "manifests/v1".to_owned(),
+        format!("manifests/{digest}"),
+        format!("blobs/{digest}"),
+    ] {
+        let answer = door.answer(door.call("HEAD", &path)).await;
+        assert_eq!(answer.expect("an answer").status, 503, "{path}");
+    }
+    start.elapsed()
+}
+
+/// The registry hangs and nobody has it: a client that asks again, as clients do, waits for it once and not each time.
+/// When it is back, that is noticed by the next request.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silence_is_waited_for_once() {
+    let _machine = beside().await;
+    let fake = FakeRegistry::start().await;
+    let image = build(&fake, REPOSITORY, "v1", &layers(1, &[1]));
+    let cluster = Cluster::of(3).upstream(&fake).start().await;
+    let door = cluster.door(0, &fake, REPOSITORY);
+    let hangs = fake.fault(Match::any(), Fault::Hold(Gate::new(0)));
+    let first = asked_in_vain(&door, &image).await;
+    let again = asked_in_vain(&door, &image).await;
+    assert!(first < Duration::from_secs(9), "{first:?}");
+    assert!(again < Duration::from_secs(4), "{again:?}");
+    hangs.lift();
+    door.pull("v1", &image).await.expect("it is back");
 }

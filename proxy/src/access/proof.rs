@@ -155,18 +155,19 @@ impl Access {
             Subject::Tags(_) | Subject::Referrers(..) => Want::All,
         };
         let mut ask = place.ask(subject, want).proof();
-        ask.within = Some(PROOF_TIMEOUT);
+        let within = place.within(PROOF_TIMEOUT);
+        ask.within = Some(within);
         if optional {
             ask = ask.optional();
         }
         let upstreams = Arc::clone(&self.upstreams);
         let late = Failure::Unreachable {
             place: place.registry.to_string(),
-            why: format!("no answer within {PROOF_TIMEOUT:?}"),
+            why: format!("no answer within {within:?}"),
         };
         let lost = late.clone();
         let question = async move {
-            let asked = tokio::time::timeout(PROOF_TIMEOUT, served(&upstreams, ask, size)).await;
+            let asked = tokio::time::timeout(within, served(&upstreams, ask, size)).await;
             match asked {
                 Ok(Err(Failure::Unsatisfiable { .. })) => Ok(()),
                 Ok(asked) => asked,

@@ -121,6 +121,11 @@ impl Members {
         }
     }
 
+    /// Whether the configuration names members.
+    pub fn are_configured(&self) -> bool {
+        self.config.load().cluster.peers.is_some()
+    }
+
     /// The members as they are now.
     pub fn view(&self) -> Arc<View> {
         self.view.load_full()

@@ -70,7 +70,8 @@ impl Kept {
     /// Takes over what `other` knows better.
     pub fn merge(&mut self, other: Self) {
         let checked = |tag: &Option<KeptTag>| tag.as_ref().map(|tag| tag.checked);
-        if checked(&other.tag) > checked(&self.tag) {
+        // Of the same second, the word that came later: a tag that is moved and pulled at once.
+        if other.tag.is_some() && checked(&other.tag) >= checked(&self.tag) {
             self.tag = other.tag;
         }
         self.public = self.public.max(other.public);

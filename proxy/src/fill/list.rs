@@ -143,6 +143,7 @@ impl Fills {
     /// A source as a place with its record, which its reader has had read.
     pub(super) fn place(&self, source: &Source) -> Place {
         Place {
+            patience: None,
             registry: source.registry.clone(),
             repository: source.repository.clone(),
             record: self

@@ -35,22 +35,10 @@ impl Pull {
             .learn(place, known.public(), known.refused(), accepted);
         if let Some(tag) = tag
             && place.record.tag(tag).is_none()
+            && let Some(told) = self.recall_tag(place, tag).await
         {
-            let thing = of_tag(&place.registry, &place.repository, tag);
-            let known = self.cluster.recall(&thing, |kept| kept.tag.is_some());
-            let mut known = known.await;
-            known.merge(self.cluster.durable_tag(registry, repository, tag).await);
-            if let Some(told) = known.tag {
-                // Heard, not checked: it must never count as fresh here, and any answer of the registry replaces it.
-                let record = TagRecord {
-                    digest: told.digest,
-                    size: told.size,
-                    media_type: told.media_type,
-                    checked: 0,
-                };
-                place.record.set_tag(tag.clone(), record);
-                new = true;
-            }
+            place.record.set_tag(tag.clone(), heard(told));
+            new = true;
         }
         if new {
             tracing::info!(
@@ -62,12 +50,75 @@ impl Pull {
         new
     }
 
+    /// What the other members know of a tag.
+    async fn recall_tag(&self, place: &Place, tag: &Tag) -> Option<KeptTag> {
+        let (registry, repository) = (&place.registry, &place.repository);
+        let thing = of_tag(registry, repository, tag);
+        let mut known = self.cluster.recall(&thing, |kept| kept.tag.is_some()).await;
+        known.merge(self.cluster.durable_tag(registry, repository, tag).await);
+        known.sane(now()).tag
+    }
+
+    /// What the other members know of a tag that is known here as `known`, if that is something newer. What was only
+    /// heard here is always older than what somebody has checked since.
+    pub(super) async fn hear_newer(
+        &self,
+        place: &Place,
+        tag: &Tag,
+        known: &TagRecord,
+    ) -> Option<TagRecord> {
+        if !self.cluster.is_there() {
+            return None;
+        }
+        let told = Box::pin(self.recall_tag(place, tag)).await?;
+        let newer = told.digest != known.digest && told.checked >= known.checked;
+        newer.then(|| heard(told))
+    }
+
+    /// An old answer: the newest that can be had. Other members are asked what the tag points to where this node has
+    /// only heard it, and where what it knows itself is nowhere any more.
+    pub(super) async fn newest_stale(
+        &self,
+        place: &Place,
+        tag: &Tag,
+        known: TagRecord,
+        failure: Failure,
+        age: Duration,
+        head: bool,
+    ) -> Result<Pulled, PullError> {
+        let was_heard = known.checked == 0;
+        let may = self.may_have_stale(place, &Reference::Tag(tag.clone()));
+        if !was_heard {
+            let served = self
+                .stale(place, tag, &known, failure.clone(), age, head)
+                .await;
+            if served.is_ok() || !may {
+                return served;
+            }
+        }
+        if may
+            && let Some(newer) = self.hear_newer(place, tag, &known).await
+            && let Ok(served) = self
+                .stale(place, tag, &newer, failure.clone(), Duration::MAX, head)
+                .await
+        {
+            if was_heard {
+                place.record.set_tag(tag.clone(), newer);
+            }
+            return Ok(served);
+        }
+        if was_heard {
+            return self.stale(place, tag, &known, failure, age, head).await;
+        }
+        Err(failure.into())
+    }
+
     /// Tells the other members what upstream has just said about a manifest and about who may have it.
     pub(super) fn tell(&self, place: &Place, route: &Route, answered: &Result<Pulled, PullError>) {
         let Route::Manifest(_, reference) = route else {
             return;
         };
-        if !self.cluster.is_there() {
+        if !self.cluster.is_joined() && !self.cluster.is_there() {
             return;
         }
         let at = |age: Duration| now().saturating_sub(age.as_secs());
@@ -92,19 +143,7 @@ impl Pull {
             (Reference::Tag(tag), true) => place.record.tag(tag).map(|known| (tag, known)),
             _ => None,
         };
-        let told = told.map(|(tag, known)| {
-            let known = KeptTag {
-                digest: known.digest,
-                size: known.size,
-                media_type: known.media_type,
-                checked: known.checked,
-            };
-            let kept = Kept {
-                tag: Some(known),
-                ..Kept::default()
-            };
-            (tag, kept)
-        });
+        let told = told.map(|(tag, known)| (tag, kept(known)));
         spread(&self.cluster, place, reference, verdict, told);
     }
 
@@ -170,5 +209,46 @@ fn spread(
     if let Some((tag, kept)) = told {
         let thing = of_tag(registry, repository, tag);
         tokio::spawn(Arc::clone(cluster).remember(thing, kept));
+    }
+}
+
+/// Tells the other members what these tags point to, now that the manifest is here. Runtimes ask for it by its digest,
+/// after a HEAD of the tag: the keepers were told nothing then, since a digest that nobody holds would keep them from
+/// giving the one that somebody does.
+pub(super) fn tell_arrived(cluster: &Arc<Cluster>, place: &Place, tags: Vec<(Tag, TagRecord)>) {
+    if !cluster.is_joined() && !cluster.is_there() {
+        return;
+    }
+    let (registry, repository) = (&place.registry, &place.repository);
+    for (tag, record) in tags {
+        let kept = kept(record);
+        cluster.write_records(registry, repository, &Kept::default(), Some((&tag, &kept)));
+        let thing = of_tag(registry, repository, &tag);
+        tokio::spawn(Arc::clone(cluster).remember(thing, kept));
+    }
+}
+
+/// What the keepers of a tag are told.
+fn kept(record: TagRecord) -> Kept {
+    let tag = KeptTag {
+        digest: record.digest,
+        size: record.size,
+        media_type: record.media_type,
+        checked: record.checked,
+    };
+    Kept {
+        tag: Some(tag),
+        ..Kept::default()
+    }
+}
+
+/// What was heard of a tag. It was not checked here: it must never count as fresh, and any answer of the registry
+/// replaces it.
+fn heard(told: KeptTag) -> TagRecord {
+    TagRecord {
+        digest: told.digest,
+        size: told.size,
+        media_type: told.media_type,
+        checked: 0,
     }
 }

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use larder_shared::{Digest, Reference, Tag, admin::StepName, media};
 
-use super::{DIGEST, Manifest, Pull, PullError, Pulled, explain, put};
+use super::{
+    DIGEST, Manifest, Pull, PullError, Pulled, explain, hearsay::tell_arrived, outage::SOME, put,
+};
 use crate::{
     access::{Access, Place, Verdict},
     body::Body,
@@ -166,6 +168,12 @@ impl Pull {
                 // It becomes what the tag points to when it is here: an outage may come first.
                 let announced = tag_record(&descriptor);
                 place.record.announce_tag(tag.clone(), announced);
+                // Another request may have brought it since, and found nothing announced.
+                if let Some(pulled) = self.stored_manifest(place, &descriptor.digest, head).await {
+                    let arrived = place.record.arrived(&descriptor.digest);
+                    tell_arrived(&self.cluster, place, arrived);
+                    return Ok(pulled.from(Tier::Node, Outcome::Hit));
+                }
                 // A mirror's headers do not tell what a manifest is; its bytes do.
                 if head && proves {
                     return Ok(headers_only(&descriptor).from(Tier::Upstream, Outcome::Miss));
@@ -206,7 +214,8 @@ impl Pull {
     ) -> Result<Pulled, PullError> {
         match otherwise {
             After::Stale { known, failure } => {
-                self.stale(place, tag, &known, failure, age, head).await
+                self.newest_stale(place, tag, known, failure, age, head)
+                    .await
             }
             After::Forget(failure) => {
                 place.record.forget_tag(tag);
@@ -257,7 +266,7 @@ impl Pull {
     }
 
     /// An old answer, for a caller who may still read the repository. It says that it is old.
-    async fn stale(
+    pub(super) async fn stale(
         &self,
         place: &Place,
         tag: &Tag,
@@ -313,11 +322,16 @@ impl Pull {
                 return Ok(pulled.from(Tier::Node, Outcome::Hit));
             }
         }
+        let mut place = place.clone();
         if !proven && self.cluster.has_others() {
             let subject = Subject::Manifest(Reference::Digest(*digest));
-            self.access.prove(place, subject).await?;
+            self.access.prove(&place, subject).await?;
+            // The proof was bridged: it has taken its time, and the members need some.
+            if !self.proven(&place)? {
+                place = place.hurried(SOME);
+            }
         }
-        let manifest = Box::pin(self.fetch(place, Reference::Digest(*digest))).await?;
+        let manifest = Box::pin(self.fetch(&place, Reference::Digest(*digest))).await?;
         Ok(manifest.pulled(head, Outcome::Miss))
     }
 
@@ -534,11 +548,12 @@ pub(super) struct Schema1;
 /// Keeps a verified manifest. The client does not wait for the disk.
 fn keep(store: &Arc<Store>, cluster: &Arc<Cluster>, place: &Place, manifest: &Arc<Manifest>) {
     store.remember(&manifest.digest, &manifest.bytes);
-    place.record.add_link(Link {
+    let arrived = place.record.add_link(Link {
         digest: manifest.digest,
         size: manifest.bytes.len() as u64,
         media_type: Some(manifest.media_type.clone()),
     });
+    tell_arrived(cluster, place, arrived);
     // A disk on which much hangs gets no more threads.
     if !store.takes_more() {
         return;

@@ -13,11 +13,13 @@ mod sweep;
 
 use std::{
     collections::HashMap,
+    num::NonZeroUsize,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
 use larder_shared::{Digest, RegistryName, Repository, Tag};
+use lru::LruCache;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -172,7 +174,7 @@ pub struct RepositoryRecord {
     layout: Arc<Layout>,
     known: Mutex<Known>,
     /// What tags were said to point to when the manifest was not here yet. It may never come.
-    announced: Mutex<HashMap<Tag, TagRecord>>,
+    announced: Mutex<LruCache<Tag, TagRecord>>,
     log: Arc<Log>,
     writers: Writers,
     held: Arc<Held>,
@@ -184,7 +186,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Announced tags that are remembered of a repository.
-const ANNOUNCED: usize = 256;
+const ANNOUNCED: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 
 /// Clocks are set forward and back by so many seconds without anybody noticing.
 const SKEW: u64 = 60;
@@ -217,7 +219,7 @@ impl RepositoryRecord {
             name: Name::new(name),
             layout: Arc::clone(&all.layout),
             known: Mutex::default(),
-            announced: Mutex::default(),
+            announced: Mutex::new(LruCache::new(ANNOUNCED)),
             log: Arc::new(Log::new(path)),
             writers: all.writers.clone(),
             held: Arc::clone(&all.held),
@@ -253,8 +255,9 @@ impl RepositoryRecord {
         age(lock(&self.known).refused?)
     }
 
-    /// Takes down that the repository holds a digest. What is known as a manifest stays one.
-    pub fn add_link(&self, link: Link) {
+    /// Takes down that the repository holds a digest. What is known as a manifest stays one. Tags that were announced
+    /// to point to it count from now on; they are returned, since other members have not heard of them yet.
+    pub fn add_link(&self, link: Link) -> Vec<(Tag, TagRecord)> {
         let known = self.link(&link.digest);
         let new = known.is_none_or(|known| {
             known.size != link.size
@@ -265,28 +268,34 @@ impl RepositoryRecord {
             self.write(Line::Link(link));
             self.held.note(&self.name, &digest);
         }
-        let mut announced = lock(&self.announced);
+        self.arrived(&digest)
+    }
+
+    /// The manifest with this digest is here: the tags that were announced to point to it do so now.
+    pub fn arrived(&self, digest: &Digest) -> Vec<(Tag, TagRecord)> {
+        let announced = lock(&self.announced);
+        let points_here = |(_, record): &(&Tag, &TagRecord)| record.digest == *digest;
         let arrived: Vec<_> = announced
-            .extract_if(|_, record| record.digest == digest)
+            .iter()
+            .filter(points_here)
+            .map(|(tag, record)| (tag.clone(), record.clone()))
             .collect();
         drop(announced);
-        for (tag, record) in arrived {
-            self.set_tag(tag, record);
+        for (tag, record) in &arrived {
+            self.set_tag(tag.clone(), record.clone());
         }
+        arrived
     }
 
     /// Takes down what a tag was said to point to, which is not here. It counts once the manifest is: until then the
     /// one that is here is the better answer to who asks in an outage.
     pub fn announce_tag(&self, tag: Tag, record: TagRecord) {
-        let mut announced = lock(&self.announced);
         // Anyone may ask about any tag: what is remembered must not grow without bound.
-        if announced.len() >= ANNOUNCED {
-            announced.clear();
-        }
-        announced.insert(tag, record);
+        lock(&self.announced).put(tag, record);
     }
 
     pub fn set_tag(&self, tag: Tag, record: TagRecord) {
+        lock(&self.announced).pop(&tag);
         // A new time alone is worth a line only now and then: it matters to `fresh_for` after a restart.
         let minor = self.tag(&tag).is_some_and(|old| {
             old.digest == record.digest && record.checked.abs_diff(old.checked) < 5

@@ -1,0 +1,173 @@
+//! What upstream was silent about a moment ago.
+//!
+//! A client that was told 503 asks for the same thing again at once: with a credential, as a blob, by its next try. A
+//! registry that hangs would take the whole time of each of these requests. So upstream is still asked, but with little
+//! patience, and the other members have their turn sooner.
+
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    num::NonZeroUsize,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use larder_shared::{Reference, Route};
+use lru::LruCache;
+
+use super::{PullError, is_outage};
+use crate::access::Place;
+
+/// Upstream is asked with little patience for so long after it was silent. A question with little patience that is not
+/// answered does not prolong that: a slow registry gets its time again.
+const REMEMBERED: Duration = Duration::from_secs(5);
+
+/// Things remembered. Anyone may ask for anything.
+const THINGS: NonZeroUsize = NonZeroUsize::new(1000).unwrap();
+
+/// The time that is left to upstream where it has just been silent. A registry that is back answers within it.
+pub(super) const LITTLE: Duration = Duration::from_millis(700);
+
+/// The same within a request of which a first question has taken its time already.
+pub(super) const SOME: Duration = Duration::from_millis(1500);
+
+/// An answer that came sooner tells that nobody had to wait: a refused connection, an open breaker.
+const SILENCE: Duration = Duration::from_millis(500);
+
+/// What is asked for, however it is asked for, as a hash: another thing with the same one is hurried in vain, once.
+fn thing(place: &Place, route: &Route) -> Option<u64> {
+    let mut hash = DefaultHasher::new();
+    (&place.registry, &place.repository).hash(&mut hash);
+    match route {
+        Route::Manifest(_, Reference::Tag(tag)) => tag.hash(&mut hash),
+        Route::Manifest(_, Reference::Digest(digest)) | Route::Blob(_, digest) => {
+            digest.hash(&mut hash);
+        }
+        Route::Ping | Route::Tags(..) | Route::Referrers(..) => return None,
+    }
+    Some(hash.finish())
+}
+
+/// What an attempt says about upstream's silence.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Lesson {
+    /// It is silent.
+    Silent,
+    /// It answered.
+    Answers,
+    /// Nothing new.
+    None,
+}
+
+/// `answered`: whether upstream's word is in the answer; `None` for a client that left before there was one.
+fn lesson(answered: Option<bool>, brief: bool, took: Duration) -> Lesson {
+    match answered {
+        Some(true) => Lesson::Answers,
+        Some(false) | None if !brief && took >= SILENCE => Lesson::Silent,
+        Some(false) | None => Lesson::None,
+    }
+}
+
+/// All silences of the last seconds.
+#[derive(Debug)]
+pub struct Outages(Mutex<LruCache<u64, Instant>>);
+
+impl Default for Outages {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(THINGS)))
+    }
+}
+
+impl Outages {
+    /// An attempt begins. It has to be told how it went; one that is dropped before was late.
+    pub(super) fn begin(&self, place: &Place, route: &Route) -> Attempt<'_> {
+        let thing = thing(place, route);
+        let brief = thing.is_some_and(|thing| self.was_silent(thing));
+        Attempt {
+            outages: self,
+            thing,
+            brief,
+            began: Instant::now(),
+            answered: None,
+        }
+    }
+
+    fn was_silent(&self, thing: u64) -> bool {
+        let silences = self.lock();
+        // Nothing is remembered of a registry that is well: the usual case.
+        let since = silences.peek(&thing);
+        since.is_some_and(|since| since.elapsed() < REMEMBERED)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LruCache<u64, Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One attempt.
+#[derive(Debug)]
+pub(super) struct Attempt<'a> {
+    outages: &'a Outages,
+    thing: Option<u64>,
+    brief: bool,
+    began: Instant,
+    answered: Option<bool>,
+}
+
+impl Attempt<'_> {
+    /// The patience with upstream, where it is less than usual.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        self.brief.then_some(LITTLE)
+    }
+
+    /// How it went.
+    pub(super) fn ended<T>(mut self, answered: &Result<T, PullError>, stale: bool) {
+        let silent = match answered {
+            Ok(_) => stale,
+            Err(error) => is_outage(error),
+        };
+        self.answered = Some(!silent);
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        let Some(thing) = self.thing.take() else {
+            return;
+        };
+        match lesson(self.answered, self.brief, self.began.elapsed()) {
+            Lesson::Silent => {
+                self.outages.lock().put(thing, Instant::now());
+            }
+            Lesson::Answers if self.brief => {
+                self.outages.lock().pop(&thing);
+            }
+            Lesson::Answers | Lesson::None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_attempt_makes_a_silence_and_any_answer_ends_it() {
+        let (soon, late) = (Duration::from_millis(3), Duration::from_secs(2));
+        for (answered, brief, took, expected) in [
+            (Some(true), false, late, Lesson::Answers),
+            (Some(true), true, soon, Lesson::Answers),
+            (Some(false), false, late, Lesson::Silent),
+            // The client, or the bound on its headers, was quicker.
+            (None, false, late, Lesson::Silent),
+            // A connection that is refused costs nobody time.
+            (Some(false), false, soon, Lesson::None),
+            (None, false, soon, Lesson::None),
+            // Otherwise who asks often enough would keep a slow registry from ever being heard.
+            (Some(false), true, LITTLE, Lesson::None),
+            (None, true, late, Lesson::None),
+        ] {
+            let found = lesson(answered, brief, took);
+            assert_eq!(found, expected, "{answered:?} {brief} {took:?}");
+        }
+    }
+}
