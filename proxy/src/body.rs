@@ -35,7 +35,7 @@ use crate::{
     fill::{Chunk, FillError, Passage, Reader, Through},
     metrics::Receiving,
     record::Record,
-    store::Blob,
+    store::{Blob, Checked, Store},
     sys::Regions,
 };
 
@@ -100,8 +100,12 @@ pub struct Body {
     record: Option<Record>,
     /// A range of a fill is being read.
     inside: bool,
-    /// The connection cannot send files: they are read, a piece at a time.
+    /// Files are read, a piece at a time: the connection cannot send them.
     copied: bool,
+    /// It goes to another member: what is read of a committed blob of this store is compared with its checksums.
+    checks: Option<Arc<Store>>,
+    /// The committed blob of which pieces were read so.
+    checked: Option<Arc<Checked>>,
     cold: Cold,
     /// A range that the fill has given and that is not read yet.
     given: Option<Range>,
@@ -126,6 +130,8 @@ impl Body {
             record: None,
             inside: false,
             copied: false,
+            checks: None,
+            checked: None,
             cold: Cold::default(),
             given: None,
             failed: None,
@@ -194,10 +200,11 @@ impl Body {
         self
     }
 
-    /// The same for a connection that encrypts, where files do not go out by themselves.
+    /// The same for another member's request. Nothing of `store` leaves that is not what it was when it was verified.
     #[must_use]
-    pub fn serve_copied(mut self, record: Record) -> Self {
+    pub fn serve_checked(mut self, store: &Arc<Store>, record: Record) -> Self {
         self.copied = true;
+        self.checks = Some(Arc::clone(store));
         self.record = Some(record);
         self
     }
@@ -208,9 +215,22 @@ impl Body {
         cx: &mut Context<'_>,
         blob: &Arc<Blob>,
         range: Range,
+        committed: bool,
     ) -> Poll<io::Result<Bytes>> {
         if self.copied {
-            let read = ready!(self.cold.poll_bytes(cx, blob, range));
+            let store = self.checks.as_ref().filter(|_| committed);
+            let checked = store.map(|store| {
+                let new = || Arc::new(Checked::new(Arc::clone(store), Arc::clone(blob)));
+                Arc::clone(self.checked.get_or_insert_with(new))
+            });
+            let read = || {
+                let blob = Arc::clone(blob);
+                move || match checked {
+                    Some(checked) => checked.read(range),
+                    None => blob.read(range),
+                }
+            };
+            let read = ready!(self.cold.poll_bytes(cx, read));
             return Poll::Ready(read.map(Bytes::from));
         }
         // sendfile would wait for the disk on the thread of everybody's requests.
@@ -270,7 +290,7 @@ impl Body {
                 (Some(Segment::Range(range)), Content::Stored(blob)) => {
                     let (range, blob) = (*range, Arc::clone(blob));
                     let piece = Range::new(range.start, range.end.min(range.start + PIECE));
-                    let bytes = match ready!(self.poll_piece(cx, &blob, piece)) {
+                    let bytes = match ready!(self.poll_piece(cx, &blob, piece, true)) {
                         Ok(bytes) => bytes,
                         Err(error) => return Poll::Ready(Some(Err(error))),
                     };
@@ -283,6 +303,7 @@ impl Body {
                         // Whoever asks after the last byte has come is not to find a reader here: the blob may have
                         // rotted, and is looked at only while nobody reads it.
                         self.content = Content::None;
+                        self.checked = None;
                     }
                     return Poll::Ready(Some(Ok(bytes)));
                 }
@@ -323,7 +344,8 @@ impl Body {
                             // A reader that joins late is given everything that is there.
                             let end = range.end.min(range.start + PIECE);
                             let piece = Range::new(range.start, end);
-                            let Poll::Ready(bytes) = self.poll_piece(cx, &blob, piece) else {
+                            let Poll::Ready(bytes) = self.poll_piece(cx, &blob, piece, false)
+                            else {
                                 self.given = Some(range);
                                 return Poll::Pending;
                             };

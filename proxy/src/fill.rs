@@ -193,6 +193,8 @@ struct State {
     by_member: bool,
     /// The object store has brought some of the bytes.
     by_object: bool,
+    /// The bytes are known not to have the digest, and somebody reads them: nothing more of them goes out.
+    wrong: bool,
 }
 
 impl State {
@@ -313,6 +315,7 @@ impl Fill {
                 resumed: false,
                 by_member: false,
                 by_object: false,
+                wrong: false,
             }),
             demand: Notify::new(),
             failed: Mutex::default(),

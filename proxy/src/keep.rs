@@ -17,7 +17,7 @@ use crate::{
     drain::Watch,
     metrics::Reason,
     pull::Pull,
-    store::{Blob, Counts, Limits},
+    store::{Blob, Counts, Limits, Sums},
 };
 
 /// Time between two rounds when nothing is added.
@@ -163,33 +163,43 @@ pub async fn scrub(pull: Arc<Pull>) {
             };
             let hashed = hash(&blob, SCRUB_RATE).await;
             let store = Arc::clone(&pull.store);
-            let _ = tokio::task::spawn_blocking(move || store.judge(&blob, &hashed)).await;
+            let judge = move || {
+                let (hashed, sums) = match hashed {
+                    Ok((digest, sums)) => (Ok(digest), Some(sums)),
+                    Err(error) => (Err(error), None),
+                };
+                if let (true, Some(sums)) = (store.judge(&blob, &hashed), sums) {
+                    store.keep_lacking_sums(&blob, &sums);
+                }
+            };
+            let _ = tokio::task::spawn_blocking(judge).await;
         }
     }
 }
 
-/// Hashes a blob a piece at a time, evenly, at so many bytes a second.
-async fn hash(blob: &Arc<Blob>, rate: u64) -> io::Result<Digest> {
+/// Hashes a blob a piece at a time, evenly, at so many bytes a second, and makes its checksums.
+async fn hash(blob: &Arc<Blob>, rate: u64) -> io::Result<(Digest, Sums)> {
     let begun = tokio::time::Instant::now();
-    let mut hasher = Hasher::new(blob.digest().algorithm());
+    let mut hashing = (Hasher::new(blob.digest().algorithm()), Sums::default());
     let mut at = 0;
     while at < blob.size() {
         let piece = Range::new(at, blob.size().min(at + SCRUB_PIECE));
         let blob = Arc::clone(blob);
         let read = move || {
             blob.read(piece).map(|bytes| {
-                hasher.update(&bytes);
-                hasher
+                hashing.0.update(&bytes);
+                hashing.1.update(&bytes);
+                hashing
             })
         };
-        hasher = tokio::task::spawn_blocking(read)
+        hashing = tokio::task::spawn_blocking(read)
             .await
             .map_err(io::Error::other)??;
         at = piece.end;
         let spent = Duration::from_secs_f64(at as f64 / rate as f64);
         tokio::time::sleep_until(begun + spent).await;
     }
-    Ok(hasher.finish())
+    Ok((hashing.0.finish(), hashing.1))
 }
 
 #[cfg(test)]
@@ -208,7 +218,7 @@ mod tests {
         store.put(&digest, &bytes.into()).unwrap();
         let blob = store.blob(&digest, None).unwrap();
         let begun = Instant::now();
-        assert_eq!(hash(&blob, RATE).await.unwrap(), digest);
+        assert_eq!(hash(&blob, RATE).await.unwrap().0, digest);
         assert!(begun.elapsed() >= Duration::from_millis(500));
         // It goes on only while it is asked to.
         let hashing = hash(&blob, RATE);

@@ -210,11 +210,13 @@ async fn peer_connection(
     let Some(tls) = tls else {
         let member = place(members, "peers").ok_or_else(full)?;
         drop(arrived);
-        let regions = Regions::default();
-        let io = FileSocket::new(stream, regions.clone());
-        converse(io, &http(true), &member, watch, |request| {
-            Box::pin(surface.answer(request, Some(&regions)))
-        })
+        converse(
+            TokioIo::new(stream),
+            &http(false),
+            &member,
+            watch,
+            |request| Box::pin(surface.answer(request)),
+        )
         .await;
         return Ok(());
     };
@@ -247,7 +249,7 @@ async fn peer_connection(
         &http(false),
         &member,
         watch,
-        |request| Box::pin(surface.answer(request, None)),
+        |request| Box::pin(surface.answer(request)),
     )
     .await;
     Ok(())

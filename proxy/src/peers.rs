@@ -21,16 +21,15 @@ use crate::{
     client,
     cluster::{
         HOLDERS, RECORDS,
-        peers::{ALIVE, ROLE},
+        peers::{ALIVE, PASSED_ON, ROLE},
         records::Kept,
     },
     credentials::Secret,
     identity::Identity,
-    metrics::{Metrics, UpstreamLabel},
+    metrics::{Metrics, Tier, UpstreamLabel},
     pull::{MemberRequest, Pull, PullError},
     record::Record,
     registry::{error_response, ok_response},
-    sys::Regions,
     trace::Trace,
 };
 
@@ -56,12 +55,8 @@ impl PeerSurface {
         self.metrics.peers.turned_away.inc();
     }
 
-    /// Answers one request of a member, whose connection sends the files of `regions`; without them by copying.
-    pub async fn answer(
-        &self,
-        request: Request<Incoming>,
-        regions: Option<&Regions>,
-    ) -> Response<Body> {
+    /// Answers one request of a member.
+    pub async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let (head, body) = request.into_parts();
         let request = Request::from_parts(head, ());
         let path = request.uri().path();
@@ -99,16 +94,22 @@ impl PeerSurface {
             .into()),
         };
         let mut response = match answered {
-            Ok(pulled) => ok_response(pulled, &mut record),
+            Ok(pulled) => {
+                // What lies on this disk is this node's own word; what it brings for others is not.
+                let passed_on = pulled.tier != Tier::Node;
+                let mut response = ok_response(pulled, &mut record);
+                if passed_on {
+                    let yes = HeaderValue::from_static("true");
+                    response.headers_mut().insert(PASSED_ON, yes);
+                }
+                response
+            }
             Err(error) => error_response(&error, ErrorCode::BlobUnknown, "", &mut record),
         };
         trace.answer(response.headers_mut());
         response.map(|body| {
             let body = if head { Body::empty() } else { body };
-            match regions {
-                Some(regions) => body.serve(regions, record),
-                None => body.serve_copied(record),
-            }
+            body.serve_checked(&self.pull.store, record)
         })
     }
 

@@ -198,8 +198,10 @@ impl Pull {
             let place = place.hurried(LITTLE);
             answered = Box::pin(self.answer(&place, &request)).await;
         }
-        let stale = |pulled: &Pulled| pulled.outcome == Outcome::Stale;
-        attempt.ended(&answered, answered.as_ref().is_ok_and(stale));
+        attempt.ended(match &answered {
+            Ok(pulled) => pulled.outcome == Outcome::Stale,
+            Err(error) => self.is_outage(&place, error),
+        });
         self.tell(&place, &request.route, &answered);
         events::step(StepName::Access, || {
             explain::seen(&place, self.access.verdict(&place))

@@ -16,6 +16,7 @@ mod layout;
 mod named;
 mod partial;
 mod repositories;
+mod sums;
 mod sweeping;
 mod tenure;
 
@@ -42,6 +43,7 @@ pub use keeping::{Evicted, Limits};
 pub use named::{Named, Names, Platform, sizes};
 pub use partial::{Partial, Piece};
 pub use repositories::{Holding, Link, Repositories, RepositoryRecord, TagRecord, age, now};
+pub use sums::{Checked, Sums};
 pub use tenure::Tenure;
 
 use crate::{
@@ -122,6 +124,7 @@ impl Store {
         }
         for algorithm in Algorithm::ALL {
             partial::sweep_strays(&self.layout, algorithm);
+            sums::sweep_strays(&self.layout, algorithm);
             for shard in fs::read_dir(self.layout.blobs(algorithm))
                 .into_iter()
                 .flatten()
@@ -351,6 +354,9 @@ impl Store {
         // After a write-back error the pages may be gone although the file looks whole: nothing of it can be trusted.
         let committed = (|| {
             partial.seal()?;
+            if let Some(sums) = partial.take_sums() {
+                self.keep_sums(partial.blob().digest(), partial.size(), &sums);
+            }
             // Not under the lock: a rename may wait for the journal, and requests for the lock.
             partial.put_in_place()?;
             {
@@ -402,6 +408,7 @@ impl Store {
             }
         }
         let _ = partial::remove_if_there(&aside);
+        let _ = partial::remove_if_there(&self.layout.sums(digest));
     }
 }
 
@@ -418,7 +425,7 @@ fn check_version(layout: &layout::Layout) -> io::Result<()> {
                 "the store has another layout version; its content is set aside and may be deleted"
             );
             fs::create_dir_all(&aside)?;
-            for name in ["blobs", "partial", "repositories", "version"] {
+            for name in ["blobs", "checksums", "partial", "repositories", "version"] {
                 let from = layout.root().join(name);
                 if from.exists() {
                     fs::rename(&from, aside.join(name))?;

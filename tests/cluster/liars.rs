@@ -70,11 +70,20 @@ async fn wrong_bytes_are_never_kept_and_the_liar_is_named() {
             if seen == Compared::whole(SIZE) {
                 break;
             }
-            spoilt += 1;
             assert!(
-                seen.differs_at.is_some() && seen.error.is_some() && seen.len < SIZE,
-                "only wrong bytes that are out may spoil a pull, and then it ends short: {seen:?}"
+                seen.error.is_some() && seen.len < SIZE,
+                "what is wrong ends short: {seen:?}"
             );
+            if seen.differs_at.is_none() {
+                // It was found out before anything wrong had left: a client resumes.
+                let door = cluster.door(number, &fake, REPOSITORY);
+                let range = format!("bytes={}-", seen.len);
+                let rest = seen.len..SIZE;
+                let resumed = door.part(&blob.digest, &blob.content, &range, rest).await;
+                resumed.expect("the rest");
+                break;
+            }
+            spoilt += 1;
             assert!(attempt == 0, "wrong bytes came twice: {seen:?}");
         }
         kept_right(&cluster, number, &blob.digest).await;

@@ -10,6 +10,7 @@ mod outage;
 mod private;
 mod reach;
 mod refusals;
+mod rot;
 mod seeing;
 mod shaped;
 mod together;

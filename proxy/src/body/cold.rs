@@ -46,16 +46,17 @@ impl std::fmt::Debug for Cold {
 }
 
 impl Cold {
-    /// The bytes of a range.
-    pub(super) fn poll_bytes(
+    /// The bytes that `read` gives, whatever file it reads.
+    pub(super) fn poll_bytes<F>(
         &mut self,
         cx: &mut Context<'_>,
-        blob: &Arc<Blob>,
-        range: Range,
-    ) -> Poll<io::Result<Vec<u8>>> {
+        read: impl FnOnce() -> F,
+    ) -> Poll<io::Result<Vec<u8>>>
+    where
+        F: FnOnce() -> io::Result<Vec<u8>> + Send + 'static,
+    {
         if let Self::Nothing = self {
-            let blob = Arc::clone(blob);
-            *self = Self::Bytes(Box::pin(CALLS.clone().run_owned(move || blob.read(range))));
+            *self = Self::Bytes(Box::pin(CALLS.clone().run_owned(read())));
         }
         let Self::Bytes(reading) = self else {
             return Poll::Ready(Err(io::ErrorKind::Other.into()));

@@ -40,6 +40,9 @@ use crate::{
 /// Says in which role a member is asked. Without it a request is none of a member's.
 pub const ROLE: HeaderName = HeaderName::from_static("larder-role");
 
+/// Says that the bytes of an answer do not lie on the member's disk: it brings them from somebody else as they come.
+pub const PASSED_ON: HeaderName = HeaderName::from_static("larder-passed-on");
+
 /// Where a member says that it is alive.
 pub const ALIVE: &str = "/larder/v1/alive";
 

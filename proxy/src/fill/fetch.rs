@@ -75,6 +75,8 @@ pub struct Opened {
     pub endpoint: usize,
     /// The member that answers.
     pub member: Option<SocketAddr>,
+    /// That member brings it from somebody else.
+    pub passed_on: bool,
     pub body: Body,
     /// What the body has brought already.
     pub first: Option<Brought>,
@@ -103,6 +105,8 @@ pub struct Track {
     pub wrote: Mutex<Spans>,
     /// Which member answered, if one did.
     pub member: OnceLock<SocketAddr>,
+    /// Whether that member brought it from somebody else.
+    pub passed_on: AtomicBool,
     /// Whether the object store answered.
     pub object: AtomicBool,
 }
@@ -113,6 +117,7 @@ impl Track {
         if let Some(member) = opened.member {
             let _ = self.member.set(member);
         }
+        self.passed_on.store(opened.passed_on, Ordering::Relaxed);
         let object = matches!(opened.body, Body::Object(_));
         self.object.store(object, Ordering::Relaxed);
     }

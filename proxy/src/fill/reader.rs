@@ -145,7 +145,7 @@ impl Reader {
         if let Some(refused) = own_failure(&state.refusals, &seat.source, counts) {
             return Poll::Ready(Err(refused));
         }
-        if let (Some(size), true) = (state.size, entitled) {
+        if let (Some(size), true, false) = (state.size, entitled, state.wrong) {
             let start = match &seat.wants {
                 Wants::Opening { start, .. } => start.unwrap_or(size.saturating_sub(1)),
                 _ => 0,
@@ -227,6 +227,15 @@ impl Reader {
         let Some(seat) = state.seats.get_mut(&self.seat) else {
             return Poll::Ready(None);
         };
+        // What is known to be wrong goes no further: a client would resume behind it, and find its whole copy wrong. The body
+        // ends when the fill has left the list, so that a client that comes back at once meets another.
+        if matches!(state.phase, Phase::Failed(FillError::Digest)) {
+            return Poll::Ready(Some(Err(FillError::Digest)));
+        }
+        if state.wrong {
+            seat.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
         let verified = matches!(state.phase, Phase::Verified);
         let at = self.part.start;
         let held = if self.held_back && !verified {

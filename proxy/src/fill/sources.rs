@@ -139,7 +139,9 @@ pub async fn open(
         return open_peer(fills, fill, source, range, member, role).await;
     }
     let clustered = fills.cluster.has_others();
-    if let (true, Some(range)) = (clustered, range) {
+    // After wrong bytes a holder is asked only where upstream is out of reach: it may be where they come from.
+    let doubted = fills.suspects.doubts(&fill.digest);
+    if let (true, Some(range)) = (clustered && !doubted, range) {
         let hinted = fill.hinted.get_or_init(|| hinted(fills, fill)).await;
         if let Some(opened) = open_holder(fills, fill, source, range, hinted).await {
             return Ok(opened);
@@ -215,6 +217,7 @@ async fn open_upstream(
             ranged: true,
             endpoint: answer.endpoint,
             member: None,
+            passed_on: false,
             body: Body::Upstream(answer.body),
             first: None,
         });
@@ -228,6 +231,7 @@ async fn open_upstream(
         ranged: false,
         endpoint: answer.endpoint,
         member: None,
+        passed_on: false,
         body: Body::Upstream(answer.body),
         first: None,
     })
@@ -287,6 +291,7 @@ async fn open_peer(
         ranged: true,
         endpoint: usize::MAX,
         member: Some(member),
+        passed_on: answer.body.headers().contains_key(peers::PASSED_ON),
         body: Body::Peer(Box::new(answer.body)),
         first: None,
     })
@@ -354,6 +359,7 @@ async fn open_object(fills: &Fills, fill: &Fill, source: &Source, range: Range) 
         ranged: true,
         endpoint: usize::MAX,
         member: None,
+        passed_on: false,
         body: Body::Object(Box::new(object)),
         first: None,
     })
@@ -367,8 +373,10 @@ async fn open_holder(
     range: Range,
     holders: &[SocketAddr],
 ) -> Option<Opened> {
+    let suspects = fills.suspects.of(&fill.digest);
     for member in holders {
-        if fill.has_failed(ANY_RUN, *member) || !fills.cluster.admits(*member) {
+        let suspect = suspects.contains(member);
+        if suspect || fill.has_failed(ANY_RUN, *member) || !fills.cluster.admits(*member) {
             continue;
         }
         match open_peer(fills, fill, source, range, *member, Role::Holder).await {

@@ -203,10 +203,17 @@ impl Running {
         others
     }
 
+    /// Keeps the wrong file with the names of those who brought it.
+    pub(super) fn suspect(&mut self, wrong: &Partial) {
+        let shares = std::mem::take(&mut self.shares);
+        let resumed = lock(&self.fill.state).resumed;
+        let file = Arc::clone(wrong.blob());
+        self.fills.suspects.keep(file, shares, resumed);
+    }
+
     /// Begins anew, with what the next endpoint says is the size.
     pub(super) async fn restart(&mut self, old: Arc<Partial>) -> Result<Arc<Partial>, FillError> {
-        let shares = std::mem::take(&mut self.shares);
-        self.fills.suspects.keep(Arc::clone(old.blob()), shares);
+        self.suspect(&old);
         self.size_from = None;
         let _ = tokio::task::spawn_blocking(move || old.discard()).await;
         self.progress.present = 0;

@@ -19,6 +19,7 @@ use super::{
     plan::{self, Demand, Flight, Spread, Step, View, WINDOW},
     ramp::{MAX_STREAMS, PARALLEL_FROM},
     sources::{self, Via},
+    suspects::Share,
     task::{BACKOFF_MAX, GIVE_UP_ERRORS, GIVE_UP_STALLS, Running},
 };
 use crate::{
@@ -104,12 +105,12 @@ impl Running {
     /// Whom to ask for what begins at `at`, with at most `depth` members in between.
     pub(super) fn via(&self, at: u64, depth: u8) -> Via {
         let (cluster, run) = (&self.fills.cluster, sources::run_of(at));
-        let suspects = self.fills.suspects.of(&self.fill.digest);
-        let worth_it = |member: &SocketAddr| {
-            !self.fill.has_failed(run, *member)
-                && !suspects.contains(member)
-                && cluster.admits(*member)
-        };
+        // After wrong bytes only who holds it, or the source itself: a member that was not asked yet may ask one that was.
+        if self.fills.suspects.doubts(&self.fill.digest) {
+            return Via::Direct;
+        }
+        let worth_it =
+            |member: &SocketAddr| !self.fill.has_failed(run, *member) && cluster.admits(*member);
         let candidates = cluster.candidates(&self.fill.digest, run, depth);
         match candidates.into_iter().find(|(member, _)| worth_it(member)) {
             Some((member, role)) => Via::Peer { member, role },
@@ -184,7 +185,11 @@ impl Running {
     ) {
         self.ranged.store(opened.ranged, Ordering::Relaxed);
         self.sure = opened.ranged;
-        self.size_from = opened.member;
+        self.size_from = opened.member.map(|member| Share {
+            range: Range::new(0, 0),
+            member,
+            passed_on: opened.passed_on,
+        });
         note_proofs(&self.fill, partial);
         let (id, track) = self.track(range, source, via, None);
         track.endpoint.store(opened.endpoint, Ordering::Relaxed);
@@ -215,6 +220,7 @@ impl Running {
             endpoint: AtomicUsize::new(usize::MAX),
             wrote: Mutex::default(),
             member: OnceLock::new(),
+            passed_on: AtomicBool::new(false),
             object: AtomicBool::new(false),
         });
         self.flights.push(Stream {
@@ -243,8 +249,12 @@ impl Running {
         }
         if let Some(member) = stream.track.member.get() {
             let wrote = lock(&stream.track.wrote);
-            self.shares
-                .extend(wrote.iter().map(|range| (range, *member)));
+            let passed_on = stream.track.passed_on.load(Ordering::Relaxed);
+            self.shares.extend(wrote.iter().map(|range| Share {
+                range,
+                member: *member,
+                passed_on,
+            }));
         }
         if let (End::Broken { .. }, true) = (&end, stream.track.object.load(Ordering::Relaxed)) {
             // Upstream brings the rest.
@@ -281,8 +291,8 @@ impl Running {
             End::WrongObject(why) => {
                 self.sure = false;
                 // A member told the length, and the registry tells another: one of the two is wrong.
-                if let Some(member) = self.size_from {
-                    self.shares.push((Range::new(0, 0), member));
+                if let Some(told) = self.size_from {
+                    self.shares.push(told);
                     return Err(FillError::Digest);
                 }
                 (why, false)

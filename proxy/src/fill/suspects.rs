@@ -1,7 +1,8 @@
 //! Which member lied, when the bytes of several made a wrong blob.
 //!
 //! The digest says that something is wrong, not what. The wrong file is kept until the right one is in; then the spans
-//! that differ name who brought them. Meanwhile none of those members is asked for this digest.
+//! that differ name who brought them from a disk of its own; who only passed them on is not named. Meanwhile none of those
+//! members is asked for this digest, and none is asked to bring it from somebody else, who may be one of them.
 
 use std::{
     io,
@@ -26,12 +27,20 @@ pub const KEPT_FOR: Duration = Duration::from_mins(10);
 const PIECE: u64 = 1 << 20;
 
 /// What a member brought of a blob.
-pub type Share = (Range, SocketAddr);
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Share {
+    pub range: Range,
+    pub member: SocketAddr,
+    /// It brought the bytes from somebody else as they came.
+    pub passed_on: bool,
+}
 
 #[derive(Debug)]
 struct Suspect {
     wrong: Arc<Blob>,
     shares: Vec<Share>,
+    /// Who brought something of this wrong file, or of one before it.
+    touched: Vec<SocketAddr>,
     since: Instant,
 }
 
@@ -46,16 +55,29 @@ impl Default for Suspects {
 }
 
 impl Suspects {
-    /// Keeps a wrong file and who brought it.
-    pub fn keep(&self, wrong: Arc<Blob>, shares: Vec<Share>) {
-        if !shares.is_empty() {
-            let suspect = Suspect {
-                since: Instant::now(),
-                shares,
-                wrong,
-            };
-            self.lock().put(*suspect.wrong.digest(), suspect);
+    /// Keeps a wrong file and who brought it. Of one that an earlier fill left in part, `resumed`, nobody knows that.
+    pub fn keep(&self, wrong: Arc<Blob>, shares: Vec<Share>, resumed: bool) {
+        if shares.is_empty() && !resumed {
+            return;
         }
+        let mut suspects = self.lock();
+        let before = suspects.pop(wrong.digest());
+        let mut touched = before.map(|before| before.touched).unwrap_or_default();
+        touched.extend(shares.iter().map(|share| share.member));
+        touched.sort_unstable();
+        touched.dedup();
+        let suspect = Suspect {
+            since: Instant::now(),
+            shares,
+            touched,
+            wrong,
+        };
+        suspects.put(*suspect.wrong.digest(), suspect);
+    }
+
+    /// Whether wrong bytes of `digest` came a short time ago.
+    pub fn doubts(&self, digest: &Digest) -> bool {
+        self.lock().contains(digest)
     }
 
     /// Lets go of the files that were kept for longer (blocking: their room becomes free).
@@ -77,13 +99,9 @@ impl Suspects {
     pub fn of(&self, digest: &Digest) -> Vec<SocketAddr> {
         let suspects = self.lock();
         let suspect = suspects.peek(digest);
-        let mut members: Vec<SocketAddr> = suspect
-            .into_iter()
-            .flat_map(|suspect| suspect.shares.iter().map(|(_, member)| *member))
-            .collect();
-        members.sort_unstable();
-        members.dedup();
-        members
+        suspect
+            .map(|suspect| suspect.touched.clone())
+            .unwrap_or_default()
     }
 
     /// Compares with the right blob (blocking). Who brought what differs is named, once each.
@@ -92,9 +110,9 @@ impl Suspects {
             return Ok(Vec::new());
         };
         let mut liars = Vec::new();
-        for (range, member) in &suspect.shares {
-            if !liars.contains(member) && differs(&suspect.wrong, right, *range)? {
-                liars.push(*member);
+        for share in suspect.shares.iter().filter(|share| !share.passed_on) {
+            if !liars.contains(&share.member) && differs(&suspect.wrong, right, share.range)? {
+                liars.push(share.member);
             }
         }
         Ok(liars)
@@ -126,6 +144,32 @@ mod tests {
     use super::*;
     use crate::store::Store;
 
+    fn share(passed_on: bool) -> Share {
+        Share {
+            range: Range::new(0, 5),
+            member: "127.0.0.1:1".parse().unwrap(),
+            passed_on,
+        }
+    }
+
+    #[test]
+    fn who_passed_wrong_bytes_on_is_not_asked_and_not_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let (registry, digest) = ("a.io".parse().unwrap(), Digest::sha256(b"right"));
+        for (passed_on, named) in [(false, 1), (true, 0)] {
+            let wrong = store.begin(digest, 5, &registry).unwrap();
+            wrong.write(0, &["wrong".into()]).unwrap();
+            let suspects = Suspects::default();
+            suspects.keep(Arc::clone(wrong.blob()), vec![share(passed_on)], false);
+            assert_eq!(suspects.of(&digest).len(), 1);
+            let right = store.begin(digest, 5, &registry).unwrap();
+            right.write(0, &["right".into()]).unwrap();
+            let liars = suspects.name(right.blob()).unwrap();
+            assert_eq!(liars.len(), named, "{passed_on}");
+        }
+    }
+
     #[test]
     fn wrong_files_are_let_go_after_a_while() {
         let dir = tempfile::tempdir().unwrap();
@@ -135,8 +179,8 @@ mod tests {
         let wrong = partial.blob();
         let owners = Arc::strong_count(wrong);
         let suspects = Suspects::default();
-        let share = (Range::new(0, 5), "127.0.0.1:1".parse().unwrap());
-        suspects.keep(Arc::clone(wrong), vec![share]);
+        let share = share(false);
+        suspects.keep(Arc::clone(wrong), vec![share], false);
         suspects.let_go(KEPT_FOR);
         assert_eq!(suspects.of(&digest).len(), 1);
         assert_eq!(Arc::strong_count(wrong), owners + 1);

@@ -1,7 +1,6 @@
 //! The task of one fill: starts streams where the plan says, watches them, verifies, commits.
 
 use std::{
-    net::SocketAddr,
     panic::AssertUnwindSafe,
     sync::{
         Arc,
@@ -67,7 +66,7 @@ pub(super) struct Running {
     /// What members brought, should it turn out to be wrong.
     pub(super) shares: Vec<Share>,
     /// The member that told the length, if one did.
-    pub(super) size_from: Option<SocketAddr>,
+    pub(super) size_from: Option<Share>,
 }
 
 /// When to try again and when to stop trying.
@@ -248,8 +247,7 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
                 let others = running.distrust().await;
                 if !others || !take_back(fill) {
                     // The next fill names who lied.
-                    let shares = std::mem::take(&mut running.shares);
-                    fills.suspects.keep(Arc::clone(partial.blob()), shares);
+                    running.suspect(&partial);
                     return Err(FillError::Digest);
                 }
                 // Nobody was given anything yet: another endpoint may have the right bytes.
@@ -340,6 +338,10 @@ impl Running {
         match tokio::task::spawn_blocking(move || checked.verify()).await {
             Ok(Ok(Some(true))) => Ok(Arc::clone(partial)),
             Ok(Ok(_)) => {
+                {
+                    let mut state = lock(&self.fill.state);
+                    state.wrong = state.opened;
+                }
                 self.fills.metrics.fills.mismatched.inc();
                 Err(FillError::Digest)
             }

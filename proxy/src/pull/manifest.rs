@@ -327,7 +327,7 @@ impl Pull {
             let subject = Subject::Manifest(Reference::Digest(*digest));
             self.access.prove(&place, subject).await?;
             // The proof was bridged: it has taken its time, and the members need some.
-            if !self.proven(&place)? {
+            if !self.proven(&place, &Reference::Digest(*digest))? {
                 place = place.hurried(SOME);
             }
         }

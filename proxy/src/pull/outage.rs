@@ -14,7 +14,6 @@ use std::{
 use larder_shared::{Reference, Route};
 use lru::LruCache;
 
-use super::{PullError, is_outage};
 use crate::access::Place;
 
 /// Upstream is asked with little patience for so long after it was silent. A question with little patience that is not
@@ -119,12 +118,8 @@ impl Attempt<'_> {
         self.brief.then_some(LITTLE)
     }
 
-    /// How it went.
-    pub(super) fn ended<T>(mut self, answered: &Result<T, PullError>, stale: bool) {
-        let silent = match answered {
-            Ok(_) => stale,
-            Err(error) => is_outage(error),
-        };
+    /// How it went: whether upstream gave no answer.
+    pub(super) fn ended(mut self, silent: bool) {
         self.answered = Some(!silent);
     }
 }

@@ -16,6 +16,7 @@ use super::{
     bounds::{Bounds, Candidate, excess, victims},
     lock,
     partial::remove_if_there,
+    sums::Sums,
 };
 use crate::sys::disk;
 
@@ -278,11 +279,18 @@ impl Store {
 
     /// The same, watched. One that is stopped in the middle counts as sound.
     pub fn check_counted(&self, blob: &Blob, counts: &Counts) -> bool {
-        let hashed = hash(blob, counts);
+        // A blob that came before there were checksums gets them while it is hashed anyway.
+        let (digest, size) = (blob.digest(), blob.size());
+        let mut sums = self.lacks_sums(digest, size).then(Sums::default);
+        let hashed = hash(blob, counts, sums.as_mut());
         if counts.is_stopped() {
             return true;
         }
-        self.judge(blob, &hashed)
+        let sound = self.judge(blob, &hashed);
+        if let (true, Some(sums)) = (sound, sums) {
+            self.keep_sums(digest, size, &sums);
+        }
+        sound
     }
 
     /// Takes note of what a blob was found to be (blocking). One that is not what it should be is taken out of the tier;
@@ -332,6 +340,7 @@ impl Store {
                 return true;
             }
         }
+        // Its checksums stay: whoever reads it now has to find the same.
         self.note_rotten(digest);
         true
     }
@@ -383,12 +392,16 @@ impl Store {
     }
 }
 
-fn hash(blob: &Blob, counts: &Counts) -> io::Result<Digest> {
+fn hash(blob: &Blob, counts: &Counts, mut sums: Option<&mut Sums>) -> io::Result<Digest> {
     let mut hasher = Hasher::new(blob.digest().algorithm());
     let mut at = 0;
     while at < blob.size() && !counts.is_stopped() {
         let end = (at + PIECE).min(blob.size());
-        hasher.update(&blob.read(Range::new(at, end))?);
+        let bytes = blob.read(Range::new(at, end))?;
+        hasher.update(&bytes);
+        if let Some(sums) = &mut sums {
+            sums.update(&bytes);
+        }
         counts.add(0, end - at);
         at = end;
     }

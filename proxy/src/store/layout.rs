@@ -4,6 +4,7 @@
 //! <store>/version                            the layout's version, "1"
 //! <store>/lock                               held by the larder that owns the store: see `tenure`
 //! <store>/blobs/sha256/ab/<hex>              committed: verified, immutable, read-only
+//! <store>/checksums/sha256/ab/<hex>          of its pieces: see `sums`
 //! <store>/partial/sha256/<hex>               a sparse file that is being filled
 //! <store>/partial/sha256/<hex>.spans         which spans of it are present, and how far it is hashed
 //! <store>/repositories/<registry>/<repo>/_log    what is known of a repository, a line of JSON each
@@ -138,6 +139,15 @@ impl Layout {
     pub fn blob(&self, digest: &Digest) -> PathBuf {
         let hex = digest.hex();
         self.blobs(digest.algorithm()).join(&hex[..2]).join(hex)
+    }
+
+    pub fn all_sums(&self, algorithm: Algorithm) -> PathBuf {
+        self.root.join("checksums").join(algorithm.as_str())
+    }
+
+    pub fn sums(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        self.all_sums(digest.algorithm()).join(&hex[..2]).join(hex)
     }
 
     pub fn partials(&self, algorithm: Algorithm) -> PathBuf {

@@ -30,7 +30,7 @@ use self::{
     checkpoint::{Checkpoint, left_behind},
     prefix::Prefix,
 };
-use super::{Blob, layout::Layout};
+use super::{Blob, layout::Layout, sums::Sums};
 use crate::sys::disk;
 
 /// A checkpoint is written when this much time has passed since the last, or this much has come: a kill loses no more.
@@ -303,6 +303,11 @@ impl Partial {
             .write_atomic(&self.layout.spans(digest), &text, false)?;
         self.layout.left().insert(*digest);
         Ok(())
+    }
+
+    /// The checksums of what was hashed here, once. None of a blob that an earlier process has hashed in part.
+    pub(super) fn take_sums(&self) -> Option<Sums> {
+        self.prefix.take_sums()
     }
 
     /// Makes the verified file a committed blob, in three steps: on disk and read-only,

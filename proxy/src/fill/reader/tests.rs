@@ -95,3 +95,42 @@ async fn what_was_sent_of_a_file_without_its_beginning_is_lost() {
         reader.before()
     );
 }
+
+/// Bytes that are known to be wrong go no further, however many are here, and the body ends when the fill is over.
+#[tokio::test]
+async fn what_is_known_to_be_wrong_is_not_given_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let size = 200_000;
+    let Passage {
+        upstreams, source, ..
+    } = Passage::nowhere();
+    let registry = source.registry.clone();
+    let digest = Digest::sha256(b"something else");
+    let partial = Arc::new(store.begin(digest, size, &registry).unwrap());
+    let written = Bytes::from(vec![7; 100_000]);
+    partial.write(0, std::slice::from_ref(&written)).unwrap();
+    let fill = Arc::new(Fill::new(digest, registry, upstreams, Flow::new()));
+    let sit = || Reader::sit(&fill, source.clone(), &RangeHeader::Whole, Right::Digest, 0);
+    let mut reader = sit();
+    {
+        let mut state = lock(&fill.state);
+        (state.size, state.answered) = (Some(size), true);
+        state.partial = Some(Arc::clone(&partial));
+    }
+    reader.opened().await.unwrap();
+    reader.want_whole();
+    let chunk = poll_fn(|cx| reader.poll_chunk(cx)).await;
+    assert!(matches!(chunk, Some(Ok(Chunk::File(_)))), "{chunk:?}");
+    partial.write(100_000, &[written]).unwrap();
+    lock(&fill.state).wrong = true;
+    let mut late = sit();
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    assert!(reader.poll_chunk(&mut cx).is_pending());
+    assert!(late.poll_opened(&mut cx).is_pending(), "no head for it");
+    fill.set_phase(Phase::Failed(FillError::Digest));
+    let end = poll_fn(|cx| reader.poll_chunk(cx)).await;
+    assert!(matches!(end, Some(Err(FillError::Digest))), "{end:?}");
+    let refused = late.opened().await;
+    assert!(matches!(refused, Err(FillError::Digest)), "{refused:?}");
+}

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use larder_shared::{Hasher, Range};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::lock;
+use super::{Sums, lock};
 
 /// Bytes read back at a time.
 const READ_BACK: u64 = 1 << 20;
@@ -48,6 +48,8 @@ enum Next {
 pub(super) struct Prefix {
     /// The hasher, and how many bytes it has seen. Taken and put back by whoever hashes: it is never locked for long.
     hashed: Mutex<(Hasher, u64)>,
+    /// What follows beside the hash, if it has from the first byte on. Only who hashes changes it.
+    sums: Mutex<Option<Sums>>,
     queue: Mutex<Queue>,
     idle: Condvar,
 }
@@ -77,6 +79,7 @@ impl Prefix {
         };
         Self {
             hashed: Mutex::new((hasher, at)),
+            sums: Mutex::new((at == 0).then(Sums::default)),
             queue: Mutex::new(queue),
             idle: Condvar::new(),
         }
@@ -85,6 +88,11 @@ impl Prefix {
     /// The hasher as it is, and how many bytes it has seen.
     pub(super) fn midstate(&self) -> (Hasher, u64) {
         lock(&self.hashed).clone()
+    }
+
+    /// The checksums of all that was hashed.
+    pub(super) fn take_sums(&self) -> Option<Sums> {
+        lock(&self.sums).take()
     }
 
     /// Why a read failed since the last question.
@@ -168,6 +176,11 @@ impl Prefix {
                 for chunk in &piece.chunks {
                     hasher.update(chunk);
                 }
+                if let Some(sums) = &mut *lock(&self.sums) {
+                    for chunk in &piece.chunks {
+                        sums.update(chunk);
+                    }
+                }
                 *lock(&self.hashed) = (hasher, piece.range().end);
             }
             Next::File(range) => {
@@ -178,6 +191,9 @@ impl Prefix {
                     file.read_exact_at(part, at)?;
                     let (mut hasher, _) = self.midstate();
                     hasher.update(part);
+                    if let Some(sums) = &mut *lock(&self.sums) {
+                        sums.update(part);
+                    }
                     at += part.len() as u64;
                     *lock(&self.hashed) = (hasher, at);
                 }
