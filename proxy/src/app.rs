@@ -1,5 +1,6 @@
 //! The composition root: builds every part in order, binds every port, runs, and shuts down in order.
 
+mod others;
 mod reload;
 mod succession;
 
@@ -155,6 +156,7 @@ pub async fn build(config: Config, logs: Logs) -> anyhow::Result<Bound> {
         Records::waiting(records)
     };
     let cluster = Cluster::new(Arc::clone(&config), Arc::clone(&metrics), &client, records)?;
+    upstreams.beside(Arc::new(others::Members(Arc::clone(&cluster))));
     // What is wrong with the certificate is said before anything runs.
     if peers.is_some() {
         cluster.peers.tls()?;

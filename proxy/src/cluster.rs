@@ -10,13 +10,14 @@ pub mod object_store;
 mod own;
 pub mod peers;
 pub mod placement;
+pub mod probes;
 pub mod records;
 pub mod tls;
 
 use std::{
     net::SocketAddr,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -35,6 +36,7 @@ use self::{
     own::OwnRecords,
     peers::Peers,
     placement::{Key, Turn},
+    probes::Probes,
     records::{Kept, Records},
 };
 use crate::{client::Client, config::Config, drain::Watch, metrics::Metrics};
@@ -50,6 +52,9 @@ pub const HOLDERS: &str = "/larder/v1/holders";
 
 /// Where keepers are asked and told what is known of a thing.
 pub const RECORDS: &str = "/larder/v1/records";
+
+/// Where keepers are asked and told about probes of silent registries.
+pub const PROBES: &str = "/larder/v1/probes";
 
 /// Keepers are asked within this time: somebody waits for an answer, in an outage.
 const RECALL: Duration = Duration::from_millis(250);
@@ -70,6 +75,8 @@ pub struct Cluster {
     pub members: Arc<Members>,
     pub peers: Arc<Peers>,
     pub hints: Hints,
+    /// Whose turn it is to probe a silent registry, where this node is the keeper.
+    pub probes: Probes,
     own: OwnRecords,
     /// The object store, if there is one.
     pub store: Option<Arc<ObjectStore>>,
@@ -93,6 +100,7 @@ impl Cluster {
             peers: Arc::new(Peers::new(config, Arc::clone(&members), metrics)),
             members,
             hints: Hints::default(),
+            probes: Probes::default(),
             own: OwnRecords::new(records),
         }))
     }
@@ -211,6 +219,52 @@ impl Cluster {
                     .call(keeper, Method::POST, &path, Bytes::new(), TELL);
                 if let Err(failure) = told.await {
                     tracing::debug!(%failure, "a keeper was not told who holds a blob");
+                }
+            }
+        }
+    }
+
+    /// Whether this node may probe a registry that silenced it so long ago. Without a keeper that can be asked it may.
+    pub async fn may_probe(
+        self: &Arc<Self>,
+        silence: &Digest,
+        silenced: Duration,
+    ) -> probes::Turn {
+        let view = self.members.view();
+        let Some(own) = view.own_address().filter(|_| view.has_others()) else {
+            return probes::Turn::Go;
+        };
+        let path = format!("{PROBES}?thing={silence}&silenced={}", silenced.as_secs());
+        for keeper in self.keepers(silence) {
+            if keeper == own {
+                return self.probes.ask(*silence, silenced, Instant::now());
+            }
+            if self.admits(keeper) {
+                let told = self
+                    .peers
+                    .call(keeper, Method::POST, &path, Bytes::new(), RECALL)
+                    .await;
+                if let Some(turn) = told.ok().and_then(|told| probes::Turn::parse(&told)) {
+                    return turn;
+                }
+            }
+        }
+        probes::Turn::Go
+    }
+
+    /// Tells the keepers that this node's probe was answered.
+    pub async fn probed(self: Arc<Self>, silence: Digest) {
+        let own = self.members.view().own_address();
+        let path = format!("{PROBES}?thing={silence}&over");
+        for keeper in self.keepers(&silence) {
+            if Some(keeper) == own {
+                self.probes.over(silence, Instant::now());
+            } else if self.admits(keeper) {
+                let told = self
+                    .peers
+                    .call(keeper, Method::POST, &path, Bytes::new(), TELL);
+                if let Err(failure) = told.await {
+                    tracing::debug!(%failure, "a keeper was not told that a silence is over");
                 }
             }
         }

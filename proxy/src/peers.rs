@@ -5,12 +5,18 @@
 //! GET       /larder/v1/alive            how many milliseconds ago it received something from its own sources
 //! GET, POST /larder/v1/holders?digest=…[&holder=ADDR]
 //! GET, POST /larder/v1/records?thing=…
+//! POST      /larder/v1/probes?thing=…&silenced=SECONDS      may it probe a silent registry: go, wait, or over
+//! POST      /larder/v1/probes?thing=…&over                  its probe was answered
 //! ```
 //!
 //! Only members get this far: the connection's certificate was checked ([`crate::listen`]). Errors become responses in
 //! [`crate::registry`], as everywhere.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
@@ -20,7 +26,7 @@ use crate::{
     body::Body,
     client,
     cluster::{
-        HOLDERS, RECORDS,
+        HOLDERS, PROBES, RECORDS,
         peers::{ALIVE, PASSED_ON, ROLE},
         records::Kept,
     },
@@ -63,6 +69,7 @@ impl PeerSurface {
         let small = match path {
             ALIVE => Some((StatusCode::OK, self.flowed())),
             HOLDERS => Some(self.holders(&request)),
+            PROBES => Some(self.probes(&request)),
             RECORDS => Some(self.records(&request, body).await),
             _ => None,
         };
@@ -184,6 +191,26 @@ impl PeerSurface {
                 StatusCode::INSUFFICIENT_STORAGE,
                 "it cannot be kept\n".to_owned(),
             ),
+        }
+    }
+
+    fn probes(&self, request: &Request<()>) -> (StatusCode, String) {
+        let thing = query(request, "thing").and_then(|thing| thing.parse::<Digest>().ok());
+        let (Some(thing), true) = (thing, *request.method() == Method::POST) else {
+            return (StatusCode::BAD_REQUEST, "which silence?\n".to_owned());
+        };
+        let probes = &self.pull.cluster.probes;
+        if query(request, "over").is_some() {
+            probes.over(thing, Instant::now());
+            return (StatusCode::OK, String::new());
+        }
+        let silenced = query(request, "silenced").and_then(|seconds| seconds.parse().ok());
+        match silenced.map(Duration::from_secs) {
+            Some(silenced) => {
+                let turn = probes.ask(thing, silenced, Instant::now());
+                (StatusCode::OK, turn.as_str().to_owned())
+            }
+            None => (StatusCode::BAD_REQUEST, "since when?\n".to_owned()),
         }
     }
 

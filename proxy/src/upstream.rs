@@ -11,6 +11,7 @@ mod endpoint;
 pub(crate) mod fuzz;
 mod health;
 mod knock;
+mod probe;
 mod question;
 mod redirect;
 mod refusal;
@@ -20,7 +21,7 @@ mod view;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -35,6 +36,7 @@ use moka::future::Cache;
 pub use self::{
     authorization::Lend,
     knock::{Knock, Knocked},
+    probe::{Others, Say},
     question::{Answer, Ask, Failure, Limit, Need, Refusal, Refused, Subject, Want, content_range},
     view::{EndpointHealth, Quota},
 };
@@ -75,6 +77,8 @@ pub struct Upstreams {
     locations: Cache<LocationKey, Location>,
     /// By `scheme://host:port`.
     health: Mutex<HashMap<String, Health>>,
+    /// Other larders that ask the same registries.
+    others: OnceLock<Arc<dyn Others>>,
     /// Endpoints that gave wrong bytes for a digest, and how often. They are asked for it last.
     liars: Cache<(String, Digest), u32>,
 }
@@ -103,6 +107,7 @@ impl Upstreams {
                 .time_to_live(LOCATION_TTL)
                 .build(),
             health: Mutex::default(),
+            others: OnceLock::new(),
             liars: Cache::builder()
                 .max_capacity(10_000)
                 .time_to_live(LIAR_TTL)
@@ -149,7 +154,16 @@ impl Upstreams {
             let place = health_key(ask, endpoint);
             let probe = match self.health(&place, |health| health.admit(Instant::now())) {
                 Admission::Go => false,
-                Admission::Probe => true,
+                Admission::Probe => {
+                    if !self.may_probe(&place, probe::silence(ask, endpoint)).await {
+                        let silent = self.health(&place, |health| health.silent(Instant::now()));
+                        if let Some(silent) = silent {
+                            failures.push((index, limited(client::origin(&endpoint.url), silent)));
+                            continue;
+                        }
+                    }
+                    true
+                }
                 Admission::Avoid => {
                     avoided.push(index);
                     continue;
@@ -252,6 +266,13 @@ impl Upstreams {
             }) => health.limited(now, *retry_after, *why, probe),
             _ => health.answered(probe),
         });
+        let unanswered = matches!(
+            asked,
+            Err(Failure::Unreachable { .. } | Failure::Limited { .. })
+        );
+        if probe && !unanswered {
+            self.probed(probe::silence(ask, endpoint));
+        }
         if let Ok(answer) = &asked
             && let Some((quota, window)) = Quota::read(|name| answer.header(name))
         {

@@ -210,6 +210,41 @@ async fn only_a_member_is_answered() {
     );
 }
 
+/// Of a registry that asked to be left alone one member at a time finds out whether it still wants that; its keeper says
+/// whose turn it is, and hears how it went.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_member_at_a_time_probes_a_silent_registry() {
+    let _machine = beside().await;
+    let plan = Cluster::of(2);
+    let authority = Arc::clone(plan.authority());
+    let cluster = plan.start().await;
+    let address = cluster.peer_address(0);
+    let silence = format!("sha256:{}", "5a".repeat(32));
+    let ask = async |method: &str, query: &str| {
+        let member = authority.client(Some(&authority.member()));
+        let request = format!(
+            "{method} /larder/v1/probes?{query} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        );
+        let answer = speak(address, member, &request).await.expect("an answer");
+        let (status, body) = parsed(&answer);
+        (status, String::from_utf8_lossy(body).into_owned())
+    };
+    let question = format!("thing={silence}&silenced=60");
+    let told = |word: &str| (200, word.to_owned());
+    assert_eq!(ask("POST", &question).await, told("go"));
+    assert_eq!(ask("POST", &question).await, told("wait"));
+    assert_eq!(ask("POST", &format!("thing={silence}&over")).await, told(""));
+    assert_eq!(ask("POST", &question).await, told("over"));
+    for (method, query) in [
+        ("GET", question.as_str()),
+        ("POST", "silenced=60"),
+        ("POST", "thing=nothing&silenced=60"),
+        ("POST", &format!("thing={silence}&silenced=-1")),
+    ] {
+        assert_eq!(ask(method, query).await.0, 400, "{method} {query}");
+    }
+}
+
 /// A member that names a repository that does not hold the blob, or a registry that it does not come from.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_gets_only_what_the_repository_it_names_holds() {

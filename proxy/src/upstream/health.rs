@@ -42,6 +42,9 @@ const SILENCE_ASKED_MAX: Duration = Duration::from_hours(6);
 /// How long an asked silence is kept before a probe may go. Doubles while probes confirm it.
 const PROBE_AFTER: Duration = Duration::from_mins(1);
 
+/// Where another larder probes, it is asked so much later how that went.
+const PUT_OFF: Duration = Duration::from_secs(10);
+
 /// Retries per second and at once, for all fills of an endpoint together.
 const RETRIES_PER_SECOND: f64 = 20.0;
 const RETRIES_AT_ONCE: f64 = 40.0;
@@ -72,6 +75,7 @@ pub struct Silent {
 /// A silence that an endpoint asked for.
 #[derive(Clone, Copy, Debug)]
 struct Silence {
+    since: Instant,
     until: Instant,
     /// When the next probe may go, and the pause before it.
     probe_at: Instant,
@@ -147,6 +151,21 @@ impl Health {
         })
     }
 
+    /// How long ago the silence began.
+    pub fn silenced(&self, now: Instant) -> Duration {
+        self.silence.map_or(Duration::ZERO, |silence| {
+            now.saturating_duration_since(silence.since)
+        })
+    }
+
+    /// The probe that was about to go is another larder's business.
+    pub fn put_off(&mut self, now: Instant) {
+        self.probing_since = None;
+        if let Some(silence) = &mut self.silence {
+            silence.probe_at = now + PUT_OFF;
+        }
+    }
+
     /// An answer came, be it a refusal. Only a probe's ends a silence: another may have been asked before it began.
     pub fn answered(&mut self, probe: bool) {
         self.failures = 0;
@@ -196,6 +215,7 @@ impl Health {
         let before = self.silence.filter(|silence| now < silence.until);
         self.silence = Some(match before {
             None => Silence {
+                since: now,
                 until,
                 probe_at: now + PROBE_AFTER,
                 pause: PROBE_AFTER,
@@ -204,6 +224,7 @@ impl Health {
             Some(silence) if probe => {
                 let pause = silence.pause * 2;
                 Silence {
+                    since: silence.since,
                     // Who names no time this time has not taken back what it said before.
                     until: if retry_after.is_some() {
                         until
@@ -387,6 +408,19 @@ mod tests {
         assert_eq!(health.admit(now + MINUTE), Admission::Probe);
         health.answered(true);
         assert_eq!(health.admit(now + MINUTE), Admission::Go);
+    }
+
+    #[test]
+    fn a_probe_that_is_another_larders_is_put_off_a_little() {
+        let start = Instant::now();
+        let mut health = Health::new(start);
+        health.limited(start, Some(HOUR), Limit::Quota, false);
+        let now = start + MINUTE;
+        assert_eq!(health.admit(now), Admission::Probe);
+        assert_eq!(health.silenced(now), MINUTE);
+        health.put_off(now);
+        assert!(left(health.admit(now)).is_some());
+        assert_eq!(health.admit(now + PUT_OFF), Admission::Probe);
     }
 
     #[test]

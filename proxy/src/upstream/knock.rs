@@ -17,6 +17,7 @@ use super::{
     authorization::scheme,
     endpoint::{route_of, send_failure, token_failure},
     health::{Admission, Silent},
+    probe::silence_of_nobody,
     question::{AGENT, Failure, Refusal, Refused, sort},
 };
 use crate::{
@@ -87,6 +88,14 @@ impl Upstreams {
             knock.outcome = Knocked::Silent(silent);
             return knock;
         }
+        let silence = Some(silence_of_nobody(endpoint));
+        if probe.is_some()
+            && !self.may_probe(&place, silence).await
+            && let Some(silent) = self.health(&place, |health| health.silent(Instant::now()))
+        {
+            knock.outcome = Knocked::Silent(silent);
+            return knock;
+        }
         match self.ping(endpoint, route, None).await {
             Ok(response) => {
                 knock.ahead_seconds = ahead(&response);
@@ -104,7 +113,10 @@ impl Upstreams {
         }
         if probe.is_some() {
             self.health(&place, |health| match &knock.outcome {
-                Knocked::Answered => health.answered(true),
+                Knocked::Answered => {
+                    health.answered(true);
+                    self.probed(silence);
+                }
                 Knocked::Failed(Failure::Limited {
                     retry_after, why, ..
                 }) => health.limited(Instant::now(), *retry_after, *why, true),
