@@ -225,11 +225,7 @@ impl Cluster {
     }
 
     /// Whether this node may probe a registry that silenced it so long ago. Without a keeper that can be asked it may.
-    pub async fn may_probe(
-        self: &Arc<Self>,
-        silence: &Digest,
-        silenced: Duration,
-    ) -> probes::Turn {
+    pub async fn may_probe(self: &Arc<Self>, silence: &Digest, silenced: Duration) -> probes::Turn {
         let view = self.members.view();
         let Some(own) = view.own_address().filter(|_| view.has_others()) else {
             return probes::Turn::Go;

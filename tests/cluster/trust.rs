@@ -233,7 +233,10 @@ async fn one_member_at_a_time_probes_a_silent_registry() {
     let told = |word: &str| (200, word.to_owned());
     assert_eq!(ask("POST", &question).await, told("go"));
     assert_eq!(ask("POST", &question).await, told("wait"));
-    assert_eq!(ask("POST", &format!("thing={silence}&over")).await, told(""));
+    assert_eq!(
+        ask("POST", &format!("thing={silence}&over")).await,
+        told("")
+    );
     assert_eq!(ask("POST", &question).await, told("over"));
     for (method, query) in [
         ("GET", question.as_str()),

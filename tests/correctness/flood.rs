@@ -77,7 +77,15 @@ async fn strangers_take_no_place() {
     assert!(told.text().contains("127.0.0.2"), "{}", told.text());
 
     let mut strangers = half(STRANGER, addr, 2200, b"").await;
-    strangers.extend(half(STRANGER, addr, 100, b"GET /v2/ HTTP/1.1\r\nhost: x\r\n").await);
+    strangers.extend(
+        half(
+            STRANGER,
+            addr,
+            100,
+            b"GET /v2/ HTTP/1.1\r\nhost: localhost\r\n",
+        )
+        .await,
+    );
     for _ in 0..10 {
         assert!(answers(&url).await, "strangers keep a client out");
     }
@@ -134,7 +142,7 @@ async fn unfinished_heads_cost_little_and_their_memory_returns() {
     until_answered(&url).await;
     let before = memory(&scene.node);
     let long = "a".repeat(300 * KIB);
-    let part = format!("GET /v2/ HTTP/1.1\r\nhost: x\r\nx: {long}");
+    let part = format!("GET /v2/ HTTP/1.1\r\nhost: localhost\r\nx: {long}");
     let just = &part.as_bytes()[..60 * KIB];
     let mut held = half(Ipv4Addr::LOCALHOST, scene.node.addr(), 1900, just).await;
     held.extend(half(Ipv4Addr::LOCALHOST, scene.node.addr(), 100, part.as_bytes()).await);
@@ -183,8 +191,9 @@ async fn heads_have_a_bound_on_every_port() {
     };
     let head = |path: &str, header: usize, end: &str| {
         let header = "b".repeat(header);
-        let head =
-            format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\na: {header}{end}");
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\na: {header}{end}"
+        );
         head.into_bytes()
     };
     for (port, path) in [

@@ -82,8 +82,8 @@ async fn garbage_is_refused() {
         assert!(refused, "{:?}: {answer:?}", String::from_utf8_lossy(case));
     }
     // Two lengths in one request are how requests are smuggled.
-    let both = b"GET /v2/ HTTP/1.1\r\nhost: x\r\ncontent-length: 44\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n\
-                 GET /v2/UPPER/tags/list HTTP/1.1\r\nhost: x\r\n\r\n";
+    let both = b"GET /v2/ HTTP/1.1\r\nhost: localhost\r\ncontent-length: 44\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n\
+                 GET /v2/UPPER/tags/list HTTP/1.1\r\nhost: localhost\r\n\r\n";
     let answer = send(&scene, both).await;
     assert!(answer.matches("HTTP/1.1 ").count() <= 2, "{answer}");
     assert_serves(&scene).await;
@@ -94,20 +94,23 @@ async fn garbage_is_refused() {
 async fn floods_of_headers_are_refused() {
     let scene = Scene::new().await;
     let many = format!(
-        "GET /v2/ HTTP/1.1\r\nhost: x\r\n{}\r\n",
+        "GET /v2/ HTTP/1.1\r\nhost: localhost\r\n{}\r\n",
         "a: b\r\n".repeat(5000)
     );
     let large = format!(
-        "GET /v2/ HTTP/1.1\r\nhost: x\r\na: {}\r\n\r\n",
+        "GET /v2/ HTTP/1.1\r\nhost: localhost\r\na: {}\r\n\r\n",
         "b".repeat(2 << 20)
     );
-    let endless = format!("GET /v2/ HTTP/1.1\r\nhost: x\r\na: {}", "b".repeat(2 << 20));
+    let endless = format!(
+        "GET /v2/ HTTP/1.1\r\nhost: localhost\r\na: {}",
+        "b".repeat(2 << 20)
+    );
     for flood in [many, large, endless] {
         let answer = send(&scene, flood.as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 431 "), "{answer:?}");
     }
     let path = format!(
-        "GET /v2/{} HTTP/1.1\r\nhost: x\r\n\r\n",
+        "GET /v2/{} HTTP/1.1\r\nhost: localhost\r\n\r\n",
         "a/".repeat(100_000)
     );
     let answer = send(&scene, path.as_bytes()).await;
@@ -122,10 +125,10 @@ async fn what_is_unusual_is_answered() {
     let scene = Scene::new().await;
     for request in [
         "GET /v2/ HTTP/1.0\r\n\r\n",
-        "GET /v2/ HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+        "GET /v2/ HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
         "GET /v2/ HTTP/1.1\r\nconnection: close\r\n\r\n",
-        "GET http://x/v2/ HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
-        "GET /v2/ HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\nconnection: close\r\n\r\nabc",
+        "GET http://localhost/v2/ HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
+        "GET /v2/ HTTP/1.1\r\nhost: localhost\r\ncontent-length: 3\r\nconnection: close\r\n\r\nabc",
     ] {
         let answer = send(&scene, request.as_bytes()).await;
         assert!(
@@ -133,8 +136,8 @@ async fn what_is_unusual_is_answered() {
             "{request:?}: {answer:?}"
         );
     }
-    let three = "GET /v2/ HTTP/1.1\r\nhost: x\r\n\r\n".repeat(2)
-        + "GET /v2/ HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let three = "GET /v2/ HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(2)
+        + "GET /v2/ HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     let answer = send(&scene, three.as_bytes()).await;
     assert_eq!(
         answer.matches("HTTP/1.1 401 Unauthorized\r\n").count(),
@@ -152,7 +155,7 @@ async fn half_requests_hold_up_nobody() {
         "",
         "G",
         "GET /v2/ HTTP/1.1\r\n",
-        "GET /v2/ HTTP/1.1\r\nhost: x\r\n",
+        "GET /v2/ HTTP/1.1\r\nhost: localhost\r\n",
     ]
     .repeat(75)
     {
@@ -185,7 +188,7 @@ async fn half_a_form_is_refused_in_time() {
     let mut tcp = TcpStream::connect(scene.node.addr())
         .await
         .expect("a connection");
-    let half = b"POST /token/ghcr.io HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\ngrant_type=";
+    let half = b"POST /token/ghcr.io HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\ngrant_type=";
     tcp.write_all(half).await.expect("room in a buffer");
     let mut head = [0; 12];
     let read = tokio::time::timeout(Duration::from_secs(8), tcp.read_exact(&mut head)).await;
@@ -202,7 +205,7 @@ async fn a_client_that_does_not_read_holds_up_nobody() {
         .await
         .expect("a connection");
     let request = format!(
-        "GET /v2/a/b/blobs/{digest}?ns={} HTTP/1.1\r\nhost: x\r\n\r\n",
+        "GET /v2/a/b/blobs/{digest}?ns={} HTTP/1.1\r\nhost: localhost\r\n\r\n",
         scene.fake.host()
     );
     deaf.write_all(request.as_bytes())
