@@ -45,6 +45,9 @@ const LOOK_AT_FILES: Duration = Duration::from_secs(5);
 const READ_AT_ONCE: usize = 8;
 const READ_WITHIN: Duration = Duration::from_secs(1);
 
+/// Headers of an answer. Fronts add many; hyper's own bound is 100, which other clients do not have.
+const MAX_HEADERS: usize = 1000;
+
 type Pool = legacy::Client<hyper_rustls::HttpsConnector<connect::Connector>, Full<Bytes>>;
 
 /// How a place is reached: what addresses are allowed, and whom TLS believes.
@@ -65,6 +68,9 @@ pub enum SendError {
     Timeout(Duration),
     #[error("{0}")]
     Failed(String),
+    /// A connection stood and ended, or brought something that is no answer.
+    #[error("{0}")]
+    Broken(String),
 }
 
 /// The pools, one per route, made when first needed.
@@ -327,6 +333,7 @@ fn pooled(connector: hyper_rustls::HttpsConnector<connect::Connector>) -> Pool {
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_max_idle_per_host(IDLE_PER_HOST)
+        .http1_max_headers(MAX_HEADERS)
         .build(connector)
 }
 
@@ -346,7 +353,12 @@ fn explain(error: &legacy::Error) -> SendError {
         } else if let Some(source) = cause.source() {
             cause = source;
         } else {
-            return SendError::Failed(cause.to_string());
+            let why = cause.to_string();
+            return if error.is_connect() {
+                SendError::Failed(why)
+            } else {
+                SendError::Broken(why)
+            };
         }
     }
 }

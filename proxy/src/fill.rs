@@ -51,7 +51,7 @@ use crate::{
 };
 pub use list::{FillView, Fills};
 pub use plan::DEPTH;
-pub use reader::{Chunk, Reader};
+pub use reader::{Chunk, Reader, SMALL_WITHIN};
 use through::Before;
 pub use through::{Passage, Through};
 

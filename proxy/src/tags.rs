@@ -13,7 +13,7 @@ use crate::{
     config::{WhenDeleted, WhenUnreachable},
     identity::Fingerprint,
     store::TagRecord,
-    upstream::{Answer, Failure, Subject, Upstreams, Want},
+    upstream::{Answer, Ask, Failure, Subject, Upstreams, Want},
 };
 
 /// What a manifest is, without its bytes.
@@ -128,7 +128,7 @@ pub fn conclude(record: Option<TagRecord>, word: Word, policy: Policy) -> After 
 }
 
 /// Only askers with the same credential share a question.
-type Question = (RegistryName, Repository, Tag, Fingerprint);
+type Question = (RegistryName, Repository, Tag, Fingerprint, bool);
 
 /// Asks registries about tags. Simultaneous askers with the same credential share one question.
 #[derive(Debug)]
@@ -148,13 +148,24 @@ impl Tags {
     /// One HEAD upstream on behalf of `place`'s caller, bounded by `within`. `optional`: a cached answer would do, if
     /// nobody is to be bothered.
     pub async fn ask(&self, place: &Place, tag: &Tag, within: Duration, optional: bool) -> Told {
-        let subject = Subject::Manifest(Reference::Tag(tag.clone()));
-        let within = place.within(within);
-        let mut ask = place.ask(subject, Want::Head);
+        let mut ask = question(place, tag);
         if optional {
             ask = ask.optional();
         }
+        self.put(place, tag, ask, within).await
+    }
+
+    /// The same of the origin alone, where a mirror's word was of no use.
+    pub async fn ask_origin(&self, place: &Place, tag: &Tag, within: Duration) -> Told {
+        let mut ask = question(place, tag);
+        ask.of_origin = true;
+        self.put(place, tag, ask, within).await
+    }
+
+    async fn put(&self, place: &Place, tag: &Tag, mut ask: Ask, within: Duration) -> Told {
+        let within = place.within(within);
         ask.within = Some(within);
+        let of_origin = ask.of_origin;
         let late = Word::Failed(Failure::Unreachable {
             place: place.registry.to_string(),
             why: format!("no answer within {within:?}"),
@@ -170,7 +181,8 @@ impl Tags {
                         endpoint: Some(answer.endpoint),
                     }
                 }
-                Ok(Err(failure)) if failure.knows_no_head() => Told::nobody(Word::Untold),
+                // Its answer to HEAD was none: the answer to a GET may be.
+                Ok(Err(Failure::Invalid { .. })) => Told::nobody(Word::Untold),
                 Ok(Err(failure)) => Told::nobody(Word::Failed(failure)),
                 Err(_) => Told::nobody(late),
             }
@@ -180,12 +192,18 @@ impl Tags {
             place.repository.clone(),
             tag.clone(),
             place.identity.fingerprint(),
+            of_origin,
         );
         self.questions
             .run(key, question)
             .await
             .unwrap_or(Told::nobody(Word::Untold))
     }
+}
+
+fn question(place: &Place, tag: &Tag) -> Ask {
+    let subject = Subject::Manifest(Reference::Tag(tag.clone()));
+    place.ask(subject, Want::Head)
 }
 
 /// The descriptor that an answer's headers tell, if they tell all of it.
@@ -197,7 +215,8 @@ fn descriptor(answer: &Answer) -> Option<Descriptor> {
     }
     Some(Descriptor {
         digest: answer.header("docker-content-digest")?.parse().ok()?,
-        size: answer.content_length()?,
+        // A length of 0 is none: a client would hold the manifest against it.
+        size: answer.content_length().filter(|size| *size > 0)?,
         media_type: media_type.to_owned(),
     })
 }

@@ -11,11 +11,13 @@ mod endpoint;
 pub(crate) mod fuzz;
 mod health;
 mod knock;
+mod location;
 mod probe;
 mod question;
 mod redirect;
 mod refusal;
 mod seen;
+mod stepdown;
 mod token;
 mod view;
 
@@ -26,7 +28,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::Uri;
 use larder_shared::{
     Digest, RegistryName, Repository,
     admin::{StepName, StepOutcome},
@@ -38,32 +39,31 @@ pub use self::{
     knock::{Knock, Knocked},
     probe::{Others, Say},
     question::{Answer, Ask, Failure, Limit, Need, Refusal, Refused, Subject, Want, content_range},
+    stepdown::Became,
     view::{EndpointHealth, Quota},
 };
 use self::{
     authorization::Scheme,
     health::{Admission, Health, Silent},
-    question::{request, sort},
+    location::{LOCATION_TTL, Location, LocationKey},
+    stepdown::{Manners, Missed, Seen},
     token::Tokens,
 };
 use crate::{
-    client::{self, Client, Route},
+    client::{self, Client},
     config::{Config, Endpoint, Upstream},
     events,
-    identity::Fingerprint,
     metrics::Metrics,
 };
 
 /// The head of an answer must come within this time. Below the 5 s in which larder answers its own client.
 const FIRST_BYTE: Duration = Duration::from_secs(4);
 
-/// A redirect's target is used again for other ranges of the same blob this long: signatures live for minutes.
-const LOCATION_TTL: Duration = Duration::from_mins(1);
+/// An endpoint that failed is asked once more after this long, with jitter, where nobody else is left to ask.
+const AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// An endpoint that gave wrong bytes for a digest is asked for it last for this long.
 const LIAR_TTL: Duration = Duration::from_mins(10);
-
-type LocationKey = (RegistryName, Repository, Digest, Fingerprint);
 
 /// All upstreams.
 #[derive(Debug)]
@@ -81,17 +81,7 @@ pub struct Upstreams {
     others: OnceLock<Arc<dyn Others>>,
     /// Endpoints that gave wrong bytes for a digest, and how often. They are asked for it last.
     liars: Cache<(String, Digest), u32>,
-}
-
-/// Where a redirect led.
-#[derive(Clone, Debug)]
-struct Location {
-    uri: Uri,
-    route: Route,
-    endpoint: usize,
-    /// `scheme://host:port` of that endpoint.
-    origin: String,
-    proves: bool,
+    manners: Manners,
 }
 
 impl Upstreams {
@@ -112,6 +102,7 @@ impl Upstreams {
                 .max_capacity(10_000)
                 .time_to_live(LIAR_TTL)
                 .build(),
+            manners: Manners::new(),
         }
     }
 
@@ -132,7 +123,7 @@ impl Upstreams {
             return Ok(answer);
         }
         let mut failures: Vec<(usize, Failure)> = Vec::new();
-        let mut avoided = Vec::new();
+        let (mut avoided, mut again) = (Vec::new(), Vec::new());
         let origin = endpoints.len().saturating_sub(1);
         let begun = Instant::now();
         let order = self.order(ask, endpoints).await;
@@ -148,12 +139,13 @@ impl Upstreams {
                 Some(left / 2)
             };
             let endpoint = &endpoints[index];
-            if ask.proof && index != origin && !upstream.proves_access {
+            let mirrors_will_do = !ask.of_origin && (!ask.proof || upstream.proves_access);
+            if index != origin && !mirrors_will_do {
                 continue;
             }
             let place = health_key(ask, endpoint);
-            let probe = match self.health(&place, |health| health.admit(Instant::now())) {
-                Admission::Go => false,
+            let turn = match self.health(&place, |health| health.admit(Instant::now())) {
+                Admission::Go => Turn::First,
                 Admission::Probe => {
                     if !self.may_probe(&place, probe::silence(ask, endpoint)).await {
                         let silent = self.health(&place, |health| health.silent(Instant::now()));
@@ -162,7 +154,7 @@ impl Upstreams {
                             continue;
                         }
                     }
-                    true
+                    Turn::Probe
                 }
                 Admission::Avoid => {
                     avoided.push(index);
@@ -174,11 +166,16 @@ impl Upstreams {
                 }
             };
             match self
-                .ask_counted(ask, index, endpoint, &upstream, patience, probe)
+                .ask_counted(ask, index, endpoint, &upstream, patience, turn)
                 .await
             {
                 Ok(answer) => return Ok(answer),
-                Err(failure) => failures.push((index, failure)),
+                Err(missed) => {
+                    if missed.again && turn != Turn::Probe {
+                        again.push(index);
+                    }
+                    failures.push((index, missed.failure));
+                }
             }
         }
         // Nothing else can answer: a request that needs an answer is the probe.
@@ -191,12 +188,42 @@ impl Upstreams {
                 })
             } else {
                 let left = ask.within.map(|all| all.saturating_sub(begun.elapsed()));
-                self.ask_counted(ask, index, endpoint, &upstream, left, false)
+                self.ask_counted(ask, index, endpoint, &upstream, left, Turn::First)
                     .await
+                    .map_err(|missed| missed.failure)
             };
             match asked {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failures.push((index, failure)),
+            }
+        }
+        // One failure may be over by now, or be that of a range alone. Not where a cached answer would do, nor where the
+        // origin has said what counts.
+        let settled = |(index, failure): &(usize, Failure)| {
+            let open = match failure {
+                Failure::Unreachable { .. } => true,
+                // A mirror may have what the origin has no more.
+                Failure::NotFound(_) => matches!(ask.subject, Subject::Blob(_)),
+                _ => false,
+            };
+            *index == origin && !open
+        };
+        if ask.need == Need::Optional || failures.iter().any(settled) {
+            again.clear();
+        }
+        for index in again {
+            let left = ask.within.unwrap_or(FIRST_BYTE);
+            let left = left.saturating_sub(begun.elapsed());
+            if left < AGAIN_AFTER * 2 {
+                break;
+            }
+            tokio::time::sleep(AGAIN_AFTER.mul_f64(0.5 + fastrand::f64())).await;
+            let endpoint = &endpoints[index];
+            let asked = self.ask_counted(ask, index, endpoint, &upstream, Some(left), Turn::Again);
+            failures.retain(|(failed, _)| *failed != index);
+            match asked.await {
+                Ok(answer) => return Ok(answer),
+                Err(missed) => failures.push((index, missed.failure)),
             }
         }
         let of_origin = failures.iter().position(|(index, _)| *index == origin);
@@ -235,31 +262,38 @@ impl Upstreams {
         endpoint: &Endpoint,
         upstream: &Upstream,
         patience: Option<Duration>,
-        probe: bool,
-    ) -> Result<Answer, Failure> {
+        turn: Turn,
+    ) -> Result<Answer, Missed> {
         let place = health_key(ask, endpoint);
         let mut unanswered = Unanswered {
             upstreams: self,
             place: &place,
             since: (ask.need != Need::Beside).then(Instant::now),
         };
+        let again = turn == Turn::Again;
+        let probe = turn == Turn::Probe;
         // Boxed: a token dance is rare and large, and every request carries room for it.
-        let asking = Box::pin(self.ask_endpoint(ask, index, endpoint, upstream));
+        let asking = Box::pin(self.ask_stepping_down(ask, index, endpoint, upstream, again));
         let asked = match patience {
             Some(patience) => tokio::time::timeout(patience, asking)
                 .await
                 .unwrap_or_else(|_| {
-                    Err(Failure::Unreachable {
-                        place: client::origin(&endpoint.url),
-                        why: format!("no answer within {} ms", patience.as_millis()),
-                    })
+                    let why = format!("no answer within {} ms", patience.as_millis());
+                    let place = client::origin(&endpoint.url);
+                    Err(Failure::Unreachable { place, why }.into())
                 }),
             None => asking.await,
         };
         unanswered.since = None;
         drop(unanswered);
+        let (asked, missed) = match asked {
+            Ok(answer) => (Ok(answer), None),
+            Err(missed) => (Err(missed.failure), Some((missed.seen, missed.again))),
+        };
         let now = Instant::now();
         self.health(&place, |health| match &asked {
+            // What was asked twice has failed once.
+            Err(Failure::Unreachable { .. }) if again => {}
             Err(Failure::Unreachable { .. }) => health.failed(now, fastrand::f64()),
             Err(Failure::Limited {
                 retry_after, why, ..
@@ -295,7 +329,12 @@ impl Upstreams {
         if let Err(failure) = &asked {
             tracing::debug!(upstream.endpoint = place, %failure, "an endpoint did not answer");
         }
-        asked
+        let (seen, again) = missed.unwrap_or((Seen::Fits, false));
+        asked.map_err(|failure| Missed {
+            failure,
+            seen,
+            again,
+        })
     }
 
     fn health<T>(&self, place: &str, look: impl FnOnce(&mut Health) -> T) -> T {
@@ -324,16 +363,22 @@ impl Upstreams {
         }
     }
 
-    /// An endpoint gave bytes that do not have their digest.
-    pub async fn lied(&self, registry: &RegistryName, endpoint: usize, digest: &Digest) {
+    /// An endpoint gave bytes that do not have their digest. Says whether it is asked for them in another way from now on.
+    pub async fn lied(&self, registry: &RegistryName, endpoint: usize, digest: &Digest) -> bool {
         let upstream = self.config.load().upstream(registry.as_str());
-        if let Some(endpoint) = upstream.endpoints.get(endpoint) {
+        let Some(endpoint) = upstream.endpoints.get(endpoint) else {
+            return false;
+        };
+        {
             let place = client::origin(&endpoint.url);
             tracing::warn!(upstream.endpoint = place, blob.digest = %digest, "an endpoint gave wrong bytes and is asked last for this digest; look at it, and at what is between");
             // Where several brought the bytes of one blob, all are suspected; the one that lies again goes last.
             let key = (place, *digest);
             let lies = self.liars.get(&key).await.unwrap_or(0);
+            let now = Instant::now();
+            let otherwise = self.manners.note(&key.0, digest, Became::Wrong, now);
             self.liars.insert(key, lies + 1).await;
+            otherwise
         }
     }
 
@@ -351,41 +396,16 @@ impl Upstreams {
             .endpoints
             .len()
     }
+}
 
-    /// A blob whose redirect is known is asked for there at once. Whatever goes wrong, the registry is asked again.
-    async fn ask_location(&self, ask: &Ask, wanted: usize) -> Option<Answer> {
-        let key = location_key(ask)?;
-        let Location {
-            uri,
-            route,
-            endpoint,
-            origin,
-            proves,
-        } = self.locations.get(&key).await?;
-        // Who gave wrong bytes is not asked again where it led to.
-        if self.liars.get(&(origin, key.2)).await.is_some() {
-            return None;
-        }
-        if endpoint != wanted || ask.anew {
-            return None;
-        }
-        let request = request(ask, &uri, None);
-        if let Ok(response) = self.client.send(&route, request, FIRST_BYTE).await {
-            let (parts, body) = response.into_parts();
-            if let Ok(partial) = sort(&client::origin(&uri), parts.status, &parts.headers) {
-                return Some(Answer {
-                    partial,
-                    headers: parts.headers,
-                    body,
-                    endpoint,
-                    proves,
-                    remembered: true,
-                });
-            }
-        }
-        self.locations.invalidate(&key).await;
-        None
-    }
+/// Why an endpoint is asked now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Turn {
+    First,
+    /// Whether it still wants silence.
+    Probe,
+    /// It failed a moment ago, and no other endpoint is left.
+    Again,
 }
 
 /// A caller that gives up waiting is a failure of the endpoint as well, or nobody would ever learn that it hangs.
@@ -423,18 +443,5 @@ fn limited(place: String, silent: Silent) -> Failure {
         place,
         retry_after: Some(silent.left),
         why: silent.why,
-    }
-}
-
-fn location_key(ask: &Ask) -> Option<LocationKey> {
-    match (&ask.subject, ask.want) {
-        (Subject::Blob(_), Want::Head) => None,
-        (Subject::Blob(digest), _) => Some((
-            ask.registry.clone(),
-            ask.repository.clone(),
-            *digest,
-            ask.identity.fingerprint(),
-        )),
-        _ => None,
     }
 }

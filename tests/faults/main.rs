@@ -3,6 +3,7 @@
 mod failover;
 mod lies;
 mod parallel;
+mod stepdown;
 mod storm;
 
 use larder_tests::fake::Content;

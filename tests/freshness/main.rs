@@ -1,5 +1,6 @@
 //! How old a tag may be, and what is answered while its registry cannot be asked (promises P13 to P15).
 
+mod head;
 mod limits;
 mod mirror;
 mod outage;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use larder_tests::fake::{Fault, Gate, Match};
+use larder_tests::fake::{Fault, Gate, Match, digest_of};
 use larder_tests::http::{self, Response};
 use larder_tests::image::OCI_MANIFEST;
 use larder_tests::mirrors::Mirrors;
@@ -135,4 +135,69 @@ async fn a_limited_mirror_is_left_alone_while_the_origin_answers() {
     }
     assert_eq!(mirrors.first.requests().len(), 1);
     assert_eq!(mirrors.second.requests().len(), 5);
+}
+
+/// What a mirror answers to HEAD of a tag: it points to a manifest that is nowhere.
+fn dangling(bytes: &'static str) -> (String, Fault) {
+    let digest = digest_of(bytes.as_bytes());
+    let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let headers = vec![
+        header("Content-Type", OCI_MANIFEST),
+        header("Docker-Content-Digest", &digest),
+    ];
+    let body = bytes.into();
+    let fault = Fault::Status {
+        code: 200,
+        headers,
+        body,
+    };
+    (digest, fault)
+}
+
+/// A mirror that was cleaned up keeps the tags, and names what neither it nor the origin has: its word is dropped.
+#[tokio::test]
+async fn a_tag_that_leads_nowhere_at_a_mirror_is_asked_of_the_origin() {
+    for (known, missing) in [(false, 404), (true, 404), (false, 401), (true, 401)] {
+        let mirrors = Mirrors::new().await;
+        let case = format!("known: {known}, the origin says {missing}");
+        if known {
+            mirrors.put_manifest(REPOSITORY, Some("v1"), OLD);
+            assert_eq!(told(&mirrors, "v1").await, (200, OLD.to_owned(), false));
+        }
+        let new = mirrors
+            .second
+            .put_manifest(REPOSITORY, Some("v1"), OCI_MANIFEST, NEW);
+        let (gone, fault) = dangling("{\"schemaVersion\":2,\"gone\":true}");
+        let tag = || Match::manifest().reference("v1").method("HEAD");
+        mirrors.first.fault(tag(), fault);
+        mirrors.first.delete_tag(REPOSITORY, "v1");
+        let nowhere = Match::manifest().reference(&gone);
+        mirrors.second.fault(nowhere, Fault::status(missing));
+        for _ in 0..2 {
+            let head = http::head(&mirrors.manifest(REPOSITORY, "v1"), &[]).await;
+            let head = head.expect("an answer");
+            assert_eq!(
+                (head.status, head.header("docker-content-digest")),
+                (200, Some(&*new)),
+                "{case}"
+            );
+            assert_eq!(told(&mirrors, &new).await, (200, NEW.to_owned(), false));
+            assert_eq!(
+                told(&mirrors, "v1").await,
+                (200, NEW.to_owned(), false),
+                "{case}"
+            );
+        }
+        if missing == 401 {
+            // A refusal of the last moment bridges nothing.
+            continue;
+        }
+        // The origin has it no more: the last that it named is served as old.
+        mirrors.second.delete_tag(REPOSITORY, "v1");
+        assert_eq!(
+            told(&mirrors, "v1").await,
+            (200, NEW.to_owned(), true),
+            "{case}"
+        );
+    }
 }

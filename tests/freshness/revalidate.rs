@@ -261,9 +261,14 @@ async fn a_warm_pull_waits_for_a_far_registry_once_by_tag_and_never_by_digest() 
 /// The same where nothing is known yet, and where what is known of access is old.
 #[tokio::test]
 async fn a_registry_without_head_answers_a_head_at_once() {
+    let codes = [400, 404, 405, 501];
+    futures_util::future::join_all(codes.map(without_head)).await;
+}
+
+async fn without_head(code: u16) {
     let fake = FakeRegistry::start().await;
     let digest = fake.put_manifest(REPOSITORY, Some("v1"), OCI_MANIFEST, OLD);
-    fake.fault(Match::manifest().method("HEAD"), Fault::status(405));
+    fake.fault(Match::manifest().method("HEAD"), Fault::status(code));
     let builder = Node::builder().upstream(&fake);
     let node = builder.config("[access]\nttl = \"1s\"\n").start().await;
     for reference in ["v1", &digest, "v1", &digest] {
@@ -278,9 +283,9 @@ async fn a_registry_without_head_answers_a_head_at_once() {
             assert_eq!(
                 (answer.status, told),
                 (200, Some(&*digest)),
-                "{method} {reference}"
+                "{code}: {method} {reference}"
             );
-            assert!(!is_stale(&answer), "{method} {reference}");
+            assert!(!is_stale(&answer), "{code}: {method} {reference}");
             // Until the verdict is old again.
             tokio::time::sleep(Duration::from_millis(1100)).await;
         }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use larder_tests::fake::{FakeRegistry, Fault, Gate, Match, digest_of, expected};
+use larder_tests::fake::{FakeRegistry, Fault, Gate, Match, Odd, digest_of, expected};
 use larder_tests::http::{self, Broken, Response};
 
 const LEN: u64 = 3_000_000;
@@ -324,5 +324,49 @@ async fn a_stopped_registry_refuses_connections_until_it_starts_again() {
     let kind = cause.expect("an I/O error").kind();
     assert_eq!(kind, std::io::ErrorKind::ConnectionRefused);
     scene.fake.start_again().await;
+    scene.assert_sound().await;
+}
+
+#[tokio::test]
+async fn good_answers_in_odd_forms() {
+    let scene = Scene::new().await;
+    let odd = |odd: Odd| scene.fake.fault(Match::blob().times(1), Fault::Odd(odd));
+    odd(Odd::NoTotal);
+    let response = scene.get_range("bytes=10-19").await;
+    assert_eq!(response.header("content-range"), Some("bytes 10-19/*"));
+    odd(Odd::NoContentRange);
+    let response = scene.get_range("bytes=10-19").await;
+    assert_eq!(
+        (response.status, response.header("content-range")),
+        (206, None)
+    );
+    odd(Odd::FromStart);
+    let response = scene.get_range("bytes=10-19").await;
+    let told = format!("bytes 0-9/{LEN}");
+    assert_eq!(response.header("content-range"), Some(&*told));
+    assert!(response.body == expected(5, 0..10));
+    odd(Odd::OtherTotal);
+    let response = scene.get_range("bytes=10-19").await;
+    let told = format!("bytes 10-19/{}", LEN + 7);
+    assert_eq!(response.header("content-range"), Some(&*told));
+    odd(Odd::Multipart);
+    let response = scene.get_range("bytes=10-19").await;
+    let media_type = response.header("content-type").expect("a type");
+    assert!(media_type.starts_with("multipart/byteranges"));
+    assert_eq!(response.header("content-range"), None);
+    odd(Odd::UntilClose);
+    let response = scene.get().await;
+    assert_eq!(response.header("content-length"), None);
+    assert!(response.complete && digest_of(&response.body) == scene.digest);
+    odd(Odd::HeadLength(Some(0)));
+    let head = http::head(&scene.url, &[]).await.expect("an answer");
+    assert_eq!(head.header("content-length"), Some("0"));
+    odd(Odd::HeadLength(None));
+    let head = http::head(&scene.url, &[]).await.expect("an answer");
+    assert_eq!((head.status, head.header("content-length")), (200, None));
+    odd(Odd::Headers(vec![("X-Odd".to_owned(), "1".to_owned())]));
+    assert_eq!(scene.get().await.header("x-odd"), Some("1"));
+    scene.fake.fault(Match::blob().times(1), Fault::HangUp);
+    assert!(http::get(&scene.url, &[]).await.is_err());
     scene.assert_sound().await;
 }

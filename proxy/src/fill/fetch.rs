@@ -109,6 +109,8 @@ pub struct Track {
     pub passed_on: AtomicBool,
     /// Whether the object store answered.
     pub object: AtomicBool,
+    /// Whether the source sends everything, since it was asked without a range or knows none.
+    pub plain: AtomicBool,
 }
 
 impl Track {
@@ -120,6 +122,7 @@ impl Track {
         self.passed_on.store(opened.passed_on, Ordering::Relaxed);
         let object = matches!(opened.body, Body::Object(_));
         self.object.store(object, Ordering::Relaxed);
+        self.plain.store(!opened.ranged, Ordering::Relaxed);
     }
 }
 

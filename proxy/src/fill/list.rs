@@ -21,12 +21,18 @@ use crate::{
     config::Config,
     events,
     metrics::Metrics,
-    store::{Blob, Store},
-    upstream::Upstreams,
+    store::{Blob, Store, sizes},
+    upstream::{Subject, Upstreams, Want},
 };
 
 /// Streams besides the first of each fill that the node opens at once.
 const EXTRA_STREAMS: usize = 64;
+
+/// No blob is this long.
+const FARTHEST: u64 = 1 << 48;
+
+/// Manifests of a repository that are looked through for the length of a blob.
+const LOOKED_THROUGH: usize = 64;
 
 /// Blobs whose lengths are remembered from manifests.
 const TOLD: NonZeroUsize = NonZeroUsize::new(20_000).unwrap();
@@ -162,7 +168,8 @@ impl Fills {
 
     /// Tells how long a blob is that will be passed on and not kept.
     pub async fn passage(&self, digest: Digest, source: Source) -> Result<Passage, FillError> {
-        Passage::find(Arc::clone(&self.upstreams), source, digest).await
+        let listed = self.expected(&digest);
+        Passage::find(Arc::clone(&self.upstreams), source, digest, listed).await
     }
 
     /// The fills under way.
@@ -191,7 +198,7 @@ impl Fills {
     /// A manifest says how long these blobs are.
     pub fn expect(&self, sizes: impl IntoIterator<Item = (Digest, u64)>) {
         let mut told = lock(&self.told);
-        for (digest, size) in sizes {
+        for (digest, size) in sizes.into_iter().filter(|(_, size)| *size < FARTHEST) {
             told.put(digest, size);
         }
     }
@@ -199,6 +206,33 @@ impl Fills {
     /// How long a blob should be, if a manifest has said so.
     pub(super) fn expected(&self, digest: &Digest) -> Option<u64> {
         lock(&self.told).peek(digest).copied()
+    }
+
+    /// How long a blob is whose source does not tell: as a manifest lists it, or else as the registry says to a HEAD. It
+    /// gives nobody a right, and the digest decides whether it was true.
+    pub async fn untold(&self, place: &Place, digest: &Digest) -> Option<u64> {
+        if let Some(size) = self.expected(digest) {
+            return Some(size);
+        }
+        let (record, digest) = (Arc::clone(&place.record), *digest);
+        let look = move |store: &Store| {
+            let manifests = record.manifests().into_iter().take(LOOKED_THROUGH);
+            let mut lists = manifests.filter_map(|manifest| store.read_unseen(&manifest));
+            lists.find_map(|bytes| {
+                let listed = sizes(&bytes)
+                    .into_iter()
+                    .find(|(named, _)| *named == digest);
+                listed.map(|(_, size)| size)
+            })
+        };
+        let what = format!("the length of {digest}");
+        let listed = self.store.ask(what, look).await.flatten();
+        if let Some(size) = listed.filter(|size| *size < FARTHEST) {
+            return Some(size);
+        }
+        let head = place.ask(Subject::Blob(digest), Want::Head);
+        let answer = self.upstreams.ask(&head).await.ok()?;
+        answer.whole_length()
     }
 
     /// Has a committed blob written behind, for each of these repositories.

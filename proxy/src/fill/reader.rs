@@ -8,11 +8,12 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use larder_shared::{Range, RangeHeader};
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::timeout};
 
 use super::{
     Before, Fill, FillError, HELD_BACK, Passage, Phase, Right, Seat, Source, Through, Wants, lock,
@@ -25,6 +26,13 @@ use crate::{
 /// Bytes that an open-ended reader is given at a time. Small, because what it was given counts as read, and what lies
 /// behind is fetched for it.
 const OPEN_CHUNK: u64 = 512 << 10;
+
+/// A small blob is verified before its headers leave, if it comes within this time.
+pub const SMALL_WITHIN: Duration = Duration::from_millis(2500);
+
+/// A small blob that is late and has brought so many bytes since still comes. One that breaks off again and again brings a
+/// few each time.
+pub(super) const TRICKLE: u64 = 1 << 10;
 
 /// What may be sent now.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -107,13 +115,23 @@ impl Reader {
     }
 
     /// Waits until the size is known and a source has answered (or the first wanted byte is here), so that nothing but
-    /// a good answer gets headers. A blob of up to [`HELD_BACK`] bytes is waited for whole. Returns the size.
+    /// a good answer gets headers. A blob of up to [`HELD_BACK`] bytes is waited for whole, unless it comes so slowly that
+    /// the headers would be late: then its body waits. Returns the size.
     pub async fn opened(&mut self) -> Result<u64, FillError> {
-        self.size = poll_fn(|cx| self.poll_opened(cx)).await?;
+        let soon = timeout(SMALL_WITHIN, poll_fn(|cx| self.poll_opened(cx, None))).await;
+        self.size = match soon {
+            Ok(opened) => opened?,
+            Err(_) => {
+                let partial = lock(&self.fill.state).partial.clone();
+                let before = partial.map_or(0, |partial| partial.present().total());
+                poll_fn(|cx| self.poll_opened(cx, Some(before))).await?
+            }
+        };
         Ok(self.size)
     }
 
-    fn poll_opened(&self, cx: &mut Context<'_>) -> Poll<Result<u64, FillError>> {
+    /// `late`: a small blob that has grown since it had so many bytes still comes, and its headers must not wait any longer.
+    fn poll_opened(&self, cx: &mut Context<'_>, late: Option<u64>) -> Poll<Result<u64, FillError>> {
         let mut guard = lock(&self.fill.state);
         let state = &mut *guard;
         let entitled = match state.seats.get(&self.seat) {
@@ -154,7 +172,16 @@ impl Reader {
             let small = size <= HELD_BACK;
             let present = |partial: &Arc<Partial>| partial.present_to(start) > start;
             let here = start >= size || state.partial.as_ref().is_some_and(present);
-            if verified || (!small && (state.answered || here)) {
+            let ready = if small {
+                let grown = |before| {
+                    let partial = state.partial.as_ref();
+                    partial.is_some_and(|partial| partial.present().total() >= before + TRICKLE)
+                };
+                state.answered && late.is_some_and(grown)
+            } else {
+                here || state.answered
+            };
+            if verified || ready {
                 state.opened = true;
                 return Poll::Ready(Ok(size));
             }
@@ -238,7 +265,8 @@ impl Reader {
         }
         let verified = matches!(state.phase, Phase::Verified);
         let at = self.part.start;
-        let held = if self.held_back && !verified {
+        let small = size <= HELD_BACK;
+        let held = if (self.held_back || small) && !verified {
             size.saturating_sub(HELD_BACK).max(at)
         } else {
             size
@@ -341,6 +369,7 @@ impl Reader {
             source: self.source.clone(),
             digest: self.fill.digest,
             size: self.size,
+            came: Arc::default(),
         };
         let through = passage.open(self.part, self.held_back, self.before());
         (passage, through)

@@ -183,6 +183,8 @@ async fn open_upstream(
     if beside {
         ask.need = Need::Beside;
     }
+    ask.size = lock(&fill.state).size;
+    ask.listed = fills.expected(&fill.digest);
     // Who is not known to have the right now is not led past the registry.
     let subject = Reference::Digest(fill.digest);
     ask.anew = fills.access.verdict_on(&place, Some(&subject)) != Verdict::Allowed;
@@ -222,9 +224,13 @@ async fn open_upstream(
             first: None,
         });
     }
-    let size = answer
-        .content_length()
-        .ok_or_else(|| End::WrongObject("an answer without Content-Length".to_owned()))?;
+    let size = match answer.content_length().or(ask.size) {
+        Some(size) => size,
+        None => fills
+            .untold(&place, &fill.digest)
+            .await
+            .ok_or_else(|| End::WrongObject("an answer without Content-Length".to_owned()))?,
+    };
     Ok(Opened {
         size,
         start: 0,

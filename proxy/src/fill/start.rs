@@ -178,11 +178,7 @@ impl Running {
             answer = self.fills.upstreams.ask(&ask).await;
         }
         match answer {
-            Ok(answer) => {
-                let told = answer.content_range().map(|(_, total)| total);
-                told.or(answer.content_length())
-                    .is_none_or(|told| told == size)
-            }
+            Ok(answer) => answer.whole_length().is_none_or(|told| told == size),
             Err(_) => true,
         }
     }
@@ -193,10 +189,10 @@ impl Running {
         let by_object = std::mem::take(&mut lock(&self.fill.state).by_object);
         let mut others = (by_object || !self.shares.is_empty()) && self.restarts < RESTARTS;
         for (source, endpoint) in std::mem::take(&mut self.used) {
-            self.fills
-                .upstreams
-                .lied(&source.registry, endpoint, &self.fill.digest)
-                .await;
+            let upstreams = &self.fills.upstreams;
+            let lied = upstreams.lied(&source.registry, endpoint, &self.fill.digest);
+            // The ranges were wrong: the whole may be right.
+            others |= lied.await && self.restarts < RESTARTS;
             others |= self.restarts + 1 < self.fills.upstreams.count(&source.registry);
         }
         self.restarts += 1;

@@ -13,7 +13,7 @@ use larder_shared::Range;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    Fill, FillError, Source, Wants,
+    Fill, FillError, HELD_BACK, Source, Wants,
     fetch::{self, End, Opened, Track},
     lock,
     plan::{self, Demand, Flight, Spread, Step, View, WINDOW},
@@ -25,7 +25,7 @@ use super::{
 use crate::{
     cluster::placement::RUN,
     store::Partial,
-    upstream::{Failure, Want},
+    upstream::{Became, Failure, Want},
 };
 
 /// A stream under way, as the task knows it.
@@ -140,7 +140,8 @@ impl Running {
             self.first,
         );
         self.streams.spawn(async move {
-            let want = if ranged.load(Ordering::Relaxed) {
+            let by_range = ranged.load(Ordering::Relaxed);
+            let want = if by_range {
                 Want::Part(range)
             } else {
                 Want::All
@@ -155,11 +156,19 @@ impl Running {
             }
             if opened.size != partial.size() {
                 let why = format!("{} bytes where {} were before", opened.size, partial.size());
+                let plain = !opened.ranged;
+                let became = Became::BrokeOff { plain };
+                let (registry, endpoint) = (&source.registry, opened.endpoint);
+                fills
+                    .upstreams
+                    .became(registry, endpoint, &fill.digest, became);
                 return (id, End::WrongObject(why));
             }
             if !opened.ranged {
-                // It answers with everything: this stream brings all of it.
-                ranged.store(false, Ordering::Relaxed);
+                // It answers with everything: one stream brings all of it, the first that learned so.
+                if !ranged.swap(false, Ordering::Relaxed) && by_range {
+                    return (id, End::Done);
+                }
                 track.at.store(0, Ordering::Release);
                 track.end.store(partial.size(), Ordering::Release);
             }
@@ -222,6 +231,7 @@ impl Running {
             member: OnceLock::new(),
             passed_on: AtomicBool::new(false),
             object: AtomicBool::new(false),
+            plain: AtomicBool::new(false),
         });
         self.flights.push(Stream {
             id,
@@ -255,6 +265,18 @@ impl Running {
                 member: *member,
                 passed_on,
             }));
+        }
+        if let (End::Broken { .. }, None, true) =
+            (&end, stream.track.member.get(), endpoint != usize::MAX)
+        {
+            let plain = stream.track.plain.load(Ordering::Relaxed);
+            // A range that broke off in its middle is asked for from there. A few bytes each time are no way to go on.
+            if plain || lock(&stream.track.wrote).total() < HELD_BACK {
+                let became = Became::BrokeOff { plain };
+                let registry = &stream.source.registry;
+                let upstreams = &self.fills.upstreams;
+                upstreams.became(registry, endpoint, &self.fill.digest, became);
+            }
         }
         if let (End::Broken { .. }, true) = (&end, stream.track.object.load(Ordering::Relaxed)) {
             // Upstream brings the rest.
@@ -314,6 +336,11 @@ impl Running {
         let failing = *self.progress.failing.get_or_insert(now);
         let given_up = !stalled && now.duration_since(failing) >= GIVE_UP_ERRORS;
         if given_up || now.duration_since(self.progress.since) >= GIVE_UP_STALLS {
+            let upstreams = &self.fills.upstreams;
+            for endpoint in 0..upstreams.count(&stream.source.registry) {
+                let registry = &stream.source.registry;
+                upstreams.became(registry, endpoint, &self.fill.digest, Became::Failed);
+            }
             return Err(FillError::Broken(why));
         }
         tracing::debug!(blob.digest = %self.fill.digest, why, "a stream broke off; it is asked for again");

@@ -8,7 +8,10 @@
 use std::{
     collections::VecDeque,
     io,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -18,10 +21,10 @@ use http_body_util::BodyExt;
 use larder_shared::{Digest, Hasher, Range};
 use tokio::{sync::mpsc, time::timeout};
 
-use super::{FillError, HELD_BACK, Source};
+use super::{FillError, HELD_BACK, Source, reader::TRICKLE};
 use crate::metrics;
 use crate::store::Partial;
-use crate::upstream::{Ask, Failure, Subject, Upstreams, Want};
+use crate::upstream::{Ask, Became, Failure, Subject, Upstreams, Want};
 
 /// As for fills: a stream that brings nothing for this long is asked for again.
 const IDLE: Duration = Duration::from_secs(5);
@@ -33,6 +36,9 @@ const GIVE_UP: Duration = Duration::from_secs(5);
 const GIVE_UP_STALLS: Duration = Duration::from_secs(20);
 
 const BACKOFF: Duration = Duration::from_millis(200);
+
+/// How often a blob that is late is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// What of a blob lies before the part that is passed on. A digest that is to vouch for an answer has to see the very
 /// bytes that were sent of it, not what a source says of them now.
@@ -55,6 +61,8 @@ pub struct Passage {
     pub(super) source: Source,
     pub(super) digest: Digest,
     pub(super) size: u64,
+    /// Bytes that have come.
+    pub(super) came: Arc<AtomicU64>,
 }
 
 /// One range on its way through.
@@ -77,6 +85,7 @@ impl Passage {
             },
             digest: Digest::sha256(b""),
             size: 0,
+            came: Arc::default(),
         }
     }
 }
@@ -107,18 +116,19 @@ impl Passage {
         upstreams: Arc<Upstreams>,
         source: Source,
         digest: Digest,
+        listed: Option<u64>,
     ) -> Result<Self, FillError> {
         let subject = Subject::Blob(digest);
         let want = Want::Part(Range::new(0, 1));
         let mut ask = Ask::new(&source.registry, &source.repository, subject, want)
             .by(source.identity.clone())
             .traced(&source.trace);
+        ask.listed = listed;
         // Where one endpoint does not tell, the next one may.
         for first in 0..upstreams.count(&source.registry).max(1) {
             ask.first = first;
             let size = match upstreams.ask(&ask).await {
-                Ok(answer) if answer.partial => answer.content_range().map(|(_, size)| size),
-                Ok(answer) => answer.content_length(),
+                Ok(answer) => answer.whole_length().or(listed),
                 Err(Failure::Unsatisfiable { total }) => total,
                 Err(failure) => return Err(FillError::Upstream(failure)),
             };
@@ -128,6 +138,7 @@ impl Passage {
                     source,
                     digest,
                     size,
+                    came: Arc::default(),
                 });
             }
         }
@@ -137,6 +148,21 @@ impl Passage {
     /// Bytes of the blob.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// The whole of a blob of up to [`HELD_BACK`] bytes, verified; `None` if after `within` it still comes.
+    pub async fn small_within(&self, within: Duration) -> Option<Result<Bytes, FillError>> {
+        let comes = async {
+            tokio::time::sleep(within).await;
+            let before = self.came.load(Ordering::Relaxed);
+            while self.came.load(Ordering::Relaxed) < before + TRICKLE {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        tokio::select! {
+            small = self.small() => Some(small),
+            () = comes => None,
+        }
     }
 
     /// The whole of a blob of up to [`HELD_BACK`] bytes, verified.
@@ -289,6 +315,8 @@ impl Passage {
             .by(self.source.identity.clone())
             .traced(&self.source.trace);
             ask.first = first;
+            ask.size = Some(self.size);
+            ask.listed = Some(self.size);
             let mut stalled = false;
             let why = match self.upstreams.ask(&ask).await {
                 Ok(answer) => {
@@ -296,7 +324,10 @@ impl Passage {
                     let begins = match answer.content_range() {
                         Some((range, total)) => (total == self.size).then_some(range.start),
                         None if answer.partial => None,
-                        None => (answer.content_length() == Some(self.size)).then_some(0),
+                        None => answer
+                            .content_length()
+                            .is_none_or(|length| length == self.size)
+                            .then_some(0),
                     };
                     let Some(mut position) = begins.filter(|begin| *begin <= at) else {
                         if since.elapsed() >= GIVE_UP {
@@ -306,11 +337,12 @@ impl Passage {
                         tokio::time::sleep(BACKOFF).await;
                         continue;
                     };
+                    let (endpoint, plain, began) = (answer.endpoint, !answer.partial, at);
                     let receiving = self
                         .upstreams
                         .receiving(&self.source.registry, metrics::Source::Upstream);
                     let mut body = answer.body;
-                    loop {
+                    let why = loop {
                         match timeout(IDLE, body.frame()).await {
                             Ok(Some(Ok(frame))) => {
                                 let Ok(mut data) = frame.into_data() else {
@@ -325,6 +357,7 @@ impl Passage {
                                     continue;
                                 }
                                 at += data.len() as u64;
+                                self.came.fetch_add(data.len() as u64, Ordering::Relaxed);
                                 let more = sink.take(data).await && at < range.end;
                                 if !more {
                                     return Ok(());
@@ -339,7 +372,14 @@ impl Passage {
                                 break format!("it brought nothing for {} s", IDLE.as_secs());
                             }
                         }
+                    };
+                    if plain || at - began < HELD_BACK {
+                        let became = Became::BrokeOff { plain };
+                        let registry = &self.source.registry;
+                        self.upstreams
+                            .became(registry, endpoint, &self.digest, became);
                     }
+                    why
                 }
                 Err(failure) => failure.to_string(),
             };

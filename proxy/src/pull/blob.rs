@@ -10,7 +10,7 @@ use super::{DIGEST, Pull, PullError, Pulled, put};
 use crate::{
     access::{Place, Verdict},
     body::{Body, Content, Passing, Segment},
-    fill::{DEPTH, FillError, HELD_BACK, Joined, Reader, Right, Source},
+    fill::{DEPTH, FillError, HELD_BACK, Joined, Reader, Right, SMALL_WITHIN, Source},
     metrics::{Outcome, Tier},
     store::{Blob, Link, Store},
     upstream::{Failure, Subject, Want},
@@ -175,18 +175,20 @@ impl Pull {
         let passage = self.fills.passage(*digest, source).await?;
         let size = passage.size();
         let selected = range.select(size);
-        let pulled = if size <= HELD_BACK {
-            let bytes = passage.small().await?;
-            answer(digest, size, &selected, Content::Memory(bytes))
+        let hold = to_the_end(&selected);
+        let small = if size > HELD_BACK {
+            None
+        } else if hold {
+            // What comes too slowly gets its headers, and its body waits for the digest.
+            passage.small_within(SMALL_WITHIN).await
         } else {
-            let hold = matches!(selected, Selected::Whole | Selected::One { open: true, .. });
-            answer(
-                digest,
-                size,
-                &selected,
-                Content::Passing(Passing::new(passage, hold)),
-            )
+            Some(passage.small().await)
         };
+        let content = match small {
+            Some(bytes) => Content::Memory(bytes?),
+            None => Content::Passing(Passing::new(passage, hold)),
+        };
+        let pulled = answer(digest, size, &selected, content);
         pulled.map(|p| p.from(Tier::Upstream, Outcome::Miss))
     }
 
@@ -223,6 +225,14 @@ impl Pull {
             }
             asked => asked,
         };
+        let answer = match answer {
+            // The empty blob has no first byte.
+            Err(Failure::Unsatisfiable { .. }) => {
+                ask.want = Want::All;
+                self.upstreams.ask(&ask).await
+            }
+            answer => answer,
+        };
         let answer = match (answer, link) {
             (Err(failure), Some(link)) if bridged && self.access.is_outage(place, &failure) => {
                 return Ok(head(digest, link.size).from(Tier::Node, Outcome::Hit));
@@ -237,9 +247,10 @@ impl Pull {
                 .prove_unless_known(place, Subject::Blob(*digest))
                 .await?;
         }
-        let size = match answer.content_range() {
-            Some((_, total)) => Some(total),
-            None => answer.content_length(),
+        let told = answer.whole_length();
+        let size = match told {
+            Some(size) => Some(size),
+            None => self.fills.untold(place, digest).await,
         };
         match size {
             Some(size) => Ok(head(digest, size).from(Tier::Upstream, Outcome::Miss)),

@@ -43,6 +43,13 @@ pub(super) struct Resolved {
     policy: Policy,
 }
 
+/// What was known of a tag before, and what is to be done with it.
+struct Old {
+    record: Option<TagRecord>,
+    age: Duration,
+    policy: Policy,
+}
+
 /// Either known without a question, or concluded from what the registry said.
 pub(super) enum Known {
     Fresh(Box<Pulled>),
@@ -150,8 +157,10 @@ impl Pull {
             record,
             age,
             policy,
-            ..
+            endpoint,
         } = resolved;
+        let last = self.upstreams.count(&place.registry);
+        let by_mirror = endpoint.is_some_and(|endpoint| endpoint + 1 < last);
         let concluded = match answer {
             Known::Fresh(pulled) => {
                 self.metrics.access.revalidated(Revalidated::Fresh);
@@ -174,13 +183,23 @@ impl Pull {
                     tell_arrived(&self.cluster, place, arrived);
                     return Ok(pulled.from(Tier::Node, Outcome::Hit));
                 }
-                // A mirror's headers do not tell what a manifest is; its bytes do.
-                if head && proves {
+                // A mirror's headers do not tell what a manifest is, nor whether it or the origin has it.
+                if head && proves && !by_mirror {
                     return Ok(headers_only(&descriptor).from(Tier::Upstream, Outcome::Miss));
                 }
-                Box::pin(self.fetch(place, Reference::Digest(descriptor.digest)))
-                    .await
-                    .map_err(dangling)
+                let fetched =
+                    Box::pin(self.fetch(place, Reference::Digest(descriptor.digest))).await;
+                match fetched {
+                    Err(error) if by_mirror && is_missing(&error) => {
+                        let old = Old {
+                            record,
+                            age,
+                            policy,
+                        };
+                        return Box::pin(self.tag_of_origin(place, tag, old, head)).await;
+                    }
+                    fetched => fetched.map_err(dangling),
+                }
             }
             After::Fetch => {
                 let fetched = Box::pin(self.fetch(place, Reference::Tag(tag.clone()))).await;
@@ -198,6 +217,58 @@ impl Pull {
             Err(PullError::Upstream(failure)) => {
                 let otherwise = tags::conclude(record, tags::Word::Failed(failure), policy);
                 Box::pin(self.without(place, tag, otherwise, age, head)).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The manifest that the tag points to at the origin. A mirror's word has led to nothing and is dropped.
+    async fn tag_of_origin(
+        &self,
+        place: &Place,
+        tag: &Tag,
+        old: Old,
+        head: bool,
+    ) -> Result<Pulled, PullError> {
+        let within = self.config.load().tags.timeout;
+        let told = Box::pin(self.tags.ask_origin(place, tag, within)).await;
+        let named = Reference::Tag(tag.clone());
+        match &told.word {
+            tags::Word::Failed(failure) => {
+                self.access.met(place, &Subject::Manifest(named), failure);
+            }
+            tags::Word::Descriptor(descriptor) if told.proves => {
+                let served = [named, Reference::Digest(descriptor.digest)];
+                self.access.accepted(place, &served);
+            }
+            _ => {}
+        }
+        let Old {
+            record,
+            age,
+            policy,
+        } = old;
+        let reference = match tags::conclude(record.clone(), told.word, policy) {
+            After::Serve(descriptor) => {
+                if let Some(pulled) = self.stored_manifest(place, &descriptor.digest, head).await {
+                    place.record.set_tag(tag.clone(), tag_record(&descriptor));
+                    return Ok(pulled.from(Tier::Node, Outcome::Hit));
+                }
+                let announced = tag_record(&descriptor);
+                place.record.announce_tag(tag.clone(), announced);
+                Reference::Digest(descriptor.digest)
+            }
+            After::Fetch => Reference::Tag(tag.clone()),
+            otherwise => return self.without(place, tag, otherwise, age, head).await,
+        };
+        match Box::pin(self.fetch(place, reference))
+            .await
+            .map_err(dangling)
+        {
+            Ok(manifest) => Ok(manifest.pulled(head, Outcome::Miss)),
+            Err(PullError::Upstream(failure)) => {
+                let otherwise = tags::conclude(record, tags::Word::Failed(failure), policy);
+                self.without(place, tag, otherwise, age, head).await
             }
             Err(error) => Err(error),
         }
@@ -431,6 +502,8 @@ impl Pull {
         if let Ok(manifest) = &fetched {
             self.chunks
                 .told(&place.registry, &place.repository, sizes(&manifest.bytes));
+            // A registry may not tell how long a blob is.
+            self.fills.expect(sizes(&manifest.bytes));
         }
         fetched
     }
@@ -585,6 +658,14 @@ fn keep(store: &Arc<Store>, cluster: &Arc<Cluster>, place: &Place, manifest: &Ar
         }
     };
     tokio::spawn(async move { keeper.ask_to_the_end(&what, keep).await });
+}
+
+/// Neither a mirror nor the origin has what a mirror named. Some registries refuse what they do not have.
+fn is_missing(error: &PullError) -> bool {
+    matches!(
+        error,
+        PullError::Upstream(Failure::NotFound(_) | Failure::Refused(_))
+    )
 }
 
 /// A tag that points to a manifest that is not there is not a tag that was deleted.

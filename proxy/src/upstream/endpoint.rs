@@ -9,12 +9,13 @@ use http::{
 use larder_shared::Range;
 
 use super::{
-    Location, Upstreams,
+    Upstreams,
     authorization::{Scheme, bearer_of, scheme},
-    location_key,
+    location::{Location, location_key},
     question::{Answer, Ask, Failure, Limit, Refusal, Refused, Subject, Want, endpoint_uri, sort},
     redirect::{self, Hops},
     refusal::{self, Denial, LOOKED_AT, Meaning},
+    stepdown::{self, Missed, Seen},
     token::TokenError,
 };
 use crate::{
@@ -34,7 +35,7 @@ impl Upstreams {
         index: usize,
         endpoint: &Endpoint,
         upstream: &Upstream,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Answer, Missed> {
         let uri = endpoint_uri(endpoint, ask)?;
         let place = client::origin(&endpoint.url);
         let proves = upstream.proves_access || index + 1 == upstream.endpoints.len();
@@ -104,15 +105,16 @@ impl Upstreams {
                 let futile = next.is_none() || next == authorization;
                 self.schemes.insert(scheme_key.clone(), scheme).await;
                 if futile {
-                    return Err(refused_to(place, Refused::Subject));
+                    return Err(refused_to(place, Refused::Subject).into());
                 }
                 authorization = next;
                 challenged = true;
                 continue;
             }
+            let seen = Seen::Status(parts.status);
             if denied && elsewhere {
                 // What a registry led to says nothing about who may read: a signature may have expired, or it is a portal.
-                return Err(led_to_status(place, parts.status));
+                return Err(Missed::new(led_to_status(place, parts.status), seen));
             }
             if denied {
                 let head = ask.want == Want::Head;
@@ -124,14 +126,17 @@ impl Upstreams {
                     body: &prefix,
                 };
                 match refusal::meaning(denial) {
-                    Meaning::Refusal => return Err(refused_to(place, Refused::Subject)),
+                    Meaning::Refusal => {
+                        let failure = refused_to(place, Refused::Subject);
+                        return Err(Missed::new(failure, seen));
+                    }
                     Meaning::AskByGet => {
                         ask = Cow::Owned(by_get(&ask));
                         continue;
                     }
                     Meaning::NoRegistry => {
                         let why = format!("{} in no registry's words", parts.status);
-                        return Err(Failure::Invalid { place, why });
+                        return Err(Missed::new(Failure::Invalid { place, why }, seen));
                     }
                 }
             }
@@ -141,10 +146,30 @@ impl Upstreams {
                     return Err(Failure::Unreachable {
                         place,
                         why: format!("it led to a place that answered {}", parts.status),
-                    });
+                    }
+                    .into());
                 }
-                sorted => sorted?,
+                Err(failure @ Failure::Limited { .. }) => return Err(failure.into()),
+                Err(failure) => {
+                    let seen = match failure {
+                        Failure::Unsatisfiable { total } => stepdown::beyond(&ask, total),
+                        _ => seen,
+                    };
+                    return Err(Missed::new(failure, seen));
+                }
+                Ok(partial) => partial,
             };
+            let misfit = |why: &str| {
+                let why = why.to_owned();
+                let place = place.clone();
+                Err(Missed::new(Failure::Invalid { place, why }, Seen::Misfits))
+            };
+            if stepdown::seen(&ask, partial, &parts.headers) != Seen::Fits {
+                return misfit("something else than what was asked for");
+            }
+            if !stepdown::is_unchanged(&ask, partial, &parts.headers) {
+                return misfit("a Content-Encoding that was not asked for");
+            }
             if let (true, Some(key)) = (hops.redirected, location_key(&ask)) {
                 let location = Location {
                     uri: hops.uri,
@@ -157,13 +182,11 @@ impl Upstreams {
             }
             let headers = redirect::merge(&hops.registry_headers, parts.headers);
             if is_page(&ask, &headers) {
-                return Err(Failure::Invalid {
-                    place,
-                    why: "a web page".to_owned(),
-                });
+                return misfit("a web page");
             }
             return Ok(Answer {
-                partial,
+                // The whole, told as a range, is the whole.
+                partial: partial && matches!(ask.want, Want::Part(_)),
                 headers,
                 body,
                 endpoint: index,
@@ -196,7 +219,8 @@ impl Upstreams {
             trace: Trace::none(),
             ..ask.clone()
         };
-        let answered = self.follow(&ask, hops.uri, &route, token.as_ref()).await?;
+        let asked = self.follow(&ask, hops.uri, &route, token.as_ref());
+        let answered = asked.await.map_err(|missed| missed.failure)?;
         if answered.response.status() == StatusCode::UNAUTHORIZED
             && let Scheme::Bearer(challenge) = &scheme
         {

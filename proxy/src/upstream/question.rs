@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Request, StatusCode, Uri,
     header::{
-        ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
-        RANGE, RETRY_AFTER, USER_AGENT,
+        ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, RANGE, RETRY_AFTER,
+        USER_AGENT,
     },
 };
 use http_body_util::Full;
@@ -70,6 +70,12 @@ pub struct Ask {
     pub proof: bool,
     /// No remembered redirect will do: the registry itself must answer.
     pub anew: bool,
+    /// Bytes of the whole blob, once a source has told.
+    pub size: Option<u64>,
+    /// Bytes of the whole blob, as a manifest lists it: anyone may push a manifest, so it decides nothing by itself.
+    pub listed: Option<u64>,
+    /// Only the last endpoint will do.
+    pub of_origin: bool,
     /// Whose request it is for.
     pub trace: Trace,
 }
@@ -93,6 +99,9 @@ impl Ask {
             identity: Identity::anonymous(),
             proof: false,
             anew: false,
+            size: None,
+            listed: None,
+            of_origin: false,
             trace: Trace::none(),
         }
     }
@@ -332,14 +341,7 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 pub(super) fn sort(place: &str, status: StatusCode, headers: &HeaderMap) -> Result<bool, Failure> {
     let place = place.to_owned();
     let retry_after = retry_after(headers);
-    let encoded = headers
-        .get(CONTENT_ENCODING)
-        .is_some_and(|e| !e.as_bytes().eq_ignore_ascii_case(b"identity"));
     match status {
-        StatusCode::OK | StatusCode::PARTIAL_CONTENT if encoded => Err(Failure::Invalid {
-            place,
-            why: "a Content-Encoding that was not asked for".to_owned(),
-        }),
         StatusCode::OK => Ok(false),
         StatusCode::PARTIAL_CONTENT => Ok(true),
         StatusCode::NOT_FOUND => Err(Failure::NotFound(place)),
@@ -361,6 +363,11 @@ pub(super) fn sort(place: &str, status: StatusCode, headers: &HeaderMap) -> Resu
             total: headers
                 .get(CONTENT_RANGE)
                 .and_then(|v| v.to_str().ok()?.strip_prefix("bytes */")?.parse().ok()),
+        }),
+        // It is there, and does not know the method.
+        StatusCode::NOT_IMPLEMENTED => Err(Failure::Invalid {
+            place,
+            why: status.to_string(),
         }),
         status if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT => {
             Err(Failure::Unreachable {
@@ -394,6 +401,15 @@ impl Answer {
             .ok()?
             .parse()
             .ok()
+    }
+
+    /// Bytes of the whole, if told: by the range of a part, or by the length of the whole.
+    pub fn whole_length(&self) -> Option<u64> {
+        if self.partial {
+            self.content_range().map(|(_, total)| total)
+        } else {
+            self.content_length()
+        }
     }
 
     /// The range and the total that `Content-Range` of a 206 tells.

@@ -14,8 +14,9 @@ use super::{
     FIRST_BYTE, Upstreams,
     endpoint::send_failure,
     question::{Ask, Failure, request},
+    stepdown::{Missed, Seen},
 };
-use crate::client::{self, Reach, Route};
+use crate::client::{self, Reach, Route, SendError};
 
 /// Redirects that are followed for one request.
 const MAX_HOPS: usize = 10;
@@ -37,7 +38,7 @@ impl Upstreams {
         uri: Uri,
         route: &Route,
         authorization: Option<&HeaderValue>,
-    ) -> Result<Hops, Failure> {
+    ) -> Result<Hops, Missed> {
         let place = client::origin(&uri);
         let mut uri = uri;
         let mut route = route.clone();
@@ -54,7 +55,13 @@ impl Upstreams {
                 .client
                 .send(&route, request, FIRST_BYTE)
                 .await
-                .map_err(|error| send_failure(client::origin(&uri), error))?;
+                .map_err(|error| {
+                    let seen = match error {
+                        SendError::Broken(_) => Seen::Closed,
+                        _ => Seen::Settled,
+                    };
+                    Missed::new(send_failure(client::origin(&uri), error), seen)
+                })?;
             let redirected = registry_headers.is_some();
             let headers = registry_headers.get_or_insert_with(|| response.headers().clone());
             if !is_redirect(response.status().as_u16()) {
@@ -80,7 +87,8 @@ impl Upstreams {
                 {
                     return Err(Failure::Forbidden(format!(
                         "{place}: a redirect from https to http is not followed"
-                    )));
+                    ))
+                    .into());
                 }
             }
             // Reading the few bytes of a redirect keeps the connection for the next request.
@@ -95,7 +103,8 @@ impl Upstreams {
         Err(Failure::Invalid {
             place,
             why: format!("more than {MAX_HOPS} redirects"),
-        })
+        }
+        .into())
     }
 }
 

@@ -20,10 +20,15 @@ use super::socket::Socket;
 
 /// How the length of a body is said.
 #[derive(Clone, Copy, Debug)]
-enum Framing {
+pub(super) enum Framing {
     Length,
     LengthOffBy(i64),
+    /// Whatever the body's length is.
+    Told(Option<u64>),
     Chunked,
+    UntilClose,
+    /// No answer at all.
+    HungUp,
 }
 
 /// How a body ends too early.
@@ -37,9 +42,12 @@ enum Ending {
 /// A reply and what happens to it on its way.
 #[derive(Debug)]
 pub(super) struct Delivery {
-    reply: Reply,
-    head_only: bool,
-    framing: Framing,
+    pub(super) reply: Reply,
+    pub(super) head_only: bool,
+    pub(super) framing: Framing,
+    /// Of a 206, what `Content-Range` says of the whole, and whether there is one.
+    pub(super) total: Option<u64>,
+    pub(super) tells_range: bool,
     /// Offsets in the content.
     flipped: Vec<u64>,
     gates: Vec<Gate>,
@@ -50,6 +58,8 @@ pub(super) struct Delivery {
 impl Delivery {
     pub(super) fn new(reply: Reply, head_only: bool, faults: Vec<Fault>) -> Self {
         let mut delivery = Self {
+            total: Some(reply.content.len()),
+            tells_range: true,
             reply,
             head_only,
             framing: Framing::Length,
@@ -74,6 +84,8 @@ impl Delivery {
                 let other = format!("sha256:{}", "0bad".repeat(16));
                 self.reply.headers.push((digest.to_owned(), other));
             }
+            Fault::Odd(odd) => self.be_odd(odd),
+            Fault::HangUp => self.framing = Framing::HungUp,
             Fault::NoLength => self.framing = Framing::Chunked,
             Fault::WrongLength(by) => self.framing = Framing::LengthOffBy(by),
             Fault::WrongBytes { at } => self.flipped.push(at),
@@ -92,21 +104,28 @@ impl Delivery {
 
     fn head(&self, keep_alive: bool) -> String {
         let reply = &self.reply;
-        let mut lines = vec![format!("HTTP/1.1 {} Fake", reply.status)];
+        let version = match self.framing {
+            Framing::UntilClose => "HTTP/1.0",
+            _ => "HTTP/1.1",
+        };
+        let mut lines = vec![format!("{version} {} Fake", reply.status)];
         let headers = reply.headers.iter();
         lines.extend(headers.map(|(name, value)| format!("{name}: {value}")));
-        if reply.partial {
+        if reply.partial && self.tells_range {
             let (first, last) = (reply.span.start, reply.span.end - 1);
-            let len = reply.content.len();
+            let len = self.total.map_or("*".to_owned(), |total| total.to_string());
             lines.push(format!("Content-Range: bytes {first}-{last}/{len}"));
         }
-        lines.push(match self.framing {
-            Framing::Length => format!("Content-Length: {}", reply.len()),
-            Framing::LengthOffBy(by) => {
-                format!("Content-Length: {}", reply.len().saturating_add_signed(by))
-            }
-            Framing::Chunked => "Transfer-Encoding: chunked".to_owned(),
-        });
+        let length = match self.framing {
+            Framing::Length => Some(reply.len()),
+            Framing::LengthOffBy(by) => Some(reply.len().saturating_add_signed(by)),
+            Framing::Told(length) => length,
+            Framing::Chunked | Framing::UntilClose | Framing::HungUp => None,
+        };
+        lines.extend(length.map(|length| format!("Content-Length: {length}")));
+        if matches!(self.framing, Framing::Chunked) {
+            lines.push("Transfer-Encoding: chunked".to_owned());
+        }
         if !keep_alive {
             lines.push("Connection: close".to_owned());
         }
@@ -162,6 +181,10 @@ impl Connection {
         keep_alive: bool,
         account: &Account,
     ) -> io::Result<Option<Self>> {
+        if matches!(delivery.framing, Framing::HungUp) {
+            self.socket.shutdown().await?;
+            return Ok(None);
+        }
         account.status(delivery.reply.status);
         let head = delivery.head(keep_alive);
         self.socket.write_all(head.as_bytes()).await?;
@@ -183,7 +206,12 @@ impl Connection {
                 }
             }
         }
-        if keep_alive && !matches!(delivery.framing, Framing::LengthOffBy(_)) {
+        if keep_alive
+            && !matches!(
+                delivery.framing,
+                Framing::LengthOffBy(_) | Framing::UntilClose
+            )
+        {
             return Ok(Some(self));
         }
         self.socket.shutdown().await?;

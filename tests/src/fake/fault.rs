@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::gate::Gate;
+use super::odd::Odd;
 use super::request::{Kind, Request};
 
 /// Which requests a fault is for. Starts at a kind and is narrowed; `times` bounds how often it
@@ -179,6 +180,8 @@ pub enum Fault {
     },
     /// Instead of the answer: 307 to the same path, for ever.
     RedirectLoop,
+    /// Instead of the answer: the connection ends.
+    HangUp,
 
     /// Headers: 200 and everything, whatever the `Range`.
     IgnoreRange,
@@ -188,6 +191,8 @@ pub enum Fault {
     NoDigestHeader,
     /// Headers: no `Content-Length`; chunked.
     NoLength,
+    /// Headers: a good answer in an odd form.
+    Odd(Odd),
     /// Headers: `Content-Length` is off by this. The body is whole and ends by FIN.
     WrongLength(i64),
 
@@ -249,11 +254,14 @@ impl Fault {
     fn phase(&self) -> Phase {
         match self {
             Self::Delay(_) | Self::Hold(_) => Phase::Before,
-            Self::Status { .. } | Self::Redirect { .. } | Self::RedirectLoop => Phase::Instead,
+            Self::Status { .. } | Self::Redirect { .. } | Self::RedirectLoop | Self::HangUp => {
+                Phase::Instead
+            }
             Self::IgnoreRange
             | Self::WrongDigestHeader
             | Self::NoDigestHeader
             | Self::NoLength
+            | Self::Odd(_)
             | Self::WrongLength(_) => Phase::Headers,
             Self::WrongBytes { .. }
             | Self::Gate(_)

@@ -95,6 +95,10 @@ impl Shared {
         }
         let mut state = self.state();
         let instead = state.rules.strike(request, Phase::Instead).pop();
+        if let Some(Fault::HangUp) = instead {
+            let nothing = Reply::new(500, Content::zeros(0));
+            return Delivery::new(nothing, true, vec![Fault::HangUp]);
+        }
         if let Some(reply) = instead.and_then(|fault| self.instead(request, fault)) {
             return Delivery::new(reply, request.is_head(), Vec::new());
         }

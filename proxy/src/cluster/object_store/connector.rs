@@ -104,7 +104,7 @@ fn unanswered(error: SendError) -> HttpError {
     let unreachable = |why: String| (HttpErrorKind::Connect, Unanswered::Unreachable(why));
     let (kind, error) = match error {
         SendError::Timeout(after) => (HttpErrorKind::Timeout, Unanswered::Timeout(after)),
-        SendError::Failed(why) => unreachable(why),
+        SendError::Failed(why) | SendError::Broken(why) => unreachable(why),
         SendError::Tls(error) => unreachable(error.to_string()),
         SendError::Forbidden(error) => unreachable(error.to_string()),
     };

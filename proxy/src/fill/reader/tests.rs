@@ -127,7 +127,10 @@ async fn what_is_known_to_be_wrong_is_not_given_any_more() {
     let mut late = sit();
     let mut cx = Context::from_waker(std::task::Waker::noop());
     assert!(reader.poll_chunk(&mut cx).is_pending());
-    assert!(late.poll_opened(&mut cx).is_pending(), "no head for it");
+    assert!(
+        late.poll_opened(&mut cx, None).is_pending(),
+        "no head for it"
+    );
     fill.set_phase(Phase::Failed(FillError::Digest));
     let end = poll_fn(|cx| reader.poll_chunk(cx)).await;
     assert!(matches!(end, Some(Err(FillError::Digest))), "{end:?}");

@@ -60,6 +60,16 @@ impl RepositoryRecord {
         }
         held.into_iter().cloned().collect()
     }
+
+    /// The manifests that the repository holds, as far as is known.
+    pub fn manifests(&self) -> Vec<Digest> {
+        let known = lock(&self.known);
+        let manifests = known
+            .links
+            .values()
+            .filter(|link| link.media_type.is_some());
+        manifests.map(|link| link.digest).collect()
+    }
 }
 
 impl Repositories {

@@ -1,0 +1,86 @@
+//! Where a registry led to for a blob: its other ranges are asked for there at once.
+
+use std::time::Duration;
+
+use http::Uri;
+use larder_shared::{Digest, RegistryName, Repository};
+
+use super::{
+    FIRST_BYTE, Upstreams,
+    question::{Answer, Ask, Subject, Want, request, sort},
+    stepdown::{self, Seen},
+};
+use crate::{
+    client::{self, Route},
+    identity::Fingerprint,
+};
+
+/// A redirect's target is used again for other ranges of the same blob this long: signatures live for minutes.
+pub(super) const LOCATION_TTL: Duration = Duration::from_mins(1);
+
+pub(super) type LocationKey = (RegistryName, Repository, Digest, Fingerprint);
+
+/// Where a redirect led.
+#[derive(Clone, Debug)]
+pub(super) struct Location {
+    pub(super) uri: Uri,
+    pub(super) route: Route,
+    pub(super) endpoint: usize,
+    /// `scheme://host:port` of that endpoint.
+    pub(super) origin: String,
+    pub(super) proves: bool,
+}
+
+impl Upstreams {
+    /// A blob whose redirect is known is asked for there at once. Whatever goes wrong, the registry is asked again.
+    pub(super) async fn ask_location(&self, ask: &Ask, wanted: usize) -> Option<Answer> {
+        let key = location_key(ask)?;
+        let Location {
+            uri,
+            route,
+            endpoint,
+            origin,
+            proves,
+        } = self.locations.get(&key).await?;
+        // Who gave wrong bytes is not asked again where it led to.
+        if self.liars.get(&(origin.clone(), key.2)).await.is_some() {
+            return None;
+        }
+        if endpoint != wanted || ask.anew {
+            return None;
+        }
+        let asked = self.in_manner(ask, &origin);
+        let request = request(&asked, &uri, None);
+        if let Ok(response) = self.client.send(&route, request, FIRST_BYTE).await {
+            let (parts, body) = response.into_parts();
+            if let Ok(partial) = sort(&client::origin(&uri), parts.status, &parts.headers)
+                && stepdown::seen(&asked, partial, &parts.headers) == Seen::Fits
+                && stepdown::is_unchanged(&asked, partial, &parts.headers)
+            {
+                return Some(Answer {
+                    partial: partial && matches!(asked.want, Want::Part(_)),
+                    headers: parts.headers,
+                    body,
+                    endpoint,
+                    proves,
+                    remembered: true,
+                });
+            }
+        }
+        self.locations.invalidate(&key).await;
+        None
+    }
+}
+
+pub(super) fn location_key(ask: &Ask) -> Option<LocationKey> {
+    match (&ask.subject, ask.want) {
+        (Subject::Blob(_), Want::Head) => None,
+        (Subject::Blob(digest), _) => Some((
+            ask.registry.clone(),
+            ask.repository.clone(),
+            *digest,
+            ask.identity.fingerprint(),
+        )),
+        _ => None,
+    }
+}

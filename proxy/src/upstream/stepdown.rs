@@ -1,0 +1,401 @@
+//! Stepping down (promise P26): larder asks by ranges and with HEAD, which some registries answer badly that answer a
+//! plain GET well. This module owns what an answer means for the next question, and for how long that is remembered.
+//!
+//! Both decisions are pure: [`next`] for one question at one endpoint, [`Manner::after`] for the questions that follow.
+//!
+//! ```text
+//! HEAD ──▶ no such method, nonsense, 404 of the origin ──▶ GET
+//! range ─▶ refused, or an answer that does not fit ──────▶ GET, remembered for the endpoint
+//! range ─▶ 5xx or a closed connection ─▶ the other endpoints ─▶ range again ─▶ GET, remembered for the digest
+//! GET ───▶ 5xx or a closed connection ─▶ the other endpoints ─▶ GET again
+//! ```
+
+use std::{
+    num::NonZeroUsize,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use http::{
+    HeaderMap, HeaderValue, StatusCode,
+    header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE},
+};
+use larder_shared::{Digest, Range, Reference};
+use lru::LruCache;
+
+use super::{
+    Upstreams,
+    question::{Answer, Ask, Failure, Subject, Want, content_range},
+};
+use crate::{
+    client,
+    config::{Endpoint, Upstream},
+};
+
+/// An endpoint that a plain GET was needed for is asked plainly for this long.
+const REMEMBERED: Duration = Duration::from_mins(10);
+
+/// Endpoints and digests that are remembered.
+const MOST: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
+
+/// How a question is put.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Put {
+    Head,
+    /// A GET with a `Range` that begins at the first byte.
+    First,
+    /// A GET with a `Range` that begins later.
+    Later,
+    Plain,
+}
+
+/// What came of a question.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Seen {
+    /// A good answer to the very question.
+    Fits,
+    /// A 2xx that is none: another range, no range, several parts, a HEAD without a length, a web page.
+    Misfits,
+    /// 416, and the blob ends before the range begins.
+    Beyond,
+    /// Any other status.
+    Status(StatusCode),
+    /// A connection stood and brought no answer that can be read.
+    Closed,
+    /// Another way of asking would change nothing: no connection, no time, a limit, no token.
+    Settled,
+}
+
+/// What to do next at this endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Step {
+    Take,
+    /// Ask with GET, and without a range.
+    Plain,
+    /// Ask the other endpoints, then this one again in the same way.
+    Again,
+    Believe,
+}
+
+/// What an outcome means for the next question at the endpoint. `origin`: no endpoint stands behind it.
+pub(super) fn next(put: Put, seen: Seen, origin: bool) -> Step {
+    let status = match seen {
+        Seen::Fits => return Step::Take,
+        Seen::Beyond | Seen::Settled => return Step::Believe,
+        Seen::Closed => return Step::Again,
+        Seen::Misfits if put == Put::Plain => return Step::Believe,
+        Seen::Misfits => return Step::Plain,
+        Seen::Status(status) => status,
+    };
+    match (put, status) {
+        (_, StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS) => Step::Believe,
+        // Whether this is a refusal is not decided here.
+        (Put::Head, StatusCode::FORBIDDEN) => Step::Believe,
+        // The next endpoint is asked in any case; the last word must not be that of a proxy that asks nobody for a HEAD.
+        (Put::Head, StatusCode::NOT_FOUND) if origin => Step::Plain,
+        (Put::Head | Put::First, StatusCode::NOT_FOUND) => Step::Believe,
+        (Put::Plain, StatusCode::NOT_IMPLEMENTED) => Step::Believe,
+        (_, StatusCode::NOT_IMPLEMENTED) => Step::Plain,
+        (_, status) if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT => {
+            Step::Again
+        }
+        (Put::Plain, _) => Step::Believe,
+        (Put::Head | Put::First | Put::Later, _) => Step::Plain,
+    }
+}
+
+/// The same where the question was put a second time, with nobody else left to ask.
+pub(super) fn next_again(put: Put, seen: Seen, origin: bool) -> Step {
+    match (next(put, seen, origin), put) {
+        (Step::Again, Put::First | Put::Later) => Step::Plain,
+        (Step::Again, Put::Head) if seen == Seen::Closed => Step::Plain,
+        (Step::Again, _) => Step::Believe,
+        (step, _) => step,
+    }
+}
+
+/// How an endpoint is asked for the bytes of a digest.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) enum Manner {
+    #[default]
+    Ranges,
+    /// By ranges, but one of them has just brought nothing.
+    Doubted,
+    Plain,
+}
+
+/// What became of a body, or of a question that was put in two ways.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Became {
+    /// The range was not answered, and the plain GET was.
+    SteppedDown,
+    /// The body broke off before it brought a new byte. Whether it was that of a plain GET.
+    BrokeOff { plain: bool },
+    /// The bytes do not have their digest.
+    Wrong,
+    /// Neither way brought anything, and nobody asks any more: that says nothing of ranges.
+    Failed,
+}
+
+impl Manner {
+    pub(super) fn after(self, became: Became) -> Self {
+        match (self, became) {
+            (_, Became::SteppedDown | Became::Wrong)
+            | (Self::Plain, Became::BrokeOff { plain: false }) => Self::Plain,
+            // A plain GET begins at the first byte each time: ranges at least go on where they stopped.
+            (_, Became::BrokeOff { plain: true } | Became::Failed) => Self::Ranges,
+            (Self::Ranges, Became::BrokeOff { plain: false }) => Self::Doubted,
+            (Self::Doubted, Became::BrokeOff { plain: false }) => Self::Plain,
+        }
+    }
+}
+
+/// What is remembered: of a digest at an endpoint, and of an endpoint as a whole.
+#[derive(Debug)]
+pub(super) struct Manners(Mutex<LruCache<Key, (Manner, Instant)>>);
+
+/// `scheme://host:port`, and the digest.
+type Key = (String, Option<Digest>);
+
+impl Manners {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(LruCache::new(MOST)))
+    }
+
+    fn all(&self) -> MutexGuard<'_, LruCache<Key, (Manner, Instant)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How `place` is asked for `digest`.
+    pub(super) fn of(&self, place: &str, digest: &Digest, now: Instant) -> Manner {
+        let mut all = self.all();
+        let mut young = |digest| {
+            let (manner, since) = *all.get(&(place.to_owned(), digest))?;
+            (now.duration_since(since) < REMEMBERED).then_some(manner)
+        };
+        match young(None) {
+            Some(Manner::Plain) => Manner::Plain,
+            _ => young(Some(*digest)).unwrap_or_default(),
+        }
+    }
+
+    /// Something became of what `place` was asked for `digest`. Says whether it is asked in another way from now on.
+    pub(super) fn note(&self, place: &str, digest: &Digest, became: Became, now: Instant) -> bool {
+        let before = self.of(place, digest, now);
+        let after = before.after(became);
+        self.all()
+            .put((place.to_owned(), Some(*digest)), (after, now));
+        (before == Manner::Plain) != (after == Manner::Plain)
+    }
+
+    /// `place` answers no ranges, whatever it is asked for.
+    fn note_endpoint(&self, place: &str, now: Instant) {
+        self.all()
+            .put((place.to_owned(), None), (Manner::Plain, now));
+    }
+}
+
+/// A question that brought no answer, and what was seen.
+#[derive(Debug)]
+pub(super) struct Missed {
+    pub(super) failure: Failure,
+    pub(super) seen: Seen,
+    /// The endpoint may be asked once more, after the others.
+    pub(super) again: bool,
+}
+
+impl Missed {
+    pub(super) fn new(failure: Failure, seen: Seen) -> Self {
+        Self {
+            failure,
+            seen,
+            again: false,
+        }
+    }
+}
+
+impl From<Failure> for Missed {
+    fn from(failure: Failure) -> Self {
+        Self::new(failure, Seen::Settled)
+    }
+}
+
+impl Upstreams {
+    /// Asks one endpoint, and asks in a plainer way where it fails at the one that was chosen. `again`: no other endpoint is
+    /// left to ask.
+    pub(super) async fn ask_stepping_down(
+        &self,
+        ask: &Ask,
+        index: usize,
+        endpoint: &Endpoint,
+        upstream: &Upstream,
+        again: bool,
+    ) -> Result<Answer, Missed> {
+        let place = client::origin(&endpoint.url);
+        let origin = index + 1 == upstream.endpoints.len();
+        let mut asked = self.in_manner(ask, &place);
+        // A plain GET was needed, because of the endpoint and not of a failure that may be over.
+        let mut stepped = None;
+        loop {
+            let answered = self.ask_endpoint(&asked, index, endpoint, upstream).await;
+            let put = put(&asked.want);
+            let seen = match &answered {
+                Ok(_) => Seen::Fits,
+                Err(missed) => missed.seen,
+            };
+            let step = if again {
+                next_again(put, seen, origin)
+            } else {
+                next(put, seen, origin)
+            };
+            // The question about a tag is followed by a GET of its manifest in any case: it is not put twice.
+            let fetched_next = put == Put::Head && is_of_tag(ask) && !is_missing(seen);
+            match (step, answered) {
+                (Step::Plain, Err(missed)) if !fetched_next => {
+                    tracing::debug!(upstream.endpoint = place, failure = %missed.failure, "an endpoint is asked in a plainer way");
+                    let lasting =
+                        !matches!(seen, Seen::Closed) && next(put, seen, origin) == Step::Plain;
+                    if matches!(put, Put::First | Put::Later) {
+                        stepped = Some(lasting);
+                    }
+                    asked.want = plainer(&asked);
+                }
+                (Step::Again, Err(missed)) => {
+                    return Err(Missed {
+                        again: true,
+                        ..missed
+                    });
+                }
+                (_, Err(missed)) => return Err(missed),
+                (_, Ok(answer)) => {
+                    if let (Some(lasting), Some(digest)) = (stepped, ask.subject.digest()) {
+                        let now = Instant::now();
+                        if lasting {
+                            self.manners.note_endpoint(&place, now);
+                        }
+                        let _ = self.manners.note(&place, &digest, Became::SteppedDown, now);
+                    }
+                    return Ok(answer);
+                }
+            }
+        }
+    }
+
+    /// The question as it is put to an endpoint of which something is known.
+    pub(super) fn in_manner(&self, ask: &Ask, place: &str) -> Ask {
+        let mut asked = ask.clone();
+        if let (Want::Part(_), Some(digest)) = (ask.want, ask.subject.digest())
+            && self.manners.of(place, &digest, Instant::now()) == Manner::Plain
+        {
+            asked.want = Want::All;
+        }
+        asked
+    }
+
+    /// Something became of the bytes of `digest` that an endpoint brought. Says whether it is asked for them in another way
+    /// from now on.
+    pub fn became(
+        &self,
+        registry: &larder_shared::RegistryName,
+        endpoint: usize,
+        digest: &Digest,
+        became: Became,
+    ) -> bool {
+        let upstream = self.config.load().upstream(registry.as_str());
+        upstream.endpoints.get(endpoint).is_some_and(|endpoint| {
+            let place = client::origin(&endpoint.url);
+            self.manners.note(&place, digest, became, Instant::now())
+        })
+    }
+}
+
+fn put(want: &Want) -> Put {
+    match want {
+        Want::Head => Put::Head,
+        Want::All => Put::Plain,
+        Want::Part(range) if range.start == 0 => Put::First,
+        Want::Part(_) => Put::Later,
+    }
+}
+
+/// What is asked after the question failed as it was put. A blob's length is had for one byte of it.
+fn plainer(ask: &Ask) -> Want {
+    match (&ask.subject, ask.want) {
+        (Subject::Blob(_), Want::Head) => Want::Part(Range::new(0, 1)),
+        _ => Want::All,
+    }
+}
+
+/// Whether a 200 (or, if `partial`, a 206) answers the question.
+pub(super) fn seen(ask: &Ask, partial: bool, headers: &HeaderMap) -> Seen {
+    let told = content_length(headers);
+    let fits = match (&ask.subject, ask.want) {
+        (Subject::Blob(digest), Want::Head) => {
+            told.is_some_and(|length| length > 0 || is_of_nothing(digest)) && !is_html(headers)
+        }
+        (_, Want::Part(asked)) if partial => {
+            content_range(headers).is_some_and(|(range, _)| range.start == asked.start)
+        }
+        (_, Want::All) if partial => {
+            content_range(headers).is_some_and(|(range, total)| range == Range::new(0, total))
+        }
+        _ => !partial,
+    };
+    if fits { Seen::Fits } else { Seen::Misfits }
+}
+
+/// Whether the bytes are the registry's own, whatever the answer says of their encoding. Some registries label what they
+/// were given; what really was encoded has another length than the manifest says.
+pub(super) fn is_unchanged(ask: &Ask, partial: bool, headers: &HeaderMap) -> bool {
+    let Some(encoding) = headers.get(CONTENT_ENCODING) else {
+        return true;
+    };
+    let is = |name: &str| encoding.as_bytes().eq_ignore_ascii_case(name.as_bytes());
+    let length = if partial {
+        content_range(headers).map(|(_, total)| total)
+    } else {
+        content_length(headers)
+    };
+    // Clients undo no x-gzip, so they take the bytes as they are.
+    is("") || is("identity") || is("x-gzip") || (length.is_some() && length == ask.listed)
+}
+
+/// What a 416 means.
+pub(super) fn beyond(ask: &Ask, total: Option<u64>) -> Seen {
+    let range = match ask.want {
+        Want::Part(range) => range,
+        Want::All | Want::Head => return Seen::Status(StatusCode::RANGE_NOT_SATISFIABLE),
+    };
+    match total {
+        Some(total) if range.start >= total && ask.size.is_none_or(|size| size == total) => {
+            Seen::Beyond
+        }
+        _ => Seen::Status(StatusCode::RANGE_NOT_SATISFIABLE),
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// What a portal or an ingress says in a registry's place.
+pub(super) fn is_html(headers: &HeaderMap) -> bool {
+    let html = |value: &HeaderValue| value.as_bytes().starts_with(b"text/html");
+    headers.get(CONTENT_TYPE).is_some_and(html)
+}
+
+fn is_of_nothing(digest: &Digest) -> bool {
+    *digest == Digest::of(digest.algorithm(), b"")
+}
+
+fn is_missing(seen: Seen) -> bool {
+    matches!(seen, Seen::Closed | Seen::Status(StatusCode::NOT_FOUND))
+}
+
+/// Whether the question is about a tag.
+fn is_of_tag(ask: &Ask) -> bool {
+    matches!(ask.subject, Subject::Manifest(Reference::Tag(_)))
+}
+
+#[cfg(test)]
+mod tests;
