@@ -114,7 +114,6 @@ async fn conforms(alias: Option<&'static str>) -> Result<()> {
             ("OCI_REPO1", &name("one")),
             ("OCI_REPO2", &name("two")),
             // What was deleted is still served, which is a promise of its own.
-            ("OCI_API_PING", "false"),
             ("OCI_API_BLOBS_DELETE", "false"),
             ("OCI_API_MANIFESTS_DELETE", "false"),
             ("OCI_API_TAGS_DELETE", "false"),
@@ -124,6 +123,7 @@ async fn conforms(alias: Option<&'static str>) -> Result<()> {
     )
     .await?;
     report.conforms(&[
+        "/ping",
         "sha256 blobs/range requests/range 500-1499",
         "sha512 blobs/range requests/range -500",
         "/blob-head",
