@@ -142,8 +142,18 @@ impl Client {
             }
         };
         if route.tls.files().is_empty() {
-            return Ok(self.made(route, None)?);
+            return self.made(route, None);
         }
+        // Boxed: it is rare, and every request carries room for it.
+        Box::pin(self.looked_at(route, before)).await
+    }
+
+    /// The pool of a route whose certificates are due to be looked at; `before`: the one in force.
+    async fn looked_at(
+        self: &Arc<Self>,
+        route: &Route,
+        before: Option<Pool>,
+    ) -> Result<Pool, SendError> {
         let (client, key, calls) = (Arc::clone(self), route.clone(), self.calls.clone());
         let reading = async move {
             let read = calls.to_its_end(move || client.look(&key)).await;

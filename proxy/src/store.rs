@@ -75,9 +75,12 @@ pub struct Store {
     calls: Calls,
     surveys: Calls,
     hanging: hanging::Hanging,
-    opening: Coalesce<(Digest, Option<u64>), Result<Option<Arc<Blob>>, Hangs>>,
+    opening: Coalesce<(Digest, Option<u64>), Opened>,
     reading: Coalesce<Digest, Result<Option<Bytes>, Hangs>>,
 }
+
+/// A blob that was opened, unless it is not here, or its disk hangs.
+type Opened = Result<Option<Arc<Blob>>, Hangs>;
 
 /// Why a store directory cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -274,7 +274,7 @@ async fn a_post_to_a_realm_is_repeated_on_its_own_origin_alone() {
 
 /// As lscr.io does: it leads to another registry, which wants a token that everybody gets.
 struct Front {
-    front: FakeRegistry,
+    leads: FakeRegistry,
     behind: FakeRegistry,
     scene: Private,
     image: Image,
@@ -291,17 +291,18 @@ impl Front {
         let image = build(&behind, REPOSITORY, "v1", &[LayerSpec::new(1, 1000)]);
         behind.allow_anonymous(REPOSITORY);
         let dir = tempfile::tempdir().expect("a directory");
-        let mut config = String::new();
-        for (number, fake) in [&front, &behind].into_iter().enumerate() {
+        let tables = [&front, &behind].into_iter().enumerate();
+        let tables = tables.map(|(number, fake)| {
             let ca = dir.path().join(format!("{number}.pem"));
             std::fs::write(&ca, fake.ca_pem()).expect("a file");
-            config += &format!(
+            format!(
                 "[upstreams.\"{}\"]\nendpoints = [\"{}\"]\nca = \"{}\"\n",
                 fake.host(),
                 fake.url(),
                 ca.display()
-            );
-        }
+            )
+        });
+        let config: String = tables.collect();
         let layer = &image.layers[0].digest;
         for path in [
             "manifests/v1".to_owned(),
@@ -316,7 +317,7 @@ impl Front {
         }
         let scene = Private::start(Node::builder().config(config)).await;
         Self {
-            front,
+            leads: front,
             behind,
             scene,
             image,
@@ -337,13 +338,13 @@ impl Front {
 
     fn url(&self, path: &str) -> String {
         self.scene
-            .path(&self.front, &format!("{REPOSITORY}/{path}"))
+            .path(&self.leads, &format!("{REPOSITORY}/{path}"))
     }
 
     /// Nothing that any caller has shown went to the registry behind, but for tokens that everybody gets there.
     async fn end(self) {
         let Self {
-            front,
+            leads: front,
             behind,
             scene,
             _dir,

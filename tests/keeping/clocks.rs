@@ -109,7 +109,7 @@ async fn what_nobody_used_for_its_time_goes_however_wrong_the_clock_is() {
     kept.scene.node.wait().await;
     let (old, _) = kept.blobs.remove(0);
     let file = path(kept.scene.node.store(), &old);
-    age(&file, Duration::from_secs(2 * 3600));
+    age(&file, Duration::from_hours(2));
     kept.machine.set_clock(-20 * YEARS);
     kept.scene.node.restart().await;
     let scene = &kept.scene;

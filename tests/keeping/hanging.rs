@@ -176,7 +176,7 @@ async fn a_blob_that_hangs_is_passed_on_and_others_are_served() {
     for (at, answer) in crowd.into_iter().enumerate() {
         let answer = answer.expect("an answer");
         let byte = hung.content.read(at as u64..at as u64 + 1);
-        assert_eq!((answer.status, answer.body.to_vec()), (206, byte.to_vec()));
+        assert_eq!((answer.status, answer.body.to_vec()), (206, byte.clone()));
     }
     for _ in 0..2 {
         pulled(&scene, "a/b", &image).await;

@@ -20,11 +20,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
+/// The first line of what the proxy was asked, and what it was shown.
+type Passed = (String, Option<String>);
+
 /// A proxy that wants a password, and leads everything to one place.
 struct Proxy {
     address: String,
-    /// The first lines of what it was asked, and what it was shown.
-    seen: Arc<Mutex<Vec<(String, Option<String>)>>>,
+    seen: Arc<Mutex<Vec<Passed>>>,
 }
 
 impl Proxy {
@@ -47,7 +49,7 @@ impl Proxy {
     async fn serve(
         mut client: TcpStream,
         to: &str,
-        seen: &Mutex<Vec<(String, Option<String>)>>,
+        seen: &Mutex<Vec<Passed>>,
     ) -> std::io::Result<()> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -94,7 +96,7 @@ impl Proxy {
             .map(|_| ())
     }
 
-    fn seen(&self) -> Vec<(String, Option<String>)> {
+    fn seen(&self) -> Vec<Passed> {
         self.seen.lock().expect("no panic").clone()
     }
 }

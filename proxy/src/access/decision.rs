@@ -60,6 +60,7 @@ pub(super) fn verdict(known: Known, ttl: Duration, grace: Duration) -> Verdict {
     }
 }
 
+#[expect(clippy::match_same_arms, reason = "a row of the table each")]
 fn of_repository(known: Known, ttl: Duration, grace: Duration) -> Verdict {
     let public = known.public.is_some();
     if known.public.is_some_and(|age| age < ttl) {
@@ -143,6 +144,7 @@ pub(super) enum Conclusion {
 }
 
 /// What an answer means.
+#[expect(clippy::match_same_arms, reason = "a row of the table each")]
 pub(super) fn conclude(question: Question, said: Said) -> Conclusion {
     match (question, said) {
         (_, Said::Served) => Conclusion::Keep,

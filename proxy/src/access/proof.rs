@@ -33,6 +33,7 @@ pub(super) enum Fits {
 }
 
 /// Whether a 200 or 206 is what a registry would say of `subject`, which has that `size` if it is known.
+#[expect(clippy::match_same_arms, reason = "a row of the table each")]
 pub(super) fn fits(subject: &Subject, answer: &Answer, size: Option<u64>) -> Fits {
     let digest = answer.header("docker-content-digest");
     let digest: Option<Digest> = digest.and_then(|digest| digest.parse().ok());

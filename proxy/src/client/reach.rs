@@ -34,6 +34,7 @@ impl Reach {
     ///
     /// A registry that anyone may name must not get at what the operator has opened for another one. A configured one
     /// may lead on inside its network, and to loopback only if it is there.
+    #[must_use]
     pub fn led(self, whose: Whose, from_loopback: bool) -> Self {
         match (whose, self) {
             (Whose::Its, _) => Self::Named,

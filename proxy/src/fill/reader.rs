@@ -119,13 +119,12 @@ impl Reader {
     /// the headers would be late: then its body waits. Returns the size.
     pub async fn opened(&mut self) -> Result<u64, FillError> {
         let soon = timeout(SMALL_WITHIN, poll_fn(|cx| self.poll_opened(cx, None))).await;
-        self.size = match soon {
-            Ok(opened) => opened?,
-            Err(_) => {
-                let partial = lock(&self.fill.state).partial.clone();
-                let before = partial.map_or(0, |partial| partial.present().total());
-                poll_fn(|cx| self.poll_opened(cx, Some(before))).await?
-            }
+        self.size = if let Ok(opened) = soon {
+            opened?
+        } else {
+            let partial = lock(&self.fill.state).partial.clone();
+            let before = partial.map_or(0, |partial| partial.present().total());
+            poll_fn(|cx| self.poll_opened(cx, Some(before))).await?
         };
         Ok(self.size)
     }

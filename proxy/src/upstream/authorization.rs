@@ -136,7 +136,8 @@ impl Upstreams {
                 }
             })
         };
-        let token = self.tokens.get_or_fetch(key.clone(), fetch).await?;
+        // Boxed: it is rare, and every request carries room for it.
+        let token = Box::pin(self.tokens.get_or_fetch(key.clone(), fetch)).await?;
         Ok(Some(token.authorization()))
     }
 

@@ -70,7 +70,7 @@ impl Upstreams {
                 .await?;
             let elsewhere = client::origin(&hops.uri) != place;
             if elsewhere && hops.response.status() == StatusCode::UNAUTHORIZED {
-                hops = self.ask_as_anybody(&ask, hops).await?;
+                hops = Box::pin(self.ask_as_anybody(&ask, hops)).await?;
             }
             let (parts, body) = hops.response.into_parts();
             let denied = matches!(

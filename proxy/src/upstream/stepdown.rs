@@ -78,6 +78,7 @@ pub(super) enum Step {
 }
 
 /// What an outcome means for the next question at the endpoint. `origin`: no endpoint stands behind it.
+#[expect(clippy::match_same_arms, reason = "a row of the table each")]
 pub(super) fn next(put: Put, seen: Seen, origin: bool) -> Step {
     let status = match seen {
         Seen::Fits => return Step::Take,
@@ -141,11 +142,10 @@ impl Manner {
     pub(super) fn after(self, became: Became) -> Self {
         match (self, became) {
             (_, Became::SteppedDown | Became::Wrong)
-            | (Self::Plain, Became::BrokeOff { plain: false }) => Self::Plain,
+            | (Self::Doubted | Self::Plain, Became::BrokeOff { plain: false }) => Self::Plain,
             // A plain GET begins at the first byte each time: ranges at least go on where they stopped.
             (_, Became::BrokeOff { plain: true } | Became::Failed) => Self::Ranges,
             (Self::Ranges, Became::BrokeOff { plain: false }) => Self::Doubted,
-            (Self::Doubted, Became::BrokeOff { plain: false }) => Self::Plain,
         }
     }
 }
@@ -237,7 +237,7 @@ impl Upstreams {
         // A plain GET was needed, because of the endpoint and not of a failure that may be over.
         let mut stepped = None;
         loop {
-            let answered = self.ask_endpoint(&asked, index, endpoint, upstream).await;
+            let answered = Box::pin(self.ask_endpoint(&asked, index, endpoint, upstream)).await;
             let put = put(&asked.want);
             let seen = match &answered {
                 Ok(_) => Seen::Fits,

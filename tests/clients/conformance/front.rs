@@ -88,7 +88,10 @@ struct Uploads {
 impl Desk {
     async fn answer(&self, request: Request<Incoming>) -> Answer {
         let (head, body) = request.into_parts();
-        let body = body.collect().await.map(|body| body.to_bytes());
+        let body = body
+            .collect()
+            .await
+            .map(http_body_util::Collected::to_bytes);
         let body = body.unwrap_or_default();
         let path = head.uri.path().to_owned();
         let place = path.strip_prefix("/v2/").unwrap_or_default();
@@ -114,13 +117,12 @@ impl Desk {
         let (mut larder, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let connection = tokio::spawn(connection);
-        let uri = match self.alias {
-            Some(_) => head.uri,
-            None => {
-                let query = head.uri.query().map(|query| format!("{query}&"));
-                let (path, query) = (head.uri.path(), query.unwrap_or_default());
-                format!("{path}?{query}ns={}", self.fake.host()).parse()?
-            }
+        let uri = if self.alias.is_some() {
+            head.uri
+        } else {
+            let query = head.uri.query().map(|query| format!("{query}&"));
+            let (path, query) = (head.uri.path(), query.unwrap_or_default());
+            format!("{path}?{query}ns={}", self.fake.host()).parse()?
         };
         let mut request = Request::new(Full::<Bytes>::default());
         *request.method_mut() = head.method;

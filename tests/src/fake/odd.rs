@@ -54,11 +54,10 @@ impl Delivery {
                 let multipart = "multipart/byteranges; boundary=odd".to_owned();
                 reply.headers.push(("Content-Type".to_owned(), multipart));
             }
-            Odd::FromStart | Odd::Multipart => {}
             Odd::UntilClose => self.framing = Framing::UntilClose,
             Odd::HeadLength(length) if self.head_only => self.framing = Framing::Told(length),
-            Odd::HeadLength(_) => {}
             Odd::Headers(headers) => reply.headers.extend(headers),
+            Odd::FromStart | Odd::Multipart | Odd::HeadLength(_) => {}
         }
     }
 }

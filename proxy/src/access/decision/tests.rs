@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const TTL: Duration = Duration::from_secs(600);
+const TTL: Duration = Duration::from_mins(10);
 const GRACE: Duration = Duration::from_hours(24);
 
 /// Row by row as in ARCHITECTURE.md.

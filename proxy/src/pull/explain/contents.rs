@@ -89,12 +89,11 @@ impl Pull {
                 .then(|| blob.read(larder_shared::Range::new(0, size)).ok())??;
             (Digest::of(digest.algorithm(), &bytes) == digest).then_some(bytes)
         };
-        let bytes = match self.store.small(&digest) {
-            Some(bytes) => Some(bytes.to_vec()),
-            None => {
-                let what = format!("the manifest {digest}");
-                self.store.ask(what, read).await.flatten()
-            }
+        let bytes = if let Some(bytes) = self.store.small(&digest) {
+            Some(bytes.to_vec())
+        } else {
+            let what = format!("the manifest {digest}");
+            self.store.ask(what, read).await.flatten()
         };
         let linked = place.record.link(&digest).is_some();
         match bytes {
