@@ -316,14 +316,17 @@ impl Access {
         match decision::conclude(Question::Wanted { others }, said) {
             Conclusion::Suspend => {
                 self.pause(place, &denied);
-                // Who has no right can be served nothing meanwhile.
-                if self.accepted_since(place).is_some() {
-                    self.deny(place, &denied);
-                }
+                // At once: a right that comes back later must not open what is refused now.
+                self.deny(place, &denied);
                 self.suspend(place);
                 self.look_into(place, denied, held);
             }
-            Conclusion::Void => self.void(place),
+            Conclusion::Void => {
+                if said == Said::Denied {
+                    self.deny(place, &denied);
+                }
+                self.void(place);
+            }
             Conclusion::Keep | Conclusion::Nothing => {}
         }
     }
@@ -423,7 +426,6 @@ impl Access {
             }
             if void {
                 access.void(&place);
-                access.grants.serve(&place.key(), &denied);
             }
         };
         // Asked once, it goes on by itself.

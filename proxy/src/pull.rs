@@ -184,7 +184,8 @@ impl Pull {
         };
         let mut place = self.place(address, &request.caller).await?;
         let attempt = self.outages.begin(&place, &request.route);
-        place.patience = attempt.patience();
+        // Less patience with upstream gives other members their turn sooner; without any it could only hurt.
+        place.patience = attempt.patience().filter(|_| self.cluster.is_there());
         self.metrics
             .access
             .known(self.access.verdict(&place).into());

@@ -116,6 +116,7 @@ impl Upstreams {
         }
         let upstream = self.config.load().upstream(ask.registry.as_str());
         let endpoints = &upstream.endpoints;
+        let begun = Instant::now();
         if let Some(answer) = self
             .ask_location(ask, ask.first % endpoints.len().max(1))
             .await
@@ -125,7 +126,6 @@ impl Upstreams {
         let mut failures: Vec<(usize, Failure)> = Vec::new();
         let (mut avoided, mut again) = (Vec::new(), Vec::new());
         let origin = endpoints.len().saturating_sub(1);
-        let begun = Instant::now();
         let order = self.order(ask, endpoints).await;
         let last = order.last().copied();
         for index in order {
@@ -182,19 +182,23 @@ impl Upstreams {
         for index in avoided {
             let endpoint = &endpoints[index];
             let asked = if ask.need == Need::Optional {
-                Err(Failure::Unreachable {
+                Err(Missed::from(Failure::Unreachable {
                     place: client::origin(&endpoint.url),
                     why: "it failed again and again a short time ago".to_owned(),
-                })
+                }))
             } else {
                 let left = ask.within.map(|all| all.saturating_sub(begun.elapsed()));
                 self.ask_counted(ask, index, endpoint, &upstream, left, Turn::First)
                     .await
-                    .map_err(|missed| missed.failure)
             };
             match asked {
                 Ok(answer) => return Ok(answer),
-                Err(failure) => failures.push((index, failure)),
+                Err(missed) => {
+                    if missed.again {
+                        again.push(index);
+                    }
+                    failures.push((index, missed.failure));
+                }
             }
         }
         // One failure may be over by now, or be that of a range alone. Not where a cached answer would do, nor where the

@@ -15,7 +15,7 @@ use std::{
 };
 
 use larder_shared::{
-    Digest, RangeHeader, RegistryName, Repository, Route,
+    Digest, RangeHeader, Reference, RegistryName, Repository, Route,
     range::{Selected, Spec},
 };
 use lru::LruCache;
@@ -179,8 +179,12 @@ impl Pull {
             Ok(place) => place,
             Err(_) => return false,
         };
+        let Route::Blob(_, digest) = request.route else {
+            return false;
+        };
+        let wanted = Reference::Digest(digest);
         matches!(
-            self.access.verdict(&place),
+            self.access.verdict_on(&place, Some(&wanted)),
             Verdict::Allowed | Verdict::Ask { bridged: true }
         )
     }

@@ -57,11 +57,16 @@ enum Lesson {
     None,
 }
 
+/// An attempt that is dropped after this long was ended by larder's own bound, or would have been.
+const LEFT_LATE: Duration = Duration::from_secs(4);
+
 /// `answered`: whether upstream's word is in the answer; `None` for a client that left before there was one.
 fn lesson(answered: Option<bool>, brief: bool, took: Duration) -> Lesson {
     match answered {
         Some(true) => Lesson::Answers,
-        Some(false) | None if !brief && took >= SILENCE => Lesson::Silent,
+        Some(false) if !brief && took >= SILENCE => Lesson::Silent,
+        // A client that leaves early says nothing about the registry.
+        None if !brief && took >= LEFT_LATE => Lesson::Silent,
         Some(false) | None => Lesson::None,
     }
 }
@@ -153,7 +158,8 @@ mod tests {
             (Some(true), true, soon, Lesson::Answers),
             (Some(false), false, late, Lesson::Silent),
             // The client, or the bound on its headers, was quicker.
-            (None, false, late, Lesson::Silent),
+            (None, false, LEFT_LATE, Lesson::Silent),
+            (None, false, late, Lesson::None),
             // A connection that is refused costs nobody time.
             (Some(false), false, soon, Lesson::None),
             (None, false, soon, Lesson::None),

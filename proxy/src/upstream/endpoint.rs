@@ -170,6 +170,11 @@ impl Upstreams {
             if !stepdown::is_unchanged(&ask, partial, &parts.headers) {
                 return misfit("a Content-Encoding that was not asked for");
             }
+            // The last hop counts: registries label their redirects as web pages. What is one is not remembered.
+            let named = hops.registry_headers.contains_key("docker-content-digest");
+            if !named && is_page(&ask, &parts.headers) {
+                return misfit("a web page");
+            }
             if let (true, Some(key)) = (hops.redirected, location_key(&ask)) {
                 let location = Location {
                     uri: hops.uri,
@@ -181,9 +186,6 @@ impl Upstreams {
                 self.locations.insert(key, location).await;
             }
             let headers = redirect::merge(&hops.registry_headers, parts.headers);
-            if is_page(&ask, &headers) {
-                return misfit("a web page");
-            }
             return Ok(Answer {
                 // The whole, told as a range, is the whole.
                 partial: partial && matches!(ask.want, Want::Part(_)),

@@ -51,7 +51,9 @@ impl Upstreams {
         }
         let asked = self.in_manner(ask, &origin);
         let request = request(&asked, &uri, None);
-        if let Ok(response) = self.client.send(&route, request, FIRST_BYTE).await {
+        // The registry must have its turn within the client's time, should the place be gone.
+        let within = ask.within.unwrap_or(FIRST_BYTE).min(FIRST_BYTE) / 2;
+        if let Ok(response) = self.client.send(&route, request, within).await {
             let (parts, body) = response.into_parts();
             if let Ok(partial) = sort(&client::origin(&uri), parts.status, &parts.headers)
                 && stepdown::seen(&asked, partial, &parts.headers) == Seen::Fits

@@ -248,8 +248,9 @@ impl Upstreams {
             } else {
                 next(put, seen, origin)
             };
-            // The question about a tag is followed by a GET of its manifest in any case: it is not put twice.
-            let fetched_next = put == Put::Head && is_of_tag(ask) && !is_missing(seen);
+            // The question about a tag is followed by a GET of its manifest, unless it is a proof: it is not put twice.
+            let fetched_next =
+                put == Put::Head && is_of_tag(ask) && !ask.proof && !is_missing(seen);
             match (step, answered) {
                 (Step::Plain, Err(missed)) if !fetched_next => {
                     tracing::debug!(upstream.endpoint = place, failure = %missed.failure, "an endpoint is asked in a plainer way");
@@ -350,6 +351,11 @@ pub(super) fn is_unchanged(ask: &Ask, partial: bool, headers: &HeaderMap) -> boo
     let Some(encoding) = headers.get(CONTENT_ENCODING) else {
         return true;
     };
+    // These bytes are read by nobody.
+    let unread = ask.proof || ask.want == Want::Head;
+    if unread && matches!(ask.subject, Subject::Blob(_)) {
+        return true;
+    }
     let is = |name: &str| encoding.as_bytes().eq_ignore_ascii_case(name.as_bytes());
     let length = if partial {
         content_range(headers).map(|(_, total)| total)

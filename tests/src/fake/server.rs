@@ -158,7 +158,12 @@ impl Shared {
                         format!("{}{path}?signature={signature}", self.url(Port::Cdn))
                     }
                 };
-                Some(empty(status).with("Location", &location))
+                // Go's http.Redirect says so, and with it most registries.
+                Some(
+                    empty(status)
+                        .with("Location", &location)
+                        .with("Content-Type", "text/html; charset=utf-8"),
+                )
             }
             Fault::RedirectLoop => Some(empty(307).with("Location", &request.path)),
             _ => None,
