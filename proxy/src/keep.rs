@@ -17,7 +17,7 @@ use crate::{
     drain::Watch,
     metrics::Reason,
     pull::Pull,
-    store::{Blob, Counts, Limits, Sums},
+    store::{Blob, Counts, Limits, Sums, Tenure},
 };
 
 /// Time between two rounds when nothing is added.
@@ -94,6 +94,10 @@ impl Pull {
     pub async fn sweep(self: &Arc<Self>, pause: Duration) {
         let pull = Arc::clone(self);
         let swept = move || {
+            // What another larder has is not ours to sweep.
+            if pull.store.tenure() != Tenure::Held {
+                return;
+            }
             pull.cluster.records().sweep(pull.store.clock());
             let active = |digest: &Digest| pull.fills.is_active(digest);
             pull.store.sweep_names(active, || std::thread::sleep(pause));
@@ -137,8 +141,9 @@ pub async fn run(pull: Arc<Pull>, mut watch: Watch) {
                 let pull = Arc::clone(&pull);
                 writing = Some(tokio::task::spawn_blocking(move || {
                     pull.store.write_uses();
-                    pull.store.repositories().flush();
+                    // Rights first: a log may hang.
                     pull.access.flush();
+                    pull.store.repositories().flush();
                 }));
             }
         }
@@ -158,7 +163,8 @@ pub async fn scrub(pull: Arc<Pull>) {
         tokio::time::sleep(wait).await;
         wait = SCRUB_EVERY;
         for digest in pull.store.digests() {
-            let Some(blob) = pull.store.peek(&digest) else {
+            let opened = pull.store.survey(move |store| store.peek(&digest)).await;
+            let Some(blob) = opened.flatten() else {
                 continue;
             };
             let hashed = hash(&blob, SCRUB_RATE).await;

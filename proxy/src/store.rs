@@ -36,7 +36,7 @@ use larder_shared::{Algorithm, Digest, Range, RegistryName, Repository};
 
 pub use blob::Blob;
 pub use counts::Counts;
-pub use hanging::{HANGS, Hung};
+pub use hanging::{FLUSHED_WITHIN, HANGS, Hung, SLOWEST};
 pub use index::{Entry, Totals};
 pub use journal::Journal;
 pub use keeping::{Evicted, Limits};

@@ -356,6 +356,7 @@ pub(super) fn take_back(fill: &Fill) -> bool {
     state.size = None;
     state.partial = None;
     state.fresh = None;
+    state.wrong = false;
     state.phase = Phase::Starting;
     true
 }

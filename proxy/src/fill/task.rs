@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     metrics,
-    store::{Link, Partial, Store},
+    store::{FLUSHED_WITHIN, HANGS, Link, Partial, SLOWEST, Store},
     telemetry,
 };
 
@@ -103,6 +103,7 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
             }
             let kept = Arc::clone(partial.blob());
             let suspects = Arc::clone(&fills);
+            let flushed = FLUSHED_WITHIN + Duration::from_secs(partial.size() / SLOWEST);
             let commit = move |store: &Store| {
                 suspects.name_liars(partial.blob());
                 // A blob that no repository is known to hold would be fetched again.
@@ -112,7 +113,7 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
                 store.commit(&partial)
             };
             let what = format!("the commit of {}", fill.digest);
-            let committed = fills.store.ask_to_the_end(&what, commit).await;
+            let committed = fills.store.ask_to_the_end(&what, flushed, commit).await;
             match committed {
                 Ok(Ok(())) => {
                     fills.metrics.fills.committed.inc();
@@ -161,7 +162,7 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
                     }
                 };
                 let what = format!("the end of the partial {}", fill.digest);
-                let _ = fills.store.ask_to_the_end(&what, end).await;
+                let _ = fills.store.ask_to_the_end(&what, HANGS, end).await;
             }
             // Only now may another begin: it would find the file that is being taken away.
             fills.unlist(&fill);
@@ -214,7 +215,7 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
     let left = if resumed {
         let what = format!("the partial {digest}");
         let resume = move |store: &Store| store.resume(digest, &registry);
-        fills.store.ask_to_the_end(&what, resume).await
+        fills.store.ask_to_the_end(&what, HANGS, resume).await
     } else {
         Ok(Ok(None))
     };
@@ -339,8 +340,8 @@ impl Running {
             Ok(Ok(Some(true))) => Ok(Arc::clone(partial)),
             Ok(Ok(_)) => {
                 {
-                    let mut state = lock(&self.fill.state);
-                    state.wrong = state.opened;
+                    // Before anything is awaited: a reader that comes now must not be given any of it.
+                    lock(&self.fill.state).wrong = true;
                 }
                 self.fills.metrics.fills.mismatched.inc();
                 Err(FillError::Digest)

@@ -18,7 +18,7 @@ use crate::{
     fill::FillError,
     identity::Fingerprint,
     metrics::{self, Outcome, Receiving, Revalidated, Tier},
-    store::{Link, Store, TagRecord, age, now, sizes},
+    store::{FLUSHED_WITHIN, Link, Store, TagRecord, age, now, sizes},
     tags::{self, After, Before, Descriptor, Policy},
     telemetry,
     upstream::{Answer, Failure, Subject, Upstreams, Want},
@@ -657,7 +657,7 @@ fn keep(store: &Arc<Store>, cluster: &Arc<Cluster>, place: &Place, manifest: &Ar
             );
         }
     };
-    tokio::spawn(async move { keeper.ask_to_the_end(&what, keep).await });
+    tokio::spawn(async move { keeper.ask_to_the_end(&what, FLUSHED_WITHIN, keep).await });
 }
 
 /// Neither a mirror nor the origin has what a mirror named. Some registries refuse what they do not have.

@@ -14,7 +14,7 @@ mod sweep;
 use std::{
     collections::HashMap,
     num::NonZeroUsize,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     time::{Duration, SystemTime},
 };
 
@@ -179,6 +179,8 @@ pub struct RepositoryRecord {
     writers: Writers,
     held: Arc<Held>,
     reading: watch::Sender<Reading>,
+    /// There is a log, and it could not be read: what is known is not all of it.
+    unreadable: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -224,6 +226,7 @@ impl RepositoryRecord {
             writers: all.writers.clone(),
             held: Arc::clone(&all.held),
             reading: watch::Sender::new(Reading::Not),
+            unreadable: AtomicBool::new(false),
         }
     }
 

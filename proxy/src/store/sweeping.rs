@@ -118,8 +118,13 @@ impl Store {
             if index % SWEPT_AT_ONCE == SWEPT_AT_ONCE - 1 {
                 pause();
             }
-            // A fill leaves its list when its blob is here: it is asked first.
-            let here = |digest: &Digest| active(digest) || lock(&self.index).comes(digest);
+            // A fill leaves its list when its blob is here: it is asked first. The scan may have missed a directory that
+            // could not be read, so the disk is asked last.
+            let here = |digest: &Digest| {
+                active(digest)
+                    || lock(&self.index).comes(digest)
+                    || !matches!(self.layout.blob(digest).try_exists(), Ok(false))
+            };
             self.repositories.sweep(name, here);
         }
     }

@@ -1,6 +1,10 @@
 //! How a record learns what its log says: once, on a thread that may wait for the disk.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{
+    fs, io,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+};
 
 use super::{Known, RepositoryRecord, lock, log::append};
 use crate::{store::layout::Layout, sys::Calls};
@@ -16,8 +20,13 @@ pub(super) enum Reading {
 
 impl RepositoryRecord {
     /// What the log says. One that is mostly history is rewritten.
-    fn parsed(layout: &Layout, path: &Path) -> Known {
-        let text = fs::read(path).unwrap_or_default();
+    fn parsed(&self, layout: &Layout, path: &Path) -> Known {
+        let text = fs::read(path).unwrap_or_else(|error| {
+            if error.kind() != io::ErrorKind::NotFound {
+                self.unreadable.store(true, Ordering::Relaxed);
+            }
+            Vec::new()
+        });
         let torn = text.last().is_some_and(|last| *last != b'\n');
         let (known, lines) = Known::read(&text);
         let live = known.lines().count();
@@ -41,7 +50,7 @@ impl RepositoryRecord {
             if self.is_read() {
                 return;
             }
-            let mut all = Self::parsed(&self.layout, &self.log.path);
+            let mut all = self.parsed(&self.layout, &self.log.path);
             let mut known = lock(&self.known);
             let mut waiting = self.log.lines.waiting();
             *waiting = all.merge(&waiting);

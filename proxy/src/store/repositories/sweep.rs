@@ -1,6 +1,6 @@
 //! Letting go of what leads nowhere: links to content that is gone, tags without their manifest, logs of nothing.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::atomic::Ordering};
 
 use larder_shared::{Digest, RegistryName, Repository};
 
@@ -37,7 +37,8 @@ impl Repositories {
 impl RepositoryRecord {
     fn sweep(&self, root: &Path, here: impl Fn(&Digest) -> bool) {
         let _one = lock(&self.log.writing);
-        if !self.is_read() {
+        // A log that could not be read may be readable tomorrow: it is not written over.
+        if !self.is_read() || self.unreadable.load(Ordering::Relaxed) {
             return;
         }
         let text = {
