@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeSet,
+    ops::Bound,
     time::{Duration, Instant},
 };
 
@@ -53,7 +54,9 @@ impl Pieces {
     /// wanted no more than one.
     pub fn used(&mut self, digest: &Digest, start: u64, sent: u64, whole: bool) -> Option<u64> {
         let (_, starts) = self.0.get(digest)?;
-        let mut after = starts.range(start + 1..).copied();
+        let mut after = starts
+            .range((Bound::Excluded(start), Bound::Unbounded))
+            .copied();
         let mut before = starts.range(..start).rev().copied();
         let (next, later) = (after.next(), after.next());
         let (one, two) = (before.next(), before.next());
@@ -92,6 +95,7 @@ mod tests {
             (&[5], 5, 15, None),
             (&[0, 10], 10, 15, None),
             (&[0, 100], 0, 15, None),
+            (&[u64::MAX], u64::MAX, 15, None),
         ] {
             let mut pieces = Pieces::default();
             let digest = Digest::sha256(b"x");
