@@ -298,7 +298,7 @@ async fn what_is_refused_plainly_is_refused() {
     for (code, told) in [(403, 401), (404, 404), (400, 400)] {
         let scene = Scene::new().await;
         let digest = scene.fake.put_blob_of(REPOSITORY, 1, 3 * MB);
-        scene.fake.fault(Match::blob(), Fault::status(code));
+        scene.fake.fault(Match::blob(), Fault::denied(code));
         let answer = http::get(&scene.blob(REPOSITORY, &digest), &[]).await;
         assert_eq!(answer.expect("an answer").status, told, "{code}");
         assert!(

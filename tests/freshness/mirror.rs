@@ -172,7 +172,7 @@ async fn a_tag_that_leads_nowhere_at_a_mirror_is_asked_of_the_origin() {
         mirrors.first.fault(tag(), fault);
         mirrors.first.delete_tag(REPOSITORY, "v1");
         let nowhere = Match::manifest().reference(&gone);
-        mirrors.second.fault(nowhere, Fault::status(missing));
+        mirrors.second.fault(nowhere, Fault::denied(missing));
         for _ in 0..2 {
             let head = http::head(&mirrors.manifest(REPOSITORY, "v1"), &[]).await;
             let head = head.expect("an answer");

@@ -148,6 +148,11 @@ impl Target {
             ("docker-content-digest", &self.digest),
             ("accept-ranges", "bytes"),
             ("content-type", "application/octet-stream"),
+            ("x-content-type-options", "nosniff"),
+            (
+                "content-security-policy",
+                "default-src 'none'; frame-ancestors 'none'; sandbox",
+            ),
         ]);
         let content_range = |(first, last): &(u64, u64)| format!("bytes {first}-{last}/{SIZE}");
         let bytes = |(first, last): &(u64, u64)| self.content.read(*first..last + 1);

@@ -168,7 +168,10 @@ async fn explain(node: &Node, fakes: &[&FakeRegistry], image: &str, who: Who) ->
     }
     for fake in fakes {
         let content = |seen: &larder_tests::fake::Seen| {
-            seen.method == "GET" && matches!(seen.kind, Kind::Manifest | Kind::Blob | Kind::Cdn)
+            // A 404 to HEAD is asked once more by GET, since some registries answer HEAD wrongly.
+            seen.method == "GET"
+                && seen.status != 404
+                && matches!(seen.kind, Kind::Manifest | Kind::Blob | Kind::Cdn)
         };
         assert_eq!(fake.count(content), 0, "{:#?}", fake.requests());
         // Each caller asks once, and once more with the token that it was told to get.
@@ -206,7 +209,9 @@ async fn agrees(node: &Node, fakes: &[&FakeRegistry], image: &str, who: Who) -> 
     assert_eq!(expected["digest"], digest, "{said:#}");
     let fetched: usize = fakes
         .iter()
-        .map(|fake| fake.count(|s| s.kind == Kind::Manifest && s.method == "GET"))
+        .map(|fake| {
+            fake.count(|s| s.kind == Kind::Manifest && s.method == "GET" && s.status != 404)
+        })
         .sum();
     if expected["manifest_here"] == true {
         assert_eq!(fetched, 0, "{said:#}");
