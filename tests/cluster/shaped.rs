@@ -79,9 +79,14 @@ async fn eight_nodes_at_once_are_hardly_slower_than_one() {
         last / by_one
     );
     eprintln!("{size} bytes over {LINK} Mbit/s: {figures}");
-    assert!(upstream <= 1.05, "{figures}");
-    // How evenly chance deals out the runs weighs more in a small image: docs/simulation.md says how much.
-    let most = if size < 1_000_000_000 { 1.6 } else { 1.3 };
+    // How evenly chance deals out the runs weighs more in a small image: docs/simulation.md says how much. A run of 4 MiB
+    // that two members fetch is 2 % of it.
+    let (most, from_upstream) = if size < 1_000_000_000 {
+        (1.6, 1.2)
+    } else {
+        (1.3, 1.05)
+    };
+    assert!(upstream <= from_upstream, "{figures}");
     assert!(last <= most * by_one, "{figures}");
     // What the link carries beside the image: heads of packets, TLS, acknowledgements of what came.
     assert!(sent.iter().all(|sent| *sent <= 1.5 * 1.08), "{figures}");
