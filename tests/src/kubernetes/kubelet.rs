@@ -92,6 +92,7 @@ impl Kubelet {
             uid,
             namespace: NAMESPACE.to_owned(),
             host_ip: self.host.address().to_string(),
+            node_name: "node-1".to_owned(),
             pod_ip: String::new(),
         };
         let spec = &template["spec"];

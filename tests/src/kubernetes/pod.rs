@@ -20,6 +20,8 @@ pub struct Status {
     pub uid: String,
     pub namespace: String,
     pub host_ip: String,
+    /// The name of its node, as the API server knows it.
+    pub node_name: String,
     /// Known once the sandbox runs.
     pub pod_ip: String,
 }
@@ -300,6 +302,7 @@ fn environment(variable: &Value, status: &Status) -> String {
     match variable["valueFrom"]["fieldRef"]["fieldPath"].as_str() {
         Some("status.podIP") => status.pod_ip.clone(),
         Some("status.hostIP") => status.host_ip.clone(),
+        Some("spec.nodeName") => status.node_name.clone(),
         Some("metadata.name") => status.name.clone(),
         Some("metadata.namespace") => status.namespace.clone(),
         other => panic!("field {other:?} is not understood"),
