@@ -223,14 +223,18 @@ impl Body {
                 let new = || Arc::new(Checked::new(Arc::clone(store), Arc::clone(blob)));
                 Arc::clone(self.checked.get_or_insert_with(new))
             });
+            let cached = || match &checked {
+                Some(checked) => checked.read_cached(range),
+                None => blob.read_cached(range),
+            };
             let read = || {
-                let blob = Arc::clone(blob);
+                let (checked, blob) = (checked.clone(), Arc::clone(blob));
                 move || match checked {
                     Some(checked) => checked.read(range),
                     None => blob.read(range),
                 }
             };
-            let read = ready!(self.cold.poll_bytes(cx, read));
+            let read = ready!(self.cold.poll_bytes(cx, cached, read));
             return Poll::Ready(read.map(Bytes::from));
         }
         // sendfile would wait for the disk on the thread of everybody's requests.

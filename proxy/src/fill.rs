@@ -33,10 +33,9 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     task::Waker,
-    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -44,6 +43,7 @@ use larder_shared::{Digest, Range, RegistryName, Repository};
 use tokio::sync::{Notify, OnceCell};
 
 use crate::{
+    cluster::peers::Flow,
     identity::Identity,
     store::Partial,
     trace::Trace,
@@ -228,39 +228,10 @@ impl State {
     }
 }
 
-/// When this node last received something that came from no other member.
-#[derive(Debug)]
-struct Flow {
-    start: Instant,
-    /// Milliseconds after `start`, at least 1; 0 for never.
-    at: AtomicU64,
-}
-
-impl Flow {
-    fn new() -> Arc<Self> {
-        Arc::new(Self {
-            start: Instant::now(),
-            at: AtomicU64::new(0),
-        })
-    }
-
-    fn now(&self) -> u64 {
-        self.start.elapsed().as_millis() as u64 + 1
-    }
-
-    fn note(&self) {
-        self.at.store(self.now(), Ordering::Relaxed);
-    }
-
-    fn since(&self) -> Option<Duration> {
-        let at = self.at.load(Ordering::Relaxed);
-        (at > 0).then(|| Duration::from_millis(self.now().saturating_sub(at)))
-    }
-}
-
 /// One digest on its way in.
 #[derive(Debug)]
 struct Fill {
+    /// Notes what comes from upstream and the object store, for members that wait for it.
     flow: Arc<Flow>,
     digest: Digest,
     /// Whose bytes these are: the registry of all its sources.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! GET, HEAD /v2/…            the registry API, digests only; larder-role says in which role this node is asked
-//! GET       /larder/v1/alive            how many milliseconds ago it received something from its own sources
+//! GET       /larder/v1/alive[?role=…]   how many milliseconds ago something came that an answer in this role waits for
 //! GET, POST /larder/v1/holders?digest=…[&holder=ADDR]
 //! GET, POST /larder/v1/records?thing=…
 //! POST      /larder/v1/probes?thing=…&silenced=SECONDS      may it probe a silent registry: go, wait, or over
@@ -27,7 +27,7 @@ use crate::{
     client,
     cluster::{
         HOLDERS, PROBES, RECORDS,
-        peers::{ALIVE, PASSED_ON, ROLE},
+        peers::{ALIVE, IN_ROLE, PASSED_ON, ROLE},
         records::Kept,
     },
     credentials::Secret,
@@ -67,7 +67,7 @@ impl PeerSurface {
         let request = Request::from_parts(head, ());
         let path = request.uri().path();
         let small = match path {
-            ALIVE => Some((StatusCode::OK, self.flowed())),
+            ALIVE => Some((StatusCode::OK, self.flowed(&request))),
             HOLDERS => Some(self.holders(&request)),
             PROBES => Some(self.probes(&request)),
             RECORDS => Some(self.records(&request, body).await),
@@ -161,11 +161,17 @@ impl PeerSurface {
         }
     }
 
-    /// How many milliseconds ago something came to this node that was no other member's: who waits for this node waits for
-    /// its source, and not in vain.
-    fn flowed(&self) -> String {
-        let flowed = self.pull.fills.flowed();
-        flowed.map_or_else(String::new, |since| since.as_millis().to_string())
+    /// How many milliseconds ago something came that a member waits for which has asked in this role. An older member names
+    /// none: it waits for what comes from no other member.
+    fn flowed(&self, request: &Request<()>) -> String {
+        let role = query(request, IN_ROLE).and_then(|role| Role::parse(&role));
+        let since = self
+            .pull
+            .cluster
+            .peers
+            .flow
+            .since(role.unwrap_or(Role::Root));
+        since.map_or_else(String::new, |since| since.as_millis().to_string())
     }
 
     async fn records(&self, request: &Request<()>, body: Incoming) -> (StatusCode, String) {

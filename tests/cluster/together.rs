@@ -80,18 +80,23 @@ async fn blobs_of_every_size_are_taken_once() {
         8 * MIB,
         9 * MIB + 12345,
     ];
-    let (mut upstream, mut wanted) = (0, 0);
-    for (seed, size) in (100..).zip(sizes) {
-        let (digest, _) = put(&fake, seed, size);
-        all_get(&doors, &digest).await;
-        let sent = fake.blob_bytes_sent(&digest);
-        assert!(sent <= size * 2, "{sent} for a blob of {size}");
-        upstream += sent;
-        wanted += size;
+    let (mut wanted, mut ratios) = (0, Vec::new());
+    // A member that the processor has no time for may be taken for dead, and its run is fetched twice: then all of them
+    // again, with other bytes.
+    while ratios.len() < 3 && ratios.last().is_none_or(|ratio| *ratio > 1.05) {
+        let (mut upstream, before) = (0, wanted);
+        for (seed, size) in (100 * (1 + ratios.len() as u64)..).zip(sizes) {
+            let (digest, _) = put(&fake, seed, size);
+            all_get(&doors, &digest).await;
+            let sent = fake.blob_bytes_sent(&digest);
+            assert!(sent <= size * 2, "{sent} for a blob of {size}");
+            upstream += sent;
+            wanted += size;
+        }
+        ratios.push(upstream as f64 / (wanted - before) as f64);
     }
-    let ratio = upstream as f64 / wanted as f64;
-    // One run of 4 MiB that two members fetch is an eighth of all this.
-    assert!(ratio <= 1.25, "{ratio:.3} times from the upstream");
+    let best = ratios.iter().copied().fold(f64::MAX, f64::min);
+    assert!(best <= 1.05, "{ratios:.3?} times from the upstream");
     let sent: u64 = cluster.all_sent().await.iter().sum();
     assert!(sent >= wanted * 5 / 2, "{sent} of {wanted} from peers");
 }
@@ -107,7 +112,7 @@ async fn a_blob_with_a_sha512_digest_is_taken_once() {
     all_get(&doors, &digest).await;
     let sent = fake.blob_bytes_sent(&digest);
     assert!(
-        sent <= content.len() * 125 / 100,
+        sent <= content.len() * 105 / 100,
         "{sent} of {}",
         content.len()
     );
@@ -156,7 +161,7 @@ async fn ranges_of_a_cold_blob_come_through_the_cluster() {
     // A complete reader afterwards takes only what is not there yet.
     all_get(&doors, &digest).await;
     let sent = fake.blob_bytes_sent(&digest);
-    assert!(sent <= size * 125 / 100, "{sent} of {size}");
+    assert!(sent <= size * 105 / 100, "{sent} of {size}");
 }
 
 /// A few bytes of a large blob do not cost the whole of it, whichever node is asked.

@@ -46,16 +46,21 @@ impl std::fmt::Debug for Cold {
 }
 
 impl Cold {
-    /// The bytes that `read` gives, whatever file it reads.
+    /// The bytes that `cached` gives without waiting, or else those that `read` gives, whatever file it reads. A thread for
+    /// each piece would cost more than the piece.
     pub(super) fn poll_bytes<F>(
         &mut self,
         cx: &mut Context<'_>,
+        cached: impl FnOnce() -> Option<Vec<u8>>,
         read: impl FnOnce() -> F,
     ) -> Poll<io::Result<Vec<u8>>>
     where
         F: FnOnce() -> io::Result<Vec<u8>> + Send + 'static,
     {
         if let Self::Nothing = self {
+            if let Some(bytes) = cached() {
+                return Poll::Ready(Ok(bytes));
+            }
             *self = Self::Bytes(Box::pin(CALLS.clone().run_owned(read())));
         }
         let Self::Bytes(reading) = self else {

@@ -4,6 +4,7 @@
 //! for a moment the member is asked whether it is alive, over another connection, and is given up at once if it is not.
 
 mod body;
+mod flow;
 mod voice;
 
 use std::{
@@ -20,7 +21,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use larder_shared::{Digest, Range, RegistryName, Repository, Role};
 
-pub use self::body::Body;
+pub use self::{body::Body, flow::Flow};
 use self::{
     body::PATIENCE,
     voice::{QUIET, SLOWEST, Voice},
@@ -43,8 +44,9 @@ pub const ROLE: HeaderName = HeaderName::from_static("larder-role");
 /// Says that the bytes of an answer do not lie on the member's disk: it brings them from somebody else as they come.
 pub const PASSED_ON: HeaderName = HeaderName::from_static("larder-passed-on");
 
-/// Where a member says that it is alive.
+/// Where a member says that it is alive, and with a role ([`IN_ROLE`]) when something last came that is waited for there.
 pub const ALIVE: &str = "/larder/v1/alive";
+pub const IN_ROLE: &str = "role";
 
 /// A connection to a member must stand within this time.
 const CONNECT: Duration = Duration::from_millis(250);
@@ -114,6 +116,8 @@ pub struct Peers {
     heard: Mutex<HashMap<SocketAddr, Arc<Voice>>>,
     /// Members that are being asked whether they are alive.
     signs: Coalesce<SocketAddr, bool>,
+    /// What comes to this node.
+    pub flow: Arc<Flow>,
 }
 
 /// The connections that were made with the certificates of a generation; `None` is plain.
@@ -136,6 +140,7 @@ impl Peers {
             pool: Mutex::default(),
             heard: Mutex::default(),
             signs: Coalesce::default(),
+            flow: Arc::default(),
         }
     }
 
@@ -260,7 +265,7 @@ impl Peers {
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(Answer {
                 partial: response.status() == StatusCode::PARTIAL_CONTENT,
-                body: Body::new(Arc::clone(self), member, Some(slot), response),
+                body: Body::new(Arc::clone(self), member, ask.role, Some(slot), response),
             }),
             StatusCode::NOT_FOUND | StatusCode::RANGE_NOT_SATISFIABLE => Err(Failure::Miss(member)),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Failure::Refused(member)),
@@ -337,7 +342,11 @@ impl Peers {
         if pool.generation.is_none() {
             request.headers_mut().remove(header::AUTHORIZATION);
         }
-        let direct = if path == ALIVE { pool.signs } else { pool.bulk };
+        let direct = if path.starts_with(ALIVE) {
+            pool.signs
+        } else {
+            pool.bulk
+        };
         let sent = direct.send(request).await;
         if sent.is_ok() {
             self.voice(member).note();
@@ -382,10 +391,11 @@ impl Peers {
         self.signs.run(member, sign).await.unwrap_or(false)
     }
 
-    /// Whether a member receives something from its own sources: who waits for it waits for these.
-    async fn receives(&self, member: SocketAddr) -> bool {
+    /// Whether a member receives something that its answer in `role` waits for.
+    async fn receives(&self, member: SocketAddr, role: Role) -> bool {
+        let path = format!("{ALIVE}?{IN_ROLE}={}", role.as_str());
         let told = self
-            .call(member, Method::GET, ALIVE, Bytes::new(), SLOWEST)
+            .call(member, Method::GET, &path, Bytes::new(), SLOWEST)
             .await;
         let since = told.ok().and_then(|told| {
             let text = std::str::from_utf8(&told).ok()?.trim().parse().ok()?;
@@ -464,5 +474,79 @@ mod tests {
             heard.contains("larder-role") && !heard.contains("lent"),
             "{heard}"
         );
+    }
+
+    /// A relay whose root brings nothing for long, but receives something, tells its own readers to wait.
+    #[tokio::test]
+    async fn a_root_that_receives_is_waited_for_and_vouches_for_its_relay() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let member = listener.local_addr().unwrap();
+        let text = format!(
+            "[cluster]\nlisten = \"127.7.0.2:7422\"\ntls = \"off\"\nmembers = [\"{member}\"]"
+        );
+        let config = Config::parse(&text, std::path::Path::new("t")).unwrap();
+        let config = Arc::new(ArcSwap::from_pointee(config));
+        let members = Arc::new(Members::new(Arc::clone(&config)));
+        let peers = Arc::new(Peers::new(config, members, Arc::new(Metrics::new())));
+        let (asked, mut questions) = tokio::sync::mpsc::unbounded_channel();
+        let (bring, brought) = tokio::sync::watch::channel(false);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (asked, mut brought) = (asked.clone(), brought.clone());
+                tokio::spawn(async move {
+                    let mut head = vec![0; 4096];
+                    while let Ok(length @ 1..) = stream.read(&mut head).await {
+                        let text = String::from_utf8_lossy(&head[..length]).into_owned();
+                        let answer: &[u8] = if text.contains("/blobs/") {
+                            b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-3/9\r\nContent-Length: 4\r\n\r\n"
+                        } else {
+                            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n10"
+                        };
+                        stream.write_all(answer).await.unwrap();
+                        if text.contains("/blobs/") {
+                            brought.wait_for(|bring| *bring).await.unwrap();
+                            stream.write_all(b"here").await.unwrap();
+                        } else if text.contains("?role=") {
+                            asked.send(text).unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        let ask = Ask {
+            registry: "registry.test".parse().unwrap(),
+            repository: "team/app".parse().unwrap(),
+            subject: Subject::Blob(Digest::sha256(b"x"), Range::new(0, 4)),
+            role: Role::Root,
+            within: SOON,
+            lent: None,
+            trace: Trace::none(),
+        };
+        let mut body = peers.ask(member, &ask).await.unwrap().body;
+        let begun = Instant::now();
+        let waits = async {
+            // The second question is the one after which a member without any receipts is given up.
+            for _ in 0..3 {
+                let question = questions.recv().await.unwrap();
+                assert!(
+                    question.contains("/larder/v1/alive?role=root "),
+                    "{question}"
+                );
+            }
+            assert!(begun.elapsed() >= PATIENCE);
+            let flow = &peers.flow;
+            assert!(
+                flow.since(Role::Relay)
+                    .is_some_and(|since| since < PATIENCE)
+            );
+            assert_eq!(
+                flow.since(Role::Root),
+                None,
+                "nothing came from its own sources"
+            );
+            bring.send(true).unwrap();
+        };
+        let (data, ()) = tokio::join!(body.next(), waits);
+        assert_eq!(data.unwrap().unwrap(), "here");
     }
 }

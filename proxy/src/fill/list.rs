@@ -6,7 +6,6 @@ use std::{
     collections::HashMap,
     num::NonZeroUsize,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -14,7 +13,7 @@ use larder_shared::{Digest, RangeHeader, RegistryName, Repository};
 use lru::LruCache;
 use tokio::sync::{Notify, Semaphore};
 
-use super::{Fill, FillError, Flow, Joined, Passage, Reader, Right, Source, lock, suspects, task};
+use super::{Fill, FillError, Joined, Passage, Reader, Right, Source, lock, suspects, task};
 use crate::{
     access::{Access, Place},
     cluster::{Cluster, durable::KeptLink},
@@ -58,7 +57,6 @@ pub struct Fills {
     pub(super) config: Arc<ArcSwap<Config>>,
     pub(super) cluster: Arc<Cluster>,
     pub(super) suspects: suspects::Suspects,
-    flow: Arc<Flow>,
     /// What manifests say of the lengths of blobs: another member's word is held against it.
     told: Mutex<LruCache<Digest, u64>>,
     running: Mutex<HashMap<Digest, Arc<Fill>>>,
@@ -80,7 +78,6 @@ impl Fills {
         Arc::new(Self {
             cluster,
             suspects: suspects::Suspects::default(),
-            flow: Flow::new(),
             told: Mutex::new(LruCache::new(TOLD)),
             store,
             upstreams,
@@ -127,7 +124,7 @@ impl Fills {
                 digest,
                 registry,
                 Arc::clone(&self.upstreams),
-                Arc::clone(&self.flow),
+                Arc::clone(&self.cluster.peers.flow),
             ));
             lock(&fill.state).resumed = rest;
             fills.insert(digest, Arc::clone(&fill));
@@ -188,11 +185,6 @@ impl Fills {
                 }
             })
             .collect()
-    }
-
-    /// How long ago something came from elsewhere than another member.
-    pub fn flowed(&self) -> Option<Duration> {
-        self.flow.since()
     }
 
     /// A manifest says how long these blobs are.

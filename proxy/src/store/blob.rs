@@ -77,6 +77,20 @@ impl Blob {
         Ok(bytes)
     }
 
+    /// Reads `range`, if all of it is in memory; `None` where it is not, or where that cannot be known.
+    pub fn read_cached(&self, range: Range) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; range.len() as usize];
+        let mut read = 0;
+        while read < bytes.len() {
+            let at = range.start + read as u64;
+            match disk::read_cached(&self.file, &mut bytes[read..], at) {
+                Ok(0) | Err(_) => return None,
+                Ok(more) => read += more,
+            }
+        }
+        Some(bytes)
+    }
+
     /// Whether a range seems to be in memory: its first and its last byte are.
     pub fn is_at_hand(&self, range: Range) -> bool {
         let last = range.end.saturating_sub(1).max(range.start);

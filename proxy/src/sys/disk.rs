@@ -52,14 +52,22 @@ pub fn has_no_hole(file: &File, start: u64, end: u64) -> io::Result<bool> {
 }
 
 /// Whether a byte of a file can be read without waiting for the disk. Where the kernel cannot tell, it is taken to.
-#[allow(unsafe_code)]
 pub fn is_cached(file: &File, at: u64) -> bool {
-    let mut byte = 0_u8;
+    match read_cached(file, &mut [0], at) {
+        Ok(_) => true,
+        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+    }
+}
+
+/// Reads what of `file` at `at` can be had without waiting for the disk: perhaps less than there is room for. An error
+/// of the kind `WouldBlock` if nothing can; other errors where the file system does not know such reads.
+#[allow(unsafe_code)]
+pub fn read_cached(file: &File, bytes: &mut [u8], at: u64) -> io::Result<usize> {
     let into = libc::iovec {
-        iov_base: (&raw mut byte).cast(),
-        iov_len: 1,
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: bytes.len(),
     };
-    // SAFETY: the kernel writes at most one byte, to a variable that lives until the call returns.
+    // SAFETY: the kernel writes into `bytes` alone, which lives until the call returns.
     let read = unsafe {
         libc::preadv2(
             file.as_raw_fd(),
@@ -69,7 +77,8 @@ pub fn is_cached(file: &File, at: u64) -> bool {
             libc::RWF_NOWAIT,
         )
     };
-    read >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::WouldBlock
+    // Only errors are negative.
+    usize::try_from(read).map_err(|_| io::Error::last_os_error())
 }
 
 /// Opens a file without changing its access time, which tells when a client last wanted it.

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::Response;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use larder_shared::Role;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
@@ -29,6 +30,8 @@ const LONGEST: Duration = Duration::from_mins(1);
 pub struct Body {
     peers: Arc<Peers>,
     member: SocketAddr,
+    /// In which it was asked.
+    role: Role,
     voice: Arc<Voice>,
     _slot: Option<OwnedSemaphorePermit>,
     incoming: (http::response::Parts, Incoming),
@@ -36,14 +39,16 @@ pub struct Body {
     heard: Instant,
     /// When it last brought something.
     brought: Instant,
-    /// How long it may bring nothing until it is asked whether it receives anything itself.
-    patience: Duration,
+    /// How long it may bring nothing until it is asked whether it receives anything itself. Twice within [`PATIENCE`], so
+    /// that a relay knows it of its root before its own readers want to know.
+    asked_at: Duration,
 }
 
 impl Body {
     pub(super) fn new(
         peers: Arc<Peers>,
         member: SocketAddr,
+        role: Role,
         slot: Option<OwnedSemaphorePermit>,
         response: Response<Incoming>,
     ) -> Self {
@@ -51,11 +56,12 @@ impl Body {
             voice: peers.voice(member),
             peers,
             member,
+            role,
             _slot: slot,
             incoming: response.into_parts(),
             heard: Instant::now(),
             brought: Instant::now(),
-            patience: PATIENCE,
+            asked_at: PATIENCE / 2,
         }
     }
 
@@ -83,14 +89,18 @@ impl Body {
                 Ok(None) => return None,
                 Err(_) => {
                     let waited = self.brought.elapsed();
-                    if waited >= LONGEST
-                        || (waited >= self.patience && !self.peers.receives(self.member).await)
-                    {
+                    let mut in_vain = waited >= LONGEST;
+                    if waited >= self.asked_at {
+                        let receives = self.peers.receives(self.member, self.role).await;
+                        in_vain |= !receives && waited >= PATIENCE;
+                        if receives && self.role == Role::Root {
+                            self.peers.flow.note_member(self.role);
+                        }
+                        self.asked_at = waited + PATIENCE / 2;
+                    }
+                    if in_vain {
                         let why = format!("it brought nothing for {} s", waited.as_secs());
                         return Some(Err(self.gone(why)));
-                    }
-                    if waited >= self.patience {
-                        self.patience = waited + PATIENCE;
                     }
                     let lives = tokio::select! {
                         frame = self.incoming.1.frame() => match frame {
@@ -118,8 +128,9 @@ impl Body {
     fn note_frame(&mut self) {
         self.heard = Instant::now();
         self.brought = self.heard;
-        self.patience = PATIENCE;
+        self.asked_at = PATIENCE / 2;
         self.voice.note();
+        self.peers.flow.note_member(self.role);
     }
 
     fn gone(&self, why: String) -> Failure {

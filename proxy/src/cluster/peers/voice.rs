@@ -17,8 +17,12 @@ use tokio::sync::Semaphore;
 pub(super) const QUIET: Duration = Duration::from_millis(80);
 const SIGN_OF_LIFE: Duration = Duration::from_millis(120);
 
-/// How long a member has while nothing is known of how long its signs take: a connection has to be made first.
-const UNMEASURED: Duration = Duration::from_millis(301);
+/// How long a member has while nothing is known of how long its signs take. A connection has to be made first, which on a
+/// node where everything begins at once takes as long as all of it. An address that does not answer is found out sooner.
+const UNMEASURED: Duration = SLOWEST;
+
+/// How long it has at least once the first sign was measured, which may have come before everything else began.
+const MEASURED_ONCE: Duration = Duration::from_millis(600);
 
 /// How long signs take is measured this often while a member is asked for something.
 const MEASURED: Duration = Duration::from_millis(500);
@@ -39,7 +43,7 @@ pub(super) struct Voice {
     /// When it was last heard, in milliseconds since the start.
     heard: AtomicU64,
     /// How long it has to show a sign of life, in milliseconds: more where signs take long, be it that the network is full
-    /// or that the member is, and for one that was taken for dead and was not.
+    /// or that the member is, and for one that was taken for dead and was not. 0 while nothing is known.
     patience: AtomicU64,
     /// When it was last asked for a sign.
     asked: AtomicU64,
@@ -53,7 +57,7 @@ impl Default for Voice {
     fn default() -> Self {
         Self {
             heard: AtomicU64::new(0),
-            patience: AtomicU64::new(UNMEASURED.as_millis() as u64),
+            patience: AtomicU64::new(0),
             asked: AtomicU64::new(0),
             missed: AtomicU64::new(0),
             slots: Mutex::default(),
@@ -67,7 +71,7 @@ impl Voice {
         self.heard.store(now, Ordering::Relaxed);
         let missed = self.missed.swap(0, Ordering::Relaxed);
         if missed > 0 && now.saturating_sub(missed) < FALSE_ALARM.as_millis() as u64 {
-            self.set_patience(2 * self.patience.load(Ordering::Relaxed));
+            self.set_patience(2 * self.patience().as_millis() as u64);
         }
     }
 
@@ -88,7 +92,10 @@ impl Voice {
     }
 
     pub(super) fn patience(&self) -> Duration {
-        Duration::from_millis(self.patience.load(Ordering::Relaxed))
+        match self.patience.load(Ordering::Relaxed) {
+            0 => UNMEASURED,
+            known => Duration::from_millis(known),
+        }
     }
 
     fn set_patience(&self, millis: u64) {
@@ -112,9 +119,11 @@ impl Voice {
         let before = self.patience.load(Ordering::Relaxed);
         match took {
             Some(took) => {
-                let first = before == UNMEASURED.as_millis() as u64;
-                let sinking = if first { 0 } else { before * 3 / 4 };
-                self.set_patience((6 * took.as_millis() as u64).max(sinking));
+                let least = match before {
+                    0 => MEASURED_ONCE.as_millis() as u64,
+                    before => before * 3 / 4,
+                };
+                self.set_patience((6 * took.as_millis() as u64).max(least));
             }
             None => self.missed.store(now().max(1), Ordering::Relaxed),
         }
@@ -125,4 +134,45 @@ impl Voice {
 fn now() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
     START.get_or_init(Instant::now).elapsed().as_millis() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What nothing is known of is borne for long, and a first quick sign proves little.
+    #[test]
+    fn patience_sinks_by_and_by_and_rises_at_once() {
+        let voice = Voice::default();
+        let quick = Some(Duration::from_millis(1));
+        let mut before = voice.patience();
+        assert_eq!(before, SLOWEST);
+        for _ in 0..8 {
+            voice.note_sign(quick);
+            let now = voice.patience();
+            assert!(now >= before * 3 / 5 || now == SIGN_OF_LIFE, "{now:?}");
+            assert!(now <= before);
+            before = now;
+        }
+        assert_eq!(voice.patience(), SIGN_OF_LIFE);
+        voice.note_sign(Some(Duration::from_millis(100)));
+        assert_eq!(voice.patience(), Duration::from_millis(600));
+        voice.note_sign(Some(Duration::from_secs(60)));
+        assert_eq!(voice.patience(), SLOWEST);
+    }
+
+    #[test]
+    fn a_member_that_is_heard_soon_after_it_was_taken_for_dead_gets_twice_the_time() {
+        let voice = Voice::default();
+        (0..8).for_each(|_| voice.note_sign(Some(Duration::ZERO)));
+        voice.note_sign(None);
+        voice.note();
+        assert_eq!(voice.patience(), 2 * SIGN_OF_LIFE);
+        voice.note();
+        assert_eq!(
+            voice.patience(),
+            2 * SIGN_OF_LIFE,
+            "it is heard again, and that is all"
+        );
+    }
 }

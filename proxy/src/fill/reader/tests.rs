@@ -1,6 +1,5 @@
 use larder_shared::Digest;
 
-use super::super::Flow;
 use super::*;
 use crate::store::Store;
 
@@ -16,7 +15,7 @@ async fn lent(first: &'static [u8]) -> Option<Result<Chunk, FillError>> {
     let registry = source.registry.clone();
     let digest = Digest::sha256(&right);
     let partial = Arc::new(store.begin(digest, size, &registry).unwrap());
-    let fill = Arc::new(Fill::new(digest, registry, upstreams, Flow::new()));
+    let fill = Arc::new(Fill::new(digest, registry, upstreams, Arc::default()));
     let mut reader = Reader::sit(&fill, source, &RangeHeader::Whole, Right::Digest, 0);
     {
         let mut state = lock(&fill.state);
@@ -74,7 +73,7 @@ async fn what_was_sent_of_a_file_without_its_beginning_is_lost() {
     let digest = Digest::sha256(&right);
     let partial = Arc::new(store.begin(digest, size, &registry).unwrap());
     partial.write(50_000, &[right.slice(..10_000)]).unwrap();
-    let fill = Arc::new(Fill::new(digest, registry, upstreams, Flow::new()));
+    let fill = Arc::new(Fill::new(digest, registry, upstreams, Arc::default()));
     let range = RangeHeader::parse(Some("bytes=50000-"));
     let mut reader = Reader::sit(&fill, source, &range, Right::Digest, 0);
     {
@@ -110,7 +109,7 @@ async fn what_is_known_to_be_wrong_is_not_given_any_more() {
     let partial = Arc::new(store.begin(digest, size, &registry).unwrap());
     let written = Bytes::from(vec![7; 100_000]);
     partial.write(0, std::slice::from_ref(&written)).unwrap();
-    let fill = Arc::new(Fill::new(digest, registry, upstreams, Flow::new()));
+    let fill = Arc::new(Fill::new(digest, registry, upstreams, Arc::default()));
     let sit = || Reader::sit(&fill, source.clone(), &RangeHeader::Whole, Right::Digest, 0);
     let mut reader = sit();
     {
