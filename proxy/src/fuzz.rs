@@ -4,28 +4,49 @@
 
 mod requests;
 
+use Target::{Bytes, Text};
+
 use crate::{cli::install, credentials, store, upstream};
 
-/// Takes any bytes. Panics if something does not hold.
-pub type Target = fn(&[u8]);
+/// Takes anything. Panics if something does not hold.
+#[derive(Clone, Copy, Debug)]
+pub enum Target {
+    Bytes(fn(&[u8])),
+    /// The text that the bytes begin with.
+    Text(fn(&str)),
+}
+
+impl Target {
+    fn try_with(self, bytes: &[u8]) {
+        match self {
+            Self::Bytes(target) => target(bytes),
+            Self::Text(target) => target(match std::str::from_utf8(bytes) {
+                Ok(text) => text,
+                Err(error) => {
+                    std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default()
+                }
+            }),
+        }
+    }
+}
 
 /// Each target by its name, in their order. Its seeds are in the directory of this name.
 pub const TARGETS: [(&str, Target); 15] = [
-    ("authorization", credentials::fuzz::authorization),
-    ("challenges", upstream::fuzz::challenges),
-    ("checkpoints", store::fuzz::checkpoints),
-    ("content_ranges", upstream::fuzz::content_ranges),
-    ("docker_config", credentials::fuzz::docker_config),
-    ("hosts_toml", install::fuzz::hosts_toml),
-    ("links", upstream::fuzz::links),
-    ("logs", store::fuzz::logs),
-    ("manifests", store::fuzz::manifests),
-    ("names", requests::names),
-    ("peers", requests::peers),
-    ("ranges", requests::ranges),
-    ("routes", requests::routes),
-    ("tokens", upstream::fuzz::tokens),
-    ("visitors", requests::visitors),
+    ("authorization", Text(credentials::fuzz::authorization)),
+    ("challenges", Text(upstream::fuzz::challenges)),
+    ("checkpoints", Text(store::fuzz::checkpoints)),
+    ("content_ranges", Text(upstream::fuzz::content_ranges)),
+    ("docker_config", Bytes(credentials::fuzz::docker_config)),
+    ("hosts_toml", Text(install::fuzz::hosts_toml)),
+    ("links", Text(upstream::fuzz::links)),
+    ("logs", Bytes(store::fuzz::logs)),
+    ("manifests", Bytes(store::fuzz::manifests)),
+    ("names", Text(requests::names)),
+    ("peers", Text(requests::peers)),
+    ("ranges", Text(requests::ranges)),
+    ("routes", Text(requests::routes)),
+    ("tokens", Bytes(upstream::fuzz::tokens)),
+    ("visitors", Text(requests::visitors)),
 ];
 
 /// Runs the target of this name.
@@ -35,21 +56,7 @@ pub const TARGETS: [(&str, Target); 15] = [
 pub fn run(name: &str, bytes: &[u8]) {
     let found = TARGETS.iter().find(|(known, _)| *known == name);
     let (_, target) = found.unwrap_or_else(|| panic!("no target {name}"));
-    target(bytes);
-}
-
-/// The text that the bytes begin with.
-pub(crate) fn text(bytes: &[u8]) -> &str {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => text,
-        Err(error) => std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default(),
-    }
-}
-
-/// The first line and the rest: two things that a stranger says.
-pub(crate) fn line_and_rest(bytes: &[u8]) -> (&str, &str) {
-    let text = text(bytes);
-    text.split_once('\n').unwrap_or((text, ""))
+    target.try_with(bytes);
 }
 
 #[cfg(test)]
@@ -77,7 +84,7 @@ mod tests {
             let files = entries(&seeds().join(name));
             assert!(!files.is_empty(), "{name} has no seeds");
             for file in files {
-                target(&std::fs::read(file).unwrap());
+                target.try_with(&std::fs::read(file).unwrap());
             }
         }
     }
@@ -89,11 +96,11 @@ mod tests {
             for file in entries(&seeds().join(name)) {
                 let seed = std::fs::read(file).unwrap();
                 for at in (0..seed.len()).step_by(seed.len() / 32 + 1) {
-                    target(&seed[..at]);
+                    target.try_with(&seed[..at]);
                     for byte in *b"0\"\n/\0\xff" {
                         let mut changed = seed.clone();
                         changed[at] = byte;
-                        target(&changed);
+                        target.try_with(&changed);
                     }
                 }
             }

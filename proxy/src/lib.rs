@@ -12,10 +12,11 @@ pub mod credentials;
 pub mod drain;
 pub mod identity;
 pub mod metrics;
-pub mod record;
-pub mod telemetry;
 pub mod trace;
 pub mod visitor;
+
+pub mod record;
+pub mod telemetry;
 
 pub mod history;
 

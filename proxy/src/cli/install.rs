@@ -38,7 +38,8 @@ pub(super) use self::root::Root;
 use crate::config::{Endpoint, registry_name};
 
 pub use self::{
-    block::installed, containerd::advice_below as containerd_advice, hosts::hosts_in_order,
+    containerd::advice_below as containerd_advice,
+    hosts::{hosts_in_order, installed},
 };
 
 /// Stands for every registry among the names.

@@ -4,11 +4,9 @@ use super::Credential;
 use super::docker::DockerConfig;
 use super::file::Content;
 use super::keyring::Image;
-use crate::fuzz::text;
 
 /// What stands behind `Basic`.
-pub(crate) fn authorization(bytes: &[u8]) {
-    let text = text(bytes);
+pub(crate) fn authorization(text: &str) {
     if let Some(credential) = Credential::from_basic(text) {
         assert!(credential.size() <= text.len());
         let shown = format!("{credential:?}");

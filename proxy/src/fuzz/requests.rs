@@ -12,7 +12,6 @@ use larder_shared::{
     Digest, Range, RangeHeader, Reference, RegistryName, Repository, Role, Route, Tag,
 };
 
-use super::{line_and_rest, text};
 use crate::cluster::records::Kept;
 use crate::store::now;
 use crate::visitor::{Named, Names, named};
@@ -32,8 +31,8 @@ impl Registries for Configured {
 }
 
 /// A path, and a query in what follows its line.
-pub(super) fn routes(bytes: &[u8]) {
-    let (path, query) = line_and_rest(bytes);
+pub(super) fn routes(text: &str) {
+    let (path, query) = text.split_once('\n').unwrap_or((text, ""));
     // Nothing else gets past the HTTP server.
     let Ok(target) = format!("{path}?{query}").parse::<PathAndQuery>() else {
         return;
@@ -90,8 +89,7 @@ fn one_spelling<T: FromStr + Display + PartialEq + Debug>(text: &str) {
     }
 }
 
-pub(super) fn names(bytes: &[u8]) {
-    let text = text(bytes);
+pub(super) fn names(text: &str) {
     one_spelling::<RegistryName>(text);
     one_spelling::<Repository>(text);
     one_spelling::<Tag>(text);
@@ -101,9 +99,9 @@ pub(super) fn names(bytes: &[u8]) {
 }
 
 /// The values of `Host`, a line each.
-pub(super) fn visitors(bytes: &[u8]) {
+pub(super) fn visitors(text: &str) {
     let mut request = http::Request::new(());
-    for line in text(bytes).lines() {
+    for line in text.lines() {
         if let Ok(value) = HeaderValue::from_str(line) {
             request.headers_mut().append(http::header::HOST, value);
         }
@@ -127,8 +125,8 @@ pub(super) fn visitors(bytes: &[u8]) {
 }
 
 /// A length, and a `Range` in what follows its line.
-pub(super) fn ranges(bytes: &[u8]) {
-    let (length, header) = line_and_rest(bytes);
+pub(super) fn ranges(text: &str) {
+    let (length, header) = text.split_once('\n').unwrap_or((text, ""));
     let length = length.trim().parse().unwrap_or(u64::MAX);
     let header = RangeHeader::parse(Some(header));
     let within = |range: &Range| range.start < range.end && range.end <= length;
@@ -151,8 +149,7 @@ pub(super) fn ranges(bytes: &[u8]) {
 }
 
 /// The values of a member's headers, and a record behind an empty line.
-pub(super) fn peers(bytes: &[u8]) {
-    let text = text(bytes);
+pub(super) fn peers(text: &str) {
     let (head, record) = text.split_once("\n\n").unwrap_or((text, text));
     for value in head.lines() {
         let role = Role::parse(value);

@@ -9,19 +9,18 @@ use larder_shared::link;
 use super::challenge::Challenge;
 use super::question::{content_range, retry_after};
 use super::token::TokenAnswer;
-use crate::fuzz::text;
 
 /// The values of `WWW-Authenticate`, a line each.
-pub(crate) fn challenges(bytes: &[u8]) {
-    if let Some(challenge) = Challenge::bearer(text(bytes).lines()) {
-        assert!(challenge.longest() <= bytes.len(), "{challenge:?}");
+pub(crate) fn challenges(text: &str) {
+    if let Some(challenge) = Challenge::bearer(text.lines()) {
+        assert!(challenge.longest() <= text.len(), "{challenge:?}");
         assert!(challenge.realm.len() <= challenge.longest());
     }
 }
 
 /// The values of `Content-Range` and of `Retry-After`, a line each.
-pub(crate) fn content_ranges(bytes: &[u8]) {
-    for line in text(bytes).lines() {
+pub(crate) fn content_ranges(text: &str) {
+    for line in text.lines() {
         let Ok(value) = HeaderValue::from_str(line) else {
             continue;
         };
@@ -41,8 +40,7 @@ pub(crate) fn content_ranges(bytes: &[u8]) {
 }
 
 /// The values of `Link`, a line each.
-pub(crate) fn links(bytes: &[u8]) {
-    let text = text(bytes);
+pub(crate) fn links(text: &str) {
     let values = text
         .lines()
         .filter(|line| HeaderValue::from_str(line).is_ok());

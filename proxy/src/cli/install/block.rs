@@ -4,8 +4,6 @@
 
 use std::ops::Range;
 
-use super::hosts::hosts_in_order;
-
 /// The start of the first line of the block.
 const BEGIN: &str = "# >>> larder";
 /// The start of its last line.
@@ -46,12 +44,6 @@ pub(super) fn find(text: &str) -> Result<Option<Range<usize>>, String> {
             "larder's marks are damaged: remove its lines by hand, from `{BEGIN}` to `{END}`"
         )),
     }
-}
-
-/// The address in the block of a `hosts.toml`, if it is there.
-pub fn installed(text: &str) -> Option<String> {
-    let place = find(text).ok()??;
-    hosts_in_order(&text[place]).ok()?.pop()
 }
 
 /// How many directories a block says were made.

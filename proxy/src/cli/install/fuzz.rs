@@ -1,14 +1,12 @@
 //! A `hosts.toml` that is somebody else's: see [`crate::fuzz`].
 
 use super::block;
-use super::hosts::{Block, hosts_in_order, weave};
-use crate::fuzz::text;
+use super::hosts::{Block, hosts_in_order, installed, weave};
 
 const ADDRESS: &str = "http://127.0.0.1:7420";
 
 /// larder's block goes in, comes first, and comes out again, and nothing else changes.
-pub(crate) fn hosts_toml(bytes: &[u8]) {
-    let text = text(bytes);
+pub(crate) fn hosts_toml(text: &str) {
     let Ok(listed) = hosts_in_order(text) else {
         return;
     };
@@ -25,7 +23,7 @@ pub(crate) fn hosts_toml(bytes: &[u8]) {
     let after = hosts_in_order(&woven).expect("what was checked");
     assert_eq!(after.first().map(String::as_str), Some(ADDRESS), "{woven}");
     assert_eq!(after[1..], listed[..], "{woven}");
-    assert_eq!(block::installed(&woven).as_deref(), Some(ADDRESS));
+    assert_eq!(installed(&woven).as_deref(), Some(ADDRESS));
     let place = block::find(&woven).expect("one pair").expect("a pair");
     let table = |text: &str| text.parse::<toml::Table>().ok();
     assert_eq!(table(&block::strip(&woven, &place)), table(text), "{woven}");

@@ -70,6 +70,12 @@ pub(super) fn weave(text: &str, block: &str) -> Result<String, String> {
     }
 }
 
+/// The address in the block of a `hosts.toml`, if it is there.
+pub fn installed(text: &str) -> Option<String> {
+    let place = block::find(text).ok()??;
+    hosts_in_order(&text[place]).ok()?.pop()
+}
+
 /// The hosts that `text` names, in the order in which containerd asks them.
 ///
 /// # Errors
