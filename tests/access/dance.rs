@@ -7,7 +7,7 @@ use larder_tests::http::{self, Call};
 use larder_tests::image::{Image, LayerSpec, build};
 use larder_tests::node::Node;
 
-use crate::private::{Private, Who, refused, secret};
+use crate::private::{Private, Who, refused, secret, until};
 
 const REPOSITORY: &str = "team/app";
 
@@ -141,6 +141,18 @@ async fn a_token_that_the_registry_stops_to_like_is_dropped() {
     }
 }
 
+/// A client that goes to the registry itself waits for the token as well: nothing is known yet that could take its place.
+#[tokio::test]
+async fn a_dance_that_takes_longer_than_a_check_of_a_tag_is_waited_for() {
+    for place in Place::each().await {
+        let late = Fault::Delay(std::time::Duration::from_millis(2600));
+        let armed = place.fake.fault(Match::token(), late);
+        place.pulls("a late token").await;
+        assert!(armed.hits() > 0);
+        place.end().await;
+    }
+}
+
 /// As `JFrog` and nvcr.io have it.
 #[tokio::test]
 async fn a_challenge_without_a_scope_is_answered_with_one() {
@@ -263,11 +275,10 @@ async fn a_post_to_a_realm_is_repeated_on_its_own_origin_alone() {
         away.lift();
         let itself = format!("{}/token?again=1", fake.url());
         fake.fault(Match::token().when(first), to(itself));
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        while scene.get(&who, &url).await.status != 200 {
-            assert!(std::time::Instant::now() < deadline, "{status}: no token");
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
+        until(&format!("{status}: a token"), async || {
+            scene.get(&who, &url).await.status == 200
+        })
+        .await;
         scene.end(&[&fake, &other]).await;
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use data_encoding::{BASE64, HEXLOWER};
@@ -324,6 +325,15 @@ fn marks() -> BTreeSet<Vec<u8>> {
 /// Text that is nobody's business and easily found again.
 pub fn confidential(name: &str) -> Bytes {
     Bytes::from(format!("confidential {name} {:032x}", fastrand::u128(..)))
+}
+
+/// Asks again and again until the answer is as wanted; panics, naming it, after 20 s.
+pub async fn until(what: &str, mut wanted: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !wanted().await {
+        assert!(Instant::now() < deadline, "not within 20 s: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Fails unless this is a refusal that holds nothing of `content`.

@@ -90,3 +90,33 @@ async fn a_blob_is_there_if_a_get_says_so() {
     }))
     .await;
 }
+
+/// A slow answer is better than none: `timeout` is for what an old answer can take the place of.
+#[tokio::test]
+async fn a_check_that_nothing_can_bridge_has_all_the_time_that_there_is() {
+    let slow = || Fault::Delay(std::time::Duration::from_millis(2600));
+    let head = || Match::manifest().method("HEAD");
+    let unbridged = async {
+        let tagged = Tagged::new("[tags]\nwhen_unreachable = \"fail\"\n").await;
+        tagged.fake.fault(head(), slow());
+        let answer = tagged.get("v1").await;
+        assert_eq!((answer.status, is_stale(&answer)), (200, false));
+    };
+    let unknown = async {
+        let scene = Scene::new().await;
+        let new = scene
+            .fake
+            .put_manifest(REPOSITORY, Some("v1"), OCI_MANIFEST, NEW);
+        scene.fake.fault(head(), slow());
+        let call = Call::new("HEAD", scene.manifest(REPOSITORY, "v1"));
+        let answer = call.send().await.expect("an answer");
+        let told = answer.header("docker-content-digest");
+        assert_eq!((answer.status, told), (200, Some(&*new)));
+    };
+    let bridged = async {
+        let tagged = Tagged::new("").await;
+        tagged.fake.fault(head(), slow());
+        assert!(is_stale(&tagged.get("v1").await));
+    };
+    tokio::join!(unbridged, unknown, bridged);
+}

@@ -14,6 +14,7 @@ use crate::{
     body::Body,
     client::{self, Uncollected},
     cluster::{Cluster, durable::KeptLink},
+    config::WhenUnreachable,
     events,
     fill::FillError,
     identity::Fingerprint,
@@ -29,6 +30,10 @@ const UNTOLD: &str = "application/octet-stream";
 
 /// A manifest's body must be complete within this time.
 const BODY: Duration = Duration::from_secs(4);
+
+/// A check of a tag that nothing can bridge takes as long as an answer of upstream may: a client that asks the registry
+/// itself waits for it as well.
+const UNBRIDGED: Duration = Duration::from_secs(4);
 
 /// What a tag stands for, and how that came to be known.
 pub(super) struct Resolved {
@@ -94,9 +99,11 @@ impl Pull {
         if record.is_none() && !head && !self.cluster.has_others() {
             return Ok(resolved(Known::Concluded(After::Fetch)));
         }
-        // Boxed, as whatever is asked beyond the node: every request carries room for it.
-        let optional = record.is_some() && self.may_have_stale(place, &reference);
-        let asking = self.tags.ask(place, tag, config.tags.timeout, optional);
+        // Boxed, as whatever is asked beyond memory: every request carries room for it.
+        let stale = Box::pin(self.has_stale(place, tag, record.as_ref(), policy));
+        let optional = stale.await;
+        let within = self.tag_within(optional);
+        let asking = self.tags.ask(place, tag, within, optional);
         let told = Box::pin(asking).await;
         self.count_word(record.as_ref(), &told.word);
         match &told.word {
@@ -174,9 +181,7 @@ impl Pull {
                     place.record.set_tag(tag.clone(), tag_record(&descriptor));
                     return Ok(pulled.from(Tier::Node, Outcome::Hit));
                 }
-                // It becomes what the tag points to when it is here: an outage may come first.
-                let announced = tag_record(&descriptor);
-                place.record.announce_tag(tag.clone(), announced);
+                announce(place, tag, &descriptor);
                 // Another request may have brought it since, and found nothing announced.
                 if let Some(pulled) = self.stored_manifest(place, &descriptor.digest, head).await {
                     let arrived = place.record.arrived(&descriptor.digest);
@@ -230,7 +235,8 @@ impl Pull {
         old: Old,
         head: bool,
     ) -> Result<Pulled, PullError> {
-        let within = self.config.load().tags.timeout;
+        let stale = self.has_stale(place, tag, old.record.as_ref(), old.policy);
+        let within = self.tag_within(stale.await);
         let told = Box::pin(self.tags.ask_origin(place, tag, within)).await;
         let named = Reference::Tag(tag.clone());
         match &told.word {
@@ -254,8 +260,7 @@ impl Pull {
                     place.record.set_tag(tag.clone(), tag_record(&descriptor));
                     return Ok(pulled.from(Tier::Node, Outcome::Hit));
                 }
-                let announced = tag_record(&descriptor);
-                place.record.announce_tag(tag.clone(), announced);
+                announce(place, tag, &descriptor);
                 Reference::Digest(descriptor.digest)
             }
             After::Fetch => Reference::Tag(tag.clone()),
@@ -299,6 +304,35 @@ impl Pull {
                 why: "the question was lost".to_owned(),
             }
             .into()),
+        }
+    }
+
+    /// Whether an old answer can take the place of the registry's: the manifest that the tag pointed to is here, or other
+    /// members may have it.
+    async fn has_stale(
+        &self,
+        place: &Place,
+        tag: &Tag,
+        record: Option<&TagRecord>,
+        policy: Policy,
+    ) -> bool {
+        let Some(record) = record else {
+            return false;
+        };
+        policy.when_unreachable == WhenUnreachable::Serve
+            && self.may_have_stale(place, &Reference::Tag(tag.clone()))
+            && (self.cluster.is_there()
+                || self.store.small(&record.digest).is_some()
+                || self.store.length(&record.digest).await.is_some())
+    }
+
+    /// How long a check of a tag may take: what the operator says, where an old answer or another member can take the
+    /// place of the registry's; else all the time that there is.
+    fn tag_within(&self, stale: bool) -> Duration {
+        if stale || self.cluster.is_there() {
+            self.config.load().tags.timeout
+        } else {
+            UNBRIDGED
         }
     }
 
@@ -677,6 +711,12 @@ fn dangling(error: PullError) -> PullError {
         }
         error => error,
     }
+}
+
+/// It becomes what the tag points to when it is here: an outage may come first.
+fn announce(place: &Place, tag: &Tag, descriptor: &Descriptor) {
+    let announced = tag_record(descriptor);
+    place.record.announce_tag(tag.clone(), announced);
 }
 
 fn tag_record(descriptor: &Descriptor) -> TagRecord {
