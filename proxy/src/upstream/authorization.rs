@@ -128,13 +128,7 @@ impl Upstreams {
             // The registry may take a token without asking whether the credential behind it is still good. What is
             // proven with it must not outlive the credential by more than a verdict may.
             let ttl = self.config.load().access.ttl;
-            fetched.map(|token| {
-                if identity.is_anonymous() {
-                    token
-                } else {
-                    token.within(ttl)
-                }
-            })
+            fetched.map(|token| token.within(ttl))
         };
         // Boxed: it is rare, and every request carries room for it.
         let token = Box::pin(self.tokens.get_or_fetch(key.clone(), fetch)).await?;
