@@ -277,6 +277,64 @@ async fn a_refused_range_is_remembered_and_a_failure_is_not() {
     }
 }
 
+/// How often a blob was asked for by a range and plainly, wherever it led.
+fn asked_for(scene: &Scene, digest: &str) -> [usize; 2] {
+    [true, false].map(|by_range| {
+        scene.fake.count(|seen| {
+            let of_blob = matches!(seen.kind, Kind::Blob | Kind::Cdn) && seen.reference == digest;
+            of_blob && seen.method == "GET" && seen.range.is_some() == by_range
+        })
+    })
+}
+
+/// A signature that has expired, or a copy that came late, says nothing of all other blobs of the registry.
+#[tokio::test]
+async fn one_blob_that_was_refused_where_it_led_to_takes_no_ranges_from_the_others() {
+    for code in [403, 404] {
+        let scene = Scene::new().await;
+        scene.fake.fault(Match::blob(), Fault::redirect_to_cdn());
+        let blobs = [1, 2, 3].map(|seed| {
+            let content = Content::synthetic(seed, 20 * MB);
+            (scene.fake.put_content(REPOSITORY, &content), content)
+        });
+        let refused = blobs[0].0.clone();
+        let later =
+            move |request: &Request| by_later_range(request) && request.reference == refused;
+        let armed = scene
+            .fake
+            .fault(Match::cdn().when(later), Fault::status(code));
+        for (digest, content) in &blobs {
+            let url = scene.blob(REPOSITORY, digest);
+            assert_eq!(pull(&url, content).await, whole(content), "{code}");
+        }
+        assert!(armed.hits() > 0, "{code}");
+        assert!(asked_for(&scene, &blobs[0].0)[1] > 0, "{code}");
+        for (digest, _) in &blobs[1..] {
+            let [ranges, plain] = asked_for(&scene, digest);
+            assert!(ranges > 1 && plain == 0, "{code}: {ranges} {plain}");
+        }
+    }
+}
+
+/// A registry that refuses all later ranges in such words is asked plainly once two blobs have shown it.
+#[tokio::test]
+async fn two_blobs_whose_later_ranges_are_refused_speak_for_the_others() {
+    for code in [403, 404] {
+        let scene = Scene::new().await;
+        let later = Match::blob().when(by_later_range);
+        scene.fake.fault(later, Fault::status(code));
+        for seed in 1..=3 {
+            let content = Content::synthetic(seed, 20 * MB);
+            let digest = scene.fake.put_content(REPOSITORY, &content);
+            let url = scene.blob(REPOSITORY, &digest);
+            assert_eq!(pull(&url, &content).await, whole(&content), "{code}");
+            let [ranges, plain] = asked_for(&scene, &digest);
+            assert!(plain > 0, "{code}");
+            assert_eq!(ranges == 0, seed == 3, "{code}: {ranges} of {seed}");
+        }
+    }
+}
+
 /// Ranges that bring wrong bytes spoil the pull that has some of them already, but not the next one.
 #[tokio::test]
 async fn after_wrong_ranges_the_whole_is_asked_for() {
@@ -377,8 +435,15 @@ async fn a_small_blob_that_trickles_is_no_failure() {
         let lie = Match::blob().reference(&wrong);
         scene.fake.fault(lie, Fault::WrongBytes { at: 59_999 });
         let urls = [&digest, &wrong].map(|digest| scene.blob(REPOSITORY, digest));
-        let (good, bad) = tokio::join!(pull(&urls[0], &right), pull(&urls[1], &right));
+        let part = async {
+            let mut stream = http::open(&urls[0], &[("range", "bytes=100-199")]).await?;
+            let compared = compare(&mut stream, &right, 100..200).await;
+            anyhow::Ok((stream.status, compared))
+        };
+        let (good, bad, part) = tokio::join!(pull(&urls[0], &right), pull(&urls[1], &right), part);
         assert_eq!(good, whole(&right), "{config}");
+        let part = part.expect("an answer");
+        assert_eq!(part, (206, Compared::whole(100)), "{config}");
         // No byte of it is right for the client to have.
         assert_eq!(
             (bad.1.len, bad.1.error.is_some()),

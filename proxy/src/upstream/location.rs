@@ -86,3 +86,6 @@ pub(super) fn location_key(ask: &Ask) -> Option<LocationKey> {
         _ => None,
     }
 }
+                if partial && matches!(asked.want, Want::Part(range) if range.start > 0) {
+                    self.manners.note_answered(&origin);
+                }

@@ -1,28 +1,29 @@
 //! Stepping down (promise P26): larder asks by ranges and with HEAD, which some registries answer badly that answer a
 //! plain GET well. This module owns what an answer means for the next question, and for how long that is remembered.
 //!
-//! Both decisions are pure: [`next`] for one question at one endpoint, [`Manner::after`] for the questions that follow.
+//! The decisions are pure: [`next`] for one question at one endpoint, [`says`] and [`Manner::after`] for the questions that
+//! follow.
 //!
 //! ```text
 //! HEAD ──▶ no such method, nonsense, 404 of the origin ──▶ GET
-//! range ─▶ refused, or an answer that does not fit ──────▶ GET, remembered for the endpoint
+//! range ─▶ not understood, an answer that does not fit ──▶ GET, remembered for the endpoint
+//! range ─▶ 403, 404 ─────────────────────────────────────▶ GET, remembered for the digest; a second one: the endpoint
 //! range ─▶ 5xx or a closed connection ─▶ the other endpoints ─▶ range again ─▶ GET, remembered for the digest
 //! GET ───▶ 5xx or a closed connection ─▶ the other endpoints ─▶ GET again
 //! ```
 
-use std::{
-    num::NonZeroUsize,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+mod manner;
+
+use std::time::Instant;
 
 use http::{
     HeaderMap, HeaderValue, StatusCode,
     header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE},
 };
 use larder_shared::{Digest, Range, Reference};
-use lru::LruCache;
 
+pub use self::manner::Became;
+pub(super) use self::manner::{Manner, Manners};
 use super::{
     Upstreams,
     question::{Answer, Ask, Failure, Subject, Want, content_range},
@@ -31,12 +32,6 @@ use crate::{
     client,
     config::{Endpoint, Upstream},
 };
-
-/// An endpoint that a plain GET was needed for is asked plainly for this long.
-const REMEMBERED: Duration = Duration::from_mins(10);
-
-/// Endpoints and digests that are remembered.
-const MOST: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
 /// How a question is put.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -115,83 +110,25 @@ pub(super) fn next_again(put: Put, seen: Seen, origin: bool) -> Step {
     }
 }
 
-/// How an endpoint is asked for the bytes of a digest.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(super) enum Manner {
-    #[default]
-    Ranges,
-    /// By ranges, but one of them has just brought nothing.
-    Doubted,
-    Plain,
-}
-
-/// What became of a body, or of a question that was put in two ways.
+/// What a range that was not answered, followed by a plain GET that was, says of the endpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Became {
-    /// The range was not answered, and the plain GET was.
-    SteppedDown,
-    /// The body broke off before it brought a new byte. Whether it was that of a plain GET.
-    BrokeOff { plain: bool },
-    /// The bytes do not have their digest.
-    Wrong,
-    /// Neither way brought anything, and nobody asks any more: that says nothing of ranges.
-    Failed,
+pub(super) enum Says {
+    /// Nothing: a failure that may be over.
+    Nothing,
+    /// It may have meant this blob, or where it led to: a signature that has expired, a copy that was not there yet. A
+    /// second digest tells.
+    OfDigest,
+    /// It takes no ranges.
+    OfEndpoint,
 }
 
-impl Manner {
-    pub(super) fn after(self, became: Became) -> Self {
-        match (self, became) {
-            (_, Became::SteppedDown | Became::Wrong)
-            | (Self::Doubted | Self::Plain, Became::BrokeOff { plain: false }) => Self::Plain,
-            // A plain GET begins at the first byte each time: ranges at least go on where they stopped.
-            (_, Became::BrokeOff { plain: true } | Became::Failed) => Self::Ranges,
-            (Self::Ranges, Became::BrokeOff { plain: false }) => Self::Doubted,
-        }
-    }
-}
-
-/// What is remembered: of a digest at an endpoint, and of an endpoint as a whole.
-#[derive(Debug)]
-pub(super) struct Manners(Mutex<LruCache<Key, (Manner, Instant)>>);
-
-/// `scheme://host:port`, and the digest.
-type Key = (String, Option<Digest>);
-
-impl Manners {
-    pub(super) fn new() -> Self {
-        Self(Mutex::new(LruCache::new(MOST)))
-    }
-
-    fn all(&self) -> MutexGuard<'_, LruCache<Key, (Manner, Instant)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How `place` is asked for `digest`.
-    pub(super) fn of(&self, place: &str, digest: &Digest, now: Instant) -> Manner {
-        let mut all = self.all();
-        let mut young = |digest| {
-            let (manner, since) = *all.get(&(place.to_owned(), digest))?;
-            (now.duration_since(since) < REMEMBERED).then_some(manner)
-        };
-        match young(None) {
-            Some(Manner::Plain) => Manner::Plain,
-            _ => young(Some(*digest)).unwrap_or_default(),
-        }
-    }
-
-    /// Something became of what `place` was asked for `digest`. Says whether it is asked in another way from now on.
-    pub(super) fn note(&self, place: &str, digest: &Digest, became: Became, now: Instant) -> bool {
-        let before = self.of(place, digest, now);
-        let after = before.after(became);
-        self.all()
-            .put((place.to_owned(), Some(*digest)), (after, now));
-        (before == Manner::Plain) != (after == Manner::Plain)
-    }
-
-    /// `place` answers no ranges, whatever it is asked for.
-    fn note_endpoint(&self, place: &str, now: Instant) {
-        self.all()
-            .put((place.to_owned(), None), (Manner::Plain, now));
+/// What `seen`, to a range that the endpoint was asked for while others may have stood behind it, says of the endpoint.
+pub(super) fn says(put: Put, seen: Seen, origin: bool) -> Says {
+    match seen {
+        Seen::Closed => Says::Nothing,
+        _ if next(put, seen, origin) != Step::Plain => Says::Nothing,
+        Seen::Status(StatusCode::FORBIDDEN | StatusCode::NOT_FOUND) => Says::OfDigest,
+        _ => Says::OfEndpoint,
     }
 }
 
@@ -234,7 +171,7 @@ impl Upstreams {
         let place = client::origin(&endpoint.url);
         let origin = index + 1 == upstream.endpoints.len();
         let mut asked = self.in_manner(ask, &place);
-        // A plain GET was needed, because of the endpoint and not of a failure that may be over.
+        // A plain GET was needed, and what that says.
         let mut stepped = None;
         loop {
             let answered = Box::pin(self.ask_endpoint(&asked, index, endpoint, upstream)).await;
@@ -254,10 +191,8 @@ impl Upstreams {
             match (step, answered) {
                 (Step::Plain, Err(missed)) if !fetched_next => {
                     tracing::debug!(upstream.endpoint = place, failure = %missed.failure, "an endpoint is asked in a plainer way");
-                    let lasting =
-                        !matches!(seen, Seen::Closed) && next(put, seen, origin) == Step::Plain;
                     if matches!(put, Put::First | Put::Later) {
-                        stepped = Some(lasting);
+                        stepped = Some(says(put, seen, origin));
                     }
                     asked.want = plainer(&asked);
                 }
@@ -269,12 +204,12 @@ impl Upstreams {
                 }
                 (_, Err(missed)) => return Err(missed),
                 (_, Ok(answer)) => {
-                    if let (Some(lasting), Some(digest)) = (stepped, ask.subject.digest()) {
+                    if let (Some(says), Some(digest)) = (stepped, ask.subject.digest()) {
                         let now = Instant::now();
-                        if lasting {
-                            self.manners.note_endpoint(&place, now);
-                        }
-                        let _ = self.manners.note(&place, &digest, Became::SteppedDown, now);
+                        self.manners.note_stepped(&place, &digest, says, now);
+                    }
+                    if put == Put::Later && answer.partial {
+                        self.manners.note_answered(&place);
                     }
                     return Ok(answer);
                 }

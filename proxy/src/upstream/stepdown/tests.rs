@@ -1,6 +1,8 @@
 use http::{HeaderValue, header::CONTENT_RANGE};
 
-use super::*;
+use std::time::Duration;
+
+use super::{manner::REMEMBERED, *};
 
 fn status(code: u16) -> Seen {
     Seen::Status(StatusCode::from_u16(code).expect("a status"))
@@ -96,11 +98,56 @@ fn what_is_remembered_is_forgotten_after_a_while() {
     let of = |digest, later| manners.of("http://a", digest, now + later);
     assert_eq!(of(&one, Duration::ZERO), Manner::Plain);
     assert_eq!(of(&other, Duration::ZERO), Manner::Ranges);
-    manners.note_endpoint("http://a", now);
+    manners.note_stepped("http://a", &one, Says::OfEndpoint, now);
     assert_eq!(of(&other, Duration::ZERO), Manner::Plain);
     assert_eq!(manners.of("http://b", &one, now), Manner::Ranges);
     assert_eq!(of(&one, REMEMBERED), Manner::Ranges);
     assert_eq!(of(&other, REMEMBERED), Manner::Ranges);
+}
+
+#[test]
+fn what_a_refused_range_says_of_the_endpoint() {
+    use Says::{Nothing, OfDigest, OfEndpoint};
+    for (seen, first, later) in [
+        (Seen::Misfits, OfEndpoint, OfEndpoint),
+        (Seen::Closed, Nothing, Nothing),
+        (status(400), OfEndpoint, OfEndpoint),
+        (status(401), Nothing, Nothing),
+        (status(403), OfDigest, OfDigest),
+        (status(404), Nothing, OfDigest),
+        (status(405), OfEndpoint, OfEndpoint),
+        (status(416), OfEndpoint, OfEndpoint),
+        (status(501), OfEndpoint, OfEndpoint),
+        (status(502), Nothing, Nothing),
+    ] {
+        assert_eq!(says(Put::First, seen, true), first, "{seen:?}");
+        assert_eq!(says(Put::Later, seen, true), later, "{seen:?}");
+    }
+}
+
+/// A CDN that refused one signature, or had one blob too late, takes ranges as before.
+#[test]
+fn a_refused_blob_is_the_endpoints_fault_once_it_is_two() {
+    let (manners, now) = (Manners::new(), Instant::now());
+    let digests = [b"1", b"2", b"3"].map(|bytes| Digest::sha256(bytes));
+    let [one, two, three] = &digests;
+    let note = |digest: &Digest, later| {
+        manners.note_stepped("http://a", digest, Says::OfDigest, now + later);
+    };
+    let of = |digest: &Digest, later| manners.of("http://a", digest, now + later);
+    note(one, Duration::ZERO);
+    note(one, Duration::ZERO);
+    assert_eq!(of(one, Duration::ZERO), Manner::Plain);
+    assert_eq!(of(two, Duration::ZERO), Manner::Ranges);
+    // A range of any blob has been answered since.
+    manners.note_answered("http://a");
+    note(two, Duration::ZERO);
+    assert_eq!(of(three, Duration::ZERO), Manner::Ranges);
+    // Nor does one count that was long ago.
+    note(three, REMEMBERED);
+    assert_eq!(of(one, REMEMBERED), Manner::Ranges);
+    note(one, REMEMBERED);
+    assert_eq!(of(two, REMEMBERED), Manner::Plain);
 }
 
 fn ask(subject: Subject, want: Want) -> Ask {
