@@ -251,9 +251,12 @@ impl Body {
         self.left == Some(0)
     }
 
-    fn into_parts(mut self) -> (Content, VecDeque<Segment>) {
-        let content = std::mem::replace(&mut self.content, Content::None);
-        (content, std::mem::take(&mut self.segments))
+    /// Goes on as `body`, which may have been begun.
+    fn go_on_as(&mut self, mut body: Self) {
+        self.content = std::mem::replace(&mut body.content, Content::None);
+        self.segments = std::mem::take(&mut body.segments);
+        self.inside = body.inside;
+        self.given = body.given.take();
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
@@ -268,9 +271,7 @@ impl Body {
         }
         if let Content::Awaited(awaited) = &mut self.content {
             match ready!(awaited.0.as_mut().poll(cx)) {
-                Ok(body) if body.left == self.left => {
-                    (self.content, self.segments) = body.into_parts();
-                }
+                Ok(body) if body.left == self.left => self.go_on_as(body),
                 Ok(_) => return Poll::Ready(Some(Err(io::ErrorKind::InvalidData.into()))),
                 Err(why) => return Poll::Ready(Some(Err(io::Error::other(why)))),
             }

@@ -3,9 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use larder_tests::fake::{Algorithm, Content, Fault, Gate, Match};
+use larder_tests::fake::{Algorithm, Content, FakeRegistry, Fault, Gate, Match};
 use larder_tests::http::{self, Broken, Call, Stream};
 use larder_tests::image::{LayerSpec, OCI_MANIFEST, build};
+use larder_tests::node::Node;
 use larder_tests::scene::{Compared, Scene, compare};
 
 const LEN: u64 = 30_000_000;
@@ -120,6 +121,65 @@ async fn a_second_attempt_without_a_byte_is_refused() {
     );
     gate.open();
     let mut chunk = headers(&url, "bytes=20000000-20999999").await;
+    let got = compare(&mut chunk, &content, 20_000_000..21_000_000).await;
+    assert_eq!(got, Compared::whole(1_000_000));
+}
+
+/// The time without a byte is one, whether the source gives no answer or an answer without a byte.
+#[tokio::test]
+async fn a_chunk_that_is_answered_late_and_brings_nothing_ends_in_the_same_time() {
+    let scene = Scene::new().await;
+    let content = Content::synthetic(1, LEN);
+    let digest = scene.fake.put_content("a/b", &content);
+    let url = scene.blob("a/b", &digest);
+    let first = headers(&url, "bytes=0-999").await.rest().await;
+    assert_eq!(first.body.len(), 1000);
+    scene.until_idle().await;
+    let gate = Gate::new(0);
+    scene.fake.fault(Match::blob(), Fault::StallAfter(0));
+    let held = scene.fake.fault(Match::blob(), Fault::Hold(gate.clone()));
+    let begun = Instant::now();
+    let chunk = headers(&url, "bytes=20000000-20999999").await;
+    let late = async {
+        tokio::time::sleep_until((begun + Duration::from_secs(15)).into()).await;
+        held.lift();
+        gate.open();
+    };
+    let (ended, ()) = tokio::join!(chunk.rest(), late);
+    assert_eq!((ended.body.len(), &ended.error), (0, &Some(Broken::Fin)));
+    let waited = begun.elapsed();
+    assert!(waited < Duration::from_secs(30), "{waited:?}");
+}
+
+/// A program that has a credential for the node, and takes its time, is a part of the time until the headers.
+#[tokio::test]
+async fn a_slow_credential_helper_keeps_no_headers_back() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let program = dir.path().join("docker-credential-slow");
+    std::fs::write(&program, "#!/bin/sh\nexec sleep 20\n").expect("a program");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&program, mode).expect("a mode");
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = format!("{}:{path}", dir.path().display());
+    let fake = FakeRegistry::start().await;
+    let config = format!(
+        "[upstreams.\"{}\"]\nendpoints = [\"{}\"]\naccess = \"shared\"\ncredentials = {{ helper = \"slow\" }}\n",
+        fake.host(),
+        fake.url()
+    );
+    let node = Node::builder().config(config).env("PATH", path);
+    let node = node.start().await;
+    let scene = Scene { fake, node };
+    let content = Content::synthetic(1, LEN);
+    let digest = scene.fake.put_content("a/b", &content);
+    let url = scene.blob("a/b", &digest);
+    let first = headers(&url, "bytes=0-999").await.rest().await;
+    assert_eq!(first.body.len(), 1000);
+    scene.until_idle().await;
+    let gate = Gate::new(0);
+    scene.fake.fault(Match::blob(), Fault::Hold(gate.clone()));
+    let mut chunk = headers(&url, "bytes=20000000-20999999").await;
+    gate.open();
     let got = compare(&mut chunk, &content, 20_000_000..21_000_000).await;
     assert_eq!(got, Compared::whole(1_000_000));
 }

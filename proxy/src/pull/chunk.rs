@@ -36,10 +36,10 @@ const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 /// A barren attempt says nothing of the next pull.
 const BARREN_FOR: Duration = Duration::from_mins(2);
 
-/// Headers of a chunk that does not come leave after this time, well within the 5 s of all headers.
+/// Headers of a chunk that does not come leave this long after its request came, well within the 5 s of all headers.
 const HEADERS_AFTER: Duration = Duration::from_secs(3);
 
-/// A body may be without a byte for this long (promise P12).
+/// A body may be without a byte for this long, whatever it waits for (promise P12).
 const IDLE: Duration = Duration::from_secs(20);
 
 /// Between two questions for a chunk that does not come.
@@ -127,6 +127,8 @@ fn patience(barren: bool, size: Option<u64>, may_read: bool) -> Patience {
 impl Pull {
     /// Answers a request; what it asks for beyond the beginning of a blob may be waited for behind its headers.
     pub async fn serve_chunk(self: &Arc<Self>, request: Request) -> Result<Pulled, PullError> {
+        // Whether the caller may read may take time to find out, as where a program is asked for the node's credential.
+        let headers_at = tokio::time::Instant::now() + HEADERS_AFTER;
         let Some((held, offset)) = self.chunk_of(&request) else {
             return self.serve(request).await;
         };
@@ -138,7 +140,7 @@ impl Pull {
         let may_read = !barren && size.is_some() && self.may_read(&request).await;
         let pulled = match patience(barren, size, may_read) {
             Patience::Error => self.serve(request).await?,
-            Patience::Headers(size) => self.awaited(request, &held.2, size).await?,
+            Patience::Headers(size) => self.awaited(request, &held.2, size, headers_at).await?,
             Patience::FirstByte => {
                 let mut pulled = self.serve(request).await?;
                 let first = pulled.body.first().await;
@@ -195,6 +197,7 @@ impl Pull {
         request: Request,
         digest: &Digest,
         size: u64,
+        headers_at: tokio::time::Instant,
     ) -> Result<Pulled, PullError> {
         let selected = request.range.select(size);
         let ask = {
@@ -205,7 +208,7 @@ impl Pull {
             }
         };
         let mut asked = ask();
-        let soon = tokio::time::timeout(HEADERS_AFTER, &mut asked).await;
+        let soon = tokio::time::timeout_at(headers_at, &mut asked).await;
         let first = match soon {
             Ok(Err(error)) if may_come(&error) => None,
             Ok(done) => return done,
@@ -214,8 +217,8 @@ impl Pull {
         if !matches!(selected, Selected::One { .. }) {
             return Err(PullError::Range(size));
         }
+        let give_up = tokio::time::Instant::now() + IDLE;
         let coming = async move {
-            let give_up = tokio::time::Instant::now() + IDLE;
             let mut asked = first;
             loop {
                 let asking = if let Some(asking) = asked.take() {
@@ -224,9 +227,15 @@ impl Pull {
                     tokio::time::sleep(PAUSE).await;
                     ask()
                 };
-                match tokio::time::timeout_at(give_up, asking).await {
+                // What has its answer and brings nothing is waited for no longer than what has none.
+                let beginning = async {
+                    let mut body = asking.await?.body;
+                    let first = body.first().await;
+                    Ok::<_, PullError>(first.map(|()| body))
+                };
+                match tokio::time::timeout_at(give_up, beginning).await {
                     Err(_) => return Err("it does not come".to_owned()),
-                    Ok(Ok(pulled)) => return Ok(pulled.body),
+                    Ok(Ok(begun)) => return begun.map_err(|error| error.to_string()),
                     Ok(Err(error)) if may_come(&error) => {}
                     Ok(Err(error)) => return Err(error.to_string()),
                 }
