@@ -25,7 +25,7 @@ use hyper::body::Incoming;
 use larder_shared::{Digest, Range};
 use tokio::sync::mpsc;
 
-pub use self::awaited::Awaited;
+pub use self::awaited::{Awaited, Coming};
 use self::{
     awaited::Barren,
     cold::Cold,
@@ -66,6 +66,8 @@ pub enum Content {
     Verified(Box<Verified>),
     /// Not to be had yet: another body takes its place, of the same length.
     Awaited(Awaited),
+    /// A small blob that is on its way for this body alone: in memory once it is verified.
+    Coming(Coming),
     /// Said by somebody of this process, a piece at a time, until they have said everything.
     Told(mpsc::Receiver<Bytes>),
 }
@@ -171,7 +173,10 @@ impl Body {
 
     /// Waits for the first bytes of what is on its way, which leave in their turn. What is on disk is here.
     pub async fn first(&mut self) -> io::Result<()> {
-        if !matches!(self.content, Content::Filling(_) | Content::Passing(_)) {
+        if !matches!(
+            self.content,
+            Content::Filling(_) | Content::Passing(_) | Content::Coming(_)
+        ) {
             return Ok(());
         }
         // The connection is not known yet, so nothing can be sent from a file.
@@ -276,6 +281,12 @@ impl Body {
                 Err(why) => return Poll::Ready(Some(Err(io::Error::other(why)))),
             }
         }
+        if let Content::Coming(coming) = &mut self.content {
+            match ready!(coming.0.as_mut().poll(cx)) {
+                Ok(bytes) => self.content = Content::Memory(bytes),
+                Err(error) => return Poll::Ready(Some(Err(io::Error::other(error)))),
+            }
+        }
         loop {
             match (self.segments.front(), &mut self.content) {
                 (None, _) => return Poll::Ready(None),
@@ -286,7 +297,8 @@ impl Body {
                     | Content::Upstream(_)
                     | Content::Verified(_)
                     | Content::Told(_)
-                    | Content::Awaited(_),
+                    | Content::Awaited(_)
+                    | Content::Coming(_),
                 ) => {
                     if let Some(Segment::Bytes(bytes)) = self.segments.pop_front() {
                         return Poll::Ready(Some(Ok(bytes)));

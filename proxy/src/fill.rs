@@ -53,7 +53,7 @@ pub use list::{FillView, Fills};
 pub use plan::DEPTH;
 pub use reader::{Chunk, Reader, SMALL_WITHIN};
 use through::Before;
-pub use through::{Passage, Through};
+pub use through::{Passage, Small, Through};
 
 /// The last bytes of a complete answer are held back until the digest is known to match (promise P9). Blobs of up to
 /// this size are verified before their first byte leaves (promise P4).

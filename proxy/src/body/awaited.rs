@@ -2,7 +2,10 @@
 
 use std::{fmt, pin::Pin};
 
+use bytes::Bytes;
+
 use super::Body;
+use crate::fill::FillError;
 
 /// A body that is to come, or a word on why it does not.
 pub struct Awaited(pub(super) Pin<Box<dyn Future<Output = Result<Body, String>> + Send>>);
@@ -16,6 +19,21 @@ impl Awaited {
 impl fmt::Debug for Awaited {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Awaited")
+    }
+}
+
+/// The verified bytes of a small blob that are to come.
+pub struct Coming(pub(super) Pin<Box<dyn Future<Output = Result<Bytes, FillError>> + Send>>);
+
+impl Coming {
+    pub fn new(coming: impl Future<Output = Result<Bytes, FillError>> + Send + 'static) -> Self {
+        Self(Box::pin(coming))
+    }
+}
+
+impl fmt::Debug for Coming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Coming")
     }
 }
 

@@ -17,6 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use http_body_util::BodyExt;
 use larder_shared::{Digest, Hasher, Range};
 use tokio::{sync::mpsc, time::timeout};
@@ -63,6 +64,12 @@ pub struct Passage {
     pub(super) size: u64,
     /// Bytes that have come.
     pub(super) came: Arc<AtomicU64>,
+}
+
+/// A small blob that was asked for.
+pub enum Small {
+    Here(Result<Bytes, FillError>),
+    Comes(BoxFuture<'static, Result<Bytes, FillError>>),
 }
 
 /// One range on its way through.
@@ -150,23 +157,26 @@ impl Passage {
         self.size
     }
 
-    /// The whole of a blob of up to [`HELD_BACK`] bytes, verified; `None` if after `within` it still comes.
-    pub async fn small_within(&self, within: Duration) -> Option<Result<Bytes, FillError>> {
+    /// The whole of a blob of up to [`HELD_BACK`] bytes, verified; what is still to come of it where it takes longer than
+    /// `within` and still comes.
+    pub async fn small_within(self, within: Duration) -> Small {
+        let came = Arc::clone(&self.came);
+        let mut small = async move { self.small().await }.boxed();
         let comes = async {
             tokio::time::sleep(within).await;
-            let before = self.came.load(Ordering::Relaxed);
-            while self.came.load(Ordering::Relaxed) < before + TRICKLE {
+            let before = came.load(Ordering::Relaxed);
+            while came.load(Ordering::Relaxed) < before + TRICKLE {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
         };
-        tokio::select! {
-            small = self.small() => Some(small),
+        let here = tokio::select! {
+            small = &mut small => Some(small),
             () = comes => None,
-        }
+        };
+        here.map_or_else(|| Small::Comes(small), Small::Here)
     }
 
-    /// The whole of a blob of up to [`HELD_BACK`] bytes, verified.
-    pub async fn small(&self) -> Result<Bytes, FillError> {
+    async fn small(&self) -> Result<Bytes, FillError> {
         let mut through = self.open(Range::new(0, self.size), true, Before::Elsewhere);
         let mut bytes = Vec::new();
         while let Some(chunk) = through.0.recv().await {

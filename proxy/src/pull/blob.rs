@@ -9,8 +9,8 @@ use tokio::time::timeout;
 use super::{DIGEST, Pull, PullError, Pulled, put};
 use crate::{
     access::{Place, Verdict},
-    body::{Body, Content, Passing, Segment},
-    fill::{DEPTH, FillError, HELD_BACK, Joined, Reader, Right, SMALL_WITHIN, Source},
+    body::{Body, Coming, Content, Passing, Segment},
+    fill::{DEPTH, FillError, HELD_BACK, Joined, Reader, Right, SMALL_WITHIN, Small, Source},
     metrics::{Outcome, Tier},
     store::{Blob, Link, Store},
     upstream::{Failure, Subject, Want},
@@ -176,17 +176,14 @@ impl Pull {
         let size = passage.size();
         let selected = range.select(size);
         let hold = to_the_end(&selected);
-        let small = if size > HELD_BACK {
-            None
-        } else if hold {
-            // What comes too slowly gets its headers, and its body waits for the digest.
-            passage.small_within(SMALL_WITHIN).await
+        let content = if size > HELD_BACK {
+            Content::Passing(Passing::new(passage, hold))
         } else {
-            Some(passage.small().await)
-        };
-        let content = match small {
-            Some(bytes) => Content::Memory(bytes?),
-            None => Content::Passing(Passing::new(passage, hold)),
+            // What comes too slowly gets its headers, and its body waits for the digest.
+            match passage.small_within(SMALL_WITHIN).await {
+                Small::Here(bytes) => Content::Memory(bytes?),
+                Small::Comes(coming) => Content::Coming(Coming::new(coming)),
+            }
         };
         let pulled = answer(digest, size, &selected, content);
         pulled.map(|p| p.from(Tier::Upstream, Outcome::Miss))
