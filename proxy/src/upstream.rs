@@ -5,6 +5,7 @@
 //! what is cached, is the callers' business.
 
 mod authorization;
+mod bounded;
 mod challenge;
 mod endpoint;
 #[cfg(any(test, fuzzing))]
@@ -29,7 +30,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use larder_shared::{
-    Digest, RegistryName, Repository,
+    Digest, RegistryName,
     admin::{StepName, StepOutcome},
 };
 use moka::future::Cache;
@@ -43,9 +44,9 @@ pub use self::{
     view::{EndpointHealth, Quota},
 };
 use self::{
-    authorization::Scheme,
+    authorization::{Scheme, SchemeKey},
     health::{Admission, Health, Silent},
-    location::{LOCATION_TTL, Location, LocationKey},
+    location::{Location, LocationKey},
     stepdown::{Manners, Missed, Seen},
     token::Tokens,
 };
@@ -73,7 +74,7 @@ pub struct Upstreams {
     metrics: Arc<Metrics>,
     tokens: Tokens,
     /// Which challenge a repository of an endpoint answers with, so that the token comes with the first request.
-    schemes: Cache<(String, Repository), Scheme>,
+    schemes: Cache<SchemeKey, Scheme>,
     locations: Cache<LocationKey, Location>,
     /// By `scheme://host:port`.
     health: Mutex<HashMap<String, Health>>,
@@ -91,11 +92,8 @@ impl Upstreams {
             client,
             metrics,
             tokens: Tokens::new(),
-            schemes: Cache::builder().max_capacity(10_000).build(),
-            locations: Cache::builder()
-                .max_capacity(10_000)
-                .time_to_live(LOCATION_TTL)
-                .build(),
+            schemes: authorization::schemes(),
+            locations: location::locations(),
             health: Mutex::default(),
             others: OnceLock::new(),
             liars: Cache::builder()

@@ -10,9 +10,10 @@ use http::{
 use http_body_util::Full;
 use hyper::body::Incoming;
 use larder_shared::{RegistryName, Repository};
+use moka::future::Cache;
 
 use super::{
-    FIRST_BYTE, Upstreams,
+    FIRST_BYTE, Upstreams, bounded,
     challenge::Challenge,
     endpoint::{Led, route_of},
     question::{AGENT, retry_after},
@@ -33,6 +34,24 @@ const MAX_PARAMETER: usize = 4 << 10;
 
 /// Redirects that are followed from a realm.
 const MAX_HOPS: usize = 5;
+
+/// Bytes of all schemes that are kept.
+const SCHEMES: u64 = 8 << 20;
+
+/// `scheme://host:port` of an endpoint, and the repository.
+pub(super) type SchemeKey = (String, Repository);
+
+/// What is known of schemes: nothing yet.
+pub(super) fn schemes() -> Cache<SchemeKey, Scheme> {
+    bounded::cache(SCHEMES, |key: &SchemeKey, scheme: &Scheme| {
+        let told = match scheme {
+            Scheme::Bearer(challenge) => challenge.size(),
+            Scheme::Basic => 0,
+        };
+        key.0.len() + key.1.as_str().len() + told
+    })
+    .build()
+}
 
 /// How an endpoint wants to be shown who asks.
 #[derive(Clone, Debug)]
@@ -67,6 +86,15 @@ pub enum Lend {
 }
 
 impl Upstreams {
+    /// Takes note of how an endpoint wants to be shown who asks for a repository. A challenge that is too long to be met is
+    /// not kept either.
+    pub(super) async fn keep_scheme(&self, key: SchemeKey, scheme: Scheme) {
+        if matches!(&scheme, Scheme::Bearer(challenge) if challenge.longest() > MAX_PARAMETER) {
+            return;
+        }
+        self.schemes.insert(key, scheme).await;
+    }
+
     /// What may be lent for asking `repository` on behalf of `identity`.
     pub async fn lend(
         &self,
@@ -125,8 +153,8 @@ impl Upstreams {
                 .map_or_else(TokenError::outcome, |_| TokenOutcome::Fetched);
             let labels = TokensLabel { outcome };
             self.metrics.upstreams.tokens.get_or_create(&labels).inc();
-            // The registry may take a token without asking whether the credential behind it is still good. What is
-            // proven with it must not outlive the credential by more than a verdict may.
+            // The registry may take a token without asking whether the credential behind it is still good, or the
+            // repository still public. What is proven with it must not outlive that by more than a verdict may.
             let ttl = self.config.load().access.ttl;
             fetched.map(|token| token.within(ttl))
         };

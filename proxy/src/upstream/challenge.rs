@@ -30,6 +30,13 @@ impl Challenge {
         })
     }
 
+    /// Bytes of all its parameters.
+    pub fn size(&self) -> usize {
+        let optional = [&self.service, &self.scope, &self.error];
+        let lengths = optional.into_iter().flatten().map(String::len);
+        self.realm.len() + lengths.sum::<usize>()
+    }
+
     /// Bytes of its longest parameter.
     pub fn longest(&self) -> usize {
         let optional = [&self.service, &self.scope, &self.error];

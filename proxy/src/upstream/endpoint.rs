@@ -103,7 +103,7 @@ impl Upstreams {
                     .await
                     .map_err(|error| token_failure(&place, &error))?;
                 let futile = next.is_none() || next == authorization;
-                self.schemes.insert(scheme_key.clone(), scheme).await;
+                self.keep_scheme(scheme_key.clone(), scheme).await;
                 if futile {
                     return Err(refused_to(place, Refused::Subject).into());
                 }
@@ -183,7 +183,7 @@ impl Upstreams {
                     origin: place.clone(),
                     proves,
                 };
-                self.locations.insert(key, location).await;
+                self.keep_location(key, location).await;
             }
             let headers = redirect::merge(&hops.registry_headers, parts.headers);
             return Ok(Answer {

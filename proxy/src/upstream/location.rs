@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use http::Uri;
 use larder_shared::{Digest, RegistryName, Repository};
+use moka::future::Cache;
 
 use super::{
-    FIRST_BYTE, Upstreams,
+    FIRST_BYTE, Upstreams, bounded,
     question::{Answer, Ask, Subject, Want, request, sort},
     stepdown::{self, Seen},
 };
@@ -16,7 +17,11 @@ use crate::{
 };
 
 /// A redirect's target is used again for other ranges of the same blob this long: signatures live for minutes.
-pub(super) const LOCATION_TTL: Duration = Duration::from_mins(1);
+const LOCATION_TTL: Duration = Duration::from_mins(1);
+
+/// Bytes of all locations that are kept, and of the longest: without one the registry is asked for each range.
+const MOST: u64 = 16 << 20;
+const LONGEST: usize = 16 << 10;
 
 pub(super) type LocationKey = (RegistryName, Repository, Digest, Fingerprint);
 
@@ -31,7 +36,32 @@ pub(super) struct Location {
     pub(super) proves: bool,
 }
 
+/// What is known of locations: nothing yet.
+pub(super) fn locations() -> Cache<LocationKey, Location> {
+    bounded::cache(MOST, |key: &LocationKey, location: &Location| {
+        let names = key.0.as_str().len() + key.1.as_str().len();
+        names + length(&location.uri) + location.origin.len()
+    })
+    .time_to_live(LOCATION_TTL)
+    .build()
+}
+
+/// Bytes of a location, about.
+fn length(uri: &Uri) -> usize {
+    let authority = uri
+        .authority()
+        .map_or(0, |authority| authority.as_str().len());
+    authority + uri.path_and_query().map_or(0, |path| path.as_str().len())
+}
+
 impl Upstreams {
+    /// Takes note of where a registry led to, unless that is too long.
+    pub(super) async fn keep_location(&self, key: LocationKey, location: Location) {
+        if length(&location.uri) <= LONGEST {
+            self.locations.insert(key, location).await;
+        }
+    }
+
     /// A blob whose redirect is known is asked for there at once. Whatever goes wrong, the registry is asked again.
     pub(super) async fn ask_location(&self, ask: &Ask, wanted: usize) -> Option<Answer> {
         let key = location_key(ask)?;
@@ -59,6 +89,9 @@ impl Upstreams {
                 && stepdown::seen(&asked, partial, &parts.headers) == Seen::Fits
                 && stepdown::is_unchanged(&asked, partial, &parts.headers)
             {
+                if partial && matches!(asked.want, Want::Part(range) if range.start > 0) {
+                    self.manners.note_answered(&origin);
+                }
                 return Some(Answer {
                     partial: partial && matches!(asked.want, Want::Part(_)),
                     headers: parts.headers,
@@ -86,6 +119,3 @@ pub(super) fn location_key(ask: &Ask) -> Option<LocationKey> {
         _ => None,
     }
 }
-                if partial && matches!(asked.want, Want::Part(range) if range.start > 0) {
-                    self.manners.note_answered(&origin);
-                }

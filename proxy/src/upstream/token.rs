@@ -11,7 +11,10 @@ use http::{HeaderValue, StatusCode};
 use moka::{Expiry, future::Cache};
 use serde::Deserialize;
 
-use super::challenge::Challenge;
+use super::{
+    bounded::{self, length},
+    challenge::Challenge,
+};
 use crate::{identity::Fingerprint, metrics::TokenOutcome};
 
 /// What a token is good for.
@@ -130,6 +133,9 @@ fn lifetime(told: Option<&serde_json::Value>) -> u64 {
     }
 }
 
+/// Bytes of all tokens that are kept.
+const MOST: u64 = 16 << 20;
+
 /// The tokens that are good now.
 #[derive(Debug)]
 pub struct Tokens(Cache<TokenKey, Token>);
@@ -151,8 +157,7 @@ impl Expiry<TokenKey, Token> for UntilExpiry {
 impl Tokens {
     pub fn new() -> Self {
         Self(
-            Cache::builder()
-                .max_capacity(10_000)
+            bounded::cache(MOST, texts)
                 .expire_after(UntilExpiry)
                 .build(),
         )
@@ -176,9 +181,38 @@ impl Tokens {
     }
 }
 
+fn texts(key: &TokenKey, token: &Token) -> usize {
+    let optional = length(key.service.as_ref()) + length(key.scope.as_ref());
+    key.realm.len() + optional + token.value.len()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A hostile registry may give as many as it likes, each as long as one may be.
+    #[tokio::test]
+    async fn tokens_are_bounded_by_their_bytes() {
+        let tokens = Tokens::new();
+        for n in 0..1000 {
+            let key = TokenKey {
+                realm: format!("https://{n}.io/token"),
+                service: Some("s".repeat(1000)),
+                scope: Some("c".repeat(1000)),
+                who: crate::identity::Identity::anonymous().fingerprint(),
+            };
+            let text = "t".repeat(60_000);
+            let token = Token {
+                value: HeaderValue::try_from(text).unwrap(),
+                lifetime: Duration::from_hours(1),
+            };
+            assert!(texts(&key, &token) >= 62_000);
+            tokens.get_or_fetch(key, async { Ok(token) }).await.unwrap();
+        }
+        tokens.0.run_pending_tasks().await;
+        let bytes = tokens.0.weighted_size();
+        assert!((MOST / 2..=MOST).contains(&bytes), "{bytes}");
+    }
 
     #[test]
     fn tokens_as_token_servers_write_them() {
