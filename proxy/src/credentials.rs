@@ -33,7 +33,11 @@ use larder_shared::{RegistryName, Repository};
 use tokio::sync::Semaphore;
 
 use self::{
-    docker::DockerConfig, file::Understood, helper::Helpers, keyring::Image, kubelet::Providers,
+    docker::DockerConfig,
+    file::{Content, Readings, Understood},
+    helper::Helpers,
+    keyring::Image,
+    kubelet::Providers,
     plugin::Plugins,
 };
 pub use self::{
@@ -70,6 +74,9 @@ impl Default for Settings {
 pub struct Credentials {
     helpers: Helpers,
     plugins: Plugins,
+    docker_files: Readings<Arc<Content>>,
+    pairs: Readings<Credential>,
+    provider_files: Readings<Arc<Vec<Content>>>,
     docker_configs: Understood<DockerConfig>,
     providers: Understood<Providers>,
 }
@@ -83,6 +90,7 @@ impl std::fmt::Debug for Credentials {
 impl Credentials {
     pub fn new(settings: Settings) -> Self {
         let running = Arc::new(Semaphore::new(PROGRAMS));
+        let room = file::room();
         Self {
             helpers: Helpers::new(
                 settings.helper_dir,
@@ -90,6 +98,9 @@ impl Credentials {
                 Arc::clone(&running),
             ),
             plugins: Plugins::new(settings.plugin_time, running),
+            docker_files: Readings::new(&room),
+            pairs: Readings::new(&room),
+            provider_files: Readings::new(&room),
             docker_configs: Understood::default(),
             providers: Understood::default(),
         }
@@ -115,9 +126,7 @@ impl Credentials {
         match source {
             config::Credentials::DockerConfig { path } => self.in_docker_config(path, &image).await,
             config::Credentials::Files { username, password } => {
-                let password = password.clone();
-                let pair = file::blocking(username, move |name| pair::read(name, &password)).await;
-                Ok(vec![pair?])
+                Ok(vec![self.pair(username, password).await?])
             }
             config::Credentials::Helper { name } => Ok(self
                 .helpers
@@ -141,10 +150,7 @@ impl Credentials {
                 self.docker_config(path).await.map(|_| Vec::new())
             }
             config::Credentials::Files { username, password } => {
-                let password = password.clone();
-                file::blocking(username, move |name| pair::read(name, &password))
-                    .await
-                    .map(|_| Vec::new())
+                self.pair(username, password).await.map(|_| Vec::new())
             }
             config::Credentials::Helper { .. } => Ok(Vec::new()),
             config::Credentials::Kubelet { config, bin_dir } => {
@@ -183,16 +189,26 @@ impl Credentials {
         Ok(found)
     }
 
+    async fn pair(&self, username: &Path, password: &Path) -> Result<Credential, CredentialError> {
+        let read = |[username, password]: [&Path; 2]| pair::read(username, password);
+        self.pairs.of([username, password], read).await
+    }
+
     async fn docker_config(&self, path: &Path) -> Result<Arc<DockerConfig>, CredentialError> {
-        let content = file::blocking(path, docker::read)
+        let content = self
+            .docker_files
+            .of([path], |[path]| docker::read(path).map(Arc::new))
             .await
             .inspect_err(|_| self.docker_configs.forget(path))?;
+        let content = std::slice::from_ref(&*content);
         self.docker_configs
-            .of(path, &[content], |files| DockerConfig::parse(&files[0]))
+            .of(path, content, |files| DockerConfig::parse(&files[0]))
     }
 
     async fn providers(&self, path: &Path) -> Result<Arc<Providers>, CredentialError> {
-        let contents = file::blocking(path, kubelet::read)
+        let contents = self
+            .provider_files
+            .of([path], |[path]| kubelet::read(path).map(Arc::new))
             .await
             .inspect_err(|_| self.providers.forget(path))?;
         self.providers.of(path, &contents, Providers::parse)

@@ -9,11 +9,16 @@ use std::{
     io::{self, Read as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use sha2::{Digest as _, Sha256};
 
 use super::error::{CredentialError, Fault};
+use crate::{
+    coalesce::Coalesce,
+    sys::{Calls, Hangs},
+};
 
 /// Longer is no file with credentials. Kubernetes' own limit for a Secret.
 const LONGEST: u64 = 1024 * 1024;
@@ -24,21 +29,58 @@ pub(super) struct Content {
     pub bytes: Vec<u8>,
 }
 
-/// Runs `read` where it may block.
-pub(super) async fn blocking<T: Send + 'static>(
-    path: &Path,
-    read: impl FnOnce(&Path) -> Result<T, CredentialError> + Send + 'static,
-) -> Result<T, CredentialError> {
-    let owned = path.to_owned();
-    tokio::task::spawn_blocking(move || read(&owned))
-        .await
-        .unwrap_or_else(|_| {
-            Err(CredentialError::new(
-                Fault::File,
-                path.display(),
-                "reading it was cut off",
-            ))
-        })
+/// Readings at once of all files together, and how long one is waited for. A file on a mount whose server is gone keeps its
+/// thread until the server is back.
+const AT_ONCE: usize = 16;
+const WITHIN: Duration = Duration::from_secs(5);
+
+/// Room for the readings of all files.
+pub(super) fn room() -> Calls {
+    Calls::new(AT_ONCE, WITHIN)
+}
+
+/// Readings of one kind. Each path is read once at a time, by whoever asks first; all others share what it finds.
+pub(super) struct Readings<T> {
+    calls: Calls,
+    reading: Coalesce<Vec<PathBuf>, Option<Result<T, CredentialError>>>,
+}
+
+impl<T: Clone + Send + Sync + 'static> Readings<T> {
+    pub(super) fn new(room: &Calls) -> Self {
+        Self {
+            calls: room.clone(),
+            reading: Coalesce::default(),
+        }
+    }
+
+    /// What `read` finds at `paths`, which it may wait for.
+    pub(super) async fn of<const N: usize>(
+        &self,
+        paths: [&Path; N],
+        read: impl FnOnce([&Path; N]) -> Result<T, CredentialError> + Send + 'static,
+    ) -> Result<T, CredentialError> {
+        let owned = paths.map(Path::to_owned);
+        let key = owned.to_vec();
+        let calls = self.calls.clone();
+        let reading = async move {
+            let read = move || read(owned.each_ref().map(PathBuf::as_path));
+            calls.to_its_end(read).await.ok()
+        };
+        let wrong = |what: &str| {
+            let places: Vec<_> = paths
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect();
+            CredentialError::new(Fault::File, places.join(" and "), what)
+        };
+        match self.calls.wait(self.reading.run(key, reading)).await {
+            Ok(Some(Some(found))) => found,
+            Ok(_) => Err(wrong("reading it was cut off")),
+            Err(Hangs) => Err(wrong(
+                "the disk does not answer: look at what is mounted there",
+            )),
+        }
+    }
 }
 
 /// Reads one file.
@@ -130,5 +172,48 @@ impl<T> Understood<T> {
 
     fn lock(&self) -> MutexGuard<'_, Kept<T>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    };
+
+    use super::*;
+
+    /// A mount whose server is gone: however many ask, one thread waits for it, and other files are read as ever.
+    #[tokio::test]
+    async fn a_file_that_hangs_is_read_once_at_a_time() {
+        let room = Calls::new(AT_ONCE, Duration::from_millis(50));
+        let readings = Readings::<u32>::new(&room);
+        let (release, hangs) = mpsc::channel::<()>();
+        let hangs = Arc::new(Mutex::new(hangs));
+        let begun = Arc::new(AtomicU32::new(0));
+        let ask = || {
+            let (begun, hangs) = (Arc::clone(&begun), Arc::clone(&hangs));
+            readings.of([Path::new("/gone")], move |_| {
+                begun.fetch_add(1, Ordering::SeqCst);
+                let _ = hangs.lock().unwrap().recv();
+                Ok(1)
+            })
+        };
+        for _ in 0..10 {
+            let (one, other) = tokio::join!(ask(), ask());
+            for said in [one, other] {
+                let error = said.expect_err("it hangs").to_string();
+                assert!(error.contains("/gone"), "{error}");
+            }
+            let there = readings.of([Path::new("/there")], |_| Ok(2)).await;
+            assert_eq!(there.expect("it is read"), 2);
+        }
+        assert_eq!(begun.load(Ordering::SeqCst), 1);
+        drop(release);
+        // It is back, and is read anew.
+        while ask().await.is_err() {}
+        assert_eq!(ask().await.expect("it is read"), 1);
+        assert!(begun.load(Ordering::SeqCst) >= 2);
     }
 }
