@@ -47,7 +47,7 @@ use crate::{
     upstream::{self, Answer, Ask, Failure, Refused, Subject, Upstreams, Want},
 };
 
-/// A repository, who asks for it, and what is known of it.
+/// A repository, the caller that asks for it, and what is known of both.
 #[derive(Clone, Debug)]
 pub struct Place {
     pub registry: RegistryName,
@@ -97,7 +97,7 @@ impl Place {
     }
 }
 
-/// A repository, and who asks for it.
+/// A repository, and the caller that asks for it.
 type Key = (RegistryName, Repository, Fingerprint);
 
 /// Rights that are being looked into at the same time, at the most.
@@ -242,7 +242,7 @@ impl Access {
             memory.repositories.served(&key);
             memory.suspended.pop(&key);
             if !place.identity.is_anonymous() {
-                // Who shows nothing is refused for good reason.
+                // A caller that shows nothing is refused for good reason.
                 let anybody = place.key_of(&Identity::anonymous());
                 memory.repositories.served(&anybody);
             }
@@ -395,8 +395,10 @@ impl Access {
         }
         if anonymous {
             place.record.set_not_public();
-        } else {
+        } else if place.record.holds_something() {
             self.grants.refuse(&key);
+        } else {
+            self.grants.refuse_made_up(&key);
         }
     }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
+use data_encoding::BASE64;
 use larder_tests::fake::Content;
 use larder_tests::http;
 use larder_tests::image::{self, LayerSpec};
@@ -34,9 +35,16 @@ async fn made_up_names_leave_nothing_on_disk() {
             format!("{repository}/tags/list"),
         ] {
             let url = scene.path(&path);
-            for answer in [http::head(&url, &[]).await, http::get(&url, &[]).await] {
-                let status = answer.expect("an answer").status;
-                assert!([401, 404, 405].contains(&status), "{status} for {path}");
+            let secret = format!("Basic {}", BASE64.encode(format!("user:{n}").as_bytes()));
+            for headers in [&[][..], &[("authorization", secret.as_str())]] {
+                let answers = [
+                    http::head(&url, headers).await,
+                    http::get(&url, headers).await,
+                ];
+                for answer in answers {
+                    let status = answer.expect("an answer").status;
+                    assert!([401, 404, 405].contains(&status), "{status} for {path}");
+                }
             }
         }
     }
@@ -53,6 +61,14 @@ async fn made_up_names_leave_nothing_on_disk() {
     assert_eq!(files(&repositories), [of_registry.join("a/b/_log")]);
     let dirs = fs::read_dir(&of_registry).expect("a directory");
     assert_eq!(dirs.count(), 1, "a directory for each name");
+    // Nor a line among what is remembered of credentials, nor any other file.
+    let grants = fs::read_to_string(scene.node.store().join("grants"));
+    assert_eq!(grants.unwrap_or_default(), "");
+    for file in files(scene.node.store()) {
+        let text = fs::read(&file).expect("a file");
+        let named = text.windows(7).any(|part| part == b"made/up");
+        assert!(!named, "{}", file.display());
+    }
 }
 
 #[tokio::test]

@@ -59,6 +59,8 @@ struct Kept {
     known: Mutex<HashMap<Key, u64>>,
     /// When the origin last refused what another member may still know as accepted.
     revoked: Mutex<HashMap<Key, u64>>,
+    /// The same of repositories that nothing was ever had from, in memory alone: anyone may make up names.
+    made_up: Mutex<HashMap<Key, u64>>,
     /// When it last refused a single subject.
     denied: Mutex<HashMap<(Key, Reference), u64>>,
     /// Pushed to while `known` is held, so that a refusal stands behind what it voids.
@@ -89,6 +91,7 @@ impl Grants {
                 path,
                 known: Mutex::default(),
                 revoked: Mutex::default(),
+                made_up: Mutex::default(),
                 denied: Mutex::default(),
                 lines: Journal::default(),
                 queued: AtomicBool::new(false),
@@ -174,7 +177,12 @@ impl Grants {
         if lock(&self.kept.known).contains_key(key) {
             return None;
         }
-        age(*lock(&self.kept.revoked).get(key)?)
+        age(self.refused_at(key)?)
+    }
+
+    fn refused_at(&self, key: &Key) -> Option<u64> {
+        let revoked = lock(&self.kept.revoked).get(key).copied();
+        revoked.max(lock(&self.kept.made_up).get(key).copied())
     }
 
     /// The origin accepted it now.
@@ -194,9 +202,7 @@ impl Grants {
     /// Another member says that the origin accepted it at that time.
     pub fn learn(&self, key: &Key, at: u64) {
         let mut known = lock(&self.kept.known);
-        let void = lock(&self.kept.revoked)
-            .get(key)
-            .is_some_and(|revoked| at <= *revoked);
+        let void = self.refused_at(key).is_some_and(|refused| at <= refused);
         let old = known.get(key).is_some_and(|known| at <= *known);
         if void || old || at > now() {
             return;
@@ -222,6 +228,18 @@ impl Grants {
         if granted || news {
             self.append(&revocation(key, at), known);
         }
+    }
+
+    /// The same for a repository that holds nothing here. Where the credential was never accepted for it either, there is
+    /// nothing to be undone after a restart.
+    pub fn refuse_made_up(&self, key: &Key) {
+        if lock(&self.kept.known).contains_key(key) || lock(&self.kept.revoked).contains_key(key) {
+            self.refuse(key);
+            return;
+        }
+        let mut made_up = lock(&self.kept.made_up);
+        made_up.insert(key.clone(), now());
+        bound(&mut made_up);
     }
 
     /// Whether no single subject is refused to anybody, as a rule.

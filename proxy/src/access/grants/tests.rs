@@ -45,6 +45,31 @@ async fn a_grant_survives_a_restart_until_it_is_revoked_or_old() {
     assert!(old.age(&of(who(1))).is_none());
 }
 
+/// Anyone may make up names of repositories and secrets: they are worth no line. A grant that ends is.
+#[tokio::test]
+async fn a_refusal_of_what_was_never_held_or_granted_is_not_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("grants");
+
+    let day = Duration::from_hours(24);
+    let grants = Grants::load(path.clone(), day);
+    for n in 0..100 {
+        grants.refuse_made_up(&of(who(n)));
+        assert!(grants.refused_since(&of(who(n))).is_some());
+    }
+    // What another member heard before is void all the same.
+    grants.learn(&of(who(1)), now() - 1);
+    assert_eq!(grants.age(&of(who(1))), None);
+    grants.accept(&of(who(200)));
+    grants.refuse_made_up(&of(who(200)));
+    grants.flush();
+    let text = fs::read_to_string(&path).unwrap();
+    assert_eq!(text.lines().count(), 2, "{text}");
+    let reread = Grants::load(path, day);
+    assert!(reread.refused_since(&of(who(1))).is_none());
+    assert!(reread.refused_since(&of(who(200))).is_some());
+}
+
 /// However the threads that write are scheduled: what was refused last must not be granted after a restart.
 #[tokio::test]
 async fn the_file_tells_the_order_of_acceptance_and_refusal() {
