@@ -19,7 +19,7 @@ const BEHIND: Duration = Duration::from_secs(30);
 /// A pull beside a broken store has no longer than this.
 const UNHARMED: Duration = Duration::from_secs(8);
 
-async fn seaweed() -> (TempDir, SeaweedFs) {
+pub(crate) async fn seaweed() -> (TempDir, SeaweedFs) {
     let dir = tempfile::tempdir().expect("a directory");
     let store = SeaweedFs::start(&dir.path().join("weed")).await;
     (dir, store.expect("SeaweedFS"))
@@ -33,7 +33,7 @@ fn section(store: &SeaweedFs) -> String {
     )
 }
 
-fn plan(count: usize, fake: &FakeRegistry, store: &SeaweedFs) -> Plan {
+pub(crate) fn plan(count: usize, fake: &FakeRegistry, store: &SeaweedFs) -> Plan {
     let plan = Cluster::of(count).upstream(fake).config(&section(store));
     plan.environment(&store.environment())
 }
@@ -50,7 +50,7 @@ fn digests(image: &Image) -> Vec<&String> {
 }
 
 /// Waits until the bucket has all of an image, and nothing waits in any node.
-async fn until_written(store: &SeaweedFs, image: &Image, cluster: &Cluster) {
+pub(crate) async fn until_written(store: &SeaweedFs, image: &Image, cluster: &Cluster) {
     let deadline = Instant::now() + BEHIND;
     loop {
         let keys = store.keys("larder/blobs/").await.expect("a list");

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use larder_tests::fake::{Content, FakeRegistry, digest_of};
+use larder_tests::fake::{Content, FakeRegistry, Fault, Match, digest_of};
+use larder_tests::image::{OCI_INDEX, OCI_MANIFEST};
 use larder_tests::members::{Cluster, DISTRUSTED, FakePeer, Manner};
 use larder_tests::scene::{Compared, committed, compare, eventually};
 
@@ -209,4 +210,35 @@ async fn an_honest_member_is_believed() {
         upstream <= all * 95 / 100,
         "{upstream} of {all} from the upstream"
     );
+}
+
+/// What a manifest is stands in its bytes. A member's header is its own business.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_members_word_on_a_media_type_does_not_count() {
+    let _machine = beside().await;
+    let fake = FakeRegistry::start().await;
+    let (cluster, liar) = with_a_liar(&fake, Manner::Honest).await;
+    let door = cluster.door(0, &fake, REPOSITORY);
+    // The registry says that it has it, and the bytes are had from that member alone.
+    fake.fault(Match::manifest().method("GET"), Fault::status(502));
+    // Some say what they are, and some say it by their shape alone.
+    for own in [format!("\"mediaType\":\"{OCI_MANIFEST}\","), String::new()] {
+        for label in [OCI_INDEX, "text/html", "application/octet-stream"] {
+            let text = format!(
+                "{{\"schemaVersion\":2,{own}\"config\":{{\"mediaType\":\"x\",\"digest\":\"{}\",\"size\":2}},\"layers\":[],\"annotations\":{{\"for\":\"{label}\"}}}}",
+                digest_of(b"{}")
+            );
+            let digest = fake.put_manifest(REPOSITORY, None, OCI_MANIFEST, text.clone());
+            liar.hold(&digest, &Content::bytes(text));
+            liar.label(label);
+            let before = liar.answers();
+            for method in ["GET", "HEAD", "GET"] {
+                let call = door.call(method, &format!("manifests/{digest}"));
+                let answer = door.answer(call).await.expect("an answer");
+                let told = (answer.status, answer.header("content-type"));
+                assert_eq!(told, (200, Some(OCI_MANIFEST)), "{method} {own} {label}");
+            }
+            assert!(liar.answers() > before, "nobody asked the member");
+        }
+    }
 }

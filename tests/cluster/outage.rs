@@ -132,35 +132,6 @@ async fn what_nobody_has_is_refused_in_time() {
     cluster.thaw(3);
 }
 
-/// Anyone may ask for any name, and be refused: that is no reason for a file on each keeper.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn made_up_names_leave_nothing_with_the_keepers() {
-    use larder_tests::http;
-    use larder_tests::scene::{eventually, files};
-    let _machine = beside().await;
-    let fake = FakeRegistry::start().await;
-    let image = build(&fake, REPOSITORY, "v1", &layers(1, &[1]));
-    let cluster = Cluster::of(2).upstream(&fake).start().await;
-    let host = fake.host();
-    for n in 0..40 {
-        let repository = format!("made/up/{n}");
-        fake.require_basic(&repository, "user", "password");
-        let node = cluster.node(0).url();
-        let url = format!("{node}/v2/{repository}/manifests/v1?ns={host}");
-        assert_eq!(http::head(&url, &[]).await.expect("an answer").status, 401);
-    }
-    // What leads somewhere is told, behind all of the others: a tag, and that its repository is public.
-    doors(&cluster, &fake, REPOSITORY)[0]
-        .pull("v1", &image)
-        .await
-        .expect("an image");
-    for node in cluster.nodes() {
-        let records = node.store().join("cluster");
-        eventually("both records are here", || files(&records).len() >= 2).await;
-        assert_eq!(files(&records).len(), 2);
-    }
-}
-
 const RUNTIMES: [Runtime; 2] = [Runtime::Containerd, Runtime::ContainersImage];
 
 /// How this runtime comes to a node.

@@ -4,6 +4,7 @@ mod head;
 mod limits;
 mod mirror;
 mod outage;
+mod probes;
 mod registry;
 mod revalidate;
 mod silence;

@@ -1,10 +1,11 @@
-//! A machine with another clock, a slow disk, and a list of what was made durable: a small library between the program
+//! A machine with another clock, time that passes at once, a slow disk, and a list of what was made durable: a small library between the program
 //! and the kernel, built by the C compiler that the crates below need anyway.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -16,6 +17,8 @@ use crate::node::NodeBuilder;
 pub struct Machine {
     dir: TempDir,
     knobs: File,
+    /// Seconds that have passed at once.
+    passed: AtomicI64,
 }
 
 impl Machine {
@@ -31,19 +34,38 @@ impl Machine {
         assert!(built.expect("a C compiler").success());
         fs::write(dir.path().join("done"), "").expect("a file");
         let knobs = File::create_new(dir.path().join("knobs")).expect("a file");
-        knobs.set_len(16).expect("our own file");
-        Self { dir, knobs }
+        knobs.set_len(24).expect("our own file");
+        Self {
+            dir,
+            knobs,
+            passed: AtomicI64::new(0),
+        }
+    }
+
+    /// What a program needs in its environment to run on this machine.
+    pub fn environment(&self) -> [(&'static str, PathBuf); 2] {
+        [
+            ("LD_PRELOAD", self.dir.path().join("machine.so")),
+            ("LARDER_TEST_MACHINE", self.dir.path().to_owned()),
+        ]
     }
 
     /// A node on this machine.
     pub fn runs(&self, node: NodeBuilder) -> NodeBuilder {
-        node.env("LD_PRELOAD", self.dir.path().join("machine.so"))
-            .env("LARDER_TEST_MACHINE", self.dir.path())
+        let add = |node: NodeBuilder, (name, value)| node.env(name, value);
+        self.environment().into_iter().fold(node, add)
     }
 
     /// Sets its clock so many seconds ahead, or behind.
     pub fn set_clock(&self, ahead: i64) {
         self.turn(0, ahead);
+    }
+
+    /// Lets time pass at once, for whatever counts it. What is under way meanwhile is late.
+    pub fn pass(&self, time: Duration) {
+        let time = time.as_secs() as i64;
+        let passed = self.passed.fetch_add(time, Ordering::SeqCst) + time;
+        self.turn(16, passed);
     }
 
     /// Has each read of a MiB or more take so long.

@@ -82,6 +82,8 @@ impl Heard {
 struct State {
     manner: Manner,
     contents: HashMap<String, Content>,
+    /// What it calls all that it holds.
+    label: String,
     heard: Vec<Heard>,
     /// Answers about content that it holds.
     answers: usize,
@@ -106,6 +108,7 @@ impl FakePeer {
         let state = Arc::new(Mutex::new(State {
             manner,
             contents: HashMap::new(),
+            label: "application/octet-stream".to_owned(),
             heard: Vec::new(),
             answers: 0,
         }));
@@ -126,6 +129,11 @@ impl FakePeer {
     pub fn hold(&self, digest: &str, content: &Content) {
         let mut state = lock(&self.state);
         state.contents.insert(digest.to_owned(), content.clone());
+    }
+
+    /// From now on it says that all it holds is of this media type.
+    pub fn label(&self, media_type: &str) {
+        media_type.clone_into(&mut lock(&self.state).label);
     }
 
     /// From now on it answers so.
@@ -187,7 +195,7 @@ async fn serve(
 ) -> std::io::Result<()> {
     let mut buffer = Vec::new();
     while let Some(heard) = request(&mut io, &mut buffer).await? {
-        let (manner, content) = {
+        let (manner, label, content) = {
             let mut state = lock(state);
             let found = state
                 .contents
@@ -196,12 +204,12 @@ async fn serve(
             let content = found.map(|(digest, content)| (digest.clone(), content.clone()));
             state.answers += usize::from(content.is_some());
             state.heard.push(heard.clone());
-            (state.manner, content)
+            (state.manner, state.label.clone(), content)
         };
         match content {
             None => not_found(&mut io).await?,
             Some((digest, content)) => {
-                if !answer(&mut io, &heard, manner, &digest, &content).await? {
+                if !answer(&mut io, &heard, manner, &label, &digest, &content).await? {
                     return io.shutdown().await;
                 }
             }
@@ -265,6 +273,7 @@ async fn answer(
     io: &mut (impl AsyncWrite + Unpin),
     heard: &Heard,
     manner: Manner,
+    label: &str,
     digest: &str,
     content: &Content,
 ) -> std::io::Result<bool> {
@@ -299,7 +308,7 @@ async fn answer(
     };
     let length = span.end - span.start;
     let head = format!(
-        "{status}Content-Type: application/octet-stream\r\nAccept-Ranges: bytes\r\n\
+        "{status}Content-Type: {label}\r\nAccept-Ranges: bytes\r\n\
          Docker-Content-Digest: {digest}\r\nContent-Length: {length}\r\n\r\n"
     );
     io.write_all(head.as_bytes()).await?;
