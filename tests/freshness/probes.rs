@@ -105,14 +105,14 @@ impl Silenced {
             .iter()
             .flat_map(|password| (0..TAGS).map(|tag| self.get(tag, *password).send()));
         let mut answers: FuturesUnordered<_> = calls.collect();
-        let mut told = Vec::new();
-        while told.len() < passwords.len() * (TAGS - 1) {
-            let answer = answers.next().await.expect("one more");
-            let answer = answer.expect("an answer");
-            assert!(is_stale(&answer), "{answer:?}");
-            told.push(answer);
+        let (mut told, ()) = tokio::join!(answers.next(), gate.reached(passwords.len()));
+        for _ in 0..passwords.len() * (TAGS - 1) {
+            let answer = match told.take() {
+                Some(answer) => answer,
+                None => answers.next().await.expect("one more"),
+            };
+            assert!(is_stale(&answer.expect("an answer")));
         }
-        gate.reached(passwords.len()).await;
         assert_eq!(self.asked() - before, passwords.len(), "one probe each");
         held.lift();
         gate.open();
