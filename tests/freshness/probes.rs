@@ -146,7 +146,7 @@ async fn a_long_silence_is_probed_after_a_minute_and_then_less_and_less_often() 
         let silenced = Silenced::new().await;
         let armed = silenced.silence(code, &[None]).await;
         silenced.nothing_goes("at first").await;
-        silenced.machine.pass(MINUTE - A_BIT);
+        silenced.machine.pass(MINUTE.saturating_sub(A_BIT));
         silenced.nothing_goes("before the minute is over").await;
         silenced.machine.pass(A_BIT);
         // It is confirmed twice: the pause doubles each time.
@@ -155,7 +155,9 @@ async fn a_long_silence_is_probed_after_a_minute_and_then_less_and_less_often() 
                 assert!(is_stale(&probe), "{code}");
             }
             silenced.nothing_goes("after a probe").await;
-            silenced.machine.pass(pause * MINUTE - A_BIT);
+            silenced
+                .machine
+                .pass((pause * MINUTE).saturating_sub(A_BIT));
             silenced.nothing_goes("before the pause is over").await;
             silenced.machine.pass(A_BIT);
         }
