@@ -293,7 +293,8 @@ impl Grants {
 
     /// Takes a line down that `known` agrees with, and lets go of it.
     fn append(&self, text: &str, known: MutexGuard<'_, HashMap<Key, u64>>) {
-        self.kept.lines.push(text.as_bytes());
+        let all = || self.kept.all(&known).into_bytes();
+        self.kept.lines.push(text.as_bytes(), all);
         drop(known);
         if !self.kept.queued.swap(true, Ordering::AcqRel) {
             let kept = Arc::clone(&self.kept);
@@ -344,19 +345,24 @@ impl Kept {
         }
     }
 
+    /// All that is in memory, as lines.
+    fn all(&self, known: &HashMap<Key, u64>) -> String {
+        let (revoked, denied) = (lock(&self.revoked), lock(&self.denied));
+        let revocations = revoked.iter().map(|(key, at)| revocation(key, *at));
+        let granted = known.iter().map(|(key, at)| line(key, *at));
+        let denied = denied
+            .iter()
+            .map(|((key, subject), at)| told(key, 0, Some(*at), Some(subject)));
+        revocations.chain(granted).chain(denied).collect()
+    }
+
     /// Writes all that is in memory to a new file, for who holds `file`; says how many lines that are (blocking).
     fn rewrite(&self) -> usize {
-        let text: String = {
-            let (known, revoked) = (lock(&self.known), lock(&self.revoked));
+        let text = {
+            let known = lock(&self.known);
             // All of that is in memory, and so in the text.
             self.lines.waiting().clear();
-            let revocations = revoked.iter().map(|(key, at)| revocation(key, *at));
-            let granted = known.iter().map(|(key, at)| line(key, *at));
-            let denied = lock(&self.denied);
-            let denied = denied
-                .iter()
-                .map(|((key, subject), at)| told(key, 0, Some(*at), Some(subject)));
-            revocations.chain(granted).chain(denied).collect()
+            self.all(&known)
         };
         // Whoever asks for a verdict does not wait for the disk.
         match rewrite(&self.path, &text) {

@@ -7,11 +7,11 @@ use std::{
     io,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
-/// Bytes that wait for a disk that takes nothing. What is said beyond them is in memory alone.
+/// Bytes of single lines that wait for a disk that takes nothing.
 const MOST: usize = 256 << 10;
 
 /// Lines that wait.
@@ -20,6 +20,10 @@ pub struct Journal {
     waiting: Mutex<Vec<u8>>,
     /// The file may end in a part of a line.
     torn: AtomicBool,
+    /// Some lines were given up.
+    lost: AtomicBool,
+    /// Bytes of what waits that say everything anew.
+    anew: AtomicUsize,
 }
 
 impl Journal {
@@ -28,14 +32,32 @@ impl Journal {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One line, with its end.
-    pub fn push(&self, line: &[u8]) {
-        self.waiting().extend_from_slice(line);
+    /// One line, with its end. Where too much waits, or something was given up, `all` takes the place of what waits: it
+    /// says everything anew, this line included. So a disk that hangs costs no more than twice the memory of what is known.
+    /// Whoever calls this holds what `all` tells, so that nobody pushes in between.
+    pub fn push(&self, line: &[u8], all: impl FnOnce() -> Vec<u8>) {
+        {
+            let mut waiting = self.waiting();
+            let most = MOST + self.anew.load(Ordering::Relaxed);
+            if waiting.len() + line.len() <= most && !self.lost.load(Ordering::Relaxed) {
+                waiting.extend_from_slice(line);
+                return;
+            }
+        }
+        let all = all();
+        let mut waiting = self.waiting();
+        self.anew.store(all.len(), Ordering::Relaxed);
+        self.lost.store(false, Ordering::Relaxed);
+        *waiting = all;
     }
 
     /// Has `append` write what is waiting. What it does not write whole waits for the next time (blocking).
     pub fn write(&self, append: impl FnOnce(&[u8]) -> io::Result<()>) -> io::Result<()> {
-        let mut text = std::mem::take(&mut *self.waiting());
+        let mut text = {
+            let mut waiting = self.waiting();
+            self.anew.store(0, Ordering::Relaxed);
+            std::mem::take(&mut *waiting)
+        };
         if text.is_empty() {
             return Ok(());
         }
@@ -49,6 +71,8 @@ impl Journal {
             if text.len() + waiting.len() <= MOST {
                 text.append(&mut waiting);
                 *waiting = text;
+            } else {
+                self.lost.store(true, Ordering::Relaxed);
             }
         }
         appended
@@ -67,13 +91,14 @@ mod tests {
     fn what_was_not_written_whole_is_written_later_in_order_on_lines_of_its_own() {
         let journal = Journal::default();
         let mut file = Vec::new();
-        journal.push(b"first\n");
+        let push = |line: &[u8]| journal.push(line, || panic!("there is room"));
+        push(b"first\n");
         let half = journal.write(|text| {
             file.extend_from_slice(&text[..3]);
             Err(full())
         });
         assert!(half.is_err());
-        journal.push(b"second\n");
+        push(b"second\n");
         journal.write(|_| Err(full())).unwrap_err();
         let append = |text: &[u8]| {
             file.extend_from_slice(text);
@@ -84,13 +109,69 @@ mod tests {
         journal.write(|_| panic!("nothing is waiting")).unwrap();
     }
 
+    /// What somebody knows: numbers, of which the newest is last.
+    fn known(up_to: usize) -> Vec<u8> {
+        format!("all up to {up_to}\n").into_bytes()
+    }
+
     #[test]
-    fn a_disk_that_takes_nothing_does_not_fill_the_memory() {
+    fn a_disk_that_takes_nothing_does_not_fill_the_memory_and_nothing_is_lost() {
         let journal = Journal::default();
-        for _ in 0..1000 {
-            journal.push(&[b'x'; 1000]);
+        for number in 0..1000 {
+            journal.push(&[b'x'; 1000], || known(number));
             journal.write(|_| Err(full())).unwrap_err();
+            assert!(journal.waiting().len() <= MOST);
         }
-        assert!(journal.waiting().len() <= MOST);
+        let mut file = Vec::new();
+        let append = |text: &[u8]| {
+            file.extend_from_slice(text);
+            Ok(())
+        };
+        journal.push(b"the last\n", || known(1000));
+        journal.write(append).unwrap();
+        assert!(file.starts_with(b"\nall up to "), "{}", file.len());
+    }
+
+    #[test]
+    fn a_write_that_hangs_does_not_fill_the_memory_and_nothing_is_lost() {
+        let journal = Journal::default();
+        journal.push(b"first\n", || panic!("there is room"));
+        let mut file = Vec::new();
+        let hangs = |text: &[u8]| {
+            for number in 0..1000 {
+                journal.push(&[b'x'; 1000], || known(number));
+                assert!(journal.waiting().len() <= MOST + 100);
+            }
+            file.extend_from_slice(text);
+            Ok(())
+        };
+        journal.write(hangs).unwrap();
+        let append = |text: &[u8]| {
+            file.extend_from_slice(text);
+            Ok(())
+        };
+        journal.write(append).unwrap();
+        let text = String::from_utf8(file).unwrap();
+        let (all, later) = text
+            .strip_prefix("first\nall up to ")
+            .unwrap()
+            .split_once('\n')
+            .unwrap();
+        let said: usize = all.parse().unwrap();
+        assert_eq!(said + 1 + later.len() / 1000, 1000);
+    }
+
+    #[test]
+    fn what_is_said_anew_leaves_room_for_what_comes_then() {
+        let journal = Journal::default();
+        let told = std::cell::Cell::new(0);
+        let much = || {
+            told.set(told.get() + 1);
+            vec![b'y'; 4 * MOST]
+        };
+        for _ in 0..2 * MOST / 1000 {
+            journal.push(&[b'x'; 1000], much);
+        }
+        assert!(told.get() <= 2, "{} times", told.get());
     }
 }

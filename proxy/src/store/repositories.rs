@@ -364,7 +364,7 @@ impl RepositoryRecord {
             if first && known.holds_nothing() {
                 return;
             }
-            self.log.lines.push(&text);
+            self.log.lines.push(&text, || known.text());
         }
         // While the log is another larder's, or is not read yet, the lines wait.
         if self.is_read() {
