@@ -159,7 +159,7 @@ pub async fn build(config: Config, logs: Logs) -> anyhow::Result<Bound> {
     upstreams.beside(Arc::new(others::Members(Arc::clone(&cluster))));
     // What is wrong with the certificate is said before anything runs.
     if peers.is_some() {
-        cluster.peers.tls()?;
+        cluster.peers.tls().await?;
     }
     let (grants, key) = store.grants();
     let lifetime = {

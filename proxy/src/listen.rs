@@ -206,6 +206,7 @@ async fn peer_connection(
         .cluster
         .peers
         .tls()
+        .await
         .map_err(|e| e.to_string())?;
     let Some(tls) = tls else {
         let member = place(members, "peers").ok_or_else(full)?;

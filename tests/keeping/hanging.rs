@@ -1,5 +1,6 @@
-//! A disk that hangs: a FIFO in place of a file, which blocks whoever opens it for as long as nobody writes to it. What needs
-//! that file ends in time, and everything else goes on (P12, P22).
+//! A disk that hangs: a FIFO in place of a file, which blocks whoever opens it for as long as nobody writes to it, or a
+//! library below the program whose calls do not return. What needs that file ends in time, and everything else goes on
+//! (P12, P22).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,16 @@ impl Fifo {
         let made = Command::new("mkfifo").arg(file).status();
         assert!(made.expect("mkfifo").success());
         Self(file.to_owned())
+    }
+}
+
+impl Fifo {
+    /// Puts a file in its place, which is never without one: whoever was held up goes on with that.
+    fn give_way_to(mut self, bytes: &[u8]) {
+        let [aside, new] = ["aside", "new"].map(|name| self.0.with_extension(name));
+        fs::hard_link(&self.0, &aside).expect("another name");
+        fs::write(&new, bytes).expect("our own file");
+        fs::rename(new, std::mem::replace(&mut self.0, aside)).expect("our own file");
     }
 }
 
@@ -132,9 +143,7 @@ async fn a_log_that_hangs_holds_up_its_own_repository_and_for_a_moment() {
     }
     lives(&scene.node).await;
     // The log comes, and what it says is known.
-    drop(fifo);
-    fs::remove_file(&log).expect("a FIFO");
-    fs::write(&log, &before).expect("our own file");
+    fifo.give_way_to(&before);
     pulled(&scene, "hung/a", &hung).await;
     sound_blobs(scene.node.store());
     scene.node.terminate();
@@ -193,6 +202,38 @@ async fn a_blob_that_hangs_is_passed_on_and_others_are_served() {
         pulled(&scene, "a/b", &image).await;
         assert!(tokio::time::Instant::now() < deadline, "it is never kept");
     }
+}
+
+/// A member's certificate that moves to a file system that hangs stops the members' talk, and nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_members_certificate_that_hangs_holds_up_no_client() {
+    let fake = FakeRegistry::start().await;
+    let image = image::build(&fake, "a/b", "v1", &[LayerSpec::new(1, 9)]);
+    let cluster = Cluster::of(2).upstream(&fake).start().await;
+    let node = cluster.node(0);
+    let dir = tempfile::tempdir().expect("a directory");
+    let moved = dir.path().join("ca.pem");
+    let fifo = Fifo::in_place_of(&moved);
+    let config = fs::read_to_string(node.config_file()).expect("a configuration");
+    let (before, rest) = config.split_once("{ ca = \"").expect("TLS");
+    let (_, after) = rest.split_once('"').expect("a path");
+    let text = format!("{before}{{ ca = \"{}\"{after}", moved.display());
+    fs::write(node.config_file(), text).expect("our own file");
+    eventually("the configuration is in force", || {
+        node.log().contains("the configuration was read again")
+    })
+    .await;
+    let url = format!("{}/v2/a/b/manifests/v1?ns={}", node.url(), fake.host());
+    // Each asks the members.
+    let crowd = join_all((0..CROWD / 10).map(|_| async {
+        let answer = within("the crowd", http::get(&url, &[])).await;
+        answer.expect("an answer")
+    }));
+    let (crowd, ()) = tokio::join!(crowd, lives(node));
+    for answer in crowd {
+        assert_eq!((answer.status, &answer.body), (200, &image.manifest));
+    }
+    drop(fifo);
 }
 
 /// A CA bundle on a file system that hangs stops the registry that it is for.

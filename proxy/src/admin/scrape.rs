@@ -108,7 +108,7 @@ impl Admin {
             peers.members.get_or_create(&InState { state }).inc();
         }
         peers.certificates.clear();
-        let Ok(Some(tls)) = cluster.peers.tls() else {
+        let Some(tls) = cluster.peers.known_tls() else {
             return;
         };
         for (certificate, expires) in [

@@ -145,15 +145,24 @@ impl Peers {
     }
 
     /// This node's side of mutual TLS; `None` where it is off.
-    pub fn tls(&self) -> Result<Option<MemberTls>, Failure> {
+    pub async fn tls(&self) -> Result<Option<MemberTls>, Failure> {
         let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
-        let config = self.config.load();
+        let config = self.config.load_full();
         // What was taken out of the configuration is not the same as TLS that was turned off.
         let Some(peers) = &config.cluster.peers else {
             return Err(Failure::Gone(nobody, "no peers are configured".to_owned()));
         };
-        let current = self.tls.current(&peers.tls);
+        let current = self.tls.current(&peers.tls).await;
         current.map_err(|error| Failure::Gone(nobody, error.to_string()))
+    }
+
+    /// The same as far as it is known without waiting for a file.
+    pub fn known_tls(&self) -> Option<MemberTls> {
+        let config = self.config.load();
+        match &config.cluster.peers.as_ref()?.tls {
+            PeerTls::Mutual(files) => self.tls.known(files),
+            PeerTls::Off => None,
+        }
     }
 
     /// Whether a token may be lent: only where nobody can listen.
@@ -163,8 +172,8 @@ impl Peers {
         peers.is_some_and(|peers| peers.tls != PeerTls::Off)
     }
 
-    fn pool(&self) -> Result<Pool, Failure> {
-        let tls = self.tls()?;
+    async fn pool(&self) -> Result<Pool, Failure> {
+        let tls = self.tls().await?;
         let generation = tls.as_ref().map(|tls| tls.generation);
         let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pool) = pool.as_ref().filter(|pool| pool.generation == generation) {
@@ -332,7 +341,7 @@ impl Peers {
         path: &str,
         body: Bytes,
     ) -> Result<Response<Incoming>, Failure> {
-        let pool = self.pool()?;
+        let pool = self.pool().await?;
         let gone = |why: String| Failure::Gone(member, why);
         let mut request = request
             .uri(format!("{}://{member}{path}", pool.scheme))

@@ -20,10 +20,18 @@ use rustls::{
 
 use larder_shared::{Algorithm, Hasher};
 
-use crate::config::{MemberFiles, PeerTls};
+use crate::{
+    coalesce::Coalesce,
+    config::{MemberFiles, PeerTls},
+    sys::{Calls, Hangs},
+};
 
 /// The files are looked at this often.
 const EVERY: Duration = Duration::from_secs(10);
+
+/// Threads that read them, as the configuration changes them; and how long a connection waits for that.
+const AT_ONCE: usize = 4;
+const WITHIN: Duration = Duration::from_secs(5);
 
 /// Why members cannot be met.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -223,26 +231,67 @@ struct Loaded {
 }
 
 /// The member's side of TLS, as fresh as its files.
-#[derive(Clone, Default, Debug)]
-pub struct Rotating(Arc<Mutex<Option<Loaded>>>);
+#[derive(Clone, Debug)]
+pub struct Rotating {
+    loaded: Arc<Mutex<Option<Loaded>>>,
+    calls: Calls,
+    reading: Coalesce<MemberFiles, Result<MemberTls, MemberTlsError>>,
+}
+
+impl Default for Rotating {
+    fn default() -> Self {
+        Self {
+            loaded: Arc::default(),
+            calls: Calls::new(AT_ONCE, WITHIN),
+            reading: Coalesce::default(),
+        }
+    }
+}
 
 impl Rotating {
-    /// What is in force for `tls`, `None` where it is off. Reads the files the first time (blocking). Every few seconds it
-    /// has them looked at again, which nobody waits for: what has changed is in force soon after.
-    pub fn current(&self, tls: &PeerTls) -> Result<Option<MemberTls>, MemberTlsError> {
+    /// What is in force for `tls`, `None` where it is off. The files are read the first time, which all who ask then wait
+    /// for.
+    pub async fn current(&self, tls: &PeerTls) -> Result<Option<MemberTls>, MemberTlsError> {
         let PeerTls::Mutual(files) = tls else {
             return Ok(None);
         };
-        if let Some(loaded) = self.lock().as_mut().filter(|l| l.files == *files) {
-            if loaded.looked.elapsed() >= EVERY && !loaded.looking {
-                loaded.looked = Instant::now();
-                loaded.looking = true;
-                let (rotating, known) = (self.clone(), loaded.tls.generation);
-                let files = files.clone();
-                tokio::task::spawn_blocking(move || rotating.look(&files, known));
-            }
-            return Ok(Some(loaded.tls.clone()));
+        if let Some(known) = self.known(files) {
+            return Ok(Some(known));
         }
+        // Boxed: nearly every request needs none of it.
+        Box::pin(self.read(files)).await.map(Some)
+    }
+
+    async fn read(&self, files: &MemberFiles) -> Result<MemberTls, MemberTlsError> {
+        let (rotating, calls, wanted) = (self.clone(), self.calls.clone(), files.clone());
+        let read = async move {
+            let loaded = calls.run(move || rotating.load(&wanted)).await;
+            let late =
+                || MemberTlsError("its files do not come: the disk does not answer".to_owned());
+            loaded.unwrap_or_else(|Hangs| Err(late()))
+        };
+        let read = self.reading.run(files.clone(), read).await;
+        let panicked = || Err(MemberTlsError("its files cannot be read".to_owned()));
+        read.unwrap_or_else(panicked)
+    }
+
+    /// The same as far as it is known without reading a file. Every few seconds it has the files looked at again, which
+    /// nobody waits for: what has changed is in force soon after.
+    pub fn known(&self, files: &MemberFiles) -> Option<MemberTls> {
+        let mut loaded = self.lock();
+        let loaded = loaded.as_mut().filter(|l| l.files == *files)?;
+        if loaded.looked.elapsed() >= EVERY && !loaded.looking {
+            loaded.looked = Instant::now();
+            loaded.looking = true;
+            let (rotating, known) = (self.clone(), loaded.tls.generation);
+            let files = files.clone();
+            tokio::task::spawn_blocking(move || rotating.look(&files, known));
+        }
+        Some(loaded.tls.clone())
+    }
+
+    /// Reads the files, and puts them in force (blocking).
+    fn load(&self, files: &MemberFiles) -> Result<MemberTls, MemberTlsError> {
         let tls = MemberTls::load(files)?;
         *self.lock() = Some(Loaded {
             files: files.clone(),
@@ -250,7 +299,7 @@ impl Rotating {
             looked: Instant::now(),
             looking: false,
         });
-        Ok(Some(tls))
+        Ok(tls)
     }
 
     /// Reads the files again if they are no more what they were (blocking).
@@ -274,6 +323,6 @@ impl Rotating {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Loaded>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
