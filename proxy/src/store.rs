@@ -435,6 +435,9 @@ fn check_version(layout: &layout::Layout) -> io::Result<()> {
                 }
             }
             write_version(layout)
+            // It stays for a while from now on.
+            let _ =
+                fs::File::open(&aside).and_then(|aside| aside.set_modified(layout.clock().stamp()));
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => write_version(layout),
         Err(error) => Err(error),

@@ -1,5 +1,7 @@
 //! A clock that jumps evicts nothing (P21, P27).
 
+use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use larder_tests::fake::Content;
@@ -115,6 +117,43 @@ async fn what_nobody_used_for_its_time_goes_however_wrong_the_clock_is() {
     let scene = &kept.scene;
     eventually("the old one goes", || !scene.committed(&old)).await;
     kept.round("the others stay").await;
+}
+
+/// A crash of the machine may leave the file empty that tells how much time has passed.
+#[tokio::test]
+async fn a_store_whose_own_time_is_lost_evicts_nothing() {
+    let mut kept = Kept::with_clock(0).await;
+    for lost in ["", "17x", "\u{0}\u{0}\u{0}"] {
+        kept.scene.node.terminate();
+        kept.scene.node.wait().await;
+        fs::write(kept.scene.node.store().join("clock"), lost).expect("our own file");
+        kept.machine.set_clock(20 * YEARS);
+        kept.scene.node.restart().await;
+        kept.round("its time is lost").await;
+        kept.machine.set_clock(0);
+        kept.restart().await;
+        kept.round("the next start").await;
+    }
+}
+
+/// So it is on disk before it takes the place of the one before.
+#[tokio::test]
+async fn the_stores_own_time_outlives_a_crash_of_the_machine() {
+    let machine = Machine::new();
+    let mut scene = Scene::with(|node| machine.runs(node)).await;
+    let store = scene.node.store().to_owned();
+    scene.node.terminate();
+    scene.node.wait().await;
+    let done = machine.done();
+    let written =
+        |(what, path): &(String, PathBuf)| what == "rename" && *path == store.join("clock");
+    let named = done.iter().rposition(written).expect("a clock");
+    let [before, after] = [&done[named - 1], &done[named + 1]];
+    assert!(
+        before.0 == "fsync" && before.1.starts_with(store.join("tmp")),
+        "{done:?}"
+    );
+    assert_eq!(*after, ("fsync".to_owned(), store));
 }
 
 /// What was public while the clock was wrong was public, and an outage may come before anybody asks again.

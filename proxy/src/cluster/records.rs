@@ -11,7 +11,7 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError, RwLock},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use larder_shared::{Digest, RegistryName, Repository, Tag};
@@ -304,12 +304,10 @@ impl Records {
             .flatten()
             .filter_map(|entry| Some((entry.metadata().ok()?.mtime().max(0) as u64, entry.path())))
             .collect();
-        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let wall = wall.map_or(0, |since| since.as_secs());
         files.sort_unstable();
         let many = files.len().saturating_sub(ON_DISK);
         for (index, (written, path)) in files.iter().enumerate() {
-            let old = clock.age_of_file(*written, wall) > STAYS;
+            let old = clock.age_of_file(path, *written) > STAYS;
             if old || index < many {
                 remove(path);
             }

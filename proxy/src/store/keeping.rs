@@ -330,6 +330,8 @@ impl Store {
                 let _ = fs::rename(&aside, &path);
                 return false;
             }
+            // It stays there for a while from now on.
+            let _ = blob.file().set_modified(self.clock().stamp());
             let gone = moved.or_else(|_| remove_if_there(&path)).is_ok();
             let mut stuck = lock(&self.stuck);
             let known = stuck.remove(digest);

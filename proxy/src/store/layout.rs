@@ -22,12 +22,12 @@ use std::{
     collections::HashSet,
     fs::{self, File, FileTimes},
     io::{self, Write as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
 };
 
 use larder_shared::{Algorithm, Digest, RegistryName, Repository};
@@ -82,17 +82,36 @@ impl Layout {
 
     /// What ages are counted by. While the store is another larder's, nothing here has any.
     pub fn clock(&self) -> Clock {
-        *self.clock.get_or_init(|| {
+        let begun = self.clock.get().copied();
+        begun.unwrap_or_else(|| Clock::from(now()))
+    }
+
+    /// Lets time go on from where the last process stopped (blocking). If nobody knows where that was, no time has passed
+    /// since the last use of a blob: the node's clock says nothing of the ages here.
+    pub fn begin_clock(&self) {
+        self.clock.get_or_init(|| {
             let passed = fs::read_to_string(self.clock_file()).ok();
             let passed = passed.and_then(|text| text.trim().parse().ok());
+            let passed = passed.or_else(|| self.last_use());
             Clock::from(passed.unwrap_or_else(now))
-        })
+        });
+    }
+
+    /// When any of the blobs was last used, as their files say (blocking: looks at all of them).
+    fn last_use(&self) -> Option<u64> {
+        let listed = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
+        let all = Algorithm::ALL.into_iter();
+        let shards = all.flat_map(|algorithm| listed(&self.blobs(algorithm)));
+        let blobs = shards.flat_map(|shard| listed(&shard.path()));
+        let used = |blob: fs::DirEntry| Some(blob.metadata().ok()?.atime().max(0) as u64);
+        blobs.filter_map(used).max()
     }
 
     /// Writes down how much time has passed (blocking).
     pub fn save_clock(&self) -> io::Result<()> {
         let passed = format!("{}\n", self.clock().now());
-        self.write_atomic(&self.clock_file(), passed.as_bytes(), false)
+        // On disk before it takes the old one's place: a file that is empty after a crash tells nothing.
+        self.write_atomic(&self.clock_file(), passed.as_bytes(), true)
     }
 
     fn clock_file(&self) -> PathBuf {
@@ -223,8 +242,7 @@ impl Layout {
 
     /// Has a new blob say that it was used now.
     pub fn stamp(&self, file: &File) -> io::Result<()> {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(self.clock().now());
-        file.set_times(FileTimes::new().set_accessed(now))
+        file.set_times(FileTimes::new().set_accessed(self.clock().stamp()))
     }
 
     /// Renames `from` to `to`, making the directory of `to` when it is missing.

@@ -301,6 +301,8 @@ impl Partial {
         let digest = self.blob.digest();
         self.layout
             .write_atomic(&self.layout.spans(digest), &text, false)?;
+        // How long nobody has gone on with it is counted as all ages are.
+        let _ = self.blob.file().set_modified(self.layout.clock().stamp());
         self.layout.left().insert(*digest);
         Ok(())
     }

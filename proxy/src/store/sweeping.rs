@@ -6,7 +6,7 @@ use std::{collections::HashMap, fs, os::unix::fs::MetadataExt as _, time::Durati
 use larder_shared::{Algorithm, Digest};
 
 use super::{
-    Store, lock, now,
+    Store, lock,
     partial::{remove_if_there, remove_spans},
 };
 
@@ -58,18 +58,19 @@ impl Store {
         over: u64,
     ) -> u64 {
         let mut freed = 0;
-        let (clock, wall) = (self.clock(), now());
+        let clock = self.clock();
         let mut idle: Vec<_> = partials
             .iter()
             .filter(|(digest, _)| !active(digest))
             .collect();
         idle.sort_by_key(|(_, (_, written))| *written);
         for (digest, (bytes, written)) in idle {
-            let old = ttl.is_some_and(|ttl| clock.age_of_file(*written, wall) > ttl);
+            let path = self.layout.partial(digest);
+            let old = ttl.is_some_and(|ttl| clock.age_of_file(&path, *written) > ttl);
             // Somebody may have begun to fill it meanwhile.
             if (old || freed < over) && !active(digest) {
                 let _ = remove_spans(&self.layout, digest);
-                let _ = remove_if_there(&self.layout.partial(digest));
+                let _ = remove_if_there(&path);
                 freed += bytes;
             }
         }
@@ -81,7 +82,7 @@ impl Store {
             let Ok(metadata) = entry.metadata() else {
                 continue;
             };
-            let age = clock.age_of_file(metadata.mtime().max(0) as u64, wall);
+            let age = clock.age_of_file(&entry.path(), metadata.mtime().max(0) as u64);
             if freed < over || age > QUARANTINED {
                 let _ = fs::remove_file(entry.path());
                 freed += metadata.blocks() * 512;
@@ -92,14 +93,14 @@ impl Store {
 
     /// Removes stores of another layout that were set aside long ago (blocking).
     fn sweep_set_aside(&self) {
-        let (clock, wall) = (self.clock(), now());
+        let clock = self.clock();
         for entry in fs::read_dir(self.root()).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let aside = name.to_str().is_some_and(|n| n.starts_with("set-aside-"));
             let Some(metadata) = entry.metadata().ok().filter(|m| aside && m.is_dir()) else {
                 continue;
             };
-            if clock.age_of_file(metadata.mtime().max(0) as u64, wall) > SET_ASIDE
+            if clock.age_of_file(&entry.path(), metadata.mtime().max(0) as u64) > SET_ASIDE
                 && let Err(error) = fs::remove_dir_all(entry.path())
             {
                 tracing::warn!(%error, path = %entry.path().display(), "a store that was set aside cannot be removed; remove it by hand");

@@ -107,6 +107,7 @@ impl Store {
         let Some(taken) = disk::lock(&layout.lock()).map_err(io)? else {
             return Ok(Tenure::Waiting);
         };
+        layout.begin_clock();
         check_version(layout).map_err(io)?;
         layout.create().map_err(io)?;
         let _ = fs::remove_dir_all(layout.tmp());

@@ -313,6 +313,7 @@ fn a_use_before_the_scan_is_written_down() {
     let path = {
         let store = open(dir.path());
         store.put(&digest, &bytes.into()).unwrap();
+        store.write_uses();
         store.layout.blob(&digest)
     };
     let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
@@ -518,4 +519,51 @@ fn what_is_damaged_and_cannot_be_taken_away_is_not_served() {
     assert!(!path.exists(), "it could have been taken away by now");
     store.commit(&verified(&store, &bytes)).unwrap();
     assert!(store.blob(&digest, None).is_some());
+}
+
+/// A node that is off more often than it runs: its own time lies far behind the kernel's.
+#[test]
+fn what_is_set_aside_gets_old_however_often_the_node_restarts() {
+    const HOUR: u64 = 3600;
+
+    let dir = tempfile::tempdir().unwrap();
+    let (bytes, digest) = sample(3000);
+    let begun = now() - 1000 * HOUR;
+    let after = |hours: u64| {
+        let _ = fs::create_dir_all(dir.path());
+        let passed = begun + hours * HOUR;
+        fs::write(dir.path().join("clock"), passed.to_string()).unwrap();
+        let store = open(dir.path());
+        let limits = Limits {
+            max_size: crate::config::Amount::Bytes(u64::MAX),
+            min_free: crate::config::Amount::Bytes(0),
+            ttl: Some(Duration::from_hours(30)),
+            ttl_of: Vec::new(),
+        };
+        let none = |_: &Digest| false;
+        store.enforce(&limits, &Counts::default(), none).unwrap();
+        store
+    };
+    let partial = sample(2000).1;
+    {
+        let store = after(0);
+        store.put(&digest, &bytes.clone().into()).unwrap();
+        let blob = store.blob(&digest, None).unwrap();
+        assert!(store.quarantine(&blob));
+        let partial = store.begin(partial, 2000, &origin()).unwrap();
+        feed(&partial, &bytes, 0..1000);
+    }
+    let there = |store: &Store| {
+        let aside = fs::read_dir(store.layout.quarantine()).unwrap().count();
+        (aside == 1, store.layout.partial(&partial).exists())
+    };
+    for (hours, expected) in [
+        (1, (true, true)),
+        (12, (true, true)),
+        (23, (true, true)),
+        (25, (false, true)),
+        (32, (false, false)),
+    ] {
+        assert_eq!(there(&after(hours)), expected, "after {hours} hours");
+    }
 }

@@ -1,3 +1,5 @@
+use std::time::SystemTime;
+
 use super::*;
 
 fn tag(checked: u64) -> Kept {
