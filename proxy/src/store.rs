@@ -15,6 +15,7 @@ mod keeping;
 mod layout;
 mod named;
 mod partial;
+mod reads;
 mod repositories;
 mod sums;
 mod sweeping;
@@ -205,7 +206,7 @@ impl Store {
         let open = lock(&self.index).open(digest);
         if let Some(blob) = open {
             if !blob.is_damaged() && blob.is_in_place() {
-                return Some(blob);
+                return self.unless_late(blob);
             }
             if self.quarantine(&blob) {
                 return None;
@@ -434,10 +435,10 @@ fn check_version(layout: &layout::Layout) -> io::Result<()> {
                     fs::rename(&from, aside.join(name))?;
                 }
             }
-            write_version(layout)
             // It stays for a while from now on.
             let _ =
                 fs::File::open(&aside).and_then(|aside| aside.set_modified(layout.clock().stamp()));
+            write_version(layout)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => write_version(layout),
         Err(error) => Err(error),

@@ -11,9 +11,10 @@ use futures_util::future::join_all;
 use larder_tests::fake::{Content, FakeRegistry};
 use larder_tests::http;
 use larder_tests::image::{self, Image, LayerSpec};
+use larder_tests::machine::Machine;
 use larder_tests::members::Cluster;
 use larder_tests::node::Node;
-use larder_tests::scene::{Scene, committed, eventually};
+use larder_tests::scene::{Scene, committed, compare, eventually};
 
 use super::{MB, path, pull, sound_blobs, whole};
 
@@ -201,6 +202,75 @@ async fn a_blob_that_hangs_is_passed_on_and_others_are_served() {
     while !committed(&store, &hung.digest) {
         pulled(&scene, "a/b", &image).await;
         assert!(tokio::time::Instant::now() < deadline, "it is never kept");
+    }
+}
+
+/// A disk may begin to hang while a file is open. Who has headers by then ends short; who comes later gets the blob from
+/// somewhere else.
+#[tokio::test]
+async fn an_open_blob_that_hangs_ends_no_second_body() {
+    let machine = Machine::new();
+    let scene = Scene::with(|node| machine.runs(node).log_level("info")).await;
+    let blobs = [1, 2].map(|seed| {
+        let content = Content::synthetic(seed, 3 * MB);
+        (scene.fake.put_content("a/b", &content), content)
+    });
+    for (digest, content) in &blobs {
+        let came = pull(&scene.blob("a/b", digest), content).await;
+        assert_eq!(came, whole(content));
+        scene.until_committed(digest).await;
+    }
+    let [(hung, content), (well, other)] = &blobs;
+    let url = scene.blob("a/b", hung);
+    let hanging = machine.hang(&path(scene.node.store(), hung));
+    let mut stream = within("headers", http::open(&url, &[]))
+        .await
+        .expect("headers");
+    let first = compare(&mut stream, content, 0..content.len());
+    let first = tokio::time::timeout(2 * CLIENT, first)
+        .await
+        .expect("an end");
+    assert!(
+        first.error.is_some() && first.differs_at.is_none(),
+        "{first:?}"
+    );
+    scene.fake.reset_counts();
+    let crowd = join_all((0..CROWD / 10).map(|at| {
+        let url = &url;
+        async move {
+            let range = format!("bytes={at}-{at}");
+            let answer = within("the crowd", http::get(url, &[("range", &range)])).await;
+            answer.expect("an answer")
+        }
+    }));
+    let others = async {
+        lives(&scene.node).await;
+        let came = within("another", pull(&scene.blob("a/b", well), other)).await;
+        assert_eq!(came, whole(other));
+    };
+    let (crowd, ()) = tokio::join!(crowd, others);
+    for (at, answer) in crowd.into_iter().enumerate() {
+        let byte = content.read(at as u64..at as u64 + 1);
+        assert_eq!((answer.status, answer.body.to_vec()), (206, byte));
+    }
+    assert_eq!(
+        within("the whole", pull(&url, content)).await,
+        whole(content)
+    );
+    let fetched = |digest: &str| scene.fake.count(|seen| seen.path.contains(digest));
+    assert!(fetched(hung) > 0 && fetched(well) == 0);
+    drop(hanging);
+    let deadline = tokio::time::Instant::now() + CLIENT;
+    loop {
+        scene.fake.reset_counts();
+        assert_eq!(within("the end", pull(&url, content)).await, whole(content));
+        if fetched(hung) == 0 {
+            break;
+        }
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "it is never served again"
+        );
     }
 }
 

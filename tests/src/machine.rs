@@ -1,8 +1,8 @@
-//! A machine with another clock, time that passes at once, a slow disk, and a list of what was made durable: a small library between the program
-//! and the kernel, built by the C compiler that the crates below need anyway.
+//! A machine with another clock, time that passes at once, a disk that is slow or hangs, and a list of what was made
+//! durable: a small library between the program and the kernel, built by the C compiler that the crates below need anyway.
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -34,7 +34,7 @@ impl Machine {
         assert!(built.expect("a C compiler").success());
         fs::write(dir.path().join("done"), "").expect("a file");
         let knobs = File::create_new(dir.path().join("knobs")).expect("a file");
-        knobs.set_len(24).expect("our own file");
+        knobs.set_len(40).expect("our own file");
         Self {
             dir,
             knobs,
@@ -73,6 +73,25 @@ impl Machine {
         self.turn(8, reads.as_micros() as i64);
     }
 
+    /// Has no read of this file return, for as long as the guard lives. Other files are read as ever.
+    pub fn hang(&self, file: &Path) -> Hanging<'_> {
+        let inode = fs::metadata(file).expect("a file").ino();
+        self.turn(24, inode as i64);
+        Hanging {
+            machine: self,
+            at: 24,
+        }
+    }
+
+    /// Has nothing below a directory `partial` be removed, for as long as the guard lives.
+    pub fn keep_partials(&self) -> Hanging<'_> {
+        self.turn(32, 1);
+        Hanging {
+            machine: self,
+            at: 32,
+        }
+    }
+
     /// What was renamed and what was made durable, in order.
     pub fn done(&self) -> Vec<(String, PathBuf)> {
         let text = fs::read_to_string(self.dir.path().join("done")).expect("a list");
@@ -85,6 +104,19 @@ impl Machine {
     fn turn(&self, at: u64, to: i64) {
         let done = self.knobs.write_all_at(&to.to_ne_bytes(), at);
         done.expect("our own file");
+    }
+}
+
+/// A disk that hangs, until this is dropped.
+#[derive(Debug)]
+pub struct Hanging<'a> {
+    machine: &'a Machine,
+    at: u64,
+}
+
+impl Drop for Hanging<'_> {
+    fn drop(&mut self) {
+        self.machine.turn(self.at, 0);
     }
 }
 

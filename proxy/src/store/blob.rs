@@ -13,6 +13,7 @@ use std::{
 use bytes::Bytes;
 use larder_shared::{Digest, Range};
 
+use super::reads::Reads;
 use crate::sys::{Mapping, Regions, disk};
 
 /// An open file that holds, or will hold, the bytes of one digest. An open blob survives its eviction.
@@ -23,6 +24,7 @@ pub struct Blob {
     file: Arc<File>,
     /// Stands for the bytes; `None` for the empty blob, which cannot be mapped.
     mapping: Option<Arc<Mapping>>,
+    reads: Reads,
 }
 
 /// Device, inode, and when it was made: a file system gives an inode's number again.
@@ -44,6 +46,7 @@ impl Blob {
             size,
             file,
             mapping,
+            reads: Reads::default(),
         })
     }
 
@@ -72,6 +75,7 @@ impl Blob {
 
     /// Reads `range` into memory (blocking).
     pub fn read(&self, range: Range) -> io::Result<Vec<u8>> {
+        let _read = self.reads.begin();
         let mut bytes = vec![0; range.len() as usize];
         self.file.read_exact_at(&mut bytes, range.start)?;
         Ok(bytes)
@@ -99,6 +103,7 @@ impl Blob {
 
     /// Brings a range into memory (blocking).
     pub fn warm(&self, range: Range) -> io::Result<()> {
+        let _read = self.reads.begin();
         let mut piece = vec![0; (64 << 10).min(range.len() as usize)];
         let mut at = range.start;
         while at < range.end {
@@ -149,6 +154,11 @@ impl Blob {
     /// The open file, for who reads it later.
     pub fn handle(&self) -> Arc<File> {
         Arc::clone(&self.file)
+    }
+
+    /// What is read of it now.
+    pub(super) fn reads(&self) -> &Reads {
+        &self.reads
     }
 
     pub(super) fn file(&self) -> &File {

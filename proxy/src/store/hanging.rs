@@ -167,7 +167,7 @@ impl Store {
         let open = lock(&self.index).open(digest);
         // What the kernel says of a file that is open needs no disk.
         if let Some(blob) = open.filter(|blob| !blob.is_damaged() && blob.is_in_place()) {
-            return Some(blob);
+            return self.unless_late(blob);
         }
         let (store, calls, wanted) = (Arc::clone(self), self.calls.clone(), *digest);
         let open = async move { calls.to_its_end(move || store.blob(&wanted, size)).await };
@@ -176,6 +176,13 @@ impl Store {
         self.within(format!("the blob {digest}"), opened)
             .await??
             .ok()?
+    }
+
+    /// A blob that is open, unless a read of it does not return. Then the disk counts as failing until it does, and the
+    /// request goes on as if the blob were not here.
+    pub(super) fn unless_late(&self, blob: Arc<Blob>) -> Option<Arc<Blob>> {
+        let tell = || self.hangs(&format!("a read of {}", blob.digest()));
+        (!blob.reads().are_late(tell)).then_some(blob)
     }
 
     /// As [`Self::read`], for whoever must not wait for the disk.

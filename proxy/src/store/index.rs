@@ -3,7 +3,7 @@
 //! Only an account: it does no I/O. What it says may lag behind the disk by one scan.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     num::NonZeroUsize,
     sync::Arc,
     time::{Duration, Instant},
@@ -54,6 +54,8 @@ pub struct Index {
     entries: LruCache<Digest, Entry>,
     totals: Totals,
     open: LruCache<Digest, Arc<Blob>>,
+    /// Files that fell off that list while they were read: one that hangs is known to for as long as it does.
+    read: HashMap<Digest, Arc<Blob>>,
     small: LruCache<Digest, Bytes>,
     small_total: u64,
     touched: HashSet<Digest>,
@@ -67,6 +69,7 @@ impl Default for Index {
             entries: LruCache::unbounded(),
             totals: Totals::default(),
             open: LruCache::new(OPEN),
+            read: HashMap::new(),
             small: LruCache::unbounded(),
             small_total: 0,
             touched: HashSet::new(),
@@ -96,21 +99,33 @@ impl Index {
     /// A file that is open already, if the blob still counts as present.
     pub fn open(&mut self, digest: &Digest) -> Option<Arc<Blob>> {
         self.touch(digest);
-        self.open.get(digest).cloned()
+        let open = self.open.get(digest).or_else(|| self.read.get(digest));
+        open.cloned()
     }
 
     pub fn opened(&mut self, blob: &Arc<Blob>) {
         self.found(*blob.digest(), blob.size(), self.clock.now());
         // Not by `touch`: a blob that the scan has not reached is new here, and its use must reach the disk all the same.
         self.touched.insert(*blob.digest());
-        self.open.put(*blob.digest(), Arc::clone(blob));
+        self.read.retain(|_, blob| blob.reads().are_under_way());
+        self.read.remove(blob.digest());
+        let fell = self.open.push(*blob.digest(), Arc::clone(blob));
+        let fell = fell.filter(|(digest, _)| digest != blob.digest());
+        self.read
+            .extend(fell.filter(|(_, blob)| blob.reads().are_under_way()));
+    }
+
+    fn is_open(&self, digest: &Digest) -> Option<&Arc<Blob>> {
+        let open = self.open.peek(digest);
+        open.or_else(|| self.read.get(digest))
     }
 
     /// Forgets this open file, and none that has taken its place.
     pub fn close(&mut self, blob: &Arc<Blob>) {
-        let listed = self.open.peek(blob.digest());
+        let listed = self.is_open(blob.digest());
         if listed.is_some_and(|listed| Arc::ptr_eq(listed, blob)) {
             self.open.pop(blob.digest());
+            self.read.remove(blob.digest());
         }
     }
 
@@ -142,6 +157,7 @@ impl Index {
             self.totals.bytes -= entry.size;
         }
         self.open.pop(digest);
+        self.read.remove(digest);
         if let Some(old) = self.small.pop(digest) {
             self.small_total -= old.len() as u64;
         }
@@ -191,8 +207,7 @@ impl Index {
 
     /// Whether somebody reads the blob now.
     pub fn in_use(&self, digest: &Digest) -> bool {
-        self.open
-            .peek(digest)
+        self.is_open(digest)
             .is_some_and(|blob| blob.readers(1) > 0 || blob.is_being_sent())
     }
 
@@ -225,7 +240,7 @@ impl Index {
         };
         let soon = serving.served.elapsed() < SOON;
         let unchecked = serving.checked.is_none_or(|at| at.elapsed() > SOON);
-        let known = usize::from(self.open.contains(blob.digest()));
+        let known = usize::from(self.is_open(blob.digest()).is_some());
         soon && unchecked && blob.readers(known + 1) == 0
     }
 }

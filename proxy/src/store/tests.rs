@@ -1,6 +1,6 @@
 use std::{
     fs::{File, FileTimes},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use proptest::prelude::*;
@@ -566,4 +566,29 @@ fn what_is_set_aside_gets_old_however_often_the_node_restarts() {
     ] {
         assert_eq!(there(&after(hours)), expected, "after {hours} hours");
     }
+}
+
+/// Files that are open are many, and one that hangs must not be opened again because others came after it.
+#[test]
+fn a_blob_that_hangs_is_known_to_however_many_others_are_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let blob = |size: usize| {
+        let (bytes, digest) = sample(size);
+        store.put(&digest, &bytes.into()).unwrap();
+        store.blob(&digest, None).unwrap()
+    };
+    let hangs = blob(3000);
+    let long_ago = Instant::now().checked_sub(2 * HANGS).unwrap();
+    let read = hangs.reads().begin_at(long_ago);
+    assert!(store.blob(hangs.digest(), None).is_none());
+    for size in 1..300 {
+        blob(size);
+    }
+    assert!(store.blob(hangs.digest(), None).is_none());
+    assert!(!store.hanging.is_empty() && lock(&store.index).in_use(hangs.digest()));
+    drop(read);
+    let again = store.blob(hangs.digest(), None).unwrap();
+    assert!(Arc::ptr_eq(&again, &hangs));
+    assert!(store.hanging.is_empty());
 }

@@ -1,7 +1,9 @@
-/* Stands between a program and the machine: another time, a slow disk, and a list of what is made durable.
+/* Stands between a program and the machine: another time, a disk that is slow or hangs, and a list of what is made
+ * durable.
  * Preloaded (LD_PRELOAD); LARDER_TEST_MACHINE names a directory with the files `knobs` and `done`. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <stdint.h>
@@ -9,7 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -20,6 +24,10 @@ struct knobs {
     volatile int64_t slow;
     /* Seconds that have passed without anybody waiting for them: what counts time is ahead by so much. */
     volatile int64_t passed;
+    /* The inode of a file that is not in memory, and of which no read returns. */
+    volatile int64_t hangs;
+    /* Not 0: nothing below a directory `partial` is removed, and whoever tries waits. */
+    volatile int64_t keeps;
 };
 
 static struct knobs *knobs;
@@ -50,9 +58,40 @@ int clock_gettime(clockid_t clock, struct timespec *now) {
     return failed;
 }
 
+static int does_hang(int file) {
+    struct stat found;
+    return knobs && knobs->hangs && !fstat(file, &found) &&
+           (int64_t)found.st_ino == knobs->hangs;
+}
+
+static ssize_t read_unless_it_waits(int file, const struct iovec *into, int count, off64_t at,
+                                    int flags) {
+    if ((flags & RWF_NOWAIT) && does_hang(file)) {
+        errno = EAGAIN;
+        return -1;
+    }
+    return syscall(SYS_preadv2, file, into, count, at, 0L, flags);
+}
+
+ssize_t preadv2(int file, const struct iovec *into, int count, off_t at, int flags) {
+    return read_unless_it_waits(file, into, count, at, flags);
+}
+
+ssize_t preadv64v2(int file, const struct iovec *into, int count, off64_t at, int flags) {
+    return read_unless_it_waits(file, into, count, at, flags);
+}
+
+int unlink(const char *path) {
+    while (knobs && knobs->keeps && strstr(path, "/partial/") && !access(path, F_OK))
+        usleep(10000);
+    return (int)syscall(SYS_unlinkat, AT_FDCWD, path, 0);
+}
+
 static ssize_t slow_read(int file, void *into, size_t length, off64_t at) {
     if (knobs && knobs->slow > 0 && length >= 1 << 20)
         usleep((useconds_t)knobs->slow);
+    while (does_hang(file))
+        usleep(10000);
     return syscall(SYS_pread64, file, into, length, at);
 }
 
