@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use larder_tests::fake::{Content, FakeRegistry};
+use larder_tests::fake::{Content, FakeRegistry, Fault, Match};
 use larder_tests::http;
 use larder_tests::image::{self, Image, LayerSpec};
 use larder_tests::machine::Machine;
@@ -272,6 +272,67 @@ async fn an_open_blob_that_hangs_ends_no_second_body() {
             "it is never served again"
         );
     }
+}
+
+/// What is known to be wrong goes no further, and its readers do not wait until the file is gone.
+#[tokio::test]
+async fn wrong_bytes_that_cannot_be_removed_end_their_bodies_all_the_same() {
+    let machine = Machine::new();
+    let scene = Scene::with(|node| machine.runs(node).log_level("info")).await;
+    let content = Content::synthetic(1, 3 * MB);
+    let digest = scene.fake.put_content("a/b", &content);
+    let url = scene.blob("a/b", &digest);
+    let wrong = Match::blob().method("GET");
+    let wrong = scene.fake.fault(wrong, Fault::WrongBytes { at: MB });
+    let hanging = machine.keep_partials();
+    let (status, came) = within("the wrong bytes", pull(&url, &content)).await;
+    assert_eq!((status, came.differs_at), (200, Some(MB)));
+    assert!(came.error.is_some(), "a complete answer that is wrong");
+    wrong.lift();
+    for _ in 0..2 {
+        assert_eq!(
+            within("the right ones", pull(&url, &content)).await,
+            whole(&content)
+        );
+    }
+    lives(&scene.node).await;
+    drop(hanging);
+    let deadline = tokio::time::Instant::now() + CLIENT;
+    while !scene.committed(&digest) {
+        assert_eq!(
+            within("the end", pull(&url, &content)).await,
+            whole(&content)
+        );
+        assert!(tokio::time::Instant::now() < deadline, "it is never kept");
+    }
+    sound_blobs(scene.node.store());
+}
+
+/// Two questions about the same blob: that one of them hangs says nothing of the other.
+#[tokio::test]
+async fn a_blob_that_hangs_does_not_hide_what_its_manifest_says_of_it() {
+    let mut scene = Scene::with(|node| node.log_level("info")).await;
+    let image = image::build(&scene.fake, "a/b", "v1", &[LayerSpec::new(1, 3 * MB)]);
+    let layer = &image.layers[0];
+    pulled(&scene, "a/b", &image).await;
+    scene.until_committed(&layer.digest).await;
+    scene.until_committed(&image.manifest_digest).await;
+    scene.node.terminate();
+    scene.node.wait().await;
+    let fifo = Fifo::in_place_of(&path(scene.node.store(), &layer.digest));
+    scene.node.restart().await;
+    let name = format!("{}/a/b:v1", scene.fake.host());
+    let explained = ["explain", &*name];
+    let explained = scene.node.cli(&explained);
+    within("an explanation", explained).await;
+    scene.fake.fault(Match::blob(), Fault::IgnoreRange);
+    scene.fake.fault(Match::blob(), Fault::NoLength);
+    let head = within("HEAD", http::head(&scene.blob("a/b", &layer.digest), &[])).await;
+    let head = head.expect("an answer");
+    let length = head.header("content-length").map(str::to_owned);
+    let told = Some(layer.content.len().to_string());
+    assert_eq!((head.status, length), (200, told));
+    drop(fifo);
 }
 
 /// A member's certificate that moves to a file system that hangs stops the members' talk, and nothing else.

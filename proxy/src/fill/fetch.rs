@@ -248,7 +248,14 @@ fn write(fill: &Fill, partial: &Arc<Partial>, track: &Track, mut piece: Piece) -
         }
     }
     track.at.store(range.end, Ordering::Release);
-    lock(&fill.state).fresh = None;
+    {
+        let mut state = lock(&fill.state);
+        // A write that is late says nothing about the next attempt.
+        let ours = |filled: &Arc<Partial>| Arc::ptr_eq(filled, partial);
+        if state.partial.as_ref().is_some_and(ours) {
+            state.fresh = None;
+        }
+    }
     fill.wake_readers();
     if partial.push(piece) {
         let partial = Arc::clone(partial);

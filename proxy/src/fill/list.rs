@@ -217,7 +217,8 @@ impl Fills {
                 listed.map(|(_, size)| size)
             })
         };
-        let what = format!("the length of {digest}");
+        let (registry, repository) = (&place.registry, &place.repository);
+        let what = format!("what manifests of {registry}/{repository} say of {digest}");
         let listed = self.store.ask(what, look).await.flatten();
         if let Some(size) = listed.filter(|size| *size < FARTHEST) {
             return Some(size);

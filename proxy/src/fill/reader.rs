@@ -255,7 +255,8 @@ impl Reader {
         };
         // What is known to be wrong goes no further: a client would resume behind it, and find its whole copy wrong. The body
         // ends when the fill has left the list, so that a client that comes back at once meets another.
-        if matches!(state.phase, Phase::Failed(FillError::Digest)) {
+        let failed = matches!(state.phase, Phase::Failed(_));
+        if matches!(state.phase, Phase::Failed(FillError::Digest)) || (state.wrong && failed) {
             return Poll::Ready(Some(Err(FillError::Digest)));
         }
         if state.wrong {

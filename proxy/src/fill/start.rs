@@ -15,7 +15,7 @@ use super::{
     lock,
     plan::{self, DEPTH, WINDOW},
     sources::{self, Brought, Via},
-    task::Running,
+    task::{Running, ask_disk},
 };
 use crate::{
     cluster::placement::RUN,
@@ -183,8 +183,10 @@ impl Running {
         }
     }
 
-    /// The bytes were wrong: whoever brought them is asked last from now on. Whether there is anybody else.
+    /// The bytes were wrong: whoever brought them is asked last from now on, and what they still bring is of no use to
+    /// another attempt. Whether there is anybody else.
     pub(super) async fn distrust(&mut self) -> bool {
+        self.stop_streams();
         // Without those members the rest will tell.
         let by_object = std::mem::take(&mut lock(&self.fill.state).by_object);
         let mut others = (by_object || !self.shares.is_empty()) && self.restarts < RESTARTS;
@@ -211,7 +213,8 @@ impl Running {
     pub(super) async fn restart(&mut self, old: Arc<Partial>) -> Result<Arc<Partial>, FillError> {
         self.suspect(&old);
         self.size_from = None;
-        let _ = tokio::task::spawn_blocking(move || old.discard()).await;
+        let end = move |_: &Store| old.discard();
+        let _ = ask_disk(&self.fills, &self.fill, "the wrong partial", IDLE, end).await?;
         self.progress.present = 0;
         self.progress.since = Instant::now();
         self.progress.failing = None;

@@ -1,5 +1,8 @@
 //! The streams of a fill: where the plan says, one is started; when one ends, it is decided what that means.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     net::SocketAddr,
     sync::{
@@ -10,7 +13,7 @@ use std::{
 };
 
 use larder_shared::Range;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::{sync::OwnedSemaphorePermit, task::JoinSet};
 
 use super::{
     Fill, FillError, HELD_BACK, Source, Wants,
@@ -245,11 +248,8 @@ impl Running {
         (id, track)
     }
 
-    pub(super) fn ended(&mut self, partial: &Partial, id: u64, end: End) -> Result<(), FillError> {
-        let Some(at) = self.flights.iter().position(|stream| stream.id == id) else {
-            return Ok(());
-        };
-        let stream = self.flights.swap_remove(at);
+    /// Takes down who brought what, should it turn out to be wrong. Gives the endpoint; `usize::MAX` if none answered.
+    fn note_brought(&mut self, stream: &Stream) -> usize {
         let endpoint = stream.track.endpoint.load(Ordering::Relaxed);
         if endpoint != usize::MAX {
             let used = (stream.source.clone(), endpoint);
@@ -266,6 +266,24 @@ impl Running {
                 passed_on,
             }));
         }
+        endpoint
+    }
+
+    /// Ends all streams.
+    pub(super) fn stop_streams(&mut self) {
+        for stream in std::mem::take(&mut self.flights) {
+            self.note_brought(&stream);
+        }
+        // Dropping the others ends them.
+        self.streams = JoinSet::new();
+    }
+
+    pub(super) fn ended(&mut self, partial: &Partial, id: u64, end: End) -> Result<(), FillError> {
+        let Some(at) = self.flights.iter().position(|stream| stream.id == id) else {
+            return Ok(());
+        };
+        let stream = self.flights.swap_remove(at);
+        let endpoint = self.note_brought(&stream);
         if let (End::Broken { .. }, None, true) =
             (&end, stream.track.member.get(), endpoint != usize::MAX)
         {

@@ -2,6 +2,7 @@
 
 use std::{
     panic::AssertUnwindSafe,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -11,11 +12,14 @@ use std::{
 
 use futures_util::FutureExt as _;
 use larder_shared::Range;
-use tokio::{task::JoinSet, time::sleep_until};
+use tokio::{
+    task::JoinSet,
+    time::{sleep_until, timeout},
+};
 
 use super::{
     Fill, FillError, Fills, Phase, Source,
-    fetch::End,
+    fetch::{End, IDLE},
     lock,
     ramp::{INTERVAL, Ramp},
     start::{resume, take_back},
@@ -39,6 +43,9 @@ pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// A fill that nobody wants stays on the list this long, for the client that comes back for the next chunk.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// A request waits so long for what an earlier process left; then it goes on without it.
+const LEFT_WITHIN: Duration = Duration::from_millis(1500);
 
 /// What the task alone knows.
 pub(super) struct Running {
@@ -161,8 +168,7 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
                         partial.close()
                     }
                 };
-                let what = format!("the end of the partial {}", fill.digest);
-                let _ = fills.store.ask_to_the_end(&what, HANGS, end).await;
+                let _ = ask_disk(&fills, &fill, "the end of the partial", IDLE, end).await;
             }
             // Only now may another begin: it would find the file that is being taken away.
             fills.unlist(&fill);
@@ -185,42 +191,39 @@ async fn caught<T>(filling: impl Future<Output = Result<T, FillError>>) -> Resul
     })
 }
 
+/// Has the disk do something that readers wait for. If it is not done within this time they go on without the disk, as
+/// after any of its errors, or end short where the bytes are wrong. The fill stays on the list until it is done: another
+/// would meet the same file.
+pub(super) async fn ask_disk<T: Send + 'static>(
+    fills: &Fills,
+    fill: &Fill,
+    what: &str,
+    within: Duration,
+    call: impl FnOnce(&Store) -> T + Send + 'static,
+) -> Result<T, FillError> {
+    let what = format!("{what} {}", fill.digest);
+    let mut asked = pin!(fills.store.ask_to_the_end(&what, within.max(HANGS), call));
+    if let Ok(done) = timeout(within, &mut asked).await {
+        return done.map_err(|panic| FillError::Disk(panic.to_string()));
+    }
+    let late = FillError::Disk(format!("{what} does not come"));
+    fill.set_phase(Phase::Failed(late.clone()));
+    let _ = asked.await;
+    Err(late)
+}
+
 async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Partial>>, FillError> {
-    let mut running = Running {
-        fills: Arc::clone(fills),
-        fill: Arc::clone(fill),
-        streams: JoinSet::new(),
-        flights: Vec::new(),
-        next_id: 0,
-        received: Arc::default(),
-        ramp: Ramp::new(Instant::now()),
-        ranged: Arc::new(AtomicBool::new(true)),
-        source: 0,
-        first: 0,
-        used: Vec::new(),
-        restarts: 0,
-        sure: true,
-        progress: Progress {
-            present: 0,
-            since: Instant::now(),
-            failing: None,
-            backoff: BACKOFF_FIRST,
-            not_before: None,
-        },
-        shares: Vec::new(),
-        size_from: None,
-    };
+    let mut running = Running::new(fills, fill);
     let (digest, registry) = (fill.digest, fill.registry.clone());
     let resumed = lock(&fill.state).resumed;
     let left = if resumed {
-        let what = format!("the partial {digest}");
         let resume = move |store: &Store| store.resume(digest, &registry);
-        fills.store.ask_to_the_end(&what, HANGS, resume).await
+        ask_disk(fills, fill, "the partial", LEFT_WITHIN, resume).await?
     } else {
-        Ok(Ok(None))
+        Ok(None)
     };
     let partial = match left {
-        Ok(Ok(Some(partial))) => {
+        Ok(Some(partial)) => {
             fills.metrics.fills.resumed.inc();
             let partial = Arc::new(partial);
             let kept = fills
@@ -230,9 +233,8 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
             resume(fill, &partial);
             partial
         }
-        Ok(Ok(None)) => running.start().await?,
-        Ok(Err(error)) => return Err(FillError::Disk(error.to_string())),
-        Err(panic) => return Err(FillError::Disk(panic.to_string())),
+        Ok(None) => running.start().await?,
+        Err(error) => return Err(FillError::Disk(error.to_string())),
     };
     let mut partial = partial;
     loop {
@@ -247,6 +249,7 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
                 }
                 let others = running.distrust().await;
                 if !others || !take_back(fill) {
+                    lock(&fill.state).wrong = true;
                     // The next fill names who lied.
                     running.suspect(&partial);
                     return Err(FillError::Digest);
@@ -257,14 +260,14 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
             Err(error @ (FillError::Broken(_) | FillError::Upstream(_))) => {
                 // The next fill goes on from here, unless the length itself is in doubt.
                 let (last, sure) = (Arc::clone(&partial), running.sure);
-                let left = move || {
+                let left = move |_: &Store| {
                     if sure {
                         last.checkpoint()
                     } else {
                         last.discard()
                     }
                 };
-                let _ = tokio::task::spawn_blocking(left).await;
+                let _ = ask_disk(fills, fill, "the rest of the partial", IDLE, left).await;
                 return Err(error);
             }
             done => return done,
@@ -273,6 +276,34 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
 }
 
 impl Running {
+    /// Nothing has been asked yet.
+    pub(super) fn new(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Self {
+        Self {
+            fills: Arc::clone(fills),
+            fill: Arc::clone(fill),
+            streams: JoinSet::new(),
+            flights: Vec::new(),
+            next_id: 0,
+            received: Arc::default(),
+            ramp: Ramp::new(Instant::now()),
+            ranged: Arc::new(AtomicBool::new(true)),
+            source: 0,
+            first: 0,
+            used: Vec::new(),
+            restarts: 0,
+            sure: true,
+            progress: Progress {
+                present: 0,
+                since: Instant::now(),
+                failing: None,
+                backoff: BACKOFF_FIRST,
+                not_before: None,
+            },
+            shares: Vec::new(),
+            size_from: None,
+        }
+    }
+
     /// Enough of a blob that is read by ranges is here to be worth the rest (`store.complete_after`).
     fn complete_if_due(&self, partial: &Partial) {
         let Some(after) = self.fills.config.load().store.complete_after else {
@@ -310,7 +341,9 @@ impl Running {
                 if now.duration_since(since) >= LINGER && unwanted(&self.fill) {
                     // Written down before the fill leaves the list: the next one goes on from it.
                     let last = Arc::clone(partial);
-                    let _ = tokio::task::spawn_blocking(move || last.checkpoint()).await;
+                    let left = move |_: &Store| last.checkpoint();
+                    let what = "the last checkpoint of the partial";
+                    let _ = ask_disk(&self.fills, &self.fill, what, IDLE, left).await?;
                     if self.fills.retire(&self.fill) {
                         return Ok(None);
                     }
@@ -336,9 +369,12 @@ impl Running {
 
     async fn verify(&self, partial: &Arc<Partial>) -> Result<Arc<Partial>, FillError> {
         let checked = Arc::clone(partial);
-        match tokio::task::spawn_blocking(move || checked.verify()).await {
-            Ok(Ok(Some(true))) => Ok(Arc::clone(partial)),
-            Ok(Ok(_)) => {
+        let verify = move |_: &Store| checked.verify();
+        let within = HANGS + Duration::from_secs(partial.size() / SLOWEST);
+        let what = "the last look at the partial";
+        match ask_disk(&self.fills, &self.fill, what, within, verify).await? {
+            Ok(Some(true)) => Ok(Arc::clone(partial)),
+            Ok(_) => {
                 {
                     // Before anything is awaited: a reader that comes now must not be given any of it.
                     lock(&self.fill.state).wrong = true;
@@ -346,8 +382,7 @@ impl Running {
                 self.fills.metrics.fills.mismatched.inc();
                 Err(FillError::Digest)
             }
-            Ok(Err(error)) => Err(FillError::Disk(error.to_string())),
-            Err(panic) => Err(FillError::Disk(panic.to_string())),
+            Err(error) => Err(FillError::Disk(error.to_string())),
         }
     }
 }

@@ -92,7 +92,7 @@ impl Pull {
         let bytes = if let Some(bytes) = self.store.small(&digest) {
             Some(bytes.to_vec())
         } else {
-            let what = format!("the manifest {digest}");
+            let what = format!("the manifest {digest}, to explain it");
             self.store.ask(what, read).await.flatten()
         };
         let linked = place.record.link(&digest).is_some();
@@ -147,7 +147,7 @@ impl Pull {
         }
         let registry = place.registry.clone();
         let present = move |store: &Store| store.partial_present(&digest, &registry);
-        let what = format!("the checkpoint of {digest}");
+        let what = format!("the checkpoint of {digest}, to explain it");
         let left = self.store.ask(what, present).await.unwrap_or(0);
         let filling = self.fills.list().into_iter().find(|f| f.digest == digest);
         expected.present_bytes = filling.map_or(left, |fill| fill.present.max(left));
