@@ -343,7 +343,8 @@ impl Running {
                     let last = Arc::clone(partial);
                     let left = move |_: &Store| last.checkpoint();
                     let what = "the last checkpoint of the partial";
-                    let _ = ask_disk(&self.fills, &self.fill, what, IDLE, left).await?;
+                    // Nobody waits for it yet, and what is here must not be lost to a journal that is busy.
+                    let _ = ask_disk(&self.fills, &self.fill, what, HANGS, left).await?;
                     if self.fills.retire(&self.fill) {
                         return Ok(None);
                     }
