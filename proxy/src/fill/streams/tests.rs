@@ -10,7 +10,7 @@ use crate::{
     client::Client,
     cluster::{Cluster, records::Records},
     config::Config,
-    fill::{Fills, Flow},
+    fill::Fills,
     identity::Identity,
     metrics::Metrics,
     store::Store,
@@ -47,7 +47,7 @@ fn running(dir: &std::path::Path) -> Running {
         config,
         cluster.unwrap(),
     );
-    let fill = Fill::new(Digest::sha256(b""), registry(), upstreams, Flow::new());
+    let fill = Fill::new(Digest::sha256(b""), registry(), upstreams, Arc::default());
     Running::new(&fills, &Arc::new(fill))
 }
 
