@@ -16,10 +16,10 @@
 //!
 //! Reads snapshots; never holds a lock of the data path for longer than a copy.
 
+mod cached;
 mod diagnosis;
 mod disk;
 mod follow;
-mod kept;
 mod log;
 mod page;
 mod scrape;

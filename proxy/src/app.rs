@@ -25,7 +25,7 @@ use crate::{
     access::{Access, Grants},
     admin::Admin,
     client::Client,
-    cluster::{Cluster, records::Records},
+    cluster::{Cluster, records::PeerRecords},
     coalesce::Coalesce,
     config::Config,
     credentials::{Credentials, Settings},
@@ -151,12 +151,12 @@ pub async fn build(config: Config, logs: Logs) -> anyhow::Result<Bound> {
     let held = store.tenure() == Tenure::Held;
     let records = store.records();
     let records = if held {
-        Records::new(records)
+        PeerRecords::new(records)
     } else {
-        Records::waiting(records)
+        PeerRecords::waiting(records)
     };
     let cluster = Cluster::new(Arc::clone(&config), Arc::clone(&metrics), &client, records)?;
-    upstreams.beside(Arc::new(others::Members(Arc::clone(&cluster))));
+    upstreams.beside(Arc::new(others::ProbeTurns(Arc::clone(&cluster))));
     // What is wrong with the certificate is said before anything runs.
     if peers.is_some() {
         cluster.peers.tls().await?;

@@ -34,7 +34,7 @@ use self::{
 use crate::{
     fill::{Chunk, FillError, Passage, Reader, Through},
     metrics::Receiving,
-    record::Record,
+    record::RequestRecord,
     store::{Blob, Checked, Store},
     sys::Regions,
 };
@@ -99,7 +99,7 @@ pub struct Body {
     regions: Regions,
     /// Bytes still to come; `None` for a list of unknown length.
     left: Option<u64>,
-    record: Option<Record>,
+    record: Option<RequestRecord>,
     /// A range of a fill is being read.
     inside: bool,
     /// Files are read, a piece at a time: the connection cannot send them.
@@ -199,7 +199,7 @@ impl Body {
 
     /// Binds the body to its connection and its request.
     #[must_use]
-    pub fn serve(mut self, regions: &Regions, record: Record) -> Self {
+    pub fn serve(mut self, regions: &Regions, record: RequestRecord) -> Self {
         self.regions = regions.clone();
         self.record = Some(record);
         self
@@ -207,7 +207,7 @@ impl Body {
 
     /// The same for another member's request. Nothing of `store` leaves that is not what it was when it was verified.
     #[must_use]
-    pub fn serve_checked(mut self, store: &Arc<Store>, record: Record) -> Self {
+    pub fn serve_checked(mut self, store: &Arc<Store>, record: RequestRecord) -> Self {
         self.copied = true;
         self.checks = Some(Arc::clone(store));
         self.record = Some(record);

@@ -78,7 +78,7 @@ pub enum SendError {
 pub struct Client {
     roots: tls::Roots,
     proxy: Arc<connect::ProxyRules>,
-    pools: Mutex<HashMap<Route, Kept>>,
+    pools: Mutex<HashMap<Route, CachedPool>>,
     /// Certificates are read on threads of their own, once at a time for each route.
     reading: Coalesce<Route, Result<Pool, String>>,
     calls: Calls,
@@ -86,7 +86,7 @@ pub struct Client {
 
 /// A pool, and what it believes.
 #[derive(Debug)]
-struct Kept {
+struct CachedPool {
     pool: Pool,
     /// The files as they were read, and when they were last looked at.
     files: Option<(Vec<tls::Stamp>, Instant)>,
@@ -221,7 +221,7 @@ impl Client {
     /// A new pool for a route, which is in force from now on.
     fn made(&self, route: &Route, files: Option<Vec<tls::Stamp>>) -> Result<Pool, SendError> {
         let pool = self.connected(route)?;
-        let kept = Kept {
+        let kept = CachedPool {
             pool: pool.clone(),
             files: files.map(|read| (read, Instant::now())),
         };

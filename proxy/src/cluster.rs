@@ -37,7 +37,7 @@ use self::{
     peers::Peers,
     placement::{Key, Turn},
     probes::Probes,
-    records::{Kept, Records},
+    records::{PeerRecord, PeerRecords},
 };
 use crate::{client::Client, config::Config, drain::Watch, metrics::Metrics};
 
@@ -88,7 +88,7 @@ impl Cluster {
         config: Arc<ArcSwap<Config>>,
         metrics: Arc<Metrics>,
         client: &Arc<Client>,
-        records: Records,
+        records: PeerRecords,
     ) -> Result<Arc<Self>, OpenError> {
         let store = match &config.load().cluster.object_store {
             Some(store) => Some(ObjectStore::open(store, client, &metrics.object_store)?),
@@ -106,7 +106,7 @@ impl Cluster {
     }
 
     /// The records that this node keeps for others.
-    pub fn records(&self) -> &Records {
+    pub fn records(&self) -> &PeerRecords {
         &self.own.records
     }
 
@@ -267,7 +267,11 @@ impl Cluster {
     }
 
     /// What is known of `thing` among the members: by its keepers, or, if they know nothing that is `enough`, by anybody.
-    pub async fn recall(self: &Arc<Self>, thing: &Digest, enough: impl Fn(&Kept) -> bool) -> Kept {
+    pub async fn recall(
+        self: &Arc<Self>,
+        thing: &Digest,
+        enough: impl Fn(&PeerRecord) -> bool,
+    ) -> PeerRecord {
         let known = self.recall_from(thing, self.keepers(thing), RECALL).await;
         if enough(&known) {
             return known;
@@ -284,7 +288,7 @@ impl Cluster {
         thing: &Digest,
         whom: Vec<SocketAddr>,
         within: Duration,
-    ) -> Kept {
+    ) -> PeerRecord {
         let own = self.members.view().own_address();
         let path = format!("{RECORDS}?thing={thing}");
         let mut known = self.kept(thing).await.unwrap_or_default();
@@ -307,13 +311,13 @@ impl Cluster {
     }
 
     /// Whether `news` of `thing` is worth telling: it is new, or was not told for a moment.
-    pub fn is_news(&self, thing: &Digest, news: &Kept) -> bool {
+    pub fn is_news(&self, thing: &Digest, news: &PeerRecord) -> bool {
         let word = Digest::sha256(&json(&news.timeless()));
         self.own.records.is_news(thing, &word)
     }
 
     /// Tells the keepers of `thing` what this node knows of it. A node that is alone takes it down for those to come.
-    pub async fn remember(self: Arc<Self>, thing: Digest, news: Kept) {
+    pub async fn remember(self: Arc<Self>, thing: Digest, news: PeerRecord) {
         if !self.is_joined() {
             return;
         }
@@ -350,7 +354,7 @@ impl Cluster {
 }
 
 /// A record as JSON. Writing these types to memory cannot fail.
-fn json(kept: &Kept) -> Bytes {
+fn json(kept: &PeerRecord) -> Bytes {
     serde_json::to_vec(kept).unwrap_or_default().into()
 }
 

@@ -4,7 +4,7 @@
 //! a drain. What a request means is the surfaces' business.
 
 mod converse;
-mod places;
+mod slots;
 
 use std::{
     io,
@@ -22,7 +22,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use self::{
     converse::{converse, http},
-    places::{Place, Places},
+    slots::{Slot, Slots},
 };
 use crate::{
     admin::Admin,
@@ -38,7 +38,7 @@ use crate::{
 const MAX_CONNECTIONS: usize = 2048;
 const MAX_WAITING: usize = 512;
 
-/// Connections from addresses that are not welcome have these places and no others, for this long.
+/// Connections from addresses that are not welcome have these slots and no others, for this long.
 const MAX_STRANGERS: usize = 16;
 const STRANGER_WITHIN: Duration = Duration::from_secs(2);
 
@@ -50,16 +50,16 @@ const UNWANTED_WITHIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct RegistryPort {
     surface: Arc<Surface>,
-    places: Arc<Places>,
-    strangers: Arc<Places>,
+    slots: Arc<Slots>,
+    strangers: Arc<Slots>,
 }
 
 impl RegistryPort {
     pub fn new(surface: Arc<Surface>) -> Self {
         Self {
             surface,
-            places: Places::new(MAX_CONNECTIONS, MAX_WAITING),
-            strangers: Places::new(MAX_STRANGERS, MAX_STRANGERS),
+            slots: Slots::new(MAX_CONNECTIONS, MAX_WAITING),
+            strangers: Slots::new(MAX_STRANGERS, MAX_STRANGERS),
         }
     }
 
@@ -71,12 +71,12 @@ impl RegistryPort {
             tokio::spawn(async move {
                 let peer = stream.peer_addr().ok().map(|peer| peer.ip());
                 if peer.is_some_and(|peer| port.surface.welcomes(peer)) {
-                    if let Some(place) = place(&port.places, "registry") {
-                        port.client(stream, &place, watch).await;
+                    if let Some(slot) = slot(&port.slots, "registry") {
+                        port.client(stream, &slot, watch).await;
                     }
-                } else if let Some(place) = port.strangers.take(Instant::now()) {
-                    let place = Arc::new(place);
-                    let turned_away = port.stranger(stream, peer, &place, watch);
+                } else if let Some(slot) = port.strangers.take(Instant::now()) {
+                    let slot = Arc::new(slot);
+                    let turned_away = port.stranger(stream, peer, &slot, watch);
                     let _ = tokio::time::timeout(STRANGER_WITHIN, turned_away).await;
                 } else {
                     port.surface.turned_away(peer);
@@ -88,14 +88,14 @@ impl RegistryPort {
 
     /// How many requests are being answered, bodies included.
     pub fn at_work(&self) -> usize {
-        self.places.at_work()
+        self.slots.at_work()
     }
 
-    async fn client(&self, stream: TcpStream, place: &Arc<Place>, watch: Watch) {
+    async fn client(&self, stream: TcpStream, slot: &Arc<Slot>, watch: Watch) {
         let _ = stream.set_nodelay(true);
         let regions = Regions::default();
         let io = FileSocket::new(stream, regions.clone());
-        converse(io, &http(true), place, watch, |request| {
+        converse(io, &http(true), slot, watch, |request| {
             let regions = &regions;
             async move {
                 let (head, mut body) = request.into_parts();
@@ -112,14 +112,14 @@ impl RegistryPort {
         &self,
         stream: TcpStream,
         peer: Option<IpAddr>,
-        place: &Arc<Place>,
+        slot: &Arc<Slot>,
         watch: Watch,
     ) {
         let regions = Regions::default();
         let io = FileSocket::new(stream, regions.clone());
         let mut once = http(true);
         once.keep_alive(false);
-        converse(io, &once, place, watch, |request| {
+        converse(io, &once, slot, watch, |request| {
             let regions = &regions;
             async move {
                 let (head, body) = request.into_parts();
@@ -133,20 +133,20 @@ impl RegistryPort {
     }
 }
 
-/// A place at a port, or a word on why there is none.
-fn place(places: &Arc<Places>, port: &'static str) -> Option<Arc<Place>> {
-    let place = places.take(Instant::now());
-    if place.is_none()
+/// A slot at a port, or a word on why there is none.
+fn slot(slots: &Arc<Slots>, port: &'static str) -> Option<Arc<Slot>> {
+    let slot = slots.take(Instant::now());
+    if slot.is_none()
         && let Some(due) = telemetry::due("too many connections", port)
     {
         tracing::warn!(
             port,
-            limit = places.limit(),
+            limit = slots.limit(),
             unsaid = due.unsaid,
             "too many connections, one is turned away; look for who opens them"
         );
     }
-    place.map(Arc::new)
+    slot.map(Arc::new)
 }
 
 /// Reads what a client sends although it is not wanted: one whose connection is closed while it sends is reset, and
@@ -173,11 +173,11 @@ const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Serves the peer port until the drain; then lets the requests in flight finish.
 pub async fn peers(listener: TcpListener, surface: Arc<PeerSurface>, watch: Watch) {
-    let members = Places::new(MAX_PEER_CONNECTIONS, MAX_PEER_CONNECTIONS);
-    // Before the handshake nobody is known to be a member, and takes no member's place.
-    let handshakes = Places::new(MAX_HANDSHAKES, MAX_HANDSHAKES);
+    let members = Slots::new(MAX_PEER_CONNECTIONS, MAX_PEER_CONNECTIONS);
+    // Before the handshake nobody is known to be a member, and takes no member's slot.
+    let handshakes = Slots::new(MAX_HANDSHAKES, MAX_HANDSHAKES);
     accept(watch.clone(), listener, |stream| {
-        let Some(arrived) = place(&handshakes, "peers") else {
+        let Some(arrived) = slot(&handshakes, "peers") else {
             return;
         };
         let _ = stream.set_nodelay(true);
@@ -195,8 +195,8 @@ pub async fn peers(listener: TcpListener, surface: Arc<PeerSurface>, watch: Watc
 /// One connection of a member: by mutual TLS, or as it comes where the configuration says so.
 async fn peer_connection(
     stream: TcpStream,
-    arrived: Arc<Place>,
-    members: &Arc<Places>,
+    arrived: Arc<Slot>,
+    members: &Arc<Slots>,
     surface: &PeerSurface,
     watch: Watch,
 ) -> Result<(), String> {
@@ -209,7 +209,7 @@ async fn peer_connection(
         .await
         .map_err(|e| e.to_string())?;
     let Some(tls) = tls else {
-        let member = place(members, "peers").ok_or_else(full)?;
+        let member = slot(members, "peers").ok_or_else(full)?;
         drop(arrived);
         converse(
             TokioIo::new(stream),
@@ -224,7 +224,7 @@ async fn peer_connection(
     let handshake = tokio_rustls::TlsAcceptor::from(Arc::clone(&tls.server)).accept(stream);
     let shaken = tokio::select! {
         shaken = tokio::time::timeout(HANDSHAKE_WITHIN, handshake) => shaken,
-        () = arrived.told_to_go() => return Err("others wait for its place".to_owned()),
+        () = arrived.told_to_go() => return Err("others wait for its slot".to_owned()),
     };
     let stream = match shaken {
         Ok(Ok(stream)) => stream,
@@ -243,7 +243,7 @@ async fn peer_connection(
         surface.turned_away();
         return Err("the certificate is no member's".to_owned());
     }
-    let member = place(members, "peers").ok_or_else(full)?;
+    let member = slot(members, "peers").ok_or_else(full)?;
     drop(arrived);
     converse(
         TokioIo::new(stream),
@@ -265,9 +265,9 @@ const SCRAPE_STALLS: Duration = Duration::from_secs(30);
 /// Serves metrics and health until the drain; on `listen` the status page too, for clients that come by loopback, which
 /// is where a port-forward arrives. On `expose` it is never shown.
 pub async fn telemetry(listener: TcpListener, exposed: bool, admin: Arc<Admin>, watch: Watch) {
-    let places = Places::new(MAX_TELEMETRY_CONNECTIONS, MAX_TELEMETRY_CONNECTIONS);
+    let slots = Slots::new(MAX_TELEMETRY_CONNECTIONS, MAX_TELEMETRY_CONNECTIONS);
     accept(watch.clone(), listener, |stream| {
-        let Some(place) = place(&places, "telemetry") else {
+        let Some(slot) = slot(&slots, "telemetry") else {
             return;
         };
         let _ = stream.set_nodelay(true);
@@ -281,7 +281,7 @@ pub async fn telemetry(listener: TcpListener, exposed: bool, admin: Arc<Admin>, 
             converse(
                 io,
                 &http(true),
-                &place,
+                &slot,
                 watch,
                 |request: Request<Incoming>| {
                     let admin = &admin;
@@ -299,9 +299,9 @@ const MAX_ADMIN_CONNECTIONS: usize = 256;
 
 /// Serves the command line on the admin socket until the drain.
 pub async fn admin(listener: UnixListener, admin: Arc<Admin>, watch: Watch) {
-    let places = Places::new(MAX_ADMIN_CONNECTIONS, MAX_ADMIN_CONNECTIONS);
+    let slots = Slots::new(MAX_ADMIN_CONNECTIONS, MAX_ADMIN_CONNECTIONS);
     accept(watch.clone(), listener, |stream| {
-        let Some(place) = place(&places, "admin") else {
+        let Some(slot) = slot(&slots, "admin") else {
             return;
         };
         let (admin, watch) = (Arc::clone(&admin), watch.clone());
@@ -310,7 +310,7 @@ pub async fn admin(listener: UnixListener, admin: Arc<Admin>, watch: Watch) {
             converse(
                 io,
                 &http(false),
-                &place,
+                &slot,
                 watch,
                 |request: Request<Incoming>| {
                     let admin = &admin;

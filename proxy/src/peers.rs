@@ -28,13 +28,13 @@ use crate::{
     cluster::{
         HOLDERS, PROBES, RECORDS,
         peers::{ALIVE, IN_ROLE, PASSED_ON, ROLE},
-        records::Kept,
+        records::PeerRecord,
     },
     credentials::Secret,
     identity::Identity,
     metrics::{Metrics, Tier, UpstreamLabel},
     pull::{MemberRequest, Pull, PullError},
-    record::Record,
+    record::RequestRecord,
     registry::{error_response, ok_response},
     trace::Trace,
 };
@@ -84,7 +84,7 @@ impl PeerSurface {
         let role = text(request.headers(), ROLE).and_then(Role::parse);
         let head = request.method() == Method::HEAD;
         let trace = Trace::of(request.headers());
-        let mut record = Record::new(
+        let mut record = RequestRecord::new(
             Arc::clone(&self.metrics),
             trace.clone(),
             request.method().clone(),
@@ -125,7 +125,7 @@ impl PeerSurface {
         request: &Request<()>,
         role: Role,
         head: bool,
-        record: &mut Record,
+        record: &mut RequestRecord,
     ) -> Result<crate::pull::Pulled, PullError> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return Err(OciError::new(ErrorCode::Unsupported, "members only read").into());
@@ -188,7 +188,8 @@ impl PeerSurface {
             };
         }
         let news = client::collect(body, RECORD, RECORD_WITHIN).await.ok();
-        let Some(news) = news.and_then(|text| serde_json::from_slice::<Kept>(&text).ok()) else {
+        let Some(news) = news.and_then(|text| serde_json::from_slice::<PeerRecord>(&text).ok())
+        else {
             return (StatusCode::BAD_REQUEST, "this is no record\n".to_owned());
         };
         match cluster.keep(&thing, news).await {

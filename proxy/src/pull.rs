@@ -8,13 +8,13 @@ mod blob;
 mod chunk;
 mod content;
 pub mod explain;
-mod hearsay;
 mod large;
 mod list;
 mod manage;
 mod manifest;
 mod member;
 pub mod outage;
+mod peer_records;
 mod revalidated;
 mod warm;
 

@@ -25,7 +25,7 @@ enum Port {
 
 /// One request on the registry port or the peer port. Lives as long as its response body.
 #[derive(Debug)]
-pub struct Record {
+pub struct RequestRecord {
     port: Port,
     metrics: Arc<Metrics>,
     trace: Trace,
@@ -47,7 +47,7 @@ pub struct Record {
     traced: Option<Traced>,
 }
 
-impl Record {
+impl RequestRecord {
     pub fn new(
         metrics: Arc<Metrics>,
         trace: Trace,
@@ -140,7 +140,7 @@ impl Record {
     }
 }
 
-impl Record {
+impl RequestRecord {
     fn count(&self, used: u64) {
         let metrics = &self.metrics;
         match self.port {
@@ -171,7 +171,7 @@ impl Record {
     }
 }
 
-impl Drop for Record {
+impl Drop for RequestRecord {
     fn drop(&mut self) {
         let piece = self.piece.as_ref().and_then(|(digest, start)| {
             let clients = &self.metrics.clients;

@@ -26,7 +26,7 @@ use crate::{
     fill::FillError,
     metrics::{Metrics, Outcome, Tier, UpstreamLabel},
     pull::{self, Caller, Pull, PullError, Pulled},
-    record::Record,
+    record::RequestRecord,
     sys::{self, Regions},
     telemetry,
     trace::Trace,
@@ -77,7 +77,7 @@ impl Surface {
         let agent = text(header::USER_AGENT).unwrap_or_default().to_owned();
         let head = request.method() == Method::HEAD;
         let trace = Trace::of(request.headers());
-        let mut record = Record::new(
+        let mut record = RequestRecord::new(
             Arc::clone(&self.metrics),
             trace.clone(),
             request.method().clone(),
@@ -183,7 +183,7 @@ impl Surface {
         regions: &Regions,
     ) -> Response<Body> {
         let peer = self.turned_away(peer);
-        let mut record = Record::new(
+        let mut record = RequestRecord::new(
             Arc::clone(&self.metrics),
             Trace::of(request.headers()),
             request.method().clone(),
@@ -335,7 +335,7 @@ fn late() -> PullError {
     })
 }
 
-pub(crate) fn ok_response(pulled: Pulled, record: &mut Record) -> Response<Body> {
+pub(crate) fn ok_response(pulled: Pulled, record: &mut RequestRecord) -> Response<Body> {
     record.answered(pulled.status, pulled.tier, pulled.outcome);
     let mut response = Response::new(pulled.body);
     *response.status_mut() = pulled.status;
@@ -348,7 +348,7 @@ pub(crate) fn error_response(
     error: &PullError,
     unknown: ErrorCode,
     agent: &str,
-    record: &mut Record,
+    record: &mut RequestRecord,
 ) -> Response<Body> {
     let mut retry_after = None;
     let code = match error {
@@ -424,7 +424,7 @@ pub(crate) fn error_response(
 }
 
 /// Says once what is wrong, and what can be done. The request's own line follows in any case.
-fn complain(error: &PullError, status: StatusCode, record: &Record) {
+fn complain(error: &PullError, status: StatusCode, record: &RequestRecord) {
     let what = match error {
         PullError::Upstream(failure) | PullError::Fill(FillError::Upstream(failure)) => {
             match failure {

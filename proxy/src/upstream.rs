@@ -81,7 +81,7 @@ pub struct Upstreams {
     /// Other larders that ask the same registries.
     others: OnceLock<Arc<dyn Others>>,
     /// Endpoints that gave wrong bytes for a digest, and how often. They are asked for it last.
-    liars: Cache<(String, Digest), u32>,
+    corrupt: Cache<(String, Digest), u32>,
     manners: Manners,
 }
 
@@ -96,7 +96,7 @@ impl Upstreams {
             locations: location::locations(),
             health: Mutex::default(),
             others: OnceLock::new(),
-            liars: Cache::builder()
+            corrupt: Cache::builder()
                 .max_capacity(10_000)
                 .time_to_live(LIAR_TTL)
                 .build(),
@@ -241,7 +241,7 @@ impl Upstreams {
         }
     }
 
-    /// The order of the endpoints for this question: from `first` on and around, liars last.
+    /// The order of the endpoints for this question: from `first` on and around, corrupt last.
     async fn order(&self, ask: &Ask, endpoints: &[Endpoint]) -> Vec<usize> {
         let count = endpoints.len();
         let mut order: Vec<usize> = (0..count).map(|i| (i + ask.first) % count).collect();
@@ -249,7 +249,7 @@ impl Upstreams {
             let mut lies = Vec::with_capacity(count);
             for endpoint in endpoints {
                 let key = (client::origin(&endpoint.url), digest);
-                lies.push(self.liars.get(&key).await.unwrap_or(0));
+                lies.push(self.corrupt.get(&key).await.unwrap_or(0));
             }
             order.sort_by_key(|index| lies[*index]);
         }
@@ -366,7 +366,12 @@ impl Upstreams {
     }
 
     /// An endpoint gave bytes that do not have their digest. Says whether it is asked for them in another way from now on.
-    pub async fn lied(&self, registry: &RegistryName, endpoint: usize, digest: &Digest) -> bool {
+    pub async fn brought_wrong_bytes(
+        &self,
+        registry: &RegistryName,
+        endpoint: usize,
+        digest: &Digest,
+    ) -> bool {
         let upstream = self.config.load().upstream(registry.as_str());
         let Some(endpoint) = upstream.endpoints.get(endpoint) else {
             return false;
@@ -376,10 +381,10 @@ impl Upstreams {
             tracing::warn!(upstream.endpoint = place, blob.digest = %digest, "an endpoint gave wrong bytes and is asked last for this digest; look at it, and at what is between");
             // Where several brought the bytes of one blob, all are suspected; the one that lies again goes last.
             let key = (place, *digest);
-            let lies = self.liars.get(&key).await.unwrap_or(0);
+            let lies = self.corrupt.get(&key).await.unwrap_or(0);
             let now = Instant::now();
             let otherwise = self.manners.note(&key.0, digest, Became::Wrong, now);
-            self.liars.insert(key, lies + 1).await;
+            self.corrupt.insert(key, lies + 1).await;
             otherwise
         }
     }

@@ -49,12 +49,12 @@ struct Line {
 #[derive(Debug)]
 pub struct Grants {
     lifetime: Duration,
-    kept: Arc<Kept>,
+    kept: Arc<GrantLog>,
 }
 
 /// What is in the file.
 #[derive(Debug)]
-struct Kept {
+struct GrantLog {
     path: PathBuf,
     known: Mutex<HashMap<Key, u64>>,
     /// When the origin last refused what another member may still know as accepted.
@@ -87,7 +87,7 @@ impl Grants {
     pub fn waiting(path: PathBuf, lifetime: Duration) -> Self {
         Self {
             lifetime,
-            kept: Arc::new(Kept {
+            kept: Arc::new(GrantLog {
                 path,
                 known: Mutex::default(),
                 revoked: Mutex::default(),
@@ -320,7 +320,7 @@ fn bound<K: Eq + Hash>(map: &mut HashMap<K, u64>) {
     });
 }
 
-impl Kept {
+impl GrantLog {
     /// Appends what is waiting (blocking).
     fn write(&self) {
         let mut file = lock(&self.file);

@@ -18,7 +18,7 @@ use url::form_urlencoded;
 
 use super::{
     Admin,
-    kept::{Kept, Patience},
+    cached::{Cached, Patience},
     text,
 };
 use crate::{
@@ -33,10 +33,10 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Sights {
     history: History,
-    status: Kept<Status>,
-    images: Kept<Listing>,
-    registries: Kept<BTreeMap<RegistryName, u64>>,
-    upstreams: Kept<Vec<Upstream>>,
+    status: Cached<Status>,
+    images: Cached<Listing>,
+    registries: Cached<BTreeMap<RegistryName, u64>>,
+    upstreams: Cached<Vec<Upstream>>,
     /// What doctor found, and when.
     diagnosis: ArcSwapOption<(Instant, Arc<Diagnosis>)>,
     looking: Mutex<Option<JoinHandle<()>>>,

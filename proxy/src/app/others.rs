@@ -11,9 +11,9 @@ use crate::{
 };
 
 #[derive(Debug)]
-pub(super) struct Members(pub(super) Arc<Cluster>);
+pub(super) struct ProbeTurns(pub(super) Arc<Cluster>);
 
-impl Others for Members {
+impl Others for ProbeTurns {
     fn may_probe(&self, silence: Digest, silenced: Duration) -> BoxFuture<'_, Say> {
         Box::pin(async move {
             match self.0.may_probe(&silence, silenced).await {

@@ -116,15 +116,15 @@ impl Connector {
 }
 
 impl Service<Uri> for Connector {
-    type Response = Link;
+    type Response = Tcp;
     type Error = BoxError;
-    type Future = BoxFuture<Link>;
+    type Future = BoxFuture<Tcp>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, uri: Uri) -> BoxFuture<Link> {
+    fn call(&mut self, uri: Uri) -> BoxFuture<Tcp> {
         let mut this = self.clone();
         Box::pin(async move {
             // An address in the URL never meets the resolver.
@@ -133,7 +133,7 @@ impl Service<Uri> for Connector {
             }
             let Some(proxy) = this.proxy.intercept(&uri) else {
                 let io = this.direct.call(uri).await?;
-                return Ok(Link { io, proxied: false });
+                return Ok(Tcp { io, proxied: false });
             };
             if uri.scheme_str() == Some("https") {
                 let mut tunnel = Tunnel::new(proxy.uri().clone(), this.to_proxy);
@@ -141,10 +141,10 @@ impl Service<Uri> for Connector {
                     tunnel = tunnel.with_auth(auth.clone());
                 }
                 let io = tunnel.call(uri).await?;
-                Ok(Link { io, proxied: false })
+                Ok(Tcp { io, proxied: false })
             } else {
                 let io = this.to_proxy.call(proxy.uri().clone()).await?;
-                Ok(Link { io, proxied: true })
+                Ok(Tcp { io, proxied: true })
             }
         })
     }
@@ -198,18 +198,18 @@ impl Service<Name> for Resolver {
 }
 
 /// A TCP connection, to the place itself or to a proxy that wants the whole URL in the request line.
-pub struct Link {
+pub struct Tcp {
     io: TokioIo<TcpStream>,
     proxied: bool,
 }
 
-impl Connection for Link {
+impl Connection for Tcp {
     fn connected(&self) -> Connected {
         self.io.connected().proxy(self.proxied)
     }
 }
 
-impl Read for Link {
+impl Read for Tcp {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -219,7 +219,7 @@ impl Read for Link {
     }
 }
 
-impl Write for Link {
+impl Write for Tcp {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

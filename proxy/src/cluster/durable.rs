@@ -19,7 +19,7 @@ use bytes::Bytes;
 use larder_shared::{Digest, Range, RegistryName, Repository, Tag};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Cluster, object_store::Object, placement, records::Kept};
+use super::{Cluster, object_store::Object, placement, records::PeerRecord};
 use crate::store::now;
 
 /// Each keeper of a digest gives the one before it so much time to write the blob, the others more.
@@ -73,26 +73,26 @@ impl Cluster {
         &self,
         registry: &RegistryName,
         repository: &Repository,
-        verdict: &Kept,
-        tag: Option<(&Tag, &Kept)>,
+        verdict: &PeerRecord,
+        tag: Option<(&Tag, &PeerRecord)>,
     ) {
         let Some(store) = &self.store else {
             return;
         };
-        let write = |path: String, kept: &Kept| {
+        let write = |path: String, kept: &PeerRecord| {
             store.write_record(&path, json(kept), Some(is_as_late));
         };
         if verdict.public.is_some() {
-            let public = Kept {
+            let public = PeerRecord {
                 public: verdict.public,
-                ..Kept::default()
+                ..PeerRecord::default()
             };
             write(public_path(registry, repository), &public);
         }
         if verdict.refused.is_some() {
-            let refused = Kept {
+            let refused = PeerRecord {
                 refused: verdict.refused,
-                ..Kept::default()
+                ..PeerRecord::default()
             };
             write(refused_path(registry, repository), &refused);
         }
@@ -102,17 +102,23 @@ impl Cluster {
     }
 
     /// What the object store knows of who may read a repository.
-    pub async fn durable_verdict(&self, registry: &RegistryName, repository: &Repository) -> Kept {
+    pub async fn durable_verdict(
+        &self,
+        registry: &RegistryName,
+        repository: &Repository,
+    ) -> PeerRecord {
         let (public, refused) = (
             public_path(registry, repository),
             refused_path(registry, repository),
         );
-        let (public, refused) =
-            futures_util::join!(self.read::<Kept>(&public), self.read::<Kept>(&refused));
-        Kept {
+        let (public, refused) = futures_util::join!(
+            self.read::<PeerRecord>(&public),
+            self.read::<PeerRecord>(&refused)
+        );
+        PeerRecord {
             public: public.and_then(|kept| kept.public),
             refused: refused.and_then(|kept| kept.refused),
-            ..Kept::default()
+            ..PeerRecord::default()
         }
     }
 
@@ -122,7 +128,7 @@ impl Cluster {
         registry: &RegistryName,
         repository: &Repository,
         tag: &Tag,
-    ) -> Kept {
+    ) -> PeerRecord {
         let kept = self.read(&tag_path(registry, repository, tag)).await;
         kept.unwrap_or_default()
     }
@@ -170,7 +176,7 @@ impl Cluster {
 /// Whether the word that is there was said no earlier than ours.
 fn is_as_late(there: &[u8], ours: &[u8]) -> bool {
     let latest = |text| {
-        let kept: Kept = serde_json::from_slice(text).ok()?;
+        let kept: PeerRecord = serde_json::from_slice(text).ok()?;
         // A time to come is nobody's word.
         kept.sane(now()).latest()
     };

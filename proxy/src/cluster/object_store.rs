@@ -51,7 +51,7 @@ use line::{Job, Line, Pushed};
 use open::Backend;
 use upload::Pace;
 
-pub use failure::{Answer, Failure};
+pub use failure::{ObjectAnswer, ObjectFailure};
 pub use open::OpenError;
 
 /// Whether a record that is there already (the first) stays, and is not written over (by the second).
@@ -59,7 +59,7 @@ pub type Stays = fn(&[u8], &[u8]) -> bool;
 
 /// A record to be written.
 #[derive(Debug)]
-struct Record {
+struct StoredRecord {
     bytes: Bytes,
     stays: Option<Stays>,
 }
@@ -73,7 +73,7 @@ pub struct ObjectStore {
     reading: Arc<Breaker>,
     writing: Arc<Breaker>,
     blobs: Line<Digest, Arc<File>>,
-    records: Line<String, Record>,
+    records: Line<String, StoredRecord>,
     pace: Pace,
     distrusted: Mutex<HashSet<Digest>>,
     counters: Counters,
@@ -98,7 +98,7 @@ pub struct Object {
     /// Where it ends, if it does not fail.
     pub end: u64,
     /// The bytes, unverified.
-    pub body: BoxStream<'static, Result<Bytes, Failure>>,
+    pub body: BoxStream<'static, Result<Bytes, ObjectFailure>>,
 }
 
 impl std::fmt::Debug for Object {
@@ -162,7 +162,11 @@ impl ObjectStore {
 
     /// A blob's bytes of `range`, which may end beyond the blob's end. `None`: it is not there. The first bytes are here
     /// when this returns.
-    pub async fn get(&self, digest: &Digest, range: Range) -> Result<Option<Object>, Failure> {
+    pub async fn get(
+        &self,
+        digest: &Digest,
+        range: Range,
+    ) -> Result<Option<Object>, ObjectFailure> {
         if self.is_distrusted(digest) {
             return Ok(None);
         }
@@ -177,7 +181,7 @@ impl ObjectStore {
     }
 
     /// The size of a blob. `None`: it is not there.
-    pub async fn head(&self, digest: &Digest) -> Result<Option<u64>, Failure> {
+    pub async fn head(&self, digest: &Digest) -> Result<Option<u64>, ObjectFailure> {
         if self.is_distrusted(digest) {
             return Ok(None);
         }
@@ -191,7 +195,7 @@ impl ObjectStore {
     }
 
     /// The record at `path`, as [`write_record`](Self::write_record) has it.
-    pub async fn read_record(&self, path: &str) -> Result<Option<Bytes>, Failure> {
+    pub async fn read_record(&self, path: &str) -> Result<Option<Bytes>, ObjectFailure> {
         let store = Arc::clone(&self.backend.reads);
         let whole = read::whole(store, self.record_path(path)?, self.limits.stall);
         let found = self.ask(ObjectOperation::ReadRecord, whole).await?;
@@ -224,13 +228,13 @@ impl ObjectStore {
             return self.drop_one(ObjectOperation::WriteRecord, &failure);
         }
         if bytes.len() as u64 > LARGEST_RECORD {
-            let failure = Failure::Damaged("a record is larger than 1 MiB");
+            let failure = ObjectFailure::Damaged("a record is larger than 1 MiB");
             return self.drop_one(ObjectOperation::WriteRecord, &failure);
         }
         let job = Job {
             key: path.to_owned(),
             bytes: bytes.len() as u64,
-            value: Record { bytes, stays },
+            value: StoredRecord { bytes, stays },
             failed: 0,
             due: Instant::now(),
         };
@@ -280,19 +284,19 @@ impl ObjectStore {
     async fn ask<T: Send + 'static>(
         &self,
         operation: ObjectOperation,
-        question: impl Future<Output = Result<Option<T>, Failure>> + Send + 'static,
-    ) -> Result<Option<(T, Permit)>, Failure> {
+        question: impl Future<Output = Result<Option<T>, ObjectFailure>> + Send + 'static,
+    ) -> Result<Option<(T, Permit)>, ObjectFailure> {
         let mut permit = self.reading.permit(Instant::now()).map_err(|left| {
             self.metrics.count(operation, ObjectOutcome::Skipped);
-            Failure::Skipped(left)
+            ObjectFailure::Skipped(left)
         })?;
         // On its own, so that credentials that come too late for this question are there for the next.
         let question = tokio::spawn(question);
         let first_byte = self.limits.first_byte;
         let answer = match tokio::time::timeout(first_byte, question).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(Failure::Other("a read ended by itself".to_owned())),
-            Err(_) => Err(Failure::Timeout(first_byte)),
+            Ok(Err(_)) => Err(ObjectFailure::Other("a read ended by itself".to_owned())),
+            Err(_) => Err(ObjectFailure::Timeout(first_byte)),
         };
         match answer {
             Ok(Some(found)) => {
@@ -321,19 +325,19 @@ impl ObjectStore {
             Pushed::Waits => self.show_queue(),
             Pushed::Known => {}
             Pushed::Full => {
-                let full = Failure::Other("too much waits to be written".to_owned());
+                let full = ObjectFailure::Other("too much waits to be written".to_owned());
                 self.drop_one(operation, &full);
             }
         }
     }
 
-    fn drop_one(&self, operation: ObjectOperation, why: &Failure) {
+    fn drop_one(&self, operation: ObjectOperation, why: &ObjectFailure) {
         self.metrics.count(operation, ObjectOutcome::Dropped);
         self.counters.dropped.fetch_add(1, Ordering::Relaxed);
         self.note(why);
     }
 
-    fn note(&self, failure: &Failure) {
+    fn note(&self, failure: &ObjectFailure) {
         let mut last = self
             .counters
             .last_error
@@ -372,13 +376,13 @@ impl ObjectStore {
         self.backend.path(["blobs", algorithm, &hex[..2], &hex])
     }
 
-    fn record_path(&self, path: &str) -> Result<Path, Failure> {
+    fn record_path(&self, path: &str) -> Result<Path, ObjectFailure> {
         let plain = |part: &str| !matches!(part, "" | "." | "..");
         let valid = path.split('/').count() > 1
             && path.split('/').all(plain)
             && Path::parse(path).is_ok_and(|parsed| parsed.as_ref() == path);
         if !valid {
-            return Err(Failure::Path(path.to_owned()));
+            return Err(ObjectFailure::Path(path.to_owned()));
         }
         let parts = std::iter::once("records").chain(path.split('/'));
         Ok(self.backend.path(parts))

@@ -7,7 +7,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::{
     Cluster, now,
-    records::{Kept, Records},
+    records::{PeerRecord, PeerRecords},
 };
 use crate::{
     coalesce::Coalesce,
@@ -24,14 +24,14 @@ const GROUPS: usize = 16;
 /// Records on disk, asked on threads of their own.
 #[derive(Debug)]
 pub struct OwnRecords {
-    pub records: Arc<Records>,
+    pub records: Arc<PeerRecords>,
     calls: Calls,
-    reading: Coalesce<Digest, Result<Option<Kept>, Hangs>>,
+    reading: Coalesce<Digest, Result<Option<PeerRecord>, Hangs>>,
     groups: [Arc<tokio::sync::Mutex<()>>; GROUPS],
 }
 
 impl OwnRecords {
-    pub(super) fn new(records: Records) -> Self {
+    pub(super) fn new(records: PeerRecords) -> Self {
         Self {
             records: Arc::new(records),
             calls: Calls::new(AT_ONCE, WITHIN),
@@ -48,7 +48,7 @@ impl OwnRecords {
 
 impl Cluster {
     /// What this node keeps of `thing`.
-    pub async fn kept(&self, thing: &Digest) -> Option<Kept> {
+    pub async fn kept(&self, thing: &Digest) -> Option<PeerRecord> {
         let own = &self.own;
         if let Some(kept) = own.records.known(thing) {
             return Some(kept);
@@ -60,7 +60,7 @@ impl Cluster {
     }
 
     /// Keeps `news` of `thing` on this node.
-    pub async fn keep(&self, thing: &Digest, news: Kept) -> io::Result<()> {
+    pub async fn keep(&self, thing: &Digest, news: PeerRecord) -> io::Result<()> {
         let own = &self.own;
         let (records, key) = (Arc::clone(&own.records), *thing);
         let putting = async {

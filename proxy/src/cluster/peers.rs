@@ -21,11 +21,11 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use larder_shared::{Digest, Range, RegistryName, Repository, Role};
 
-pub use self::{body::Body, flow::Flow};
 use self::{
     body::PATIENCE,
     voice::{QUIET, SLOWEST, Voice},
 };
+pub use self::{body::PeerBody, flow::Flow};
 use super::{
     members::Members,
     tls::{MemberTls, Rotating},
@@ -62,7 +62,7 @@ pub const LATER: Duration = Duration::from_mins(1);
 
 /// What is asked of a member.
 #[derive(Clone, Debug)]
-pub enum Subject {
+pub enum PeerSubject {
     /// A range of a blob.
     Blob(Digest, Range),
     /// A whole manifest.
@@ -73,10 +73,10 @@ pub enum Subject {
 
 /// One question to a member.
 #[derive(Clone, Debug)]
-pub struct Ask {
+pub struct PeerRequest {
     pub registry: RegistryName,
     pub repository: Repository,
-    pub subject: Subject,
+    pub subject: PeerSubject,
     pub role: Role,
     /// How long it may take until an answer begins, as long as the member lives: little where a client waits for its
     /// headers, more where it reads already and upstream may be slow for everybody.
@@ -89,7 +89,7 @@ pub struct Ask {
 
 /// Why a member gave nothing.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum Failure {
+pub enum PeerFailure {
     /// It does not have it, or upstream does not.
     #[error("{0} does not have it")]
     Miss(SocketAddr),
@@ -145,15 +145,18 @@ impl Peers {
     }
 
     /// This node's side of mutual TLS; `None` where it is off.
-    pub async fn tls(&self) -> Result<Option<MemberTls>, Failure> {
+    pub async fn tls(&self) -> Result<Option<MemberTls>, PeerFailure> {
         let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
         let config = self.config.load_full();
         // What was taken out of the configuration is not the same as TLS that was turned off.
         let Some(peers) = &config.cluster.peers else {
-            return Err(Failure::Gone(nobody, "no peers are configured".to_owned()));
+            return Err(PeerFailure::Gone(
+                nobody,
+                "no peers are configured".to_owned(),
+            ));
         };
         let current = self.tls.current(&peers.tls).await;
-        current.map_err(|error| Failure::Gone(nobody, error.to_string()))
+        current.map_err(|error| PeerFailure::Gone(nobody, error.to_string()))
     }
 
     /// The same as far as it is known without waiting for a file.
@@ -172,7 +175,7 @@ impl Peers {
         peers.is_some_and(|peers| peers.tls != PeerTls::Off)
     }
 
-    async fn pool(&self) -> Result<Pool, Failure> {
+    async fn pool(&self) -> Result<Pool, PeerFailure> {
         let tls = self.tls().await?;
         let generation = tls.as_ref().map(|tls| tls.generation);
         let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
@@ -197,7 +200,11 @@ impl Peers {
     }
 
     /// Asks `member`. The answer is a 200 or 206 with a watched body.
-    pub async fn ask(self: &Arc<Self>, member: SocketAddr, ask: &Ask) -> Result<Answer, Failure> {
+    pub async fn ask(
+        self: &Arc<Self>,
+        member: SocketAddr,
+        ask: &PeerRequest,
+    ) -> Result<PeerAnswer, PeerFailure> {
         if self.voice(member).is_due() {
             let peers = Arc::clone(self);
             tokio::spawn(async move {
@@ -212,10 +219,10 @@ impl Peers {
         let asked = Box::pin(self.ask_uncounted(member, ask)).await;
         let outcome = match &asked {
             Ok(_) => PeerAskedOutcome::Answered,
-            Err(Failure::Miss(_)) => PeerAskedOutcome::Miss,
-            Err(Failure::Refused(_)) => PeerAskedOutcome::Refused,
-            Err(Failure::Unable(..)) => PeerAskedOutcome::Unable,
-            Err(Failure::Gone(..)) => PeerAskedOutcome::Gone,
+            Err(PeerFailure::Miss(_)) => PeerAskedOutcome::Miss,
+            Err(PeerFailure::Refused(_)) => PeerAskedOutcome::Refused,
+            Err(PeerFailure::Unable(..)) => PeerAskedOutcome::Unable,
+            Err(PeerFailure::Gone(..)) => PeerAskedOutcome::Gone,
         };
         let labels = PeerAsked {
             role: RoleLabel(ask.role),
@@ -223,7 +230,7 @@ impl Peers {
         };
         self.metrics.peers.asked.get_or_create(&labels).inc();
         match &asked {
-            Err(Failure::Gone(..)) => self.members.failed(member),
+            Err(PeerFailure::Gone(..)) => self.members.failed(member),
             _ => self.members.answered(member),
         }
         if let Err(failure) = &asked {
@@ -235,21 +242,21 @@ impl Peers {
     async fn ask_uncounted(
         self: &Arc<Self>,
         member: SocketAddr,
-        ask: &Ask,
-    ) -> Result<Answer, Failure> {
+        ask: &PeerRequest,
+    ) -> Result<PeerAnswer, PeerFailure> {
         let (kind, digest) = match &ask.subject {
-            Subject::Blob(digest, _) | Subject::Has(digest) => ("blobs", digest),
-            Subject::Manifest(digest) => ("manifests", digest),
+            PeerSubject::Blob(digest, _) | PeerSubject::Has(digest) => ("blobs", digest),
+            PeerSubject::Manifest(digest) => ("manifests", digest),
         };
         let path = format!("/v2/{}/{kind}/{digest}?ns={}", ask.repository, ask.registry);
         let method = match ask.subject {
-            Subject::Has(_) => Method::HEAD,
+            PeerSubject::Has(_) => Method::HEAD,
             _ => Method::GET,
         };
         let mut request = Request::builder()
             .method(method)
             .header(ROLE, ask.role.as_str());
-        if let Subject::Blob(_, range) = &ask.subject {
+        if let PeerSubject::Blob(_, range) = &ask.subject {
             let range = format!("bytes={}-{}", range.start, range.end.saturating_sub(1));
             request = request.header(header::RANGE, range);
         }
@@ -262,7 +269,7 @@ impl Peers {
         let slots = self.voice(member).slots(digest, ask.role);
         let slot = tokio::time::timeout(ask.within, slots.acquire_owned()).await;
         let Ok(Ok(slot)) = slot else {
-            return Err(Failure::Unable(member, StatusCode::TOO_MANY_REQUESTS));
+            return Err(PeerFailure::Unable(member, StatusCode::TOO_MANY_REQUESTS));
         };
         let response = self
             .watched(
@@ -272,13 +279,15 @@ impl Peers {
             )
             .await?;
         match response.status() {
-            StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(Answer {
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(PeerAnswer {
                 partial: response.status() == StatusCode::PARTIAL_CONTENT,
-                body: Body::new(Arc::clone(self), member, ask.role, Some(slot), response),
+                body: PeerBody::new(Arc::clone(self), member, ask.role, Some(slot), response),
             }),
-            StatusCode::NOT_FOUND | StatusCode::RANGE_NOT_SATISFIABLE => Err(Failure::Miss(member)),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Failure::Refused(member)),
-            status => Err(Failure::Unable(member, status)),
+            StatusCode::NOT_FOUND | StatusCode::RANGE_NOT_SATISFIABLE => {
+                Err(PeerFailure::Miss(member))
+            }
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(PeerFailure::Refused(member)),
+            status => Err(PeerFailure::Unable(member, status)),
         }
     }
 
@@ -290,25 +299,28 @@ impl Peers {
         path: &str,
         body: Bytes,
         within: Duration,
-    ) -> Result<Bytes, Failure> {
+    ) -> Result<Bytes, PeerFailure> {
         let request = Request::builder().method(method);
         let call = async {
             let response = self.send(member, request, path, body).await?;
             match response.status() {
                 status if status.is_success() => {}
-                StatusCode::NOT_FOUND => return Err(Failure::Miss(member)),
+                StatusCode::NOT_FOUND => return Err(PeerFailure::Miss(member)),
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                    return Err(Failure::Refused(member));
+                    return Err(PeerFailure::Refused(member));
                 }
-                status => return Err(Failure::Unable(member, status)),
+                status => return Err(PeerFailure::Unable(member, status)),
             }
             client::collect(response.into_body(), 1 << 20, within)
                 .await
-                .map_err(|why| Failure::Gone(member, why))
+                .map_err(|why| PeerFailure::Gone(member, why))
         };
         match tokio::time::timeout(within, call).await {
             Ok(done) => done,
-            Err(_) => Err(Failure::Gone(member, format!("nothing within {within:?}"))),
+            Err(_) => Err(PeerFailure::Gone(
+                member,
+                format!("nothing within {within:?}"),
+            )),
         }
     }
 
@@ -317,17 +329,20 @@ impl Peers {
         &self,
         member: SocketAddr,
         within: Duration,
-    ) -> Result<Option<String>, Failure> {
+    ) -> Result<Option<String>, PeerFailure> {
         let greeting = self.send(member, Request::builder(), ALIVE, Bytes::new());
         let Ok(greeted) = tokio::time::timeout(within, greeting).await else {
-            return Err(Failure::Gone(member, format!("nothing within {within:?}")));
+            return Err(PeerFailure::Gone(
+                member,
+                format!("nothing within {within:?}"),
+            ));
         };
         let response = greeted?;
         if matches!(
             response.status(),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
         ) {
-            return Err(Failure::Refused(member));
+            return Err(PeerFailure::Refused(member));
         }
         let server = response.headers().get(header::SERVER);
         let told = server.and_then(|value| value.to_str().ok()?.strip_prefix("larder/"));
@@ -340,9 +355,9 @@ impl Peers {
         request: http::request::Builder,
         path: &str,
         body: Bytes,
-    ) -> Result<Response<Incoming>, Failure> {
+    ) -> Result<Response<Incoming>, PeerFailure> {
         let pool = self.pool().await?;
-        let gone = |why: String| Failure::Gone(member, why);
+        let gone = |why: String| PeerFailure::Gone(member, why);
         let mut request = request
             .uri(format!("{}://{member}{path}", pool.scheme))
             .body(Full::new(body))
@@ -368,8 +383,8 @@ impl Peers {
         self: &Arc<Self>,
         member: SocketAddr,
         within: Duration,
-        answer: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
+        answer: impl Future<Output = Result<T, PeerFailure>>,
+    ) -> Result<T, PeerFailure> {
         let begun = Instant::now();
         tokio::pin!(answer);
         loop {
@@ -378,12 +393,12 @@ impl Peers {
             }
             if begun.elapsed() >= within {
                 // It lives: what is late is its source.
-                return Err(Failure::Unable(member, StatusCode::GATEWAY_TIMEOUT));
+                return Err(PeerFailure::Unable(member, StatusCode::GATEWAY_TIMEOUT));
             }
             tokio::select! {
                 answered = &mut answer => return answered,
                 lives = self.lives(member) => if !lives {
-                    return Err(Failure::Gone(member, "it shows no sign of life".to_owned()));
+                    return Err(PeerFailure::Gone(member, "it shows no sign of life".to_owned()));
                 },
             }
         }
@@ -426,9 +441,9 @@ impl Peers {
 
 /// A member's answer.
 #[derive(Debug)]
-pub struct Answer {
+pub struct PeerAnswer {
     pub partial: bool,
-    pub body: Body,
+    pub body: PeerBody,
 }
 
 #[cfg(test)]
@@ -465,10 +480,10 @@ mod tests {
                 }
             }
         });
-        let ask = Ask {
+        let ask = PeerRequest {
             registry: "registry.test".parse().unwrap(),
             repository: "team/app".parse().unwrap(),
-            subject: Subject::Has(Digest::sha256(b"x")),
+            subject: PeerSubject::Has(Digest::sha256(b"x")),
             role: Role::Root,
             within: SOON,
             lent: Some(HeaderValue::from_static("Bearer lent")),
@@ -476,7 +491,7 @@ mod tests {
         };
         assert!(matches!(
             peers.ask(member, &ask).await,
-            Err(Failure::Miss(_))
+            Err(PeerFailure::Miss(_))
         ));
         let heard = heard.await.unwrap();
         assert!(
@@ -522,10 +537,10 @@ mod tests {
                 });
             }
         });
-        let ask = Ask {
+        let ask = PeerRequest {
             registry: "registry.test".parse().unwrap(),
             repository: "team/app".parse().unwrap(),
-            subject: Subject::Blob(Digest::sha256(b"x"), Range::new(0, 4)),
+            subject: PeerSubject::Blob(Digest::sha256(b"x"), Range::new(0, 4)),
             role: Role::Root,
             within: SOON,
             lent: None,

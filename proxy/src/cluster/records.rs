@@ -49,7 +49,7 @@ pub struct KeptTag {
 
 /// One record. Times are Unix seconds.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
-pub struct Kept {
+pub struct PeerRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<KeptTag>,
     /// The registry served the repository to an anonymous client.
@@ -66,7 +66,7 @@ pub struct Kept {
     pub revoked: BTreeMap<String, u64>,
 }
 
-impl Kept {
+impl PeerRecord {
     /// Takes over what `other` knows better.
     pub fn merge(&mut self, other: Self) {
         let checked = |tag: &Option<KeptTag>| tag.as_ref().map(|tag| tag.checked);
@@ -181,9 +181,9 @@ pub fn of_repository(registry: &RegistryName, repository: &Repository) -> Digest
 
 /// The records that this node keeps.
 #[derive(Debug)]
-pub struct Records {
+pub struct PeerRecords {
     dir: PathBuf,
-    known: Mutex<LruCache<Digest, Kept>>,
+    known: Mutex<LruCache<Digest, PeerRecord>>,
     /// What was last told of a thing, and when.
     told: Mutex<LruCache<Digest, (Digest, Instant)>>,
     /// Each record is changed by one at a time.
@@ -197,7 +197,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Records {
+impl PeerRecords {
     /// Records in `dir`, which need not exist.
     pub fn new(dir: PathBuf) -> Self {
         Self {
@@ -235,7 +235,7 @@ impl Records {
     }
 
     /// What is known of `thing` (blocking).
-    pub fn get(&self, thing: &Digest) -> Option<Kept> {
+    pub fn get(&self, thing: &Digest) -> Option<PeerRecord> {
         if let Some(kept) = self.known(thing) {
             return Some(kept);
         }
@@ -243,14 +243,14 @@ impl Records {
             return None;
         }
         let text = fs::read(self.path(thing)).ok()?;
-        let kept: Kept = serde_json::from_slice(&text).ok()?;
+        let kept: PeerRecord = serde_json::from_slice(&text).ok()?;
         let mut known = lock(&self.known);
         // What was put meanwhile is newer.
         Some(known.get_or_insert(*thing, || kept).clone())
     }
 
     /// The same as far as it is in memory.
-    pub fn known(&self, thing: &Digest) -> Option<Kept> {
+    pub fn known(&self, thing: &Digest) -> Option<PeerRecord> {
         lock(&self.known).get(thing).cloned()
     }
 
@@ -259,7 +259,7 @@ impl Records {
     }
 
     /// Takes down what somebody knows of `thing` (blocking).
-    pub fn put(&self, thing: &Digest, news: Kept, now: u64) -> io::Result<()> {
+    pub fn put(&self, thing: &Digest, news: PeerRecord, now: u64) -> io::Result<()> {
         let _one = self.changing.take(thing);
         let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
         let news = news.sane(now);

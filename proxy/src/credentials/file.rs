@@ -120,12 +120,12 @@ pub(super) fn unreadable(path: &Path, error: &io::Error) -> CredentialError {
 }
 
 /// By path: the hash of what was found there, and its meaning.
-type Kept<T> = HashMap<PathBuf, ([u8; 32], Arc<T>)>;
+type Parsed<T> = HashMap<PathBuf, ([u8; 32], Arc<T>)>;
 
 /// What the files that are in use mean.
 #[derive(Debug)]
 pub(super) struct Understood<T> {
-    kept: Mutex<Kept<T>>,
+    kept: Mutex<Parsed<T>>,
 }
 
 impl<T> Default for Understood<T> {
@@ -170,7 +170,7 @@ impl<T> Understood<T> {
         self.lock().remove(path);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Kept<T>> {
+    fn lock(&self) -> MutexGuard<'_, Parsed<T>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

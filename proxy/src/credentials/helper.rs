@@ -33,15 +33,15 @@ const TOKEN: &str = "<token>";
 /// A helper's name and the server that it is asked about.
 type Question = (String, String);
 /// `None`: it has nothing.
-type Answer = Option<Credential>;
+type HelperAnswer = Option<Credential>;
 
 /// The helpers of the node.
 pub(super) struct Helpers {
     directory: Option<PathBuf>,
     time: Duration,
     running: Arc<Semaphore>,
-    answers: Cache<Question, Answer>,
-    asking: Coalesce<Question, Result<Answer, CredentialError>>,
+    answers: Cache<Question, HelperAnswer>,
+    asking: Coalesce<Question, Result<HelperAnswer, CredentialError>>,
 }
 
 #[derive(Deserialize)]
@@ -72,7 +72,7 @@ impl Helpers {
         &self,
         name: &str,
         registry: &RegistryName,
-    ) -> Result<Answer, CredentialError> {
+    ) -> Result<HelperAnswer, CredentialError> {
         let server = if registry.is_docker_hub() {
             DOCKER_HUB_SERVER
         } else {
@@ -113,7 +113,7 @@ impl Helpers {
     }
 }
 
-fn understood(program: &Path, ran: &Ran) -> Result<Answer, CredentialError> {
+fn understood(program: &Path, ran: &Ran) -> Result<HelperAnswer, CredentialError> {
     if !ran.status.success() {
         let nothing = String::from_utf8_lossy(&ran.answer).trim() == NOTHING;
         return if nothing {

@@ -47,7 +47,7 @@ struct Plugin {
 type Key = (Plugin, Scope);
 
 #[derive(Clone)]
-struct Answer {
+struct PluginAnswer {
     auth: Auth,
     scope: Scope,
     /// Zero: for those who wait for it and nobody else.
@@ -56,8 +56,8 @@ struct Answer {
 
 struct AsLongAsItLasts;
 
-impl Expiry<Key, Answer> for AsLongAsItLasts {
-    fn expire_after_create(&self, _: &Key, answer: &Answer, _: Instant) -> Option<Duration> {
+impl Expiry<Key, PluginAnswer> for AsLongAsItLasts {
+    fn expire_after_create(&self, _: &Key, answer: &PluginAnswer, _: Instant) -> Option<Duration> {
         Some(answer.lasts)
     }
 }
@@ -66,8 +66,8 @@ impl Expiry<Key, Answer> for AsLongAsItLasts {
 pub(super) struct Plugins {
     time: Duration,
     running: Arc<Semaphore>,
-    answers: Cache<Key, Answer>,
-    asking: Coalesce<Key, Result<Answer, CredentialError>>,
+    answers: Cache<Key, PluginAnswer>,
+    asking: Coalesce<Key, Result<PluginAnswer, CredentialError>>,
 }
 
 #[derive(Deserialize)]
@@ -161,7 +161,7 @@ impl Plugins {
         plugin: &Plugin,
         scope: Scope,
         image: &Image,
-    ) -> Result<Answer, CredentialError> {
+    ) -> Result<PluginAnswer, CredentialError> {
         if let Some(answer) = kept(&self.answers, plugin, image).await {
             return Ok(answer);
         }
@@ -189,7 +189,11 @@ impl Plugins {
 }
 
 /// An earlier answer that holds for `image`.
-async fn kept(answers: &Cache<Key, Answer>, plugin: &Plugin, image: &Image) -> Option<Answer> {
+async fn kept(
+    answers: &Cache<Key, PluginAnswer>,
+    plugin: &Plugin,
+    image: &Image,
+) -> Option<PluginAnswer> {
     for scope in scopes(image) {
         if let Some(answer) = answers.get(&(plugin.clone(), scope)).await {
             return Some(answer);
@@ -215,7 +219,7 @@ async fn execute(
     plugin: &Plugin,
     image: &Image,
     time: Duration,
-) -> Result<Answer, CredentialError> {
+) -> Result<PluginAnswer, CredentialError> {
     let Plugin { program, provider } = plugin;
     let request = serde_json::json!({
         "kind": "CredentialProviderRequest",
@@ -231,7 +235,7 @@ async fn execute(
         .map_err(|what| CredentialError::new(Fault::Answer, program.display(), what))
 }
 
-fn understood(bytes: &[u8], provider: &Provider, image: &Image) -> Result<Answer, String> {
+fn understood(bytes: &[u8], provider: &Provider, image: &Image) -> Result<PluginAnswer, String> {
     let said: Said = serde_json::from_slice(bytes).map_err(|error| {
         format!(
             "answered what no plugin does: {}: is it the right program?",
@@ -267,7 +271,7 @@ fn understood(bytes: &[u8], provider: &Provider, image: &Image) -> Result<Answer
         let empty = username.is_empty() && password.is_empty();
         (!empty).then_some((pattern, Credential::Basic { username, password }))
     });
-    Ok(Answer {
+    Ok(PluginAnswer {
         auth: Arc::new(auth.collect()),
         scope,
         lasts: lasts.min(LONGEST),

@@ -9,7 +9,7 @@ use crate::{
     cluster::{
         members::lookup,
         object_store::View,
-        peers::Failure,
+        peers::PeerFailure,
         tls::{self, Validity},
     },
     config::{MemberFiles, Members, PeerTls},
@@ -67,7 +67,7 @@ async fn members(pull: &Pull) -> Vec<Finding> {
         }
         match greeted {
             Ok(version) => versions.push((shown, version.clone())),
-            Err(Failure::Refused(_)) => refusing.push(shown),
+            Err(PeerFailure::Refused(_)) => refusing.push(shown),
             Err(failure) => silent.push(format!("{shown}: {failure}")),
         }
     }

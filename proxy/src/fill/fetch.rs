@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{
     Fill, HELD_BACK, lock,
-    sources::{Body, Brought},
+    sources::{Brought, SourceBody},
 };
 use crate::{
     store::{HANGS, Partial, Piece},
@@ -77,13 +77,13 @@ pub struct Opened {
     pub member: Option<SocketAddr>,
     /// That member brings it from somebody else.
     pub passed_on: bool,
-    pub body: Body,
+    pub body: SourceBody,
     /// What the body has brought already.
     pub first: Option<Brought>,
 }
 
 impl Opened {
-    /// The next that the body brings; see [`Body::next`].
+    /// The next that the body brings; see [`SourceBody::next`].
     pub async fn next(&mut self, idle: Duration) -> Brought {
         match self.first.take() {
             Some(first) => first,
@@ -120,7 +120,7 @@ impl Track {
             let _ = self.member.set(member);
         }
         self.passed_on.store(opened.passed_on, Ordering::Relaxed);
-        let object = matches!(opened.body, Body::Object(_));
+        let object = matches!(opened.body, SourceBody::Object(_));
         self.object.store(object, Ordering::Relaxed);
         self.plain.store(!opened.ranged, Ordering::Relaxed);
     }

@@ -259,10 +259,10 @@ impl Fills {
     }
 
     /// A blob is right: whoever brought wrong bytes of it before is named (blocking).
-    pub(super) fn name_liars(&self, right: &Blob) {
+    pub(super) fn name_corrupt_sources(&self, right: &Blob) {
         match self.suspects.name(right) {
-            Ok(liars) => {
-                for member in liars {
+            Ok(corrupt) => {
+                for member in corrupt {
                     tracing::warn!(%member, blob.digest = %right.digest(), "distrust: a member gave wrong bytes and is not asked for a while; look at its disk and memory, and run `larder verify` there");
                     self.cluster.members.distrust(member);
                     self.metrics.peers.distrusted.inc();

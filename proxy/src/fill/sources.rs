@@ -20,7 +20,7 @@ use crate::{
     access::{Place, Verdict},
     cluster::{
         object_store::Object,
-        peers::{self, Ask},
+        peers::{self, PeerRequest},
         placement,
     },
     metrics,
@@ -64,9 +64,9 @@ impl Via {
 
 /// A body under way, whoever sends it.
 #[derive(Debug)]
-pub enum Body {
+pub enum SourceBody {
     Upstream(Incoming),
-    Peer(Box<peers::Body>),
+    Peer(Box<peers::PeerBody>),
     Object(Box<Object>),
 }
 
@@ -78,7 +78,7 @@ pub enum Brought {
     Broken { why: String, stalled: bool },
 }
 
-impl Body {
+impl SourceBody {
     /// Who sends it.
     pub fn source(&self) -> metrics::Source {
         match self {
@@ -220,7 +220,7 @@ async fn open_upstream(
             endpoint: answer.endpoint,
             member: None,
             passed_on: false,
-            body: Body::Upstream(answer.body),
+            body: SourceBody::Upstream(answer.body),
             first: None,
         });
     }
@@ -238,7 +238,7 @@ async fn open_upstream(
         endpoint: answer.endpoint,
         member: None,
         passed_on: false,
-        body: Body::Upstream(answer.body),
+        body: SourceBody::Upstream(answer.body),
         first: None,
     })
 }
@@ -269,7 +269,7 @@ async fn open_peer(
     member: SocketAddr,
     role: Role,
 ) -> Result<Opened, End> {
-    let subject = peers::Subject::Blob(fill.digest, range);
+    let subject = peers::PeerSubject::Blob(fill.digest, range);
     let mut ask = fills.ask_of(&fills.place(source), subject, role).await;
     if lock(&fill.state).partial.is_some() {
         ask.within = peers::LATER;
@@ -298,7 +298,7 @@ async fn open_peer(
         endpoint: usize::MAX,
         member: Some(member),
         passed_on: answer.body.headers().contains_key(peers::PASSED_ON),
-        body: Body::Peer(Box::new(answer.body)),
+        body: SourceBody::Peer(Box::new(answer.body)),
         first: None,
     })
 }
@@ -306,7 +306,12 @@ async fn open_peer(
 impl Fills {
     /// A question to a member on behalf of whoever asks at `place`. A root or a relay is lent a token if there is one to
     /// lend; without, it could not ask upstream, and what it holds will do.
-    pub async fn ask_of(&self, place: &Place, subject: peers::Subject, role: Role) -> Ask {
+    pub async fn ask_of(
+        &self,
+        place: &Place,
+        subject: peers::PeerSubject,
+        role: Role,
+    ) -> PeerRequest {
         let (registry, repository) = (&place.registry, &place.repository);
         let lend = match role {
             Role::Holder => Lend::Nothing,
@@ -321,7 +326,7 @@ impl Fills {
             Lend::Token(token) if self.cluster.peers.may_lend() => (role, Some(token)),
             Lend::Token(_) | Lend::Cannot => (Role::Holder, None),
         };
-        Ask {
+        PeerRequest {
             registry: registry.clone(),
             repository: repository.clone(),
             subject,
@@ -366,7 +371,7 @@ async fn open_object(fills: &Fills, fill: &Fill, source: &Source, range: Range) 
         endpoint: usize::MAX,
         member: None,
         passed_on: false,
-        body: Body::Object(Box::new(object)),
+        body: SourceBody::Object(Box::new(object)),
         first: None,
     })
 }
@@ -402,10 +407,10 @@ async fn hinted(fills: &Fills, fill: &Fill) -> Vec<SocketAddr> {
 async fn search(fills: &Fills, fill: &Fill, source: &Source) -> Vec<SocketAddr> {
     let cluster = &fills.cluster;
     let others: Vec<SocketAddr> = cluster.members.view().others().collect();
-    let ask = Ask {
+    let ask = PeerRequest {
         registry: source.registry.clone(),
         repository: source.repository.clone(),
-        subject: peers::Subject::Has(fill.digest),
+        subject: peers::PeerSubject::Has(fill.digest),
         role: Role::Holder,
         within: SEARCH,
         lent: None,

@@ -192,7 +192,7 @@ impl Running {
         let mut others = (by_object || !self.shares.is_empty()) && self.restarts < RESTARTS;
         for (source, endpoint) in std::mem::take(&mut self.used) {
             let upstreams = &self.fills.upstreams;
-            let lied = upstreams.lied(&source.registry, endpoint, &self.fill.digest);
+            let lied = upstreams.brought_wrong_bytes(&source.registry, endpoint, &self.fill.digest);
             // The ranges were wrong: the whole may be right.
             others |= lied.await && self.restarts < RESTARTS;
             others |= self.restarts + 1 < self.fills.upstreams.count(&source.registry);

@@ -109,13 +109,13 @@ impl Suspects {
         let Some(suspect) = self.lock().pop(right.digest()) else {
             return Ok(Vec::new());
         };
-        let mut liars = Vec::new();
+        let mut corrupt = Vec::new();
         for share in suspect.shares.iter().filter(|share| !share.passed_on) {
-            if !liars.contains(&share.member) && differs(&suspect.wrong, right, share.range)? {
-                liars.push(share.member);
+            if !corrupt.contains(&share.member) && differs(&suspect.wrong, right, share.range)? {
+                corrupt.push(share.member);
             }
         }
-        Ok(liars)
+        Ok(corrupt)
     }
 
     fn lock(&self) -> MutexGuard<'_, LruCache<Digest, Suspect>> {
@@ -165,8 +165,8 @@ mod tests {
             assert_eq!(suspects.of(&digest).len(), 1);
             let right = store.begin(digest, 5, &registry).unwrap();
             right.write(0, &["right".into()]).unwrap();
-            let liars = suspects.name(right.blob()).unwrap();
-            assert_eq!(liars.len(), named, "{passed_on}");
+            let corrupt = suspects.name(right.blob()).unwrap();
+            assert_eq!(corrupt.len(), named, "{passed_on}");
         }
     }
 

@@ -112,7 +112,7 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
             let suspects = Arc::clone(&fills);
             let flushed = FLUSHED_WITHIN + Duration::from_secs(partial.size() / SLOWEST);
             let commit = move |store: &Store| {
-                suspects.name_liars(partial.blob());
+                suspects.name_corrupt_sources(partial.blob());
                 // A blob that no repository is known to hold would be fetched again.
                 for record in &records {
                     record.flush();

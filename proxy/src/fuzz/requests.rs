@@ -12,7 +12,7 @@ use larder_shared::{
     Digest, Range, RangeHeader, Reference, RegistryName, Repository, Role, Route, Tag,
 };
 
-use crate::cluster::records::Kept;
+use crate::cluster::records::PeerRecord;
 use crate::store::now;
 use crate::visitor::{Named, Names, named};
 
@@ -156,11 +156,11 @@ pub(super) fn peers(text: &str) {
         assert!(role.is_none_or(|role| role.as_str() == value), "{value}");
         one_spelling::<TraceParent>(value);
     }
-    if let Ok(kept) = serde_json::from_str::<Kept>(record) {
+    if let Ok(kept) = serde_json::from_str::<PeerRecord>(record) {
         let now = now();
         let sane = kept.sane(now);
         assert!(sane.latest().is_none_or(|at| at <= now + 60), "{sane:?}");
-        let mut merged = Kept::default();
+        let mut merged = PeerRecord::default();
         merged.merge(sane);
         let mut again = merged.clone();
         again.merge(merged.clone());

@@ -23,7 +23,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioTimer;
 
-use super::places::{Place, Work};
+use super::slots::{Slot, Work};
 use crate::{body::Body, drain::Watch};
 
 /// A request's head must be complete within this time; also how long an idle connection is kept.
@@ -46,11 +46,11 @@ pub(super) fn http(files: bool) -> http1::Builder {
     builder
 }
 
-/// Serves a connection that has a place to its end.
+/// Serves a connection that has a slot to its end.
 pub(super) async fn converse<I, F, R>(
     io: I,
     http: &http1::Builder,
-    place: &Arc<Place>,
+    slot: &Arc<Slot>,
     mut watch: Watch,
     answer: F,
 ) where
@@ -61,7 +61,7 @@ pub(super) async fn converse<I, F, R>(
     let asked = AtomicBool::new(false);
     let service = service_fn(|request| {
         asked.store(true, Ordering::Relaxed);
-        let work = place.work();
+        let work = slot.work();
         let answer = answer(request);
         async move {
             let response = answer.await;
@@ -76,7 +76,7 @@ pub(super) async fn converse<I, F, R>(
             connection.as_mut().graceful_shutdown();
             connection.await
         }
-        () = place.told_to_go() => {
+        () = slot.told_to_go() => {
             // Half of a first head is nothing to wait for. Later the end of an answer may still be on its way.
             if !asked.load(Ordering::Relaxed) {
                 return;

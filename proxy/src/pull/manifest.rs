@@ -7,7 +7,8 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use larder_shared::{Digest, Reference, Tag, admin::StepName, media};
 
 use super::{
-    DIGEST, Manifest, Pull, PullError, Pulled, explain, hearsay::tell_arrived, outage::SOME, put,
+    DIGEST, Manifest, Pull, PullError, Pulled, explain, outage::SOME, peer_records::tell_arrived,
+    put,
 };
 use crate::{
     access::{Access, Place, Verdict},
@@ -589,7 +590,9 @@ async fn fetch(
                 if let (PullError::Fill(FillError::Digest), Reference::Digest(digest)) =
                     (&error, &reference)
                 {
-                    upstreams.lied(&place.registry, endpoint, digest).await;
+                    upstreams
+                        .brought_wrong_bytes(&place.registry, endpoint, digest)
+                        .await;
                 }
                 last = Some(error);
             }

@@ -212,7 +212,7 @@ impl Pull {
     ) -> Option<Manifest> {
         let ask = self
             .fills
-            .ask_of(place, peers::Subject::Manifest(*digest), role)
+            .ask_of(place, peers::PeerSubject::Manifest(*digest), role)
             .await;
         let answer = self.cluster.peers.ask(member, &ask).await.ok()?;
         let receiving = self

@@ -73,7 +73,7 @@ impl Upstreams {
             proves,
         } = self.locations.get(&key).await?;
         // Who gave wrong bytes is not asked again where it led to.
-        if self.liars.get(&(origin.clone(), key.2)).await.is_some() {
+        if self.corrupt.get(&(origin.clone(), key.2)).await.is_some() {
             return None;
         }
         if endpoint != wanted || ask.anew {

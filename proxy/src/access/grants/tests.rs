@@ -232,7 +232,7 @@ async fn what_was_learned_in_waiting_is_added_to_the_file() {
 
 /// What another member still knows as accepted does not bring back what the origin has refused since.
 #[tokio::test]
-async fn hearsay_does_not_undo_a_refusal() {
+async fn peer_records_do_not_undo_a_refusal() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("grants");
 

@@ -14,7 +14,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// Who answered.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum ProbeAnswer {
     /// larder itself.
     Larder,
     /// Another program; its status.
@@ -24,7 +24,7 @@ pub(super) enum Answer {
 }
 
 /// Asks `address` for `/v2/`, again and again while nobody answers, for `patience` at the most.
-pub(super) fn probe(address: &str, patience: Duration) -> anyhow::Result<Answer> {
+pub(super) fn probe(address: &str, patience: Duration) -> anyhow::Result<ProbeAnswer> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -38,7 +38,7 @@ pub(super) fn probe(address: &str, patience: Duration) -> anyhow::Result<Answer>
                 Err(_) => "no answer".to_owned(),
             };
             if tokio::time::Instant::now() + PAUSE >= deadline {
-                return Ok(Answer::Nobody(why));
+                return Ok(ProbeAnswer::Nobody(why));
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -61,28 +61,28 @@ async fn ask(url: &Url) -> anyhow::Result<Response<Incoming>> {
 }
 
 /// larder's challenge names it as the service.
-fn answer<B>(response: &Response<B>) -> Answer {
+fn answer<B>(response: &Response<B>) -> ProbeAnswer {
     let mut challenges = response.headers().get_all(WWW_AUTHENTICATE).iter();
     let larder = challenges.any(|challenge| {
         let text = challenge.to_str().unwrap_or_default();
         text.contains("service=\"larder\"")
     });
     if larder {
-        Answer::Larder
+        ProbeAnswer::Larder
     } else {
-        Answer::Other(response.status().as_u16())
+        ProbeAnswer::Other(response.status().as_u16())
     }
 }
 
 /// What to do about an answer that is not larder's.
-pub(super) fn mend(answer: &Answer, address: &str) -> Option<String> {
+pub(super) fn mend(answer: &ProbeAnswer, address: &str) -> Option<String> {
     match answer {
-        Answer::Larder => None,
-        Answer::Other(status) => Some(format!(
+        ProbeAnswer::Larder => None,
+        ProbeAnswer::Other(status) => Some(format!(
             "{address} answers with {status}, and not as larder does: find who listens there (`ss -ltnp`), since the runtime \
              will ask it for every image; stop it, or give larder another port and say --address"
         )),
-        Answer::Nobody(why) => Some(format!(
+        ProbeAnswer::Nobody(why) => Some(format!(
             "nobody answers at {address} ({why}), so the runtime goes to the registries. Is larder running and ready on this node? \
              If it is: a host port takes the CNI's portmap plug-in (`ls /etc/cni/net.d`); without it use hostNetwork. In a \
              container, 127.0.0.1 is the node's only with hostNetwork"

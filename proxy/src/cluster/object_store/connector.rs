@@ -14,7 +14,7 @@ use object_store::{
     },
 };
 
-use super::failure::{Answer, Unanswered};
+use super::failure::{ObjectAnswer, Unanswered};
 use crate::client::{self, Client, Route, SendError};
 
 /// An error's text is read up to this size, and for so long.
@@ -74,7 +74,7 @@ impl HttpService for Connector {
             _ => HttpErrorKind::Unknown,
         };
         let status = parts.status;
-        Err(HttpError::new(kind, Answer { status, code }))
+        Err(HttpError::new(kind, ObjectAnswer { status, code }))
     }
 }
 

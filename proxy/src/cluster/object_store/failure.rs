@@ -8,7 +8,7 @@ use crate::metrics::ObjectOutcome;
 
 /// Why the store did not do what it was asked. For a pull each of them is a miss.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
+pub enum ObjectFailure {
     /// It failed repeatedly and is left alone for so much longer.
     #[error("the object store failed repeatedly and is not asked for another {} s", .0.as_secs().max(1))]
     Skipped(Duration),
@@ -20,10 +20,10 @@ pub enum Failure {
     Unreachable(String),
     /// It does not accept the credentials, or not for this.
     #[error("the object store refuses: {0}")]
-    Denied(Answer),
+    Denied(ObjectAnswer),
     /// It answered with an error.
     #[error("the object store answered {0}")]
-    Answered(Answer),
+    Answered(ObjectAnswer),
     /// An object or a file that is not what it should be.
     #[error("{0}")]
     Damaged(&'static str),
@@ -43,12 +43,12 @@ pub enum Failure {
 
 /// A status and the word that S3 puts beside it, such as `SlowDown`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct ObjectAnswer {
     pub status: StatusCode,
     pub code: Option<String>,
 }
 
-impl fmt::Display for Answer {
+impl fmt::Display for ObjectAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.status.as_str())?;
         match &self.code {
@@ -58,7 +58,7 @@ impl fmt::Display for Answer {
     }
 }
 
-impl Error for Answer {}
+impl Error for ObjectAnswer {}
 
 /// What the store's client is told of a request that brought no response.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -69,7 +69,7 @@ pub(super) enum Unanswered {
     Unreachable(String),
 }
 
-impl Failure {
+impl ObjectFailure {
     /// The label that counts it.
     pub fn outcome(&self) -> ObjectOutcome {
         match self {
@@ -98,8 +98,8 @@ impl Failure {
     }
 }
 
-impl From<Answer> for Failure {
-    fn from(answer: Answer) -> Self {
+impl From<ObjectAnswer> for ObjectFailure {
+    fn from(answer: ObjectAnswer) -> Self {
         match answer.status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Self::Denied(answer),
             _ => Self::Answered(answer),
@@ -107,9 +107,9 @@ impl From<Answer> for Failure {
     }
 }
 
-impl From<object_store::Error> for Failure {
+impl From<object_store::Error> for ObjectFailure {
     fn from(error: object_store::Error) -> Self {
-        let bare = |status| Self::from(Answer { status, code: None });
+        let bare = |status| Self::from(ObjectAnswer { status, code: None });
         match &error {
             object_store::Error::PermissionDenied { .. } => return bare(StatusCode::FORBIDDEN),
             object_store::Error::Unauthenticated { .. } => return bare(StatusCode::UNAUTHORIZED),
@@ -124,12 +124,12 @@ impl From<object_store::Error> for Failure {
     }
 }
 
-impl Failure {
+impl ObjectFailure {
     /// What the innermost cause says: the outer ones hold the URL.
     pub(super) fn of(error: &(dyn Error + 'static)) -> Self {
         let mut cause = error;
         loop {
-            if let Some(answer) = cause.downcast_ref::<Answer>() {
+            if let Some(answer) = cause.downcast_ref::<ObjectAnswer>() {
                 return answer.clone().into();
             }
             match cause.downcast_ref::<Unanswered>() {

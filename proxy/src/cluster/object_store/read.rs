@@ -15,12 +15,12 @@ use object_store::{
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
-use super::{Failure, Object, breaker::Permit, limits::LARGEST_RECORD};
+use super::{Object, ObjectFailure, breaker::Permit, limits::LARGEST_RECORD};
 
 /// A directory's files are read in pieces of this size.
 const PIECE: u64 = 1 << 20;
 
-type Chunks = BoxStream<'static, Result<Bytes, Failure>>;
+type Chunks = BoxStream<'static, Result<Bytes, ObjectFailure>>;
 
 /// An object whose first bytes have come.
 pub(super) struct Found {
@@ -31,7 +31,10 @@ pub(super) struct Found {
 }
 
 /// The size of an object, if it is there.
-pub(super) async fn size(store: Arc<dyn ObjectStore>, path: Path) -> Result<Option<u64>, Failure> {
+pub(super) async fn size(
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+) -> Result<Option<u64>, ObjectFailure> {
     match store.head(&path).await {
         Ok(meta) => Ok(Some(meta.size)),
         Err(Error::NotFound { .. }) => Ok(None),
@@ -45,7 +48,7 @@ pub(super) async fn first(
     path: Path,
     range: Range,
     stall: Duration,
-) -> Result<Option<Found>, Failure> {
+) -> Result<Option<Found>, ObjectFailure> {
     let wanted = match (range.start, range.end) {
         (0, u64::MAX) => None,
         (start, u64::MAX) => Some(GetRange::Offset(start)),
@@ -99,9 +102,9 @@ pub(super) fn object(found: Found, permit: Permit, read: &Counter) -> Object {
                 permit.succeeded();
                 return None;
             }
-            Some(Ok(_)) => Failure::Damaged("the object store sent more than it said"),
+            Some(Ok(_)) => ObjectFailure::Damaged("the object store sent more than it said"),
             Some(Err(failure)) => failure,
-            None => Failure::Unreachable("its answer broke off".to_owned()),
+            None => ObjectFailure::Unreachable("its answer broke off".to_owned()),
         };
         if failure.is_the_stores() {
             permit.failed(Instant::now());
@@ -121,13 +124,13 @@ pub(super) async fn whole(
     store: Arc<dyn ObjectStore>,
     path: Path,
     stall: Duration,
-) -> Result<Option<Bytes>, Failure> {
+) -> Result<Option<Bytes>, ObjectFailure> {
     let all = Range::new(0, u64::MAX);
     let Some(found) = first(store, path, all, stall).await? else {
         return Ok(None);
     };
     if found.size > LARGEST_RECORD {
-        return Err(Failure::Damaged("a record is larger than 1 MiB"));
+        return Err(ObjectFailure::Damaged("a record is larger than 1 MiB"));
     }
     let mut bytes = Vec::with_capacity(found.size as usize);
     bytes.extend_from_slice(&found.first.unwrap_or_default());
@@ -141,7 +144,7 @@ pub(super) async fn whole(
     if bytes.len() as u64 == found.size {
         Ok(Some(bytes.into()))
     } else {
-        Err(Failure::Damaged(
+        Err(ObjectFailure::Damaged(
             "a record has not the length it should have",
         ))
     }
@@ -160,7 +163,7 @@ fn chunks(result: GetResult, stall: Duration) -> Chunks {
                     Ok(Some(Ok(chunk))) => Some((Ok(chunk), Some(chunks))),
                     Ok(Some(Err(error))) => Some((Err(error.into()), None)),
                     Ok(None) => None,
-                    Err(_) => Some((Err(Failure::Timeout(stall)), None)),
+                    Err(_) => Some((Err(ObjectFailure::Timeout(stall)), None)),
                 }
             })
             .boxed()
@@ -181,8 +184,11 @@ fn pieces(file: Arc<File>, range: Range) -> Chunks {
             });
             match read.await {
                 Ok(Ok(bytes)) => Some((Ok(bytes), Some(at + len))),
-                Ok(Err(error)) => Some((Err(Failure::Other(error.to_string())), None)),
-                Err(_) => Some((Err(Failure::Other("a read ended by itself".into())), None)),
+                Ok(Err(error)) => Some((Err(ObjectFailure::Other(error.to_string())), None)),
+                Err(_) => Some((
+                    Err(ObjectFailure::Other("a read ended by itself".into())),
+                    None,
+                )),
             }
         }
     })

@@ -67,7 +67,7 @@ fn key(digest: &Digest) -> String {
     format!("p/blobs/sha256/{}/{hex}", &hex[..2])
 }
 
-async fn body(object: Object) -> Result<Vec<u8>, Failure> {
+async fn body(object: Object) -> Result<Vec<u8>, ObjectFailure> {
     let mut body = object.body;
     let mut bytes = Vec::new();
     while let Some(chunk) = body.next().await {

@@ -18,7 +18,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::failure::Failure;
+use super::failure::ObjectFailure;
 
 /// Up to this size a blob is one request, which either creates the object or finds it there.
 const ONE_REQUEST: u64 = 16 << 20;
@@ -89,7 +89,7 @@ impl Upload<'_> {
         file: &Arc<File>,
         size: u64,
         distrusted: bool,
-    ) -> Result<Written, Failure> {
+    ) -> Result<Written, ObjectFailure> {
         let mut mode = match self.size().await? {
             Some(there) if there == size && !distrusted => return Ok(Written::AlreadyThere),
             // Another size is another content: an upload that a store has taken for complete.
@@ -110,7 +110,7 @@ impl Upload<'_> {
                 Err(Error::AlreadyExists { .. }) => {
                     return match self.size().await? {
                         Some(there) if there == size => Ok(Written::AlreadyThere),
-                        _ => Err(Failure::Busy),
+                        _ => Err(ObjectFailure::Busy),
                     };
                 }
                 // A store without conditions: the same bytes are written twice at worst.
@@ -123,11 +123,11 @@ impl Upload<'_> {
     }
 
     /// Writes a record, whatever is there.
-    pub(super) async fn record(&self, bytes: Bytes) -> Result<(), Failure> {
+    pub(super) async fn record(&self, bytes: Bytes) -> Result<(), ObjectFailure> {
         Ok(self.put(bytes, PutMode::Overwrite).await??)
     }
 
-    async fn size(&self) -> Result<Option<u64>, Failure> {
+    async fn size(&self) -> Result<Option<u64>, ObjectFailure> {
         match self.step(self.store.head(self.path)).await? {
             Ok(meta) => Ok(Some(meta.size)),
             Err(Error::NotFound { .. }) => Ok(None),
@@ -135,7 +135,7 @@ impl Upload<'_> {
         }
     }
 
-    async fn put(&self, bytes: Bytes, mode: PutMode) -> Result<Result<(), Error>, Failure> {
+    async fn put(&self, bytes: Bytes, mode: PutMode) -> Result<Result<(), Error>, ObjectFailure> {
         let size = bytes.len() as u64;
         self.may_send(size).await?;
         let payload = PutPayload::from_bytes(bytes);
@@ -149,7 +149,12 @@ impl Upload<'_> {
         Ok(put.map(drop))
     }
 
-    async fn in_parts(&self, digest: &Digest, file: &Arc<File>, size: u64) -> Result<(), Failure> {
+    async fn in_parts(
+        &self,
+        digest: &Digest,
+        file: &Arc<File>,
+        size: u64,
+    ) -> Result<(), ObjectFailure> {
         let mut upload = self.step(self.store.put_multipart(self.path)).await??;
         let sent = self.parts(upload.as_mut(), digest, file, size).await;
         if sent.is_err() {
@@ -165,7 +170,7 @@ impl Upload<'_> {
         digest: &Digest,
         file: &Arc<File>,
         size: u64,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), ObjectFailure> {
         let part = part_size(size);
         let mut pieces = Pieces::new(digest, file, size);
         while pieces.left() > 0 {
@@ -183,10 +188,10 @@ impl Upload<'_> {
     }
 
     /// Waits for the rate. A slow rate is no stall: it has no time limit, but it ends with larder.
-    async fn may_send(&self, bytes: u64) -> Result<(), Failure> {
+    async fn may_send(&self, bytes: u64) -> Result<(), ObjectFailure> {
         tokio::select! {
             () = self.pace.wait(bytes) => Ok(()),
-            () = self.stop.cancelled() => Err(Failure::Stopping),
+            () = self.stop.cancelled() => Err(ObjectFailure::Stopping),
         }
     }
 
@@ -194,12 +199,12 @@ impl Upload<'_> {
     async fn step<T>(
         &self,
         request: impl Future<Output = Result<T, Error>>,
-    ) -> Result<Result<T, Error>, Failure> {
+    ) -> Result<Result<T, Error>, ObjectFailure> {
         tokio::select! {
             done = tokio::time::timeout(self.patience, request) => {
-                done.map_err(|_| Failure::Timeout(self.patience))
+                done.map_err(|_| ObjectFailure::Timeout(self.patience))
             }
-            () = self.stop.cancelled() => Err(Failure::Stopping),
+            () = self.stop.cancelled() => Err(ObjectFailure::Stopping),
         }
     }
 }
@@ -209,8 +214,8 @@ fn lacks_conditions(error: &Error) -> bool {
     match error {
         Error::NotImplemented { .. } | Error::NotSupported { .. } => true,
         error => matches!(
-            Failure::of(error),
-            Failure::Answered(answer) if answer.status == http::StatusCode::NOT_IMPLEMENTED
+            ObjectFailure::of(error),
+            ObjectFailure::Answered(answer) if answer.status == http::StatusCode::NOT_IMPLEMENTED
         ),
     }
 }
@@ -246,7 +251,7 @@ impl<'a> Pieces<'a> {
     }
 
     /// The next `most` bytes, or what is left. A piece at a time, on a thread that may block.
-    async fn next(&mut self, most: u64) -> Result<Bytes, Failure> {
+    async fn next(&mut self, most: u64) -> Result<Bytes, ObjectFailure> {
         let (len, at) = (self.left().min(most), self.at);
         let file = Arc::clone(self.file);
         let mut hasher = self.hasher.take().ok_or(SHORT)?;
@@ -263,17 +268,17 @@ impl<'a> Pieces<'a> {
     }
 
     /// Whether the bytes were those of the digest.
-    fn finish(self) -> Result<(), Failure> {
+    fn finish(self) -> Result<(), ObjectFailure> {
         match self.hasher.map(Hasher::finish) {
             Some(found) if found == *self.digest => Ok(()),
-            _ => Err(Failure::Damaged(
+            _ => Err(ObjectFailure::Damaged(
                 "the blob on disk no longer has its digest",
             )),
         }
     }
 }
 
-const SHORT: Failure = Failure::Damaged("the blob on disk cannot be read to its end");
+const SHORT: ObjectFailure = ObjectFailure::Damaged("the blob on disk cannot be read to its end");
 
 #[cfg(test)]
 mod tests {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Failure, ObjectStore,
+    ObjectFailure, ObjectStore,
     line::{Job, Line},
     upload::{Upload, Written},
 };
@@ -118,15 +118,15 @@ impl ObjectStore {
     async fn attempt(
         &self,
         ends: &Ends,
-        write: impl Future<Output = Result<Written, Failure>>,
-    ) -> Result<Written, Failure> {
+        write: impl Future<Output = Result<Written, ObjectFailure>>,
+    ) -> Result<Written, ObjectFailure> {
         let permit = loop {
             match self.writing.permit(Instant::now()) {
                 Ok(permit) => break permit,
                 Err(left) => tokio::select! {
                     () = tokio::time::sleep(left) => {}
                     // A store that is left alone is not worth an end that takes longer.
-                    () = ends.closing.cancelled() => return Err(Failure::Stopping),
+                    () = ends.closing.cancelled() => return Err(ObjectFailure::Stopping),
                 },
             }
         };
@@ -145,7 +145,7 @@ impl ObjectStore {
         operation: ObjectOperation,
         line: &Line<K, V>,
         mut job: Job<K, V>,
-        written: Result<Written, Failure>,
+        written: Result<Written, ObjectFailure>,
     ) {
         let key = job.key.clone();
         let (counter, outcome) = match &written {
@@ -171,7 +171,7 @@ impl ObjectStore {
                 job.failed += 1;
                 let hopeless = matches!(
                     failure,
-                    Failure::Damaged(_) | Failure::Path(_) | Failure::Stopping
+                    ObjectFailure::Damaged(_) | ObjectFailure::Path(_) | ObjectFailure::Stopping
                 );
                 let again = (!hopeless && job.failed < self.limits.attempts).then(|| {
                     let pause = self.limits.pause * 2_u32.saturating_pow(job.failed - 1);

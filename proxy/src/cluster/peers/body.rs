@@ -14,7 +14,7 @@ use larder_shared::Role;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    Failure, Peers,
+    PeerFailure, Peers,
     voice::{QUIET, Voice},
 };
 use crate::client;
@@ -27,7 +27,7 @@ const LONGEST: Duration = Duration::from_mins(1);
 
 /// The body of a member's answer, watched.
 #[derive(Debug)]
-pub struct Body {
+pub struct PeerBody {
     peers: Arc<Peers>,
     member: SocketAddr,
     /// In which it was asked.
@@ -44,7 +44,7 @@ pub struct Body {
     asked_at: Duration,
 }
 
-impl Body {
+impl PeerBody {
     pub(super) fn new(
         peers: Arc<Peers>,
         member: SocketAddr,
@@ -74,7 +74,7 @@ impl Body {
     }
 
     /// The next bytes; `None` at the end. May be dropped and called again.
-    pub async fn next(&mut self) -> Option<Result<Bytes, Failure>> {
+    pub async fn next(&mut self) -> Option<Result<Bytes, PeerFailure>> {
         loop {
             let until = self.heard + QUIET;
             let frame = tokio::time::timeout_at(until.into(), self.incoming.1.frame()).await;
@@ -133,16 +133,16 @@ impl Body {
         self.peers.flow.note_member(self.role);
     }
 
-    fn gone(&self, why: String) -> Failure {
+    fn gone(&self, why: String) -> PeerFailure {
         self.peers.members.failed(self.member);
-        Failure::Gone(self.member, why)
+        PeerFailure::Gone(self.member, why)
     }
 
     /// All of it, if it has at most `limit` bytes and comes within `within`.
-    pub async fn collect(self, limit: u64, within: Duration) -> Result<Bytes, Failure> {
+    pub async fn collect(self, limit: u64, within: Duration) -> Result<Bytes, PeerFailure> {
         let member = self.member;
         client::collect(self.incoming.1, limit, within)
             .await
-            .map_err(|why| Failure::Gone(member, why))
+            .map_err(|why| PeerFailure::Gone(member, why))
     }
 }

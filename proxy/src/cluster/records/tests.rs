@@ -2,15 +2,15 @@ use std::time::SystemTime;
 
 use super::*;
 
-fn tag(checked: u64) -> Kept {
-    Kept {
+fn tag(checked: u64) -> PeerRecord {
+    PeerRecord {
         tag: Some(KeptTag {
             digest: Digest::sha256(&checked.to_le_bytes()),
             size: 1,
             media_type: "m".into(),
             checked,
         }),
-        ..Kept::default()
+        ..PeerRecord::default()
     }
 }
 
@@ -19,40 +19,40 @@ fn the_newest_word_wins_field_by_field() {
     let mut kept = tag(5);
     kept.merge(tag(3));
     assert_eq!(kept, tag(5));
-    kept.merge(Kept {
+    kept.merge(PeerRecord {
         public: Some(7),
         ..tag(9)
     });
     assert_eq!(kept.tag, tag(9).tag);
     assert_eq!((kept.public(), kept.refused()), (Some(7), None));
-    kept.merge(Kept {
+    kept.merge(PeerRecord {
         refused: Some(8),
-        ..Kept::default()
+        ..PeerRecord::default()
     });
     assert_eq!((kept.public(), kept.refused()), (None, Some(8)));
 }
 
 const WHO: &str = "00112233445566778899aabbccddeeff";
 
-fn grant(at: u64) -> Kept {
-    Kept {
+fn grant(at: u64) -> PeerRecord {
+    PeerRecord {
         grants: [(WHO.to_owned(), at)].into(),
-        ..Kept::default()
+        ..PeerRecord::default()
     }
 }
 
 /// In whatever order the words arrive, and however late.
 #[test]
 fn a_refusal_voids_what_was_accepted_before_it() {
-    let revoked = |at| Kept {
+    let revoked = |at| PeerRecord {
         revoked: [(WHO.to_owned(), at)].into(),
-        ..Kept::default()
+        ..PeerRecord::default()
     };
     let words = [grant(3), revoked(5), grant(4)];
     for order in [[0, 1, 2], [1, 0, 2], [2, 1, 0], [1, 2, 0]] {
-        let mut kept = Kept::default();
+        let mut kept = PeerRecord::default();
         for at in order {
-            kept.merge(Kept::clone(&words[at]));
+            kept.merge(PeerRecord::clone(&words[at]));
         }
         assert_eq!(kept.granted(WHO), None, "{order:?}");
         kept.merge(grant(6));
@@ -65,9 +65,9 @@ fn what_was_refused_stays_so_when_its_refusal_is_let_go() {
     let mut kept = grant(3);
     let others = (0..2 * GRANTS as u64).map(|n| (format!("{n:032x}"), 6));
     let revoked = [(WHO.to_owned(), 5)].into_iter().chain(others).collect();
-    kept.merge(Kept {
+    kept.merge(PeerRecord {
         revoked,
-        ..Kept::default()
+        ..PeerRecord::default()
     });
     assert_eq!(kept.revoked.len(), GRANTS);
     assert_eq!(kept.granted(WHO), None);
@@ -89,10 +89,10 @@ fn what_cannot_be_is_not_kept() {
 fn records_outlive_a_restart_and_old_ones_are_swept() {
     let dir = tempfile::tempdir().unwrap();
     let thing = Digest::sha256(b"a");
-    let records = Records::new(dir.path().join("r"));
+    let records = PeerRecords::new(dir.path().join("r"));
     assert_eq!(records.get(&thing), None);
     records.put(&thing, tag(1), 10).unwrap();
-    let again = Records::new(dir.path().join("r"));
+    let again = PeerRecords::new(dir.path().join("r"));
     let today = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let clock = Clock::from(today.unwrap().as_secs());
     again.sweep(clock);
@@ -106,39 +106,42 @@ fn records_outlive_a_restart_and_old_ones_are_swept() {
     again.sweep(Clock::from(1));
     assert!(again.path(&thing).exists());
     again.sweep(clock);
-    assert_eq!(Records::new(dir.path().join("r")).get(&thing), None);
+    assert_eq!(PeerRecords::new(dir.path().join("r")).get(&thing), None);
 }
 
 #[test]
 fn what_was_learned_in_waiting_is_added_to_what_lies_there() {
     let dir = tempfile::tempdir().unwrap();
     let thing = Digest::sha256(b"a");
-    let before = Records::new(dir.path().to_owned());
+    let before = PeerRecords::new(dir.path().to_owned());
     before.put(&thing, tag(5), 10).unwrap();
-    let successor = Records::waiting(dir.path().to_owned());
-    let refused = Kept {
+    let successor = PeerRecords::waiting(dir.path().to_owned());
+    let refused = PeerRecord {
         refused: Some(8),
         ..tag(3)
     };
     successor.put(&thing, refused.clone(), 10).unwrap();
     assert_eq!(successor.get(&thing), Some(refused));
     assert_eq!(
-        Records::new(dir.path().to_owned()).get(&thing),
+        PeerRecords::new(dir.path().to_owned()).get(&thing),
         Some(tag(5))
     );
     before.put(&thing, tag(6), 10).unwrap();
     successor.take_over(10);
-    let both = Kept {
+    let both = PeerRecord {
         refused: Some(8),
         ..tag(6)
     };
     assert_eq!(successor.get(&thing), Some(both.clone()));
-    assert_eq!(Records::new(dir.path().to_owned()).get(&thing), Some(both));
+    assert_eq!(
+        PeerRecords::new(dir.path().to_owned()).get(&thing),
+        Some(both)
+    );
 }
 
 #[test]
 fn the_same_is_not_told_twice_at_once() {
-    let records = Records::new(PathBuf::from("/nowhere"));
+    let records = PeerRecords::new(PathBuf::from("/nowhere"));
     let (thing, news) = (Digest::sha256(b"a"), Digest::sha256(b"b"));
     assert!(records.is_news(&thing, &news));
     assert!(!records.is_news(&thing, &news));

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     access::{Access, Grants},
     client::Client,
-    cluster::{Cluster, records::Records},
+    cluster::{Cluster, records::PeerRecords},
     config::Config,
     fill::Fills,
     identity::Identity,
@@ -29,7 +29,7 @@ fn running(dir: &std::path::Path) -> Running {
     let metrics = Arc::new(Metrics::new());
     let upstreams = Upstreams::new(Arc::clone(&config), Arc::clone(&client), Arc::default());
     let upstreams = Arc::new(upstreams);
-    let records = Records::new(dir.join("records"));
+    let records = PeerRecords::new(dir.join("records"));
     let cluster = Cluster::new(Arc::clone(&config), Arc::clone(&metrics), &client, records);
     let grants = Grants::load(dir.join("grants"), Duration::ZERO);
     let access = Access::new(

@@ -176,10 +176,10 @@ impl Pull {
         } else {
             self.cluster.holders(&digest, HOLDERS).await
         };
-        let ask = peers::Ask {
+        let ask = peers::PeerRequest {
             registry: place.registry.clone(),
             repository: place.repository.clone(),
-            subject: peers::Subject::Has(digest),
+            subject: peers::PeerSubject::Has(digest),
             role: Role::Holder,
             within: HOLDERS,
             lent: None,

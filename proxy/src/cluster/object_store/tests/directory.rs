@@ -105,7 +105,7 @@ async fn paths_that_lead_elsewhere_are_no_paths() {
         "a/./b",
     ] {
         let failure = store.read_record(path).await.unwrap_err();
-        assert_eq!(failure, Failure::Path(path.to_owned()));
+        assert_eq!(failure, ObjectFailure::Path(path.to_owned()));
         store.write_record(path, Bytes::from_static(b"x"), None);
     }
     store.write_record(

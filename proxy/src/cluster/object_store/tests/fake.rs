@@ -200,10 +200,10 @@ async fn receive(stream: &mut TcpStream) -> Option<Asked> {
     })
 }
 
-type Answer = (u16, String, Vec<u8>);
+type ObjectAnswer = (u16, String, Vec<u8>);
 
 impl State {
-    fn answer(&mut self, asked: &Asked) -> Answer {
+    fn answer(&mut self, asked: &Asked) -> ObjectAnswer {
         let plain = |status| (status, String::new(), Vec::new());
         let tagged = |status| (status, "etag: \"e\"\r\n".to_owned(), Vec::new());
         match (asked.method.as_str(), asked.query.as_str()) {
@@ -251,7 +251,7 @@ impl State {
     }
 }
 
-fn ranged(object: &[u8], range: Option<&str>) -> Answer {
+fn ranged(object: &[u8], range: Option<&str>) -> ObjectAnswer {
     let Some((start, end)) = range.and_then(|r| r.strip_prefix("bytes=")?.split_once('-')) else {
         return (200, "etag: \"e\"\r\n".to_owned(), object.to_vec());
     };

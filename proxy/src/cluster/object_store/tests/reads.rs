@@ -41,7 +41,7 @@ async fn ranges_and_what_is_asked_for_them() {
     assert_eq!(read(&store, &digest, ALL).await.unwrap(), b"");
     fake.put(&key(&digest), b"0123456789");
     let beyond = store.get(&digest, Range::new(10, 20)).await.unwrap_err();
-    assert!(matches!(beyond, Failure::Answered(answer) if answer.status == 416));
+    assert!(matches!(beyond, ObjectFailure::Answered(answer) if answer.status == 416));
     assert_eq!(store.head(&digest).await, Ok(Some(10)));
     assert_eq!(store.head(&Digest::sha256(b"no")).await, Ok(None));
     assert_eq!(count(&store, ObjectOperation::Get, ObjectOutcome::Done), 5);
@@ -61,13 +61,13 @@ async fn no_answer_costs_a_bounded_time_and_then_nothing() {
     for _ in 0..3 {
         let began = Instant::now();
         let failure = store.get(&digest, ALL).await.unwrap_err();
-        assert_eq!(failure, Failure::Timeout(SHORT));
+        assert_eq!(failure, ObjectFailure::Timeout(SHORT));
         assert!(began.elapsed() < BOUNDED);
     }
     fake.heal();
     for _ in 0..5 {
         let failure = store.get(&digest, ALL).await.unwrap_err();
-        assert!(matches!(failure, Failure::Skipped(_)), "{failure}");
+        assert!(matches!(failure, ObjectFailure::Skipped(_)), "{failure}");
     }
     assert_eq!(fake.asked().len(), 3, "it is left alone");
     assert!(store.view().resting.is_some());
@@ -91,11 +91,11 @@ async fn a_store_that_is_healed_is_asked_again() {
     fake.fail(|_| Some(Fault::Status(503, "SlowDown")));
     for _ in 0..3 {
         let failure = store.head(&digest).await.unwrap_err();
-        assert!(matches!(failure, Failure::Answered(_)), "{failure}");
+        assert!(matches!(failure, ObjectFailure::Answered(_)), "{failure}");
     }
     fake.heal();
     let failure = store.head(&digest).await.unwrap_err();
-    assert!(matches!(failure, Failure::Skipped(_)), "{failure}");
+    assert!(matches!(failure, ObjectFailure::Skipped(_)), "{failure}");
     while store.view().resting.is_some_and(|left| !left.is_zero()) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -111,7 +111,7 @@ async fn a_head_without_a_body_is_no_first_byte() {
     fake.put(&key(&digest), &[7; 1000]);
     fake.fail(|_| Some(Fault::StallAfter(0)));
     let failure = store.get(&digest, ALL).await.unwrap_err();
-    assert_eq!(failure, Failure::Timeout(SHORT));
+    assert_eq!(failure, ObjectFailure::Timeout(SHORT));
 }
 
 #[tokio::test]
@@ -135,7 +135,7 @@ async fn a_body_that_stalls_or_breaks_ends_in_an_error() {
     fake.heal();
     let failure = store.get(&digest, ALL).await.unwrap_err();
     assert!(
-        matches!(failure, Failure::Skipped(_)),
+        matches!(failure, ObjectFailure::Skipped(_)),
         "good first bytes do not make up for three broken bodies: {failure}"
     );
 }
@@ -161,7 +161,7 @@ async fn a_refusal_is_told_in_words_without_secrets() {
         store.view().last_error.unwrap(),
         "the object store answered 404 NoSuchBucket"
     );
-    assert!(matches!(failure, Failure::Answered(_)));
+    assert!(matches!(failure, ObjectFailure::Answered(_)));
     fake.fail(|_| Some(Fault::Status(404, "NoSuchKey")));
     assert!(store.view().resting.is_some(), "three failures");
 }
@@ -186,7 +186,7 @@ async fn records_are_read_whole_or_not_at_all() {
     assert_eq!(store.read_record("r/a/_n").await.unwrap().unwrap(), "{}");
     fake.put("p/records/r/a/_n", &vec![0; LARGEST_RECORD as usize + 1]);
     let failure = store.read_record("r/a/_n").await.unwrap_err();
-    assert!(matches!(failure, Failure::Damaged(_)), "{failure}");
+    assert!(matches!(failure, ObjectFailure::Damaged(_)), "{failure}");
     fake.put("p/records/r/a/_n", b"{\"a\":1}");
     fake.fail(|_| Some(Fault::CutAfter(3)));
     assert!(store.read_record("r/a/_n").await.is_err());

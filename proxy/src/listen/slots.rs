@@ -18,9 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// From this many connections at once on, the memory of those that have ended is worth giving back.
 const MANY: usize = 256;
 
-/// The places of one port.
+/// The slots of one port.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct Slots {
     /// Connections at the most.
     limit: usize,
     /// Connections that may wait at once, if they have waited for [`PATIENCE`].
@@ -49,7 +49,7 @@ struct Taken {
     gives_way: Arc<Notify>,
 }
 
-impl Places {
+impl Slots {
     pub(super) fn new(limit: usize, waiting: usize) -> Arc<Self> {
         Arc::new(Self {
             limit,
@@ -63,8 +63,8 @@ impl Places {
         self.limit
     }
 
-    /// A place for a new connection, which waits for its first request. `None` if all are taken and nobody gives way.
-    pub(super) fn take(self: &Arc<Self>, now: Instant) -> Option<Place> {
+    /// A slot for a new connection, which waits for its first request. `None` if all are taken and nobody gives way.
+    pub(super) fn take(self: &Arc<Self>, now: Instant) -> Option<Slot> {
         let mut table = self.table();
         while table.taken.len() >= self.limit || table.waiting.len() >= self.waiting {
             if !table.give_way(now) {
@@ -86,8 +86,8 @@ impl Places {
         table.taken.insert(name, taken);
         table.waiting.insert(turn, name);
         table.peak = table.peak.max(table.taken.len());
-        Some(Place {
-            places: Arc::clone(self),
+        Some(Slot {
+            slots: Arc::clone(self),
             name,
             gives_way,
         })
@@ -110,7 +110,7 @@ impl Table {
         self.next
     }
 
-    /// Tells the connection that has waited longest to go. Its place is free at once.
+    /// Tells the connection that has waited longest to go. Its slot is free at once.
     fn give_way(&mut self, now: Instant) -> bool {
         let Some((&turn, &name)) = self.waiting.first_key_value() else {
             return false;
@@ -127,15 +127,15 @@ impl Table {
     }
 }
 
-/// A connection's place. It is free again when this is dropped.
+/// A connection's slot. It is free again when this is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
-    places: Arc<Places>,
+pub(super) struct Slot {
+    slots: Arc<Slots>,
     name: u64,
     gives_way: Arc<Notify>,
 }
 
-impl Place {
+impl Slot {
     /// Returns when this connection is to give way.
     pub(super) async fn told_to_go(&self) {
         self.gives_way.notified().await;
@@ -143,7 +143,7 @@ impl Place {
 
     /// An answer is under way until what this gives is dropped.
     pub(super) fn work(self: &Arc<Self>) -> Work {
-        let mut table = self.places.table();
+        let mut table = self.slots.table();
         if let Some(taken) = table.taken.get_mut(&self.name) {
             taken.works += 1;
             let turn = taken.turn;
@@ -154,9 +154,9 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
-        let mut table = self.places.table();
+        let mut table = self.slots.table();
         if let Some(taken) = table.taken.remove(&self.name) {
             table.waiting.remove(&taken.turn);
         }
@@ -171,11 +171,11 @@ impl Drop for Place {
 
 /// One answer under way.
 #[derive(Debug)]
-pub(super) struct Work(Arc<Place>);
+pub(super) struct Work(Arc<Slot>);
 
 impl Drop for Work {
     fn drop(&mut self) {
-        let mut table = self.0.places.table();
+        let mut table = self.0.slots.table();
         let turn = table.number();
         let name = self.0.name;
         if let Some(taken) = table.taken.get_mut(&name) {
@@ -199,65 +199,62 @@ fn give_memory_back() {
 mod tests {
     use super::*;
 
-    fn gone(place: &Place) -> bool {
-        let mut told = Box::pin(place.told_to_go());
+    fn gone(slot: &Slot) -> bool {
+        let mut told = Box::pin(slot.told_to_go());
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
         told.as_mut().poll(&mut cx).is_ready()
     }
 
     #[test]
     fn the_one_that_has_waited_longest_gives_way() {
-        let places = Places::new(3, 3);
+        let slots = Slots::new(3, 3);
         let start = Instant::now();
         let at = |s| start + Duration::from_secs(s);
-        let first = Arc::new(places.take(at(0)).unwrap());
-        let second = Arc::new(places.take(at(0)).unwrap());
-        let third = Arc::new(places.take(at(5)).unwrap());
+        let first = Arc::new(slots.take(at(0)).unwrap());
+        let second = Arc::new(slots.take(at(0)).unwrap());
+        let third = Arc::new(slots.take(at(5)).unwrap());
         // It has just come, and the other two work: nobody gives way.
         let works = [first.work(), second.work()];
-        assert!(places.take(at(5)).is_none());
-        assert_eq!(places.at_work(), 2);
-        let fourth = places.take(at(7)).expect("the third gives way");
+        assert!(slots.take(at(5)).is_none());
+        assert_eq!(slots.at_work(), 2);
+        let fourth = slots.take(at(7)).expect("the third gives way");
         assert!(gone(&third) && !gone(&first) && !gone(&second) && !gone(&fourth));
         drop(third);
-        assert!(
-            places.take(at(7)).is_none(),
-            "its place was given away once"
-        );
+        assert!(slots.take(at(7)).is_none(), "its slot was given away once");
         drop(fourth);
-        assert!(places.take(at(7)).is_some());
+        assert!(slots.take(at(7)).is_some());
         drop(works);
-        assert_eq!(places.at_work(), 0);
+        assert_eq!(slots.at_work(), 0);
         // They wait since now, the first before the second.
         let late = Instant::now() + Duration::from_mins(1);
-        let kept = [places.take(late), places.take(late)];
+        let kept = [slots.take(late), slots.take(late)];
         assert!(kept.iter().all(Option::is_some));
         assert!(gone(&first) && !gone(&second));
         drop((first, second, kept));
-        assert!(places.table().taken.is_empty() && places.table().waiting.is_empty());
+        assert!(slots.table().taken.is_empty() && slots.table().waiting.is_empty());
     }
 
     /// A connection that is told to go while its request comes is not counted again.
     #[test]
     fn work_after_the_word_to_go_counts_nothing() {
-        let places = Places::new(1, 1);
+        let slots = Slots::new(1, 1);
         let now = Instant::now();
-        let first = Arc::new(places.take(now).unwrap());
-        let second = places.take(now + PATIENCE).expect("the first gives way");
+        let first = Arc::new(slots.take(now).unwrap());
+        let second = slots.take(now + PATIENCE).expect("the first gives way");
         drop(first.work());
         drop(first);
-        assert_eq!((places.at_work(), places.table().taken.len()), (0, 1));
+        assert_eq!((slots.at_work(), slots.table().taken.len()), (0, 1));
         drop(second);
-        assert!(places.table().taken.is_empty() && places.table().waiting.is_empty());
+        assert!(slots.table().taken.is_empty() && slots.table().waiting.is_empty());
     }
 
     /// Fewer may wait than may work; and those that have just come may be more.
     #[test]
     fn those_that_wait_have_a_bound_of_their_own() {
-        let places = Places::new(10, 2);
+        let slots = Slots::new(10, 2);
         let now = Instant::now();
-        let new: Vec<_> = (0..4).map(|_| places.take(now).unwrap()).collect();
-        let next = places.take(now + PATIENCE).unwrap();
+        let new: Vec<_> = (0..4).map(|_| slots.take(now).unwrap()).collect();
+        let next = slots.take(now + PATIENCE).unwrap();
         let told: Vec<_> = new.iter().map(gone).collect();
         assert_eq!(told, [true, true, true, false]);
         assert!(!gone(&next));
@@ -267,12 +264,12 @@ mod tests {
         /// Whatever happens in whatever order, the books agree.
         #[test]
         fn nothing_is_lost(steps in proptest::collection::vec((0u8..4, 0usize..8), 0..200)) {
-            let places = Places::new(4, 3);
+            let slots = Slots::new(4, 3);
             let mut now = Instant::now();
-            let mut held: Vec<(Arc<Place>, Vec<Work>)> = Vec::new();
+            let mut held: Vec<(Arc<Slot>, Vec<Work>)> = Vec::new();
             for (what, which) in steps {
                 match what {
-                    0 => held.extend(places.take(now).map(|place| (Arc::new(place), Vec::new()))),
+                    0 => held.extend(slots.take(now).map(|slot| (Arc::new(slot), Vec::new()))),
                     1 if which < held.len() => {
                         let work = held[which].0.work();
                         held[which].1.push(work);
@@ -281,7 +278,7 @@ mod tests {
                     3 if which < held.len() => drop(held.remove(which)),
                     _ => now += PATIENCE,
                 }
-                let table = places.table();
+                let table = slots.table();
                 assert!(table.taken.len() <= 4 && table.waiting.len() <= table.taken.len());
                 for (turn, name) in &table.waiting {
                     assert!(table.taken[name].works == 0 && table.taken[name].turn == *turn);
@@ -290,7 +287,7 @@ mod tests {
                 assert_eq!(idle, table.waiting.len());
             }
             drop(held);
-            let table = places.table();
+            let table = slots.table();
             assert!(table.taken.is_empty() && table.waiting.is_empty());
         }
     }

@@ -12,7 +12,7 @@ use crate::{
     access::{Place, Verdict},
     cluster::{
         Cluster,
-        records::{Kept, KeptTag, of_repository, of_tag},
+        records::{KeptTag, PeerRecord, of_repository, of_tag},
     },
     metrics::Outcome,
     store::{TagRecord, now},
@@ -23,7 +23,7 @@ impl Pull {
     /// Asks what the other members know of this repository, this caller and this tag. Whether anything of it is new.
     pub(super) async fn hear(&self, place: &Place, tag: Option<&Tag>) -> bool {
         let thing = of_repository(&place.registry, &place.repository);
-        let verdict = |kept: &Kept| kept.public().is_some() || !kept.grants.is_empty();
+        let verdict = |kept: &PeerRecord| kept.public().is_some() || !kept.grants.is_empty();
         let mut known = self.cluster.recall(&thing, verdict).await;
         let (registry, repository) = (&place.registry, &place.repository);
         known.merge(self.cluster.durable_verdict(registry, repository).await);
@@ -122,7 +122,7 @@ impl Pull {
             return;
         }
         let at = |age: Duration| now().saturating_sub(age.as_secs());
-        let mut verdict = Kept::default();
+        let mut verdict = PeerRecord::default();
         match answered {
             Ok(pulled) if pulled.outcome != Outcome::Stale => {
                 if self.access.verdict(place) != Verdict::Allowed {
@@ -158,7 +158,7 @@ impl Pull {
                 return;
             };
             let refused = now().saturating_sub(age.as_secs());
-            let mut verdict = Kept::default();
+            let mut verdict = PeerRecord::default();
             if place.identity.is_anonymous() {
                 verdict.refused = Some(refused);
             } else if let Some(who) = place.identity.shared() {
@@ -174,8 +174,8 @@ fn spread(
     cluster: &Arc<Cluster>,
     place: &Place,
     reference: &Reference,
-    verdict: Kept,
-    told: Option<(&Tag, Kept)>,
+    verdict: PeerRecord,
+    told: Option<(&Tag, PeerRecord)>,
 ) {
     let (registry, repository) = (&place.registry, &place.repository);
     let news = told.as_ref().map(|(tag, kept)| (*tag, kept));
@@ -202,7 +202,7 @@ fn spread(
             }
         });
     }
-    if verdict != Kept::default() {
+    if verdict != PeerRecord::default() {
         let thing = of_repository(registry, repository);
         tokio::spawn(Arc::clone(cluster).remember(thing, verdict));
     }
@@ -222,23 +222,28 @@ pub(super) fn tell_arrived(cluster: &Arc<Cluster>, place: &Place, tags: Vec<(Tag
     let (registry, repository) = (&place.registry, &place.repository);
     for (tag, record) in tags {
         let kept = kept(record);
-        cluster.write_records(registry, repository, &Kept::default(), Some((&tag, &kept)));
+        cluster.write_records(
+            registry,
+            repository,
+            &PeerRecord::default(),
+            Some((&tag, &kept)),
+        );
         let thing = of_tag(registry, repository, &tag);
         tokio::spawn(Arc::clone(cluster).remember(thing, kept));
     }
 }
 
 /// What the keepers of a tag are told.
-fn kept(record: TagRecord) -> Kept {
+fn kept(record: TagRecord) -> PeerRecord {
     let tag = KeptTag {
         digest: record.digest,
         size: record.size,
         media_type: record.media_type,
         checked: record.checked,
     };
-    Kept {
+    PeerRecord {
         tag: Some(tag),
-        ..Kept::default()
+        ..PeerRecord::default()
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 
 /// The last answer. Whoever asks while it is being found out waits for it.
 #[derive(Debug)]
-pub struct Kept<T> {
+pub struct Cached<T> {
     last: Mutex<Option<Last<T>>>,
 }
 
@@ -35,7 +35,7 @@ pub struct Patience {
 /// Finding out may take this part of the time at the most.
 const SHARE: u32 = 20;
 
-impl<T> Default for Kept<T> {
+impl<T> Default for Cached<T> {
     fn default() -> Self {
         Self {
             last: Mutex::new(None),
@@ -43,7 +43,7 @@ impl<T> Default for Kept<T> {
     }
 }
 
-impl<T> Kept<T> {
+impl<T> Cached<T> {
     /// The answer, found out again if it is too old for its stamp.
     pub async fn get<F: Future<Output = T>>(
         &self,
@@ -99,7 +99,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_is_found_out_once_for_all_who_ask() {
-        let kept = Kept::default();
+        let kept = Cached::default();
         let found = AtomicU32::new(0);
         let find = || async { found.fetch_add(1, Ordering::Relaxed) };
         let patience = Patience {
@@ -119,7 +119,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_takes_long_is_found_out_seldom() {
-        let kept = Kept::default();
+        let kept = Cached::default();
         let at_once = Patience {
             changed: Duration::ZERO,
             same: Duration::ZERO,
