@@ -169,6 +169,26 @@ fn the_table_of_modules_is_what_the_code_imports() {
     );
 }
 
+/// The picture of the modules is drawn from this text.
+#[test]
+fn the_picture_of_the_modules_is_the_table() {
+    let text = fs::read_to_string(project("docs/pictures/modules.dot")).expect("modules.dot");
+    let drawn: BTreeSet<_> = text
+        .lines()
+        .filter_map(|line| line.trim().split_once(" -> "))
+        .map(|(module, other)| (module.to_owned(), other.to_owned()))
+        .collect();
+    let rows = table().into_iter();
+    let said: BTreeSet<_> = rows
+        .flat_map(|row| {
+            let module = row.module;
+            let arrow = move |other| (module.clone(), other);
+            row.imports.into_iter().map(arrow)
+        })
+        .collect();
+    assert_eq!(drawn, said, "run scripts/pictures");
+}
+
 /// lib.rs lists the modules in the table's order.
 #[test]
 fn the_root_lists_the_modules_in_the_order_of_the_table() {
