@@ -1,7 +1,7 @@
 //! How old something is, whatever happens to the node's clock.
 //!
 //! The clock of a node jumps: from 1970 to today when it boots without a battery, years ahead when its time server is
-//! wrong. So ages are not counted by it. Here time passes while larder runs, and only then; the store writes down how much
+//! wrong. So ages are not counted by it, but for what other nodes or a registry must understand (Unix seconds). Here time passes while larder runs, and only then; the store writes down how much
 //! has passed, and the next process goes on from there. A jump is no age, and nor are the weeks that a node was off.
 
 use std::{
@@ -56,6 +56,23 @@ impl Clock {
         }
         self.age(written)
     }
+}
+
+/// Clocks are set forward and back by so many seconds without anybody noticing.
+const SKEW: u64 = 60;
+
+/// Now, in Unix seconds, as the node's clock has it.
+pub fn unix_now() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+/// How long ago `at` was (Unix seconds), as the node's clock has it. `None` for what is still to come: it was written while
+/// the clock was wrong, and says nothing.
+pub fn unix_age(at: u64) -> Option<Duration> {
+    let now = unix_now();
+    (at <= now + SKEW).then(|| Duration::from_secs(now.saturating_sub(at)))
 }
 
 #[cfg(test)]

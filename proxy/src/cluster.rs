@@ -17,7 +17,7 @@ pub mod tls;
 use std::{
     net::SocketAddr,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -356,11 +356,4 @@ impl Cluster {
 /// A record as JSON. Writing these types to memory cannot fail.
 fn json(kept: &PeerRecord) -> Bytes {
     serde_json::to_vec(kept).unwrap_or_default().into()
-}
-
-/// Unix seconds.
-fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }

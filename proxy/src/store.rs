@@ -5,6 +5,8 @@
 
 mod blob;
 mod bounds;
+mod calls;
+mod claim;
 mod counts;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
@@ -43,12 +45,12 @@ pub use journal::Journal;
 pub use keeping::{Evicted, Limits};
 pub use named::{Named, Names, Platform, sizes};
 pub use partial::{Partial, Piece};
-pub use repositories::{Holding, Link, Repositories, RepositoryRecord, TagRecord, age, now};
+pub use repositories::{Holding, Link, Repositories, RepositoryRecord, TagRecord};
 pub use sums::{Checked, Sums};
 pub use tenure::Tenure;
 
 use crate::{
-    clock::Clock,
+    clock::{Clock, unix_now},
     coalesce::Coalesce,
     sys::{Calls, Hangs, Turns, disk},
 };
@@ -101,13 +103,13 @@ impl Store {
     /// A store that nobody has opened yet.
     fn waiting(path: &Path) -> Self {
         let layout = Arc::new(layout::Layout::new(path.to_owned()));
-        let calls = hanging::calls();
+        let calls = calls::of_requests();
         Self {
             index: Mutex::new(index::Index::default()),
             repositories: Repositories::new(Arc::clone(&layout), calls.clone()),
             calls,
             scanned: AtomicBool::new(false),
-            surveys: hanging::surveys(),
+            surveys: calls::of_surveys(),
             hanging: hanging::Hanging::default(),
             opening: Coalesce::default(),
             reading: Coalesce::default(),
@@ -176,7 +178,7 @@ impl Store {
 
     /// When something was used, for people: by the node's own clock, as it goes now.
     pub fn used_at(&self, entry: &Entry) -> u64 {
-        now().saturating_sub(self.clock().age(entry.used).as_secs())
+        unix_now().saturating_sub(self.clock().age(entry.used).as_secs())
     }
 
     pub fn root(&self) -> &Path {
@@ -414,41 +416,6 @@ impl Store {
         let _ = partial::remove_if_there(&aside);
         let _ = partial::remove_if_there(&self.layout.sums(digest));
     }
-}
-
-fn check_version(layout: &layout::Layout) -> io::Result<()> {
-    match fs::read_to_string(layout.version()) {
-        Ok(version) if version.trim() == layout::VERSION => Ok(()),
-        // The machine stopped before the first start had written it.
-        Ok(version) if version.trim().is_empty() => write_version(layout),
-        Ok(version) => {
-            let aside = layout.root().join(format!("set-aside-{}", now()));
-            tracing::warn!(
-                version = version.trim(),
-                aside = %aside.display(),
-                "the store has another layout version; its content is set aside and may be deleted"
-            );
-            fs::create_dir_all(&aside)?;
-            for name in ["blobs", "checksums", "partial", "repositories", "version"] {
-                let from = layout.root().join(name);
-                if from.exists() {
-                    fs::rename(&from, aside.join(name))?;
-                }
-            }
-            // It stays for a while from now on.
-            let _ =
-                fs::File::open(&aside).and_then(|aside| aside.set_modified(layout.clock().stamp()));
-            write_version(layout)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => write_version(layout),
-        Err(error) => Err(error),
-    }
-}
-
-/// On disk before anything else is: without it the rest would be taken for another layout's.
-fn write_version(layout: &layout::Layout) -> io::Result<()> {
-    fs::create_dir_all(layout.tmp())?;
-    layout.write_atomic(&layout.version(), layout::VERSION.as_bytes(), true)
 }
 
 #[cfg(test)]

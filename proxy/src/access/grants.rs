@@ -22,8 +22,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Key;
 use crate::{
+    clock::{unix_age, unix_now},
     identity::Fingerprint,
-    store::{Journal, age, now},
+    store::Journal,
     telemetry,
 };
 
@@ -124,14 +125,14 @@ impl Grants {
                     continue;
                 };
                 match line.revoked {
-                    Some(at) => denied.insert((key, subject), at.min(now())),
+                    Some(at) => denied.insert((key, subject), at.min(unix_now())),
                     None => denied.remove(&(key, subject)),
                 };
                 continue;
             }
             if let Some(at) = line.revoked {
                 // Written while the clock was wrong: it is refused, and not for ever.
-                revoked.insert(key.clone(), at.min(now()));
+                revoked.insert(key.clone(), at.min(unix_now()));
             }
             known.insert(key, line.at);
         }
@@ -150,7 +151,7 @@ impl Grants {
                 *newest = at.max(*newest);
             }
             for map in [&mut *here, &mut *voided] {
-                map.retain(|_, at| age(*at).is_some_and(|age| age < self.lifetime));
+                map.retain(|_, at| unix_age(*at).is_some_and(|age| age < self.lifetime));
             }
         }
         lock(&self.kept.denied).extend(denied);
@@ -169,7 +170,7 @@ impl Grants {
 
     /// How long ago the origin accepted this credential for this repository.
     pub fn age(&self, key: &Key) -> Option<Duration> {
-        age(*lock(&self.kept.known).get(key)?)
+        unix_age(*lock(&self.kept.known).get(key)?)
     }
 
     /// How long ago it refused it, if that was its last word.
@@ -177,7 +178,7 @@ impl Grants {
         if lock(&self.kept.known).contains_key(key) {
             return None;
         }
-        age(self.refused_at(key)?)
+        unix_age(self.refused_at(key)?)
     }
 
     fn refused_at(&self, key: &Key) -> Option<u64> {
@@ -187,7 +188,7 @@ impl Grants {
 
     /// The origin accepted it now.
     pub fn accept(&self, key: &Key) {
-        let at = now();
+        let at = unix_now();
         let mut known = lock(&self.kept.known);
         let old = known.get(key).copied();
         known.insert(key.clone(), at);
@@ -204,7 +205,7 @@ impl Grants {
         let mut known = lock(&self.kept.known);
         let void = self.refused_at(key).is_some_and(|refused| at <= refused);
         let old = known.get(key).is_some_and(|known| at <= *known);
-        if void || old || at > now() {
+        if void || old || at > unix_now() {
             return;
         }
         known.insert(key.clone(), at);
@@ -214,7 +215,7 @@ impl Grants {
 
     /// The origin refused it now: whatever was granted before is void.
     pub fn refuse(&self, key: &Key) {
-        let at = now();
+        let at = unix_now();
         // First of all the revocation: whoever adds what another larder knows looks at these two in the other order.
         let news = {
             let mut revoked = lock(&self.kept.revoked);
@@ -238,7 +239,7 @@ impl Grants {
             return;
         }
         let mut made_up = lock(&self.kept.made_up);
-        made_up.insert(key.clone(), now());
+        made_up.insert(key.clone(), unix_now());
         bound(&mut made_up);
     }
 
@@ -264,7 +265,7 @@ impl Grants {
     }
 
     fn mark(&self, key: &Key, subjects: &[Reference], denied: bool) {
-        let at = now();
+        let at = unix_now();
         for subject in subjects {
             let known = lock(&self.kept.known);
             let mut marks = lock(&self.kept.denied);

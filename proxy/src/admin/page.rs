@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwapOption;
@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     body::Body,
+    clock::unix_now,
     config::Config,
     history::{History, MINUTE, Sample},
     page::{self, Checked, Known, Listing, Query, View},
@@ -172,7 +173,7 @@ impl Admin {
             diagnosis,
             total,
             columns: sights.history.columns(total, columns, minutes),
-            now: now(),
+            now: unix_now(),
             query,
         }
     }
@@ -251,11 +252,6 @@ impl Admin {
             self.sights.upstreams.let_go(UNSEEN);
         }
     }
-}
-
-fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.unwrap_or_default().as_secs()
 }
 
 fn html(page: String) -> Response<Body> {

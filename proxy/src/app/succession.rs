@@ -2,11 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{
-    drain::Watch,
-    pull::Pull,
-    store::{Tenure, now},
-};
+use crate::{clock::unix_now, drain::Watch, pull::Pull, store::Tenure};
 
 /// A store that another larder has is asked for this often.
 const TAKE_OVER_EVERY: Duration = Duration::from_millis(200);
@@ -21,7 +17,7 @@ pub(super) async fn take_over(pull: Arc<Pull>, mut watch: Watch) {
         let taking = move || match taken.store.take_over() {
             Ok(Tenure::Held) => {
                 taken.access.take_over();
-                taken.cluster.records().take_over(now());
+                taken.cluster.records().take_over(unix_now());
                 Ok(Tenure::Held)
             }
             other => other,

@@ -20,7 +20,7 @@ use larder_shared::{Digest, Range, RegistryName, Repository, Tag};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{Cluster, object_store::Object, placement, records::PeerRecord};
-use crate::store::now;
+use crate::clock::unix_now;
 
 /// Each keeper of a digest gives the one before it so much time to write the blob, the others more.
 const PRECEDENCE: Duration = Duration::from_secs(2);
@@ -178,7 +178,7 @@ fn is_as_late(there: &[u8], ours: &[u8]) -> bool {
     let latest = |text| {
         let kept: PeerRecord = serde_json::from_slice(text).ok()?;
         // A time to come is nobody's word.
-        kept.sane(now()).latest()
+        kept.sane(unix_now()).latest()
     };
     latest(there).is_some_and(|there| Some(there) >= latest(ours))
 }

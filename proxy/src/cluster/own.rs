@@ -6,10 +6,11 @@ use larder_shared::Digest;
 use tokio::sync::OwnedMutexGuard;
 
 use super::{
-    Cluster, now,
+    Cluster,
     records::{PeerRecord, PeerRecords},
 };
 use crate::{
+    clock::unix_now,
     coalesce::Coalesce,
     sys::{Calls, Hangs},
 };
@@ -67,7 +68,7 @@ impl Cluster {
             let group = own.group(thing).await;
             let put = move || {
                 let _group = group;
-                records.put(&key, news, now())
+                records.put(&key, news, unix_now())
             };
             own.calls.to_its_end(put).await
         };

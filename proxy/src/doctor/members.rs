@@ -6,6 +6,7 @@ use larder_shared::admin::{Check, Finding};
 
 use super::WITHIN;
 use crate::{
+    clock::unix_now,
     cluster::{
         members::lookup,
         object_store::View,
@@ -15,7 +16,6 @@ use crate::{
     config::{MemberFiles, Members, PeerTls},
     metrics::MemberState,
     pull::Pull,
-    store::now,
 };
 
 /// Days before the end at which a certificate should have been renewed, unless it lives shorter than that.
@@ -144,7 +144,7 @@ async fn certificate(files: &MemberFiles) -> Finding {
     let validity = tokio::task::spawn_blocking(move || tls::validity(&read)).await;
     let mend = "renew it (cert-manager: look at the Certificate and its events); the files are read again by themselves";
     match validity {
-        Ok(Ok(validity)) => expiry(&place, validity, now(), mend),
+        Ok(Ok(validity)) => expiry(&place, validity, unix_now(), mend),
         Ok(Err(error)) => Finding::error(Check::Certificate, error.to_string(), mend),
         Err(error) => Finding::error(Check::Certificate, error.to_string(), mend),
     }

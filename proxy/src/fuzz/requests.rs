@@ -12,8 +12,8 @@ use larder_shared::{
     Digest, Range, RangeHeader, Reference, RegistryName, Repository, Role, Route, Tag,
 };
 
+use crate::clock::unix_now;
 use crate::cluster::records::PeerRecord;
-use crate::store::now;
 use crate::visitor::{Named, Names, named};
 
 /// A configuration with an alias.
@@ -157,7 +157,7 @@ pub(super) fn peers(text: &str) {
         one_spelling::<TraceParent>(value);
     }
     if let Ok(kept) = serde_json::from_str::<PeerRecord>(record) {
-        let now = now();
+        let now = unix_now();
         let sane = kept.sane(now);
         assert!(sane.latest().is_none_or(|at| at <= now + 60), "{sane:?}");
         let mut merged = PeerRecord::default();

@@ -14,13 +14,14 @@ use crate::{
     access::{Access, Place, Verdict},
     body::Body,
     client::{self, Uncollected},
+    clock::{unix_age, unix_now},
     cluster::{Cluster, durable::KeptLink},
     config::WhenUnreachable,
     events,
     fill::FillError,
     identity::Fingerprint,
     metrics::{self, Outcome, Receiving, Revalidated, Tier},
-    store::{FLUSHED_WITHIN, Link, Store, TagRecord, age, now, sizes},
+    store::{FLUSHED_WITHIN, Link, Store, TagRecord, sizes},
     tags::{self, After, Before, Descriptor, Policy},
     telemetry,
     upstream::{Answer, Failure, Subject, Upstreams, Want},
@@ -72,7 +73,7 @@ impl Pull {
     ) -> Result<Resolved, PullError> {
         let config = self.config.load_full();
         let record = place.record.tag(tag);
-        let checked = record.as_ref().and_then(|record| age(record.checked));
+        let checked = record.as_ref().and_then(|record| unix_age(record.checked));
         let age = checked.unwrap_or(Duration::MAX);
         let fresh_for = config.fresh_for(place.registry.as_str(), tag.as_str());
         let policy = Policy {
@@ -727,7 +728,7 @@ fn tag_record(descriptor: &Descriptor) -> TagRecord {
         digest: descriptor.digest,
         size: descriptor.size,
         media_type: descriptor.media_type.clone(),
-        checked: now(),
+        checked: unix_now(),
     }
 }
 

@@ -10,12 +10,13 @@ use larder_shared::{Reference, Route, Tag};
 use super::{Pull, PullError, Pulled};
 use crate::{
     access::{Place, Verdict},
+    clock::unix_now,
     cluster::{
         Cluster,
         records::{KeptTag, PeerRecord, of_repository, of_tag},
     },
     metrics::Outcome,
-    store::{TagRecord, now},
+    store::TagRecord,
     upstream::Failure,
 };
 
@@ -28,7 +29,7 @@ impl Pull {
         let (registry, repository) = (&place.registry, &place.repository);
         known.merge(self.cluster.durable_verdict(registry, repository).await);
         let who = place.identity.shared().map(|who| who.to_string());
-        let known = known.sane(now());
+        let known = known.sane(unix_now());
         let accepted = who.and_then(|who| known.granted(&who));
         let mut new = self
             .access
@@ -56,7 +57,7 @@ impl Pull {
         let thing = of_tag(registry, repository, tag);
         let mut known = self.cluster.recall(&thing, |kept| kept.tag.is_some()).await;
         known.merge(self.cluster.durable_tag(registry, repository, tag).await);
-        known.sane(now()).tag
+        known.sane(unix_now()).tag
     }
 
     /// What the other members know of a tag that is known here as `known`, if that is something newer. What was only
@@ -121,7 +122,7 @@ impl Pull {
         if !self.cluster.is_joined() && !self.cluster.is_there() {
             return;
         }
-        let at = |age: Duration| now().saturating_sub(age.as_secs());
+        let at = |age: Duration| unix_now().saturating_sub(age.as_secs());
         let mut verdict = PeerRecord::default();
         match answered {
             Ok(pulled) if pulled.outcome != Outcome::Stale => {
@@ -157,7 +158,7 @@ impl Pull {
             let Some(age) = access.refused_since(&place) else {
                 return;
             };
-            let refused = now().saturating_sub(age.as_secs());
+            let refused = unix_now().saturating_sub(age.as_secs());
             let mut verdict = PeerRecord::default();
             if place.identity.is_anonymous() {
                 verdict.refused = Some(refused);

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use larder_shared::Digest;
 use lru::LruCache;
 
-use super::{Blob, SMALL, now};
-use crate::clock::Clock;
+use super::{Blob, SMALL};
+use crate::clock::{Clock, unix_now};
 
 /// One committed blob.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,7 +65,7 @@ pub struct Index {
 impl Default for Index {
     fn default() -> Self {
         Self {
-            clock: Clock::from(now()),
+            clock: Clock::from(unix_now()),
             entries: LruCache::unbounded(),
             totals: Totals::default(),
             open: LruCache::new(OPEN),

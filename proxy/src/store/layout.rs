@@ -32,8 +32,8 @@ use std::{
 
 use larder_shared::{Algorithm, Digest, RegistryName, Repository};
 
-use super::{now, tenure::Claim};
-use crate::clock::Clock;
+use super::claim::Claim;
+use crate::clock::{Clock, unix_now};
 
 /// What `version` holds.
 pub const VERSION: &str = "1";
@@ -83,7 +83,7 @@ impl Layout {
     /// What ages are counted by. While the store is another larder's, nothing here has any.
     pub fn clock(&self) -> Clock {
         let begun = self.clock.get().copied();
-        begun.unwrap_or_else(|| Clock::from(now()))
+        begun.unwrap_or_else(|| Clock::from(unix_now()))
     }
 
     /// Lets time go on from where the last process stopped (blocking). If nobody knows where that was, no time has passed
@@ -93,7 +93,7 @@ impl Layout {
             let passed = fs::read_to_string(self.clock_file()).ok();
             let passed = passed.and_then(|text| text.trim().parse().ok());
             let passed = passed.or_else(|| self.last_use());
-            Clock::from(passed.unwrap_or_else(now))
+            Clock::from(passed.unwrap_or_else(unix_now))
         });
     }
 

@@ -15,7 +15,7 @@ use std::{
     collections::HashMap,
     num::NonZeroUsize,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use larder_shared::{Digest, RegistryName, Repository, Tag};
@@ -30,6 +30,7 @@ use self::{
 };
 pub use self::{list::Repositories, search::Holding};
 use super::layout::Layout;
+use crate::clock::{unix_age, unix_now};
 
 /// A digest that the repository holds.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -90,7 +91,7 @@ impl Known {
             Line::Tag { tag, record } => {
                 // What was checked at a time that is still to come is no newer word: the clock was wrong.
                 let counts = self.tags.get(&tag).is_none_or(|known| {
-                    known.checked <= record.checked || age(known.checked).is_none()
+                    known.checked <= record.checked || unix_age(known.checked).is_none()
                 });
                 if counts {
                     self.tags.insert(tag, record);
@@ -190,23 +191,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Announced tags that are remembered of a repository.
 const ANNOUNCED: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 
-/// Clocks are set forward and back by so many seconds without anybody noticing.
-const SKEW: u64 = 60;
-
-/// How long ago that was (Unix seconds). `None` for what is still to come: it was written while the clock was wrong, and
-/// says nothing.
-pub fn age(at: u64) -> Option<Duration> {
-    let now = now();
-    (at <= now + SKEW).then(|| Duration::from_secs(now.saturating_sub(at)))
-}
-
-/// Now, in Unix seconds.
-pub fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs())
-}
-
 /// Serializing these types to memory cannot fail.
 fn put_line(text: &mut Vec<u8>, line: &Line) {
     let _ = serde_json::to_writer(&mut *text, line);
@@ -250,12 +234,12 @@ impl RepositoryRecord {
     /// clock was wrong then, nobody knows how long ago, and it was public all the same.
     pub fn public_since(&self) -> Option<Duration> {
         let at = lock(&self.known).public?;
-        Some(age(at).unwrap_or(Duration::MAX))
+        Some(unix_age(at).unwrap_or(Duration::MAX))
     }
 
     /// How long ago the registry refused an anonymous client, if that was its last word.
     pub fn refused_since(&self) -> Option<Duration> {
-        age(lock(&self.known).refused?)
+        unix_age(lock(&self.known).refused?)
     }
 
     /// Takes down that the repository holds a digest. What is known as a manifest stays one. Tags that were announced
@@ -321,7 +305,7 @@ impl RepositoryRecord {
             .public_since()
             .is_some_and(|age| age < Duration::from_secs(5));
         if !recent {
-            self.write(Line::Public(now()));
+            self.write(Line::Public(unix_now()));
         }
     }
 
@@ -330,7 +314,7 @@ impl RepositoryRecord {
             .refused_since()
             .is_some_and(|age| age < Duration::from_secs(5));
         if !recent {
-            self.write(Line::NotPublic(now()));
+            self.write(Line::NotPublic(unix_now()));
         }
     }
 

@@ -10,14 +10,15 @@
 //!               +-- lock held --> Waiting -- take_over --> Held
 //! ```
 
-use std::{
-    fs, io,
-    path::Path,
-    sync::{Arc, OnceLock},
-};
+use std::{fs, io, path::Path, sync::Arc};
 
-use super::{OpenError, Store, check_version, lock};
-use crate::sys::disk;
+use super::{
+    OpenError, Store,
+    layout::{Layout, VERSION},
+    lock,
+    partial::list_left,
+};
+use crate::{clock::unix_now, sys::disk};
 
 /// Whether this larder owns the store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,22 +39,7 @@ impl Tenure {
     }
 }
 
-/// The lock, once it is held. Everything that touches the directory looks here first.
-#[derive(Clone, Default, Debug)]
-pub struct Claim(Arc<OnceLock<disk::Lock>>);
-
-impl Claim {
-    pub(super) fn is_held(&self) -> bool {
-        self.0.get().is_some()
-    }
-
-    /// From here on the directory is this larder's. Two who come here at once cannot both have the lock.
-    pub(super) fn hold(&self, taken: disk::Lock) {
-        let _ = self.0.set(taken);
-    }
-}
-
-/// Whether an error is the disk's, and not a mistake of who has chosen the directory.
+/// Whether an error is the disk's, and not a mistake in the choice of the directory.
 fn is_of_the_disk(error: &io::Error) -> bool {
     use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull, TimedOut};
     matches!(
@@ -113,7 +99,7 @@ impl Store {
         let _ = fs::remove_dir_all(layout.tmp());
         fs::create_dir_all(layout.tmp()).map_err(io)?;
         *lock(&self.pins) = Self::read_pins(&layout.pins());
-        super::partial::list_left(layout);
+        list_left(layout);
         lock(&self.index).set_clock(layout.clock());
         layout.claim().hold(taken);
         self.works();
@@ -124,4 +110,39 @@ impl Store {
     pub(super) fn is_held(&self) -> bool {
         self.tenure() == Tenure::Held
     }
+}
+
+fn check_version(layout: &Layout) -> io::Result<()> {
+    match fs::read_to_string(layout.version()) {
+        Ok(version) if version.trim() == VERSION => Ok(()),
+        // The machine stopped before the first start had written it.
+        Ok(version) if version.trim().is_empty() => write_version(layout),
+        Ok(version) => {
+            let aside = layout.root().join(format!("set-aside-{}", unix_now()));
+            tracing::warn!(
+                version = version.trim(),
+                aside = %aside.display(),
+                "the store has another layout version; its content is set aside and may be deleted"
+            );
+            fs::create_dir_all(&aside)?;
+            for name in ["blobs", "checksums", "partial", "repositories", "version"] {
+                let from = layout.root().join(name);
+                if from.exists() {
+                    fs::rename(&from, aside.join(name))?;
+                }
+            }
+            // It stays for a while from now on.
+            let _ =
+                fs::File::open(&aside).and_then(|aside| aside.set_modified(layout.clock().stamp()));
+            write_version(layout)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => write_version(layout),
+        Err(error) => Err(error),
+    }
+}
+
+/// On disk before anything else is: without it the rest would be taken for another layout's.
+fn write_version(layout: &Layout) -> io::Result<()> {
+    fs::create_dir_all(layout.tmp())?;
+    layout.write_atomic(&layout.version(), VERSION.as_bytes(), true)
 }

@@ -58,7 +58,7 @@ async fn a_refusal_of_what_was_never_held_or_granted_is_not_written() {
         assert!(grants.refused_since(&of(who(n))).is_some());
     }
     // What another member heard before is void all the same.
-    grants.learn(&of(who(1)), now() - 1);
+    grants.learn(&of(who(1)), unix_now() - 1);
     assert_eq!(grants.age(&of(who(1))), None);
     grants.accept(&of(who(200)));
     grants.refuse_made_up(&of(who(200)));
@@ -128,7 +128,7 @@ async fn what_was_accepted_at_a_time_to_come_opens_nothing() {
     let path = dir.path().join("grants");
 
     let day = Duration::from_hours(24);
-    let ahead = now() + 8 * 3600;
+    let ahead = unix_now() + 8 * 3600;
     fs::write(
         &path,
         line(&of(who(1)), ahead) + &revocation(&of(who(2)), ahead),
@@ -238,7 +238,7 @@ async fn peer_records_do_not_undo_a_refusal() {
 
     let day = Duration::from_hours(24);
     let grants = Grants::load(path.clone(), day);
-    let before = now() - 10;
+    let before = unix_now() - 10;
     grants.learn(&of(who(1)), before);
     assert!(grants.age(&of(who(1))).is_some());
     grants.refuse(&of(who(1)));
@@ -248,7 +248,7 @@ async fn peer_records_do_not_undo_a_refusal() {
     let reread = Grants::load(path, day);
     reread.learn(&of(who(1)), before);
     assert!(reread.age(&of(who(1))).is_none());
-    reread.learn(&of(who(2)), now() + 3600);
+    reread.learn(&of(who(2)), unix_now() + 3600);
     assert!(reread.age(&of(who(2))).is_none(), "not yet");
     reread.accept(&of(who(1)));
     assert!(reread.age(&of(who(1))).is_some());

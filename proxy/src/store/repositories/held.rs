@@ -5,7 +5,6 @@
 
 use std::{
     collections::HashMap,
-    fs,
     hash::{BuildHasher as _, RandomState},
     sync::{
         Arc, Mutex,
@@ -15,7 +14,7 @@ use std::{
 
 use larder_shared::{Digest, RegistryName, Repository};
 
-use super::{Known, Repositories, lock};
+use super::lock;
 
 /// A repository's name, shared by all that it holds.
 pub(super) type Name = Arc<(RegistryName, Repository)>;
@@ -25,10 +24,10 @@ pub(super) type Name = Arc<(RegistryName, Repository)>;
 pub(super) struct Held {
     hasher: RandomState,
     holders: Mutex<HashMap<u64, Name>>,
-    /// Somebody has asked: it is worth learning.
+    /// The list was asked for: it is worth learning.
     wanted: AtomicBool,
-    /// All logs have been looked through; held while they are.
-    whole: tokio::sync::Mutex<bool>,
+    /// All logs have been looked through; locked while they are.
+    pub(super) whole: tokio::sync::Mutex<bool>,
 }
 
 impl Held {
@@ -43,58 +42,20 @@ impl Held {
             lock(&self.holders).insert(hash, Arc::clone(name));
         }
     }
-}
-
-impl Repositories {
-    /// Whether some repository of `registry` is known to hold `digest`. Waits for the disk; see [`Self::ready`].
-    pub async fn held_in(&self, registry: &RegistryName, digest: &Digest) -> bool {
-        self.look_through().await;
-        let hash = self.held.hash(registry, digest);
-        let Some(name) = lock(&self.held.holders).get(&hash).cloned() else {
-            return false;
-        };
-        let record = self.seen(&name.0, &name.1);
-        Arc::clone(&record).ready(self.calls.clone()).await;
-        if name.0 == *registry && record.link(digest).is_some() {
-            return true;
-        }
-        // It was let go there since. Another that holds it is not remembered, which costs a download.
-        lock(&self.held.holders).remove(&hash);
-        false
+    /// From now on the list learns with the records.
+    pub(super) fn begin(&self) {
+        self.wanted.store(true, Ordering::Release);
     }
 
-    /// Reads all logs, once.
-    async fn look_through(&self) {
-        let mut whole = self.held.whole.lock().await;
-        if *whole || !self.layout.claim().is_held() {
-            return;
-        }
-        self.held.wanted.store(true, Ordering::Release);
-        for record in self.all_loaded() {
-            record.note_held();
-        }
-        let layout = Arc::clone(&self.layout);
-        let Ok(names) = self
-            .calls
-            .run(move || super::search::names(&layout, None))
-            .await
-        else {
-            return;
-        };
-        for name in names {
-            if self.is_loaded(&name) {
-                continue;
-            }
-            let path = self.layout.repository_log(&name.0, &name.1);
-            // One that hangs is noted when it is read.
-            if let Ok(Ok(text)) = self.calls.run(move || fs::read(path)).await {
-                let (known, _) = Known::read(&text);
-                let name = Name::new(name);
-                for digest in known.links.keys() {
-                    self.held.note(&name, digest);
-                }
-            }
-        }
-        *whole = true;
+    /// The repository that may hold a digest; no other is known to.
+    pub(super) fn holder(&self, registry: &RegistryName, digest: &Digest) -> Option<Name> {
+        let hash = self.hash(registry, digest);
+        lock(&self.holders).get(&hash).cloned()
+    }
+
+    /// The repository that was noted holds the digest no longer.
+    pub(super) fn forget(&self, registry: &RegistryName, digest: &Digest) {
+        let hash = self.hash(registry, digest);
+        lock(&self.holders).remove(&hash);
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use larder_shared::{Digest, RegistryName, Repository, Tag};
 
-use super::{Known, Link, Repositories, RepositoryRecord, TagRecord, lock};
+use super::{Known, Link, Name, Repositories, RepositoryRecord, TagRecord, lock};
 use crate::store::layout::Layout;
 
 /// What is known of one repository, copied.
@@ -137,6 +137,52 @@ impl Repositories {
         digests
     }
 
+    /// Whether some repository of `registry` is known to hold `digest`. Waits for the disk; see [`RepositoryRecord::ready`].
+    pub async fn held_in(&self, registry: &RegistryName, digest: &Digest) -> bool {
+        self.look_through().await;
+        let Some(name) = self.held.holder(registry, digest) else {
+            return false;
+        };
+        let record = self.seen(&name.0, &name.1);
+        Arc::clone(&record).ready(self.calls.clone()).await;
+        if name.0 == *registry && record.link(digest).is_some() {
+            return true;
+        }
+        // It was let go there since. Another that holds it is not remembered, which costs a download.
+        self.held.forget(registry, digest);
+        false
+    }
+
+    /// Reads all logs, once.
+    async fn look_through(&self) {
+        let mut whole = self.held.whole.lock().await;
+        if *whole || !self.layout.claim().is_held() {
+            return;
+        }
+        self.held.begin();
+        for record in self.all_loaded() {
+            record.note_held();
+        }
+        let layout = Arc::clone(&self.layout);
+        let Ok(names) = self.calls.run(move || names(&layout, None)).await else {
+            return;
+        };
+        for name in names {
+            if self.is_loaded(&name) {
+                continue;
+            }
+            let path = self.layout.repository_log(&name.0, &name.1);
+            // One that hangs is noted when it is read.
+            if let Ok(Ok(text)) = self.calls.run(move || fs::read(path)).await {
+                let (known, _) = Known::read(&text);
+                let name = Name::new(name);
+                for digest in known.links.keys() {
+                    self.held.note(&name, digest);
+                }
+            }
+        }
+        *whole = true;
+    }
     pub(super) fn is_loaded(&self, name: &(RegistryName, Repository)) -> bool {
         lock(&self.loaded).contains(name)
     }

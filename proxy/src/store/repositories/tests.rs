@@ -53,7 +53,7 @@ async fn a_record_survives_reopening_and_a_torn_line() {
                 digest,
                 size: 1,
                 media_type: "application/x".into(),
-                checked: now(),
+                checked: unix_now(),
             },
         );
         written(&path, 3).await;
@@ -133,7 +133,7 @@ async fn what_was_said_at_a_time_to_come_says_nothing() {
     own(&layout);
     let (registry, repository) = names();
     let record = Repositories::new(layout, calls()).get(&registry, &repository);
-    let ahead = now() + 8 * 3600;
+    let ahead = unix_now() + 8 * 3600;
     let of = |bytes: &[u8], checked| TagRecord {
         digest: Digest::sha256(bytes),
         size: 1,
@@ -142,7 +142,7 @@ async fn what_was_said_at_a_time_to_come_says_nothing() {
     };
     let tag: Tag = "v1".parse().unwrap();
     record.set_tag(tag.clone(), of(b"old", ahead));
-    record.set_tag(tag.clone(), of(b"new", now()));
+    record.set_tag(tag.clone(), of(b"new", unix_now()));
     assert_eq!(record.tag(&tag).unwrap().digest, Digest::sha256(b"new"));
     record.write(Line::Public(ahead));
     assert_eq!(record.public_since(), Some(Duration::MAX));
@@ -207,7 +207,7 @@ async fn a_refusal_that_the_predecessor_heard_later_stays() {
     let successor = Arc::new(Layout::new(dir.path().to_owned()));
     let repositories = Repositories::new(Arc::clone(&successor), calls());
     let record = repositories.get(&registry, &repository);
-    record.write(Line::Public(now() - 5));
+    record.write(Line::Public(unix_now() - 5));
     let before = Repositories::new(Arc::clone(&layout), calls()).get(&registry, &repository);
     before.set_not_public();
     before.add_link(Link {
