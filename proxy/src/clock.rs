@@ -58,8 +58,8 @@ impl Clock {
     }
 }
 
-/// Clocks are set forward and back by so many seconds without anybody noticing.
-const SKEW: u64 = 60;
+/// Nodes' clocks differ by so many seconds, and are set forward and back by as many, without anybody noticing.
+pub const SKEW: u64 = 60;
 
 /// Now, in Unix seconds, as the node's clock has it.
 pub fn unix_now() -> u64 {

@@ -43,9 +43,10 @@ pub use hanging::{FLUSHED_WITHIN, HANGS, Hung, SLOWEST};
 pub use index::{Entry, Totals};
 pub use journal::Journal;
 pub use keeping::{Evicted, Limits};
+pub use larder_shared::{Link, TagRecord};
 pub use named::{Named, Names, Platform, sizes};
 pub use partial::{Partial, Piece};
-pub use repositories::{Holding, Link, Repositories, RepositoryRecord, TagRecord};
+pub use repositories::{Holding, Repositories, RepositoryRecord};
 pub use sums::{Checked, Sums};
 pub use tenure::Tenure;
 

@@ -16,7 +16,7 @@
 use std::{fs::File, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use larder_shared::{Digest, Range, RegistryName, Repository, Tag};
+use larder_shared::{Digest, Link, Range, RegistryName, Repository, Tag};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{Cluster, object_store::Object, placement, records::PeerRecord};
@@ -25,13 +25,20 @@ use crate::clock::unix_now;
 /// Each keeper of a digest gives the one before it so much time to write the blob, the others more.
 const PRECEDENCE: Duration = Duration::from_secs(2);
 
-/// That a repository holds a digest.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct KeptLink {
-    pub size: u64,
+/// The text of a [`Link`]'s record. The digest is in the record's path alone.
+#[derive(Serialize, Deserialize)]
+struct LinkText {
+    size: u64,
     /// Of a manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub media_type: Option<String>,
+    media_type: Option<String>,
+}
+
+fn link_text(link: &Link) -> Bytes {
+    json(&LinkText {
+        size: link.size,
+        media_type: link.media_type.clone(),
+    })
 }
 
 fn link_path(registry: &RegistryName, repository: &Repository, digest: &Digest) -> String {
@@ -52,19 +59,19 @@ fn refused_path(registry: &RegistryName, repository: &Repository) -> String {
 }
 
 impl Cluster {
-    /// Has a verified blob written behind, and that `repository` holds it.
+    /// Has a verified blob written behind, and that `repository` holds it. `file` is the blob's.
     pub fn write_behind(
         &self,
         registry: &RegistryName,
         repository: &Repository,
-        digest: Digest,
-        link: &KeptLink,
+        link: &Link,
         file: Arc<File>,
     ) {
         if let Some(store) = &self.store {
+            let digest = link.digest;
             store.write_blob(digest, file, link.size, self.precedence(&digest));
             let path = link_path(registry, repository, &digest);
-            store.write_record(&path, json(link), None);
+            store.write_record(&path, link_text(link), None);
         }
     }
 
@@ -133,14 +140,20 @@ impl Cluster {
         kept.unwrap_or_default()
     }
 
-    /// Whether the object store says that a repository holds a digest.
+    /// A repository's link to a digest, if the object store has its record.
     pub async fn durable_link(
         &self,
         registry: &RegistryName,
         repository: &Repository,
         digest: &Digest,
-    ) -> Option<KeptLink> {
-        self.read(&link_path(registry, repository, digest)).await
+    ) -> Option<Link> {
+        let path = link_path(registry, repository, digest);
+        let LinkText { size, media_type } = self.read(&path).await?;
+        Some(Link {
+            digest: *digest,
+            size,
+            media_type,
+        })
     }
 
     /// Bytes of a blob from the object store, unverified. Its failures are misses.
@@ -186,4 +199,27 @@ fn is_as_late(there: &[u8], ours: &[u8]) -> bool {
 /// Writing these types to memory cannot fail.
 fn json(value: &impl Serialize) -> Bytes {
     serde_json::to_vec(value).unwrap_or_default().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_record_of_a_link_says_all_but_its_digest() {
+        let blob = Link {
+            digest: Digest::sha256(b"abc"),
+            size: 3,
+            media_type: None,
+        };
+        assert_eq!(link_text(&blob), r#"{"size":3}"#);
+        let manifest = Link {
+            media_type: Some("m".to_owned()),
+            ..blob
+        };
+        let text = link_text(&manifest);
+        assert_eq!(text, r#"{"size":3,"media_type":"m"}"#);
+        let read: LinkText = serde_json::from_slice(&text).unwrap();
+        assert_eq!((read.size, read.media_type), (3, manifest.media_type));
+    }
 }

@@ -14,11 +14,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use larder_shared::{Digest, RegistryName, Repository, Tag};
+use larder_shared::{Digest, RegistryName, Repository, Tag, TagRecord};
 use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
-use crate::{clock::Clock, identity::Fingerprint, sys::Turns};
+use crate::{
+    clock::{Clock, SKEW},
+    identity::Fingerprint,
+    sys::Turns,
+};
 
 /// Records in memory; the others are read when they are asked for.
 const IN_MEMORY: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
@@ -27,9 +31,6 @@ const IN_MEMORY: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 const ON_DISK: usize = 100_000;
 const STAYS: Duration = Duration::from_hours(30 * 24);
 
-/// Clocks may differ by so many seconds.
-const SKEW: u64 = 60;
-
 /// Credentials remembered in a record, the newest.
 const GRANTS: usize = 256;
 
@@ -37,21 +38,11 @@ const GRANTS: usize = 256;
 const TOLD_AGAIN: Duration = Duration::from_mins(1);
 const TOLD: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
-/// What a tag pointed to.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct KeptTag {
-    pub digest: Digest,
-    pub size: u64,
-    pub media_type: String,
-    /// Unix seconds.
-    pub checked: u64,
-}
-
 /// One record. Times are Unix seconds.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct PeerRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tag: Option<KeptTag>,
+    pub tag: Option<TagRecord>,
     /// The registry served the repository to an anonymous client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public: Option<u64>,
@@ -69,7 +60,7 @@ pub struct PeerRecord {
 impl PeerRecord {
     /// Takes over what `other` knows better.
     pub fn merge(&mut self, other: Self) {
-        let checked = |tag: &Option<KeptTag>| tag.as_ref().map(|tag| tag.checked);
+        let checked = |tag: &Option<TagRecord>| tag.as_ref().map(|tag| tag.checked);
         // Of the same second, the word that came later: a tag that is moved and pulled at once.
         if other.tag.is_some() && checked(&other.tag) >= checked(&self.tag) {
             self.tag = other.tag;

@@ -16,11 +16,11 @@ use tokio::sync::{Notify, Semaphore};
 use super::{Fill, FillError, Joined, Passage, Reader, Right, Source, lock, suspects, task};
 use crate::{
     access::{Access, Place},
-    cluster::{Cluster, durable::KeptLink},
+    cluster::Cluster,
     config::Config,
     events,
     metrics::Metrics,
-    store::{Blob, Store, sizes},
+    store::{Blob, Link, Store, sizes},
     upstream::{Subject, Upstreams, Want},
 };
 
@@ -235,13 +235,14 @@ impl Fills {
         repositories: &[Repository],
         blob: &Blob,
     ) {
-        let link = KeptLink {
+        let link = Link {
+            digest: *blob.digest(),
             size: blob.size(),
             media_type: None,
         };
         for repository in repositories {
             self.cluster
-                .write_behind(registry, repository, *blob.digest(), &link, blob.handle());
+                .write_behind(registry, repository, &link, blob.handle());
         }
     }
 

@@ -15,7 +15,7 @@ use crate::{
     body::Body,
     client::{self, Uncollected},
     clock::{unix_age, unix_now},
-    cluster::{Cluster, durable::KeptLink},
+    cluster::Cluster,
     config::WhenUnreachable,
     events,
     fill::FillError,
@@ -682,17 +682,12 @@ fn keep(store: &Arc<Store>, cluster: &Arc<Cluster>, place: &Place, manifest: &Ar
                 tracing::warn!(blob.digest = %manifest.digest, %error, unsaid = due.unsaid, "a manifest was served but could not be kept; look at the store's disk: space, inodes, permissions");
             }
         } else if let Some(blob) = store.peek(&manifest.digest) {
-            let link = KeptLink {
+            let link = Link {
+                digest: manifest.digest,
                 size: blob.size(),
                 media_type: Some(manifest.media_type.clone()),
             };
-            cluster.write_behind(
-                &registry,
-                &repository,
-                manifest.digest,
-                &link,
-                blob.handle(),
-            );
+            cluster.write_behind(&registry, &repository, &link, blob.handle());
         }
     };
     tokio::spawn(async move { keeper.ask_to_the_end(&what, FLUSHED_WITHIN, keep).await });

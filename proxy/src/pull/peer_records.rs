@@ -13,7 +13,7 @@ use crate::{
     clock::unix_now,
     cluster::{
         Cluster,
-        records::{KeptTag, PeerRecord, of_repository, of_tag},
+        records::{PeerRecord, of_repository, of_tag},
     },
     metrics::Outcome,
     store::TagRecord,
@@ -52,7 +52,7 @@ impl Pull {
     }
 
     /// What the other members know of a tag.
-    async fn recall_tag(&self, place: &Place, tag: &Tag) -> Option<KeptTag> {
+    async fn recall_tag(&self, place: &Place, tag: &Tag) -> Option<TagRecord> {
         let (registry, repository) = (&place.registry, &place.repository);
         let thing = of_tag(registry, repository, tag);
         let mut known = self.cluster.recall(&thing, |kept| kept.tag.is_some()).await;
@@ -236,25 +236,14 @@ pub(super) fn tell_arrived(cluster: &Arc<Cluster>, place: &Place, tags: Vec<(Tag
 
 /// What the keepers of a tag are told.
 fn kept(record: TagRecord) -> PeerRecord {
-    let tag = KeptTag {
-        digest: record.digest,
-        size: record.size,
-        media_type: record.media_type,
-        checked: record.checked,
-    };
     PeerRecord {
-        tag: Some(tag),
+        tag: Some(record),
         ..PeerRecord::default()
     }
 }
 
 /// What was heard of a tag. It was not checked here: it must never count as fresh, and any answer of the registry
 /// replaces it.
-fn heard(told: KeptTag) -> TagRecord {
-    TagRecord {
-        digest: told.digest,
-        size: told.size,
-        media_type: told.media_type,
-        checked: 0,
-    }
+fn heard(told: TagRecord) -> TagRecord {
+    TagRecord { checked: 0, ..told }
 }

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use larder_shared::{Digest, RegistryName, Repository, Tag};
+use larder_shared::{Digest, Link, RegistryName, Repository, Tag, TagRecord};
 use lru::LruCache;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -32,26 +32,7 @@ pub use self::{list::Repositories, search::Holding};
 use super::layout::Layout;
 use crate::clock::{unix_age, unix_now};
 
-/// A digest that the repository holds.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Link {
-    pub digest: Digest,
-    pub size: u64,
-    /// The `Content-Type` that the registry gave, for a manifest; blobs have none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub media_type: Option<String>,
-}
-
-/// What a tag pointed to when its registry was last asked.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct TagRecord {
-    pub digest: Digest,
-    pub size: u64,
-    pub media_type: String,
-    /// Unix seconds.
-    pub checked: u64,
-}
-
+/// A line of a log.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Line {

@@ -4,7 +4,7 @@ use super::*;
 
 fn tag(checked: u64) -> PeerRecord {
     PeerRecord {
-        tag: Some(KeptTag {
+        tag: Some(TagRecord {
             digest: Digest::sha256(&checked.to_le_bytes()),
             size: 1,
             media_type: "m".into(),
@@ -150,4 +150,20 @@ fn the_same_is_not_told_twice_at_once() {
         records.is_news(&thing, &news),
         "something else was told in between"
     );
+}
+
+#[test]
+fn a_record_is_written_as_ever() {
+    let digest = Digest::sha256(b"abc");
+    for text in [
+        r#"{}"#,
+        r#"{"tag":{"digest":"DIGEST","size":3,"media_type":"m","checked":5}}"#,
+        r#"{"public":5,"refused":6,"grants":{"WHO":7},"revoked":{"WHO":8}}"#,
+    ] {
+        let text = text
+            .replace("DIGEST", &digest.to_string())
+            .replace("WHO", WHO);
+        let record: PeerRecord = serde_json::from_str(&text).unwrap();
+        assert_eq!(serde_json::to_string(&record).unwrap(), text);
+    }
 }

@@ -7,9 +7,9 @@ use std::{
     sync::Arc,
 };
 
-use larder_shared::{Digest, RegistryName, Repository, Tag};
+use larder_shared::{Digest, Link, RegistryName, Repository, Tag, TagRecord};
 
-use super::{Known, Link, Name, Repositories, RepositoryRecord, TagRecord, lock};
+use super::{Known, Name, Repositories, RepositoryRecord, lock};
 use crate::store::layout::Layout;
 
 /// What is known of one repository, copied.

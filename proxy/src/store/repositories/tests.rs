@@ -267,3 +267,21 @@ async fn what_is_asked_for_first_is_what_is_most_likely_still_there() {
     assert_eq!(held(2, "new"), all[1..3]);
     assert_eq!(held(0, ""), []);
 }
+
+#[test]
+fn the_lines_of_a_log_are_written_as_ever() {
+    let digest = Digest::sha256(b"abc");
+    for line in [
+        r#"{"link":{"digest":"DIGEST","size":3}}"#,
+        r#"{"link":{"digest":"DIGEST","size":3,"media_type":"m"}}"#,
+        r#"{"tag":{"tag":"v1","record":{"digest":"DIGEST","size":3,"media_type":"m","checked":5}}}"#,
+        r#"{"forget":"v1"}"#,
+        r#"{"public":5}"#,
+        r#"{"not_public":5}"#,
+    ] {
+        let line = line.replace("DIGEST", &digest.to_string());
+        let mut text = Vec::new();
+        put_line(&mut text, &serde_json::from_str(&line).unwrap());
+        assert_eq!(String::from_utf8(text).unwrap(), format!("{line}\n"));
+    }
+}
