@@ -3,39 +3,39 @@
 //! A root that waits for upstream is slow and well; one that is stopped, cut off or dead is neither. Where nothing comes
 //! for a moment the member is asked whether it is alive, over another connection, and is given up at once if it is not.
 
+mod alive;
 mod body;
+mod connections;
 mod flow;
+mod request;
 mod voice;
 
 use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
-use hyper::body::Incoming;
-use larder_shared::{Digest, Range, RegistryName, Repository, Role};
+use http::{HeaderName, Method, Request, StatusCode, header};
 
+pub use self::{
+    body::PeerBody,
+    flow::Flow,
+    request::{PeerFailure, PeerRequest, PeerSubject},
+};
 use self::{
-    body::PATIENCE,
-    voice::{QUIET, SLOWEST, Voice},
+    connections::Pool,
+    voice::{SLOWEST, Voice},
 };
-pub use self::{body::PeerBody, flow::Flow};
-use super::{
-    members::Members,
-    tls::{MemberTls, Rotating},
-};
+use super::{members::Members, tls::Rotating};
 use crate::{
-    client::{self, Direct},
+    client,
     coalesce::Coalesce,
-    config::{Config, PeerTls},
+    config::Config,
     metrics::{Metrics, PeerAsked, PeerAskedOutcome, RoleLabel},
-    trace::Trace,
 };
 
 /// Says in which role a member is asked. Without it a request is none of a member's.
@@ -48,61 +48,11 @@ pub const PASSED_ON: HeaderName = HeaderName::from_static("larder-passed-on");
 pub const ALIVE: &str = "/larder/v1/alive";
 pub const IN_ROLE: &str = "role";
 
-/// A connection to a member must stand within this time.
-const CONNECT: Duration = Duration::from_millis(250);
-
-/// A node whose own clock is so late has no time for anything.
-const LATE: Duration = Duration::from_millis(50);
-
 /// An answer has to begin within this time where a client waits for its headers: of what the member holds, and of what it
 /// has to fetch, as long as the client itself waits; and where the client has them.
 pub const SOON: Duration = Duration::from_millis(2500);
 pub const FETCHED: Duration = Duration::from_secs(5);
 pub const LATER: Duration = Duration::from_mins(1);
-
-/// What is asked of a member.
-#[derive(Clone, Debug)]
-pub enum PeerSubject {
-    /// A range of a blob.
-    Blob(Digest, Range),
-    /// A whole manifest.
-    Manifest(Digest),
-    /// Whether it has this blob, and how long it is.
-    Has(Digest),
-}
-
-/// One question to a member.
-#[derive(Clone, Debug)]
-pub struct PeerRequest {
-    pub registry: RegistryName,
-    pub repository: Repository,
-    pub subject: PeerSubject,
-    pub role: Role,
-    /// How long it may take until an answer begins, as long as the member lives: little where a client waits for its
-    /// headers, more where it reads already and upstream may be slow for everybody.
-    pub within: Duration,
-    /// The `Authorization` that is lent: a Bearer token for pulling from this repository, never another secret.
-    pub lent: Option<HeaderValue>,
-    /// Whose request it is for.
-    pub trace: Trace,
-}
-
-/// Why a member gave nothing.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum PeerFailure {
-    /// It does not have it, or upstream does not.
-    #[error("{0} does not have it")]
-    Miss(SocketAddr),
-    /// Upstream refused the token that was lent, or the member refuses this node.
-    #[error("{0} refused")]
-    Refused(SocketAddr),
-    /// It cannot get it now.
-    #[error("{0} cannot get it: {1}")]
-    Unable(SocketAddr, StatusCode),
-    /// It is not there, or not well.
-    #[error("{0} does not answer: {1}")]
-    Gone(SocketAddr, String),
-}
 
 /// Asks members.
 #[derive(Debug)]
@@ -120,16 +70,6 @@ pub struct Peers {
     pub flow: Arc<Flow>,
 }
 
-/// The connections that were made with the certificates of a generation; `None` is plain.
-#[derive(Clone, Debug)]
-struct Pool {
-    generation: Option<u64>,
-    scheme: &'static str,
-    bulk: Direct,
-    /// Signs of life have connections of their own: none has to be made for one.
-    signs: Direct,
-}
-
 impl Peers {
     pub fn new(config: Arc<ArcSwap<Config>>, members: Arc<Members>, metrics: Arc<Metrics>) -> Self {
         Self {
@@ -142,56 +82,6 @@ impl Peers {
             signs: Coalesce::default(),
             flow: Arc::default(),
         }
-    }
-
-    /// This node's side of mutual TLS; `None` where it is off.
-    pub async fn tls(&self) -> Result<Option<MemberTls>, PeerFailure> {
-        let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
-        let config = self.config.load_full();
-        // What was taken out of the configuration is not the same as TLS that was turned off.
-        let Some(peers) = &config.cluster.peers else {
-            return Err(PeerFailure::Gone(
-                nobody,
-                "no peers are configured".to_owned(),
-            ));
-        };
-        let current = self.tls.current(&peers.tls).await;
-        current.map_err(|error| PeerFailure::Gone(nobody, error.to_string()))
-    }
-
-    /// The same as far as it is known without waiting for a file.
-    pub fn known_tls(&self) -> Option<MemberTls> {
-        let config = self.config.load();
-        match &config.cluster.peers.as_ref()?.tls {
-            PeerTls::Mutual(files) => self.tls.known(files),
-            PeerTls::Off => None,
-        }
-    }
-
-    /// Whether a token may be lent: only where nobody can listen.
-    pub fn may_lend(&self) -> bool {
-        let config = self.config.load();
-        let peers = config.cluster.peers.as_ref();
-        peers.is_some_and(|peers| peers.tls != PeerTls::Off)
-    }
-
-    async fn pool(&self) -> Result<Pool, PeerFailure> {
-        let tls = self.tls().await?;
-        let generation = tls.as_ref().map(|tls| tls.generation);
-        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pool) = pool.as_ref().filter(|pool| pool.generation == generation) {
-            return Ok(pool.clone());
-        }
-        let scheme = if tls.is_some() { "https" } else { "http" };
-        let tls = tls.map(|tls| (tls.client, tls.name));
-        let made = Pool {
-            generation,
-            scheme,
-            bulk: Direct::new(tls.clone(), CONNECT),
-            signs: Direct::new(tls, CONNECT),
-        };
-        *pool = Some(made.clone());
-        Ok(made)
     }
 
     fn voice(&self, member: SocketAddr) -> Arc<Voice> {
@@ -348,95 +238,6 @@ impl Peers {
         let told = server.and_then(|value| value.to_str().ok()?.strip_prefix("larder/"));
         Ok(told.map(ToOwned::to_owned))
     }
-
-    async fn send(
-        &self,
-        member: SocketAddr,
-        request: http::request::Builder,
-        path: &str,
-        body: Bytes,
-    ) -> Result<Response<Incoming>, PeerFailure> {
-        let pool = self.pool().await?;
-        let gone = |why: String| PeerFailure::Gone(member, why);
-        let mut request = request
-            .uri(format!("{}://{member}{path}", pool.scheme))
-            .body(Full::new(body))
-            .map_err(|error| gone(error.to_string()))?;
-        // The configuration may have changed since it was looked at whether a token may be lent.
-        if pool.generation.is_none() {
-            request.headers_mut().remove(header::AUTHORIZATION);
-        }
-        let direct = if path.starts_with(ALIVE) {
-            pool.signs
-        } else {
-            pool.bulk
-        };
-        let sent = direct.send(request).await;
-        if sent.is_ok() {
-            self.voice(member).note();
-        }
-        sent.map_err(|error| gone(error.to_string()))
-    }
-
-    /// Waits for the head of an answer for as long as the member lives.
-    async fn watched<T>(
-        self: &Arc<Self>,
-        member: SocketAddr,
-        within: Duration,
-        answer: impl Future<Output = Result<T, PeerFailure>>,
-    ) -> Result<T, PeerFailure> {
-        let begun = Instant::now();
-        tokio::pin!(answer);
-        loop {
-            if let Ok(answered) = tokio::time::timeout(QUIET, &mut answer).await {
-                return answered;
-            }
-            if begun.elapsed() >= within {
-                // It lives: what is late is its source.
-                return Err(PeerFailure::Unable(member, StatusCode::GATEWAY_TIMEOUT));
-            }
-            tokio::select! {
-                answered = &mut answer => return answered,
-                lives = self.lives(member) => if !lives {
-                    return Err(PeerFailure::Gone(member, "it shows no sign of life".to_owned()));
-                },
-            }
-        }
-    }
-
-    /// Whether a member has just been heard, or says that it is alive.
-    pub async fn lives(self: &Arc<Self>, member: SocketAddr) -> bool {
-        let voice = self.voice(member);
-        if !voice.is_quiet() {
-            return true;
-        }
-        let (peers, patience) = (Arc::clone(self), voice.patience());
-        let sign = async move { peers.sign(member, patience).await };
-        self.signs.run(member, sign).await.unwrap_or(false)
-    }
-
-    /// Whether a member receives something that its answer in `role` waits for.
-    async fn receives(&self, member: SocketAddr, role: Role) -> bool {
-        let path = format!("{ALIVE}?{IN_ROLE}={}", role.as_str());
-        let told = self
-            .call(member, Method::GET, &path, Bytes::new(), SLOWEST)
-            .await;
-        let since = told.ok().and_then(|told| {
-            let text = std::str::from_utf8(&told).ok()?.trim().parse().ok()?;
-            Some(Duration::from_millis(text))
-        });
-        since.is_some_and(|since| since < PATIENCE)
-    }
-
-    /// Asks for a sign of life and takes note of how long it takes.
-    async fn sign(&self, member: SocketAddr, patience: Duration) -> bool {
-        let begun = Instant::now();
-        let alive = self.call(member, Method::GET, ALIVE, Bytes::new(), patience);
-        let lives = alive.await.is_ok();
-        self.voice(member).note_sign(lives.then(|| begun.elapsed()));
-        // Where this node comes late itself, the silence says nothing about the member.
-        lives || begun.elapsed() > patience + LATE
-    }
 }
 
 /// A member's answer.
@@ -447,130 +248,4 @@ pub struct PeerAnswer {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::{
-        io::{AsyncReadExt as _, AsyncWriteExt as _},
-        net::TcpListener,
-    };
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_token_never_leaves_in_plain_text() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let member = listener.local_addr().unwrap();
-        let text = format!(
-            "[cluster]\nlisten = \"127.7.0.1:7422\"\ntls = \"off\"\nmembers = [\"{member}\"]"
-        );
-        let config = Config::parse(&text, std::path::Path::new("t")).unwrap();
-        let config = Arc::new(ArcSwap::from_pointee(config));
-        let members = Arc::new(Members::new(Arc::clone(&config)));
-        let peers = Arc::new(Peers::new(config, members, Arc::new(Metrics::new())));
-        let heard = tokio::spawn(async move {
-            loop {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                let mut head = vec![0; 4096];
-                let length = stream.read(&mut head).await.unwrap();
-                let answer = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
-                stream.write_all(answer).await.unwrap();
-                head.truncate(length);
-                let head = String::from_utf8(head).unwrap().to_lowercase();
-                if head.contains("/blobs/") {
-                    return head;
-                }
-            }
-        });
-        let ask = PeerRequest {
-            registry: "registry.test".parse().unwrap(),
-            repository: "team/app".parse().unwrap(),
-            subject: PeerSubject::Has(Digest::sha256(b"x")),
-            role: Role::Root,
-            within: SOON,
-            lent: Some(HeaderValue::from_static("Bearer lent")),
-            trace: Trace::none(),
-        };
-        assert!(matches!(
-            peers.ask(member, &ask).await,
-            Err(PeerFailure::Miss(_))
-        ));
-        let heard = heard.await.unwrap();
-        assert!(
-            heard.contains("larder-role") && !heard.contains("lent"),
-            "{heard}"
-        );
-    }
-
-    /// A relay whose root brings nothing for long, but receives something, tells its own readers to wait.
-    #[tokio::test]
-    async fn a_root_that_receives_is_waited_for_and_vouches_for_its_relay() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let member = listener.local_addr().unwrap();
-        let text = format!(
-            "[cluster]\nlisten = \"127.7.0.2:7422\"\ntls = \"off\"\nmembers = [\"{member}\"]"
-        );
-        let config = Config::parse(&text, std::path::Path::new("t")).unwrap();
-        let config = Arc::new(ArcSwap::from_pointee(config));
-        let members = Arc::new(Members::new(Arc::clone(&config)));
-        let peers = Arc::new(Peers::new(config, members, Arc::new(Metrics::new())));
-        let (asked, mut questions) = tokio::sync::mpsc::unbounded_channel();
-        let (bring, brought) = tokio::sync::watch::channel(false);
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let (asked, mut brought) = (asked.clone(), brought.clone());
-                tokio::spawn(async move {
-                    let mut head = vec![0; 4096];
-                    while let Ok(length @ 1..) = stream.read(&mut head).await {
-                        let text = String::from_utf8_lossy(&head[..length]).into_owned();
-                        let answer: &[u8] = if text.contains("/blobs/") {
-                            b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-3/9\r\nContent-Length: 4\r\n\r\n"
-                        } else {
-                            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n10"
-                        };
-                        stream.write_all(answer).await.unwrap();
-                        if text.contains("/blobs/") {
-                            brought.wait_for(|bring| *bring).await.unwrap();
-                            stream.write_all(b"here").await.unwrap();
-                        } else if text.contains("?role=") {
-                            asked.send(text).unwrap();
-                        }
-                    }
-                });
-            }
-        });
-        let ask = PeerRequest {
-            registry: "registry.test".parse().unwrap(),
-            repository: "team/app".parse().unwrap(),
-            subject: PeerSubject::Blob(Digest::sha256(b"x"), Range::new(0, 4)),
-            role: Role::Root,
-            within: SOON,
-            lent: None,
-            trace: Trace::none(),
-        };
-        let mut body = peers.ask(member, &ask).await.unwrap().body;
-        let begun = Instant::now();
-        let waits = async {
-            // The second question is the one after which a member without any receipts is given up.
-            for _ in 0..3 {
-                let question = questions.recv().await.unwrap();
-                assert!(
-                    question.contains("/larder/v1/alive?role=root "),
-                    "{question}"
-                );
-            }
-            assert!(begun.elapsed() >= PATIENCE);
-            let flow = &peers.flow;
-            assert!(
-                flow.since(Role::Relay)
-                    .is_some_and(|since| since < PATIENCE)
-            );
-            assert_eq!(
-                flow.since(Role::Root),
-                None,
-                "nothing came from its own sources"
-            );
-            bring.send(true).unwrap();
-        };
-        let (data, ()) = tokio::join!(body.next(), waits);
-        assert_eq!(data.unwrap().unwrap(), "here");
-    }
-}
+mod tests;
