@@ -5,13 +5,13 @@
 //!                   GET /images  /blobs      what the node tier holds
 //!                   GET /upstreams           the registries behind it, and how they fare; ?name=NAME, ?check
 //!                   GET /explain?ref=IMAGE[&platform=OS/ARCH]   what a pull would do; a pod's secret in Authorization
-//!                   GET /doctor              what is wrong with this node, and how to mend it
+//!                   GET /doctor              what is wrong with this node, and how to fix it
 //!                   POST /pin?ref=IMAGE /unpin?ref=IMAGE /evict?ref=IMAGE /evict?upstream=NAME
 //!                   POST /pull?ref=IMAGE /gc /verify   told line by line
 //!                   GET /log, POST /log?filter=FILTER
 //!                   POST /trace[?ref=IMAGE]  requests as they happen, line by line
 //! telemetry port    GET /metrics  /livez  /readyz
-//!                   GET /                    the status page, for who comes by loopback
+//!                   GET /                    the status page, for callers by loopback
 //! ```
 //!
 //! Reads snapshots; never holds a lock of the data path for longer than a copy.
@@ -69,7 +69,7 @@ pub struct Admin {
     misread: Arc<ArcSwapOption<String>>,
     diagnosis: tokio::sync::Mutex<Option<(Instant, Arc<Diagnosis>)>>,
     disk: disk::Looks,
-    /// Whoever looks up what /metrics shows.
+    /// Locked while what /metrics shows is looked up.
     scraping: tokio::sync::Mutex<()>,
 }
 

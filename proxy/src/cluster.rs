@@ -1,7 +1,7 @@
 //! The cluster tier: the other nodes, and the object store behind all of them.
 //!
-//! Owns who the members are, who fetches what, and how members are asked. Knows neither this node's disk nor registries:
-//! where bytes go and whether somebody may have them is decided by who calls.
+//! Owns the list of members, the order in which they are asked, and how they are asked. Knows neither this node's disk nor
+//! registries: the caller decides where bytes go and who may have them.
 
 pub mod durable;
 pub mod hints;
@@ -47,7 +47,7 @@ const ASKED: usize = 2;
 /// So many of those that are said to hold a blob are asked for it.
 const HOLDERS_ASKED: usize = 4;
 
-/// Where keepers are asked and told who holds what.
+/// Where keepers are asked and told which members hold a digest.
 pub const HOLDERS: &str = "/larder/v1/holders";
 
 /// Where keepers are asked and told what is known of a thing.
@@ -120,7 +120,7 @@ impl Cluster {
         self.members.are_configured()
     }
 
-    /// Whom to ask for `run` of `digest`, best first: those that are worth asking. Nobody where this node is the root, and
+    /// The members to ask for `run` of `digest`, best first: those that are worth asking. Nobody where this node is the root, and
     /// none that would stand deeper than `depth` allows.
     pub fn candidates(&self, digest: &Digest, run: u64, depth: u8) -> Vec<(SocketAddr, Role)> {
         let view = self.members.view();
@@ -173,7 +173,7 @@ impl Cluster {
         admission == Admission::Ask
     }
 
-    /// Who is said to hold `digest`, as its keepers know.
+    /// The members that hold `digest`, as its keepers know.
     pub async fn holders(self: &Arc<Self>, digest: &Digest, within: Duration) -> Vec<SocketAddr> {
         let (keepers, own) = (self.keepers(digest), self.members.view().own_address());
         let mut holders = self.hints.holders(digest);
@@ -286,13 +286,13 @@ impl Cluster {
     async fn recall_from(
         self: &Arc<Self>,
         thing: &Digest,
-        whom: Vec<SocketAddr>,
+        members: Vec<SocketAddr>,
         within: Duration,
     ) -> PeerRecord {
         let own = self.members.view().own_address();
         let path = format!("{RECORDS}?thing={thing}");
         let mut known = self.kept(thing).await.unwrap_or_default();
-        let others = whom
+        let others = members
             .into_iter()
             .filter(|member| Some(*member) != own && self.admits(*member));
         let mut answers = stream::iter(others)
@@ -342,7 +342,7 @@ impl Cluster {
         }
     }
 
-    /// Who keeps what is known of `thing`, this node perhaps among them.
+    /// The keepers of `thing`, this node perhaps among them.
     pub fn keepers(&self, thing: &Digest) -> Vec<SocketAddr> {
         let view = self.members.view();
         let ranked = placement::rank(&view.keys, thing, 0, KEEPERS);

@@ -56,7 +56,7 @@ impl PeerSurface {
         &self.pull
     }
 
-    /// Somebody who is no member was turned away.
+    /// A client that is no member was turned away.
     pub fn turned_away(&self) {
         self.metrics.peers.turned_away.inc();
     }
@@ -134,7 +134,7 @@ impl PeerSurface {
         let route = route.ok_or_else(|| {
             OciError::new(ErrorCode::NameUnknown, "not a path of the registry API")
         })?;
-        // Whoever is meant, as on the registry port.
+        // The registry and the repository that are meant, as on the registry port.
         if let Some((registry, _)) = route.address().and_then(|a| self.pull.resolve(a).ok()) {
             let label = UpstreamLabel::of(&self.pull.config.load(), registry.as_str());
             record.upstream(registry.as_str(), label);

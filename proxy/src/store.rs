@@ -1,7 +1,7 @@
 //! The node tier: blobs on this node's disk, addressed by digest.
 //!
 //! Owns the layout on disk, the way of a blob from partial to committed, the index of what is here, and what is known
-//! of repositories. Knows digests and bytes; HTTP, registries' answers and who may read what are others' business.
+//! of repositories. Knows digests and bytes; HTTP, registries' answers and rights to read are others' business.
 
 mod blob;
 mod bounds;
@@ -182,14 +182,17 @@ impl Store {
         unix_now().saturating_sub(self.clock().age(entry.used).as_secs())
     }
 
+    /// The store's directory.
     pub fn root(&self) -> &Path {
         self.layout.root()
     }
 
+    /// What is known of each repository.
     pub fn repositories(&self) -> &Repositories {
         &self.repositories
     }
 
+    /// Committed blobs and their bytes, as far as they are listed in the index.
     pub fn totals(&self) -> Totals {
         lock(&self.index).totals()
     }
@@ -279,7 +282,7 @@ impl Store {
         Some(bytes)
     }
 
-    /// Keeps verified bytes in memory, for whoever asks before [`Self::put`] is done.
+    /// Keeps verified bytes in memory, for requests that come before [`Self::put`] is done.
     pub fn remember(&self, digest: &Digest, bytes: &Bytes) {
         if self.is_held() {
             lock(&self.index).remember(*digest, bytes);

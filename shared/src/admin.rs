@@ -138,7 +138,7 @@ pub struct FillStatus {
 pub struct UpstreamStatus {
     pub registry: String,
     pub endpoints: Vec<String>,
-    /// What is wrong with the node's own credentials for it, a line each with the mend.
+    /// What is wrong with the node's own credentials for it, a line each with the fix.
     #[serde(default)]
     pub findings: Vec<String>,
 }

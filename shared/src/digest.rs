@@ -71,6 +71,7 @@ impl Digest {
         Self::of(Algorithm::Sha256, bytes)
     }
 
+    /// The algorithm whose hash this is.
     pub const fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
@@ -174,6 +175,7 @@ impl Hasher {
     /// when that changes.
     pub const FORMAT: u32 = 1;
 
+    /// A hasher that has seen nothing.
     pub fn new(algorithm: Algorithm) -> Self {
         match algorithm {
             Algorithm::Sha256 => Self::Sha256(Sha256::new()),
@@ -181,6 +183,7 @@ impl Hasher {
         }
     }
 
+    /// Takes the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         match self {
             Self::Sha256(hasher) => hasher.update(bytes),
@@ -188,6 +191,7 @@ impl Hasher {
         }
     }
 
+    /// The digest of all that it has seen.
     pub fn finish(self) -> Digest {
         let mut raw = [0; 64];
         let algorithm = match self {

@@ -22,6 +22,7 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// The code as the distribution-spec writes it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::BlobUnknown => "BLOB_UNKNOWN",
@@ -57,7 +58,7 @@ impl ErrorCode {
     }
 }
 
-/// One error, ready to be shown to a client. `message` names the thing and the mend, and holds no secret.
+/// One error, ready to be shown to a client. `message` names the thing and the fix, and holds no secret.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{}: {message}", code.as_str())]
 pub struct OciError {
@@ -66,6 +67,7 @@ pub struct OciError {
 }
 
 impl OciError {
+    /// An error of one code, with a message for a person.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self {
             code,

@@ -6,9 +6,13 @@ pub const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/v
      application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json, \
      application/vnd.oci.artifact.manifest.v1+json, */*;q=0.1";
 
+/// An OCI image index.
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// An OCI image manifest.
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// Docker's manifest list: its index.
 pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+/// Docker's image manifest, schema 2.
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
 /// Bytes of the largest manifest that is kept (the distribution-spec asks for at least 4 MiB). A larger one is passed on.
@@ -33,15 +37,15 @@ pub enum Kind {
     Is(String),
     /// Docker's schema 1. It is signed inline, so its bytes do not hash to its digest: nobody can verify it.
     Schema1,
-    /// The bytes do not tell.
-    Untold,
+    /// The bytes do not say.
+    Unknown,
 }
 
 /// The media type of a manifest by its bytes. A header that came with it, if any, decides between types of one shape
 /// alone: `told` is what the origin's header said, and a mirror's or a member's does not count.
 pub fn kind(bytes: &[u8], told: Option<&str>) -> Kind {
     let Ok(marks) = serde_json::from_slice::<Marks>(bytes) else {
-        return Kind::Untold;
+        return Kind::Unknown;
     };
     let own = marks.media_type.filter(|own| is_media_type(own));
     if marks.schema_version == Some(1.0) || own.as_deref().is_some_and(is_schema1) {
@@ -53,7 +57,7 @@ pub fn kind(bytes: &[u8], told: Option<&str>) -> Kind {
     let shaped = match (&marks.manifests, &marks.layers, &marks.config) {
         (Some(_), None, None) => [OCI_INDEX, DOCKER_LIST],
         (None, Some(_), _) | (None, _, Some(_)) => [OCI_MANIFEST, DOCKER_MANIFEST],
-        _ => return Kind::Untold,
+        _ => return Kind::Unknown,
     };
     let told = told.and_then(|told| told.split(';').next()).map(str::trim);
     let of_shape = shaped.into_iter().find(|shape| told == Some(*shape));
@@ -141,11 +145,11 @@ mod tests {
             (
                 r#"{"schemaVersion":2,"layers":[],"manifests":[]}"#,
                 Some(OCI_INDEX),
-                Kind::Untold,
+                Kind::Unknown,
             ),
-            (r#"{"schemaVersion":2}"#, Some(OCI_INDEX), Kind::Untold),
-            ("{}", Some(OCI_INDEX), Kind::Untold),
-            ("<html>", Some(OCI_INDEX), Kind::Untold),
+            (r#"{"schemaVersion":2}"#, Some(OCI_INDEX), Kind::Unknown),
+            ("{}", Some(OCI_INDEX), Kind::Unknown),
+            ("<html>", Some(OCI_INDEX), Kind::Unknown),
             // No header can hold these.
             (
                 r#"{"mediaType":"a/b\r\nX: y","layers":[]}"#,

@@ -37,6 +37,7 @@ pub enum NameError {
 macro_rules! text_type {
     ($name:ident) => {
         impl $name {
+            /// The name as it is written.
             pub fn as_str(&self) -> &str {
                 &self.0
             }

@@ -11,14 +11,17 @@ pub struct Range {
 }
 
 impl Range {
+    /// The bytes from `start` up to `end`, which is not among them.
     pub const fn new(start: u64, end: u64) -> Self {
         Self { start, end }
     }
 
+    /// How many bytes it has.
     pub const fn len(&self) -> u64 {
         self.end - self.start
     }
 
+    /// Whether it has no bytes.
     pub const fn is_empty(&self) -> bool {
         self.end <= self.start
     }

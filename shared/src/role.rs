@@ -1,6 +1,6 @@
 //! The roles in which members of a cluster ask each other.
 
-/// How a node is asked for a run. The requester says so, and the role decides whom the asked one may ask in turn, so
+/// How a node is asked for a run. The requester says so, and the role decides which members the asked one may ask in turn, so
 /// that no chain of requests is longer than from a reader over a relay to a root, whatever each believes of the members.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum Role {

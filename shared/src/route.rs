@@ -99,7 +99,7 @@ impl Route {
 pub trait Registries {
     /// The registry that an alias stands for.
     fn alias(&self, component: &str) -> Option<RegistryName>;
-    /// Who is meant when nothing names a registry.
+    /// The registry that is meant when nothing names one.
     fn default_upstream(&self) -> RegistryName;
 }
 

@@ -12,6 +12,7 @@ pub struct Spans {
 }
 
 impl Spans {
+    /// Adds the bytes of `range`.
     pub fn insert(&mut self, range: Range) {
         if range.is_empty() {
             return;
@@ -33,6 +34,7 @@ impl Spans {
         self.ranges.insert(start, end);
     }
 
+    /// Takes the bytes of `range` away.
     pub fn remove(&mut self, range: Range) {
         if range.is_empty() {
             return;
@@ -63,6 +65,7 @@ impl Spans {
         }
     }
 
+    /// Whether all bytes of `range` are present.
     pub fn contains(&self, range: Range) -> bool {
         range.is_empty() || self.end_from(range.start) >= range.end
     }
@@ -86,10 +89,12 @@ impl Spans {
         self.ranges.iter().map(|(s, e)| e - s).sum()
     }
 
+    /// Whether no byte is present.
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
 
+    /// The ranges that are present, in order, with gaps between them.
     pub fn iter(&self) -> impl Iterator<Item = Range> + '_ {
         self.ranges.iter().map(|(s, e)| Range::new(*s, *e))
     }

@@ -1,6 +1,6 @@
 //! What ties a request on one node to the same request on another: W3C Trace Context and request ids.
 //!
-//! Reads and writes the headers; who makes ids, and whom they are told, is the daemon's.
+//! Reads and writes the headers; the daemon decides where ids are made and passed on.
 //! <https://www.w3.org/TR/trace-context/>, levels 1 and 2.
 
 use std::{fmt, str::FromStr};
@@ -55,7 +55,7 @@ impl fmt::Debug for SpanId {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TraceParent {
     pub trace: TraceId,
-    /// Whoever sends the header.
+    /// The sender of the header.
     pub parent: SpanId,
     /// Sampled (1) and random trace id (2); nothing else is known, and nothing else is passed on.
     pub flags: u8,

@@ -1,4 +1,4 @@
-//! Answers that cost to find out, kept for who asks next, however many look at the page.
+//! Answers that cost to find out, kept for the next caller, however many look at the page.
 
 use std::{
     sync::Arc,
@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::Mutex;
 
-/// The last answer. Whoever asks while it is being found out waits for it.
+/// The last answer. A caller that asks while it is being found out waits for it.
 #[derive(Debug)]
 pub struct Cached<T> {
     last: Mutex<Option<Last<T>>>,
@@ -78,7 +78,7 @@ impl<T> Cached<T> {
 
     /// Lets go an answer that nobody has asked for lately.
     pub fn let_go(&self, after: Duration) {
-        // Whoever holds the lock is asking.
+        // The caller that holds the lock is asking.
         if let Ok(mut last) = self.last.try_lock()
             && last
                 .as_ref()

@@ -1,4 +1,4 @@
-//! `GET /doctor`, and the same for whoever asks often.
+//! `GET /doctor`, and the same for callers that ask often.
 
 use std::{
     sync::Arc,

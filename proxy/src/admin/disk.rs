@@ -37,7 +37,7 @@ impl Admin {
 pub(super) struct Looks(Arc<Mutex<()>>);
 
 impl Looks {
-    /// Looks, on a thread of its own, and waits for so long: for who looks now, and for its own look.
+    /// Looks, on a thread of its own, and waits for so long: for the look that is under way, and for its own.
     async fn within<T: Send + 'static>(
         &self,
         time: Duration,

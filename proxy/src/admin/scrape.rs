@@ -17,7 +17,7 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 impl Admin {
-    /// All metrics, in OpenMetrics for whoever asks for it as Prometheus does, else in the older text format.
+    /// All metrics, in OpenMetrics for a scraper that asks for it as Prometheus does, else in the older text format.
     pub(super) async fn metrics(&self, headers: &HeaderMap) -> Response<Body> {
         // Two at once would count what has happened since the last one twice, and see each other's gauges half done.
         let _alone = self.scraping.lock().await;

@@ -56,7 +56,7 @@ pub fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
             Severity::Ok => "ok",
         };
         say(&format!("{word:<8} {}: {}", finding.check, finding.found));
-        for line in finding.mend.lines() {
+        for line in finding.fix.lines() {
             say(&format!("         {line}"));
         }
     }

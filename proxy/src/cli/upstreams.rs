@@ -131,7 +131,7 @@ fn say_finding(finding: &Finding) {
         styled(style, format_args!("{word:<7}")),
         finding.found
     ));
-    if !finding.mend.is_empty() {
-        say(&format!("         {}", finding.mend));
+    if !finding.fix.is_empty() {
+        say(&format!("         {}", finding.fix));
     }
 }

@@ -1,6 +1,6 @@
 //! What the object store is told and asked: blobs, and the small records that say whose they are.
 //!
-//! A blob there opens nothing by itself. Beside it lies a record for each repository that holds it, which a node wrote that
+//! A blob there opens nothing by itself. Beside it lies a record for each repository that holds it, written by a node that
 //! had it from there; without one the blob is not used for that repository (promise P16). Credentials' verdicts stay out.
 //!
 //! ```text
@@ -75,7 +75,7 @@ impl Cluster {
         }
     }
 
-    /// Has written behind what is known of a tag and of who may read, without credentials.
+    /// Has written behind what is known of a tag and of rights to read, without credentials.
     pub fn write_records(
         &self,
         registry: &RegistryName,
@@ -108,7 +108,7 @@ impl Cluster {
         }
     }
 
-    /// What the object store knows of who may read a repository.
+    /// What the object store knows of rights to read a repository.
     pub async fn durable_verdict(
         &self,
         registry: &RegistryName,

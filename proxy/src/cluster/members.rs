@@ -99,7 +99,7 @@ pub enum Admission {
     Ask,
     /// Not to be asked.
     Avoid,
-    /// Not to be asked, but whoever gets this word finds out whether it is well again.
+    /// Not to be asked, but the caller that gets this word finds out whether it is well again.
     Probe,
 }
 

@@ -2,7 +2,7 @@
 //! every node.
 //!
 //! Owns the client of the store, what lies where in the bucket, the queue of what is written behind, and when the store
-//! is not asked at all. Whether a caller may have a blob, and what a record means, is decided by who calls. A failure
+//! is not asked at all. Whether a caller may have a blob, and what a record means, is the caller's decision. A failure
 //! here is a miss, never the end of a pull; and bytes that are read here are as unverified as any others.
 //!
 //! ```text
@@ -64,7 +64,7 @@ struct StoredRecord {
     stays: Option<Stays>,
 }
 
-/// The store. Whoever reads is never held up for long, and whoever writes never at all.
+/// The store. A reader is never held up for long, and a writer never at all.
 #[derive(Debug)]
 pub struct ObjectStore {
     backend: Backend,

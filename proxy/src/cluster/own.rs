@@ -1,4 +1,4 @@
-//! This node's own records, for whoever must not wait for the disk: a record that hangs is not known, and the others are.
+//! This node's own records, for callers that must not wait for the disk: a record that hangs is not known, and the others are.
 
 use std::{io, sync::Arc, time::Duration};
 

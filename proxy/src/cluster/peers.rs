@@ -71,6 +71,7 @@ pub struct Peers {
 }
 
 impl Peers {
+    /// Asks nobody yet. `members` learns from every answer whether a member is well.
     pub fn new(config: Arc<ArcSwap<Config>>, members: Arc<Members>, metrics: Arc<Metrics>) -> Self {
         Self {
             config,

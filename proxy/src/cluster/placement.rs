@@ -14,7 +14,7 @@ pub const RUN: u64 = 4 << 20;
 pub const RELAYS_FROM: usize = 8;
 
 /// Runs that all members fetch before they go on to the next so many: as many as a fill has streams. With more, what the
-/// upstream has brought waits while everyone is busy elsewhere. The figures are in docs/simulation.md.
+/// upstream has brought waits while everyone is busy with others. The figures are in docs/simulation.md.
 pub const TOGETHER: u64 = 8;
 
 /// What a member is known by in rankings: a hash of its address.
@@ -22,7 +22,7 @@ pub const TOGETHER: u64 = 8;
 pub struct Key(u64);
 
 impl Key {
-    /// The key of whoever is reached at `address`.
+    /// The key of the member that is reached at `address`.
     pub fn of(address: &str) -> Self {
         Self(first_word(&Digest::of(
             Algorithm::Sha256,
@@ -92,7 +92,7 @@ pub fn relays(members: usize) -> usize {
     }
 }
 
-/// Whom `own` asks for `run`, best first, if it does not fetch it itself: at most `most` members with their roles. Empty
+/// The members that `own` asks for `run`, best first, if it does not fetch it itself: at most `most` members with their roles. Empty
 /// for the root. `depth`: how many members may stand between it and the source.
 pub fn candidates(
     members: &[Key],
@@ -127,7 +127,7 @@ pub fn choose(
     }
     let standing = own.and_then(|own| ranked.iter().position(|index| *index == own));
     let mut asked = Vec::new();
-    // Who is neither root nor relay asks a relay that its own key picks.
+    // A node that is neither root nor relay asks a relay that its own key picks.
     if depth > 1 && relays > 0 && standing.is_none_or(|at| at > relays) {
         let mine = own.map_or(0, |own| members[own].0);
         let pick = 1 + (mix(mine ^ mix(run)) % relays as u64) as usize;

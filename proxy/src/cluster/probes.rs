@@ -31,6 +31,7 @@ pub enum Turn {
 }
 
 impl Turn {
+    /// As members say it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Go => "go",
@@ -39,6 +40,7 @@ impl Turn {
         }
     }
 
+    /// What a member said.
     pub fn parse(text: &[u8]) -> Option<Self> {
         [Self::Go, Self::Wait, Self::Over]
             .into_iter()

@@ -1,8 +1,8 @@
-//! What members tell each other of tags and of who may read: kept by a thing's keepers, asked for in an outage.
+//! What members know of tags and of rights to read. Keepers hold it for the others, which ask for it in an outage.
 //!
-//! A record says what a tag pointed to, when its repository was public or was not, and which credentials were accepted, as
-//! keyed hashes under a key of the whole cluster. The newest word wins, field by field. Records outlive a restart in a
-//! directory of the store.
+//! A record says what a tag pointed to, when its repository was public or was not, and which credentials the registry
+//! accepted, as keyed hashes under a key of the whole cluster. The newest answer wins, field by field. Records outlive a
+//! restart in a directory of the store.
 
 use std::{
     collections::BTreeMap,
@@ -34,9 +34,9 @@ const STAYS: Duration = Duration::from_hours(30 * 24);
 /// Credentials remembered in a record, the newest.
 const GRANTS: usize = 256;
 
-/// The same word is not told again within this time.
-const TOLD_AGAIN: Duration = Duration::from_mins(1);
-const TOLD: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
+/// Keepers are not sent the same news again within this time. So many things are remembered for it.
+const SENT_AGAIN: Duration = Duration::from_mins(1);
+const SENT: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
 /// One record. Times are Unix seconds.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
@@ -46,22 +46,22 @@ pub struct PeerRecord {
     /// The registry served the repository to an anonymous client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public: Option<u64>,
-    /// It refused one.
+    /// The registry refused one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<u64>,
-    /// It accepted these credentials.
+    /// The registry accepted these credentials (fingerprints), then.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub grants: BTreeMap<String, u64>,
-    /// It refused these.
+    /// The registry refused these, then.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub revoked: BTreeMap<String, u64>,
 }
 
 impl PeerRecord {
-    /// Takes over what `other` knows better.
+    /// Takes over what is newer in `other`.
     pub fn merge(&mut self, other: Self) {
         let checked = |tag: &Option<TagRecord>| tag.as_ref().map(|tag| tag.checked);
-        // Of the same second, the word that came later: a tag that is moved and pulled at once.
+        // Of the same second, the one that came later: a tag that is moved and pulled at once.
         if other.tag.is_some() && checked(&other.tag) >= checked(&self.tag) {
             self.tag = other.tag;
         }
@@ -69,30 +69,34 @@ impl PeerRecord {
         self.refused = self.refused.max(other.refused);
         newest(&mut self.grants, other.grants);
         newest(&mut self.revoked, other.revoked);
-        // What is void goes first: its revocation may be among those that are let go.
+        // Grants that are void go first: their revocations may be among those that are let go.
         let revoked = &self.revoked;
         self.grants
-            .retain(|who, at| revoked.get(who).is_none_or(|revoked| revoked < at));
+            .retain(|credential, at| revoked.get(credential).is_none_or(|revoked| revoked < at));
         for map in [&mut self.grants, &mut self.revoked] {
             bound(map);
         }
     }
 
-    /// Whether somebody is let in by it. Refusals alone stay in memory: anyone may ask for any name, and be refused.
+    /// Whether some caller is let in by it. Refusals alone stay in memory: anyone may ask for any name, and be refused.
     fn opens(&self) -> bool {
         self.tag.is_some() || self.public.is_some() || !self.grants.is_empty()
     }
 
-    /// When the latest word of it about a tag or about everybody was said.
+    /// The latest of its times for the tag and for anonymous clients.
     pub fn latest(&self) -> Option<u64> {
         let checked = self.tag.as_ref().map(|tag| tag.checked);
         checked.max(self.public).max(self.refused)
     }
 
-    /// When the registry last accepted a credential, if that was its last word.
-    pub fn granted(&self, who: &str) -> Option<u64> {
-        let at = *self.grants.get(who)?;
-        (self.revoked.get(who).is_none_or(|revoked| *revoked < at)).then_some(at)
+    /// When the registry last accepted a credential, if it has not refused it since.
+    pub fn granted(&self, credential: &str) -> Option<u64> {
+        let at = *self.grants.get(credential)?;
+        (self
+            .revoked
+            .get(credential)
+            .is_none_or(|revoked| *revoked < at))
+        .then_some(at)
     }
 
     /// The same without what cannot be: times that are still to come, and credentials that are no fingerprints.
@@ -104,12 +108,12 @@ impl PeerRecord {
         self.public = self.public.filter(past);
         self.refused = self.refused.filter(past);
         for map in [&mut self.grants, &mut self.revoked] {
-            map.retain(|who, at| past(at) && Fingerprint::parse(who).is_some());
+            map.retain(|credential, at| past(at) && Fingerprint::parse(credential).is_some());
         }
         self
     }
 
-    /// The same without its times: a word that is only newer is no news.
+    /// The same without its times: what only has a newer time is no news.
     #[must_use]
     pub fn timeless(&self) -> Self {
         let mut timeless = self.clone();
@@ -130,12 +134,12 @@ impl PeerRecord {
         timeless
     }
 
-    /// When the repository was last found public, if that was the last word.
+    /// When the repository was last found public, if it was not refused since.
     pub fn public(&self) -> Option<u64> {
         self.public.filter(|public| Some(*public) >= self.refused)
     }
 
-    /// When it was last found not to be, if that was the last word.
+    /// When it was last found not to be, if it was not found public since.
     pub fn refused(&self) -> Option<u64> {
         self.refused.filter(|_| self.public().is_none())
     }
@@ -143,8 +147,8 @@ impl PeerRecord {
 
 /// Takes over newer times.
 fn newest(known: &mut BTreeMap<String, u64>, other: BTreeMap<String, u64>) {
-    for (who, at) in other {
-        let known = known.entry(who).or_insert(at);
+    for (credential, at) in other {
+        let known = known.entry(credential).or_insert(at);
         *known = at.max(*known);
     }
 }
@@ -153,7 +157,7 @@ fn newest(known: &mut BTreeMap<String, u64>, other: BTreeMap<String, u64>) {
 fn bound(known: &mut BTreeMap<String, u64>) {
     while known.len() > GRANTS {
         let oldest = known.iter().min_by_key(|(_, at)| **at);
-        let Some(oldest) = oldest.map(|(who, _)| who.clone()) else {
+        let Some(oldest) = oldest.map(|(credential, _)| credential.clone()) else {
             break;
         };
         known.remove(&oldest);
@@ -165,7 +169,7 @@ pub fn of_tag(registry: &RegistryName, repository: &Repository, tag: &Tag) -> Di
     Digest::sha256(format!("tag\n{registry}\n{repository}\n{tag}").as_bytes())
 }
 
-/// What stands for who may read a repository.
+/// What stands for the rights to read a repository.
 pub fn of_repository(registry: &RegistryName, repository: &Repository) -> Digest {
     Digest::sha256(format!("repository\n{registry}\n{repository}").as_bytes())
 }
@@ -175,12 +179,12 @@ pub fn of_repository(registry: &RegistryName, repository: &Repository) -> Digest
 pub struct PeerRecords {
     dir: PathBuf,
     known: Mutex<LruCache<Digest, PeerRecord>>,
-    /// What was last told of a thing, and when.
-    told: Mutex<LruCache<Digest, (Digest, Instant)>>,
-    /// Each record is changed by one at a time.
+    /// What the keepers were last sent of a thing, as a hash, and when.
+    sent: Mutex<LruCache<Digest, (Digest, Instant)>>,
+    /// Each record is changed by one caller at a time.
     changing: Turns<Digest>,
-    /// Whether the directory is this larder's; until then records are in memory alone. Who changes a record reads it
-    /// for as long as that takes.
+    /// Whether the directory is this larder's; until then records are in memory alone. Locked for reading while a record
+    /// is changed.
     held: RwLock<bool>,
 }
 
@@ -202,7 +206,7 @@ impl PeerRecords {
         Self {
             dir,
             known: Mutex::new(LruCache::new(IN_MEMORY)),
-            told: Mutex::new(LruCache::new(TOLD)),
+            sent: Mutex::new(LruCache::new(SENT)),
             changing: Turns::default(),
             held: RwLock::new(false),
         }
@@ -249,7 +253,7 @@ impl PeerRecords {
         *self.held.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes down what somebody knows of `thing` (blocking).
+    /// Adds `news` of `thing`, from this node or another member (blocking).
     pub fn put(&self, thing: &Digest, news: PeerRecord, now: u64) -> io::Result<()> {
         let _one = self.changing.take(thing);
         let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
@@ -275,14 +279,14 @@ impl PeerRecords {
         fs::rename(new, path)
     }
 
-    /// Whether `news` of `thing` is worth telling: it was not told a moment ago.
+    /// Whether `news` of `thing` (a hash) is worth sending: it was not sent a moment ago.
     pub fn is_news(&self, thing: &Digest, news: &Digest) -> bool {
-        let mut told = lock(&self.told);
-        let recent = told
+        let mut sent = lock(&self.sent);
+        let recent = sent
             .get(thing)
-            .is_some_and(|(word, at)| word == news && at.elapsed() < TOLD_AGAIN);
+            .is_some_and(|(last, at)| last == news && at.elapsed() < SENT_AGAIN);
         if !recent {
-            told.put(*thing, (*news, Instant::now()));
+            sent.put(*thing, (*news, Instant::now()));
         }
         !recent
     }

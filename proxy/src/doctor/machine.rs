@@ -61,7 +61,7 @@ fn tier(pull: &Pull) -> Finding {
         Some(why) => Finding::error(
             Check::Store,
             format!("{place} cannot be written, and larder is a plain proxy: {why}"),
-            "free space or mend the disk; larder tries it again when a pull brings something to keep",
+            "free space or fix the disk; larder tries it again when a pull brings something to keep",
         ),
     }
 }

@@ -142,16 +142,16 @@ fn skew(versions: &[(String, Option<String>)]) -> Finding {
 async fn certificate(files: &MemberFiles) -> Finding {
     let (read, place) = (files.clone(), files.cert.display().to_string());
     let validity = tokio::task::spawn_blocking(move || tls::validity(&read)).await;
-    let mend = "renew it (cert-manager: look at the Certificate and its events); the files are read again by themselves";
+    let fix = "renew it (cert-manager: look at the Certificate and its events); the files are read again by themselves";
     match validity {
-        Ok(Ok(validity)) => expiry(&place, validity, unix_now(), mend),
-        Ok(Err(error)) => Finding::error(Check::Certificate, error.to_string(), mend),
-        Err(error) => Finding::error(Check::Certificate, error.to_string(), mend),
+        Ok(Ok(validity)) => expiry(&place, validity, unix_now(), fix),
+        Ok(Err(error)) => Finding::error(Check::Certificate, error.to_string(), fix),
+        Err(error) => Finding::error(Check::Certificate, error.to_string(), fix),
     }
 }
 
 /// Renewal is due at two thirds of the lifetime as a rule; what has only a fifth left was not renewed.
-fn expiry(place: &str, validity: Validity, now: u64, mend: &str) -> Finding {
+fn expiry(place: &str, validity: Validity, now: u64, fix: &str) -> Finding {
     let left = validity.until.saturating_sub(now);
     let lifetime = validity.until.saturating_sub(validity.from);
     let days = |seconds: u64| seconds / 86_400;
@@ -163,16 +163,16 @@ fn expiry(place: &str, validity: Validity, now: u64, mend: &str) -> Finding {
         return Finding::error(
             Check::Certificate,
             format!("{place} is not valid now: members do not speak to this one"),
-            mend,
+            fix,
         );
     }
     if left < (lifetime / 5).min(RENEWED_BEFORE * 86_400) {
-        return Finding::warning(Check::Certificate, format!("{place} ends in {text}"), mend);
+        return Finding::warning(Check::Certificate, format!("{place} ends in {text}"), fix);
     }
     Finding::ok(Check::Certificate, format!("{place} is good for {text}"))
 }
 
-/// What was written at a later attempt this long ago is nothing to mend.
+/// What was written at a later attempt this long ago is nothing to fix.
 const OF_LATE: Duration = Duration::from_mins(15);
 
 fn object_store(pull: &Pull) -> Option<Finding> {
@@ -191,7 +191,7 @@ fn object_store(pull: &Pull) -> Option<Finding> {
 
 fn judge_object_store(url: &str, view: &View) -> Finding {
     let last = view.last_error.as_deref().unwrap_or("no reason is known");
-    let mend = "look at the bucket, its region and endpoint, and at the credentials; larder tries again by itself";
+    let fix = "look at the bucket, its region and endpoint, and at the credentials; larder tries again by itself";
     let of_late = view.failed_ago.is_some_and(|ago| ago < OF_LATE);
     if let Some(resting) = view.resting {
         Finding::error(
@@ -200,7 +200,7 @@ fn judge_object_store(url: &str, view: &View) -> Finding {
                 "{url} fails and is left alone for {} s more: {last}",
                 resting.as_secs().max(1)
             ),
-            mend,
+            fix,
         )
     } else if view.dropped > 0 || of_late {
         Finding::warning(
@@ -209,7 +209,7 @@ fn judge_object_store(url: &str, view: &View) -> Finding {
                 "{url}: {} attempts to write failed and {} things were given up: {last}",
                 view.failed, view.dropped
             ),
-            mend,
+            fix,
         )
     } else {
         Finding::ok(

@@ -76,12 +76,12 @@ pub(super) async fn look_at(pull: &Pull, registry: RegistryName, upstream: &Upst
 
 fn endpoint(registry: &RegistryName, knock: &Knock, known: bool) -> Finding {
     let (place, kind) = (&knock.place, if knock.origin { "origin" } else { "mirror" });
-    let bad = |found: String, mend: &str| {
+    let bad = |found: String, fix: &str| {
         // What stands behind a mirror still serves.
         if knock.origin {
-            Finding::error(Check::Upstream, found, mend)
+            Finding::error(Check::Upstream, found, fix)
         } else {
-            Finding::warning(Check::Upstream, found, mend)
+            Finding::warning(Check::Upstream, found, fix)
         }
     };
     match &knock.outcome {
@@ -97,7 +97,7 @@ fn endpoint(registry: &RegistryName, knock: &Knock, known: bool) -> Finding {
                 silent.left.as_secs().max(1),
                 silent.probe_in.as_secs()
             ),
-            mend_limit(silent.why),
+            fix_of_limit(silent.why),
         ),
         Knocked::NoRegistry(status) => bad(
             format!(
@@ -112,7 +112,7 @@ fn endpoint(registry: &RegistryName, knock: &Knock, known: bool) -> Finding {
         Knocked::Failed(Failure::Limited { why, .. }) => Finding::warning(
             Check::Upstream,
             format!("{registry}: the {kind} {place} {why}"),
-            mend_limit(*why),
+            fix_of_limit(*why),
         ),
         Knocked::Failed(failure @ Failure::Forbidden(_)) => bad(
             format!("{registry}: the {kind} {place}: {failure}"),
@@ -126,7 +126,7 @@ fn endpoint(registry: &RegistryName, knock: &Knock, known: bool) -> Finding {
 }
 
 /// What to do about a registry that wants to be left alone.
-fn mend_limit(why: Limit) -> &'static str {
+fn fix_of_limit(why: Limit) -> &'static str {
     match why {
         Limit::Quota => {
             "give pods or [upstreams] credentials with a quota of their own, or set [tags] fresh_for so that fewer questions are asked"
@@ -174,7 +174,7 @@ async fn credentials(pull: &Pull, registry: &RegistryName, upstream: &Upstream) 
             Finding::error(
                 Check::Credentials,
                 format!("{registry}: {line}"),
-                "mend what that line names; it is read again at the next pull",
+                "fix what that line names; it is read again at the next pull",
             )
         })
         .collect();
@@ -209,7 +209,7 @@ async fn try_out(
             return Finding::error(
                 Check::Credentials,
                 format!("{registry}: {error}"),
-                "mend what that line names; it is asked again at the next pull",
+                "fix what that line names; it is asked again at the next pull",
             );
         }
     };

@@ -139,7 +139,7 @@ fn one(finding: &Finding) -> Markup {
             span.pill.(class) { (word) }
             div {
                 p { b { (finding.check) } " " (finding.found) }
-                @if !finding.mend.is_empty() { p.quiet { (finding.mend) } }
+                @if !finding.fix.is_empty() { p.quiet { (finding.fix) } }
             }
         }
     }

@@ -734,7 +734,7 @@ impl Manifest {
         let media_type = match media::kind(&bytes, told) {
             media::Kind::Is(media_type) => media_type,
             media::Kind::Schema1 => return Err(Schema1),
-            media::Kind::Untold => told.unwrap_or(UNTOLD).to_owned(),
+            media::Kind::Unknown => told.unwrap_or(UNTOLD).to_owned(),
         };
         Ok(Self {
             digest,

@@ -50,6 +50,7 @@ impl Blob {
         })
     }
 
+    /// What the bytes hash to, once they are verified.
     pub fn digest(&self) -> &Digest {
         &self.digest
     }
@@ -151,7 +152,7 @@ impl Blob {
         owners > 1
     }
 
-    /// The open file, for who reads it later.
+    /// The open file, for a later read.
     pub fn handle(&self) -> Arc<File> {
         Arc::clone(&self.file)
     }

@@ -111,7 +111,7 @@ impl Store {
         record
     }
 
-    /// As [`Self::blob`], for a caller that must not wait for the disk: open files are at hand, others are opened elsewhere.
+    /// As [`Self::blob`], for a caller that must not wait for the disk: open files are at hand, others are opened on a thread that may wait.
     pub async fn find(self: &Arc<Self>, digest: &Digest, size: Option<u64>) -> Option<Arc<Blob>> {
         if !self.is_held() {
             return None;

@@ -1,10 +1,10 @@
-//! How far a long piece of work on the node tier has come, for whoever watches it.
+//! How far a long piece of work on the node tier has come, for those that watch it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use larder_shared::admin::Progress;
 
-/// Counted by who works, looked at by who waits. Work that nobody waits for any more is to stop.
+/// The thread that works counts, and the one that waits looks. Work that nobody waits for any more is to stop.
 #[derive(Debug, Default)]
 pub struct Counts {
     blobs: AtomicU64,
@@ -32,6 +32,7 @@ impl Counts {
         self.bytes.fetch_sub(bytes, Relaxed);
     }
 
+    /// How far the work has come by now.
     pub fn progress(&self) -> Progress {
         Progress {
             blobs: self.blobs.load(Relaxed),
@@ -46,6 +47,7 @@ impl Counts {
         self.stopped.store(true, Relaxed);
     }
 
+    /// Whether the work is to stop.
     pub fn is_stopped(&self) -> bool {
         self.stopped.load(Relaxed)
     }

@@ -1,7 +1,7 @@
 //! Lines on their way to an append-only file, in the order in which they were said.
 //!
 //! Owns what is not written yet, and that a write which failed half way spoils nothing. Whose file it is, and that one
-//! writes at a time, is the business of who owns the file.
+//! writes at a time, is the business of the file's owner.
 
 use std::{
     io,
@@ -34,7 +34,7 @@ impl Journal {
 
     /// One line, with its end. Where too much waits, or something was given up, `all` takes the place of what waits: it
     /// says everything anew, this line included. So a disk that hangs costs no more than twice the memory of what is known.
-    /// Whoever calls this holds what `all` tells, so that nobody pushes in between.
+    /// The caller holds what `all` tells, so that nobody pushes in between.
     pub fn push(&self, line: &[u8], all: impl FnOnce() -> Vec<u8>) {
         {
             let mut waiting = self.waiting();

@@ -342,7 +342,7 @@ impl Store {
                 return true;
             }
         }
-        // Its checksums stay: whoever reads it now has to find the same.
+        // Its checksums stay: a reader that has it open has to find the same.
         self.note_rotten(digest);
         true
     }

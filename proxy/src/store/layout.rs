@@ -50,6 +50,7 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// Paths under `root`, which need not exist.
     pub fn new(root: PathBuf) -> Self {
         Self {
             root,
@@ -217,7 +218,7 @@ impl Layout {
         written
     }
 
-    /// The same for a file that is only wanted where there is none: whoever has the one that is there open keeps one with
+    /// The same for a file that is only wanted where there is none: a reader that has the other one open keeps a file with
     /// a name.
     pub fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let tmp = self.new_tmp();

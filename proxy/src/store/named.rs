@@ -7,7 +7,7 @@ use larder_shared::Digest;
 pub struct Named {
     pub digest: Digest,
     pub size: Option<u64>,
-    /// For whom a manifest of an index is.
+    /// The platform that a manifest of an index is for.
     pub platform: Option<Platform>,
 }
 

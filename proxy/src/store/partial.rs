@@ -147,6 +147,7 @@ impl Partial {
         &self.blob
     }
 
+    /// Bytes of the whole blob.
     pub fn size(&self) -> u64 {
         self.blob.size()
     }
@@ -225,7 +226,7 @@ impl Partial {
         self.prefix.push(piece, |at| self.present_to(at))
     }
 
-    /// Lets the hash follow the present prefix until it has caught up. Whoever comes second leaves the work to the first.
+    /// Lets the hash follow the present prefix until it has caught up. A second caller leaves the work to the first.
     pub fn hash(&self) -> io::Result<()> {
         let present_to = |at| self.present_to(at);
         self.prefix.follow(self.blob.file(), present_to, false)

@@ -203,10 +203,12 @@ impl RepositoryRecord {
         }
     }
 
+    /// What is known of a digest that the repository holds.
     pub fn link(&self, digest: &Digest) -> Option<Link> {
         lock(&self.known).links.get(digest).cloned()
     }
 
+    /// What a tag pointed to when its registry was last asked, or when another member told.
     pub fn tag(&self, tag: &Tag) -> Option<TagRecord> {
         lock(&self.known).tags.get(tag).cloned()
     }
@@ -256,12 +258,13 @@ impl RepositoryRecord {
     }
 
     /// Takes down what a tag was said to point to, which is not here. It counts once the manifest is: until then the
-    /// one that is here is the better answer to who asks in an outage.
+    /// one that is here is the better answer in an outage.
     pub fn announce_tag(&self, tag: Tag, record: TagRecord) {
         // Anyone may ask about any tag: what is remembered must not grow without bound.
         lock(&self.announced).put(tag, record);
     }
 
+    /// Takes down what a tag points to.
     pub fn set_tag(&self, tag: Tag, record: TagRecord) {
         lock(&self.announced).pop(&tag);
         // A new time alone is worth a line only now and then: it matters to `fresh_for` after a restart.
@@ -275,12 +278,14 @@ impl RepositoryRecord {
         }
     }
 
+    /// The registry has no such tag any more.
     pub fn forget_tag(&self, tag: &Tag) {
         if self.tag(tag).is_some() {
             self.write(Line::Forget(tag.clone()));
         }
     }
 
+    /// The registry has just served the repository to an anonymous client.
     pub fn set_public(&self) {
         let recent = self
             .public_since()
@@ -290,6 +295,7 @@ impl RepositoryRecord {
         }
     }
 
+    /// The registry has just refused an anonymous client.
     pub fn set_not_public(&self) {
         let recent = self
             .refused_since()

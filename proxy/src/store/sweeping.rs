@@ -16,7 +16,7 @@ const SET_ASIDE: Duration = Duration::from_hours(7 * 24);
 /// Repositories that are looked through between two pauses.
 const SWEPT_AT_ONCE: usize = 64;
 
-/// What was found rotten is kept this long for who wants to look at it, room permitting.
+/// A rotten blob is kept this long for the operator to look at, room permitting.
 const QUARANTINED: Duration = Duration::from_hours(24);
 
 impl Store {

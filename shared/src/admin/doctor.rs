@@ -1,4 +1,4 @@
-//! What is wrong with a node, and how to mend it.
+//! What is wrong with a node, and how to fix it.
 
 use std::fmt;
 
@@ -31,7 +31,8 @@ pub struct Finding {
     /// What was found, for a person. Never holds a secret.
     pub found: String,
     /// What to do about it; empty where nothing is to be done.
-    pub mend: String,
+    #[serde(rename = "mend")]
+    pub fix: String,
 }
 
 impl Finding {
@@ -41,26 +42,26 @@ impl Finding {
     }
 
     /// Pulls work, but something is missing or will break.
-    pub fn warning(check: Check, found: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self::new(check, Severity::Warning, found, mend)
+    pub fn warning(check: Check, found: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self::new(check, Severity::Warning, found, fix)
     }
 
     /// Pulls fail, or go past larder.
-    pub fn error(check: Check, found: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self::new(check, Severity::Error, found, mend)
+    pub fn error(check: Check, found: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self::new(check, Severity::Error, found, fix)
     }
 
     fn new(
         check: Check,
         severity: Severity,
         found: impl Into<String>,
-        mend: impl Into<String>,
+        fix: impl Into<String>,
     ) -> Self {
         Self {
             check: check.as_str().to_owned(),
             severity,
             found: found.into(),
-            mend: mend.into(),
+            fix: fix.into(),
         }
     }
 }
@@ -111,7 +112,7 @@ checks! {
     // By the daemon.
     /// The configuration file on disk is the one in force.
     Config = "config",
-    /// Whoever asks at the registry port and the peer port may.
+    /// The callers at the registry port and the peer port.
     Sources = "sources",
     /// The node tier can be written.
     Store = "store",
@@ -159,7 +160,7 @@ mod tests {
             findings: vec![
                 Finding::ok(Check::Disk, "there is room"),
                 Finding::warning(Check::Clock, "late", "set it"),
-                Finding::error(Check::Store, "failing", "mend it"),
+                Finding::error(Check::Store, "failing", "fix it"),
             ],
         };
         let wrong: Vec<_> = diagnosis.wrong().iter().map(|f| f.check.clone()).collect();

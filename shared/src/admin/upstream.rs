@@ -25,7 +25,7 @@ pub struct Upstream {
     pub access: String,
     /// In the order in which they are asked; the last is the origin.
     pub endpoints: Vec<Endpoint>,
-    /// What is wrong with the node's own credentials for it, a line each with the mend. Never a secret.
+    /// What is wrong with the node's own credentials for it, a line each with the fix. Never a secret.
     pub findings: Vec<String>,
     /// What a test connection found at each endpoint, and with the node's own credentials; only with `check`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -114,6 +114,7 @@ impl RegistryName {
         Self(DOCKER_HUB.to_owned())
     }
 
+    /// Whether it is Docker Hub, by whichever of its names.
     pub fn is_docker_hub(&self) -> bool {
         self.0 == DOCKER_HUB
     }

@@ -90,7 +90,7 @@ async fn credentials_that_are_missing_or_refused_are_found_and_never_shown() {
     let node = Node::builder().config(config).start().await;
     let wrong = doctor(&node).await;
     assert_eq!(checks(&wrong), ["credentials"], "{wrong:#?}");
-    finds(&wrong, "credentials", "user", "mend");
+    finds(&wrong, "credentials", "user", "fix");
 
     let put = |name: &str, text: &str| {
         fs::write(path(name), text).unwrap();

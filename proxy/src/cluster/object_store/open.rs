@@ -22,18 +22,18 @@ use crate::{
     config,
 };
 
-/// What is wrong with `[cluster.object_store]`, and how to mend it.
+/// What is wrong with `[cluster.object_store]`, and how to fix it.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The URL.
     #[error("[cluster.object_store] `url`: {0}")]
     Url(String),
     /// An option that the store's client does not know.
-    #[error("[cluster.object_store] `options`: {kind} has no option `{name}`; {mend}")]
+    #[error("[cluster.object_store] `options`: {kind} has no option `{name}`; {fix}")]
     Option {
         kind: &'static str,
         name: String,
-        mend: &'static str,
+        fix: &'static str,
     },
     /// A secret in the file.
     #[error(
@@ -45,7 +45,7 @@ pub enum OpenError {
     Invalid { why: String },
 }
 
-/// The store, once for whoever waits and once for what is written behind.
+/// The store, once for reads that are waited for and once for what is written behind.
 #[derive(Debug)]
 pub(super) struct Backend {
     /// Tries once.
@@ -122,7 +122,7 @@ impl Backend {
             return Err(OpenError::Option {
                 kind: "a directory",
                 name: name.clone(),
-                mend: "leave it out",
+                fix: "leave it out",
             });
         }
         let path = url
@@ -267,7 +267,7 @@ fn key<K: std::str::FromStr>(kind: &'static str, name: &str) -> Result<K, OpenEr
     name.parse().map_err(|_| OpenError::Option {
         kind,
         name: name.to_owned(),
-        mend: "docs/object-store.md shows what there is",
+        fix: "docs/object-store.md shows what there is",
     })
 }
 
@@ -283,7 +283,7 @@ fn own(key: ClientConfigKey, kind: &'static str, name: &str) -> Result<(), OpenE
         _ => Err(OpenError::Option {
             kind,
             name: name.to_owned(),
-            mend: "larder uses its own HTTP client; `ca` names a CA bundle, and proxies come from the environment",
+            fix: "larder uses its own HTTP client; `ca` names a CA bundle, and proxies come from the environment",
         }),
     }
 }
@@ -298,7 +298,7 @@ fn bucket(kind: &'static str, name: &str) -> OpenError {
     OpenError::Option {
         kind,
         name: name.to_owned(),
-        mend: "the bucket stands in `url`",
+        fix: "the bucket stands in `url`",
     }
 }
 

@@ -52,7 +52,7 @@ impl Pace {
         }
     }
 
-    /// When `bytes` may be sent, for whoever comes at `now`.
+    /// When `bytes` may be sent, for a caller that comes at `now`.
     fn reserve(&self, bytes: u64, now: Instant) -> Option<Instant> {
         let rate = self.rate?;
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);

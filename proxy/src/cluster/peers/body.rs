@@ -65,10 +65,12 @@ impl PeerBody {
         }
     }
 
+    /// The headers of the answer.
     pub fn headers(&self) -> &http::HeaderMap {
         &self.incoming.0.headers
     }
 
+    /// The member that answers.
     pub fn member(&self) -> SocketAddr {
         self.member
     }

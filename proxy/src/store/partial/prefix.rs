@@ -46,9 +46,9 @@ enum Next {
 }
 
 pub(super) struct Prefix {
-    /// The hasher, and how many bytes it has seen. Taken and put back by whoever hashes: it is never locked for long.
+    /// The hasher, and how many bytes it has seen. The thread that hashes takes it and puts it back: it is never locked for long.
     hashed: Mutex<(Hasher, u64)>,
-    /// What follows beside the hash, if it has from the first byte on. Only who hashes changes it.
+    /// What follows beside the hash, if it has from the first byte on. Only the thread that hashes changes it.
     sums: Mutex<Option<Sums>>,
     queue: Mutex<Queue>,
     idle: Condvar,
@@ -158,7 +158,7 @@ impl Prefix {
                 continue;
             }
             if let Err(error) = &done {
-                // Whoever comes next begins where this one stopped.
+                // The next thread begins where this one stopped.
                 queue.next.clear();
                 queue.end = lock(&self.hashed).1;
                 queue.failed = Some(io::Error::new(error.kind(), error.to_string()));

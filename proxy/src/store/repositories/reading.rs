@@ -69,7 +69,7 @@ impl RepositoryRecord {
         *self.reading.borrow() == Reading::Done
     }
 
-    /// Whether the log is still to be read, and by whoever asks this.
+    /// Whether the log is still to be read. Then it is the caller that reads it.
     pub(super) fn is_to_be_read(&self) -> bool {
         self.layout.claim().is_held()
             && self.reading.send_if_modified(|reading| {

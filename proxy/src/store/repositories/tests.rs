@@ -197,7 +197,7 @@ async fn what_was_learned_in_waiting_is_added_to_the_log() {
     }
 }
 
-/// Whoever waits may have heard "public" before its predecessor heard that it is not.
+/// A larder that waits may have heard "public" before its predecessor heard that it is not.
 #[tokio::test]
 async fn a_refusal_that_the_predecessor_heard_later_stays() {
     let dir = tempfile::tempdir().unwrap();

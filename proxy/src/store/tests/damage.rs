@@ -40,7 +40,7 @@ fn a_rotted_small_blob_is_a_miss_and_is_removed() {
     assert!(!path.exists());
 }
 
-/// A blob may be committed a second time. Whoever still has the first file open has no rot before him.
+/// A blob may be committed a second time. A reader that still has the first file open does not read rot.
 #[test]
 fn a_blob_that_was_replaced_is_not_damaged() {
     let dir = tempfile::tempdir().unwrap();

@@ -33,7 +33,7 @@ fn a_use_before_the_scan_is_written_down() {
     );
 }
 
-/// The times of last use are written while the disk takes its time: whoever asks the index does not wait for that.
+/// The times of last use are written while the disk takes its time: a question to the index does not wait for that.
 #[test]
 fn writing_uses_does_not_hold_the_index() {
     let dir = tempfile::tempdir().unwrap();

@@ -11,7 +11,7 @@ fn refused(url: &str, options: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn errors_name_the_key_and_the_mend() {
+fn errors_name_the_key_and_the_fix() {
     for (url, options, words) in [
         (
             "s3://b",
