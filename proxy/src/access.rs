@@ -461,7 +461,7 @@ fn with_its_digest(place: &Place, reference: Reference) -> Vec<Reference> {
 /// A refusal that is remembered.
 pub fn refused_before(place: &Place) -> Failure {
     Failure::Refused(upstream::Refusal {
-        place: place.registry.to_string(),
+        at: place.registry.to_string(),
         what: Refused::Before,
     })
 }

@@ -330,7 +330,7 @@ const fn invalid(unknown: ErrorCode) -> ErrorCode {
 
 fn late() -> PullError {
     PullError::Upstream(Failure::Unreachable {
-        place: "the registry".to_owned(),
+        at: "the registry".to_owned(),
         why: format!("no answer within {} s", HEADERS_WITHIN.as_secs()),
     })
 }

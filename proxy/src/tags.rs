@@ -167,7 +167,7 @@ impl Tags {
         ask.within = Some(within);
         let of_origin = ask.of_origin;
         let late = Word::Failed(Failure::Unreachable {
-            place: place.registry.to_string(),
+            at: place.registry.to_string(),
             why: format!("no answer within {within:?}"),
         });
         let upstreams = Arc::clone(&self.upstreams);
@@ -256,17 +256,17 @@ mod tests {
     fn after_the_registry_was_asked() {
         let place = || "r".to_owned();
         let unreachable = || Failure::Unreachable {
-            place: place(),
+            at: place(),
             why: "w".into(),
         };
         let refused = || {
             Failure::Refused(Refusal {
-                place: place(),
+                at: place(),
                 what: Refused::Subject,
             })
         };
         let limited = || Failure::Limited {
-            place: place(),
+            at: place(),
             retry_after: None,
             why: Limit::Quota,
         };

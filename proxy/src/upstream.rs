@@ -4,22 +4,30 @@
 //! whatever comes back into a closed set of outcomes. Asks one question at a time; what to do about an outcome, and
 //! what is cached, is the callers' business.
 
+mod answer;
 mod authorization;
 mod bounded;
 mod challenge;
+mod corrupt;
 mod endpoint;
+mod failure;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod health;
 mod knock;
+mod lend;
 mod location;
 mod probe;
 mod question;
 mod redirect;
 mod refusal;
+mod route;
+mod scheme;
 mod seen;
+mod shown;
 mod stepdown;
 mod token;
+mod turn;
 mod view;
 
 use std::{
@@ -29,42 +37,39 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use larder_shared::{
-    Digest, RegistryName,
-    admin::{StepName, StepOutcome},
-};
+use larder_shared::RegistryName;
 use moka::future::Cache;
 
 pub use self::{
-    authorization::Lend,
+    answer::{Answer, content_range},
+    failure::{Failure, Limit, Refusal, Refused},
     knock::{Knock, Knocked},
+    lend::Lend,
     probe::{Others, Say},
-    question::{Answer, Ask, Failure, Limit, Need, Refusal, Refused, Subject, Want, content_range},
+    question::{Ask, Need, Subject, Want},
     stepdown::Became,
     view::{EndpointHealth, Quota},
 };
 use self::{
-    authorization::{Scheme, SchemeKey},
-    health::{Admission, Health, Silent},
+    corrupt::Corrupt,
+    health::{Admission, Health},
     location::{Location, LocationKey},
-    stepdown::{Manners, Missed, Seen},
+    scheme::{Scheme, SchemeKey},
+    stepdown::{Manners, Missed},
     token::Tokens,
+    turn::{Turn, health_key, limited},
 };
 use crate::{
     client::{self, Client},
-    config::{Config, Endpoint, Upstream},
-    events,
+    config::Config,
     metrics::Metrics,
 };
 
 /// The head of an answer must come within this time. Below the 5 s in which larder answers its own client.
 const FIRST_BYTE: Duration = Duration::from_secs(4);
 
-/// An endpoint that failed is asked once more after this long, with jitter, where nobody else is left to ask.
+/// An endpoint that failed is asked once more after this long, with jitter, where no other is left to ask.
 const AGAIN_AFTER: Duration = Duration::from_millis(50);
-
-/// An endpoint that gave wrong bytes for a digest is asked for it last for this long.
-const LIAR_TTL: Duration = Duration::from_mins(10);
 
 /// All upstreams.
 #[derive(Debug)]
@@ -76,12 +81,11 @@ pub struct Upstreams {
     /// Which challenge a repository of an endpoint answers with, so that the token comes with the first request.
     schemes: Cache<SchemeKey, Scheme>,
     locations: Cache<LocationKey, Location>,
-    /// By `scheme://host:port`.
+    /// By `scheme://host:port`, and whose credential was shown.
     health: Mutex<HashMap<String, Health>>,
     /// Other larders that ask the same registries.
     others: OnceLock<Arc<dyn Others>>,
-    /// Endpoints that gave wrong bytes for a digest, and how often. They are asked for it last.
-    corrupt: Cache<(String, Digest), u32>,
+    corrupt: Corrupt,
     manners: Manners,
 }
 
@@ -92,14 +96,11 @@ impl Upstreams {
             client,
             metrics,
             tokens: Tokens::new(),
-            schemes: authorization::schemes(),
+            schemes: scheme::schemes(),
             locations: location::locations(),
             health: Mutex::default(),
             others: OnceLock::new(),
-            corrupt: Cache::builder()
-                .max_capacity(10_000)
-                .time_to_live(LIAR_TTL)
-                .build(),
+            corrupt: corrupt::none(),
             manners: Manners::new(),
         }
     }
@@ -108,7 +109,7 @@ impl Upstreams {
     pub async fn ask(&self, ask: &Ask) -> Result<Answer, Failure> {
         if ask.identity.is_lost() {
             return Err(Failure::Unreachable {
-                place: ask.registry.to_string(),
+                at: ask.registry.to_string(),
                 why: "the node's credentials for it are missing".to_owned(),
             });
         }
@@ -129,7 +130,7 @@ impl Upstreams {
         for index in order {
             let all = ask.within.unwrap_or(FIRST_BYTE);
             let left = all.saturating_sub(begun.elapsed());
-            // Where the origin alone proves, nobody stands behind it.
+            // Where the origin alone proves, no other stands behind it.
             let alone = ask.proof && !upstream.proves_access;
             let patience = if last == Some(index) || alone {
                 ask.within.map(|_| left)
@@ -141,12 +142,12 @@ impl Upstreams {
             if index != origin && !mirrors_will_do {
                 continue;
             }
-            let place = health_key(ask, endpoint);
-            let turn = match self.health(&place, |health| health.admit(Instant::now())) {
+            let key = health_key(ask, endpoint);
+            let turn = match self.health(&key, |health| health.admit(Instant::now())) {
                 Admission::Go => Turn::First,
                 Admission::Probe => {
-                    if !self.may_probe(&place, probe::silence(ask, endpoint)).await {
-                        let silent = self.health(&place, |health| health.silent(Instant::now()));
+                    if !self.may_probe(&key, probe::silence(ask, endpoint)).await {
+                        let silent = self.health(&key, |health| health.silent(Instant::now()));
                         if let Some(silent) = silent {
                             failures.push((index, limited(client::origin(&endpoint.url), silent)));
                             continue;
@@ -181,7 +182,7 @@ impl Upstreams {
             let endpoint = &endpoints[index];
             let asked = if ask.need == Need::Optional {
                 Err(Missed::from(Failure::Unreachable {
-                    place: client::origin(&endpoint.url),
+                    at: client::origin(&endpoint.url),
                     why: "it failed again and again a short time ago".to_owned(),
                 }))
             } else {
@@ -233,7 +234,7 @@ impl Upstreams {
             Some(at) => Err(failures.swap_remove(at).1),
             None => Err(failures.pop().map_or_else(
                 || Failure::Invalid {
-                    place: ask.registry.to_string(),
+                    at: ask.registry.to_string(),
                     why: "no endpoint".to_owned(),
                 },
                 |(_, failure)| failure,
@@ -241,114 +242,17 @@ impl Upstreams {
         }
     }
 
-    /// The order of the endpoints for this question: from `first` on and around, corrupt last.
-    async fn order(&self, ask: &Ask, endpoints: &[Endpoint]) -> Vec<usize> {
-        let count = endpoints.len();
-        let mut order: Vec<usize> = (0..count).map(|i| (i + ask.first) % count).collect();
-        if let Some(digest) = ask.subject.digest() {
-            let mut lies = Vec::with_capacity(count);
-            for endpoint in endpoints {
-                let key = (client::origin(&endpoint.url), digest);
-                lies.push(self.corrupt.get(&key).await.unwrap_or(0));
-            }
-            order.sort_by_key(|index| lies[*index]);
-        }
-        order
-    }
-
-    /// Asks one endpoint, maybe as the probe of a silence, and takes note of how it fares.
-    async fn ask_counted(
-        &self,
-        ask: &Ask,
-        index: usize,
-        endpoint: &Endpoint,
-        upstream: &Upstream,
-        patience: Option<Duration>,
-        turn: Turn,
-    ) -> Result<Answer, Missed> {
-        let place = health_key(ask, endpoint);
-        let mut unanswered = Unanswered {
-            upstreams: self,
-            place: &place,
-            since: (ask.need != Need::Beside).then(Instant::now),
-        };
-        let again = turn == Turn::Again;
-        let probe = turn == Turn::Probe;
-        // Boxed: a token dance is rare and large, and every request carries room for it.
-        let asking = Box::pin(self.ask_stepping_down(ask, index, endpoint, upstream, again));
-        let asked = match patience {
-            Some(patience) => tokio::time::timeout(patience, asking)
-                .await
-                .unwrap_or_else(|_| {
-                    let why = format!("no answer within {} ms", patience.as_millis());
-                    let place = client::origin(&endpoint.url);
-                    Err(Failure::Unreachable { place, why }.into())
-                }),
-            None => asking.await,
-        };
-        unanswered.since = None;
-        drop(unanswered);
-        let (asked, missed) = match asked {
-            Ok(answer) => (Ok(answer), None),
-            Err(missed) => (Err(missed.failure), Some((missed.seen, missed.again))),
-        };
-        let now = Instant::now();
-        self.health(&place, |health| match &asked {
-            // What was asked twice has failed once.
-            Err(Failure::Unreachable { .. }) if again => {}
-            Err(Failure::Unreachable { .. }) => health.failed(now, fastrand::f64()),
-            Err(Failure::Limited {
-                retry_after, why, ..
-            }) => health.limited(now, *retry_after, *why, probe),
-            _ => health.answered(probe),
-        });
-        let unanswered = matches!(
-            asked,
-            Err(Failure::Unreachable { .. } | Failure::Limited { .. })
-        );
-        if probe && !unanswered {
-            self.probed(probe::silence(ask, endpoint));
-        }
-        if let Ok(answer) = &asked
-            && let Some((quota, window)) = Quota::read(|name| answer.header(name))
-        {
-            self.health(&place, |health| health.quota = Some((quota, now + window)));
-        }
-        self.count_asked(ask, &asked);
-        events::step(StepName::Upstream, || {
-            let origin = client::origin(&endpoint.url);
-            match &asked {
-                Ok(_) => (StepOutcome::Answered, format!("{origin} answered")),
-                Err(failure @ Failure::Limited { .. }) => {
-                    (StepOutcome::Silent, failure.to_string())
-                }
-                Err(failure @ (Failure::Unreachable { .. } | Failure::Invalid { .. })) => {
-                    (StepOutcome::Unanswered, failure.to_string())
-                }
-                Err(failure) => (StepOutcome::Answered, failure.to_string()),
-            }
-        });
-        if let Err(failure) = &asked {
-            tracing::debug!(upstream.endpoint = place, %failure, "an endpoint did not answer");
-        }
-        let (seen, again) = missed.unwrap_or((Seen::Fits, false));
-        asked.map_err(|failure| Missed {
-            failure,
-            seen,
-            again,
-        })
-    }
-
-    fn health<T>(&self, place: &str, look: impl FnOnce(&mut Health) -> T) -> T {
+    /// Looks at how an endpoint fares, or changes that; `key` as [`health_key`] makes it.
+    fn health<T>(&self, key: &str, look: impl FnOnce(&mut Health) -> T) -> T {
         let mut all = self.health.lock().unwrap_or_else(PoisonError::into_inner);
-        if !all.contains_key(place) {
+        if !all.contains_key(key) {
             // Anyone may name any registry: what is remembered must not grow without bound.
             if all.len() >= 10_000 {
                 all.clear();
             }
-            all.insert(place.to_owned(), Health::new(Instant::now()));
+            all.insert(key.to_owned(), Health::new(Instant::now()));
         }
-        match all.get_mut(place) {
+        match all.get_mut(key) {
             Some(health) => look(health),
             None => look(&mut Health::new(Instant::now())),
         }
@@ -365,30 +269,6 @@ impl Upstreams {
         }
     }
 
-    /// An endpoint gave bytes that do not have their digest. Says whether it is asked for them in another way from now on.
-    pub async fn brought_wrong_bytes(
-        &self,
-        registry: &RegistryName,
-        endpoint: usize,
-        digest: &Digest,
-    ) -> bool {
-        let upstream = self.config.load().upstream(registry.as_str());
-        let Some(endpoint) = upstream.endpoints.get(endpoint) else {
-            return false;
-        };
-        {
-            let place = client::origin(&endpoint.url);
-            tracing::warn!(upstream.endpoint = place, blob.digest = %digest, "an endpoint gave wrong bytes and is asked last for this digest; look at it, and at what is between");
-            // Where several brought the bytes of one blob, all are suspected; the one that lies again goes last.
-            let key = (place, *digest);
-            let lies = self.corrupt.get(&key).await.unwrap_or(0);
-            let now = Instant::now();
-            let otherwise = self.manners.note(&key.0, digest, Became::Wrong, now);
-            self.corrupt.insert(key, lies + 1).await;
-            otherwise
-        }
-    }
-
     /// Whether the first answer of a registry already proves access: no mirror is asked before the origin.
     pub fn proves_at_once(&self, registry: &RegistryName) -> bool {
         let upstream = self.config.load().upstream(registry.as_str());
@@ -402,53 +282,5 @@ impl Upstreams {
             .upstream(registry.as_str())
             .endpoints
             .len()
-    }
-}
-
-/// Why an endpoint is asked now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Turn {
-    First,
-    /// Whether it still wants silence.
-    Probe,
-    /// It failed a moment ago, and no other endpoint is left.
-    Again,
-}
-
-/// A caller that gives up waiting is a failure of the endpoint as well, or nobody would ever learn that it hangs.
-struct Unanswered<'a> {
-    upstreams: &'a Upstreams,
-    place: &'a str,
-    since: Option<Instant>,
-}
-
-/// A caller that leaves earlier than this has its own reasons.
-const PATIENCE: Duration = Duration::from_secs(1);
-
-impl Drop for Unanswered<'_> {
-    fn drop(&mut self) {
-        if self.since.is_some_and(|since| since.elapsed() >= PATIENCE) {
-            self.upstreams.health(self.place, |health| {
-                health.failed(Instant::now(), fastrand::f64());
-            });
-        }
-    }
-}
-
-/// Credentials have quotas of their own: who asks is part of how an endpoint fares (promise P15).
-fn health_key(ask: &Ask, endpoint: &Endpoint) -> String {
-    let place = client::origin(&endpoint.url);
-    if ask.identity.is_anonymous() {
-        place
-    } else {
-        format!("{place} {}", ask.identity.fingerprint())
-    }
-}
-
-fn limited(place: String, silent: Silent) -> Failure {
-    Failure::Limited {
-        place,
-        retry_after: Some(silent.left),
-        why: silent.why,
     }
 }

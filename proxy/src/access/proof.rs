@@ -163,7 +163,7 @@ impl Access {
         }
         let upstreams = Arc::clone(&self.upstreams);
         let late = Failure::Unreachable {
-            place: place.registry.to_string(),
+            at: place.registry.to_string(),
             why: format!("no answer within {within:?}"),
         };
         let lost = late.clone();
@@ -190,7 +190,7 @@ async fn served(upstreams: &Upstreams, mut ask: Ask, size: Option<u64>) -> Resul
     };
     let place = ask.registry.to_string();
     let other = |why: &str| Failure::Invalid {
-        place: place.clone(),
+        at: place.clone(),
         why: why.to_owned(),
     };
     if let Some(answer) = &answer {

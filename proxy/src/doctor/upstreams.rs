@@ -75,7 +75,7 @@ pub(super) async fn look_at(pull: &Pull, registry: RegistryName, upstream: &Upst
 }
 
 fn endpoint(registry: &RegistryName, knock: &Knock, known: bool) -> Finding {
-    let (place, kind) = (&knock.place, if knock.origin { "origin" } else { "mirror" });
+    let (place, kind) = (&knock.at, if knock.origin { "origin" } else { "mirror" });
     let bad = |found: String, fix: &str| {
         // What stands behind a mirror still serves.
         if knock.origin {
@@ -226,7 +226,7 @@ async fn try_out(
         Ok(()) => Finding::ok(Check::Credentials, format!("{registry}: {what}: accepted")),
         Err(Failure::Refused(refusal)) => Finding::error(
             Check::Credentials,
-            format!("{registry}: {what}: {} refuses them", refusal.place),
+            format!("{registry}: {what}: {} refuses them", refusal.at),
             "they have expired, were revoked or are another registry's: put new ones there",
         ),
         // Whether it can be reached is another finding.

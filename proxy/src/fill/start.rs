@@ -106,7 +106,7 @@ impl Running {
                 }
                 End::WrongObject(why) | End::Broken { why, .. } => {
                     let failure = Failure::Invalid {
-                        place: source.registry.to_string(),
+                        at: source.registry.to_string(),
                         why,
                     };
                     self.refuse(source, failure);

@@ -252,7 +252,7 @@ impl Pull {
         match size {
             Some(size) => Ok(head(digest, size).from(Tier::Upstream, Outcome::Miss)),
             None => Err(Failure::Invalid {
-                place: place.registry.to_string(),
+                at: place.registry.to_string(),
                 why: "no length of the blob".to_owned(),
             }
             .into()),

@@ -302,7 +302,7 @@ impl Pull {
             After::Fail(failure) => Err(failure.into()),
             // A failure concludes in neither.
             After::Serve(_) | After::Fetch => Err(Failure::Unreachable {
-                place: place.registry.to_string(),
+                at: place.registry.to_string(),
                 why: "the question was lost".to_owned(),
             }
             .into()),
@@ -531,7 +531,7 @@ impl Pull {
         ));
         let fetched = self.fetches.run(key, fetch).await.unwrap_or_else(|| {
             Err(PullError::Upstream(Failure::Unreachable {
-                place: place.registry.to_string(),
+                at: place.registry.to_string(),
                 why: "the fetch was lost".to_owned(),
             }))
         });
@@ -622,7 +622,7 @@ async fn read(
         .map_err(|why| match why {
             Uncollected::TooLong(_) => PullError::TooLarge,
             why => Failure::Invalid {
-                place: place.registry.to_string(),
+                at: place.registry.to_string(),
                 why: why.to_string(),
             }
             .into(),
@@ -634,7 +634,7 @@ async fn read(
     };
     let unusable = |why: &str| {
         PullError::Upstream(Failure::Invalid {
-            place: place.registry.to_string(),
+            at: place.registry.to_string(),
             why: why.to_owned(),
         })
     };
@@ -706,7 +706,7 @@ fn dangling(error: PullError) -> PullError {
     match error {
         PullError::Upstream(Failure::NotFound(place)) => {
             let why = "the digest of a manifest that it does not have".to_owned();
-            PullError::Upstream(Failure::Invalid { place, why })
+            PullError::Upstream(Failure::Invalid { at: place, why })
         }
         error => error,
     }

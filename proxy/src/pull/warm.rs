@@ -301,7 +301,7 @@ impl Pull {
         };
         let invalid = |why: &str| {
             PullError::Upstream(crate::upstream::Failure::Invalid {
-                place: image.registry.to_string(),
+                at: image.registry.to_string(),
                 why: why.to_owned(),
             })
         };

@@ -1,24 +1,24 @@
-//! Showing an endpoint who asks: HTTP Basic, or the Bearer dance with its token server; and what of it may be lent.
+//! Showing an endpoint a credential: HTTP Basic, or a token that its token server gives for it.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
+    HeaderValue, Method, Request, Response, StatusCode, Uri,
     header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, USER_AGENT, WWW_AUTHENTICATE},
 };
 use http_body_util::Full;
 use hyper::body::Incoming;
-use larder_shared::{RegistryName, Repository};
-use moka::future::Cache;
 
 use super::{
-    FIRST_BYTE, Upstreams, bounded,
+    FIRST_BYTE, Upstreams,
+    answer::retry_after,
     challenge::Challenge,
-    endpoint::{Led, route_of},
-    question::{AGENT, retry_after},
+    question::AGENT,
     redirect::{is_redirect, target},
     refusal::{self, Denial, LOOKED_AT},
+    route::Led,
+    scheme::{MAX_PARAMETER, Scheme},
     token::{Token, TokenAnswer, TokenError, TokenKey},
 };
 use crate::{
@@ -28,112 +28,19 @@ use crate::{
     metrics::{TokenOutcome, Tokens as TokensLabel},
 };
 
-/// Bytes of the longest token, and of the longest parameter of a challenge: both are kept, and any registry may be named.
+/// Bytes of the longest token.
 const MAX_TOKEN: usize = 64 << 10;
-const MAX_PARAMETER: usize = 4 << 10;
 
 /// Redirects that are followed from a realm.
 const MAX_HOPS: usize = 5;
 
-/// Bytes of all schemes that are kept.
-const SCHEMES: u64 = 8 << 20;
-
-/// `scheme://host:port` of an endpoint, and the repository.
-pub(super) type SchemeKey = (String, Repository);
-
-/// What is known of schemes: nothing yet.
-pub(super) fn schemes() -> Cache<SchemeKey, Scheme> {
-    bounded::cache(SCHEMES, |key: &SchemeKey, scheme: &Scheme| {
-        let told = match scheme {
-            Scheme::Bearer(challenge) => challenge.size(),
-            Scheme::Basic => 0,
-        };
-        key.0.len() + key.1.as_str().len() + told
-    })
-    .build()
-}
-
-/// How an endpoint wants to be shown who asks.
-#[derive(Clone, Debug)]
-pub(super) enum Scheme {
-    Bearer(Challenge),
-    Basic,
-}
-
-impl Scheme {
-    /// The same with a scope: a registry that names none is asked for what is needed to pull from `uri`, as clients do.
-    #[must_use]
-    pub(super) fn for_pulling(mut self, uri: &Uri) -> Self {
-        if let Self::Bearer(challenge) = &mut self
-            && challenge.scope.as_deref().is_none_or(str::is_empty)
-            && let Some(name) = repository_of(uri.path())
-        {
-            challenge.scope = Some(format!("repository:{name}:pull"));
-        }
-        self
-    }
-}
-
-/// What another member may be lent, so that it can ask a registry on somebody's behalf.
-#[derive(Clone, Debug)]
-pub enum Lend {
-    /// Nothing is needed: the caller is anonymous.
-    Nothing,
-    /// An `Authorization` with a Bearer token that is good for pulling from the repository and for nothing else.
-    Token(HeaderValue),
-    /// Only secrets that never leave this node would do.
-    Cannot,
-}
-
 impl Upstreams {
-    /// Takes note of how an endpoint wants to be shown who asks for a repository. A challenge that is too long to be met is
-    /// not kept either.
-    pub(super) async fn keep_scheme(&self, key: SchemeKey, scheme: Scheme) {
-        if matches!(&scheme, Scheme::Bearer(challenge) if challenge.longest() > MAX_PARAMETER) {
-            return;
-        }
-        self.schemes.insert(key, scheme).await;
-    }
-
-    /// What may be lent for asking `repository` on behalf of `identity`.
-    pub async fn lend(
-        &self,
-        registry: &RegistryName,
-        repository: &Repository,
-        identity: &Identity,
-    ) -> Lend {
-        if identity.is_anonymous() {
-            return Lend::Nothing;
-        }
-        // A token that the client brought may be good for more than this.
-        if !matches!(identity.proof(), Proof::Credential(_)) {
-            return Lend::Cannot;
-        }
-        let upstream = self.config.load().upstream(registry.as_str());
-        let Some(origin) = upstream.endpoints.last() else {
-            return Lend::Cannot;
-        };
-        let place = client::origin(&origin.url);
-        let scheme = self.schemes.get(&(place.clone(), repository.clone())).await;
-        let Some(scheme @ Scheme::Bearer(challenge)) = &scheme else {
-            return Lend::Cannot;
-        };
-        let scope = challenge.scope.as_deref();
-        if !scope.is_some_and(|scope| is_pull_of(scope, repository.as_str())) {
-            return Lend::Cannot;
-        }
-        let route = route_of(&upstream, origin);
-        match self.authorization(scheme, identity, &place, &route).await {
-            Ok(Some(token)) if !holds_secret(&token, identity) => Lend::Token(token),
-            _ => Lend::Cannot,
-        }
-    }
     /// What to send so that an endpoint of this scheme knows who asks; `None` where there is nothing to show.
     pub(super) async fn authorization(
         &self,
         scheme: &Scheme,
         identity: &Identity,
-        place: &str,
+        at: &str,
         route: &Route,
     ) -> Result<Option<HeaderValue>, TokenError> {
         if let Some(own) = bearer_of(identity) {
@@ -147,7 +54,7 @@ impl Upstreams {
         }
         let key = TokenKey::new(challenge, identity.fingerprint());
         let fetch = async {
-            let fetched = self.fetch_token(&key, identity, place, route).await;
+            let fetched = self.fetch_token(&key, identity, at, route).await;
             let outcome = fetched
                 .as_ref()
                 .map_or_else(TokenError::outcome, |_| TokenOutcome::Fetched);
@@ -169,7 +76,7 @@ impl Upstreams {
         &self,
         key: &TokenKey,
         identity: &Identity,
-        place: &str,
+        at: &str,
         route: &Route,
     ) -> Result<Token, TokenError> {
         let invalid = |why: &str| TokenError::Invalid(why.to_owned());
@@ -177,13 +84,13 @@ impl Upstreams {
         let mut realm = url::Url::parse(&key.realm).map_err(|_| no_url())?;
         let plain: Uri = realm.as_str().parse().map_err(|_| no_url())?;
         // A registry's own host is reached as the registry is.
-        let Led { route, named } = if client::origin(&plain) == place {
+        let Led { route, named } = if client::origin(&plain) == at {
             Led {
                 named: route.reach == Reach::Named,
                 route: route.clone(),
             }
         } else {
-            self.led_to(&plain, place, route)
+            self.led_to(&plain, at, route)
         };
         may_be_asked(&plain, named)?;
         let mut fields: Vec<(&str, &str)> = Vec::new();
@@ -218,7 +125,7 @@ impl Upstreams {
         if let Some(basic) = basic_of(identity) {
             headers.insert(AUTHORIZATION, basic);
         }
-        let response = self.at_realm(place, route, request).await?;
+        let response = self.at_realm(at, route, request).await?;
         let text = |name: http::HeaderName| {
             let value = response.headers().get(name)?.to_str().ok()?;
             Some(value.to_owned())
@@ -267,7 +174,7 @@ impl Upstreams {
     /// secret, so a POST is repeated on its own origin alone.
     async fn at_realm(
         &self,
-        place: &str,
+        at: &str,
         mut route: Route,
         mut request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, TokenError> {
@@ -291,7 +198,7 @@ impl Upstreams {
                 }
                 // It does not come back either.
                 request.headers_mut().remove(AUTHORIZATION);
-                let led = self.led_to(&next, place, &route);
+                let led = self.led_to(&next, at, &route);
                 may_be_asked(&next, led.named)?;
                 route = led.route;
             }
@@ -317,73 +224,6 @@ fn may_be_asked(uri: &Uri, named: bool) -> Result<(), TokenError> {
     } else {
         Err(TokenError::Forbidden("its realm is not https".to_owned()))
     }
-}
-
-/// The repository that a path of the registry API is about, as the registry calls it.
-fn repository_of(path: &str) -> Option<&str> {
-    let (_, rest) = path.split_once("/v2/")?;
-    ["/manifests/", "/blobs/", "/referrers/", "/tags/list"]
-        .iter()
-        .filter_map(|part| rest.rfind(part))
-        .max()
-        .map(|end| &rest[..end])
-        .filter(|name| !name.is_empty())
-}
-
-/// Whether a scope is for pulling from this repository and nothing more. Below a mirror's path the name is longer.
-fn is_pull_of(scope: &str, repository: &str) -> bool {
-    let name = scope
-        .strip_prefix("repository:")
-        .and_then(|rest| rest.strip_suffix(":pull"));
-    name.is_some_and(|name| {
-        let plain = !name.contains([' ', ',', ':']);
-        let own = name.strip_suffix(repository);
-        plain && own.is_some_and(|path| path.is_empty() || path.ends_with('/'))
-    })
-}
-
-/// Whether a token is the secret itself in another dress, as some registries make it.
-fn holds_secret(token: &HeaderValue, identity: &Identity) -> bool {
-    let Proof::Credential(credential) = identity.proof() else {
-        return true;
-    };
-    let secret = match &**credential {
-        Credential::Basic { password, .. } => password.expose(),
-        Credential::IdentityToken(token) => token.expose(),
-    };
-    let text = token.to_str().unwrap_or_default();
-    let text = text.strip_prefix("Bearer ").unwrap_or(text);
-    let decoded = [
-        data_encoding::BASE64.decode(text.as_bytes()),
-        data_encoding::BASE64_NOPAD.decode(text.as_bytes()),
-        data_encoding::BASE64URL.decode(text.as_bytes()),
-        data_encoding::BASE64URL_NOPAD.decode(text.as_bytes()),
-    ];
-    let inside = decoded.into_iter().flatten().any(|bytes| {
-        bytes
-            .windows(secret.len().max(1))
-            .any(|part| part == secret.as_bytes())
-    });
-    inside || text.contains(secret)
-}
-
-/// The scheme that a challenge asks for: Bearer before Basic.
-pub(super) fn scheme(headers: &HeaderMap) -> Option<Scheme> {
-    let values = || {
-        headers
-            .get_all(WWW_AUTHENTICATE)
-            .iter()
-            .filter_map(|v| v.to_str().ok())
-    };
-    if let Some(challenge) = Challenge::bearer(values()) {
-        return Some(Scheme::Bearer(challenge));
-    }
-    let basic = |v: &str| {
-        v.trim_start()
-            .get(..5)
-            .is_some_and(|s| s.eq_ignore_ascii_case("basic"))
-    };
-    values().any(basic).then_some(Scheme::Basic)
 }
 
 /// The registry's own token that the caller brought.
@@ -418,5 +258,3 @@ fn sensitive(value: &str) -> Option<HeaderValue> {
     value.set_sensitive(true);
     Some(value)
 }
-#[cfg(test)]
-mod tests;

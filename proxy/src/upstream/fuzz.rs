@@ -6,8 +6,8 @@ use http::{HeaderMap, HeaderValue, header};
 
 use larder_shared::link;
 
+use super::answer::{content_range, retry_after};
 use super::challenge::Challenge;
-use super::question::{content_range, retry_after};
 use super::token::TokenAnswer;
 
 /// The values of `WWW-Authenticate`, a line each.

@@ -17,7 +17,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{question::Limit, view::Quota};
+use super::{failure::Limit, view::Quota};
 
 /// Failures in a row that open the breaker.
 const FAILURES: u32 = 5;

@@ -14,11 +14,13 @@ use larder_shared::RegistryName;
 
 use super::{
     Upstreams,
-    authorization::scheme,
-    endpoint::{route_of, send_failure, token_failure},
+    answer::sort,
+    failure::{Failure, Refused, refused_to, send_failure, token_failure},
     health::{Admission, Silent},
     probe::silence_of_nobody,
-    question::{AGENT, Failure, Refusal, Refused, sort},
+    question::AGENT,
+    route::route_of,
+    scheme::scheme,
 };
 use crate::{
     client::{self, Route},
@@ -32,8 +34,8 @@ const WITHIN: Duration = Duration::from_secs(3);
 /// What came of a knock.
 #[derive(Clone, Debug)]
 pub struct Knock {
-    /// `scheme://host:port`
-    pub place: String,
+    /// `scheme://host:port` of the endpoint.
+    pub at: String,
     /// The host to look up.
     pub host: String,
     /// The last endpoint, whose word counts.
@@ -72,15 +74,15 @@ impl Upstreams {
     }
 
     async fn knock_at(&self, endpoint: &Endpoint, route: &Route, origin: bool) -> Knock {
-        let place = client::origin(&endpoint.url);
+        let at = client::origin(&endpoint.url);
         let mut knock = Knock {
             host: endpoint.url.host().unwrap_or_default().to_owned(),
             origin,
             outcome: Knocked::Answered,
             ahead_seconds: None,
-            place: place.clone(),
+            at: at.clone(),
         };
-        let probe = self.health(&place, |health| {
+        let probe = self.health(&at, |health| {
             let now = Instant::now();
             health.silent(now).map(|_| health.admit(now))
         });
@@ -90,8 +92,8 @@ impl Upstreams {
         }
         let silence = Some(silence_of_nobody(endpoint));
         if probe.is_some()
-            && !self.may_probe(&place, silence).await
-            && let Some(silent) = self.health(&place, |health| health.silent(Instant::now()))
+            && !self.may_probe(&at, silence).await
+            && let Some(silent) = self.health(&at, |health| health.silent(Instant::now()))
         {
             knock.outcome = Knocked::Silent(silent);
             return knock;
@@ -101,7 +103,7 @@ impl Upstreams {
                 knock.ahead_seconds = ahead(&response);
                 knock.outcome = match response.status() {
                     StatusCode::OK | StatusCode::UNAUTHORIZED => Knocked::Answered,
-                    status => match sort(&place, status, response.headers()) {
+                    status => match sort(&at, status, response.headers()) {
                         Err(failure @ (Failure::Unreachable { .. } | Failure::Limited { .. })) => {
                             Knocked::Failed(failure)
                         }
@@ -112,7 +114,7 @@ impl Upstreams {
             Err(failure) => knock.outcome = Knocked::Failed(failure),
         }
         if probe.is_some() {
-            self.health(&place, |health| match &knock.outcome {
+            self.health(&at, |health| match &knock.outcome {
                 Knocked::Answered => {
                     health.answered(true);
                     self.probed(silence);
@@ -137,24 +139,24 @@ impl Upstreams {
         let Some(origin) = upstream.endpoints.last() else {
             return Ok(());
         };
-        let (place, route) = (client::origin(&origin.url), route_of(&upstream, origin));
+        let (at, route) = (client::origin(&origin.url), route_of(&upstream, origin));
         let first = self.ping(origin, &route, None).await?;
         if first.status() != StatusCode::UNAUTHORIZED {
             // Nobody is asked for anything here.
-            return sort(&place, first.status(), first.headers()).map(|_| ());
+            return sort(&at, first.status(), first.headers()).map(|_| ());
         }
         let Some(scheme) = scheme(first.headers()) else {
-            return Err(Failure::Refused(refusal(place)));
+            return Err(refused_to(at, Refused::Caller));
         };
         let shown = self
-            .authorization(&scheme, identity, &place, &route)
+            .authorization(&scheme, identity, &at, &route)
             .await
-            .map_err(|error| token_failure(&place, &error))?;
+            .map_err(|error| token_failure(&at, &error))?;
         let Some(shown) = shown else {
-            return Err(Failure::Refused(refusal(place)));
+            return Err(refused_to(at, Refused::Caller));
         };
         let second = self.ping(origin, &route, Some(shown)).await?;
-        sort(&place, second.status(), second.headers()).map(|_| ())
+        sort(&at, second.status(), second.headers()).map(|_| ())
     }
 
     async fn ping(
@@ -163,9 +165,9 @@ impl Upstreams {
         route: &Route,
         authorization: Option<HeaderValue>,
     ) -> Result<Response<Incoming>, Failure> {
-        let place = client::origin(&endpoint.url);
+        let at = client::origin(&endpoint.url);
         let invalid = |why: &str| Failure::Invalid {
-            place: place.clone(),
+            at: at.clone(),
             why: why.to_owned(),
         };
         let uri = base(&endpoint.url).ok_or_else(|| invalid("a URL that cannot be asked"))?;
@@ -177,14 +179,7 @@ impl Upstreams {
             headers.insert(AUTHORIZATION, authorization);
         }
         let sent = self.client.send(route, request, WITHIN).await;
-        sent.map_err(|error| send_failure(place.clone(), error))
-    }
-}
-
-fn refusal(place: String) -> Refusal {
-    Refusal {
-        place,
-        what: Refused::Caller,
+        sent.map_err(|error| send_failure(at.clone(), error))
     }
 }
 

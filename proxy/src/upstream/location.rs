@@ -7,8 +7,10 @@ use larder_shared::{Digest, RegistryName, Repository};
 use moka::future::Cache;
 
 use super::{
-    FIRST_BYTE, Upstreams, bounded,
-    question::{Answer, Ask, Subject, Want, request, sort},
+    FIRST_BYTE, Upstreams,
+    answer::{Answer, sort},
+    bounded,
+    question::{Ask, Subject, Want, request},
     stepdown::{self, Seen},
 };
 use crate::{

@@ -41,8 +41,8 @@ pub(super) fn silence_of_nobody(endpoint: &Endpoint) -> Digest {
 }
 
 fn named(endpoint: &Endpoint, who: &str) -> Digest {
-    let place = client::origin(&endpoint.url);
-    Digest::sha256(format!("silence {place} {who}").as_bytes())
+    let at = client::origin(&endpoint.url);
+    Digest::sha256(format!("silence {at} {who}").as_bytes())
 }
 
 impl Upstreams {
@@ -52,19 +52,19 @@ impl Upstreams {
     }
 
     /// Whether the probe that is due may go, as far as others are concerned.
-    pub(super) async fn may_probe(&self, place: &str, silence: Option<Digest>) -> bool {
+    pub(super) async fn may_probe(&self, key: &str, silence: Option<Digest>) -> bool {
         let (Some(others), Some(silence)) = (self.others.get(), silence) else {
             return true;
         };
-        let silenced = self.health(place, |health| health.silenced(Instant::now()));
+        let silenced = self.health(key, |health| health.silenced(Instant::now()));
         match others.may_probe(silence, silenced).await {
             Say::Go => true,
             Say::Over => {
-                self.health(place, |health| health.answered(true));
+                self.health(key, |health| health.answered(true));
                 true
             }
             Say::Wait => {
-                self.health(place, |health| health.put_off(Instant::now()));
+                self.health(key, |health| health.put_off(Instant::now()));
                 false
             }
         }

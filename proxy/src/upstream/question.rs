@@ -1,19 +1,16 @@
-//! Questions to a registry and its answers: how one is written as an HTTP request, and what a response means.
+//! Questions to a registry, and how one is written as an HTTP request.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, StatusCode, Uri,
-    header::{
-        ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, RANGE, RETRY_AFTER,
-        USER_AGENT,
-    },
+    HeaderValue, Method, Request, Uri,
+    header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, RANGE, USER_AGENT},
 };
 use http_body_util::Full;
-use hyper::body::Incoming;
 use larder_shared::{Digest, Range, Reference, RegistryName, Repository, media};
 
+use super::failure::Failure;
 use crate::{client, config::Endpoint, identity::Identity, trace::Trace};
 
 /// How larder names itself to registries.
@@ -136,111 +133,6 @@ impl Ask {
     }
 }
 
-/// A 200 or 206.
-#[derive(Debug)]
-pub struct Answer {
-    pub partial: bool,
-    /// Of the registry's own hop for type and digest, of the last hop for length and range.
-    pub headers: HeaderMap,
-    pub body: Incoming,
-    /// Which endpoint gave it.
-    pub endpoint: usize,
-    /// The endpoint is the origin, or the operator takes its word for the origin's.
-    pub proves: bool,
-    /// The endpoint was not asked: a place answered that it led to a short time ago.
-    pub remembered: bool,
-}
-
-/// Why there is no answer. The text names places and causes, never a secret or a query.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum Failure {
-    /// 404 from the origin, the last endpoint.
-    #[error("{0} does not have it")]
-    NotFound(String),
-    /// 401 or 403 in the registry's own words: this credential (so far: none) does not open it.
-    #[error("{} refused access", .0.place)]
-    Refused(Refusal),
-    /// 429, or 503 with `Retry-After`.
-    #[error("{place} {why}{}", more(*retry_after))]
-    Limited {
-        place: String,
-        retry_after: Option<Duration>,
-        why: Limit,
-    },
-    /// 416; the length, where it was told.
-    #[error("the range is not satisfiable")]
-    Unsatisfiable { total: Option<u64> },
-    /// Refused connections, time-outs, 5xx.
-    #[error("{place} cannot be reached: {why}")]
-    Unreachable { place: String, why: String },
-    /// larder will not connect there.
-    #[error("{0}")]
-    Forbidden(String),
-    /// An answer that a registry may not give. Whatever gave it, it has no say in who may read.
-    #[error("{place} answered with {why}")]
-    Invalid { place: String, why: String },
-}
-
-/// Why a place wants to be left alone.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Limit {
-    /// 429
-    Quota,
-    /// 503 with a time.
-    Unavailable,
-}
-
-impl fmt::Display for Limit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Quota => "limits requests",
-            Self::Unavailable => "answers 503 and asks to be left alone",
-        })
-    }
-}
-
-fn more(left: Option<Duration>) -> String {
-    left.map_or_else(String::new, |left| {
-        format!(", for {} s more", left.as_secs().max(1))
-    })
-}
-
-/// A registry's own refusal.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Refusal {
-    pub place: String,
-    pub what: Refused,
-}
-
-/// What was refused.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Refused {
-    /// What was asked for, to this caller. It may have everything else of the repository.
-    Subject,
-    /// The caller itself, by the token server.
-    Caller,
-    /// Nobody was asked: it was refused a moment ago.
-    Before,
-}
-
-impl Failure {
-    /// 400 or 406: the registry does not take such a question.
-    pub fn declined(&self) -> Option<StatusCode> {
-        let Self::Invalid { why, .. } = self else {
-            return None;
-        };
-        let statuses = [StatusCode::BAD_REQUEST, StatusCode::NOT_ACCEPTABLE];
-        statuses
-            .into_iter()
-            .find(|status| *why == status.to_string())
-    }
-
-    /// 405: a registry that knows no HEAD. It is asked with GET.
-    pub fn knows_no_head(&self) -> bool {
-        matches!(self, Self::Invalid { why, .. } if why.starts_with("405"))
-    }
-}
-
 impl Subject {
     /// What names it in its repository; lists have no name of their own.
     pub fn reference(&self) -> Option<Reference> {
@@ -279,7 +171,7 @@ pub(super) fn endpoint_uri(endpoint: &Endpoint, ask: &Ask) -> Result<Uri, Failur
     format!("{base}{v2}/{repository}/{rest}")
         .parse()
         .map_err(|_| Failure::Invalid {
-            place: client::origin(&endpoint.url),
+            at: client::origin(&endpoint.url),
             why: "a URL that cannot be asked".to_owned(),
         })
 }
@@ -324,101 +216,4 @@ pub(super) fn request(
         request.headers_mut().insert(RANGE, range);
     }
     request
-}
-
-/// `Retry-After`: seconds, or a date (RFC 9110 section 10.2.3).
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
-    let left = date.duration_since(jiff::Timestamp::now());
-    Some(left.try_into().unwrap_or(Duration::ZERO))
-}
-
-/// 200 is `false`, 206 is `true`, all else is a failure.
-pub(super) fn sort(place: &str, status: StatusCode, headers: &HeaderMap) -> Result<bool, Failure> {
-    let place = place.to_owned();
-    let retry_after = retry_after(headers);
-    match status {
-        StatusCode::OK => Ok(false),
-        StatusCode::PARTIAL_CONTENT => Ok(true),
-        StatusCode::NOT_FOUND => Err(Failure::NotFound(place)),
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Failure::Refused(Refusal {
-            place,
-            what: Refused::Subject,
-        })),
-        StatusCode::TOO_MANY_REQUESTS => Err(Failure::Limited {
-            place,
-            retry_after,
-            why: Limit::Quota,
-        }),
-        StatusCode::SERVICE_UNAVAILABLE if retry_after.is_some() => Err(Failure::Limited {
-            place,
-            retry_after,
-            why: Limit::Unavailable,
-        }),
-        StatusCode::RANGE_NOT_SATISFIABLE => Err(Failure::Unsatisfiable {
-            total: headers
-                .get(CONTENT_RANGE)
-                .and_then(|v| v.to_str().ok()?.strip_prefix("bytes */")?.parse().ok()),
-        }),
-        // It is there, and does not know the method.
-        StatusCode::NOT_IMPLEMENTED => Err(Failure::Invalid {
-            place,
-            why: status.to_string(),
-        }),
-        status if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT => {
-            Err(Failure::Unreachable {
-                place,
-                why: format!("it answered {status}"),
-            })
-        }
-        status => Err(Failure::Invalid {
-            place,
-            why: status.to_string(),
-        }),
-    }
-}
-
-/// The range and the total that `Content-Range` tells (RFC 9110 section 14.4).
-pub fn content_range(headers: &HeaderMap) -> Option<(Range, u64)> {
-    let text = headers.get(CONTENT_RANGE)?.to_str().ok()?;
-    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
-    let (first, last) = range.split_once('-')?;
-    let (first, last, total): (u64, u64, u64) =
-        (first.parse().ok()?, last.parse().ok()?, total.parse().ok()?);
-    (first <= last && last < total).then(|| (Range::new(first, last + 1), total))
-}
-
-impl Answer {
-    /// Bytes of the body, if told.
-    pub fn content_length(&self) -> Option<u64> {
-        self.headers
-            .get(CONTENT_LENGTH)?
-            .to_str()
-            .ok()?
-            .parse()
-            .ok()
-    }
-
-    /// Bytes of the whole, if told: by the range of a part, or by the length of the whole.
-    pub fn whole_length(&self) -> Option<u64> {
-        if self.partial {
-            self.content_range().map(|(_, total)| total)
-        } else {
-            self.content_length()
-        }
-    }
-
-    /// The range and the total that `Content-Range` of a 206 tells.
-    pub fn content_range(&self) -> Option<(Range, u64)> {
-        content_range(&self.headers)
-    }
-
-    /// A header as text.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name)?.to_str().ok()
-    }
 }

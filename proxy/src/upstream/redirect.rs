@@ -12,8 +12,8 @@ use hyper::body::Incoming;
 
 use super::{
     FIRST_BYTE, Upstreams,
-    endpoint::send_failure,
-    question::{Ask, Failure, request},
+    failure::{Failure, send_failure},
+    question::{Ask, request},
     stepdown::{Missed, Seen},
 };
 use crate::client::{self, Reach, Route, SendError};
@@ -39,7 +39,7 @@ impl Upstreams {
         route: &Route,
         authorization: Option<&HeaderValue>,
     ) -> Result<Hops, Missed> {
-        let place = client::origin(&uri);
+        let at = client::origin(&uri);
         let mut uri = uri;
         let mut route = route.clone();
         let mut authorization = authorization;
@@ -47,7 +47,7 @@ impl Upstreams {
         for _ in 0..=MAX_HOPS {
             let mut request = request(ask, &uri, authorization);
             // Where a registry leads to is nobody who knows of requests.
-            if client::origin(&uri) == place {
+            if client::origin(&uri) == at {
                 let stays = route.reach == Reach::Named;
                 ask.trace.pass_on(request.headers_mut(), stays);
             }
@@ -74,19 +74,19 @@ impl Upstreams {
                 });
             }
             let next = target(&uri, response.headers()).ok_or_else(|| Failure::Invalid {
-                place: place.clone(),
+                at: at.clone(),
                 why: "a redirect without a usable Location".to_owned(),
             })?;
             if client::origin(&next) != client::origin(&uri) {
                 authorization = None;
-                let led = self.led_to(&next, &place, &route);
+                let led = self.led_to(&next, &at, &route);
                 route = led.route;
                 if next.scheme_str() == Some("http")
                     && uri.scheme_str() == Some("https")
                     && !led.named
                 {
                     return Err(Failure::Forbidden(format!(
-                        "{place}: a redirect from https to http is not followed"
+                        "{at}: a redirect from https to http is not followed"
                     ))
                     .into());
                 }
@@ -101,7 +101,7 @@ impl Upstreams {
             uri = next;
         }
         Err(Failure::Invalid {
-            place,
+            at,
             why: format!("more than {MAX_HOPS} redirects"),
         }
         .into())

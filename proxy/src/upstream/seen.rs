@@ -9,7 +9,9 @@ use larder_shared::RegistryName;
 
 use super::{
     Upstreams,
-    question::{Answer, Ask, Failure},
+    answer::Answer,
+    failure::Failure,
+    question::Ask,
     view::{EndpointHealth, Quota},
 };
 use crate::{
@@ -77,15 +79,15 @@ impl Upstreams {
         let mut named = HashSet::new();
         for name in names {
             for endpoint in config.upstream(name).endpoints {
-                let place = client::origin(&endpoint.url);
-                let state = found.get(&place).map_or(EndpointState::Ok, state);
+                let at = client::origin(&endpoint.url);
+                let state = found.get(&at).map_or(EndpointState::Ok, state);
                 count(UpstreamLabel::of(&config, name), Some(state));
-                named.insert(place);
+                named.insert(at);
             }
         }
         count(UpstreamLabel::Other, None);
-        for (place, fares) in &found {
-            if !named.contains(place) {
+        for (at, fares) in &found {
+            if !named.contains(at) {
                 count(UpstreamLabel::Other, Some(state(fares)));
             }
         }

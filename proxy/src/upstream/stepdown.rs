@@ -26,7 +26,9 @@ pub use self::manner::Became;
 pub(super) use self::manner::{Manner, Manners};
 use super::{
     Upstreams,
-    question::{Answer, Ask, Failure, Subject, Want, content_range},
+    answer::{Answer, content_range},
+    failure::Failure,
+    question::{Ask, Subject, Want},
 };
 use crate::{
     client,
@@ -168,9 +170,9 @@ impl Upstreams {
         upstream: &Upstream,
         again: bool,
     ) -> Result<Answer, Missed> {
-        let place = client::origin(&endpoint.url);
+        let at = client::origin(&endpoint.url);
         let origin = index + 1 == upstream.endpoints.len();
-        let mut asked = self.in_manner(ask, &place);
+        let mut asked = self.in_manner(ask, &at);
         // A plain GET was needed, and what that says.
         let mut stepped = None;
         loop {
@@ -190,7 +192,7 @@ impl Upstreams {
                 put == Put::Head && is_of_tag(ask) && !ask.proof && !is_missing(seen);
             match (step, answered) {
                 (Step::Plain, Err(missed)) if !fetched_next => {
-                    tracing::debug!(upstream.endpoint = place, failure = %missed.failure, "an endpoint is asked in a plainer way");
+                    tracing::debug!(upstream.endpoint = at, failure = %missed.failure, "an endpoint is asked in a plainer way");
                     if matches!(put, Put::First | Put::Later) {
                         stepped = Some(says(put, seen, origin));
                     }
@@ -206,10 +208,10 @@ impl Upstreams {
                 (_, Ok(answer)) => {
                     if let (Some(says), Some(digest)) = (stepped, ask.subject.digest()) {
                         let now = Instant::now();
-                        self.manners.note_stepped(&place, &digest, says, now);
+                        self.manners.note_stepped(&at, &digest, says, now);
                     }
                     if put == Put::Later && answer.partial {
-                        self.manners.note_answered(&place);
+                        self.manners.note_answered(&at);
                     }
                     return Ok(answer);
                 }
@@ -218,10 +220,10 @@ impl Upstreams {
     }
 
     /// The question as it is put to an endpoint of which something is known.
-    pub(super) fn in_manner(&self, ask: &Ask, place: &str) -> Ask {
+    pub(super) fn in_manner(&self, ask: &Ask, at: &str) -> Ask {
         let mut asked = ask.clone();
         if let (Want::Part(_), Some(digest)) = (ask.want, ask.subject.digest())
-            && self.manners.of(place, &digest, Instant::now()) == Manner::Plain
+            && self.manners.of(at, &digest, Instant::now()) == Manner::Plain
         {
             asked.want = Want::All;
         }
@@ -239,8 +241,8 @@ impl Upstreams {
     ) -> bool {
         let upstream = self.config.load().upstream(registry.as_str());
         upstream.endpoints.get(endpoint).is_some_and(|endpoint| {
-            let place = client::origin(&endpoint.url);
-            self.manners.note(&place, digest, became, Instant::now())
+            let at = client::origin(&endpoint.url);
+            self.manners.note(&at, digest, became, Instant::now())
         })
     }
 }

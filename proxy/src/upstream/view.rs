@@ -78,17 +78,17 @@ impl Upstreams {
     /// Every endpoint that was asked, by its `scheme://host:port`.
     pub(super) fn all_fares(&self) -> HashMap<String, EndpointHealth> {
         let now = Instant::now();
-        let mut places = HashMap::new();
+        let mut found = HashMap::new();
         let all = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         for (key, health) in all.iter() {
-            // Behind the place stands on whose behalf it was asked.
-            let (place, credential) = match key.split_once(' ') {
-                Some((place, _)) => (place, true),
+            // Behind the address stands whose credential was shown.
+            let (at, credential) = match key.split_once(' ') {
+                Some((at, _)) => (at, true),
                 None => (key.as_str(), false),
             };
-            let fares = places
-                .entry(place.to_owned())
-                .or_insert_with(|| EndpointHealth::untried(place.to_owned()));
+            let fares = found
+                .entry(at.to_owned())
+                .or_insert_with(|| EndpointHealth::untried(at.to_owned()));
             fares.silent_for = fares
                 .silent_for
                 .max(health.silent(now).map(|silent| silent.left));
@@ -99,10 +99,10 @@ impl Upstreams {
                 .extend(quota.map(|(quota, _)| (credential, quota)));
         }
         drop(all);
-        for fares in places.values_mut() {
+        for fares in found.values_mut() {
             fares.quotas.sort_unstable();
         }
-        places
+        found
     }
 
     /// The endpoints of a registry, origin last.

@@ -35,13 +35,13 @@ fn what_is_an_outage() {
     let place = || "r".to_owned();
     let why = || "w".to_owned();
     let refused = upstream::Refusal {
-        place: place(),
+        at: place(),
         what: Refused::Subject,
     };
     for (failure, of_private, of_public) in [
         (
             Failure::Unreachable {
-                place: place(),
+                at: place(),
                 why: why(),
             },
             true,
@@ -49,7 +49,7 @@ fn what_is_an_outage() {
         ),
         (
             Failure::Limited {
-                place: place(),
+                at: place(),
                 retry_after: None,
                 why: upstream::Limit::Quota,
             },
@@ -58,7 +58,7 @@ fn what_is_an_outage() {
         ),
         (
             Failure::Invalid {
-                place: place(),
+                at: place(),
                 why: why(),
             },
             false,

@@ -81,11 +81,11 @@ impl Manners {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How `place` is asked for `digest`.
-    pub(in crate::upstream) fn of(&self, place: &str, digest: &Digest, now: Instant) -> Manner {
+    /// How `at` is asked for `digest`.
+    pub(in crate::upstream) fn of(&self, at: &str, digest: &Digest, now: Instant) -> Manner {
         let mut all = self.all();
         let mut young = |digest| {
-            let (manner, since) = *all.get(&(place.to_owned(), digest))?;
+            let (manner, since) = *all.get(&(at.to_owned(), digest))?;
             (now.duration_since(since) < REMEMBERED).then_some(manner)
         };
         match young(None) {
@@ -94,47 +94,46 @@ impl Manners {
         }
     }
 
-    /// Something became of what `place` was asked for `digest`. Says whether it is asked in another way from now on.
+    /// Something became of what `at` was asked for `digest`. Says whether it is asked in another way from now on.
     pub(in crate::upstream) fn note(
         &self,
-        place: &str,
+        at: &str,
         digest: &Digest,
         became: Became,
         now: Instant,
     ) -> bool {
-        let before = self.of(place, digest, now);
+        let before = self.of(at, digest, now);
         let after = before.after(became);
-        self.all()
-            .put((place.to_owned(), Some(*digest)), (after, now));
+        self.all().put((at.to_owned(), Some(*digest)), (after, now));
         (before == Manner::Plain) != (after == Manner::Plain)
     }
 
-    /// A plain GET of `digest` was answered at `place` where a range was not, which says this.
-    pub(super) fn note_stepped(&self, place: &str, digest: &Digest, says: Says, now: Instant) {
+    /// A plain GET of `digest` was answered at `at` where a range was not, which says this.
+    pub(super) fn note_stepped(&self, at: &str, digest: &Digest, says: Says, now: Instant) {
         let lasting = match says {
             Says::Nothing => false,
             Says::OfEndpoint => true,
             Says::OfDigest => {
                 let mut suspected = self.suspected();
-                let before = suspected.get(place).copied();
-                suspected.put(place.to_owned(), (*digest, now));
+                let before = suspected.get(at).copied();
+                suspected.put(at.to_owned(), (*digest, now));
                 before.is_some_and(|(other, since)| {
                     other != *digest && now.duration_since(since) < REMEMBERED
                 })
             }
         };
         if lasting {
-            let endpoint = (place.to_owned(), None);
+            let endpoint = (at.to_owned(), None);
             self.all().put(endpoint, (Manner::Plain, now));
         }
-        let _ = self.note(place, digest, Became::SteppedDown, now);
+        let _ = self.note(at, digest, Became::SteppedDown, now);
     }
 
-    /// `place` has answered a range behind the first byte: what it refused was not the range.
-    pub(in crate::upstream) fn note_answered(&self, place: &str) {
+    /// `at` has answered a range behind the first byte: what it refused was not the range.
+    pub(in crate::upstream) fn note_answered(&self, at: &str) {
         let mut suspected = self.suspected();
         if !suspected.is_empty() {
-            suspected.pop(place);
+            suspected.pop(at);
         }
     }
 }

@@ -1,0 +1,121 @@
+//! Answers of a registry: what a status and its headers mean.
+
+use std::time::Duration;
+
+use http::{
+    HeaderMap, StatusCode,
+    header::{CONTENT_LENGTH, CONTENT_RANGE, RETRY_AFTER},
+};
+use hyper::body::Incoming;
+use larder_shared::Range;
+
+use super::failure::{Failure, Limit, Refused, refused_to};
+
+/// A 200 or 206.
+#[derive(Debug)]
+pub struct Answer {
+    pub partial: bool,
+    /// Of the registry's own hop for type and digest, of the last hop for length and range.
+    pub headers: HeaderMap,
+    pub body: Incoming,
+    /// Which endpoint gave it.
+    pub endpoint: usize,
+    /// The endpoint is the origin, or the operator takes its word for the origin's.
+    pub proves: bool,
+    /// The endpoint was not asked: a place answered that it led to a short time ago.
+    pub remembered: bool,
+}
+
+impl Answer {
+    /// Bytes of the body, if told.
+    pub fn content_length(&self) -> Option<u64> {
+        self.headers
+            .get(CONTENT_LENGTH)?
+            .to_str()
+            .ok()?
+            .parse()
+            .ok()
+    }
+
+    /// Bytes of the whole, if told: by the range of a part, or by the length of the whole.
+    pub fn whole_length(&self) -> Option<u64> {
+        if self.partial {
+            self.content_range().map(|(_, total)| total)
+        } else {
+            self.content_length()
+        }
+    }
+
+    /// The range and the total that `Content-Range` of a 206 tells.
+    pub fn content_range(&self) -> Option<(Range, u64)> {
+        content_range(&self.headers)
+    }
+
+    /// A header as text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
+/// `Retry-After`: seconds, or a date (RFC 9110 section 10.2.3).
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+    let left = date.duration_since(jiff::Timestamp::now());
+    Some(left.try_into().unwrap_or(Duration::ZERO))
+}
+
+/// 200 is `false`, 206 is `true`, all else is a failure.
+pub(super) fn sort(at: &str, status: StatusCode, headers: &HeaderMap) -> Result<bool, Failure> {
+    let at = at.to_owned();
+    let retry_after = retry_after(headers);
+    match status {
+        StatusCode::OK => Ok(false),
+        StatusCode::PARTIAL_CONTENT => Ok(true),
+        StatusCode::NOT_FOUND => Err(Failure::NotFound(at)),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(refused_to(at, Refused::Subject)),
+        StatusCode::TOO_MANY_REQUESTS => Err(Failure::Limited {
+            at,
+            retry_after,
+            why: Limit::Quota,
+        }),
+        StatusCode::SERVICE_UNAVAILABLE if retry_after.is_some() => Err(Failure::Limited {
+            at,
+            retry_after,
+            why: Limit::Unavailable,
+        }),
+        StatusCode::RANGE_NOT_SATISFIABLE => Err(Failure::Unsatisfiable {
+            total: headers
+                .get(CONTENT_RANGE)
+                .and_then(|v| v.to_str().ok()?.strip_prefix("bytes */")?.parse().ok()),
+        }),
+        // It is there, and does not know the method.
+        StatusCode::NOT_IMPLEMENTED => Err(Failure::Invalid {
+            at,
+            why: status.to_string(),
+        }),
+        status if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT => {
+            Err(Failure::Unreachable {
+                at,
+                why: format!("it answered {status}"),
+            })
+        }
+        status => Err(Failure::Invalid {
+            at,
+            why: status.to_string(),
+        }),
+    }
+}
+
+/// The range and the total that `Content-Range` tells (RFC 9110 section 14.4).
+pub fn content_range(headers: &HeaderMap) -> Option<(Range, u64)> {
+    let text = headers.get(CONTENT_RANGE)?.to_str().ok()?;
+    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last, total): (u64, u64, u64) =
+        (first.parse().ok()?, last.parse().ok()?, total.parse().ok()?);
+    (first <= last && last < total).then(|| (Range::new(first, last + 1), total))
+}

@@ -1,0 +1,81 @@
+//! How an endpoint, and where it leads, is reached: which addresses are allowed, and whom TLS believes.
+
+use http::Uri;
+
+use super::Upstreams;
+use crate::{
+    client::{self, ClientFiles, Reach, Route, Tls, Whose},
+    config::{Endpoint, Upstream},
+};
+
+/// The way to where an upstream led.
+pub(super) struct Led {
+    pub(super) route: Route,
+    /// The operator named both ends: plain HTTP is as good there as the operator says.
+    pub(super) named: bool,
+}
+
+impl Upstreams {
+    /// How a place is reached that the endpoint at `at` led to, and whether the configuration names it for a
+    /// configured registry to lead to (see [`Reach::led`]).
+    pub(super) fn led_to(&self, uri: &Uri, at: &str, from: &Route) -> Led {
+        let config = self.config.load();
+        let from_uri: Option<Uri> = at.parse().ok();
+        let from_loopback = from_uri.as_ref().is_some_and(client::is_loopback);
+        let mut named: Option<(&Endpoint, Whose)> = None;
+        for upstream in config.upstreams.values() {
+            let endpoint_at = |wanted: &Uri| {
+                let mut endpoints = upstream.endpoints.iter();
+                endpoints.find(|endpoint| client::same_place(&endpoint.url, wanted))
+            };
+            let Some(endpoint) = endpoint_at(uri) else {
+                continue;
+            };
+            if from_uri
+                .as_ref()
+                .is_some_and(|from| endpoint_at(from).is_some())
+            {
+                named = Some((endpoint, Whose::Its));
+                break;
+            }
+            named.get_or_insert((endpoint, Whose::Another));
+        }
+        let (tls, whose) = match (named, from.reach) {
+            (Some((endpoint, Whose::Its)), _) => (tls_of(endpoint), Whose::Its),
+            // A client's certificate is for the registry that it was configured for.
+            (Some((endpoint, whose)), _) => (tls_of(endpoint).of_nobody(), whose),
+            (None, Reach::Named) => (from.tls.clone().of_nobody(), Whose::Nobody),
+            (None, _) => (Tls::default(), Whose::Nobody),
+        };
+        Led {
+            named: whose != Whose::Nobody && from.reach == Reach::Named,
+            route: Route {
+                reach: from.reach.led(whose, from_loopback),
+                tls,
+            },
+        }
+    }
+}
+
+/// How an endpoint is reached.
+pub(super) fn route_of(upstream: &Upstream, endpoint: &Endpoint) -> Route {
+    Route {
+        reach: if upstream.configured {
+            Reach::Named
+        } else {
+            Reach::Direct
+        },
+        tls: tls_of(endpoint),
+    }
+}
+
+fn tls_of(endpoint: &Endpoint) -> Tls {
+    Tls {
+        ca: endpoint.ca.clone(),
+        skip_verify: endpoint.insecure_skip_verify,
+        client: endpoint.client.as_ref().map(|client| ClientFiles {
+            cert: client.cert.clone(),
+            key: client.key.clone(),
+        }),
+    }
+}

@@ -1,0 +1,140 @@
+//! How an endpoint wants to see a credential: as a challenge asks for it, and as it is remembered.
+
+use http::{HeaderMap, Uri, header::WWW_AUTHENTICATE};
+use larder_shared::Repository;
+use moka::future::Cache;
+
+use super::{Upstreams, bounded, challenge::Challenge};
+
+/// Bytes of the longest parameter of a challenge: challenges are kept, and any registry may be named.
+pub(super) const MAX_PARAMETER: usize = 4 << 10;
+
+/// Bytes of all schemes that are kept.
+const SCHEMES: u64 = 8 << 20;
+
+/// `scheme://host:port` of an endpoint, and the repository.
+pub(super) type SchemeKey = (String, Repository);
+
+/// What is known of schemes: nothing yet.
+pub(super) fn schemes() -> Cache<SchemeKey, Scheme> {
+    bounded::cache(SCHEMES, |key: &SchemeKey, scheme: &Scheme| {
+        let told = match scheme {
+            Scheme::Bearer(challenge) => challenge.size(),
+            Scheme::Basic => 0,
+        };
+        key.0.len() + key.1.as_str().len() + told
+    })
+    .build()
+}
+
+/// How an endpoint wants to see a credential.
+#[derive(Clone, Debug)]
+pub(super) enum Scheme {
+    Bearer(Challenge),
+    Basic,
+}
+
+impl Scheme {
+    /// The same with a scope: a registry that names none is asked for what is needed to pull from `uri`, as clients do.
+    #[must_use]
+    pub(super) fn for_pulling(mut self, uri: &Uri) -> Self {
+        if let Self::Bearer(challenge) = &mut self
+            && challenge.scope.as_deref().is_none_or(str::is_empty)
+            && let Some(name) = repository_of(uri.path())
+        {
+            challenge.scope = Some(format!("repository:{name}:pull"));
+        }
+        self
+    }
+}
+
+impl Upstreams {
+    /// Takes note of how an endpoint wants to see a credential for a repository. A challenge that is too long to be met is
+    /// not kept either.
+    pub(super) async fn keep_scheme(&self, key: SchemeKey, scheme: Scheme) {
+        if matches!(&scheme, Scheme::Bearer(challenge) if challenge.longest() > MAX_PARAMETER) {
+            return;
+        }
+        self.schemes.insert(key, scheme).await;
+    }
+}
+
+/// The repository that a path of the registry API is about, as the registry calls it.
+fn repository_of(path: &str) -> Option<&str> {
+    let (_, rest) = path.split_once("/v2/")?;
+    ["/manifests/", "/blobs/", "/referrers/", "/tags/list"]
+        .iter()
+        .filter_map(|part| rest.rfind(part))
+        .max()
+        .map(|end| &rest[..end])
+        .filter(|name| !name.is_empty())
+}
+
+/// The scheme that a challenge asks for: Bearer before Basic.
+pub(super) fn scheme(headers: &HeaderMap) -> Option<Scheme> {
+    let values = || {
+        headers
+            .get_all(WWW_AUTHENTICATE)
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+    };
+    if let Some(challenge) = Challenge::bearer(values()) {
+        return Some(Scheme::Bearer(challenge));
+    }
+    let basic = |v: &str| {
+        v.trim_start()
+            .get(..5)
+            .is_some_and(|s| s.eq_ignore_ascii_case("basic"))
+    };
+    values().any(basic).then_some(Scheme::Basic)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_challenge_without_a_scope_is_for_pulling_what_is_asked_for() {
+        for (uri, told, expected) in [
+            (
+                "https://r.io/v2/a/b/manifests/v1",
+                None,
+                Some("repository:a/b:pull"),
+            ),
+            (
+                "https://r.io/v2/a/blobs/sha256:0",
+                Some(""),
+                Some("repository:a:pull"),
+            ),
+            (
+                "https://r.io/v2/hub/a/tags/list",
+                None,
+                Some("repository:hub/a:pull"),
+            ),
+            (
+                "https://r.io/x/v2/a/referrers/sha256:0",
+                None,
+                Some("repository:a:pull"),
+            ),
+            (
+                "https://r.io/v2/blobs/blobs/blobs/sha256:0",
+                None,
+                Some("repository:blobs/blobs:pull"),
+            ),
+            ("https://r.io/v2/a/manifests/v1", Some("aws"), Some("aws")),
+            ("https://r.io/v2/", None, None),
+        ] {
+            let challenge = Challenge {
+                realm: "https://r.io/token".into(),
+                service: None,
+                scope: told.map(str::to_owned),
+                error: None,
+            };
+            let scheme = Scheme::Bearer(challenge).for_pulling(&uri.parse().unwrap());
+            let Scheme::Bearer(challenge) = scheme else {
+                panic!("it is still a Bearer challenge");
+            };
+            assert_eq!(challenge.scope.as_deref(), expected, "{uri} {told:?}");
+        }
+    }
+}
