@@ -4,8 +4,12 @@
 //! which addresses may be connected to. It sends one request to one place and returns what came; redirects, tokens and
 //! the choice of a place are the caller's.
 
+mod collect;
 mod connect;
+mod direct;
+mod exchange;
 mod no_proxy;
+mod origin;
 mod reach;
 mod tls;
 
@@ -16,27 +20,24 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, Uri, header::PROXY_AUTHORIZATION};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::{Body as _, Incoming};
-use hyper_util::{
-    client::legacy,
-    rt::{TokioExecutor, TokioTimer},
-};
+use http::{Request, Response, header::PROXY_AUTHORIZATION};
+use http_body_util::Full;
+use hyper::body::Incoming;
 
-use rustls::pki_types::ServerName;
-
+use self::exchange::{Pool, exchange, pooled};
 use crate::{coalesce::Coalesce, sys::Calls};
 
-pub use reach::{Forbidden, Reach, Whose};
-pub use tls::{ClientFiles, Tls, TlsError};
+pub use self::{
+    collect::{Uncollected, collect, collect_bounded, prefix},
+    direct::Direct,
+    exchange::SendError,
+    origin::{is_loopback, origin, same_place},
+    reach::{Forbidden, Reach, Whose},
+    tls::{ClientFiles, Tls, TlsError},
+};
 
 /// A connection must stand within this time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Idle connections kept per host, and for how long.
-const IDLE_PER_HOST: usize = 32;
-const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// An upstream's certificates are looked at this often.
 const LOOK_AT_FILES: Duration = Duration::from_secs(5);
@@ -45,32 +46,11 @@ const LOOK_AT_FILES: Duration = Duration::from_secs(5);
 const READ_AT_ONCE: usize = 8;
 const READ_WITHIN: Duration = Duration::from_secs(1);
 
-/// Headers of an answer. Fronts add many; hyper's own bound is 100, which other clients do not have.
-const MAX_HEADERS: usize = 1000;
-
-type Pool = legacy::Client<hyper_rustls::HttpsConnector<connect::Connector>, Full<Bytes>>;
-
 /// How a place is reached: what addresses are allowed, and whom TLS believes.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Route {
     pub reach: Reach,
     pub tls: Tls,
-}
-
-/// Why no response came. Holds no URL: a URL may be signed.
-#[derive(Debug, thiserror::Error)]
-pub enum SendError {
-    #[error("{0}")]
-    Forbidden(Forbidden),
-    #[error("{0}")]
-    Tls(#[from] TlsError),
-    #[error("no answer within {0:?}")]
-    Timeout(Duration),
-    #[error("{0}")]
-    Failed(String),
-    /// A connection stood and ended, or brought something that is no answer.
-    #[error("{0}")]
-    Broken(String),
 }
 
 /// The pools, one per route, made when first needed.
@@ -247,214 +227,4 @@ impl Default for Client {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// Connections to places that the configuration lists: never by a proxy, any address.
-#[derive(Clone, Debug)]
-pub struct Direct(Pool);
-
-impl Direct {
-    /// Plain, or by TLS with this configuration and the name that the other side must have.
-    pub fn new(
-        tls: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>,
-        connect_timeout: Duration,
-    ) -> Self {
-        let connector = connect::Connector::new(
-            Reach::Named,
-            Arc::new(connect::ProxyRules::none()),
-            connect_timeout,
-        );
-        let (config, name) = match tls {
-            Some((config, name)) => (rustls::ClientConfig::clone(&config), Some(name)),
-            None => (nobody(), None),
-        };
-        let builder = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(config)
-            .https_or_http();
-        let connector = match name {
-            Some(name) => builder
-                .with_server_name_resolver(hyper_rustls::FixedServerNameResolver::new(name))
-                .enable_http1()
-                .wrap_connector(connector),
-            None => builder.enable_http1().wrap_connector(connector),
-        };
-        Self(pooled(connector))
-    }
-
-    /// Sends `request` and waits for the head of the response for as long as the caller does.
-    pub async fn send(
-        &self,
-        request: Request<Full<Bytes>>,
-    ) -> Result<Response<Incoming>, SendError> {
-        exchange(&self.0, request).await
-    }
-}
-
-/// Sends a request. A server may close an idle connection in the very moment in which it is used again, which says nothing
-/// about the server: what can be asked twice is asked once more where the connection ended without an answer.
-async fn exchange(
-    pool: &Pool,
-    request: Request<Full<Bytes>>,
-) -> Result<Response<Incoming>, SendError> {
-    let bodiless = request.body().size_hint().exact() == Some(0);
-    let safe = matches!(*request.method(), Method::GET | Method::HEAD);
-    let again = (bodiless && safe).then(|| request.clone());
-    let answered = match (pool.request(request).await, again) {
-        (Err(error), Some(again)) if was_closed(&error) => pool.request(again).await,
-        (answered, _) => answered,
-    };
-    answered.map_err(|error| explain(&error))
-}
-
-/// Whether a connection that stood has ended before an answer.
-fn was_closed(error: &legacy::Error) -> bool {
-    use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
-    if error.is_connect() {
-        return false;
-    }
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
-    while let Some(error) = cause {
-        let incomplete = error
-            .downcast_ref::<hyper::Error>()
-            .is_some_and(hyper::Error::is_incomplete_message);
-        let reset = error
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|error| matches!(error.kind(), ConnectionReset | BrokenPipe));
-        if incomplete || reset {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
-}
-
-/// TLS that believes nobody, where there is none.
-fn nobody() -> rustls::ClientConfig {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("the provider supports TLS 1.2 and 1.3")
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth()
-}
-
-fn pooled(connector: hyper_rustls::HttpsConnector<connect::Connector>) -> Pool {
-    legacy::Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE_TIMEOUT)
-        .pool_max_idle_per_host(IDLE_PER_HOST)
-        .http1_max_headers(MAX_HEADERS)
-        .build(connector)
-}
-
-/// The innermost cause says what happened; the outer ones say "client error (Connect)".
-fn explain(error: &legacy::Error) -> SendError {
-    let mut cause: &dyn std::error::Error = error;
-    loop {
-        if let Some(forbidden) = cause.downcast_ref::<Forbidden>() {
-            return SendError::Forbidden(*forbidden);
-        }
-        // An io::Error shows its inner error as itself, not as its source.
-        if let Some(inner) = cause
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref)
-        {
-            cause = inner;
-        } else if let Some(source) = cause.source() {
-            cause = source;
-        } else {
-            let why = cause.to_string();
-            return if error.is_connect() {
-                SendError::Failed(why)
-            } else {
-                SendError::Broken(why)
-            };
-        }
-    }
-}
-
-/// Why a body was not collected.
-#[derive(Debug, thiserror::Error)]
-pub enum Uncollected {
-    #[error("the answer is longer than {0} bytes")]
-    TooLong(u64),
-    #[error("{0}")]
-    Broken(String),
-    #[error("the answer was not complete within {0:?}")]
-    Late(Duration),
-}
-
-/// Collects a body of at most `limit` bytes within `within`.
-pub async fn collect_bounded(
-    body: Incoming,
-    limit: u64,
-    within: Duration,
-) -> Result<Bytes, Uncollected> {
-    let collected =
-        tokio::time::timeout(within, Limited::new(body, limit as usize).collect()).await;
-    match collected {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Uncollected::TooLong(limit)),
-        Ok(Err(error)) => Err(Uncollected::Broken(error.to_string())),
-        Err(_) => Err(Uncollected::Late(within)),
-    }
-}
-
-/// The same, with the reason as text.
-pub async fn collect(body: Incoming, limit: u64, within: Duration) -> Result<Bytes, String> {
-    let collected = collect_bounded(body, limit, within).await;
-    collected.map_err(|why| why.to_string())
-}
-
-/// Whether two URLs lead to the same place: scheme, host and port, each in its one spelling.
-pub fn same_place(a: &Uri, b: &Uri) -> bool {
-    let place = |uri: &Uri| {
-        let host = larder_shared::name::canonical_host(uri.host()?)?;
-        let scheme = uri.scheme_str()?;
-        let port = uri.port_u16().or(match scheme {
-            "http" => Some(80),
-            "https" => Some(443),
-            _ => None,
-        });
-        Some((scheme.to_owned(), host, port?))
-    };
-    let a = place(a);
-    a.is_some() && a == place(b)
-}
-
-/// Whether a URL's host is this node's loopback, as it is written.
-pub fn is_loopback(uri: &Uri) -> bool {
-    let host = uri.host().and_then(larder_shared::name::canonical_host);
-    host.is_some_and(|host| {
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        host == "localhost"
-            || bare
-                .parse::<std::net::IpAddr>()
-                .is_ok_and(|ip| ip.is_loopback())
-    })
-}
-
-/// The first `limit` bytes of a body, or what has come of them within that time.
-pub async fn prefix(mut body: Incoming, limit: usize, within: Duration) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let gather = async {
-        while bytes.len() < limit
-            && let Some(Ok(frame)) = body.frame().await
-        {
-            bytes.extend_from_slice(&frame.into_data().unwrap_or_default());
-        }
-    };
-    // What is late is looked at without its rest.
-    let _ = tokio::time::timeout(within, gather).await;
-    bytes.truncate(limit);
-    bytes
-}
-
-/// `scheme://host:port` of a URL, for messages: never the path or the query.
-pub fn origin(uri: &Uri) -> String {
-    format!(
-        "{}://{}",
-        uri.scheme_str().unwrap_or("http"),
-        uri.authority().map_or("", http::uri::Authority::as_str)
-    )
 }

@@ -1,7 +1,7 @@
 //! The configuration, frozen.
 //!
 //! Owns the one TOML file: what may be said in it, what it means, what holds when nothing is said, and
-//! errors that name line, column and mend. A file goes through two steps: `said` walks the parsed
+//! errors that name line, column and fix. A file goes through two steps: `said` walks the parsed
 //! document and keeps the place of every word, `meaning` turns it into the types below, checks what
 //! depends on more than one key, and refuses every key that no one asked for.
 //!
@@ -328,10 +328,10 @@ impl Config {
                 words::shown(flag)
             ))
         })?;
-        let name = registry_name(name)
-            .map_err(|mend| refused(format!("{}: {mend}", words::shown(name))))?;
+        let name =
+            registry_name(name).map_err(|fix| refused(format!("{}: {fix}", words::shown(name))))?;
         let mut endpoint = Endpoint::parse(url)
-            .map_err(|mend| refused(format!("{name}: {}: {mend}", words::shown(url))))?;
+            .map_err(|fix| refused(format!("{name}: {}: {fix}", words::shown(url))))?;
         let upstream = self
             .upstreams
             .entry(name.clone())

@@ -109,7 +109,7 @@ impl Credentials {
     /// What `source` has for `repository` of `registry`, in the order in which it should be tried. Empty if it has
     /// nothing for that image, which is no error.
     ///
-    /// Who stops waiting stops no program: its answer is there for whoever asks next.
+    /// A caller that stops waiting stops no program: the answer is there for the next caller.
     ///
     /// # Errors
     /// A file or program that is missing, broken or late.
@@ -143,7 +143,7 @@ impl Credentials {
         }
     }
 
-    /// What is wrong with `source`, for `larder doctor`: a line each, with the mend. Runs no program.
+    /// What is wrong with `source`, for `larder doctor`: a line each, with the fix. Runs no program.
     pub async fn findings(&self, source: &config::Credentials) -> Vec<String> {
         let found = match source {
             config::Credentials::DockerConfig { path } => {

@@ -63,7 +63,7 @@ fn unrepeated_path(
     let text = said.text(key, |text| Ok(text.to_owned()))?;
     text.map(|text| value::absolute_path(&text))
         .transpose()
-        .map_err(|mend| said.wrong(key, format!("it names a file: {mend}")))
+        .map_err(|fix| said.wrong(key, format!("it names a file: {fix}")))
 }
 
 /// Reads the table, which names one source and all of it.

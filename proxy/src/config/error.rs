@@ -23,7 +23,7 @@ impl Position {
     }
 }
 
-/// A configuration that cannot be used. `Display` is one line: `FILE:LINE:COLUMN: what, and how to mend it`.
+/// A configuration that cannot be used. `Display` is one line: `FILE:LINE:COLUMN: what, and how to fix it`.
 ///
 /// No secret is ever part of it: values in which a password could stand are not repeated.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl ConfigError {
         self.position
     }
 
-    /// What is wrong and how to mend it, without the place.
+    /// What is wrong and how to fix it, without the place.
     pub fn message(&self) -> &str {
         &self.message
     }

@@ -206,7 +206,7 @@ fn admin(mut said: Section<'_, '_>) -> Result<Admin, ConfigError> {
 fn upstreams(said: Section<'_, '_>) -> Result<BTreeMap<String, Upstream>, ConfigError> {
     let mut named = BTreeMap::new();
     for (key, section) in said.entries()? {
-        let name = registry_name(&key).map_err(|mend| section.misnamed(mend))?;
+        let name = registry_name(&key).map_err(|fix| section.misnamed(fix))?;
         if named.contains_key(&name) {
             return Err(section.misnamed(format!(
                 "the same registry as another section, {name}: join the two"

@@ -324,14 +324,14 @@ impl<'s, 'a> Section<'s, 'a> {
             } else {
                 format!("key {} outside of any section", shown_key(name))
             };
-            let mend = near.map_or_else(
+            let fix = near.map_or_else(
                 || format!("the sections are {}", joined(&self.asked, "[", "]")),
                 |near| format!("did you mean [{near}]?"),
             );
-            return Err(self.error(offset, format!("unknown {written}: {mend}")));
+            return Err(self.error(offset, format!("unknown {written}: {fix}")));
         }
         // A name with dots falls apart into nested tables when its quotes are forgotten.
-        let mend = if table && self.title.starts_with("[upstreams.") {
+        let fix = if table && self.title.starts_with("[upstreams.") {
             "a registry's name goes into quotes, as in [upstreams.\"docker.io\"]".to_owned()
         } else {
             near.map_or_else(
@@ -340,7 +340,7 @@ impl<'s, 'a> Section<'s, 'a> {
             )
         };
         let written = format!("unknown key {} in {}", shown_key(name), self.title);
-        Err(self.error(offset, format!("{written}: {mend}")))
+        Err(self.error(offset, format!("{written}: {fix}")))
     }
 
     fn ask(&mut self, key: &'static str) -> Option<&'s Spanned<DeValue<'a>>> {
@@ -355,10 +355,10 @@ impl<'s, 'a> Section<'s, 'a> {
         text: &str,
         read: impl Fn(&str) -> Result<T, String>,
     ) -> Result<T, ConfigError> {
-        read(text).map_err(|mend| {
+        read(text).map_err(|fix| {
             self.error(
                 span.start,
-                format!("`{key}` in {} is {}: {mend}", self.title, shown(text)),
+                format!("`{key}` in {} is {}: {fix}", self.title, shown(text)),
             )
         })
     }

@@ -1,6 +1,6 @@
 //! Single values and how they are written: sizes, times, addresses, patterns, paths.
 //!
-//! Each reader takes the text of one value; its error is the mend alone, since the caller knows the key
+//! Each reader takes the text of one value; its error is the fix alone, since the caller knows the key
 //! and the place.
 
 use std::fmt;
@@ -316,7 +316,7 @@ pub(super) fn address_or_off(text: &str) -> Result<Option<SocketAddr>, String> {
     }
     address(text)
         .map(Some)
-        .map_err(|mend| format!("{mend}; or \"off\""))
+        .map_err(|fix| format!("{fix}; or \"off\""))
 }
 
 /// A path that is used as it stands.

@@ -76,7 +76,7 @@ impl DockerConfig {
     pub(super) fn parse(file: &Content) -> Result<Self, CredentialError> {
         let wrong = |what: String| CredentialError::new(Fault::Content, file.path.display(), what);
         let said: Said = serde_json::from_slice(&file.bytes)
-            .map_err(|error| wrong(format!("{}: mend it there", not_json(&error))))?;
+            .map_err(|error| wrong(format!("{}: fix it there", not_json(&error))))?;
         let auths = said.auths.unwrap_or_default().into_iter();
         let auths = auths.filter_map(|(key, entry)| Some((key, credential(entry?)?)));
         let helpers = said.helpers.unwrap_or_default();
@@ -148,11 +148,11 @@ fn credential(entry: Entry) -> Option<Result<Credential, String>> {
 
 /// `auth` is base64 of `username:password`, with or without padding; the password may hold colons.
 fn from_auth(auth: &Secret) -> Result<Credential, String> {
-    let mend = "its `auth` must be base64 of USERNAME:PASSWORD";
+    let fix = "its `auth` must be base64 of USERNAME:PASSWORD";
     let text = auth.expose().trim().trim_end_matches('=');
-    let decoded = BASE64.decode(text.as_bytes()).map_err(|_| mend)?;
-    let decoded = Secret::new(String::from_utf8(decoded).map_err(|_| mend)?);
-    let (username, password) = decoded.expose().split_once(':').ok_or(mend)?;
+    let decoded = BASE64.decode(text.as_bytes()).map_err(|_| fix)?;
+    let decoded = Secret::new(String::from_utf8(decoded).map_err(|_| fix)?);
+    let (username, password) = decoded.expose().split_once(':').ok_or(fix)?;
     Ok(Credential::Basic {
         username: username.to_owned(),
         password: Secret::new(password),

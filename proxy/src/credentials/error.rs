@@ -37,7 +37,7 @@ impl Fault {
     }
 }
 
-/// Credentials that could not be had. `Display` is one line: the file or program to look at, what is wrong, the mend.
+/// Credentials that could not be had. `Display` is one line: the file or program to look at, what is wrong, the fix.
 ///
 /// No part of a file's content and nothing that a program wrote is ever in it.
 #[derive(Debug, Clone, PartialEq, Eq)]

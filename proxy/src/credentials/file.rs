@@ -39,7 +39,7 @@ pub(super) fn room() -> Calls {
     Calls::new(AT_ONCE, WITHIN)
 }
 
-/// Readings of one kind. Each path is read once at a time, by whoever asks first; all others share what it finds.
+/// Readings of one kind. Each path is read once at a time, for the first that asks; all others share what is found.
 pub(super) struct Readings<T> {
     calls: Calls,
     reading: Coalesce<Vec<PathBuf>, Option<Result<T, CredentialError>>>,

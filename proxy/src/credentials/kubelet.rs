@@ -212,13 +212,13 @@ fn said(bytes: &[u8]) -> Result<Said, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "not UTF-8: save it as UTF-8 text")?;
     if text.trim_start().starts_with('{') {
         return serde_json::from_str(text)
-            .map_err(|error| format!("{}: mend it there", not_json(&error)));
+            .map_err(|error| format!("{}: fix it there", not_json(&error)));
     }
     serde_saphyr::from_str(text).map_err(|error| {
         // Its own words quote the file, where `env` may hold secrets.
         let place = error.location().map_or_else(
-            || "mend it".to_owned(),
-            |at| format!("mend it at line {}, column {}", at.line(), at.column()),
+            || "fix it".to_owned(),
+            |at| format!("fix it at line {}, column {}", at.line(), at.column()),
         );
         format!("not YAML of a {KIND}: {place}")
     })

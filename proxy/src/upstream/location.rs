@@ -74,7 +74,7 @@ impl Upstreams {
             origin,
             proves,
         } = self.locations.get(&key).await?;
-        // Who gave wrong bytes is not asked again where it led to.
+        // An endpoint that gave wrong bytes is not asked again where it led to.
         if self.corrupt.get(&(origin.clone(), key.2)).await.is_some() {
             return None;
         }

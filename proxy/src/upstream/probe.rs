@@ -1,4 +1,4 @@
-//! Who of several larders probes a registry that asked to be left alone (promise P15).
+//! Which of several larders probes a registry that asked to be left alone (promise P15).
 
 use std::{fmt, time::Instant};
 

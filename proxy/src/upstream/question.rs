@@ -44,7 +44,7 @@ pub enum Need {
     Needed,
     /// The caller can do without: an endpoint whose breaker is open is not bothered.
     Optional,
-    /// Somebody else is asked as well, and whoever answers first will do: leaving says nothing about the endpoint.
+    /// Another source is asked as well, and the first answer will do: leaving says nothing about the endpoint.
     Beside,
 }
 
@@ -63,7 +63,7 @@ pub struct Ask {
     pub within: Option<Duration>,
     /// On whose behalf. Only endpoints that prove access get to see a credential.
     pub identity: Identity,
-    /// The answer is to be a proof of access: only who can prove it is asked.
+    /// The answer is to be a proof of access: only endpoints that can prove it are asked.
     pub proof: bool,
     /// No remembered redirect will do: the registry itself must answer.
     pub anew: bool,

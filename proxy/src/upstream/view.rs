@@ -11,7 +11,7 @@ use larder_shared::RegistryName;
 use super::Upstreams;
 use crate::client;
 
-/// One endpoint, whoever was answered there. The worst that befell anybody counts.
+/// One endpoint, for all callers together: the worst that befell one of them counts.
 #[derive(Clone, Debug)]
 pub struct EndpointHealth {
     pub url: String,
@@ -46,7 +46,7 @@ impl Quota {
     }
 }
 
-/// The window of who names none, as Docker Hub's is, and the longest that is believed.
+/// The window where none is named, as Docker Hub's is, and the longest that is believed.
 const WINDOW: Duration = Duration::from_hours(6);
 const WINDOW_MAX: Duration = Duration::from_hours(24);
 
@@ -122,7 +122,7 @@ impl Upstreams {
         endpoints.collect()
     }
 
-    /// Every endpoint that was asked and is avoided or silent now, whoever was refused there.
+    /// Every endpoint that was asked and is avoided or silent now, for any caller.
     pub fn unwell(&self) -> Vec<EndpointHealth> {
         let all = self.all_fares().into_values();
         let mut unwell: Vec<_> = all.filter(|fares| !fares.is_well()).collect();

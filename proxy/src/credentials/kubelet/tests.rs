@@ -128,7 +128,7 @@ fn what_the_kubelet_refuses_is_refused() {
         (
             "\"--v=3\"]",
             "\"--v=3\"}",
-            "not YAML of a CredentialProviderConfig: mend it at line 12, column 11",
+            "not YAML of a CredentialProviderConfig: fix it at line 12, column 11",
         ),
     ] {
         assert!(YAML.contains(from), "{from}");
@@ -139,7 +139,7 @@ fn what_the_kubelet_refuses_is_refused() {
     let error = parsed(&["{\"kind\": 1}"]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "/etc/0.yaml: JSON, but not of the expected form, at line 1, column 10: mend it there"
+        "/etc/0.yaml: JSON, but not of the expected form, at line 1, column 10: fix it there"
     );
     let error = parsed(&[JSON, JSON]).unwrap_err();
     assert_eq!(

@@ -135,7 +135,7 @@ async fn a_file_that_changes_is_read_again_and_nothing_old_is_kept() {
     node.write("config.json", "{\"auths\": {\n  oops");
     assert_eq!(
         node.refused(image, &source).await,
-        "config.json: not JSON, at line 2, column 3: mend it there"
+        "config.json: not JSON, at line 2, column 3: fix it there"
     );
     fs::remove_file(node.path("config.json")).unwrap();
     assert_eq!(
@@ -176,7 +176,7 @@ async fn a_broken_entry_is_an_error_only_to_its_own_images() {
     );
     assert_eq!(
         node.refused("reg.example.com/app", &source).await,
-        "config.json: JSON, but not of the expected form, at line 1, column 38: mend it there"
+        "config.json: JSON, but not of the expected form, at line 1, column 38: fix it there"
     );
     node.write("config.json", "{\"credsStore\": \"../../bin/sh\"}");
     assert_eq!(

@@ -1,0 +1,62 @@
+//! Connections to other members.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use rustls::pki_types::ServerName;
+
+use super::{
+    connect::{Connector, ProxyRules},
+    exchange::{Pool, SendError, exchange, pooled},
+    reach::Reach,
+};
+
+/// Connections that go by no proxy, to any address: the configuration lists whom they lead to.
+#[derive(Clone, Debug)]
+pub struct Direct(Pool);
+
+impl Direct {
+    /// Plain, or by TLS with this configuration and the name that the other side must have.
+    pub fn new(
+        tls: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>,
+        connect_timeout: Duration,
+    ) -> Self {
+        let connector = Connector::new(Reach::Named, Arc::new(ProxyRules::none()), connect_timeout);
+        let (config, name) = match tls {
+            Some((config, name)) => (rustls::ClientConfig::clone(&config), Some(name)),
+            None => (nobody(), None),
+        };
+        let builder = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(config)
+            .https_or_http();
+        let connector = match name {
+            Some(name) => builder
+                .with_server_name_resolver(hyper_rustls::FixedServerNameResolver::new(name))
+                .enable_http1()
+                .wrap_connector(connector),
+            None => builder.enable_http1().wrap_connector(connector),
+        };
+        Self(pooled(connector))
+    }
+
+    /// Sends `request` and waits for the head of the response for as long as the caller does.
+    pub async fn send(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, SendError> {
+        exchange(&self.0, request).await
+    }
+}
+
+/// TLS that believes nobody, where there is none.
+fn nobody() -> rustls::ClientConfig {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider supports TLS 1.2 and 1.3")
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth()
+}
