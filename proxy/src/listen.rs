@@ -16,7 +16,10 @@ use std::{
 use bytes::Bytes;
 use http::Request;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::{
+    body::Incoming,
+    rt::{Read, Write},
+};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
@@ -176,19 +179,23 @@ pub async fn peers(listener: TcpListener, surface: Arc<PeerSurface>, watch: Watc
     let members = Slots::new(MAX_PEER_CONNECTIONS, MAX_PEER_CONNECTIONS);
     // Before the handshake nobody is known to be a member, and takes no member's slot.
     let handshakes = Slots::new(MAX_HANDSHAKES, MAX_HANDSHAKES);
-    accept(watch.clone(), listener, |stream| {
-        let Some(arrived) = slot(&handshakes, "peers") else {
-            return;
-        };
-        let _ = stream.set_nodelay(true);
-        let (members, watch) = (Arc::clone(&members), watch.clone());
-        let surface = Arc::clone(&surface);
-        tokio::spawn(async move {
-            if let Err(why) = peer_connection(stream, arrived, &members, &surface, watch).await {
-                tracing::debug!(why, "a connection to the peer port ended early");
+    accept_into(
+        &handshakes,
+        "peers",
+        listener,
+        watch.clone(),
+        |stream, arrived| {
+            let _ = stream.set_nodelay(true);
+            let (members, watch) = (Arc::clone(&members), watch.clone());
+            let surface = Arc::clone(&surface);
+            async move {
+                if let Err(why) = peer_connection(stream, arrived, &members, &surface, watch).await
+                {
+                    tracing::debug!(why, "a connection to the peer port ended early");
+                }
             }
-        });
-    })
+        },
+    )
     .await;
 }
 
@@ -200,7 +207,6 @@ async fn peer_connection(
     surface: &PeerSurface,
     watch: Watch,
 ) -> Result<(), String> {
-    let full = || "too many connections".to_owned();
     let tls = surface
         .pull()
         .cluster
@@ -209,17 +215,7 @@ async fn peer_connection(
         .await
         .map_err(|e| e.to_string())?;
     let Some(tls) = tls else {
-        let member = slot(members, "peers").ok_or_else(full)?;
-        drop(arrived);
-        converse(
-            TokioIo::new(stream),
-            &http(false),
-            &member,
-            watch,
-            |request| Box::pin(surface.answer(request)),
-        )
-        .await;
-        return Ok(());
+        return member(TokioIo::new(stream), arrived, members, surface, watch).await;
     };
     let handshake = tokio_rustls::TlsAcceptor::from(Arc::clone(&tls.server)).accept(stream);
     let shaken = tokio::select! {
@@ -243,15 +239,22 @@ async fn peer_connection(
         surface.turned_away();
         return Err("the certificate is no member's".to_owned());
     }
-    let member = slot(members, "peers").ok_or_else(full)?;
+    member(TokioIo::new(stream), arrived, members, surface, watch).await
+}
+
+/// Serves a member's connection to its end. It gives back the slot with which it `arrived` for one among the members'.
+async fn member(
+    io: impl Read + Write + Unpin,
+    arrived: Arc<Slot>,
+    members: &Arc<Slots>,
+    surface: &PeerSurface,
+    watch: Watch,
+) -> Result<(), String> {
+    let slot = slot(members, "peers").ok_or_else(|| "too many connections".to_owned())?;
     drop(arrived);
-    converse(
-        TokioIo::new(stream),
-        &http(false),
-        &member,
-        watch,
-        |request| Box::pin(surface.answer(request)),
-    )
+    converse(io, &http(false), &slot, watch, |request| {
+        Box::pin(surface.answer(request))
+    })
     .await;
     Ok(())
 }
@@ -266,31 +269,34 @@ const SCRAPE_STALLS: Duration = Duration::from_secs(30);
 /// is where a port-forward arrives. On `expose` it is never shown.
 pub async fn telemetry(listener: TcpListener, exposed: bool, admin: Arc<Admin>, watch: Watch) {
     let slots = Slots::new(MAX_TELEMETRY_CONNECTIONS, MAX_TELEMETRY_CONNECTIONS);
-    accept(watch.clone(), listener, |stream| {
-        let Some(slot) = slot(&slots, "telemetry") else {
-            return;
-        };
-        let _ = stream.set_nodelay(true);
-        let (admin, watch) = (Arc::clone(&admin), watch.clone());
-        let arrival = match stream.local_addr() {
-            Ok(local) if !exposed => Arrival::at(local.ip()),
-            _ => Arrival::Exposed,
-        };
-        tokio::spawn(async move {
-            let io = FileSocket::new(stream, Regions::default()).stalls_after(SCRAPE_STALLS);
-            converse(
-                io,
-                &http(true),
-                &slot,
-                watch,
-                |request: Request<Incoming>| {
-                    let admin = &admin;
-                    async move { admin.telemetry(&request, arrival).await }
-                },
-            )
-            .await;
-        });
-    })
+    accept_into(
+        &slots,
+        "telemetry",
+        listener,
+        watch.clone(),
+        |stream, slot| {
+            let _ = stream.set_nodelay(true);
+            let (admin, watch) = (Arc::clone(&admin), watch.clone());
+            let arrival = match stream.local_addr() {
+                Ok(local) if !exposed => Arrival::at(local.ip()),
+                _ => Arrival::Exposed,
+            };
+            async move {
+                let io = FileSocket::new(stream, Regions::default()).stalls_after(SCRAPE_STALLS);
+                converse(
+                    io,
+                    &http(true),
+                    &slot,
+                    watch,
+                    |request: Request<Incoming>| {
+                        let admin = &admin;
+                        async move { admin.telemetry(&request, arrival).await }
+                    },
+                )
+                .await;
+            }
+        },
+    )
     .await;
 }
 
@@ -300,12 +306,9 @@ const MAX_ADMIN_CONNECTIONS: usize = 256;
 /// Serves the command line on the admin socket until the drain.
 pub async fn admin(listener: UnixListener, admin: Arc<Admin>, watch: Watch) {
     let slots = Slots::new(MAX_ADMIN_CONNECTIONS, MAX_ADMIN_CONNECTIONS);
-    accept(watch.clone(), listener, |stream| {
-        let Some(slot) = slot(&slots, "admin") else {
-            return;
-        };
+    accept_into(&slots, "admin", listener, watch.clone(), |stream, slot| {
         let (admin, watch) = (Arc::clone(&admin), watch.clone());
-        tokio::spawn(async move {
+        async move {
             let io = TokioIo::new(stream);
             converse(
                 io,
@@ -318,7 +321,7 @@ pub async fn admin(listener: UnixListener, admin: Arc<Admin>, watch: Watch) {
                 },
             )
             .await;
-        });
+        }
     })
     .await;
 }
@@ -341,6 +344,22 @@ impl Listener for UnixListener {
     async fn next(&self) -> io::Result<UnixStream> {
         Ok(self.accept().await?.0)
     }
+}
+
+/// Accepts until the drain. A connection that gets a slot at `port` is served by a task of its own; others are closed.
+async fn accept_into<L: Listener, F: Future<Output = ()> + Send + 'static>(
+    slots: &Arc<Slots>,
+    port: &'static str,
+    listener: L,
+    watch: Watch,
+    serve: impl Fn(L::Stream, Arc<Slot>) -> F,
+) {
+    accept(watch, listener, |stream| {
+        if let Some(slot) = slot(slots, port) {
+            tokio::spawn(serve(stream, slot));
+        }
+    })
+    .await;
 }
 
 /// Accepts until the drain. Errors of accept are the machine's (too many open files): wait a little, go on.

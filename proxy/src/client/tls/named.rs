@@ -7,12 +7,11 @@
 use std::sync::Arc;
 
 use rustls::{
-    CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    CertificateError, Error,
     client::{
         WebPkiServerVerifier,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        danger::{ServerCertVerified, ServerCertVerifier as _},
     },
-    crypto::CryptoProvider,
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName};
@@ -43,43 +42,17 @@ fn calls_itself_an_authority(certificate: &X509Certificate<'_>) -> bool {
     constraints.is_some_and(|constraints| constraints.value.ca)
 }
 
-/// Believes what `roots` vouch for, and `servers` by name.
-pub(super) fn verifier(
-    roots: RootCertStore,
-    servers: Vec<CertificateDer<'static>>,
-    provider: &Arc<CryptoProvider>,
-) -> Result<Arc<dyn ServerCertVerifier>, Error> {
-    let others = if roots.is_empty() {
-        None
-    } else {
-        let built =
-            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
-        Some(
-            built
-                .build()
-                .map_err(|error| Error::General(error.to_string()))?,
-        )
-    };
-    Ok(match others {
-        Some(others) if servers.is_empty() => others,
-        others => Arc::new(Named {
-            servers,
-            others,
-            provider: Arc::clone(provider),
-        }),
-    })
-}
-
+/// Believes `servers` by name, and what `others` vouch for.
 #[derive(Debug)]
-struct Named {
-    servers: Vec<CertificateDer<'static>>,
-    /// Without any root there is nobody else to believe.
-    others: Option<Arc<WebPkiServerVerifier>>,
-    provider: Arc<CryptoProvider>,
+pub(super) struct Named {
+    pub(super) servers: Vec<CertificateDer<'static>>,
+    /// `None` where there is no root: no other certificate is believed.
+    pub(super) others: Option<Arc<WebPkiServerVerifier>>,
 }
 
-impl ServerCertVerifier for Named {
-    fn verify_server_cert(
+impl Named {
+    /// Whether the certificate that a server has shown is believed.
+    pub(super) fn verify(
         &self,
         shown: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
@@ -109,31 +82,5 @@ impl ServerCertVerifier for Named {
             return Err(CertificateError::Expired.into());
         }
         Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
     }
 }
