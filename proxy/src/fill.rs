@@ -103,6 +103,16 @@ enum Phase {
     Failed(FillError),
 }
 
+impl Phase {
+    /// Why the fill failed, if it did.
+    fn failure(&self) -> Option<FillError> {
+        match self {
+            Self::Failed(error) => Some(error.clone()),
+            Self::Starting | Self::Filling | Self::Verified => None,
+        }
+    }
+}
+
 /// What a caller has a right to before it joins (promise P16).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Right {

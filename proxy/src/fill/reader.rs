@@ -1,5 +1,6 @@
 //! A reader of a fill: it says what it wants, and follows the growing file.
 
+mod entitled;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use bytes::Bytes;
 use larder_shared::{Range, RangeHeader};
 use tokio::{task::JoinHandle, time::timeout};
 
+use self::entitled::{Facts, Opening, entitled, is_refusal, own_failure};
 use super::{
     Before, Fill, FillError, HELD_BACK, Passage, Phase, Right, Seat, Source, Through, Wants, lock,
 };
@@ -133,63 +135,33 @@ impl Reader {
     fn poll_opened(&self, cx: &mut Context<'_>, late: Option<u64>) -> Poll<Result<u64, FillError>> {
         let mut guard = lock(&self.fill.state);
         let state = &mut *guard;
-        let entitled = match state.seats.get(&self.seat) {
-            Some(seat) if seat.right == Right::Digest => true,
-            Some(seat) => {
-                let member = seat.right == Right::Member;
-                let same = |served: &Source| {
-                    *served == seat.source
-                        || (member && served.repository == seat.source.repository)
-                };
-                let proven = seat.right != Right::None;
-                (proven && state.brings_for(&seat.source, seat.right))
-                    || state.served.iter().any(same)
-                    || (proven && state.vouched.iter().any(same))
-            }
-            None => false,
-        };
-        let Some(seat) = state.seats.get_mut(&self.seat) else {
+        let Some(seat) = state.seats.get(&self.seat) else {
             return Poll::Ready(Err(FillError::Broken("no seat".to_owned())));
         };
-        if let Phase::Failed(error) = &state.phase {
-            let own = own_failure(&state.refusals, &seat.source, |_| true);
-            return Poll::Ready(Err(own.unwrap_or_else(|| error.clone())));
-        }
-        // What was refused to this reader is refused, whoever else may go on. Where its source merely failed, others may
-        // bring what it has a right to.
-        let holds = seat.right == Right::Digest || state.served.contains(&seat.source);
-        let counts = |failure: &Failure| !holds || matches!(failure, Failure::Refused(_));
-        if let Some(refused) = own_failure(&state.refusals, &seat.source, counts) {
-            return Poll::Ready(Err(refused));
-        }
-        if let (Some(size), true, false) = (state.size, entitled, state.wrong) {
-            let start = match &seat.wants {
-                Wants::Opening { start, .. } => start.unwrap_or(size.saturating_sub(1)),
-                _ => 0,
-            };
-            let verified = matches!(state.phase, Phase::Verified);
-            let small = size <= HELD_BACK;
-            let present = |partial: &Arc<Partial>| partial.present_to(start) > start;
-            let here = start >= size || state.partial.as_ref().is_some_and(present);
-            let ready = if small {
-                let grown = |before| {
-                    let partial = state.partial.as_ref();
-                    partial.is_some_and(|partial| partial.present().total() >= before + TRICKLE)
-                };
-                state.answered && late.is_some_and(grown)
-            } else {
-                here || state.answered
-            };
-            if verified || ready {
+        let own = |counts: fn(&Failure) -> bool| own_failure(&state.refusals, &seat.source, counts);
+        let failed = match entitled(seat.right, &Facts::of(state, seat, late)) {
+            Opening::Opened(size) => {
                 state.opened = true;
                 return Poll::Ready(Ok(size));
             }
-            if small && !state.whole {
-                state.whole = true;
-                self.fill.demand.notify_one();
+            Opening::FillFailed => own(|_| true).or_else(|| state.phase.failure()),
+            Opening::SourceFailed => own(|_| true),
+            Opening::SourceRefused => own(is_refusal),
+            Opening::WaitsForWhole => {
+                if !state.whole {
+                    state.whole = true;
+                    self.fill.demand.notify_one();
+                }
+                None
             }
+            Opening::Waits => None,
+        };
+        if let Some(failed) = failed {
+            return Poll::Ready(Err(failed));
         }
-        seat.waker = Some(cx.waker().clone());
+        if let Some(seat) = state.seats.get_mut(&self.seat) {
+            seat.waker = Some(cx.waker().clone());
+        }
         Poll::Pending
     }
 
@@ -411,17 +383,6 @@ fn fresh(bytes: Option<&(u64, Bytes)>, wanted: Range) -> Option<Bytes> {
     let from = wanted.start.checked_sub(*start)?;
     let to = (wanted.end - start).min(bytes.len() as u64);
     (from < to).then(|| bytes.slice(from as usize..to as usize))
-}
-
-/// The first failure of a reader's own source that counts.
-fn own_failure(
-    refusals: &[(Source, Failure)],
-    source: &Source,
-    counts: impl Fn(&Failure) -> bool,
-) -> Option<FillError> {
-    let mut own = refusals.iter().filter(|(refused, _)| refused == source);
-    let (_, failure) = own.find(|(_, failure)| counts(failure))?;
-    Some(FillError::Upstream(failure.clone()))
 }
 
 impl Drop for Reader {
