@@ -16,11 +16,15 @@
 //! A failure is told to every reader; it is never the end of a body. The store's bytes are the store's business, the
 //! registries' answers are [`crate::upstream`]'s, and who may read is decided before anybody joins.
 
+mod disk;
 mod fetch;
 mod list;
+mod opened;
+mod patience;
 mod plan;
 mod ramp;
 mod reader;
+mod running;
 mod sources;
 mod start;
 mod streams;
@@ -38,20 +42,26 @@ use std::{
     task::Waker,
 };
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use larder_shared::{Digest, Range, RegistryName, Repository};
-use tokio::sync::{Notify, OnceCell};
+use lru::LruCache;
+use tokio::sync::{Notify, OnceCell, Semaphore};
 
 use crate::{
-    cluster::peers::Flow,
+    access::Access,
+    cluster::{Cluster, peers::Flow},
+    config::Config,
     identity::Identity,
-    store::Partial,
+    metrics::Metrics,
+    store::{Partial, Store},
     trace::Trace,
     upstream::{Failure, Upstreams},
 };
-pub use list::{FillView, Fills};
+pub use list::FillView;
 pub use plan::DEPTH;
 pub use reader::{Chunk, Reader, SMALL_WITHIN};
+use suspects::Suspects;
 use through::Before;
 pub use through::{Passage, Small, Through};
 
@@ -236,6 +246,25 @@ impl State {
         }
         holders
     }
+}
+
+/// All fills of this node.
+#[derive(Debug)]
+pub struct Fills {
+    store: Arc<Store>,
+    upstreams: Arc<Upstreams>,
+    metrics: Arc<Metrics>,
+    access: Arc<Access>,
+    config: Arc<ArcSwap<Config>>,
+    cluster: Arc<Cluster>,
+    suspects: Suspects,
+    /// What manifests say of the lengths of blobs: another member's word is held against it.
+    told: Mutex<LruCache<Digest, u64>>,
+    running: Mutex<HashMap<Digest, Arc<Fill>>>,
+    /// Rings when something was added to the store.
+    pub grown: Notify,
+    /// Streams besides the first of each fill, for the whole node.
+    extra_streams: Arc<Semaphore>,
 }
 
 /// One digest on its way in.

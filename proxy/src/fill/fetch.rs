@@ -20,15 +20,10 @@ use tokio::{
 
 use super::{
     Fill, HELD_BACK, lock,
-    sources::{Brought, SourceBody},
+    opened::{Brought, End, Opened, SourceBody},
+    patience::IDLE,
 };
-use crate::{
-    store::{HANGS, Partial, Piece},
-    upstream::Failure,
-};
-
-/// A stream that brings nothing for this long is given up and asked for again.
-pub const IDLE: Duration = Duration::from_secs(5);
+use crate::store::{HANGS, Partial, Piece};
 
 /// The same where the client has no headers before the last byte is here: another source must have its turn in time.
 const IDLE_SMALL: Duration = Duration::from_millis(1500);
@@ -39,58 +34,6 @@ const GATHERED: usize = 1 << 20;
 /// Pieces of one stream between the network and the hash. Two would do if each thread had a core; where they take turns,
 /// whoever waits for its turn should not make the others wait: 0.6 of nginx's rate on two cores instead of 0.5.
 const PIECES: usize = 6;
-
-/// How a stream ended.
-#[derive(Debug)]
-pub enum End {
-    Done,
-    /// It broke off, stalled, or ended early.
-    Broken {
-        why: String,
-        stalled: bool,
-    },
-    /// The source said no before the first byte.
-    Refused(Failure),
-    /// A member said no, broke off, or is gone. There are others.
-    Peer {
-        member: SocketAddr,
-        why: String,
-    },
-    /// The source has something else under this digest.
-    WrongObject(String),
-    Disk(io::Error),
-    /// A write does not return.
-    Hangs(JoinHandle<io::Result<()>>),
-}
-
-/// A source's answer before its body.
-#[derive(Debug)]
-pub struct Opened {
-    /// Bytes of the whole blob.
-    pub size: u64,
-    /// Where the body begins: the range's start, or 0 from a source that knows no ranges.
-    pub start: u64,
-    pub ranged: bool,
-    /// Which endpoint of the source answers; `usize::MAX` for a member.
-    pub endpoint: usize,
-    /// The member that answers.
-    pub member: Option<SocketAddr>,
-    /// That member brings it from somebody else.
-    pub passed_on: bool,
-    pub body: SourceBody,
-    /// What the body has brought already.
-    pub first: Option<Brought>,
-}
-
-impl Opened {
-    /// The next that the body brings; see [`SourceBody::next`].
-    pub async fn next(&mut self, idle: Duration) -> Brought {
-        match self.first.take() {
-            Some(first) => first,
-            None => self.body.next(idle).await,
-        }
-    }
-}
 
 /// A stream's progress, shared with the task that watches it. The task may lower `end`.
 #[derive(Debug)]

@@ -3,7 +3,6 @@
 //! Owns who is on it, and what all fills share. What a fill does is its task's business.
 
 use std::{
-    collections::HashMap,
     num::NonZeroUsize,
     sync::{Arc, Mutex},
 };
@@ -13,7 +12,7 @@ use larder_shared::{Digest, RangeHeader, RegistryName, Repository};
 use lru::LruCache;
 use tokio::sync::{Notify, Semaphore};
 
-use super::{Fill, FillError, Joined, Passage, Reader, Right, Source, lock, suspects, task};
+use super::{Fill, FillError, Fills, Joined, Passage, Reader, Right, Source, lock, suspects, task};
 use crate::{
     access::{Access, Place},
     cluster::Cluster,
@@ -45,25 +44,6 @@ pub struct FillView {
     pub readers: usize,
     /// Where its first reader has it from.
     pub source: Option<Source>,
-}
-
-/// All fills of this node.
-#[derive(Debug)]
-pub struct Fills {
-    pub(super) store: Arc<Store>,
-    pub(super) upstreams: Arc<Upstreams>,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) access: Arc<Access>,
-    pub(super) config: Arc<ArcSwap<Config>>,
-    pub(super) cluster: Arc<Cluster>,
-    pub(super) suspects: suspects::Suspects,
-    /// What manifests say of the lengths of blobs: another member's word is held against it.
-    told: Mutex<LruCache<Digest, u64>>,
-    running: Mutex<HashMap<Digest, Arc<Fill>>>,
-    /// Rings when something was added to the store.
-    pub grown: Notify,
-    /// Streams besides the first of each fill, for the whole node.
-    pub(super) extra_streams: Arc<Semaphore>,
 }
 
 impl Fills {

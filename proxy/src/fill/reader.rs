@@ -19,6 +19,7 @@ use tokio::{task::JoinHandle, time::timeout};
 use self::entitled::{Facts, Opening, entitled, is_refusal, own_failure};
 use super::{
     Before, Fill, FillError, HELD_BACK, Passage, Phase, Right, Seat, Source, Through, Wants, lock,
+    through::TRICKLE,
 };
 use crate::{
     store::{Blob, Partial},
@@ -31,10 +32,6 @@ const OPEN_CHUNK: u64 = 512 << 10;
 
 /// A small blob is verified before its headers leave, if it comes within this time.
 pub const SMALL_WITHIN: Duration = Duration::from_millis(2500);
-
-/// A small blob that is late and has brought so many bytes since still comes. One that breaks off again and again brings a
-/// few each time.
-pub(super) const TRICKLE: u64 = 1 << 10;
 
 /// What may be sent now.
 #[derive(Clone, PartialEq, Eq, Debug)]

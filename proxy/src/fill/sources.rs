@@ -4,26 +4,20 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use larder_shared::{Range, Reference, Role};
 use tokio::time::timeout;
 
 use super::{
-    Fill, Fills, Source,
-    fetch::{End, Opened},
-    lock,
+    Fill, Fills, Source, lock,
+    opened::{End, Opened, SourceBody},
 };
 use crate::{
     access::{Place, Verdict},
     cluster::{
-        object_store::Object,
         peers::{self, PeerRequest},
         placement,
     },
-    metrics,
     upstream::{Lend, Need, Subject, Want, content_range},
 };
 
@@ -58,66 +52,6 @@ impl Via {
         match self {
             Self::Peer { role, .. } => role.depth() + 1,
             Self::Direct | Self::Beside => 0,
-        }
-    }
-}
-
-/// A body under way, whoever sends it.
-#[derive(Debug)]
-pub enum SourceBody {
-    Upstream(Incoming),
-    Peer(Box<peers::PeerBody>),
-    Object(Box<Object>),
-}
-
-/// What a body brings.
-#[derive(Debug)]
-pub enum Brought {
-    Data(Bytes),
-    End,
-    Broken { why: String, stalled: bool },
-}
-
-impl SourceBody {
-    /// Who sends it.
-    pub fn source(&self) -> metrics::Source {
-        match self {
-            Self::Upstream(_) => metrics::Source::Upstream,
-            Self::Peer(_) => metrics::Source::Member,
-            Self::Object(_) => metrics::Source::ObjectStore,
-        }
-    }
-
-    /// The next bytes. A source that brings nothing for `idle` is broken. May be dropped and called again.
-    pub async fn next(&mut self, idle: Duration) -> Brought {
-        let broken = |why, stalled| Brought::Broken { why, stalled };
-        match self {
-            Self::Upstream(incoming) => loop {
-                match timeout(idle, incoming.frame()).await {
-                    Ok(Some(Ok(frame))) => {
-                        if let Ok(data) = frame.into_data() {
-                            return Brought::Data(data);
-                        }
-                    }
-                    Ok(Some(Err(error))) => return broken(error.to_string(), false),
-                    Ok(None) => return Brought::End,
-                    Err(_) => {
-                        let why = format!("it brought nothing for {} ms", idle.as_millis());
-                        return broken(why, true);
-                    }
-                }
-            },
-            Self::Object(object) => match timeout(idle, object.body.next()).await {
-                Ok(Some(Ok(data))) => Brought::Data(data),
-                Ok(Some(Err(failure))) => broken(failure.to_string(), false),
-                Ok(None) => Brought::End,
-                Err(_) => broken("the object store brings nothing".to_owned(), true),
-            },
-            Self::Peer(body) => match body.next().await {
-                Some(Ok(data)) => Brought::Data(data),
-                Some(Err(failure)) => broken(failure.to_string(), false),
-                None => Brought::End,
-            },
         }
     }
 }

@@ -11,11 +11,13 @@ use tokio::time::{sleep_until, timeout};
 
 use super::{
     Fill, FillError, HELD_BACK, Phase, Source, Wants,
-    fetch::{End, IDLE, Opened},
+    disk::ask_disk,
     lock,
+    opened::{Brought, End, Opened},
+    patience::IDLE,
     plan::{self, DEPTH, WINDOW},
-    sources::{self, Brought, Via},
-    task::{Running, ask_disk},
+    running::Running,
+    sources::{self, Via},
 };
 use crate::{
     cluster::placement::RUN,
@@ -215,33 +217,8 @@ impl Running {
         self.size_from = None;
         let end = move |_: &Store| old.discard();
         let _ = ask_disk(&self.fills, &self.fill, "the wrong partial", IDLE, end).await?;
-        self.progress.present = 0;
-        self.progress.since = Instant::now();
-        self.progress.failing = None;
+        self.patience.restarted(Instant::now());
         self.start().await
-    }
-
-    /// The sources in turn; without one that was not refused, the first refusal is the reason.
-    pub(super) fn pick_source(&mut self) -> Result<Source, FillError> {
-        let state = lock(&self.fill.state);
-        let good: Vec<&Source> = state
-            .sources
-            .iter()
-            .filter(|source| !state.refusals.iter().any(|(refused, _)| refused == *source))
-            .collect();
-        match good.get(self.source % good.len().max(1)) {
-            Some(source) => Ok((*source).clone()),
-            None => Err(match state.refusals.first() {
-                Some((_, failure)) => FillError::Upstream(failure.clone()),
-                None => FillError::Broken("no source".to_owned()),
-            }),
-        }
-    }
-
-    /// A source is out. Its readers learn why; the others go on.
-    pub(super) fn refuse(&mut self, source: Source, failure: Failure) {
-        lock(&self.fill.state).refusals.push((source, failure));
-        self.fill.wake_readers();
     }
 
     /// A blob larger than the whole tier may be is passed on: it is nothing to make room for, and no fault of the disk.

@@ -17,33 +17,21 @@ use tokio::{sync::OwnedSemaphorePermit, task::JoinSet};
 
 use super::{
     Fill, FillError, HELD_BACK, Source, Wants,
-    fetch::{self, End, Opened, Track},
+    fetch::{self, Track},
     lock,
+    opened::{End, Opened},
+    patience::Next,
     plan::{self, Demand, Flight, Spread, Step, View, WINDOW},
     ramp::{MAX_STREAMS, PARALLEL_FROM},
+    running::{Running, Stream},
     sources::{self, Via},
     suspects::Share,
-    task::{BACKOFF_MAX, GIVE_UP_ERRORS, GIVE_UP_STALLS, Running},
 };
 use crate::{
     cluster::placement::RUN,
     store::Partial,
     upstream::{Became, Failure, Want},
 };
-
-/// A stream under way, as the task knows it.
-pub(super) struct Stream {
-    id: u64,
-    /// One of the node's extra streams, unless it is the fill's only one.
-    _permit: Option<OwnedSemaphorePermit>,
-    track: Arc<Track>,
-    source: Source,
-    /// The endpoint that it began with.
-    first: usize,
-    /// The first byte that it was to bring.
-    start: u64,
-    depth: u8,
-}
 
 impl Running {
     pub(super) fn start_streams(&mut self, partial: &Arc<Partial>) -> Result<(), FillError> {
@@ -349,11 +337,8 @@ impl Running {
         };
         lock(&self.fill.state).answered = false;
         let now = Instant::now();
-        self.progress.note(now, partial.present().total());
-        // A stall has taken its time already: the other sources still get theirs.
-        let failing = *self.progress.failing.get_or_insert(now);
-        let given_up = !stalled && now.duration_since(failing) >= GIVE_UP_ERRORS;
-        if given_up || now.duration_since(self.progress.since) >= GIVE_UP_STALLS {
+        self.patience.note(now, partial.present().total());
+        if self.patience.failed(now, stalled) == Next::GiveUp {
             let upstreams = &self.fills.upstreams;
             for endpoint in 0..upstreams.count(&stream.source.registry) {
                 let registry = &stream.source.registry;
@@ -371,14 +356,13 @@ impl Running {
         // With another endpoint to go to there is nothing to wait for, the first time round.
         let registry = self.pick_source()?.registry;
         let others = self.first < self.fills.upstreams.count(&registry);
+        let pause = self.patience.pause(fastrand::f64());
         let wait = if others {
             Duration::ZERO
         } else {
-            self.progress.backoff.mul_f64(0.5 + fastrand::f64())
-                + self.fills.upstreams.retry_delay(&registry)
+            pause + self.fills.upstreams.retry_delay(&registry)
         };
-        self.progress.not_before = Some(now + wait);
-        self.progress.backoff = (self.progress.backoff * 2).min(BACKOFF_MAX);
+        self.patience.hold_until(now + wait);
         Ok(())
     }
 }

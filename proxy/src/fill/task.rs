@@ -2,29 +2,22 @@
 
 use std::{
     panic::AssertUnwindSafe,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use futures_util::FutureExt as _;
 use larder_shared::Range;
-use tokio::{
-    task::JoinSet,
-    time::{sleep_until, timeout},
-};
+use tokio::time::sleep_until;
 
 use super::{
-    Fill, FillError, Fills, Phase, Source,
-    fetch::{End, IDLE},
+    Fill, FillError, Fills, Phase,
+    disk::ask_disk,
     lock,
-    ramp::{INTERVAL, Ramp},
+    patience::IDLE,
+    ramp::INTERVAL,
+    running::Running,
     start::{resume, take_back},
-    streams::Stream,
-    suspects::Share,
 };
 use crate::{
     metrics,
@@ -32,60 +25,11 @@ use crate::{
     telemetry,
 };
 
-/// A fill whose readers have headers is not given up before it has been without progress for this long (promise P14).
-pub(super) const GIVE_UP_ERRORS: Duration = Duration::from_secs(5);
-
-/// The same where the source stalls instead of failing (promise P12).
-pub(super) const GIVE_UP_STALLS: Duration = Duration::from_secs(20);
-
-const BACKOFF_FIRST: Duration = Duration::from_millis(50);
-pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(1);
-
 /// A fill that nobody wants stays on the list this long, for the client that comes back for the next chunk.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// A request waits so long for what an earlier process left; then it goes on without it.
 const LEFT_WITHIN: Duration = Duration::from_millis(1500);
-
-/// What the task alone knows.
-pub(super) struct Running {
-    pub(super) fills: Arc<Fills>,
-    pub(super) fill: Arc<Fill>,
-    pub(super) streams: JoinSet<(u64, End)>,
-    pub(super) flights: Vec<Stream>,
-    pub(super) next_id: u64,
-    pub(super) received: Arc<AtomicU64>,
-    pub(super) ramp: Ramp,
-    /// Whether the endpoint in use answers ranges; a stream finds out.
-    pub(super) ranged: Arc<AtomicBool>,
-    /// The source in use: an index into the list, which only grows.
-    pub(super) source: usize,
-    /// The endpoint to begin with, counted through.
-    pub(super) first: usize,
-    /// Who brought bytes, should they turn out to be wrong.
-    pub(super) used: Vec<(Source, usize)>,
-    /// How often the bytes turned out to be wrong.
-    pub(super) restarts: usize,
-    /// Whether the length is known from a `Content-Range`, and nobody has told another. A `Content-Length` alone may
-    /// be what a body ends short of.
-    pub(super) sure: bool,
-    pub(super) progress: Progress,
-    /// What members brought, should it turn out to be wrong.
-    pub(super) shares: Vec<Share>,
-    /// The member that told the length, if one did.
-    pub(super) size_from: Option<Share>,
-}
-
-/// When to try again and when to stop trying.
-pub(super) struct Progress {
-    /// Bytes that are present. What comes a second time, from a source without ranges, is no progress.
-    pub(super) present: u64,
-    pub(super) since: Instant,
-    /// The first failure after that.
-    pub(super) failing: Option<Instant>,
-    pub(super) backoff: Duration,
-    pub(super) not_before: Option<Instant>,
-}
 
 /// Runs a fill from its first request to its end.
 pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
@@ -191,27 +135,6 @@ async fn caught<T>(filling: impl Future<Output = Result<T, FillError>>) -> Resul
     })
 }
 
-/// Has the disk do something that readers wait for. If it is not done within this time they go on without the disk, as
-/// after any of its errors, or end short where the bytes are wrong. The fill stays on the list until it is done: another
-/// would meet the same file.
-pub(super) async fn ask_disk<T: Send + 'static>(
-    fills: &Fills,
-    fill: &Fill,
-    what: &str,
-    within: Duration,
-    call: impl FnOnce(&Store) -> T + Send + 'static,
-) -> Result<T, FillError> {
-    let what = format!("{what} {}", fill.digest);
-    let mut asked = pin!(fills.store.ask_to_the_end(&what, within.max(HANGS), call));
-    if let Ok(done) = timeout(within, &mut asked).await {
-        return done.map_err(|panic| FillError::Disk(panic.to_string()));
-    }
-    let late = FillError::Disk(format!("{what} does not come"));
-    fill.set_phase(Phase::Failed(late.clone()));
-    let _ = asked.await;
-    Err(late)
-}
-
 async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Partial>>, FillError> {
     let mut running = Running::new(fills, fill);
     let (digest, registry) = (fill.digest, fill.registry.clone());
@@ -276,34 +199,6 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
 }
 
 impl Running {
-    /// Nothing has been asked yet.
-    pub(super) fn new(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Self {
-        Self {
-            fills: Arc::clone(fills),
-            fill: Arc::clone(fill),
-            streams: JoinSet::new(),
-            flights: Vec::new(),
-            next_id: 0,
-            received: Arc::default(),
-            ramp: Ramp::new(Instant::now()),
-            ranged: Arc::new(AtomicBool::new(true)),
-            source: 0,
-            first: 0,
-            used: Vec::new(),
-            restarts: 0,
-            sure: true,
-            progress: Progress {
-                present: 0,
-                since: Instant::now(),
-                failing: None,
-                backoff: BACKOFF_FIRST,
-                not_before: None,
-            },
-            shares: Vec::new(),
-            size_from: None,
-        }
-    }
-
     /// Enough of a blob that is read by ranges is here to be worth the rest (`store.complete_after`).
     fn complete_if_due(&self, partial: &Partial) {
         let Some(after) = self.fills.config.load().store.complete_after else {
@@ -329,14 +224,14 @@ impl Running {
             self.complete_if_due(partial);
             let received = self.received.load(Ordering::Relaxed);
             self.ramp.look(now, received);
-            self.progress.note(now, partial.present().total());
-            let due = self.progress.not_before.is_none_or(|at| at <= now);
-            if due {
+            self.patience.note(now, partial.present().total());
+            let held = self.patience.held(now);
+            if held.is_none() {
                 self.start_streams(partial)?;
             }
-            if self.flights.is_empty() && due {
+            if self.flights.is_empty() && held.is_none() {
                 // Nobody wants anything: that is no lack of progress, and what failed before says nothing of the next.
-                self.progress.begin_anew(now);
+                self.patience.progressed(now);
                 let since = *idle_since.get_or_insert(now);
                 if now.duration_since(since) >= LINGER && unwanted(&self.fill) {
                     // Written down before the fill leaves the list: the next one goes on from it.
@@ -352,11 +247,7 @@ impl Running {
             } else {
                 idle_since = None;
             }
-            let wake = self
-                .progress
-                .not_before
-                .filter(|at| *at > now)
-                .unwrap_or(now + INTERVAL);
+            let wake = held.unwrap_or(now + INTERVAL);
             tokio::select! {
                 Some(ended) = self.streams.join_next() => match ended {
                     Ok((id, end)) => self.ended(partial, id, end)?,
@@ -385,21 +276,6 @@ impl Running {
             }
             Err(error) => Err(FillError::Disk(error.to_string())),
         }
-    }
-}
-
-impl Progress {
-    pub(super) fn note(&mut self, now: Instant, present: u64) {
-        if present > self.present {
-            self.present = present;
-            self.begin_anew(now);
-        }
-    }
-
-    fn begin_anew(&mut self, now: Instant) {
-        self.since = now;
-        self.failing = None;
-        self.backoff = BACKOFF_FIRST;
     }
 }
 

@@ -5,6 +5,8 @@
 //! in the middle, that takes a second look at the whole blob, which must bring the same bytes again, and only if the reader
 //! really comes to the end.
 
+mod sink;
+
 use std::{
     collections::VecDeque,
     io,
@@ -22,21 +24,20 @@ use http_body_util::BodyExt;
 use larder_shared::{Digest, Hasher, Range};
 use tokio::{sync::mpsc, time::timeout};
 
-use super::{FillError, HELD_BACK, Source, reader::TRICKLE};
-use crate::metrics;
-use crate::store::Partial;
-use crate::upstream::{Ask, Became, Failure, Subject, Upstreams, Want};
+use self::sink::Sink;
+use super::{
+    FillError, HELD_BACK, Source,
+    patience::{EVEN, IDLE, Next, Patience},
+};
+use crate::{
+    metrics,
+    store::Partial,
+    upstream::{Answer, Ask, Became, Failure, Subject, Upstreams, Want},
+};
 
-/// As for fills: a stream that brings nothing for this long is asked for again.
-const IDLE: Duration = Duration::from_secs(5);
-
-/// As for fills: without progress for this long, the body ends short.
-const GIVE_UP: Duration = Duration::from_secs(5);
-
-/// The same where the source stalls.
-const GIVE_UP_STALLS: Duration = Duration::from_secs(20);
-
-const BACKOFF: Duration = Duration::from_millis(200);
+/// A small blob that is late and has brought so many bytes since still comes. One that breaks off again and again brings a
+/// few each time.
+pub(super) const TRICKLE: u64 = 1 << 10;
 
 /// How often a blob that is late is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -311,137 +312,115 @@ impl Passage {
     /// Brings `range` to `sink`, asking again where a stream breaks off. Ends early when nobody listens.
     async fn stream(&self, range: Range, sink: &mut Sink<'_>) -> Result<(), FillError> {
         let mut at = range.start;
-        let mut since = Instant::now();
+        let mut patience = Patience::of_passage(Instant::now());
         let mut first = 0;
         while at < range.end {
-            let want = Want::Part(Range::new(at, range.end));
-            let subject = Subject::Blob(self.digest);
-            let mut ask = Ask::new(
-                &self.source.registry,
-                &self.source.repository,
-                subject,
-                want,
-            )
-            .by(self.source.identity.clone())
-            .traced(&self.source.trace);
-            ask.first = first;
-            ask.size = Some(self.size);
-            ask.listed = Some(self.size);
-            let mut stalled = false;
-            let why = match self.upstreams.ask(&ask).await {
-                Ok(answer) => {
-                    // A source without ranges begins at the first byte.
-                    let begins = match answer.content_range() {
-                        Some((range, total)) => (total == self.size).then_some(range.start),
-                        None if answer.partial => None,
-                        None => answer
-                            .content_length()
-                            .is_none_or(|length| length == self.size)
-                            .then_some(0),
-                    };
-                    let Some(mut position) = begins.filter(|begin| *begin <= at) else {
-                        if since.elapsed() >= GIVE_UP {
-                            return Err(FillError::Broken("it has something else".to_owned()));
-                        }
-                        first += 1;
-                        tokio::time::sleep(BACKOFF).await;
-                        continue;
-                    };
-                    let (endpoint, plain, began) = (answer.endpoint, !answer.partial, at);
-                    let receiving = self
-                        .upstreams
-                        .receiving(&self.source.registry, metrics::Source::Upstream);
-                    let mut body = answer.body;
-                    let why = loop {
-                        match timeout(IDLE, body.frame()).await {
-                            Ok(Some(Ok(frame))) => {
-                                let Ok(mut data) = frame.into_data() else {
-                                    continue;
-                                };
-                                receiving.add(data.len() as u64);
-                                let skip = at.saturating_sub(position).min(data.len() as u64);
-                                position += data.len() as u64;
-                                let mut data = data.split_off(skip as usize);
-                                data.truncate((range.end - at) as usize);
-                                if data.is_empty() {
-                                    continue;
-                                }
-                                at += data.len() as u64;
-                                self.came.fetch_add(data.len() as u64, Ordering::Relaxed);
-                                let more = sink.take(data).await && at < range.end;
-                                if !more {
-                                    return Ok(());
-                                }
-                                // A client that takes its time is no failure of the source.
-                                since = Instant::now();
-                            }
-                            Ok(Some(Err(error))) => break error.to_string(),
-                            Ok(None) => break "it ended early".to_owned(),
-                            Err(_) => {
-                                stalled = true;
-                                break format!("it brought nothing for {} s", IDLE.as_secs());
-                            }
-                        }
-                    };
-                    if plain || at - began < HELD_BACK {
-                        let became = Became::BrokeOff { plain };
-                        let registry = &self.source.registry;
-                        self.upstreams
-                            .became(registry, endpoint, &self.digest, became);
-                    }
-                    why
-                }
-                Err(failure) => failure.to_string(),
+            let (why, stalled) = match self.question(first, Range::new(at, range.end)).await {
+                Ok(answer) => match self
+                    .pour(answer, &mut at, range.end, &mut patience, sink)
+                    .await
+                {
+                    Poured::All => return Ok(()),
+                    Poured::Broken { why, stalled } => (why, stalled),
+                },
+                Err(failure) => (failure.to_string(), false),
             };
-            let limit = if stalled { GIVE_UP_STALLS } else { GIVE_UP };
-            if since.elapsed() >= limit {
+            if patience.failed(Instant::now(), stalled) == Next::GiveUp {
                 return Err(FillError::Broken(why));
             }
             first += 1;
-            tokio::time::sleep(BACKOFF).await;
+            tokio::time::sleep(patience.pause(EVEN)).await;
         }
         Ok(())
     }
-}
 
-/// What becomes of the bytes of a stream.
-struct Sink<'a> {
-    at: u64,
-    /// Bytes before this are hashed only.
-    begin: u64,
-    /// What bytes from there on are hashed by, where `hasher` does not see those before them.
-    sent: Option<Hasher>,
-    /// Bytes from here on wait for the digest.
-    free_until: u64,
-    hasher: Option<Hasher>,
-    sender: Option<&'a mpsc::Sender<Result<Bytes, FillError>>>,
-    tail: VecDeque<Bytes>,
-}
-
-impl Sink<'_> {
-    /// Takes the next bytes. `false` when nobody listens any more.
-    async fn take(&mut self, mut chunk: Bytes) -> bool {
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(&chunk);
-        }
-        let skip = self.begin.saturating_sub(self.at).min(chunk.len() as u64);
-        self.at += chunk.len() as u64;
-        let mut chunk = chunk.split_off(skip as usize);
-        if let Some(sent) = &mut self.sent {
-            sent.update(&chunk);
-        }
-        let begin = self.at - chunk.len() as u64;
-        let free = self
-            .free_until
-            .saturating_sub(begin)
-            .min(chunk.len() as u64);
-        let held = chunk.split_off(free as usize);
-        if !held.is_empty() {
-            self.tail.push_back(held);
-        }
-        match self.sender {
-            Some(sender) if !chunk.is_empty() => sender.send(Ok(chunk)).await.is_ok(),
-            _ => true,
-        }
+    /// Asks for `part`, at the `first`th endpoint before the others.
+    async fn question(&self, first: usize, part: Range) -> Result<Answer, Failure> {
+        let (registry, repository) = (&self.source.registry, &self.source.repository);
+        let subject = Subject::Blob(self.digest);
+        let mut ask = Ask::new(registry, repository, subject, Want::Part(part))
+            .by(self.source.identity.clone())
+            .traced(&self.source.trace);
+        ask.first = first;
+        ask.size = Some(self.size);
+        ask.listed = Some(self.size);
+        self.upstreams.ask(&ask).await
     }
+
+    /// Brings what `answer` has of the bytes from `at` to `end`, and moves `at`.
+    async fn pour(
+        &self,
+        answer: Answer,
+        at: &mut u64,
+        end: u64,
+        patience: &mut Patience,
+        sink: &mut Sink<'_>,
+    ) -> Poured {
+        let registry = &self.source.registry;
+        // A source without ranges begins at the first byte.
+        let begins = match answer.content_range() {
+            Some((range, total)) => (total == self.size).then_some(range.start),
+            None if answer.partial => None,
+            None => answer
+                .content_length()
+                .is_none_or(|length| length == self.size)
+                .then_some(0),
+        };
+        let Some(mut position) = begins.filter(|begin| *begin <= *at) else {
+            let why = "it has something else".to_owned();
+            return Poured::Broken {
+                why,
+                stalled: false,
+            };
+        };
+        let (endpoint, plain, began) = (answer.endpoint, !answer.partial, *at);
+        let receiving = self
+            .upstreams
+            .receiving(registry, metrics::Source::Upstream);
+        let mut body = answer.body;
+        let (why, stalled) = loop {
+            match timeout(IDLE, body.frame()).await {
+                Ok(Some(Ok(frame))) => {
+                    let Ok(mut data) = frame.into_data() else {
+                        continue;
+                    };
+                    receiving.add(data.len() as u64);
+                    let skip = at.saturating_sub(position).min(data.len() as u64);
+                    position += data.len() as u64;
+                    let mut data = data.split_off(skip as usize);
+                    data.truncate((end - *at) as usize);
+                    if data.is_empty() {
+                        continue;
+                    }
+                    *at += data.len() as u64;
+                    self.came.fetch_add(data.len() as u64, Ordering::Relaxed);
+                    let more = sink.take(data).await && *at < end;
+                    if !more {
+                        return Poured::All;
+                    }
+                    // A client that takes its time is no failure of the source.
+                    patience.progressed(Instant::now());
+                }
+                Ok(Some(Err(error))) => break (error.to_string(), false),
+                Ok(None) => break ("it ended early".to_owned(), false),
+                Err(_) => break (format!("it brought nothing for {} s", IDLE.as_secs()), true),
+            }
+        };
+        if plain || *at - began < HELD_BACK {
+            let became = Became::BrokeOff { plain };
+            self.upstreams
+                .became(registry, endpoint, &self.digest, became);
+        }
+        Poured::Broken { why, stalled }
+    }
+}
+
+/// How an answer's body ended.
+enum Poured {
+    /// Everything came, or nobody listens any more.
+    All,
+    Broken {
+        why: String,
+        stalled: bool,
+    },
 }
