@@ -5,6 +5,7 @@
 //! connection short of its Content-Length, so that a client resumes with a Range and never takes part for whole.
 
 mod awaited;
+mod build;
 mod cold;
 mod passed;
 #[cfg(test)]
@@ -21,8 +22,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use hyper::body::Incoming;
-use larder_shared::{Digest, Range};
+use larder_shared::Range;
 use tokio::sync::mpsc;
 
 pub use self::awaited::{Awaited, Coming};
@@ -33,7 +33,6 @@ use self::{
 };
 use crate::{
     fill::{Chunk, FillError, Passage, Reader, Through},
-    metrics::Receiving,
     record::RequestRecord,
     store::{Blob, Checked, Store},
     sys::Regions,
@@ -81,16 +80,6 @@ pub struct Passing {
     through: Option<Through>,
 }
 
-impl Passing {
-    pub fn new(passage: Passage, hold: bool) -> Self {
-        Self {
-            passage,
-            hold,
-            through: None,
-        }
-    }
-}
-
 /// A response body with its accounts.
 #[derive(Debug)]
 pub struct Body {
@@ -118,59 +107,6 @@ pub struct Body {
 }
 
 impl Body {
-    pub fn new(content: Content, segments: impl IntoIterator<Item = Segment>) -> Self {
-        let segments: VecDeque<Segment> = segments.into_iter().collect();
-        let left = match content {
-            Content::Upstream(_) | Content::Verified(_) | Content::Told(_) => None,
-            _ => Some(segments.iter().map(Segment::len).sum()),
-        };
-        Self {
-            content,
-            segments,
-            regions: Regions::default(),
-            left,
-            record: None,
-            inside: false,
-            copied: false,
-            checks: None,
-            checked: None,
-            cold: Cold::default(),
-            given: None,
-            failed: None,
-            barren: None,
-        }
-    }
-
-    /// A list that is passed on as long as it comes, and how long that is, if told.
-    pub fn passed_on(incoming: Incoming, length: Option<u64>) -> Self {
-        let mut body = Self::new(Content::Upstream(Passed::new(incoming)), []);
-        // hyper asks for no more than was promised, so only the count tells that it was all.
-        body.left = length;
-        body
-    }
-
-    /// The same with its last bytes held back until it is known to have its digest.
-    pub fn verified(
-        incoming: Incoming,
-        length: Option<u64>,
-        digest: Digest,
-        receiving: Receiving,
-    ) -> Self {
-        let verified = Verified::new(incoming, digest, receiving);
-        let mut body = Self::new(Content::Verified(Box::new(verified)), []);
-        body.left = length;
-        body
-    }
-
-    /// Says what is to happen if it ends without a byte.
-    #[must_use]
-    pub fn if_barren(mut self, barren: impl FnOnce() + Send + 'static) -> Self {
-        if self.left != Some(0) {
-            self.barren = Some(Barren::new(barren));
-        }
-        self
-    }
-
     /// Waits for the first bytes of what is on its way, which leave in their turn. What is on disk is here.
     pub async fn first(&mut self) -> io::Result<()> {
         if !matches!(
@@ -187,31 +123,6 @@ impl Body {
             self.segments.push_front(Segment::Bytes(bytes));
         }
         Ok(())
-    }
-
-    pub fn empty() -> Self {
-        Self::new(Content::None, [])
-    }
-
-    pub fn bytes(bytes: impl Into<Bytes>) -> Self {
-        Self::new(Content::None, [Segment::Bytes(bytes.into())])
-    }
-
-    /// Binds the body to its connection and its request.
-    #[must_use]
-    pub fn serve(mut self, regions: &Regions, record: RequestRecord) -> Self {
-        self.regions = regions.clone();
-        self.record = Some(record);
-        self
-    }
-
-    /// The same for another member's request. Nothing of `store` leaves that is not what it was when it was verified.
-    #[must_use]
-    pub fn serve_checked(mut self, store: &Arc<Store>, record: RequestRecord) -> Self {
-        self.copied = true;
-        self.checks = Some(Arc::clone(store));
-        self.record = Some(record);
-        self
     }
 
     /// The bytes of `range` of a file: addresses that the connection sends, or what was read.
@@ -317,8 +228,8 @@ impl Body {
                     if !rest.is_empty() {
                         self.segments.push_front(Segment::Range(rest));
                     } else if self.segments.is_empty() {
-                        // Whoever asks after the last byte has come is not to find a reader here: the blob may have
-                        // rotted, and is looked at only while nobody reads it.
+                        // After the last byte there is no reader here any more: the blob may have rotted, and is
+                        // looked at only while nobody reads it.
                         self.content = Content::None;
                         self.checked = None;
                     }

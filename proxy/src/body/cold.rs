@@ -90,7 +90,7 @@ impl Cold {
         };
         let warmed = std::task::ready!(warming.as_mut().poll(cx));
         *self = Self::Nothing;
-        // What cannot be read is found out by whoever sends it, and is damaged then.
+        // The connection meets a read error when it sends, and the blob counts as damaged then.
         Poll::Ready(warmed.map(|_| ()).map_err(late))
     }
 }

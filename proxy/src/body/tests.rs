@@ -2,6 +2,9 @@
 
 use std::task::Waker;
 
+use hyper::body::Incoming;
+use larder_shared::Digest;
+
 use super::*;
 use crate::store::Store;
 
