@@ -205,7 +205,7 @@ async fn long_json(value: impl serde::Serialize + Send + 'static) -> Response<Bo
 
 /// Something told line by line, as JSON, for as long as `told` goes on.
 fn lines(told: mpsc::Receiver<Bytes>) -> Response<Body> {
-    let mut response = Response::new(Body::new(Content::Told(told), []));
+    let mut response = Response::new(Body::new(Content::Produced(told), []));
     response.headers_mut().insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/x-ndjson"),

@@ -67,8 +67,8 @@ pub enum Content {
     Awaited(Awaited),
     /// A small blob that is on its way for this body alone: in memory once it is verified.
     Coming(Coming),
-    /// Said by somebody of this process, a piece at a time, until they have said everything.
-    Told(mpsc::Receiver<Bytes>),
+    /// Produced by a task of this process, a piece at a time, until it ends.
+    Produced(mpsc::Receiver<Bytes>),
 }
 
 /// A blob that is passed on, and the range of it that is on its way.
@@ -176,8 +176,8 @@ impl Body {
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
-        if let Content::Told(told) = &mut self.content {
-            return told.poll_recv(cx).map(|said| said.map(Ok));
+        if let Content::Produced(pieces) = &mut self.content {
+            return pieces.poll_recv(cx).map(|piece| piece.map(Ok));
         }
         if let Content::Upstream(incoming) = &mut self.content {
             return incoming.poll_data(cx);
@@ -207,7 +207,7 @@ impl Body {
                     Content::None
                     | Content::Upstream(_)
                     | Content::Verified(_)
-                    | Content::Told(_)
+                    | Content::Produced(_)
                     | Content::Awaited(_)
                     | Content::Coming(_),
                 ) => {

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Leaving `Verified` and `Failed` takes the fill off the list, so the next request meets the store or a new fill.
-//! A failure is told to every reader; it is never the end of a body. The store's bytes are the store's business, the
+//! Every reader learns of a failure; it is never the end of a body. The store's bytes are the store's business, the
 //! registries' answers are [`crate::upstream`]'s, and who may read is decided before anybody joins.
 
 mod disk;
@@ -136,22 +136,23 @@ pub enum Right {
     Digest,
 }
 
-/// What came of joining.
+/// How joining ended.
 #[derive(Debug)]
 pub enum Joined {
-    Seat(Box<Reader>),
-    /// Bytes are here that others brought: a right to the digest itself must be shown.
+    /// The caller reads this fill.
+    Reader(Box<Reader>),
+    /// Other callers' sources brought bytes: this caller has to show a right to the digest itself.
     Claimed,
     /// It was committed since the caller looked.
     Here,
-    /// Another registry's bytes are coming, and they are not for this one's clients: their registry has not said that
-    /// they may have them.
-    Elsewhere,
+    /// The fill belongs to another registry. Its bytes are not for this registry's clients, since their own registry has
+    /// not said that they may have them.
+    OtherRegistry,
 }
 
 /// One reader, as the fill sees it.
 #[derive(Debug)]
-struct Seat {
+struct ReaderEntry {
     wants: Wants,
     source: Source,
     right: Right,
@@ -163,7 +164,7 @@ struct Seat {
 /// What a reader wants next.
 #[derive(Clone, Debug)]
 enum Wants {
-    /// The size is not known yet; bytes from here on, if that much can be told from the request.
+    /// The size is not known yet; bytes from here on, if the request says that much.
     Opening {
         start: Option<u64>,
         end: Option<u64>,
@@ -184,13 +185,13 @@ enum Wants {
 )]
 struct State {
     phase: Phase,
-    /// Bytes of the blob, once a source has told.
+    /// Bytes of the blob, once a source has said.
     size: Option<u64>,
     partial: Option<Arc<Partial>>,
     /// What the first stream has brought and nobody has written yet: where it begins, and the bytes.
     fresh: Option<(u64, Bytes)>,
-    seats: HashMap<u64, Seat>,
-    next_seat: u64,
+    readers: HashMap<u64, ReaderEntry>,
+    next_reader: u64,
     sources: Vec<Source>,
     /// Failures that belong to one source, not to the digest.
     refusals: Vec<(Source, Failure)>,
@@ -258,8 +259,8 @@ pub struct Fills {
     config: Arc<ArcSwap<Config>>,
     cluster: Arc<Cluster>,
     suspects: Suspects,
-    /// What manifests say of the lengths of blobs: another member's word is held against it.
-    told: Mutex<LruCache<Digest, u64>>,
+    /// The lengths of blobs as manifests list them: a member's answer is compared with it.
+    listed: Mutex<LruCache<Digest, u64>>,
     running: Mutex<HashMap<Digest, Arc<Fill>>>,
     /// Rings when something was added to the store.
     pub grown: Notify,
@@ -312,8 +313,8 @@ impl Fill {
                 size: None,
                 partial: None,
                 fresh: None,
-                seats: HashMap::new(),
-                next_seat: 0,
+                readers: HashMap::new(),
+                next_reader: 0,
                 sources: Vec::new(),
                 refusals: Vec::new(),
                 whole: false,
@@ -352,15 +353,18 @@ impl Fill {
     /// Whether somebody on this node reads, and not members alone.
     fn is_read_here(&self) -> bool {
         let state = lock(&self.state);
-        state.seats.values().any(|seat| seat.depth == plan::DEPTH)
+        state
+            .readers
+            .values()
+            .any(|entry| entry.depth == plan::DEPTH)
     }
 
     /// Something changed that readers may wait for.
     fn wake_readers(&self) {
         let wakers: Vec<Waker> = lock(&self.state)
-            .seats
+            .readers
             .values_mut()
-            .filter_map(|seat| seat.waker.take())
+            .filter_map(|entry| entry.waker.take())
             .collect();
         for waker in wakers {
             waker.wake();

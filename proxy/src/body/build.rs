@@ -30,7 +30,7 @@ impl Body {
     pub fn new(content: Content, segments: impl IntoIterator<Item = Segment>) -> Self {
         let segments: VecDeque<Segment> = segments.into_iter().collect();
         let left = match content {
-            Content::Upstream(_) | Content::Verified(_) | Content::Told(_) => None,
+            Content::Upstream(_) | Content::Verified(_) | Content::Produced(_) => None,
             _ => Some(segments.iter().map(Segment::len).sum()),
         };
         Self {
@@ -50,7 +50,7 @@ impl Body {
         }
     }
 
-    /// A list that is passed on as long as it comes, and how long that is, if told.
+    /// A list that is passed on as long as it comes, and its length, if the source says it.
     pub fn passed_on(incoming: Incoming, length: Option<u64>) -> Self {
         let mut body = Self::new(Content::Upstream(Passed::new(incoming)), []);
         // hyper asks for no more than was promised, so only the count tells that it was all.

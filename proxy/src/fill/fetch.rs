@@ -32,7 +32,7 @@ const IDLE_SMALL: Duration = Duration::from_millis(1500);
 const GATHERED: usize = 1 << 20;
 
 /// Pieces of one stream between the network and the hash. Two would do if each thread had a core; where they take turns,
-/// whoever waits for its turn should not make the others wait: 0.6 of nginx's rate on two cores instead of 0.5.
+/// the one that waits for its turn should not make the others wait: 0.6 of nginx's rate on two cores instead of 0.5.
 const PIECES: usize = 6;
 
 /// A stream's progress, shared with the task that watches it. The task may lower `end`.
@@ -57,7 +57,7 @@ pub struct Track {
 }
 
 impl Track {
-    /// Takes down who answered.
+    /// Notes which source answered.
     pub fn note(&self, opened: &Opened) {
         if let Some(member) = opened.member {
             let _ = self.member.set(member);

@@ -1,6 +1,6 @@
 //! The list of fills: a digest is on it at most once, and readers join there.
 //!
-//! Owns who is on it, and what all fills share. What a fill does is its task's business.
+//! Owns what is on it, and what all fills share. What a fill does is its task's business.
 
 use std::{
     num::NonZeroUsize,
@@ -33,7 +33,7 @@ const FARTHEST: u64 = 1 << 48;
 const LOOKED_THROUGH: usize = 64;
 
 /// Blobs whose lengths are remembered from manifests.
-const TOLD: NonZeroUsize = NonZeroUsize::new(20_000).unwrap();
+const LISTED: NonZeroUsize = NonZeroUsize::new(20_000).unwrap();
 
 /// What a fill looks like from outside.
 #[derive(Clone, Debug)]
@@ -58,7 +58,7 @@ impl Fills {
         Arc::new(Self {
             cluster,
             suspects: suspects::Suspects::default(),
-            told: Mutex::new(LruCache::new(TOLD)),
+            listed: Mutex::new(LruCache::new(LISTED)),
             store,
             upstreams,
             metrics,
@@ -71,7 +71,7 @@ impl Fills {
     }
 
     /// Joins the fill of `digest`, starting it when there is none. The caller has looked for the blob in the store; unless
-    /// it wants another `anyway`, it is told to look again if the blob has come since.
+    /// it wants another `anyway`, the answer is to look again if the blob has come since.
     pub fn join(
         self: &Arc<Self>,
         digest: Digest,
@@ -84,7 +84,7 @@ impl Fills {
         let mut fills = lock(&self.running);
         let (fill, started) = if let Some(fill) = fills.get(&digest) {
             if fill.registry != source.registry {
-                return Joined::Elsewhere;
+                return Joined::OtherRegistry;
             }
             if right != Right::Digest && !lock(&fill.state).brings_for(&source, right) {
                 return Joined::Claimed;
@@ -110,8 +110,8 @@ impl Fills {
             fills.insert(digest, Arc::clone(&fill));
             (fill, true)
         };
-        // Seated under the list's lock: a fill that is about to leave the list sees the new reader.
-        let reader = Reader::sit(&fill, source, range, right, depth);
+        // The reader joins under the list's lock: a fill that is about to leave the list sees the new reader.
+        let reader = Reader::join(&fill, source, range, right, depth);
         drop(fills);
         if started {
             self.metrics.fills.started.inc();
@@ -120,7 +120,7 @@ impl Fills {
             self.metrics.fills.coalesced.inc();
             fill.demand.notify_one();
         }
-        Joined::Seat(Box::new(reader))
+        Joined::Reader(Box::new(reader))
     }
 
     /// A source as a place with its record, which its reader has had read.
@@ -160,7 +160,7 @@ impl Fills {
                     digest: fill.digest,
                     present: state.partial.as_ref().map_or(0, |p| p.present().total()),
                     size: state.size,
-                    readers: state.seats.len(),
+                    readers: state.readers.len(),
                     source: state.sources.first().cloned(),
                 }
             })
@@ -169,20 +169,20 @@ impl Fills {
 
     /// A manifest says how long these blobs are.
     pub fn expect(&self, sizes: impl IntoIterator<Item = (Digest, u64)>) {
-        let mut told = lock(&self.told);
+        let mut listed = lock(&self.listed);
         for (digest, size) in sizes.into_iter().filter(|(_, size)| *size < FARTHEST) {
-            told.put(digest, size);
+            listed.put(digest, size);
         }
     }
 
     /// How long a blob should be, if a manifest has said so.
     pub(super) fn expected(&self, digest: &Digest) -> Option<u64> {
-        lock(&self.told).peek(digest).copied()
+        lock(&self.listed).peek(digest).copied()
     }
 
-    /// How long a blob is whose source does not tell: as a manifest lists it, or else as the registry says to a HEAD. It
-    /// gives nobody a right, and the digest decides whether it was true.
-    pub async fn untold(&self, place: &Place, digest: &Digest) -> Option<u64> {
+    /// How long a blob is whose source does not say: as a manifest lists it, or else as the registry answers a HEAD. The
+    /// length gives nobody a right, and the digest decides whether it was true.
+    pub async fn find_length(&self, place: &Place, digest: &Digest) -> Option<u64> {
         if let Some(size) = self.expected(digest) {
             return Some(size);
         }
@@ -239,7 +239,7 @@ impl Fills {
         self.suspects.let_go(suspects::KEPT_FOR);
     }
 
-    /// A blob is right: whoever brought wrong bytes of it before is named (blocking).
+    /// A blob is right: the members that brought wrong bytes of it before are named (blocking).
     pub(super) fn name_corrupt_sources(&self, right: &Blob) {
         match self.suspects.name(right) {
             Ok(corrupt) => {
@@ -281,7 +281,7 @@ impl Fills {
     pub(super) fn retire(&self, fill: &Arc<Fill>) -> bool {
         let mut fills = lock(&self.running);
         let state = lock(&fill.state);
-        if !state.seats.is_empty() || state.whole {
+        if !state.readers.is_empty() || state.whole {
             return false;
         }
         drop(state);

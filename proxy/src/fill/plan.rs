@@ -11,7 +11,7 @@ use crate::cluster::placement::{TOGETHER, Turn};
 pub const SPAN: u64 = 1 << 20;
 
 /// How far ahead of an open-ended reader larder fetches. containerd's parallel layer fetch opens many such ranges and
-/// closes each after one chunk: what lies beyond this is fetched when somebody gets there.
+/// closes each after one chunk: what lies beyond this is fetched when a reader gets there.
 pub const WINDOW: u64 = 4 << 20;
 
 /// Bounds of one request.
@@ -73,7 +73,7 @@ pub struct View<'a> {
     pub flights: &'a [Flight],
     /// What readers want now, most urgent first.
     pub demands: &'a [Demand],
-    /// Whether the blob is wanted as a whole, whoever reads.
+    /// Whether the blob is wanted as a whole, whatever the readers want.
     pub whole: bool,
     /// How many streams there may be. Those of a smaller depth are not held up by those of a larger one.
     pub streams: usize,

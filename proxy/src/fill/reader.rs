@@ -18,16 +18,16 @@ use tokio::{task::JoinHandle, time::timeout};
 
 use self::entitled::{Facts, Opening, entitled, is_refusal, own_failure};
 use super::{
-    Before, Fill, FillError, HELD_BACK, Passage, Phase, Right, Seat, Source, Through, Wants, lock,
-    through::TRICKLE,
+    Before, Fill, FillError, HELD_BACK, Passage, Phase, ReaderEntry, Right, Source, Through, Wants,
+    lock, through::TRICKLE,
 };
 use crate::{
     store::{Blob, Partial},
     upstream::Failure,
 };
 
-/// Bytes that an open-ended reader is given at a time. Small, because what it was given counts as read, and what lies
-/// behind is fetched for it.
+/// Bytes that an open-ended reader is given at a time. Small, because bytes that it was given count as read, and what
+/// lies behind is fetched for it.
 const OPEN_CHUNK: u64 = 512 << 10;
 
 /// A small blob is verified before its headers leave, if it comes within this time.
@@ -42,11 +42,12 @@ pub enum Chunk {
     Memory(Bytes),
 }
 
-/// A seat at a fill. Dropping it withdraws its demand and hurts nobody.
+/// A reader of a fill. Dropping it withdraws its demand and hurts nobody.
 #[derive(Debug)]
 pub struct Reader {
     fill: Arc<Fill>,
-    seat: u64,
+    /// Its entry in the fill's list.
+    id: u64,
     source: Source,
     /// Bytes of the whole blob, once [`Reader::opened`] has returned.
     size: u64,
@@ -64,7 +65,8 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub(super) fn sit(
+    /// Puts a reader on the fill's list. `depth`: how many members may stand between it and the source.
+    pub(super) fn join(
         fill: &Arc<Fill>,
         source: Source,
         range: &RangeHeader,
@@ -72,8 +74,8 @@ impl Reader {
         depth: u8,
     ) -> Self {
         let mut state = lock(&fill.state);
-        let seat = state.next_seat;
-        state.next_seat += 1;
+        let id = state.next_reader;
+        state.next_reader += 1;
         let whole = matches!(range, RangeHeader::Whole);
         state.whole |= whole;
         if !state.sources.contains(&source) {
@@ -88,9 +90,9 @@ impl Reader {
             end: range.first_end(),
             whole,
         };
-        state.seats.insert(
-            seat,
-            Seat {
+        state.readers.insert(
+            id,
+            ReaderEntry {
                 wants,
                 source,
                 right,
@@ -101,7 +103,7 @@ impl Reader {
         drop(state);
         Self {
             fill: Arc::clone(fill),
-            seat,
+            id,
             source: own,
             size: 0,
             blob: None,
@@ -132,11 +134,12 @@ impl Reader {
     fn poll_opened(&self, cx: &mut Context<'_>, late: Option<u64>) -> Poll<Result<u64, FillError>> {
         let mut guard = lock(&self.fill.state);
         let state = &mut *guard;
-        let Some(seat) = state.seats.get(&self.seat) else {
-            return Poll::Ready(Err(FillError::Broken("no seat".to_owned())));
+        let Some(entry) = state.readers.get(&self.id) else {
+            return Poll::Ready(Err(FillError::Broken("the reader has left".to_owned())));
         };
-        let own = |counts: fn(&Failure) -> bool| own_failure(&state.refusals, &seat.source, counts);
-        let failed = match entitled(seat.right, &Facts::of(state, seat, late)) {
+        let own =
+            |counts: fn(&Failure) -> bool| own_failure(&state.refusals, &entry.source, counts);
+        let failed = match entitled(entry.right, &Facts::of(state, entry, late)) {
             Opening::Opened(size) => {
                 state.opened = true;
                 return Poll::Ready(Ok(size));
@@ -156,8 +159,8 @@ impl Reader {
         if let Some(failed) = failed {
             return Poll::Ready(Err(failed));
         }
-        if let Some(seat) = state.seats.get_mut(&self.seat) {
-            seat.waker = Some(cx.waker().clone());
+        if let Some(entry) = state.readers.get_mut(&self.id) {
+            entry.waker = Some(cx.waker().clone());
         }
         Poll::Pending
     }
@@ -183,8 +186,8 @@ impl Reader {
         self.part = part;
         self.began = part.start;
         self.held_back = held_back;
-        if let Some(seat) = lock(&self.fill.state).seats.get_mut(&self.seat) {
-            seat.wants = wants;
+        if let Some(entry) = lock(&self.fill.state).readers.get_mut(&self.id) {
+            entry.wants = wants;
         }
         self.fill.demand.notify_one();
     }
@@ -219,7 +222,7 @@ impl Reader {
         let size = self.size;
         let mut guard = lock(&self.fill.state);
         let state = &mut *guard;
-        let Some(seat) = state.seats.get_mut(&self.seat) else {
+        let Some(entry) = state.readers.get_mut(&self.id) else {
             return Poll::Ready(None);
         };
         // What is known to be wrong goes no further: a client would resume behind it, and find its whole copy wrong. The body
@@ -229,7 +232,7 @@ impl Reader {
             return Poll::Ready(Some(Err(FillError::Digest)));
         }
         if state.wrong {
-            seat.waker = Some(cx.waker().clone());
+            entry.waker = Some(cx.waker().clone());
             return Poll::Pending;
         }
         let verified = matches!(state.phase, Phase::Verified);
@@ -250,13 +253,13 @@ impl Reader {
         };
         let mut end = present.min(held).min(self.part.end);
         if end > at {
-            if matches!(seat.wants, Wants::Open { .. }) {
+            if matches!(entry.wants, Wants::Open { .. }) {
                 end = end.min(at + OPEN_CHUNK);
             }
             if self.blob.is_none() {
                 self.blob = state.partial.as_ref().map(|p| Arc::clone(p.blob()));
             }
-            let moved = seat.wants.advance(at, end);
+            let moved = entry.wants.advance(at, end);
             drop(guard);
             self.part.start = end;
             if moved {
@@ -269,7 +272,7 @@ impl Reader {
             Range::new(at, held.min(self.part.end)),
         ) {
             let end = at + bytes.len() as u64;
-            let moved = seat.wants.advance(at, end);
+            let moved = entry.wants.advance(at, end);
             drop(guard);
             self.part.start = end;
             if self.held_back {
@@ -288,7 +291,7 @@ impl Reader {
             state.whole = true;
             self.fill.demand.notify_one();
         }
-        seat.waker = Some(cx.waker().clone());
+        entry.waker = Some(cx.waker().clone());
         Poll::Pending
     }
 
@@ -311,7 +314,7 @@ impl Reader {
         Poll::Ready(proven.unwrap_or(false))
     }
 
-    /// What was sent up to `self.part`, as far as it can still be told.
+    /// What was sent up to `self.part`, as far as anybody still knows it.
     fn before(&self) -> Before {
         let mut end = 0;
         for (at, bytes) in &self.lent {
@@ -327,7 +330,7 @@ impl Reader {
             _ if end > 0 && end == self.part.start => Before::Memory(sent),
             Some(partial) => Before::File(sent, Arc::clone(partial)),
             None if self.part.start > self.began => Before::Lost,
-            None => Before::Elsewhere,
+            None => Before::NotSent,
         }
     }
 
@@ -384,7 +387,7 @@ fn fresh(bytes: Option<&(u64, Bytes)>, wanted: Range) -> Option<Bytes> {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        lock(&self.fill.state).seats.remove(&self.seat);
+        lock(&self.fill.state).readers.remove(&self.id);
         self.fill.demand.notify_one();
     }
 }

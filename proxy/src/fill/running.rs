@@ -31,17 +31,17 @@ pub(super) struct Running {
     pub(super) source: usize,
     /// The endpoint to begin with, counted through.
     pub(super) first: usize,
-    /// Who brought bytes, should they turn out to be wrong.
+    /// The sources that brought bytes, should they turn out to be wrong.
     pub(super) used: Vec<(Source, usize)>,
     /// How often the bytes turned out to be wrong.
     pub(super) restarts: usize,
-    /// Whether the length is known from a `Content-Range`, and nobody has told another. A `Content-Length` alone may
+    /// Whether the length is known from a `Content-Range`, and no source has said another. A `Content-Length` alone may
     /// be what a body ends short of.
     pub(super) sure: bool,
     pub(super) patience: Patience,
     /// What members brought, should it turn out to be wrong.
     pub(super) shares: Vec<Share>,
-    /// The member that told the length, if one did.
+    /// The member that said the length, if one did.
     pub(super) size_from: Option<Share>,
 }
 

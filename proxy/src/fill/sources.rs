@@ -119,7 +119,7 @@ async fn open_upstream(
     }
     ask.size = lock(&fill.state).size;
     ask.listed = fills.expected(&fill.digest);
-    // Who is not known to have the right now is not led past the registry.
+    // A caller that is not known to have the right now is not led past the registry.
     let subject = Reference::Digest(fill.digest);
     ask.anew = fills.access.verdict_on(&place, Some(&subject)) != Verdict::Allowed;
     let answer = match fills.upstreams.ask(&ask).await {
@@ -132,7 +132,7 @@ async fn open_upstream(
     let size = fills.expected(&fill.digest);
     fills.access.answered(&place, &ask.subject, &answer, size);
     {
-        // A mirror's bytes are as good as any, but its word opens nothing.
+        // A mirror's bytes are as good as any, but its answer gives nobody a right.
         let mut state = lock(&fill.state);
         let state = &mut *state;
         let brought = if answer.proves {
@@ -145,8 +145,8 @@ async fn open_upstream(
         }
     }
     if answer.partial {
-        let told = answer.content_range();
-        let (start, size) = checked(told, want)?;
+        let content = answer.content_range();
+        let (start, size) = checked(content, want)?;
         return Ok(Opened {
             size,
             start,
@@ -161,7 +161,7 @@ async fn open_upstream(
     let size = match answer.content_length().or(ask.size) {
         Some(size) => size,
         None => fills
-            .untold(&place, &fill.digest)
+            .find_length(&place, &fill.digest)
             .await
             .ok_or_else(|| End::WrongObject("an answer without Content-Length".to_owned()))?,
     };
@@ -178,9 +178,9 @@ async fn open_upstream(
 }
 
 /// Where a 206 begins and how long the whole is, if it is what was asked for.
-fn checked(told: Option<(Range, u64)>, want: Want) -> Result<(u64, u64), End> {
-    let (range, size) =
-        told.ok_or_else(|| End::WrongObject("a 206 without a readable Content-Range".to_owned()))?;
+fn checked(content: Option<(Range, u64)>, want: Want) -> Result<(u64, u64), End> {
+    let (range, size) = content
+        .ok_or_else(|| End::WrongObject("a 206 without a readable Content-Range".to_owned()))?;
     let asked = match want {
         Want::Part(range) => range.start,
         Want::All | Want::Head => 0,
@@ -217,8 +217,8 @@ async fn open_peer(
         .ask(member, &ask)
         .await
         .map_err(|failure| failed(failure.to_string()))?;
-    let told = content_range(answer.body.headers()).filter(|_| answer.partial);
-    let (start, size) = checked(told, Want::Part(range))
+    let content = content_range(answer.body.headers()).filter(|_| answer.partial);
+    let (start, size) = checked(content, Want::Part(range))
         .map_err(|_| failed("an answer that does not fit".to_owned()))?;
     let mut state = lock(&fill.state);
     if !state.vouched.contains(source) {
@@ -238,7 +238,7 @@ async fn open_peer(
 }
 
 impl Fills {
-    /// A question to a member on behalf of whoever asks at `place`. A root or a relay is lent a token if there is one to
+    /// A question to a member on behalf of the caller of `place`. A root or a relay is lent a token if there is one to
     /// lend; without, it could not ask upstream, and what it holds will do.
     pub async fn ask_of(
         &self,

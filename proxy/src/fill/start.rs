@@ -123,8 +123,8 @@ impl Running {
     }
 
     /// The first answer, and who gave it. A member that lives may wait for a slow registry as this node would, or be stuck:
-    /// after a while upstream is asked as well, and whoever answers first will do. `None` if meanwhile somebody came who
-    /// must not wait for it: another member that may stand nearer to the source than the one that was asked.
+    /// after a while upstream is asked as well, and the first answer will do. `None` if meanwhile a reader came that must not
+    /// wait for it: another member that may stand nearer to the source than the one that was asked.
     async fn open_first(
         &self,
         source: &Source,
@@ -165,7 +165,7 @@ impl Running {
         }
     }
 
-    /// Whether a length that only a member has told is the right one. Readers are told it before the bytes are verified, so
+    /// Whether a length that only a member has said is the right one. Readers get it before the bytes are verified, so
     /// unless a manifest says the same the origin is asked for it. In an outage the member is believed.
     async fn confirms(&self, source: &Source, size: u64) -> bool {
         if self.fills.expected(&self.fill.digest) == Some(size) {
@@ -180,13 +180,13 @@ impl Running {
             answer = self.fills.upstreams.ask(&ask).await;
         }
         match answer {
-            Ok(answer) => answer.whole_length().is_none_or(|told| told == size),
+            Ok(answer) => answer.whole_length().is_none_or(|length| length == size),
             Err(_) => true,
         }
     }
 
-    /// The bytes were wrong: whoever brought them is asked last from now on, and what they still bring is of no use to
-    /// another attempt. Whether there is anybody else.
+    /// The bytes were wrong: the sources that brought them are asked last from now on, and what they still bring is of no
+    /// use to another attempt. Whether there are others.
     pub(super) async fn distrust(&mut self) -> bool {
         self.stop_streams();
         // Without those members the rest will tell.
@@ -194,16 +194,17 @@ impl Running {
         let mut others = (by_object || !self.shares.is_empty()) && self.restarts < RESTARTS;
         for (source, endpoint) in std::mem::take(&mut self.used) {
             let upstreams = &self.fills.upstreams;
-            let lied = upstreams.brought_wrong_bytes(&source.registry, endpoint, &self.fill.digest);
+            let steps_down =
+                upstreams.brought_wrong_bytes(&source.registry, endpoint, &self.fill.digest);
             // The ranges were wrong: the whole may be right.
-            others |= lied.await && self.restarts < RESTARTS;
+            others |= steps_down.await && self.restarts < RESTARTS;
             others |= self.restarts + 1 < self.fills.upstreams.count(&source.registry);
         }
         self.restarts += 1;
         others
     }
 
-    /// Keeps the wrong file with the names of those who brought it.
+    /// Keeps the wrong file with the names of the members that brought it.
     pub(super) fn suspect(&mut self, wrong: &Partial) {
         let shares = std::mem::take(&mut self.shares);
         let resumed = lock(&self.fill.state).resumed;
@@ -288,16 +289,16 @@ const MEMBERS_FIRST: Duration = Duration::from_millis(1500);
 /// Headers reach all members at about the same time.
 const ON_ITS_WAY: Duration = Duration::from_millis(250);
 
-/// How often a blob whose bytes were wrong is begun anew without those who brought them.
+/// How often a blob whose bytes were wrong is begun anew without the sources that brought them.
 const RESTARTS: usize = 3;
 
 /// No blob is this long, and there is room behind it to count on: a range may begin anywhere.
 const FARTHEST: u64 = 1 << 62;
 
-/// How many members may stand between the source and whoever of the readers is nearest to it.
+/// How many members may stand between the source and the reader that is nearest to it.
 fn least_depth(fill: &Fill) -> u8 {
     let state = lock(&fill.state);
-    let depths = state.seats.values().map(|seat| seat.depth);
+    let depths = state.readers.values().map(|entry| entry.depth);
     depths.min().unwrap_or(DEPTH)
 }
 
@@ -327,7 +328,7 @@ fn enter(fill: &Fill, partial: &Arc<Partial>) {
     fill.wake_readers();
 }
 
-/// Takes the partial away again, if no reader has been told its size.
+/// Takes the partial away again, if no reader has its headers.
 pub(super) fn take_back(fill: &Fill) -> bool {
     let mut state = lock(&fill.state);
     if state.opened {
@@ -341,11 +342,11 @@ pub(super) fn take_back(fill: &Fill) -> bool {
     true
 }
 
-/// What to ask for while nothing is known: the first bytes that anybody at this depth wants. Members ask for whole runs.
+/// What to ask for while nothing is known: the first bytes that any reader at this depth wants. Members ask for whole runs.
 pub(super) fn first_want(fill: &Fill, depth: u8) -> Want {
     let state = lock(&fill.state);
-    let seats = state.seats.values().filter(|seat| seat.depth == depth);
-    let starts = seats.filter_map(|seat| match seat.wants {
+    let entries = state.readers.values().filter(|entry| entry.depth == depth);
+    let starts = entries.filter_map(|entry| match entry.wants {
         Wants::Opening { start, end, .. } => Some((start?.min(FARTHEST), end)),
         _ => None,
     });

@@ -96,7 +96,7 @@ impl Running {
     /// Whom to ask for what begins at `at`, with at most `depth` members in between.
     pub(super) fn via(&self, at: u64, depth: u8) -> Via {
         let (cluster, run) = (&self.fills.cluster, sources::run_of(at));
-        // After wrong bytes only who holds it, or the source itself: a member that was not asked yet may ask one that was.
+        // After wrong bytes only a holder is asked, or the source itself: a member that was not asked yet may ask one that was.
         if self.fills.suspects.doubts(&self.fill.digest) {
             return Via::Direct;
         }
@@ -236,7 +236,7 @@ impl Running {
         (id, track)
     }
 
-    /// Takes down who brought what, should it turn out to be wrong. Gives the endpoint; `usize::MAX` if none answered.
+    /// Notes which source brought what, should it turn out to be wrong. Gives the endpoint; `usize::MAX` if none answered.
     fn note_brought(&mut self, stream: &Stream) -> usize {
         let endpoint = stream.track.endpoint.load(Ordering::Relaxed);
         if endpoint != usize::MAX {
@@ -318,9 +318,9 @@ impl Running {
             }
             End::WrongObject(why) => {
                 self.sure = false;
-                // A member told the length, and the registry tells another: one of the two is wrong.
-                if let Some(told) = self.size_from {
-                    self.shares.push(told);
+                // A member said one length, and the registry says another: one of the two is wrong.
+                if let Some(share) = self.size_from {
+                    self.shares.push(share);
                     return Err(FillError::Digest);
                 }
                 (why, false)
@@ -412,15 +412,15 @@ fn demands(fill: &Fill, size: u64) -> (Vec<Demand>, bool) {
         Wants::Parts(parts) => parts.clone(),
     };
     let mut demands: Vec<Demand> = Vec::new();
-    for seat in state.seats.values() {
-        let wanted = ranges(&seat.wants).into_iter();
+    for entry in state.readers.values() {
+        let wanted = ranges(&entry.wants).into_iter();
         demands.extend(wanted.map(|range| Demand {
             range,
-            depth: seat.depth,
+            depth: entry.depth,
         }));
     }
     demands.retain(|demand| demand.range.start < demand.range.end.min(size));
-    // What others wait for on behalf of their readers goes first.
+    // What other members wait for on behalf of their readers goes first.
     demands.sort_by_key(|demand| (demand.depth, demand.range.start));
     (demands, state.whole)
 }

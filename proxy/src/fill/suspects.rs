@@ -1,8 +1,9 @@
-//! Which member lied, when the bytes of several made a wrong blob.
+//! Which member is a corrupt source, when the bytes of several made a wrong blob.
 //!
-//! The digest says that something is wrong, not what. The wrong file is kept until the right one is in; then the spans
-//! that differ name who brought them from a disk of its own; who only passed them on is not named. Meanwhile none of those
-//! members is asked for this digest, and none is asked to bring it from somebody else, who may be one of them.
+//! The digest says that something is wrong, not what. The wrong file is kept until the right one is in. Then the spans
+//! that differ name the member that brought them from its own disk; a member that only passed them on is not named.
+//! Meanwhile none of those members is asked for this digest, and no member is asked to bring it from another, which may
+//! be one of them.
 
 use std::{
     io,
@@ -31,7 +32,7 @@ const PIECE: u64 = 1 << 20;
 pub struct Share {
     pub range: Range,
     pub member: SocketAddr,
-    /// It brought the bytes from somebody else as they came.
+    /// It passed on another source's bytes as they came.
     pub passed_on: bool,
 }
 
@@ -39,7 +40,7 @@ pub struct Share {
 struct Suspect {
     wrong: Arc<Blob>,
     shares: Vec<Share>,
-    /// Who brought something of this wrong file, or of one before it.
+    /// The members that brought something of this wrong file, or of one before it.
     touched: Vec<SocketAddr>,
     since: Instant,
 }
@@ -55,7 +56,8 @@ impl Default for Suspects {
 }
 
 impl Suspects {
-    /// Keeps a wrong file and who brought it. Of one that an earlier fill left in part, `resumed`, nobody knows that.
+    /// Keeps a wrong file and the members that brought it. They are not known for one that an earlier fill left in part,
+    /// `resumed`.
     pub fn keep(&self, wrong: Arc<Blob>, shares: Vec<Share>, resumed: bool) {
         if shares.is_empty() && !resumed {
             return;
@@ -95,7 +97,7 @@ impl Suspects {
         drop(gone);
     }
 
-    /// Who may have lied about `digest`.
+    /// The members that may be corrupt sources of `digest`.
     pub fn of(&self, digest: &Digest) -> Vec<SocketAddr> {
         let suspects = self.lock();
         let suspect = suspects.peek(digest);
@@ -104,7 +106,7 @@ impl Suspects {
             .unwrap_or_default()
     }
 
-    /// Compares with the right blob (blocking). Who brought what differs is named, once each.
+    /// Compares with the right blob (blocking), and names the members that brought what differs, once each.
     pub fn name(&self, right: &Blob) -> io::Result<Vec<SocketAddr>> {
         let Some(suspect) = self.lock().pop(right.digest()) else {
             return Ok(Vec::new());
@@ -124,7 +126,7 @@ impl Suspects {
 }
 
 fn differs(wrong: &Blob, right: &Blob, range: Range) -> io::Result<bool> {
-    // Whoever told another length lied.
+    // A member that said another length is corrupt.
     if wrong.size() != right.size() {
         return Ok(true);
     }
@@ -153,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn who_passed_wrong_bytes_on_is_not_asked_and_not_named() {
+    fn a_member_that_passed_wrong_bytes_on_is_not_asked_and_not_named() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let (registry, digest) = ("a.io".parse().unwrap(), Digest::sha256(b"right"));

@@ -93,7 +93,7 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
                 let state = lock(&fill.state);
                 (state.partial.clone(), state.opened)
             };
-            // Who has no headers yet is told, and that is where it is logged.
+            // A reader without headers gets the error, and the failure is logged there.
             if !opened {
                 tracing::debug!(blob.digest = %fill.digest, %error, "a fill failed");
             } else if let Some(due) = telemetry::due("a fill failed", fill.registry.as_str()) {
@@ -164,7 +164,7 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
         match running.complete(&partial).await {
             Err(FillError::Digest) => {
                 if lock(&fill.state).by_object {
-                    // Its word is worth no more than a member's.
+                    // What it says is worth no more than what a member says.
                     fill.object_failed.store(true, Ordering::Relaxed);
                     if let Some(store) = &fills.cluster.store {
                         store.distrust(fill.digest);
@@ -173,7 +173,7 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
                 let others = running.distrust().await;
                 if !others || !take_back(fill) {
                     lock(&fill.state).wrong = true;
-                    // The next fill names who lied.
+                    // The next fill names the corrupt source.
                     running.suspect(&partial);
                     return Err(FillError::Digest);
                 }
@@ -281,7 +281,7 @@ impl Running {
 
 fn unwanted(fill: &Fill) -> bool {
     let state = lock(&fill.state);
-    state.seats.is_empty() && !state.whole
+    state.readers.is_empty() && !state.whole
 }
 
 #[cfg(test)]

@@ -50,9 +50,9 @@ pub(super) enum Before {
     Memory(Vec<Bytes>),
     /// It is in this file, from which it was sent, but for its first bytes, which came from memory.
     File(Vec<Bytes>, Arc<Partial>),
-    /// It was not sent, or not by us: the source tells.
-    Elsewhere,
-    /// It was sent, and nobody knows any more what it was.
+    /// This answer did not begin with it: the source has it.
+    NotSent,
+    /// It was sent, and larder does not know any more what it was.
     Lost,
 }
 
@@ -178,7 +178,7 @@ impl Passage {
     }
 
     async fn small(&self) -> Result<Bytes, FillError> {
-        let mut through = self.open(Range::new(0, self.size), true, Before::Elsewhere);
+        let mut through = self.open(Range::new(0, self.size), true, Before::NotSent);
         let mut bytes = Vec::new();
         while let Some(chunk) = through.0.recv().await {
             bytes.extend_from_slice(&chunk?);
@@ -188,7 +188,7 @@ impl Passage {
 
     /// Starts to fetch `part`. With `hold`, it ends where the blob ends, and its tail waits for the digest.
     pub fn begin(&self, part: Range, hold: bool) -> Through {
-        self.open(part, hold, Before::Elsewhere)
+        self.open(part, hold, Before::NotSent)
     }
 
     /// The same behind what was sent already.
@@ -281,7 +281,7 @@ impl Passage {
                 let hashed = hashed.map_err(|error| FillError::Broken(error.to_string()))?;
                 Ok(Some(hashed))
             }
-            Before::Elsewhere => Ok(None),
+            Before::NotSent => Ok(None),
             Before::Lost => Err(FillError::Broken(
                 "what was sent of it so far cannot be checked any more".to_owned(),
             )),

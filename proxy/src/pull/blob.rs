@@ -116,8 +116,8 @@ impl Pull {
                 .fills
                 .join(*digest, source, range, right, depth, anyway);
             match joined {
-                Joined::Seat(reader) => return Ok(Way::Seat(reader)),
-                Joined::Elsewhere => return Ok(Way::Elsewhere),
+                Joined::Reader(reader) => return Ok(Way::Seat(reader)),
+                Joined::OtherRegistry => return Ok(Way::Elsewhere),
                 Joined::Claimed => {
                     self.prove_claim(place, digest, None).await?;
                     right = Right::Digest;
@@ -247,7 +247,7 @@ impl Pull {
         let told = answer.whole_length();
         let size = match told {
             Some(size) => Some(size),
-            None => self.fills.untold(place, digest).await,
+            None => self.fills.find_length(place, digest).await,
         };
         match size {
             Some(size) => Ok(head(digest, size).from(Tier::Upstream, Outcome::Miss)),

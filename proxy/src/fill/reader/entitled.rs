@@ -5,7 +5,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use super::{FillError, HELD_BACK, Phase, Right, Seat, Source, TRICKLE, Wants};
+use super::{FillError, HELD_BACK, Phase, ReaderEntry, Right, Source, TRICKLE, Wants};
 use crate::{fill::State, store::Partial, upstream::Failure};
 
 /// For whom a source has answered, nearest to the reader.
@@ -34,7 +34,7 @@ pub(super) enum Stage {
 )]
 pub(super) struct Facts {
     pub stage: Stage,
-    /// Bytes of the blob, once a source has told.
+    /// Bytes of the blob, once a source has said.
     pub size: Option<u64>,
     /// The reader's own source has failed, in whatever way.
     pub source_failed: bool,
@@ -118,9 +118,9 @@ fn may_read(right: Right, facts: &Facts) -> bool {
 
 impl Facts {
     /// What `state` says for one reader. `late`: the headers are late, and the file had so many bytes when they became so.
-    pub fn of(state: &State, seat: &Seat, late: Option<u64>) -> Self {
+    pub fn of(state: &State, entry: &ReaderEntry, late: Option<u64>) -> Self {
         let partial = state.partial.as_ref();
-        let start = match (&seat.wants, state.size) {
+        let start = match (&entry.wants, state.size) {
             (Wants::Opening { start, .. }, Some(size)) => start.unwrap_or(size.saturating_sub(1)),
             _ => 0,
         };
@@ -128,7 +128,7 @@ impl Facts {
         let here = |partial: &Arc<Partial>| partial.present_to(start) > start;
         let grown =
             |before| partial.is_some_and(|partial| partial.present().total() >= before + TRICKLE);
-        let failed = |counts| own_failure(&state.refusals, &seat.source, counts).is_some();
+        let failed = |counts| own_failure(&state.refusals, &entry.source, counts).is_some();
         Self {
             stage: match state.phase {
                 Phase::Starting | Phase::Filling => Stage::Running,
@@ -138,9 +138,9 @@ impl Facts {
             size: state.size,
             source_failed: failed(|_| true),
             source_refused: failed(is_refusal),
-            brings: state.brings_for(&seat.source, seat.right),
-            served: answered_for(&state.served, &seat.source),
-            vouched: answered_for(&state.vouched, &seat.source),
+            brings: state.brings_for(&entry.source, entry.right),
+            served: answered_for(&state.served, &entry.source),
+            vouched: answered_for(&state.vouched, &entry.source),
             answered: state.answered,
             begun: behind || partial.is_some_and(here),
             trickles: late.is_some_and(grown),

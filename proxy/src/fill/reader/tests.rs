@@ -16,7 +16,7 @@ async fn lent(first: &'static [u8]) -> Option<Result<Chunk, FillError>> {
     let digest = Digest::sha256(&right);
     let partial = Arc::new(store.begin(digest, size, &registry).unwrap());
     let fill = Arc::new(Fill::new(digest, registry, upstreams, Arc::default()));
-    let mut reader = Reader::sit(&fill, source, &RangeHeader::Whole, Right::Digest, 0);
+    let mut reader = Reader::join(&fill, source, &RangeHeader::Whole, Right::Digest, 0);
     {
         let mut state = lock(&fill.state);
         (state.size, state.answered) = (Some(size), true);
@@ -75,7 +75,7 @@ async fn what_was_sent_of_a_file_without_its_beginning_is_lost() {
     partial.write(50_000, &[right.slice(..10_000)]).unwrap();
     let fill = Arc::new(Fill::new(digest, registry, upstreams, Arc::default()));
     let range = RangeHeader::parse(Some("bytes=50000-"));
-    let mut reader = Reader::sit(&fill, source, &range, Right::Digest, 0);
+    let mut reader = Reader::join(&fill, source, &range, Right::Digest, 0);
     {
         let mut state = lock(&fill.state);
         (state.size, state.answered, state.partial) = (Some(size), true, Some(partial));
@@ -83,7 +83,7 @@ async fn what_was_sent_of_a_file_without_its_beginning_is_lost() {
     reader.opened().await.unwrap();
     reader.want_open(Range::new(50_000, size));
     assert!(
-        matches!(reader.before(), Before::Elsewhere),
+        matches!(reader.before(), Before::NotSent),
         "nothing was sent"
     );
     let chunk = poll_fn(|cx| reader.poll_chunk(cx)).await;
@@ -110,8 +110,8 @@ async fn what_is_known_to_be_wrong_is_not_given_any_more() {
     let written = Bytes::from(vec![7; 100_000]);
     partial.write(0, std::slice::from_ref(&written)).unwrap();
     let fill = Arc::new(Fill::new(digest, registry, upstreams, Arc::default()));
-    let sit = || Reader::sit(&fill, source.clone(), &RangeHeader::Whole, Right::Digest, 0);
-    let mut reader = sit();
+    let join = || Reader::join(&fill, source.clone(), &RangeHeader::Whole, Right::Digest, 0);
+    let mut reader = join();
     {
         let mut state = lock(&fill.state);
         (state.size, state.answered) = (Some(size), true);
@@ -123,7 +123,7 @@ async fn what_is_known_to_be_wrong_is_not_given_any_more() {
     assert!(matches!(chunk, Some(Ok(Chunk::File(_)))), "{chunk:?}");
     partial.write(100_000, &[written]).unwrap();
     lock(&fill.state).wrong = true;
-    let mut late = sit();
+    let mut late = join();
     let mut cx = Context::from_waker(std::task::Waker::noop());
     assert!(reader.poll_chunk(&mut cx).is_pending());
     assert!(

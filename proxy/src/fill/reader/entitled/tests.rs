@@ -65,7 +65,7 @@ fn a_reader_gets_bytes_that_came_through_what_it_may_read() {
             [false, false, false, false],
         ),
         (
-            "its source may read, but nobody has told the size",
+            "its source may read, but no source has said the size",
             changed(|f| (f.served, f.size) = (ItsSource, None)),
             [false, false, false, false],
         ),
