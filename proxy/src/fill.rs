@@ -14,7 +14,7 @@
 //!
 //! Leaving `Verified` and `Failed` takes the fill off the list, so the next request meets the store or a new fill.
 //! Every reader learns of a failure; it is never the end of a body. The store's bytes are the store's business, the
-//! registries' answers are [`crate::upstream`]'s, and who may read is decided before anybody joins.
+//! registries' answers are [`crate::upstream`]'s, and the right to read is decided before a reader joins.
 
 mod disk;
 mod fetch;
@@ -74,7 +74,7 @@ pub const HELD_BACK: u64 = 64 << 10;
 pub struct Source {
     pub registry: RegistryName,
     pub repository: Repository,
-    /// Who asks for it there.
+    /// The caller that asks for it there.
     pub identity: Identity,
     /// For which request. Sources are the same whichever request they are for.
     pub trace: Trace,
@@ -188,39 +188,39 @@ struct State {
     /// Bytes of the blob, once a source has said.
     size: Option<u64>,
     partial: Option<Arc<Partial>>,
-    /// What the first stream has brought and nobody has written yet: where it begins, and the bytes.
+    /// What the first stream has brought and is not written yet: where it begins, and the bytes.
     fresh: Option<(u64, Bytes)>,
     readers: HashMap<u64, ReaderEntry>,
     next_reader: u64,
     sources: Vec<Source>,
     /// Failures that belong to one source, not to the digest.
     refusals: Vec<(Source, Failure)>,
-    /// Somebody asked for the whole blob, so it is completed even if they leave.
+    /// A reader asked for the whole blob, so it is completed even if that reader leaves.
     whole: bool,
     /// A source has answered since the last failure.
     answered: bool,
     /// The sources whose origin has answered for the digest: their repositories hold it once it is verified.
     served: Vec<Source>,
     /// The sources for which another member or the object store answers: their repositories hold it as well, but that says
-    /// nothing about who asks.
+    /// nothing about the caller.
     vouched: Vec<Source>,
     /// The sources that brought bytes by a mirror.
     mirrored: Vec<Source>,
     /// Some reader has its headers: the bytes of this file count.
     opened: bool,
-    /// An earlier process brought some of the bytes, on whosever behalf.
+    /// An earlier process brought some of the bytes, on behalf of a caller that is not known any more.
     resumed: bool,
     /// The first bytes came from another member.
     by_member: bool,
     /// The object store has brought some of the bytes.
     by_object: bool,
-    /// The bytes are known not to have the digest, and somebody reads them: nothing more of them goes out.
+    /// The bytes are known not to have the digest, and a reader has some of them: nothing more of them goes out.
     wrong: bool,
 }
 
 impl State {
-    /// Whether the bytes of this fill are for a reader of `source` who has no right to the digest itself: its own source
-    /// brings them, or, for who may read the repository, they are proven to have come through it.
+    /// Whether the bytes of this fill are for a reader of `source` that has no right to the digest itself: its own source
+    /// brings them, or, for a reader with a right to the repository, they are proven to have come through it.
     fn brings_for(&self, source: &Source, right: Right) -> bool {
         let first = self.sources.first();
         if !self.resumed && right == Right::Member {
@@ -234,7 +234,7 @@ impl State {
             && self.partial.as_ref().is_some_and(came)
     }
 
-    /// The repositories that hold the digest, once it is verified. What a mirror brought counts where nobody else brought
+    /// The repositories that hold the digest, once it is verified. What a mirror brought counts where no other source brought
     /// anything: then all of it came through that repository.
     fn holders(&self) -> Vec<Source> {
         let mut holders = self.served.clone();
@@ -282,9 +282,9 @@ struct Fill {
     demand: Notify,
     /// Members that are not asked again for a run.
     failed: Mutex<HashSet<(u64, SocketAddr)>>,
-    /// Who is said to hold the blob, once somebody was asked.
+    /// The members that are said to hold the blob, once the keepers were asked.
     hinted: OnceCell<Vec<SocketAddr>>,
-    /// Who holds it, once everybody was asked.
+    /// The members that hold it, once all were asked.
     found: OnceCell<Vec<SocketAddr>>,
     /// Whose it is in the object store, and how long.
     durable: OnceCell<Option<(Source, u64)>>,
@@ -350,7 +350,7 @@ impl Fill {
         self.object_failed.load(Ordering::Relaxed)
     }
 
-    /// Whether somebody on this node reads, and not members alone.
+    /// Whether a client of this node reads, and not members alone.
     fn is_read_here(&self) -> bool {
         let state = lock(&self.state);
         state

@@ -1,5 +1,5 @@
 //! Bytes of a file that are not in memory: they are read on another thread, so that a disk which is slow, or hangs, holds up
-//! nobody but who wants them.
+//! only the request that wants them.
 
 use std::{
     io,

@@ -44,11 +44,11 @@ pub struct Track {
     pub end: AtomicU64,
     /// Which endpoint answered; `usize::MAX` until one did.
     pub endpoint: AtomicUsize,
-    /// What it brought that nobody had brought before.
+    /// What it brought that no stream had brought before.
     pub wrote: Mutex<Spans>,
     /// Which member answered, if one did.
     pub member: OnceLock<SocketAddr>,
-    /// Whether that member brought it from somebody else.
+    /// Whether that member passed it on from another source.
     pub passed_on: AtomicBool,
     /// Whether the object store answered.
     pub object: AtomicBool,

@@ -226,7 +226,7 @@ impl Fills {
         }
     }
 
-    /// Tells those members who keep such knowledge that this node holds a digest.
+    /// Tells the digest's keepers that this node holds it.
     pub fn announce(&self, digest: Digest) {
         if self.cluster.has_others() {
             let cluster = Arc::clone(&self.cluster);
@@ -277,7 +277,7 @@ impl Fills {
         }
     }
 
-    /// Takes a fill off the list that nobody wants any more. `false` if somebody came in the meantime.
+    /// Takes a fill off the list that no reader wants any more. `false` if a reader came in the meantime.
     pub(super) fn retire(&self, fill: &Arc<Fill>) -> bool {
         let mut fills = lock(&self.running);
         let state = lock(&fill.state);

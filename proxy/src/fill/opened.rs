@@ -51,7 +51,7 @@ pub struct Opened {
     pub endpoint: usize,
     /// The member that answers.
     pub member: Option<SocketAddr>,
-    /// That member brings it from somebody else.
+    /// That member passes it on from another source.
     pub passed_on: bool,
     pub body: SourceBody,
     /// What the body has brought already.
@@ -85,7 +85,7 @@ pub enum Brought {
 }
 
 impl SourceBody {
-    /// Who sends it.
+    /// The kind of source that sends it.
     pub fn source(&self) -> metrics::Source {
         match self {
             Self::Upstream(_) => metrics::Source::Upstream,

@@ -103,7 +103,7 @@ impl Patience {
         }
     }
 
-    /// Something has come, or nobody wants anything: earlier failures say nothing of the next.
+    /// Something has come, or no reader wants anything: earlier failures say nothing of the next.
     pub fn progressed(&mut self, now: Instant) {
         self.since = now;
         self.failing = None;

@@ -18,7 +18,7 @@ pub const WINDOW: u64 = 4 << 20;
 const RUN_MIN: u64 = 4 << 20;
 const RUN_MAX: u64 = 32 << 20;
 
-/// A stream that is further than this from a byte that somebody waits for is cut short, and another begins there.
+/// A stream that is further than this from a byte that a reader waits for is cut short, and another begins there.
 const PATIENCE: u64 = 2 << 20;
 
 /// How many members may stand between a reader of this node and the source: relay and root.
@@ -178,7 +178,7 @@ pub fn next(view: &View<'_>) -> Step {
     // Two more rounds for every stream, so that none is left alone with a long rest.
     let left = view.size - view.present.total();
     let run = (left / (2 * view.streams.max(1) as u64)).clamp(RUN_MIN, RUN_MAX) / SPAN * SPAN;
-    // Bytes that somebody waits for and nobody brings soon.
+    // Bytes that a reader waits for and no stream brings soon.
     for demand in view.demands {
         let Some(gap) = view.missing(demand.range) else {
             continue;

@@ -314,7 +314,7 @@ impl Reader {
         Poll::Ready(proven.unwrap_or(false))
     }
 
-    /// What was sent up to `self.part`, as far as anybody still knows it.
+    /// What was sent up to `self.part`, as far as larder still knows it.
     fn before(&self) -> Before {
         let mut end = 0;
         for (at, bytes) in &self.lent {

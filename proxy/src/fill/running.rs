@@ -1,4 +1,4 @@
-//! What the task of a fill knows while it runs, and its streams know nothing of.
+//! What the task of a fill keeps while it runs: its streams, its turn among the sources, and its patience.
 
 use std::{
     sync::{
@@ -20,9 +20,12 @@ use crate::upstream::Failure;
 pub(super) struct Running {
     pub(super) fills: Arc<Fills>,
     pub(super) fill: Arc<Fill>,
+    /// The streams' own tasks, each with its number.
     pub(super) streams: JoinSet<(u64, End)>,
+    /// The same streams as the plan sees them.
     pub(super) flights: Vec<Stream>,
     pub(super) next_id: u64,
+    /// Bytes that all streams have received.
     pub(super) received: Arc<AtomicU64>,
     pub(super) ramp: Ramp,
     /// Whether the endpoint in use answers ranges; a stream finds out.
@@ -56,6 +59,7 @@ pub(super) struct Stream {
     pub(super) first: usize,
     /// The first byte that it was to bring.
     pub(super) start: u64,
+    /// How many members stand between it and the source.
     pub(super) depth: u8,
 }
 

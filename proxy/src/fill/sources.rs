@@ -332,7 +332,7 @@ async fn open_holder(
     None
 }
 
-/// Who is said to hold the blob.
+/// The members that are said to hold the blob.
 async fn hinted(fills: &Fills, fill: &Fill) -> Vec<SocketAddr> {
     fills.cluster.holders(&fill.digest, KEEPER).await
 }

@@ -44,7 +44,7 @@ impl Running {
                 _ => Via::Direct,
             };
             if let (true, Want::Part(range)) = (self.fills.cluster.has_others(), want) {
-                // The next run is somebody else's.
+                // The next run is another member's.
                 let end = (range.start / RUN + 1) * RUN;
                 want = Want::Part(Range::new(range.start, range.end.min(end)));
             }
@@ -122,9 +122,9 @@ impl Running {
         }
     }
 
-    /// The first answer, and who gave it. A member that lives may wait for a slow registry as this node would, or be stuck:
-    /// after a while upstream is asked as well, and the first answer will do. `None` if meanwhile a reader came that must not
-    /// wait for it: another member that may stand nearer to the source than the one that was asked.
+    /// The first answer, and the source that gave it. A member that lives may wait for a slow registry as this node would,
+    /// or be stuck: after a while upstream is asked as well, and the first answer will do. `None` if meanwhile a reader came
+    /// that must not wait for it: another member that may stand nearer to the source than the one that was asked.
     async fn open_first(
         &self,
         source: &Source,

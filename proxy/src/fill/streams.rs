@@ -40,7 +40,7 @@ impl Running {
             let flights: Vec<Flight> = self.flights.iter().map(Stream::flight).collect();
             let clustered = self.fills.cluster.has_others();
             let streams = if clustered {
-                // Each asks another member: more of them are no burden to anybody.
+                // Each asks another member: more of them burden none of them.
                 MAX_STREAMS
             } else if partial.size() >= PARALLEL_FROM {
                 self.ramp.streams()
@@ -292,7 +292,7 @@ impl Running {
         let (why, stalled) = match end {
             End::Done => return Ok(()),
             End::Peer { member, why } => {
-                // Somebody else is asked for the rest, at once.
+                // Another source is asked for the rest, at once.
                 tracing::debug!(blob.digest = %self.fill.digest, %member, why, "a member's stream goes on with somebody else");
                 self.fills.metrics.peers.failovers.inc();
                 self.fill.note_failed(sources::run_of(stream.start), member);

@@ -25,7 +25,7 @@ use crate::{
     telemetry,
 };
 
-/// A fill that nobody wants stays on the list this long, for the client that comes back for the next chunk.
+/// A fill that no reader wants stays on the list this long, for the client that comes back for the next chunk.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// A request waits so long for what an earlier process left; then it goes on without it.
@@ -83,7 +83,7 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
             fills.unlist(&fill);
             fills.grown.notify_one();
         }
-        // Nobody wants the rest; what is here stays as a partial.
+        // No reader wants the rest; what is here stays as a partial.
         Ok(None) => {
             fills.metrics.fills.withdrawn.inc();
         }
@@ -125,7 +125,7 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
     }
 }
 
-/// A panic is a failure like any other: a fill that nobody takes off the list would be in the way of its digest until the
+/// A panic is a failure like any other: a fill that stayed on the list would be in the way of its digest until the
 /// next restart.
 async fn caught<T>(filling: impl Future<Output = Result<T, FillError>>) -> Result<T, FillError> {
     let caught = AssertUnwindSafe(filling).catch_unwind().await;
@@ -177,7 +177,7 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
                     running.suspect(&partial);
                     return Err(FillError::Digest);
                 }
-                // Nobody was given anything yet: another endpoint may have the right bytes.
+                // No reader was given anything yet: another endpoint may have the right bytes.
                 partial = running.restart(partial).await?;
             }
             Err(error @ (FillError::Broken(_) | FillError::Upstream(_))) => {
@@ -209,7 +209,7 @@ impl Running {
         }
     }
 
-    /// Fetches until everything is here and right, or nobody wants the rest (`None`).
+    /// Fetches until everything is here and right, or no reader wants the rest (`None`).
     async fn complete(
         &mut self,
         partial: &Arc<Partial>,
@@ -230,7 +230,7 @@ impl Running {
                 self.start_streams(partial)?;
             }
             if self.flights.is_empty() && held.is_none() {
-                // Nobody wants anything: that is no lack of progress, and what failed before says nothing of the next.
+                // No reader wants anything: that is no lack of progress, and what failed before says nothing of the next.
                 self.patience.progressed(now);
                 let since = *idle_since.get_or_insert(now);
                 if now.duration_since(since) >= LINGER && unwanted(&self.fill) {
@@ -238,7 +238,7 @@ impl Running {
                     let last = Arc::clone(partial);
                     let left = move |_: &Store| last.checkpoint();
                     let what = "the last checkpoint of the partial";
-                    // Nobody waits for it yet, and what is here must not be lost to a journal that is busy.
+                    // No reader waits for it yet, and what is here must not be lost to a journal that is busy.
                     let _ = ask_disk(&self.fills, &self.fill, what, HANGS, left).await?;
                     if self.fills.retire(&self.fill) {
                         return Ok(None);

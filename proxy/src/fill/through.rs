@@ -309,7 +309,7 @@ impl Passage {
         Ok((finish(sink.hasher), finish(sink.sent)))
     }
 
-    /// Brings `range` to `sink`, asking again where a stream breaks off. Ends early when nobody listens.
+    /// Brings `range` to `sink`, asking again where a stream breaks off. Ends early when the client has left.
     async fn stream(&self, range: Range, sink: &mut Sink<'_>) -> Result<(), FillError> {
         let mut at = range.start;
         let mut patience = Patience::of_passage(Instant::now());
@@ -417,7 +417,7 @@ impl Passage {
 
 /// How an answer's body ended.
 enum Poured {
-    /// Everything came, or nobody listens any more.
+    /// Everything came, or the client has left.
     All,
     Broken {
         why: String,

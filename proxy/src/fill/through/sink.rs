@@ -27,7 +27,7 @@ pub(super) struct Sink<'a> {
 }
 
 impl Sink<'_> {
-    /// Takes the next bytes. `false` when nobody listens any more.
+    /// Takes the next bytes. `false` when the client has left.
     pub async fn take(&mut self, mut chunk: Bytes) -> bool {
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&chunk);
