@@ -1,11 +1,12 @@
 //! May this caller read this repository?
 //!
-//! Asked before any tier (promise P16). A verdict is the origin's own answer to this caller's credential, or to nobody's
+//! Asked before any tier (promise P16). A verdict is the origin's own answer to this caller's credential, or to none
 //! where the repository is public, and is remembered for a bounded time.
 //!
 //! Owns what is remembered of rights and how the origin is asked for one ([`proof`]). What is known ([`decision::verdict`])
 //! and what an answer means ([`decision::conclude`]) are pure decisions. A refusal of one subject takes the right away at
-//! once; the origin is asked for something else that the repository is known to hold, and gives it back or not.
+//! once; the origin is asked for something else that the repository is known to hold, and gives it back or not
+//! ([`refusals`]).
 //!
 //! Verdicts are never shared between credentials, never made by a stale answer, a mirror's word, or a manifest that
 //! merely names a digest.
@@ -13,7 +14,9 @@
 mod decision;
 mod grants;
 mod pauses;
+mod place;
 mod proof;
+mod refusals;
 mod sessions;
 
 use std::{
@@ -23,88 +26,31 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use futures_util::FutureExt;
-use larder_shared::{Reference, RegistryName, Repository};
+use larder_shared::Reference;
 use lru::LruCache;
 
+use self::{
+    decision::Known,
+    pauses::{Pauses, Refusal},
+    place::Key,
+    proof::Fits,
+};
 pub use self::{
     decision::Verdict,
     grants::Grants,
+    place::Place,
     sessions::{Bearer, EXPIRES_IN, Session, Sessions},
-};
-use self::{
-    decision::{Conclusion, Known, Question, Said},
-    pauses::{Pauses, Refusal},
-    proof::Fits,
 };
 use crate::{
     coalesce::Coalesce,
     config::Config,
-    identity::{Fingerprint, Identity},
+    identity::Identity,
     metrics::Metrics,
-    store::{Link, RepositoryRecord},
-    trace::Trace,
-    upstream::{self, Answer, Ask, Failure, Refused, Subject, Upstreams, Want},
+    upstream::{self, Answer, Failure, Refused, Subject, Upstreams},
 };
-
-/// A repository, the caller that asks for it, and what is known of both.
-#[derive(Clone, Debug)]
-pub struct Place {
-    pub registry: RegistryName,
-    pub repository: Repository,
-    pub record: Arc<RepositoryRecord>,
-    pub identity: Identity,
-    /// Whose request it is.
-    pub trace: Trace,
-    /// How long upstream may take to answer a question, where that is less than usual.
-    pub patience: Option<Duration>,
-}
-
-impl Place {
-    /// A question about this repository by this caller.
-    pub fn ask(&self, subject: Subject, want: Want) -> Ask {
-        let ask = Ask::new(&self.registry, &self.repository, subject, want)
-            .by(self.identity.clone())
-            .traced(&self.trace);
-        Ask {
-            within: self.patience,
-            ..ask
-        }
-    }
-
-    /// The time that a question may take which has `usual` otherwise.
-    pub fn within(&self, usual: Duration) -> Duration {
-        self.patience.map_or(usual, |patience| patience.min(usual))
-    }
-
-    /// The same place, with less patience.
-    #[must_use]
-    pub fn hurried(&self, patience: Duration) -> Self {
-        Self {
-            patience: Some(self.within(patience)),
-            ..self.clone()
-        }
-    }
-
-    /// Whose right to which repository.
-    fn key(&self) -> Key {
-        self.key_of(&self.identity)
-    }
-
-    fn key_of(&self, identity: &Identity) -> Key {
-        let fingerprint = identity.fingerprint();
-        (self.registry.clone(), self.repository.clone(), fingerprint)
-    }
-}
-
-/// A repository, and the caller that asks for it.
-type Key = (RegistryName, Repository, Fingerprint);
 
 /// Rights that are being looked into at the same time, at the most.
 const SUSPENDED: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
-
-/// Things that a repository holds of which one is asked for after a refusal, until one is served.
-const HELD_ASKED: usize = 2;
 
 /// Verdicts over repositories.
 #[derive(Debug)]
@@ -299,145 +245,6 @@ impl Access {
         }
         (self.verdict(place), place.record.refused_since().is_some()) != before
     }
-
-    /// Takes note of what this caller met when it asked for `subject`. Only a refusal is a verdict, and that of a list is
-    /// one on the list alone.
-    pub fn met(self: &Arc<Self>, place: &Place, subject: &Subject, failure: &Failure) {
-        let Some(denied) = subject.reference() else {
-            return;
-        };
-        if place.identity.is_lent() {
-            return;
-        }
-        let denied = with_its_digest(place, denied);
-        let said = Said::of(&Err::<(), _>(failure.clone()));
-        let held = self.held_besides(place, &denied);
-        let others = !held.is_empty();
-        match decision::conclude(Question::Wanted { others }, said) {
-            Conclusion::Suspend => {
-                self.pause(place, &denied);
-                // At once: a right that comes back later must not open what is refused now.
-                self.deny(place, &denied);
-                self.suspend(place);
-                self.look_into(place, denied, held);
-            }
-            Conclusion::Void => {
-                if said == Said::Denied {
-                    self.deny(place, &denied);
-                }
-                self.void(place);
-            }
-            Conclusion::Keep | Conclusion::Nothing => {}
-        }
-    }
-
-    /// What else the repository is known to hold, that which is most likely still there first.
-    fn held_besides(&self, place: &Place, denied: &[Reference]) -> Vec<Link> {
-        let key = place.key();
-        place.record.held(HELD_ASKED, |digest| {
-            let digest = Reference::Digest(*digest);
-            !denied.contains(&digest) && !self.grants.is_denied(&key, &digest)
-        })
-    }
-
-    /// The origin has refused this to this caller a moment ago, whatever else it may read.
-    fn pause(&self, place: &Place, denied: &[Reference]) {
-        let (key, now) = (place.key(), Instant::now());
-        let mut memory = self.memory();
-        for subject in denied {
-            let subject = (key.clone(), subject.clone());
-            memory.subjects.refused(subject, now);
-        }
-    }
-
-    /// It stays refused until the origin serves it. Of what is not here nothing could be served.
-    fn deny(&self, place: &Place, denied: &[Reference]) {
-        let here: Vec<Reference> = denied
-            .iter()
-            .filter(|reference| match reference {
-                Reference::Digest(digest) => place.record.link(digest).is_some(),
-                Reference::Tag(tag) => place.record.tag(tag).is_some(),
-            })
-            .cloned()
-            .collect();
-        self.grants.deny(&place.key(), &here);
-    }
-
-    /// The right ends for now, and would not come back with a restart.
-    fn suspend(&self, place: &Place) {
-        let key = place.key();
-        let public = place.identity.is_anonymous() && place.record.public_since().is_some();
-        {
-            let mut memory = self.memory();
-            let was = memory.suspended.get(&key).copied().unwrap_or_default();
-            memory.suspended.put(key.clone(), public || was);
-        }
-        if place.identity.is_anonymous() {
-            place.record.set_not_public();
-        } else {
-            self.grants.refuse(&key);
-        }
-    }
-
-    /// The right has ended.
-    fn void(&self, place: &Place) {
-        let (key, now) = (place.key(), Instant::now());
-        let anonymous = place.identity.is_anonymous();
-        let public = anonymous && place.record.public_since().is_some();
-        {
-            let mut memory = self.memory();
-            let public = memory.suspended.pop(&key).unwrap_or_default() || public;
-            // What only credentials have opened is closed to all others for as long as a verdict is good.
-            let private = anonymous && !public && place.record.holds_something();
-            if !private || memory.repositories.look(&key, now) != Refusal::None {
-                memory.repositories.refused(key.clone(), now);
-            }
-        }
-        if anonymous {
-            place.record.set_not_public();
-        } else if place.record.holds_something() {
-            self.grants.refuse(&key);
-        } else {
-            self.grants.refuse_made_up(&key);
-        }
-    }
-
-    /// Asks the origin for something that the repository is known to hold, on behalf of a caller whose right is suspended.
-    /// The caller does not wait for it: how long it is answered to would tell what is here.
-    fn look_into(self: &Arc<Self>, place: &Place, denied: Vec<Reference>, held: Vec<Link>) {
-        let (access, place, key) = (Arc::clone(self), place.clone(), place.key());
-        let look = async move {
-            let mut void = false;
-            for link in held {
-                let subject = match link.media_type {
-                    Some(_) => Subject::Manifest(Reference::Digest(link.digest)),
-                    None => Subject::Blob(link.digest),
-                };
-                let asked = access.ask_origin(&place, subject, false, Some(link.size));
-                let asked = asked.await;
-                access.metrics.access.proof(proof::outcome(&asked));
-                match decision::conclude(Question::Held, Said::of(&asked)) {
-                    Conclusion::Keep => {
-                        access.deny(&place, &denied);
-                        access.accepted(&place, &[Reference::Digest(link.digest)]);
-                        return;
-                    }
-                    Conclusion::Void => void = true,
-                    Conclusion::Suspend | Conclusion::Nothing => break,
-                }
-            }
-            if void {
-                access.void(&place);
-            }
-        };
-        // Asked once, it goes on by itself.
-        let _ = self.looks.run(key, look).now_or_never();
-    }
-
-    /// Waits until it is known whether a refusal was one of the repository, if that is being asked.
-    pub async fn settled(&self, place: &Place) {
-        self.looks.join(&place.key()).await;
-    }
 }
 
 /// The size that an answer about `subject` must tell, where it is known.
@@ -446,16 +253,6 @@ fn known_size(place: &Place, subject: &Subject) -> Option<u64> {
         Subject::Blob(digest) => Some(place.record.link(digest)?.size),
         _ => None,
     }
-}
-
-/// A tag, and the digest that it last named.
-fn with_its_digest(place: &Place, reference: Reference) -> Vec<Reference> {
-    let named = match &reference {
-        Reference::Tag(tag) => place.record.tag(tag),
-        Reference::Digest(_) => None,
-    };
-    let named = named.map(|record| Reference::Digest(record.digest));
-    [reference].into_iter().chain(named).collect()
 }
 
 /// A refusal that is remembered.

@@ -90,7 +90,7 @@ impl Pull {
 }
 
 impl Pull {
-    /// Lets go of what leads nowhere: records that nobody renews, links to content that is gone, stores that were set aside.
+    /// Lets go of what leads nowhere: records that no member renews, links to content that is gone, stores that were set aside.
     pub async fn sweep(self: &Arc<Self>, pause: Duration) {
         let pull = Arc::clone(self);
         let swept = move || {

@@ -5,9 +5,12 @@
 //! is settled first. HTTP words (status codes of errors, challenges) are the registry surface's business.
 
 mod blob;
+mod by_tag;
 mod chunk;
 mod content;
 pub mod explain;
+mod fetch;
+mod held;
 mod large;
 mod list;
 mod manage;
@@ -15,37 +18,39 @@ mod manifest;
 mod member;
 pub mod outage;
 mod peer_records;
+mod place;
 mod revalidated;
+mod selection;
+mod stale;
+mod tag;
 mod warm;
+mod words;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use larder_shared::{
-    Digest, OciError, RangeHeader, Reference, RegistryName, Repository, Route, Tag,
-    admin::StepName,
-    route::{Address, Registries},
+    Digest, OciError, RangeHeader, Reference, RegistryName, Repository, Route, Tag, admin::StepName,
 };
 use moka::future::Cache;
 
 use self::outage::{LITTLE, Outages};
-pub use self::{chunk::Chunks, member::MemberRequest, warm::Platforms};
+pub use self::{chunk::Chunks, manifest::Manifest, member::MemberRequest, warm::Platforms};
 use crate::{
     access::{Access, Place, Verdict, refused_before},
     body::Body,
     cluster::Cluster,
     coalesce::Coalesce,
-    config::{Config, Sharing},
-    credentials::{Credentials, Fault},
+    config::Config,
+    credentials::Credentials,
     events::{self, Events},
     fill::{FillError, Fills},
     identity::{Fingerprint, Identity, Key},
-    metrics::{CredentialsFailed, Metrics, Outcome, Tier},
+    metrics::{Metrics, Outcome, Tier},
     store::Store,
     tags::Tags,
-    telemetry,
     trace::Trace,
     upstream::{Failure, Upstreams},
 };
@@ -60,11 +65,11 @@ pub struct Request {
     pub caller: Caller,
 }
 
-/// Who asks, as the door has found out.
+/// The caller, as the door has found out.
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub identity: Identity,
-    /// The registry that the identity was shown for: it is nobody's business elsewhere.
+    /// The registry that the identity was shown for: it is shown to no other.
     pub registry: Option<RegistryName>,
     /// Something was shown, be it an anonymous token: there is no use in asking for it again.
     pub presented: bool,
@@ -127,7 +132,7 @@ pub enum PullError {
     Fill(#[from] FillError),
 }
 
-/// Manifests that are being fetched, by place, reference and credential.
+/// Manifests that are being fetched, by repository, reference and credential.
 type Fetches =
     Coalesce<(RegistryName, Repository, Reference, Fingerprint), Result<Arc<Manifest>, PullError>>;
 
@@ -157,16 +162,8 @@ pub struct Pull {
     pub shared: Shared,
     /// What upstream was silent about a moment ago.
     pub outages: Outages,
-    /// Who listens to requests hears of their steps here.
+    /// Listeners to requests hear of their steps here.
     pub events: Events,
-}
-
-/// A manifest in memory.
-#[derive(Clone, Debug)]
-pub struct Manifest {
-    pub digest: Digest,
-    pub media_type: String,
-    pub bytes: Bytes,
 }
 
 impl Pull {
@@ -205,7 +202,7 @@ impl Pull {
         });
         self.tell(&place, &request.route, &answered);
         events::step(StepName::Access, || {
-            explain::seen(&place, self.access.verdict(&place))
+            words::seen(&place, self.access.verdict(&place))
         });
         answered.map_err(|error| judge(error, &place, request.caller.presented))
     }
@@ -222,116 +219,6 @@ impl Pull {
                 self.referrers(place, address, digest, query, head).await
             }
         }
-    }
-
-    /// The registry and the repository that an address means here.
-    pub fn resolve(&self, address: &Address) -> Result<(RegistryName, Repository), PullError> {
-        Ok(address.resolve(&Names(&self.config.load()))?)
-    }
-
-    /// The repository that is meant, if its registry may be used, and on whose behalf it will be asked.
-    async fn place(&self, address: &Address, caller: &Caller) -> Result<Place, PullError> {
-        let (registry, repository) = self.resolve(address)?;
-        let place = Place {
-            trace: caller.trace.clone(),
-            ..self.known_place(registry, repository).await?
-        };
-        let shown_here = caller
-            .registry
-            .as_ref()
-            .is_none_or(|r| *r == place.registry);
-        if shown_here && !caller.identity.is_anonymous() {
-            return Ok(Place {
-                identity: caller.identity.clone(),
-                ..place
-            });
-        }
-        Ok(self.shared(place).await)
-    }
-
-    /// Where the operator shares what the node's own credentials open, a caller without one of its own gets the node's.
-    async fn shared(&self, place: Place) -> Place {
-        let upstream = self.config.load().upstream(place.registry.as_str());
-        let (Sharing::Shared, Some(source)) = (upstream.access, &upstream.credentials) else {
-            return place;
-        };
-        let found = tokio::time::timeout(
-            CREDENTIALS_WITHIN,
-            self.credentials
-                .lookup(&place.registry, &place.repository, source),
-        );
-        let key = (place.registry.clone(), place.repository.clone());
-        match found.await {
-            Ok(Ok(credentials)) => match credentials.into_iter().next() {
-                Some(credential) => {
-                    let identity = self.key.credential(credential);
-                    self.shared.insert(key, identity.lost()).await;
-                    return Place { identity, ..place };
-                }
-                None => return place,
-            },
-            Ok(Err(error)) => {
-                self.credentials_failed(error.fault());
-                if let Some(due) = telemetry::due("credentials", place.registry.as_str()) {
-                    tracing::warn!(upstream.registry = %place.registry, %error, unsaid = due.unsaid, "the node's credentials cannot be had, what is public or cached is served; mend what the error names, then see `larder status`");
-                }
-            }
-            Err(_) => {
-                self.credentials_failed(Fault::Timeout);
-                if let Some(due) = telemetry::due("credentials", place.registry.as_str()) {
-                    tracing::warn!(upstream.registry = %place.registry, unsaid = due.unsaid, "the node's credentials are late, what is public or cached is served; look at the helper or plugin, and at what it asks");
-                }
-            }
-        }
-        // What they have opened stays open as in an outage.
-        let Some(identity) = self.shared.get(&key).await else {
-            return place;
-        };
-        let before = Place {
-            identity,
-            ..place.clone()
-        };
-        match self.access.verdict(&before) {
-            Verdict::Allowed | Verdict::Ask { bridged: true }
-                if place.record.public_since().is_none() =>
-            {
-                before
-            }
-            _ => place,
-        }
-    }
-
-    fn credentials_failed(&self, fault: Fault) {
-        let failed = &self.metrics.upstreams.credentials_failed;
-        failed.get_or_create(&CredentialsFailed { fault }).inc();
-    }
-
-    /// A repository by name for an anonymous caller, if its registry may be used.
-    pub async fn known_place(
-        &self,
-        registry: RegistryName,
-        repository: Repository,
-    ) -> Result<Place, PullError> {
-        {
-            let config = self.config.load();
-            let named = |patterns: &[crate::config::Pattern]| {
-                patterns
-                    .iter()
-                    .any(|p| p.matches_registry(registry.as_str()))
-            };
-            if named(&config.registry.deny) || !named(&config.registry.allow) {
-                return Err(PullError::NotAllowed(registry));
-            }
-        }
-        let record = self.store.record(&registry, &repository).await;
-        Ok(Place {
-            registry,
-            repository,
-            record,
-            identity: Identity::anonymous(),
-            trace: Trace::none(),
-            patience: None,
-        })
     }
 
     /// Whether the caller's right to something is proven already. A refusal of a moment ago is the answer.
@@ -361,9 +248,6 @@ fn tag_of(route: &Route) -> Option<&Tag> {
     }
 }
 
-/// Looking up the node's own credentials may run a program; a pull waits for it this long.
-const CREDENTIALS_WITHIN: Duration = Duration::from_secs(2);
-
 /// What a failure means to this caller. A refusal asks for a credential; so does an outage of a registry that is known
 /// to want one, and a limit on anonymous requests: the caller's secret may have its own quota (promises P15, P17).
 fn judge(error: PullError, place: &Place, presented: bool) -> PullError {
@@ -388,25 +272,6 @@ fn judge(error: PullError, place: &Place, presented: bool) -> PullError {
         registry: place.registry.clone(),
         repository: place.repository.clone(),
         presented,
-    }
-}
-
-/// The configuration's names for registries.
-struct Names<'a>(&'a Config);
-
-impl Registries for Names<'_> {
-    fn alias(&self, component: &str) -> Option<RegistryName> {
-        self.0.alias(component)?.parse().ok()
-    }
-
-    fn default_upstream(&self) -> RegistryName {
-        // The configuration has checked the name; Docker Hub is what an empty one means.
-        self.0
-            .registry
-            .default_upstream
-            .parse()
-            .or_else(|_| larder_shared::name::DOCKER_HUB.parse())
-            .expect("docker.io is a registry name")
     }
 }
 

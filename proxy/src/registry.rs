@@ -1,10 +1,11 @@
 //! The registry port's HTTP surface: a request becomes a pull, and what comes back becomes a response.
 //!
-//! Errors become responses here and nowhere else ([`error_response`]). What a method, a path, a digest or a range may
+//! Errors become responses in one place ([`error_response`]). What a method, a path, a digest or a range may
 //! be is [`larder_shared`]'s; what to do about it is [`crate::pull`]'s.
 
 mod door;
 mod guard;
+mod response;
 
 use std::{
     net::IpAddr,
@@ -12,18 +13,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
 use larder_shared::{ErrorCode, OciError, RangeHeader, Route, range::Spec, route::Address};
 
+pub(crate) use self::response::{error_response, ok_response};
 use self::{
     door::Unknown,
     guard::{harmless, range},
+    response::unknown,
 };
 use crate::{
     access::Sessions,
     body::Body,
     events::{self, Begun},
-    fill::FillError,
     metrics::{Metrics, Outcome, Tier, UpstreamLabel},
     pull::{self, Caller, Pull, PullError, Pulled},
     record::RequestRecord,
@@ -103,7 +105,7 @@ impl Surface {
                     .address()
                     .and_then(Address::ns)
                     .map(ToString::to_string);
-                // Whoever is meant, also in prefix addressing.
+                // The registry that is meant, also in prefix addressing.
                 let mut traced = None;
                 if let Some((registry, repository)) =
                     route.address().and_then(|a| self.pull.resolve(a).ok())
@@ -175,7 +177,7 @@ impl Surface {
     }
 
     /// The answer to everything from an address that is not welcome. It names the address, and so does the log: networks
-    /// rewrite sources, and then nobody knows which is to be let in.
+    /// rewrite sources, and the operator has to know which is to be let in.
     pub fn turn_away<B>(
         &self,
         request: &Request<B>,
@@ -212,7 +214,7 @@ impl Surface {
         peer
     }
 
-    /// Finds out who asks, then pulls, within the time that a client may be kept waiting for headers.
+    /// Finds out the caller, then pulls, within the time that a client may be kept waiting for headers.
     async fn pulled(
         &self,
         headers: &HeaderMap,
@@ -270,7 +272,7 @@ impl Surface {
     }
 }
 
-/// What a request has shown of who asks.
+/// What a request has shown of its caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Shown {
     Nothing,
@@ -310,151 +312,9 @@ fn challenge_for(error: &PullError, shown: Shown, headers: &HeaderMap) -> Option
     }
 }
 
-/// What a 404 of this route is called.
-fn unknown(route: &Route) -> ErrorCode {
-    match route {
-        Route::Blob(..) => ErrorCode::BlobUnknown,
-        Route::Manifest(..) => ErrorCode::ManifestUnknown,
-        _ => ErrorCode::NameUnknown,
-    }
-}
-
-/// What a registry's 400 is called where its 404 is called `unknown`.
-const fn invalid(unknown: ErrorCode) -> ErrorCode {
-    match unknown {
-        ErrorCode::BlobUnknown => ErrorCode::DigestInvalid,
-        ErrorCode::ManifestUnknown => ErrorCode::ManifestInvalid,
-        _ => ErrorCode::NameInvalid,
-    }
-}
-
 fn late() -> PullError {
     PullError::Upstream(Failure::Unreachable {
         at: "the registry".to_owned(),
         why: format!("no answer within {} s", HEADERS_WITHIN.as_secs()),
     })
-}
-
-pub(crate) fn ok_response(pulled: Pulled, record: &mut RequestRecord) -> Response<Body> {
-    record.answered(pulled.status, pulled.tier, pulled.outcome);
-    let mut response = Response::new(pulled.body);
-    *response.status_mut() = pulled.status;
-    *response.headers_mut() = pulled.headers;
-    response
-}
-
-/// The one place where errors become responses.
-pub(crate) fn error_response(
-    error: &PullError,
-    unknown: ErrorCode,
-    agent: &str,
-    record: &mut RequestRecord,
-) -> Response<Body> {
-    let mut retry_after = None;
-    let code = match error {
-        PullError::Request(error) => error.code,
-        PullError::NotAllowed(_) => ErrorCode::Denied,
-        PullError::Unauthorized { .. } => ErrorCode::Unauthorized,
-        PullError::Range(_) => ErrorCode::RangeInvalid,
-        PullError::NoReferrers(_) => ErrorCode::Unsupported,
-        PullError::TooLarge => ErrorCode::Unavailable,
-        PullError::Upstream(failure) | PullError::Fill(FillError::Upstream(failure)) => {
-            match failure {
-                Failure::NotFound(_) => unknown,
-                Failure::Refused(_) => ErrorCode::Unauthorized,
-                Failure::Limited {
-                    retry_after: after, ..
-                } => {
-                    retry_after = Some(after.unwrap_or(Duration::from_secs(30)));
-                    ErrorCode::TooManyRequests
-                }
-                Failure::Unsatisfiable { .. } => ErrorCode::RangeInvalid,
-                Failure::Forbidden(_) => ErrorCode::Denied,
-                Failure::Invalid { .. } if failure.declined() == Some(StatusCode::BAD_REQUEST) => {
-                    invalid(unknown)
-                }
-                Failure::Unreachable { .. } | Failure::Invalid { .. } => ErrorCode::Unavailable,
-            }
-        }
-        PullError::Fill(FillError::Broken(_) | FillError::Digest | FillError::Disk(_)) => {
-            ErrorCode::Unavailable
-        }
-    };
-    // containerd repeats a 429 at once, 25 times a pull; a 503 sends it on to the registry (promise P15).
-    let status = match code {
-        ErrorCode::TooManyRequests if agent.starts_with("containerd/") => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
-        ErrorCode::Unsupported if matches!(error, PullError::NoReferrers(_)) => {
-            StatusCode::NOT_FOUND
-        }
-        code => code.status(),
-    };
-    let outcome = if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-        complain(error, status, record);
-        Outcome::Failed
-    } else {
-        Outcome::Refused
-    };
-    record.answered(status, Tier::None, outcome);
-    let text = OciError::new(code, error.to_string()).body();
-    let length = text.len();
-    let mut response = Response::new(Body::bytes(text));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
-    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    if let Some(after) = retry_after {
-        // Rounded up: 0 would bring the client back at once.
-        let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    if status == StatusCode::METHOD_NOT_ALLOWED {
-        headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-    }
-    if let PullError::Range(size) = error
-        && let Ok(value) = HeaderValue::try_from(format!("bytes */{size}"))
-    {
-        headers.insert(header::CONTENT_RANGE, value);
-    }
-    response
-}
-
-/// Says once what is wrong, and what can be done. The request's own line follows in any case.
-fn complain(error: &PullError, status: StatusCode, record: &RequestRecord) {
-    let what = match error {
-        PullError::Upstream(failure) | PullError::Fill(FillError::Upstream(failure)) => {
-            match failure {
-                Failure::Limited { .. } => {
-                    "a registry limits requests; give it credentials with a larger quota, a mirror, or `fresh_for` for tags"
-                }
-                Failure::Unreachable { .. } => {
-                    "a registry cannot be reached; look at it, at DNS, the way out and its proxy, or give it a mirror"
-                }
-                _ => {
-                    "a registry's answer makes no sense; look at the endpoint in the configuration"
-                }
-            }
-        }
-        PullError::Fill(FillError::Disk(_)) => {
-            "the node tier failed; look at its disk: space, inodes, permissions, the kernel's log"
-        }
-        PullError::Fill(FillError::Digest) => {
-            "every source gave wrong bytes; look at the registry or mirror, and at what is between"
-        }
-        _ => "a download broke off; look at the registry and the way to it",
-    };
-    if let Some(due) = telemetry::due(what, record.upstream_name()) {
-        tracing::warn!(
-            upstream.registry = record.upstream_name(),
-            %error,
-            status = status.as_u16(),
-            request_id = record.trace().request_id(),
-            unsaid = due.unsaid,
-            "no answer, the client is sent on: {what}"
-        );
-    }
 }

@@ -9,6 +9,7 @@ use larder_shared::{Digest, Reference, RegistryName, Repository, Tag, media};
 
 use crate::{
     access::Place,
+    clock::unix_now,
     coalesce::Coalesce,
     config::{WhenDeleted, WhenUnreachable},
     identity::Fingerprint,
@@ -22,6 +23,18 @@ pub struct Descriptor {
     pub digest: Digest,
     pub size: u64,
     pub media_type: String,
+}
+
+impl Descriptor {
+    /// What is remembered of a tag that points there, as the registry says now.
+    pub fn checked_now(&self) -> TagRecord {
+        TagRecord {
+            digest: self.digest,
+            size: self.size,
+            media_type: self.media_type.clone(),
+            checked: unix_now(),
+        }
+    }
 }
 
 impl From<&TagRecord> for Descriptor {
@@ -57,13 +70,13 @@ pub enum Word {
     /// It points there.
     Descriptor(Descriptor),
     /// It exists, but the answer does not tell the digest: the manifest itself must be fetched.
-    Untold,
+    NoDigest,
     Failed(Failure),
 }
 
-/// What a registry said, and who of it.
+/// What a registry said about a tag, and which of its endpoints said it.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct TagAnswer {
     pub word: Word,
     /// Whether that proves the caller's right.
     pub proves: bool,
@@ -71,7 +84,7 @@ pub struct Told {
     pub endpoint: Option<usize>,
 }
 
-impl Told {
+impl TagAnswer {
     const fn nobody(word: Word) -> Self {
         Self {
             word,
@@ -110,7 +123,7 @@ pub struct Policy {
 pub fn conclude(record: Option<TagRecord>, word: Word, policy: Policy) -> After {
     let failure = match word {
         Word::Descriptor(descriptor) => return After::Serve(descriptor),
-        Word::Untold => return After::Fetch,
+        Word::NoDigest => return After::Fetch,
         Word::Failed(failure) => failure,
     };
     let serve = match failure {
@@ -134,7 +147,7 @@ type Question = (RegistryName, Repository, Tag, Fingerprint, bool);
 #[derive(Debug)]
 pub struct Tags {
     upstreams: Arc<Upstreams>,
-    questions: Coalesce<Question, Told>,
+    questions: Coalesce<Question, TagAnswer>,
 }
 
 impl Tags {
@@ -146,8 +159,14 @@ impl Tags {
     }
 
     /// One HEAD upstream on behalf of `place`'s caller, bounded by `within`. `optional`: a cached answer would do, if
-    /// nobody is to be bothered.
-    pub async fn ask(&self, place: &Place, tag: &Tag, within: Duration, optional: bool) -> Told {
+    /// the registry is not to be bothered.
+    pub async fn ask(
+        &self,
+        place: &Place,
+        tag: &Tag,
+        within: Duration,
+        optional: bool,
+    ) -> TagAnswer {
         let mut ask = question(place, tag);
         if optional {
             ask = ask.optional();
@@ -156,13 +175,13 @@ impl Tags {
     }
 
     /// The same of the origin alone, where a mirror's word was of no use.
-    pub async fn ask_origin(&self, place: &Place, tag: &Tag, within: Duration) -> Told {
+    pub async fn ask_origin(&self, place: &Place, tag: &Tag, within: Duration) -> TagAnswer {
         let mut ask = question(place, tag);
         ask.of_origin = true;
         self.put(place, tag, ask, within).await
     }
 
-    async fn put(&self, place: &Place, tag: &Tag, mut ask: Ask, within: Duration) -> Told {
+    async fn put(&self, place: &Place, tag: &Tag, mut ask: Ask, within: Duration) -> TagAnswer {
         let within = place.within(within);
         ask.within = Some(within);
         let of_origin = ask.of_origin;
@@ -174,17 +193,17 @@ impl Tags {
         let question = async move {
             match tokio::time::timeout(within, upstreams.ask(&ask)).await {
                 Ok(Ok(answer)) => {
-                    let word = descriptor(&answer).map_or(Word::Untold, Word::Descriptor);
-                    Told {
+                    let word = descriptor(&answer).map_or(Word::NoDigest, Word::Descriptor);
+                    TagAnswer {
                         word,
                         proves: answer.proves,
                         endpoint: Some(answer.endpoint),
                     }
                 }
                 // Its answer to HEAD was none: the answer to a GET may be.
-                Ok(Err(Failure::Invalid { .. })) => Told::nobody(Word::Untold),
-                Ok(Err(failure)) => Told::nobody(Word::Failed(failure)),
-                Err(_) => Told::nobody(late),
+                Ok(Err(Failure::Invalid { .. })) => TagAnswer::nobody(Word::NoDigest),
+                Ok(Err(failure)) => TagAnswer::nobody(Word::Failed(failure)),
+                Err(_) => TagAnswer::nobody(late),
             }
         };
         let key = (
@@ -197,7 +216,7 @@ impl Tags {
         self.questions
             .run(key, question)
             .await
-            .unwrap_or(Told::nobody(Word::Untold))
+            .unwrap_or(TagAnswer::nobody(Word::NoDigest))
     }
 }
 
@@ -254,19 +273,19 @@ mod tests {
     /// Promise P14, row by row: what happened, what is chosen, with and without a cached tag.
     #[test]
     fn after_the_registry_was_asked() {
-        let place = || "r".to_owned();
+        let registry = || "r".to_owned();
         let unreachable = || Failure::Unreachable {
-            at: place(),
+            at: registry(),
             why: "w".into(),
         };
         let refused = || {
             Failure::Refused(Refusal {
-                at: place(),
+                at: registry(),
                 what: Refused::Subject,
             })
         };
         let limited = || Failure::Limited {
-            at: place(),
+            at: registry(),
             retry_after: None,
             why: Limit::Quota,
         };
@@ -281,11 +300,17 @@ mod tests {
             (unreachable(), fail, keep, "fail", "fail"),
             (limited(), serve, forget, "stale", "fail"),
             (limited(), fail, forget, "fail", "fail"),
-            (Failure::NotFound(place()), serve, keep, "stale", "fail"),
-            (Failure::NotFound(place()), fail, keep, "stale", "fail"),
-            (Failure::NotFound(place()), serve, forget, "forget", "fail"),
+            (Failure::NotFound(registry()), serve, keep, "stale", "fail"),
+            (Failure::NotFound(registry()), fail, keep, "stale", "fail"),
+            (
+                Failure::NotFound(registry()),
+                serve,
+                forget,
+                "forget",
+                "fail",
+            ),
             (refused(), serve, keep, "fail", "fail"),
-            (Failure::Forbidden(place()), serve, keep, "fail", "fail"),
+            (Failure::Forbidden(registry()), serve, keep, "fail", "fail"),
         ] {
             let policy = Policy {
                 when_unreachable,
@@ -309,7 +334,7 @@ mod tests {
                 uncached,
                 "{failure:?} {policy:?}"
             );
-            assert_eq!(name(conclude(None, Word::Untold, policy)), "fetch");
+            assert_eq!(name(conclude(None, Word::NoDigest, policy)), "fetch");
             assert_eq!(
                 name(conclude(
                     Some(record()),

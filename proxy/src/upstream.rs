@@ -13,6 +13,7 @@ mod endpoint;
 mod failure;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod head;
 mod health;
 mod knock;
 mod lend;

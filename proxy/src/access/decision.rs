@@ -79,7 +79,7 @@ fn of_repository(known: Known, ttl: Duration, grace: Duration) -> Verdict {
         (None, _) => Verdict::Ask { bridged: public },
         (Some(_), Refusal::Believed) => Verdict::Refused,
         (Some(_), Refusal::Doubted) => Verdict::Ask { bridged: false },
-        // What it holds came by credentials: every pull begins with a question of nobody's, which is known to be in vain.
+        // What it holds came by credentials: every pull begins with an anonymous question, which is known to be in vain.
         (Some(age), Refusal::None) if age < ttl && known.holds && !known.suspended => {
             Verdict::Refused
         }

@@ -1,15 +1,15 @@
 //! Which credential has opened which repository, and when (promise P17).
 //!
-//! A grant holds a fingerprint, never a secret. Grants are kept in a file that only its owner may read, one line of JSON
-//! each, newest last: what was accepted, what was refused, and which single subjects were refused.
+//! A grant holds a fingerprint, never a secret. What was accepted, what was refused, and which single subjects were refused
+//! is known in memory and kept in a file ([`file`]).
+
+mod file;
 
 use std::{
     collections::HashMap,
     fs,
     hash::Hash,
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -17,34 +17,18 @@ use std::{
     time::Duration,
 };
 
-use larder_shared::{Reference, RegistryName, Repository};
-use serde::{Deserialize, Serialize};
+use larder_shared::Reference;
 
+use self::file::Contents;
 use super::Key;
 use crate::{
     clock::{unix_age, unix_now},
-    identity::Fingerprint,
     store::Journal,
     telemetry,
 };
 
 /// Of so many grants, or revocations, half are forgotten, the oldest; the file is written anew.
 const CROWDED: usize = 50_000;
-
-#[derive(Serialize, Deserialize)]
-struct Line {
-    registry: RegistryName,
-    repository: Repository,
-    credential: String,
-    /// Unix seconds of the proof; 0 when it was revoked.
-    at: u64,
-    /// When that was.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    revoked: Option<u64>,
-    /// The tag or the digest that this is about alone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    subject: Option<String>,
-}
 
 /// All verdicts over credentials.
 #[derive(Debug)]
@@ -108,45 +92,23 @@ impl Grants {
         if file.is_some() {
             return;
         }
-        let mut known = HashMap::new();
-        let mut revoked = HashMap::new();
-        let mut denied = HashMap::new();
         let text = fs::read_to_string(&self.kept.path).unwrap_or_default();
-        for line in text.lines() {
-            let Ok(line) = serde_json::from_str::<Line>(line) else {
-                continue;
-            };
-            let Some(fingerprint) = Fingerprint::parse(&line.credential) else {
-                continue;
-            };
-            let key = (line.registry, line.repository, fingerprint);
-            if let Some(subject) = line.subject {
-                let Ok(subject) = subject.parse() else {
-                    continue;
-                };
-                match line.revoked {
-                    Some(at) => denied.insert((key, subject), at.min(unix_now())),
-                    None => denied.remove(&(key, subject)),
-                };
-                continue;
-            }
-            if let Some(at) = line.revoked {
-                // Written while the clock was wrong: it is refused, and not for ever.
-                revoked.insert(key.clone(), at.min(unix_now()));
-            }
-            known.insert(key, line.at);
-        }
+        let Contents {
+            accepted,
+            refused,
+            denied,
+        } = file::parse(&text);
         {
             let (mut here, mut voided) = (lock(&self.kept.known), lock(&self.kept.revoked));
             // A refusal voids what the other of the two accepted before it.
-            here.retain(|key, at| revoked.get(key).is_none_or(|refused| refused < at));
-            for (key, at) in known {
+            here.retain(|key, at| refused.get(key).is_none_or(|refused| refused < at));
+            for (key, at) in accepted {
                 if voided.get(&key).is_none_or(|refused| *refused < at) {
                     let newest = here.entry(key).or_insert(at);
                     *newest = at.max(*newest);
                 }
             }
-            for (key, at) in revoked {
+            for (key, at) in refused {
                 let newest = voided.entry(key).or_insert(at);
                 *newest = at.max(*newest);
             }
@@ -196,7 +158,7 @@ impl Grants {
         bound(&mut known);
         // A pull makes a handful of proofs; one line is enough.
         if old.is_none_or(|old| at.abs_diff(old) >= 5) {
-            self.append(&line(key, at), known);
+            self.append(&file::accepted(key, at), known);
         }
     }
 
@@ -210,13 +172,13 @@ impl Grants {
         }
         known.insert(key.clone(), at);
         bound(&mut known);
-        self.append(&line(key, at), known);
+        self.append(&file::accepted(key, at), known);
     }
 
     /// The origin refused it now: whatever was granted before is void.
     pub fn refuse(&self, key: &Key) {
         let at = unix_now();
-        // First of all the revocation: whoever adds what another larder knows looks at these two in the other order.
+        // First of all the revocation: `take_over` and `learn` look at these two in the other order.
         let news = {
             let mut revoked = lock(&self.kept.revoked);
             let news = revoked.insert(key.clone(), at).is_none();
@@ -227,7 +189,7 @@ impl Grants {
         let mut known = lock(&self.kept.known);
         let granted = known.remove(key).is_some();
         if granted || news {
-            self.append(&revocation(key, at), known);
+            self.append(&file::refused(key, at), known);
         }
     }
 
@@ -283,9 +245,9 @@ impl Grants {
             drop(marks);
             if news {
                 let text = if denied {
-                    told(key, 0, Some(at), Some(subject))
+                    file::denied(key, subject, at)
                 } else {
-                    told(key, 0, None, Some(subject))
+                    file::served(key, subject)
                 };
                 self.append(&text, known);
             }
@@ -335,7 +297,7 @@ impl GrantLog {
         let mut added = 0;
         let written = self.lines.write(|text| {
             added = text.split(|byte| *byte == b'\n').count();
-            private(&self.path, false)?.write_all(text)
+            file::append(&self.path, text)
         });
         if let Err(error) = written {
             tracing::debug!(%error, path = %self.path.display(), "grants were not written, and will be again");
@@ -349,15 +311,15 @@ impl GrantLog {
     /// All that is in memory, as lines.
     fn all(&self, known: &HashMap<Key, u64>) -> String {
         let (revoked, denied) = (lock(&self.revoked), lock(&self.denied));
-        let revocations = revoked.iter().map(|(key, at)| revocation(key, *at));
-        let granted = known.iter().map(|(key, at)| line(key, *at));
+        let revocations = revoked.iter().map(|(key, at)| file::refused(key, *at));
+        let granted = known.iter().map(|(key, at)| file::accepted(key, *at));
         let denied = denied
             .iter()
-            .map(|((key, subject), at)| told(key, 0, Some(*at), Some(subject)));
+            .map(|((key, subject), at)| file::denied(key, subject, *at));
         revocations.chain(granted).chain(denied).collect()
     }
 
-    /// Writes all that is in memory to a new file, for who holds `file`; says how many lines that are (blocking).
+    /// Writes all that is in memory to a new file, while `file` is held; says how many lines that are (blocking).
     fn rewrite(&self) -> usize {
         let text = {
             let known = lock(&self.known);
@@ -365,8 +327,8 @@ impl GrantLog {
             self.lines.waiting().clear();
             self.all(&known)
         };
-        // Whoever asks for a verdict does not wait for the disk.
-        match rewrite(&self.path, &text) {
+        // A request that needs a verdict does not wait for the disk.
+        match file::replace(&self.path, &text) {
             Ok(()) => text.lines().count(),
             Err(error) => {
                 if let Some(due) = telemetry::due("the grants are not written", "") {
@@ -377,45 +339,6 @@ impl GrantLog {
             }
         }
     }
-}
-
-/// A line that voids what stands before it.
-fn revocation(key: &Key, at: u64) -> String {
-    told(key, 0, Some(at), None)
-}
-
-fn line(key: &Key, at: u64) -> String {
-    told(key, at, None, None)
-}
-
-fn told(key: &Key, at: u64, revoked: Option<u64>, subject: Option<&Reference>) -> String {
-    let line = Line {
-        registry: key.0.clone(),
-        repository: key.1.clone(),
-        credential: key.2.to_string(),
-        at,
-        revoked,
-        subject: subject.map(ToString::to_string),
-    };
-    // Serializing these types to memory cannot fail.
-    serde_json::to_string(&line).unwrap_or_default() + "\n"
-}
-
-fn private(path: &Path, truncate: bool) -> io::Result<fs::File> {
-    let mut options = fs::OpenOptions::new();
-    options.create(true).mode(0o600);
-    if truncate {
-        options.write(true).truncate(true);
-    } else {
-        options.append(true);
-    }
-    options.open(path)
-}
-
-fn rewrite(path: &Path, text: &str) -> io::Result<()> {
-    let new = path.with_extension("new");
-    private(&new, true)?.write_all(text.as_bytes())?;
-    fs::rename(new, path)
 }
 
 #[cfg(test)]

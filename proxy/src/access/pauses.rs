@@ -45,7 +45,7 @@ impl<K: Eq + Hash> Pauses<K> {
         Self(LruCache::new(MOST))
     }
 
-    /// The origin has refused it now. Many who hear of one refusal are told of one.
+    /// The origin has refused it now. Many requests that meet one refusal count as one.
     pub(super) fn refused(&mut self, key: K, now: Instant) {
         let wait = match self.0.get(&key) {
             Some(pause) if now < pause.since + pause.wait => return,

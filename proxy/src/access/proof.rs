@@ -58,7 +58,7 @@ pub(super) fn fits(subject: &Subject, answer: &Answer, size: Option<u64>) -> Fit
 
 impl Access {
     /// Asks the origin whether it serves `subject`, which the repository is known to hold, to this caller, and remembers
-    /// the answer. An outage is bridged for who was allowed not long ago.
+    /// the answer. An outage is bridged for a caller that was allowed not long ago.
     pub async fn prove(self: &Arc<Self>, place: &Place, subject: Subject) -> Result<(), Failure> {
         let verdict = self.verdict_on(place, subject.reference().as_ref());
         let bridged = verdict == Verdict::Ask { bridged: true };
@@ -91,7 +91,7 @@ impl Access {
         proven
     }
 
-    /// Asks the origin for a list that a mirror gave. Who may read a list may not therefore read content, nor the other
+    /// Asks the origin for a list that a mirror gave. A caller that may read a list may not therefore read content, nor the other
     /// way round (some registries have a right for each), so nothing is remembered of it.
     pub async fn prove_list(&self, place: &Place, list: Subject) -> Result<(), Failure> {
         let proven = self.ask_origin(place, list, false, None).await;
@@ -184,29 +184,20 @@ impl Access {
 
 /// Whether the origin serves it.
 async fn served(upstreams: &Upstreams, mut ask: Ask, size: Option<u64>) -> Result<(), Failure> {
-    let mut answer = match upstreams.ask(&ask).await {
-        Err(failure) if ask.want == Want::Head && failure.knows_no_head() => None,
-        asked => Some(asked?),
-    };
-    let place = ask.registry.to_string();
+    let mut answer = upstreams.ask(&ask).await?;
     let other = |why: &str| Failure::Invalid {
-        at: place.clone(),
+        at: ask.registry.to_string(),
         why: why.to_owned(),
     };
-    if let Some(answer) = &answer {
-        match fits(&ask.subject, answer, size) {
-            Fits::Yes => return Ok(()),
-            Fits::No => return Err(other("something of another size")),
-            Fits::ByBytes => {}
-        }
+    match fits(&ask.subject, &answer, size) {
+        Fits::Yes => return Ok(()),
+        Fits::No => return Err(other("something of another size")),
+        Fits::ByBytes => {}
     }
     if ask.want == Want::Head {
         ask.want = Want::All;
-        answer = Some(upstreams.ask(&ask).await?);
+        answer = upstreams.ask(&ask).await?;
     }
-    let Some(answer) = answer else {
-        return Err(other("nothing"));
-    };
     let bytes = client::collect(answer.body, media::MAX_MANIFEST, PROOF_TIMEOUT)
         .await
         .map_err(|why| other(&why))?;

@@ -1,4 +1,4 @@
-//! larder's own tokens: what the token endpoint gives to a client that has shown who it is.
+//! larder's own tokens: what the token endpoint gives to a client that has shown its credential.
 //!
 //! A token is an unguessable word for an identity at one registry. It lives in memory only; after a restart clients get
 //! a new one.
@@ -26,7 +26,7 @@ const MOST: u64 = 8 << 20;
 /// Bytes that a token takes besides its own.
 const OVERHEAD: usize = 256;
 
-/// Who holds a token.
+/// The bearer of a token.
 #[derive(Clone, Debug)]
 pub struct Session {
     /// The registry that the identity was shown for; an anonymous one is good anywhere.

@@ -172,15 +172,9 @@ impl Running {
             return true;
         }
         let subject = Subject::Blob(self.fill.digest);
-        let mut ask = self.fills.place(source).ask(subject, Want::Head);
-        let mut answer = self.fills.upstreams.ask(&ask).await;
-        if let Err(Failure::Refused(_) | Failure::Invalid { .. }) = answer {
-            // Public ECR refuses a HEAD that it would allow as a GET.
-            ask.want = Want::Part(Range::new(0, 1));
-            answer = self.fills.upstreams.ask(&ask).await;
-        }
-        match answer {
-            Ok(answer) => answer.whole_length().is_none_or(|length| length == size),
+        let ask = self.fills.place(source).ask(subject, Want::Head);
+        match self.fills.upstreams.ask_length(ask).await {
+            Ok(answer) => answer.whole_length().is_none_or(|told| told == size),
             Err(_) => true,
         }
     }

@@ -3,7 +3,7 @@
 //! containerd asks only the first host of its list for the later chunks of a layer, and goes on only behind a body that
 //! ends short. An error before the headers ends its pull. So a chunk that cannot be had yet gets its headers, if its
 //! caller may read the repository and the blob's size is known, and its body waits. An attempt that brings no byte is
-//! remembered: the next one at the same place is told an error before its headers, so that the client falls back while
+//! remembered: the next one at the same offset is told an error before its headers, so that the client falls back while
 //! it still may. Nothing of this is for offset 0, where clients fall back by themselves.
 
 use std::{
@@ -20,7 +20,7 @@ use larder_shared::{
 };
 use lru::LruCache;
 
-use super::{Pull, PullError, Pulled, Request, blob};
+use super::{Pull, PullError, Pulled, Request, selection};
 use crate::{
     access::{Place, Verdict},
     body::{Awaited, Content},
@@ -53,7 +53,7 @@ type Held = (RegistryName, Repository, Digest);
 pub struct Chunks {
     /// How long blobs are, as a manifest of the repository or a source has told.
     sizes: Mutex<LruCache<Held, u64>>,
-    /// Attempts that brought no byte, as hashes of place, offset and caller.
+    /// Attempts that brought no byte, as hashes of digest, repository, offset and caller.
     barren: Mutex<LruCache<u64, Instant>>,
     hasher: RandomState,
 }
@@ -115,7 +115,7 @@ enum Patience {
     FirstByte,
 }
 
-/// Pure: the last attempt at the same place, the size if known, and whether the caller may read the repository.
+/// Pure: the last attempt at the same offset, the size if known, and whether the caller may read the repository.
 fn patience(barren: bool, size: Option<u64>, may_read: bool) -> Patience {
     match (barren, size) {
         (true, _) => Patience::FirstByte,
@@ -242,7 +242,7 @@ impl Pull {
             }
         };
         let content = Content::Awaited(Awaited::new(coming));
-        blob::answer(digest, size, &selected, content)
+        selection::answer(digest, size, &selected, content)
             .map(|pulled| pulled.from(Tier::Upstream, Outcome::Miss))
     }
 }
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_barren_attempt_is_one_at_the_same_place_by_the_same_caller() {
+    fn a_barren_attempt_is_one_at_the_same_offset_by_the_same_caller() {
         let chunks = Chunks::default();
         let held = |repository: &str| {
             let name = |name: &str| name.parse().expect("a name");

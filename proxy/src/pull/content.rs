@@ -146,7 +146,7 @@ struct Extent {
 }
 
 /// Adds up what is below a manifest that is here. Platforms without a manifest here do not count, as long as another
-/// has one: nobody on this node wants them.
+/// has one: no client of this node wants them.
 fn extent(root: &Digest, here: &Here, names: &HashMap<Digest, Names>) -> Extent {
     let mut extent = Extent::default();
     let mut seen = HashSet::new();

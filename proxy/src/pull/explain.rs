@@ -1,13 +1,12 @@
 //! What a pull would do, and why, without transferring the image.
 //!
-//! Goes the way of a runtime: it asks as nobody in particular first, shows a secret when it is told to, asks what the
+//! Goes the way of a runtime: it asks without a credential first, shows a secret when it is told to, asks what the
 //! tag points to with HEAD, then wants the manifest and the blobs. Decisions are the pull's own ([`Pull::resolve_tag`],
 //! verdicts, [`placement`](crate::cluster::placement)); nothing is fetched, and nothing is remembered beyond what one
 //! HEAD of the runtime would leave behind.
 
 mod contents;
 mod sources;
-mod words;
 
 use larder_shared::{
     Digest, Reference, Tag,
@@ -15,10 +14,10 @@ use larder_shared::{
     name::ImageName,
 };
 
-pub(super) use self::words::{concluded, seen};
 use super::{
     Platforms, Pull, PullError, judge,
-    manifest::{Known, Resolved},
+    tag::{Known, Resolved},
+    words,
 };
 use crate::{
     access::{Place, Verdict},
@@ -51,13 +50,13 @@ struct Met {
     step: Option<Step>,
 }
 
-/// Steps, and what comes of them.
-struct Told {
+/// The steps of a pull, and what comes of them.
+struct Report {
     steps: Vec<Step>,
     expected: Expected,
 }
 
-impl Told {
+impl Report {
     fn say(&mut self, step: StepName, outcome: StepOutcome, detail: impl Into<String>) {
         self.steps.push(Step::new(step, outcome, detail));
     }
@@ -71,19 +70,19 @@ impl Pull {
     /// Walks the path of a pull and says at each step what it would meet.
     pub async fn explain(&self, asked: Asked) -> Explanation {
         let image = asked.image.to_string();
-        let mut told = Told {
+        let mut report = Report {
             steps: Vec::new(),
             expected: Expected::default(),
         };
-        self.walk(asked, &mut told).await;
+        self.walk(asked, &mut report).await;
         Explanation {
             image,
-            steps: told.steps,
-            pull: told.expected,
+            steps: report.steps,
+            pull: report.expected,
         }
     }
 
-    async fn walk(&self, asked: Asked, told: &mut Told) {
+    async fn walk(&self, asked: Asked, report: &mut Report) {
         let Asked {
             image, credential, ..
         } = asked;
@@ -91,11 +90,11 @@ impl Pull {
         let place = match known.await {
             Ok(place) => place,
             Err(error) => {
-                told.say(StepName::Name, StepOutcome::Denied, error.to_string());
-                return told.comes(PullOutcome::Refused);
+                report.say(StepName::Name, StepOutcome::Denied, error.to_string());
+                return report.comes(PullOutcome::Refused);
             }
         };
-        told.say(StepName::Name, StepOutcome::Ok, self.named(&image));
+        report.say(StepName::Name, StepOutcome::Ok, self.named(&image));
         let mut place = self.shared(place).await;
         let mut own = false;
         let mut met = self.meet(&place, &image.reference).await;
@@ -103,7 +102,7 @@ impl Pull {
         if let Err(error) = &met {
             let judged = judge(error.clone(), &place, false);
             if let (PullError::Unauthorized { .. }, Some(credential)) = (&judged, credential) {
-                told.say(
+                report.say(
                     StepName::Access,
                     StepOutcome::Challenged,
                     "without credentials it is refused; the runtime is told to show the pod's secret",
@@ -115,19 +114,19 @@ impl Pull {
         }
         match met {
             Ok(met) => {
-                told.steps.push(self.opened(&place, &met, own));
-                told.steps.extend(met.step.clone());
-                self.explain_upstream(&place, met.endpoint, met.failure.as_ref(), told);
-                told.comes(if met.stale {
+                report.steps.push(self.opened(&place, &met, own));
+                report.steps.extend(met.step.clone());
+                self.explain_upstream(&place, met.endpoint, met.failure.as_ref(), report);
+                report.comes(if met.stale {
                     PullOutcome::Stale
                 } else {
                     PullOutcome::Served
                 });
-                told.expected.digest = met.digest;
-                self.explain_contents(&place, &met, &asked.platforms, told)
+                report.expected.digest = met.digest;
+                self.explain_contents(&place, &met, &asked.platforms, report)
                     .await;
             }
-            Err(error) => self.explain_failure(&place, &error, own, told),
+            Err(error) => self.explain_failure(&place, &error, own, report),
         }
     }
 
@@ -190,15 +189,15 @@ impl Pull {
         tag: &Tag,
         resolved: Resolved,
     ) -> Result<Met, PullError> {
-        let (outcome, detail) = concluded(&resolved);
+        let (outcome, detail) = words::concluded(&resolved);
         let Resolved {
             answer,
             endpoint,
-            record,
+            cached,
             ..
         } = resolved;
         let mut met = Met {
-            digest: record.map(|record| record.digest),
+            digest: cached.record.map(|record| record.digest),
             stale: false,
             endpoint,
             failure: None,
@@ -224,7 +223,7 @@ impl Pull {
         Ok(met)
     }
 
-    /// What a digest stands for is known; who may read it, and whether it is there, may have to be asked.
+    /// What a digest stands for is known; whether the caller may read it, and whether it is there, may have to be asked.
     async fn meet_digest(&self, place: &Place, digest: &Digest) -> Result<Met, PullError> {
         let reference = Reference::Digest(*digest);
         let proven = self.proven(place, &reference)?;
@@ -258,7 +257,7 @@ impl Pull {
             Err(failure) => {
                 self.access.met(place, &subject, &failure);
                 let outage = self.access.is_outage(place, &failure);
-                // What nobody but upstream has cannot be had.
+                // What upstream alone has cannot be had.
                 let elsewhere = self.cluster.is_there() && self.may_have_stale(place, &reference);
                 if outage && elsewhere && self.is_anywhere(place, digest).await {
                     met.failure = Some(failure);
@@ -319,7 +318,7 @@ impl Pull {
     }
 
     /// Why a pull gets nothing.
-    fn explain_failure(&self, place: &Place, error: &PullError, own: bool, told: &mut Told) {
+    fn explain_failure(&self, place: &Place, error: &PullError, own: bool, report: &mut Report) {
         let judged = judge(error.clone(), place, own);
         let failure = match error {
             PullError::Upstream(failure) | PullError::Fill(FillError::Upstream(failure)) => {
@@ -354,8 +353,8 @@ impl Pull {
             ),
             _ => error.to_string(),
         };
-        told.say(step, outcome, detail);
-        told.comes(pull);
-        self.explain_upstream(place, None, failure.as_ref(), told);
+        report.say(step, outcome, detail);
+        report.comes(pull);
+        self.explain_upstream(place, None, failure.as_ref(), report);
     }
 }

@@ -51,7 +51,7 @@ impl Pull {
         let body = match (head, digest) {
             (true, _) => Body::empty(),
             (false, Some(digest)) => Body::verified(answer.body, length, digest, receiving),
-            // The registry does not tell what it should be, so nobody can check it.
+            // The registry does not tell its digest, so it cannot be checked.
             (false, None) => Body::passed_on(answer.body, length),
         };
         Ok(Pulled {

@@ -15,12 +15,12 @@ use crate::{
 };
 
 impl Pull {
-    /// What is done to the store is done by whoever has it.
+    /// Only the larder that has the store changes it.
     pub(super) fn owns_the_store(&self) -> Result<(), String> {
         match self.store.tenure() {
             Tenure::Held => Ok(()),
             Tenure::Waiting if let Some(why) = self.store.trouble() => Err(format!(
-                "the store {} cannot be used: {why}; mend the disk, larder tries it again by itself",
+                "the store {} cannot be used: {why}; fix the disk, larder tries it again by itself",
                 self.store.root().display()
             )),
             Tenure::Waiting => Err(format!(
@@ -57,7 +57,7 @@ impl Pull {
         let (store, metrics) = (Arc::clone(&self.store), Arc::clone(&self.metrics));
         let evict = move || {
             let mut family = store.family(&digest);
-            // Nobody could unpin what stays, once the manifest that names it is gone.
+            // What stays could not be unpinned any more, once the manifest that names it is gone.
             let pins = store.pins();
             let pinned = named_by_others(&store, &family, |manifest| pins.contains(manifest));
             let unpinned = family.iter().filter(|digest| !pinned.contains(digest));

@@ -11,10 +11,7 @@ use tokio::time::timeout;
 
 use larder_shared::{Digest, Range, RangeHeader, Reference, Role, Route, media};
 
-use super::{
-    Manifest, Pull, PullError, Pulled,
-    blob::{Way, head},
-};
+use super::{Manifest, Pull, PullError, Pulled, blob::Given, held::Held, selection::head};
 use crate::{
     access::Place,
     cluster::peers,
@@ -32,7 +29,7 @@ pub struct MemberRequest {
     pub head: bool,
     pub range: RangeHeader,
     pub role: Role,
-    /// On whose behalf upstream may be asked: nobody's, or the bearer's of the token that was lent.
+    /// On whose behalf upstream may be asked: an anonymous caller's, or the bearer's of the token that was lent.
     pub identity: Identity,
     pub trace: Trace,
 }
@@ -76,12 +73,13 @@ impl Pull {
     ) -> Result<Pulled, PullError> {
         let linked = place.record.link(digest).is_some();
         let mut right = if linked { Right::Digest } else { Right::Member };
-        if (linked || role != Role::Holder)
-            && let Some(blob) = self.held_blob(place, digest, &mut right).await?
-        {
-            return self.stored(digest, range, blob);
+        if linked || role != Role::Holder {
+            match self.held_blob(place, digest, right).await? {
+                Held::Blob(blob) => return self.stored(digest, range, blob),
+                Held::Nothing(known) => right = known,
+            }
         }
-        // A node that cannot keep it would fetch it once for each who asks.
+        // A node that cannot keep it would fetch it once for each member that asks.
         if role == Role::Holder || !self.store.usable() {
             return Err(missing(place));
         }
@@ -98,9 +96,9 @@ impl Pull {
             .joined(place, &source, digest, range, right, role.depth())
             .await?
         {
-            Way::Seat(reader) => self.follow(*reader, digest, source, range).await,
-            Way::Held(blob) => self.stored(digest, range, blob),
-            Way::Elsewhere => Err(missing(place)),
+            Given::Filling(reader) => self.follow(*reader, digest, source, range).await,
+            Given::Stored(blob) => self.stored(digest, range, blob),
+            Given::ByAnotherRegistry => Err(missing(place)),
         }
     }
 }
@@ -121,7 +119,8 @@ impl Pull {
         if role == Role::Holder {
             return Err(missing(place));
         }
-        // One question for all members that ask now, whatever token each has lent; for nobody's, callers here have it too.
+        // One question for all members that ask now, whatever token each has lent. An anonymous one is shared with callers
+        // of this node.
         let who = if place.identity.is_anonymous() {
             place.identity.fingerprint()
         } else {
@@ -133,8 +132,8 @@ impl Pull {
         Ok(manifest.pulled(false, Outcome::Miss))
     }
 
-    /// A manifest from the other members, for a caller who may read the repository. Upstream is not bothered by whoever is
-    /// asked as a `holder`.
+    /// A manifest from the other members, for a caller that may read the repository. A member that is asked as a holder asks
+    /// nobody.
     pub(super) async fn manifest_from_members(
         &self,
         place: &Place,

@@ -29,7 +29,7 @@ pub(super) const LITTLE: Duration = Duration::from_millis(700);
 /// The same within a request of which a first question has taken its time already.
 pub(super) const SOME: Duration = Duration::from_millis(1500);
 
-/// An answer that came sooner tells that nobody had to wait: a refused connection, an open breaker.
+/// A failure that came sooner made no client wait: a refused connection, an open breaker.
 const SILENCE: Duration = Duration::from_millis(500);
 
 /// What is asked for, however it is asked for, as a hash: another thing with the same one is hurried in vain, once.
@@ -160,10 +160,10 @@ mod tests {
             // The client, or the bound on its headers, was quicker.
             (None, false, LEFT_LATE, Lesson::Silent),
             (None, false, late, Lesson::None),
-            // A connection that is refused costs nobody time.
+            // A connection that is refused costs no time.
             (Some(false), false, soon, Lesson::None),
             (None, false, soon, Lesson::None),
-            // Otherwise who asks often enough would keep a slow registry from ever being heard.
+            // Otherwise a client that asks often enough would keep a slow registry from ever being heard.
             (Some(false), true, LITTLE, Lesson::None),
             (None, true, late, Lesson::None),
         ] {

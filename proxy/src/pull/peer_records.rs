@@ -76,45 +76,7 @@ impl Pull {
         newer.then(|| heard(told))
     }
 
-    /// An old answer: the newest that can be had. Other members are asked what the tag points to where this node has
-    /// only heard it, and where what it knows itself is nowhere any more.
-    pub(super) async fn newest_stale(
-        &self,
-        place: &Place,
-        tag: &Tag,
-        known: TagRecord,
-        failure: Failure,
-        age: Duration,
-        head: bool,
-    ) -> Result<Pulled, PullError> {
-        let was_heard = known.checked == 0;
-        let may = self.may_have_stale(place, &Reference::Tag(tag.clone()));
-        if !was_heard {
-            let served = self
-                .stale(place, tag, &known, failure.clone(), age, head)
-                .await;
-            if served.is_ok() || !may {
-                return served;
-            }
-        }
-        if may
-            && let Some(newer) = self.hear_newer(place, tag, &known).await
-            && let Ok(served) = self
-                .stale(place, tag, &newer, failure.clone(), Duration::MAX, head)
-                .await
-        {
-            if was_heard {
-                place.record.set_tag(tag.clone(), newer);
-            }
-            return Ok(served);
-        }
-        if was_heard {
-            return self.stale(place, tag, &known, failure, age, head).await;
-        }
-        Err(failure.into())
-    }
-
-    /// Tells the other members what upstream has just said about a manifest and about who may have it.
+    /// Tells the other members what upstream has just said about a manifest and about this caller's right to it.
     pub(super) fn tell(&self, place: &Place, route: &Route, answered: &Result<Pulled, PullError>) {
         let Route::Manifest(_, reference) = route else {
             return;
@@ -170,7 +132,7 @@ impl Pull {
     }
 }
 
-/// Tells the keepers of a repository who may read it, and those of a tag what it points to.
+/// Tells the keepers of a repository the verdicts on it, and those of a tag what it points to.
 fn spread(
     cluster: &Arc<Cluster>,
     place: &Place,
@@ -214,7 +176,7 @@ fn spread(
 }
 
 /// Tells the other members what these tags point to, now that the manifest is here. Runtimes ask for it by its digest,
-/// after a HEAD of the tag: the keepers were told nothing then, since a digest that nobody holds would keep them from
+/// after a HEAD of the tag: the keepers were told nothing then, since a digest that no member holds would keep them from
 /// giving the one that somebody does.
 pub(super) fn tell_arrived(cluster: &Arc<Cluster>, place: &Place, tags: Vec<(Tag, TagRecord)>) {
     if !cluster.is_joined() && !cluster.is_there() {

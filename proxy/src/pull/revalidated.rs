@@ -21,7 +21,7 @@ impl Pull {
             }
             Word::Failed(failure) => Some(found_out(failure)),
             // The manifest itself will tell.
-            Word::Untold => None,
+            Word::NoDigest => None,
         };
         if let Some(told) = told {
             self.metrics.access.revalidated(told);

@@ -1,7 +1,7 @@
 //! Bringing an image into the node tier before anybody asks for it (requirements D6 to D8).
 //!
 //! It is pulled as a client would pull it, by the same path: the same rules say who may read it, it is downloaded once
-//! with whoever else wants it, and it stays within the bounds of the tier. Only the bytes go nowhere.
+//! for all that want it now, and it stays within the bounds of the tier. Only the bytes go nowhere.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,7 +14,7 @@ use larder_shared::{
     Digest, RangeHeader, Reference, Route, admin::PulledImage, name::ImageName, route::Address,
 };
 
-use super::{Caller, Pull, PullError, Request};
+use super::{Caller, Pull, PullError, Request, held::Held};
 use crate::{
     credentials::Credential,
     store::{Counts, Named, Names, Platform},
@@ -132,8 +132,8 @@ pub(super) fn total(sizes: impl Iterator<Item = u64>) -> u64 {
 }
 
 impl Pull {
-    /// Brings an image into the node tier, on behalf of `caller`, or with the node's own credentials where nobody is named
-    /// and the registry wants to know who asks.
+    /// Brings an image into the node tier, on behalf of `caller`, or with the node's own credentials where no caller is
+    /// named and the registry wants a credential.
     pub async fn warm(
         &self,
         image: &ImageName,
@@ -333,14 +333,11 @@ impl Pull {
         for _ in 0..ATTEMPTS {
             // A blob that is served counts as read to its end, and would be hashed again for the next reader.
             let place = self.place(&address, caller).await.map_err(|e| named(&e))?;
-            let mut right = self.right(&place, &digest).map_err(|e| named(&e))?;
-            match self.held_blob(&place, &digest, &mut right).await {
-                Ok(Some(_)) => {
-                    counts.add(1, size);
-                    return Ok(());
-                }
-                Ok(None) => {}
-                Err(error) => return Err(named(&error)),
+            let right = self.right(&place, &digest).map_err(|e| named(&e))?;
+            let held = self.held_blob(&place, &digest, right).await;
+            if let Held::Blob(_) = held.map_err(|e| named(&e))? {
+                counts.add(1, size);
+                return Ok(());
             }
             let request = Request {
                 route: Route::Blob(address.clone(), digest),

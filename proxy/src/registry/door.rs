@@ -1,4 +1,4 @@
-//! Who asks, and how to ask them who they are.
+//! The caller of a request, and how a client is asked for its credential.
 //!
 //! A client that may not read a repository is sent to larder's own token endpoint, on the address it has used, so that
 //! its secret crosses loopback only. There it shows a username and a password, an identity token, or nothing, and gets a
@@ -27,7 +27,7 @@ use crate::{
     trace::Trace,
 };
 
-/// Why nobody can tell who asks.
+/// Why the caller is not known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unknown {
     /// A larder token that is not known any more.

@@ -91,11 +91,6 @@ impl Failure {
             .into_iter()
             .find(|status| *why == status.to_string())
     }
-
-    /// 405: a registry that knows no HEAD. It is asked with GET.
-    pub fn knows_no_head(&self) -> bool {
-        matches!(self, Self::Invalid { why, .. } if why.starts_with("405"))
-    }
 }
 
 pub(super) fn refused_to(at: String, what: Refused) -> Failure {

@@ -32,16 +32,16 @@ fn what_an_answer_means() {
 
 #[test]
 fn what_is_an_outage() {
-    let place = || "r".to_owned();
+    let registry = || "r".to_owned();
     let why = || "w".to_owned();
     let refused = upstream::Refusal {
-        at: place(),
+        at: registry(),
         what: Refused::Subject,
     };
     for (failure, of_private, of_public) in [
         (
             Failure::Unreachable {
-                at: place(),
+                at: registry(),
                 why: why(),
             },
             true,
@@ -49,7 +49,7 @@ fn what_is_an_outage() {
         ),
         (
             Failure::Limited {
-                at: place(),
+                at: registry(),
                 retry_after: None,
                 why: upstream::Limit::Quota,
             },
@@ -58,14 +58,14 @@ fn what_is_an_outage() {
         ),
         (
             Failure::Invalid {
-                at: place(),
+                at: registry(),
                 why: why(),
             },
             false,
             true,
         ),
         (Failure::Refused(refused), false, false),
-        (Failure::NotFound(place()), false, false),
+        (Failure::NotFound(registry()), false, false),
         (Failure::Forbidden(why()), false, false),
     ] {
         assert_eq!(is_outage(&failure, false), of_private, "{failure:?}");

@@ -1,8 +1,11 @@
 //! What outlives a restart, what is void, and what is bounded.
 
-use std::{os::unix::fs::symlink, time::Instant};
+use std::{os::unix::fs::symlink, path::Path, time::Instant};
+
+use larder_shared::Repository;
 
 use super::*;
+use crate::identity::Fingerprint;
 
 fn of(who: Fingerprint) -> Key {
     ("a.io".parse().unwrap(), "b".parse().unwrap(), who)
@@ -131,7 +134,7 @@ async fn what_was_accepted_at_a_time_to_come_opens_nothing() {
     let ahead = unix_now() + 8 * 3600;
     fs::write(
         &path,
-        line(&of(who(1)), ahead) + &revocation(&of(who(2)), ahead),
+        file::accepted(&of(who(1)), ahead) + &file::refused(&of(who(2)), ahead),
     )
     .unwrap();
     let grants = Grants::load(path, day);

@@ -1,4 +1,4 @@
-//! The manifest and the blobs: what of them is here, who holds the rest.
+//! The manifest and the blobs: what of them is here, which members hold the rest.
 
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
@@ -8,7 +8,7 @@ use larder_shared::{
     media,
 };
 
-use super::{Met, Told};
+use super::{Met, Report};
 use crate::{
     access::Place,
     cluster::{peers, placement},
@@ -17,7 +17,7 @@ use crate::{
     trace::Trace,
 };
 
-/// Who is said to hold a blob is told within this time, and whoever is asked for it says so within this time.
+/// Members name a blob's holders within this time, and a holder confirms it within this time.
 const HOLDERS: Duration = Duration::from_millis(300);
 
 /// In a cluster of up to so many others, all are asked; in a larger one those that are said to hold it.
@@ -32,37 +32,37 @@ impl Pull {
         place: &Place,
         met: &Met,
         platforms: &Platforms,
-        told: &mut Told,
+        report: &mut Report,
     ) {
         let Some(digest) = met.digest else {
             let detail = "it is fetched from the registry";
-            return told.say(StepName::Manifest, StepOutcome::Miss, detail);
+            return report.say(StepName::Manifest, StepOutcome::Miss, detail);
         };
-        let Some(manifest) = self.explain_manifest(place, digest, told).await else {
+        let Some(manifest) = self.explain_manifest(place, digest, report).await else {
             return;
         };
         if Names::of(&manifest).manifests.is_empty() {
-            return self.explain_leaves(place, &manifest, told).await;
+            return self.explain_leaves(place, &manifest, report).await;
         }
         // The runtime picks the manifest of its platform.
         let chosen = warm::chosen(&manifest, platforms);
         match chosen.map(|chosen| chosen.first().map(|(digest, _)| *digest)) {
             Ok(Some(of_platform)) => {
-                if let Some(manifest) = self.explain_manifest(place, of_platform, told).await {
-                    self.explain_leaves(place, &manifest, told).await;
+                if let Some(manifest) = self.explain_manifest(place, of_platform, report).await {
+                    self.explain_leaves(place, &manifest, report).await;
                 }
             }
-            Ok(None) => told.say(
+            Ok(None) => report.say(
                 StepName::Manifest,
                 StepOutcome::Missing,
                 "it is an index of nothing",
             ),
-            Err(why) => told.say(StepName::Manifest, StepOutcome::Missing, why),
+            Err(why) => report.say(StepName::Manifest, StepOutcome::Missing, why),
         }
     }
 
-    async fn explain_leaves(&self, place: &Place, manifest: &[u8], told: &mut Told) {
-        told.expected.manifest_here = true;
+    async fn explain_leaves(&self, place: &Place, manifest: &[u8], report: &mut Report) {
+        report.expected.manifest_here = true;
         let mut blobs = Vec::new();
         let mut seen = BTreeSet::new();
         let names = Names::of(manifest);
@@ -71,8 +71,8 @@ impl Pull {
                 blobs.push(self.expected(place, named).await);
             }
         }
-        self.say_blobs(&blobs, told);
-        told.expected.blobs = Some(blobs);
+        self.say_blobs(&blobs, report);
+        report.expected.blobs = Some(blobs);
     }
 
     /// The bytes of a manifest, if a pull would get it from this node.
@@ -80,7 +80,7 @@ impl Pull {
         &self,
         place: &Place,
         digest: Digest,
-        told: &mut Told,
+        report: &mut Report,
     ) -> Option<Vec<u8>> {
         let read = move |store: &Store| {
             let blob = store.peek(&digest)?;
@@ -99,10 +99,10 @@ impl Pull {
         match bytes {
             Some(bytes) if linked => {
                 let detail = format!("{digest}, {} bytes, on this node", bytes.len());
-                told.say(StepName::Manifest, StepOutcome::Hit, detail);
+                report.say(StepName::Manifest, StepOutcome::Hit, detail);
                 return Some(bytes);
             }
-            Some(_) => told.say(
+            Some(_) => report.say(
                 StepName::Manifest,
                 StepOutcome::Miss,
                 format!("{digest} is here, but not from this repository, so it is fetched: another's word proves nothing"),
@@ -113,7 +113,7 @@ impl Pull {
                     [] => "it is fetched from the registry".to_owned(),
                     members => format!("{} hold it", listed(members)),
                 };
-                told.say(
+                report.say(
                     StepName::Manifest,
                     StepOutcome::Miss,
                     format!("{digest} is not on this node: {from}. Its blobs are known when it is here"),
@@ -220,7 +220,7 @@ impl Pull {
             || self.object_store_has(place, digest).await
     }
 
-    fn say_blobs(&self, blobs: &[ExpectedBlob], told: &mut Told) {
+    fn say_blobs(&self, blobs: &[ExpectedBlob], report: &mut Report) {
         let from = |source: BlobSource| {
             let of = blobs.iter().filter(|blob| blob.from == source.as_str());
             of.fold((0, 0), |(count, bytes), blob| {
@@ -252,7 +252,7 @@ impl Pull {
                 "{detail}; {claimed} of them came by way of another repository, and the registry is asked for a byte of each first"
             );
         }
-        told.say(StepName::Blobs, outcome, detail);
+        report.say(StepName::Blobs, outcome, detail);
         if outcome == StepOutcome::Hit || !self.cluster.is_there() {
             return;
         }
@@ -284,10 +284,10 @@ impl Pull {
                 self.roots(blobs)
             ));
         }
-        told.say(StepName::Cluster, outcome, parts.join("; "));
+        report.say(StepName::Cluster, outcome, parts.join("; "));
     }
 
-    /// Who goes upstream for the runs of the blobs that nobody has.
+    /// Which members go upstream for the runs of the blobs that no member has.
     fn roots(&self, blobs: &[ExpectedBlob]) -> String {
         let view = self.cluster.members.view();
         let mut roots = BTreeSet::new();

@@ -2,7 +2,7 @@
 
 use larder_shared::admin::{StepName, StepOutcome};
 
-use super::Told;
+use super::Report;
 use crate::{access::Place, pull::Pull, upstream::Failure};
 
 impl Pull {
@@ -12,7 +12,7 @@ impl Pull {
         place: &Place,
         answered: Option<usize>,
         failure: Option<&Failure>,
-        told: &mut Told,
+        report: &mut Report,
     ) {
         let endpoints = self.upstreams.fares(&place.registry);
         let last = endpoints.len().saturating_sub(1);
@@ -39,7 +39,7 @@ impl Pull {
                 _ => (StepOutcome::Unasked, "not asked".to_owned()),
             };
             let limit = self.limit(place);
-            told.say(
+            report.say(
                 StepName::Upstream,
                 outcome,
                 format!("{} ({kind}): {words}{limit}", endpoint.url),

@@ -1,18 +1,18 @@
-//! What was found, in words: the same for who asks and for who listens.
+//! What a pull found out of a tag and of a right, in words: the same for `larder explain` and for listeners to requests.
 
 use larder_shared::admin::StepOutcome;
 
+use super::tag::{Known, Resolved};
 use crate::{
     access::{Place, Verdict},
-    pull::manifest::{Known, Resolved},
     tags::After,
     upstream::Failure,
 };
 
 /// What was concluded about a tag, in words.
 pub fn concluded(resolved: &Resolved) -> (StepOutcome, String) {
-    let known = resolved.record.as_ref().map(|record| record.digest);
-    let age = resolved.age.as_secs();
+    let known = resolved.cached.record.as_ref().map(|record| record.digest);
+    let age = resolved.cached.age.as_secs();
     match (&resolved.answer, known) {
         (Known::Fresh(_), known) => {
             let digest = known.map_or_else(|| "not known".to_owned(), |digest| digest.to_string());

@@ -1,0 +1,171 @@
+//! Stale answers: what a tag pointed to, for a caller that may still read the repository, where the registry gives no
+//! answer of its own (promise P14).
+
+use std::time::Duration;
+
+use http::header;
+use larder_shared::{Reference, Tag};
+
+use super::{Pull, PullError, Pulled, put, tag::Cached};
+use crate::{
+    access::{Place, Verdict},
+    config::WhenUnreachable,
+    metrics::{Outcome, Tier},
+    store::TagRecord,
+    tags::After,
+    upstream::{Failure, Subject},
+};
+
+impl Pull {
+    /// The registry's own answer is missing, or it says that there is nothing.
+    pub(super) async fn without(
+        &self,
+        place: &Place,
+        tag: &Tag,
+        otherwise: After,
+        age: Duration,
+        head: bool,
+    ) -> Result<Pulled, PullError> {
+        match otherwise {
+            After::Stale { known, failure } => {
+                self.newest_stale(place, tag, known, failure, age, head)
+                    .await
+            }
+            After::Forget(failure) => {
+                place.record.forget_tag(tag);
+                Err(failure.into())
+            }
+            After::Fail(failure) => Err(failure.into()),
+            // A failure concludes in neither.
+            After::Serve(_) | After::Fetch => Err(Failure::Unreachable {
+                at: place.registry.to_string(),
+                why: "the question was lost".to_owned(),
+            }
+            .into()),
+        }
+    }
+
+    /// Whether an old answer can take the place of the registry's: the manifest that the tag pointed to is here, or other
+    /// members may have it.
+    pub(super) async fn has_stale(&self, place: &Place, tag: &Tag, cached: &Cached) -> bool {
+        let Some(record) = &cached.record else {
+            return false;
+        };
+        cached.policy.when_unreachable == WhenUnreachable::Serve
+            && self.may_have_stale(place, &Reference::Tag(tag.clone()))
+            && (self.cluster.is_there()
+                || self.store.small(&record.digest).is_some()
+                || self.store.length(&record.digest).await.is_some())
+    }
+
+    /// A stale answer needs a live verdict; it never makes one (promise P14).
+    pub(super) fn may_have_stale(&self, place: &Place, subject: &Reference) -> bool {
+        match self.access.verdict_on(place, Some(subject)) {
+            Verdict::Allowed | Verdict::Ask { bridged: true } => true,
+            Verdict::Ask { bridged: false } | Verdict::Refused => false,
+        }
+    }
+
+    /// The same where `failure` is why. A registry may hide behind a 404 what this caller may not read any more, so a 404
+    /// bridges nothing: where the verdict is old the origin is asked for the manifest that the tag pointed to. Nor does
+    /// what no registry says, but for what is public.
+    pub(super) async fn right_to_stale(
+        &self,
+        place: &Place,
+        tag: &Tag,
+        known: &TagRecord,
+        failure: &Failure,
+    ) -> Result<(), PullError> {
+        let named = Reference::Digest(known.digest);
+        let hidden = matches!(failure, Failure::NotFound(_));
+        let bridges = hidden || self.access.is_outage(place, failure);
+        let may = [&Reference::Tag(tag.clone()), &named]
+            .iter()
+            .all(|subject| self.may_have_stale(place, subject));
+        if !(bridges && may) {
+            return Err(failure.clone().into());
+        }
+        if hidden {
+            let subject = Subject::Manifest(named);
+            self.access.prove_unless_known(place, subject).await?;
+        }
+        Ok(())
+    }
+
+    /// An old answer, for a caller that may still read the repository. It says that it is old.
+    async fn stale(
+        &self,
+        place: &Place,
+        tag: &Tag,
+        known: &TagRecord,
+        failure: Failure,
+        age: Duration,
+        head: bool,
+    ) -> Result<Pulled, PullError> {
+        self.right_to_stale(place, tag, known, &failure).await?;
+        let stored = self.stored_manifest(place, &known.digest, head).await;
+        let mut pulled = match stored {
+            Some(pulled) => pulled,
+            None if self.cluster.is_there() => {
+                match self.manifest_from_anybody(place, &known.digest).await {
+                    Some(manifest) => self.kept(place, manifest).pulled(head, Outcome::Miss),
+                    None => return Err(failure.into()),
+                }
+            }
+            None => return Err(failure.into()),
+        };
+        let when = if known.checked == 0 {
+            "as another node knows it".to_owned()
+        } else if age == Duration::MAX {
+            "at a time that this node's clock does not know".to_owned()
+        } else {
+            format!("{} s ago", age.as_secs())
+        };
+        let warning =
+            format!("299 - \"larder: {failure}; this is what the tag pointed to {when}\"");
+        put(&mut pulled.headers, header::WARNING, &warning);
+        let tier = match pulled.outcome {
+            Outcome::Hit => Tier::Node,
+            _ => Tier::Cluster,
+        };
+        Ok(pulled.from(tier, Outcome::Stale))
+    }
+
+    /// An old answer: the newest that can be had. Other members are asked what the tag points to where this node has
+    /// only heard it, and where what it knows itself is nowhere any more.
+    async fn newest_stale(
+        &self,
+        place: &Place,
+        tag: &Tag,
+        known: TagRecord,
+        failure: Failure,
+        age: Duration,
+        head: bool,
+    ) -> Result<Pulled, PullError> {
+        let was_heard = known.checked == 0;
+        let may = self.may_have_stale(place, &Reference::Tag(tag.clone()));
+        if !was_heard {
+            let served = self
+                .stale(place, tag, &known, failure.clone(), age, head)
+                .await;
+            if served.is_ok() || !may {
+                return served;
+            }
+        }
+        if may
+            && let Some(newer) = self.hear_newer(place, tag, &known).await
+            && let Ok(served) = self
+                .stale(place, tag, &newer, failure.clone(), Duration::MAX, head)
+                .await
+        {
+            if was_heard {
+                place.record.set_tag(tag.clone(), newer);
+            }
+            return Ok(served);
+        }
+        if was_heard {
+            return self.stale(place, tag, &known, failure, age, head).await;
+        }
+        Err(failure.into())
+    }
+}
