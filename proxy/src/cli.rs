@@ -1,6 +1,6 @@
 //! The command line: one executable, `larder COMMAND`.
 //!
-//! Exit codes: 0 fine, 1 failed, 2 usage, 3 found something wrong.
+//! Exit codes: 0 success, 1 failure, 2 wrong usage, 3 a check found something wrong.
 
 mod act;
 mod blobs;
@@ -33,7 +33,7 @@ use clap::{Parser, Subcommand};
 
 use self::show::Telling;
 
-/// A node-local image larder: pull once, keep, serve.
+/// A node-local registry mirror and image cache.
 #[derive(Debug, Parser)]
 #[command(
     name = "larder",
@@ -42,9 +42,9 @@ use self::show::Telling;
     max_term_width = 120,
     arg_required_else_help = true,
     after_help = "\
-Exit codes: 0 fine, 1 failed, 2 usage, 3 found something wrong.
-Commands other than serve, install, uninstall, config and completions ask the running larder on its admin socket. In a
-cluster: kubectl exec ds/larder -- larder status"
+Exit codes: 0 success, 1 failure, 2 wrong usage, 3 a check found something wrong.
+Commands other than serve, install, uninstall, config and completions connect to the running larder's admin socket.
+In a cluster: kubectl exec ds/larder -- larder status"
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -55,74 +55,75 @@ pub struct Cli {
 enum Command {
     /// Run the daemon.
     Serve(serve::ServeArgs),
-    /// Show this node at a glance.
+    /// Show the state of this node.
     Status(status::StatusArgs),
     /// Say what a pull of an image would do, and why, without transferring the image.
     Explain(explain::ExplainArgs),
-    /// Find out what is wrong with this node and how to mend it.
+    /// Check this node, and say how to fix what is wrong.
     Doctor(doctor::DoctorArgs),
-    /// Show the images that are here: how big, how much of them, last used.
+    /// List the images in the node tier: size, how much is cached, last use.
     Images(images::ImagesArgs),
-    /// Show the blobs that are here: how big, last used, whose they are.
+    /// List the blobs in the node tier: size, last use, repositories.
     Blobs(blobs::BlobsArgs),
-    /// Bring images into the node tier before anybody asks for them.
+    /// Pull images into the node tier before a pod needs them.
     Pull(pull::PullArgs),
-    /// Keep an image: its content is never evicted.
+    /// Pin an image: larder never evicts its content.
     #[command(after_help = "\
 Examples:
   larder pin registry.k8s.io/pause:3.10
-  larder pull --pin registry.k8s.io/pause:3.10    where it is not here yet
+  larder pull --pin registry.k8s.io/pause:3.10    if it is not cached yet
 
-What is here of the image is pinned, for whoever else it belongs to. Pinned content counts within the bounds.")]
+The command pins the blobs of the image that are in the node tier. A blob that several images share stays pinned for
+all of them. Pinned content counts towards max_size.")]
     Pin(act::ImageArgs),
-    /// Let a pinned image go again.
+    /// Unpin an image: larder may evict its content again.
     #[command(after_help = "\
 Examples:
   larder unpin registry.k8s.io/pause:3.10
 
-It stays until the bounds of the node tier or its ttl want its room.")]
+The image stays in the node tier until its ttl ends or the node tier needs the space.")]
     Unpin(act::ImageArgs),
-    /// Take an image, or everything of one registry, out of the node tier.
+    /// Remove an image, or all content of one registry, from the node tier.
     Evict(act::EvictArgs),
-    /// Bring the node tier within its bounds now.
+    /// Evict now what exceeds the bounds of the node tier.
     #[command(after_help = "\
 Examples:
   larder gc
 
-This is done by itself after every commit and every few seconds; the command says what it did.")]
+larder does this by itself after every commit and every few seconds. The command prints what it evicted.")]
     Gc(act::TierArgs),
-    /// Hash everything in the node tier again.
+    /// Verify the digest of every blob in the node tier.
     #[command(after_help = "\
 Examples:
   larder verify                          as fast as the disk reads
   larder verify --json | jq -r '.rotten[]'
 
-What is damaged is taken out of the tier, and fetched again when it is asked for. Exit code 3: something was.")]
+larder removes damaged blobs from the tier and fetches them again at the next request. Exit code 3: a blob was damaged.")]
     Verify(act::TierArgs),
-    /// Show the other members of the cluster and how they fare.
+    /// Show the members of the cluster and their state.
     Peers(peers::PeersArgs),
-    /// Show the registries behind this node, how they fare, and whether they can be reached.
+    /// Show the registries that this node uses, their state, and whether they can be reached.
     Upstreams(upstreams::UpstreamsArgs),
-    /// Show what the running larder logs, or change it.
+    /// Show or change the log filter of the running larder.
     Log(log::LogArgs),
-    /// Make the container runtime pull through larder.
+    /// Configure the container runtime to pull through larder.
     Install(install::InstallArgs),
-    /// Put the container runtime's files back as they were.
+    /// Restore the container runtime's files.
     Uninstall(install::UninstallArgs),
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(config_file::ConfigCommand),
-    /// Print the completions of a shell.
+    /// Print the completion script for a shell.
     Completions(completions::CompletionsArgs),
 }
 
-/// Failed.
+/// The command failed.
 const FAILED: u8 = 1;
 
-/// Found something wrong.
+/// A check found something wrong.
 const FOUND: u8 = 3;
 
-/// Work on the node's files, which is not left half done because nobody reads of it any more.
+/// Runs work on the node's files. A closed output pipe does not stop the work half done.
 fn told(
     work: impl FnOnce(&mut dyn Write, &mut dyn Write) -> anyhow::Result<u8>,
 ) -> anyhow::Result<u8> {

@@ -1,7 +1,7 @@
 //! Every metric: its handle here, its labels in [`labels`], its name in [`names`].
 //!
-//! Labels are closed sets, so that a hundred thousand repositories do not grow them. Whoever serves a request records
-//! what happened when the request's record is dropped, so that no path can forget it. `docs/metrics.md` is the table
+//! Labels are closed sets, so that a hundred thousand repositories do not grow them. A request's outcome is
+//! recorded when its record is dropped, so that no path can forget it. `docs/metrics.md` is the table
 //! for people, held to this module by a test.
 
 mod classic;
@@ -73,7 +73,7 @@ fn first_byte() -> Histogram {
 }
 
 impl ClientMetrics {
-    /// A request is over. The client used so many of the bytes that it was sent.
+    /// Records the end of a request, and how many of the sent bytes the client used.
     pub fn served(&self, served: &Served, sent_bytes: u64, used_bytes: u64) {
         self.requests.get_or_create(served).inc();
         self.sent_bytes.get_or_create(served).inc_by(sent_bytes);
@@ -95,7 +95,7 @@ impl ClientMetrics {
     }
 }
 
-/// Who may read what, and what tags point to.
+/// Access to repositories, and revalidations of tags.
 #[derive(Default, Debug)]
 pub struct AccessMetrics {
     pub verdicts: Family<Verdicts, Counter>,
@@ -119,7 +119,7 @@ impl AccessMetrics {
     }
 }
 
-/// What is known of upstreams.
+/// Requests to upstreams, and their state.
 #[derive(Default, Debug)]
 pub struct UpstreamMetrics {
     pub asked: Family<UpstreamAsked, Counter>,
@@ -127,7 +127,7 @@ pub struct UpstreamMetrics {
     pub tokens: Family<Tokens, Counter>,
     pub credentials_failed: Family<CredentialsFailed, Counter>,
     pub credentials_findings: Family<OfUpstream, Gauge>,
-    /// Docker Hub's `ratelimit-limit` and `ratelimit-remaining`, as of its last answer that told them.
+    /// Docker Hub's `ratelimit-limit` and `ratelimit-remaining`, as of its last answer that had them.
     pub hub_limit: Known,
     pub hub_remaining: Known,
 }
@@ -136,12 +136,12 @@ pub struct UpstreamMetrics {
 #[derive(Default, Debug)]
 pub struct FillMetrics {
     pub started: Counter,
-    /// Readers that joined a fill that was under way.
+    /// Readers that joined a fill in flight.
     pub coalesced: Counter,
     pub resumed: Counter,
     pub committed: Counter,
     pub failed: Counter,
-    /// Fills whose bytes did not have the digest.
+    /// Fills whose bytes did not match the digest.
     pub mismatched: Counter,
     pub withdrawn: Counter,
     pub in_flight: Gauge,
@@ -191,7 +191,7 @@ pub struct StoreMetrics {
     pub capacity_bytes: Gauge,
     /// 1 while the node tier cannot be written.
     pub failing: Gauge,
-    /// 1 while another larder has the store.
+    /// 1 while another larder holds the store.
     pub waiting: Gauge,
     pub rotten: Counter,
     pub evicted_blobs: Family<Evictions, Counter>,
@@ -207,18 +207,18 @@ impl StoreMetrics {
     }
 }
 
-/// What is known of the other members.
+/// Requests to and from members, and their state.
 #[derive(Default, Debug)]
 pub struct PeerMetrics {
     pub members: Family<InState, Gauge>,
     pub asked: Family<PeerAsked, Counter>,
     pub served: Family<PeerServed, Counter>,
     pub sent_bytes: Family<PeerServed, Counter>,
-    /// Streams that went on with somebody else.
+    /// Streams that continued from another source.
     pub failovers: Counter,
-    /// Members found to have given wrong bytes.
+    /// Times that a member was distrusted because it sent wrong bytes.
     pub distrusted: Counter,
-    /// Connections and requests that are no member's.
+    /// Connections and requests refused because they are not a member's.
     pub turned_away: Counter,
     /// When this node's certificates end, Unix seconds.
     pub certificates: Family<Certificates, Gauge>,
@@ -308,7 +308,7 @@ impl Metrics {
         metrics
     }
 
-    /// What has but one closed label is there from the start: Prometheus does not see the step from nothing to one.
+    /// Series with one closed label exist from the start: Prometheus does not see the step from absent to one.
     fn begin_at_zero(&self) {
         for outcome in Revalidated::ALL.iter().copied() {
             let labels = Revalidations { outcome };
@@ -378,17 +378,17 @@ impl Default for Metrics {
     }
 }
 
-/// A gauge that is shown only while what somebody told of its value holds: 0 would be a lie.
+/// A gauge that is absent while its value is unknown: 0 would be wrong.
 #[derive(Clone, Default, Debug)]
 pub struct Known(Arc<Mutex<Option<(i64, Instant)>>>);
 
 impl Known {
-    /// `value` holds until then.
+    /// `value` holds until `until`.
     pub fn set(&self, value: i64, until: Instant) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((value, until));
     }
 
-    /// What was told, if it was and still holds.
+    /// The value, if it is known and still holds.
     pub fn get(&self) -> Option<i64> {
         let told = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         told.filter(|(_, until)| Instant::now() < *until)

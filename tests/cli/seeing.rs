@@ -64,7 +64,7 @@ async fn explain_says_step_by_step_what_a_pull_would_do() {
 }
 
 #[tokio::test]
-async fn doctor_says_what_is_wrong_and_how_to_mend_it() {
+async fn doctor_says_what_is_wrong_and_how_to_fix_it() {
     let kitchen = Kitchen::new().await;
     let files = Files::of(&kitchen);
     let (certs, config) = (files.certs(), files.config());

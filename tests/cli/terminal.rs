@@ -240,7 +240,7 @@ async fn output_that_is_lost_is_a_failure() {
         let told = String::from_utf8_lossy(&run.stderr);
         assert_eq!(run.status.code(), Some(1), "{arguments:?}: {told}");
         assert!(
-            told.contains("the output cannot be written: No space left"),
+            told.contains("the output could not be written: No space left"),
             "{arguments:?}: {told}"
         );
     }

@@ -192,7 +192,8 @@ async fn an_init_container_sets_a_node_up_and_leaves_it_as_it_was(release: Relea
     arguments.push("--probe=1".into());
     let said = node.larder_in_container(root.path(), &arguments)?;
     assert!(
-        said.complaints.contains("nobody answers at http://")
+        said.complaints
+            .contains("larder does not answer at http://")
             && said.complaints.contains("Connection refused"),
         "{said:?}"
     );
@@ -206,7 +207,7 @@ async fn an_init_container_sets_a_node_up_and_leaves_it_as_it_was(release: Relea
     let said = node.larder_in_container(root.path(), &arguments)?;
     assert!(
         said.complaints
-            .contains("answers with 200, and not as larder does"),
+            .contains("answers with 200, but it is not larder"),
         "{said:?}"
     );
 

@@ -189,11 +189,11 @@ async fn a_crio_is_told_when_its_files_change_and_only_then() -> Result<()> {
             (Some(0), ""),
             "{said:?}"
         );
-        assert!(said.out.contains("CRI-O was told"), "{said:?}");
+        assert!(said.out.contains("CRI-O received a SIGHUP"), "{said:?}");
         until("the signal", PATIENCE, || times() == expected).await?;
         // Once more, and there is nothing to tell.
         let said = larder(&arguments)?;
-        assert!(!said.out.contains("CRI-O was told"), "{said:?}");
+        assert!(!said.out.contains("CRI-O received a SIGHUP"), "{said:?}");
     }
     assert_eq!(times(), 2);
     Ok(())

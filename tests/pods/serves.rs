@@ -87,7 +87,7 @@ async fn served_through_the_host_port(release: Release) -> Result<()> {
     let findings = diagnosis["findings"].as_array().expect("findings");
     for (check, found) in [
         ("runtime", "/etc/containerd/config.toml names "),
-        ("hosts", "larder is asked first: "),
+        ("hosts", "containerd asks larder first: "),
     ] {
         let well = |finding: &&serde_json::Value| {
             finding["check"] == check

@@ -112,7 +112,7 @@ fn values_that_make_no_sense_are_refused_by_name() {
         (
             "credentials: [{registry: ghcr.io, secretName: a, type: basic, access: shared}, \
              {registry: ghcr.io, secretName: b, type: basic, access: shared}]",
-            "credentials: ghcr.io is there twice",
+            "credentials: ghcr.io is listed twice",
         ),
     ];
     for (values, wanted) in rows {

@@ -1,4 +1,4 @@
-//! `larder doctor`: every planted fault is found with its mend, and nothing on a healthy node.
+//! `larder doctor`: every planted fault is found with its fix, and nothing on a healthy node.
 
 mod machine;
 mod members;
@@ -46,7 +46,7 @@ fn checks(wrong: &[Value]) -> Vec<&str> {
     checks
 }
 
-/// A finding of this check with these words in what was found and in its mend.
+/// A finding of this check with these words in what was found and in its fix.
 #[track_caller]
 fn finds(wrong: &[Value], check: &str, found: &str, mend: &str) {
     let holds = |finding: &&Value| {

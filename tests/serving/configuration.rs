@@ -83,7 +83,7 @@ fn a_file_with_a_mistake_is_refused_with_its_place() {
     let (code, out, _) = larder(&["config", "check", "--config", path]);
     assert_eq!(
         (code, out.as_str()),
-        (Some(0), "the configuration can be used\n")
+        (Some(0), "the configuration is valid\n")
     );
     let (code, shown, _) = larder(&["config", "show", "--config", path]);
     assert_eq!(code, Some(0));

@@ -1,4 +1,4 @@
-{{/* What the schema cannot see, since it lies between values: refused here, by name. */}}
+{{/* Conflicts between values, which the schema cannot express. Each message names the value. */}}
 
 {{- define "larder.checks" -}}
 {{- $ports := dict (toString .Values.registry.port) "registry.port" -}}
@@ -7,16 +7,16 @@
 {{- range $others -}}
 {{- $name := first . -}}
 {{- $port := last . | toString -}}
-{{- with get $ports $port -}}{{- fail (printf "%s: %s is %s already" $name . $port) -}}{{- end -}}
+{{- with get $ports $port -}}{{- fail (printf "%s: %s is %s already: choose another port" $name . $port) -}}{{- end -}}
 {{- $_ := set $ports $port $name -}}
 {{- end -}}
 {{- $listen := dig "registry" "listen" "" .Values.config | toString -}}
 {{- if and (not .Values.hostNetwork) (regexMatch "^(127\\.|\\[::1\\])" $listen) -}}
-{{- fail (printf "config.registry.listen: %s is the pod's own loopback, which no hostPort reaches: leave it out, or set hostNetwork" $listen) -}}
+{{- fail (printf "config.registry.listen: %s is the pod's own loopback, and a hostPort does not reach it: remove this key, or set hostNetwork" $listen) -}}
 {{- end -}}
 {{- $registryPort := toString .Values.registry.port -}}
 {{- with $listen -}}{{- if ne (regexFind "[0-9]+$" .) $registryPort -}}
-{{- fail (printf "config.registry.listen: %s has another port than registry.port, which is %s: set that alone" . $registryPort) -}}
+{{- fail (printf "config.registry.listen: %s has another port than registry.port, which is %s: set only registry.port" . $registryPort) -}}
 {{- end -}}{{- end -}}
 {{- $telemetryPort := toString .Values.telemetry.port -}}
 {{- $telemetry := dig "telemetry" "listen" "" .Values.config | toString -}}
@@ -24,22 +24,22 @@
 {{- if $telemetry -}}
 {{- if .Values.hostNetwork -}}
 {{- if or (ne $port $telemetryPort) (not (regexMatch "^(127\\.0\\.0\\.1|0\\.0\\.0\\.0|\\[::\\]):" $telemetry)) -}}
-{{- fail (printf "config.telemetry.listen: %s is not where the kubelet probes with hostNetwork, which is 127.0.0.1:%s: set telemetry.port alone" $telemetry $telemetryPort) -}}
+{{- fail (printf "config.telemetry.listen: %s is not where the kubelet probes with hostNetwork, which is 127.0.0.1:%s: set only telemetry.port" $telemetry $telemetryPort) -}}
 {{- end -}}
 {{- else if and $port (ne $port $telemetryPort) (hasKey $ports $port) -}}
-{{- fail (printf "config.telemetry.listen: %s: %s is %s already" $telemetry $port (get $ports $port)) -}}
+{{- fail (printf "config.telemetry.listen: %s: %s is %s already: choose another port" $telemetry $port (get $ports $port)) -}}
 {{- end -}}
 {{- if and (eq (include "larder.exposes" .) "true") (eq $port $telemetryPort) (regexMatch "^(0\\.0\\.0\\.0|\\[::\\]):" $telemetry) -}}
-{{- fail (printf "config.telemetry.listen: %s takes the port of the pod's own address, where metrics and health are exposed already: leave it out" $telemetry) -}}
+{{- fail (printf "config.telemetry.listen: %s takes the port of the pod's own address, where metrics and health are exposed already: remove this key" $telemetry) -}}
 {{- end -}}
 {{- end -}}
 {{- if and .Values.runtime.enabled (ne .Values.runtime.preset "crio") (eq (include "larder.certsDir" . | dir) "/") -}}
-{{- fail (printf "runtime.certsDir: %s lies in the node's root directory, which would be mounted whole: choose a directory below another" .Values.runtime.certsDir) -}}
+{{- fail (printf "runtime.certsDir: %s lies in the node's root directory, so the whole root would be mounted: choose a path of two or more levels" .Values.runtime.certsDir) -}}
 {{- end -}}
 {{- $registries := list -}}
 {{- range .Values.credentials -}}
 {{- if has .registry $registries -}}
-{{- fail (printf "credentials: %s is there twice, and a registry has one source of credentials" .registry) -}}
+{{- fail (printf "credentials: %s is listed twice, and a registry has one source of credentials: remove one entry" .registry) -}}
 {{- end -}}
 {{- $registries = append $registries .registry -}}
 {{- end -}}

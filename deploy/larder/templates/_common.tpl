@@ -1,4 +1,4 @@
-{{/* The names, labels and decisions that several manifests share. */}}
+{{/* Names, labels and decisions that several manifests share. */}}
 
 {{- define "larder.name" -}}
 {{- .Values.nameOverride | default .Chart.Name | trunc 50 | trimSuffix "-" -}}
@@ -43,7 +43,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- end -}}
 
-{{/* Pods that must run on every node that pulls images. */}}
+{{/* The scheduling of pods that run on every node that pulls images. */}}
 {{- define "larder.placement" -}}
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets:
@@ -66,7 +66,7 @@ tolerations:
 {{- end }}
 {{- end -}}
 
-{{/* Of the containers that use the node's own directories. */}}
+{{/* The security context of containers that use the node's own directories. */}}
 {{- define "larder.nodeSecurity" -}}
 {{- include "larder.containerSecurity" . }}
 {{- with .Values.seLinuxOptions }}
@@ -82,7 +82,7 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
-{{/* The configuration file: what `config` says, over what this chart knows about pods. */}}
+{{/* The configuration file: `config` overrides what this chart sets for pods. */}}
 {{- define "larder.config" -}}
 {{- $any := "0.0.0.0" -}}
 {{- $loopback := "127.0.0.1" -}}
@@ -90,7 +90,7 @@ capabilities:
     "registry" (dict "listen" (printf "%s:%v" (ternary $loopback $any .Values.hostNetwork) .Values.registry.port))
     "store" (dict "path" "/var/lib/larder")
     "telemetry" (dict "listen" (printf "%s:%v" $loopback .Values.telemetry.port) "log_format" "json") -}}
-{{/* The node's disk is the kubelet's and the runtime's too: the kubelet removes images from 85 % on. */}}
+{{/* The kubelet and the runtime use the node's disk too: the kubelet removes images when the disk is 85 % full. */}}
 {{- if has .Values.store.type (list "hostPath" "emptyDir") -}}
 {{- $_ := set $base "store" (merge (get $base "store") (dict "max_size" "40%" "min_free" "20%")) -}}
 {{- end -}}
@@ -124,7 +124,7 @@ capabilities:
 {{- mergeOverwrite $base (deepCopy .Values.config) | toJson -}}
 {{- end -}}
 
-{{/* What larder reads at its start alone; a change of all else is taken up by the running daemon. */}}
+{{/* The settings that larder reads only when it starts. The running daemon reloads all others. */}}
 {{- define "larder.restartChecksum" -}}
 {{- $config := include "larder.config" . | fromJson -}}
 {{- $parts := list
@@ -136,7 +136,7 @@ capabilities:
 {{- $parts | toJson | sha256sum | trunc 16 -}}
 {{- end -}}
 
-{{/* Whether metrics and health are on the pod's own address, too. */}}
+{{/* Whether metrics and health are on the pod's own address too. */}}
 {{- define "larder.exposes" -}}
 {{- if or (not .Values.hostNetwork) .Values.monitoring.podMonitor .Values.monitoring.serviceMonitor -}}true{{- end -}}
 {{- end -}}

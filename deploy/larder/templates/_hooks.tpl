@@ -1,4 +1,4 @@
-{{/* What the hooks have in common: they do a thing on every node in a DaemonSet, and wait for it in a Job. */}}
+{{/* Shared by the hooks: a DaemonSet does the work on every node, and a Job waits for it. */}}
 
 {{- define "larder.hookAnnotations" -}}
 helm.sh/hook: {{ .event }}
@@ -6,7 +6,7 @@ helm.sh/hook-weight: {{ .weight | quote }}
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end -}}
 
-{{/* The Job, and what it may do: look at that one DaemonSet. */}}
+{{/* The Job and its rights: it may read that one DaemonSet. */}}
 {{- define "larder.hookWait" -}}
 {{- $ := .context -}}
 apiVersion: v1

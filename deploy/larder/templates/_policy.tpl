@@ -1,18 +1,18 @@
 {{/*
 The rewriting of images, in CEL: one set of expressions for Kubernetes' own policies and for Kyverno's.
 
-Only what larder cannot be asked for in another way is rewritten: an image of a chosen registry, in a pod that nobody
-excludes, that is new or changed in this request. The rest of the pod is not touched.
+An image is rewritten if it is of a chosen registry, if no layer excludes it, and if it is new or changed in this
+request. Nothing else in the pod changes.
 */}}
 
-{{/* A pattern, in which * stands for anything, as a regular expression over the whole. */}}
+{{/* Patterns, in which * matches anything, as one anchored regular expression. */}}
 {{- define "larder.globs" -}}
 {{- $parts := list -}}
 {{- range . -}}{{- $parts = append $parts (regexQuoteMeta . | replace "\\*" ".*") -}}{{- end -}}
 {{- printf "^(%s)$" (join "|" $parts) -}}
 {{- end -}}
 
-{{/* Whether the request's namespace or the pod is named in an `include` or `exclude`. */}}
+{{/* Whether an `include` or `exclude` names the request's namespace or the pod. */}}
 {{- define "larder.cel.named" -}}
 {{- $parts := list -}}
 {{- with .namespaces -}}
@@ -27,14 +27,14 @@ excludes, that is new or changed in this request. The rest of the pod is not tou
 {{- if $parts -}}{{- join " || " $parts -}}{{- else -}}false{{- end -}}
 {{- end -}}
 
-{{/* Whether an image is named there. */}}
+{{/* Whether an `include` or `exclude` names the image. */}}
 {{- define "larder.cel.namedImage" -}}
 {{- if .images -}}
 {{- printf "i.name.matches(%s)" (include "larder.globs" .images | toJson) -}}
 {{- else -}}false{{- end -}}
 {{- end -}}
 
-{{/* The chosen registries, in front of an image's whole name. A port is never chosen: it cannot stand in a path. */}}
+{{/* The chosen registries, at the start of an image's full name. A registry with a port never matches: a path takes no port. */}}
 {{- define "larder.registries" -}}
 {{- $parts := list -}}
 {{- range . -}}
@@ -49,7 +49,7 @@ excludes, that is new or changed in this request. The rest of the pod is not tou
 
 {{- define "larder.cel.variables" -}}
 {{- $policies := .Values.policies -}}
-# The images as they were, so that a change of something else in an old pod restarts nothing.
+# The images before the request, so that another change of an existing pod restarts no container.
 - name: before
   expression: |-
     oldObject == null || !has(oldObject.spec) ? [] :
@@ -59,8 +59,8 @@ excludes, that is new or changed in this request. The rest of the pod is not tou
       {{- end }}
       + (has(oldObject.spec.volumes) ? oldObject.spec.volumes.filter(v, has(v.image) && has(v.image.reference))
         .map(v, "volumes/" + v.name + "=" + v.image.reference) : [])
-# Every image of the pod, where it stands, and what it is called in full. None, or auto, is for another webhook to fill
-# in, such as that of a mesh's sidecars.
+# Every image of the pod: its path in the pod and its full name. An empty image, or auto, is left out: another webhook
+# fills it in, such as that of a mesh's sidecars.
 - name: images
   expression: |-
     (
@@ -85,14 +85,14 @@ excludes, that is new or changed in this request. The rest of the pod is not tou
         i.image.matches("^docker\\.io/[^/]+$") ? "docker.io/library/" + i.image.split("/")[1] :
         i.image.matches("^([^/]*[.:][^/]*|localhost)/") ? i.image :
         i.image.contains("/") ? "docker.io/" + i.image : "docker.io/library/" + i.image})
-# The operator's layer and the users'. Not conditions: these do not see the namespace.
+# The operator's layer and the users'. They are variables because match conditions cannot see the namespace's labels.
 - name: operatorExcluded
   expression: {{ include "larder.cel.named" $policies.operator.exclude | quote }}
 - name: userExcluded
   expression: {{ include "larder.cel.named" $policies.users.exclude | quote }}
 - name: operatorIncluded
   expression: {{ include "larder.cel.named" $policies.operator.include | quote }}
-# What is to be rewritten: of a chosen registry, new or changed, and excluded in no layer; the operator's word goes first.
+# The images to rewrite: of a chosen registry, new or changed, and not excluded. The operator's layer takes precedence.
 - name: chosen
   expression: |-
     variables.images.filter(i,
@@ -108,25 +108,25 @@ variables.chosen.map(i, JSONPatch{op: "replace", path: i.path, value: {{ printf 
 {{- end -}}
 
 {{- define "larder.cel.conditions" -}}
-# A mirror pod shows what the kubelet runs already.
+# The kubelet runs a static pod already. Its mirror pod only shows it.
 - name: not-static
   expression: >-
     !(has(object.metadata.annotations) && "kubernetes.io/config.mirror" in object.metadata.annotations)
 {{- if not .Values.policies.hostNetwork }}
-# The network itself is made by such pods, and larder's pod may need it to start.
+# Such pods provide the network, and larder's pod may need the network to start.
 - name: no-host-network
   expression: >-
     !(has(object.spec.hostNetwork) && object.spec.hostNetwork)
 {{- end }}
 {{- if not .Values.policies.pullSecrets }}
-# The kubelet finds a pod's secrets by the registry's name, which rewriting takes away.
+# The kubelet finds a pod's secrets by the registry's name, and rewriting removes that name.
 - name: no-pull-secrets
   expression: >-
     !(has(object.spec.imagePullSecrets) && object.spec.imagePullSecrets.size() > 0)
 {{- end }}
 {{- end -}}
 
-{{/* Never the cluster's own pods nor what larder's pod needs to start, nor larder's, which could not start without itself. */}}
+{{/* Excludes system pods, pods that larder needs to start, and larder's own: it cannot pull its image through itself. */}}
 {{- define "larder.policyScope" -}}
 matchPolicy: Equivalent
 namespaceSelector:

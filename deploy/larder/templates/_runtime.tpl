@@ -1,4 +1,4 @@
-{{/* What `larder install` and `larder uninstall` are given, and the directories of the node that they see under /host. */}}
+{{/* The arguments of `larder install` and `larder uninstall`, and the node's directories that are mounted under /host. */}}
 
 {{- define "larder.certsDir" -}}
 {{- $dirs := dict
@@ -27,7 +27,7 @@
 {{- else -}}
 - install
 {{ include "larder.runtimePlace" . }}
-# The node follows these values: what an earlier release wrote and this one does not name goes.
+# The node follows these values: larder removes its lines for registries that they no longer name.
 - --exact
 - --address=http://127.0.0.1:{{ .Values.registry.port }}
 {{- range .Values.runtime.registries }}
@@ -40,14 +40,14 @@
 {{- end -}}
 
 {{- define "larder.runtimeSecurity" -}}
-# The runtime's directory is root's.
+# The runtime's directory belongs to root.
 runAsNonRoot: false
 runAsUser: 0
 runAsGroup: 0
 {{ include "larder.nodeSecurity" . }}
 {{- end -}}
 
-{{/* What doctor and explain look at in larder's own container, which sees these directories too, and writes none. */}}
+{{/* For doctor and explain in larder's own container, where the runtime's directories are mounted read-only. */}}
 {{- define "larder.runtimeSeen" -}}
 {{- $certs := include "larder.certsDir" . -}}
 {{- $configs := dict
@@ -68,7 +68,7 @@ runAsGroup: 0
 {{- end }}
 {{- end -}}
 
-{{/* containerd: the directory above certs.d, which install may make and uninstall then removes. */}}
+{{/* For containerd, the directory above certs.d is mounted: install may create certs.d, and uninstall then removes it. */}}
 {{- define "larder.runtimeMounts" -}}
 {{- if eq .Values.runtime.preset "crio" -}}
 - name: runtime

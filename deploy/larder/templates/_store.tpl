@@ -1,4 +1,4 @@
-{{/* Where the node tier lies. */}}
+{{/* The volume that holds the node tier. */}}
 
 {{- define "larder.storeVolume" -}}
 {{- $store := .Values.store -}}

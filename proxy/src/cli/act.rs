@@ -1,4 +1,4 @@
-//! `larder pin`, `unpin`, `evict`, `gc`, `verify`: what an operator does to the node tier.
+//! `larder pin`, `unpin`, `evict`, `gc`, `verify`: changes to the node tier that an operator asks for.
 
 use http::{HeaderMap, Method};
 use larder_shared::{
@@ -31,15 +31,15 @@ pub struct ImageArgs {
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  larder evict nginx:1.27                one image, pinned or not
-  larder evict --upstream ghcr.io        everything of one registry; what others also hold stays
+  larder evict nginx:1.27                one image, even if it is pinned
+  larder evict --upstream ghcr.io        one registry; blobs that others also hold stay
 
-What is asked for again is fetched again. A pull under way is not disturbed.")]
+larder fetches the content again at the next request. A pull in flight is not disturbed.")]
 pub struct EvictArgs {
     /// The image, as in a pod
     #[arg(value_name = "REF", required_unless_present = "upstream")]
     image: Option<ImageName>,
-    /// Everything of this registry, other registries' content untouched
+    /// All content of this registry; content that other registries also hold stays
     #[arg(long, value_name = "NAME", conflicts_with = "image")]
     upstream: Option<String>,
     #[command(flatten)]
@@ -50,7 +50,7 @@ pub fn pin(args: &ImageArgs, pinned: bool) -> anyhow::Result<u8> {
     let path = if pinned { "/pin" } else { "/unpin" };
     let path = format!("{path}?ref={}", encoded(&args.image.to_string()));
     let acted = asked(&args.socket, Method::POST, &path)?;
-    let word = if pinned { "pinned" } else { "let go" };
+    let word = if pinned { "pinned" } else { "unpinned" };
     told(&args.socket, acted, word)
 }
 
@@ -58,8 +58,8 @@ pub fn evict(args: &EvictArgs) -> anyhow::Result<u8> {
     let what = match (&args.upstream, &args.image) {
         (Some(name), _) => format!("upstream={}", encoded(name)),
         (None, Some(image)) => format!("ref={}", encoded(&image.to_string())),
-        // clap has seen to it.
-        (None, None) => anyhow::bail!("say which image, or which --upstream"),
+        // clap requires one of them.
+        (None, None) => anyhow::bail!("give an image, or a registry with --upstream NAME"),
     };
     let acted = asked(&args.socket, Method::POST, &format!("/evict?{what}"))?;
     told(&args.socket, acted, "evicted")
@@ -79,7 +79,7 @@ pub fn verify(args: &TierArgs) -> anyhow::Result<u8> {
             say(&styled(
                 BAD,
                 format_args!(
-                    "{digest} was damaged on disk and is out of the node tier; it is fetched again when it is asked for"
+                    "{digest} was damaged on disk; larder removed it, and fetches it again at the next request"
                 ),
             ));
         }

@@ -16,17 +16,17 @@ use super::{
 #[command(after_help = "\
 Examples:
   larder blobs --limit 20 --sort size    the twenty largest
-  larder blobs ghcr.io/team              those that a registry or a repository is known to hold
-  larder blobs sha256:4f4f               one, by the beginning of its digest
+  larder blobs ghcr.io/team              the blobs of a registry or a repository
+  larder blobs sha256:4f4f               one blob, by the beginning of its digest
   larder blobs --json | jq -r '.blobs[].digest'")]
 pub struct BlobsArgs {
-    /// Only blobs whose digest begins so, or that a repository is known to hold whose name does
+    /// Only blobs whose digest, or the name of one of whose repositories, begins with this
     #[arg(value_name = "PREFIX")]
     prefix: Option<String>,
-    /// In which order
+    /// The order of the list
     #[arg(long, value_enum, default_value_t = Sort::Used)]
     sort: Sort,
-    /// At most so many
+    /// List at most this many blobs
     #[arg(long, short = 'n', value_name = "NUMBER")]
     limit: Option<usize>,
     /// Print digests in full, and every repository
@@ -56,7 +56,7 @@ pub fn blobs(args: &BlobsArgs) -> anyhow::Result<u8> {
         });
     }
     match args.sort {
-        // As they come, which is more exact than the seconds.
+        // The daemon's own order is more exact than the seconds.
         Sort::Used => {}
         Sort::Size => blobs.blobs.sort_by_key(|blob| Reverse(blob.bytes)),
         Sort::Digest => blobs
@@ -70,7 +70,7 @@ pub fn blobs(args: &BlobsArgs) -> anyhow::Result<u8> {
         return Ok(0);
     }
     if blobs.blobs.is_empty() {
-        say("no such blobs");
+        say("no blob in the node tier matches");
         return Ok(0);
     }
     let columns = [
@@ -97,7 +97,7 @@ pub fn blobs(args: &BlobsArgs) -> anyhow::Result<u8> {
     say_table(&columns, blobs.blobs.iter().map(row).collect());
     if blobs.blobs.len() < all {
         note(&format!(
-            "and {} that --limit leaves out",
+            "--limit left out {}",
             count((all - blobs.blobs.len()) as u64, "blob")
         ));
     }

@@ -12,7 +12,7 @@ Examples:
   larder completions zsh > \"${fpath[1]}/_larder\"
   larder completions fish > ~/.config/fish/completions/larder.fish")]
 pub struct CompletionsArgs {
-    /// For which shell
+    /// The shell
     #[arg(value_enum)]
     shell: Shell,
 }

@@ -9,11 +9,11 @@ use crate::config::Config;
 
 #[derive(Clone, Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Read a file and say whether it can be used.
+    /// Check whether a file is a valid configuration.
     Check(FileArgs),
-    /// Print every setting as the file has it, or its default. What flags and LARDER_* of `larder serve` change is not in it.
+    /// Print every setting, from the file or by default, without the flags and LARDER_* of `larder serve`.
     Show(FileArgs),
-    /// Print the JSON schema of the file, for editors and for checking values of the chart.
+    /// Print the JSON schema of the file, for editors and for checks of the chart's values.
     Schema,
 }
 
@@ -28,7 +28,7 @@ pub fn run(command: ConfigCommand) -> anyhow::Result<u8> {
     match command {
         ConfigCommand::Check(args) => {
             Config::load(args.config.as_deref())?;
-            say("the configuration can be used");
+            say("the configuration is valid");
         }
         ConfigCommand::Schema => say(&serde_json::to_string_pretty(&Config::schema())?),
         ConfigCommand::Show(args) => say(&Config::load(args.config.as_deref())?.to_toml()),

@@ -1,7 +1,7 @@
-//! `larder doctor`: what is wrong with this node, and how to mend it.
+//! `larder doctor`: what is wrong with this node, and how to fix it.
 //!
-//! The daemon looks at what it can see ([`crate::doctor`]); this command adds what only it can tell: whether the daemon
-//! and its ports answer, and what containerd's files do with them. In a pod these files are seen where they are mounted.
+//! The daemon runs its own checks ([`crate::doctor`]). This command adds the checks from outside: whether the daemon
+//! and its ports answer, and what containerd's files do with them. In a pod it reads these files where they are mounted.
 
 mod node;
 mod ports;
@@ -18,10 +18,10 @@ use super::{
     socket::{SocketArgs, ask, read},
 };
 
-/// Looks at this node and says what is wrong with it and how to mend it.
+/// Check this node, and say how to fix what is wrong.
 ///
-/// Changes nothing and shows no secret. Every registry that the configuration names and every member is greeted. Exit
-/// code 0: nothing was found; 3: something was, be it an error or a warning.
+/// Changes nothing and shows no secret. Connects to every registry in the configuration and to every member. Exit code
+/// 0: no check failed; 3: there are errors or warnings.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -29,12 +29,12 @@ Examples:
   kubectl exec ds/larder -- larder doctor
   larder doctor --json | jq '.findings[] | select(.severity != \"ok\")'")]
 pub struct DoctorArgs {
-    /// Show what is well, too
+    /// Show the checks that passed, too
     #[arg(long, short)]
     all: bool,
     #[command(flatten)]
     files: NodeFiles,
-    /// containerd's configuration [default: /etc/containerd/config.toml, where it can be seen]
+    /// containerd's configuration [default: /etc/containerd/config.toml, if it exists here]
     #[arg(long, env = "LARDER_CONTAINERD_CONFIG", value_name = "FILE")]
     containerd_config: Option<PathBuf>,
     #[command(flatten)]
@@ -70,11 +70,8 @@ pub fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
         }
     }
     say(&match wrong.len() {
-        0 => format!("nothing is wrong: {} checks", well.count()),
-        found => format!(
-            "{found} things to look at, {} checks are well",
-            well.count()
-        ),
+        0 => format!("nothing is wrong: {} checks passed", well.count()),
+        found => format!("{found} findings, {} checks passed", well.count()),
     });
     Ok(code)
 }
@@ -86,7 +83,7 @@ fn diagnose(args: &DoctorArgs) -> anyhow::Result<Diagnosis> {
     if let Ok(status) = &status {
         outside.extend(ports::look(status, &hosts)?);
     }
-    // Asked for whatever came of the rest: its checks are bounded, and may tell why nothing else is answered.
+    // Asked even if the rest failed: its checks are bounded, and may explain why nothing else answers.
     let inside = ask(&args.socket, Method::GET, "/doctor");
     let inside = inside.and_then(|text| read::<Diagnosis>(&text));
     let mut findings = Vec::new();
@@ -100,9 +97,9 @@ fn diagnose(args: &DoctorArgs) -> anyhow::Result<Diagnosis> {
         }
         Err(error) => {
             let mend = if inside.is_ok() {
-                "it runs, and what its own checks found stands below; its log may tell more"
+                "it runs: see its own checks below, and its log"
             } else {
-                "start it (systemctl start larder; in Kubernetes look at the DaemonSet's pod on this node), or name its socket"
+                "start it (systemctl start larder; in Kubernetes look at the DaemonSet's pod on this node), or give its socket with --socket PATH"
             };
             findings.push(Finding::error(Check::Daemon, format!("{error:#}"), mend));
         }
@@ -112,10 +109,10 @@ fn diagnose(args: &DoctorArgs) -> anyhow::Result<Diagnosis> {
         Ok(diagnosis) => findings.extend(diagnosis.findings),
         Err(error) if status.is_ok() => findings.push(Finding::error(
             Check::Daemon,
-            format!("the daemon's own checks cannot be had: {error:#}"),
-            "run the command of the same version as the daemon",
+            format!("the daemon did not return its own checks: {error:#}"),
+            "use the larder command of the daemon's version",
         )),
-        // That it does not answer is said already.
+        // The error above already says that it does not answer.
         Err(_) => {}
     }
     Ok(Diagnosis { findings })
@@ -127,7 +124,7 @@ fn version(status: &Status) -> Option<Finding> {
         Finding::warning(
             Check::Version,
             format!(
-                "this command is of version {ours}, the daemon of version {}",
+                "this command has version {ours}, the daemon has version {}",
                 status.version
             ),
             "restart the daemon if it was just upgraded, or run the command where the daemon runs",

@@ -23,10 +23,10 @@ use crate::{
     credentials::{Credential, Credentials, Secret, Settings},
 };
 
-/// Says what a pull of an image would do, step by step, and why, without transferring the image.
+/// Say what a pull of an image would do, step by step, and why, without transferring the image.
 ///
-/// The registry is asked at most what the runtime's first HEAD would ask. A pod's own secret goes to the daemon over the
-/// admin socket alone, and is neither logged nor kept. Exit code 0: a pull would get the image; 3: it would not.
+/// The registry gets at most the requests of the runtime's first HEAD. A pod's own secret goes to the daemon only over
+/// the admin socket; larder neither logs nor stores it. Exit code 0: a pull would get the image; 3: it would not.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -39,19 +39,19 @@ pub struct ExplainArgs {
     /// The image, as in a pod: `nginx`, `ghcr.io/owner/app:v1`, `quay.io/a/b@sha256:…`
     #[arg(value_name = "REF", required_unless_present = "trace")]
     image: Option<String>,
-    /// Follow real pulls as they happen, of the image's repository or of all
+    /// Follow real pulls as they happen, of one repository or of all
     #[arg(long, conflicts_with_all = ["username", "docker_config", "platform"])]
     trace: bool,
-    /// Show this user's secret where the runtime would show the pod's
+    /// Send this user's credentials where the runtime would send the pod's
     #[arg(long, value_name = "NAME", requires = "password_stdin")]
     username: Option<String>,
     /// Read the password from standard input
     #[arg(long, requires = "username", conflicts_with = "docker_config")]
     password_stdin: bool,
-    /// Show what this file has for the image: a Docker config.json, as in a pull secret
+    /// Send the credentials that this Docker config.json (as in a pull secret) has for the image
     #[arg(long, value_name = "FILE", conflicts_with = "username")]
     docker_config: Option<PathBuf>,
-    /// Which manifest of an index is meant [default: this node's]
+    /// The platform to take from an index [default: this node's]
     #[arg(long, value_name = "OS/ARCH")]
     platform: Option<String>,
     #[command(flatten)]
@@ -64,7 +64,7 @@ pub fn explain(args: &ExplainArgs) -> anyhow::Result<u8> {
     if args.trace {
         return trace::follow(args.image.as_deref(), &args.socket);
     }
-    // clap has seen to it that there is one.
+    // clap requires an image here.
     let said = args.image.as_deref().unwrap_or_default();
     let image: ImageName = said.parse().map_err(|error| anyhow!("{said}: {error}"))?;
     let mut path = format!("/explain?ref={}", encoded(said));
@@ -116,7 +116,7 @@ fn show(explanation: &Explanation) {
     say(&line);
 }
 
-/// What the runtime would show when it is asked to.
+/// The credentials that the runtime would send after a challenge.
 fn credential(args: &ExplainArgs, image: &ImageName) -> anyhow::Result<Option<Credential>> {
     if let Some(username) = &args.username {
         let mut password = String::new();
@@ -144,11 +144,11 @@ fn credential(args: &ExplainArgs, image: &ImageName) -> anyhow::Result<Option<Cr
         runtime.block_on(credentials.lookup(&image.registry, &image.repository, &source))?;
     match found.into_iter().next() {
         Some(credential) => Ok(Some(credential)),
-        None => bail!("{} has nothing for {image}", file.display()),
+        None => bail!("{} has no credentials for {image}", file.display()),
     }
 }
 
-/// As the runtime sends it; Docker's way to say that the password is an identity token is a username of `<token>`.
+/// The header as the runtime sends it. For an identity token, Docker's convention is the username `<token>`.
 fn basic(credential: &Credential) -> anyhow::Result<HeaderValue> {
     let (username, password) = match credential {
         Credential::Basic { username, password } => (username.as_str(), password),
@@ -161,14 +161,14 @@ fn basic(credential: &Credential) -> anyhow::Result<HeaderValue> {
     Ok(value)
 }
 
-/// What containerd on this node would do with the name, where its files can be seen.
+/// What containerd on this node would do with the name, if its files can be seen here.
 fn in_runtime(args: &ExplainArgs, image: &ImageName) -> Step {
     let say = |outcome, detail: String| Step::new(StepName::Runtime, outcome, detail);
     let Some(certs) = args.files.certs_dir() else {
         return say(
             StepOutcome::Unseen,
             format!(
-                "{CERTS_DIR} cannot be seen from here: what containerd does with the name is not known (--containerd-certs-dir)"
+                "{CERTS_DIR} cannot be seen from here, so it is unknown what containerd does with the name (--containerd-certs-dir)"
             ),
         );
     };
@@ -190,10 +190,10 @@ fn in_runtime(args: &ExplainArgs, image: &ImageName) -> Step {
     let hosts = match said {
         Said::Nothing => {
             let dir = file.parent().unwrap_or(&file).display().to_string();
-            return bypassed(format!("{dir} is there without a hosts.toml"));
+            return bypassed(format!("{dir} has no hosts.toml"));
         }
         Said::Unusable(why) => {
-            return bypassed(format!("{} cannot be used, {why}", file.display()));
+            return bypassed(format!("{} is invalid, {why}", file.display()));
         }
         Said::Hosts(hosts) => hosts,
     };

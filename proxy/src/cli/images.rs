@@ -18,17 +18,17 @@ use super::{
 #[command(after_help = "\
 Examples:
   larder images                          every image, the most recently used first
-  larder images ghcr.io/team             those of one registry or organisation
+  larder images ghcr.io/team             the images of one registry or organisation
   larder images nginx                    Docker Hub's names may be short
   larder images --sort size              the largest first
   larder images --json | jq '[.images[].bytes] | add'
 
-HERE is how much of the image is on this node. Platforms that nobody here has asked for do not count.")]
+HERE is the share of the image that is on this node. Platforms that no client has requested here do not count.")]
 pub struct ImagesArgs {
-    /// Only images whose name begins so: a registry, a repository, or one with a tag
+    /// Only images whose name begins with this: a registry, a repository, or a repository with a tag
     #[arg(value_name = "PREFIX")]
     prefix: Option<String>,
-    /// In which order
+    /// The order of the list
     #[arg(long, value_enum, default_value_t = Sort::Used)]
     sort: Sort,
     /// Print digests in full
@@ -56,7 +56,7 @@ pub fn images(args: &ImagesArgs) -> anyhow::Result<u8> {
     match args.sort {
         Sort::Used => images.images.sort_by_key(|image| Reverse(image.last_used)),
         Sort::Size => images.images.sort_by_key(|image| Reverse(image.bytes)),
-        // As they come.
+        // The daemon's own order.
         Sort::Name => {}
     }
     if args.socket.json {
@@ -66,9 +66,9 @@ pub fn images(args: &ImagesArgs) -> anyhow::Result<u8> {
     if images.images.is_empty() {
         say(match &args.prefix {
             None => {
-                "no images yet: what the runtime pulls through larder appears here, and `larder pull REF` brings one"
+                "no images yet: an image appears here when the runtime pulls it through larder, or with `larder pull REF`"
             }
-            Some(_) => "no image has such a name; without PREFIX all are shown",
+            Some(_) => "no image name begins with PREFIX; leave PREFIX out to list all images",
         });
         return Ok(0);
     }
@@ -96,7 +96,7 @@ pub fn images(args: &ImagesArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// `sha256:` and the first twelve digits tell digests apart well enough for people.
+/// `sha256:` and the first twelve digits, unless `whole`.
 pub fn digest(digest: &larder_shared::Digest, whole: bool) -> String {
     let mut text = digest.to_string();
     if !whole {
@@ -109,7 +109,7 @@ fn name(image: &Image) -> String {
     format!("{}/{}", image.registry, image.repository)
 }
 
-/// Whether one of the names that people give to an image begins so.
+/// Whether one of an image's names begins with `prefix`.
 fn begins_with(image: &Image, prefix: &str) -> bool {
     let mut names = vec![name(image)];
     if image.registry == DOCKER_HUB {
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_prefix_is_any_name_that_people_give() {
+    fn a_prefix_may_be_of_any_name_of_an_image() {
         let image = |registry: &str, repository: &str| Image {
             registry: registry.to_owned(),
             repository: repository.to_owned(),

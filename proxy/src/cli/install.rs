@@ -1,12 +1,12 @@
-//! `larder install` and `larder uninstall`: the container runtime asks larder first, or no longer does.
+//! `larder install` and `larder uninstall`: make the container runtime ask larder first, and undo that.
 //!
-//! Owns the files that lead a runtime to larder: which are written, what was there before, and how it
-//! comes back. Paths are the node's; `root` knows where they are, on the node itself or mounted in a
-//! container. A plan is made from what the disk holds (`certs` for containerd, `crio` for CRI-O), shown or
-//! carried out (`act`). The runtimes' own configuration is only ever read (`containerd`, `crio`).
+//! Owns the files that make a runtime ask larder: which are written, what was there before, and how it is
+//! restored. Paths are the node's; `root` knows where they are, on the node itself or mounted in a
+//! container. A plan is made from the files on disk (`certs` for containerd, `crio` for CRI-O), then shown or
+//! carried out (`act`). The runtimes' own configuration is only read (`containerd`, `crio`).
 //!
-//! Order matters to whoever calls this: whatever listens on larder's port while a file names it is what
-//! the runtime pulls through, so uninstall before the daemon stops for good.
+//! Order matters: while a file names larder's port, the runtime pulls through any program that listens
+//! there. So uninstall before the daemon stops for good.
 
 mod act;
 mod block;
@@ -42,7 +42,7 @@ pub use self::{
     hosts::{hosts_in_order, installed},
 };
 
-/// Stands for every registry among the names.
+/// The name that stands for every registry.
 const EVERY: &str = "*";
 
 /// Which files of which node.
@@ -56,8 +56,8 @@ pub struct NodeArgs {
     #[arg(long, value_enum)]
     pub runtime: Option<Runtime>,
 
-    /// Where the node's root directory is, in a container: all other paths are the node's. Only the
-    /// directories that are named here have to be mounted below it
+    /// In a container, the directory where the node's root is mounted; all other paths are the node's. Only
+    /// the directories named by the other options must be mounted below it
     #[arg(long, value_name = "DIR", default_value = "/")]
     pub node_root: PathBuf,
 
@@ -69,29 +69,29 @@ pub struct NodeArgs {
     #[arg(long, value_name = "DIR", default_value = CRIO_CONF_DIR)]
     pub crio_conf_dir: PathBuf,
 
-    /// If its files change, tell CRI-O by a SIGHUP to read them again. In a container this takes the node's
-    /// processes (hostPID)
+    /// If CRI-O's files change, send it a SIGHUP so that it reads them again. In a container this needs the
+    /// node's processes (hostPID)
     #[arg(long)]
     pub crio_reload: bool,
 }
 
-/// Make the container runtime pull images through larder
+/// Configure the container runtime to pull images through larder
 #[derive(Args, Debug, Clone)]
 pub struct InstallArgs {
     #[command(flatten)]
     pub node: NodeArgs,
 
-    /// A registry to pull through larder, as images name it; repeatable. '*' stands for every registry;
-    /// CRI-O has to name each, there it stands for the well-known public ones. NAME=ALIAS for a registry
-    /// with a port under CRI-O [default: every registry]
+    /// A registry to pull through larder, as images name it; may be repeated. '*' means every registry. CRI-O
+    /// has no entry for every registry, so there '*' means the well-known public ones. Under CRI-O, write
+    /// NAME=ALIAS for a registry with a port [default: every registry]
     #[arg(long = "registry", value_name = "NAME[=ALIAS]")]
     pub registries: Vec<String>,
 
-    /// Take larder out of what earlier runs wrote and this one does not name
+    /// Remove larder's lines for registries that earlier runs named and this one does not
     #[arg(long)]
     pub exact: bool,
 
-    /// Where the runtime reaches larder
+    /// The address at which the runtime reaches larder
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7420")]
     pub address: String,
 
@@ -99,8 +99,8 @@ pub struct InstallArgs {
     #[arg(long, value_name = "FILE")]
     pub containerd_config: Option<PathBuf>,
 
-    /// At the end, ask whether larder answers at the address, for ten seconds at the most. It has to run by
-    /// then, and this has to run in the node's network
+    /// At the end, check that larder answers at the address, for at most this many seconds (10 by default).
+    /// larder must be running, and this command must run in the node's network
     #[arg(
         long,
         value_name = "SECONDS",
@@ -115,13 +115,13 @@ pub struct InstallArgs {
     pub dry_run: bool,
 }
 
-/// Put the container runtime's files back as they were
+/// Restore the container runtime's files
 #[derive(Args, Debug, Clone)]
 pub struct UninstallArgs {
     #[command(flatten)]
     pub node: NodeArgs,
 
-    /// Stay afterwards until ended, as the container of a DaemonSet has to
+    /// Keep running afterwards until a signal ends it, as a container of a DaemonSet must
     #[arg(long, conflicts_with = "dry_run")]
     pub stay: bool,
 
@@ -130,8 +130,8 @@ pub struct UninstallArgs {
     pub dry_run: bool,
 }
 
-/// Puts larder before the other places that the runtime asks, says on `out` what was done and on
-/// `complaints` what a person should mend. Gives the exit code: 0, also when there is something to mend.
+/// Puts larder before the other hosts that the runtime asks. Writes to `out` what was done, and to
+/// `complaints` what a person should fix. Returns the exit code: 0, even with warnings.
 ///
 /// # Errors
 /// Nothing was touched: a bad argument, or a file that cannot be read or understood. Otherwise a write
@@ -160,16 +160,16 @@ pub fn install(args: &InstallArgs, out: &mut dyn Write, complaints: &mut dyn Wri
     if let Some(seconds) = args.probe {
         let patience = Duration::from_secs(seconds.into());
         let answer = probe::probe(&address, patience)?;
-        match probe::mend(&answer, &address) {
+        match probe::fix(&answer, &address) {
             None => writeln!(out, "larder answers at {address}")?,
-            Some(mend) => writeln!(complaints, "warning: {mend}")?,
+            Some(fix) => writeln!(complaints, "warning: {fix}")?,
         }
     }
     Ok(0)
 }
 
-/// Takes larder out of the runtime's files again, says on `out` what was done and on `complaints` what a
-/// person should mend. Gives the exit code: 0, or 1 when a person has to look at what was left.
+/// Removes larder from the runtime's files. Writes to `out` what was done, and to `complaints` what a
+/// person should fix. Returns the exit code: 0, or 1 if a person has to check a file that was left.
 ///
 /// # Errors
 /// A directory that cannot be read, or a write that failed; every file is then either as before or as planned.
@@ -190,7 +190,7 @@ pub fn uninstall(
         looked.push(dir.display().to_string());
     }
     if plan.is_empty() {
-        let nothing = format!("nothing of larder's is in {}", looked.join(" or "));
+        let nothing = format!("larder has no lines in {}", looked.join(" or "));
         plan.notes.push(nothing);
     }
     let code = u8::from(plan.unfinished);
@@ -204,7 +204,7 @@ pub fn uninstall(
 }
 
 impl NodeArgs {
-    /// The node, and what is on it.
+    /// The node, and the runtimes on it.
     fn find(&self) -> Result<(Root, Targets)> {
         let root = Root::new(&self.node_root)?;
         let preset = Path::new(self.preset.certs_dir());
@@ -216,7 +216,7 @@ impl NodeArgs {
         Ok((root, targets))
     }
 
-    /// Does what `plan` says, or shows it, and has CRI-O read its files again.
+    /// Carries out `plan` or shows it, and makes CRI-O read its files again.
     fn carry_out(
         &self,
         mut plan: Plan,
@@ -234,10 +234,10 @@ impl NodeArgs {
             match crio::reload() {
                 0 => writeln!(
                     complaints,
-                    "warning: no process of CRI-O took a SIGHUP: in a container this takes hostPID and leave to send \
-                     signals. `systemctl reload crio` on the node does the same"
+                    "warning: no CRI-O process received a SIGHUP. In a container this needs hostPID and the right to send \
+                     signals; or run `systemctl reload crio` on the node"
                 )?,
-                _ => writeln!(out, "CRI-O was told to read its files again")?,
+                _ => writeln!(out, "CRI-O received a SIGHUP and reads its files again")?,
             }
         }
         Ok(())
@@ -261,14 +261,14 @@ fn until_ended() -> Result<()> {
 }
 
 fn absolute(flag: &str, dir: &Path) -> Result<PathBuf> {
-    // containerd would split it and find neither half.
+    // containerd would split the path at the colon and find neither half.
     if dir.to_string_lossy().contains(':') {
-        bail!("{flag} {}: one directory, not a list", dir.display());
+        bail!("{flag} {}: give one directory, not a list", dir.display());
     }
     std::path::absolute(dir).with_context(|| format!("{flag} {}", dir.display()))
 }
 
-/// A registry and the alias that larder has for it, if one was said.
+/// A registry and its alias in larder's configuration, if one was given.
 fn registry(said: &str) -> Result<(String, Option<String>)> {
     if said == EVERY {
         return Ok((said.to_owned(), None));
@@ -277,27 +277,27 @@ fn registry(said: &str) -> Result<(String, Option<String>)> {
         Some((name, alias)) => (name, Some(alias)),
         None => (said, None),
     };
-    let refused = |mend: String| anyhow!("--registry {said:?}: {mend}");
+    let refused = |fix: String| anyhow!("--registry {said:?}: {fix}");
     let plain =
         |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
     if alias.is_some_and(|alias| alias.is_empty() || !alias.bytes().all(plain)) {
         return Err(refused(
-            "the alias is the one in larder's configuration, one part of a path".to_owned(),
+            "give the alias from larder's configuration: one part of a path, of a-z, 0-9, `.`, `_` and `-`".to_owned(),
         ));
     }
     let name = registry_name(name).map_err(refused)?;
     Ok((name, alias.map(str::to_owned)))
 }
 
-/// The URL as the runtimes' files have it: scheme, host and port alone.
+/// The URL in the form of the runtimes' files: scheme, host and port.
 fn address(url: &str) -> Result<String> {
-    // larder's own port speaks plain HTTP, unlike what a missing scheme means for a registry.
+    // For a registry a missing scheme means HTTPS, but larder's own port speaks plain HTTP.
     if !url.contains("://") && !url.contains('@') {
         bail!("--address: the scheme is missing: write \"http://{url}\"");
     }
-    let endpoint = Endpoint::parse(url).map_err(|mend| anyhow!("--address: {mend}"))?;
+    let endpoint = Endpoint::parse(url).map_err(|fix| anyhow!("--address: {fix}"))?;
     if endpoint.url.path() != "/" {
-        bail!("--address: leave out the path, the runtime adds /v2 itself");
+        bail!("--address: leave out the path: the runtime adds /v2 itself");
     }
     Ok(endpoint.url.to_string().trim_end_matches('/').to_owned())
 }

@@ -8,12 +8,12 @@ use super::{
     socket::{SocketArgs, ask, encoded, read},
 };
 
-/// Without a filter, the one in force is shown. With one, it holds until the next, a change of `[telemetry] log`, or a
-/// restart.
+/// Show the log filter in force, or set a new one. A new filter holds until the next one, a change of `[telemetry] log`,
+/// or a restart.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  larder log                                            what is logged now
+  larder log                                            the filter in force
   larder log debug
   larder log info,larder::upstream=debug,access=off     by target")]
 pub struct LogArgs {

@@ -1,5 +1,5 @@
-//! Where containerd's files are, for the commands that look at them. Their paths are the node's; in a pod they are seen
-//! where its directories are mounted.
+//! Where containerd's files are, for the commands that read them. Paths are those of the node. In a pod the files are
+//! below the directory where the node is mounted.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ pub const CONFIG: &str = "/etc/containerd/config.toml";
 /// Which node, and its directory of `hosts.toml` files.
 #[derive(Clone, Debug, clap::Args)]
 pub struct NodeFiles {
-    /// Where the node's root directory is, in a container: the paths of containerd's files are the node's
+    /// In a container, the directory where the node's root is mounted; the paths of containerd's files are the node's
     #[arg(
         long,
         env = "LARDER_NODE_ROOT",
@@ -20,19 +20,19 @@ pub struct NodeFiles {
         default_value = "/"
     )]
     pub node_root: PathBuf,
-    /// The directory that containerd's `config_path` names [default: /etc/containerd/certs.d, where it can be seen]
+    /// The directory that containerd's `config_path` names [default: /etc/containerd/certs.d, if it exists here]
     #[arg(long, env = "LARDER_CONTAINERD_CERTS_DIR", value_name = "DIR")]
     containerd_certs_dir: Option<PathBuf>,
 }
 
 impl NodeFiles {
-    /// The node's directory of `hosts.toml` files, unless nothing of it is to be seen.
+    /// The node's directory of `hosts.toml` files, or `None` if it cannot be seen here.
     pub fn certs_dir(&self) -> Option<PathBuf> {
         self.shown(self.containerd_certs_dir.as_deref(), CERTS_DIR)
     }
 
-    /// `given` or else `default`. What nobody named and of whose directory nothing is to be seen is not missing: it is
-    /// elsewhere.
+    /// `given`, or else `default` if its parent directory exists here. Without the parent the file is elsewhere, not
+    /// missing.
     pub fn shown(&self, given: Option<&Path>, default: &str) -> Option<PathBuf> {
         let path = given.unwrap_or(Path::new(default)).to_owned();
         let above = path.parent().unwrap_or(&path);
@@ -40,7 +40,7 @@ impl NodeFiles {
         (given.is_some() || near.unwrap_or(false)).then_some(path)
     }
 
-    /// The node, whose paths and links are its own.
+    /// The node's root: paths and links are resolved on the node.
     pub fn root(&self) -> anyhow::Result<Root> {
         Root::new(&self.node_root)
     }

@@ -16,8 +16,8 @@ Examples:
   larder peers
   larder peers --json | jq -r '.members[] | select(.state != \"ok\").address'
 
-STATE is ok; avoided, after a failure, for a while; or distrusted, after wrong bytes. `--json` prints null where no
-peers are configured.")]
+STATE is ok; avoided, for a while after a failure; or distrusted, after wrong bytes. `--json` prints null if no peers
+are configured.")]
 pub struct PeersArgs {
     #[command(flatten)]
     socket: SocketArgs,
@@ -30,7 +30,7 @@ pub fn peers(args: &PeersArgs) -> anyhow::Result<u8> {
         return Ok(0);
     }
     let Some(cluster) = &status.cluster else {
-        say("no peers are configured: [cluster] listen and members say who they are");
+        say("no peers are configured: set [cluster] listen and members");
         return Ok(0);
     };
     let row = |member: &MemberStatus| {

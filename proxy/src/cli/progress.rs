@@ -1,5 +1,5 @@
-//! Work that takes its time, while it is done: a bar with rate and remaining time on a terminal, a line now and then
-//! elsewhere. On standard error, so that standard output holds the outcome alone.
+//! Progress of long work: a bar with rate and remaining time on a terminal, else a line every few seconds. It goes to
+//! standard error, so that standard output holds only the outcome.
 
 use std::{
     io::IsTerminal as _,
@@ -17,10 +17,10 @@ use super::{
     socket::{SocketArgs, lines, read},
 };
 
-/// Between two lines where there is no terminal.
+/// The time between two lines without a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-/// Does a piece of work and shows how it goes. `doing` says what: `pull nginx`.
+/// Sends a request for long work and shows its progress. `doing` names the work: `pull nginx`.
 pub fn watched<T: DeserializeOwned>(
     args: &SocketArgs,
     doing: &str,
@@ -39,10 +39,10 @@ pub fn watched<T: DeserializeOwned>(
     });
     shown.clear();
     told?;
-    done.ok_or_else(|| anyhow!("the daemon broke off before the end of its work; did it stop?"))
+    done.ok_or_else(|| anyhow!("the daemon closed the connection before its work was done: see whether it was stopped, then run the command again"))
 }
 
-/// How the work is shown.
+/// How progress is shown.
 enum Shown {
     Bar(ProgressBar),
     Lines {
@@ -74,7 +74,7 @@ impl Shown {
     fn progress(&mut self, progress: Progress) {
         match self {
             Self::Bar(bar) => {
-                // What was here before took no time, and says nothing of the rate.
+                // Bytes that were cached before took no time and would distort the rate.
                 if bar.length() == Some(0) && progress.of_bytes > 0 {
                     bar.set_length(progress.of_bytes);
                     bar.set_position(progress.bytes);

@@ -1,4 +1,4 @@
-//! `larder pull`: images into the node tier, before anybody asks for them.
+//! `larder pull`: pulls images into the node tier before a pod needs them.
 
 use std::{
     fs,
@@ -25,34 +25,34 @@ use super::{
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  larder pull nginx:1.27                          this node's own platform of it
-  larder pull --pin registry.k8s.io/pause:3.10    and never evict it
+  larder pull nginx:1.27                          only this node's platform
+  larder pull --pin registry.k8s.io/pause:3.10    and pin it
   larder pull --platform linux/arm64 ghcr.io/team/app:v1
   larder pull --all-platforms quay.io/a/b@sha256:…
-  larder pull --file images.txt                   a name a line; # begins a comment
+  larder pull --file images.txt                   one image per line; # begins a comment
   echo \"$TOKEN\" | larder pull ghcr.io/team/private:v1 --username ci --password-stdin
 
-The image is pulled as the runtime would pull it: once, together with whoever else wants it, with the other nodes'
-help, and within the bounds of the node tier. Without --username it is asked for as anybody, and if the registry refuses
-that, with the node's own credentials of [upstreams]. What is private stays private: a pod still shows its own secret.
-An interrupted pull goes on where it stood; layers that are under way are completed.")]
+larder pulls the image as for the runtime: it shares downloads with other readers, asks the other nodes first, and keeps
+the bounds of the node tier. Without --username it asks anonymously, and if the registry refuses that, with the node's
+own credentials from [upstreams]. A private image stays private: a pod still needs its own secret. An interrupted pull
+resumes where it stopped, and downloads in flight are completed.")]
 pub struct PullArgs {
     /// Images, as in a pod: `nginx`, `ghcr.io/owner/app:v1`, `quay.io/a/b@sha256:…`
     #[arg(value_name = "REF", required_unless_present = "file")]
     images: Vec<ImageName>,
-    /// A file with a name a line; `-` is standard input
+    /// A file with one image per line; `-` is standard input
     #[arg(long, short, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// A platform of it, `os/architecture[/variant]`; may be repeated [default: this node's]
+    /// A platform of the image, `os/architecture[/variant]`; may be repeated [default: this node's]
     #[arg(long, value_name = "PLATFORM", conflicts_with = "all_platforms", value_parser = platform)]
     platform: Vec<String>,
-    /// Every platform of it
+    /// Pull every platform of the image
     #[arg(long)]
     all_platforms: bool,
-    /// Keep it: never evict what was pulled
+    /// Pin the image, so that larder never evicts it
     #[arg(long)]
     pin: bool,
-    /// Who asks the registry
+    /// The user name for the registry
     #[arg(long, value_name = "NAME", requires = "password_stdin")]
     username: Option<String>,
     /// Read the password or token from standard input
@@ -80,7 +80,7 @@ pub fn pull(args: &PullArgs) -> anyhow::Result<u8> {
         .extend_pairs(platforms.map(|platform| ("platform", platform)))
         .finish();
     let mut outcome = PulledImages::default();
-    // Who has read the first line still wants the other images.
+    // A closed output pipe does not stop the pulls of the other images.
     let mut out = Telling::to(io::stdout());
     for image in images {
         let name = image.to_string();
@@ -117,7 +117,7 @@ impl PullArgs {
             let name = name.split('@').next().unwrap_or(name);
             let pin = format!("/pin?ref={}", encoded(&format!("{name}@{}", pulled.digest)));
             let _: Acted = asked(&self.socket, Method::POST, &pin)
-                .context("it was pulled, but could not be pinned")?;
+                .context("the image was pulled, but not pinned")?;
         }
         Ok(pulled)
     }
@@ -129,7 +129,9 @@ impl PullArgs {
         };
         let text = if file.as_os_str() == "-" {
             if self.password_stdin {
-                bail!("standard input cannot be both the list and the password");
+                bail!(
+                    "standard input cannot be both the list and the password: put the list into a file"
+                );
             }
             let mut text = String::new();
             io::stdin().read_to_string(&mut text)?;
@@ -149,7 +151,7 @@ impl PullArgs {
         Ok(images)
     }
 
-    /// On whose behalf, for the daemon alone: the socket is the node administrator's.
+    /// The credentials, for the daemon alone: the admin socket belongs to the node's administrator.
     fn headers(&self, images: &[ImageName]) -> anyhow::Result<HeaderMap> {
         let mut headers = HeaderMap::new();
         let Some(username) = &self.username else {
@@ -159,7 +161,7 @@ impl PullArgs {
             && let Some(other) = rest.iter().find(|image| image.registry != first.registry)
         {
             bail!(
-                "a password is for one registry, and these are of {} and {}: pull them one after the other",
+                "a password is for one registry, and these images are of {} and {}: use one command for each registry",
                 first.registry,
                 other.registry
             );
@@ -168,7 +170,7 @@ impl PullArgs {
         io::stdin().read_to_string(&mut password)?;
         let password = password.trim_end_matches(['\r', '\n']);
         if password.is_empty() {
-            bail!("there is no password on standard input");
+            bail!("standard input holds no password: pipe it into the command");
         }
         let pair = BASE64.encode(format!("{username}:{password}").as_bytes());
         let mut value = HeaderValue::try_from(format!("Basic {pair}"))?;
@@ -184,7 +186,7 @@ fn told(pulled: &PulledImage) -> String {
         some => format!(" ({})", some.join(", ")),
     };
     let fetched = match pulled.fetched_blobs {
-        0 => "all of it was here already".to_owned(),
+        0 => "everything was cached already".to_owned(),
         blobs => format!(
             "{} fetched, {}",
             count(blobs, "blob"),

@@ -1,8 +1,8 @@
 //! What containerd would do with its `hosts.toml` files, read as containerd reads them. Reads, never writes.
 //!
-//! For a registry `H` it takes the first directory that exists of `H` with `:PORT` as `_PORT_`, `H` itself, and
-//! `_default`; a directory without a `hosts.toml` hides `_default` all the same. Hosts are asked in the order of the
-//! file, the registry itself last, unless `server` names another.
+//! For a registry `H`, containerd takes the first directory that exists of `H` with `:PORT` as `_PORT_`, `H` itself, and
+//! `_default`. A directory without a `hosts.toml` hides `_default` too. containerd asks the hosts in the order of the
+//! file. The last is the registry itself, unless `server` names another.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ pub const DEFAULT: &str = "_default";
 
 const FILE: &str = "hosts.toml";
 
-/// What containerd knows; another word makes it refuse the whole file.
+/// The capabilities that containerd knows. It refuses a file with any other word.
 const CAPABILITIES: [&str; 4] = ["pull", "resolve", "push", "referrers"];
 
 /// A directory of the certs.d directory.
@@ -23,7 +23,7 @@ const CAPABILITIES: [&str; 4] = ["pull", "resolve", "push", "referrers"];
 pub struct HostDir {
     /// The directory's own name.
     pub name: String,
-    /// By its path on the node.
+    /// Its path on the node.
     pub file: PathBuf,
     pub said: Said,
 }
@@ -31,7 +31,7 @@ pub struct HostDir {
 /// What a directory's `hosts.toml` says.
 #[derive(Debug)]
 pub enum Said {
-    /// There is none: the registry is asked directly, with the certificates that lie there.
+    /// There is none: containerd asks the registry directly, with the certificates in the directory.
     Nothing,
     /// containerd ignores it and asks the registry directly.
     Unusable(String),
@@ -41,11 +41,11 @@ pub enum Said {
 /// A `hosts.toml` that containerd can use.
 #[derive(Debug)]
 pub struct Hosts {
-    /// In the order in which they are asked.
+    /// In the order in which containerd asks them.
     pub listed: Vec<Host>,
-    /// Asked last, in place of the registry itself.
+    /// The last host, instead of the registry itself.
     pub server: Option<String>,
-    /// What `larder install` has put in.
+    /// The address that `larder install` has written.
     pub installed: Option<String>,
 }
 
@@ -60,12 +60,12 @@ pub struct Host {
 }
 
 impl Host {
-    /// Whether it is asked what a tag points to.
+    /// Whether containerd asks it to resolve tags.
     pub fn resolves(&self) -> bool {
         self.can("resolve")
     }
 
-    /// Whether it is asked for content.
+    /// Whether containerd asks it for content.
     pub fn pulls(&self) -> bool {
         self.can("pull")
     }

@@ -11,7 +11,7 @@ use crate::{
     telemetry,
 };
 
-/// Run the daemon. Without a file every setting has its default; flags go before the file.
+/// Run the daemon. Without a file every setting has its default; flags override the file.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -19,8 +19,8 @@ Examples:
   larder serve --store /tmp/larder --listen 127.0.0.1:7420 --telemetry off --socket /tmp/larder.sock
   larder serve --upstream demo.local=http://127.0.0.1:5000    a registry for a trial
 
-It runs in the foreground. SIGTERM lets requests in flight finish; a second one ends it at once. SIGHUP has the
-configuration read again at once; it is looked at every two seconds anyway.")]
+larder runs in the foreground. After SIGTERM it finishes requests in flight; a second SIGTERM ends it at once. After
+SIGHUP it reloads the configuration at once; without a signal it notices changes within two seconds.")]
 pub struct ServeArgs {
     /// The configuration file.
     #[arg(long, env = "LARDER_CONFIG", value_name = "FILE")]
@@ -28,26 +28,26 @@ pub struct ServeArgs {
     /// The directory that holds the node tier.
     #[arg(long, env = "LARDER_STORE", value_name = "DIR")]
     store: Option<PathBuf>,
-    /// Where the container runtime connects.
+    /// The address that the container runtime connects to.
     #[arg(long, env = "LARDER_LISTEN", value_name = "ADDR")]
     listen: Option<SocketAddr>,
-    /// Where metrics, health and the status page are served, or `off`.
+    /// The address of metrics, health and the status page, or `off`.
     #[arg(long, env = "LARDER_TELEMETRY", value_name = "ADDR")]
     telemetry: Option<AddressOrOff>,
-    /// Where metrics and health are served besides, without the page: the pod's IP and a port, or `off`.
+    /// An additional address for metrics and health, without the page: the pod's IP and a port, or `off`.
     #[arg(long, env = "LARDER_EXPOSE", value_name = "ADDR")]
     expose: Option<AddressOrOff>,
     /// The admin socket.
     #[arg(long, env = "LARDER_SOCKET", value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// Where a registry is found, for a trial: `demo.local=http://127.0.0.1:5000`. May be repeated.
+    /// The URL of a registry, for a trial: `demo.local=http://127.0.0.1:5000`. May be repeated.
     #[arg(long, value_name = "NAME=URL")]
     upstream: Vec<String>,
     /// The address by which the other members of the cluster know this node: the pod's IP and the peer port.
     #[arg(long, env = "LARDER_ADVERTISE", value_name = "ADDR")]
     advertise: Option<SocketAddr>,
-    /// Who else may connect, besides `allow_from` of the file: the node's address, as a pod is told it. Several are
-    /// separated by commas.
+    /// Clients that may connect, in addition to `allow_from` of the file, such as the node's address in a pod. Separate
+    /// several by commas.
     #[arg(
         long,
         env = "LARDER_ALLOW_FROM",
@@ -55,8 +55,8 @@ pub struct ServeArgs {
         value_delimiter = ','
     )]
     allow_from: Vec<SourceRule>,
-    /// Names by which clients may call this node, besides `allow_hosts` of the file: the node's name, as a pod is told
-    /// it. Several are separated by commas.
+    /// Names that clients may use for this node, in addition to `allow_hosts` of the file, such as the node's name in a
+    /// pod. Separate several by commas.
     #[arg(
         long,
         env = "LARDER_ALLOW_HOSTS",
@@ -65,12 +65,12 @@ pub struct ServeArgs {
         value_parser = host_name
     )]
     allow_hosts: Vec<String>,
-    /// What to log: `info`, `debug`, `larder=debug,access=off` …
+    /// The log filter: `info`, `debug`, `larder=debug,access=off` …
     #[arg(long, env = "LARDER_LOG", value_name = "FILTER")]
     log: Option<String>,
 }
 
-/// Where something is served, `None` for `off`.
+/// An address, or `None` for `off`.
 #[derive(Clone, Copy, Debug)]
 struct AddressOrOff(Option<SocketAddr>);
 
@@ -123,7 +123,7 @@ impl ServeArgs {
     }
 }
 
-/// What still runs on blocking threads when everything is over may take this long.
+/// At the end, work on blocking threads may take this long.
 const LAST: Duration = Duration::from_secs(1);
 
 pub fn serve(args: ServeArgs) -> anyhow::Result<u8> {
@@ -132,7 +132,7 @@ pub fn serve(args: ServeArgs) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("the runtime cannot be started")?;
+        .context("the async runtime cannot start")?;
     let ended = runtime.block_on(async {
         let bound = app::build(config, logs).await?;
         let reread: Option<app::Reread> = match args.config {
@@ -141,7 +141,7 @@ pub fn serve(args: ServeArgs) -> anyhow::Result<u8> {
         };
         bound.run(reread).await
     });
-    // A scrub that is at a large blob is not waited for: whoever comes next waits for the store's lock.
+    // larder does not wait for a scrub of a large blob: the next larder waits for the store's lock.
     runtime.shutdown_timeout(LAST);
     ended?;
     Ok(0)

@@ -1,4 +1,4 @@
-//! Words for people: standard output, standard error, sizes and times.
+//! Output for people: standard output, standard error, sizes and times.
 //!
 //! Colours go out only to a terminal, and never where NO_COLOR is set.
 
@@ -27,7 +27,7 @@ pub fn styled(style: Style, text: impl fmt::Display) -> String {
     format!("{style}{text}{style:#}")
 }
 
-/// Prints a line of output. Who closes the pipe has seen enough, which is no failure; output that is lost is one.
+/// Prints a line of output. A reader that closes the pipe has seen enough: no failure. Other lost output is a failure.
 pub fn say(text: &str) {
     let written = writeln!(anstream::stdout(), "{text}");
     match written.map_err(lost) {
@@ -40,13 +40,13 @@ pub fn say(text: &str) {
     }
 }
 
-/// What is wrong when output cannot be written: nothing where nobody reads any more.
+/// The error of output that cannot be written; `None` if the reader closed the pipe.
 fn lost(error: io::Error) -> Option<anyhow::Error> {
     (error.kind() != io::ErrorKind::BrokenPipe)
-        .then(|| anyhow::Error::new(error).context("the output cannot be written"))
+        .then(|| anyhow::Error::new(error).context("the output could not be written"))
 }
 
-/// Where a command tells of its work that goes on with it when it cannot be told any more.
+/// The output of a command whose work continues if the output fails.
 #[derive(Debug)]
 pub struct Telling<W> {
     to: W,
@@ -58,7 +58,7 @@ impl<W: Write> Telling<W> {
         Self { to, failed: None }
     }
 
-    /// Whether everything was told that somebody wanted to read.
+    /// Whether all output was written, or its reader closed the pipe.
     pub fn end(mut self) -> anyhow::Result<()> {
         self.flush()?;
         self.failed.and_then(lost).map_or(Ok(()), Err)
@@ -81,13 +81,13 @@ impl<W: Write> Write for Telling<W> {
     }
 }
 
-/// Prints JSON as it is documented.
+/// Prints JSON in its documented form.
 pub fn say_json(value: &impl Serialize) -> anyhow::Result<()> {
     say(&serde_json::to_string_pretty(value)?);
     Ok(())
 }
 
-/// Prints what went wrong.
+/// Prints an error on standard error.
 pub fn complain(text: &str) {
     let _ = writeln!(
         anstream::stderr(),
@@ -96,7 +96,7 @@ pub fn complain(text: &str) {
     );
 }
 
-/// Prints what is worth knowing besides the output.
+/// Prints a warning on standard error.
 pub fn warn(text: &str) {
     let _ = writeln!(
         anstream::stderr(),
@@ -105,7 +105,7 @@ pub fn warn(text: &str) {
     );
 }
 
-/// Prints how something goes, besides the output.
+/// Prints progress on standard error.
 pub fn note(text: &str) {
     let _ = writeln!(anstream::stderr(), "{text}");
 }
@@ -136,7 +136,7 @@ pub fn duration(duration: Duration) -> String {
 /// How long ago a second since 1970 was.
 pub fn ago(seconds: u64) -> String {
     let then = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-    // A clock that was set back.
+    // Zero if the clock was set back.
     let elapsed = SystemTime::now().duration_since(then).unwrap_or_default();
     format!("{} ago", duration(elapsed))
 }

@@ -1,4 +1,4 @@
-//! How commands reach the running larder: requests over its admin socket, and what to do when nobody answers.
+//! How commands reach the running larder: requests over its admin socket, and what to do if it does not answer.
 
 use std::{
     fs, io,
@@ -23,16 +23,16 @@ use crate::config::{Admin, Config};
 /// This command's version; the daemon's should be the same.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// That the configuration file cannot be used is said once.
+/// The warning about an invalid configuration file is printed once.
 static SAID: Once = Once::new();
 
-/// A daemon that says nothing for so long in the middle of an answer is given up.
+/// After this long without a byte in the middle of an answer, the command gives up.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// Where the running larder is found.
+/// How to find the running larder.
 #[derive(Clone, Debug, clap::Args)]
 pub struct SocketArgs {
-    /// The admin socket of the running larder [default: the configuration's]
+    /// The admin socket of the running larder [default: from the configuration]
     #[arg(
         long,
         env = "LARDER_SOCKET",
@@ -63,7 +63,7 @@ pub struct SocketArgs {
 }
 
 impl SocketArgs {
-    /// A file with a mistake does not hide the daemon, which goes on with the file before it.
+    /// An invalid file does not hide the daemon, which keeps its previous configuration.
     fn path(&self) -> PathBuf {
         if let Some(socket) = &self.socket {
             return socket.clone();
@@ -75,7 +75,7 @@ impl SocketArgs {
                 let socket = socket.unwrap_or_else(|| Admin::default().socket);
                 SAID.call_once(|| {
                     warn(&format!(
-                        "{error}; the daemon is looked for at {}",
+                        "{error}; this command looks for the daemon at {}",
                         socket.display()
                     ));
                 });
@@ -85,23 +85,23 @@ impl SocketArgs {
     }
 }
 
-/// The socket that a file names, whatever else is wrong with it.
+/// The socket that a file names, even if other settings in it are invalid.
 fn socket_said(file: &Path) -> Option<PathBuf> {
     let text = fs::read_to_string(file).ok()?;
     let said: toml::Table = text.parse().ok()?;
     Some(said.get("admin")?.get("socket")?.as_str()?.into())
 }
 
-/// For a query.
+/// The text, encoded for a query.
 pub fn encoded(text: &str) -> String {
     url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }
 
-/// The daemon's answer. What it says besides is left out; what it does not say is named.
+/// The daemon's answer. Unknown fields are ignored, and an error names a missing one.
 pub fn read<T: DeserializeOwned>(text: &str) -> anyhow::Result<T> {
     serde_json::from_str(text).map_err(|error| {
         anyhow!(
-            "the daemon's answer cannot be read, {error}; this command is of version {VERSION}: \
+            "cannot read the daemon's answer: {error}; this command has version {VERSION}: \
              use the larder of the daemon's version (`kubectl exec ds/larder -- larder …`)"
         )
     })
@@ -112,7 +112,7 @@ pub fn ask(args: &SocketArgs, method: Method, path: &str) -> anyhow::Result<Stri
     ask_showing(args, method, path, HeaderMap::new())
 }
 
-/// The same with more headers, such as whose secret is shown.
+/// The same with additional headers, such as credentials.
 pub fn ask_showing(
     args: &SocketArgs,
     method: Method,
@@ -124,13 +124,17 @@ pub fn ask_showing(
         let body = response.into_body().collect();
         let body = tokio::time::timeout(SILENCE, body)
             .await
-            .map_err(|_| anyhow!("the daemon began to answer and fell silent"))?
-            .context("the daemon broke off in the middle of its answer")?;
+            .map_err(|_| {
+                anyhow!("the daemon stopped sending in the middle of its answer: look at its log")
+            })?
+            .context(
+                "the daemon closed the connection in the middle of its answer: look at its log",
+            )?;
         Ok(String::from_utf8_lossy(&body.to_bytes()).into_owned())
     })
 }
 
-/// One request, and what is done with its answer.
+/// One request, and its answer as JSON.
 pub fn asked<T: DeserializeOwned>(
     args: &SocketArgs,
     method: Method,
@@ -152,12 +156,14 @@ pub fn lines(
         loop {
             let frame = tokio::time::timeout(SILENCE, body.frame())
                 .await
-                .map_err(|_| anyhow!("the daemon fell silent in the middle of its work"))?;
+                .map_err(|_| {
+                    anyhow!("the daemon stopped sending in the middle of its work: look at its log")
+                })?;
             let Some(frame) = frame else {
                 return Ok(());
             };
             let frame =
-                frame.context("the daemon broke off in the middle of its work; did it stop?")?;
+                frame.context("the daemon closed the connection before its work was done: see whether it was stopped, then run the command again")?;
             rest.extend_from_slice(frame.data_ref().map_or(&[][..], Bytes::as_ref));
             while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = rest.drain(..=end).collect();
@@ -184,8 +190,8 @@ async fn send(
     let within = Duration::from_secs(args.timeout);
     let busy = || {
         anyhow!(
-            "larder has taken the request on {} but has not answered within {} s: it is busy or stuck; \
-             look at its log and its processor time, or wait longer with --timeout SECONDS",
+            "larder accepted the request on {} but did not answer within {} s: it is busy or stuck; \
+             look at its log and its CPU time, or wait longer with --timeout SECONDS",
             socket.display(),
             within.as_secs()
         )
@@ -200,10 +206,10 @@ async fn send(
     match daemon.as_deref() {
         Some(VERSION) => {}
         Some(other) => warn(&format!(
-            "the daemon is larder {other} and this command is larder {VERSION}; use the same version where they disagree"
+            "the daemon is larder {other} and this command is larder {VERSION}; if the output looks wrong, use the same version"
         )),
         None => warn(&format!(
-            "the daemon does not say its version, this command is larder {VERSION}; is {} larder's admin socket?",
+            "the daemon does not send its version, and this command is larder {VERSION}: check that {} is larder's admin socket",
             socket.display()
         )),
     }
@@ -220,7 +226,7 @@ async fn send(
             "the daemon, larder {daemon}, does not know {asked}: use the larder of its version (`kubectl exec ds/larder -- larder …`), or upgrade it"
         ),
         (StatusCode::NOT_FOUND, None) => bail!(
-            "what answers on {} does not know {asked}: it is an older larder, or something else",
+            "the program that listens on {} does not know {asked}: it is an older larder, or another program",
             socket.display()
         ),
         _ => bail!("{}", why.trim()),
@@ -248,28 +254,28 @@ async fn send_to(
     request.headers_mut().insert(header::HOST, host);
     sender.send_request(request).await.with_context(|| {
         format!(
-            "what listens on {} did not answer as larder does",
+            "the program that listens on {} does not answer like larder: check that --socket names larder's admin socket",
             socket.display()
         )
     })
 }
 
-/// Why nobody answers on a socket, and what to do about it.
+/// Why a socket does not answer, and what to do about it.
 fn absent(socket: &Path, error: &io::Error) -> anyhow::Error {
     let path = socket.display();
-    let elsewhere = "--socket PATH or LARDER_SOCKET says where it is; in a cluster, `kubectl exec ds/larder -- larder …` runs where it is";
+    let elsewhere = "give its path with --socket PATH or LARDER_SOCKET; in a cluster, run `kubectl exec ds/larder -- larder …`";
     match error.kind() {
         io::ErrorKind::NotFound => anyhow!(
-            "there is no admin socket at {path}: larder is not running here, or has it elsewhere. Start it (`larder serve`); {elsewhere}"
+            "there is no admin socket at {path}: larder is not running here, or its socket is elsewhere. Start larder (`larder serve`), or {elsewhere}"
         ),
         io::ErrorKind::PermissionDenied => anyhow!(
-            "the admin socket {path} may not be opened: it is for larder's own user. Run this as that user or as root (`sudo larder …`)"
+            "permission to open the admin socket {path} is denied: only larder's own user and root may. Run the command as that user or as root (`sudo larder …`)"
         ),
         _ if fs::metadata(socket).is_ok_and(|found| !found.file_type().is_socket()) => {
             anyhow!("{path} is not a socket; {elsewhere}")
         }
         io::ErrorKind::ConnectionRefused => anyhow!(
-            "nobody listens on {path}: the larder that made it was stopped or killed. Start it again (`larder serve`), and look at its log for why it ended"
+            "no larder listens on {path}: the larder that made the socket was stopped or killed. Look at its log for the reason, and start it again (`larder serve`)"
         ),
         _ => anyhow!("the admin socket {path} cannot be reached: {error}; {elsewhere}"),
     }

@@ -1,4 +1,4 @@
-//! `larder status`: this node at a glance.
+//! `larder status`: the state of this node.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub struct StatusArgs {
     socket: SocketArgs,
 }
 
-/// A line: what it is about, then what there is to say.
+/// A line: its subject, then the text.
 fn line(about: &str, text: &str) {
     say(&format!(
         "{} {text}",
@@ -29,7 +29,7 @@ fn line(about: &str, text: &str) {
     ));
 }
 
-/// What needs a look, below such a line.
+/// A warning below such a line.
 fn remark(text: &str) {
     say(&format!("           {}", styled(WARNING, text)));
 }
@@ -81,7 +81,7 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<u8> {
         line(
             "objects",
             &format!(
-                "{}: {} written, {} there already, {} wait ({}), {} given up",
+                "{}: {} written, {} there already, {} waiting ({}), {} dropped",
                 store.url,
                 store.written,
                 store.already_there,
@@ -129,23 +129,23 @@ fn say_store(store: &StoreStatus) {
     }
     if store.partial_bytes > 0 {
         let partial = size(store.partial_bytes);
-        say(&format!("           {partial} of blobs that are not whole"));
+        say(&format!("           {partial} of partial blobs"));
     }
 }
 
-/// The cluster in a line.
+/// Prints the cluster in a line.
 pub fn say_cluster(cluster: &ClusterStatus) {
     let well = cluster.members.iter().filter(|m| m.state == "ok").count();
     line(
         "cluster",
         &format!(
-            "{}, {well} of them well: {} came from others, {} went to them",
+            "{}, {well} of them ok: {} received from others, {} sent to them",
             count(cluster.members.len() as u64, "member"),
             size(cluster.received_bytes),
             size(cluster.sent_bytes)
         ),
     );
     if !cluster.members.iter().any(|member| member.own) {
-        remark("this node is not among them: set `advertise` in [cluster]");
+        remark("this node is not among the members: set `advertise` in [cluster]");
     }
 }

@@ -14,11 +14,11 @@ pub enum Column {
     Text(&'static str),
     /// Is never broken.
     Word(&'static str),
-    /// Is never broken, and stands on the right.
+    /// Is never broken, and is aligned to the right.
     Number(&'static str),
 }
 
-/// Prints rows under their headings; without rows nothing.
+/// Prints rows under their headings; prints nothing if there are no rows.
 pub fn say_table(columns: &[Column], rows: Vec<Vec<String>>) {
     if rows.is_empty() {
         return;

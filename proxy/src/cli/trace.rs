@@ -8,7 +8,7 @@ use super::{
     socket::{SocketArgs, encoded, lines},
 };
 
-/// Follows until the daemon stops or the person has seen enough.
+/// Prints events until the daemon stops or the reader closes the pipe.
 pub fn follow(image: Option<&str>, socket: &SocketArgs) -> anyhow::Result<u8> {
     let path = match image {
         Some(image) => format!("/trace?ref={}", encoded(image)),
@@ -66,7 +66,7 @@ fn words(event: &TraceEvent) -> String {
             size(*sent_bytes)
         ),
         TraceEvent::Missed { events } => {
-            format!("{events} events came too fast and are left out")
+            format!("{events} events are left out, because they came too fast")
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `larder upstreams`: the registries behind this node, how they fare, and whether they can be reached.
+//! `larder upstreams`: the registries that this node uses, their state, and whether they can be reached.
 
 use http::Method;
 use larder_shared::admin::{Endpoint, Finding, Severity, Upstream, Upstreams};
@@ -15,19 +15,19 @@ use super::{
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  larder upstreams                       every registry that is configured or was used, and how it fares
+  larder upstreams                       every registry that is configured or was used, and its state
   larder upstreams --check               a test connection to each of them
-  larder upstreams ghcr.io --check       to one of them, used before or not
+  larder upstreams ghcr.io --check       to one of them, even if it was never used
   larder upstreams --json | jq '.upstreams[].endpoints[].rate_limits'
 
-STATE is ok; avoided, after failures, until a probe succeeds; or silent, since the registry asked to be left alone.
---check asks for /v2/ at each endpoint and shows the node's own credentials to the origin. Exit code 3: something is
-wrong. Secrets are never shown.")]
+STATE is ok; avoided, after failures, until a probe succeeds; or silent, because the registry asked larder to wait.
+--check requests /v2/ from each endpoint and sends the node's own credentials to the origin. Exit code 3: a check found
+something wrong. Secrets are never printed.")]
 pub struct UpstreamsArgs {
     /// Only this registry
     #[arg(value_name = "NAME")]
     name: Option<String>,
-    /// Connect to every endpoint, try the node's own credentials, and give a verdict
+    /// Connect to every endpoint, try the node's own credentials, and report the result
     #[arg(long)]
     check: bool,
     #[command(flatten)]
@@ -64,7 +64,7 @@ pub fn upstreams(args: &UpstreamsArgs) -> anyhow::Result<u8> {
     }
     if upstreams.upstreams.is_empty() {
         say(
-            "no registry is configured and none was used yet: any is asked at its own name when an image of it is pulled",
+            "no registry is configured, and none was used yet: larder asks a registry at its own name when a client pulls from it",
         );
         return Ok(0);
     }
@@ -89,7 +89,7 @@ pub fn upstreams(args: &UpstreamsArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// A row for each endpoint; what is the registry's own stands in the first.
+/// A row for each endpoint; the first also has the registry's own values.
 fn rows_of(upstream: &Upstream) -> Vec<Vec<String>> {
     let row = |(index, endpoint): (usize, &Endpoint)| {
         let first = |text: String| if index == 0 { text } else { String::new() };
@@ -110,12 +110,12 @@ fn rows_of(upstream: &Upstream) -> Vec<Vec<String>> {
 
 fn limits(endpoint: &Endpoint) -> String {
     let told = endpoint.rate_limits.iter().map(|limit| {
-        let who = if limit.credential {
+        let with = if limit.credential {
             " with a credential"
         } else {
             ""
         };
-        format!("{} of {}{who}", limit.remaining, limit.limit)
+        format!("{} of {}{with}", limit.remaining, limit.limit)
     });
     told.collect::<Vec<_>>().join(", ")
 }

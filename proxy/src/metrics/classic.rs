@@ -1,4 +1,4 @@
-//! OpenMetrics as the older text format of Prometheus, for whoever does not ask for OpenMetrics.
+//! OpenMetrics as the older text format of Prometheus, for scrapers that do not ask for OpenMetrics.
 //!
 //! Samples look the same in both. In the older one a counter's comment lines name it with its `_total`, an info is a
 //! gauge with its `_info`, and there are no `# UNIT` and `# EOF`.

@@ -1,7 +1,7 @@
-//! The labels: closed sets of words, which are also the words of the logs.
+//! The labels: closed sets of words. The logs use the same words.
 //!
-//! The one label whose words are not written here is `upstream`: it names the registries that the operator has
-//! configured, and everything else is `other`. So no client can make it grow.
+//! Only the words of `upstream` are not listed here: it names the registries that the operator has configured, and
+//! every other registry is `other`. So no client can make it grow.
 
 use std::sync::Arc;
 
@@ -46,17 +46,17 @@ words! {
         Cluster => "cluster",
         /// Fetched while it was served.
         Upstream => "upstream",
-        /// Neither: an error, a ping, headers only.
+        /// No tier: an error, a ping, headers only.
         None => "none",
     }
 
     /// How a request ended.
     Outcome {
-        /// Everything was here.
+        /// All bytes came from the node tier.
         Hit => "hit",
-        /// Something was fetched.
+        /// Some bytes were fetched.
         Miss => "miss",
-        /// An old answer, because the registry cannot be asked.
+        /// A stale answer, because the registry cannot be asked.
         Stale => "stale",
         /// The client's mistake, or something that does not exist.
         Refused => "refused",
@@ -86,7 +86,7 @@ words! {
         Ok => "ok",
         /// The breaker is open: it failed again and again.
         Avoided => "avoided",
-        /// It asked to be left alone.
+        /// The registry asked for silence.
         Silent => "silent",
     }
 
@@ -99,9 +99,9 @@ words! {
         Forbidden => "forbidden",
     }
 
-    /// What was found out about a tag.
+    /// The outcome of a tag's revalidation.
     Revalidated {
-        /// Young enough: nobody was asked.
+        /// Fresh: no registry was asked.
         Fresh => "fresh",
         Unchanged => "unchanged",
         /// It points elsewhere, or was not known.
@@ -114,7 +114,7 @@ words! {
         Invalid => "invalid",
     }
 
-    /// What is known of a caller before anybody is asked.
+    /// The cached verdict on a client, before the origin is asked.
     KnownVerdict {
         Allowed => "allowed",
         Ask => "ask",
@@ -125,12 +125,12 @@ words! {
     ProofOutcome {
         Accepted => "accepted",
         Refused => "refused",
-        /// No answer, and the caller was allowed not long ago.
+        /// The origin did not answer, and the client was allowed within the grace period.
         Bridged => "bridged",
         Unanswered => "unanswered",
     }
 
-    /// Who brought bytes.
+    /// Where bytes came from.
     Source {
         /// A partial download that was on disk.
         Node => "node",
@@ -149,7 +149,7 @@ words! {
         Asked => "asked",
     }
 
-    /// How a member fares.
+    /// The state of a member, as this node sees it.
     MemberState {
         /// This node.
         Own => "own",
@@ -182,11 +182,11 @@ words! {
         WriteRecord => "write_record",
     }
 
-    /// How that ended.
+    /// How a request to the object store ended.
     ObjectOutcome {
         Done => "done",
         NotFound => "not_found",
-        /// Nothing to write: somebody else has.
+        /// Nothing to write: another node has written it.
         AlreadyThere => "already_there",
         /// Not asked, since it failed repeatedly.
         Skipped => "skipped",
@@ -202,16 +202,16 @@ words! {
 /// A registry as a label.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum UpstreamLabel {
-    /// No registry is meant: a ping, a token, a path that is none.
+    /// The request names no registry: a ping, a token, an invalid path.
     None,
-    /// One that the configuration does not name.
+    /// A registry that the configuration does not name.
     Other,
-    /// One that it names.
+    /// A registry that the configuration names.
     Named(Arc<str>),
 }
 
 impl UpstreamLabel {
-    /// The label of a registry: its name if the configuration says it, be it as the default upstream alone.
+    /// The label of a registry: its name if the configuration has it, even if only as the default upstream.
     pub fn of(config: &Config, registry: &str) -> Self {
         if config.upstreams.contains_key(registry) || config.registry.default_upstream == registry {
             Self::Named(registry.into())
@@ -260,7 +260,7 @@ macro_rules! sets {
 }
 
 sets! {
-    /// What a client was given.
+    /// How a client's request was served.
     Served { tier: Tier, upstream: UpstreamLabel, outcome: Outcome, }
     /// How a client was answered.
     Answered { tier: Tier, outcome: Outcome, }
@@ -273,11 +273,11 @@ sets! {
     Proofs { outcome: ProofOutcome, }
     Received { source: Source, upstream: UpstreamLabel, }
     Evictions { reason: Reason, }
-    /// Why the node's own credentials could not be had.
+    /// Why a look-up of the node's own credentials failed.
     CredentialsFailed { fault: Fault, }
     InState { state: MemberState, }
     PeerAsked { role: RoleLabel, outcome: PeerAskedOutcome, }
-    /// What a member was given.
+    /// How a member's request was served.
     PeerServed { role: RoleLabel, outcome: Outcome, }
     Certificates { certificate: Certificate, }
     ObjectAsked { operation: ObjectOperation, outcome: ObjectOutcome, }

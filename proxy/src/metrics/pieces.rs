@@ -1,7 +1,7 @@
 //! Blobs that clients read piece by piece: which bytes of an answer a client used.
 //!
-//! containerd's parallel fetch asks for each piece with an open-ended range, reads the piece, and closes. What was on
-//! its way by then is lost in buffers, and counting it would show more bytes than the blob has.
+//! containerd's parallel fetch asks for each piece with an open-ended range, reads the piece, and closes. Bytes that
+//! were in flight by then are lost in buffers, and counting them would show more bytes than the blob has.
 
 use std::{
     collections::BTreeSet,
@@ -12,16 +12,16 @@ use std::{
 use larder_shared::Digest;
 use lru::LruCache;
 
-/// Blobs that are looked after at once.
+/// The most blobs that are tracked.
 const BLOBS: usize = 64;
 
-/// Beginnings of one blob that are remembered; the lowest go first.
+/// The most offsets that are remembered for one blob; the lowest are dropped first.
 const STARTS: usize = 1024;
 
-/// Beginnings that are older than the last one by this much belong to another pull.
+/// Offsets that are older than the last one by this much belong to another pull.
 const APART: Duration = Duration::from_mins(10);
 
-/// Where open-ended ranges began lately, by blob.
+/// The offsets at which open-ended ranges began recently, by blob.
 #[derive(Debug)]
 pub struct Pieces(LruCache<Digest, (Instant, BTreeSet<u64>)>);
 
@@ -33,7 +33,7 @@ impl Default for Pieces {
 }
 
 impl Pieces {
-    /// Somebody asks for everything from `start` on.
+    /// A client asks for everything from `start` on.
     pub fn begin(&mut self, digest: &Digest, start: u64, now: Instant) {
         let (last, starts) = self.0.get_or_insert_mut(*digest, || (now, BTreeSet::new()));
         if now.saturating_duration_since(*last) > APART {
@@ -90,7 +90,7 @@ mod tests {
             // It left before its piece was whole.
             (&[0, 10, 20], 0, 9, None),
             (&[0, 10, 20], 20, 9, None),
-            // Nobody goes on where it stopped.
+            // No later range begins within what it was sent.
             (&[0], 0, 15, None),
             (&[5], 5, 15, None),
             (&[0, 10], 10, 15, None),

@@ -158,7 +158,7 @@ fn the_documented_table_is_what_is_shown() {
 }
 
 #[test]
-fn what_nobody_has_told_is_not_shown() {
+fn an_unknown_quota_is_not_shown() {
     let metrics = Metrics::new();
     assert!(!metrics.render().contains("ratelimit"));
     let now = Instant::now();

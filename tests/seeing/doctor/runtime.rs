@@ -47,19 +47,19 @@ async fn what_keeps_containerd_from_larder_is_found() {
         (
             "_default",
             "[host".to_owned(),
-            "ignores it",
-            "mend the file",
+            "ignores this file",
+            "fix the file",
         ),
         (
             "_default",
             format!("{}{larder}", section("https://mirror.example", "")),
-            "is asked before larder",
+            "before larder",
             "move larder's section",
         ),
         (
             "_default",
             format!("server = \"{url}\"\n{larder}"),
-            "nothing can be pulled while larder is down",
+            "no pull works while larder is down",
             "`server`",
         ),
         (
@@ -107,7 +107,7 @@ async fn what_keeps_containerd_from_larder_is_found() {
     finds(
         &wrong,
         "hosts",
-        "every pull goes past larder",
+        "every pull bypasses larder",
         "larder install",
     );
 }
@@ -134,5 +134,10 @@ async fn somebody_else_on_the_port_and_a_source_that_is_refused_are_found() {
     assert!(done.status.success(), "{done:?}");
     let wrong = runtime.doctor(&node).await;
     assert_eq!(checks(&wrong), ["ports"], "{wrong:#?}");
-    finds(&wrong, "ports", "it is not larder", "what listens there");
+    finds(
+        &wrong,
+        "ports",
+        "it is not larder",
+        "the program that listens there",
+    );
 }

@@ -14,7 +14,7 @@ use crate::cli::{
 /// The port that larder has by default.
 const PORT: u16 = 7420;
 
-/// Looks at what of the files can be seen; gives the addresses at which containerd looks for larder.
+/// Checks the files that exist here, and returns the addresses at which containerd looks for larder.
 pub fn look(
     args: &DoctorArgs,
     status: Option<&Status>,
@@ -26,7 +26,7 @@ pub fn look(
     let Some(certs) = certs else {
         let unseen = |path: &str| {
             format!(
-                "{path} cannot be seen from here, so it was not looked at (--containerd-certs-dir, --containerd-config)"
+                "{path} cannot be seen from here, so it was not checked (--containerd-certs-dir, --containerd-config)"
             )
         };
         findings.push(Finding::ok(Check::Runtime, unseen(CONFIG)));
@@ -37,7 +37,7 @@ pub fn look(
         Some(config) => findings.extend(runtime_reads(files, &config, &certs)),
         None => findings.push(Finding::ok(
             Check::Runtime,
-            format!("{CONFIG} cannot be seen from here, so it was not looked at"),
+            format!("{CONFIG} cannot be seen from here, so it was not checked"),
         )),
     }
     let port = status.and_then(|status| status.listen.registry.rsplit_once(':')?.1.parse().ok());
@@ -57,7 +57,7 @@ fn runtime_reads(files: &NodeFiles, config: &Path, certs: &Path) -> Vec<Finding>
         .collect()
 }
 
-/// Everything that keeps pulls from larder, or from the registry when larder is down.
+/// Every setting that makes pulls bypass larder, or fail while larder is down.
 fn hosts(files: &NodeFiles, certs: &Path, port: Option<u16>) -> (Vec<Finding>, Vec<String>) {
     let install = "larder install";
     let directories = match files
@@ -67,7 +67,7 @@ fn hosts(files: &NodeFiles, certs: &Path, port: Option<u16>) -> (Vec<Finding>, V
         Ok(Some(directories)) => directories,
         Ok(None) => {
             let found = format!(
-                "{} is not there: every pull goes past larder",
+                "{} does not exist, so every pull bypasses larder",
                 certs.display()
             );
             return (
@@ -77,7 +77,7 @@ fn hosts(files: &NodeFiles, certs: &Path, port: Option<u16>) -> (Vec<Finding>, V
         }
         Err(error) => {
             let found = format!("{} cannot be read: {}", certs.display(), error.root_cause());
-            let mend = "run the command as root, or look by hand";
+            let mend = "run the command as root, or check the directory by hand";
             return (vec![Finding::error(Check::Hosts, found, mend)], Vec::new());
         }
     };
@@ -95,7 +95,7 @@ fn hosts(files: &NodeFiles, certs: &Path, port: Option<u16>) -> (Vec<Finding>, V
         && !findings.iter().any(|f| f.check == Check::Hosts.as_str())
     {
         let found = format!(
-            "no hosts.toml in {} names larder: every pull goes past it",
+            "no hosts.toml in {} names larder, so every pull bypasses it",
             certs.display()
         );
         findings.push(Finding::error(Check::Hosts, found, install));
@@ -104,7 +104,7 @@ fn hosts(files: &NodeFiles, certs: &Path, port: Option<u16>) -> (Vec<Finding>, V
         let names: Vec<_> = directories.iter().map(|dir| dir.name.as_str()).collect();
         findings.push(Finding::ok(
             Check::Hosts,
-            format!("larder is asked first: {}", names.join(", ")),
+            format!("containerd asks larder first: {}", names.join(", ")),
         ));
     }
     addresses.sort_unstable();
@@ -112,7 +112,7 @@ fn hosts(files: &NodeFiles, certs: &Path, port: Option<u16>) -> (Vec<Finding>, V
     (findings, addresses)
 }
 
-/// Where larder stands among the hosts.
+/// larder's place among the hosts.
 fn larder_in(dir: &HostDir, port: Option<u16>) -> Option<(&Hosts, usize)> {
     let Said::Hosts(hosts) = &dir.said else {
         return None;
@@ -123,14 +123,14 @@ fn larder_in(dir: &HostDir, port: Option<u16>) -> Option<(&Hosts, usize)> {
     Some((hosts, at))
 }
 
-/// Where the daemon's port is not known, whatever is asked at this node's loopback is taken for larder.
+/// If the daemon's port is unknown, any host on this node's loopback counts as larder.
 fn is_larder(url: &str, port: Option<u16>) -> bool {
     let local = runtime::local(url);
     let named = local.and_then(|at| at.rsplit_once(':')?.1.parse::<u16>().ok());
     named.is_some_and(|named| named == PORT || port.is_none_or(|port| named == port))
 }
 
-/// A directory that keeps its registry from larder.
+/// A directory that makes pulls from its registry bypass larder.
 fn without(dir: &HostDir, all: &[HostDir], port: Option<u16>) -> Option<Finding> {
     let (pulls, mend) = if dir.name == DEFAULT {
         let all = "pulls from registries without a directory of their own".to_owned();
@@ -146,28 +146,28 @@ fn without(dir: &HostDir, all: &[HostDir], port: Option<u16>) -> Option<Finding>
     if let Said::Unusable(why) = &dir.said {
         return Some(Finding::error(
             Check::Hosts,
-            format!("{file}: containerd ignores it, and {pulls} go past larder: {why}"),
-            "mend the file, or remove it and run `larder install`",
+            format!("{file}: containerd ignores this file, so {pulls} bypass larder: {why}"),
+            "fix the file, or remove it and run `larder install`",
         ));
     }
     let named = |other: &&HostDir| larder_in(other, port).is_some();
     let default = all.iter().find(|other| other.name == DEFAULT);
     let found = match &dir.said {
         Said::Nothing if dir.name != DEFAULT => format!(
-            "{} is there without a hosts.toml, which hides _default: {pulls} go past larder",
+            "{} has no hosts.toml and hides _default, so {pulls} bypass larder",
             dir.file.parent().unwrap_or(&dir.file).display()
         ),
         _ if default.as_ref().is_some_and(named) => {
-            format!("{file} does not name larder and hides _default: {pulls} go past it")
+            format!("{file} does not name larder and hides _default, so {pulls} bypass it")
         }
-        // Whoever installed it for some registries wanted the others to stay as they are.
+        // An install for some registries leaves the others as they are.
         _ if all.iter().any(|other| named(&other)) => return None,
-        _ => format!("{file} does not name larder: {pulls} go past it"),
+        _ => format!("{file} does not name larder, so {pulls} bypass it"),
     };
     Some(Finding::warning(Check::Hosts, found, mend))
 }
 
-/// What goes wrong although larder is named.
+/// Settings that break pulls although the file names larder.
 fn traps(dir: &HostDir, hosts: &Hosts, at: usize, port: Option<u16>) -> Vec<Finding> {
     let (file, host) = (dir.file.display(), &hosts.listed[at]);
     let mut findings = Vec::new();
@@ -175,16 +175,17 @@ fn traps(dir: &HostDir, hosts: &Hosts, at: usize, port: Option<u16>) -> Vec<Find
     if at > 0 {
         findings.push(Finding::warning(
             Check::Hosts,
-            format!("{file}: {} is asked before larder", hosts.listed[0].url),
+            format!(
+                "{file}: containerd asks {} before larder",
+                hosts.listed[0].url
+            ),
             "move larder's section above it",
         ));
     }
     if let Some(server) = hosts.server.as_deref().filter(|s| is_larder(s, port)) {
         findings.push(error(
-            format!(
-                "{file}: `server` is {server}, so that nothing can be pulled while larder is down"
-            ),
-            "remove the `server` line, or let it name the registry itself",
+            format!("{file}: `server` is {server}, so no pull works while larder is down"),
+            "remove the `server` line, or set it to the registry itself",
         ));
     }
     findings.extend(trap(host).map(|(what, mend)| error(format!("{file}: {what}"), mend)));
@@ -195,34 +196,36 @@ fn trap(host: &Host) -> Option<(String, &'static str)> {
     let url = &host.url;
     if url.starts_with("https://") || !url.contains("://") {
         return Some((
-            format!("{url} is asked by TLS, and larder speaks plain HTTP there"),
+            format!("containerd connects to {url} by TLS, and larder speaks plain HTTP there"),
             "write http:// in front of the address",
         ));
     }
     if host.tls {
         return Some((
             format!(
-                "`ca`, `client` or `skip_verify` stand beside {url}: containerd tries TLS there first"
+                "`ca`, `client` or `skip_verify` is set for {url}, so containerd tries TLS there first"
             ),
             "remove these keys from larder's section",
         ));
     }
     if !(host.pulls() && host.resolves()) {
         return Some((
-            format!("{url} is not asked for everything, for its capabilities lack pull or resolve"),
-            "capabilities = [\"pull\", \"resolve\"] in larder's section",
+            format!(
+                "the capabilities of {url} lack pull or resolve, so containerd does not send it every request"
+            ),
+            "set capabilities = [\"pull\", \"resolve\"] in larder's section",
         ));
     }
     if host.override_path && !url.contains("/v2") {
         return Some((
-            format!("override_path stands beside {url}, so that containerd leaves out /v2"),
+            format!("override_path is set for {url}, so containerd leaves out /v2"),
             "remove override_path from larder's section",
         ));
     }
     None
 }
 
-/// The registry that a directory is for.
+/// The registry of a directory.
 fn registry_of(directory: &str) -> String {
     let port = directory
         .strip_suffix('_')
@@ -256,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_is_mounted_elsewhere_is_looked_at_and_spoken_of_by_its_own_paths() {
+    fn a_mounted_node_is_checked_and_named_by_its_own_paths() {
         let node = tempfile::tempdir().unwrap();
         let containerd = node.path().join("etc/containerd");
         let default = containerd.join("certs.d/_default");
@@ -274,7 +277,7 @@ mod tests {
         );
         let wanted = [
             "/etc/containerd/config.toml names /etc/containerd/certs.d",
-            "larder is asked first: _default",
+            "containerd asks larder first: _default",
         ];
         assert_eq!(words, wanted);
 
@@ -285,7 +288,7 @@ mod tests {
             found.starts_with("/etc/containerd/certs.d/_default/hosts.toml does not name larder"),
             "{found}"
         );
-        // A link of the node's own starts at the node's root.
+        // An absolute link on the node starts at the node's root.
         let store = node.path().join("nix/store");
         fs::create_dir_all(&store).unwrap();
         fs::rename(&containerd, store.join("containerd")).unwrap();
@@ -296,7 +299,7 @@ mod tests {
         symlink("/nix/store/hosts.toml", linked).unwrap();
         let words: Vec<_> = looked(&[&root]).into_iter().map(|f| f.found).collect();
         assert_eq!(words, wanted);
-        // What is named has to be there; what nobody named may be elsewhere.
+        // A path that a flag names must exist; a default path may be elsewhere.
         fs::remove_file(&containerd).unwrap();
         let unseen =
             |findings: &[Finding]| findings.iter().all(|f| f.found.contains("cannot be seen"));

@@ -1,4 +1,4 @@
-//! Whether the ports answer, and whether it is larder that does.
+//! Whether larder answers on its ports.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -9,7 +9,7 @@ use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use larder_shared::admin::{Check, Finding, Status};
 
-/// A port answers within this time, or it does not.
+/// A port that takes longer counts as silent.
 const WITHIN: Duration = Duration::from_secs(3);
 
 /// Asks the ports that the daemon has bound, and the addresses that `hosts.toml` files name.
@@ -34,7 +34,7 @@ pub fn look(status: &Status, hosts: &[String]) -> anyhow::Result<Vec<Finding>> {
     })
 }
 
-/// A port on all addresses is reached by loopback.
+/// The address to connect to: loopback for a port that is bound to all addresses.
 fn reachable(bound: &str) -> String {
     match bound.parse::<SocketAddr>() {
         Ok(address) if address.ip().is_unspecified() => {
@@ -69,7 +69,7 @@ async fn registry(place: &str, own: bool) -> Finding {
         Ok((StatusCode::FORBIDDEN, _)) => Finding::error(
             Check::Ports,
             format!("{named} refuses this node"),
-            "[registry] allow_from must hold `node`, or the address by which this node is seen; where hosts.toml has a name instead of an address, [registry] allow_hosts must hold that name",
+            "add `node`, or the address from which this node connects, to [registry] allow_from; if hosts.toml has a name instead of an address, add that name to [registry] allow_hosts",
         ),
         Ok((_, headers)) if is_larder(&headers) => {
             Finding::ok(Check::Ports, format!("larder answers at {place}"))
@@ -77,14 +77,14 @@ async fn registry(place: &str, own: bool) -> Finding {
         Ok((status, _)) => Finding::error(
             Check::Ports,
             format!(
-                "{named} answers {status}, but it is not larder: something else serves images there"
+                "{named} answers {status}, but it is not larder: another program serves images there"
             ),
-            "find out what listens there (ss -ltnp); pulls go through it",
+            "find the program that listens there (ss -ltnp) and stop it, or move larder to another port; pulls go through it until then",
         ),
     }
 }
 
-/// Only larder asks for tokens of its own.
+/// Only larder's challenge names `larder` as the service.
 fn is_larder(headers: &HeaderMap) -> bool {
     let challenge = headers.get(header::WWW_AUTHENTICATE);
     challenge.is_some_and(|c| c.to_str().is_ok_and(|c| c.contains("service=\"larder\"")))
@@ -98,7 +98,7 @@ async fn health(place: &str) -> Finding {
         Ok((status, _)) => Finding::warning(
             Check::Ports,
             format!("the telemetry port {place} answers {status}"),
-            "look what listens there (ss -ltnp)",
+            "find the program that listens there (ss -ltnp), and stop it or change [telemetry] listen",
         ),
         Err(error) => Finding::warning(
             Check::Ports,
@@ -126,5 +126,5 @@ async fn get(place: &str, path: &str) -> anyhow::Result<(StatusCode, HeaderMap)>
     };
     tokio::time::timeout(WITHIN, asked)
         .await
-        .with_context(|| format!("nothing within {} s", WITHIN.as_secs()))?
+        .with_context(|| format!("no answer within {} s", WITHIN.as_secs()))?
 }

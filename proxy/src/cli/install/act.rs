@@ -11,7 +11,7 @@ use similar::TextDiff;
 use super::plan::{NEW_FILE_MODE, Plan, Step, temporary};
 use super::root::{Owned, Root};
 
-/// Does what `plan` says, or shows it; tells `out` what was done and `complaints` what a person should mend.
+/// Carries out `plan`, or shows it. Writes to `out` what was done, and to `complaints` what a person should fix.
 pub(super) fn act(
     plan: &Plan,
     root: &Root,
@@ -68,7 +68,7 @@ fn show(step: &Step, out: &mut dyn Write) -> Result<()> {
         } => {
             writeln!(
                 out,
-                "would put {} back from {}",
+                "would restore {} from {}",
                 file.display(),
                 kept.display()
             )?;
@@ -87,7 +87,7 @@ fn show(step: &Step, out: &mut dyn Write) -> Result<()> {
     Ok(())
 }
 
-/// A unified diff; `None` is a file that is not there.
+/// A unified diff; `None` is a file that does not exist.
 fn diff(file: &Path, before: Option<&str>, after: Option<&str>, out: &mut dyn Write) -> Result<()> {
     let name = file.display().to_string();
     let label = |text: Option<&str>| text.map_or("/dev/null", |_| &name);
@@ -100,7 +100,7 @@ fn diff(file: &Path, before: Option<&str>, after: Option<&str>, out: &mut dyn Wr
     Ok(())
 }
 
-/// Does one step and gives the lines that tell of it.
+/// Carries out one step and returns the lines that report it.
 fn carry_out(step: &Step, root: &Root) -> Result<String> {
     let said = match step {
         Step::Clear(left) => {
@@ -142,8 +142,8 @@ fn carry_out(step: &Step, root: &Root) -> Result<String> {
                     fs::rename(root.here(kept)?, &here)?;
                     sync_parent(&here)
                 })
-                .with_context(|| format!("cannot put {} back", file.display()))?;
-            format!("put {} back as it was", file.display())
+                .with_context(|| format!("cannot restore {}", file.display()))?;
+            format!("restored {}", file.display())
         }
         Step::Remove { file, .. } => {
             root.here(file)
@@ -164,7 +164,7 @@ fn carry_out(step: &Step, root: &Root) -> Result<String> {
             }
             if let Some(outermost) = dirs.first().filter(|dir| root.exists(dir).unwrap_or(false)) {
                 said.push(format!(
-                    "{} is mounted here, so it stays, empty",
+                    "{} is a mount point, so the empty directory stays",
                     outermost.display()
                 ));
             }
@@ -174,7 +174,7 @@ fn carry_out(step: &Step, root: &Root) -> Result<String> {
     Ok(said)
 }
 
-/// Removes the outermost of `dirs` with all that is in it, and gives those that are gone, the innermost first.
+/// Removes the outermost of `dirs` with its contents, and returns the removed directories, the innermost first.
 fn remove_tree<'a>(dirs: &'a [PathBuf], root: &Root) -> Result<Vec<&'a PathBuf>> {
     let Some((outermost, inner)) = dirs.split_first() else {
         return Ok(Vec::new());
@@ -188,7 +188,7 @@ fn remove_tree<'a>(dirs: &'a [PathBuf], root: &Root) -> Result<Vec<&'a PathBuf>>
             cleared.with_context(cannot)?;
             Ok(dirs.iter().rev().collect())
         }
-        // A place where something is mounted, as in a container.
+        // A mount point, as in a container.
         Err(error)
             if matches!(
                 error.kind(),
@@ -217,7 +217,7 @@ fn clear(path: &Path) -> io::Result<()> {
 
 fn make_dir(dir: &Path) -> io::Result<()> {
     fs::create_dir(dir)?;
-    // Whatever the umask says: the runtime's other tools read these without being root.
+    // Independent of the umask: other tools of the runtime read these directories without being root.
     fs::set_permissions(dir, Permissions::from_mode(0o755))
 }
 

@@ -1,6 +1,6 @@
-//! larder's lines in a file that may be someone else's: put between two marks, found, taken out. Pure.
+//! larder's lines in a file that may have another owner: put between two marks, found, removed. Pure.
 //!
-//! Everything outside of the marks belongs to someone else and is never changed.
+//! larder never changes text outside of the marks.
 
 use std::ops::Range;
 
@@ -8,10 +8,10 @@ use std::ops::Range;
 const BEGIN: &str = "# >>> larder";
 /// The start of its last line.
 const END: &str = "# <<< larder";
-/// The line that remembers how many directories go again with the file.
+/// The line that records how many directories are removed with the file.
 const MADE: &str = "# directories made: ";
 
-/// `lines` between the marks. `directories` were made for the file: its own, then the one above, and so on.
+/// `lines` between the marks. `directories` counts the directories made for the file: its own, the one above, and so on.
 pub(super) fn marked(lines: &str, directories: usize) -> String {
     format!(
         "{BEGIN}: `larder install` wrote the lines from here to the end mark, `larder uninstall` removes them\n\
@@ -21,7 +21,7 @@ pub(super) fn marked(lines: &str, directories: usize) -> String {
     )
 }
 
-/// Where larder's block stands in `text`, if it is there.
+/// The place of larder's block in `text`, if there is one.
 ///
 /// # Errors
 /// The marks are not one pair; the text says what to do.
@@ -46,7 +46,7 @@ pub(super) fn find(text: &str) -> Result<Option<Range<usize>>, String> {
     }
 }
 
-/// How many directories a block says were made.
+/// How many directories were made, as a block records it.
 pub(super) fn made(block: &str) -> usize {
     block
         .lines()

@@ -1,4 +1,4 @@
-//! What is to be done for containerd: a `hosts.toml` for every registry, or one for each. Reads, never writes.
+//! Plans the changes for containerd: one `hosts.toml` for every registry, or one for each. Reads, never writes.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,8 +16,8 @@ const KEPT: &str = "hosts.toml.before-larder";
 /// The directory that containerd reads for registries without one of their own.
 const DEFAULT: &str = "_default";
 
-/// Puts `address` first for `registries`, or for all when there are none or [`EVERY`] is among them. With `exact` larder goes from
-/// where it was put for others.
+/// Puts `address` first for `registries`, or for all if the list is empty or has [`EVERY`]. With `exact`, removes larder
+/// from the files of other registries.
 pub(super) fn install(
     plan: &mut Plan,
     root: &Root,
@@ -44,7 +44,7 @@ pub(super) fn install(
         }
     }
     certs.clear(dir)?;
-    // What goes is decided first, and done last: what it knew of directories is written down elsewhere by then.
+    // Removals are planned first and done last: by then other files record the directories that they had recorded.
     let before = certs.plan.steps.len();
     if exact {
         let except = wanted.iter().map(|(host_dir, _)| host_dir.clone());
@@ -62,15 +62,15 @@ pub(super) fn install(
     }
     certs.plan.steps[before..].rotate_left(gone);
     if !certs.plan.steps.is_empty() {
-        certs.plan.effects.push(
-            "containerd reads these files at every pull, so it needs no restart for them"
-                .to_owned(),
-        );
+        certs
+            .plan
+            .effects
+            .push("containerd reads these files at every pull, so it needs no restart".to_owned());
     }
     Ok(())
 }
 
-/// Takes larder out of every file under `dir`.
+/// Removes larder from every file under `dir`.
 pub(super) fn uninstall(plan: &mut Plan, root: &Root, dir: &Path) -> Result<()> {
     root.mounted(dir)?;
     let mut certs = Certs {
@@ -82,17 +82,17 @@ pub(super) fn uninstall(plan: &mut Plan, root: &Root, dir: &Path) -> Result<()> 
     certs.take_all(dir, &BTreeSet::new())
 }
 
-/// The plan as far as it concerns containerd.
+/// The containerd part of the plan.
 struct Certs<'a> {
     plan: &'a mut Plan,
     root: &'a Root,
-    /// Directories above those of the registries that were made for a file that goes now: the next file
-    /// remembers them.
+    /// How many directories above those of the registries were made for a file that is removed now: the next
+    /// file records them.
     inherited: usize,
 }
 
 impl Certs<'_> {
-    /// Clears what earlier runs have left where this one writes: above `dir`, in it, and in those of registries.
+    /// Removes leftovers of earlier runs where this one writes: above `dir`, in it, and in the directories of registries.
     fn clear(&mut self, dir: &Path) -> Result<()> {
         self.plan.clear_above(self.root, dir)?;
         // Any name may be a registry's.
@@ -119,8 +119,7 @@ impl Certs<'_> {
             });
             return Ok(());
         };
-        let refused =
-            |why: String| anyhow!("{}: {why}; nothing was changed anywhere", file.display());
+        let refused = |why: String| anyhow!("{}: {why}; no file was changed", file.display());
         let listed = hosts::hosts_in_order(&text).map_err(refused)?;
         let is_larder = |host: &String| host.trim_end_matches('/') == address;
         let first = listed.first().is_some_and(is_larder);
@@ -145,7 +144,7 @@ impl Certs<'_> {
                 self.warn_not_first(&file);
             }
             self.plan.notes.push(format!(
-                "{}: names {address} without larder's marks, left as it is",
+                "{}: names {address} without larder's marks, so larder did not change it",
                 file.display()
             ));
             return Ok(());
@@ -169,7 +168,7 @@ impl Certs<'_> {
         Ok(())
     }
 
-    /// Takes larder out of the files of all directories but those in `except`.
+    /// Removes larder from the files of all directories but those in `except`.
     fn take_all(&mut self, dir: &Path, except: &BTreeSet<PathBuf>) -> Result<()> {
         let mut made = BTreeSet::new();
         for name in self.root.directories(dir)? {
@@ -185,7 +184,7 @@ impl Certs<'_> {
         self.plan.remove_made(self.root, made, except)
     }
 
-    /// `made` of a file whose own directory was made too is where those above it are remembered.
+    /// Adds the inherited directories to `made` if the file's own directory was made too.
     fn with_inherited(&mut self, made: usize) -> usize {
         if made == 0 {
             return 0;
@@ -195,12 +194,12 @@ impl Certs<'_> {
 
     fn warn_not_first(&mut self, file: &Path) {
         self.plan.warnings.push(format!(
-            "{}: another host stands before larder and is asked first; move larder's section up",
+            "{}: containerd asks another host before larder; move larder's section up",
             file.display()
         ));
     }
 
-    /// A directory of a registry's own hides `_default`, even without a hosts.toml in it.
+    /// The directory of a registry hides `_default`, even without a hosts.toml in it.
     fn warn_of_shadows(
         &mut self,
         dir: &Path,
@@ -214,7 +213,7 @@ impl Certs<'_> {
             let larder = text.is_some_and(|text| matches!(block::find(&text), Ok(Some(_))));
             let planned = wanted.iter().any(|(planned, _)| *planned == host_dir)
                 || self.plan.removes(&host_dir);
-            // Exactly what is wanted: larder's lines in any other are on their way out.
+            // With `exact`, larder's lines in other directories are about to be removed.
             if !planned && (exact || !larder) {
                 shadows.push(registry_of(&name));
             }
@@ -225,7 +224,7 @@ impl Certs<'_> {
                 .map(|name| format!("--registry {name}"))
                 .collect();
             self.plan.warnings.push(format!(
-                "these registries have a directory of their own in {}, which hides _default: {}. \
+                "these registries have their own directory in {}, which hides _default: {}. \
                  To pull them through larder too: larder install --registry '*' {}",
                 dir.display(),
                 shadows.join(", "),
@@ -258,8 +257,8 @@ impl Certs<'_> {
         }
         certificates.sort_unstable();
         self.plan.warnings.push(format!(
-            "{}: containerd no longer picks up {} by itself once a hosts.toml is there. For pulls that go \
-             past larder, put above larder's lines: server = \"https://{registry}\" and ca (or client) with these files",
+            "{}: with a hosts.toml, containerd no longer loads {} by itself. For pulls that bypass \
+             larder, add above larder's lines: server = \"https://{registry}\" and ca (or client) with these files",
             host_dir.display(),
             certificates.join(", ")
         ));
@@ -284,7 +283,7 @@ fn host_dir(root: &Root, dir: &Path, registry: &str) -> Result<PathBuf> {
     })
 }
 
-/// The registry that a directory is for.
+/// The registry of a directory.
 fn registry_of(directory: &str) -> String {
     directory
         .strip_suffix('_')

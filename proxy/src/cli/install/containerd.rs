@@ -1,6 +1,7 @@
-//! containerd's own configuration, only looked at: whether it reads `hosts.toml` from where it was put.
+//! Checks containerd's own configuration, and never writes it: whether containerd reads `hosts.toml` from where larder
+//! writes it.
 //!
-//! Where the keys are: `plugins.cri` in version 1 of the file, `plugins."io.containerd.grpc.v1.cri"` in
+//! The place of the keys: `plugins.cri` in version 1 of the file, `plugins."io.containerd.grpc.v1.cri"` in
 //! version 2, `plugins."io.containerd.cri.v1.images"` in version 3; below that always `registry`.
 
 use std::io::{self, ErrorKind};
@@ -23,11 +24,11 @@ pub type Advice = (String, String);
 pub(super) fn check(root: &Root, file: &Path, dir: &Path) -> Vec<String> {
     let sentences = advice(root, file, dir).into_iter();
     sentences
-        .map(|(wrong, mend)| format!("{wrong}. {}", capitalised(&mend)))
+        .map(|(wrong, fix)| format!("{wrong}. {}", capitalised(&fix)))
         .collect()
 }
 
-/// The same for a node whose root directory is seen at `node_root`, what is wrong apart from what to do.
+/// The same for a node whose root directory is at `node_root`, with the problem and the fix apart.
 pub fn advice_below(node_root: &Path, file: &Path, dir: &Path) -> Vec<Advice> {
     match Root::new(node_root) {
         Ok(root) => advice(&root, file, dir),
@@ -40,29 +41,29 @@ fn advice(root: &Root, file: &Path, dir: &Path) -> Vec<Advice> {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let wrong = format!(
-                "{} is not there, so containerd may not read {}",
+                "{} does not exist, so containerd may not read {}",
                 file.display(),
                 dir.display()
             );
-            let mend = mend("put these lines there", VERSION_2, Some("version = 2"), dir);
-            let mend = format!(
-                "if it starts with another file, check that one (--containerd-config); else {mend}"
+            let fix = fix("add these lines to it", VERSION_2, Some("version = 2"), dir);
+            let fix = format!(
+                "if containerd starts with another file, name that file with --containerd-config; else {fix}"
             );
-            return vec![(wrong, mend)];
+            return vec![(wrong, fix)];
         }
         Err(error) => {
             let wrong = format!("{} cannot be read ({error})", file.display());
             return vec![(wrong, by_hand(dir))];
         }
     };
-    // The last file that speaks of registries is the one that counts.
+    // The last file with a section about registries takes precedence.
     let (text, file) = imported(root, file, &text).unwrap_or_else(|| (text, file.to_owned()));
     findings(&text, &file.display().to_string(), dir)
 }
 
 fn by_hand(dir: &Path) -> String {
     let path = dir.display().to_string();
-    format!("check by hand that config_path is {path:?}")
+    format!("check by hand that its config_path is {path:?}")
 }
 
 fn read(root: &Root, file: &Path) -> io::Result<String> {
@@ -70,8 +71,8 @@ fn read(root: &Root, file: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The last of the files that `text`, which is `file`'s, imports and that says something of registries.
-/// Names are relative to the importing file, and `*` stands for anything in the last part.
+/// The last of the files that `file`, with the content `text`, imports and that has a section about registries.
+/// Names are relative to the importing file, and `*` matches anything in the last part.
 fn imported(root: &Root, file: &Path, text: &str) -> Option<(String, PathBuf)> {
     let config: Table = text.parse().ok()?;
     let mut last = None;
@@ -91,7 +92,7 @@ fn imported(root: &Root, file: &Path, text: &str) -> Option<(String, PathBuf)> {
     last
 }
 
-/// Whether a file has a section about registries, in whatever version.
+/// Whether a file has a section about registries, in any version.
 fn registries(config: &Table) -> bool {
     let section = |plugin: &&str| config.get("plugins")?.get(plugin)?.get("registry");
     [VERSION_1, VERSION_2, VERSION_3]
@@ -110,7 +111,7 @@ fn findings(text: &str, file: &str, dir: &Path) -> Vec<Advice> {
             .and_then(|plugins| plugins.get(plugin))
             .and_then(|plugin| plugin.get("registry"))
     };
-    // Files of version 1 need not say so, and containerd 2 takes the long names in them too.
+    // Files of version 1 may lack the version, and containerd 2 accepts the long names in them too.
     let candidates: &[&str] = match version {
         Some(3..) => &[VERSION_3],
         Some(2) => &[VERSION_2],
@@ -122,7 +123,7 @@ fn findings(text: &str, file: &str, dir: &Path) -> Vec<Advice> {
     let configured = candidates
         .iter()
         .find(|plugin| registry_under(plugin).is_some());
-    // A file that says nothing yet is best begun in the version that every containerd reads.
+    // For an empty file, propose the version that every containerd reads.
     let (plugin, version_line) = match (configured.or(present), version) {
         (Some(plugin), _) => (*plugin, None),
         (None, Some(_)) => (candidates[0], None),
@@ -138,27 +139,26 @@ fn findings(text: &str, file: &str, dir: &Path) -> Vec<Advice> {
     let mut warnings = Vec::new();
     let said = registry.is_some_and(|registry| registry.get("config_path").is_some());
     let verb = if said {
-        "change it there to this"
+        "change it to this"
     } else {
-        "put these lines there"
+        "add these lines to it"
     };
-    let mend = mend(verb, plugin, version_line, dir);
+    let fix = fix(verb, plugin, version_line, dir);
     if path.is_empty() {
-        let wrong = format!(
-            "{file} sets no config_path, and without it containerd does not reliably read hosts.toml"
-        );
-        warnings.push((wrong, mend));
+        let wrong =
+            format!("{file} sets no config_path, so containerd does not reliably read hosts.toml");
+        warnings.push((wrong, fix));
     } else if path.contains(':') {
         let therefore = in_a_list(path, dir, pulls_the_older_way(plugins, plugin));
         let wrong = format!("{file} sets config_path to the list {path:?}{therefore}");
-        warnings.push((wrong, mend));
+        warnings.push((wrong, fix));
     } else if Path::new(path) != dir {
         let wrong = format!(
             "{file} sets config_path to {path:?}, but the files are in {}",
             dir.display()
         );
-        let mend = format!("install with --containerd-certs-dir {path}, or {mend}");
-        warnings.push((wrong, mend));
+        let fix = format!("install with --containerd-certs-dir {path}, or {fix}");
+        warnings.push((wrong, fix));
     }
     if let Some(registry) = registry {
         warnings.extend(conflicts(registry, plugin, file));
@@ -166,21 +166,21 @@ fn findings(text: &str, file: &str, dir: &Path) -> Vec<Advice> {
     warnings
 }
 
-/// What becomes of hosts.toml files in `dir` when `config_path` is the list `path`.
+/// Whether containerd reads the hosts.toml files in `dir` if `config_path` is the list `path`.
 fn in_a_list(path: &str, dir: &Path, older_way: bool) -> String {
     if !path.split(':').any(|one| Path::new(one) == dir) {
         format!(", and {} is not in it", dir.display())
     } else if older_way {
         ", which containerd 2.1 and later only read because discard_unpacked_layers or use_local_image_pull is set \
-         there; otherwise they find no hosts.toml in a list"
+         too; without these keys they find no hosts.toml in a list"
             .to_owned()
     } else {
         ", in which containerd 2.1 and later find no hosts.toml".to_owned()
     }
 }
 
-/// Whether a setting keeps containerd 2.1 and later from pulling by the transfer service, which takes a list for
-/// one name.
+/// Whether a setting keeps containerd 2.1 and later from pulling by the transfer service, which reads a list as
+/// one path.
 fn pulls_the_older_way(plugins: Option<&Table>, plugin: &str) -> bool {
     let section = plugins.and_then(|plugins| plugins.get(plugin));
     let set = |place: &Value, key: &str| place.get(key).and_then(Value::as_bool) == Some(true);
@@ -193,7 +193,7 @@ fn pulls_the_older_way(plugins: Option<&Table>, plugin: &str) -> bool {
     })
 }
 
-/// The older way of naming mirrors. Beside a config_path it keeps the CRI plugin from starting.
+/// The older form of mirrors. Together with a config_path it keeps the CRI plugin from starting.
 fn conflicts(registry: &Value, plugin: &str, file: &str) -> Option<Advice> {
     let filled = |key: &str| {
         registry
@@ -215,10 +215,10 @@ fn conflicts(registry: &Value, plugin: &str, file: &str) -> Option<Advice> {
     }
     Some((
         format!(
-            "{file} has {}: with config_path set, containerd refuses to start its CRI plugin beside them",
+            "{file} has {}: containerd does not start its CRI plugin if config_path is set too",
             sections.join(" and ")
         ),
-        "move what they say into hosts.toml files and remove them first".to_owned(),
+        "first move these settings into hosts.toml files, and remove the sections".to_owned(),
     ))
 }
 
@@ -231,7 +231,7 @@ fn section(plugin: &str) -> String {
 }
 
 /// `verb`, the lines, and that this one change needs a restart.
-fn mend(verb: &str, plugin: &str, version_line: Option<&str>, dir: &Path) -> String {
+fn fix(verb: &str, plugin: &str, version_line: Option<&str>, dir: &Path) -> String {
     let version = version_line.map_or_else(String::new, |line| format!("{line}\n"));
     format!(
         "{verb} and restart containerd once:\n{version}[{}]\n  config_path = {}",

@@ -1,9 +1,9 @@
-//! What is to be done for CRI-O: one drop-in beside registries.conf. Reads, never writes.
+//! Plans the changes for CRI-O: one drop-in beside registries.conf. Reads, never writes.
 //!
-//! podman and skopeo read the same files with the same library. A drop-in's table for a prefix takes the
-//! place of any other for the same prefix, keys and all, and there is no table for every registry: a
-//! wildcard stands for subdomains, and a mirror behind it would not learn which. So each registry has a
-//! table of its own, and one that somebody else has a table for is left to them.
+//! podman and skopeo read the same files with the same library. A drop-in's table for a prefix replaces
+//! any other table for the same prefix as a whole. No table is for every registry: a wildcard matches
+//! subdomains, and a mirror behind it would not learn which. So each registry has its own table, and larder
+//! writes none for a registry that has a table in another file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -21,10 +21,10 @@ use super::root::Root;
 use crate::sys;
 
 const FILE: &str = "larder.conf";
-/// What CRI-O's process is called.
+/// The name of CRI-O's process.
 const PROCESS: &str = "crio";
 
-/// What "every registry" means where each has to be named: the public ones that clusters pull from.
+/// What "every registry" means for CRI-O, which needs a table for each: the public ones that clusters pull from.
 const PUBLIC: [&str; 10] = [
     "docker.io",
     "gcr.io",
@@ -38,11 +38,11 @@ const PUBLIC: [&str; 10] = [
     "registry.redhat.io",
 ];
 
-/// Registries by the name that larder has for them in a path: their alias, or the name itself.
+/// Registries, each with its name in larder's paths: its alias, or the name itself.
 type Paths = BTreeMap<String, String>;
 
-/// Puts `address` first for `registries`, each with its alias if it has one; for the public ones when
-/// there are none or [`EVERY`] is among them. Without `exact` what the drop-in names already stays.
+/// Puts `address` first for `registries`, each with its alias if it has one; for the public ones if the list
+/// is empty or has [`EVERY`]. Without `exact`, registries that the drop-in names already stay.
 pub(super) fn install(
     plan: &mut Plan,
     root: &Root,
@@ -63,7 +63,7 @@ pub(super) fn install(
             let place = place.with_context(|| file.display().to_string())?;
             let Some(place) = place else {
                 bail!(
-                    "{}: not written by larder; move it away first. Nothing was changed anywhere",
+                    "{}: larder did not write this file; move it away first. No file was changed",
                     file.display()
                 );
             };
@@ -77,7 +77,7 @@ pub(super) fn install(
     };
     leave_others(plan, root, dir, &mut paths, address)?;
     if paths.is_empty() {
-        // Tables that are there from before would go on replacing the others'.
+        // Tables from an earlier run would still replace those of other files.
         return take(plan, root, dir);
     }
     let (dirs, made) = if let (Some(text), Some(place)) = (&text, &place) {
@@ -113,7 +113,7 @@ pub(super) fn install(
     Ok(())
 }
 
-/// Takes larder's drop-in away.
+/// Removes larder's drop-in.
 pub(super) fn uninstall(plan: &mut Plan, root: &Root, dir: &Path) -> Result<()> {
     root.mounted(dir)?;
     clear(plan, root, dir)?;
@@ -129,7 +129,7 @@ fn take(plan: &mut Plan, root: &Root, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Clears what earlier runs have left where this one writes.
+/// Removes leftovers of earlier runs where this one writes.
 fn clear(plan: &mut Plan, root: &Root, dir: &Path) -> Result<()> {
     plan.clear_above(root, dir)?;
     plan.clear(root, dir, |name| name == FILE)
@@ -144,8 +144,8 @@ fn named(registries: &[(String, Option<String>)]) -> Result<Paths> {
         let path = match alias {
             Some(alias) => alias.clone(),
             None if name.contains([':', '[']) => bail!(
-                "--registry {name}: CRI-O names it in a path, which takes no port. Give it an alias in larder's \
-                 configuration, [upstreams.\"{name}\"] alias = \"NAME\", and say --registry {name}=NAME"
+                "--registry {name}: CRI-O puts the name into a path, and a path takes no port. Give it an alias in larder's \
+                 configuration, [upstreams.\"{name}\"] alias = \"NAME\", and write --registry {name}=NAME"
             ),
             None => name.clone(),
         };
@@ -180,7 +180,7 @@ fn mirror(path: &str, address: &str) -> String {
     format!("[[registry.mirror]]\nlocation = \"{host}/{path}\"\n{insecure}")
 }
 
-/// What a block of ours leads to larder.
+/// The registries in larder's block.
 fn installed(lines: &str) -> Paths {
     tables_of(lines)
         .into_iter()
@@ -192,7 +192,7 @@ fn installed(lines: &str) -> Paths {
         .collect()
 }
 
-/// Takes those out of `paths` that somebody else's file has a table for, and says what to write there.
+/// Removes from `paths` the registries that another file has a table for, and says what to write there.
 fn leave_others(
     plan: &mut Plan,
     root: &Root,
@@ -225,7 +225,7 @@ fn leave_others(
                 let registry = prefix.split('/').next().unwrap_or_default();
                 if paths.contains_key(registry) {
                     plan.notes.push(format!(
-                        "{}: has a table of its own for {prefix}, which is pulled as that says",
+                        "{}: has a table for {prefix}, so CRI-O pulls from there as that table says",
                         file.display()
                     ));
                 }
@@ -235,13 +235,13 @@ fn leave_others(
             let ours = format!("{host}/{path}");
             if mirrors(&table).first() == Some(&ours) {
                 plan.notes.push(format!(
-                    "{}: leads {prefix} to larder already, left as it is",
+                    "{}: {prefix} uses larder already, so larder did not change it",
                     file.display()
                 ));
             } else {
                 plan.warnings.push(format!(
-                    "{} has a [[registry]] table for {prefix}, which one of larder's would replace as a whole; it is left \
-                     as it is. To pull {prefix} through larder, put this behind it, before its other mirrors:\n{}",
+                    "{} has a [[registry]] table for {prefix}. A table of larder's would replace it as a whole, so larder wrote \
+                     none. To pull {prefix} through larder, add these lines to that table, before its other mirrors:\n{}",
                     file.display(),
                     mirror(&path, address).trim_end()
                 ));
@@ -251,7 +251,7 @@ fn leave_others(
     Ok(())
 }
 
-/// The `[[registry]]` tables; none where the text is no TOML, which CRI-O says better itself.
+/// The `[[registry]]` tables; none if the text is not TOML, which CRI-O reports itself.
 fn tables_of(text: &str) -> Vec<Table> {
     let Ok(mut conf) = text.parse::<Table>() else {
         return Vec::new();
@@ -268,21 +268,21 @@ fn tables_of(text: &str) -> Vec<Table> {
     }
 }
 
-/// What a table is for: its prefix, or where it leads if it says none.
+/// The prefix of a table, or its location if it has no prefix.
 fn prefix(table: &Table) -> Option<String> {
     let said = |key: &str| table.get(key).and_then(Value::as_str);
     let prefix = said("prefix").filter(|prefix| !prefix.is_empty());
     prefix.or_else(|| said("location")).map(str::to_owned)
 }
 
-/// Where a table's mirrors are, in order.
+/// The locations of a table's mirrors, in order.
 fn mirrors(table: &Table) -> Vec<String> {
     let mirrors = table.get("mirror").and_then(Value::as_array);
     let location = |mirror: &Value| mirror.get("location")?.as_str().map(str::to_owned);
     mirrors.into_iter().flatten().filter_map(location).collect()
 }
 
-/// Has every CRI-O that this process can see read its files again, and gives how many there are.
+/// Sends a SIGHUP to every CRI-O process that this process can see, and returns how many there are.
 pub(super) fn reload() -> usize {
     let mut told = 0;
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -291,7 +291,7 @@ pub(super) fn reload() -> usize {
             continue;
         };
         let of_root = entry.metadata().is_ok_and(|about| about.uid() == 0);
-        // A process that has ended meanwhile is none.
+        // A process that has ended meanwhile does not count.
         let called = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
         if of_root && called.trim_end() == PROCESS && sys::hang_up(pid).is_ok() {
             told += 1;
@@ -300,7 +300,7 @@ pub(super) fn reload() -> usize {
     told
 }
 
-/// CRI-O keeps what it has read. A signal makes it read again, or a setting that is off by default.
+/// CRI-O reads its drop-ins again after a signal, or by itself with a setting that is off by default.
 pub(super) fn say_when(plan: &mut Plan, root: &Root) -> Result<()> {
     if reloads_by_itself(root)? {
         plan.effects.push(
@@ -308,15 +308,15 @@ pub(super) fn say_when(plan: &mut Plan, root: &Root) -> Result<()> {
         );
     } else {
         plan.warnings.push(format!(
-            "CRI-O reads its drop-ins when it starts or gets a SIGHUP: `systemctl reload crio` on the node, no restart. \
-             --crio-reload sends it. To have it read them whenever they change, put these lines into {CRIO_DIR}/crio.conf.d/10-registries.conf \
+            "CRI-O reads its drop-ins only when it starts or gets a SIGHUP: run `systemctl reload crio` on the node, or use \
+             --crio-reload. To make it read them whenever they change, put these lines into {CRIO_DIR}/crio.conf.d/10-registries.conf \
              and restart it once:\n[crio.image]\n  auto_reload_registries = true"
         ));
     }
     Ok(())
 }
 
-/// `auto_reload_registries` as CRI-O takes it: crio.conf first, then the drop-ins by name; the last word counts.
+/// `auto_reload_registries` as CRI-O reads it: crio.conf first, then the drop-ins by name; the last value counts.
 fn reloads_by_itself(root: &Root) -> Result<bool> {
     let dir = Path::new(CRIO_DIR);
     let drop_ins = dir.join("crio.conf.d");

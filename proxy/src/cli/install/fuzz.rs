@@ -1,4 +1,4 @@
-//! A `hosts.toml` that is somebody else's: see [`crate::fuzz`].
+//! A `hosts.toml` that larder did not write: see [`crate::fuzz`].
 
 use super::block;
 use super::hosts::{Block, hosts_in_order, installed, weave};

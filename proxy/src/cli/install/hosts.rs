@@ -4,7 +4,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::block;
 
-/// What larder has to say in a `hosts.toml`.
+/// larder's lines in a `hosts.toml`.
 pub(super) struct Block<'a> {
     /// Where containerd reaches larder, without a trailing slash.
     pub(super) address: &'a str,
@@ -45,9 +45,9 @@ pub(super) fn weave(text: &str, block: &str) -> Result<String, String> {
     };
     let blank = if tail.is_empty() { "" } else { "\n" };
     let woven = format!("{head}{newline}{block}{blank}{tail}");
-    // Comments, odd headers and dotted keys cannot lead astray what is checked by its result.
+    // The result is checked, so comments, odd headers and dotted keys cannot break it.
     let unfit = || {
-        "its hosts are written in a way that leaves no place before them: give each its own [host.\"URL\"] section"
+        "larder cannot put its section before the hosts: write each host as its own [host.\"URL\"] section"
             .to_owned()
     };
     let mut after = parse(&woven).map_err(|_| unfit())?;
@@ -70,7 +70,7 @@ pub(super) fn weave(text: &str, block: &str) -> Result<String, String> {
     }
 }
 
-/// The address in the block of a `hosts.toml`, if it is there.
+/// The address in larder's block of a `hosts.toml`, if there is one.
 pub fn installed(text: &str) -> Option<String> {
     let place = block::find(text).ok()??;
     hosts_in_order(&text[place]).ok()?.pop()
@@ -96,8 +96,7 @@ pub fn hosts_in_order(text: &str) -> Result<Vec<String>, String> {
     Ok(hosts.into_iter().map(|(_, host)| host).collect())
 }
 
-/// Where a block can start: the line of the first host's section, with the comments right above it, or
-/// the end.
+/// The place for a block: before the first host's section and the comments right above it, or at the end.
 fn place(text: &str) -> Result<usize, String> {
     let document = DeTable::parse(text).map_err(|error| not_toml(text, &error))?;
     let first = match document.get_ref().get("host").map(toml::Spanned::get_ref) {

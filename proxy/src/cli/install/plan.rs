@@ -1,6 +1,6 @@
-//! What is to be done, decided from what the disk holds. Reads, never writes.
+//! The plan: the steps, decided from the files on disk. Reads, never writes.
 //!
-//! Paths are the node's. Which files there are, and what comes into them, is `certs`' and `crio`'s.
+//! Paths are the node's. `certs` and `crio` decide which files there are, and their content.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,35 +11,35 @@ use super::block;
 use super::hosts;
 use super::root::{Owned, Root};
 
-/// The mode of a file that was not there.
+/// The mode of a new file.
 pub(super) const NEW_FILE_MODE: u32 = 0o644;
 
-/// What is in the name of a file or directory that is not finished, or is going.
+/// The part of a temporary name: of a file or directory that is being written or removed.
 const TEMPORARY: &str = ".larder-";
 
-/// A name beside `path` that no runtime looks at.
+/// A name beside `path` that no runtime reads.
 pub(super) fn temporary(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}{TEMPORARY}{:016x}", fastrand::u64(..)))
 }
 
-/// The name that a temporary one is beside, if this is one: an operator may have a `.larder-backup` of his own.
+/// The name that a temporary name was made for; `None` for other names, such as an operator's `.larder-backup`.
 fn beside(name: &str) -> Option<&str> {
     let (beside, digits) = name.strip_prefix('.')?.rsplit_once(TEMPORARY)?;
     let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     (!beside.is_empty() && digits.len() == 16 && digits.bytes().all(hex)).then_some(beside)
 }
 
-/// One act. Each is atomic, so any prefix of a plan leaves the runtime with files it can read, and larder with what it
-/// has to know to take them back.
+/// One step. Each is atomic, so after any prefix of a plan the runtime can read its files, and larder can still restore
+/// them.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// What a run that was cut off has left under a temporary name.
+    /// A leftover of an interrupted run, under a temporary name.
     Clear(PathBuf),
     /// A second name for the file as it is, so that inode, owner, mode, times and bytes can come back.
     Keep { file: PathBuf, kept: PathBuf },
-    /// New content under the name, by way of a temporary file. `dirs` are not there, the outermost first, and come
-    /// together with the file. `owned` is what the file before it had.
+    /// New content for the file, by way of a temporary file. `dirs` are the missing directories, the outermost first; they
+    /// are made together with the file. `owned` is the mode and owner of the previous file.
     Write {
         dirs: Vec<PathBuf>,
         file: PathBuf,
@@ -54,39 +54,39 @@ pub(super) enum Step {
         before: String,
         after: String,
     },
-    /// The file goes. The text is for showing.
+    /// Removes the file. The text is for showing.
     Remove { file: PathBuf, before: String },
-    /// The outermost of `dirs` goes with all that is in it: the others, and these files. The texts are for showing.
+    /// Removes the outermost of `dirs` with its contents: the others, and these files. The texts are for showing.
     RemoveTree {
         dirs: Vec<PathBuf>,
         files: Vec<(PathBuf, String)>,
     },
 }
 
-/// Steps in order, and what to say besides.
+/// Steps in order, and what to print.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
     /// What a person should know about the outcome, one line each.
     pub(super) notes: Vec<String>,
-    /// When the runtime sees what was done, if anything was.
+    /// When the runtime notices the changes, if there are any.
     pub(super) effects: Vec<String>,
-    /// What a person should mend.
+    /// What a person should fix.
     pub(super) warnings: Vec<String>,
     /// Whether CRI-O has to read its files again.
     pub(super) crio_changes: bool,
-    /// Whether a person has to look at what was left.
+    /// Whether a person has to check a file that was left.
     pub(super) unfinished: bool,
 }
 
 impl Plan {
-    /// Whether nothing of larder's was found.
+    /// Whether larder's lines were found nowhere.
     pub(super) fn is_empty(&self) -> bool {
         self.steps.is_empty() && self.notes.is_empty() && self.warnings.is_empty()
     }
 
-    /// Takes the block out of `file`, and adds the directories that were made for it to `made`. `kept` is
-    /// where the file from before the install would be.
+    /// Removes the block from `file`, and adds the directories that were made for it to `made`. `kept` is
+    /// the path of the copy from before the install.
     pub(super) fn take(
         &mut self,
         root: &Root,
@@ -98,7 +98,8 @@ impl Plan {
         let text = match root.read(file) {
             Ok(text) => text.unwrap_or_default(),
             Err(error) => {
-                self.warnings.push(format!("{error:#}; left as it is"));
+                self.warnings
+                    .push(format!("{error:#}; larder did not change it"));
                 self.unfinished |= kept.is_some();
                 return Ok(());
             }
@@ -146,7 +147,7 @@ impl Plan {
             });
         } else {
             self.notes.push(format!(
-                "{}: changed since the install, so only larder's lines go and the rest stays; look at it",
+                "{}: changed since the install, so larder removes only its own lines; check the rest by hand",
                 file.display()
             ));
             self.unfinished = true;
@@ -175,8 +176,7 @@ impl Plan {
         self.steps.iter().any(removes)
     }
 
-    /// Plans to remove the directories in `made` in which nothing is left but what goes anyway, and nothing of
-    /// `except` will be.
+    /// Plans to remove the directories in `made` that will be empty, unless a directory in `except` is below.
     pub(super) fn remove_made(
         &mut self,
         root: &Root,
@@ -216,7 +216,7 @@ impl Plan {
         Ok(())
     }
 
-    /// Plans to remove what runs that were cut off have left in `dir`.
+    /// Plans to remove the leftovers of interrupted runs in `dir`.
     pub(super) fn clear(
         &mut self,
         root: &Root,
@@ -259,7 +259,7 @@ impl Plan {
 
     fn note_kept(&mut self, kept: &Path) {
         self.notes.push(format!(
-            "{}: the file from before the install, left for you to compare and delete",
+            "{}: the copy from before the install; compare it with the file, then delete it",
             kept.display()
         ));
     }

@@ -1,4 +1,4 @@
-//! Where the runtimes of the known distributions keep what is written and looked at.
+//! The paths of the runtimes' files on the known distributions.
 //!
 //! The paths come from the distributions' own sources: k3s and RKE2 from the agent's set-up of its
 //! containerd, Talos from its controller of registry hosts, EKS from nodeadm's templates, GKE from the
@@ -26,7 +26,7 @@ pub enum Preset {
     Rke2,
     /// Talos Linux
     Talos,
-    /// CRI-O, whatever the distribution
+    /// CRI-O, on any distribution
     Crio,
 }
 
@@ -37,13 +37,13 @@ pub enum Runtime {
     Containerd,
     /// CRI-O (podman and skopeo too), by a drop-in for registries.conf
     Crio,
-    /// Whichever has its configuration on the node
+    /// Each runtime that has its configuration on the node
     Auto,
 }
 
 /// The drop-ins of registries.conf, the same for every distribution.
 pub(super) const CRIO_CONF_DIR: &str = "/etc/containers/registries.conf.d";
-/// CRI-O's own configuration: nothing but CRI-O has it.
+/// CRI-O's own configuration; no other program has it.
 pub(super) const CRIO_DIR: &str = "/etc/crio";
 
 impl Preset {
@@ -85,7 +85,7 @@ pub(super) struct Targets {
     pub(super) crio: Option<PathBuf>,
 }
 
-/// What `runtime` means on this node; without it the preset's runtime.
+/// The runtimes that `runtime` means on this node; `None` is the preset's runtime.
 ///
 /// # Errors
 /// `auto` finds neither runtime.
@@ -110,7 +110,7 @@ pub(super) fn targets(
     };
     if !containerd && !crio {
         bail!(
-            "no runtime was found: there is neither {} nor {} nor {CRIO_DIR} on the node; say which it is with --runtime",
+            "no runtime was found: neither {} nor {} nor {CRIO_DIR} exists on the node; name the runtime with --runtime",
             certs_dir.display(),
             preset.containerd_config()
         );

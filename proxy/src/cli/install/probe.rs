@@ -12,18 +12,18 @@ use url::Url;
 /// How long to wait before asking again.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Who answered.
+/// The program that answered.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ProbeAnswer {
     /// larder itself.
     Larder,
     /// Another program; its status.
     Other(u16),
-    /// Nobody, and why.
-    Nobody(String),
+    /// None answered, and why.
+    None(String),
 }
 
-/// Asks `address` for `/v2/`, again and again while nobody answers, for `patience` at the most.
+/// Asks `address` for `/v2/`, repeatedly until it answers, for `patience` at the most.
 pub(super) fn probe(address: &str, patience: Duration) -> anyhow::Result<ProbeAnswer> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -38,7 +38,7 @@ pub(super) fn probe(address: &str, patience: Duration) -> anyhow::Result<ProbeAn
                 Err(_) => "no answer".to_owned(),
             };
             if tokio::time::Instant::now() + PAUSE >= deadline {
-                return Ok(ProbeAnswer::Nobody(why));
+                return Ok(ProbeAnswer::None(why));
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -48,7 +48,7 @@ pub(super) fn probe(address: &str, patience: Duration) -> anyhow::Result<ProbeAn
 async fn ask(url: &Url) -> anyhow::Result<Response<Incoming>> {
     let port = url.port_or_known_default().unwrap_or(80);
     let host = url.host_str().unwrap_or_default();
-    // An IPv6 address stands in brackets in a URL, and not where one connects to.
+    // An IPv6 address has brackets in a URL, but not when larder connects to it.
     let name = host.trim_start_matches('[').trim_end_matches(']');
     let stream = tokio::net::TcpStream::connect((name, port)).await?;
     let (mut sender, connection) =
@@ -75,17 +75,17 @@ fn answer<B>(response: &Response<B>) -> ProbeAnswer {
 }
 
 /// What to do about an answer that is not larder's.
-pub(super) fn mend(answer: &ProbeAnswer, address: &str) -> Option<String> {
+pub(super) fn fix(answer: &ProbeAnswer, address: &str) -> Option<String> {
     match answer {
         ProbeAnswer::Larder => None,
         ProbeAnswer::Other(status) => Some(format!(
-            "{address} answers with {status}, and not as larder does: find who listens there (`ss -ltnp`), since the runtime \
-             will ask it for every image; stop it, or give larder another port and say --address"
+            "{address} answers with {status}, but it is not larder. The runtime will ask it for every image: find the program \
+             that listens there (`ss -ltnp`) and stop it, or give larder another port and name it with --address"
         )),
-        ProbeAnswer::Nobody(why) => Some(format!(
-            "nobody answers at {address} ({why}), so the runtime goes to the registries. Is larder running and ready on this node? \
-             If it is: a host port takes the CNI's portmap plug-in (`ls /etc/cni/net.d`); without it use hostNetwork. In a \
-             container, 127.0.0.1 is the node's only with hostNetwork"
+        ProbeAnswer::None(why) => Some(format!(
+            "larder does not answer at {address} ({why}), so the runtime pulls from the registries. Check that larder is running \
+             and ready on this node. If it is: a host port needs the CNI's portmap plug-in (`ls /etc/cni/net.d`); without \
+             it use hostNetwork. In a container, 127.0.0.1 is the node's only with hostNetwork"
         )),
     }
 }

@@ -1,6 +1,6 @@
-//! The node's files as this process sees them: all of them, or some that are mounted below a directory.
+//! The node's files as this process sees them: all of them, or those that are mounted below a directory.
 //!
-//! Everything else in `install` speaks of paths on the node; only this module knows where they are.
+//! The rest of `install` uses paths of the node; only this module knows where they are.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -40,12 +40,12 @@ impl Root {
         self.at == Path::new("/")
     }
 
-    /// Where `path` is. If it is a link itself, that is where the link is.
+    /// The place of `path`. If `path` is a link, the place of the link itself.
     pub(super) fn here(&self, path: &Path) -> io::Result<PathBuf> {
         self.resolve(path, false)
     }
 
-    /// Links on the node are the node's: an absolute one starts at its root, and none leads out of it.
+    /// Resolves links as on the node: an absolute link starts at the node's root, and no link leads out of it.
     fn resolve(&self, path: &Path, follow_last: bool) -> io::Result<PathBuf> {
         if self.is_own() {
             return Ok(path.to_owned());
@@ -114,7 +114,7 @@ impl Root {
     /// The text of a `file` that is to be written, or `None` when there is none.
     ///
     /// # Errors
-    /// It cannot be read, or a link on the way leads to what cannot be seen: what is there would be replaced unread.
+    /// It cannot be read, or a link on the way leads to a path that does not exist here: larder would replace it unread.
     pub(super) fn read_to_replace(&self, file: &Path) -> Result<Option<String>> {
         let text = self.read(file)?;
         if text.is_some() {
@@ -127,7 +127,7 @@ impl Root {
             {
                 let missing = if self.is_own() { "there" } else { "mounted" };
                 bail!(
-                    "{} leads to {}, which is not {missing}; nothing was changed anywhere",
+                    "{} is a link to {}, which is not {missing}; no file was changed",
                     path.display(),
                     target.display()
                 );
@@ -136,7 +136,7 @@ impl Root {
         Ok(None)
     }
 
-    /// What a file that replaces `file` has to have: its headers may hold secrets.
+    /// The mode and owner for a file that replaces `file`, whose headers may hold secrets.
     pub(super) fn owned(&self, file: &Path) -> Result<Owned> {
         let metadata = self
             .resolve(file, true)
@@ -163,7 +163,7 @@ impl Root {
         Ok(names)
     }
 
-    /// Everything below `dir`, at any depth. What a link leads to is not below it.
+    /// Everything below `dir`, at any depth. Links are not followed.
     pub(super) fn below(&self, dir: &Path) -> Result<Vec<PathBuf>> {
         let mut found = Vec::new();
         let mut rest = vec![dir.to_owned()];
@@ -182,8 +182,8 @@ impl Root {
         Ok(found)
     }
 
-    /// The names in `dir`, sorted; none when there is no such directory. No runtime knows a name that is
-    /// not UTF-8.
+    /// The names in `dir`, sorted; none when there is no such directory. No runtime reads a name that
+    /// is not UTF-8.
     pub(super) fn entries(&self, dir: &Path) -> Result<Vec<String>> {
         let listed = match self.resolve(dir, true).and_then(fs::read_dir) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -198,8 +198,8 @@ impl Root {
         Ok(names)
     }
 
-    /// Fails if nothing above `dir` is there either: then nothing of the node was mounted, and what is
-    /// written would go to waste.
+    /// Fails if no directory above `dir` exists either: then the node's directory is not mounted, and the files
+    /// would be lost.
     pub(super) fn mounted(&self, dir: &Path) -> Result<()> {
         if self.is_own() {
             return Ok(());
@@ -210,7 +210,7 @@ impl Root {
             }
         }
         Err(anyhow!(
-            "nothing of {} is below --node-root {}: mount the node's directory there",
+            "no part of {} exists below --node-root {}: mount the node's directory there",
             dir.display(),
             self.at.display()
         ))
@@ -245,7 +245,7 @@ mod tests {
         for path in ["/etc/containerd/config.toml", "/etc/containerd/up"] {
             assert_eq!(root.read(Path::new(path)).unwrap().unwrap(), "here");
         }
-        // The last link is a file of its own where it is renamed or removed.
+        // A rename or removal acts on the last link itself.
         let up = root.here(Path::new("/etc/containerd/up")).unwrap();
         assert_eq!(up, at("etc/static/up"));
         assert_eq!(root.read(Path::new("/etc/none")).unwrap(), None);

@@ -280,7 +280,7 @@ fn an_install_cut_off_between_its_steps_leaves_no_trace_after_uninstall() {
 }
 
 #[test]
-fn bad_arguments_are_refused_with_their_mend() {
+fn bad_arguments_are_refused_with_their_fix() {
     let node = Node::new();
     assert_eq!(
         node.refused(&["../x"]),
@@ -293,7 +293,7 @@ fn bad_arguments_are_refused_with_their_mend() {
         ),
         (
             "http://127.0.0.1:7420/v2",
-            "--address: leave out the path, the runtime adds /v2 itself",
+            "--address: leave out the path: the runtime adds /v2 itself",
         ),
     ] {
         let mut args = node.args(&[]);
@@ -304,6 +304,6 @@ fn bad_arguments_are_refused_with_their_mend() {
     args.node.containerd_certs_dir = Some("/a:/b".into());
     assert_eq!(
         run_install(&args).unwrap_err().to_string(),
-        "--containerd-certs-dir /a:/b: one directory, not a list"
+        "--containerd-certs-dir /a:/b: give one directory, not a list"
     );
 }

@@ -21,10 +21,7 @@ fn certificates_that_a_hosts_file_would_hide_are_named() {
     let node = Node::new();
     node.put("a.example.com", "ca.crt", "x");
     let said = node.install(&["a.example.com"]);
-    assert!(
-        said.contains("no longer picks up ca.crt by itself"),
-        "{said}"
-    );
+    assert!(said.contains("no longer loads ca.crt by itself"), "{said}");
     assert!(
         said.contains("server = \"https://a.example.com\""),
         "{said}"
@@ -78,7 +75,7 @@ fn containerds_configuration_is_checked_and_the_lines_to_put_are_given() {
         ("[plugins.cri]\n", &[&["sets no config_path", LINES_1]]),
         (
             "version = 2\nimports = ['/etc/containerd/conf.d/*.toml']\n",
-            &[&["sets no config_path", "Put these lines there", LINES_2]],
+            &[&["sets no config_path", "Add these lines to it", LINES_2]],
         ),
         // In the place of another version
         (
@@ -99,7 +96,7 @@ fn containerds_configuration_is_checked_and_the_lines_to_put_are_given() {
             "version = 3\n[plugins.'io.containerd.cri.v1.images']\ndiscard_unpacked_layers = true\n[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = 'CERTS:/etc/docker/certs.d'\n",
             &[&[
                 "only read because discard_unpacked_layers",
-                "Change it there to this",
+                "Change it to this",
                 LINES_3,
             ]],
         ),
@@ -128,7 +125,7 @@ fn containerds_configuration_is_checked_and_the_lines_to_put_are_given() {
                 &["sets no config_path", LINES_2],
                 &[
                     "has [plugins.\"io.containerd.grpc.v1.cri\".registry.mirrors]",
-                    "remove them first",
+                    "remove the sections",
                 ],
             ],
         ),
@@ -179,7 +176,7 @@ fn a_missing_configuration_is_a_warning() {
     let node = Node::new();
     fs::remove_file(node.config()).unwrap();
     let said = node.install(&[]);
-    assert!(said.contains("config.toml is not there"), "{said}");
+    assert!(said.contains("config.toml does not exist"), "{said}");
     assert!(node.hosts("_default").exists());
 }
 

@@ -91,7 +91,7 @@ fn each_registry_has_a_table_and_the_drop_in_goes_again() {
     assert_eq!(code, 0, "{said}");
     assert_eq!(walk(root.path()), before);
     let (code, said) = run_uninstall(args.node, false);
-    assert_eq!((code, said.contains("nothing of larder's")), (0, true));
+    assert_eq!((code, said.contains("larder has no lines in")), (0, true));
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn without_names_the_public_registries_are_meant() {
 }
 
 #[test]
-fn a_table_of_somebody_else_is_left_and_the_lines_to_add_are_given() {
+fn a_table_in_another_file_stays_and_the_lines_to_add_are_given() {
     let (root, args) = crio_node();
     let main = root.path().join("etc/containers/registries.conf");
     let other = root
@@ -136,12 +136,12 @@ fn a_table_of_somebody_else_is_left_and_the_lines_to_add_are_given() {
         "{said}"
     );
     assert!(
-        said.contains("50-corp.conf: leads ghcr.io to larder already"),
+        said.contains("50-corp.conf: ghcr.io uses larder already"),
         "{said}"
     );
     assert_eq!(walk(root.path()), before, "nothing was left to write");
 
-    // One that was led to larder before somebody else spoke of it.
+    // The registry used larder before another file had a table for it.
     fs::rename(&main, root.path().join("aside")).unwrap();
     run_install(&named(&args, &["docker.io"])).unwrap();
     fs::rename(root.path().join("aside"), &main).unwrap();
@@ -158,21 +158,21 @@ fn a_drop_in_that_is_not_ours_and_a_port_without_an_alias_are_refused() {
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("say --registry corp.example:5000=NAME"),
+        error.contains("write --registry corp.example:5000=NAME"),
         "{error}"
     );
     let error = run_install(&named(&args, &["corp.example:5000=A/b"]))
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("the alias is the one in larder's configuration"),
+        error.contains("give the alias from larder's configuration"),
         "{error}"
     );
     fs::write(root.path().join(DROP_IN), "# mine\n").unwrap();
     let before = walk(root.path());
     let error = run_install(&args).unwrap_err().to_string();
     assert!(
-        error.contains("larder.conf: not written by larder"),
+        error.contains("larder.conf: larder did not write this file"),
         "{error}"
     );
     assert_eq!(walk(root.path()), before);
@@ -200,7 +200,7 @@ fn a_crio_that_does_not_watch_is_said_to_need_a_signal() {
         fs::write(root.path().join("etc/crio/crio.conf.d/20-later.conf"), text).unwrap();
         let said = run_install(&args).unwrap();
         let warned =
-            said.contains("warning: CRI-O reads its drop-ins when it starts or gets a SIGHUP");
+            said.contains("warning: CRI-O reads its drop-ins only when it starts or gets a SIGHUP");
         assert_eq!(warned, !text.is_empty(), "{said}");
         fs::remove_dir_all(root.path().join("etc/crio")).unwrap();
         let said = run_uninstall(args.node, false).1;

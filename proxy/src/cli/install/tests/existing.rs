@@ -85,20 +85,20 @@ fn a_file_without_a_place_is_refused_and_nothing_touched() {
         ("host = 5", "`host` is not a table in it"),
         (
             "[host]\n\"https://b\" = { skip_verify = true }\n",
-            "its hosts are written in a way that leaves no place before them: give each its own [host.\"URL\"] section",
+            "larder cannot put its section before the hosts: write each host as its own [host.\"URL\"] section",
         ),
         (
             "host.\"https://b\".skip_verify = true\n",
-            "its hosts are written in a way that leaves no place before them: give each its own [host.\"URL\"] section",
+            "larder cannot put its section before the hosts: write each host as its own [host.\"URL\"] section",
         ),
         // A line of a string that looks like a comment on the host.
         (
             "[header]\nx = '''\n# ''' # y\n[host.\"https://b\"]\n",
-            "its hosts are written in a way that leaves no place before them: give each its own [host.\"URL\"] section",
+            "larder cannot put its section before the hosts: write each host as its own [host.\"URL\"] section",
         ),
         (
             "host = { \"https://b\" = {} }\n",
-            "its hosts are written in a way that leaves no place before them: give each its own [host.\"URL\"] section",
+            "larder cannot put its section before the hosts: write each host as its own [host.\"URL\"] section",
         ),
         (
             "# >>> larder\n",
@@ -113,7 +113,7 @@ fn a_file_without_a_place_is_refused_and_nothing_touched() {
         let file = node.hosts("docker.io");
         assert_eq!(
             error,
-            format!("{}: {why}; nothing was changed anywhere", file.display())
+            format!("{}: {why}; no file was changed", file.display())
         );
         assert_eq!(node.tree(), before);
     }
@@ -158,13 +158,16 @@ fn a_host_that_someone_wrote_by_hand_is_left_alone() {
     node.put("docker.io", "hosts.toml", &by_hand);
     let before = node.tree();
     let said = node.install(&["docker.io"]);
-    assert!(said.contains("another host stands before larder"), "{said}");
     assert!(
-        said.contains("without larder's marks, left as it is"),
+        said.contains("containerd asks another host before larder"),
+        "{said}"
+    );
+    assert!(
+        said.contains("without larder's marks, so larder did not change it"),
         "{said}"
     );
     let said = node.uninstall();
-    assert!(said.contains("nothing of larder's"), "{said}");
+    assert!(said.contains("larder has no lines in"), "{said}");
     assert_eq!(node.tree(), before);
 }
 
@@ -180,14 +183,14 @@ fn a_file_changed_since_the_install_loses_only_larders_lines() {
     let (code, said) = node.try_uninstall(false);
     assert_eq!(code, 1, "a person has to look");
     assert!(said.contains("changed since the install"), "{said}");
-    assert!(said.contains("left for you to compare"), "{said}");
+    assert!(said.contains("the copy from before the install"), "{said}");
     let added = "\n[host.\"https://added.example.com\"]\n";
     assert_eq!(node.read("docker.io"), format!("{EXISTING}{added}"));
     assert!(added.ends_with(&node.read("ghcr.io")));
 
     // Nothing leads to larder any more, so the next one is content.
     let said = node.uninstall();
-    assert!(said.contains("left for you to compare"), "{said}");
+    assert!(said.contains("the copy from before the install"), "{said}");
 
     // Once more from there: the newer file is what is kept and put back.
     let before = node.read("docker.io");

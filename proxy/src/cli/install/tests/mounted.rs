@@ -76,7 +76,7 @@ fn every_preset_writes_where_its_containerd_reads_and_leaves_no_trace() {
         assert_eq!(walk(node.root.path()), before, "{preset:?}");
         let (code, said) = run_uninstall(node.node(*preset), false);
         assert_eq!(
-            (code, said.contains("nothing of larder's is in ")),
+            (code, said.contains("larder has no lines in ")),
             (0, true),
             "{said}"
         );
@@ -149,7 +149,7 @@ fn a_node_that_is_not_mounted_is_refused() {
     let error = node.install(Preset::K3s, |_| ()).unwrap_err().to_string();
     assert!(
         error.starts_with(
-            "nothing of /var/lib/rancher/k3s/agent/etc/containerd/certs.d is below --node-root"
+            "no part of /var/lib/rancher/k3s/agent/etc/containerd/certs.d exists below --node-root"
         ),
         "{error}"
     );
@@ -181,7 +181,7 @@ fn a_file_that_leads_to_what_is_not_mounted_is_refused() {
         let before = walk(node.root.path());
         let install = |args: &mut InstallArgs| args.registries = vec!["docker.io".to_owned()];
         let error = node.install(preset, install).unwrap_err().to_string();
-        let wanted = format!("{place} leads to /srv/elsewhere, which is not mounted");
+        let wanted = format!("{place} is a link to /srv/elsewhere, which is not mounted");
         assert!(error.contains(&wanted), "{error}");
         assert_eq!(walk(node.root.path()), before, "{place}");
     }
@@ -210,5 +210,5 @@ fn auto_finds_the_runtimes_of_the_node() {
     }
     let node = Mounted::new(&["/etc/containers"]);
     let error = node.install(Preset::Kubeadm, auto).unwrap_err().to_string();
-    assert!(error.contains("say which it is with --runtime"), "{error}");
+    assert!(error.contains("name the runtime with --runtime"), "{error}");
 }
