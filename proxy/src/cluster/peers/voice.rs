@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(voice.patience(), SIGN_OF_LIFE);
         voice.note_sign(Some(Duration::from_millis(100)));
         assert_eq!(voice.patience(), Duration::from_millis(600));
-        voice.note_sign(Some(Duration::from_secs(60)));
+        voice.note_sign(Some(Duration::from_mins(1)));
         assert_eq!(voice.patience(), SLOWEST);
     }
 

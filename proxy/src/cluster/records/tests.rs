@@ -156,7 +156,7 @@ fn the_same_is_not_told_twice_at_once() {
 fn a_record_is_written_as_ever() {
     let digest = Digest::sha256(b"abc");
     for text in [
-        r#"{}"#,
+        r"{}",
         r#"{"tag":{"digest":"DIGEST","size":3,"media_type":"m","checked":5}}"#,
         r#"{"public":5,"refused":6,"grants":{"WHO":7},"revoked":{"WHO":8}}"#,
     ] {
