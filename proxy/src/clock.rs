@@ -42,6 +42,15 @@ impl Clock {
         Duration::from_secs(self.now().saturating_sub(moment))
     }
 
+    /// When `moment` was by the node's clock as it goes now, in Unix seconds: for people. The same moment is the same second
+    /// at each call, whatever part of a second has passed.
+    pub fn by_wall(&self, moment: u64) -> u64 {
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let wall = wall.unwrap_or_default().as_secs_f64();
+        let here = self.base as f64 + self.started.elapsed().as_secs_f64();
+        (moment as f64 + (wall - here).round()).max(0.0) as u64
+    }
+
     /// The present moment, as a file's time.
     pub fn stamp(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(self.now())
@@ -128,6 +137,19 @@ mod tests {
                 "{what}: {later}"
             );
         }
+    }
+
+    #[test]
+    fn a_moment_is_the_same_second_whenever_it_is_looked_at() {
+        let clock = clock(TODAY, 50);
+        let seen: std::collections::BTreeSet<_> =
+            std::iter::repeat_with(|| clock.by_wall(TODAY + 7))
+                .take_while(|_| clock.started.elapsed() < Duration::from_millis(51_100))
+                .collect();
+        // The node's clock may be set while this runs, but a second that ends is no reason.
+        assert_eq!(seen.len(), 1, "{seen:?}");
+        let now = clock.by_wall(clock.now());
+        assert!(now.abs_diff(unix_now()) <= 1);
     }
 
     #[test]

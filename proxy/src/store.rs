@@ -179,7 +179,7 @@ impl Store {
 
     /// When something was used, for people: by the node's own clock, as it goes now.
     pub fn used_at(&self, entry: &Entry) -> u64 {
-        unix_now().saturating_sub(self.clock().age(entry.used).as_secs())
+        self.clock().by_wall(entry.used)
     }
 
     /// The store's directory.

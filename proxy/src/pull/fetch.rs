@@ -116,6 +116,9 @@ async fn fetch(
     place: Place,
     reference: Reference,
 ) -> Result<Arc<Manifest>, PullError> {
+    if let Some(manifest) = brought_meanwhile(&store, &access, &place, &reference) {
+        return Ok(manifest);
+    }
     let subject = Subject::Manifest(reference.clone());
     let mut ask = place.ask(subject.clone(), Want::All);
     let mut last = None;
@@ -162,6 +165,26 @@ async fn fetch(
         }
     }
     Err(last.unwrap_or(PullError::Fill(FillError::Digest)))
+}
+
+/// A manifest that another request brought after this one had looked for it, if its answer opened it to this caller as well.
+fn brought_meanwhile(
+    store: &Store,
+    access: &Access,
+    place: &Place,
+    reference: &Reference,
+) -> Option<Arc<Manifest>> {
+    let Reference::Digest(digest) = reference else {
+        return None;
+    };
+    let link = place.record.link(digest)?;
+    let media_type = link.media_type?;
+    if access.verdict_on(place, Some(reference)) != Verdict::Allowed {
+        return None;
+    }
+    let bytes = store.small(digest)?;
+    let manifest = Manifest::of(*digest, bytes, Some(&media_type)).ok()?;
+    Some(Arc::new(manifest))
 }
 
 /// Reads a manifest whole and checks it against what was asked, or against what its registry says it is.
