@@ -140,9 +140,9 @@ pub async fn run(pull: Arc<Pull>, mut watch: Watch) {
             if writing.as_ref().is_none_or(JoinHandle::is_finished) {
                 let pull = Arc::clone(&pull);
                 writing = Some(tokio::task::spawn_blocking(move || {
-                    pull.store.write_uses();
-                    // Rights first: a log may hang.
+                    // Rights first: what follows waits for the disk, and may hang.
                     pull.access.flush();
+                    pull.store.write_uses();
                     pull.store.repositories().flush();
                 }));
             }

@@ -51,7 +51,7 @@ pub use sums::{Checked, Sums};
 pub use tenure::Tenure;
 
 use crate::{
-    clock::{Clock, unix_now},
+    clock::Clock,
     coalesce::Coalesce,
     sys::{Calls, Hangs, Turns, disk},
 };

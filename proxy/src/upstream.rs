@@ -67,7 +67,7 @@ use crate::{
 };
 
 /// The head of an answer must come within this time. Below the 5 s in which larder answers its own client.
-const FIRST_BYTE: Duration = Duration::from_secs(4);
+const HEAD_WITHIN: Duration = Duration::from_secs(4);
 
 /// An endpoint that failed is asked once more after this long, with jitter, where no other is left to ask.
 const AGAIN_AFTER: Duration = Duration::from_millis(50);
@@ -129,7 +129,7 @@ impl Upstreams {
         let order = self.order(ask, endpoints).await;
         let last = order.last().copied();
         for index in order {
-            let all = ask.within.unwrap_or(FIRST_BYTE);
+            let all = ask.within.unwrap_or(HEAD_WITHIN);
             let left = all.saturating_sub(begun.elapsed());
             // Where the origin alone proves, no other stands behind it.
             let alone = ask.proof && !upstream.proves_access;
@@ -216,7 +216,7 @@ impl Upstreams {
             again.clear();
         }
         for index in again {
-            let left = ask.within.unwrap_or(FIRST_BYTE);
+            let left = ask.within.unwrap_or(HEAD_WITHIN);
             let left = left.saturating_sub(begun.elapsed());
             if left < AGAIN_AFTER * 2 {
                 break;

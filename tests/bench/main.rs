@@ -2,7 +2,7 @@
 //!
 //! A benchmark, not a test: it fails when something cannot be measured, never because a figure is bad.
 //! `scripts/bench` builds everything, gives it a network of its own where it can, and starts it.
-//! What is compared, and how, is said at the top of each section's module; the targets are DESIGN's.
+//! What is compared, and how, is said at the top of each section's module; the targets stand in BENCHMARKS.md.
 
 mod authorization;
 mod bench;

@@ -12,7 +12,7 @@ pub enum Bound {
     AtMost(f64),
 }
 
-/// One figure that DESIGN has a number for.
+/// One figure that has a target.
 #[derive(Clone, Debug)]
 pub struct Verdict {
     pub what: String,

@@ -1,5 +1,5 @@
 //! Several nodes with one upstream: what they spare it, what they spare each other's readers, and whom they trust
-//! (promises P5, P10, P14, P16, P19; DESIGN section 5). Takes root, since some of it happens in network namespaces.
+//! (promises P5, P10, P14, P16, P19). Takes root, since some of it happens in network namespaces.
 
 mod churn;
 mod durable;

@@ -1,4 +1,4 @@
-//! The upstream is gone, and what one node has pulled the others still get (promise P14; DESIGN section 5).
+//! The upstream is gone, and what one node has pulled the others still get (promise P14).
 
 use std::time::{Duration, Instant};
 

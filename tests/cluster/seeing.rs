@@ -55,7 +55,7 @@ async fn status_and_peers_show_the_members_and_what_went_between_them() {
     assert_eq!(json["members"].as_array().map(Vec::len), Some(3));
     let said = cluster.node(1).cli(&["status"]).await;
     let text = String::from_utf8_lossy(&said.stdout).into_owned();
-    assert!(text.contains("3 members, 3 of them well"), "{text}");
+    assert!(text.contains("3 members, 3 of them ok"), "{text}");
 }
 
 /// What one node asks of another for a client is the same request, in the same trace, a step further.

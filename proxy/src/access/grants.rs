@@ -30,6 +30,9 @@ use crate::{
 /// Of so many grants, or revocations, half are forgotten, the oldest; the file is written anew.
 const CROWDED: usize = 50_000;
 
+/// The same of refusals for names that nothing was ever had from.
+const CROWDED_MADE_UP: usize = 4000;
+
 /// All verdicts over credentials.
 #[derive(Debug)]
 pub struct Grants {
@@ -52,6 +55,8 @@ struct GrantLog {
     lines: Journal,
     /// Somebody is about to write them: a disk that hangs has one thread of this.
     queued: AtomicBool,
+    /// What the file says is known.
+    taken_over: AtomicBool,
     /// Whether the file is this larder's, and lines in it. Held while it is written.
     file: Mutex<Option<usize>>,
 }
@@ -80,6 +85,7 @@ impl Grants {
                 denied: Mutex::default(),
                 lines: Journal::default(),
                 queued: AtomicBool::new(false),
+                taken_over: AtomicBool::new(false),
                 file: Mutex::default(),
             }),
         }
@@ -117,6 +123,7 @@ impl Grants {
             }
         }
         lock(&self.kept.denied).extend(denied);
+        self.kept.taken_over.store(true, Ordering::Release);
         *file = Some(self.kept.rewrite());
     }
 
@@ -196,13 +203,18 @@ impl Grants {
     /// The same for a repository that holds nothing here. Where the credential was never accepted for it either, there is
     /// nothing to be undone after a restart.
     pub fn refuse_made_up(&self, key: &Key) {
-        if lock(&self.kept.known).contains_key(key) || lock(&self.kept.revoked).contains_key(key) {
+        // While another larder has the file, it may say that the credential was accepted.
+        let unknown = !self.kept.taken_over.load(Ordering::Acquire);
+        if unknown
+            || lock(&self.kept.known).contains_key(key)
+            || lock(&self.kept.revoked).contains_key(key)
+        {
             self.refuse(key);
             return;
         }
         let mut made_up = lock(&self.kept.made_up);
         made_up.insert(key.clone(), unix_now());
-        bound(&mut made_up);
+        bound_at(&mut made_up, CROWDED_MADE_UP);
     }
 
     /// Whether no single subject is refused to anybody, as a rule.
@@ -268,14 +280,18 @@ impl Grants {
 
 /// Of too many the newer half stays.
 fn bound<K: Eq + Hash>(map: &mut HashMap<K, u64>) {
-    if map.len() < CROWDED {
+    bound_at(map, CROWDED);
+}
+
+fn bound_at<K: Eq + Hash>(map: &mut HashMap<K, u64>, most: usize) {
+    if map.len() < most {
         return;
     }
     let mut times: Vec<u64> = map.values().copied().collect();
-    let (_, middle, _) = times.select_nth_unstable(CROWDED / 2);
+    let (_, middle, _) = times.select_nth_unstable(most / 2);
     let middle = *middle;
     // Of those of the same second some have to go as well.
-    let mut equal = CROWDED / 4;
+    let mut equal = most / 4;
     map.retain(|_, at| {
         let stays = *at > middle || (*at == middle && equal > 0);
         equal -= usize::from(stays && *at == middle);

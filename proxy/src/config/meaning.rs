@@ -1,6 +1,6 @@
 //! What it means: every section's keys, their defaults, and the rules that join several keys.
 //!
-//! A new key is one line here, one in `show`, and its field.
+//! CONTRIBUTING.md says what a new key takes, under "Where things go".
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -15,7 +15,7 @@ pub const IDLE: Duration = Duration::from_secs(5);
 const ERRORS: Duration = Duration::from_secs(5);
 
 /// The same where the source stalls instead of failing (promise P12).
-const STALLS: Duration = Duration::from_secs(20);
+pub(super) const STALLS: Duration = Duration::from_secs(20);
 
 /// A jitter that leaves pauses as they are.
 pub const EVEN: f64 = 0.5;

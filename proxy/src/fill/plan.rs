@@ -15,11 +15,11 @@ pub const SPAN: u64 = 1 << 20;
 pub const WINDOW: u64 = 4 << 20;
 
 /// Bounds of one request.
-const RUN_MIN: u64 = 4 << 20;
-const RUN_MAX: u64 = 32 << 20;
+const REQUEST_MIN: u64 = 4 << 20;
+const REQUEST_MAX: u64 = 32 << 20;
 
 /// A stream that is further than this from a byte that a reader waits for is cut short, and another begins there.
-const PATIENCE: u64 = 2 << 20;
+const BEHIND: u64 = 2 << 20;
 
 /// How many members may stand between a reader of this node and the source: relay and root.
 pub const DEPTH: u8 = 2;
@@ -177,7 +177,8 @@ pub fn next(view: &View<'_>) -> Step {
     }
     // Two more rounds for every stream, so that none is left alone with a long rest.
     let left = view.size - view.present.total();
-    let run = (left / (2 * view.streams.max(1) as u64)).clamp(RUN_MIN, RUN_MAX) / SPAN * SPAN;
+    let run =
+        (left / (2 * view.streams.max(1) as u64)).clamp(REQUEST_MIN, REQUEST_MAX) / SPAN * SPAN;
     // Bytes that a reader waits for and no stream brings soon.
     for demand in view.demands {
         let Some(gap) = view.missing(demand.range) else {
@@ -192,7 +193,7 @@ pub fn next(view: &View<'_>) -> Step {
                 let range = view.rounded(demand, gap, run);
                 return view.fetch(range, demand.depth);
             }
-            Some(flight) if gap.start - flight.at > PATIENCE => {
+            Some(flight) if gap.start - flight.at > BEHIND => {
                 return Step::Cut {
                     id: flight.id,
                     end: gap.start / SPAN * SPAN,

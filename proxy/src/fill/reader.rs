@@ -14,12 +14,15 @@ use std::{
 
 use bytes::Bytes;
 use larder_shared::{Range, RangeHeader};
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{
+    task::JoinHandle,
+    time::{Timeout, timeout},
+};
 
 use self::entitled::{Facts, Opening, entitled, is_refusal, own_failure};
 use super::{
     Before, Fill, FillError, HELD_BACK, Passage, Phase, ReaderEntry, Right, Source, Through, Wants,
-    lock, through::TRICKLE,
+    lock, patience::STALLS, through::TRICKLE,
 };
 use crate::{
     store::{Blob, Partial},
@@ -61,7 +64,7 @@ pub struct Reader {
     /// What it was sent from memory: the digest says nothing of these bytes before they are found in the file.
     lent: Vec<(u64, Bytes)>,
     /// The look whether they are.
-    proving: Option<JoinHandle<bool>>,
+    proving: Option<Pin<Box<Timeout<JoinHandle<bool>>>>>,
 }
 
 impl Reader {
@@ -300,18 +303,20 @@ impl Reader {
         let proving = self.proving.get_or_insert_with(|| {
             let partial = lock(&self.fill.state).partial.clone();
             let lent = self.lent.clone();
-            tokio::task::spawn_blocking(move || {
+            let prove = move || {
                 let same = |(at, bytes): &(u64, Bytes)| {
                     let range = Range::new(*at, at + bytes.len() as u64);
                     let file = partial.as_ref().map(|partial| partial.blob().read(range));
                     matches!(file, Some(Ok(file)) if file == bytes[..])
                 };
                 lent.iter().all(same)
-            })
+            };
+            // A disk that hangs proves nothing, and a body must not wait for ever.
+            Box::pin(timeout(STALLS, tokio::task::spawn_blocking(prove)))
         });
-        let proven = ready!(Pin::new(proving).poll(cx));
+        let proven = ready!(proving.as_mut().poll(cx));
         self.proving = None;
-        Poll::Ready(proven.unwrap_or(false))
+        Poll::Ready(matches!(proven, Ok(Ok(true))))
     }
 
     /// What was sent up to `self.part`, as far as larder still knows it.

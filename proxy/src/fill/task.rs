@@ -239,7 +239,12 @@ impl Running {
                     let left = move |_: &Store| last.checkpoint();
                     let what = "the last checkpoint of the partial";
                     // No reader waits for it yet, and what is here must not be lost to a journal that is busy.
-                    let _ = ask_disk(&self.fills, &self.fill, what, HANGS, left).await?;
+                    let written = ask_disk(&self.fills, &self.fill, what, HANGS, left).await;
+                    if written.is_err() {
+                        // Readers that came meanwhile go on without the disk. What is here stays for the next fill.
+                        self.fills.unlist(&self.fill);
+                        return Ok(None);
+                    }
                     if self.fills.retire(&self.fill) {
                         return Ok(None);
                     }

@@ -27,7 +27,7 @@ use tokio::{sync::mpsc, time::timeout};
 use self::sink::Sink;
 use super::{
     FillError, HELD_BACK, Source,
-    patience::{EVEN, IDLE, Next, Patience},
+    patience::{EVEN, IDLE, Next, Patience, STALLS},
 };
 use crate::{
     metrics,
@@ -276,7 +276,10 @@ impl Passage {
                     }
                     partial.hasher_at(at)
                 };
-                let hashed = tokio::task::spawn_blocking(hash).await;
+                // The file of a disk that hangs may hang as well, and a body must not wait for ever.
+                let hashed = timeout(STALLS, tokio::task::spawn_blocking(hash)).await;
+                let late = |_| FillError::Broken("the disk does not give what was sent".to_owned());
+                let hashed = hashed.map_err(late)?;
                 let hashed = hashed.map_err(|panic| FillError::Broken(panic.to_string()))?;
                 let hashed = hashed.map_err(|error| FillError::Broken(error.to_string()))?;
                 Ok(Some(hashed))

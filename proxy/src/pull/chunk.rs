@@ -40,7 +40,7 @@ const BARREN_FOR: Duration = Duration::from_mins(2);
 const HEADERS_AFTER: Duration = Duration::from_secs(3);
 
 /// A body may be without a byte for this long, whatever it waits for (promise P12).
-const IDLE: Duration = Duration::from_secs(20);
+const CHUNK_IDLE: Duration = Duration::from_secs(20);
 
 /// Between two questions for a chunk that does not come.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -217,7 +217,7 @@ impl Pull {
         if !matches!(selected, Selected::One { .. }) {
             return Err(PullError::Range(size));
         }
-        let give_up = tokio::time::Instant::now() + IDLE;
+        let give_up = tokio::time::Instant::now() + CHUNK_IDLE;
         let coming = async move {
             let mut asked = first;
             loop {
@@ -254,7 +254,7 @@ fn may_come(error: &PullError) -> bool {
             match failure {
                 Failure::Unreachable { .. } | Failure::Invalid { .. } => true,
                 Failure::Limited { retry_after, .. } => {
-                    retry_after.is_none_or(|after| after < IDLE)
+                    retry_after.is_none_or(|after| after < CHUNK_IDLE)
                 }
                 _ => false,
             }

@@ -30,7 +30,7 @@ pub(super) const LITTLE: Duration = Duration::from_millis(700);
 pub(super) const SOME: Duration = Duration::from_millis(1500);
 
 /// A failure that came sooner made no client wait: a refused connection, an open breaker.
-const SILENCE: Duration = Duration::from_millis(500);
+const UNANSWERED: Duration = Duration::from_millis(500);
 
 /// What is asked for, however it is asked for, as a hash: another thing with the same one is hurried in vain, once.
 fn thing(place: &Place, route: &Route) -> Option<u64> {
@@ -64,7 +64,7 @@ const LEFT_LATE: Duration = Duration::from_secs(4);
 fn lesson(answered: Option<bool>, brief: bool, took: Duration) -> Lesson {
     match answered {
         Some(true) => Lesson::Answers,
-        Some(false) if !brief && took >= SILENCE => Lesson::Silent,
+        Some(false) if !brief && took >= UNANSWERED => Lesson::Silent,
         // A client that leaves early says nothing about the registry.
         None if !brief && took >= LEFT_LATE => Lesson::Silent,
         Some(false) | None => Lesson::None,

@@ -20,8 +20,6 @@ pub struct Journal {
     waiting: Mutex<Vec<u8>>,
     /// The file may end in a part of a line.
     torn: AtomicBool,
-    /// Some lines were given up.
-    lost: AtomicBool,
     /// Bytes of what waits that say everything anew.
     anew: AtomicUsize,
 }
@@ -32,14 +30,14 @@ impl Journal {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One line, with its end. Where too much waits, or something was given up, `all` takes the place of what waits: it
-    /// says everything anew, this line included. So a disk that hangs costs no more than twice the memory of what is known.
-    /// The caller holds what `all` tells, so that nobody pushes in between.
+    /// One line, with its end. Where too much waits, `all` takes the place of what waits: it says everything anew, this line
+    /// included. So a disk that hangs costs no more than twice the memory of what is known, and `all` is made once for so
+    /// many lines. The caller holds what `all` tells, so that no other line is pushed in between.
     pub fn push(&self, line: &[u8], all: impl FnOnce() -> Vec<u8>) {
         {
             let mut waiting = self.waiting();
             let most = MOST + self.anew.load(Ordering::Relaxed);
-            if waiting.len() + line.len() <= most && !self.lost.load(Ordering::Relaxed) {
+            if waiting.len() + line.len() <= most {
                 waiting.extend_from_slice(line);
                 return;
             }
@@ -47,16 +45,15 @@ impl Journal {
         let all = all();
         let mut waiting = self.waiting();
         self.anew.store(all.len(), Ordering::Relaxed);
-        self.lost.store(false, Ordering::Relaxed);
         *waiting = all;
     }
 
     /// Has `append` write what is waiting. What it does not write whole waits for the next time (blocking).
     pub fn write(&self, append: impl FnOnce(&[u8]) -> io::Result<()>) -> io::Result<()> {
-        let mut text = {
+        let (mut text, anew) = {
             let mut waiting = self.waiting();
-            self.anew.store(0, Ordering::Relaxed);
-            std::mem::take(&mut *waiting)
+            let anew = self.anew.swap(0, Ordering::Relaxed);
+            (std::mem::take(&mut *waiting), anew)
         };
         if text.is_empty() {
             return Ok(());
@@ -68,11 +65,11 @@ impl Journal {
         self.torn.store(appended.is_err(), Ordering::Relaxed);
         if appended.is_err() {
             let mut waiting = self.waiting();
-            if text.len() + waiting.len() <= MOST {
+            // What was said anew meanwhile says this as well.
+            if self.anew.load(Ordering::Relaxed) == 0 {
                 text.append(&mut waiting);
                 *waiting = text;
-            } else {
-                self.lost.store(true, Ordering::Relaxed);
+                self.anew.store(anew, Ordering::Relaxed);
             }
         }
         appended
@@ -130,6 +127,35 @@ mod tests {
         journal.push(b"the last\n", || known(1000));
         journal.write(append).unwrap();
         assert!(file.starts_with(b"\nall up to "), "{}", file.len());
+    }
+
+    /// However much waits, a full disk costs nothing that was said, and no other line is needed to try again.
+    #[test]
+    fn what_a_full_disk_did_not_take_is_written_by_the_next_write() {
+        let journal = Journal::default();
+        for _ in 0..2 {
+            journal.push(&vec![b'x'; MOST - 10], || vec![b'y'; 4 * MOST]);
+            journal.write(|_| Err(full())).unwrap_err();
+        }
+        let mut more = 0;
+        let said = std::cell::Cell::new(0);
+        for _ in 0..100 {
+            journal.push(b"more\n", || {
+                said.set(said.get() + 1);
+                vec![b'z'; 4 * MOST]
+            });
+            more += 5;
+            journal.write(|_| Err(full())).unwrap_err();
+        }
+        assert!(said.get() <= 1, "everything was said {} times", said.get());
+        let mut file = Vec::new();
+        let append = |text: &[u8]| {
+            file.extend_from_slice(text);
+            Ok(())
+        };
+        journal.write(append).unwrap();
+        assert!(file.len() >= 4 * MOST, "{} and {more}", file.len());
+        journal.write(|_| panic!("nothing is waiting")).unwrap();
     }
 
     #[test]

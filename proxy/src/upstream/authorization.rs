@@ -11,7 +11,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::{
-    FIRST_BYTE, Upstreams,
+    HEAD_WITHIN, Upstreams,
     answer::retry_after,
     challenge::Challenge,
     question::AGENT,
@@ -180,7 +180,7 @@ impl Upstreams {
     ) -> Result<Response<Incoming>, TokenError> {
         for _ in 0..=MAX_HOPS {
             let uri = request.uri().clone();
-            let sent = self.client.send(&route, request.clone(), FIRST_BYTE).await;
+            let sent = self.client.send(&route, request.clone(), HEAD_WITHIN).await;
             let response = sent.map_err(|error| match error {
                 SendError::Forbidden(why) => TokenError::Forbidden(why.to_string()),
                 other => TokenError::Unreachable(other.to_string()),

@@ -7,7 +7,7 @@ use larder_shared::{Digest, RegistryName, Repository};
 use moka::future::Cache;
 
 use super::{
-    FIRST_BYTE, Upstreams,
+    HEAD_WITHIN, Upstreams,
     answer::{Answer, sort},
     bounded,
     question::{Ask, Subject, Want, request},
@@ -84,7 +84,7 @@ impl Upstreams {
         let asked = self.in_manner(ask, &origin);
         let request = request(&asked, &uri, None);
         // The registry must have its turn within the client's time, should the place be gone.
-        let within = ask.within.unwrap_or(FIRST_BYTE).min(FIRST_BYTE) / 2;
+        let within = ask.within.unwrap_or(HEAD_WITHIN).min(HEAD_WITHIN) / 2;
         if let Ok(response) = self.client.send(&route, request, within).await {
             let (parts, body) = response.into_parts();
             if let Ok(partial) = sort(&client::origin(&uri), parts.status, &parts.headers)

@@ -11,7 +11,7 @@ use http::{
 use hyper::body::Incoming;
 
 use super::{
-    FIRST_BYTE, Upstreams,
+    HEAD_WITHIN, Upstreams,
     failure::{Failure, send_failure},
     question::{Ask, request},
     stepdown::{Missed, Seen},
@@ -53,7 +53,7 @@ impl Upstreams {
             }
             let response = self
                 .client
-                .send(&route, request, FIRST_BYTE)
+                .send(&route, request, HEAD_WITHIN)
                 .await
                 .map_err(|error| {
                     let seen = match error {

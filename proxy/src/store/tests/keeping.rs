@@ -118,7 +118,7 @@ fn what_is_set_aside_gets_old_however_often_the_node_restarts() {
 
     let dir = tempfile::tempdir().unwrap();
     let (bytes, digest) = sample(3000);
-    let begun = unix_now() - 1000 * HOUR;
+    let begun = crate::clock::unix_now() - 1000 * HOUR;
     let after = |hours: u64| {
         let _ = fs::create_dir_all(dir.path());
         let passed = begun + hours * HOUR;
