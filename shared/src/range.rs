@@ -122,9 +122,7 @@ impl RangeHeader {
             .iter()
             .filter_map(|spec| resolve(*spec, length))
             .collect();
-        let total = parts
-            .iter()
-            .fold(0u64, |sum, (range, _)| sum.saturating_add(range.len()));
+        let total: u128 = parts.iter().map(|(range, _)| u128::from(range.len())).sum();
         match parts.len() {
             0 => Selected::Unsatisfiable,
             1 => {
@@ -133,7 +131,7 @@ impl RangeHeader {
             }
             // Overlapping parts that add up to more than everything are answered with everything, which
             // RFC 9110 section 14.2 allows: a few bytes of header must not cost a multiple of the blob.
-            _ if total > length => Selected::Whole,
+            _ if total > u128::from(length) => Selected::Whole,
             _ => Selected::Many(parts.into_iter().map(|(range, _)| range).collect()),
         }
     }
