@@ -1,5 +1,6 @@
-//! What larder is told: mistakes are named with their place and their mend, changes take effect.
+//! What larder is told: mistakes are named with their place and their fix, changes take effect.
 
+use std::collections::BTreeSet;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -261,4 +262,58 @@ async fn a_hangup_has_the_configuration_read_again() {
     let nothing = "SIGHUP: there is no configuration file";
     eventually("there is none", || said(&bare, nothing) == 1).await;
     assert!(bare.node.ended().is_none());
+}
+
+/// The keys of a section of the schema, and those of the sections in it, by the headings of docs/configuration.md.
+fn keys_of(schema: &serde_json::Value, heading: &str, found: &mut BTreeSet<(String, String)>) {
+    let sections = |section: &serde_json::Value| section["properties"].as_object().cloned();
+    for (name, section) in sections(schema).unwrap_or_default() {
+        let inner = if heading.is_empty() {
+            name.clone()
+        } else {
+            format!("{heading}.{name}")
+        };
+        // Tables of their own, in the page as in the file.
+        match (&*inner, &section["additionalProperties"]) {
+            ("upstreams", one) => keys_of(one, "upstreams.\"NAME\"", found),
+            (_, _) if heading.is_empty() || inner == "cluster.object_store" => {
+                keys_of(&section, &inner, found);
+            }
+            _ => {
+                found.insert((heading.to_owned(), name));
+            }
+        }
+    }
+}
+
+/// Reader, schema and page cannot differ: that the first two agree is held elsewhere (tests/rollout/values.rs).
+#[test]
+fn the_page_on_the_configuration_has_a_row_for_every_key_and_no_other() {
+    let (code, schema, complaint) = larder(&["config", "schema"]);
+    assert_eq!(code, Some(0), "{complaint}");
+    let schema = serde_json::from_str(&schema).expect("JSON");
+    let mut keys = BTreeSet::new();
+    keys_of(&schema, "", &mut keys);
+    assert!(keys.len() > 30, "{keys:?}");
+
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
+    let page = std::fs::read_to_string(page).expect("the page");
+    let mut rows = BTreeSet::new();
+    let mut heading = String::new();
+    for row in page.lines().filter_map(|line| line.strip_prefix("| ")) {
+        let cell = row.split(" | ").next().unwrap_or_default();
+        if let Some(section) = cell.strip_prefix("**`[") {
+            section.trim_end_matches("]`**").clone_into(&mut heading);
+        } else if !heading.is_empty() {
+            let names = cell
+                .split(", ")
+                .map(|name| name.trim_matches('`').to_owned());
+            rows.extend(names.map(|name| (heading.clone(), name)));
+        }
+    }
+    let apart: Vec<_> = keys.symmetric_difference(&rows).collect();
+    assert!(
+        apart.is_empty(),
+        "docs/configuration.md and the schema differ in {apart:?}"
+    );
 }
