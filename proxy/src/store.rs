@@ -101,7 +101,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Store {
-    /// A store that nobody has opened yet.
+    /// A store that is not open yet.
     fn waiting(path: &Path) -> Self {
         let layout = Arc::new(layout::Layout::new(path.to_owned()));
         let calls = calls::of_requests();
@@ -394,7 +394,7 @@ impl Store {
     }
 
     fn noting<T>(&self, done: io::Result<T>) -> io::Result<T> {
-        // A file that somebody took away says nothing about the disk.
+        // A file that was removed from outside says nothing about the disk.
         done.inspect_err(|error| {
             if error.kind() != io::ErrorKind::NotFound {
                 self.failed(error);

@@ -39,7 +39,7 @@ pub fn excess(bounds: Bounds, used: u64, free: u64) -> u64 {
     over.max(short)
 }
 
-/// Who goes, in order: what has outlived its time, then the least recently used until `excess` bytes are free.
+/// What is evicted, in order: what has outlived its time, then the least recently used until `excess` bytes are free.
 /// `stays` is asked last and only about those whose turn it is: it may be expensive.
 pub fn victims(
     candidates: &mut [Candidate],

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use larder_shared::admin::Progress;
 
-/// The thread that works counts, and the one that waits looks. Work that nobody waits for any more is to stop.
+/// The thread that works counts, and the one that waits looks. Work for which no caller waits any more is to stop.
 #[derive(Debug, Default)]
 pub struct Counts {
     blobs: AtomicU64,
@@ -42,7 +42,7 @@ impl Counts {
         }
     }
 
-    /// Nobody waits for it any more.
+    /// No caller waits for it any more.
     pub fn stop(&self) {
         self.stopped.store(true, Relaxed);
     }

@@ -205,7 +205,7 @@ impl Index {
             .collect()
     }
 
-    /// Whether somebody reads the blob now.
+    /// Whether a reader has the blob now.
     pub fn in_use(&self, digest: &Digest) -> bool {
         self.is_open(digest)
             .is_some_and(|blob| blob.readers(1) > 0 || blob.is_being_sent())

@@ -139,7 +139,7 @@ impl Store {
         counts.expect(gone.len() as u64, gone.iter().map(size).sum());
         let mut evicted = Evicted::default();
         for digest in gone.iter().take_while(|_| !counts.is_stopped()) {
-            // To choose and to remove takes seconds: somebody may have pinned it or read it since.
+            // To choose and to remove takes seconds: the blob may have been pinned or read since.
             if stays(digest) {
                 continue;
             }
@@ -261,8 +261,8 @@ impl Store {
         all
     }
 
-    /// Whether `blob` should be looked at before it is served again: it was served whole a short time ago, its
-    /// client may have found it wrong, and nobody reads it now.
+    /// Whether `blob` should be looked at before it is served again: it was served whole a short time ago, its client
+    /// may have found it wrong, and no client reads it now.
     pub fn is_suspicious(&self, blob: &Arc<Blob>) -> bool {
         lock(&self.index).is_suspicious(blob)
     }

@@ -87,8 +87,8 @@ impl Layout {
         begun.unwrap_or_else(|| Clock::from(unix_now()))
     }
 
-    /// Lets time go on from where the last process stopped (blocking). If nobody knows where that was, no time has passed
-    /// since the last use of a blob: the node's clock says nothing of the ages here.
+    /// Lets time go on from where the last process stopped (blocking). If no file says where that was, no time has
+    /// passed since the last use of a blob: the node's clock says nothing of the ages here.
     pub fn begin_clock(&self) {
         self.clock.get_or_init(|| {
             let passed = fs::read_to_string(self.clock_file()).ok();

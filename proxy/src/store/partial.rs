@@ -48,7 +48,7 @@ pub struct Partial {
     saved: Mutex<Saved>,
     /// Committed or discarded: a write that is late must not leave a checkpoint for the next partial to find.
     gone: RwLock<bool>,
-    /// What somebody has begun to write.
+    /// The ranges that a writer has begun to write.
     claimed: Mutex<Spans>,
     proven_in: Mutex<BTreeSet<Repository>>,
 }
@@ -177,9 +177,9 @@ impl Partial {
         lock(&self.present).end_from(at)
     }
 
-    /// Writes those bytes of `chunks` at `offset` that nobody has written before; when it returns, they count as present.
-    /// A byte is written once: what was hashed from memory must never be overwritten with what another source says.
-    /// What was new: if it is all of it, it may be hashed from memory.
+    /// Writes those bytes of `chunks` at `offset` that no writer has written before; when it returns, they count as
+    /// present. A byte is written once: what was hashed from memory must never be overwritten with what another source
+    /// says. Returns what was new: if it is all of it, it may be hashed from memory.
     pub fn write(&self, offset: u64, chunks: &[Bytes]) -> io::Result<Vec<Range>> {
         let gone = self.gone.read().unwrap_or_else(PoisonError::into_inner);
         if *gone {
@@ -220,7 +220,7 @@ impl Partial {
         *self.gone.write().unwrap_or_else(PoisonError::into_inner) = true;
     }
 
-    /// Takes in what was just written, to be hashed from memory if it is next. Whether somebody has to call
+    /// Takes in what was just written, to be hashed from memory if it is next. Whether the caller has to call
     /// [`Self::hash`].
     pub fn push(&self, piece: Piece) -> bool {
         self.prefix.push(piece, |at| self.present_to(at))
@@ -302,7 +302,7 @@ impl Partial {
         let digest = self.blob.digest();
         self.layout
             .write_atomic(&self.layout.spans(digest), &text, false)?;
-        // How long nobody has gone on with it is counted as all ages are.
+        // How long no fill has gone on with it is counted as all ages are.
         let _ = self.blob.file().set_modified(self.layout.clock().stamp());
         self.layout.left().insert(*digest);
         Ok(())

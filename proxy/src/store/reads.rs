@@ -1,7 +1,7 @@
 //! Reads of one file that are under way, and whether one of them hangs.
 //!
-//! A disk may begin to hang while a file is open, and then opening it tells nothing. What tells is a read that does not
-//! return. Nothing can end such a read, so nobody should begin another.
+//! A disk may begin to hang while a file is open, and then opening it shows nothing. A read that does not return shows
+//! it. Nothing can end such a read, so no reader should begin another.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -50,8 +50,8 @@ impl Reads {
         !self.lock().begun.is_empty()
     }
 
-    /// Whether one of them should have returned long ago. The first who finds that `tell`s the store; what it gives is kept
-    /// until none is late any more.
+    /// Whether one of them should have returned long ago. The first caller that finds this `tell`s the store; what it
+    /// gives is kept until none is late any more.
     pub(super) fn are_late(&self, tell: impl FnOnce() -> Option<Hung>) -> bool {
         let mut reads = self.lock();
         let late = reads.is_late(Instant::now());

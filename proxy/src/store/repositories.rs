@@ -208,13 +208,13 @@ impl RepositoryRecord {
         lock(&self.known).links.get(digest).cloned()
     }
 
-    /// What a tag pointed to when its registry was last asked, or when another member told.
+    /// What a tag pointed to when its registry was last asked, or as another member reported it.
     pub fn tag(&self, tag: &Tag) -> Option<TagRecord> {
         lock(&self.known).tags.get(tag).cloned()
     }
 
-    /// How long ago the registry last served this repository to an anonymous client, if that was its last word. Where the
-    /// clock was wrong then, nobody knows how long ago, and it was public all the same.
+    /// How long ago the registry last served this repository to an anonymous client, if that was its last word. Where
+    /// the clock was wrong then, the age is unknown, and it was public all the same.
     pub fn public_since(&self) -> Option<Duration> {
         let at = lock(&self.known).public?;
         Some(unix_age(at).unwrap_or(Duration::MAX))

@@ -1,5 +1,5 @@
-//! Letting go of what lies around: partials that nobody fills, damaged blobs, stores that were set aside, and what is known
-//! of content that is gone.
+//! Clearing away: partials that no fill writes, damaged blobs, stores that were set aside, and what is known of content
+//! that is gone.
 
 use std::{collections::HashMap, fs, os::unix::fs::MetadataExt as _, time::Duration};
 
@@ -49,7 +49,7 @@ impl Store {
         found
     }
 
-    /// Removes partials that nobody fills and that are old, or whose room is needed, and old quarantine. Bytes freed.
+    /// Removes partials that no fill writes and that are old, or whose room is needed, and old quarantine. Bytes freed.
     pub(super) fn sweep(
         &self,
         partials: &HashMap<Digest, (u64, u64)>,
@@ -67,7 +67,7 @@ impl Store {
         for (digest, (bytes, written)) in idle {
             let path = self.layout.partial(digest);
             let old = ttl.is_some_and(|ttl| clock.age_of_file(&path, *written) > ttl);
-            // Somebody may have begun to fill it meanwhile.
+            // A fill of it may have begun meanwhile.
             if (old || freed < over) && !active(digest) {
                 let _ = remove_spans(&self.layout, digest);
                 let _ = remove_if_there(&path);

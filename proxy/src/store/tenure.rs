@@ -79,7 +79,8 @@ impl Store {
         }
     }
 
-    /// Takes the store over if nobody has it (blocking). Says whose it is then; an error leaves it to be tried again.
+    /// Takes the store over if no other larder has it (blocking). Says whose it is then; an error leaves it to be tried
+    /// again.
     pub fn take_over(&self) -> Result<Tenure, OpenError> {
         if self.tenure() == Tenure::Held {
             return Ok(Tenure::Held);

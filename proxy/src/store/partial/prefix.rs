@@ -1,8 +1,8 @@
 //! The hash of a partial: it follows the contiguous prefix, taken once, on the way in.
 //!
 //! What was just written at the end of the prefix waits here in memory for its turn; what came out of order is read
-//! back from the page cache. One caller at a time hashes, for as long as there is something to hash, so nobody waits
-//! for a thread between one piece and the next.
+//! back from the page cache. One caller at a time hashes, for as long as there is something to hash, so no thread has
+//! to be found between one piece and the next.
 
 use std::{
     collections::VecDeque,
@@ -60,7 +60,7 @@ struct Queue {
     /// Where the hash will be when all of `next` is hashed.
     end: u64,
     running: bool,
-    /// Why a read failed, until somebody is told.
+    /// Why a read failed, until a caller gets the error.
     failed: Option<io::Error>,
 }
 
@@ -101,7 +101,7 @@ impl Prefix {
     }
 
     /// Takes in what was just written, if it belongs to the prefix, which ends at `present_to` of any byte of it.
-    /// Whether somebody has to call [`Self::follow`].
+    /// Whether the caller has to call [`Self::follow`].
     pub(super) fn push(&self, piece: Piece, present_to: impl Fn(u64) -> u64) -> bool {
         let mut queue = lock(&self.queue);
         let range = piece.range();
@@ -117,7 +117,7 @@ impl Prefix {
         !queue.running
     }
 
-    /// Hashes until nothing is left to hash. Returns at once if somebody else does, unless the caller wants to `wait`.
+    /// Hashes until nothing is left to hash. Returns at once if another caller does, unless this one wants to `wait`.
     pub(super) fn follow(
         &self,
         file: &File,

@@ -48,7 +48,7 @@ impl Repositories {
     /// Writes what the disk has not taken so far (blocking).
     pub fn flush(&self) {
         for record in self.all_loaded() {
-            // Nobody has asked for it since it was made: a fill goes on without.
+            // No request has read it since it was made: a fill goes on without its log.
             if record.is_to_be_read() {
                 record.read();
             }
@@ -68,7 +68,7 @@ impl Repositories {
         record
     }
 
-    /// The same with the log read by somebody else, if it is not yet: asks nothing of the disk.
+    /// The same, but without reading the log if it is not read yet: asks nothing of the disk.
     pub fn seen(&self, registry: &RegistryName, repository: &Repository) -> Arc<RepositoryRecord> {
         let key = (registry.clone(), repository.clone());
         let mut loaded = lock(&self.loaded);

@@ -12,7 +12,7 @@ use crate::{store::layout::Layout, sys::Calls};
 /// Whether a record knows what its log says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Reading {
-    /// Nobody has begun to read it. What is said meanwhile waits in memory.
+    /// No thread has begun to read it. What is said meanwhile waits in memory.
     Not,
     UnderWay,
     Done,
@@ -39,7 +39,7 @@ impl RepositoryRecord {
         known
     }
 
-    /// Reads the log, if nobody has yet: what it says comes before what was learned without it (blocking). Another
+    /// Reads the log, if it is not read yet: what it says comes before what was learned without it (blocking). Another
     /// larder's log is not read: it goes on without us, and what it says now would be old when it is used.
     pub(super) fn read(&self) {
         if self.is_read() || !self.layout.claim().is_held() {
@@ -86,11 +86,11 @@ impl RepositoryRecord {
         *self.reading.borrow() == Reading::UnderWay || !self.log.lines.waiting().is_empty()
     }
 
-    /// Reads the log on the thread that `call` gives it, if nobody does. Returns when it is read.
+    /// Reads the log on a thread that `calls` gives it, unless another thread does. Returns when it is read.
     pub(in crate::store) async fn ready(self: Arc<Self>, calls: Calls) {
         if self.is_to_be_read() {
             let record = Arc::clone(&self);
-            // It goes on when nobody waits for it any more.
+            // It goes on when no caller waits for it any more.
             tokio::spawn(async move { calls.to_its_end(move || record.read()).await });
         }
         let mut reading = self.reading.subscribe();

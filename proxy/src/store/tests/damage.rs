@@ -98,7 +98,7 @@ impl Drop for Frozen {
     }
 }
 
-/// Rot is found on a disk that has gone read-only: the file stays where it is, and nobody is served it again.
+/// Rot is found on a disk that has gone read-only: the file stays where it is, and no client is served it again.
 #[test]
 fn what_is_damaged_and_cannot_be_taken_away_is_not_served() {
     let dir = tempfile::tempdir().unwrap();

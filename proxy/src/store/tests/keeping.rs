@@ -41,7 +41,7 @@ fn writing_uses_does_not_hold_the_index() {
     let store = open(dir.path());
     store.put(&digest, &bytes.into()).unwrap();
     assert!(store.blob(&digest, None).is_some());
-    // To open this takes until somebody opens the other end.
+    // Opening this takes until the test opens the other end.
     let path = store.layout.blob(&digest);
     fs::remove_file(&path).unwrap();
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -58,7 +58,7 @@ fn writing_uses_does_not_hold_the_index() {
     });
 }
 
-/// Promise P21: between the choice of what goes and its end somebody may pin it.
+/// Promise P21: between the choice of what goes and its end, an operator may pin it.
 #[test]
 fn what_is_pinned_while_others_are_looked_at_stays() {
     use crate::config::Amount;
