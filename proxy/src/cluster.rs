@@ -1,7 +1,7 @@
 //! The cluster tier: the other nodes, and the object store behind all of them.
 //!
-//! Owns the list of members, the order in which they are asked, and how they are asked. Knows neither this node's disk nor
-//! registries: the caller decides where bytes go and who may have them.
+//! Owns the list of members, the order in which they are asked, and how they are asked. Knows neither this node's disk
+//! nor registries: its users decide where bytes go and which callers may have them.
 
 pub mod durable;
 pub mod hints;
@@ -47,23 +47,23 @@ const ASKED: usize = 2;
 /// So many of those that are said to hold a blob are asked for it.
 const HOLDERS_ASKED: usize = 4;
 
-/// Where keepers are asked and told which members hold a digest.
+/// Where a member asks keepers which members hold a digest, and reports what it holds itself.
 pub const HOLDERS: &str = "/larder/v1/holders";
 
-/// Where keepers are asked and told what is known of a thing.
+/// Where a member asks keepers what is known of a thing, and reports what it knows itself.
 pub const RECORDS: &str = "/larder/v1/records";
 
-/// Where keepers are asked and told about probes of silent registries.
+/// Where a member asks keepers about probes of silent registries, and reports its own.
 pub const PROBES: &str = "/larder/v1/probes";
 
-/// Keepers are asked within this time: somebody waits for an answer, in an outage.
+/// Keepers are asked within this time: in an outage, a client waits for the answer.
 const RECALL: Duration = Duration::from_millis(250);
 
 /// The same for everybody, where the keepers know nothing.
 const RECALL_ANY: Duration = Duration::from_millis(700);
 const RECALLED_AT_ONCE: usize = 64;
 
-/// A keeper is told within this time, or not at all.
+/// A report reaches a keeper within this time, or not at all.
 const TELL: Duration = Duration::from_secs(2);
 
 /// Holder hints and tag records of a thing are kept by so many members, the first in rank for it.
@@ -120,8 +120,8 @@ impl Cluster {
         self.members.are_configured()
     }
 
-    /// The members to ask for `run` of `digest`, best first: those that are worth asking. Nobody where this node is the root, and
-    /// none that would stand deeper than `depth` allows.
+    /// The members to ask for `run` of `digest`, best first: those that are worth asking. None where this node is the
+    /// root, and none that would stand deeper than `depth` allows.
     pub fn candidates(&self, digest: &Digest, run: u64, depth: u8) -> Vec<(SocketAddr, Role)> {
         let view = self.members.view();
         let asked = placement::candidates(&view.keys, view.own, digest, run, depth, ASKED);
@@ -129,7 +129,7 @@ impl Cluster {
         asked.into_iter().map(address).collect()
     }
 
-    /// Where `run` stands in the order in which this node fetches what nobody waits for.
+    /// Where `run` stands in the order in which this node fetches what no reader waits for.
     pub fn turn(&self, digest: &Digest, run: u64) -> Turn {
         let view = self.members.view();
         let own = view.own.map_or_else(|| Key::of(""), |own| view.keys[own]);
@@ -146,8 +146,8 @@ impl Cluster {
         self.has_others() || self.store.is_some()
     }
 
-    /// Looks for members until the drain, and after those that were avoided: on a node that pulls nothing, nobody else finds
-    /// out that they are well again.
+    /// Looks for members until the drain, and probes those that were avoided: on a node that pulls nothing, no request
+    /// would find out that they are well again.
     pub async fn run(self: Arc<Self>, watch: Watch) {
         let look_after = || {
             for member in self.members.view().others() {
@@ -310,7 +310,7 @@ impl Cluster {
         known
     }
 
-    /// Whether `news` of `thing` is worth telling: it is new, or was not told for a moment.
+    /// Whether `news` of `thing` is worth sending: it is new, or was not sent for a while.
     pub fn is_news(&self, thing: &Digest, news: &PeerRecord) -> bool {
         let word = Digest::sha256(&json(&news.timeless()));
         self.own.records.is_news(thing, &word)
@@ -323,7 +323,7 @@ impl Cluster {
         }
         let view = self.members.view();
         let (path, text) = (format!("{RECORDS}?thing={thing}"), json(&news));
-        // Here as well: the keepers may be out of reach, now or when somebody asks.
+        // Here as well: the keepers may be out of reach, now or when the record is needed.
         if let Err(error) = self.keep(&thing, news).await {
             tracing::debug!(%error, "a record cannot be kept");
         }

@@ -1,4 +1,4 @@
-//! What the object store is told and asked: blobs, and the small records that say whose they are.
+//! What is written to the object store and read from it: blobs, and the small records that say whose they are.
 //!
 //! A blob there opens nothing by itself. Beside it lies a record for each repository that holds it, written by a node that
 //! had it from there; without one the blob is not used for that repository (promise P16). Credentials' verdicts stay out.
@@ -190,7 +190,7 @@ impl Cluster {
 fn is_as_late(there: &[u8], ours: &[u8]) -> bool {
     let latest = |text| {
         let kept: PeerRecord = serde_json::from_slice(text).ok()?;
-        // A time to come is nobody's word.
+        // A record from the future counts as no record.
         kept.sane(unix_now()).latest()
     };
     latest(there).is_some_and(|there| Some(there) >= latest(ours))

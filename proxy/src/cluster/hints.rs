@@ -1,4 +1,4 @@
-//! Who holds what: soft knowledge that members give to a digest's keepers, and that runs out.
+//! Which members hold a digest: soft knowledge that members give to a digest's keepers, and that runs out.
 //!
 //! A hint that is missing or wrong costs a request, never correctness.
 
@@ -19,7 +19,7 @@ const BELIEVED: Duration = Duration::from_hours(6);
 const DIGESTS: NonZeroUsize = NonZeroUsize::new(50_000).unwrap();
 const HOLDERS: usize = 4;
 
-/// What this node was told as a keeper.
+/// What other members have reported to this node as a keeper.
 #[derive(Debug)]
 pub struct Hints(Mutex<LruCache<Digest, Vec<(SocketAddr, Instant)>>>);
 
@@ -39,7 +39,7 @@ impl Hints {
         holders.truncate(HOLDERS);
     }
 
-    /// Who holds `digest`, the last to say so first.
+    /// The members that hold `digest`, the last to say so first.
     pub fn holders(&self, digest: &Digest) -> Vec<SocketAddr> {
         let mut hints = self.lock();
         let Some(holders) = hints.get(digest) else {

@@ -1,4 +1,4 @@
-//! Who the members are, and which of them are worth asking.
+//! The members, and which of them are worth asking.
 //!
 //! Owns the list (a name's addresses, looked up again and again, or what the configuration says), which of them is this
 //! node, and how each has fared. The list may be old or half seen: that costs efficiency, never correctness.
@@ -112,7 +112,7 @@ pub struct MemberView {
 }
 
 impl Members {
-    /// Nobody yet: [`Self::run`] looks.
+    /// No members yet: [`Self::run`] looks for them.
     pub fn new(config: Arc<ArcSwap<Config>>) -> Self {
         Self {
             config,
@@ -181,8 +181,8 @@ impl Members {
         }
     }
 
-    /// Whether a member may be asked now. One whose time of being avoided is over is to be probed first, by whoever was
-    /// told so: no reader waits for that.
+    /// Whether a member may be asked now. A member whose time of being avoided is over is to be probed first, by the
+    /// caller that gets [`Admission::Probe`]: no reader waits for that.
     pub fn admission(&self, member: SocketAddr) -> Admission {
         let now = Instant::now();
         let mut standings = self.standings();

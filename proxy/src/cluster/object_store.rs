@@ -116,7 +116,7 @@ pub struct View {
     pub waiting_bytes: u64,
     /// Blobs and records written since the start.
     pub written: u64,
-    /// Blobs that somebody else had written.
+    /// Blobs that another node had written.
     pub already_there: u64,
     /// What was not written: no room in the queue, or every attempt failed.
     pub dropped: u64,
@@ -206,7 +206,7 @@ impl ObjectStore {
         }))
     }
 
-    /// Has a verified blob written behind, once `after` has passed and if nobody else has written it by then. Several
+    /// Has a verified blob written behind, once `after` has passed and if no other node has written it by then. Several
     /// nodes that hold the blob give each other precedence by `after`. Never waits, and drops the blob when too much
     /// waits already.
     pub fn write_blob(&self, digest: Digest, file: Arc<File>, size: u64, after: Duration) {

@@ -15,7 +15,7 @@ use crate::{
     sys::{Calls, Hangs},
 };
 
-/// Records that are read or written at once, and how long somebody waits for one.
+/// Records that are read or written at once, and how long a caller waits for one.
 const AT_ONCE: usize = 32;
 const WITHIN: Duration = Duration::from_secs(1);
 

@@ -41,7 +41,7 @@ use crate::{
 /// Says in which role a member is asked. Without it a request is none of a member's.
 pub const ROLE: HeaderName = HeaderName::from_static("larder-role");
 
-/// Says that the bytes of an answer do not lie on the member's disk: it brings them from somebody else as they come.
+/// Says that the bytes of an answer do not lie on the member's disk: it passes them on from their source as they come.
 pub const PASSED_ON: HeaderName = HeaderName::from_static("larder-passed-on");
 
 /// Where a member says that it is alive, and with a role ([`IN_ROLE`]) when something last came that is waited for there.
@@ -71,7 +71,7 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// Asks nobody yet. `members` learns from every answer whether a member is well.
+    /// Asks no member yet. `members` learns from every answer whether a member is well.
     pub fn new(config: Arc<ArcSwap<Config>>, members: Arc<Members>, metrics: Arc<Metrics>) -> Self {
         Self {
             config,

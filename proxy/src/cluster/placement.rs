@@ -1,4 +1,4 @@
-//! Who fetches what: a pure decision over the members, the same on every node that sees the same members.
+//! Which member fetches what: a pure decision over the members, the same on every node that sees the same members.
 //!
 //! A blob is cut into runs, and every run has a ranking of the members of its own (rendezvous hashing). The first is the
 //! run's *root*, the one that goes to the object store or upstream for it. So the bytes of an image are spread over all
@@ -74,10 +74,10 @@ pub fn rank(members: &[Key], digest: &Digest, run: u64, most: usize) -> Vec<usiz
 /// A place in an order, lowest first.
 pub type Turn = (u64, bool, u64);
 
-/// Where `run` stands in the order in which a node fetches what nobody waits for, lowest first. All nodes go through a blob
-/// together, [`TOGETHER`] runs at a time, so that bytes are passed on while they come from upstream. Within these, what
-/// it is the root of comes before everything else, since others need it from there, and the rest in an order of its own,
-/// so that not everyone asks the same root at once.
+/// Where `run` stands in the order in which a node fetches what no reader waits for, lowest first. All nodes go through
+/// a blob together, [`TOGETHER`] runs at a time, so that bytes are passed on while they come from upstream. Within
+/// these, the runs that it is the root of come first, since other nodes need them from there. The rest come in an order
+/// of its own, so that not all nodes ask the same root at once.
 pub fn turn(own: Key, is_root: bool, run: u64) -> Turn {
     let order = mix(own.0 ^ mix(run.wrapping_add(1)));
     (run / TOGETHER, !is_root, order)
@@ -134,7 +134,7 @@ pub fn choose(
         asked.push((ranked[pick], Role::Relay));
     }
     for &index in ranked {
-        // Who stands before everyone else that is left fetches it itself.
+        // A node that stands before all others that are left fetches it itself.
         if Some(index) == own || asked.len() >= most {
             break;
         }

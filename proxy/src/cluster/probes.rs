@@ -19,7 +19,7 @@ const PAUSE_MAX: Duration = Duration::from_hours(6);
 /// Silences that are known at once.
 const SILENCES: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
-/// What a member is told that would probe.
+/// The answer to a member that wants to probe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Turn {
     /// It is its turn.

@@ -27,7 +27,7 @@ use crate::{
 /// Records in memory; the others are read when they are asked for.
 const IN_MEMORY: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
-/// Records on disk, and how long one stays that nobody renews.
+/// Records on disk, and how long one stays that no member renews.
 const ON_DISK: usize = 100_000;
 const STAYS: Duration = Duration::from_hours(30 * 24);
 
@@ -291,7 +291,7 @@ impl PeerRecords {
         !recent
     }
 
-    /// Removes what nobody has renewed for long, and the oldest where there are too many (blocking).
+    /// Removes what no member has renewed for long, and the oldest where there are too many (blocking).
     pub fn sweep(&self, clock: Clock) {
         let mut files: Vec<(u64, PathBuf)> = fs::read_dir(&self.dir)
             .into_iter()

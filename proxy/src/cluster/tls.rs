@@ -226,7 +226,7 @@ struct Loaded {
     files: MemberFiles,
     tls: MemberTls,
     looked: Instant,
-    /// Somebody is at it.
+    /// A task is looking at the files now.
     looking: bool,
 }
 
@@ -249,8 +249,8 @@ impl Default for Rotating {
 }
 
 impl Rotating {
-    /// What is in force for `tls`, `None` where it is off. The files are read the first time, which all who ask then wait
-    /// for.
+    /// What is in force for `tls`, `None` where it is off. The files are read the first time, and all callers then wait
+    /// for that.
     pub async fn current(&self, tls: &PeerTls) -> Result<Option<MemberTls>, MemberTlsError> {
         let PeerTls::Mutual(files) = tls else {
             return Ok(None);
@@ -275,8 +275,8 @@ impl Rotating {
         read.unwrap_or_else(panicked)
     }
 
-    /// The same as far as it is known without reading a file. Every few seconds it has the files looked at again, which
-    /// nobody waits for: what has changed is in force soon after.
+    /// The same as far as it is known without reading a file. Every few seconds it has the files looked at again,
+    /// without making the caller wait: what has changed is in force soon after.
     pub fn known(&self, files: &MemberFiles) -> Option<MemberTls> {
         let mut loaded = self.lock();
         let loaded = loaded.as_mut().filter(|l| l.files == *files)?;

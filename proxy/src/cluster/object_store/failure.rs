@@ -30,7 +30,7 @@ pub enum ObjectFailure {
     /// A record's path that cannot be one.
     #[error("`{0}` cannot be the path of a record")]
     Path(String),
-    /// Somebody else is writing the same object.
+    /// Another node is writing the same object.
     #[error("somebody else is writing the object")]
     Busy,
     /// Anything else, as the innermost cause says it.
@@ -60,7 +60,7 @@ impl fmt::Display for ObjectAnswer {
 
 impl Error for ObjectAnswer {}
 
-/// What the store's client is told of a request that brought no response.
+/// What the store's client gets for a request that brought no response.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(super) enum Unanswered {
     #[error("no answer within {0:?}")]

@@ -82,7 +82,7 @@ pub(super) struct Upload<'a> {
 }
 
 impl Upload<'_> {
-    /// Writes the blob unless somebody has. `distrusted`: what is there is known to be wrong.
+    /// Writes the blob unless another node has. `distrusted`: what is there is known to be wrong.
     pub(super) async fn blob(
         &self,
         digest: &Digest,
@@ -106,7 +106,7 @@ impl Upload<'_> {
         loop {
             match self.put(bytes.clone(), mode.clone()).await? {
                 Ok(()) => return Ok(Written::Now),
-                // Somebody was faster, or is at it.
+                // Another node was faster, or is at it.
                 Err(Error::AlreadyExists { .. }) => {
                     return match self.size().await? {
                         Some(there) if there == size => Ok(Written::AlreadyThere),

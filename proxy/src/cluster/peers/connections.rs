@@ -48,7 +48,7 @@ impl Peers {
         }
     }
 
-    /// Whether a token may be lent: only where nobody can listen.
+    /// Whether a token may be lent: only over connections that are encrypted.
     pub fn may_lend(&self) -> bool {
         let config = self.config.load();
         let peers = config.cluster.peers.as_ref();

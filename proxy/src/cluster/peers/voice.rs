@@ -75,7 +75,7 @@ impl Voice {
         }
     }
 
-    /// The slots for a digest in a role. They are there for as long as somebody has them or waits for one.
+    /// The slots for a digest in a role. They are there for as long as a request has one or waits for one.
     pub(super) fn slots(&self, digest: &Digest, role: Role) -> Arc<Semaphore> {
         let mut all = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(slots) = all.get(&(*digest, role)).and_then(Weak::upgrade) {
