@@ -51,7 +51,7 @@ impl Direct {
     }
 }
 
-/// TLS that believes nobody, where there is none.
+/// TLS that trusts no CA, for where there are none.
 fn nobody() -> rustls::ClientConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     rustls::ClientConfig::builder_with_provider(provider)

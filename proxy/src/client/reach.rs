@@ -1,8 +1,8 @@
 //! Which addresses may be connected to (promise P20).
 //!
-//! A request names its registry, so anyone who may speak to larder chooses where larder connects. Addresses of this
-//! node and of the cloud's metadata service are therefore refused, after DNS, unless the configuration names the place;
-//! and what a public upstream leads to must be public too.
+//! A request names its registry, so any client that may speak to larder chooses where larder connects. Addresses of
+//! this node and of the cloud's metadata service are therefore refused, after DNS, unless the configuration names the
+//! place; and what a public upstream leads to must be public too.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

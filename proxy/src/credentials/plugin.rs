@@ -50,7 +50,7 @@ type Key = (Plugin, Scope);
 struct PluginAnswer {
     auth: Auth,
     scope: Scope,
-    /// Zero: for those who wait for it and nobody else.
+    /// Zero: only for the requests that wait for it now.
     lasts: Duration,
 }
 
@@ -141,8 +141,8 @@ impl Plugins {
 
     /// What `plugin` answers about `image`.
     async fn auth(&self, plugin: Plugin, image: &Image) -> Result<Auth, CredentialError> {
-        // Most answers are for a whole registry, so whoever asks about one of its images waits for the same run. Whom
-        // that answer turns out not to cover asks again about the very image.
+        // Most answers are for a whole registry, so requests for several of its images wait for the same run. A request
+        // for an image that the answer turns out not to cover asks again about that very image.
         for scope in [registry(image), only(image)] {
             let answer = self.asked(&plugin, scope, image).await?;
             if scopes(image).contains(&answer.scope) {

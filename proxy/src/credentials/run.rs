@@ -63,7 +63,7 @@ pub(super) async fn run(
         tokio::try_join!(
             async {
                 if let Some(mut input) = input {
-                    // Who answers without reading the question closes the pipe early, and may.
+                    // A helper that answers without reading the question closes the pipe early, and may.
                     let _ = input.write_all(&question).await;
                 }
                 Ok(())

@@ -72,7 +72,7 @@ impl Credential {
         }
     }
 
-    /// Whether it is nobody's: clients send an empty one where they have none.
+    /// Whether it is empty: clients without a credential send an empty one.
     pub fn is_empty(&self) -> bool {
         match self {
             Self::Basic { username, password } => username.is_empty() && password.is_empty(),

@@ -27,7 +27,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Bytes of the body, if told.
+    /// Bytes of the body, if the answer says so.
     pub fn content_length(&self) -> Option<u64> {
         self.headers
             .get(CONTENT_LENGTH)?
@@ -37,7 +37,7 @@ impl Answer {
             .ok()
     }
 
-    /// Bytes of the whole, if told: by the range of a part, or by the length of the whole.
+    /// Bytes of the whole, if the answer says so: by the range of a part, or by the length of the whole.
     pub fn whole_length(&self) -> Option<u64> {
         if self.partial {
             self.content_range().map(|(_, total)| total)

@@ -35,7 +35,7 @@ const MAX_TOKEN: usize = 64 << 10;
 const MAX_HOPS: usize = 5;
 
 impl Upstreams {
-    /// What to send so that an endpoint of this scheme knows who asks; `None` where there is nothing to show.
+    /// What to send so that an endpoint of this scheme knows the caller; `None` where there is nothing to show.
     pub(super) async fn authorization(
         &self,
         scheme: &Scheme,
@@ -155,7 +155,7 @@ impl Upstreams {
             StatusCode::TOO_MANY_REQUESTS => {
                 return Err(TokenError::Limited(retry_after(response.headers())));
             }
-            // Anything else says nothing about who asks, and must not void what the origin said of it before.
+            // Anything else says nothing about the caller, and must not void what the origin said of it before.
             status => return Err(TokenError::Unreachable(format!("it answered {status}"))),
         }
         let body = client::collect(response.into_body(), 1 << 20, Duration::from_secs(4))

@@ -22,7 +22,7 @@ where
 {
     Cache::builder()
         .max_capacity(most)
-        // What comes new is taken, however much of it somebody else sends.
+        // A new entry is taken, however many others a client causes.
         .eviction_policy(EvictionPolicy::lru())
         .weigher(move |key, value| u32::try_from(ENTRY + texts(key, value)).unwrap_or(u32::MAX))
 }

@@ -96,7 +96,7 @@ impl Upstreams {
             }
             let headers = redirect::merge(&hops.registry_headers, parts.headers);
             return Ok(Answer {
-                // The whole, told as a range, is the whole.
+                // The whole, sent as a range, is the whole.
                 partial: partial && matches!(ask.want, Want::Part(_)),
                 headers,
                 body,
@@ -124,7 +124,7 @@ fn judge(ask: &Ask, at: &str, parts: &Parts, led_away: bool, named: bool) -> Res
         why,
     };
     if led_away && is_denial(parts.status) {
-        // What a registry led to says nothing about who may read: a signature may have expired, or it is a portal.
+        // What a registry led to says nothing about a caller's rights: a signature may have expired, or it is a portal.
         let why = format!("a redirect to a place that answered {}", parts.status);
         return Err(Missed::new(invalid(why), seen));
     }

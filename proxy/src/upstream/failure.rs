@@ -24,7 +24,7 @@ pub enum Failure {
         retry_after: Option<Duration>,
         why: Limit,
     },
-    /// 416; the length, where it was told.
+    /// 416; the length, where the answer has it.
     #[error("the range is not satisfiable")]
     Unsatisfiable { total: Option<u64> },
     /// Refused connections, time-outs, 5xx.
@@ -33,7 +33,7 @@ pub enum Failure {
     /// larder will not connect there.
     #[error("{0}")]
     Forbidden(String),
-    /// An answer that a registry may not give. Whatever gave it, it has no say in who may read.
+    /// An answer that a registry may not give. Whatever gave it, it has no say in a caller's rights.
     #[error("{at} answered with {why}")]
     Invalid { at: String, why: String },
 }
@@ -76,7 +76,7 @@ pub enum Refused {
     Subject,
     /// The caller itself, by the token server.
     Caller,
-    /// Nobody was asked: it was refused a moment ago.
+    /// No registry was asked: it was refused a moment ago.
     Before,
 }
 

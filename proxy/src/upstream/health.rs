@@ -198,8 +198,8 @@ impl Health {
         self.pause = (self.pause * 2).min(PAUSE_MAX);
     }
 
-    /// The endpoint wants to be left alone, for `retry_after` if it has said so. What a probe is told counts from now on;
-    /// what others are told, that were asked before, can only make it longer.
+    /// The endpoint wants to be left alone, for `retry_after` if it has said so. The answer to a probe counts from now
+    /// on; the answers to other requests, which were sent before, can only make it longer.
     pub fn limited(
         &mut self,
         now: Instant,

@@ -41,7 +41,7 @@ pub struct Knock {
     /// The last endpoint, whose word counts.
     pub origin: bool,
     pub outcome: Knocked,
-    /// How far this node's clock is ahead of the endpoint's, in seconds, if it told the time.
+    /// How far this node's clock is ahead of the endpoint's, in seconds, if the endpoint gave the time.
     pub ahead_seconds: Option<i64>,
 }
 
@@ -142,7 +142,7 @@ impl Upstreams {
         let (at, route) = (client::origin(&origin.url), route_of(&upstream, origin));
         let first = self.ping(origin, &route, None).await?;
         if first.status() != StatusCode::UNAUTHORIZED {
-            // Nobody is asked for anything here.
+            // The registry asks no client for a credential.
             return sort(&at, first.status(), first.headers()).map(|_| ());
         }
         let Some(scheme) = scheme(first.headers()) else {

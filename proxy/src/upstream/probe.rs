@@ -26,8 +26,8 @@ pub trait Others: fmt::Debug + Send + Sync {
     fn answered(&self, silence: Digest);
 }
 
-/// What a silence is known by among larders: who is silenced where, as a hash. `None` where they cannot tell that they mean
-/// the same credential.
+/// What a silence is known by among larders: which caller is silenced at which endpoint, as a hash. `None` where they
+/// cannot tell that they mean the same credential.
 pub(super) fn silence(ask: &Ask, endpoint: &Endpoint) -> Option<Digest> {
     if ask.identity.is_anonymous() {
         return Some(silence_of_nobody(endpoint));
@@ -35,7 +35,7 @@ pub(super) fn silence(ask: &Ask, endpoint: &Endpoint) -> Option<Digest> {
     Some(named(endpoint, &ask.identity.shared()?.to_string()))
 }
 
-/// The silence that clients without a credential were told.
+/// The silence for which a registry asked clients without a credential.
 pub(super) fn silence_of_nobody(endpoint: &Endpoint) -> Digest {
     named(endpoint, "")
 }
@@ -46,7 +46,7 @@ fn named(endpoint: &Endpoint, who: &str) -> Digest {
 }
 
 impl Upstreams {
-    /// Says who else asks these registries.
+    /// Sets the larders that ask these registries as well.
     pub fn beside(&self, others: std::sync::Arc<dyn Others>) {
         let _ = self.others.set(others);
     }

@@ -67,7 +67,7 @@ pub struct Ask {
     pub proof: bool,
     /// No remembered redirect will do: the registry itself must answer.
     pub anew: bool,
-    /// Bytes of the whole blob, once a source has told.
+    /// Bytes of the whole blob, once a source has said so.
     pub size: Option<u64>,
     /// Bytes of the whole blob, as a manifest lists it: anyone may push a manifest, so it decides nothing by itself.
     pub listed: Option<u64>,
@@ -103,7 +103,7 @@ impl Ask {
         }
     }
 
-    /// The same on somebody's behalf.
+    /// The same on behalf of `identity`.
     #[must_use]
     pub fn by(mut self, identity: Identity) -> Self {
         self.identity = identity;

@@ -46,7 +46,7 @@ impl Upstreams {
         let mut registry_headers = None;
         for _ in 0..=MAX_HOPS {
             let mut request = request(ask, &uri, authorization);
-            // Another registry is not told which request this is for.
+            // Another registry does not learn which request this is for.
             if client::origin(&uri) == at {
                 let stays = route.reach == Reach::Named;
                 ask.trace.pass_on(request.headers_mut(), stays);

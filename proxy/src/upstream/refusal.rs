@@ -47,8 +47,8 @@ pub(super) fn meaning(denial: Denial<'_>) -> Meaning {
     }
 }
 
-/// Whether a token server's 400, 401 or 403 is its own word. Token servers write JSON of many kinds, or nothing, so here
-/// only a web page is somebody else's.
+/// Whether a token server's 400, 401 or 403 is its own word. Token servers write JSON of many kinds, or nothing, so
+/// here only a web page comes from something else: a proxy, a portal.
 pub(super) fn is_token_refusal(denial: Denial<'_>, content_type: &str) -> bool {
     let challenge = denial.status == StatusCode::UNAUTHORIZED && denial.challenges;
     challenge || !(is_page(content_type) || denial.body.trim_ascii_start().starts_with(b"<"))

@@ -157,7 +157,7 @@ impl Upstreams {
         let anybody = Identity::anonymous();
         let token = self.authorization(&scheme, &anybody, &at, &route).await;
         let token = token.map_err(|error| no_refusal(token_failure(&at, &error)))?;
-        // Another registry is not told which request this is for.
+        // Another registry does not learn which request this is for.
         let ask = Ask {
             trace: Trace::none(),
             ..ask.clone()
@@ -173,7 +173,7 @@ impl Upstreams {
     }
 }
 
-/// What the registry led to has no say in who may read.
+/// What the registry led to has no say in a caller's rights.
 fn no_refusal(failure: Failure) -> Failure {
     match failure {
         Failure::Refused(Refusal { at, .. }) => Failure::Invalid {

@@ -89,7 +89,8 @@ pub(super) fn next(put: Put, seen: Seen, origin: bool) -> Step {
         (_, StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS) => Step::Believe,
         // Whether this is a refusal is not decided here.
         (Put::Head, StatusCode::FORBIDDEN) => Step::Believe,
-        // The next endpoint is asked in any case; the last word must not be that of a proxy that asks nobody for a HEAD.
+        // The next endpoint is asked in any case. A proxy that never asks its own upstream for a HEAD must not have the
+        // last word.
         (Put::Head, StatusCode::NOT_FOUND) if origin => Step::Plain,
         (Put::Head | Put::First, StatusCode::NOT_FOUND) => Step::Believe,
         (Put::Plain, StatusCode::NOT_IMPLEMENTED) => Step::Believe,
@@ -102,7 +103,7 @@ pub(super) fn next(put: Put, seen: Seen, origin: bool) -> Step {
     }
 }
 
-/// The same where the question was put a second time, with nobody else left to ask.
+/// The same where the question was put a second time, with no other endpoint left to ask.
 pub(super) fn next_again(put: Put, seen: Seen, origin: bool) -> Step {
     match (next(put, seen, origin), put) {
         (Step::Again, Put::First | Put::Later) => Step::Plain,
@@ -288,7 +289,7 @@ pub(super) fn is_unchanged(ask: &Ask, partial: bool, headers: &HeaderMap) -> boo
     let Some(encoding) = headers.get(CONTENT_ENCODING) else {
         return true;
     };
-    // These bytes are read by nobody.
+    // No client reads these bytes.
     let unread = ask.proof || ask.want == Want::Head;
     if unread && matches!(ask.subject, Subject::Blob(_)) {
         return true;

@@ -1,5 +1,5 @@
-//! Upstream tokens: fetched per realm, service and scope, shared by everyone who needs the same one, kept until they
-//! are about to expire. A token is never printed.
+//! Upstream tokens: fetched per realm, service and scope, shared by all requests that need the same one, kept until
+//! they are about to expire. A token is never printed.
 
 use std::{
     fmt,
@@ -27,7 +27,7 @@ pub struct TokenKey {
 }
 
 impl TokenKey {
-    /// What answers `challenge` on behalf of `who`.
+    /// What answers `challenge` on behalf of the caller `who`.
     pub fn new(challenge: &Challenge, who: Fingerprint) -> Self {
         Self {
             realm: challenge.realm.clone(),

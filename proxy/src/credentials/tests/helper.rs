@@ -90,7 +90,7 @@ async fn a_helper_that_hangs_is_killed_with_its_children_and_reaped() {
     );
     let pids = fs::read_to_string(node.path("pids")).unwrap();
     let (own, child) = pids.trim().split_once(' ').unwrap();
-    // The helper is reaped by larder; its child by whoever adopts orphans here, if anyone does.
+    // larder reaps the helper; the process that adopts orphans here, if there is one, reaps its child.
     assert!(!PathBuf::from(format!("/proc/{own}")).exists());
     until("the child of the helper is dead", || {
         fs::read_to_string(format!("/proc/{child}/stat"))

@@ -36,7 +36,7 @@ pub enum Became {
     BrokeOff { plain: bool },
     /// The bytes do not have their digest.
     Wrong,
-    /// Neither way brought anything, and nobody asks any more: that says nothing of ranges.
+    /// Neither way brought anything, and the fill has given up: that says nothing of ranges.
     Failed,
 }
 

@@ -37,7 +37,7 @@ fn what_an_outcome_means() {
     for (seen, steps) in table {
         for (put, step) in puts.into_iter().zip(steps) {
             assert_eq!(next(put, seen, true), step, "{put:?} {seen:?}");
-            // A second time, with nobody else to ask, nothing is put off.
+            // A second time, with no other endpoint to ask, nothing is put off.
             let last = match (step, put, seen) {
                 (Again, Put::First | Put::Later, _) | (Again, Put::Head, Seen::Closed) => Plain,
                 (Again, ..) => Believe,
