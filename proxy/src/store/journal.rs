@@ -106,7 +106,7 @@ mod tests {
         journal.write(|_| panic!("nothing is waiting")).unwrap();
     }
 
-    /// What another user of the journal knows: numbers, of which the newest is last.
+    /// All that the pusher of a line knows: numbers, of which the newest is last.
     fn known(up_to: usize) -> Vec<u8> {
         format!("all up to {up_to}\n").into_bytes()
     }

@@ -79,8 +79,7 @@ impl Store {
         }
     }
 
-    /// Takes the store over if no other larder has it (blocking). Says whose it is then; an error leaves it to be tried
-    /// again.
+    /// Takes the store over if no other larder has it (blocking). Says whose it is then; after an error, try again.
     pub fn take_over(&self) -> Result<Tenure, OpenError> {
         if self.tenure() == Tenure::Held {
             return Ok(Tenure::Held);

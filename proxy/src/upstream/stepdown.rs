@@ -89,8 +89,7 @@ pub(super) fn next(put: Put, seen: Seen, origin: bool) -> Step {
         (_, StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS) => Step::Believe,
         // Whether this is a refusal is not decided here.
         (Put::Head, StatusCode::FORBIDDEN) => Step::Believe,
-        // The next endpoint is asked in any case. A proxy that never asks its own upstream for a HEAD must not have the
-        // last word.
+        // The next endpoint is asked in any case. A proxy that asks no upstream for a HEAD must not have the last word.
         (Put::Head, StatusCode::NOT_FOUND) if origin => Step::Plain,
         (Put::Head | Put::First, StatusCode::NOT_FOUND) => Step::Believe,
         (Put::Plain, StatusCode::NOT_IMPLEMENTED) => Step::Believe,
