@@ -224,8 +224,8 @@ impl Access {
         self.grants.refused_since(&key)
     }
 
-    /// What another member was told by the origin: when the repository was public or was not, and when it accepted this
-    /// caller (Unix seconds). Says whether that makes a difference.
+    /// What another member has learned from the origin: when the repository was public or was not, and when it accepted
+    /// this caller (Unix seconds). Says whether that makes a difference.
     pub fn learn(
         &self,
         place: &Place,

@@ -7,7 +7,7 @@
 //!                   GET /explain?ref=IMAGE[&platform=OS/ARCH]   what a pull would do; a pod's secret in Authorization
 //!                   GET /doctor              what is wrong with this node, and how to fix it
 //!                   POST /pin?ref=IMAGE /unpin?ref=IMAGE /evict?ref=IMAGE /evict?upstream=NAME
-//!                   POST /pull?ref=IMAGE /gc /verify   told line by line
+//!                   POST /pull?ref=IMAGE /gc /verify   reported line by line
 //!                   GET /log, POST /log?filter=FILTER
 //!                   POST /trace[?ref=IMAGE]  requests as they happen, line by line
 //! telemetry port    GET /metrics  /livez  /readyz
@@ -203,7 +203,7 @@ async fn long_json(value: impl serde::Serialize + Send + 'static) -> Response<Bo
     written.unwrap_or_else(|panic| text(StatusCode::INTERNAL_SERVER_ERROR, &panic.to_string()))
 }
 
-/// Something told line by line, as JSON, for as long as `told` goes on.
+/// JSON lines, sent as they come, for as long as the sender of `told` lives.
 fn lines(told: mpsc::Receiver<Bytes>) -> Response<Body> {
     let mut response = Response::new(Body::new(Content::Produced(told), []));
     response.headers_mut().insert(

@@ -233,7 +233,7 @@ pub async fn build(config: Config, logs: Logs) -> anyhow::Result<Bound> {
 struct Stop {
     terminate: Signal,
     interrupt: Signal,
-    /// Asks for the configuration to be read again; one who does not listen is ended by it.
+    /// Asks for the configuration to be read again. Without a listener, the signal would end the process.
     hang_up: Option<Signal>,
 }
 
@@ -261,7 +261,7 @@ async fn bind(address: SocketAddr, what: &str, flag: &str) -> anyhow::Result<Tcp
     })
 }
 
-/// A socket file that nobody answers on is a leftover; one that somebody answers on is another larder's.
+/// A socket file on which no process answers is a leftover; one on which a process answers is another larder's.
 fn bind_socket(path: &Path) -> io::Result<UnixListener> {
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir)?;

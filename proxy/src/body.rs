@@ -228,8 +228,8 @@ impl Body {
                     if !rest.is_empty() {
                         self.segments.push_front(Segment::Range(rest));
                     } else if self.segments.is_empty() {
-                        // After the last byte there is no reader here any more: the blob may have rotted, and is
-                        // looked at only while nobody reads it.
+                        // After the last byte there is no reader here any more: the blob may have rotted, and is looked
+                        // at only while no client reads it.
                         self.content = Content::None;
                         self.checked = None;
                     }

@@ -32,7 +32,7 @@ impl Clock {
         self.base + self.started.elapsed().as_secs()
     }
 
-    /// A moment that was read from a file. One that is still to come was written by somebody else, by a clock of theirs.
+    /// A moment that was read from a file. Another process, with a clock of its own, wrote a moment in the future.
     pub fn seen(&self, at: u64) -> u64 {
         at.min(self.now())
     }

@@ -13,10 +13,10 @@ use futures_util::{
 
 use crate::events;
 
-/// A question under way, with everyone who waits for it.
+/// A question under way, shared by all callers that wait for its answer.
 type Running<V> = Shared<BoxFuture<'static, Option<V>>>;
 
-/// Questions under way. An asker who leaves does not take the question back.
+/// Questions under way. A caller that stops waiting does not end the question.
 pub struct Coalesce<K, V> {
     running: Arc<Mutex<HashMap<K, Running<V>>>>,
 }

@@ -72,7 +72,7 @@ pub struct Registry {
     pub allow: Vec<Pattern>,
     /// Registries that may not.
     pub deny: Vec<Pattern>,
-    /// Who may connect.
+    /// The addresses that may connect.
     pub allow_from: Vec<SourceRule>,
     /// The names by which clients may call this node, besides its own; each in its one spelling.
     pub allow_hosts: Vec<String>,
@@ -85,7 +85,7 @@ pub struct Store {
     pub path: PathBuf,
     /// The most that the store may hold; a percentage is of the file system.
     pub max_size: Amount,
-    /// What must stay free on the file system, whoever uses the rest.
+    /// What must stay free on the file system, no matter what takes the rest.
     pub min_free: Amount,
     /// How long a blob stays after its last use; `None` keeps it until space is needed.
     pub ttl: Option<Duration>,
@@ -151,7 +151,7 @@ pub struct Upstream {
     pub ttl: Option<Option<Duration>>,
     /// Freshness by tag; the first match counts.
     pub tags: Vec<TagRule>,
-    /// Who may have what the node's own credentials open; key `access`.
+    /// Which callers may have what the node's own credentials open; key `access`.
     pub access: Sharing,
     /// Where the node's own credentials come from, if it has any.
     pub credentials: Option<Credentials>,

@@ -1,4 +1,4 @@
-//! What is wrong with this node, as far as the daemon can see it, and how to mend it (promise P24).
+//! What is wrong with this node, as far as the daemon can see it, and how to fix it (promise P24).
 //!
 //! Each check looks at one thing and says what it found, be it that all is well. Checks change nothing, wait for a
 //! bounded time, and run at once. What lies outside of the daemon's sight (containerd's files, whether the ports answer)
@@ -62,7 +62,7 @@ fn config(misread: Option<&str>) -> Finding {
     }
 }
 
-/// Promise P19: who was turned away may be somebody who should not be.
+/// Promise P19: a client that was turned away may be one that should be let in.
 fn sources(metrics: &Metrics) -> Finding {
     let (registry, peers) = (
         metrics.clients.turned_away.get(),

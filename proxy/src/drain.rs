@@ -1,5 +1,5 @@
-//! Shutting down in order: a signal that everyone watches, and guards that say who is still at work; and whether this
-//! larder should be sent anything.
+//! Shutting down in order: a signal that every task watches, and guards that say which tasks still work; and whether
+//! this larder should be sent anything.
 
 use std::sync::{
     Arc,
@@ -13,7 +13,8 @@ use tokio::sync::{mpsc, watch};
 pub struct Readiness(Arc<AtomicBool>);
 
 impl Readiness {
-    /// It is not, from now on: it is about to stop. Whoever asks all the same is answered as long as the ports are open.
+    /// It is not, from now on: it is about to stop. A client that asks all the same is answered as long as ports are
+    /// open.
     pub fn withdraw(&self) {
         self.0.store(true, Ordering::Release);
     }
@@ -31,7 +32,7 @@ pub struct Drain {
     guard: mpsc::Sender<()>,
 }
 
-/// The side that works until told to stop. Clone one into each task; the drain is over when all are dropped.
+/// The side that works until it is asked to stop. Clone one into each task; the drain is over when all are dropped.
 #[derive(Clone, Debug)]
 pub struct Watch {
     signal: watch::Receiver<bool>,

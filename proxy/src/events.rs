@@ -1,7 +1,7 @@
-//! Requests as they happen, for whoever listens now (`larder explain --trace`).
+//! Requests as they happen, for those that listen now (`larder explain --trace`).
 //!
-//! Owns the events and who hears them. Where nobody listens a request costs one look at a number. A listener that is
-//! slow misses events, which are counted and told; it never holds up a request.
+//! Owns the events and the listeners. Without a listener a request costs one look at a number. A listener that is slow
+//! misses events, which are counted and reported to it; it never holds up a request.
 
 use std::{
     sync::{
@@ -18,11 +18,11 @@ use tokio::sync::broadcast;
 const BUFFER: usize = 1024;
 
 tokio::task_local! {
-    /// The request that this task works for, if somebody listens.
+    /// The request that this task works for, if there is a listener.
     static CURRENT: Option<Traced>;
 }
 
-/// Where requests are told of. Cheap to clone.
+/// Where requests report what they do. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Events {
     events: broadcast::Sender<Option<Arc<Heard>>>,
@@ -37,7 +37,7 @@ pub struct Heard {
     pub event: TraceEvent,
 }
 
-/// What is told when a request begins.
+/// What is reported when a request begins.
 #[derive(Debug)]
 pub struct Begun<'a> {
     /// `X-Request-ID`.
@@ -60,7 +60,7 @@ impl Default for Events {
 }
 
 impl Events {
-    /// A request begins. `None` where nobody listens; `begun` is not asked then.
+    /// A request begins. `None` where there is no listener; `begun` is not called then.
     pub fn begin<'a>(&self, begun: impl FnOnce() -> Begun<'a>) -> Option<Traced> {
         if self.events.receiver_count() == 0 {
             return None;
@@ -98,7 +98,7 @@ impl Events {
     }
 }
 
-/// Who listens.
+/// One listener.
 #[derive(Debug)]
 pub struct Listener(broadcast::Receiver<Option<Arc<Heard>>>);
 
@@ -121,7 +121,7 @@ impl Listener {
     }
 }
 
-/// A request that somebody listens to.
+/// A request with a listener.
 #[derive(Clone, Debug)]
 pub struct Traced(Arc<Request>);
 
@@ -170,7 +170,7 @@ impl Traced {
     }
 }
 
-/// Does the work of a request: the steps that it takes are told of it.
+/// Does the work of a request: the steps that it takes are reported for it.
 pub fn scope<F: Future>(traced: Option<Traced>, work: F) -> impl Future<Output = F::Output> {
     CURRENT.scope(traced, work)
 }
@@ -181,7 +181,7 @@ pub fn carried<F: Future>(work: F) -> impl Future<Output = F::Output> {
     CURRENT.scope(current, work)
 }
 
-/// A step of the current request. `told` is asked only if somebody listens.
+/// A step of the current request. `told` is called only if there is a listener.
 pub fn step(step: StepName, told: impl FnOnce() -> (StepOutcome, String)) {
     let _ = CURRENT.try_with(|current| {
         if let Some(traced) = current {

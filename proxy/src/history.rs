@@ -1,7 +1,7 @@
 //! What went through, minute by minute, for the chart of the status page.
 //!
 //! Owns a ring of samples: one a minute, for a day, 40 bytes each, so 58 KB when it is full. It lives in memory alone
-//! and begins anew with the process; whoever wants longer memories scrapes the metrics, from which it is made.
+//! and begins anew with the process. It is made from the metrics: for a longer history, an operator scrapes those.
 
 use std::{
     collections::VecDeque,

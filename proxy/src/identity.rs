@@ -1,4 +1,4 @@
-//! Who asks: nobody in particular, the holder of a credential, or the bearer of a registry's own token.
+//! The identity of a caller: anonymous, the holder of a credential, or the bearer of a registry's own token.
 //!
 //! An identity is compared by its fingerprint, a keyed hash under a key that only this node has, so that verdicts can
 //! be remembered without remembering secrets.
@@ -111,7 +111,7 @@ impl Identity {
         self.fingerprint
     }
 
-    /// What other members know it by. `None` for nobody in particular, and where the cluster has no key.
+    /// What other members know it by. `None` for an anonymous caller, and where the cluster has no key.
     pub fn shared(&self) -> Option<Fingerprint> {
         self.shared
     }
@@ -231,7 +231,7 @@ impl Key {
         }
     }
 
-    /// Whoever another member asks for.
+    /// The caller for which another member asks.
     pub fn lent(&self, token: Secret) -> Identity {
         let token = Arc::new(token);
         let proof = Proof::Lent(Arc::clone(&token));

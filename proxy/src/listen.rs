@@ -70,7 +70,7 @@ impl RegistryPort {
     pub async fn serve(self: Arc<Self>, listener: TcpListener, watch: Watch) {
         accept(watch.clone(), listener, |stream| {
             let (port, watch) = (Arc::clone(&self), watch.clone());
-            // Whether an address is this node's takes system calls, for which nobody else is to wait.
+            // Whether an address is this node's takes system calls, for which no other connection is to wait.
             tokio::spawn(async move {
                 let peer = stream.peer_addr().ok().map(|peer| peer.ip());
                 if peer.is_some_and(|peer| port.surface.welcomes(peer)) {
@@ -177,7 +177,7 @@ const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
 /// Serves the peer port until the drain; then lets the requests in flight finish.
 pub async fn peers(listener: TcpListener, surface: Arc<PeerSurface>, watch: Watch) {
     let members = Slots::new(MAX_PEER_CONNECTIONS, MAX_PEER_CONNECTIONS);
-    // Before the handshake nobody is known to be a member, and takes no member's slot.
+    // Before the handshake no connection is known to be a member's, and none takes a member's slot.
     let handshakes = Slots::new(MAX_HANDSHAKES, MAX_HANDSHAKES);
     accept_into(
         &handshakes,

@@ -1,11 +1,11 @@
 //! The status page: HTML and SVG, rendered here from what is known of the node.
 //!
 //! Owns how the page looks, and what of it changed since a browser last asked. What there is to show is gathered by
-//! [`crate::admin`], which also decides who may see it. Everything is text until a template has escaped it: names of
-//! images, registries and clients come from the network.
+//! [`crate::admin`], which also decides which callers may see it. Everything is text until a template has escaped it:
+//! names of images, registries and clients come from the network.
 //!
-//! The page is whole without JavaScript: sorting, filtering and leafing are links and a form, told by the query. The
-//! script asks for the same sections again and changes what differs.
+//! The page is whole without JavaScript: sorting, filtering and leafing are links and a form, and the query carries
+//! them. The script asks for the same sections again and changes what differs.
 
 mod chart;
 mod images;

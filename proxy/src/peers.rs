@@ -151,7 +151,7 @@ impl PeerSurface {
         self.pull.serve_member(request).await
     }
 
-    /// The bearer of the token that was lent; nobody without one.
+    /// The bearer of the token that was lent; an anonymous caller without one.
     fn identity(&self, headers: &HeaderMap) -> Identity {
         let lent =
             text(headers, header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));

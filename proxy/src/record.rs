@@ -15,7 +15,7 @@ use crate::{
     trace::Trace,
 };
 
-/// Who asked.
+/// The port at which the request came.
 #[derive(Clone, Copy, Debug)]
 enum Port {
     Registry,
@@ -95,7 +95,7 @@ impl RequestRecord {
         &self.trace
     }
 
-    /// Somebody listens to this request.
+    /// A listener follows this request.
     pub fn traced(&mut self, traced: Option<Traced>) {
         self.traced = traced;
     }

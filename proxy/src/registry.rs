@@ -169,7 +169,7 @@ impl Surface {
         )
     }
 
-    /// Whether somebody at this address may speak to the registry port (promise P19).
+    /// Whether a client at this address may speak to the registry port (promise P19).
     pub fn welcomes(&self, peer: IpAddr) -> bool {
         let config = self.pull.config.load();
         let mut rules = config.registry.allow_from.iter();

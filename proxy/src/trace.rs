@@ -19,13 +19,13 @@ pub struct Trace(Option<Arc<Ids>>);
 
 struct Ids {
     request: HeaderValue,
-    /// This node's own step, as it is told to whoever is asked.
+    /// This node's own step, as the peers and registries that are asked get it.
     parent: TraceParent,
     state: Option<HeaderValue>,
 }
 
 impl Trace {
-    /// Of what no request asked for: nothing is told to anybody.
+    /// For work that no request asked for: sends nothing along.
     pub const fn none() -> Self {
         Self(None)
     }
@@ -87,8 +87,8 @@ impl Trace {
         }
     }
 
-    /// Tells whoever is asked on the request's behalf. What clients' systems have put into `tracestate` is told only
-    /// where it `stays` within the operator's own.
+    /// Adds the trace to a request that larder sends for the client's. What clients' systems have put into `tracestate`
+    /// is passed on only where it `stays` within the operator's own.
     pub fn pass_on(&self, headers: &mut HeaderMap, stays: bool) {
         let Some(ids) = &self.0 else {
             return;

@@ -53,7 +53,7 @@ struct GrantLog {
     denied: Mutex<HashMap<(Key, Reference), u64>>,
     /// Pushed to while `known` is held, so that a refusal stands behind what it voids.
     lines: Journal,
-    /// Somebody is about to write them: a disk that hangs has one thread of this.
+    /// A task is about to write them: a disk that hangs has one thread of this.
     queued: AtomicBool,
     /// What the file says is known.
     taken_over: AtomicBool,

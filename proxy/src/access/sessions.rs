@@ -10,10 +10,10 @@ use moka::future::Cache;
 
 use crate::identity::{Identity, random_text};
 
-/// Every token begins with this, so that one that is no longer known is told from a registry's own.
+/// Every token begins with this, so that one that is no longer known can be distinguished from a registry's own.
 const PREFIX: &str = "larder_";
 
-/// What clients are told. They come again for a new one.
+/// How long a token lasts, as the client reads it. The client comes again for a new one.
 pub const EXPIRES_IN: Duration = Duration::from_mins(5);
 
 /// containerd 1.6 uses a token for a whole pull however long that takes, so an unused one is forgotten late.

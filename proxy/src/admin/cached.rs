@@ -76,7 +76,7 @@ impl<T> Cached<T> {
         answer
     }
 
-    /// Lets go an answer that nobody has asked for lately.
+    /// Drops an answer that no caller has asked for lately.
     pub fn let_go(&self, after: Duration) {
         // The caller that holds the lock is asking.
         if let Ok(mut last) = self.last.try_lock()

@@ -12,8 +12,8 @@ use crate::doctor::{self, Patient};
 
 impl Admin {
     /// What is wrong with this node. Registries and members are asked for it, so a diagnosis that is no older than
-    /// `within` is given again, and simultaneous askers share one: zero for a person who waits, a minute for a page
-    /// that is looked at all day.
+    /// `within` is given again, and simultaneous callers share one: zero for a person at a terminal, a minute for a
+    /// page that is looked at all day.
     pub async fn diagnosis(&self, within: Duration) -> Arc<Diagnosis> {
         let asked = Instant::now();
         let mut last = self.diagnosis.lock().await;

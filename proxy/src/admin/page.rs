@@ -60,11 +60,11 @@ const IMAGES: Patience = Patience {
 const DIAGNOSIS: Duration = Duration::from_mins(2);
 const DIAGNOSIS_WITHIN: Duration = Duration::from_secs(1);
 
-/// What nobody looks at is let go.
+/// What no browser asks for is dropped after this time.
 const UNSEEN: Duration = Duration::from_mins(2);
 
-/// Sent with everything of the page. It holds no inline script or style, loads from this port alone, and is nobody's
-/// part; no answer may outlive the visit on the visitor's disk.
+/// Sent with everything of the page. The page holds no inline script or style, loads from this port alone, and cannot
+/// be framed by another; no answer may outlive the visit on the visitor's disk.
 const HEADERS: [(HeaderName, HeaderValue); 7] = [
     (
         header::CONTENT_SECURITY_POLICY,
@@ -237,7 +237,7 @@ impl Admin {
         }
     }
 
-    /// Closes a minute of the history each minute, and lets go what nobody looks at, for as long as the process lives.
+    /// Closes a minute of the history each minute, and drops what no browser asks for, until the process ends.
     pub async fn keep_history(self: Arc<Self>) {
         let mut minutes = tokio::time::interval(MINUTE);
         minutes.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

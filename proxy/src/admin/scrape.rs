@@ -1,4 +1,4 @@
-//! `GET /metrics`: what is counted all the time, and what is looked up when somebody asks.
+//! `GET /metrics`: what is counted all the time, and what is looked up at each scrape.
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
@@ -38,7 +38,7 @@ impl Admin {
         response
     }
 
-    /// Looks at everything that nobody counts.
+    /// Looks at everything that is not counted as it happens.
     async fn look(&self) {
         let config = self.pull.config.load_full();
         let metrics = &self.metrics;

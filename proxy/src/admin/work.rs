@@ -1,6 +1,6 @@
-//! `POST /pull`, `/verify`, `/gc`: work that takes its time, told line by line while it is done.
+//! `POST /pull`, `/verify`, `/gc`: work that takes its time, reported line by line while it is done.
 //!
-//! Who stops listening ends the work; a blob that is being downloaded is completed all the same.
+//! A client that stops listening ends the work; a blob that is being downloaded is completed all the same.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ const TELL_EVERY: Duration = Duration::from_millis(200);
 /// Lines that wait for a slow listener. Progress that finds no room is left out.
 const LINES: usize = 16;
 
-/// Stops the work when nobody waits for it.
+/// Stops the work when no client waits for it.
 struct StopOnDrop(Arc<Counts>);
 
 impl Drop for StopOnDrop {

@@ -58,8 +58,8 @@ impl Reload {
         }
     }
 
-    /// Puts what was read in force. A bad file keeps the one before in force, and is complained about once, or each time
-    /// that somebody has asked.
+    /// Puts what was read in force. A bad file keeps the one before in force, and is complained about once, or each
+    /// time that the operator has asked for a reload.
     fn take(&self, read: Result<Config, ConfigError>, asked: bool) {
         let Self {
             config,
@@ -67,7 +67,7 @@ impl Reload {
             logs,
             misread,
         } = self;
-        // Also what is no news: the file was mended by taking the change back.
+        // Also where the configuration is unchanged: the file was fixed by taking the change back.
         if read.is_ok() && misread.load().is_some() {
             metrics.process.read_config(true, unix_seconds() as i64);
         }

@@ -1,4 +1,4 @@
-//! One larder after another at the same store: who comes later waits, as a plain proxy, until the store is free.
+//! One larder after another at the same store: the later one waits, as a plain proxy, until the store is free.
 
 use std::{sync::Arc, time::Duration};
 

@@ -249,8 +249,7 @@ impl Default for Rotating {
 }
 
 impl Rotating {
-    /// What is in force for `tls`, `None` where it is off. The files are read the first time, and all callers then wait
-    /// for that.
+    /// What is in force for `tls`, `None` where it is off. The first call reads the files, and all callers wait for it.
     pub async fn current(&self, tls: &PeerTls) -> Result<Option<MemberTls>, MemberTlsError> {
         let PeerTls::Mutual(files) = tls else {
             return Ok(None);

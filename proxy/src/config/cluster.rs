@@ -31,7 +31,7 @@ pub struct Peers {
     pub listen: SocketAddr,
     /// The address by which the other members know this one; found among the own addresses otherwise.
     pub advertise: Option<SocketAddr>,
-    /// Who the members are.
+    /// The members, or how to find them.
     pub members: Members,
     /// How members know each other.
     pub tls: PeerTls,
@@ -57,7 +57,7 @@ pub enum Members {
 /// The choice in `tls`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PeerTls {
-    /// Nobody is asked who they are, and nothing is secret on the way.
+    /// Members are not authenticated, and nothing is secret on the way.
     Off,
     /// Both sides show a certificate.
     Mutual(MemberFiles),
@@ -66,7 +66,7 @@ pub enum PeerTls {
 /// The files of mutual TLS, PEM each, read again when they change.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MemberFiles {
-    /// Who signs members' certificates.
+    /// The CA that signs members' certificates.
     pub ca: PathBuf,
     /// This node's certificate and what leads to the CA.
     pub cert: PathBuf,
@@ -81,7 +81,7 @@ pub struct MemberFiles {
 pub struct ObjectStore {
     /// `s3://BUCKET/PREFIX`, `gs://…`, `az://…` or `file:///DIR`
     pub url: String,
-    /// What the store's client is told besides: an endpoint, a region. Secrets come from the environment.
+    /// Further options of the store's client: an endpoint, a region. Secrets come from the environment.
     pub options: BTreeMap<String, String>,
     /// Bytes that are written behind in a second, at most.
     pub max_rate: Option<u64>,

@@ -35,10 +35,10 @@ pub enum Credentials {
     },
 }
 
-/// The choice in an upstream's `access`: who may have what the node's own credentials open (promise P18).
+/// The choice in an upstream's `access`: which clients may have what the node's own credentials open (promise P18).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Sharing {
-    /// Nobody by that alone: each client needs its own right.
+    /// No client by that alone: each needs its own right.
     #[default]
     PerCredential,
     /// Every client of this node.

@@ -1,4 +1,4 @@
-//! Who may speak to the registry port (promise P19).
+//! Which addresses may speak to the registry port (promise P19).
 
 use std::{fmt, net::IpAddr, str::FromStr};
 

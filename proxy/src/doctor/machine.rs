@@ -23,7 +23,7 @@ const FREE_INODES: u64 = 50;
 
 pub(super) async fn look(pull: &Pull) -> Vec<Finding> {
     let (store, config) = (pull.store.clone(), pull.config.load_full());
-    // File systems may hang; nobody else waits for them.
+    // File systems may hang; no other check waits for them.
     let looked = tokio::task::spawn_blocking(move || {
         vec![
             disk(&store, &config),
@@ -130,7 +130,7 @@ fn inodes(store: &Store) -> Finding {
     }
 }
 
-/// What nobody but its owner should be able to read, or to connect to.
+/// What only its owner should be able to read, or to connect to.
 fn permissions(store: &Store, config: &Config) -> Finding {
     let (grants, key) = store.grants();
     let mut secret = vec![key, grants, config.admin.socket.clone()];

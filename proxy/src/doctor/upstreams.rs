@@ -137,7 +137,7 @@ fn fix_of_limit(why: Limit) -> &'static str {
     }
 }
 
-/// Registries that nobody configured but that were used, as far as they did not fare well.
+/// Registries that are not in the configuration but were used, as far as they did not fare well.
 fn others(pull: &Pull, config: &Config) -> Vec<Finding> {
     let configured: Vec<String> = config
         .upstreams

@@ -180,8 +180,8 @@ impl Fills {
         lock(&self.listed).peek(digest).copied()
     }
 
-    /// How long a blob is whose source does not say: as a manifest lists it, or else as the registry answers a HEAD. The
-    /// length gives nobody a right, and the digest decides whether it was true.
+    /// How long a blob is whose source does not say: as a manifest lists it, or else as the registry answers a HEAD.
+    /// The length gives no caller a right, and the digest decides whether it was true.
     pub async fn find_length(&self, place: &Place, digest: &Digest) -> Option<u64> {
         if let Some(size) = self.expected(digest) {
             return Some(size);

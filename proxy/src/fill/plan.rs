@@ -48,7 +48,7 @@ pub struct Demand {
     pub depth: u8,
 }
 
-/// Where blobs are spread over members: the length of a run, and in which order this node fetches runs that nobody
+/// Where blobs are spread over members: the length of a run, and in which order this node fetches runs that no reader
 /// waits for.
 #[derive(Clone, Copy)]
 pub struct Spread<'a> {

@@ -45,7 +45,7 @@ pub enum Chunk {
     Memory(Bytes),
 }
 
-/// A reader of a fill. Dropping it withdraws its demand and hurts nobody.
+/// A reader of a fill. Dropping it withdraws its demand and disturbs no other reader.
 #[derive(Debug)]
 pub struct Reader {
     fill: Arc<Fill>,

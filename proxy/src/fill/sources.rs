@@ -132,7 +132,7 @@ async fn open_upstream(
     let size = fills.expected(&fill.digest);
     fills.access.answered(&place, &ask.subject, &answer, size);
     {
-        // A mirror's bytes are as good as any, but its answer gives nobody a right.
+        // A mirror's bytes are as good as any, but its answer gives no reader a right.
         let mut state = lock(&fill.state);
         let state = &mut *state;
         let brought = if answer.proves {

@@ -21,7 +21,7 @@ use crate::store::Blob;
 /// Wrong files kept at once. They have no name on disk any more, and their room is free when they are let go.
 const KEPT: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 
-/// And for how long: nobody may want the digest again, and the room is missed.
+/// And for how long: perhaps no reader wants the digest again, and their room is needed.
 pub const KEPT_FOR: Duration = Duration::from_mins(10);
 
 /// Bytes compared at a time.

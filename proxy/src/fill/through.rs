@@ -1,9 +1,9 @@
 //! A reader without a disk: when the store cannot take a fill, each reader fetches for itself.
 //!
-//! Nothing is kept, and nobody shares (promises P5 and P7 are suspended), but what was promised of the bytes holds: a
-//! whole or open-ended answer has its last bytes held back until the digest is known to match. Where the reader begins
-//! in the middle, that takes a second look at the whole blob, which must bring the same bytes again, and only if the reader
-//! really comes to the end.
+//! Nothing is kept, and no two readers share (promises P5 and P7 are suspended), but what was promised of the bytes
+//! holds: a whole or open-ended answer has its last bytes held back until the digest is known to match. Where the
+//! reader begins in the middle, that takes a second look at the whole blob, which must bring the same bytes again, and
+//! only if the reader really comes to the end.
 
 mod sink;
 

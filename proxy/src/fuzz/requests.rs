@@ -142,7 +142,7 @@ pub(super) fn ranges(text: &str) {
             assert!(sum <= u128::from(length), "{ranges:?} of {length}");
         }
     }
-    // What is told before the length is known is true for every length that holds it.
+    // What the header says before the length is known is true for every length that holds it.
     if let (Some(start), Some(end)) = (header.first_start(), header.first_end()) {
         assert!(start < end, "{header:?}");
     }

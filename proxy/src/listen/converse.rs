@@ -1,4 +1,4 @@
-//! One connection, on whatever port: its requests one after another, until it ends, is told to go, or larder drains.
+//! One connection, on whatever port: its requests one after another, until it ends, has to close, or larder drains.
 
 use std::{
     convert::Infallible,
@@ -32,7 +32,7 @@ const HEAD_WITHIN: Duration = Duration::from_mins(1);
 /// Bytes of a request's head at the most. Tokens of large identity providers take 16 KiB.
 const HEAD: usize = 64 << 10;
 
-/// A connection that is told to go may take this long to send what it still has to send.
+/// A connection that is asked to close may take this long to send what it still has to send.
 const GOES_WITHIN: Duration = Duration::from_secs(5);
 
 /// How HTTP is spoken on every port; `files` where the socket sends files.

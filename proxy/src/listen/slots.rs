@@ -2,7 +2,7 @@
 //!
 //! A connection *works* while a request of it is answered, and *waits* otherwise: for its first head, for a handshake,
 //! or for its next request. Only waiting connections give way, the one that has waited longest first. So idle or
-//! unfinished connections keep nobody out. No sockets here, and no clock but the one that callers pass in.
+//! unfinished connections keep no client out. No sockets here, and no clock but the one that callers pass in.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -63,7 +63,7 @@ impl Slots {
         self.limit
     }
 
-    /// A slot for a new connection, which waits for its first request. `None` if all are taken and nobody gives way.
+    /// A slot for a new connection, which waits for its first request. `None` if all are taken and none gives way.
     pub(super) fn take(self: &Arc<Self>, now: Instant) -> Option<Slot> {
         let mut table = self.table();
         while table.taken.len() >= self.limit || table.waiting.len() >= self.waiting {
@@ -213,7 +213,7 @@ mod tests {
         let first = Arc::new(slots.take(at(0)).unwrap());
         let second = Arc::new(slots.take(at(0)).unwrap());
         let third = Arc::new(slots.take(at(5)).unwrap());
-        // It has just come, and the other two work: nobody gives way.
+        // It has just come, and the other two work: no connection gives way.
         let works = [first.work(), second.work()];
         assert!(slots.take(at(5)).is_none());
         assert_eq!(slots.at_work(), 2);
@@ -234,7 +234,7 @@ mod tests {
         assert!(slots.table().taken.is_empty() && slots.table().waiting.is_empty());
     }
 
-    /// A connection that is told to go while its request comes is not counted again.
+    /// A connection that is asked to close while its request comes is not counted again.
     #[test]
     fn work_after_the_word_to_go_counts_nothing() {
         let slots = Slots::new(1, 1);

@@ -169,7 +169,7 @@ fn an_unknown_quota_is_not_shown() {
             .render()
             .contains("\nlarder_dockerhub_ratelimit_remaining 0\n")
     );
-    // The window that it was told of is over.
+    // The window that the registry named is over.
     left.set(0, now);
     assert_eq!(left.get(), None);
     assert!(!metrics.render().contains("ratelimit"));

@@ -20,7 +20,7 @@ const LEAF: usize = 50;
 /// Tags of one image that are shown.
 const TAGS: usize = 6;
 
-/// Changes when something else would be rendered. Times are told to the minute.
+/// Changes when something else would be rendered. Times are shown to the minute.
 pub fn revision(view: &View) -> u64 {
     let mut hasher = DefaultHasher::new();
     (view.images.revision, view.now / 60, &view.query).hash(&mut hasher);

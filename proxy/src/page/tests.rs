@@ -27,7 +27,7 @@ fn image(number: u64) -> Image {
     }
 }
 
-/// A view in which every word that somebody else can choose is this one.
+/// A view in which every word that comes from outside is this one.
 fn view(word: &str, images: Vec<Image>) -> View {
     let digest = Digest::sha256(b"").to_string();
     let status: Status = from_value(json!({

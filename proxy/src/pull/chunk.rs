@@ -3,7 +3,7 @@
 //! containerd asks only the first host of its list for the later chunks of a layer, and goes on only behind a body that
 //! ends short. An error before the headers ends its pull. So a chunk that cannot be had yet gets its headers, if its
 //! caller may read the repository and the blob's size is known, and its body waits. An attempt that brings no byte is
-//! remembered: the next one at the same offset is told an error before its headers, so that the client falls back while
+//! remembered: the next one at the same offset gets an error before its headers, so that the client falls back while
 //! it still may. Nothing of this is for offset 0, where clients fall back by themselves.
 
 use std::{
@@ -51,7 +51,7 @@ type Held = (RegistryName, Repository, Digest);
 /// What is remembered of blobs that are asked for in chunks.
 #[derive(Debug)]
 pub struct Chunks {
-    /// How long blobs are, as a manifest of the repository or a source has told.
+    /// How long blobs are, as a manifest of the repository or a source has said.
     sizes: Mutex<LruCache<Held, u64>>,
     /// Attempts that brought no byte, as hashes of digest, repository, offset and caller.
     barren: Mutex<LruCache<u64, Instant>>,

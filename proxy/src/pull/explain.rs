@@ -1,6 +1,6 @@
 //! What a pull would do, and why, without transferring the image.
 //!
-//! Goes the way of a runtime: it asks without a credential first, shows a secret when it is told to, asks what the
+//! Goes the way of a runtime: it asks without a credential first, shows a secret when it is challenged, asks what the
 //! tag points to with HEAD, then wants the manifest and the blobs. Decisions are the pull's own ([`Pull::resolve_tag`],
 //! verdicts, [`placement`](crate::cluster::placement)); nothing is fetched, and nothing is remembered beyond what one
 //! HEAD of the runtime would leave behind.
@@ -32,7 +32,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Asked {
     pub image: ImageName,
-    /// What the runtime would show when it is told to.
+    /// What the runtime would show when it is challenged.
     pub credential: Option<Credential>,
     /// Picks a manifest of an index.
     pub platforms: Platforms,

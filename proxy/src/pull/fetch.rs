@@ -70,7 +70,7 @@ impl Pull {
         manifest
     }
 
-    /// Fetches a manifest once for all requests that want it now on behalf of `who`, checks it, and keeps it.
+    /// Fetches a manifest once for all requests that want it now for the caller `who`, checks it, and keeps it.
     pub(super) async fn fetch_upstream(
         &self,
         place: &Place,

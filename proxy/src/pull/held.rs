@@ -104,7 +104,7 @@ impl Pull {
     /// and just ask again. It is hashed before it is served; a very large one, or one on a slow disk, while it is.
     async fn sound(&self, blob: Arc<Blob>) -> Option<Arc<Blob>> {
         if !self.store.is_suspicious(&blob) {
-            // Somebody else may be looking.
+            // Another request may be checking it.
             let small = blob.size() <= CHECKED_FIRST;
             let found = if small {
                 let checking = self.checks.join(blob.digest());

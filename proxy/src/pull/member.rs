@@ -132,8 +132,8 @@ impl Pull {
         Ok(manifest.pulled(false, Outcome::Miss))
     }
 
-    /// A manifest from the other members, for a caller that may read the repository. A member that is asked as a holder asks
-    /// nobody.
+    /// A manifest from the other members, for a caller that may read the repository. A member that is asked as a holder
+    /// asks no other member.
     pub(super) async fn manifest_from_members(
         &self,
         place: &Place,
@@ -150,7 +150,7 @@ impl Pull {
             }
             None
         };
-        // Upstream must have its turn before the client is told that it is late.
+        // Upstream must have its turn before the client gets an answer that comes too late.
         timeout(MEMBERS_WITHIN, asking).await.ok().flatten()
     }
 

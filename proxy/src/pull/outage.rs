@@ -1,6 +1,6 @@
 //! What upstream was silent about a moment ago.
 //!
-//! A client that was told 503 asks for the same thing again at once: with a credential, as a blob, by its next try. A
+//! A client that got a 503 asks for the same thing again at once: with a credential, as a blob, by its next try. A
 //! registry that hangs would take the whole time of each of these requests. So upstream is still asked, but with little
 //! patience, and the other members have their turn sooner.
 
@@ -82,7 +82,7 @@ impl Default for Outages {
 }
 
 impl Outages {
-    /// An attempt begins. It has to be told how it went; one that is dropped before was late.
+    /// An attempt begins. Its outcome has to be reported to it; one that is dropped before was late.
     pub(super) fn begin(&self, place: &Place, route: &Route) -> Attempt<'_> {
         let thing = thing(place, route);
         let brief = thing.is_some_and(|thing| self.was_silent(thing));

@@ -60,8 +60,8 @@ impl Pull {
         known.sane(unix_now()).tag
     }
 
-    /// What the other members know of a tag that is known here as `known`, if that is something newer. What was only
-    /// heard here is always older than what somebody has checked since.
+    /// What the other members know of a tag that is known here as `known`, if that is something newer. What this node
+    /// only heard from a member is always older than what a member has checked since.
     pub(super) async fn hear_newer(
         &self,
         place: &Place,
@@ -142,7 +142,7 @@ fn spread(
 ) {
     let (registry, repository) = (&place.registry, &place.repository);
     let news = told.as_ref().map(|(tag, kept)| (*tag, kept));
-    // Not every pull of a tag is worth a record: only what is new, or was not told for a while.
+    // Not every pull of a tag is worth a record: only what is new, or was not sent for a while.
     let mut word = verdict.clone();
     word.tag = told.as_ref().and_then(|(_, kept)| kept.tag.clone());
     let thing = match reference {
@@ -176,8 +176,8 @@ fn spread(
 }
 
 /// Tells the other members what these tags point to, now that the manifest is here. Runtimes ask for it by its digest,
-/// after a HEAD of the tag: the keepers were told nothing then, since a digest that no member holds would keep them from
-/// giving the one that somebody does.
+/// after a HEAD of the tag. The keepers got no record then: a digest that no member holds would keep them from giving
+/// one that a member does hold.
 pub(super) fn tell_arrived(cluster: &Arc<Cluster>, place: &Place, tags: Vec<(Tag, TagRecord)>) {
     if !cluster.is_joined() && !cluster.is_there() {
         return;
@@ -196,7 +196,7 @@ pub(super) fn tell_arrived(cluster: &Arc<Cluster>, place: &Place, tags: Vec<(Tag
     }
 }
 
-/// What the keepers of a tag are told.
+/// The record that the keepers of a tag get.
 fn kept(record: TagRecord) -> PeerRecord {
     PeerRecord {
         tag: Some(record),

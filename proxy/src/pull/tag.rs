@@ -100,7 +100,8 @@ impl Pull {
         let asked = Box::pin(asking).await;
         self.count_word(cached.record.as_ref(), &asked.word);
         self.note_tag(place, tag, &asked);
-        // A mirror's word: the origin has to say so too. Where the digest is not told, the fetch that follows proves it.
+        // A mirror's word: the origin has to say so too. Without a digest in the word, the fetch that follows proves
+        // it.
         if let Word::Descriptor(_) = &asked.word
             && !asked.proves
             && !self.proven(place, &reference)?

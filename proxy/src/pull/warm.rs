@@ -1,7 +1,7 @@
 //! Bringing an image into the node tier before anybody asks for it (requirements D6 to D8).
 //!
-//! It is pulled as a client would pull it, by the same path: the same rules say who may read it, it is downloaded once
-//! for all that want it now, and it stays within the bounds of the tier. Only the bytes go nowhere.
+//! It is pulled as a client would pull it, by the same path: the same rules say which caller may read it, it is
+//! downloaded once for all that want it now, and it stays within the bounds of the tier. Only the bytes go nowhere.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -209,8 +209,8 @@ impl Pull {
                 Err(error) => return Err(error.to_string()),
             }
         }
-        // A client that may have a secret is challenged also where a registry limits requests or is out of reach. A person
-        // is told the reason.
+        // A client that may have a secret is challenged also where a registry limits requests or is out of reach. A
+        // person gets the reason.
         let shown = Caller {
             presented: true,
             ..caller.clone()

@@ -193,7 +193,7 @@ impl Surface {
 
 /// `Bearer realm="http://<the address that the client used>/token/<registry>",service="larder",scope="…"`
 ///
-/// `error` is told when something was shown and refused: without it containerd shows the same thing six times.
+/// `error` is added when something was shown and refused: without it containerd shows the same thing six times.
 pub(super) fn challenge(
     headers: &HeaderMap,
     scope: Option<(&str, &str)>,

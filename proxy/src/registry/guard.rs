@@ -35,8 +35,8 @@ pub(super) fn harmless(mut response: Response<Body>) -> Response<Body> {
     response
 }
 
-/// The ranges that are asked for. With an `If-Range` they count only if the content is the one that the client has a part
-/// of (RFC 9110 section 13.1.5), and content is told by its digest.
+/// The ranges that are asked for. With an `If-Range` they count only if the content is the one that the client has a
+/// part of (RFC 9110 section 13.1.5), and the digest identifies content.
 pub(super) fn range(headers: &HeaderMap, route: &Route) -> RangeHeader {
     let same = headers.get_all(header::IF_RANGE).iter().all(|condition| {
         matches!(route, Route::Blob(_, digest) if condition.as_bytes() == format!("\"{digest}\"").as_bytes())

@@ -48,7 +48,7 @@ impl Calls {
         self.run(call).await
     }
 
-    /// The same without an end to the waiting. Whoever shares it waits by [`Self::wait`].
+    /// The same without an end to the waiting. Callers that share it wait by [`Self::wait`].
     pub async fn to_its_end<T: Send + 'static>(
         &self,
         call: impl FnOnce() -> T + Send + 'static,
@@ -86,7 +86,7 @@ impl<K> Default for Turns<K> {
 }
 
 impl<K: Eq + Hash + Clone> Turns<K> {
-    /// Waits until nobody else has the turn at `key` (blocking).
+    /// Waits until no other caller has the turn at `key` (blocking).
     pub fn take(&self, key: &K) -> Turn<'_, K> {
         let taken = self.lock();
         let mut taken = self

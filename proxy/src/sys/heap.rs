@@ -26,7 +26,7 @@ pub fn keep_freed_memory() {}
 #[cfg(target_env = "gnu")]
 #[allow(unsafe_code)]
 pub fn give_freed_memory_back() {
-    // SAFETY: it takes a number, and touches only memory that nobody has, under the heap's lock.
+    // SAFETY: it takes a number, and touches only memory that is not allocated, under the heap's lock.
     unsafe { nix::libc::malloc_trim(0) };
 }
 

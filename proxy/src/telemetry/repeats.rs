@@ -25,8 +25,8 @@ pub struct Due {
 /// A log is the process's, so what it has said is as well.
 static SAID: LazyLock<Mutex<Repeats>> = LazyLock::new(|| Mutex::new(Repeats::new()));
 
-/// Whether to complain about `cause` now. `what` is the kind of complaint, and `cause` whatever makes it another one for
-/// who reads it: a registry, a path. Not more, or every line is another.
+/// Whether to complain about `cause` now. `what` is the kind of complaint, and `cause` whatever makes it another one
+/// for the operator: a registry, a path. Not more, or every line is another.
 pub fn due(what: &'static str, cause: &str) -> Option<Due> {
     let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
     said.due(what, cause, Instant::now())

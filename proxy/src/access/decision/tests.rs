@@ -260,8 +260,8 @@ prop_compose! {
 }
 
 proptest! {
-    /// Whatever else is known: a right is the origin's own word of less than `ttl` ago, an outage is bridged for
-    /// less than `ttl` + `grace` unless it was public, and a refused subject is bridged for nobody.
+    /// Whatever else is known: a right is the origin's own word of less than `ttl` ago, an outage is bridged for less
+    /// than `ttl` + `grace` unless the repository was public, and a refused subject is bridged for no caller.
     #[test]
     fn nothing_is_allowed_or_bridged_without_the_origins_word(known in anything()) {
         let young = |age: Option<Duration>, than| age.is_some_and(|age| age < than);

@@ -207,7 +207,7 @@ async fn a_single_subject_is_refused_until_it_is_served() {
     }
 }
 
-/// Neither of two larders at one store undoes what the origin told the other.
+/// Neither of two larders at one store undoes what the other learned from the origin.
 #[tokio::test]
 async fn what_was_learned_in_waiting_is_added_to_the_file() {
     // A larder that waits has no records: to it every repository seems made up.

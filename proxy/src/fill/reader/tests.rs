@@ -58,8 +58,8 @@ fn memory_gives_what_is_wanted_of_it_and_nothing_else() {
     assert_eq!(fresh(None, Range::new(0, 1)), None);
 }
 
-/// A reader from the middle was sent bytes of a file in which those before them are missing. When the disk fails, nobody can
-/// tell any more whether they were right (promise P9).
+/// A reader from the middle was sent bytes of a file in which those before them are missing. When the disk fails, it
+/// can no longer be known whether they were right (promise P9).
 #[tokio::test]
 async fn what_was_sent_of_a_file_without_its_beginning_is_lost() {
     let dir = tempfile::tempdir().unwrap();

@@ -22,7 +22,7 @@ fn registry() -> RegistryName {
     "a.io".parse().unwrap()
 }
 
-/// A fill that nobody has asked for.
+/// A fill without a reader.
 fn running(dir: &std::path::Path) -> Running {
     let config: Arc<ArcSwap<Config>> = Arc::default();
     let client = Arc::new(Client::new());

@@ -23,7 +23,7 @@ impl Pull {
                 (Some(at), _) if at == index => {
                     (StepOutcome::Answered, "answered just now".to_owned())
                 }
-                // It may have asked somebody else to leave it alone.
+                // A limit is left out: it may be for the requests of another caller.
                 (_, Some(failure))
                     if index == last && !matches!(failure, Failure::Limited { .. }) =>
                 {
