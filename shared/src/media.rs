@@ -35,7 +35,7 @@ struct Marks {
 pub enum Kind {
     /// This type, by its own words or by its shape.
     Is(String),
-    /// Docker's schema 1. It is signed inline, so its bytes do not hash to its digest: nobody can verify it.
+    /// Docker's schema 1. It is signed inline, so its bytes do not hash to its digest: they cannot be verified.
     Schema1,
     /// The bytes do not say.
     Unknown,
@@ -141,7 +141,7 @@ mod tests {
                 None,
                 is(OCI_MANIFEST),
             ),
-            // Both shapes at once, or none: what it is depends on who looks.
+            // Both shapes at once, or none: what it is depends on the client.
             (
                 r#"{"schemaVersion":2,"layers":[],"manifests":[]}"#,
                 Some(OCI_INDEX),

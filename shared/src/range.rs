@@ -136,7 +136,7 @@ impl RangeHeader {
         }
     }
 
-    /// Where the first part ends, if that can be told without the length.
+    /// Where the first part ends, if that is known without the length.
     pub fn first_end(&self) -> Option<u64> {
         match self {
             Self::Bytes(specs) => match specs.first()? {
@@ -147,7 +147,7 @@ impl RangeHeader {
         }
     }
 
-    /// Where the first part begins, if that can be told without the length.
+    /// Where the first part begins, if that is known without the length.
     pub fn first_start(&self) -> Option<u64> {
         match self {
             Self::Whole => Some(0),
