@@ -1,5 +1,5 @@
-//! The harness against itself: a fake that is wrong in other ways than it was told to be, or a client
-//! that hides how a body ended, would make every other test worthless.
+//! The harness against itself: a fake that is wrong in other ways than the test asked for, or a client that hides how a
+//! body ended, would make every other test worthless.
 
 mod access;
 mod content;

@@ -1,5 +1,5 @@
-//! The pieces that clusters are made of: certificates that open and refuse, a fake member that lies as it was told to,
-//! a client's clock, and addresses that no two tests share.
+//! The pieces that clusters are made of: certificates that open and refuse, a fake member that lies as the test asks, a
+//! client's clock, and addresses that no two tests share.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -174,7 +174,7 @@ async fn no_two_clusters_have_the_same_addresses() {
     assert_eq!(Cluster::of(1).address(0), again);
 }
 
-/// Nodes that know nobody but themselves: each is reached where its client is, and has its own store.
+/// Nodes that know only themselves: each is reached where its client is, and has its own store.
 async fn nodes_are_apart(fake: &FakeRegistry, plan: Plan) {
     fake.reset_counts();
     let image = build(fake, "a/b", "v1", &[LayerSpec::new(1, 3 * MB)]);

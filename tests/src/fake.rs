@@ -1,5 +1,5 @@
-//! A registry that speaks the pull half of the distribution spec, counts every byte, and misbehaves
-//! when told to. It lives on two ports of 127.0.0.1, or of a [`Host`]: the registry, and a place that redirects lead to.
+//! A registry that speaks the pull half of the distribution spec, counts every byte, and misbehaves when a test asks
+//! for it. It lives on two ports of 127.0.0.1, or of a [`Host`]: the registry, and a place that redirects lead to.
 //!
 //! What it holds is put in by the test; nothing can be pushed over HTTP.
 
@@ -240,7 +240,7 @@ impl FakeRegistry {
     }
 }
 
-/// Who may read. A repository is public until one of these is said of it.
+/// Which clients may read. A repository is public until one of these is said of it.
 impl FakeRegistry {
     /// Only this user may read it, by Basic.
     pub fn require_basic(&self, repository: &str, user: &str, password: &str) {

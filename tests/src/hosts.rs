@@ -27,7 +27,7 @@ const PREFIX: &str = "larder-t";
 const BRIDGE: &str = "br0";
 /// A host's one interface, beside the loopback.
 const INTERFACE: &str = "eth0";
-/// Nobody has this address: what is sent there is lost without a word.
+/// No interface has this address: what is sent there is lost without a word.
 const NOWHERE: &str = "02:00:00:00:00:99";
 
 /// How many nets this process has made.
@@ -95,8 +95,8 @@ impl Net {
         &self.upstream
     }
 
-    /// From now on nothing gets from these hosts to those, nor back, and nobody is told. All of them still reach the
-    /// upstream.
+    /// From now on nothing gets from these hosts to those, nor back, and no host gets an error. All of them still reach
+    /// the upstream.
     pub fn part(&mut self, these: &[usize], those: &[usize]) {
         for &this in these {
             for &that in those {
@@ -256,7 +256,7 @@ impl Host {
         link::shape(&self.0.bridge, &self.0.port, shape);
     }
 
-    /// From now on whatever is sent over the link is lost, in both directions, and nobody is told.
+    /// From now on whatever is sent over the link is lost, in both directions, and no sender gets an error.
     pub fn cut(&self) {
         let bridge = &self.0.bridge;
         ip(&["-n", bridge, "link", "set", &self.0.port, "nomaster"]);

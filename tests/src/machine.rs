@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::node::NodeBuilder;
 
-/// What a node is told of the machine. Changes take effect at once.
+/// What a node sees of the machine. Changes take effect at once.
 #[derive(Debug)]
 pub struct Machine {
     dir: TempDir,

@@ -1,7 +1,7 @@
 //! Several nodes that are members of one cluster: on loopback addresses of their own, or each in a host.
 //!
-//! A [`Plan`] says who knows whom and how, a [`Cluster`] is what it starts. [`Door`] is how a client pulls through one
-//! node. [`FakePeer`] is a member that lies. Who the upstream is and what it holds is the test's.
+//! A [`Plan`] says which members know which others and how, a [`Cluster`] is what it starts. [`Door`] is how a client
+//! pulls through one node. [`FakePeer`] is a member that lies. The upstream and what it holds are the test's.
 
 mod certificates;
 mod door;
@@ -89,7 +89,7 @@ impl Cluster {
         Door::of(&self.nodes[number], &fake.host(), repository)
     }
 
-    /// Starts one node more, the next in number. The members have to be told.
+    /// Starts one node more, the next in number. The members' lists still have to name it.
     pub async fn add(&mut self) {
         let (node, dir) = self.plan.start_one(self.nodes.len()).await;
         self.nodes.push(node);
@@ -120,7 +120,7 @@ impl Cluster {
         all
     }
 
-    /// Waits until this node has found somebody lying, and gives its log; panics after `limit`.
+    /// Waits until this node has found a member lying, and gives its log; panics after `limit`.
     pub async fn until_distrusted(&self, number: usize, limit: Duration) -> String {
         let deadline = Instant::now() + limit;
         while self.nodes[number].metric_sum(DISTRUSTED).await < 1.0 {

@@ -298,7 +298,7 @@ impl Drop for Node {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
-        // A start that fails has told its log already.
+        // A start that fails has printed its log already.
         if std::thread::panicking() && !self.ready_after.is_zero() {
             eprintln!("--- log of larder at {} ---\n{}", self.registry, self.log());
         }

@@ -170,7 +170,7 @@ impl Door {
         Ok(all)
     }
 
-    /// containerd's two steps: a HEAD of the tag, and a GET of the digest that it told.
+    /// containerd's two steps: a HEAD of the tag, and a GET of the digest in its answer.
     async fn resolved(
         &self,
         reference: &str,
@@ -185,7 +185,7 @@ impl Door {
         let mut door = self.clone();
         let mut told = door.answer(head(&door)).await?;
         if told.status == 401 && !self.shows() {
-            // Nobody's token: that is how public repositories are read.
+            // An anonymous token: that is how public repositories are read.
             door = door.answering(&told, None).await?;
             told = door.answer(head(&door)).await?;
         }

@@ -78,7 +78,7 @@ impl Scene {
             .count(|seen| seen.method == "GET" && matches!(seen.kind, Blob | Cdn | Manifest))
     }
 
-    /// Waits until nobody reads from the fills that are under way.
+    /// Waits until no client reads from the fills that are under way.
     pub async fn until_unread(&self) {
         let deadline = Instant::now() + PATIENCE;
         loop {

@@ -13,7 +13,7 @@ fn project(path: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
-/// Who uses whom among the children of `parent`: the first name below it on both sides.
+/// Which children of `parent` use which others: the first name below it on both sides.
 fn uses_below(files: &Crate, parent: &[String]) -> BTreeMap<String, BTreeSet<String>> {
     let below = |name: &[String]| -> Option<String> { name.strip_prefix(parent)?.first().cloned() };
     let mut all: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();

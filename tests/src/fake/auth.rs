@@ -1,4 +1,4 @@
-//! Who may read which repository: Basic, or Bearer with a token endpoint as Docker Hub has it.
+//! Which users may read which repository: Basic, or Bearer with a token endpoint as Docker Hub has it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};

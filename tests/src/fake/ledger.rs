@@ -137,8 +137,8 @@ impl Account {
         self.0.status.store(status, Ordering::Relaxed);
     }
 
-    /// Lets `write` take body bytes and counts them. Nobody reads the count meanwhile, so that who has
-    /// received a byte also finds it counted.
+    /// Lets `write` take body bytes and counts them. Nothing reads the count meanwhile, so a client that has received a
+    /// byte also finds it counted.
     pub(super) fn write(
         &self,
         write: impl FnOnce() -> Poll<io::Result<usize>>,

@@ -27,7 +27,7 @@ impl Inside {
         let live = move || {
             setns(&file, CloneFlags::CLONE_NEWNET).expect("a namespace that can be entered");
             drop(file);
-            // One thread only: another would be in the namespace it was made in, by whoever made it.
+            // One thread only: another would be in the namespace of the thread that made it.
             let runtime = Builder::new_current_thread().enable_all().build();
             let runtime = runtime.expect("a runtime");
             tell.send(runtime.handle().clone()).expect("a waiting host");

@@ -66,7 +66,7 @@ impl Names {
             .arg(format!("--listen-address={}", address.ip()))
             .arg(format!("--port={}", address.port()));
         if nix::unistd::geteuid().is_root() {
-            // Otherwise it becomes someone who cannot read the records.
+            // Otherwise it becomes a user that cannot read the records.
             command.args(["--user=root", "--group=root"]);
         }
         let log = fs::File::create(dir.path().join("log")).expect("a log file");

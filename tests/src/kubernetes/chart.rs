@@ -8,7 +8,7 @@ use serde_json::Value;
 /// The namespace that the release is in.
 pub const NAMESPACE: &str = "larder-system";
 
-/// What helm is told.
+/// The values that helm gets.
 #[derive(Clone, Debug, Default)]
 pub struct Chart {
     values: Vec<String>,

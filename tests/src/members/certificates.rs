@@ -33,7 +33,7 @@ impl Default for Authority {
 }
 
 impl Authority {
-    /// A new one, that nobody trusts yet.
+    /// A new one, that no node trusts yet.
     pub fn new() -> Self {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(Vec::new()).expect("no names");

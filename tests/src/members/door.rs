@@ -36,7 +36,7 @@ impl Got {
     }
 }
 
-/// A repository at one node, and who asks. Clones ask as the same.
+/// A repository at one node, and the client that asks. Clones ask as the same client.
 #[derive(Clone, Debug)]
 pub struct Door {
     host: Option<Host>,
@@ -49,7 +49,7 @@ pub struct Door {
 }
 
 impl Door {
-    /// Somebody without credentials who asks `node` for what is in this repository.
+    /// A client without credentials that asks `node` for what is in this repository.
     pub fn of(node: &Node, registry: &str, repository: &str) -> Self {
         Self {
             host: node.host().cloned(),
@@ -68,15 +68,15 @@ impl Door {
         self
     }
 
-    /// The same who shows this from now on.
+    /// The same client, which shows this from now on.
     #[must_use]
     pub fn showing(mut self, authorization: &str) -> Self {
         self.authorization = Some(authorization.to_owned());
         self
     }
 
-    /// As a runtime with a pull secret: asks for this manifest, and when told to, gets a token with the secret. Gives
-    /// the door for who has the token, or the refusal of the token endpoint.
+    /// As a runtime with a pull secret: asks for this manifest, and when challenged, gets a token with the secret.
+    /// Gives the door of a client with that token, or the refusal of the token endpoint.
     pub async fn login(self, user: &str, password: &str, reference: &str) -> Result<Self, String> {
         let head = self.call("HEAD", &format!("manifests/{reference}"));
         let first = self.answer(head).await?;
@@ -86,8 +86,8 @@ impl Door {
         self.answering(&first, Some((user, password))).await
     }
 
-    /// The same after an answer with a challenge; nobody's token without a secret. A challenge without a scope is asked
-    /// for the repository as paths name it, as containers/image does.
+    /// The same after an answer with a challenge; without a secret, with an anonymous token. A challenge without a
+    /// scope is asked for the repository as paths name it, as containers/image does.
     pub async fn answering(
         self,
         challenged: &Response,

@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
-/// Held for as long as the addresses are taken; nobody connects there.
+/// Held for as long as the addresses are taken; no client connects there.
 const LOCK_PORT: u16 = 7429;
 
 /// 253 addresses `127.x.y.1` and up.

@@ -1,4 +1,4 @@
-//! A member that is not a node: it hears what nodes ask, and answers as badly as it is told to.
+//! A member that is not a node: it hears what nodes ask, and answers as badly as the test asks.
 //!
 //! It knows no routes. A request that names the digest of something it holds is answered with that, whatever the path;
 //! everything else is not found.
@@ -22,7 +22,7 @@ const STALL: Duration = Duration::from_mins(1);
 /// The largest head or body that it reads.
 const MAX_BYTES: usize = 1 << 20;
 
-/// How it answers those who ask for what it holds.
+/// How it answers nodes that ask for what it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manner {
     /// With the right bytes.

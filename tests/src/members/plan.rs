@@ -42,7 +42,7 @@ pub struct Plan {
     tls: bool,
     /// The value of `members`, if it is the same for all.
     members: Option<String>,
-    /// The lists of those who have one of their own.
+    /// The lists of the nodes that have one of their own.
     known: HashMap<usize, Vec<SocketAddr>>,
     advertised: HashMap<usize, SocketAddr>,
     finds_itself: bool,
@@ -97,7 +97,7 @@ impl Plan {
         self
     }
 
-    /// Nobody shows a certificate.
+    /// No node shows a certificate.
     #[must_use]
     pub fn tls_off(mut self) -> Self {
         self.tls = false;
@@ -111,7 +111,7 @@ impl Plan {
         self
     }
 
-    /// Nodes are not told their own address. They listen on all of theirs.
+    /// The configuration does not give nodes their own address. They listen on all of theirs.
     #[must_use]
     pub fn finding_themselves(mut self) -> Self {
         self.finds_itself = true;
@@ -164,7 +164,7 @@ impl Plan {
         self
     }
 
-    /// Who signs the members' certificates.
+    /// The authority that signs the members' certificates.
     pub fn authority(&self) -> &Arc<Authority> {
         &self.authority
     }

@@ -103,7 +103,7 @@ impl Daemon {
     /// `kill -9`, and waits until the process is gone.
     pub(super) fn kill(&mut self) {
         if self.signal(Signal::SIGKILL) {
-            // It has been killed: the only error left is that somebody else has waited for it.
+            // It has been killed: the only error left is that it has been waited for already.
             let _ = self.child.wait();
         }
     }

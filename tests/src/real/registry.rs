@@ -23,7 +23,7 @@ pub struct DockerRegistry {
     daemon: Option<Daemon>,
     /// The `auth` section of its configuration.
     auth: String,
-    /// Who pushes, name and password.
+    /// The user that pushes, name and password.
     pusher: Option<(String, String)>,
 }
 
@@ -33,7 +33,7 @@ impl DockerRegistry {
         Self::start_for(dir, &[]).await
     }
 
-    /// Starts a registry that serves nobody but `users`, name and password each, by HTTP Basic.
+    /// Starts a registry that serves only `users`, name and password each, by HTTP Basic.
     pub async fn start_for(dir: &Path, users: &[(&str, &str)]) -> Result<Self> {
         let Some(&pusher) = users.first() else {
             return Self::launched(dir, String::new(), None).await;
@@ -48,7 +48,7 @@ impl DockerRegistry {
         Self::launched(dir, auth, Some(pusher)).await
     }
 
-    /// Starts a registry that serves nobody without a token of `tokens`.
+    /// Starts a registry that serves only clients with a token of `tokens`.
     pub async fn start_with_tokens(dir: &Path, tokens: &TokenServer) -> Result<Self> {
         std::fs::create_dir_all(dir)?;
         let bundle = dir.join("tokens.pem");

@@ -151,7 +151,7 @@ impl SeaweedFs {
         status
     }
 
-    /// Asks as the one identity; the status, 0 when nobody answers.
+    /// Asks as the one identity; the status, 0 without an answer.
     async fn curl(&self, url: &str, options: &[&str]) -> Result<u16> {
         let mut curl = tokio::process::Command::new("curl");
         curl.args(["-s", "-g", "-w", "%{http_code}"]);
@@ -174,7 +174,7 @@ impl SeaweedFs {
         weed.args(self.ports.arguments());
         weed.args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-dir=data"]);
         weed.args(["-master.volumeSizeLimitMB=256", "-volume.max=20"]);
-        // It is alone: nobody else could be elected.
+        // It is alone: no other could be elected.
         weed.args(["-master.electionTimeout=1s", "-master.resumeState=false"]);
         weed.args(["-filer", "-filer.localSocket=filer.sock"]);
         weed.args(["-s3", "-s3.config=s3.json", "-s3.localSocket=s3.sock"]);

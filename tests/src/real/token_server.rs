@@ -25,13 +25,13 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::fake::form;
 
-/// Who signs, as the tokens and the registry's configuration name it.
+/// The issuer, as the tokens and the registry's configuration name it.
 pub(super) const ISSUER: &str = "tokens.test";
-/// Whom the tokens are for.
+/// The service that the tokens are for.
 pub(super) const SERVICE: &str = "registry.test";
 const LIFETIME: Duration = Duration::from_mins(5);
 
-/// Who may do what.
+/// What a user may do.
 #[derive(Clone, Debug)]
 pub struct Account {
     /// The user's name.
@@ -185,8 +185,8 @@ fn refusal(status: StatusCode) -> Response<Full<Bytes>> {
 }
 
 impl Desk {
-    /// Wrong credentials are refused. A scope that is not granted is left out of the token; whoever
-    /// shows no credentials gets one that opens nothing.
+    /// Wrong credentials are refused. A scope that is not granted is left out of the token; a client that shows no
+    /// credentials gets one that opens nothing.
     fn answer(&self, headers: &HeaderMap, query: &str) -> Response<Full<Bytes>> {
         let account = match headers.get(AUTHORIZATION) {
             None => None,

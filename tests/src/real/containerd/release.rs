@@ -1,4 +1,4 @@
-//! Which containerd it is, how it is told to pull, and where its programs are.
+//! Which containerd it is, its options for a pull, and where its programs are.
 
 use std::env;
 use std::ffi::OsString;
