@@ -137,7 +137,7 @@ async fn an_outage_opens_nothing_through_another_repository() {
     place.end().await;
 }
 
-/// Somebody else's registry that knows the digest and says whatever it takes.
+/// An attacker's registry that knows the digest and says whatever it takes.
 #[tokio::test]
 async fn another_registry_that_claims_a_digest_gets_nothing() {
     let place = Neighbours::new("").await;

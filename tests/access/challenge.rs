@@ -1,5 +1,5 @@
-//! The challenge and the token endpoint: how a client learns whom to tell who it is, and what it gets for it
-//! (promise P17).
+//! The challenge and the token endpoint: where a client learns to show its identity, and what it gets for it (promise
+//! P17).
 
 use larder_tests::fake::FakeRegistry;
 use larder_tests::http::{self, Call, Response};
@@ -250,7 +250,7 @@ async fn the_root_asks_for_any_token() {
     place
         .opens(&place.scene.token_of(&place.scene.send(call).await))
         .await;
-    // Without one, a secret is nobody's: it is not kept for whoever comes next.
+    // Without a scope, a secret is refused: no token keeps it for a later request.
     let answer = place
         .scene
         .send(Call::get(&told.realm).header("authorization", &place.owner.basic()))

@@ -1,4 +1,5 @@
-//! One fill, several callers: each has its own right, and the fill goes on with whoever still has one (promise P17).
+//! One fill, several callers: each has its own right, and the fill goes on with those that still have one (promise
+//! P17).
 
 use std::time::Duration;
 
@@ -88,7 +89,7 @@ async fn of_two_callers_one_is_refused_and_the_other_goes_on() {
     let mut stream = place.open(&place.first).await;
     stream.read_exactly(500_000).await.expect("500 kB");
     gate.reached(1).await;
-    // One with a right joins, one without does not, whoever came first.
+    // A caller with a right joins and one without does not, whichever came first.
     let second = place.open(&place.second).await;
     for call in [
         place.call(&stranger),
@@ -166,7 +167,7 @@ async fn a_token_that_expires_in_the_middle_is_replaced() {
 #[tokio::test]
 async fn a_credential_that_is_revoked_in_the_middle_ends_its_own_source() {
     let place = Place::new(40 * MB).await;
-    // Whoever is asked next, the other one has its turn again.
+    // Whichever source is asked next, the other one has its turn again.
     let (gate, broken) = place.breaks_off(4);
     let mut first = place.open(&place.first).await;
     first.read_exactly(MB as usize).await.expect("1 MB");
@@ -202,7 +203,7 @@ async fn a_credential_that_is_revoked_in_the_middle_ends_its_own_source() {
     place.end().await;
 }
 
-/// Nobody is left with a right: the body ends short, what came is right, and the next try is refused.
+/// No caller is left with a right: the body ends short, what came is right, and the next try is refused.
 #[tokio::test]
 async fn without_any_right_left_the_body_ends_short() {
     let place = Place::new(40 * MB).await;

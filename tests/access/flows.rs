@@ -302,7 +302,7 @@ async fn the_nodes_secret_is_shown_as_the_registry_has_it() {
     }
 }
 
-/// ACR, and whoever else gives identity tokens: a refresh token in a form, never in HTTP Basic.
+/// ACR, and other registries that give identity tokens: a refresh token in a form, never in HTTP Basic.
 #[tokio::test]
 async fn an_identity_token_is_posted() {
     let fake = FakeRegistry::start().await;

@@ -1,5 +1,5 @@
-//! A private blob that is only half here: while its fill runs, and after a crash. Whoever joins what others brought
-//! needs a right to this very digest (promise P16).
+//! A private blob that is only half here: while its fill runs, and after a crash. A caller that joins what others
+//! brought needs a right to this very digest (promise P16).
 
 use larder_tests::fake::{Content, FakeRegistry, Match};
 use larder_tests::http::Call;

@@ -49,7 +49,7 @@ async fn who_may_list_may_not_therefore_read_what_is_cached() {
     scene.end(&[&fake]).await;
 }
 
-/// Nobody's and somebody's.
+/// A public repository and a private one.
 #[tokio::test]
 async fn who_may_not_list_reads_on() {
     let fake = FakeRegistry::start().await;
@@ -80,7 +80,7 @@ async fn who_may_not_list_reads_on() {
             }
         }
     }
-    // An outage is bridged for who was served before it.
+    // An outage is bridged for a caller that was served before it.
     fake.stop().await;
     for (repository, image, who) in &images {
         let by_digest = scene.manifest(&fake, repository, &image.manifest_digest);

@@ -1,4 +1,4 @@
-//! Private stays private (promises P15 to P20): who is asked for what, what a right opens, and what it does not.
+//! Private stays private (promises P15 to P20): what callers are asked for, what a right opens, and what it does not.
 
 mod attacks;
 mod challenge;

@@ -1,4 +1,4 @@
-//! Who × cold or cached × what × upstream up or down (promises P16, P17): an unauthorised client gets nothing in any
+//! Caller × cold or cached × what × upstream up or down (promises P16, P17): an unauthorised client gets nothing in any
 //! cell, the right one gets what can be had.
 
 use std::time::Duration;
@@ -11,7 +11,7 @@ use larder_tests::scene::{committed, eventually};
 
 use crate::private::{Challenge, Private, Who, refused};
 
-/// Who asks.
+/// The client that asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Caller {
     Nobody,
@@ -219,7 +219,7 @@ async fn matrix(scheme: Scheme, up: bool) {
             }
         }
         if cell.caller == Caller::Revoked {
-            // Accepted once; then somebody else's alone, which larder hears at the next question.
+            // Accepted once; then only the successor is accepted, which larder hears at the next question.
             assert_eq!(
                 scene.get(&cell.who, &path("manifests/v1")).await.status,
                 200

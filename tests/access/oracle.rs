@@ -40,7 +40,7 @@ impl Place {
         ];
         fake.require_bearer(REPOSITORY, &[owner.pair()]);
         let scene = Private::before(&[&fake]).await;
-        // The owner shows its secret at once: larder has not learnt yet that nobody else may come.
+        // The owner shows its secret at once: larder has not learnt yet that the repository is private.
         let sent = Who::Sends(owner.basic());
         let [blob, manifest] = &digests[0];
         assert_eq!(
@@ -128,7 +128,7 @@ async fn the_questions_are_the_same_whatever_is_here() {
     assert_eq!(seen[1], seen[2], "at the registry alone, and nowhere");
 }
 
-/// The same while the registry is down, and to one who was refused before: larder answers by itself.
+/// The same while the registry is down, also to a caller that was refused before: larder answers by itself.
 #[tokio::test]
 async fn an_outage_tells_nothing_either() {
     let place = Place::new().await;

@@ -1,5 +1,5 @@
-//! A node in front of registries that want to know who asks, clients that show who they are as runtimes do, and a last
-//! look at whether any secret was left anywhere.
+//! A node in front of registries that want credentials, clients that show theirs as runtimes do, and a last look at
+//! whether any secret was left anywhere.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,7 +15,7 @@ use larder_tests::scene::files;
 /// Part of every secret of these tests, so that a secret is found wherever and in whatever clothes it turns up.
 const MARK: &str = "Hush4d1c77e9Hush";
 
-/// A new secret that nobody can guess.
+/// A new secret that cannot be guessed.
 pub fn secret() -> String {
     format!("{MARK}{:032x}", fastrand::u128(..))
 }
@@ -36,7 +36,7 @@ pub fn encoded(value: &str) -> String {
     value.bytes().fold(String::new(), one)
 }
 
-/// Who a client is.
+/// A client's identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Who {
     /// Shows nothing, and does not fetch an anonymous token either.
@@ -177,7 +177,7 @@ impl Private {
         }
     }
 
-    /// As containerd does it: without anything first; told where, a token is fetched there and shown.
+    /// As containerd does it: without anything first; when challenged, it fetches a token at the realm and shows that.
     pub async fn ask(&self, who: &Who, call: Call) -> Response {
         let first = match who {
             Who::Sends(authorization) => call.clone().header("authorization", authorization),
@@ -322,7 +322,7 @@ fn marks() -> BTreeSet<Vec<u8>> {
     marks
 }
 
-/// Text that is nobody's business and easily found again.
+/// Text that is confidential and easily found again.
 pub fn confidential(name: &str) -> Bytes {
     Bytes::from(format!("confidential {name} {:032x}", fastrand::u128(..)))
 }

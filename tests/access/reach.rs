@@ -13,7 +13,7 @@ use crate::private::{Private, Who, confidential, refused};
 
 const REPOSITORY: &str = "team/app";
 
-/// A port of this machine that nobody has named, and how often it was connected to.
+/// A port of this machine that the configuration does not name, and how often it was connected to.
 struct Trap {
     port: u16,
     connections: Arc<AtomicUsize>,
@@ -115,7 +115,7 @@ impl Place {
         }
     }
 
-    /// Both to somebody with a secret and to somebody without: nothing comes of it.
+    /// Asks with a secret and without one: nothing comes of it.
     async fn leads_nowhere(&self, what: &str) {
         for who in [&Who::Nobody, &Who::Sends(self.owner.basic())] {
             for url in [

@@ -45,7 +45,8 @@ async fn one_blocked_artifact_closes_nothing_else() {
                 .map(|which| images.fake.fault(which, Fault::denied(code)))
                 .collect();
             let what = format!("block {block} of {:?}", images.who);
-            // Only who asks hears of it: a layer that is here is asked for when the right to it is.
+            // Only a question to the registry shows the refusal. For a layer that is here, that is the question about
+            // the right.
             if let Some(path) = paths.first() {
                 if path.starts_with("blobs/") {
                     images.scene.node.restart().await;
@@ -89,7 +90,8 @@ async fn one_blocked_artifact_closes_nothing_else() {
     }
 }
 
-/// Until the registry has served something else, nothing is cached for who was refused, and no outage is bridged.
+/// Until the registry has served something else, a caller that was refused gets nothing that is cached, and no outage
+/// is bridged.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_right_that_is_looked_into_is_none_yet() {
     for mut images in TwoImages::each("[access]\nttl = \"10m\"\ngrace = \"1h\"\n").await {
@@ -113,7 +115,8 @@ async fn a_right_that_is_looked_into_is_none_yet() {
             .await;
         rest.lift();
         if images.who != Who::Nobody {
-            // Nobody's right is asked for again by who comes with none, and that has been answered.
+            // A caller without a credential is left out: its own request asks for its right again, and has had the
+            // answer.
             images.pulls("second", &images.second).await;
         }
         images.end().await;
@@ -195,7 +198,8 @@ async fn what_is_deployed_before_it_is_pushed_heals_within_seconds() {
     scene.end(&[&fake]).await;
 }
 
-/// Who was refused learns nothing from how long the answer takes: the look at the repository is not waited for.
+/// A caller that was refused learns nothing from the time of the answer, which does not wait for the look at the
+/// repository.
 #[tokio::test]
 async fn nobody_waits_for_the_look_at_the_repository() {
     let images = TwoImages::of(Who::new("owner"), "").await;

@@ -1,5 +1,5 @@
-//! The same with the real docker-registry, behind htpasswd and behind a token server: who × cold or cached × what × up or
-//! down (promises P16, P17).
+//! The same with the real docker-registry, behind htpasswd and behind a token server: caller × cold or cached × what ×
+//! up or down (promises P16, P17).
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::private::{Challenge, Private, Who, refused};
 
 const REPOSITORY: &str = "team/app";
-/// Where somebody else may pull.
+/// The repository from which the neighbour may pull.
 const ELSEWHERE: &str = "other/app";
 /// A name that does not resolve.
 const NAME: &str = "registry.example";
@@ -24,7 +24,7 @@ struct Place {
     tokens: Option<TokenServer>,
     owner: Who,
     image: Image,
-    /// Who may pull another repository only, and what is there.
+    /// A user that may pull another repository only, and what is there.
     neighbour: Option<(Who, Image)>,
     dir: TempDir,
 }
@@ -136,7 +136,7 @@ impl Place {
         }
     }
 
-    /// Somebody's right to another repository is good there.
+    /// The neighbour's right to another repository is good there.
     async fn neighbour_pulls(&self, scene: &Private) {
         let Some((who, image)) = &self.neighbour else {
             return;
@@ -171,7 +171,7 @@ async fn push(registry: &DockerRegistry, dir: &Path, repository: &str, seed: u64
     image
 }
 
-/// What must hold however the registry knows who asks.
+/// What must hold in whatever way the registry authenticates its clients.
 async fn only_the_owner_gets_it(mut place: Place) {
     let mut strangers = vec![
         Who::Nobody,
@@ -200,7 +200,7 @@ async fn only_the_owner_gets_it(mut place: Place) {
     for who in &strangers {
         place.nothing_for(&scene, who).await;
     }
-    // Warm: by digest nobody is asked, by tag once.
+    // Warm: larder asks the registry nothing by digest, and once by tag.
     let before = place.registry.requests().await.expect("a log");
     let calls = place.calls(&scene);
     for (call, _) in &calls[1..4] {
@@ -224,7 +224,7 @@ async fn only_the_owner_gets_it(mut place: Place) {
     for who in &strangers {
         place.nothing_for(&scene, who).await;
     }
-    // What it learnt of it in time: that nobody comes in without a secret.
+    // What it learnt of it in time: that no client comes in without a secret.
     let answer = scene.send(calls[1].0.clone()).await;
     assert!(
         Challenge::of(&answer)

@@ -110,7 +110,7 @@ fn toml(key: &str, path: &Path) -> String {
 
 const SHARED: &str = "access = \"shared\"";
 
-/// Each kind, shared: served to everyone on the node. Not shared: to nobody by that alone.
+/// Each kind, shared: served to everyone on the node. Not shared: by that alone, served to no client.
 #[tokio::test]
 async fn what_the_nodes_credentials_open_is_served_only_where_the_operator_says_so() {
     for kind in [
@@ -273,14 +273,14 @@ async fn a_missing_source_stops_nothing_that_is_here() {
             text => place.write("config.json", text),
         }
         assert_eq!(scene.get(&Who::Nobody, &open).await.text(), "public");
-        // By tag, too, with a word on why nobody was asked.
+        // By tag, too, with a warning that says why the registry was not asked.
         place.opens(&scene).await;
         let url = scene.manifest(&place.fake, REPOSITORY, "v1");
         let answer = scene.get(&Who::Nobody, &url).await;
         let warning = answer.header("warning").expect("a warning");
         assert!(warning.contains("credentials"), "{warning}");
     }
-    // What is missing is named, with its mend, and counted.
+    // What is missing is named, with its fix, and counted.
     let path = place.path("config.json").display().to_string();
     let findings = scene.node.admin("/status").await["upstreams"].to_string();
     assert!(findings.contains(&path), "{findings}");

@@ -1,4 +1,4 @@
-//! The token endpoint: every way to say who one is, what a token is good for, and what larder asks the registry with
+//! The token endpoint: every way to show an identity, what a token is good for, and what larder asks the registry with
 //! (promise P17).
 
 use data_encoding::BASE64;
@@ -129,7 +129,7 @@ async fn the_registrys_own_token_is_forwarded() {
             .count(|seen| seen.authorization.as_deref() == Some(&*sent))
             > 0
     );
-    // It is a right like any other: nobody else's, and over when the registry says so.
+    // It is a right like any other: no other caller's, and over when the registry says so.
     refused(
         "nobody",
         &place.scene.send(Call::get(place.url())).await,

@@ -14,8 +14,8 @@ pub const REPOSITORY: &str = "team/app";
 /// How long something that heals within seconds may take on a machine that has other things to do.
 pub const HEALS: Duration = Duration::from_secs(20);
 
-/// Two images in one repository, both pulled by `who`: one is refused, the other is what the repository is known to hold
-/// besides.
+/// Two images in one repository, both pulled by the client `who`: one is refused, the other is what the repository is
+/// known to hold besides.
 #[derive(Debug)]
 pub struct TwoImages {
     pub fake: FakeRegistry,

@@ -199,7 +199,7 @@ async fn an_anonymous_token_that_outlives_what_is_public_is_no_proof_for_long() 
     place.end().await;
 }
 
-/// A verdict is kept by a restart, as is that nobody may come without one.
+/// A restart keeps a verdict, and also that the repository is closed to clients without one.
 #[tokio::test]
 async fn a_restart_forgets_no_verdict() {
     let mut place = Place::new("").await;
@@ -236,7 +236,7 @@ async fn who_is_refused_once_is_out_at_once() {
     for code in [401, 403] {
         let mut place = Place::new("").await;
         place.warm(&place.owner).await;
-        // Within the ttl nobody has heard of it yet; the next question tells.
+        // Within the ttl larder has not heard of it yet; the next question shows it.
         let armed = place
             .fake
             .fault(Match::any().with_credentials(), Fault::denied(code));

@@ -28,7 +28,8 @@ async fn restarts(rounds: usize, crash: bool) {
         .collect();
     fake.fault(Match::blob(), Fault::ThrottleBytesPerSecond(10 * MIB));
     let mut cluster = Cluster::of(4).upstream(&fake).start().await;
-    // Read by who pulls through a node, written by who restarts it: a client whose own node is down asks elsewhere.
+    // A client that pulls through a node reads its lock, and a restart writes it: a client whose own node is down asks
+    // elsewhere.
     let up: Arc<[RwLock<()>]> = (0..4).map(|_| RwLock::new(())).collect();
     let over = Arc::new(AtomicBool::new(false));
     let furthest = Arc::new(AtomicUsize::new(0));

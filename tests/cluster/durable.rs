@@ -135,7 +135,7 @@ async fn a_digest_alone_opens_nothing() {
     assert!(refused.contains("503"), "{refused}");
 }
 
-/// Nor for a caller whose right nobody has proven, on a node that knows nothing yet.
+/// Nor for a caller whose right is not proven, on a node that knows nothing yet.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_private_stays_private_on_a_new_node() {
     let _machine = beside().await;
@@ -172,7 +172,7 @@ async fn until_idle(cluster: &Cluster) {
     }
 }
 
-/// Whoever still remembers that a repository was public does not undo that another was refused.
+/// A node that still remembers that a repository was public does not undo the refusal that another node got.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_last_word_of_all_nodes_is_that_it_is_private() {
     let fake = FakeRegistry::start().await;

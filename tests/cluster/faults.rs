@@ -141,7 +141,8 @@ async fn a_member_whose_link_is_cut_costs_at_most_a_quarter_of_a_second() {
     fed_by_others(&cluster).await;
 }
 
-/// Members that wait for a slow registry are well, and who asks them has its first byte as if it had asked the registry.
+/// Members that wait for a slow registry are well. A node that asks them has its first byte as if it had asked the
+/// registry.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_that_wait_for_a_slow_registry_are_waited_for() {
     let _machine = beside().await;

@@ -1,4 +1,4 @@
-//! A member that lies (promise P9): what it sends is never committed, never served twice, and its name is told.
+//! A member that lies (promise P9): what it sends is never committed, never served twice, and its name is reported.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use larder_tests::scene::{Compared, committed, compare, eventually};
 use super::{MIB, REPOSITORY, beside, put};
 
 const SIZE: u64 = 26 * MIB + 11;
-/// The liar's number, after the nodes.
+/// The lying member's number, after the nodes.
 const LIAR: usize = 3;
 
-/// Three nodes, and a liar that everyone takes for a member.
+/// Three nodes, and a lying server that all of them take for a member.
 async fn with_a_liar(fake: &FakeRegistry, manner: Manner) -> (Cluster, FakePeer) {
     let plan = Cluster::of(3).stranger(LIAR).upstream(fake);
     let authority = plan.authority();
@@ -36,7 +36,7 @@ struct Blob {
     content: Content,
 }
 
-/// A new blob that the liar, too, says it has.
+/// A new blob that the lying member, too, says it has.
 fn blob(fake: &FakeRegistry, liar: &FakePeer, seed: u64) -> Blob {
     let (digest, content) = put(fake, seed, SIZE);
     liar.hold(&digest, &content);
@@ -107,7 +107,7 @@ async fn wrong_bytes_are_never_kept_and_the_liar_is_named() {
         named > 0,
         "nobody distrusts the liar; {spoilt} pulls spoilt"
     );
-    // Nobody honest is suspected.
+    // No honest member is suspected.
     for number in 0..3 {
         let log = cluster.node(number).log();
         for other in 0..3 {
@@ -119,7 +119,7 @@ async fn wrong_bytes_are_never_kept_and_the_liar_is_named() {
     }
 }
 
-/// A liar that is known is not asked again soon.
+/// A member that was found lying is not asked again soon.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_liar_that_was_found_out_spoils_no_further_pull() {
     let _machine = beside().await;

@@ -1,4 +1,4 @@
-//! Who the members are: lists that contradict each other, names that change, and halves that lose each other.
+//! Which nodes are members: lists that contradict each other, names that change, and halves that lose each other.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use super::{MIB, REPOSITORY, all_get, beside, doors, layers, put, within};
 
 /// The name that the members are found by.
 const NAME: &str = "larder-peers.test";
-/// How long nodes may take to notice who came and who left.
+/// How long nodes may take to notice which members came and which left.
 const NOTICE: Duration = Duration::from_secs(20);
 /// How long a pull may take whatever the nodes believe of each other.
 const BOUND: Duration = Duration::from_secs(30);
@@ -146,7 +146,7 @@ async fn a_member_joins_and_leaves_by_name() {
     names.set(NAME, &three).await;
     let stays = |before, after| after == before;
     until_noticed("it left", &fake, &cluster, 2000, 3, 3, stays).await;
-    // The name server has forgotten the name: those who were known stay.
+    // The name server has forgotten the name: members that were known stay.
     names.set(NAME, &[]).await;
     for seed in 3000..3004 {
         let (digest, _) = put(&fake, seed, 24 * MIB);
@@ -219,7 +219,7 @@ async fn two_halves_go_on_and_converge() {
     for pull in join_all(pulls).await {
         pull.expect("in time").expect("an image");
     }
-    // Each half has downloaded at the most its own, twice while nobody yet knew who was gone.
+    // Each half has downloaded at the most its own, twice while no node knew yet which members were gone.
     for image in [&one, &other] {
         let ratio = upstream_bytes(&fake, image) as f64 / image.size() as f64;
         assert!(ratio <= 2.05, "{ratio:.2} images");
@@ -249,7 +249,7 @@ async fn two_of_four_die_and_the_others_hardly_notice() {
     assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
-/// Nobody pulls any more: that a member is well again is found out all the same.
+/// No client pulls any more: that a member is well again is found out all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_comes_back_is_seen_by_a_node_that_pulls_nothing() {
     let _machine = beside().await;

@@ -14,11 +14,11 @@ use super::{REPOSITORY, beside, doors, layers};
 
 const MADE_UP: usize = 40;
 
-/// Asks a node for names that nobody ever used, as anybody and with a made-up secret.
+/// Asks a node for names that were never used, without a credential and with a made-up secret.
 async fn ask_for_made_up_names(cluster: &Cluster, fake: &FakeRegistry, image: &Image) {
     for n in 0..MADE_UP {
         let repository = format!("made/up/{n}");
-        // Some do not exist, and some are somebody's.
+        // Some do not exist, and some are private.
         if n % 2 == 0 {
             fake.require_basic(&repository, "user", "password");
         }
@@ -52,7 +52,7 @@ async fn made_up_names_leave_nothing_with_the_keepers() {
     let image = build(&fake, REPOSITORY, "v1", &layers(1, &[1]));
     let cluster = Cluster::of(2).upstream(&fake).start().await;
     ask_for_made_up_names(&cluster, &fake, &image).await;
-    // What leads somewhere is told, behind all of the others: a tag, and that its repository is public.
+    // What leads somewhere reaches the keepers, behind all of the others: a tag, and that its repository is public.
     doors(&cluster, &fake, REPOSITORY)[0]
         .pull("v1", &image)
         .await

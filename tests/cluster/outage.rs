@@ -63,7 +63,7 @@ async fn one_node_feeds_all_others() {
     until_all_have(&cluster, &blobs(&image)).await;
 }
 
-/// The upstream is there, but nobody needs its blobs.
+/// The upstream is there, but no node needs its blobs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_node_has_the_others_do_not_take_from_the_upstream() {
     let _machine = beside().await;
@@ -101,14 +101,14 @@ async fn a_dead_holder_is_not_the_end() {
         door.pull("v1", &image).await.expect("an image");
         until_has(&cluster, number, &image).await;
     }
-    // The third tells that members have told each other.
+    // The third pull shows that members have given each other what they know.
     fake.stop().await;
     within("third", SPREAD, || doors[2].pull("v1", &image)).await;
     cluster.node_mut(0).kill9().await;
     within("fourth", SPREAD, || doors[3].pull("v1", &image)).await;
 }
 
-/// Nobody has it: the answer comes in time, and it is no.
+/// No member has it: the answer comes in time, and it is no.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_nobody_has_is_refused_in_time() {
     let _machine = beside().await;
@@ -209,7 +209,7 @@ async fn a_tag_that_was_moved_leads_to_the_newest_image_that_is_whole() {
     within("its own", SPREAD, || doors[0].pull("v1", &new)).await;
 }
 
-/// What a node pulled while it knew of nobody else is known to those who come later.
+/// What a node pulled while it knew of no other is known to members that come later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_pulled_alone_is_known_to_those_who_come_later() {
     let _machine = beside().await;
@@ -243,8 +243,8 @@ async fn a_registry_that_hangs_is_an_outage_like_any_other() {
     doors[2].pull(digest, &by_digest).await.expect("by digest");
 }
 
-/// What containerd asks for an image that nobody has, before it gives the node up: a HEAD of the tag, or of the digest
-/// as a manifest and as a blob.
+/// What containerd asks for an image that no member has, before it gives the node up: a HEAD of the tag, or of the
+/// digest as a manifest and as a blob.
 async fn asked_in_vain(door: &Door, image: &Image) -> Duration {
     let start = Instant::now();
     let digest = &image.manifest_digest;
@@ -259,8 +259,8 @@ async fn asked_in_vain(door: &Door, image: &Image) -> Duration {
     start.elapsed()
 }
 
-/// The registry hangs and nobody has it: a client that asks again, as clients do, waits for it once and not each time.
-/// When it is back, that is noticed by the next request.
+/// The registry hangs and no member has it: a client that asks again, as clients do, waits for it once and not each
+/// time. When it is back, the next request notices that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silence_is_waited_for_once() {
     let _machine = beside().await;

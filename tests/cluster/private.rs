@@ -1,5 +1,5 @@
-//! Private content in a cluster (promises P16, P17): who may not read it gets it from no node, and no secret leaves the
-//! node that was told it.
+//! Private content in a cluster (promises P16, P17): no node gives it to a caller that may not read it, and no secret
+//! leaves the node that got it from a client.
 
 use std::time::Duration;
 
@@ -127,7 +127,7 @@ async fn the_right_secret_opens_at_another_node_in_an_outage() {
     wrong_secret_gets_nothing("a wrong secret", door, &image).await;
 }
 
-/// Repositories of each kind, with a blob each, and who may read them.
+/// Repositories of each kind, with a blob each, and the user that may read them.
 struct Kind {
     repository: &'static str,
     user: &'static str,

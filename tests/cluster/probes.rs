@@ -89,7 +89,7 @@ async fn members_probe_a_silent_registry_in_turn() {
     machine.pass(MINUTE);
     let probe = one_probe(&fake, &doors).await;
     assert!(is_stale(&probe));
-    // Who waits for a turn asks for it again and again, and gets none before the pause is over.
+    // A member that waits for a turn asks for it again and again, and gets none before the pause is over.
     machine.pass(PUT_OFF);
     for door in &doors {
         assert!(is_stale(&ask(door).await));

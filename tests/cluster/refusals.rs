@@ -104,7 +104,7 @@ async fn a_right_that_was_taken_away_is_taken_away_at_all_nodes() {
     let answer = door.get("manifests/blocked", &[]).await.expect("an answer");
     assert_eq!(answer.status, 401, "{}", answer.text());
     scene.until_looked_into(403).await;
-    // What is told is told in a moment; then nobody opens it in an outage.
+    // The refusal reaches the keepers in a moment; then it opens to no caller in an outage.
     let told = |node: usize| {
         let kept = scene.cluster.node(node).store().join("cluster");
         larder_tests::scene::files(&kept)

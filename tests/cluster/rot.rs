@@ -1,5 +1,5 @@
-//! A member whose disk rots (promises P9, P10): what it holds is compared before it is sent, so no pull fails; and where
-//! it cannot be, wrong bytes spoil one pull at most, and nobody is blamed for what another brought.
+//! A member whose disk rots (promises P9, P10): what it holds is compared before it is sent, so no pull fails; and
+//! where it cannot be, wrong bytes spoil one pull at most, and no member is blamed for what another brought.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
@@ -86,7 +86,7 @@ async fn in_an_outage_whoever_holds_it_sound_gives_it() {
     }
     rot(&kept_at(cluster.node(0), "blobs", layer));
     fake.stop().await;
-    // Who holds it has to be heard first.
+    // The node has to hear first which member holds it.
     let door = cluster.door(2, &fake, REPOSITORY);
     super::within("it", Duration::from_secs(5), || door.pull("v1", &image)).await;
     let log = cluster.node(2).log();
@@ -118,8 +118,8 @@ async fn blobs_without_checksums_are_given_as_before() {
     assert!(!is_set_aside(cluster.node(0)), "what is sound stays");
 }
 
-/// A blob of an older larder: one pull is spoilt at most, the next asks nobody that had a hand in it, and who passed the
-/// bytes on is not named.
+/// A blob of an older larder: one pull is spoilt at most, the next asks no member that had a hand in it, and a member
+/// that passed the bytes on is not named.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_checksums_one_pull_is_spoilt_at_most() {
     let _machine = beside().await;

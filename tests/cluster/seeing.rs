@@ -31,7 +31,7 @@ async fn status_and_peers_show_the_members_and_what_went_between_them() {
     assert_eq!(own[0]["address"], cluster.peer_address(1).to_string());
     let bytes = |what: &str| status["cluster"][what].as_u64().expect("bytes");
     assert!(bytes("received_bytes") > 0, "{status}");
-    // Whoever is the root of a run has sent it; what was sent is counted when the request is over.
+    // The root of each run has sent it; what was sent is counted when the request is over.
     let mut sent = 0;
     while sent < bytes("received_bytes") {
         sent = 0;
@@ -78,7 +78,7 @@ async fn a_request_has_the_same_ids_on_all_nodes() {
         .header("traceparent", &format!("00-{trace}-b7ad6b7169203331-01"))
         .send();
     assert!(answer.await.expect("an answer").complete);
-    // A layer of 9 MiB is of three runs, and every request of a member is told once it is over.
+    // A layer of 9 MiB is of three runs, and every request of a member is logged once it is over.
     let own = node.log();
     let own = own.lines().find(|line| line.contains("port=\"registry\""));
     let ids = |line: &str| {
@@ -100,7 +100,7 @@ async fn a_request_has_the_same_ids_on_all_nodes() {
         assert_eq!(their_trace, format!("trace_id={trace}"));
         assert_ne!(step, span, "a step of its own");
     }
-    // Upstream is asked under the same id, whoever asks.
+    // Upstream is asked under the same id, whichever member asks.
     let blobs = fake.requests();
     let blobs = blobs.iter().filter(|seen| seen.reference == *digest);
     for seen in blobs {
@@ -110,7 +110,7 @@ async fn a_request_has_the_same_ids_on_all_nodes() {
     }
 }
 
-/// Who was asked for a certificate yesterday must not be let in without one today.
+/// A member that had to show a certificate yesterday must not be let in without one today.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_port_that_is_taken_out_of_the_configuration_answers_nobody() {
     let _machine = beside().await;

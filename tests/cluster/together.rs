@@ -28,7 +28,8 @@ async fn at_once(count: usize, seed: u64, sizes: &[u64]) {
         ratio <= 1.25,
         "{count} nodes took {ratio:.3} images from the upstream"
     );
-    // Its root fetches it. Who asks there in the moment between the answer and its being kept makes a second one.
+    // Its root fetches it. A member that asks in the moment between the answer and its being kept causes a second
+    // fetch.
     let is_manifest = |seen: &Seen| seen.kind == Kind::Manifest && seen.method == "GET";
     let manifests = fake.count(is_manifest);
     assert!(manifests <= 2, "{manifests} manifests from the upstream");

@@ -1,4 +1,4 @@
-//! Who gets anything from the port that is for members: members, and only what they may ask for (promises P16, P19).
+//! The port for members serves members alone, and only what they may ask for (promises P16, P19).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -185,12 +185,12 @@ async fn only_a_member_is_answered() {
     assert!(!plain.starts_with(b"HTTP/1.1 2"), "{words}");
     assert!(plain.len() < 1000, "{words}");
 
-    // Who says nothing is not waited for for ever, and does not keep members out.
+    // A connection that says nothing is not waited for for ever, and does not keep members out.
     let mut silent = Vec::new();
     for _ in 0..700 {
         silent.push(TcpStream::connect(address).await.expect("a connection"));
     }
-    // There are places for 512 that have not shown who they are; those that have waited longest give way.
+    // There are places for 512 connections without a certificate so far; those that have waited longest give way.
     let begun = Instant::now();
     let answer = loop {
         match speak(address, Arc::clone(&member), &request).await {
@@ -332,7 +332,7 @@ async fn a_range_that_no_blob_has_harms_nobody() {
     door.blob(&digest).await.expect("the blob");
 }
 
-/// A health check connects and hangs up; who speaks without a member's certificate is counted.
+/// A health check connects and hangs up; a client that speaks without a member's certificate is counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_who_speaks_is_a_stranger() {
     let _machine = beside().await;
