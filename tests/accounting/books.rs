@@ -1,7 +1,7 @@
 //! Every byte that a client received is in the metrics and in the access lines, exactly.
 //!
-//! A byte counts when it is handed to the connection. Whoever reads to the end receives all that was handed over, so
-//! the numbers are the same; whoever leaves has received at most that much.
+//! A byte counts when it is handed to the connection. A client that reads to the end receives all that was handed over,
+//! so the numbers are the same; a client that leaves has received at most that much.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -117,7 +117,7 @@ fn sum(books: &Books, which: impl Fn(&str) -> bool) -> (u64, u64) {
     of.fold((0, 0), |sum, (_, entry)| (sum.0 + entry.0, sum.1 + entry.1))
 }
 
-/// Every kind of answer there is to who reads to the end.
+/// Every kind of answer there is, to a client that reads to the end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_received_is_what_was_counted() {
     let scene = scene().await;
@@ -196,7 +196,7 @@ async fn what_was_received_is_what_was_counted() {
     assert!((least..most).contains(&came), "{came}");
 }
 
-/// Who leaves has received at most what was counted, and no more is counted than connections hold.
+/// A client that leaves has received at most what was counted, and no more is counted than connections hold.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_leaves_is_counted_with_what_was_on_its_way() {
     let scene = scene().await;
@@ -222,7 +222,7 @@ async fn who_leaves_is_counted_with_what_was_on_its_way() {
     );
 }
 
-/// Who joins a download that is far ahead is not counted with all that is there already.
+/// A client that joins a download that is far ahead is not counted with all that is there already.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_joins_late_and_leaves_is_counted_with_what_it_got() {
     let scene = scene().await;
@@ -327,8 +327,8 @@ async fn used(node: &Node) -> u64 {
     bytes("node_bytes") + bytes("cluster_bytes") + bytes("upstream_bytes")
 }
 
-/// containerd's parallel fetch asks for each piece to the blob's end and leaves when it has the piece. The status has the
-/// bytes that it used, and nobody who gave up.
+/// containerd's parallel fetch asks for each piece to the blob's end and leaves when it has the piece. The status has
+/// the bytes that it used, and no client that gave up.
 #[tokio::test]
 async fn a_pull_in_pieces_is_as_large_as_the_blob() {
     const PIECE: u64 = 3 << 20;
@@ -375,7 +375,7 @@ async fn a_pull_in_pieces_is_as_large_as_the_blob() {
     }
 }
 
-/// Who gives up has read no piece, and what it was sent was sent.
+/// A client that gives up has read no piece, and what it was sent was sent.
 #[tokio::test]
 async fn who_leaves_for_good_has_given_up() {
     let scene = scene().await;

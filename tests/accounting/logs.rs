@@ -1,5 +1,5 @@
-//! Lines that can be joined: request ids and traces, from the client through larder to whoever is asked. And what is
-//! logged can be changed, and is not said a thousand times.
+//! Lines that can be joined: request ids and traces, from the client through larder to the servers that it asks. And
+//! what is logged can be changed, and is not said a thousand times.
 
 use larder_tests::fake::{Fault, Kind, Match, Seen};
 use larder_tests::http::{self, Call};
@@ -88,7 +88,7 @@ async fn what_a_client_brings_must_be_good() {
     );
 }
 
-/// Where a registry leads to is another's, whom nobody told of requests.
+/// A redirect leads to another party, which gets no trace of the request.
 #[tokio::test]
 async fn redirects_learn_of_no_trace() {
     let scene = Scene::new().await;

@@ -1,5 +1,5 @@
-//! What all sections share: sizes and rounds, the upstream's files, who counts processor time, and how
-//! the programs under comparison are started.
+//! What all sections share: sizes and rounds, the upstream's files, what counts processor time, and how the programs
+//! under comparison are started.
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What larder costs where nobody pulls: processor time and memory, alone and with everything on.
+//! What larder costs where no client pulls: processor time and memory, alone and with everything on.
 
 use std::fs;
 use std::time::Duration;

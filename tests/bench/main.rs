@@ -141,6 +141,6 @@ fn main() -> Result<ExitCode> {
 
 fn say(text: &str) {
     let mut out = std::io::stdout().lock();
-    // Nobody reads it any more; the Markdown file may still be wanted.
+    // The reader of the output has gone; the Markdown file may still be wanted.
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }

@@ -153,7 +153,7 @@ impl Drop for Nginx {
 
 fn configuration(dir: &Path, root: &Path, servers: &str) -> String {
     let (dir, root) = (dir.display(), root.display());
-    // Workers of root's nginx would be another user, who may not read a temporary directory.
+    // Workers of root's nginx would run as another user, which may not read a temporary directory.
     let user = if geteuid().is_root() {
         "user root;"
     } else {

@@ -20,7 +20,7 @@ enum Program {
     Larder(Box<Node>),
     Nginx(Nginx),
     DockerRegistry(#[expect(dead_code, reason = "held for its Drop")] DockerRegistry),
-    /// Somebody else's.
+    /// Started and ended elsewhere.
     None,
 }
 
@@ -36,7 +36,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server whose processor time nobody asks for, and that somebody else ends.
+    /// A server whose processor time is not counted, and that its starter ends.
     pub fn unmetered(name: &'static str, addr: SocketAddr) -> Self {
         Self {
             name,

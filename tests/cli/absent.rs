@@ -91,7 +91,8 @@ fn a_socket_that_may_not_be_opened_is_called_so() {
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755))
         .expect("permissions");
     let output = if nix::unistd::geteuid().is_root() {
-        // Root may open anything: be nobody for a moment. The program has to lie where nobody may read it.
+        // Root may open anything: become the user `nobody` for a moment. The program has to lie where that user may
+        // read it.
         let program = dir.path().join("larder");
         std::fs::copy(larder_program(), &program).expect("a copy");
         Command::new("setpriv")

@@ -90,7 +90,7 @@ async fn images_are_found_by_prefix_and_sorted() {
     assert_shown!(kitchen.text(&["images", "ghcr.io"]).await);
 }
 
-/// An index is one image, and platforms that nobody here pulled do not count against it.
+/// An index is one image, and platforms that no client here pulled do not count against it.
 #[tokio::test]
 async fn an_index_of_which_one_platform_is_here_is_whole() {
     let kitchen = Kitchen::new().await;

@@ -31,7 +31,7 @@ async fn members_are_listed_with_this_node_among_them() {
     }
 }
 
-/// A node that is not among the members is told how to get there.
+/// A node that is not among the members says so, and how to get there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_not_among_the_members_is_told_so() {
     let fake = FakeRegistry::start().await;

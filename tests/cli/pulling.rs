@@ -163,7 +163,7 @@ async fn what_is_private_needs_a_password_and_stays_private() {
     assert_eq!(anybody.status, 401, "nobody else may read it for that");
 }
 
-/// The node's own credentials stand in where nobody is named, also where clients need their own.
+/// The node's own credentials stand in where no user is named, also where clients need their own.
 #[tokio::test]
 async fn the_nodes_own_credentials_stand_in() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -206,7 +206,7 @@ async fn a_body_that_breaks_off_is_resumed() {
     assert!(kitchen.committed(&app.layers[0].digest));
 }
 
-/// Who stops the command stops the pull, and hurts nothing.
+/// Stopping the command stops the pull, and damages nothing.
 #[tokio::test]
 async fn an_interrupted_pull_is_clean() {
     let kitchen = Kitchen::new().await;

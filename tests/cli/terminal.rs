@@ -144,7 +144,7 @@ async fn a_long_pull_says_a_line_now_and_then() {
     assert_eq!(crate::stdout(&pulled).lines().count(), 1);
 }
 
-/// Who has seen enough closes the pipe, which is no failure.
+/// A reader that has seen enough closes the pipe, which is no failure.
 #[tokio::test]
 async fn a_closed_pipe_is_no_failure() {
     let kitchen = Kitchen::new().await;
@@ -161,14 +161,14 @@ async fn a_closed_pipe_is_no_failure() {
     assert!(run.stderr.is_empty(), "{run:?}");
 }
 
-/// A pipe that nobody reads from.
+/// A pipe without a reader.
 fn closed() -> std::io::PipeWriter {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
     writer
 }
 
-/// Work goes on to its end, whoever stops reading of it.
+/// Work goes on to its end, even if the reader of its output goes.
 #[tokio::test]
 async fn a_closed_pipe_stops_no_work() {
     let kitchen = Kitchen::new().await;

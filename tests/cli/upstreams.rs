@@ -44,8 +44,8 @@ async fn a_registry_that_limits_requests_is_shown_as_silent() {
     assert!((1..=70).contains(&left), "{endpoint}");
 }
 
-/// A maintenance page says 503 with a time, for minutes after the registry is back: people are told just that, and when it
-/// is asked again.
+/// A maintenance page says 503 with a time, for minutes after the registry is back: the command says just that, and
+/// when larder asks again.
 #[tokio::test]
 async fn a_registry_that_is_not_available_is_told_as_that() {
     let kitchen = Kitchen::new().await;

@@ -35,8 +35,8 @@ async fn ctr_without_a_mirror_pulls_from_the_registry(release: Release) -> Resul
     setup.check_content(&containerd, setup.image.native()?)
 }
 
-/// A layer of many pieces, and the registry sends as fast as a good link: the mirror has some seconds of work left when it
-/// is told to end.
+/// A layer of many pieces, and the registry sends as fast as a good link: the mirror has some seconds of work left when
+/// it gets the signal to end.
 const LAYER: usize = 200_000_000;
 
 /// An upgrade or a drain of the node: SIGTERM in the middle of a layer.

@@ -200,7 +200,7 @@ async fn an_init_container_sets_a_node_up_and_leaves_it_as_it_was(release: Relea
     assert_eq!(said.code, Some(0));
     let direct = tokio::time::timeout(Duration::from_mins(1), node.pulls_directly());
     assert!(direct.await??, "the registry is still there");
-    // Somebody else there is told from larder.
+    // Another program at that address is not taken for larder.
     arguments.retain(|one| !one.starts_with("--address=") && !one.starts_with("--probe"));
     arguments.push(format!("--address={}", node.setup.registry.url()));
     arguments.push("--probe=30".into());
@@ -318,7 +318,7 @@ impl Copiers {
     async fn get(&self, setup: &Setup) -> Result<Requests> {
         let before = setup.upstream_requests().await?;
         let image = setup.by_tag();
-        // The registry speaks plain HTTP, which they try there only if they are told to.
+        // The registry speaks plain HTTP, which they try there only with an option.
         let plain = ["pull", "--quiet", "--tls-verify=false", &image];
         succeeded(&self.podman.podman(&plain).await?)?;
         self.podman.remove(&image).await?;

@@ -1,4 +1,5 @@
-//! larder leaves a node: as a DaemonSet's container that stays, past somebody's changes, and with a CRI-O that is told.
+//! larder leaves a node: as a DaemonSet's container that stays, past an administrator's changes, and with a CRI-O that
+//! gets a signal.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -152,7 +153,7 @@ fn an_install_or_a_removal_that_is_killed_leaves_no_trace_after_the_next_removal
     Ok(())
 }
 
-/// A program of CRI-O's name that writes down when it is told to read its files again.
+/// A program of CRI-O's name that writes down when it gets the signal to read its files again.
 const CRIO: &str =
     "#!/bin/sh\ntrap 'echo told >> told' HUP\n: > ready\nwhile :; do sleep 0.05; done\n";
 

@@ -58,7 +58,7 @@ impl Setup {
         Self::start(image, Some(REGISTRY), &[]).await
     }
 
-    /// As [`named`](Self::named), and the registry serves nobody but `users`, name and password.
+    /// As [`named`](Self::named), and the registry serves only `users`, name and password.
     pub(crate) async fn private(image: Layout, users: &[(&str, &str)]) -> Result<Self> {
         Self::start(image, Some(REGISTRY), users).await
     }

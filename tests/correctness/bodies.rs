@@ -15,7 +15,7 @@ async fn assert_right(scene: &Scene, case: &str, seed: u64, digest: &str) {
     scene.until_committed(digest).await;
 }
 
-/// A GET, which is told that all will come, does not get it all; nothing is committed.
+/// A GET whose head promises everything does not get it all; nothing is committed.
 async fn assert_ends_short(scene: &Scene, case: &str, digest: &str, range: Option<&str>) {
     let range = range.map(|range| ("range", range));
     let url = scene.blob("a/b", digest);

@@ -140,7 +140,7 @@ async fn the_head_of_every_client_is_welcome() {
             &[],
         ),
         ("curl/8", &by_prefix, String::new(), "1.0", &[]),
-        // A person who types the URL.
+        // A person types the URL.
         (
             "Mozilla/5.0",
             &by_prefix,

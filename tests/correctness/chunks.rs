@@ -49,7 +49,7 @@ async fn a_chunk_is_waited_for_behind_its_headers() {
         let mut first = headers(&url, "bytes=0-999").await;
         let got = compare(&mut first, &content, 0..1000).await;
         assert_eq!(got, Compared::whole(1000));
-        // Nobody reads for a while, so what has come of it is only a file.
+        // No client reads for a while, so what has come of it is only a file.
         scene.until_idle().await;
         let name = format!("{fault:?}");
         let gate = match &fault {

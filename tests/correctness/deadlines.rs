@@ -1,4 +1,4 @@
-//! Response headers leave within 5 s whatever the upstream does, and what the client is told then (promises P12, P15).
+//! Response headers leave within 5 s whatever the upstream does, and what they say then (promises P12, P15).
 
 use std::time::{Duration, Instant};
 
@@ -158,7 +158,7 @@ async fn a_limited_upstream() {
             body: "slow down".into(),
         };
         scene.fake.fault(Match::any(), fault);
-        // Whoever has shown nothing is asked first: a secret may have a quota of its own.
+        // A client that has shown nothing is challenged first: a secret may have a quota of its own.
         let anonymous = Call::get(scene.manifest("a/b", "v1")).send().await;
         let anonymous = anonymous.expect("an answer");
         assert_eq!(anonymous.status, 401, "{}", anonymous.text());

@@ -1,5 +1,5 @@
-//! Floods of connections: strangers, idle clients and unfinished requests keep nobody out and cost no memory for long
-//! (promises P19 and P27).
+//! Floods of connections: strangers, idle clients and unfinished requests keep no client out and cost no memory for
+//! long (promises P19 and P27).
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -70,7 +70,7 @@ async fn strangers_take_no_place() {
     let scene = Scene::with(|node| node.config("[registry]\nallow_from = [\"127.0.0.1\"]\n")).await;
     let url = format!("{}/v2/", scene.node.url());
     let addr = scene.node.addr();
-    // A stranger that speaks is told why.
+    // A stranger that speaks gets the reason.
     let told = Call::get(&url).from_address(STRANGER).send().await;
     let told = told.expect("an answer");
     assert_eq!(told.status, 403, "{}", told.text());

@@ -207,7 +207,7 @@ async fn a_private_manifest_of_more_than_4_mib_is_for_its_reader() {
     }
 }
 
-/// Schema 1 is signed inline: its bytes do not have its digest, so nobody can tell whether they are right.
+/// Schema 1 is signed inline: its bytes do not have its digest, so larder cannot know whether they are right.
 #[tokio::test]
 async fn schema_1_is_never_served() {
     const SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";

@@ -124,8 +124,8 @@ async fn until_read_by(scene: &Scene, readers: u64) {
     }
 }
 
-/// One repository fails for a moment, and the blob is brought by another. Whoever pulls from the first is served, since it
-/// is known to hold the blob.
+/// One repository fails for a moment, and another brings the blob. A client that pulls from the first is served, since
+/// it is known to hold the blob.
 #[tokio::test]
 async fn a_failure_that_is_over_refuses_nobody() {
     let scene = Scene::new().await;
@@ -186,7 +186,7 @@ async fn an_old_failure_does_not_count() {
             first.is_none_or(|first| first > start)
         })
     };
-    // Somebody takes his time with what is here long since, so that the fill lives on.
+    // A slow client reads what is here long since, so that the fill lives on.
     let mut slow = http::open(&url, &[("range", "bytes=0-29999999")])
         .await
         .expect("an answer");

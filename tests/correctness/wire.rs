@@ -119,7 +119,7 @@ async fn floods_of_headers_are_refused() {
     assert_serves(&scene).await;
 }
 
-/// HTTP/1.0, no `Host`, a body that nobody wants, several requests at once: unusual, but HTTP.
+/// HTTP/1.0, no `Host`, a body that the server ignores, several requests at once: unusual, but HTTP.
 #[tokio::test]
 async fn what_is_unusual_is_answered() {
     let scene = Scene::new().await;

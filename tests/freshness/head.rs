@@ -1,4 +1,5 @@
-//! A registry that answers HEAD badly and GET well: nobody is told less, or something older, than a GET would tell (P14, P26).
+//! A registry that answers HEAD badly and GET well: no client learns less, or something older, than a GET would say
+//! (P14, P26).
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -66,7 +67,7 @@ async fn a_tag_is_as_new_as_a_get_says() {
     .await;
 }
 
-/// The length of a blob is told as a GET tells it.
+/// A HEAD gives the length of a blob as a GET does.
 #[tokio::test]
 async fn a_blob_is_there_if_a_get_says_so() {
     let mut all = faults();

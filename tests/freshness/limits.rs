@@ -28,7 +28,7 @@ async fn a_limit_is_kept_and_told_in_the_clients_words() {
             .replace("manifests/v1", &format!("blobs/{blob}"));
         let armed = limit(&tagged.fake, code, 3);
         let begun = Instant::now();
-        // What is here is served; what is not is told so that the client does the best it can.
+        // What is here is served; for what is not, the answer lets the client do the best it can.
         assert!(is_stale(&tagged.get("v1").await));
         for url in [&tagged.url("v2"), &blob] {
             for (agent, status) in [("containerd/1.7.22", 503), ("containers/5.29.2", 429)] {

@@ -94,7 +94,7 @@ impl Tagged {
     }
 }
 
-/// Asks as clients do: who is challenged gets a token, here without a secret, and asks again.
+/// Asks as clients do: a client that is challenged gets a token, here without a secret, and asks again.
 async fn answer(call: Call) -> Response {
     let answer = call.clone().send().await.expect("an answer");
     if answer.status != 401 {

@@ -43,7 +43,7 @@ const TIMEOUT: Duration = Duration::from_millis(600);
 /// All headers leave within 5 s; the rest is for a machine that is busy.
 const HEADERS_WITHIN: Duration = Duration::from_millis(5700);
 
-/// What happened, the operator's choice, what a client is told.
+/// What happened, the operator's choice, the client's answer.
 const ROWS: [(Then, &str, Answer); 36] = [
     (Then::Nothing, SERVE, Answer::Old),
     (Then::Nothing, FAIL, Answer::Old),
@@ -274,8 +274,9 @@ async fn a_page_in_the_registrys_place_is_no_manifest() {
     }
 }
 
-/// A deleted tag is served to who may read the repository. A 404 may also hide from this caller what others may read, so
-/// beyond the ttl it opens nothing, by tag as little as by digest: a pull does not begin that could not end.
+/// A deleted tag is served to a caller that may read the repository. A 404 may also hide from this caller what others
+/// may read, so beyond the ttl it opens nothing, by tag as little as by digest: a pull does not begin that could not
+/// end.
 #[tokio::test]
 async fn what_is_not_found_any_more_is_served_under_a_live_verdict_alone() {
     let ttl = Duration::from_secs(2);

@@ -72,7 +72,7 @@ impl Silenced {
         answer
     }
 
-    /// Everyone who has pulled it is told that the registry wants to be left alone.
+    /// The registry answers every caller that has pulled from it that it wants to be left alone.
     async fn silence(&self, code: u16, passwords: &[Option<&str>]) -> larder_tests::fake::Armed {
         for password in passwords {
             for tag in 0..TAGS {
@@ -123,7 +123,7 @@ impl Silenced {
         probes
     }
 
-    /// Nobody asks the registry anything.
+    /// larder asks the registry nothing.
     async fn nothing_goes(&self, what: &str) {
         let before = self.asked();
         for tag in 0..TAGS {

@@ -55,7 +55,7 @@ async fn askers_at_once_share_one_question() {
         })
         .collect();
     gate.reached(1).await;
-    // All of them have been read: who comes later would be right to ask again.
+    // All of them have been read: a later client would be right to ask again.
     eventually("16 requests are read", || {
         tagged.node.unread_and_open() == (0, 16)
     })

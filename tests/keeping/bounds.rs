@@ -1,4 +1,4 @@
-//! The node tier stays within its bounds, and whom that hurts: nobody who reads (P21).
+//! The node tier stays within its bounds, and that disturbs no reader (P21).
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -100,7 +100,7 @@ async fn the_size_is_bounded_while_much_is_pulled_and_read() {
     );
 }
 
-/// Who reads what is evicted is served to the end, from the file that has no name any more.
+/// A client that reads what is evicted is served to the end, from the file that has no name any more.
 #[tokio::test]
 async fn a_reader_of_what_is_removed_is_not_cut_off() {
     let config = store("max_size = \"30MB\"\nmin_free = \"0\"");
@@ -288,7 +288,7 @@ async fn bounds_change_without_a_restart() {
     }
 }
 
-/// Partials that nobody goes on with are within the bounds, too.
+/// Partials that no fill goes on with are within the bounds, too.
 #[tokio::test]
 async fn partials_that_nobody_wants_go_first() {
     let config = store("max_size = \"30MB\"\nmin_free = \"0\"");

@@ -47,7 +47,7 @@ impl Kept {
         self.blobs.push((digest, content));
     }
 
-    /// What a round takes out is told, and is nothing.
+    /// A round takes nothing out.
     async fn round(&self, when: &str) {
         let done = self.scene.node.cli(&["gc"]).await;
         assert!(done.status.success(), "{when}: {done:?}");

@@ -1,6 +1,6 @@
-//! A disk that hangs: a FIFO in place of a file, which blocks whoever opens it for as long as nobody writes to it, or a
-//! library below the program whose calls do not return. What needs that file ends in time, and everything else goes on
-//! (P12, P22).
+//! A disk that hangs: a FIFO in place of a file, which blocks a reader that opens it for as long as no writer does, or
+//! a library below the program whose calls do not return. What needs that file ends in time, and everything else goes
+//! on (P12, P22).
 
 mod beside;
 
@@ -38,7 +38,7 @@ impl Fifo {
 }
 
 impl Fifo {
-    /// Puts a file in its place, which is never without one: whoever was held up goes on with that.
+    /// Puts a file in its place, which is never without one: a reader that was held up goes on with that.
     fn give_way_to(mut self, bytes: &[u8]) {
         let [aside, new] = ["aside", "new"].map(|name| self.0.with_extension(name));
         fs::hard_link(&self.0, &aside).expect("another name");
@@ -49,7 +49,7 @@ impl Fifo {
 
 impl Drop for Fifo {
     fn drop(&mut self) {
-        // Whoever has it open to read, or waits for that, meets an end.
+        // A reader that has it open, or waits to open it, meets an end.
         let _ = fs::OpenOptions::new().read(true).write(true).open(&self.0);
     }
 }
@@ -206,8 +206,8 @@ async fn a_blob_that_hangs_is_passed_on_and_others_are_served() {
     }
 }
 
-/// A disk may begin to hang while a file is open. Who has headers by then ends short; who comes later gets the blob from
-/// somewhere else.
+/// A disk may begin to hang while a file is open. The body of a client that has headers by then ends short; a later
+/// client gets the blob from somewhere else.
 #[tokio::test]
 async fn an_open_blob_that_hangs_ends_no_second_body() {
     let machine = Machine::new();

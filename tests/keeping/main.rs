@@ -63,7 +63,7 @@ fn sound_blobs(store: &Path) -> Vec<String> {
     blobs.iter().filter_map(sound).collect()
 }
 
-/// Lets a committed blob be damaged: it is read-only otherwise, which stops who is not root.
+/// Lets a committed blob be damaged: it is read-only otherwise, which stops every user but root.
 fn writable(path: &Path) -> fs::File {
     fs::set_permissions(path, Permissions::from_mode(0o644)).expect("our own file");
     OpenOptions::new()

@@ -24,7 +24,7 @@ async fn made_up_names_leave_nothing_on_disk() {
     let digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
     for n in 0..MADE_UP {
         let repository = format!("made/up/{n}");
-        // Some do not exist, and some are somebody's.
+        // Some do not exist, and some are private.
         if n % 2 == 0 {
             scene.fake.require_basic(&repository, "user", "password");
         }

@@ -1,4 +1,4 @@
-//! Blobs that are damaged on disk: at most one wrong answer, then right ones, and the finding is told (P11).
+//! Blobs that are damaged on disk: at most one wrong answer, then right ones, and larder reports the finding (P11).
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
@@ -104,15 +104,15 @@ async fn check(size: Option<u64>, how: Damage, when: When) {
     if when == When::Restarted {
         scene.node.restart().await;
     }
-    // Nothing tells that a byte has flipped before somebody has been served it.
+    // Nothing shows that a byte has flipped before a client has been served it.
     let most = usize::from(how == Damage::Flip && size.is_some());
     let mut wrong = 0;
     for _ in 0..3 {
         wrong += wrong_answers(&url, &digest).await;
     }
     assert!(wrong <= most, "{case}: {wrong} wrong answers");
-    // A manifest is served from memory for as long as larder runs, and a blob that was removed while nobody
-    // looked is just not there.
+    // A manifest is served from memory for as long as larder runs, and a blob that was removed while no request looked
+    // is just not there.
     let found = match (size, when, how) {
         (None, When::Open | When::Kept, _) | (_, When::Restarted, Damage::Remove) => return,
         _ => scene.node.metric("larder_store_rotten_blobs_total").await,
@@ -157,7 +157,7 @@ async fn a_manifest_that_rots() {
     check_all(None).await;
 }
 
-/// Who comes while a blob is being looked at waits for the finding.
+/// A client that comes while a blob is being looked at waits for the finding.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crowd_on_a_rotten_blob() {
     let scene = Scene::with(|node| node.log_level("info")).await;

@@ -43,7 +43,7 @@ async fn a_hundred_thousand_blobs_do_not_delay_a_start() {
         assert!(Instant::now() < deadline, "they are never all counted");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    // Names of digests that nobody has fetched open nothing.
+    // Names of digests that no client has fetched open nothing.
     let stranger = scene.blob("a/b", &name(0));
     assert_eq!(
         http::get(&stranger, &[]).await.expect("an answer").status,
@@ -53,8 +53,8 @@ async fn a_hundred_thousand_blobs_do_not_delay_a_start() {
     listing_does_not_delay_pulls(&scene, &url, &content).await;
 }
 
-/// What is here may be listed, with who holds it, while pulls go on: no lock of theirs is held for longer than a copy, and
-/// manifests are read beside them.
+/// What is here may be listed, with its holders, while pulls go on: no lock of theirs is held for longer than a copy,
+/// and manifests are read beside them.
 async fn listing_does_not_delay_pulls(scene: &Scene, url: &str, content: &Content) {
     let done = AtomicBool::new(false);
     let listing = async {

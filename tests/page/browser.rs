@@ -107,7 +107,7 @@ async fn it_is_readable_everywhere() {
             assert!(pixels > 10_000, "{pixels} bytes of {}", path.display());
         }
     }
-    // A person who hears the page finds its parts, and names for what has no words.
+    // A screen reader finds the page's parts, and names for what has no words.
     let unnamed = browser.value(NAMES).await.expect("names");
     assert_eq!(unnamed, "");
     assert_clean(&browser, &scene).await;
@@ -322,7 +322,7 @@ async fn a_pull_is_seen_to_move() {
         .expect("it is held");
     assert_clean(&browser, &scene).await;
 
-    // What a visitor is told when larder goes.
+    // What the page says when larder goes.
     drop(scene);
     browser
         .until("document.querySelector('#live').textContent === 'Not connected'")

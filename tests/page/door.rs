@@ -1,4 +1,4 @@
-//! Who may see the page.
+//! Which visitors may see the page.
 
 use larder_tests::http::{self, Call};
 use larder_tests::scene::Scene;

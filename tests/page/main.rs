@@ -1,4 +1,4 @@
-//! The status page: who may see it, what it says, and how it looks and behaves in a real browser.
+//! The status page: which visitors may see it, what it says, and how it looks and behaves in a real browser.
 
 use larder_tests::http;
 use larder_tests::scene::Scene;

@@ -1,4 +1,4 @@
-//! What the page says, to who has no script: all of it.
+//! What the page says to a browser without scripts: all of it.
 
 use larder_tests::fake::Match;
 use larder_tests::http;
@@ -92,7 +92,7 @@ async fn only_what_changed_is_sent_again() {
         .await
         .expect("an answer");
     stream.read_exactly(1_000_000).await.expect("the first MB");
-    // The state of the node is shared by who asks within half a second.
+    // Requests within half a second share the state of the node.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     loop {
         let third = live(&known).await;
@@ -110,7 +110,7 @@ async fn only_what_changed_is_sent_again() {
     assert!(stream.rest().await.complete);
 }
 
-/// Whatever somebody sends is shown as text, or not at all.
+/// Whatever a client sends is shown as text, or not at all.
 #[tokio::test]
 async fn what_was_said_is_text() {
     let scene = Scene::new().await;

@@ -21,7 +21,7 @@ fn runtime_files(setup: &Setup) -> BTreeMap<PathBuf, Vec<u8>> {
     files(etc).into_iter().filter_map(read).collect()
 }
 
-/// Pulls that go on until they are told to end; every failure is kept.
+/// Pulls that go on until the test stops them; every failure is kept.
 struct Pulls {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicUsize>,

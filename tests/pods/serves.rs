@@ -61,7 +61,7 @@ async fn served_through_the_host_port(release: Release) -> Result<()> {
         "v1",
         &[LayerSpec::new(1, 3_000_000), LayerSpec::new(2, 100)],
     );
-    // larder's own image comes straight from its registry: nobody else is there yet.
+    // larder's own image comes straight from its registry: no larder is there yet.
     let pod = setup.run(&objects, "larder").await?;
     assert!(
         !setup.direct().is_empty(),

@@ -223,5 +223,5 @@ pub(crate) async fn curl_from(pid: u32, arguments: &[&str]) -> Result<Output> {
     run(&mut curl.into(), Duration::from_secs(30)).await
 }
 
-/// curl's exit code for a connection that nobody takes.
+/// curl's exit code for a connection that is refused.
 pub(crate) const REFUSED: Option<i32> = Some(7);

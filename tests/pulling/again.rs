@@ -120,7 +120,7 @@ async fn a_restart_keeps_what_was_pulled() {
     assert_eq!(pull(&scene, "team/app", "v1").await, digests);
 }
 
-/// podman asks by tag and at once again by the digest that it was told.
+/// podman asks by tag and at once again by the digest that it got.
 #[tokio::test]
 async fn a_manifest_is_here_as_soon_as_it_was_served() {
     let scene = Scene::new().await;

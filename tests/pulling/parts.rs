@@ -1,4 +1,5 @@
-//! Whoever reads parts causes only those to be fetched: lazy snapshotters, containerd's parallel fetch (promise P6).
+//! A client that reads parts causes only those to be fetched: lazy snapshotters, containerd's parallel fetch (promise
+//! P6).
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Whoever pulls the same content at once causes one download, and leaving hurts nobody (promise P5).
+//! Clients that pull the same content at once cause one download, and one that leaves disturbs no other (promise P5).
 
 use std::time::Duration;
 
@@ -122,7 +122,7 @@ async fn a_crowd_on_a_manifest_asks_once() {
             let answer = client.await.expect("no panic");
             assert_eq!((answer.status, answer.text()), (200, text.to_owned()));
         }
-        // Whoever came too late to share the question finds the manifest here.
+        // A client that came too late to share the question finds the manifest here.
         assert_eq!(scene.fetches(), 1, "{reference}");
     }
 }

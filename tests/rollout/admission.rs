@@ -104,7 +104,7 @@ impl Policy {
         bind(&mut context, "object", &request.object);
         bind(&mut context, "oldObject", &request.old);
         bind(&mut context, "request", &told);
-        // A condition is not told the namespace.
+        // A condition does not get the namespace.
         bind(&mut context, "namespaceObject", &Value::Null);
         let run = |program: &Program, context: &Context<'_, '_>| {
             let value = program.execute(context);

@@ -294,7 +294,7 @@ fn what_is_monitored_can_be_reached_in_the_nodes_network_too() {
     };
     let place = Some(json!("$(POD_IP):7421"));
     assert_eq!(exposed("{}"), place);
-    // The node's address is the network's: nothing is opened there unless somebody asks for it.
+    // The node's address is the network's: nothing is opened there unless the values ask for it.
     assert_eq!(exposed("hostNetwork: true"), None);
     for monitor in ["podMonitor", "serviceMonitor"] {
         let values = format!("hostNetwork: true\nmonitoring: {{{monitor}: true}}");
@@ -344,7 +344,7 @@ fn the_pod_is_confined_and_asks_the_api_server_nothing() {
                 "{name}"
             );
         }
-        // Root where the store is the node's directory, which is root's; nobody's user elsewhere.
+        // Root where the store is the node's directory, which is root's; a user without rights elsewhere.
         let on_the_node = pod["volumes"]
             .as_array()
             .unwrap()

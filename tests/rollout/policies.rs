@@ -164,7 +164,7 @@ fn an_update_restarts_nothing_that_runs() {
     let rows = [
         // A pod from before the policy keeps its image while something else of it changes.
         (pod("nginx"), labelled(pod("nginx")), labelled(pod("nginx"))),
-        // Whoever applies the same manifest again finds no difference.
+        // Applying the same manifest again makes no difference.
         (pod(led), pod("nginx"), pod(led)),
         // A new image is led.
         (pod(led), pod("nginx:2"), pod(&format!("{led}:2"))),

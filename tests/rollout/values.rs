@@ -134,7 +134,7 @@ fn values_that_make_no_sense_are_refused_by_name() {
 #[test]
 fn values_that_only_look_alike_are_taken() {
     for values in [
-        // Without peers their port is nobody's.
+        // Without peers their port is free.
         "peers: {port: 7420}",
         "hostNetwork: true\nconfig: {registry: {listen: \"127.0.0.1:7420\"}}",
         "registry: {port: 7430}\nconfig: {registry: {listen: \"0.0.0.0:7430\"}}",

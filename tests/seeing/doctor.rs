@@ -116,7 +116,7 @@ async fn a_healthy_node_has_no_findings() {
     let node = Node::builder().upstream(&fake).start().await;
     let runtime = Runtime::of(&node);
     assert_eq!(runtime.doctor(&node).await, Vec::<Value>::new());
-    // Each check was made, and is told to who asks for all.
+    // Each check was made, and `--all` shows it.
     let [certs, config] = runtime.flags();
     let all = node.cli(&["doctor", "--all", &certs, &config]).await;
     let all = String::from_utf8_lossy(&all.stdout).into_owned();

@@ -23,7 +23,7 @@ fn layers() -> Vec<LayerSpec> {
     vec![LayerSpec::new(1, 100_000), LayerSpec::new(2, 3_000_000)]
 }
 
-/// Who pulls: what a runtime shows when it is asked to.
+/// The client that pulls: what a runtime shows when it is challenged.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Who {
     Nobody,
@@ -174,7 +174,7 @@ async fn explain(node: &Node, fakes: &[&FakeRegistry], image: &str, who: Who) ->
                 && matches!(seen.kind, Kind::Manifest | Kind::Blob | Kind::Cdn)
         };
         assert_eq!(fake.count(content), 0, "{:#?}", fake.requests());
-        // Each caller asks once, and once more with the token that it was told to get.
+        // Each caller asks once, and once more with the token that the challenge asked for.
         let heads = fake.count(|seen| seen.method == "HEAD");
         let callers = if who == Who::Nobody { 1 } else { 2 };
         assert!(heads <= 2 * callers, "{:#?}", fake.requests());

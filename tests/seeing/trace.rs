@@ -115,7 +115,7 @@ async fn a_pull_is_followed_step_by_step_and_others_are_left_out() {
         (&answered["status"], &answered["tier"], &answered["outcome"]),
         (&200.into(), &"node".into(), &"hit".into())
     );
-    // Who asked for all hears of both repositories, and of every byte.
+    // The listener that asked for all hears of both repositories, and of every byte.
     let events = all
         .until("the HEAD", |e| is_head(e) && e["repository"] == "team/app")
         .await;
@@ -127,7 +127,7 @@ async fn a_pull_is_followed_step_by_step_and_others_are_left_out() {
         "{events:#?}"
     );
 
-    // What brought it is told of the request that began it.
+    // The fetch that brought it is reported for the request that began it.
     let path = format!("/v2/{blob}");
     let begun = events.iter().find(|e| e["path"] == path).unwrap();
     let asked = |e: &&Value| e["request"] == begun["request"] && e["step"] == "upstream";

@@ -1,4 +1,4 @@
-//! What larder is told: mistakes are named with their place and their fix, changes take effect.
+//! larder's configuration: mistakes are named with their place and their fix, changes take effect.
 
 use std::collections::BTreeSet;
 use std::process::{Command, Output, Stdio};
@@ -223,7 +223,7 @@ async fn a_pod_is_told_who_else_may_connect() {
         let answer = http::get(&format!("{}/v2/", node.url()), &[]).await;
         let answer = answer.expect("an answer");
         assert_eq!(answer.status, status, "{told}");
-        // Whoever has to put the address into the list learns it.
+        // The refusal names the address that the operator has to put into the list.
         let named = String::from_utf8_lossy(&answer.body).contains("127.0.0.1 is not it");
         assert_eq!(named, status == 403, "{told}");
     }
@@ -240,7 +240,7 @@ async fn nothing_is_exposed_where_a_flag_says_off() {
     assert!(!node.metrics().await.is_empty());
 }
 
-/// As daemons are told to; one who does not listen to it is ended by it.
+/// By SIGHUP, as for other daemons; a process that does not listen to it is ended by it.
 #[tokio::test]
 async fn a_hangup_has_the_configuration_read_again() {
     let mut scene = Scene::with(|node| node.config("[tags]\n").log_level("info")).await;
@@ -250,7 +250,7 @@ async fn a_hangup_has_the_configuration_read_again() {
         let unchanged = "SIGHUP: the configuration was read again";
         eventually("it is read", || said(&scene, unchanged) == times).await;
     }
-    // One that cannot be used is complained about each time that somebody asks.
+    // A file that cannot be used is complained about each time that the operator asks for a reload.
     std::fs::write(scene.node.config_file(), "[store\n").expect("a file");
     let complaint = "the configuration cannot be used";
     eventually("it is found", || said(&scene, complaint) == 1).await;

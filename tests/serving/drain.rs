@@ -10,8 +10,7 @@ use tokio::net::TcpStream;
 
 const LEN: u64 = 30_000_000;
 
-/// Waits until nobody accepts connections at this address any more. It asks nothing: the port stays open while requests
-/// come.
+/// Waits until this address accepts no connections any more. It asks nothing: the port stays open while requests come.
 async fn refused(addr: &str) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     loop {
@@ -141,8 +140,8 @@ async fn a_second_signal_means_now() {
     assert!(sent <= LEN - 900_000, "{sent}");
 }
 
-/// A client that does not fall back has its pull in pieces: while they come, they are answered, though nobody is to be
-/// sent here any more.
+/// A client that does not fall back has its pull in pieces: while they come, they are answered, though no client is to
+/// be sent here any more.
 #[tokio::test]
 async fn probes_are_told_at_once_and_a_pull_goes_on() {
     let mut scene = Scene::new().await;

@@ -51,7 +51,7 @@ async fn the_successor_is_a_plain_proxy_until_its_predecessor_is_gone() {
     pull(&first, &fake, &warm).await;
     eventually("it is committed", || committed(dir.path(), &warm)).await;
 
-    // One body is on its way through the first when it is told to stop.
+    // One body is on its way through the first when it gets the signal to stop.
     let content = Content::synthetic(4, LEN);
     let slow = fake.put_content_as("a/b", Algorithm::Sha256, &content);
     let gate = fake.gate(Match::blob().reference(&slow), 1_000_000);
@@ -59,7 +59,7 @@ async fn the_successor_is_a_plain_proxy_until_its_predecessor_is_gone() {
         .await
         .expect("an answer");
     gate.reached(1).await;
-    // Let it write down what it has written down so far: from here on nobody should write.
+    // Let it write down what it has written down so far: from here on neither larder should write.
     let mut before = snapshot(dir.path());
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -86,7 +86,7 @@ async fn the_successor_is_a_plain_proxy_until_its_predecessor_is_gone() {
     assert!(taken.contains("another larder has"), "{taken}");
     let verified = second.cli(&["verify"]).await;
     assert!(!verified.status.success(), "{verified:?}");
-    // What the first has, what nobody has, and an image by its tag.
+    // What the first has, what neither has, and an image by its tag.
     let sent = fake.blob_bytes_sent(&warm);
     for digest in [&warm, &other, &other] {
         pull(&second, &fake, digest).await;

@@ -212,7 +212,7 @@ async fn metrics_account_for_every_byte() {
     }
 }
 
-/// Whoever leaves early is counted as such, with about what it was sent.
+/// A client that leaves early is counted as such, with about what it was sent.
 #[tokio::test]
 async fn metrics_tell_who_left() {
     let scene = Scene::new().await;

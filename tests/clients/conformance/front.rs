@@ -37,7 +37,7 @@ impl Drop for Front {
 
 impl Front {
     /// Before `fake`, which `larder` mirrors. With an alias, all names begin with it, as larder knows the registry by
-    /// it; without, larder is told the registry's name in `ns`.
+    /// it; without, requests to larder name the registry in `ns`.
     pub(super) async fn start(
         fake: Arc<FakeRegistry>,
         larder: SocketAddr,

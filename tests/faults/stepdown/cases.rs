@@ -164,7 +164,7 @@ async fn pull_image(scene: &Scene, image: &Image, case: &str) {
     futures_util::future::join_all(pulls).await;
 }
 
-/// A lazy snapshotter's read of a blob that nobody has pulled.
+/// A lazy snapshotter's read of a blob that no client has pulled.
 async fn read_ranges(scene: &Scene, case: &str) {
     let content = Content::synthetic(77, 9 * MB);
     let digest = scene.fake.put_content(REPOSITORY, &content);

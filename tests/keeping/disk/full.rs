@@ -98,7 +98,7 @@ async fn a_blob_larger_than_the_disk_is_passed_on() {
     sound_blobs(scene.node.store());
 }
 
-/// The disk is filled by somebody else, before a pull and in the middle of one, and made free again.
+/// Another program fills the disk, before a pull and in the middle of one, and makes room again.
 #[tokio::test]
 async fn a_disk_that_others_fill_is_used_again_when_there_is_room() {
     let Some((scene, tmpfs)) =

@@ -117,7 +117,7 @@ async fn a_store_that_cannot_be_written_is_found() {
     let wrong = doctor(&node).await;
     finds(&wrong, "store", "cannot be written", "free space");
     fs::remove_file(foreign).unwrap();
-    // The disk is tried again by who wants to keep something.
+    // A request whose content larder wants to keep makes it try the disk again.
     for _ in 0..200 {
         assert_eq!(Call::get(&blob).send().await.unwrap().status, 200);
         if !checks(&doctor(&node).await).contains(&"store") {

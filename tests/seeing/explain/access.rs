@@ -34,7 +34,7 @@ async fn private_with_and_without_rights() {
         assert_eq!(holder["pull"]["manifest_here"], warm, "{holder:#}");
         until_kept(&node, &image).await;
     }
-    // In an outage who was let in stays in, and nobody else learns what is here.
+    // In an outage a caller that was let in stays in, and no other learns what is here.
     fake.stop().await;
     let holder = agrees(&node, &[&fake], &tag, Who::Holder).await;
     assert_eq!(steps(&holder, "tag"), ["stale"], "{holder:#}");
