@@ -46,7 +46,7 @@ const LOOK_AT_FILES: Duration = Duration::from_secs(5);
 const READ_AT_ONCE: usize = 8;
 const READ_WITHIN: Duration = Duration::from_secs(1);
 
-/// How a place is reached: what addresses are allowed, and whom TLS believes.
+/// How a place is reached: what addresses are allowed, and which servers TLS trusts.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Route {
     pub reach: Reach,

@@ -141,7 +141,7 @@ impl Cluster {
         )
     }
 
-    /// Whether anybody but upstream may know of something.
+    /// Whether a peer or the object store may know of something.
     pub fn is_there(&self) -> bool {
         self.has_others() || self.store.is_some()
     }
@@ -266,7 +266,7 @@ impl Cluster {
         }
     }
 
-    /// What is known of `thing` among the members: by its keepers, or, if they know nothing that is `enough`, by anybody.
+    /// What is known of `thing` among the members: by its keepers, or, if they know nothing that is `enough`, by any.
     pub async fn recall(
         self: &Arc<Self>,
         thing: &Digest,

@@ -3,7 +3,7 @@
 //! Owns the one TOML file: what may be said in it, what it means, what holds when nothing is said, and
 //! errors that name line, column and fix. A file goes through two steps: `said` walks the parsed
 //! document and keeps the place of every word, `meaning` turns it into the types below, checks what
-//! depends on more than one key, and refuses every key that no one asked for.
+//! depends on more than one key, and refuses every key that was not asked for.
 //!
 //! Leaves to others: whether the files and addresses named here exist, and what the settings cause.
 //! Nothing here reads the environment.

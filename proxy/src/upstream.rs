@@ -247,7 +247,7 @@ impl Upstreams {
     fn health<T>(&self, key: &str, look: impl FnOnce(&mut Health) -> T) -> T {
         let mut all = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         if !all.contains_key(key) {
-            // Anyone may name any registry: what is remembered must not grow without bound.
+            // A client may name any registry: what is remembered must not grow without bound.
             if all.len() >= 10_000 {
                 all.clear();
             }

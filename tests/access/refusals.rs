@@ -45,8 +45,8 @@ async fn one_blocked_artifact_closes_nothing_else() {
                 .map(|which| images.fake.fault(which, Fault::denied(code)))
                 .collect();
             let what = format!("block {block} of {:?}", images.who);
-            // Only a question to the registry shows the refusal. For a layer that is here, that is the question about
-            // the right.
+            // Only a question to the registry shows the refusal. larder asks about a layer that is here only when it
+            // asks about the right to it.
             if let Some(path) = paths.first() {
                 if path.starts_with("blobs/") {
                     images.scene.node.restart().await;

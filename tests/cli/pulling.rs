@@ -1,4 +1,4 @@
-//! `larder pull`: images into the node tier before anybody asks.
+//! `larder pull`: images into the node tier before a client asks.
 
 use std::process::Stdio;
 

@@ -1,4 +1,5 @@
-//! Anyone may ask for any name, and be refused: that is no reason for a record on a keeper, or for an object in the store (P27).
+//! A client may ask for any name, and be refused: that is no reason for a record on a keeper, or for an object in the
+//! store (P27).
 
 use std::time::{Duration, Instant};
 

@@ -266,7 +266,7 @@ async fn schema_1_is_never_served() {
     );
 }
 
-/// Anybody may be a mirror: what a manifest is, its bytes say.
+/// Any server may be a mirror: what a manifest is, its bytes say.
 #[tokio::test]
 async fn a_mirror_does_not_say_what_a_manifest_is() {
     let mirrors = Mirrors::new().await;

@@ -156,7 +156,7 @@ async fn the_stores_own_time_outlives_a_crash_of_the_machine() {
     assert_eq!(*after, ("fsync".to_owned(), store));
 }
 
-/// What was public while the clock was wrong was public, and an outage may come before anybody asks again.
+/// What was public while the clock was wrong was public, and an outage may come before a client asks again.
 #[tokio::test]
 async fn what_was_pulled_under_a_wrong_clock_outlives_an_outage() {
     let machine = Machine::new();

@@ -1,4 +1,4 @@
-//! What the pod serves, and to whom.
+//! What the pod serves, and to which clients.
 
 use anyhow::Result;
 use data_encoding::BASE64;

@@ -9,7 +9,7 @@ use crate::{
     upstream::{self, Failure, Refused},
 };
 
-/// What is known before anybody is asked.
+/// What is known before a registry is asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
     Allowed,
@@ -34,9 +34,9 @@ impl From<Verdict> for KnownVerdict {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Known {
     pub anonymous: bool,
-    /// How long ago anybody was served there. Not where anybody was refused this very subject since.
+    /// How long ago an anonymous caller was served there. Not where one was refused this very subject since.
     pub public: Option<Duration>,
-    /// How long ago anybody was refused there, if that was the last word.
+    /// How long ago an anonymous caller was refused there, if that was the last word.
     pub not_public: Option<Duration>,
     /// How long ago this credential was accepted there.
     pub granted: Option<Duration>,

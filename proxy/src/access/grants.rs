@@ -47,7 +47,7 @@ struct GrantLog {
     known: Mutex<HashMap<Key, u64>>,
     /// When the origin last refused what another member may still know as accepted.
     revoked: Mutex<HashMap<Key, u64>>,
-    /// The same of repositories that nothing was ever had from, in memory alone: anyone may make up names.
+    /// The same of repositories that nothing was ever had from, in memory alone: a client may make up names.
     made_up: Mutex<HashMap<Key, u64>>,
     /// When it last refused a single subject.
     denied: Mutex<HashMap<(Key, Reference), u64>>,
@@ -189,7 +189,7 @@ impl Grants {
         let news = {
             let mut revoked = lock(&self.kept.revoked);
             let news = revoked.insert(key.clone(), at).is_none();
-            // Anyone may show any secret: what is remembered must not grow without bound.
+            // A client may show any secret: what is remembered must not grow without bound.
             bound(&mut revoked);
             news
         };
@@ -217,7 +217,7 @@ impl Grants {
         bound_at(&mut made_up, CROWDED_MADE_UP);
     }
 
-    /// Whether no single subject is refused to anybody, as a rule.
+    /// Whether no single subject is refused to any caller, as a rule.
     pub fn denies_nothing(&self) -> bool {
         lock(&self.kept.denied).is_empty()
     }

@@ -17,7 +17,7 @@ const LONGEST: Duration = Duration::from_secs(20);
 /// A refusal that comes so long after the one before is a first one again.
 const FORGOTTEN: Duration = Duration::from_mins(10);
 
-/// Anyone may show any secret: what is remembered must not grow without bound.
+/// A client may show any secret: what is remembered must not grow without bound.
 const MOST: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 /// What is remembered of a refusal.

@@ -20,7 +20,7 @@ pub const EXPIRES_IN: Duration = Duration::from_mins(5);
 const IDLE: Duration = Duration::from_mins(30);
 const LONGEST: Duration = Duration::from_hours(6);
 
-/// Bytes of all tokens and of the secrets behind them, which anybody on the node may show: more than 10,000 of usual size.
+/// Bytes of all tokens and of the secrets behind them, which any client may show: more than 10,000 of usual size.
 const MOST: u64 = 8 << 20;
 
 /// Bytes that a token takes besides its own.
@@ -91,7 +91,7 @@ mod tests {
         identity::Key,
     };
 
-    /// Nothing is asked of anybody before a secret is kept.
+    /// No registry is asked before a secret is kept.
     #[tokio::test]
     async fn large_secrets_fill_no_memory() {
         let sessions = Sessions::new();

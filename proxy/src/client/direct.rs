@@ -14,7 +14,7 @@ use super::{
     reach::Reach,
 };
 
-/// Connections that go by no proxy, to any address: the configuration lists whom they lead to.
+/// Connections that go by no proxy, to any address: the configuration lists where they lead.
 #[derive(Clone, Debug)]
 pub struct Direct(Pool);
 

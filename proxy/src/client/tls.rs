@@ -1,5 +1,5 @@
-//! Whom TLS believes: the system's roots, an upstream's own CA bundle, or anyone if the operator says so; and what larder
-//! shows of itself.
+//! Which servers TLS trusts: by the system's roots, an upstream's own CA bundle, or all if the operator says so; and
+//! what larder shows of itself.
 
 mod named;
 mod verifier;

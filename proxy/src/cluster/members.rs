@@ -57,7 +57,7 @@ impl View {
         }
     }
 
-    /// Whether there is anybody else.
+    /// Whether there is another member.
     pub fn has_others(&self) -> bool {
         self.addresses.len() > usize::from(self.own.is_some())
     }

@@ -1,4 +1,4 @@
-//! Where a node's own credentials for an upstream come from, and whom they serve.
+//! Where a node's own credentials for an upstream come from, and which clients they serve.
 
 use std::path::PathBuf;
 

@@ -303,7 +303,7 @@ impl<'s, 'a> Section<'s, 'a> {
         self.error(self.start, format!("{}: {}", self.title, message.into()))
     }
 
-    /// Refuses the keys that no one asked for. To be called last.
+    /// Refuses the keys that were not asked for. To be called last.
     pub(super) fn finish(self) -> Result<(), ConfigError> {
         let unknown = self
             .table

@@ -87,7 +87,7 @@ impl<T: Clone + Send + Sync + 'static> Readings<T> {
 pub(super) fn read(path: &Path) -> Result<Content, CredentialError> {
     let wrong = |what: &str| CredentialError::new(Fault::File, path.display(), what);
     let failed = |error: io::Error| unreadable(path, &error);
-    // A pipe would keep the thread until someone writes.
+    // A pipe would keep the thread until a process writes.
     if !fs::metadata(path).map_err(failed)?.is_file() {
         return Err(wrong("not a file: name a regular file"));
     }

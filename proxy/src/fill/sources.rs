@@ -34,7 +34,7 @@ const LEND: Duration = Duration::from_millis(500);
 /// Keepers are asked for holders within this time.
 const KEEPER: Duration = Duration::from_millis(25);
 
-/// Whom a stream asks.
+/// What a stream asks: a member, or the source itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Via {
     Peer {

@@ -1,4 +1,4 @@
-//! How a fill begins: whom to ask, the first request, the size, the empty file; and how it begins anew when the bytes
+//! How a fill begins: what to ask, the first request, the size, the empty file; and how it begins anew when the bytes
 //! were wrong.
 
 use std::{

@@ -93,7 +93,7 @@ impl Running {
         }
     }
 
-    /// Whom to ask for what begins at `at`, with at most `depth` members in between.
+    /// What to ask for the bytes that begin at `at`, with at most `depth` members in between.
     pub(super) fn via(&self, at: u64, depth: u8) -> Via {
         let (cluster, run) = (&self.fills.cluster, sources::run_of(at));
         // After wrong bytes only a holder is asked, or the source itself: a member that was not asked yet may ask one that was.

@@ -94,7 +94,7 @@ impl Pull {
         sound.map_or(Held::Nothing(right), Held::Blob)
     }
 
-    /// Whether bytes that are here, without anybody having shown that this repository holds them, came from its registry:
+    /// Whether bytes that are here, without proof that this repository holds them, came from its registry:
     /// only then its word counts, for another may claim any digest (promise P16).
     pub(super) async fn came_from_registry(&self, place: &Place, digest: &Digest) -> bool {
         self.store.is_held_in(&place.registry, digest).await

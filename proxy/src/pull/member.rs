@@ -2,7 +2,7 @@
 //!
 //! It has decided at its own door that its reader may read the repository, so no verdict is asked for here. What the
 //! repository holds is decided by the same rule as for a reader of this node (promise P16), and a member is asked in a
-//! role, which says whom this node may ask in turn.
+//! role, which says which members this node may ask in turn.
 
 use std::{net::SocketAddr, pin::pin, time::Duration};
 

@@ -20,7 +20,7 @@ use crate::access::Place;
 /// answered does not prolong that: a slow registry gets its time again.
 const REMEMBERED: Duration = Duration::from_secs(5);
 
-/// Things remembered. Anyone may ask for anything.
+/// Things remembered. A client may ask for anything.
 const THINGS: NonZeroUsize = NonZeroUsize::new(1000).unwrap();
 
 /// The time that is left to upstream where it has just been silent. A registry that is back answers within it.

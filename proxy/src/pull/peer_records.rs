@@ -155,7 +155,7 @@ fn spread(
     if verdict.refused.is_none() || place.record.holds_something() {
         cluster.write_records(registry, repository, &verdict, news);
     } else {
-        // Anyone may ask for any name: a refusal is worth an object where it contradicts another.
+        // A client may ask for any name: a refusal is worth an object where it contradicts another.
         let (cluster, place, verdict) = (Arc::clone(cluster), place.clone(), verdict.clone());
         tokio::spawn(async move {
             let (registry, repository) = (&place.registry, &place.repository);

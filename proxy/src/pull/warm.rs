@@ -1,4 +1,4 @@
-//! Bringing an image into the node tier before anybody asks for it (requirements D6 to D8).
+//! Bringing an image into the node tier before a client asks for it (requirements D6 to D8).
 //!
 //! It is pulled as a client would pull it, by the same path: the same rules say which caller may read it, it is
 //! downloaded once for all that want it now, and it stays within the bounds of the tier. Only the bytes go nowhere.

@@ -260,7 +260,7 @@ impl RepositoryRecord {
     /// Takes down what a tag was said to point to, which is not here. It counts once the manifest is: until then the
     /// one that is here is the better answer in an outage.
     pub fn announce_tag(&self, tag: Tag, record: TagRecord) {
-        // Anyone may ask about any tag: what is remembered must not grow without bound.
+        // A client may ask about any tag: what is remembered must not grow without bound.
         lock(&self.announced).put(tag, record);
     }
 

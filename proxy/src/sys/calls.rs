@@ -1,7 +1,7 @@
 //! Calls that may hang, above all those to a disk: on threads of their own, so many at once, each waited for a while.
 //!
 //! A call that hangs keeps its thread until it returns, and nothing can end it. What is bounded is how many threads it can
-//! take, and how long anybody waits for it.
+//! take, and how long a caller waits for it.
 
 use std::{
     collections::HashSet,

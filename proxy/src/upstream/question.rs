@@ -69,7 +69,7 @@ pub struct Ask {
     pub anew: bool,
     /// Bytes of the whole blob, once a source has said so.
     pub size: Option<u64>,
-    /// Bytes of the whole blob, as a manifest lists it: anyone may push a manifest, so it decides nothing by itself.
+    /// Bytes of the whole blob, as a manifest lists it: a manifest may say anything, so it decides nothing by itself.
     pub listed: Option<u64>,
     /// Only the last endpoint will do.
     pub of_origin: bool,

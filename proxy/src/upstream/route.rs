@@ -1,4 +1,4 @@
-//! How an endpoint, and where it leads, is reached: which addresses are allowed, and whom TLS believes.
+//! How an endpoint, and where it leads, is reached: which addresses are allowed, and which servers TLS trusts.
 
 use http::Uri;
 

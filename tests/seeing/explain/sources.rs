@@ -1,4 +1,4 @@
-//! Whom the node asks, and what the runtime does before it.
+//! What the node asks, and what the runtime does before it.
 
 use std::fs;
 

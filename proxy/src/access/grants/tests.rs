@@ -48,7 +48,7 @@ async fn a_grant_survives_a_restart_until_it_is_revoked_or_old() {
     assert!(old.age(&of(who(1))).is_none());
 }
 
-/// Anyone may make up names of repositories and secrets: they are worth no line. A grant that ends is.
+/// A client may make up names of repositories and secrets: they are worth no line. A grant that ends is.
 #[tokio::test]
 async fn a_refusal_of_what_was_never_held_or_granted_is_not_written() {
     let dir = tempfile::tempdir().unwrap();

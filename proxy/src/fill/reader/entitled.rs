@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::{FillError, HELD_BACK, Phase, ReaderEntry, Right, Source, TRICKLE, Wants};
 use crate::{fill::State, store::Partial, upstream::Failure};
 
-/// For whom a source has answered, nearest to the reader.
+/// The callers for which a source has answered, nearest to the reader.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum AnsweredFor {
     Nobody,

@@ -214,7 +214,7 @@ impl Pull {
         linked && store.head(digest).await.ok().flatten().is_some()
     }
 
-    /// Whether anybody but upstream has a manifest, for an outage.
+    /// Whether a member or the object store has a manifest, for an outage.
     pub(super) async fn is_anywhere(&self, place: &Place, digest: &Digest) -> bool {
         !self.members_with(place, *digest).await.is_empty()
             || self.object_store_has(place, digest).await
