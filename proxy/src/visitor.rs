@@ -129,6 +129,12 @@ fn is_here(host: &str, names: Names<'_>) -> bool {
     let Ok(authority) = host.parse::<Authority>() else {
         return false;
     };
+    // RFC 3986 section 3.2.3: a port is digits. An authority that has something else there is no host's.
+    let after = authority.as_str().rsplit('@').next().unwrap_or_default();
+    let port = after.strip_prefix(authority.host()).unwrap_or_default();
+    if !matches!(port, "" | ":") && authority.port_u16().is_none() {
+        return false;
+    }
     let Some(host) = canonical_host(authority.host()) else {
         return false;
     };
