@@ -13,6 +13,7 @@ pub mod range;
 pub mod repository;
 pub mod role;
 pub mod route;
+pub mod runtime;
 pub mod spans;
 pub mod trace;
 

@@ -11,6 +11,7 @@ use super::{
     Acted, Blobs, ClusterStatus, Diagnosis, Explanation, Images, LogFilter, PulledImages, Status,
     TraceEvent, Upstreams, Verified,
 };
+use crate::runtime::Report;
 
 fn schema<T: JsonSchema>() -> String {
     // What is printed, where what is read may leave things out.
@@ -36,6 +37,7 @@ fn the_documented_schemas_are_those_of_the_types() {
         ("trace", schema::<TraceEvent>()),
         ("doctor", schema::<Diagnosis>()),
         ("log", schema::<LogFilter>()),
+        ("runtime", schema::<Report>()),
     ];
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schemas");
     for (name, schema) in schemas {
