@@ -3,6 +3,7 @@
 mod others;
 mod reload;
 mod succession;
+mod tend;
 
 use std::{
     io,
@@ -28,7 +29,7 @@ use crate::{
     cluster::{Cluster, records::PeerRecords},
     coalesce::Coalesce,
     config::Config,
-    credentials::{Credentials, Settings},
+    credentials::{Credentials, Settings, Surroundings},
     drain::{Drain, Readiness},
     events::Events,
     fill::Fills,
@@ -188,10 +189,14 @@ pub async fn build(config: Config, logs: Logs) -> anyhow::Result<Bound> {
         },
         Arc::clone(&metrics),
     ));
+    let settings = Settings {
+        surroundings: Surroundings::of_process(),
+        ..Settings::default()
+    };
     let pull = Arc::new(Pull {
         config: Arc::clone(&config),
         access: Arc::clone(&access),
-        credentials: Credentials::new(Settings::default()),
+        credentials: Credentials::new(settings, &client),
         key,
         tags: Tags::new(Arc::clone(&upstreams)),
         fills: Fills::new(
@@ -328,6 +333,7 @@ impl Bound {
         tokio::spawn(keep::run(Arc::clone(&self.pull), watch.clone()));
         tokio::spawn(keep::scrub(Arc::clone(&self.pull)));
         tokio::spawn(keep::sweep(Arc::clone(&self.pull)));
+        tokio::spawn(tend::identities(Arc::clone(&self.pull)));
         drop(watch);
         tokio::spawn(listen::admin(self.admin, admin, until_end));
         if let Some(hang_up) = self.stop.hang_up.take() {

@@ -11,6 +11,7 @@ mod exchange;
 mod no_proxy;
 mod origin;
 mod reach;
+mod retry_after;
 mod tls;
 
 use std::{
@@ -33,6 +34,7 @@ pub use self::{
     exchange::SendError,
     origin::{is_loopback, origin, same_place},
     reach::{Forbidden, Reach, Whose},
+    retry_after::retry_after,
     tls::{ClientFiles, Tls, TlsError},
 };
 

@@ -8,6 +8,7 @@
 //! Leaves to others: whether the files and addresses named here exist, and what the settings cause.
 //! Nothing here reads the environment.
 
+mod cloud;
 mod cluster;
 mod credentials;
 mod endpoint;
@@ -29,6 +30,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use cloud::{Cloud, CloudIdentity};
 pub use cluster::{Cluster, MemberFiles, Members, ObjectStore, PEER_PORT, PeerTls, Peers};
 pub use credentials::{Credentials, Sharing};
 pub use endpoint::{ClientCertificate, Endpoint};

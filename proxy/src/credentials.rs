@@ -1,13 +1,14 @@
 //! The node's own credentials (promise P18): found where the configuration says, for the image that is asked for.
 //!
-//! Owns the four kinds of source, with the rules by which each says what is for which image: Docker's config.json (also
-//! as a mounted Secret), a username and a password in two files, Docker's credential helpers, and the kubelet's
-//! credential provider plugins. Files are read at every lookup, so a Secret that rotates needs no restart; what programs
-//! answer is used again for a bounded time. A source that is missing or broken is an error that names it, never an old
-//! answer.
+//! Owns the kinds of source, with the rules by which each says what is for which image: Docker's config.json (also as a
+//! mounted Secret), a username and a password in two files, Docker's credential helpers, the kubelet's credential
+//! provider plugins, and a cloud's identity. Files are read at every lookup, so a Secret that rotates needs no restart;
+//! what programs answer is used again for a bounded time, and a cloud's token until shortly before its end. A source that
+//! is missing or broken is an error that names it, never an old answer.
 //!
 //! Leaves to others: what a credential opens, and to whom that may be served. No secret of this module can be printed.
 
+mod cloud;
 mod docker;
 mod error;
 mod file;
@@ -33,6 +34,7 @@ use larder_shared::{RegistryName, Repository};
 use tokio::sync::Semaphore;
 
 use self::{
+    cloud::{Asked, Clouds},
     docker::DockerConfig,
     file::{Content, Readings, Understood},
     helper::Helpers,
@@ -41,10 +43,14 @@ use self::{
     plugin::Plugins,
 };
 pub use self::{
+    cloud::{CloudView, KnownAs, Surroundings},
     error::{CredentialError, Fault},
     secret::{Credential, LARGEST, Secret},
 };
-use crate::config;
+use crate::{
+    client::Client,
+    config::{self, Config, Upstream},
+};
 
 /// So many helpers and plugins run at once; others wait for their turn.
 const PROGRAMS: usize = 16;
@@ -58,6 +64,8 @@ pub struct Settings {
     pub helper_time: Duration,
     /// How long a plugin may take; the kubelet gives it a minute.
     pub plugin_time: Duration,
+    /// What a cloud's webhook has put into the pod's environment.
+    pub surroundings: Surroundings,
 }
 
 impl Default for Settings {
@@ -66,6 +74,7 @@ impl Default for Settings {
             helper_dir: None,
             helper_time: Duration::from_secs(10),
             plugin_time: Duration::from_mins(1),
+            surroundings: Surroundings::default(),
         }
     }
 }
@@ -79,6 +88,24 @@ pub struct Credentials {
     provider_files: Readings<Arc<Vec<Content>>>,
     docker_configs: Understood<DockerConfig>,
     providers: Understood<Providers>,
+    clouds: Clouds,
+}
+
+/// A credential of the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub credential: Credential,
+    /// What its holder is known by, where that stays while the credential changes.
+    pub known_as: Option<KnownAs>,
+}
+
+impl From<Credential> for Found {
+    fn from(credential: Credential) -> Self {
+        Self {
+            credential,
+            known_as: None,
+        }
+    }
 }
 
 impl std::fmt::Debug for Credentials {
@@ -88,7 +115,8 @@ impl std::fmt::Debug for Credentials {
 }
 
 impl Credentials {
-    pub fn new(settings: Settings) -> Self {
+    /// Sources whose clouds are asked by `client`.
+    pub fn new(settings: Settings, client: &Arc<Client>) -> Self {
         let running = Arc::new(Semaphore::new(PROGRAMS));
         let room = file::room();
         Self {
@@ -103,17 +131,41 @@ impl Credentials {
             provider_files: Readings::new(&room),
             docker_configs: Understood::default(),
             providers: Understood::default(),
+            clouds: Clouds::new(Arc::clone(client), settings.surroundings, &room),
         }
     }
 
-    /// What `source` has for `repository` of `registry`, in the order in which it should be tried. Empty if it has
-    /// nothing for that image, which is no error.
+    /// What the source of `upstream` has for `repository` of `registry`, in the order in which it should be tried. Empty
+    /// if there is no source, or if it has nothing for that image, which is no error.
     ///
     /// A caller that stops waiting stops no program: the answer is there for the next caller.
     ///
     /// # Errors
     /// A file or program that is missing, broken or late.
     pub async fn lookup(
+        &self,
+        registry: &RegistryName,
+        repository: &Repository,
+        upstream: &Upstream,
+    ) -> Result<Vec<Found>, CredentialError> {
+        let Some(source) = &upstream.credentials else {
+            return Ok(Vec::new());
+        };
+        if let Some(asked) = self.asked(registry.as_str(), upstream) {
+            // Boxed: it is rare, and every request carries room for it.
+            let found = Box::pin(self.clouds.credential(&asked));
+            let (credential, known_as) = found.await?;
+            let known_as = Some(known_as);
+            return Ok(vec![Found {
+                credential,
+                known_as,
+            }]);
+        }
+        let found = self.in_source(registry, repository, source).await?;
+        Ok(found.into_iter().map(Found::from).collect())
+    }
+
+    async fn in_source(
         &self,
         registry: &RegistryName,
         repository: &Repository,
@@ -140,11 +192,59 @@ impl Credentials {
                     .credentials(&providers.usable, bin_dir, &image)
                     .await
             }
+            config::Credentials::Cloud(_) => Ok(Vec::new()),
         }
     }
 
-    /// What is wrong with `source`, for `larder doctor`: a line each, with the fix. Runs no program.
-    pub async fn findings(&self, source: &config::Credentials) -> Vec<String> {
+    /// What the holder of an upstream's credentials is known by, whether or not they can be had now.
+    pub fn known_as(&self, upstream: &Upstream) -> Option<KnownAs> {
+        match &upstream.credentials {
+            Some(config::Credentials::Cloud(identity)) => Some(self.clouds.known_as(identity)),
+            _ => None,
+        }
+    }
+
+    /// The cloud's identity that an upstream has, if it has one. Asks no server.
+    pub fn cloud(&self, registry: &str, upstream: &Upstream) -> Option<CloudView> {
+        Some(self.clouds.view(&self.asked(registry, upstream)?))
+    }
+
+    /// A person asks: what failed a moment ago is tried again at once.
+    pub fn hurry(&self, registry: &str, upstream: &Upstream) {
+        if let Some(asked) = self.asked(registry, upstream) {
+            self.clouds.hurry(&asked);
+        }
+    }
+
+    /// Keeps the tokens of all identities of the configuration from their end: to be called every few seconds.
+    pub fn tend(&self, config: &Config) {
+        let upstreams = config.upstreams.iter();
+        let asked = upstreams.filter_map(|(registry, upstream)| self.asked(registry, upstream));
+        self.clouds.tend(asked);
+    }
+
+    /// The identity that an upstream's origin is asked with, if a cloud gives it.
+    fn asked<'a>(&self, registry: &'a str, upstream: &'a Upstream) -> Option<Asked<'a>> {
+        let Some(config::Credentials::Cloud(identity)) = &upstream.credentials else {
+            return None;
+        };
+        let origin = upstream.endpoints.last()?;
+        Some(self.clouds.asked(identity, registry, origin))
+    }
+
+    /// What is wrong with an upstream's source, for `larder doctor`: a line each, with the fix. Runs no program, and asks
+    /// no server.
+    pub async fn findings(&self, registry: &str, upstream: &Upstream) -> Vec<String> {
+        if let Some(view) = self.cloud(registry, upstream) {
+            return view.trouble.into_iter().collect();
+        }
+        match &upstream.credentials {
+            Some(source) => self.findings_of(source).await,
+            None => Vec::new(),
+        }
+    }
+
+    async fn findings_of(&self, source: &config::Credentials) -> Vec<String> {
         let found = match source {
             config::Credentials::DockerConfig { path } => {
                 self.docker_config(path).await.map(|_| Vec::new())
@@ -152,7 +252,7 @@ impl Credentials {
             config::Credentials::Files { username, password } => {
                 self.pair(username, password).await.map(|_| Vec::new())
             }
-            config::Credentials::Helper { .. } => Ok(Vec::new()),
+            config::Credentials::Helper { .. } | config::Credentials::Cloud(_) => Ok(Vec::new()),
             config::Credentials::Kubelet { config, bin_dir } => {
                 self.providers(config).await.map(|providers| {
                     let mut findings = providers.findings.clone();

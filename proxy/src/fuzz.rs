@@ -31,10 +31,11 @@ impl Target {
 }
 
 /// Each target by its name, in their order. Its seeds are in the directory of this name.
-pub const TARGETS: [(&str, Target); 15] = [
+pub const TARGETS: [(&str, Target); 16] = [
     ("authorization", Text(credentials::fuzz::authorization)),
     ("challenges", Text(upstream::fuzz::challenges)),
     ("checkpoints", Text(store::fuzz::checkpoints)),
+    ("cloud_answers", Bytes(credentials::fuzz::cloud_answers)),
     ("content_ranges", Text(upstream::fuzz::content_ranges)),
     ("docker_config", Bytes(credentials::fuzz::docker_config)),
     ("hosts_toml", Text(install::fuzz::hosts_toml)),

@@ -8,7 +8,7 @@ use std::{fmt, fs, io, path::Path, sync::Arc};
 use aws_lc_rs::{hmac, rand};
 use data_encoding::HEXLOWER;
 
-use crate::credentials::{Credential, Secret};
+use crate::credentials::{Credential, Found, KnownAs, Secret};
 
 /// A keyed hash of a credential. Says nothing about the credential without the key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -231,6 +231,35 @@ impl Key {
         }
     }
 
+    /// The holder of one of the node's own credentials. Where a cloud gives it, what it opens is remembered of the
+    /// configured identity, and not of a token that turns each hour.
+    pub fn found(&self, found: Found) -> Identity {
+        match found.known_as {
+            Some(known_as) => {
+                self.configured(&known_as, Proof::Credential(Arc::new(found.credential)))
+            }
+            None => self.credential(found.credential),
+        }
+    }
+
+    /// The same while there is no token: what it opened is remembered, and nothing can be asked with it.
+    pub fn known(&self, known_as: &KnownAs) -> Identity {
+        self.configured(known_as, Proof::Lost)
+    }
+
+    fn configured(&self, known_as: &KnownAs, proof: Proof) -> Identity {
+        let configured = known_as.configured.as_bytes();
+        // Members' words may be the same and their accounts not: what the cloud has not told is not shared.
+        let shared = self.shared.as_ref().zip(known_as.principal.as_ref());
+        Identity {
+            proof,
+            fingerprint: fingerprint(&self.own, &[b"configured", configured]),
+            shared: shared.map(|(key, principal)| {
+                fingerprint(key, &[b"configured", configured, principal.as_bytes()])
+            }),
+        }
+    }
+
     /// The caller for which another member asks.
     pub fn lent(&self, token: Secret) -> Identity {
         let token = Arc::new(token);
@@ -292,6 +321,36 @@ mod tests {
         fs::write(&path, b"short").unwrap();
         let third = Key::load(&path).unwrap().credential(basic("u", "p"));
         assert_ne!(first, third);
+    }
+
+    /// A right hangs on the configured identity: a renewed token has it, another identity does not. Other members know
+    /// the identity only together with the account that the cloud has named.
+    #[test]
+    fn a_clouds_identity_stays_while_its_tokens_turn() {
+        let mut key = Key::new(&[7; KEY]);
+        key.shared = Some(hmac::Key::new(hmac::HMAC_SHA256, &[8; SHARED]));
+        let known_as = |configured: &str, principal: Option<&str>| KnownAs {
+            configured: configured.to_owned(),
+            principal: principal.map(ToOwned::to_owned),
+        };
+        let found = |token: &str, known_as: KnownAs| {
+            key.found(Found {
+                credential: basic("oauth2accesstoken", token),
+                known_as: Some(known_as),
+            })
+        };
+        let first = found("one", known_as("identity=google", Some("a@p")));
+        let renewed = found("two", known_as("identity=google", Some("a@p")));
+        assert_eq!(first, renewed);
+        assert_eq!(first.shared(), renewed.shared());
+        assert!(first.shared().is_some());
+        let lost = key.known(&known_as("identity=google", None));
+        assert_eq!(first, lost);
+        assert!(lost.is_lost() && lost.shared().is_none());
+        let account = found("one", known_as("identity=google", Some("b@p")));
+        assert_ne!(first.shared(), account.shared());
+        assert_ne!(first, found("one", known_as("identity=aws", Some("a@p"))));
+        assert_ne!(first, key.credential(basic("oauth2accesstoken", "one")));
     }
 
     #[test]

@@ -7,7 +7,11 @@ pub mod sys;
 
 pub mod clock;
 pub mod coalesce;
+
 pub mod config;
+
+pub mod client;
+
 pub mod credentials;
 pub mod drain;
 pub mod identity;
@@ -21,8 +25,6 @@ pub mod telemetry;
 pub mod history;
 
 pub mod store;
-
-pub mod client;
 
 pub mod upstream;
 

@@ -1,10 +1,14 @@
 //! Private stays private (promises P15 to P20): what callers are asked for, what a right opens, and what it does not.
 
 mod attacks;
+mod aws;
+mod azure;
 mod challenge;
+mod clouds;
 mod dance;
 mod fills;
 mod flows;
+mod google;
 mod halves;
 mod lists;
 mod matrix;

@@ -177,6 +177,13 @@ impl Private {
         }
     }
 
+    /// Takes note of what was said elsewhere, which must hold no secret either.
+    pub fn keep(&self, place: &str, bytes: &[u8]) {
+        let mut said = lock(&self.said);
+        said.extend_from_slice(place.as_bytes());
+        said.extend_from_slice(bytes);
+    }
+
     /// As containerd does it: without anything first; when challenged, it fetches a token at the realm and shows that.
     pub async fn ask(&self, who: &Who, call: Call) -> Response {
         let first = match who {

@@ -171,6 +171,9 @@ upstreams:
   a.example.com: {credentials: {username_file: /u, password_file: /p}}
   b.example.com:5000: {credentials: {helper: ecr-login}}
   c.example.com: {credentials: {kubelet_config: /k, bin_dir: /b}}
+  d.example.com: {credentials: {identity: google}}
+  e.example.com: {credentials: {identity: aws, token_file: /t, role: "arn:aws:iam::1:role/x", api_endpoint: "https://vpce.example.com"}}
+  f.example.com: {credentials: {identity: azure, client_id: c, tenant_id: t, audience: "https://x"}}
 cluster:
   listen: 0.0.0.0:7422
   advertise: 10.0.0.1:7422
@@ -229,6 +232,8 @@ fn the_schema_and_larder_agree_on_configurations() {
         "upstreams: {ghcr.io: {tags: [{match: v1}]}}",
         "upstreams: {ghcr.io: {credentials: {username_file: /u}}}",
         "upstreams: {ghcr.io: {credentials: {}}}",
+        "upstreams: {ghcr.io: {credentials: {identity: gcp}}}",
+        "upstreams: {ghcr.io: {credentials: {role: x}}}",
         "cluster: {tls: {ca: /a}}",
         "cluster: {object_store: {url: \"http://bucket\"}}",
         "cluster: {object_store: {url: \"s3://b\", options: {secret_access_key: x}}}",

@@ -2,9 +2,10 @@
 //!
 //! [`real`] runs the programs that larder meets in the field: registries, runtimes and copying clients. [`node`] starts
 //! larder itself, and [`members`] several of them. [`runtime`] pulls through it as runtimes do. [`hosts`] makes networks
-//! for them, and [`kubernetes`] runs larder's pod there as its chart says; [`machine`] lies to larder about the machine.
+//! for them, and [`kubernetes`] runs larder's pod there as its chart says; [`clouds`] give identities; [`machine`] lies to larder about the machine.
 //! Everything else lives in the test's own process.
 
+pub mod clouds;
 pub mod fake;
 pub mod hosts;
 pub mod http;

@@ -84,8 +84,13 @@ impl Admin {
         let findings = &metrics.upstreams.credentials_findings;
         findings.clear();
         for (registry, upstream) in &config.upstreams {
-            if let Some(source) = &upstream.credentials {
-                let found = self.pull.credentials.findings(source).await.len();
+            if upstream.credentials.is_some() {
+                let found = self
+                    .pull
+                    .credentials
+                    .findings(registry, upstream)
+                    .await
+                    .len();
                 let upstream = UpstreamLabel::of(&config, registry);
                 let labels = OfUpstream { upstream };
                 findings.get_or_create(&labels).set(found as i64);

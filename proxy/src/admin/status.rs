@@ -25,10 +25,7 @@ impl Admin {
         let config = self.pull.config.load_full();
         let mut upstreams = Vec::new();
         for (registry, upstream) in &config.upstreams {
-            let findings = match &upstream.credentials {
-                Some(source) => self.pull.credentials.findings(source).await,
-                None => Vec::new(),
-            };
+            let findings = self.pull.credentials.findings(registry, upstream).await;
             upstreams.push(UpstreamStatus {
                 registry: registry.clone(),
                 endpoints: self.endpoints(registry),

@@ -64,10 +64,9 @@ impl Admin {
 
     pub(super) async fn upstream(&self, registry: &RegistryName, repositories: u64) -> Upstream {
         let config = self.pull.config.load().upstream(registry.as_str());
-        let findings = match &config.credentials {
-            Some(source) => self.pull.credentials.findings(source).await,
-            None => Vec::new(),
-        };
+        let credentials = &self.pull.credentials;
+        let findings = credentials.findings(registry.as_str(), &config).await;
+        let identity = credentials.cloud(registry.as_str(), &config);
         let fares = self.pull.upstreams.fares(registry);
         Upstream {
             registry: registry.to_string(),
@@ -76,6 +75,7 @@ impl Admin {
             access: config.access.as_str().to_owned(),
             endpoints: fares.into_iter().map(endpoint).collect(),
             findings,
+            identity: identity.map(|view| view.to_string()),
             checks: Vec::new(),
         }
     }

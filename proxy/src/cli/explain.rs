@@ -1,6 +1,6 @@
 //! `larder explain REF`: what a pull would do, and why.
 
-use std::{io::Read as _, path::PathBuf};
+use std::{io::Read as _, path::PathBuf, sync::Arc};
 
 use anyhow::{Context as _, anyhow, bail};
 use data_encoding::BASE64;
@@ -19,7 +19,8 @@ use super::{
     trace,
 };
 use crate::{
-    config,
+    client::Client,
+    config::{self, Config},
     credentials::{Credential, Credentials, Secret, Settings},
 };
 
@@ -139,11 +140,13 @@ fn credential(args: &ExplainArgs, image: &ImageName) -> anyhow::Result<Option<Cr
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let credentials = Credentials::new(Settings::default());
+    let credentials = Credentials::new(Settings::default(), &Arc::new(Client::new()));
+    let mut upstream = Config::default().upstream(image.registry.as_str());
+    upstream.credentials = Some(source);
     let found =
-        runtime.block_on(credentials.lookup(&image.registry, &image.repository, &source))?;
+        runtime.block_on(credentials.lookup(&image.registry, &image.repository, &upstream))?;
     match found.into_iter().next() {
-        Some(credential) => Ok(Some(credential)),
+        Some(found) => Ok(Some(found.credential)),
         None => bail!("{} has no credentials for {image}", file.display()),
     }
 }

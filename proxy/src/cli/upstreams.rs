@@ -79,6 +79,9 @@ pub fn upstreams(args: &UpstreamsArgs) -> anyhow::Result<u8> {
     let rows = upstreams.upstreams.iter().flat_map(rows_of).collect();
     say_table(&columns, rows);
     for upstream in &upstreams.upstreams {
+        if let Some(identity) = &upstream.identity {
+            say(&format!("{}: {identity}", upstream.registry));
+        }
         for finding in &upstream.findings {
             say(&styled(
                 WARNING,

@@ -17,6 +17,8 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
+use crate::config::Endpoint;
+
 /// The TLS side of a route.
 #[derive(Clone, PartialEq, Eq, Hash, Default, Debug)]
 pub struct Tls {
@@ -36,6 +38,18 @@ pub struct ClientFiles {
 }
 
 impl Tls {
+    /// What the configuration says of an endpoint.
+    pub fn of(endpoint: &Endpoint) -> Self {
+        Self {
+            ca: endpoint.ca.clone(),
+            skip_verify: endpoint.insecure_skip_verify,
+            client: endpoint.client.as_ref().map(|client| ClientFiles {
+                cert: client.cert.clone(),
+                key: client.key.clone(),
+            }),
+        }
+    }
+
     /// The same without a certificate to show.
     #[must_use]
     pub fn of_nobody(self) -> Self {

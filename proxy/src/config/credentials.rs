@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::cloud::{self, CloudIdentity};
 use super::error::ConfigError;
 use super::said::Section;
 use super::value;
@@ -33,6 +34,8 @@ pub enum Credentials {
         /// What the kubelet has as `--image-credential-provider-bin-dir`.
         bin_dir: PathBuf,
     },
+    /// The identity that a cloud gives; key `identity`.
+    Cloud(Box<CloudIdentity>),
 }
 
 /// The choice in an upstream's `access`: which clients may have what the node's own credentials open (promise P18).
@@ -75,6 +78,14 @@ pub(super) fn credentials(mut said: Section<'_, '_>) -> Result<Credentials, Conf
     let kubelet_config = said.text("kubelet_config", value::absolute_path)?;
     let bin_dir = said.text("bin_dir", value::absolute_path)?;
 
+    if let Some(identity) = cloud::identity(&mut said)? {
+        if let Some((key, _)) = KEYS.iter().find(|(key, _)| said.says(key)) {
+            return Err(said.wrong(key, "`identity` names another source: keep one of the two"));
+        }
+        said.finish()?;
+        return Ok(Credentials::Cloud(Box::new(identity)));
+    }
+
     let given: Vec<_> = KEYS.iter().filter(|(key, _)| said.says(key)).collect();
     let missing = given.iter().find_map(|(key, partner)| {
         let partner = (*partner)?;
@@ -105,7 +116,7 @@ pub(super) fn credentials(mut said: Section<'_, '_>) -> Result<Credentials, Conf
         None
     };
     let nothing = said.misnamed(
-        "no source: add `docker_config`, `username_file` and `password_file`, `helper`, or `kubelet_config` and `bin_dir`",
+        "no source: add `docker_config`, `username_file` and `password_file`, `helper`, `kubelet_config` and `bin_dir`, or `identity`",
     );
     said.finish()?;
     credentials.ok_or(nothing)

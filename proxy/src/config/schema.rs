@@ -21,6 +21,7 @@ const SOURCE: &str = r"^(node|[0-9A-Fa-f.:]+(/[0-9]+)?)$";
 const URL: &str = r"^https?://[^@?#/]+[^@?#]*$";
 const ALIAS: &str = r"^[a-z0-9]+([._-][a-z0-9]+)*$";
 const HELPER: &str = r"^[A-Za-z0-9._-]+$";
+const WORD: &str = r"^[!-~]+$";
 const ABSOLUTE: &str = r"^/";
 
 impl Config {
@@ -250,15 +251,42 @@ fn credentials() -> Value {
                 absolute("the kubelet's credential provider config"),
             ),
             ("bin_dir", absolute("goes with kubelet_config")),
+            (
+                "identity",
+                choice(
+                    "the cloud whose identity this is",
+                    &["google", "aws", "azure"],
+                ),
+            ),
+            ("key_file", absolute("keys that the cloud has made")),
+            ("token_file", absolute("a projected token")),
+            ("audience", text("for whom the token is", WORD)),
+            ("role", text("the role that is taken on", WORD)),
+            ("client_id", text("the application or identity", WORD)),
+            ("tenant_id", text("its directory", WORD)),
+            (
+                "metadata_endpoint",
+                text("the metadata server", r"^http://"),
+            ),
+            ("token_endpoint", text("the token server", URL)),
+            ("api_endpoint", text("the API of ECR", URL)),
         ],
     );
     credentials["minProperties"] = json!(1);
-    credentials["maxProperties"] = json!(2);
     credentials["dependencies"] = json!({
         "username_file": ["password_file"],
         "password_file": ["username_file"],
         "kubelet_config": ["bin_dir"],
         "bin_dir": ["kubelet_config"],
+        "key_file": ["identity"],
+        "token_file": ["identity"],
+        "audience": ["identity"],
+        "role": ["identity"],
+        "client_id": ["identity"],
+        "tenant_id": ["identity"],
+        "api_endpoint": ["identity"],
+        "metadata_endpoint": ["identity"],
+        "token_endpoint": ["identity"],
     });
     credentials
 }

@@ -249,6 +249,10 @@ impl Page {
                     said("kubelet_config", config.display()),
                     said("bin_dir", bin_dir.display()),
                 ],
+                Credentials::Cloud(identity) => {
+                    let keys = identity.said().into_iter();
+                    keys.map(|(key, value)| said(key, value)).collect()
+                }
             };
             self.line(format_args!("credentials = {{ {} }}", keys.join(", ")));
         }

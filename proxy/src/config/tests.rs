@@ -1,5 +1,6 @@
 //! The file format from outside: what is accepted, and what it means.
 
+mod cloud;
 mod refused;
 mod schema;
 

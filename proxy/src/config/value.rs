@@ -357,6 +357,15 @@ pub(super) fn helper_name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// A word that goes into a request as it stands: a name, an address, a URL.
+pub(super) fn word(text: &str) -> Result<String, String> {
+    let plain = !text.is_empty() && text.len() <= 1024;
+    if !plain || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("write it without spaces, in ASCII".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 /// A path that a unix socket can have.
 pub(super) fn socket_path(text: &str) -> Result<PathBuf, String> {
     let path = path(text)?;

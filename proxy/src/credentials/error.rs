@@ -11,19 +11,28 @@ pub enum Fault {
     Content,
     /// A helper or plugin could not be started, or failed.
     Program,
-    /// A helper or plugin did not end in time.
+    /// A helper, a plugin or a cloud's server did not answer in time.
     Timeout,
-    /// A helper or plugin answered something that cannot be used.
+    /// A helper, a plugin or a cloud's server answered something that cannot be used.
     Answer,
+    /// A cloud's server refuses to give a token.
+    Refused,
+    /// A cloud's server limits requests.
+    Throttled,
+    /// A cloud's server cannot be reached.
+    Unreachable,
 }
 
 impl Fault {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 8] = [
         Self::File,
         Self::Content,
         Self::Program,
         Self::Timeout,
         Self::Answer,
+        Self::Refused,
+        Self::Throttled,
+        Self::Unreachable,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -33,6 +42,9 @@ impl Fault {
             Self::Program => "program",
             Self::Timeout => "timeout",
             Self::Answer => "answer",
+            Self::Refused => "refused",
+            Self::Throttled => "throttled",
+            Self::Unreachable => "unreachable",
         }
     }
 }

@@ -14,6 +14,11 @@ pub(crate) fn authorization(text: &str) {
     }
 }
 
+/// What a cloud's server answers.
+pub(crate) fn cloud_answers(bytes: &[u8]) {
+    super::cloud::fuzz::answers(bytes);
+}
+
 /// Docker's config.json.
 pub(crate) fn docker_config(bytes: &[u8]) {
     let file = Content {

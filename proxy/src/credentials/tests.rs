@@ -30,11 +30,13 @@ impl Node {
     /// With so much time for helpers and plugins.
     fn with_time(time: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let credentials = Arc::new(Credentials::new(Settings {
+        let settings = Settings {
             helper_dir: Some(dir.path().to_owned()),
             helper_time: time,
             plugin_time: time,
-        }));
+            ..Settings::default()
+        };
+        let credentials = Arc::new(Credentials::new(settings, &Arc::new(Client::new())));
         Self { dir, credentials }
     }
 
@@ -74,7 +76,7 @@ impl Node {
         let (registry, repository) = image.split_once('/').unwrap();
         let (registry, repository) = (registry.parse().unwrap(), repository.parse().unwrap());
         self.credentials
-            .lookup(&registry, &repository, source)
+            .in_source(&registry, &repository, source)
             .await
     }
 

@@ -9,7 +9,7 @@ use larder_shared::{
 
 use super::WITHIN;
 use crate::{
-    config::{Config, Credentials, Upstream},
+    config::{Cloud, Config, Credentials, Upstream},
     pull::Pull,
     upstream::{Failure, Knock, Knocked, Limit},
 };
@@ -164,11 +164,15 @@ async fn credentials(pull: &Pull, registry: &RegistryName, upstream: &Upstream) 
     let Some(source) = &upstream.credentials else {
         return Vec::new();
     };
-    let what = described(source);
-    let mut findings: Vec<Finding> = pull
-        .credentials
-        .findings(source)
-        .await
+    let name = registry.as_str();
+    let cloud = matches!(source, Credentials::Cloud(_));
+    // What a cloud refused a moment ago is tried again below.
+    let known = if cloud {
+        Vec::new()
+    } else {
+        pull.credentials.findings(name, upstream).await
+    };
+    let mut findings: Vec<Finding> = known
         .into_iter()
         .map(|line| {
             Finding::error(
@@ -179,12 +183,13 @@ async fn credentials(pull: &Pull, registry: &RegistryName, upstream: &Upstream) 
         })
         .collect();
     if findings.is_empty() {
-        let tried = tokio::time::timeout(WITHIN, try_out(pull, registry, source, &what)).await;
+        let tried = tokio::time::timeout(WITHIN, try_out(pull, registry, upstream)).await;
         findings.push(tried.unwrap_or_else(|_| {
             Finding::warning(
                 Check::Credentials,
                 format!(
-                    "{registry}: {what}: no verdict within {} s",
+                    "{registry}: {}: no verdict within {} s",
+                    described(pull, name, upstream),
                     WITHIN.as_secs()
                 ),
                 "run the helper or plugin by hand, and see the finding `upstream`",
@@ -194,18 +199,21 @@ async fn credentials(pull: &Pull, registry: &RegistryName, upstream: &Upstream) 
     findings
 }
 
-async fn try_out(
-    pull: &Pull,
-    registry: &RegistryName,
-    source: &Credentials,
-    what: &str,
-) -> Finding {
+async fn try_out(pull: &Pull, registry: &RegistryName, upstream: &Upstream) -> Finding {
     let Ok(repository) = ANY_REPOSITORY.parse::<Repository>() else {
-        return Finding::ok(Check::Credentials, format!("{registry}: {what}"));
+        return Finding::ok(Check::Credentials, registry.to_string());
     };
-    let found = match pull.credentials.lookup(registry, &repository, source).await {
+    let credentials = &pull.credentials;
+    credentials.hurry(registry.as_str(), upstream);
+    let found = credentials.lookup(registry, &repository, upstream).await;
+    let what = described(pull, registry.as_str(), upstream);
+    let found = match found {
         Ok(found) => found,
         Err(error) => {
+            let error = match &upstream.credentials {
+                Some(Credentials::Cloud(_)) => format!("{what}: {error}"),
+                _ => error.to_string(),
+            };
             return Finding::error(
                 Check::Credentials,
                 format!("{registry}: {error}"),
@@ -221,13 +229,17 @@ async fn try_out(
             ),
         );
     };
-    let identity = pull.key.credential(first);
+    let refused = match &upstream.credentials {
+        Some(Credentials::Cloud(identity)) => refused_identity(identity.cloud),
+        _ => "they have expired, were revoked or are another registry's: put new ones there",
+    };
+    let identity = pull.key.found(first);
     match pull.upstreams.introduce(registry, &identity).await {
         Ok(()) => Finding::ok(Check::Credentials, format!("{registry}: {what}: accepted")),
         Err(Failure::Refused(refusal)) => Finding::error(
             Check::Credentials,
             format!("{registry}: {what}: {} refuses them", refusal.at),
-            "they have expired, were revoked or are another registry's: put new ones there",
+            refused,
         ),
         // Whether it can be reached is another finding.
         Err(failure) => Finding::ok(
@@ -237,9 +249,29 @@ async fn try_out(
     }
 }
 
+/// What to do where a registry refuses an identity to which its cloud has given a token.
+fn refused_identity(cloud: Cloud) -> &'static str {
+    match cloud {
+        Cloud::Google => {
+            "grant roles/artifactregistry.reader on the repository to that account; docs/identity.md has the commands"
+        }
+        Cloud::Aws => {
+            "let the role's policy, and the repository's where it is of another account, allow ecr:BatchGetImage, ecr:GetDownloadUrlForLayer and ecr:BatchCheckLayerAvailability"
+        }
+        Cloud::Azure => "give the identity the role AcrPull on the registry",
+    }
+}
+
 /// Which source it is, without what it holds.
-fn described(source: &Credentials) -> String {
+fn described(pull: &Pull, registry: &str, upstream: &Upstream) -> String {
+    if let Some(view) = pull.credentials.cloud(registry, upstream) {
+        return view.to_string();
+    }
+    let Some(source) = &upstream.credentials else {
+        return String::new();
+    };
     match source {
+        Credentials::Cloud(identity) => format!("the {} identity", identity.cloud.as_str()),
         Credentials::DockerConfig { path } => format!("credentials of {}", path.display()),
         Credentials::Files { username, .. } => {
             format!("the pair of {} and its password file", username.display())

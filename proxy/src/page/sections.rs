@@ -224,6 +224,7 @@ fn one_upstream(upstream: &Upstream) -> Markup {
             }
             td data-label="Asked at" {
                 ol.endpoints { @for endpoint in &upstream.endpoints { (one_endpoint(endpoint)) } }
+                @if let Some(identity) = &upstream.identity { p.quiet { (identity) } }
                 @for finding in &upstream.findings { p.notice.warn { (finding) } }
             }
             td data-label="Requests left" {

@@ -54,19 +54,19 @@ impl Pull {
     /// Where the operator shares what the node's own credentials open, a caller without one of its own gets the node's.
     pub(super) async fn shared(&self, place: Place) -> Place {
         let upstream = self.config.load().upstream(place.registry.as_str());
-        let (Sharing::Shared, Some(source)) = (upstream.access, &upstream.credentials) else {
+        if upstream.access != Sharing::Shared || upstream.credentials.is_none() {
             return place;
-        };
+        }
         let found = tokio::time::timeout(
             CREDENTIALS_WITHIN,
             self.credentials
-                .lookup(&place.registry, &place.repository, source),
+                .lookup(&place.registry, &place.repository, &upstream),
         );
         let key = (place.registry.clone(), place.repository.clone());
         match found.await {
             Ok(Ok(credentials)) => match credentials.into_iter().next() {
-                Some(credential) => {
-                    let identity = self.key.credential(credential);
+                Some(found) => {
+                    let identity = self.key.found(found);
                     self.shared.insert(key, identity.lost()).await;
                     return Place { identity, ..place };
                 }
@@ -85,8 +85,13 @@ impl Pull {
                 }
             }
         }
-        // What they have opened stays open as in an outage.
-        let Some(identity) = self.shared.get(&key).await else {
+        // What they have opened stays open as in an outage. A cloud's identity is known without a token, so also what it
+        // opened before larder was started again.
+        let identity = match self.credentials.known_as(&upstream) {
+            Some(known_as) => Some(self.key.known(&known_as)),
+            None => self.shared.get(&key).await,
+        };
+        let Some(identity) = identity else {
             return place;
         };
         let before = Place {

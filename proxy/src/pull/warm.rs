@@ -16,7 +16,7 @@ use larder_shared::{
 
 use super::{Caller, Pull, PullError, Request, held::Held};
 use crate::{
-    credentials::Credential,
+    credentials::Found,
     store::{Counts, Named, Names, Platform},
 };
 
@@ -196,9 +196,9 @@ impl Pull {
         if !caller.identity.is_anonymous() {
             return Err(format!("{refused}; are the name and the password right?"));
         }
-        for credential in self.own_credentials(image).await? {
+        for found in self.own_credentials(image).await? {
             let caller = Caller {
-                identity: self.key.credential(credential),
+                identity: self.key.found(found),
                 registry: Some(image.registry.clone()),
                 presented: true,
                 trace: caller.trace.clone(),
@@ -226,14 +226,11 @@ impl Pull {
         ))
     }
 
-    async fn own_credentials(&self, image: &ImageName) -> Result<Vec<Credential>, String> {
+    async fn own_credentials(&self, image: &ImageName) -> Result<Vec<Found>, String> {
         let upstream = self.config.load().upstream(image.registry.as_str());
-        let Some(source) = &upstream.credentials else {
-            return Ok(Vec::new());
-        };
         let found = self
             .credentials
-            .lookup(&image.registry, &image.repository, source);
+            .lookup(&image.registry, &image.repository, &upstream);
         found.await.map_err(|error| error.to_string())
     }
 

@@ -1,15 +1,14 @@
 //! Answers of a registry: what a status and its headers mean.
 
-use std::time::Duration;
-
 use http::{
     HeaderMap, StatusCode,
-    header::{CONTENT_LENGTH, CONTENT_RANGE, RETRY_AFTER},
+    header::{CONTENT_LENGTH, CONTENT_RANGE},
 };
 use hyper::body::Incoming;
 use larder_shared::Range;
 
 use super::failure::{Failure, Limit, Refused, refused_to};
+use crate::client::retry_after;
 
 /// A 200 or 206.
 #[derive(Debug)]
@@ -55,17 +54,6 @@ impl Answer {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
-}
-
-/// `Retry-After`: seconds, or a date (RFC 9110 section 10.2.3).
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
-    let left = date.duration_since(jiff::Timestamp::now());
-    Some(left.try_into().unwrap_or(Duration::ZERO))
 }
 
 /// 200 is `false`, 206 is `true`, all else is a failure.

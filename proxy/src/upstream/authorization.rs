@@ -12,7 +12,6 @@ use hyper::body::Incoming;
 
 use super::{
     HEAD_WITHIN, Upstreams,
-    answer::retry_after,
     challenge::Challenge,
     question::AGENT,
     redirect::{is_redirect, target},
@@ -153,7 +152,7 @@ impl Upstreams {
                 });
             }
             StatusCode::TOO_MANY_REQUESTS => {
-                return Err(TokenError::Limited(retry_after(response.headers())));
+                return Err(TokenError::Limited(client::retry_after(response.headers())));
             }
             // Anything else says nothing about the caller, and must not void what the origin said of it before.
             status => return Err(TokenError::Unreachable(format!("it answered {status}"))),

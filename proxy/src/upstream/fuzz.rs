@@ -6,9 +6,10 @@ use http::{HeaderMap, HeaderValue, header};
 
 use larder_shared::link;
 
-use super::answer::{content_range, retry_after};
+use super::answer::content_range;
 use super::challenge::Challenge;
 use super::token::TokenAnswer;
+use crate::client::retry_after;
 
 /// The values of `WWW-Authenticate`, a line each.
 pub(crate) fn challenges(text: &str) {

@@ -4,7 +4,7 @@ use http::Uri;
 
 use super::Upstreams;
 use crate::{
-    client::{self, ClientFiles, Reach, Route, Tls, Whose},
+    client::{self, Reach, Route, Tls, Whose},
     config::{Endpoint, Upstream},
 };
 
@@ -41,9 +41,9 @@ impl Upstreams {
             named.get_or_insert((endpoint, Whose::Another));
         }
         let (tls, whose) = match (named, from.reach) {
-            (Some((endpoint, Whose::Its)), _) => (tls_of(endpoint), Whose::Its),
+            (Some((endpoint, Whose::Its)), _) => (Tls::of(endpoint), Whose::Its),
             // A client's certificate is for the registry that it was configured for.
-            (Some((endpoint, whose)), _) => (tls_of(endpoint).of_nobody(), whose),
+            (Some((endpoint, whose)), _) => (Tls::of(endpoint).of_nobody(), whose),
             (None, Reach::Named) => (from.tls.clone().of_nobody(), Whose::Nobody),
             (None, _) => (Tls::default(), Whose::Nobody),
         };
@@ -65,17 +65,6 @@ pub(super) fn route_of(upstream: &Upstream, endpoint: &Endpoint) -> Route {
         } else {
             Reach::Direct
         },
-        tls: tls_of(endpoint),
-    }
-}
-
-fn tls_of(endpoint: &Endpoint) -> Tls {
-    Tls {
-        ca: endpoint.ca.clone(),
-        skip_verify: endpoint.insecure_skip_verify,
-        client: endpoint.client.as_ref().map(|client| ClientFiles {
-            cert: client.cert.clone(),
-            key: client.key.clone(),
-        }),
+        tls: Tls::of(endpoint),
     }
 }

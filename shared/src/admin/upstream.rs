@@ -27,6 +27,9 @@ pub struct Upstream {
     pub endpoints: Vec<Endpoint>,
     /// What is wrong with the node's own credentials for it, a line each with the fix. Never a secret.
     pub findings: Vec<String>,
+    /// The cloud's identity with which its origin is asked: which, by which way, until when. Never a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
     /// What a test connection found at each endpoint, and with the node's own credentials; only with `check`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<Finding>,

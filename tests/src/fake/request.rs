@@ -45,7 +45,8 @@ pub struct Request {
     pub repository: String,
     /// The tag or digest in the path, or nothing.
     pub reference: String,
-    pub(super) body: Bytes,
+    /// What was posted.
+    pub body: Bytes,
 }
 
 impl Request {

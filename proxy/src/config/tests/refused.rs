@@ -260,7 +260,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "[upstreams.\"a.b\"]\ncredentials = {}",
-        "2:15: `credentials` of [upstreams.\"a.b\"]: no source: add `docker_config`, `username_file` and `password_file`, `helper`, or `kubelet_config` and `bin_dir`",
+        "2:15: `credentials` of [upstreams.\"a.b\"]: no source: add `docker_config`, `username_file` and `password_file`, `helper`, `kubelet_config` and `bin_dir`, or `identity`",
     ),
     (
         "[upstreams.\"a.b\"]\ncredentials = { docker_confg = \"/x\" }",
@@ -268,7 +268,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "[upstreams.\"a.b\"]\ncredentials = { password = \"hunter2\" }",
-        "2:17: unknown key `password` in `credentials` of [upstreams.\"a.b\"]: the keys are `docker_config`, `username_file`, `password_file`, `helper`, `kubelet_config`, `bin_dir`",
+        "2:17: unknown key `password` in `credentials` of [upstreams.\"a.b\"]: the keys are `docker_config`, `username_file`, `password_file`, `helper`, `kubelet_config`, `bin_dir`, `identity`, `key_file`, `token_file`, `audience`, `role`, `client_id`, `tenant_id`, `metadata_endpoint`, `token_endpoint`, `api_endpoint`",
     ),
     (
         "[upstreams.\"a.b\"]\ncredentials = { docker_config = \"config.json\" }",
@@ -301,6 +301,42 @@ const REFUSED: &[(&str, &str)] = &[
     (
         "[upstreams.\"a.b\"]\ncredentials = { username_file = \"/u\", password_file = \"/p\", bin_dir = \"/b\" }",
         "2:71: `bin_dir` in `credentials` of [upstreams.\"a.b\"]: `username_file` names another source: keep one of the two",
+    ),
+    (
+        "[upstreams.\"a.b\"]\ncredentials = { identity = \"gcp\" }",
+        "2:28: `identity` in `credentials` of [upstreams.\"a.b\"] is \"gcp\": write \"google\" or \"aws\" or \"azure\"",
+    ),
+    (
+        "[upstreams.\"a.b\"]\ncredentials = { identity = \"google\", helper = \"gcr\" }",
+        "2:47: `helper` in `credentials` of [upstreams.\"a.b\"]: `identity` names another source: keep one of the two",
+    ),
+    (
+        "[upstreams.\"a.b\"]\ncredentials = { identity = \"google\", metadata_endpoint = \"https://m\" }",
+        "2:58: `metadata_endpoint` in `credentials` of [upstreams.\"a.b\"] is \"https://m\": a metadata server speaks plain HTTP: write \"http://…\"",
+    ),
+    (
+        "[upstreams.\"a.b\"]\ncredentials = { identity = \"azure\", role = \"x\" }",
+        "2:44: `role` in `credentials` of [upstreams.\"a.b\"]: azure has no use for it: beside `identity` it knows `token_file`, `client_id`, `tenant_id`, `audience`, `metadata_endpoint`, `token_endpoint`",
+    ),
+    (
+        "[upstreams.\"a.b\"]\ncredentials = { identity = \"azure\", client_id = \"a b\" }",
+        "2:49: `client_id` in `credentials` of [upstreams.\"a.b\"] is \"a b\": write it without spaces, in ASCII",
+    ),
+    (
+        "[upstreams.\"a.b\"]\ncredentials = { key_file = \"/k\" }",
+        "2:28: `key_file` in `credentials` of [upstreams.\"a.b\"]: it goes with `identity`: add that key",
+    ),
+    (
+        "[upstreams.\"a.b\"]\ncredentials = { identity = \"google\", token_file = \"/t\" }",
+        "2:51: `token_file` in `credentials` of [upstreams.\"a.b\"]: it goes with `audience`: add that key",
+    ),
+    (
+        "[upstreams.\"a.b\"]\ncredentials = { identity = \"google\", key_file = \"/k\", metadata_endpoint = \"http://m\" }",
+        "2:75: `metadata_endpoint` in `credentials` of [upstreams.\"a.b\"]: `key_file` is another way to an identity: keep one of the two",
+    ),
+    (
+        "[upstreams.\"a.b\"]\ncredentials = { identity = \"google\", token_endpoint = \"sts\" }",
+        "2:55: `token_endpoint` in `credentials` of [upstreams.\"a.b\"] is \"sts\": the scheme is missing: write \"https://sts\"",
     ),
     (
         "[upstreams.\"a.b\"]\ncredentials = { helper = \"docker-credential-gcr\" }",

@@ -49,7 +49,7 @@ async fn every_way_to_say_a_credential() {
         let found = node.lookup(&format!("{registry}/app"), &source).await;
         assert_eq!(found, Ok(expected), "{registry}");
     }
-    assert!(node.credentials.findings(&source).await.is_empty());
+    assert!(node.credentials.findings_of(&source).await.is_empty());
 }
 
 #[tokio::test]

@@ -79,7 +79,7 @@ async fn what_cannot_be_used_is_named_with_its_mend() {
     assert_eq!(error.fault(), Fault::File);
     assert_eq!(error.place(), node.path("username").display().to_string());
     assert_eq!(
-        node.credentials.findings(&source).await,
+        node.credentials.findings_of(&source).await,
         [error.to_string()]
     );
 }

@@ -304,7 +304,7 @@ async fn a_plugin_that_hangs_is_late_and_the_doctor_names_what_is_missing() {
         node.lookup("pod.example.org/app", &source).await,
         Ok(vec![])
     );
-    let findings = node.credentials.findings(&source).await;
+    let findings = node.credentials.findings_of(&source).await;
     assert_eq!(findings.len(), 2, "{findings:?}");
     assert!(findings[0].contains("the provider \"identity\" is skipped"));
     assert_eq!(

@@ -118,7 +118,7 @@ async fn no_error_and_no_log_line_holds_a_secret() {
     }
     said.push(format!("{:?}", node.credentials));
     for source in [&docker, &pair, &helper, &kubelet] {
-        said.extend(node.credentials.findings(source).await);
+        said.extend(node.credentials.findings_of(source).await);
     }
     let providers = node.credentials.providers(&node.path("kubelet.yaml")).await;
     said.push(format!("{providers:?}"));

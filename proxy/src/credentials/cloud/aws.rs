@@ -1,0 +1,119 @@
+//! AWS: the keys of a role, by one of four ways, sign one request to the registry's API, which answers a password.
+//!
+//! The ways are IRSA (a projected token that the STS exchanges), EKS Pod Identity (an agent on the node), the node's own
+//! role (IMDSv2) and a file of static keys; each may take on another role. What signs is the object store's.
+
+mod ecr;
+mod host;
+mod keys;
+mod sign;
+mod sts;
+
+use std::path::Path;
+
+pub(super) use self::host::Api;
+use super::{
+    Asked, Inner, Target, Token, ask::Trouble, renewal::Early, surroundings::Surroundings,
+};
+use crate::{
+    config::CloudIdentity,
+    credentials::{
+        error::{CredentialError, Fault},
+        secret::Credential,
+    },
+};
+
+const METADATA: &str = "http://169.254.169.254";
+
+/// By which way the keys come.
+enum KeysBy<'a> {
+    File(&'a Path),
+    WebIdentity(&'a Path),
+    Agent { url: &'a str, token: &'a Path },
+    Metadata(String),
+}
+
+fn keys_by<'a>(identity: &'a CloudIdentity, surroundings: &'a Surroundings) -> KeysBy<'a> {
+    if let Some(path) = &identity.key_file {
+        return KeysBy::File(path);
+    }
+    if let Some(path) = &identity.token_file {
+        return KeysBy::WebIdentity(path);
+    }
+    if identity.metadata_endpoint.is_none()
+        && let Some((url, token)) = &surroundings.aws_agent
+    {
+        return KeysBy::Agent { url, token };
+    }
+    let named = identity.metadata_endpoint.as_ref();
+    KeysBy::Metadata(super::base(named, METADATA))
+}
+
+/// By which way the identity comes.
+pub(super) fn way(identity: &CloudIdentity, surroundings: &Surroundings) -> String {
+    let way = match keys_by(identity, surroundings) {
+        KeysBy::File(path) => format!("the keys {}", path.display()),
+        KeysBy::WebIdentity(path) => format!("the token {}, exchanged at the STS", path.display()),
+        KeysBy::Agent { url, .. } => format!("EKS Pod Identity's agent {url}"),
+        KeysBy::Metadata(url) => format!("{} {url}", keys::METADATA_SERVER),
+    };
+    match (&identity.role, &identity.token_file) {
+        (Some(role), None) => format!("{way}, which takes on {role}"),
+        _ => way,
+    }
+}
+
+/// The API that gives the registry's tokens. The registry's name says which, or else its origin's host.
+pub(super) fn target(asked: &Asked<'_>) -> Result<Target, CredentialError> {
+    let hosts = [Some(asked.registry), asked.origin.url.host()];
+    let api = hosts.into_iter().flatten().find_map(Api::of);
+    api.map(Target::Ecr).ok_or_else(|| {
+        CredentialError::new(
+            Fault::Content,
+            asked.registry,
+            "is no registry of AWS (ACCOUNT.dkr.ecr.REGION.amazonaws.com and its like, public.ecr.aws): name it so in [upstreams], or let an endpoint",
+        )
+    })
+}
+
+/// Whatever is wrong with an answer to any of AWS's questions.
+#[cfg(any(test, fuzzing))]
+pub(super) fn troubles(answer: &super::ask::Answer) -> Vec<Trouble> {
+    let at = "the server";
+    let troubles = [
+        ecr::understood(&answer.body, at).err(),
+        Some(ecr::refusal(answer, at, "ecr")),
+        sts::keys_in(answer, at, "role").err(),
+        keys::given(answer, at, None).err(),
+    ];
+    troubles.into_iter().flatten().collect()
+}
+
+/// A new password of the registry.
+pub(super) async fn exchange(
+    inner: &Inner,
+    identity: &CloudIdentity,
+    api: &Api,
+) -> Result<Token, Trouble> {
+    let way = keys_by(identity, &inner.surroundings);
+    let chained = !matches!(way, KeysBy::WebIdentity(_));
+    let mut keys = match way {
+        KeysBy::File(path) => keys::of_file(inner, path).await?,
+        KeysBy::WebIdentity(path) => sts::by_web_identity(inner, identity, api, path).await?,
+        KeysBy::Agent { url, token } => keys::by_agent(inner, url, token).await?,
+        KeysBy::Metadata(url) => keys::by_metadata(inner, &url).await?,
+    };
+    if let (true, Some(role)) = (chained, &identity.role) {
+        keys = sts::of_role(inner, identity, api, &keys, role).await?;
+    }
+    let password = ecr::password(inner, identity, api, &keys).await?;
+    Ok(Token {
+        credential: Credential::Basic {
+            username: "AWS".to_owned(),
+            password: password.secret,
+        },
+        principal: keys.principal,
+        lifetime: password.lifetime,
+        early: Early::Half,
+    })
+}
