@@ -144,6 +144,7 @@ fn permissions(store: &Store, config: &Config) -> Finding {
         match &upstream.credentials {
             Some(Credentials::DockerConfig { path }) => secret.push(path.clone()),
             Some(Credentials::Files { password, .. }) => secret.push(password.clone()),
+            Some(Credentials::Cloud(identity)) => secret.extend(identity.key_file.clone()),
             _ => {}
         }
     }
