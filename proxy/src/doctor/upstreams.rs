@@ -192,7 +192,11 @@ async fn credentials(pull: &Pull, registry: &RegistryName, upstream: &Upstream) 
                     described(pull, name, upstream),
                     WITHIN.as_secs()
                 ),
-                "run the helper or plugin by hand, and see the finding `upstream`",
+                if cloud {
+                    "a server of the cloud is slow: ask again, `larder upstreams` says which one once it has failed"
+                } else {
+                    "run the helper or plugin by hand, and see the finding `upstream`"
+                },
             )
         }));
     }
