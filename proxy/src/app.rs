@@ -36,6 +36,7 @@ use crate::{
     identity::Key,
     keep,
     listen::{self, RegistryPort},
+    memory,
     metrics::Metrics,
     peers::PeerSurface,
     pull::{Chunks, Pull, outage::Outages},
@@ -330,6 +331,7 @@ impl Bound {
             tokio::spawn(Arc::clone(store).run(watch.clone()));
         }
         tokio::spawn(Arc::clone(&self.pull.cluster).run(watch.clone()));
+        tokio::spawn(memory::run(watch.clone()));
         tokio::spawn(keep::run(Arc::clone(&self.pull), watch.clone()));
         tokio::spawn(keep::scrub(Arc::clone(&self.pull)));
         tokio::spawn(keep::sweep(Arc::clone(&self.pull)));

@@ -20,6 +20,7 @@ mod disk;
 mod fetch;
 mod list;
 mod opened;
+mod pace;
 mod patience;
 mod plan;
 mod ramp;
@@ -31,6 +32,7 @@ mod streams;
 mod suspects;
 mod task;
 mod through;
+mod wants;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -64,6 +66,7 @@ pub use reader::{Chunk, Reader, SMALL_WITHIN};
 use suspects::Suspects;
 use through::Before;
 pub use through::{Passage, Small, Through};
+use wants::{Interest, Wants};
 
 /// The last bytes of a complete answer are held back until the digest is known to match (promise P9). Blobs of up to
 /// this size are verified before their first byte leaves (promise P4).
@@ -159,23 +162,6 @@ struct ReaderEntry {
     /// How many members may stand between it and the source.
     depth: u8,
     waker: Option<Waker>,
-}
-
-/// What a reader wants next.
-#[derive(Clone, Debug)]
-enum Wants {
-    /// The size is not known yet; bytes from here on, if the request says that much.
-    Opening {
-        start: Option<u64>,
-        end: Option<u64>,
-        whole: bool,
-    },
-    /// Everything from here to the end, to be right as a whole.
-    Whole { at: u64 },
-    /// From here to the end, but perhaps the reader leaves early.
-    Open { at: u64 },
-    /// These parts and nothing else.
-    Parts(Vec<Range>),
 }
 
 #[derive(Debug)]
@@ -357,6 +343,14 @@ impl Fill {
             .readers
             .values()
             .any(|entry| entry.depth == plan::DEPTH)
+    }
+
+    /// What the most eager reader makes of bytes that have just come.
+    fn interest(&self, came: Range) -> Interest {
+        let state = lock(&self.state);
+        let wants = state.readers.values().map(|entry| &entry.wants);
+        let interests = wants.map(|wants| wants.interest(came));
+        interests.max().unwrap_or(Interest::Ahead)
     }
 
     /// Something changed that readers may wait for.

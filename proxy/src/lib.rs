@@ -15,6 +15,7 @@ pub mod client;
 pub mod credentials;
 pub mod drain;
 pub mod identity;
+pub mod memory;
 pub mod metrics;
 pub mod trace;
 pub mod visitor;

@@ -21,6 +21,7 @@ mod origin;
 mod report;
 mod restart;
 mod server;
+mod slow;
 mod stats;
 mod warm;
 
@@ -41,7 +42,7 @@ const USAGE: &str = "usage: larder-bench [--quick] [--only SECTION[,SECTION…]]
 type Measure = fn(&Bench) -> Result<Section>;
 
 /// Every section, in the order of the report.
-const SECTIONS: [(&str, Measure); 11] = [
+const SECTIONS: [(&str, Measure); 12] = [
     ("warm", warm::measure),
     ("warm-bbr", warm::measure_bbr),
     ("manifest", manifest::measure),
@@ -53,6 +54,7 @@ const SECTIONS: [(&str, Measure); 11] = [
     ("memory", memory::measure),
     ("idle", idle::measure),
     ("link", link::measure),
+    ("slow", slow::measure),
 ];
 
 struct Arguments {

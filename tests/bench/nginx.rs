@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use larder_tests::hosts::Host;
 use larder_tests::image::OCI_MANIFEST;
 use larder_tests::real::free_port;
 use nix::sys::signal::{Signal, kill};
@@ -22,6 +23,10 @@ pub const ORIGIN: &str = "
     server { listen LISTEN0; MANIFESTS }
     server { listen LISTEN1; MANIFESTS limit_rate 50000000; }
     server { listen LISTEN2; MANIFESTS limit_rate 125000000; }";
+
+/// An upstream that is only as fast as its link.
+pub const ORIGIN_ALONE: &str = "
+    server { listen LISTEN0; MANIFESTS }";
 
 /// A static server: `LISTEN0` silent, `LISTEN1` with an access log, which is nginx's default.
 pub const STATIC: &str = "
@@ -57,11 +62,26 @@ pub struct Nginx {
 impl Nginx {
     /// Starts it in `dir` on `ports` free ports, with `root` as document root.
     pub fn start(dir: &Path, servers: &str, ports: usize, root: &Path) -> Result<Self> {
+        Self::start_at(None, dir, servers, ports, root)
+    }
+
+    /// The same in a host, on its address.
+    pub fn start_in(host: &Host, dir: &Path, servers: &str, root: &Path) -> Result<Self> {
+        Self::start_at(Some(host), dir, servers, 1, root)
+    }
+
+    fn start_at(
+        host: Option<&Host>,
+        dir: &Path,
+        servers: &str,
+        ports: usize,
+        root: &Path,
+    ) -> Result<Self> {
         fs::create_dir_all(dir)?;
         let mut last = None;
         // Another process may take a port between the look and the bind.
         for _ in 0..5 {
-            match Self::launch(dir, servers, ports, root) {
+            match Self::launch(host, dir, servers, ports, root) {
                 Ok(nginx) => return Ok(nginx),
                 Err(error) => last = Some(error),
             }
@@ -81,21 +101,32 @@ impl Nginx {
         Ok(pids)
     }
 
-    fn launch(dir: &Path, servers: &str, ports: usize, root: &Path) -> Result<Self> {
+    fn launch(
+        host: Option<&Host>,
+        dir: &Path,
+        servers: &str,
+        ports: usize,
+        root: &Path,
+    ) -> Result<Self> {
         let manifests = format!("location ~ /manifests/ {{ default_type {OCI_MANIFEST}; }}");
         let mut servers = servers
             .replace("DIR", &dir.display().to_string())
             .replace("MANIFESTS", &manifests);
         let mut addrs = Vec::new();
         for n in 0..ports {
-            let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+            let ip = host.map_or(Ipv4Addr::LOCALHOST.into(), Host::address);
+            let addr = SocketAddr::new(ip, free_port()?);
             servers = servers.replace(&format!("LISTEN{n}"), &addr.to_string());
             addrs.push(addr);
         }
         let config = dir.join("nginx.conf");
         fs::write(&config, configuration(dir, root, &servers))?;
         let log = File::create(dir.join("nginx.log"))?;
-        let child = Command::new("nginx")
+        let mut command = match host {
+            Some(host) => host.exec("nginx"),
+            None => Command::new("nginx"),
+        };
+        let child = command
             .args(["-e", "stderr", "-p"])
             .arg(dir)
             .arg("-c")
@@ -122,7 +153,9 @@ impl Nginx {
                 let log = fs::read_to_string(self.dir.join("nginx.log")).unwrap_or_default();
                 bail!("nginx ended with {status}: {log}");
             }
-            let open = |addr: &SocketAddr| TcpStream::connect(addr).is_ok();
+            // In a host, the first request finds out whether the port is open: workers are started after it is.
+            let open =
+                |addr: &SocketAddr| !addr.ip().is_loopback() || TcpStream::connect(addr).is_ok();
             if self.addrs.iter().all(open) && children(self.child.id())?.len() >= WORKERS {
                 return Ok(());
             }

@@ -19,7 +19,7 @@ use crate::nginx::Nginx;
 enum Program {
     Larder(Box<Node>),
     Nginx(Nginx),
-    DockerRegistry(#[expect(dead_code, reason = "held for its Drop")] DockerRegistry),
+    DockerRegistry(DockerRegistry),
     /// Started and ended elsewhere.
     None,
 }
@@ -97,6 +97,16 @@ impl Server {
         match &self.program {
             Program::Larder(node) => Some(node),
             _ => None,
+        }
+    }
+
+    /// The processes whose time is counted.
+    pub fn pids(&self) -> Result<Vec<u32>> {
+        match &self.program {
+            Program::Larder(node) => Ok(vec![node.pid()]),
+            Program::Nginx(nginx) => nginx.pids(),
+            Program::DockerRegistry(registry) => Ok(registry.pid().into_iter().collect()),
+            Program::None => Ok(Vec::new()),
         }
     }
 

@@ -7,6 +7,7 @@ mod names;
 mod parts;
 mod ranges;
 mod redirects;
+mod slow;
 mod streaming;
 mod together;
 mod ways;

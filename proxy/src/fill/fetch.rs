@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use larder_shared::Spans;
+use larder_shared::{Range, Spans};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinHandle,
@@ -19,8 +19,9 @@ use tokio::{
 };
 
 use super::{
-    Fill, HELD_BACK, lock,
+    Fill, HELD_BACK, Interest, lock,
     opened::{Brought, End, Opened, SourceBody},
+    pace::{BATCH, Pace},
     patience::IDLE,
 };
 use crate::store::{HANGS, Partial, Piece};
@@ -90,13 +91,17 @@ pub async fn pump(
     let mut writing: Option<JoinHandle<io::Result<()>>> = None;
     let mut hangs = Instant::now();
     let mut ended: Option<End> = None;
+    let mut pace = Pace::new(Instant::now());
+    // What is gathered is written then, however little it is.
+    let mut due = Instant::now();
     let idle = if partial.size() <= HELD_BACK {
         IDLE_SMALL
     } else {
         IDLE
     };
     loop {
-        if writing.is_none() && !gathered.is_empty() && room.is_some() {
+        let complete = gathered_len as u64 >= BATCH || ended.is_some() || Instant::now() >= due;
+        if writing.is_none() && !gathered.is_empty() && complete && room.is_some() {
             let piece = Piece {
                 start: at - gathered_len as u64,
                 chunks: std::mem::take(&mut gathered),
@@ -106,8 +111,9 @@ pub async fn pump(
             let (fill, partial, track) =
                 (Arc::clone(&fill), Arc::clone(&partial), Arc::clone(&track));
             hangs = Instant::now() + HANGS;
+            let slow = pace.is_slow();
             writing = Some(tokio::task::spawn_blocking(move || {
-                write(&fill, &partial, &track, piece)
+                write(&fill, &partial, &track, piece, slow)
             }));
         }
         if writing.is_none()
@@ -125,6 +131,7 @@ pub async fn pump(
                     Err(panic) => return End::Disk(io::Error::other(panic)),
                 }
             }
+            () = sleep_until(due), if !complete && !gathered.is_empty() => {}
             () = sleep_until(hangs), if writing.is_some() => {
                 return End::Hangs(writing.take().expect("guarded"));
             }
@@ -139,9 +146,19 @@ pub async fn pump(
                         if member.is_none() {
                             fill.flow.note();
                         }
-                        at += data.len() as u64;
+                        let came = Range::new(at, at + data.len() as u64);
+                        at = came.end;
                         gathered_len += data.len();
                         if !data.is_empty() {
+                            let now = Instant::now();
+                            pace.note(now, came.len());
+                            match fill.interest(came) {
+                                Interest::Awaited => due = now,
+                                interest if gathered.is_empty() => {
+                                    due = now + pace.patience(interest == Interest::Followed);
+                                }
+                                Interest::Followed | Interest::Ahead => {}
+                            }
                             gathered.push(data);
                         }
                         if at >= limit {
@@ -169,7 +186,14 @@ fn broken(member: Option<SocketAddr>, why: String, stalled: bool) -> End {
 }
 
 /// Writes what is not there yet, lets readers go on, and hands it over to be hashed (blocking).
-fn write(fill: &Fill, partial: &Arc<Partial>, track: &Track, mut piece: Piece) -> io::Result<()> {
+/// What a slow source brought is hashed by the same thread.
+fn write(
+    fill: &Fill,
+    partial: &Arc<Partial>,
+    track: &Track,
+    mut piece: Piece,
+    slow: bool,
+) -> io::Result<()> {
     let range = piece.range();
     if partial.present().contains(range) {
         track.at.store(range.end, Ordering::Release);
@@ -201,9 +225,13 @@ fn write(fill: &Fill, partial: &Arc<Partial>, track: &Track, mut piece: Piece) -
     }
     fill.wake_readers();
     if partial.push(piece) {
-        let partial = Arc::clone(partial);
         // A failure is the next write's, or that of the verification.
-        tokio::task::spawn_blocking(move || partial.hash());
+        if slow {
+            let _ = partial.hash();
+        } else {
+            let partial = Arc::clone(partial);
+            tokio::task::spawn_blocking(move || partial.hash());
+        }
     }
     partial.checkpoint_if_due()
 }

@@ -1,0 +1,103 @@
+//! How fast a stream's source is, and so how long its bytes gather in memory before they are written.
+//!
+//! A slow source brings some kilobytes at a time. To write, hash and announce each of them takes a thread's turn several
+//! times, which costs far more than the bytes do. So they gather: up to [`BATCH`] bytes, and for a short time at most. What
+//! a fast source brings fills batches by itself, and is written as it comes. Pure: the caller tells the time.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// What is written and hashed together.
+pub const BATCH: u64 = 512 << 10;
+
+/// So long at most a byte waits for others, where a reader follows the stream, and where none does.
+const FOLLOWED: Duration = Duration::from_millis(20);
+const AHEAD: Duration = Duration::from_millis(100);
+
+/// The rate is that of the last time that was at least so long.
+const WINDOW: Duration = Duration::from_millis(20);
+
+/// From this rate on, in bytes a second, the batches fill by themselves.
+const FAST: f64 = 64e6;
+
+/// The pace of one stream.
+#[derive(Debug)]
+pub struct Pace {
+    since: Instant,
+    bytes: u64,
+    /// Bytes a second; a source counts as fast until it is known.
+    rate: f64,
+}
+
+impl Pace {
+    /// A stream that begins now.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            since: now,
+            bytes: 0,
+            rate: f64::INFINITY,
+        }
+    }
+
+    /// So many bytes have come.
+    pub fn note(&mut self, now: Instant, bytes: u64) {
+        self.bytes += bytes;
+        let took = now.saturating_duration_since(self.since);
+        if took >= WINDOW {
+            self.rate = self.bytes as f64 / took.as_secs_f64();
+            (self.since, self.bytes) = (now, 0);
+        }
+    }
+
+    /// Whether bytes come so slowly that one thread does all there is to do.
+    pub fn is_slow(&self) -> bool {
+        self.rate < FAST
+    }
+
+    /// How long the first byte of a batch waits for the others; zero from a fast source.
+    pub fn patience(&self, followed: bool) -> Duration {
+        match (self.is_slow(), followed) {
+            (false, _) => Duration::ZERO,
+            (true, true) => FOLLOWED,
+            (true, false) => AHEAD,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(bytes: u64, each: Duration, times: u32) -> Pace {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        for turn in 1..=times {
+            pace.note(start + each * turn, bytes);
+        }
+        pace
+    }
+
+    #[test]
+    fn a_source_is_fast_until_it_is_known_to_be_slow() {
+        let pace = after(1000, Duration::from_millis(1), 19);
+        assert!(!pace.is_slow());
+        assert_eq!(pace.patience(false), Duration::ZERO);
+        let pace = after(1000, Duration::from_millis(1), 20);
+        assert!(pace.is_slow());
+        assert_eq!(pace.patience(true), FOLLOWED);
+        assert_eq!(pace.patience(false), AHEAD);
+    }
+
+    #[test]
+    fn what_was_fast_long_ago_does_not_count() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        pace.note(start + WINDOW, 10 << 20);
+        assert!(!pace.is_slow());
+        pace.note(start + WINDOW * 2, 1000);
+        assert!(pace.is_slow());
+        pace.note(start + WINDOW * 3, 10 << 20);
+        assert!(!pace.is_slow());
+    }
+}

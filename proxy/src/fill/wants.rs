@@ -1,0 +1,102 @@
+//! What a reader wants of a blob, and what that makes of bytes that come.
+
+use larder_shared::Range;
+
+/// A reader that is so near to bytes that come follows their stream.
+const FOLLOWED: u64 = 1 << 20;
+
+/// What a reader wants next.
+#[derive(Clone, Debug)]
+pub(super) enum Wants {
+    /// The size is not known yet; bytes from here on, if the request says that much.
+    Opening {
+        start: Option<u64>,
+        end: Option<u64>,
+        whole: bool,
+    },
+    /// Everything from here to the end, to be right as a whole.
+    Whole { at: u64 },
+    /// From here to the end, but perhaps the reader leaves early.
+    Open { at: u64 },
+    /// These parts and nothing else.
+    Parts(Vec<Range>),
+}
+
+/// What readers make of bytes that have just come.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Interest {
+    /// No reader has come so far.
+    Ahead,
+    /// A reader takes them in order, as it took those before.
+    Followed,
+    /// Among them is the first byte that a reader waits for, or the last.
+    Awaited,
+}
+
+impl Wants {
+    /// What bytes that have just come are to this reader.
+    pub(super) fn interest(&self, came: Range) -> Interest {
+        let has = |at: u64| came.start <= at && at < came.end;
+        let of = |awaited, followed| match (awaited, followed) {
+            (true, _) => Interest::Awaited,
+            (false, true) => Interest::Followed,
+            (false, false) => Interest::Ahead,
+        };
+        match self {
+            Self::Opening { start, .. } => of(start.is_none_or(has), false),
+            // A reader that has caught up stands where a piece begins. In the middle, it has just come.
+            Self::Whole { at } | Self::Open { at } => of(
+                *at > came.start && has(*at),
+                at.abs_diff(came.start) < FOLLOWED,
+            ),
+            Self::Parts(parts) => of(
+                parts
+                    .iter()
+                    .any(|part| has(part.start) || has(part.end.saturating_sub(1))),
+                parts
+                    .iter()
+                    .any(|part| part.start < came.end && came.start < part.end),
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Interest::*, *};
+
+    const MB: u64 = 1 << 20;
+
+    #[test]
+    fn first_and_last_bytes_are_awaited_and_the_rest_is_followed() {
+        let came = Range::new(10 * MB, 10 * MB + 1000);
+        let opening = |start| Wants::Opening {
+            start,
+            end: None,
+            whole: false,
+        };
+        let part = |start, end| Wants::Parts(vec![Range::new(0, 10), Range::new(start, end)]);
+        for (wants, interest) in [
+            // Any answer will do for the headers.
+            (opening(None), Awaited),
+            (opening(Some(10 * MB)), Awaited),
+            (opening(Some(10 * MB + 1000)), Ahead),
+            // It has caught up, or nearly.
+            (Wants::Whole { at: 10 * MB }, Followed),
+            (Wants::Open { at: 10 * MB - 1000 }, Followed),
+            (Wants::Whole { at: 0 }, Ahead),
+            (Wants::Open { at: 12 * MB }, Ahead),
+            // It has just come, and its first byte is among these.
+            (Wants::Open { at: 10 * MB + 1 }, Awaited),
+            (Wants::Open { at: 10 * MB + 999 }, Awaited),
+            (part(10 * MB, 14 * MB), Awaited),
+            (part(10 * MB + 500, 14 * MB), Awaited),
+            (part(8 * MB, 10 * MB + 1), Awaited),
+            (part(8 * MB, 14 * MB), Followed),
+            (part(8 * MB, 10 * MB), Ahead),
+            (part(10 * MB + 1000, 14 * MB), Ahead),
+        ] {
+            assert_eq!(wants.interest(came), interest, "{wants:?}");
+        }
+    }
+}
