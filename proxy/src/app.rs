@@ -41,6 +41,7 @@ use crate::{
     peers::PeerSurface,
     pull::{Chunks, Pull, outage::Outages},
     registry::Surface,
+    runtime::Runtime,
     store::{Store, Tenure},
     sys,
     tags::Tags,
@@ -216,6 +217,7 @@ pub async fn build(config: Config, logs: Logs) -> anyhow::Result<Bound> {
         shared: Cache::new(SHARED),
         outages: Outages::default(),
         events: Events::default(),
+        runtime: Arc::new(Runtime::new(Arc::clone(&config))),
         store,
         upstreams,
     });
@@ -332,6 +334,7 @@ impl Bound {
         }
         tokio::spawn(Arc::clone(&self.pull.cluster).run(watch.clone()));
         tokio::spawn(memory::run(watch.clone()));
+        tokio::spawn(Arc::clone(&self.pull.runtime).run(watch.clone()));
         tokio::spawn(keep::run(Arc::clone(&self.pull), watch.clone()));
         tokio::spawn(keep::scrub(Arc::clone(&self.pull)));
         tokio::spawn(keep::sweep(Arc::clone(&self.pull)));

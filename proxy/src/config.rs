@@ -49,6 +49,8 @@ pub struct Config {
     pub registry: Registry,
     /// The node tier on disk.
     pub store: Store,
+    /// What is known of this node's container runtime, and where its content lies.
+    pub runtime: Runtime,
     /// How long a tag may be trusted, and what to do without the upstream.
     pub tags: Tags,
     /// How long a verdict about a credential is remembered.
@@ -93,6 +95,15 @@ pub struct Store {
     pub ttl: Option<Duration>,
     /// A blob of which only ranges are read is completed once this much of it is here; `None` never does.
     pub complete_after: Option<Amount>,
+}
+
+/// `[runtime]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Runtime {
+    /// The file in which the watcher says what the runtime holds and uses; `None` when off.
+    pub file: Option<PathBuf>,
+    /// containerd's content store; `None` when off.
+    pub content: Option<PathBuf>,
 }
 
 /// `[tags]`
@@ -219,6 +230,16 @@ impl Default for Store {
             min_free: Amount::Percent(10),
             ttl: Some(Duration::from_hours(168)),
             complete_after: None,
+        }
+    }
+}
+
+impl Default for Runtime {
+    fn default() -> Self {
+        let root = "/var/lib/containerd/io.containerd.content.v1.content";
+        Self {
+            file: Some(PathBuf::from("/run/larder/runtime.json")),
+            content: Some(PathBuf::from(root)),
         }
     }
 }

@@ -27,6 +27,8 @@ pub mod history;
 
 pub mod store;
 
+pub mod runtime;
+
 pub mod upstream;
 
 pub mod cluster;

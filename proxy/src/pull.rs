@@ -49,6 +49,7 @@ use crate::{
     fill::{FillError, Fills},
     identity::{Fingerprint, Identity, Key},
     metrics::{Metrics, Outcome, Tier},
+    runtime::Runtime,
     store::Store,
     tags::Tags,
     trace::Trace,
@@ -162,6 +163,7 @@ pub struct Pull {
     pub shared: Shared,
     /// What upstream was silent about a moment ago.
     pub outages: Outages,
+    pub runtime: Arc<Runtime>,
     /// Listeners to requests hear of their steps here.
     pub events: Events,
 }

@@ -15,6 +15,9 @@ use crate::digest::Digest;
 /// The version of the file that this larder writes and reads.
 pub const VERSION: u32 = 1;
 
+/// A longer file is not read: a node with thousands of images has a tenth of it.
+pub const LONGEST: u64 = 16 << 20;
+
 /// What every version of the file has: enough to see whether the rest can be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Header {

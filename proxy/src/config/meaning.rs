@@ -12,9 +12,9 @@ use super::said::{Section, Source};
 use super::value::{self, Amount, Pattern};
 use super::words::shown;
 use super::{
-    Access, Admin, ClientCertificate, Config, Endpoint, LogFormat, Registry, Sharing, SourceRule,
-    Store, TagRule, Tags, Telemetry, Upstream, WhenDeleted, WhenUnreachable, canonical, host_name,
-    registry_name,
+    Access, Admin, ClientCertificate, Config, Endpoint, LogFormat, Registry, Runtime, Sharing,
+    SourceRule, Store, TagRule, Tags, Telemetry, Upstream, WhenDeleted, WhenUnreachable, canonical,
+    host_name, registry_name,
 };
 
 pub(super) fn config(text: &str, origin: &str) -> Result<Config, ConfigError> {
@@ -25,6 +25,7 @@ pub(super) fn config(text: &str, origin: &str) -> Result<Config, ConfigError> {
     let mut registry_section = root.section("registry")?;
     let registry = registry(&mut registry_section)?;
     let store = store(root.section("store")?)?;
+    let runtime = runtime(root.section("runtime")?)?;
     let tags = tags(root.section("tags")?)?;
     let access = access(root.section("access")?)?;
     let upstreams = upstreams(root.section("upstreams")?)?;
@@ -77,6 +78,7 @@ pub(super) fn config(text: &str, origin: &str) -> Result<Config, ConfigError> {
     Ok(Config {
         registry,
         store,
+        runtime,
         tags,
         access,
         upstreams,
@@ -142,6 +144,20 @@ fn store(mut said: Section<'_, '_>) -> Result<Store, ConfigError> {
     };
     said.finish()?;
     Ok(store)
+}
+
+fn runtime(mut said: Section<'_, '_>) -> Result<Runtime, ConfigError> {
+    let default = Runtime::default();
+    let runtime = Runtime {
+        file: said
+            .text("file", value::path_or_off)?
+            .unwrap_or(default.file),
+        content: said
+            .text("content", value::path_or_off)?
+            .unwrap_or(default.content),
+    };
+    said.finish()?;
+    Ok(runtime)
 }
 
 fn tags(mut said: Section<'_, '_>) -> Result<Tags, ConfigError> {

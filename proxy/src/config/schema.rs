@@ -23,6 +23,7 @@ const ALIAS: &str = r"^[a-z0-9]+([._-][a-z0-9]+)*$";
 const HELPER: &str = r"^[A-Za-z0-9._-]+$";
 const WORD: &str = r"^[!-~]+$";
 const ABSOLUTE: &str = r"^/";
+const ABSOLUTE_OR_OFF: &str = r"^(off$|/)";
 
 impl Config {
     /// The JSON schema (draft 7, which Helm and editors read) of the configuration file.
@@ -32,6 +33,7 @@ impl Config {
             &[
                 ("registry", registry()),
                 ("store", store()),
+                ("runtime", runtime()),
                 ("tags", tags()),
                 ("access", access()),
                 ("upstreams", upstreams()),
@@ -139,6 +141,19 @@ fn store() -> Value {
             (
                 "complete_after",
                 text("ranges of this much complete a blob; 0 never", SIZE),
+            ),
+        ],
+    )
+}
+
+fn runtime() -> Value {
+    table(
+        "what this node's container runtime holds and uses",
+        &[
+            ("file", text("the watcher's file, or off", ABSOLUTE_OR_OFF)),
+            (
+                "content",
+                text("containerd's content store, or off", ABSOLUTE_OR_OFF),
             ),
         ],
     )

@@ -1,6 +1,7 @@
 //! The effective configuration, written as the file that would say all of it.
 
 use std::fmt::{Display, Write as _};
+use std::path::Path;
 use std::time::Duration;
 
 use super::value::{Amount, Pattern, time_text};
@@ -82,6 +83,10 @@ pub(super) fn toml(config: &Config) -> String {
     );
     page.text("ttl", lifetime(config.store.ttl));
 
+    page.section("runtime");
+    page.text("file", path_or_off(config.runtime.file.as_deref()));
+    page.text("content", path_or_off(config.runtime.content.as_deref()));
+
     page.section("tags");
     page.text("fresh_for", time_text(config.tags.fresh_for));
     page.text("timeout", time_text(config.tags.timeout));
@@ -115,6 +120,10 @@ pub(super) fn toml(config: &Config) -> String {
     page.text("socket", config.admin.socket.display());
 
     page.0
+}
+
+fn path_or_off(path: Option<&Path>) -> String {
+    path.map_or_else(|| "off".to_owned(), |path| path.display().to_string())
 }
 
 fn lifetime(ttl: Option<Duration>) -> String {

@@ -42,6 +42,10 @@ max_size = "50GiB"
 min_free = "1500MB"
 ttl = "0"
 
+[runtime]
+file = "/srv/watch/runtime.json"
+content = "off"
+
 [tags]
 fresh_for = "1h30m"
 timeout = "500ms"
@@ -100,6 +104,8 @@ fn a_file_that_says_everything_is_understood_and_reads_back() {
     assert_eq!(config.store.max_size, Amount::Bytes(50 << 30));
     assert_eq!(config.store.min_free, Amount::Bytes(1_500_000_000));
     assert_eq!(config.store.ttl, None);
+    assert_eq!(config.runtime.file, Some("/srv/watch/runtime.json".into()));
+    assert_eq!(config.runtime.content, None);
     assert_eq!(config.tags.fresh_for, Duration::from_mins(90));
     assert_eq!(config.tags.timeout, Duration::from_millis(500));
     assert_eq!(config.tags.when_unreachable, WhenUnreachable::Fail);

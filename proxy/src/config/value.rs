@@ -342,6 +342,16 @@ pub(super) fn absolute_path(text: &str) -> Result<PathBuf, String> {
     Ok(path)
 }
 
+/// Such a path, or `"off"`.
+pub(super) fn path_or_off(text: &str) -> Result<Option<PathBuf>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    absolute_path(text)
+        .map(Some)
+        .map_err(|fix| format!("{fix}; or \"off\""))
+}
+
 /// The name of a credential helper, which is also the end of an executable's name.
 pub(super) fn helper_name(text: &str) -> Result<String, String> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);

@@ -94,6 +94,12 @@ pub fn open_unseen(path: &Path) -> io::Result<File> {
     }
 }
 
+/// Opens a file to read it. What is a pipe is opened too, and does not wait for a writer.
+pub fn open_at_once(path: &Path) -> io::Result<File> {
+    let flags = libc::O_NONBLOCK;
+    File::options().read(true).custom_flags(flags).open(path)
+}
+
 /// Identifies this boot of the kernel: what the page cache held is gone when it changes.
 pub fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id")

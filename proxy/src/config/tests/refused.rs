@@ -19,11 +19,11 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "[pantry]\nlisten = \"0.0.0.0:7422\"",
-        "1:2: unknown section [pantry]: the sections are [registry], [store], [tags], [access], [upstreams], [cluster], [telemetry], [admin]",
+        "1:2: unknown section [pantry]: the sections are [registry], [store], [runtime], [tags], [access], [upstreams], [cluster], [telemetry], [admin]",
     ),
     (
         "path = \"/x\"",
-        "1:1: unknown key `path` outside of any section: the sections are [registry], [store], [tags], [access], [upstreams], [cluster], [telemetry], [admin]",
+        "1:1: unknown key `path` outside of any section: the sections are [registry], [store], [runtime], [tags], [access], [upstreams], [cluster], [telemetry], [admin]",
     ),
     (
         "[registry]\nallow_from = []",
@@ -40,6 +40,10 @@ const REFUSED: &[(&str, &str)] = &[
     (
         "[telemetry]\npage = true",
         "2:1: unknown key `page` in [telemetry]: the keys are `listen`, `expose`, `log`, `log_format`",
+    ),
+    (
+        "[runtime]\nfile = \"runtime.json\"",
+        "2:8: `file` in [runtime] is \"runtime.json\": write the whole path, from `/` on; or \"off\"",
     ),
     (
         "[upstreams.\"ghcr.io\"]\nproof = true",

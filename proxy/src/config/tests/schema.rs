@@ -35,6 +35,7 @@ fn every_section_has_the_same_keys_in_the_schema_and_in_the_reader() {
             "[registry]\nzzzzzzzz = 1".to_owned(),
         ),
         ("/properties/store", "[store]\nzzzzzzzz = 1".to_owned()),
+        ("/properties/runtime", "[runtime]\nzzzzzzzz = 1".to_owned()),
         ("/properties/tags", "[tags]\nzzzzzzzz = 1".to_owned()),
         ("/properties/access", "[access]\nzzzzzzzz = 1".to_owned()),
         (upstream, "[upstreams.\"a.b\"]\nzzzzzzzz = 1".to_owned()),

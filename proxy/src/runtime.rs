@@ -1,0 +1,291 @@
+//! What this node's container runtime holds and uses, as its watcher reports it.
+//!
+//! Owns the reading of the watcher's file (`runtime.json`, see [`larder_shared::runtime`]), and what is known when there is no
+//! good one. Knows no socket and sends nothing: the file is all that passes from the watcher to the daemon. What the file
+//! says is a fact about this node, and no proof of who may read what.
+
+mod file;
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use larder_shared::runtime::Report;
+use tokio::sync::watch;
+
+use crate::{
+    clock::unix_age,
+    config::Config,
+    drain::Watch,
+    sys::{Calls, Hangs},
+};
+
+pub use file::Unreadable;
+use file::{Found, Stamp};
+
+/// The file is looked at this often.
+const POLL: Duration = Duration::from_secs(3);
+
+/// The watcher writes every 30 s. A report that is older says what was, not what is.
+pub const OLD_AFTER: Duration = Duration::from_mins(5);
+
+/// One look may take this long.
+const WITHIN: Duration = Duration::from_secs(4);
+
+/// How much the daemon knows of the runtime.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum State {
+    /// No file is configured, or there has been none.
+    Off,
+    /// The latest report is less than [`OLD_AFTER`] old.
+    Fresh,
+    /// The latest report is older.
+    Old,
+    /// There should be a report, and this is why there is none.
+    Unreadable(Unreadable),
+    /// A newer larder wrote the file.
+    Newer { version: u32 },
+}
+
+impl State {
+    /// The state in one word, for people and metrics.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Fresh => "fresh",
+            Self::Old => "old",
+            Self::Unreadable(_) => "unreadable",
+            Self::Newer { .. } => "newer",
+        }
+    }
+}
+
+/// A whole report that could be read.
+#[derive(Clone, Debug)]
+pub struct Good {
+    pub report: Arc<Report>,
+    /// When the runtime was asked, as this process counts time: the node's clock may have been set since.
+    asked: Instant,
+    /// How old the report was then.
+    age: Duration,
+}
+
+impl Good {
+    fn new(report: Report) -> Self {
+        Self {
+            // A time in the future was written while the clock was wrong: the file is here now, and so it is new.
+            age: unix_age(report.at).unwrap_or_default(),
+            asked: Instant::now(),
+            report: Arc::new(report),
+        }
+    }
+
+    /// How long ago the runtime was asked.
+    pub fn age(&self) -> Duration {
+        self.age + self.asked.elapsed()
+    }
+}
+
+/// What is known of the runtime.
+#[derive(Clone, Debug)]
+pub struct Known {
+    pub state: State,
+    /// The latest good report, whatever the file says now. `None` when off, and where there was none yet.
+    pub good: Option<Good>,
+}
+
+impl Known {
+    const NOTHING: Self = Self {
+        state: State::Off,
+        good: None,
+    };
+
+    /// The latest good report.
+    pub fn report(&self) -> Option<&Arc<Report>> {
+        self.good.as_ref().map(|good| &good.report)
+    }
+
+    /// How long it has been since the runtime was last asked with success. `None` if that is not known.
+    pub fn age(&self) -> Option<Duration> {
+        self.good.as_ref().map(Good::age)
+    }
+}
+
+/// Reads the watcher's file again and again.
+pub struct Runtime {
+    config: Arc<ArcSwap<Config>>,
+    known: watch::Sender<Arc<Known>>,
+    /// What the last look found.
+    last: Mutex<Last>,
+    calls: Calls,
+}
+
+impl fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runtime").finish_non_exhaustive()
+    }
+}
+
+/// What the last look found.
+#[derive(Default)]
+struct Last {
+    path: Option<PathBuf>,
+    stamp: Option<Stamp>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Runtime {
+    /// One that knows nothing yet.
+    pub fn new(config: Arc<ArcSwap<Config>>) -> Self {
+        Self {
+            config,
+            known: watch::Sender::new(Arc::new(Known::NOTHING)),
+            last: Mutex::default(),
+            calls: Calls::new(1, WITHIN),
+        }
+    }
+
+    /// What is known now.
+    pub fn known(&self) -> Arc<Known> {
+        Arc::clone(&self.known.borrow())
+    }
+
+    /// Tells of each change of what is known.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Known>> {
+        self.known.subscribe()
+    }
+
+    /// Looks until the drain.
+    pub async fn run(self: Arc<Self>, mut watch: Watch) {
+        loop {
+            self.look().await;
+            tokio::select! {
+                () = tokio::time::sleep(POLL) => {}
+                () = watch.stopped() => return,
+            }
+        }
+    }
+
+    /// Looks at the file once.
+    pub async fn look(&self) {
+        let path = self.config.load().runtime.file.clone();
+        let Some(path) = path else {
+            *lock(&self.last) = Last::default();
+            self.learn(Known::NOTHING);
+            return;
+        };
+        let before = {
+            let mut last = lock(&self.last);
+            if last.path.as_ref() != Some(&path) {
+                // What another file said says nothing of this one's runtime.
+                let first = last.path.is_none();
+                *last = Last {
+                    path: Some(path.clone()),
+                    stamp: None,
+                };
+                if !first {
+                    self.learn(Known::NOTHING);
+                }
+            }
+            last.stamp.clone()
+        };
+        let looking = path.clone();
+        let looked = self
+            .calls
+            .run(move || file::look(&looking, before.as_ref()))
+            .await;
+        // A read that is late tells the next look nothing: it begins anew.
+        let (stamp, found) =
+            looked.unwrap_or_else(|Hangs| (None, Found::Unreadable(Unreadable::Hangs)));
+        lock(&self.last).stamp = stamp;
+        let known = next(&self.known(), found);
+        self.complain(&known.state, &path);
+        self.learn(known);
+    }
+
+    fn learn(&self, known: Known) {
+        self.known.send_if_modified(|old| {
+            let same = |a: &Good, b: &Good| Arc::ptr_eq(&a.report, &b.report);
+            let good = match (&old.good, &known.good) {
+                (Some(a), Some(b)) => same(a, b),
+                (None, None) => true,
+                _ => false,
+            };
+            let changed = !good || old.state != known.state;
+            if changed {
+                *old = Arc::new(known);
+            }
+            changed
+        });
+    }
+
+    /// Says once that the daemon does not know any more, and once that it knows again.
+    fn complain(&self, state: &State, path: &Path) {
+        let before = self.known();
+        if before.state.as_str() == state.as_str() {
+            return;
+        }
+        let (file, since) = (path.display(), before.age().map(|age| age.as_secs()));
+        match state {
+            State::Off => {}
+            State::Fresh => tracing::info!(%file, "what the container runtime uses is known"),
+            State::Old => tracing::warn!(
+                %file, age_s = since,
+                "the watcher of the container runtime has not written for a while; what was last in use counts as in use until its ttl is over; look at the watcher's log"
+            ),
+            State::Unreadable(why) => tracing::warn!(
+                %file, error = %why, age_s = since,
+                "what the container runtime uses is not known; what was last in use counts as in use until its ttl is over; look at the watcher's log"
+            ),
+            State::Newer { version } => tracing::warn!(
+                %file, version,
+                "a newer larder writes the watcher's file; run the same larder for both"
+            ),
+        }
+    }
+}
+
+/// What is known after a look, and what was known before it.
+fn next(before: &Known, found: Found) -> Known {
+    let aged = |good: Option<Good>| Known {
+        state: match &good {
+            Some(good) if good.age() < OLD_AFTER => State::Fresh,
+            Some(_) => State::Old,
+            None => State::Off,
+        },
+        good,
+    };
+    let good = before.good.clone();
+    match (found, &before.state) {
+        (Found::Report(report), _) => aged(Some(Good::new(*report))),
+        // A file that could not be used does not become better by staying as it is.
+        (Found::Same, State::Unreadable(_) | State::Newer { .. }) => Known {
+            state: before.state.clone(),
+            good,
+        },
+        (Found::Same, _) => aged(good),
+        (Found::Nothing, State::Off) => Known::NOTHING,
+        (Found::Nothing, _) => Known {
+            state: State::Unreadable(Unreadable::Gone),
+            good,
+        },
+        (Found::Newer { version }, _) => Known {
+            state: State::Newer { version },
+            good,
+        },
+        (Found::Unreadable(why), _) => Known {
+            state: State::Unreadable(why),
+            good,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;
