@@ -217,7 +217,7 @@ pub async fn build(config: Config, logs: Logs) -> anyhow::Result<Bound> {
         shared: Cache::new(SHARED),
         outages: Outages::default(),
         events: Events::default(),
-        runtime: Arc::new(Runtime::new(Arc::clone(&config))),
+        runtime: Arc::new(Runtime::new(Arc::clone(&config), Arc::clone(&store))),
         store,
         upstreams,
     });

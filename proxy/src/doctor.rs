@@ -6,6 +6,7 @@
 
 mod machine;
 mod members;
+mod runtime;
 mod upstreams;
 
 use std::time::Duration;
@@ -37,6 +38,7 @@ pub async fn diagnose(patient: Patient<'_>) -> Diagnosis {
         members::look(patient.pull),
     );
     let mut findings = vec![config(patient.misread), sources(patient.metrics)];
+    findings.extend(runtime::look(patient.pull));
     findings.extend(machine);
     findings.extend(upstreams);
     findings.extend(members);

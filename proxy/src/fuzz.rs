@@ -6,7 +6,7 @@ mod requests;
 
 use Target::{Bytes, Text};
 
-use crate::{cli::install, credentials, store, upstream};
+use crate::{cli::install, credentials, runtime, store, upstream};
 
 /// Takes anything. Panics if something does not hold.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +46,7 @@ pub const TARGETS: [(&str, Target); 16] = [
     ("peers", Text(requests::peers)),
     ("ranges", Text(requests::ranges)),
     ("routes", Text(requests::routes)),
+    ("runtime", Bytes(runtime::fuzz::report)),
     ("tokens", Bytes(upstream::fuzz::tokens)),
     ("visitors", Text(requests::visitors)),
 ];

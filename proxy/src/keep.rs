@@ -17,11 +17,14 @@ use crate::{
     drain::Watch,
     metrics::Reason,
     pull::Pull,
-    store::{Blob, Counts, Limits, Sums, Tenure},
+    store::{Around, Blob, Counts, Limits, Sums, Tenure},
 };
 
 /// Time between two rounds when nothing is added.
 const ROUND: Duration = Duration::from_secs(5);
+
+/// The first round waits for what the runtime uses to be known, so that it does not evict that.
+const SETTLED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Times of last use are written this often, one small write for each blob that was used.
 const WRITE_USES: Duration = Duration::from_mins(1);
@@ -54,6 +57,16 @@ impl Pull {
         }
     }
 
+    /// What others than the store know of a blob, for the order of eviction. Until members tell each other what they have
+    /// whole, what is in use here is taken to be whole nowhere else.
+    #[expect(
+        clippy::unused_self,
+        reason = "the members and the runtime's store are asked here"
+    )]
+    fn around(&self, _digest: &Digest) -> Around {
+        Around::default()
+    }
+
     /// One round of keeping.
     pub async fn keep_within_bounds(self: &Arc<Self>) -> std::io::Result<crate::store::Evicted> {
         self.keep_counted(Arc::default()).await
@@ -67,9 +80,11 @@ impl Pull {
         let pull = Arc::clone(self);
         let round = move || {
             pull.fills.let_go_of_suspects();
-            let evicted = pull.store.enforce(&pull.limits(), &counts, |digest| {
-                pull.fills.is_active(digest)
-            })?;
+            let active = |digest: &Digest| pull.fills.is_active(digest);
+            let around = |digest: &Digest| pull.around(digest);
+            let evicted = pull
+                .store
+                .enforce(&pull.limits(), &counts, active, around)?;
             let metrics = &pull.metrics.store;
             let (blobs, bytes) = (evicted.expired_blobs, evicted.expired_bytes);
             metrics.evicted(Reason::Expired, blobs, bytes);
@@ -122,6 +137,10 @@ pub async fn sweep(pull: Arc<Pull>) {
 pub async fn run(pull: Arc<Pull>, mut watch: Watch) {
     let mut written = Instant::now();
     let mut writing: Option<JoinHandle<()>> = None;
+    tokio::select! {
+        () = pull.runtime.settled(SETTLED_WITHIN) => {}
+        () = watch.stopped() => {}
+    }
     loop {
         let stopped = tokio::select! {
             () = pull.fills.grown.notified() => false,

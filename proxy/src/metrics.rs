@@ -189,6 +189,8 @@ pub struct StoreMetrics {
     pub free_bytes: Gauge,
     pub min_free_bytes: Gauge,
     pub capacity_bytes: Gauge,
+    pub in_use_bytes: Gauge,
+    pub kept_bytes: Gauge,
     /// 1 while the node tier cannot be written.
     pub failing: Gauge,
     /// 1 while another larder holds the store.
@@ -205,6 +207,15 @@ impl StoreMetrics {
         self.evicted_blobs.get_or_create(&labels).inc_by(blobs);
         self.evicted_bytes.get_or_create(&labels).inc_by(bytes);
     }
+}
+
+/// What is known of the container runtime. Gauges are of the last scrape.
+#[derive(Default, Debug)]
+pub struct RuntimeMetrics {
+    /// 1 for the state of the watcher's file.
+    pub states: Family<InRuntimeState, Gauge>,
+    /// How old the latest good report is.
+    pub report_age: Known,
 }
 
 /// Requests to and from members, and their state.
@@ -285,6 +296,7 @@ pub struct Metrics {
     pub fills: FillMetrics,
     pub upstreams: UpstreamMetrics,
     pub store: StoreMetrics,
+    pub runtime: RuntimeMetrics,
     pub peers: PeerMetrics,
     pub object_store: ObjectStoreMetrics,
     pub process: ProcessMetrics,
@@ -299,6 +311,7 @@ impl Metrics {
             fills: FillMetrics::default(),
             upstreams: UpstreamMetrics::default(),
             store: StoreMetrics::default(),
+            runtime: RuntimeMetrics::default(),
             peers: PeerMetrics::default(),
             object_store: ObjectStoreMetrics::default(),
             process: ProcessMetrics::default(),
@@ -325,6 +338,9 @@ impl Metrics {
         }
         for reason in Reason::ALL.iter().copied() {
             self.store.evicted(reason, 0, 0);
+        }
+        for state in RuntimeState::ALL.iter().copied() {
+            drop(self.runtime.states.get_or_create(&InRuntimeState { state }));
         }
         for fault in Fault::ALL {
             let labels = CredentialsFailed { fault };

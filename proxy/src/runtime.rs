@@ -1,10 +1,14 @@
 //! What this node's container runtime holds and uses, as its watcher reports it.
 //!
-//! Owns the reading of the watcher's file (`runtime.json`, see [`larder_shared::runtime`]), and what is known when there is no
-//! good one. Knows no socket and sends nothing: the file is all that passes from the watcher to the daemon. What the file
+//! Owns the reading of the watcher's file (`runtime.json`, see [`larder_shared::runtime`]), what is known when there is no good
+//! one, and what is in use by it, which the store is told. Knows no socket and sends nothing: the file is all that passes from the watcher to the daemon. What the file
 //! says is a fact about this node, and no proof of who may read what.
 
+mod closure;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+mod uses;
 
 use std::{
     fmt,
@@ -14,21 +18,26 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use larder_shared::runtime::Report;
+use larder_shared::{Digest, runtime::Report};
 use tokio::sync::watch;
 
 use crate::{
     clock::unix_age,
     config::Config,
     drain::Watch,
+    store::{Store, Tenure, Totals},
     sys::{Calls, Hangs},
 };
 
 pub use file::Unreadable;
 use file::{Found, Stamp};
+use uses::Uses;
 
 /// The file is looked at this often.
 const POLL: Duration = Duration::from_secs(3);
+
+/// The store is asked this often whether it lists what lies on its disk.
+const SOON: Duration = Duration::from_millis(100);
 
 /// The watcher writes every 30 s. A report that is older says what was, not what is.
 pub const OLD_AFTER: Duration = Duration::from_mins(5);
@@ -45,14 +54,14 @@ pub enum State {
     Fresh,
     /// The latest report is older.
     Old,
-    /// There should be a report, and this is why there is none.
+    /// There should be a report of this node, and this is why there is none.
     Unreadable(Unreadable),
     /// A newer larder wrote the file.
     Newer { version: u32 },
 }
 
 impl State {
-    /// The state in one word, for people and metrics.
+    /// The state in one word, for people; metrics have the same words.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Off => "off",
@@ -115,13 +124,17 @@ impl Known {
     }
 }
 
-/// Reads the watcher's file again and again.
+/// Reads the watcher's file again and again, and tells the store what is in use.
 pub struct Runtime {
     config: Arc<ArcSwap<Config>>,
+    store: Arc<Store>,
     known: watch::Sender<Arc<Known>>,
     /// What the last look found.
     last: Mutex<Last>,
     calls: Calls,
+    uses: Uses,
+    /// The store knows what is in use, as far as it can be known.
+    settled: watch::Sender<bool>,
 }
 
 impl fmt::Debug for Runtime {
@@ -143,12 +156,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Runtime {
     /// One that knows nothing yet.
-    pub fn new(config: Arc<ArcSwap<Config>>) -> Self {
+    pub fn new(config: Arc<ArcSwap<Config>>, store: Arc<Store>) -> Self {
         Self {
             config,
+            store,
             known: watch::Sender::new(Arc::new(Known::NOTHING)),
             last: Mutex::default(),
             calls: Calls::new(1, WITHIN),
+            uses: Uses::new(),
+            settled: watch::Sender::new(false),
         }
     }
 
@@ -162,13 +178,92 @@ impl Runtime {
         self.known.subscribe()
     }
 
+    /// How long it has not been known what is in use: since the last good report, be it to an earlier process. `None` while it
+    /// is known, and where it never was.
+    pub fn unknown_for(&self) -> Option<Duration> {
+        let known = self.known();
+        if matches!(known.state, State::Off | State::Fresh) {
+            return None;
+        }
+        let told = || Some(self.store.clock().age(self.store.in_use().at()?));
+        known.age().or_else(told)
+    }
+
+    /// Why it is not known what is in use; `None` while it is, and where no watcher reports it.
+    pub fn why_unknown(&self) -> Option<String> {
+        match &self.known().state {
+            State::Off | State::Fresh => None,
+            State::Old => Some(format!(
+                "the watcher has not written for {} s or longer",
+                OLD_AFTER.as_secs()
+            )),
+            State::Unreadable(why) => Some(why.to_string()),
+            State::Newer { version } => Some(format!("a newer larder wrote it: version {version}")),
+        }
+    }
+
+    /// How much of the store is in use.
+    pub fn in_use(&self) -> Totals {
+        self.store.in_use_totals(longest_ttl(&self.config.load()))
+    }
+
+    /// Whether a digest is in use, or was when that was last known.
+    pub fn is_in_use(&self, digest: &Digest) -> bool {
+        let ttl = longest_ttl(&self.config.load());
+        self.store.is_in_use(digest, ttl)
+    }
+
+    /// Waits until the store knows what is in use, as far as that can be known, or for `patience`.
+    pub async fn settled(&self, patience: Duration) {
+        let mut settled = self.settled.subscribe();
+        let waiting = settled.wait_for(|settled| *settled);
+        let _ = tokio::time::timeout(patience, waiting).await;
+    }
+
     /// Looks until the drain.
     pub async fn run(self: Arc<Self>, mut watch: Watch) {
         loop {
             self.look().await;
+            let told = self.tell().await;
+            self.settled.send_if_modified(|settled| {
+                let first = told && !*settled;
+                *settled |= told;
+                first
+            });
+            let wait = if told { POLL } else { SOON };
             tokio::select! {
-                () = tokio::time::sleep(POLL) => {}
+                () = tokio::time::sleep(wait) => {}
                 () = watch.stopped() => return,
+            }
+        }
+    }
+
+    /// Tells the store what is in use. `false` if that has to wait.
+    async fn tell(&self) -> bool {
+        let known = self.known();
+        let remembers = self.store.in_use().at().is_some();
+        if known.state == State::Off && !remembers {
+            return true;
+        }
+        // What is not listed yet could not be said to be in use. While another larder has the store, that one is told.
+        if self.store.tenure() == Tenure::Waiting {
+            return true;
+        }
+        if !self.store.is_scanned() {
+            return false;
+        }
+        match &known.good {
+            Some(good) => self.uses.tell(&self.store, good, &known.state).await,
+            None => {
+                self.uses.forget();
+                let ttl = longest_ttl(&self.config.load());
+                let holds = self.store.in_use().holds(self.store.clock().now(), ttl);
+                if known.state == State::Off || !holds {
+                    let store = Arc::clone(&self.store);
+                    let forget = move || store.forget_in_use();
+                    return self.calls.run(forget).await.is_ok();
+                }
+                true
             }
         }
     }
@@ -205,9 +300,11 @@ impl Runtime {
         let (stamp, found) =
             looked.unwrap_or_else(|Hangs| (None, Found::Unreadable(Unreadable::Hangs)));
         lock(&self.last).stamp = stamp;
-        let known = next(&self.known(), found);
-        self.complain(&known.state, &path);
+        let remembers = self.store.in_use().at().is_some();
+        let known = next(&self.known(), found, remembers);
+        let before = self.known();
         self.learn(known);
+        self.complain(&before, &path);
     }
 
     fn learn(&self, known: Known) {
@@ -227,12 +324,13 @@ impl Runtime {
     }
 
     /// Says once that the daemon does not know any more, and once that it knows again.
-    fn complain(&self, state: &State, path: &Path) {
-        let before = self.known();
+    fn complain(&self, before: &Known, path: &Path) {
+        let known = self.known();
+        let state = &known.state;
         if before.state.as_str() == state.as_str() {
             return;
         }
-        let (file, since) = (path.display(), before.age().map(|age| age.as_secs()));
+        let (file, since) = (path.display(), self.unknown_for().map(|age| age.as_secs()));
         match state {
             State::Off => {}
             State::Fresh => tracing::info!(%file, "what the container runtime uses is known"),
@@ -252,8 +350,17 @@ impl Runtime {
     }
 }
 
-/// What is known after a look, and what was known before it.
-fn next(before: &Known, found: Found) -> Known {
+/// How long what was in use counts as in use; `None` for ever.
+fn longest_ttl(config: &Config) -> Option<Duration> {
+    let mut own = config
+        .upstreams
+        .values()
+        .filter_map(|upstream| upstream.ttl);
+    own.try_fold(config.store.ttl?, |longest, ttl| Some(longest.max(ttl?)))
+}
+
+/// What is known after a look. `before` is what was known, and `remembers` whether an earlier process was told what is in use.
+fn next(before: &Known, found: Found, remembers: bool) -> Known {
     let aged = |good: Option<Good>| Known {
         state: match &good {
             Some(good) if good.age() < OLD_AFTER => State::Fresh,
@@ -271,7 +378,7 @@ fn next(before: &Known, found: Found) -> Known {
             good,
         },
         (Found::Same, _) => aged(good),
-        (Found::Nothing, State::Off) => Known::NOTHING,
+        (Found::Nothing, State::Off) if !remembers => Known::NOTHING,
         (Found::Nothing, _) => Known {
             state: State::Unreadable(Unreadable::Gone),
             good,

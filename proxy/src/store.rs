@@ -8,15 +8,18 @@ mod bounds;
 mod calls;
 mod claim;
 mod counts;
+mod evicting;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod hanging;
+mod in_use;
 mod index;
 mod journal;
 mod keeping;
 mod layout;
 mod named;
 mod partial;
+mod pins;
 mod reads;
 mod repositories;
 mod sums;
@@ -38,11 +41,13 @@ use bytes::Bytes;
 use larder_shared::{Algorithm, Digest, Range, RegistryName, Repository};
 
 pub use blob::Blob;
+pub use bounds::Around;
 pub use counts::Counts;
+pub use evicting::{Evicted, Limits, Room};
 pub use hanging::{FLUSHED_WITHIN, HANGS, Hung, SLOWEST};
+pub use in_use::InUse;
 pub use index::{Entry, Totals};
 pub use journal::Journal;
-pub use keeping::{Evicted, Limits};
 pub use larder_shared::{Link, TagRecord};
 pub use named::{Named, Names, Platform, sizes};
 pub use partial::{Partial, Piece};
@@ -72,6 +77,8 @@ pub struct Store {
     places: Turns<Digest>,
     /// Damaged files that could not be taken away, because the disk takes no changes: they are not served.
     stuck: Mutex<HashMap<Digest, blob::Identity>>,
+    in_use: Mutex<in_use::InUse>,
+    room: Mutex<evicting::Room>,
     trouble: Mutex<Option<keeping::Trouble>>,
     rotten: AtomicU64,
     /// What lies on disk is listed in the index.
@@ -118,6 +125,8 @@ impl Store {
             pinning: Mutex::default(),
             places: Turns::default(),
             stuck: Mutex::default(),
+            in_use: Mutex::default(),
+            room: Mutex::default(),
             trouble: Mutex::default(),
             rotten: AtomicU64::new(0),
             layout,
@@ -158,7 +167,8 @@ impl Store {
         self.scanned.store(true, Ordering::Release);
     }
 
-    fn is_scanned(&self) -> bool {
+    /// Whether what lies on disk is listed.
+    pub fn is_scanned(&self) -> bool {
         self.scanned.load(Ordering::Acquire)
     }
 

@@ -37,12 +37,36 @@ pub struct Status {
     pub upstreams: Vec<UpstreamStatus>,
     /// Bytes sent to clients, by where they came from.
     pub served: Served,
+    /// The container runtime, where a watcher reports it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<RuntimeStatus>,
     /// The other nodes, if there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<ClusterStatus>,
     /// The object store, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object_store: Option<ObjectStoreStatus>,
+}
+
+/// This node's container runtime, as its watcher reports it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct RuntimeStatus {
+    /// The watcher's file.
+    pub file: String,
+    /// `fresh`, `old`, `unreadable`, `newer`
+    pub state: String,
+    /// Why it is not known what is in use, if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// How long it has not been known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown_seconds: Option<u64>,
+    /// The runtime and its version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<String>,
+    /// What uses images: containers, sandboxes, image volumes.
+    pub users: u64,
 }
 
 /// The cluster, as this node sees it.
@@ -115,8 +139,24 @@ pub struct StoreStatus {
     pub max_bytes: u64,
     /// Free bytes on the file system.
     pub free_bytes: u64,
+    /// Blobs that containers of this node use, and their bytes.
+    #[serde(default)]
+    pub in_use_blobs: u64,
+    #[serde(default)]
+    pub in_use_bytes: u64,
+    /// Bytes that are never evicted: pinned, or in use here and whole nowhere else.
+    #[serde(default)]
+    pub kept_bytes: u64,
+    /// What new content may take beside them. A larger blob is passed on and not kept. Absent where nothing is kept so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub room_bytes: Option<u64>,
     /// `ready`, or why larder is a plain proxy for now.
     pub state: String,
+}
+
+/// Whether what is never evicted leaves so little that most new content is passed on: less than a twentieth.
+pub const fn is_tight(kept_bytes: u64, room_bytes: u64) -> bool {
+    kept_bytes > 0 && room_bytes < kept_bytes.saturating_add(room_bytes) / 20
 }
 
 /// One fill under way.

@@ -32,6 +32,10 @@ pub struct Report {
     pub version: u32,
     /// When the runtime began to answer the questions of which this is the result.
     pub at: u64,
+    /// The kernel's id of its boot (`/proc/sys/kernel/random/boot_id`), where the watcher runs: it tells whether the report is
+    /// of this node, and of the time since it booted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
     pub runtime: Software,
     /// Every image of every namespace.
     pub images: Vec<Image>,

@@ -1,16 +1,22 @@
 //! `GET /metrics`: what is counted all the time, and what is looked up at each scrape.
 
+use std::time::{Duration, Instant};
+
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::{Admin, text};
 use crate::{
     body::Body,
     metrics::{
-        Certificate, Certificates, Endpoints, InState, MemberState, OfUpstream, UpstreamLabel,
+        Certificate, Certificates, Endpoints, InRuntimeState, InState, MemberState, OfUpstream,
+        RuntimeState, UpstreamLabel,
     },
     store::Tenure,
     sys,
 };
+
+/// The age of the runtime's report is of one scrape.
+const AGE_SHOWN: Duration = Duration::from_secs(10);
 
 /// The text format of OpenMetrics, and the older one of Prometheus.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -71,6 +77,11 @@ impl Admin {
         shown.waiting.set(i64::from(waiting));
         let rotten = store.rotten().saturating_sub(shown.rotten.get());
         shown.rotten.inc_by(rotten);
+        shown
+            .in_use_bytes
+            .set(self.pull.runtime.in_use().bytes as i64);
+        shown.kept_bytes.set(store.room().kept as i64);
+        self.look_at_the_runtime();
         let fills = self.pull.fills.list().len();
         metrics.fills.in_flight.set(fills as i64);
         metrics.access.grants.set(self.pull.access.grants() as i64);
@@ -97,6 +108,19 @@ impl Admin {
             }
         }
         self.look_at_members();
+    }
+
+    fn look_at_the_runtime(&self) {
+        let (known, shown) = (self.pull.runtime.known(), &self.metrics.runtime);
+        for state in RuntimeState::ALL.iter().copied() {
+            let is = state.as_str() == known.state.as_str();
+            let gauge = shown.states.get_or_create(&InRuntimeState { state });
+            gauge.set(i64::from(is));
+        }
+        if let Some(age) = known.age() {
+            let until = Instant::now() + AGE_SHOWN;
+            shown.report_age.set(age.as_secs() as i64, until);
+        }
     }
 
     fn look_at_members(&self) {

@@ -1,12 +1,15 @@
 //! `GET /status`: this node at a glance.
 
-use larder_shared::admin::{
-    ClusterStatus, FillStatus, MemberStatus, ObjectStoreStatus, Served, Status, StoreStatus,
-    UpstreamStatus,
+use larder_shared::{
+    admin::{
+        ClusterStatus, FillStatus, MemberStatus, ObjectStoreStatus, RuntimeStatus, Served, Status,
+        StoreStatus, UpstreamStatus,
+    },
+    runtime::Software,
 };
 
 use super::Admin;
-use crate::{metrics::Tier, store::Tenure};
+use crate::{metrics::Tier, runtime::State, store::Tenure};
 
 impl Admin {
     fn endpoints(&self, registry: &str) -> Vec<String> {
@@ -33,6 +36,7 @@ impl Admin {
             });
         }
         let totals = store.totals();
+        let (in_use, room) = (self.pull.runtime.in_use(), store.room());
         let disk = self.disk().await;
         let space = disk.as_ref().and_then(|disk| disk.space.as_ref());
         Status {
@@ -46,6 +50,10 @@ impl Admin {
                 partial_bytes: disk.as_ref().map_or(0, |disk| disk.partial_bytes),
                 max_bytes: space.map_or(0, |s| config.store.max_size.of(s.total)),
                 free_bytes: space.map_or(0, |s| s.free),
+                in_use_blobs: in_use.blobs,
+                in_use_bytes: in_use.bytes,
+                kept_bytes: room.kept,
+                room_bytes: (room.kept > 0).then(|| room.left()),
                 state: match (store.tenure(), store.trouble()) {
                     (Tenure::Held, None) if disk.is_none() => "the disk does not answer".to_owned(),
                     (Tenure::Held, None) => "ready".to_owned(),
@@ -79,6 +87,7 @@ impl Admin {
                 cluster_bytes: self.metrics.used_from(Tier::Cluster),
                 upstream_bytes: self.metrics.used_from(Tier::Upstream),
             },
+            runtime: self.runtime(),
             cluster: config.cluster.peers.is_some().then(|| self.cluster()),
             object_store: config.cluster.object_store.as_ref().and_then(|named| {
                 let view = self.pull.cluster.store.as_ref()?.view();
@@ -93,6 +102,26 @@ impl Admin {
                 })
             }),
         }
+    }
+
+    fn runtime(&self) -> Option<RuntimeStatus> {
+        let known = self.pull.runtime.known();
+        if known.state == State::Off {
+            return None;
+        }
+        let file = self.pull.config.load().runtime.file.clone()?;
+        let report = known.report();
+        Some(RuntimeStatus {
+            file: file.display().to_string(),
+            state: known.state.as_str().to_owned(),
+            why: self.pull.runtime.why_unknown(),
+            unknown_seconds: self.pull.runtime.unknown_for().map(|age| age.as_secs()),
+            runtime: report.map(|report| {
+                let Software { name, version } = &report.runtime;
+                format!("{name} {version}")
+            }),
+            users: report.map_or(0, |report| report.users.len() as u64),
+        })
     }
 
     fn cluster(&self) -> ClusterStatus {

@@ -23,7 +23,8 @@ Examples:
   larder images --sort size              the largest first
   larder images --json | jq '[.images[].bytes] | add'
 
-HERE is the share of the image that is on this node. Platforms that no client has requested here do not count.")]
+HERE is the share of the image that is on this node. Platforms that no client has requested here do not count.\n\
+IN USE: a container of this node uses the image, as far as the runtime's watcher tells; age does not evict it.")]
 pub struct ImagesArgs {
     /// Only images whose name begins with this: a registry, a repository, or a repository with a tag
     #[arg(value_name = "PREFIX")]
@@ -79,6 +80,7 @@ pub fn images(args: &ImagesArgs) -> anyhow::Result<u8> {
         Column::Number("SIZE"),
         Column::Number("HERE"),
         Column::Word("LAST USED"),
+        Column::Word("IN USE"),
         Column::Word("PINNED"),
     ];
     let row = |image: &Image| {
@@ -89,11 +91,16 @@ pub fn images(args: &ImagesArgs) -> anyhow::Result<u8> {
             size(image.bytes),
             percent(image.present_bytes, image.bytes),
             ago(image.last_used),
-            if image.pinned { "yes" } else { "" }.to_owned(),
+            yes(image.in_use),
+            yes(image.pinned),
         ]
     };
     say_table(&columns, images.images.iter().map(row).collect());
     Ok(0)
+}
+
+fn yes(is: bool) -> String {
+    if is { "yes" } else { "" }.to_owned()
 }
 
 /// `sha256:` and the first twelve digits, unless `whole`.
@@ -141,6 +148,7 @@ mod tests {
             blobs: 0,
             present_blobs: 0,
             pinned: false,
+            in_use: false,
             public: true,
             last_used: 0,
         };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::Method;
-use larder_shared::admin::{ClusterStatus, Status, StoreStatus};
+use larder_shared::admin::{ClusterStatus, RuntimeStatus, Status, StoreStatus, is_tight};
 
 use super::{
     show::{BAD, BOLD, WARNING, count, duration, percent, say, say_json, size, styled},
@@ -74,6 +74,9 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<u8> {
             remark(finding);
         }
     }
+    if let Some(runtime) = &status.runtime {
+        say_runtime(runtime);
+    }
     if let Some(cluster) = &status.cluster {
         say_cluster(cluster);
     }
@@ -127,9 +130,40 @@ fn say_store(store: &StoreStatus) {
     if store.state != "ready" {
         say(&format!("           {}", styled(BAD, &store.state)));
     }
+    if store.in_use_blobs > 0 {
+        let (blobs, bytes) = (count(store.in_use_blobs, "blob"), size(store.in_use_bytes));
+        say(&format!("           {bytes} in use by containers, {blobs}"));
+    }
+    if let Some(room) = store.room_bytes {
+        let kept = size(store.kept_bytes);
+        let text = format!(
+            "{kept} stay, pinned or in use; {} is the room for new content, and what does not fit is passed on",
+            size(room)
+        );
+        if is_tight(store.kept_bytes, room) {
+            remark(&text);
+        } else {
+            say(&format!("           {text}"));
+        }
+    }
     if store.partial_bytes > 0 {
         let partial = size(store.partial_bytes);
         say(&format!("           {partial} of partial blobs"));
+    }
+}
+
+fn say_runtime(runtime: &RuntimeStatus) {
+    let name = runtime.runtime.as_deref().unwrap_or("not known");
+    let users = count(runtime.users, "container");
+    let known = match runtime.state.as_str() {
+        "fresh" => format!("what it uses is known: {users}"),
+        state => format!("{users} when it was last known, the watcher's file is {state}"),
+    };
+    line("runtime", &format!("{name}, {known}; {}", runtime.file));
+    if let Some(why) = &runtime.why {
+        let since = runtime.unknown_seconds.map(Duration::from_secs);
+        let since = since.map_or_else(String::new, |since| format!(", for {}", duration(since)));
+        remark(&format!("what is in use is not known{since}: {why}"));
     }
 }
 

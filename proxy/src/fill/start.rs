@@ -216,7 +216,8 @@ impl Running {
         self.start().await
     }
 
-    /// A blob larger than the whole tier may be is passed on: it is nothing to make room for, and no fault of the disk.
+    /// A blob larger than the whole tier may be is passed on: it is nothing to make room for, and no fault of the disk. So is
+    /// one that does not fit beside what never goes.
     async fn fits(&self, size: u64) -> Result<(), FillError> {
         let asked = "the room on the store's file system".to_owned();
         let space = self.fills.store.ask(asked, Store::space).await;
@@ -227,6 +228,14 @@ impl Running {
         let most = self.fills.config.load().store.max_size.of(total);
         if size > most {
             let why = format!("{size} bytes are more than the node tier may hold, {most}");
+            return Err(FillError::Disk(why));
+        }
+        let room = self.fills.store.room();
+        if !room.takes(size) {
+            let why = format!(
+                "{size} bytes do not fit beside what is pinned or in use: {} of {}",
+                room.kept, room.allowed
+            );
             return Err(FillError::Disk(why));
         }
         Ok(())

@@ -114,6 +114,15 @@ words! {
         Invalid => "invalid",
     }
 
+    /// How much is known of the container runtime: the words of [`crate::runtime::State`], which stands below.
+    RuntimeState {
+        Off => "off",
+        Fresh => "fresh",
+        Old => "old",
+        Unreadable => "unreadable",
+        Newer => "newer",
+    }
+
     /// The cached verdict on a client, before the origin is asked.
     KnownVerdict {
         Allowed => "allowed",
@@ -276,6 +285,8 @@ sets! {
     /// Why a look-up of the node's own credentials failed.
     CredentialsFailed { fault: Fault, }
     InState { state: MemberState, }
+    /// How the watcher's file is.
+    InRuntimeState { state: RuntimeState, }
     PeerAsked { role: RoleLabel, outcome: PeerAskedOutcome, }
     /// How a member's request was served.
     PeerServed { role: RoleLabel, outcome: Outcome, }

@@ -49,11 +49,15 @@ pub fn register(metrics: &Metrics) -> Registry {
         "store_free_bytes", "Free bytes on the node tier's file system", store.free_bytes;
         "store_min_free_bytes", "Bytes that must stay free on the node tier's file system: [store] min_free", store.min_free_bytes;
         "store_capacity_bytes", "Size of the node tier's file system", store.capacity_bytes;
+        "store_in_use_bytes", "Bytes of blobs that containers of this node use, as far as the runtime's watcher tells", store.in_use_bytes;
+        "store_kept_bytes", "Bytes that are never evicted: pinned, or in use here and whole nowhere else", store.kept_bytes;
         "store_failing", "1 while the node tier cannot be written and larder is a plain proxy", store.failing;
         "store_waiting", "1 while another larder holds the store and this one is a plain proxy", store.waiting;
         "store_rotten_blobs", "Blobs found damaged on disk", store.rotten;
         "store_evicted_blobs", "Blobs evicted", store.evicted_blobs;
         "store_evicted_bytes", "Bytes of evicted blobs", store.evicted_bytes;
+        "runtime_state", "1 for the state of the watcher's file: off, fresh, old, unreadable, newer", metrics.runtime.states;
+        "runtime_report_age_seconds", "Age of the latest good report of the runtime's watcher", metrics.runtime.report_age;
         "upstream_requests", "Requests to endpoints of registries", upstreams.asked;
         "upstream_endpoints", "Endpoints by state: ok, avoided after failures, or silent because the registry asked for it", upstreams.endpoints;
         "upstream_tokens", "Tokens fetched from registries' token servers", upstreams.tokens;

@@ -55,6 +55,7 @@ fn all_of(metrics: &Metrics) {
     let hour = Instant::now() + Duration::from_hours(1);
     metrics.upstreams.hub_limit.set(100, hour);
     metrics.upstreams.hub_remaining.set(99, hour);
+    metrics.runtime.report_age.set(5, hour);
     for state in MemberState::ALL.iter().copied() {
         drop(metrics.peers.members.get_or_create(&InState { state }));
     }

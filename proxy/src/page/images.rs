@@ -95,6 +95,7 @@ fn row(image: &Image, now: u64) -> Markup {
                         span.quiet title=(image.tags[TAGS..].join(" ")) { "and " (image.tags.len() - TAGS) " more" }
                     }
                 }
+                @if image.in_use { span.tag.pinned { "in use" } " " }
                 @if image.pinned { span.tag.pinned { "pinned" } }
             }
             td.number data-label="Size" {
@@ -225,6 +226,7 @@ mod tests {
             blobs: 2,
             present_blobs: 2,
             pinned: false,
+            in_use: false,
             public: true,
             last_used,
         }

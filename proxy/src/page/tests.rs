@@ -22,6 +22,7 @@ fn image(number: u64) -> Image {
         blobs: 2,
         present_blobs: 2,
         pinned: false,
+        in_use: false,
         public: true,
         last_used: number,
     }

@@ -3,7 +3,10 @@
 //! Looks, and is no use: no time of last use changes, and nothing is put in memory. Locks of the data path are held for
 //! copies only; what is read from disk is read on a blocking thread.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use larder_shared::{
     Digest,
@@ -16,7 +19,9 @@ use crate::store::{Entry, Holding, Names, Store};
 impl Pull {
     /// Every image of which this node has the manifest, in the order of their names.
     pub async fn images(&self) -> Images {
-        self.store.survey(images).await.unwrap_or_default()
+        let runtime = Arc::clone(&self.runtime);
+        let look = move |store: &Store| images(store, |digest| runtime.is_in_use(digest));
+        self.store.survey(look).await.unwrap_or_default()
     }
 
     /// Every committed blob, the most recently used first.
@@ -51,7 +56,7 @@ fn blobs(store: &Store) -> Blobs {
     }
 }
 
-fn images(store: &Store) -> Images {
+fn images(store: &Store, in_use: impl Fn(&Digest) -> bool) -> Images {
     let shown = store.entries().into_iter().map(|(digest, entry)| {
         let used = store.used_at(&entry);
         (digest, Entry { used, ..entry })
@@ -74,6 +79,9 @@ fn images(store: &Store) -> Images {
         }
         images.extend(images_of(&holding, &here, &read));
     });
+    for image in &mut images {
+        image.in_use = in_use(&image.digest);
+    }
     images.sort_by(|a: &Image, b| {
         let name = |image: &Image| (image.registry.clone(), image.repository.clone());
         // The newest of a repository first.
@@ -128,6 +136,7 @@ fn images_of(holding: &Holding, here: &Here, names: &HashMap<Digest, Names>) -> 
             blobs: extent.blobs,
             present_blobs: extent.present_blobs,
             pinned: here.pins.contains(&link.digest),
+            in_use: false,
             public: holding.public,
             last_used: extent.last_used,
         });

@@ -24,6 +24,7 @@ use crate::{
     config::Sharing,
     credentials::Credential,
     fill::FillError,
+    runtime::State,
     tags::After,
     upstream::{Failure, Subject, Want},
 };
@@ -125,9 +126,42 @@ impl Pull {
                 report.expected.digest = met.digest;
                 self.explain_contents(&place, &met, &asked.platforms, report)
                     .await;
+                self.explain_use(&met, report);
             }
             Err(error) => self.explain_failure(&place, &error, own, report),
         }
+    }
+
+    /// Whether a container of this node uses it, where that can be known.
+    fn explain_use(&self, met: &Met, report: &mut Report) {
+        let (Some(digest), runtime) = (met.digest, &self.runtime) else {
+            return;
+        };
+        if runtime.known().state == State::Off {
+            return;
+        }
+        let unknown = runtime.unknown_for().map(|age| age.as_secs());
+        let (outcome, detail) = match (runtime.is_in_use(&digest), unknown) {
+            (true, None) => (
+                StepOutcome::InUse,
+                "a container of this node uses it: age does not evict it".to_owned(),
+            ),
+            (true, Some(age)) => (
+                StepOutcome::LastInUse,
+                format!(
+                    "a container of this node used it when that was last known, {age} s ago: it counts as used until then"
+                ),
+            ),
+            (false, None) => (
+                StepOutcome::Unused,
+                "no container of this node uses it".to_owned(),
+            ),
+            (false, Some(age)) => (
+                StepOutcome::Unused,
+                format!("no container of this node used it when that was last known, {age} s ago"),
+            ),
+        };
+        report.say(StepName::Use, outcome, detail);
     }
 
     /// How the image is asked for.

@@ -56,6 +56,8 @@ pub enum Unreadable {
     TooLong,
     /// It is no report, such as a file that was cut short.
     NoReport { line: usize, column: usize },
+    /// It is of another node, or of the time before this one booted.
+    Foreign,
     /// The system refuses to read it.
     Refused(io::ErrorKind),
     /// Reading it does not end.
@@ -71,6 +73,7 @@ impl fmt::Display for Unreadable {
             Self::NoReport { line, column } => {
                 write!(f, "not a report: line {line}, column {column}")
             }
+            Self::Foreign => f.write_str("of another node, or of the time before this one booted"),
             Self::Refused(kind) => write!(f, "cannot be read: {kind}"),
             Self::Hangs => f.write_str("reading it takes too long"),
         }
@@ -123,9 +126,16 @@ pub(super) fn parse(bytes: &[u8]) -> Found {
     match serde_json::from_slice::<Header>(bytes) {
         Err(error) => no_report(error),
         Ok(Header { version }) if version > VERSION => Found::Newer { version },
-        Ok(_) => match serde_json::from_slice(bytes) {
+        Ok(_) => match serde_json::from_slice::<Report>(bytes) {
+            Ok(report) if is_foreign(&report) => Found::Unreadable(Unreadable::Foreign),
             Ok(report) => Found::Report(Box::new(report)),
             Err(error) => no_report(error),
         },
     }
+}
+
+/// Whether the report is of another kernel than this one. One that does not say is taken for this node's.
+fn is_foreign(report: &Report) -> bool {
+    let boot = report.boot.as_deref();
+    boot.is_some_and(|boot| boot.trim() != disk::boot_id())
 }

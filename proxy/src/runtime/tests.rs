@@ -9,6 +9,7 @@ fn report(at: u64) -> Report {
     Report {
         version: VERSION,
         at,
+        boot: None,
         runtime: Software {
             name: "containerd".to_owned(),
             version: "2.1.4".to_owned(),
@@ -30,7 +31,10 @@ fn put_report(path: &Path, at: u64) {
     put(path, serde_json::to_vec(&report(at)).unwrap());
 }
 
+/// A reader of the file at `path`, with a store beside it.
 fn reader(path: &Path) -> Runtime {
+    let store = Store::open(&path.with_extension("store")).unwrap();
+    store.scan();
     let config = Config {
         runtime: config::Runtime {
             file: Some(path.to_owned()),
@@ -38,7 +42,7 @@ fn reader(path: &Path) -> Runtime {
         },
         ..Config::default()
     };
-    Runtime::new(Arc::new(ArcSwap::from_pointee(config)))
+    Runtime::new(Arc::new(ArcSwap::from_pointee(config)), store)
 }
 
 /// What a file becomes, one look after the other: the state, and whether a report is known.
@@ -121,6 +125,27 @@ async fn whatever_becomes_of_the_file_the_last_good_report_stays() {
     }
 }
 
+/// A directory that two nodes share, or that outlives a boot, may hold the wrong file.
+#[tokio::test]
+async fn a_report_of_another_kernel_is_not_this_nodes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("runtime.json");
+    let runtime = reader(&path);
+    for (boot, state) in [
+        (None, State::Fresh),
+        (Some("7a4e0c11"), State::Unreadable(Unreadable::Foreign)),
+        (Some(&*crate::sys::disk::boot_id()), State::Fresh),
+    ] {
+        let report = Report {
+            boot: boot.map(str::to_owned),
+            ..report(unix_now())
+        };
+        put(&path, serde_json::to_vec(&report).unwrap());
+        runtime.look().await;
+        assert_eq!(runtime.known().state, state, "{boot:?}");
+    }
+}
+
 /// A pipe in the file's place would keep a thread that opens it until a process writes.
 #[tokio::test]
 async fn a_pipe_is_no_file() {
@@ -158,9 +183,9 @@ async fn a_report_gets_old_while_nothing_is_written() {
 #[tokio::test]
 async fn another_file_or_none_by_configuration_makes_the_report_forgotten() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("runtime.json");
-    put_report(&path, unix_now());
-    for other in [None, Some(dir.path().join("other.json"))] {
+    for (name, other) in [("a", None), ("b", Some(dir.path().join("other.json")))] {
+        let path = dir.path().join(name);
+        put_report(&path, unix_now());
         let runtime = reader(&path);
         runtime.look().await;
         assert_eq!(runtime.known().state, State::Fresh);

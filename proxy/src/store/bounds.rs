@@ -1,6 +1,6 @@
 //! What has to go so that the node tier stays within its bounds: a pure choice over the index.
-
-use std::time::Duration;
+//!
+//! Partials that no fill writes go before any blob, see [`super::sweeping`]. Among blobs, [`Class`] is the order.
 
 use larder_shared::Digest;
 
@@ -15,21 +15,94 @@ pub struct Bounds {
     pub min_free: u64,
 }
 
+/// The order in which blobs go, the first class first. Within a class, the least recently used goes first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Class {
+    /// Not used for longer than it may stay: it goes also where no room is wanted.
+    Expired,
+    /// The runtime's own store has it too, or more members have it than `copies` asks for.
+    Spare,
+    /// Whatever no other class names.
+    Idle,
+    /// A warm set holds it.
+    Warm,
+    /// A container of this node uses it, and it is whole elsewhere.
+    InUse,
+    /// Pinned, or used by a container of this node and whole nowhere else: it never goes.
+    Stays,
+}
+
+impl Class {
+    /// The class in one word, for logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Spare => "spare",
+            Self::Idle => "idle",
+            Self::Warm => "warm",
+            Self::InUse => "in-use",
+            Self::Stays => "stays",
+        }
+    }
+
+    /// The class of a blob of which this is known.
+    pub const fn of(facts: Facts) -> Self {
+        let Facts {
+            pinned,
+            in_use,
+            expired,
+            around:
+                Around {
+                    in_runtime,
+                    surplus,
+                    warm,
+                    whole_elsewhere,
+                },
+        } = facts;
+        match (pinned, in_use) {
+            (true, _) => Self::Stays,
+            // The runtime's copy is served in its place.
+            (false, true) if in_runtime => Self::Spare,
+            (false, true) if whole_elsewhere => Self::InUse,
+            (false, true) => Self::Stays,
+            (false, false) if warm && !in_runtime => Self::Warm,
+            (false, false) if expired => Self::Expired,
+            (false, false) if in_runtime || surplus => Self::Spare,
+            (false, false) => Self::Idle,
+        }
+    }
+}
+
+/// What is known of a blob, as far as its class is concerned.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Facts {
+    pub pinned: bool,
+    /// A container of this node uses it, or was last known to, less than its time ago.
+    pub in_use: bool,
+    /// It has not been used for longer than it may stay.
+    pub expired: bool,
+    pub around: Around,
+}
+
+/// What others than the store know of a blob.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Around {
+    /// The runtime's own store has it, and it is served from there.
+    pub in_runtime: bool,
+    /// More living members have it whole than `copies` asks for, and this node is not to keep it.
+    pub surplus: bool,
+    /// A warm set holds it.
+    pub warm: bool,
+    /// Enough other living members have it whole.
+    pub whole_elsewhere: bool,
+}
+
 /// One blob, as far as the choice is concerned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Candidate {
     pub digest: Digest,
     pub entry: Entry,
-    /// How long it may stay without use; `None` for ever.
-    pub ttl: Option<Duration>,
-}
-
-impl Candidate {
-    /// Whether it has not been used for longer than it may stay.
-    pub fn has_expired(&self, now: u64) -> bool {
-        let age = Duration::from_secs(now.saturating_sub(self.entry.used));
-        self.ttl.is_some_and(|ttl| age > ttl)
-    }
+    pub class: Class,
 }
 
 /// Bytes that must be freed to be within `bounds`, when `used` are taken and `free` are free.
@@ -39,19 +112,29 @@ pub fn excess(bounds: Bounds, used: u64, free: u64) -> u64 {
     over.max(short)
 }
 
-/// What is evicted, in order: what has outlived its time, then the least recently used until `excess` bytes are free.
+/// What the tier may take within `bounds`, when it takes `used` now and `free` are free besides.
+pub fn allowed(bounds: Bounds, used: u64, free: u64) -> u64 {
+    let by_disk = (used + free).saturating_sub(bounds.min_free);
+    bounds.max.min(by_disk)
+}
+
+/// What is evicted, in the order of its class and its last use: all that has expired, then as much as `excess` needs.
 /// `stays` is asked last and only about those whose turn it is: it may be expensive.
 pub fn victims(
     candidates: &mut [Candidate],
-    now: u64,
     excess: u64,
     mut stays: impl FnMut(&Digest) -> bool,
 ) -> Vec<Digest> {
-    candidates.sort_by_key(|candidate| candidate.entry.used);
+    candidates.sort_by_key(|candidate| (candidate.class, candidate.entry.used));
     let mut freed = 0;
     let mut gone = Vec::new();
     for candidate in candidates {
-        if (candidate.has_expired(now) || freed < excess) && !stays(&candidate.digest) {
+        let turn = match candidate.class {
+            Class::Expired => true,
+            Class::Stays => break,
+            Class::Spare | Class::Idle | Class::Warm | Class::InUse => freed < excess,
+        };
+        if turn && !stays(&candidate.digest) {
             freed += candidate.entry.size;
             gone.push(candidate.digest);
         }
@@ -60,70 +143,4 @@ pub fn victims(
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn candidate(name: u8, size: u64, used: u64, ttl: Option<u64>) -> Candidate {
-        Candidate {
-            digest: Digest::sha256(&[name]),
-            entry: Entry { size, used },
-            ttl: ttl.map(Duration::from_secs),
-        }
-    }
-
-    #[test]
-    fn excess_is_what_hurts_more() {
-        let bounds = Bounds {
-            max: 100,
-            min_free: 50,
-        };
-        assert_eq!(excess(bounds, 100, 50), 0);
-        assert_eq!(excess(bounds, 130, 50), 30);
-        assert_eq!(excess(bounds, 130, 10), 40);
-        assert_eq!(excess(bounds, 10, 10), 40);
-    }
-
-    #[test]
-    fn the_old_go_first_then_the_least_recently_used_and_the_kept_stay() {
-        let mut all = [
-            candidate(1, 10, 500, Some(100)),
-            candidate(2, 10, 100, None),
-            candidate(3, 10, 200, None),
-            candidate(4, 10, 950, Some(100)),
-            candidate(5, 10, 990, None),
-        ];
-        let name = |n: u8| Digest::sha256(&[n]);
-        assert_eq!(victims(&mut all, 1000, 0, |_| false), [name(1)]);
-        assert_eq!(
-            victims(&mut all, 1000, 15, |_| false),
-            [name(2), name(3), name(1)]
-        );
-        assert_eq!(
-            victims(&mut all, 1000, 15, |d| *d == name(2)),
-            [name(3), name(1)]
-        );
-    }
-
-    proptest! {
-        /// Enough goes if enough may go, and nothing is taken that is younger than something that stays and may go.
-        #[test]
-        fn just_enough(sizes in prop::collection::vec((1u64..100, 0u64..1000), 1..30), excess in 0u64..2000) {
-            let mut all: Vec<Candidate> = sizes.iter().enumerate().map(|(i, (size, used))| candidate(i as u8, *size, *used, None)).collect();
-            let gone = victims(&mut all, 1000, excess, |_| false);
-            let size = |d: &Digest| all.iter().find(|c| c.digest == *d).unwrap().entry.size;
-            let freed: u64 = gone.iter().map(size).sum();
-            let total: u64 = all.iter().map(|c| c.entry.size).sum();
-            prop_assert!(freed >= excess.min(total));
-            if let Some(last) = gone.last() {
-                prop_assert!(freed - size(last) < excess);
-            }
-            let youngest = all.iter().filter(|c| gone.contains(&c.digest)).map(|c| c.entry.used).max();
-            let oldest_kept = all.iter().filter(|c| !gone.contains(&c.digest)).map(|c| c.entry.used).min();
-            if let (Some(youngest), Some(oldest)) = (youngest, oldest_kept) {
-                prop_assert!(youngest <= oldest);
-            }
-        }
-    }
-}
+mod tests;

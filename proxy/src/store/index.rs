@@ -177,6 +177,21 @@ impl Index {
         }
     }
 
+    /// A container of this node uses it, or did until `used`. `write` has the time go to the blob's file.
+    pub fn renew(&mut self, digest: &Digest, used: u64, write: bool) {
+        if let Some(entry) = self.entries.get_mut(digest) {
+            entry.used = entry.used.max(used);
+            if write {
+                self.touched.insert(*digest);
+            }
+        }
+    }
+
+    /// How long it is, if it is here.
+    pub fn size(&self, digest: &Digest) -> Option<u64> {
+        self.entries.peek(digest).map(|entry| entry.size)
+    }
+
     /// Whether it is here, or on its way to the disk.
     pub fn comes(&self, digest: &Digest) -> bool {
         self.entries.contains(digest) || self.small.contains(digest)
@@ -206,7 +221,7 @@ impl Index {
     }
 
     /// Whether a reader has the blob now.
-    pub fn in_use(&self, digest: &Digest) -> bool {
+    pub fn is_being_read(&self, digest: &Digest) -> bool {
         self.is_open(digest)
             .is_some_and(|blob| blob.readers(1) > 0 || blob.is_being_sent())
     }

@@ -1,23 +1,15 @@
-//! Keeping the node tier sound and within its bounds: eviction, pins, rot, and what to do when the disk fails.
+//! Keeping the node tier sound: uses, rot, and what to do when the disk fails.
 
 use std::{
-    collections::{HashMap, HashSet},
     fs::{self, File, FileTimes},
     io::{self, Read as _},
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use larder_shared::{Digest, Hasher, Range, RegistryName, media};
+use larder_shared::{Digest, Hasher, Range, media};
 
-use super::{
-    Blob, Counts, Entry, Names, Store,
-    bounds::{Bounds, Candidate, excess, victims},
-    lock,
-    partial::remove_if_there,
-    sums::Sums,
-};
+use super::{Blob, Counts, Entry, Names, Store, lock, partial::remove_if_there, sums::Sums};
 use crate::sys::disk;
 
 /// After a failure the disk is left alone for this long, then tried again.
@@ -25,26 +17,6 @@ const LEFT_ALONE: Duration = Duration::from_secs(3);
 
 /// Bytes read at a time for hashing.
 const PIECE: u64 = 1 << 20;
-
-/// What the operator allows, as configured.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    pub max_size: crate::config::Amount,
-    pub min_free: crate::config::Amount,
-    pub ttl: Option<Duration>,
-    /// For content of these registries another time holds.
-    pub ttl_of: Vec<(RegistryName, Option<Duration>)>,
-}
-
-/// What a round of keeping did.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct Evicted {
-    pub blobs: u64,
-    pub bytes: u64,
-    /// Those of them that had outlived their time.
-    pub expired_blobs: u64,
-    pub expired_bytes: u64,
-}
 
 /// A disk that fails.
 #[derive(Debug)]
@@ -102,102 +74,6 @@ impl Store {
             .map(|trouble| trouble.why.clone())
     }
 
-    /// Brings the tier within its limits (blocking). `active` tells whether a digest is being filled now.
-    pub fn enforce(
-        &self,
-        limits: &Limits,
-        counts: &Counts,
-        active: impl Fn(&Digest) -> bool,
-    ) -> io::Result<Evicted> {
-        self.owned()?;
-        let space = self.space()?;
-        let bounds = Bounds {
-            max: limits.max_size.of(space.total),
-            min_free: limits.min_free.of(space.total),
-        };
-        let partials = self.leftovers();
-        let held: u64 = partials.values().map(|(bytes, _)| bytes).sum();
-        let mut over = excess(bounds, self.totals().bytes + held, space.free);
-        over = over.saturating_sub(self.sweep(&partials, &active, limits.ttl, over));
-        if over == 0 && !self.may_have_expired(limits) {
-            return Ok(Evicted::default());
-        }
-        let mut candidates = self.candidates(limits);
-        // Pins last: a pin that is there when this has looked holds.
-        let stays = |digest: &Digest| {
-            active(digest) || lock(&self.index).in_use(digest) || lock(&self.pins).contains(digest)
-        };
-        let at = self.clock().now();
-        let gone = victims(&mut candidates, at, over, |digest| {
-            stays(digest) || self.has_children(digest)
-        });
-        let known: HashMap<Digest, (u64, bool)> = candidates
-            .iter()
-            .map(|c| (c.digest, (c.entry.size, c.has_expired(at))))
-            .collect();
-        let size = |digest: &Digest| known.get(digest).map_or(0, |(size, _)| *size);
-        counts.expect(gone.len() as u64, gone.iter().map(size).sum());
-        let mut evicted = Evicted::default();
-        for digest in gone.iter().take_while(|_| !counts.is_stopped()) {
-            // To choose and to remove takes seconds: the blob may have been pinned or read since.
-            if stays(digest) {
-                continue;
-            }
-            self.remove(digest);
-            let (size, expired) = known.get(digest).copied().unwrap_or_default();
-            evicted.blobs += 1;
-            evicted.bytes += size;
-            if expired {
-                evicted.expired_blobs += 1;
-                evicted.expired_bytes += size;
-            }
-            counts.add(1, size);
-        }
-        Ok(evicted)
-    }
-
-    /// Whether anything is old enough for the most impatient of the times. Rounds are many, and most find nothing: an idle
-    /// node must not sort its whole index for them.
-    fn may_have_expired(&self, limits: &Limits) -> bool {
-        let of = limits.ttl_of.iter().filter_map(|(_, ttl)| *ttl);
-        let Some(shortest) = of.chain(limits.ttl).min() else {
-            return false;
-        };
-        let oldest = lock(&self.index).oldest_use();
-        oldest.is_some_and(|used| self.clock().age(used) > shortest)
-    }
-
-    fn candidates(&self, limits: &Limits) -> Vec<Candidate> {
-        let mut own: HashMap<Digest, Option<Duration>> = HashMap::new();
-        for (registry, ttl) in &limits.ttl_of {
-            for digest in self.repositories.digests_of(registry) {
-                // Content of several registries stays as long as the most patient one says.
-                let longest =
-                    |a: Option<Duration>, b: Option<Duration>| a.zip(b).map(|(a, b)| a.max(b));
-                let ttl = own.get(&digest).map_or(*ttl, |known| longest(*known, *ttl));
-                own.insert(digest, ttl);
-            }
-        }
-        let entries = self.entries();
-        let candidate = |(digest, entry)| Candidate {
-            digest,
-            entry,
-            ttl: own.get(&digest).copied().unwrap_or(limits.ttl),
-        };
-        entries.into_iter().map(candidate).collect()
-    }
-
-    /// Whether a blob is a manifest of which something is still here: a manifest goes after what it names.
-    fn has_children(&self, digest: &Digest) -> bool {
-        let Some(bytes) = self.read_unseen(digest) else {
-            return false;
-        };
-        let names = Names::of(&bytes);
-        names
-            .all()
-            .any(|child| lock(&self.index).has(&child.digest))
-    }
-
     /// Writes the times of the last uses to the files, so that they survive a restart (blocking).
     pub fn write_uses(&self) {
         if !self.is_held() {
@@ -215,33 +91,6 @@ impl Store {
                 let _ = file.set_times(times);
             }
         }
-    }
-
-    /// Pinned content is never evicted. Pins are kept in a file of one digest a line (blocking).
-    pub fn pin(&self, digests: &[Digest], pinned: bool) -> io::Result<()> {
-        self.owned()?;
-        // One after the other: what is written last must be what was said last.
-        let _alone = lock(&self.pinning);
-        let text = {
-            let mut pins = lock(&self.pins);
-            for digest in digests {
-                if pinned {
-                    pins.insert(*digest);
-                } else {
-                    pins.remove(digest);
-                }
-            }
-            let mut lines: Vec<String> = pins.iter().map(|digest| format!("{digest}\n")).collect();
-            lines.sort();
-            lines.concat()
-        };
-        self.layout
-            .write_atomic(&self.layout.pins(), text.as_bytes(), true)
-    }
-
-    pub(super) fn read_pins(path: &PathBuf) -> HashSet<Digest> {
-        let text = fs::read_to_string(path).unwrap_or_default();
-        text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
     /// A manifest and all that it names, as far as it is here (blocking).
@@ -378,11 +227,6 @@ impl Store {
     /// Whether a blob is committed, as far as the index knows.
     pub fn has(&self, digest: &Digest) -> bool {
         lock(&self.index).has(digest)
-    }
-
-    /// What is never evicted.
-    pub fn pins(&self) -> HashSet<Digest> {
-        lock(&self.pins).clone()
     }
 
     /// The bytes of what may be a manifest, for a look that is no use: its time does not change (blocking).

@@ -11,6 +11,7 @@
 //! <store>/grants                             keyed hashes of credentials that opened a repository
 //! <store>/grants.key                         the key of those hashes, for its owner alone
 //! <store>/clock                              how much time has passed for what lies here, in seconds: see `clock`
+//! <store>/in-use                             what containers use, one digest a line; its time says when: see `in_use`
 //! <store>/pins                               digests that are never evicted, one a line
 //! <store>/quarantine/                        blobs that were found damaged, for a day
 //! <store>/tmp/                               files on their way to a rename
@@ -138,6 +139,10 @@ impl Layout {
 
     pub fn pins(&self) -> PathBuf {
         self.root.join("pins")
+    }
+
+    pub fn in_use(&self) -> PathBuf {
+        self.root.join("in-use")
     }
 
     pub fn grants(&self) -> PathBuf {

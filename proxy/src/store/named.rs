@@ -37,6 +37,11 @@ impl Names {
         serde_json::from_slice(bytes).unwrap_or_default()
     }
 
+    /// The configuration of an image.
+    pub fn config(&self) -> Option<&Digest> {
+        self.config.as_ref().map(|named| &named.digest)
+    }
+
     /// What is no manifest: the configuration, the layers, an artifact's blobs.
     pub fn leaves(&self) -> impl Iterator<Item = &Named> {
         self.config.iter().chain(&self.layers).chain(&self.blobs)

@@ -99,6 +99,7 @@ impl Store {
         let _ = fs::remove_dir_all(layout.tmp());
         fs::create_dir_all(layout.tmp()).map_err(io)?;
         *lock(&self.pins) = Self::read_pins(&layout.pins());
+        *lock(&self.in_use) = Self::read_in_use(layout);
         list_left(layout);
         lock(&self.index).set_clock(layout.clock());
         layout.claim().hold(taken);

@@ -29,6 +29,9 @@ pub struct Image {
     pub blobs: u64,
     pub present_blobs: u64,
     pub pinned: bool,
+    /// Whether a container of this node uses it, or did when that was last known: it is not evicted by age.
+    #[serde(default)]
+    pub in_use: bool,
     /// Whether the repository is open to anonymous clients, as far as is known.
     pub public: bool,
     /// Seconds since 1970; when one of its manifests was last asked for.

@@ -118,6 +118,10 @@ checks! {
     Store = "store",
     /// Nothing on the disk has rotted.
     Rot = "rot",
+    /// The file of the runtime's watcher is new, and of this node.
+    Watcher = "watcher",
+    /// New content finds room beside what is never evicted.
+    Room = "room",
     /// Room on the store's file system.
     Disk = "disk",
     /// Inodes on the store's file system.

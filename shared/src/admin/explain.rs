@@ -114,6 +114,8 @@ words! {
         Manifest = "manifest",
         /// Which blobs are here.
         Blobs = "blobs",
+        /// Whether a container of this node uses it.
+        Use = "use",
         /// Which members hold what is not here, and who fetches it.
         Cluster = "cluster",
         /// The endpoints: which one answered, and how the others fare.
@@ -171,6 +173,13 @@ words! {
         Partial = "partial",
         /// None of it is there.
         Miss = "miss",
+        // use
+        /// A container of this node uses it.
+        InUse = "in-use",
+        /// One did when that was last known.
+        LastInUse = "last-in-use",
+        /// None does.
+        Unused = "unused",
         // upstream
         /// It answered just now.
         Answered = "answered",

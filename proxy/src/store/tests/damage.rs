@@ -143,7 +143,7 @@ fn a_blob_that_hangs_is_known_to_however_many_others_are_opened() {
         blob(size);
     }
     assert!(store.blob(hangs.digest(), None).is_none());
-    assert!(!store.hanging.is_empty() && lock(&store.index).in_use(hangs.digest()));
+    assert!(!store.hanging.is_empty() && lock(&store.index).is_being_read(hangs.digest()));
     drop(read);
     let again = store.blob(hangs.digest(), None).unwrap();
     assert!(Arc::ptr_eq(&again, &hangs));

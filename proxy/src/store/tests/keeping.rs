@@ -7,6 +7,11 @@ use std::{
 
 use super::*;
 
+/// Nobody else knows anything of any blob.
+fn alone(_: &Digest) -> Around {
+    Around::default()
+}
+
 /// Promise P21: the scan may take its time, and the use must survive a restart all the same.
 #[test]
 fn a_use_before_the_scan_is_written_down() {
@@ -86,7 +91,9 @@ fn what_is_pinned_while_others_are_looked_at_stays() {
         seen.push(*digest);
         false
     };
-    let evicted = store.enforce(&limits, &Counts::default(), active).unwrap();
+    let evicted = store
+        .enforce(&limits, &Counts::default(), active, alone)
+        .unwrap();
     let pinned = lock(&seen)[0];
     assert!([first, second].contains(&pinned));
     assert!(store.blob(&pinned, None).is_some(), "it is pinned");
@@ -131,7 +138,9 @@ fn what_is_set_aside_gets_old_however_often_the_node_restarts() {
             ttl_of: Vec::new(),
         };
         let none = |_: &Digest| false;
-        store.enforce(&limits, &Counts::default(), none).unwrap();
+        store
+            .enforce(&limits, &Counts::default(), none, alone)
+            .unwrap();
         store
     };
     let partial = sample(2000).1;

@@ -1,0 +1,225 @@
+//! Eviction: the bounds that the operator allows, what may go, and how much of the tier never does.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    time::Duration,
+};
+
+use larder_shared::{Digest, RegistryName};
+
+use super::{
+    Counts, Names, Store,
+    bounds::{Around, Bounds, Candidate, Class, Facts, allowed, excess, victims},
+    in_use::InUse,
+    lock,
+};
+
+/// What the operator allows, as configured.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    pub max_size: crate::config::Amount,
+    pub min_free: crate::config::Amount,
+    pub ttl: Option<Duration>,
+    /// For content of these registries another time holds.
+    pub ttl_of: Vec<(RegistryName, Option<Duration>)>,
+}
+
+impl Limits {
+    /// The most patient of the times; `None` for ever.
+    fn longest(&self) -> Option<Duration> {
+        let mut all = self.ttl_of.iter().map(|(_, ttl)| *ttl);
+        all.try_fold(self.ttl?, |longest, ttl| Some(longest.max(ttl?)))
+    }
+
+    /// The most impatient of the times; `None` if there is none.
+    fn shortest(&self) -> Option<Duration> {
+        let of = self.ttl_of.iter().filter_map(|(_, ttl)| *ttl);
+        of.chain(self.ttl).min()
+    }
+}
+
+/// What a round of keeping did.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Evicted {
+    pub blobs: u64,
+    pub bytes: u64,
+    /// Those of them that had outlived their time.
+    pub expired_blobs: u64,
+    pub expired_bytes: u64,
+}
+
+/// How much of the node tier is taken for good.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Room {
+    /// Bytes that never go: pinned, or in use here and whole nowhere else.
+    pub kept: u64,
+    /// What the tier may take, by `max_size` and by what others have left of the file system.
+    pub allowed: u64,
+}
+
+impl Room {
+    /// Whether something of `size` bytes could stay beside what never goes.
+    pub const fn takes(&self, size: u64) -> bool {
+        self.kept == 0 || self.kept.saturating_add(size) <= self.allowed
+    }
+
+    /// What is left beside what never goes.
+    pub const fn left(&self) -> u64 {
+        self.allowed.saturating_sub(self.kept)
+    }
+}
+
+impl Store {
+    /// Brings the tier within its limits (blocking). `active` tells whether a digest is being filled now, `around` what
+    /// others know of a digest: it is asked for every blob, and must be cheap.
+    pub fn enforce(
+        &self,
+        limits: &Limits,
+        counts: &Counts,
+        active: impl Fn(&Digest) -> bool,
+        around: impl Fn(&Digest) -> Around,
+    ) -> io::Result<Evicted> {
+        self.owned()?;
+        let space = self.space()?;
+        let bounds = Bounds {
+            max: limits.max_size.of(space.total),
+            min_free: limits.min_free.of(space.total),
+        };
+        let partials = self.leftovers();
+        let held: u64 = partials.values().map(|(bytes, _)| bytes).sum();
+        let taken = self.totals().bytes + held;
+        let in_use = self.in_use();
+        *lock(&self.room) = Room {
+            kept: self.kept(&in_use, limits, &around),
+            allowed: allowed(bounds, taken, space.free),
+        };
+        let mut over = excess(bounds, taken, space.free);
+        over = over.saturating_sub(self.sweep(&partials, &active, limits.ttl, over));
+        if over == 0 && !self.may_have_expired(limits) {
+            return Ok(Evicted::default());
+        }
+        let mut candidates = self.candidates(limits, &in_use, &around);
+        // Pins last: a pin that is there when this has looked holds. The same is true of what a container begins to use.
+        let stays = |digest: &Digest| {
+            active(digest)
+                || lock(&self.index).is_being_read(digest)
+                || lock(&self.pins).contains(digest)
+                || (!in_use.has(digest) && lock(&self.in_use).has(digest))
+        };
+        let gone = victims(&mut candidates, over, |digest| {
+            stays(digest) || self.has_children(digest)
+        });
+        let known: HashMap<Digest, (u64, Class)> = candidates
+            .iter()
+            .map(|c| (c.digest, (c.entry.size, c.class)))
+            .collect();
+        let size = |digest: &Digest| known.get(digest).map_or(0, |(size, _)| *size);
+        counts.expect(gone.len() as u64, gone.iter().map(size).sum());
+        let mut evicted = Evicted::default();
+        for digest in gone.iter().take_while(|_| !counts.is_stopped()) {
+            // To choose and to remove takes seconds: the blob may have been pinned or read since.
+            if stays(digest) {
+                continue;
+            }
+            self.remove(digest);
+            let class = known.get(digest).map(|(_, class)| *class);
+            let size = size(digest);
+            evicted.blobs += 1;
+            evicted.bytes += size;
+            if class == Some(Class::Expired) {
+                evicted.expired_blobs += 1;
+                evicted.expired_bytes += size;
+            }
+            tracing::debug!(blob.digest = %digest, size_bytes = size, class = class.map(Class::as_str), "evicted");
+            counts.add(1, size);
+        }
+        Ok(evicted)
+    }
+
+    /// How much of the tier never goes, as of the last round.
+    pub fn room(&self) -> Room {
+        *lock(&self.room)
+    }
+
+    /// Bytes that never go.
+    fn kept(&self, in_use: &InUse, limits: &Limits, around: impl Fn(&Digest) -> Around) -> u64 {
+        let pins = self.pins();
+        let now = self.clock().now();
+        let used = in_use.holds(now, limits.longest());
+        let used = used.then(|| in_use.digests()).into_iter().flatten();
+        let all: HashSet<&Digest> = pins.iter().chain(used).collect();
+        let stays = |digest: &&Digest| {
+            let facts = Facts {
+                pinned: pins.contains(*digest),
+                in_use: true,
+                expired: false,
+                around: around(digest),
+            };
+            Class::of(facts) == Class::Stays
+        };
+        let stay: Vec<_> = all.into_iter().filter(stays).collect();
+        let index = lock(&self.index);
+        let sizes = stay.iter().filter_map(|digest| index.size(digest));
+        sizes.sum()
+    }
+
+    /// Whether anything is old enough for the most impatient of the times. Rounds are many, and most find nothing: an idle
+    /// node must not sort its whole index for them.
+    fn may_have_expired(&self, limits: &Limits) -> bool {
+        let Some(shortest) = limits.shortest() else {
+            return false;
+        };
+        let oldest = lock(&self.index).oldest_use();
+        oldest.is_some_and(|used| self.clock().age(used) > shortest)
+    }
+
+    fn candidates(
+        &self,
+        limits: &Limits,
+        in_use: &InUse,
+        around: impl Fn(&Digest) -> Around,
+    ) -> Vec<Candidate> {
+        let mut own: HashMap<Digest, Option<Duration>> = HashMap::new();
+        for (registry, ttl) in &limits.ttl_of {
+            for digest in self.repositories.digests_of(registry) {
+                // Content of several registries stays as long as the most patient one says.
+                let longest =
+                    |a: Option<Duration>, b: Option<Duration>| a.zip(b).map(|(a, b)| a.max(b));
+                let ttl = own.get(&digest).map_or(*ttl, |known| longest(*known, *ttl));
+                own.insert(digest, ttl);
+            }
+        }
+        let pins = self.pins();
+        let clock = self.clock();
+        let entries = self.entries();
+        let candidate = |(digest, mut entry): (Digest, super::Entry)| {
+            let ttl = own.get(&digest).copied().unwrap_or(limits.ttl);
+            entry.used = entry.used.max(in_use.used(&digest));
+            let expired = ttl.is_some_and(|ttl| clock.age(entry.used) > ttl);
+            let facts = Facts {
+                pinned: pins.contains(&digest),
+                in_use: in_use.has(&digest) && in_use.holds(clock.now(), ttl),
+                expired,
+                around: around(&digest),
+            };
+            Candidate {
+                digest,
+                entry,
+                class: Class::of(facts),
+            }
+        };
+        entries.into_iter().map(candidate).collect()
+    }
+
+    /// Whether a blob is a manifest of which something is still here: a manifest goes after what it names.
+    fn has_children(&self, digest: &Digest) -> bool {
+        let Some(bytes) = self.read_unseen(digest) else {
+            return false;
+        };
+        let names = Names::of(&bytes);
+        names
+            .all()
+            .any(|child| lock(&self.index).has(&child.digest))
+    }
+}
