@@ -59,16 +59,25 @@ impl Class {
                     whole_elsewhere,
                 },
         } = facts;
-        match (pinned, in_use) {
-            (true, _) => Self::Stays,
-            // The runtime's copy is served in its place.
-            (false, true) if in_runtime => Self::Spare,
-            (false, true) if whole_elsewhere => Self::InUse,
-            (false, true) => Self::Stays,
-            (false, false) if warm && !in_runtime => Self::Warm,
-            (false, false) if expired => Self::Expired,
-            (false, false) if in_runtime || surplus => Self::Spare,
-            (false, false) => Self::Idle,
+        if pinned {
+            Self::Stays
+        } else if in_use {
+            if in_runtime {
+                // The runtime's copy is served in its place.
+                Self::Spare
+            } else if whole_elsewhere {
+                Self::InUse
+            } else {
+                Self::Stays
+            }
+        } else if warm && !in_runtime {
+            Self::Warm
+        } else if expired {
+            Self::Expired
+        } else if in_runtime || surplus {
+            Self::Spare
+        } else {
+            Self::Idle
         }
     }
 }
@@ -86,6 +95,10 @@ pub struct Facts {
 
 /// What others than the store know of a blob.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that do not depend on each other"
+)]
 pub struct Around {
     /// The runtime's own store has it, and it is served from there.
     pub in_runtime: bool,
