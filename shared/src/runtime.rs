@@ -94,9 +94,13 @@ pub struct User {
     pub id: String,
     /// The image as the runtime names it here: one of [`Image::names`], or a name that is no longer listed.
     pub image: String,
-    /// The digest that the runtime names here, if it does: of an index, a manifest or a config.
+    /// What the user runs, as far as it is known: the digest of an index, a manifest or a config. The runtime names it, or
+    /// the name above led to it when the user was made. It may be an image that is no longer listed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
+    /// When the user was made, where the runtime tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<u64>,
 }
 
 /// Kinds of [`User`].
@@ -122,6 +126,8 @@ pub struct Snapshot {
     pub parent: String,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<u64>,
 }
 
 /// A blob in the runtime's content store. One that several namespaces share is listed once for each.
