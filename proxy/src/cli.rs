@@ -23,6 +23,7 @@ mod status;
 mod table;
 mod trace;
 mod upstreams;
+mod watch;
 
 use std::{
     io::{self, Write},
@@ -43,7 +44,7 @@ use self::show::Telling;
     arg_required_else_help = true,
     after_help = "\
 Exit codes: 0 success, 1 failure, 2 wrong usage, 3 a check found something wrong.
-Commands other than serve, install, uninstall, config and completions connect to the running larder's admin socket.
+Commands other than serve, runtime, install, uninstall, config and completions connect to the running larder's admin socket.
 In a cluster: kubectl exec ds/larder -- larder status"
 )]
 pub struct Cli {
@@ -106,6 +107,8 @@ larder removes damaged blobs from the tier and fetches them again at the next re
     Upstreams(upstreams::UpstreamsArgs),
     /// Show or change the log filter of the running larder.
     Log(log::LogArgs),
+    /// Watch the container runtime: write down what it holds and uses, for the daemon to read.
+    Runtime(watch::RuntimeArgs),
     /// Configure the container runtime to pull through larder.
     Install(install::InstallArgs),
     /// Restore the container runtime's files.
@@ -151,6 +154,7 @@ pub fn main() -> ExitCode {
         Command::Peers(args) => peers::peers(&args),
         Command::Upstreams(args) => upstreams::upstreams(&args),
         Command::Log(args) => log::log(&args),
+        Command::Runtime(args) => watch::runtime(args),
         Command::Install(args) => told(|out, complaints| install::install(&args, out, complaints)),
         Command::Uninstall(args) => {
             told(|out, complaints| install::uninstall(&args, out, complaints))

@@ -37,7 +37,7 @@ pub use endpoint::{ClientCertificate, Endpoint};
 pub use error::{ConfigError, Position};
 pub use name::{DOCKER_HUB, canonical, host_name, registry_name};
 pub use source::SourceRule;
-pub use value::{Amount, Pattern};
+pub use value::{Amount, Pattern, time};
 
 /// A longer file is a mistake (a log, an archive), not a configuration.
 const LONGEST_FILE: u64 = 1024 * 1024;

@@ -19,6 +19,7 @@ pub mod memory;
 pub mod metrics;
 pub mod trace;
 pub mod visitor;
+pub mod watch;
 
 pub mod record;
 pub mod telemetry;

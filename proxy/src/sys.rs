@@ -2,9 +2,10 @@
 //!
 //! Owns the mapping of a file ([`Mapping`]), the socket that sends mapped files by sendfile ([`FileSocket`]), process
 //! groups ([`Group`]), a signal ([`hang_up`]), what this process uses ([`usage`]), the questions about file systems
-//! ([`disk`]), and calls that may hang ([`Calls`]). Knows nothing of blobs, HTTP or larder.
+//! ([`disk`]), calls that may hang ([`Calls`]), and what a process gives up ([`leave_unix_sockets_alone`]). Knows nothing of blobs, HTTP or larder.
 
 mod calls;
+mod confine;
 pub mod disk;
 mod heap;
 mod mapping;
@@ -14,6 +15,7 @@ mod sendfile;
 mod usage;
 
 pub use calls::{Calls, Hangs, Turn, Turns};
+pub use confine::leave_unix_sockets_alone;
 pub use heap::{give_freed_memory_back, keep_freed_memory};
 pub use mapping::Mapping;
 pub use process::{Group, hang_up, open_files, raise_open_files};

@@ -175,7 +175,7 @@ impl Pattern {
 }
 
 /// A span of time: numbers with units, the largest first, without fractions. `"0"` is none.
-pub(super) fn time(text: &str) -> Result<Duration, String> {
+pub fn time(text: &str) -> Result<Duration, String> {
     const UNITS: [(&str, u64); 5] = [
         ("d", 86_400_000),
         ("h", 3_600_000),
