@@ -6,7 +6,7 @@ mod requests;
 
 use Target::{Bytes, Text};
 
-use crate::{cli::install, credentials, runtime, store, upstream};
+use crate::{cli::install, credentials, runtime, store, upstream, watch};
 
 /// Takes anything. Panics if something does not hold.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +31,7 @@ impl Target {
 }
 
 /// Each target by its name, in their order. Its seeds are in the directory of this name.
-pub const TARGETS: [(&str, Target); 16] = [
+pub const TARGETS: [(&str, Target); 18] = [
     ("authorization", Text(credentials::fuzz::authorization)),
     ("challenges", Text(upstream::fuzz::challenges)),
     ("checkpoints", Text(store::fuzz::checkpoints)),
@@ -44,6 +44,7 @@ pub const TARGETS: [(&str, Target); 16] = [
     ("manifests", Bytes(store::fuzz::manifests)),
     ("names", Text(requests::names)),
     ("peers", Text(requests::peers)),
+    ("platforms", Bytes(watch::fuzz::platforms)),
     ("ranges", Text(requests::ranges)),
     ("routes", Text(requests::routes)),
     ("runtime", Bytes(runtime::fuzz::report)),

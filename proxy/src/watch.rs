@@ -9,6 +9,8 @@
 mod ask;
 mod draft;
 mod events;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod manifest;
 mod memory;
 mod round;
@@ -43,6 +45,9 @@ pub struct Watch {
     /// The time between two rounds without an event.
     pub every: Duration,
 }
+
+/// The kernel's id of this boot.
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 
 /// A question may take as long as `every`, between these.
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -186,7 +191,9 @@ impl Watch {
     ) -> Result<Memory, Trouble> {
         let at = SystemTime::now().duration_since(UNIX_EPOCH);
         let at = at.map_or(0, |time| time.as_secs());
-        let draft = Draft::begin(&self.file, at, software);
+        let boot = std::fs::read_to_string(BOOT).ok();
+        let boot = boot.as_deref().map(str::trim);
+        let draft = Draft::begin(&self.file, at, boot, software);
         let draft = draft.map_err(|error| Trouble::of_writing(&error))?;
         let round = Round::new(runtime, memory, draft);
         let asked = async {

@@ -22,6 +22,7 @@ mod probe;
 mod root;
 #[cfg(test)]
 mod tests;
+mod unit;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -110,6 +111,13 @@ pub struct InstallArgs {
     )]
     pub probe: Option<u16>,
 
+    /// Print a systemd unit for the watcher (`larder runtime`) on a machine without Kubernetes, and change nothing
+    #[arg(
+        long,
+        conflicts_with_all = ["registries", "exact", "probe", "dry_run", "crio_reload"]
+    )]
+    pub watch: bool,
+
     /// Show what would change, and change nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -137,6 +145,12 @@ pub struct UninstallArgs {
 /// Nothing was touched: a bad argument, or a file that cannot be read or understood. Otherwise a write
 /// that failed; every file is then either as before or as planned.
 pub fn install(args: &InstallArgs, out: &mut dyn Write, complaints: &mut dyn Write) -> Result<u8> {
+    if args.watch {
+        let program = std::env::current_exe().context("cannot tell where this program is")?;
+        let unit = unit::unit(&program, args.node.preset, args.node.runtime);
+        out.write_all(unit.as_bytes())?;
+        return Ok(0);
+    }
     let (root, targets) = args.node.find()?;
     let address = address(&args.address)?;
     let registries = args

@@ -32,7 +32,12 @@ pub struct Draft {
 
 impl Draft {
     /// Begins a draft of `file`.
-    pub fn begin(file: &Path, at: u64, software: &Software) -> io::Result<Self> {
+    pub fn begin(
+        file: &Path,
+        at: u64,
+        boot: Option<&str>,
+        software: &Software,
+    ) -> io::Result<Self> {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         let random = fastrand::u64(..);
         let temporary = file.with_file_name(format!(".{name}{TEMPORARY}{random:016x}"));
@@ -49,7 +54,12 @@ impl Draft {
             list: None,
             whole: false,
         };
-        write!(draft.to, "{{\"version\":{VERSION},\"at\":{at},\"runtime\":")?;
+        write!(draft.to, "{{\"version\":{VERSION},\"at\":{at}")?;
+        if let Some(boot) = boot {
+            write!(draft.to, ",\"boot\":")?;
+            serde_json::to_writer(&mut draft.to, boot)?;
+        }
+        write!(draft.to, ",\"runtime\":")?;
         serde_json::to_writer(&mut draft.to, software)?;
         Ok(draft)
     }
@@ -153,7 +163,7 @@ mod tests {
             labels: BTreeMap::new(),
             created: None,
         };
-        let mut draft = Draft::begin(&file, 7, &software()).unwrap();
+        let mut draft = Draft::begin(&file, 7, Some("a boot"), &software()).unwrap();
         for list in ["images", "users", "snapshots", "content"] {
             draft.list(list).unwrap();
         }
@@ -163,6 +173,7 @@ mod tests {
         draft.finish().unwrap();
         let report: Report = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
         assert_eq!((report.version, report.at), (VERSION, 7));
+        assert_eq!(report.boot.as_deref(), Some("a boot"));
         assert_eq!(report.content, [blob("a"), blob("b")]);
         assert!(report.images.is_empty() && report.users.is_empty() && report.snapshots.is_empty());
         assert_eq!(
@@ -177,7 +188,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("runtime.json");
         fs::write(&file, "old").unwrap();
-        let mut draft = Draft::begin(&file, 7, &software()).unwrap();
+        let mut draft = Draft::begin(&file, 7, Some("a boot"), &software()).unwrap();
         draft.list("images").unwrap();
         drop(draft);
         assert_eq!(fs::read(&file).unwrap(), b"old");

@@ -1,6 +1,6 @@
 //! What keeps the watcher from knowing, in words, with what to do about it.
 
-use std::{collections::HashSet, fmt, io, path::Path};
+use std::{collections::HashSet, io, path::Path};
 
 /// Why a round came to nothing.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -116,12 +116,6 @@ impl Trouble {
                  --file"
             ),
         }
-    }
-}
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.cause())
     }
 }
 

@@ -71,6 +71,7 @@ impl Node {
             address: ADDRESS.to_owned(),
             containerd_config: Some(self.config()),
             probe: None,
+            watch: false,
             dry_run: false,
         }
     }

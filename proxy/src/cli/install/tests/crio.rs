@@ -27,6 +27,7 @@ fn crio_node() -> (tempfile::TempDir, InstallArgs) {
         address: ADDRESS.to_owned(),
         containerd_config: None,
         probe: None,
+        watch: false,
         dry_run: false,
     };
     (root, args)

@@ -39,6 +39,7 @@ impl Mounted {
             address: ADDRESS.to_owned(),
             containerd_config: None,
             probe: None,
+            watch: false,
             dry_run: false,
         };
         more(&mut args);
