@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::helm::{IMAGE, larder, object, objects, rendered, root, run, said, same, tool};
 
 /// The variants that have a golden file, and their values.
-const VARIANTS: [(&str, &str); 25] = [
+const VARIANTS: [(&str, &str); 27] = [
     ("default", "{}"),
     (
         "host-network",
@@ -78,6 +78,12 @@ const VARIANTS: [(&str, &str); 25] = [
     (
         "existing-claim",
         "store: {type: persistentVolumeClaim, existingClaim: mine}\n",
+    ),
+    ("watch", "runtime: {watch: {enabled: true}}\n"),
+    (
+        "watch-k3s-claim",
+        "runtime: {preset: k3s, watch: {enabled: true, resources: {limits: {memory: 96Mi}}}}\n\
+         store: {type: persistentVolumeClaim, size: 10Gi}\n",
     ),
     ("gke", "runtime: {preset: gke}\n"),
     ("talos", "runtime: {preset: talos}\n"),
@@ -353,4 +359,38 @@ fn the_pod_is_confined_and_asks_the_api_server_nothing() {
         let root = pod["securityContext"]["runAsUser"] == 0;
         assert_eq!(root, on_the_node, "{name}");
     }
+}
+
+/// The socket gives root on the node: the container that has it has no port, and the daemon does not have it.
+#[test]
+fn the_runtimes_socket_is_in_the_watchers_container_alone() {
+    let set = object(
+        "runtime: {preset: k3s, watch: {enabled: true}}",
+        "DaemonSet",
+    );
+    let pod = &set["spec"]["template"]["spec"];
+    let containers = pod["containers"].as_array().unwrap();
+    let mounts = |name: &str| {
+        let container = containers.iter().find(|one| one["name"] == name).unwrap();
+        let mounts = container["volumeMounts"].as_array().unwrap().clone();
+        (container.clone(), mounts)
+    };
+    let (watch, of_watch) = mounts("watch");
+    assert!(
+        watch["ports"].is_null() && watch["env"].is_null(),
+        "{watch}"
+    );
+    let names: Vec<_> = of_watch.iter().map(|mount| &mount["name"]).collect();
+    assert_eq!(names, ["runtime-socket", "runtime-report"]);
+    assert_eq!(of_watch[0]["mountPath"], "/run/k3s/containerd");
+    assert_eq!(of_watch[0]["readOnly"], true);
+    let (_, of_larder) = mounts("larder");
+    let named = |name: &str| of_larder.iter().find(|mount| mount["name"] == name);
+    assert_eq!(named("runtime-socket"), None);
+    assert_eq!(named("runtime-report").unwrap()["readOnly"], true);
+    // It is off unless the values ask for it.
+    let off = object("{}", "DaemonSet");
+    let off = &off["spec"]["template"]["spec"];
+    assert_eq!(off["containers"].as_array().unwrap().len(), 1);
+    assert!(!off.to_string().contains("runtime-socket"));
 }

@@ -21,6 +21,14 @@ fn values_that_make_no_sense_are_refused_by_name() {
         ("runtime: {preset: docker}", "/runtime/preset"),
         ("runtime: {certsDir: \"/a:/b\"}", "/runtime/certsDir"),
         (
+            "runtime: {watch: {enabled: true, socket: containerd.sock}}",
+            "/runtime/watch/socket",
+        ),
+        (
+            "runtime: {watch: {enabled: true, socket: /run/docker.sock}}",
+            "runtime.watch.socket: /run/docker.sock lies in a directory with the sockets of other programs",
+        ),
+        (
             "runtime: {registries: [https://ghcr.io]}",
             "/runtime/registries/0",
         ),

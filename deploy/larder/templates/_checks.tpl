@@ -36,6 +36,9 @@
 {{- if and .Values.runtime.enabled (ne .Values.runtime.preset "crio") (eq (include "larder.certsDir" . | dir) "/") -}}
 {{- fail (printf "runtime.certsDir: %s lies in the node's root directory, so the whole root would be mounted: choose a path of two or more levels" .Values.runtime.certsDir) -}}
 {{- end -}}
+{{- if and .Values.runtime.watch.enabled (regexMatch "^/(var/)?(run/)?[^/]*$" (include "larder.watchSocket" .)) -}}
+{{- fail (printf "runtime.watch.socket: %s lies in a directory with the sockets of other programs, which would all be mounted: choose a socket in a directory of the runtime's own" .Values.runtime.watch.socket) -}}
+{{- end -}}
 {{- $registries := list -}}
 {{- range .Values.credentials -}}
 {{- if has .registry $registries -}}
