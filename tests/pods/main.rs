@@ -5,3 +5,4 @@ mod life;
 mod memory;
 mod serves;
 mod setup;
+mod watch;

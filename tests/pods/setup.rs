@@ -8,9 +8,9 @@ use anyhow::{Context as _, Result, ensure};
 use larder_tests::fake::{FakeRegistry, Seen};
 use larder_tests::hosts::{Host, Names, Net};
 use larder_tests::http;
-use larder_tests::image::{Executable, oci_layout};
+use larder_tests::image::build_waiting;
 use larder_tests::kubernetes::{Chart, Kubelet, Objects, RunningPod};
-use larder_tests::real::{Release, run, succeeded};
+use larder_tests::real::{Release, run};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -67,35 +67,12 @@ fn push(fake: &FakeRegistry, layout: &Path, repository: &str, tag: &str) -> Resu
     Ok(put)
 }
 
-/// The image of sandboxes: a program that waits.
-async fn push_pause(fake: &FakeRegistry) -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let source = dir.path().join("pause.c");
-    std::fs::write(
-        &source,
-        "#include <unistd.h>\nint main(void) { for (;;) pause(); }\n",
-    )?;
-    let program = dir.path().join("pause");
-    let mut cc = tokio::process::Command::new("cc");
-    cc.args(["-static", "-Os", "-s", "-o"])
-        .arg(&program)
-        .arg(&source);
-    succeeded(&run(&mut cc, Duration::from_mins(1)).await?)?;
-    let executable = Executable {
-        host_path: program,
-        image_path: "pause".to_owned(),
-    };
-    oci_layout(&dir.path().join("oci"), "pause", &[], Some(&executable))?;
-    push(fake, &dir.path().join("oci"), "pause", "1")?;
-    Ok(())
-}
-
 impl Setup {
     /// A node whose containerd already has a file for the registry, as an administrator may have written it.
     pub(crate) async fn new(release: Release) -> Result<Self> {
         let net = Net::new(2);
         let fake = FakeRegistry::start_in(net.upstream()).await;
-        push_pause(&fake).await?;
+        build_waiting(&fake, "pause", "1", &[])?;
         let mut names = Names::start_in(net.upstream()).await;
         let std::net::IpAddr::V4(upstream) = net.upstream().address() else {
             anyhow::bail!("not IPv4");

@@ -4,6 +4,7 @@
 
 mod layout;
 mod tar;
+mod waiting;
 
 use std::path::PathBuf;
 
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 pub use self::layout::oci_layout;
+pub use self::waiting::{build_waiting, build_waiting_index};
 use crate::fake::{Algorithm, Content, FakeRegistry};
 
 /// Media type of an OCI image manifest.

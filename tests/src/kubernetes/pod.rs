@@ -218,16 +218,25 @@ pub(super) fn container(
             .collect()
     };
     let mounts = list(&spec["volumeMounts"]).iter().map(|mount| {
-        only(mount, &["name", "mountPath", "readOnly"]);
+        only(
+            mount,
+            &["name", "mountPath", "readOnly", "mountPropagation"],
+        );
         let name = text(&mount["name"]);
         let at = volumes
             .get(&name)
             .unwrap_or_else(|| panic!("no volume {name}"));
-        Mount {
-            container_path: text(&mount["mountPath"]),
-            host_path: at.to_str().expect("UTF-8").to_owned(),
-            readonly: mount["readOnly"] == true,
-        }
+        let mut made = Mount::of_node(
+            text(&mount["mountPath"]),
+            at.to_str().expect("UTF-8").to_owned(),
+            mount["readOnly"] == true,
+        );
+        made.propagation = match mount["mountPropagation"].as_str() {
+            None => 0,
+            Some("HostToContainer") => 1,
+            Some(other) => panic!("propagation {other} is not understood"),
+        };
+        made
     });
     let resources = &spec["resources"];
     let critical = template["spec"]["priorityClassName"] == "system-node-critical";

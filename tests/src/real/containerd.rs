@@ -43,6 +43,14 @@ impl Containerd {
         .await
     }
 
+    /// Starts containerd with `pause` as the image of pod sandboxes. Such pods use the network of this machine.
+    pub async fn start_with_pause(release: Release, pause: &str) -> Result<Self> {
+        Self::start_in(release, None, |dir, snapshotter| {
+            release.config_toml(dir, snapshotter, pause, Some(&dir.join("certs.d")))
+        })
+        .await
+    }
+
     /// Starts containerd as a package configures it: nothing is said of registries.
     pub async fn start_stock(release: Release) -> Result<Self> {
         Self::start_in(release, None, |dir, snapshotter| {

@@ -4,6 +4,7 @@
 //! kubernetes/cri-api; protobuf leaves out the rest. Writing them here spares the workspace a
 //! protobuf compiler.
 
+mod mount;
 mod pods;
 
 use std::path::Path;
@@ -18,6 +19,7 @@ use tonic::client::Grpc;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic_prost::ProstCodec;
 
+pub use self::mount::Mount;
 pub use self::pods::*;
 
 /// Longer than the longest pull of the tests.

@@ -31,6 +31,9 @@ impl Containerd {
     /// Where a path of the node is. Panics for paths that are this machine's own.
     pub fn on_this_machine(&self, path: &Path) -> PathBuf {
         assert!(self.namespace.is_some(), "it is no node's");
+        if path.starts_with(self.dir()) {
+            return path.to_owned();
+        }
         let own = [("/etc/containerd", ETC), ("/var/lib", LIB)];
         let found = own.iter().find_map(|(of_node, here)| {
             let rest = path.strip_prefix(of_node).ok()?;
@@ -56,7 +59,9 @@ pub(super) fn prepare(dir: &Path, config: &str) -> Result<()> {
 /// The program in the network namespace and in a mount namespace of its own. Not by `ip netns exec`, which hides the
 /// control groups.
 pub(super) fn command(release: Release, dir: &Path, namespace: &str) -> Result<Command> {
-    const MOUNT: &str = r#"mount --bind "$1" /etc/containerd
+    // As systemd leaves a node: pods may ask for mounts that come and go with the node's.
+    const MOUNT: &str = r#"mount --make-rshared /
+        mount --bind "$1" /etc/containerd
         mount --bind "$2" /var/lib
         exec containerd --config /etc/containerd/config.toml"#;
     let mut command = Command::new("nsenter");

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 use tonic::Status;
 
-use super::{CriClient, Empty, ImageSpec};
+use super::{CriClient, Empty, ImageSpec, Mount};
 
 /// `ContainerState.CONTAINER_EXITED`.
 const EXITED: i32 = 2;
@@ -273,17 +273,6 @@ pub struct KeyValue {
     pub key: String,
     #[prost(string, tag = "2")]
     pub value: String,
-}
-
-/// A directory or file of the node in a container.
-#[derive(Clone, PartialEq, Eq, prost::Message)]
-pub struct Mount {
-    #[prost(string, tag = "1")]
-    pub container_path: String,
-    #[prost(string, tag = "2")]
-    pub host_path: String,
-    #[prost(bool, tag = "3")]
-    pub readonly: bool,
 }
 
 /// The Linux half of a container.
