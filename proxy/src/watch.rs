@@ -155,12 +155,11 @@ impl Watch {
         pause: Duration,
     ) -> Result<(), Trouble> {
         let next = Instant::now() + self.every;
-        let seen = match events {
-            Some(events) => timeout(self.every, events.next()).await.ok(),
-            None => {
-                sleep_until(next).await;
-                None
-            }
+        let seen = if let Some(events) = events {
+            timeout(self.every, events.next()).await.ok()
+        } else {
+            sleep_until(next).await;
+            None
         };
         match seen {
             None => {}

@@ -233,6 +233,6 @@ async fn a_thousand_images_and_ten_thousand_blobs_take_little_memory() {
     let next = |report: &serde_json::Value| report["at"].as_u64() > first["at"].as_u64();
     watcher.until("another", next).await;
     let [own, most] = ["RssAnon", "VmHWM"].map(|key| kib(watcher.pid(), key));
-    println!("{own} KiB of its own, and at most {most} KiB with the program's");
+    eprintln!("{own} KiB of its own, and at most {most} KiB with the program's");
     assert!(own < OWN_KIB && most < RESIDENT_KIB, "{own} {most} KiB");
 }

@@ -121,18 +121,18 @@ impl Setup {
 
 /// The image of a namespace that a name leads to.
 fn image<'a>(report: &'a Value, namespace: &str, name: &str) -> Option<&'a Value> {
-    let images = entries(report, "images", "namespace", namespace).into_iter();
+    let images = entries(report, "images", "namespace", namespace);
     let named = |image: &&Value| {
         image["names"]
             .as_array()
             .is_some_and(|names| names.contains(&name.into()))
     };
-    images.filter(named).next()
+    images.into_iter().find(named)
 }
 
 fn user<'a>(report: &'a Value, kind: &str, id: &str) -> Option<&'a Value> {
-    let users = entries(report, "users", "id", id).into_iter();
-    users.filter(|user| user["kind"] == kind).next()
+    let users = entries(report, "users", "id", id);
+    users.into_iter().find(|user| user["kind"] == kind)
 }
 
 /// The parts of the image are those of this machine's manifest in the index.

@@ -108,7 +108,7 @@ async fn a_runtime_that_has_the_cri_alone_is_told_of_in_the_same_words() {
             of.map(digest).as_deref(),
             "{kind}"
         );
-        assert_eq!(users[0]["created"].is_u64(), true, "{kind}");
+        assert!(users[0]["created"].is_u64(), "{kind}");
     }
     assert_eq!(report["snapshots"], serde_json::json!([]));
     assert_eq!(report["content"], serde_json::json!([]));

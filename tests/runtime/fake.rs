@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::stream;
 use http::{HeaderMap, Request, Response};
-use http_body_util::{BodyExt as _, StreamBody};
+use http_body_util::{BodyExt as _, Collected, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -82,7 +82,7 @@ impl Fake {
                     async move {
                         let path = request.uri().path().to_owned();
                         let body = request.into_body().collect().await;
-                        let body = body.map(|body| body.to_bytes()).unwrap_or_default();
+                        let body = body.map(Collected::to_bytes).unwrap_or_default();
                         let message = body.get(5..).unwrap_or_default();
                         Ok::<_, Infallible>(respond(reply(question(&path), message)))
                     }

@@ -70,19 +70,18 @@ impl Round<'_> {
 
     /// A container's mounts stay as they were made, so they are asked for once.
     async fn volumes_of(&mut self, container: &cri::Container) -> Result<Arc<[Volume]>, Trouble> {
-        let volumes = match self.before.volumes.get(&container.id) {
-            Some(known) => Arc::clone(known),
-            None => {
-                let question = cri::ContainerStatusRequest {
-                    container_id: container.id.clone(),
-                };
-                let answer = self.runtime.one(cri::CONTAINER_STATUS, "", question).await;
-                match answer {
-                    Ok(status) => translate::volumes(status).into(),
-                    // It was removed meanwhile.
-                    Err(trouble) if trouble.code() == Some(Code::NotFound) => return Ok([].into()),
-                    Err(trouble) => return Err(trouble),
-                }
+        let volumes = if let Some(known) = self.before.volumes.get(&container.id) {
+            Arc::clone(known)
+        } else {
+            let question = cri::ContainerStatusRequest {
+                container_id: container.id.clone(),
+            };
+            let answer = self.runtime.one(cri::CONTAINER_STATUS, "", question).await;
+            match answer {
+                Ok(status) => translate::volumes(status).into(),
+                // It was removed meanwhile.
+                Err(trouble) if trouble.code() == Some(Code::NotFound) => return Ok([].into()),
+                Err(trouble) => return Err(trouble),
             }
         };
         let id = container.id.clone();
@@ -92,18 +91,17 @@ impl Round<'_> {
 
     /// The image of a sandbox, if the runtime names one; asked for once.
     async fn image_of(&mut self, sandbox: &cri::Sandbox) -> Result<Option<Arc<str>>, Trouble> {
-        let image = match self.before.sandboxes.get(&sandbox.id) {
-            Some(known) => known.clone(),
-            None => {
-                let question = cri::SandboxStatusRequest {
-                    pod_sandbox_id: sandbox.id.clone(),
-                    verbose: true,
-                };
-                match self.runtime.one(cri::SANDBOX_STATUS, "", question).await {
-                    Ok(status) => translate::sandbox_image(&status).map(Into::into),
-                    Err(trouble) if trouble.code() == Some(Code::NotFound) => return Ok(None),
-                    Err(trouble) => return Err(trouble),
-                }
+        let image = if let Some(known) = self.before.sandboxes.get(&sandbox.id) {
+            known.clone()
+        } else {
+            let question = cri::SandboxStatusRequest {
+                pod_sandbox_id: sandbox.id.clone(),
+                verbose: true,
+            };
+            match self.runtime.one(cri::SANDBOX_STATUS, "", question).await {
+                Ok(status) => translate::sandbox_image(&status).map(Into::into),
+                Err(trouble) if trouble.code() == Some(Code::NotFound) => return Ok(None),
+                Err(trouble) => return Err(trouble),
             }
         };
         let id = sandbox.id.clone();

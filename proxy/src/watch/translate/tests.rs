@@ -6,8 +6,8 @@ fn digest(text: &str) -> Digest {
     Digest::sha256(text.as_bytes())
 }
 
-fn at(seconds: i64) -> Option<Timestamp> {
-    Some(Timestamp { seconds })
+fn at(seconds: i64) -> Timestamp {
+    Timestamp { seconds }
 }
 
 fn listed(name: &str, target: &str, updated: i64) -> containerd::Image {
@@ -16,7 +16,7 @@ fn listed(name: &str, target: &str, updated: i64) -> containerd::Image {
         target: Some(containerd::Descriptor {
             digest: target.to_owned(),
         }),
-        updated_at: at(updated),
+        updated_at: Some(at(updated)),
     }
 }
 
@@ -66,7 +66,7 @@ fn a_container_runs_what_the_cri_says_or_what_its_name_led_to_then() {
         id: "c".to_owned(),
         labels: HashMap::new(),
         image: "r.example/a:1".to_owned(),
-        created_at: at(created),
+        created_at: Some(at(created)),
     };
     let names = HashMap::from([(
         "r.example/a:1".to_owned(),
@@ -98,7 +98,7 @@ fn a_sandbox_is_told_from_a_container_by_its_label() {
         id: "c".to_owned(),
         labels: HashMap::from([(CRI_KIND.to_owned(), kind.to_owned())]),
         image: "r.example/pause:1".to_owned(),
-        created_at: at(5),
+        created_at: Some(at(5)),
     };
     let kind = |kind| user("k8s.io", labelled(kind), None).unwrap().kind;
     assert_eq!(kind("sandbox"), UserKind::Sandbox);
