@@ -94,6 +94,9 @@ capabilities:
 {{- if has .Values.store.type (list "hostPath" "emptyDir") -}}
 {{- $_ := set $base "store" (merge (get $base "store") (dict "max_size" "40%" "min_free" "20%")) -}}
 {{- end -}}
+{{- if .Values.runtime.watch.enabled -}}
+{{- $_ := set $base "runtime" (dict "file" "/run/larder-runtime/runtime.json") -}}
+{{- end -}}
 {{- $cluster := dict -}}
 {{- if .Values.peers.enabled -}}
 {{- $name := printf "%s-peers.%s.svc.%s" (include "larder.fullname" .) .Release.Namespace .Values.clusterDomain -}}

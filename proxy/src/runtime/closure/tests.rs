@@ -70,6 +70,7 @@ fn report(images: &[&str], name: &str, names_digest: Option<Digest>) -> Report {
             id: "c1".to_owned(),
             image: name.to_owned(),
             digest: names_digest,
+            created: None,
         }],
         snapshots: Vec::new(),
         content: Vec::new(),
