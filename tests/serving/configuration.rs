@@ -257,7 +257,7 @@ async fn a_hangup_has_the_configuration_read_again() {
     scene.node.signal(Signal::SIGHUP);
     eventually("it is said again", || said(&scene, complaint) == 2).await;
     assert!(scene.node.ended().is_none());
-    let mut bare = Scene::with(|node| node.log_level("info")).await;
+    let mut bare = Scene::with(|node| node.shipped_min_free().log_level("info")).await;
     bare.node.signal(Signal::SIGHUP);
     let nothing = "SIGHUP: there is no configuration file";
     eventually("there is none", || said(&bare, nothing) == 1).await;

@@ -30,6 +30,7 @@ pub struct NodeBuilder {
     program: Option<PathBuf>,
     upstreams: Vec<(String, String)>,
     config: Option<String>,
+    shipped_min_free: bool,
     store: Option<PathBuf>,
     environment: Vec<(String, OsString)>,
     arguments: Vec<String>,
@@ -55,6 +56,14 @@ impl NodeBuilder {
     #[must_use]
     pub fn config(mut self, toml: impl Into<String>) -> Self {
         self.config = Some(toml.into());
+        self
+    }
+
+    /// Leaves `[store] min_free` to larder, and has no configuration file unless it was given one. Otherwise it is 0 unless the configuration sets it, so that a test does not
+    /// depend on how full this machine's disk is.
+    #[must_use]
+    pub fn shipped_min_free(mut self) -> Self {
+        self.shipped_min_free = true;
         self
     }
 
@@ -113,7 +122,7 @@ impl NodeBuilder {
             .expect("a temporary directory");
         let own = || dir.path().join("store");
         let store = self.store.clone().unwrap_or_else(own);
-        if let Some(config) = &self.config {
+        if let Some(config) = self.file() {
             fs::write(dir.path().join("larder.toml"), config).expect("a configuration file");
         }
         let any = "127.0.0.1:0".to_owned();
@@ -131,6 +140,20 @@ impl NodeBuilder {
         };
         node.become_ready(start).await;
         node
+    }
+
+    /// The configuration file, if it has one.
+    fn file(&self) -> Option<String> {
+        const MIN_FREE: &str = "min_free = \"0\"\n";
+        let config = self.config.clone().unwrap_or_default();
+        if self.shipped_min_free || config.contains("min_free") {
+            return self.config.clone();
+        }
+        // After the other lines, so that they keep their numbers.
+        Some(match config.split_once("[store]\n") {
+            Some((before, store)) => format!("{before}[store]\n{MIN_FREE}{store}"),
+            None => format!("{config}\n[store]\n{MIN_FREE}"),
+        })
     }
 
     /// Starts `larder serve` in `dir`, listening for the registry and for telemetry.
@@ -153,7 +176,7 @@ impl NodeBuilder {
         if !level.is_empty() {
             command.args(["--log", level]);
         }
-        if self.config.is_some() {
+        if self.file().is_some() {
             command.arg("--config").arg(dir.join("larder.toml"));
         }
         for (name, url) in &self.upstreams {
