@@ -222,12 +222,16 @@ impl Default for Registry {
     }
 }
 
+/// The kubelet removes images from 85 % used on, down to 80 %. larder leaves it the last percent before that: what is
+/// written between two rounds of eviction must not start the kubelet's. More would keep nothing at 80 %.
+const MIN_FREE: Amount = Amount::Percent(17);
+
 impl Default for Store {
     fn default() -> Self {
         Self {
             path: PathBuf::from("/var/lib/larder"),
             max_size: Amount::Percent(80),
-            min_free: Amount::Percent(10),
+            min_free: MIN_FREE,
             ttl: Some(Duration::from_hours(168)),
             complete_after: None,
         }

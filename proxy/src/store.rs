@@ -41,7 +41,7 @@ use bytes::Bytes;
 use larder_shared::{Algorithm, Digest, Range, RegistryName, Repository};
 
 pub use blob::Blob;
-pub use bounds::Around;
+pub use bounds::{Around, Bounds};
 pub use counts::Counts;
 pub use evicting::{Evicted, Limits, Room};
 pub use hanging::{FLUSHED_WITHIN, HANGS, Hung, SLOWEST};

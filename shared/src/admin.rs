@@ -150,6 +150,13 @@ pub struct StoreStatus {
     /// What new content may take beside them. A larger blob is passed on and not kept. Absent where nothing is kept so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub room_bytes: Option<u64>,
+    /// What `min_free` comes to now.
+    #[serde(default)]
+    pub min_free_bytes: u64,
+    /// What the tier may hold now: at most `max_bytes`, and so that `min_free_bytes` stay free. 0: it keeps nothing,
+    /// because other files fill the file system. Absent while the disk does not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity_bytes: Option<u64>,
     /// `ready`, or why larder is a plain proxy for now.
     pub state: String,
 }

@@ -164,8 +164,8 @@ const VARYING: &[(&str, &str)] = &[
     (r"/[^ ]*/larder-node-[^/ :]+", "[DIR]"),
     (r"up \d+ (s|min)", "up [time]"),
     (
-        r"of at most [0-9.]+ [KMGT]iB, [0-9.]+ [KMGT]iB free",
-        "of at most [size], [size] free",
+        r"of at most [0-9.]+ [KMGT]iB; [0-9.]+ [KMGT]iB free on the file system, min_free is [0-9.]+ [KMGT]?i?B",
+        "of at most [size]; [size] free on the file system, min_free is [size]",
     ),
     (r"(^|[^.0-9])\d+\.\d+\.\d+($|[^.0-9])", "$1[version]$2"),
     (r"sha256:[0-9a-f]{12,64}", "sha256:[hex]"),

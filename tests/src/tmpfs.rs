@@ -41,6 +41,13 @@ impl Tmpfs {
         self.dir.path()
     }
 
+    /// A file of so many bytes, of another program.
+    pub fn fill(&self, bytes: usize) -> PathBuf {
+        let path = self.path().join("of-another-program");
+        std::fs::write(&path, vec![1; bytes]).expect("a file");
+        path
+    }
+
     /// A file that takes all the room there is.
     pub fn fill_up(&self) -> PathBuf {
         let path = self.path().join("something-else");

@@ -39,6 +39,8 @@ impl Admin {
         let (in_use, room) = (self.pull.runtime.in_use(), store.room());
         let disk = self.disk().await;
         let space = disk.as_ref().and_then(|disk| disk.space.as_ref());
+        let partial_bytes = disk.as_ref().map_or(0, |disk| disk.partial_bytes);
+        let bounds = space.map(|space| self.pull.limits().bounds(space.total));
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.started.elapsed().as_secs(),
@@ -47,13 +49,17 @@ impl Admin {
                 path: store.root().display().to_string(),
                 blobs: totals.blobs,
                 bytes: totals.bytes,
-                partial_bytes: disk.as_ref().map_or(0, |disk| disk.partial_bytes),
-                max_bytes: space.map_or(0, |s| config.store.max_size.of(s.total)),
+                partial_bytes,
+                max_bytes: bounds.map_or(0, |bounds| bounds.max),
                 free_bytes: space.map_or(0, |s| s.free),
                 in_use_blobs: in_use.blobs,
                 in_use_bytes: in_use.bytes,
                 kept_bytes: room.kept,
                 room_bytes: (room.kept > 0).then(|| room.left()),
+                min_free_bytes: bounds.map_or(0, |bounds| bounds.min_free),
+                capacity_bytes: bounds.zip(space).map(|(bounds, space)| {
+                    bounds.capacity(totals.bytes + partial_bytes, space.free)
+                }),
                 state: match (store.tenure(), store.trouble()) {
                     (Tenure::Held, None) if disk.is_none() => "the disk does not answer".to_owned(),
                     (Tenure::Held, None) => "ready".to_owned(),

@@ -116,17 +116,30 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<u8> {
 }
 
 fn say_store(store: &StoreStatus) {
+    // An older daemon does not send what `min_free` comes to.
+    let (most, min_free) = match store.capacity_bytes {
+        Some(capacity) => (
+            capacity,
+            format!(", min_free is {}", size(store.min_free_bytes)),
+        ),
+        None => (store.max_bytes, String::new()),
+    };
     line(
         "store",
         &format!(
-            "{}: {}, {} of at most {}, {} free on the file system",
+            "{}: {}, {} of at most {}; {} free on the file system{min_free}",
             store.path,
             count(store.blobs, "blob"),
             size(store.bytes),
-            size(store.max_bytes),
+            size(most),
             size(store.free_bytes)
         ),
     );
+    if store.capacity_bytes == Some(0) {
+        remark(
+            "it keeps nothing, because other files fill this file system: make room, move [store] path to another one, or lower min_free",
+        );
+    }
     if store.state != "ready" {
         say(&format!("           {}", styled(BAD, &store.state)));
     }

@@ -391,6 +391,17 @@ fn patterns_match_the_whole_name() {
     }
 }
 
+/// The kubelet takes a disk for 85 % full, and removes images, when its free bytes are below 16 % in whole percent. It
+/// leaves the disk at 80 %: larder has to keep something there.
+#[test]
+fn the_default_of_min_free_leaves_the_kubelet_its_bytes_and_larder_some() {
+    for total in [20_000_000_000_u64, 100_000_000_000, 4_000_000_000_000] {
+        let min_free = Config::default().store.min_free.of(total);
+        assert!(100 - min_free * 100 / total < 85, "of {total}");
+        assert!(total / 5 - min_free >= total / 50, "of {total}");
+    }
+}
+
 #[test]
 fn amounts_are_of_a_whole() {
     assert_eq!(Amount::Percent(80).of(1_000), 800);

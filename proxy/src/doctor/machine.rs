@@ -11,7 +11,7 @@ use larder_shared::admin::{Check, Finding};
 use crate::{
     config::{Config, Credentials, PeerTls},
     pull::Pull,
-    store::{Store, Tenure},
+    store::{Limits, Store, Tenure},
     sys,
 };
 
@@ -22,16 +22,16 @@ const OPEN_FILES: u64 = 4096;
 const FREE_INODES: u64 = 50;
 
 pub(super) async fn look(pull: &Pull) -> Vec<Finding> {
-    let (store, config) = (pull.store.clone(), pull.config.load_full());
+    let (store, config, limits) = (pull.store.clone(), pull.config.load_full(), pull.limits());
     // File systems may hang; no other check waits for them.
     let looked = tokio::task::spawn_blocking(move || {
         vec![
-            disk(&store, &config),
+            disk(&store, &limits),
             inodes(&store),
             permissions(&store, &config),
         ]
     });
-    let mut findings = vec![tier(pull), rot(pull), limits()];
+    let mut findings = vec![tier(pull), rot(pull), open_files()];
     match tokio::time::timeout(super::WITHIN, looked).await {
         Ok(Ok(looked)) => findings.extend(looked),
         _ => findings.push(Finding::error(
@@ -77,7 +77,7 @@ fn rot(pull: &Pull) -> Finding {
     }
 }
 
-fn disk(store: &Store, config: &Config) -> Finding {
+fn disk(store: &Store, limits: &Limits) -> Finding {
     let place = store.root().display().to_string();
     let space = match store.space() {
         Ok(space) => space,
@@ -90,17 +90,18 @@ fn disk(store: &Store, config: &Config) -> Finding {
         }
     };
     let size = |bytes| bytesize::ByteSize::b(bytes).display().iec().to_string();
-    let (free, wanted) = (space.free, config.store.min_free.of(space.total));
-    let held = store.totals().bytes;
-    // Keeping frees what larder holds before others miss it; what is left then is others'.
-    if free.saturating_add(held) < wanted {
+    let bounds = limits.bounds(space.total);
+    let held = store.totals().bytes + store.partial_bytes();
+    let capacity = bounds.capacity(held, space.free);
+    let min_free = size(bounds.min_free);
+    // Eviction frees what larder holds. What is still missing then, other files take.
+    if capacity == 0 {
         return Finding::warning(
             Check::Disk,
             format!(
-                "{place}: {} free of {}, and [store] min_free wants {} while larder holds only {}",
-                size(free),
+                "{place} keeps nothing: {} of {} are free, larder holds {}, and [store] min_free wants {min_free} free",
+                size(space.free),
                 size(space.total),
-                size(wanted),
                 size(held)
             ),
             "something else fills this file system: make room, move [store] path to another one, or lower min_free",
@@ -108,7 +109,12 @@ fn disk(store: &Store, config: &Config) -> Finding {
     }
     Finding::ok(
         Check::Disk,
-        format!("{place}: {} free of {}", size(free), size(space.total)),
+        format!(
+            "{place}: {} free of {}; larder may hold {} here, and [store] min_free keeps {min_free} free",
+            size(space.free),
+            size(space.total),
+            size(capacity)
+        ),
     )
 }
 
@@ -198,7 +204,7 @@ fn writable(dir: &Path) -> Option<String> {
     })
 }
 
-fn limits() -> Finding {
+fn open_files() -> Finding {
     match sys::open_files() {
         Ok((now, most)) if now < OPEN_FILES => Finding::warning(
             Check::Limits,

@@ -40,6 +40,7 @@ pub fn state(view: &View) -> Markup {
 pub fn glance(view: &View) -> Markup {
     let store = &view.status.store;
     let held = store.bytes + store.partial_bytes;
+    let most = store.capacity_bytes.unwrap_or(store.max_bytes);
     let total = &view.total;
     let requests = total.hits + total.misses;
     let saved = (total.bytes() > 0).then(|| total.saved_bytes() as f64 / total.bytes() as f64);
@@ -50,9 +51,9 @@ pub fn glance(view: &View) -> Markup {
                 dt { "Held on this node" }
                 dd.figure { (size(held)) }
                 dd {
-                    meter min="0" max=(store.max_bytes.max(1)) value=(held) high=(store.max_bytes / 20 * 19)
+                    meter min="0" max=(most.max(1)) value=(held) high=(most / 20 * 19)
                         aria-label="How full the node tier is" {}
-                    "of at most " (size(store.max_bytes)) "; " (counted(store.blobs, "blob", "blobs")) ", "
+                    "of at most " (size(most)) "; " (counted(store.blobs, "blob", "blobs")) ", "
                     (size(store.free_bytes)) " free on the disk"
                 }
             }

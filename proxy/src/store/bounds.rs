@@ -110,6 +110,14 @@ pub struct Around {
     pub whole_elsewhere: bool,
 }
 
+impl Bounds {
+    /// What the tier may hold now, if it holds `used` bytes and `free` bytes are free. 0: it keeps nothing, because other
+    /// files fill the file system.
+    pub fn capacity(&self, used: u64, free: u64) -> u64 {
+        allowed(*self, used, free)
+    }
+}
+
 /// One blob, as far as the choice is concerned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Candidate {

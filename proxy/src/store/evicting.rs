@@ -26,6 +26,14 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// The bounds in bytes, on a file system of `total` bytes.
+    pub fn bounds(&self, total: u64) -> Bounds {
+        Bounds {
+            max: self.max_size.of(total),
+            min_free: self.min_free.of(total),
+        }
+    }
+
     /// The most patient of the times; `None` for ever.
     fn longest(&self) -> Option<Duration> {
         let mut all = self.ttl_of.iter().map(|(_, ttl)| *ttl);

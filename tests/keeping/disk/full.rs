@@ -152,6 +152,67 @@ async fn a_disk_that_others_fill_is_used_again_when_there_is_room() {
     sound_blobs(scene.node.store());
 }
 
+/// An ordinary node's disk is 80 % full, where the kubelet's removal of images stops. larder keeps something there, and
+/// never so much that the kubelet begins again, at 16 % free. From 83 % on larder keeps nothing, and says so.
+#[tokio::test]
+async fn the_default_bounds_keep_something_on_an_ordinary_disk_and_leave_the_kubelet_its_share() {
+    let test = "the_default_bounds_keep_something_on_an_ordinary_disk";
+    let Some(tmpfs) = Tmpfs::mount(test, MIB) else {
+        return;
+    };
+    let store = tmpfs.path().join("store");
+    let scene = Scene::with(|node| node.store(store).shipped_min_free().log_level("info")).await;
+    let disk = (MIB as usize) << 20;
+    tmpfs.fill(disk / 100 * 80);
+    let mut digests = Vec::new();
+    for seed in 0..8 {
+        let content = Content::synthetic(seed, 500_000);
+        let digest = scene.fake.put_content("a/b", &content);
+        let pulled = pull(&scene.blob("a/b", &digest), &content).await;
+        assert_eq!(pulled, whole(&content));
+        digests.push(digest);
+    }
+    scene.until_idle().await;
+    let store = async || {
+        let gc = scene.node.cli(&["gc"]).await;
+        assert!(gc.status.success(), "{gc:?}");
+        scene.node.admin("/status").await["store"].clone()
+    };
+    let number = |value: &serde_json::Value| value.as_u64().expect("a number");
+    let now = store().await;
+    let kept = digests.iter().filter(|digest| scene.committed(digest));
+    assert!(kept.count() >= 2, "larder keeps too little: {now}");
+    assert!(
+        number(&now["free_bytes"]) >= (MIB << 20) / 100 * 16,
+        "the kubelet would remove images: {now}"
+    );
+    let capacity = number(&now["capacity_bytes"]);
+    assert!(
+        (number(&now["bytes"])..2_100_000).contains(&capacity),
+        "{now}"
+    );
+    // Others take more.
+    tmpfs.fill(disk / 100 * 84);
+    let now = store().await;
+    assert_eq!(
+        (&now["blobs"], &now["capacity_bytes"]),
+        (&0.into(), &0.into()),
+        "{now}"
+    );
+    let status = scene.node.cli(&["status"]).await;
+    let text = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(
+        text.contains("keeps nothing, because other files"),
+        "{text}"
+    );
+    let doctor = scene.node.cli(&["doctor"]).await;
+    let text = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(
+        text.contains("disk: ") && text.contains("keeps nothing"),
+        "{text}"
+    );
+}
+
 /// A node that finds its disk full starts, and serves.
 #[tokio::test]
 async fn a_start_on_a_full_disk() {
