@@ -26,7 +26,7 @@ use crate::{
     fill::FillError,
     runtime::State,
     tags::After,
-    upstream::{Failure, Subject, Want},
+    upstream::{Failure, Refused, Subject, Want},
 };
 
 /// What is to be explained.
@@ -351,6 +351,35 @@ impl Pull {
         Step::new(StepName::Access, outcome, detail)
     }
 
+    /// What larder knows of a refusal without having asked now: what the registry said, to which caller, and when.
+    fn remembered(&self, place: &Place, failure: &Failure) -> Option<String> {
+        let Failure::Refused(refusal) = failure else {
+            return None;
+        };
+        if refusal.what != Refused::Before {
+            return None;
+        }
+        let caller = if place.identity.is_anonymous() {
+            "a request without a credential"
+        } else {
+            "these credentials"
+        };
+        // The last word on the repository is kept with its time; one on a single subject is believed for seconds.
+        let when = match self.access.refused_since(place) {
+            Some(age) => format!("{} s ago", age.as_secs()),
+            None => "a moment ago".to_owned(),
+        };
+        let asker = if self.cluster.is_there() {
+            "this node or another member"
+        } else {
+            "this node"
+        };
+        Some(format!(
+            "{} refused {caller} {when}, when {asker} asked it",
+            refusal.at
+        ))
+    }
+
     /// Why a pull gets nothing.
     fn explain_failure(&self, place: &Place, error: &PullError, own: bool, report: &mut Report) {
         let judged = judge(error.clone(), place, own);
@@ -381,11 +410,15 @@ impl Pull {
             }
             _ => (StepName::Tag, StepOutcome::Failed, PullOutcome::Failed),
         };
+        let remembered = failure
+            .as_ref()
+            .and_then(|failure| self.remembered(place, failure));
+        let why = remembered.unwrap_or_else(|| error.to_string());
         let detail = match outcome {
             StepOutcome::Challenged => format!(
-                "{error}: the runtime is told to show the pod's secret. Say which with --username and --password-stdin or --docker-config to see what it opens"
+                "{why}: the runtime is told to show the pod's secret. Say which with --username and --password-stdin or --docker-config to see what it opens"
             ),
-            _ => error.to_string(),
+            _ => why,
         };
         report.say(step, outcome, detail);
         report.comes(pull);

@@ -6,7 +6,9 @@ use larder_tests::fake::FakeRegistry;
 use larder_tests::image::build;
 use larder_tests::node::Node;
 
-use super::{PASSWORD, REPOSITORY, USER, Who, agrees, layers, name, steps, until_kept};
+use serde_json::Value;
+
+use super::{PASSWORD, REPOSITORY, USER, Who, agrees, explain, layers, name, steps, until_kept};
 
 #[tokio::test]
 async fn private_with_and_without_rights() {
@@ -43,6 +45,42 @@ async fn private_with_and_without_rights() {
         !nobody.to_string().contains(&image.config_digest),
         "{nobody:#}"
     );
+}
+
+/// larder does not ask a registry whose refusal it remembers. Then it says what it remembers, and not that the registry
+/// answered: the registry may be down.
+#[tokio::test]
+async fn a_refusal_that_is_remembered_is_no_answer_of_now() {
+    let fake = FakeRegistry::start().await;
+    let image = build(&fake, REPOSITORY, "v1", &layers());
+    fake.require_bearer(REPOSITORY, &[(USER, PASSWORD)]);
+    let node = Node::builder().upstream(&fake).start().await;
+    let tag = name(&fake, "team/app:v1");
+    agrees(&node, &[&fake], &tag, Who::Holder).await;
+    until_kept(&node, &image).await;
+    fake.stop().await;
+    let said = agrees(&node, &[&fake], &tag, Who::Nobody).await;
+    assert_eq!(steps(&said, "access"), ["challenged"], "{said:#}");
+    assert_eq!(steps(&said, "upstream"), ["unasked"], "{said:#}");
+    for step in ["access", "upstream"] {
+        let detail = details(&said, step);
+        let known = format!("{} refused a request without a credential", fake.host());
+        assert!(detail.contains(&known), "{said:#}");
+        assert!(
+            detail.contains(" s ago, when this node asked it"),
+            "{said:#}"
+        );
+    }
+    // A registry that the operator forbids is not asked either.
+    let node = Node::builder().start().await;
+    let said = explain(&node, &[], "127.0.0.1:1/team/app:v1", Who::Nobody).await;
+    assert_eq!(steps(&said, "upstream"), ["unasked"], "{said:#}");
+}
+
+fn details(said: &Value, step: &str) -> String {
+    let steps = said["steps"].as_array().unwrap().iter();
+    let mut of = steps.filter(|one| one["step"] == step);
+    of.next().unwrap()["detail"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test]

@@ -23,6 +23,11 @@ impl Pull {
                 (Some(at), _) if at == index => {
                     (StepOutcome::Answered, "answered just now".to_owned())
                 }
+                (_, Some(failure))
+                    if let Some(unasked) = self.unasked(place, failure, index == last) =>
+                {
+                    (StepOutcome::Unasked, unasked)
+                }
                 // A limit is left out: it may be for the requests of another caller.
                 (_, Some(failure))
                     if index == last && !matches!(failure, Failure::Limited { .. }) =>
@@ -44,6 +49,17 @@ impl Pull {
                 outcome,
                 format!("{} ({kind}): {words}{limit}", endpoint.url),
             );
+        }
+    }
+
+    /// Why an endpoint was not asked, if larder knew the answer without.
+    fn unasked(&self, place: &Place, failure: &Failure, origin: bool) -> Option<String> {
+        match failure {
+            Failure::Forbidden(why) => origin.then(|| format!("not asked: {why}")),
+            failure => {
+                let remembered = self.remembered(place, failure)?;
+                Some(format!("not asked now: {remembered}"))
+            }
         }
     }
 
