@@ -18,6 +18,6 @@ pub use calls::{Calls, Hangs, Turn, Turns};
 pub use confine::leave_unix_sockets_alone;
 pub use heap::{give_freed_memory_back, keep_freed_memory};
 pub use mapping::Mapping;
-pub use process::{Group, hang_up, open_files, raise_open_files};
+pub use process::{Group, hang_up, open_files, raise_open_files, started};
 pub use sendfile::{FileSocket, Regions};
 pub use usage::{Usage, usage};

@@ -3,7 +3,7 @@
 //! Owns the files that make a runtime ask larder: which are written, what was there before, and how it is
 //! restored. Paths are the node's; `root` knows where they are, on the node itself or mounted in a
 //! container. A plan is made from the files on disk (`certs` for containerd, `crio` for CRI-O), then shown or
-//! carried out (`act`). The runtimes' own configuration is only read (`containerd`, `crio`).
+//! carried out (`act`). The runtimes' own configuration is only read (`containerd`, `reload`).
 //!
 //! Order matters: while a file names larder's port, the runtime pulls through any program that listens
 //! there. So uninstall before the daemon stops for good.
@@ -19,6 +19,7 @@ mod hosts;
 mod plan;
 mod preset;
 mod probe;
+mod reload;
 mod root;
 #[cfg(test)]
 mod tests;
@@ -70,8 +71,8 @@ pub struct NodeArgs {
     #[arg(long, value_name = "DIR", default_value = CRIO_CONF_DIR)]
     pub crio_conf_dir: PathBuf,
 
-    /// If CRI-O's files change, send it a SIGHUP so that it reads them again. In a container this needs the
-    /// node's processes (hostPID)
+    /// Send CRI-O a SIGHUP so that it reads its files again, unless it started after they last changed. In a
+    /// container this needs the node's processes (hostPID)
     #[arg(long)]
     pub crio_reload: bool,
 }
@@ -170,7 +171,7 @@ pub fn install(args: &InstallArgs, out: &mut dyn Write, complaints: &mut dyn Wri
         crio::install(&mut plan, &root, dir, &registries, &address, args.exact)?;
     }
     args.node
-        .carry_out(plan, &root, args.dry_run, out, complaints)?;
+        .carry_out(plan, &root, &targets, args.dry_run, out, complaints)?;
     if let Some(seconds) = args.probe {
         let patience = Duration::from_secs(seconds.into());
         let answer = probe::probe(&address, patience)?;
@@ -209,7 +210,7 @@ pub fn uninstall(
     }
     let code = u8::from(plan.unfinished);
     args.node
-        .carry_out(plan, &root, args.dry_run, out, complaints)?;
+        .carry_out(plan, &root, &targets, args.dry_run, out, complaints)?;
     if args.stay && code == 0 {
         out.flush()?;
         until_ended()?;
@@ -235,27 +236,48 @@ impl NodeArgs {
         &self,
         mut plan: Plan,
         root: &Root,
+        targets: &Targets,
         dry_run: bool,
         out: &mut dyn Write,
         complaints: &mut dyn Write,
     ) -> Result<()> {
-        let signal = plan.crio_changes && self.crio_reload;
-        if plan.crio_changes && !signal {
-            crio::say_when(&mut plan, root)?;
+        let crio = targets.crio.as_deref();
+        if let Some(dir) = crio
+            && plan.crio_changes
+            && !self.crio_reload
+        {
+            reload::say_when(&mut plan, root, dir)?;
         }
         act::act(&plan, root, dry_run, out, complaints)?;
-        if signal && !dry_run {
-            match crio::reload() {
-                0 => writeln!(
-                    complaints,
-                    "warning: no CRI-O process received a SIGHUP. In a container this needs hostPID and the right to send \
-                     signals; or run `systemctl reload crio` on the node"
-                )?,
-                _ => writeln!(out, "CRI-O received a SIGHUP and reads its files again")?,
-            }
+        if let Some(dir) = crio
+            && self.crio_reload
+            && !dry_run
+        {
+            self::reload(&plan, root, &dir.join(crio::FILE), out, complaints)?;
         }
         Ok(())
     }
+}
+
+/// Sends CRI-O the signal, also if an earlier run changed the files and ended before its signal.
+fn reload(
+    plan: &Plan,
+    root: &Root,
+    drop_in: &Path,
+    out: &mut dyn Write,
+    complaints: &mut dyn Write,
+) -> Result<()> {
+    let signalled = reload::reload(reload::changed(root, drop_in)?);
+    if signalled.told > 0 {
+        writeln!(out, "CRI-O received a SIGHUP and reads its files again")?;
+    } else if signalled.seen == 0 && (plan.crio_changes || root.exists(drop_in)?) {
+        writeln!(
+            complaints,
+            "warning: no CRI-O process received a SIGHUP. In a container this needs hostPID and the right to send \
+             signals; or run `systemctl reload crio` on the node"
+        )?;
+    }
+    Ok(())
 }
 
 /// Waits for SIGTERM or SIGINT. The first process of a container ignores both unless it waits for them.

@@ -1,6 +1,8 @@
 //! Processes: this one's limits, ending a child together with everything that it started, and telling another to look at
 //! its files.
 
+use std::time::{Duration, SystemTime};
+
 use nix::{
     sys::{
         resource::{Resource, getrlimit, setrlimit},
@@ -41,6 +43,34 @@ impl Group {
 /// There is no such process, or this one may not signal it.
 pub fn hang_up(process: i32) -> std::io::Result<()> {
     Ok(kill(Pid::from_raw(process), Signal::SIGHUP)?)
+}
+
+/// Ticks a second in `/proc`, on every Linux that larder is built for.
+const TICKS: f64 = 100.0;
+
+/// When a process started.
+///
+/// # Errors
+/// There is no such process.
+pub fn started(process: i32) -> std::io::Result<SystemTime> {
+    let unreadable = || std::io::Error::from(std::io::ErrorKind::InvalidData);
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+    let uptime = std::fs::read_to_string("/proc/uptime")?;
+    // The second field is the name, which may contain anything. The 22nd is the start, in ticks since the boot.
+    let (_, fields) = stat.rsplit_once(')').ok_or_else(unreadable)?;
+    let ticks: Option<f64> = fields
+        .split_whitespace()
+        .nth(19)
+        .and_then(|f| f.parse().ok());
+    let up: Option<f64> = uptime
+        .split_whitespace()
+        .next()
+        .and_then(|f| f.parse().ok());
+    let age = ticks.zip(up).map(|(ticks, up)| up - ticks / TICKS);
+    let age = age.ok_or_else(unreadable)?.max(0.0);
+    let now = SystemTime::now();
+    now.checked_sub(Duration::from_secs_f64(age))
+        .ok_or_else(unreadable)
 }
 
 impl Drop for Group {

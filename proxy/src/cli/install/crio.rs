@@ -6,8 +6,6 @@
 //! writes none for a registry that has a table in another file.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -16,14 +14,9 @@ use toml::{Table, Value};
 use super::EVERY;
 use super::block;
 use super::plan::{Plan, Step};
-use super::preset::CRIO_DIR;
 use super::root::Root;
-use crate::sys;
 
-const FILE: &str = "larder.conf";
-/// The name of CRI-O's process.
-const PROCESS: &str = "crio";
-
+pub(super) const FILE: &str = "larder.conf";
 /// What "every registry" means for CRI-O, which needs a table for each: the public ones that clusters pull from.
 const PUBLIC: [&str; 10] = [
     "docker.io",
@@ -125,6 +118,8 @@ fn take(plan: &mut Plan, root: &Root, dir: &Path) -> Result<()> {
     let before = plan.steps.len();
     plan.take(root, &dir.join(FILE), None, &mut made)?;
     plan.remove_made(root, made, &BTreeSet::new())?;
+    // CRI-O watches the directory: it notices a file that goes, and not a directory that is renamed.
+    plan.remove_files_first();
     plan.crio_changes = plan.steps.len() > before;
     Ok(())
 }
@@ -280,64 +275,4 @@ fn mirrors(table: &Table) -> Vec<String> {
     let mirrors = table.get("mirror").and_then(Value::as_array);
     let location = |mirror: &Value| mirror.get("location")?.as_str().map(str::to_owned);
     mirrors.into_iter().flatten().filter_map(location).collect()
-}
-
-/// Sends a SIGHUP to every CRI-O process that this process can see, and returns how many there are.
-pub(super) fn reload() -> usize {
-    let mut told = 0;
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        let of_root = entry.metadata().is_ok_and(|about| about.uid() == 0);
-        // A process that has ended meanwhile does not count.
-        let called = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-        if of_root && called.trim_end() == PROCESS && sys::hang_up(pid).is_ok() {
-            told += 1;
-        }
-    }
-    told
-}
-
-/// CRI-O reads its drop-ins again after a signal, or by itself with a setting that is off by default.
-pub(super) fn say_when(plan: &mut Plan, root: &Root) -> Result<()> {
-    if reloads_by_itself(root)? {
-        plan.effects.push(
-            "CRI-O watches its drop-ins (auto_reload_registries), so it reads them now".to_owned(),
-        );
-    } else {
-        plan.warnings.push(format!(
-            "CRI-O reads its drop-ins only when it starts or gets a SIGHUP: run `systemctl reload crio` on the node, or use \
-             --crio-reload. To make it read them whenever they change, put these lines into {CRIO_DIR}/crio.conf.d/10-registries.conf \
-             and restart it once:\n[crio.image]\n  auto_reload_registries = true"
-        ));
-    }
-    Ok(())
-}
-
-/// `auto_reload_registries` as CRI-O reads it: crio.conf first, then the drop-ins by name; the last value counts.
-fn reloads_by_itself(root: &Root) -> Result<bool> {
-    let dir = Path::new(CRIO_DIR);
-    let drop_ins = dir.join("crio.conf.d");
-    let mut files = vec![dir.join("crio.conf")];
-    files.extend(
-        root.entries(&drop_ins)?
-            .iter()
-            .map(|name| drop_ins.join(name)),
-    );
-    let mut reloads = false;
-    for file in files {
-        let conf = root
-            .read(&file)?
-            .and_then(|text| text.parse::<Table>().ok());
-        let said = conf.as_ref().and_then(|conf| {
-            conf.get("crio")?
-                .get("image")?
-                .get("auto_reload_registries")?
-                .as_bool()
-        });
-        reloads = said.unwrap_or(reloads);
-    }
-    Ok(reloads)
 }

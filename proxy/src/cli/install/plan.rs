@@ -176,6 +176,28 @@ impl Plan {
         self.steps.iter().any(removes)
     }
 
+    /// Whether `dir` is planned to be made.
+    pub(super) fn makes(&self, dir: &Path) -> bool {
+        let makes = |step: &Step| match step {
+            Step::Write { dirs, .. } => dirs.iter().any(|made| made == dir),
+            _ => false,
+        };
+        self.steps.iter().any(makes)
+    }
+
+    /// Removes files where they are, before the directories that they are in.
+    pub(super) fn remove_files_first(&mut self) {
+        let mut steps = Vec::new();
+        for mut step in self.steps.drain(..) {
+            if let Step::RemoveTree { files, .. } = &mut step {
+                let files = std::mem::take(files).into_iter();
+                steps.extend(files.map(|(file, before)| Step::Remove { file, before }));
+            }
+            steps.push(step);
+        }
+        self.steps = steps;
+    }
+
     /// Plans to remove the directories in `made` that will be empty, unless a directory in `except` is below.
     pub(super) fn remove_made(
         &mut self,

@@ -208,3 +208,30 @@ fn a_crio_that_does_not_watch_is_said_to_need_a_signal() {
         assert!(said.contains("systemctl reload crio"), "{said}");
     }
 }
+
+/// CRI-O's watch is on the directory of its drop-ins: larder must not claim that CRI-O has seen what happened to a
+/// directory that larder made or removed.
+#[test]
+fn a_directory_that_larder_made_or_removed_is_said_to_need_a_signal() {
+    let (root, args) = crio_node();
+    fs::remove_dir(root.path().join("etc/containers/registries.conf.d")).unwrap();
+    let before = walk(root.path());
+    let asks = |said: &str| {
+        said.contains("systemctl reload crio") && !said.contains("so it reads them now")
+    };
+    let said = run_install(&args).unwrap();
+    assert!(asks(&said), "{said}");
+    // The directory is there now.
+    let said = run_install(&named(&args, &["corp.example"])).unwrap();
+    assert!(said.contains("so it reads them now"), "{said}");
+    let (code, said) = run_uninstall(args.node, false);
+    assert_eq!((code, asks(&said)), (0, true), "{said}");
+    // The file goes where it is, and then the directory: CRI-O sees the file go.
+    let (file, dir) = (
+        "removed /etc/containers/registries.conf.d/larder.conf\n",
+        "removed /etc/containers/registries.conf.d\n",
+    );
+    let at = |line: &str| said.find(line).unwrap_or_else(|| panic!("{line}: {said}"));
+    assert!(at(file) < at(dir), "{said}");
+    assert_eq!(walk(root.path()), before);
+}
