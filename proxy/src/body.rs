@@ -158,6 +158,11 @@ impl Body {
         Poll::Ready(warm.map(|()| blob.slice(range, &self.regions)))
     }
 
+    /// Whether its content comes from a fill, and so is not verified yet.
+    pub fn is_filling(&self) -> bool {
+        matches!(self.content, Content::Filling(_))
+    }
+
     /// Bytes of the whole body, if known.
     pub fn len(&self) -> Option<u64> {
         self.left

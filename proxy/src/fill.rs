@@ -46,7 +46,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use larder_shared::{Digest, Range, RegistryName, Repository};
+use larder_shared::{Digest, Range, RegistryName, Repository, Spans};
 use lru::LruCache;
 use tokio::sync::{Notify, OnceCell, Semaphore};
 
@@ -161,6 +161,8 @@ struct ReaderEntry {
     right: Right,
     /// How many members may stand between it and the source.
     depth: u8,
+    /// What was on this node before it came.
+    here: Spans,
     waker: Option<Waker>,
 }
 

@@ -102,8 +102,8 @@ impl PeerSurface {
         };
         let mut response = match answered {
             Ok(pulled) => {
-                // What lies on this disk is this node's own word; what it brings for others is not.
-                let passed_on = pulled.tier != Tier::Node;
+                // This node vouches for what it has verified, and not for what a fill brings or has brought so far.
+                let passed_on = pulled.tier != Tier::Node || pulled.body.is_filling();
                 let mut response = ok_response(pulled, &mut record);
                 if passed_on {
                     let yes = HeaderValue::from_static("true");

@@ -29,9 +29,9 @@ fn undelivered() -> u64 {
 }
 
 /// By tier, upstream and outcome: requests and bytes.
-type Books = BTreeMap<(String, String, String), (u64, u64)>;
+pub type Books = BTreeMap<(String, String, String), (u64, u64)>;
 
-async fn scene() -> Scene {
+pub async fn scene() -> Scene {
     Scene::with(|node| {
         node.log_level("info")
             .config("[telemetry]\nlog_format = \"json\"\n")
@@ -84,7 +84,7 @@ fn told(node: &Node, named: &str) -> Books {
     books
 }
 
-fn access_lines(node: &Node) -> Vec<Value> {
+pub fn access_lines(node: &Node) -> Vec<Value> {
     let log = node.log();
     let lines = log
         .lines()
@@ -95,7 +95,7 @@ fn access_lines(node: &Node) -> Vec<Value> {
 }
 
 /// Waits until every request is over and has its line, then gives what metrics and lines say, which is the same.
-async fn closed(scene: &Scene) -> Books {
+pub async fn closed(scene: &Scene) -> Books {
     let deadline = Instant::now() + Duration::from_secs(20);
     let node = &scene.node;
     loop {
@@ -112,7 +112,7 @@ async fn closed(scene: &Scene) -> Books {
     books
 }
 
-fn sum(books: &Books, which: impl Fn(&str) -> bool) -> (u64, u64) {
+pub fn sum(books: &Books, which: impl Fn(&str) -> bool) -> (u64, u64) {
     let of = books.iter().filter(|((_, _, outcome), _)| which(outcome));
     of.fold((0, 0), |sum, (_, entry)| (sum.0 + entry.0, sum.1 + entry.1))
 }

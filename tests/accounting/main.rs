@@ -6,4 +6,5 @@ mod bounded;
 mod deploy;
 mod logs;
 mod promtool;
+mod ranges;
 mod table;

@@ -93,6 +93,7 @@ impl Reader {
             end: range.first_end(),
             whole,
         };
+        let here = state.partial.as_ref().map(|partial| partial.present());
         state.readers.insert(
             id,
             ReaderEntry {
@@ -100,6 +101,7 @@ impl Reader {
                 source,
                 right,
                 depth,
+                here: here.unwrap_or_default(),
                 waker: None,
             },
         );
@@ -209,6 +211,15 @@ impl Reader {
     /// Whether the first bytes came from another member.
     pub fn is_by_member(&self) -> bool {
         lock(&self.fill.state).by_member
+    }
+
+    /// Whether all bytes of these ranges were on this node before the reader came.
+    pub fn found(&self, ranges: &[Range]) -> bool {
+        let state = lock(&self.fill.state);
+        let here = state.readers.get(&self.id).map(|entry| &entry.here);
+        here.is_some_and(|here| {
+            !here.is_empty() && ranges.iter().all(|range| here.contains(*range))
+        })
     }
 
     /// The next bytes of the part, when they may be sent; `None` at its end.

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use larder_shared::Range;
+use larder_shared::{Range, Spans};
 use tokio::time::{sleep_until, timeout};
 
 use super::{
@@ -322,6 +322,10 @@ fn tell(fill: &Fill, size: u64, answered: bool) {
 /// Goes on with what an earlier process left.
 pub(super) fn resume(fill: &Fill, partial: &Arc<Partial>) {
     tell(fill, partial.size(), false);
+    // Its readers have waited for it: all of this was here before them.
+    for entry in lock(&fill.state).readers.values_mut() {
+        entry.here = partial.present();
+    }
     enter(fill, partial);
 }
 
@@ -342,6 +346,9 @@ pub(super) fn take_back(fill: &Fill) -> bool {
     state.fresh = None;
     state.wrong = false;
     state.phase = Phase::Starting;
+    for entry in state.readers.values_mut() {
+        entry.here = Spans::default();
+    }
     true
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use larder_shared::{Digest, RangeHeader, Reference, range::Selected};
+use larder_shared::{Digest, Range, RangeHeader, Reference, range::Selected};
 
 use super::{
     Pull, PullError, Pulled,
@@ -153,13 +153,18 @@ impl Pull {
             Selected::Many(ranges) => reader.want_parts(ranges),
             Selected::Unsatisfiable => {}
         }
-        let tier = if reader.is_by_member() {
-            Tier::Cluster
-        } else {
-            Tier::Upstream
+        let found = match &selected {
+            Selected::Whole => reader.found(&[Range::new(0, size)]),
+            Selected::One { range, .. } => reader.found(&[*range]),
+            Selected::Many(ranges) => reader.found(ranges),
+            Selected::Unsatisfiable => false,
         };
-        answer(digest, size, &selected, Content::Filling(reader))
-            .map(|p| p.from(tier, Outcome::Miss))
+        let (tier, outcome) = match (found, reader.is_by_member()) {
+            (true, _) => (Tier::Node, Outcome::Hit),
+            (false, true) => (Tier::Cluster, Outcome::Miss),
+            (false, false) => (Tier::Upstream, Outcome::Miss),
+        };
+        answer(digest, size, &selected, Content::Filling(reader)).map(|p| p.from(tier, outcome))
     }
 
     /// The store cannot take it, or holds another registry's part of it: a plain proxy, for this request alone.
