@@ -14,7 +14,9 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
-use larder_shared::{ErrorCode, OciError, RangeHeader, Route, range::Spec, route::Address};
+use larder_shared::{
+    ErrorCode, OciError, RangeHeader, RegistryName, Route, range::Spec, route::Address,
+};
 
 pub(crate) use self::response::{error_response, ok_response};
 use self::{
@@ -100,7 +102,8 @@ impl Surface {
             return harmless(response.map(|body| body.serve(regions, record)));
         }
         let (outcome, ns) = match Self::read(&request) {
-            Ok(route) => {
+            Ok(mut route) => {
+                route.forget_ns(|ns| self.is_own(ns, request.headers()));
                 let ns = route
                     .address()
                     .and_then(Address::ns)
@@ -256,6 +259,20 @@ impl Surface {
         }
     }
 
+    /// Whether `ns` names this larder as the client reached it. A runtime whose `hosts.toml` is for every registry sends
+    /// `ns=localhost:7420` for images that are named so: by the rewriting policies, or by hand. Then the path says which
+    /// registry is meant.
+    fn is_own(&self, ns: &RegistryName, headers: &HeaderMap) -> bool {
+        let port_of = |name: &str| name.rsplit_once(':').map(|(_, port)| port.to_owned());
+        let host = headers
+            .get(header::HOST)
+            .and_then(|host| host.to_str().ok());
+        let config = self.pull.config.load();
+        is_loopback(ns)
+            && port_of(ns.as_str()).is_some_and(|port| host.and_then(port_of) == Some(port))
+            && !config.upstreams.contains_key(ns.as_str())
+    }
+
     fn read<B>(request: &Request<B>) -> Result<Route, OciError> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return Err(OciError::new(
@@ -270,6 +287,14 @@ impl Surface {
             )
         })
     }
+}
+
+/// Whether a registry is named by a loopback address.
+fn is_loopback(registry: &RegistryName) -> bool {
+    let name = registry.as_str();
+    let host = name.rsplit_once(':').map_or(name, |(host, _)| host);
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// What a request has shown of its caller.

@@ -45,6 +45,20 @@ impl Route {
         }
     }
 
+    /// Takes `ns` off if `is_own` says that it names the mirror itself: then the path names the registry.
+    pub fn forget_ns(&mut self, is_own: impl Fn(&RegistryName) -> bool) {
+        let (Self::Manifest(address, _)
+        | Self::Blob(address, _)
+        | Self::Tags(address, _)
+        | Self::Referrers(address, ..)) = self
+        else {
+            return;
+        };
+        if address.ns.as_ref().is_some_and(is_own) {
+            address.ns = None;
+        }
+    }
+
     /// Reads path and query of a request. `Ok(None)` is a path that is none of the API's.
     ///
     /// # Errors

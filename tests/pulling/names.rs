@@ -107,6 +107,19 @@ async fn both_addressings_and_their_combinations() {
             ),
         }
     }
+    // A `hosts.toml` for every registry makes containerd ask larder for images that are named by larder's own port.
+    let own = node.addr().replace("127.0.0.1", "localhost");
+    for ns in [&own, node.addr()] {
+        for path in ["ghcr.io/team/app", "local/team/app"] {
+            let answer = get(&node, path, Some(ns)).await;
+            let there = "{\"schemaVersion\":2,\"from\":\"other/team/app\"}";
+            assert_eq!(
+                (answer.status, &*answer.text()),
+                (200, there),
+                "{path} {ns}"
+            );
+        }
+    }
     // All of Hub's names share one cache: nothing was fetched twice.
     let fetched = |seen: &larder_tests::fake::Seen| {
         seen.kind == Kind::Manifest && seen.method == "GET" && seen.repository == "library/nginx"
