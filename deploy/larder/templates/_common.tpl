@@ -82,18 +82,23 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
+{{/* Every user of the node may write into an emptyDir's own directory. The directory that larder makes in it is larder's. */}}
+{{- define "larder.storePath" -}}
+{{- ternary "/var/lib/larder/store" "/var/lib/larder" (eq .Values.store.type "emptyDir") -}}
+{{- end -}}
+
 {{/* The configuration file: `config` overrides what this chart sets for pods. */}}
 {{- define "larder.config" -}}
 {{- $any := "0.0.0.0" -}}
 {{- $loopback := "127.0.0.1" -}}
 {{- $base := dict
     "registry" (dict "listen" (printf "%s:%v" (ternary $loopback $any .Values.hostNetwork) .Values.registry.port))
-    "store" (dict "path" "/var/lib/larder")
+    "store" (dict "path" (include "larder.storePath" .))
     "telemetry" (dict "listen" (printf "%s:%v" $loopback .Values.telemetry.port) "log_format" "json") -}}
-{{/* The kubelet and the runtime use the node's disk too: the kubelet removes images when the disk is 85 % full. */}}
-{{- if has .Values.store.type (list "hostPath" "emptyDir") -}}
-{{- $_ := set $base "store" (merge (get $base "store") (dict "max_size" "40%" "min_free" "20%")) -}}
-{{- end -}}
+{{/* The kubelet and the runtime use the node's disk too. larder's default of min_free is for such a disk, and too much
+for a volume of its own. */}}
+{{- $bounds := ternary (dict "max_size" "40%") (dict "min_free" "5%") (has .Values.store.type (list "hostPath" "emptyDir")) -}}
+{{- $_ := set $base "store" (merge (get $base "store") $bounds) -}}
 {{- if .Values.runtime.watch.enabled -}}
 {{- $_ := set $base "runtime" (dict "file" "/run/larder-runtime/runtime.json") -}}
 {{- end -}}

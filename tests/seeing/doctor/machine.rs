@@ -30,6 +30,25 @@ async fn a_configuration_that_is_not_in_force_is_found() {
     finds(&wrong, "config", "timeuot", "larder config check");
 }
 
+/// As in an emptyDir: every user may write into the volume's own directory, and larder cannot change that. In a directory of
+/// its own there is nothing to find.
+#[tokio::test]
+async fn a_directory_in_a_volume_that_all_may_write_to_is_larders_own() {
+    let fake = FakeRegistry::start().await;
+    let volume = tempfile::tempdir().unwrap();
+    fs::set_permissions(volume.path(), fs::Permissions::from_mode(0o2777)).unwrap();
+    let node = Node::builder()
+        .upstream(&fake)
+        .store(volume.path())
+        .start()
+        .await;
+    finds(&doctor(&node).await, "permissions", "every user", "chmod");
+    drop(node);
+    let own = volume.path().join("store");
+    let node = Node::builder().upstream(&fake).store(own).start().await;
+    assert_eq!(doctor(&node).await, Vec::<Value>::new());
+}
+
 #[tokio::test]
 async fn faults_of_the_machine_are_found() {
     let fake = FakeRegistry::start().await;
