@@ -1,6 +1,61 @@
 //! What `helm` says to the person who installs the chart, and that the chart can be copied and packed.
 
-use crate::helm::object;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::helm::{IMAGE, object, objects, root, run, said, same, tool};
+
+/// What the chart has of larder's alerts and dashboard, rendered from this chart.
+fn monitoring(chart: &Path) -> Vec<Value> {
+    let mut helm = tool("helm");
+    helm.args(["template", "larder"])
+        .arg(chart)
+        .args(["--set", IMAGE]);
+    helm.args(["--set", "monitoring.rules=true,monitoring.dashboard=true"]);
+    helm.args(["--show-only", "templates/monitoring.yaml"]);
+    let output = run(&mut helm);
+    assert!(output.status.success(), "{}", said(&output));
+    objects(&String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn the_chart_can_be_copied_and_packed() {
+    let chart = root().join("deploy/larder");
+    let here = monitoring(&chart);
+    let kinds: Vec<&str> = here.iter().filter_map(|one| one["kind"].as_str()).collect();
+    assert_eq!(kinds, ["ConfigMap", "PrometheusRule"]);
+    let dir = tempfile::tempdir().unwrap();
+    let copied = run(Command::new("cp").arg("-a").arg(&chart).arg(dir.path()));
+    assert!(copied.status.success(), "{}", said(&copied));
+    assert_eq!(monitoring(&dir.path().join("larder")), here);
+    let packed = run(tool("helm")
+        .arg("package")
+        .arg(&chart)
+        .arg("--destination")
+        .arg(dir.path()));
+    assert!(packed.status.success(), "{}", said(&packed));
+    assert_eq!(
+        monitoring(
+            &dir.path()
+                .join(concat!("larder-", env!("CARGO_PKG_VERSION"), ".tgz"))
+        ),
+        here
+    );
+}
+
+#[test]
+fn the_charts_alerts_and_dashboard_are_those_that_are_shipped() {
+    for (chart, shipped) in [
+        ("alerts.yaml", "prometheus/rules.yaml"),
+        ("dashboard.json", "grafana/larder.json"),
+    ] {
+        let shipped = fs::read_to_string(root().join("deploy").join(shipped)).unwrap();
+        same(&root().join("deploy/larder/files").join(chart), &shipped);
+    }
+}
 
 /// A setting of larder's file, as the chart writes it.
 fn setting(values: &str, key: &str) -> Option<String> {
