@@ -8,6 +8,7 @@ mod completions;
 mod config_file;
 mod doctor;
 mod explain;
+mod hook;
 mod images;
 pub mod install;
 mod log;
@@ -44,7 +45,7 @@ use self::show::Telling;
     arg_required_else_help = true,
     after_help = "\
 Exit codes: 0 success, 1 failure, 2 wrong usage, 3 a check found something wrong.
-Commands other than serve, runtime, install, uninstall, config and completions connect to the running larder's admin socket.
+Commands other than serve, runtime, install, uninstall, hook, config and completions connect to the running larder's admin socket.
 In a cluster: kubectl exec ds/larder -- larder status"
 )]
 pub struct Cli {
@@ -113,6 +114,8 @@ larder removes damaged blobs from the tier and fetches them again at the next re
     Install(install::InstallArgs),
     /// Restore the container runtime's files.
     Uninstall(install::UninstallArgs),
+    /// Wait for the nodes of the chart's hooks, and say why which of them are not done.
+    Hook(hook::HookArgs),
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(config_file::ConfigCommand),
@@ -149,6 +152,7 @@ pub fn main() -> ExitCode {
         Command::Pin(args) => act::pin(&args, true),
         Command::Unpin(args) => act::pin(&args, false),
         Command::Evict(args) => act::evict(&args),
+        Command::Hook(args) => hook::hook(&args),
         Command::Gc(args) => act::gc(&args),
         Command::Verify(args) => act::verify(&args),
         Command::Peers(args) => peers::peers(&args),

@@ -30,7 +30,7 @@ use crate::{coalesce::Coalesce, sys::Calls};
 
 pub use self::{
     collect::{Uncollected, collect, collect_bounded, prefix},
-    direct::Direct,
+    direct::{Direct, trusting},
     exchange::SendError,
     origin::{is_loopback, origin, same_place},
     reach::{Forbidden, Reach, Whose},

@@ -6,6 +6,7 @@ mod admission;
 mod chart;
 mod documents;
 mod helm;
+mod hooks;
 mod install;
 mod layers;
 mod policies;

@@ -6,7 +6,15 @@ helm.sh/hook-weight: {{ .weight | quote }}
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end -}}
 
-{{/* The Job and its rights: it may read that one DaemonSet. */}}
+{{/* Once the Job fails, Helm deletes what succeeded before it. The DaemonSet stays, so that a person can read its pods'
+logs. It belongs to the Job, and is deleted with it. */}}
+{{- define "larder.hookSetAnnotations" -}}
+helm.sh/hook: {{ .event }}
+helm.sh/hook-weight: "0"
+helm.sh/hook-delete-policy: before-hook-creation
+{{- end -}}
+
+{{/* The Job and its rights. It reads the hook's DaemonSet with its pods and events, and larder's own DaemonSet. */}}
 {{- define "larder.hookWait" -}}
 {{- $ := .context -}}
 apiVersion: v1
@@ -33,7 +41,21 @@ rules:
   - apiGroups: [apps]
     resources: [daemonsets]
     resourceNames: [{{ .name }}]
-    verbs: [get, list, watch]
+    verbs: [get, patch]
+  - apiGroups: [apps]
+    resources: [daemonsets]
+    resourceNames: [{{ include "larder.fullname" $ }}]
+    verbs: [get]
+  - apiGroups: [""]
+    resources: [pods, events]
+    verbs: [list]
+  {{- with .clear }}
+  # What a hook that failed before has left.
+  - apiGroups: [batch]
+    resources: [jobs]
+    resourceNames: [{{ . }}]
+    verbs: [delete]
+  {{- end }}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
@@ -62,8 +84,14 @@ metadata:
     {{- include "larder.labels" $ | nindent 4 }}
   annotations:
     {{- include "larder.hookAnnotations" (dict "event" .event "weight" "5") | nindent 4 }}
+    # Helm 4 shows what the Job says of each node.
+    helm.sh/hook-output-log-policy: hook-failed
 spec:
   backoffLimit: 0
+  # The command ends by itself before that, unless its pod does not start or its node dies.
+  activeDeadlineSeconds: {{ add .timeout 30 }}
+  # A Job that failed stays for a day, with its DaemonSet.
+  ttlSecondsAfterFinished: 86400
   template:
     metadata:
       labels:
@@ -77,8 +105,11 @@ spec:
       imagePullSecrets:
         {{- toYaml . | nindent 8 }}
       {{- end }}
+      {{- with $.Values.hooks.tolerations }}
+      # A toleration of every taint would put the Job on a node that is down.
       tolerations:
-        - operator: Exists
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
       nodeSelector:
         kubernetes.io/os: linux
       securityContext:
@@ -89,24 +120,26 @@ spec:
           type: RuntimeDefault
       containers:
         - name: wait
-          image: {{ $.Values.hooks.image }}
-          command: [kubectl]
+          image: {{ include "larder.image" $ }}
+          imagePullPolicy: {{ $.Values.image.pullPolicy }}
           args:
-            - rollout
-            - status
-            - daemonset/{{ .name }}
-            - --namespace={{ $.Release.Namespace }}
-            - --timeout={{ $.Values.hooks.timeoutSeconds }}s
-            - --cache-dir=/tmp
+            - hook
+            - {{ .purpose }}
+            - --name={{ .name }}
+            - --larder={{ include "larder.fullname" $ }}
+            {{- with .clear }}
+            - --clear={{ . }}
+            {{- end }}
+            - --timeout={{ .timeout }}
+          terminationMessagePolicy: FallbackToLogsOnError
+          env:
+            - name: LARDER_JOB_UID
+              valueFrom:
+                fieldRef:
+                  fieldPath: metadata.labels['batch.kubernetes.io/controller-uid']
           securityContext:
             {{- include "larder.containerSecurity" $ | nindent 12 }}
           resources:
-            requests: {cpu: 10m, memory: 32Mi}
+            requests: {cpu: 10m, memory: 16Mi}
             limits: {memory: 128Mi}
-          volumeMounts:
-            - name: tmp
-              mountPath: /tmp
-      volumes:
-        - name: tmp
-          emptyDir: {}
 {{- end -}}

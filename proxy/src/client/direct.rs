@@ -1,6 +1,6 @@
-//! Connections to other members.
+//! Connections that go by no proxy: to other members, and to the Kubernetes API.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -12,6 +12,7 @@ use super::{
     connect::{Connector, ProxyRules},
     exchange::{Pool, SendError, exchange, pooled},
     reach::Reach,
+    tls::{TlsError, bundle},
 };
 
 /// Connections that go by no proxy, to any address: the configuration lists where they lead.
@@ -27,7 +28,7 @@ impl Direct {
         let connector = Connector::new(Reach::Named, Arc::new(ProxyRules::none()), connect_timeout);
         let (config, name) = match tls {
             Some((config, name)) => (rustls::ClientConfig::clone(&config), Some(name)),
-            None => (nobody(), None),
+            None => (trusting_none(), None),
         };
         let builder = hyper_rustls::HttpsConnectorBuilder::new()
             .with_tls_config(config)
@@ -51,12 +52,28 @@ impl Direct {
     }
 }
 
-/// TLS that trusts no CA, for where there are none.
-fn nobody() -> rustls::ClientConfig {
+/// TLS for connections that are plain: it trusts no server.
+fn trusting_none() -> rustls::ClientConfig {
+    trusting_roots(rustls::RootCertStore::empty())
+}
+
+/// TLS that trusts the CAs of this file alone.
+///
+/// # Errors
+/// The file cannot be read, or has no certificate.
+pub fn trusting(ca: &Path) -> Result<rustls::ClientConfig, TlsError> {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in bundle(ca)? {
+        roots.add(certificate)?;
+    }
+    Ok(trusting_roots(roots))
+}
+
+fn trusting_roots(roots: rustls::RootCertStore) -> rustls::ClientConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("the provider supports TLS 1.2 and 1.3")
-        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_root_certificates(roots)
         .with_no_client_auth()
 }

@@ -151,7 +151,7 @@ impl Roots {
 }
 
 /// The certificates of a CA bundle, of which there must be one.
-fn bundle(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(super) fn bundle(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     certificates(path).map_err(|why| TlsError::Ca {
         path: path.to_owned(),
         why,
