@@ -99,24 +99,39 @@ fn registry() -> Value {
     table(
         "the port that the container runtime pulls from",
         &[
-            ("listen", text("where the runtime connects", ADDRESS)),
+            (
+                "listen",
+                text(
+                    "the address that the container runtime connects to",
+                    ADDRESS,
+                ),
+            ),
             (
                 "default_upstream",
-                text("the registry meant by a request that names none", REGISTRY),
+                text("the registry for requests that name none", REGISTRY),
             ),
             (
                 "allow",
-                texts("registries that may be pulled from", REGISTRY_PATTERN),
+                texts("registries that clients may pull from", REGISTRY_PATTERN),
             ),
-            ("deny", texts("registries that may not", REGISTRY_PATTERN)),
+            (
+                "deny",
+                texts(
+                    "registries that clients may not pull from",
+                    REGISTRY_PATTERN,
+                ),
+            ),
             (
                 "allow_from",
-                some_texts("who may connect: node, addresses, networks", SOURCE),
+                some_texts(
+                    "addresses that may connect: node, addresses, networks",
+                    SOURCE,
+                ),
             ),
             (
                 "allow_hosts",
                 texts(
-                    "names by which clients may call this node, besides its own",
+                    "names that clients may use for this node in Host, besides its own",
                     HOST,
                 ),
             ),
@@ -128,19 +143,28 @@ fn store() -> Value {
     table(
         "the node tier on disk",
         &[
-            ("path", path("its directory")),
-            ("max_size", text("the most that it may hold", SIZE)),
+            ("path", path("the directory of the node tier")),
+            (
+                "max_size",
+                text("the most that the node tier may hold", SIZE),
+            ),
             (
                 "min_free",
-                text("what must stay free on the file system", SIZE),
+                text("the space that must stay free on the file system", SIZE),
             ),
             (
                 "ttl",
-                text("how long a blob stays after its last use; 0 keeps it", TIME),
+                text(
+                    "how long a blob stays after its last use; 0: until space is needed",
+                    TIME,
+                ),
             ),
             (
                 "complete_after",
-                text("ranges of this much complete a blob; 0 never", SIZE),
+                text(
+                    "larder completes a blob once it has this much of it by ranges; 0: never",
+                    SIZE,
+                ),
             ),
         ],
     )
@@ -161,23 +185,29 @@ fn runtime() -> Value {
 
 fn tags() -> Value {
     table(
-        "how long a tag is trusted",
+        "when larder revalidates a tag, and what a cached tag is worth",
         &[
             (
                 "fresh_for",
-                text("how long a checked tag is not asked again", TIME),
+                text("how long a tag is fresh after its revalidation", TIME),
             ),
             (
                 "timeout",
-                text("how long a check may take, 4s at the most", TIME),
+                text("how long a revalidation may take, 4s at the most", TIME),
             ),
             (
                 "when_unreachable",
-                choice("what a cached tag is worth then", &["serve", "fail"]),
+                choice(
+                    "the answer for a cached tag while the registry is unreachable",
+                    &["serve", "fail"],
+                ),
             ),
             (
                 "when_deleted",
-                choice("what a cached tag is worth then", &["serve", "forget"]),
+                choice(
+                    "the answer for a cached tag that the registry has deleted",
+                    &["serve", "forget"],
+                ),
             ),
         ],
     )
@@ -185,12 +215,18 @@ fn tags() -> Value {
 
 fn access() -> Value {
     table(
-        "how long a verdict about a credential is remembered",
+        "how long larder remembers that the origin accepted a credential",
         &[
-            ("ttl", text("no new proof is needed so long", TIME)),
+            (
+                "ttl",
+                text("how long a credential needs no new proof", TIME),
+            ),
             (
                 "grace",
-                text("honoured so much longer while the registry is away", TIME),
+                text(
+                    "how much longer it counts while the registry is unreachable",
+                    TIME,
+                ),
             ),
         ],
     )
@@ -198,7 +234,7 @@ fn access() -> Value {
 
 fn upstreams() -> Value {
     json!({
-        "description": "how registries are reached, by the name that images have them by",
+        "description": "how larder reaches registries, by their names in image references",
         "type": "object",
         "propertyNames": { "pattern": REGISTRY },
         "additionalProperties": upstream(),
@@ -207,10 +243,13 @@ fn upstreams() -> Value {
 
 fn upstream() -> Value {
     let mut rule = table(
-        "the first match counts",
+        "freshness of the tags that match; the first match counts",
         &[
-            ("match", text("the tag", TAG_PATTERN)),
-            ("fresh_for", text("goes before [tags] fresh_for", TIME)),
+            ("match", text("a pattern for the tag", TAG_PATTERN)),
+            (
+                "fresh_for",
+                text("takes precedence over [tags] fresh_for", TIME),
+            ),
         ],
     );
     rule["required"] = json!(["match", "fresh_for"]);
@@ -219,21 +258,30 @@ fn upstream() -> Value {
         &[
             (
                 "endpoints",
-                some_texts("tried in order, the origin last", URL),
+                some_texts("URLs, asked in this order; the last one is the origin", URL),
             ),
-            ("ca", path("authorities to trust, PEM")),
-            ("insecure_skip_verify", flag("accept any certificate")),
+            (
+                "ca",
+                path("a bundle of certificate authorities to trust, PEM"),
+            ),
+            (
+                "insecure_skip_verify",
+                flag("accept any certificate of the server"),
+            ),
             (
                 "client_cert",
-                path("certificate that larder shows, PEM; with client_key"),
+                path("the client certificate that larder shows, PEM; with client_key"),
             ),
-            ("client_key", path("its key, PEM")),
+            ("client_key", path("the key of client_cert, PEM")),
             (
                 "proves_access",
-                flag("every endpoint's word about access counts"),
+                flag("an answer of any endpoint proves access, not only the origin's"),
             ),
-            ("alias", text("stands for the name in paths", ALIAS)),
-            ("ttl", text("goes before [store] ttl", TIME)),
+            (
+                "alias",
+                text("the part of a path that stands for this registry", ALIAS),
+            ),
+            ("ttl", text("takes precedence over [store] ttl", TIME)),
             (
                 "tags",
                 json!({ "description": "freshness by tag", "type": "array", "items": rule }),
@@ -241,7 +289,7 @@ fn upstream() -> Value {
             (
                 "access",
                 choice(
-                    "who may have what the node's own credentials open",
+                    "which clients get the content that the node's own credentials open",
                     &["per-credential", "shared"],
                 ),
             ),
@@ -254,18 +302,33 @@ fn credentials() -> Value {
     let mut credentials = table(
         "where the node's own credentials come from",
         &[
-            ("docker_config", absolute("a config.json, or its directory")),
-            ("username_file", absolute("goes with password_file")),
-            ("password_file", absolute("goes with username_file")),
+            (
+                "docker_config",
+                absolute("a Docker config.json, or its directory"),
+            ),
+            (
+                "username_file",
+                absolute("a file with the user's name; with password_file"),
+            ),
+            (
+                "password_file",
+                absolute("a file with the password; with username_file"),
+            ),
             (
                 "helper",
-                text("what follows docker-credential- in its name", HELPER),
+                text(
+                    "a credential helper: NAME of the program docker-credential-NAME",
+                    HELPER,
+                ),
             ),
             (
                 "kubelet_config",
-                absolute("the kubelet's credential provider config"),
+                absolute("the kubelet's CredentialProviderConfig; with bin_dir"),
             ),
-            ("bin_dir", absolute("goes with kubelet_config")),
+            (
+                "bin_dir",
+                absolute("the directory of the kubelet's plugins; with kubelet_config"),
+            ),
             (
                 "identity",
                 choice(
@@ -310,7 +373,10 @@ fn cluster() -> Value {
     let mut tls = table(
         "PEM files of mutual TLS",
         &[
-            ("ca", absolute("who signs members' certificates")),
+            (
+                "ca",
+                absolute("the authority that signs members' certificates"),
+            ),
             ("cert", absolute("this node's certificate")),
             ("key", absolute("its private key")),
             (
@@ -325,19 +391,25 @@ fn cluster() -> Value {
         r"^dns:[A-Za-z0-9._-]+(:[0-9]+)?$",
     );
     table(
-        "the other nodes",
+        "the other members",
         &[
-            ("listen", text("where members connect", ADDRESS_OR_OFF)),
+            (
+                "listen",
+                text("the address that members connect to", ADDRESS_OR_OFF),
+            ),
             (
                 "advertise",
                 text("this node's address among the members", ADDRESS),
             ),
             (
                 "members",
-                json!({ "anyOf": [members, some_texts("their addresses", ADDRESS)] }),
+                json!({ "anyOf": [members, some_texts("the members' addresses", ADDRESS)] }),
             ),
             ("tls", json!({ "anyOf": [{ "const": "off" }, tls] })),
-            ("key", absolute("a file that all members share")),
+            (
+                "key",
+                absolute("a file with the secret that all members share"),
+            ),
             ("object_store", object_store()),
         ],
     )
@@ -345,7 +417,7 @@ fn cluster() -> Value {
 
 fn object_store() -> Value {
     let mut object_store = table(
-        "a bucket behind all nodes",
+        "an object store behind all members",
         &[
             (
                 "url",
@@ -357,7 +429,7 @@ fn object_store() -> Value {
             (
                 "options",
                 json!({
-                    "description": "what its client is told besides; secrets come from the environment",
+                    "description": "further options of the object store's client; secrets come from the environment",
                     "type": "object",
                     "propertyNames": {
                         "not": { "pattern": "secret|password|token|account_key|sas_|service_account_key" },
@@ -367,7 +439,7 @@ fn object_store() -> Value {
             ),
             (
                 "max_rate",
-                text("bytes a second that a node writes there", RATE),
+                text("the most bytes per second that a node writes there", RATE),
             ),
         ],
     );
@@ -379,18 +451,27 @@ fn telemetry() -> Value {
     table(
         "metrics, health, logs",
         &[
-            ("listen", text("where they are served", ADDRESS_OR_OFF)),
             (
-                "expose",
+                "listen",
                 text(
-                    "where they are served besides, without the page",
+                    "the address of metrics, health and the status page",
                     ADDRESS_OR_OFF,
                 ),
             ),
-            ("log", text("a level, or info,larder::fill=debug", ".")),
+            (
+                "expose",
+                text(
+                    "one more address of metrics and health, without the status page",
+                    ADDRESS_OR_OFF,
+                ),
+            ),
+            (
+                "log",
+                text("the log filter: a level, or info,larder::fill=debug", "."),
+            ),
             (
                 "log_format",
-                choice("how log lines look", &["text", "json"]),
+                choice("the form of log lines", &["text", "json"]),
             ),
         ],
     )
@@ -399,6 +480,6 @@ fn telemetry() -> Value {
 fn admin() -> Value {
     table(
         "the socket of the command line",
-        &[("socket", path("its path"))],
+        &[("socket", path("the path of the socket"))],
     )
 }
