@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::helm::{larder, objects, rendered, root, run, said, same, tool};
 
@@ -25,10 +25,26 @@ fn the_schema_of_the_values_holds_that_of_the_configuration() {
     let mut config: Value = serde_json::from_slice(&output.stdout).unwrap();
     config.as_object_mut().unwrap().remove("$schema");
     schema["properties"]["config"] = config;
+    name_the_keys(&mut schema);
     same(
         &path,
         &(serde_json::to_string_pretty(&schema).unwrap() + "\n"),
     );
+}
+
+/// helm only says that a key is not allowed. With the names of all keys in the schema, it also says which there are.
+fn name_the_keys(schema: &mut Value) {
+    if schema["additionalProperties"] == false
+        && let Some(properties) = schema["properties"].as_object()
+    {
+        let keys: Vec<_> = properties.keys().cloned().collect();
+        schema["propertyNames"] = json!({ "enum": keys });
+    }
+    match schema {
+        Value::Object(all) => all.values_mut().for_each(name_the_keys),
+        Value::Array(all) => all.iter_mut().for_each(name_the_keys),
+        _ => {}
+    }
 }
 
 /// One value of the chart: where it is, what it is by default, and what is said of it.
@@ -162,7 +178,10 @@ fn the_plain_manifests_are_the_charts() {
         .unwrap();
     let pod = &set["spec"]["template"]["spec"];
     for container in [&pod["initContainers"][0], &pod["containers"][0]] {
-        assert_eq!(container["image"], "registry.example.com/larder:0.1.0");
+        assert_eq!(
+            container["image"],
+            concat!("registry.example.com/larder:", env!("CARGO_PKG_VERSION"))
+        );
     }
 }
 

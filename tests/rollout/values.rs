@@ -13,7 +13,7 @@ fn values_that_make_no_sense_are_refused_by_name() {
         ("store: {hostPath: var/lib/larder}", "/store/hostPath"),
         ("store: {size: 50 gigs}", "/store/size"),
         ("store: {type: ephemeral, size: \"\"}", "/store/size"),
-        ("image: {repository: \"\"}", "/image/repository"),
+        ("image: {repository: \"a b\"}", "/image/repository"),
         ("image: {digest: latest}", "/image/digest"),
         ("image: {pullPolicy: Sometimes}", "/image/pullPolicy"),
         ("registry: {port: 70000}", "/registry/port"),
@@ -125,7 +125,7 @@ fn values_that_make_no_sense_are_refused_by_name() {
     ];
     for (values, wanted) in rows {
         let more = if values.contains("repository") {
-            vec!["--set", "image.repository="]
+            vec!["--set", "image.repository=a b"]
         } else {
             vec![]
         };

@@ -1,6 +1,16 @@
 {{/* Conflicts between values, which the schema cannot express. Each message names the value. */}}
 
 {{- define "larder.checks" -}}
+{{- if not .Values.image.repository -}}
+{{- fail "image.repository is not set: name the registry and repository of larder's image, such as --set image.repository=registry.example.com/larder (scripts/image builds the image)" -}}
+{{- end -}}
+{{- if .Values.podSecurityCheck -}}
+{{- $namespace := lookup "v1" "Namespace" "" .Release.Namespace | default dict -}}
+{{- $level := dig "metadata" "labels" "pod-security.kubernetes.io/enforce" "privileged" $namespace -}}
+{{- if ne $level "privileged" -}}
+{{- fail (printf "namespace %s has the Pod Security level %s, which lets no pod of larder's in: they use directories of the node (hostPath), a port of the node (hostPort), and a probe with a host. Run: kubectl label namespace %s pod-security.kubernetes.io/enforce=privileged --overwrite" .Release.Namespace $level .Release.Namespace) -}}
+{{- end -}}
+{{- end -}}
 {{- $ports := dict (toString .Values.registry.port) "registry.port" -}}
 {{- $others := list (list "telemetry.port" .Values.telemetry.port) -}}
 {{- if .Values.peers.enabled -}}{{- $others = append $others (list "peers.port" .Values.peers.port) -}}{{- end -}}
