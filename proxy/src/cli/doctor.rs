@@ -96,12 +96,12 @@ fn diagnose(args: &DoctorArgs) -> anyhow::Result<Diagnosis> {
             findings.extend(version(status));
         }
         Err(error) => {
-            let mend = if inside.is_ok() {
+            let fix = if inside.is_ok() {
                 "it runs: see its own checks below, and its log"
             } else {
                 "start it (systemctl start larder; in Kubernetes look at the DaemonSet's pod on this node), or give its socket with --socket PATH"
             };
-            findings.push(Finding::error(Check::Daemon, format!("{error:#}"), mend));
+            findings.push(Finding::error(Check::Daemon, format!("{error:#}"), fix));
         }
     }
     findings.extend(outside);

@@ -9,6 +9,9 @@ use super::install::Root;
 pub const CERTS_DIR: &str = "/etc/containerd/certs.d";
 pub const CONFIG: &str = "/etc/containerd/config.toml";
 
+const RESTART: &str =
+    "its install container writes the files when the pod of this node restarts: kubectl delete pod";
+
 /// Which node, and its directory of `hosts.toml` files.
 #[derive(Clone, Debug, clap::Args)]
 pub struct NodeFiles {
@@ -38,6 +41,24 @@ impl NodeFiles {
         let above = path.parent().unwrap_or(&path);
         let near = self.root().and_then(|root| root.exists(above));
         (given.is_some() || near.unwrap_or(false)).then_some(path)
+    }
+
+    /// What makes the runtime ask larder: for every registry, or for one that the file for every registry does not cover. In a
+    /// pod the files are the chart's to write.
+    pub fn how_to_install(&self, registry: Option<&str>) -> String {
+        let in_pod = self.node_root != Path::new("/");
+        match (in_pod, registry) {
+            (false, None) => "larder install".to_owned(),
+            (false, Some(registry)) => format!("larder install --registry {registry}"),
+            (true, None) => {
+                format!("set runtime.enabled=true in the chart's values; {RESTART}")
+            }
+            (true, Some(registry)) => {
+                format!(
+                    "set runtime.registries=[\"*\", \"{registry}\"] in the chart's values; {RESTART}"
+                )
+            }
+        }
     }
 
     /// The node's root: paths and links are resolved on the node.

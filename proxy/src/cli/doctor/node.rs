@@ -53,13 +53,13 @@ fn runtime_reads(files: &NodeFiles, config: &Path, certs: &Path) -> Vec<Finding>
         return vec![Finding::ok(Check::Runtime, what)];
     }
     let each = advice.into_iter();
-    each.map(|(found, mend)| Finding::error(Check::Runtime, found, mend))
+    each.map(|(found, fix)| Finding::error(Check::Runtime, found, fix))
         .collect()
 }
 
 /// Every setting that makes pulls bypass larder, or fail while larder is down.
 fn hosts(files: &NodeFiles, certs: &Path, port: Option<u16>) -> (Vec<Finding>, Vec<String>) {
-    let install = "larder install";
+    let install = files.how_to_install(None);
     let directories = match files
         .root()
         .and_then(|root| runtime::directories(&root, certs))
@@ -77,8 +77,8 @@ fn hosts(files: &NodeFiles, certs: &Path, port: Option<u16>) -> (Vec<Finding>, V
         }
         Err(error) => {
             let found = format!("{} cannot be read: {}", certs.display(), error.root_cause());
-            let mend = "run the command as root, or check the directory by hand";
-            return (vec![Finding::error(Check::Hosts, found, mend)], Vec::new());
+            let fix = "run the command as root, or check the directory by hand";
+            return (vec![Finding::error(Check::Hosts, found, fix)], Vec::new());
         }
     };
     let (mut findings, mut addresses) = (Vec::new(), Vec::new());
@@ -88,7 +88,7 @@ fn hosts(files: &NodeFiles, certs: &Path, port: Option<u16>) -> (Vec<Finding>, V
                 addresses.extend(runtime::local(&hosts.listed[at].url));
                 findings.extend(traps(dir, hosts, at, port));
             }
-            None => findings.extend(without(dir, &directories, port)),
+            None => findings.extend(without(files, dir, &directories, port)),
         }
     }
     if !directories.iter().any(|dir| larder_in(dir, port).is_some())
@@ -131,15 +131,20 @@ fn is_larder(url: &str, port: Option<u16>) -> bool {
 }
 
 /// A directory that makes pulls from its registry bypass larder.
-fn without(dir: &HostDir, all: &[HostDir], port: Option<u16>) -> Option<Finding> {
-    let (pulls, mend) = if dir.name == DEFAULT {
+fn without(
+    files: &NodeFiles,
+    dir: &HostDir,
+    all: &[HostDir],
+    port: Option<u16>,
+) -> Option<Finding> {
+    let (pulls, fix) = if dir.name == DEFAULT {
         let all = "pulls from registries without a directory of their own".to_owned();
-        (all, "larder install".to_owned())
+        (all, files.how_to_install(None))
     } else {
         let registry = registry_of(&dir.name);
         (
             format!("pulls from {registry}"),
-            format!("larder install --registry {registry}"),
+            files.how_to_install(Some(&registry)),
         )
     };
     let file = dir.file.display();
@@ -147,7 +152,7 @@ fn without(dir: &HostDir, all: &[HostDir], port: Option<u16>) -> Option<Finding>
         return Some(Finding::error(
             Check::Hosts,
             format!("{file}: containerd ignores this file, so {pulls} bypass larder: {why}"),
-            "fix the file, or remove it and run `larder install`",
+            format!("fix the file, or remove it, then: {fix}"),
         ));
     }
     let named = |other: &&HostDir| larder_in(other, port).is_some();
@@ -164,14 +169,14 @@ fn without(dir: &HostDir, all: &[HostDir], port: Option<u16>) -> Option<Finding>
         _ if all.iter().any(|other| named(&other)) => return None,
         _ => format!("{file} does not name larder, so {pulls} bypass it"),
     };
-    Some(Finding::warning(Check::Hosts, found, mend))
+    Some(Finding::warning(Check::Hosts, found, fix))
 }
 
 /// Settings that break pulls although the file names larder.
 fn traps(dir: &HostDir, hosts: &Hosts, at: usize, port: Option<u16>) -> Vec<Finding> {
     let (file, host) = (dir.file.display(), &hosts.listed[at]);
     let mut findings = Vec::new();
-    let error = |found: String, mend: &str| Finding::error(Check::Hosts, found, mend);
+    let error = |found: String, fix: &str| Finding::error(Check::Hosts, found, fix);
     if at > 0 {
         findings.push(Finding::warning(
             Check::Hosts,
@@ -188,7 +193,7 @@ fn traps(dir: &HostDir, hosts: &Hosts, at: usize, port: Option<u16>) -> Vec<Find
             "remove the `server` line, or set it to the registry itself",
         ));
     }
-    findings.extend(trap(host).map(|(what, mend)| error(format!("{file}: {what}"), mend)));
+    findings.extend(trap(host).map(|(what, fix)| error(format!("{file}: {what}"), fix)));
     findings
 }
 
@@ -283,11 +288,28 @@ mod tests {
 
         fs::write(default.join("hosts.toml"), "").unwrap();
         let findings = looked(&[&root]);
-        let found = &findings.last().unwrap().found;
+        let last = findings.last().unwrap();
+        let found = &last.found;
         assert!(
             found.starts_with("/etc/containerd/certs.d/_default/hosts.toml does not name larder"),
             "{found}"
         );
+        // In a pod, `larder install` is the chart's to run.
+        assert!(
+            last.fix.contains("runtime.enabled=true") && !last.fix.contains("larder install"),
+            "{}",
+            last.fix
+        );
+        fs::write(default.join("hosts.toml"), hosts).unwrap();
+        let hides = containerd.join("certs.d/ghcr.io");
+        fs::create_dir(&hides).unwrap();
+        let findings = looked(&[&root]);
+        let fix = &findings.last().unwrap().fix;
+        assert!(
+            fix.contains("runtime.registries=[\"*\", \"ghcr.io\"]"),
+            "{fix}"
+        );
+        fs::remove_dir(&hides).unwrap();
         // An absolute link on the node starts at the node's root.
         let store = node.path().join("nix/store");
         fs::create_dir_all(&store).unwrap();

@@ -55,7 +55,7 @@ async fn registry(place: &str, own: bool) -> Finding {
     } else {
         format!("{place}, which hosts.toml names,")
     };
-    let mend = if own {
+    let fix = if own {
         "look at the daemon's log, and at firewall rules for loopback"
     } else {
         "run `larder install` with the --address of the daemon's registry port, or let the daemon listen there ([registry] listen)"
@@ -64,7 +64,7 @@ async fn registry(place: &str, own: bool) -> Finding {
         Err(error) => Finding::error(
             Check::Ports,
             format!("{named} does not answer: {error:#}"),
-            mend,
+            fix,
         ),
         Ok((StatusCode::FORBIDDEN, _)) => Finding::error(
             Check::Ports,

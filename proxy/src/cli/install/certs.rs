@@ -219,16 +219,21 @@ impl Certs<'_> {
             }
         }
         if !shadows.is_empty() {
-            let flags: Vec<String> = shadows
-                .iter()
-                .map(|name| format!("--registry {name}"))
-                .collect();
+            // In the chart's init container it is the chart's value that names them.
+            let how = if self.root.is_own() {
+                let flags = shadows.iter().map(|name| format!(" --registry {name}"));
+                format!("larder install --registry '*'{}", flags.collect::<String>())
+            } else {
+                format!(
+                    "set the chart's value runtime.registries to [\"*\", \"{}\"]",
+                    shadows.join("\", \"")
+                )
+            };
             self.plan.warnings.push(format!(
                 "these registries have their own directory in {}, which hides _default: {}. \
-                 To pull them through larder too: larder install --registry '*' {}",
+                 To pull them through larder too: {how}",
                 dir.display(),
-                shadows.join(", "),
-                flags.join(" ")
+                shadows.join(", ")
             ));
         }
         Ok(())

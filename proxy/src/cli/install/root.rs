@@ -36,7 +36,7 @@ impl Root {
     }
 
     /// Whether the node's paths are this process's own.
-    fn is_own(&self) -> bool {
+    pub(super) fn is_own(&self) -> bool {
         self.at == Path::new("/")
     }
 

@@ -213,3 +213,15 @@ fn auto_finds_the_runtimes_of_the_node() {
     let error = node.install(Preset::Kubeadm, auto).unwrap_err().to_string();
     assert!(error.contains("name the runtime with --runtime"), "{error}");
 }
+
+/// In a pod the chart runs `larder install`: its value is what a person changes.
+#[test]
+fn a_registry_that_hides_the_default_is_named_for_the_charts_value() {
+    let node = Mounted::new(&["/etc/containerd/certs.d/ghcr.io"]);
+    let said = node.install(Preset::Kubeadm, |_| {}).unwrap();
+    let wanted = "set the chart's value runtime.registries to [\"*\", \"ghcr.io\"]";
+    assert!(
+        said.contains(wanted) && !said.contains("larder install"),
+        "{said}"
+    );
+}
