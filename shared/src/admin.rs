@@ -116,7 +116,7 @@ pub struct ObjectStoreStatus {
 pub struct Listen {
     pub registry: String,
     pub telemetry: Option<String>,
-    /// Where metrics and health are besides, without the status page.
+    /// One more address of metrics and health, without the status page.
     #[serde(default)]
     pub exposed: Option<String>,
     /// The peer port, if there is one.
@@ -131,7 +131,7 @@ pub struct StoreStatus {
     pub path: String,
     pub blobs: u64,
     pub bytes: u64,
-    /// Bytes on disk of blobs that are not whole: under way, left by a reader that went, or this node's share of what
+    /// Bytes on disk of blobs that are not whole: on their way, left by a reader that ended, or this node's share of what
     /// others pull. They count within the bounds.
     #[serde(default)]
     pub partial_bytes: u64,

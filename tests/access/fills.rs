@@ -109,7 +109,7 @@ async fn of_two_callers_one_is_refused_and_the_other_goes_on() {
 
 /// The stranger begins, so the fill starts with what will be refused.
 #[tokio::test]
-async fn who_begins_without_a_right_spoils_it_for_nobody() {
+async fn a_reader_without_a_right_spoils_no_other_readers_fill() {
     let place = Place::new(3 * MB).await;
     let stranger = Who::new("first");
     let held = Gate::new(0);

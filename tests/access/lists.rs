@@ -13,7 +13,7 @@ const REPOSITORY: &str = "team/app";
 
 /// As a token for metadata alone is served by some registries.
 #[tokio::test]
-async fn who_may_list_may_not_therefore_read_what_is_cached() {
+async fn a_right_to_lists_is_none_to_cached_content() {
     let fake = FakeRegistry::start().await;
     let owner = Who::new("owner");
     let image = build(&fake, REPOSITORY, "v1", &[LayerSpec::new(1, 1000)]);
@@ -51,7 +51,7 @@ async fn who_may_list_may_not_therefore_read_what_is_cached() {
 
 /// A public repository and a private one.
 #[tokio::test]
-async fn who_may_not_list_reads_on() {
+async fn a_refused_list_takes_no_right_to_content() {
     let fake = FakeRegistry::start().await;
     let owner = Who::new("owner");
     let sent = Who::Sends(owner.basic());

@@ -9,7 +9,7 @@ use crate::challenge::{Place, REPOSITORY};
 use crate::private::{Challenge, Private, Who, basic, confidential, refused, secret};
 
 #[tokio::test]
-async fn every_way_to_say_who_one_is_leads_to_a_token() {
+async fn every_way_to_show_a_credential_leads_to_a_token() {
     let place = Place::new().await;
     let identity = secret();
     let (user, password) = place.owner.pair();

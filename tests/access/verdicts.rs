@@ -232,7 +232,7 @@ async fn a_restart_forgets_no_verdict() {
 }
 
 #[tokio::test]
-async fn who_is_refused_once_is_out_at_once() {
+async fn a_refused_caller_loses_its_right_at_once() {
     for code in [401, 403] {
         let mut place = Place::new("").await;
         place.warm(&place.owner).await;

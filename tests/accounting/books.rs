@@ -198,7 +198,7 @@ async fn what_was_received_is_what_was_counted() {
 
 /// A client that leaves has received at most what was counted, and no more is counted than connections hold.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_leaves_is_counted_with_what_was_on_its_way() {
+async fn a_client_that_leaves_counts_with_the_bytes_on_their_way() {
     let scene = scene().await;
     let digest = scene.fake.put_blob_of("a/b", 1, 60_000_000);
     let url = scene.blob("a/b", &digest);
@@ -224,7 +224,7 @@ async fn who_leaves_is_counted_with_what_was_on_its_way() {
 
 /// A client that joins a download that is far ahead is not counted with all that is there already.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_joins_late_and_leaves_is_counted_with_what_it_got() {
+async fn a_reader_that_joins_late_and_leaves_counts_with_what_it_got() {
     let scene = scene().await;
     let digest = scene.fake.put_blob_of("a/b", 1, 60_000_000);
     let url = scene.blob("a/b", &digest);
@@ -377,7 +377,7 @@ async fn a_pull_in_pieces_is_as_large_as_the_blob() {
 
 /// A client that gives up has read no piece, and what it was sent was sent.
 #[tokio::test]
-async fn who_leaves_for_good_has_given_up() {
+async fn a_client_that_does_not_come_back_has_given_up() {
     let scene = scene().await;
     let digest = scene.fake.put_blob_of("a/b", 4, 20 << 20);
     let url = scene.blob("a/b", &digest);

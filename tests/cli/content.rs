@@ -110,7 +110,7 @@ async fn an_index_of_which_one_platform_is_here_is_whole() {
 }
 
 #[tokio::test]
-async fn blobs_are_listed_with_who_holds_them() {
+async fn blobs_are_listed_with_the_repositories_that_hold_them() {
     let kitchen = stocked().await;
     let half = ["blobs", "--sort", "size", "registry.test/other"];
     assert_shown!(kitchen.text(&half).await);

@@ -211,7 +211,7 @@ async fn a_tag_that_was_moved_leads_to_the_newest_image_that_is_whole() {
 
 /// What a node pulled while it knew of no other is known to members that come later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_pulled_alone_is_known_to_those_who_come_later() {
+async fn what_a_lone_member_pulled_is_known_to_later_members() {
     let _machine = beside().await;
     let fake = FakeRegistry::start().await;
     let image = build(&fake, REPOSITORY, "v1", &layers(1, &[2]));

@@ -334,7 +334,7 @@ async fn a_range_that_no_blob_has_harms_nobody() {
 
 /// A health check connects and hangs up; a client that speaks without a member's certificate is counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_who_speaks_is_a_stranger() {
+async fn a_connection_that_sends_nothing_is_no_stranger() {
     let _machine = beside().await;
     let fake = FakeRegistry::start().await;
     let plan = Cluster::of(1).upstream(&fake);

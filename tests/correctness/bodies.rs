@@ -86,7 +86,7 @@ async fn another_blob_under_the_digest() {
 
 /// One wrong reader does not mislead the others: all of them end short.
 #[tokio::test]
-async fn nobody_who_shares_a_wrong_fill_gets_it_whole() {
+async fn no_reader_of_a_wrong_fill_gets_it_whole() {
     let scene = Scene::new().await;
     let digest = scene.fake.put_blob_of("a/b", 1, LEN);
     scene

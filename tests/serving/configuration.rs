@@ -213,7 +213,7 @@ async fn a_changed_file_takes_effect_and_a_bad_one_does_not() {
 }
 
 #[tokio::test]
-async fn a_pod_is_told_who_else_may_connect() {
+async fn a_pod_learns_which_other_addresses_may_connect() {
     for (told, status) in [("192.0.2.9", 403), ("192.0.2.9,127.0.0.1", 401)] {
         let node = Node::builder()
             .config("[registry]\nallow_from = [\"192.0.2.1\"]\n")

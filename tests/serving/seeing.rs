@@ -214,7 +214,7 @@ async fn metrics_account_for_every_byte() {
 
 /// A client that leaves early is counted as such, with about what it was sent.
 #[tokio::test]
-async fn metrics_tell_who_left() {
+async fn metrics_count_clients_that_left() {
     let scene = Scene::new().await;
     let size = 50_000_000;
     let digest = scene.fake.put_blob_of("a/b", 1, size);

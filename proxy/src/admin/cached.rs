@@ -98,7 +98,7 @@ mod tests {
     const EVER: Duration = Duration::from_hours(1);
 
     #[tokio::test]
-    async fn an_answer_is_found_out_once_for_all_who_ask() {
+    async fn one_question_answers_all_that_ask() {
         let kept = Cached::default();
         let found = AtomicU32::new(0);
         let find = || async { found.fetch_add(1, Ordering::Relaxed) };

@@ -170,7 +170,7 @@ mod tests {
     use super::asks_for_openmetrics;
 
     #[test]
-    fn openmetrics_is_for_who_asks() {
+    fn openmetrics_is_for_clients_that_accept_it() {
         for (accept, asks) in [
             (
                 "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3",

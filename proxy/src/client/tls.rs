@@ -52,7 +52,7 @@ impl Tls {
 
     /// The same without a certificate to show.
     #[must_use]
-    pub fn of_nobody(self) -> Self {
+    pub fn without_client(self) -> Self {
         Self {
             client: None,
             ..self

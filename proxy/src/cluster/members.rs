@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_is_not_listed_is_a_member_all_the_same() {
+    async fn a_node_that_is_not_listed_is_a_member_all_the_same() {
         let members = members(r#"["127.7.0.3:7422"]"#, "advertise = \"127.7.0.9:1\"");
         members.look(&mut None).await;
         assert_eq!(members.view().own, Some(1));
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn who_fails_is_avoided_and_who_lies_is_distrusted() {
+    fn a_member_that_fails_is_avoided_and_one_that_lies_is_distrusted() {
         let members = members("[\"127.7.0.3:7422\"]", "");
         let other: SocketAddr = "127.7.0.3:7422".parse().unwrap();
         assert_eq!(members.admission(other), Admission::Ask);

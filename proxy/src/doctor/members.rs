@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_tell_a_version_is_of_another() {
+    fn a_member_without_a_version_is_of_another_version() {
         let ours = Some(env!("CARGO_PKG_VERSION").to_owned());
         let member = |version: Option<String>| ("10.0.0.1:7422".to_owned(), version);
         assert_eq!(skew(&[member(ours)]).severity, Severity::Ok);

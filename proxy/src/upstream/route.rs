@@ -43,8 +43,8 @@ impl Upstreams {
         let (tls, whose) = match (named, from.reach) {
             (Some((endpoint, Whose::Its)), _) => (Tls::of(endpoint), Whose::Its),
             // A client's certificate is for the registry that it was configured for.
-            (Some((endpoint, whose)), _) => (Tls::of(endpoint).of_nobody(), whose),
-            (None, Reach::Named) => (from.tls.clone().of_nobody(), Whose::Nobody),
+            (Some((endpoint, whose)), _) => (Tls::of(endpoint).without_client(), whose),
+            (None, Reach::Named) => (from.tls.clone().without_client(), Whose::Nobody),
             (None, _) => (Tls::default(), Whose::Nobody),
         };
         Led {

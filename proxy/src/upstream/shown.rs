@@ -151,7 +151,7 @@ impl Upstreams {
             return Ok(hops);
         }
         let reach = if named { Reach::Named } else { Reach::Public };
-        let tls = hops.route.tls.clone().of_nobody();
+        let tls = hops.route.tls.clone().without_client();
         let route = Route { reach, tls };
         let scheme = scheme.for_pulling(&hops.uri);
         let anybody = Identity::anonymous();

@@ -36,7 +36,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// As it should be.
+    /// Nothing is wrong.
     pub fn ok(check: Check, found: impl Into<String>) -> Self {
         Self::new(check, Severity::Ok, found, "")
     }
@@ -46,7 +46,7 @@ impl Finding {
         Self::new(check, Severity::Warning, found, fix)
     }
 
-    /// Pulls fail, or go past larder.
+    /// Pulls fail, or bypass larder.
     pub fn error(check: Check, found: impl Into<String>, fix: impl Into<String>) -> Self {
         Self::new(check, Severity::Error, found, fix)
     }
@@ -71,11 +71,11 @@ impl Finding {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// As it should be.
+    /// Nothing is wrong.
     Ok,
     /// Pulls work, but something is missing or will break.
     Warning,
-    /// Pulls fail, or go past larder.
+    /// Pulls fail, or bypass larder.
     Error,
 }
 

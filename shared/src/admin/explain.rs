@@ -69,7 +69,7 @@ pub struct ExpectedBlob {
     pub bytes: u64,
     /// The word of a [`BlobSource`].
     pub from: String,
-    /// How much of it is on this node, be it not whole.
+    /// How much of it is on this node, partial blobs included.
     pub present_bytes: u64,
     /// It came by way of another repository: the registry is asked for one byte of it first, as a proof.
     #[serde(default)]

@@ -37,7 +37,7 @@ pub enum TraceEvent {
         outcome: String,
         after_ms: f64,
     },
-    /// It is over.
+    /// The request has ended.
     End {
         request: u64,
         outcome: String,

@@ -21,7 +21,7 @@ pub struct Upstream {
     pub configured: bool,
     /// Repositories of it of which something is known here.
     pub repositories: u64,
-    /// Who gets what the node's own credentials open: `per-credential` or `shared`.
+    /// Which clients get the content that the node's own credentials open: `per-credential` or `shared`.
     pub access: String,
     /// In the order in which they are asked; the last is the origin.
     pub endpoints: Vec<Endpoint>,
@@ -35,17 +35,17 @@ pub struct Upstream {
     pub checks: Vec<Finding>,
 }
 
-/// One place where a registry is asked.
+/// One endpoint of a registry.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Endpoint {
     pub url: String,
-    /// `ok`; `avoided` after failures, until a probe succeeds; `silent`, because it asked to be left alone.
+    /// `ok`; `avoided` after failures, until a probe succeeds; `silent`, because it asked for no requests.
     pub state: String,
-    /// How long it is still left alone.
+    /// For how many more seconds larder sends it no requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub silent_seconds: Option<u64>,
-    /// What it last told of its limits, one for each who asked.
+    /// The limits that it last reported, one for each kind of client.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rate_limits: Vec<RateLimit>,
 }

@@ -69,7 +69,7 @@ pub struct PulledImage {
     pub fetched_bytes: u64,
 }
 
-/// What `larder pull --json` prints: the images that are in the node tier now, and those that could not be had.
+/// What `larder pull --json` prints: the images that are in the node tier now, and those that could not be pulled.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PulledImages {
@@ -77,11 +77,11 @@ pub struct PulledImages {
     pub failed: Vec<FailedPull>,
 }
 
-/// An image that could not be had.
+/// An image that could not be pulled.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FailedPull {
-    /// As it was asked for.
+    /// The name that the request had.
     pub image: String,
     /// Why, and what to do.
     pub error: String,
