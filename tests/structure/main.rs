@@ -1,5 +1,6 @@
 //! The structure that ARCHITECTURE.md describes is the one that the code has.
 
+mod release;
 mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
