@@ -1,7 +1,7 @@
 //! The machine: everything that is `unsafe` or needs a system call that std does not offer.
 //!
 //! Owns the mapping of a file ([`Mapping`]), the socket that sends mapped files by sendfile ([`FileSocket`]), process
-//! groups ([`Group`]), a signal ([`hang_up`]), what this process uses ([`usage`]), the questions about file systems
+//! groups ([`Group`]), a signal ([`hang_up`]), what this process uses ([`usage()`]), the questions about file systems
 //! ([`disk`]), calls that may hang ([`Calls`]), and what a process gives up ([`leave_unix_sockets_alone`]). Knows nothing of blobs, HTTP or larder.
 
 mod calls;

@@ -1,7 +1,7 @@
 //! Which credential has opened which repository, and when (promise P17).
 //!
 //! A grant holds a fingerprint, never a secret. What was accepted, what was refused, and which single subjects were refused
-//! is known in memory and kept in a file ([`file`]).
+//! is known in memory and kept in a file ([`mod@file`]).
 
 mod file;
 
