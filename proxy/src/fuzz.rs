@@ -31,7 +31,7 @@ impl Target {
 }
 
 /// Each target by its name, in their order. Its seeds are in the directory of this name.
-pub const TARGETS: [(&str, Target); 18] = [
+pub const TARGETS: [(&str, Target); 21] = [
     ("authorization", Text(credentials::fuzz::authorization)),
     ("challenges", Text(upstream::fuzz::challenges)),
     ("checkpoints", Text(store::fuzz::checkpoints)),
@@ -39,6 +39,9 @@ pub const TARGETS: [(&str, Target); 18] = [
     ("content_ranges", Text(upstream::fuzz::content_ranges)),
     ("docker_config", Bytes(credentials::fuzz::docker_config)),
     ("hosts_toml", Text(install::fuzz::hosts_toml)),
+    ("layer_indexes", Bytes(larder_layer::fuzz::indexes)),
+    ("layer_trees", Bytes(larder_layer::fuzz::trees)),
+    ("layers", Bytes(larder_layer::fuzz::layers)),
     ("links", Text(upstream::fuzz::links)),
     ("logs", Bytes(store::fuzz::logs)),
     ("manifests", Bytes(store::fuzz::manifests)),

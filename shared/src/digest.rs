@@ -71,6 +71,16 @@ impl Digest {
         Self::of(Algorithm::Sha256, bytes)
     }
 
+    /// The digest whose hash this sha256 is.
+    pub fn from_sha256(hash: [u8; 32]) -> Self {
+        let mut raw = [0; 64];
+        raw[..32].copy_from_slice(&hash);
+        Self {
+            algorithm: Algorithm::Sha256,
+            raw,
+        }
+    }
+
     /// The algorithm whose hash this is.
     pub const fn algorithm(&self) -> Algorithm {
         self.algorithm

@@ -1,0 +1,12 @@
+//! Layers and their indexes, without a kernel: spans, what is refused, what is broken.
+
+#[path = "../made.rs"]
+mod made;
+
+mod broken;
+mod entries;
+mod flaws;
+mod gzip;
+mod memory;
+mod refused;
+mod spans;
