@@ -5,8 +5,8 @@
 //! of about 2 MiB; each can be decoded from a range of the compressed layer alone, and is checked against its sha256.
 //!
 //! [`build`] makes an index in one pass over a layer, [`Index`] reads one, and [`check`] is what a tree passes before a
-//! kernel may see it. docs/index-format.md describes the file. There is no I/O here but `Read`, `Write` and `Seek`, no
-//! clock, no threads and no async runtime.
+//! kernel may see it. docs/index-format.md describes the file. [`ready`] brings both together, once the whole layer is here.
+//! There is no I/O here but reading and writing through traits, no clock and no async runtime.
 
 pub mod build;
 pub mod deflate;
@@ -16,6 +16,7 @@ pub mod format;
 pub mod fuzz;
 pub mod index;
 pub mod inflate;
+pub mod ready;
 pub mod refused;
 pub mod spans;
 pub mod tar;

@@ -8,5 +8,6 @@ mod entries;
 mod flaws;
 mod gzip;
 mod memory;
+mod ready;
 mod refused;
 mod spans;
