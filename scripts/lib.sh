@@ -120,22 +120,25 @@ need_go() {
     PATH=$venv/bin:$PATH
 }
 
-# need_go_programs NAME: builds the programs that the module tests/go/NAME names as its tools into $cache/NAME/bin, once
-# for each version of them. A second one at the same time waits; what was stopped goes on where it stood, from Go's own
-# caches.
+# What the programs of the module tests/go/NAME are built from.
+go_programs_source() { find "$root/tests/go/$1" -type f -print0 | sort -z | xargs -0 cat | sha256sum; }
+
+# need_go_programs NAME [FLAGS]: builds the programs that the module tests/go/NAME names as its tools into $cache/NAME/bin,
+# once for each version of them, with these flags for the linker. A second one at the same time waits; what was stopped goes
+# on where it stood, from Go's own caches.
 need_go_programs() {
     local name=$1 module=$root/tests/go/$1 into=$cache/$1
     mkdir -p "$into"
     (
         flock 9
-        from=$(cat "$module/go.mod" "$module/go.sum" | sha256sum)
+        from=$(go_programs_source "$name")
         [ "$(cat "$into/built-from" 2>/dev/null)" != "$from" ] || exit 0
         need_go
         say "build $name by Go, into $into"
         rm -f "$into/built-from"
         cd "$module"
         GOTOOLCHAIN=local GOWORK=off GOFLAGS='-mod=readonly -buildvcs=false' CGO_ENABLED=0 \
-            nice go build -p "${LARDER_GO_JOBS:-2}" -trimpath -ldflags '-s -w' -o "$into/bin/" tool ||
+            nice go build -p "${LARDER_GO_JOBS:-2}" -trimpath -ldflags "-s -w ${2:-}" -o "$into/bin/" tool ||
             die "$name could not be built; its modules come from $(go env GOPROXY)"
         echo "$from" >"$into/built-from"
     ) 9>"$into/lock"
@@ -153,22 +156,48 @@ need_conformance() {
     export LARDER_CONFORMANCE=$cache/conformance/bin
 }
 
-# promtool, which checks metrics and alerts: out of Debian's package of Prometheus, beside the build. Installing the
-# package would start a server.
+# unpack_package PACKAGE DIR: the files of a Debian package below DIR. It is not installed: that could start a server.
+unpack_package() {
+    command -v apt-get >/dev/null || die "unpack the files of Debian's package $1 into $2 first"
+    say "unpack $1"
+    rm -rf "$2"
+    mkdir -p "$2"
+    (cd "$2" && apt-get download -q "$1") || { as_root apt-get update -q && (cd "$2" && apt-get download -q "$1"); }
+    dpkg-deb -x "$2/$1"_*.deb "$2"
+    rm "$2/$1"_*.deb
+}
+
+# promtool, which checks metrics and alerts: out of Debian's package of Prometheus, beside the build.
 need_promtool() {
     command -v promtool >/dev/null && return
     local dir=${CARGO_TARGET_DIR:-$root/target}/prometheus
-    if [ ! -x "$dir/usr/bin/promtool" ]; then
-        command -v apt-get >/dev/null || die "install promtool first"
-        say "unpack promtool"
-        rm -rf "$dir"
-        mkdir -p "$dir"
-        (cd "$dir" && apt-get download -q prometheus) ||
-            { as_root apt-get update -q && (cd "$dir" && apt-get download -q prometheus); }
-        dpkg-deb -x "$dir"/prometheus_*.deb "$dir"
-        rm "$dir"/prometheus_*.deb
-    fi
+    [ -x "$dir/usr/bin/promtool" ] || unpack_package prometheus "$dir"
     PATH=$PATH:$dir/usr/bin
+}
+
+# What scripts/kube runs: Kubernetes and CoreDNS, about ten minutes on two cores for the first time; etcd; the program of a
+# pod that waits.
+need_cluster() {
+    local version dir=$cache/kubernetes
+    version=$(sed -n 's/.*k8s.io\/kubernetes \(v[0-9.]*\).*/\1/p' "$root/tests/go/kubernetes/go.mod")
+    local minor=${version#v1.}
+    need_go_programs kubernetes "$(printf -- '-X k8s.io/component-base/version.%s ' \
+        "gitVersion=$version" gitMajor=1 "gitMinor=${minor%%.*}" gitTreeState=clean)"
+    need_containerd2
+    need_kubernetes
+    [ -x "$dir/etcd/usr/bin/etcd" ] || unpack_package etcd-server "$dir/etcd"
+    if [ ! -x "$dir/bin/wait" ]; then
+        need cc=build-essential
+        # The kernel delivers no signal to the first process of a pod that does not ask for it.
+        printf '%s\n' '#include <signal.h>' '#include <unistd.h>' 'static void end(int signal) { _exit(0); }' \
+            'int main(void) { signal(SIGTERM, end); signal(SIGINT, end); for (;;) pause(); }' |
+            cc -static -Os -s -o "$dir/bin/wait" -x c -
+    fi
+}
+
+# Whether Kubernetes is built, as it would be now.
+cluster_is_built() {
+    [ "$(cat "$cache/kubernetes/built-from" 2>/dev/null)" = "$(go_programs_source kubernetes)" ]
 }
 
 # Chromium and its driver as Debian packages them. Fails where there are no such packages: Ubuntu has snaps instead.
