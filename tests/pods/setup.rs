@@ -1,6 +1,6 @@
 //! A node with a registry behind it, and everything that the chart needs to be rendered for it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use larder_tests::fake::{FakeRegistry, Seen};
 use larder_tests::hosts::{Host, Names, Net};
 use larder_tests::http;
-use larder_tests::image::build_waiting;
+use larder_tests::image::{build_waiting, packed};
 use larder_tests::kubernetes::{Chart, Kubelet, Objects, RunningPod};
 use larder_tests::real::{Release, run};
 use serde_json::{Value, json};
@@ -29,17 +29,6 @@ pub(crate) struct Setup {
     pub(crate) fake: FakeRegistry,
     pub(crate) net: Net,
     _names: Names,
-}
-
-/// Where the images are that scripts/test packs from what it has built.
-fn packed(version: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("the path of this executable");
-    let beside = test
-        .ancestors()
-        .map(|dir| dir.join("images").join(version).join("oci"));
-    let mut found = beside.filter(|layout| layout.join("index.json").is_file());
-    let missing = "no image: scripts/test packs it, by scripts/image --debug";
-    found.next().expect(missing)
 }
 
 /// Puts the only image of a layout into the registry, byte for byte, and gives its digest.

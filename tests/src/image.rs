@@ -3,6 +3,7 @@
 //! real runtime can unpack them.
 
 mod layout;
+mod more;
 mod tar;
 mod waiting;
 
@@ -11,7 +12,8 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-pub use self::layout::oci_layout;
+pub use self::layout::{oci_layout, packed};
+pub use self::more::with_file;
 pub use self::waiting::{build_waiting, build_waiting_index};
 use crate::fake::{Algorithm, Content, FakeRegistry};
 

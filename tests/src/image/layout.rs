@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
@@ -56,4 +56,16 @@ pub fn oci_layout(
     fs::write(dir.join("index.json"), index.to_string())?;
     fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
     Ok(image)
+}
+
+/// The layout of larder's image of this version, "one" or "two": scripts/test packs them from what it has built. Panics
+/// without it.
+pub fn packed(version: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("the path of this executable");
+    let beside = test
+        .ancestors()
+        .map(|dir| dir.join("images").join(version).join("oci"));
+    let mut found = beside.filter(|layout| layout.join("index.json").is_file());
+    let missing = "no image: scripts/test packs it, by scripts/image --debug";
+    found.next().expect(missing)
 }

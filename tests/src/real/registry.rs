@@ -138,12 +138,7 @@ impl DockerRegistry {
             .await?;
         }
         let log = std::fs::read_to_string(self.access_log())?;
-        Ok(Requests(
-            log.lines()
-                .filter_map(Logged::parse)
-                .filter(|request| !request.agent.starts_with("marker/"))
-                .collect(),
-        ))
+        Ok(Requests::of_log(&log).only(|request| !request.agent.starts_with("marker/")))
     }
 
     fn mark(&self, marker: &str) -> Result<()> {
@@ -263,6 +258,11 @@ impl Logged {
 pub struct Requests(pub Vec<Logged>);
 
 impl Requests {
+    /// The access lines of a log, in which there may be others.
+    pub fn of_log(log: &str) -> Self {
+        Self(log.lines().filter_map(Logged::parse).collect())
+    }
+
     /// What came after `earlier`, which must be an earlier answer of the same registry.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {

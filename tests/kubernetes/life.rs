@@ -1,0 +1,291 @@
+//! larder's life on a cluster, by Helm: installed, upgraded, rolled back, restarted, killed and removed, while pods are
+//! made all the time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::setup::{CHART, SYSTEM, Setup, TIMEOUT, alone, pod};
+
+const NODES: [&str; 2] = ["n1", "n2"];
+const APPS: usize = 3;
+
+/// Pods that are made on every node, one after another, until the test stops them. Each pulls an image that its node does
+/// not have.
+struct Churn {
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicUsize>,
+    tasks: Vec<tokio::task::JoinHandle<Vec<String>>>,
+}
+
+impl Churn {
+    fn begin(setup: &Arc<Setup>) -> Self {
+        let (stop, done) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let on_node = |node: &'static str| {
+            let (setup, stop, done) = (Arc::clone(setup), Arc::clone(&stop), Arc::clone(&done));
+            // On a thread and a runtime of their own, which outlive a test that fails.
+            tokio::task::spawn_blocking(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build();
+                runtime
+                    .expect("a runtime")
+                    .block_on(pods(&setup, node, &stop, &done))
+            })
+        };
+        let tasks = NODES.map(on_node).into();
+        Self { stop, done, tasks }
+    }
+
+    /// Waits until so many more have run.
+    async fn more(&self, count: usize) -> Result<()> {
+        let goal = self.done.load(Ordering::Relaxed) + count;
+        let deadline = Instant::now() + Duration::from_mins(4);
+        while self.done.load(Ordering::Relaxed) < goal {
+            ensure!(Instant::now() < deadline, "pods do not go on");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    /// How many ran, and all that failed.
+    async fn end(mut self) -> Result<(usize, Vec<String>)> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut failures = Vec::new();
+        for task in std::mem::take(&mut self.tasks) {
+            failures.extend(task.await?);
+        }
+        Ok((self.done.load(Ordering::Relaxed), failures))
+    }
+}
+
+impl Drop for Churn {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+async fn pods(setup: &Setup, node: &str, stop: &AtomicBool, done: &AtomicUsize) -> Vec<String> {
+    let mut failures = Vec::new();
+    for number in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let image = format!("registry.test/team/app{}:v1", number % APPS);
+        let name = format!("churn-{node}-{number}");
+        match one_pod(setup, node, &name, &image).await {
+            Ok(()) => drop(done.fetch_add(1, Ordering::Relaxed)),
+            Err(error) => failures.push(format!("{name}: {error:#}")),
+        }
+    }
+    failures
+}
+
+async fn one_pod(setup: &Setup, node: &str, name: &str, image: &str) -> Result<()> {
+    setup.apply(&[pod(name, node, image)]).await?;
+    let outcome = setup.outcome(name).await?;
+    setup.remove_pod(name).await?;
+    setup.forget(node, image).await?;
+    outcome.map_err(anyhow::Error::msg)
+}
+
+/// What the kubelets have warned of about those pods.
+async fn warnings(setup: &Setup) -> Result<Vec<String>> {
+    let events = setup
+        .list(&[
+            "events",
+            "--field-selector=type=Warning,involvedObject.kind=Pod",
+        ])
+        .await?;
+    let text = |event: &Value| {
+        let (of, why) = (&event["involvedObject"]["name"], &event["message"]);
+        format!("{of} {}: {why}", event["reason"])
+    };
+    Ok(events.iter().map(text).collect())
+}
+
+/// Ends larder on a node as the kernel does when memory is short.
+async fn kill_larder(setup: &Setup, node: &str) -> Result<()> {
+    let pod = setup.larder_on(node).await?;
+    let id = pod["status"]["containerStatuses"][0]["containerID"].as_str();
+    let id = id
+        .context("an id")?
+        .trim_start_matches("containerd://")
+        .to_owned();
+    let kill = [
+        "ctr", "-n", "k8s.io", "tasks", "kill", "--signal", "SIGKILL", &id,
+    ];
+    setup.on(node, &kill).await?;
+    let restarted = async || {
+        let pod = setup.larder_on(node).await?;
+        let status = &pod["status"]["containerStatuses"][0];
+        let again = status["restartCount"] == 1 && status["ready"] == true;
+        Ok(again.then_some(()))
+    };
+    setup.until("larder after a kill", restarted).await
+}
+
+async fn rolled_out(setup: &Setup) -> Result<()> {
+    let words = [
+        "rollout",
+        "status",
+        "daemonset/larder",
+        "--namespace",
+        SYSTEM,
+        TIMEOUT,
+    ];
+    setup.kubectl(&words).await?;
+    Ok(())
+}
+
+async fn image_of_larder(setup: &Setup) -> Result<Value> {
+    let daemon_set = setup
+        .get(&["daemonset", "larder", "--namespace", SYSTEM])
+        .await?;
+    Ok(daemon_set["spec"]["template"]["spec"]["containers"][0]["image"].clone())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_go_on_through_installation_upgrade_rollback_restarts_kills_and_removal() -> Result<()>
+{
+    let _machine = alone().await;
+    let setup = Arc::new(Setup::new(NODES.len()).await?);
+    for version in ["one", "two"] {
+        setup.push_larder(version).await?;
+    }
+    for number in 0..APPS {
+        let image = format!("registry.test/team/app{number}:v1");
+        setup.push_app(&image, number as u64).await?;
+    }
+    setup.note("the images are pushed");
+    let mut before = Vec::new();
+    for node in NODES {
+        before.push(setup.runtime_files(node).await?);
+    }
+    let churn = Churn::begin(&setup);
+    churn.more(2).await?;
+
+    setup.note("pods run");
+    setup.install(&["--wait"]).await?;
+    churn.more(2).await?;
+    for node in NODES {
+        let requests = setup.metric(node, "larder_requests_total", "").await?;
+        ensure!(
+            requests > 0.0,
+            "the pods of {node} do not pull through larder"
+        );
+    }
+    // The pulls that began before it have ended.
+    let direct = setup.direct("registry")?;
+    churn.more(3).await?;
+    ensure!(
+        setup.direct("registry")? == direct,
+        "containerd goes past larder"
+    );
+
+    setup.note("pods run by larder");
+    let upgrade = [
+        "upgrade",
+        "larder",
+        CHART,
+        "--namespace",
+        SYSTEM,
+        "--reset-then-reuse-values",
+    ];
+    let two = ["--set", "image.tag=two", "--wait", TIMEOUT];
+    setup.helm(&[&upgrade[..], &two[..]].concat()).await?;
+    ensure!(image_of_larder(&setup).await? == "registry.test/larder:two");
+    churn.more(3).await?;
+
+    setup.note("upgraded");
+    let bad = [
+        "--set",
+        "image.tag=none,hooks.timeoutSeconds=8",
+        "--wait",
+        TIMEOUT,
+    ];
+    let failed = setup.helm(&[&upgrade[..], &bad[..]].concat()).await;
+    ensure!(failed.is_err(), "an image that is nowhere: {failed:?}");
+    ensure!(image_of_larder(&setup).await? == "registry.test/larder:two");
+    churn.more(3).await?;
+
+    setup.note("not upgraded");
+    let rollback = [
+        "rollback",
+        "larder",
+        "1",
+        "--namespace",
+        SYSTEM,
+        "--wait",
+        TIMEOUT,
+    ];
+    setup.helm(&rollback).await?;
+    ensure!(image_of_larder(&setup).await? == "registry.test/larder:one");
+    churn.more(3).await?;
+
+    setup.note("rolled back");
+    setup
+        .kubectl(&[
+            "rollout",
+            "restart",
+            "daemonset/larder",
+            "--namespace",
+            SYSTEM,
+        ])
+        .await?;
+    rolled_out(&setup).await?;
+    churn.more(3).await?;
+
+    setup.note("restarted");
+    for node in NODES {
+        kill_larder(&setup, node).await?;
+        churn.more(2).await?;
+    }
+
+    setup.note("killed");
+    setup
+        .helm(&[
+            "uninstall",
+            "larder",
+            "--namespace",
+            SYSTEM,
+            "--wait",
+            TIMEOUT,
+        ])
+        .await?;
+    churn.more(3).await?;
+    for (node, before) in NODES.into_iter().zip(before) {
+        let after = setup.runtime_files(node).await?;
+        ensure!(after == before, "{node} had\n{before}\nand has\n{after}");
+    }
+    let left = [
+        "all,configmaps,secrets,serviceaccounts,roles,rolebindings",
+        "--namespace",
+        SYSTEM,
+    ];
+    let label = "--selector=app.kubernetes.io/instance=larder";
+    let left = setup.list(&[&left[..], &[label]].concat()).await?;
+    let names = left.iter().map(|object| {
+        let word = |part: &Value| part.as_str().unwrap_or_default().to_owned();
+        format!(
+            "{} {}",
+            word(&object["kind"]),
+            word(&object["metadata"]["name"])
+        )
+    });
+    // A failed hook keeps what it has to say.
+    let names: Vec<_> = names
+        .filter(|name| !name.contains("larder-upgrade"))
+        .collect();
+    ensure!(names.is_empty(), "left behind: {names:?}");
+
+    let (done, failures) = churn.end().await?;
+    let warnings = warnings(&setup).await?;
+    eprintln!("{done} pods, {} failed", failures.len());
+    assert_eq!(failures, Vec::<String>::new(), "of {done}");
+    assert_eq!(warnings, Vec::<String>::new(), "of {done}");
+    Ok(())
+}
