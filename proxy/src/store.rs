@@ -3,12 +3,14 @@
 //! Owns the layout on disk, the way of a blob from partial to committed, the index of what is here, and what is known
 //! of repositories. Knows digests and bytes; HTTP, registries' answers and rights to read are others' business.
 
+mod adopted;
 mod blob;
 mod bounds;
 mod calls;
 mod claim;
 mod counts;
 mod evicting;
+mod file_state;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod hanging;
@@ -40,6 +42,7 @@ use std::{
 use bytes::Bytes;
 use larder_shared::{Algorithm, Digest, Range, RegistryName, Repository};
 
+pub use adopted::{AdoptedView, Looked, Sum};
 pub use blob::Blob;
 pub use bounds::{Around, Bounds};
 pub use counts::Counts;
@@ -88,6 +91,8 @@ pub struct Store {
     hanging: hanging::Hanging,
     opening: Coalesce<(Digest, Option<u64>), Opened>,
     reading: Coalesce<Digest, Result<Option<Bytes>, Hangs>>,
+    /// What the container runtime's content store holds.
+    adopted: adopted::Adopted,
 }
 
 /// A blob that was opened, unless it is not here, or its disk hangs.
@@ -129,6 +134,7 @@ impl Store {
             room: Mutex::default(),
             trouble: Mutex::default(),
             rotten: AtomicU64::new(0),
+            adopted: adopted::Adopted::default(),
             layout,
         }
     }
@@ -306,6 +312,10 @@ impl Store {
             return Ok(());
         }
         lock(&self.index).remember(*digest, bytes);
+        // The runtime has it.
+        if self.adopts(digest) {
+            return Ok(());
+        }
         let path = self.layout.blob(digest);
         if !path.exists() {
             let written = self.layout.write_new(&path, bytes);
@@ -428,7 +438,10 @@ impl Store {
             }
         }
         let _ = partial::remove_if_there(&aside);
-        let _ = partial::remove_if_there(&self.layout.sums(digest));
+        // Checksums are of the bytes, wherever they lie.
+        if !self.adopts(digest) {
+            let _ = partial::remove_if_there(&self.layout.sums(digest));
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use larder_shared::{Digest, Range};
 
-use super::reads::Reads;
+use super::{file_state::FileState, reads::Reads};
 use crate::sys::{Mapping, Regions, disk};
 
 /// An open file that holds, or will hold, the bytes of one digest. An open blob survives its eviction.
@@ -25,6 +25,8 @@ pub struct Blob {
     /// Stands for the bytes; `None` for the empty blob, which cannot be mapped.
     mapping: Option<Arc<Mapping>>,
     reads: Reads,
+    /// The file is the container runtime's, and had these bytes in this state.
+    verified: Option<FileState>,
 }
 
 /// Device, inode, and when it was made: a file system gives an inode's number again.
@@ -47,7 +49,27 @@ impl Blob {
             file,
             mapping,
             reads: Reads::default(),
+            verified: None,
         })
+    }
+
+    /// A file of the container runtime, in this state.
+    pub(super) fn adopted(digest: Digest, file: File, state: FileState) -> io::Result<Self> {
+        let blob = Self::new(digest, state.size(), file)?;
+        Ok(Self {
+            verified: Some(state),
+            ..blob
+        })
+    }
+
+    /// Whether the file is the container runtime's.
+    pub fn is_adopted(&self) -> bool {
+        self.verified.is_some()
+    }
+
+    /// The state in which the container runtime's file was opened.
+    pub(super) fn verified(&self) -> Option<FileState> {
+        self.verified
     }
 
     /// What the bytes hash to, once they are verified.
@@ -122,11 +144,15 @@ impl Blob {
             .is_some_and(|mapping| mapping.is_damaged())
     }
 
-    /// Whether the open file still has a name on disk and its length.
+    /// Whether the open file still has a name on disk and its length. larder's own files never change; the container
+    /// runtime's must not have.
     pub(super) fn is_in_place(&self) -> bool {
-        self.file
-            .metadata()
-            .is_ok_and(|found| found.nlink() > 0 && found.len() == self.size)
+        self.file.metadata().is_ok_and(|found| {
+            let unchanged = self
+                .verified
+                .is_none_or(|state| state == FileState::of(&found));
+            found.nlink() > 0 && found.len() == self.size && unchanged
+        })
     }
 
     /// Which file it is. `None` if not even that can be read.

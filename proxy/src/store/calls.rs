@@ -111,11 +111,19 @@ impl Store {
         record
     }
 
-    /// As [`Self::blob`], for a caller that must not wait for the disk: open files are at hand, others are opened on a thread that may wait.
+    /// As [`Self::blob`], for a caller that must not wait for the disk: open files are at hand, others are opened on a
+    /// thread that may wait. What is not in the tier may lie in the container runtime's content store.
     pub async fn find(self: &Arc<Self>, digest: &Digest, size: Option<u64>) -> Option<Arc<Blob>> {
         if !self.is_held() {
             return None;
         }
+        match self.find_own(digest, size).await {
+            Some(blob) => Some(blob),
+            None => self.find_adopted(digest, size).await,
+        }
+    }
+
+    async fn find_own(self: &Arc<Self>, digest: &Digest, size: Option<u64>) -> Option<Arc<Blob>> {
         let open = lock(&self.index).open(digest);
         // What the kernel says of a file that is open needs no disk.
         if let Some(blob) = open.filter(|blob| !blob.is_damaged() && blob.is_in_place()) {
@@ -142,6 +150,14 @@ impl Store {
         if let Some(bytes) = self.small(digest) {
             return Some(bytes);
         }
+        match self.own_bytes(digest, limit).await {
+            Some(bytes) => Some(bytes),
+            None if self.is_held() => self.adopted_bytes(digest, limit).await,
+            None => None,
+        }
+    }
+
+    async fn own_bytes(self: &Arc<Self>, digest: &Digest, limit: u64) -> Option<Bytes> {
         let (store, calls, wanted) = (Arc::clone(self), self.calls.clone(), *digest);
         let read = async move { calls.to_its_end(move || store.read(&wanted, limit)).await };
         let reading = self.reading.clone();
@@ -155,7 +171,8 @@ impl Store {
     pub async fn length(self: &Arc<Self>, digest: &Digest) -> Option<u64> {
         let wanted = *digest;
         let look = move |store: &Self| store.peek(&wanted).map(|blob| blob.size());
-        self.ask(format!("the length of {digest}"), look).await?
+        let own = self.ask(format!("the length of {digest}"), look).await;
+        own.flatten().or_else(|| self.adoptable_size(digest))
     }
 
     /// Whether some repository of `registry` is known to hold `digest`. Where the disk does not answer nothing is known.

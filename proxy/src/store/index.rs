@@ -248,14 +248,14 @@ impl Index {
         }
     }
 
-    /// See [`super::Store::is_suspicious`]. The asker holds the blob besides the list of open files.
-    pub fn is_suspicious(&mut self, blob: &Arc<Blob>) -> bool {
+    /// See [`super::Store::is_suspicious`]. The asker holds the blob besides the list of open files, and so do `others`.
+    pub fn is_suspicious(&mut self, blob: &Arc<Blob>, others: usize) -> bool {
         let Some(serving) = self.servings.peek(blob.digest()) else {
             return false;
         };
         let soon = serving.served.elapsed() < SOON;
         let unchecked = serving.checked.is_none_or(|at| at.elapsed() > SOON);
         let known = usize::from(self.is_open(blob.digest()).is_some());
-        soon && unchecked && blob.readers(known + 1) == 0
+        soon && unchecked && blob.readers(known + others + 1) == 0
     }
 }

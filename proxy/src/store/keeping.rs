@@ -99,7 +99,8 @@ impl Store {
         let mut next = 0;
         while let Some(digest) = all.get(next).copied() {
             next += 1;
-            if let Some(bytes) = self.read(&digest, media::MAX_MANIFEST) {
+            let own = self.read(&digest, media::MAX_MANIFEST).map(Vec::from);
+            if let Some(bytes) = own.or_else(|| self.read_adopted_unseen(&digest)) {
                 for child in Names::of(&bytes).all() {
                     if !all.contains(&child.digest) {
                         all.push(child.digest);
@@ -113,7 +114,8 @@ impl Store {
     /// Whether `blob` should be looked at before it is served again: it was served whole a short time ago, its client
     /// may have found it wrong, and no client reads it now.
     pub fn is_suspicious(&self, blob: &Arc<Blob>) -> bool {
-        lock(&self.index).is_suspicious(blob)
+        let kept_open = self.keeps_open(blob);
+        lock(&self.index).is_suspicious(blob, kept_open)
     }
 
     /// The blob is about to be served to its end.
@@ -159,6 +161,10 @@ impl Store {
     pub fn quarantine(&self, blob: &Blob) -> bool {
         if !self.is_held() {
             return false;
+        }
+        // larder changes nothing in the runtime's directory.
+        if blob.is_adopted() {
+            return self.distrust_adopted(blob);
         }
         let digest = blob.digest();
         let path = self.layout.blob(digest);

@@ -5,7 +5,7 @@
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{HANGS, Hung};
@@ -48,6 +48,12 @@ impl Reads {
 
     pub(super) fn are_under_way(&self) -> bool {
         !self.lock().begun.is_empty()
+    }
+
+    /// How long the oldest of them has been under way.
+    pub(super) fn oldest(&self) -> Option<Duration> {
+        let oldest = self.lock().begun.iter().min().copied();
+        oldest.map(|begun| begun.elapsed())
     }
 
     /// Whether one of them should have returned long ago. The first caller that finds this `tell`s the store; what it

@@ -124,6 +124,7 @@ impl Store {
             let here = |digest: &Digest| {
                 active(digest)
                     || lock(&self.index).comes(digest)
+                    || self.may_adopt(digest)
                     || !matches!(self.layout.blob(digest).try_exists(), Ok(false))
             };
             self.repositories.sweep(name, here);

@@ -1,0 +1,227 @@
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+
+use larder_shared::media::MAX_MANIFEST;
+
+use super::*;
+use crate::store::Store;
+
+struct Scene {
+    dir: tempfile::TempDir,
+    store: Arc<Store>,
+}
+
+/// Older than a tick of the file system, without waiting for one.
+const AT_ONCE_RATE: u64 = u64::MAX;
+
+impl Scene {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("content/blobs/sha256")).unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        Self { dir, store }
+    }
+
+    fn content(&self) -> PathBuf {
+        self.dir.path().join("content")
+    }
+
+    fn path(&self, digest: &Digest) -> PathBuf {
+        self.content().join("blobs/sha256").join(digest.hex())
+    }
+
+    fn write(&self, digest: &Digest, bytes: &[u8]) {
+        let new = self.dir.path().join("new");
+        fs::write(&new, bytes).unwrap();
+        fs::rename(new, self.path(digest)).unwrap();
+    }
+
+    fn list(&self, blobs: &[(Digest, u64)]) {
+        self.store
+            .list_adoptable(Some(&self.content()), blobs.iter().copied());
+    }
+
+    /// Looks until the file is old enough to be remembered.
+    async fn hashed(&self, digest: &Digest) -> Looked {
+        loop {
+            let looked = self.store.look_at_adopted(*digest, AT_ONCE_RATE).await;
+            if !matches!(looked, Looked::Young(_)) {
+                return looked;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn read(&self, digest: &Digest) -> Option<Vec<u8>> {
+        let blob = self.store.find(digest, None).await?;
+        blob.read(Range::new(0, blob.size())).ok()
+    }
+}
+
+fn some(seed: u8, len: usize) -> (Digest, Vec<u8>) {
+    let bytes: Vec<u8> = (0..len).map(|i| (i * 7 % 251) as u8 ^ seed).collect();
+    (Digest::sha256(&bytes), bytes)
+}
+
+fn names(dir: &Path) -> usize {
+    fs::read_dir(dir).unwrap().count()
+}
+
+#[tokio::test]
+async fn what_the_runtime_lists_is_found_and_nothing_is_copied() {
+    let scene = Scene::new();
+    let (digest, bytes) = some(1, 200_000);
+    scene.write(&digest, &bytes);
+    assert!(scene.read(&digest).await.is_none(), "it is not listed");
+    scene.list(&[(digest, 200_000)]);
+    assert!(scene.store.may_adopt(&digest) && !scene.store.adopts(&digest));
+    // At first use, hashed on the way.
+    assert_eq!(scene.read(&digest).await, Some(bytes.clone()));
+    assert!(matches!(scene.hashed(&digest).await, Looked::Sound(_)));
+    assert!(scene.store.adopts(&digest));
+    assert_eq!(scene.store.length(&digest).await, Some(200_000));
+    assert!(scene.store.find(&digest, Some(200_000)).await.is_some());
+    assert!(scene.store.find(&digest, Some(199_999)).await.is_none());
+    assert!(!scene.store.has(&digest), "the tier itself has none");
+    // Checksums serve members.
+    assert!(!scene.store.lacks_sums(&digest, 200_000));
+    scene.store.put(&digest, &bytes.into()).unwrap();
+    assert!(
+        scene.store.peek(&digest).is_none(),
+        "it is not written twice"
+    );
+    scene.list(&[]);
+    assert!(
+        scene.read(&digest).await.is_none(),
+        "it is listed no longer"
+    );
+}
+
+#[tokio::test]
+async fn what_changes_is_hashed_again_and_what_is_wrong_stays_where_it_is() {
+    let scene = Scene::new();
+    let (digest, bytes) = some(1, 5000);
+    let (_, other) = some(2, 5000);
+    let listed = [(digest, 5000)];
+    scene.write(&digest, &bytes);
+    scene.list(&listed);
+    assert!(matches!(scene.hashed(&digest).await, Looked::Sound(_)));
+    let open = scene.store.find(&digest, None).await.unwrap();
+    // Replaced by a rename: a reader that has it open goes on with the old file.
+    scene.write(&digest, &other);
+    assert!(scene.read(&digest).await.is_none());
+    assert_eq!(open.read(Range::new(0, 5000)).unwrap(), bytes);
+    assert!(!scene.store.adopts(&digest) && !scene.store.may_adopt(&digest));
+    assert_eq!(scene.store.adopted_view().wrong.blobs, 1);
+    assert_eq!(
+        fs::read(scene.path(&digest)).unwrap(),
+        other,
+        "it is not moved"
+    );
+    assert_eq!(names(&scene.dir.path().join("store/quarantine")), 0);
+    // Right again.
+    scene.write(&digest, &bytes);
+    assert!(matches!(scene.hashed(&digest).await, Looked::Sound(_)));
+    assert_eq!(scene.read(&digest).await, Some(bytes.clone()));
+    // Written into, and back: the same length, and each time another state.
+    let path = scene.path(&digest);
+    for (now, served) in [(&other, false), (&bytes, true)] {
+        fs::write(&path, now).unwrap();
+        assert_eq!(scene.read(&digest).await.is_some(), served);
+    }
+    // Cut short.
+    fs::write(&path, &bytes[..4000]).unwrap();
+    assert!(scene.read(&digest).await.is_none());
+    // Gone, and back.
+    fs::remove_file(&path).unwrap();
+    assert!(matches!(scene.hashed(&digest).await, Looked::Gone));
+    scene.write(&digest, &bytes);
+    scene.list(&listed);
+    assert_eq!(scene.read(&digest).await, Some(bytes));
+}
+
+#[tokio::test]
+async fn what_was_found_damaged_by_a_reader_is_not_served_again() {
+    let scene = Scene::new();
+    let (digest, bytes) = some(1, 300_000);
+    scene.write(&digest, &bytes);
+    scene.list(&[(digest, 300_000)]);
+    assert!(matches!(scene.hashed(&digest).await, Looked::Sound(_)));
+    let blob = scene.store.find(&digest, None).await.unwrap();
+    assert!(scene.store.quarantine(&blob));
+    assert!(scene.store.find(&digest, None).await.is_none());
+    assert!(scene.path(&digest).exists(), "larder only reads there");
+}
+
+#[tokio::test]
+async fn links_pipes_and_directories_are_no_blobs() {
+    let scene = Scene::new();
+    let (digest, bytes) = some(1, 100);
+    let elsewhere = scene.dir.path().join("elsewhere");
+    fs::write(&elsewhere, &bytes).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, scene.path(&digest)).unwrap();
+    scene.list(&[(digest, 100)]);
+    assert!(matches!(scene.hashed(&digest).await, Looked::Gone));
+    fs::remove_file(scene.path(&digest)).unwrap();
+    fs::create_dir(scene.path(&digest)).unwrap();
+    scene.list(&[(digest, 100)]);
+    assert!(matches!(scene.hashed(&digest).await, Looked::Gone));
+    fs::remove_dir(scene.path(&digest)).unwrap();
+    let made = std::process::Command::new("mkfifo")
+        .arg(scene.path(&digest))
+        .status();
+    assert!(made.unwrap().success());
+    scene.list(&[(digest, 100)]);
+    assert!(matches!(scene.hashed(&digest).await, Looked::Gone));
+    // A store that is not there.
+    scene
+        .store
+        .list_adoptable(Some(&scene.dir.path().join("nowhere")), [(digest, 100)]);
+    assert!(matches!(scene.hashed(&digest).await, Looked::Gone));
+    scene.store.list_adoptable(None, [(digest, 100)]);
+    assert!(matches!(scene.hashed(&digest).await, Looked::Unknown));
+    assert!(scene.store.adopted_view().dir.is_none());
+}
+
+/// A link is kept for as long as the runtime lists what it leads to.
+#[tokio::test]
+async fn a_sweep_leaves_what_the_runtime_holds() {
+    let scene = Scene::new();
+    scene.store.scan();
+    let (digest, bytes) = some(1, 100);
+    scene.write(&digest, &bytes);
+    let (registry, repository) = ("a.io".parse().unwrap(), "team/app".parse().unwrap());
+    let record = scene.store.repositories().get(&registry, &repository);
+    record.add_link(larder_shared::Link {
+        digest,
+        size: 100,
+        media_type: None,
+    });
+    record.flush();
+    for (listed, linked) in [(&[(digest, 100)][..], true), (&[], false)] {
+        scene.list(listed);
+        scene.store.sweep_names(|_| false, || ());
+        assert_eq!(record.link(&digest).is_some(), linked);
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_is_read_into_memory_and_a_large_blob_is_not() {
+    let scene = Scene::new();
+    let (digest, bytes) = some(1, 1000);
+    let size = MAX_MANIFEST as usize + 1;
+    let (large, content) = some(2, size);
+    scene.write(&digest, &bytes);
+    scene.write(&large, &content);
+    scene.list(&[(digest, 1000), (large, size as u64)]);
+    assert_eq!(
+        scene.store.bytes(&digest, MAX_MANIFEST).await.as_deref(),
+        Some(&bytes[..])
+    );
+    assert_eq!(scene.store.bytes(&large, MAX_MANIFEST).await, None);
+    assert_eq!(scene.store.read_adopted_unseen(&digest), Some(bytes));
+    assert_eq!(scene.store.read_adopted_unseen(&large), None);
+    // In memory from now on, whatever becomes of the file.
+    fs::set_permissions(scene.path(&digest), fs::Permissions::from_mode(0)).unwrap();
+    fs::remove_file(scene.path(&digest)).unwrap();
+    assert!(scene.store.bytes(&digest, MAX_MANIFEST).await.is_some());
+}

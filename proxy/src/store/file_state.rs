@@ -1,0 +1,60 @@
+//! A file that is not larder's own: which file it is and when it changed, and opening it.
+
+use std::{
+    fs::{self, File, Metadata},
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use crate::sys::disk;
+
+/// File systems count time in ticks of some milliseconds: within one, a file may change and show the same times.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Which file it is, and when it last changed: another file, and the same one with other bytes, compare as different.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FileState {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl FileState {
+    pub(super) fn of(found: &Metadata) -> Self {
+        Self {
+            device: found.dev(),
+            inode: found.ino(),
+            size: found.len(),
+            modified: (found.mtime(), found.mtime_nsec()),
+            changed: (found.ctime(), found.ctime_nsec()),
+        }
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether it changed so short a time ago that the next change may not show.
+    pub(super) fn is_young(&self) -> bool {
+        let (seconds, nanos) = self.changed;
+        let since = Duration::new(seconds.max(0) as u64, nanos.max(0) as u32);
+        let changed = SystemTime::UNIX_EPOCH + since;
+        // A time to come is that of a clock that was set back.
+        changed.elapsed().is_ok_and(|age| age < TICK)
+    }
+}
+
+/// Opens a regular file, as an error of the kind `NotFound` if there is something else (blocking).
+pub(super) fn open(path: &Path) -> io::Result<(File, FileState)> {
+    // To open a pipe would wait for a writer, and a link could lead anywhere.
+    if !fs::symlink_metadata(path)?.is_file() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    let file = disk::open_unseen(path)?;
+    let found = FileState::of(&file.metadata()?);
+    Ok((file, found))
+}
