@@ -13,6 +13,7 @@
 
 mod decision;
 mod grants;
+mod holds;
 mod pauses;
 mod place;
 mod proof;
@@ -20,6 +21,7 @@ mod refusals;
 mod sessions;
 
 use std::{
+    hash::RandomState,
     num::NonZeroUsize,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -38,6 +40,7 @@ use self::{
 pub use self::{
     decision::Verdict,
     grants::Grants,
+    holds::{Part, Unproven},
     place::Place,
     sessions::{Bearer, EXPIRES_IN, Session, Sessions},
 };
@@ -59,6 +62,9 @@ pub struct Access {
     upstreams: Arc<Upstreams>,
     grants: Grants,
     proofs: proof::Questions,
+    comparisons: holds::Comparisons,
+    /// Which part of what is here an origin has to return.
+    draw: RandomState,
     /// Questions for something that a repository holds, after a refusal.
     looks: Coalesce<Key, ()>,
     memory: Mutex<Memory>,
@@ -72,6 +78,8 @@ struct Memory {
     subjects: Pauses<(Key, Reference)>,
     /// Rights that are suspended, and whether the repository was public before.
     suspended: LruCache<Key, bool>,
+    /// What registries gave other bytes for than those that are here.
+    differ: holds::Differ,
 }
 
 impl Access {
@@ -86,11 +94,14 @@ impl Access {
             upstreams,
             grants,
             proofs: proof::Questions::default(),
+            comparisons: holds::Comparisons::default(),
+            draw: RandomState::new(),
             looks: Coalesce::default(),
             memory: Mutex::new(Memory {
                 repositories: Pauses::new(),
                 subjects: Pauses::new(),
                 suspended: LruCache::new(SUSPENDED),
+                differ: holds::Differ::new(),
             }),
             metrics,
         }

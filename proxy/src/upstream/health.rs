@@ -137,6 +137,12 @@ impl Health {
         self.open_until.is_some_and(|until| now < until + SHOWN)
     }
 
+    /// How long the breaker stays open.
+    pub fn open_for(&self, now: Instant) -> Option<Duration> {
+        let left = self.open_until?.saturating_duration_since(now);
+        (!left.is_zero()).then_some(left)
+    }
+
     fn is_probing(&self, now: Instant) -> bool {
         self.probing_since.is_some_and(|since| now < since + PROBE)
     }

@@ -122,6 +122,24 @@ impl Upstreams {
         endpoints.collect()
     }
 
+    /// How long a registry's origin is to be left alone by what no client waits for: it asked for silence, whatever
+    /// credential was shown, or its breaker is open.
+    pub fn origin_rests(&self, registry: &RegistryName) -> Option<Duration> {
+        let now = Instant::now();
+        let upstream = self.config.load().upstream(registry.as_str());
+        let origin = client::origin(&upstream.endpoints.last()?.url);
+        let all = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_origin = all.iter().filter(|(key, _)| {
+            let shown = key.strip_prefix(&origin);
+            shown.is_some_and(|shown| shown.is_empty() || shown.starts_with(' '))
+        });
+        let rests = of_origin.filter_map(|(_, health)| {
+            let silent = health.silent(now).map(|silent| silent.left);
+            silent.max(health.open_for(now))
+        });
+        rests.max()
+    }
+
     /// Every endpoint that was asked and is avoided or silent now, for any caller.
     pub fn unwell(&self) -> Vec<EndpointHealth> {
         let all = self.all_fares().into_values();
