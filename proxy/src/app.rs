@@ -39,7 +39,7 @@ use crate::{
     memory,
     metrics::Metrics,
     peers::PeerSurface,
-    pull::{Chunks, Pull, outage::Outages},
+    pull::{Chunks, Pull, Wishes, outage::Outages},
     registry::Surface,
     runtime::Runtime,
     store::{Store, Tenure},
@@ -216,6 +216,7 @@ pub async fn build(config: Config, logs: Logs) -> anyhow::Result<Bound> {
         chunks: Chunks::default(),
         shared: Cache::new(SHARED),
         outages: Outages::default(),
+        wishes: Wishes::default(),
         events: Events::default(),
         runtime: Arc::new(Runtime::new(Arc::clone(&config), Arc::clone(&store))),
         store,
@@ -339,6 +340,7 @@ impl Bound {
         tokio::spawn(keep::scrub(Arc::clone(&self.pull)));
         tokio::spawn(keep::sweep(Arc::clone(&self.pull)));
         tokio::spawn(tend::identities(Arc::clone(&self.pull)));
+        tokio::spawn(keep::adopt(Arc::clone(&self.pull), watch.clone()));
         drop(watch);
         tokio::spawn(listen::admin(self.admin, admin, until_end));
         if let Some(hang_up) = self.stop.hang_up.take() {

@@ -4,6 +4,8 @@
 //! write down the times of last use. A slow scrub looks through the blobs for rot. What goes and what stays is
 //! [`crate::store`]'s choice.
 
+mod adoption;
+
 use std::{
     io,
     sync::Arc,
@@ -13,6 +15,7 @@ use std::{
 use larder_shared::{Digest, Hasher, Range};
 use tokio::task::JoinHandle;
 
+pub use self::adoption::adopt;
 use crate::{
     drain::Watch,
     metrics::Reason,
@@ -59,12 +62,11 @@ impl Pull {
 
     /// What others than the store know of a blob, for the order of eviction. Until members tell each other what they have
     /// whole, what is in use here is taken to be whole nowhere else.
-    #[expect(
-        clippy::unused_self,
-        reason = "the members and the runtime's store are asked here"
-    )]
-    fn around(&self, _digest: &Digest) -> Around {
-        Around::default()
+    fn around(&self, digest: &Digest) -> Around {
+        Around {
+            in_runtime: self.store.adopts(digest),
+            ..Around::default()
+        }
     }
 
     /// One round of keeping.

@@ -2,6 +2,7 @@
 //!
 //! The modules stand in the order of ARCHITECTURE.md, lowest first; each imports only what stands above it.
 
+pub mod adopt;
 pub mod events;
 pub mod sys;
 

@@ -4,6 +4,7 @@
 //! recorded when its record is dropped, so that no path can forget it. `docs/metrics.md` is the table
 //! for people, held to this module by a test.
 
+mod adoption;
 mod classic;
 mod labels;
 mod names;
@@ -29,8 +30,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
-pub use self::labels::*;
 use self::pieces::Pieces;
+pub use self::{adoption::AdoptionMetrics, labels::*};
 use crate::credentials::Fault;
 
 /// What clients of the registry port asked for and were given.
@@ -297,6 +298,7 @@ pub struct Metrics {
     pub upstreams: UpstreamMetrics,
     pub store: StoreMetrics,
     pub runtime: RuntimeMetrics,
+    pub adoption: AdoptionMetrics,
     pub peers: PeerMetrics,
     pub object_store: ObjectStoreMetrics,
     pub process: ProcessMetrics,
@@ -312,6 +314,7 @@ impl Metrics {
             upstreams: UpstreamMetrics::default(),
             store: StoreMetrics::default(),
             runtime: RuntimeMetrics::default(),
+            adoption: AdoptionMetrics::default(),
             peers: PeerMetrics::default(),
             object_store: ObjectStoreMetrics::default(),
             process: ProcessMetrics::default(),
@@ -342,6 +345,7 @@ impl Metrics {
         for state in RuntimeState::ALL.iter().copied() {
             drop(self.runtime.states.get_or_create(&InRuntimeState { state }));
         }
+        self.adoption.begin_at_zero();
         for fault in Fault::ALL {
             let labels = CredentialsFailed { fault };
             drop(self.upstreams.credentials_failed.get_or_create(&labels));

@@ -4,6 +4,7 @@
 //! this repository, and does the repository hold it; is it here; if not, join the fill or fetch it. What a tag points to
 //! is settled first. HTTP words (status codes of errors, challenges) are the registry surface's business.
 
+mod adopted;
 mod blob;
 mod by_tag;
 mod chunk;
@@ -24,6 +25,7 @@ mod selection;
 mod stale;
 mod tag;
 mod warm;
+mod wishes;
 mod words;
 
 use std::sync::Arc;
@@ -37,7 +39,9 @@ use larder_shared::{
 use moka::future::Cache;
 
 use self::outage::{LITTLE, Outages};
-pub use self::{chunk::Chunks, manifest::Manifest, member::MemberRequest, warm::Platforms};
+pub use self::{
+    chunk::Chunks, manifest::Manifest, member::MemberRequest, warm::Platforms, wishes::Wishes,
+};
 use crate::{
     access::{Access, Place, Verdict, refused_before},
     body::Body,
@@ -163,6 +167,8 @@ pub struct Pull {
     pub shared: Shared,
     /// What upstream was silent about a moment ago.
     pub outages: Outages,
+    /// What the runtime holds of images that were just served.
+    pub wishes: Wishes,
     pub runtime: Arc<Runtime>,
     /// Listeners to requests hear of their steps here.
     pub events: Events,
@@ -203,6 +209,7 @@ impl Pull {
             Err(error) => self.is_outage(&place, error),
         });
         self.tell(&place, &request.route, &answered);
+        self.wish(&place, &request.route, &answered);
         events::step(StepName::Access, || {
             words::seen(&place, self.access.verdict(&place))
         });

@@ -9,7 +9,7 @@ use crate::{
     body::Body,
     metrics::{
         Certificate, Certificates, Endpoints, InRuntimeState, InState, MemberState, OfUpstream,
-        RuntimeState, UpstreamLabel,
+        RuntimeContent, RuntimeState, UpstreamLabel,
     },
     store::Tenure,
     sys,
@@ -59,6 +59,16 @@ impl Admin {
                 shown.free_bytes.set(space.free as i64);
                 shown.capacity_bytes.set(space.total as i64);
             }
+        }
+        let content = self.pull.store.adopted_view();
+        for (state, sum) in [
+            (RuntimeContent::Adopted, content.sound),
+            (RuntimeContent::Waiting, content.waiting),
+            (RuntimeContent::Gone, content.gone),
+            (RuntimeContent::Wrong, content.wrong),
+            (RuntimeContent::Unreadable, content.unreadable),
+        ] {
+            metrics.adoption.content(state, sum.blobs, sum.bytes);
         }
         if let Ok(Ok(usage)) = tokio::task::spawn_blocking(sys::usage).await {
             let process = &metrics.process;

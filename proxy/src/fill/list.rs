@@ -143,6 +143,11 @@ impl Fills {
         lock(&self.running).contains_key(digest)
     }
 
+    /// Whether anything is being filled.
+    pub fn are_under_way(&self) -> bool {
+        !lock(&self.running).is_empty()
+    }
+
     /// Tells how long a blob is that will be passed on and not kept.
     pub async fn passage(&self, digest: Digest, source: Source) -> Result<Passage, FillError> {
         let listed = self.expected(&digest);

@@ -139,6 +139,40 @@ words! {
         Unanswered => "unanswered",
     }
 
+    /// How asking an origin whether a repository holds what the container runtime has ended.
+    Adopted {
+        Proven => "proven",
+        /// The tag points to something else.
+        Elsewhere => "elsewhere",
+        Refused => "refused",
+        Missing => "missing",
+        /// The origin returned other bytes.
+        Differs => "differs",
+        Later => "later",
+    }
+
+    /// Where a guess stands that the container runtime's names and labels cause.
+    AdoptedState {
+        Nominated => "nominated",
+        Hashed => "hashed",
+        Proven => "proven",
+        Later => "later",
+        Refused => "refused",
+    }
+
+    /// What is known of a blob in the container runtime's content store.
+    RuntimeContent {
+        /// Hashed, and served.
+        Adopted => "adopted",
+        /// Not hashed yet.
+        Waiting => "waiting",
+        /// The file is gone since the runtime was asked.
+        Gone => "gone",
+        /// Its bytes do not have its digest.
+        Wrong => "wrong",
+        Unreadable => "unreadable",
+    }
+
     /// Where bytes came from.
     Source {
         /// A partial download that was on disk.
@@ -280,6 +314,9 @@ sets! {
     Revalidations { outcome: Revalidated, }
     Verdicts { verdict: KnownVerdict, }
     Proofs { outcome: ProofOutcome, }
+    Adoptions { outcome: Adopted, }
+    Guesses { state: AdoptedState, }
+    RuntimeContents { state: RuntimeContent, }
     Received { source: Source, upstream: UpstreamLabel, }
     Evictions { reason: Reason, }
     /// Why a look-up of the node's own credentials failed.

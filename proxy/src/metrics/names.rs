@@ -40,7 +40,7 @@ pub fn register(metrics: &Metrics) -> Registry {
         "received_bodies", "Bodies, and ranges of bodies, of blobs and manifests that began to arrive, by source", fills.received_bodies;
         "received_bytes", "Bytes received of blobs and manifests, by source", fills.received_bytes;
     }
-    let (store, upstreams) = (&metrics.store, &metrics.upstreams);
+    let (store, upstreams, adoption) = (&metrics.store, &metrics.upstreams, &metrics.adoption);
     register! { larder;
         "store_blobs", "Committed blobs in the node tier", store.blobs;
         "store_size_bytes", "Bytes of committed blobs in the node tier", store.bytes;
@@ -58,6 +58,10 @@ pub fn register(metrics: &Metrics) -> Registry {
         "store_evicted_bytes", "Bytes of evicted blobs", store.evicted_bytes;
         "runtime_state", "1 for the state of the watcher's file: off, fresh, old, unreadable, newer", metrics.runtime.states;
         "runtime_report_age_seconds", "Age of the latest good report of the runtime's watcher", metrics.runtime.report_age;
+        "adoption_questions", "Questions to origins whether a repository holds what the container runtime has", adoption.asked;
+        "adoption_guesses", "What the container runtime's names and labels nominate: repositories and what they may hold", adoption.guesses;
+        "runtime_content_blobs", "Blobs in the container runtime's content store", adoption.blobs;
+        "runtime_content_bytes", "Bytes of blobs in the container runtime's content store", adoption.bytes;
         "upstream_requests", "Requests to endpoints of registries", upstreams.asked;
         "upstream_endpoints", "Endpoints by state: ok, avoided after failures, or silent because the registry asked for it", upstreams.endpoints;
         "upstream_tokens", "Tokens fetched from registries' token servers", upstreams.tokens;

@@ -188,7 +188,7 @@ fn brought_meanwhile(
 }
 
 /// Reads a manifest whole and checks it against what was asked, or against what its registry says it is.
-async fn read(
+pub(super) async fn read(
     place: &Place,
     reference: &Reference,
     answer: Answer,

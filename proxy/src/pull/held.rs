@@ -74,10 +74,13 @@ impl Pull {
             return Ok(Held::Nothing(right));
         };
         if !self.came_from_registry(place, digest).await {
-            return Ok(Held::Nothing(right));
-        }
-        // It may have been proven a moment ago, while the blob was still on its way.
-        if right != Right::Digest {
+            // What the runtime has pulled did not come by way of larder: the origin's bytes tell whose it is.
+            let adopted = blob.is_adopted() || self.store.adopts(digest);
+            if !(adopted && self.origin_holds(place, &blob).await?) {
+                return Ok(Held::Nothing(right));
+            }
+        } else if right != Right::Digest {
+            // It may have been proven a moment ago, while the blob was still on its way.
             let size = Some(blob.size());
             self.prove_claim(place, digest, size).await?;
         }

@@ -84,29 +84,31 @@ impl Pull {
         if !self.cluster.is_joined() && !self.cluster.is_there() {
             return;
         }
-        let at = |age: Duration| unix_now().saturating_sub(age.as_secs());
-        let mut verdict = PeerRecord::default();
         match answered {
-            Ok(pulled) if pulled.outcome != Outcome::Stale => {
-                if self.access.verdict(place) != Verdict::Allowed {
-                    return;
-                }
-                verdict.public = place.record.public_since().map(at);
-                let accepted = self.access.accepted_since(place).map(at);
-                if let (Some(who), Some(at)) = (place.identity.shared(), accepted) {
-                    verdict.grants.insert(who.to_string(), at);
-                }
-            }
-            Err(PullError::Upstream(Failure::Refused(_))) => {
-                return self.tell_refusal(place, reference);
-            }
-            _ => return,
+            Ok(pulled) if pulled.outcome != Outcome::Stale => self.tell_served(place, reference),
+            Err(PullError::Upstream(Failure::Refused(_))) => self.tell_refusal(place, reference),
+            _ => {}
         }
-        let told = match (reference, answered.is_ok()) {
-            (Reference::Tag(tag), true) => place.record.tag(tag).map(|known| (tag, known)),
-            _ => None,
+    }
+
+    /// Tells the other members that the origin serves this caller, and what the tag points to.
+    pub(super) fn tell_served(&self, place: &Place, reference: &Reference) {
+        if self.access.verdict(place) != Verdict::Allowed {
+            return;
+        }
+        let at = |age: Duration| unix_now().saturating_sub(age.as_secs());
+        let mut verdict = PeerRecord {
+            public: place.record.public_since().map(at),
+            ..PeerRecord::default()
         };
-        let told = told.map(|(tag, known)| (tag, kept(known)));
+        let accepted = self.access.accepted_since(place).map(at);
+        if let (Some(who), Some(at)) = (place.identity.shared(), accepted) {
+            verdict.grants.insert(who.to_string(), at);
+        }
+        let told = match reference {
+            Reference::Tag(tag) => place.record.tag(tag).map(|known| (tag, kept(known))),
+            Reference::Digest(_) => None,
+        };
         spread(&self.cluster, place, reference, verdict, told);
     }
 

@@ -376,7 +376,7 @@ impl Pull {
         let begun = Instant::now();
         loop {
             let filling = self.fills.is_active(digest);
-            if self.store.has(digest) {
+            if self.store.has(digest) || self.store.adopts(digest) {
                 return Ok(());
             }
             if let Some(why) = self.store.trouble() {
