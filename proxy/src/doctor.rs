@@ -4,6 +4,7 @@
 //! bounded time, and run at once. What lies outside of the daemon's sight (containerd's files, whether the ports answer)
 //! is checked by the command, [`crate::cli`]. The words of the checks are [`Check`]'s; docs/doctor.md is their table.
 
+mod content;
 mod machine;
 mod members;
 mod runtime;
@@ -40,6 +41,7 @@ pub async fn diagnose(patient: Patient<'_>) -> Diagnosis {
     let mut findings = vec![config(patient.misread), sources(patient.metrics)];
     findings.extend(runtime::look(patient.pull));
     findings.extend(machine);
+    findings.extend(content::look(&patient.pull.store.adopted_view()));
     findings.extend(upstreams);
     findings.extend(members);
     Diagnosis { findings }

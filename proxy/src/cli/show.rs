@@ -135,6 +135,9 @@ pub fn duration(duration: Duration) -> String {
 
 /// How long ago a second since 1970 was.
 pub fn ago(seconds: u64) -> String {
+    if seconds == 0 {
+        return "-".to_owned();
+    }
     let then = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
     // Zero if the clock was set back.
     let elapsed = SystemTime::now().duration_since(then).unwrap_or_default();

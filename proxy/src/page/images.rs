@@ -108,8 +108,13 @@ fn row(image: &Image, now: u64) -> Markup {
                 @if image.public { "public" } @else { span.private { "private" } }
             }
             td.number data-label="Last used" {
-                time datetime=(date(image.last_used)) title=(date(image.last_used)) {
-                    (ago(now.saturating_sub(image.last_used)))
+                @if image.last_used == 0 {
+                    // It lies in the runtime's content store, and was not used through larder.
+                    "not by larder"
+                } @else {
+                    time datetime=(date(image.last_used)) title=(date(image.last_used)) {
+                        (ago(now.saturating_sub(image.last_used)))
+                    }
                 }
             }
         }

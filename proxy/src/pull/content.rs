@@ -61,8 +61,13 @@ fn images(store: &Store, in_use: impl Fn(&Digest) -> bool) -> Images {
         let used = store.used_at(&entry);
         (digest, Entry { used, ..entry })
     });
+    let mut entries: HashMap<Digest, Entry> = shown.collect();
+    // Without a copy here, larder does not know when it was last used.
+    for (digest, size) in store.adopted_blobs() {
+        entries.entry(digest).or_insert(Entry { size, used: 0 });
+    }
     let here = Here {
-        entries: shown.collect(),
+        entries,
         pins: store.pins(),
     };
     // A manifest that many repositories hold is read once.
@@ -73,7 +78,9 @@ fn images(store: &Store, in_use: impl Fn(&Digest) -> bool) -> Images {
             let manifest = link.media_type.is_some() && here.entries.contains_key(&link.digest);
             if manifest && !read.contains_key(&link.digest) {
                 // What went meanwhile names nothing.
-                let bytes = store.read_unseen(&link.digest).unwrap_or_default();
+                let bytes = store.read_unseen(&link.digest);
+                let bytes = bytes.or_else(|| store.read_adopted_unseen(&link.digest));
+                let bytes = bytes.unwrap_or_default();
                 read.insert(link.digest, Names::of(&bytes));
             }
         }

@@ -122,6 +122,8 @@ checks! {
     Watcher = "watcher",
     /// New content finds room beside what is never evicted.
     Room = "room",
+    /// The container runtime's content store can be read, and its files are what their names say.
+    Content = "content",
     /// Room on the store's file system.
     Disk = "disk",
     /// Inodes on the store's file system.

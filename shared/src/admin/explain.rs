@@ -74,6 +74,9 @@ pub struct ExpectedBlob {
     /// It came by way of another repository: the registry is asked for one byte of it first, as a proof.
     #[serde(default)]
     pub claimed: bool,
+    /// It lies in the container runtime's content store alone, and is served from there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_runtime: bool,
     /// The members that hold it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<String>,

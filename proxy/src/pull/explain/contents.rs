@@ -23,6 +23,9 @@ const HOLDERS: Duration = Duration::from_millis(300);
 /// In a cluster of up to so many others, all are asked; in a larger one those that are said to hold it.
 const FEW: usize = 8;
 
+/// Said of what lies in the container runtime's content store alone.
+const IN_RUNTIME: &str = ", held by the runtime";
+
 /// Runs of a blob whose roots are looked up: 16 GiB of it.
 const MOST_RUNS: u64 = 4096;
 
@@ -82,7 +85,11 @@ impl Pull {
         digest: Digest,
         report: &mut Report,
     ) -> Option<Vec<u8>> {
+        let own = self.store.has(&digest);
         let read = move |store: &Store| {
+            if !store.has(&digest) {
+                return store.read_adopted_unseen(&digest);
+            }
             let blob = store.peek(&digest)?;
             let size = blob.size();
             let bytes = (size <= media::MAX_MANIFEST)
@@ -98,7 +105,8 @@ impl Pull {
         let linked = place.record.link(&digest).is_some();
         match bytes {
             Some(bytes) if linked => {
-                let detail = format!("{digest}, {} bytes, on this node", bytes.len());
+                let held = if own { "" } else { IN_RUNTIME };
+                let detail = format!("{digest}, {} bytes, on this node{held}", bytes.len());
                 report.say(StepName::Manifest, StepOutcome::Hit, detail);
                 return Some(bytes);
             }
@@ -130,9 +138,12 @@ impl Pull {
         let link = place.record.link(&digest);
         let served = match (&link, here) {
             (Some(link), Some(size)) => link.size == size,
-            (None, Some(_)) => self.came_from_registry(place, &digest).await,
+            (None, Some(_)) => {
+                self.store.may_adopt(&digest) || self.came_from_registry(place, &digest).await
+            }
             (_, None) => false,
         };
+        let in_runtime = served && !self.store.has(&digest) && self.store.may_adopt(&digest);
         let bytes = named.size.or(here).unwrap_or(0);
         let mut expected = ExpectedBlob {
             digest,
@@ -140,6 +151,7 @@ impl Pull {
             from: BlobSource::Node.as_str().to_owned(),
             present_bytes: bytes,
             claimed: served && link.is_none(),
+            in_runtime,
             members: Vec::new(),
         };
         if served {
@@ -246,10 +258,14 @@ impl Pull {
         if begun > 0 {
             detail = format!("{detail}, and {begun} bytes of blobs that are not whole");
         }
+        let in_runtime = blobs.iter().filter(|blob| blob.in_runtime).count();
+        if in_runtime > 0 {
+            detail = format!("{detail}; {in_runtime} of them held by the runtime");
+        }
         let claimed = blobs.iter().filter(|blob| blob.claimed).count();
         if claimed > 0 {
             detail = format!(
-                "{detail}; {claimed} of them came by way of another repository, and the registry is asked for a byte of each first"
+                "{detail}; {claimed} of them did not come by way of this repository, and the registry is asked for a part of each first"
             );
         }
         report.say(StepName::Blobs, outcome, detail);
