@@ -7,6 +7,7 @@
 
 pub mod clouds;
 pub mod fake;
+pub mod holding;
 pub mod hosts;
 pub mod http;
 pub mod image;

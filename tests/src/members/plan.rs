@@ -50,6 +50,8 @@ pub struct Plan {
     upstreams: Vec<(String, String)>,
     aliases: String,
     config: String,
+    /// More sections of single nodes.
+    own: HashMap<usize, String>,
     environment: Vec<(String, String)>,
     log_level: String,
     /// What verdicts travel under.
@@ -81,6 +83,7 @@ impl Plan {
             upstreams: Vec::new(),
             aliases: String::new(),
             config: String::new(),
+            own: HashMap::new(),
             environment: Vec::new(),
             log_level: "info".to_owned(),
             key: format!("{:032x}{:032x}\n", fastrand::u128(..), fastrand::u128(..)),
@@ -144,6 +147,13 @@ impl Plan {
     #[must_use]
     pub fn config(mut self, toml: &str) -> Self {
         toml.clone_into(&mut self.config);
+        self
+    }
+
+    /// More sections of this node's configuration.
+    #[must_use]
+    pub fn config_of(mut self, number: usize, toml: &str) -> Self {
+        self.own.insert(number, toml.to_owned());
         self
     }
 
@@ -243,8 +253,9 @@ impl Plan {
         };
         let key = path("key");
         let (aliases, more) = (&self.aliases, &self.config);
+        let own = self.own.get(&number).map_or("", String::as_str);
         format!(
-            "[cluster]\n{at}\nmembers = {members}\nkey = {key}\ntls = {tls}\n\n{aliases}\n{more}"
+            "[cluster]\n{at}\nmembers = {members}\nkey = {key}\ntls = {tls}\n\n{aliases}\n{more}\n{own}"
         )
     }
 }

@@ -221,7 +221,8 @@ impl Containerd {
         CriClient::connect(&self.socket()).await
     }
 
-    fn content(&self) -> PathBuf {
+    /// Its content store.
+    pub fn content(&self) -> PathBuf {
         self.dir
             .path()
             .join("root/io.containerd.content.v1.content")

@@ -1,0 +1,190 @@
+//! What a container runtime holds, as larder finds it: a content store of files, and the watcher's file that tells of it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::fake::{Content, digest_of};
+use crate::image::{Image, Index};
+
+/// A content store and what the watcher says of it. Nothing is said before [`Holding::tell`].
+#[derive(Debug)]
+pub struct Holding {
+    dir: TempDir,
+    content_store: PathBuf,
+    /// By digest: the size, and labels.
+    content: BTreeMap<String, (u64, BTreeMap<String, String>)>,
+    images: Vec<Value>,
+}
+
+impl Default for Holding {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Holding {
+    /// A store that holds nothing.
+    pub fn new() -> Self {
+        let own = Self::of(Path::new(""));
+        let content_store = own.dir.path().join("content");
+        fs::create_dir_all(content_store.join("blobs/sha256")).expect("our own directory");
+        Self {
+            content_store,
+            ..own
+        }
+    }
+
+    /// The content store of a real runtime, of which nothing is said yet.
+    pub fn of(content_store: &Path) -> Self {
+        let dir = tempfile::Builder::new().prefix("holding-").tempdir();
+        Self {
+            dir: dir.expect("a temporary directory"),
+            content_store: content_store.to_owned(),
+            content: BTreeMap::new(),
+            images: Vec::new(),
+        }
+    }
+
+    /// The lines of a configuration that lead larder here.
+    pub fn config(&self) -> String {
+        let (file, content) = (self.file(), self.content());
+        format!(
+            "[runtime]\nfile = \"{}\"\ncontent = \"{}\"\n",
+            file.display(),
+            content.display()
+        )
+    }
+
+    /// The watcher's file.
+    pub fn file(&self) -> PathBuf {
+        self.dir.path().join("runtime.json")
+    }
+
+    /// The content store.
+    pub fn content(&self) -> PathBuf {
+        self.content_store.clone()
+    }
+
+    /// Says of a file that is there already what the runtime says of it.
+    pub fn list(&mut self, digest: &str, labels: &[(&str, &str)]) {
+        let size = fs::metadata(self.path(digest)).expect("a file").len();
+        let own = |(label, value): &(&str, &str)| ((*label).to_owned(), (*value).to_owned());
+        let labels = labels.iter().map(own).collect();
+        self.content.insert(digest.to_owned(), (size, labels));
+    }
+
+    /// Where a blob lies.
+    pub fn path(&self, digest: &str) -> PathBuf {
+        let hex = digest.strip_prefix("sha256:").expect("sha256");
+        self.content().join("blobs/sha256").join(hex)
+    }
+
+    /// Puts bytes under the digest that they have.
+    pub fn put(&mut self, bytes: &[u8]) -> String {
+        let digest = digest_of(bytes);
+        self.put_under(&digest, bytes);
+        digest
+    }
+
+    /// Puts content that may be long.
+    pub fn put_content(&mut self, digest: &str, content: &Content) {
+        self.put_under(digest, &content.read(0..content.len()));
+    }
+
+    /// Puts bytes under any digest.
+    pub fn put_under(&mut self, digest: &str, bytes: &[u8]) {
+        self.write(digest, bytes);
+        let entry = self.content.entry(digest.to_owned()).or_default();
+        entry.0 = bytes.len() as u64;
+    }
+
+    /// Puts a file where that blob lies, as containerd does: by a rename. The watcher says of it what it said before.
+    pub fn write(&self, digest: &str, bytes: &[u8]) {
+        let new = self.dir.path().join("new");
+        fs::write(&new, bytes).expect("our own file");
+        let mode = fs::Permissions::from_mode(0o444);
+        fs::set_permissions(&new, mode).expect("our own file");
+        fs::rename(new, self.path(digest)).expect("our own file");
+    }
+
+    /// The same labels as containerd puts on what it pulls from a repository of that host.
+    pub fn label(&mut self, digest: &str, host: &str, repositories: &str) {
+        let label = format!("containerd.io/distribution.source.{host}");
+        let entry = self.content.get_mut(digest).expect("it is here");
+        entry.1.insert(label, repositories.to_owned());
+    }
+
+    /// Puts all of an image, without a name.
+    pub fn put_image(&mut self, image: &Image) {
+        self.put(&image.manifest);
+        self.put(&image.config);
+        for layer in &image.layers {
+            self.put_content(&layer.digest, &layer.content);
+        }
+    }
+
+    /// Puts an image under a name, as after a pull.
+    pub fn pulled(&mut self, name: &str, image: &Image) {
+        self.put_image(image);
+        self.name(name, &image.manifest_digest, image);
+    }
+
+    /// Puts one platform of an index under a name.
+    pub fn pulled_index(&mut self, name: &str, index: &Index, platform: usize) {
+        self.put(&index.bytes);
+        self.put_image(&index.images[platform]);
+        self.name(name, &index.digest, &index.images[platform]);
+    }
+
+    /// Gives what is here a name.
+    pub fn name(&mut self, name: &str, target: &str, image: &Image) {
+        let layers: Vec<_> = image.layers.iter().map(|layer| &layer.digest).collect();
+        self.images.push(json!({
+            "namespace": "k8s.io",
+            "names": [name],
+            "target": target,
+            "manifest": image.manifest_digest,
+            "config": image.config_digest,
+            "layers": layers,
+        }));
+    }
+
+    /// The watcher does not list this blob any more. Its file stays.
+    pub fn forget(&mut self, digest: &str) {
+        self.content.remove(digest);
+    }
+
+    /// The watcher writes its file.
+    pub fn tell(&self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let content: Vec<_> = self
+            .content
+            .iter()
+            .map(|(digest, (size, labels))| {
+                json!({"namespace": "k8s.io", "digest": digest, "size": size, "labels": labels})
+            })
+            .collect();
+        let report = json!({
+            "version": 1,
+            "at": now.expect("a clock").as_secs(),
+            "runtime": {"name": "containerd", "version": "2.1.4"},
+            "images": self.images,
+            "users": [],
+            "content": content,
+        });
+        put(&self.file(), report.to_string().as_bytes());
+    }
+}
+
+/// Puts a file in place at once.
+fn put(path: &Path, bytes: &[u8]) {
+    let new = path.with_extension("new");
+    fs::write(&new, bytes).expect("our own file");
+    fs::rename(new, path).expect("our own file");
+}
