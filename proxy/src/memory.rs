@@ -36,24 +36,3 @@ fn look(last: u64) -> u64 {
     sys::give_freed_memory_back();
     resident()
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_burst_needed_is_given_back() {
-        // Small pieces come from the heap, and the last one keeps what is freed below it.
-        let pieces: Vec<Vec<u8>> = (0..2000).map(|_| vec![1; 32 << 10]).collect();
-        let keeper = vec![1_u8; 100];
-        let with = sys::usage().unwrap().resident_bytes;
-        drop(pieces);
-        let after = look(0);
-        drop(keeper);
-        assert!(
-            after + (32 << 20) < with,
-            "{with} bytes before, {after} after"
-        );
-        assert!(look(u64::MAX / 2) <= sys::usage().unwrap().resident_bytes + WORTH);
-    }
-}

@@ -4,6 +4,7 @@
 //! more bytes come together, and the turns become fewer.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use larder_tests::fake::{Fault, Match, expected};
 use larder_tests::http;
@@ -41,4 +42,37 @@ async fn a_slow_source_costs_few_turns_of_threads_for_each_megabyte() {
     let each = turns / (size / MB);
     eprintln!("{each} turns for each MB");
     assert!(each <= 110, "{turns} turns of threads, {each} for each MB");
+}
+
+/// Memory of its own that a process has, in bytes.
+fn anonymous(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib = line.and_then(|line| line.split_whitespace().next());
+    kib.expect("a number").parse::<u64>().expect("a number") << 10
+}
+
+#[tokio::test]
+async fn memory_that_a_pull_needed_goes_back() {
+    let scene = Scene::new().await;
+    let digest = scene.fake.put_blob_of("a/b", 1, 256 * MB);
+    let pid = scene.node.pid();
+    let url = scene.blob("a/b", &digest);
+    let pulls = (0..4).map(|_| http::get(&url, &[]));
+    for answer in futures_util::future::join_all(pulls).await {
+        assert_eq!(answer.expect("an answer").body.len() as u64, 256 * MB);
+    }
+    let most = anonymous(pid);
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while anonymous(pid) > 12 * MB {
+        let now = anonymous(pid) / MB;
+        assert!(
+            Instant::now() < deadline,
+            "{now} MB are kept a minute after the pull, of {} MB",
+            most / MB
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }

@@ -100,7 +100,7 @@ for a volume of its own. */}}
 {{- $bounds := ternary (dict "max_size" "40%") (dict "min_free" "5%") (has .Values.store.type (list "hostPath" "emptyDir")) -}}
 {{- $_ := set $base "store" (merge (get $base "store") $bounds) -}}
 {{- if .Values.runtime.watch.enabled -}}
-{{- $_ := set $base "runtime" (dict "file" "/run/larder-runtime/runtime.json") -}}
+{{- $_ := set $base "runtime" (dict "file" "/run/larder-runtime/runtime.json" "content" (ternary "/run/larder-content" "off" (ne (include "larder.contentDir" .) ""))) -}}
 {{- end -}}
 {{- $cluster := dict -}}
 {{- if .Values.peers.enabled -}}

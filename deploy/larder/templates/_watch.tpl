@@ -8,6 +8,16 @@
 {{- .Values.runtime.watch.socket | default (get $sockets .Values.runtime.preset) | default "/run/containerd/containerd.sock" -}}
 {{- end -}}
 
+{{/* containerd's content store on the node. CRI-O has none. */}}
+{{- define "larder.contentDir" -}}
+{{- $dirs := dict
+    "k3s" "/var/lib/rancher/k3s/agent/containerd/io.containerd.content.v1.content"
+    "rke2" "/var/lib/rancher/rke2/agent/containerd/io.containerd.content.v1.content" -}}
+{{- if ne .Values.runtime.preset "crio" -}}
+{{- .Values.runtime.watch.content | default (get $dirs .Values.runtime.preset) | default "/var/lib/containerd/io.containerd.content.v1.content" -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "larder.watchContainer" -}}
 - name: watch
   image: {{ include "larder.image" . }}
@@ -38,6 +48,12 @@
   hostPath:
     path: {{ include "larder.watchSocket" . | dir }}
     type: DirectoryOrCreate
+{{- with include "larder.contentDir" . }}
+- name: runtime-content
+  hostPath:
+    path: {{ . }}
+    type: DirectoryOrCreate
+{{- end }}
 # In memory: it is written every half minute, and worth nothing after a restart.
 - name: runtime-report
   emptyDir:
