@@ -29,6 +29,7 @@ use crate::{
     cluster::{Cluster, records::PeerRecords},
     coalesce::Coalesce,
     config::Config,
+    copies::Copies,
     credentials::{Credentials, Settings, Surroundings},
     drain::{Drain, Readiness},
     events::Events,
@@ -195,20 +196,30 @@ pub async fn build(config: Config, logs: Logs) -> anyhow::Result<Bound> {
         surroundings: Surroundings::of_process(),
         ..Settings::default()
     };
+    let fills = Fills::new(
+        Arc::clone(&store),
+        Arc::clone(&upstreams),
+        Arc::clone(&metrics),
+        Arc::clone(&access),
+        Arc::clone(&config),
+        Arc::clone(&cluster),
+    );
+    let filling = Arc::clone(&fills);
+    let copies = Copies::new(
+        Arc::clone(&config),
+        Arc::clone(&metrics),
+        Arc::clone(&store),
+        Arc::clone(&cluster),
+        move || filling.are_under_way(),
+    );
     let pull = Arc::new(Pull {
         config: Arc::clone(&config),
-        access: Arc::clone(&access),
+        access,
         credentials: Credentials::new(settings, &client),
         key,
         tags: Tags::new(Arc::clone(&upstreams)),
-        fills: Fills::new(
-            Arc::clone(&store),
-            Arc::clone(&upstreams),
-            Arc::clone(&metrics),
-            access,
-            Arc::clone(&config),
-            Arc::clone(&cluster),
-        ),
+        fills,
+        copies,
         cluster,
         metrics: Arc::clone(&metrics),
         checks: Coalesce::default(),
@@ -327,7 +338,8 @@ impl Bound {
         }
         tokio::spawn(Arc::clone(&admin).keep_history());
         if let Some(listener) = self.peers {
-            let surface = PeerSurface::new(Arc::clone(&self.pull), Arc::clone(&self.metrics));
+            let (pull, metrics) = (Arc::clone(&self.pull), Arc::clone(&self.metrics));
+            let surface = PeerSurface::new(pull, metrics);
             tokio::spawn(listen::peers(listener, Arc::new(surface), watch.clone()));
         }
         if let Some(store) = &self.pull.cluster.store {
@@ -336,6 +348,7 @@ impl Bound {
         tokio::spawn(Arc::clone(&self.pull.cluster).run(watch.clone()));
         tokio::spawn(memory::run(watch.clone()));
         tokio::spawn(Arc::clone(&self.pull.runtime).run(watch.clone()));
+        tokio::spawn(Arc::clone(&self.pull.copies).run(watch.clone()));
         tokio::spawn(keep::run(Arc::clone(&self.pull), watch.clone()));
         tokio::spawn(keep::scrub(Arc::clone(&self.pull)));
         tokio::spawn(keep::sweep(Arc::clone(&self.pull)));
@@ -368,7 +381,8 @@ impl Bound {
         );
         self.pull.events.close();
         let draining = async {
-            linger(&surface, &port).await;
+            // Members fetch by the peer port, which is open until the drain begins.
+            tokio::join!(linger(&surface, &port), self.pull.copies.hand_over());
             drain.drain().await;
         };
         let drained = tokio::select! {

@@ -4,8 +4,9 @@
 //! nor registries: its users decide where bytes go and which callers may have them.
 
 pub mod durable;
-pub mod hints;
+pub mod holdings;
 pub mod members;
+mod news;
 pub mod object_store;
 mod own;
 pub mod peers;
@@ -30,8 +31,9 @@ use http::Method;
 use larder_shared::{Digest, Role};
 
 use self::{
-    hints::Hints,
+    holdings::Holdings,
     members::{Admission, Members},
+    news::News,
     object_store::{ObjectStore, OpenError},
     own::OwnRecords,
     peers::Peers,
@@ -39,7 +41,13 @@ use self::{
     probes::Probes,
     records::{PeerRecord, PeerRecords},
 };
-use crate::{client::Client, config::Config, drain::Watch, metrics::Metrics};
+use crate::{
+    client::Client,
+    clock::{Clock, unix_now},
+    config::Config,
+    drain::Watch,
+    metrics::Metrics,
+};
 
 /// So many members are asked for a run, one after the other, before a node fetches it itself.
 const ASKED: usize = 2;
@@ -47,7 +55,7 @@ const ASKED: usize = 2;
 /// So many of those that are said to hold a blob are asked for it.
 const HOLDERS_ASKED: usize = 4;
 
-/// Where a member asks keepers which members hold a digest, and reports what it holds itself.
+/// Where a member asks keepers which members hold a digest. Older members report there what they hold.
 pub const HOLDERS: &str = "/larder/v1/holders";
 
 /// Where a member asks keepers what is known of a thing, and reports what it knows itself.
@@ -74,7 +82,11 @@ pub const KEEPERS: usize = 3;
 pub struct Cluster {
     pub members: Arc<Members>,
     pub peers: Arc<Peers>,
-    pub hints: Hints,
+    /// Which members hold what, where this node is the keeper.
+    pub holdings: Holdings,
+    /// What has come to this node since its keepers were last told.
+    pub news: News,
+    clock: Clock,
     /// Whose turn it is to probe a silent registry, where this node is the keeper.
     pub probes: Probes,
     own: OwnRecords,
@@ -99,7 +111,9 @@ impl Cluster {
             store: store.map(Arc::new),
             peers: Arc::new(Peers::new(config, Arc::clone(&members), metrics)),
             members,
-            hints: Hints::default(),
+            holdings: Holdings::default(),
+            news: News::default(),
+            clock: Clock::from(unix_now()),
             probes: Probes::default(),
             own: OwnRecords::new(records),
         }))
@@ -176,7 +190,7 @@ impl Cluster {
     /// The members that hold `digest`, as its keepers know.
     pub async fn holders(self: &Arc<Self>, digest: &Digest, within: Duration) -> Vec<SocketAddr> {
         let (keepers, own) = (self.keepers(digest), self.members.view().own_address());
-        let mut holders = self.hints.holders(digest);
+        let mut holders = self.holdings.holders(digest, self.now());
         let path = format!("{HOLDERS}?digest={digest}");
         let mut answers: FuturesUnordered<_> = keepers
             .into_iter()
@@ -203,25 +217,16 @@ impl Cluster {
         holders
     }
 
-    /// Tells the keepers of `digest` that this node holds it.
-    pub async fn announce(self: &Arc<Self>, digest: &Digest) {
-        let view = self.members.view();
-        let Some(own) = view.own_address().filter(|_| view.has_others()) else {
-            return;
-        };
-        let path = format!("{HOLDERS}?digest={digest}&holder={own}");
-        for keeper in self.keepers(digest) {
-            if keeper == own {
-                self.hints.add(*digest, own);
-            } else if self.admits(keeper) {
-                let told = self
-                    .peers
-                    .call(keeper, Method::POST, &path, Bytes::new(), TELL);
-                if let Err(failure) = told.await {
-                    tracing::debug!(%failure, "a keeper was not told who holds a blob");
-                }
-            }
+    /// This node holds `digest` from now on: its keepers are told soon.
+    pub fn announce(&self, digest: Digest) {
+        if self.has_others() {
+            self.news.add(digest);
         }
+    }
+
+    /// Seconds that go on with this process, whatever the node's clock does.
+    pub fn now(&self) -> u64 {
+        self.clock.now()
     }
 
     /// Whether this node may probe a registry that silenced it so long ago. Without a keeper that can be asked it may.

@@ -82,6 +82,14 @@ pub struct Registry {
     pub allow_hosts: Vec<String>,
 }
 
+impl Registry {
+    /// Whether the operator lets this registry be used.
+    pub fn allows(&self, registry: &str) -> bool {
+        let named = |patterns: &[Pattern]| patterns.iter().any(|p| p.matches_registry(registry));
+        named(&self.allow) && !named(&self.deny)
+    }
+}
+
 /// `[store]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Store {

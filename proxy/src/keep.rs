@@ -20,7 +20,7 @@ use crate::{
     drain::Watch,
     metrics::Reason,
     pull::Pull,
-    store::{Around, Blob, Counts, Limits, Sums, Tenure},
+    store::{Around, Blob, Counts, Limits, Store, Sums, Tenure},
 };
 
 /// Time between two rounds when nothing is added.
@@ -28,6 +28,9 @@ const ROUND: Duration = Duration::from_secs(5);
 
 /// The first round waits for what the runtime uses to be known, so that it does not evict that.
 const SETTLED_WITHIN: Duration = Duration::from_secs(10);
+
+/// Blobs that other members are asked about before room is made: so many of the oldest, and of those in use.
+const LOOKED_AROUND: usize = 2000;
 
 /// Times of last use are written this often, one small write for each blob that was used.
 const WRITE_USES: Duration = Duration::from_mins(1);
@@ -60,13 +63,37 @@ impl Pull {
         }
     }
 
-    /// What others than the store know of a blob, for the order of eviction. Until members tell each other what they have
-    /// whole, what is in use here is taken to be whole nowhere else.
+    /// What others than the store know of a blob, for the order of eviction. All members that hold it agree on which of them
+    /// may let it go: two that each took the other for the keeper would both do so.
     fn around(&self, digest: &Digest) -> Around {
+        let surplus = self.copies.is_surplus(digest);
         Around {
             in_runtime: self.store.adopts(digest),
+            surplus,
+            whole_elsewhere: surplus,
             ..Around::default()
         }
+    }
+
+    /// Asks the members what they hold of that which may have to go.
+    async fn look_around(self: &Arc<Self>) {
+        if self.copies.wanted() < 2 {
+            return;
+        }
+        let limits = self.limits();
+        let may_go = move |store: &Store| {
+            if !store.wants_room(&limits) {
+                return Vec::new();
+            }
+            let in_use = store.in_use();
+            let used = in_use.digests().filter(|digest| store.has(digest)).copied();
+            let oldest = store.entries().into_iter().map(|(digest, _)| digest);
+            used.take(LOOKED_AROUND)
+                .chain(oldest.take(LOOKED_AROUND))
+                .collect()
+        };
+        let may_go = self.store.survey(may_go).await.unwrap_or_default();
+        self.copies.look_around(&may_go).await;
     }
 
     /// One round of keeping.
@@ -79,6 +106,7 @@ impl Pull {
         self: &Arc<Self>,
         counts: Arc<Counts>,
     ) -> std::io::Result<crate::store::Evicted> {
+        self.look_around().await;
         let pull = Arc::clone(self);
         let round = move || {
             pull.fills.let_go_of_suspects();
@@ -232,7 +260,6 @@ async fn hash(blob: &Arc<Blob>, rate: u64) -> io::Result<(Digest, Sums)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Store;
 
     /// A burst is what readers on the same disk notice. What is cut off before its turn was not read before it.
     #[tokio::test]

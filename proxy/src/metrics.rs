@@ -246,6 +246,18 @@ impl PeerMetrics {
     }
 }
 
+/// Copies that members make of what is used. Gauges are of the last scrape.
+#[derive(Default, Debug)]
+pub struct CopyMetrics {
+    /// Digests for which this node decides and that lack copies.
+    pub lacking: Family<Lacking, Gauge>,
+    pub known: Gauge,
+    pub waiting: Gauge,
+    pub held_back: Gauge,
+    pub taken: Family<CopyTaken, Counter>,
+    pub received: Counter,
+}
+
 /// What is asked of the object store, and what waits to be written there. A clone counts into the same metrics.
 #[derive(Clone, Default, Debug)]
 pub struct ObjectStoreMetrics {
@@ -300,6 +312,7 @@ pub struct Metrics {
     pub runtime: RuntimeMetrics,
     pub adoption: AdoptionMetrics,
     pub peers: PeerMetrics,
+    pub copies: CopyMetrics,
     pub object_store: ObjectStoreMetrics,
     pub process: ProcessMetrics,
 }
@@ -316,6 +329,7 @@ impl Metrics {
             runtime: RuntimeMetrics::default(),
             adoption: AdoptionMetrics::default(),
             peers: PeerMetrics::default(),
+            copies: CopyMetrics::default(),
             object_store: ObjectStoreMetrics::default(),
             process: ProcessMetrics::default(),
         };
@@ -341,6 +355,12 @@ impl Metrics {
         }
         for reason in Reason::ALL.iter().copied() {
             self.store.evicted(reason, 0, 0);
+        }
+        for why in LackingWhy::ALL.iter().copied() {
+            drop(self.copies.lacking.get_or_create(&Lacking { why }));
+        }
+        for outcome in CopyOutcome::ALL.iter().copied() {
+            drop(self.copies.taken.get_or_create(&CopyTaken { outcome }));
         }
         for state in RuntimeState::ALL.iter().copied() {
             drop(self.runtime.states.get_or_create(&InRuntimeState { state }));

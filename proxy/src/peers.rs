@@ -3,7 +3,11 @@
 //! ```text
 //! GET, HEAD /v2/…            the registry API, digests only; larder-role says in which role this node is asked
 //! GET       /larder/v1/alive[?role=…]   how many milliseconds ago something came that an answer in this role waits for
-//! GET, POST /larder/v1/holders?digest=…[&holder=ADDR]
+//! GET       /larder/v1/holders?digest=…       POST, from older members: …&holder=ADDR
+//! POST      /larder/v1/holdings               what a member holds, and no longer holds; an empty list asks for a sign of life
+//! POST      /larder/v1/holdings/of            who holds these digests
+//! POST      /larder/v1/copies                 will it fetch these
+//! POST      /larder/v1/copies/links           how repositories hold these here
 //! GET, POST /larder/v1/records?thing=…
 //! POST      /larder/v1/probes?thing=…&silenced=SECONDS      may it probe a silent registry: go, wait, or over
 //! POST      /larder/v1/probes?thing=…&over                  its probe was answered
@@ -30,6 +34,7 @@ use crate::{
         peers::{ALIVE, IN_ROLE, PASSED_ON, ROLE},
         records::PeerRecord,
     },
+    copies::wire::{self, COPIES, HOLDERS_OF, HOLDINGS, LINKS, Which},
     credentials::Secret,
     identity::Identity,
     metrics::{Metrics, Tier, UpstreamLabel},
@@ -71,6 +76,7 @@ impl PeerSurface {
             HOLDERS => Some(self.holders(&request)),
             PROBES => Some(self.probes(&request)),
             RECORDS => Some(self.records(&request, body).await),
+            HOLDINGS | HOLDERS_OF | COPIES | LINKS => Some(self.copies(&request, body).await),
             _ => None,
         };
         if let Some((status, text)) = small {
@@ -201,6 +207,29 @@ impl PeerSurface {
         }
     }
 
+    /// What is said about copies: JSON, and JSON back.
+    async fn copies(&self, request: &Request<()>, body: Incoming) -> (StatusCode, String) {
+        let told = match client::collect(body, wire::LARGEST, RECORD_WITHIN).await {
+            Ok(told) if *request.method() == Method::POST => told,
+            _ => return (StatusCode::BAD_REQUEST, "what is said?\n".to_owned()),
+        };
+        let copies = &self.pull.copies;
+        let answered = match request.uri().path() {
+            HOLDINGS => serde_json::from_slice(&told).map(|said| json(&copies.hear(&said))),
+            HOLDERS_OF => serde_json::from_slice(&told)
+                .map(|asked: Which| json(&Some(copies.holders_of(&asked.digests)))),
+            COPIES => match serde_json::from_slice(&told) {
+                Ok(items) => Ok(json(&Some(copies.offered(items).await))),
+                Err(error) => Err(error),
+            },
+            _ => match serde_json::from_slice::<Which>(&told) {
+                Ok(asked) => Ok(json(&Some(copies.links_of(&asked.digests).await))),
+                Err(error) => Err(error),
+            },
+        };
+        answered.unwrap_or_else(|error| (StatusCode::BAD_REQUEST, format!("{error}\n")))
+    }
+
     fn probes(&self, request: &Request<()>) -> (StatusCode, String) {
         let thing = query(request, "thing").and_then(|thing| thing.parse::<Digest>().ok());
         let (Some(thing), true) = (thing, *request.method() == Method::POST) else {
@@ -228,7 +257,7 @@ impl PeerSurface {
         };
         let cluster = &self.pull.cluster;
         if *request.method() != Method::POST {
-            let holders = cluster.hints.holders(&digest);
+            let holders = cluster.holdings.holders(&digest, cluster.now());
             // A list of addresses is always JSON.
             return (
                 StatusCode::OK,
@@ -236,17 +265,27 @@ impl PeerSurface {
             );
         }
         let holder = get("holder").and_then(|holder| holder.parse::<SocketAddr>().ok());
-        let known = |holder: &SocketAddr| cluster.members.view().addresses.contains(holder);
-        match holder.filter(known) {
-            Some(holder) => {
-                cluster.hints.add(digest, holder);
-                (StatusCode::OK, String::new())
-            }
+        match holder.filter(|holder| self.pull.copies.hear_of(digest, *holder)) {
+            Some(_) => (StatusCode::OK, String::new()),
             None => (
                 StatusCode::BAD_REQUEST,
                 "which member holds it?\n".to_owned(),
             ),
         }
+    }
+}
+
+/// An answer, or that the caller is on no list.
+fn json(answer: &Option<impl serde::Serialize>) -> (StatusCode, String) {
+    match answer {
+        Some(answer) => (
+            StatusCode::OK,
+            serde_json::to_string(answer).unwrap_or_default(),
+        ),
+        None => (
+            StatusCode::BAD_REQUEST,
+            "you are no member here\n".to_owned(),
+        ),
     }
 }
 

@@ -48,6 +48,7 @@ use crate::{
     cluster::Cluster,
     coalesce::Coalesce,
     config::Config,
+    copies::Copies,
     credentials::Credentials,
     events::{self, Events},
     fill::{FillError, Fills},
@@ -158,6 +159,7 @@ pub struct Pull {
     pub tags: Tags,
     pub fills: Arc<Fills>,
     pub cluster: Arc<Cluster>,
+    pub copies: Arc<Copies>,
     /// Blobs that are being hashed again.
     pub checks: Coalesce<Digest, bool>,
     pub fetches: Fetches,

@@ -13,8 +13,10 @@ mod evicting;
 mod file_state;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod gone;
 mod hanging;
 mod in_use;
+mod incoming;
 mod index;
 mod journal;
 mod keeping;
@@ -47,14 +49,16 @@ pub use blob::Blob;
 pub use bounds::{Around, Bounds};
 pub use counts::Counts;
 pub use evicting::{Evicted, Limits, Room};
+pub use gone::Gone;
 pub use hanging::{FLUSHED_WITHIN, HANGS, Hung, SLOWEST};
 pub use in_use::InUse;
+pub use incoming::Incoming;
 pub use index::{Entry, Totals};
 pub use journal::Journal;
 pub use larder_shared::{Link, TagRecord};
 pub use named::{Named, Names, Platform, sizes};
 pub use partial::{Partial, Piece};
-pub use repositories::{Holding, Repositories, RepositoryRecord};
+pub use repositories::{HeldAs, Holding, Repositories, RepositoryRecord};
 pub use sums::{Checked, Sums};
 pub use tenure::Tenure;
 
@@ -84,6 +88,8 @@ pub struct Store {
     room: Mutex<evicting::Room>,
     trouble: Mutex<Option<keeping::Trouble>>,
     rotten: AtomicU64,
+    /// What left the tier, for whoever tells other members.
+    gone: gone::List,
     /// What lies on disk is listed in the index.
     scanned: AtomicBool,
     calls: Calls,
@@ -135,6 +141,7 @@ impl Store {
             trouble: Mutex::default(),
             rotten: AtomicU64::new(0),
             adopted: adopted::Adopted::default(),
+            gone: gone::List::default(),
             layout,
         }
     }
@@ -420,28 +427,6 @@ impl Store {
                 self.failed(error);
             }
         })
-    }
-
-    /// Takes a blob out of the tier (blocking). Readers that have it open finish.
-    pub fn remove(&self, digest: &Digest) {
-        if !self.is_held() {
-            return;
-        }
-        let path = self.layout.blob(digest);
-        let aside = self.layout.new_tmp();
-        {
-            let _alone = self.places.take(digest);
-            lock(&self.index).remove(digest);
-            // Its name goes at once; to free the room of a large file takes its time.
-            if fs::rename(&path, &aside).is_err() {
-                let _ = partial::remove_if_there(&path);
-            }
-        }
-        let _ = partial::remove_if_there(&aside);
-        // Checksums are of the bytes, wherever they lie.
-        if !self.adopts(digest) {
-            let _ = partial::remove_if_there(&self.layout.sums(digest));
-        }
     }
 }
 

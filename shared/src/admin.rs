@@ -9,6 +9,8 @@ mod trace;
 mod upstream;
 mod work;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 pub use content::{Blob, Blobs, Image, Images};
@@ -79,6 +81,23 @@ pub struct ClusterStatus {
     pub sent_bytes: u64,
     /// Members that gave wrong bytes, so far.
     pub distrusted: u64,
+    /// The copies of what is used, if the cluster makes any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copies: Option<CopiesStatus>,
+}
+
+/// The copies for which this node decides, as it sees them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct CopiesStatus {
+    /// So many living members should hold what is used.
+    pub wanted: u64,
+    /// Digests that fewer hold, by the reason: `coming`, `declined`, `members`, `missing`, `private`.
+    pub lacking: BTreeMap<String, u64>,
+    /// More than a third of the members is missing, so nothing is copied.
+    pub held_back: bool,
+    /// Copies that this node has yet to fetch.
+    pub waiting: u64,
 }
 
 /// One member.

@@ -10,10 +10,12 @@ pub enum Role {
     Root,
     /// It may ask the root, or what a root may ask.
     Relay,
+    /// Only what is committed on its disk counts, for a copy that a keeper makes: it is no use of the blob.
+    Copy,
 }
 
 impl Role {
-    pub const ALL: [Self; 3] = [Self::Holder, Self::Root, Self::Relay];
+    pub const ALL: [Self; 4] = [Self::Holder, Self::Root, Self::Relay, Self::Copy];
 
     /// The word for it in requests between members.
     pub const fn as_str(self) -> &'static str {
@@ -21,6 +23,7 @@ impl Role {
             Self::Holder => "holder",
             Self::Root => "root",
             Self::Relay => "relay",
+            Self::Copy => "copy",
         }
     }
 
@@ -32,7 +35,7 @@ impl Role {
     /// How many members stand between an answer in this role and the source, at the most.
     pub const fn depth(self) -> u8 {
         match self {
-            Self::Holder | Self::Root => 0,
+            Self::Holder | Self::Root | Self::Copy => 0,
             Self::Relay => 1,
         }
     }

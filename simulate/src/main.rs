@@ -4,6 +4,7 @@
 //! `report` and `plot` show it.
 
 mod catalog;
+mod copies;
 mod links;
 mod node;
 mod plot;
@@ -21,7 +22,7 @@ use std::{
 
 use anyhow::Context as _;
 use bytesize::ByteSize;
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
 use larder::cluster::placement;
 
 use crate::{
@@ -50,7 +51,10 @@ impl FromStr for Layers {
 
 /// Simulates a cluster of larders that pull an image. Rates are in Mbit/s, 0 for no limit.
 #[derive(Parser, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    instead: Option<Instead>,
     /// Sizes of the cluster, one line each.
     #[arg(long, value_delimiter = ',', default_value = "8,10,100,1000", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     nodes: Vec<u32>,
@@ -130,6 +134,72 @@ struct Arguments {
     svg: Option<PathBuf>,
 }
 
+/// What is simulated in place of a pull.
+#[derive(Subcommand, Debug)]
+enum Instead {
+    /// Members that keep copies of what is used while others die and restart.
+    Copies(CopiesArguments),
+}
+
+#[derive(Args, Debug)]
+struct CopiesArguments {
+    /// Sizes of the cluster, one line each.
+    #[arg(long, value_delimiter = ',', default_value = "10,100,1000,10000", value_parser = clap::value_parser!(u32).range(2..=100_000))]
+    nodes: Vec<u32>,
+    /// Images for each node.
+    #[arg(long, default_value_t = 5.0)]
+    images: f64,
+    /// Layers of an image, and their mean size.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
+    layers: u16,
+    #[arg(long, default_value = "40MB")]
+    layer: ByteSize,
+    /// Nodes that pull each image, at the mean.
+    #[arg(long, default_value_t = 1.5)]
+    pullers: f64,
+    /// Living members that should hold each blob.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=8))]
+    copies: u16,
+    /// Bytes a second that a member fetches for copies.
+    #[arg(long, default_value = "20MB")]
+    rate: ByteSize,
+    /// Hours with churn.
+    #[arg(long, default_value_t = 4)]
+    hours: u64,
+    /// The share of the members that die in an hour, each replaced by an empty one.
+    #[arg(long, default_value_t = 0.02)]
+    dying: f64,
+    /// The share of the members that restart in an hour.
+    #[arg(long, default_value_t = 0.5)]
+    restarting: f64,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+impl CopiesArguments {
+    fn run(&self, mut out: impl io::Write) -> anyhow::Result<()> {
+        writeln!(out, "{}", copies::HEAD)?;
+        for &nodes in &self.nodes {
+            let kept = copies::run(&copies::Churn {
+                nodes: nodes as usize,
+                images: (self.images * f64::from(nodes)).ceil() as usize,
+                layers: self.layers.into(),
+                layer: self.layer.as_u64() as f64,
+                pullers: self.pullers,
+                copies: self.copies.into(),
+                rate: self.rate.as_u64() as f64,
+                hours: self.hours,
+                dying: self.dying,
+                restarting: self.restarting,
+                seed: self.seed,
+            });
+            writeln!(out, "{}", copies::line(&kept))?;
+            out.flush()?;
+        }
+        Ok(())
+    }
+}
+
 impl Arguments {
     fn scenario(&self, nodes: usize) -> anyhow::Result<Scenario> {
         let rate = |megabits: f64| match megabits {
@@ -189,6 +259,9 @@ fn run(scenario: &Scenario) -> Outcome {
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let mut out = io::stdout().lock();
+    if let Some(Instead::Copies(arguments)) = &arguments.instead {
+        return arguments.run(out);
+    }
     if !arguments.json {
         writeln!(out, "{HEAD}")?;
     }

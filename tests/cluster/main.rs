@@ -2,6 +2,7 @@
 //! (promises P5, P10, P14, P16, P19). Takes root, since some of it happens in network namespaces.
 
 mod churn;
+mod copies;
 mod durable;
 mod faults;
 mod liars;

@@ -144,6 +144,7 @@ impl Admin {
             received_bytes: self.metrics.received_from_members(),
             sent_bytes: self.metrics.sent_to_members(),
             distrusted: peers.distrusted.get(),
+            copies: self.pull.copies.status(),
         }
     }
 }

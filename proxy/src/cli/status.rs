@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use http::Method;
-use larder_shared::admin::{ClusterStatus, RuntimeStatus, Status, StoreStatus, is_tight};
+use larder_shared::admin::{
+    ClusterStatus, CopiesStatus, RuntimeStatus, Status, StoreStatus, is_tight,
+};
 
 use super::{
     show::{BAD, BOLD, WARNING, count, duration, percent, say, say_json, size, styled},
@@ -192,7 +194,26 @@ pub fn say_cluster(cluster: &ClusterStatus) {
             size(cluster.sent_bytes)
         ),
     );
+    if let Some(copies) = &cluster.copies {
+        say_copies(copies);
+    }
     if !cluster.members.iter().any(|member| member.own) {
         remark("this node is not among the members: set `advertise` in [cluster]");
+    }
+}
+
+/// What lacks copies, where anything does. Of private content that is the operator's choice.
+fn say_copies(copies: &CopiesStatus) {
+    if copies.held_back {
+        remark("more than a third of the members is missing: no copies are made");
+    }
+    let lacking = copies.lacking.iter().filter(|(why, _)| *why != "private");
+    let lacking: u64 = lacking.map(|(_, count)| count).sum();
+    if lacking > 0 {
+        remark(&format!(
+            "{} on fewer than {} members, as far as this node decides",
+            count(lacking, "blob"),
+            copies.wanted
+        ));
     }
 }

@@ -12,6 +12,13 @@ use super::value;
 /// The port of the peers unless `members` names another.
 pub const PEER_PORT: u16 = 7422;
 
+/// The living members that hold what is used, unless `copies` says otherwise; and the most that it may say.
+pub const COPIES: usize = 2;
+const MOST_COPIES: usize = 8;
+
+/// Bytes a second that a node fetches for copies, unless `copy_rate` says otherwise.
+pub const COPY_RATE: u64 = 20_000_000;
+
 /// The name that a member's certificate must hold unless `tls` names another.
 pub const MEMBER_NAME: &str = "larder-peer";
 
@@ -38,6 +45,12 @@ pub struct Peers {
     /// A file with a key that all members share. Verdicts about credentials travel under it; without it they stay where
     /// they were made.
     pub key: Option<PathBuf>,
+    /// So many living members hold what is used; 1 makes no copies.
+    pub copies: usize,
+    /// Bytes a second that this node fetches for copies, at most.
+    pub copy_rate: u64,
+    /// Whether copies are made of what is not known to be public.
+    pub copies_private: bool,
 }
 
 /// Where the list of members comes from.
@@ -124,6 +137,9 @@ pub(super) fn cluster(said: &mut Section<'_, '_>) -> Result<Cluster, ConfigError
     let members = members(said)?;
     let tls = tls(said)?;
     let key = said.text("key", value::absolute_path)?;
+    let copies = said.quantity("copies", copies)?;
+    let copy_rate = said.text("copy_rate", value::rate)?;
+    let copies_private = said.flag("copies_private")?;
     let peers = match listen {
         Some(listen) => Some(Peers {
             listen,
@@ -135,6 +151,9 @@ pub(super) fn cluster(said: &mut Section<'_, '_>) -> Result<Cluster, ConfigError
                 )
             })?,
             key,
+            copies: copies.unwrap_or(COPIES),
+            copy_rate: copy_rate.unwrap_or(COPY_RATE),
+            copies_private: copies_private.unwrap_or(false),
         }),
         None if members.is_some() => {
             return Err(said.wrong("members", "without `listen` there are no peers: add listen = \"0.0.0.0:7422\""));
@@ -149,6 +168,13 @@ pub(super) fn cluster(said: &mut Section<'_, '_>) -> Result<Cluster, ConfigError
         peers,
         object_store,
     })
+}
+
+/// Charts write numbers with a point.
+fn copies(text: &str) -> Result<usize, String> {
+    let text = text.strip_suffix(".0").unwrap_or(text);
+    let number = text.parse().ok().filter(|n| (1..=MOST_COPIES).contains(n));
+    number.ok_or_else(|| format!("write a number from 1, which makes no copies, to {MOST_COPIES}"))
 }
 
 fn members(said: &mut Section<'_, '_>) -> Result<Option<Members>, ConfigError> {

@@ -410,6 +410,23 @@ fn cluster() -> Value {
                 "key",
                 absolute("a file with the secret that all members share"),
             ),
+            (
+                "copies",
+                json!({
+                    "description": "so many living members hold what is used; 1 makes no copies",
+                    "type": "integer",
+                    "minimum": 1,
+                    "maximum": 8,
+                }),
+            ),
+            (
+                "copy_rate",
+                text("bytes a second that a node fetches for copies", RATE),
+            ),
+            (
+                "copies_private",
+                flag("whether copies are made of what is not known to be public"),
+            ),
             ("object_store", object_store()),
         ],
     )

@@ -167,6 +167,9 @@ fn page_peers(page: &mut Page, peers: Option<&Peers>) {
     if let Some(key) = &peers.key {
         page.text("key", key.display());
     }
+    page.line(format_args!("copies = {}", peers.copies));
+    page.text("copy_rate", Amount::Bytes(peers.copy_rate));
+    page.line(format_args!("copies_private = {}", peers.copies_private));
 }
 
 struct Page(String);

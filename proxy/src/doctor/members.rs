@@ -14,7 +14,7 @@ use crate::{
         tls::{self, Validity},
     },
     config::{MemberFiles, Members, PeerTls},
-    metrics::MemberState,
+    metrics::{LackingWhy, MemberState},
     pull::Pull,
 };
 
@@ -41,6 +41,7 @@ pub(super) async fn look(pull: &Pull) -> Vec<Finding> {
         findings.push(certificate(files).await);
     }
     findings.extend(members(pull).await);
+    findings.extend(copies(pull));
     findings
 }
 
@@ -113,6 +114,58 @@ async fn members(pull: &Pull) -> Vec<Finding> {
     }
     findings.push(skew(&versions));
     findings
+}
+
+/// Whether enough members hold what is used, as far as this node decides about it.
+fn copies(pull: &Pull) -> Option<Finding> {
+    let wanted = pull.copies.wanted();
+    if wanted < 2 {
+        return None;
+    }
+    let lacking = pull.copies.lacking();
+    Some(judge_copies(wanted, pull.copies.is_held_back(), &lacking))
+}
+
+fn judge_copies(wanted: usize, held_back: bool, lacking: &[(LackingWhy, usize)]) -> Finding {
+    if held_back {
+        return Finding::warning(
+            Check::Copies,
+            "more than a third of the members is missing, and no copies are made until they are back",
+            "look at the members that do not answer; a list in [cluster] members must not name members that are gone for good",
+        );
+    }
+    let of = |why| {
+        lacking
+            .iter()
+            .filter(|(known, _)| *known == why)
+            .map(|(_, n)| n)
+            .sum::<usize>()
+    };
+    let (declined, members) = (of(LackingWhy::Declined), of(LackingWhy::Members));
+    if declined > 0 {
+        return Finding::warning(
+            Check::Copies,
+            format!(
+                "fewer than {wanted} members hold {declined} blobs that are used, and no other member takes them"
+            ),
+            "make room on the members: larger disks, [store] max_size; or set a smaller [cluster] copies",
+        );
+    }
+    if members > 0 {
+        return Finding::warning(
+            Check::Copies,
+            format!(
+                "fewer than {wanted} members hold {members} blobs that are used, and no other member lives"
+            ),
+            "start more members, or set a smaller [cluster] copies",
+        );
+    }
+    Finding::ok(
+        Check::Copies,
+        format!(
+            "{wanted} members hold what is used, or it is on its way, as far as this node decides"
+        ),
+    )
 }
 
 /// Members of several versions work together for the time of a roll-out.
@@ -241,6 +294,21 @@ mod tests {
                 ..View::default()
             };
             let found = judge_object_store("file:///d", &view);
+            assert_eq!(found.severity, severity, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn what_lacks_copies_is_a_finding_unless_they_come_or_it_is_private() {
+        use LackingWhy::{Coming, Declined, Members, Private};
+        for (held_back, why, severity) in [
+            (false, Coming, Severity::Ok),
+            (false, Private, Severity::Ok),
+            (false, Declined, Severity::Warning),
+            (false, Members, Severity::Warning),
+            (true, Coming, Severity::Warning),
+        ] {
+            let found = judge_copies(2, held_back, &[(why, 3)]);
             assert_eq!(found.severity, severity, "{found:?}");
         }
     }

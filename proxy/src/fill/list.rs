@@ -233,10 +233,7 @@ impl Fills {
 
     /// Tells the digest's keepers that this node holds it.
     pub fn announce(&self, digest: Digest) {
-        if self.cluster.has_others() {
-            let cluster = Arc::clone(&self.cluster);
-            tokio::spawn(async move { cluster.announce(&digest).await });
-        }
+        self.cluster.announce(digest);
     }
 
     /// Gives back the room of wrong files that were kept for long (blocking).

@@ -248,7 +248,7 @@ impl Fills {
     ) -> PeerRequest {
         let (registry, repository) = (&place.registry, &place.repository);
         let lend = match role {
-            Role::Holder => Lend::Nothing,
+            Role::Holder | Role::Copy => Lend::Nothing,
             Role::Root | Role::Relay => {
                 // What it holds is to be had without, if the token server takes its time.
                 let lending = self.upstreams.lend(registry, repository, &place.identity);

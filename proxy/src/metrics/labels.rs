@@ -210,6 +210,31 @@ words! {
         Gone => "gone",
     }
 
+    /// Why a digest for which this node decides lacks copies.
+    LackingWhy {
+        /// A member has been offered it.
+        Coming => "coming",
+        /// Every member that could hold it declined: no room, or copies are off there.
+        Declined => "declined",
+        /// No other member is left.
+        Members => "members",
+        /// Its holders vanished a moment ago, or more than a third of the members is missing.
+        Missing => "missing",
+        /// It is not known to be public.
+        Private => "private",
+    }
+
+    /// How a copy ended that this node was to fetch.
+    CopyOutcome {
+        Copied => "copied",
+        /// A client had pulled it meanwhile.
+        Here => "here",
+        Full => "full",
+        /// No holder gave it.
+        Failed => "failed",
+        Disk => "disk",
+    }
+
     /// A certificate of the peer port.
     Certificate {
         Ca => "ca",
@@ -327,6 +352,8 @@ sets! {
     PeerAsked { role: RoleLabel, outcome: PeerAskedOutcome, }
     /// How a member's request was served.
     PeerServed { role: RoleLabel, outcome: Outcome, }
+    Lacking { why: LackingWhy, }
+    CopyTaken { outcome: CopyOutcome, }
     Certificates { certificate: Certificate, }
     ObjectAsked { operation: ObjectOperation, outcome: ObjectOutcome, }
     Build { version: &'static str, }

@@ -71,6 +71,7 @@ pub fn register(metrics: &Metrics) -> Registry {
         "dockerhub_ratelimit_remaining", "Pulls left in Docker Hub's window, as last reported; absent after the window ends", upstreams.hub_remaining;
     }
     let (peers, objects, process) = (&metrics.peers, &metrics.object_store, &metrics.process);
+    let copies = &metrics.copies;
     register! { larder;
         "members", "Members of the cluster by state, this node included", peers.members;
         "peer_requests", "Requests to members", peers.asked;
@@ -79,6 +80,12 @@ pub fn register(metrics: &Metrics) -> Registry {
         "peer_failovers", "Streams from a member that continued from another source", peers.failovers;
         "peer_distrusted", "Times that a member was distrusted because it sent wrong bytes", peers.distrusted;
         "peer_turned_away", "Connections and requests refused on the peer port because they are not a member's", peers.turned_away;
+        "copies_lacking", "Digests that too few members hold and for which this node decides, by the reason", copies.lacking;
+        "copies_known", "Digests whose holders this node knows as a keeper", copies.known;
+        "copies_waiting", "Copies that this node has yet to fetch", copies.waiting;
+        "copies_held_back", "1 while more than a third of the members is missing and no copies are made", copies.held_back;
+        "copies_taken", "Copies that this node was to fetch, by how that ended", copies.taken;
+        "copies_received_bytes", "Bytes received for copies", copies.received;
         "certificate_expiry_timestamp_seconds", "When a certificate of the peer port expires; for a CA file with several, the earliest", peers.certificates;
         "object_store_requests", "Requests to the object store", objects.asked;
         "object_store_read_bytes", "Bytes received from the object store, records included", objects.read;

@@ -11,13 +11,20 @@ use tokio::time::timeout;
 
 use larder_shared::{Digest, Range, RangeHeader, Reference, Role, Route, media};
 
-use super::{Manifest, Pull, PullError, Pulled, blob::Given, held::Held, selection::head};
+use super::{
+    Manifest, Pull, PullError, Pulled,
+    blob::Given,
+    held::Held,
+    selection::{answer, head},
+};
 use crate::{
     access::Place,
+    body::Content,
     cluster::peers,
     fill::{Right, Source},
     identity::{Fingerprint, Identity},
     metrics::{self, Outcome, Tier},
+    store::Store,
     trace::Trace,
     upstream::Failure,
 };
@@ -53,6 +60,9 @@ impl Pull {
                 }
                 _ => Err(missing(&place)),
             },
+            (Route::Blob(_, digest), Role::Copy) => {
+                self.blob_to_copy(&place, digest, &request.range).await
+            }
             (Route::Blob(_, digest), role) => {
                 self.blob_for_member(&place, digest, &request.range, role)
                     .await
@@ -62,6 +72,29 @@ impl Pull {
             }
             _ => Err(unknown("members ask for digests")),
         }
+    }
+
+    /// What a keeper copies, manifests included: what lies on the disk, if it may be copied at all. It is no use of the blob,
+    /// which would get younger by being copied.
+    async fn blob_to_copy(
+        &self,
+        place: &Place,
+        digest: &Digest,
+        range: &RangeHeader,
+    ) -> Result<Pulled, PullError> {
+        let peers = &self.config.load().cluster.peers;
+        let private = peers.as_ref().is_some_and(|peers| peers.copies_private);
+        let open = private || place.record.public_since().is_some();
+        if !open || place.record.link(digest).is_none() {
+            return Err(missing(place));
+        }
+        let wanted = *digest;
+        let look = move |store: &Store| store.peek(&wanted);
+        let blob = self.store.ask(format!("a copy of {digest}"), look).await;
+        let blob = blob.flatten().ok_or_else(|| missing(place))?;
+        let size = blob.size();
+        answer(digest, size, &range.select(size), Content::Stored(blob))
+            .map(|p| p.from(Tier::Node, Outcome::Hit))
     }
 
     async fn blob_for_member(
@@ -80,7 +113,7 @@ impl Pull {
             }
         }
         // A node that cannot keep it would fetch it once for each member that asks.
-        if role == Role::Holder || !self.store.usable() {
+        if matches!(role, Role::Holder | Role::Copy) || !self.store.usable() {
             return Err(missing(place));
         }
         let source = Source {
@@ -116,7 +149,7 @@ impl Pull {
         {
             return Ok(pulled.from(Tier::Node, Outcome::Hit));
         }
-        if role == Role::Holder {
+        if matches!(role, Role::Holder | Role::Copy) {
             return Err(missing(place));
         }
         // One question for all members that ask now, whatever token each has lent. An anonymous one is shared with callers

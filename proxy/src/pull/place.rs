@@ -10,7 +10,7 @@ use larder_shared::{
 use super::{Caller, Pull, PullError};
 use crate::{
     access::{Place, Verdict},
-    config::{Config, Pattern, Sharing},
+    config::{Config, Sharing},
     credentials::Fault,
     identity::Identity,
     metrics::CredentialsFailed,
@@ -119,16 +119,8 @@ impl Pull {
         registry: RegistryName,
         repository: Repository,
     ) -> Result<Place, PullError> {
-        {
-            let config = self.config.load();
-            let named = |patterns: &[Pattern]| {
-                patterns
-                    .iter()
-                    .any(|p| p.matches_registry(registry.as_str()))
-            };
-            if named(&config.registry.deny) || !named(&config.registry.allow) {
-                return Err(PullError::NotAllowed(registry));
-            }
+        if !self.config.load().registry.allows(registry.as_str()) {
+            return Err(PullError::NotAllowed(registry));
         }
         let record = self.store.record(&registry, &repository).await;
         Ok(Place {

@@ -130,8 +130,8 @@ impl Store {
             if stays(digest) {
                 continue;
             }
-            self.remove(digest);
             let class = known.get(digest).map(|(_, class)| *class);
+            self.remove_as(digest, class == Some(Class::Expired));
             let size = size(digest);
             evicted.blobs += 1;
             evicted.bytes += size;
@@ -143,6 +143,18 @@ impl Store {
             counts.add(1, size);
         }
         Ok(evicted)
+    }
+
+    /// Whether the next round has to make room (blocking): then it is worth asking others what they have.
+    pub fn wants_room(&self, limits: &Limits) -> bool {
+        let Ok(space) = self.space() else {
+            return false;
+        };
+        let bounds = Bounds {
+            max: limits.max_size.of(space.total),
+            min_free: limits.min_free.of(space.total),
+        };
+        excess(bounds, self.totals().bytes, space.free) > 0
     }
 
     /// How much of the tier never goes, as of the last round.

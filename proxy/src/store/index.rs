@@ -206,6 +206,30 @@ impl Index {
         self.entries.iter().rev().map(|(d, e)| (*d, *e)).collect()
     }
 
+    /// Every `parts`th entry: all that begin with the same bits, `part` of `0..parts`.
+    pub fn part(&self, part: u16, parts: u16) -> Vec<(Digest, Entry)> {
+        let first =
+            |digest: &Digest| u16::from_be_bytes([digest.as_bytes()[0], digest.as_bytes()[1]]);
+        let entries = self.entries.iter();
+        let of_part = entries.filter(|(digest, _)| first(digest) % parts.max(1) == part);
+        of_part.map(|(digest, entry)| (*digest, *entry)).collect()
+    }
+
+    pub fn entry(&self, digest: &Digest) -> Option<Entry> {
+        self.entries.peek(digest).copied()
+    }
+
+    /// It was used elsewhere, then.
+    pub fn used_elsewhere(&mut self, digest: &Digest, used: u64) {
+        let used = used.min(self.clock.now());
+        if let Some(entry) = self.entries.peek_mut(digest)
+            && entry.used < used
+        {
+            entry.used = used;
+            self.touched.insert(*digest);
+        }
+    }
+
     /// When what was not used for longest was used.
     pub fn oldest_use(&self) -> Option<u64> {
         self.entries.iter().map(|(_, entry)| entry.used).min()

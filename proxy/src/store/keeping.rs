@@ -209,6 +209,10 @@ impl Store {
     }
 
     pub(super) fn note_rotten(&self, digest: &Digest) {
+        self.gone.note(super::Gone {
+            digest: *digest,
+            expired: false,
+        });
         self.rotten
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         tracing::warn!(blob.digest = %digest, "a blob is damaged on disk, is set aside, and is fetched again when it is asked for; if there are more, look at the disk");
@@ -228,6 +232,22 @@ impl Store {
     /// Every committed blob with its size and its last use, the least recently used first.
     pub fn entries(&self) -> Vec<(Digest, Entry)> {
         lock(&self.index).entries()
+    }
+
+    /// A part of them: those that begin with the same bits. `parts` parts are all.
+    pub fn part(&self, part: u16, parts: u16) -> Vec<(Digest, Entry)> {
+        lock(&self.index).part(part, parts)
+    }
+
+    /// One of them.
+    pub fn entry(&self, digest: &Digest) -> Option<Entry> {
+        lock(&self.index).entry(digest)
+    }
+
+    /// A blob was used on another node, `ago`. Ages count from the last use anywhere.
+    pub fn used_elsewhere(&self, digest: &Digest, ago: Duration) {
+        let used = self.clock().now().saturating_sub(ago.as_secs());
+        lock(&self.index).used_elsewhere(digest, used);
     }
 
     /// Whether a blob is committed, as far as the index knows.

@@ -28,7 +28,10 @@ use self::{
     log::{Log, Writers},
     reading::Reading,
 };
-pub use self::{list::Repositories, search::Holding};
+pub use self::{
+    list::Repositories,
+    search::{HeldAs, Holding},
+};
 use super::layout::Layout;
 use crate::clock::{unix_age, unix_now};
 

@@ -142,6 +142,8 @@ checks! {
     Credentials = "credentials",
     /// The other members answer, and this node is one of them.
     Members = "members",
+    /// Enough members hold what is used.
+    Copies = "copies",
     /// This member's certificate is good, and for long enough.
     Certificate = "certificate",
     /// Command, daemon and members are of one version.

@@ -52,6 +52,7 @@ pub struct Plan {
     config: String,
     /// More sections of single nodes.
     own: HashMap<usize, String>,
+    cluster: String,
     environment: Vec<(String, String)>,
     log_level: String,
     /// What verdicts travel under.
@@ -84,6 +85,7 @@ impl Plan {
             aliases: String::new(),
             config: String::new(),
             own: HashMap::new(),
+            cluster: String::new(),
             environment: Vec::new(),
             log_level: "info".to_owned(),
             key: format!("{:032x}{:032x}\n", fastrand::u128(..), fastrand::u128(..)),
@@ -154,6 +156,13 @@ impl Plan {
     #[must_use]
     pub fn config_of(mut self, number: usize, toml: &str) -> Self {
         self.own.insert(number, toml.to_owned());
+        self
+    }
+
+    /// More keys of every node's `[cluster]`.
+    #[must_use]
+    pub fn cluster(mut self, toml: &str) -> Self {
+        toml.clone_into(&mut self.cluster);
         self
     }
 
@@ -252,10 +261,10 @@ impl Plan {
             "\"off\"".to_owned()
         };
         let key = path("key");
-        let (aliases, more) = (&self.aliases, &self.config);
+        let (aliases, more, cluster) = (&self.aliases, &self.config, &self.cluster);
         let own = self.own.get(&number).map_or("", String::as_str);
         format!(
-            "[cluster]\n{at}\nmembers = {members}\nkey = {key}\ntls = {tls}\n\n{aliases}\n{more}\n{own}"
+            "[cluster]\n{at}\nmembers = {members}\nkey = {key}\ntls = {tls}\n{cluster}\n\n{aliases}\n{more}\n{own}"
         )
     }
 }

@@ -45,7 +45,8 @@ impl Flow {
         match role {
             Role::Holder => self.note(),
             Role::Root => self.roots.store(self.now(), Ordering::Relaxed),
-            Role::Relay => {}
+            // No reader waits for a copy.
+            Role::Relay | Role::Copy => {}
         }
     }
 
@@ -53,7 +54,7 @@ impl Flow {
     pub fn since(&self, role: Role) -> Option<Duration> {
         let own = self.own.load(Ordering::Relaxed);
         let last = match role {
-            Role::Holder | Role::Root => own,
+            Role::Holder | Role::Root | Role::Copy => own,
             Role::Relay => own.max(self.roots.load(Ordering::Relaxed)),
         };
         (last > 0).then(|| Duration::from_millis(self.now().saturating_sub(last)))

@@ -1,7 +1,7 @@
 //! Looking through what repositories hold: one, in memory, or all, on disk and what is newer in memory.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -21,6 +21,18 @@ pub struct Holding {
     pub tags: Vec<(Tag, TagRecord)>,
     /// The registry's last word was to serve it to anonymous clients.
     pub public: bool,
+}
+
+/// How a repository holds a digest.
+#[derive(Clone, Debug)]
+pub struct HeldAs {
+    pub registry: RegistryName,
+    pub repository: Repository,
+    pub link: Link,
+    /// When the registry last served the repository to an anonymous client, Unix seconds, if that was its last word.
+    pub public: Option<u64>,
+    /// Of a manifest.
+    pub tags: Vec<(Tag, TagRecord)>,
 }
 
 impl Holding {
@@ -81,6 +93,17 @@ impl Repositories {
 
     /// The same, of one registry alone where one is named.
     fn each_of(&self, only: Option<&RegistryName>, mut look: impl FnMut(Holding)) {
+        self.each_known(only, |registry, repository, known| {
+            look(Holding::of(registry.clone(), repository.clone(), known));
+        });
+    }
+
+    /// The same without copies: `look` must be short, since requests ask the same records.
+    fn each_known(
+        &self,
+        only: Option<&RegistryName>,
+        mut look: impl FnMut(&RegistryName, &Repository, &Known),
+    ) {
         let loaded: HashMap<(RegistryName, Repository), Arc<RepositoryRecord>> = {
             let loaded = lock(&self.loaded);
             let pairs = loaded.iter();
@@ -94,17 +117,52 @@ impl Repositories {
             if record.is_to_be_read() {
                 record.read();
             }
-            let holding = Holding::of(registry.clone(), repository.clone(), &lock(&record.known));
-            look(holding);
+            look(registry, repository, &lock(&record.known));
         }
         for name in names(&self.layout, only) {
             if !loaded.contains_key(&name)
                 && let Ok(text) = fs::read(self.layout.repository_log(&name.0, &name.1))
             {
                 let (known, _) = Known::read(&text);
-                look(Holding::of(name.0, name.1, &known));
+                look(&name.0, &name.1, &known);
             }
         }
+    }
+
+    /// The repositories that hold each of these digests, at most so many of each, with what each is known as there, how
+    /// long ago (`None`: unknown) it was public, and the tags that lead to it (blocking: reads logs on disk).
+    pub fn holders_of(
+        &self,
+        digests: &HashSet<Digest>,
+        most: usize,
+    ) -> HashMap<Digest, Vec<HeldAs>> {
+        let mut found: HashMap<Digest, Vec<HeldAs>> = HashMap::new();
+        self.each_known(None, |registry, repository, known| {
+            // The shorter of the two is gone through.
+            let links: Vec<&Link> = if known.links.len() < digests.len() {
+                let all = known.links.values();
+                all.filter(|link| digests.contains(&link.digest)).collect()
+            } else {
+                digests.iter().filter_map(|d| known.links.get(d)).collect()
+            };
+            for link in links {
+                let of = found.entry(link.digest).or_default();
+                let tags = known.tags.iter().filter(|(_, r)| r.digest == link.digest);
+                if of.len() < most {
+                    of.push(HeldAs {
+                        registry: registry.clone(),
+                        repository: repository.clone(),
+                        link: link.clone(),
+                        public: known.public,
+                        tags: tags
+                            .take(most)
+                            .map(|(t, r)| (t.clone(), r.clone()))
+                            .collect(),
+                    });
+                }
+            }
+        });
+        found
     }
 
     /// Every digest that some repository of `registry` is known to hold (blocking: reads the logs on disk).

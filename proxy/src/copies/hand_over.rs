@@ -1,0 +1,167 @@
+//! The end of a holder: what it alone holds goes to others before it stops.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use larder_shared::Digest;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::{
+    Copies,
+    life::Life,
+    wire::{Answer, Item, LINKED_BATCH},
+};
+
+/// Less than the time that the drain has.
+const HANDED_OVER_WITHIN: Duration = Duration::from_secs(20);
+
+/// Members that are offered a copy, one after the other.
+const OFFERED: usize = 4;
+
+/// How often it is looked at whether what was taken has come.
+const GLANCE: Duration = Duration::from_millis(300);
+
+/// What could not be handed over.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+struct Left {
+    blobs: usize,
+    bytes: u64,
+    private: usize,
+}
+
+impl Copies {
+    /// Has others fetch what this node alone holds, within [`HANDED_OVER_WITHIN`]. What is left is said in the log.
+    pub async fn hand_over(self: &Arc<Self>) {
+        self.leaving.store(true, Ordering::Relaxed);
+        if self.wanted() < 2 || !self.cluster.has_others() {
+            return;
+        }
+        let deadline = Instant::now() + HANDED_OVER_WITHIN;
+        let Ok(alone) = timeout_at(deadline, self.held_alone()).await else {
+            tracing::warn!(
+                "the members do not say in time what this node alone holds; nothing was handed over"
+            );
+            return;
+        };
+        if alone.is_empty() {
+            return;
+        }
+        let mut left: HashMap<Digest, u64> =
+            alone.iter().map(|item| (item.digest, item.size)).collect();
+        let private: HashSet<Digest> = alone
+            .iter()
+            .filter(|item| item.links.is_empty())
+            .map(|item| item.digest)
+            .collect();
+        let handing = async {
+            let items: Vec<Item> = alone.into_iter().filter(|i| !i.links.is_empty()).collect();
+            let mut taken = self.offer_all(items).await;
+            while !taken.is_empty() {
+                sleep(GLANCE).await;
+                let standings = self.standings(&taken).await;
+                taken.retain(|digest| {
+                    let held = standings.get(digest).is_some_and(|s| s.others > 0);
+                    if held {
+                        left.remove(digest);
+                    }
+                    !held
+                });
+            }
+        };
+        let _ = timeout_at(deadline, handing).await;
+        let left = Left {
+            blobs: left.len(),
+            bytes: left.values().sum(),
+            private: left
+                .keys()
+                .filter(|digest| private.contains(*digest))
+                .count(),
+        };
+        if left.blobs > left.private {
+            tracing::warn!(
+                blobs = left.blobs,
+                size_bytes = left.bytes,
+                private = left.private,
+                "these blobs are on this node alone, and others could not take them before it stops"
+            );
+        } else if left.private > 0 {
+            tracing::info!(
+                private = left.private,
+                "private blobs are on this node alone; [cluster] copies_private lets others have copies"
+            );
+        }
+    }
+
+    /// Offers of all that no other member holds.
+    async fn held_alone(self: &Arc<Self>) -> Vec<Item> {
+        let entries = self.store.entries();
+        let young = |age: Duration| self.ttl().is_none_or(|ttl| age <= ttl);
+        let digests: Vec<Digest> = entries
+            .iter()
+            .filter(|(_, entry)| young(self.store.clock().age(entry.used)))
+            .map(|(digest, _)| *digest)
+            .collect();
+        let standings = self.standings(&digests).await;
+        let alone: Vec<Digest> = digests
+            .into_iter()
+            .filter(|digest| standings.get(digest).is_some_and(|s| s.others == 0))
+            .collect();
+        let own = self.own();
+        let mut items = Vec::new();
+        for some in alone.chunks(LINKED_BATCH) {
+            for (digest, links) in some.iter().zip(self.links_of(some).await) {
+                if let (Some(entry), true) = (self.store.entry(digest), links.here) {
+                    let held = self.held(digest, &entry);
+                    items.push(Item {
+                        digest: *digest,
+                        size: held.size,
+                        age: held.age,
+                        from: own.into_iter().collect(),
+                        links: links.links,
+                        hurry: true,
+                    });
+                }
+            }
+        }
+        items
+    }
+
+    /// Offers each to the first in rank that takes it. Those that were taken.
+    async fn offer_all(self: &Arc<Self>, items: Vec<Item>) -> Vec<Digest> {
+        let members = self.members();
+        let own = self.own();
+        let mut taken = Vec::new();
+        let mut next = items;
+        for standing in 0..OFFERED {
+            let mut offers: BTreeMap<SocketAddr, Vec<Item>> = BTreeMap::new();
+            for item in next.drain(..) {
+                let ranked = members
+                    .ranked(&item.digest, members.addresses.len())
+                    .into_iter();
+                let mut others =
+                    ranked.filter(|m| Some(*m) != own && self.life(*m) == Life::Living);
+                if let Some(to) = others.nth(standing) {
+                    offers.entry(to).or_default().push(item);
+                }
+            }
+            for (to, items) in offers {
+                for some in items.chunks(LINKED_BATCH) {
+                    let answers = self.answers_of(to, some).await;
+                    for (item, answer) in some.iter().zip(answers) {
+                        match answer {
+                            Answer::Taken | Answer::Held => taken.push(item.digest),
+                            Answer::Full | Answer::Busy | Answer::Off | Answer::Old => {
+                                next.push(item.clone())
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        taken
+    }
+}
