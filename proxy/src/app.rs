@@ -2,6 +2,7 @@
 
 mod others;
 mod reload;
+mod stop;
 mod succession;
 mod tend;
 
@@ -17,10 +18,7 @@ use anyhow::Context as _;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use larder_shared::admin::Listen;
 use moka::future::Cache;
-use tokio::{
-    net::{TcpListener, UnixListener},
-    signal::unix::{Signal, SignalKind, signal},
-};
+use tokio::net::{TcpListener, UnixListener};
 
 use crate::{
     access::{Access, Grants},
@@ -66,6 +64,7 @@ const LINGER_FOR_BODIES: Duration = Duration::from_secs(24);
 
 pub use reload::Reread;
 use reload::{Reload, unix_seconds};
+use stop::Stop;
 use succession::take_over;
 
 /// A larder that is bound but does not run yet.
@@ -247,32 +246,6 @@ pub async fn build(config: Config, logs: Logs) -> anyhow::Result<Bound> {
         config,
         stop,
     })
-}
-
-/// The signals that mean the end.
-struct Stop {
-    terminate: Signal,
-    interrupt: Signal,
-    /// Asks for the configuration to be read again. Without a listener, the signal would end the process.
-    hang_up: Option<Signal>,
-}
-
-impl Stop {
-    fn listen() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hang_up: Some(signal(SignalKind::hangup())?),
-        })
-    }
-
-    /// Waits for one of them, also one that came before this was called.
-    async fn asked(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }
 
 async fn bind(address: SocketAddr, what: &str, flag: &str) -> anyhow::Result<TcpListener> {
