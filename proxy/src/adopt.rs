@@ -106,7 +106,7 @@ pub struct Adoption {
 
 impl Adoption {
     /// These guesses count from now on. What is known of one that is still among them stays known.
-    pub fn nominate(&mut self, guesses: Vec<Guess>) {
+    pub fn nominate(&mut self, guesses: Vec<Guess>, now: Instant) {
         let before = std::mem::take(&mut self.entries).into_iter();
         let mut before: HashMap<Guess, Entry> =
             before.map(|entry| (entry.guess.clone(), entry)).collect();
@@ -123,8 +123,9 @@ impl Adoption {
         let registries: HashSet<&RegistryName> = guesses.map(|guess| &guess.registry).collect();
         self.hashed.retain(|digest| digests.contains(digest));
         self.unhashed.retain(|digest, _| digests.contains(digest));
+        // A registry whose images go and come back is asked no more often for it.
         self.paces
-            .retain(|registry, _| registries.contains(registry));
+            .retain(|registry, pace| registries.contains(registry) || !pace.is_rested(now));
     }
 
     /// The guesses of which nothing is known yet.

@@ -6,6 +6,7 @@
 
 mod adoption;
 mod classic;
+mod known;
 mod labels;
 mod names;
 mod pieces;
@@ -13,25 +14,19 @@ mod pieces;
 mod tests;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    sync::{Mutex, PoisonError, atomic::AtomicU64},
     time::Instant,
 };
 
 use larder_shared::Digest;
 use prometheus_client::{
-    encoding::{EncodeMetric, MetricEncoder, text::encode},
-    metrics::{
-        MetricType,
-        counter::Counter,
-        family::Family,
-        gauge::{ConstGauge, Gauge},
-        histogram::Histogram,
-    },
+    encoding::text::encode,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
 use self::pieces::Pieces;
-pub use self::{adoption::AdoptionMetrics, labels::*};
+pub use self::{adoption::AdoptionMetrics, known::Known, labels::*};
 use crate::credentials::Fault;
 
 /// What clients of the registry port asked for and were given.
@@ -415,38 +410,5 @@ impl Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-/// A gauge that is absent while its value is unknown: 0 would be wrong.
-#[derive(Clone, Default, Debug)]
-pub struct Known(Arc<Mutex<Option<(i64, Instant)>>>);
-
-impl Known {
-    /// `value` holds until `until`.
-    pub fn set(&self, value: i64, until: Instant) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((value, until));
-    }
-
-    /// The value, if it is known and still holds.
-    pub fn get(&self) -> Option<i64> {
-        let told = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        told.filter(|(_, until)| Instant::now() < *until)
-            .map(|(value, _)| value)
-    }
-}
-
-impl EncodeMetric for Known {
-    fn encode(&self, encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let told = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        ConstGauge::new(told.map_or(0, |(value, _)| value)).encode(encoder)
-    }
-
-    fn metric_type(&self) -> MetricType {
-        MetricType::Gauge
-    }
-
-    fn is_empty(&self) -> bool {
-        self.get().is_none()
     }
 }

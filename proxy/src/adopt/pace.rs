@@ -46,6 +46,12 @@ impl Pace {
         Err(now + missing + Duration::from_millis(1))
     }
 
+    /// Whether it has all its room and may be asked at once, so that a new pace would say the same.
+    pub fn is_rested(&self, now: Instant) -> bool {
+        let full = Duration::from_secs(60 * u64::from(BURST) / u64::from(PER_MINUTE));
+        self.not_before.is_none_or(|at| at <= now) && now.saturating_duration_since(self.at) >= full
+    }
+
     /// It gave no answer, and wants to be left alone for so long if it said so.
     pub fn failed(&mut self, now: Instant, left_alone: Option<Duration>, jitter: f64) {
         let pause = PAUSE

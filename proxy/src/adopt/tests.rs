@@ -184,7 +184,10 @@ fn a_tag_that_is_proven_proves_its_manifest() {
     let tag = of(What::Tag("v1".parse().unwrap(), target));
     for (answered, manifest_is_asked) in [(Answered::Proven, false), (Answered::Elsewhere, true)] {
         let mut adoption = Adoption::default();
-        adoption.nominate(vec![tag.clone(), of(What::Manifest(target))]);
+        adoption.nominate(
+            vec![tag.clone(), of(What::Manifest(target))],
+            Instant::now(),
+        );
         assert_eq!(adoption.next_to_ask(now), Next::Nothing, "not hashed");
         assert_eq!(adoption.next_to_hash(now), Some(target));
         adoption.hashed(&target, true, now);
@@ -233,7 +236,7 @@ proptest! {
         let mut now = begun;
         let mut adoption = Adoption::default();
         let all = |n: u8| (0..n).map(|i| guess(i % 3, i)).collect::<Vec<_>>();
-        adoption.nominate(all(40));
+        adoption.nominate(all(40), now);
         let mut hashed: HashSet<Digest> = HashSet::new();
         let mut proven: HashSet<Guess> = HashSet::new();
         let mut not_before: HashMap<Guess, Instant> = HashMap::new();
@@ -243,7 +246,7 @@ proptest! {
             match event {
                 Event::Pass(seconds) => now += Duration::from_secs(u64::from(seconds)),
                 Event::Nominate(n) => {
-                    adoption.nominate(all(n));
+                    adoption.nominate(all(n), now);
                     let stay: HashSet<Guess> = all(n).into_iter().collect();
                     proven.retain(|guess| stay.contains(guess));
                     not_before.retain(|guess, _| stay.contains(guess));
@@ -301,7 +304,7 @@ proptest! {
         let mut now = Instant::now();
         let begun = now;
         let mut adoption = Adoption::default();
-        adoption.nominate((0..n).map(|i| guess(0, i)).collect());
+        adoption.nominate((0..n).map(|i| guess(0, i)).collect(), Instant::now());
         while let Some(digest) = adoption.next_to_hash(now) {
             adoption.hashed(&digest, true, now);
         }

@@ -82,7 +82,7 @@ impl Adopting {
         let content = config.runtime.content.as_deref();
         let Some((content, report)) = content.zip(report) else {
             self.pull.store.list_adoptable(None, []);
-            self.lock().nominate(Vec::new());
+            self.lock().nominate(Vec::new(), Instant::now());
             return;
         };
         let blobs = report.content.iter();
@@ -95,7 +95,7 @@ impl Adopting {
             .collect();
         let open = {
             let mut adoption = self.lock();
-            adoption.nominate(guesses(report, &configured));
+            adoption.nominate(guesses(report, &configured), Instant::now());
             adoption.open()
         };
         for guess in open {
