@@ -215,15 +215,15 @@ impl PeerSurface {
         };
         let copies = &self.pull.copies;
         let answered = match request.uri().path() {
-            HOLDINGS => serde_json::from_slice(&told).map(|said| json(&copies.hear(&said))),
+            HOLDINGS => serde_json::from_slice(&told).map(|said| json(copies.hear(&said).as_ref())),
             HOLDERS_OF => serde_json::from_slice(&told)
-                .map(|asked: Which| json(&Some(copies.holders_of(&asked.digests)))),
+                .map(|asked: Which| json(Some(&copies.holders_of(&asked.digests)))),
             COPIES => match serde_json::from_slice(&told) {
-                Ok(items) => Ok(json(&Some(copies.offered(items).await))),
+                Ok(items) => Ok(json(Some(&copies.offered(items).await))),
                 Err(error) => Err(error),
             },
             _ => match serde_json::from_slice::<Which>(&told) {
-                Ok(asked) => Ok(json(&Some(copies.links_of(&asked.digests).await))),
+                Ok(asked) => Ok(json(Some(&copies.links_of(&asked.digests).await))),
                 Err(error) => Err(error),
             },
         };
@@ -276,7 +276,7 @@ impl PeerSurface {
 }
 
 /// An answer, or that the caller is on no list.
-fn json(answer: &Option<impl serde::Serialize>) -> (StatusCode, String) {
+fn json(answer: Option<&impl serde::Serialize>) -> (StatusCode, String) {
     match answer {
         Some(answer) => (
             StatusCode::OK,

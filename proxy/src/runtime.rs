@@ -26,7 +26,7 @@ use crate::{
     config::Config,
     drain::Watch,
     store::{Store, Tenure, Totals},
-    sys::{Calls, Hangs},
+    sys::Calls,
 };
 
 pub use file::Unreadable;
@@ -252,19 +252,18 @@ impl Runtime {
         if !self.store.is_scanned() {
             return false;
         }
-        match &known.good {
-            Some(good) => self.uses.tell(&self.store, good, &known.state).await,
-            None => {
-                self.uses.forget();
-                let ttl = longest_ttl(&self.config.load());
-                let holds = self.store.in_use().holds(self.store.clock().now(), ttl);
-                if known.state == State::Off || !holds {
-                    let store = Arc::clone(&self.store);
-                    let forget = move || store.forget_in_use();
-                    return self.calls.run(forget).await.is_ok();
-                }
-                true
+        if let Some(good) = &known.good {
+            self.uses.tell(&self.store, good, &known.state).await
+        } else {
+            self.uses.forget();
+            let ttl = longest_ttl(&self.config.load());
+            let holds = self.store.in_use().holds(self.store.clock().now(), ttl);
+            if known.state == State::Off || !holds {
+                let store = Arc::clone(&self.store);
+                let forget = move || store.forget_in_use();
+                return self.calls.run(forget).await.is_ok();
             }
+            true
         }
     }
 
@@ -297,8 +296,7 @@ impl Runtime {
             .run(move || file::look(&looking, before.as_ref()))
             .await;
         // A read that is late tells the next look nothing: it begins anew.
-        let (stamp, found) =
-            looked.unwrap_or_else(|Hangs| (None, Found::Unreadable(Unreadable::Hangs)));
+        let (stamp, found) = looked.unwrap_or((None, Found::Unreadable(Unreadable::Hangs)));
         lock(&self.last).stamp = stamp;
         let remembers = self.store.in_use().at().is_some();
         let known = next(&self.known(), found, remembers);

@@ -49,7 +49,10 @@ impl Watched {
     async fn with(store: &str) -> Self {
         let (machine, dir) = (Machine::new(), tempfile::tempdir().expect("a directory"));
         let file = dir.path().join("runtime.json");
-        let config = format!("[store]\nmin_free = \"0\"\n{store}\n[runtime]\nfile = {file:?}\n");
+        let config = format!(
+            "[store]\nmin_free = \"0\"\n{store}\n[runtime]\nfile = \"{}\"\n",
+            file.display()
+        );
         let scene = Scene::with(|node| machine.runs(node).config(config)).await;
         Self {
             machine,

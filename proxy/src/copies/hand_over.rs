@@ -155,7 +155,7 @@ impl Copies {
                         match answer {
                             Answer::Taken | Answer::Held => taken.push(item.digest),
                             Answer::Full | Answer::Busy | Answer::Off | Answer::Old => {
-                                next.push(item.clone())
+                                next.push(item.clone());
                             }
                         }
                     }

@@ -22,7 +22,7 @@ use crate::{
         records::{PeerRecord, of_repository, of_tag},
     },
     metrics::{CopyOutcome, CopyTaken},
-    store::{Incoming, RepositoryRecord, Store, Tenure},
+    store::{Incoming, Store, Tenure},
     trace::Trace,
 };
 
@@ -243,19 +243,16 @@ impl Copies {
         let ago = Duration::from_secs(item.age);
         let take_in = move |store: &Store| {
             // A blob that no repository is known to hold would be of no use.
-            records
-                .iter()
-                .for_each(|record: &Arc<RepositoryRecord>| record.flush());
+            for record in &records {
+                record.flush();
+            }
             store.take_in(incoming, ago)
         };
-        match self.on_disk(take_in).await?.map_err(disk)? {
-            true => {}
-            false => {
-                tracing::warn!(member = %from, blob.digest = %digest, "distrust: a member gave wrong bytes for a copy and is not asked for a while; look at its disk and memory, and run `larder verify` there");
-                self.cluster.members.distrust(from);
-                self.metrics.peers.distrusted.inc();
-                return Err(Failed::Source("other bytes".to_owned()));
-            }
+        if !self.on_disk(take_in).await?.map_err(disk)? {
+            tracing::warn!(member = %from, blob.digest = %digest, "distrust: a member gave wrong bytes for a copy and is not asked for a while; look at its disk and memory, and run `larder verify` there");
+            self.cluster.members.distrust(from);
+            self.metrics.peers.distrusted.inc();
+            return Err(Failed::Source("other bytes".to_owned()));
         }
         self.keep_records(&linked).await;
         Ok(())
@@ -320,10 +317,10 @@ impl Copies {
                 _ => Failed::Disk(error.to_string()),
             })?;
             if ended {
-                return match incoming.at() == item.size {
-                    true => Ok(incoming),
-                    false => Err(Failed::Source(format!("{} bytes", incoming.at()))),
-                };
+                if incoming.at() == item.size {
+                    return Ok(incoming);
+                }
+                return Err(Failed::Source(format!("{} bytes", incoming.at())));
             }
             let now = Instant::now();
             // What could not be had in time is not caught up with.

@@ -48,13 +48,14 @@ fn reader(path: &Path) -> Runtime {
 /// What a file becomes, one look after the other: the state, and whether a report is known.
 #[tokio::test]
 async fn whatever_becomes_of_the_file_the_last_good_report_stays() {
+    type Step<'a> = (&'a str, &'a dyn Fn(), &'a str, bool);
+
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("runtime.json");
     let runtime = reader(&path);
     let now = unix_now();
     let half = serde_json::to_vec(&report(now)).unwrap();
     let half = &half[..half.len() / 2];
-    type Step<'a> = (&'a str, &'a dyn Fn(), &'a str, bool);
     let steps: &[Step<'_>] = &[
         ("no file yet", &|| {}, "off", false),
         (
@@ -110,7 +111,7 @@ async fn whatever_becomes_of_the_file_the_last_good_report_stays() {
             "back",
             &|| {
                 fs::remove_dir(&path).unwrap();
-                put_report(&path, now)
+                put_report(&path, now);
             },
             "fresh",
             true,

@@ -47,6 +47,10 @@ impl Store {
 
     /// Puts a blob in place that is whole and has the digest, last used `ago`; `false` if it has not (blocking: waits for
     /// the disk).
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "what is taken in, or is not, is over"
+    )]
     pub fn take_in(&self, incoming: Incoming, ago: Duration) -> io::Result<bool> {
         self.owned()?;
         let Incoming { digest, size, .. } = incoming;

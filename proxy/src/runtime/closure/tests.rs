@@ -89,6 +89,10 @@ fn whatever_the_runtime_names_all_of_the_image_is_in_use() {
     let by_digest = format!("r.io/a/b@{}", digest("index"));
     let of_manifest = format!("r.io/a/b@{}", digest("amd"));
     let config = digest("amd-config").to_string();
+    #[expect(
+        clippy::type_complexity,
+        reason = "a table: what, images, the user's name and digest, the closure"
+    )]
     let rows: &[(&str, &[&str], &str, Option<&str>, &str)] = &[
         ("the report says all", &[whole], "r.io/a/b:v1", None, AMD),
         (

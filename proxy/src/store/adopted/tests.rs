@@ -221,7 +221,7 @@ async fn a_manifest_is_read_into_memory_and_a_large_blob_is_not() {
     assert_eq!(scene.store.read_adopted_unseen(&digest), Some(bytes));
     assert_eq!(scene.store.read_adopted_unseen(&large), None);
     // In memory from now on, whatever becomes of the file.
-    fs::set_permissions(scene.path(&digest), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(scene.path(&digest), fs::Permissions::from_mode(0o0)).unwrap();
     fs::remove_file(scene.path(&digest)).unwrap();
     assert!(scene.store.bytes(&digest, MAX_MANIFEST).await.is_some());
 }
