@@ -5,7 +5,7 @@
 //!
 //! The blocks of a tree are, in this order: 1024 bytes of zeros and the superblock; the inodes, breadth first from the
 //! root, the children of each directory by name; then the blocks of directories and of long symbolic links, in the order
-//! of their inodes; zeros up to a multiple of 4096. [`write`] writes exactly this, and [`check`] takes nothing else.
+//! of their inodes; zeros up to a multiple of 4096. [`mod@write`] writes exactly this, and [`mod@check`] takes nothing else.
 
 pub mod check;
 pub mod directory;

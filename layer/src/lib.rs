@@ -4,7 +4,7 @@
 //! layer's tar, which stands right behind the tree in one flat file, `[tree][tar]`. The *spans* cut the tar into pieces
 //! of about 2 MiB; each can be decoded from a range of the compressed layer alone, and is checked against its sha256.
 //!
-//! [`build`] makes an index in one pass over a layer, [`Index`] reads one, and [`check`] is what a tree passes before a
+//! [`build()`] makes an index in one pass over a layer, [`Index`] reads one, and [`check`] is what a tree passes before a
 //! kernel may see it. docs/index-format.md describes the file. [`ready`] brings both together, once the whole layer is here.
 //! There is no I/O here but reading and writing through traits, no clock and no async runtime.
 

@@ -194,11 +194,10 @@ pub fn say_cluster(cluster: &ClusterStatus) {
             size(cluster.sent_bytes)
         ),
     );
-    if let Some(copies) = &cluster.copies {
-        say_copies(copies);
-    }
     if !cluster.members.iter().any(|member| member.own) {
         remark("this node is not among the members: set `advertise` in [cluster]");
+    } else if let Some(copies) = &cluster.copies {
+        say_copies(copies);
     }
 }
 

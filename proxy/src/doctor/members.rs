@@ -119,7 +119,8 @@ async fn members(pull: &Pull) -> Vec<Finding> {
 /// Whether enough members hold what is used, as far as this node decides about it.
 fn copies(pull: &Pull) -> Option<Finding> {
     let wanted = pull.copies.wanted();
-    if wanted < 2 {
+    // A node that is not among the members decides about no copies; that it is not is a finding of its own.
+    if wanted < 2 || pull.cluster.members.view().own.is_none() {
         return None;
     }
     let lacking = pull.copies.lacking();
