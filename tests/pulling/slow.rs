@@ -66,7 +66,7 @@ async fn memory_that_a_pull_needed_goes_back() {
     }
     let most = anonymous(pid);
     let deadline = Instant::now() + Duration::from_mins(1);
-    while anonymous(pid) > 12 * MB {
+    while anonymous(pid) > 20 * MB {
         let now = anonymous(pid) / MB;
         assert!(
             Instant::now() < deadline,
