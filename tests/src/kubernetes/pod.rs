@@ -151,6 +151,8 @@ pub(super) fn container(
             "name",
             "image",
             "imagePullPolicy",
+            // Where the API server finds why a container ended: no matter to the runtime.
+            "terminationMessagePolicy",
             "command",
             "args",
             "env",
