@@ -279,7 +279,7 @@ impl Members {
             .collect()
     }
 
-    /// Those of them that are told who holds it.
+    /// Those of them that are told which members hold it.
     fn keepers(&self, digest: &Digest) -> Vec<SocketAddr> {
         self.ranked(digest, KEEPERS)
     }

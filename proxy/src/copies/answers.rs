@@ -28,9 +28,9 @@ impl Copies {
             used: now.saturating_sub(held.age),
         });
         let told: Vec<Told> = told.collect();
-        let who = (holder, Some(said.boot));
+        let incarnation = (holder, Some(said.boot));
         let holdings = &self.cluster.holdings;
-        let younger = holdings.told(now, who, said.fresh, &told, self.settled());
+        let younger = holdings.told(now, incarnation, said.fresh, &told, self.settled());
         holdings.dropped(now, holder, &said.gone, true);
         holdings.dropped(now, holder, &said.expired, false);
         let ago = |(index, used): (usize, u64)| (index, now.saturating_sub(used));

@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn who_vanished_is_waited_for_and_a_large_part_is_no_reason() {
+    fn a_member_that_vanished_is_waited_for_and_a_large_part_is_no_reason() {
         assert_eq!(ask(&[(2, Living), (3, Waited)], |_| ()), Verdict::Enough);
         assert_eq!(ask(&[(2, Living), (3, Gone)], |_| ()), copy(&[0], &[2]));
         assert_eq!(ask(&[(3, Waited)], |_| ()), Verdict::Waits);

@@ -211,7 +211,7 @@ impl Copies {
         None
     }
 
-    /// Asks the other keepers of these digests who holds them.
+    /// Asks the other keepers of these digests which members hold them.
     async fn ask_other_keepers(self: &Arc<Self>, digests: &[Digest]) {
         let own = self.own();
         let members = self.members();

@@ -230,14 +230,16 @@ impl Copies {
             let record = self.store.record(&linked.registry, &linked.repository);
             records.push(record.await);
         }
+        let stale = unix_now().saturating_sub(self.config.load().access.ttl.as_secs() + 1);
         for (linked, record) in linked.iter().zip(&records) {
             record.add_link(Link {
                 digest,
                 size,
                 media_type: linked.media_type.clone(),
             });
+            // Another member's word opens nothing while the registry answers: it is worth what an old answer is.
             if let Some(public) = linked.public {
-                record.learn_public(public);
+                record.learn_public(public.min(stale));
             }
         }
         let ago = Duration::from_secs(item.age);

@@ -90,6 +90,40 @@ async fn private_content_is_not_copied() {
     assert_eq!(kept.holders(&image, &[0, 1, 2]), held);
 }
 
+/// A member that has a copy never asked the registry itself: it does so when the first client comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_makes_its_repository_public_to_nobody() {
+    let _machine = beside().await;
+    let mut kept = Kept::of(3, ROOM).await;
+    let image = build(&kept.fake, REPOSITORY, "v1", &layers(1, &[2, 3]));
+    // While the others are away: the root of a run would have asked the registry for it.
+    for number in [1, 2] {
+        kept.cluster.node_mut(number).kill9().await;
+    }
+    kept.pull(0, "v1", &image).await;
+    for number in [1, 2] {
+        kept.cluster.node_mut(number).restart().await;
+    }
+    kept.until_held(&image, &[0, 1, 2], 2).await;
+    kept.fake.require_bearer(REPOSITORY, &[(USER, PASSWORD)]);
+    let mut copies = 0;
+    for number in [1, 2] {
+        let door = kept.cluster.door(number, &kept.fake, REPOSITORY);
+        for digest in blobs(&image) {
+            if !committed(kept.cluster.node(number).store(), digest) {
+                continue;
+            }
+            copies += 1;
+            let answer = door.get(&format!("blobs/{digest}"), &[]).await;
+            let status = answer.expect("an answer").status;
+            assert!(matches!(status, 401 | 403), "{digest}: {status}");
+        }
+        let door = door.login(USER, PASSWORD, "v1").await.expect("a token");
+        door.pull("v1", &image).await.expect("an image");
+    }
+    assert!(copies > 0, "no member has a copy");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn private_content_that_may_be_copied_opens_for_a_proven_credential_alone() {
     let _machine = beside().await;
