@@ -92,6 +92,9 @@ pub fn extract(tar: &[u8], to: &Path) {
     fs::write(file.path(), tar).unwrap();
     let output = Command::new("tar")
         .args(["--xattrs", "--xattrs-include=*", "--numeric-owner"])
+        // Without this, GNU tar first makes a placeholder for a symlink that leads elsewhere, and takes what has the placeholder's
+        // inode number and time in the end for it, also where a later entry replaced it.
+        .arg("--absolute-names")
         // A directory's times are set when all is in it, wherever its entry stands.
         .args(["--delay-directory-restore", "-xpf"])
         .arg(file.path())
