@@ -10,9 +10,9 @@ use crate::cluster::placement::{TOGETHER, Turn};
 /// The unit that a fetch is rounded to, so that small scattered reads do not become small scattered requests.
 pub const SPAN: u64 = 1 << 20;
 
-/// How far ahead of an open-ended reader larder fetches. containerd's parallel layer fetch opens many such ranges and
-/// closes each after one chunk: what lies beyond this is fetched when a reader gets there.
-pub const WINDOW: u64 = 4 << 20;
+/// How far ahead of an open-ended reader larder fetches at least. containerd's parallel layer fetch opens many such ranges
+/// and closes each after one chunk: what lies beyond this is fetched when a reader gets there.
+pub const WINDOW: u64 = 8 << 20;
 
 /// Bounds of one request.
 const REQUEST_MIN: u64 = 4 << 20;
@@ -46,6 +46,27 @@ pub struct Demand {
     /// How many members may stand between it and the source: a reader that is itself a member's request must not wait for
     /// a stream that may wait for it in turn.
     pub depth: u8,
+    /// While so many bytes from the range's start on are here or on their way, nothing more of it is fetched. A window that
+    /// moves with its reader would otherwise become a request for each of its steps.
+    pub enough: u64,
+}
+
+impl Demand {
+    /// What an open-ended reader wants that began at `from` and has come to `at`: the longer it reads, the more likely it
+    /// reads on.
+    pub fn open(from: u64, at: u64, size: u64, depth: u8) -> Self {
+        let ahead = at.saturating_sub(from).clamp(WINDOW, REQUEST_MAX);
+        Self {
+            range: Range::new(at, at.saturating_add(ahead).min(size)),
+            depth,
+            enough: ahead / 2,
+        }
+    }
+
+    /// Whether the gap lies so far ahead of the reader that it can wait.
+    fn has_enough(&self, gap: Range) -> bool {
+        gap.start - self.range.start >= self.enough
+    }
 }
 
 /// Where blobs are spread over members: the length of a run, and in which order this node fetches runs that no reader
@@ -137,6 +158,8 @@ impl View<'_> {
             let free = self.covered(demand.depth).first_missing(within);
             return free.unwrap_or(within);
         }
+        // An open-ended reader's window is one request.
+        let run = run.max(demand.enough.min(WINDOW));
         rounded(&self.covered(demand.depth), gap, self.size, run)
     }
 
@@ -184,7 +207,7 @@ pub fn next(view: &View<'_>) -> Step {
         let Some(gap) = view.missing(demand.range) else {
             continue;
         };
-        if !view.has_room(demand.depth) {
+        if !view.has_room(demand.depth) || demand.has_enough(gap) {
             continue;
         }
         let mut nearer = view.flights.iter().filter(|f| f.depth <= demand.depth);
@@ -206,6 +229,10 @@ pub fn next(view: &View<'_>) -> Step {
     for demand in view.demands.iter().filter(|d| view.has_room(d.depth)) {
         let covered = view.covered(demand.depth);
         let within = Range::new(demand.range.start, demand.range.end.min(view.size));
+        let first = covered.first_missing(within);
+        if first.is_none_or(|gap| demand.has_enough(gap)) {
+            continue;
+        }
         if let Some(gap) = view.turn(&covered, within) {
             return view.fetch(view.rounded(demand, gap, run), demand.depth);
         }

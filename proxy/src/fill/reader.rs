@@ -178,7 +178,14 @@ impl Reader {
 
     /// Says that `range`, which ends where the blob ends, is wanted for as long as the client stays.
     pub fn want_open(&mut self, range: Range) {
-        self.begin(range, true, Wants::Open { at: range.start });
+        self.begin(
+            range,
+            true,
+            Wants::Open {
+                from: range.start,
+                at: range.start,
+            },
+        );
     }
 
     /// Says that these ranges are wanted and nothing else. [`Reader::next_part`] goes from one to the next.
@@ -378,7 +385,7 @@ impl Wants {
                 *position = end;
                 false
             }
-            Self::Open { at: position } => {
+            Self::Open { at: position, .. } => {
                 *position = end;
                 true
             }

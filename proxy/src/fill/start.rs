@@ -367,10 +367,14 @@ pub(super) fn first_want(fill: &Fill, depth: u8) -> Want {
             let end = first.and_then(|(_, end)| end).unwrap_or(run);
             Want::Part(Range::new(start, end.clamp(start + 1, run)))
         }
-        (true, _) => Want::Part(Range::new(0, 2 * WINDOW)),
+        (true, _) => Want::Part(Range::new(0, WINDOW)),
         (false, Some(start)) => {
+            let bounded = first.is_some_and(|(_, end)| end.is_some());
             let start = start / plan::SPAN * plan::SPAN;
-            Want::Part(Range::new(start, start + plan::SPAN))
+            Want::Part(Range::new(
+                start,
+                start + if bounded { plan::SPAN } else { WINDOW },
+            ))
         }
         // A suffix: the length decides where it begins.
         (false, None) => Want::Part(Range::new(0, 1)),

@@ -21,7 +21,7 @@ use super::{
     lock,
     opened::{End, Opened},
     patience::Next,
-    plan::{self, Demand, Flight, Spread, Step, View, WINDOW},
+    plan::{self, Demand, Flight, Spread, Step, View},
     ramp::{MAX_STREAMS, PARALLEL_FROM},
     running::{Running, Stream},
     sources::{self, Via},
@@ -408,15 +408,20 @@ fn demands(fill: &Fill, size: u64) -> (Vec<Demand>, bool) {
         } => vec![Range::new(size.saturating_sub(1), size)],
         Wants::Opening { .. } => Vec::new(),
         Wants::Whole { at } => vec![Range::new(*at, size)],
-        Wants::Open { at } => vec![Range::new(*at, at.saturating_add(WINDOW).min(size))],
+        Wants::Open { .. } => Vec::new(),
         Wants::Parts(parts) => parts.clone(),
     };
     let mut demands: Vec<Demand> = Vec::new();
     for entry in state.readers.values() {
+        let depth = entry.depth;
+        if let Wants::Open { from, at } = entry.wants {
+            demands.push(Demand::open(from, at, size, depth));
+        }
         let wanted = ranges(&entry.wants).into_iter();
         demands.extend(wanted.map(|range| Demand {
             range,
-            depth: entry.depth,
+            depth,
+            enough: u64::MAX,
         }));
     }
     demands.retain(|demand| demand.range.start < demand.range.end.min(size));

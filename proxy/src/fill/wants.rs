@@ -17,7 +17,7 @@ pub(super) enum Wants {
     /// Everything from here to the end, to be right as a whole.
     Whole { at: u64 },
     /// From here to the end, but perhaps the reader leaves early.
-    Open { at: u64 },
+    Open { from: u64, at: u64 },
     /// These parts and nothing else.
     Parts(Vec<Range>),
 }
@@ -45,7 +45,7 @@ impl Wants {
         match self {
             Self::Opening { start, .. } => of(start.is_none_or(has), false),
             // A reader that has caught up stands where a piece begins. In the middle, it has just come.
-            Self::Whole { at } | Self::Open { at } => of(
+            Self::Whole { at } | Self::Open { at, .. } => of(
                 *at > came.start && has(*at),
                 at.abs_diff(came.start) < FOLLOWED,
             ),
@@ -76,6 +76,7 @@ mod tests {
             whole: false,
         };
         let part = |start, end| Wants::Parts(vec![Range::new(0, 10), Range::new(start, end)]);
+        let open = |at| Wants::Open { from: 0, at };
         for (wants, interest) in [
             // Any answer will do for the headers.
             (opening(None), Awaited),
@@ -83,12 +84,12 @@ mod tests {
             (opening(Some(10 * MB + 1000)), Ahead),
             // It has caught up, or nearly.
             (Wants::Whole { at: 10 * MB }, Followed),
-            (Wants::Open { at: 10 * MB - 1000 }, Followed),
+            (open(10 * MB - 1000), Followed),
             (Wants::Whole { at: 0 }, Ahead),
-            (Wants::Open { at: 12 * MB }, Ahead),
+            (open(12 * MB), Ahead),
             // It has just come, and its first byte is among these.
-            (Wants::Open { at: 10 * MB + 1 }, Awaited),
-            (Wants::Open { at: 10 * MB + 999 }, Awaited),
+            (open(10 * MB + 1), Awaited),
+            (open(10 * MB + 999), Awaited),
             (part(10 * MB, 14 * MB), Awaited),
             (part(10 * MB + 500, 14 * MB), Awaited),
             (part(8 * MB, 10 * MB + 1), Awaited),

@@ -26,6 +26,7 @@ fn want(start: u64, end: u64) -> Demand {
     Demand {
         range: Range::new(start, end),
         depth: DEPTH,
+        enough: u64::MAX,
     }
 }
 
@@ -53,6 +54,37 @@ fn a_small_read_fetches_its_span() {
         &[want(5 * MIB + 7, 5 * MIB + 99)],
     ));
     assert_eq!(step, fetch(5 * MIB, 5 * MIB + 100));
+}
+
+/// The window of an open-ended reader moves with it: what is new in it is not fetched piece by piece.
+#[test]
+fn an_open_ended_reader_causes_requests_of_half_a_window_at_least() {
+    const SIZE: u64 = 1000 * MIB;
+    let mut present = Spans::default();
+    let mut requests = Vec::new();
+    for at in (0..SIZE).step_by(64 << 10) {
+        let demands = [Demand::open(0, at, SIZE, DEPTH)];
+        while let Step::Fetch { range, .. } = next(&view(SIZE, &present, &[], &demands)) {
+            present.insert(range);
+            requests.push(range.end - range.start);
+        }
+        assert!(
+            present.contains(Range::new(at, at + 1)),
+            "the reader waits at {at}"
+        );
+        let ahead = present.first_missing(Range::new(at, SIZE));
+        // Rounded to a whole span.
+        let most = at.clamp(WINDOW, REQUEST_MAX) + SPAN;
+        assert!(ahead.is_none_or(|gap| gap.start - at <= most));
+    }
+    assert_eq!(present.total(), SIZE);
+    assert_eq!(requests[0], WINDOW, "the first window is one request");
+    let last = requests.pop();
+    assert!(
+        requests.iter().all(|length| *length >= WINDOW / 2),
+        "{requests:?}, and the rest: {last:?}"
+    );
+    assert!(requests.len() <= 75, "{} requests", requests.len());
 }
 
 #[test]
@@ -115,6 +147,7 @@ fn a_members_demand_gets_a_stream_of_its_own() {
     let demand = |depth| Demand {
         range: Range::new(4 * MIB, 8 * MIB),
         depth,
+        enough: u64::MAX,
     };
     let present = Spans::default();
     for (depth, step) in [
@@ -174,7 +207,7 @@ proptest! {
     ) {
         let clip = |(start, len): (u64, u64)| Range::new(start.min(size - 1), (start + len).min(size).max(start.min(size - 1) + 1));
         let mut present: Spans = present.into_iter().map(clip).collect();
-        let demands: Vec<Demand> = demands.into_iter().map(|(start, len, depth)| Demand { range: clip((start, len)), depth }).collect();
+        let demands: Vec<Demand> = demands.into_iter().map(|(start, len, depth)| Demand { range: clip((start, len)), depth, enough: u64::MAX }).collect();
         let wanted: Spans = demands.iter().map(|d| Range::new(d.range.start / SPAN * SPAN, d.range.end.div_ceil(SPAN) * SPAN)).collect();
         let mut flights: Vec<Flight> = Vec::new();
         let mut random = fastrand::Rng::with_seed(order);
