@@ -1,19 +1,24 @@
-//! Real containerd, which has pulled an image straight from its registry before larder came.
+//! Real containerd, which has pulled an image straight from its registry before larder came, and the real watcher, which says
+//! so.
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use larder_tests::fake::FakeRegistry;
-use larder_tests::holding::Holding;
 use larder_tests::image::{Image, LayerSpec, build};
 use larder_tests::members::{Cluster, Door};
 use larder_tests::node::Node;
 use larder_tests::real::{Containerd, Release, refusal, skipped, succeeded};
-use larder_tests::scene::{Compared, compare};
+use larder_tests::scene::{Compared, compare, files};
+use larder_tests::watcher::{Watcher, entries};
 
-use super::{copied_nothing, until_proven};
+use super::outage::{PASSWORD, USER, gets_nothing, strangers_get_nothing};
+use super::{copied_nothing, held, retried, until, until_proven};
 
 const REPOSITORY: &str = "team/app";
+
+/// Other members hear what a node has within this time.
+const SPREAD: Duration = Duration::from_secs(10);
 
 /// Whether this machine cannot run containerd, which is said.
 fn refused(test: &str) -> bool {
@@ -24,30 +29,46 @@ fn refused(test: &str) -> bool {
     why.is_some()
 }
 
-/// A containerd that has pulled the image by its tag, and what it says of its content.
-async fn pulled(
-    release: Release,
-    fake: &FakeRegistry,
-    image: &Image,
-) -> Result<(Containerd, Holding, String)> {
-    let containerd = Containerd::start(release).await?;
-    let name = format!("{}/{REPOSITORY}:v1", fake.host());
-    succeeded(&containerd.ctr_pull(&name, &["--plain-http"]).await?)?;
-    let mut holding = Holding::of(&containerd.content());
-    let listed = succeeded(&containerd.ctr(&["content", "ls"]).await?)?;
-    for line in listed.lines().skip(1) {
-        let mut columns = line.split('\t').map(str::trim);
-        let digest = columns.next().context("a digest")?;
-        let labels = columns.next_back().unwrap_or_default();
-        let labels: Vec<_> = labels
-            .split(',')
-            .filter_map(|label| label.split_once('='))
-            .collect();
-        holding.list(digest, &labels);
+/// A node's runtime that had an image before larder came.
+struct Runtime {
+    containerd: Containerd,
+    watcher: Watcher,
+    /// The image, as the runtime calls it.
+    name: String,
+}
+
+impl Runtime {
+    /// containerd pulls the image by its tag; then the watcher is started, and has seen it.
+    async fn with(
+        release: Release,
+        fake: &FakeRegistry,
+        image: &Image,
+        options: &[&str],
+    ) -> Result<Self> {
+        let containerd = Containerd::start(release).await?;
+        let name = format!("{}/{REPOSITORY}:v1", fake.host());
+        let options = [&["--plain-http"], options].concat();
+        succeeded(&containerd.ctr_pull(&name, &options).await?)?;
+        let mut watcher = Watcher::start(&containerd.socket(), &["--every", "1s"]);
+        let target = &image.manifest_digest;
+        let listed = |report: &_| !entries(report, "images", "target", target).is_empty();
+        watcher.until("the image", listed).await;
+        Ok(Self {
+            containerd,
+            watcher,
+            name,
+        })
     }
-    holding.name(&name, &image.manifest_digest, image);
-    holding.tell();
-    Ok((containerd, holding, name))
+
+    /// The lines of a configuration that lead larder here.
+    fn config(&self) -> String {
+        let (file, content) = (self.watcher.file(), self.containerd.content());
+        format!(
+            "[runtime]\nfile = \"{}\"\ncontent = \"{}\"\n",
+            file.display(),
+            content.display()
+        )
+    }
 }
 
 fn image(fake: &FakeRegistry) -> Image {
@@ -55,34 +76,106 @@ fn image(fake: &FakeRegistry) -> Image {
     build(fake, REPOSITORY, "v1", &layers)
 }
 
+/// All that a node keeps on its disk is what it knows: far less than the image.
+fn keeps_little(node: &Node, image: &Image) -> Result<()> {
+    copied_nothing(node);
+    let mut bytes = 0;
+    for file in files(node.store()) {
+        bytes += std::fs::metadata(file)?.len();
+    }
+    ensure!(
+        bytes < image.size() / 50,
+        "{bytes} bytes in the store, for an image of {}",
+        image.size()
+    );
+    Ok(())
+}
+
 async fn another_node_pulls_what_containerd_had(release: Release) -> Result<()> {
     let fake = FakeRegistry::start().await;
     let image = image(&fake);
-    let (_containerd, holding, _) = pulled(release, &fake, &image).await?;
-    let cluster = Cluster::of(2)
+    let runtime = Runtime::with(release, &fake, &image, &[]).await?;
+    fake.reset_counts();
+    let cluster = Cluster::of(3)
         .upstream(&fake)
-        .config_of(0, &holding.config())
+        .config_of(0, &runtime.config())
         .start()
         .await;
     // The tag, the manifest, the configuration, two layers.
     until_proven(cluster.node(0), 5).await;
-    fake.stop().await;
-    for reference in ["v1", &*image.manifest_digest] {
-        let door = cluster.door(1, &fake, REPOSITORY);
-        super::retried(Duration::from_secs(10), || door.pull(reference, &image)).await;
+    for layer in &image.layers {
+        ensure!(
+            fake.blob_bytes_sent(&layer.digest) <= 2 * 4096,
+            "it was downloaded"
+        );
     }
-    copied_nothing(cluster.node(0));
-    Ok(())
+    fake.stop().await;
+    // By tag, which is a HEAD, and by digest, on a node each: neither knows anything from the other's pull.
+    for (number, reference) in [(1, "v1"), (2, &*image.manifest_digest)] {
+        let door = cluster.door(number, &fake, REPOSITORY);
+        retried(SPREAD, || door.pull(reference, &image)).await;
+    }
+    // A runtime that has nothing of it.
+    let another = Containerd::start(release).await?;
+    let mirror = format!(
+        "[host.\"{}\"]\n  capabilities = [\"pull\", \"resolve\"]\n",
+        cluster.node(1).url()
+    );
+    another.write_hosts(&fake.host(), &mirror)?;
+    succeeded(&another.ctr_pull(&runtime.name, &[]).await?)?;
+    for layer in &image.layers {
+        let came = another.blob(&layer.digest)?.context("a layer")?;
+        ensure!(came == layer.content.read(0..layer.content.len()));
+    }
+    keeps_little(cluster.node(0), &image)
+}
+
+/// A private image, pulled with a pod's secret before larder came. The runtime asks for its tag once more by way of larder,
+/// with that secret: from then on the secret opens it on every node, also without the registry, and nothing else does.
+async fn a_private_image_opens_for_the_proven_credential_alone(release: Release) -> Result<()> {
+    let fake = FakeRegistry::start().await;
+    let image = image(&fake);
+    fake.require_bearer(REPOSITORY, &[(USER, PASSWORD)]);
+    let user = format!("{USER}:{PASSWORD}");
+    let runtime = Runtime::with(release, &fake, &image, &["--user", &user]).await?;
+    let cluster = Cluster::of(2)
+        .upstream(&fake)
+        .config_of(0, &runtime.config())
+        .start()
+        .await;
+    let holder = cluster.node(0);
+    until("hashed", 4, || held(holder, "adopted")).await;
+    for number in 0..2 {
+        let door = cluster.door(number, &fake, REPOSITORY);
+        gets_nothing("before it is proven", &door, &image).await;
+    }
+    let door = cluster.door(0, &fake, REPOSITORY);
+    let own = door.login(USER, PASSWORD, "v1").await;
+    let own = own.map_err(anyhow::Error::msg)?;
+    let head = own.answer(own.call("HEAD", "manifests/v1")).await;
+    ensure!(head.map_err(anyhow::Error::msg)?.status == 200);
+    until("proven", 4, || super::answers(holder, "proven")).await;
+    fake.stop().await;
+    for number in [1, 0] {
+        let door = cluster.door(number, &fake, REPOSITORY);
+        let with_secret = door.clone().login(USER, PASSWORD, "v1").await;
+        let with_secret = with_secret.map_err(anyhow::Error::msg)?;
+        for reference in ["v1", &*image.manifest_digest] {
+            retried(SPREAD, || with_secret.pull(reference, &image)).await;
+        }
+        strangers_get_nothing(&format!("on node {number}"), &door, &image).await;
+    }
+    keeps_little(holder, &image)
 }
 
 /// containerd's own collector takes the files away, before its report says so and while one is sent.
 async fn what_containerd_collects_is_a_miss(release: Release) -> Result<()> {
     let fake = FakeRegistry::start().await;
     let image = image(&fake);
-    let (containerd, holding, name) = pulled(release, &fake, &image).await?;
+    let runtime = Runtime::with(release, &fake, &image, &[]).await?;
     let node = Node::builder()
         .upstream(&fake)
-        .config(holding.config())
+        .config(runtime.config())
         .start()
         .await;
     until_proven(&node, 5).await;
@@ -91,8 +184,12 @@ async fn what_containerd_collects_is_a_miss(release: Release) -> Result<()> {
     let layer = &image.layers[0];
     let open = door.open(&format!("blobs/{}", layer.digest), &[]).await;
     let mut open = open.map_err(anyhow::Error::msg)?;
-    containerd.remove(&name).await?;
-    assert!(!holding.path(&layer.digest).exists(), "it is collected");
+    runtime.watcher.freeze();
+    runtime.containerd.remove(&runtime.name).await?;
+    ensure!(
+        runtime.containerd.blob(&layer.digest)?.is_none(),
+        "it is collected"
+    );
     let came = compare(&mut open, &layer.content, 0..layer.content.len()).await;
     assert_eq!(came, Compared::whole(layer.content.len()));
     assert_eq!(fake.requests().len(), 0);
@@ -101,27 +198,27 @@ async fn what_containerd_collects_is_a_miss(release: Release) -> Result<()> {
     Ok(())
 }
 
+/// Makes of each function a test for containerd 1.6 and one for 2.x.
 macro_rules! with_each_containerd {
-    ($($module:ident = $release:ident),+) => {$(
+    ([$($name:ident),+ $(,)?]) => {
+        with_each_containerd!(@in containerd_1, One, [$($name),+]);
+        with_each_containerd!(@in containerd_2, Two, [$($name),+]);
+    };
+    (@in $module:ident, $release:ident, [$($name:ident),+]) => {
         mod $module {
-            use larder_tests::real::Release;
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn another_node_pulls_what_containerd_had() -> anyhow::Result<()> {
-                if super::refused(concat!(module_path!(), "::pulls")) {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() -> anyhow::Result<()> {
+                if super::refused(concat!(module_path!(), "::", stringify!($name))) {
                     return Ok(());
                 }
-                super::another_node_pulls_what_containerd_had(Release::$release).await
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn what_containerd_collects_is_a_miss() -> anyhow::Result<()> {
-                if super::refused(concat!(module_path!(), "::collects")) {
-                    return Ok(());
-                }
-                super::what_containerd_collects_is_a_miss(Release::$release).await
-            }
+                super::$name(larder_tests::real::Release::$release).await
+            })+
         }
-    )+};
+    };
 }
-with_each_containerd!(containerd_1 = One, containerd_2 = Two);
+
+with_each_containerd!([
+    another_node_pulls_what_containerd_had,
+    a_private_image_opens_for_the_proven_credential_alone,
+    what_containerd_collects_is_a_miss,
+]);

@@ -85,11 +85,11 @@ async fn what_no_origin_has_confirmed_is_not_served() {
     copied_nothing(node);
 }
 
-const USER: &str = "pod";
-const PASSWORD: &str = "Hush-a-password-that-nobody-says-by-chance";
+pub(super) const USER: &str = "pod";
+pub(super) const PASSWORD: &str = "Hush-a-password-that-nobody-says-by-chance";
 
 /// None of an image's bytes, whatever is asked for.
-async fn gets_nothing(who: &str, door: &Door, image: &Image) {
+pub(super) async fn gets_nothing(who: &str, door: &Door, image: &Image) {
     let layer = &image.layers[0];
     let secrets = [
         image.config.slice(..40).to_vec(),
@@ -109,6 +109,14 @@ async fn gets_nothing(who: &str, door: &Door, image: &Image) {
             assert!(!found, "{who} {path}");
         }
     }
+}
+
+/// Clients without a secret and with a wrong one get none of it.
+pub(super) async fn strangers_get_nothing(at: &str, door: &Door, image: &Image) {
+    gets_nothing(&format!("nobody {at}"), door, image).await;
+    let wrong = BASE64.encode(format!("{USER}:wrong").as_bytes());
+    let wrong = door.clone().showing(&format!("Basic {wrong}"));
+    gets_nothing(&format!("a stranger {at}"), &wrong, image).await;
 }
 
 /// A runtime that has an image asks for its tag alone. With the right that this proves, larder proves the rest.
@@ -187,10 +195,7 @@ async fn private_content_needs_a_credential_that_was_proven_before() {
         .expect("a token");
     super::retried(Duration::from_secs(10), || other.pull("v1", &image)).await;
     for (number, door) in doors.iter().enumerate() {
-        gets_nothing(&format!("nobody at {number}"), door, &image).await;
-        let wrong = BASE64.encode(format!("{USER}:wrong").as_bytes());
-        let wrong = door.clone().showing(&format!("Basic {wrong}"));
-        gets_nothing(&format!("a stranger at {number}"), &wrong, &image).await;
+        strangers_get_nothing(&format!("at {number}"), door, &image).await;
     }
     copied_nothing(holder);
 }

@@ -9,7 +9,7 @@ use larder_tests::fake::digest_of;
 use serde_json::json;
 
 use crate::fake::{Fake, Fields, Reply, bare_containerd};
-use crate::watcher::{Watcher, directory};
+use larder_tests::watcher::{Watcher, directory};
 
 /// A line of `/proc/PID/status`.
 fn status(pid: u32, key: &str) -> String {

@@ -11,7 +11,7 @@ use larder_tests::real::cri::{
 use larder_tests::real::{Containerd, CriClient, Release, refusal, skipped, succeeded};
 use serde_json::Value;
 
-use crate::watcher::{Watcher, entries};
+use larder_tests::watcher::{Watcher, entries};
 
 const REGISTRY: &str = "registry.example";
 
@@ -98,25 +98,6 @@ impl Setup {
         let container = self.cri.start_container(&sandbox, &container, &pod).await?;
         Ok((sandbox, container))
     }
-
-    /// Starts a container by `ctr`, in the namespace `tests`, and leaves it running.
-    async fn ctr_run(&self, image: &str, id: &str) -> Result<()> {
-        let runc = self.containerd.dir().join("runc");
-        let runc = runc.to_str().context("UTF-8")?;
-        let snapshotter = self.containerd.snapshotter();
-        let arguments = [
-            "run",
-            "--detach",
-            "--snapshotter",
-            snapshotter,
-            "--runc-root",
-            runc,
-            image,
-            id,
-        ];
-        succeeded(&self.containerd.ctr(&arguments).await?)?;
-        Ok(())
-    }
 }
 
 /// The image of a namespace that a name leads to.
@@ -184,7 +165,7 @@ async fn everything_of_every_namespace_is_told(release: Release) -> Result<()> {
     setup.cri.pull(&by_tag).await?;
     succeeded(&setup.containerd.ctr_pull(&by_digest, &[]).await?)?;
     let (sandbox, container) = setup.run(&by_tag, Vec::new()).await?;
-    setup.ctr_run(&by_digest, "plain").await?;
+    setup.containerd.start_image(&by_digest, "plain").await?;
 
     let mut watcher = setup.watcher("1s");
     let all = |report: &Value| user(report, "container", &container).is_some();
@@ -246,7 +227,7 @@ async fn what_runs_is_known_after_its_image_was_deleted(release: Release) -> Res
     let id = setup.cri.pull(&name).await?;
     succeeded(&setup.containerd.ctr_pull(&name, &[]).await?)?;
     let (_, container) = setup.run(&name, Vec::new()).await?;
-    setup.ctr_run(&name, "plain").await?;
+    setup.containerd.start_image(&name, "plain").await?;
     let mut watcher = setup.watcher("1s");
     let both = |report: &Value| {
         image(report, "k8s.io", &name).is_some() && image(report, "tests", &name).is_some()

@@ -3,7 +3,7 @@
 use larder_tests::fake::digest_of;
 
 use crate::fake::{Fake, Fields, Reply, UNIMPLEMENTED};
-use crate::watcher::{Watcher, directory, entries};
+use larder_tests::watcher::{Watcher, directory, entries};
 
 fn digest(text: &str) -> String {
     digest_of(text.as_bytes())

@@ -7,4 +7,3 @@ mod crio;
 mod fake;
 mod trouble;
 mod unit;
-mod watcher;

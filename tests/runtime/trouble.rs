@@ -9,7 +9,7 @@ use larder_tests::node::larder_program;
 use serde_json::Value;
 
 use crate::fake::{Fake, INTERNAL, Reply, UNIMPLEMENTED, bare_containerd};
-use crate::watcher::{Watcher, as_nobody, directory, once};
+use larder_tests::watcher::{Watcher, as_nobody, directory, once};
 
 /// What `--once` says of this socket. It writes nothing.
 fn complaint(socket: &Path) -> String {

@@ -16,7 +16,6 @@ use crate::image::{Image, Index};
 #[derive(Debug)]
 pub struct Holding {
     dir: TempDir,
-    content_store: PathBuf,
     /// By digest: the size, and labels.
     content: BTreeMap<String, (u64, BTreeMap<String, String>)>,
     images: Vec<Value>,
@@ -31,21 +30,11 @@ impl Default for Holding {
 impl Holding {
     /// A store that holds nothing.
     pub fn new() -> Self {
-        let own = Self::of(Path::new(""));
-        let content_store = own.dir.path().join("content");
-        fs::create_dir_all(content_store.join("blobs/sha256")).expect("our own directory");
-        Self {
-            content_store,
-            ..own
-        }
-    }
-
-    /// The content store of a real runtime, of which nothing is said yet.
-    pub fn of(content_store: &Path) -> Self {
         let dir = tempfile::Builder::new().prefix("holding-").tempdir();
+        let dir = dir.expect("a temporary directory");
+        fs::create_dir_all(dir.path().join("content/blobs/sha256")).expect("our own directory");
         Self {
-            dir: dir.expect("a temporary directory"),
-            content_store: content_store.to_owned(),
+            dir,
             content: BTreeMap::new(),
             images: Vec::new(),
         }
@@ -68,15 +57,7 @@ impl Holding {
 
     /// The content store.
     pub fn content(&self) -> PathBuf {
-        self.content_store.clone()
-    }
-
-    /// Says of a file that is there already what the runtime says of it.
-    pub fn list(&mut self, digest: &str, labels: &[(&str, &str)]) {
-        let size = fs::metadata(self.path(digest)).expect("a file").len();
-        let own = |(label, value): &(&str, &str)| ((*label).to_owned(), (*value).to_owned());
-        let labels = labels.iter().map(own).collect();
-        self.content.insert(digest.to_owned(), (size, labels));
+        self.dir.path().join("content")
     }
 
     /// Where a blob lies.
@@ -155,6 +136,18 @@ impl Holding {
         }));
     }
 
+    /// The runtime has collected all of an image.
+    pub fn collect(&mut self, image: &Image) {
+        let layers = image.layers.iter().map(|layer| &layer.digest);
+        for digest in layers.chain([&image.manifest_digest, &image.config_digest]) {
+            fs::remove_file(self.path(digest)).expect("our own file");
+            self.content.remove(digest);
+        }
+        let target = |listed: &Value| listed["target"] == image.manifest_digest.as_str();
+        self.images.retain(|listed| !target(listed));
+        self.tell();
+    }
+
     /// The watcher does not list this blob any more. Its file stays.
     pub fn forget(&mut self, digest: &str) {
         self.content.remove(digest);
@@ -163,16 +156,20 @@ impl Holding {
     /// The watcher writes its file.
     pub fn tell(&self) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.expect("a clock").as_secs();
         let content: Vec<_> = self
             .content
             .iter()
             .map(|(digest, (size, labels))| {
-                json!({"namespace": "k8s.io", "digest": digest, "size": size, "labels": labels})
+                json!({
+                    "namespace": "k8s.io", "digest": digest, "size": size, "labels": labels,
+                    "created": now,
+                })
             })
             .collect();
         let report = json!({
             "version": 1,
-            "at": now.expect("a clock").as_secs(),
+            "at": now,
             "runtime": {"name": "containerd", "version": "2.1.4"},
             "images": self.images,
             "users": [],

@@ -2,7 +2,8 @@
 //!
 //! [`real`] runs the programs that larder meets in the field: registries, runtimes and copying clients. [`node`] starts
 //! larder itself, and [`members`] several of them. [`runtime`] pulls through it as runtimes do. [`hosts`] makes networks
-//! for them, and [`kubernetes`] runs larder's pod there as its chart says; [`clouds`] give identities; [`machine`] lies to larder about the machine.
+//! for them, and [`kubernetes`] runs larder's pod there as its chart says; [`clouds`] give identities; [`machine`] lies to
+//! larder about the machine. [`watcher`] is the real `larder runtime`, and [`holding`] writes what one might have written.
 //! Everything else lives in the test's own process.
 
 pub mod clouds;
@@ -21,3 +22,4 @@ pub mod runtime;
 pub mod scene;
 pub mod schemas;
 pub mod tmpfs;
+pub mod watcher;

@@ -187,6 +187,18 @@ impl Containerd {
         succeeded(&output).with_context(|| format!("running {image}"))
     }
 
+    /// Starts the image's own command in a container of this name, and leaves it running.
+    pub async fn start_image(&self, image: &str, container: &str) -> Result<()> {
+        let runc = self.dir.path().join("runc");
+        let runc = runc.to_str().context("temporary directory not UTF-8")?;
+        let options = ["run", "--detach", "--snapshotter", self.snapshotter];
+        let started = self
+            .ctr(&[&options[..], &["--runc-root", runc, image, container]].concat())
+            .await?;
+        succeeded(&started).with_context(|| format!("starting {image}"))?;
+        Ok(())
+    }
+
     /// Removes an image and waits until its content is collected.
     pub async fn remove(&self, image: &str) -> Result<()> {
         succeeded(&self.ctr(&["images", "rm", "--sync", image]).await?)?;

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use larder_tests::node::larder_program;
-use larder_tests::schemas::assert_schema;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::node::larder_program;
+use crate::schemas::assert_schema;
 
 /// How long something may take that takes milliseconds on a quiet machine.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -21,12 +22,13 @@ const GLANCE: Duration = Duration::from_millis(10);
 /// `larder runtime` with a directory of its own for the file. Dropping it kills the process, and prints its log if the test
 /// is failing.
 #[derive(Debug)]
-pub(crate) struct Watcher {
+pub struct Watcher {
     dir: TempDir,
     child: Child,
 }
 
-pub(crate) fn command(socket: &Path, file: &Path) -> Command {
+/// `larder runtime` for this socket and this file.
+pub fn command(socket: &Path, file: &Path) -> Command {
     let mut command = Command::new(larder_program());
     command
         .arg("runtime")
@@ -39,7 +41,7 @@ pub(crate) fn command(socket: &Path, file: &Path) -> Command {
 }
 
 /// Asks once, and gives what the program said.
-pub(crate) fn once(socket: &Path, file: &Path) -> Output {
+pub fn once(socket: &Path, file: &Path) -> Output {
     let ended = command(socket, file)
         .args(["--once", "--every", "1s"])
         .output();
@@ -48,7 +50,7 @@ pub(crate) fn once(socket: &Path, file: &Path) -> Output {
 
 impl Watcher {
     /// Starts it with further arguments.
-    pub(crate) fn start(socket: &Path, arguments: &[&str]) -> Self {
+    pub fn start(socket: &Path, arguments: &[&str]) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("larder-watch-")
             .tempdir()
@@ -70,7 +72,8 @@ impl Watcher {
     }
 
     /// `kill -9`, and the same again, with the same directory.
-    pub(crate) fn killed_and_started(mut self, socket: &Path, arguments: &[&str]) -> Self {
+    #[must_use]
+    pub fn killed_and_started(mut self, socket: &Path, arguments: &[&str]) -> Self {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it ended");
         let dir = std::mem::replace(&mut self.dir, TempDir::new().expect("a directory"));
@@ -78,20 +81,23 @@ impl Watcher {
         Self::start_in(dir, socket, arguments)
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    /// The process.
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    pub(crate) fn file(&self) -> PathBuf {
+    /// The file that it writes.
+    pub fn file(&self) -> PathBuf {
         self.dir.path().join("runtime.json")
     }
 
-    pub(crate) fn log(&self) -> String {
+    /// What it has logged.
+    pub fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
     /// What is in its directory, besides the log.
-    pub(crate) fn files(&self) -> Vec<String> {
+    pub fn files(&self) -> Vec<String> {
         let entries = fs::read_dir(self.dir.path())
             .expect("the directory")
             .flatten();
@@ -102,7 +108,7 @@ impl Watcher {
     }
 
     /// The file; `None` while there is none. It is whole, readable by anybody, and of the documented shape.
-    pub(crate) fn report(&self) -> Option<Value> {
+    pub fn report(&self) -> Option<Value> {
         let bytes = fs::read(self.file()).ok()?;
         let report = serde_json::from_slice(&bytes).expect("a file is never half written");
         assert_schema(&report, "runtime");
@@ -112,7 +118,7 @@ impl Watcher {
     }
 
     /// Waits until the file says what is wanted, and gives it.
-    pub(crate) async fn until(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub async fn until(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let report = self.report();
@@ -124,7 +130,7 @@ impl Watcher {
     }
 
     /// Waits until the log says this.
-    pub(crate) async fn says(&mut self, words: &str) {
+    pub async fn says(&mut self, words: &str) {
         let deadline = Instant::now() + PATIENCE;
         while !self.log().contains(words) {
             self.look(words, deadline, String::new).await;
@@ -132,7 +138,7 @@ impl Watcher {
     }
 
     /// Waits until the condition holds.
-    pub(crate) async fn holds(&mut self, what: &str, condition: impl Fn(&Self) -> bool) {
+    pub async fn holds(&mut self, what: &str, condition: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !condition(self) {
             self.look(what, deadline, String::new).await;
@@ -152,8 +158,14 @@ impl Watcher {
         tokio::time::sleep(GLANCE).await;
     }
 
+    /// Stops it in the middle of whatever it does: its file stays as it is.
+    pub fn freeze(&self) {
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        kill(pid, Signal::SIGSTOP).expect("it runs");
+    }
+
     /// Asks it to end, as a supervisor does.
-    pub(crate) fn terminate(mut self) {
+    pub fn terminate(mut self) {
         kill(
             Pid::from_raw(self.child.id().cast_signed()),
             Signal::SIGTERM,
@@ -177,19 +189,19 @@ impl Drop for Watcher {
 }
 
 /// The entries of a list of the report for which a field is this.
-pub(crate) fn entries<'a>(report: &'a Value, list: &str, field: &str, is: &str) -> Vec<&'a Value> {
+pub fn entries<'a>(report: &'a Value, list: &str, field: &str, is: &str) -> Vec<&'a Value> {
     let all = report[list].as_array().expect("a list").iter();
     all.filter(|entry| entry[field] == is).collect()
 }
 
 /// A directory for sockets, whose paths may be 107 bytes long.
-pub(crate) fn directory() -> TempDir {
+pub fn directory() -> TempDir {
     let made = tempfile::Builder::new().prefix("larder-socket-").tempdir();
     made.expect("a directory")
 }
 
 /// Runs a program as the user `nobody`.
-pub(crate) fn as_nobody(program: &OsStr) -> Command {
+pub fn as_nobody(program: &OsStr) -> Command {
     let mut command = Command::new("setpriv");
     command
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
