@@ -6,6 +6,7 @@
 mod kept;
 mod life;
 mod place;
+mod runs;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
