@@ -51,6 +51,13 @@ impl Clock {
         (moment as f64 + (wall - here).round()).max(0.0) as u64
     }
 
+    /// The moment of a time by the node's clock, in Unix seconds. One that is still to come was written while that clock was
+    /// wrong, and says nothing: it counts as now.
+    pub fn of_wall(&self, at: u64) -> u64 {
+        let age = unix_age(at).unwrap_or_default();
+        self.now().saturating_sub(age.as_secs())
+    }
+
     /// The present moment, as a file's time.
     pub fn stamp(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(self.now())

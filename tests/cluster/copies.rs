@@ -3,6 +3,7 @@
 //! The members run on a machine whose time passes at the test's word: members that vanish are waited for for minutes, and
 //! ages are counted in hours.
 
+mod adopted;
 mod kept;
 mod life;
 mod place;

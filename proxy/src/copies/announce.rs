@@ -65,7 +65,7 @@ impl Copies {
             let news = self.cluster.news.added.notified();
             let _ = tokio::time::timeout(GONE_EVERY, news).await;
             let come = self.cluster.news.take();
-            let entry = |digest: Digest| Some((digest, self.store.entry(&digest)?));
+            let entry = |digest: Digest| Some((digest, self.store.holding(&digest)?));
             let come: Vec<_> = come.into_iter().filter_map(entry).collect();
             if !come.is_empty() {
                 let members = self.members();
@@ -84,7 +84,7 @@ impl Copies {
         let members = self.members();
         let mut told: HashMap<SocketAddr, Announcement> = HashMap::new();
         // What came back meanwhile was told.
-        for gone in gone.iter().filter(|gone| !self.store.has(&gone.digest)) {
+        for gone in gone.iter().filter(|gone| !self.store.holds(&gone.digest)) {
             for keeper in members.keepers(&gone.digest) {
                 let told = told.entry(keeper).or_default();
                 let list = if gone.expired {
@@ -106,13 +106,13 @@ impl Copies {
         let mut part = 0;
         loop {
             let members = self.members();
-            let parts = parts(self.store.totals().blobs, members.addresses.len() as u64);
+            let parts = parts(self.store.count_holdings(), members.addresses.len() as u64);
             tokio::time::sleep(about(self.again() / u32::from(parts))).await;
             if self.wanted() < 2 || members.addresses.len() < 2 {
                 continue;
             }
             part = (part + 1) % parts;
-            let entries = self.store.part(part, parts);
+            let entries = self.store.holdings_part(part, parts);
             self.tell_evenly(&entries, members.addresses.len(), |digest| {
                 members.keepers(digest)
             })
@@ -155,9 +155,9 @@ impl Copies {
                     |keeper: &SocketAddr| !before.contains(keeper) || deaf.contains(keeper);
                 members.keepers(digest).into_iter().filter(is_new).collect()
             };
-            let parts = parts(self.store.totals().blobs, members.addresses.len() as u64);
+            let parts = parts(self.store.count_holdings(), members.addresses.len() as u64);
             for part in 0..parts {
-                let entries = self.store.part(part, parts);
+                let entries = self.store.holdings_part(part, parts);
                 let steps = before.addresses.len() + members.addresses.len();
                 self.tell_evenly(&entries, steps, new).await;
             }

@@ -62,7 +62,7 @@ impl Copies {
         let mut found = self.store.survey(look).await.unwrap_or_default();
         let config = self.config.load();
         let links = |digest: &Digest| {
-            let here = self.store.has(digest);
+            let here = self.store.holds(digest);
             let held = found.remove(digest).unwrap_or_default().into_iter();
             let open = held.filter(|held| private || held.public.is_some());
             let allowed = open.filter(|held| config.registry.allows(held.registry.as_str()));

@@ -98,7 +98,7 @@ impl Copies {
 
     /// Offers of all that no other member holds.
     async fn held_alone(self: &Arc<Self>) -> Vec<Item> {
-        let entries = self.store.entries();
+        let entries = self.store.holdings();
         let young = |age: Duration| self.ttl().is_none_or(|ttl| age <= ttl);
         let digests: Vec<Digest> = entries
             .iter()
@@ -114,7 +114,7 @@ impl Copies {
         let mut items = Vec::new();
         for some in alone.chunks(LINKED_BATCH) {
             for (digest, links) in some.iter().zip(self.links_of(some).await) {
-                if let (Some(entry), true) = (self.store.entry(digest), links.here) {
+                if let (Some(entry), true) = (self.store.holding(digest), links.here) {
                     let held = self.held(digest, &entry);
                     items.push(Item {
                         digest: *digest,

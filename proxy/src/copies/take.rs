@@ -108,7 +108,7 @@ impl Copies {
     }
 
     fn answer(&self, item: &Item, room: &mut u64) -> Answer {
-        if self.store.has(&item.digest) {
+        if self.store.holds(&item.digest) {
             self.store
                 .used_elsewhere(&item.digest, Duration::from_secs(item.age));
             return Answer::Held;
@@ -178,7 +178,7 @@ impl Copies {
         let mut attempt = 0;
         let outcome = loop {
             // A client may have pulled it meanwhile.
-            if self.store.has(&item.digest) {
+            if self.store.holds(&item.digest) {
                 break CopyOutcome::Here;
             }
             if item.size > self.room().await {
@@ -256,6 +256,8 @@ impl Copies {
             self.metrics.peers.distrusted.inc();
             return Err(Failed::Source("other bytes".to_owned()));
         }
+        // The runtime may have it, of which no repository was known to hold it.
+        self.store.note_proven(&digest);
         self.keep_records(&linked).await;
         Ok(())
     }

@@ -14,7 +14,7 @@ use crate::{
     drain::Watch,
     metrics::AdoptedState,
     pull::Pull,
-    store::Looked,
+    store::{Entry, Looked},
 };
 
 /// Files are hashed at so many bytes a second, unless a request waits for one.
@@ -85,8 +85,12 @@ impl Adopting {
             self.lock().nominate(Vec::new(), Instant::now());
             return;
         };
-        let blobs = report.content.iter();
-        let blobs = blobs.map(|content| (content.digest, content.size));
+        let clock = self.pull.store.clock();
+        let blobs = report.content.iter().map(|content| {
+            let used = content.created.map_or(0, |at| clock.of_wall(at));
+            let size = content.size;
+            (content.digest, Entry { size, used })
+        });
         self.pull.store.list_adoptable(Some(content), blobs);
         let configured: Vec<RegistryName> = config
             .upstreams
@@ -101,6 +105,9 @@ impl Adopting {
         for guess in open {
             if self.pull.is_known(&guess).await {
                 self.lock().known(&guess);
+                if self.pull.store.note_proven(guess.digest()) {
+                    self.pull.cluster.announce(*guess.digest());
+                }
             }
         }
         self.changed.notify_waiters();
@@ -126,6 +133,9 @@ impl Adopting {
                 continue;
             }
             self.lock().hashed(&digest, sound, Instant::now());
+            if sound && self.pull.store.holds(&digest) {
+                self.pull.cluster.announce(digest);
+            }
             self.show();
             self.changed.notify_waiters();
             if !readable {

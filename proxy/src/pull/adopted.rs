@@ -177,7 +177,7 @@ impl Pull {
     }
 
     async fn prove_blob(&self, place: &Place, digest: &Digest) -> Result<Answered, Unproven> {
-        let Some(blob) = self.store.find(digest, None).await else {
+        let Some(blob) = self.store.peek_adopted(digest, None).await else {
             return Ok(Answered::Unread);
         };
         let Some(parts) = self.parts(&blob).await else {
@@ -198,7 +198,8 @@ impl Pull {
     }
 
     async fn prove_manifest(&self, place: &Place, digest: &Digest) -> Result<Answered, Unproven> {
-        let Some(bytes) = self.store.bytes(digest, media::MAX_MANIFEST).await else {
+        let bytes = self.store.adopted_bytes(digest, media::MAX_MANIFEST);
+        let Some(bytes) = bytes.await else {
             return Ok(Answered::Unread);
         };
         let reference = Reference::Digest(*digest);
@@ -267,6 +268,7 @@ impl Pull {
         let digest = link.digest;
         let arrived = place.record.add_link(link);
         tell_arrived(&self.cluster, place, arrived);
+        self.store.note_proven(&digest);
         self.fills.announce(digest);
     }
 

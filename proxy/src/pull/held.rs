@@ -89,6 +89,9 @@ impl Pull {
             size: blob.size(),
             media_type: None,
         });
+        if self.store.note_proven(digest) {
+            self.fills.announce(*digest);
+        }
         Ok(self.if_sound(blob, Right::Digest).await)
     }
 

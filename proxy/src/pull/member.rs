@@ -74,7 +74,8 @@ impl Pull {
         }
     }
 
-    /// What a keeper copies, manifests included: what lies on the disk, if it may be copied at all. It is no use of the blob,
+    /// What a keeper copies, manifests included: what lies on the disk or in the runtime's store, if it may be
+    /// copied at all. It is no use of the blob,
     /// which would get younger by being copied.
     async fn blob_to_copy(
         &self,
@@ -90,8 +91,13 @@ impl Pull {
         }
         let wanted = *digest;
         let look = move |store: &Store| store.peek(&wanted);
-        let blob = self.store.ask(format!("a copy of {digest}"), look).await;
-        let blob = blob.flatten().ok_or_else(|| missing(place))?;
+        let own = self.store.ask(format!("a copy of {digest}"), look).await;
+        let blob = if let Some(own) = own.flatten() {
+            own
+        } else {
+            let adopted = self.store.peek_adopted(digest, None).await;
+            adopted.ok_or_else(|| missing(place))?
+        };
         let size = blob.size();
         answer(digest, size, &range.select(size), Content::Stored(blob))
             .map(|p| p.from(Tier::Node, Outcome::Hit))

@@ -5,6 +5,7 @@
 //! those of its name is not served, and stays where it is. That the bytes are here says nothing about who may read them.
 
 mod find;
+mod holding;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,7 @@ use lru::LruCache;
 use super::{
     Blob,
     file_state::{self, FileState},
+    gone,
     reads::Reads,
     sums::Sums,
 };
@@ -86,6 +88,10 @@ enum State {
 struct Entry {
     size: u64,
     state: State,
+    /// A repository is known to hold it.
+    proven: bool,
+    /// When it was last used, by the store's clock; 0 if that is not known.
+    used: u64,
 }
 
 /// Numbers and bytes of blobs.
@@ -136,6 +142,8 @@ pub(super) struct Adopted {
     calls: Calls,
     looking: Coalesce<Digest, Looked>,
     reads: Reads,
+    /// What was here for other members, and is here no longer.
+    gone: gone::List,
 }
 
 impl Default for Adopted {
@@ -150,6 +158,7 @@ impl Default for Adopted {
             calls: Calls::new(AT_ONCE, WITHIN),
             looking: Coalesce::default(),
             reads: Reads::default(),
+            gone: gone::List::default(),
         }
     }
 }
@@ -168,38 +177,54 @@ impl Adopted {
     }
 
     /// The list that counts from now on. What is known of a file that is still listed stays known.
-    fn list(&self, content: Option<&Path>, blobs: impl Iterator<Item = (Digest, u64)>) {
+    fn list(&self, content: Option<&Path>, blobs: impl Iterator<Item = (Digest, super::Entry)>) {
         let dir = content.map(|content| content.join("blobs"));
         let mut known = self.lock();
+        let mut before = std::mem::take(&mut known.listed);
         if known.dir != dir {
             known.dir = dir;
-            known.listed.clear();
             known.open.clear();
+            self.note_gone(before.drain());
         }
-        let mut before = std::mem::take(&mut known.listed);
         if known.dir.is_some() {
-            for (digest, size) in blobs {
+            for (digest, super::Entry { size, used }) in blobs {
                 if known.listed.len() == LISTED {
                     break;
                 }
-                let entry = before.remove(&digest).filter(|entry| entry.size == size);
-                let state = match entry.map(|entry| entry.state) {
-                    // The list is newer: it may be back, and its mode may have been changed.
-                    None | Some(State::Gone | State::Unreadable) => State::Listed,
-                    Some(state) => state,
+                if known.listed.contains_key(&digest) {
+                    continue;
+                }
+                let same = before.get(&digest).is_some_and(|entry| entry.size == size);
+                let mut entry = Entry {
+                    size,
+                    state: State::Listed,
+                    proven: false,
+                    used,
                 };
-                known.listed.entry(digest).or_insert(Entry { size, state });
+                if same && let Some(before) = before.remove(&digest) {
+                    entry = before;
+                    // The list is newer: it may be back, and its mode may have been changed.
+                    if matches!(entry.state, State::Gone | State::Unreadable) {
+                        entry.state = State::Listed;
+                    }
+                }
+                known.listed.insert(digest, entry);
             }
         }
         for digest in before.keys() {
             known.open.pop(digest);
         }
+        self.note_gone(before.into_iter());
     }
 
     fn note(&self, digest: &Digest, state: State) {
         let mut known = self.lock();
         if let Some(entry) = known.listed.get_mut(digest) {
+            let before = *entry;
             entry.state = state;
+            if entry.held().is_none() {
+                self.note_gone(std::iter::once((*digest, before)));
+            }
         }
         if !matches!(state, State::Sound(_)) {
             known.open.pop(digest);

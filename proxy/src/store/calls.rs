@@ -147,6 +147,8 @@ impl Store {
 
     /// As [`Self::read`], for a caller that must not wait for the disk.
     pub async fn bytes(self: &Arc<Self>, digest: &Digest, limit: u64) -> Option<Bytes> {
+        // Bytes in memory may be those of the runtime.
+        self.adopted.note_used(digest, self.clock().now());
         if let Some(bytes) = self.small(digest) {
             return Some(bytes);
         }

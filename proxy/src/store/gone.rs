@@ -39,6 +39,12 @@ impl List {
             }
         }
     }
+
+    /// What was noted since the last call. The first call begins the list.
+    pub(super) fn take(&self) -> Vec<Gone> {
+        self.wanted.store(true, Ordering::Relaxed);
+        std::mem::take(&mut *self.gone.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl Store {
@@ -73,14 +79,10 @@ impl Store {
         }
     }
 
-    /// The blobs that left since the last call. The first call begins the list.
+    /// The blobs that left since the last call, those of the runtime as well. The first call begins the list.
     pub fn take_gone(&self) -> Vec<Gone> {
-        self.gone.wanted.store(true, Ordering::Relaxed);
-        let mut list = self
-            .gone
-            .gone
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut list)
+        let mut gone = self.gone.take();
+        gone.extend(self.adopted.take_gone());
+        gone
     }
 }

@@ -62,6 +62,12 @@ pub struct Index {
     servings: LruCache<Digest, Serving>,
 }
 
+/// Whether a digest is of this part of `0..parts`.
+pub fn is_of_part(digest: &Digest, part: u16, parts: u16) -> bool {
+    let first = u16::from_be_bytes([digest.as_bytes()[0], digest.as_bytes()[1]]);
+    first % parts.max(1) == part
+}
+
 impl Default for Index {
     fn default() -> Self {
         Self {
@@ -206,13 +212,12 @@ impl Index {
         self.entries.iter().rev().map(|(d, e)| (*d, *e)).collect()
     }
 
-    /// Every `parts`th entry: all that begin with the same bits, `part` of `0..parts`.
-    pub fn part(&self, part: u16, parts: u16) -> Vec<(Digest, Entry)> {
-        let first =
-            |digest: &Digest| u16::from_be_bytes([digest.as_bytes()[0], digest.as_bytes()[1]]);
-        let entries = self.entries.iter();
-        let of_part = entries.filter(|(digest, _)| first(digest) % parts.max(1) == part);
-        of_part.map(|(digest, entry)| (*digest, *entry)).collect()
+    /// Every `parts`th blob: all that begin with the same bits, `part` of `0..parts`.
+    pub fn part(&self, part: u16, parts: u16) -> Vec<Digest> {
+        let digests = self.entries.iter().map(|(digest, _)| *digest);
+        digests
+            .filter(|digest| is_of_part(digest, part, parts))
+            .collect()
     }
 
     pub fn entry(&self, digest: &Digest) -> Option<Entry> {

@@ -234,20 +234,11 @@ impl Store {
         lock(&self.index).entries()
     }
 
-    /// A part of them: those that begin with the same bits. `parts` parts are all.
-    pub fn part(&self, part: u16, parts: u16) -> Vec<(Digest, Entry)> {
-        lock(&self.index).part(part, parts)
-    }
-
-    /// One of them.
-    pub fn entry(&self, digest: &Digest) -> Option<Entry> {
-        lock(&self.index).entry(digest)
-    }
-
     /// A blob was used on another node, `ago`. Ages count from the last use anywhere.
     pub fn used_elsewhere(&self, digest: &Digest, ago: Duration) {
         let used = self.clock().now().saturating_sub(ago.as_secs());
         lock(&self.index).used_elsewhere(digest, used);
+        self.adopted.note_used(digest, used);
     }
 
     /// Whether a blob is committed, as far as the index knows.

@@ -10,15 +10,15 @@ use bytes::Bytes;
 use larder_shared::{Digest, Range, media};
 
 use super::{AdoptedView, Looked, State, WITHIN};
-use crate::store::{Blob, Store, file_state, sums::Sums};
+use crate::store::{Blob, Entry, Store, file_state, sums::Sums};
 
 impl Store {
-    /// The blobs that the runtime lists, and its content store, where larder may read them. Those that are no longer
-    /// listed are not served any more.
+    /// The blobs that the runtime lists, with the time since which it has them, and its content store, where larder may
+    /// read them. Those that are no longer listed are not served any more.
     pub fn list_adoptable(
         &self,
         content: Option<&Path>,
-        blobs: impl IntoIterator<Item = (Digest, u64)>,
+        blobs: impl IntoIterator<Item = (Digest, Entry)>,
     ) {
         self.adopted.list(content, blobs.into_iter());
     }
@@ -80,6 +80,16 @@ impl Store {
         digest: &Digest,
         size: Option<u64>,
     ) -> Option<Arc<Blob>> {
+        self.adopted.note_used(digest, self.clock().now());
+        self.peek_adopted(digest, size).await
+    }
+
+    /// The same for a look that is no use.
+    pub async fn peek_adopted(
+        self: &Arc<Self>,
+        digest: &Digest,
+        size: Option<u64>,
+    ) -> Option<Arc<Blob>> {
         let listed = self.adopted.entry(digest)?.1.size;
         if size.is_some_and(|size| size != listed) {
             return None;
@@ -127,16 +137,12 @@ impl Store {
         looking.await.unwrap_or(Looked::Unknown)
     }
 
-    /// The whole of a blob of the runtime of at most `limit` bytes, in memory.
-    pub(in crate::store) async fn adopted_bytes(
-        self: &Arc<Self>,
-        digest: &Digest,
-        limit: u64,
-    ) -> Option<Bytes> {
+    /// The whole of a blob of the runtime of at most `limit` bytes, in memory. It is no use.
+    pub async fn adopted_bytes(self: &Arc<Self>, digest: &Digest, limit: u64) -> Option<Bytes> {
         if self.adoptable_size(digest)? > limit {
             return None;
         }
-        let blob = self.find_adopted(digest, None).await?;
+        let blob = self.peek_adopted(digest, None).await?;
         let bytes: Bytes = self
             .read_adopted(&blob, Range::new(0, blob.size()))
             .await?

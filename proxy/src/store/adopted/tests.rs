@@ -3,7 +3,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 use larder_shared::media::MAX_MANIFEST;
 
 use super::*;
-use crate::store::Store;
+use crate::store::{self, Gone, Store};
 
 struct Scene {
     dir: tempfile::TempDir,
@@ -36,8 +36,15 @@ impl Scene {
     }
 
     fn list(&self, blobs: &[(Digest, u64)]) {
-        self.store
-            .list_adoptable(Some(&self.content()), blobs.iter().copied());
+        self.list_used(blobs, 0);
+    }
+
+    /// The same, and when the runtime got them.
+    fn list_used(&self, blobs: &[(Digest, u64)], used: u64) {
+        let listed = blobs
+            .iter()
+            .map(|(digest, size)| (*digest, store::Entry { size: *size, used }));
+        self.store.list_adoptable(Some(&self.content()), listed);
     }
 
     /// Looks until the file is old enough to be remembered.
@@ -173,11 +180,13 @@ async fn links_pipes_and_directories_are_no_blobs() {
     scene.list(&[(digest, 100)]);
     assert!(matches!(scene.hashed(&digest).await, Looked::Gone));
     // A store that is not there.
+    let entry = store::Entry { size: 100, used: 0 };
+    let nowhere = scene.dir.path().join("nowhere");
     scene
         .store
-        .list_adoptable(Some(&scene.dir.path().join("nowhere")), [(digest, 100)]);
+        .list_adoptable(Some(&nowhere), [(digest, entry)]);
     assert!(matches!(scene.hashed(&digest).await, Looked::Gone));
-    scene.store.list_adoptable(None, [(digest, 100)]);
+    scene.store.list_adoptable(None, [(digest, entry)]);
     assert!(matches!(scene.hashed(&digest).await, Looked::Unknown));
     assert!(scene.store.adopted_view().dir.is_none());
 }
@@ -224,4 +233,90 @@ async fn a_manifest_is_read_into_memory_and_a_large_blob_is_not() {
     fs::set_permissions(scene.path(&digest), fs::Permissions::from_mode(0o0)).unwrap();
     fs::remove_file(scene.path(&digest)).unwrap();
     assert!(scene.store.bytes(&digest, MAX_MANIFEST).await.is_some());
+}
+
+/// Other members count on what is hashed and known to be of a repository, and hear when it goes.
+#[tokio::test]
+async fn what_the_runtime_holds_is_a_holding_once_it_is_hashed_and_proven() {
+    let scene = Scene::new();
+    let store = &scene.store;
+    let gone = |digest| Gone {
+        digest,
+        expired: false,
+    };
+    assert!(store.take_gone().is_empty());
+    let (one, two) = (some(1, 5000), some(2, 7000));
+    let (digest, other) = (one.0, two.0);
+    scene.write(&digest, &one.1);
+    scene.write(&other, &two.1);
+    let both = [(digest, 5000), (other, 7000)];
+    let used = store.clock().now() - 1000;
+    scene.list_used(&both, used);
+    assert!(!store.note_proven(&digest), "it is not hashed");
+    assert!(!store.holds(&digest));
+    assert!(matches!(scene.hashed(&digest).await, Looked::Sound(_)));
+    assert!(matches!(scene.hashed(&other).await, Looked::Sound(_)));
+    let held = store::Entry { size: 5000, used };
+    assert_eq!(store.holdings(), [(digest, held)]);
+    // A look is no use, a client's request is.
+    assert!(store.peek_adopted(&digest, None).await.is_some());
+    assert_eq!(store.holding(&digest), Some(held));
+    assert!(scene.read(&digest).await.is_some());
+    assert!(
+        store
+            .holding(&digest)
+            .is_some_and(|entry| entry.used > used)
+    );
+    assert!(store.note_proven(&other) && !store.note_proven(&other));
+    let parts = (0..4).map(|part| store.holdings_part(part, 4).len());
+    assert_eq!(parts.sum::<usize>(), 2);
+    assert_eq!(store.count_holdings(), 2);
+    // Nothing changes by a list that says the same.
+    scene.list(&both);
+    assert!(store.holds(&digest) && store.take_gone().is_empty());
+    scene.list(&both[1..]);
+    assert!(!store.holds(&digest));
+    assert_eq!(store.take_gone(), [gone(digest)]);
+    // Its file is another one, and its bytes are wrong.
+    scene.write(&other, &some(3, 7000).1);
+    assert!(scene.read(&other).await.is_none());
+    assert!(store.holdings().is_empty());
+    assert_eq!(store.take_gone(), [gone(other)]);
+}
+
+/// What a container runs is in use on this node, whoever asked for it last.
+#[tokio::test]
+async fn a_holding_that_a_container_runs_is_as_young_as_the_report() {
+    let scene = Scene::new();
+    let store = &scene.store;
+    store.scan();
+    let (digest, bytes) = some(1, 5000);
+    scene.write(&digest, &bytes);
+    scene.list(&[(digest, 5000)]);
+    store.note_proven(&digest);
+    assert!(matches!(scene.hashed(&digest).await, Looked::Sound(_)));
+    assert_eq!(store.holding(&digest).map(|entry| entry.used), Some(0));
+    let at = store.clock().now();
+    store.set_in_use(HashSet::from([digest]), at);
+    assert_eq!(store.holding(&digest).map(|entry| entry.used), Some(at));
+}
+
+/// A copy for which the runtime has the bytes already makes no second file.
+#[tokio::test]
+async fn a_copy_of_what_the_runtime_holds_is_checked_and_not_kept() {
+    let scene = Scene::new();
+    let store = &scene.store;
+    let (digest, bytes) = some(1, 5000);
+    scene.write(&digest, &bytes);
+    scene.list(&[(digest, 5000)]);
+    assert!(matches!(scene.hashed(&digest).await, Looked::Sound(_)));
+    let take_in = |bytes: &[u8]| {
+        let mut incoming = store.receive(digest, 5000).unwrap();
+        incoming.write(bytes).unwrap();
+        store.take_in(incoming, Duration::ZERO).unwrap()
+    };
+    assert!(!take_in(&some(2, 5000).1), "other bytes");
+    assert!(take_in(&bytes));
+    assert!(store.peek(&digest).is_none());
+    assert_eq!(names(&scene.dir.path().join("store/tmp")), 0);
 }
