@@ -246,7 +246,12 @@ make_node() { # NAME
     # What an earlier one has left that was ended by others.
     empty "$id-$node"
     rm -rf "$own"
-    mkdir -p "$own"/{lib/containerd,lib/kubelet,lib/larder,lib/cni,log}
+    mkdir -p "$own"/{lib,log}
+    if [ -n "$disk" ]; then
+        # A file with holes: it takes what is written to it.
+        truncate -s "$disk" "$own/disk"
+        mkfs.ext4 -qF -m 0 "$own/disk"
+    fi
     certificate "$node" cluster "/O=system:nodes/CN=system:node:$node" "DNS:$node,IP:$(address "$node")"
     kubeconfig "$node"
     ip netns add "$id-$node"
@@ -278,9 +283,10 @@ node_init='
     mount -t tmpfs -o mode=755 tmpfs /run
     mkdir /run/etc /run/etc/new /run/etc/work /run/lock
     mount -t overlay -o lowerdir=/etc,upperdir=/run/etc/new,workdir=/run/etc/work overlay /etc
+    [ ! -e "$own/disk" ] || mount -o loop "$own/disk" "$own/lib"
     mount -t tmpfs -o mode=755 tmpfs /var/lib
     for each in containerd kubelet larder cni; do
-        mkdir "/var/lib/$each"
+        mkdir -p "$own/lib/$each" "/var/lib/$each"
         mount --bind "$own/lib/$each" "/var/lib/$each"
     done
     mount --bind "$own/log" /var/log

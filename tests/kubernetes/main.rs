@@ -1,10 +1,11 @@
-//! larder on a real Kubernetes (promises P12, P14, P17 and P23): what an operator does with it, and what the pods of
+//! larder on a real Kubernetes (promises P12, P14, P17, P21, P23 and P28): what an operator does with it, and what the pods of
 //! the cluster notice.
 //!
 //! `scripts/kube` has the cluster: API server, controllers, scheduler, kubelets, kube-proxy, CoreDNS and containerd 2 on
 //! nodes of their own. Each test has a cluster of its own.
 
 mod admission;
+mod disk;
 mod guide;
 mod life;
 mod outage;

@@ -39,9 +39,18 @@ impl Deref for Setup {
 
 impl Setup {
     pub(crate) async fn new(nodes: usize) -> Result<Self> {
+        Self::of(Cluster::up(nodes)).await
+    }
+
+    /// The same with nodes that have a disk of their own of this size.
+    pub(crate) async fn with_disks(nodes: usize, size: &str) -> Result<Self> {
+        Self::of(Cluster::with_disks(nodes, size)).await
+    }
+
+    async fn of(cluster: impl Future<Output = Result<Cluster>>) -> Result<Self> {
         let began = Instant::now();
         let setup = Self {
-            cluster: Cluster::up(nodes).await?,
+            cluster: cluster.await?,
             dir: tempfile::tempdir()?,
             began,
         };

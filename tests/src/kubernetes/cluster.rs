@@ -29,15 +29,30 @@ pub struct Cluster {
 impl Cluster {
     /// Starts one with the nodes n1, n2 and so on. Takes root, and programs that `scripts/kube build` has built.
     pub async fn up(nodes: usize) -> Result<Self> {
+        let cluster = Self::named();
+        cluster.grow(nodes).await?;
+        Ok(cluster)
+    }
+
+    /// The same with nodes that have a disk of their own of this size, such as `4G`.
+    pub async fn with_disks(nodes: usize, size: &str) -> Result<Self> {
+        let cluster = Self::named();
+        let nodes = nodes.to_string();
+        cluster
+            .kube(&["up", "--nodes", &nodes, "--disk", size])
+            .await?;
+        Ok(cluster)
+    }
+
+    /// One that has still to be started.
+    fn named() -> Self {
         sweep();
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}-{number}", std::process::id());
         // From here on a failure takes down what there is.
-        let cluster = Self {
+        Self {
             state: std::env::temp_dir().join(name),
-        };
-        cluster.grow(nodes).await?;
-        Ok(cluster)
+        }
     }
 
     /// Adds nodes until there are so many.
