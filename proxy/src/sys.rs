@@ -2,7 +2,8 @@
 //!
 //! Owns the mapping of a file ([`Mapping`]), the socket that sends mapped files by sendfile ([`FileSocket`]), process
 //! groups ([`Group`]), a signal ([`hang_up`]), what this process uses ([`usage()`]), the questions about file systems
-//! ([`disk`]), calls that may hang ([`Calls`]), and what a process gives up ([`leave_unix_sockets_alone`]). Knows nothing of blobs, HTTP or larder.
+//! ([`disk`]), calls that may hang ([`Calls`]), and what a process gives up ([`leave_unix_sockets_alone`],
+//! [`let_go_of_program`]). Knows nothing of blobs, HTTP or larder.
 
 mod calls;
 mod confine;
@@ -11,6 +12,7 @@ mod heap;
 mod mapping;
 pub mod net;
 mod process;
+mod program;
 mod sendfile;
 mod usage;
 
@@ -19,5 +21,6 @@ pub use confine::leave_unix_sockets_alone;
 pub use heap::{give_freed_memory_back, keep_freed_memory};
 pub use mapping::Mapping;
 pub use process::{Group, hang_up, open_files, raise_open_files, started};
+pub use program::let_go_of_program;
 pub use sendfile::{FileSocket, Regions};
 pub use usage::{Usage, usage};

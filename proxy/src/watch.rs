@@ -24,7 +24,7 @@ use std::{
 };
 
 use larder_shared::runtime::Software;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use self::{
     ask::{Kind, Runtime},
@@ -58,6 +58,9 @@ const ROUND: u32 = 6;
 
 /// After an event, more of the same follow: a pull is hundreds of them.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// When nothing has happened for so long after a round, the process makes itself small.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// At most a fifth of the time is spent on rounds: the pause is this many times the length of the last one.
 const REST: u32 = 4;
@@ -155,9 +158,17 @@ impl Watch {
         pause: Duration,
     ) -> Result<(), Trouble> {
         let next = Instant::now() + self.every;
+        let quiet = QUIET.min(self.every / 2);
         let seen = if let Some(events) = events {
-            timeout(self.every, events.next()).await.ok()
+            if let Ok(seen) = timeout(quiet, events.next()).await {
+                Some(seen)
+            } else {
+                sys::let_go_of_program();
+                timeout_at(next, events.next()).await.ok()
+            }
         } else {
+            sleep(quiet).await;
+            sys::let_go_of_program();
             sleep_until(next).await;
             None
         };

@@ -6,10 +6,10 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use larder_tests::fake::digest_of;
+use larder_tests::watcher::{Watcher, directory};
 use serde_json::json;
 
 use crate::fake::{Fake, Fields, Reply, bare_containerd};
-use larder_tests::watcher::{Watcher, directory};
 
 /// A line of `/proc/PID/status`.
 fn status(pid: u32, key: &str) -> String {
@@ -188,10 +188,28 @@ fn snapshots() -> Vec<Bytes> {
     lists.collect()
 }
 
-/// What the process may take for itself, at rest. The program's own pages come on top, and depend on how it was built.
+/// What the process may take for itself, at rest.
 const OWN_KIB: u64 = 8 * 1024;
-/// With the pages of a program that was built for debugging.
+/// While it asks, with the pages of a program that was built for debugging.
 const RESIDENT_KIB: u64 = 40 * 1024;
+
+/// Whether it has let go of the program's pages that it does not need while it waits. A build for debugging needs three
+/// times as many of them as a release.
+fn is_small(watcher: &Watcher) -> bool {
+    let keys = ["RssAnon", "RssFile", "VmHWM"];
+    let [own, program, most] = keys.map(|key| kib(watcher.pid(), key));
+    2 * (own + program) < most
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_small_while_it_waits() {
+    let dir = directory();
+    let socket = dir.path().join("containerd.sock");
+    let _fake = Fake::start(&socket, bare_containerd);
+    let mut watcher = Watcher::start(&socket, &["--every", "1h"]);
+    watcher.until("a file", |_| true).await;
+    watcher.holds("it is small", is_small).await;
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_images_and_ten_thousand_blobs_take_little_memory() {
@@ -235,4 +253,7 @@ async fn a_thousand_images_and_ten_thousand_blobs_take_little_memory() {
     let [own, most] = ["RssAnon", "VmHWM"].map(|key| kib(watcher.pid(), key));
     eprintln!("{own} KiB of its own, and at most {most} KiB with the program's");
     assert!(own < OWN_KIB && most < RESIDENT_KIB, "{own} {most} KiB");
+    watcher
+        .holds("it is small between two reports", is_small)
+        .await;
 }
