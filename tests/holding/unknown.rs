@@ -153,6 +153,9 @@ async fn what_was_last_in_use_stays_also_when_room_is_wanted() {
         status["runtime"]["state"] == "unreadable"
     })
     .await;
+    // What was used last is the one that no container uses.
+    node.machine.pass(DAY / 24);
+    node.pull_again("team/unused", &unused).await;
     let new = node.pull("team/new", 3, 8 * MB).await;
     node.round().await;
     assert!(node.is_whole(&used) && node.is_whole(&new));
