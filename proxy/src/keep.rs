@@ -192,6 +192,7 @@ pub async fn run(pull: Arc<Pull>, mut watch: Watch) {
                     // Rights first: what follows waits for the disk, and may hang.
                     pull.access.flush();
                     pull.store.write_uses();
+                    pull.store.write_hashed();
                     pull.store.repositories().flush();
                 }));
             }

@@ -153,7 +153,7 @@ impl Store {
         }
         for algorithm in Algorithm::ALL {
             partial::sweep_strays(&self.layout, algorithm);
-            sums::sweep_strays(&self.layout, algorithm);
+            sums::sweep_strays(&self.layout, algorithm, |d| self.adopted.knows(d));
             for shard in fs::read_dir(self.layout.blobs(algorithm))
                 .into_iter()
                 .flatten()

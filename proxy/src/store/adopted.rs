@@ -5,6 +5,7 @@
 //! those of its name is not served, and stays where it is. That the bytes are here says nothing about who may read them.
 
 mod find;
+mod hashed;
 mod holding;
 #[cfg(test)]
 mod tests;
@@ -133,6 +134,10 @@ struct Known {
     open: LruCache<Digest, Arc<Blob>>,
     /// Requests wait for these: they are hashed as fast as can be.
     hurried: HashSet<Digest>,
+    /// Files that an earlier process hashed, and that were not looked at since.
+    hashed: HashMap<Digest, FileState>,
+    /// There is more to write down about hashed files.
+    unwritten: bool,
 }
 
 /// The runtime's content as this larder knows it.
@@ -154,6 +159,8 @@ impl Default for Adopted {
                 listed: HashMap::new(),
                 open: LruCache::new(OPEN),
                 hurried: HashSet::new(),
+                hashed: HashMap::new(),
+                unwritten: false,
             }),
             calls: Calls::new(AT_ONCE, WITHIN),
             looking: Coalesce::default(),
@@ -214,6 +221,11 @@ impl Adopted {
         for digest in before.keys() {
             known.open.pop(digest);
         }
+        if known.dir.is_some() {
+            let Known { listed, hashed, .. } = &mut *known;
+            hashed.retain(|digest, _| listed.contains_key(digest));
+        }
+        known.unwritten |= !before.is_empty();
         self.note_gone(before.into_iter());
     }
 
@@ -225,6 +237,7 @@ impl Adopted {
             if entry.held().is_none() {
                 self.note_gone(std::iter::once((*digest, before)));
             }
+            known.unwritten = true;
         }
         if !matches!(state, State::Sound(_)) {
             known.open.pop(digest);
@@ -245,11 +258,13 @@ impl Adopted {
         open.filter(|blob| !blob.is_damaged() && blob.is_in_place())
     }
 
-    /// Opens a blob, and hashes the file unless that was done (blocking). `pause` is called after each piece, with the
+    /// Opens a blob, and hashes the file unless that was done (blocking). `complete` says whether there are checksums of a
+    /// blob of that size: without them it is hashed anew. `pause` is called after each piece, with the
     /// bytes that were hashed so far.
     fn look(
         &self,
         digest: &Digest,
+        complete: impl FnOnce(u64) -> bool,
         keep_sums: impl FnOnce(u64, &Sums),
         pause: impl Fn(u64),
     ) -> Looked {
@@ -285,7 +300,9 @@ impl Adopted {
             return Looked::Unknown;
         };
         let blob = Arc::new(blob);
-        if entry.state != State::Sound(found) {
+        let known = entry.state == State::Sound(found)
+            || (self.was_hashed(digest, found) && complete(found.size()));
+        if !known {
             match self.hash(&blob, pause) {
                 Ok((hashed, sums)) if hashed == *digest => keep_sums(found.size(), &sums),
                 // It changed meanwhile: what was hashed is neither the old file nor the new one.
@@ -302,6 +319,8 @@ impl Adopted {
             if found.is_young() {
                 return Looked::Young(blob);
             }
+        }
+        if entry.state != State::Sound(found) {
             self.note(digest, State::Sound(found));
         }
         let mut known = self.lock();

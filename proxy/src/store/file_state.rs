@@ -34,6 +34,38 @@ impl FileState {
         }
     }
 
+    /// As numbers in a line, for another process.
+    pub(super) fn line(&self) -> String {
+        let Self {
+            device,
+            inode,
+            size,
+            modified,
+            changed,
+        } = self;
+        let (m, c) = (modified, changed);
+        format!("{device} {inode} {size} {} {} {} {}", m.0, m.1, c.0, c.1)
+    }
+
+    /// What another process wrote.
+    pub(super) fn of_line(line: &str) -> Option<Self> {
+        let words: Vec<&str> = line.split(' ').collect();
+        let [device, inode, size, times @ ..] = &words[..] else {
+            return None;
+        };
+        let times: Option<Vec<i64>> = times.iter().map(|time| time.parse().ok()).collect();
+        let [m, m_nanos, c, c_nanos] = times?[..] else {
+            return None;
+        };
+        Some(Self {
+            device: device.parse().ok()?,
+            inode: inode.parse().ok()?,
+            size: size.parse().ok()?,
+            modified: (m, m_nanos),
+            changed: (c, c_nanos),
+        })
+    }
+
     pub(super) fn size(&self) -> u64 {
         self.size
     }

@@ -66,7 +66,13 @@ impl Store {
         let aside = self.layout.new_tmp();
         {
             let _alone = self.places.take(digest);
-            lock(&self.index).remove(digest);
+            let mut index = lock(&self.index);
+            if let Some(entry) = index.entry(digest) {
+                // The runtime may have it, too: how old it is does not depend on which copy was served.
+                self.adopted.note_used(digest, entry.used);
+            }
+            index.remove(digest);
+            drop(index);
             // Its name goes at once; to free the room of a large file takes its time.
             if fs::rename(&path, &aside).is_err() {
                 let _ = partial::remove_if_there(&path);

@@ -12,6 +12,7 @@
 //! <store>/grants.key                         the key of those hashes, for its owner alone
 //! <store>/clock                              how much time has passed for what lies here, in seconds: see `clock`
 //! <store>/in-use                             what containers use, one digest a line; its time says when: see `in_use`
+//! <store>/adopted                            files of the container runtime that were hashed, one a line: see `adopted`
 //! <store>/pins                               digests that are never evicted, one a line
 //! <store>/quarantine/                        blobs that were found damaged, for a day
 //! <store>/tmp/                               files on their way to a rename
@@ -139,6 +140,10 @@ impl Layout {
 
     pub fn pins(&self) -> PathBuf {
         self.root.join("pins")
+    }
+
+    pub fn adopted(&self) -> PathBuf {
+        self.root.join("adopted")
     }
 
     pub fn in_use(&self) -> PathBuf {

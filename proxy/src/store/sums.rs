@@ -207,8 +207,12 @@ impl Store {
     }
 }
 
-/// Removes checksums whose blob is not there any more.
-pub(super) fn sweep_strays(layout: &Layout, algorithm: Algorithm) {
+/// Removes checksums whose blob is not there any more. `elsewhere`: the runtime may have it.
+pub(super) fn sweep_strays(
+    layout: &Layout,
+    algorithm: Algorithm,
+    elsewhere: impl Fn(&Digest) -> bool,
+) {
     let listed = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
     for shard in listed(&layout.all_sums(algorithm)) {
         for entry in listed(&shard.path()) {
@@ -216,7 +220,8 @@ pub(super) fn sweep_strays(layout: &Layout, algorithm: Algorithm) {
             let digest = name
                 .to_str()
                 .and_then(|hex| Digest::from_hex(algorithm, hex).ok());
-            if digest.is_none_or(|digest| !layout.blob(&digest).exists()) {
+            let here = |digest: Digest| layout.blob(&digest).exists() || elsewhere(&digest);
+            if !digest.is_some_and(here) {
                 let _ = fs::remove_file(entry.path());
             }
         }

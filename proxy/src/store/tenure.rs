@@ -100,6 +100,7 @@ impl Store {
         fs::create_dir_all(layout.tmp()).map_err(io)?;
         *lock(&self.pins) = Self::read_pins(&layout.pins());
         *lock(&self.in_use) = Self::read_in_use(layout);
+        self.adopted.remember(Self::read_hashed(layout));
         list_left(layout);
         lock(&self.index).set_clock(layout.clock());
         layout.claim().hold(taken);

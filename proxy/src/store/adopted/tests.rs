@@ -301,6 +301,24 @@ async fn a_holding_that_a_container_runs_is_as_young_as_the_report() {
     assert_eq!(store.holding(&digest).map(|entry| entry.used), Some(at));
 }
 
+/// larder's own copy goes first, and the runtime's is as young as it was.
+#[tokio::test]
+async fn a_holding_stays_as_young_as_the_copy_that_was_evicted() {
+    let scene = Scene::new();
+    let store = &scene.store;
+    let (digest, bytes) = some(1, 5000);
+    store.put(&digest, &bytes.clone().into()).unwrap();
+    scene.write(&digest, &bytes);
+    scene.list(&[(digest, 5000)]);
+    store.note_proven(&digest);
+    assert!(matches!(scene.hashed(&digest).await, Looked::Sound(_)));
+    let before = store.holding(&digest).expect("two copies");
+    assert!(before.used > 0);
+    store.remove(&digest);
+    assert!(!store.has(&digest));
+    assert_eq!(store.holding(&digest), Some(before));
+}
+
 /// A copy for which the runtime has the bytes already makes no second file.
 #[tokio::test]
 async fn a_copy_of_what_the_runtime_holds_is_checked_and_not_kept() {
@@ -319,4 +337,36 @@ async fn a_copy_of_what_the_runtime_holds_is_checked_and_not_kept() {
     assert!(take_in(&bytes));
     assert!(store.peek(&digest).is_none());
     assert_eq!(names(&scene.dir.path().join("store/tmp")), 0);
+}
+
+/// A restart hashes nothing again: a look that had to hash would take a hundred seconds.
+#[tokio::test]
+async fn what_was_hashed_is_remembered_over_a_restart_and_what_changed_is_not() {
+    let scene = Scene::new();
+    let (same, changed) = (some(1, 5000), some(2, 5000));
+    scene.write(&same.0, &same.1);
+    scene.write(&changed.0, &changed.1);
+    let both = [(same.0, 5000), (changed.0, 5000)];
+    scene.list(&both);
+    for (digest, _) in &both {
+        assert!(matches!(scene.hashed(digest).await, Looked::Sound(_)));
+    }
+    scene.store.write_hashed();
+    let Scene { dir, store } = scene;
+    drop(store);
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    let scene = Scene { dir, store };
+    scene.write(&changed.0, &some(3, 5000).1);
+    scene.list(&both);
+    assert!(!scene.store.adopts(&same.0), "nothing is believed unseen");
+    let looking = scene.store.look_at_adopted(same.0, 50);
+    let looked = tokio::time::timeout(Duration::from_secs(20), looking).await;
+    assert!(matches!(looked, Ok(Looked::Sound(_))), "{looked:?}");
+    assert!(scene.store.adopts(&same.0));
+    assert!(matches!(scene.hashed(&changed.0).await, Looked::Wrong));
+    // It is written down anew, without what is wrong.
+    scene.store.write_hashed();
+    let text = fs::read_to_string(scene.dir.path().join("store/adopted")).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.starts_with(&same.0.to_string()), "{text}");
 }
