@@ -406,9 +406,8 @@ fn demands(fill: &Fill, size: u64) -> (Vec<Demand>, bool) {
             whole: false,
             ..
         } => vec![Range::new(size.saturating_sub(1), size)],
-        Wants::Opening { .. } => Vec::new(),
+        Wants::Opening { .. } | Wants::Open { .. } => Vec::new(),
         Wants::Whole { at } => vec![Range::new(*at, size)],
-        Wants::Open { .. } => Vec::new(),
         Wants::Parts(parts) => parts.clone(),
     };
     let mut demands: Vec<Demand> = Vec::new();
