@@ -206,6 +206,15 @@ impl Pull {
             let place = place.hurried(LITTLE);
             answered = Box::pin(self.answer(&place, &request)).await;
         }
+        // A HEAD wants no bytes.
+        if let Err(error) = &answered
+            && request.head
+            && self.is_outage(&place, error)
+            && let Some(tag) = tag_of(&request.route)
+            && let Some(said) = self.last_said(&place, tag, error)
+        {
+            answered = Ok(said);
+        }
         attempt.ended(match &answered {
             Ok(pulled) => pulled.outcome == Outcome::Stale,
             Err(error) => self.is_outage(&place, error),

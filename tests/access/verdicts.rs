@@ -128,6 +128,29 @@ async fn a_warm_pull_by_digest_asks_nobody_and_one_by_tag_asks_once() {
     place.end().await;
 }
 
+/// A caller that has the image asks by HEAD alone. In an outage it learns again what it was told, and nobody else does.
+#[tokio::test]
+async fn what_a_tag_points_to_is_told_in_an_outage_to_its_caller_alone() {
+    let mut place = Place::new("").await;
+    let tag = place.by_tag();
+    assert_eq!(place.scene.head(&place.owner, &tag).await.status, 200);
+    place.fake.stop().await;
+    for _ in 0..2 {
+        let tag = place.by_tag();
+        let head = place.scene.head(&place.owner, &tag).await;
+        let digest = head.header("docker-content-digest");
+        assert_eq!(digest, Some(&*place.image.manifest_digest));
+        assert!(head.header("warning").is_some());
+        for who in [Who::Nobody, Who::new("owner"), Who::new("second")] {
+            let head = place.scene.head(&who, &tag).await;
+            assert!(matches!(head.status, 401 | 503), "{who:?}: {head:?}");
+            assert_eq!(head.header("docker-content-digest"), None, "{who:?}");
+        }
+        place.scene.node.restart().await;
+    }
+    place.end().await;
+}
+
 #[tokio::test]
 async fn within_fresh_for_a_tag_asks_nobody_either() {
     let place = Place::new("[tags]\nfresh_for = \"1h\"\n").await;

@@ -8,6 +8,7 @@ mod probes;
 mod registry;
 mod revalidate;
 mod silence;
+mod told;
 
 use std::time::{Duration, Instant};
 

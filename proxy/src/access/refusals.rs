@@ -77,7 +77,9 @@ impl Access {
             .iter()
             .filter(|reference| match reference {
                 Reference::Digest(digest) => place.record.link(digest).is_some(),
-                Reference::Tag(tag) => place.record.tag(tag).is_some(),
+                Reference::Tag(tag) => {
+                    place.record.tag(tag).is_some() || place.record.last_said(tag).is_some()
+                }
             })
             .cloned()
             .collect();

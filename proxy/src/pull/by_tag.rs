@@ -51,6 +51,8 @@ impl Pull {
                 }
                 // A mirror's headers do not tell what a manifest is, nor whether it or the origin has it.
                 if head && proves && !by_mirror {
+                    let said = descriptor.checked_now();
+                    place.record.say_tag(tag.clone(), said);
                     return Ok(headers_only(&descriptor).from(Tier::Upstream, Outcome::Miss));
                 }
                 let fetched =

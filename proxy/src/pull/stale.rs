@@ -6,13 +6,14 @@ use std::time::Duration;
 use http::header;
 use larder_shared::{Reference, Tag};
 
-use super::{Pull, PullError, Pulled, put, tag::Cached};
+use super::{Pull, PullError, Pulled, manifest::headers_only, put, tag::Cached};
 use crate::{
     access::{Place, Verdict},
-    config::WhenUnreachable,
+    clock::unix_age,
+    config::{WhenDeleted, WhenUnreachable},
     metrics::{Outcome, Tier},
     store::TagRecord,
-    tags::After,
+    tags::{After, Descriptor},
     upstream::{Failure, Subject},
 };
 
@@ -35,7 +36,13 @@ impl Pull {
                 place.record.forget_tag(tag);
                 Err(failure.into())
             }
-            After::Fail(failure) => Err(failure.into()),
+            After::Fail(failure) => {
+                let gone = matches!(failure, Failure::NotFound(_));
+                if gone && self.config.load().tags.when_deleted == WhenDeleted::Forget {
+                    place.record.forget_tag(tag);
+                }
+                Err(failure.into())
+            }
             // A failure concludes in neither.
             After::Serve(_) | After::Fetch => Err(Failure::Unreachable {
                 at: place.registry.to_string(),
@@ -114,21 +121,32 @@ impl Pull {
             }
             None => return Err(failure.into()),
         };
-        let when = if known.checked == 0 {
-            "as another node knows it".to_owned()
-        } else if age == Duration::MAX {
-            "at a time that this node's clock does not know".to_owned()
-        } else {
-            format!("{} s ago", age.as_secs())
-        };
-        let warning =
-            format!("299 - \"larder: {failure}; this is what the tag pointed to {when}\"");
-        put(&mut pulled.headers, header::WARNING, &warning);
+        warn(&mut pulled, &failure, known, age);
         let tier = match pulled.outcome {
             Outcome::Hit => Tier::Node,
             _ => Tier::Cluster,
         };
         Ok(pulled.from(tier, Outcome::Stale))
+    }
+
+    /// The answer to a HEAD where nothing else can be given: what the registry last said of the tag, under the same verdict.
+    /// The manifest may be nowhere; a client that has it wants no more than that its tag still leads there.
+    pub(super) fn last_said(&self, place: &Place, tag: &Tag, error: &PullError) -> Option<Pulled> {
+        let PullError::Upstream(failure) = error else {
+            return None;
+        };
+        if self.config.load().tags.when_unreachable == WhenUnreachable::Fail {
+            return None;
+        }
+        let said = place.record.last_said(tag)?;
+        let subjects = [Reference::Tag(tag.clone()), Reference::Digest(said.digest)];
+        if !subjects.iter().all(|one| self.may_have_stale(place, one)) {
+            return None;
+        }
+        let mut pulled = headers_only(&Descriptor::from(&said));
+        let age = unix_age(said.checked).unwrap_or(Duration::MAX);
+        warn(&mut pulled, failure, &said, age);
+        Some(pulled.from(Tier::Node, Outcome::Stale))
     }
 
     /// An old answer: the newest that can be had. Other members are asked what the tag points to where this node has
@@ -168,4 +186,17 @@ impl Pull {
         }
         Err(failure.into())
     }
+}
+
+/// Says in the answer that it is old, and why.
+fn warn(pulled: &mut Pulled, failure: &Failure, known: &TagRecord, age: Duration) {
+    let when = if known.checked == 0 {
+        "as another node knows it".to_owned()
+    } else if age == Duration::MAX {
+        "at a time that this node's clock does not know".to_owned()
+    } else {
+        format!("{} s ago", age.as_secs())
+    };
+    let warning = format!("299 - \"larder: {failure}; this is what the tag pointed to {when}\"");
+    put(&mut pulled.headers, header::WARNING, &warning);
 }

@@ -8,6 +8,7 @@ mod held;
 mod list;
 mod log;
 mod reading;
+mod said;
 mod search;
 mod sweep;
 
@@ -27,6 +28,7 @@ use self::{
     held::{Held, Name},
     log::{Log, Writers},
     reading::Reading,
+    said::Said,
 };
 pub use self::{
     list::Repositories,
@@ -44,6 +46,11 @@ enum Line {
         tag: Tag,
         record: TagRecord,
     },
+    /// What the registry said of a tag whose manifest is not here.
+    Said {
+        tag: Tag,
+        record: TagRecord,
+    },
     Forget(Tag),
     /// The registry served this repository to an anonymous client, at that time (Unix seconds).
     Public(u64),
@@ -55,6 +62,7 @@ enum Line {
 pub(super) struct Known {
     links: HashMap<Digest, Link>,
     tags: HashMap<Tag, TagRecord>,
+    said: Said,
     public: Option<u64>,
     refused: Option<u64>,
 }
@@ -77,12 +85,15 @@ impl Known {
                 let counts = self.tags.get(&tag).is_none_or(|known| {
                     known.checked <= record.checked || unix_age(known.checked).is_none()
                 });
+                self.said.came(&tag, &record);
                 if counts {
                     self.tags.insert(tag, record);
                 }
             }
+            Line::Said { tag, record } => self.said.put(tag, record),
             Line::Forget(tag) => {
                 self.tags.remove(&tag);
+                self.said.forget(&tag);
             }
             Line::Public(at) => (self.public, self.refused) = (Some(at), None),
             Line::NotPublic(at) => (self.public, self.refused) = (None, Some(at)),
@@ -92,7 +103,7 @@ impl Known {
     /// Whether anything of the repository is here to be opened. A name of which nothing is leaves nothing on disk: anyone
     /// may ask for any name.
     fn holds_nothing(&self) -> bool {
-        self.links.is_empty() && self.tags.is_empty()
+        self.links.is_empty() && self.tags.is_empty() && self.said.is_empty()
     }
 
     fn verdicts(&self) -> impl Iterator<Item = Line> + use<> {
@@ -146,6 +157,7 @@ impl Known {
         });
         links
             .chain(tags)
+            .chain(self.said.lines())
             .chain(self.public.map(Line::Public))
             .chain(self.refused.map(Line::NotPublic))
     }
@@ -281,9 +293,25 @@ impl RepositoryRecord {
         }
     }
 
+    /// Takes down what the registry says of a tag where nothing else is asked for.
+    pub fn say_tag(&self, tag: Tag, record: TagRecord) {
+        if !lock(&self.known).said.is_minor(&tag, &record) {
+            self.write(Line::Said { tag, record });
+        }
+    }
+
+    /// The last thing that the registry said of a tag, whether its manifest is here or not. What another member reported is
+    /// none.
+    pub fn last_said(&self, tag: &Tag) -> Option<TagRecord> {
+        let known = lock(&self.known);
+        let words = [known.tags.get(tag), known.said.get(tag)];
+        let said = words.into_iter().flatten().filter(|word| word.checked > 0);
+        said.max_by_key(|word| word.checked).cloned()
+    }
+
     /// The registry has no such tag any more.
     pub fn forget_tag(&self, tag: &Tag) {
-        if self.tag(tag).is_some() {
+        if self.tag(tag).is_some() || self.last_said(tag).is_some() {
             self.write(Line::Forget(tag.clone()));
         }
     }

@@ -4,7 +4,7 @@ use std::{fs, path::Path, sync::atomic::Ordering};
 
 use larder_shared::{Digest, RegistryName, Repository};
 
-use super::{Repositories, RepositoryRecord, lock, put_line};
+use super::{Known, Repositories, RepositoryRecord, lock, put_line};
 
 impl Repositories {
     /// The repositories that have a log (blocking).
@@ -47,12 +47,14 @@ impl RepositoryRecord {
             if !self.log.lines.waiting().is_empty() {
                 return;
             }
-            let before = (known.links.len(), known.tags.len());
+            let count = |known: &Known| (known.links.len(), known.tags.len(), known.said.len());
+            let before = count(&known);
             let mut links = std::mem::take(&mut known.links);
             links.retain(|digest, _| here(digest));
             known.tags.retain(|_, tag| links.contains_key(&tag.digest));
             known.links = links;
-            if before == (known.links.len(), known.tags.len()) && !known.holds_nothing() {
+            known.said.forget_old();
+            if before == count(&known) && !known.holds_nothing() {
                 return;
             }
             let mut text = Vec::new();
