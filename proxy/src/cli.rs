@@ -4,6 +4,7 @@
 
 mod act;
 mod blobs;
+mod bypassed;
 mod completions;
 mod config_file;
 mod doctor;

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use larder_tests::node::Node;
+use larder_tests::scene::eventually;
 use serde_json::{Value, json};
 
 use crate::{Kitchen, REGISTRY, assert_schema, assert_shown, seen, stdout};
@@ -99,4 +101,28 @@ async fn log_shows_what_is_logged_and_changes_it() {
     let wrong = kitchen.run(&["log", "larder=loud"]).await.code(1);
     assert_shown!(seen(wrong.get_output()));
     assert_eq!(kitchen.text(&["log"]).await, "debug\n");
+}
+
+/// A removal that fails on another node has cleaned this one: doctor says so, and so does the daemon's log, once.
+#[tokio::test]
+async fn files_that_do_not_name_larder_any_more_are_said() {
+    let node_root = tempfile::tempdir().expect("a directory");
+    let default = node_root.path().join("etc/containerd/certs.d/_default");
+    std::fs::create_dir_all(&default).expect("a directory");
+    let file = default.join("hosts.toml");
+    let hosts = "[host.\"http://127.0.0.1:7420\"]\ncapabilities = [\"pull\", \"resolve\"]\n";
+    std::fs::write(&file, hosts).expect("a file");
+    let root = node_root.path().as_os_str();
+    let node = Node::builder().env("LARDER_NODE_ROOT", root).start().await;
+    let gone = || node.log().matches("do not name larder any more").count();
+    let doctor = async || String::from_utf8_lossy(&node.cli(&["doctor"]).await.stdout).into_owned();
+    assert!(!doctor().await.contains("bypass"));
+    let named = || node.log().matches("containerd's files name larder").count();
+    for round in 1..=2 {
+        eventually("larder has seen its name", || named() == round).await;
+        std::fs::remove_file(&file).expect("a file");
+        eventually("larder says that it is bypassed", || gone() == round).await;
+        assert!(doctor().await.contains("bypass"));
+        std::fs::write(&file, hosts).expect("a file");
+    }
 }

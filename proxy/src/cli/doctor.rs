@@ -41,6 +41,11 @@ pub struct DoctorArgs {
     socket: SocketArgs,
 }
 
+/// Whether a file that containerd reads names the larder at this port of this node; `None` if the files cannot be seen.
+pub fn names_larder(files: &NodeFiles, port: u16) -> Option<bool> {
+    node::names_larder(files, port)
+}
+
 pub fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
     let diagnosis = diagnose(args)?;
     let wrong = diagnosis.wrong();

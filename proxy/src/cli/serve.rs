@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 use anyhow::Context as _;
 use clap::Args;
 
+use super::{bypassed, node_files::NodeFiles};
 use crate::{
     app,
     config::{Config, ConfigError, SourceRule, host_name},
@@ -65,6 +66,8 @@ pub struct ServeArgs {
         value_parser = host_name
     )]
     allow_hosts: Vec<String>,
+    #[command(flatten)]
+    files: NodeFiles,
     /// The log filter: `info`, `debug`, `larder=debug,access=off` …
     #[arg(long, env = "LARDER_LOG", value_name = "FILTER")]
     log: Option<String>,
@@ -129,12 +132,14 @@ const LAST: Duration = Duration::from_secs(1);
 pub fn serve(args: ServeArgs) -> anyhow::Result<u8> {
     let config = args.read()?;
     let logs = telemetry::init(&config.telemetry);
+    let (files, port) = (args.files.clone(), config.registry.listen.port());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("the async runtime cannot start")?;
     let ended = runtime.block_on(async {
         let bound = app::build(config, logs).await?;
+        bypassed::watch(files, port);
         let reread: Option<app::Reread> = match args.config {
             Some(_) => Some(Box::new(move || args.read())),
             None => None,

@@ -112,6 +112,18 @@ fn hosts(files: &NodeFiles, certs: &Path, port: Option<u16>) -> (Vec<Finding>, V
     (findings, addresses)
 }
 
+/// Whether any file names the larder at this port.
+pub fn names_larder(files: &NodeFiles, port: u16) -> Option<bool> {
+    let certs = files.certs_dir()?;
+    let directories = runtime::directories(&files.root().ok()?, &certs).ok()?;
+    let directories = directories.unwrap_or_default();
+    Some(
+        directories
+            .iter()
+            .any(|dir| larder_in(dir, Some(port)).is_some()),
+    )
+}
+
 /// larder's place among the hosts.
 fn larder_in(dir: &HostDir, port: Option<u16>) -> Option<(&Hosts, usize)> {
     let Said::Hosts(hosts) = &dir.said else {
