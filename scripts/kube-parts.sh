@@ -127,8 +127,8 @@ push_images() {
     [ ! -e "$state/images/pushed" ] || return 0
     local kubectl
     # Two images that share nothing: a runtime does not ask for what it has from another image.
-    pack "$state/images/pause" "$bin/wait" pause
-    pack "$state/images/app" "$bin/wait" app
+    pack "$state/images/pause" "$common/bin/wait" pause
+    pack "$state/images/app" "$common/bin/wait" app
     push "$state/images/pause/oci" registry.k8s.io/pause:3.10
     push "$state/images/app/oci" registry.test/app:v1
     push "$state/images/app/oci" private.test/app:v1 --dest-creds=alice:wonderland
@@ -140,7 +140,7 @@ push_images() {
     fi
     : >"$state/images/pushed"
 }
-push() { beside skopeo --insecure-policy copy --quiet --preserve-digests "${@:3}" "oci:$1" "docker://$2"; }
+push() { beside skopeo --insecure-policy copy --quiet --retry-times 3 --preserve-digests "${@:3}" "oci:$1" "docker://$2"; }
 
 # --- The control plane -----------------------------------------------------------------------------------------------
 
@@ -185,7 +185,7 @@ make_pki() {
 }
 
 begin_etcd() {
-    launch etcd "${lan[@]}" "${clean[@]}" "$cache/kubernetes/etcd/usr/bin/etcd" --data-dir="$state/etcd" --unsafe-no-fsync \
+    launch etcd "${lan[@]}" "${clean[@]}" "$common/etcd/usr/bin/etcd" --data-dir="$state/etcd" --unsafe-no-fsync \
         --listen-client-urls=http://127.0.0.1:2379 --advertise-client-urls=http://127.0.0.1:2379 \
         --listen-peer-urls=http://127.0.0.1:2380
 }
@@ -233,8 +233,14 @@ make_groups() {
     # A hierarchy for each controller, or one for all of them.
     for root in /sys/fs/cgroup $([ -e /sys/fs/cgroup/cgroup.controllers ] || ls -d /sys/fs/cgroup/*/); do
         [ -e "$root/cgroup.procs" ] || continue
+        if [ "$root" = /sys/fs/cgroup ]; then
+            # The kubelet wants all of these in its own group, which has only what is passed on to it. One that the machine
+            # does not have is refused.
+            for each in cpu cpuset memory pids hugetlb; do
+                { echo "+$each" >"$root/cgroup.subtree_control"; } 2>/dev/null || true
+            done
+        fi
         mkdir -p "$root/$id-$1"
-        [ -e "$root/cgroup.controllers" ] && continue
         for each in cpuset.cpus cpuset.mems; do
             [ ! -e "$root/$each" ] || cat "$root/$each" >"$root/$id-$1/$each"
         done
@@ -328,17 +334,19 @@ TOML
         {type: "bridge", bridge: "cni0", isGateway: true, ipMasq: true, hairpinMode: true,
          ipam: {type: "host-local", ranges: [[{subnet: $pods}]], routes: [{dst: "0.0.0.0/0"}]}},
         {type: "portmap", capabilities: {portMappings: true}}]}' >"$etc/cni/net.d/10-pods.conflist"
-    jq -n --arg node "$node" --arg pki "$pki" --arg root "/$id-$node" --arg dns $cluster_dns '{
+    jq -n --arg node "$node" --arg pki "$pki" --arg root "/$id-$node" --arg dns $cluster_dns --arg minor "${version#1.}" '{
         apiVersion: "kubelet.config.k8s.io/v1beta1", kind: "KubeletConfiguration",
         authentication: {anonymous: {enabled: false}, webhook: {enabled: true}, x509: {clientCAFile: "\($pki)/cluster.crt"}},
         authorization: {mode: "Webhook"}, tlsCertFile: "\($pki)/\($node).crt", tlsPrivateKeyFile: "\($pki)/\($node).key",
         containerRuntimeEndpoint: "unix:///run/containerd/containerd.sock", resolvConf: "/etc/resolv.conf",
         clusterDomain: "cluster.local", clusterDNS: [$dns], cgroupDriver: "cgroupfs", cgroupRoot: $root,
-        failCgroupV1: false, failSwapOn: false, localStorageCapacityIsolation: false, serializeImagePulls: false,
+        failSwapOn: false, localStorageCapacityIsolation: false, serializeImagePulls: false,
         volumePluginDir: "/var/lib/kubelet/plugins-exec", syncFrequency: "20s",
         # How full the disk of this machine is must not matter.
         imageGCHighThresholdPercent: 100, imageGCLowThresholdPercent: 99,
-        evictionHard: {"nodefs.available": "1%", "imagefs.available": "1%", "memory.available": "50Mi"}}' \
+        evictionHard: {"nodefs.available": "1%", "imagefs.available": "1%", "memory.available": "50Mi"}}
+        # Older ones do not know the key, and refuse it.
+        + if ($minor | tonumber) >= 31 then {failCgroupV1: false} else {} end' \
         >"$etc/kubernetes/kubelet.yaml"
     jq -n --arg node "$node" --arg config "$pki/proxy.conf" '{
         apiVersion: "kubeproxy.config.k8s.io/v1alpha1", kind: "KubeProxyConfiguration", mode: "iptables",

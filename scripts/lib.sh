@@ -175,14 +175,36 @@ need_promtool() {
     PATH=$PATH:$dir/usr/bin
 }
 
-# What scripts/kube runs: Kubernetes and CoreDNS, about ten minutes on two cores for the first time; etcd; the program of a
-# pod that waits.
+# The versions of Kubernetes that scripts/kube runs: the newest, then older ones, each of which has a module of its own.
+kube_versions() {
+    local module
+    kube_version "$root/tests/go/kubernetes"
+    for module in "$root"/tests/go/kubernetes-*; do kube_version "$module"; done
+}
+kube_version() { sed -n 's/.*k8s.io\/kubernetes v\([0-9]*\.[0-9]*\)\..*/\1/p' "$1/go.mod"; }
+# kube_module VERSION: the name of its module, and of its directory in the cache.
+kube_module() {
+    local newest
+    newest=$(kube_version "$root/tests/go/kubernetes")
+    case $1 in
+        "$newest") echo kubernetes ;;
+        *) echo "kubernetes-$1" ;;
+    esac
+    [ "$1" = "$newest" ] || [ -e "$root/tests/go/kubernetes-$1/go.mod" ] ||
+        die "no Kubernetes $1 here, but $(kube_versions | paste -sd' ')"
+}
+
+# need_cluster VERSION…: what scripts/kube runs: Kubernetes, about ten minutes on two cores for the first time; CoreDNS, which
+# comes with the newest; etcd; the program of a pod that waits.
 need_cluster() {
-    local version dir=$cache/kubernetes
-    version=$(sed -n 's/.*k8s.io\/kubernetes \(v[0-9.]*\).*/\1/p' "$root/tests/go/kubernetes/go.mod")
-    local minor=${version#v1.}
-    need_go_programs kubernetes "$(printf -- '-X k8s.io/component-base/version.%s ' \
-        "gitVersion=$version" gitMajor=1 "gitMinor=${minor%%.*}" gitTreeState=clean)"
+    local version module full minor dir=$cache/kubernetes
+    for version in "$(kube_version "$root/tests/go/kubernetes")" "$@"; do
+        module=$(kube_module "$version")
+        full=$(sed -n 's/.*k8s.io\/kubernetes \(v[0-9.]*\).*/\1/p' "$root/tests/go/$module/go.mod")
+        minor=${full#v1.}
+        need_go_programs "$module" "$(printf -- '-X k8s.io/component-base/version.%s ' \
+            "gitVersion=$full" gitMajor=1 "gitMinor=${minor%%.*}" gitTreeState=clean)"
+    done
     need_containerd2
     need_kubernetes
     [ -x "$dir/etcd/usr/bin/etcd" ] || unpack_package etcd-server "$dir/etcd"
@@ -195,9 +217,11 @@ need_cluster() {
     fi
 }
 
-# Whether Kubernetes is built, as it would be now.
+# cluster_is_built VERSION: whether this Kubernetes is built, as it would be now.
 cluster_is_built() {
-    [ "$(cat "$cache/kubernetes/built-from" 2>/dev/null)" = "$(go_programs_source kubernetes)" ]
+    local module
+    module=$(kube_module "$1")
+    [ "$(cat "$cache/$module/built-from" 2>/dev/null)" = "$(go_programs_source "$module")" ]
 }
 
 # Chromium and its driver as Debian packages them. Fails where there are no such packages: Ubuntu has snaps instead.

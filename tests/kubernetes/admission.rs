@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use crate::setup::{SYSTEM, Setup, alone, pod};
+use crate::setup::{SYSTEM, Setup, one_of_two, pod};
 
 /// A pod in a namespace, with more in its metadata and its specification.
 fn pod_in(namespace: &str, image: &str, metadata: &Value, spec: &Value) -> Value {
@@ -31,7 +31,7 @@ async fn stored(setup: &Setup, pod: &Value) -> Result<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_policy_rewrites_pods_but_those_that_it_leaves_alone() -> Result<()> {
-    let _machine = alone().await;
+    let _machine = one_of_two().await;
     let setup = Setup::new(0).await?;
     let policies = json!({
         "enabled": true,
@@ -132,7 +132,7 @@ async fn the_policy_rewrites_pods_but_those_that_it_leaves_alone() -> Result<()>
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pod_security_admits_larder_at_the_level_that_the_documents_name() -> Result<()> {
-    let _machine = alone().await;
+    let _machine = one_of_two().await;
     let setup = Setup::new(0).await?;
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1", "labels": {"kubernetes.io/os": "linux"}}});
     setup.apply(&[node]).await?;

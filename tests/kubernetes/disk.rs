@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use larder_tests::image::{Executable, LayerSpec, oci_layout};
 use larder_tests::kubernetes::Cluster;
 
-use crate::setup::{Setup, alone, pod};
+use crate::setup::{Setup, one_of_two, pod};
 
 const NODE: &str = "n1";
 /// What is on one node's disk; a hundredth of it is three images, with what a pull of one leaves.
@@ -205,7 +205,7 @@ impl Filling {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_gets_full_costs_larders_copies_first_and_nothing_that_runs() -> Result<()> {
-    let _machine = alone().await;
+    let _machine = one_of_two().await;
     let mut filling = Filling::begin().await?;
     filling.fill_up_to(BEGIN).await?;
     filling.pull(true).await?;

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 
-use crate::setup::{Setup, alone};
+use crate::setup::{Setup, one_of_two};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_ten_lines_of_the_page_work() -> Result<()> {
-    let _machine = alone().await;
+    let _machine = one_of_two().await;
     let setup = Setup::new(2).await?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let page = std::fs::read_to_string(root.join("docs/kubernetes.md"))?;

@@ -1,5 +1,5 @@
-//! larder's life on a cluster, by Helm: installed, upgraded, rolled back, restarted, killed and removed, while pods are
-//! made all the time.
+//! larder's life on a cluster, by Helm: installed, upgraded, rolled back, restarted, killed and removed, and its runtime
+//! restarted, while pods are made all the time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::setup::{CHART, SYSTEM, Setup, TIMEOUT, alone, pod};
+use crate::setup::{CHART, SYSTEM, Setup, TIMEOUT, one_of_two, outcome, pod};
 
 const NODES: [&str; 2] = ["n1", "n2"];
 const APPS: usize = 3;
@@ -17,6 +17,8 @@ const APPS: usize = 3;
 /// not have.
 struct Churn {
     stop: Arc<AtomicBool>,
+    /// The runtime may be away: a pod that waits for it has not failed.
+    restarting: Arc<AtomicBool>,
     done: Arc<AtomicUsize>,
     tasks: Vec<tokio::task::JoinHandle<Vec<String>>>,
 }
@@ -24,8 +26,10 @@ struct Churn {
 impl Churn {
     fn begin(setup: &Arc<Setup>) -> Self {
         let (stop, done) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let restarting = Arc::<AtomicBool>::default();
         let on_node = |node: &'static str| {
             let (setup, stop, done) = (Arc::clone(setup), Arc::clone(&stop), Arc::clone(&done));
+            let restarting = Arc::clone(&restarting);
             // On a thread and a runtime of their own, which outlive a test that fails.
             tokio::task::spawn_blocking(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread()
@@ -33,11 +37,16 @@ impl Churn {
                     .build();
                 runtime
                     .expect("a runtime")
-                    .block_on(pods(&setup, node, &stop, &done))
+                    .block_on(pods(&setup, node, &stop, &restarting, &done))
             })
         };
         let tasks = NODES.map(on_node).into();
-        Self { stop, done, tasks }
+        Self {
+            stop,
+            restarting,
+            done,
+            tasks,
+        }
     }
 
     /// Waits until so many more have run.
@@ -68,7 +77,13 @@ impl Drop for Churn {
     }
 }
 
-async fn pods(setup: &Setup, node: &str, stop: &AtomicBool, done: &AtomicUsize) -> Vec<String> {
+async fn pods(
+    setup: &Setup,
+    node: &str,
+    stop: &AtomicBool,
+    restarting: &AtomicBool,
+    done: &AtomicUsize,
+) -> Vec<String> {
     let mut failures = Vec::new();
     for number in 0.. {
         if stop.load(Ordering::Relaxed) {
@@ -76,7 +91,7 @@ async fn pods(setup: &Setup, node: &str, stop: &AtomicBool, done: &AtomicUsize) 
         }
         let image = format!("registry.test/team/app{}:v1", number % APPS);
         let name = format!("churn-{node}-{number}");
-        match one_pod(setup, node, &name, &image).await {
+        match one_pod(setup, node, &name, &image, restarting).await {
             Ok(()) => drop(done.fetch_add(1, Ordering::Relaxed)),
             Err(error) => failures.push(format!("{name}: {error:#}")),
         }
@@ -84,12 +99,40 @@ async fn pods(setup: &Setup, node: &str, stop: &AtomicBool, done: &AtomicUsize) 
     failures
 }
 
-async fn one_pod(setup: &Setup, node: &str, name: &str, image: &str) -> Result<()> {
+async fn one_pod(
+    setup: &Setup,
+    node: &str,
+    name: &str,
+    image: &str,
+    restarting: &AtomicBool,
+) -> Result<()> {
     setup.apply(&[pod(name, node, image)]).await?;
-    let outcome = setup.outcome(name).await?;
+    let patient = async || {
+        let outcome = outcome(&setup.get(&["pod", name]).await?);
+        // The kubelet tries again by itself.
+        let without_runtime = matches!(&outcome, Some(Err(why)) if is_runtimes(why));
+        Ok(outcome.filter(|_| !(without_runtime && restarting.load(Ordering::Relaxed))))
+    };
+    let outcome = setup.until(&format!("the pod {name}"), patient).await?;
     setup.remove_pod(name).await?;
-    setup.forget(node, image).await?;
+    let forgotten = async || match setup.forget(node, image).await {
+        Ok(()) => Ok(Some(())),
+        Err(_) if restarting.load(Ordering::Relaxed) => Ok(None),
+        Err(error) => Err(error),
+    };
+    setup.until("the runtime", forgotten).await?;
     outcome.map_err(anyhow::Error::msg)
+}
+
+/// Whether a failure is that the runtime went away.
+fn is_runtimes(why: &str) -> bool {
+    let words = [
+        "containerd.sock",
+        "code = Unavailable",
+        "ttrpc: closed",
+        "context canceled",
+    ];
+    words.iter().any(|word| why.contains(word))
 }
 
 /// What the kubelets have warned of about those pods.
@@ -151,7 +194,7 @@ async fn image_of_larder(setup: &Setup) -> Result<Value> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pods_go_on_through_installation_upgrade_rollback_restarts_kills_and_removal() -> Result<()>
 {
-    let _machine = alone().await;
+    let _machine = one_of_two().await;
     let setup = Arc::new(Setup::new(NODES.len()).await?);
     for version in ["one", "two"] {
         setup.push_larder(version).await?;
@@ -246,6 +289,18 @@ async fn pods_go_on_through_installation_upgrade_rollback_restarts_kills_and_rem
     }
 
     setup.note("killed");
+    let until_now = warnings(&setup).await?;
+    assert_eq!(until_now, Vec::<String>::new(), "before the runtime ends");
+    churn.restarting.store(true, Ordering::Relaxed);
+    for program in ["n1/containerd", "n2/containerd"] {
+        setup.stop(&[program]).await?;
+        setup.start(&[program]).await?;
+        churn.more(3).await?;
+    }
+    churn.restarting.store(false, Ordering::Relaxed);
+    churn.more(3).await?;
+
+    setup.note("the runtimes were restarted");
     setup
         .helm(&[
             "uninstall",
@@ -286,6 +341,10 @@ async fn pods_go_on_through_installation_upgrade_rollback_restarts_kills_and_rem
     let warnings = warnings(&setup).await?;
     eprintln!("{done} pods, {} failed", failures.len());
     assert_eq!(failures, Vec::<String>::new(), "of {done}");
+    let warnings: Vec<_> = warnings
+        .into_iter()
+        .filter(|why| !is_runtimes(why))
+        .collect();
     assert_eq!(warnings, Vec::<String>::new(), "of {done}");
     Ok(())
 }

@@ -8,6 +8,8 @@ mod admission;
 mod disk;
 mod guide;
 mod life;
+mod older;
 mod outage;
 mod pulls;
+mod removal;
 mod setup;

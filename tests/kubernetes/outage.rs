@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::setup::{SYSTEM, Setup, TIMEOUT, alone, pod};
+use crate::setup::{SYSTEM, Setup, TIMEOUT, one_of_two, pod};
 
 const APP: &str = "registry.test/team/app:v1";
 const TOOL: &str = "registry.test/team/tool:v1";
@@ -35,7 +35,7 @@ async fn others(setup: &Setup, node: &str, count: f64) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_never_pulled_it_run_an_image_while_its_registry_is_down() -> Result<()> {
-    let _machine = alone().await;
+    let _machine = one_of_two().await;
     let setup = Setup::new(2).await?;
     setup.push_larder("one").await?;
     setup.push_app(APP, 1).await?;

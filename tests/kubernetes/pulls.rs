@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::setup::{SYSTEM, Setup, TIMEOUT, alone, pod, template};
+use crate::setup::{SYSTEM, Setup, TIMEOUT, one_of_two, pod, template};
 
 /// `deploy/manifests` with larder's image set, as docs/install.md says, and one setting patched.
 fn manifests(to: &Path) -> Result<()> {
@@ -29,7 +29,8 @@ fn manifests(to: &Path) -> Result<()> {
         .as_str()
         .context("a file")?;
     // How full the disk of this machine is must not matter.
-    let config = config.replace(r#"min_free = "20%""#, r#"min_free = "0""#);
+    let config = config.replace("[store]\n", "[store]\n  min_free = \"0\"\n");
+    ensure!(config.matches("min_free").count() == 1, "{config}");
     let patch = json!([{
         "target": {"kind": "ConfigMap", "name": "larder"},
         "patch": json!([{"op": "replace", "path": "/data/larder.toml", "value": config}]).to_string(),
@@ -53,6 +54,9 @@ fn workload(kind: &str, image: &str) -> Value {
 const PRIVATE: &str = "private.test/team/app:v1";
 /// Of a registry that the policy rewrites.
 const PUBLIC: &str = "registry.k8s.io/team/app:v1";
+
+/// Of which the runtime has all, and larder nothing.
+const KEPT: &str = "registry.test/team/kept:v1";
 
 /// A pod with one of the secrets, or with none, of the private image.
 async fn private(setup: &Setup, node: &str, secret: &str) -> Result<Result<(), String>> {
@@ -84,7 +88,7 @@ async fn only_the_right_secret(setup: &Setup, node: &str) -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn workloads_and_private_images_are_served_also_while_the_registries_are_down() -> Result<()>
 {
-    let _machine = alone().await;
+    let _machine = one_of_two().await;
     let setup = Setup::new(2).await?;
     setup.push_larder("one").await?;
     setup.push_app("registry.test/team/app:v1", 1).await?;
@@ -103,6 +107,9 @@ async fn workloads_and_private_images_are_served_also_while_the_registries_are_d
         ];
         setup.kubectl(&[&create[..], &login[..]].concat()).await?;
     }
+    // The runtime of a node has an image that larder has never had.
+    setup.push_app(KEPT, 5).await?;
+    setup.runs("early", "n1", KEPT).await?;
     let dir = setup.dir().join("manifests");
     manifests(&dir)?;
     let dir = dir.to_str().context("not UTF-8")?.to_owned();
@@ -129,6 +136,7 @@ async fn workloads_and_private_images_are_served_also_while_the_registries_are_d
     }
     // The node has the image now, and the kubelet asks again all the same.
     setup.runs("again", "n1", images[1]).await?;
+    setup.runs("kept", "n1", KEPT).await?;
 
     setup.note("workloads run");
     // The runtime ends and starts again, with its pods.
@@ -148,6 +156,8 @@ async fn workloads_and_private_images_are_served_also_while_the_registries_are_d
     setup.note("secrets are right");
     // The registries are down: what was allowed is, and what was not is not; also without what the runtime has.
     setup.stop(&["registry", "private"]).await?;
+    // Of this one the runtime asks larder for the tag alone.
+    setup.runs("down-kept", "n1", KEPT).await?;
     for image in images.iter().chain([&PRIVATE]) {
         setup.forget("n1", image).await?;
     }

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use larder_tests::image::{Executable, LayerSpec, oci_layout, packed, with_file};
 use larder_tests::kubernetes::Cluster;
 use serde_json::{Value, json};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Where larder is.
 pub(crate) const SYSTEM: &str = "larder-system";
@@ -16,10 +16,10 @@ pub(crate) const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/l
 /// How long a rollout may take.
 pub(crate) const TIMEOUT: &str = "--timeout=180s";
 
-/// Two clusters would only make each other wait.
-pub(crate) async fn alone() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::const_new(());
-    ONE.lock().await
+/// Two clusters at a time: each waits most of the time, for kubelets and for Helm, and more would want a processor at once.
+pub(crate) async fn one_of_two() -> SemaphorePermit<'static> {
+    static TWO: Semaphore = Semaphore::const_new(2);
+    TWO.acquire().await.expect("nobody closes it")
 }
 
 /// A cluster, and a directory for what is given to it.
@@ -45,6 +45,11 @@ impl Setup {
     /// The same with nodes that have a disk of their own of this size.
     pub(crate) async fn with_disks(nodes: usize, size: &str) -> Result<Self> {
         Self::of(Cluster::with_disks(nodes, size)).await
+    }
+
+    /// The same with another version of Kubernetes than the newest.
+    pub(crate) async fn with_version(nodes: usize, version: &str) -> Result<Self> {
+        Self::of(Cluster::with_version(nodes, version)).await
     }
 
     async fn of(cluster: impl Future<Output = Result<Cluster>>) -> Result<Self> {

@@ -29,30 +29,31 @@ pub struct Cluster {
 impl Cluster {
     /// Starts one with the nodes n1, n2 and so on. Takes root, and programs that `scripts/kube build` has built.
     pub async fn up(nodes: usize) -> Result<Self> {
-        let cluster = Self::named();
-        cluster.grow(nodes).await?;
-        Ok(cluster)
+        Self::started(nodes, &[]).await
     }
 
     /// The same with nodes that have a disk of their own of this size, such as `4G`.
     pub async fn with_disks(nodes: usize, size: &str) -> Result<Self> {
-        let cluster = Self::named();
-        let nodes = nodes.to_string();
-        cluster
-            .kube(&["up", "--nodes", &nodes, "--disk", size])
-            .await?;
-        Ok(cluster)
+        Self::started(nodes, &["--disk", size]).await
     }
 
-    /// One that has still to be started.
-    fn named() -> Self {
+    /// The same with another version of Kubernetes than the newest.
+    pub async fn with_version(nodes: usize, version: &str) -> Result<Self> {
+        Self::started(nodes, &["--version", version]).await
+    }
+
+    async fn started(nodes: usize, more: &[&str]) -> Result<Self> {
         sweep();
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}-{number}", std::process::id());
         // From here on a failure takes down what there is.
-        Self {
+        let cluster = Self {
             state: std::env::temp_dir().join(name),
-        }
+        };
+        let nodes = nodes.to_string();
+        let up = ["up", "--nodes", &nodes];
+        cluster.kube(&[&up[..], more].concat()).await?;
+        Ok(cluster)
     }
 
     /// Adds nodes until there are so many.
