@@ -132,6 +132,19 @@ impl Kept {
         }
     }
 
+    /// No node fetches anything any more: the root of a small blob keeps all of it, a moment after the pull perhaps.
+    async fn until_idle(&mut self) {
+        self.until("nothing is fetched any more", async |kept| {
+            let mut idle = true;
+            for node in kept.cluster.nodes() {
+                let fills = node.admin("/status").await["fills"].clone();
+                idle &= fills.as_array().is_some_and(Vec::is_empty);
+            }
+            idle
+        })
+        .await;
+    }
+
     /// Everything of an image is on so many of these nodes at least.
     async fn until_held(&mut self, image: &Image, of: &[usize], copies: usize) {
         let what = format!("{copies} copies");

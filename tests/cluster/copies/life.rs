@@ -57,16 +57,7 @@ async fn one_copy_is_none() {
     let mut kept = Kept::keyed(3, "copies = 1").await;
     let image = build(&kept.fake, REPOSITORY, "v1", &layers(1, &[2]));
     kept.pull(0, "v1", &image).await;
-    // The root of a small blob keeps all of it, a moment later perhaps.
-    kept.until("nothing is fetched any more", async |kept| {
-        let mut idle = true;
-        for node in kept.cluster.nodes() {
-            let fills = node.admin("/status").await["fills"].clone();
-            idle &= fills.as_array().is_some_and(Vec::is_empty);
-        }
-        idle
-    })
-    .await;
+    kept.until_idle().await;
     let held = kept.holders(&image, &[0, 1, 2]);
     for _ in 0..30 {
         kept.pass(STEP).await;

@@ -76,6 +76,7 @@ async fn private_content_is_not_copied() {
     for digest in blobs(&image) {
         eventually(digest, || committed(store, digest)).await;
     }
+    kept.until_idle().await;
     let held = kept.holders(&image, &[0, 1, 2]);
     let alone = held.iter().filter(|held| **held == 1).count() as u64;
     assert!(alone > 0, "{held:?}");
