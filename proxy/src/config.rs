@@ -19,6 +19,7 @@ mod said;
 mod schema;
 mod show;
 mod source;
+mod streaming;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -37,6 +38,7 @@ pub use endpoint::{ClientCertificate, Endpoint};
 pub use error::{ConfigError, Position};
 pub use name::{DOCKER_HUB, canonical, host_name, registry_name};
 pub use source::SourceRule;
+pub use streaming::{Mode, Never, Streaming};
 pub use value::{Amount, Pattern, time};
 
 /// A longer file is a mistake (a log, an archive), not a configuration.
@@ -51,6 +53,8 @@ pub struct Config {
     pub store: Store,
     /// What is known of this node's container runtime, and where its content lies.
     pub runtime: Runtime,
+    /// Layers that the runtime mounts instead of unpacking them.
+    pub streaming: Streaming,
     /// How long a tag may be trusted, and what to do without the upstream.
     pub tags: Tags,
     /// How long a verdict about a credential is remembered.

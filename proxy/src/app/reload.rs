@@ -18,11 +18,12 @@ const RELOAD_EVERY: Duration = Duration::from_secs(2);
 /// Where the configuration came from, so that it can be read again.
 pub type Reread = Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
 
-/// What of the cluster is read at the start alone.
+/// What of the cluster and of streaming is read at the start alone.
 fn at_start(config: &Config) -> impl PartialEq {
     let peers = config.cluster.peers.as_ref();
     let peers = peers.map(|peers| (peers.listen, peers.key.clone()));
-    (peers, config.cluster.object_store.clone())
+    let streaming = (config.streaming.mode, config.streaming.directory.clone());
+    (peers, config.cluster.object_store.clone(), streaming)
 }
 
 /// What a configuration that is read again changes.
@@ -93,7 +94,7 @@ impl Reload {
                     || at_start(&old) != at_start(&new)
                 {
                     tracing::warn!(
-                        "addresses, the store's path, the socket, the log's format, the cluster's key and the object store take effect after a restart"
+                        "addresses, the store's path, the socket, the log's format, the cluster's key, the object store, and [streaming] mode and directory take effect after a restart"
                     );
                 }
                 misread.store(None);

@@ -9,6 +9,7 @@ use super::cluster::cluster;
 use super::credentials::credentials;
 use super::error::ConfigError;
 use super::said::{Section, Source};
+use super::streaming::streaming;
 use super::value::{self, Amount, Pattern};
 use super::words::shown;
 use super::{
@@ -26,6 +27,7 @@ pub(super) fn config(text: &str, origin: &str) -> Result<Config, ConfigError> {
     let registry = registry(&mut registry_section)?;
     let store = store(root.section("store")?)?;
     let runtime = runtime(root.section("runtime")?)?;
+    let streaming = streaming(root.section("streaming")?)?;
     let tags = tags(root.section("tags")?)?;
     let access = access(root.section("access")?)?;
     let upstreams = upstreams(root.section("upstreams")?)?;
@@ -79,6 +81,7 @@ pub(super) fn config(text: &str, origin: &str) -> Result<Config, ConfigError> {
         registry,
         store,
         runtime,
+        streaming,
         tags,
         access,
         upstreams,

@@ -12,11 +12,13 @@ use super::Config;
 
 const TIME: &str = r"^(0+|[0-9]+(d|h|m|s|ms)([0-9]+(h|m|s|ms))*)$";
 const SIZE: &str = r"^(0+|[0-9]+(\.[0-9]+)? ?([kKMGTPE]i?)?B|[0-9]+(\.[0-9]+)? ?[kKMGTPE]i?|([0-9]|[1-9][0-9]|100)%)$";
+const BYTES: &str = r"^(0+|[0-9]+(\.[0-9]+)? ?([kKMGTPE]i?)?B|[0-9]+(\.[0-9]+)? ?[kKMGTPE]i?)$";
 const RATE: &str = r"^[0-9]+(\.[0-9]+)? ?([kKMGTPE]i?)?B$";
 const ADDRESS: &str = r"^([0-9]+\.[0-9]+\.[0-9]+\.[0-9]+|\[[0-9A-Fa-f:.]+\]):[0-9]+$";
 const ADDRESS_OR_OFF: &str = r"^(off|([0-9]+\.[0-9]+\.[0-9]+\.[0-9]+|\[[0-9A-Fa-f:.]+\]):[0-9]+)$";
 const REGISTRY: &str = r"^[A-Za-z0-9._:\[\]-]+$";
 const REGISTRY_PATTERN: &str = r"^[A-Za-z0-9*._:\[\]-]+$";
+const REPOSITORIES: &str = r"^(namespace:[a-z0-9-]+|[A-Za-z0-9*._:\[\]-]+/[A-Za-z0-9*._:/\[\]-]+)$";
 const HOST: &str = r"^[A-Za-z0-9._:\[\]-]+$";
 const SOURCE: &str = r"^(node|[0-9A-Fa-f.:]+(/[0-9]+)?)$";
 const ABSOLUTE: &str = r"^/";
@@ -31,6 +33,7 @@ impl Config {
                 ("registry", registry()),
                 ("store", store()),
                 ("runtime", runtime()),
+                ("streaming", streaming()),
                 ("tags", tags()),
                 ("access", access()),
                 ("upstreams", upstreams::upstreams()),
@@ -175,6 +178,43 @@ fn runtime() -> Value {
             (
                 "content",
                 text("containerd's content store, or off", ABSOLUTE_OR_OFF),
+            ),
+        ],
+    )
+}
+
+fn streaming() -> Value {
+    table(
+        "layers that the container runtime mounts instead of unpacking them",
+        &[
+            (
+                "mode",
+                choice(
+                    "off, or ready: larder offers layers that are whole on this node",
+                    &["off", "ready"],
+                ),
+            ),
+            (
+                "directory",
+                absolute("one of containerd's layer_content_caches"),
+            ),
+            (
+                "never",
+                texts(
+                    "images that larder never offers: REGISTRY/REPOSITORY with *, or namespace:NAME",
+                    REPOSITORIES,
+                ),
+            ),
+            (
+                "private",
+                flag("whether larder offers layers that not every client may read"),
+            ),
+            (
+                "min_layer",
+                text(
+                    "larder offers images with a layer of at least this size",
+                    BYTES,
+                ),
             ),
         ],
     )

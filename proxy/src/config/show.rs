@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::value::{Amount, Pattern, time_text};
 use super::{
-    Cluster, Config, Credentials, Endpoint, LogFormat, Members, PeerTls, Peers, Sharing, Upstream,
-    WhenDeleted, WhenUnreachable,
+    Cluster, Config, Credentials, Endpoint, LogFormat, Members, Never, PeerTls, Peers, Sharing,
+    Upstream, WhenDeleted, WhenUnreachable,
 };
 
 impl WhenUnreachable {
@@ -86,6 +86,14 @@ pub(super) fn toml(config: &Config) -> String {
     page.section("runtime");
     page.text("file", path_or_off(config.runtime.file.as_deref()));
     page.text("content", path_or_off(config.runtime.content.as_deref()));
+
+    page.section("streaming");
+    let streaming = &config.streaming;
+    page.text("mode", streaming.mode.as_str());
+    page.text("directory", streaming.directory.display());
+    page.list("never", streaming.never.iter().map(Never::text));
+    page.line(format_args!("private = {}", streaming.private));
+    page.text("min_layer", Amount::Bytes(streaming.min_layer));
 
     page.section("tags");
     page.text("fresh_for", time_text(config.tags.fresh_for));

@@ -47,6 +47,13 @@ ttl = "0"
 file = "/srv/watch/runtime.json"
 content = "off"
 
+[streaming]
+mode = "ready"
+directory = "/srv/layers"
+never = ["Index.docker.io/library/*", "*/pause", "namespace:larder"]
+private = true
+min_layer = "1MiB"
+
 [tags]
 fresh_for = "1h30m"
 timeout = "500ms"
@@ -110,6 +117,21 @@ fn a_file_that_says_everything_is_understood_and_reads_back() {
     assert_eq!(config.store.ttl, None);
     assert_eq!(config.runtime.file, Some("/srv/watch/runtime.json".into()));
     assert_eq!(config.runtime.content, None);
+    let never = |text: &str| Never::Repositories(Pattern::new(text));
+    assert_eq!(
+        config.streaming,
+        Streaming {
+            mode: Mode::Ready,
+            directory: "/srv/layers".into(),
+            never: vec![
+                never("docker.io/library/*"),
+                never("*/pause"),
+                Never::Namespace("larder".to_owned()),
+            ],
+            private: true,
+            min_layer: 1 << 20,
+        }
+    );
     assert_eq!(config.tags.fresh_for, Duration::from_mins(90));
     assert_eq!(config.tags.timeout, Duration::from_millis(500));
     assert_eq!(config.tags.when_unreachable, WhenUnreachable::Fail);

@@ -27,6 +27,14 @@ pub(super) fn rate(text: &str) -> Result<u64, String> {
     }
 }
 
+/// A size that depends on nothing.
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
+    match Amount::parse(text)? {
+        Amount::Bytes(bytes) => Ok(bytes),
+        Amount::Percent(_) => Err("write a size, such as \"16MiB\"".to_owned()),
+    }
+}
+
 /// A size, absolute or as a part of a whole that is known only later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Amount {

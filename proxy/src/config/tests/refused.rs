@@ -19,11 +19,11 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "[pantry]\nlisten = \"0.0.0.0:7422\"",
-        "1:2: unknown section [pantry]: the sections are [registry], [store], [runtime], [tags], [access], [upstreams], [cluster], [telemetry], [admin]",
+        "1:2: unknown section [pantry]: the sections are [registry], [store], [runtime], [streaming], [tags], [access], [upstreams], [cluster], [telemetry], [admin]",
     ),
     (
         "path = \"/x\"",
-        "1:1: unknown key `path` outside of any section: the sections are [registry], [store], [runtime], [tags], [access], [upstreams], [cluster], [telemetry], [admin]",
+        "1:1: unknown key `path` outside of any section: the sections are [registry], [store], [runtime], [streaming], [tags], [access], [upstreams], [cluster], [telemetry], [admin]",
     ),
     (
         "[registry]\nallow_from = []",
@@ -44,6 +44,34 @@ const REFUSED: &[(&str, &str)] = &[
     (
         "[runtime]\nfile = \"runtime.json\"",
         "2:8: `file` in [runtime] is \"runtime.json\": write the whole path, from `/` on; or \"off\"",
+    ),
+    (
+        "[streaming]\nmode = \"lazy\"",
+        "2:8: `mode` in [streaming] is \"lazy\": this version of larder offers whole layers only: write \"ready\", or \"off\"",
+    ),
+    (
+        "[streaming]\nmode = \"on\"",
+        "2:8: `mode` in [streaming] is \"on\": write \"off\" or \"ready\"",
+    ),
+    (
+        "[streaming]\ndirectory = \"layers\"",
+        "2:13: `directory` in [streaming] is \"layers\": write the whole path, from `/` on",
+    ),
+    (
+        "[streaming]\nnever = [\"nginx\"]",
+        "2:10: `never` in [streaming] is \"nginx\": write a pattern over registry and repository, such as \"ghcr.io/team/*\" or \"*/nginx\", or \"namespace:kube-system\"",
+    ),
+    (
+        "[streaming]\nnever = [\"ghcr.io/team/app@sha256\"]",
+        "2:10: `never` in [streaming] is a value not shown here: a pattern is REGISTRY/REPOSITORY in which `*` stands for anything, such as \"ghcr.io/team/*\"; without a tag",
+    ),
+    (
+        "[streaming]\nnever = [\"namespace:\"]",
+        "2:10: `never` in [streaming] is \"namespace:\": a namespace is written as Kubernetes has it, such as \"namespace:kube-system\"",
+    ),
+    (
+        "[streaming]\nmin_layer = \"5%\"",
+        "2:13: `min_layer` in [streaming] is \"5%\": write a size, such as \"16MiB\"",
     ),
     (
         "[upstreams.\"ghcr.io\"]\nproof = true",

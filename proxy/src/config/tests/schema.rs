@@ -36,6 +36,10 @@ fn every_section_has_the_same_keys_in_the_schema_and_in_the_reader() {
         ),
         ("/properties/store", "[store]\nzzzzzzzz = 1".to_owned()),
         ("/properties/runtime", "[runtime]\nzzzzzzzz = 1".to_owned()),
+        (
+            "/properties/streaming",
+            "[streaming]\nzzzzzzzz = 1".to_owned(),
+        ),
         ("/properties/tags", "[tags]\nzzzzzzzz = 1".to_owned()),
         ("/properties/access", "[access]\nzzzzzzzz = 1".to_owned()),
         (upstream, "[upstreams.\"a.b\"]\nzzzzzzzz = 1".to_owned()),

@@ -1,0 +1,137 @@
+//! `[streaming]`: layers that the container runtime mounts instead of unpacking them.
+
+use std::path::PathBuf;
+
+use super::error::ConfigError;
+use super::said::Section;
+use super::value::{self, Pattern};
+
+/// What stands before a Kubernetes namespace in `never`.
+const NAMESPACE: &str = "namespace:";
+
+/// `[streaming]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Streaming {
+    /// Whether layers are offered, and how.
+    pub mode: Mode,
+    /// Where the runtime looks for them: one of containerd's `layer_content_caches`.
+    pub directory: PathBuf,
+    /// Images that are never offered.
+    pub never: Vec<Never>,
+    /// Whether layers are offered that not every client of this node may read.
+    pub private: bool,
+    /// An image is offered if one of its layers has at least this many bytes, compressed.
+    pub min_layer: u64,
+}
+
+/// The choice in `streaming.mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Mode {
+    /// No layer is offered.
+    #[default]
+    Off,
+    /// Layers that are whole on this node are offered, whole.
+    Ready,
+}
+
+/// One entry of `streaming.never`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Never {
+    /// Images of these repositories: a pattern over `registry/repository`.
+    Repositories(Pattern),
+    /// Images that a pod of this Kubernetes namespace uses, by the watcher's report: `namespace:NAME`.
+    Namespace(String),
+}
+
+impl Default for Streaming {
+    fn default() -> Self {
+        Self {
+            mode: Mode::default(),
+            directory: PathBuf::from("/var/lib/larder-layers"),
+            never: vec![Never::Namespace("kube-system".to_owned())],
+            private: false,
+            min_layer: 16 << 20,
+        }
+    }
+}
+
+impl Never {
+    fn parse(text: &str) -> Result<Self, String> {
+        if let Some(name) = text.strip_prefix(NAMESPACE) {
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            if name.is_empty() || name.len() > 63 || !name.chars().all(plain) {
+                return Err(
+                    "a namespace is written as Kubernetes has it, such as \"namespace:kube-system\""
+                        .to_owned(),
+                );
+            }
+            return Ok(Self::Namespace(name.to_owned()));
+        }
+        let fits = |c: char| c.is_ascii_alphanumeric() || "*.-_:/[]".contains(c);
+        let Some((registry, repository)) = text.split_once('/') else {
+            return Err(
+                "write a pattern over registry and repository, such as \"ghcr.io/team/*\" or \"*/nginx\", or \"namespace:kube-system\""
+                    .to_owned(),
+            );
+        };
+        if registry.is_empty() || repository.is_empty() || !text.chars().all(fits) {
+            return Err(
+                "a pattern is REGISTRY/REPOSITORY in which `*` stands for anything, such as \"ghcr.io/team/*\"; without a tag"
+                    .to_owned(),
+            );
+        }
+        let registry = super::name::canonical_pattern(registry);
+        Ok(Self::Repositories(Pattern::new(format!(
+            "{registry}/{repository}"
+        ))))
+    }
+
+    /// How the file says it.
+    pub(super) fn text(&self) -> String {
+        match self {
+            Self::Repositories(pattern) => pattern.as_str().to_owned(),
+            Self::Namespace(name) => format!("{NAMESPACE}{name}"),
+        }
+    }
+}
+
+impl Mode {
+    const WORDS: [(&'static str, Self); 2] = [("off", Self::Off), ("ready", Self::Ready)];
+
+    /// How the file says it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Ready => "ready",
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        if text == "lazy" {
+            return Err(
+                "this version of larder offers whole layers only: write \"ready\", or \"off\""
+                    .to_owned(),
+            );
+        }
+        let word = Self::WORDS.iter().find(|(word, _)| *word == text);
+        word.map(|(_, mode)| *mode)
+            .ok_or_else(|| "write \"off\" or \"ready\"".to_owned())
+    }
+}
+
+pub(super) fn streaming(mut said: Section<'_, '_>) -> Result<Streaming, ConfigError> {
+    let default = Streaming::default();
+    let streaming = Streaming {
+        mode: said.text("mode", Mode::parse)?.unwrap_or(default.mode),
+        directory: said
+            .text("directory", value::absolute_path)?
+            .unwrap_or(default.directory),
+        never: said.texts("never", Never::parse)?.unwrap_or(default.never),
+        private: said.flag("private")?.unwrap_or(default.private),
+        min_layer: said
+            .quantity("min_layer", value::bytes)?
+            .unwrap_or(default.min_layer),
+    };
+    said.finish()?;
+    Ok(streaming)
+}

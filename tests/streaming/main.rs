@@ -1,0 +1,3 @@
+//! Layers that a container runtime mounts instead of unpacking them (promise P34).
+
+mod off;

@@ -1,0 +1,17 @@
+//! Without `[streaming]` nothing is made, and nothing is looked at.
+
+use larder_tests::image::{self, LayerSpec};
+use larder_tests::scene::Scene;
+
+#[tokio::test]
+async fn what_is_off_makes_no_directory() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let layers = dir.path().join("layers");
+    let config = format!("[streaming]\ndirectory = \"{}\"\n", layers.display());
+    let scene = Scene::with(|node| node.config(config)).await;
+    let image = image::build(&scene.fake, "team/app", "v1", &[LayerSpec::new(1, 100_000)]);
+    let door = scene.door("team/app");
+    door.pull("v1", &image).await.expect("the image");
+    scene.until_committed(&image.layers[0].digest).await;
+    assert!(!layers.exists(), "{}", layers.display());
+}
