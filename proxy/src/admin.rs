@@ -3,6 +3,7 @@
 //! ```text
 //! admin socket      GET /status              this node at a glance
 //!                   GET /images  /blobs      what the node tier holds
+//!                   GET /layers              ready files of layers, and what is not offered
 //!                   GET /upstreams           the registries behind it, and how they fare; ?name=NAME, ?check
 //!                   GET /explain?ref=IMAGE[&platform=OS/ARCH]   what a pull would do; a pod's secret in Authorization
 //!                   GET /doctor              what is wrong with this node, and how to fix it
@@ -20,6 +21,7 @@ mod cached;
 mod diagnosis;
 mod disk;
 mod follow;
+mod layers;
 mod log;
 mod page;
 mod scrape;
@@ -118,6 +120,7 @@ impl Admin {
             (method @ (&Method::GET | &Method::POST), "/log") => self.log(method, &query),
             (&Method::GET, "/images") => long_json(self.pull.images().await).await,
             (&Method::GET, "/blobs") => long_json(self.pull.blobs().await).await,
+            (&Method::GET, "/layers") => json(&self.layers()),
             (&Method::GET, "/upstreams") => self.upstreams(&query).await,
             (&Method::GET, "/doctor") => json(&*self.diagnosis(Duration::ZERO).await),
             (&Method::GET, "/explain") => match asked(&query, request.headers()) {
@@ -139,7 +142,7 @@ impl Admin {
             (&Method::POST, "/pull") => self.pull(&query, request.headers()),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "there are GET /status, /images, /blobs, /upstreams, /explain, /doctor and /log, and POST /pull, /trace, /pin, /unpin, /evict, /gc, /verify and /log\n",
+                "there are GET /status, /images, /blobs, /layers, /upstreams, /explain, /doctor and /log, and POST /pull, /trace, /pin, /unpin, /evict, /gc, /verify and /log\n",
             ),
         }
     }

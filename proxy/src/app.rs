@@ -33,12 +33,12 @@ use crate::{
     events::Events,
     fill::Fills,
     identity::Key,
-    keep,
+    keep, layers,
     listen::{self, RegistryPort},
     memory,
     metrics::Metrics,
     peers::PeerSurface,
-    pull::{Chunks, Pull, Wishes, outage::Outages},
+    pull::{Chunks, Pull, Served, Wishes, outage::Outages},
     registry::Surface,
     runtime::Runtime,
     store::{Store, Tenure},
@@ -227,6 +227,7 @@ pub async fn build(config: Config, logs: Logs) -> anyhow::Result<Bound> {
         shared: Cache::new(SHARED),
         outages: Outages::default(),
         wishes: Wishes::default(),
+        served: Served::default(),
         events: Events::default(),
         runtime: Arc::new(Runtime::new(Arc::clone(&config), Arc::clone(&store))),
         store,
@@ -327,6 +328,7 @@ impl Bound {
         tokio::spawn(keep::sweep(Arc::clone(&self.pull)));
         tokio::spawn(tend::identities(Arc::clone(&self.pull)));
         tokio::spawn(keep::adopt(Arc::clone(&self.pull), watch.clone()));
+        tokio::spawn(layers::run(Arc::clone(&self.pull), watch.clone()));
         drop(watch);
         tokio::spawn(listen::admin(self.admin, admin, until_end));
         if let Some(hang_up) = self.stop.hang_up.take() {

@@ -12,6 +12,7 @@ mod explain;
 mod hook;
 mod images;
 pub mod install;
+mod layers;
 mod log;
 mod node_files;
 mod peers;
@@ -68,6 +69,8 @@ enum Command {
     Images(images::ImagesArgs),
     /// List the blobs in the node tier: size, last use, repositories.
     Blobs(blobs::BlobsArgs),
+    /// List the layers that the container runtime can mount as they lie: size, state, references.
+    Layers(layers::LayersArgs),
     /// Pull images into the node tier before a pod needs them.
     Pull(pull::PullArgs),
     /// Pin an image: larder never evicts its content.
@@ -149,6 +152,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Images(args) => images::images(&args),
         Command::Blobs(args) => blobs::blobs(&args),
+        Command::Layers(args) => layers::layers(&args),
         Command::Pull(args) => pull::pull(&args),
         Command::Pin(args) => act::pin(&args, true),
         Command::Unpin(args) => act::pin(&args, false),

@@ -48,6 +48,8 @@ pub mod pull;
 
 pub mod keep;
 
+pub mod layers;
+
 pub mod doctor;
 pub mod page;
 

@@ -8,6 +8,7 @@ mod adoption;
 mod classic;
 mod known;
 mod labels;
+mod layers;
 mod names;
 mod pieces;
 #[cfg(test)]
@@ -26,7 +27,7 @@ use prometheus_client::{
 };
 
 use self::pieces::Pieces;
-pub use self::{adoption::AdoptionMetrics, known::Known, labels::*};
+pub use self::{adoption::AdoptionMetrics, known::Known, labels::*, layers::LayerMetrics};
 use crate::credentials::Fault;
 
 /// What clients of the registry port asked for and were given.
@@ -306,6 +307,7 @@ pub struct Metrics {
     pub store: StoreMetrics,
     pub runtime: RuntimeMetrics,
     pub adoption: AdoptionMetrics,
+    pub layers: LayerMetrics,
     pub peers: PeerMetrics,
     pub copies: CopyMetrics,
     pub object_store: ObjectStoreMetrics,
@@ -323,6 +325,7 @@ impl Metrics {
             store: StoreMetrics::default(),
             runtime: RuntimeMetrics::default(),
             adoption: AdoptionMetrics::default(),
+            layers: LayerMetrics::default(),
             peers: PeerMetrics::default(),
             copies: CopyMetrics::default(),
             object_store: ObjectStoreMetrics::default(),
@@ -361,6 +364,7 @@ impl Metrics {
             drop(self.runtime.states.get_or_create(&InRuntimeState { state }));
         }
         self.adoption.begin_at_zero();
+        self.layers.begin_at_zero();
         for fault in Fault::ALL {
             let labels = CredentialsFailed { fault };
             drop(self.upstreams.credentials_failed.get_or_create(&labels));

@@ -17,11 +17,13 @@ mod list;
 mod manage;
 mod manifest;
 mod member;
+mod open_to;
 pub mod outage;
 mod peer_records;
 mod place;
 mod revalidated;
 mod selection;
+mod served;
 mod stale;
 mod tag;
 mod warm;
@@ -40,7 +42,8 @@ use moka::future::Cache;
 
 use self::outage::{LITTLE, Outages};
 pub use self::{
-    chunk::Chunks, manifest::Manifest, member::MemberRequest, warm::Platforms, wishes::Wishes,
+    chunk::Chunks, manifest::Manifest, member::MemberRequest, open_to::OpenTo, served::Served,
+    warm::Platforms, wishes::Wishes,
 };
 use crate::{
     access::{Access, Place, Verdict, refused_before},
@@ -171,6 +174,8 @@ pub struct Pull {
     pub outages: Outages,
     /// What the runtime holds of images that were just served.
     pub wishes: Wishes,
+    /// Images that clients have asked for lately.
+    pub served: Served,
     pub runtime: Arc<Runtime>,
     /// Listeners to requests hear of their steps here.
     pub events: Events,
@@ -221,6 +226,7 @@ impl Pull {
         });
         self.tell(&place, &request.route, &answered);
         self.wish(&place, &request.route, &answered);
+        self.note_served(&request.route, &answered);
         events::step(StepName::Access, || {
             words::seen(&place, self.access.verdict(&place))
         });

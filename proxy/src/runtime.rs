@@ -8,6 +8,7 @@ mod closure;
 mod file;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod references;
 mod uses;
 
 use std::{
@@ -31,6 +32,8 @@ use crate::{
 
 pub use file::Unreadable;
 use file::{Found, Stamp};
+pub use references::{references, tells};
+pub use uses::Seen;
 use uses::Uses;
 
 /// The file is looked at this often.

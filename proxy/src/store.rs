@@ -25,6 +25,7 @@ mod named;
 mod partial;
 mod pins;
 mod reads;
+mod ready;
 mod repositories;
 mod sums;
 mod sweeping;
@@ -36,7 +37,7 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -58,6 +59,10 @@ pub use journal::Journal;
 pub use larder_shared::{Link, TagRecord};
 pub use named::{Named, Names, Platform, sizes};
 pub use partial::{Partial, Piece};
+pub use ready::{
+    Cause, Ground, Origin, Ready, ReadyFile, ReadyTotals,
+    life::{Phase, Told},
+};
 pub use repositories::{HeldAs, Holding, Repositories, RepositoryRecord};
 pub use sums::{Checked, Sums};
 pub use tenure::Tenure;
@@ -99,6 +104,8 @@ pub struct Store {
     reading: Coalesce<Digest, Result<Option<Bytes>, Hangs>>,
     /// What the container runtime's content store holds.
     adopted: adopted::Adopted,
+    /// Layers that the container runtime mounts; empty while none are offered.
+    ready: OnceLock<ready::Ready>,
 }
 
 /// A blob that was opened, unless it is not here, or its disk hangs.
@@ -141,6 +148,7 @@ impl Store {
             trouble: Mutex::default(),
             rotten: AtomicU64::new(0),
             adopted: adopted::Adopted::default(),
+            ready: OnceLock::new(),
             gone: gone::List::default(),
             layout,
         }

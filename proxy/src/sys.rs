@@ -2,13 +2,14 @@
 //!
 //! Owns the mapping of a file ([`Mapping`]), the socket that sends mapped files by sendfile ([`FileSocket`]), process
 //! groups ([`Group`]), a signal ([`hang_up`]), what this process uses ([`usage()`]), the questions about file systems
-//! ([`disk`]), calls that may hang ([`Calls`]), and what a process gives up ([`leave_unix_sockets_alone`],
-//! [`let_go_of_program`]). Knows nothing of blobs, HTTP or larder.
+//! ([`disk`]), calls that may hang ([`Calls`]), work that is to disturb nothing ([`be_idle`]), and what a process gives up
+//! ([`leave_unix_sockets_alone`], [`let_go_of_program`]). Knows nothing of blobs, HTTP or larder.
 
 mod calls;
 mod confine;
 pub mod disk;
 mod heap;
+mod idle;
 mod mapping;
 pub mod net;
 mod process;
@@ -19,6 +20,7 @@ mod usage;
 pub use calls::{Calls, Hangs, Turn, Turns};
 pub use confine::leave_unix_sockets_alone;
 pub use heap::{give_freed_memory_back, keep_freed_memory};
+pub use idle::be_idle;
 pub use mapping::Mapping;
 pub use process::{Group, hang_up, open_files, raise_open_files, started};
 pub use program::let_go_of_program;

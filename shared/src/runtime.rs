@@ -101,6 +101,9 @@ pub struct User {
     /// When the user was made, where the runtime tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<u64>,
+    /// The Kubernetes namespace of its pod, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_namespace: Option<String>,
 }
 
 /// Kinds of [`User`].

@@ -18,6 +18,7 @@ const ASKING: &[&[&str]] = &[
     &["explain", "nginx"],
     &["images"],
     &["blobs"],
+    &["layers"],
     &["pull", "nginx"],
     &["pin", "nginx"],
     &["unpin", "nginx"],

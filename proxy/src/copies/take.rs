@@ -145,7 +145,8 @@ impl Copies {
         let config = self.config.load();
         let most = config.store.max_size.of(space.total);
         let min_free = config.store.min_free.of(space.total);
-        let below_most = most.saturating_sub(self.store.totals().bytes);
+        let taken = self.store.totals().bytes + self.store.ready_totals().bytes;
+        let below_most = most.saturating_sub(taken);
         let free = space.free.saturating_sub(min_free);
         below_most.min(free)
     }

@@ -160,6 +160,30 @@ words! {
         Refused => "refused",
     }
 
+    /// How work on a ready layer ended.
+    ReadyMade {
+        Offered => "offered",
+        /// It has no index, or may not be offered.
+        Refused => "refused",
+        Failed => "failed",
+    }
+
+    /// Where a ready file stands.
+    ReadyState {
+        /// No snapshot refers to it.
+        Offered => "offered",
+        InUse => "in-use",
+        /// On its way out.
+        Aside => "aside",
+    }
+
+    /// Why a ready file was removed.
+    ReadyCause {
+        Room => "room",
+        Expired => "expired",
+        Withdrawn => "withdrawn",
+    }
+
     /// What is known of a blob in the container runtime's content store.
     RuntimeContent {
         /// Hashed, and served.
@@ -342,6 +366,9 @@ sets! {
     Adoptions { outcome: Adopted, }
     Guesses { state: AdoptedState, }
     RuntimeContents { state: RuntimeContent, }
+    ReadyFiles { state: ReadyState, }
+    ReadyWork { outcome: ReadyMade, }
+    ReadyRemovals { reason: ReadyCause, }
     Received { source: Source, upstream: UpstreamLabel, }
     Evictions { reason: Reason, }
     /// Why a look-up of the node's own credentials failed.

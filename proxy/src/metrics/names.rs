@@ -62,6 +62,11 @@ pub fn register(metrics: &Metrics) -> Registry {
         "adoption_guesses", "What the container runtime's names and labels nominate: repositories and what they may hold", adoption.guesses;
         "runtime_content_blobs", "Blobs in the container runtime's content store", adoption.blobs;
         "runtime_content_bytes", "Bytes of blobs in the container runtime's content store", adoption.bytes;
+        "ready_layers", "Ready files of layers: offered, in use by snapshots, or set aside on their way out", metrics.layers.files;
+        "ready_layers_bytes", "Bytes of ready files of layers", metrics.layers.bytes;
+        "ready_layers_made", "Layers whose ready file was offered, refused, or failed", metrics.layers.work;
+        "ready_layers_removed", "Ready files of layers that were removed", metrics.layers.removed;
+        "ready_layers_removed_bytes", "Bytes of ready files that were removed", metrics.layers.removed_bytes;
         "upstream_requests", "Requests to endpoints of registries", upstreams.asked;
         "upstream_endpoints", "Endpoints by state: ok, avoided after failures, or silent because the registry asked for it", upstreams.endpoints;
         "upstream_tokens", "Tokens fetched from registries' token servers", upstreams.tokens;

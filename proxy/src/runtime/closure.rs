@@ -23,10 +23,20 @@ pub(super) fn in_use(
     manifests: &Manifests,
     tagged: impl Fn(&ImageName) -> Option<Digest>,
 ) -> HashSet<Digest> {
+    in_use_by(report, report.users.iter(), manifests, tagged)
+}
+
+/// What these of its users use.
+pub(super) fn in_use_by<'a>(
+    report: &Report,
+    users: impl Iterator<Item = &'a User>,
+    manifests: &Manifests,
+    tagged: impl Fn(&ImageName) -> Option<Digest>,
+) -> HashSet<Digest> {
     let listed = Listed::of(report);
     let above = above(manifests);
     let mut used = HashSet::new();
-    for user in &report.users {
+    for user in users {
         let found = listed.images_of(user);
         if found.is_empty() {
             let named = user.digest.or_else(|| digest_in(&user.image)).or_else(|| {

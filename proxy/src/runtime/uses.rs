@@ -1,13 +1,15 @@
 //! Tells the store what is in use: after each report, and when what lies in the store has changed.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use larder_shared::{
-    Digest, Reference, RegistryName, Repository, Tag, name::ImageName, runtime::Report,
+    Digest, Reference, RegistryName, Repository, Tag,
+    name::ImageName,
+    runtime::{Report, User},
 };
 
 use super::{
@@ -100,8 +102,32 @@ impl Uses {
     }
 }
 
+/// The manifests and tags of the store at one moment, for questions about what uses what.
+#[derive(Default, Debug)]
+pub struct Seen {
+    manifests: Manifests,
+    tags: Tags,
+}
+
+impl Seen {
+    /// What the store has now (blocking). Manifests do not change: those that were seen before are not read again.
+    #[must_use]
+    pub fn again(mut self, store: &Store) -> Self {
+        self.tags = look_through(store, &mut self.manifests);
+        self
+    }
+
+    /// The images of those users that are `wanted`: their manifests, configurations and layers, as far as report and store
+    /// tell.
+    pub fn used_by(&self, report: &Report, wanted: impl Fn(&User) -> bool) -> HashSet<Digest> {
+        let users = report.users.iter().filter(|user| wanted(user));
+        let tagged = |name: &ImageName| self.tags.get(name.clone());
+        closure::in_use_by(report, users, &self.manifests, tagged)
+    }
+}
+
 /// What tags point to, as far as the store knows.
-#[derive(Default)]
+#[derive(Default, Debug)]
 struct Tags(HashMap<(RegistryName, Repository, Tag), Digest>);
 
 impl Tags {

@@ -96,18 +96,27 @@ impl Store {
         };
         let partials = self.leftovers();
         let held: u64 = partials.values().map(|(bytes, _)| bytes).sum();
-        let taken = self.totals().bytes + held;
+        let ready = self.ready_totals();
+        let taken = self.totals().bytes + held + ready.bytes;
         let in_use = self.in_use();
         *lock(&self.room) = Room {
-            kept: self.kept(&in_use, limits, &around),
+            kept: self.kept(&in_use, limits, &around) + ready.kept,
             allowed: allowed(bounds, taken, space.free),
         };
         let mut over = excess(bounds, taken, space.free);
         over = over.saturating_sub(self.sweep(&partials, &active, limits.ttl, over));
         if over == 0 && !self.may_have_expired(limits) {
+            self.ready_goes(limits, 0);
             return Ok(Evicted::default());
         }
         let mut candidates = self.candidates(limits, &in_use, &around);
+        let expired = candidates.iter().filter(|c| c.class == Class::Expired);
+        let expired: u64 = expired.map(|c| c.entry.size).sum();
+        // Ready files can be made again from the blobs. Until a report has come that lets those go that were set aside, no
+        // blob goes in their place.
+        over -= self
+            .ready_goes(limits, over.saturating_sub(expired))
+            .min(over.saturating_sub(expired));
         // Pins last: a pin that is there when this has looked holds. The same is true of what a container begins to use.
         let stays = |digest: &Digest| {
             active(digest)
@@ -154,7 +163,36 @@ impl Store {
             max: limits.max_size.of(space.total),
             min_free: limits.min_free.of(space.total),
         };
-        excess(bounds, self.totals().bytes, space.free) > 0
+        let taken = self.totals().bytes + self.ready_totals().bytes;
+        excess(bounds, taken, space.free) > 0
+    }
+
+    /// Lets go of ready files: those that are old, and as many as `over` bytes need. The bytes that went or are on their way.
+    fn ready_goes(&self, limits: &Limits, over: u64) -> u64 {
+        let Some(ready) = self.ready() else {
+            return 0;
+        };
+        // On a file system of their own, they alone leave room there.
+        let elsewhere = || {
+            let space = ready.space().ok()?;
+            let short = limits.min_free.of(space.total).saturating_sub(space.free);
+            (short > 0 && !ready.is_beside(self.root())).then_some(short)
+        };
+        ready.round(over.max(elsewhere().unwrap_or(0)), limits.ttl)
+    }
+
+    /// Whether a ready file of so many bytes can be made without anything being evicted for it (blocking).
+    pub fn has_room_for_ready(&self, limits: &Limits, bytes: u64) -> bool {
+        let Some(ready) = self.ready() else {
+            return false;
+        };
+        let (Ok(space), Ok(own)) = (self.space(), ready.space()) else {
+            return false;
+        };
+        let taken = self.totals().bytes + self.partial_bytes() + ready.totals().bytes;
+        let most = limits.max_size.of(space.total);
+        let free = limits.min_free.of(own.total);
+        taken.saturating_add(bytes) <= most && free.saturating_add(bytes) <= own.free
     }
 
     /// How much of the tier never goes, as of the last round.

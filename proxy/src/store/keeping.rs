@@ -84,6 +84,9 @@ impl Store {
         }
         // Requests ask the index: it must not wait for these files.
         let touched = lock(&self.index).take_touched();
+        if let Some(ready) = self.ready() {
+            ready.write_uses();
+        }
         for (digest, used) in touched {
             let times =
                 FileTimes::new().set_accessed(SystemTime::UNIX_EPOCH + Duration::from_secs(used));

@@ -42,6 +42,11 @@ impl Names {
         self.config.as_ref().map(|named| &named.digest)
     }
 
+    /// The layers, the lowest first.
+    pub fn layers(&self) -> impl Iterator<Item = &Named> {
+        self.layers.iter()
+    }
+
     /// What is no manifest: the configuration, the layers, an artifact's blobs.
     pub fn leaves(&self) -> impl Iterator<Item = &Named> {
         self.config.iter().chain(&self.layers).chain(&self.blobs)

@@ -15,6 +15,9 @@ pub const CRI_NAMESPACE: &str = "k8s.io";
 /// What the CRI plugin of containerd calls a container in its labels: `container` or `sandbox`.
 const CRI_KIND: &str = "io.cri-containerd.kind";
 
+/// The Kubernetes namespace of a pod, in the labels that the kubelet gives its sandbox and its containers.
+const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
+
 /// What an image's name led to when the images were listed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Named {
@@ -140,6 +143,7 @@ pub fn user(
             UserKind::Container
         },
         created: seconds(container.created_at),
+        pod_namespace: container.labels.get(POD_NAMESPACE).cloned(),
         id: container.id,
         image: container.image,
         digest,
@@ -169,6 +173,7 @@ pub fn cri_user(container: &cri::Container) -> User {
         image: name.unwrap_or(&container.image_ref).clone(),
         digest: cri_digest(container),
         created: seconds_of(container.created_at),
+        pod_namespace: container.labels.get(POD_NAMESPACE).cloned(),
     }
 }
 
@@ -181,6 +186,7 @@ pub fn cri_sandbox(sandbox: &cri::Sandbox, image: &str) -> User {
         image: image.to_owned(),
         digest: digest_in(image),
         created: seconds_of(sandbox.created_at),
+        pod_namespace: sandbox.labels.get(POD_NAMESPACE).cloned(),
     }
 }
 
@@ -226,6 +232,7 @@ pub fn volume_user(namespace: &str, container: &cri::Container, volume: &Volume)
         image: volume.image.clone(),
         digest: volume.digest,
         created: seconds_of(container.created_at),
+        pod_namespace: container.labels.get(POD_NAMESPACE).cloned(),
     }
 }
 

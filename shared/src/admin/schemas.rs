@@ -8,8 +8,8 @@ use std::{fs, path::Path};
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 
 use super::{
-    Acted, Blobs, ClusterStatus, Diagnosis, Explanation, Images, LogFilter, PulledImages, Status,
-    TraceEvent, Upstreams, Verified,
+    Acted, Blobs, ClusterStatus, Diagnosis, Explanation, Images, Layers, LogFilter, PulledImages,
+    Status, TraceEvent, Upstreams, Verified,
 };
 use crate::runtime::Report;
 
@@ -29,6 +29,7 @@ fn the_documented_schemas_are_those_of_the_types() {
         ("peers", schema::<Option<ClusterStatus>>()),
         ("images", schema::<Images>()),
         ("blobs", schema::<Blobs>()),
+        ("layers", schema::<Layers>()),
         ("upstreams", schema::<Upstreams>()),
         ("pull", schema::<PulledImages>()),
         ("acted", schema::<Acted>()),

@@ -71,6 +71,7 @@ fn report(images: &[&str], name: &str, names_digest: Option<Digest>) -> Report {
             image: name.to_owned(),
             digest: names_digest,
             created: None,
+            pod_namespace: None,
         }],
         snapshots: Vec::new(),
         content: Vec::new(),

@@ -96,11 +96,16 @@ fn a_container_runs_what_the_cri_says_or_what_its_name_led_to_then() {
 fn a_sandbox_is_told_from_a_container_by_its_label() {
     let labelled = |kind: &str| containerd::Container {
         id: "c".to_owned(),
-        labels: HashMap::from([(CRI_KIND.to_owned(), kind.to_owned())]),
+        labels: HashMap::from([
+            (CRI_KIND.to_owned(), kind.to_owned()),
+            (POD_NAMESPACE.to_owned(), "a-team".to_owned()),
+        ]),
         image: "r.example/pause:1".to_owned(),
         created_at: Some(at(5)),
     };
     let kind = |kind| user("k8s.io", labelled(kind), None).unwrap().kind;
+    let of_pod = user("k8s.io", labelled("container"), None).unwrap();
+    assert_eq!(of_pod.pod_namespace.as_deref(), Some("a-team"));
     assert_eq!(kind("sandbox"), UserKind::Sandbox);
     assert_eq!(kind("container"), UserKind::Container);
     let bare = containerd::Container::default();
@@ -137,10 +142,12 @@ fn what_the_cri_lists_is_said_in_the_same_words() {
         image: Some(spec(&config.hex(), "r.example/a:1")),
         image_ref: format!("r.example/a@{}", digest("index")),
         created_at: 1_500_000_000,
+        labels: HashMap::from([(POD_NAMESPACE.to_owned(), "kube-system".to_owned())]),
         image_id: String::new(),
     };
     let user = cri_user(&container);
     assert_eq!(user.image, "r.example/a:1");
+    assert_eq!(user.pod_namespace.as_deref(), Some("kube-system"));
     assert_eq!(
         (user.digest, user.created),
         (Some(digest("index")), Some(1))

@@ -46,13 +46,13 @@ pub struct ImageSpec {
     pub image_ref: String,
 }
 
-#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 pub struct Containers {
     #[prost(message, repeated, tag = "1")]
     pub containers: Vec<Container>,
 }
 
-#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 pub struct Container {
     #[prost(string, tag = "1")]
     pub id: String,
@@ -63,6 +63,8 @@ pub struct Container {
     /// In nanoseconds.
     #[prost(int64, tag = "7")]
     pub created_at: i64,
+    #[prost(map = "string, string", tag = "8")]
+    pub labels: HashMap<String, String>,
     /// Newer runtimes say here what `image_ref` used to be.
     #[prost(string, tag = "10")]
     pub image_id: String,
@@ -93,19 +95,21 @@ pub struct Mount {
     pub image: Option<ImageSpec>,
 }
 
-#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 pub struct Sandboxes {
     #[prost(message, repeated, tag = "1")]
     pub items: Vec<Sandbox>,
 }
 
-#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 pub struct Sandbox {
     #[prost(string, tag = "1")]
     pub id: String,
     /// In nanoseconds.
     #[prost(int64, tag = "4")]
     pub created_at: i64,
+    #[prost(map = "string, string", tag = "5")]
+    pub labels: HashMap<String, String>,
 }
 
 #[derive(Clone, PartialEq, Eq, prost::Message)]

@@ -1,0 +1,180 @@
+//! Ready layers: what the container runtime mounts as it lies, instead of fetching and unpacking it (promise P34).
+//!
+//! Owns which images' layers are made ready, on what ground they are offered ([`rights`]), and that those go which may not
+//! be offered any more. The files themselves, their life and their room are the store's ([`crate::store::Ready`]). Nothing
+//! here runs, and nothing is looked at, unless `[streaming] mode` says so.
+
+mod images;
+mod look;
+mod make;
+mod rights;
+mod work;
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use larder_shared::Digest;
+use tokio::{sync::Notify, time::sleep};
+
+use self::images::{Barred, Image, Read};
+use crate::{
+    config::Mode,
+    drain::Watch,
+    metrics::{ReadyCause, ReadyState},
+    pull::Pull,
+    store::{Cause, Ground, Origin, Phase, Ready},
+};
+
+/// The directory is tried again this often, while it cannot be used or another larder has it.
+const OPEN_AGAIN: Duration = Duration::from_secs(2);
+
+/// Images are looked through this often without a cause, and at the least so long after the last look.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
+
+/// The layers of this node's images.
+struct Layers {
+    pull: Arc<Pull>,
+    known: Mutex<Known>,
+    /// There is something to make.
+    work: Notify,
+    /// Something was made, or was not.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Known {
+    read: Read,
+    barred: Arc<Barred>,
+    /// Layers of which no ready file can be made, and why.
+    refused: HashMap<Digest, String>,
+    /// Images whose configuration names other layers than they have.
+    foreign: HashSet<Digest>,
+    later: HashMap<Digest, Instant>,
+    /// What is to be made, the most recently used first.
+    todo: Vec<Image>,
+}
+
+/// Makes layers ready until the drain, if the configuration asks for it.
+pub async fn run(pull: Arc<Pull>, mut watch: Watch) {
+    if pull.config.load().streaming.mode == Mode::Off {
+        return;
+    }
+    let layers = Layers {
+        pull,
+        known: Mutex::default(),
+        work: Notify::new(),
+        changed: Notify::new(),
+    };
+    let work = async {
+        layers.open().await;
+        tokio::join!(layers.follow(), layers.make());
+    };
+    tokio::select! {
+        () = work => {}
+        () = watch.stopped() => {}
+    }
+}
+
+impl Layers {
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ready(&self) -> Option<&Ready> {
+        self.pull.store.ready()
+    }
+
+    /// Waits until the directory is this larder's, and what lies in the store is known.
+    async fn open(&self) {
+        let mut said: Option<String> = None;
+        loop {
+            let (store, config) = (Arc::clone(&self.pull.store), self.pull.config.load_full());
+            let directory = config.streaming.directory.clone();
+            let open = move || -> io::Result<bool> {
+                Ok(store.is_scanned() && store.open_ready(&directory)?)
+            };
+            let opened = tokio::task::spawn_blocking(open)
+                .await
+                .unwrap_or_else(|panic| Err(io::Error::other(panic)));
+            match opened {
+                Ok(true) => {
+                    tracing::info!(directory = %config.streaming.directory.display(), "ready layers are offered here");
+                    return;
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    let error = error.to_string();
+                    if said.as_ref() != Some(&error) {
+                        tracing::error!(error, directory = %config.streaming.directory.display(), "no ready layers are offered: the directory cannot be used; make it writable for larder, or name another in [streaming] directory");
+                    }
+                    said = Some(error);
+                }
+            }
+            sleep(OPEN_AGAIN).await;
+        }
+    }
+
+    /// Looks after each report of the runtime, and after each pull.
+    async fn follow(&self) {
+        let mut known = self.pull.runtime.subscribe();
+        loop {
+            drop(known.borrow_and_update());
+            self.look().await;
+            self.show();
+            sleep(BETWEEN_LOOKS).await;
+            tokio::select! {
+                changed = known.changed() => if changed.is_err() {
+                    // The reader lives as long as the daemon.
+                    return std::future::pending().await;
+                },
+                () = self.pull.served.new.notified() => {}
+                () = self.changed.notified() => {}
+                () = sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+
+    /// Brings the metrics up to date.
+    fn show(&self) {
+        let Some(ready) = self.ready() else { return };
+        let metrics = &self.pull.metrics.layers;
+        let mut sums: HashMap<ReadyState, (u64, u64)> = HashMap::new();
+        for file in ready.files().values() {
+            let state = match file.phase {
+                Phase::Aside { .. } => ReadyState::Aside,
+                Phase::Offered if file.references > 0 => ReadyState::InUse,
+                Phase::Offered => ReadyState::Offered,
+            };
+            let sum = sums.entry(state).or_default();
+            sum.0 += 1;
+            sum.1 += file.bytes;
+        }
+        for state in ReadyState::ALL.iter().copied() {
+            let (files, bytes) = sums.get(&state).copied().unwrap_or_default();
+            metrics.holds(state, files, bytes);
+        }
+        for (cause, bytes) in ready.take_removed() {
+            let cause = match cause {
+                Cause::Room => ReadyCause::Room,
+                Cause::Expired => ReadyCause::Expired,
+                Cause::Withdrawn => ReadyCause::Withdrawn,
+            };
+            metrics.removed(cause, bytes);
+        }
+    }
+}
+
+fn origin_of(image: &Image, layer: Digest, ground: Ground) -> Origin {
+    Origin {
+        layer,
+        registry: image.registry.clone(),
+        repository: image.repository.clone(),
+        manifest: image.manifest,
+        ground,
+    }
+}

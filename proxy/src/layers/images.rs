@@ -1,0 +1,221 @@
+//! The images of the node tier, as far as their layers are concerned, and which of them are never offered.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use larder_shared::{
+    Digest, RegistryName, Repository,
+    runtime::{Report, UserKind},
+};
+use serde::Deserialize;
+
+use crate::{
+    config::{Never, Streaming},
+    runtime::Seen,
+    store::{Names, Store},
+};
+
+/// The last part of the name of larder's own repository, whatever mirror has it.
+const OWN: &str = "larder";
+
+/// What manifest and configuration say.
+#[derive(Debug)]
+pub struct Content {
+    pub config: Digest,
+    /// Digest and length of each layer, the lowest first.
+    pub layers: Vec<(Digest, u64)>,
+    /// What the configuration says. `None` if it is not here, or is no image's.
+    pub diff_ids: Option<Vec<Digest>>,
+}
+
+/// An image that a repository holds.
+#[derive(Clone, Debug)]
+pub struct Image {
+    pub registry: RegistryName,
+    pub repository: Repository,
+    pub manifest: Digest,
+    pub content: Arc<Content>,
+    /// When its manifest was last used, by the store's clock.
+    pub used: u64,
+    /// All of it is on this node.
+    pub whole: bool,
+}
+
+impl Image {
+    /// For people.
+    pub fn name(&self) -> String {
+        format!("{}/{}@{}", self.registry, self.repository, self.manifest)
+    }
+
+    /// What a caller has to be allowed to read.
+    pub fn subjects(&self) -> Vec<Digest> {
+        let layers = self.content.layers.iter().map(|(layer, _)| *layer);
+        [self.manifest, self.content.config]
+            .into_iter()
+            .chain(layers)
+            .collect()
+    }
+}
+
+/// Manifests that were read: they do not change.
+#[derive(Default)]
+pub struct Read {
+    contents: HashMap<Digest, Option<Arc<Content>>>,
+    seen: Seen,
+}
+
+#[derive(Deserialize)]
+struct Configuration {
+    rootfs: RootFs,
+}
+
+#[derive(Deserialize)]
+struct RootFs {
+    diff_ids: Vec<Digest>,
+}
+
+/// Every image whose manifest is here (blocking). `read` is brought to what is here.
+pub fn images(store: &Store, read: &mut Read) -> Vec<Image> {
+    let mut before = std::mem::take(&mut read.contents);
+    let read = &mut read.contents;
+    let mut images = Vec::new();
+    let here = |digest: &Digest| store.has(digest) || store.adopts(digest);
+    store.repositories().each(|holding| {
+        for link in holding
+            .links
+            .iter()
+            .filter(|link| link.media_type.is_some())
+        {
+            let manifest = link.digest;
+            if !here(&manifest) {
+                continue;
+            }
+            if !read.contains_key(&manifest) {
+                // A configuration may come later than its manifest.
+                let known = before.remove(&manifest).filter(|known| {
+                    let content = known.as_ref();
+                    content.is_none_or(|content| content.diff_ids.is_some())
+                });
+                let content = known.unwrap_or_else(|| content(store, &manifest));
+                read.insert(manifest, content);
+            }
+            let Some(Some(content)) = read.get(&manifest) else {
+                continue;
+            };
+            let mut layers = content.layers.iter().map(|(layer, _)| layer);
+            images.push(Image {
+                registry: holding.registry.clone(),
+                repository: holding.repository.clone(),
+                manifest,
+                content: Arc::clone(content),
+                used: store.entry(&manifest).map_or(0, |entry| entry.used),
+                whole: here(&content.config) && layers.all(here),
+            });
+        }
+    });
+    images
+}
+
+/// What a manifest and its configuration say; `None` for what is no image.
+fn content(store: &Store, manifest: &Digest) -> Option<Arc<Content>> {
+    let names = Names::of(&verified(store, manifest)?);
+    let config = *names.config()?;
+    let layers: Vec<(Digest, u64)> = names
+        .layers()
+        .map(|named| (named.digest, named.size.unwrap_or(0)))
+        .collect();
+    if layers.is_empty() {
+        return None;
+    }
+    let bytes = verified(store, &config);
+    let parsed = bytes.and_then(|bytes| serde_json::from_slice::<Configuration>(&bytes).ok());
+    Some(Arc::new(Content {
+        config,
+        layers,
+        diff_ids: parsed.map(|parsed| parsed.rootfs.diff_ids),
+    }))
+}
+
+/// The bytes of a small blob, for a look that is no use; none that rotted.
+fn verified(store: &Store, digest: &Digest) -> Option<Vec<u8>> {
+    let own = store.read_unseen(digest);
+    let own = own.filter(|bytes| Digest::of(digest.algorithm(), bytes) == *digest);
+    own.or_else(|| store.read_adopted_unseen(digest))
+}
+
+/// What is never offered.
+#[derive(Default, Debug)]
+pub struct Barred {
+    /// Manifests, configurations and layers that sandboxes use.
+    sandboxes: HashSet<Digest>,
+    /// The same for images that the configuration names, and for larder's own.
+    never: HashSet<Digest>,
+    own: HashSet<Digest>,
+}
+
+impl Barred {
+    /// Finds out what is barred among these images (blocking).
+    pub fn of(
+        store: &Store,
+        read: &mut Read,
+        report: &Report,
+        config: &Streaming,
+        images: &[Image],
+    ) -> Self {
+        read.seen = std::mem::take(&mut read.seen).again(store);
+        let sandboxes = read
+            .seen
+            .used_by(report, |user| user.kind == UserKind::Sandbox);
+        let namespaces: Vec<&str> = config
+            .never
+            .iter()
+            .filter_map(|never| match never {
+                Never::Namespace(name) => Some(name.as_str()),
+                Never::Repositories(_) => None,
+            })
+            .collect();
+        let mut never = read.seen.used_by(report, |user| {
+            let of = user.pod_namespace.as_deref();
+            of.is_some_and(|of| namespaces.contains(&of))
+        });
+        let mut own = HashSet::new();
+        for image in images {
+            let named = |never: &Never| match never {
+                Never::Repositories(pattern) => {
+                    pattern.matches(&format!("{}/{}", image.registry, image.repository))
+                }
+                Never::Namespace(_) => false,
+            };
+            if config.never.iter().any(named) {
+                never.extend(image.subjects());
+            }
+            if image.repository.as_str().rsplit('/').next() == Some(OWN) {
+                own.extend(image.subjects());
+            }
+        }
+        Self {
+            sandboxes,
+            never,
+            own,
+        }
+    }
+
+    pub fn is_own(&self, digest: &Digest) -> bool {
+        self.own.contains(digest)
+    }
+
+    pub fn is_of_sandbox(&self, digest: &Digest) -> bool {
+        self.sandboxes.contains(digest)
+    }
+
+    pub fn is_never(&self, digest: &Digest) -> bool {
+        self.never.contains(digest)
+    }
+
+    /// Whether a layer belongs to an image that is never offered: then no other image offers it.
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.is_own(digest) || self.is_of_sandbox(digest) || self.is_never(digest)
+    }
+}

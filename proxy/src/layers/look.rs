@@ -1,0 +1,217 @@
+//! A look at reports, images and rights: what is to be made ready, and what may be offered no more.
+
+use std::{collections::HashSet, sync::Arc, time::Instant};
+
+use larder_shared::Digest;
+
+use super::{
+    Layers,
+    images::{self, Barred, Image},
+    origin_of,
+    rights::{self, Facts, Refusal},
+};
+use crate::{
+    config::{Config, Sharing},
+    runtime::{State, references, tells},
+    store::{Cause, Ground, Ready, Store, Told},
+};
+
+impl Layers {
+    /// One look: what snapshots refer to, what may be offered no more, what is to be made.
+    pub(super) async fn look(&self) {
+        let Some(ready) = self.ready() else { return };
+        let (runtime, config) = (self.pull.runtime.known(), self.pull.config.load_full());
+        let report = runtime.report().cloned();
+        let referred = report.as_deref().and_then(references);
+        let told = report.as_ref().filter(|_| referred.is_some());
+        let told = told.map(|report| Told {
+            at: report.at,
+            fresh: runtime.state == State::Fresh,
+        });
+        ready.told(told, referred.as_ref());
+        let Some(report) = report else {
+            ready.not_offered(
+                Vec::new(),
+                Some("no watcher reports the container runtime".to_owned()),
+            );
+            return;
+        };
+        let mut read = std::mem::take(&mut self.lock().read);
+        let (of, streaming) = (Arc::clone(&report), config.streaming.clone());
+        let survey = move |store: &Store| {
+            let images = images::images(store, &mut read);
+            let barred = Barred::of(store, &mut read, &of, &streaming, &images);
+            (read, images, barred)
+        };
+        let Some((read, images, barred)) = self.pull.store.survey(survey).await else {
+            return;
+        };
+        let barred = Arc::new(barred);
+        {
+            let mut known = self.lock();
+            known.read = read;
+            known.barred = Arc::clone(&barred);
+        }
+        self.withdraw(ready, &config, &images, &barred).await;
+        if !tells(&report) {
+            let why = format!(
+                "{} {} does not tell which files its snapshots refer to: containerd 2.4.2 and later do",
+                report.runtime.name, report.runtime.version
+            );
+            ready.not_offered(Vec::new(), Some(why));
+            self.lock().todo.clear();
+            return;
+        }
+        if runtime.state != State::Fresh {
+            let why = "the watcher's last report of the container runtime is old".to_owned();
+            ready.not_offered(Vec::new(), Some(why));
+            self.lock().todo.clear();
+            return;
+        }
+        let held: HashSet<Digest> = report
+            .images
+            .iter()
+            .flat_map(|image| [Some(image.target), image.manifest, image.config])
+            .flatten()
+            .collect();
+        let mut todo = Vec::new();
+        let mut not: Vec<(String, String)> = Vec::new();
+        for image in images {
+            let served = self.pull.served.at(&image.manifest);
+            // After a pull, a report tells whether a pod of a namespace that is never offered uses the image.
+            let told_since = served.is_none_or(|served| report.at > served);
+            let pulled = served.is_some()
+                || held.contains(&image.manifest)
+                || held.contains(&image.content.config);
+            let largest = image.content.layers.iter().map(|(_, size)| *size).max();
+            let small = largest.unwrap_or(0) < config.streaming.min_layer;
+            if !image.whole || !pulled || !told_since || small {
+                continue;
+            }
+            match self.ground(&config, &image, &barred).await {
+                Err(refusal) => not.push((image.name(), refusal.as_str().to_owned())),
+                Ok(_) => {
+                    if let Some(why) = self.known_against(&image) {
+                        not.push((image.name(), why));
+                    }
+                    if self.lacks(ready, &image) {
+                        todo.push(image);
+                    }
+                }
+            }
+        }
+        todo.sort_by_key(|image| std::cmp::Reverse((image.used, image.manifest)));
+        not.sort();
+        not.dedup();
+        ready.not_offered(not, None);
+        let some = !todo.is_empty();
+        self.lock().todo = todo;
+        if some {
+            self.work.notify_one();
+        }
+    }
+
+    /// What is known against an image of which nothing, or not all, is offered.
+    fn known_against(&self, image: &Image) -> Option<String> {
+        let known = self.lock();
+        if known.foreign.contains(&image.manifest) {
+            return Some(Refusal::Foreign.as_str().to_owned());
+        }
+        let mut layers = image.content.layers.iter();
+        layers.find_map(|(layer, _)| {
+            let why = known.refused.get(layer)?;
+            Some(format!("layer {layer}: {why}"))
+        })
+    }
+
+    /// Whether a layer of an image could be made ready and is not.
+    fn lacks(&self, ready: &Ready, image: &Image) -> bool {
+        let known = self.lock();
+        let Some(diff_ids) = &image.content.diff_ids else {
+            return false;
+        };
+        if known.foreign.contains(&image.manifest)
+            || known
+                .later
+                .get(&image.manifest)
+                .is_some_and(|at| *at > Instant::now())
+        {
+            return false;
+        }
+        let layers = image.content.layers.iter().enumerate();
+        let open = layers.filter(|(_, (layer, _))| {
+            !known.refused.contains_key(layer) && !known.barred.has(layer)
+        });
+        let mut open = open.map(|(place, (layer, _))| (layer, diff_ids.get(place)));
+        open.any(|(layer, diff_id)| {
+            // A configuration that says something else than the file's name is looked at.
+            let made = ready
+                .of_layer(layer)
+                .is_some_and(|made| Some(&made) == diff_id);
+            !made && !diff_id.is_some_and(|diff_id| ready.has_or_had(diff_id, image.used))
+        })
+    }
+
+    async fn facts(&self, config: &Config, image: &Image, barred: &Barred) -> Facts {
+        let subjects = image.subjects();
+        let any = |is: fn(&Barred, &Digest) -> bool| {
+            is(barred, &image.manifest) || is(barred, &image.content.config)
+        };
+        let open = self
+            .pull
+            .open_to(&image.registry, &image.repository, &subjects);
+        Facts {
+            own: any(Barred::is_own),
+            sandbox: any(Barred::is_of_sandbox),
+            never: any(Barred::is_never),
+            open: open.await,
+            private: config.streaming.private,
+        }
+    }
+
+    pub(super) async fn ground(
+        &self,
+        config: &Config,
+        image: &Image,
+        barred: &Barred,
+    ) -> Result<Ground, Refusal> {
+        rights::ground(self.facts(config, image, barred).await)
+    }
+
+    /// Withdraws what may not be offered any more. Another image that holds the layer may speak for it.
+    async fn withdraw(&self, ready: &Ready, config: &Config, images: &[Image], barred: &Barred) {
+        for (diff_id, file) in ready.files() {
+            // Of what is not known nothing can be said against it.
+            let Some(origin) = file.origin else { continue };
+            let subjects = [origin.manifest, origin.layer];
+            let open = self
+                .pull
+                .open_to(&origin.registry, &origin.repository, &subjects);
+            let facts = Facts {
+                own: barred.is_own(&origin.layer),
+                sandbox: barred.is_of_sandbox(&origin.layer),
+                never: barred.is_never(&origin.layer),
+                open: open.await,
+                private: config.streaming.private,
+            };
+            let upstream = config.upstream(origin.registry.as_str());
+            let mut stays = rights::stays(origin.ground, facts, upstream.access == Sharing::Shared);
+            if !stays && !barred.has(&origin.layer) {
+                for image in images {
+                    let mut layers = image.content.layers.iter();
+                    if layers.any(|(layer, _)| *layer == origin.layer)
+                        && let Ok(ground) = self.ground(config, image, barred).await
+                    {
+                        ready.set_origin(&diff_id, origin_of(image, origin.layer, ground));
+                        stays = true;
+                        break;
+                    }
+                }
+            }
+            if !stays && file.goes != Some(Cause::Withdrawn) {
+                tracing::warn!(layer.diff_id = %diff_id, upstream.registry = %origin.registry, upstream.repository = %origin.repository, "a ready layer may not be offered any more, and is withdrawn once no snapshot refers to it");
+            }
+            ready.withdraw(&diff_id, !stays);
+        }
+    }
+}

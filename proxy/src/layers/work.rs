@@ -1,0 +1,251 @@
+//! The work: one image after the other is indexed, compared with its configuration, written, and offered.
+
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use larder_layer::{Error, Summary};
+use larder_shared::Digest;
+use tokio::time::sleep;
+
+use super::{
+    Layers,
+    images::Image,
+    make::{self, NotMade, Temporary, idle},
+    origin_of,
+    rights::{self, Refusal},
+};
+use crate::{
+    metrics::ReadyMade,
+    store::{Blob, Looked, Ready},
+};
+
+/// Clients' downloads go first, for so long.
+const FILLS_FIRST: Duration = Duration::from_secs(30);
+const GLANCE: Duration = Duration::from_millis(100);
+
+/// What failed is tried again after this long.
+const LATER: Duration = Duration::from_mins(10);
+
+/// Refusals that are remembered, of layers and of images.
+const REMEMBERED: usize = 10_000;
+
+/// How making the files of one image ended.
+enum Ended {
+    Done,
+    Refused(Refusal),
+    /// It is tried again later.
+    Failed(String),
+}
+
+impl Layers {
+    /// Makes one image's layers ready after the other.
+    pub(super) async fn make(&self) {
+        loop {
+            let next = {
+                let mut known = self.lock();
+                (!known.todo.is_empty()).then(|| known.todo.remove(0))
+            };
+            let Some(image) = next else {
+                self.work.notified().await;
+                continue;
+            };
+            self.fills_first().await;
+            let ended = self.make_image(&image).await;
+            let made = &self.pull.metrics.layers;
+            match ended {
+                Ended::Done => {}
+                Ended::Refused(refusal) => {
+                    made.made(ReadyMade::Refused);
+                    let why = refusal.as_str();
+                    tracing::warn!(
+                        image = image.name(),
+                        why,
+                        "the layers of an image are not offered"
+                    );
+                }
+                Ended::Failed(error) => {
+                    made.made(ReadyMade::Failed);
+                    tracing::warn!(
+                        image = image.name(),
+                        error,
+                        again_s = LATER.as_secs(),
+                        "the layers of an image were not made ready"
+                    );
+                    self.later(&image);
+                }
+            }
+            self.show();
+            self.changed.notify_one();
+        }
+    }
+
+    fn later(&self, image: &Image) {
+        let mut known = self.lock();
+        let now = Instant::now();
+        known.later.retain(|_, at| *at > now);
+        if known.later.len() < REMEMBERED {
+            known.later.insert(image.manifest, now + LATER);
+        }
+    }
+
+    fn refuse(&self, layer: Digest, why: String) {
+        self.pull.metrics.layers.made(ReadyMade::Refused);
+        let mut known = self.lock();
+        if known.refused.len() < REMEMBERED {
+            known.refused.insert(layer, why);
+        }
+    }
+
+    /// First every layer is indexed and compared with the configuration, then the files are written: an image whose
+    /// configuration lies about one layer offers none.
+    async fn make_image(&self, image: &Image) -> Ended {
+        let (Some(ready), Some(diff_ids)) = (self.ready(), &image.content.diff_ids) else {
+            return Ended::Done;
+        };
+        let foreign = || {
+            let mut known = self.lock();
+            if known.foreign.len() < REMEMBERED {
+                known.foreign.insert(image.manifest);
+            }
+            Ended::Refused(Refusal::Foreign)
+        };
+        if diff_ids.len() != image.content.layers.len() {
+            return foreign();
+        }
+        let mut indexed = Vec::new();
+        for ((layer, _), named) in image.content.layers.iter().zip(diff_ids) {
+            let (refused, barred) = {
+                let known = self.lock();
+                (known.refused.contains_key(layer), known.barred.has(layer))
+            };
+            if refused || barred {
+                continue;
+            }
+            if let Some(made) = ready.of_layer(layer) {
+                if made != *named {
+                    return foreign();
+                }
+                continue;
+            }
+            let index = Temporary(ready.new_tmp());
+            let summary = match self.index(layer, &index).await {
+                Ok(Some(summary)) => summary,
+                Ok(None) => continue,
+                Err(error) => return Ended::Failed(error),
+            };
+            match rights::layer(Some(named), &summary.diff_id, summary.implied) {
+                Ok(()) => indexed.push((*layer, index, summary)),
+                Err(Refusal::Foreign) => return foreign(),
+                Err(refusal) => self.refuse(*layer, refusal.as_str().to_owned()),
+            }
+        }
+        for (layer, index, summary) in indexed {
+            let offered = self.offer(ready, image, layer, &index, &summary);
+            if let Err(ended) = offered.await {
+                return ended;
+            }
+        }
+        Ended::Done
+    }
+
+    /// Indexes one layer. `None` if it cannot have an index.
+    async fn index(&self, layer: &Digest, to: &Temporary) -> Result<Option<Summary>, String> {
+        let blob = self
+            .blob(layer)
+            .await
+            .ok_or("a layer is not here any more")?;
+        let (file, path) = (blob.handle(), to.0.clone());
+        let built = idle(move || make::index(file, &path)).await;
+        match built.ok_or("a thread could not be had, or panicked")? {
+            Ok(summary) if summary.layer == *layer => Ok(Some(summary)),
+            Ok(summary) => {
+                let store = Arc::clone(&self.pull.store);
+                let judge = move || store.judge(&blob, &Ok(summary.layer));
+                let _ = tokio::task::spawn_blocking(judge).await;
+                Err("a layer is damaged on disk".to_owned())
+            }
+            Err(Error::Refused(refused)) => {
+                self.refuse(*layer, refused.to_string());
+                Ok(None)
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// A layer's blob, for a look that is no use.
+    async fn blob(&self, layer: &Digest) -> Option<Arc<Blob>> {
+        let (store, layer) = (&self.pull.store, *layer);
+        if let Some(Some(blob)) = store.survey(move |store| store.peek(&layer)).await {
+            return Some(blob);
+        }
+        match store.look_at_adopted(layer, u64::MAX).await {
+            Looked::Sound(blob) | Looked::Young(blob) => Some(blob),
+            _ => None,
+        }
+    }
+
+    /// Writes the ready file of one layer, and offers it if it may still be offered.
+    async fn offer(
+        &self,
+        ready: &Ready,
+        image: &Image,
+        layer: Digest,
+        index: &Temporary,
+        summary: &Summary,
+    ) -> Result<(), Ended> {
+        let failed = |error: &str| Ended::Failed(error.to_owned());
+        // The same tar in another compression, or twice in one image.
+        if ready.has_or_had(&summary.diff_id, 0) {
+            return Ok(());
+        }
+        let bytes = summary.tree_length + summary.tar_length;
+        let (store, limits) = (Arc::clone(&self.pull.store), self.pull.limits());
+        let room = move || store.has_room_for_ready(&limits, bytes);
+        if !tokio::task::spawn_blocking(room).await.unwrap_or(false) {
+            return Err(failed("there is no room without evicting something for it"));
+        }
+        let blob = self.blob(&layer).await;
+        let blob = blob.ok_or_else(|| failed("a layer is not here any more"))?;
+        let making = ready.making(bytes);
+        let (to, from) = (Temporary(ready.new_tmp()), index.0.clone());
+        let (path, file) = (to.0.clone(), blob.handle());
+        let written = idle(move || make::write(&from, &file, &path)).await;
+        written
+            .unwrap_or_else(|| Err(NotMade::Disk(io::Error::other("a thread panicked"))))
+            .map_err(|error| failed(&error.to_string()))?;
+        // Rights may have changed meanwhile.
+        let (config, barred) = (
+            self.pull.config.load_full(),
+            Arc::clone(&self.lock().barred),
+        );
+        if barred.has(&layer) {
+            return Ok(());
+        }
+        let ground = self.ground(&config, image, &barred).await;
+        let origin = origin_of(image, layer, ground.map_err(Ended::Refused)?);
+        let (store, diff_id) = (Arc::clone(&self.pull.store), summary.diff_id);
+        let offer = move || match store.ready() {
+            Some(ready) => ready.offer(&to.0, &diff_id, origin),
+            None => Ok(()),
+        };
+        tokio::task::spawn_blocking(offer)
+            .await
+            .unwrap_or_else(|panic| Err(io::Error::other(panic)))
+            .map_err(|error| failed(&error.to_string()))?;
+        drop(making);
+        self.pull.metrics.layers.made(ReadyMade::Offered);
+        tracing::info!(image = image.name(), blob.digest = %layer, layer.diff_id = %diff_id, size_bytes = bytes, "a layer is ready");
+        Ok(())
+    }
+
+    /// Clients' downloads go first.
+    async fn fills_first(&self) {
+        let begun = Instant::now();
+        while begun.elapsed() < FILLS_FIRST && self.pull.fills.are_under_way() {
+            sleep(GLANCE).await;
+        }
+    }
+}

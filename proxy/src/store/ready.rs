@@ -1,0 +1,334 @@
+//! Ready files: layers that the container runtime mounts as they lie, in the directory where it looks for them.
+//!
+//! ```text
+//! <directory>/lock                               held by the larder that offers files here
+//! <directory>/sha256/ab/<diffID>.erofs           offered
+//! <directory>/sha256/ab/<diffID>.erofs.aside     set aside: no runtime finds it; see `life`
+//! <directory>/sha256/ab/<diffID>.json            of which layer it was made, and why it may be offered
+//! <directory>/tmp/                               what is being made; nothing of it outlives a start
+//! ```
+//!
+//! Owns the account of these files and every change of them. They count with the node tier's blobs, and are evicted in one
+//! order with them. Which files are made, and which may be offered, is [`crate::layers`]' choice.
+
+pub mod life;
+mod open;
+mod rounds;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::{self, DirBuilder, File},
+    io,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use larder_shared::{Digest, RegistryName, Repository};
+use serde::{Deserialize, Serialize};
+
+use self::life::{Phase, Told};
+use super::lock;
+use crate::{clock::Clock, sys::disk};
+
+/// The end of the name under which the runtime finds a file, and of the names beside it.
+const OFFERED: &str = "erofs";
+const ASIDE: &str = "erofs.aside";
+const ORIGIN: &str = "json";
+
+/// Why a layer may be offered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ground {
+    /// Its repository is public.
+    Public,
+    /// The operator shares what the node's own credentials open.
+    Shared,
+    /// The operator offers private layers.
+    Private,
+}
+
+/// Where a ready file comes from.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Origin {
+    /// The layer as it was pushed.
+    pub layer: Digest,
+    pub registry: RegistryName,
+    pub repository: Repository,
+    /// The image by which it is offered.
+    pub manifest: Digest,
+    pub ground: Ground,
+}
+
+/// Why a ready file is to go.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Cause {
+    /// Room is wanted.
+    Room,
+    /// It was not used for its time.
+    Expired,
+    /// It may not be offered any more.
+    Withdrawn,
+}
+
+/// One ready file.
+#[derive(Clone, Debug)]
+pub struct ReadyFile {
+    /// `None` if it is not known: the file beside it is gone.
+    pub origin: Option<Origin>,
+    pub bytes: u64,
+    /// When it was made or a snapshot last referred to it, by the store's clock.
+    pub used: u64,
+    /// Snapshots that refer to it, by the latest report.
+    pub references: u64,
+    pub phase: Phase,
+    /// Why it is to go, if it is.
+    pub goes: Option<Cause>,
+}
+
+/// Bytes of ready files.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct ReadyTotals {
+    pub files: u64,
+    /// All of them, and what is being made.
+    pub bytes: u64,
+    /// Those that a snapshot refers to: they never go.
+    pub kept: u64,
+}
+
+#[derive(Default, Debug)]
+struct State {
+    files: BTreeMap<Digest, ReadyFile>,
+    told: Option<Told>,
+    /// Bytes that are being made.
+    making: u64,
+    /// Files that went, and when, by the store's clock: they are not made again for the same use.
+    gone: HashMap<Digest, u64>,
+    /// Files and bytes that went since somebody looked.
+    removed: Vec<(Cause, u64)>,
+    /// Images of which not all is offered, and why.
+    not_offered: Vec<(String, String)>,
+    /// Why nothing new is offered at all.
+    idle: Option<String>,
+}
+
+/// The directory, and what is known of it.
+#[derive(Debug)]
+pub struct Ready {
+    dir: PathBuf,
+    clock: Clock,
+    state: Mutex<State>,
+    next_tmp: AtomicU64,
+    _lock: disk::Lock,
+}
+
+/// So many of the files that went are remembered.
+const REMEMBERED: usize = 10_000;
+
+impl Ready {
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where the file of a diffID lies, or would.
+    fn path(&self, diff_id: &Digest, end: &str) -> PathBuf {
+        let hex = diff_id.hex();
+        let shard = self.dir.join(diff_id.algorithm().as_str()).join(&hex[..2]);
+        shard.join(format!("{hex}.{end}"))
+    }
+
+    /// A name below the directory that nothing has.
+    pub fn new_tmp(&self) -> PathBuf {
+        let number = self.next_tmp.fetch_add(1, Ordering::Relaxed);
+        self.dir.join("tmp").join(number.to_string())
+    }
+
+    /// All files.
+    pub fn files(&self) -> BTreeMap<Digest, ReadyFile> {
+        lock(&self.state).files.clone()
+    }
+
+    /// The diffID of a layer of which there is a ready file.
+    pub fn of_layer(&self, layer: &Digest) -> Option<Digest> {
+        let state = lock(&self.state);
+        let of = |file: &ReadyFile| file.origin.as_ref().map(|origin| origin.layer);
+        let mut files = state.files.iter();
+        files
+            .find(|(_, file)| of(file) == Some(*layer))
+            .map(|(diff_id, _)| *diff_id)
+    }
+
+    /// Whether there is a file of this diffID, or one that went was made for a use that was not before `used`.
+    pub fn has_or_had(&self, diff_id: &Digest, used: u64) -> bool {
+        let state = lock(&self.state);
+        let went = state.gone.get(diff_id).is_some_and(|went| used <= *went);
+        went || state.files.contains_key(diff_id)
+    }
+
+    /// Sums over all files.
+    pub fn totals(&self) -> ReadyTotals {
+        let state = lock(&self.state);
+        let mut totals = ReadyTotals {
+            bytes: state.making,
+            ..ReadyTotals::default()
+        };
+        for file in state.files.values() {
+            totals.files += 1;
+            totals.bytes += file.bytes;
+            totals.kept += if file.references > 0 { file.bytes } else { 0 };
+        }
+        totals
+    }
+
+    /// Room on the directory's file system (blocking).
+    pub fn space(&self) -> io::Result<disk::Space> {
+        disk::space(&self.dir)
+    }
+
+    /// Whether it is the file system of another directory (blocking).
+    pub(super) fn is_beside(&self, other: &Path) -> bool {
+        let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
+        device(&self.dir) == device(other)
+    }
+
+    /// Says that so many bytes are being made, until what is returned is dropped.
+    pub fn making(&self, bytes: u64) -> Making<'_> {
+        lock(&self.state).making += bytes;
+        Making { ready: self, bytes }
+    }
+
+    /// Offers the file at `made`, which is whole and on disk (blocking). One that is there already stays.
+    pub fn offer(&self, made: &Path, diff_id: &Digest, origin: Origin) -> io::Result<()> {
+        let path = self.path(diff_id, OFFERED);
+        let shard = path.parent().unwrap_or(&self.dir);
+        make_dir(shard)?;
+        self.write_origin(diff_id, &origin)?;
+        let file = File::open(made)?;
+        file.set_modified(self.clock.stamp())?;
+        let bytes = file.metadata()?.blocks() * 512;
+        if lock(&self.state).files.contains_key(diff_id) {
+            return fs::remove_file(made);
+        }
+        fs::rename(made, &path)?;
+        let mut state = lock(&self.state);
+        state.files.insert(
+            *diff_id,
+            ReadyFile {
+                origin: Some(origin),
+                bytes,
+                used: self.clock.now(),
+                references: 0,
+                phase: Phase::Offered,
+                goes: None,
+            },
+        );
+        state.gone.remove(diff_id);
+        drop(state);
+        File::open(shard)?.sync_all()
+    }
+
+    /// Another image, or another ground, speaks for a file from now on (blocking).
+    pub fn set_origin(&self, diff_id: &Digest, origin: Origin) {
+        if let Err(error) = self.write_origin(diff_id, &origin) {
+            tracing::debug!(%error, "the origin of a ready file was not written down");
+        }
+        if let Some(file) = lock(&self.state).files.get_mut(diff_id) {
+            file.origin = Some(origin);
+        }
+    }
+
+    fn write_origin(&self, diff_id: &Digest, origin: &Origin) -> io::Result<()> {
+        let (path, tmp) = (self.path(diff_id, ORIGIN), self.new_tmp());
+        let text = serde_json::to_vec(origin).map_err(io::Error::other)?;
+        let written = fs::write(&tmp, text).and_then(|()| fs::rename(&tmp, path));
+        if written.is_err() {
+            let _ = fs::remove_file(&tmp);
+        }
+        written
+    }
+
+    /// Says whether a file may not be offered any more.
+    pub fn withdraw(&self, diff_id: &Digest, withdrawn: bool) {
+        if let Some(file) = lock(&self.state).files.get_mut(diff_id) {
+            match (withdrawn, file.goes) {
+                (true, _) => file.goes = Some(Cause::Withdrawn),
+                (false, Some(Cause::Withdrawn)) => file.goes = None,
+                (false, _) => {}
+            }
+        }
+    }
+
+    /// Takes note of what the latest report says of snapshots. `None`: no report tells.
+    pub fn told(&self, told: Option<Told>, references: Option<&HashMap<Digest, u64>>) {
+        let mut state = lock(&self.state);
+        state.told = told;
+        let Some(references) = references else {
+            return;
+        };
+        let now = self.clock.now();
+        for (diff_id, file) in &mut state.files {
+            let before = file.references;
+            file.references = references.get(diff_id).copied().unwrap_or(0);
+            if before > 0 || file.references > 0 {
+                file.used = now;
+            }
+        }
+    }
+
+    /// Says of which images not all is offered, and why; and why nothing new is, if so.
+    pub fn not_offered(&self, images: Vec<(String, String)>, idle: Option<String>) {
+        let mut state = lock(&self.state);
+        (state.not_offered, state.idle) = (images, idle);
+    }
+
+    /// The same, for people.
+    pub fn why_not(&self) -> (Vec<(String, String)>, Option<String>) {
+        let state = lock(&self.state);
+        (state.not_offered.clone(), state.idle.clone())
+    }
+
+    /// What was removed since the last call: why, and how many bytes.
+    pub fn take_removed(&self) -> Vec<(Cause, u64)> {
+        std::mem::take(&mut lock(&self.state).removed)
+    }
+
+    /// Writes the times of use to the files, so that they outlive the process (blocking).
+    pub fn write_uses(&self) {
+        for (diff_id, file) in self.files() {
+            let end = if file.phase == Phase::Offered {
+                OFFERED
+            } else {
+                ASIDE
+            };
+            let used = SystemTime::UNIX_EPOCH + Duration::from_secs(file.used);
+            let opened = File::open(self.path(&diff_id, end));
+            let _ = opened.and_then(|file| file.set_modified(used));
+        }
+    }
+}
+
+/// Makes a directory that no other user can look into: layers may be private.
+fn make_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Bytes that are being made, until dropped.
+#[derive(Debug)]
+pub struct Making<'a> {
+    ready: &'a Ready,
+    bytes: u64,
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        lock(&self.ready.state).making -= self.bytes;
+    }
+}
+
+#[cfg(test)]
+mod tests;

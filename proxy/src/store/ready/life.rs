@@ -1,0 +1,192 @@
+//! The life of a ready file that was offered: a pure decision.
+//!
+//! containerd records the path of a file for good and looks at it at each mount. It tells nobody when it does so, and nobody
+//! can ask it to wait. So a file goes in two steps. First it is set aside, to a name that no runtime looks for: from then
+//! on no snapshot can begin to refer to it. Then a report of the runtime that was begun later says whether one has begun
+//! to before. If so the file comes back, else it is removed.
+//!
+//! ```text
+//! Offered -- is to go, a fresh report says that nothing refers to it --> Aside
+//! Aside ---- a report that began later: something refers to it --------> Offered
+//! Aside ---- a report that began later: nothing refers to it ----------> (removed)
+//! Aside ---- no such report comes ------------------------------------> Offered
+//! ```
+
+use std::time::Duration;
+
+/// Where a file stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Under the name that the runtime looks for.
+    Offered,
+    /// Under another name, since this second (Unix time).
+    Aside { since: u64 },
+}
+
+/// The runtime's latest report that tells what its snapshots refer to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Told {
+    /// When the runtime began to answer (Unix time).
+    pub at: u64,
+    /// It is the latest word, and not old.
+    pub fresh: bool,
+}
+
+/// What is done next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    Nothing,
+    SetAside,
+    /// The clock went back: what it said when the file was set aside compares with nothing.
+    WaitAnew,
+    BringBack,
+    Remove,
+}
+
+/// A report that tells more is waited for this long: containers that use the file cannot start meanwhile.
+const PATIENCE: Duration = Duration::from_mins(6);
+
+/// The next step of a file. `goes` says whether it is to go, `referred` whether a snapshot refers to it by the latest
+/// report, `now` is Unix time.
+pub fn next(phase: Phase, goes: bool, referred: bool, told: Option<Told>, now: u64) -> Step {
+    match (phase, told) {
+        (Phase::Offered, Some(told)) if goes && told.fresh && !referred => Step::SetAside,
+        (Phase::Offered, _) => Step::Nothing,
+        (Phase::Aside { since }, _) if now < since => Step::WaitAnew,
+        // Of two times within one second it is not known which was earlier.
+        (Phase::Aside { since }, Some(told)) if told.at > since && told.at <= now => {
+            if referred {
+                Step::BringBack
+            } else {
+                Step::Remove
+            }
+        }
+        (Phase::Aside { since }, _) if now - since >= PATIENCE.as_secs() => Step::BringBack,
+        (Phase::Aside { .. }, _) => Step::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn each_row_of_the_table() {
+        let told = |at, fresh| Some(Told { at, fresh });
+        let aside = Phase::Aside { since: 100 };
+        for (phase, goes, referred, told, now, expected) in [
+            (
+                Phase::Offered,
+                true,
+                false,
+                told(100, true),
+                100,
+                Step::SetAside,
+            ),
+            (
+                Phase::Offered,
+                true,
+                true,
+                told(100, true),
+                100,
+                Step::Nothing,
+            ),
+            (
+                Phase::Offered,
+                false,
+                false,
+                told(100, true),
+                100,
+                Step::Nothing,
+            ),
+            (
+                Phase::Offered,
+                true,
+                false,
+                told(100, false),
+                100,
+                Step::Nothing,
+            ),
+            (Phase::Offered, true, false, None, 100, Step::Nothing),
+            (aside, true, false, told(99, true), 101, Step::Nothing),
+            (aside, true, false, told(100, true), 101, Step::Nothing),
+            (aside, true, false, told(101, true), 101, Step::Remove),
+            (aside, false, false, told(101, false), 101, Step::Remove),
+            (aside, true, true, told(101, true), 101, Step::BringBack),
+            // A report from the future was begun while the clock was wrong.
+            (aside, true, false, told(500, true), 101, Step::Nothing),
+            (aside, true, false, None, 101, Step::Nothing),
+            (aside, true, false, told(99, false), 460, Step::BringBack),
+            (aside, true, false, None, 460, Step::BringBack),
+            (aside, true, false, told(50, true), 99, Step::WaitAnew),
+        ] {
+            let step = next(phase, goes, referred, told, now);
+            assert_eq!(step, expected, "{phase:?} {goes} {referred} {told:?} {now}");
+        }
+    }
+
+    /// What may happen around a file, one a second.
+    #[derive(Clone, Copy, Debug)]
+    enum Event {
+        /// The runtime looks the file up, and if it is there, a snapshot refers to it from now on.
+        Pull,
+        /// The last snapshot that refers to it goes.
+        Unpull,
+        /// The runtime begins to answer; what it answers is of this moment or of a later one.
+        Ask,
+        /// The report is in its place.
+        Answer,
+        /// larder looks.
+        Look,
+        Nothing,
+    }
+
+    proptest! {
+        /// Whatever comes in between, no file is removed to which a snapshot refers.
+        #[test]
+        fn what_a_snapshot_refers_to_is_never_removed(
+            events in proptest::collection::vec(
+                prop_oneof![
+                    Just(Event::Pull), Just(Event::Unpull), Just(Event::Ask), Just(Event::Answer),
+                    Just(Event::Look), Just(Event::Look), Just(Event::Nothing),
+                ],
+                1..200,
+            ),
+            goes in any::<bool>(),
+        ) {
+            let (mut phase, mut snapshot) = (Phase::Offered, false);
+            let mut asking: Option<(u64, bool)> = None;
+            let mut told: Option<(Told, bool)> = None;
+            for (second, event) in events.into_iter().enumerate() {
+                // Several things happen within one second.
+                let now = 1000 + second as u64 / 3;
+                match event {
+                    Event::Pull => snapshot |= phase == Phase::Offered,
+                    Event::Unpull => snapshot = false,
+                    Event::Ask => asking = Some((now, snapshot)),
+                    Event::Answer => {
+                        if let Some((at, referred)) = asking.take() {
+                            told = Some((Told { at, fresh: true }, referred));
+                        }
+                    }
+                    Event::Look => {
+                        let referred = told.is_some_and(|(_, referred)| referred);
+                        let told = told.map(|(told, _)| told);
+                        match next(phase, goes, referred, told, now) {
+                            Step::Nothing => {}
+                            Step::SetAside | Step::WaitAnew => phase = Phase::Aside { since: now },
+                            Step::BringBack => phase = Phase::Offered,
+                            Step::Remove => {
+                                prop_assert!(!snapshot, "removed while a snapshot refers to it");
+                                return Ok(());
+                            }
+                        }
+                    }
+                    Event::Nothing => {}
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! The directory of ready files, with reports of a runtime that the tests make up.
+
+use super::*;
+use crate::clock::unix_now;
+
+const MB: u64 = 1 << 20;
+
+struct Scene {
+    _dir: tempfile::TempDir,
+    ready: Option<Ready>,
+    path: PathBuf,
+    clock: Clock,
+}
+
+fn diff_id(name: &str) -> Digest {
+    Digest::sha256(name.as_bytes())
+}
+
+fn origin(name: &str) -> Origin {
+    Origin {
+        layer: Digest::sha256(format!("layer of {name}").as_bytes()),
+        registry: "r.io".parse().unwrap(),
+        repository: "a/b".parse().unwrap(),
+        manifest: Digest::sha256(b"manifest"),
+        ground: Ground::Public,
+    }
+}
+
+impl Scene {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, clock) = (dir.path().join("layers"), Clock::from(unix_now()));
+        let ready = Ready::open(&path, clock).unwrap();
+        Self {
+            _dir: dir,
+            ready,
+            path,
+            clock,
+        }
+    }
+
+    fn ready(&self) -> &Ready {
+        self.ready.as_ref().unwrap()
+    }
+
+    fn again(&mut self) {
+        self.ready = None;
+        self.ready = Ready::open(&self.path, self.clock).unwrap();
+    }
+
+    fn offer(&self, name: &str) {
+        let made = self.ready().new_tmp();
+        fs::write(&made, vec![7; MB as usize]).unwrap();
+        self.ready()
+            .offer(&made, &diff_id(name), origin(name))
+            .unwrap();
+    }
+
+    fn is_offered(&self, name: &str) -> bool {
+        self.ready().path(&diff_id(name), OFFERED).exists()
+    }
+
+    fn is_aside(&self, name: &str) -> bool {
+        self.ready().path(&diff_id(name), ASIDE).exists()
+    }
+
+    /// A report that was begun `ahead` seconds from now.
+    fn told(&self, ahead: u64, references: &[&str]) {
+        let told = Told {
+            at: unix_now() + ahead,
+            fresh: true,
+        };
+        let references = references.iter().map(|name| (diff_id(name), 1)).collect();
+        self.ready().told(Some(told), Some(&references));
+    }
+
+    /// Lets all that is aside have been there for a while.
+    fn later(&self) {
+        for file in lock(&self.ready().state).files.values_mut() {
+            if let Phase::Aside { since } = &mut file.phase {
+                *since -= 5;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_file_that_nothing_refers_to_goes_when_a_newer_report_says_so() {
+    let scene = Scene::new();
+    scene.offer("a");
+    assert!(scene.is_offered("a"));
+    // No report: it stays, whatever is wanted.
+    assert_eq!(scene.ready().round(1, None), 0);
+    assert!(scene.is_offered("a"));
+    scene.told(0, &[]);
+    assert!(scene.ready().round(1, None) >= MB, "it is on its way");
+    assert!(scene.is_aside("a") && !scene.is_offered("a"));
+    scene.ready().round(1, None);
+    assert!(scene.is_aside("a"), "the report is from before");
+    scene.later();
+    scene.told(0, &[]);
+    scene.ready().round(0, None);
+    assert!(!scene.is_aside("a") && !scene.is_offered("a"));
+    assert_eq!(scene.ready().totals(), ReadyTotals::default());
+    assert_eq!(scene.ready().take_removed().len(), 1);
+    assert!(!scene.ready().path(&diff_id("a"), ORIGIN).exists());
+}
+
+#[test]
+fn a_file_that_a_snapshot_began_to_refer_to_comes_back() {
+    let scene = Scene::new();
+    scene.offer("a");
+    scene.told(0, &[]);
+    scene.ready().round(1, None);
+    assert!(scene.is_aside("a"));
+    scene.later();
+    scene.told(0, &["a"]);
+    scene.ready().round(1, None);
+    assert!(scene.is_offered("a"));
+    assert_eq!(scene.ready().totals().kept, scene.ready().totals().bytes);
+    // It stays for as long as it is referred to, also if it may not be offered any more.
+    scene.ready().withdraw(&diff_id("a"), true);
+    scene.ready().round(u64::MAX, Some(Duration::ZERO));
+    assert!(scene.is_offered("a"));
+}
+
+#[test]
+fn the_least_recently_used_goes_first_and_only_as_much_as_is_needed() {
+    let scene = Scene::new();
+    for (name, age) in [("old", 30), ("older", 60), ("new", 0)] {
+        scene.offer(name);
+        let mut state = lock(&scene.ready().state);
+        let file = state.files.get_mut(&diff_id(name)).unwrap();
+        file.used -= age;
+    }
+    scene.told(0, &[]);
+    scene.ready().round(MB / 2, None);
+    assert!(scene.is_aside("older") && scene.is_offered("old") && scene.is_offered("new"));
+    scene.ready().round(MB + MB / 2, None);
+    assert!(scene.is_aside("old") && scene.is_offered("new"));
+}
+
+#[test]
+fn a_start_finds_what_is_there_and_clears_what_was_being_made() {
+    let mut scene = Scene::new();
+    scene.offer("a");
+    scene.offer("b");
+    scene.told(0, &[]);
+    scene.ready().withdraw(&diff_id("b"), true);
+    scene.ready().round(0, None);
+    let half = scene.ready().new_tmp();
+    fs::write(&half, "half").unwrap();
+    let alone = scene
+        .path
+        .join("sha256/ab")
+        .join(format!("{}.json", "ab".repeat(32)));
+    fs::create_dir_all(alone.parent().unwrap()).unwrap();
+    fs::write(&alone, "{}").unwrap();
+    scene.again();
+    assert!(!half.exists() && !alone.exists());
+    let files = scene.ready().files();
+    assert_eq!(files.len(), 2);
+    assert_eq!(files[&diff_id("a")].phase, Phase::Offered);
+    assert_eq!(files[&diff_id("a")].origin, Some(origin("a")));
+    assert!(matches!(files[&diff_id("b")].phase, Phase::Aside { .. }));
+    // A second larder is let in when the first has ended.
+    assert!(Ready::open(&scene.path, scene.clock).unwrap().is_none());
+}
+
+#[test]
+fn what_went_is_not_made_again_for_the_same_use() {
+    let scene = Scene::new();
+    scene.offer("a");
+    let used = scene.clock.now();
+    assert!(scene.ready().has_or_had(&diff_id("a"), used));
+    scene.told(0, &[]);
+    scene.ready().round(1, None);
+    scene.later();
+    scene.told(0, &[]);
+    scene.ready().round(1, None);
+    assert!(scene.ready().has_or_had(&diff_id("a"), used));
+    assert!(
+        !scene
+            .ready()
+            .has_or_had(&diff_id("a"), scene.clock.now() + 1)
+    );
+}

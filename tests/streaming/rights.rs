@@ -1,0 +1,152 @@
+//! What is never offered, and what is withdrawn. A runtime asks nobody before it mounts a ready file.
+
+use larder_tests::fake::digest_of;
+use larder_tests::image::Image;
+use serde_json::Value;
+
+use crate::{Offering, gzip, one_layer, push, tar};
+
+/// Gives time for something that must not happen: another image is offered meanwhile.
+async fn meanwhile(offering: &Offering) {
+    let (other, diff_id) = one_layer(&offering.scene.fake, "team/meanwhile", 99, 5000);
+    offering.pull("team/meanwhile", &other).await;
+    offering.until_offered(&[&diff_id]).await;
+}
+
+/// The image of another team names a diffID that it does not have: what is behind that name would be anybody's.
+#[tokio::test]
+async fn an_image_whose_configuration_names_a_foreign_layer_offers_nothing() {
+    let offering = Offering::with("", "").await;
+    let tars = [
+        tar(&[("first", b"its own")]),
+        tar(&[("second", b"made up")]),
+    ];
+    let victim = digest_of(b"a layer of another team");
+    let diff_ids = [digest_of(&tars[0]), victim.clone()];
+    let blobs = [gzip(&tars[0]), gzip(&tars[1])];
+    let image = push(&offering.scene.fake, "team/liar", &blobs, &diff_ids);
+    offering.pull("team/liar", &image).await;
+    offering
+        .until_not_offered(&image, "names other layers")
+        .await;
+    // Nor does one whose configuration names more layers than there are.
+    let more = [digest_of(&tars[0]), digest_of(&tars[1]), victim.clone()];
+    let image = push(&offering.scene.fake, "team/more", &blobs, &more);
+    offering.pull("team/more", &image).await;
+    offering
+        .until_not_offered(&image, "names other layers")
+        .await;
+    meanwhile(&offering).await;
+    for diff_id in [&victim, &diff_ids[0], &digest_of(&tars[1])] {
+        assert!(!offering.is_offered(diff_id), "{diff_id}");
+    }
+}
+
+async fn pull_private(offering: &Offering) -> (Image, String) {
+    let fake = &offering.scene.fake;
+    let (image, diff_id) = one_layer(fake, "team/secret", 5, 4000);
+    fake.require_basic("team/secret", "user", "password");
+    let door = offering.scene.door("team/secret");
+    let door = door.login("user", "password", "v1").await.expect("a token");
+    door.pull("v1", &image).await.expect("the image");
+    offering
+        .scene
+        .until_committed(&image.layers[0].digest)
+        .await;
+    offering.lists(&image);
+    (image, diff_id)
+}
+
+#[tokio::test]
+async fn a_private_layer_is_not_offered() {
+    let offering = Offering::with("", "").await;
+    let (image, diff_id) = pull_private(&offering).await;
+    offering.until_not_offered(&image, "not every client").await;
+    meanwhile(&offering).await;
+    assert!(!offering.is_offered(&diff_id));
+}
+
+#[tokio::test]
+async fn a_private_layer_is_offered_if_the_operator_says_so() {
+    let offering = Offering::with("private = true", "").await;
+    let (_, diff_id) = pull_private(&offering).await;
+    let shown = offering.until_offered(&[&diff_id]).await;
+    let ground = |shown: &Value| shown["layers"][0]["ground"] == "private";
+    assert!(ground(&shown), "{shown}");
+}
+
+/// A repository that is closed: what it offered goes, once a report that is newer says that nothing refers to it.
+#[tokio::test]
+async fn what_is_not_public_any_more_is_withdrawn() {
+    let offering = Offering::with("", "").await;
+    let fake = &offering.scene.fake;
+    let (image, diff_id) = one_layer(fake, "team/app", 6, 4000);
+    offering.pull("team/app", &image).await;
+    offering.until_offered(&[&diff_id]).await;
+    fake.require_basic("team/app", "user", "password");
+    // An anonymous client hears it; larder does with it.
+    let url = offering.scene.manifest("team/app", "v1");
+    let heard = larder_tests::http::Call::get(&url).send().await;
+    assert_eq!(heard.expect("an answer").status, 401);
+    offering
+        .until("it is withdrawn", |shown| {
+            shown["layers"].as_array().is_some_and(Vec::is_empty)
+        })
+        .await;
+    assert_eq!(offering.files().len(), 0, "{:?}", offering.files());
+    let removed = "larder_ready_layers_removed_total{reason=\"withdrawn\"}";
+    offering.until("it is counted", |_| true).await;
+    let deadline = std::time::Instant::now() + crate::PATIENCE;
+    while offering.scene.node.metric(removed).await != Some(1.0) {
+        assert!(std::time::Instant::now() < deadline, "it is not counted");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_never_says_is_not_offered_and_nor_is_a_layer_that_it_shares() {
+    let never = "never = [\"*/team/infra*\", \"namespace:kube-system\"]";
+    let offering = Offering::with(never, "").await;
+    let fake = &offering.scene.fake;
+    let (infra, infra_id) = one_layer(fake, "team/infra-agent", 7, 4000);
+    offering.pull("team/infra-agent", &infra).await;
+    let (system, system_id) = one_layer(fake, "team/dns", 8, 4000);
+    offering.uses("container", "kube-system", &system);
+    offering.pull("team/dns", &system).await;
+    let (pause, pause_id) = one_layer(fake, "team/pause", 9, 4000);
+    offering.uses("sandbox", "default", &pause);
+    offering.pull("team/pause", &pause).await;
+    let (own, own_id) = one_layer(fake, "mirror/larder", 10, 4000);
+    offering.pull("mirror/larder", &own).await;
+    offering.until_not_offered(&infra, "never").await;
+    offering.until_not_offered(&system, "never").await;
+    offering.until_not_offered(&pause, "sandboxes").await;
+    offering.until_not_offered(&own, "larder's own").await;
+    // An image of a team that is built on one of them.
+    let base = infra.layers[0]
+        .content
+        .read(0..infra.layers[0].content.len());
+    let top = tar(&[("top", b"of a team")]);
+    let top_id = digest_of(&top);
+    let both = [infra_id.clone(), top_id.clone()];
+    let image = push(fake, "team/built-on", &[base.into(), top], &both);
+    offering.uses("container", "default", &image);
+    offering.pull("team/built-on", &image).await;
+    offering.until_offered(&[&top_id]).await;
+    for diff_id in [&infra_id, &system_id, &pause_id, &own_id] {
+        assert!(!offering.is_offered(diff_id), "{diff_id}");
+    }
+}
+
+/// A pod of kube-system that comes later: what was offered goes again.
+#[tokio::test]
+async fn an_image_that_kube_system_begins_to_use_is_withdrawn() {
+    let offering = Offering::with("", "").await;
+    let (image, diff_id) = one_layer(&offering.scene.fake, "team/app", 11, 4000);
+    offering.pull("team/app", &image).await;
+    offering.until_offered(&[&diff_id]).await;
+    offering.uses("container", "kube-system", &image);
+    offering
+        .until("it is withdrawn", |_| offering.files().is_empty())
+        .await;
+}
