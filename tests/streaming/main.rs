@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use larder_tests::fake::{Content, FakeRegistry, digest_of};
 use larder_tests::image::{Image, Layer, OCI_MANIFEST};
-use larder_tests::node::NodeBuilder;
+use larder_tests::node::{Node, NodeBuilder};
 use larder_tests::scene::{Scene, files};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -53,6 +53,17 @@ impl Offering {
         store: &str,
         more: impl FnOnce(NodeBuilder) -> NodeBuilder,
     ) -> Self {
+        let fake = FakeRegistry::start().await;
+        Self::of(fake, streaming, store, more).await
+    }
+
+    /// The same in front of a registry that is there.
+    async fn of(
+        fake: FakeRegistry,
+        streaming: &str,
+        store: &str,
+        more: impl FnOnce(NodeBuilder) -> NodeBuilder,
+    ) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let (file, layers) = (dir.path().join("runtime.json"), dir.path().join("layers"));
         let directory = if streaming.contains("directory") {
@@ -64,7 +75,9 @@ impl Offering {
             "[store]\nmin_free = \"0\"\n{store}\n[runtime]\nfile = \"{}\"\n[streaming]\nmode = \"ready\"\nmin_layer = \"0\"\n{directory}{streaming}\n",
             file.display()
         );
-        let scene = Scene::with(|node| more(node.config(config))).await;
+        let node = Node::builder().upstream(&fake).config(config);
+        let node = more(node).start().await;
+        let scene = Scene { fake, node };
         Self {
             scene,
             dir,

@@ -1,6 +1,6 @@
 //! What is never offered, and what is withdrawn. A runtime asks nobody before it mounts a ready file.
 
-use larder_tests::fake::digest_of;
+use larder_tests::fake::{FakeRegistry, digest_of};
 use larder_tests::image::Image;
 use serde_json::Value;
 
@@ -73,6 +73,37 @@ async fn a_private_layer_is_offered_if_the_operator_says_so() {
     let shown = offering.until_offered(&[&diff_id]).await;
     let ground = |shown: &Value| shown["layers"][0]["ground"] == "private";
     assert!(ground(&shown), "{shown}");
+}
+
+/// What the node's own credentials open belongs to every client of the node, until the operator says otherwise.
+#[tokio::test]
+async fn what_the_operator_shares_is_offered_for_as_long_as_it_is_shared() {
+    let fake = FakeRegistry::start().await;
+    let secrets = tempfile::tempdir().expect("a directory");
+    let file = |name: &str, text: &str| {
+        let path = secrets.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path.display().to_string()
+    };
+    let (user, password) = (file("username", "node"), file("password", "secret"));
+    let shared = "access = \"shared\"\n";
+    let upstream = format!(
+        "[upstreams.\"{}\"]\nendpoints = [\"{}\"]\n{shared}credentials = {{ username_file = \"{user}\", password_file = \"{password}\" }}\n",
+        fake.host(),
+        fake.url(),
+    );
+    let (image, diff_id) = one_layer(&fake, "team/app", 12, 4000);
+    fake.require_basic("team/app", "node", "secret");
+    let offering = Offering::of(fake, &upstream, "", |node| node).await;
+    offering.pull("team/app", &image).await;
+    let shown = offering.until_offered(&[&diff_id]).await;
+    assert_eq!(shown["layers"][0]["ground"], "shared", "{shown}");
+    let path = offering.scene.node.config_file();
+    let config = std::fs::read_to_string(&path).expect("a file");
+    std::fs::write(&path, config.replace(shared, "")).expect("a file");
+    offering
+        .until("it is withdrawn", |_| offering.files().is_empty())
+        .await;
 }
 
 /// A repository that is closed: what it offered goes, once a report that is newer says that nothing refers to it.

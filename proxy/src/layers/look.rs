@@ -181,8 +181,10 @@ impl Layers {
     /// Withdraws what may not be offered any more. Another image that holds the layer may speak for it.
     async fn withdraw(&self, ready: &Ready, config: &Config, images: &[Image], barred: &Barred) {
         for (diff_id, file) in ready.files() {
-            // Of what is not known nothing can be said against it.
-            let Some(origin) = file.origin else { continue };
+            let Some(origin) = file.origin else {
+                ready.withdraw(&diff_id, true);
+                continue;
+            };
             let subjects = [origin.manifest, origin.layer];
             let open = self
                 .pull

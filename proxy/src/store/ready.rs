@@ -18,7 +18,7 @@ mod rounds;
 use std::{
     collections::{BTreeMap, HashMap},
     fs::{self, DirBuilder, File},
-    io,
+    io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     sync::{
@@ -78,7 +78,7 @@ pub enum Cause {
 /// One ready file.
 #[derive(Clone, Debug)]
 pub struct ReadyFile {
-    /// `None` if it is not known: the file beside it is gone.
+    /// `None` if it is not known, because the file beside it is gone: then nothing says why it may be offered.
     pub origin: Option<Origin>,
     pub bytes: u64,
     /// When it was made or a snapshot last referred to it, by the store's clock.
@@ -245,7 +245,13 @@ impl Ready {
     fn write_origin(&self, diff_id: &Digest, origin: &Origin) -> io::Result<()> {
         let (path, tmp) = (self.path(diff_id, ORIGIN), self.new_tmp());
         let text = serde_json::to_vec(origin).map_err(io::Error::other)?;
-        let written = fs::write(&tmp, text).and_then(|()| fs::rename(&tmp, path));
+        let written = (|| {
+            let mut file = File::create(&tmp)?;
+            file.write_all(&text)?;
+            // On disk before its file is: without it nothing says why the file may be offered.
+            file.sync_all()?;
+            fs::rename(&tmp, path)
+        })();
         if written.is_err() {
             let _ = fs::remove_file(&tmp);
         }
