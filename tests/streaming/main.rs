@@ -238,6 +238,19 @@ fn gzip(bytes: &[u8]) -> Bytes {
 
 /// Pushes an image of these layers, whose configuration names these diffIDs.
 fn push(fake: &FakeRegistry, repository: &str, layers: &[Bytes], diff_ids: &[String]) -> Image {
+    for bytes in layers {
+        fake.put_blob(repository, bytes.clone());
+    }
+    push_naming(fake, repository, layers, diff_ids)
+}
+
+/// The same, but the repository has none of the layers that its manifest names.
+fn push_naming(
+    fake: &FakeRegistry,
+    repository: &str,
+    layers: &[Bytes],
+    diff_ids: &[String],
+) -> Image {
     let config = json!({
         "architecture": "amd64", "os": "linux", "config": {},
         "rootfs": { "type": "layers", "diff_ids": diff_ids },
@@ -247,7 +260,7 @@ fn push(fake: &FakeRegistry, repository: &str, layers: &[Bytes], diff_ids: &[Str
     let layers: Vec<Layer> = layers
         .iter()
         .map(|bytes| Layer {
-            digest: fake.put_blob(repository, bytes.clone()),
+            digest: digest_of(bytes),
             content: Content::bytes(bytes.clone()),
         })
         .collect();

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use larder_tests::fake::digest_of;
 use larder_tests::machine::Machine;
+use larder_tests::real::skipped;
 use larder_tests::scene::{eventually, files};
 use larder_tests::tmpfs::Tmpfs;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -23,7 +24,7 @@ impl Mounted {
             Ok(()) => Some(Self(dir)),
             Err(rustix::io::Errno::INVAL) => panic!("the kernel does not take {}", file.display()),
             Err(error) => {
-                eprintln!("not mounted: {error}");
+                skipped("the kernel's view of a ready file", &error.to_string());
                 None
             }
         }

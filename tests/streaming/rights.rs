@@ -4,7 +4,7 @@ use larder_tests::fake::{FakeRegistry, digest_of};
 use larder_tests::image::Image;
 use serde_json::Value;
 
-use crate::{Offering, gzip, one_layer, push, tar};
+use crate::{Offering, gzip, one_layer, push, push_naming, tar};
 
 /// Gives time for something that must not happen: another image is offered meanwhile.
 async fn meanwhile(offering: &Offering) {
@@ -62,6 +62,27 @@ async fn a_private_layer_is_not_offered() {
     let offering = Offering::with("", "").await;
     let (image, diff_id) = pull_private(&offering).await;
     offering.until_not_offered(&image, "not every client").await;
+    meanwhile(&offering).await;
+    assert!(!offering.is_offered(&diff_id));
+}
+
+/// Anyone can push a manifest that names another team's layer, with the diffID that it really has.
+#[tokio::test]
+async fn a_public_image_that_names_a_private_layer_does_not_open_it() {
+    let offering = Offering::with("", "").await;
+    let fake = &offering.scene.fake;
+    let (secret, diff_id) = pull_private(&offering).await;
+    let layer = &secret.layers[0].content;
+    let bytes = bytes::Bytes::from(layer.read(0..layer.len()));
+    let diff_ids = std::slice::from_ref(&diff_id);
+    let attack = push_naming(fake, "team/attack", &[bytes], diff_ids);
+    let door = offering.scene.door("team/attack");
+    let got = door.get("manifests/v1", &[]).await.expect("an answer");
+    assert_eq!(got.status, 200);
+    let config = format!("blobs/{}", attack.config_digest);
+    let got = door.get(&config, &[]).await.expect("an answer");
+    assert_eq!(got.status, 200);
+    offering.lists(&attack);
     meanwhile(&offering).await;
     assert!(!offering.is_offered(&diff_id));
 }

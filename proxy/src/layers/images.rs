@@ -39,6 +39,9 @@ pub struct Image {
     pub content: Arc<Content>,
     /// When its manifest was last used, by the store's clock.
     pub used: u64,
+    /// The repository is known to hold all of it. That its manifest names a digest proves nothing: anyone can push one that
+    /// names another repository's layer.
+    pub held: bool,
     /// All of it is on this node.
     pub whole: bool,
 }
@@ -83,6 +86,7 @@ pub fn images(store: &Store, read: &mut Read) -> Vec<Image> {
     let mut images = Vec::new();
     let here = |digest: &Digest| store.has(digest) || store.adopts(digest);
     store.repositories().each(|holding| {
+        let links: HashSet<Digest> = holding.links.iter().map(|link| link.digest).collect();
         for link in holding
             .links
             .iter()
@@ -104,14 +108,18 @@ pub fn images(store: &Store, read: &mut Read) -> Vec<Image> {
             let Some(Some(content)) = read.get(&manifest) else {
                 continue;
             };
-            let mut layers = content.layers.iter().map(|(layer, _)| layer);
+            let below = || {
+                let layers = content.layers.iter().map(|(layer, _)| layer);
+                layers.chain([&content.config])
+            };
             images.push(Image {
                 registry: holding.registry.clone(),
                 repository: holding.repository.clone(),
                 manifest,
                 content: Arc::clone(content),
                 used: store.entry(&manifest).map_or(0, |entry| entry.used),
-                whole: here(&content.config) && layers.all(here),
+                held: below().all(|digest| links.contains(digest)),
+                whole: below().all(here),
             });
         }
     });

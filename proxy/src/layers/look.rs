@@ -85,7 +85,7 @@ impl Layers {
                 || held.contains(&image.content.config);
             let largest = image.content.layers.iter().map(|(_, size)| *size).max();
             let small = largest.unwrap_or(0) < config.streaming.min_layer;
-            if !image.whole || !pulled || !told_since || small {
+            if !image.whole || !image.held || !pulled || !told_since || small {
                 continue;
             }
             match self.ground(&config, &image, &barred).await {
@@ -201,7 +201,8 @@ impl Layers {
             if !stays && !barred.has(&origin.layer) {
                 for image in images {
                     let mut layers = image.content.layers.iter();
-                    if layers.any(|(layer, _)| *layer == origin.layer)
+                    if image.held
+                        && layers.any(|(layer, _)| *layer == origin.layer)
                         && let Ok(ground) = self.ground(config, image, barred).await
                     {
                         ready.set_origin(&diff_id, origin_of(image, origin.layer, ground));
