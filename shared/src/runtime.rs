@@ -37,6 +37,9 @@ pub struct Report {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<String>,
     pub runtime: Software,
+    /// The snapshotter of what the kubelet pulls, where containerd's CRI plugin tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshotter: Option<String>,
     /// Every image of every namespace.
     pub images: Vec<Image>,
     /// What uses images now.
@@ -44,6 +47,9 @@ pub struct Report {
     /// Empty where the runtime does not tell (CRI).
     #[serde(default)]
     pub snapshots: Vec<Snapshot>,
+    /// Those plugins of containerd that pull and unpack. Empty for other runtimes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub plugins: Vec<Plugin>,
     /// What lies in the runtime's content store. Empty where there is none (CRI).
     #[serde(default)]
     pub content: Vec<Content>,
@@ -56,6 +62,19 @@ pub struct Software {
     /// `containerd`, `cri-o`, or what the runtime calls itself.
     pub name: String,
     pub version: String,
+}
+
+/// A plugin of containerd: a snapshotter, a differ, or what pulls.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Plugin {
+    /// Such as `io.containerd.snapshotter.v1`.
+    pub kind: String,
+    /// Such as `erofs`.
+    pub id: String,
+    /// Why containerd does not use it, if it could not start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// An image as the runtime lists it.

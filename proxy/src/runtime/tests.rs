@@ -17,6 +17,8 @@ fn report(at: u64) -> Report {
         images: Vec::new(),
         users: Vec::new(),
         snapshots: Vec::new(),
+        plugins: Vec::new(),
+        snapshotter: None,
         content: Vec::new(),
     }
 }

@@ -64,6 +64,13 @@ impl Draft {
         Ok(draft)
     }
 
+    /// Ends the list before, if there is one, and adds a value of the file's own.
+    pub fn value(&mut self, name: &str, value: &(impl Serialize + ?Sized)) -> io::Result<()> {
+        self.end_list()?;
+        write!(self.to, ",\"{name}\":")?;
+        Ok(serde_json::to_writer(&mut self.to, value)?)
+    }
+
     /// Ends the list before, if there is one, and begins the list with this name.
     pub fn list(&mut self, name: &str) -> io::Result<()> {
         self.end_list()?;
@@ -164,6 +171,7 @@ mod tests {
             created: None,
         };
         let mut draft = Draft::begin(&file, 7, Some("a boot"), &software()).unwrap();
+        draft.value("snapshotter", "erofs").unwrap();
         for list in ["images", "users", "snapshots", "content"] {
             draft.list(list).unwrap();
         }
@@ -174,6 +182,7 @@ mod tests {
         let report: Report = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
         assert_eq!((report.version, report.at), (VERSION, 7));
         assert_eq!(report.boot.as_deref(), Some("a boot"));
+        assert_eq!(report.snapshotter.as_deref(), Some("erofs"));
         assert_eq!(report.content, [blob("a"), blob("b")]);
         assert!(report.images.is_empty() && report.users.is_empty() && report.snapshots.is_empty());
         assert_eq!(

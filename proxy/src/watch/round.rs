@@ -2,13 +2,13 @@
 
 mod cri;
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::BytesMut;
-use larder_shared::{digest::Digest, runtime::Image};
+use larder_shared::{
+    digest::Digest,
+    runtime::{Image, Plugin},
+};
 use tonic::Code;
 
 use super::{
@@ -25,7 +25,14 @@ use super::{
 const LONGEST_MANIFEST: usize = 1 << 20;
 
 /// The plugins that keep snapshots.
-const SNAPSHOTTERS: &str = "type==io.containerd.snapshotter.v1";
+const SNAPSHOTTER: &str = "io.containerd.snapshotter.v1";
+
+/// The plugins that pull and unpack.
+const PULLING: [&str; 3] = [
+    SNAPSHOTTER,
+    "io.containerd.differ.v1",
+    "io.containerd.transfer.v1",
+];
 
 /// A round that is under way.
 #[derive(Debug)]
@@ -53,6 +60,8 @@ impl<'a> Round<'a> {
     /// remember.
     pub async fn containerd(mut self, cri: bool) -> Result<Memory, Trouble> {
         let by_cri = if cri {
+            let snapshotter = self.snapshotter_of_pulls().await?;
+            self.value("snapshotter", snapshotter.as_deref())?;
             Some(self.cri_containers().await?)
         } else {
             None
@@ -73,8 +82,13 @@ impl<'a> Round<'a> {
             self.item(&volume)?;
         }
         drop(names);
+        let plugins = self.plugins().await?;
+        self.list("plugins")?;
+        for plugin in &plugins {
+            self.item(plugin)?;
+        }
         self.list("snapshots")?;
-        let snapshotters = self.snapshotters().await?;
+        let snapshotters = snapshotters(&plugins);
         for namespace in &namespaces {
             for snapshotter in &snapshotters {
                 self.snapshots(namespace, snapshotter).await?;
@@ -212,18 +226,14 @@ impl<'a> Round<'a> {
         Ok(())
     }
 
-    async fn snapshotters(&self) -> Result<Vec<String>, Trouble> {
+    async fn plugins(&self) -> Result<Vec<Plugin>, Trouble> {
         let question = containerd::Filters {
-            filters: vec![SNAPSHOTTERS.to_owned()],
+            filters: PULLING.map(|kind| format!("type=={kind}")).to_vec(),
         };
         let answer: containerd::Plugins =
             self.runtime.one(containerd::PLUGINS, "", question).await?;
-        let able = |plugin: &containerd::Plugin| plugin.init_err.is_none();
-        let able = answer.plugins.into_iter().filter(able);
-        let names: HashSet<_> = able.map(|plugin| plugin.id).collect();
-        let mut names: Vec<_> = names.into_iter().collect();
-        names.sort_unstable();
-        Ok(names)
+        let plugins = answer.plugins.into_iter();
+        Ok(plugins.map(translate::plugin).collect())
     }
 
     async fn snapshots(&mut self, namespace: &str, snapshotter: &str) -> Result<(), Trouble> {
@@ -260,6 +270,12 @@ impl<'a> Round<'a> {
         Ok(())
     }
 
+    /// A value of the file's own, if there is one.
+    fn value(&mut self, name: &str, value: Option<&str>) -> Result<(), Trouble> {
+        let written = value.map_or(Ok(()), |value| self.draft.value(name, value));
+        written.map_err(|error| Trouble::of_writing(&error))
+    }
+
     fn list(&mut self, name: &str) -> Result<(), Trouble> {
         let written = self.draft.list(name);
         written.map_err(|error| Trouble::of_writing(&error))
@@ -275,4 +291,17 @@ impl<'a> Round<'a> {
         written.map_err(|error| Trouble::of_writing(&error))?;
         Ok(self.now)
     }
+}
+
+/// The snapshotters that work.
+fn snapshotters(plugins: &[Plugin]) -> Vec<&str> {
+    let able = |plugin: &&Plugin| plugin.kind == SNAPSHOTTER && plugin.trouble.is_none();
+    let mut names: Vec<&str> = plugins
+        .iter()
+        .filter(able)
+        .map(|plugin| plugin.id.as_str())
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names
 }

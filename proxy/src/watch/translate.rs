@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use larder_shared::{
     digest::{Algorithm, Digest},
-    runtime::{Content, Image, Snapshot, User, UserKind},
+    runtime::{Content, Image, Plugin, Snapshot, User, UserKind},
 };
 
 use super::wire::{Timestamp, containerd, cri};
@@ -234,6 +234,23 @@ pub fn volume_user(namespace: &str, container: &cri::Container, volume: &Volume)
         created: seconds_of(container.created_at),
         pod_namespace: container.labels.get(POD_NAMESPACE).cloned(),
     }
+}
+
+/// A plugin; one that did not start has a reason.
+pub fn plugin(plugin: containerd::Plugin) -> Plugin {
+    Plugin {
+        kind: plugin.kind,
+        id: plugin.id,
+        trouble: plugin.init_err.map(|refusal| refusal.message),
+    }
+}
+
+/// The snapshotter of what the CRI pulls: containerd keeps its files in a directory with the plugin's name, unless its
+/// configuration has another `root_path`.
+pub fn snapshotter_of_pulls(answer: &cri::FileSystems) -> Option<String> {
+    let mountpoint = &answer.of_images.first()?.id.as_ref()?.mountpoint;
+    let (_, name) = mountpoint.rsplit_once("/io.containerd.snapshotter.v1.")?;
+    (!name.is_empty() && !name.contains('/')).then(|| name.to_owned())
 }
 
 pub fn snapshot(namespace: &str, snapshotter: &str, info: containerd::SnapshotInfo) -> Snapshot {

@@ -74,6 +74,8 @@ fn report(images: &[&str], name: &str, names_digest: Option<Digest>) -> Report {
             pod_namespace: None,
         }],
         snapshots: Vec::new(),
+        plugins: Vec::new(),
+        snapshotter: None,
         content: Vec::new(),
     }
 }

@@ -47,6 +47,17 @@ impl Round<'_> {
         self.finish()
     }
 
+    /// The snapshotter that containerd's CRI plugin names for what the kubelet pulls. A plugin that does not tell is no trouble.
+    pub(super) async fn snapshotter_of_pulls(&self) -> Result<Option<String>, Trouble> {
+        let told: Result<cri::FileSystems, Trouble> =
+            self.runtime.one(cri::FILE_SYSTEMS, "", Empty {}).await;
+        match told {
+            Ok(answer) => Ok(translate::snapshotter_of_pulls(&answer)),
+            Err(trouble) if trouble.code().is_some() => Ok(None),
+            Err(trouble) => Err(trouble),
+        }
+    }
+
     /// What the CRI plugin of containerd adds to containerd's own list of containers.
     pub(super) async fn cri_containers(&mut self) -> Result<Containers, Trouble> {
         let mut found = Containers::default();

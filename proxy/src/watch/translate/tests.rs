@@ -191,3 +191,29 @@ fn an_image_that_is_mounted_is_a_volume_of_its_container() {
         }]
     );
 }
+
+#[test]
+fn the_snapshotter_of_pulls_is_in_the_path_of_their_file_system() {
+    let of = |mountpoints: &[&str]| {
+        let of_images = mountpoints.iter().map(|mountpoint| cri::FileSystem {
+            id: Some(cri::FileSystemId {
+                mountpoint: (*mountpoint).to_owned(),
+            }),
+        });
+        snapshotter_of_pulls(&cri::FileSystems {
+            of_images: of_images.collect(),
+        })
+    };
+    let erofs = "/var/lib/containerd/io.containerd.snapshotter.v1.erofs";
+    let overlay = "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs";
+    assert_eq!(of(&[erofs]).as_deref(), Some("erofs"));
+    // The one for new images comes first; the others have images from before.
+    assert_eq!(of(&[overlay, erofs]).as_deref(), Some("overlayfs"));
+    for untold in [
+        &[][..],
+        &["/srv/erofs"],
+        &["/io.containerd.snapshotter.v1."],
+    ] {
+        assert_eq!(of(untold), None, "{untold:?}");
+    }
+}

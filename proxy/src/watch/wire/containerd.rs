@@ -53,7 +53,14 @@ pub struct Plugin {
     pub id: String,
     /// Set if the plugin could not start.
     #[prost(message, optional, tag = "7")]
-    pub init_err: Option<super::Empty>,
+    pub init_err: Option<Refusal>,
+}
+
+/// `google.rpc.Status`.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Refusal {
+    #[prost(string, tag = "2")]
+    pub message: String,
 }
 
 #[derive(Clone, PartialEq, Eq, prost::Message)]

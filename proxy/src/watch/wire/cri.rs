@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 pub const VERSION: &str = "/runtime.v1.RuntimeService/Version";
 pub const IMAGES: &str = "/runtime.v1.ImageService/ListImages";
+pub const FILE_SYSTEMS: &str = "/runtime.v1.ImageService/ImageFsInfo";
 pub const CONTAINERS: &str = "/runtime.v1.RuntimeService/ListContainers";
 pub const CONTAINER_STATUS: &str = "/runtime.v1.RuntimeService/ContainerStatus";
 pub const SANDBOXES: &str = "/runtime.v1.RuntimeService/ListPodSandbox";
@@ -125,4 +126,23 @@ pub struct SandboxStatusResponse {
     /// `info` is a JSON document, in which both runtimes name the sandbox's image.
     #[prost(map = "string, string", tag = "2")]
     pub info: HashMap<String, String>,
+}
+
+/// The file systems of images. containerd names that of its snapshotter for new images first.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct FileSystems {
+    #[prost(message, repeated, tag = "1")]
+    pub of_images: Vec<FileSystem>,
+}
+
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct FileSystem {
+    #[prost(message, optional, tag = "2")]
+    pub id: Option<FileSystemId>,
+}
+
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct FileSystemId {
+    #[prost(string, tag = "1")]
+    pub mountpoint: String,
 }
