@@ -8,6 +8,7 @@ mod content;
 mod machine;
 mod members;
 mod runtime;
+mod streaming;
 mod upstreams;
 
 use std::time::Duration;
@@ -33,14 +34,16 @@ pub struct Patient<'a> {
 
 /// Makes every check.
 pub async fn diagnose(patient: Patient<'_>) -> Diagnosis {
-    let (machine, upstreams, members) = tokio::join!(
+    let (machine, streaming, upstreams, members) = tokio::join!(
         machine::look(patient.pull),
+        streaming::look(patient.pull),
         upstreams::look(patient.pull),
         members::look(patient.pull),
     );
     let mut findings = vec![config(patient.misread), sources(patient.metrics)];
     findings.extend(runtime::look(patient.pull));
     findings.extend(machine);
+    findings.extend(streaming);
     findings.extend(content::look(&patient.pull.store.adopted_view()));
     findings.extend(upstreams);
     findings.extend(members);

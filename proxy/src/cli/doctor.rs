@@ -5,11 +5,12 @@
 
 mod node;
 mod ports;
+mod streaming;
 
 use std::path::PathBuf;
 
 use http::Method;
-use larder_shared::admin::{Check, Diagnosis, Finding, Severity, Status};
+use larder_shared::admin::{Check, Diagnosis, Finding, Layers, Severity, Status};
 
 use super::{
     FOUND,
@@ -87,6 +88,10 @@ fn diagnose(args: &DoctorArgs) -> anyhow::Result<Diagnosis> {
     let hosts = node::look(args, status.as_ref().ok(), &mut outside);
     if let Ok(status) = &status {
         outside.extend(ports::look(status, &hosts)?);
+        // A daemon that does not answer this offers nothing.
+        let layers = ask(&args.socket, Method::GET, "/layers");
+        let layers = layers.and_then(|text| read::<Layers>(&text));
+        outside.extend(streaming::look(args, layers.ok().as_ref()));
     }
     // Asked even if the rest failed: its checks are bounded, and may explain why nothing else answers.
     let inside = ask(&args.socket, Method::GET, "/doctor");

@@ -3,7 +3,8 @@
 //! Owns the files that make a runtime ask larder: which are written, what was there before, and how it is
 //! restored. Paths are the node's; `root` knows where they are, on the node itself or mounted in a
 //! container. A plan is made from the files on disk (`certs` for containerd, `crio` for CRI-O), then shown or
-//! carried out (`act`). The runtimes' own configuration is only read (`containerd`, `reload`).
+//! carried out (`act`). The runtimes' own configuration is only read (`containerd`, `reload`), but for one drop-in, which makes
+//! containerd mount ready files and which is written only when it is asked for (`streaming`).
 //!
 //! Order matters: while a file names larder's port, the runtime pulls through any program that listens
 //! there. So uninstall before the daemon stops for good.
@@ -21,6 +22,7 @@ mod preset;
 mod probe;
 mod reload;
 mod root;
+mod streaming;
 #[cfg(test)]
 mod tests;
 mod unit;
@@ -39,9 +41,11 @@ pub use self::preset::{Preset, Runtime};
 pub(super) use self::root::Root;
 use crate::config::{Endpoint, registry_name};
 
+pub(super) use self::streaming::said as containerd_said;
 pub use self::{
     containerd::advice_below as containerd_advice,
     hosts::{hosts_in_order, installed},
+    streaming::{Said, Unpack},
 };
 
 /// The name that stands for every registry.
@@ -119,6 +123,18 @@ pub struct InstallArgs {
     )]
     pub watch: bool,
 
+    /// Instead write a drop-in for containerd 2.4.2 or newer, on the machine itself: containerd then mounts the layers that
+    /// larder has made ready in DIR, which is `[streaming] directory`. With --dry-run it is shown
+    #[arg(
+        long,
+        value_name = "DIR",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "/var/lib/larder-layers",
+        conflicts_with_all = ["registries", "exact", "probe", "watch", "crio_reload"]
+    )]
+    pub streaming: Option<PathBuf>,
+
     /// Show what would change, and change nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -129,6 +145,11 @@ pub struct InstallArgs {
 pub struct UninstallArgs {
     #[command(flatten)]
     pub node: NodeArgs,
+
+    /// containerd's configuration, beside which `install --streaming` has put its drop-in [default: the preset's, or
+    /// config.toml beside --containerd-certs-dir]
+    #[arg(long, value_name = "FILE")]
+    pub containerd_config: Option<PathBuf>,
 
     /// Keep running afterwards until a signal ends it, as a container of a DaemonSet must
     #[arg(long, conflicts_with = "dry_run")]
@@ -153,6 +174,19 @@ pub fn install(args: &InstallArgs, out: &mut dyn Write, complaints: &mut dyn Wri
         return Ok(0);
     }
     let (root, targets) = args.node.find()?;
+    let config = args
+        .node
+        .containerd_config(args.containerd_config.as_deref());
+    if let Some(directory) = &args.streaming {
+        let directory = absolute("--streaming", directory)?;
+        if targets.containerd.is_none() {
+            bail!("--streaming is for containerd: CRI-O has nothing that mounts larder's files");
+        }
+        let mut plan = Plan::default();
+        streaming::install(&mut plan, &root, &config, &directory)?;
+        act::act(&plan, &root, args.dry_run, out, complaints)?;
+        return Ok(0);
+    }
     let address = address(&args.address)?;
     let registries = args
         .registries
@@ -161,9 +195,7 @@ pub fn install(args: &InstallArgs, out: &mut dyn Write, complaints: &mut dyn Wri
         .collect::<Result<Vec<_>>>()?;
     let mut plan = Plan::default();
     if let Some(dir) = &targets.containerd {
-        let preset = Path::new(args.node.preset.containerd_config());
-        let config = args.containerd_config.as_deref().unwrap_or(preset);
-        plan.warnings = containerd::check(&root, config, dir);
+        plan.warnings = containerd::check(&root, &config, dir);
         let names: Vec<String> = registries.iter().map(|(name, _)| name.clone()).collect();
         certs::install(&mut plan, &root, dir, &names, &address, args.exact)?;
     }
@@ -198,6 +230,12 @@ pub fn uninstall(
     let mut looked = Vec::new();
     if let Some(dir) = &targets.containerd {
         certs::uninstall(&mut plan, &root, dir)?;
+        // Beside another certs.d there is another configuration.
+        let certs = args.node.containerd_certs_dir.as_ref();
+        let beside = certs.map(|certs| certs.with_file_name("config.toml"));
+        let given = args.containerd_config.clone().or(beside);
+        let config = args.node.containerd_config(given.as_deref());
+        streaming::uninstall(&mut plan, &root, &config)?;
         looked.push(dir.display().to_string());
     }
     if let Some(dir) = &targets.crio {
@@ -229,6 +267,12 @@ impl NodeArgs {
         let targets =
             preset::targets(self.preset, self.runtime, &root, &certs_dir, &crio_conf_dir)?;
         Ok((root, targets))
+    }
+
+    /// containerd's configuration on the node.
+    fn containerd_config(&self, given: Option<&Path>) -> PathBuf {
+        let preset = Path::new(self.preset.containerd_config());
+        given.unwrap_or(preset).to_owned()
     }
 
     /// Carries out `plan` or shows it, and makes CRI-O read its files again.

@@ -109,6 +109,9 @@ checks! {
     Runtime = "runtime",
     /// The `hosts.toml` files send pulls to larder first, and to the registry when it is down.
     Hosts = "hosts",
+    // By both.
+    /// The container runtime mounts the layers that larder offers to it.
+    Streaming = "streaming",
     // By the daemon.
     /// The configuration file on disk is the one in force.
     Config = "config",

@@ -72,6 +72,7 @@ impl Node {
             containerd_config: Some(self.config()),
             probe: None,
             watch: false,
+            streaming: None,
             dry_run: false,
         }
     }
@@ -152,6 +153,7 @@ fn run_uninstall(node: NodeArgs, dry_run: bool) -> (u8, String) {
     let args = UninstallArgs {
         node,
         stay: false,
+        containerd_config: None,
         dry_run,
     };
     let (mut out, mut complaints) = (Vec::new(), Vec::new());

@@ -1,0 +1,381 @@
+//! Whether this node can mount the layers that larder offers to its container runtime: decisions over what kernel and runtime
+//! say of themselves.
+//!
+//! What containerd's files say, only the command sees: [`crate::cli`].
+
+use std::{fs, io};
+
+use larder_shared::{
+    admin::{Check, Finding},
+    runtime::{Plugin, Report},
+};
+
+use crate::{config::Mode, pull::Pull, runtime};
+
+/// Mounts the trees of ready files, by a loop device.
+const KERNEL_BY_LOOP: Version = (6, 4);
+/// Mounts them from a plain file.
+const KERNEL: Version = (6, 12);
+const SNAPSHOTTER: &str = "io.containerd.snapshotter.v1";
+const DIFFER: &str = "io.containerd.differ.v1";
+const TRANSFER: &str = "io.containerd.transfer.v1";
+
+const INSTALL: &str =
+    "`larder install --streaming` on the node, then restart containerd once; docs/streaming.md";
+
+/// Major and minor.
+type Version = (u64, u64);
+
+/// What is known of the node.
+#[derive(Clone, Debug, Default)]
+struct Facts<'a> {
+    /// The kernel's release, such as `6.12.48+deb13-amd64`.
+    kernel: Option<String>,
+    /// Whether the kernel has EROFS now; `None` if that cannot be told.
+    erofs: Option<bool>,
+    report: Option<&'a Report>,
+}
+
+/// No finding where nothing is offered.
+pub(super) async fn look(pull: &Pull) -> Vec<Finding> {
+    if pull.config.load().streaming.mode == Mode::Off {
+        return Vec::new();
+    }
+    let read = |path: &'static str| tokio::task::spawn_blocking(move || fs::read_to_string(path));
+    let (kernel, systems) = tokio::join!(
+        read("/proc/sys/kernel/osrelease"),
+        read("/proc/filesystems")
+    );
+    let text = |read: Result<io::Result<String>, _>| read.ok().and_then(Result::ok);
+    let known = pull.runtime.known();
+    prerequisites(&Facts {
+        kernel: text(kernel).map(|release| release.trim().to_owned()),
+        erofs: text(systems).map(|systems| has_erofs(&systems)),
+        report: known.report().map(AsRef::as_ref),
+    })
+}
+
+fn has_erofs(file_systems: &str) -> bool {
+    let mut lines = file_systems.lines();
+    lines.any(|line| line.split_whitespace().next_back() == Some("erofs"))
+}
+
+/// One finding for each thing that is needed.
+fn prerequisites(facts: &Facts<'_>) -> Vec<Finding> {
+    let mut findings = vec![kernel(facts), erofs(facts)];
+    let Some(report) = facts.report else {
+        findings.push(warning(
+            "no watcher reports what the container runtime does: whether it mounts ready layers is not known, and larder removes \
+             none of them",
+            "`larder runtime` on the node, or runtime.watch.enabled=true in the chart's values; docs/runtime.md",
+        ));
+        return findings;
+    };
+    findings.push(containerd(report));
+    if report.runtime.name != "containerd" {
+        return findings;
+    }
+    findings.extend([snapshotter(report), transfer(report), mkfs(report)]);
+    findings.push(of_pulls(report));
+    findings
+}
+
+fn kernel(facts: &Facts<'_>) -> Finding {
+    let release = facts.kernel.as_deref().unwrap_or_default();
+    match version(release) {
+        None => ok("the kernel's version is not known"),
+        Some(version) if version < KERNEL_BY_LOOP => error(
+            format!(
+                "the kernel is {release}: it cannot mount ready layers, so a container of one does not start"
+            ),
+            "a kernel of 6.12 or newer, or [streaming] mode = \"off\"",
+        ),
+        Some(version) if version < KERNEL => warning(
+            format!(
+                "the kernel is {release}: before 6.12 it mounts each ready layer by a loop device, of which a node has few"
+            ),
+            "a kernel of 6.12 or newer",
+        ),
+        Some(_) => ok(format!("the kernel is {release}")),
+    }
+}
+
+fn erofs(facts: &Facts<'_>) -> Finding {
+    match facts.erofs {
+        Some(false) => error(
+            "the kernel has not loaded EROFS, without which containerd's erofs snapshotter does not start",
+            "on the node: modprobe erofs; echo erofs > /etc/modules-load.d/erofs.conf; then restart containerd once",
+        ),
+        Some(true) => ok("the kernel has EROFS"),
+        None => ok("whether the kernel has EROFS is not known"),
+    }
+}
+
+fn containerd(report: &Report) -> Finding {
+    let (name, said) = (&report.runtime.name, &report.runtime.version);
+    if name != "containerd" {
+        return error(
+            format!("the container runtime is {name} {said}, which cannot mount ready layers"),
+            "[streaming] mode = \"off\" on this node, or containerd 2.4.2 or newer",
+        );
+    }
+    if runtime::tells(report) {
+        return ok(format!("containerd is {said}"));
+    }
+    error(
+        format!(
+            "containerd is {said}: before 2.4.2 it does not say which ready layers it uses, or has no use for them, so larder offers none"
+        ),
+        "containerd 2.4.2 or newer, or [streaming] mode = \"off\" on this node",
+    )
+}
+
+fn snapshotter(report: &Report) -> Finding {
+    match plugin(report, SNAPSHOTTER, "erofs") {
+        Some(Plugin { trouble: None, .. }) => ok("containerd's erofs snapshotter works"),
+        Some(Plugin {
+            trouble: Some(trouble),
+            ..
+        }) => {
+            let fix = if trouble.contains("incompatible with layer_content_caches") {
+                "remove enable_fsverity and set_immutable from [plugins.\"io.containerd.snapshotter.v1.erofs\"], and restart containerd"
+            } else if trouble.contains("modprobe") {
+                "modprobe erofs on the node, and restart containerd"
+            } else {
+                "look at containerd's log"
+            };
+            error(
+                format!("containerd's erofs snapshotter did not start: {trouble}"),
+                fix,
+            )
+        }
+        None => error("containerd has no erofs snapshotter", INSTALL),
+    }
+}
+
+/// Without it nothing is pulled at all.
+fn transfer(report: &Report) -> Finding {
+    match plugin(report, TRANSFER, "local") {
+        Some(Plugin {
+            trouble: Some(trouble),
+            ..
+        }) => error(
+            format!(
+                "containerd's transfer service did not start, so no image can be pulled: {trouble}"
+            ),
+            "name the differ \"walking\" in unpack_config: the differ \"erofs\" needs an mkfs.erofs that knows --tar (erofs-utils 1.8)",
+        ),
+        _ => ok("containerd's transfer service works"),
+    }
+}
+
+/// containerd tells by its own differ whether there is an mkfs.erofs, which its snapshotter needs, too.
+fn mkfs(report: &Report) -> Finding {
+    match plugin(report, DIFFER, "erofs") {
+        Some(Plugin {
+            trouble: Some(trouble),
+            ..
+        }) if trouble.contains("availability") => error(
+            "containerd finds no mkfs.erofs, so it cannot pull an image of which one layer is not ready",
+            "install erofs-utils on the node, and restart containerd",
+        ),
+        _ => ok("containerd finds mkfs.erofs for layers that are not ready"),
+    }
+}
+
+/// What the kubelet pulls.
+fn of_pulls(report: &Report) -> Finding {
+    match report.snapshotter.as_deref() {
+        Some("erofs") => ok("the kubelet's images go to the erofs snapshotter"),
+        Some(other) => error(
+            format!(
+                "the kubelet's images go to the snapshotter {other}, so no ready layer is used"
+            ),
+            INSTALL,
+        ),
+        None => ok("which snapshotter the kubelet's images go to is not known"),
+    }
+}
+
+fn plugin<'a>(report: &'a Report, kind: &str, id: &str) -> Option<&'a Plugin> {
+    let mut plugins = report.plugins.iter();
+    plugins.find(|plugin| plugin.kind == kind && plugin.id == id)
+}
+
+/// The first two numbers, whatever stands before and behind.
+fn version(text: &str) -> Option<Version> {
+    let mut parts = text.trim_start_matches('v').split('.');
+    let major = parts.next()?.parse().ok()?;
+    let minor = parts.next()?;
+    let digits = minor.bytes().take_while(u8::is_ascii_digit).count();
+    Some((major, minor[..digits].parse().ok()?))
+}
+
+fn ok(found: impl Into<String>) -> Finding {
+    Finding::ok(Check::Streaming, found)
+}
+
+fn warning(found: impl Into<String>, fix: &str) -> Finding {
+    Finding::warning(Check::Streaming, found, fix)
+}
+
+fn error(found: impl Into<String>, fix: &str) -> Finding {
+    Finding::error(Check::Streaming, found, fix)
+}
+
+#[cfg(test)]
+mod tests {
+    use larder_shared::{
+        admin::Severity,
+        runtime::{Software, VERSION},
+    };
+
+    use super::*;
+
+    fn plugin(kind: &str, id: &str, trouble: Option<&str>) -> Plugin {
+        Plugin {
+            kind: kind.to_owned(),
+            id: id.to_owned(),
+            trouble: trouble.map(str::to_owned),
+        }
+    }
+
+    fn report() -> Report {
+        Report {
+            version: VERSION,
+            at: 1,
+            boot: None,
+            runtime: Software {
+                name: "containerd".to_owned(),
+                version: "v2.4.2".to_owned(),
+            },
+            snapshotter: Some("erofs".to_owned()),
+            images: Vec::new(),
+            users: Vec::new(),
+            snapshots: Vec::new(),
+            plugins: vec![
+                plugin(SNAPSHOTTER, "erofs", None),
+                plugin(DIFFER, "walking", None),
+                plugin(
+                    DIFFER,
+                    "erofs",
+                    Some("mkfs.erofs does not support tar mode"),
+                ),
+                plugin(TRANSFER, "local", None),
+            ],
+            content: Vec::new(),
+        }
+    }
+
+    /// What is wrong: severity and both sentences.
+    fn wrong(kernel: &str, erofs: bool, report: Option<&Report>) -> Vec<(Severity, String)> {
+        let facts = Facts {
+            kernel: Some(kernel.to_owned()),
+            erofs: Some(erofs),
+            report,
+        };
+        let findings = prerequisites(&facts).into_iter();
+        let wrong = findings.filter(|one| one.severity != Severity::Ok);
+        wrong
+            .map(|one| (one.severity, format!("{} | {}", one.found, one.fix)))
+            .collect()
+    }
+
+    #[test]
+    fn each_thing_that_is_missing_is_a_finding_of_its_own() {
+        const NEW: &str = "6.12.48+deb13-amd64";
+        assert_eq!(wrong(NEW, true, Some(&report())), []);
+        let broken = |change: &dyn Fn(&mut Report)| {
+            let mut report = report();
+            change(&mut report);
+            wrong(NEW, true, Some(&report))
+        };
+        let incompatible =
+            "enable_fsverity is incompatible with layer_content_caches; use dm-verity";
+        let no_differ = "failed to get instance for diff plugin \"erofs\"";
+        let no_mkfs = "failed to check mkfs.erofs availability: not found";
+        let set = |kind: &'static str, id: &'static str, trouble: &'static str| {
+            move |report: &mut Report| {
+                report
+                    .plugins
+                    .retain(|one| one.kind != kind || one.id != id);
+                report.plugins.push(plugin(kind, id, Some(trouble)));
+            }
+        };
+        let cases: [(Vec<(Severity, String)>, Severity, &str); 11] = [
+            (
+                wrong("6.1.0-18-amd64", true, Some(&report())),
+                Severity::Error,
+                "6.1.0-18-amd64",
+            ),
+            (
+                wrong("6.8.0-45-generic", true, Some(&report())),
+                Severity::Warning,
+                "loop device",
+            ),
+            (
+                wrong(NEW, false, Some(&report())),
+                Severity::Error,
+                "modprobe erofs",
+            ),
+            (wrong(NEW, true, None), Severity::Warning, "larder runtime"),
+            (
+                broken(&|report| report.runtime.version = "2.3.9".to_owned()),
+                Severity::Error,
+                "2.4.2 or newer",
+            ),
+            (
+                broken(&|report| report.runtime.name = "cri-o".to_owned()),
+                Severity::Error,
+                "cri-o",
+            ),
+            (
+                broken(&set(SNAPSHOTTER, "erofs", incompatible)),
+                Severity::Error,
+                "remove enable_fsverity",
+            ),
+            (
+                broken(&|report| report.plugins.retain(|one| one.kind != SNAPSHOTTER)),
+                Severity::Error,
+                "larder install --streaming",
+            ),
+            (
+                broken(&set(TRANSFER, "local", no_differ)),
+                Severity::Error,
+                "\"walking\"",
+            ),
+            (
+                broken(&set(DIFFER, "erofs", no_mkfs)),
+                Severity::Error,
+                "install erofs-utils",
+            ),
+            (
+                broken(&|report| report.snapshotter = Some("overlayfs".to_owned())),
+                Severity::Error,
+                "snapshotter overlayfs",
+            ),
+        ];
+        for (found, severity, words) in cases {
+            assert_eq!(found.len(), 1, "{words}: {found:?}");
+            assert_eq!(found[0].0, severity, "{words}");
+            assert!(found[0].1.contains(words), "{words}: {}", found[0].1);
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_no_finding() {
+        let mut report = report();
+        report.snapshotter = None;
+        assert_eq!(wrong("", true, Some(&report)), []);
+        assert!(has_erofs("nodev\tproc\n\text4\n\terofs\n") && !has_erofs("nodev\terofsx\n"));
+        for (text, wanted) in [
+            ("v2.4.0-beta.0", Some((2, 4))),
+            ("1.7.28~ds1", Some((1, 7))),
+            ("2.4", Some((2, 4))),
+            ("2", None),
+            ("v", None),
+        ] {
+            assert_eq!(version(text), wanted, "{text}");
+        }
+    }
+}
