@@ -2,6 +2,7 @@
 //! as an OCI image layout for tools that push into real ones. Layers are real tar archives, so that a
 //! real runtime can unpack them.
 
+mod compressed;
 mod layout;
 mod more;
 mod tar;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+pub use self::compressed::{Compressed, build_compressed};
 pub use self::layout::{oci_layout, packed};
 pub use self::more::with_file;
 pub use self::waiting::{build_waiting, build_waiting_index};
@@ -60,7 +62,7 @@ pub struct Executable {
     pub image_path: String,
 }
 
-/// One layer of an image, uncompressed, so that its digest is also its diff ID.
+/// One layer of an image: uncompressed, so that its digest is also its diff ID, unless its image says otherwise.
 #[derive(Clone, Debug)]
 pub struct Layer {
     /// Of the archive.
@@ -254,7 +256,17 @@ fn assemble(
             content,
         })
         .collect();
-    let diff_ids: Vec<_> = layers.iter().map(|layer| &layer.digest).collect();
+    let diff_ids: Vec<_> = layers.iter().map(|layer| layer.digest.clone()).collect();
+    assemble_from(format, layers, &diff_ids, architecture, entry_point)
+}
+
+fn assemble_from(
+    format: &Format,
+    layers: Vec<Layer>,
+    diff_ids: &[String],
+    architecture: &str,
+    entry_point: Option<&str>,
+) -> Image {
     let config = json!({
         "created": "1970-01-01T00:00:00Z",
         "architecture": architecture,

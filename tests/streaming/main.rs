@@ -1,10 +1,15 @@
-//! Layers that a container runtime mounts instead of unpacking them (promise P34). The watcher's file is written by the
-//! tests, and says what a containerd says that finds ready files.
+//! Layers that a container runtime mounts instead of unpacking them (promise P34). Where no containerd runs, the watcher's
+//! file is written by the tests, and says what a containerd says that finds ready files.
 
+mod containerd;
+mod doctor;
+mod install;
 mod life;
 mod off;
 mod ready;
 mod rights;
+mod setup;
+mod whole;
 
 use std::fs;
 use std::io::Write as _;

@@ -1,6 +1,7 @@
 //! A containerd of the test's own, with the CRI plugin on.
 
 mod on_node;
+mod ready_files;
 mod release;
 
 use std::os::unix::net::UnixStream;

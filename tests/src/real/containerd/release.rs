@@ -112,6 +112,7 @@ impl Release {
         let dir = dir.display();
         format!(
             r#"version = 3
+imports = ["{dir}/conf.d/*.toml"]
 root = "{dir}/root"
 state = "{dir}/state"
 
