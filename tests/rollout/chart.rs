@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::helm::{IMAGE, larder, object, objects, rendered, root, run, said, same, tool};
 
 /// The variants that have a golden file, and their values.
-const VARIANTS: [(&str, &str); 27] = [
+const VARIANTS: [(&str, &str); 28] = [
     ("default", "{}"),
     (
         "host-network",
@@ -80,6 +80,10 @@ const VARIANTS: [(&str, &str); 27] = [
         "store: {type: persistentVolumeClaim, existingClaim: mine}\n",
     ),
     ("watch", "runtime: {watch: {enabled: true}}\n"),
+    (
+        "streaming",
+        "runtime: {watch: {enabled: true}}\nstreaming: {mode: ready}\nconfig: {streaming: {private: true}}\n",
+    ),
     (
         "watch-k3s-claim",
         "runtime: {preset: k3s, watch: {enabled: true, resources: {limits: {memory: 96Mi}}}}\n\
@@ -320,6 +324,7 @@ fn a_pod_restarts_only_for_what_is_read_at_the_start() {
         assert_eq!(template(running), before, "{running}");
     }
     for anew in [
+        "{streaming: {mode: ready}, runtime: {watch: {enabled: true}}}",
         "config: {registry: {listen: \"[::]:7420\"}}",
         "config: {store: {path: /var/lib/larder/a}}",
         "config: {telemetry: {log: debug}}",
@@ -393,4 +398,36 @@ fn the_runtimes_socket_is_in_the_watchers_container_alone() {
     let off = &off["spec"]["template"]["spec"];
     assert_eq!(off["containers"].as_array().unwrap().len(), 1);
     assert!(!off.to_string().contains("runtime-socket"));
+}
+
+/// What containerd mounts is written by larder alone, at the path that containerd sees.
+#[test]
+fn the_directory_of_ready_layers_is_mounted_only_where_they_are_offered() {
+    let set = object(
+        "runtime: {watch: {enabled: true}}\nstreaming: {mode: ready, directory: /srv/larder/layers}",
+        "DaemonSet",
+    );
+    let pod = &set["spec"]["template"]["spec"];
+    let mut mounted = Vec::new();
+    for kind in ["containers", "initContainers"] {
+        for container in pod[kind].as_array().unwrap() {
+            let mounts = container["volumeMounts"].as_array().unwrap().iter();
+            for mount in mounts.filter(|mount| mount["name"] == "layers") {
+                mounted.push(json!([
+                    container["name"],
+                    mount["mountPath"],
+                    mount["readOnly"]
+                ]));
+            }
+        }
+    }
+    assert_eq!(mounted, [json!(["larder", "/srv/larder/layers", null])]);
+    let volumes = pod["volumes"].as_array().unwrap();
+    let layers = volumes.iter().find(|volume| volume["name"] == "layers");
+    assert_eq!(
+        layers.unwrap()["hostPath"],
+        json!({"path": "/srv/larder/layers", "type": "DirectoryOrCreate"})
+    );
+    let off = object("runtime: {watch: {enabled: true}}", "DaemonSet");
+    assert!(!off.to_string().contains("layers"), "{off}");
 }

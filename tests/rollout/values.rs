@@ -28,6 +28,24 @@ fn values_that_make_no_sense_are_refused_by_name() {
             "runtime: {watch: {enabled: true, socket: /run/docker.sock}}",
             "runtime.watch.socket: /run/docker.sock lies in a directory with the sockets of other programs",
         ),
+        ("streaming: {mode: lazy}", "/streaming/mode"),
+        ("streaming: {directory: /layers}", "/streaming/directory"),
+        (
+            "streaming: {mode: ready}",
+            "streaming.mode: only the watcher knows",
+        ),
+        (
+            "{streaming: {mode: ready}, runtime: {preset: crio, watch: {enabled: true}}}",
+            "streaming.mode: CRI-O",
+        ),
+        (
+            "{streaming: {mode: ready}, runtime: {watch: {enabled: true}}, store: {type: emptyDir}}",
+            "streaming.mode: with store.type emptyDir",
+        ),
+        (
+            "config: {streaming: {mode: ready}}",
+            "config.streaming.mode: set streaming.mode",
+        ),
         (
             "runtime: {registries: [https://ghcr.io]}",
             "/runtime/registries/0",

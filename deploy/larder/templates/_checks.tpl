@@ -49,6 +49,22 @@
 {{- if and .Values.runtime.watch.enabled (regexMatch "^/(var/)?(run/)?[^/]*$" (include "larder.watchSocket" .)) -}}
 {{- fail (printf "runtime.watch.socket: %s lies in a directory with the sockets of other programs, which would all be mounted: choose a socket in a directory of the runtime's own" .Values.runtime.watch.socket) -}}
 {{- end -}}
+{{- if ne .Values.streaming.mode "off" -}}
+{{- if eq .Values.runtime.preset "crio" -}}
+{{- fail "streaming.mode: CRI-O has nothing that mounts larder's files: leave it off on these nodes" -}}
+{{- end -}}
+{{- if not .Values.runtime.watch.enabled -}}
+{{- fail "streaming.mode: only the watcher knows which files the runtime still uses: set runtime.watch.enabled" -}}
+{{- end -}}
+{{- if ne .Values.store.type "hostPath" -}}
+{{- fail (printf "streaming.mode: with store.type %s larder is not root and cannot write %s on the node: set store.type to hostPath" .Values.store.type .Values.streaming.directory) -}}
+{{- end -}}
+{{- end -}}
+{{- range $key := list "mode" "directory" -}}
+{{- if dig "streaming" $key "" $.Values.config -}}
+{{- fail (printf "config.streaming.%s: set streaming.%s, which also mounts the directory" $key $key) -}}
+{{- end -}}
+{{- end -}}
 {{- $registries := list -}}
 {{- range .Values.credentials -}}
 {{- if has .registry $registries -}}

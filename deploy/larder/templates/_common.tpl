@@ -102,6 +102,9 @@ for a volume of its own. */}}
 {{- if .Values.runtime.watch.enabled -}}
 {{- $_ := set $base "runtime" (dict "file" "/run/larder-runtime/runtime.json" "content" (ternary "/run/larder-content" "off" (ne (include "larder.contentDir" .) ""))) -}}
 {{- end -}}
+{{- if ne .Values.streaming.mode "off" -}}
+{{- $_ := set $base "streaming" (dict "mode" .Values.streaming.mode "directory" .Values.streaming.directory) -}}
+{{- end -}}
 {{- $cluster := dict -}}
 {{- if .Values.peers.enabled -}}
 {{- $name := printf "%s-peers.%s.svc.%s" (include "larder.fullname" .) .Release.Namespace .Values.clusterDomain -}}
@@ -141,6 +144,7 @@ for a volume of its own. */}}
     (dig "telemetry" dict $config)
     (dig "admin" dict $config)
     (dig "cluster" dict $config) -}}
+{{- if ne .Values.streaming.mode "off" -}}{{- $parts = append $parts .Values.streaming -}}{{- end -}}
 {{- $parts | toJson | sha256sum | trunc 16 -}}
 {{- end -}}
 
