@@ -117,7 +117,7 @@ pub fn images(store: &Store, read: &mut Read) -> Vec<Image> {
                 repository: holding.repository.clone(),
                 manifest,
                 content: Arc::clone(content),
-                used: store.entry(&manifest).map_or(0, |entry| entry.used),
+                used: store.holding(&manifest).map_or(0, |held| held.used),
                 held: below().all(|digest| links.contains(digest)),
                 whole: below().all(here),
             });

@@ -12,7 +12,7 @@ use larder_shared::{Algorithm, Digest};
 use super::{ASIDE, OFFERED, ORIGIN, Ready, ReadyFile, ReadyTotals, State, life::Phase, make_dir};
 use crate::{
     clock::{Clock, unix_now},
-    store::{Store, lock},
+    store::Store,
     sys::disk,
 };
 
@@ -32,12 +32,6 @@ impl Store {
             let _ = self.ready.set(ready);
         }
         Ok(self.ready.get().is_some())
-    }
-
-    /// When a committed blob was last used, by the store's clock.
-    pub fn last_use(&self, digest: &Digest) -> Option<u64> {
-        let entry = lock(&self.index).entry(digest);
-        entry.map(|entry| entry.used)
     }
 
     /// Bytes of ready files, by their kinds.
