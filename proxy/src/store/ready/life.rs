@@ -3,12 +3,13 @@
 //! containerd records the path of a file for good and looks at it at each mount. It tells nobody when it does so, and nobody
 //! can ask it to wait. So a file goes in two steps. First it is set aside, to a name that no runtime looks for: from then
 //! on no snapshot can begin to refer to it. Then a report of the runtime that was begun later says whether one has begun
-//! to before. If so the file comes back, else it is removed.
+//! to before. If so the file comes back. If not, it is removed, once the report was begun so much later that a snapshot for
+//! which the runtime had just found the file is among those that it lists.
 //!
 //! ```text
 //! Offered -- is to go, a fresh report says that nothing refers to it --> Aside
 //! Aside ---- a report that began later: something refers to it --------> Offered
-//! Aside ---- a report that began later: nothing refers to it ----------> (removed)
+//! Aside ---- a report that began 10 s later: nothing refers to it -----> (removed)
 //! Aside ---- no such report comes ------------------------------------> Offered
 //! ```
 
@@ -43,6 +44,9 @@ pub enum Step {
     Remove,
 }
 
+/// Between the moment in which the runtime finds a file and the one in which it lists a snapshot that refers to it.
+const SETTLES: Duration = Duration::from_secs(10);
+
 /// A report that tells more is waited for this long: containers that use the file cannot start meanwhile.
 const PATIENCE: Duration = Duration::from_mins(6);
 
@@ -54,12 +58,13 @@ pub fn next(phase: Phase, goes: bool, referred: bool, told: Option<Told>, now: u
         (Phase::Offered, _) => Step::Nothing,
         (Phase::Aside { since }, _) if now < since => Step::WaitAnew,
         // Of two times within one second it is not known which was earlier.
-        (Phase::Aside { since }, Some(told)) if told.at > since && told.at <= now => {
-            if referred {
-                Step::BringBack
-            } else {
-                Step::Remove
-            }
+        (Phase::Aside { since }, Some(told)) if referred && told.at > since && told.at <= now => {
+            Step::BringBack
+        }
+        (Phase::Aside { since }, Some(told))
+            if !referred && told.at > since + SETTLES.as_secs() && told.at <= now =>
+        {
+            Step::Remove
         }
         (Phase::Aside { since }, _) if now - since >= PATIENCE.as_secs() => Step::BringBack,
         (Phase::Aside { .. }, _) => Step::Nothing,
@@ -112,12 +117,16 @@ mod tests {
             (Phase::Offered, true, false, None, 100, Step::Nothing),
             (aside, true, false, told(99, true), 101, Step::Nothing),
             (aside, true, false, told(100, true), 101, Step::Nothing),
-            (aside, true, false, told(101, true), 101, Step::Remove),
-            (aside, false, false, told(101, false), 101, Step::Remove),
+            // A snapshot of what was found at second 100 may not be listed yet.
+            (aside, true, false, told(101, true), 111, Step::Nothing),
+            (aside, true, false, told(110, true), 111, Step::Nothing),
+            (aside, true, false, told(111, true), 111, Step::Remove),
+            (aside, false, false, told(111, false), 111, Step::Remove),
             (aside, true, true, told(101, true), 101, Step::BringBack),
             // A report from the future was begun while the clock was wrong.
-            (aside, true, false, told(500, true), 101, Step::Nothing),
-            (aside, true, false, None, 101, Step::Nothing),
+            (aside, true, false, told(500, true), 120, Step::Nothing),
+            (aside, true, true, told(500, true), 120, Step::Nothing),
+            (aside, true, false, None, 120, Step::Nothing),
             (aside, true, false, told(99, false), 460, Step::BringBack),
             (aside, true, false, None, 460, Step::BringBack),
             (aside, true, false, told(50, true), 99, Step::WaitAnew),
@@ -130,8 +139,10 @@ mod tests {
     /// What may happen around a file, one a second.
     #[derive(Clone, Copy, Debug)]
     enum Event {
-        /// The runtime looks the file up, and if it is there, a snapshot refers to it from now on.
-        Pull,
+        /// The runtime looks the file up. If it is there, a snapshot will refer to it.
+        Find,
+        /// The snapshot is listed from now on.
+        List,
         /// The last snapshot that refers to it goes.
         Unpull,
         /// The runtime begins to answer; what it answers is of this moment or of a later one.
@@ -149,7 +160,7 @@ mod tests {
         fn what_a_snapshot_refers_to_is_never_removed(
             events in proptest::collection::vec(
                 prop_oneof![
-                    Just(Event::Pull), Just(Event::Unpull), Just(Event::Ask), Just(Event::Answer),
+                    Just(Event::Find), Just(Event::List), Just(Event::Unpull), Just(Event::Ask), Just(Event::Answer),
                     Just(Event::Look), Just(Event::Look), Just(Event::Nothing),
                 ],
                 1..200,
@@ -157,13 +168,19 @@ mod tests {
             goes in any::<bool>(),
         ) {
             let (mut phase, mut snapshot) = (Phase::Offered, false);
+            let mut found: Option<u64> = None;
             let mut asking: Option<(u64, bool)> = None;
             let mut told: Option<(Told, bool)> = None;
             for (second, event) in events.into_iter().enumerate() {
                 // Several things happen within one second.
                 let now = 1000 + second as u64 / 3;
+                if found.is_some_and(|at| now >= at + SETTLES.as_secs()) {
+                    (snapshot, found) = (true, None);
+                }
                 match event {
-                    Event::Pull => snapshot |= phase == Phase::Offered,
+                    Event::Find if phase == Phase::Offered => found = found.or(Some(now)),
+                    Event::Find => {}
+                    Event::List => snapshot |= found.take().is_some(),
                     Event::Unpull => snapshot = false,
                     Event::Ask => asking = Some((now, snapshot)),
                     Event::Answer => {
@@ -179,7 +196,7 @@ mod tests {
                             Step::SetAside | Step::WaitAnew => phase = Phase::Aside { since: now },
                             Step::BringBack => phase = Phase::Offered,
                             Step::Remove => {
-                                prop_assert!(!snapshot, "removed while a snapshot refers to it");
+                                prop_assert!(!snapshot && found.is_none(), "removed while a snapshot refers to it");
                                 return Ok(());
                             }
                         }

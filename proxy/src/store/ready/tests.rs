@@ -78,7 +78,7 @@ impl Scene {
     fn later(&self) {
         for file in lock(&self.ready().state).files.values_mut() {
             if let Phase::Aside { since } = &mut file.phase {
-                *since -= 5;
+                *since -= 15;
             }
         }
     }
