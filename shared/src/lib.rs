@@ -16,6 +16,7 @@ pub mod route;
 pub mod runtime;
 pub mod spans;
 pub mod trace;
+pub mod warm;
 
 pub use digest::{Algorithm, Digest, Hasher};
 pub use error::{ErrorCode, OciError};
