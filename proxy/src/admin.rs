@@ -8,11 +8,13 @@
 //!                   GET /explain?ref=IMAGE[&platform=OS/ARCH]   what a pull would do; a pod's secret in Authorization
 //!                   GET /doctor              what is wrong with this node, and how to fix it
 //!                   POST /pin?ref=IMAGE /unpin?ref=IMAGE /evict?ref=IMAGE /evict?upstream=NAME
+//!                   GET /warm[?set=NAME]     the warm sets; POST /warm asks their registries now
 //!                   POST /pull?ref=IMAGE /gc /verify   reported line by line
 //!                   GET /log, POST /log?filter=FILTER
 //!                   POST /trace[?ref=IMAGE]  requests as they happen, line by line
 //! telemetry port    GET /metrics  /livez  /readyz
 //!                   GET /                    the status page, for callers by loopback
+//!                   GET PATH/…               the warm sets: see [`warm`]
 //! ```
 //!
 //! Reads snapshots; never holds a lock of the data path for longer than a copy.
@@ -28,6 +30,7 @@ mod scrape;
 mod status;
 mod telemetry;
 mod upstreams;
+mod warm;
 mod work;
 
 use std::{
@@ -53,12 +56,14 @@ use crate::{
     pull::{Platforms, Pull, explain::Asked},
     sys,
     telemetry::Logs,
+    warm::Warm,
 };
 
 /// Everything that may be asked about a running larder.
 #[derive(Debug)]
 pub struct Admin {
     pull: Arc<Pull>,
+    warm: Arc<Warm>,
     metrics: Arc<Metrics>,
     logs: Arc<Logs>,
     listen: Listen,
@@ -79,6 +84,7 @@ impl Admin {
     /// `misread` says why the configuration file on disk is not in force, while it is not.
     pub fn new(
         pull: Arc<Pull>,
+        warm: Arc<Warm>,
         metrics: Arc<Metrics>,
         logs: Arc<Logs>,
         listen: Listen,
@@ -89,6 +95,7 @@ impl Admin {
             misread,
             diagnosis: tokio::sync::Mutex::default(),
             pull,
+            warm,
             metrics,
             logs,
             listen,
@@ -136,13 +143,18 @@ impl Admin {
                 (None, Ok(image)) => done(self.pull.evict(&image).await),
                 (None, Err(why)) => text(StatusCode::BAD_REQUEST, &why),
             },
+            (&Method::GET, "/warm") => self.warm_sets(&query).await,
+            (&Method::POST, "/warm") => {
+                self.warm.refresh().await;
+                self.warm_sets(&query).await
+            }
             (&Method::POST, "/gc") => self.gc(),
             (&Method::POST, "/verify") => self.verify(),
             (&Method::POST, "/trace") => self.follow(&query),
             (&Method::POST, "/pull") => self.pull(&query, request.headers()),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "there are GET /status, /images, /blobs, /layers, /upstreams, /explain, /doctor and /log, and POST /pull, /trace, /pin, /unpin, /evict, /gc, /verify and /log\n",
+                "there are GET /status, /images, /blobs, /layers, /upstreams, /warm, /explain, /doctor and /log, and POST /pull, /warm, /trace, /pin, /unpin, /evict, /gc, /verify and /log\n",
             ),
         }
     }

@@ -46,6 +46,7 @@ use crate::{
     tags::Tags,
     telemetry::Logs,
     upstream::Upstreams,
+    warm::{Lists, Warm},
 };
 
 /// All of the end may take this long after SIGTERM. Kubernetes' default grace period is 30 s.
@@ -290,8 +291,11 @@ impl Bound {
         let readiness = Readiness::default();
         tokio::spawn(take_over(Arc::clone(&self.pull), watch.clone()));
         let misread = Arc::new(ArcSwapOption::empty());
+        let lists = Lists::new(Arc::clone(&self.pull));
+        let warm = Warm::new(Arc::clone(&self.pull), lists);
         let admin = Arc::new(Admin::new(
             Arc::clone(&self.pull),
+            Arc::clone(&warm),
             Arc::clone(&self.metrics),
             Arc::clone(&self.logs),
             self.listen.clone(),
@@ -313,7 +317,7 @@ impl Bound {
         tokio::spawn(Arc::clone(&admin).keep_history());
         if let Some(listener) = self.peers {
             let (pull, metrics) = (Arc::clone(&self.pull), Arc::clone(&self.metrics));
-            let surface = PeerSurface::new(pull, metrics);
+            let surface = PeerSurface::new(pull, Arc::clone(&warm), metrics);
             tokio::spawn(listen::peers(listener, Arc::new(surface), watch.clone()));
         }
         if let Some(store) = &self.pull.cluster.store {
@@ -324,6 +328,7 @@ impl Bound {
         tokio::spawn(Arc::clone(&self.pull.runtime).run(watch.clone()));
         tokio::spawn(Arc::clone(&self.pull.copies).run(watch.clone()));
         tokio::spawn(keep::run(Arc::clone(&self.pull), watch.clone()));
+        tokio::spawn(warm.run(watch.clone()));
         tokio::spawn(keep::scrub(Arc::clone(&self.pull)));
         tokio::spawn(keep::sweep(Arc::clone(&self.pull)));
         tokio::spawn(tend::identities(Arc::clone(&self.pull)));

@@ -26,6 +26,7 @@ mod status;
 mod table;
 mod trace;
 mod upstreams;
+mod warm;
 mod watch;
 
 use std::{
@@ -73,6 +74,8 @@ enum Command {
     Layers(layers::LayersArgs),
     /// Pull images into the node tier before a pod needs them.
     Pull(pull::PullArgs),
+    /// Show the warm sets: which images they hold, and which are missing.
+    Warm(warm::WarmArgs),
     /// Pin an image: larder never evicts its content.
     #[command(after_help = "\
 Examples:
@@ -154,6 +157,7 @@ pub fn main() -> ExitCode {
         Command::Blobs(args) => blobs::blobs(&args),
         Command::Layers(args) => layers::layers(&args),
         Command::Pull(args) => pull::pull(&args),
+        Command::Warm(args) => warm::warm(&args),
         Command::Pin(args) => act::pin(&args, true),
         Command::Unpin(args) => act::pin(&args, false),
         Command::Evict(args) => act::evict(&args),

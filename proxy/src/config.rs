@@ -23,6 +23,7 @@ mod streaming;
 #[cfg(test)]
 mod tests;
 mod value;
+mod warm;
 mod words;
 
 use std::collections::BTreeMap;
@@ -40,6 +41,7 @@ pub use name::{DOCKER_HUB, canonical, host_name, registry_name};
 pub use source::SourceRule;
 pub use streaming::{Mode, Never, Streaming};
 pub use value::{Amount, Pattern, time};
+pub use warm::{FromRepository, Newest, Warm, WarmSet, WarmSource};
 
 /// A longer file is a mistake (a log, an archive), not a configuration.
 const LONGEST_FILE: u64 = 1024 * 1024;
@@ -63,6 +65,8 @@ pub struct Config {
     pub upstreams: BTreeMap<String, Upstream>,
     /// The other nodes, and the object store behind all of them.
     pub cluster: Cluster,
+    /// Sets of images that are brought before a client asks.
+    pub warm: Warm,
     /// Metrics, health, logs.
     pub telemetry: Telemetry,
     /// The socket of the command line.

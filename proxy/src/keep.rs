@@ -70,8 +70,8 @@ impl Pull {
         Around {
             in_runtime: self.store.adopts(digest),
             surplus,
+            warm: self.store.is_warm(digest),
             whole_elsewhere: surplus,
-            ..Around::default()
         }
     }
 

@@ -49,6 +49,7 @@ pub mod pull;
 pub mod keep;
 
 pub mod layers;
+pub mod warm;
 
 pub mod doctor;
 pub mod page;

@@ -13,6 +13,7 @@ mod names;
 mod pieces;
 #[cfg(test)]
 mod tests;
+mod warm;
 
 use std::{
     sync::{Mutex, PoisonError, atomic::AtomicU64},
@@ -27,7 +28,9 @@ use prometheus_client::{
 };
 
 use self::pieces::Pieces;
-pub use self::{adoption::AdoptionMetrics, known::Known, labels::*, layers::LayerMetrics};
+pub use self::{
+    adoption::AdoptionMetrics, known::Known, labels::*, layers::LayerMetrics, warm::WarmMetrics,
+};
 use crate::credentials::Fault;
 
 /// What clients of the registry port asked for and were given.
@@ -310,6 +313,7 @@ pub struct Metrics {
     pub layers: LayerMetrics,
     pub peers: PeerMetrics,
     pub copies: CopyMetrics,
+    pub warm: WarmMetrics,
     pub object_store: ObjectStoreMetrics,
     pub process: ProcessMetrics,
 }
@@ -328,6 +332,7 @@ impl Metrics {
             layers: LayerMetrics::default(),
             peers: PeerMetrics::default(),
             copies: CopyMetrics::default(),
+            warm: WarmMetrics::default(),
             object_store: ObjectStoreMetrics::default(),
             process: ProcessMetrics::default(),
         };

@@ -11,6 +11,7 @@
 //! GET, POST /larder/v1/records?thing=…
 //! POST      /larder/v1/probes?thing=…&silenced=SECONDS      may it probe a silent registry: go, wait, or over
 //! POST      /larder/v1/probes?thing=…&over                  its probe was answered
+//! GET       /larder/v1/warm?set=NAME                  what it holds of a warm set
 //! ```
 //!
 //! Only members get this far: the connection's certificate was checked ([`crate::listen`]). Errors become responses in
@@ -42,18 +43,24 @@ use crate::{
     record::RequestRecord,
     registry::{error_response, ok_response},
     trace::Trace,
+    warm::{SETS, Warm},
 };
 
 /// Answers requests on the peer port.
 #[derive(Debug)]
 pub struct PeerSurface {
     pull: Arc<Pull>,
+    warm: Arc<Warm>,
     metrics: Arc<Metrics>,
 }
 
 impl PeerSurface {
-    pub fn new(pull: Arc<Pull>, metrics: Arc<Metrics>) -> Self {
-        Self { pull, metrics }
+    pub fn new(pull: Arc<Pull>, warm: Arc<Warm>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            pull,
+            warm,
+            metrics,
+        }
     }
 
     /// The cluster that this port belongs to.
@@ -75,6 +82,7 @@ impl PeerSurface {
             ALIVE => Some((StatusCode::OK, self.flowed(&request))),
             HOLDERS => Some(self.holders(&request)),
             PROBES => Some(self.probes(&request)),
+            SETS => Some(self.warm(&request)),
             RECORDS => Some(self.records(&request, body).await),
             HOLDINGS | HOLDERS_OF | COPIES | LINKS => Some(self.copies(&request, body).await),
             _ => None,
@@ -247,6 +255,15 @@ impl PeerSurface {
                 (StatusCode::OK, turn.as_str().to_owned())
             }
             None => (StatusCode::BAD_REQUEST, "since when?\n".to_owned()),
+        }
+    }
+
+    /// What this node holds of a warm set.
+    fn warm(&self, request: &Request<()>) -> (StatusCode, String) {
+        let status = query(request, "set").and_then(|set| self.warm.of_member(&set));
+        match status {
+            Some(status) => json(Some(&status)),
+            None => (StatusCode::NOT_FOUND, "there is no such set\n".to_owned()),
         }
     }
 

@@ -5,6 +5,7 @@
 //! is settled first. HTTP words (status codes of errors, challenges) are the registry surface's business.
 
 mod adopted;
+mod ahead;
 mod blob;
 mod by_tag;
 mod chunk;
@@ -19,6 +20,7 @@ mod manifest;
 mod member;
 mod open_to;
 pub mod outage;
+mod pace;
 mod peer_records;
 mod place;
 mod revalidated;
@@ -42,8 +44,15 @@ use moka::future::Cache;
 
 use self::outage::{LITTLE, Outages};
 pub use self::{
-    chunk::Chunks, manifest::Manifest, member::MemberRequest, open_to::OpenTo, served::Served,
-    warm::Platforms, wishes::Wishes,
+    ahead::{Looked, Parts},
+    chunk::Chunks,
+    manifest::Manifest,
+    member::MemberRequest,
+    open_to::OpenTo,
+    pace::Pace,
+    served::Served,
+    warm::Platforms,
+    wishes::Wishes,
 };
 use crate::{
     access::{Access, Place, Verdict, refused_before},

@@ -30,6 +30,7 @@ mod repositories;
 mod sums;
 mod sweeping;
 mod tenure;
+mod warm;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -66,6 +67,7 @@ pub use ready::{
 pub use repositories::{HeldAs, Holding, Repositories, RepositoryRecord};
 pub use sums::{Checked, Sums};
 pub use tenure::Tenure;
+pub use warm::{WarmHolds, WarmImage};
 
 use crate::{
     clock::Clock,
@@ -90,6 +92,8 @@ pub struct Store {
     /// Damaged files that could not be taken away, because the disk takes no changes: they are not served.
     stuck: Mutex<HashMap<Digest, blob::Identity>>,
     in_use: Mutex<in_use::InUse>,
+    /// What warm sets hold.
+    warm: Mutex<warm::Held>,
     room: Mutex<evicting::Room>,
     trouble: Mutex<Option<keeping::Trouble>>,
     rotten: AtomicU64,
@@ -144,6 +148,7 @@ impl Store {
             places: Turns::default(),
             stuck: Mutex::default(),
             in_use: Mutex::default(),
+            warm: Mutex::default(),
             room: Mutex::default(),
             trouble: Mutex::default(),
             rotten: AtomicU64::new(0),

@@ -1,6 +1,15 @@
 //! Warm sets: what a registry lists of a repository, as members hand it to each other.
 
+mod pattern;
+mod status;
+
 use serde::{Deserialize, Serialize};
+
+pub use pattern::{PatternError, TagPattern, Version};
+pub use status::{
+    CommonImage, ImageState, ImageStatus, NodeStatus, SetImage, SetImages, SetStatus, SourceStatus,
+    TagStatus,
+};
 
 use crate::{Digest, Tag};
 

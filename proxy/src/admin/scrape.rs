@@ -47,6 +47,7 @@ impl Admin {
     /// Looks at everything that is not counted as it happens.
     async fn look(&self) {
         self.pull.copies.show();
+        self.warm.show();
         let config = self.pull.config.load_full();
         let metrics = &self.metrics;
         // Where the disk does not answer, what it said last stays.

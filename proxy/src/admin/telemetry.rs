@@ -30,6 +30,9 @@ impl Admin {
                 return text(refusal.status(), &format!("{}\n", refusal.why()));
             }
         }
+        if let Some(response) = self.warm(request, arrival).await {
+            return response;
+        }
         match request.uri().path() {
             "/metrics" => self.metrics(request.headers()).await,
             // Everything is bound and built before the port answers.

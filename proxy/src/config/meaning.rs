@@ -11,6 +11,7 @@ use super::error::ConfigError;
 use super::said::{Section, Source};
 use super::streaming::streaming;
 use super::value::{self, Amount, Pattern};
+use super::warm::warm;
 use super::words::shown;
 use super::{
     Access, Admin, ClientCertificate, Config, Endpoint, LogFormat, Registry, Runtime, Sharing,
@@ -33,6 +34,7 @@ pub(super) fn config(text: &str, origin: &str) -> Result<Config, ConfigError> {
     let upstreams = upstreams(root.section("upstreams")?)?;
     let mut cluster_section = root.section("cluster")?;
     let cluster = cluster(&mut cluster_section)?;
+    let warm = warm(root.section("warm")?)?;
     let mut telemetry_section = root.section("telemetry")?;
     let telemetry = telemetry(&mut telemetry_section)?;
     let admin = admin(root.section("admin")?)?;
@@ -86,6 +88,7 @@ pub(super) fn config(text: &str, origin: &str) -> Result<Config, ConfigError> {
         access,
         upstreams,
         cluster,
+        warm,
         telemetry,
         admin,
     })

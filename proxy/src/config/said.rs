@@ -105,6 +105,21 @@ impl<'s, 'a> Section<'s, 'a> {
         Ok(Some(Section::new(self.source, title, Some(table), start)))
     }
 
+    /// The same table by another name.
+    pub(super) fn titled(self, title: &str) -> Self {
+        Self {
+            title: title.to_owned(),
+            ..self
+        }
+    }
+
+    /// As [`Section::entries`], in the order of the file.
+    pub(super) fn as_written(self) -> Result<Vec<(String, Section<'s, 'a>)>, ConfigError> {
+        let mut entries = self.entries()?;
+        entries.sort_by_key(|(_, section)| section.start);
+        Ok(entries)
+    }
+
     /// Every table in this one, with its key, when the keys are names that the file is free to choose.
     /// In the order of the names.
     pub(super) fn entries(self) -> Result<Vec<(String, Section<'s, 'a>)>, ConfigError> {

@@ -5,6 +5,7 @@
 //! the reader is lenient (`ttl = 0`, spaces around a size) the schema asks for the usual form.
 
 mod upstreams;
+mod warm;
 
 use serde_json::{Map, Value, json};
 
@@ -38,6 +39,7 @@ impl Config {
                 ("access", access()),
                 ("upstreams", upstreams::upstreams()),
                 ("cluster", cluster()),
+                ("warm", warm::warm()),
                 ("telemetry", telemetry()),
                 ("admin", admin()),
             ],

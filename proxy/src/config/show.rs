@@ -1,5 +1,7 @@
 //! The effective configuration, written as the file that would say all of it.
 
+mod warm;
+
 use std::fmt::{Display, Write as _};
 use std::path::Path;
 use std::time::Duration;
@@ -111,6 +113,7 @@ pub(super) fn toml(config: &Config) -> String {
     }
 
     page.cluster(&config.cluster);
+    page.warm(&config.warm);
 
     page.section("telemetry");
     match config.telemetry.listen {

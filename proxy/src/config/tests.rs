@@ -4,6 +4,7 @@ mod cloud;
 mod cluster;
 mod refused;
 mod schema;
+mod warm;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -259,6 +259,14 @@ words! {
         Disk => "disk",
     }
 
+    /// How a question for the list of a repository ended.
+    WarmListed {
+        Listed => "listed",
+        /// It has no tag, where the list before had some.
+        Empty => "empty",
+        Failed => "failed",
+    }
+
     /// A certificate of the peer port.
     Certificate {
         Ca => "ca",
@@ -381,6 +389,10 @@ sets! {
     PeerServed { role: RoleLabel, outcome: Outcome, }
     Lacking { why: LackingWhy, }
     CopyTaken { outcome: CopyOutcome, }
+    /// A warm set, which the operator names.
+    OfSet { set: String, }
+    WarmImages { set: String, state: &'static str, }
+    WarmLists { set: String, outcome: WarmListed, }
     Certificates { certificate: Certificate, }
     ObjectAsked { operation: ObjectOperation, outcome: ObjectOutcome, }
     Build { version: &'static str, }

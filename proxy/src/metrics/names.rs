@@ -91,6 +91,10 @@ pub fn register(metrics: &Metrics) -> Registry {
         "copies_held_back", "1 while more than a third of the members is missing and no copies are made", copies.held_back;
         "copies_taken", "Copies that this node was to fetch, by how that ended", copies.taken;
         "copies_received_bytes", "Bytes received for copies", copies.received;
+        "warm_images", "Images of a warm set on this node, by state", metrics.warm.images;
+        "warm_bytes", "Bytes of a warm set's images that are on this node", metrics.warm.bytes;
+        "warm_listed_seconds", "Age of the oldest answer that a warm set goes by", metrics.warm.listed;
+        "warm_lists", "Lists that registries were asked for, for a warm set", metrics.warm.lists;
         "certificate_expiry_timestamp_seconds", "When a certificate of the peer port expires; for a CA file with several, the earliest", peers.certificates;
         "object_store_requests", "Requests to the object store", objects.asked;
         "object_store_read_bytes", "Bytes received from the object store, records included", objects.read;

@@ -68,6 +68,20 @@ fn all_of(metrics: &Metrics) {
             metrics.peers.served(&PeerServed { role, outcome }, 1);
         }
     }
+    let set = || "labs".to_owned();
+    for state in ["here", "coming", "waiting", "no-room", "failed"] {
+        let labels = WarmImages { set: set(), state };
+        drop(metrics.warm.images.get_or_create(&labels));
+    }
+    drop(metrics.warm.bytes.get_or_create(&OfSet { set: set() }));
+    drop(metrics.warm.listed.get_or_create(&OfSet { set: set() }));
+    for outcome in WarmListed::ALL.iter().copied() {
+        let labels = WarmLists {
+            set: set(),
+            outcome,
+        };
+        drop(metrics.warm.lists.get_or_create(&labels));
+    }
     for certificate in Certificate::ALL.iter().copied() {
         let labels = Certificates { certificate };
         drop(metrics.peers.certificates.get_or_create(&labels));
@@ -126,6 +140,7 @@ fn table(page: &str) -> String {
                             *word = "*name*";
                         }
                     }),
+                    "set" => words = vec!["*name*"],
                     "version" => words = vec!["*version*"],
                     _ => {}
                 }

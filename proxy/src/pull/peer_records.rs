@@ -208,6 +208,6 @@ fn kept(record: TagRecord) -> PeerRecord {
 
 /// What was heard of a tag. It was not checked here: it must never count as fresh, and any answer of the registry
 /// replaces it.
-fn heard(told: TagRecord) -> TagRecord {
+pub(super) fn heard(told: TagRecord) -> TagRecord {
     TagRecord { checked: 0, ..told }
 }

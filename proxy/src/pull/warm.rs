@@ -14,7 +14,7 @@ use larder_shared::{
     Digest, RangeHeader, Reference, Route, admin::PulledImage, name::ImageName, route::Address,
 };
 
-use super::{Caller, Pull, PullError, Request, held::Held};
+use super::{Caller, Pull, PullError, Request, held::Held, pace::Pace};
 use crate::{
     credentials::Found,
     store::{Counts, Named, Names, Platform},
@@ -112,17 +112,18 @@ pub(super) fn chosen(index: &[u8], wanted: &Platforms) -> Result<Vec<(Digest, St
 }
 
 /// What belongs to an image.
-#[derive(Default)]
-struct Family {
-    manifests: Vec<(Digest, u64)>,
-    blobs: Vec<(Digest, u64)>,
-    platforms: Vec<String>,
+#[derive(Default, Debug)]
+pub(super) struct Family {
+    pub(super) manifests: Vec<(Digest, u64)>,
+    pub(super) blobs: Vec<(Digest, u64)>,
+    pub(super) platforms: Vec<String>,
 }
 
 /// A manifest that came.
-struct Came {
-    digest: Digest,
-    media_type: String,
+#[derive(Debug)]
+pub(super) struct Came {
+    pub(super) digest: Digest,
+    pub(super) media_type: String,
     bytes: bytes::Bytes,
 }
 
@@ -148,11 +149,7 @@ impl Pull {
             ));
         }
         let before: HashSet<Digest> = self.store.digests().into_iter().collect();
-        let (caller, root) = Box::pin(self.root(image, caller)).await?;
-        let mut family = Family::default();
-        Box::pin(self.gather(image, &caller, &root, wanted, &mut family)).await?;
-        let mut seen = HashSet::new();
-        family.blobs.retain(|(digest, _)| seen.insert(*digest));
+        let (caller, root, family) = self.family_of(image, wanted, caller).await?;
         let all: HashMap<Digest, u64> = family
             .manifests
             .iter()
@@ -164,14 +161,8 @@ impl Pull {
             family.manifests.len() as u64,
             total(family.manifests.iter().map(|(_, size)| *size)),
         );
-        stream::iter(family.blobs.iter().copied().map(Ok))
-            .try_for_each_concurrent(AT_ONCE, |(digest, size)| {
-                self.warm_blob(image, &caller, digest, size, counts)
-            })
+        self.bring_family(image, &caller, &family, counts, &Pace::free())
             .await?;
-        for (digest, _) in &family.manifests {
-            self.until_kept(digest).await?;
-        }
         let fetched = || all.iter().filter(|(digest, _)| !before.contains(*digest));
         Ok(PulledImage {
             image: image.to_string(),
@@ -183,6 +174,41 @@ impl Pull {
             fetched_blobs: fetched().count() as u64,
             fetched_bytes: total(fetched().map(|(_, size)| *size)),
         })
+    }
+
+    /// What belongs to an image, as its manifests say, and on whose behalf they could be had.
+    pub(super) async fn family_of(
+        &self,
+        image: &ImageName,
+        wanted: &Platforms,
+        caller: Caller,
+    ) -> Result<(Caller, Came, Family), String> {
+        let (caller, root) = Box::pin(self.root(image, caller)).await?;
+        let mut family = Family::default();
+        Box::pin(self.gather(image, &caller, &root, wanted, &mut family)).await?;
+        let mut seen = HashSet::new();
+        family.blobs.retain(|(digest, _)| seen.insert(*digest));
+        Ok((caller, root, family))
+    }
+
+    /// Brings the blobs of an image into the tier, and waits until its manifests are kept.
+    pub(super) async fn bring_family(
+        &self,
+        image: &ImageName,
+        caller: &Caller,
+        family: &Family,
+        counts: &Counts,
+        pace: &Pace,
+    ) -> Result<(), String> {
+        stream::iter(family.blobs.iter().copied().map(Ok))
+            .try_for_each_concurrent(AT_ONCE, |(digest, size)| {
+                self.warm_blob(image, caller, digest, size, counts, pace)
+            })
+            .await?;
+        for (digest, _) in &family.manifests {
+            self.until_kept(digest).await?;
+        }
+        Ok(())
     }
 
     /// The image's own manifest, and on whose behalf it could be had.
@@ -226,7 +252,7 @@ impl Pull {
         ))
     }
 
-    async fn own_credentials(&self, image: &ImageName) -> Result<Vec<Found>, String> {
+    pub(super) async fn own_credentials(&self, image: &ImageName) -> Result<Vec<Found>, String> {
         let upstream = self.config.load().upstream(image.registry.as_str());
         let found = self
             .credentials
@@ -323,6 +349,7 @@ impl Pull {
         digest: Digest,
         size: u64,
         counts: &Counts,
+        pace: &Pace,
     ) -> Result<(), String> {
         let address = Address::of(&image.registry, &image.repository);
         let named = |error: &dyn std::fmt::Display| format!("the blob {digest}: {error}");
@@ -336,6 +363,7 @@ impl Pull {
                 counts.add(1, size);
                 return Ok(());
             }
+            pace.turn().await;
             let request = Request {
                 route: Route::Blob(address.clone(), digest),
                 head: false,
@@ -351,6 +379,7 @@ impl Pull {
                         let len = frame.data_ref().map_or(0, |data| data.len() as u64);
                         came += len;
                         counts.add(0, len);
+                        pace.after(len).await;
                     }
                     Some(Err(error)) => break Some(error),
                     None => break None,
@@ -395,36 +424,4 @@ impl Pull {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn platforms_are_chosen_by_name_with_or_without_variant() {
-        let digest = |of: &str| Digest::sha256(of.as_bytes());
-        let entry = |of: &str, platform: &str| {
-            let mut parts = platform.split('/');
-            let [os, architecture, variant] = [parts.next(), parts.next(), parts.next()];
-            serde_json::json!({"digest": digest(of), "size": 1,
-                "platform": {"os": os, "architecture": architecture, "variant": variant}})
-        };
-        let index = serde_json::json!({"manifests": [
-            entry("amd", "linux/amd64"), entry("v6", "linux/arm/v6"), entry("v7", "linux/arm/v7"),
-            entry("arm", "linux/arm64/v8"), entry("at", "unknown/unknown"),
-        ]});
-        let index = index.to_string();
-        let these = |names: &[&str]| {
-            let names = names.iter().map(|n| (*n).to_owned()).collect();
-            chosen(index.as_bytes(), &Platforms::These(names))
-        };
-        let found = these(&["linux/amd64", "linux/arm64", "linux/arm"]).expect("all there");
-        let digests: Vec<_> = found.iter().map(|(digest, _)| *digest).collect();
-        assert_eq!(digests, [digest("amd"), digest("arm"), digest("v7")]);
-        assert_eq!(these(&["linux/arm/v6"]).expect("there")[0].0, digest("v6"));
-        let error = these(&["linux/arm/v5"]).expect_err("not there");
-        let there = "linux/amd64, linux/arm/v6, linux/arm/v7, linux/arm64/v8;";
-        assert!(error.contains(there), "{error}");
-        assert!(these(&["linux/am"]).is_err());
-        let all = chosen(index.as_bytes(), &Platforms::All).expect("all");
-        assert_eq!(all.len(), 5);
-    }
-}
+mod tests;

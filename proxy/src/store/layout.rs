@@ -13,6 +13,7 @@
 //! <store>/clock                              how much time has passed for what lies here, in seconds: see `clock`
 //! <store>/in-use                             what containers use, one digest a line; its time says when: see `in_use`
 //! <store>/adopted                            files of the container runtime that were hashed, one a line: see `adopted`
+//! <store>/warm/<set>                         what a warm set holds: see `warm`
 //! <store>/pins                               digests that are never evicted, one a line
 //! <store>/quarantine/                        blobs that were found damaged, for a day
 //! <store>/tmp/                               files on their way to a rename
@@ -148,6 +149,10 @@ impl Layout {
 
     pub fn in_use(&self) -> PathBuf {
         self.root.join("in-use")
+    }
+
+    pub fn warm(&self) -> PathBuf {
+        self.root.join("warm")
     }
 
     pub fn grants(&self) -> PathBuf {

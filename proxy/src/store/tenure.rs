@@ -17,6 +17,7 @@ use super::{
     layout::{Layout, VERSION},
     lock,
     partial::list_left,
+    warm::Held,
 };
 use crate::{clock::unix_now, sys::disk};
 
@@ -101,6 +102,7 @@ impl Store {
         *lock(&self.pins) = Self::read_pins(&layout.pins());
         *lock(&self.in_use) = Self::read_in_use(layout);
         self.adopted.remember(Self::read_hashed(layout));
+        *lock(&self.warm) = Held::read(&layout.warm());
         list_left(layout);
         lock(&self.index).set_clock(layout.clock());
         layout.claim().hold(taken);

@@ -11,7 +11,7 @@ use super::{
     Acted, Blobs, ClusterStatus, Diagnosis, Explanation, Images, Layers, LogFilter, PulledImages,
     Status, TraceEvent, Upstreams, Verified,
 };
-use crate::runtime::Report;
+use crate::{runtime::Report, warm::SetStatus};
 
 fn schema<T: JsonSchema>() -> String {
     // What is printed, where what is read may leave things out.
@@ -39,6 +39,7 @@ fn the_documented_schemas_are_those_of_the_types() {
         ("doctor", schema::<Diagnosis>()),
         ("log", schema::<LogFilter>()),
         ("runtime", schema::<Report>()),
+        ("warm", schema::<SetStatus>()),
     ];
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schemas");
     for (name, schema) in schemas {

@@ -19,11 +19,11 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "[pantry]\nlisten = \"0.0.0.0:7422\"",
-        "1:2: unknown section [pantry]: the sections are [registry], [store], [runtime], [streaming], [tags], [access], [upstreams], [cluster], [telemetry], [admin]",
+        "1:2: unknown section [pantry]: the sections are [registry], [store], [runtime], [streaming], [tags], [access], [upstreams], [cluster], [warm], [telemetry], [admin]",
     ),
     (
         "path = \"/x\"",
-        "1:1: unknown key `path` outside of any section: the sections are [registry], [store], [runtime], [streaming], [tags], [access], [upstreams], [cluster], [telemetry], [admin]",
+        "1:1: unknown key `path` outside of any section: the sections are [registry], [store], [runtime], [streaming], [tags], [access], [upstreams], [cluster], [warm], [telemetry], [admin]",
     ),
     (
         "[registry]\nallow_from = []",

@@ -28,6 +28,8 @@ fn every_section_has_the_same_keys_in_the_schema_and_in_the_reader() {
     let schema = Config::schema();
     let upstream = "/properties/upstreams/additionalProperties";
     let cluster = "/properties/cluster/properties";
+    let set = "/properties/warm/properties/sets/additionalProperties";
+    let from = format!("{set}/properties/from/items/anyOf");
     let rows = [
         ("", "zzzzzzzz = 1".to_owned()),
         (
@@ -66,6 +68,24 @@ fn every_section_has_the_same_keys_in_the_schema_and_in_the_reader() {
         (
             "/properties/telemetry",
             "[telemetry]\nzzzzzzzz = 1".to_owned(),
+        ),
+        ("/properties/warm", "[warm]\nzzzzzzzz = 1".to_owned()),
+        (
+            set,
+            "[warm.sets.a]\nfrom = [{ images = [\"a\"] }]\nzzzzzzzz = 1".to_owned(),
+        ),
+        (
+            &format!("{from}/0"),
+            "[[warm.sets.a.from]]\nrepository = \"a.b/c\"\ntags = [\"d\"]\nzzzzzzzz = 1".to_owned(),
+        ),
+        (
+            &format!("{from}/0/properties/newest/items"),
+            "[[warm.sets.a.from]]\nrepository = \"a.b/c\"\nnewest = [{ match = \"v#\", count = 1, zzzzzzzz = 1 }]"
+                .to_owned(),
+        ),
+        (
+            &format!("{from}/1"),
+            "[[warm.sets.a.from]]\nimages = [\"a\"]\nzzzzzzzz = 1".to_owned(),
         ),
         ("/properties/admin", "[admin]\nzzzzzzzz = 1".to_owned()),
     ];

@@ -1,0 +1,14 @@
+//! What is shown of warm sets: by set, and never by image.
+
+use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
+
+use super::labels::{OfSet, WarmImages, WarmLists};
+
+/// The sets of this node. Gauges are of the last scrape. The operator names the sets.
+#[derive(Default, Debug)]
+pub struct WarmMetrics {
+    pub images: Family<WarmImages, Gauge>,
+    pub bytes: Family<OfSet, Gauge>,
+    pub listed: Family<OfSet, Gauge>,
+    pub lists: Family<WarmLists, Counter>,
+}

@@ -1,0 +1,227 @@
+//! Warm sets: images that are brought to this node before a client asks, and kept (promise P31).
+//!
+//! Which images belong to a set is a pure choice ([`choice`]), made again at each look at the registries ([`look`]). Which of
+//! them there is room for is another ([`budget`]). The images come by digest and by the path of every pull, so a set gives no
+//! caller a right and takes none. What a set holds is the store's to remember: it is no pin, and goes before what containers
+//! use.
+
+mod bring;
+mod budget;
+pub mod cachemachine;
+pub mod choice;
+mod labels;
+mod lists;
+mod look;
+mod state;
+mod status;
+mod together;
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::{Notify, watch};
+
+use self::state::{Progress, SetState};
+pub use self::{lists::Lists, together::SETS};
+use crate::{
+    config::Config,
+    drain::Watch,
+    metrics::{WarmListed, WarmLists},
+    pull::Pull,
+    store::Tenure,
+};
+
+/// Between two looks whether the configuration has changed, or the store is this larder's by now.
+const GLANCE: Duration = Duration::from_secs(1);
+
+/// The command line waits a little longer for an answer.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
+
+/// The first look waits so long for what the runtime uses to be known.
+const SETTLED_WITHIN: Duration = Duration::from_secs(10);
+
+/// The sets of this node.
+#[derive(Debug)]
+pub struct Warm {
+    pull: Arc<Pull>,
+    lists: Lists,
+    /// In the order of the configuration.
+    sets: Mutex<Vec<(String, SetState)>>,
+    /// Looks that were asked for, and the last that is done.
+    asked: AtomicU64,
+    looked: watch::Sender<u64>,
+    /// Rings for a look, and for images that may have to come.
+    look: Notify,
+    bring: Notify,
+    /// Why this node's labels are not known, if they are not.
+    label_trouble: Mutex<Option<String>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Warm {
+    /// Does nothing until [`Self::run`].
+    pub fn new(pull: Arc<Pull>, lists: Lists) -> Arc<Self> {
+        Arc::new(Self {
+            pull,
+            lists,
+            sets: Mutex::default(),
+            asked: AtomicU64::new(0),
+            looked: watch::channel(0).0,
+            look: Notify::new(),
+            bring: Notify::new(),
+            label_trouble: Mutex::default(),
+        })
+    }
+
+    /// Looks at registries and brings images until the drain. Without sets it does neither.
+    pub async fn run(self: Arc<Self>, mut stop: Watch) {
+        let work = async {
+            self.until_owned().await;
+            self.pull.runtime.settled(SETTLED_WITHIN).await;
+            tokio::join!(self.looks(), self.brings());
+        };
+        tokio::select! {
+            () = work => {}
+            () = stop.stopped() => {}
+        }
+    }
+
+    /// Another larder's store, and one whose content is not listed yet, says nothing of what is here.
+    async fn until_owned(&self) {
+        while self.pull.store.tenure() != Tenure::Held || !self.pull.store.is_scanned() {
+            tokio::time::sleep(GLANCE).await;
+        }
+    }
+
+    async fn looks(&self) {
+        loop {
+            let config = self.pull.config.load_full();
+            let asked = self.asked.load(Ordering::Acquire);
+            self.look_at_all(&config).await;
+            self.looked.send_replace(asked);
+            self.bring.notify_one();
+            let due = tokio::time::sleep(jittered(config.warm.refresh));
+            tokio::select! {
+                () = due, if !config.warm.sets.is_empty() => {}
+                () = self.look.notified() => {}
+                () = self.until_changed(&config) => {}
+            }
+        }
+    }
+
+    /// Asks the registries of all sets now, and waits until they have answered, or a while.
+    pub async fn refresh(&self) {
+        let number = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
+        let mut looked = self.looked.subscribe();
+        self.look.notify_one();
+        // The sender lives as long as this.
+        let done = looked.wait_for(|done| *done >= number);
+        let _ = tokio::time::timeout(ANSWERED_WITHIN, done).await;
+    }
+
+    /// Returns when `[warm]` is another one.
+    async fn until_changed(&self, config: &Arc<Config>) {
+        let mut seen = Arc::clone(config);
+        loop {
+            tokio::time::sleep(GLANCE).await;
+            let now = self.pull.config.load_full();
+            if !Arc::ptr_eq(&now, &seen) {
+                if now.warm != config.warm {
+                    return;
+                }
+                seen = now;
+            }
+        }
+    }
+
+    async fn look_at_all(&self, config: &Arc<Config>) {
+        let (labels, trouble) = {
+            let warm = config.warm.clone();
+            let read = tokio::task::spawn_blocking(move || labels::of_node(&warm)).await;
+            read.unwrap_or_else(|panic| (config.warm.labels.clone(), Some(panic.to_string())))
+        };
+        if let Some(trouble) = &trouble
+            && lock(&self.label_trouble).as_ref() != Some(trouble)
+        {
+            tracing::warn!(
+                error = trouble,
+                "this node's labels cannot be read, so sets that ask for them are not warmed here; mend [warm] labels_file"
+            );
+        }
+        *lock(&self.label_trouble) = trouble;
+        self.forget(config);
+        for (name, set) in &config.warm.sets {
+            let before = self.state(name);
+            let new = if set.matches(&labels) {
+                self.look(name, set, before).await
+            } else {
+                SetState {
+                    labels: set.nodes.clone(),
+                    looked: true,
+                    ..SetState::default()
+                }
+            };
+            self.put(config, name, new);
+            // The first set need not wait for the registries of the last.
+            self.bring.notify_one();
+        }
+    }
+
+    /// Sets that the configuration does not name are no more.
+    fn forget(&self, config: &Config) {
+        lock(&self.sets).retain(|(name, _)| config.warm.set(name).is_some());
+    }
+
+    fn state(&self, name: &str) -> SetState {
+        let sets = lock(&self.sets);
+        let found = sets.iter().find(|(of, _)| of == name);
+        found.map(|(_, state)| state.clone()).unwrap_or_default()
+    }
+
+    /// Puts what a look has found in place. An image that is coming goes on.
+    fn put(&self, config: &Config, name: &str, mut new: SetState) {
+        let mut sets = lock(&self.sets);
+        let known = sets.iter_mut().find(|(of, _)| of == name);
+        if let Some((_, old)) = &known {
+            for image in &mut new.images {
+                let Some(digest) = image.digest else {
+                    continue;
+                };
+                let mut same = old.images.iter();
+                let same = same.find(|old| old.is(&image.registry, &image.repository, &digest));
+                if let Some(same) = same
+                    && matches!(same.progress, Progress::Coming(_))
+                {
+                    image.progress = same.progress.clone();
+                }
+            }
+        }
+        match known {
+            Some((_, state)) => *state = new,
+            None => sets.push((name.to_owned(), new)),
+        }
+        let place = |name: &str| config.warm.sets.iter().position(|(of, _)| of == name);
+        sets.sort_by_key(|(name, _)| place(name));
+    }
+
+    fn count_list(&self, set: &str, outcome: WarmListed) {
+        let labels = WarmLists {
+            set: set.to_owned(),
+            outcome,
+        };
+        self.pull.metrics.warm.lists.get_or_create(&labels).inc();
+    }
+}
+
+/// Within a tenth of it, so that nodes that started together do not ask together for ever.
+fn jittered(refresh: Duration) -> Duration {
+    refresh.mul_f64(fastrand::f64().mul_add(0.2, 0.9))
+}

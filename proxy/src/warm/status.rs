@@ -1,0 +1,315 @@
+//! The sets as people and programs see them.
+
+use larder_shared::{
+    Digest, RegistryName, Repository,
+    warm::{
+        CommonImage, ImageState, ImageStatus, NodeStatus, SetImage, SetStatus, SourceStatus,
+        TagStatus,
+    },
+};
+
+use super::{
+    Warm, lock,
+    state::{Progress, SetState, SourceState, Wanted},
+};
+use crate::{
+    config::WarmSource,
+    metrics::{OfSet, WarmImages},
+    store::WarmImage,
+};
+
+impl Warm {
+    /// The names of the sets, in the order of the configuration.
+    pub fn names(&self) -> Vec<String> {
+        let config = self.pull.config.load();
+        config
+            .warm
+            .sets
+            .iter()
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// A set, as this node sees it; `None` where there is no such set.
+    pub fn status(&self, name: &str) -> Option<SetStatus> {
+        let config = self.pull.config.load_full();
+        let set = config.warm.set(name)?;
+        let mut state = self.state(name);
+        state.labels.clone_from(&set.nodes);
+        // Until the first look it may be one of the set's nodes.
+        state.matches |= !state.looked;
+        let images: Vec<ImageStatus> = state.images.iter().map(|image| self.image(image)).collect();
+        let left = state.left.iter().map(|image| self.left(image)).collect();
+        let desired: Vec<SetImage> = state.images.iter().map(shown).collect();
+        let is_here = |(image, _): &(&ImageStatus, &SetImage)| image.state == ImageState::Here;
+        let both = || images.iter().zip(&desired);
+        let here: Vec<SetImage> = both().filter(is_here).map(|(_, s)| s.clone()).collect();
+        let lacking = both().filter(|both| !is_here(both));
+        let missing = lacking.clone().count() as u64;
+        let common = state.images.iter().zip(&images);
+        let common = common.filter(|(_, image)| image.state == ImageState::Here);
+        let sources: Vec<SourceStatus> = state.sources.iter().map(source).collect();
+        let trouble = lock(&self.label_trouble).clone();
+        let trouble = trouble.map(|why| format!("the node's labels: {why}"));
+        let waiting = (!state.looked).then(|| "the registries are being asked".to_owned());
+        Some(SetStatus {
+            name: name.to_owned(),
+            labels: state.labels.clone(),
+            common_cache: common.map(|(image, _)| shared(image)).collect(),
+            all_images: all(&state),
+            images_to_cache: lacking.map(|(_, s)| s.clone()).collect(),
+            available_images: here,
+            desired_images: desired,
+            matches: state.matches,
+            listed_at: sources.iter().filter_map(|source| source.listed_at).min(),
+            error: sources
+                .iter()
+                .find_map(|source| source.error.clone())
+                .or(trouble)
+                .or(waiting),
+            sources,
+            images,
+            left,
+            nodes: vec![NodeStatus {
+                name: self.own_name(),
+                matches: state.matches,
+                missing: state.matches.then_some(missing),
+                error: None,
+            }],
+        })
+    }
+
+    /// The same without what is not known to be public.
+    pub async fn public_status(&self, name: &str) -> Option<SetStatus> {
+        let mut status = self.cluster_status(name).await?;
+        let state = self.state(name);
+        let mut private: Vec<(RegistryName, Repository)> = Vec::new();
+        let images = state.images.iter();
+        let images = images.map(|image| (&image.registry, &image.repository));
+        let left = state.left.iter();
+        let left = left.map(|image| (&image.registry, &image.repository));
+        let sources = state
+            .sources
+            .iter()
+            .filter_map(|state| match &state.source {
+                WarmSource::Repository(from) => Some((&from.registry, &from.repository)),
+                WarmSource::Images(_) => None,
+            });
+        for (registry, repository) in images.chain(left).chain(sources) {
+            let record = self.pull.store.record(registry, repository).await;
+            let known = (registry.clone(), repository.clone());
+            if record.public_since().is_none() && !private.contains(&known) {
+                private.push(known);
+            }
+        }
+        let is_open = |image: &str| {
+            let hidden = private.iter().any(|(registry, repository)| {
+                let of = format!("{registry}/{repository}");
+                let rest = image.strip_prefix(of.as_str());
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '@']))
+            });
+            !hidden
+        };
+        status
+            .common_cache
+            .retain(|image| is_open(&image.image_url));
+        for images in [
+            &mut status.all_images,
+            &mut status.available_images,
+            &mut status.desired_images,
+            &mut status.images_to_cache,
+        ] {
+            images.retain(|image| is_open(&image.image_url));
+        }
+        status.images.retain(|image| is_open(&image.image));
+        status.left.retain(|image| is_open(&image.image));
+        status.sources.retain(|source| is_open(&source.source));
+        if !private.is_empty() {
+            // It may name what is hidden.
+            status.error = status
+                .error
+                .map(|_| "a registry could not be asked".to_owned());
+            for source in &mut status.sources {
+                source.error = source.error.take().map(|_| "see `larder warm`".to_owned());
+            }
+        }
+        Some(status)
+    }
+
+    /// This node among the members.
+    fn own_name(&self) -> String {
+        let own = self.pull.cluster.members.view().own_address();
+        own.map_or_else(|| "this node".to_owned(), |own| own.to_string())
+    }
+
+    fn is_here(&self, image: &Wanted) -> bool {
+        let parts = image.parts.as_ref();
+        parts.is_some_and(|parts| self.pull.store.has_all(&parts.all))
+    }
+
+    fn image(&self, image: &Wanted) -> ImageStatus {
+        let sizes = image.parts.as_ref();
+        let sizes = sizes.map(|parts| self.pull.store.present(&parts.all));
+        let (state, error) = match (&image.progress, self.is_here(image)) {
+            (_, true) => (ImageState::Here, None),
+            (Progress::Waiting, false) => (ImageState::Waiting, None),
+            (Progress::Coming(_), false) => (ImageState::Coming, None),
+            (Progress::NoRoom, false) => {
+                let why = "the sets may hold no more: raise [warm] max_size or [store] max_size, or choose fewer images";
+                (ImageState::NoRoom, Some(why.to_owned()))
+            }
+            (Progress::Failed(why), false) => (ImageState::Failed, Some(why.clone())),
+        };
+        let coming = match &image.progress {
+            Progress::Coming(counts) => Some(counts.progress().bytes),
+            _ => None,
+        };
+        ImageStatus {
+            image: image.name().to_string(),
+            digest: text(image.digest.as_ref()),
+            tags: image.tags.iter().map(ToString::to_string).collect(),
+            state,
+            bytes: sizes.map(|(_, all)| all),
+            present_bytes: sizes.map(|(here, all)| here.max(coming.unwrap_or(0)).min(all)),
+            why: image.why.clone(),
+            error,
+        }
+    }
+
+    fn left(&self, image: &WarmImage) -> ImageStatus {
+        let (here, all) = self.pull.store.present(&image.parts);
+        let reference = match image.tags.first() {
+            Some(tag) => format!(":{tag}"),
+            None => format!("@{}", image.digest),
+        };
+        ImageStatus {
+            image: format!("{}/{}{reference}", image.registry, image.repository),
+            digest: image.digest.to_string(),
+            tags: image.tags.iter().map(ToString::to_string).collect(),
+            state: if here == all {
+                ImageState::Here
+            } else {
+                ImageState::Waiting
+            },
+            bytes: Some(all),
+            present_bytes: Some(here),
+            why: "it left the set and is held for `keep`".to_owned(),
+            error: None,
+        }
+    }
+
+    /// Sets the gauges, for a scrape.
+    pub fn show(&self) {
+        let (metrics, now) = (&self.pull.metrics.warm, crate::clock::unix_now());
+        metrics.images.clear();
+        metrics.bytes.clear();
+        metrics.listed.clear();
+        for name in self.names() {
+            let Some(status) = self.status(&name) else {
+                continue;
+            };
+            let of_set = OfSet { set: name.clone() };
+            for state in ImageState::ALL {
+                let images = status.images.iter().filter(|image| image.state == state);
+                let labels = WarmImages {
+                    set: name.clone(),
+                    state: state.as_str(),
+                };
+                metrics
+                    .images
+                    .get_or_create(&labels)
+                    .set(images.count() as i64);
+            }
+            let bytes = status.images.iter().filter_map(|image| image.present_bytes);
+            metrics
+                .bytes
+                .get_or_create(&of_set)
+                .set(bytes.sum::<u64>() as i64);
+            if let Some(at) = status.listed_at {
+                let age = now.saturating_sub(at) as i64;
+                metrics.listed.get_or_create(&of_set).set(age);
+            }
+        }
+    }
+}
+
+fn text(digest: Option<&Digest>) -> String {
+    digest.map(ToString::to_string).unwrap_or_default()
+}
+
+/// An image, with its first tag, and the next in brackets where the first is an alias.
+fn shown(image: &Wanted) -> SetImage {
+    let name = match &image.tags[..] {
+        [] => image.name().to_string(),
+        [tag] => tag.to_string(),
+        [tag, other, ..] => format!("{tag} ({other})"),
+    };
+    SetImage {
+        image_url: image.name().to_string(),
+        image_hash: text(image.digest.as_ref()),
+        name,
+    }
+}
+
+fn shared(image: &Wanted) -> CommonImage {
+    CommonImage {
+        image_url: image.name().to_string(),
+        image_hash: text(image.digest.as_ref()),
+        tags: image.tags.iter().skip(1).map(ToString::to_string).collect(),
+    }
+}
+
+/// Every tag of the lists, and the images that no list names.
+fn all(state: &SetState) -> Vec<SetImage> {
+    let mut all = Vec::new();
+    for source in &state.sources {
+        let WarmSource::Repository(from) = &source.source else {
+            continue;
+        };
+        let listed = source.listed.iter();
+        for listed in listed.flat_map(|listed| &listed.listing.tags) {
+            let answered = match source.answers.get(&listed.tag) {
+                Some(super::choice::Resolved::Digest(digest)) => Some(*digest),
+                _ => None,
+            };
+            all.push(SetImage {
+                image_url: format!("{}/{}:{}", from.registry, from.repository, listed.tag),
+                image_hash: text(listed.digest.or(answered).as_ref()),
+                name: listed.tag.to_string(),
+            });
+        }
+    }
+    for image in &state.images {
+        let image = SetImage {
+            name: image
+                .tags
+                .first()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            ..shown(image)
+        };
+        if !all.iter().any(|known| known.image_url == image.image_url) {
+            all.push(image);
+        }
+    }
+    all
+}
+
+fn source(state: &SourceState) -> SourceStatus {
+    let tags = state.choice.tags.iter().map(|(tag, why)| TagStatus {
+        tag: tag.to_string(),
+        chosen: why.is_chosen(),
+        why: why.to_string(),
+    });
+    SourceStatus {
+        source: match &state.source {
+            WarmSource::Repository(from) => format!("{}/{}", from.registry, from.repository),
+            WarmSource::Images(_) => "images".to_owned(),
+        },
+        listed_at: state.at,
+        listed_by: state.listed.as_ref().and_then(|listed| listed.by.clone()),
+        error: state.trouble.as_ref().map(|trouble| trouble.why.clone()),
+        failing_since: state.trouble.as_ref().map(|trouble| trouble.since),
+        tags: tags.collect(),
+    }
+}
