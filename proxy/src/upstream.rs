@@ -5,6 +5,7 @@
 //! what is cached, is the callers' business.
 
 mod answer;
+mod api;
 mod authorization;
 mod bounded;
 mod challenge;
@@ -43,6 +44,7 @@ use moka::future::Cache;
 
 pub use self::{
     answer::{Answer, content_range},
+    api::{ApiAnswer, ApiAsk},
     failure::{Failure, Limit, Refusal, Refused},
     knock::{Knock, Knocked},
     lend::Lend,

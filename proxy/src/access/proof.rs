@@ -52,7 +52,7 @@ pub(super) fn fits(subject: &Subject, answer: &Answer, size: Option<u64>) -> Fit
                 _ => Fits::Yes,
             }
         }
-        (Subject::Tags(_) | Subject::Referrers(..), _) => Fits::Yes,
+        (Subject::Tags(_) | Subject::AcrTags(_) | Subject::Referrers(..), _) => Fits::Yes,
     }
 }
 
@@ -153,7 +153,7 @@ impl Access {
         let want = match subject {
             Subject::Blob(_) => Want::Part(Range::new(0, 1)),
             Subject::Manifest(_) => Want::Head,
-            Subject::Tags(_) | Subject::Referrers(..) => Want::All,
+            Subject::Tags(_) | Subject::AcrTags(_) | Subject::Referrers(..) => Want::All,
         };
         let mut ask = place.ask(subject, want).proof();
         let within = place.within(PROOF_TIMEOUT);

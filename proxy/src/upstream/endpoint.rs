@@ -45,7 +45,7 @@ impl Upstreams {
             Identity::anonymous()
         };
         let route = route_of(upstream, endpoint);
-        let key = (at.clone(), ask.repository.clone());
+        let key = (at.clone(), ask.repository.clone(), ask.subject.scope());
         let mut shown = self.show_first(key, identity, &route).await;
         let mut ask = Cow::Borrowed(ask);
         loop {

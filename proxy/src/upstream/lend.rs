@@ -3,7 +3,11 @@
 use http::HeaderValue;
 use larder_shared::{RegistryName, Repository};
 
-use super::{Upstreams, route::route_of, scheme::Scheme};
+use super::{
+    Upstreams,
+    route::route_of,
+    scheme::{Scheme, Scope},
+};
 use crate::{
     client,
     credentials::Credential,
@@ -41,7 +45,8 @@ impl Upstreams {
             return Lend::Cannot;
         };
         let at = client::origin(&origin.url);
-        let scheme = self.schemes.get(&(at.clone(), repository.clone())).await;
+        let key = (at.clone(), repository.clone(), Scope::Content);
+        let scheme = self.schemes.get(&key).await;
         let Some(scheme @ Scheme::Bearer(challenge)) = &scheme else {
             return Lend::Cannot;
         };

@@ -10,7 +10,7 @@ use http::{
 use http_body_util::Full;
 use larder_shared::{Digest, Range, Reference, RegistryName, Repository, media};
 
-use super::failure::Failure;
+use super::{failure::Failure, scheme::Scope};
 use crate::{client, config::Endpoint, identity::Identity, trace::Trace};
 
 /// How larder names itself to registries.
@@ -23,6 +23,8 @@ pub enum Subject {
     Blob(Digest),
     /// `tags/list` with a query.
     Tags(String),
+    /// Azure's own list of tags, which has their digests, with a query.
+    AcrTags(String),
     /// `referrers/<digest>` with a query.
     Referrers(Digest, String),
 }
@@ -139,7 +141,7 @@ impl Subject {
         match self {
             Self::Manifest(reference) => Some(reference.clone()),
             Self::Blob(digest) => Some(Reference::Digest(*digest)),
-            Self::Tags(_) | Self::Referrers(..) => None,
+            Self::Tags(_) | Self::AcrTags(_) | Self::Referrers(..) => None,
         }
     }
 
@@ -148,6 +150,14 @@ impl Subject {
         match self {
             Self::Blob(digest) | Self::Manifest(Reference::Digest(digest)) => Some(*digest),
             _ => None,
+        }
+    }
+
+    /// What a token for it is good for.
+    pub(super) fn scope(&self) -> Scope {
+        match self {
+            Self::AcrTags(_) => Scope::Metadata,
+            _ => Scope::Content,
         }
     }
 }
@@ -163,17 +173,36 @@ pub(super) fn endpoint_uri(endpoint: &Endpoint, ask: &Ask) -> Result<Uri, Failur
     };
     let repository = &ask.repository;
     let rest = match &ask.subject {
+        Subject::AcrTags(query) => return acr_uri(endpoint, repository, query),
         Subject::Manifest(reference) => format!("manifests/{reference}"),
         Subject::Blob(digest) => format!("blobs/{digest}"),
         Subject::Tags(query) => with_query("tags/list".to_owned(), query),
         Subject::Referrers(digest, query) => with_query(format!("referrers/{digest}"), query),
     };
-    format!("{base}{v2}/{repository}/{rest}")
-        .parse()
-        .map_err(|_| Failure::Invalid {
-            at: client::origin(&endpoint.url),
-            why: "a URL that cannot be asked".to_owned(),
-        })
+    parsed(endpoint, &format!("{base}{v2}/{repository}/{rest}"))
+}
+
+/// Azure's API lies beside `/v2`. What an endpoint's path has after it belongs to the repository's name.
+fn acr_uri(endpoint: &Endpoint, repository: &Repository, query: &str) -> Result<Uri, Failure> {
+    let path: Vec<_> = endpoint.url.path().split('/').collect();
+    let path = path.split(|part| *part == "v2").collect::<Vec<_>>();
+    let parts = |at: usize| path.get(at).copied().unwrap_or_default().iter().copied();
+    let plain = |part: &&str| !part.is_empty();
+    let repository = repository.as_str();
+    let segments = parts(0).chain(["acr", "v1"]).chain(parts(1));
+    let mut text = client::origin(&endpoint.url);
+    for segment in segments.chain([repository, "_tags"]).filter(plain) {
+        text.push('/');
+        text.push_str(segment);
+    }
+    parsed(endpoint, &with_query(text, query))
+}
+
+fn parsed(endpoint: &Endpoint, text: &str) -> Result<Uri, Failure> {
+    text.parse().map_err(|_| Failure::Invalid {
+        at: client::origin(&endpoint.url),
+        why: "a URL that cannot be asked".to_owned(),
+    })
 }
 
 fn with_query(path: String, query: &str) -> String {
@@ -216,4 +245,37 @@ pub(super) fn request(
         request.headers_mut().insert(RANGE, range);
     }
     request
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_of_azure_lies_beside_the_registry_api() {
+        for (endpoint, expected) in [
+            (
+                "https://t.azurecr.io",
+                "https://t.azurecr.io/acr/v1/a/b/_tags?n=5",
+            ),
+            (
+                "https://t.azurecr.io/",
+                "https://t.azurecr.io/acr/v1/a/b/_tags?n=5",
+            ),
+            (
+                "https://h.io/x/v2/hub/",
+                "https://h.io/x/acr/v1/hub/a/b/_tags?n=5",
+            ),
+            ("https://h.io/x", "https://h.io/x/acr/v1/a/b/_tags?n=5"),
+        ] {
+            let endpoint = Endpoint::parse(endpoint).unwrap();
+            let ask = Ask::new(
+                &"t.azurecr.io".parse().unwrap(),
+                &"a/b".parse().unwrap(),
+                Subject::AcrTags("n=5".to_owned()),
+                Want::All,
+            );
+            assert_eq!(endpoint_uri(&endpoint, &ask).unwrap(), expected);
+        }
+    }
 }

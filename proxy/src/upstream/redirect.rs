@@ -4,6 +4,8 @@
 //! `Authorization` stays with the origin it was meant for: a subdomain is another host, and stores that sign their URLs
 //! refuse a second credential (distribution-spec, "Redirects").
 
+use std::time::Duration;
+
 use http::{
     HeaderMap, HeaderValue, Response, Uri,
     header::{CONTENT_TYPE, LOCATION},
@@ -53,7 +55,7 @@ impl Upstreams {
             }
             let response = self
                 .client
-                .send(&route, request, HEAD_WITHIN)
+                .send(&route, request, first_byte(ask))
                 .await
                 .map_err(|error| {
                     let seen = match error {
@@ -92,12 +94,7 @@ impl Upstreams {
                 }
             }
             // Reading the few bytes of a redirect keeps the connection for the next request.
-            let _ = client::collect(
-                response.into_body(),
-                64 << 10,
-                std::time::Duration::from_secs(1),
-            )
-            .await;
+            let _ = client::collect(response.into_body(), 64 << 10, Duration::from_secs(1)).await;
             uri = next;
         }
         Err(Failure::Invalid {
@@ -106,6 +103,11 @@ impl Upstreams {
         }
         .into())
     }
+}
+
+/// A list of a large repository may take longer to begin than anything that a client waits for.
+fn first_byte(ask: &Ask) -> Duration {
+    ask.within.map_or(HEAD_WITHIN, |all| all.max(HEAD_WITHIN))
 }
 
 pub(super) fn is_redirect(status: u16) -> bool {

@@ -12,8 +12,17 @@ pub(super) const MAX_PARAMETER: usize = 4 << 10;
 /// Bytes of all schemes that are kept.
 const SCHEMES: u64 = 8 << 20;
 
-/// `scheme://host:port` of an endpoint, and the repository.
-pub(super) type SchemeKey = (String, Repository);
+/// `scheme://host:port` of an endpoint, the repository, and what a token is wanted for.
+pub(super) type SchemeKey = (String, Repository, Scope);
+
+/// What a token is good for. Where a registry tells the two apart, each is asked for with a challenge of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Scope {
+    /// Manifests, blobs, and the lists of the registry API.
+    Content,
+    /// What Azure's API says of a repository.
+    Metadata,
+}
 
 /// What is known of schemes: nothing yet.
 pub(super) fn schemes() -> Cache<SchemeKey, Scheme> {
@@ -40,9 +49,9 @@ impl Scheme {
     pub(super) fn for_pulling(mut self, uri: &Uri) -> Self {
         if let Self::Bearer(challenge) = &mut self
             && challenge.scope.as_deref().is_none_or(str::is_empty)
-            && let Some(name) = repository_of(uri.path())
+            && let Some((name, action)) = wanted_of(uri.path())
         {
-            challenge.scope = Some(format!("repository:{name}:pull"));
+            challenge.scope = Some(format!("repository:{name}:{action}"));
         }
         self
     }
@@ -57,6 +66,15 @@ impl Upstreams {
         }
         self.schemes.insert(key, scheme).await;
     }
+}
+
+/// The repository that a path is about, and what has to be allowed there.
+fn wanted_of(path: &str) -> Option<(&str, &'static str)> {
+    let of_acr = path.split_once("/acr/v1/");
+    if let Some(name) = of_acr.and_then(|(_, rest)| rest.strip_suffix("/_tags")) {
+        return Some((name, "metadata_read"));
+    }
+    Some((repository_of(path)?, "pull"))
 }
 
 /// The repository that a path of the registry API is about, as the registry calls it.
@@ -122,6 +140,11 @@ mod tests {
                 Some("repository:blobs/blobs:pull"),
             ),
             ("https://r.io/v2/a/manifests/v1", Some("aws"), Some("aws")),
+            (
+                "https://r.io/acr/v1/a/b/_tags",
+                None,
+                Some("repository:a/b:metadata_read"),
+            ),
             ("https://r.io/v2/", None, None),
         ] {
             let challenge = Challenge {

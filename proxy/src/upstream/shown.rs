@@ -26,7 +26,7 @@ pub(super) const DENIAL: Duration = Duration::from_secs(1);
 
 /// What an endpoint is shown.
 pub(super) struct Shown {
-    /// Where, and for which repository.
+    /// Where, for which repository, and for what of it.
     key: SchemeKey,
     identity: Identity,
     pub(super) authorization: Option<HeaderValue>,
@@ -192,7 +192,7 @@ fn no_refusal(failure: Failure) -> Failure {
 mod tests {
     use http::header::WWW_AUTHENTICATE;
 
-    use super::*;
+    use super::{super::scheme::Scope, *};
 
     const OLD: &str = r#"Bearer realm="https://r.io/token",service="s",scope="a""#;
     const SAME: &str = r#"Bearer realm="https://r.io/token",service="s",scope="b""#;
@@ -220,7 +220,11 @@ mod tests {
             (503, None, false, false, "stands"),
         ] {
             let shown = Shown {
-                key: ("https://r.io".to_owned(), "a/b".parse().unwrap()),
+                key: (
+                    "https://r.io".to_owned(),
+                    "a/b".parse().unwrap(),
+                    Scope::Content,
+                ),
                 identity: Identity::anonymous(),
                 authorization: None,
                 kept: kept.then(|| Challenge::bearer([OLD]).unwrap()),
