@@ -43,7 +43,7 @@ use self::{
     plugin::Plugins,
 };
 pub use self::{
-    cloud::{CloudView, KnownAs, Surroundings},
+    cloud::{CloudView, EcrSigner, KnownAs, Surroundings},
     error::{CredentialError, Fault},
     secret::{Credential, LARGEST, Secret},
 };
@@ -193,6 +193,29 @@ impl Credentials {
                     .await
             }
             config::Credentials::Cloud(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// What signs requests to the API of a registry of AWS; `None` for the public one, which has no use for it.
+    ///
+    /// # Errors
+    /// The upstream has no identity of AWS, or no keys can be had for it.
+    pub async fn ecr(
+        &self,
+        registry: &str,
+        upstream: &Upstream,
+    ) -> Result<Option<EcrSigner>, CredentialError> {
+        if cloud::is_public_ecr(registry) {
+            return Ok(None);
+        }
+        let of_aws = |asked: &Asked<'_>| asked.is_of(config::Cloud::Aws);
+        match self.asked(registry, upstream).filter(of_aws) {
+            Some(asked) => Box::pin(self.clouds.ecr(&asked)).await.map(Some),
+            None => Err(CredentialError::new(
+                Fault::Content,
+                registry,
+                "its API takes requests that an identity of AWS has signed: set credentials = { identity = \"aws\" } in its [upstreams], or list = \"auto\"",
+            )),
         }
     }
 

@@ -46,6 +46,7 @@ impl Cloud {
                 "audience",
                 "metadata_endpoint",
                 "token_endpoint",
+                "api_endpoint",
             ],
             Self::Aws => &[
                 "key_file",
@@ -89,7 +90,7 @@ pub struct CloudIdentity {
     pub metadata_endpoint: Option<Uri>,
     /// The token server, in place of the cloud's own.
     pub token_endpoint: Option<Uri>,
-    /// The API of ECR, in place of the region's own.
+    /// The API of ECR or of Artifact Registry, in place of the cloud's own.
     pub api_endpoint: Option<Uri>,
 }
 

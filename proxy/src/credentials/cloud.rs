@@ -22,11 +22,12 @@ use std::{
 
 use http::Uri;
 
+pub(super) use self::aws::is_public as is_public_ecr;
 use self::{
     ask::{Asker, Trouble},
     renewal::{Early, Next, Renewal},
 };
-pub use self::{surroundings::Surroundings, view::CloudView};
+pub use self::{aws::EcrSigner, surroundings::Surroundings, view::CloudView};
 use super::{
     error::{CredentialError, Fault},
     file::{self, Content, Readings},
@@ -46,6 +47,12 @@ pub(super) struct Asked<'a> {
     identity: CloudIdentity,
     registry: &'a str,
     origin: &'a Endpoint,
+}
+
+impl Asked<'_> {
+    pub(super) fn is_of(&self, cloud: Cloud) -> bool {
+        self.identity.cloud == cloud
+    }
 }
 
 /// What a token is for. Registries that can use one token share its key.
@@ -164,6 +171,11 @@ impl Clouds {
         };
         let known_as = KnownAs::of(&asked.identity, token.principal);
         Ok((token.credential, known_as))
+    }
+
+    /// What signs requests to the API of a private registry of AWS.
+    pub(super) async fn ecr(&self, asked: &Asked<'_>) -> Result<EcrSigner, CredentialError> {
+        aws::signer(&self.0, asked).await
     }
 
     /// Renews what is due of these identities, and forgets all others. Waits for no answer.

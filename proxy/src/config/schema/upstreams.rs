@@ -126,7 +126,10 @@ fn credentials() -> Value {
                 text("the metadata server", r"^http://"),
             ),
             ("token_endpoint", text("the token server", URL)),
-            ("api_endpoint", text("the API of ECR", URL)),
+            (
+                "api_endpoint",
+                text("the API of ECR or of Artifact Registry", URL),
+            ),
         ],
     );
     credentials["minProperties"] = json!(1);

@@ -65,9 +65,13 @@ pub(super) fn way(identity: &CloudIdentity, surroundings: &Surroundings) -> Stri
 
 /// The API that gives the registry's tokens. The registry's name says which, or else its origin's host.
 pub(super) fn target(asked: &Asked<'_>) -> Result<Target, CredentialError> {
+    api(asked).map(Target::Ecr)
+}
+
+fn api(asked: &Asked<'_>) -> Result<Api, CredentialError> {
     let hosts = [Some(asked.registry), asked.origin.url.host()];
     let api = hosts.into_iter().flatten().find_map(Api::of);
-    api.map(Target::Ecr).ok_or_else(|| {
+    api.ok_or_else(|| {
         CredentialError::new(
             Fault::Content,
             asked.registry,
@@ -89,12 +93,90 @@ pub(super) fn troubles(answer: &super::ask::Answer) -> Vec<Trouble> {
     troubles.into_iter().flatten().collect()
 }
 
+/// What signs requests to the API of a private registry.
+pub struct EcrSigner {
+    keys: keys::Keys,
+    api: Api,
+    endpoint: Option<http::Uri>,
+    account: String,
+}
+
+impl EcrSigner {
+    /// The account whose registry it is.
+    pub fn account(&self) -> &str {
+        &self.account
+    }
+
+    /// Whether the configuration names the API.
+    pub fn is_named(&self) -> bool {
+        self.endpoint.is_some()
+    }
+
+    /// A signed request for this operation.
+    ///
+    /// # Errors
+    /// The configured URL of the API cannot be asked.
+    pub fn request(
+        &self,
+        operation: &str,
+        body: String,
+    ) -> Result<http::Request<http_body_util::Full<bytes::Bytes>>, CredentialError> {
+        let url = format!("{}/", super::base(self.endpoint.as_ref(), &self.api.url));
+        let request = ecr::question(url, operation);
+        let region = &self.api.region;
+        sign::signed(request, body, &self.keys, "ecr", region, ecr::ECR)
+            .map_err(|trouble| trouble.error)
+    }
+}
+
+/// Whether it is the public registry, whose API lists no other account's images.
+pub(in super::super) fn is_public(registry: &str) -> bool {
+    Api::of(registry).is_some_and(|api| api.public)
+}
+
+/// What signs requests to the API behind a registry.
+pub(super) async fn signer(inner: &Inner, asked: &Asked<'_>) -> Result<EcrSigner, CredentialError> {
+    let api = api(asked)?;
+    let hosts = [Some(asked.registry), asked.origin.url.host()];
+    let account = hosts
+        .into_iter()
+        .flatten()
+        .find(|host| Api::of(host).is_some());
+    let account = account.and_then(|host| host.split('.').next());
+    let keys = Box::pin(role_keys(inner, &asked.identity, &api)).await;
+    Ok(EcrSigner {
+        keys: keys.map_err(|trouble| trouble.error)?,
+        endpoint: asked.identity.api_endpoint.clone(),
+        account: account.unwrap_or_default().to_owned(),
+        api,
+    })
+}
+
 /// A new password of the registry.
 pub(super) async fn exchange(
     inner: &Inner,
     identity: &CloudIdentity,
     api: &Api,
 ) -> Result<Token, Trouble> {
+    let keys = role_keys(inner, identity, api).await?;
+    let password = ecr::password(inner, identity, api, &keys).await?;
+    Ok(Token {
+        credential: Credential::Basic {
+            username: "AWS".to_owned(),
+            password: password.secret,
+        },
+        principal: keys.principal,
+        lifetime: password.lifetime,
+        early: Early::Half,
+    })
+}
+
+/// The keys of the role, by the configured way.
+async fn role_keys(
+    inner: &Inner,
+    identity: &CloudIdentity,
+    api: &Api,
+) -> Result<keys::Keys, Trouble> {
     let way = keys_by(identity, &inner.surroundings);
     let chained = !matches!(way, KeysBy::WebIdentity(_));
     let mut keys = match way {
@@ -106,14 +188,5 @@ pub(super) async fn exchange(
     if let (true, Some(role)) = (chained, &identity.role) {
         keys = sts::of_role(inner, identity, api, &keys, role).await?;
     }
-    let password = ecr::password(inner, identity, api, &keys).await?;
-    Ok(Token {
-        credential: Credential::Basic {
-            username: "AWS".to_owned(),
-            password: password.secret,
-        },
-        principal: keys.principal,
-        lifetime: password.lifetime,
-        early: Early::Half,
-    })
+    Ok(keys)
 }

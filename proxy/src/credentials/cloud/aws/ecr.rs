@@ -21,7 +21,7 @@ use crate::{
     credentials::{error::not_json, secret::Secret},
 };
 
-const ECR: &str = "the API of ECR";
+pub(super) const ECR: &str = "the API of ECR";
 const LOOK_AT_NETWORK: &str = "let larder reach it (a firewall, HTTPS_PROXY, the VPC endpoint ecr.api), or name it in `api_endpoint`";
 /// Larger is no answer's number of seconds.
 const LATEST: f64 = 1e12;
@@ -69,9 +69,7 @@ pub(super) async fn password(
         )
     };
     let url = format!("{}/", base(identity.api_endpoint.as_ref(), &api.url));
-    let request = Request::post(url)
-        .header(header::CONTENT_TYPE, "application/x-amz-json-1.1")
-        .header("x-amz-target", target);
+    let request = question(url, target);
     let request = signed(request, "{}".to_owned(), keys, service, &api.region, ECR)?;
     let at = place(ECR, request.uri());
     let question = Question {
@@ -84,6 +82,13 @@ pub(super) async fn password(
         return Err(refusal(&answer, &at, service));
     }
     understood(&answer.body, &at)
+}
+
+/// A request for an operation of the API, still without its body.
+pub(super) fn question(url: String, operation: &str) -> http::request::Builder {
+    Request::post(url)
+        .header(header::CONTENT_TYPE, "application/x-amz-json-1.1")
+        .header("x-amz-target", operation)
 }
 
 pub(super) fn understood(body: &[u8], at: &str) -> Result<Password, Trouble> {
