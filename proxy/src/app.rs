@@ -35,6 +35,7 @@ use crate::{
     identity::Key,
     keep, layers,
     listen::{self, RegistryPort},
+    lists::{Lists, Parts},
     memory,
     metrics::Metrics,
     peers::PeerSurface,
@@ -212,11 +213,23 @@ pub async fn build(config: Config, logs: Logs) -> anyhow::Result<Bound> {
         Arc::clone(&cluster),
         move || filling.are_under_way(),
     );
+    let credentials = Arc::new(Credentials::new(settings, &client));
+    let key = Arc::new(key);
+    let lists = Lists::new(Parts {
+        config: Arc::clone(&config),
+        upstreams: Arc::clone(&upstreams),
+        credentials: Arc::clone(&credentials),
+        key: Arc::clone(&key),
+        cluster: Arc::clone(&cluster),
+        store: Arc::clone(&store),
+        metrics: Arc::clone(&metrics),
+    });
     let pull = Arc::new(Pull {
         config: Arc::clone(&config),
         access,
-        credentials: Credentials::new(settings, &client),
+        credentials,
         key,
+        lists,
         tags: Tags::new(Arc::clone(&upstreams)),
         fills,
         copies,

@@ -64,6 +64,9 @@ pub const RECORDS: &str = "/larder/v1/records";
 /// Where a member asks keepers about probes of silent registries, and reports its own.
 pub const PROBES: &str = "/larder/v1/probes";
 
+/// Where a member asks another one for a registry's list of tags.
+pub const LISTS: &str = "/larder/v1/lists";
+
 /// Keepers are asked within this time: in an outage, a client waits for the answer.
 const RECALL: Duration = Duration::from_millis(250);
 

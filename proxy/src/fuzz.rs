@@ -6,7 +6,7 @@ mod requests;
 
 use Target::{Bytes, Text};
 
-use crate::{cli::install, credentials, runtime, store, upstream, watch};
+use crate::{cli::install, credentials, lists, runtime, store, upstream, watch};
 
 /// Takes anything. Panics if something does not hold.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +31,7 @@ impl Target {
 }
 
 /// Each target by its name, in their order. Its seeds are in the directory of this name.
-pub const TARGETS: [(&str, Target); 21] = [
+pub const TARGETS: [(&str, Target); 22] = [
     ("authorization", Text(credentials::fuzz::authorization)),
     ("challenges", Text(upstream::fuzz::challenges)),
     ("checkpoints", Text(store::fuzz::checkpoints)),
@@ -43,6 +43,7 @@ pub const TARGETS: [(&str, Target); 21] = [
     ("layer_trees", Bytes(larder_layer::fuzz::trees)),
     ("layers", Bytes(larder_layer::fuzz::layers)),
     ("links", Text(upstream::fuzz::links)),
+    ("lists", Bytes(lists::fuzz::answers)),
     ("logs", Bytes(store::fuzz::logs)),
     ("manifests", Bytes(store::fuzz::manifests)),
     ("names", Text(requests::names)),

@@ -35,6 +35,8 @@ pub mod upstream;
 
 pub mod cluster;
 
+pub mod lists;
+
 pub mod copies;
 
 pub mod access;

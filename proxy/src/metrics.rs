@@ -9,6 +9,7 @@ mod classic;
 mod known;
 mod labels;
 mod layers;
+mod lists;
 mod names;
 mod pieces;
 #[cfg(test)]
@@ -29,7 +30,8 @@ use prometheus_client::{
 
 use self::pieces::Pieces;
 pub use self::{
-    adoption::AdoptionMetrics, known::Known, labels::*, layers::LayerMetrics, warm::WarmMetrics,
+    adoption::AdoptionMetrics, known::Known, labels::*, layers::LayerMetrics, lists::ListMetrics,
+    warm::WarmMetrics,
 };
 use crate::credentials::Fault;
 
@@ -314,6 +316,7 @@ pub struct Metrics {
     pub peers: PeerMetrics,
     pub copies: CopyMetrics,
     pub warm: WarmMetrics,
+    pub lists: ListMetrics,
     pub object_store: ObjectStoreMetrics,
     pub process: ProcessMetrics,
 }
@@ -333,6 +336,7 @@ impl Metrics {
             peers: PeerMetrics::default(),
             copies: CopyMetrics::default(),
             warm: WarmMetrics::default(),
+            lists: ListMetrics::default(),
             object_store: ObjectStoreMetrics::default(),
             process: ProcessMetrics::default(),
         };
@@ -370,6 +374,7 @@ impl Metrics {
         }
         self.adoption.begin_at_zero();
         self.layers.begin_at_zero();
+        self.lists.begin_at_zero();
         for fault in Fault::ALL {
             let labels = CredentialsFailed { fault };
             drop(self.upstreams.credentials_failed.get_or_create(&labels));

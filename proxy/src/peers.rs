@@ -9,6 +9,7 @@
 //! POST      /larder/v1/copies                 will it fetch these
 //! POST      /larder/v1/copies/links           how repositories hold these here
 //! GET, POST /larder/v1/records?thing=…
+//! GET       /larder/v1/lists?thing=…&known=GENERATION[&refresh=SECONDS]   a registry's list of tags, if it is another one
 //! POST      /larder/v1/probes?thing=…&silenced=SECONDS      may it probe a silent registry: go, wait, or over
 //! POST      /larder/v1/probes?thing=…&over                  its probe was answered
 //! GET       /larder/v1/warm?set=NAME                  what it holds of a warm set
@@ -31,7 +32,7 @@ use crate::{
     body::Body,
     client,
     cluster::{
-        HOLDERS, PROBES, RECORDS,
+        HOLDERS, LISTS, PROBES, RECORDS,
         peers::{ALIVE, IN_ROLE, PASSED_ON, ROLE},
         records::PeerRecord,
     },
@@ -84,6 +85,7 @@ impl PeerSurface {
             PROBES => Some(self.probes(&request)),
             SETS => Some(self.warm(&request)),
             RECORDS => Some(self.records(&request, body).await),
+            LISTS => Some(self.list(&request).await),
             HOLDINGS | HOLDERS_OF | COPIES | LINKS => Some(self.copies(&request, body).await),
             _ => None,
         };
@@ -211,6 +213,24 @@ impl PeerSurface {
             Err(_) => (
                 StatusCode::INSUFFICIENT_STORAGE,
                 "it cannot be kept\n".to_owned(),
+            ),
+        }
+    }
+
+    async fn list(&self, request: &Request<()>) -> (StatusCode, String) {
+        let thing = query(request, "thing").and_then(|thing| thing.parse::<Digest>().ok());
+        let Some(thing) = thing.filter(|_| *request.method() == Method::GET) else {
+            return (StatusCode::BAD_REQUEST, "which list?\n".to_owned());
+        };
+        let known = query(request, "known").filter(|known| !known.is_empty());
+        let refresh = query(request, "refresh").and_then(|seconds| seconds.parse().ok());
+        let refresh = refresh.map(Duration::from_secs);
+        // Boxed: it is rare, and every request carries room for it.
+        match Box::pin(self.pull.lists.tell(&thing, known.as_deref(), refresh)).await {
+            Some(told) => json(Some(&told)),
+            None => (
+                StatusCode::NOT_FOUND,
+                "this node has no use for it\n".to_owned(),
             ),
         }
     }

@@ -65,6 +65,7 @@ use crate::{
     events::{self, Events},
     fill::{FillError, Fills},
     identity::{Fingerprint, Identity, Key},
+    lists::Lists,
     metrics::{Metrics, Outcome, Tier},
     runtime::Runtime,
     store::Store,
@@ -166,12 +167,14 @@ pub struct Pull {
     pub upstreams: Arc<Upstreams>,
     pub access: Arc<Access>,
     /// The node's own credentials, and the key of all fingerprints.
-    pub credentials: Credentials,
-    pub key: Key,
+    pub credentials: Arc<Credentials>,
+    pub key: Arc<Key>,
     pub tags: Tags,
     pub fills: Arc<Fills>,
     pub cluster: Arc<Cluster>,
     pub copies: Arc<Copies>,
+    /// What registries list of repositories.
+    pub lists: Arc<Lists>,
     /// Blobs that are being hashed again.
     pub checks: Coalesce<Digest, bool>,
     pub fetches: Fetches,

@@ -21,6 +21,7 @@ mod index;
 mod journal;
 mod keeping;
 mod layout;
+mod lists;
 mod named;
 mod partial;
 mod pins;

@@ -191,6 +191,20 @@ impl Peers {
         body: Bytes,
         within: Duration,
     ) -> Result<Bytes, PeerFailure> {
+        self.call_up_to(member, method, path, body, within, 1 << 20)
+            .await
+    }
+
+    /// The same for an answer of at most `longest` bytes.
+    pub async fn call_up_to(
+        &self,
+        member: SocketAddr,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        within: Duration,
+        longest: u64,
+    ) -> Result<Bytes, PeerFailure> {
         let request = Request::builder().method(method);
         let call = async {
             let response = self.send(member, request, path, body).await?;
@@ -202,7 +216,7 @@ impl Peers {
                 }
                 status => return Err(PeerFailure::Unable(member, status)),
             }
-            client::collect(response.into_body(), 1 << 20, within)
+            client::collect(response.into_body(), longest, within)
                 .await
                 .map_err(|why| PeerFailure::Gone(member, why))
         };

@@ -282,6 +282,25 @@ words! {
         WriteRecord => "write_record",
     }
 
+    /// How a refresh of a repository's list of tags ended.
+    ListOutcome {
+        /// The registry gave a new one.
+        Listed => "listed",
+        /// The registry gave the same again.
+        Unchanged => "unchanged",
+        /// Another member gave what it has.
+        Taken => "taken",
+        /// The registry lists no tags any more, which is not believed at once.
+        Empty => "empty",
+        NotFound => "not_found",
+        Refused => "refused",
+        Limited => "limited",
+        Unreachable => "unreachable",
+        Invalid => "invalid",
+        /// This node has no credentials that its registry takes for lists.
+        Credentials => "credentials",
+    }
+
     /// How a request to the object store ended.
     ObjectOutcome {
         Done => "done",
@@ -393,6 +412,7 @@ sets! {
     OfSet { set: String, }
     WarmImages { set: String, state: &'static str, }
     WarmLists { set: String, outcome: WarmListed, }
+    ListsAsked { outcome: ListOutcome, }
     Certificates { certificate: Certificate, }
     ObjectAsked { operation: ObjectOperation, outcome: ObjectOutcome, }
     Build { version: &'static str, }

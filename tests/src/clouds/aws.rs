@@ -7,6 +7,7 @@ use data_encoding::BASE64;
 use serde_json::json;
 
 use super::google::{form_of, wanted};
+use super::lists::Images;
 use super::server::{Asked, CloudServer, Reply};
 use super::sigv4::{AwsKeys, Unsigned, check};
 
@@ -72,12 +73,25 @@ impl EcrPassword {
 impl Ecr {
     /// One that takes requests which these keys have signed for the region.
     pub async fn start(password: &EcrPassword, session: &Session, region: &str) -> CloudServer {
-        Self::start_as(password, session, region, "ecr").await
+        Self::start_as(password, session, region, "ecr", None).await
+    }
+
+    /// The same, which also lists the images of one repository, so many on each page.
+    pub async fn start_listing(
+        password: &EcrPassword,
+        session: &Session,
+        region: &str,
+        repository: &str,
+        images: &Images,
+        page: usize,
+    ) -> CloudServer {
+        let listed = (repository.to_owned(), images.clone(), page);
+        Self::start_as(password, session, region, "ecr", Some(listed)).await
     }
 
     /// The public one, which has one region.
     pub async fn start_public(password: &EcrPassword, session: &Session) -> CloudServer {
-        Self::start_as(password, session, "us-east-1", "ecr-public").await
+        Self::start_as(password, session, "us-east-1", "ecr-public", None).await
     }
 
     async fn start_as(
@@ -85,6 +99,7 @@ impl Ecr {
         session: &Session,
         region: &str,
         service: &'static str,
+        listed: Option<(String, Images, usize)>,
     ) -> CloudServer {
         let (password, session, region) = (password.clone(), session.clone(), region.to_owned());
         CloudServer::start("the API of ECR", move |asked| {
@@ -97,8 +112,18 @@ impl Ecr {
                 "ecr" => "AmazonEC2ContainerRegistry_V20150921",
                 _ => "SpencerFrontendService",
             };
-            let target = format!("{service_of_target}.GetAuthorizationToken");
-            wanted(asked.header("x-amz-target") == Some(&target), &target)?;
+            let target = asked.header("x-amz-target").unwrap_or_default();
+            let operation = target.strip_prefix(service_of_target).unwrap_or_default();
+            if let (".DescribeImages", Some((name, images, page))) = (operation, &listed) {
+                if let Err(why) = check(asked, &session.keys(), service, &region)? {
+                    return Ok(unsigned_json(why));
+                }
+                return images.described(asked, name, *page);
+            }
+            wanted(
+                operation == ".GetAuthorizationToken",
+                "GetAuthorizationToken",
+            )?;
             wanted(asked.body == "{}", "an empty object")?;
             if let Err(why) = check(asked, &session.keys(), service, &region)? {
                 return Ok(unsigned_json(why));

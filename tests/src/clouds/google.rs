@@ -25,6 +25,12 @@ impl GoogleTokens {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (token.to_owned(), seconds);
     }
 
+    /// The token of now.
+    pub(super) fn now(&self) -> String {
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.0.clone()
+    }
+
     fn reply(&self) -> Reply {
         let (token, seconds) = self
             .0

@@ -1,0 +1,306 @@
+//! Lists: which tags a repository has, as its registry lists them.
+//!
+//! Owns how registries are asked for lists and what they answer, which member asks for all, what is kept while a registry
+//! gives none, and the file that keeps it over a restart. A list only chooses: what it names is pulled by its digest, with
+//! the right of the node that pulls. What is chosen, and how often, is the callers' business.
+
+mod answers;
+mod ask;
+mod fault;
+mod files;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+mod gather;
+mod kept;
+mod lister;
+mod member;
+#[cfg(test)]
+mod tests;
+mod told;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use larder_shared::{Digest, RegistryName, Repository, warm::ListBy};
+
+use self::{ask::Asker, files::Files, kept::Came};
+pub use self::{
+    fault::{Fault, FaultKind},
+    gather::MOST,
+    kept::{Kept, Known, Trouble},
+    lister::thing,
+    told::Told,
+};
+use crate::{
+    clock::unix_now,
+    cluster::Cluster,
+    coalesce::Coalesce,
+    config::Config,
+    credentials::Credentials,
+    identity::Key,
+    metrics::{ListOutcome, Metrics},
+    store::Store,
+    upstream::Upstreams,
+};
+
+/// Lists that are known at once.
+const LISTS: usize = 1000;
+
+/// A list that is asked for again and again is asked for no oftener than this.
+const SOONEST: Duration = Duration::from_secs(1);
+
+/// A list: of a repository, by one of the ways.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Wanted {
+    pub registry: RegistryName,
+    pub repository: Repository,
+    pub by: ListBy,
+}
+
+impl Wanted {
+    fn thing(&self) -> Digest {
+        thing(&self.registry, &self.repository, self.by)
+    }
+}
+
+/// What is known of one list.
+#[derive(Debug)]
+struct Entry {
+    wanted: Wanted,
+    kept: Kept,
+    /// When the registry was last asked, by this node or by the member that told.
+    tried: Option<Instant>,
+    /// Its file was read.
+    read: bool,
+    /// The registry refuses to be asked for a number of tags.
+    without_n: bool,
+    /// No member has answered since, of those that stand before this node.
+    silent: Option<Instant>,
+    /// Which part of a refresh this node waits for silent members.
+    jitter: f64,
+}
+
+/// Where an application has what lists are made with.
+#[derive(Debug)]
+pub struct Parts {
+    pub config: Arc<ArcSwap<Config>>,
+    pub upstreams: Arc<Upstreams>,
+    pub credentials: Arc<Credentials>,
+    pub key: Arc<Key>,
+    pub cluster: Arc<Cluster>,
+    pub store: Arc<Store>,
+    pub metrics: Arc<Metrics>,
+}
+
+/// All lists that this node has a use for.
+#[derive(Debug)]
+pub struct Lists {
+    asker: Asker,
+    cluster: Arc<Cluster>,
+    metrics: Arc<Metrics>,
+    files: Files,
+    entries: Mutex<HashMap<Digest, Entry>>,
+    refreshing: Coalesce<Digest, ()>,
+    asking: Coalesce<Digest, ()>,
+    soonest: Duration,
+}
+
+impl Lists {
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let Parts {
+            config,
+            upstreams,
+            credentials,
+            key,
+            cluster,
+            store,
+            metrics,
+        } = parts;
+        Arc::new(Self {
+            asker: Asker {
+                config,
+                upstreams,
+                credentials,
+                key,
+            },
+            cluster,
+            metrics,
+            files: Files::new(store),
+            entries: Mutex::default(),
+            refreshing: Coalesce::default(),
+            asking: Coalesce::default(),
+            soonest: SOONEST,
+        })
+    }
+
+    /// Every list of the configuration, also of sets that are for other nodes: this node may have to list for them. What is
+    /// known of any other list is forgotten. Waits for no registry.
+    pub async fn want(&self, wanted: &[Wanted]) {
+        let things: Vec<Digest> = wanted.iter().map(Wanted::thing).collect();
+        self.entries().retain(|thing, _| things.contains(thing));
+        for wanted in wanted {
+            self.entry(&wanted.thing(), Some(wanted), |_| ());
+        }
+        self.files.retain(things).await;
+    }
+
+    /// What is known of a list. Asks nobody.
+    pub async fn known(&self, wanted: &Wanted) -> Kept {
+        let thing = wanted.thing();
+        self.read(&thing, wanted).await;
+        self.entry(&thing, Some(wanted), |entry| entry.kept.clone())
+            .unwrap_or_default()
+    }
+
+    /// Asks for a list: another member, or the registry. `refresh` is the time between two of these calls; a list that was
+    /// asked for within most of it is new enough. A person who does not want to wait gives less.
+    pub async fn refresh(self: &Arc<Self>, wanted: &Wanted, refresh: Duration) -> Kept {
+        if wanted.by == ListBy::Off {
+            return Kept::default();
+        }
+        let thing = wanted.thing();
+        let (lists, of) = (Arc::clone(self), wanted.clone());
+        let refreshing = async move {
+            lists.read(&thing, &of).await;
+            if !Box::pin(lists.by_member(&thing, &of, refresh)).await {
+                lists.by_registry(thing, &of, refresh).await;
+                lists.by_any_member(&thing, &of).await;
+            }
+        };
+        self.refreshing.run(thing, refreshing).await;
+        self.known(wanted).await
+    }
+
+    /// Asks the registry, unless it was asked a moment ago. Simultaneous callers share one question.
+    async fn by_registry(self: &Arc<Self>, thing: Digest, wanted: &Wanted, refresh: Duration) {
+        let (lists, wanted) = (Arc::clone(self), wanted.clone());
+        let asking = async move {
+            let known = lists.entry(&thing, Some(&wanted), |entry| {
+                (entry.is_due(refresh.max(lists.soonest)), entry.without_n)
+            });
+            let Some((true, mut without_n)) = known else {
+                return;
+            };
+            let came = Box::pin(lists.asker.list(&wanted, &mut without_n)).await;
+            let now = unix_now();
+            let came = match came {
+                Ok(ask::Came { listing, private }) => {
+                    Came::List(Known::new(listing, now, None, private), None)
+                }
+                Err(fault) => Came::Nothing(fault),
+            };
+            lists.entry(&thing, Some(&wanted), |entry| {
+                entry.tried = Some(Instant::now());
+                entry.without_n = without_n;
+                entry.silent = None;
+            });
+            lists.learn(&thing, &wanted, came, now, None).await;
+        };
+        self.asking.run(thing, asking).await;
+    }
+
+    /// Takes note of what came, by `outcome` or as it is, and writes it down.
+    async fn learn(
+        &self,
+        thing: &Digest,
+        wanted: &Wanted,
+        came: Came,
+        now: u64,
+        outcome: Option<ListOutcome>,
+    ) {
+        let learned = self.entry(thing, Some(wanted), |entry| {
+            let before = entry.kept.trouble.clone();
+            let learned = entry.kept.learn(came, now);
+            (learned, before, entry.kept.clone())
+        });
+        let Some((learned, before, kept)) = learned else {
+            return;
+        };
+        self.metrics.lists.came(outcome.unwrap_or(learned));
+        say(wanted, before.as_ref(), &kept);
+        self.files.write(*thing, wanted, &kept).await;
+    }
+
+    /// Reads what the file has of a list, once.
+    async fn read(&self, thing: &Digest, wanted: &Wanted) {
+        let read = self.entry(thing, Some(wanted), |entry| entry.read);
+        if read != Some(false) {
+            return;
+        }
+        let found = self.files.read(*thing).await;
+        self.entry(thing, Some(wanted), |entry| {
+            if std::mem::replace(&mut entry.read, true) {
+                return;
+            }
+            if let (Some(kept), None) = (found, &entry.kept.list) {
+                entry.kept = kept;
+            }
+        });
+    }
+
+    fn entries(&self) -> MutexGuard<'_, HashMap<Digest, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at an entry, or changes it. `wanted` makes one where there is none.
+    fn entry<T>(
+        &self,
+        thing: &Digest,
+        wanted: Option<&Wanted>,
+        look: impl FnOnce(&mut Entry) -> T,
+    ) -> Option<T> {
+        let mut entries = self.entries();
+        if let Some(entry) = entries.get_mut(thing) {
+            return Some(look(entry));
+        }
+        let wanted = wanted?;
+        if entries.len() >= LISTS {
+            return None;
+        }
+        let entry = entries.entry(*thing).or_insert_with(|| Entry {
+            wanted: wanted.clone(),
+            kept: Kept::default(),
+            tried: None,
+            read: false,
+            without_n: false,
+            silent: None,
+            jitter: fastrand::f64(),
+        });
+        Some(look(entry))
+    }
+}
+
+impl Entry {
+    fn is_due(&self, refresh: Duration) -> bool {
+        lister::is_due(self.tried.map(|tried| tried.elapsed()), refresh)
+    }
+}
+
+/// Says once that a list is not the newest, and once that it is again.
+fn say(wanted: &Wanted, before: Option<&Trouble>, kept: &Kept) {
+    let (registry, repository) = (&wanted.registry, &wanted.repository);
+    match (before, &kept.trouble) {
+        (None, Some(trouble)) if kept.list.is_some() => tracing::warn!(
+            upstream.registry = %registry,
+            upstream.repository = %repository,
+            why = trouble.why,
+            "the repository's tags cannot be listed; the last list stays in use, and larder asks again by itself"
+        ),
+        (None, Some(trouble)) => tracing::warn!(
+            upstream.registry = %registry,
+            upstream.repository = %repository,
+            why = trouble.why,
+            "the repository's tags cannot be listed; fix what this names, larder asks again by itself"
+        ),
+        (Some(_), None) => tracing::info!(
+            upstream.registry = %registry,
+            upstream.repository = %repository,
+            "the repository's tags are listed again"
+        ),
+        _ => {}
+    }
+}

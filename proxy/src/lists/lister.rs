@@ -1,0 +1,176 @@
+//! Which member asks the registry for a list, and whom the others ask for it: pure decisions.
+//!
+//! The first living member in rank lists, the others ask it. A member that is asked answers from what it has, or asks the
+//! registry itself; it asks no other member for somebody else. So no chain is longer than one member, and whatever each
+//! node believes of the members, the worst is one list more.
+
+use std::time::Duration;
+
+use larder_shared::{Digest, RegistryName, Repository, warm::ListBy};
+
+use crate::cluster::placement::{Key, rank};
+
+/// So many members are asked for a list, before a node lists itself.
+pub(super) const ASKED: usize = 4;
+
+/// A list is asked for anew once this part of the time between two refreshes has gone by. Nodes refresh a tenth too early or
+/// too late: below nine tenths, a node that is alone lists at each refresh.
+const DUE: f64 = 0.8;
+
+/// What stands for a list in rankings.
+pub fn thing(registry: &RegistryName, repository: &Repository, by: ListBy) -> Digest {
+    let by = match by {
+        ListBy::Auto => "auto",
+        ListBy::Gar => "gar",
+        ListBy::Ecr => "ecr",
+        ListBy::Acr => "acr",
+        ListBy::Off => "off",
+    };
+    Digest::sha256(format!("warm/{registry}/{repository}/{by}").as_bytes())
+}
+
+/// The members to ask for a list, the first in rank first: those that live and stand before this node. None where this
+/// node lists itself. A node that is not on the list itself asks the first of those that are.
+pub(super) fn before(
+    members: &[Key],
+    own: Option<usize>,
+    thing: &Digest,
+    lives: impl Fn(usize) -> bool,
+) -> Vec<usize> {
+    rank(members, thing, 0, members.len())
+        .into_iter()
+        .take_while(|index| Some(*index) != own)
+        .filter(|index| lives(*index))
+        .take(ASKED)
+        .collect()
+}
+
+/// Whether the registry has to be asked again, that was last asked so long ago.
+pub(super) fn is_due(tried: Option<Duration>, refresh: Duration) -> bool {
+    tried.is_none_or(|ago| ago >= refresh.mul_f64(DUE))
+}
+
+/// Whether a node lists itself whose members do not answer. One without a list has none to wait with; the others take their
+/// time, or all would list at once when some members go.
+pub(super) fn lists_alone(
+    has_list: bool,
+    silent_for: Duration,
+    refresh: Duration,
+    jitter: f64,
+) -> bool {
+    !has_list || silent_for >= refresh.mul_f64(jitter)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const REFRESH: Duration = Duration::from_mins(5);
+
+    fn keys(count: usize) -> Vec<Key> {
+        (0..count)
+            .map(|n| Key::of(&format!("10.0.0.{n}:7422")))
+            .collect()
+    }
+
+    /// One round of a cluster: each node asks as it decides. How often the registry is asked.
+    fn round(
+        members: &[Key],
+        thing: &Digest,
+        down: &[bool],
+        believes: impl Fn(usize, usize) -> bool,
+        now: Duration,
+        tried: &mut [Option<Duration>],
+    ) -> usize {
+        let mut lists = 0;
+        for node in (0..members.len()).filter(|node| !down[*node]) {
+            let asked = before(members, Some(node), thing, |other| believes(node, other));
+            let answers = asked.into_iter().find(|other| !down[*other]);
+            let lister = answers.unwrap_or(node);
+            let ago = tried[lister].map(|at| now.checked_sub(at).unwrap());
+            if is_due(ago, REFRESH) {
+                tried[lister] = Some(now);
+                lists += 1;
+            }
+        }
+        lists
+    }
+
+    #[test]
+    fn names_make_the_thing() {
+        let of = |registry: &str, repository: &str, by| {
+            thing(&registry.parse().unwrap(), &repository.parse().unwrap(), by)
+        };
+        let one = of("r.io", "a/b", ListBy::Auto);
+        assert_eq!(one, of("r.io", "a/b", ListBy::Auto));
+        assert_ne!(one, of("r.io", "a/b", ListBy::Gar));
+        assert_ne!(one, of("r.io", "a/c", ListBy::Auto));
+    }
+
+    #[test]
+    fn a_node_that_is_alone_lists_at_each_refresh_and_no_oftener() {
+        for (ago, due) in [
+            (None, true),
+            (Some(0.5), false),
+            (Some(0.9), true),
+            (Some(1.1), true),
+        ] {
+            let ago = ago.map(|part: f64| REFRESH.mul_f64(part));
+            assert_eq!(is_due(ago, REFRESH), due, "{ago:?}");
+        }
+        let thing = Digest::sha256(b"list");
+        assert!(before(&keys(1), Some(0), &thing, |_| true).is_empty());
+        assert!(before(&[], None, &thing, |_| true).is_empty());
+        assert_eq!(before(&keys(9), None, &thing, |_| true).len(), ASKED);
+    }
+
+    #[test]
+    fn silent_members_are_waited_for_by_those_that_have_a_list() {
+        assert!(lists_alone(false, Duration::ZERO, REFRESH, 0.9));
+        assert!(!lists_alone(true, Duration::ZERO, REFRESH, 0.9));
+        assert!(!lists_alone(true, REFRESH / 2, REFRESH, 0.9));
+        assert!(lists_alone(true, REFRESH, REFRESH, 0.9));
+    }
+
+    proptest! {
+        /// Nodes that agree on which members live have one lister.
+        #[test]
+        fn one_member_lists_for_all(
+            count in 1_usize..60,
+            seed in any::<u64>(),
+            down in proptest::collection::vec(proptest::bool::weighted(0.3), 60),
+        ) {
+            let members = keys(count);
+            let thing = Digest::sha256(&seed.to_le_bytes());
+            prop_assume!(down[..count].iter().any(|down| !down));
+            let mut tried = vec![None; count];
+            let agreed = |_: usize, other: usize| !down[other];
+            for turn in 0..4 {
+                let lists = round(&members, &thing, &down[..count], agreed, REFRESH * turn, &mut tried);
+                prop_assert_eq!(lists, 1, "round {}", turn);
+            }
+            prop_assert_eq!(tried.iter().flatten().count(), 1);
+        }
+
+        /// Whatever each node believes, a round has at most one list for each node; once they agree again, one in all.
+        #[test]
+        fn two_listers_for_a_while_are_one_list_more(
+            count in 1_usize..20,
+            seed in any::<u64>(),
+            wrong in proptest::collection::vec(any::<bool>(), 400),
+        ) {
+            let members = keys(count);
+            let thing = Digest::sha256(&seed.to_le_bytes());
+            let down = vec![false; count];
+            let mut tried = vec![None; count];
+            let confused = |node: usize, other: usize| !wrong[node * 20 + other];
+            let lists = round(&members, &thing, &down, confused, Duration::ZERO, &mut tried);
+            prop_assert!((1..=count).contains(&lists));
+            let agreed = |_: usize, _: usize| true;
+            let lists = round(&members, &thing, &down, agreed, REFRESH, &mut tried);
+            prop_assert_eq!(lists, 1);
+        }
+    }
+}
