@@ -47,7 +47,7 @@ use crate::{
     tags::Tags,
     telemetry::Logs,
     upstream::Upstreams,
-    warm::{Lists, Warm},
+    warm::Warm,
 };
 
 /// All of the end may take this long after SIGTERM. Kubernetes' default grace period is 30 s.
@@ -304,8 +304,7 @@ impl Bound {
         let readiness = Readiness::default();
         tokio::spawn(take_over(Arc::clone(&self.pull), watch.clone()));
         let misread = Arc::new(ArcSwapOption::empty());
-        let lists = Lists::new(Arc::clone(&self.pull));
-        let warm = Warm::new(Arc::clone(&self.pull), lists);
+        let warm = Warm::new(Arc::clone(&self.pull));
         let admin = Arc::new(Admin::new(
             Arc::clone(&self.pull),
             Arc::clone(&warm),

@@ -10,7 +10,6 @@ mod budget;
 pub mod cachemachine;
 pub mod choice;
 mod labels;
-mod lists;
 mod look;
 mod state;
 mod status;
@@ -27,11 +26,11 @@ use std::{
 use tokio::sync::{Notify, watch};
 
 use self::state::{Progress, SetState};
-pub use self::{lists::Lists, together::SETS};
+pub use self::together::SETS;
 use crate::{
-    config::Config,
+    config::{Config, WarmSource},
     drain::Watch,
-    metrics::{WarmListed, WarmLists},
+    lists::Wanted,
     pull::Pull,
     store::Tenure,
 };
@@ -49,7 +48,6 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Warm {
     pull: Arc<Pull>,
-    lists: Lists,
     /// In the order of the configuration.
     sets: Mutex<Vec<(String, SetState)>>,
     /// Looks that were asked for, and the last that is done.
@@ -68,10 +66,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Warm {
     /// Does nothing until [`Self::run`].
-    pub fn new(pull: Arc<Pull>, lists: Lists) -> Arc<Self> {
+    pub fn new(pull: Arc<Pull>) -> Arc<Self> {
         Arc::new(Self {
             pull,
-            lists,
             sets: Mutex::default(),
             asked: AtomicU64::new(0),
             looked: watch::channel(0).0,
@@ -105,7 +102,13 @@ impl Warm {
         loop {
             let config = self.pull.config.load_full();
             let asked = self.asked.load(Ordering::Acquire);
-            self.look_at_all(&config).await;
+            // Where a person asks, a list that is new enough for others is not.
+            let within = if *self.looked.borrow() < asked {
+                Duration::ZERO
+            } else {
+                config.warm.refresh
+            };
+            self.look_at_all(&config, within).await;
             self.looked.send_replace(asked);
             self.bring.notify_one();
             let due = tokio::time::sleep(jittered(config.warm.refresh));
@@ -142,7 +145,9 @@ impl Warm {
         }
     }
 
-    async fn look_at_all(&self, config: &Arc<Config>) {
+    /// Looks at all sets. A list that the registry was asked for within most of `within` is new enough.
+    async fn look_at_all(&self, config: &Arc<Config>, within: Duration) {
+        self.pull.lists.want(&wanted(config)).await;
         let (labels, trouble) = {
             let warm = config.warm.clone();
             let read = tokio::task::spawn_blocking(move || labels::of_node(&warm)).await;
@@ -161,7 +166,7 @@ impl Warm {
         for (name, set) in &config.warm.sets {
             let before = self.state(name);
             let new = if set.matches(&labels) {
-                self.look(name, set, before).await
+                self.look(set, name, before, within).await
             } else {
                 SetState {
                     labels: set.nodes.clone(),
@@ -211,17 +216,19 @@ impl Warm {
         let place = |name: &str| config.warm.sets.iter().position(|(of, _)| of == name);
         sets.sort_by_key(|(name, _)| place(name));
     }
-
-    fn count_list(&self, set: &str, outcome: WarmListed) {
-        let labels = WarmLists {
-            set: set.to_owned(),
-            outcome,
-        };
-        self.pull.metrics.warm.lists.get_or_create(&labels).inc();
-    }
 }
 
 /// Within a tenth of it, so that nodes that started together do not ask together for ever.
 fn jittered(refresh: Duration) -> Duration {
     refresh.mul_f64(fastrand::f64().mul_add(0.2, 0.9))
+}
+
+/// The lists of all sets, also of those that are for other nodes: this node may have to list for them.
+fn wanted(config: &Config) -> Vec<Wanted> {
+    let sources = config.warm.sets.iter().flat_map(|(_, set)| &set.from);
+    let lists = sources.filter_map(|source| match source {
+        WarmSource::Repository(from) if from.needs_list() => Some(look::list_of(from)),
+        _ => None,
+    });
+    lists.collect()
 }

@@ -1,9 +1,11 @@
 //! Warm sets: what belongs to a set is on the node before a client asks, within its bounds, and its status is true (promise P31).
 
 mod choosing;
+mod listing;
 mod members;
 mod room;
 mod showing;
+mod together;
 
 use std::fs;
 use std::time::{Duration, Instant};

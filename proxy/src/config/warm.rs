@@ -72,6 +72,13 @@ pub struct FromRepository {
     pub max_age: Option<Duration>,
 }
 
+impl FromRepository {
+    /// Whether a list has to be asked for.
+    pub fn needs_list(&self) -> bool {
+        self.list != ListBy::Off && !self.newest.is_empty()
+    }
+}
+
 /// The newest images of which a tag matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Newest {

@@ -259,14 +259,6 @@ words! {
         Disk => "disk",
     }
 
-    /// How a question for the list of a repository ended.
-    WarmListed {
-        Listed => "listed",
-        /// It has no tag, where the list before had some.
-        Empty => "empty",
-        Failed => "failed",
-    }
-
     /// A certificate of the peer port.
     Certificate {
         Ca => "ca",
@@ -411,7 +403,6 @@ sets! {
     /// A warm set, which the operator names.
     OfSet { set: String, }
     WarmImages { set: String, state: &'static str, }
-    WarmLists { set: String, outcome: WarmListed, }
     ListsAsked { outcome: ListOutcome, }
     Certificates { certificate: Certificate, }
     ObjectAsked { operation: ObjectOperation, outcome: ObjectOutcome, }

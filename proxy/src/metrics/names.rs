@@ -94,7 +94,6 @@ pub fn register(metrics: &Metrics) -> Registry {
         "warm_images", "Images of a warm set on this node, by state", metrics.warm.images;
         "warm_bytes", "Bytes of a warm set's images that are on this node", metrics.warm.bytes;
         "warm_listed_seconds", "Age of the oldest answer that a warm set goes by", metrics.warm.listed;
-        "warm_lists", "Lists that registries were asked for, for a warm set", metrics.warm.lists;
         "warm_lists", "Refreshes of repositories' lists of tags, by how they ended", metrics.lists.asked;
         "certificate_expiry_timestamp_seconds", "When a certificate of the peer port expires; for a CA file with several, the earliest", peers.certificates;
         "object_store_requests", "Requests to the object store", objects.asked;

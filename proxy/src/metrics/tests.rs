@@ -75,13 +75,6 @@ fn all_of(metrics: &Metrics) {
     }
     drop(metrics.warm.bytes.get_or_create(&OfSet { set: set() }));
     drop(metrics.warm.listed.get_or_create(&OfSet { set: set() }));
-    for outcome in WarmListed::ALL.iter().copied() {
-        let labels = WarmLists {
-            set: set(),
-            outcome,
-        };
-        drop(metrics.warm.lists.get_or_create(&labels));
-    }
     for certificate in Certificate::ALL.iter().copied() {
         let labels = Certificates { certificate };
         drop(metrics.peers.certificates.get_or_create(&labels));

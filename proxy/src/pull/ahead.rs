@@ -1,15 +1,9 @@
 //! What a warm set needs of a pull: what a tag stands for, what belongs to an image, and all of it brought, with the node's own
 //! right.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use http_body_util::{BodyExt as _, Limited};
-use larder_shared::{
-    Digest, RangeHeader, Reference, RegistryName, Repository, Route, Tag, TagRecord, link,
-    name::ImageName,
-    route::Address,
-    warm::{ListedTag, Listing},
-};
+use larder_shared::{Digest, RangeHeader, Route, Tag, TagRecord, name::ImageName, route::Address};
 
 use super::{Caller, Pace, Platforms, Pull, PullError, Pulled, Request, peer_records::heard};
 use crate::{metrics::Outcome, store::Counts, trace::Trace, upstream::Failure};
@@ -32,11 +26,6 @@ pub enum Looked {
     /// The registry has no such tag.
     Missing,
 }
-
-/// A page of a list may have so many bytes, may take so long, and a list so many pages.
-const PAGE: usize = 16 << 20;
-const PAGE_WITHIN: Duration = Duration::from_secs(30);
-const PAGES: usize = 1000;
 
 impl Pull {
     /// What belongs to an image, after its manifests are here.
@@ -84,58 +73,6 @@ impl Pull {
             Some(digest) => Ok(Looked::Now(digest)),
             None => Err(format!("{} gives no digest for it", image.registry)),
         }
-    }
-
-    /// The tags of a repository: all pages of `tags/list`.
-    pub async fn tags_of(
-        &self,
-        registry: &RegistryName,
-        repository: &Repository,
-    ) -> Result<Listing, String> {
-        let image = ImageName {
-            registry: registry.clone(),
-            repository: repository.clone(),
-            // Whose credentials open it does not depend on the tag.
-            reference: Reference::Tag("latest".parse::<Tag>().map_err(|e| e.to_string())?),
-        };
-        let mut listing = Listing::default();
-        let mut query = "n=1000".to_owned();
-        let mut asked = std::collections::HashSet::new();
-        while asked.insert(query.clone()) && asked.len() <= PAGES {
-            let route = Route::Tags(Address::of(registry, repository), query.clone());
-            let pulled = match self.serve_self(&image, route, false).await {
-                // Some registries take no number.
-                Err(PullError::Upstream(failure))
-                    if failure.declined().is_some() && !query.is_empty() && asked.len() == 1 =>
-                {
-                    query = String::new();
-                    continue;
-                }
-                pulled => pulled.map_err(|error| error.to_string())?,
-            };
-            let next = next_page(&pulled);
-            let body = Limited::new(pulled.body, PAGE).collect();
-            let body = tokio::time::timeout(PAGE_WITHIN, body).await;
-            let body = body.map_err(|_| "the list did not come to its end".to_owned())?;
-            let body = body.map_err(|error| format!("the list broke off: {error}"))?;
-            let page: TagPage = serde_json::from_slice(&body.to_bytes())
-                .map_err(|error| format!("this is no list of tags: {error}"))?;
-            let tags = page.tags.unwrap_or_default();
-            // What is no tag cannot be pulled.
-            let tags = tags.into_iter().filter_map(|tag| tag.parse().ok());
-            listing.tags.extend(tags.map(|tag| ListedTag {
-                tag,
-                digest: None,
-                size: None,
-                pushed: None,
-            }));
-            let Some(next) = next else {
-                listing.complete = true;
-                return Ok(listing);
-            };
-            query = next;
-        }
-        Err("the list has no end: its pages lead back to each other".to_owned())
     }
 
     /// Answers larder's own request: as an anonymous client first, then with the node's own credentials.
@@ -190,22 +127,4 @@ impl Pull {
             }
         }
     }
-}
-
-/// A page of `tags/list`.
-#[derive(serde::Deserialize)]
-struct TagPage {
-    tags: Option<Vec<String>>,
-}
-
-/// The query of the page after this one.
-fn next_page(pulled: &Pulled) -> Option<String> {
-    let links = pulled.headers.get_all(http::header::LINK).iter();
-    let next = link::next_page(links.filter_map(|value| value.to_str().ok()))?;
-    let (_, query) = next.split_once('?')?;
-    // Which registry is meant is said beside it.
-    let pairs = url::form_urlencoded::parse(query.as_bytes());
-    let pairs = pairs.filter(|(key, _)| key != "ns");
-    let mut query = url::form_urlencoded::Serializer::new(String::new());
-    Some(query.extend_pairs(pairs).finish())
 }

@@ -2,13 +2,13 @@
 //!
 //! A registry that does not answer, and one that lists nothing all of a sudden, leaves the set as it was.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
 use larder_shared::{
     Digest, Reference, RegistryName, Repository, Tag,
     name::ImageName,
-    warm::{ListBy, ListedTag, Listing},
+    warm::{ListedTag, Listing},
 };
 
 use super::{
@@ -19,13 +19,10 @@ use super::{
 use crate::{
     clock::unix_now,
     config::{FromRepository, WarmSet, WarmSource},
-    metrics::WarmListed,
+    lists,
     pull::Looked,
     store::WarmImage,
 };
-
-/// A list without a tag, after one with tags, is believed when it came so often.
-const EMPTY: u32 = 3;
 
 /// Tags that a registry is asked for at once.
 const ASKED: usize = 4;
@@ -35,7 +32,13 @@ const ROUNDS: usize = 16;
 
 impl Warm {
     /// Asks the set's registries, and chooses.
-    pub(super) async fn look(&self, name: &str, set: &WarmSet, before: SetState) -> SetState {
+    pub(super) async fn look(
+        &self,
+        set: &WarmSet,
+        name: &str,
+        before: SetState,
+        within: Duration,
+    ) -> SetState {
         let holds = self.pull.store.warm_sets().remove(name).unwrap_or_default();
         let held: Vec<WarmImage> = holds.images;
         let mut sources = Vec::new();
@@ -46,11 +49,10 @@ impl Warm {
             let mut state = known.unwrap_or_else(|| SourceState::new(source.clone()));
             let more = match source {
                 WarmSource::Repository(from) => {
-                    self.look_at_repository(name, from, &mut state, &held).await
+                    self.look_at_repository(from, &mut state, &held, within)
+                        .await
                 }
-                WarmSource::Images(named) => {
-                    self.look_at_images(name, named, &mut state, &held).await
-                }
+                WarmSource::Images(named) => self.look_at_images(named, &mut state, &held).await,
             };
             sources.push(state);
             for image in more {
@@ -105,14 +107,14 @@ impl Warm {
 
     async fn look_at_repository(
         &self,
-        set: &str,
         from: &FromRepository,
         state: &mut SourceState,
         held: &[WarmImage],
+        within: Duration,
     ) -> Vec<Wanted> {
         let mut trouble = None;
-        if from.list != ListBy::Off && !from.newest.is_empty() {
-            trouble = self.list(set, from, state).await;
+        if from.needs_list() {
+            trouble = self.list(from, state, within).await;
         }
         let before = known_tags(&from.registry, &from.repository, held);
         // Without any list, what the set held is what is known.
@@ -142,7 +144,7 @@ impl Warm {
                 };
                 let (resolved, why) = settle(looked, known);
                 if let Some(why) = why {
-                    trouble.get_or_insert(format!("{tag}: {why}"));
+                    trouble.get_or_insert((format!("{tag}: {why}"), None));
                 }
                 state.answers.insert(tag, resolved);
             }
@@ -163,43 +165,21 @@ impl Warm {
         images
     }
 
-    /// Lists a repository. Says why there is no new list, if there is none.
+    /// Lists a repository. Says why the list is not the newest, and since when, if it is not.
     async fn list(
         &self,
-        set: &str,
         from: &FromRepository,
         state: &mut SourceState,
-    ) -> Option<String> {
-        let listed = self
-            .lists
-            .list(&from.registry, &from.repository, from.list)
-            .await;
-        let had = state
-            .listed
-            .as_ref()
-            .is_some_and(|listed| !listed.listing.tags.is_empty());
-        match listed {
-            Ok(listed) if listed.listing.tags.is_empty() && had && state.empty + 1 < EMPTY => {
-                state.empty += 1;
-                self.count_list(set, WarmListed::Empty);
-                Some("the registry lists no tags any more".to_owned())
-            }
-            Ok(listed) => {
-                state.empty = 0;
-                self.count_list(set, WarmListed::Listed);
-                state.listed = Some(Arc::new(listed));
-                None
-            }
-            Err(why) => {
-                self.count_list(set, WarmListed::Failed);
-                Some(why)
-            }
-        }
+        within: Duration,
+    ) -> Option<(String, Option<u64>)> {
+        let kept = self.pull.lists.refresh(&list_of(from), within).await;
+        state.listed = kept.list.map(|known| Arc::new(known.listed()));
+        let trouble = kept.trouble?;
+        Some((trouble.why, Some(trouble.since)))
     }
 
     async fn look_at_images(
         &self,
-        _set: &str,
         named: &[ImageName],
         state: &mut SourceState,
         held: &[WarmImage],
@@ -226,7 +206,7 @@ impl Warm {
             let known = tags.first().and_then(|tag| before.get(tag)).copied();
             let (resolved, why) = settle(looked, known);
             if let Some(why) = why {
-                trouble.get_or_insert(format!("{image}: {why}"));
+                trouble.get_or_insert((format!("{image}: {why}"), None));
             }
             let mut wanted = Wanted {
                 registry: image.registry,
@@ -241,7 +221,7 @@ impl Warm {
                 Resolved::Digest(digest) => wanted.digest = Some(digest),
                 Resolved::Missing => {
                     let why = "the registry does not have it".to_owned();
-                    trouble.get_or_insert(format!("{}: {why}", wanted.name()));
+                    trouble.get_or_insert((format!("{}: {why}", wanted.name()), None));
                     wanted.progress = super::state::Progress::Failed(why);
                 }
                 Resolved::Failed(why) => wanted.progress = super::state::Progress::Failed(why),
@@ -267,6 +247,15 @@ impl Warm {
     }
 }
 
+/// The list of a source.
+pub(super) fn list_of(from: &FromRepository) -> lists::Wanted {
+    lists::Wanted {
+        registry: from.registry.clone(),
+        repository: from.repository.clone(),
+        by: from.list,
+    }
+}
+
 /// What an answer means where `known` was known before, and what is wrong if something is.
 fn settle(looked: Result<Looked, String>, known: Option<Digest>) -> (Resolved, Option<String>) {
     let late = || "the registry could not be asked, this is what was known before".to_owned();
@@ -279,17 +268,17 @@ fn settle(looked: Result<Looked, String>, known: Option<Digest>) -> (Resolved, O
     }
 }
 
-/// Takes down whether the source is in trouble, and since when.
-fn note(state: &mut SourceState, trouble: Option<String>) {
+/// Takes down whether the source is in trouble, and since when, if that is known.
+fn note(state: &mut SourceState, trouble: Option<(String, Option<u64>)>) {
     let now = unix_now();
     state.trouble = match (trouble, state.trouble.take()) {
         (None, _) => {
             state.at = Some(now);
             None
         }
-        (Some(why), before) => Some(Trouble {
+        (Some((why, since)), before) => Some(Trouble {
             why,
-            since: before.map_or(now, |before| before.since),
+            since: since.unwrap_or_else(|| before.map_or(now, |before| before.since)),
         }),
     };
 }

@@ -43,8 +43,6 @@ pub(super) struct SourceState {
     /// When the registry last answered, in Unix seconds.
     pub at: Option<u64>,
     pub trouble: Option<Trouble>,
-    /// Lists without a tag that came one after the other.
-    pub empty: u32,
 }
 
 /// Why a source is old.
@@ -64,7 +62,6 @@ impl SourceState {
             choice: Arc::default(),
             at: None,
             trouble: None,
-            empty: 0,
         }
     }
 }
