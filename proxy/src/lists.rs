@@ -50,7 +50,7 @@ use crate::{
 /// Lists that are known at once.
 const LISTS: usize = 1000;
 
-/// A list that is asked for again and again is asked for no oftener than this.
+/// On behalf of members, a registry is asked for a list no oftener than this.
 const SOONEST: Duration = Duration::from_secs(1);
 
 /// A list: of a repository, by one of the ways.
@@ -180,7 +180,7 @@ impl Lists {
         let (lists, wanted) = (Arc::clone(self), wanted.clone());
         let asking = async move {
             let known = lists.entry(&thing, Some(&wanted), |entry| {
-                (entry.is_due(refresh.max(lists.soonest)), entry.without_n)
+                (entry.is_due(refresh), entry.without_n)
             });
             let Some((true, mut without_n)) = known else {
                 return;

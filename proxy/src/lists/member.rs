@@ -159,7 +159,7 @@ impl Lists {
         self.read(thing, &wanted).await;
         let mut pending = false;
         if let Some(refresh) = refresh {
-            let asking = self.by_registry(*thing, &wanted, refresh);
+            let asking = self.by_registry(*thing, &wanted, refresh.max(self.soonest));
             pending = tokio::time::timeout(ANSWERS, asking).await.is_err();
         }
         let (kept, tried) = self.entry(thing, None, |entry| (entry.kept.clone(), entry.tried))?;
