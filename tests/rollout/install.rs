@@ -168,7 +168,7 @@ fn a_key_that_is_misspelt_is_answered_with_the_keys_that_there_are() {
         ("store.typo=hostPath", "'existingClaim', 'hostPath', 'size'"),
         (
             "stroe.type=hostPath",
-            "'serviceAccount', 'store', 'telemetry'",
+            "'serviceAccount', 'store', 'streaming', 'telemetry'",
         ),
         ("config.store.max_sise=80%", "'max_size', 'min_free'"),
     ] {
