@@ -64,7 +64,7 @@ fn config(misread: Option<&str>) -> Finding {
         Some(why) => Finding::error(
             Check::Config,
             format!("the configuration file cannot be used, and the one before is in force: {why}"),
-            "mend that line; the file is read again by itself. `larder config check` tells whether it will do",
+            "correct that line; the file is read again by itself. `larder config check` tells whether it will do",
         ),
     }
 }

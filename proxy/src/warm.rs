@@ -158,7 +158,7 @@ impl Warm {
         {
             tracing::warn!(
                 error = trouble,
-                "this node's labels cannot be read, so sets that ask for them are not warmed here; mend [warm] labels_file"
+                "this node's labels cannot be read, so sets that ask for them are not warmed here; correct [warm] labels_file"
             );
         }
         *lock(&self.label_trouble) = trouble;

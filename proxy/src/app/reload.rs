@@ -113,7 +113,7 @@ impl Reload {
                 if asked || misread.load().as_deref() != Some(&text) {
                     tracing::error!(
                         error = text,
-                        "the configuration cannot be used, the one before stays in force; mend it, and try it with `larder config check`"
+                        "the configuration cannot be used, the one before stays in force; correct it, and try it with `larder config check`"
                     );
                     misread.store(Some(Arc::new(text)));
                 }

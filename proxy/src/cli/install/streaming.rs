@@ -202,7 +202,7 @@ fn conflicts(before: &Said, config: &Path) -> Vec<String> {
         .into_iter()
         .map(|(wrong, fix)| {
             format!(
-                "{} and its imports: {wrong}. To mend it, {fix}",
+                "{} and its imports: {wrong}. To fix it, {fix}",
                 config.display()
             )
         })
