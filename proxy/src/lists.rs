@@ -167,8 +167,8 @@ impl Lists {
         let refreshing = async move {
             lists.read(&thing, &of).await;
             if !Box::pin(lists.by_member(&thing, &of, refresh)).await {
-                lists.by_registry(thing, &of, refresh).await;
-                lists.by_any_member(&thing, &of).await;
+                Box::pin(lists.by_registry(thing, &of, refresh)).await;
+                Box::pin(lists.by_any_member(&thing, &of)).await;
             }
         };
         self.refreshing.run(thing, refreshing).await;

@@ -27,7 +27,7 @@ pub struct Told {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub private: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub trouble: Option<Since>,
+    pub trouble: Option<ToldTrouble>,
     /// So many seconds ago the registry was last asked, with whatever end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tried_ago: Option<u64>,
@@ -39,7 +39,7 @@ pub struct Told {
 /// Since when a list is not the newest, and why.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Since {
+pub struct ToldTrouble {
     pub since: u64,
     pub why: String,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -50,7 +50,7 @@ impl Told {
     /// All that is kept. `known`: the generation that the asking member has.
     pub(super) fn of(kept: &Kept, known: Option<&str>) -> Self {
         let mut told = Self {
-            trouble: kept.trouble.as_ref().map(|trouble| Since {
+            trouble: kept.trouble.as_ref().map(|trouble| ToldTrouble {
                 since: trouble.since,
                 why: trouble.why.clone(),
                 answered: trouble.answered,

@@ -39,17 +39,16 @@ struct Page {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct Image {
-    #[serde(default)]
-    image_digest: String,
-    #[serde(default, deserialize_with = "list_or_null")]
-    image_tags: Vec<String>,
-    #[serde(default)]
-    image_size_in_bytes: Value,
+    #[serde(default, rename = "imageDigest")]
+    digest: String,
+    #[serde(default, rename = "imageTags", deserialize_with = "list_or_null")]
+    tags: Vec<String>,
+    #[serde(default, rename = "imageSizeInBytes")]
+    size: Value,
     /// Unix seconds, with a fraction.
-    #[serde(default)]
-    image_pushed_at: Value,
+    #[serde(default, rename = "imagePushedAt")]
+    pushed: Value,
 }
 
 /// Reads one page, and gives the token of the next.
@@ -63,11 +62,11 @@ pub(in super::super) fn page(
     } = parsed(body)?;
     for image in image_details {
         let said = Said {
-            digest: image.image_digest.parse().ok(),
-            size: number(&image.image_size_in_bytes).filter(|size| *size > 0),
-            pushed: number(&image.image_pushed_at).filter(|at| *at > 0),
+            digest: image.digest.parse().ok(),
+            size: number(&image.size).filter(|size| *size > 0),
+            pushed: number(&image.pushed).filter(|at| *at > 0),
         };
-        for tag in &image.image_tags {
+        for tag in &image.tags {
             gathered.add(tag, said)?;
         }
     }

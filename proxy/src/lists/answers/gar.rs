@@ -81,8 +81,8 @@ struct Image {
     name: String,
     #[serde(default)]
     tags: Vec<String>,
-    #[serde(default)]
-    image_size_bytes: Value,
+    #[serde(default, rename = "imageSizeBytes")]
+    size: Value,
     #[serde(default)]
     upload_time: String,
 }
@@ -109,7 +109,7 @@ pub(in super::super) fn page(
         }
         let said = Said {
             digest: digest.parse().ok(),
-            size: number(&image.image_size_bytes).filter(|size| *size > 0),
+            size: number(&image.size).filter(|size| *size > 0),
             pushed: moment(&image.upload_time),
         };
         for tag in &image.tags {

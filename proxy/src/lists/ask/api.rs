@@ -142,7 +142,7 @@ impl Asker {
         if answer.status == StatusCode::OK {
             return Ok(answer.body);
         }
-        Err(no_page(&answer, at, wanted))
+        Err(no_page(&answer, &at, wanted))
     }
 }
 
@@ -153,11 +153,11 @@ fn throttles(answer: &ApiAnswer) -> bool {
 }
 
 /// What an API says in place of a page. Of what it wrote, only its word for the error is repeated.
-fn no_page(answer: &ApiAnswer, at: String, wanted: &Wanted) -> Fault {
+fn no_page(answer: &ApiAnswer, at: &str, wanted: &Wanted) -> Fault {
     let word = ecr::word(&answer.body).unwrap_or_default();
     let refused = || {
         Failure::Refused(Refusal {
-            at: at.clone(),
+            at: at.to_owned(),
             what: Refused::Subject,
         })
     };
@@ -169,9 +169,8 @@ fn no_page(answer: &ApiAnswer, at: String, wanted: &Wanted) -> Fault {
     };
     let failure = match (answer.status, &*word) {
         (_, "RepositoryNotFoundException") | (StatusCode::NOT_FOUND, _) => {
-            Failure::NotFound(at.clone())
+            Failure::NotFound(at.to_owned())
         }
-        (_, "AccessDeniedException") => refused(),
         (_, "UnrecognizedClientException" | "InvalidClientTokenId") => {
             return keys("there is no such key: it was deleted, or is another partition's");
         }
@@ -185,9 +184,11 @@ fn no_page(answer: &ApiAnswer, at: String, wanted: &Wanted) -> Fault {
             | "RequestTimeTooSkewed"
             | "RequestExpired",
         ) => return keys("the secret key is wrong, or this node's clock is"),
-        (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => refused(),
+        (_, "AccessDeniedException") | (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => {
+            refused()
+        }
         (status, _) => Failure::Invalid {
-            at: at.clone(),
+            at: at.to_owned(),
             why: status.to_string(),
         },
     };
@@ -318,7 +319,7 @@ mod tests {
                 status: StatusCode::from_u16(status).unwrap(),
                 body: Bytes::from(body),
             };
-            let fault = no_page(&answer, "https://api".to_owned(), &wanted);
+            let fault = no_page(&answer, "https://api", &wanted);
             assert_eq!(fault.kind, kind, "{status} {word}");
             assert!(!fault.why.contains(secret), "{}", fault.why);
         }
