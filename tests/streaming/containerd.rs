@@ -9,7 +9,7 @@ use larder_tests::real::until;
 
 use super::setup::{NAME, Setup, refused};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_ready_is_neither_downloaded_nor_unpacked_and_needs_nobody() -> Result<()> {

@@ -33,12 +33,13 @@ fn containerd(directory: &Path) -> String {
 [plugins."io.containerd.cri.v1.images"]
 snapshotter = "erofs"
 [plugins."io.containerd.snapshotter.v1.erofs"]
-layer_content_caches = [{directory:?}]
+layer_content_caches = ["{}"]
 [[plugins."io.containerd.transfer.v1.local".unpack_config]]
 platform = "linux"
 snapshotter = "erofs"
 differ = "walking"
-"#
+"#,
+        directory.display()
     )
 }
 
@@ -51,9 +52,8 @@ impl Setup {
     async fn new(mode: &str) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let config = format!(
-            "[runtime]\nfile = {:?}\n\n[streaming]\nmode = {mode:?}\ndirectory = {:?}\n",
-            dir.path().join("runtime.json"),
-            dir.path().join("layers"),
+            "[runtime]\nfile = \"{0}/runtime.json\"\n\n[streaming]\nmode = {mode:?}\ndirectory = \"{0}/layers\"\n",
+            dir.path().display(),
         );
         let setup = Self {
             node: Node::builder().config(config).start().await,

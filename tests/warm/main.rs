@@ -19,7 +19,7 @@ use larder_tests::scene::{Scene, committed};
 use serde_json::Value;
 
 /// How long a condition is waited for.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const GLANCE: Duration = Duration::from_millis(20);
 
 /// A set of the newest images of `labs/lab`, with more keys of the set, and of `[warm]`.

@@ -36,6 +36,10 @@ Examples:
 
 Exit code 3: an image is missing."
 )]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "flags that do not depend on each other"
+)]
 pub struct WarmArgs {
     #[command(subcommand)]
     offline: Option<Offline>,
@@ -186,7 +190,7 @@ fn say_set(set: &SetStatus) {
         match (node.missing, &node.error) {
             (Some(0), None) => {}
             (Some(missing), None) => {
-                say(&format!("{} lacks {}", node.name, count(missing, "image")))
+                say(&format!("{} lacks {}", node.name, count(missing, "image")));
             }
             (_, Some(error)) if set.nodes.len() > 1 => say(&format!("{}: {error}", node.name)),
             _ => {}

@@ -114,7 +114,7 @@ impl<'s, 'a> Section<'s, 'a> {
     }
 
     /// As [`Section::entries`], in the order of the file.
-    pub(super) fn as_written(self) -> Result<Vec<(String, Section<'s, 'a>)>, ConfigError> {
+    pub(super) fn entries_as_written(self) -> Result<Vec<(String, Section<'s, 'a>)>, ConfigError> {
         let mut entries = self.entries()?;
         entries.sort_by_key(|(_, section)| section.start);
         Ok(entries)

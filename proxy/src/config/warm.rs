@@ -148,7 +148,7 @@ pub(super) fn warm(mut said: Section<'_, '_>) -> Result<Warm, ConfigError> {
     let labels_file = said.text("labels_file", value::absolute_path)?;
     let mut sets = Vec::new();
     if let Some(table) = said.table("sets")? {
-        for (name, section) in table.titled("[warm.sets]").as_written()? {
+        for (name, section) in table.titled("[warm.sets]").entries_as_written()? {
             if !is_set_name(&name) {
                 return Err(section.misnamed(
                     "a set's name is a part of a path: letters, digits, `.`, `_` and `-`, 63 at the most",

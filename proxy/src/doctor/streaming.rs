@@ -281,6 +281,9 @@ mod tests {
             .collect()
     }
 
+    /// What is wrong, how much, and a part of the words.
+    type Case = (Vec<(Severity, String)>, Severity, &'static str);
+
     #[test]
     fn each_thing_that_is_missing_is_a_finding_of_its_own() {
         const NEW: &str = "6.12.48+deb13-amd64";
@@ -302,7 +305,7 @@ mod tests {
                 report.plugins.push(plugin(kind, id, Some(trouble)));
             }
         };
-        let cases: [(Vec<(Severity, String)>, Severity, &str); 11] = [
+        let cases: [Case; 11] = [
             (
                 wrong("6.1.0-18-amd64", true, Some(&report())),
                 Severity::Error,

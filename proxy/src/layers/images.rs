@@ -96,16 +96,15 @@ pub fn images(store: &Store, read: &mut Read) -> Vec<Image> {
             if !here(&manifest) {
                 continue;
             }
-            if !read.contains_key(&manifest) {
+            let known = read.entry(manifest).or_insert_with(|| {
                 // A configuration may come later than its manifest.
                 let known = before.remove(&manifest).filter(|known| {
                     let content = known.as_ref();
                     content.is_none_or(|content| content.diff_ids.is_some())
                 });
-                let content = known.unwrap_or_else(|| content(store, &manifest));
-                read.insert(manifest, content);
-            }
-            let Some(Some(content)) = read.get(&manifest) else {
+                known.unwrap_or_else(|| content(store, &manifest))
+            });
+            let Some(content) = known else {
                 continue;
             };
             let below = || {

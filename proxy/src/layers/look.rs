@@ -88,16 +88,15 @@ impl Layers {
             if !image.whole || !image.held || !pulled || !told_since || small {
                 continue;
             }
-            match self.ground(&config, &image, &barred).await {
-                Err(refusal) => not.push((image.name(), refusal.as_str().to_owned())),
-                Ok(_) => {
-                    if let Some(why) = self.known_against(&image) {
-                        not.push((image.name(), why));
-                    }
-                    if self.lacks(ready, &image) {
-                        todo.push(image);
-                    }
-                }
+            if let Err(refusal) = self.ground(&config, &image, &barred).await {
+                not.push((image.name(), refusal.as_str().to_owned()));
+                continue;
+            }
+            if let Some(why) = self.known_against(&image) {
+                not.push((image.name(), why));
+            }
+            if self.lacks(ready, &image) {
+                todo.push(image);
             }
         }
         todo.sort_by_key(|image| std::cmp::Reverse((image.used, image.manifest)));

@@ -100,7 +100,7 @@ pub fn write(index: &Path, layer: &File, to: &Path) -> Result<(), NotMade> {
     let largest = spans.map(|span| span.layer_length + span.tar_length).max();
     let fit = MEMORY / largest.unwrap_or(1).max(1);
     let cores = thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
-    let threads = fit.min(cores).min(THREADS).max(1) as usize;
+    let threads = fit.min(cores).clamp(1, THREADS) as usize;
     ready::write(
         &index,
         &windows,

@@ -51,12 +51,12 @@ impl Warm {
             .buffered(ASKED)
             .collect::<Vec<_>>()
             .await;
-        Some(together(own, asked))
+        Some(together(&own, asked))
     }
 }
 
 /// Joins what the members say. An image is common if every node of the set that answers has it whole.
-fn together(own: SetStatus, others: Vec<(SocketAddr, Result<SetStatus, String>)>) -> SetStatus {
+fn together(own: &SetStatus, others: Vec<(SocketAddr, Result<SetStatus, String>)>) -> SetStatus {
     let mut all = own.clone();
     let mut members = Vec::new();
     for (member, told) in others {
@@ -197,7 +197,7 @@ mod tests {
                 .map(|image| image.name.clone())
                 .collect::<Vec<_>>()
         };
-        let all = together(own, others.clone());
+        let all = together(&own, others.clone());
         assert_eq!(names(&all.available_images), ["a"]);
         assert_eq!(names(&all.images_to_cache), ["b", "c"]);
         assert_eq!(all.common_cache.len(), 1);
@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(missing, [Some(1), None, None]);
         assert_eq!(all.nodes[2].error.as_deref(), Some("gone"));
         // A node that is none of the set's shows what the set's nodes have.
-        let all = together(set(false, &[]), others);
+        let all = together(&set(false, &[]), others);
         assert_eq!(names(&all.available_images), ["a", "c"]);
         assert_eq!(names(&all.images_to_cache), ["b"]);
     }

@@ -120,13 +120,12 @@ fn write(plan: &mut Plan, root: &Root, file: &Path, lines: &str) -> Result<()> {
             Err(why) => bail!("{}: {why}", file.display()),
         },
     };
-    let (dirs, made) = match (&text, &place) {
-        (Some(text), Some(place)) => (Vec::new(), block::made(&text[place.clone()])),
-        _ => {
-            let dirs = plan.missing(root, dir)?;
-            let made = dirs.len();
-            (dirs, made)
-        }
+    let (dirs, made) = if let (Some(text), Some(place)) = (&text, &place) {
+        (Vec::new(), block::made(&text[place.clone()]))
+    } else {
+        let dirs = plan.missing(root, dir)?;
+        let made = dirs.len();
+        (dirs, made)
     };
     let lines = block::marked(lines, made);
     let (after, owned) = match (&text, place) {

@@ -69,9 +69,10 @@ fn repository(source: &FromRepository) -> Vec<String> {
     });
     let newest: Vec<_> = newest.collect();
     // Without a dot or a port it would read as a part of the repository's name.
-    let port = match RegistryName::is_plausible(source.registry.as_str()) {
-        true => "",
-        false => ":443",
+    let port = if RegistryName::is_plausible(source.registry.as_str()) {
+        ""
+    } else {
+        ":443"
     };
     let name = format!("{}{port}/{}", source.registry, source.repository);
     let mut keys = vec![

@@ -58,16 +58,19 @@ pub fn next(phase: Phase, goes: bool, referred: bool, told: Option<Told>, now: u
         (Phase::Offered, _) => Step::Nothing,
         (Phase::Aside { since }, _) if now < since => Step::WaitAnew,
         // Of two times within one second it is not known which was earlier.
-        (Phase::Aside { since }, Some(told)) if referred && told.at > since && told.at <= now => {
-            Step::BringBack
-        }
         (Phase::Aside { since }, Some(told))
             if !referred && told.at > since + SETTLES.as_secs() && told.at <= now =>
         {
             Step::Remove
         }
-        (Phase::Aside { since }, _) if now - since >= PATIENCE.as_secs() => Step::BringBack,
-        (Phase::Aside { .. }, _) => Step::Nothing,
+        (Phase::Aside { since }, told) => {
+            let referred = referred && told.is_some_and(|told| told.at > since && told.at <= now);
+            if referred || now - since >= PATIENCE.as_secs() {
+                Step::BringBack
+            } else {
+                Step::Nothing
+            }
+        }
     }
 }
 
@@ -179,7 +182,6 @@ mod tests {
                 }
                 match event {
                     Event::Find if phase == Phase::Offered => found = found.or(Some(now)),
-                    Event::Find => {}
                     Event::List => snapshot |= found.take().is_some(),
                     Event::Unpull => snapshot = false,
                     Event::Ask => asking = Some((now, snapshot)),
@@ -201,7 +203,7 @@ mod tests {
                             }
                         }
                     }
-                    Event::Nothing => {}
+                    Event::Find | Event::Nothing => {}
                 }
             }
         }

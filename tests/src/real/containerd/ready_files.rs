@@ -19,13 +19,14 @@ impl Containerd {
   snapshotter = "erofs"
 
 [plugins."io.containerd.snapshotter.v1.erofs"]
-  layer_content_caches = [{directory:?}]
+  layer_content_caches = ["{}"]
 
 [[plugins."io.containerd.transfer.v1.local".unpack_config]]
   platform = "linux"
   snapshotter = "erofs"
   differ = "walking"
-"#
+"#,
+            directory.display()
         );
         fs::create_dir_all(containerd.drop_ins())?;
         fs::write(containerd.drop_ins().join("ready-files.toml"), drop_in)?;

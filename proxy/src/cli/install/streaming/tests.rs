@@ -123,7 +123,7 @@ fn a_configuration_without_imports_is_told_the_line() {
             assert_eq!(file, Path::new(DROP_IN));
             line
         }
-        read => panic!("{read:?}"),
+        read @ DropIn::Read(_) => panic!("{read:?}"),
     };
     let own = "\"/etc/containerd/conf.d/*.toml\"";
     assert_eq!(line("version = 3\n"), format!("imports = [{own}]"));
