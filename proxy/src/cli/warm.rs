@@ -134,7 +134,7 @@ fn plan(file: &Path) -> anyhow::Result<u8> {
 
 fn say_sets(sets: &[SetStatus]) {
     if sets.is_empty() {
-        say("no warm sets are configured: see [warm.sets] in docs/configuration.md");
+        say("no warm sets are configured: see docs/warm.md");
         return;
     }
     let row = |set: &SetStatus| {
@@ -162,7 +162,7 @@ fn say_sets(sets: &[SetStatus]) {
 
 fn say_set(set: &SetStatus) {
     if !set.matches && set.error.is_none() {
-        say("this node has not the labels that the set asks for in `nodes`");
+        say("this node lacks labels that the set asks for in `nodes`");
     }
     let columns = [
         Column::Word("IMAGE"),

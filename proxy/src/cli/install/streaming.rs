@@ -58,7 +58,7 @@ pub(super) fn install(plan: &mut Plan, root: &Root, config: &Path, directory: &P
     if !plan.steps.is_empty() {
         plan.effects.push(
             "containerd reads it when it starts: restart it once (systemctl restart containerd). Running containers go on. \
-             Images that are unpacked already stay as they are: begin with fresh nodes"
+             containerd unpacks images that it has already once more, when a container of them starts: begin with fresh nodes"
                 .to_owned(),
         );
     }
