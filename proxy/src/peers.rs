@@ -83,7 +83,7 @@ impl PeerSurface {
             ALIVE => Some((StatusCode::OK, self.flowed(&request))),
             HOLDERS => Some(self.holders(&request)),
             PROBES => Some(self.probes(&request)),
-            SETS => Some(self.warm(&request)),
+            SETS => Some(self.warm(&request).await),
             RECORDS => Some(self.records(&request, body).await),
             LISTS => Some(self.list(&request).await),
             HOLDINGS | HOLDERS_OF | COPIES | LINKS => Some(self.copies(&request, body).await),
@@ -279,9 +279,9 @@ impl PeerSurface {
     }
 
     /// What this node holds of a warm set.
-    fn warm(&self, request: &Request<()>) -> (StatusCode, String) {
-        let status = query(request, "set").and_then(|set| self.warm.of_member(&set));
-        match status {
+    async fn warm(&self, request: &Request<()>) -> (StatusCode, String) {
+        let set = query(request, "set").unwrap_or_default();
+        match Box::pin(self.warm.of_member(&set)).await {
             Some(status) => json(Some(&status)),
             None => (StatusCode::NOT_FOUND, "there is no such set\n".to_owned()),
         }

@@ -29,6 +29,14 @@ async fn a_file_that_nothing_refers_to_makes_room_before_any_blob() {
         .await;
     assert!(offering.scene.committed(&first.layers[0].digest));
     assert!(offering.scene.committed(&second.layers[0].digest));
+    // It is made again where there is room, once the image is used again.
+    let name = format!("{}/team/second:v1", fake.host());
+    let evicted = offering.scene.node.cli(&["evict", &name]).await;
+    assert!(evicted.status.success(), "{evicted:?}");
+    // A use within the second in which the file went is none that came later.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    offering.pull("team/first", &first).await;
+    offering.until_offered(&[&first_id]).await;
 }
 
 #[tokio::test]

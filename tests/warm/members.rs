@@ -108,3 +108,53 @@ async fn what_all_nodes_of_a_set_hold_is_common() {
         Some(0)
     );
 }
+
+/// A node that is none of the set's nodes shows what members say, and that too without what is private.
+#[tokio::test]
+async fn what_members_say_of_private_repositories_is_not_exposed() {
+    let fake = FakeRegistry::start().await;
+    fake.require_basic("labs/lab", "robot", "secret");
+    put(&fake, "w_2026_1", 1, 1000);
+    let dir = tempfile::tempdir().expect("a directory");
+    let word = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path.display().to_string()
+    };
+    let (username, password) = (word("u", "robot"), word("p", "secret"));
+    let config = |pool: &str| {
+        let warm = format!("expose = true\nlabels = {{ pool = \"{pool}\" }}");
+        let source = "newest = [{ match = \"w_#_#\", count = 2 }]";
+        let set = newest(&fake, &warm, "nodes = { pool = \"labs\" }", source);
+        format!(
+            "[upstreams.\"{}\"]\nendpoints = [\"{}\"]\ncredentials = {{ username_file = \"{username}\", password_file = \"{password}\" }}\n\
+             [telemetry]\nexpose = \"127.0.0.3:0\"\n{set}",
+            fake.host(),
+            fake.url(),
+        )
+    };
+    let plan = Cluster::of(2)
+        .config_of(0, &config("labs"))
+        .config_of(1, &config("other"));
+    let cluster = plan.start().await;
+    until(cluster.node(0), "it is here", |status| {
+        is_here(status, &["w_2026_1"])
+    })
+    .await;
+    until(cluster.node(1), "it shows what the other says", |status| {
+        list(status, "desired_images").len() == 1
+    })
+    .await;
+    for node in cluster.nodes() {
+        let exposed = node.admin("/status").await["listen"]["exposed"].clone();
+        let exposed = exposed.as_str().expect("an address").to_owned();
+        let answer = http::get(&format!("http://{exposed}/warm/labs"), &[]).await;
+        let answer = answer.expect("an answer");
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        assert_eq!(answer.status, 200, "{text}");
+        assert!(
+            !text.contains("labs/lab") && !text.contains("w_2026_1"),
+            "{text}"
+        );
+    }
+}

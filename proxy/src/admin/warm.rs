@@ -77,6 +77,11 @@ impl Admin {
         if name.is_empty() {
             return Some(json(&self.warm.names()));
         }
+        // Whether something is missing here is no secret, also where it is private, and other nodes are not asked for it.
+        if what == Some("ready") {
+            let status = self.warm.status(name);
+            return Some(status.map_or_else(|| unknown(name), |status| ready(&status)));
+        }
         let status = if exposed {
             self.warm.public_status(name).await
         } else {
@@ -95,8 +100,6 @@ impl Admin {
                 images: status.desired_images,
                 all: status.all_images,
             }),
-            // Whether something is missing is no secret, also where it is private.
-            Some("ready") => ready(&self.warm.status(name).unwrap_or(status)),
             Some(_) => said(
                 StatusCode::NOT_FOUND,
                 "there are /available, /desired and /ready",

@@ -204,7 +204,16 @@ impl Layers {
                         && layers.any(|(layer, _)| *layer == origin.layer)
                         && let Ok(ground) = self.ground(config, image, barred).await
                     {
-                        ready.set_origin(&diff_id, origin_of(image, origin.layer, ground));
+                        let (store, new) = (
+                            Arc::clone(&self.pull.store),
+                            origin_of(image, origin.layer, ground),
+                        );
+                        let set = move || {
+                            if let Some(ready) = store.ready() {
+                                ready.set_origin(&diff_id, new);
+                            }
+                        };
+                        let _ = tokio::task::spawn_blocking(set).await;
                         stays = true;
                         break;
                     }

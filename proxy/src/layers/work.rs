@@ -32,6 +32,8 @@ const LATER: Duration = Duration::from_mins(10);
 /// Refusals that are remembered, of layers and of images.
 const REMEMBERED: usize = 10_000;
 
+const NO_ROOM: &str = "there is no room without evicting something for it";
+
 /// How making the files of one image ended.
 enum Ended {
     Done,
@@ -115,6 +117,13 @@ impl Layers {
         if diff_ids.len() != image.content.layers.len() {
             return foreign();
         }
+        // What was not read yet takes at least as much as it has compressed: where that has no room, nothing is decoded.
+        let lacking = image.content.layers.iter();
+        let lacking = lacking.filter(|(layer, _)| ready.of_layer(layer).is_none());
+        let least = lacking.map(|(_, size)| *size).sum();
+        if !self.has_room(least).await {
+            return Ended::Failed(NO_ROOM.to_owned());
+        }
         let mut indexed = Vec::new();
         for ((layer, _), named) in image.content.layers.iter().zip(diff_ids) {
             let (refused, barred) = {
@@ -149,6 +158,13 @@ impl Layers {
             }
         }
         Ended::Done
+    }
+
+    /// Whether so much more fits without an eviction.
+    async fn has_room(&self, bytes: u64) -> bool {
+        let (store, limits) = (Arc::clone(&self.pull.store), self.pull.limits());
+        let room = move || store.has_room_for_ready(&limits, bytes);
+        tokio::task::spawn_blocking(room).await.unwrap_or(false)
     }
 
     /// Indexes one layer. `None` if it cannot have an index.
@@ -198,14 +214,12 @@ impl Layers {
     ) -> Result<(), Ended> {
         let failed = |error: &str| Ended::Failed(error.to_owned());
         // The same tar in another compression, or twice in one image.
-        if ready.has_or_had(&summary.diff_id, 0) {
+        if ready.has_or_had(&summary.diff_id, image.used) {
             return Ok(());
         }
         let bytes = summary.tree_length + summary.tar_length;
-        let (store, limits) = (Arc::clone(&self.pull.store), self.pull.limits());
-        let room = move || store.has_room_for_ready(&limits, bytes);
-        if !tokio::task::spawn_blocking(room).await.unwrap_or(false) {
-            return Err(failed("there is no room without evicting something for it"));
+        if !self.has_room(bytes).await {
+            return Err(failed(NO_ROOM));
         }
         let blob = self.blob(&layer).await;
         let blob = blob.ok_or_else(|| failed("a layer is not here any more"))?;

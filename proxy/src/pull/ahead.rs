@@ -113,9 +113,10 @@ impl Pull {
         let record = self.store.record(&image.registry, &image.repository).await;
         let size = parts.all.iter().find(|(digest, _)| *digest == parts.digest);
         for tag in tags {
+            // What the registry itself said of the tag is worth more, and would not be changed by this.
             if record
                 .tag(tag)
-                .is_none_or(|known| known.digest != parts.digest)
+                .is_none_or(|known| known.checked == 0 && known.digest != parts.digest)
             {
                 let told = TagRecord {
                     digest: parts.digest,

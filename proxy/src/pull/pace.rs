@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use larder_shared::{RangeHeader, range::Spec};
+
 /// Between two looks whether clients wait.
 const GLANCE: Duration = Duration::from_millis(200);
 
@@ -19,8 +21,13 @@ const LONGEST: Duration = Duration::from_mins(5);
 /// What could not be had in time is not caught up with.
 const CATCH_UP: Duration = Duration::from_millis(200);
 
+/// So much of a blob may come whatever clients wait for.
+const LARGE: u64 = 8 << 20;
+
 /// Shared by all that goes at one rate.
 pub struct Pace {
+    /// It may stop for clients, or has a rate.
+    slow: bool,
     /// Bytes a second; `None`: as they come.
     rate: Option<u64>,
     due: Mutex<Option<Instant>>,
@@ -41,15 +48,29 @@ impl std::fmt::Debug for Pace {
 impl Pace {
     /// As fast as it goes, beside all clients.
     pub fn free() -> Self {
-        Self::new(None, || false)
+        Self {
+            slow: false,
+            ..Self::new(None, || false)
+        }
     }
 
     pub fn new(rate: Option<u64>, busy: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         Self {
+            slow: true,
             rate,
             due: Mutex::default(),
             waited: AtomicU32::new(0),
             busy: Box::new(busy),
+        }
+    }
+
+    /// What of a blob of this length is asked for: of a large one that is read slowly everything is, but as a client does that
+    /// may leave. Else the fill would fetch all of it as fast as it comes.
+    pub fn range(&self, size: u64) -> RangeHeader {
+        if self.slow && size > LARGE {
+            RangeHeader::Bytes(vec![Spec::Open(0)])
+        } else {
+            RangeHeader::Whole
         }
     }
 

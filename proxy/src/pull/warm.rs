@@ -367,7 +367,7 @@ impl Pull {
             let request = Request {
                 route: Route::Blob(address.clone(), digest),
                 head: false,
-                range: RangeHeader::Whole,
+                range: pace.range(size),
                 caller: caller.clone(),
             };
             let pulled = self.serve(request).await.map_err(|e| named(&e))?;

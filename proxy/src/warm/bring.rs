@@ -213,9 +213,13 @@ impl Warm {
         let looked = self.pull.store.survey(move |store| {
             let space = store.space().ok()?;
             let bounds: Bounds = limits.bounds(space.total);
-            let taken = store.totals().bytes + store.partial_bytes();
+            let ready = store.ready_totals();
+            let taken = store.totals().bytes + store.partial_bytes() + ready.bytes;
             let capacity = bounds.capacity(taken, space.free);
-            Some((bounds.max, capacity.saturating_sub(store.spoken_for(&own))))
+            Some((
+                bounds.max,
+                capacity.saturating_sub(store.spoken_for(&own) + ready.kept),
+            ))
         });
         // A disk that does not answer holds nothing new.
         let (max, room) = looked.await.flatten().unwrap_or_default();

@@ -15,6 +15,9 @@ use larder_shared::{
 
 use crate::config::FromRepository;
 
+/// Further tags of one image are not listed.
+const MOST_TAGS: usize = 100;
+
 /// What a question for a tag's digest led to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Resolved {
@@ -274,7 +277,8 @@ impl<'a> Choosing<'a> {
             let image = self.digest(tag).and_then(|digest| by_digest.get(&digest));
             if let Some(index) = image {
                 let image = &mut self.choice.images[*index];
-                if !image.tags.contains(tag) {
+                // A registry may give one image any number of tags.
+                if image.tags.len() < MOST_TAGS && !image.tags.contains(tag) {
                     image.tags.push(tag.clone());
                 }
                 let first = image.tags[0].clone();

@@ -1,5 +1,7 @@
 //! The sets as people and programs see them.
 
+use std::collections::HashSet;
+
 use larder_shared::{
     Digest, RegistryName, Repository,
     warm::{
@@ -79,11 +81,16 @@ impl Warm {
         })
     }
 
-    /// The same without what is not known to be public.
+    /// The same with what this node knows to be public, and nothing else.
     pub async fn public_status(&self, name: &str) -> Option<SetStatus> {
-        let mut status = self.cluster_status(name).await?;
+        let status = self.cluster_status(name).await?;
+        Some(self.only_public(name, status).await)
+    }
+
+    /// What of a status names public repositories alone. Whatever this node does not know of goes, also if another member
+    /// said it, and so do errors, which may name what is hidden.
+    pub(super) async fn only_public(&self, name: &str, mut status: SetStatus) -> SetStatus {
         let state = self.state(name);
-        let mut private: Vec<(RegistryName, Repository)> = Vec::new();
         let images = state.images.iter();
         let images = images.map(|image| (&image.registry, &image.repository));
         let left = state.left.iter();
@@ -95,20 +102,22 @@ impl Warm {
                 WarmSource::Repository(from) => Some((&from.registry, &from.repository)),
                 WarmSource::Images(_) => None,
             });
-        for (registry, repository) in images.chain(left).chain(sources) {
+        let known: HashSet<(&RegistryName, &Repository)> =
+            images.chain(left).chain(sources).collect();
+        let mut public: Vec<String> = Vec::new();
+        for (registry, repository) in known {
             let record = self.pull.store.record(registry, repository).await;
-            let known = (registry.clone(), repository.clone());
-            if record.public_since().is_none() && !private.contains(&known) {
-                private.push(known);
+            if record.public_since().is_some() {
+                public.push(format!("{registry}/{repository}"));
+                // A registry whose name looks like none is written with its port.
+                public.push(format!("{registry}:443/{repository}"));
             }
         }
         let is_open = |image: &str| {
-            let hidden = private.iter().any(|(registry, repository)| {
-                let of = format!("{registry}/{repository}");
+            public.iter().any(|of| {
                 let rest = image.strip_prefix(of.as_str());
                 rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '@']))
-            });
-            !hidden
+            })
         };
         status
             .common_cache
@@ -124,16 +133,19 @@ impl Warm {
         status.images.retain(|image| is_open(&image.image));
         status.left.retain(|image| is_open(&image.image));
         status.sources.retain(|source| is_open(&source.source));
-        if !private.is_empty() {
-            // It may name what is hidden.
-            status.error = status
-                .error
-                .map(|_| "a registry could not be asked".to_owned());
-            for source in &mut status.sources {
-                source.error = source.error.take().map(|_| "see `larder warm`".to_owned());
+        let hide = |error: &mut Option<String>| {
+            if let Some(error) = error {
+                "see `larder warm`".clone_into(error);
             }
+        };
+        hide(&mut status.error);
+        for source in &mut status.sources {
+            hide(&mut source.error);
         }
-        Some(status)
+        for node in &mut status.nodes {
+            hide(&mut node.error);
+        }
+        status
     }
 
     /// This node among the members.

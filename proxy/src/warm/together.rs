@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http::Method;
-use larder_shared::warm::{ImageState, NodeStatus, SetStatus};
+use larder_shared::warm::{ImageState, ImageStatus, NodeStatus, SetImage, SetStatus};
 
 use super::Warm;
 
@@ -19,9 +19,14 @@ const WITHIN: Duration = Duration::from_secs(1);
 const ASKED: usize = 64;
 
 impl Warm {
-    /// What this node says to other members: what it holds, without the lists.
-    pub fn of_member(&self, name: &str) -> Option<SetStatus> {
+    /// What this node says to other members: what it holds, without the lists. Where members show no certificates, anybody
+    /// may be asking.
+    pub async fn of_member(&self, name: &str) -> Option<SetStatus> {
         let mut status = self.status(name)?;
+        if !self.pull.cluster.peers.may_lend() {
+            let public = self.only_public(name, status.clone()).await;
+            status = without_names(status, public);
+        }
         status.all_images.clear();
         for source in &mut status.sources {
             source.tags.clear();
@@ -52,6 +57,39 @@ impl Warm {
             .collect::<Vec<_>>()
             .await;
         Some(together(&own, asked))
+    }
+}
+
+/// What is public, and of the rest digests and states alone: members still see whether they all have an image.
+fn without_names(all: SetStatus, public: SetStatus) -> SetStatus {
+    let images = all.images.into_iter().map(|image| {
+        let mut open = public.images.iter();
+        if open.any(|open| open.image == image.image) {
+            return image;
+        }
+        ImageStatus {
+            image: String::new(),
+            tags: Vec::new(),
+            why: String::new(),
+            error: None,
+            ..image
+        }
+    });
+    let missing = all.images_to_cache.into_iter().map(|image| {
+        let mut open = public.images_to_cache.iter();
+        if open.any(|open| *open == image) {
+            return image;
+        }
+        SetImage {
+            image_url: String::new(),
+            name: String::new(),
+            ..image
+        }
+    });
+    SetStatus {
+        images: images.collect(),
+        images_to_cache: missing.collect(),
+        ..public
     }
 }
 
@@ -89,6 +127,7 @@ fn together(own: &SetStatus, others: Vec<(SocketAddr, Result<SetStatus, String>)
     {
         all.desired_images.clone_from(&first.desired_images);
         all.images.clone_from(&first.images);
+        all.images.retain(|image| !image.image.is_empty());
         all.common_cache.clone_from(&first.common_cache);
         all.available_images.clone_from(&first.available_images);
         all.images_to_cache.clear();
@@ -100,7 +139,8 @@ fn together(own: &SetStatus, others: Vec<(SocketAddr, Result<SetStatus, String>)
         members.iter().all(|set| {
             let mut images = set.images.iter();
             images.any(|image| {
-                let same = image.digest == hash && same_repository(&image.image, url);
+                let named = image.image.is_empty() || same_repository(&image.image, url);
+                let same = image.digest == hash && named;
                 same && image.state == ImageState::Here
             })
         })
@@ -131,7 +171,7 @@ fn same_repository(one: &str, other: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use larder_shared::warm::{CommonImage, ImageStatus, SetImage};
+    use larder_shared::warm::CommonImage;
 
     use super::*;
 

@@ -92,17 +92,20 @@ impl Repositories {
     }
 
     /// The same, of one registry alone where one is named.
-    fn each_of(&self, only: Option<&RegistryName>, mut look: impl FnMut(Holding)) {
-        self.each_known(only, |registry, repository, known| {
-            look(Holding::of(registry.clone(), repository.clone(), known));
-        });
+    fn each_of(&self, only: Option<&RegistryName>, look: impl FnMut(Holding)) {
+        let copy = |registry: &RegistryName, repository: &Repository, known: &Known| {
+            Holding::of(registry.clone(), repository.clone(), known)
+        };
+        self.each_known(only, copy, look);
     }
 
-    /// The same without copies: `look` must be short, since requests ask the same records.
-    fn each_known(
+    /// The same without copies. `read` must be short, since requests ask the same records; what it returns goes to `then`,
+    /// which may take its time.
+    fn each_known<T>(
         &self,
         only: Option<&RegistryName>,
-        mut look: impl FnMut(&RegistryName, &Repository, &Known),
+        mut read: impl FnMut(&RegistryName, &Repository, &Known) -> T,
+        mut then: impl FnMut(T),
     ) {
         let loaded: HashMap<(RegistryName, Repository), Arc<RepositoryRecord>> = {
             let loaded = lock(&self.loaded);
@@ -117,14 +120,15 @@ impl Repositories {
             if record.is_to_be_read() {
                 record.read();
             }
-            look(registry, repository, &lock(&record.known));
+            let seen = read(registry, repository, &lock(&record.known));
+            then(seen);
         }
         for name in names(&self.layout, only) {
             if !loaded.contains_key(&name)
                 && let Ok(text) = fs::read(self.layout.repository_log(&name.0, &name.1))
             {
                 let (known, _) = Known::read(&text);
-                look(&name.0, &name.1, &known);
+                then(read(&name.0, &name.1, &known));
             }
         }
     }
@@ -137,7 +141,7 @@ impl Repositories {
         most: usize,
     ) -> HashMap<Digest, Vec<HeldAs>> {
         let mut found: HashMap<Digest, Vec<HeldAs>> = HashMap::new();
-        self.each_known(None, |registry, repository, known| {
+        let mut note = |registry: &RegistryName, repository: &Repository, known: &Known| {
             // The shorter of the two is gone through.
             let links: Vec<&Link> = if known.links.len() < digests.len() {
                 let all = known.links.values();
@@ -161,7 +165,8 @@ impl Repositories {
                     });
                 }
             }
-        });
+        };
+        self.each_known(None, &mut note, |()| {});
         found
     }
 
