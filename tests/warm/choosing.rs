@@ -211,3 +211,27 @@ async fn all_pages_of_a_list_count() {
     ));
     labs.until_here(&["w_2026_5"]).await;
 }
+
+/// The platforms of a set may change while larder is down.
+#[tokio::test]
+async fn platforms_that_changed_before_a_start_are_brought() {
+    let mut labs = Labs::with(&[], |_| String::new()).await;
+    let layers = [LayerSpec::new(1, 100_000)];
+    let index = image::build_index(&labs.scene.fake, "labs/lab", "w_2026_1", &layers);
+    let configure = |labs: &Labs, platform: &str| {
+        let set = format!("platforms = [\"{platform}\"]");
+        let source = "newest = [{ match = \"w_#_#\", count = 1 }]";
+        labs.configure(&newest(&labs.scene.fake, "", &set, source));
+    };
+    configure(&labs, "linux/amd64");
+    labs.until_here(&["w_2026_1"]).await;
+    let [amd64, arm64] = &index.images;
+    assert!(has(labs.node(), amd64) && !has(labs.node(), arm64));
+    labs.scene.node.terminate();
+    labs.scene.node.wait().await;
+    configure(&labs, "linux/arm64");
+    labs.scene.node.restart().await;
+    let there = || has(labs.node(), arm64);
+    larder_tests::scene::eventually("the other platform is here", there).await;
+    labs.until_here(&["w_2026_1"]).await;
+}

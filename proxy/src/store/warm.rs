@@ -22,6 +22,9 @@ const VERSION: u32 = 1;
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct WarmHolds {
     version: u32,
+    /// For which platforms; none: the node's.
+    #[serde(default)]
+    pub platforms: Vec<String>,
     pub images: Vec<WarmImage>,
 }
 
@@ -46,9 +49,10 @@ pub struct WarmImage {
 }
 
 impl WarmHolds {
-    pub fn of(images: Vec<WarmImage>) -> Self {
+    pub fn of(platforms: Vec<String>, images: Vec<WarmImage>) -> Self {
         Self {
             version: VERSION,
+            platforms,
             images,
         }
     }
@@ -173,10 +177,13 @@ mod tests {
         {
             let store = Store::open(dir.path()).unwrap();
             store
-                .hold_warm("a", Some(WarmHolds::of(vec![one.clone()])))
+                .hold_warm("a", Some(WarmHolds::of(Vec::new(), vec![one.clone()])))
                 .unwrap();
             store
-                .hold_warm("b", Some(WarmHolds::of(vec![one.clone(), two.clone()])))
+                .hold_warm(
+                    "b",
+                    Some(WarmHolds::of(Vec::new(), vec![one.clone(), two.clone()])),
+                )
                 .unwrap();
             assert!(store.is_warm(&one.digest) && store.is_warm(&two.digest));
             assert!(store.pins().is_empty());

@@ -245,7 +245,10 @@ impl Warm {
                 let held = fits
                     .filter_map(Wanted::held)
                     .chain(plan.left.iter().cloned());
-                holds.push((name.clone(), WarmHolds::of(held.collect())));
+                holds.push((
+                    name.clone(),
+                    WarmHolds::of(plan.platforms.clone(), held.collect()),
+                ));
                 let state = sets.iter_mut().find(|(of, _)| *of == name);
                 let Some((_, state)) = state else { continue };
                 // A look may have been done meanwhile: only what it left alone is the plan's.

@@ -40,7 +40,7 @@ impl Warm {
         within: Duration,
     ) -> SetState {
         let holds = self.pull.store.warm_sets().remove(name).unwrap_or_default();
-        let held: Vec<WarmImage> = holds.images;
+        let (held_for, held) = (holds.platforms, holds.images);
         let mut sources = Vec::new();
         let mut images: Vec<Wanted> = Vec::new();
         for (index, source) in set.from.iter().enumerate() {
@@ -59,7 +59,12 @@ impl Warm {
                 join(&mut images, image);
             }
         }
-        let same_platforms = before.platforms == set.platforms || !before.looked;
+        let platforms = if before.looked {
+            &before.platforms
+        } else {
+            &held_for
+        };
+        let same_platforms = *platforms == set.platforms;
         for image in &mut images {
             let Some(digest) = image.digest else {
                 continue;
