@@ -275,7 +275,7 @@ fn keys_of(schema: &serde_json::Value, heading: &str, found: &mut BTreeSet<(Stri
         };
         // Tables of their own, in the page as in the file.
         match (&*inner, &section["additionalProperties"]) {
-            ("upstreams", one) => keys_of(one, "upstreams.\"NAME\"", found),
+            ("upstreams" | "warm.sets", one) => keys_of(one, &format!("{inner}.\"NAME\""), found),
             (_, _) if heading.is_empty() || inner == "cluster.object_store" => {
                 keys_of(&section, &inner, found);
             }
