@@ -98,7 +98,7 @@ async fn a_head_is_answered_in_an_outage_though_the_manifest_was_never_here() {
     told.points_to(&told.ask("HEAD", "v1").await, &new, true);
 }
 
-/// The manifest that is here is the better answer: whoever asks can have it. What the registry said later counts where that
+/// The manifest that is here is the better answer: the client can have it. What the registry said later counts where that
 /// is gone.
 #[tokio::test]
 async fn the_manifest_that_is_here_comes_first() {
