@@ -9,6 +9,7 @@ mod completions;
 mod config_file;
 mod doctor;
 mod explain;
+mod hold;
 mod hook;
 mod images;
 pub mod install;
@@ -48,7 +49,7 @@ use self::show::Telling;
     arg_required_else_help = true,
     after_help = "\
 Exit codes: 0 success, 1 failure, 2 wrong usage, 3 a check found something wrong.
-Commands other than serve, runtime, install, uninstall, hook, config and completions connect to the running larder's admin socket.
+Commands other than serve, runtime, hold, install, uninstall, hook, config and completions connect to the running larder's admin socket.
 In a cluster: kubectl exec ds/larder -- larder status"
 )]
 pub struct Cli {
@@ -117,6 +118,8 @@ larder removes damaged blobs from the tier and fetches them again at the next re
     Log(log::LogArgs),
     /// Watch the container runtime: write down what it holds and uses, for the daemon to read.
     Runtime(watch::RuntimeArgs),
+    /// Hold the mounts of streamed layers while the daemon comes and goes.
+    Hold(hold::HoldArgs),
     /// Configure the container runtime to pull through larder.
     Install(install::InstallArgs),
     /// Restore the container runtime's files.
@@ -168,6 +171,7 @@ pub fn main() -> ExitCode {
         Command::Upstreams(args) => upstreams::upstreams(&args),
         Command::Log(args) => log::log(&args),
         Command::Runtime(args) => watch::runtime(args),
+        Command::Hold(args) => hold::hold(args),
         Command::Install(args) => told(|out, complaints| install::install(&args, out, complaints)),
         Command::Uninstall(args) => {
             told(|out, complaints| install::uninstall(&args, out, complaints))

@@ -15,6 +15,8 @@ pub mod client;
 
 pub mod credentials;
 pub mod drain;
+pub mod flat;
+pub mod hold;
 pub mod identity;
 pub mod memory;
 pub mod metrics;

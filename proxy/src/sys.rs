@@ -2,16 +2,21 @@
 //!
 //! Owns the mapping of a file ([`Mapping`]), the socket that sends mapped files by sendfile ([`FileSocket`]), process
 //! groups ([`Group`]), a signal ([`hang_up`]), what this process uses ([`usage()`]), the questions about file systems
-//! ([`disk`]), calls that may hang ([`Calls`]), work that is to disturb nothing ([`be_idle`]), and what a process gives up
-//! ([`leave_unix_sockets_alone`], [`let_go_of_program`]). Knows nothing of blobs, HTTP or larder.
+//! ([`disk`]), calls that may hang ([`Calls`]), work that is to disturb nothing ([`be_idle`]), what a process gives up
+//! ([`leave_unix_sockets_alone`], [`let_go_of_program`]), what is mounted ([`mounts`]), connections of FUSE ([`fuse`]), and
+//! sockets that pass descriptors ([`passed`]). Knows nothing of blobs, HTTP or larder.
 
 mod calls;
 mod confine;
 pub mod disk;
+pub mod fuse;
 mod heap;
 mod idle;
 mod mapping;
+pub mod mounts;
 pub mod net;
+pub mod passed;
+mod polled;
 mod process;
 mod program;
 mod sendfile;

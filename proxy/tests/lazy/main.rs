@@ -1,0 +1,21 @@
+//! Files that the daemon serves and a holder holds (docs/holder.md): with the kernel's FUSE and EROFS, in mount namespaces of
+//! the tests' own. Needs root. Whatever dies, a reader gets the right bytes, a wait or an error, and never zeros.
+//!
+//! The program is the daemon, too: it starts itself anew, so that the daemon can be killed.
+
+mod daemon;
+mod ends;
+mod erofs;
+mod kills;
+mod peers;
+mod reading;
+mod setup;
+mod takeover;
+
+/// Not a test: what [`setup::Setup::daemon`] starts.
+#[test]
+fn as_daemon() {
+    if let Some(socket) = std::env::var_os(daemon::SOCKET) {
+        daemon::run(socket.into());
+    }
+}
