@@ -115,6 +115,11 @@ impl Index {
         Digest::from_sha256(self.footer.diff_id)
     }
 
+    /// The sha256 of all of the index before it; with the layer's digest it stands for the index.
+    pub const fn seal(&self) -> [u8; 32] {
+        self.footer.seal
+    }
+
     pub const fn compression(&self) -> Compression {
         self.footer.compression
     }

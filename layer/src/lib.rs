@@ -9,8 +9,10 @@
 //! There is no I/O here but reading and writing through traits, no clock and no async runtime.
 
 pub mod build;
+pub mod compare;
 pub mod deflate;
 pub mod entry;
+pub mod envelope;
 pub mod erofs;
 pub mod format;
 pub mod fuzz;
@@ -25,6 +27,8 @@ pub mod window;
 pub mod xattr;
 
 pub use build::{Error, Summary, build};
+pub use compare::{Difference, difference};
+pub use envelope::{Envelope, Unbelieved};
 pub use erofs::check::{Facts, Flaw, check};
 pub use format::{Compression, Span, Start};
 pub use index::{Broken, Index, SpanError, decode};

@@ -5,7 +5,7 @@
 
 use std::{fmt, fs, io, path::Path, sync::Arc};
 
-use aws_lc_rs::{hmac, rand};
+use aws_lc_rs::{constant_time, hmac, rand};
 use data_encoding::HEXLOWER;
 
 use crate::credentials::{Credential, Found, KnownAs, Secret};
@@ -208,6 +208,23 @@ impl Key {
         Ok(())
     }
 
+    /// Whether members can prove to each other what they say.
+    pub const fn is_shared(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    /// A proof that a member of this cluster says `said`, which is a `kind` of statement. `None`: the cluster has no key.
+    pub fn prove(&self, kind: &str, said: &[u8]) -> Option<[u8; 32]> {
+        let tag = sign(self.shared.as_ref()?, &[kind.as_bytes(), said]);
+        tag.as_ref().try_into().ok()
+    }
+
+    /// Whether a proof is one. Without a key none is.
+    pub fn is_proof(&self, kind: &str, said: &[u8], proof: &[u8; 32]) -> bool {
+        let right = self.prove(kind, said);
+        right.is_some_and(|right| constant_time::verify_slices_are_equal(&right, proof).is_ok())
+    }
+
     fn identity(&self, proof: Proof, fields: &[&[u8]]) -> Identity {
         Identity {
             proof,
@@ -275,15 +292,19 @@ impl Key {
     }
 }
 
-fn fingerprint(key: &hmac::Key, fields: &[&[u8]]) -> Fingerprint {
+fn sign(key: &hmac::Key, fields: &[&[u8]]) -> hmac::Tag {
     let mut context = hmac::Context::with_key(key);
     for field in fields {
         // Lengths first: no two lists of fields are the same bytes.
         context.update(&(field.len() as u64).to_le_bytes());
         context.update(field);
     }
+    context.sign()
+}
+
+fn fingerprint(key: &hmac::Key, fields: &[&[u8]]) -> Fingerprint {
     let mut short = [0; 16];
-    short.copy_from_slice(&context.sign().as_ref()[..16]);
+    short.copy_from_slice(&sign(key, fields).as_ref()[..16]);
     Fingerprint(short)
 }
 

@@ -5,6 +5,7 @@
 //! here runs, and nothing is looked at, unless `[streaming] mode` says so.
 
 mod images;
+mod index;
 mod look;
 mod make;
 mod rights;
@@ -24,7 +25,7 @@ use self::images::{Barred, Image, Read};
 use crate::{
     config::Mode,
     drain::Watch,
-    metrics::{ReadyCause, ReadyState},
+    metrics::{IndexMade, ReadyCause, ReadyState},
     pull::Pull,
     store::{Cause, Ground, Origin, Phase, Ready},
 };
@@ -54,7 +55,10 @@ struct Known {
     refused: HashMap<Digest, String>,
     /// Images whose configuration names other layers than they have.
     foreign: HashSet<Digest>,
+    /// Images and layers of which something failed, or is another member's to do.
     later: HashMap<Digest, Instant>,
+    /// Layers of which an index is to be made.
+    unindexed: Vec<Digest>,
     /// What is to be made, the most recently used first.
     todo: Vec<Image>,
 }
@@ -158,6 +162,9 @@ impl Layers {
             let (files, bytes) = sums.get(&state).copied().unwrap_or_default();
             metrics.holds(state, files, bytes);
         }
+        let indexes = self.pull.store.indexes().totals();
+        metrics.holds_indexes(IndexMade::Here, indexes.own, indexes.own_bytes);
+        metrics.holds_indexes(IndexMade::Elsewhere, indexes.foreign, indexes.foreign_bytes);
         for (cause, bytes) in ready.take_removed() {
             let cause = match cause {
                 Cause::Room => ReadyCause::Room,

@@ -13,6 +13,7 @@ mod content;
 pub mod explain;
 mod fetch;
 mod held;
+mod index;
 mod large;
 mod list;
 mod manage;

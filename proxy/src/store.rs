@@ -18,6 +18,7 @@ mod hanging;
 mod in_use;
 mod incoming;
 mod index;
+mod indexes;
 mod journal;
 mod keeping;
 mod layout;
@@ -57,6 +58,9 @@ pub use hanging::{FLUSHED_WITHIN, HANGS, Hung, SLOWEST};
 pub use in_use::InUse;
 pub use incoming::Incoming;
 pub use index::{Entry, Totals};
+pub use indexes::{
+    IndexTotals, Indexes, Made, Needed, NotKept, OpenIndex, Other, WrongIndex, may_have_index,
+};
 pub use journal::Journal;
 pub use larder_shared::{Link, TagRecord};
 pub use named::{Named, Names, Platform, sizes};
@@ -109,6 +113,8 @@ pub struct Store {
     reading: Coalesce<Digest, Result<Option<Bytes>, Hangs>>,
     /// What the container runtime's content store holds.
     adopted: adopted::Adopted,
+    /// Indexes of layers.
+    indexes: Arc<indexes::Indexes>,
     /// Layers that the container runtime mounts; empty while none are offered.
     ready: OnceLock<ready::Ready>,
 }
@@ -154,6 +160,7 @@ impl Store {
             trouble: Mutex::default(),
             rotten: AtomicU64::new(0),
             adopted: adopted::Adopted::default(),
+            indexes: Arc::new(indexes::Indexes::new(Arc::clone(&layout))),
             ready: OnceLock::new(),
             gone: gone::List::default(),
             layout,
@@ -191,6 +198,7 @@ impl Store {
                 }
             }
         }
+        self.indexes.scan();
         self.scanned.store(true, Ordering::Release);
     }
 

@@ -28,7 +28,7 @@ fn values_that_make_no_sense_are_refused_by_name() {
             "runtime: {watch: {enabled: true, socket: /run/docker.sock}}",
             "runtime.watch.socket: /run/docker.sock lies in a directory with the sockets of other programs",
         ),
-        ("streaming: {mode: lazy}", "/streaming/mode"),
+        ("streaming: {mode: eager}", "/streaming/mode"),
         ("streaming: {directory: /layers}", "/streaming/directory"),
         (
             "streaming: {mode: ready}",

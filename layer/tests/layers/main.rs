@@ -4,6 +4,7 @@
 mod made;
 
 mod broken;
+mod compare;
 mod entries;
 mod flaws;
 mod gzip;

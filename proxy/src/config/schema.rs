@@ -192,8 +192,8 @@ fn streaming() -> Value {
             (
                 "mode",
                 choice(
-                    "off, or ready: larder offers layers that are whole on this node",
-                    &["off", "ready"],
+                    "off; ready: larder offers layers that are whole on this node; lazy: the same, and it keeps indexes of layers",
+                    &["off", "ready", "lazy"],
                 ),
             ),
             (

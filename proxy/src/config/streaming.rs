@@ -32,6 +32,8 @@ pub enum Mode {
     Off,
     /// Layers that are whole on this node are offered, whole.
     Ready,
+    /// The same, and indexes of layers are kept and given to other members.
+    Lazy,
 }
 
 /// One entry of `streaming.never`.
@@ -96,26 +98,25 @@ impl Never {
 }
 
 impl Mode {
-    const WORDS: [(&'static str, Self); 2] = [("off", Self::Off), ("ready", Self::Ready)];
+    const WORDS: [(&'static str, Self); 3] = [
+        ("off", Self::Off),
+        ("ready", Self::Ready),
+        ("lazy", Self::Lazy),
+    ];
 
     /// How the file says it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Off => "off",
             Self::Ready => "ready",
+            Self::Lazy => "lazy",
         }
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        if text == "lazy" {
-            return Err(
-                "this version of larder offers whole layers only: write \"ready\", or \"off\""
-                    .to_owned(),
-            );
-        }
         let word = Self::WORDS.iter().find(|(word, _)| *word == text);
         word.map(|(_, mode)| *mode)
-            .ok_or_else(|| "write \"off\" or \"ready\"".to_owned())
+            .ok_or_else(|| "write \"off\", \"ready\" or \"lazy\"".to_owned())
     }
 }
 

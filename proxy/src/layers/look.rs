@@ -16,6 +16,8 @@ use crate::{
     store::{Cause, Ground, Ready, Store, Told},
 };
 
+const NO_WATCHER: &str = "no watcher reports the container runtime";
+
 impl Layers {
     /// One look: what snapshots refer to, what may be offered no more, what is to be made.
     pub(super) async fn look(&self) {
@@ -29,29 +31,29 @@ impl Layers {
             fresh: runtime.state == State::Fresh,
         });
         ready.told(told, referred.as_ref());
-        let Some(report) = report else {
-            ready.not_offered(
-                Vec::new(),
-                Some("no watcher reports the container runtime".to_owned()),
-            );
-            return;
-        };
+        // An index needs no runtime.
+        if report.is_none() && !self.keeps_indexes() {
+            return ready.not_offered(Vec::new(), Some(NO_WATCHER.to_owned()));
+        }
         let mut read = std::mem::take(&mut self.lock().read);
-        let (of, streaming) = (Arc::clone(&report), config.streaming.clone());
+        let (of, streaming) = (report.clone(), config.streaming.clone());
         let survey = move |store: &Store| {
             let images = images::images(store, &mut read);
-            let barred = Barred::of(store, &mut read, &of, &streaming, &images);
+            let barred = of.map(|of| Barred::of(store, &mut read, &of, &streaming, &images));
             (read, images, barred)
         };
         let Some((read, images, barred)) = self.pull.store.survey(survey).await else {
             return;
         };
-        let barred = Arc::new(barred);
-        {
-            let mut known = self.lock();
-            known.read = read;
-            known.barred = Arc::clone(&barred);
+        self.lock().read = read;
+        if self.keeps_indexes() {
+            self.look_for_indexes(&config, &images, barred.as_ref());
         }
+        let (Some(report), Some(barred)) = (report, barred) else {
+            return ready.not_offered(Vec::new(), Some(NO_WATCHER.to_owned()));
+        };
+        let barred = Arc::new(barred);
+        self.lock().barred = Arc::clone(&barred);
         self.withdraw(ready, &config, &images, &barred).await;
         if !tells(&report) {
             let why = format!(

@@ -38,7 +38,7 @@ pub enum NotMade {
     Differs,
 }
 
-/// A file below the directory's `tmp`, removed when dropped.
+/// A file below a directory's `tmp`, removed when dropped.
 #[derive(Debug)]
 pub struct Temporary(pub PathBuf);
 
@@ -91,10 +91,9 @@ pub fn index(layer: Arc<File>, to: &Path) -> Result<Summary, Error> {
     build(&mut FromStart(layer, 0), &mut BufWriter::new(file))
 }
 
-/// Writes tree and tar to `to` and makes sure of them; they are on disk when this returns (blocking).
-pub fn write(index: &Path, layer: &File, to: &Path) -> Result<(), NotMade> {
-    let mut windows = File::open(index)?;
-    let index = Index::open(&mut windows)?;
+/// Writes tree and tar to `to` and makes sure of them; they are on disk when this returns (blocking). `windows` is the file
+/// that has the index.
+pub fn write(index: &Index, windows: &File, layer: &File, to: &Path) -> Result<(), NotMade> {
     let file = create(to)?;
     let spans = index.spans().iter();
     let largest = spans.map(|span| span.layer_length + span.tar_length).max();
@@ -102,14 +101,14 @@ pub fn write(index: &Path, layer: &File, to: &Path) -> Result<(), NotMade> {
     let cores = thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
     let threads = fit.min(cores).clamp(1, THREADS) as usize;
     ready::write(
-        &index,
-        &windows,
+        index,
+        windows,
         layer,
         &file,
         NonZero::new(threads).unwrap_or(NonZero::<usize>::MIN),
     )?;
     file.sync_all()?;
-    if is_right(&index, &file)? {
+    if is_right(index, &file)? {
         Ok(())
     } else {
         Err(NotMade::Differs)

@@ -1,25 +1,27 @@
 //! The work: one image after the other is indexed, compared with its configuration, written, and offered.
 
 use std::{
+    fs::File,
     io,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use larder_layer::{Error, Summary};
+use larder_layer::Index;
 use larder_shared::Digest;
 use tokio::time::sleep;
 
 use super::{
     Layers,
     images::Image,
+    index::{Built, Indexed},
     make::{self, NotMade, Temporary, idle},
     origin_of,
     rights::{self, Refusal},
 };
 use crate::{
     metrics::ReadyMade,
-    store::{Blob, Looked, Ready},
+    store::{Blob, Looked, Made, Ready},
 };
 
 /// Clients' downloads go first, for so long.
@@ -27,10 +29,10 @@ const FILLS_FIRST: Duration = Duration::from_secs(30);
 const GLANCE: Duration = Duration::from_millis(100);
 
 /// What failed is tried again after this long.
-const LATER: Duration = Duration::from_mins(10);
+pub(super) const LATER: Duration = Duration::from_mins(10);
 
 /// Refusals that are remembered, of layers and of images.
-const REMEMBERED: usize = 10_000;
+pub(super) const REMEMBERED: usize = 10_000;
 
 const NO_ROOM: &str = "there is no room without evicting something for it";
 
@@ -46,10 +48,17 @@ impl Layers {
     /// Makes one image's layers ready after the other.
     pub(super) async fn make(&self) {
         loop {
-            let next = {
+            let (index, next) = {
                 let mut known = self.lock();
-                (!known.todo.is_empty()).then(|| known.todo.remove(0))
+                let index = (!known.unindexed.is_empty()).then(|| known.unindexed.remove(0));
+                let image = index.is_none() && !known.todo.is_empty();
+                (index, image.then(|| known.todo.remove(0)))
             };
+            if let Some(layer) = index {
+                self.make_index(layer).await;
+                self.show();
+                continue;
+            }
             let Some(image) = next else {
                 self.work.notified().await;
                 continue;
@@ -76,20 +85,11 @@ impl Layers {
                         again_s = LATER.as_secs(),
                         "the layers of an image were not made ready"
                     );
-                    self.later(&image);
+                    self.not_before(image.manifest, LATER);
                 }
             }
             self.show();
             self.changed.notify_one();
-        }
-    }
-
-    fn later(&self, image: &Image) {
-        let mut known = self.lock();
-        let now = Instant::now();
-        known.later.retain(|_, at| *at > now);
-        if known.later.len() < REMEMBERED {
-            known.later.insert(image.manifest, now + LATER);
         }
     }
 
@@ -139,21 +139,19 @@ impl Layers {
                 }
                 continue;
             }
-            let index = Temporary(ready.new_tmp());
-            let summary = match self.index(layer, &index).await {
-                Ok(Some(summary)) => summary,
+            let index = match self.index(ready, layer).await {
+                Ok(Some(index)) => index,
                 Ok(None) => continue,
                 Err(error) => return Ended::Failed(error),
             };
-            match rights::layer(Some(named), &summary.diff_id, summary.implied) {
-                Ok(()) => indexed.push((*layer, index, summary)),
+            match rights::layer(Some(named), &index.diff_id, index.implied) {
+                Ok(()) => indexed.push(index),
                 Err(Refusal::Foreign) => return foreign(),
                 Err(refusal) => self.refuse(*layer, refusal.as_str().to_owned()),
             }
         }
-        for (layer, index, summary) in indexed {
-            let offered = self.offer(ready, image, layer, &index, &summary);
-            if let Err(ended) = offered.await {
+        for index in indexed {
+            if let Err(ended) = self.offer(ready, image, index).await {
                 return ended;
             }
         }
@@ -168,31 +166,30 @@ impl Layers {
     }
 
     /// Indexes one layer. `None` if it cannot have an index.
-    async fn index(&self, layer: &Digest, to: &Temporary) -> Result<Option<Summary>, String> {
-        let blob = self
-            .blob(layer)
-            .await
-            .ok_or("a layer is not here any more")?;
-        let (file, path) = (blob.handle(), to.0.clone());
-        let built = idle(move || make::index(file, &path)).await;
-        match built.ok_or("a thread could not be had, or panicked")? {
-            Ok(summary) if summary.layer == *layer => Ok(Some(summary)),
-            Ok(summary) => {
-                let store = Arc::clone(&self.pull.store);
-                let judge = move || store.judge(&blob, &Ok(summary.layer));
-                let _ = tokio::task::spawn_blocking(judge).await;
-                Err("a layer is damaged on disk".to_owned())
+    async fn index(&self, ready: &Ready, layer: &Digest) -> Result<Option<Indexed>, String> {
+        if self.keeps_indexes() {
+            let kept = self.kept_index(layer).await?;
+            if kept.is_none() {
+                let why = self.pull.store.indexes().refused(layer);
+                self.refuse(*layer, why.unwrap_or_default());
             }
-            Err(Error::Refused(refused)) => {
+            return Ok(kept);
+        }
+        let at = Temporary(ready.new_tmp());
+        match self.build_index(layer, &at).await? {
+            Built::Index(summary) => Ok(Some(Indexed {
+                at: Some(at),
+                ..Indexed::from(&summary)
+            })),
+            Built::Refused(refused) => {
                 self.refuse(*layer, refused.to_string());
                 Ok(None)
             }
-            Err(error) => Err(error.to_string()),
         }
     }
 
     /// A layer's blob, for a look that is no use.
-    async fn blob(&self, layer: &Digest) -> Option<Arc<Blob>> {
+    pub(super) async fn blob(&self, layer: &Digest) -> Option<Arc<Blob>> {
         let (store, layer) = (&self.pull.store, *layer);
         if let Some(Some(blob)) = store.survey(move |store| store.peek(&layer)).await {
             return Some(blob);
@@ -204,29 +201,32 @@ impl Layers {
     }
 
     /// Writes the ready file of one layer, and offers it if it may still be offered.
-    async fn offer(
-        &self,
-        ready: &Ready,
-        image: &Image,
-        layer: Digest,
-        index: &Temporary,
-        summary: &Summary,
-    ) -> Result<(), Ended> {
+    async fn offer(&self, ready: &Ready, image: &Image, index: Indexed) -> Result<(), Ended> {
+        let (layer, diff_id, bytes) = (index.layer, index.diff_id, index.bytes);
         let failed = |error: &str| Ended::Failed(error.to_owned());
         // The same tar in another compression, or twice in one image.
-        if ready.has_or_had(&summary.diff_id, image.used) {
+        if ready.has_or_had(&diff_id, image.used) {
             return Ok(());
         }
-        let bytes = summary.tree_length + summary.tar_length;
         if !self.has_room(bytes).await {
             return Err(failed(NO_ROOM));
         }
         let blob = self.blob(&layer).await;
         let blob = blob.ok_or_else(|| failed("a layer is not here any more"))?;
         let making = ready.making(bytes);
-        let (to, from) = (Temporary(ready.new_tmp()), index.0.clone());
-        let (path, file) = (to.0.clone(), blob.handle());
-        let written = idle(move || make::write(&from, &file, &path)).await;
+        let to = Temporary(ready.new_tmp());
+        let (path, file, store) = (to.0.clone(), blob.handle(), Arc::clone(&self.pull.store));
+        let write = move || -> Result<(), NotMade> {
+            if let Some(at) = &index.at {
+                let windows = File::open(&at.0)?;
+                let index = Index::open(&mut &windows)?;
+                return make::write(&index, &windows, &file, &path);
+            }
+            let kept = store.indexes().open_made(&layer, Made::Here);
+            let kept = kept.ok_or_else(|| io::Error::other("its index is not here any more"))?;
+            make::write(&kept.index, &kept.file, &file, &path)
+        };
+        let written = idle(write).await;
         written
             .unwrap_or_else(|| Err(NotMade::Disk(io::Error::other("a thread panicked"))))
             .map_err(|error| failed(&error.to_string()))?;
@@ -240,7 +240,7 @@ impl Layers {
         }
         let ground = self.ground(&config, image, &barred).await;
         let origin = origin_of(image, layer, ground.map_err(Ended::Refused)?);
-        let (store, diff_id) = (Arc::clone(&self.pull.store), summary.diff_id);
+        let store = Arc::clone(&self.pull.store);
         let offer = move || match store.ready() {
             Some(ready) => ready.offer(&to.0, &diff_id, origin),
             None => Ok(()),
@@ -256,7 +256,7 @@ impl Layers {
     }
 
     /// Clients' downloads go first.
-    async fn fills_first(&self) {
+    pub(super) async fn fills_first(&self) {
         let begun = Instant::now();
         while begun.elapsed() < FILLS_FIRST && self.pull.fills.are_under_way() {
             sleep(GLANCE).await;

@@ -168,6 +168,29 @@ words! {
         Failed => "failed",
     }
 
+    /// What became of work on an index of a layer.
+    IndexWork {
+        /// Made here, from the whole layer.
+        Built => "built",
+        /// The layer cannot have one.
+        Refused => "refused",
+        Failed => "failed",
+        /// It came from another member, or from the object store.
+        Fetched => "fetched",
+        /// It came from there and no member of the cluster has signed it, or it does not hold.
+        Unbelieved => "unbelieved",
+        /// It came from there, and the whole layer says the same.
+        Proven => "proven",
+        /// It came from there, and the whole layer says something else.
+        Disproved => "disproved",
+    }
+
+    /// Where an index was made.
+    IndexMade {
+        Here => "here",
+        Elsewhere => "elsewhere",
+    }
+
     /// Where a ready file stands.
     ReadyState {
         /// No snapshot refers to it.
@@ -388,6 +411,8 @@ sets! {
     ReadyFiles { state: ReadyState, }
     ReadyWork { outcome: ReadyMade, }
     ReadyRemovals { reason: ReadyCause, }
+    IndexesWorked { outcome: IndexWork, }
+    IndexesHeld { made: IndexMade, }
     Received { source: Source, upstream: UpstreamLabel, }
     Evictions { reason: Reason, }
     /// Why a look-up of the node's own credentials failed.

@@ -1,8 +1,11 @@
-//! What is counted of ready layers.
+//! What is counted of ready layers, and of indexes.
 
 use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
 
-use super::labels::{ReadyCause, ReadyFiles, ReadyMade, ReadyRemovals, ReadyState, ReadyWork};
+use super::labels::{
+    IndexMade, IndexWork, IndexesHeld, IndexesWorked, ReadyCause, ReadyFiles, ReadyMade,
+    ReadyRemovals, ReadyState, ReadyWork,
+};
 
 /// Ready files: how many there are, and what became of them.
 #[derive(Default, Debug)]
@@ -12,6 +15,9 @@ pub struct LayerMetrics {
     pub work: Family<ReadyWork, Counter>,
     pub removed: Family<ReadyRemovals, Counter>,
     pub removed_bytes: Family<ReadyRemovals, Counter>,
+    pub indexes: Family<IndexesHeld, Gauge>,
+    pub indexes_bytes: Family<IndexesHeld, Gauge>,
+    pub index_work: Family<IndexesWorked, Counter>,
 }
 
 impl LayerMetrics {
@@ -31,10 +37,28 @@ impl LayerMetrics {
         self.removed_bytes.get_or_create(&labels).inc_by(bytes);
     }
 
+    pub fn indexed(&self, outcome: IndexWork) {
+        self.index_work
+            .get_or_create(&IndexesWorked { outcome })
+            .inc();
+    }
+
+    pub fn holds_indexes(&self, made: IndexMade, files: u64, bytes: u64) {
+        let labels = IndexesHeld { made };
+        self.indexes.get_or_create(&labels).set(files as i64);
+        self.indexes_bytes.get_or_create(&labels).set(bytes as i64);
+    }
+
     /// See [`super::Metrics::begin_at_zero`].
     pub(super) fn begin_at_zero(&self) {
         for outcome in ReadyMade::ALL.iter().copied() {
             drop(self.work.get_or_create(&ReadyWork { outcome }));
+        }
+        for outcome in IndexWork::ALL.iter().copied() {
+            drop(self.index_work.get_or_create(&IndexesWorked { outcome }));
+        }
+        for made in IndexMade::ALL.iter().copied() {
+            self.holds_indexes(made, 0, 0);
         }
         for state in ReadyState::ALL.iter().copied() {
             self.holds(state, 0, 0);

@@ -67,6 +67,9 @@ pub fn register(metrics: &Metrics) -> Registry {
         "ready_layers_made", "Layers whose ready file was offered, refused, or failed", metrics.layers.work;
         "ready_layers_removed", "Ready files of layers that were removed", metrics.layers.removed;
         "ready_layers_removed_bytes", "Bytes of ready files that were removed", metrics.layers.removed_bytes;
+        "layer_indexes", "Indexes of layers: made here from the whole layer, or elsewhere and not compared with it yet", metrics.layers.indexes;
+        "layer_indexes_bytes", "Bytes of indexes of layers", metrics.layers.indexes_bytes;
+        "layer_index_work", "Indexes of layers that were built, refused, failed, fetched, not believed, proven, or disproved", metrics.layers.index_work;
         "upstream_requests", "Requests to endpoints of registries", upstreams.asked;
         "upstream_endpoints", "Endpoints by state: ok, avoided after failures, or silent because the registry asked for it", upstreams.endpoints;
         "upstream_tokens", "Tokens fetched from registries' token servers", upstreams.tokens;

@@ -96,8 +96,9 @@ impl Store {
         };
         let partials = self.leftovers();
         let held: u64 = partials.values().map(|(bytes, _)| bytes).sum();
-        let ready = self.ready_totals();
-        let taken = self.totals().bytes + held + ready.bytes;
+        self.sweep_indexes();
+        let (ready, indexes) = (self.ready_totals(), self.indexes.totals());
+        let taken = self.totals().bytes + held + ready.bytes + indexes.bytes();
         let in_use = self.in_use();
         *lock(&self.room) = Room {
             kept: self.kept(&in_use, limits, &around) + ready.kept,
@@ -163,7 +164,8 @@ impl Store {
             max: limits.max_size.of(space.total),
             min_free: limits.min_free.of(space.total),
         };
-        let taken = self.totals().bytes + self.ready_totals().bytes;
+        let beside = self.ready_totals().bytes + self.indexes.totals().bytes();
+        let taken = self.totals().bytes + beside;
         excess(bounds, taken, space.free) > 0
     }
 
@@ -189,7 +191,8 @@ impl Store {
         let (Ok(space), Ok(own)) = (self.space(), ready.space()) else {
             return false;
         };
-        let taken = self.totals().bytes + self.partial_bytes() + ready.totals().bytes;
+        let beside = ready.totals().bytes + self.indexes.totals().bytes();
+        let taken = self.totals().bytes + self.partial_bytes() + beside;
         let most = limits.max_size.of(space.total);
         let free = limits.min_free.of(own.total);
         taken.saturating_add(bytes) <= most && free.saturating_add(bytes) <= own.free

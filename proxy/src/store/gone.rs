@@ -82,6 +82,7 @@ impl Store {
         // Checksums are of the bytes, wherever they lie.
         if !self.adopts(digest) {
             let _ = partial::remove_if_there(&self.layout.sums(digest));
+            self.let_index_go(digest);
         }
     }
 

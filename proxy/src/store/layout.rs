@@ -5,6 +5,7 @@
 //! <store>/lock                               held by the larder that owns the store: see `tenure`
 //! <store>/blobs/sha256/ab/<hex>              committed: verified, immutable, read-only
 //! <store>/checksums/sha256/ab/<hex>          of its pieces: see `sums`
+//! <store>/indexes/sha256/ab/<hex>            of a layer: see `indexes`
 //! <store>/partial/sha256/<hex>               a sparse file that is being filled
 //! <store>/partial/sha256/<hex>.spans         which spans of it are present, and how far it is hashed
 //! <store>/repositories/<registry>/<repo>/_log    what is known of a repository, a line of JSON each
@@ -183,6 +184,24 @@ impl Layout {
     pub fn sums(&self, digest: &Digest) -> PathBuf {
         let hex = digest.hex();
         self.all_sums(digest.algorithm()).join(&hex[..2]).join(hex)
+    }
+
+    pub fn indexes(&self, algorithm: Algorithm) -> PathBuf {
+        self.root.join("indexes").join(algorithm.as_str())
+    }
+
+    pub fn index(&self, layer: &Digest, foreign: bool) -> PathBuf {
+        let hex = layer.hex();
+        let path = self.indexes(layer.algorithm()).join(&hex[..2]).join(hex);
+        if foreign {
+            path.with_extension("foreign")
+        } else {
+            path
+        }
+    }
+
+    pub fn wrong_indexes(&self) -> PathBuf {
+        self.root.join("indexes").join("wrong")
     }
 
     pub fn partials(&self, algorithm: Algorithm) -> PathBuf {

@@ -46,12 +46,8 @@ const REFUSED: &[(&str, &str)] = &[
         "2:8: `file` in [runtime] is \"runtime.json\": write the whole path, from `/` on; or \"off\"",
     ),
     (
-        "[streaming]\nmode = \"lazy\"",
-        "2:8: `mode` in [streaming] is \"lazy\": this version of larder offers whole layers only: write \"ready\", or \"off\"",
-    ),
-    (
         "[streaming]\nmode = \"on\"",
-        "2:8: `mode` in [streaming] is \"on\": write \"off\" or \"ready\"",
+        "2:8: `mode` in [streaming] is \"on\": write \"off\", \"ready\" or \"lazy\"",
     ),
     (
         "[streaming]\ndirectory = \"layers\"",

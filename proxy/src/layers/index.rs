@@ -1,0 +1,247 @@
+//! Indexes of layers: which are built here, from layers that are whole, and what other members' turn out to be worth.
+//!
+//! One member builds the index of a layer, the first in the layer's rank among those that hold it, and the others get it from
+//! there ([`crate::pull`]). Where a ready file is made, its index is built here in any case: nothing is offered whole by
+//! another member's word.
+
+use std::{
+    collections::HashSet,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use larder_layer::{Error, Index, Refused, Summary};
+use larder_shared::Digest;
+
+use super::{
+    Layers,
+    images::{Barred, Image},
+    make::{self, Temporary, idle},
+    work::{LATER, REMEMBERED},
+};
+use crate::{
+    cluster::placement::{self, Key},
+    config::{Config, Mode},
+    metrics::IndexWork,
+    store::{Made, Other, may_have_index},
+};
+
+/// The keepers of a layer say within this time which members hold it.
+const HOLDERS: Duration = Duration::from_millis(500);
+
+/// Another member is to build the index of a layer: it is looked at again after this long.
+const NOT_OURS: Duration = Duration::from_mins(2);
+
+/// What building an index came to.
+pub(super) enum Built {
+    Index(Summary),
+    Refused(Refused),
+}
+
+/// An index by which a ready file is made: a file of its own, or kept in the store.
+pub(super) struct Indexed {
+    pub(super) layer: Digest,
+    pub(super) diff_id: Digest,
+    pub(super) implied: u64,
+    /// Of tree and tar.
+    pub(super) bytes: u64,
+    /// `None`: it is the one that the store keeps.
+    pub(super) at: Option<Temporary>,
+}
+
+impl Indexed {
+    fn of(index: &Index) -> Self {
+        Self {
+            layer: index.layer(),
+            diff_id: index.diff_id(),
+            implied: index.implied(),
+            bytes: index.tree().len() as u64 + index.tar_length(),
+            at: None,
+        }
+    }
+}
+
+impl Layers {
+    /// Whether indexes are kept.
+    pub(super) fn keeps_indexes(&self) -> bool {
+        self.pull.config.load().streaming.mode == Mode::Lazy
+    }
+
+    /// Takes note of the layers that lack an index, or have one from elsewhere though they are whole here.
+    pub(super) fn look_for_indexes(
+        &self,
+        config: &Config,
+        images: &[Image],
+        barred: Option<&Barred>,
+    ) {
+        let (store, indexes) = (&self.pull.store, self.pull.store.indexes());
+        let here = |layer: &Digest| store.has(layer) || store.adopts(layer);
+        let mut todo: Vec<Digest> = indexes.unproven();
+        todo.retain(here);
+        let mut worth: Vec<&Image> = images.iter().filter(|image| image.held).collect();
+        worth.retain(|image| {
+            let mut sizes = image.content.layers.iter().map(|(_, size)| *size);
+            sizes.any(|size| size >= config.streaming.min_layer)
+        });
+        worth.sort_by_key(|image| std::cmp::Reverse((image.used, image.manifest)));
+        let layers = worth.iter().flat_map(|image| &image.content.layers);
+        todo.extend(layers.map(|(layer, _)| *layer).filter(|layer| {
+            here(layer)
+                && may_have_index(layer)
+                && indexes.has(layer).is_none()
+                && !barred.is_some_and(|barred| barred.has(layer))
+        }));
+        let (mut seen, now) = (HashSet::new(), Instant::now());
+        let mut known = self.lock();
+        let later = |layer: &Digest| known.later.get(layer).is_some_and(|at| *at > now);
+        todo.retain(|layer| {
+            seen.insert(*layer) && !later(layer) && indexes.refused(layer).is_none()
+        });
+        known.unindexed = todo;
+        if !known.unindexed.is_empty() {
+            self.work.notify_one();
+        }
+    }
+
+    /// Builds the index of one layer, if this node is to.
+    pub(super) async fn make_index(&self, layer: Digest) {
+        let work = &self.pull.metrics.layers;
+        if self.pull.store.indexes().has(&layer).is_none() && !self.is_first_of(&layer).await {
+            return self.not_before(layer, NOT_OURS);
+        }
+        self.fills_first().await;
+        match self.kept_index(&layer).await {
+            Ok(_) => {}
+            Err(error) => {
+                work.indexed(IndexWork::Failed);
+                tracing::warn!(blob.digest = %layer, error, again_s = LATER.as_secs(), "the index of a layer was not made");
+                self.not_before(layer, LATER);
+            }
+        }
+    }
+
+    /// Whether this node is the first in rank among the living members that are known to hold a layer.
+    async fn is_first_of(&self, layer: &Digest) -> bool {
+        let cluster = &self.pull.cluster;
+        let view = cluster.members.view();
+        let (Some(own), true) = (view.own_address(), view.has_others()) else {
+            return true;
+        };
+        let mut holders = cluster.holders(layer, HOLDERS).await;
+        holders.retain(|holder| cluster.admits(*holder));
+        holders.push(own);
+        first_of(&holders, layer) == Some(own)
+    }
+
+    /// The index of a layer that is whole here: the one that is kept, or a new one, which is kept. `None` if it cannot have
+    /// one.
+    pub(super) async fn kept_index(&self, layer: &Digest) -> Result<Option<Indexed>, String> {
+        let indexes = self.pull.store.indexes();
+        if indexes.refused(layer).is_some() && indexes.has(layer).is_none() {
+            return Ok(None);
+        }
+        let (store, wanted) = (Arc::clone(&self.pull.store), *layer);
+        let open = move || store.indexes().open_made(&wanted, Made::Here);
+        if let Some(open) = idle(open).await.flatten() {
+            return Ok(Some(Indexed::of(&open.index)));
+        }
+        let to = Temporary(self.pull.store.indexes().new_tmp());
+        let built = self.build_index(layer, &to).await?;
+        let (pull, summary, layer) = (Arc::clone(&self.pull), built, *layer);
+        // Also what is compared may wait.
+        let keep = move || -> io::Result<(Option<Indexed>, Other)> {
+            let indexes = pull.store.indexes();
+            match summary {
+                Built::Index(summary) => {
+                    let sign = |envelope: &_| pull.sign_index(envelope);
+                    let other = indexes.keep_own(&to.0, &layer, &pull.index_maker(), &sign)?;
+                    Ok((Some(Indexed::from(&summary)), other))
+                }
+                Built::Refused(refused) => {
+                    indexes.refuse(layer, refused.to_string());
+                    Ok((None, indexes.judge_refused(&layer, &refused)?))
+                }
+            }
+        };
+        let kept = idle(keep).await;
+        let (indexed, other) = kept
+            .ok_or("a thread could not be had, or panicked")?
+            .map_err(|error| error.to_string())?;
+        let work = &self.pull.metrics.layers;
+        match indexed {
+            Some(_) => {
+                work.indexed(IndexWork::Built);
+                tracing::info!(blob.digest = %layer, "the index of a layer is made");
+            }
+            None => work.indexed(IndexWork::Refused),
+        }
+        match other {
+            Other::None => {}
+            Other::Right { maker } => {
+                work.indexed(IndexWork::Proven);
+                tracing::debug!(blob.digest = %layer, maker, "another member's index is what the layer says");
+            }
+            Other::Wrong(wrong) => {
+                work.indexed(IndexWork::Disproved);
+                tracing::error!(blob.digest = %layer, maker = wrong.maker, why = wrong.why, "another member made a wrong index of a layer: it is set aside, and nothing that this member makes is believed for a day; containers that read the layer by it may have read wrong bytes: look at that node, and start them anew");
+            }
+        }
+        Ok(indexed)
+    }
+
+    /// Builds the index of one layer at `to`.
+    pub(super) async fn build_index(
+        &self,
+        layer: &Digest,
+        to: &Temporary,
+    ) -> Result<Built, String> {
+        let blob = self
+            .blob(layer)
+            .await
+            .ok_or("a layer is not here any more")?;
+        let (file, path) = (blob.handle(), to.0.clone());
+        let built = idle(move || make::index(file, &path)).await;
+        match built.ok_or("a thread could not be had, or panicked")? {
+            Ok(summary) if summary.layer == *layer => Ok(Built::Index(summary)),
+            Ok(summary) => {
+                let store = Arc::clone(&self.pull.store);
+                let judge = move || store.judge(&blob, &Ok(summary.layer));
+                let _ = tokio::task::spawn_blocking(judge).await;
+                Err("a layer is damaged on disk".to_owned())
+            }
+            Err(Error::Refused(refused)) => Ok(Built::Refused(refused)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// A layer, or an image, is not worked on for so long.
+    pub(super) fn not_before(&self, digest: Digest, pause: Duration) {
+        let mut known = self.lock();
+        let now = Instant::now();
+        known.later.retain(|_, at| *at > now);
+        if known.later.len() < REMEMBERED {
+            known.later.insert(digest, now + pause);
+        }
+    }
+}
+
+impl From<&Summary> for Indexed {
+    fn from(summary: &Summary) -> Self {
+        Self {
+            layer: summary.layer,
+            diff_id: summary.diff_id,
+            implied: summary.implied,
+            bytes: summary.tree_length + summary.tar_length,
+            at: None,
+        }
+    }
+}
+
+/// The first in rank of these members for a layer.
+fn first_of(members: &[SocketAddr], layer: &Digest) -> Option<SocketAddr> {
+    let keys: Vec<Key> = members.iter().map(|a| Key::of(&a.to_string())).collect();
+    let first = placement::rank(&keys, layer, 0, 1);
+    first.first().map(|index| members[*index])
+}
