@@ -4,6 +4,7 @@
 //! admin socket      GET /status              this node at a glance
 //!                   GET /images  /blobs      what the node tier holds
 //!                   GET /layers              ready files of layers, and what is not offered
+//!                   GET /index?registry=NAME&repository=NAME&layer=DIGEST&size=BYTES   the index of a layer, as a start gets it
 //!                   GET /upstreams           the registries behind it, and how they fare; ?name=NAME, ?check
 //!                   GET /explain?ref=IMAGE[&platform=OS/ARCH]   what a pull would do; a pod's secret in Authorization
 //!                   GET /doctor              what is wrong with this node, and how to fix it
@@ -128,6 +129,7 @@ impl Admin {
             (&Method::GET, "/images") => long_json(self.pull.images().await).await,
             (&Method::GET, "/blobs") => long_json(self.pull.blobs().await).await,
             (&Method::GET, "/layers") => json(&self.layers()),
+            (&Method::GET, "/index") => self.index(&query).await,
             (&Method::GET, "/upstreams") => self.upstreams(&query).await,
             (&Method::GET, "/doctor") => json(&*self.diagnosis(Duration::ZERO).await),
             (&Method::GET, "/explain") => match asked(&query, request.headers()) {
@@ -154,7 +156,7 @@ impl Admin {
             (&Method::POST, "/pull") => self.pull(&query, request.headers()),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "there are GET /status, /images, /blobs, /layers, /upstreams, /warm, /explain, /doctor and /log, and POST /pull, /warm, /trace, /pin, /unpin, /evict, /gc, /verify and /log\n",
+                "there are GET /status, /images, /blobs, /layers, /index, /upstreams, /warm, /explain, /doctor and /log, and POST /pull, /warm, /trace, /pin, /unpin, /evict, /gc, /verify and /log\n",
             ),
         }
     }

@@ -67,6 +67,9 @@ pub const PROBES: &str = "/larder/v1/probes";
 /// Where a member asks another one for a registry's list of tags.
 pub const LISTS: &str = "/larder/v1/lists";
 
+/// Where a member asks another one for the index of a layer.
+pub const INDEXES: &str = "/larder/v1/indexes";
+
 /// Keepers are asked within this time: in an outage, a client waits for the answer.
 const RECALL: Duration = Duration::from_millis(250);
 

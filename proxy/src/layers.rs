@@ -37,6 +37,12 @@ const OPEN_AGAIN: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
+/// What failed is tried again after this long.
+const LATER: Duration = Duration::from_mins(10);
+
+/// Refusals and failures that are remembered, of layers and of images.
+const REMEMBERED: usize = 10_000;
+
 /// The layers of this node's images.
 struct Layers {
     pull: Arc<Pull>,

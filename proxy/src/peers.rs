@@ -13,6 +13,7 @@
 //! POST      /larder/v1/probes?thing=…&silenced=SECONDS      may it probe a silent registry: go, wait, or over
 //! POST      /larder/v1/probes?thing=…&over                  its probe was answered
 //! GET       /larder/v1/warm?set=NAME                  what it holds of a warm set
+//! GET       /larder/v1/indexes?registry=…&repository=…&layer=DIGEST     the index of a layer that the repository holds
 //! ```
 //!
 //! Only members get this far: the connection's certificate was checked ([`crate::listen`]). Errors become responses in
@@ -32,7 +33,7 @@ use crate::{
     body::Body,
     client,
     cluster::{
-        HOLDERS, LISTS, PROBES, RECORDS,
+        HOLDERS, INDEXES, LISTS, PROBES, RECORDS,
         peers::{ALIVE, IN_ROLE, PASSED_ON, ROLE},
         records::PeerRecord,
     },
@@ -89,8 +90,13 @@ impl PeerSurface {
             HOLDINGS | HOLDERS_OF | COPIES | LINKS => Some(self.copies(&request, body).await),
             _ => None,
         };
-        if let Some((status, text)) = small {
-            let mut response = Response::new(Body::bytes(text));
+        let small = small.map(|(status, text)| (status, Body::bytes(text)));
+        let answer = match small {
+            None if path == INDEXES => Some(self.index(&request).await),
+            small => small,
+        };
+        if let Some((status, body)) = answer {
+            let mut response = Response::new(body);
             *response.status_mut() = status;
             // Members of several versions meet in a roll-out; people want to see which.
             let server = HeaderValue::from_static(concat!("larder/", env!("CARGO_PKG_VERSION")));
@@ -256,6 +262,26 @@ impl PeerSurface {
             },
         };
         answered.unwrap_or_else(|error| (StatusCode::BAD_REQUEST, format!("{error}\n")))
+    }
+
+    /// The index of a layer, under the right that the layer itself needs here. There is one answer to everything else.
+    async fn index(&self, request: &Request<()>) -> (StatusCode, Body) {
+        let given = async {
+            let registry = query(request, "registry")?.parse().ok()?;
+            let repository = query(request, "repository")?.parse().ok()?;
+            let layer = query(request, "layer")?.parse().ok()?;
+            let asked = *request.method() == Method::GET;
+            let given = self.pull.index_for_member(registry, repository, layer);
+            // Boxed: it is rare, and every request carries room for it.
+            Box::pin(asked.then_some(given)?).await
+        };
+        match given.await {
+            Some(body) => (StatusCode::OK, body),
+            None => {
+                let text = Body::bytes("nothing is known of it\n");
+                (StatusCode::NOT_FOUND, text)
+            }
+        }
     }
 
     fn probes(&self, request: &Request<()>) -> (StatusCode, String) {

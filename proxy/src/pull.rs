@@ -47,6 +47,7 @@ use self::outage::{LITTLE, Outages};
 pub use self::{
     ahead::{Looked, Parts},
     chunk::Chunks,
+    index::IndexHints,
     manifest::Manifest,
     member::MemberRequest,
     open_to::OpenTo,
@@ -189,6 +190,8 @@ pub struct Pull {
     pub wishes: Wishes,
     /// Images that clients have asked for lately.
     pub served: Served,
+    /// What is known of other members' indexes.
+    pub index_hints: IndexHints,
     pub runtime: Arc<Runtime>,
     /// Listeners to requests hear of their steps here.
     pub events: Events,

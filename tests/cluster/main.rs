@@ -5,6 +5,7 @@ mod churn;
 mod copies;
 mod durable;
 mod faults;
+mod indexes;
 mod liars;
 mod members;
 mod names;

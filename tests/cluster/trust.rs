@@ -21,7 +21,7 @@ const SILENCE: Duration = Duration::from_secs(2);
 const SIZE: u64 = 26 * MIB;
 
 /// Sends bytes as this client and gives what comes back; an error when hands are not shaken.
-async fn speak(
+pub(crate) async fn speak(
     address: SocketAddr,
     client: Arc<ClientConfig>,
     said: &str,
@@ -43,7 +43,7 @@ async fn speak(
 }
 
 /// The status of an answer, and where its body begins.
-fn parsed(answer: &[u8]) -> (u16, &[u8]) {
+pub(crate) fn parsed(answer: &[u8]) -> (u16, &[u8]) {
     let head = answer.windows(4).position(|four| four == b"\r\n\r\n");
     let Some(end) = head else {
         return (0, &[]);

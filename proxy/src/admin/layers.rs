@@ -1,11 +1,64 @@
 //! Ready layers: every file, and what is not offered.
 
-use larder_shared::admin::{Layer, Layers, NotOffered};
+use std::time::Duration;
 
-use super::Admin;
-use crate::store::{Cause, Entry, Ground, Phase, ReadyFile, Store};
+use http::{Response, StatusCode};
+use larder_shared::{
+    Digest,
+    admin::{Layer, Layers, NotOffered},
+};
+use serde::Serialize;
+
+use super::{Admin, Query, json, text};
+use crate::{
+    body::Body,
+    store::{Cause, Entry, Ground, Made, OpenIndex, Phase, ReadyFile, Store},
+};
+
+/// The index of a layer may take so long to come, for people.
+const INDEX_WITHIN: Duration = Duration::from_secs(5);
+
+/// The index of a layer.
+#[derive(Serialize)]
+struct GivenIndex {
+    layer: Digest,
+    diff_id: Digest,
+    /// `here` or `elsewhere`
+    made: &'static str,
+    maker: String,
+    spans: usize,
+}
 
 impl Admin {
+    /// The index of a layer for a caller without a credential, from wherever a start would get it.
+    pub(super) async fn index(&self, query: &Query<'_>) -> Response<Body> {
+        let given = async {
+            let registry = query.get("registry")?.parse().ok()?;
+            let repository = query.get("repository")?.parse().ok()?;
+            let layer: Digest = query.get("layer")?.parse().ok()?;
+            let size = query.get("size")?.parse().ok()?;
+            let place = self.pull.known_place(registry, repository).await.ok()?;
+            self.pull.index(&place, &layer, size, INDEX_WITHIN).await
+        };
+        // Boxed: it is rare, and every request carries room for it.
+        let Some(OpenIndex {
+            index, made, maker, ..
+        }) = Box::pin(given).await
+        else {
+            return text(StatusCode::NOT_FOUND, "no index is to be had\n");
+        };
+        json(&GivenIndex {
+            layer: index.layer(),
+            diff_id: index.diff_id(),
+            made: match made {
+                Made::Here => "here",
+                Made::Elsewhere => "elsewhere",
+            },
+            maker,
+            spans: index.spans().len(),
+        })
+    }
+
     /// All of it, from memory.
     pub(super) fn layers(&self) -> Layers {
         let (config, store) = (self.pull.config.load(), &self.pull.store);

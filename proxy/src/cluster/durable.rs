@@ -164,6 +164,14 @@ impl Cluster {
             .ok()?
     }
 
+    /// The index of a layer from the object store, which nobody has checked yet. Its failures are misses.
+    pub async fn durable_index(&self, layer: &Digest) -> Option<Object> {
+        let found = self.store.as_ref()?.get_index(layer).await;
+        found
+            .inspect_err(|failure| tracing::debug!(%failure, blob.digest = %layer, "the object store does not give an index"))
+            .ok()?
+    }
+
     /// How long this node waits before it writes a blob that others may hold as well.
     fn precedence(&self, digest: &Digest) -> Duration {
         let view = self.members.view();

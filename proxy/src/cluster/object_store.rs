@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! <prefix>/blobs/sha256/ab/<hex>                       a blob; `ab` begins its hex
+//! <prefix>/blobs/sha256/ab/<hex>.lazy1                 the index of a layer, which believes no caller without its proof
 //! <prefix>/records/<registry>/<repository>/<name>      a record
 //! ```
 
@@ -57,6 +58,21 @@ pub use open::OpenError;
 /// Whether a record that is there already (the first) stays, and is not written over (by the second).
 pub type Stays = fn(&[u8], &[u8]) -> bool;
 
+/// What lies under a digest.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Thing {
+    Blob(Digest),
+    /// The index of the layer that has the digest.
+    Index(Digest),
+}
+
+/// A file to be written, and its own digest.
+#[derive(Clone, Debug)]
+struct StoredFile {
+    file: Arc<File>,
+    digest: Digest,
+}
+
 /// A record to be written.
 #[derive(Debug)]
 struct StoredRecord {
@@ -72,10 +88,10 @@ pub struct ObjectStore {
     metrics: ObjectStoreMetrics,
     reading: Arc<Breaker>,
     writing: Arc<Breaker>,
-    blobs: Line<Digest, Arc<File>>,
+    blobs: Line<Thing, StoredFile>,
     records: Line<String, StoredRecord>,
     pace: Pace,
-    distrusted: Mutex<HashSet<Digest>>,
+    distrusted: Mutex<HashSet<Thing>>,
     counters: Counters,
 }
 
@@ -167,11 +183,21 @@ impl ObjectStore {
         digest: &Digest,
         range: Range,
     ) -> Result<Option<Object>, ObjectFailure> {
-        if self.is_distrusted(digest) {
+        self.get_thing(Thing::Blob(*digest), range).await
+    }
+
+    /// The index of a layer, with its envelope. Whether it is to be believed is the caller's to find out.
+    pub async fn get_index(&self, layer: &Digest) -> Result<Option<Object>, ObjectFailure> {
+        let all = Range::new(0, u64::MAX);
+        self.get_thing(Thing::Index(*layer), all).await
+    }
+
+    async fn get_thing(&self, thing: Thing, range: Range) -> Result<Option<Object>, ObjectFailure> {
+        if self.is_distrusted(thing) {
             return Ok(None);
         }
         let store = Arc::clone(&self.backend.reads);
-        let (path, stall) = (self.blob_path(digest), self.limits.stall);
+        let (path, stall) = (self.path_of(thing), self.limits.stall);
         let operation = ObjectOperation::Get;
         let first = read::first(store, path, range, stall);
         let Some((found, permit)) = self.ask(operation, first).await? else {
@@ -182,11 +208,12 @@ impl ObjectStore {
 
     /// The size of a blob. `None`: it is not there.
     pub async fn head(&self, digest: &Digest) -> Result<Option<u64>, ObjectFailure> {
-        if self.is_distrusted(digest) {
+        let thing = Thing::Blob(*digest);
+        if self.is_distrusted(thing) {
             return Ok(None);
         }
         let store = Arc::clone(&self.backend.reads);
-        let size = read::size(store, self.blob_path(digest));
+        let size = read::size(store, self.path_of(thing));
         let found = self.ask(ObjectOperation::Head, size).await?;
         Ok(found.map(|(size, permit)| {
             permit.succeeded();
@@ -210,8 +237,19 @@ impl ObjectStore {
     /// nodes that hold the blob give each other precedence by `after`. Never waits, and drops the blob when too much
     /// waits already.
     pub fn write_blob(&self, digest: Digest, file: Arc<File>, size: u64, after: Duration) {
+        let file = StoredFile { file, digest };
+        self.write_thing(Thing::Blob(digest), file, size, after);
+    }
+
+    /// Has the index of a layer written behind, in the same way. `digest` is that of the file.
+    pub fn write_index(&self, layer: Digest, file: Arc<File>, digest: Digest, size: u64) {
+        let file = StoredFile { file, digest };
+        self.write_thing(Thing::Index(layer), file, size, Duration::ZERO);
+    }
+
+    fn write_thing(&self, thing: Thing, file: StoredFile, size: u64, after: Duration) {
         let job = Job {
-            key: digest,
+            key: thing,
             value: file,
             bytes: size,
             failed: 0,
@@ -244,12 +282,21 @@ impl ObjectStore {
     /// What the store has under `digest` turned out to be something else. It is not read again, and the next
     /// [`write_blob`](Self::write_blob) of the digest writes over it.
     pub fn distrust(&self, digest: Digest) {
+        self.distrust_thing(Thing::Blob(digest));
+    }
+
+    /// The same of the index of a layer.
+    pub fn distrust_index(&self, layer: Digest) {
+        self.distrust_thing(Thing::Index(layer));
+    }
+
+    fn distrust_thing(&self, thing: Thing) {
         let mut distrusted = self
             .distrusted
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if distrusted.len() < DISTRUSTED {
-            distrusted.insert(digest);
+            distrusted.insert(thing);
         }
     }
 
@@ -354,26 +401,30 @@ impl ObjectStore {
         self.metrics.waiting_bytes.set(bytes as i64);
     }
 
-    fn is_distrusted(&self, digest: &Digest) -> bool {
+    fn is_distrusted(&self, thing: Thing) -> bool {
         let distrusted = self
             .distrusted
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        distrusted.contains(digest)
+        distrusted.contains(&thing)
     }
 
-    fn trust(&self, digest: &Digest) {
+    fn trust(&self, thing: Thing) {
         let mut distrusted = self
             .distrusted
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        distrusted.remove(digest);
+        distrusted.remove(&thing);
     }
 
-    fn blob_path(&self, digest: &Digest) -> Path {
-        let hex = digest.hex();
-        let algorithm = digest.algorithm().as_str();
-        self.backend.path(["blobs", algorithm, &hex[..2], &hex])
+    fn path_of(&self, thing: Thing) -> Path {
+        let (digest, end) = match thing {
+            Thing::Blob(digest) => (digest, ""),
+            Thing::Index(layer) => (layer, ".lazy1"),
+        };
+        let (hex, algorithm) = (digest.hex(), digest.algorithm().as_str());
+        let name = format!("{hex}{end}");
+        self.backend.path(["blobs", algorithm, &hex[..2], &name])
     }
 
     fn record_path(&self, path: &str) -> Result<Path, ObjectFailure> {

@@ -19,7 +19,8 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderName, Method, Request, StatusCode, header};
+use http::{HeaderName, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
 
 pub use self::{
     body::PeerBody,
@@ -208,20 +209,30 @@ impl Peers {
         let request = Request::builder().method(method);
         let call = async {
             let response = self.send(member, request, path, body).await?;
-            match response.status() {
-                status if status.is_success() => {}
-                StatusCode::NOT_FOUND => return Err(PeerFailure::Miss(member)),
-                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                    return Err(PeerFailure::Refused(member));
-                }
-                status => return Err(PeerFailure::Unable(member, status)),
-            }
+            let response = given(member, response)?;
             client::collect(response.into_body(), longest, within)
                 .await
                 .map_err(|why| PeerFailure::Gone(member, why))
         };
         match tokio::time::timeout(within, call).await {
             Ok(done) => done,
+            Err(_) => Err(PeerFailure::Gone(
+                member,
+                format!("nothing within {within:?}"),
+            )),
+        }
+    }
+
+    /// Asks for what is too large for memory: the body comes as it is read. Its head has to come within this time.
+    pub async fn open(
+        &self,
+        member: SocketAddr,
+        path: &str,
+        within: Duration,
+    ) -> Result<Incoming, PeerFailure> {
+        let asked = self.send(member, Request::builder(), path, Bytes::new());
+        match tokio::time::timeout(within, asked).await {
+            Ok(response) => Ok(given(member, response?)?.into_body()),
             Err(_) => Err(PeerFailure::Gone(
                 member,
                 format!("nothing within {within:?}"),
@@ -252,6 +263,19 @@ impl Peers {
         let server = response.headers().get(header::SERVER);
         let told = server.and_then(|value| value.to_str().ok()?.strip_prefix("larder/"));
         Ok(told.map(ToOwned::to_owned))
+    }
+}
+
+/// A member's answer, if it gives something.
+fn given(
+    member: SocketAddr,
+    response: Response<Incoming>,
+) -> Result<Response<Incoming>, PeerFailure> {
+    match response.status() {
+        status if status.is_success() => Ok(response),
+        StatusCode::NOT_FOUND => Err(PeerFailure::Miss(member)),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(PeerFailure::Refused(member)),
+        status => Err(PeerFailure::Unable(member, status)),
     }
 }
 

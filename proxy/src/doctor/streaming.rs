@@ -10,7 +10,7 @@ use larder_shared::{
     runtime::{Plugin, Report},
 };
 
-use crate::{config::Mode, pull::Pull, runtime};
+use crate::{config::Mode, pull::Pull, runtime, store::WrongIndex};
 
 /// Mounts the trees of ready files, by a loop device.
 const KERNEL_BY_LOOP: Version = (6, 4);
@@ -48,11 +48,42 @@ pub(super) async fn look(pull: &Pull) -> Vec<Finding> {
     );
     let text = |read: Result<io::Result<String>, _>| read.ok().and_then(Result::ok);
     let known = pull.runtime.known();
-    prerequisites(&Facts {
+    let mut findings = prerequisites(&Facts {
         kernel: text(kernel).map(|release| release.trim().to_owned()),
         erofs: text(systems).map(|systems| has_erofs(&systems)),
         report: known.report().map(AsRef::as_ref),
-    })
+    });
+    if pull.config.load().streaming.mode == Mode::Lazy {
+        let joined = pull.cluster.is_joined() || pull.cluster.store.is_some();
+        let wrong = pull.store.indexes().wrong();
+        findings.extend(indexes(joined, pull.key.is_shared(), &wrong));
+    }
+    findings
+}
+
+/// Whether members can give each other indexes of layers, and which were wrong.
+fn indexes(joined: bool, key: bool, wrong: &[WrongIndex]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if joined && !key {
+        findings.push(warning(
+            "the cluster has no key, so this node believes no index of a layer that another one has made",
+            "name a file in [cluster] key, with the same 32 random bytes or more on every member, and restart larder",
+        ));
+    }
+    for one in wrong {
+        let WrongIndex {
+            layer, maker, why, ..
+        } = one;
+        findings.push(error(
+            format!("{maker} made a wrong index of the layer {layer}: {why}. It is set aside"),
+            "look at that node: whoever has the cluster's key can make an index. Start containers anew that read the layer on \
+             this node before it was whole here. This is shown for a week",
+        ));
+    }
+    if findings.is_empty() {
+        findings.push(ok("no index of a layer was found wrong"));
+    }
+    findings
 }
 
 fn has_erofs(file_systems: &str) -> bool {
@@ -363,6 +394,34 @@ mod tests {
             assert_eq!(found[0].0, severity, "{words}");
             assert!(found[0].1.contains(words), "{words}: {}", found[0].1);
         }
+    }
+
+    #[test]
+    fn a_wrong_index_is_a_finding_that_names_its_maker() {
+        let wrong = WrongIndex {
+            layer: larder_shared::Digest::sha256(b"layer"),
+            seal: String::new(),
+            maker: "10.0.0.7:7422 node-7".to_owned(),
+            why: "it says something else of span 3".to_owned(),
+            at: 1,
+        };
+        for (joined, key, wrong, expected) in [
+            (false, false, &[][..], vec![Severity::Ok]),
+            (true, true, &[], vec![Severity::Ok]),
+            (true, false, &[], vec![Severity::Warning]),
+            (
+                true,
+                true,
+                std::slice::from_ref(&wrong),
+                vec![Severity::Error],
+            ),
+        ] {
+            let found = indexes(joined, key, wrong);
+            let severities: Vec<_> = found.iter().map(|one| one.severity).collect();
+            assert_eq!(severities, expected, "{found:?}");
+        }
+        let found = indexes(true, true, &[wrong]);
+        assert!(found[0].found.contains("10.0.0.7:7422 node-7"));
     }
 
     #[test]

@@ -16,10 +16,9 @@ use larder_layer::{Error, Index, Refused, Summary};
 use larder_shared::Digest;
 
 use super::{
-    Layers,
+    LATER, Layers, REMEMBERED,
     images::{Barred, Image},
     make::{self, Temporary, idle},
-    work::{LATER, REMEMBERED},
 };
 use crate::{
     cluster::placement::{self, Key},
@@ -176,6 +175,15 @@ impl Layers {
                 tracing::info!(blob.digest = %layer, "the index of a layer is made");
             }
             None => work.indexed(IndexWork::Refused),
+        }
+        if matches!(other, Other::Wrong(_))
+            && let Some(store) = &self.pull.cluster.store
+        {
+            // It may have come from there.
+            store.distrust_index(layer);
+        }
+        if indexed.is_some() {
+            self.pull.write_index_behind(layer).await;
         }
         match other {
             Other::None => {}

@@ -12,7 +12,7 @@ use larder_shared::Digest;
 use tokio::time::sleep;
 
 use super::{
-    Layers,
+    LATER, Layers, REMEMBERED,
     images::Image,
     index::{Built, Indexed},
     make::{self, NotMade, Temporary, idle},
@@ -27,12 +27,6 @@ use crate::{
 /// Clients' downloads go first, for so long.
 const FILLS_FIRST: Duration = Duration::from_secs(30);
 const GLANCE: Duration = Duration::from_millis(100);
-
-/// What failed is tried again after this long.
-pub(super) const LATER: Duration = Duration::from_mins(10);
-
-/// Refusals that are remembered, of layers and of images.
-pub(super) const REMEMBERED: usize = 10_000;
 
 const NO_ROOM: &str = "there is no room without evicting something for it";
 

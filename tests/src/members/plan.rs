@@ -55,8 +55,10 @@ pub struct Plan {
     cluster: String,
     environment: Vec<(String, String)>,
     log_level: String,
-    /// What verdicts travel under.
+    /// What verdicts and indexes travel under.
     key: String,
+    /// The keys of the nodes that have another one, or none.
+    keys: HashMap<usize, Option<String>>,
 }
 
 impl Plan {
@@ -89,6 +91,7 @@ impl Plan {
             environment: Vec::new(),
             log_level: "info".to_owned(),
             key: format!("{:032x}{:032x}\n", fastrand::u128(..), fastrand::u128(..)),
+            keys: HashMap::new(),
         }
     }
 
@@ -99,6 +102,20 @@ impl Plan {
         let (host, alias) = (fake.host(), alias(fake));
         let table = format!("[upstreams.\"{host}\"]\nalias = \"{alias}\"\n");
         self.aliases.push_str(&table);
+        self
+    }
+
+    /// The key that all members share.
+    #[must_use]
+    pub fn key(mut self, key: &str) -> Self {
+        key.clone_into(&mut self.key);
+        self
+    }
+
+    /// This node has another key, or none.
+    #[must_use]
+    pub fn key_of(mut self, number: usize, key: Option<&str>) -> Self {
+        self.keys.insert(number, key.map(ToOwned::to_owned));
         self
     }
 
@@ -216,7 +233,9 @@ impl Plan {
         let mut key = fs::OpenOptions::new();
         key.create(true).write(true).mode(0o600);
         let mut key = key.open(dir.path().join("key")).expect("a key file");
-        key.write_all(self.key.as_bytes()).expect("a key file");
+        let own = self.keys.get(&number).cloned();
+        let text = own.flatten().unwrap_or_else(|| self.key.clone());
+        key.write_all(text.as_bytes()).expect("a key file");
         if self.tls {
             let identity = self.authority.member();
             identity.write(&self.authority, dir.path());
@@ -260,11 +279,14 @@ impl Plan {
         } else {
             "\"off\"".to_owned()
         };
-        let key = path("key");
+        let key = match self.keys.get(&number) {
+            Some(None) => String::new(),
+            _ => format!("key = {}", path("key")),
+        };
         let (aliases, more, cluster) = (&self.aliases, &self.config, &self.cluster);
         let own = self.own.get(&number).map_or("", String::as_str);
         format!(
-            "[cluster]\n{at}\nmembers = {members}\nkey = {key}\ntls = {tls}\n{cluster}\n\n{aliases}\n{more}\n{own}"
+            "[cluster]\n{at}\nmembers = {members}\n{key}\ntls = {tls}\n{cluster}\n\n{aliases}\n{more}\n{own}"
         )
     }
 }

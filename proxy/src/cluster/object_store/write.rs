@@ -64,13 +64,13 @@ impl ObjectStore {
 
     async fn write_blobs(self: Arc<Self>, ends: Ends) {
         while let Some(job) = next(&self.blobs, &ends.stop).await {
-            let path = self.blob_path(&job.key);
+            let path = self.path_of(job.key);
             let upload = self.upload(&path, &ends.stop);
-            let distrusted = self.is_distrusted(&job.key);
-            let written = upload.blob(&job.key, &job.value, job.bytes, distrusted);
+            let (distrusted, value) = (self.is_distrusted(job.key), &job.value);
+            let written = upload.blob(&value.digest, &value.file, job.bytes, distrusted);
             let written = self.attempt(&ends, written).await;
             if written.is_ok() {
-                self.trust(&job.key);
+                self.trust(job.key);
             }
             self.conclude(ObjectOperation::WriteBlob, &self.blobs, job, written);
         }

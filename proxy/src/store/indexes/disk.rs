@@ -201,8 +201,13 @@ impl Indexes {
         if self.is_wrong(&envelope) {
             return Err(NotKept::Disproved(envelope.maker()));
         }
-        file.sync_all()?;
-        self.put(came, layer, Made::Elsewhere, file.metadata()?.len())?;
+        // One that was made here stays the better one.
+        if self.has(layer) == Some(Made::Here) {
+            fs::remove_file(came)?;
+        } else {
+            file.sync_all()?;
+            self.put(came, layer, Made::Elsewhere, file.metadata()?.len())?;
+        }
         Ok(OpenIndex {
             index,
             file: Arc::new(file),
