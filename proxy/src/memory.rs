@@ -1,7 +1,8 @@
 //! Gives memory back to the kernel that a burst of work has needed.
 //!
 //! The C library keeps freed memory for the next burst, and a node that pulled once would hold it until its next restart.
-//! This module decides when it is given back. How the heap behaves in between is [`crate::sys`]'s setting.
+//! The kernel keeps every page of the program mapped that ever ran, such as those of a start, and counts them as the process's.
+//! This module decides when both are given back. How the heap behaves in between is [`crate::sys`]'s setting.
 
 use std::time::Duration;
 
@@ -34,5 +35,6 @@ fn look(last: u64) -> u64 {
         return now.min(last);
     }
     sys::give_freed_memory_back();
+    sys::let_go_of_program();
     resident()
 }
