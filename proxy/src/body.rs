@@ -20,7 +20,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
 use larder_shared::Range;
 use tokio::sync::mpsc;
@@ -123,6 +123,24 @@ impl Body {
             self.segments.push_front(Segment::Bytes(bytes));
         }
         Ok(())
+    }
+
+    /// Its bytes, if it has nothing but bytes that are here.
+    pub fn in_memory(&self) -> Option<&Bytes> {
+        match (&self.content, self.segments.front(), self.segments.len()) {
+            (Content::None, Some(Segment::Bytes(bytes)), 1) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// All of it, in memory.
+    pub async fn read(mut self) -> io::Result<Bytes> {
+        self.copied = true;
+        let mut bytes = BytesMut::with_capacity(self.left.unwrap_or(0) as usize);
+        while let Some(piece) = poll_fn(|cx| self.poll_next(cx)).await.transpose()? {
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(bytes.freeze())
     }
 
     /// The bytes of `range` of a file: addresses that the connection sends, or what was read.

@@ -61,7 +61,7 @@ use crate::{
     upstream::{Failure, Upstreams},
 };
 pub use list::FillView;
-pub use plan::DEPTH;
+use plan::DEPTH;
 pub use reader::{Chunk, Reader, SMALL_WITHIN};
 use suspects::Suspects;
 use through::Before;
@@ -139,6 +139,33 @@ pub enum Right {
     Digest,
 }
 
+/// How a reader wants its bytes to be fetched.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Manner {
+    /// How many members may stand between it and the source.
+    pub depth: u8,
+    /// These bytes and no others: what lies around them is of no use to it.
+    pub exact: bool,
+}
+
+impl Manner {
+    /// A client's of this node.
+    pub const CLIENT: Self = Self {
+        depth: DEPTH,
+        exact: false,
+    };
+    /// A read's of a layer that is mounted: it waits for one span of the layer.
+    pub const SPAN: Self = Self {
+        depth: DEPTH,
+        exact: true,
+    };
+
+    /// Another member's, which has rounded its range already.
+    pub const fn member(depth: u8) -> Self {
+        Self { depth, exact: true }
+    }
+}
+
 /// How joining ended.
 #[derive(Debug)]
 pub enum Joined {
@@ -159,8 +186,7 @@ struct ReaderEntry {
     wants: Wants,
     source: Source,
     right: Right,
-    /// How many members may stand between it and the source.
-    depth: u8,
+    manner: Manner,
     /// What was on this node before it came.
     here: Spans,
     waker: Option<Waker>,
@@ -344,7 +370,7 @@ impl Fill {
         state
             .readers
             .values()
-            .any(|entry| entry.depth == plan::DEPTH)
+            .any(|entry| entry.manner.depth == plan::DEPTH)
     }
 
     /// What the most eager reader makes of bytes that have just come.

@@ -12,7 +12,9 @@ use larder_shared::{Digest, RangeHeader, RegistryName, Repository};
 use lru::LruCache;
 use tokio::sync::{Notify, Semaphore};
 
-use super::{Fill, FillError, Fills, Joined, Passage, Reader, Right, Source, lock, suspects, task};
+use super::{
+    Fill, FillError, Fills, Joined, Manner, Passage, Reader, Right, Source, lock, suspects, task,
+};
 use crate::{
     access::{Access, Place},
     cluster::Cluster,
@@ -78,7 +80,7 @@ impl Fills {
         source: Source,
         range: &RangeHeader,
         right: Right,
-        depth: u8,
+        manner: Manner,
         anyway: bool,
     ) -> Joined {
         let mut fills = lock(&self.running);
@@ -111,7 +113,7 @@ impl Fills {
             (fill, true)
         };
         // The reader joins under the list's lock: a fill that is about to leave the list sees the new reader.
-        let reader = Reader::join(&fill, source, range, right, depth);
+        let reader = Reader::join(&fill, source, range, right, manner);
         drop(fills);
         if started {
             self.metrics.fills.started.inc();

@@ -46,6 +46,8 @@ pub struct Demand {
     /// How many members may stand between it and the source: a reader that is itself a member's request must not wait for
     /// a stream that may wait for it in turn.
     pub depth: u8,
+    /// Nothing around the range is fetched.
+    pub exact: bool,
     /// While so many bytes from the range's start on are here or on their way, nothing more of it is fetched. A window that
     /// moves with its reader would otherwise become a request for each of its steps.
     pub enough: u64,
@@ -59,6 +61,7 @@ impl Demand {
         Self {
             range: Range::new(at, at.saturating_add(ahead).min(size)),
             depth,
+            exact: false,
             enough: ahead / 2,
         }
     }
@@ -150,10 +153,10 @@ impl View<'_> {
         Step::Fetch { range, depth }
     }
 
-    /// What to fetch for a gap: whole spans for a reader of this node. Another member has rounded already, and waits for the
-    /// very bytes that it asks for.
+    /// What to fetch for a gap: whole spans for a client of this node. Another member has rounded already, and waits for the
+    /// very bytes that it asks for; so does a read of a layer that is mounted.
     fn rounded(&self, demand: &Demand, gap: Range, run: u64) -> Range {
-        if demand.depth < DEPTH {
+        if demand.exact {
             let within = Range::new(gap.start, gap.end.min(gap.start + run));
             let free = self.covered(demand.depth).first_missing(within);
             return free.unwrap_or(within);

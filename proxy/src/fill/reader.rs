@@ -21,8 +21,8 @@ use tokio::{
 
 use self::entitled::{Facts, Opening, entitled, is_refusal, own_failure};
 use super::{
-    Before, Fill, FillError, HELD_BACK, Passage, Phase, ReaderEntry, Right, Source, Through, Wants,
-    lock, patience::STALLS, through::TRICKLE,
+    Before, Fill, FillError, HELD_BACK, Manner, Passage, Phase, ReaderEntry, Right, Source,
+    Through, Wants, lock, patience::STALLS, through::TRICKLE,
 };
 use crate::{
     store::{Blob, Partial},
@@ -68,13 +68,13 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Puts a reader on the fill's list. `depth`: how many members may stand between it and the source.
+    /// Puts a reader on the fill's list.
     pub(super) fn join(
         fill: &Arc<Fill>,
         source: Source,
         range: &RangeHeader,
         right: Right,
-        depth: u8,
+        manner: Manner,
     ) -> Self {
         let mut state = lock(&fill.state);
         let id = state.next_reader;
@@ -100,7 +100,7 @@ impl Reader {
                 wants,
                 source,
                 right,
-                depth,
+                manner,
                 here: here.unwrap_or_default(),
                 waker: None,
             },

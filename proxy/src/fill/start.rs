@@ -10,7 +10,7 @@ use larder_shared::{Range, Spans};
 use tokio::time::{sleep_until, timeout};
 
 use super::{
-    Fill, FillError, HELD_BACK, Phase, Source, Wants,
+    Fill, FillError, HELD_BACK, Manner, Phase, Source, Wants,
     disk::ask_disk,
     lock,
     opened::{Brought, End, Opened},
@@ -301,7 +301,7 @@ const FARTHEST: u64 = 1 << 62;
 /// How many members may stand between the source and the reader that is nearest to it.
 fn least_depth(fill: &Fill) -> u8 {
     let state = lock(&fill.state);
-    let depths = state.readers.values().map(|entry| entry.depth);
+    let depths = state.readers.values().map(|entry| entry.manner.depth);
     depths.min().unwrap_or(DEPTH)
 }
 
@@ -355,21 +355,30 @@ pub(super) fn take_back(fill: &Fill) -> bool {
 /// What to ask for while nothing is known: the first bytes that any reader at this depth wants. Members ask for whole runs.
 pub(super) fn first_want(fill: &Fill, depth: u8) -> Want {
     let state = lock(&fill.state);
-    let entries = state.readers.values().filter(|entry| entry.depth == depth);
+    let entries = state.readers.values();
+    let entries = entries.filter(|entry| entry.manner.depth == depth);
     let starts = entries.filter_map(|entry| match entry.wants {
-        Wants::Opening { start, end, .. } => Some((start?.min(FARTHEST), end)),
+        Wants::Opening { start, end, .. } => {
+            Some((start?.min(FARTHEST), end, entry.manner == Manner::SPAN))
+        }
         _ => None,
     });
     let first = starts.min();
-    match (state.whole && depth == DEPTH, first.map(|(start, _)| start)) {
+    match (
+        state.whole && depth == DEPTH,
+        first.map(|(start, ..)| start),
+    ) {
         (false, Some(start)) if depth < DEPTH => {
             let run = (start / RUN + 1) * RUN;
-            let end = first.and_then(|(_, end)| end).unwrap_or(run);
+            let end = first.and_then(|(_, end, _)| end).unwrap_or(run);
             Want::Part(Range::new(start, end.clamp(start + 1, run)))
         }
         (true, _) => Want::Part(Range::new(0, WINDOW)),
         (false, Some(start)) => {
-            let bounded = first.is_some_and(|(_, end)| end.is_some());
+            if let Some((_, Some(end), true)) = first {
+                return Want::Part(Range::new(start, end.max(start + 1)));
+            }
+            let bounded = first.is_some_and(|(_, end, _)| end.is_some());
             let start = start / plan::SPAN * plan::SPAN;
             Want::Part(Range::new(
                 start,

@@ -16,7 +16,7 @@ use larder_shared::Range;
 use tokio::{sync::OwnedSemaphorePermit, task::JoinSet};
 
 use super::{
-    Fill, FillError, HELD_BACK, Source, Wants,
+    Fill, FillError, HELD_BACK, Manner, ReaderEntry, Source, Wants,
     fetch::{self, Track},
     lock,
     opened::{End, Opened},
@@ -394,7 +394,12 @@ fn answered(fill: &Fill) {
 /// What the readers want now, and whether the blob is wanted as a whole.
 fn demands(fill: &Fill, size: u64) -> (Vec<Demand>, bool) {
     let state = lock(&fill.state);
-    let ranges = |wants: &Wants| match wants {
+    let ranges = |entry: &ReaderEntry| match &entry.wants {
+        Wants::Opening {
+            start: Some(start),
+            end: Some(end),
+            whole: false,
+        } if entry.manner == Manner::SPAN => vec![Range::new(*start, *end)],
         Wants::Opening {
             start: Some(start),
             whole: false,
@@ -412,14 +417,15 @@ fn demands(fill: &Fill, size: u64) -> (Vec<Demand>, bool) {
     };
     let mut demands: Vec<Demand> = Vec::new();
     for entry in state.readers.values() {
-        let depth = entry.depth;
+        let Manner { depth, exact } = entry.manner;
         if let Wants::Open { from, at } = entry.wants {
             demands.push(Demand::open(from, at, size, depth));
         }
-        let wanted = ranges(&entry.wants).into_iter();
+        let wanted = ranges(entry).into_iter();
         demands.extend(wanted.map(|range| Demand {
             range,
             depth,
+            exact,
             enough: u64::MAX,
         }));
     }

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     access::{Place, Verdict},
     body::{Coming, Content, Passing},
-    fill::{DEPTH, FillError, HELD_BACK, Joined, Reader, Right, SMALL_WITHIN, Small, Source},
+    fill::{FillError, HELD_BACK, Joined, Manner, Reader, Right, SMALL_WITHIN, Small, Source},
     metrics::{Outcome, Tier},
     store::Blob,
     upstream::{Failure, Subject, Want},
@@ -25,8 +25,9 @@ pub(super) enum Given {
     Filling(Box<Reader>),
     /// From the node tier: it has come in the meantime.
     Stored(Arc<Blob>),
-    /// Not from the fill that is under way, which is another registry's.
-    ByAnotherRegistry,
+    /// By no fill: the store cannot take it, or the fill that is under way is another registry's. The caller's right is
+    /// proven.
+    Nothing,
 }
 
 impl Pull {
@@ -37,16 +38,30 @@ impl Pull {
         digest: &Digest,
         range: &RangeHeader,
     ) -> Result<Pulled, PullError> {
+        let source = source_of(place);
+        match self
+            .give(place, &source, digest, range, Manner::CLIENT)
+            .await?
+        {
+            Given::Stored(blob) => self.stored(digest, range, blob),
+            Given::Filling(reader) => self.follow(*reader, digest, source, range).await,
+            Given::Nothing => self.pass_on_blob(digest, source, range).await,
+        }
+    }
+
+    /// How this caller gets a blob, once it is known that it may have it.
+    pub(super) async fn give(
+        &self,
+        place: &Place,
+        source: &Source,
+        digest: &Digest,
+        range: &RangeHeader,
+        manner: Manner,
+    ) -> Result<Given, PullError> {
         let known = self.right(place, digest)?;
         let mut right = match self.held_blob(place, digest, known).await? {
-            Held::Blob(blob) => return self.stored(digest, range, blob),
+            Held::Blob(blob) => return Ok(Given::Stored(blob)),
             Held::Nothing(right) => right,
-        };
-        let source = Source {
-            registry: place.registry.clone(),
-            repository: place.repository.clone(),
-            identity: place.identity.clone(),
-            trace: place.trace.clone(),
         };
         // The origin has to be asked in any case where its answer does not come with the bytes: another member's says
         // nothing about this caller.
@@ -60,22 +75,19 @@ impl Pull {
             right = Right::Repository;
         }
         if !self.store.usable() {
-            return self.pass_on_blob(digest, source, range).await;
+            return Ok(Given::Nothing);
         }
         if right == Right::Repository && self.left_here_by(place, digest).await {
             right = Right::Digest;
         }
-        let joined = self.joined(place, &source, digest, range, right, DEPTH);
-        match Box::pin(joined).await? {
-            Given::Stored(blob) => self.stored(digest, range, blob),
-            Given::Filling(reader) => self.follow(*reader, digest, source, range).await,
-            Given::ByAnotherRegistry => {
-                self.access
-                    .prove_unless_known(place, Subject::Blob(*digest))
-                    .await?;
-                self.pass_on_blob(digest, source, range).await
-            }
+        let joined = self.joined(place, source, digest, range, right, manner);
+        let given = Box::pin(joined).await?;
+        if matches!(given, Given::Nothing) {
+            self.access
+                .prove_unless_known(place, Subject::Blob(*digest))
+                .await?;
         }
+        Ok(given)
     }
 
     /// The answer from the node tier.
@@ -103,17 +115,17 @@ impl Pull {
         digest: &Digest,
         range: &RangeHeader,
         mut right: Right,
-        depth: u8,
+        manner: Manner,
     ) -> Result<Given, PullError> {
         let mut anyway = false;
         loop {
             let source = source.clone();
             let joined = self
                 .fills
-                .join(*digest, source, range, right, depth, anyway);
+                .join(*digest, source, range, right, manner, anyway);
             match joined {
                 Joined::Reader(reader) => return Ok(Given::Filling(reader)),
-                Joined::OtherRegistry => return Ok(Given::ByAnotherRegistry),
+                Joined::OtherRegistry => return Ok(Given::Nothing),
                 Joined::Claimed => {
                     self.prove_claim(place, digest, None).await?;
                     right = Right::Digest;
@@ -168,7 +180,7 @@ impl Pull {
     }
 
     /// The store cannot take it, or holds another registry's part of it: a plain proxy, for this request alone.
-    async fn pass_on_blob(
+    pub(super) async fn pass_on_blob(
         &self,
         digest: &Digest,
         source: Source,
@@ -241,5 +253,15 @@ impl Pull {
             }
             .into()),
         }
+    }
+}
+
+/// Where this caller's bytes can be had.
+pub(super) fn source_of(place: &Place) -> Source {
+    Source {
+        registry: place.registry.clone(),
+        repository: place.repository.clone(),
+        identity: place.identity.clone(),
+        trace: place.trace.clone(),
     }
 }

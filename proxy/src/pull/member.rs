@@ -13,7 +13,7 @@ use larder_shared::{Digest, Range, RangeHeader, Reference, Role, Route, media};
 
 use super::{
     Manifest, Pull, PullError, Pulled,
-    blob::Given,
+    blob::{Given, source_of},
     held::Held,
     selection::{answer, head},
 };
@@ -21,7 +21,7 @@ use crate::{
     access::Place,
     body::Content,
     cluster::peers,
-    fill::{Right, Source},
+    fill::{Manner, Right},
     identity::{Fingerprint, Identity},
     metrics::{self, Outcome, Tier},
     store::Store,
@@ -122,22 +122,24 @@ impl Pull {
         if matches!(role, Role::Holder | Role::Copy) || !self.store.usable() {
             return Err(missing(place));
         }
-        let source = Source {
-            registry: place.registry.clone(),
-            repository: place.repository.clone(),
-            identity: place.identity.clone(),
-            trace: place.trace.clone(),
-        };
+        let source = source_of(place);
         if right == Right::Member && self.left_here_by(place, digest).await {
             right = Right::Digest;
         }
         match self
-            .joined(place, &source, digest, range, right, role.depth())
+            .joined(
+                place,
+                &source,
+                digest,
+                range,
+                right,
+                Manner::member(role.depth()),
+            )
             .await?
         {
             Given::Filling(reader) => self.follow(*reader, digest, source, range).await,
             Given::Stored(blob) => self.stored(digest, range, blob),
-            Given::ByAnotherRegistry => Err(missing(place)),
+            Given::Nothing => Err(missing(place)),
         }
     }
 }

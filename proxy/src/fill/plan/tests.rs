@@ -26,6 +26,7 @@ fn want(start: u64, end: u64) -> Demand {
     Demand {
         range: Range::new(start, end),
         depth: DEPTH,
+        exact: false,
         enough: u64::MAX,
     }
 }
@@ -54,6 +55,18 @@ fn a_small_read_fetches_its_span() {
         &[want(5 * MIB + 7, 5 * MIB + 99)],
     ));
     assert_eq!(step, fetch(5 * MIB, 5 * MIB + 100));
+}
+
+/// A read of a layer that is mounted waits for one span of the layer, and nothing around it is of use.
+#[test]
+fn an_exact_read_fetches_nothing_around_it() {
+    let present = Spans::default();
+    let exact = Demand {
+        exact: true,
+        ..want(5 * MIB + 7, 5 * MIB + 700_007)
+    };
+    let step = next(&view(100 * MIB, &present, &[], &[exact]));
+    assert_eq!(step, fetch(5 * MIB + 7, 5 * MIB + 700_007));
 }
 
 /// The window of an open-ended reader moves with it: what is new in it is not fetched piece by piece.
@@ -147,6 +160,7 @@ fn a_members_demand_gets_a_stream_of_its_own() {
     let demand = |depth| Demand {
         range: Range::new(4 * MIB, 8 * MIB),
         depth,
+        exact: depth < DEPTH,
         enough: u64::MAX,
     };
     let present = Spans::default();
@@ -207,7 +221,7 @@ proptest! {
     ) {
         let clip = |(start, len): (u64, u64)| Range::new(start.min(size - 1), (start + len).min(size).max(start.min(size - 1) + 1));
         let mut present: Spans = present.into_iter().map(clip).collect();
-        let demands: Vec<Demand> = demands.into_iter().map(|(start, len, depth)| Demand { range: clip((start, len)), depth, enough: u64::MAX }).collect();
+        let demands: Vec<Demand> = demands.into_iter().map(|(start, len, depth)| Demand { range: clip((start, len)), depth, exact: depth < DEPTH, enough: u64::MAX }).collect();
         let wanted: Spans = demands.iter().map(|d| Range::new(d.range.start / SPAN * SPAN, d.range.end.div_ceil(SPAN) * SPAN)).collect();
         let mut flights: Vec<Flight> = Vec::new();
         let mut random = fastrand::Rng::with_seed(order);

@@ -1,0 +1,117 @@
+//! A range of a layer for a read that waits for it: the layer is mounted, and this part of it is not here yet.
+//!
+//! It is asked for as a client would ask, by the same path and with the same rights; only nothing around it is fetched.
+
+use std::io;
+
+use bytes::Bytes;
+use larder_shared::{
+    Digest, Range, RangeHeader, Reference, name::ImageName, range::Spec, route::Address,
+};
+
+use super::{
+    Caller, Pull, PullError,
+    blob::{Given, source_of},
+};
+use crate::{
+    body::{Body, Content, Segment},
+    fill::Manner,
+    trace::Trace,
+};
+
+/// Why a range of a layer did not come.
+#[derive(Debug, thiserror::Error)]
+pub enum NoSpan {
+    #[error(transparent)]
+    Pull(#[from] PullError),
+    /// It broke off.
+    #[error("the bytes broke off: {0}")]
+    Broken(#[from] io::Error),
+    #[error("other bytes came than were asked for")]
+    Other,
+}
+
+impl Pull {
+    /// A range of a layer in the repository of `image`, on behalf of the first of these callers that may read it, or else with
+    /// the node's own credentials.
+    pub async fn span(
+        &self,
+        image: &ImageName,
+        layer: &Digest,
+        range: Range,
+        callers: &[Caller],
+    ) -> Result<Bytes, NoSpan> {
+        let mut refused = None;
+        for caller in callers {
+            match self.span_for(image, layer, range, caller).await {
+                Err(NoSpan::Pull(error @ PullError::Unauthorized { .. })) => refused = Some(error),
+                done => return done,
+            }
+        }
+        for found in self.own_credentials(image).await.unwrap_or_default() {
+            let caller = Caller {
+                identity: self.key.found(found),
+                registry: Some(image.registry.clone()),
+                presented: true,
+                trace: Trace::none(),
+            };
+            match self.span_for(image, layer, range, &caller).await {
+                Err(NoSpan::Pull(error @ PullError::Unauthorized { .. })) => refused = Some(error),
+                done => return done,
+            }
+        }
+        let unasked = || PullError::Unauthorized {
+            registry: image.registry.clone(),
+            repository: image.repository.clone(),
+            presented: false,
+        };
+        Err(refused.unwrap_or_else(unasked).into())
+    }
+
+    async fn span_for(
+        &self,
+        image: &ImageName,
+        layer: &Digest,
+        range: Range,
+        caller: &Caller,
+    ) -> Result<Bytes, NoSpan> {
+        let address = Address::of(&image.registry, &image.repository);
+        let place = self.place(&address, caller).await?;
+        let source = source_of(&place);
+        let asked = RangeHeader::Bytes(vec![Spec::Bounded(range.start, range.end - 1)]);
+        let give = self.give(&place, &source, layer, &asked, Manner::SPAN);
+        let of = |content| Body::new(content, [Segment::Range(range)]);
+        let body = match Box::pin(give).await? {
+            Given::Stored(blob) if blob.size() >= range.end => of(Content::Stored(blob)),
+            Given::Stored(_) => return Err(NoSpan::Other),
+            Given::Filling(mut reader) => {
+                let size = reader.opened().await.map_err(PullError::from)?;
+                if size < range.end {
+                    return Err(NoSpan::Other);
+                }
+                reader.want_parts(&[range]);
+                of(Content::Filling(*reader))
+            }
+            Given::Nothing => self.pass_on_blob(layer, source, &asked).await?.body,
+        };
+        let bytes = body.read().await?;
+        if bytes.len() as u64 == range.len() {
+            Ok(bytes)
+        } else {
+            Err(NoSpan::Other)
+        }
+    }
+
+    /// The name of what a repository has under a digest.
+    pub fn image_of(
+        registry: &larder_shared::RegistryName,
+        repository: &larder_shared::Repository,
+        digest: Digest,
+    ) -> ImageName {
+        ImageName {
+            registry: registry.clone(),
+            repository: repository.clone(),
+            reference: Reference::Digest(digest),
+        }
+    }
+}
