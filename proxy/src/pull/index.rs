@@ -44,8 +44,30 @@ const HINTS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 /// itself comes meanwhile.
 const VOUCHED: Duration = Duration::from_hours(1);
 
-/// A member's failure to give an index; `None` stands for the object store.
-type Without = (Option<SocketAddr>, Digest);
+/// A failure to get an index. A member's says something of the repository that was named alone: to another one it may give it.
+type Without = (Source, Digest);
+
+/// Where an index may come from.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+enum Source {
+    Member(SocketAddr, RegistryName, Repository),
+    ObjectStore,
+}
+
+impl Source {
+    fn member(member: SocketAddr, place: &Place) -> Self {
+        Self::Member(member, place.registry.clone(), place.repository.clone())
+    }
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Member(member, ..) => member.fmt(f),
+            Self::ObjectStore => f.write_str("the object store"),
+        }
+    }
+}
 
 /// What is known of other members' indexes for a while.
 #[derive(Debug)]
@@ -70,14 +92,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl IndexHints {
-    fn may_ask(&self, member: Option<SocketAddr>, layer: &Digest) -> bool {
+    fn may_ask(&self, source: &Source, layer: &Digest) -> bool {
         let without = lock(&self.without);
-        let until = without.peek(&(member, *layer));
+        let until = without.peek(&(source.clone(), *layer));
         until.is_none_or(|until| *until <= Instant::now())
     }
 
-    fn has_none(&self, member: Option<SocketAddr>, layer: &Digest, pause: Duration) {
-        lock(&self.without).put((member, *layer), Instant::now() + pause);
+    fn has_none(&self, source: Source, layer: &Digest, pause: Duration) {
+        lock(&self.without).put((source, *layer), Instant::now() + pause);
     }
 
     fn vouch(&self, place: &Place, layer: &Digest) {

@@ -16,7 +16,7 @@ use http_body_util::BodyDataStream;
 use larder_layer::Envelope;
 use larder_shared::Digest;
 
-use super::KIND;
+use super::{KIND, Source};
 use crate::{
     access::Place,
     cluster::{INDEXES, peers::PeerFailure, placement},
@@ -112,17 +112,18 @@ impl Pull {
             if asked == ASKED {
                 break;
             }
-            if !self.index_hints.may_ask(Some(member), layer) || !self.cluster.admits(member) {
+            let source = Source::member(member, place);
+            if !self.index_hints.may_ask(&source, layer) || !self.cluster.admits(member) {
                 continue;
             }
             asked += 1;
             let brought = self.index_from_member(place, layer, layer_length, member, within / 2);
             match brought.await {
                 Ok(open) => return Some(self.vouched(place, layer, open)),
-                Err(why) => self.not_brought(Some(member), layer, &why),
+                Err(why) => self.not_brought(source, layer, &why),
             }
         }
-        if self.cluster.store.is_none() || !self.index_hints.may_ask(None, layer) {
+        if self.cluster.store.is_none() || !self.index_hints.may_ask(&Source::ObjectStore, layer) {
             return None;
         }
         if !holds {
@@ -132,13 +133,13 @@ impl Pull {
                 .await?;
         }
         let Some(object) = self.cluster.durable_index(layer).await else {
-            self.index_hints.has_none(None, layer, NONE);
+            self.index_hints.has_none(Source::ObjectStore, layer, NONE);
             return None;
         };
         match self.keep_coming(layer, layer_length, object.body).await {
             Ok(open) => Some(self.vouched(place, layer, open)),
             Err(why) => {
-                self.not_brought(None, layer, &why);
+                self.not_brought(Source::ObjectStore, layer, &why);
                 if let (true, Some(store)) = (why.is_lie(), &self.cluster.store) {
                     store.distrust_index(*layer);
                 }
@@ -217,16 +218,16 @@ impl Pull {
         Ok(kept?)
     }
 
-    fn not_brought(&self, member: Option<SocketAddr>, layer: &Digest, why: &NotBrought) {
-        self.index_hints.has_none(member, layer, why.pause());
-        let source = member.map_or_else(|| "the object store".to_owned(), |m| m.to_string());
+    fn not_brought(&self, source: Source, layer: &Digest, why: &NotBrought) {
+        let from = source.to_string();
+        self.index_hints.has_none(source, layer, why.pause());
         if !why.is_lie() {
-            tracing::debug!(source, %why, blob.digest = %layer, "an index of a layer did not come");
+            tracing::debug!(source = from, %why, blob.digest = %layer, "an index of a layer did not come");
             return;
         }
         self.metrics.layers.indexed(IndexWork::Unbelieved);
-        if let Some(due) = telemetry::due("index of a layer", &source) {
-            tracing::error!(source, %why, blob.digest = %layer, unsaid = due.unsaid, "an index of a layer is not believed, and nothing is read by it; look at that node's disk, and whether all members have the same [cluster] key");
+        if let Some(due) = telemetry::due("index of a layer", &from) {
+            tracing::error!(source = from, %why, blob.digest = %layer, unsaid = due.unsaid, "an index of a layer is not believed, and nothing is read by it; look at that node's disk, and whether all members have the same [cluster] key");
         }
     }
 }
