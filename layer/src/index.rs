@@ -142,6 +142,11 @@ impl Index {
         &self.tree
     }
 
+    /// Gives the tree away, where it is kept elsewhere; the index is without it from then on.
+    pub fn take_tree(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.tree)
+    }
+
     /// The spans, in the order of the tar.
     pub fn spans(&self) -> &[Span] {
         &self.spans

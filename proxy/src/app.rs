@@ -39,7 +39,7 @@ use crate::{
     memory,
     metrics::Metrics,
     peers::PeerSurface,
-    pull::{Chunks, IndexHints, Pull, Served, Wishes, outage::Outages},
+    pull::{Chunks, IndexHints, Pull, Served, Starts, Wishes, outage::Outages},
     registry::Surface,
     runtime::Runtime,
     store::{Store, Tenure},
@@ -243,6 +243,7 @@ pub async fn build(config: Config, logs: Logs) -> anyhow::Result<Bound> {
         wishes: Wishes::default(),
         served: Served::default(),
         index_hints: IndexHints::default(),
+        starts: Starts::default(),
         events: Events::default(),
         runtime: Arc::new(Runtime::new(Arc::clone(&config), Arc::clone(&store))),
         store,
@@ -346,7 +347,11 @@ impl Bound {
         tokio::spawn(keep::sweep(Arc::clone(&self.pull)));
         tokio::spawn(tend::identities(Arc::clone(&self.pull)));
         tokio::spawn(keep::adopt(Arc::clone(&self.pull), watch.clone()));
-        tokio::spawn(layers::run(Arc::clone(&self.pull), watch.clone()));
+        tokio::spawn(layers::run(
+            Arc::clone(&self.pull),
+            watch.clone(),
+            until_end.clone(),
+        ));
         drop(watch);
         tokio::spawn(listen::admin(self.admin, admin, until_end));
         if let Some(hang_up) = self.stop.hang_up.take() {

@@ -1,14 +1,16 @@
 //! Ready layers: what the container runtime mounts as it lies, instead of fetching and unpacking it (promise P34).
 //!
 //! Owns which images' layers are made ready, on what ground they are offered ([`rights`]), and that those go which may not
-//! be offered any more. The files themselves, their life and their room are the store's ([`crate::store::Ready`]). Nothing
-//! here runs, and nothing is looked at, unless `[streaming] mode` says so.
+//! be offered any more. The files themselves, their life and their room are the store's ([`crate::store::Ready`]). Layers that
+//! are mounted before they are here are [`streams`]'. Nothing here runs, and nothing is looked at, unless `[streaming] mode`
+//! says so.
 
 mod images;
 mod index;
 mod look;
 mod make;
 mod rights;
+mod streams;
 mod work;
 
 use std::{
@@ -21,7 +23,10 @@ use std::{
 use larder_shared::Digest;
 use tokio::{sync::Notify, time::sleep};
 
-use self::images::{Barred, Image, Read};
+use self::{
+    images::{Barred, Image, Read},
+    streams::Streams,
+};
 use crate::{
     config::Mode,
     drain::Watch,
@@ -46,6 +51,7 @@ const REMEMBERED: usize = 10_000;
 /// The layers of this node's images.
 struct Layers {
     pull: Arc<Pull>,
+    streams: Arc<Streams>,
     known: Mutex<Known>,
     /// There is something to make.
     work: Notify,
@@ -69,12 +75,15 @@ struct Known {
     todo: Vec<Image>,
 }
 
-/// Makes layers ready until the drain, if the configuration asks for it.
-pub async fn run(pull: Arc<Pull>, mut watch: Watch) {
+/// Makes layers ready until the drain, if the configuration asks for it. What containers have mounted is served until the very
+/// end.
+pub async fn run(pull: Arc<Pull>, mut watch: Watch, until_end: Watch) {
     if pull.config.load().streaming.mode == Mode::Off {
         return;
     }
+    let lazy = pull.config.load().streaming.mode == Mode::Lazy;
     let layers = Layers {
+        streams: Streams::new(Arc::clone(&pull)),
         pull,
         known: Mutex::default(),
         work: Notify::new(),
@@ -82,7 +91,20 @@ pub async fn run(pull: Arc<Pull>, mut watch: Watch) {
     };
     let work = async {
         layers.open().await;
-        tokio::join!(layers.follow(), layers.make());
+        let streams = async {
+            Arc::clone(&layers.streams).resume().await;
+            if !lazy && layers.streams.is_empty() {
+                return;
+            }
+            let serving = layers.streams.serve(until_end);
+            let starting = async {
+                if lazy {
+                    layers.offer_starting().await;
+                }
+            };
+            tokio::join!(serving, starting, layers.streams.heed());
+        };
+        tokio::join!(layers.follow(), layers.make(), streams);
     };
     tokio::select! {
         () = work => {}
@@ -152,6 +174,7 @@ impl Layers {
     /// Brings the metrics up to date.
     fn show(&self) {
         let Some(ready) = self.ready() else { return };
+        self.streams.tend();
         let metrics = &self.pull.metrics.layers;
         let mut sums: HashMap<ReadyState, (u64, u64)> = HashMap::new();
         for file in ready.files().values() {
@@ -189,5 +212,6 @@ fn origin_of(image: &Image, layer: Digest, ground: Ground) -> Origin {
         repository: image.repository.clone(),
         manifest: image.manifest,
         ground,
+        streamed: false,
     }
 }

@@ -27,7 +27,9 @@ mod place;
 mod revalidated;
 mod selection;
 mod served;
+mod span;
 mod stale;
+mod starts;
 mod tag;
 mod warm;
 mod wishes;
@@ -53,6 +55,8 @@ pub use self::{
     open_to::OpenTo,
     pace::Pace,
     served::Served,
+    span::NoSpan,
+    starts::{BUDGET, Served as ServedImage, Start, Starts},
     warm::Platforms,
     wishes::Wishes,
 };
@@ -192,6 +196,8 @@ pub struct Pull {
     pub served: Served,
     /// What is known of other members' indexes.
     pub index_hints: IndexHints,
+    /// Images that are about to start.
+    pub starts: Starts,
     pub runtime: Arc<Runtime>,
     /// Listeners to requests hear of their steps here.
     pub events: Events,
@@ -255,7 +261,11 @@ impl Pull {
             Route::Ping => Err(PullError::Range(0)),
             Route::Manifest(_, reference) => self.manifest_by(place, reference, head).await,
             Route::Blob(_, digest) if head => self.blob_head(place, digest).await,
-            Route::Blob(_, digest) => self.blob(place, digest, &request.range).await,
+            Route::Blob(_, digest) => {
+                let pulled = self.blob(place, digest, &request.range).await?;
+                self.about_to_start(place, digest).await;
+                Ok(pulled)
+            }
             Route::Tags(address, query) => self.tag_list(place, address, query, head).await,
             Route::Referrers(address, digest, query) => {
                 self.referrers(place, address, digest, query, head).await

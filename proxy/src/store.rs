@@ -24,6 +24,7 @@ mod keeping;
 mod layout;
 mod lists;
 mod named;
+mod orders;
 mod partial;
 mod pins;
 mod reads;
@@ -37,12 +38,12 @@ mod warm;
 
 use std::{
     collections::{HashMap, HashSet},
-    fs, io,
+    io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64},
     },
 };
 

@@ -103,7 +103,13 @@ impl Image {
         )
     }
 
-    fn push(&self, fake: &FakeRegistry, repository: &str, algorithm: Algorithm, tag: Option<&str>) {
+    pub fn push(
+        &self,
+        fake: &FakeRegistry,
+        repository: &str,
+        algorithm: Algorithm,
+        tag: Option<&str>,
+    ) {
         fake.put_blob(repository, self.config.clone());
         for layer in &self.layers {
             fake.put_blob_under(repository, &layer.digest, &layer.content);

@@ -4,6 +4,7 @@
 mod containerd;
 mod doctor;
 mod install;
+mod lazy;
 mod life;
 mod off;
 mod ready;
@@ -124,12 +125,7 @@ impl Offering {
     }
 
     fn lists(&self, image: &Image) {
-        self.says(|says| {
-            says.images.push(json!({
-                "namespace": "k8s.io", "names": [], "target": image.manifest_digest,
-                "manifest": image.manifest_digest, "config": image.config_digest,
-            }));
-        });
+        self.says(|says| says.lists(image));
     }
 
     fn says(&self, change: impl FnOnce(&mut Says)) {
@@ -150,25 +146,7 @@ impl Offering {
     /// The watcher writes its file.
     fn tell(&self) {
         let says = self.says.lock().expect("no panic");
-        let snapshots = says.snapshots.iter().map(|diff_id| {
-            json!({
-                "namespace": "k8s.io", "snapshotter": "erofs", "name": diff_id, "labels": {
-                    "io.containerd.erofs.v1/blob.source": "cache",
-                    "io.containerd.erofs.v1/blob.ref": self.path(diff_id),
-                },
-            })
-        });
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("a boot");
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let report = json!({
-            "version": 1, "at": now.expect("a time").as_secs(), "boot": boot.trim(),
-            "runtime": { "name": "containerd", "version": says.version.unwrap_or("2.4.2") },
-            "images": says.images, "users": says.users,
-            "snapshots": snapshots.collect::<Vec<_>>(),
-        });
-        let new = self.dir.path().join("new");
-        fs::write(&new, report.to_string()).expect("a file");
-        fs::rename(new, self.dir.path().join("runtime.json")).expect("a file");
+        says.tell(self.dir.path(), |diff_id| self.path(diff_id));
     }
 
     /// Has the watcher report, and larder keep house, until the condition holds.
@@ -208,6 +186,39 @@ impl Offering {
             })
         };
         self.until(&format!("it is not offered: {why}"), said).await;
+    }
+}
+
+impl Says {
+    /// The runtime lists an image.
+    fn lists(&mut self, image: &Image) {
+        self.images.push(json!({
+            "namespace": "k8s.io", "names": [], "target": image.manifest_digest,
+            "manifest": image.manifest_digest, "config": image.config_digest,
+        }));
+    }
+
+    /// The watcher writes `runtime.json` in a directory. `path`: where the runtime finds a diffID.
+    fn tell(&self, dir: &Path, path: impl Fn(&str) -> PathBuf) {
+        let snapshots = self.snapshots.iter().map(|diff_id| {
+            json!({
+                "namespace": "k8s.io", "snapshotter": "erofs", "name": diff_id, "labels": {
+                    "io.containerd.erofs.v1/blob.source": "cache",
+                    "io.containerd.erofs.v1/blob.ref": path(diff_id),
+                },
+            })
+        });
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("a boot");
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let report = json!({
+            "version": 1, "at": now.expect("a time").as_secs(), "boot": boot.trim(),
+            "runtime": { "name": "containerd", "version": self.version.unwrap_or("2.4.2") },
+            "images": self.images, "users": self.users,
+            "snapshots": snapshots.collect::<Vec<_>>(),
+        });
+        let new = dir.join("new");
+        fs::write(&new, report.to_string()).expect("a file");
+        fs::rename(new, dir.join("runtime.json")).expect("a file");
     }
 }
 

@@ -92,12 +92,17 @@ fn layer(store: &Store, diff_id: larder_shared::Digest, file: ReadyFile) -> Laye
         references,
         phase,
         goes,
+        streams,
     } = file;
     let origin = origin.as_ref();
     let ground = |ground| match ground {
         Ground::Public => "public",
         Ground::Shared => "shared",
         Ground::Private => "private",
+    };
+    let whole = match streams {
+        Some(0) | None => bytes,
+        Some(whole) => whole,
     };
     let state = match phase {
         Phase::Aside { .. } => "aside",
@@ -115,6 +120,8 @@ fn layer(store: &Store, diff_id: larder_shared::Digest, file: ReadyFile) -> Laye
         image: origin.map(|origin| format!("{}/{}", origin.registry, origin.repository)),
         ground: origin.map(|origin| ground(origin.ground).to_owned()),
         bytes,
+        streams: streams.is_some(),
+        whole_bytes: whole,
         state: state.to_owned(),
         goes: goes.map(ToOwned::to_owned),
         referenced_by: references,

@@ -17,7 +17,8 @@ Examples:
   larder layers
   larder layers --json | jq -r '.layers[] | select(.referenced_by == 0) | .diff_id'
 
-STATE: offered; in-use, snapshots refer to it; aside, on its way out, and no runtime finds it.")]
+STATE: offered; in-use, snapshots refer to it; aside, on its way out, and no runtime finds it.
+\"streams\" before it: the layer is not whole here. SIZE then says how much of it has been read, of how much.")]
 pub struct LayersArgs {
     /// Print digests in full
     #[arg(long)]
@@ -47,9 +48,15 @@ pub fn layers(args: &LayersArgs) -> anyhow::Result<u8> {
         Column::Word("LAST USED"),
     ];
     let row = |layer: &Layer| {
+        let streams = if layer.streams { "streams, " } else { "" };
         let state = match &layer.goes {
-            Some(why) => format!("{}, goes: {why}", layer.state),
-            None => layer.state.clone(),
+            Some(why) => format!("{streams}{}, goes: {why}", layer.state),
+            None => format!("{streams}{}", layer.state),
+        };
+        let size = if layer.streams {
+            format!("{} of {}", size(layer.bytes), size(layer.whole_bytes))
+        } else {
+            size(layer.bytes)
         };
         vec![
             digest(
@@ -57,7 +64,7 @@ pub fn layers(args: &LayersArgs) -> anyhow::Result<u8> {
                 args.no_trunc,
             ),
             layer.image.clone().unwrap_or_default(),
-            size(layer.bytes),
+            size,
             state,
             layer.referenced_by.to_string(),
             ago(layer.last_used),

@@ -201,6 +201,10 @@ fn streaming() -> Value {
                 absolute("one of containerd's layer_content_caches"),
             ),
             (
+                "holder",
+                absolute("the socket of larder hold, with mode = \"lazy\""),
+            ),
+            (
                 "never",
                 texts(
                     "images that larder never offers: REGISTRY/REPOSITORY with *, or namespace:NAME",

@@ -93,6 +93,7 @@ pub(super) fn toml(config: &Config) -> String {
     let streaming = &config.streaming;
     page.text("mode", streaming.mode.as_str());
     page.text("directory", streaming.directory.display());
+    page.text("holder", streaming.holder.display());
     page.list("never", streaming.never.iter().map(Never::text));
     page.line(format_args!("private = {}", streaming.private));
     page.text("min_layer", Amount::Bytes(streaming.min_layer));

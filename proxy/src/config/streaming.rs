@@ -16,6 +16,8 @@ pub struct Streaming {
     pub mode: Mode,
     /// Where the runtime looks for them: one of containerd's `layer_content_caches`.
     pub directory: PathBuf,
+    /// The socket of the holder, which mounts layers that are not here yet.
+    pub holder: PathBuf,
     /// Images that are never offered.
     pub never: Vec<Never>,
     /// Whether layers are offered that not every client of this node may read.
@@ -50,6 +52,7 @@ impl Default for Streaming {
         Self {
             mode: Mode::default(),
             directory: PathBuf::from("/var/lib/larder-layers"),
+            holder: PathBuf::from("/run/larder-hold/socket"),
             never: vec![Never::Namespace("kube-system".to_owned())],
             private: false,
             min_layer: 16 << 20,
@@ -127,6 +130,9 @@ pub(super) fn streaming(mut said: Section<'_, '_>) -> Result<Streaming, ConfigEr
         directory: said
             .text("directory", value::absolute_path)?
             .unwrap_or(default.directory),
+        holder: said
+            .text("holder", value::absolute_path)?
+            .unwrap_or(default.holder),
         never: said.texts("never", Never::parse)?.unwrap_or(default.never),
         private: said.flag("private")?.unwrap_or(default.private),
         min_layer: said

@@ -11,6 +11,7 @@ use larder_shared::{
 };
 use serde::Deserialize;
 
+use super::rights::Refusal;
 use crate::{
     config::{Never, Streaming},
     runtime::Seen,
@@ -152,6 +153,22 @@ fn verified(store: &Store, digest: &Digest) -> Option<Vec<u8>> {
     own.or_else(|| store.read_adopted_unseen(digest))
 }
 
+/// Why nothing of a repository is ever offered, if its name tells.
+pub fn by_name(
+    config: &Streaming,
+    registry: &RegistryName,
+    repository: &Repository,
+) -> Option<Refusal> {
+    if repository.as_str().rsplit('/').next() == Some(OWN) {
+        return Some(Refusal::Own);
+    }
+    let named = |never: &Never| match never {
+        Never::Repositories(pattern) => pattern.matches(&format!("{registry}/{repository}")),
+        Never::Namespace(_) => false,
+    };
+    config.never.iter().any(named).then_some(Refusal::Never)
+}
+
 /// What is never offered.
 #[derive(Default, Debug)]
 pub struct Barred {
@@ -189,17 +206,10 @@ impl Barred {
         });
         let mut own = HashSet::new();
         for image in images {
-            let named = |never: &Never| match never {
-                Never::Repositories(pattern) => {
-                    pattern.matches(&format!("{}/{}", image.registry, image.repository))
-                }
-                Never::Namespace(_) => false,
-            };
-            if config.never.iter().any(named) {
-                never.extend(image.subjects());
-            }
-            if image.repository.as_str().rsplit('/').next() == Some(OWN) {
-                own.extend(image.subjects());
+            match by_name(config, &image.registry, &image.repository) {
+                Some(Refusal::Own) => own.extend(image.subjects()),
+                Some(_) => never.extend(image.subjects()),
+                None => {}
             }
         }
         Self {

@@ -235,8 +235,14 @@ impl Layers {
         let ground = self.ground(&config, image, &barred).await;
         let origin = origin_of(image, layer, ground.map_err(Ended::Refused)?);
         let store = Arc::clone(&self.pull.store);
+        let streams = Arc::clone(&self.streams);
         let offer = move || match store.ready() {
-            Some(ready) => ready.offer(&to.0, &diff_id, origin),
+            Some(ready) => {
+                let file = File::open(&to.0)?;
+                ready.offer(&to.0, &diff_id, origin)?;
+                // Whoever has it mounted already reads it too.
+                streams.is_whole(&diff_id, file)
+            }
             None => Ok(()),
         };
         tokio::task::spawn_blocking(offer)

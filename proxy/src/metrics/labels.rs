@@ -191,6 +191,30 @@ words! {
         Elsewhere => "elsewhere",
     }
 
+    /// What became of an image that was about to start.
+    LazyOffer {
+        /// Its layers are mounted before they are here.
+        Offered => "offered",
+        /// All of its layers were ready.
+        Ready => "ready",
+        /// A layer has no index that this node could have.
+        NoIndex => "no-index",
+        /// It may not be offered, or is too small.
+        Refused => "refused",
+        /// It took so long that the runtime began to pull.
+        Late => "late",
+        Failed => "failed",
+    }
+
+    /// How a read of a layer was answered that is not whole here.
+    LazyRead {
+        /// With what had come before.
+        Here => "here",
+        /// With what came for it.
+        Waited => "waited",
+        Failed => "failed",
+    }
+
     /// Where a ready file stands.
     ReadyState {
         /// No snapshot refers to it.
@@ -410,6 +434,8 @@ sets! {
     RuntimeContents { state: RuntimeContent, }
     ReadyFiles { state: ReadyState, }
     ReadyWork { outcome: ReadyMade, }
+    LazyImages { outcome: LazyOffer, }
+    LazyReads { outcome: LazyRead, }
     ReadyRemovals { reason: ReadyCause, }
     IndexesWorked { outcome: IndexWork, }
     IndexesHeld { made: IndexMade, }

@@ -3,8 +3,8 @@
 use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
 
 use super::labels::{
-    IndexMade, IndexWork, IndexesHeld, IndexesWorked, ReadyCause, ReadyFiles, ReadyMade,
-    ReadyRemovals, ReadyState, ReadyWork,
+    IndexMade, IndexWork, IndexesHeld, IndexesWorked, LazyImages, LazyOffer, LazyRead, LazyReads,
+    ReadyCause, ReadyFiles, ReadyMade, ReadyRemovals, ReadyState, ReadyWork,
 };
 
 /// Ready files: how many there are, and what became of them.
@@ -13,6 +13,12 @@ pub struct LayerMetrics {
     pub files: Family<ReadyFiles, Gauge>,
     pub bytes: Family<ReadyFiles, Gauge>,
     pub work: Family<ReadyWork, Counter>,
+    /// Images that were about to start.
+    pub images: Family<LazyImages, Counter>,
+    /// Reads of layers that are not whole here.
+    pub reads: Family<LazyReads, Counter>,
+    /// Layers that stream.
+    pub streaming: Gauge,
     pub removed: Family<ReadyRemovals, Counter>,
     pub removed_bytes: Family<ReadyRemovals, Counter>,
     pub indexes: Family<IndexesHeld, Gauge>,
@@ -23,6 +29,14 @@ pub struct LayerMetrics {
 impl LayerMetrics {
     pub fn made(&self, outcome: ReadyMade) {
         self.work.get_or_create(&ReadyWork { outcome }).inc();
+    }
+
+    pub fn lazily(&self, outcome: LazyOffer) {
+        self.images.get_or_create(&LazyImages { outcome }).inc();
+    }
+
+    pub fn read(&self, outcome: LazyRead) {
+        self.reads.get_or_create(&LazyReads { outcome }).inc();
     }
 
     pub fn holds(&self, state: ReadyState, files: u64, bytes: u64) {
@@ -59,6 +73,12 @@ impl LayerMetrics {
         }
         for made in IndexMade::ALL.iter().copied() {
             self.holds_indexes(made, 0, 0);
+        }
+        for outcome in LazyOffer::ALL.iter().copied() {
+            drop(self.images.get_or_create(&LazyImages { outcome }));
+        }
+        for outcome in LazyRead::ALL.iter().copied() {
+            drop(self.reads.get_or_create(&LazyReads { outcome }));
         }
         for state in ReadyState::ALL.iter().copied() {
             self.holds(state, 0, 0);

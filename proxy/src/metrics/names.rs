@@ -64,6 +64,9 @@ pub fn register(metrics: &Metrics) -> Registry {
         "runtime_content_bytes", "Bytes of blobs in the container runtime's content store", adoption.bytes;
         "ready_layers", "Ready files of layers: offered, in use by snapshots, or set aside on their way out", metrics.layers.files;
         "ready_layers_bytes", "Bytes of ready files of layers", metrics.layers.bytes;
+        "lazy_images", "Images that were about to start, by what became of it", metrics.layers.images;
+        "lazy_layers", "Layers that are mounted and not whole here", metrics.layers.streaming;
+        "lazy_reads", "Reads of layers that are not whole here", metrics.layers.reads;
         "ready_layers_made", "Layers whose ready file was offered, refused, or failed", metrics.layers.work;
         "ready_layers_removed", "Ready files of layers that were removed", metrics.layers.removed;
         "ready_layers_removed_bytes", "Bytes of ready files that were removed", metrics.layers.removed_bytes;

@@ -48,10 +48,22 @@ impl Pull {
         counts: &Counts,
         pace: &Pace,
     ) -> Result<(), String> {
+        let caller = Caller::anonymous(Trace::none());
+        self.bring_for(image, wanted, caller, counts, pace).await
+    }
+
+    /// The same on behalf of a caller.
+    pub async fn bring_for(
+        &self,
+        image: &ImageName,
+        wanted: &Platforms,
+        caller: Caller,
+        counts: &Counts,
+        pace: &Pace,
+    ) -> Result<(), String> {
         if let Some(why) = self.store.trouble() {
             return Err(format!("the node tier cannot be written: {why}"));
         }
-        let caller = Caller::anonymous(Trace::none());
         let (caller, _, family) = self.family_of(image, wanted, caller).await?;
         self.bring_family(image, &caller, &family, counts, pace)
             .await

@@ -42,6 +42,11 @@ impl Names {
         self.config.as_ref().map(|named| &named.digest)
     }
 
+    /// The same with its length.
+    pub fn config_blob(&self) -> Option<&Named> {
+        self.config.as_ref()
+    }
+
     /// The layers, the lowest first.
     pub fn layers(&self) -> impl Iterator<Item = &Named> {
         self.layers.iter()

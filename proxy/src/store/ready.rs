@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <directory>/lock                               held by the larder that offers files here
-//! <directory>/sha256/ab/<diffID>.erofs           offered
+//! <directory>/sha256/ab/<diffID>.erofs           offered: a file, or a link to where a layer is mounted that is not here yet
 //! <directory>/sha256/ab/<diffID>.erofs.aside     set aside: no runtime finds it; see `life`
 //! <directory>/sha256/ab/<diffID>.json            of which layer it was made, and why it may be offered
 //! <directory>/tmp/                               what is being made; nothing of it outlives a start
@@ -16,10 +16,10 @@ mod open;
 mod rounds;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fs::{self, DirBuilder, File},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, symlink},
     path::{Path, PathBuf},
     sync::{
         Mutex,
@@ -62,6 +62,9 @@ pub struct Origin {
     /// The image by which it is offered.
     pub manifest: Digest,
     pub ground: Ground,
+    /// The layer was mounted before it was whole here, and may still be read that way.
+    #[serde(default)]
+    pub streamed: bool,
 }
 
 /// Why a ready file is to go.
@@ -75,7 +78,7 @@ pub enum Cause {
     Withdrawn,
 }
 
-/// One ready file.
+/// One ready file, or a link to a layer that streams.
 #[derive(Clone, Debug)]
 pub struct ReadyFile {
     /// `None` if it is not known, because the file beside it is gone: then nothing says why it may be offered.
@@ -88,6 +91,8 @@ pub struct ReadyFile {
     pub phase: Phase,
     /// Why it is to go, if it is.
     pub goes: Option<Cause>,
+    /// It is a link to a layer that is not whole here; `bytes` of so many, as far as that is known.
+    pub streams: Option<u64>,
 }
 
 /// Bytes of ready files.
@@ -108,6 +113,8 @@ struct State {
     making: u64,
     /// Files that went, and when, by the store's clock: they are not made again for the same use.
     gone: HashMap<Digest, u64>,
+    /// Files whose names are being changed on the disk.
+    moving: HashSet<Digest>,
     /// Files and bytes that went since somebody looked.
     removed: Vec<(Cause, u64)>,
     /// Images of which not all is offered, and why.
@@ -142,6 +149,12 @@ impl Ready {
         shard.join(format!("{hex}.{end}"))
     }
 
+    /// The ready file of a layer, for whoever has mounted it before it was whole (blocking).
+    pub fn open_whole(&self, diff_id: &Digest) -> io::Result<File> {
+        let opened = disk::open_unseen(&self.path(diff_id, OFFERED));
+        opened.or_else(|_| disk::open_unseen(&self.path(diff_id, ASIDE)))
+    }
+
     /// A name below the directory that nothing has.
     pub fn new_tmp(&self) -> PathBuf {
         let number = self.next_tmp.fetch_add(1, Ordering::Relaxed);
@@ -157,7 +170,10 @@ impl Ready {
     pub fn of_layer(&self, layer: &Digest) -> Option<Digest> {
         let state = lock(&self.state);
         let of = |file: &ReadyFile| file.origin.as_ref().map(|origin| origin.layer);
-        let mut files = state.files.iter();
+        let mut files = state
+            .files
+            .iter()
+            .filter(|(_, file)| file.streams.is_none());
         files
             .find(|(_, file)| of(file) == Some(*layer))
             .map(|(diff_id, _)| *diff_id)
@@ -167,7 +183,61 @@ impl Ready {
     pub fn has_or_had(&self, diff_id: &Digest, used: u64) -> bool {
         let state = lock(&self.state);
         let went = state.gone.get(diff_id).is_some_and(|went| used <= *went);
-        went || state.files.contains_key(diff_id)
+        let file = state.files.get(diff_id);
+        went || file.is_some_and(|file| file.streams.is_none())
+    }
+
+    /// Whether the runtime finds this diffID, whole or streaming.
+    pub fn offers(&self, diff_id: &Digest) -> bool {
+        let state = lock(&self.state);
+        let file = state.files.get(diff_id);
+        file.is_some_and(|file| file.phase == Phase::Offered && file.goes.is_none())
+    }
+
+    /// Offers a layer that is not whole here: a link to `target`, where it can be read (blocking). `false` if the runtime
+    /// finds something under this diffID already, or found it not long ago.
+    pub fn stream(&self, target: &Path, diff_id: &Digest, origin: Origin) -> io::Result<bool> {
+        let path = self.path(diff_id, OFFERED);
+        let shard = path.parent().unwrap_or(&self.dir);
+        if lock(&self.state).files.contains_key(diff_id) {
+            return Ok(false);
+        }
+        make_dir(shard)?;
+        self.write_origin(diff_id, &origin)?;
+        // Nothing but this adds files to the directory, one at a time; what an earlier process left is listed.
+        symlink(target, &path)?;
+        let file = ReadyFile {
+            origin: Some(origin),
+            bytes: 0,
+            used: self.clock.now(),
+            references: 0,
+            phase: Phase::Offered,
+            goes: None,
+            streams: Some(0),
+        };
+        lock(&self.state).files.insert(*diff_id, file);
+        File::open(shard)?.sync_all()?;
+        Ok(true)
+    }
+
+    /// Layers that stream.
+    pub fn streaming(&self) -> Vec<(Digest, ReadyFile)> {
+        let state = lock(&self.state);
+        let streaming = state
+            .files
+            .iter()
+            .filter(|(_, file)| file.streams.is_some());
+        streaming.map(|(id, file)| (*id, file.clone())).collect()
+    }
+
+    /// A layer that streams takes so much room now, of what it will take.
+    pub fn has_grown(&self, diff_id: &Digest, bytes: u64, whole: u64) {
+        let mut state = lock(&self.state);
+        if let Some(file) = state.files.get_mut(diff_id)
+            && file.streams.is_some()
+        {
+            (file.bytes, file.streams) = (bytes, Some(whole));
+        }
     }
 
     /// Sums over all files.
@@ -203,18 +273,35 @@ impl Ready {
     }
 
     /// Offers the file at `made`, which is whole and on disk (blocking). One that is there already stays.
-    pub fn offer(&self, made: &Path, diff_id: &Digest, origin: Origin) -> io::Result<()> {
+    pub fn offer(&self, made: &Path, diff_id: &Digest, mut origin: Origin) -> io::Result<()> {
         let path = self.path(diff_id, OFFERED);
         let shard = path.parent().unwrap_or(&self.dir);
         make_dir(shard)?;
-        self.write_origin(diff_id, &origin)?;
         let file = File::open(made)?;
         file.set_modified(self.clock.stamp())?;
         let bytes = file.metadata()?.blocks() * 512;
-        if lock(&self.state).files.contains_key(diff_id) {
+        let Some(_moving) = self.moving(diff_id) else {
+            return Err(io::Error::other("the file that it replaces is being moved"));
+        };
+        let before = lock(&self.state).files.get(diff_id).cloned();
+        if before
+            .as_ref()
+            .is_some_and(|before| before.streams.is_none())
+        {
             return fs::remove_file(made);
         }
-        fs::rename(made, &path)?;
+        origin.streamed = before.is_some();
+        self.write_origin(diff_id, &origin)?;
+        // In the place of a link it takes over the link's snapshots, and comes back from aside by itself.
+        let (phase, references) = match before {
+            Some(link) => (link.phase, link.references),
+            None => (Phase::Offered, 0),
+        };
+        let end = match phase {
+            Phase::Offered => OFFERED,
+            Phase::Aside { .. } => ASIDE,
+        };
+        fs::rename(made, self.path(diff_id, end))?;
         let mut state = lock(&self.state);
         state.files.insert(
             *diff_id,
@@ -222,9 +309,10 @@ impl Ready {
                 origin: Some(origin),
                 bytes,
                 used: self.clock.now(),
-                references: 0,
-                phase: Phase::Offered,
+                references,
+                phase,
                 goes: None,
+                streams: None,
             },
         );
         state.gone.remove(diff_id);
@@ -232,8 +320,20 @@ impl Ready {
         File::open(shard)?.sync_all()
     }
 
+    /// Keeps others from changing the names of a file. `None` while somebody does.
+    fn moving(&self, diff_id: &Digest) -> Option<Moving<'_>> {
+        let mut state = lock(&self.state);
+        state.moving.insert(*diff_id).then_some(Moving {
+            ready: self,
+            diff_id: *diff_id,
+        })
+    }
+
     /// Another image, or another ground, speaks for a file from now on (blocking).
-    pub fn set_origin(&self, diff_id: &Digest, origin: Origin) {
+    pub fn set_origin(&self, diff_id: &Digest, mut origin: Origin) {
+        let known = lock(&self.state).files.get(diff_id).cloned();
+        let before = known.and_then(|file| file.origin);
+        origin.streamed = before.is_some_and(|before| before.streamed);
         if let Err(error) = self.write_origin(diff_id, &origin) {
             tracing::debug!(%error, "the origin of a ready file was not written down");
         }
@@ -305,7 +405,9 @@ impl Ready {
 
     /// Writes the times of use to the files, so that they outlive the process (blocking).
     pub fn write_uses(&self) {
-        for (diff_id, file) in self.files() {
+        let files = self.files();
+        // Opening a link would ask the process that serves it, which is this one.
+        for (diff_id, file) in files.into_iter().filter(|(_, file)| file.streams.is_none()) {
             let end = if file.phase == Phase::Offered {
                 OFFERED
             } else {
@@ -321,6 +423,18 @@ impl Ready {
 /// Makes a directory that no other user can look into: layers may be private.
 fn make_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// The names of a file are being changed, until dropped.
+struct Moving<'a> {
+    ready: &'a Ready,
+    diff_id: Digest,
+}
+
+impl Drop for Moving<'_> {
+    fn drop(&mut self) {
+        lock(&self.ready.state).moving.remove(&self.diff_id);
+    }
 }
 
 /// Bytes that are being made, until dropped.

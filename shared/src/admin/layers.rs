@@ -34,7 +34,14 @@ pub struct Layer {
     /// Why it may be offered: `public`, `shared`, `private`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ground: Option<String>,
+    /// What of it takes room here.
     pub bytes: u64,
+    /// It is not whole here: what a container reads of it is fetched when it reads.
+    #[serde(default)]
+    pub streams: bool,
+    /// What it takes when it is whole, as far as that is known.
+    #[serde(default)]
+    pub whole_bytes: u64,
     /// `offered`; `in-use`: snapshots refer to it; `aside`: on its way out, no runtime finds it.
     pub state: String,
     /// Why it is to go, if it is: `room`, `expired`, `withdrawn`.

@@ -71,7 +71,8 @@ impl Ready {
                     // A report that is newer than this start decides.
                     ASIDE => Phase::Aside { since: unix_now() },
                     ORIGIN => {
-                        let of = |end| shard.path().join(format!("{hex}.{end}")).exists();
+                        // A link counts, wherever it leads.
+                        let of = |end| is_there(&shard.path().join(format!("{hex}.{end}")));
                         if !of(OFFERED) && !of(ASIDE) {
                             let _ = fs::remove_file(&path);
                         }
@@ -80,7 +81,7 @@ impl Ready {
                     _ => continue,
                 };
                 // Both names are there if a file was made again while the old one was aside: the offered one counts.
-                if phase != Phase::Offered && path.with_extension("").exists() {
+                if phase != Phase::Offered && is_there(&path.with_extension("")) {
                     let _ = fs::remove_file(&path);
                     continue;
                 }
@@ -99,6 +100,7 @@ impl Ready {
                         references: 0,
                         phase,
                         goes: None,
+                        streams: metadata.is_symlink().then_some(0),
                     },
                 );
             }
@@ -111,4 +113,9 @@ impl Ready {
             _lock: taken,
         }))
     }
+}
+
+/// Whether there is something of this name. What a link leads to is not looked at: this process serves it, later.
+fn is_there(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
 }

@@ -74,6 +74,10 @@ impl Ready {
 
     /// Takes one step. The bytes that went.
     fn take(&self, diff_id: &Digest, step: Step) -> io::Result<u64> {
+        // Another file may be taking its place: the next round looks again.
+        let Some(_moving) = self.moving(diff_id) else {
+            return Ok(0);
+        };
         let (offered, aside) = (self.path(diff_id, OFFERED), self.path(diff_id, ASIDE));
         let phase = match step {
             Step::Nothing => return Ok(0),

@@ -1,0 +1,200 @@
+//! Layers that are mounted before they are here (promise P33): docs/lazy-layers.md.
+//!
+//! Owns which layers stream, and by which number the kernel knows each. What is read of one is [`layer`]'s, when one is offered
+//! is [`offer`]'s, how the rest comes is [`rest`]'s, and the connection to the kernel is [`serve`]'s.
+
+mod layer;
+mod learn;
+mod offer;
+mod order;
+mod rest;
+mod serve;
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    ops::Range,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use larder_shared::Digest;
+use tokio::sync::{Semaphore, watch};
+
+use self::layer::{Layer, Means};
+use crate::{
+    flat::{Entry, Files, Unread},
+    pull::Pull,
+    store::{Needed, Ready},
+};
+
+/// Spans that are decoded at the same time: each has some MiB in memory.
+const DECODING: usize = 4;
+
+/// The layers that stream.
+pub struct Streams {
+    means: Arc<Means>,
+    layers: Mutex<HashMap<u64, Known>>,
+    /// Where the runtime sees them, while they can be served.
+    mounted: watch::Sender<Option<PathBuf>>,
+}
+
+/// What is read under a number.
+enum Known {
+    /// A layer that is not whole here, and that its index is needed.
+    Streams(
+        Arc<Layer>,
+        #[expect(dead_code, reason = "it acts when it is dropped")] Needed,
+    ),
+    /// One that became whole before this process began: its ready file, and the bytes of that.
+    Whole(Digest, Arc<File>, u64),
+}
+
+impl Known {
+    fn diff_id(&self) -> Digest {
+        match self {
+            Self::Streams(layer, _) => layer.diff_id,
+            Self::Whole(diff_id, ..) => *diff_id,
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Streams(layer, _) => layer.length(),
+            Self::Whole(.., bytes) => *bytes,
+        }
+    }
+}
+
+impl Streams {
+    pub fn new(pull: Arc<Pull>) -> Arc<Self> {
+        Arc::new(Self {
+            means: Arc::new(Means {
+                pull,
+                decoding: Semaphore::new(DECODING),
+                waiting: AtomicU64::new(0),
+                wanted: Mutex::new(Instant::now()),
+            }),
+            layers: Mutex::default(),
+            mounted: watch::Sender::new(None),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Known>> {
+        self.layers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ready(&self) -> Option<&Ready> {
+        self.means.pull.store.ready()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// The layer with this diffID, if it streams or did so in this process.
+    fn of(&self, diff_id: &Digest) -> Option<Arc<Layer>> {
+        match self.lock().get(&node_of(diff_id)) {
+            Some(Known::Streams(layer, _)) if layer.diff_id == *diff_id => Some(Arc::clone(layer)),
+            _ => None,
+        }
+    }
+
+    /// Every layer that streams or did so in this process.
+    fn all(&self) -> Vec<Arc<Layer>> {
+        let known = self.lock();
+        let layers = known.values().filter_map(|known| match known {
+            Known::Streams(layer, _) => Some(Arc::clone(layer)),
+            Known::Whole(..) => None,
+        });
+        layers.collect()
+    }
+
+    /// The ready file of a layer was made: whoever has it mounted reads that from now on (blocking).
+    pub fn is_whole(&self, diff_id: &Digest, file: File) -> io::Result<()> {
+        if let Some(layer) = self.of(diff_id) {
+            layer.is_whole(file)?;
+            tracing::info!(image = %layer.image, blob.digest = %layer.digest, "a layer that was mounted before it was here is whole");
+        }
+        Ok(())
+    }
+
+    /// Nothing is read any more by an index that a whole layer has disproved.
+    pub async fn heed(&self) {
+        let indexes = self.means.pull.store.indexes();
+        loop {
+            let disproved = indexes.disproved.notified();
+            let wrong = indexes.wrong();
+            for layer in self.all() {
+                if wrong.iter().any(|wrong| layer.is_by(wrong)) {
+                    layer.is_wrong();
+                }
+            }
+            disproved.await;
+        }
+    }
+
+    /// Brings the account up to date, and forgets what the runtime cannot find any more.
+    pub fn tend(&self) {
+        let Some(ready) = self.ready() else { return };
+        let files = ready.files();
+        self.lock()
+            .retain(|_, known| files.contains_key(&known.diff_id()));
+        let mut streaming = 0;
+        for layer in self.all() {
+            streaming += i64::from(!layer.has_become_whole());
+            ready.has_grown(&layer.diff_id, layer.here(), layer.length());
+        }
+        self.means.pull.metrics.layers.streaming.set(streaming);
+    }
+}
+
+/// The number by which the kernel knows a layer's file. It follows from the file, so that it outlives the process. 0 and 1 are
+/// taken: nothing, and the directory.
+fn node_of(diff_id: &Digest) -> u64 {
+    let hex = diff_id.hex();
+    let first = hex.get(..16).unwrap_or_default();
+    u64::from_str_radix(first, 16).unwrap_or(0) | 2
+}
+
+/// The name of a layer's file.
+fn name_of(diff_id: &Digest) -> String {
+    format!("{}.erofs", diff_id.hex())
+}
+
+impl Files for Streams {
+    fn named(&self, name: &[u8]) -> Option<Entry> {
+        let hex = name.strip_suffix(b".erofs")?;
+        let hex = std::str::from_utf8(hex).ok()?;
+        let diff_id = Digest::from_hex(larder_shared::Algorithm::Sha256, hex).ok()?;
+        let node = node_of(&diff_id);
+        let known = self.lock();
+        let known = known.get(&node).filter(|known| known.diff_id() == diff_id);
+        let bytes = known?.bytes();
+        Some(Entry { node, bytes })
+    }
+
+    fn of(&self, node: u64) -> Option<Entry> {
+        let bytes = self.lock().get(&node)?.bytes();
+        Some(Entry { node, bytes })
+    }
+
+    async fn read(self: Arc<Self>, node: u64, range: Range<u64>) -> Result<Bytes, Unread> {
+        let (streams, whole) = match self.lock().get(&node) {
+            Some(Known::Streams(layer, _)) => (Some(Arc::clone(layer)), None),
+            Some(Known::Whole(_, file, _)) => (None, Some(Arc::clone(file))),
+            None => return Err(Unread::Gone),
+        };
+        if let Some(layer) = streams {
+            return layer.read(range).await.map_err(|_| Unread::Failed);
+        }
+        let file = whole.ok_or(Unread::Gone)?;
+        layer::read_file(&file, range).await.map_err(|error| {
+            tracing::error!(%error, "a ready file could not be read that a container has mounted; look at the disk");
+            Unread::Failed
+        })
+    }
+}

@@ -1,0 +1,459 @@
+//! One layer that is mounted before it is here: what is read of it is brought, checked and kept, span by span.
+//!
+//! ```text
+//! span:  absent --- a read wants it: its range of the layer comes, decodes, has its sha256 ---> here
+//!        absent --- nothing right comes within a minute ---> the read fails; the next one tries again
+//! layer: streams --- its ready file is made, from the whole layer ---> whole: reads are the file's
+//!        streams --- its index is disproved ---> wrong: every read fails
+//! ```
+//!
+//! No read is ever answered with anything but checked bytes. What is kept does not outlive the process: a layer's bytes are
+//! kept by the node tier, and are decoded again.
+
+use std::{
+    fs::File,
+    io,
+    ops::Range,
+    os::unix::fs::FileExt as _,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use bytes::{Bytes, BytesMut};
+use larder_layer::{Index, Span, SpanError, decode};
+use larder_shared::{Digest, Range as Bounds, name::ImageName};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep, timeout_at},
+};
+
+use super::{learn::Learning, order::Place};
+use crate::{
+    coalesce::Coalesce,
+    metrics::LazyRead,
+    pull::{Caller, NoSpan, Pull},
+    store::WrongIndex,
+    sys::disk,
+    telemetry,
+};
+
+/// A read waits so long for its bytes. Late is better than early: EROFS repeats a failed read page by page, and logs each.
+pub const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Between two attempts to bring a span.
+const PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Callers on whose behalf a layer is fetched.
+const CALLERS: usize = 4;
+
+/// The bytes did not come in time, or there are none that can be believed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Late;
+
+/// What a layer is read from.
+#[derive(Debug)]
+struct Tar {
+    file: Arc<File>,
+    /// Where the tar begins in it.
+    at: u64,
+    /// All of it is there.
+    whole: bool,
+}
+
+/// What every layer needs that streams.
+#[derive(Debug)]
+pub struct Means {
+    pub pull: Arc<Pull>,
+    /// Spans that are decoded at the same time.
+    pub decoding: Semaphore,
+    /// Reads that wait for bytes.
+    pub waiting: AtomicU64,
+    /// When a read last wanted what was not here.
+    pub wanted: Mutex<std::time::Instant>,
+}
+
+impl Means {
+    fn is_wanted(&self) {
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        *wanted = std::time::Instant::now();
+    }
+
+    /// Since when no read has wanted what was not here. None while one waits.
+    pub fn quiet_since(&self) -> Option<std::time::Instant> {
+        let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.waiting.load(Ordering::Relaxed) == 0).then_some(*wanted)
+    }
+}
+
+/// A layer that streams.
+pub struct Layer {
+    pub diff_id: Digest,
+    pub digest: Digest,
+    pub image: ImageName,
+    callers: Mutex<Vec<Caller>>,
+    /// Its tree is in `tree` instead.
+    index: Index,
+    windows: Arc<File>,
+    maker: String,
+    /// Another member made the index.
+    foreign: bool,
+    tree: Arc<File>,
+    tree_length: u64,
+    tar: ArcSwap<Tar>,
+    /// Which spans are in `tar`.
+    here: Vec<AtomicBool>,
+    here_bytes: AtomicU64,
+    wrong: AtomicBool,
+    learning: ArcSwapOption<(u16, Arc<Learning>)>,
+    coming: Coalesce<usize, Option<Bytes>>,
+    means: Arc<Means>,
+}
+
+impl std::fmt::Debug for Layer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the layer {}", self.digest)
+    }
+}
+
+/// What a layer is made of.
+#[derive(Debug)]
+pub struct Parts {
+    pub image: ImageName,
+    pub caller: Option<Caller>,
+    pub maker: String,
+    /// Another member made it.
+    pub foreign: bool,
+    /// The file of the index.
+    pub windows: Arc<File>,
+    /// Two files without a name, for the tree and for what comes of the tar.
+    pub files: (File, File),
+}
+
+impl Layer {
+    /// A layer of which nothing is here but its index (blocking).
+    pub fn new(mut index: Index, parts: Parts, means: Arc<Means>) -> io::Result<Self> {
+        let (tree, tar) = parts.files;
+        let bytes = index.take_tree();
+        tree.write_all_at(&bytes, 0)?;
+        let here = index.spans().iter().map(|_| AtomicBool::new(false));
+        Ok(Self {
+            diff_id: index.diff_id(),
+            digest: index.layer(),
+            image: parts.image,
+            callers: Mutex::new(parts.caller.into_iter().collect()),
+            windows: parts.windows,
+            maker: parts.maker,
+            foreign: parts.foreign,
+            tree: Arc::new(tree),
+            tree_length: bytes.len() as u64,
+            tar: ArcSwap::from_pointee(Tar {
+                file: Arc::new(tar),
+                at: 0,
+                whole: false,
+            }),
+            here: here.collect(),
+            here_bytes: AtomicU64::new(0),
+            wrong: AtomicBool::new(false),
+            learning: ArcSwapOption::empty(),
+            coming: Coalesce::default(),
+            index,
+            means,
+        })
+    }
+
+    /// Bytes of the file that the runtime mounts.
+    pub fn length(&self) -> u64 {
+        self.tree_length + self.index.tar_length()
+    }
+
+    /// Bytes of it that take room here.
+    pub fn here(&self) -> u64 {
+        self.tree_length + self.here_bytes.load(Ordering::Relaxed)
+    }
+
+    pub fn spans(&self) -> usize {
+        self.here.len()
+    }
+
+    /// What is read from now on is the ready file of this very layer (blocking).
+    pub fn is_whole(&self, file: File) -> io::Result<()> {
+        let length = file.metadata()?.len();
+        // The tar is at its end, whatever stands before it.
+        let at = length.checked_sub(self.index.tar_length());
+        self.tar.store(Arc::new(Tar {
+            file: Arc::new(file),
+            at: at.ok_or(io::ErrorKind::UnexpectedEof)?,
+            whole: true,
+        }));
+        Ok(())
+    }
+
+    pub fn has_become_whole(&self) -> bool {
+        self.tar.load().whole
+    }
+
+    /// Whether it is read by an index that was disproved.
+    pub fn is_by(&self, wrong: &WrongIndex) -> bool {
+        self.foreign && wrong.layer == self.digest && wrong.maker == self.maker
+    }
+
+    /// The whole layer says something else than the index: nothing more is read through it.
+    pub fn is_wrong(&self) {
+        if !self.wrong.swap(true, Ordering::Relaxed) {
+            tracing::error!(image = %self.image, blob.digest = %self.digest, maker = self.maker, "the index by which a layer is mounted was wrong: containers that have it mounted get errors from now on; delete their pods, new ones get the layer as it is");
+        }
+    }
+
+    /// One more caller on whose behalf the layer may be fetched, the first to be asked for.
+    pub fn fetch_for(&self, caller: Caller) {
+        let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        callers.insert(0, caller);
+        callers.truncate(CALLERS);
+    }
+
+    /// What is read of it from now on belongs to the start of an image, in which it has this place.
+    pub fn learn(&self, place: u16, learning: Arc<Learning>) {
+        self.learning.store(Some(Arc::new((place, learning))));
+    }
+
+    /// The bytes of a range of the file.
+    pub async fn read(self: &Arc<Self>, range: Range<u64>) -> Result<Bytes, Late> {
+        let mut waited = false;
+        let read = self.read_noting(range, &mut waited).await;
+        let metrics = &self.means.pull.metrics.layers;
+        metrics.read(match (&read, waited) {
+            (Ok(_), false) => LazyRead::Here,
+            (Ok(_), true) => LazyRead::Waited,
+            (Err(_), _) => LazyRead::Failed,
+        });
+        read
+    }
+
+    async fn read_noting(
+        self: &Arc<Self>,
+        range: Range<u64>,
+        waited: &mut bool,
+    ) -> Result<Bytes, Late> {
+        let until = Instant::now() + PATIENCE;
+        let range = range.start..range.end.min(self.length());
+        let tree = range.start..range.end.min(self.tree_length);
+        if tree.end == range.end {
+            return self.read_file(&self.tree, tree).await;
+        }
+        let tar =
+            range.start.max(self.tree_length) - self.tree_length..range.end - self.tree_length;
+        if tree.is_empty() {
+            return self.read_tar(tar, until, waited).await;
+        }
+        let mut bytes = BytesMut::from(&self.read_file(&self.tree, tree).await?[..]);
+        bytes.extend_from_slice(&self.read_tar(tar, until, waited).await?);
+        Ok(bytes.freeze())
+    }
+
+    /// A range of the tar, of one span or more.
+    async fn read_tar(
+        self: &Arc<Self>,
+        range: Range<u64>,
+        until: Instant,
+        waited: &mut bool,
+    ) -> Result<Bytes, Late> {
+        let mut bytes = BytesMut::new();
+        let mut at = range.start;
+        while at < range.end {
+            if self.wrong.load(Ordering::Relaxed) {
+                return Err(Late);
+            }
+            let tar = self.tar.load_full();
+            let (piece, end) = if tar.whole {
+                let place = tar.at + at..tar.at + range.end;
+                (self.read_file(&tar.file, place).await?, range.end)
+            } else {
+                let number = self.index.span_of(at).ok_or(Late)?;
+                let span = self.index.spans()[number];
+                if let Some(learning) = &*self.learning.load() {
+                    let (layer, learning) = &**learning;
+                    learning.note(Place {
+                        layer: *layer,
+                        span: number as u32,
+                    });
+                }
+                let end = range
+                    .end
+                    .min(span.tar_at + u64::from(span.tar_length as u32));
+                let piece = match self.bring(number, until).await? {
+                    Some(decoded) => {
+                        *waited = true;
+                        let from = (at - span.tar_at) as usize;
+                        decoded.slice(from..from + (end - at) as usize)
+                    }
+                    None => self.read_file(&tar.file, tar.at + at..tar.at + end).await?,
+                };
+                (piece, end)
+            };
+            if bytes.is_empty() && end == range.end {
+                return Ok(piece);
+            }
+            bytes.extend_from_slice(&piece);
+            at = end;
+        }
+        Ok(bytes.freeze())
+    }
+
+    async fn read_file(&self, file: &Arc<File>, range: Range<u64>) -> Result<Bytes, Late> {
+        read_file(file, range).await.map_err(|error| {
+            self.say(&format!("its file could not be read: {error}"));
+            Late
+        })
+    }
+
+    /// Waits until a span is here, for a read. Its bytes, where the disk did not take them or they have just come.
+    async fn bring(self: &Arc<Self>, number: usize, until: Instant) -> Result<Option<Bytes>, Late> {
+        if self.here[number].load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        let _waits = Waits::new(&self.means);
+        self.bring_ahead(number, until).await
+    }
+
+    /// The same, before a read wants it.
+    pub async fn bring_ahead(
+        self: &Arc<Self>,
+        number: usize,
+        until: Instant,
+    ) -> Result<Option<Bytes>, Late> {
+        loop {
+            if self.here[number].load(Ordering::Acquire) {
+                return Ok(None);
+            }
+            let layer = Arc::clone(self);
+            let coming = self
+                .coming
+                .run(number, async move { layer.fetch(number).await });
+            match timeout_at(until, coming).await {
+                Ok(Some(Some(bytes))) => return Ok(Some(bytes)),
+                Ok(_) if Instant::now() < until => {}
+                _ => return Err(Late),
+            }
+        }
+    }
+
+    /// Brings one span, for all reads that want it, as long as a read waits. `None` if nothing right came.
+    async fn fetch(self: Arc<Self>, number: usize) -> Option<Bytes> {
+        let until = Instant::now() + PATIENCE;
+        self.means.is_wanted();
+        let mut pause = PAUSE;
+        loop {
+            if self.wrong.load(Ordering::Relaxed) {
+                return None;
+            }
+            match timeout_at(until, self.fetch_once(number)).await {
+                Ok(Ok(bytes)) => return Some(bytes),
+                Ok(Err(error)) => self.say(&error.to_string()),
+                Err(_) => {
+                    self.say("its bytes do not come");
+                    return None;
+                }
+            }
+            if Instant::now() + pause > until {
+                return None;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn fetch_once(self: &Arc<Self>, number: usize) -> Result<Bytes, NoBytes> {
+        let span = self.index.spans()[number];
+        let range = Bounds::new(span.layer_at, span.layer_at + span.layer_length);
+        let callers = {
+            let callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
+            callers.clone()
+        };
+        let pull = &self.means.pull;
+        let bytes = pull
+            .span(&self.image, &self.digest, range, &callers)
+            .await?;
+        let _turn = self.means.decoding.acquire().await;
+        let layer = Arc::clone(self);
+        let decoding = tokio::task::spawn_blocking(move || layer.decode(number, &span, &bytes));
+        decoding.await.unwrap_or(Err(NoBytes::Panic))
+    }
+
+    /// Decodes a span and keeps it (blocking).
+    fn decode(&self, number: usize, span: &Span, bytes: &[u8]) -> Result<Bytes, NoBytes> {
+        let mut window = vec![0; span.window_length as usize];
+        self.windows
+            .read_exact_at(&mut window, span.window_at)
+            .map_err(NoBytes::Index)?;
+        let decoded = decode(span, &window, bytes).map_err(|error| NoBytes::Span {
+            error,
+            maker: self.maker.clone(),
+        })?;
+        let tar = self.tar.load_full();
+        if !tar.whole && tar.file.write_all_at(&decoded, span.tar_at).is_ok() {
+            // Only now it may be read from the file. Where the disk takes nothing, those that wait have it from memory.
+            if !self.here[number].swap(true, Ordering::Release) {
+                let length = decoded.len() as u64;
+                self.here_bytes.fetch_add(length, Ordering::Relaxed);
+            }
+        }
+        Ok(decoded.into())
+    }
+
+    fn say(&self, error: &str) {
+        if let Some(due) = telemetry::due("streaming", &self.digest.to_string()) {
+            tracing::warn!(image = %self.image, blob.digest = %self.digest, error, unsaid = due.unsaid, "a mounted layer waits for bytes, and containers that read it wait too; look at its registry and at other members");
+        }
+    }
+}
+
+/// A range of a file, from memory where it is there.
+pub async fn read_file(file: &Arc<File>, range: Range<u64>) -> io::Result<Bytes> {
+    let mut bytes = vec![0; (range.end - range.start) as usize];
+    if let Ok(read) = disk::read_cached(file, &mut bytes, range.start)
+        && read == bytes.len()
+    {
+        return Ok(bytes.into());
+    }
+    let file = Arc::clone(file);
+    let read = move || {
+        file.read_exact_at(&mut bytes, range.start)?;
+        io::Result::Ok(bytes.into())
+    };
+    let read = tokio::task::spawn_blocking(read).await;
+    read.unwrap_or_else(|panic| Err(io::Error::other(panic)))
+}
+
+/// A read that waits for bytes.
+struct Waits<'a>(&'a Means);
+
+impl<'a> Waits<'a> {
+    fn new(means: &'a Means) -> Self {
+        means.waiting.fetch_add(1, Ordering::Relaxed);
+        Self(means)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Why a span is not here after an attempt.
+#[derive(Debug, thiserror::Error)]
+enum NoBytes {
+    #[error(transparent)]
+    Pull(#[from] NoSpan),
+    #[error("{error}; its index is by {maker}")]
+    Span { error: SpanError, maker: String },
+    #[error("its index could not be read: {0}")]
+    Index(io::Error),
+    #[error("decoding it panicked")]
+    Panic,
+}

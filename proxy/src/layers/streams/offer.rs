@@ -1,0 +1,282 @@
+//! Offers the layers of an image while its configuration is being answered: all that are not ready, or none.
+
+use std::{fs::File, io, sync::Arc};
+
+use futures_util::{StreamExt as _, future, stream};
+use larder_shared::{Digest, Range};
+use serde::Deserialize;
+
+use super::{
+    Known, Streams,
+    layer::{Layer, Parts},
+    name_of, node_of,
+};
+use crate::{
+    layers::{
+        Layers,
+        images::{Content, Image, by_name},
+        origin_of,
+        rights::{self, Refusal},
+    },
+    metrics::LazyOffer,
+    pull::{BUDGET, Caller, Pull, ServedImage, Start},
+    store::{Ground, Made, OpenIndex, Ready},
+    trace::Trace,
+};
+
+/// Images that are offered at the same time.
+const AT_ONCE: usize = 4;
+
+/// A configuration is not longer than this.
+const CONFIG: u64 = 4 << 20;
+
+/// Why the layers of an image are not offered before they are here.
+#[derive(Debug, thiserror::Error)]
+enum Not {
+    #[error("all of its layers are ready")]
+    Ready,
+    #[error("it is too small")]
+    Small,
+    #[error("{}", .0.as_str())]
+    Refused(Refusal),
+    #[error("there is no index of layer {0}")]
+    NoIndex(Digest),
+    #[error("its configuration could not be had")]
+    NoConfig,
+    #[error("nothing can be mounted: the holder is not there")]
+    NoHolder,
+    #[error("it took too long")]
+    Late,
+    #[error("the directory could not be written: {0}")]
+    Disk(#[from] io::Error),
+}
+
+#[derive(Deserialize)]
+struct Configuration {
+    rootfs: RootFs,
+}
+
+#[derive(Deserialize)]
+struct RootFs {
+    diff_ids: Vec<Digest>,
+}
+
+/// What is to be offered of an image.
+struct Offer {
+    image: Image,
+    ground: Ground,
+    caller: Caller,
+    /// Layers that are not ready, and their indexes.
+    layers: Vec<(Digest, OpenIndex)>,
+}
+
+impl Layers {
+    /// Offers the layers of each image that is about to start.
+    pub(in crate::layers) async fn offer_starting(&self) {
+        let (starts, streams) = (&self.pull.starts, &self.streams);
+        starts.hear();
+        let next = stream::unfold((), |()| async { Some((starts.next().await, ())) });
+        next.for_each_concurrent(AT_ONCE, |start| async move {
+            let offered = self.offer_start(streams, &start).await;
+            let outcome = match &offered {
+                Ok(_) => LazyOffer::Offered,
+                Err(Not::Ready) => LazyOffer::Ready,
+                Err(Not::Small | Not::Refused(_)) => LazyOffer::Refused,
+                Err(Not::NoIndex(_)) => LazyOffer::NoIndex,
+                Err(Not::NoConfig | Not::NoHolder | Not::Disk(_)) => LazyOffer::Failed,
+                Err(Not::Late) => LazyOffer::Late,
+            };
+            self.pull.metrics.layers.lazily(outcome);
+            let place = &start.place;
+            let (registry, repository) = (&place.registry, &place.repository);
+            match offered {
+                Ok(layers) => {
+                    tracing::info!(upstream.registry = %registry, upstream.repository = %repository, manifest = %start.image.manifest, layers, "an image starts before it is here");
+                    streams.bring_rest(&start);
+                }
+                Err(why @ (Not::NoHolder | Not::Disk(_))) => {
+                    tracing::warn!(upstream.registry = %registry, upstream.repository = %repository, %why, "an image is pulled as ever");
+                }
+                Err(why) => {
+                    tracing::info!(upstream.registry = %registry, upstream.repository = %repository, %why, "an image is pulled as ever");
+                }
+            }
+        })
+        .await;
+    }
+
+    /// How many layers are offered now.
+    async fn offer_start(&self, streams: &Arc<Streams>, start: &Start) -> Result<usize, Not> {
+        let offer = self.what_to_offer(streams, start).await?;
+        let (manifest, content) = (offer.image.manifest, Arc::clone(&offer.image.content));
+        if !start.is_waited_for() {
+            return Err(Not::Late);
+        }
+        let target = streams.mounted.borrow().clone().ok_or(Not::NoHolder)?;
+        let (count, takes) = (offer.layers.len(), Arc::clone(streams));
+        let publish = move || -> Result<usize, Not> {
+            let streams = takes;
+            let ready = streams.ready().ok_or(Not::NoHolder)?;
+            for (digest, index) in offer.layers {
+                let image = Pull::image_of(
+                    &offer.image.registry,
+                    &offer.image.repository,
+                    offer.image.manifest,
+                );
+                let origin = origin_of(&offer.image, digest, offer.ground);
+                let diff_id = streams.take_in(ready, index, image, Some(offer.caller.clone()))?;
+                ready.stream(&target.join(name_of(&diff_id)), &diff_id, origin)?;
+            }
+            Ok(count)
+        };
+        let published = tokio::task::spawn_blocking(publish).await;
+        let count = published.unwrap_or_else(|panic| Err(io::Error::other(panic).into()))?;
+        let diff_ids = content.diff_ids.iter().flatten();
+        let streaming = diff_ids.map(|diff_id| streams.of(diff_id)).collect();
+        let layers = content.layers.iter().map(|(layer, _)| *layer).collect();
+        tokio::spawn(Arc::clone(streams).start(manifest, layers, streaming));
+        Ok(count)
+    }
+
+    async fn what_to_offer(&self, streams: &Streams, start: &Start) -> Result<Offer, Not> {
+        let (config, ready) = (self.pull.config.load_full(), self.ready());
+        let ready = ready.ok_or(Not::NoHolder)?;
+        let place = &start.place;
+        if let Some(refusal) = by_name(&config.streaming, &place.registry, &place.repository) {
+            return Err(Not::Refused(refusal));
+        }
+        let largest = start.image.layers.iter().map(|(_, size)| *size).max();
+        if largest.unwrap_or(0) < config.streaming.min_layer {
+            return Err(Not::Small);
+        }
+        let caller = Caller {
+            identity: start.place.identity.clone(),
+            registry: Some(start.place.registry.clone()),
+            presented: true,
+            trace: Trace::none(),
+        };
+        let image = self.image_of(start, &caller).await?;
+        let barred = Arc::clone(&self.lock().barred);
+        let ground = self.ground(&config, &image, &barred).await;
+        let ground = ground.map_err(Not::Refused)?;
+        let content = Arc::clone(&image.content);
+        let diff_ids = content.diff_ids.as_deref().unwrap_or_default();
+        let lacking = content.layers.iter().zip(diff_ids).enumerate();
+        let lacking = lacking.filter(|(_, (_, diff_id))| !ready.offers(diff_id));
+        let lacking: Vec<_> = lacking.collect();
+        if lacking.is_empty() {
+            return Err(Not::Ready);
+        }
+        if streams.mounted.borrow().is_none() {
+            return Err(Not::NoHolder);
+        }
+        let found = lacking.iter().map(|(_, ((layer, length), diff_id))| async {
+            if barred.has(layer) {
+                return Err(Not::Refused(Refusal::Never));
+            }
+            let index = self.pull.index(&start.place, layer, *length, BUDGET);
+            let index = index.await.ok_or(Not::NoIndex(*layer))?;
+            // The name is what was computed from the layer, never what a configuration says.
+            let fits = rights::layer(Some(diff_id), &index.index.diff_id(), index.index.implied());
+            fits.map_err(Not::Refused)?;
+            Ok((*layer, index))
+        });
+        let layers = future::try_join_all(found).await?;
+        Ok(Offer {
+            image,
+            ground,
+            caller,
+            layers,
+        })
+    }
+
+    /// The image with what its configuration says.
+    async fn image_of(&self, start: &Start, caller: &Caller) -> Result<Image, Not> {
+        let ServedImage {
+            manifest,
+            config: (config, length),
+            layers,
+        } = &*start.image;
+        if *length > CONFIG {
+            return Err(Not::NoConfig);
+        }
+        let place = &start.place;
+        let name = Pull::image_of(&place.registry, &place.repository, *manifest);
+        let range = Range::new(0, *length);
+        let asked = self
+            .pull
+            .span(&name, config, range, std::slice::from_ref(caller));
+        let bytes = asked.await.map_err(|_| Not::NoConfig)?;
+        if Digest::of(config.algorithm(), &bytes) != *config {
+            return Err(Not::NoConfig);
+        }
+        let said: Configuration = serde_json::from_slice(&bytes).map_err(|_| Not::NoConfig)?;
+        if said.rootfs.diff_ids.len() != layers.len() {
+            return Err(Not::Refused(Refusal::Foreign));
+        }
+        Ok(Image {
+            registry: place.registry.clone(),
+            repository: place.repository.clone(),
+            manifest: *manifest,
+            content: Arc::new(Content {
+                config: *config,
+                layers: layers.clone(),
+                diff_ids: Some(said.rootfs.diff_ids),
+            }),
+            used: 0,
+            held: true,
+            whole: false,
+        })
+    }
+}
+
+impl Streams {
+    /// A layer can be read from now on (blocking). Its diffID.
+    pub(super) fn take_in(
+        &self,
+        ready: &Ready,
+        index: OpenIndex,
+        image: larder_shared::name::ImageName,
+        caller: Option<Caller>,
+    ) -> io::Result<Digest> {
+        let digest = index.index.layer();
+        let diff_id = index.index.diff_id();
+        let node = node_of(&diff_id);
+        if let Some(known) = self.lock().get(&node)
+            && known.diff_id() != diff_id
+        {
+            return Err(io::Error::other("another layer has the same number"));
+        }
+        if let Some(layer) = self.of(&diff_id) {
+            if let Some(caller) = caller {
+                layer.fetch_for(caller);
+            }
+            return Ok(diff_id);
+        }
+        let parts = Parts {
+            image,
+            caller,
+            maker: index.maker,
+            foreign: index.made == Made::Elsewhere,
+            windows: index.file,
+            files: (nameless(ready)?, nameless(ready)?),
+        };
+        let layer = Layer::new(index.index, parts, Arc::clone(&self.means))?;
+        let needed = self.means.pull.store.indexes().need(digest);
+        let known = Known::Streams(Arc::new(layer), needed);
+        self.lock().entry(node).or_insert(known);
+        Ok(diff_id)
+    }
+}
+
+/// A file that is gone with this process.
+fn nameless(ready: &Ready) -> io::Result<File> {
+    let path = ready.new_tmp();
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)?;
+    std::fs::remove_file(&path)?;
+    Ok(file)
+}

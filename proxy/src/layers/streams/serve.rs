@@ -1,0 +1,106 @@
+//! The connection to the kernel, by way of the holder: docs/holder.md.
+
+use std::{io, sync::Arc};
+
+use larder_shared::{Digest, name::ImageName};
+
+use super::{Known, Streams, node_of};
+use crate::{
+    drain::Watch,
+    hold,
+    pull::{Caller, Pull},
+    store::ReadyFile,
+    trace::Trace,
+};
+
+impl Streams {
+    /// Goes on with what an earlier process offered and what is not whole yet.
+    pub async fn resume(self: Arc<Self>) {
+        let Some(ready) = self.ready() else { return };
+        let mut images: Vec<ImageName> = Vec::new();
+        for (diff_id, file) in ready.streaming() {
+            match self.resume_layer(&diff_id, file).await {
+                Ok(image) if !images.contains(&image) => images.push(image),
+                Ok(_) => {}
+                Err(why) => {
+                    ready.withdraw(&diff_id, true);
+                    tracing::error!(layer.diff_id = %diff_id, why, "a layer that is mounted and not here cannot be served: containers that read it wait and fail until its image is pulled anew");
+                }
+            }
+        }
+        let streams = Arc::clone(&self);
+        let resumed = tokio::task::spawn_blocking(move || streams.resume_whole());
+        if let Ok(Err(error)) = resumed.await {
+            tracing::error!(%error, "a layer that a container may have mounted cannot be served; look at the disk");
+        }
+        for image in images {
+            let caller = Caller::anonymous(Trace::none());
+            tokio::spawn(Arc::clone(&self).bring(image, caller));
+        }
+    }
+
+    /// Layers that became whole, and that containers may still read by the connection (blocking).
+    fn resume_whole(&self) -> io::Result<()> {
+        let Some(ready) = self.ready() else {
+            return Ok(());
+        };
+        for (diff_id, file) in ready.files() {
+            let streamed = file.origin.is_some_and(|origin| origin.streamed);
+            if streamed && file.streams.is_none() {
+                let file = ready.open_whole(&diff_id)?;
+                let bytes = file.metadata()?.len();
+                let known = Known::Whole(diff_id, Arc::new(file), bytes);
+                self.lock().entry(node_of(&diff_id)).or_insert(known);
+            }
+        }
+        Ok(())
+    }
+
+    async fn resume_layer(
+        self: &Arc<Self>,
+        diff_id: &Digest,
+        file: ReadyFile,
+    ) -> Result<ImageName, String> {
+        let origin = file.origin.ok_or("nothing says whose it is")?;
+        let image = Pull::image_of(&origin.registry, &origin.repository, origin.manifest);
+        let (streams, name, wanted) = (Arc::clone(self), image.clone(), *diff_id);
+        let take_in = move || {
+            let ready = streams.ready().ok_or("the directory is not there")?;
+            let index = streams.means.pull.store.indexes().open(&origin.layer);
+            let index = index.ok_or("its index is not here")?;
+            let caller = Some(Caller::anonymous(Trace::none()));
+            let had = streams.take_in(ready, index, name, caller);
+            match had.map_err(|error| error.to_string())? {
+                had if had == wanted => Ok(()),
+                _ => Err("its index is another layer's".to_owned()),
+            }
+        };
+        let taken = tokio::task::spawn_blocking(take_in).await;
+        taken.unwrap_or_else(|panic| Err(panic.to_string()))?;
+        Ok(image)
+    }
+
+    /// Serves the kernel's reads until the end, and knows where the runtime sees what is served.
+    pub async fn serve(self: &Arc<Self>, until_end: Watch) {
+        let holder = self.means.pull.config.load().streaming.holder.clone();
+        let (mut standing, serving) = hold::attend(holder, Arc::clone(self), until_end);
+        tokio::spawn(serving);
+        loop {
+            let files = standing.borrow_and_update().files.clone();
+            match (self.mounted.send_replace(files.clone()), files) {
+                (None, Some(files)) => {
+                    tracing::info!(files = %files.display(), "layers can be mounted before they are here");
+                }
+                (Some(_), None) => {
+                    tracing::warn!(
+                        "no layer can be mounted before it is here: images are pulled as ever"
+                    );
+                }
+                _ => {}
+            }
+            if standing.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}

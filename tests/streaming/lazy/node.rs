@@ -1,0 +1,307 @@
+//! Two members in front of one registry. The first one's runtime is played by the test; the second one has a real containerd, a real
+//! watcher, and a holder.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use larder_tests::fake::{FakeRegistry, Gate, Match};
+use larder_tests::image::{Compressed, build_compressed};
+use larder_tests::members::Cluster;
+use larder_tests::node::{Node, larder_program};
+use larder_tests::real::{Containerd, succeeded};
+use larder_tests::watcher::Watcher;
+use nix::mount::{MntFlags, umount2};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::Says;
+
+/// How long a condition is waited for.
+pub(super) const PATIENCE: Duration = Duration::from_mins(2);
+
+/// What a member logs that can serve what is mounted.
+const CAN_MOUNT: &str = "layers can be mounted before they are here";
+
+pub(super) const REPOSITORY: &str = "team/app";
+
+/// `larder hold`.
+pub(super) struct Holder {
+    directory: PathBuf,
+    child: Child,
+    /// No other one has come in its place.
+    last: bool,
+}
+
+impl Holder {
+    pub(super) fn start(directory: &std::path::Path) -> Result<Self> {
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(directory.join("log"))?;
+        let child = Command::new(larder_program())
+            .args(["hold", "--seen-here", "--directory"])
+            .arg(directory)
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn()?;
+        Ok(Self {
+            directory: directory.to_owned(),
+            child,
+            last: true,
+        })
+    }
+
+    pub(super) fn kill9(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    pub(super) fn log(&self) -> String {
+        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if !self.last {
+            return;
+        }
+        let _ = umount2(&self.directory.join("files"), MntFlags::MNT_DETACH);
+    }
+}
+
+/// All of it.
+pub(super) struct Lazy {
+    pub(super) fake: FakeRegistry,
+    pub(super) image: Compressed,
+    pub(super) cluster: Cluster,
+    pub(super) containerd: Arc<Containerd>,
+    pub(super) holder: Holder,
+    pub(super) _watcher: Watcher,
+    says: Says,
+    /// Of the first member, and of the second.
+    dirs: [TempDir; 2],
+}
+
+/// The member that has pulled the image before, and the one that starts it.
+pub(super) const FIRST: usize = 0;
+pub(super) const SECOND: usize = 1;
+
+impl Lazy {
+    /// The image is whole on the first member, which has its indexes.
+    pub(super) async fn new(layers: u64) -> Result<Self> {
+        Self::with(layers, "").await
+    }
+
+    /// The same with more keys of the second member's `[streaming]`.
+    pub(super) async fn with(layers: u64, streaming: &str) -> Result<Self> {
+        let fake = FakeRegistry::start().await;
+        let image = build_compressed(&fake, REPOSITORY, "v1", 7, layers)?;
+        let dirs = [TempDir::new()?, TempDir::new()?];
+        let ready = dirs[SECOND].path().join("layers");
+        fs::create_dir_all(&ready)?;
+        let containerd = Containerd::start_with_ready_files(&ready).await?;
+        let watcher = Watcher::start(&containerd.socket(), &["--every", "1s"]);
+        let holder_dir = dirs[SECOND].path().join("hold");
+        fs::create_dir_all(&holder_dir)?;
+        let holder = Holder::start(&holder_dir)?;
+        let config = |number: usize, report: PathBuf| {
+            let dir = dirs[number].path();
+            format!(
+                "[store]\nmin_free = \"0\"\n[runtime]\nfile = \"{}\"\ncontent = \"off\"\n[streaming]\nmode = \"lazy\"\nmin_layer = \"0\"\ndirectory = \"{}\"\nholder = \"{}\"\n",
+                report.display(),
+                dir.join("layers").display(),
+                dir.join("hold/socket").display(),
+            )
+        };
+        let first = config(FIRST, dirs[FIRST].path().join("runtime.json"));
+        let second = config(SECOND, watcher.file()) + streaming + "\n";
+        let plan = Cluster::of(1).upstream(&fake).stranger(SECOND);
+        let plan = plan.config_of(FIRST, &first).config_of(SECOND, &second);
+        let cluster = plan.start().await;
+        let mut lazy = Self {
+            fake,
+            image,
+            cluster,
+            containerd: Arc::new(containerd),
+            holder,
+            _watcher: watcher,
+            says: Says::default(),
+            dirs,
+        };
+        lazy.first_has_indexes().await?;
+        // Only now: it would have fetched some of the image for the first one.
+        lazy.cluster.add().await;
+        lazy.lead_containerd()?;
+        lazy.until("the second member can mount", |lazy| {
+            lazy.second().log().contains(CAN_MOUNT)
+        })
+        .await?;
+        Ok(lazy)
+    }
+
+    pub(super) fn second(&self) -> &Node {
+        self.cluster.node(SECOND)
+    }
+
+    /// Where its runtime looks for layers.
+    pub(super) fn directory(&self) -> PathBuf {
+        self.dirs[SECOND].path().join("layers")
+    }
+
+    pub(super) fn name(&self) -> String {
+        format!("{}/{REPOSITORY}:v1", self.fake.host())
+    }
+
+    /// containerd asks the second member alone.
+    fn lead_containerd(&self) -> Result<()> {
+        let larder = self.second().url();
+        let hosts = format!(
+            "server = \"{larder}\"\n\n[host.\"{larder}\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
+        );
+        self.containerd.write_hosts(&self.fake.host(), &hosts)
+    }
+
+    async fn first_has_indexes(&mut self) -> Result<()> {
+        let door = self.cluster.door(FIRST, &self.fake, REPOSITORY);
+        let image = &self.image.image;
+        door.pull("v1", image).await.map_err(anyhow::Error::msg)?;
+        self.says.lists(image);
+        let wanted = self.image.diff_ids.len() as f64;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.says
+                .tell(self.dirs[FIRST].path(), |_| PathBuf::from("/nowhere"));
+            let first = self.cluster.node(FIRST);
+            if first.metric_sum("larder_layer_indexes").await >= wanted {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "no indexes: {}", first.log());
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    pub(super) async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while !condition(self) {
+            ensure!(
+                Instant::now() < deadline,
+                "{what}:\n{}\n{}",
+                self.second().log(),
+                self.holder.log()
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    /// What the second member says of its layers.
+    pub(super) async fn layers(&self) -> Vec<Value> {
+        let shown = self.second().admin("/layers").await;
+        shown["layers"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// Waits until every layer of the second member is whole there.
+    pub(super) async fn until_whole(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let layers = self.layers().await;
+            let streams = layers.iter().any(|layer| layer["streams"] == true);
+            if layers.len() == self.image.diff_ids.len() && !streams {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "{layers:#?}\n{}",
+                self.second().log()
+            );
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    pub(super) async fn pull(&self) -> Result<()> {
+        succeeded(&self.containerd.ctr_pull(&self.name(), &[]).await?)?;
+        Ok(())
+    }
+
+    /// The layers that containerd stored.
+    pub(super) fn downloaded(&self) -> Result<Vec<usize>> {
+        let mut downloaded = Vec::new();
+        for (number, layer) in self.image.image.layers.iter().enumerate() {
+            if self.containerd.blob(&layer.digest)?.is_some() {
+                downloaded.push(number);
+            }
+        }
+        Ok(downloaded)
+    }
+
+    /// Starts a container, and compares all that it sees with what is in the layers.
+    pub(super) async fn run_and_compare(&self) -> Result<()> {
+        let said = self.containerd.run_image(&self.name()).await;
+        self.compare(&self.logging(said)?)
+    }
+
+    /// An error comes with what both processes say.
+    pub(super) fn logging<T>(&self, done: Result<T>) -> Result<T> {
+        done.with_context(|| format!("{}\n{}", self.second().log(), self.holder.log()))
+    }
+
+    /// Whether a container has seen what is in the layers.
+    pub(super) fn compare(&self, said: &str) -> Result<()> {
+        let mut said: Vec<_> = said.lines().collect();
+        said.sort_unstable();
+        let mut wanted: Vec<_> = self.image.told.iter().map(String::as_str).collect();
+        wanted.sort_unstable();
+        ensure!(said == wanted, "{said:#?}\n{wanted:#?}");
+        Ok(())
+    }
+
+    /// The image is pulled and streams, and nothing but its registry has its bytes, which waits until the gate is opened.
+    pub(super) async fn gated(layers: u64) -> Result<(Self, Gate)> {
+        let mut lazy = Self::new(layers).await?;
+        lazy.pull().await?;
+        let downloaded = lazy.downloaded()?;
+        ensure!(
+            downloaded.is_empty(),
+            "{downloaded:?} {}",
+            lazy.second().log()
+        );
+        lazy.cluster.node_mut(FIRST).kill9().await;
+        let gate = lazy.fake.gate(Match::blob(), 0);
+        Ok((lazy, gate))
+    }
+
+    /// The second member is started again, and can mount layers.
+    pub(super) async fn restart_second(&mut self) -> Result<()> {
+        let can = |lazy: &Self| lazy.second().log().matches(CAN_MOUNT).count();
+        let before = can(self);
+        self.cluster.node_mut(SECOND).restart().await;
+        self.until("layers can be mounted again", |lazy| can(lazy) > before)
+            .await
+    }
+
+    /// What a reboot does to the holder's mount.
+    pub(super) fn take_mounts_away(&self) -> Result<()> {
+        umount2(
+            &self.dirs[SECOND].path().join("hold/files"),
+            MntFlags::MNT_DETACH,
+        )?;
+        Ok(())
+    }
+
+    /// Another holder, in the same place.
+    pub(super) fn start_holder(&mut self) -> Result<()> {
+        let directory = self.dirs[SECOND].path().join("hold");
+        let new = Holder::start(&directory)?;
+        let mut before = std::mem::replace(&mut self.holder, new);
+        before.last = false;
+        Ok(())
+    }
+}

@@ -1,0 +1,106 @@
+//! What is not everyone's is not offered before it is here, and no image gets layers by naming them.
+
+use anyhow::{Result, ensure};
+use larder_tests::fake::Algorithm;
+use larder_tests::image::Image;
+
+use super::node::{Lazy, SECOND};
+use crate::setup::refused;
+use crate::{gzip, push_naming, tar};
+
+/// A runtime on the second member asks for an image up to its configuration, after which it would look for the layers.
+async fn asks(lazy: &Lazy, repository: &str, image: &Image) -> Result<()> {
+    let door = lazy.cluster.door(SECOND, &lazy.fake, repository);
+    for rest in [
+        format!("manifests/{}", image.manifest_digest),
+        format!("blobs/{}", image.config_digest),
+    ] {
+        let answer = door.call("GET", &rest).send().await?;
+        ensure!(answer.status == 200, "{rest}: {}", answer.status);
+    }
+    Ok(())
+}
+
+/// What became of images that were about to start.
+async fn outcomes(lazy: &Lazy, outcome: &str) -> f64 {
+    let sample = format!("larder_lazy_images_total{{outcome=\"{outcome}\"}}");
+    lazy.second().metric(&sample).await.unwrap_or_default()
+}
+
+/// Names of offered layers.
+fn offered(lazy: &Lazy) -> Vec<String> {
+    let found = larder_tests::scene::files(&lazy.directory().join("sha256"));
+    let names = found.iter().filter_map(|path| path.file_name()?.to_str());
+    names
+        .filter(|name| name.ends_with(".erofs"))
+        .map(ToOwned::to_owned)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_gets_no_layers_by_naming_them_and_none_that_never_names() -> Result<()> {
+    if refused("an_image_gets_no_layers_by_naming_them_and_none_that_never_names") {
+        return Ok(());
+    }
+    let lazy = Lazy::with(1, "never = [\"*/team/never\"]").await?;
+    // Its configuration says that its layer is the other image's.
+    let own = gzip(&tar(&[("file", b"mine")]));
+    let foreign = push_naming(
+        &lazy.fake,
+        "team/foreign",
+        &[own.clone()],
+        &lazy.image.diff_ids[..1],
+    );
+    lazy.fake.put_blob("team/foreign", own);
+    asks(&lazy, "team/foreign", &foreign).await?;
+    ensure!(outcomes(&lazy, "offered").await == 0.0);
+    ensure!(offered(&lazy).is_empty(), "{:?}", offered(&lazy));
+    // Its manifest names a layer that another repository has.
+    let layer = lazy.image.image.layers[0].content.clone();
+    let layer = bytes::Bytes::from(layer.read(0..layer.len()));
+    let claims = push_naming(
+        &lazy.fake,
+        "team/claims",
+        &[layer.clone()],
+        &lazy.image.diff_ids[..1],
+    );
+    asks(&lazy, "team/claims", &claims).await?;
+    ensure!(outcomes(&lazy, "offered").await == 0.0);
+    ensure!(offered(&lazy).is_empty(), "{:?}", offered(&lazy));
+    // The operator does not want it.
+    lazy.fake.put_blob("team/never", layer.clone());
+    let never = push_naming(
+        &lazy.fake,
+        "team/never",
+        &[layer],
+        &lazy.image.diff_ids[..1],
+    );
+    asks(&lazy, "team/never", &never).await?;
+    ensure!(outcomes(&lazy, "refused").await == 1.0);
+    ensure!(offered(&lazy).is_empty(), "{:?}", offered(&lazy));
+    // It is the test that is right: the image itself is offered.
+    let image = lazy.image.image.clone();
+    asks(&lazy, super::node::REPOSITORY, &image).await?;
+    ensure!(outcomes(&lazy, "offered").await == 1.0);
+    ensure!(offered(&lazy).len() == lazy.image.diff_ids.len());
+    Ok(())
+}
+
+/// A private image streams only where the operator says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_private_image_is_pulled_as_ever() -> Result<()> {
+    if refused("a_private_image_is_pulled_as_ever") {
+        return Ok(());
+    }
+    let lazy = Lazy::with(1, "").await?;
+    let (repository, image) = ("team/private", lazy.image.image.clone());
+    lazy.fake.require_basic(repository, "user", "password");
+    image.push(&lazy.fake, repository, Algorithm::Sha256, Some("v1"));
+    let door = lazy.cluster.door(SECOND, &lazy.fake, repository);
+    let door = door.showing("Basic dXNlcjpwYXNzd29yZA==");
+    door.pull("v1", &image).await.map_err(anyhow::Error::msg)?;
+    ensure!(outcomes(&lazy, "refused").await == 1.0);
+    ensure!(outcomes(&lazy, "offered").await == 0.0);
+    ensure!(offered(&lazy).is_empty(), "{:?}", offered(&lazy));
+    Ok(())
+}
