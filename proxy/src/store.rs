@@ -39,7 +39,6 @@ mod warm;
 use std::{
     collections::{HashMap, HashSet},
     io,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -48,7 +47,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use larder_shared::{Algorithm, Digest, Range, RegistryName, Repository};
+use larder_shared::{Digest, Range, RegistryName, Repository};
 
 pub use adopted::{AdoptedView, Looked, Sum};
 pub use blob::Blob;

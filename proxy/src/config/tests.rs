@@ -51,6 +51,7 @@ content = "off"
 [streaming]
 mode = "ready"
 directory = "/srv/layers"
+holder = "/run/hold/socket"
 never = ["Index.docker.io/library/*", "*/pause", "namespace:larder"]
 private = true
 min_layer = "1MiB"
@@ -124,6 +125,7 @@ fn a_file_that_says_everything_is_understood_and_reads_back() {
         Streaming {
             mode: Mode::Ready,
             directory: "/srv/layers".into(),
+            holder: "/run/hold/socket".into(),
             never: vec![
                 never("docker.io/library/*"),
                 never("*/pause"),

@@ -5,6 +5,8 @@
 
 mod layer;
 mod learn;
+mod learning;
+mod means;
 mod offer;
 mod order;
 mod rest;
@@ -24,7 +26,7 @@ use bytes::Bytes;
 use larder_shared::Digest;
 use tokio::sync::{Semaphore, watch};
 
-use self::layer::{Layer, Means};
+use self::{layer::Layer, means::Means};
 use crate::{
     flat::{Entry, Files, Unread},
     pull::Pull,
@@ -192,7 +194,7 @@ impl Files for Streams {
             return layer.read(range).await.map_err(|_| Unread::Failed);
         }
         let file = whole.ok_or(Unread::Gone)?;
-        layer::read_file(&file, range).await.map_err(|error| {
+        means::read_file(&file, range).await.map_err(|error| {
             tracing::error!(%error, "a ready file could not be read that a container has mounted; look at the disk");
             Unread::Failed
         })

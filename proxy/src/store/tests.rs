@@ -2,6 +2,8 @@ mod damage;
 mod keeping;
 mod partials;
 
+use std::fs;
+
 use super::*;
 
 fn open(dir: &Path) -> Arc<Store> {

@@ -26,18 +26,18 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::{Bytes, BytesMut};
 use larder_layer::{Index, Span, SpanError, decode};
 use larder_shared::{Digest, Range as Bounds, name::ImageName};
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, sleep, timeout_at},
-};
+use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{learn::Learning, order::Place};
+use super::{
+    learning::Learning,
+    means::{Means, Waits, read_file},
+    order::Place,
+};
 use crate::{
     coalesce::Coalesce,
     metrics::LazyRead,
-    pull::{Caller, NoSpan, Pull},
+    pull::{Caller, NoSpan},
     store::WrongIndex,
-    sys::disk,
     telemetry,
 };
 
@@ -63,31 +63,6 @@ struct Tar {
     at: u64,
     /// All of it is there.
     whole: bool,
-}
-
-/// What every layer needs that streams.
-#[derive(Debug)]
-pub struct Means {
-    pub pull: Arc<Pull>,
-    /// Spans that are decoded at the same time.
-    pub decoding: Semaphore,
-    /// Reads that wait for bytes.
-    pub waiting: AtomicU64,
-    /// When a read last wanted what was not here.
-    pub wanted: Mutex<std::time::Instant>,
-}
-
-impl Means {
-    fn is_wanted(&self) {
-        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        *wanted = std::time::Instant::now();
-    }
-
-    /// Since when no read has wanted what was not here. None while one waits.
-    pub fn quiet_since(&self) -> Option<std::time::Instant> {
-        let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        (self.waiting.load(Ordering::Relaxed) == 0).then_some(*wanted)
-    }
 }
 
 /// A layer that streams.
@@ -409,39 +384,6 @@ impl Layer {
         if let Some(due) = telemetry::due("streaming", &self.digest.to_string()) {
             tracing::warn!(image = %self.image, blob.digest = %self.digest, error, unsaid = due.unsaid, "a mounted layer waits for bytes, and containers that read it wait too; look at its registry and at other members");
         }
-    }
-}
-
-/// A range of a file, from memory where it is there.
-pub async fn read_file(file: &Arc<File>, range: Range<u64>) -> io::Result<Bytes> {
-    let mut bytes = vec![0; (range.end - range.start) as usize];
-    if let Ok(read) = disk::read_cached(file, &mut bytes, range.start)
-        && read == bytes.len()
-    {
-        return Ok(bytes.into());
-    }
-    let file = Arc::clone(file);
-    let read = move || {
-        file.read_exact_at(&mut bytes, range.start)?;
-        io::Result::Ok(bytes.into())
-    };
-    let read = tokio::task::spawn_blocking(read).await;
-    read.unwrap_or_else(|panic| Err(io::Error::other(panic)))
-}
-
-/// A read that waits for bytes.
-struct Waits<'a>(&'a Means);
-
-impl<'a> Waits<'a> {
-    fn new(means: &'a Means) -> Self {
-        means.waiting.fetch_add(1, Ordering::Relaxed);
-        Self(means)
-    }
-}
-
-impl Drop for Waits<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

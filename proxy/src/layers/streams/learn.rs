@@ -1,10 +1,6 @@
 //! Learns the order of an image's first reads, and fetches by it.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
-    time::Instant,
-};
+use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream};
 use larder_shared::Digest;
@@ -13,44 +9,12 @@ use tokio::time::sleep;
 use super::{
     Streams,
     layer::{Layer, PATIENCE},
-    order::{Order, Place, START},
+    learning::Learning,
+    order::Order,
 };
 
 /// Spans that are fetched at the same time by a learnt order.
 const STREAMS: usize = 8;
-
-/// What a start has read.
-#[derive(Debug)]
-pub struct Learning {
-    began: Instant,
-    read: Mutex<(Vec<Place>, HashSet<Place>)>,
-}
-
-impl Learning {
-    pub fn new() -> Arc<Self> {
-        Arc::new(Self {
-            began: Instant::now(),
-            read: Mutex::default(),
-        })
-    }
-
-    /// A container has read something of a span.
-    pub fn note(&self, place: Place) {
-        if self.began.elapsed() > START {
-            return;
-        }
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        let (order, seen) = &mut *read;
-        if seen.insert(place) {
-            order.push(place);
-        }
-    }
-
-    fn read(&self) -> Vec<Place> {
-        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        read.0.clone()
-    }
-}
 
 impl Streams {
     /// Fetches what earlier starts of an image read, and learns what this one reads. `layers` are all of the image's.
@@ -80,7 +44,7 @@ impl Streams {
             let fetching = stream::iter(wanted).for_each_concurrent(STREAMS, bring);
             fetching.await;
         }
-        sleep(START.saturating_sub(learning.began.elapsed())).await;
+        sleep(learning.left()).await;
         let start = learning.read();
         if start.is_empty() {
             return;

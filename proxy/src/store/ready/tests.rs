@@ -23,6 +23,7 @@ fn origin(name: &str) -> Origin {
         repository: "a/b".parse().unwrap(),
         manifest: Digest::sha256(b"manifest"),
         ground: Ground::Public,
+        streamed: false,
     }
 }
 
