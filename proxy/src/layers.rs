@@ -71,6 +71,8 @@ struct Known {
     later: HashMap<Digest, Instant>,
     /// Layers of which an index is to be made.
     unindexed: Vec<Digest>,
+    /// Layers whose index an earlier process has kept, and that was not read yet. `None`: they are not listed yet.
+    unread: Option<Vec<Digest>>,
     /// What is to be made, the most recently used first.
     todo: Vec<Image>,
 }

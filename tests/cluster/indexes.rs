@@ -1,15 +1,15 @@
 //! Indexes of layers travel under the right that their layers need (promise P16), and are believed only if a member of the
 //! cluster made them, until the layer itself says whether they are right (promise P33).
 
+mod signed;
+
 use std::fs;
-use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use larder_layer::envelope::{ENVELOPE, Envelope};
-use larder_layer::format::{FOOTER, RECORD};
-use larder_layer::{build, fuzz};
+use larder_layer::envelope::ENVELOPE;
+use larder_layer::format::FOOTER;
 use larder_shared::Digest;
 use larder_tests::fake::{Content, FakeRegistry};
 use larder_tests::image::{Image, LayerSpec, build as build_image};
@@ -18,6 +18,7 @@ use larder_tests::scene::{committed, eventually};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use self::signed::{lie, signed};
 use super::trust::{parsed, speak};
 use super::{MIB, REPOSITORY, beside};
 
@@ -127,50 +128,6 @@ async fn knows(cluster: &Cluster, number: usize, fake: &FakeRegistry) {
     assert_eq!(answer.expect("an answer").status, 200);
 }
 
-/// The layer as an index of it is built from, sealed and signed under `key` by a member called `maker`.
-fn signed(image: &Image, maker: &str, key: &str, change: impl FnOnce(&mut Vec<u8>)) -> Content {
-    let layer = &image.layers[0];
-    let bytes = layer.content.read(0..layer.content.len());
-    let mut index = Vec::new();
-    build(&mut &bytes[..], &mut index).expect("an index");
-    change(&mut index);
-    fuzz::seal(&mut index);
-    let digest: Digest = layer.digest.parse().expect("a digest");
-    let mut envelope = Envelope::of(&mut Cursor::new(&index), &digest, maker).expect("an envelope");
-    let kind = b"index of a layer, 1";
-    let signed = envelope.signed();
-    let mut said = Vec::new();
-    for field in [&kind[..], &signed] {
-        said.extend((field.len() as u64).to_le_bytes());
-        said.extend(field);
-    }
-    envelope.proof = Some(hmac(key.trim().as_bytes(), &said));
-    index.extend(envelope.bytes());
-    Content::bytes(index)
-}
-
-/// HMAC-SHA-256 for a key of at most 64 bytes.
-fn hmac(key: &[u8], said: &[u8]) -> [u8; 32] {
-    let pad = |by: u8| -> Vec<u8> {
-        let mut block = key.to_vec();
-        block.resize(64, 0);
-        block.iter().map(|byte| byte ^ by).collect()
-    };
-    let inner = Digest::sha256(&[pad(0x36), said.to_vec()].concat());
-    let outer = Digest::sha256(&[pad(0x5c), inner.as_bytes().to_vec()].concat());
-    outer.as_bytes().try_into().expect("32 bytes")
-}
-
-/// Changes what an index says of the bytes of its first span.
-fn lie(index: &mut Vec<u8>) {
-    let at = index.len() - FOOTER;
-    let spans = u64::from_le_bytes(index[at + 152..at + 160].try_into().expect("8 bytes"));
-    let table = at - RECORD * spans as usize;
-    for hash in [40, 72] {
-        index[table + hash] ^= 1;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_gets_the_index_that_another_one_built_and_proves_it_later() {
     let _machine = beside().await;
@@ -178,11 +135,8 @@ async fn a_member_gets_the_index_that_another_one_built_and_proves_it_later() {
     let image = image(&fake);
     let (plan, _dir) = plan(2, &fake);
     let mut cluster = plan.start().await;
-    let (first, second) = (
-        cluster.door(0, &fake, REPOSITORY),
-        cluster.door(1, &fake, REPOSITORY),
-    );
-    pull_and_build(&cluster, 0, &first, &image).await;
+    let second = cluster.door(1, &fake, REPOSITORY);
+    pull_and_build(&cluster, 0, &cluster.door(0, &fake, REPOSITORY), &image).await;
     knows(&cluster, 1, &fake).await;
     fake.stop().await;
 
@@ -212,6 +166,15 @@ async fn a_member_gets_the_index_that_another_one_built_and_proves_it_later() {
     assert_eq!(counts, [Some(1.0), Some(1.0), Some(0.0)]);
     let said = ask_for(&cluster, 1, &fake, &image).await;
     assert_eq!(said["made"], "here");
+
+    // One that is damaged is made anew at the next start, before another member asks for it.
+    let sound = fs::read(&own).expect("an index");
+    let mut damaged = sound.clone();
+    damaged[9] ^= 1;
+    fs::write(&own, damaged).expect("an index");
+    cluster.node_mut(1).restart().await;
+    let anew = async || fs::read(&own).is_ok_and(|bytes| bytes == sound);
+    looked(&second, "it is made anew", anew).await;
 
     // It goes with its blob.
     let name = format!("{}/{REPOSITORY}:v1", fake.host());
@@ -406,8 +369,9 @@ async fn the_object_store_gives_an_index_after_its_maker_is_gone() {
     let fake = FakeRegistry::start().await;
     let image = image(&fake);
     let bucket = tempfile::tempdir().expect("a directory");
+    // A right of not long ago has to do, as for the layer itself.
     let store = format!(
-        "[cluster.object_store]\nurl = \"file://{}\"\n",
+        "[access]\nttl = \"0s\"\n[cluster.object_store]\nurl = \"file://{}\"\n",
         bucket.path().display()
     );
     let (plan, _dir) = plan(2, &fake);
@@ -420,6 +384,12 @@ async fn the_object_store_gives_an_index_after_its_maker_is_gone() {
         object.exists() && dir.join(hex).exists()
     })
     .await;
+    // By the name of another repository, which is public too, the bucket gives nothing.
+    let other = "team/other";
+    build_image(&fake, other, "v1", &[LayerSpec::new(9, MIB)]);
+    let door = cluster.door(1, &fake, other);
+    let answer = door.get("manifests/v1", &[]).await;
+    assert_eq!(answer.expect("an answer").status, 200);
     knows(&cluster, 1, &fake).await;
     fake.stop().await;
     let gone = cluster.node_mut(0);
@@ -437,8 +407,14 @@ async fn the_object_store_gives_an_index_after_its_maker_is_gone() {
 
     fs::write(&object, right).expect("an object");
     cluster.node_mut(1).restart().await;
+    let layer = &image.layers[0];
+    let size = layer.content.len();
+    let by_other = ask(&cluster, 1, &fake, other, &layer.digest, size).await;
+    assert_eq!(by_other.0, 404);
     until("the object store gives it", async || {
         ask_for(&cluster, 1, &fake, &image).await["made"] == "elsewhere"
     })
     .await;
+    let by_other = ask(&cluster, 1, &fake, other, &layer.digest, size).await;
+    assert_eq!(by_other.0, 404);
 }

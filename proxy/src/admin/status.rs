@@ -58,8 +58,8 @@ impl Admin {
                 room_bytes: (room.kept > 0).then(|| room.left()),
                 min_free_bytes: bounds.map_or(0, |bounds| bounds.min_free),
                 capacity_bytes: bounds.zip(space).map(|(bounds, space)| {
-                    let ready = store.ready_totals().bytes;
-                    bounds.capacity(totals.bytes + partial_bytes + ready, space.free)
+                    let taken = totals.bytes + partial_bytes + store.bytes_of_layers();
+                    bounds.capacity(taken, space.free)
                 }),
                 state: match (store.tenure(), store.trouble()) {
                     (Tenure::Held, None) if disk.is_none() => "the disk does not answer".to_owned(),

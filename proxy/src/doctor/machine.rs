@@ -91,7 +91,7 @@ fn disk(store: &Store, limits: &Limits) -> Finding {
     };
     let size = |bytes| bytesize::ByteSize::b(bytes).display().iec().to_string();
     let bounds = limits.bounds(space.total);
-    let held = store.totals().bytes + store.partial_bytes() + store.ready_totals().bytes;
+    let held = store.totals().bytes + store.partial_bytes() + store.bytes_of_layers();
     let capacity = bounds.capacity(held, space.free);
     let min_free = size(bounds.min_free);
     // Eviction frees what larder holds. What is still missing then, other files take.

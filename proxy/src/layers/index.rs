@@ -94,12 +94,14 @@ impl Layers {
         }));
         let (mut seen, now) = (HashSet::new(), Instant::now());
         let mut known = self.lock();
+        // One that was damaged meanwhile is not given to other members.
+        known.unread.get_or_insert_with(|| indexes.made_here());
         let later = |layer: &Digest| known.later.get(layer).is_some_and(|at| *at > now);
         todo.retain(|layer| {
             seen.insert(*layer) && !later(layer) && indexes.refused(layer).is_none()
         });
         known.unindexed = todo;
-        if !known.unindexed.is_empty() {
+        if !known.unindexed.is_empty() || known.unread.as_ref().is_some_and(|all| !all.is_empty()) {
             self.work.notify_one();
         }
     }

@@ -45,6 +45,7 @@ impl Layers {
             let (index, next) = {
                 let mut known = self.lock();
                 let index = (!known.unindexed.is_empty()).then(|| known.unindexed.remove(0));
+                let index = index.or_else(|| known.unread.as_mut()?.pop());
                 let image = index.is_none() && !known.todo.is_empty();
                 (index, image.then(|| known.todo.remove(0)))
             };

@@ -28,6 +28,7 @@ use crate::{
     fill::Right,
     store::{Made, OpenIndex, may_have_index},
     sys,
+    upstream::Subject,
 };
 
 /// What a proof in an envelope is about, so that it proves nothing else. docs/index-format.md has it.
@@ -69,13 +70,20 @@ impl std::fmt::Display for Source {
     }
 }
 
+/// A layer by the name of a repository that may hold it.
+type Named = (RegistryName, Repository, Digest);
+
+fn named(place: &Place, layer: &Digest) -> Named {
+    (place.registry.clone(), place.repository.clone(), *layer)
+}
+
 /// What is known of other members' indexes for a while.
 #[derive(Debug)]
 pub struct IndexHints {
     /// Who is not asked for an index before then.
     without: Mutex<LruCache<Without, Instant>>,
     /// Repositories that hold a layer by another member's word, or the object store's, and until when that counts.
-    vouched: Mutex<LruCache<(RegistryName, Repository, Digest), Instant>>,
+    vouched: Mutex<LruCache<Named, Instant>>,
 }
 
 impl Default for IndexHints {
@@ -103,13 +111,11 @@ impl IndexHints {
     }
 
     fn vouch(&self, place: &Place, layer: &Digest) {
-        let key = (place.registry.clone(), place.repository.clone(), *layer);
-        lock(&self.vouched).put(key, Instant::now() + VOUCHED);
+        lock(&self.vouched).put(named(place, layer), Instant::now() + VOUCHED);
     }
 
     fn is_vouched(&self, place: &Place, layer: &Digest) -> bool {
-        let key = (place.registry.clone(), place.repository.clone(), *layer);
-        let until = lock(&self.vouched).peek(&key).copied();
+        let until = lock(&self.vouched).peek(&named(place, layer)).copied();
         until.is_some_and(|until| Instant::now() < until)
     }
 }
@@ -128,11 +134,13 @@ impl Pull {
             return None;
         }
         let got = async {
-            let holds = match self.right(place, layer).ok()? {
-                Right::Digest => true,
-                Right::None => return None,
-                Right::Repository | Right::Member => self.index_hints.is_vouched(place, layer),
-            };
+            if self.right(place, layer).ok()? == Right::None {
+                // In an outage, as for the layer, a right of not long ago will do.
+                let subject = Subject::Blob(*layer);
+                self.access.prove(place, subject).await.ok()?;
+            }
+            let linked = place.record.link(layer).is_some();
+            let holds = linked || self.index_hints.is_vouched(place, layer);
             if holds && let Some(own) = self.own_index(layer).await {
                 return Some(own);
             }

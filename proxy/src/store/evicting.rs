@@ -97,8 +97,8 @@ impl Store {
         let partials = self.leftovers();
         let held: u64 = partials.values().map(|(bytes, _)| bytes).sum();
         self.sweep_indexes();
-        let (ready, indexes) = (self.ready_totals(), self.indexes.totals());
-        let taken = self.totals().bytes + held + ready.bytes + indexes.bytes();
+        let ready = self.ready_totals();
+        let taken = self.totals().bytes + held + self.bytes_of_layers();
         let in_use = self.in_use();
         *lock(&self.room) = Room {
             kept: self.kept(&in_use, limits, &around) + ready.kept,
@@ -164,8 +164,7 @@ impl Store {
             max: limits.max_size.of(space.total),
             min_free: limits.min_free.of(space.total),
         };
-        let beside = self.ready_totals().bytes + self.indexes.totals().bytes();
-        let taken = self.totals().bytes + beside;
+        let taken = self.totals().bytes + self.bytes_of_layers();
         excess(bounds, taken, space.free) > 0
     }
 
@@ -191,11 +190,15 @@ impl Store {
         let (Ok(space), Ok(own)) = (self.space(), ready.space()) else {
             return false;
         };
-        let beside = ready.totals().bytes + self.indexes.totals().bytes();
-        let taken = self.totals().bytes + self.partial_bytes() + beside;
+        let taken = self.totals().bytes + self.partial_bytes() + self.bytes_of_layers();
         let most = limits.max_size.of(space.total);
         let free = limits.min_free.of(own.total);
         taken.saturating_add(bytes) <= most && free.saturating_add(bytes) <= own.free
+    }
+
+    /// Bytes that count in `max_size` besides blobs: ready files and indexes of layers.
+    pub fn bytes_of_layers(&self) -> u64 {
+        self.ready_totals().bytes + self.indexes.totals().bytes()
     }
 
     /// How much of the tier never goes, as of the last round.

@@ -159,6 +159,11 @@ impl Indexes {
         foreign.then_some(Made::Elsewhere)
     }
 
+    /// Layers of which an index was made here.
+    pub fn made_here(&self) -> Vec<Digest> {
+        lock(&self.state).own.keys().copied().collect()
+    }
+
     /// Layers of which another member's index is here, and no own one.
     pub fn unproven(&self) -> Vec<Digest> {
         let state = lock(&self.state);
