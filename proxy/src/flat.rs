@@ -7,6 +7,8 @@
 //! node id follows from the file, there are no handles, and the answer to INIT never changes. What an earlier process
 //! had read and not answered is asked for again before the first read (RESEND).
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod reply;
 mod wire;
 

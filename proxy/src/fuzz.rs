@@ -6,7 +6,7 @@ mod requests;
 
 use Target::{Bytes, Text};
 
-use crate::{cli::install, credentials, lists, runtime, store, upstream, watch};
+use crate::{cli::install, credentials, flat, hold, lists, runtime, store, upstream, watch};
 
 /// Takes anything. Panics if something does not hold.
 #[derive(Clone, Copy, Debug)]
@@ -31,13 +31,15 @@ impl Target {
 }
 
 /// Each target by its name, in their order. Its seeds are in the directory of this name.
-pub const TARGETS: [(&str, Target); 22] = [
+pub const TARGETS: [(&str, Target); 24] = [
     ("authorization", Text(credentials::fuzz::authorization)),
     ("challenges", Text(upstream::fuzz::challenges)),
     ("checkpoints", Text(store::fuzz::checkpoints)),
     ("cloud_answers", Bytes(credentials::fuzz::cloud_answers)),
     ("content_ranges", Text(upstream::fuzz::content_ranges)),
     ("docker_config", Bytes(credentials::fuzz::docker_config)),
+    ("fuse_requests", Bytes(flat::fuzz::requests)),
+    ("holder_messages", Bytes(hold::fuzz::messages)),
     ("hosts_toml", Text(install::fuzz::hosts_toml)),
     ("layer_indexes", Bytes(larder_layer::fuzz::indexes)),
     ("layer_trees", Bytes(larder_layer::fuzz::trees)),

@@ -11,6 +11,8 @@
 
 mod absence;
 mod daemon;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod holder;
 mod mounting;
 mod session;

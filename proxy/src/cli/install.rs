@@ -123,6 +123,13 @@ pub struct InstallArgs {
     )]
     pub watch: bool,
 
+    /// Print a systemd unit for the holder (`larder hold`) on a machine without Kubernetes, and change nothing
+    #[arg(
+        long,
+        conflicts_with_all = ["registries", "exact", "probe", "dry_run", "crio_reload", "watch"]
+    )]
+    pub hold: bool,
+
     /// Instead write a drop-in for containerd 2.4.2 or newer, on the machine itself: containerd then mounts the layers that
     /// larder has made ready in DIR, which is `[streaming] directory`. With --dry-run it is shown
     #[arg(
@@ -131,7 +138,7 @@ pub struct InstallArgs {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "/var/lib/larder-layers",
-        conflicts_with_all = ["registries", "exact", "probe", "watch", "crio_reload"]
+        conflicts_with_all = ["registries", "exact", "probe", "watch", "hold", "crio_reload"]
     )]
     pub streaming: Option<PathBuf>,
 
@@ -167,9 +174,13 @@ pub struct UninstallArgs {
 /// Nothing was touched: a bad argument, or a file that cannot be read or understood. Otherwise a write
 /// that failed; every file is then either as before or as planned.
 pub fn install(args: &InstallArgs, out: &mut dyn Write, complaints: &mut dyn Write) -> Result<u8> {
-    if args.watch {
+    if args.watch || args.hold {
         let program = std::env::current_exe().context("cannot tell where this program is")?;
-        let unit = unit::unit(&program, args.node.preset, args.node.runtime);
+        let unit = if args.hold {
+            unit::holder(&program)
+        } else {
+            unit::watcher(&program, args.node.preset, args.node.runtime)
+        };
         out.write_all(unit.as_bytes())?;
         return Ok(0);
     }

@@ -77,6 +77,37 @@ fn a_mount_that_the_runtime_would_not_see_is_refused_with_the_fix() {
     assert_eq!(setup.mounted(), 1);
 }
 
+/// The unit that `larder install --hold` prints runs this program, in the machine's own mount namespace.
+#[test]
+fn the_unit_runs_what_holds() {
+    let larder = env!("CARGO_BIN_EXE_larder");
+    let output = Command::new(larder).args(["install", "--hold"]).output();
+    let output = output.expect("larder");
+    let unit = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && output.stderr.is_empty());
+    let program = fs::canonicalize(larder).expect("a path");
+    let start = format!("ExecStart={} hold", program.display());
+    assert!(unit.lines().any(|line| line == start), "{unit}");
+    // Each of these makes a namespace in which the mounts would stay.
+    let settings = unit.lines().filter_map(|line| line.split_once('='));
+    for (setting, value) in settings {
+        let apart = [
+            "Protect",
+            "Private",
+            "ReadOnly",
+            "Temporary",
+            "Bind",
+            "Root",
+        ];
+        let apart = apart.iter().any(|word| setting.starts_with(word));
+        assert!(!apart || value == "no", "{setting}={value}");
+    }
+    let both = Command::new(larder)
+        .args(["install", "--hold", "--watch"])
+        .output();
+    assert_eq!(both.expect("larder").status.code(), Some(2));
+}
+
 #[test]
 fn what_another_has_mounted_stays() {
     let setup = Setup::new();

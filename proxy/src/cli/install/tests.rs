@@ -72,6 +72,7 @@ impl Node {
             containerd_config: Some(self.config()),
             probe: None,
             watch: false,
+            hold: false,
             streaming: None,
             dry_run: false,
         }

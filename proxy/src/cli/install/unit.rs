@@ -1,4 +1,4 @@
-//! The systemd unit of the watcher, as text. Pure.
+//! The systemd units of the watcher and of the holder, as text. Pure.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ fn socket(preset: Preset, runtime: Option<Runtime>) -> &'static str {
 }
 
 /// The unit that runs `program` as the watcher.
-pub(super) fn unit(program: &Path, preset: Preset, runtime: Option<Runtime>) -> String {
+pub(super) fn watcher(program: &Path, preset: Preset, runtime: Option<Runtime>) -> String {
     let (program, socket) = (program.display(), socket(preset, runtime));
     format!(
         "\
@@ -68,6 +68,54 @@ WantedBy=multi-user.target
     )
 }
 
+/// The unit that runs `program` as the holder. What needs a mount namespace of its own is left out: no container runtime
+/// would see the mounts.
+pub(super) fn holder(program: &Path) -> String {
+    let program = program.display();
+    format!(
+        "\
+# larder's holder of mounts. Save this as /etc/systemd/system/larder-hold.service, then run
+#   systemctl daemon-reload && systemctl enable --now larder-hold
+# To take it away again: larder hold --uninstall, and when it has ended, systemctl disable larder-hold
+[Unit]
+Description=larder: mounts that outlive the daemon
+StartLimitIntervalSec=0
+
+[Service]
+ExecStart={program} hold
+# It ends without an error when it is uninstalled, and when another holder has taken over.
+Restart=on-failure
+RestartSec=2
+RuntimeDirectory=larder-hold
+RuntimeDirectoryMode=0755
+# The mounts are in this directory, and outlive a restart.
+RuntimeDirectoryPreserve=yes
+# Its mounts are for the container runtime, so it shares the machine's mount namespace: none of ProtectSystem, PrivateTmp,
+# PrivateDevices, PrivateNetwork and their like, each of which makes another one.
+PrivateMounts=no
+User=root
+CapabilityBoundingSet=CAP_SYS_ADMIN
+NoNewPrivileges=yes
+DevicePolicy=closed
+DeviceAllow=/dev/fuse rw
+RestrictAddressFamilies=AF_UNIX
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service @mount
+MemoryMax=64M
+# While holder and daemon are both gone, containers read errors.
+OOMScoreAdjust=-900
+
+[Install]
+WantedBy=multi-user.target
+"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use std::process::Command;
@@ -88,7 +136,7 @@ mod tests {
                 "/run/containerd/containerd.sock",
             ),
         ] {
-            let unit = unit(program, preset, runtime);
+            let unit = watcher(program, preset, runtime);
             let line = format!(
                 "ExecStart=/usr/local/bin/larder runtime --socket {socket} --file {REPORT}\n"
             );
@@ -97,18 +145,24 @@ mod tests {
     }
 
     #[test]
-    fn systemd_understands_the_unit() {
+    fn systemd_understands_the_units() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("larder-runtime.service");
-        std::fs::write(&file, unit(Path::new("/bin/true"), Preset::Kubeadm, None)).unwrap();
-        let verify = Command::new("systemd-analyze")
-            .arg("verify")
-            .arg(&file)
-            .output();
-        // A machine without systemd cannot tell.
-        let Ok(output) = verify else { return };
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        let of_unit = said.lines().filter(|line| line.contains("larder-runtime"));
-        assert_eq!(of_unit.collect::<Vec<_>>(), Vec::<&str>::new());
+        let program = Path::new("/bin/true");
+        for (name, unit) in [
+            ("larder-runtime", watcher(program, Preset::Kubeadm, None)),
+            ("larder-hold", holder(program)),
+        ] {
+            let file = dir.path().join(format!("{name}.service"));
+            std::fs::write(&file, unit).unwrap();
+            let verify = Command::new("systemd-analyze")
+                .arg("verify")
+                .arg(&file)
+                .output();
+            // A machine without systemd cannot tell.
+            let Ok(output) = verify else { return };
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            let of_unit = said.lines().filter(|line| line.contains(name));
+            assert_eq!(of_unit.collect::<Vec<_>>(), Vec::<&str>::new());
+        }
     }
 }

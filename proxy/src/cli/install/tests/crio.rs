@@ -28,6 +28,7 @@ fn crio_node() -> (tempfile::TempDir, InstallArgs) {
         containerd_config: None,
         probe: None,
         watch: false,
+        hold: false,
         streaming: None,
         dry_run: false,
     };

@@ -40,6 +40,7 @@ impl Mounted {
             containerd_config: None,
             probe: None,
             watch: false,
+            hold: false,
             streaming: None,
             dry_run: false,
         };
