@@ -185,11 +185,13 @@ impl Lists {
             let Some((true, mut without_n)) = known else {
                 return;
             };
+            // A list is as old as its first page: what the registry said of a tag since then is newer.
+            let at = unix_now();
             let came = Box::pin(lists.asker.list(&wanted, &mut without_n)).await;
             let now = unix_now();
             let came = match came {
                 Ok(ask::Came { listing, private }) => {
-                    Came::List(Known::new(listing, now, None, private), None)
+                    Came::List(Known::new(listing, at, None, private), None)
                 }
                 Err(fault) => Came::Nothing(fault),
             };

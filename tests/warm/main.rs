@@ -5,6 +5,7 @@ mod listing;
 mod members;
 mod room;
 mod showing;
+mod tags;
 mod together;
 
 use std::fs;

@@ -163,12 +163,13 @@ impl Access {
     }
 }
 
-/// A tag, and the digest that it last named.
+/// A tag, the digest that it last named, and that which a list names since.
 fn with_its_digest(place: &Place, reference: Reference) -> Vec<Reference> {
     let named = match &reference {
-        Reference::Tag(tag) => place.record.tag(tag),
-        Reference::Digest(_) => None,
+        Reference::Tag(tag) => [place.record.tag(tag), place.record.listed_since(tag)],
+        Reference::Digest(_) => [None, None],
     };
+    let named = named.into_iter().flatten();
     let named = named.map(|record| Reference::Digest(record.digest));
     [reference].into_iter().chain(named).collect()
 }

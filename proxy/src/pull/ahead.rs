@@ -1,7 +1,7 @@
 //! What a warm set needs of a pull: what a tag stands for, what belongs to an image, and all of it brought, with the node's own
 //! right.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use larder_shared::{Digest, RangeHeader, Route, Tag, TagRecord, name::ImageName, route::Address};
 
@@ -120,23 +120,34 @@ impl Pull {
         Err(refused)
     }
 
-    /// Takes down what a registry's list says of tags: worth what another member's word is, so that they resolve in an outage.
-    pub async fn hear_listed(&self, image: &ImageName, tags: &[Tag], parts: &Parts) {
+    /// Takes down what is known of the tags of an image that is here, so that they resolve in an outage: worth what another
+    /// member's word is. What a list says of a tag counts from when the registry was asked for it, in Unix seconds.
+    pub async fn hear_listed(
+        &self,
+        image: &ImageName,
+        tags: &[Tag],
+        parts: &Parts,
+        listed: &HashMap<Tag, u64>,
+    ) {
         let record = self.store.record(&image.registry, &image.repository).await;
         let size = parts.all.iter().find(|(digest, _)| *digest == parts.digest);
         for tag in tags {
-            // What the registry itself said of the tag is worth more, and would not be changed by this.
+            let listed_at = listed.get(tag).copied();
+            let told = TagRecord {
+                digest: parts.digest,
+                size: size.map_or(0, |(_, size)| *size),
+                media_type: parts.media_type.clone(),
+                checked: listed_at.unwrap_or(0),
+            };
+            // What the registry itself said of the tag would not be changed by this.
             if record
                 .tag(tag)
                 .is_none_or(|known| known.checked == 0 && known.digest != parts.digest)
             {
-                let told = TagRecord {
-                    digest: parts.digest,
-                    size: size.map_or(0, |(_, size)| *size),
-                    media_type: parts.media_type.clone(),
-                    checked: 0,
-                };
-                record.set_tag(tag.clone(), heard(told));
+                record.set_tag(tag.clone(), heard(told.clone()));
+            }
+            if listed_at.is_some() {
+                record.list_tag(tag.clone(), told);
             }
         }
     }

@@ -71,7 +71,7 @@ impl Pull {
             }
             // Boxed: it is rare, and every request carries room for it.
             otherwise => {
-                return Box::pin(self.without(place, tag, otherwise, cached.age, head)).await;
+                return Box::pin(self.without(place, tag, otherwise, head)).await;
             }
         };
         self.fetched_or_without(place, tag, fetched, &cached, head)
@@ -95,7 +95,7 @@ impl Pull {
             }
             After::Fetch => Reference::Tag(tag.clone()),
             otherwise => {
-                return self.without(place, tag, otherwise, cached.age, head).await;
+                return self.without(place, tag, otherwise, head).await;
             }
         };
         let fetched = Box::pin(self.fetch(place, reference)).await;
@@ -139,7 +139,7 @@ impl Pull {
             Ok(manifest) => Ok(manifest.pulled(head, Outcome::Miss)),
             Err(PullError::Upstream(failure)) => {
                 let otherwise = cached.conclude(Word::Failed(failure));
-                Box::pin(self.without(place, tag, otherwise, cached.age, head)).await
+                Box::pin(self.without(place, tag, otherwise, head)).await
             }
             Err(error) => Err(error),
         }

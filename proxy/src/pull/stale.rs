@@ -1,8 +1,6 @@
 //! Stale answers: what a tag pointed to, for a caller that may still read the repository, where the registry gives no
 //! answer of its own (promise P14).
 
-use std::time::Duration;
-
 use http::header;
 use larder_shared::{Reference, Tag};
 
@@ -24,13 +22,11 @@ impl Pull {
         place: &Place,
         tag: &Tag,
         otherwise: After,
-        age: Duration,
         head: bool,
     ) -> Result<Pulled, PullError> {
         match otherwise {
             After::Stale { known, failure } => {
-                self.newest_stale(place, tag, known, failure, age, head)
-                    .await
+                self.newest_stale(place, tag, known, failure, head).await
             }
             After::Forget(failure) => {
                 place.record.forget_tag(tag);
@@ -92,11 +88,16 @@ impl Pull {
         if !(bridges && may) {
             return Err(failure.clone().into());
         }
-        if hidden {
-            let subject = Subject::Manifest(named);
-            self.access.prove_unless_known(place, subject).await?;
+        if !hidden || self.access.verdict_on(place, Some(&named)) == Verdict::Allowed {
+            return Ok(());
         }
-        Ok(())
+        let subject = Subject::Manifest(named);
+        let proven = self.access.prove_claim(place, subject, None).await;
+        proven.map_err(|proof| match proof {
+            Failure::Refused(_) | Failure::Forbidden(_) => proof.into(),
+            // Without an answer to the proof, the 404 is the registry's last word: it is no outage, which would be bridged.
+            _ => failure.clone().into(),
+        })
     }
 
     /// An old answer, for a caller that may still read the repository. It says that it is old.
@@ -106,7 +107,6 @@ impl Pull {
         tag: &Tag,
         known: &TagRecord,
         failure: Failure,
-        age: Duration,
         head: bool,
     ) -> Result<Pulled, PullError> {
         self.right_to_stale(place, tag, known, &failure).await?;
@@ -121,7 +121,7 @@ impl Pull {
             }
             None => return Err(failure.into()),
         };
-        warn(&mut pulled, &failure, known, age);
+        warn(&mut pulled, &failure, known);
         let tier = match pulled.outcome {
             Outcome::Hit => Tier::Node,
             _ => Tier::Cluster,
@@ -144,8 +144,7 @@ impl Pull {
             return None;
         }
         let mut pulled = headers_only(&Descriptor::from(&said));
-        let age = unix_age(said.checked).unwrap_or(Duration::MAX);
-        warn(&mut pulled, failure, &said, age);
+        warn(&mut pulled, failure, &said);
         Some(pulled.from(Tier::Node, Outcome::Stale))
     }
 
@@ -157,24 +156,20 @@ impl Pull {
         tag: &Tag,
         known: TagRecord,
         failure: Failure,
-        age: Duration,
         head: bool,
     ) -> Result<Pulled, PullError> {
         let was_heard = known.checked == 0;
         let may = self.may_have_stale(place, &Reference::Tag(tag.clone()));
         if !was_heard {
-            let served = self
-                .stale(place, tag, &known, failure.clone(), age, head)
-                .await;
+            let served = self.stale(place, tag, &known, failure.clone(), head);
+            let served = served.await;
             if served.is_ok() || !may {
                 return served;
             }
         }
         if may
             && let Some(newer) = self.hear_newer(place, tag, &known).await
-            && let Ok(served) = self
-                .stale(place, tag, &newer, failure.clone(), Duration::MAX, head)
-                .await
+            && let Ok(served) = self.stale(place, tag, &newer, failure.clone(), head).await
         {
             if was_heard {
                 place.record.set_tag(tag.clone(), newer);
@@ -182,20 +177,24 @@ impl Pull {
             return Ok(served);
         }
         if was_heard {
-            return self.stale(place, tag, &known, failure, age, head).await;
+            return self.stale(place, tag, &known, failure, head).await;
+        }
+        // What a list named may be gone, and what the tag pointed to before may be here.
+        if let Some(before) = place.record.tag(tag)
+            && before.digest != known.digest
+        {
+            return self.stale(place, tag, &before, failure, head).await;
         }
         Err(failure.into())
     }
 }
 
 /// Says in the answer that it is old, and why.
-fn warn(pulled: &mut Pulled, failure: &Failure, known: &TagRecord, age: Duration) {
-    let when = if known.checked == 0 {
-        "as another node knows it".to_owned()
-    } else if age == Duration::MAX {
-        "at a time that this node's clock does not know".to_owned()
-    } else {
-        format!("{} s ago", age.as_secs())
+fn warn(pulled: &mut Pulled, failure: &Failure, known: &TagRecord) {
+    let when = match (known.checked, unix_age(known.checked)) {
+        (0, _) => "as another node knows it".to_owned(),
+        (_, None) => "at a time that this node's clock does not know".to_owned(),
+        (_, Some(age)) => format!("{} s ago", age.as_secs()),
     };
     let warning = format!("299 - \"larder: {failure}; this is what the tag pointed to {when}\"");
     put(&mut pulled.headers, header::WARNING, &warning);

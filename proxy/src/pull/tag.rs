@@ -24,7 +24,8 @@ const UNBRIDGED: Duration = Duration::from_secs(4);
 #[derive(Debug)]
 pub(super) struct Cached {
     pub(super) record: Option<TagRecord>,
-    /// How long ago it was checked; [`Duration::MAX`] where this node's clock does not know.
+    /// How long ago it was checked; [`Duration::MAX`] where this node's clock does not know, and where a list has said
+    /// something else since: a list is no check.
     pub(super) age: Duration,
     pub(super) policy: Policy,
 }
@@ -133,11 +134,12 @@ impl Pull {
 
     fn cached_tag(&self, place: &Place, tag: &Tag) -> Cached {
         let config = self.config.load();
-        let record = place.record.tag(tag);
-        let checked = record.as_ref().and_then(|record| unix_age(record.checked));
+        let listed = place.record.listed_since(tag);
+        let checked = place.record.tag(tag).filter(|_| listed.is_none());
+        let age = checked.as_ref().and_then(|record| unix_age(record.checked));
         Cached {
-            record,
-            age: checked.unwrap_or(Duration::MAX),
+            record: listed.or(checked),
+            age: age.unwrap_or(Duration::MAX),
             policy: Policy {
                 when_unreachable: config.tags.when_unreachable,
                 when_deleted: config.tags.when_deleted,

@@ -5,6 +5,7 @@ use larder_shared::admin::StepOutcome;
 use super::tag::{Known, Resolved};
 use crate::{
     access::{Place, Verdict},
+    clock::unix_age,
     tags::After,
     upstream::Failure,
 };
@@ -43,7 +44,7 @@ pub fn concluded(resolved: &Resolved) -> (StepOutcome, String) {
             format!(
                 "{} as of {}, with a warning: {failure}",
                 known.digest,
-                checked(known.checked, age)
+                checked(known.checked)
             ),
         ),
         (Known::Concluded(After::Forget(failure) | After::Fail(failure)), _) => (
@@ -72,10 +73,10 @@ pub fn seen(place: &Place, verdict: Verdict) -> (StepOutcome, String) {
     }
 }
 
-fn checked(at: u64, age: u64) -> String {
-    if at == 0 {
-        "what another node knows".to_owned()
-    } else {
-        format!("{age} s ago")
+fn checked(at: u64) -> String {
+    match (at, unix_age(at)) {
+        (0, _) => "what another node knows".to_owned(),
+        (_, Some(age)) => format!("{} s ago", age.as_secs()),
+        (_, None) => "a time that this node's clock does not know".to_owned(),
     }
 }

@@ -51,6 +51,11 @@ enum Line {
         tag: Tag,
         record: TagRecord,
     },
+    /// What a list of the registry says of a tag; `checked` is when the registry was asked for the list.
+    Listed {
+        tag: Tag,
+        record: TagRecord,
+    },
     Forget(Tag),
     /// The registry served this repository to an anonymous client, at that time (Unix seconds).
     Public(u64),
@@ -63,6 +68,7 @@ pub(super) struct Known {
     links: HashMap<Digest, Link>,
     tags: HashMap<Tag, TagRecord>,
     said: Said,
+    listed: Said,
     public: Option<u64>,
     refused: Option<u64>,
 }
@@ -86,14 +92,17 @@ impl Known {
                     known.checked <= record.checked || unix_age(known.checked).is_none()
                 });
                 self.said.came(&tag, &record);
+                self.listed.came(&tag, &record);
                 if counts {
                     self.tags.insert(tag, record);
                 }
             }
             Line::Said { tag, record } => self.said.put(tag, record),
+            Line::Listed { tag, record } => self.listed.put(tag, record),
             Line::Forget(tag) => {
                 self.tags.remove(&tag);
                 self.said.forget(&tag);
+                self.listed.forget(&tag);
             }
             Line::Public(at) => (self.public, self.refused) = (Some(at), None),
             Line::NotPublic(at) => (self.public, self.refused) = (None, Some(at)),
@@ -103,7 +112,8 @@ impl Known {
     /// Whether anything of the repository is here to be opened. A name of which nothing is leaves nothing on disk: anyone
     /// may ask for any name.
     fn holds_nothing(&self) -> bool {
-        self.links.is_empty() && self.tags.is_empty() && self.said.is_empty()
+        let unsaid = self.said.is_empty() && self.listed.is_empty();
+        self.links.is_empty() && self.tags.is_empty() && unsaid
     }
 
     fn verdicts(&self) -> impl Iterator<Item = Line> + use<> {
@@ -155,9 +165,12 @@ impl Known {
             tag: tag.clone(),
             record: record.clone(),
         });
+        let said = self.said.words();
+        let listed = self.listed.words();
         links
             .chain(tags)
-            .chain(self.said.lines())
+            .chain(said.map(|(tag, record)| Line::Said { tag, record }))
+            .chain(listed.map(|(tag, record)| Line::Listed { tag, record }))
             .chain(self.public.map(Line::Public))
             .chain(self.refused.map(Line::NotPublic))
     }
@@ -186,6 +199,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Announced tags that are remembered of a repository.
 const ANNOUNCED: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+
+/// It was said at a time that is still to come: the clock was wrong.
+fn is_to_come(word: &TagRecord) -> bool {
+    unix_age(word.checked).is_none()
+}
 
 /// Serializing these types to memory cannot fail.
 fn put_line(text: &mut Vec<u8>, line: &Line) {
@@ -300,6 +318,34 @@ impl RepositoryRecord {
         }
     }
 
+    /// Takes down what a list says of a tag whose manifest is here. It is worth no more than the list, and wins over what the
+    /// registry said before the list was made.
+    pub fn list_tag(&self, tag: Tag, record: TagRecord) {
+        let known = {
+            let mut known = lock(&self.known);
+            let later = |word: Option<&TagRecord>| {
+                word.is_some_and(|word| word.checked > record.checked && !is_to_come(word))
+            };
+            later(known.tags.get(&tag))
+                || later(known.listed.get(&tag))
+                || known.listed.is_minor(&tag, &record)
+        };
+        if !known {
+            self.write(Line::Listed { tag, record });
+        }
+    }
+
+    /// What a list says of a tag that is newer than what is known otherwise, and something else.
+    pub fn listed_since(&self, tag: &Tag) -> Option<TagRecord> {
+        let known = lock(&self.known);
+        let listed = known.listed.get(tag)?;
+        let newer = known.tags.get(tag).is_none_or(|known| {
+            let other = known.digest != listed.digest || known.checked == 0;
+            other && known.checked < listed.checked
+        });
+        (newer && !is_to_come(listed)).then(|| listed.clone())
+    }
+
     /// The last thing that the registry said of a tag, whether its manifest is here or not. What another member reported is
     /// none.
     pub fn last_said(&self, tag: &Tag) -> Option<TagRecord> {
@@ -311,7 +357,8 @@ impl RepositoryRecord {
 
     /// The registry has no such tag any more.
     pub fn forget_tag(&self, tag: &Tag) {
-        if self.tag(tag).is_some() || self.last_said(tag).is_some() {
+        let listed = lock(&self.known).listed.get(tag).is_some();
+        if listed || self.tag(tag).is_some() || self.last_said(tag).is_some() {
             self.write(Line::Forget(tag.clone()));
         }
     }

@@ -336,7 +336,10 @@ impl Warm {
         if let Some(image) = self.wanted(next)
             && let Some(parts) = &image.parts
         {
-            self.pull.hear_listed(&next.image, &image.tags, parts).await;
+            let (tags, listed) = (&image.tags, &image.listed);
+            self.pull
+                .hear_listed(&next.image, tags, parts, listed)
+                .await;
         }
     }
 }

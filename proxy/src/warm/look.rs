@@ -2,7 +2,11 @@
 //!
 //! A registry that does not answer, and one that lists nothing all of a sudden, leaves the set as it was.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{StreamExt as _, stream};
 use larder_shared::{
@@ -85,8 +89,8 @@ impl Warm {
             if let (Some(by_digest), Some(parts)) = (image.by_digest(), &image.parts)
                 && self.pull.store.has_all(&parts.all)
             {
-                let tags = &image.tags;
-                self.pull.hear_listed(&by_digest, tags, parts).await;
+                let (tags, listed) = (&image.tags, &image.listed);
+                self.pull.hear_listed(&by_digest, tags, parts, listed).await;
             }
         }
         let mut left: Vec<WarmImage> = Vec::new();
@@ -156,11 +160,20 @@ impl Warm {
             choice = choose(from, &listing, &state.answers, unix_now());
         }
         note(state, trouble);
+        let with_digest = listing.tags.iter().filter(|listed| listed.digest.is_some());
+        let with_digest: HashSet<&Tag> = with_digest.map(|listed| &listed.tag).collect();
+        let listed_at = state.listed.as_ref().map(|listed| listed.at);
+        let listed = |tags: &[Tag]| {
+            let tags = tags.iter().filter(|tag| with_digest.contains(tag));
+            let at = |tag: &Tag| Some((tag.clone(), listed_at?));
+            tags.filter_map(at).collect()
+        };
         let images = choice.images.iter().map(|chosen| Wanted {
             registry: from.registry.clone(),
             repository: from.repository.clone(),
             digest: chosen.digest,
             tags: chosen.tags.clone(),
+            listed: listed(&chosen.tags),
             why: chosen.why.to_string(),
             parts: None,
             progress: chosen.why.clone().into(),
@@ -218,6 +231,7 @@ impl Warm {
                 repository: image.repository,
                 digest: None,
                 tags,
+                listed: HashMap::new(),
                 why: "named in `images`".to_owned(),
                 parts: None,
                 progress: super::state::Progress::Waiting,
@@ -296,6 +310,7 @@ fn join(images: &mut Vec<Wanted>, image: Wanted) {
     });
     match same {
         Some(other) => {
+            other.listed.extend(image.listed);
             for tag in image.tags {
                 if !other.tags.contains(&tag) {
                     other.tags.push(tag);

@@ -1,6 +1,10 @@
 //! What is known of the sets of this node, between two looks at their registries.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use larder_shared::{
     Digest, Reference, RegistryName, Repository, Tag, name::ImageName, warm::Listed,
@@ -75,6 +79,8 @@ pub(super) struct Wanted {
     pub digest: Option<Digest>,
     /// First the one that it was chosen by.
     pub tags: Vec<Tag>,
+    /// When the registry was asked for the list that has such a tag with the digest, in Unix seconds.
+    pub listed: HashMap<Tag, u64>,
     pub why: String,
     pub parts: Option<Parts>,
     pub progress: Progress,

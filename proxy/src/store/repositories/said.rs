@@ -1,12 +1,13 @@
-//! What a registry said that tags point to, where the manifest did not come: a client that has it asks for no more.
+//! What a registry said that tags point to, besides its answers to a pull: where the manifest did not come, because a client
+//! that has it asks for no more; and in a list of tags.
 //!
-//! In an outage it answers the same question, a HEAD. It opens nothing, and it holds nothing in the store.
+//! In an outage the first answers the same question, a HEAD; the second is newer than an older answer. Both open nothing, and
+//! hold nothing in the store.
 
 use std::{collections::HashMap, time::Duration};
 
 use larder_shared::{Tag, TagRecord};
 
-use super::Line;
 use crate::clock::unix_age;
 
 /// Tags of a repository of which this is kept. A client may ask for any of them.
@@ -85,11 +86,14 @@ impl Said {
             .retain(|_, word| unix_age(word.record.checked).is_some_and(|age| age < KEPT));
     }
 
-    pub(super) fn lines(&self) -> impl Iterator<Item = Line> + '_ {
-        self.0.iter().map(|(tag, word)| Line::Said {
-            tag: tag.clone(),
-            record: word.record.clone(),
-        })
+    /// Lets go of words about what is not here any more.
+    pub(super) fn retain(&mut self, here: impl Fn(&TagRecord) -> bool) {
+        self.0.retain(|_, word| here(&word.record));
+    }
+
+    pub(super) fn words(&self) -> impl Iterator<Item = (Tag, TagRecord)> + '_ {
+        let words = self.0.iter();
+        words.map(|(tag, word)| (tag.clone(), word.record.clone()))
     }
 }
 

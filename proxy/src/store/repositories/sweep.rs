@@ -47,12 +47,19 @@ impl RepositoryRecord {
             if !self.log.lines.waiting().is_empty() {
                 return;
             }
-            let count = |known: &Known| (known.links.len(), known.tags.len(), known.said.len());
+            let count = |known: &Known| {
+                let words = known.said.len() + known.listed.len();
+                (known.links.len(), known.tags.len(), words)
+            };
             let before = count(&known);
             let mut links = std::mem::take(&mut known.links);
             links.retain(|digest, _| here(digest));
             known.tags.retain(|_, tag| links.contains_key(&tag.digest));
+            known
+                .listed
+                .retain(|listed| links.contains_key(&listed.digest));
             known.links = links;
+            known.listed.forget_old();
             known.said.forget_old();
             if before == count(&known) && !known.holds_nothing() {
                 return;

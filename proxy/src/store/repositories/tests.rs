@@ -152,6 +152,60 @@ async fn what_was_said_at_a_time_to_come_says_nothing() {
     assert!(record.public_since().is_some());
 }
 
+/// A list is newer than an older answer, and older than a newer one.
+#[tokio::test]
+async fn what_a_list_says_of_a_tag_counts_from_when_it_was_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = Arc::new(Layout::new(dir.path().to_owned()));
+    own(&layout);
+    let (registry, repository) = names();
+    let record = Repositories::new(Arc::clone(&layout), calls()).get(&registry, &repository);
+    let now = unix_now();
+    let of = |bytes: &[u8], ago: u64| TagRecord {
+        digest: Digest::sha256(bytes),
+        size: 1,
+        media_type: "m".to_owned(),
+        checked: now.saturating_sub(ago),
+    };
+    let tag = |name: &str| name.parse::<Tag>().unwrap();
+    let listed = |record: &RepositoryRecord, name: &str| {
+        let listed = record.listed_since(&tag(name));
+        listed.map(|listed| (listed.digest, now - listed.checked))
+    };
+    let b = |ago| Some((Digest::sha256(b"b"), ago));
+    record.set_tag(tag("v1"), of(b"a", 100));
+    record.list_tag(tag("v1"), of(b"b", 200));
+    assert_eq!(listed(&record, "v1"), None, "the answer is newer");
+    record.list_tag(tag("v1"), of(b"b", 50));
+    assert_eq!(listed(&record, "v1"), b(50));
+    record.list_tag(tag("v1"), of(b"b", 60));
+    assert_eq!(listed(&record, "v1"), b(50), "lists may come late");
+    record.set_tag(tag("v1"), of(b"a", 40));
+    assert_eq!(listed(&record, "v1"), None);
+    record.list_tag(tag("v1"), of(b"a", 30));
+    assert_eq!(listed(&record, "v1"), None, "it is the same");
+    record.list_tag(tag("v1"), of(b"b", 20));
+    assert_eq!(listed(&record, "v1"), b(20));
+    // What a member reported is older than any list.
+    record.set_tag(tag("v2"), of(b"b", now));
+    record.list_tag(tag("v2"), of(b"b", 20));
+    assert_eq!(listed(&record, "v2"), b(20));
+    record.list_tag(
+        tag("v3"),
+        TagRecord {
+            checked: now + 9000,
+            ..of(b"b", 0)
+        },
+    );
+    assert_eq!(listed(&record, "v3"), None, "the clock was wrong");
+    record.list_tag(tag("v4"), of(b"b", 20));
+    record.forget_tag(&tag("v4"));
+    assert_eq!(listed(&record, "v4"), None);
+    record.flush();
+    let again = Repositories::new(layout, calls()).get(&registry, &repository);
+    assert_eq!((listed(&again, "v1"), listed(&again, "v2")), (b(20), b(20)));
+}
+
 /// While the logs are another larder's nothing is read or written; afterwards both are known, the later word last.
 #[tokio::test]
 async fn what_was_learned_in_waiting_is_added_to_the_log() {
