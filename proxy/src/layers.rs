@@ -33,6 +33,7 @@ use crate::{
     metrics::{IndexMade, ReadyCause, ReadyState},
     pull::Pull,
     store::{Cause, Ground, Origin, Phase, Ready},
+    sys::Ongoing,
 };
 
 /// The directory is tried again this often, while it cannot be used or another larder has it.
@@ -53,6 +54,7 @@ struct Layers {
     pull: Arc<Pull>,
     streams: Arc<Streams>,
     known: Mutex<Known>,
+    survey: tokio::sync::Mutex<Option<Ongoing<look::Survey>>>,
     /// There is something to make.
     work: Notify,
     /// Something was made, or was not.
@@ -73,6 +75,8 @@ struct Known {
     unindexed: Vec<Digest>,
     /// Layers whose index an earlier process has kept, and that was not read yet. `None`: they are not listed yet.
     unread: Option<Vec<Digest>>,
+    /// Images for which there was no room, and how many bytes they lack.
+    no_room: HashMap<Digest, u64>,
     /// What is to be made, the most recently used first.
     todo: Vec<Image>,
 }
@@ -88,6 +92,7 @@ pub async fn run(pull: Arc<Pull>, mut watch: Watch, until_end: Watch) {
         streams: Streams::new(Arc::clone(&pull)),
         pull,
         known: Mutex::default(),
+        survey: tokio::sync::Mutex::default(),
         work: Notify::new(),
         changed: Notify::new(),
     };

@@ -22,7 +22,7 @@ mod program;
 mod sendfile;
 mod usage;
 
-pub use calls::{Calls, Hangs, Turn, Turns};
+pub use calls::{Calls, Hangs, Ongoing, Turn, Turns};
 pub use confine::leave_unix_sockets_alone;
 pub use heap::{give_freed_memory_back, keep_freed_memory};
 pub use idle::be_idle;

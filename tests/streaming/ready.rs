@@ -143,6 +143,24 @@ async fn a_larder_that_is_killed_in_the_middle_leaves_nothing_and_begins_anew() 
     assert_eq!(inode(&offering.path(&diff_id)), was);
 }
 
+/// An image without room is read no second time until there is room, and then at once.
+#[tokio::test]
+async fn what_had_no_room_is_made_when_there_is_room() {
+    let store = "max_size = \"5MB\"";
+    let offering = Offering::with("", store).await;
+    let (image, diff_id) = one_layer(&offering.scene.fake, "team/app", 4, 3_000_000);
+    offering.pull("team/app", &image).await;
+    let no_room = "there is no room without evicting";
+    offering.until_not_offered(&image, no_room).await;
+    assert!(!offering.is_offered(&diff_id));
+    let file = offering.scene.node.config_file();
+    let config = fs::read_to_string(&file).expect("a file");
+    fs::write(&file, config.replace(store, "max_size = \"50MB\"")).expect("a file");
+    offering.until_offered(&[&diff_id]).await;
+    let failed = "larder_ready_layers_made_total{outcome=\"failed\"}";
+    assert_eq!(offering.scene.node.metric(failed).await, Some(1.0));
+}
+
 #[tokio::test]
 async fn on_a_full_disk_nothing_is_offered_and_pulls_go_on() {
     let test = "on_a_full_disk_nothing_is_offered_and_pulls_go_on";

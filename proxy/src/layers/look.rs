@@ -2,21 +2,31 @@
 
 use std::{collections::HashSet, sync::Arc, time::Instant};
 
-use larder_shared::Digest;
+use larder_shared::{Digest, runtime::Report};
 
 use super::{
     Layers,
-    images::{self, Barred, Image},
+    images::{self, Barred, Image, Read},
     origin_of,
     rights::{self, Facts, Refusal},
+    work::NO_ROOM,
 };
 use crate::{
     config::{Config, Sharing},
     runtime::{State, references, tells},
-    store::{Cause, Ground, Ready, Store, Told},
+    store::{Cause, Ground, Ready, Told},
 };
 
 const NO_WATCHER: &str = "no watcher reports the container runtime";
+
+/// What a survey of the store found.
+pub(super) struct Survey {
+    /// Of the runtime, as of the survey's beginning: what came later is not in it.
+    report: Option<Arc<Report>>,
+    read: Read,
+    images: Vec<Image>,
+    barred: Option<Barred>,
+}
 
 impl Layers {
     /// One look: what snapshots refer to, what may be offered no more, what is to be made.
@@ -35,16 +45,15 @@ impl Layers {
         if report.is_none() && !self.keeps_indexes() {
             return ready.not_offered(Vec::new(), Some(NO_WATCHER.to_owned()));
         }
-        let mut read = std::mem::take(&mut self.lock().read);
-        let (of, streaming) = (report.clone(), config.streaming.clone());
-        let survey = move |store: &Store| {
-            let images = images::images(store, &mut read);
-            let barred = of.map(|of| Barred::of(store, &mut read, &of, &streaming, &images));
-            (read, images, barred)
-        };
-        let Some((read, images, barred)) = self.pull.store.survey(survey).await else {
+        let Some(found) = self.survey(report.as_ref(), &config).await else {
             return;
         };
+        let Survey {
+            report,
+            read,
+            images,
+            barred,
+        } = found;
         self.lock().read = read;
         if self.keeps_indexes() {
             self.look_for_indexes(&config, &images, barred.as_ref());
@@ -54,6 +63,7 @@ impl Layers {
         };
         let barred = Arc::new(barred);
         self.lock().barred = Arc::clone(&barred);
+        let room = self.room(&images).await;
         self.withdraw(ready, &config, &images, &barred).await;
         if !tells(&report) {
             let why = format!(
@@ -97,6 +107,10 @@ impl Layers {
             if let Some(why) = self.known_against(&image) {
                 not.push((image.name(), why));
             }
+            if self.waits_for_room(&image, room) {
+                not.push((image.name(), NO_ROOM.to_owned()));
+                continue;
+            }
             if self.lacks(ready, &image) {
                 todo.push(image);
             }
@@ -109,6 +123,65 @@ impl Layers {
         self.lock().todo = todo;
         if some {
             self.work.notify_one();
+        }
+    }
+
+    /// What the store and this report say of the images. A survey that takes longer than one is waited for goes on, and the
+    /// next look waits for it: begun anew each time, it would come to no end.
+    async fn survey(&self, report: Option<&Arc<Report>>, config: &Config) -> Option<Survey> {
+        let mut ongoing = self.survey.lock().await;
+        let mut survey = ongoing.take().unwrap_or_else(|| {
+            let mut read = std::mem::take(&mut self.lock().read);
+            let (report, streaming) = (report.cloned(), config.streaming.clone());
+            self.pull.store.begin_survey(move |store| {
+                let images = images::images(store, &mut read);
+                let of = report.as_ref();
+                let barred = of.map(|of| Barred::of(store, &mut read, of, &streaming, &images));
+                Survey {
+                    report,
+                    read,
+                    images,
+                    barred,
+                }
+            })
+        });
+        match self.pull.store.wait_for_survey(&mut survey).await {
+            Some(ended) => ended.ok(),
+            None => {
+                *ongoing = Some(survey);
+                None
+            }
+        }
+    }
+
+    /// How much more has room. Images that are gone wait for none.
+    async fn room(&self, images: &[Image]) -> u64 {
+        {
+            let mut known = self.lock();
+            let here: HashSet<Digest> = images.iter().map(|image| image.manifest).collect();
+            known.no_room.retain(|manifest, _| here.contains(manifest));
+            if known.no_room.is_empty() {
+                return 0;
+            }
+        }
+        let limits = self.pull.limits();
+        let room = self
+            .pull
+            .store
+            .survey(move |store| store.room_for_ready(&limits));
+        room.await.flatten().unwrap_or(0)
+    }
+
+    /// Whether there was no room for an image, and there still is none.
+    fn waits_for_room(&self, image: &Image, room: u64) -> bool {
+        let mut known = self.lock();
+        match known.no_room.get(&image.manifest) {
+            Some(bytes) if *bytes > room => true,
+            Some(_) => {
+                known.no_room.remove(&image.manifest);
+                false
+            }
+            None => false,
         }
     }
 

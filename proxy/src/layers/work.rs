@@ -1,6 +1,7 @@
 //! The work: one image after the other is indexed, compared with its configuration, written, and offered.
 
 use std::{
+    collections::HashSet,
     fs::File,
     io,
     sync::Arc,
@@ -28,7 +29,7 @@ use crate::{
 const FILLS_FIRST: Duration = Duration::from_secs(30);
 const GLANCE: Duration = Duration::from_millis(100);
 
-const NO_ROOM: &str = "there is no room without evicting something for it";
+pub(super) const NO_ROOM: &str = "there is no room without evicting something for it";
 
 /// How making the files of one image ended.
 enum Ended {
@@ -36,6 +37,8 @@ enum Ended {
     Refused(Refusal),
     /// It is tried again later.
     Failed(String),
+    /// It is tried again once there is room for so many bytes.
+    NoRoom(u64),
 }
 
 impl Layers {
@@ -82,9 +85,26 @@ impl Layers {
                     );
                     self.not_before(image.manifest, LATER);
                 }
+                Ended::NoRoom(bytes) => {
+                    made.made(ReadyMade::Failed);
+                    tracing::warn!(
+                        image = image.name(),
+                        error = NO_ROOM,
+                        size_bytes = bytes,
+                        "the layers of an image were not made ready; they are once there is room"
+                    );
+                    self.wait_for_room(&image, bytes);
+                }
             }
             self.show();
             self.changed.notify_one();
+        }
+    }
+
+    fn wait_for_room(&self, image: &Image, bytes: u64) {
+        let mut known = self.lock();
+        if known.no_room.len() < REMEMBERED {
+            known.no_room.insert(image.manifest, bytes);
         }
     }
 
@@ -117,7 +137,7 @@ impl Layers {
         let lacking = lacking.filter(|(layer, _)| ready.of_layer(layer).is_none());
         let least = lacking.map(|(_, size)| *size).sum();
         if !self.has_room(least).await {
-            return Ended::Failed(NO_ROOM.to_owned());
+            return Ended::NoRoom(least);
         }
         let mut indexed = Vec::new();
         for ((layer, _), named) in image.content.layers.iter().zip(diff_ids) {
@@ -145,7 +165,24 @@ impl Layers {
                 Err(refusal) => self.refuse(*layer, refusal.as_str().to_owned()),
             }
         }
+        // Reading a layer is work: an image that has no room is read again only when all that it lacks has.
+        let mut seen = HashSet::new();
+        let is_made = |index: &Indexed| ready.has_or_had(&index.diff_id, image.used);
+        let lacks = indexed
+            .iter()
+            .filter(|one| !is_made(one) && seen.insert(one.diff_id));
+        let mut lacking: u64 = lacks.map(|index| index.bytes).sum();
         for index in indexed {
+            // The same tar in another compression, or twice in one image.
+            if is_made(&index) {
+                continue;
+            }
+            let bytes = index.bytes;
+            if !self.has_room(bytes).await {
+                self.not_before(image.manifest, LATER);
+                return Ended::NoRoom(lacking);
+            }
+            lacking = lacking.saturating_sub(bytes);
             if let Err(ended) = self.offer(ready, image, index).await {
                 return ended;
             }
@@ -156,8 +193,9 @@ impl Layers {
     /// Whether so much more fits without an eviction.
     async fn has_room(&self, bytes: u64) -> bool {
         let (store, limits) = (Arc::clone(&self.pull.store), self.pull.limits());
-        let room = move || store.has_room_for_ready(&limits, bytes);
-        tokio::task::spawn_blocking(room).await.unwrap_or(false)
+        let room = move || store.room_for_ready(&limits);
+        let room = tokio::task::spawn_blocking(room).await;
+        room.is_ok_and(|room| room.is_some_and(|room| bytes <= room))
     }
 
     /// Indexes one layer. `None` if it cannot have an index.
@@ -199,13 +237,6 @@ impl Layers {
     async fn offer(&self, ready: &Ready, image: &Image, index: Indexed) -> Result<(), Ended> {
         let (layer, diff_id, bytes) = (index.layer, index.diff_id, index.bytes);
         let failed = |error: &str| Ended::Failed(error.to_owned());
-        // The same tar in another compression, or twice in one image.
-        if ready.has_or_had(&diff_id, image.used) {
-            return Ok(());
-        }
-        if !self.has_room(bytes).await {
-            return Err(failed(NO_ROOM));
-        }
         let blob = self.blob(&layer).await;
         let blob = blob.ok_or_else(|| failed("a layer is not here any more"))?;
         let making = ready.making(bytes);

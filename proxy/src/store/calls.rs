@@ -10,7 +10,7 @@ use bytes::Bytes;
 use larder_shared::{Digest, RegistryName, Repository};
 
 use super::{Blob, Hung, RepositoryRecord, Store, lock};
-use crate::sys::Calls;
+use crate::sys::{Calls, Hangs, Ongoing};
 
 /// Calls that requests wait for, all together; and how long a request waits for one.
 const AT_ONCE: usize = 64;
@@ -77,6 +77,21 @@ impl Store {
     ) -> Option<T> {
         let store = Arc::clone(self);
         self.surveys.run(move || look(&store)).await.ok()
+    }
+
+    /// Begins such a look, which may take longer than one is waited for.
+    pub fn begin_survey<T: Send + 'static>(
+        self: &Arc<Self>,
+        look: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Ongoing<T> {
+        let store = Arc::clone(self);
+        self.surveys.begin(move || look(&store))
+    }
+
+    /// Waits for a look that has begun. `None` if it takes too long: it goes on, and can be waited for again.
+    pub async fn wait_for_survey<T>(&self, look: &mut Ongoing<T>) -> Option<Result<T, Hangs>> {
+        let ended = self.surveys.wait(look).await.ok()?;
+        Some(ended.unwrap_or(Err(Hangs)))
     }
 
     /// The same for what must come to its end, however long that takes: a disk that takes longer than `within` fails.

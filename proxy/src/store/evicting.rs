@@ -182,18 +182,15 @@ impl Store {
         ready.round(over.max(elsewhere().unwrap_or(0)), limits.ttl)
     }
 
-    /// Whether a ready file of so many bytes can be made without anything being evicted for it (blocking).
-    pub fn has_room_for_ready(&self, limits: &Limits, bytes: u64) -> bool {
-        let Some(ready) = self.ready() else {
-            return false;
-        };
-        let (Ok(space), Ok(own)) = (self.space(), ready.space()) else {
-            return false;
-        };
+    /// How many bytes of ready files can be made without anything being evicted for them (blocking). `None` if not even what
+    /// is here has room, or the disk does not tell.
+    pub fn room_for_ready(&self, limits: &Limits) -> Option<u64> {
+        let ready = self.ready()?;
+        let (space, own) = (self.space().ok()?, ready.space().ok()?);
         let taken = self.totals().bytes + self.partial_bytes() + self.bytes_of_layers();
         let most = limits.max_size.of(space.total);
         let free = limits.min_free.of(own.total);
-        taken.saturating_add(bytes) <= most && free.saturating_add(bytes) <= own.free
+        Some(most.checked_sub(taken)?.min(own.free.checked_sub(free)?))
     }
 
     /// Bytes that count in `max_size` besides blobs: ready files and indexes of layers.

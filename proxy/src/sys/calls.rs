@@ -10,11 +10,14 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{sync::Semaphore, task::JoinHandle, time::timeout};
 
 /// A call did not return in time. It may return yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Hangs;
+
+/// A call that goes on also while it is not waited for.
+pub type Ongoing<T> = JoinHandle<Result<T, Hangs>>;
 
 /// Room for calls of one kind.
 #[derive(Clone, Debug)]
@@ -61,6 +64,15 @@ impl Calls {
             call()
         });
         called.await.map_err(|_| Hangs)
+    }
+
+    /// Begins a call that may be waited for again and again: what it has done so far is not done anew.
+    pub fn begin<T: Send + 'static>(
+        &self,
+        call: impl FnOnce() -> T + Send + 'static,
+    ) -> Ongoing<T> {
+        let calls = self.clone();
+        tokio::spawn(async move { calls.to_its_end(call).await })
     }
 
     /// Waits for a call for as long as one is waited for.
@@ -146,6 +158,23 @@ mod tests {
         drop(release);
         // Those that return give their room back.
         while calls.run(|| 1).await != Ok(1) {}
+    }
+
+    #[tokio::test]
+    async fn a_call_that_takes_long_is_waited_for_again() {
+        let calls = Calls::new(1, Duration::from_millis(20));
+        let (release, hangs) = mpsc::channel::<u32>();
+        let mut ongoing = calls.begin(move || hangs.recv());
+        for _ in 0..3 {
+            assert!(calls.wait(&mut ongoing).await.is_err());
+        }
+        release.send(7).unwrap();
+        let ended = loop {
+            if let Ok(ended) = calls.wait(&mut ongoing).await {
+                break ended;
+            }
+        };
+        assert_eq!(ended.unwrap(), Ok(Ok(7)));
     }
 
     #[test]
