@@ -34,6 +34,48 @@ async fn the_newest_are_here_before_a_client_asks_and_an_unchanged_round_fetches
     assert_eq!(other, 0, "only what is chosen is asked for");
 }
 
+/// One set of two registries. One that is away stops only what comes from it.
+#[tokio::test]
+async fn a_set_may_have_several_locations() {
+    let labs = Labs::with(&["w_2026_1", "w_2026_2"], |_| String::new()).await;
+    let there = FakeRegistry::start().await;
+    let put_there =
+        |tag: &str, seed| image::build(&there, "far/lab", tag, &[LayerSpec::new(seed, 1000)]);
+    let other = put_there("w_2026_2", 50);
+    let source = "newest = [{ match = \"w_#_#\", count = 1 }]";
+    let upstream = format!(
+        "[upstreams.\"{0}\"]\nendpoints = [\"http://{0}\"]\n",
+        there.host()
+    );
+    let far = format!(
+        "[[warm.sets.labs.from]]\nrepository = \"{}/far/lab\"\n{source}\n",
+        there.host()
+    );
+    let here = newest(&labs.scene.fake, "", "", source);
+    labs.configure(&format!("{upstream}{here}{far}"));
+    let status = labs.until_here(&["w_2026_2", "w_2026_2"]).await;
+    assert!(has(labs.node(), &other));
+    let images = list(&status, "common_cache").iter();
+    let urls: Vec<_> = images.map(|image| image["image_url"].as_str()).collect();
+    let near = format!("{}/labs/lab:w_2026_2", labs.scene.fake.host());
+    let far = format!("{}/far/lab:w_2026_2", there.host());
+    assert_eq!(urls, [Some(&*near), Some(&*far)]);
+    labs.scene.fake.stop().await;
+    let newer = put_there("w_2026_3", 51);
+    let status = labs
+        .until("the other one goes on", |status| {
+            tags(status, "images") == ["w_2026_2", "w_2026_3"]
+                && list(status, "available_images").len() == 2
+        })
+        .await;
+    assert!(has(labs.node(), &newer));
+    let failing: Vec<_> = list(&status, "sources")
+        .iter()
+        .map(|source| source["failing_since"].is_u64())
+        .collect();
+    assert_eq!(failing, [true, false], "{status:#}");
+}
+
 async fn eventually_more(labs: &Labs, lists: usize) {
     larder_tests::scene::eventually("more lists", || {
         labs.scene.fake.count(|seen| seen.kind == Kind::Tags) >= lists

@@ -343,6 +343,32 @@ async fn a_registry_in_trouble_leaves_the_set() {
     armed.lift();
 }
 
+/// A registry that lists nothing all of a sudden is believed the fourth time: until then the set is as it was, and says so.
+#[tokio::test]
+async fn an_emptied_registry_is_believed_in_the_end() {
+    let place = Place::new().await;
+    let node = place.node("plain.test", "auto", "").await;
+    until_here(&node, &place).await;
+    let armed = place.answers_tags(format!(r#"{{"name":"{REPOSITORY}","tags":[]}}"#));
+    let seen = until(&node, "it says so", |set| {
+        set["error"]
+            .as_str()
+            .is_some_and(|error| error.contains("lists no tags any more"))
+    })
+    .await;
+    assert_eq!(hashes(&seen, "available_images"), place.chosen());
+    // Named tags need no list.
+    let recommended = place.digests[4].1.clone();
+    let seen = until(&node, "the list counts", |set| {
+        hashes(set, "desired_images") == [recommended.clone()]
+    })
+    .await;
+    assert_eq!(list(&seen, "left").len(), CHOSEN.len() - 1, "{seen:#}");
+    assert!(lists(&node, "empty").await >= 3.0);
+    armed.lift();
+    until_here(&node, &place).await;
+}
+
 async fn assert_no_secret(node: &Node, secret: &str) {
     let shown = [
         node.log(),

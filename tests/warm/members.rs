@@ -63,6 +63,38 @@ async fn a_new_member_is_warm_from_its_peers_with_the_registry_gone() {
     assert!(has(node, &image));
 }
 
+/// The same for the newest by the list: a node that has no list takes one that a member has from before.
+#[tokio::test]
+async fn a_new_member_has_the_newest_from_its_peers_with_the_registry_gone() {
+    let fake = FakeRegistry::start().await;
+    let images: Vec<Image> = (1..=3)
+        .map(|week| put(&fake, &format!("w_2026_{week}"), week, 300_000))
+        .collect();
+    let newest = newest(&fake, "", "", "newest = [{ match = \"w_#_#\", count = 2 }]");
+    let plan = Cluster::of(2).upstream(&fake).config(&newest);
+    let plan = (0..3).fold(plan, |plan, number| plan.knows(number, &[0, 1, 2]));
+    let mut cluster = plan.start().await;
+    for node in cluster.nodes() {
+        until(node, "the newest are here", |status| {
+            is_here(status, &["w_2026_3", "w_2026_2"])
+        })
+        .await;
+    }
+    fake.stop().await;
+    cluster.add().await;
+    let node = cluster.node(2);
+    let status = until(node, "the newest are here", |status| {
+        list(status, "available_images").len() == 2
+    })
+    .await;
+    assert_eq!(tags(&status, "images"), ["w_2026_3", "w_2026_2"]);
+    assert!(
+        !status["error"].is_null(),
+        "the list is an old one: {status:#}"
+    );
+    assert!(has(node, &images[2]) && has(node, &images[1]) && !has(node, &images[0]));
+}
+
 /// What all nodes of a set hold is common. A node without its labels shows the same, and says what each node lacks.
 #[tokio::test]
 async fn what_all_nodes_of_a_set_hold_is_common() {

@@ -8,6 +8,56 @@ use super::*;
 
 const SOURCE: &str = "newest = [{ match = \"w_#_#\", count = 2 }]";
 
+/// An image of Cachemachine's lists.
+fn is_image(image: &Value) -> bool {
+    jsonschema::is_valid(&image_schema(), image)
+}
+
+fn image_schema() -> Value {
+    json!({
+        "type": "object",
+        "required": ["image_url", "image_hash", "name"],
+        "additionalProperties": false,
+        "properties": {
+            "image_url": {"type": "string", "pattern": "^[^@]+:[^:/]+$"},
+            "image_hash": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
+            "name": {"type": "string", "minLength": 1}
+        }
+    })
+}
+
+/// A set's status has all that Cachemachine's documentation says of it, in the same types. More keys are no harm to its clients.
+fn assert_cachemachines(status: &Value) {
+    let images = json!({"type": "array", "items": image_schema()});
+    let schema = json!({
+        "type": "object",
+        "required": [
+            "name", "labels", "common_cache", "all_images", "available_images", "desired_images", "images_to_cache"
+        ],
+        "properties": {
+            "name": {"type": "string"},
+            "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+            "common_cache": {"type": "array", "items": {
+                "type": "object",
+                "required": ["image_url", "image_hash", "tags"],
+                "additionalProperties": false,
+                "properties": {
+                    "image_url": {"type": "string"},
+                    "image_hash": {"type": "string"},
+                    "tags": {"type": "array", "items": {"type": "string"}}
+                }
+            }},
+            "all_images": images, "available_images": images, "desired_images": images, "images_to_cache": images
+        }
+    });
+    let validator = jsonschema::validator_for(&schema).expect("a schema");
+    let errors: Vec<_> = validator
+        .iter_errors(status)
+        .map(|error| format!("{}: {error}", error.instance_path()))
+        .collect();
+    assert!(errors.is_empty(), "{errors:#?}\n{status:#}");
+}
+
 /// The keys of Cachemachine's documentation, with what they say while one image is held back, and afterwards.
 #[tokio::test]
 async fn the_status_has_the_keys_of_cachemachine_and_names_exactly_what_is_missing() {
@@ -23,6 +73,7 @@ async fn the_status_has_the_keys_of_cachemachine_and_names_exactly_what_is_missi
     .await;
     let (code, status) = shown(labs.node(), "/cachemachine/labs").await;
     assert_eq!(code, 200);
+    assert_cachemachines(&status);
     let host = labs.scene.fake.host();
     let url = |tag: &str| format!("{host}/labs/lab:{tag}");
     assert_eq!(status["name"], "labs");
@@ -44,10 +95,12 @@ async fn the_status_has_the_keys_of_cachemachine_and_names_exactly_what_is_missi
     labs.until_here(&["w_2026_2", "w_2026_1"]).await;
     let (_, status) = shown(labs.node(), "/cachemachine/labs").await;
     assert_eq!(status["images_to_cache"], json!([]));
+    assert_cachemachines(&status);
     assert_eq!(shown(labs.node(), "/cachemachine/labs/ready").await.0, 200);
     for what in ["available", "desired"] {
         let (code, images) = shown(labs.node(), &format!("/cachemachine/labs/{what}")).await;
         assert_eq!((code, list(&images, "images").len()), (200, 2), "{what}");
+        assert!(list(&images, "all").iter().all(is_image), "{images:#}");
     }
     assert_eq!(
         shown(labs.node(), "/cachemachine/").await.1,
