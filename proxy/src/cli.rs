@@ -13,9 +13,11 @@ mod hold;
 mod hook;
 mod images;
 pub mod install;
+mod kubernetes;
 mod layers;
 mod log;
 mod node_files;
+mod node_labels;
 mod peers;
 mod progress;
 mod pull;
@@ -49,7 +51,8 @@ use self::show::Telling;
     arg_required_else_help = true,
     after_help = "\
 Exit codes: 0 success, 1 failure, 2 wrong usage, 3 a check found something wrong.
-Commands other than serve, runtime, hold, install, uninstall, hook, config and completions connect to the running larder's admin socket.
+Commands other than serve, runtime, hold, install, uninstall, hook, node-labels, config and completions connect to the running
+larder's admin socket.
 In a cluster: kubectl exec ds/larder -- larder status"
 )]
 pub struct Cli {
@@ -126,6 +129,8 @@ larder removes damaged blobs from the tier and fetches them again at the next re
     Uninstall(install::UninstallArgs),
     /// Wait for the nodes of the chart's hooks, and say why which of them are not done.
     Hook(hook::HookArgs),
+    /// Write this node's labels, as Kubernetes has them, to a file for warm sets.
+    NodeLabels(node_labels::NodeLabelsArgs),
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(config_file::ConfigCommand),
@@ -165,6 +170,7 @@ pub fn main() -> ExitCode {
         Command::Unpin(args) => act::pin(&args, false),
         Command::Evict(args) => act::evict(&args),
         Command::Hook(args) => hook::hook(&args),
+        Command::NodeLabels(args) => node_labels::node_labels(&args),
         Command::Gc(args) => act::gc(&args),
         Command::Verify(args) => act::verify(&args),
         Command::Peers(args) => peers::peers(&args),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::helm::{IMAGE, larder, object, objects, rendered, root, run, said, same, tool};
 
 /// The variants that have a golden file, and their values.
-const VARIANTS: [(&str, &str); 28] = [
+const VARIANTS: [(&str, &str); 30] = [
     ("default", "{}"),
     (
         "host-network",
@@ -88,6 +88,15 @@ const VARIANTS: [(&str, &str); 28] = [
         "watch-k3s-claim",
         "runtime: {preset: k3s, watch: {enabled: true, resources: {limits: {memory: 96Mi}}}}\n\
          store: {type: persistentVolumeClaim, size: 10Gi}\n",
+    ),
+    (
+        "node-labels",
+        "warm: {nodeLabels: true}\n\
+         config: {warm: {sets: {labs: {nodes: {pool: labs}, from: [{images: [\"docker.io/library/alpine:3\"]}]}}}}\n",
+    ),
+    (
+        "node-labels-by-hand",
+        "warm: {nodeLabels: true}\nruntime: {enabled: false}\nupgrade: {hook: false}\nserviceAccount: {create: false, name: mine}\n",
     ),
     ("gke", "runtime: {preset: gke}\n"),
     ("talos", "runtime: {preset: talos}\n"),

@@ -18,14 +18,14 @@ const PODS: &str = "/api/v1/namespaces/larder-system/pods";
 const EVENTS: &str = "/api/v1/namespaces/larder-system/events";
 
 /// An API server that answers by path, and notes what it was asked.
-struct Api {
-    url: String,
+pub(crate) struct Api {
+    pub(crate) url: String,
     asked: Arc<Mutex<Vec<String>>>,
-    account: tempfile::TempDir,
+    pub(crate) account: tempfile::TempDir,
 }
 
 impl Api {
-    fn start(answers: BTreeMap<String, Value>) -> Self {
+    pub(crate) fn start(answers: BTreeMap<String, Value>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -54,7 +54,7 @@ impl Api {
         larder(&[&["hook"], arguments, &own, &more].concat())
     }
 
-    fn was_asked(&self, wanted: &str) -> bool {
+    pub(crate) fn was_asked(&self, wanted: &str) -> bool {
         let asked = self.asked.lock().expect("no panic");
         asked.iter().any(|line| line.contains(wanted))
     }

@@ -9,5 +9,6 @@ mod helm;
 mod hooks;
 mod install;
 mod layers;
+mod node_labels;
 mod policies;
 mod values;

@@ -47,6 +47,11 @@ fn values_that_make_no_sense_are_refused_by_name() {
             "config.streaming.mode: set streaming.mode",
         ),
         (
+            "{warm: {nodeLabels: true}, config: {warm: {labels_file: /a/b}}}",
+            "config.warm.labels_file: warm.nodeLabels makes this file",
+        ),
+        ("warm: {nodeLabels: always}", "/warm/nodeLabels"),
+        (
             "runtime: {registries: [https://ghcr.io]}",
             "/runtime/registries/0",
         ),

@@ -65,6 +65,9 @@
 {{- fail (printf "config.streaming.%s: set streaming.%s, which also mounts the directory" $key $key) -}}
 {{- end -}}
 {{- end -}}
+{{- if and .Values.warm.nodeLabels (dig "warm" "labels_file" "" .Values.config) -}}
+{{- fail "config.warm.labels_file: warm.nodeLabels makes this file: remove one of the two" -}}
+{{- end -}}
 {{- $registries := list -}}
 {{- range .Values.credentials -}}
 {{- if has .registry $registries -}}

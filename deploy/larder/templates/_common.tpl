@@ -105,6 +105,9 @@ for a volume of its own. */}}
 {{- if ne .Values.streaming.mode "off" -}}
 {{- $_ := set $base "streaming" (dict "mode" .Values.streaming.mode "directory" .Values.streaming.directory) -}}
 {{- end -}}
+{{- if .Values.warm.nodeLabels -}}
+{{- $_ := set $base "warm" (dict "labels_file" "/run/larder-node/labels") -}}
+{{- end -}}
 {{- $cluster := dict -}}
 {{- if .Values.peers.enabled -}}
 {{- $name := printf "%s-peers.%s.svc.%s" (include "larder.fullname" .) .Release.Namespace .Values.clusterDomain -}}

@@ -1,9 +1,8 @@
 //! `larder hook`: what the chart's hooks run in their Job. A DaemonSet does the work on every node; this command waits for
 //! it, says of each node that is not done why, and decides whether Helm may go on.
 //!
-//! Asks the Kubernetes API ([`api`]) with the Job's service account. What an answer means is pure ([`report`]).
+//! Asks the Kubernetes API ([`super::kubernetes`]) with the Job's service account. What an answer means is pure ([`report`]).
 
-mod api;
 mod report;
 
 use std::path::PathBuf;
@@ -13,8 +12,8 @@ use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use self::api::Api;
 use self::report::{Look, Verdict};
+use super::kubernetes::Api;
 use super::show::say;
 
 /// Between two looks.

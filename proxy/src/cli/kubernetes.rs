@@ -1,4 +1,4 @@
-//! The Kubernetes API, as far as a hook needs it: over TLS, with the service account's token.
+//! The Kubernetes API, as far as the chart's containers need it: over TLS, with the service account's token.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use http_body_util::Full;
 use rustls::pki_types::ServerName;
 use serde_json::Value;
 
-use super::super::socket::encoded;
+use super::socket::encoded;
 use crate::client::{Direct, collect, trusting};
 
 const CONNECT: Duration = Duration::from_secs(3);
@@ -75,6 +75,11 @@ impl Api {
             self.namespace
         );
         self.ask(Method::DELETE, &path, None).await.map(drop)
+    }
+
+    pub(super) async fn node(&self, name: &str) -> Result<Option<Value>> {
+        let path = format!("/api/v1/nodes/{}", encoded(name));
+        self.ask(Method::GET, &path, None).await
     }
 
     pub(super) async fn pods(&self, labels: &str) -> Result<Vec<Value>> {
