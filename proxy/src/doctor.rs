@@ -10,6 +10,7 @@ mod members;
 mod runtime;
 mod streaming;
 mod upstreams;
+mod warm;
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use larder_shared::{
     admin::{Check, Diagnosis, Finding},
 };
 
-use crate::{metrics::Metrics, pull::Pull};
+use crate::{metrics::Metrics, pull::Pull, warm::Warm};
 
 /// No single check takes longer.
 const WITHIN: Duration = Duration::from_secs(4);
@@ -28,17 +29,19 @@ const WITHIN: Duration = Duration::from_secs(4);
 pub struct Patient<'a> {
     pub pull: &'a Pull,
     pub metrics: &'a Metrics,
+    pub warm: &'a Warm,
     /// Why the configuration file on disk is not in force, if it is not.
     pub misread: Option<&'a str>,
 }
 
 /// Makes every check.
 pub async fn diagnose(patient: Patient<'_>) -> Diagnosis {
-    let (machine, streaming, upstreams, members) = tokio::join!(
+    let (machine, streaming, upstreams, members, sets) = tokio::join!(
         machine::look(patient.pull),
         streaming::look(patient.pull),
         upstreams::look(patient.pull),
         members::look(patient.pull),
+        warm::look(patient.pull, patient.warm),
     );
     let mut findings = vec![config(patient.misread), sources(patient.metrics)];
     findings.extend(runtime::look(patient.pull));
@@ -47,6 +50,7 @@ pub async fn diagnose(patient: Patient<'_>) -> Diagnosis {
     findings.extend(content::look(&patient.pull.store.adopted_view()));
     findings.extend(upstreams);
     findings.extend(members);
+    findings.extend(sets);
     Diagnosis { findings }
 }
 

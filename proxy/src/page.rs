@@ -11,6 +11,7 @@ mod chart;
 mod images;
 mod query;
 mod sections;
+mod sets;
 #[cfg(test)]
 mod tests;
 mod words;
@@ -20,7 +21,10 @@ use std::{
     sync::Arc,
 };
 
-use larder_shared::admin::{Diagnosis, Images, Status, Upstream};
+use larder_shared::{
+    admin::{Diagnosis, Images, Status, Upstream},
+    warm::SetStatus,
+};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 pub use self::query::{Query, Span};
@@ -51,6 +55,8 @@ pub struct View {
     pub status: Arc<Status>,
     pub images: Arc<Listing>,
     pub upstreams: Arc<Vec<Upstream>>,
+    /// The warm sets, as this node sees them.
+    pub sets: Arc<Vec<SetStatus>>,
     pub diagnosis: Checked,
     /// What went through since the start, and in the columns of the chart.
     pub total: Sample,
@@ -182,6 +188,7 @@ fn sections(view: &View, known: &Known) -> Vec<Markup> {
         Section::new("history", chart::history(view)),
         Section::new("upstreams", sections::upstreams(&view.upstreams)),
         Section::new("cluster", sections::cluster(view)),
+        Section::new("sets", sets::sets(&view.sets, view.now)),
     ];
     let mut shown: Vec<Markup> = cheap
         .iter()

@@ -236,6 +236,46 @@ async fn names_of_private_repositories_stay_on_the_node() {
     }
 }
 
+/// Doctor says why a set has no nodes, and the page what is here.
+#[tokio::test]
+async fn doctor_and_the_page_tell_of_sets() {
+    let labs = Labs::with(&["w_2026_1", "w_2026_2"], |_| String::new()).await;
+    let set = "nodes = { pool = \"labs\" }";
+    let found = async |warm: &str, wanted: &str| {
+        labs.configure(&newest(&labs.scene.fake, warm, set, SOURCE));
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let (_, diagnosis) = asked(labs.node(), "/doctor").await;
+            let mut findings = list(&diagnosis, "findings").iter();
+            let found = findings.find(|one| one["check"] == "warm").cloned();
+            let found = found.unwrap_or_default();
+            if found["found"]
+                .as_str()
+                .is_some_and(|text| text.contains(wanted))
+            {
+                return found["severity"].as_str().unwrap_or_default().to_owned();
+            }
+            assert!(Instant::now() < deadline, "{wanted}: {diagnosis:#}");
+            tokio::time::sleep(GLANCE).await;
+        }
+    };
+    assert_eq!(found("", "knows no labels of this node").await, "warning");
+    let file = "labels_file = \"/nowhere/labels\"";
+    assert_eq!(found(file, "/nowhere/labels").await, "warning");
+    let other = "labels = { pool = \"base\" }";
+    assert_eq!(found(other, "no node has pool=labs").await, "warning");
+    let own = "labels = { pool = \"labs\" }";
+    assert_eq!(found(own, "2 of 2 images are here").await, "ok");
+    let url = format!("http://{}/", labs.node().telemetry());
+    let page = http::get(&url, &[]).await.expect("a page");
+    let page = String::from_utf8_lossy(&page.body).into_owned();
+    let (_, section) = page.split_once("Warm sets").expect("a section");
+    assert!(
+        section.contains("<b>labs</b>") && section.contains("2 of 2"),
+        "{section}"
+    );
+}
+
 #[tokio::test]
 async fn without_sets_nothing_is_asked_and_nothing_is_shown() {
     let scene = Scene::new().await;

@@ -27,6 +27,7 @@ impl Admin {
         let diagnosis = doctor::diagnose(Patient {
             pull: &self.pull,
             metrics: &self.metrics,
+            warm: &self.warm,
             misread: misread.as_deref().map(String::as_str),
         });
         let diagnosis = Arc::new(diagnosis.await);

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use larder_shared::{
     RegistryName,
     admin::{Diagnosis, Status, Upstream},
+    warm::SetStatus,
 };
 use tokio::{sync::Mutex, task::JoinHandle};
 use url::form_urlencoded;
@@ -38,6 +39,7 @@ pub(super) struct Sights {
     images: Cached<Listing>,
     registries: Cached<BTreeMap<RegistryName, u64>>,
     upstreams: Cached<Vec<Upstream>>,
+    sets: Cached<Vec<SetStatus>>,
     /// What doctor found, and when.
     diagnosis: ArcSwapOption<(Instant, Arc<Diagnosis>)>,
     looking: Mutex<Option<JoinHandle<()>>>,
@@ -158,6 +160,10 @@ impl Admin {
         let sights = &self.sights;
         let diagnosis = self.checked(patience).await;
         let upstreams = sights.upstreams.get(0, STATUS, || self.behind()).await;
+        let sets = sights
+            .sets
+            .get(0, STATUS, || async { self.warm.all_in_short() });
+        let sets = sets.await;
         let status = sights.status.get(0, STATUS, || self.status()).await;
         let images = sights
             .images
@@ -170,6 +176,7 @@ impl Admin {
             status,
             images,
             upstreams,
+            sets,
             diagnosis,
             total,
             columns: sights.history.columns(total, columns, minutes),
@@ -250,6 +257,7 @@ impl Admin {
             self.sights.status.let_go(UNSEEN);
             self.sights.registries.let_go(UNSEEN);
             self.sights.upstreams.let_go(UNSEEN);
+            self.sights.sets.let_go(UNSEEN);
         }
     }
 }

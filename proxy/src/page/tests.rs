@@ -56,6 +56,15 @@ fn view(word: &str, images: Vec<Image>) -> View {
         }],
     }))
     .expect("an upstream");
+    let image = json!({
+        "image": word, "digest": word, "tags": [word], "state": "failed", "why": word, "error": word,
+    });
+    let set: SetStatus = from_value(json!({
+        "name": word, "labels": {}, "common_cache": [], "all_images": [], "available_images": [],
+        "desired_images": [], "images_to_cache": [], "matches": true, "images": [image], "left": [image],
+        "sources": [], "nodes": [], "listed_at": 1, "error": word,
+    }))
+    .expect("a set");
     let finding =
         |severity| json!({ "check": word, "severity": severity, "found": word, "mend": word });
     let severities = [Severity::Ok, Severity::Warning, Severity::Error].map(finding);
@@ -75,6 +84,7 @@ fn view(word: &str, images: Vec<Image>) -> View {
             revision: 1,
         }),
         upstreams: Arc::new(vec![upstream]),
+        sets: Arc::new(vec![set]),
         diagnosis: Checked::Found {
             diagnosis: Arc::new(diagnosis),
             seconds: 1,
@@ -146,13 +156,13 @@ fn what_the_browser_has_is_not_sent_again() {
     };
     let known = known(&live(&view, &Known::default()));
     let again = live(&view, &known);
-    assert_eq!(again.matches("data-kept").count(), 8, "{again}");
+    assert_eq!(again.matches("data-kept").count(), 9, "{again}");
     assert!(again.len() < 500, "{again}");
     view.query.filter = "x".to_owned();
     view.diagnosis = Checked::Looking;
     let changed = live(&view, &known);
     // The chart's links carry the filter, so it changes too.
-    assert_eq!(changed.matches("data-kept").count(), 5, "{changed}");
+    assert_eq!(changed.matches("data-kept").count(), 6, "{changed}");
     assert!(
         changed.contains("No image matches") && changed.contains("under way"),
         "{changed}"

@@ -34,6 +34,26 @@ impl Warm {
 
     /// A set, as this node sees it; `None` where there is no such set.
     pub fn status(&self, name: &str) -> Option<SetStatus> {
+        let all_images = all(&self.state(name));
+        let status = self.in_short(name)?;
+        Some(SetStatus {
+            all_images,
+            ..status
+        })
+    }
+
+    /// Every set, as this node sees it, without all tags of the lists: these may be many.
+    pub fn all_in_short(&self) -> Vec<SetStatus> {
+        let names = self.names().into_iter();
+        names.filter_map(|name| self.in_short(&name)).collect()
+    }
+
+    /// Why this node's labels are not known, if they are in a file that cannot be read.
+    pub fn label_trouble(&self) -> Option<String> {
+        lock(&self.label_trouble).clone()
+    }
+
+    fn in_short(&self, name: &str) -> Option<SetStatus> {
         let config = self.pull.config.load_full();
         let set = config.warm.set(name)?;
         let mut state = self.state(name);
@@ -51,14 +71,15 @@ impl Warm {
         let common = state.images.iter().zip(&images);
         let common = common.filter(|(_, image)| image.state == ImageState::Here);
         let sources: Vec<SourceStatus> = state.sources.iter().map(source).collect();
-        let trouble = lock(&self.label_trouble).clone();
-        let trouble = trouble.map(|why| format!("the node's labels: {why}"));
+        let trouble = self
+            .label_trouble()
+            .map(|why| format!("the node's labels: {why}"));
         let waiting = (!state.looked).then(|| "the registries are being asked".to_owned());
         Some(SetStatus {
             name: name.to_owned(),
             labels: state.labels.clone(),
             common_cache: common.map(|(image, _)| shared(image)).collect(),
-            all_images: all(&state),
+            all_images: Vec::new(),
             images_to_cache: lacking.map(|(_, s)| s.clone()).collect(),
             available_images: here,
             desired_images: desired,
@@ -217,7 +238,7 @@ impl Warm {
         metrics.bytes.clear();
         metrics.listed.clear();
         for name in self.names() {
-            let Some(status) = self.status(&name) else {
+            let Some(status) = self.in_short(&name) else {
                 continue;
             };
             let of_set = OfSet { set: name.clone() };

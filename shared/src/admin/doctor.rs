@@ -147,6 +147,8 @@ checks! {
     Members = "members",
     /// Enough members hold what is used.
     Copies = "copies",
+    /// Warm sets have nodes, and their images come.
+    Warm = "warm",
     /// This member's certificate is good, and for long enough.
     Certificate = "certificate",
     /// Command, daemon and members are of one version.
