@@ -41,7 +41,7 @@ pub use name::{DOCKER_HUB, canonical, host_name, registry_name};
 pub use source::SourceRule;
 pub use streaming::{Mode, Never, Streaming};
 pub use value::{Amount, Pattern, time};
-pub use warm::{FromRepository, Newest, Warm, WarmSet, WarmSource};
+pub use warm::{FromRepository, FromSeen, Newest, Warm, WarmSet, WarmSource};
 
 /// A longer file is a mistake (a log, an archive), not a configuration.
 const LONGEST_FILE: u64 = 1024 * 1024;

@@ -13,6 +13,7 @@
 //! POST      /larder/v1/probes?thing=…&silenced=SECONDS      may it probe a silent registry: go, wait, or over
 //! POST      /larder/v1/probes?thing=…&over                  its probe was answered
 //! GET       /larder/v1/warm?set=NAME                  what it holds of a warm set
+//! GET       /larder/v1/warm?seen=own|all              what its container runtime has, or those of all members
 //! GET       /larder/v1/indexes?registry=…&repository=…&layer=DIGEST     the index of a layer that the repository holds
 //! ```
 //!
@@ -306,6 +307,9 @@ impl PeerSurface {
 
     /// What this node holds of a warm set.
     async fn warm(&self, request: &Request<()>) -> (StatusCode, String) {
+        if let Some(of) = query(request, "seen") {
+            return json(Some(&self.warm.tell_seen(&of == "all").await));
+        }
         let set = query(request, "set").unwrap_or_default();
         match Box::pin(self.warm.of_member(&set)).await {
             Some(status) => json(Some(&status)),

@@ -11,6 +11,7 @@ pub mod cachemachine;
 pub mod choice;
 mod labels;
 mod look;
+mod seen;
 mod state;
 mod status;
 mod together;
@@ -58,6 +59,8 @@ pub struct Warm {
     bring: Notify,
     /// Why this node's labels are not known, if they are not.
     label_trouble: Mutex<Option<String>>,
+    /// What the members' runtimes have, as this node last gathered it.
+    gathered: tokio::sync::Mutex<seen::Gathered>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -75,6 +78,7 @@ impl Warm {
             look: Notify::new(),
             bring: Notify::new(),
             label_trouble: Mutex::default(),
+            gathered: tokio::sync::Mutex::default(),
         })
     }
 

@@ -1,11 +1,13 @@
 //! Warm sets: what a registry lists of a repository, as members hand it to each other.
 
 mod pattern;
+mod seen;
 mod status;
 
 use serde::{Deserialize, Serialize};
 
 pub use pattern::{PatternError, TagPattern, Version};
+pub use seen::SeenImage;
 pub use status::{
     CommonImage, ImageState, ImageStatus, NodeStatus, SetImage, SetImages, SetStatus, SourceStatus,
     TagStatus,

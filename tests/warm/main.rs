@@ -4,6 +4,7 @@ mod choosing;
 mod listing;
 mod members;
 mod room;
+mod seen;
 mod showing;
 mod tags;
 mod together;

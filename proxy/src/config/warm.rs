@@ -1,5 +1,7 @@
 //! `[warm]`: sets of images that are brought before a client asks, and kept.
 
+mod seen;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,6 +10,7 @@ use larder_shared::name::{ImageName, in_registry};
 use larder_shared::warm::{ListBy, TagPattern};
 use larder_shared::{RegistryName, Repository, Tag};
 
+pub use self::seen::FromSeen;
 use super::error::ConfigError;
 use super::said::Section;
 use super::value::{self, Amount};
@@ -56,6 +59,8 @@ pub enum WarmSource {
     Repository(FromRepository),
     /// Key `images`.
     Images(Vec<ImageName>),
+    /// Key `seen`.
+    Seen(FromSeen),
 }
 
 /// Images of one repository, chosen by their tags.
@@ -201,7 +206,7 @@ fn set(mut said: Section<'_, '_>) -> Result<WarmSet, ConfigError> {
 }
 
 /// The keys that say of which kind a source is.
-const KINDS: [&str; 2] = ["repository", "images"];
+const KINDS: [&str; 3] = ["repository", "images", "seen"];
 
 fn source(mut said: Section<'_, '_>) -> Result<WarmSource, ConfigError> {
     let kinds: Vec<_> = KINDS.into_iter().filter(|key| said.says(key)).collect();
@@ -215,6 +220,8 @@ fn source(mut said: Section<'_, '_>) -> Result<WarmSource, ConfigError> {
             return Err(said.wrong("images", "the list is empty: name an image"));
         }
         WarmSource::Images(images)
+    } else if said.says("seen") {
+        WarmSource::Seen(seen::from_seen(&mut said)?)
     } else {
         return from_repository(said).map(WarmSource::Repository);
     };

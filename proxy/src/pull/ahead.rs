@@ -40,6 +40,12 @@ impl Pull {
         })
     }
 
+    /// Whether this node has credentials of its own for an image.
+    pub async fn has_own_credentials(&self, image: &ImageName) -> bool {
+        let found = self.own_credentials(image).await;
+        found.is_ok_and(|found| !found.is_empty())
+    }
+
     /// Brings an image into the node tier.
     pub async fn bring(
         &self,

@@ -57,6 +57,7 @@ impl Warm {
                         .await
                 }
                 WarmSource::Images(named) => self.look_at_images(named, &mut state, &held).await,
+                WarmSource::Seen(from) => self.look_at_seen(from, &mut state, within).await,
             };
             sources.push(state);
             for image in more {
@@ -288,7 +289,7 @@ fn settle(looked: Result<Looked, String>, known: Option<Digest>) -> (Resolved, O
 }
 
 /// Takes down whether the source is in trouble, and since when, if that is known.
-fn note(state: &mut SourceState, trouble: Option<(String, Option<u64>)>) {
+pub(super) fn note(state: &mut SourceState, trouble: Option<(String, Option<u64>)>) {
     let now = unix_now();
     state.trouble = match (trouble, state.trouble.take()) {
         (None, _) => {

@@ -121,7 +121,7 @@ impl Warm {
             .iter()
             .filter_map(|state| match &state.source {
                 WarmSource::Repository(from) => Some((&from.registry, &from.repository)),
-                WarmSource::Images(_) => None,
+                WarmSource::Images(_) | WarmSource::Seen(_) => None,
             });
         let known: HashSet<(&RegistryName, &Repository)> =
             images.chain(left).chain(sources).collect();
@@ -338,6 +338,7 @@ fn source(state: &SourceState) -> SourceStatus {
         source: match &state.source {
             WarmSource::Repository(from) => format!("{}/{}", from.registry, from.repository),
             WarmSource::Images(_) => "images".to_owned(),
+            WarmSource::Seen(_) => "seen".to_owned(),
         },
         listed_at: state.at,
         listed_by: state.listed.as_ref().and_then(|listed| listed.by.clone()),

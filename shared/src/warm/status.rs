@@ -117,7 +117,7 @@ impl ImageState {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SourceStatus {
-    /// `REGISTRY/NAME`, or `images`
+    /// `REGISTRY/NAME`, `images` or `seen`
     pub source: String,
     /// When its registry last answered, in Unix seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]

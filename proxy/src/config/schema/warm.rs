@@ -9,6 +9,7 @@ const SET: &str = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$";
 const PLATFORM: &str = r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?$";
 const TAG: &str = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$";
 const TAG_PATTERN: &str = r"^[A-Za-z0-9*#._-]+$";
+const REPOSITORIES: &str = r"^[A-Za-z0-9*._:\[\]-]+/[A-Za-z0-9*._/:\[\]-]+$";
 const REPOSITORY: &str = r"^[A-Za-z0-9._:\[\]-]+/[^@]+$";
 
 pub(super) fn warm() -> Value {
@@ -84,7 +85,7 @@ fn set() -> Value {
                     "description": "where the images come from",
                     "type": "array",
                     "minItems": 1,
-                    "items": { "anyOf": [from_repository(), from_images()] },
+                    "items": { "anyOf": [from_repository(), from_images(), from_seen()] },
                 }),
             ),
             (
@@ -160,4 +161,24 @@ fn from_images() -> Value {
     let mut images = table("named images", &[("images", some_texts("images", "."))]);
     images["required"] = json!(["images"]);
     images
+}
+
+fn from_seen() -> Value {
+    let mut seen = table(
+        "what the members' container runtimes pulled or use",
+        &[
+            ("seen", text("pulled within this time, or in use", TIME)),
+            ("on", number("on so many nodes at the least", 10_000)),
+            (
+                "match",
+                texts("patterns over REGISTRY/NAME: these only", REPOSITORIES),
+            ),
+            (
+                "skip",
+                texts("patterns over REGISTRY/NAME: not these", REPOSITORIES),
+            ),
+        ],
+    );
+    seen["required"] = json!(["seen"]);
+    seen
 }

@@ -58,6 +58,12 @@ fn source(source: &WarmSource) -> String {
     let keys = match source {
         WarmSource::Repository(source) => repository(source),
         WarmSource::Images(images) => vec![list("images", images.iter().map(ToString::to_string))],
+        WarmSource::Seen(seen) => vec![
+            said("seen", time_text(seen.within)),
+            format!("on = {}", seen.on),
+            list("match", seen.only.iter().map(|one| one.as_str().to_owned())),
+            list("skip", seen.skip.iter().map(|one| one.as_str().to_owned())),
+        ],
     };
     format!("{{ {} }}", keys.join(", "))
 }

@@ -20,6 +20,7 @@ keep = "2h"
 max_size = "30%"
 from = [
   { repository = "docker.io/nginx", tags = ["stable"], list = "off" },
+  { seen = "24h", on = 2, match = ["ghcr.io/team/*"], skip = ["*/pause"] },
   { images = ["alpine:3", "r.io/a@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"] },
 ]
 
@@ -93,6 +94,14 @@ const REFUSED: &[(&str, &str)] = &[
     (
         "[[warm.sets.labs.from]]\nrepository = \"ghcr.io/a/b\"\nimages = [\"alpine\"]",
         "3:10: `images` in `from` of [warm.sets.\"labs\"]: `repository` names another source: write two entries",
+    ),
+    (
+        "[[warm.sets.labs.from]]\nseen = \"0\"",
+        "2:8: `seen` in `from` of [warm.sets.\"labs\"] is \"0\": nothing was pulled within no time: write \"24h\"",
+    ),
+    (
+        "[[warm.sets.labs.from]]\nseen = \"1d\"\nmatch = [\"nginx\"]",
+        "3:10: `match` in `from` of [warm.sets.\"labs\"] is \"nginx\": a pattern is REGISTRY/NAME in which `*` stands for anything, such as \"ghcr.io/team/*\"; without a tag",
     ),
     (
         "[[warm.sets.labs.from]]\nrepositry = \"ghcr.io/a/b\"",
