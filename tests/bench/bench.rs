@@ -45,6 +45,10 @@ pub struct Plan {
     pub watch: Duration,
     /// How long idle nodes are watched.
     pub idle: Duration,
+    /// Compressed bytes of the large image, about.
+    pub image: u64,
+    /// Rounds of its pulls.
+    pub pulls: usize,
 }
 
 impl Plan {
@@ -62,6 +66,8 @@ impl Plan {
             stored: 100_000,
             watch: Duration::from_secs(6),
             idle: Duration::from_mins(1),
+            image: 945_000_000,
+            pulls: 3,
         }
     }
 
@@ -80,6 +86,8 @@ impl Plan {
             stored: 20_000,
             watch: Duration::from_secs(2),
             idle: Duration::from_secs(15),
+            image: 60_000_000,
+            pulls: 1,
         }
     }
 }

@@ -14,7 +14,7 @@ use super::{Format, Image, Layer, OCI, assemble_from, host_architecture, tar};
 use crate::fake::{Algorithm, Content, FakeRegistry};
 
 /// The media type of its layers.
-const LAYERS: Format = Format {
+pub(super) const LAYERS: Format = Format {
     layer: "application/vnd.oci.image.layer.v1.tar+gzip",
     ..OCI
 };
@@ -83,7 +83,7 @@ pub fn build_compressed(
     for number in 0..layers {
         add(&layer(seed, number, &mut told)?)?;
     }
-    let program = tar::archive("tell", 0o755, Content::bytes(program()?));
+    let program = tar::archive("tell", 0o755, Content::bytes(compiled_from(TELL)?));
     add(&program.read(0..program.len()))?;
     let image = assemble_from(
         &LAYERS,
@@ -173,12 +173,12 @@ fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// Compiles the program, statically: nothing else is in the image.
-fn program() -> Result<Vec<u8>> {
+/// Compiles a program, statically: nothing else is in the image.
+pub(super) fn compiled_from(source: &str) -> Result<Vec<u8>> {
     let dir = tempfile::tempdir()?;
-    let source = dir.path().join("tell.c");
-    fs::write(&source, TELL)?;
-    compiled(&source, &dir.path().join("tell"))
+    let file = dir.path().join("program.c");
+    fs::write(&file, source)?;
+    compiled(&file, &dir.path().join("program"))
 }
 
 fn compiled(source: &Path, program: &Path) -> Result<Vec<u8>> {

@@ -10,8 +10,9 @@ pub(super) fn archive(path: &str, mode: u32, file: Content) -> Content {
     let mut contents: Vec<_> = path
         .match_indices('/')
         .map(|(slash, _)| header(&path[..=slash], 0o755, 0, b'5'))
+        .chain([header(path, mode, file.len(), b'0')])
+        .map(|header| Content::bytes(header.to_vec()))
         .collect();
-    contents.push(header(path, mode, file.len(), b'0'));
     let padding = file.len().next_multiple_of(BLOCK) - file.len();
     contents.push(file);
     // Two blocks of zeros end the archive.
@@ -19,7 +20,8 @@ pub(super) fn archive(path: &str, mode: u32, file: Content) -> Content {
     Content::concat(&contents)
 }
 
-fn header(path: &str, mode: u32, size: u64, kind: u8) -> Content {
+/// What stands before a file of that kind.
+pub(super) fn header(path: &str, mode: u32, size: u64, kind: u8) -> [u8; BLOCK as usize] {
     let mut block = [0; BLOCK as usize];
     let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
     assert!(path.len() <= 100, "{path} is too long for a ustar header");
@@ -34,5 +36,5 @@ fn header(path: &str, mode: u32, size: u64, kind: u8) -> Content {
     put(257, b"ustar\x0000");
     let checksum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
     block[148..156].copy_from_slice(format!("{checksum:06o}\0 ").as_bytes());
-    Content::bytes(block.to_vec())
+    block
 }

@@ -168,23 +168,20 @@ impl Containerd {
 
     /// Runs the image's own command in a container until it exits, and returns what it printed.
     pub async fn run_image(&self, image: &str) -> Result<String> {
+        self.run_in_image(image, &[]).await
+    }
+
+    /// The same with a command, unless it is empty.
+    pub async fn run_in_image(&self, image: &str, command: &[&str]) -> Result<String> {
         let id = format!("run-{:016x}", fastrand::u64(..));
         let runc_root = self.dir.path().join("runc");
         let runc_root = runc_root
             .to_str()
             .context("temporary directory not UTF-8")?;
-        let output = self
-            .ctr(&[
-                "run",
-                "--rm",
-                "--snapshotter",
-                self.snapshotter,
-                "--runc-root",
-                runc_root,
-                image,
-                &id,
-            ])
-            .await?;
+        let mut arguments = vec!["run", "--rm", "--snapshotter", self.snapshotter];
+        arguments.extend(["--runc-root", runc_root, image, &id]);
+        arguments.extend(command);
+        let output = self.ctr(&arguments).await?;
         succeeded(&output).with_context(|| format!("running {image}"))
     }
 
