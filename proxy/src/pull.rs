@@ -55,7 +55,7 @@ pub use self::{
     open_to::OpenTo,
     pace::Pace,
     served::Served,
-    span::NoSpan,
+    span::{From as SpanFrom, NoSpan},
     starts::{BUDGET, Served as ServedImage, Start, Starts},
     warm::Platforms,
     wishes::Wishes,

@@ -2,6 +2,7 @@
 //! its indexes, the second one mounts the layers by them.
 
 mod deaths;
+mod faults;
 mod node;
 mod rights;
 mod starts;

@@ -17,7 +17,16 @@ use crate::{
     body::{Body, Content, Segment},
     fill::Manner,
     trace::Trace,
+    upstream::Subject,
 };
+
+/// Where a range may come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum From {
+    Anywhere,
+    /// Not from what is here or at other members, which may be wrong: nothing tells before the layer is whole.
+    Registry,
+}
 
 /// Why a range of a layer did not come.
 #[derive(Debug, thiserror::Error)]
@@ -39,11 +48,12 @@ impl Pull {
         image: &ImageName,
         layer: &Digest,
         range: Range,
+        from: From,
         callers: &[Caller],
     ) -> Result<Bytes, NoSpan> {
         let mut refused = None;
         for caller in callers {
-            match self.span_for(image, layer, range, caller).await {
+            match self.span_for(image, layer, range, from, caller).await {
                 Err(NoSpan::Pull(error @ PullError::Unauthorized { .. })) => refused = Some(error),
                 done => return done,
             }
@@ -55,7 +65,7 @@ impl Pull {
                 presented: true,
                 trace: Trace::none(),
             };
-            match self.span_for(image, layer, range, &caller).await {
+            match self.span_for(image, layer, range, from, &caller).await {
                 Err(NoSpan::Pull(error @ PullError::Unauthorized { .. })) => refused = Some(error),
                 done => return done,
             }
@@ -73,15 +83,31 @@ impl Pull {
         image: &ImageName,
         layer: &Digest,
         range: Range,
+        from: From,
         caller: &Caller,
     ) -> Result<Bytes, NoSpan> {
         let address = Address::of(&image.registry, &image.repository);
         let place = self.place(&address, caller).await?;
         let source = source_of(&place);
         let asked = RangeHeader::Bytes(vec![Spec::Bounded(range.start, range.end - 1)]);
-        let give = self.give(&place, &source, layer, &asked, Manner::SPAN);
+        let give = async {
+            match from {
+                From::Anywhere => {
+                    self.give(&place, &source, layer, &asked, Manner::SPAN)
+                        .await
+                }
+                From::Registry => {
+                    let prove = self
+                        .access
+                        .prove_unless_known(&place, Subject::Blob(*layer));
+                    prove.await?;
+                    Ok(Given::Nothing)
+                }
+            }
+        };
         let of = |content| Body::new(content, [Segment::Range(range)]);
-        let body = match Box::pin(give).await? {
+        let given: Result<Given, PullError> = Box::pin(give).await;
+        let body = match given? {
             Given::Stored(blob) if blob.size() >= range.end => of(Content::Stored(blob)),
             Given::Stored(_) => return Err(NoSpan::Other),
             Given::Filling(mut reader) => {

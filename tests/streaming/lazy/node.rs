@@ -2,7 +2,7 @@
 //! watcher, and a holder.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use larder_tests::image::{Compressed, build_compressed};
 use larder_tests::members::Cluster;
 use larder_tests::node::{Node, larder_program};
 use larder_tests::real::{Containerd, succeeded};
+use larder_tests::scene::files;
 use larder_tests::watcher::Watcher;
 use nix::mount::{MntFlags, umount2};
 use serde_json::Value;
@@ -37,7 +38,7 @@ pub(super) struct Holder {
 }
 
 impl Holder {
-    pub(super) fn start(directory: &std::path::Path) -> Result<Self> {
+    pub(super) fn start(directory: &Path) -> Result<Self> {
         let log = fs::File::options()
             .create(true)
             .append(true)
@@ -86,6 +87,8 @@ pub(super) struct Lazy {
     pub(super) holder: Holder,
     pub(super) _watcher: Watcher,
     says: Says,
+    /// Where the second one's runtime looks for layers.
+    directory: PathBuf,
     /// Of the first member, and of the second.
     dirs: [TempDir; 2],
 }
@@ -102,27 +105,42 @@ impl Lazy {
 
     /// The same with more keys of the second member's `[streaming]`.
     pub(super) async fn with(layers: u64, streaming: &str) -> Result<Self> {
+        Self::on(layers, streaming, "", None).await
+    }
+
+    /// The same with more of its `[store]`, and with this directory for layers.
+    pub(super) async fn on(
+        layers: u64,
+        streaming: &str,
+        store: &str,
+        directory: Option<&Path>,
+    ) -> Result<Self> {
         let fake = FakeRegistry::start().await;
         let image = build_compressed(&fake, REPOSITORY, "v1", 7, layers)?;
         let dirs = [TempDir::new()?, TempDir::new()?];
-        let ready = dirs[SECOND].path().join("layers");
+        let ready = directory.map_or_else(|| dirs[SECOND].path().join("layers"), Path::to_owned);
         fs::create_dir_all(&ready)?;
         let containerd = Containerd::start_with_ready_files(&ready).await?;
         let watcher = Watcher::start(&containerd.socket(), &["--every", "1s"]);
         let holder_dir = dirs[SECOND].path().join("hold");
         fs::create_dir_all(&holder_dir)?;
         let holder = Holder::start(&holder_dir)?;
-        let config = |number: usize, report: PathBuf| {
+        let config = |number: usize, report: PathBuf, store: &str, layers: &Path| {
             let dir = dirs[number].path();
             format!(
-                "[store]\nmin_free = \"0\"\n[runtime]\nfile = \"{}\"\ncontent = \"off\"\n[streaming]\nmode = \"lazy\"\nmin_layer = \"0\"\ndirectory = \"{}\"\nholder = \"{}\"\n",
+                "[store]\nmin_free = \"0\"\n{store}\n[runtime]\nfile = \"{}\"\ncontent = \"off\"\n[streaming]\nmode = \"lazy\"\nmin_layer = \"0\"\ndirectory = \"{}\"\nholder = \"{}\"\n",
                 report.display(),
-                dir.join("layers").display(),
+                layers.display(),
                 dir.join("hold/socket").display(),
             )
         };
-        let first = config(FIRST, dirs[FIRST].path().join("runtime.json"));
-        let second = config(SECOND, watcher.file()) + streaming + "\n";
+        let first = config(
+            FIRST,
+            dirs[FIRST].path().join("runtime.json"),
+            "",
+            &dirs[FIRST].path().join("layers"),
+        );
+        let second = config(SECOND, watcher.file(), store, &ready) + streaming + "\n";
         let plan = Cluster::of(1).upstream(&fake).stranger(SECOND);
         let plan = plan.config_of(FIRST, &first).config_of(SECOND, &second);
         let cluster = plan.start().await;
@@ -134,6 +152,7 @@ impl Lazy {
             holder,
             _watcher: watcher,
             says: Says::default(),
+            directory: ready,
             dirs,
         };
         lazy.first_has_indexes().await?;
@@ -151,9 +170,14 @@ impl Lazy {
         self.cluster.node(SECOND)
     }
 
-    /// Where its runtime looks for layers.
-    pub(super) fn directory(&self) -> PathBuf {
-        self.dirs[SECOND].path().join("layers")
+    /// Names of the layers that are offered there.
+    pub(super) fn links(&self) -> Vec<String> {
+        let found = files(&self.directory.join("sha256"));
+        let names = found.iter().filter_map(|path| path.file_name()?.to_str());
+        names
+            .filter(|name| name.ends_with(".erofs"))
+            .map(ToOwned::to_owned)
+            .collect()
     }
 
     pub(super) fn name(&self) -> String {

@@ -16,7 +16,13 @@ async fn lent(first: &'static [u8]) -> Option<Result<Chunk, FillError>> {
     let digest = Digest::sha256(&right);
     let partial = Arc::new(store.begin(digest, size, &registry).unwrap());
     let fill = Arc::new(Fill::new(digest, registry, upstreams, Arc::default()));
-    let mut reader = Reader::join(&fill, source, &RangeHeader::Whole, Right::Digest, Manner::member(0));
+    let mut reader = Reader::join(
+        &fill,
+        source,
+        &RangeHeader::Whole,
+        Right::Digest,
+        Manner::member(0),
+    );
     {
         let mut state = lock(&fill.state);
         (state.size, state.answered) = (Some(size), true);
@@ -110,7 +116,15 @@ async fn what_is_known_to_be_wrong_is_not_given_any_more() {
     let written = Bytes::from(vec![7; 100_000]);
     partial.write(0, std::slice::from_ref(&written)).unwrap();
     let fill = Arc::new(Fill::new(digest, registry, upstreams, Arc::default()));
-    let join = || Reader::join(&fill, source.clone(), &RangeHeader::Whole, Right::Digest, Manner::member(0));
+    let join = || {
+        Reader::join(
+            &fill,
+            source.clone(),
+            &RangeHeader::Whole,
+            Right::Digest,
+            Manner::member(0),
+        )
+    };
     let mut reader = join();
     {
         let mut state = lock(&fill.state);

@@ -36,7 +36,7 @@ use super::{
 use crate::{
     coalesce::Coalesce,
     metrics::LazyRead,
-    pull::{Caller, NoSpan},
+    pull::{Caller, NoSpan, SpanFrom},
     store::WrongIndex,
     telemetry,
 };
@@ -321,14 +321,21 @@ impl Layer {
     async fn fetch(self: Arc<Self>, number: usize) -> Option<Bytes> {
         let until = Instant::now() + PATIENCE;
         self.means.is_wanted();
-        let mut pause = PAUSE;
+        let (mut pause, mut from) = (PAUSE, SpanFrom::Anywhere);
         loop {
             if self.wrong.load(Ordering::Relaxed) {
                 return None;
             }
-            match timeout_at(until, self.fetch_once(number)).await {
+            match timeout_at(until, self.fetch_once(number, from)).await {
                 Ok(Ok(bytes)) => return Some(bytes),
-                Ok(Err(error)) => self.say(&error.to_string()),
+                Ok(Err(error)) => {
+                    // Bytes of a layer that is not whole may be wrong wherever they lie.
+                    from = match (&error, from) {
+                        (NoBytes::Span { .. }, SpanFrom::Anywhere) => SpanFrom::Registry,
+                        _ => SpanFrom::Anywhere,
+                    };
+                    self.say(&error.to_string());
+                }
                 Err(_) => {
                     self.say("its bytes do not come");
                     return None;
@@ -342,7 +349,7 @@ impl Layer {
         }
     }
 
-    async fn fetch_once(self: &Arc<Self>, number: usize) -> Result<Bytes, NoBytes> {
+    async fn fetch_once(self: &Arc<Self>, number: usize, from: SpanFrom) -> Result<Bytes, NoBytes> {
         let span = self.index.spans()[number];
         let range = Bounds::new(span.layer_at, span.layer_at + span.layer_length);
         let callers = {
@@ -351,7 +358,7 @@ impl Layer {
         };
         let pull = &self.means.pull;
         let bytes = pull
-            .span(&self.image, &self.digest, range, &callers)
+            .span(&self.image, &self.digest, range, from, &callers)
             .await?;
         let _turn = self.means.decoding.acquire().await;
         let layer = Arc::clone(self);

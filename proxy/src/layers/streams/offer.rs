@@ -19,7 +19,7 @@ use crate::{
         rights::{self, Refusal},
     },
     metrics::LazyOffer,
-    pull::{BUDGET, Caller, Pull, ServedImage, Start},
+    pull::{BUDGET, Caller, Pull, ServedImage, SpanFrom, Start},
     store::{Ground, Made, OpenIndex, Ready},
     trace::Trace,
 };
@@ -203,9 +203,13 @@ impl Layers {
         let place = &start.place;
         let name = Pull::image_of(&place.registry, &place.repository, *manifest);
         let range = Range::new(0, *length);
-        let asked = self
-            .pull
-            .span(&name, config, range, std::slice::from_ref(caller));
+        let asked = self.pull.span(
+            &name,
+            config,
+            range,
+            SpanFrom::Anywhere,
+            std::slice::from_ref(caller),
+        );
         let bytes = asked.await.map_err(|_| Not::NoConfig)?;
         if Digest::of(config.algorithm(), &bytes) != *config {
             return Err(Not::NoConfig);

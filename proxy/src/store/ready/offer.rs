@@ -110,7 +110,10 @@ impl Ready {
     /// Keeps others from changing the names of a file. `None` while somebody does.
     pub(super) fn moving(&self, diff_id: &Digest) -> Option<Moving<'_>> {
         let mut state = lock(&self.state);
-        state.moving.insert(*diff_id).then_some(Moving {
+        // Not before it is known: dropping one takes the mark away.
+        let free = state.moving.insert(*diff_id);
+        drop(state);
+        free.then(|| Moving {
             ready: self,
             diff_id: *diff_id,
         })

@@ -186,3 +186,48 @@ fn what_went_is_not_made_again_for_the_same_use() {
             .has_or_had(&diff_id("a"), scene.clock.now() + 1)
     );
 }
+
+#[test]
+fn the_names_of_a_file_are_changed_by_one_at_a_time() {
+    let scene = Scene::new();
+    let ready = scene.ready();
+    let (one, other) = (diff_id("one"), diff_id("other"));
+    let moving = ready.moving(&one);
+    assert!(moving.is_some() && ready.moving(&one).is_none());
+    assert!(ready.moving(&one).is_none() && ready.moving(&other).is_some());
+    drop(moving);
+    assert!(ready.moving(&one).is_some());
+}
+
+/// A link counts as offered and not as made; a whole file takes its place, and it is known that it was a link.
+#[test]
+fn a_link_is_offered_until_its_file_is_made() {
+    let mut scene = Scene::new();
+    let one = diff_id("one");
+    let target = Path::new("/run/nowhere/one.erofs");
+    assert!(scene.ready().stream(target, &one, origin("one")).unwrap());
+    assert!(!scene.ready().stream(target, &one, origin("one")).unwrap());
+    let path = scene.ready().path(&one, OFFERED);
+    assert_eq!(fs::read_link(&path).unwrap(), target);
+    assert!(scene.ready().offers(&one) && !scene.ready().has_or_had(&one, 0));
+    assert_eq!(scene.ready().of_layer(&origin("one").layer), None);
+    scene.ready().has_grown(&one, 7, 9);
+    assert_eq!(scene.ready().totals().bytes, 7);
+    // Another process finds it again, without following it.
+    scene.ready = None;
+    scene.ready = Ready::open(&scene.path, scene.clock).unwrap();
+    let streaming = scene.ready().streaming();
+    assert_eq!(streaming.len(), 1);
+    assert_eq!(streaming[0].1.origin, Some(origin("one")));
+    let made = scene.ready().new_tmp();
+    fs::write(&made, vec![1; 1 << 20]).unwrap();
+    scene.ready().offer(&made, &one, origin("one")).unwrap();
+    assert!(fs::symlink_metadata(&path).unwrap().is_file());
+    assert!(scene.ready().streaming().is_empty() && scene.ready().has_or_had(&one, 0));
+    let known = scene.ready().files()[&one].origin.clone().unwrap();
+    assert!(known.streamed);
+    // Whoever speaks for it next does not change that.
+    scene.ready().set_origin(&one, origin("another"));
+    let known = scene.ready().files()[&one].origin.clone().unwrap();
+    assert!(known.streamed && known.layer == origin("another").layer);
+}
