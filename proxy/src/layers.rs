@@ -71,6 +71,8 @@ struct Known {
     foreign: HashSet<Digest>,
     /// Images and layers of which something failed, or is another member's to do.
     later: HashMap<Digest, Instant>,
+    /// Why an image could not be made ready, when it was last tried.
+    failed: HashMap<Digest, String>,
     /// Layers of which an index is to be made.
     unindexed: Vec<Digest>,
     /// Layers whose index an earlier process has kept, and that was not read yet. `None`: they are not listed yet.

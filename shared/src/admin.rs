@@ -19,7 +19,7 @@ pub use doctor::{Check, Diagnosis, Finding, Severity};
 pub use explain::{
     BlobSource, Expected, ExpectedBlob, Explanation, PullOutcome, Step, StepName, StepOutcome,
 };
-pub use layers::{Layer, Layers, NotOffered};
+pub use layers::{Layer, Layers, NotOffered, ReadyLayers};
 pub use trace::TraceEvent;
 pub use upstream::{Endpoint, RateLimit, Upstream, Upstreams};
 pub use work::{Acted, Event, Failed, FailedPull, Progress, PulledImage, PulledImages, Verified};

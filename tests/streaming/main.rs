@@ -9,6 +9,7 @@ mod life;
 mod off;
 mod ready;
 mod rights;
+mod seen;
 mod setup;
 mod whole;
 

@@ -14,4 +14,14 @@ async fn what_is_off_makes_no_directory() {
     door.pull("v1", &image).await.expect("the image");
     scene.until_committed(&image.layers[0].digest).await;
     assert!(!layers.exists(), "{}", layers.display());
+    // Nor is anything said of them.
+    let images = scene.node.admin("/images").await;
+    assert!(images["images"][0]["ready"].is_null(), "{images}");
+    let name = format!("{}/team/app:v1", scene.fake.host());
+    let said = scene.node.cli(&["explain", "--json", &name]).await;
+    let said = String::from_utf8(said.stdout).expect("text");
+    assert!(
+        said.contains("\"blobs\"") && !said.contains("\"layers\""),
+        "{said}"
+    );
 }

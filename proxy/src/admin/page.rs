@@ -228,10 +228,16 @@ impl Admin {
         self.sights.diagnosis.store(Some(found));
     }
 
-    /// Changes when something was committed, evicted or used.
+    /// Changes when something was committed, evicted or used, or made ready.
     fn stamp(&self) -> u64 {
-        let totals = self.pull.store.totals();
-        let parts = [totals.blobs, totals.bytes, self.metrics.answered()];
+        let (totals, ready) = (self.pull.store.totals(), self.pull.store.ready_totals());
+        let parts = [
+            totals.blobs,
+            totals.bytes,
+            ready.files,
+            ready.bytes,
+            self.metrics.answered(),
+        ];
         parts
             .iter()
             .fold(0, |all, part| all.wrapping_mul(0x0100_0000_01b3) ^ part)

@@ -24,7 +24,8 @@ Examples:
   larder images --json | jq '[.images[].bytes] | add'
 
 HERE is the share of the image that is on this node. Platforms that no client has requested here do not count.\n\
-IN USE: a container of this node uses the image, as far as the runtime's watcher tells; age does not evict it.")]
+IN USE: a container of this node uses the image, as far as the runtime's watcher tells; age does not evict it.\n\
+READY, on a node that offers ready layers: how many layers the runtime mounts instead of pulling them; `larder explain` says why not all.")]
 pub struct ImagesArgs {
     /// Only images whose name begins with this: a registry, a repository, or a repository with a tag
     #[arg(value_name = "PREFIX")]
@@ -73,7 +74,7 @@ pub fn images(args: &ImagesArgs) -> anyhow::Result<u8> {
         });
         return Ok(0);
     }
-    let columns = [
+    let mut columns = vec![
         Column::Text("IMAGE"),
         Column::Text("TAGS"),
         Column::Word("DIGEST"),
@@ -83,8 +84,16 @@ pub fn images(args: &ImagesArgs) -> anyhow::Result<u8> {
         Column::Word("IN USE"),
         Column::Word("PINNED"),
     ];
+    let offers = images.images.iter().any(|image| image.ready.is_some());
+    if offers {
+        columns.push(Column::Number("READY"));
+    }
+    let ready = |image: &Image| {
+        let of = image.ready.as_ref();
+        of.map_or_else(String::new, |of| format!("{}/{}", of.ready, of.layers))
+    };
     let row = |image: &Image| {
-        vec![
+        let mut row = vec![
             name(image),
             image.tags.join(", "),
             digest(&image.digest, args.no_trunc),
@@ -93,7 +102,11 @@ pub fn images(args: &ImagesArgs) -> anyhow::Result<u8> {
             ago(image.last_used),
             yes(image.in_use),
             yes(image.pinned),
-        ]
+        ];
+        if offers {
+            row.push(ready(image));
+        }
+        row
     };
     say_table(&columns, images.images.iter().map(row).collect());
     Ok(0)
@@ -151,6 +164,7 @@ mod tests {
             in_use: false,
             public: true,
             last_used: 0,
+            ready: None,
         };
         let hub = image("docker.io", "library/nginx");
         let other = image("ghcr.io", "team/nginx");

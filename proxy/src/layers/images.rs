@@ -15,7 +15,7 @@ use super::rights::Refusal;
 use crate::{
     config::{Never, Streaming},
     runtime::Seen,
-    store::{Names, Store},
+    store::{Names, Store, image_name},
 };
 
 /// The last part of the name of larder's own repository, whatever mirror has it.
@@ -50,7 +50,16 @@ pub struct Image {
 impl Image {
     /// For people.
     pub fn name(&self) -> String {
-        format!("{}/{}@{}", self.registry, self.repository, self.manifest)
+        image_name(&self.registry, &self.repository, &self.manifest)
+    }
+
+    /// Each layer, and its diffID if the configuration names one.
+    pub fn layers(&self) -> Vec<(Digest, Option<Digest>)> {
+        let diff_ids = self.content.diff_ids.as_deref().unwrap_or_default();
+        let layers = self.content.layers.iter().enumerate();
+        layers
+            .map(|(place, (layer, _))| (*layer, diff_ids.get(place).copied()))
+            .collect()
     }
 
     /// What a caller has to be allowed to read.

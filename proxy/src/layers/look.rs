@@ -14,7 +14,7 @@ use super::{
 use crate::{
     config::{Config, Sharing},
     runtime::{State, references, tells},
-    store::{Cause, Ground, Ready, Told},
+    store::{Cause, Ground, OfImage, Ready, Told},
 };
 
 const NO_WATCHER: &str = "no watcher reports the container runtime";
@@ -26,6 +26,74 @@ pub(super) struct Survey {
     read: Read,
     images: Vec<Image>,
     barred: Option<Barred>,
+}
+
+const OF_ANOTHER: &str = "it belongs to an image that is never offered";
+
+/// What a look finds of an image.
+enum Finding {
+    /// Something of it is to be made, and what is known against the rest.
+    Lacks(Option<String>),
+    /// Nothing of it is to be made, which the operator may want to change.
+    Not(String),
+    /// Nothing of it is to be made as things are.
+    Waits(Waits),
+}
+
+/// What an image waits for.
+#[derive(Clone, Copy)]
+enum Waits {
+    Whole,
+    Held,
+    Pull,
+    Report,
+    Size,
+    Turn,
+    Use,
+}
+
+impl Waits {
+    fn of(config: &Config, image: &Image, pulled: bool, told_since: bool) -> Option<Self> {
+        let largest = image.content.layers.iter().map(|(_, size)| *size).max();
+        let small = largest.unwrap_or(0) < config.streaming.min_layer;
+        let waits = [
+            (!image.whole, Self::Whole),
+            (!image.held, Self::Held),
+            (!pulled, Self::Pull),
+            (!told_since, Self::Report),
+            (small, Self::Size),
+        ];
+        let mut waits = waits.into_iter();
+        waits.find_map(|(does, waits)| does.then_some(waits))
+    }
+
+    /// For people.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Whole => "not all of the image is on this node",
+            Self::Held => "its repository is not known to hold all of it",
+            Self::Pull => "no client of this node has pulled it",
+            Self::Report => "the watcher has not reported since it was pulled",
+            Self::Size => "none of its layers has [streaming] min_layer bytes",
+            Self::Turn => "they are made when the machine has nothing else to do",
+            Self::Use => "its ready files were removed, and are made again after a new pull",
+        }
+    }
+}
+
+/// Why nothing new is offered at all, if so.
+fn idle(report: Option<&Report>, state: &State) -> Option<String> {
+    let Some(report) = report else {
+        return Some(NO_WATCHER.to_owned());
+    };
+    if !tells(report) {
+        return Some(format!(
+            "{} {} does not tell which files its snapshots refer to: containerd 2.4.2 and later do",
+            report.runtime.name, report.runtime.version
+        ));
+    }
+    let old = *state != State::Fresh;
+    old.then(|| "the watcher's last report of the container runtime is old".to_owned())
 }
 
 impl Layers {
@@ -41,10 +109,7 @@ impl Layers {
             fresh: runtime.state == State::Fresh,
         });
         ready.told(told, referred.as_ref());
-        // An index needs no runtime.
-        if report.is_none() && !self.keeps_indexes() {
-            return ready.not_offered(Vec::new(), Some(NO_WATCHER.to_owned()));
-        }
+        let idle = idle(report.as_deref(), &runtime.state);
         let Some(found) = self.survey(report.as_ref(), &config).await else {
             return;
         };
@@ -58,71 +123,79 @@ impl Layers {
         if self.keeps_indexes() {
             self.look_for_indexes(&config, &images, barred.as_ref());
         }
-        let (Some(report), Some(barred)) = (report, barred) else {
-            return ready.not_offered(Vec::new(), Some(NO_WATCHER.to_owned()));
-        };
-        let barred = Arc::new(barred);
-        self.lock().barred = Arc::clone(&barred);
+        let barred = barred.map(Arc::new);
+        if let Some(barred) = &barred {
+            self.lock().barred = Arc::clone(barred);
+            self.withdraw(ready, &config, &images, barred).await;
+        }
         let room = self.room(&images).await;
-        self.withdraw(ready, &config, &images, &barred).await;
-        if !tells(&report) {
-            let why = format!(
-                "{} {} does not tell which files its snapshots refer to: containerd 2.4.2 and later do",
-                report.runtime.name, report.runtime.version
-            );
-            ready.not_offered(Vec::new(), Some(why));
-            self.lock().todo.clear();
-            return;
-        }
-        if runtime.state != State::Fresh {
-            let why = "the watcher's last report of the container runtime is old".to_owned();
-            ready.not_offered(Vec::new(), Some(why));
-            self.lock().todo.clear();
-            return;
-        }
-        let held: HashSet<Digest> = report
-            .images
-            .iter()
+        let of_runtime = report.iter().flat_map(|report| &report.images);
+        let of_runtime: HashSet<Digest> = of_runtime
             .flat_map(|image| [Some(image.target), image.manifest, image.config])
             .flatten()
             .collect();
-        let mut todo = Vec::new();
-        let mut not: Vec<(String, String)> = Vec::new();
+        let (mut found, mut todo) = (Vec::new(), Vec::new());
         for image in images {
-            let served = self.pull.served.at(&image.manifest);
-            // After a pull, a report tells whether a pod of a namespace that is never offered uses the image.
-            let told_since = served.is_none_or(|served| report.at > served);
-            let pulled = served.is_some()
-                || held.contains(&image.manifest)
-                || held.contains(&image.content.config);
-            let largest = image.content.layers.iter().map(|(_, size)| *size).max();
-            let small = largest.unwrap_or(0) < config.streaming.min_layer;
-            if !image.whole || !image.held || !pulled || !told_since || small {
-                continue;
-            }
-            if let Err(refusal) = self.ground(&config, &image, &barred).await {
-                not.push((image.name(), refusal.as_str().to_owned()));
-                continue;
-            }
-            if let Some(why) = self.known_against(&image) {
-                not.push((image.name(), why));
-            }
-            if self.waits_for_room(&image, room) {
-                not.push((image.name(), NO_ROOM.to_owned()));
-                continue;
-            }
-            if self.lacks(ready, &image) {
+            let state = match (&report, &barred) {
+                (Some(report), Some(barred)) if idle.is_none() => {
+                    let held = of_runtime.contains(&image.manifest)
+                        || of_runtime.contains(&image.content.config);
+                    let served = self.pull.served.at(&image.manifest);
+                    // After a pull, a report tells whether a pod of a namespace that is never offered uses the image.
+                    let told_since = served.is_none_or(|served| report.at > served);
+                    let waits = Waits::of(&config, &image, held || served.is_some(), told_since);
+                    match waits {
+                        Some(waits) => Finding::Waits(waits),
+                        None => self.state(ready, &config, &image, barred, room).await,
+                    }
+                }
+                // Why nothing new is offered is said once.
+                _ => Finding::Waits(Waits::Turn),
+            };
+            let (why, is_news) = match &state {
+                Finding::Waits(waits) => (waits.as_str().to_owned(), false),
+                Finding::Lacks(None) => (Waits::Turn.as_str().to_owned(), false),
+                Finding::Lacks(Some(why)) | Finding::Not(why) => (why.clone(), true),
+            };
+            found.push(OfImage {
+                name: image.name(),
+                layers: image.layers(),
+                why: Some(why),
+                is_news,
+            });
+            if matches!(state, Finding::Lacks(_)) {
                 todo.push(image);
             }
         }
         todo.sort_by_key(|image| std::cmp::Reverse((image.used, image.manifest)));
-        not.sort();
-        not.dedup();
-        ready.not_offered(not, None);
+        ready.found(found, idle);
         let some = !todo.is_empty();
         self.lock().todo = todo;
         if some {
             self.work.notify_one();
+        }
+    }
+
+    /// Whether something of an image that waits for nothing is to be made ready, and if not, why. So much more has room.
+    async fn state(
+        &self,
+        ready: &Ready,
+        config: &Config,
+        image: &Image,
+        barred: &Barred,
+        room: u64,
+    ) -> Finding {
+        if let Err(refusal) = self.ground(config, image, barred).await {
+            return Finding::Not(refusal.as_str().to_owned());
+        }
+        if self.waits_for_room(image, room) {
+            return Finding::Not(NO_ROOM.to_owned());
+        }
+        let why = self.known_against(image);
+        match (self.lacks(ready, image), why) {
+            (true, why) => Finding::Lacks(why),
+            (false, Some(why)) => Finding::Not(why),
+            (false, None) => Finding::Waits(Waits::Use),
         }
     }
 
@@ -191,9 +264,16 @@ impl Layers {
         if known.foreign.contains(&image.manifest) {
             return Some(Refusal::Foreign.as_str().to_owned());
         }
+        let is_later = known.later.get(&image.manifest);
+        if is_later.is_some_and(|at| *at > Instant::now())
+            && let Some(why) = known.failed.get(&image.manifest)
+        {
+            return Some(format!("{why}; it is tried again"));
+        }
         let mut layers = image.content.layers.iter();
         layers.find_map(|(layer, _)| {
-            let why = known.refused.get(layer)?;
+            let why = known.refused.get(layer).map(String::as_str);
+            let why = why.or_else(|| known.barred.has(layer).then_some(OF_ANOTHER))?;
             Some(format!("layer {layer}: {why}"))
         })
     }

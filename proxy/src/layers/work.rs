@@ -84,6 +84,7 @@ impl Layers {
                         "the layers of an image were not made ready"
                     );
                     self.not_before(image.manifest, LATER);
+                    self.remember(&image, error);
                 }
                 Ended::NoRoom(bytes) => {
                     made.made(ReadyMade::Failed);
@@ -98,6 +99,17 @@ impl Layers {
             }
             self.show();
             self.changed.notify_one();
+        }
+    }
+
+    fn remember(&self, image: &Image, why: String) {
+        let mut guard = self.lock();
+        let known = &mut *guard;
+        known
+            .failed
+            .retain(|image, _| known.later.contains_key(image));
+        if known.failed.len() < REMEMBERED {
+            known.failed.insert(image.manifest, why);
         }
     }
 

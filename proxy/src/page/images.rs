@@ -5,7 +5,7 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
 };
 
-use larder_shared::admin::Image;
+use larder_shared::admin::{Image, ReadyLayers};
 use maud::{Markup, html};
 
 use super::{
@@ -96,7 +96,8 @@ fn row(image: &Image, now: u64) -> Markup {
                     }
                 }
                 @if image.in_use { span.tag.pinned { "in use" } " " }
-                @if image.pinned { span.tag.pinned { "pinned" } }
+                @if image.pinned { span.tag.pinned { "pinned" } " " }
+                @if let Some(of) = &image.ready { (ready(of)) }
             }
             td.number data-label="Size" {
                 (size(image.bytes))
@@ -117,6 +118,20 @@ fn row(image: &Image, now: u64) -> Markup {
                     }
                 }
             }
+        }
+    }
+}
+
+/// How far the layers are ready, and why not all of them are.
+fn ready(of: &ReadyLayers) -> Markup {
+    let why = of.why.as_deref();
+    html! {
+        @if of.are_all() {
+            span.tag.pinned { "ready" }
+        } @else if of.ready > 0 {
+            span.tag title=[why] { (of.ready) " of " (counted(of.layers, "layer", "layers")) " ready" }
+        } @else {
+            span.quiet title=[why] { "not ready" }
         }
     }
 }
@@ -234,6 +249,7 @@ mod tests {
             in_use: false,
             public: true,
             last_used,
+            ready: None,
         }
     }
 

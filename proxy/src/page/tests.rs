@@ -2,7 +2,7 @@
 
 use larder_shared::{
     Digest,
-    admin::{Diagnosis, Image, Images, Severity, Status, Upstream},
+    admin::{Diagnosis, Image, Images, ReadyLayers, Severity, Status, Upstream},
 };
 use serde_json::{from_value, json};
 
@@ -25,6 +25,7 @@ fn image(number: u64) -> Image {
         in_use: false,
         public: true,
         last_used: number,
+        ready: None,
     }
 }
 
@@ -102,6 +103,12 @@ fn every_word_of_others_is_text() {
     EVIL.clone_into(&mut evil.registry);
     EVIL.clone_into(&mut evil.repository);
     evil.tags = vec![EVIL.to_owned(); 9];
+    evil.ready = Some(ReadyLayers {
+        layers: 2,
+        ready: 1,
+        missing: Vec::new(),
+        why: Some(EVIL.to_owned()),
+    });
     let mut view = view(EVIL, vec![evil]);
     EVIL.clone_into(&mut view.query.filter);
     let filtered = document(&view);

@@ -10,17 +10,21 @@ use std::{
 
 use larder_shared::{
     Digest,
-    admin::{Blob, Blobs, Image, Images},
+    admin::{Blob, Blobs, Image, Images, ReadyLayers},
 };
 
 use super::Pull;
-use crate::store::{Entry, Holding, Names, Store};
+use crate::{
+    config::Mode,
+    store::{Entry, Holding, Names, Store},
+};
 
 impl Pull {
     /// Every image of which this node has the manifest, in the order of their names.
     pub async fn images(&self) -> Images {
         let runtime = Arc::clone(&self.runtime);
-        let look = move |store: &Store| images(store, |digest| runtime.is_in_use(digest));
+        let offers = self.config.load().streaming.mode != Mode::Off;
+        let look = move |store: &Store| images(store, |digest| runtime.is_in_use(digest), offers);
         self.store.survey(look).await.unwrap_or_default()
     }
 
@@ -56,7 +60,7 @@ fn blobs(store: &Store) -> Blobs {
     }
 }
 
-fn images(store: &Store, in_use: impl Fn(&Digest) -> bool) -> Images {
+fn images(store: &Store, in_use: impl Fn(&Digest) -> bool, offers: bool) -> Images {
     let shown = store.entries().into_iter().map(|(digest, entry)| {
         let used = store.used_at(&entry);
         (digest, Entry { used, ..entry })
@@ -88,6 +92,7 @@ fn images(store: &Store, in_use: impl Fn(&Digest) -> bool) -> Images {
     });
     for image in &mut images {
         image.in_use = in_use(&image.digest);
+        image.ready = offers.then(|| ready(store, image, &read));
     }
     images.sort_by(|a: &Image, b| {
         let name = |image: &Image| (image.registry.clone(), image.repository.clone());
@@ -95,6 +100,44 @@ fn images(store: &Store, in_use: impl Fn(&Digest) -> bool) -> Images {
         (name(a), b.last_used, a.digest.hex()).cmp(&(name(b), a.last_used, b.digest.hex()))
     });
     Images { images }
+}
+
+/// How far the layers of an image are ready: of all its manifests that are here.
+fn ready(store: &Store, image: &Image, read: &HashMap<Digest, Names>) -> ReadyLayers {
+    let mut all = ReadyLayers::default();
+    let below = read.get(&image.digest).map(|names| &names.manifests);
+    let below = below.into_iter().flatten().map(|named| named.digest);
+    for manifest in std::iter::once(image.digest).chain(below) {
+        let Some(names) = read.get(&manifest) else {
+            continue;
+        };
+        let name = format!("{}/{}@{manifest}", image.registry, image.repository);
+        let of = of_manifest(store, &name, names);
+        all.layers += of.layers;
+        all.ready += of.ready;
+        all.missing.extend(of.missing);
+        all.why = all.why.or(of.why);
+    }
+    all
+}
+
+/// The same of one manifest, by its name.
+pub(super) fn of_manifest(store: &Store, name: &str, names: &Names) -> ReadyLayers {
+    let unknown = |why: &str| {
+        let missing: Vec<Digest> = names.layers().map(|named| named.digest).collect();
+        ReadyLayers {
+            layers: missing.len() as u64,
+            ready: 0,
+            why: (!missing.is_empty()).then(|| why.to_owned()),
+            missing,
+        }
+    };
+    match store.ready() {
+        None => unknown("[streaming] directory is not in use yet: the log says why"),
+        Some(ready) => ready
+            .of_image(name)
+            .unwrap_or_else(|| unknown("it was not looked at yet")),
+    }
 }
 
 /// The node tier at one moment.
@@ -146,6 +189,7 @@ fn images_of(holding: &Holding, here: &Here, names: &HashMap<Digest, Names>) -> 
             in_use: false,
             public: holding.public,
             last_used: extent.last_used,
+            ready: None,
         });
     }
     images

@@ -11,6 +11,7 @@
 //! Owns the account of these files and every change of them. They count with the node tier's blobs, and are evicted in one
 //! order with them. Which files are made, and which may be offered, is [`crate::layers`]' choice.
 
+mod known;
 pub mod life;
 mod offer;
 mod open;
@@ -32,6 +33,7 @@ use std::{
 use larder_shared::{Digest, RegistryName, Repository};
 use serde::{Deserialize, Serialize};
 
+pub use self::known::{OfImage, image_name};
 use self::life::{Phase, Told};
 use super::lock;
 use crate::{clock::Clock, sys::disk};
@@ -118,10 +120,8 @@ struct State {
     moving: HashSet<Digest>,
     /// Files and bytes that went since somebody looked.
     removed: Vec<(Cause, u64)>,
-    /// Images of which not all is offered, and why.
-    not_offered: Vec<(String, String)>,
-    /// Why nothing new is offered at all.
-    idle: Option<String>,
+    /// What the last look at this node's images found.
+    known: known::Known,
 }
 
 /// The directory, and what is known of it.
@@ -253,18 +253,6 @@ impl Ready {
                 file.used = now;
             }
         }
-    }
-
-    /// Says of which images not all is offered, and why; and why nothing new is, if so.
-    pub fn not_offered(&self, images: Vec<(String, String)>, idle: Option<String>) {
-        let mut state = lock(&self.state);
-        (state.not_offered, state.idle) = (images, idle);
-    }
-
-    /// The same, for people.
-    pub fn why_not(&self) -> (Vec<(String, String)>, Option<String>) {
-        let state = lock(&self.state);
-        (state.not_offered.clone(), state.idle.clone())
     }
 
     /// What was removed since the last call: why, and how many bytes.

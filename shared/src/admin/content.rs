@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::ReadyLayers;
 use crate::digest::Digest;
 
 /// `GET /images`: every image of which this node has the manifest.
@@ -36,6 +37,9 @@ pub struct Image {
     pub public: bool,
     /// Seconds since 1970; when one of its manifests was last asked for.
     pub last_used: u64,
+    /// Its ready layers, on a node that offers any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<ReadyLayers>,
 }
 
 /// `GET /blobs`: every committed blob, manifests included.

@@ -117,6 +117,8 @@ words! {
         Manifest = "manifest",
         /// Which blobs are here.
         Blobs = "blobs",
+        /// Which layers the runtime mounts instead of pulling them.
+        Layers = "layers",
         /// Whether a container of this node uses it.
         Use = "use",
         /// Which members hold what is not here, and who fetches it.
@@ -169,7 +171,7 @@ words! {
         Missing = "missing",
         /// The registry cannot be asked, and nothing else will do.
         Failed = "failed",
-        // manifest, blobs, cluster
+        // manifest, blobs, layers, cluster
         /// All of it is there.
         Hit = "hit",
         /// Some of it is there.

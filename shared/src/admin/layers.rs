@@ -60,3 +60,25 @@ pub struct NotOffered {
     pub image: String,
     pub why: String,
 }
+
+/// How far the runtime mounts an image's layers instead of pulling them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ReadyLayers {
+    /// Layers of the manifests that are on this node, and how many of them are offered.
+    pub layers: u64,
+    pub ready: u64,
+    /// Those that are not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Digest>,
+    /// Why not all are, as far as it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+impl ReadyLayers {
+    /// All of an image that has layers.
+    pub const fn are_all(&self) -> bool {
+        self.layers > 0 && self.ready == self.layers
+    }
+}

@@ -12,8 +12,9 @@ use super::{Met, Report};
 use crate::{
     access::Place,
     cluster::{peers, placement},
-    pull::{Platforms, Pull, warm},
-    store::{Named, Names, Store},
+    config::Mode,
+    pull::{Platforms, Pull, content::of_manifest, warm},
+    store::{Named, Names, Store, image_name},
     trace::Trace,
 };
 
@@ -45,14 +46,15 @@ impl Pull {
             return;
         };
         if Names::of(&manifest).manifests.is_empty() {
-            return self.explain_leaves(place, &manifest, report).await;
+            return self.explain_leaves(place, digest, &manifest, report).await;
         }
         // The runtime picks the manifest of its platform.
         let chosen = warm::chosen(&manifest, platforms);
         match chosen.map(|chosen| chosen.first().map(|(digest, _)| *digest)) {
             Ok(Some(of_platform)) => {
                 if let Some(manifest) = self.explain_manifest(place, of_platform, report).await {
-                    self.explain_leaves(place, &manifest, report).await;
+                    self.explain_leaves(place, of_platform, &manifest, report)
+                        .await;
                 }
             }
             Ok(None) => report.say(
@@ -64,7 +66,13 @@ impl Pull {
         }
     }
 
-    async fn explain_leaves(&self, place: &Place, manifest: &[u8], report: &mut Report) {
+    async fn explain_leaves(
+        &self,
+        place: &Place,
+        digest: Digest,
+        manifest: &[u8],
+        report: &mut Report,
+    ) {
         report.expected.manifest_here = true;
         let mut blobs = Vec::new();
         let mut seen = BTreeSet::new();
@@ -75,6 +83,7 @@ impl Pull {
             }
         }
         self.say_blobs(&blobs, report);
+        self.say_layers(place, &digest, &names, report);
         report.expected.blobs = Some(blobs);
     }
 
@@ -301,6 +310,26 @@ impl Pull {
             ));
         }
         report.say(StepName::Cluster, outcome, parts.join("; "));
+    }
+
+    /// Which layers the runtime mounts instead of pulling them, on a node that offers any.
+    fn say_layers(&self, place: &Place, manifest: &Digest, names: &Names, report: &mut Report) {
+        if self.config.load().streaming.mode == Mode::Off {
+            return;
+        }
+        let name = image_name(&place.registry, &place.repository, manifest);
+        let of = of_manifest(&self.store, &name, names);
+        let outcome = match of.ready {
+            _ if of.are_all() => StepOutcome::Hit,
+            0 => StepOutcome::Miss,
+            _ => StepOutcome::Partial,
+        };
+        let mut detail = format!("{} of {} are ready", of.ready, of.layers);
+        if outcome != StepOutcome::Hit {
+            let why = of.why.as_deref().unwrap_or("it is not known why");
+            detail = format!("{detail}; not {}: {why}", listed(&of.missing));
+        }
+        report.say(StepName::Layers, outcome, detail);
     }
 
     /// Which members go upstream for the runs of the blobs that no member has.
