@@ -1,4 +1,4 @@
-//! A machine with another clock, time that passes at once, a disk that is slow or hangs, and a list of what was made
+//! A machine with another clock, time that passes at once, a disk that is slow, hangs or is full, and a list of what was made
 //! durable: a small library between the program and the kernel, built by the C compiler that the crates below need anyway.
 
 use std::fs::{self, File};
@@ -34,7 +34,7 @@ impl Machine {
         assert!(built.expect("a C compiler").success());
         fs::write(dir.path().join("done"), "").expect("a file");
         let knobs = File::create_new(dir.path().join("knobs")).expect("a file");
-        knobs.set_len(40).expect("our own file");
+        knobs.set_len(56).expect("our own file");
         Self {
             dir,
             knobs,
@@ -92,6 +92,24 @@ impl Machine {
         }
     }
 
+    /// Has the disk refuse something below a directory `layers` for lack of room, for as long as the guard lives.
+    pub fn refuse(&self, what: Refused) -> Hanging<'_> {
+        self.turn(40, what as i64);
+        Hanging {
+            machine: self,
+            at: 40,
+        }
+    }
+
+    /// Has long writes below a directory `layers` wait, for as long as the guard lives.
+    pub fn hold_writes(&self) -> Hanging<'_> {
+        self.turn(48, 1);
+        Hanging {
+            machine: self,
+            at: 48,
+        }
+    }
+
     /// What was renamed and what was made durable, in order.
     pub fn done(&self) -> Vec<(String, PathBuf)> {
         let text = fs::read_to_string(self.dir.path().join("done")).expect("a list");
@@ -107,7 +125,18 @@ impl Machine {
     }
 }
 
-/// A disk that hangs, until this is dropped.
+/// What a full disk refuses.
+#[derive(Clone, Copy, Debug)]
+pub enum Refused {
+    /// To write a record, which is JSON.
+    Record = 1,
+    /// To make a new file durable.
+    Sync = 2,
+    /// To give a ready file its name.
+    Name = 3,
+}
+
+/// A disk that hangs or refuses, until this is dropped.
 #[derive(Debug)]
 pub struct Hanging<'a> {
     machine: &'a Machine,

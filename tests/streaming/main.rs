@@ -3,6 +3,7 @@
 
 mod containerd;
 mod doctor;
+mod full;
 mod install;
 mod lazy;
 mod life;

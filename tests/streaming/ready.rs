@@ -7,7 +7,6 @@ use larder_tests::fake::digest_of;
 use larder_tests::machine::Machine;
 use larder_tests::real::skipped;
 use larder_tests::scene::{eventually, files};
-use larder_tests::tmpfs::Tmpfs;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use crate::{Offering, gzip, inode, one_layer, push, tar};
@@ -159,29 +158,4 @@ async fn what_had_no_room_is_made_when_there_is_room() {
     offering.until_offered(&[&diff_id]).await;
     let failed = "larder_ready_layers_made_total{outcome=\"failed\"}";
     assert_eq!(offering.scene.node.metric(failed).await, Some(1.0));
-}
-
-#[tokio::test]
-async fn on_a_full_disk_nothing_is_offered_and_pulls_go_on() {
-    let test = "on_a_full_disk_nothing_is_offered_and_pulls_go_on";
-    let Some(disk) = Tmpfs::mount(test, 2) else {
-        return;
-    };
-    let directory = format!("directory = \"{}\"", disk.path().join("layers").display());
-    let offering = Offering::with(&directory, "").await;
-    let (image, _) = one_layer(&offering.scene.fake, "team/app", 4, 3_000_000);
-    offering.pull("team/app", &image).await;
-    offering
-        .until("there is no room", |_| {
-            offering
-                .scene
-                .node
-                .log()
-                .contains("there is no room without evicting")
-        })
-        .await;
-    let left: Vec<_> = files(&disk.path().join("layers"));
-    assert_eq!(left.len(), 1, "only the lock: {left:?}");
-    let door = offering.scene.door("team/app");
-    door.pull("v1", &image).await.expect("the image again");
 }

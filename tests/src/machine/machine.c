@@ -1,4 +1,4 @@
-/* Stands between a program and the machine: another time, a disk that is slow or hangs, and a list of what is made
+/* Stands between a program and the machine: another time, a disk that is slow, hangs or is full, and a list of what is made
  * durable.
  * Preloaded (LD_PRELOAD); LARDER_TEST_MACHINE names a directory with the files `knobs` and `done`. */
 #define _GNU_SOURCE
@@ -28,6 +28,11 @@ struct knobs {
     volatile int64_t hangs;
     /* Not 0: nothing below a directory `partial` is removed, and whoever tries waits. */
     volatile int64_t keeps;
+    /* What has no room below a directory `layers`: 1 a record, 2 what is to be made durable, 3 a ready file under its
+     * name. */
+    volatile int64_t refuses;
+    /* Not 0: long writes below a directory `layers` wait. */
+    volatile int64_t waits;
 };
 
 static struct knobs *knobs;
@@ -103,6 +108,36 @@ ssize_t pread(int file, void *into, size_t length, off_t at) {
     return slow_read(file, into, length, at);
 }
 
+static int is_below(int file, const char *dir) {
+    char link[64], path[PATH_MAX];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    if (length < 0)
+        return 0;
+    path[length] = 0;
+    return strstr(path, dir) != NULL;
+}
+
+static int has_no_room(int what) {
+    if (!knobs || knobs->refuses != what)
+        return 0;
+    errno = ENOSPC;
+    return 1;
+}
+
+ssize_t write(int file, const void *from, size_t length) {
+    if (length > 0 && *(const char *)from == '{' && knobs && knobs->refuses == 1 &&
+        is_below(file, "/layers/") && has_no_room(1))
+        return -1;
+    return syscall(SYS_write, file, from, length);
+}
+
+ssize_t pwrite64(int file, const void *from, size_t length, off64_t at) {
+    while (knobs && knobs->waits && length >= 1 << 16 && is_below(file, "/layers/"))
+        usleep(10000);
+    return syscall(SYS_pwrite64, file, from, length, at);
+}
+
 static void say(const char *what, const char *of) {
     char line[2 * PATH_MAX];
     int length = snprintf(line, sizeof line, "%s %s\n", what, of);
@@ -111,6 +146,8 @@ static void say(const char *what, const char *of) {
 }
 
 int fsync(int file) {
+    if (knobs && knobs->refuses == 2 && is_below(file, "/layers/tmp/") && has_no_room(2))
+        return -1;
     char link[64], path[PATH_MAX];
     snprintf(link, sizeof link, "/proc/self/fd/%d", file);
     ssize_t length = readlink(link, path, sizeof path - 1);
@@ -123,6 +160,9 @@ int fsync(int file) {
 }
 
 int rename(const char *from, const char *to) {
+    size_t named = strlen(to);
+    if (strstr(to, "/layers/") && named > 6 && !strcmp(to + named - 6, ".erofs") && has_no_room(3))
+        return -1;
     int failed = (int)syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
     if (!failed)
         say("rename", to);

@@ -88,7 +88,13 @@ impl Ready {
             Phase::Offered => OFFERED,
             Phase::Aside { .. } => ASIDE,
         };
-        fs::rename(made, self.path(diff_id, end))?;
+        if let Err(error) = fs::rename(made, self.path(diff_id, end)) {
+            if !origin.streamed {
+                // It speaks for nothing.
+                let _ = fs::remove_file(self.path(diff_id, ORIGIN));
+            }
+            return Err(error);
+        }
         let mut state = lock(&self.state);
         state.files.insert(
             *diff_id,
