@@ -226,6 +226,11 @@ impl Says {
 
 /// A tar of directories and files, by GNU tar.
 fn tar(entries: &[(&str, &[u8])]) -> Bytes {
+    tar_of(entries, &["."])
+}
+
+/// The same of these paths alone: directories above them have no entry.
+fn tar_of(entries: &[(&str, &[u8])], paths: &[&str]) -> Bytes {
     let dir = tempfile::tempdir().expect("a directory");
     for (path, content) in entries {
         let path = dir.path().join(path);
@@ -234,7 +239,7 @@ fn tar(entries: &[(&str, &[u8])]) -> Bytes {
     }
     let mut tar = Command::new("tar");
     tar.args(["--sort=name", "--owner=0", "--group=0", "-cf", "-", "-C"]);
-    let out = tar.arg(dir.path()).arg(".").output().expect("GNU tar");
+    let out = tar.arg(dir.path()).args(paths).output().expect("GNU tar");
     assert!(out.status.success(), "{out:?}");
     out.stdout.into()
 }

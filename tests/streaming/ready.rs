@@ -1,6 +1,7 @@
 //! A pulled image becomes files that a kernel mounts.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use larder_tests::fake::digest_of;
@@ -9,7 +10,7 @@ use larder_tests::real::skipped;
 use larder_tests::scene::{eventually, files};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-use crate::{Offering, gzip, inode, one_layer, push, tar};
+use crate::{Offering, gzip, inode, one_layer, push, tar, tar_of};
 
 /// What the kernel shows of a ready file, unmounted when dropped.
 struct Mounted(tempfile::TempDir);
@@ -73,6 +74,19 @@ async fn all_layers_of_a_pulled_image_are_offered_and_hold_what_their_tars_hold(
     assert!(std::os::unix::fs::FileTypeExt::is_char_device(
         &whiteout.file_type()
     ));
+    // Layers may be private: no other user of the node looks at them.
+    for path in offering.files() {
+        let mode = fs::metadata(&path).expect("a file").permissions().mode();
+        let above = path.parent().expect("a directory");
+        let of_above = fs::metadata(above)
+            .expect("a directory")
+            .permissions()
+            .mode();
+        assert_eq!(of_above & 0o777, 0o700, "{}", above.display());
+        if path.extension().is_some_and(|end| end == "erofs") {
+            assert_eq!(mode & 0o777, 0o600, "{}", path.display());
+        }
+    }
     // Nothing but the files and their origins is left of the work.
     assert_eq!(files(&offering.layers().join("tmp")).len(), 0);
     let listed = offering.scene.node.cli(&["layers"]).await;
@@ -93,6 +107,21 @@ async fn a_layer_that_cannot_be_ready_is_named_and_the_others_are_offered() {
     offering.until_offered(&[&diff_ids[0]]).await;
     offering.until_not_offered(&image, "compression").await;
     assert!(!offering.is_offered(&diff_ids[1]) && !offering.is_offered(&digest_of(&zstd)));
+}
+
+/// What such a layer says of its directories would hide what the layers below say of them.
+#[tokio::test]
+async fn a_layer_with_directories_that_have_no_entry_is_named_and_the_others_are_offered() {
+    let offering = Offering::with("", "").await;
+    let below = tar(&[("etc/motd", b"hello\n")]);
+    let above = tar_of(&[("etc/issue", b"hi\n")], &["etc/issue"]);
+    let diff_ids = [digest_of(&below), digest_of(&above)];
+    let blobs = [gzip(&below), gzip(&above)];
+    let image = push(&offering.scene.fake, "team/app", &blobs, &diff_ids);
+    offering.pull("team/app", &image).await;
+    offering.until_offered(&[&diff_ids[0]]).await;
+    offering.until_not_offered(&image, "without an entry").await;
+    assert!(!offering.is_offered(&diff_ids[1]));
 }
 
 /// Small images are not worth the work. One large layer makes all of an image worth it.

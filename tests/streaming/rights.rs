@@ -2,9 +2,11 @@
 
 use larder_tests::fake::{FakeRegistry, digest_of};
 use larder_tests::image::Image;
+use larder_tests::machine::Machine;
+use larder_tests::scene::files;
 use serde_json::Value;
 
-use crate::{Offering, gzip, one_layer, push, push_naming, tar};
+use crate::{Offering, gzip, inode, one_layer, push, push_naming, tar};
 
 /// Gives time for something that must not happen: another image is offered meanwhile.
 async fn meanwhile(offering: &Offering) {
@@ -127,6 +129,15 @@ async fn what_the_operator_shares_is_offered_for_as_long_as_it_is_shared() {
         .await;
 }
 
+/// A repository is closed, and larder hears it with an anonymous client.
+async fn close(offering: &Offering, repository: &str) {
+    let fake = &offering.scene.fake;
+    fake.require_basic(repository, "user", "password");
+    let url = offering.scene.manifest(repository, "v1");
+    let heard = larder_tests::http::Call::get(&url).send().await;
+    assert_eq!(heard.expect("an answer").status, 401);
+}
+
 /// A repository that is closed: what it offered goes, once a report that is newer says that nothing refers to it.
 #[tokio::test]
 async fn what_is_not_public_any_more_is_withdrawn() {
@@ -135,11 +146,7 @@ async fn what_is_not_public_any_more_is_withdrawn() {
     let (image, diff_id) = one_layer(fake, "team/app", 6, 4000);
     offering.pull("team/app", &image).await;
     offering.until_offered(&[&diff_id]).await;
-    fake.require_basic("team/app", "user", "password");
-    // An anonymous client hears it; larder does with it.
-    let url = offering.scene.manifest("team/app", "v1");
-    let heard = larder_tests::http::Call::get(&url).send().await;
-    assert_eq!(heard.expect("an answer").status, 401);
+    close(&offering, "team/app").await;
     offering
         .until("it is withdrawn", |shown| {
             shown["layers"].as_array().is_some_and(Vec::is_empty)
@@ -201,4 +208,80 @@ async fn an_image_that_kube_system_begins_to_use_is_withdrawn() {
     offering
         .until("it is withdrawn", |_| offering.files().is_empty())
         .await;
+}
+
+/// A layer of two images: when one of them may offer it no more, the other speaks for it.
+#[tokio::test]
+async fn another_image_that_may_be_offered_speaks_for_a_layer_that_they_share() {
+    let offering = Offering::with("", "").await;
+    let fake = &offering.scene.fake;
+    let (first, diff_id) = one_layer(fake, "team/first", 13, 4000);
+    offering.pull("team/first", &first).await;
+    offering.until_offered(&[&diff_id]).await;
+    let made = inode(&offering.path(&diff_id));
+    let shared = &first.layers[0].content;
+    let shared = bytes::Bytes::from(shared.read(0..shared.len()));
+    let top = tar(&[("top", b"of the second")]);
+    let top_id = digest_of(&top);
+    let both = [diff_id.clone(), top_id.clone()];
+    let second = push(fake, "team/second", &[shared, top], &both);
+    offering.pull("team/second", &second).await;
+    offering.until_offered(&[&top_id]).await;
+    close(&offering, "team/first").await;
+    let name = format!("{}/team/second", fake.host());
+    let speaks = |shown: &Value| {
+        let layers = shown["layers"].as_array();
+        layers.is_some_and(|layers| layers.iter().all(|layer| layer["image"] == *name))
+    };
+    let shown = offering.until("the second speaks for both", speaks).await;
+    assert_eq!(shown["layers"].as_array().map(Vec::len), Some(2), "{shown}");
+    assert_eq!(
+        inode(&offering.path(&diff_id)),
+        made,
+        "the file is as it was"
+    );
+}
+
+/// A repository that is closed while its layers are made.
+#[tokio::test]
+async fn what_is_closed_while_it_is_made_is_not_offered() {
+    let machine = Machine::new();
+    let offering = Offering::on("", "", |node| machine.runs(node)).await;
+    let (image, diff_id) = one_layer(&offering.scene.fake, "team/app", 14, 300_000);
+    let holding = machine.hold_writes();
+    offering.pull("team/app", &image).await;
+    let tmp = offering.layers().join("tmp");
+    offering
+        .until("it is being written", |_| files(&tmp).len() == 2)
+        .await;
+    close(&offering, "team/app").await;
+    drop(holding);
+    offering.until_not_offered(&image, "not every client").await;
+    meanwhile(&offering).await;
+    assert!(!offering.is_offered(&diff_id));
+    assert_eq!(files(&tmp).len(), 0);
+}
+
+/// Which pods use an image is known only from a report that was begun after the image came.
+#[tokio::test]
+async fn nothing_is_offered_before_a_report_that_was_begun_after_the_pull() {
+    let offering = Offering::with("", "").await;
+    let (other, other_id) = one_layer(&offering.scene.fake, "team/other", 15, 4000);
+    offering.pull("team/other", &other).await;
+    offering.until_offered(&[&other_id]).await;
+    let (image, diff_id) = one_layer(&offering.scene.fake, "team/app", 16, 4000);
+    offering.pull("team/app", &image).await;
+    // The last report was begun before the pull, and larder looks again after it.
+    let why = "has not reported since";
+    let deadline = std::time::Instant::now() + crate::PATIENCE;
+    loop {
+        let images = offering.scene.node.admin("/images").await.to_string();
+        if images.contains(why) {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "{images}");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    assert!(!offering.is_offered(&diff_id));
+    offering.until_offered(&[&diff_id]).await;
 }
