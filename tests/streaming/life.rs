@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::seen::listed;
 use crate::{Offering, inode, one_layer};
 
 const SIZE: usize = 2_000_000;
@@ -29,14 +30,32 @@ async fn a_file_that_nothing_refers_to_makes_room_before_any_blob() {
         .await;
     assert!(offering.scene.committed(&first.layers[0].digest));
     assert!(offering.scene.committed(&second.layers[0].digest));
-    // It is made again where there is room, once the image is used again.
+    // Where there is room again, others are made, but not this one: it is made once the image is used again.
     let name = format!("{}/team/second:v1", fake.host());
     let evicted = offering.scene.node.cli(&["evict", &name]).await;
     assert!(evicted.status.success(), "{evicted:?}");
+    let (other, other_id) = one_layer(fake, "team/other", 29, 4000);
+    offering.pull("team/other", &other).await;
+    offering.until_offered(&[&other_id]).await;
+    let ready = listed(&offering, &first.manifest_digest).await;
+    let why = ready["why"].as_str().expect("a reason");
+    assert!(why.contains("after a new pull"), "{why}");
+    assert!(!offering.is_offered(&first_id));
     // A use within the second in which the file went is none that came later.
     tokio::time::sleep(Duration::from_millis(1100)).await;
     offering.pull("team/first", &first).await;
     offering.until_offered(&[&first_id]).await;
+}
+
+/// A layer is worth more than its ready file: without the file it is unpacked, without the layer it is fetched.
+#[tokio::test]
+async fn no_blob_is_evicted_for_a_file() {
+    let offering = Offering::with("", ROOM).await;
+    let (image, diff_id) = one_layer(&offering.scene.fake, "team/app", 30, 2 * SIZE);
+    offering.pull("team/app", &image).await;
+    offering.until_not_offered(&image, "no room without").await;
+    assert!(!offering.is_offered(&diff_id));
+    assert!(offering.scene.committed(&image.layers[0].digest));
 }
 
 #[tokio::test]

@@ -3,6 +3,8 @@
 use larder_tests::image::{self, LayerSpec};
 use larder_tests::scene::Scene;
 
+use crate::{Offering, one_layer};
+
 #[tokio::test]
 async fn what_is_off_makes_no_directory() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -13,6 +15,11 @@ async fn what_is_off_makes_no_directory() {
     let door = scene.door("team/app");
     door.pull("v1", &image).await.expect("the image");
     scene.until_committed(&image.layers[0].digest).await;
+    // Meanwhile a node that was started later, and does offer layers, has made some ready.
+    let offering = Offering::with("", "").await;
+    let (other, diff_id) = one_layer(&offering.scene.fake, "team/app", 48, 4000);
+    offering.pull("team/app", &other).await;
+    offering.until_offered(&[&diff_id]).await;
     assert!(!layers.exists(), "{}", layers.display());
     // Nor is anything said of them.
     let images = scene.node.admin("/images").await;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{Offering, one_layer, push, tar};
 
 /// What the list of images says of a manifest's layers.
-async fn listed(offering: &Offering, digest: &str) -> Value {
+pub(crate) async fn listed(offering: &Offering, digest: &str) -> Value {
     let images = offering.scene.node.admin("/images").await;
     assert_schema(&images, "images");
     let images = images["images"].as_array().expect("images").clone();
