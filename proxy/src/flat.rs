@@ -91,11 +91,17 @@ pub async fn serve<F: Files>(
     }
 }
 
-async fn requests<F: Files>(connection: &Arc<OwnedFd>, files: &Arc<F>) -> End {
+/// Has the kernel send again all that was read and not answered, by whichever process: what it had begun, a process that
+/// has died can have left unanswered. What is still worked on is worked on twice, and answered once.
+pub fn send_again(connection: &OwnedFd) {
     // An error is that of a connection which is over, or of a kernel before 6.9, which cannot send again.
     if let Err(error) = fuse::answer(connection.as_fd(), &reply::resend(), &[]) {
         tracing::debug!(%error, "what an earlier process has left is not sent again");
     }
+}
+
+async fn requests<F: Files>(connection: &Arc<OwnedFd>, files: &Arc<F>) -> End {
+    send_again(connection);
     let requests = match Requests::of(Arc::clone(connection)) {
         Ok(requests) => requests,
         Err(error) => return End::Failed(error),

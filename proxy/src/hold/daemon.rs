@@ -195,7 +195,10 @@ impl<F: Files> Daemon<F> {
             }
         }
         for kept in &mut self.kept {
-            if kept.serving.is_none() {
+            // The holder says it anew when another daemon has gone, which may have taken requests along.
+            if kept.serving.is_some() {
+                flat::send_again(&kept.held.fd);
+            } else {
                 let stop = CancellationToken::new();
                 let task = serving(
                     kept.held.clone(),

@@ -322,11 +322,12 @@ impl Holding {
     }
 
     fn gone(&mut self, number: u64) {
-        let served = self.daemons.last().map(|last| last.number);
+        let before = self.daemons.len();
         self.daemons.retain(|peer| peer.number != number);
         self.others.retain(|peer| peer.number != number);
-        if served == Some(number) {
-            tracing::warn!("the daemon has gone");
+        if self.daemons.len() < before {
+            tracing::warn!(left = self.daemons.len(), "a daemon has gone");
+            // It may have taken requests along, also one that had given way: the one that serves asks for them again.
             self.announce();
         }
     }

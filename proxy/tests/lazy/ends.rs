@@ -53,7 +53,7 @@ fn without_requests_that_wait_nothing_is_aborted() {
     read(&setup.made(1), 1).expect("a file");
     let before = setup.connection();
     daemon.kill();
-    holder.says("the daemon has gone");
+    holder.says("a daemon has gone");
     // The holder looks every second, and does so before it hears of the next one.
     std::thread::sleep(std::time::Duration::from_millis(2500));
     let _daemon = setup.daemon(0);

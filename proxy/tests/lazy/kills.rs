@@ -4,7 +4,7 @@ use std::{env, thread::sleep, time::Duration};
 
 use crate::{
     reading::{Readers, read},
-    setup::Setup,
+    setup::{Setup, until},
 };
 
 /// How often the daemon dies; more by this variable.
@@ -60,9 +60,7 @@ fn when_both_die_reads_fail_and_what_is_mounted_next_works() {
     holder.kill();
     daemon.kill();
     // Right bytes or an error: the readers compare.
-    crate::setup::until("reads fail", || {
-        readers.failed.load(std::sync::atomic::Ordering::Relaxed) > 0
-    });
+    until("reads fail", || readers.counts().1 > 0);
     let holder = setup.holder(&[]);
     holder.says("dead mounts are detached");
     assert_eq!(setup.mounted(), 1);

@@ -1,7 +1,7 @@
 //! Files that the daemon serves and a holder holds (docs/holder.md): with the kernel's FUSE and EROFS, in mount namespaces of
 //! the tests' own. Needs root. Whatever dies, a reader gets the right bytes, a wait or an error, and never zeros.
 //!
-//! The program is the daemon, too: it starts itself anew, so that the daemon can be killed.
+//! The program is the daemon and the readers, too: it starts itself anew, so that they can be killed.
 
 mod daemon;
 mod ends;
@@ -11,6 +11,14 @@ mod peers;
 mod reading;
 mod setup;
 mod takeover;
+
+/// Not a test: what [`reading::Readers::start`] starts.
+#[test]
+fn as_readers() {
+    if let Ok(readers) = std::env::var(reading::READERS) {
+        reading::run(readers.parse().expect("a number"));
+    }
+}
 
 /// Not a test: what [`setup::Setup::daemon`] starts.
 #[test]

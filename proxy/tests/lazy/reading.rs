@@ -1,22 +1,18 @@
 //! Readers that compare what they read with what is there.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     os::unix::fs::FileExt as _,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    thread::JoinHandle,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use crate::{
     daemon::{self, FILES},
-    setup::{Setup, until},
+    setup::{Process, Setup, until},
 };
 
 /// Reads a file whole, past what the kernel has kept. It panics over bytes that are not the file's.
@@ -39,33 +35,77 @@ pub fn read(path: &Path, number: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Readers in threads of their own. Errors are counted, wrong bytes are panics.
+/// Readers in a process of their own: how many, and what they read.
+pub const READERS: &str = "LARDER_TEST_READERS";
+pub const FILES_AT: &str = "LARDER_TEST_FILES";
+
+/// Many threads that read at random. Errors are counted, wrong bytes are panics. The process that starts and kills the
+/// others has none of these threads: some kernels do not bear a process with many threads that starts others.
 pub struct Readers {
-    stop: Arc<AtomicBool>,
-    pub read: Arc<AtomicU64>,
-    pub failed: Arc<AtomicU64>,
-    threads: Vec<JoinHandle<()>>,
+    process: Process,
+    said: PathBuf,
 }
 
 impl Readers {
-    /// So many, which read at random.
+    /// So many.
     pub fn start(setup: &Setup, readers: u64) -> Self {
-        let (stop, read, failed) = (Arc::default(), Arc::default(), Arc::default());
-        let mut started = Self {
-            stop,
-            read,
-            failed,
-            threads: Vec::new(),
-        };
+        let mut command = setup.again("as_readers");
+        command
+            .env(READERS, readers.to_string())
+            .env(FILES_AT, setup.files());
+        let said = setup.said().to_owned();
+        let process = setup.started(&mut command);
+        Self { process, said }
+    }
+
+    /// How many files were read, and how many reads failed.
+    pub fn counts(&self) -> (u64, u64) {
+        let counts = self.said.join(format!("read-{}", self.process.pid()));
+        let counts = fs::read_to_string(counts).unwrap_or_default();
+        let mut counts = counts.split(' ').map(|count| count.parse().unwrap_or(0));
+        let mut next = || counts.next().unwrap_or(0);
+        (next(), next())
+    }
+
+    /// Waits until so many more files have been read.
+    pub fn more(&self, files: u64) {
+        let wanted = self.counts().0 + files;
+        until("the readers go on", || self.counts().0 >= wanted);
+    }
+
+    /// Ends them, and gives the counts.
+    pub fn end(self) -> (u64, u64) {
+        let stop = self.said.join(format!("stop-{}", self.process.pid()));
+        fs::write(stop, "").expect("a file");
+        let Self { process, said } = self;
+        let pid = process.pid();
+        let log = process.log_at();
+        let status = process.ended();
+        let log = fs::read_to_string(log).unwrap_or_default();
+        assert!(status.success(), "wrong bytes: {log}");
+        let counts = fs::read_to_string(said.join(format!("read-{pid}"))).expect("counts");
+        let counts: Vec<u64> = counts.split(' ').map(|n| n.parse().expect(n)).collect();
+        (counts[0], counts[1])
+    }
+}
+
+/// Reads until it is told to stop.
+pub fn run(readers: u64) {
+    let at = |name| PathBuf::from(std::env::var_os(name).expect(name));
+    let (files, said) = (at(FILES_AT), at(daemon::SAID));
+    let pid = std::process::id();
+    let (read, failed, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+    let tell = || {
+        let counts = [&read, &failed].map(|count| count.load(Ordering::Relaxed));
+        let new = said.join(format!("new-{pid}"));
+        fs::write(&new, format!("{} {}", counts[0], counts[1])).expect("a file");
+        fs::rename(new, said.join(format!("read-{pid}"))).expect("a file");
+    };
+    std::thread::scope(|scope| {
         for reader in 0..readers {
-            let files = setup.files();
-            let (stop, read, failed) = (
-                Arc::clone(&started.stop),
-                Arc::clone(&started.read),
-                Arc::clone(&started.failed),
-            );
+            let (files, read, failed, stop) = (&files, &read, &failed, &stop);
             let mut random = fastrand::Rng::with_seed(reader);
-            started.threads.push(std::thread::spawn(move || {
+            scope.spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
                     let number = random.u64(1..FILES);
                     match self::read(&files.join(daemon::name(number)), number) {
@@ -73,32 +113,13 @@ impl Readers {
                         Err(_) => failed.fetch_add(1, Ordering::Relaxed),
                     };
                 }
-            }));
+            });
         }
-        started
-    }
-
-    /// Waits until so many more files have been read.
-    pub fn more(&self, files: u64) {
-        let wanted = self.read.load(Ordering::Relaxed) + files;
-        until("the readers go on", || {
-            self.read.load(Ordering::Relaxed) >= wanted
-        });
-    }
-
-    /// Ends them, and gives how many files were read and how many reads failed.
-    pub fn end(mut self) -> (u64, u64) {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            thread.join().expect("right bytes");
+        while !said.join(format!("stop-{pid}")).exists() {
+            tell();
+            std::thread::sleep(std::time::Duration::from_millis(10));
         }
-        let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
-        (count(&self.read), count(&self.failed))
-    }
-}
-
-impl Drop for Readers {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
+        stop.store(true, Ordering::Relaxed);
+    });
+    tell();
 }

@@ -128,16 +128,23 @@ impl Setup {
 
     /// A daemon, of which nothing is awaited.
     pub fn starting(&self, delay: u64) -> Process {
+        let mut command = self.again("as_daemon");
+        command
+            .env(daemon::SOCKET, self.socket())
+            .env(daemon::DELAY, delay.to_string());
+        self.started(&mut command)
+    }
+
+    /// This program, as something else than the tests.
+    pub fn again(&self, what: &str) -> Command {
         let program = std::env::current_exe().expect("a program");
         let mut command = Command::new(program);
         command
-            .args(["--exact", "as_daemon", "--nocapture"])
-            .env(daemon::SOCKET, self.socket())
+            .args(["--exact", what, "--nocapture"])
             .env(daemon::SAID, self.said())
-            .env(daemon::DELAY, delay.to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::null());
-        self.started(&mut command)
+        command
     }
 
     /// A daemon that serves.
@@ -157,7 +164,7 @@ impl Setup {
         });
     }
 
-    fn started(&self, command: &mut Command) -> Process {
+    pub fn started(&self, command: &mut Command) -> Process {
         let number = self.running.get();
         self.running.set(number + 1);
         let log = self.said().join(format!("log-{number}"));
@@ -201,6 +208,10 @@ impl Process {
         self.child.id()
     }
 
+    pub fn log_at(&self) -> PathBuf {
+        self.log.clone()
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -216,7 +227,7 @@ impl Process {
     /// `kill -9`.
     pub fn kill(mut self) {
         self.child.kill().expect("it runs");
-        self.child.wait().expect("it ended");
+        until("it is dead", || !self.is_running());
     }
 
     /// Waits until it ends by itself.
