@@ -276,13 +276,11 @@ impl PeerSurface {
             // Boxed: it is rare, and every request carries room for it.
             Box::pin(asked.then_some(given)?).await
         };
-        match given.await {
-            Some(body) => (StatusCode::OK, body),
-            None => {
-                let text = Body::bytes("nothing is known of it\n");
-                (StatusCode::NOT_FOUND, text)
-            }
+        if let Some(body) = given.await {
+            return (StatusCode::OK, body);
         }
+        let text = Body::bytes("nothing is known of it\n");
+        (StatusCode::NOT_FOUND, text)
     }
 
     fn probes(&self, request: &Request<()>) -> (StatusCode, String) {

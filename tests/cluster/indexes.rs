@@ -287,7 +287,7 @@ async fn a_member_that_gives_another_index_than_was_signed_is_refused_and_named(
     let fake = FakeRegistry::start().await;
     let image = image(&fake);
     let right = signed(&image, "a member", KEY, |_| {});
-    let right = right.read(0..right.len()).to_vec();
+    let right = right.read(0..right.len());
     let mut changed = right.clone();
     changed[right.len() - ENVELOPE - FOOTER - 8] ^= 1;
     let mut renamed = right.clone();
@@ -323,7 +323,7 @@ async fn a_signed_lie_is_found_out_when_the_layer_is_whole() {
     let _machine = beside().await;
     let fake = FakeRegistry::start().await;
     let image = image(&fake);
-    let wrong = signed(&image, "10.9.9.9:7422 liar", KEY, lie);
+    let wrong = signed(&image, "10.9.9.9:7422 liar", KEY, |index| lie(index));
     let (mut cluster, liar, _dir) = beside_a_liar(&fake, &image, &wrong).await;
     let said = ask_for(&cluster, 0, &fake, &image).await;
     assert_eq!(said["made"], "elsewhere", "{}", cluster.node(0).log());

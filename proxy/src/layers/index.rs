@@ -35,7 +35,7 @@ const NOT_OURS: Duration = Duration::from_mins(2);
 
 /// What building an index came to.
 pub(super) enum Built {
-    Index(Summary),
+    Index(Box<Summary>),
     Refused(Refused),
 }
 
@@ -158,7 +158,7 @@ impl Layers {
                 Built::Index(summary) => {
                     let sign = |envelope: &_| pull.sign_index(envelope);
                     let other = indexes.keep_own(&to.0, &layer, &pull.index_maker(), &sign)?;
-                    Ok((Some(Indexed::from(&summary)), other))
+                    Ok((Some(Indexed::from(&*summary)), other))
                 }
                 Built::Refused(refused) => {
                     indexes.refuse(layer, refused.to_string());
@@ -214,7 +214,7 @@ impl Layers {
         let (file, path) = (blob.handle(), to.0.clone());
         let built = idle(move || make::index(file, &path)).await;
         match built.ok_or("a thread could not be had, or panicked")? {
-            Ok(summary) if summary.layer == *layer => Ok(Built::Index(summary)),
+            Ok(summary) if summary.layer == *layer => Ok(Built::Index(Box::new(summary))),
             Ok(summary) => {
                 let store = Arc::clone(&self.pull.store);
                 let judge = move || store.judge(&blob, &Ok(summary.layer));

@@ -224,7 +224,7 @@ impl Layers {
         match self.build_index(layer, &at).await? {
             Built::Index(summary) => Ok(Some(Indexed {
                 at: Some(at),
-                ..Indexed::from(&summary)
+                ..Indexed::from(&*summary)
             })),
             Built::Refused(refused) => {
                 self.refuse(*layer, refused.to_string());

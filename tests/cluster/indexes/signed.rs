@@ -49,7 +49,7 @@ fn hmac(key: &[u8], said: &[u8]) -> [u8; 32] {
 }
 
 /// Changes what an index says of the bytes of its first span.
-pub(super) fn lie(index: &mut Vec<u8>) {
+pub(super) fn lie(index: &mut [u8]) {
     let at = index.len() - FOOTER;
     let spans = u64::from_le_bytes(index[at + 152..at + 160].try_into().expect("8 bytes"));
     let table = at - RECORD * spans as usize;
