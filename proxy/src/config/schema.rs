@@ -192,7 +192,7 @@ fn streaming() -> Value {
             (
                 "mode",
                 choice(
-                    "off; ready: larder offers layers that are whole on this node; lazy: the same, and it keeps indexes of layers",
+                    "off; ready: larder offers layers that are whole on this node; lazy: the same, and layers that are not here yet",
                     &["off", "ready", "lazy"],
                 ),
             ),

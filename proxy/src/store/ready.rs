@@ -122,6 +122,8 @@ struct State {
     removed: Vec<(Cause, u64)>,
     /// What the last look at this node's images found.
     known: known::Known,
+    /// Where layers can be mounted that are not here, or why they cannot.
+    mounts: Option<Result<PathBuf, String>>,
 }
 
 /// The directory, and what is known of it.
@@ -253,6 +255,16 @@ impl Ready {
                 file.used = now;
             }
         }
+    }
+
+    /// Says where the runtime can mount layers that are not whole here, or why nowhere.
+    pub fn mounts_at(&self, mounts: Result<PathBuf, String>) {
+        lock(&self.state).mounts = Some(mounts);
+    }
+
+    /// The same, for people. `None`: nothing is to be mounted so.
+    pub fn mounts(&self) -> Option<Result<PathBuf, String>> {
+        lock(&self.state).mounts.clone()
     }
 
     /// What was removed since the last call: why, and how many bytes.

@@ -7,7 +7,7 @@ use larder_shared::{Digest, name::ImageName};
 use super::{Known, Streams, node_of};
 use crate::{
     drain::Watch,
-    hold,
+    hold::{self, Link},
     pull::{Caller, Pull},
     store::ReadyFile,
     trace::Trace,
@@ -86,7 +86,18 @@ impl Streams {
         let (mut standing, serving) = hold::attend(holder, Arc::clone(self), until_end);
         tokio::spawn(serving);
         loop {
-            let files = standing.borrow_and_update().files.clone();
+            let (files, link) = {
+                let seen = standing.borrow_and_update();
+                (seen.files.clone(), seen.link.clone())
+            };
+            if let Some(ready) = self.ready() {
+                let why = match link {
+                    Link::Absent(why) => why,
+                    Link::GaveWay => "another larder on this node serves them".to_owned(),
+                    Link::Held => "the holder has mounted nothing".to_owned(),
+                };
+                ready.mounts_at(files.clone().ok_or(why));
+            }
             match (self.mounted.send_replace(files.clone()), files) {
                 (None, Some(files)) => {
                     tracing::info!(files = %files.display(), "layers can be mounted before they are here");
