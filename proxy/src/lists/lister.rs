@@ -134,6 +134,45 @@ mod tests {
         assert!(lists_alone(true, REFRESH, REFRESH, 0.9));
     }
 
+    /// Lists that a registry makes in an hour for so many nodes, each of which refreshes within a tenth of [`REFRESH`]: over
+    /// twenty hours.
+    fn lists_in_an_hour(nodes: usize) -> f64 {
+        const HOURS: u32 = 20;
+        let members = keys(nodes);
+        let thing = Digest::sha256(b"list");
+        let mut random = 1_u64;
+        let mut jittered = || {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            REFRESH.mul_f64(0.9 + 0.2 * ((random >> 40) as f64 / f64::from(1 << 24)))
+        };
+        let mut next: Vec<Duration> = (0..nodes).map(|_| jittered()).collect();
+        let (mut tried, mut lists) = (None::<Duration>, 0_u32);
+        let end = Duration::from_hours(u64::from(HOURS));
+        while let Some((node, now)) = next.iter().copied().enumerate().min_by_key(|(_, at)| *at)
+            && now < end
+        {
+            let asked = before(&members, Some(node), &thing, |_| true);
+            let lister = asked.first().copied().unwrap_or(node);
+            assert_eq!(lister, rank(&members, &thing, 0, 1)[0], "all ask one");
+            if is_due(tried.map(|at| now - at), REFRESH) {
+                (tried, lists) = (Some(now), lists + 1);
+            }
+            next[node] = now + jittered();
+        }
+        f64::from(lists) / f64::from(HOURS)
+    }
+
+    /// The figures of BENCHMARKS.md: more nodes make a list each four minutes, and not one each.
+    #[test]
+    fn a_hundred_nodes_cost_a_registry_hardly_more_lists_than_one() {
+        let found = [1, 10, 100].map(lists_in_an_hour);
+        let near = |(found, lists): (&f64, f64)| (found - lists).abs() < 0.4;
+        let lists = [12.0, 13.0, 14.8];
+        assert!(found.iter().zip(lists).all(near), "{found:?}");
+    }
+
     proptest! {
         /// Nodes that agree on which members live have one lister.
         #[test]
