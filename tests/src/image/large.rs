@@ -152,10 +152,10 @@ pub fn build_large(fake: &FakeRegistry, repository: &str, tag: &str, size: u64) 
             let content = file.content(&text);
             archive.put(&file.path, 0o644, b'0', &content)?;
             all.add(&content);
-            lists[0] += &format!("/{}\n", file.path);
+            lists[0].extend(["/", &file.path, "\n"]);
             if number % ONE_OF == 0 {
                 few.add(&content);
-                lists[1] += &format!("/{}\n", file.path);
+                lists[1].extend(["/", &file.path, "\n"]);
             }
             number += 1;
         }
