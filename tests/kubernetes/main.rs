@@ -1,4 +1,4 @@
-//! larder on a real Kubernetes (promises P12, P14, P17, P21, P23 and P28): what an operator does with it, and what the pods of
+//! larder on a real Kubernetes (promises P12, P14, P17, P21, P23, P28 and P34): what an operator does with it, and what the pods of
 //! the cluster notice.
 //!
 //! `scripts/kube` has the cluster: API server, controllers, scheduler, kubelets, kube-proxy, CoreDNS and containerd 2 on
@@ -11,5 +11,6 @@ mod life;
 mod older;
 mod outage;
 mod pulls;
+mod ready;
 mod removal;
 mod setup;
