@@ -27,7 +27,7 @@ use std::{
         Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use larder_shared::{Digest, RegistryName, Repository};
@@ -118,6 +118,8 @@ struct State {
     gone: HashMap<Digest, u64>,
     /// Files whose names are being changed on the disk.
     moving: HashSet<Digest>,
+    /// DiffIDs that the runtime is about to look for, and since when.
+    looked_for: HashMap<Digest, Instant>,
     /// Files and bytes that went since somebody looked.
     removed: Vec<(Cause, u64)>,
     /// What the last look at this node's images found.
@@ -135,6 +137,9 @@ pub struct Ready {
     next_tmp: AtomicU64,
     _lock: disk::Lock,
 }
+
+/// From the moment in which the runtime pulls an image, it takes so long at the most until a report tells what it uses of it.
+const LOOKED_FOR: Duration = Duration::from_mins(2);
 
 /// So many of the files that went are remembered.
 const REMEMBERED: usize = 10_000;
@@ -255,6 +260,18 @@ impl Ready {
                 file.used = now;
             }
         }
+    }
+
+    /// The runtime is about to look for these: it pulls an image that has them. No report can say so yet, so they are not
+    /// set aside for room.
+    pub fn is_looked_for(&self, diff_ids: &[Digest]) {
+        let mut state = lock(&self.state);
+        let now = Instant::now();
+        state
+            .looked_for
+            .retain(|_, since| now.duration_since(*since) < LOOKED_FOR);
+        let all = diff_ids.iter().map(|diff_id| (*diff_id, now));
+        state.looked_for.extend(all);
     }
 
     /// Says where the runtime can mount layers that are not whole here, or why nowhere.

@@ -161,6 +161,7 @@ impl Layers {
         let ground = ground.map_err(Not::Refused)?;
         let content = Arc::clone(&image.content);
         let diff_ids = content.diff_ids.as_deref().unwrap_or_default();
+        ready.is_looked_for(diff_ids);
         let lacking = content.layers.iter().zip(diff_ids).enumerate();
         let lacking = lacking.filter(|(_, (_, diff_id))| !ready.offers(diff_id));
         let lacking: Vec<_> = lacking.collect();

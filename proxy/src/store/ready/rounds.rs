@@ -5,7 +5,7 @@ use std::{fs, io, time::Duration};
 use larder_shared::Digest;
 
 use super::{
-    ASIDE, Cause, OFFERED, ORIGIN, REMEMBERED, Ready, ReadyFile, State,
+    ASIDE, Cause, LOOKED_FOR, OFFERED, ORIGIN, REMEMBERED, Ready, ReadyFile, State,
     life::{self, Phase, Step},
 };
 use crate::{clock::unix_now, store::lock};
@@ -41,9 +41,16 @@ impl Ready {
     }
 
     fn choose(&self, state: &mut State, over: u64, ttl: Option<Duration>) {
+        let State {
+            files, looked_for, ..
+        } = state;
+        let looked_for = |diff_id: &Digest| {
+            let since = looked_for.get(diff_id);
+            since.is_some_and(|since| since.elapsed() < LOOKED_FOR)
+        };
         let mut leaving = 0;
         let mut rest: Vec<(u64, Digest)> = Vec::new();
-        for (diff_id, file) in &mut state.files {
+        for (diff_id, file) in &mut *files {
             let old = ttl.is_some_and(|ttl| self.clock.age(file.used) > ttl);
             match file.goes {
                 Some(Cause::Withdrawn) => {}
@@ -57,6 +64,7 @@ impl Ready {
             }
             match file.goes {
                 Some(_) => leaving += file.bytes,
+                None if looked_for(diff_id) => {}
                 None => rest.push((file.used, *diff_id)),
             }
         }
@@ -65,7 +73,7 @@ impl Ready {
             if leaving >= over {
                 return;
             }
-            if let Some(file) = state.files.get_mut(&diff_id) {
+            if let Some(file) = files.get_mut(&diff_id) {
                 file.goes = Some(Cause::Room);
                 leaving += file.bytes;
             }

@@ -231,3 +231,25 @@ fn a_link_is_offered_until_its_file_is_made() {
     let known = scene.ready().files()[&one].origin.clone().unwrap();
     assert!(known.streamed && known.layer == origin("another").layer);
 }
+
+/// No report can tell yet what the runtime makes of a layer that it is about to look for.
+#[test]
+fn what_the_runtime_is_about_to_look_for_makes_no_room() {
+    let scene = Scene::new();
+    let (one, two) = (diff_id("one"), diff_id("two"));
+    for name in ["one", "two"] {
+        let target = Path::new("/run/nowhere").join(name);
+        let streams = scene.ready().stream(&target, &diff_id(name), origin(name));
+        assert!(streams.unwrap());
+        scene.ready().has_grown(&diff_id(name), MB, 2 * MB);
+    }
+    scene.ready().is_looked_for(&[one]);
+    let nothing = HashMap::new();
+    let told = Told {
+        at: unix_now(),
+        fresh: true,
+    };
+    scene.ready().told(Some(told), Some(&nothing));
+    scene.ready().round(10 * MB, None);
+    assert!(scene.ready().offers(&one) && !scene.ready().offers(&two));
+}
