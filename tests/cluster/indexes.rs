@@ -158,6 +158,11 @@ async fn a_member_gets_the_index_that_another_one_built_and_proves_it_later() {
     eventually(&layer, || committed(node.store(), &layer)).await;
     looked(&second, "it is proven", async || own.exists()).await;
     assert!(!foreign.exists());
+    // The file is there a moment before it is counted.
+    until("it is counted", async || {
+        node.metric(PROVEN).await == Some(1.0)
+    })
+    .await;
     let counts = [
         node.metric(BUILT).await,
         node.metric(PROVEN).await,
@@ -332,13 +337,15 @@ async fn a_signed_lie_is_found_out_when_the_layer_is_whole() {
     let door = cluster.door(0, &fake, REPOSITORY);
     pull_and_build(&cluster, 0, &door, &image).await;
     let node = cluster.node(0);
-    assert_eq!(node.metric(DISPROVED).await, Some(1.0));
+    until("it is counted", async || {
+        node.metric(DISPROVED).await == Some(1.0)
+    })
+    .await;
     let layer = &image.layers[0].digest;
     let (own, foreign) = kept(node.store(), layer);
     assert!(own.exists() && !foreign.exists());
-    let log = node.log();
     let named = |line: &str| line.contains("10.9.9.9:7422 liar") && line.contains("wrong index");
-    assert!(log.lines().any(named), "{log}");
+    until("it is named", async || node.log().lines().any(named)).await;
     let aside = fs::read_dir(node.store().join("quarantine")).expect("a directory");
     assert_eq!(aside.count(), 1);
 
