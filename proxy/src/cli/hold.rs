@@ -12,6 +12,7 @@ use crate::{
 };
 
 #[derive(Clone, Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 #[command(after_help = "\
 Examples:
   larder hold                              mount at /run/larder-hold/files, and hold it

@@ -83,6 +83,7 @@ pub struct NodeArgs {
 
 /// Configure the container runtime to pull images through larder
 #[derive(Args, Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub struct InstallArgs {
     #[command(flatten)]
     pub node: NodeArgs,

@@ -35,7 +35,7 @@ mod tests {
     fn it_lasts_from_the_first_request_that_waits_to_a_daemon() {
         let begin = Instant::now();
         let at = |seconds| begin + Duration::from_secs(seconds);
-        let mut absence = Absence::new(Duration::from_secs(300));
+        let mut absence = Absence::new(Duration::from_mins(5));
         // No request waits, however long no daemon is there.
         assert!(!absence.is_too_long(at(0), false, false));
         assert!(!absence.is_too_long(at(1000), false, true));

@@ -163,7 +163,7 @@ impl<F: Files> Daemon<F> {
                     fresh: false,
                 }),
                 (Message::Ready, None) => {
-                    self.serve(std::mem::take(&mut coming)).await;
+                    self.serve(std::mem::take(&mut coming));
                     *pause = RETRY;
                     self.see(Link::Held);
                 }
@@ -180,7 +180,7 @@ impl<F: Files> Daemon<F> {
     }
 
     /// Serves what the holder has. What it has not is served as long as it lives.
-    async fn serve(&mut self, coming: Vec<Held>) {
+    fn serve(&mut self, coming: Vec<Held>) {
         self.prune();
         for kept in &mut self.kept {
             kept.held.connection.at = None;

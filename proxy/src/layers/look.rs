@@ -218,13 +218,11 @@ impl Layers {
                 }
             })
         });
-        match self.pull.store.wait_for_survey(&mut survey).await {
-            Some(ended) => ended.ok(),
-            None => {
-                *ongoing = Some(survey);
-                None
-            }
+        if let Some(ended) = self.pull.store.wait_for_survey(&mut survey).await {
+            return ended.ok();
         }
+        *ongoing = Some(survey);
+        None
     }
 
     /// How much more has room. Images that are gone wait for none.

@@ -156,7 +156,7 @@ mod tests {
             let asked = before(&members, Some(node), &thing, |_| true);
             let lister = asked.first().copied().unwrap_or(node);
             assert_eq!(lister, rank(&members, &thing, 0, 1)[0], "all ask one");
-            if is_due(tried.map(|at| now - at), REFRESH) {
+            if is_due(tried.map(|at| now.saturating_sub(at)), REFRESH) {
                 (tried, lists) = (Some(now), lists + 1);
             }
             next[node] = now + jittered();

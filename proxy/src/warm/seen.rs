@@ -215,7 +215,7 @@ fn place(image: &SeenImage) -> (Reverse<u32>, String, String, String) {
         Reverse(image.nodes),
         image.registry.to_string(),
         image.repository.to_string(),
-        image.digest.hex().to_owned(),
+        image.digest.hex(),
     )
 }
 

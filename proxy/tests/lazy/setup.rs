@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::daemon;
 
 /// How long something may take that takes milliseconds on a quiet machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const GLANCE: Duration = Duration::from_millis(5);
 
 /// Waits until a condition holds.

@@ -58,7 +58,9 @@ impl Stage {
         fake.fault(Match::any(), delay);
         fake.fault(Match::any(), Fault::ThrottleBytesPerSecond(RATE));
         let config = format!(
-            "[runtime]\nfile = {report:?}\ncontent = \"off\"\n[streaming]\nmode = \"ready\"\nmin_layer = \"0\"\ndirectory = {layers:?}\n"
+            "[runtime]\nfile = \"{}\"\ncontent = \"off\"\n[streaming]\nmode = \"ready\"\nmin_layer = \"0\"\ndirectory = \"{}\"\n",
+            report.display(),
+            layers.display(),
         );
         let offers = Node::builder()
             .upstream_at(REGISTRY, &fake.url())

@@ -174,10 +174,8 @@ impl Lazy {
     pub(super) fn links(&self) -> Vec<String> {
         let found = files(&self.directory.join("sha256"));
         let names = found.iter().filter_map(|path| path.file_name()?.to_str());
-        names
-            .filter(|name| name.ends_with(".erofs"))
-            .map(ToOwned::to_owned)
-            .collect()
+        let names = names.filter_map(|name| name.strip_suffix(".erofs"));
+        names.map(ToOwned::to_owned).collect()
     }
 
     pub(super) fn name(&self) -> String {
