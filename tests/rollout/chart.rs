@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::helm::{IMAGE, larder, object, objects, rendered, root, run, said, same, tool};
 
 /// The variants that have a golden file, and their values.
-const VARIANTS: [(&str, &str); 30] = [
+const VARIANTS: [(&str, &str); 31] = [
     ("default", "{}"),
     (
         "host-network",
@@ -83,6 +83,10 @@ const VARIANTS: [(&str, &str); 30] = [
     (
         "streaming",
         "runtime: {watch: {enabled: true}}\nstreaming: {mode: ready}\nconfig: {streaming: {private: true}}\n",
+    ),
+    (
+        "streaming-lazy",
+        "runtime: {watch: {enabled: true}}\nstreaming: {mode: lazy, hold: {enabled: true}}\n",
     ),
     (
         "watch-k3s-claim",
@@ -407,6 +411,43 @@ fn the_runtimes_socket_is_in_the_watchers_container_alone() {
     let off = &off["spec"]["template"]["spec"];
     assert_eq!(off["containers"].as_array().unwrap().len(), 1);
     assert!(!off.to_string().contains("runtime-socket"));
+}
+
+/// The right to mount is in a pod of its own, which larder's update does not touch.
+#[test]
+fn the_holder_is_a_pod_of_its_own_and_is_not_replaced_by_an_update() {
+    let values =
+        "runtime: {watch: {enabled: true}}\nstreaming: {mode: lazy, hold: {enabled: true}}";
+    let all = objects(&rendered(values, &[]));
+    let sets: Vec<_> = all
+        .iter()
+        .filter(|one| one["kind"] == "DaemonSet")
+        .collect();
+    let named = |name: &str| {
+        let mut sets = sets.iter();
+        *sets
+            .find(|set| set["metadata"]["name"] == name)
+            .unwrap_or_else(|| panic!("{name}"))
+    };
+    let (larder, hold) = (named("larder"), named("larder-hold"));
+    assert_eq!(hold["spec"]["updateStrategy"], json!({"type": "OnDelete"}));
+    let pod = &hold["spec"]["template"]["spec"];
+    assert_eq!(pod["automountServiceAccountToken"], false);
+    let container = &pod["containers"][0];
+    assert!(container["ports"].is_null() && container["env"].is_null());
+    assert_eq!(container["securityContext"]["privileged"], true);
+    assert_eq!(
+        container["volumeMounts"][0]["mountPropagation"],
+        "Bidirectional"
+    );
+    assert_eq!(pod["containers"].as_array().unwrap().len(), 1);
+    // larder gets the socket, and nothing of the rights.
+    let pod = larder["spec"]["template"]["spec"].to_string();
+    assert!(pod.contains("/run/larder-hold") && !pod.contains("privileged"));
+    // Their selectors have no pod in common.
+    assert_ne!(larder["spec"]["selector"], hold["spec"]["selector"]);
+    let off = rendered("{}", &[]);
+    assert!(!off.contains("larder-hold"));
 }
 
 /// What containerd mounts is written by larder alone, at the path that containerd sees.

@@ -1,5 +1,10 @@
 {{/* Names, labels and decisions that several manifests share. */}}
 
+{{/* Where the holder mounts, and its socket: the daemon's default. The path is the same in the pods and on the node. */}}
+{{- define "larder.holdDir" -}}
+/run/larder-hold
+{{- end -}}
+
 {{- define "larder.name" -}}
 {{- .Values.nameOverride | default .Chart.Name | trunc 50 | trimSuffix "-" -}}
 {{- end -}}
