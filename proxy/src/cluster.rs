@@ -70,6 +70,9 @@ pub const LISTS: &str = "/larder/v1/lists";
 /// Where a member asks another one for the index of a layer.
 pub const INDEXES: &str = "/larder/v1/indexes";
 
+/// Where a member asks another one what it has learnt of an image's start.
+pub const ORDERS: &str = "/larder/v1/orders";
+
 /// Keepers are asked within this time: in an outage, a client waits for the answer.
 const RECALL: Duration = Duration::from_millis(250);
 

@@ -15,6 +15,7 @@
 //! GET       /larder/v1/warm?set=NAME                  what it holds of a warm set
 //! GET       /larder/v1/warm?seen=own|all              what its container runtime has, or those of all members
 //! GET       /larder/v1/indexes?registry=…&repository=…&layer=DIGEST     the index of a layer that the repository holds
+//! GET       /larder/v1/orders?registry=…&repository=…&manifest=DIGEST   what it has learnt of an image's start
 //! ```
 //!
 //! Only members get this far: the connection's certificate was checked ([`crate::listen`]). Errors become responses in
@@ -34,7 +35,7 @@ use crate::{
     body::Body,
     client,
     cluster::{
-        HOLDERS, INDEXES, LISTS, PROBES, RECORDS,
+        HOLDERS, INDEXES, LISTS, ORDERS, PROBES, RECORDS,
         peers::{ALIVE, IN_ROLE, PASSED_ON, ROLE},
         records::PeerRecord,
     },
@@ -94,6 +95,7 @@ impl PeerSurface {
         let small = small.map(|(status, text)| (status, Body::bytes(text)));
         let answer = match small {
             None if path == INDEXES => Some(self.index(&request).await),
+            None if path == ORDERS => Some(self.order(&request).await),
             small => small,
         };
         if let Some((status, body)) = answer {
@@ -281,6 +283,24 @@ impl PeerSurface {
         }
         let text = Body::bytes("nothing is known of it\n");
         (StatusCode::NOT_FOUND, text)
+    }
+
+    async fn order(&self, request: &Request<()>) -> (StatusCode, Body) {
+        let given = async {
+            let registry = query(request, "registry")?.parse().ok()?;
+            let repository = query(request, "repository")?.parse().ok()?;
+            let manifest = query(request, "manifest")?.parse().ok()?;
+            let asked = *request.method() == Method::GET;
+            let given = self.pull.order_for_member(registry, repository, manifest);
+            Box::pin(asked.then_some(given)?).await
+        };
+        match given.await {
+            Some(order) => (StatusCode::OK, Body::bytes(order)),
+            None => (
+                StatusCode::NOT_FOUND,
+                Body::bytes("nothing is known of it\n"),
+            ),
+        }
     }
 
     fn probes(&self, request: &Request<()>) -> (StatusCode, String) {

@@ -20,6 +20,7 @@ mod manage;
 mod manifest;
 mod member;
 mod open_to;
+mod order;
 pub mod outage;
 mod pace;
 mod peer_records;
@@ -88,6 +89,8 @@ pub struct Request {
     pub head: bool,
     pub range: RangeHeader,
     pub caller: Caller,
+    /// A client of this node sent it, which may start what it asks for. larder's own requests start nothing.
+    pub by_client: bool,
 }
 
 /// The caller, as the door has found out.
@@ -263,7 +266,9 @@ impl Pull {
             Route::Blob(_, digest) if head => self.blob_head(place, digest).await,
             Route::Blob(_, digest) => {
                 let pulled = self.blob(place, digest, &request.range).await?;
-                self.about_to_start(place, digest).await;
+                if request.by_client {
+                    self.about_to_start(place, digest).await;
+                }
                 Ok(pulled)
             }
             Route::Tags(address, query) => self.tag_list(place, address, query, head).await,

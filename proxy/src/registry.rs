@@ -252,6 +252,7 @@ impl Surface {
             head,
             range,
             caller,
+            by_client: true,
         };
         match tokio::time::timeout(HEADERS_WITHIN, self.pull.serve_chunk(request)).await {
             Ok(done) => done.map_err(|error| (error, shown)),

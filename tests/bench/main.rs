@@ -12,6 +12,7 @@ mod cpu;
 mod economy;
 mod first_byte;
 mod idle;
+mod lazy;
 mod link;
 mod machine;
 mod manifest;
@@ -60,12 +61,13 @@ const SECTIONS: [(&str, Measure); 12] = [
 ];
 
 /// What takes so long that it is measured only where `--only` names it.
-const ASKED_FOR: [(&str, Measure); 1] = [("streaming", streaming::measure)];
+const ASKED_FOR: [(&str, Measure); 2] =
+    [("streaming", streaming::measure), ("lazy", lazy::measure)];
 
 struct Arguments {
     quick: bool,
     only: Vec<String>,
-    /// Bytes of the image of `streaming`.
+    /// Bytes of the image of `streaming` and `lazy`.
     image: Option<u64>,
     markdown: Option<PathBuf>,
 }

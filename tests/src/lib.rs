@@ -3,11 +3,12 @@
 //! [`real`] runs the programs that larder meets in the field: registries, runtimes and copying clients. [`node`] starts
 //! larder itself, and [`members`] several of them. [`runtime`] pulls through it as runtimes do. [`hosts`] makes networks
 //! for them, and [`kubernetes`] runs larder's pod there as its chart says; [`clouds`] give identities; [`machine`] lies to
-//! larder about the machine. [`watcher`] is the real `larder runtime`, and [`holding`] writes what one might have written.
+//! larder about the machine. [`watcher`] is the real `larder runtime`, [`holder`] the real `larder hold`, and [`holding`] writes what one might have written.
 //! Everything else lives in the test's own process.
 
 pub mod clouds;
 pub mod fake;
+pub mod holder;
 pub mod holding;
 pub mod hosts;
 pub mod http;

@@ -5,6 +5,11 @@
 /run/larder-hold
 {{- end -}}
 
+{{/* Whether larder needs the holder's socket: also after lazy mode was switched off, as long as there is a holder. */}}
+{{- define "larder.mounts" -}}
+{{- or (eq .Values.streaming.mode "lazy") (and (ne .Values.streaming.mode "off") .Values.streaming.hold.enabled) -}}
+{{- end -}}
+
 {{- define "larder.name" -}}
 {{- .Values.nameOverride | default .Chart.Name | trunc 50 | trimSuffix "-" -}}
 {{- end -}}

@@ -22,7 +22,12 @@ pub type Reread = Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
 fn at_start(config: &Config) -> impl PartialEq {
     let peers = config.cluster.peers.as_ref();
     let peers = peers.map(|peers| (peers.listen, peers.key.clone()));
-    let streaming = (config.streaming.mode, config.streaming.directory.clone());
+    let streaming = &config.streaming;
+    let streaming = (
+        streaming.mode,
+        streaming.directory.clone(),
+        streaming.holder.clone(),
+    );
     (peers, config.cluster.object_store.clone(), streaming)
 }
 
@@ -94,7 +99,7 @@ impl Reload {
                     || at_start(&old) != at_start(&new)
                 {
                     tracing::warn!(
-                        "addresses, the store's path, the socket, the log's format, the cluster's key, the object store, and [streaming] mode and directory take effect after a restart"
+                        "addresses, the store's path, the socket, the log's format, the cluster's key, the object store, and [streaming] mode, directory and holder take effect after a restart"
                     );
                 }
                 misread.store(None);

@@ -82,7 +82,7 @@ impl Waits {
 }
 
 /// Why nothing new is offered at all, if so.
-fn idle(report: Option<&Report>, state: &State) -> Option<String> {
+pub(super) fn idle(report: Option<&Report>, state: &State) -> Option<String> {
     let Some(report) = report else {
         return Some(NO_WATCHER.to_owned());
     };

@@ -19,7 +19,7 @@ use std::{
     ops::Range,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -44,11 +44,15 @@ pub struct Streams {
     mounted: watch::Sender<Option<PathBuf>>,
 }
 
+/// A layer is in the table a moment before its link is in the directory.
+const YOUNG: Duration = Duration::from_mins(1);
+
 /// What is read under a number.
 enum Known {
     /// A layer that is not whole here, and that its index is needed.
     Streams(
         Arc<Layer>,
+        Instant,
         #[expect(dead_code, reason = "it acts when it is dropped")] Needed,
     ),
     /// One that became whole before this process began: its ready file, and the bytes of that.
@@ -58,14 +62,14 @@ enum Known {
 impl Known {
     fn diff_id(&self) -> Digest {
         match self {
-            Self::Streams(layer, _) => layer.diff_id,
+            Self::Streams(layer, ..) => layer.diff_id,
             Self::Whole(diff_id, ..) => *diff_id,
         }
     }
 
     fn bytes(&self) -> u64 {
         match self {
-            Self::Streams(layer, _) => layer.length(),
+            Self::Streams(layer, ..) => layer.length(),
             Self::Whole(.., bytes) => *bytes,
         }
     }
@@ -100,7 +104,7 @@ impl Streams {
     /// The layer with this diffID, if it streams or did so in this process.
     fn of(&self, diff_id: &Digest) -> Option<Arc<Layer>> {
         match self.lock().get(&node_of(diff_id)) {
-            Some(Known::Streams(layer, _)) if layer.diff_id == *diff_id => Some(Arc::clone(layer)),
+            Some(Known::Streams(layer, ..)) if layer.diff_id == *diff_id => Some(Arc::clone(layer)),
             _ => None,
         }
     }
@@ -109,7 +113,7 @@ impl Streams {
     fn all(&self) -> Vec<Arc<Layer>> {
         let known = self.lock();
         let layers = known.values().filter_map(|known| match known {
-            Known::Streams(layer, _) => Some(Arc::clone(layer)),
+            Known::Streams(layer, ..) => Some(Arc::clone(layer)),
             Known::Whole(..) => None,
         });
         layers.collect()
@@ -118,7 +122,12 @@ impl Streams {
     /// The ready file of a layer was made: whoever has it mounted reads that from now on (blocking).
     pub fn is_whole(&self, diff_id: &Digest, file: File) -> io::Result<()> {
         if let Some(layer) = self.of(diff_id) {
-            layer.is_whole(file)?;
+            if !layer.is_whole(file)? {
+                if let Some(ready) = self.ready() {
+                    ready.was_not_streamed(diff_id);
+                }
+                return Ok(());
+            }
             tracing::info!(image = %layer.image, blob.digest = %layer.digest, "a layer that was mounted before it was here is whole");
         }
         Ok(())
@@ -143,8 +152,21 @@ impl Streams {
     pub fn tend(&self) {
         let Some(ready) = self.ready() else { return };
         let files = ready.files();
-        self.lock()
-            .retain(|_, known| files.contains_key(&known.diff_id()));
+        let gone = |known: &Known| {
+            let young = matches!(known, Known::Streams(_, since, _) if since.elapsed() < YOUNG);
+            !young && !files.contains_key(&known.diff_id())
+        };
+        let dropped: Vec<Known> = {
+            let mut known = self.lock();
+            known
+                .extract_if(|_, known| gone(known))
+                .map(|(_, known)| known)
+                .collect()
+        };
+        // Closing a large file without a name waits for the disk.
+        if !dropped.is_empty() {
+            tokio::task::spawn_blocking(move || drop(dropped));
+        }
         let mut streaming = 0;
         for layer in self.all() {
             streaming += i64::from(!layer.has_become_whole());
@@ -186,7 +208,7 @@ impl Files for Streams {
 
     async fn read(self: Arc<Self>, node: u64, range: Range<u64>) -> Result<Bytes, Unread> {
         let (streams, whole) = match self.lock().get(&node) {
-            Some(Known::Streams(layer, _)) => (Some(Arc::clone(layer)), None),
+            Some(Known::Streams(layer, ..)) => (Some(Arc::clone(layer)), None),
             Some(Known::Whole(_, file, _)) => (None, Some(Arc::clone(file))),
             None => return Err(Unread::Gone),
         };

@@ -203,7 +203,7 @@ impl Layers {
     }
 
     /// Whether so much more fits without an eviction.
-    async fn has_room(&self, bytes: u64) -> bool {
+    pub(super) async fn has_room(&self, bytes: u64) -> bool {
         let (store, limits) = (Arc::clone(&self.pull.store), self.pull.limits());
         let room = move || store.room_for_ready(&limits);
         let room = tokio::task::spawn_blocking(room).await;

@@ -105,6 +105,7 @@ impl Pull {
             head,
             range: RangeHeader::Whole,
             caller,
+            by_client: false,
         };
         let anonymous = Caller::anonymous(Trace::none());
         let refused = match self.serve(request(anonymous)).await {

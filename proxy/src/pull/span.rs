@@ -12,8 +12,10 @@ use larder_shared::{
 use super::{
     Caller, Pull, PullError,
     blob::{Given, source_of},
+    judge,
 };
 use crate::{
+    access::Place,
     body::{Body, Content, Segment},
     fill::Manner,
     trace::Trace,
@@ -88,18 +90,28 @@ impl Pull {
     ) -> Result<Bytes, NoSpan> {
         let address = Address::of(&image.registry, &image.repository);
         let place = self.place(&address, caller).await?;
-        let source = source_of(&place);
+        let span = self.span_at(&place, layer, range, from).await;
+        // A refusal is said as to a client: another caller may be let in.
+        span.map_err(|error| match error {
+            NoSpan::Pull(error) => NoSpan::Pull(judge(error, &place, caller.presented)),
+            other => other,
+        })
+    }
+
+    async fn span_at(
+        &self,
+        place: &Place,
+        layer: &Digest,
+        range: Range,
+        from: From,
+    ) -> Result<Bytes, NoSpan> {
+        let source = source_of(place);
         let asked = RangeHeader::Bytes(vec![Spec::Bounded(range.start, range.end - 1)]);
         let give = async {
             match from {
-                From::Anywhere => {
-                    self.give(&place, &source, layer, &asked, Manner::SPAN)
-                        .await
-                }
+                From::Anywhere => self.give(place, &source, layer, &asked, Manner::SPAN).await,
                 From::Registry => {
-                    let prove = self
-                        .access
-                        .prove_unless_known(&place, Subject::Blob(*layer));
+                    let prove = self.access.prove_unless_known(place, Subject::Blob(*layer));
                     prove.await?;
                     Ok(Given::Nothing)
                 }

@@ -316,6 +316,7 @@ impl Pull {
             head: false,
             range: RangeHeader::Whole,
             caller: caller.clone(),
+            by_client: false,
         };
         let pulled = self.serve(request).await?;
         let header = |name: http::HeaderName| {
@@ -369,6 +370,7 @@ impl Pull {
                 head: false,
                 range: pace.range(size),
                 caller: caller.clone(),
+                by_client: false,
             };
             let pulled = self.serve(request).await.map_err(|e| named(&e))?;
             let mut body = pulled.body;

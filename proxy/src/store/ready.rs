@@ -270,8 +270,28 @@ impl Ready {
         state
             .looked_for
             .retain(|_, since| now.duration_since(*since) < LOOKED_FOR);
-        let all = diff_ids.iter().map(|diff_id| (*diff_id, now));
-        state.looked_for.extend(all);
+        let State {
+            files, looked_for, ..
+        } = &mut *state;
+        // What is not here cannot be set aside, and names may be anything.
+        let here = diff_ids
+            .iter()
+            .filter(|diff_id| files.contains_key(diff_id));
+        looked_for.extend(here.map(|diff_id| (*diff_id, now)));
+    }
+
+    /// A layer's file has another tree than the one by which it was mounted: who has that mounted must not read the file.
+    pub fn was_not_streamed(&self, diff_id: &Digest) {
+        let known = lock(&self.state).files.get(diff_id).cloned();
+        if let Some(mut origin) = known.and_then(|file| file.origin) {
+            origin.streamed = false;
+            if let Err(error) = self.write_origin(diff_id, &origin) {
+                tracing::warn!(%error, layer.diff_id = %diff_id, "the origin of a ready file was not written down");
+            }
+            if let Some(file) = lock(&self.state).files.get_mut(diff_id) {
+                file.origin = Some(origin);
+            }
+        }
     }
 
     /// Says where the runtime can mount layers that are not whole here, or why nowhere.

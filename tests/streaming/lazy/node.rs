@@ -3,19 +3,18 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use larder_tests::fake::{FakeRegistry, Gate, Match};
+use larder_tests::holder::Holder;
 use larder_tests::image::{Compressed, build_compressed};
 use larder_tests::members::Cluster;
-use larder_tests::node::{Node, larder_program};
+use larder_tests::node::Node;
 use larder_tests::real::{Containerd, succeeded};
 use larder_tests::scene::files;
 use larder_tests::watcher::Watcher;
-use nix::mount::{MntFlags, umount2};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -28,55 +27,6 @@ pub(super) const PATIENCE: Duration = Duration::from_mins(2);
 const CAN_MOUNT: &str = "layers can be mounted before they are here";
 
 pub(super) const REPOSITORY: &str = "team/app";
-
-/// `larder hold`.
-pub(super) struct Holder {
-    directory: PathBuf,
-    child: Child,
-    /// No other one has come in its place.
-    last: bool,
-}
-
-impl Holder {
-    pub(super) fn start(directory: &Path) -> Result<Self> {
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(directory.join("log"))?;
-        let child = Command::new(larder_program())
-            .args(["hold", "--seen-here", "--directory"])
-            .arg(directory)
-            .stdin(Stdio::null())
-            .stderr(log)
-            .spawn()?;
-        Ok(Self {
-            directory: directory.to_owned(),
-            child,
-            last: true,
-        })
-    }
-
-    pub(super) fn kill9(&mut self) -> Result<()> {
-        self.child.kill()?;
-        self.child.wait()?;
-        Ok(())
-    }
-
-    pub(super) fn log(&self) -> String {
-        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
-    }
-}
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if !self.last {
-            return;
-        }
-        let _ = umount2(&self.directory.join("files"), MntFlags::MNT_DETACH);
-    }
-}
 
 /// All of it.
 pub(super) struct Lazy {
@@ -287,7 +237,12 @@ impl Lazy {
 
     /// The image is pulled and streams, and nothing but its registry has its bytes, which waits until the gate is opened.
     pub(super) async fn gated(layers: u64) -> Result<(Self, Gate)> {
-        let mut lazy = Self::new(layers).await?;
+        Self::new(layers).await?.gate().await
+    }
+
+    /// The same of this one.
+    pub(super) async fn gate(self) -> Result<(Self, Gate)> {
+        let mut lazy = self;
         lazy.pull().await?;
         let downloaded = lazy.downloaded()?;
         ensure!(
@@ -311,19 +266,31 @@ impl Lazy {
 
     /// What a reboot does to the holder's mount.
     pub(super) fn take_mounts_away(&self) -> Result<()> {
-        umount2(
-            &self.dirs[SECOND].path().join("hold/files"),
-            MntFlags::MNT_DETACH,
-        )?;
-        Ok(())
+        self.holder.take_mount_away()
+    }
+
+    /// The second member loses everything but what it has learnt of images' starts, and its runtime the image.
+    pub(super) async fn forget_all_but_orders(&mut self) -> Result<()> {
+        self.containerd.remove(&self.name()).await?;
+        self.cluster.node_mut(SECOND).kill9().await;
+        self.holder.kill9()?;
+        self.take_mounts_away()?;
+        let store = self.second().store().to_owned();
+        for entry in fs::read_dir(&store)?.chain(fs::read_dir(&self.directory)?) {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() && entry.file_name() != "orders" {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        self.start_holder()?;
+        self.restart_second().await
     }
 
     /// Another holder, in the same place.
     pub(super) fn start_holder(&mut self) -> Result<()> {
         let directory = self.dirs[SECOND].path().join("hold");
         let new = Holder::start(&directory)?;
-        let mut before = std::mem::replace(&mut self.holder, new);
-        before.last = false;
+        std::mem::replace(&mut self.holder, new).is_followed();
         Ok(())
     }
 }

@@ -31,7 +31,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::{
     learning::Learning,
     means::{Means, Waits, read_file},
-    order::Place,
+    order::SpanAt,
 };
 use crate::{
     coalesce::Coalesce,
@@ -155,17 +155,20 @@ impl Layer {
         self.here.len()
     }
 
-    /// What is read from now on is the ready file of this very layer (blocking).
-    pub fn is_whole(&self, file: File) -> io::Result<()> {
-        let length = file.metadata()?.len();
-        // The tar is at its end, whatever stands before it.
-        let at = length.checked_sub(self.index.tar_length());
+    /// What is read from now on is the ready file of this very layer (blocking). `false` if it has another tree than the one by
+    /// which the layer is mounted: then nothing more is read.
+    pub fn is_whole(&self, file: File) -> io::Result<bool> {
+        let at = file.metadata()?.len().checked_sub(self.index.tar_length());
+        if at != Some(self.tree_length) || !same(&self.tree, &file, self.tree_length)? {
+            self.is_wrong();
+            return Ok(false);
+        }
         self.tar.store(Arc::new(Tar {
             file: Arc::new(file),
-            at: at.ok_or(io::ErrorKind::UnexpectedEof)?,
+            at: self.tree_length,
             whole: true,
         }));
-        Ok(())
+        Ok(true)
     }
 
     pub fn has_become_whole(&self) -> bool {
@@ -214,6 +217,9 @@ impl Layer {
         range: Range<u64>,
         waited: &mut bool,
     ) -> Result<Bytes, Late> {
+        if self.wrong.load(Ordering::Relaxed) {
+            return Err(Late);
+        }
         let until = Instant::now() + PATIENCE;
         let range = range.start..range.end.min(self.length());
         let tree = range.start..range.end.min(self.tree_length);
@@ -252,7 +258,7 @@ impl Layer {
                 let span = self.index.spans()[number];
                 if let Some(learning) = &*self.learning.load() {
                     let (layer, learning) = &**learning;
-                    learning.note(Place {
+                    learning.note(SpanAt {
                         layer: *layer,
                         span: number as u32,
                     });
@@ -305,13 +311,16 @@ impl Layer {
             if self.here[number].load(Ordering::Acquire) {
                 return Ok(None);
             }
+            if self.wrong.load(Ordering::Relaxed) {
+                return Err(Late);
+            }
             let layer = Arc::clone(self);
             let coming = self
                 .coming
                 .run(number, async move { layer.fetch(number).await });
             match timeout_at(until, coming).await {
                 Ok(Some(Some(bytes))) => return Ok(Some(bytes)),
-                Ok(_) if Instant::now() < until => {}
+                Ok(_) if Instant::now() + PAUSE < until => sleep(PAUSE).await,
                 _ => return Err(Late),
             }
         }
@@ -392,6 +401,22 @@ impl Layer {
             tracing::warn!(image = %self.image, blob.digest = %self.digest, error, unsaid = due.unsaid, "a mounted layer waits for bytes, and containers that read it wait too; look at its registry and at other members");
         }
     }
+}
+
+/// Whether two files begin with the same bytes (blocking).
+fn same(one: &File, other: &File, length: u64) -> io::Result<bool> {
+    let (mut a, mut b) = (vec![0; 64 << 10], vec![0; 64 << 10]);
+    let mut at = 0;
+    while at < length {
+        let take = (length - at).min(a.len() as u64) as usize;
+        one.read_exact_at(&mut a[..take], at)?;
+        other.read_exact_at(&mut b[..take], at)?;
+        if a[..take] != b[..take] {
+            return Ok(false);
+        }
+        at += take as u64;
+    }
+    Ok(true)
 }
 
 /// Why a span is not here after an attempt.

@@ -12,6 +12,7 @@ use super::{
     learning::Learning,
     order::Order,
 };
+use crate::access::Place;
 
 /// Spans that are fetched at the same time by a learnt order.
 const STREAMS: usize = 8;
@@ -20,6 +21,7 @@ impl Streams {
     /// Fetches what earlier starts of an image read, and learns what this one reads. `layers` are all of the image's.
     pub(super) async fn start(
         self: Arc<Self>,
+        place: Place,
         manifest: Digest,
         layers: Vec<Digest>,
         streaming: Vec<Option<Arc<Layer>>>,
@@ -30,7 +32,7 @@ impl Streams {
                 layer.learn(place, Arc::clone(&learning));
             }
         }
-        let known = self.known_order(manifest, &layers).await;
+        let known = self.known_order(&place, manifest, &layers).await;
         if let Some(known) = &known {
             let until = tokio::time::Instant::now() + PATIENCE;
             let wanted = known.places().filter_map(|place| {
@@ -58,9 +60,19 @@ impl Streams {
         }
     }
 
-    async fn known_order(&self, manifest: Digest, layers: &[Digest]) -> Option<Order> {
-        let store = Arc::clone(&self.means.pull.store);
-        let read = tokio::task::spawn_blocking(move || store.order(&manifest)).await;
-        Order::read(&read.ok()??, layers)
+    /// What this node has learnt, or else another member.
+    async fn known_order(
+        &self,
+        place: &Place,
+        manifest: Digest,
+        layers: &[Digest],
+    ) -> Option<Order> {
+        let pull = &self.means.pull;
+        let fits = |bytes: &[u8]| Order::read(bytes, layers);
+        let own = pull.store.survey(move |store| store.order(&manifest)).await;
+        if let Some(own) = own.flatten().and_then(|bytes| fits(&bytes)) {
+            return Some(own);
+        }
+        pull.order_from_members(place, &manifest, fits).await
     }
 }

@@ -6,13 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::order::{Place, START};
+use super::order::{START, SpanAt};
 
 /// What a start has read.
 #[derive(Debug)]
 pub struct Learning {
     began: Instant,
-    read: Mutex<(Vec<Place>, HashSet<Place>)>,
+    read: Mutex<(Vec<SpanAt>, HashSet<SpanAt>)>,
 }
 
 impl Learning {
@@ -24,7 +24,7 @@ impl Learning {
     }
 
     /// A container has read something of a span.
-    pub fn note(&self, place: Place) {
+    pub fn note(&self, place: SpanAt) {
         if self.began.elapsed() > START {
             return;
         }
@@ -41,7 +41,7 @@ impl Learning {
     }
 
     /// What was read so far.
-    pub fn read(&self) -> Vec<Place> {
+    pub fn read(&self) -> Vec<SpanAt> {
         let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         read.0.clone()
     }

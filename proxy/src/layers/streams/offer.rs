@@ -1,6 +1,6 @@
 //! Offers the layers of an image while its configuration is being answered: all that are not ready, or none.
 
-use std::{fs::File, io, sync::Arc};
+use std::{fs::File, io, sync::Arc, time::Instant};
 
 use futures_util::{StreamExt as _, future, stream};
 use larder_shared::{Digest, Range};
@@ -15,6 +15,7 @@ use crate::{
     layers::{
         Layers,
         images::{Content, Image, by_name},
+        look::idle,
         origin_of,
         rights::{self, Refusal},
     },
@@ -33,7 +34,7 @@ const CONFIG: u64 = 4 << 20;
 /// Why the layers of an image are not offered before they are here.
 #[derive(Debug, thiserror::Error)]
 enum Not {
-    #[error("all of its layers are ready")]
+    #[error("all of its layers are ready, or stream already")]
     Ready,
     #[error("it is too small")]
     Small,
@@ -45,6 +46,10 @@ enum Not {
     NoConfig,
     #[error("nothing can be mounted: the holder is not there")]
     NoHolder,
+    #[error("{0}")]
+    Idle(String),
+    #[error("there is no room without evicting something for it")]
+    NoRoom,
     #[error("it took too long")]
     Late,
     #[error("the directory could not be written: {0}")]
@@ -81,7 +86,9 @@ impl Layers {
             let outcome = match &offered {
                 Ok(_) => LazyOffer::Offered,
                 Err(Not::Ready) => LazyOffer::Ready,
-                Err(Not::Small | Not::Refused(_)) => LazyOffer::Refused,
+                Err(Not::Small | Not::Refused(_) | Not::NoRoom | Not::Idle(_)) => {
+                    LazyOffer::Refused
+                }
                 Err(Not::NoIndex(_)) => LazyOffer::NoIndex,
                 Err(Not::NoConfig | Not::NoHolder | Not::Disk(_)) => LazyOffer::Failed,
                 Err(Not::Late) => LazyOffer::Late,
@@ -90,6 +97,7 @@ impl Layers {
             let place = &start.place;
             let (registry, repository) = (&place.registry, &place.repository);
             match offered {
+                Err(Not::Ready) => streams.bring_rest(&start),
                 Ok(layers) => {
                     tracing::info!(upstream.registry = %registry, upstream.repository = %repository, manifest = %start.image.manifest, layers, "an image starts before it is here");
                     streams.bring_rest(&start);
@@ -134,7 +142,8 @@ impl Layers {
         let diff_ids = content.diff_ids.iter().flatten();
         let streaming = diff_ids.map(|diff_id| streams.of(diff_id)).collect();
         let layers = content.layers.iter().map(|(layer, _)| *layer).collect();
-        tokio::spawn(Arc::clone(streams).start(manifest, layers, streaming));
+        let place = start.place.clone();
+        tokio::spawn(Arc::clone(streams).start(place, manifest, layers, streaming));
         Ok(count)
     }
 
@@ -144,6 +153,12 @@ impl Layers {
         let place = &start.place;
         if let Some(refusal) = by_name(&config.streaming, &place.registry, &place.repository) {
             return Err(Not::Refused(refusal));
+        }
+        // Without a watcher nothing tells which links are still used, nor which images are never offered.
+        let runtime = self.pull.runtime.known();
+        let report = runtime.report().map(AsRef::as_ref);
+        if let Some(why) = idle(report, &runtime.state) {
+            return Err(Not::Idle(why));
         }
         let largest = start.image.layers.iter().map(|(_, size)| *size).max();
         if largest.unwrap_or(0) < config.streaming.min_layer {
@@ -162,6 +177,14 @@ impl Layers {
         let content = Arc::clone(&image.content);
         let diff_ids = content.diff_ids.as_deref().unwrap_or_default();
         ready.is_looked_for(diff_ids);
+        // What streams already may be fetched for this caller too.
+        for layer in diff_ids.iter().filter_map(|diff_id| streams.of(diff_id)) {
+            if (&layer.image.registry, &layer.image.repository)
+                == (&place.registry, &place.repository)
+            {
+                layer.fetch_for(caller.clone());
+            }
+        }
         let lacking = content.layers.iter().zip(diff_ids).enumerate();
         let lacking = lacking.filter(|(_, (_, diff_id))| !ready.offers(diff_id));
         let lacking: Vec<_> = lacking.collect();
@@ -183,6 +206,13 @@ impl Layers {
             Ok((*layer, index))
         });
         let layers = future::try_join_all(found).await?;
+        // It is to become a whole file some time, and is not begun where that has no room.
+        let bytes = layers.iter().map(|(_, index): &(Digest, OpenIndex)| {
+            index.index.tree().len() as u64 + index.index.tar_length()
+        });
+        if !self.has_room(bytes.sum()).await {
+            return Err(Not::NoRoom);
+        }
         Ok(Offer {
             image,
             ground,
@@ -198,7 +228,7 @@ impl Layers {
             config: (config, length),
             layers,
         } = &*start.image;
-        if *length > CONFIG {
+        if *length == 0 || *length > CONFIG {
             return Err(Not::NoConfig);
         }
         let place = &start.place;
@@ -252,10 +282,7 @@ impl Streams {
         {
             return Err(io::Error::other("another layer has the same number"));
         }
-        if let Some(layer) = self.of(&diff_id) {
-            if let Some(caller) = caller {
-                layer.fetch_for(caller);
-            }
+        if self.of(&diff_id).is_some() {
             return Ok(diff_id);
         }
         let parts = Parts {
@@ -268,7 +295,7 @@ impl Streams {
         };
         let layer = Layer::new(index.index, parts, Arc::clone(&self.means))?;
         let needed = self.means.pull.store.indexes().need(digest);
-        let known = Known::Streams(Arc::new(layer), needed);
+        let known = Known::Streams(Arc::new(layer), Instant::now(), needed);
         self.lock().entry(node).or_insert(known);
         Ok(diff_id)
     }

@@ -26,7 +26,7 @@ const VERSION: u32 = 1;
 
 /// A span of a layer, by the layer's place in the image.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-pub struct Place {
+pub struct SpanAt {
     pub layer: u16,
     pub span: u32,
 }
@@ -43,7 +43,7 @@ pub struct Order {
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 struct Step {
     #[serde(flatten)]
-    place: Place,
+    place: SpanAt,
     /// Where it stood in the starts that read it, in the mean.
     at: f32,
     /// So many starts since did not read it.
@@ -67,13 +67,13 @@ impl Order {
     }
 
     /// What is to be fetched, the first first.
-    pub fn places(&self) -> impl Iterator<Item = Place> + '_ {
+    pub fn places(&self) -> impl Iterator<Item = SpanAt> + '_ {
         self.steps.iter().map(|step| step.place)
     }
 
     /// What is known after one more start, which read these spans in this order.
-    pub fn after(before: Option<&Self>, layers: Vec<Digest>, start: &[Place]) -> Self {
-        let mut steps: BTreeMap<Place, Step> = BTreeMap::new();
+    pub fn after(before: Option<&Self>, layers: Vec<Digest>, start: &[SpanAt]) -> Self {
+        let mut steps: BTreeMap<SpanAt, Step> = BTreeMap::new();
         for step in before.map(|before| &before.steps[..]).unwrap_or_default() {
             let unread = step.unread.saturating_add(1);
             steps.insert(step.place, Step { unread, ..*step });
@@ -112,21 +112,21 @@ mod tests {
 
     use super::*;
 
-    fn place(layer: u16, span: u32) -> Place {
-        Place { layer, span }
+    fn at(layer: u16, span: u32) -> SpanAt {
+        SpanAt { layer, span }
     }
 
     fn layers() -> Vec<Digest> {
         vec![Digest::sha256(b"one"), Digest::sha256(b"two")]
     }
 
-    fn places(order: &Order) -> Vec<Place> {
+    fn places(order: &Order) -> Vec<SpanAt> {
         order.places().collect()
     }
 
     #[test]
     fn a_span_has_the_mean_of_its_places_and_is_forgotten_after_three_starts_without_it() {
-        let [a, b, c] = [place(0, 7), place(1, 0), place(0, 9)];
+        let [a, b, c] = [at(0, 7), at(1, 0), at(0, 9)];
         let first = Order::after(None, layers(), &[a, b, a, c]);
         assert_eq!(places(&first), [a, b, c]);
         let second = Order::after(Some(&first), layers(), &[c, b]);
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_file_of_another_image_version_or_shape_is_none() {
-        let order = Order::after(None, layers(), &[place(0, 1), place(1, 2)]);
+        let order = Order::after(None, layers(), &[at(0, 1), at(1, 2)]);
         let bytes = order.bytes();
         assert_eq!(Order::read(&bytes, &layers()), Some(order.clone()));
         assert_eq!(Order::read(&bytes, &layers()[..1]), None);
@@ -159,7 +159,7 @@ mod tests {
         ) {
             let mut order = None;
             for start in starts {
-                let start: Vec<Place> = start.into_iter().map(|(layer, span)| place(layer, span)).collect();
+                let start: Vec<SpanAt> = start.into_iter().map(|(layer, span)| at(layer, span)).collect();
                 let next = Order::after(order.as_ref(), layers(), &start);
                 let named = places(&next);
                 prop_assert!(named.len() <= MOST);

@@ -35,8 +35,9 @@ impl Streams {
             presented: true,
             trace: Trace::none(),
         };
-        let streams = Arc::clone(self);
-        tokio::spawn(streams.bring(image, caller));
+        if self.streams(&image) {
+            tokio::spawn(Arc::clone(self).bring(image, caller));
+        }
     }
 
     /// Brings all of an image, until it is here or streams no more.

@@ -1,6 +1,6 @@
 //! The connection to the kernel, by way of the holder: docs/holder.md.
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
 use larder_shared::{Digest, name::ImageName};
 
@@ -30,8 +30,8 @@ impl Streams {
         }
         let streams = Arc::clone(&self);
         let resumed = tokio::task::spawn_blocking(move || streams.resume_whole());
-        if let Ok(Err(error)) = resumed.await {
-            tracing::error!(%error, "a layer that a container may have mounted cannot be served; look at the disk");
+        if let Err(error) = resumed.await {
+            tracing::error!(%error, "layers that containers may have mounted are not served");
         }
         for image in images {
             let caller = Caller::anonymous(Trace::none());
@@ -40,20 +40,24 @@ impl Streams {
     }
 
     /// Layers that became whole, and that containers may still read by the connection (blocking).
-    fn resume_whole(&self) -> io::Result<()> {
-        let Some(ready) = self.ready() else {
-            return Ok(());
-        };
+    fn resume_whole(&self) {
+        let Some(ready) = self.ready() else { return };
         for (diff_id, file) in ready.files() {
             let streamed = file.origin.is_some_and(|origin| origin.streamed);
             if streamed && file.streams.is_none() {
-                let file = ready.open_whole(&diff_id)?;
-                let bytes = file.metadata()?.len();
+                let opened = ready.open_whole(&diff_id);
+                let opened = opened.and_then(|file| Ok((file.metadata()?.len(), file)));
+                let (bytes, file) = match opened {
+                    Ok(opened) => opened,
+                    Err(error) => {
+                        tracing::error!(layer.diff_id = %diff_id, %error, "a layer that a container may have mounted cannot be served; look at the disk");
+                        continue;
+                    }
+                };
                 let known = Known::Whole(diff_id, Arc::new(file), bytes);
                 self.lock().entry(node_of(&diff_id)).or_insert(known);
             }
         }
-        Ok(())
     }
 
     async fn resume_layer(

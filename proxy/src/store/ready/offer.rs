@@ -5,6 +5,7 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{MetadataExt as _, symlink},
     path::Path,
+    time::Instant,
 };
 
 use larder_shared::Digest;
@@ -34,7 +35,10 @@ impl Ready {
             goes: None,
             streams: Some(0),
         };
-        lock(&self.state).files.insert(*diff_id, file);
+        let mut state = lock(&self.state);
+        state.looked_for.insert(*diff_id, Instant::now());
+        state.files.insert(*diff_id, file);
+        drop(state);
         File::open(shard)?.sync_all()?;
         Ok(true)
     }
@@ -138,7 +142,7 @@ impl Ready {
         }
     }
 
-    fn write_origin(&self, diff_id: &Digest, origin: &Origin) -> io::Result<()> {
+    pub(super) fn write_origin(&self, diff_id: &Digest, origin: &Origin) -> io::Result<()> {
         let (path, tmp) = (self.path(diff_id, ORIGIN), self.new_tmp());
         let text = serde_json::to_vec(origin).map_err(io::Error::other)?;
         let written = (|| {

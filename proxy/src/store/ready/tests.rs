@@ -238,10 +238,10 @@ fn what_the_runtime_is_about_to_look_for_makes_no_room() {
     let scene = Scene::new();
     let (one, two) = (diff_id("one"), diff_id("two"));
     for name in ["one", "two"] {
-        let target = Path::new("/run/nowhere").join(name);
-        let streams = scene.ready().stream(&target, &diff_id(name), origin(name));
-        assert!(streams.unwrap());
-        scene.ready().has_grown(&diff_id(name), MB, 2 * MB);
+        let made = scene.ready().new_tmp();
+        fs::write(&made, vec![1; 1 << 20]).unwrap();
+        let ready = scene.ready();
+        ready.offer(&made, &diff_id(name), origin(name)).unwrap();
     }
     scene.ready().is_looked_for(&[one]);
     let nothing = HashMap::new();

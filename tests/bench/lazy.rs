@@ -1,0 +1,343 @@
+//! An image that starts before it is here: the first member of a cluster has it whole, the second one has nothing.
+//!
+//! The registry gives 20 MB/s on each connection, and takes 10 ms for each request. The command reads one of 64 files of
+//! the image, one after the other. Members are on the loopback interface.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use larder_tests::fake::{FakeRegistry, Fault, Match};
+use larder_tests::holder::Holder;
+use larder_tests::image::{FEW, Large, READER, build_large};
+use larder_tests::members::Cluster;
+use larder_tests::node::Node;
+use larder_tests::real::{Containerd, Release, refusal, succeeded};
+use larder_tests::watcher::Watcher;
+use tempfile::TempDir;
+
+use crate::bench::Bench;
+use crate::report::{Bound, Section};
+use crate::stats::{median, paired, spread};
+
+const RATE: u64 = 20_000_000;
+const ANSWERS_AFTER: Duration = Duration::from_millis(10);
+
+const REPOSITORY: &str = "team/app";
+const FIRST: usize = 0;
+const SECOND: usize = 1;
+
+/// Indexes are made, layers become whole, and an order is learnt within this time.
+const PATIENCE: Duration = Duration::from_mins(5);
+
+/// The ways to the image.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    /// containerd asks the registry, and unpacks for overlayfs.
+    Straight,
+    /// Its layers are mounted before they are here.
+    Lazy,
+    /// The same, and what an earlier start has read is fetched ahead.
+    Learnt,
+}
+
+impl Way {
+    /// In the order of a round: what a lazy start reads is learnt.
+    const ALL: [Self; 3] = [Self::Straight, Self::Lazy, Self::Learnt];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Straight => "straight, unpacked for overlayfs",
+            Self::Lazy => "lazy layers",
+            Self::Learnt => "lazy layers, learnt order",
+        }
+    }
+}
+
+/// One pull and one command.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    /// Seconds that the pull took, until the command was done, and until all of it was here.
+    pull: f64,
+    done: f64,
+    whole: f64,
+    /// Bytes that were brought to the node until the command was done.
+    brought: f64,
+}
+
+pub fn measure(bench: &Bench) -> Result<Section> {
+    let size = bench.plan.image;
+    let title = format!(
+        "An image of {} MB starts before it is here",
+        size / 1_000_000
+    );
+    let columns = [
+        "way",
+        "pull s",
+        "until done s",
+        "x straight",
+        "brought MB until done",
+        "whole s",
+    ];
+    let mut section = Section::new(title, &columns);
+    if let Some(why) = refusal() {
+        section.about(format!("Left out: {why}."));
+        return Ok(section);
+    }
+    let mut stage = bench.runtime.block_on(Stage::new(size))?;
+    let mut runs: Vec<Vec<Run>> = vec![Vec::new(); Way::ALL.len()];
+    for _ in 0..bench.plan.pulls {
+        for (way, runs) in Way::ALL.into_iter().zip(&mut runs) {
+            let run = bench.runtime.block_on(stage.run(way));
+            runs.push(run.with_context(|| format!("{way:?}"))?);
+        }
+    }
+    let of = |way: Way, figure: fn(&Run) -> f64| -> Vec<f64> {
+        let at = Way::ALL.into_iter().position(|one| one == way);
+        runs[at.unwrap_or_default()].iter().map(figure).collect()
+    };
+    let few = &stage.image.few;
+    section.about(format!(
+        "The command reads {} files, {:.1} MB of the image's {:.0}. {} interleaved rounds, medians.",
+        few.files,
+        few.bytes as f64 / 1e6,
+        stage.image.all.bytes as f64 / 1e6,
+        bench.plan.pulls,
+    ));
+    for way in Way::ALL {
+        section.row([
+            way.as_str().to_owned(),
+            spread(&of(way, |run| run.pull), 2),
+            spread(&of(way, |run| run.done), 2),
+            format!(
+                "{:.3}",
+                paired(&of(way, |run| run.done), &of(Way::Straight, |run| run.done))
+            ),
+            format!("{:.1}", median(&of(way, |run| run.brought / 1e6))),
+            spread(&of(way, |run| run.whole), 1),
+        ]);
+    }
+    let done = |way| median(&of(way, |run| run.done));
+    let brought = median(&of(Way::Learnt, |run| run.brought)) / few.bytes as f64;
+    let whole = paired(
+        &of(Way::Lazy, |run| run.whole),
+        &of(Way::Straight, |run| run.pull),
+    );
+    for (what, bound, measured, unit) in [
+        (
+            "lazy layers: pull",
+            1.5,
+            median(&of(Way::Lazy, |run| run.pull)),
+            "s",
+        ),
+        ("lazy layers: until done", 20.0, done(Way::Lazy), "s"),
+        (
+            "lazy layers, learnt order: until done",
+            4.0,
+            done(Way::Learnt),
+            "s",
+        ),
+        (
+            "lazy layers, learnt order: bytes brought, of those read",
+            3.0,
+            brought,
+            "x",
+        ),
+        ("lazy layers: whole, beside a plain pull", 1.0, whole, "x"),
+    ] {
+        section.verdict(what, Bound::AtMost(bound), measured, unit);
+    }
+    Ok(section)
+}
+
+struct Stage {
+    image: Large,
+    /// Unpacks, straight from the registry.
+    straight: Containerd,
+    /// Mounts, by way of the second member.
+    mounts: Containerd,
+    cluster: Cluster,
+    holder: Option<Holder>,
+    fake: FakeRegistry,
+    dir: TempDir,
+    _first: (Containerd, Watcher),
+    _watcher: Watcher,
+}
+
+impl Stage {
+    /// The first member has the image and its indexes.
+    async fn new(size: u64) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("lazy-").tempdir()?;
+        let fake = FakeRegistry::start().await;
+        let image = build_large(&fake, REPOSITORY, "v1", size)?;
+        fake.fault(Match::any(), Fault::Delay(ANSWERS_AFTER));
+        fake.fault(Match::any(), Fault::ThrottleBytesPerSecond(RATE));
+        let of_first = Containerd::start(Release::Two).await?;
+        let first = Watcher::start(&of_first.socket(), &["--every", "1s"]);
+        let layers = dir.path().join("layers");
+        let mounts = Containerd::start_with_ready_files(&layers).await?;
+        let second = Watcher::start(&mounts.socket(), &["--every", "1s"]);
+        let hold = dir.path().join("hold");
+        fs::create_dir_all(&hold)?;
+        let config = |report: PathBuf, layers: &Path| {
+            format!(
+                "[runtime]\nfile = \"{}\"\ncontent = \"off\"\n[streaming]\nmode = \"lazy\"\nmin_layer = \"0\"\ndirectory = \"{}\"\nholder = \"{}\"\n",
+                report.display(),
+                layers.display(),
+                hold.join("socket").display(),
+            )
+        };
+        let plan = Cluster::of(1).upstream(&fake).stranger(SECOND);
+        let plan = plan.config_of(FIRST, &config(first.file(), &dir.path().join("others")));
+        let plan = plan.config_of(SECOND, &config(second.file(), &layers));
+        let mut cluster = plan.start().await;
+        let name = format!("{}/{REPOSITORY}:v1", fake.host());
+        lead(&of_first, &fake, &cluster.node(FIRST).url())?;
+        succeeded(&of_first.ctr_pull(&name, &[]).await?)?;
+        let wanted = image.diff_ids.len() as f64;
+        let deadline = Instant::now() + PATIENCE;
+        while cluster.node(FIRST).metric_sum("larder_layer_indexes").await < wanted {
+            ensure!(Instant::now() < deadline, "{}", cluster.node(FIRST).log());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        cluster.add().await;
+        lead(&mounts, &fake, &cluster.node(SECOND).url())?;
+        let straight = Containerd::start(Release::Two).await?;
+        lead(&straight, &fake, &fake.url())?;
+        Ok(Self {
+            image,
+            straight,
+            mounts,
+            cluster,
+            holder: None,
+            fake,
+            dir,
+            _first: (of_first, first),
+            _watcher: second,
+        })
+    }
+
+    fn name(&self) -> String {
+        format!("{}/{REPOSITORY}:v1", self.fake.host())
+    }
+
+    fn second(&self) -> &Node {
+        self.cluster.node(SECOND)
+    }
+
+    async fn run(&mut self, way: Way) -> Result<Run> {
+        let name = self.name();
+        let containerd = if way == Way::Straight {
+            &self.straight
+        } else {
+            &self.mounts
+        };
+        if !succeeded(&containerd.ctr(&["images", "ls", "-q"]).await?)?.is_empty() {
+            containerd.remove(&name).await?;
+        }
+        if way != Way::Straight {
+            self.empty(way).await?;
+        }
+        let containerd = if way == Way::Straight {
+            &self.straight
+        } else {
+            &self.mounts
+        };
+        let start = Instant::now();
+        succeeded(&containerd.ctr_pull(&name, &[]).await?)?;
+        let pull = start.elapsed().as_secs_f64();
+        let said = containerd.run_in_image(&name, &[READER, FEW]).await?;
+        let done = start.elapsed().as_secs_f64();
+        self.image.few.took(&said)?;
+        if way == Way::Straight {
+            let brought = self.image.image.layers.iter();
+            return Ok(Run {
+                pull,
+                done,
+                whole: pull,
+                brought: brought.map(|layer| layer.content.len()).sum::<u64>() as f64,
+            });
+        }
+        let brought = self
+            .second()
+            .metric_sum("larder_received_bytes_total")
+            .await;
+        let whole = self.until(start, "all layers are whole", async |stage| {
+            let shown = stage.second().admin("/layers").await;
+            let layers = shown["layers"].as_array().cloned().unwrap_or_default();
+            ensure!(
+                !layers.is_empty(),
+                "nothing was offered: {}",
+                stage.second().log()
+            );
+            Ok(layers.iter().all(|layer| layer["streams"] == false))
+        });
+        let whole = whole.await?.as_secs_f64();
+        let orders = self.second().store().join("orders");
+        self.until(start, "the order is learnt", async |_| {
+            Ok(fs::read_dir(&orders).is_ok_and(|mut orders| orders.next().is_some()))
+        })
+        .await?;
+        Ok(Run {
+            pull,
+            done,
+            whole,
+            brought,
+        })
+    }
+
+    /// How long after `start` the condition held.
+    async fn until(
+        &self,
+        start: Instant,
+        what: &str,
+        condition: impl AsyncFn(&Self) -> Result<bool>,
+    ) -> Result<Duration> {
+        while !condition(self).await? {
+            ensure!(
+                start.elapsed() < PATIENCE,
+                "{what}: {}",
+                self.second().log()
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(start.elapsed())
+    }
+
+    /// The second member has nothing but what it has learnt.
+    async fn empty(&mut self, way: Way) -> Result<()> {
+        let can_mount = |stage: &Self| {
+            let log = stage.second().log();
+            log.matches("layers can be mounted before they are here")
+                .count()
+        };
+        let before = can_mount(self);
+        self.cluster.node_mut(SECOND).kill9().await;
+        self.holder = None;
+        let layers = self.dir.path().join("layers");
+        for entry in fs::read_dir(self.second().store())?.chain(fs::read_dir(&layers)?) {
+            let entry = entry?;
+            let keeps = way == Way::Learnt && entry.file_name() == "orders";
+            if entry.file_type()?.is_dir() && !keeps {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        self.holder = Some(Holder::start(&self.dir.path().join("hold"))?);
+        self.cluster.node_mut(SECOND).restart().await;
+        let start = Instant::now();
+        self.until(start, "layers can be mounted", async |stage| {
+            Ok(can_mount(stage) > before)
+        })
+        .await?;
+        Ok(())
+    }
+}
+
+/// Has containerd ask this host alone.
+fn lead(containerd: &Containerd, fake: &FakeRegistry, url: &str) -> Result<()> {
+    let hosts = format!(
+        "server = \"{url}\"\n\n[host.\"{url}\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
+    );
+    containerd.write_hosts(&fake.host(), &hosts)
+}
