@@ -9,6 +9,7 @@ mod helm;
 mod hooks;
 mod install;
 mod layers;
+mod mounts;
 mod node_labels;
 mod policies;
 mod values;
