@@ -23,13 +23,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use larder_shared::Digest;
+use larder_shared::{Digest, name::ImageName};
 use tokio::sync::{Semaphore, watch};
 
 use self::{layer::Layer, means::Means};
 use crate::{
     flat::{Entry, Files, Unread},
-    pull::Pull,
+    pull::{Caller, Pull},
     store::{Needed, Ready},
 };
 
@@ -42,6 +42,8 @@ pub struct Streams {
     layers: Mutex<HashMap<u64, Known>>,
     /// Where the runtime sees them, while they can be served.
     mounted: watch::Sender<Option<PathBuf>>,
+    /// Images whose rest is being brought, and on whose behalf: the latest caller's.
+    coming: Mutex<Vec<(ImageName, Caller)>>,
 }
 
 /// A layer is in the table a moment before its link is in the directory.
@@ -86,6 +88,7 @@ impl Streams {
             }),
             layers: Mutex::default(),
             mounted: watch::Sender::new(None),
+            coming: Mutex::default(),
         })
     }
 

@@ -2,7 +2,7 @@
 //! From there on it is an image like others, of which ready files are made.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, MutexGuard, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -35,20 +35,49 @@ impl Streams {
             presented: true,
             trace: Trace::none(),
         };
-        if self.streams(&image) {
-            tokio::spawn(Arc::clone(self).bring(image, caller));
+        self.bring_for(image, caller);
+    }
+
+    /// The same on behalf of a caller. One task brings an image, whatever is asked meanwhile.
+    pub(super) fn bring_for(self: &Arc<Self>, image: ImageName, caller: Caller) {
+        if !self.streams(&image) {
+            return;
         }
+        let mut coming = self.coming();
+        if let Some((_, latest)) = coming.iter_mut().find(|(one, _)| *one == image) {
+            *latest = caller;
+            return;
+        }
+        coming.push((image.clone(), caller));
+        drop(coming);
+        let streams = Arc::clone(self);
+        tokio::spawn(async move {
+            streams.bring(&image).await;
+            streams.coming().retain(|(one, _)| *one != image);
+        });
+    }
+
+    fn coming(&self) -> MutexGuard<'_, Vec<(ImageName, Caller)>> {
+        self.coming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn caller_of(&self, image: &ImageName) -> Option<Caller> {
+        let coming = self.coming();
+        let found = coming.iter().find(|(one, _)| one == image);
+        found.map(|(_, caller)| caller.clone())
     }
 
     /// Brings all of an image, until it is here or streams no more.
-    pub(super) async fn bring(self: Arc<Self>, image: ImageName, caller: Caller) {
+    async fn bring(self: &Arc<Self>, image: &ImageName) {
         self.quiet().await;
-        while self.streams(&image) {
-            let busy = Arc::clone(&self);
+        while self.streams(image)
+            && let Some(caller) = self.caller_of(image)
+        {
+            let busy = Arc::clone(self);
             let pace = Pace::new(None, move || busy.means.waiting.load(Ordering::Relaxed) > 0);
             let pull = &self.means.pull;
             let (wanted, counts) = (Platforms::All, Counts::default());
-            let brought = pull.bring_for(&image, &wanted, caller.clone(), &counts, &pace);
+            let brought = pull.bring_for(image, &wanted, caller, &counts, &pace);
             match brought.await {
                 Ok(()) => {
                     // Its ready files are made after a look.

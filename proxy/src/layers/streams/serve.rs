@@ -35,7 +35,7 @@ impl Streams {
         }
         for image in images {
             let caller = Caller::anonymous(Trace::none());
-            tokio::spawn(Arc::clone(&self).bring(image, caller));
+            self.bring_for(image, caller);
         }
     }
 
