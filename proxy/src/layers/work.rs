@@ -284,7 +284,7 @@ impl Layers {
             Some(ready) => {
                 let file = File::open(&to.0)?;
                 ready.offer(&to.0, &diff_id, origin)?;
-                // Whoever has it mounted already reads it too.
+                // A container that has it mounted already reads it too.
                 streams.is_whole(&diff_id, file)
             }
             None => Ok(()),

@@ -80,7 +80,7 @@ fn named(place: &Place, layer: &Digest) -> Named {
 /// What is known of other members' indexes for a while.
 #[derive(Debug)]
 pub struct IndexHints {
-    /// Who is not asked for an index before then.
+    /// Sources that are not asked for an index before then.
     without: Mutex<LruCache<Without, Instant>>,
     /// Repositories that hold a layer by another member's word, or the object store's, and until when that counts.
     vouched: Mutex<LruCache<Named, Instant>>,
