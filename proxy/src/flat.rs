@@ -1,7 +1,7 @@
 //! Flat files over a FUSE connection: one directory, whose files are looked up by name and read.
 //!
 //! Owns the few requests of FUSE that this takes: what they mean ([`wire`]), what the kernel is told of the connection
-//! ([`INIT`]), and who answers when. Knows no layers, and neither opens a connection nor mounts one ([`crate::hold`]).
+//! ([`INIT`]), and when each is answered. Knows no layers, and neither opens a connection nor mounts one ([`crate::hold`]).
 //!
 //! A connection outlives the process that serves it. So nothing that the kernel keeps may depend on this process: a file's
 //! node id follows from the file, there are no handles, and the answer to INIT never changes. What an earlier process

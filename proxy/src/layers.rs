@@ -7,6 +7,7 @@
 
 mod images;
 mod index;
+mod links;
 mod look;
 mod make;
 mod rights;
@@ -81,6 +82,8 @@ struct Known {
     no_room: HashMap<Digest, u64>,
     /// What is to be made, the most recently used first.
     todo: Vec<Image>,
+    /// Links whose layer is whole here.
+    links: Vec<(Digest, Origin)>,
 }
 
 /// Makes layers ready until the drain, if the configuration asks for it. What containers have mounted is served until the very
@@ -221,6 +224,6 @@ fn origin_of(image: &Image, layer: Digest, ground: Ground) -> Origin {
         repository: image.repository.clone(),
         manifest: image.manifest,
         ground,
-        streamed: false,
+        mounted: None,
     }
 }

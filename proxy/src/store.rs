@@ -67,7 +67,7 @@ pub use larder_shared::{Link, TagRecord};
 pub use named::{Named, Names, Platform, sizes};
 pub use partial::{Partial, Piece};
 pub use ready::{
-    Cause, Ground, OfImage, Origin, Ready, ReadyFile, ReadyTotals, image_name,
+    Cause, Ground, Making, OfImage, Origin, Ready, ReadyFile, ReadyTotals, Tree, image_name,
     life::{Phase, Told},
 };
 pub use repositories::{HeldAs, Holding, Repositories, RepositoryRecord};

@@ -3,6 +3,7 @@
 
 mod deaths;
 mod faults;
+mod lies;
 mod node;
 mod rights;
 mod starts;

@@ -106,7 +106,7 @@ fn indexes(joined: bool, key: bool, wrong: &[WrongIndex]) -> Vec<Finding> {
         } = one;
         findings.push(error(
             format!("{maker} made a wrong index of the layer {layer}: {why}. It is set aside"),
-            "look at that node: whoever has the cluster's key can make an index. Start containers anew that read the layer on \
+            "look at that node: every member that has the cluster's key can make an index. Start containers anew that read the layer on \
              this node before it was whole here. This is shown for a week",
         ));
     }

@@ -70,7 +70,7 @@ pub fn attend<F: Files>(
             never = daemon.run() => match never {},
             () = stop.stopped() => {}
         }
-        // Whoever comes next serves what arrives from now on.
+        // The next daemon serves what arrives from now on.
         for kept in &mut daemon.kept {
             kept.stop().await;
         }

@@ -186,7 +186,7 @@ impl Holding {
         }
     }
 
-    /// Finds what is mounted, and who has it; mounts if nobody does.
+    /// Finds what is mounted, and which process has its connection; mounts if none has.
     async fn begin(&mut self) -> Result<(), String> {
         match self.place.found()? {
             Found::Foreign(what) => Err(format!(

@@ -147,12 +147,17 @@ fn content(store: &Store, manifest: &Digest) -> Option<Arc<Content>> {
         return None;
     }
     let bytes = verified(store, &config);
-    let parsed = bytes.and_then(|bytes| serde_json::from_slice::<Configuration>(&bytes).ok());
     Some(Arc::new(Content {
         config,
         layers,
-        diff_ids: parsed.map(|parsed| parsed.rootfs.diff_ids),
+        diff_ids: bytes.and_then(|bytes| diff_ids(&bytes)),
     }))
+}
+
+/// What a configuration says of an image's layers. `None` if it is no image's.
+pub fn diff_ids(configuration: &[u8]) -> Option<Vec<Digest>> {
+    let parsed = serde_json::from_slice::<Configuration>(configuration).ok()?;
+    Some(parsed.rootfs.diff_ids)
 }
 
 /// The bytes of a small blob, for a look that is no use; none that rotted.

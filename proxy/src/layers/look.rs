@@ -109,6 +109,7 @@ impl Layers {
             fresh: runtime.state == State::Fresh,
         });
         ready.told(told, referred.as_ref());
+        self.look_for_links(ready);
         let idle = idle(report.as_deref(), &runtime.state);
         let Some(found) = self.survey(report.as_ref(), &config).await else {
             return;

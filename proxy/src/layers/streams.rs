@@ -57,8 +57,8 @@ enum Known {
         Instant,
         #[expect(dead_code, reason = "it acts when it is dropped")] Needed,
     ),
-    /// One that became whole before this process began: its ready file, and the bytes of that.
-    Whole(Digest, Arc<File>, u64),
+    /// One that became whole without this process: the bytes of its ready file, and the file.
+    Whole(Digest, u64, Arc<File>),
 }
 
 impl Known {
@@ -72,7 +72,7 @@ impl Known {
     fn bytes(&self) -> u64 {
         match self {
             Self::Streams(layer, ..) => layer.length(),
-            Self::Whole(.., bytes) => *bytes,
+            Self::Whole(_, bytes, _) => *bytes,
         }
     }
 }
@@ -104,6 +104,13 @@ impl Streams {
         self.lock().is_empty()
     }
 
+    /// Whether reads of a layer can be answered.
+    fn serves(&self, diff_id: &Digest) -> bool {
+        let known = self.lock();
+        let known = known.get(&node_of(diff_id));
+        known.is_some_and(|known| known.diff_id() == *diff_id)
+    }
+
     /// The layer with this diffID, if it streams or did so in this process.
     fn of(&self, diff_id: &Digest) -> Option<Arc<Layer>> {
         match self.lock().get(&node_of(diff_id)) {
@@ -122,17 +129,30 @@ impl Streams {
         layers.collect()
     }
 
-    /// The ready file of a layer was made: whoever has it mounted reads that from now on (blocking).
+    /// The ready file of a layer was made: containers that have it mounted read that from now on (blocking).
     pub fn is_whole(&self, diff_id: &Digest, file: File) -> io::Result<()> {
-        if let Some(layer) = self.of(diff_id) {
-            if !layer.is_whole(file)? {
-                if let Some(ready) = self.ready() {
-                    ready.was_not_streamed(diff_id);
-                }
-                return Ok(());
-            }
+        let Some(layer) = self.of(diff_id) else {
+            return self.take_whole(diff_id, file);
+        };
+        if layer.is_whole(file)? {
             tracing::info!(image = %layer.image, blob.digest = %layer.digest, "a layer that was mounted before it was here is whole");
         }
+        Ok(())
+    }
+
+    /// A ready file whose layer this process does not know as one that streams: containers that have mounted the layer read it,
+    /// if it has the tree by which they did (blocking).
+    fn take_whole(&self, diff_id: &Digest, file: File) -> io::Result<()> {
+        let known = self.ready().and_then(|ready| ready.file(diff_id));
+        let Some(tree) = known.and_then(|known| known.origin?.mounted) else {
+            return Ok(());
+        };
+        if !tree.begins(&file)? {
+            tracing::error!(layer.diff_id = %diff_id, "a layer was mounted by a wrong index: containers that have it mounted get errors; delete their pods, new ones get the layer as it is");
+            return Ok(());
+        }
+        let known = Known::Whole(*diff_id, file.metadata()?.len(), Arc::new(file));
+        self.lock().entry(node_of(diff_id)).or_insert(known);
         Ok(())
     }
 
@@ -151,7 +171,7 @@ impl Streams {
         }
     }
 
-    /// Brings the account up to date, and forgets what the runtime cannot find any more.
+    /// Forgets what the runtime cannot find any more, and counts the rest.
     pub fn tend(&self) {
         let Some(ready) = self.ready() else { return };
         let files = ready.files();
@@ -170,12 +190,10 @@ impl Streams {
         if !dropped.is_empty() {
             tokio::task::spawn_blocking(move || drop(dropped));
         }
-        let mut streaming = 0;
-        for layer in self.all() {
-            streaming += i64::from(!layer.has_become_whole());
-            ready.has_grown(&layer.diff_id, layer.here(), layer.length());
-        }
-        self.means.pull.metrics.layers.streaming.set(streaming);
+        let layers = self.all().into_iter();
+        let streaming = layers.filter(|layer| !layer.has_become_whole()).count();
+        let metrics = &self.means.pull.metrics.layers;
+        metrics.streaming.set(streaming as i64);
     }
 }
 
@@ -212,7 +230,7 @@ impl Files for Streams {
     async fn read(self: Arc<Self>, node: u64, range: Range<u64>) -> Result<Bytes, Unread> {
         let (streams, whole) = match self.lock().get(&node) {
             Some(Known::Streams(layer, ..)) => (Some(Arc::clone(layer)), None),
-            Some(Known::Whole(_, file, _)) => (None, Some(Arc::clone(file))),
+            Some(Known::Whole(.., file)) => (None, Some(Arc::clone(file))),
             None => return Err(Unread::Gone),
         };
         if let Some(layer) = streams {

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     metrics::ReadyMade,
-    store::{Blob, Looked, Made, Ready},
+    store::{Blob, Looked, Made, Making, Origin, Ready},
 };
 
 /// Clients' downloads go first, for so long.
@@ -58,7 +58,14 @@ impl Layers {
                 continue;
             }
             let Some(image) = next else {
-                self.work.notified().await;
+                let link = self.lock().links.pop();
+                if let Some((diff_id, origin)) = link {
+                    self.complete_link(diff_id, origin).await;
+                    self.show();
+                    self.changed.notify_one();
+                } else {
+                    self.work.notified().await;
+                }
                 continue;
             };
             self.fills_first().await;
@@ -211,7 +218,11 @@ impl Layers {
     }
 
     /// Indexes one layer. `None` if it cannot have an index.
-    async fn index(&self, ready: &Ready, layer: &Digest) -> Result<Option<Indexed>, String> {
+    pub(super) async fn index(
+        &self,
+        ready: &Ready,
+        layer: &Digest,
+    ) -> Result<Option<Indexed>, String> {
         if self.keeps_indexes() {
             let kept = self.kept_index(layer).await?;
             if kept.is_none() {
@@ -248,10 +259,35 @@ impl Layers {
     /// Writes the ready file of one layer, and offers it if it may still be offered.
     async fn offer(&self, ready: &Ready, image: &Image, index: Indexed) -> Result<(), Ended> {
         let (layer, diff_id, bytes) = (index.layer, index.diff_id, index.bytes);
-        let failed = |error: &str| Ended::Failed(error.to_owned());
+        let (to, making) = self.write(ready, index).await.map_err(Ended::Failed)?;
+        // Rights may have changed meanwhile.
+        let (config, barred) = (
+            self.pull.config.load_full(),
+            Arc::clone(&self.lock().barred),
+        );
+        if barred.has(&layer) {
+            return Ok(());
+        }
+        let ground = self.ground(&config, image, &barred).await;
+        let origin = origin_of(image, layer, ground.map_err(Ended::Refused)?);
+        let published = self.publish(Arc::new(to), diff_id, origin).await;
+        published.map_err(Ended::Failed)?;
+        drop(making);
+        self.pull.metrics.layers.made(ReadyMade::Offered);
+        tracing::info!(image = image.name(), blob.digest = %layer, layer.diff_id = %diff_id, size_bytes = bytes, "a layer is ready");
+        Ok(())
+    }
+
+    /// Writes tree and tar of a layer. The room counts as taken until what is returned is dropped.
+    pub(super) async fn write<'a>(
+        &self,
+        ready: &'a Ready,
+        index: Indexed,
+    ) -> Result<(Temporary, Making<'a>), String> {
+        let layer = index.layer;
         let blob = self.blob(&layer).await;
-        let blob = blob.ok_or_else(|| failed("a layer is not here any more"))?;
-        let making = ready.making(bytes);
+        let blob = blob.ok_or("a layer is not here any more")?;
+        let making = ready.making(index.bytes);
         let to = Temporary(ready.new_tmp());
         let (path, file, store) = (to.0.clone(), blob.handle(), Arc::clone(&self.pull.store));
         let write = move || -> Result<(), NotMade> {
@@ -267,19 +303,18 @@ impl Layers {
         let written = idle(write).await;
         written
             .unwrap_or_else(|| Err(NotMade::Disk(io::Error::other("a thread panicked"))))
-            .map_err(|error| failed(&error.to_string()))?;
-        // Rights may have changed meanwhile.
-        let (config, barred) = (
-            self.pull.config.load_full(),
-            Arc::clone(&self.lock().barred),
-        );
-        if barred.has(&layer) {
-            return Ok(());
-        }
-        let ground = self.ground(&config, image, &barred).await;
-        let origin = origin_of(image, layer, ground.map_err(Ended::Refused)?);
-        let store = Arc::clone(&self.pull.store);
-        let streams = Arc::clone(&self.streams);
+            .map_err(|error| error.to_string())?;
+        Ok((to, making))
+    }
+
+    /// Gives a file that was written the name under which the runtime looks for it.
+    pub(super) async fn publish(
+        &self,
+        to: Arc<Temporary>,
+        diff_id: Digest,
+        origin: Origin,
+    ) -> Result<(), String> {
+        let (store, streams) = (Arc::clone(&self.pull.store), Arc::clone(&self.streams));
         let offer = move || match store.ready() {
             Some(ready) => {
                 let file = File::open(&to.0)?;
@@ -292,11 +327,7 @@ impl Layers {
         tokio::task::spawn_blocking(offer)
             .await
             .unwrap_or_else(|panic| Err(io::Error::other(panic)))
-            .map_err(|error| failed(&error.to_string()))?;
-        drop(making);
-        self.pull.metrics.layers.made(ReadyMade::Offered);
-        tracing::info!(image = image.name(), blob.digest = %layer, layer.diff_id = %diff_id, size_bytes = bytes, "a layer is ready");
-        Ok(())
+            .map_err(|error| error.to_string())
     }
 
     /// Clients' downloads go first.

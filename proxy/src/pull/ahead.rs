@@ -112,13 +112,8 @@ impl Pull {
             Err(error @ PullError::Unauthorized { .. }) => error,
             answered => return answered,
         };
-        for found in self.own_credentials(image).await.unwrap_or_default() {
-            let caller = Caller {
-                identity: self.key.found(found),
-                registry: Some(image.registry.clone()),
-                presented: true,
-                trace: Trace::none(),
-            };
+        let own = self.own_callers(image, &Trace::none()).await;
+        for caller in own.unwrap_or_default() {
             match self.serve(request(caller)).await {
                 Err(PullError::Unauthorized { .. }) => {}
                 answered => return answered,

@@ -60,13 +60,8 @@ impl Pull {
                 done => return done,
             }
         }
-        for found in self.own_credentials(image).await.unwrap_or_default() {
-            let caller = Caller {
-                identity: self.key.found(found),
-                registry: Some(image.registry.clone()),
-                presented: true,
-                trace: Trace::none(),
-            };
+        let own = self.own_callers(image, &Trace::none()).await;
+        for caller in own.unwrap_or_default() {
             match self.span_for(image, layer, range, from, &caller).await {
                 Err(NoSpan::Pull(error @ PullError::Unauthorized { .. })) => refused = Some(error),
                 done => return done,

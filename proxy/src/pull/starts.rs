@@ -1,7 +1,7 @@
 //! Images that are about to start: a runtime that asks for an image's configuration asks for its layers next, unless it finds
 //! them.
 //!
-//! The answer with the configuration waits a moment for whoever can offer the layers before they are here. Owns that moment.
+//! The answer with the configuration waits a moment, in which the layers may be offered before they are here. Owns that moment.
 //! Which layers are offered is [`crate::layers`]' choice.
 
 use std::{
@@ -13,14 +13,14 @@ use std::{
     time::Duration,
 };
 
-use larder_shared::Digest;
+use larder_shared::{Digest, name::ImageName};
 use tokio::{
     sync::{Notify, oneshot},
     time::timeout,
 };
 
-use super::Pull;
-use crate::access::Place;
+use super::{Caller, Pull};
+use crate::{access::Place, trace::Trace};
 
 /// An image starts without its layers if they can be offered within this time; else it is pulled as ever.
 pub const BUDGET: Duration = Duration::from_millis(500);
@@ -49,6 +49,26 @@ pub struct Start {
 }
 
 impl Start {
+    /// The caller, as it asks for more of the image.
+    pub fn caller(&self) -> Caller {
+        let identity = self.place.identity.clone();
+        Caller {
+            registry: Some(self.place.registry.clone()),
+            presented: !identity.is_anonymous(),
+            identity,
+            trace: Trace::none(),
+        }
+    }
+
+    /// The image's own name.
+    pub fn name(&self) -> ImageName {
+        Pull::image_of(
+            &self.place.registry,
+            &self.place.repository,
+            self.image.manifest,
+        )
+    }
+
     /// Whether the answer still waits. If not, the runtime has begun to pull.
     pub fn is_waited_for(&self) -> bool {
         !self.waits.is_closed()
@@ -64,7 +84,7 @@ pub struct Starts {
 }
 
 impl Starts {
-    /// From now on somebody takes them.
+    /// From now on a task takes them.
     pub fn hear(&self) {
         self.heard.store(true, Ordering::Relaxed);
     }

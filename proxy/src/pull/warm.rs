@@ -18,6 +18,7 @@ use super::{Caller, Pull, PullError, Request, held::Held, pace::Pace};
 use crate::{
     credentials::Found,
     store::{Counts, Named, Names, Platform},
+    trace::Trace,
 };
 
 /// Blobs that are fetched at once, as containerd does.
@@ -222,13 +223,7 @@ impl Pull {
         if !caller.identity.is_anonymous() {
             return Err(format!("{refused}; are the name and the password right?"));
         }
-        for found in self.own_credentials(image).await? {
-            let caller = Caller {
-                identity: self.key.found(found),
-                registry: Some(image.registry.clone()),
-                presented: true,
-                trace: caller.trace.clone(),
-            };
+        for caller in self.own_callers(image, &caller.trace).await? {
             match self.manifest(image, &caller, reference).await {
                 Ok(came) => return Ok((caller, came)),
                 Err(PullError::Unauthorized { .. }) => {}
@@ -250,6 +245,22 @@ impl Pull {
             "{refused}; say who asks with --username NAME --password-stdin, or configure credentials for {} in [upstreams]",
             image.registry
         ))
+    }
+
+    /// larder itself as a caller, with each of the node's own credentials.
+    pub(super) async fn own_callers(
+        &self,
+        image: &ImageName,
+        trace: &Trace,
+    ) -> Result<Vec<Caller>, String> {
+        let found = self.own_credentials(image).await?;
+        let callers = found.into_iter().map(|found| Caller {
+            identity: self.key.found(found),
+            registry: Some(image.registry.clone()),
+            presented: true,
+            trace: trace.clone(),
+        });
+        Ok(callers.collect())
     }
 
     pub(super) async fn own_credentials(&self, image: &ImageName) -> Result<Vec<Found>, String> {

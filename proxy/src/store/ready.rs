@@ -21,7 +21,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs::{self, DirBuilder, File},
     io,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     sync::{
         Mutex,
@@ -30,7 +30,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use larder_shared::{Digest, RegistryName, Repository};
+use larder_shared::{Algorithm, Digest, Hasher, RegistryName, Repository};
 use serde::{Deserialize, Serialize};
 
 pub use self::known::{OfImage, image_name};
@@ -65,9 +65,41 @@ pub struct Origin {
     /// The image by which it is offered.
     pub manifest: Digest,
     pub ground: Ground,
-    /// The layer was mounted before it was whole here, and may still be read that way.
-    #[serde(default)]
-    pub streamed: bool,
+    /// The tree by which the layer was mounted before it was whole here: it may still be read that way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mounted: Option<Tree>,
+}
+
+/// A tree that a kernel has mounted. What it reads next lies where this tree says.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Tree {
+    pub sha256: Digest,
+    pub bytes: u64,
+}
+
+impl Tree {
+    pub fn of(tree: &[u8]) -> Self {
+        Self {
+            sha256: Digest::sha256(tree),
+            bytes: tree.len() as u64,
+        }
+    }
+
+    /// Whether a file begins with it (blocking).
+    pub fn begins(&self, file: &File) -> io::Result<bool> {
+        if file.metadata()?.len() < self.bytes {
+            return Ok(false);
+        }
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        let (mut piece, mut at) = (vec![0; 64 << 10], 0);
+        while at < self.bytes {
+            let take = (self.bytes - at).min(piece.len() as u64) as usize;
+            file.read_exact_at(&mut piece[..take], at)?;
+            hasher.update(&piece[..take]);
+            at += take as u64;
+        }
+        Ok(hasher.finish() == self.sha256)
+    }
 }
 
 /// Why a ready file is to go.
@@ -157,7 +189,7 @@ impl Ready {
         shard.join(format!("{hex}.{end}"))
     }
 
-    /// The ready file of a layer, for whoever has mounted it before it was whole (blocking).
+    /// The ready file of a layer that a container has mounted before it was whole (blocking).
     pub fn open_whole(&self, diff_id: &Digest) -> io::Result<File> {
         let opened = disk::open_unseen(&self.path(diff_id, OFFERED));
         opened.or_else(|_| disk::open_unseen(&self.path(diff_id, ASIDE)))
@@ -167,6 +199,11 @@ impl Ready {
     pub fn new_tmp(&self) -> PathBuf {
         let number = self.next_tmp.fetch_add(1, Ordering::Relaxed);
         self.dir.join("tmp").join(number.to_string())
+    }
+
+    /// The file of a diffID.
+    pub fn file(&self, diff_id: &Digest) -> Option<ReadyFile> {
+        lock(&self.state).files.get(diff_id).cloned()
     }
 
     /// All files.
@@ -278,20 +315,6 @@ impl Ready {
             .iter()
             .filter(|diff_id| files.contains_key(diff_id));
         looked_for.extend(here.map(|diff_id| (*diff_id, now)));
-    }
-
-    /// A layer's file has another tree than the one by which it was mounted: who has that mounted must not read the file.
-    pub fn was_not_streamed(&self, diff_id: &Digest) {
-        let known = lock(&self.state).files.get(diff_id).cloned();
-        if let Some(mut origin) = known.and_then(|file| file.origin) {
-            origin.streamed = false;
-            if let Err(error) = self.write_origin(diff_id, &origin) {
-                tracing::warn!(%error, layer.diff_id = %diff_id, "the origin of a ready file was not written down");
-            }
-            if let Some(file) = lock(&self.state).files.get_mut(diff_id) {
-                file.origin = Some(origin);
-            }
-        }
     }
 
     /// Says where the runtime can mount layers that are not whole here, or why nowhere.

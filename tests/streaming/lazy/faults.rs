@@ -105,18 +105,10 @@ async fn an_image_that_was_removed_starts_again() -> Result<()> {
     }
     let (lazy, gate) = Lazy::gated(1).await?;
     let before: BTreeSet<_> = lazy.links().into_iter().collect();
-    let deadline = Instant::now() + PATIENCE;
-    while lazy
-        .layers()
-        .await
-        .iter()
-        .any(|layer| layer["referenced_by"] == 0)
-    {
-        ensure!(Instant::now() < deadline, "{:#?}", lazy.layers().await);
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    lazy.until_referenced().await?;
     lazy.containerd.remove(&lazy.name()).await?;
     // No snapshot refers to the links any more.
+    let deadline = Instant::now() + PATIENCE;
     while lazy
         .layers()
         .await

@@ -121,6 +121,13 @@ impl Lazy {
         self.cluster.node(SECOND)
     }
 
+    /// Where the second member serves a layer of the image.
+    pub(super) fn mounted(&self, layer: usize) -> PathBuf {
+        let hex = self.image.diff_ids[layer].trim_start_matches("sha256:");
+        let files = self.dirs[SECOND].path().join("hold/files");
+        files.join(format!("{hex}.erofs"))
+    }
+
     /// Names of the layers that are offered there.
     pub(super) fn links(&self) -> Vec<String> {
         let found = files(&self.directory.join("sha256"));
@@ -179,6 +186,21 @@ impl Lazy {
     pub(super) async fn layers(&self) -> Vec<Value> {
         let shown = self.second().admin("/layers").await;
         shown["layers"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// Waits until the watcher has reported that snapshots refer to every layer.
+    pub(super) async fn until_referenced(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while self
+            .layers()
+            .await
+            .iter()
+            .any(|layer| layer["referenced_by"] == 0)
+        {
+            ensure!(Instant::now() < deadline, "{:#?}", self.layers().await);
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        Ok(())
     }
 
     /// Waits until every layer of the second member is whole there.
@@ -255,9 +277,16 @@ impl Lazy {
                 layer.digest,
                 layer.content.len()
             );
-            let second = lazy.second();
-            let answer = second.admin_request("GET", &path, Bytes::new()).await?;
-            ensure!(answer.status == 200, "{path}: {}", answer.text());
+            let deadline = Instant::now() + PATIENCE;
+            loop {
+                let second = lazy.second();
+                let answer = second.admin_request("GET", &path, Bytes::new()).await?;
+                if answer.status == 200 {
+                    break;
+                }
+                ensure!(Instant::now() < deadline, "{path}: {}", answer.text());
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
         }
         lazy.cluster.node_mut(FIRST).kill9().await;
         let layers = lazy.image.image.layers.iter();

@@ -1,5 +1,7 @@
 //! What is not everyone's is not offered before it is here, and no image gets layers by naming them.
 
+use std::fs;
+
 use anyhow::{Result, ensure};
 use larder_tests::fake::Algorithm;
 use larder_tests::image::Image;
@@ -93,4 +95,25 @@ async fn a_private_image_is_pulled_as_ever() -> Result<()> {
     ensure!(outcomes(&lazy, "offered").await == 0);
     ensure!(lazy.links().is_empty(), "{:?}", lazy.links());
     Ok(())
+}
+
+/// The operator changes their mind while it comes: it is offered no more, and what has it mounted is to need larder no more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_layer_that_may_not_be_offered_any_more_becomes_whole() -> Result<()> {
+    if refused("a_layer_that_may_not_be_offered_any_more_becomes_whole") {
+        return Ok(());
+    }
+    let lazy = Lazy::with(1, "never = [\"*/team/other\"]").await?;
+    let (lazy, gate) = lazy.gate().await?;
+    lazy.until_referenced().await?;
+    let file = lazy.second().config_file();
+    let config = fs::read_to_string(&file)?;
+    fs::write(file, config.replace("*/team/other", "*/team/app"))?;
+    lazy.until("the configuration was read again", |lazy| {
+        lazy.second().log().contains("was read again")
+    })
+    .await?;
+    gate.open();
+    lazy.until_whole().await?;
+    lazy.run_and_compare().await
 }

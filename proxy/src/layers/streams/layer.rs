@@ -37,7 +37,7 @@ use crate::{
     coalesce::Coalesce,
     metrics::LazyRead,
     pull::{Caller, NoSpan, SpanFrom},
-    store::WrongIndex,
+    store::{Tree, WrongIndex},
     telemetry,
 };
 
@@ -78,7 +78,8 @@ pub struct Layer {
     /// Another member made the index.
     foreign: bool,
     tree: Arc<File>,
-    tree_length: u64,
+    /// The tree by which it is mounted.
+    pub mounted: Tree,
     tar: ArcSwap<Tar>,
     /// Which spans are in `tar`.
     here: Vec<AtomicBool>,
@@ -99,7 +100,7 @@ impl std::fmt::Debug for Layer {
 #[derive(Debug)]
 pub struct Parts {
     pub image: ImageName,
-    pub caller: Option<Caller>,
+    pub caller: Caller,
     pub maker: String,
     /// Another member made it.
     pub foreign: bool,
@@ -120,12 +121,12 @@ impl Layer {
             diff_id: index.diff_id(),
             digest: index.layer(),
             image: parts.image,
-            callers: Mutex::new(parts.caller.into_iter().collect()),
+            callers: Mutex::new(vec![parts.caller]),
             windows: parts.windows,
             maker: parts.maker,
             foreign: parts.foreign,
             tree: Arc::new(tree),
-            tree_length: bytes.len() as u64,
+            mounted: Tree::of(&bytes),
             tar: ArcSwap::from_pointee(Tar {
                 file: Arc::new(tar),
                 at: 0,
@@ -143,12 +144,19 @@ impl Layer {
 
     /// Bytes of the file that the runtime mounts.
     pub fn length(&self) -> u64 {
-        self.tree_length + self.index.tar_length()
+        self.mounted.bytes + self.index.tar_length()
     }
 
     /// Bytes of it that take room here.
     pub fn here(&self) -> u64 {
-        self.tree_length + self.here_bytes.load(Ordering::Relaxed)
+        self.mounted.bytes + self.here_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Its bytes count in the node tier from now on.
+    pub fn account(&self) {
+        if let Some(ready) = self.means.pull.store.ready() {
+            ready.has_grown(&self.diff_id, self.here(), self.length());
+        }
     }
 
     pub fn spans(&self) -> usize {
@@ -158,14 +166,13 @@ impl Layer {
     /// What is read from now on is the ready file of this very layer (blocking). `false` if it has another tree than the one by
     /// which the layer is mounted: then nothing more is read.
     pub fn is_whole(&self, file: File) -> io::Result<bool> {
-        let at = file.metadata()?.len().checked_sub(self.index.tar_length());
-        if at != Some(self.tree_length) || !same(&self.tree, &file, self.tree_length)? {
+        if file.metadata()?.len() != self.length() || !self.mounted.begins(&file)? {
             self.is_wrong();
             return Ok(false);
         }
         self.tar.store(Arc::new(Tar {
             file: Arc::new(file),
-            at: self.tree_length,
+            at: self.mounted.bytes,
             whole: true,
         }));
         Ok(true)
@@ -190,6 +197,7 @@ impl Layer {
     /// One more caller on whose behalf the layer may be fetched, the first to be asked for.
     pub fn fetch_for(&self, caller: Caller) {
         let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        callers.retain(|one| one.identity.fingerprint() != caller.identity.fingerprint());
         callers.insert(0, caller);
         callers.truncate(CALLERS);
     }
@@ -222,12 +230,12 @@ impl Layer {
         }
         let until = Instant::now() + PATIENCE;
         let range = range.start..range.end.min(self.length());
-        let tree = range.start..range.end.min(self.tree_length);
+        let tree = range.start..range.end.min(self.mounted.bytes);
         if tree.end == range.end {
             return self.read_file(&self.tree, tree).await;
         }
-        let tar =
-            range.start.max(self.tree_length) - self.tree_length..range.end - self.tree_length;
+        let tar = range.start.max(self.mounted.bytes) - self.mounted.bytes
+            ..range.end - self.mounted.bytes;
         if tree.is_empty() {
             return self.read_tar(tar, until, waited).await;
         }
@@ -391,6 +399,7 @@ impl Layer {
             if !self.here[number].swap(true, Ordering::Release) {
                 let length = decoded.len() as u64;
                 self.here_bytes.fetch_add(length, Ordering::Relaxed);
+                self.account();
             }
         }
         Ok(decoded.into())
@@ -401,22 +410,6 @@ impl Layer {
             tracing::warn!(image = %self.image, blob.digest = %self.digest, error, unsaid = due.unsaid, "a mounted layer waits for bytes, and containers that read it wait too; look at its registry and at other members");
         }
     }
-}
-
-/// Whether two files begin with the same bytes (blocking).
-fn same(one: &File, other: &File, length: u64) -> io::Result<bool> {
-    let (mut a, mut b) = (vec![0; 64 << 10], vec![0; 64 << 10]);
-    let mut at = 0;
-    while at < length {
-        let take = (length - at).min(a.len() as u64) as usize;
-        one.read_exact_at(&mut a[..take], at)?;
-        other.read_exact_at(&mut b[..take], at)?;
-        if a[..take] != b[..take] {
-            return Ok(false);
-        }
-        at += take as u64;
-    }
-    Ok(true)
 }
 
 /// Why a span is not here after an attempt.

@@ -3,8 +3,7 @@
 use std::{fs::File, io, sync::Arc, time::Instant};
 
 use futures_util::{StreamExt as _, future, stream};
-use larder_shared::{Digest, Range};
-use serde::Deserialize;
+use larder_shared::{Digest, Range, name::ImageName};
 
 use super::{
     Known, Streams,
@@ -14,15 +13,14 @@ use super::{
 use crate::{
     layers::{
         Layers,
-        images::{Content, Image, by_name},
+        images::{self, Content, Image, by_name},
         look::idle,
         origin_of,
         rights::{self, Refusal},
     },
     metrics::LazyOffer,
-    pull::{BUDGET, Caller, Pull, ServedImage, SpanFrom, Start},
-    store::{Ground, Made, OpenIndex, Ready},
-    trace::Trace,
+    pull::{BUDGET, Caller, ServedImage, SpanFrom, Start},
+    store::{Ground, Made, OpenIndex, Origin, Ready, Tree},
 };
 
 /// Images that are offered at the same time.
@@ -48,6 +46,8 @@ enum Not {
     NoHolder,
     #[error("{0}")]
     Idle(String),
+    #[error("a layer of it is on its way out of the directory")]
+    Leaves,
     #[error("there is no room without evicting something for it")]
     NoRoom,
     #[error("it took too long")]
@@ -56,23 +56,13 @@ enum Not {
     Disk(#[from] io::Error),
 }
 
-#[derive(Deserialize)]
-struct Configuration {
-    rootfs: RootFs,
-}
-
-#[derive(Deserialize)]
-struct RootFs {
-    diff_ids: Vec<Digest>,
-}
-
 /// What is to be offered of an image.
 struct Offer {
     image: Image,
     ground: Ground,
     caller: Caller,
     /// Layers that are not ready, and their indexes.
-    layers: Vec<(Digest, OpenIndex)>,
+    layers: Vec<OpenIndex>,
 }
 
 impl Layers {
@@ -86,9 +76,9 @@ impl Layers {
             let outcome = match &offered {
                 Ok(_) => LazyOffer::Offered,
                 Err(Not::Ready) => LazyOffer::Ready,
-                Err(Not::Small | Not::Refused(_) | Not::NoRoom | Not::Idle(_)) => {
-                    LazyOffer::Refused
-                }
+                Err(
+                    Not::Small | Not::Refused(_) | Not::NoRoom | Not::Leaves | Not::Idle(_),
+                ) => LazyOffer::Refused,
                 Err(Not::NoIndex(_)) => LazyOffer::NoIndex,
                 Err(Not::NoConfig | Not::NoHolder | Not::Disk(_)) => LazyOffer::Failed,
                 Err(Not::Late) => LazyOffer::Late,
@@ -97,10 +87,9 @@ impl Layers {
             let place = &start.place;
             let (registry, repository) = (&place.registry, &place.repository);
             match offered {
-                Err(Not::Ready) => streams.bring_rest(&start),
+                Err(Not::Ready) => {}
                 Ok(layers) => {
                     tracing::info!(upstream.registry = %registry, upstream.repository = %repository, manifest = %start.image.manifest, layers, "an image starts before it is here");
-                    streams.bring_rest(&start);
                 }
                 Err(why @ (Not::NoHolder | Not::Disk(_))) => {
                     tracing::warn!(upstream.registry = %registry, upstream.repository = %repository, %why, "an image is pulled as ever");
@@ -109,6 +98,8 @@ impl Layers {
                     tracing::info!(upstream.registry = %registry, upstream.repository = %repository, %why, "an image is pulled as ever");
                 }
             }
+            // Of what streams, however the start ended.
+            streams.bring_for(start.name(), start.caller());
         })
         .await;
     }
@@ -121,19 +112,19 @@ impl Layers {
             return Err(Not::Late);
         }
         let target = streams.mounted.borrow().clone().ok_or(Not::NoHolder)?;
-        let (count, takes) = (offer.layers.len(), Arc::clone(streams));
+        let (count, takes, name) = (offer.layers.len(), Arc::clone(streams), start.name());
         let publish = move || -> Result<usize, Not> {
             let streams = takes;
             let ready = streams.ready().ok_or(Not::NoHolder)?;
-            for (digest, index) in offer.layers {
-                let image = Pull::image_of(
-                    &offer.image.registry,
-                    &offer.image.repository,
-                    offer.image.manifest,
-                );
-                let origin = origin_of(&offer.image, digest, offer.ground);
-                let diff_id = streams.take_in(ready, index, image, Some(offer.caller.clone()))?;
-                ready.stream(&target.join(name_of(&diff_id)), &diff_id, origin)?;
+            for index in offer.layers {
+                let layer = streams.take_in(ready, index, name.clone(), offer.caller.clone())?;
+                let origin = Origin {
+                    mounted: Some(layer.mounted.clone()),
+                    ..origin_of(&offer.image, layer.digest, offer.ground)
+                };
+                let target = target.join(name_of(&layer.diff_id));
+                let size = (layer.here(), layer.length());
+                ready.stream(&target, &layer.diff_id, origin, size)?;
             }
             Ok(count)
         };
@@ -164,12 +155,7 @@ impl Layers {
         if largest.unwrap_or(0) < config.streaming.min_layer {
             return Err(Not::Small);
         }
-        let caller = Caller {
-            identity: start.place.identity.clone(),
-            registry: Some(start.place.registry.clone()),
-            presented: true,
-            trace: Trace::none(),
-        };
+        let caller = start.caller();
         let image = self.image_of(start, &caller).await?;
         let barred = Arc::clone(&self.lock().barred);
         let ground = self.ground(&config, &image, &barred).await;
@@ -185,16 +171,27 @@ impl Layers {
                 layer.fetch_for(caller.clone());
             }
         }
-        let lacking = content.layers.iter().zip(diff_ids).enumerate();
-        let lacking = lacking.filter(|(_, (_, diff_id))| !ready.offers(diff_id));
-        let lacking: Vec<_> = lacking.collect();
+        // A link that nothing serves is as good as none.
+        let lacks = |diff_id: &Digest| {
+            let link = ready
+                .file(diff_id)
+                .is_none_or(|file| file.streams.is_some());
+            !ready.offers(diff_id) || (link && !streams.serves(diff_id))
+        };
+        let lacking = content.layers.iter().zip(diff_ids);
+        let lacking: Vec<_> = lacking.filter(|(_, diff_id)| lacks(diff_id)).collect();
         if lacking.is_empty() {
             return Err(Not::Ready);
         }
         if streams.mounted.borrow().is_none() {
             return Err(Not::NoHolder);
         }
-        let found = lacking.iter().map(|(_, ((layer, length), diff_id))| async {
+        // The runtime does not find what is on its way out, nor what is above it in the image.
+        let leaves = |diff_id: &Digest| !ready.offers(diff_id) && ready.file(diff_id).is_some();
+        if lacking.iter().any(|(_, diff_id)| leaves(diff_id)) {
+            return Err(Not::Leaves);
+        }
+        let found = lacking.iter().map(|((layer, length), diff_id)| async {
             if barred.has(layer) {
                 return Err(Not::Refused(Refusal::Never));
             }
@@ -203,13 +200,13 @@ impl Layers {
             // The name is what was computed from the layer, never what a configuration says.
             let fits = rights::layer(Some(diff_id), &index.index.diff_id(), index.index.implied());
             fits.map_err(Not::Refused)?;
-            Ok((*layer, index))
+            Ok(index)
         });
         let layers = future::try_join_all(found).await?;
         // It is to become a whole file some time, and is not begun where that has no room.
-        let bytes = layers.iter().map(|(_, index): &(Digest, OpenIndex)| {
-            index.index.tree().len() as u64 + index.index.tar_length()
-        });
+        let bytes = layers
+            .iter()
+            .map(|index: &OpenIndex| index.index.tree().len() as u64 + index.index.tar_length());
         if !self.has_room(bytes.sum()).await {
             return Err(Not::NoRoom);
         }
@@ -232,8 +229,7 @@ impl Layers {
             return Err(Not::NoConfig);
         }
         let place = &start.place;
-        let name = Pull::image_of(&place.registry, &place.repository, *manifest);
-        let range = Range::new(0, *length);
+        let (name, range) = (start.name(), Range::new(0, *length));
         let asked = self.pull.span(
             &name,
             config,
@@ -245,8 +241,8 @@ impl Layers {
         if Digest::of(config.algorithm(), &bytes) != *config {
             return Err(Not::NoConfig);
         }
-        let said: Configuration = serde_json::from_slice(&bytes).map_err(|_| Not::NoConfig)?;
-        if said.rootfs.diff_ids.len() != layers.len() {
+        let diff_ids = images::diff_ids(&bytes).ok_or(Not::NoConfig)?;
+        if diff_ids.len() != layers.len() {
             return Err(Not::Refused(Refusal::Foreign));
         }
         Ok(Image {
@@ -256,7 +252,7 @@ impl Layers {
             content: Arc::new(Content {
                 config: *config,
                 layers: layers.clone(),
-                diff_ids: Some(said.rootfs.diff_ids),
+                diff_ids: Some(diff_ids),
             }),
             used: 0,
             held: true,
@@ -266,24 +262,29 @@ impl Layers {
 }
 
 impl Streams {
-    /// A layer can be read from now on (blocking). Its diffID.
+    /// A layer can be read from now on (blocking).
     pub(super) fn take_in(
         &self,
         ready: &Ready,
         index: OpenIndex,
-        image: larder_shared::name::ImageName,
-        caller: Option<Caller>,
-    ) -> io::Result<Digest> {
+        image: ImageName,
+        caller: Caller,
+    ) -> io::Result<Arc<Layer>> {
         let digest = index.index.layer();
         let diff_id = index.index.diff_id();
         let node = node_of(&diff_id);
-        if let Some(known) = self.lock().get(&node)
-            && known.diff_id() != diff_id
-        {
+        if let Some(layer) = self.of(&diff_id) {
+            return Ok(layer);
+        }
+        if self.lock().contains_key(&node) && !self.serves(&diff_id) {
             return Err(io::Error::other("another layer has the same number"));
         }
-        if self.of(&diff_id).is_some() {
-            return Ok(diff_id);
+        // A container that has the layer mounted reads at the places of the tree that it was given.
+        let before = ready.file(&diff_id).and_then(|file| file.origin?.mounted);
+        if before.is_some_and(|before| before != Tree::of(index.index.tree())) {
+            return Err(io::Error::other(
+                "it is mounted by another index, which was wrong",
+            ));
         }
         let parts = Parts {
             image,
@@ -293,11 +294,11 @@ impl Streams {
             windows: index.file,
             files: (nameless(ready)?, nameless(ready)?),
         };
-        let layer = Layer::new(index.index, parts, Arc::clone(&self.means))?;
+        let layer = Arc::new(Layer::new(index.index, parts, Arc::clone(&self.means))?);
         let needed = self.means.pull.store.indexes().need(digest);
-        let known = Known::Streams(Arc::new(layer), Instant::now(), needed);
+        let known = Known::Streams(Arc::clone(&layer), Instant::now(), needed);
         self.lock().entry(node).or_insert(known);
-        Ok(diff_id)
+        Ok(layer)
     }
 }
 

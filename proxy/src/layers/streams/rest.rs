@@ -11,9 +11,8 @@ use tokio::time::sleep;
 
 use super::{Streams, layer::Layer};
 use crate::{
-    pull::{Caller, Pace, Platforms, Pull, Start},
+    pull::{Caller, Pace, Platforms},
     store::Counts,
-    trace::Trace,
 };
 
 /// The rest begins to come when no read has waited for this long, or after so long in any case.
@@ -25,20 +24,7 @@ const GLANCE: Duration = Duration::from_millis(200);
 const AGAIN: Duration = Duration::from_secs(30);
 
 impl Streams {
-    /// Brings the rest of an image in the background.
-    pub(super) fn bring_rest(self: &Arc<Self>, start: &Start) {
-        let place = &start.place;
-        let image = Pull::image_of(&place.registry, &place.repository, start.image.manifest);
-        let caller = Caller {
-            identity: place.identity.clone(),
-            registry: Some(place.registry.clone()),
-            presented: true,
-            trace: Trace::none(),
-        };
-        self.bring_for(image, caller);
-    }
-
-    /// The same on behalf of a caller. One task brings an image, whatever is asked meanwhile.
+    /// Brings the rest of an image in the background, if any of it streams. One task does, on behalf of the latest caller.
     pub(super) fn bring_for(self: &Arc<Self>, image: ImageName, caller: Caller) {
         if !self.streams(&image) {
             return;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use larder_shared::{Digest, name::ImageName};
 
-use super::{Known, Streams, node_of};
+use super::Streams;
 use crate::{
     drain::Watch,
     hold::{self, Link},
@@ -23,7 +23,6 @@ impl Streams {
                 Ok(image) if !images.contains(&image) => images.push(image),
                 Ok(_) => {}
                 Err(why) => {
-                    ready.withdraw(&diff_id, true);
                     tracing::error!(layer.diff_id = %diff_id, why, "a layer that is mounted and not here cannot be served: containers that read it wait and fail until its image is pulled anew");
                 }
             }
@@ -43,19 +42,13 @@ impl Streams {
     fn resume_whole(&self) {
         let Some(ready) = self.ready() else { return };
         for (diff_id, file) in ready.files() {
-            let streamed = file.origin.is_some_and(|origin| origin.streamed);
-            if streamed && file.streams.is_none() {
-                let opened = ready.open_whole(&diff_id);
-                let opened = opened.and_then(|file| Ok((file.metadata()?.len(), file)));
-                let (bytes, file) = match opened {
-                    Ok(opened) => opened,
-                    Err(error) => {
-                        tracing::error!(layer.diff_id = %diff_id, %error, "a layer that a container may have mounted cannot be served; look at the disk");
-                        continue;
-                    }
-                };
-                let known = Known::Whole(diff_id, Arc::new(file), bytes);
-                self.lock().entry(node_of(&diff_id)).or_insert(known);
+            let mounted = file.origin.is_some_and(|origin| origin.mounted.is_some());
+            if !mounted || file.streams.is_some() {
+                continue;
+            }
+            let opened = ready.open_whole(&diff_id);
+            if let Err(error) = opened.and_then(|file| self.take_whole(&diff_id, file)) {
+                tracing::error!(layer.diff_id = %diff_id, %error, "a layer that a container may have mounted cannot be served; look at the disk");
             }
         }
     }
@@ -72,11 +65,14 @@ impl Streams {
             let ready = streams.ready().ok_or("the directory is not there")?;
             let index = streams.means.pull.store.indexes().open(&origin.layer);
             let index = index.ok_or("its index is not here")?;
-            let caller = Some(Caller::anonymous(Trace::none()));
+            let caller = Caller::anonymous(Trace::none());
             let had = streams.take_in(ready, index, name, caller);
-            match had.map_err(|error| error.to_string())? {
-                had if had == wanted => Ok(()),
-                _ => Err("its index is another layer's".to_owned()),
+            let layer = had.map_err(|error| error.to_string())?;
+            layer.account();
+            if layer.diff_id == wanted {
+                Ok(())
+            } else {
+                Err("its index is another layer's".to_owned())
             }
         };
         let taken = tokio::task::spawn_blocking(take_in).await;

@@ -1,4 +1,4 @@
-//! Indexes from elsewhere: who is asked, how much may come, and what is believed.
+//! Indexes from elsewhere: which members are asked, how much may come, and what is believed.
 
 use std::{
     fmt::Display,

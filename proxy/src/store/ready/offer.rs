@@ -14,9 +14,15 @@ use super::{ASIDE, OFFERED, ORIGIN, Origin, Ready, ReadyFile, life::Phase, make_
 use crate::store::lock;
 
 impl Ready {
-    /// Offers a layer that is not whole here: a link to `target`, where it can be read (blocking). `false` if the runtime
-    /// finds something under this diffID already, or found it not long ago.
-    pub fn stream(&self, target: &Path, diff_id: &Digest, origin: Origin) -> io::Result<bool> {
+    /// Offers a layer that is not whole here: a link to `target`, where it can be read (blocking). It takes `bytes` of the
+    /// `whole`. `false` if there is something under this diffID.
+    pub fn stream(
+        &self,
+        target: &Path,
+        diff_id: &Digest,
+        origin: Origin,
+        (bytes, whole): (u64, u64),
+    ) -> io::Result<bool> {
         let path = self.path(diff_id, OFFERED);
         let shard = path.parent().unwrap_or(&self.dir);
         if lock(&self.state).files.contains_key(diff_id) {
@@ -28,12 +34,12 @@ impl Ready {
         symlink(target, &path)?;
         let file = ReadyFile {
             origin: Some(origin),
-            bytes: 0,
+            bytes,
             used: self.clock.now(),
             references: 0,
             phase: Phase::Offered,
             goes: None,
-            streams: Some(0),
+            streams: Some(whole),
         };
         let mut state = lock(&self.state);
         state.looked_for.insert(*diff_id, Instant::now());
@@ -81,8 +87,10 @@ impl Ready {
         {
             return fs::remove_file(made);
         }
-        origin.streamed = before.is_some();
+        let link = before.as_ref().and_then(|link| link.origin.as_ref());
+        origin.mounted = link.and_then(|origin| origin.mounted.clone());
         self.write_origin(diff_id, &origin)?;
+        let was_link = before.is_some();
         // In the place of a link it takes over the link's snapshots, and comes back from aside by itself.
         let (phase, references) = match before {
             Some(link) => (link.phase, link.references),
@@ -93,7 +101,7 @@ impl Ready {
             Phase::Aside { .. } => ASIDE,
         };
         if let Err(error) = fs::rename(made, self.path(diff_id, end)) {
-            if !origin.streamed {
+            if !was_link {
                 // It speaks for nothing.
                 let _ = fs::remove_file(self.path(diff_id, ORIGIN));
             }
@@ -117,7 +125,7 @@ impl Ready {
         File::open(shard)?.sync_all()
     }
 
-    /// Keeps others from changing the names of a file. `None` while somebody does.
+    /// Keeps all others from changing the names of a file. `None` while another one changes them.
     pub(super) fn moving(&self, diff_id: &Digest) -> Option<Moving<'_>> {
         let mut state = lock(&self.state);
         // Not before it is known: dropping one takes the mark away.
@@ -131,9 +139,8 @@ impl Ready {
 
     /// Another image, or another ground, speaks for a file from now on (blocking).
     pub fn set_origin(&self, diff_id: &Digest, mut origin: Origin) {
-        let known = lock(&self.state).files.get(diff_id).cloned();
-        let before = known.and_then(|file| file.origin);
-        origin.streamed = before.is_some_and(|before| before.streamed);
+        let before = self.file(diff_id).and_then(|file| file.origin);
+        origin.mounted = before.and_then(|before| before.mounted);
         if let Err(error) = self.write_origin(diff_id, &origin) {
             tracing::debug!(%error, "the origin of a ready file was not written down");
         }
@@ -142,7 +149,7 @@ impl Ready {
         }
     }
 
-    pub(super) fn write_origin(&self, diff_id: &Digest, origin: &Origin) -> io::Result<()> {
+    fn write_origin(&self, diff_id: &Digest, origin: &Origin) -> io::Result<()> {
         let (path, tmp) = (self.path(diff_id, ORIGIN), self.new_tmp());
         let text = serde_json::to_vec(origin).map_err(io::Error::other)?;
         let written = (|| {

@@ -23,7 +23,7 @@ fn origin(name: &str) -> Origin {
         repository: "a/b".parse().unwrap(),
         manifest: Digest::sha256(b"manifest"),
         ground: Ground::Public,
-        streamed: false,
+        mounted: None,
     }
 }
 
@@ -205,8 +205,23 @@ fn a_link_is_offered_until_its_file_is_made() {
     let mut scene = Scene::new();
     let one = diff_id("one");
     let target = Path::new("/run/nowhere/one.erofs");
-    assert!(scene.ready().stream(target, &one, origin("one")).unwrap());
-    assert!(!scene.ready().stream(target, &one, origin("one")).unwrap());
+    let tree = Tree::of(&[1; 4096]);
+    let from = |tree: &Tree| Origin {
+        mounted: Some(tree.clone()),
+        ..origin("one")
+    };
+    assert!(
+        scene
+            .ready()
+            .stream(target, &one, from(&tree), (5, 9))
+            .unwrap()
+    );
+    assert!(
+        !scene
+            .ready()
+            .stream(target, &one, from(&tree), (5, 9))
+            .unwrap()
+    );
     let path = scene.ready().path(&one, OFFERED);
     assert_eq!(fs::read_link(&path).unwrap(), target);
     assert!(scene.ready().offers(&one) && !scene.ready().has_or_had(&one, 0));
@@ -218,18 +233,22 @@ fn a_link_is_offered_until_its_file_is_made() {
     scene.ready = Ready::open(&scene.path, scene.clock).unwrap();
     let streaming = scene.ready().streaming();
     assert_eq!(streaming.len(), 1);
-    assert_eq!(streaming[0].1.origin, Some(origin("one")));
+    assert_eq!(streaming[0].1.origin, Some(from(&tree)));
     let made = scene.ready().new_tmp();
     fs::write(&made, vec![1; 1 << 20]).unwrap();
     scene.ready().offer(&made, &one, origin("one")).unwrap();
     assert!(fs::symlink_metadata(&path).unwrap().is_file());
     assert!(scene.ready().streaming().is_empty() && scene.ready().has_or_had(&one, 0));
     let known = scene.ready().files()[&one].origin.clone().unwrap();
-    assert!(known.streamed);
-    // Whoever speaks for it next does not change that.
+    assert_eq!(known.mounted.as_ref(), Some(&tree));
+    let file = scene.ready().open_whole(&one).unwrap();
+    assert!(tree.begins(&file).unwrap());
+    assert!(!Tree::of(&[2; 4096]).begins(&file).unwrap());
+    assert!(!Tree::of(&[1; 2 << 20]).begins(&file).unwrap());
+    // Another image that speaks for it next does not change that.
     scene.ready().set_origin(&one, origin("another"));
     let known = scene.ready().files()[&one].origin.clone().unwrap();
-    assert!(known.streamed && known.layer == origin("another").layer);
+    assert!(known.mounted == Some(tree) && known.layer == origin("another").layer);
 }
 
 /// No report can tell yet what the runtime makes of a layer that it is about to look for.
