@@ -244,7 +244,7 @@ fn a_link_is_offered_until_its_file_is_made() {
     let file = scene.ready().open_whole(&one).unwrap();
     assert!(tree.begins(&file).unwrap());
     assert!(!Tree::of(&[2; 4096]).begins(&file).unwrap());
-    assert!(!Tree::of(&[1; 2 << 20]).begins(&file).unwrap());
+    assert!(!Tree::of(&vec![1; 2 << 20]).begins(&file).unwrap());
     // Another image that speaks for it next does not change that.
     scene.ready().set_origin(&one, origin("another"));
     let known = scene.ready().files()[&one].origin.clone().unwrap();
