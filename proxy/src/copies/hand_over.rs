@@ -58,9 +58,15 @@ impl Copies {
             .map(|item| item.digest)
             .collect();
         let handing = async {
-            let items: Vec<Item> = alone.into_iter().filter(|i| !i.links.is_empty()).collect();
-            let mut taken = self.offer_all(items).await;
-            while !taken.is_empty() {
+            let mut open: Vec<Item> = alone.into_iter().filter(|i| !i.links.is_empty()).collect();
+            let mut taken: Vec<Digest> = Vec::new();
+            loop {
+                let offered = self.offer_all(open).await;
+                taken.extend(offered.taken);
+                open = offered.again;
+                if taken.is_empty() && open.is_empty() {
+                    break;
+                }
                 sleep(GLANCE).await;
                 let standings = self.standings(&taken).await;
                 taken.retain(|digest| {
@@ -130,22 +136,24 @@ impl Copies {
         items
     }
 
-    /// Offers each to the first in rank that takes it. Those that were taken.
-    async fn offer_all(self: &Arc<Self>, items: Vec<Item>) -> Vec<Digest> {
+    /// Offers each to the first in rank that takes it. A member that was missed lately may be back: it comes after those
+    /// that live. Nothing is known yet of one that has just come to the list.
+    async fn offer_all(self: &Arc<Self>, items: Vec<Item>) -> Offered {
         let members = self.members();
         let own = self.own();
-        let mut taken = Vec::new();
+        let mut offered = Offered::default();
         let mut next = items;
+        let mut again: HashSet<Digest> = HashSet::new();
         for standing in 0..OFFERED {
             let mut offers: BTreeMap<SocketAddr, Vec<Item>> = BTreeMap::new();
+            let mut declined = Vec::new();
             for item in next.drain(..) {
-                let ranked = members
-                    .ranked(&item.digest, members.addresses.len())
-                    .into_iter();
-                let mut others =
-                    ranked.filter(|m| Some(*m) != own && self.life(*m) == Life::Living);
-                if let Some(to) = others.nth(standing) {
-                    offers.entry(to).or_default().push(item);
+                let mut others = members.ranked(&item.digest, members.addresses.len());
+                others.retain(|member| Some(*member) != own);
+                others.sort_by_key(|member| self.life(*member) == Life::Waited);
+                match others.get(standing) {
+                    Some(to) => offers.entry(*to).or_default().push(item),
+                    None => declined.push(item),
                 }
             }
             for (to, items) in offers {
@@ -153,15 +161,29 @@ impl Copies {
                     let answers = self.answers_of(to, some).await;
                     for (item, answer) in some.iter().zip(answers) {
                         match answer {
-                            Answer::Taken | Answer::Held => taken.push(item.digest),
-                            Answer::Full | Answer::Busy | Answer::Off | Answer::Old => {
+                            Answer::Taken | Answer::Held => offered.taken.push(item.digest),
+                            // It may have room soon, or be there again.
+                            Answer::Busy => {
+                                again.insert(item.digest);
                                 next.push(item.clone());
                             }
+                            Answer::Full | Answer::Off | Answer::Old => next.push(item.clone()),
                         }
                     }
                 }
             }
+            next.extend(declined);
         }
-        taken
+        next.retain(|item| again.contains(&item.digest));
+        offered.again = next;
+        offered
     }
+}
+
+/// What came of offers.
+#[derive(Default, Debug)]
+struct Offered {
+    taken: Vec<Digest>,
+    /// No member took them, and one of those that were asked may do so later.
+    again: Vec<Item>,
 }

@@ -94,6 +94,32 @@ async fn a_node_that_is_drained_hands_over_what_it_alone_holds() {
     within("by tag", SPREAD, || door.pull("v1", &image)).await;
 }
 
+/// Members that were missed when the node begins to stop take what it holds as soon as they are back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_drained_waits_for_members_that_start_anew() {
+    let _machine = beside().await;
+    let mut kept = Kept::of(3, ROOM).await;
+    let image = build(&kept.fake, REPOSITORY, "v1", &layers(1, &[5, 9]));
+    for number in [1, 2] {
+        kept.cluster.node_mut(number).kill9().await;
+    }
+    kept.pull(0, "v1", &image).await;
+    kept.until("both are missed", async |kept| {
+        let missed = kept.cluster.node(0).metric("larder_copies_held_back").await;
+        missed == Some(1.0)
+    })
+    .await;
+    kept.cluster.node_mut(0).terminate();
+    for number in [1, 2] {
+        kept.cluster.node_mut(number).restart().await;
+    }
+    kept.cluster
+        .node_mut(0)
+        .wait_for(Duration::from_secs(40))
+        .await;
+    assert!(!kept.holders(&image, &[1, 2]).contains(&0));
+}
+
 /// What is used on one node stays on the node that has the copy, and what nothing uses is gone everywhere.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ages_count_from_the_last_use_anywhere() {
