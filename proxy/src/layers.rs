@@ -16,12 +16,12 @@ mod work;
 
 use std::{
     collections::{HashMap, HashSet},
-    io,
+    fs, io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use larder_shared::Digest;
+use larder_shared::{Algorithm, Digest};
 use tokio::{sync::Notify, time::sleep};
 
 use self::{
@@ -53,6 +53,8 @@ const REMEMBERED: usize = 10_000;
 /// The layers of this node's images.
 struct Layers {
     pull: Arc<Pull>,
+    /// Whether anything new is offered: not with `mode = "off"`.
+    offers: bool,
     streams: Arc<Streams>,
     known: Mutex<Known>,
     survey: tokio::sync::Mutex<Option<Ongoing<look::Survey>>>,
@@ -89,12 +91,14 @@ struct Known {
 /// Makes layers ready until the drain, if the configuration asks for it. What containers have mounted is served until the very
 /// end.
 pub async fn run(pull: Arc<Pull>, mut watch: Watch, until_end: Watch) {
-    if pull.config.load().streaming.mode == Mode::Off {
+    let mode = pull.config.load().streaming.mode;
+    if mode == Mode::Off && !has_left_files(&pull).await {
         return;
     }
-    let lazy = pull.config.load().streaming.mode == Mode::Lazy;
+    let lazy = mode == Mode::Lazy;
     let layers = Layers {
         streams: Streams::new(Arc::clone(&pull)),
+        offers: mode != Mode::Off,
         pull,
         known: Mutex::default(),
         survey: tokio::sync::Mutex::default(),
@@ -124,6 +128,17 @@ pub async fn run(pull: Arc<Pull>, mut watch: Watch, until_end: Watch) {
     }
 }
 
+/// Whether an earlier process, with another mode, has left files in the directory.
+async fn has_left_files(pull: &Pull) -> bool {
+    let directory = pull.config.load().streaming.directory.clone();
+    let look = move || {
+        let shards = fs::read_dir(directory.join(Algorithm::Sha256.as_str()));
+        let mut shards = shards.into_iter().flatten().flatten();
+        shards.any(|shard| fs::read_dir(shard.path()).is_ok_and(|mut files| files.next().is_some()))
+    };
+    tokio::task::spawn_blocking(look).await.unwrap_or(false)
+}
+
 impl Layers {
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
@@ -146,8 +161,12 @@ impl Layers {
                 .await
                 .unwrap_or_else(|panic| Err(io::Error::other(panic)));
             match opened {
-                Ok(true) => {
+                Ok(true) if self.offers => {
                     tracing::info!(directory = %config.streaming.directory.display(), "ready layers are offered here");
+                    return;
+                }
+                Ok(true) => {
+                    tracing::warn!(directory = %config.streaming.directory.display(), "[streaming] mode is \"off\": no layer is offered, and those that were offered here before go once no snapshot refers to them");
                     return;
                 }
                 Ok(false) => {}

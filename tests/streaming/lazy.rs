@@ -3,6 +3,7 @@
 
 mod deaths;
 mod faults;
+mod kills;
 mod lies;
 mod node;
 mod rights;

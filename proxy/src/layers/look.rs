@@ -17,6 +17,8 @@ use crate::{
     store::{Cause, Ground, OfImage, Ready, Told},
 };
 
+const OFF: &str = "[streaming] mode is \"off\"";
+
 const NO_WATCHER: &str = "no watcher reports the container runtime";
 
 /// What a survey of the store found.
@@ -110,6 +112,13 @@ impl Layers {
         });
         ready.told(told, referred.as_ref());
         self.look_for_links(ready);
+        if !self.offers {
+            for diff_id in ready.files().into_keys() {
+                ready.withdraw(&diff_id, true);
+            }
+            ready.found(Vec::new(), Some(OFF.to_owned()));
+            return;
+        }
         let idle = idle(report.as_deref(), &runtime.state);
         let Some(found) = self.survey(report.as_ref(), &config).await else {
             return;

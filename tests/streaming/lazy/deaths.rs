@@ -1,5 +1,7 @@
 //! Whatever dies while a container reads what is not here: what it reads is right, or an error.
 
+use std::fs;
+
 use anyhow::{Result, ensure};
 use larder_tests::fake::Gate;
 
@@ -40,6 +42,33 @@ async fn a_daemon_that_is_killed_and_started_answers_what_waited() -> Result<()>
     lazy.cluster.node_mut(SECOND).kill9().await;
     lazy.cluster.node_mut(SECOND).restart().await;
     lazy.run_and_compare().await
+}
+
+/// The operator switches streaming off in the middle: nothing more is offered, and a container that runs notices nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_the_mode_off_what_is_mounted_is_served_and_becomes_whole() -> Result<()> {
+    if refused("with_the_mode_off_what_is_mounted_is_served_and_becomes_whole") {
+        return Ok(());
+    }
+    let (mut lazy, gate) = Lazy::gated(3).await?;
+    let said = while_a_read_waits(&mut lazy, gate, async |lazy| {
+        lazy.until_referenced().await?;
+        let file = lazy.second().config_file();
+        let config = fs::read_to_string(&file)?;
+        fs::write(&file, config.replace("mode = \"lazy\"", "mode = \"off\""))?;
+        lazy.cluster.node_mut(SECOND).kill9().await;
+        lazy.cluster.node_mut(SECOND).restart().await;
+        Ok(())
+    });
+    let said = said.await?;
+    let said = lazy.logging(said)?;
+    lazy.compare(&said)?;
+    lazy.until_whole().await?;
+    lazy.run_and_compare().await?;
+    // Without the image no snapshot refers to its layers, and nothing of them stays.
+    lazy.containerd.remove(&lazy.name()).await?;
+    lazy.until("the directory is empty", |lazy| lazy.links().is_empty())
+        .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

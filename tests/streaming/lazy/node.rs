@@ -128,9 +128,14 @@ impl Lazy {
         files.join(format!("{hex}.erofs"))
     }
 
+    /// Where the second member offers layers.
+    pub(super) fn offered(&self) -> PathBuf {
+        self.directory.join("sha256")
+    }
+
     /// Names of the layers that are offered there.
     pub(super) fn links(&self) -> Vec<String> {
-        let found = files(&self.directory.join("sha256"));
+        let found = files(&self.offered());
         let names = found.iter().filter_map(|path| path.file_name()?.to_str());
         let names = names.filter_map(|name| name.strip_suffix(".erofs"));
         names.map(ToOwned::to_owned).collect()
