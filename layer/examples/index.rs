@@ -1,9 +1,9 @@
-//! Indexes a layer and says what that took.
+//! Indexes a layer, and prints the time and memory that this took.
 //!
 //!     cargo run --release -p larder-layer --example index -- LAYER [INDEX [READY]]
 //!
-//! With a second name the index is written there; then all spans are decoded and compared, too. With a third one, tree and
-//! tar are written there: a file that the kernel mounts.
+//! With a second name, the index is written there. Then all spans are decoded and compared, too. With a third name,
+//! tree and tar are written there, as a file that the kernel mounts.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};

@@ -1,7 +1,7 @@
-//! One pass over a layer makes its index.
+//! Builds the index of a layer in one pass.
 //!
-//! Memory is bounded whatever the layer says: buffers, one window, 104 bytes for each span, and the tree, whose limits
-//! `tree` has. Windows are written as the layer is read, the tree once the tar is over.
+//! Memory is bounded for any layer: buffers, one window, 104 bytes for each span, and the tree, whose limits are in
+//! `tree`. Windows are written while the layer is read, and the tree after the tar's end.
 
 use std::io::{self, Read, Write};
 
@@ -17,7 +17,7 @@ use crate::spans::{Spans, Windows};
 use crate::tar;
 use crate::tree::Tree;
 
-/// Bytes that are read, and decoded, at a time.
+/// How many bytes are read, and decoded, at a time.
 const PIECE: usize = 256 << 10;
 
 /// Why there is no index.
@@ -31,31 +31,31 @@ pub enum Error {
     Write(#[source] io::Error),
 }
 
-/// What was built. The caller compares `layer` with the digest that it asked for.
+/// The result of a build. The caller must compare `layer` with the digest that it asked for.
 #[derive(Clone, Debug)]
 pub struct Summary {
     /// The digest of the layer as it was read.
     pub layer: Digest,
-    /// The digest of its tar: the name by which a runtime knows the layer's content.
+    /// The digest of the layer's tar, by which a runtime knows the layer's content.
     pub diff_id: Digest,
     pub compression: Compression,
     pub layer_length: u64,
     pub tar_length: u64,
     pub index_length: u64,
     pub tree_length: u64,
-    /// The tree as it is stored, and all windows.
+    /// Bytes of the compressed tree, and of all compressed windows.
     pub tree_stored: u64,
     pub windows_stored: u64,
     pub inodes: u64,
     /// Directories that the tar has no entry for; see docs/index-format.md.
     pub implied: u64,
     pub spans: u64,
-    /// Spans that begin in the middle of a stream, and those of them that need a window.
+    /// How many spans begin in the middle of a stream, and how many of those need a window.
     pub blocks: u64,
     pub windows: u64,
 }
 
-/// The index on its way out.
+/// The index while it is written.
 struct Output<W> {
     to: W,
     seal: Sha256,
@@ -83,7 +83,7 @@ impl<W: Write> Windows for Output<W> {
     }
 }
 
-/// Hashes what is written to the one behind it.
+/// Hashes all bytes, and passes them on to another writer.
 struct Hashing<'a, W> {
     to: W,
     hash: &'a mut Sha256,
@@ -101,7 +101,7 @@ impl<W: Write> Write for Hashing<'_, W> {
     }
 }
 
-/// Reads a layer and writes its index. What was written is of no use if it fails.
+/// Reads a layer and writes its index. If it fails, the bytes written so far are useless.
 pub fn build(layer: &mut impl Read, to: &mut impl Write) -> Result<Summary, Error> {
     let mut input = vec![0; PIECE];
     let mut filled = read(layer, &mut input)?;
@@ -113,7 +113,7 @@ pub fn build(layer: &mut impl Read, to: &mut impl Write) -> Result<Summary, Erro
     }
     let compression = match &input[..filled] {
         [0x1f, 0x8b, ..] => Compression::Gzip,
-        // zstd, whose skippable frames too have no meaning in a tar.
+        // zstd. Its skippable frames have no meaning in a tar either.
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
             return Err(Refused::Compression.into());
         }
@@ -160,7 +160,7 @@ fn read(from: &mut impl Read, buffer: &mut [u8]) -> Result<usize, Error> {
     }
 }
 
-/// What the tar becomes.
+/// What is made from the tar's bytes.
 struct Content {
     diff_id: Sha256,
     length: u64,
@@ -294,9 +294,9 @@ struct Gzip {
     state: Inflate,
     output: Vec<u8>,
     filled: usize,
-    /// Whether a member is over and none has begun.
+    /// Whether a member has ended and no other has begun.
     between: bool,
-    /// Whether the member has brought anything.
+    /// Whether the member has brought any bytes of the tar.
     begun: bool,
 }
 
@@ -335,7 +335,7 @@ impl Gzip {
                     self.begun = false;
                     Some(Start::Member)
                 }
-                // Before its first block a member may still be in its header.
+                // Before its first bytes, a member may still be in its header.
                 At::Block { bits } if self.begun => Some(Start::Block { bits }),
                 _ => None,
             };

@@ -1,4 +1,4 @@
-//! Whether an index that came from elsewhere says of a layer what the layer itself says: a pure decision.
+//! Whether an index from elsewhere describes the layer as the layer's own index does: a pure decision.
 
 use crate::format::Span;
 use crate::{Index, Refused};
@@ -18,7 +18,8 @@ pub enum Difference {
     Span(usize),
 }
 
-/// What is compared: not the windows, which may be compressed in several ways. A wrong one decodes to no span.
+/// Compares all but the windows, which may be compressed in several ways. With a wrong window, a span cannot be
+/// decoded.
 pub fn difference(theirs: &Index, built: Result<&Index, &Refused>) -> Option<Difference> {
     let ours = match built {
         Ok(ours) => ours,

@@ -1,4 +1,4 @@
-//! What an index stores compressed: its windows and its tree, each a raw deflate stream.
+//! The compressed parts of an index: its windows and its tree, each a raw deflate stream.
 
 use std::io::{self, Write};
 
@@ -6,7 +6,7 @@ use zlib_rs::{Deflate, DeflateFlush, Status};
 
 use crate::inflate::{At, Form, Inflate, NotDeflate, Stop};
 
-/// A writer whose bytes arrive compressed at another one.
+/// A writer that compresses its bytes into another writer.
 pub struct Compressor<W> {
     to: W,
     state: Deflate,
@@ -40,7 +40,7 @@ impl<W: Write> Compressor<W> {
         }
     }
 
-    /// Writes what is left, and ends the stream.
+    /// Writes the remaining bytes, and ends the stream.
     pub fn finish(mut self) -> io::Result<W> {
         self.run(&[], DeflateFlush::Finish)?;
         Ok(self.to)
@@ -65,7 +65,7 @@ pub fn compress(bytes: &[u8]) -> io::Result<Vec<u8>> {
     to.finish()
 }
 
-/// Decodes a raw deflate stream that fills `output` and ends there.
+/// Decodes a raw deflate stream. It must fill `output` exactly, and end there.
 pub fn expand(stored: &[u8], output: &mut [u8]) -> Result<(), NotDeflate> {
     let mut state = Inflate::new(Form::Raw);
     let step = state.step(stored, output, Stop::Nowhere)?;

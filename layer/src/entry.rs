@@ -1,6 +1,6 @@
-//! One entry of a tar, with what extended headers say about it.
+//! One entry of a tar, combined with its extended headers.
 
-/// What an entry of a tar says, whatever its kind.
+/// The fields that an entry of any kind has.
 #[derive(Clone, Debug, Default)]
 pub struct Attributes {
     /// Permissions, set-id bits and sticky bit.
@@ -12,7 +12,7 @@ pub struct Attributes {
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-/// What an entry of a tar is.
+/// The kind of an entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// A regular file whose content begins at this block of the tar.

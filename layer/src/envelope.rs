@@ -1,8 +1,8 @@
-//! What says which member made an index, and for which layer. It stands right behind the index, so that places in the index
-//! stay where they are. docs/index-format.md describes it.
+//! The envelope: it tells which member made an index, and for which layer. It stands right behind the index, so that
+//! places in the index do not change. docs/index-format.md describes it.
 //!
-//! An index that came from elsewhere is believed by the proof in its envelope. The proof is the caller's to make and to
-//! check: there is no key here. Nothing of the index is parsed before the proof is known to be right.
+//! An index from elsewhere is trusted because of the proof in its envelope. The caller makes and checks the proof:
+//! there is no key here. No part of the index is parsed before the proof is known to be right.
 
 use std::io::{self, Read, Seek, SeekFrom};
 
@@ -17,29 +17,29 @@ pub const ENVELOPE: usize = 256;
 /// `larderP`, and the version.
 const MAGIC: [u8; 8] = *b"larderP\x01";
 
-/// Bytes that the name of a maker may have, in UTF-8.
+/// Room for the maker's name, in bytes of UTF-8.
 const MAKER: usize = 136;
 const MAKER_AT: usize = 80;
 
-/// Bytes of an envelope that its proof is about.
+/// The bytes of an envelope that its proof covers.
 pub const SIGNED: usize = MAKER_AT + MAKER;
 
 /// The proof's bytes: an HMAC-SHA-256.
 pub type Proof = [u8; 32];
 
-/// Which layer an index is of, and which member made it.
+/// The layer of an index, and the member that made the index.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Envelope {
     pub layer: Hash,
     pub index_length: u64,
-    /// The seal of the index: a sha256 of all of it.
+    /// The seal of the index: a sha256 of its bytes.
     pub seal: Hash,
     pub maker: String,
-    /// `None`: the maker had no key.
+    /// `None` if the maker had no key.
     pub proof: Option<Proof>,
 }
 
-/// Why an index that came from elsewhere is of no use.
+/// Why an index from elsewhere cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Unbelieved {
     #[error("it could not be read: {0}")]
@@ -57,7 +57,7 @@ pub enum Unbelieved {
 }
 
 impl Envelope {
-    /// What the envelope of the index in `file` is, without a proof. The seal is read, not checked.
+    /// The envelope for the index in `file`, still without a proof. The seal is read but not checked.
     pub fn of(file: &mut (impl Read + Seek), layer: &Digest, maker: &str) -> io::Result<Self> {
         let index_length = file.seek(SeekFrom::End(0))?;
         let layer = layer.as_bytes().try_into();
@@ -75,7 +75,7 @@ impl Envelope {
         })
     }
 
-    /// What the proof is about.
+    /// The bytes that the proof covers.
     pub fn signed(&self) -> [u8; SIGNED] {
         let mut signed = [0; SIGNED];
         signed.copy_from_slice(&self.bytes()[..SIGNED]);
@@ -95,7 +95,7 @@ impl Envelope {
         bytes
     }
 
-    /// `None`: this is no envelope.
+    /// `None` if the bytes are no envelope.
     pub fn read(bytes: &[u8; ENVELOPE]) -> Option<Self> {
         let field = |at: usize| bytes[at..at + 32].try_into().ok();
         let maker = &bytes[MAKER_AT..SIGNED];
@@ -111,7 +111,7 @@ impl Envelope {
         (envelope.bytes() == *bytes).then_some(envelope)
     }
 
-    /// The name of the maker as it may be printed: it may have come from anywhere.
+    /// The name of the maker, safe to print: it may come from anywhere.
     pub fn maker(&self) -> String {
         let plain = |c: char| if c.is_control() { '?' } else { c };
         self.maker.chars().map(plain).collect()
@@ -127,8 +127,8 @@ fn seal(file: &mut (impl Read + Seek), index_length: u64) -> io::Result<Hash> {
     Ok(seal)
 }
 
-/// Reads an index with its envelope, and checks both: it is of `layer`, the layer has `layer_length` bytes if that is known,
-/// and `is_signed` says whether the proof is right. What is not is not looked at further.
+/// Reads an index with its envelope, and checks both. The index must be of `layer`, which must have `layer_length`
+/// bytes if that is known, and `is_signed` must accept the proof. The first check that fails ends it.
 pub fn open(
     file: &mut (impl Read + Seek),
     layer: &Digest,
@@ -171,7 +171,7 @@ pub fn envelope(file: &mut (impl Read + Seek)) -> Result<Envelope, Unbelieved> {
     }
 }
 
-/// The first bytes of a file, as if it had no more.
+/// The first `length` bytes of a file, as if the file ended there.
 struct Part<'a, F> {
     file: &'a mut F,
     at: u64,

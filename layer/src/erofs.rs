@@ -1,35 +1,36 @@
 //! The EROFS format, as far as a tree uses it: 512-byte blocks, one device, uncompressed, 64-byte inodes.
 //!
-//! A file's content is a run of blocks behind the tree, where the tar stands. So no feature is needed that the kernel or
+//! A file's content is a run of blocks behind the tree, in the tar. So a tree needs no feature that the kernel or
 //! another reader could lack: no device table, no chunks, no shared attributes.
 //!
 //! The blocks of a tree are, in this order: 1024 bytes of zeros and the superblock; the inodes, breadth first from the
-//! root, the children of each directory by name; then the blocks of directories and of long symbolic links, in the order
-//! of their inodes; zeros up to a multiple of 4096. [`mod@write`] writes exactly this, and [`mod@check`] takes nothing else.
+//! root, the children of each directory by name; then the blocks of directories and of long symbolic links, in the
+//! order of their inodes; zeros up to a multiple of 4096. [`mod@write`] writes exactly this form, and [`mod@check`]
+//! accepts no other.
 
 pub mod check;
 pub mod directory;
 pub mod fields;
 pub mod write;
 
-/// Bytes of a block, and their power of two.
+/// Bytes of a block, and the exponent of that power of two.
 pub const BLOCK: usize = 1 << BLOCK_BITS;
 pub const BLOCK_BITS: u8 = 9;
-/// Trees are multiples of it, so that the tar begins at a page.
+/// The length of a tree is a multiple of this, so that the tar begins at a page.
 pub const PAGE: usize = 4096;
-/// Where the superblock stands, and its bytes.
+/// The place of the superblock, and its length.
 pub const SUPERBLOCK_AT: usize = 1024;
 pub const SUPERBLOCK: usize = 128;
-/// Where the first inode stands: the root's.
+/// The place of the first inode, which is the root's.
 pub const FIRST_INODE: usize = SUPERBLOCK_AT + BLOCK;
 /// An inode's number is its place in units of this.
 pub const SLOT: usize = 32;
 /// Bytes of an inode without attributes.
 pub const INODE: usize = 64;
-/// The largest tree that is read into memory: 200,000 inodes and the longest names do not come near.
+/// The largest tree that is read into memory. 200,000 inodes with the longest names stay far below it.
 pub const LARGEST: usize = 160 << 20;
 
-/// The kinds of inodes, as `mode` and as directories say them.
+/// The kinds of inodes, as in `mode` and in directories.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FileType {
     File,
@@ -62,7 +63,7 @@ impl FileType {
         }
     }
 
-    /// The number in a directory's entry.
+    /// The kind's number in a directory's entry.
     pub const fn entry(self) -> u8 {
         match self {
             Self::File => 1,
@@ -81,7 +82,7 @@ impl FileType {
     }
 }
 
-/// Where the target of a symbolic link stands.
+/// The place of a symbolic link's target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Layout {
     /// In blocks.
@@ -90,7 +91,7 @@ pub enum Layout {
     Inline,
 }
 
-/// How a symbolic link of this length is written. A shorter one finds a place inside a block, whatever is before it.
+/// How a symbolic link of this length is written. A target of the inline lengths fits into a block at any place.
 pub const fn symlink_layout(length: usize) -> Layout {
     if length <= BLOCK - SLOT {
         Layout::Inline
@@ -99,7 +100,7 @@ pub const fn symlink_layout(length: usize) -> Layout {
     }
 }
 
-/// Where an inode begins at or behind `at`, so that the `inline` bytes behind its `head` bytes are in one block.
+/// The place of an inode, at `at` or behind it, so that the `inline` bytes behind its `head` bytes are in one block.
 pub const fn place(at: usize, head: usize, inline: usize) -> usize {
     let mut at = at.next_multiple_of(SLOT);
     while (at + head) % BLOCK + inline > BLOCK {

@@ -1,20 +1,20 @@
-//! An index as a file: windows, tree, table of spans, footer. docs/index-format.md says the same in words.
+//! The file of an index: windows, tree, table of spans, footer. docs/index-format.md describes it in words.
 //!
-//! Windows come first, so that a build writes as it reads. The footer is at the end and has one length; it says where
-//! the rest is, and closes with a sha256 of all before it.
+//! Windows come first, so that a build can write while it reads. The footer has a fixed length and stands at the end.
+//! It tells where the other parts are, and ends with a sha256 of all bytes before that.
 
 use crate::erofs::fields::array;
 
-/// What a file begins and a footer ends with. The number is the format's version.
+/// The first bytes of the file and the last bytes of the footer. The final byte is the format's version.
 pub const MAGIC: [u8; 8] = *b"larderL\x01";
 /// Bytes of a footer.
 pub const FOOTER: usize = 256;
 /// Bytes of a span in the table.
 pub const RECORD: usize = 104;
 
-/// How much of the tar is between checkpoints, if blocks allow.
+/// The distance between checkpoints in the tar, if the blocks allow it.
 pub const SPAN: u64 = 2 << 20;
-/// Compressed bytes after which there is a checkpoint, even if the tar has not grown by a span.
+/// After this many compressed bytes there is a checkpoint, even if the tar has not grown by a span.
 pub const COMPRESSED_SPAN: u64 = 4 << 20;
 /// The most bytes of a span, compressed or not.
 pub const LONGEST_SPAN: u64 = 32 << 20;
@@ -35,16 +35,16 @@ pub enum Compression {
 /// How the decoding of a span begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Start {
-    /// The bytes are the tar's own.
+    /// The bytes are the tar's own bytes.
     Plain,
     /// With the header of a gzip member.
     Member,
-    /// With a deflate block, whose first bits are the upper ones of the span's first byte, if `bits` is not 0.
+    /// With a deflate block. If `bits` is not 0, the block begins with that many upper bits of the span's first byte.
     Block { bits: u8 },
 }
 
 impl Start {
-    /// A span that begins inside a byte has this byte too.
+    /// How many bytes the span shares with the one before: one, if it begins inside a byte.
     pub fn shared(self) -> u64 {
         match self {
             Self::Block { bits: 1.. } => 1,
@@ -73,19 +73,19 @@ impl Start {
 /// A piece of the tar that can be decoded by itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Span {
-    /// Where its first byte is in the layer, as it is stored.
+    /// The place of the span's first byte in the layer as it was pushed.
     pub layer_at: u64,
-    /// And where in the tar.
+    /// The place of its first byte in the tar.
     pub tar_at: u64,
     pub layer_length: u64,
     pub tar_length: u64,
     pub start: Start,
-    /// The window before it, compressed, in the index. No bytes: nothing refers to it.
+    /// The place of the compressed window in the index. A length of 0 means that the span refers to no window.
     pub window_at: u64,
     pub window_length: u32,
-    /// Of the bytes of the layer, with the shared one.
+    /// The hash of the span's bytes of the layer, with the shared byte.
     pub layer_hash: Hash,
-    /// Of the bytes of the tar.
+    /// The hash of the span's bytes of the tar.
     pub tar_hash: Hash,
 }
 
@@ -121,16 +121,16 @@ impl Span {
     }
 }
 
-/// What stands at the end of an index.
+/// The end of an index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Footer {
     pub compression: Compression,
-    /// sha256 of the layer as it is stored, and of its tar: the diffID.
+    /// The sha256 of the layer as it was pushed, and that of its tar: the diffID.
     pub layer: Hash,
     pub diff_id: Hash,
     pub layer_length: u64,
     pub tar_length: u64,
-    /// Where the compressed tree is, and how long it is, compressed and not.
+    /// The place of the compressed tree, and its length, compressed and not.
     pub tree_at: u64,
     pub tree_stored: u64,
     pub tree_length: u64,
@@ -144,7 +144,7 @@ pub struct Footer {
     pub seal: Hash,
 }
 
-/// Where the seal stands in a footer.
+/// The place of the seal in a footer.
 pub const SEAL_AT: usize = FOOTER - MAGIC.len() - 32;
 
 impl Footer {
@@ -174,7 +174,7 @@ impl Footer {
         bytes
     }
 
-    /// Nothing if it is no footer, or one of another version.
+    /// `None` if the bytes are no footer, or one of another version.
     pub fn read(bytes: &[u8; FOOTER]) -> Option<Self> {
         let number = |at: usize| u64::from_le_bytes(array(bytes, at));
         let footer = Self {
@@ -199,7 +199,7 @@ impl Footer {
         (footer.bytes() == *bytes).then_some(footer)
     }
 
-    /// The first bytes of the diffID name the file system.
+    /// The UUID of the file system: the first bytes of the diffID.
     pub fn uuid(&self) -> [u8; 16] {
         array(&self.diff_id, 0)
     }

@@ -1,4 +1,4 @@
-//! What a stranger may have written: layers, and indexes. For fuzzers and tests alone.
+//! Layers and indexes that a stranger may have written. For fuzzers and tests only.
 
 use std::io::Cursor;
 
@@ -8,7 +8,7 @@ use crate::erofs::check::walk;
 use crate::format::{FOOTER, Footer, SEAL_AT};
 use crate::{Index, build, decode};
 
-/// A layer: it is refused, or its index holds, and brings back its tar.
+/// A layer: either it is refused, or its index is valid and gives back its tar.
 pub fn layers(bytes: &[u8]) {
     let mut file = Vec::new();
     let Ok(summary) = build(&mut &bytes[..], &mut file) else {
@@ -27,7 +27,8 @@ pub fn layers(bytes: &[u8]) {
     assert_eq!(tar.finalize()[..], *summary.diff_id.as_bytes());
 }
 
-/// An index: it is broken, or everything in it can be reached. Its seal is made right, so that what is behind it is tried.
+/// An index: either it is broken, or all its parts can be reached. The seal is corrected first, so that the checks
+/// behind it are reached too.
 pub fn indexes(bytes: &[u8]) {
     let mut bytes = bytes.to_vec();
     seal(&mut bytes);
@@ -44,13 +45,13 @@ pub fn indexes(bytes: &[u8]) {
         if let Some(span) = span {
             assert!((span.tar_at..span.tar_at + span.tar_length).contains(&at));
             let window = Index::window(&span, &mut file).expect("a window inside of the index");
-            // Its bytes of the layer are not here: this is refused, whatever the window is.
+            // The span's bytes of the layer are missing, so decoding must fail, whatever the window is.
             assert!(decode(&span, &window, &[]).is_err());
         }
     }
 }
 
-/// A tree, before a tar as long as its superblock says: it has a flaw, or all that it points to is there.
+/// A tree, with a tar as long as the superblock says: either it has a flaw, or everything that it points to exists.
 pub fn trees(bytes: &[u8]) {
     let Some(superblock) = bytes.get(1024..1152) else {
         return;
@@ -65,7 +66,7 @@ pub fn trees(bytes: &[u8]) {
     }
 }
 
-/// Makes the seal of an index right again, after a change.
+/// Corrects the seal of an index after a change.
 pub fn seal(index: &mut [u8]) -> Option<Footer> {
     let end = index.len().checked_sub(FOOTER)?;
     let seal = Sha256::digest(&index[..end + SEAL_AT]);

@@ -1,7 +1,7 @@
 //! Reading an index, and a layer's tar through it.
 //!
-//! Nothing of an index is believed before it has been looked at: the seal, the table, and the whole tree. A broken one
-//! is of no use, and a new one can be built.
+//! No part of an index is trusted before it has been checked: the seal, the table, and the whole tree. A broken index
+//! is useless, but a new one can be built.
 
 use std::io::{self, Read, Seek, SeekFrom};
 
@@ -15,12 +15,12 @@ use crate::format::{
 };
 use crate::inflate::{At, Form, Inflate, Stop, zeros};
 
-/// The longest window: deflate adds a few bytes to what it cannot compress.
+/// The longest window: deflate adds a few bytes if it cannot compress.
 const LONGEST_WINDOW: u32 = 40 << 10;
-/// What stands behind the blocks of a gzip member.
+/// Bytes behind the blocks of a gzip member.
 const TRAILER: usize = 8;
 
-/// Why an index is of no use.
+/// Why an index cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Broken {
     #[error("the index could not be read: {0}")]
@@ -50,7 +50,7 @@ pub enum SpanError {
     Tar,
 }
 
-/// An index that holds.
+/// An index that has passed all checks.
 pub struct Index {
     footer: Footer,
     spans: Vec<Span>,
@@ -105,7 +105,7 @@ impl Index {
         })
     }
 
-    /// The digest of the layer, as it is stored.
+    /// The digest of the layer as it was pushed.
     pub fn layer(&self) -> Digest {
         Digest::from_sha256(self.footer.layer)
     }
@@ -115,7 +115,7 @@ impl Index {
         Digest::from_sha256(self.footer.diff_id)
     }
 
-    /// The sha256 of all of the index before it; with the layer's digest it stands for the index.
+    /// The sha256 of all bytes of the index before it. Together with the layer's digest, it identifies the index.
     pub const fn seal(&self) -> [u8; 32] {
         self.footer.seal
     }
@@ -142,7 +142,7 @@ impl Index {
         &self.tree
     }
 
-    /// Gives the tree away, where it is kept elsewhere; the index is without it from then on.
+    /// Moves the tree out, for a caller that keeps it elsewhere. The index has no tree from then on.
     pub fn take_tree(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.tree)
     }
@@ -152,13 +152,13 @@ impl Index {
         &self.spans
     }
 
-    /// The span that has this byte of the tar.
+    /// The number of the span that contains this byte of the tar.
     pub fn span_of(&self, tar_at: u64) -> Option<usize> {
         let after = self.spans.partition_point(|span| span.tar_at <= tar_at);
         (tar_at < self.footer.tar_length).then(|| after - 1)
     }
 
-    /// The window of a span, as `decode` takes it. `file` is the one that was opened.
+    /// The window of a span, as [`decode`] takes it. `file` is the file that was opened.
     pub fn window(span: &Span, file: &mut (impl Read + Seek)) -> io::Result<Vec<u8>> {
         let mut stored = vec![0; span.window_length as usize];
         if span.window_length > 0 {
@@ -200,7 +200,7 @@ fn check_seal(
     }
 }
 
-/// Reads the table. Spans and windows lie one behind another, without gaps.
+/// Reads the table. Spans and windows follow each other without gaps.
 fn read_spans(table: &[u8], footer: &Footer) -> Result<Vec<Span>, Broken> {
     let (mut layer_at, mut tar_at, mut window_at) = (0, 0, MAGIC.len() as u64);
     let mut spans = Vec::with_capacity(table.len() / RECORD);
@@ -249,7 +249,7 @@ fn read_spans(table: &[u8], footer: &Footer) -> Result<Vec<Span>, Broken> {
     if whole { Ok(spans) } else { Err(Broken::Parts) }
 }
 
-/// Decodes a span from its bytes of the layer, and checks both. `window` is what [`Index::window`] gives.
+/// Decodes a span from its bytes of the layer. Checks the hashes of both. `window` comes from [`Index::window`].
 pub fn decode(span: &Span, window: &[u8], layer: &[u8]) -> Result<Vec<u8>, SpanError> {
     if layer.len() as u64 != span.layer_length || Sha256::digest(layer)[..] != span.layer_hash {
         return Err(SpanError::Layer);
@@ -285,7 +285,8 @@ fn inflate_span(span: &Span, window: &[u8], mut layer: &[u8]) -> Result<Vec<u8>,
         layer = &layer[step.read..];
         written += step.written;
         if step.at == At::End {
-            // A stream that was begun in its middle ends with its blocks; the next member has its own header.
+            // A raw stream ends with its blocks, so the trailer is skipped here. The next member begins with its own
+            // header.
             let trailer = if raw { TRAILER } else { 0 };
             layer = layer.get(trailer..).ok_or(SpanError::Tar)?;
             state.reset(Form::Gzip);

@@ -1,7 +1,7 @@
 //! Deflate, decoded block by block, and from the middle of a stream.
 //!
-//! All `unsafe` of the crate is here. The safe interface of zlib-rs lacks four things that checkpoints need: the state at
-//! a block's end, bits from the middle of a byte, the sliding window, and another form after a reset.
+//! All `unsafe` of the crate is here. Checkpoints need four things that the safe interface of zlib-rs lacks: the state
+//! at a block's end, bits from the middle of a byte, the sliding window, and another form after a reset.
 #![expect(unsafe_code, reason = "the C interface of zlib-rs")]
 
 use std::ffi::c_int;
@@ -25,7 +25,7 @@ pub fn zeros() -> Window {
     bytes.try_into().expect("as long as a window")
 }
 
-/// What a stream begins with.
+/// How a stream begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Form {
     /// Deflate blocks.
@@ -45,15 +45,15 @@ pub enum Stop {
 /// Where a step ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum At {
-    /// Somewhere: the input is used up, or the output is full.
+    /// The input is used up, or the output is full.
     Middle,
-    /// Before a block. So many bits of the last byte read belong to it.
+    /// Before a block. This many bits of the last byte read belong to the block.
     Block { bits: u8 },
-    /// The stream is over.
+    /// At the end of the stream.
     End,
 }
 
-/// What one step has done.
+/// The result of one step.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
     pub read: usize,
@@ -61,12 +61,12 @@ pub struct Step {
     pub at: At,
 }
 
-/// The input is not what it should be.
+/// The input is neither deflate nor gzip.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("this is not valid deflate or gzip")]
 pub struct NotDeflate;
 
-/// One decoder. It is used again for many streams, since its state is large.
+/// One decoder, reused for many streams, since its state is large.
 pub struct Inflate {
     /// Boxed, so that its address stays the same for the library.
     stream: Box<z_stream>,
@@ -74,7 +74,7 @@ pub struct Inflate {
 
 impl Inflate {
     /// # Panics
-    /// There is no memory.
+    /// There is no memory left.
     pub fn new(form: Form) -> Self {
         let mut stream = Box::new(z_stream::default());
         let size = c_int::try_from(size_of::<z_stream>()).expect("a small structure");
@@ -92,7 +92,7 @@ impl Inflate {
         assert_eq!(result, Z_OK, "inflate could not begin again");
     }
 
-    /// Begins in the middle of a raw stream: with the `bits` upper bits of `byte`, and the window before them.
+    /// Begins in the middle of a raw stream: with the upper `bits` bits of `byte`, and the window before them.
     pub fn resume(&mut self, bits: u8, byte: u8, window: Option<&[u8; WINDOW]>) {
         self.reset(Form::Raw);
         if bits > 0 {
@@ -110,7 +110,7 @@ impl Inflate {
         }
     }
 
-    /// Decodes from `input` into `output`, as far as both reach.
+    /// Decodes from `input` into `output`, until one of them ends.
     pub fn step(
         &mut self,
         input: &[u8],
@@ -118,7 +118,7 @@ impl Inflate {
         stop: Stop,
     ) -> Result<Step, NotDeflate> {
         let stream = &mut *self.stream;
-        // More than 4 GiB at a time would not fit; what is left out is not read.
+        // A step handles at most 4 GiB. Input beyond that is not read.
         let readable = u32::try_from(input.len()).unwrap_or(u32::MAX);
         let writable = u32::try_from(output.len()).unwrap_or(u32::MAX);
         stream.next_in = input.as_ptr();
@@ -129,7 +129,7 @@ impl Inflate {
             Stop::Nowhere => Z_NO_FLUSH,
             Stop::AtBlocks => Z_BLOCK,
         };
-        // SAFETY: as in `reset`; `next_in` and `next_out` are valid for as many bytes as is said, for the whole call.
+        // SAFETY: as in `reset`; `next_in` and `next_out` are valid for the given lengths during the whole call.
         let result = unsafe { inflate(&raw mut *stream, flush) };
         let step = Step {
             read: (readable - stream.avail_in) as usize,
@@ -153,8 +153,8 @@ impl Inflate {
         }
     }
 
-    /// The last bytes that were decoded, as far as this stream may refer to them. They stand at the end of `window`;
-    /// what is before them is zero.
+    /// The last decoded bytes, as far as this stream may refer to them. They are at the end of `window`, with zeros
+    /// before.
     pub fn window(&self, window: &mut [u8; WINDOW]) {
         let mut length = 0;
         // SAFETY: as in `reset`; the library writes at most `WINDOW` bytes.

@@ -1,12 +1,14 @@
-//! The index of a layer: what makes a tar.gz, as it was pushed, a file system that can be mounted and read in pieces.
+//! The index of a layer: with it, a tar.gz as it was pushed becomes a file system that can be mounted and read in
+//! pieces.
 //!
-//! An index has two parts. The *tree* is an EROFS file system without any file's content: its files point into the
+//! An index has two parts. The *tree* is an EROFS file system without any file content. Its files point into the
 //! layer's tar, which stands right behind the tree in one flat file, `[tree][tar]`. The *spans* cut the tar into pieces
-//! of about 2 MiB; each can be decoded from a range of the compressed layer alone, and is checked against its sha256.
+//! of about 2 MiB. Each span can be decoded from a range of the compressed layer alone, and is checked against its
+//! sha256.
 //!
-//! [`build()`] makes an index in one pass over a layer, [`Index`] reads one, and [`check`] is what a tree passes before a
-//! kernel may see it. docs/index-format.md describes the file. [`ready`] brings both together, once the whole layer is here.
-//! There is no I/O here but reading and writing through traits, no clock and no async runtime.
+//! [`build()`] makes an index in one pass over a layer, and [`Index`] reads one. [`check`] verifies a tree before a
+//! kernel may see it. [`ready`] joins tree and tar once the whole layer is here. docs/index-format.md describes the
+//! file. The only I/O here is through the traits for reading and writing; there is no clock and no async runtime.
 
 pub mod build;
 pub mod compare;

@@ -1,4 +1,4 @@
-//! Tree and tar as one file, from a layer that is wholly here: what a kernel mounts without anything being unpacked.
+//! Tree and tar as one file, from a layer that is whole on this node. A kernel mounts the file without unpacking it.
 
 use std::fs::File;
 use std::io;
@@ -11,12 +11,12 @@ use std::thread;
 use crate::format::Span;
 use crate::index::{Index, SpanError, decode};
 
-/// Bytes that are read at any place, by several threads.
+/// Reads at any place, from several threads.
 pub trait ReadAt: Sync {
     fn read_exact_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()>;
 }
 
-/// Bytes that are written at any place, by several threads.
+/// Writes at any place, from several threads.
 pub trait WriteAt: Sync {
     fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()>;
 }
@@ -44,8 +44,8 @@ pub enum NotReady {
     Span(usize, SpanError),
 }
 
-/// Writes tree and tar. Each thread has one span in memory. The tree comes last, so that a file that is not whole has no
-/// superblock and cannot be mounted. `windows` is the file of the index.
+/// Writes tree and tar. Each thread holds one span in memory. The tree is written last, so a file that is not whole has
+/// no superblock and cannot be mounted. `windows` is the file of the index.
 pub fn write(
     index: &Index,
     windows: &impl ReadAt,
@@ -63,7 +63,7 @@ pub fn write(
                 return;
             };
             if let Err(error) = write_span(number, span, tree_length, windows, layer, to) {
-                // The other threads find no more spans.
+                // The other threads find no further span, and end.
                 next.store(index.spans().len(), Ordering::Relaxed);
                 let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
                 failed.get_or_insert(error);

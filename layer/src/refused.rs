@@ -1,6 +1,6 @@
-//! Why a layer is not indexed. It is pulled and unpacked as ever.
+//! Why a layer has no index. Such a layer is pulled and unpacked as usual.
 
-/// A layer that cannot have an index, or one that runtimes do not agree about.
+/// The reason: an index cannot express the layer, or runtimes do not agree about it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 pub enum Refused {
     #[error("its compression has no index: only gzip and plain tar have one")]

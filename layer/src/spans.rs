@@ -1,4 +1,4 @@
-//! A layer cut into spans while it is read: where each begins, its window, and the hashes of its bytes.
+//! Cuts a layer into spans while it is read: where each span begins, its window, and the hashes of its bytes.
 
 use std::io;
 
@@ -9,8 +9,8 @@ use crate::format::{COMPRESSED_SPAN, MOST_SPANS, SPAN, Span, Start};
 use crate::inflate::{Form, Inflate, WINDOW, Window};
 use crate::window::{Behind, Needed};
 
-/// As many compressed bytes behind a checkpoint are looked at, to see what they refer to. Blocks that bring 32 KiB from
-/// more than this do not come from a compressor.
+/// How many compressed bytes behind a checkpoint are searched for references to the window. No compressor needs more
+/// than this for 32 KiB of output.
 const LOOKED_AT: usize = 128 << 10;
 
 /// The span that is being read.
@@ -28,7 +28,7 @@ struct Waiting {
     compressed: Vec<u8>,
 }
 
-/// Where a window is written, and where that is.
+/// Writes a window, and returns its place.
 pub trait Windows {
     fn write_window(&mut self, bytes: &[u8]) -> io::Result<u64>;
 }
@@ -38,10 +38,10 @@ pub struct Spans {
     done: Vec<Span>,
     open: Open,
     waiting: Option<Waiting>,
-    /// Decodes the begins of spans.
+    /// Decodes the first bytes of spans.
     state: Inflate,
     last: u8,
-    /// Bytes of layer and tar until here.
+    /// How many bytes of the layer and of the tar came so far.
     layer_at: u64,
     tar_at: u64,
 }
@@ -72,7 +72,7 @@ impl Spans {
         }
     }
 
-    /// Takes the next bytes of the tar, which came from the bytes of the layer that were taken.
+    /// Takes the next bytes of the tar, which were decoded from the layer's bytes so far.
     pub fn tar(&mut self, bytes: &[u8], to: &mut impl Windows) -> io::Result<()> {
         self.open.tar_hash.update(bytes);
         self.tar_at += bytes.len() as u64;
@@ -87,7 +87,7 @@ impl Spans {
         self.tar_at - self.open.span.tar_at
     }
 
-    /// How long the open span is, in the layer and in the tar, once `layer` and `tar` more bytes are taken.
+    /// The length of the open span in the layer and in the tar, after `layer` and `tar` more bytes.
     pub fn lengths(&self, layer: u64, tar: u64) -> (u64, u64) {
         (
             self.layer_at + layer - self.open.span.layer_at,
@@ -101,12 +101,13 @@ impl Spans {
         tar >= SPAN || (layer >= COMPRESSED_SPAN && tar > 0)
     }
 
-    /// Whether there may be no more spans.
+    /// Whether the layer has as many spans as it may have.
     pub fn is_full(&self) -> bool {
         self.done.len() >= MOST_SPANS
     }
 
-    /// Ends the open span and begins another. A block that refers back has the window before it.
+    /// Ends the open span and begins the next one. If that begins with a block that refers back, `window` holds the
+    /// bytes before it.
     pub fn cut(
         &mut self,
         start: Start,
@@ -138,7 +139,7 @@ impl Spans {
         self.done.push(span);
     }
 
-    /// Writes the window of the open span as far as it is referred to.
+    /// Writes the window of the open span, reduced to the bytes that the span refers to.
     fn settle(&mut self, to: &mut impl Windows) -> io::Result<()> {
         let Some(waiting) = self.waiting.take() else {
             return Ok(());
@@ -160,7 +161,7 @@ impl Spans {
         Ok(())
     }
 
-    /// The layer is over. What stands behind the tar's last byte is in no span.
+    /// Ends the last span. Bytes of the layer behind the tar's last byte are in no span.
     pub fn finish(mut self, to: &mut impl Windows) -> io::Result<Vec<Span>> {
         self.settle(to)?;
         let last = std::mem::replace(&mut self.open, open(Start::Plain, 0, 0, None));

@@ -1,8 +1,8 @@
-//! The tar of a layer, read as it comes: headers become entries of a tree, content is passed over.
+//! Reads the tar of a layer as it arrives: headers become entries of a tree, and content is skipped.
 //!
-//! GNU and PAX names, PAX attributes and times, and numbers in base 256 are understood. Where readers of tar (GNU tar, Go's
-//! archive/tar, mkfs.erofs) do not agree about a header, the layer is refused, so that a layer is either what a runtime
-//! would have unpacked, or not indexed.
+//! Supported are GNU and PAX names, PAX attributes and times, and numbers in base 256. If readers of tar (GNU tar, Go's
+//! archive/tar, mkfs.erofs) disagree about a header, the layer is refused. So a layer with an index shows what a
+//! runtime would have unpacked.
 
 mod header;
 mod pax;
@@ -19,7 +19,7 @@ pub const BLOCK: usize = 512;
 /// The longest extended header: names, times and attributes of one entry.
 const EXTENDED: u64 = 1 << 20;
 
-/// What an extended header says about the next entry.
+/// What extended headers say about the next entry.
 #[derive(Default)]
 struct Next {
     path: Option<Vec<u8>>,
@@ -36,18 +36,18 @@ enum Extended {
 }
 
 enum State {
-    /// At a header, of which so many bytes are in the block.
+    /// At a header; the block may be filled in part.
     Header,
     /// In an entry's content and padding.
     Content { left: u64 },
-    /// In an extended header's content, `left` bytes with their padding, `wanted` without.
+    /// In an extended header's content. `left` counts the padding, `wanted` does not.
     Extended {
         of: Extended,
         left: u64,
         wanted: u64,
         bytes: Vec<u8>,
     },
-    /// Behind the mark of the end.
+    /// Behind the end mark.
     Over,
 }
 
@@ -56,7 +56,7 @@ pub struct Reader {
     state: State,
     block: [u8; BLOCK],
     filled: usize,
-    /// The bytes of the tar up to here.
+    /// The tar's bytes so far.
     at: u64,
     zero_blocks: u8,
     next: Next,
@@ -117,17 +117,17 @@ impl Reader {
         Ok(())
     }
 
-    /// The tar is over.
+    /// Ends the tar.
     pub fn finish(self) -> Result<(), Refused> {
         match self.state {
             State::Over => Ok(()),
-            // Writers may leave out the mark of the end.
+            // Writers may leave out the end mark.
             State::Header if self.filled == 0 => self.next.nothing(),
             _ => Err(Refused::Truncated),
         }
     }
 
-    /// Acts on what has become complete.
+    /// Acts on a block or an extended header that is complete.
     fn go_on(&mut self, tree: &mut Tree) -> Result<(), Refused> {
         match &mut self.state {
             State::Header if self.filled == BLOCK => {
@@ -158,7 +158,7 @@ impl Reader {
             }
             return Ok(());
         }
-        // GNU tar reads on behind a lone block of zeros, Go does not.
+        // Behind a single block of zeros, GNU tar reads on and Go does not.
         if self.zero_blocks > 0 {
             return Err(Refused::Header);
         }
@@ -197,7 +197,7 @@ impl Reader {
 }
 
 impl Next {
-    /// Nothing has been said about an entry that does not come.
+    /// An error if an extended header has no entry behind it.
     fn nothing(&self) -> Result<(), Refused> {
         match self {
             Self {
@@ -210,7 +210,7 @@ impl Next {
     }
 
     fn read(&mut self, of: Extended, bytes: &[u8]) -> Result<(), Refused> {
-        // A second one of a kind replaces the first for one reader, and adds to it for another.
+        // If a header of one kind comes twice, some readers replace the first, and others add to it.
         let fresh = match of {
             Extended::Global => return pax::check_global(bytes),
             Extended::Records => self.records.replace(Records::read(bytes)?).is_none(),
@@ -220,7 +220,7 @@ impl Next {
         if fresh { Ok(()) } else { Err(Refused::Header) }
     }
 
-    /// The entry of a header, and the size of what follows it.
+    /// The entry of a header, and the size of the content behind it.
     fn entry(self, header: header::Header, block: u32) -> Result<(Entry, u64), Refused> {
         let records = self.records.unwrap_or_default();
         let either = |gnu: Option<Vec<u8>>, pax: Option<Vec<u8>>, short: Vec<u8>| match (gnu, pax) {
@@ -234,7 +234,7 @@ impl Next {
         let slash = path.last() == Some(&b'/');
         let kind = match header.kind {
             Type::Old if slash => Kind::Directory,
-            // GNU tar takes it for a directory.
+            // GNU tar reads such an entry as a directory.
             Type::Regular if slash => return Err(Refused::Header),
             Type::Old | Type::Regular => Kind::File { block, size },
             Type::HardLink => Kind::HardLink { target },
@@ -253,11 +253,11 @@ impl Next {
                 return Err(Refused::Header);
             }
         };
-        // Whether content follows these is what readers disagree about.
+        // Readers disagree on whether content follows entries of these kinds.
         if size > 0 && !matches!(kind, Kind::File { .. }) {
             return Err(Refused::Header);
         }
-        // The largest number stands for no owner.
+        // The largest number means no owner.
         let owner = |number: i64| match u32::try_from(number) {
             Ok(number) if number < u32::MAX => Ok(number),
             _ => Err(Refused::Number),

@@ -1,6 +1,6 @@
-//! The tree that a layer's tar describes, as it is put together: the last entry of a name wins.
+//! The tree that a layer's tar describes, built entry by entry: of several entries with one name, the last wins.
 //!
-//! Whiteouts are kept as what hides something below, and become overlayfs' own form when the tree is written.
+//! Whiteouts are kept as inodes of their own kind. They get overlayfs' form when the tree is written.
 
 use std::collections::BTreeMap;
 
@@ -12,15 +12,15 @@ mod path;
 
 use path::{Place, components};
 
-/// More inodes than this have no index.
+/// A layer with more inodes has no index.
 pub const MOST_INODES: usize = 200_000;
-/// Names, targets and attributes of a layer together: what bounds the memory of a build.
+/// Bytes of all names, targets and attributes of a layer: this bounds the memory of a build.
 const MOST_BYTES: usize = 16 << 20;
 
-/// Where the root stands among the inodes.
+/// The root's number among the inodes.
 pub const ROOT: u32 = 0;
 
-/// What an inode is.
+/// The content of an inode.
 #[derive(Debug)]
 pub enum Content {
     /// A file whose content begins at this block of the tar.
@@ -33,17 +33,17 @@ pub enum Content {
     CharDevice(u32),
     BlockDevice(u32),
     Fifo,
-    /// Hides what lower layers have under this name.
+    /// Hides this name of lower layers.
     Whiteout,
 }
 
-/// What a directory holds.
+/// The content of a directory.
 #[derive(Debug, Default)]
 pub struct Directory {
     pub children: BTreeMap<Box<[u8]>, u32>,
-    /// Hides what lower layers have in it.
+    /// Hides the directory's content in lower layers.
     pub opaque: bool,
-    /// The tar has no entry for it, only for something below it.
+    /// The tar has no entry for the directory, only for names below it.
     pub implied: bool,
 }
 
@@ -55,7 +55,7 @@ pub struct Inode {
     pub nanoseconds: u32,
     pub uid: u32,
     pub gid: u32,
-    /// Names in directories. Not counted for directories.
+    /// How many names the inode has in directories. Not counted for directories.
     pub links: u32,
     pub mode: u16,
     pub xattrs: Option<Box<Xattrs>>,
@@ -117,7 +117,7 @@ impl Tree {
         &self.inodes[number as usize]
     }
 
-    /// All inodes that were ever made; some may have lost their last name.
+    /// How many inodes were made. Some of them may have no name any more.
     pub fn made(&self) -> usize {
         self.inodes.len()
     }
@@ -139,7 +139,7 @@ impl Tree {
         let new = match entry.kind {
             Kind::HardLink { target } => {
                 let number = self.linked(&target, &attributes)?;
-                // A runtime would remove the name first, and then miss the target.
+                // A runtime would remove the name first, and then not find the target.
                 if before == Some(number) {
                     return Err(Refused::HardLink);
                 }
@@ -155,7 +155,7 @@ impl Tree {
                     return Err(Refused::Path);
                 }
                 let target = self.keep_path(&target)?;
-                // Linux gives symbolic links no other mode.
+                // Linux has no other mode for symbolic links.
                 let attributes = Attributes {
                     mode: 0o777,
                     ..attributes
@@ -182,7 +182,7 @@ impl Tree {
         self.describe(ROOT, entry.attributes)
     }
 
-    /// A directory gets its attributes, the first or other ones.
+    /// Sets a directory's attributes, for the first time or anew.
     fn describe(&mut self, number: u32, attributes: Attributes) -> Result<(), Refused> {
         let inode = &mut self.inodes[number as usize];
         inode.set(&attributes);
@@ -214,7 +214,7 @@ impl Tree {
         self.put(directory, name, number)
     }
 
-    /// A whiteout: of the whole directory, or of one name in it.
+    /// Adds a whiteout: for the whole directory, or for one name in it.
     fn hide(&mut self, directory: u32, name: &[u8], entry: &Entry) -> Result<(), Refused> {
         if !matches!(entry.kind, Kind::File { .. }) {
             return Err(Refused::Whiteout);
@@ -223,7 +223,7 @@ impl Tree {
             self.directory_mut(directory)?.opaque = true;
             return Ok(());
         }
-        // Other names of this kind are aufs' own.
+        // Other names with this prefix are aufs' own.
         if name.is_empty() || name == b"." || name == b".." || name.starts_with(b".wh.") {
             return Err(Refused::Whiteout);
         }
@@ -245,7 +245,7 @@ impl Tree {
         }
     }
 
-    /// The target of a hard link: what the layer has there by now.
+    /// The inode that a hard link's target names at this point of the tar.
     fn linked(&self, target: &[u8], said: &Attributes) -> Result<u32, Refused> {
         let Place::Below { parents, name } = components(target)? else {
             return Err(Refused::HardLink);
@@ -265,7 +265,7 @@ impl Tree {
         }
     }
 
-    /// The directory of this name, which an entry below it implies.
+    /// The directory with this name. It is made if only entries below it imply it.
     fn step_into(&mut self, directory: u32, name: &[u8]) -> Result<u32, Refused> {
         if name.starts_with(b".wh.") {
             return Err(Refused::Whiteout);
@@ -309,7 +309,7 @@ impl Tree {
     fn set_xattrs(&mut self, number: u32, said: Vec<(Vec<u8>, Vec<u8>)>) -> Result<(), Refused> {
         for (name, value) in said {
             let of = self.inode(number);
-            // Only files and directories may have these; a runtime leaves them out elsewhere.
+            // On other inodes, a runtime leaves these attributes out.
             let user = matches!(of.content, Content::File { .. } | Content::Directory(_));
             if !xattr::is_kept(&name, &value, user)? {
                 continue;
@@ -359,7 +359,7 @@ impl Tree {
         }
     }
 
-    /// Gives an inode a name, and takes the name from the one that had it.
+    /// Gives an inode a name, and takes it from an inode that had it.
     fn put(&mut self, directory: u32, name: &[u8], number: u32) -> Result<(), Refused> {
         self.count(name.len())?;
         let before = self
@@ -372,7 +372,7 @@ impl Tree {
         Ok(())
     }
 
-    /// An inode loses a name, and a directory all that is below it.
+    /// Removes one name of an inode. A directory also loses everything below it.
     fn unlink(&mut self, number: u32) {
         let mut lost = vec![number];
         while let Some(number) = lost.pop() {
@@ -385,7 +385,7 @@ impl Tree {
     }
 }
 
-/// A device number as Linux writes it to disks.
+/// A device number in the form in which Linux stores it on disk.
 fn device(major: u32, minor: u32) -> Result<u32, Refused> {
     if major > 0xfff || minor > 0xf_ffff {
         return Err(Refused::Number);

@@ -1,32 +1,32 @@
-//! What of a window the blocks behind it refer to.
+//! Finds the bytes of a window to which the blocks behind it refer.
 //!
-//! Deflate refers at most 32 KiB back, so only the first 32 KiB behind a checkpoint can refer to the window before it.
-//! They are decoded three times, with windows whose bytes say where they stand. What was copied out of the window, over
-//! however many steps, is then visible in the output.
+//! Deflate refers back at most 32 KiB, so only the first 32 KiB behind a checkpoint can refer to the window before it.
+//! They are decoded three times, with windows whose bytes encode their own positions. So the output shows which bytes
+//! were copied from the window, even over several steps.
 
 use crate::inflate::{At, Inflate, Stop, WINDOW, Window, zeros};
 
-/// What of a window is needed.
+/// The needed bytes of a window.
 pub enum Needed {
-    /// Nothing refers to it.
+    /// No block refers to the window.
     Nothing,
-    /// It, with zeros where nothing refers to it.
+    /// The window, with zeros at all bytes that no block refers to.
     Some(Window),
-    /// There are too few bytes behind it to say.
+    /// There are too few compressed bytes to decide.
     Unknown,
 }
 
 /// The window before a checkpoint, and the compressed bytes behind it.
 pub struct Behind<'a> {
     pub window: &'a [u8; WINDOW],
-    /// So many upper bits of `first` come before `compressed`.
+    /// This many upper bits of `first` come before `compressed`.
     pub bits: u8,
     pub first: u8,
     pub compressed: &'a [u8],
 }
 
 impl Behind<'_> {
-    /// Decodes the first bytes behind the checkpoint, with `window` before them. Nothing if they are not all there.
+    /// Decodes the first bytes behind the checkpoint, with `window` before them. `None` if there are too few bytes.
     fn decode(
         &self,
         state: &mut Inflate,

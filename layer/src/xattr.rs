@@ -1,6 +1,6 @@
-//! Extended attributes of an inode: which a tree takes, and their form in EROFS.
+//! Extended attributes of an inode: which ones a tree has, and their form in EROFS.
 //!
-//! They stand behind the inode: 12 bytes of zeros, then entries, each a multiple of four bytes.
+//! The attributes stand behind the inode: 12 bytes of zeros, then entries, each a multiple of four bytes.
 
 use std::collections::BTreeMap;
 
@@ -15,23 +15,23 @@ const HEAD: usize = 12;
 const ENTRY: usize = 4;
 /// The longest full name in Linux.
 const LONGEST_NAME: usize = 255;
-/// The longest value that the format can say.
+/// The longest value that the format can hold.
 const LONGEST_VALUE: usize = u16::MAX as usize;
 
-/// The namespaces that Linux has for them, with their numbers in the format.
+/// The attribute namespaces of Linux, with their numbers in the format.
 const SPACES: [(u8, &[u8]); 3] = [(1, b"user."), (4, b"trusted."), (6, b"security.")];
 
-/// An entry: the namespace's number, the name behind it, the value. Entries stand in this order.
+/// An entry: the number of the namespace, the rest of the name, the value. Entries are sorted in this order.
 pub type Pair<'a> = (u8, &'a [u8], &'a [u8]);
 
-/// A directory that hides what lower layers have in it.
+/// Marks a directory that hides the content of lower layers.
 pub const OPAQUE: Pair<'static> = (4, b"overlay.opaque", b"y");
-/// A directory with whiteouts. Without it, overlayfs would show them, if no other layer had this directory.
+/// Marks a directory with whiteouts. Without it, overlayfs would show them if no other layer has the directory.
 pub const HAS_WHITEOUTS: Pair<'static> = (4, b"overlay.origin", b"");
 
-/// Whether an attribute of a tar becomes one of the tree. Runtimes leave out those whose namespace Linux does not have,
-/// and users' own ones where only files and directories may have them. `system.` is for access control lists, whose
-/// value depends on the mode.
+/// Whether an attribute of a tar is kept in the tree. Like runtimes, this leaves out namespaces that Linux does not
+/// have. It also leaves out `user.` attributes of inodes other than files and directories. `system.` is refused: it is
+/// for access control lists, whose value depends on the mode.
 pub fn is_kept(name: &[u8], value: &[u8], user: bool) -> Result<bool, Refused> {
     if name.starts_with(b"system.") {
         return Err(Refused::Xattr);
@@ -50,7 +50,7 @@ pub fn is_kept(name: &[u8], value: &[u8], user: bool) -> Result<bool, Refused> {
     if valid { Ok(true) } else { Err(Refused::Xattr) }
 }
 
-/// overlayfs would take these for its own.
+/// Whether overlayfs would take the attribute for one of its own.
 fn is_overlay(rest: &[u8]) -> bool {
     rest.starts_with(b"overlay.")
 }
@@ -61,7 +61,7 @@ fn split(name: &[u8]) -> Option<(u8, &[u8])> {
         .find_map(|(number, space)| Some((*number, name.strip_prefix(*space)?)))
 }
 
-/// The entries of an inode with these attributes besides overlayfs' own.
+/// The sorted entries of an inode: these attributes, and overlayfs' own.
 pub fn pairs<'a>(xattrs: Option<&'a Xattrs>, own: &[Pair<'a>]) -> Vec<Pair<'a>> {
     let mut pairs = own.to_vec();
     for (name, value) in xattrs.into_iter().flatten() {
@@ -73,7 +73,7 @@ pub fn pairs<'a>(xattrs: Option<&'a Xattrs>, own: &[Pair<'a>]) -> Vec<Pair<'a>> 
     pairs
 }
 
-/// Bytes of these entries with what is before them; nothing for none.
+/// The size of these entries with the bytes before them; 0 without entries.
 pub fn size(pairs: &[Pair<'_>]) -> usize {
     let entry =
         |(_, name, value): &Pair<'_>| (ENTRY + name.len() + value.len()).next_multiple_of(4);
@@ -83,7 +83,7 @@ pub fn size(pairs: &[Pair<'_>]) -> usize {
     }
 }
 
-/// The size as inodes say it.
+/// The size in the unit that inodes use.
 pub fn count(size: usize) -> u16 {
     match size {
         0 => 0,
@@ -91,13 +91,13 @@ pub fn count(size: usize) -> u16 {
     }
 }
 
-/// Whether an inode can have all of them, and overlayfs' own besides.
+/// Whether an inode has room for all these attributes, and for overlayfs' own.
 pub fn fits(xattrs: &Xattrs) -> bool {
     let size = size(&pairs(Some(xattrs), &[OPAQUE, HAS_WHITEOUTS]));
     size <= HEAD + 4 * (usize::from(u16::MAX) - 1)
 }
 
-/// Appends what stands behind an inode.
+/// Appends the attributes, as they stand behind an inode.
 pub fn write(pairs: &[Pair<'_>], to: &mut Vec<u8>) {
     if pairs.is_empty() {
         return;
@@ -116,7 +116,7 @@ pub fn write(pairs: &[Pair<'_>], to: &mut Vec<u8>) {
     }
 }
 
-/// Reads what stands behind an inode. Nothing if the writer would have written it differently, or never.
+/// Reads the attributes behind an inode. `None` if [`write()`] would not have written exactly these bytes.
 pub fn read(bytes: &[u8], directory: bool, user: bool) -> Option<Vec<Pair<'_>>> {
     if bytes.is_empty() {
         return Some(Vec::new());

@@ -2,14 +2,14 @@
 
 use tar::{EntryType, Header};
 
-/// How an entry says what does not fit into a plain header.
+/// How an entry stores values that do not fit into a plain header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Format {
     Gnu,
     Pax,
 }
 
-/// What an entry says besides its path.
+/// The fields of an entry, besides its path.
 #[derive(Clone, Debug)]
 pub struct Said {
     pub format: Format,
@@ -149,7 +149,7 @@ impl Tar {
         self
     }
 
-    /// The tar with the mark of its end.
+    /// The tar with its end mark.
     pub fn end(&self) -> Vec<u8> {
         let mut bytes = self.0.clone();
         bytes.resize(bytes.len() + 1024, 0);
@@ -157,7 +157,7 @@ impl Tar {
     }
 }
 
-/// A PAX record. Its length counts its own digits.
+/// A PAX record. Its length includes its own digits.
 pub fn record(to: &mut Vec<u8>, key: &str, value: &[u8]) {
     let rest = key.len() + value.len() + 3;
     let mut length = rest + 1;

@@ -1,15 +1,15 @@
 //! May this caller read this repository?
 //!
-//! Asked before any tier (promise P16). A verdict is the origin's own answer to this caller's credential, or to none
-//! where the repository is public, and is remembered for a bounded time.
+//! This question comes before any tier (promise P16). A verdict is the origin's own answer to this caller's credential,
+//! or to an anonymous request where the repository is public. It is remembered for a bounded time.
 //!
-//! Owns what is remembered of rights and how the origin is asked for one ([`proof`]). What is known ([`decision::verdict`])
-//! and what an answer means ([`decision::conclude`]) are pure decisions. A refusal of one subject takes the right away at
-//! once; the origin is asked for something else that the repository is known to hold, and gives it back or not
-//! ([`refusals`]).
+//! Owns the memory of rights, and the questions to the origin about them ([`proof`]). Two decisions are pure: the
+//! verdict from all that is known ([`decision::verdict`]), and the meaning of an answer ([`decision::conclude`]). A
+//! refusal of one subject takes the whole right away at once. The origin is then asked for something else that the
+//! repository is known to hold, and its answer decides whether the right comes back ([`refusals`]).
 //!
-//! Verdicts are never shared between credentials, never made by a stale answer, a mirror's word, or a manifest that
-//! merely names a digest.
+//! Credentials never share verdicts. No stale answer, no mirror's word, and no manifest that merely names a digest
+//! makes one.
 
 mod decision;
 mod grants;
@@ -52,7 +52,7 @@ use crate::{
     upstream::{self, Answer, Failure, Refused, Subject, Upstreams},
 };
 
-/// Rights that are being looked into at the same time, at the most.
+/// How many suspended rights are looked into at the same time, at most.
 const SUSPENDED: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 /// Verdicts over repositories.
@@ -63,22 +63,22 @@ pub struct Access {
     grants: Grants,
     proofs: proof::Questions,
     comparisons: holds::Comparisons,
-    /// Which part of what is here an origin has to return.
+    /// Draws the part of a blob that an origin has to return.
     draw: RandomState,
-    /// Questions for something that a repository holds, after a refusal.
+    /// Questions after a refusal, for something else that the repository holds.
     looks: Coalesce<Key, ()>,
     memory: Mutex<Memory>,
     metrics: Arc<Metrics>,
 }
 
-/// What is remembered of refusals, in memory alone.
+/// The memory of refusals, kept in memory alone.
 #[derive(Debug)]
 struct Memory {
     repositories: Pauses<Key>,
     subjects: Pauses<(Key, Reference)>,
     /// Rights that are suspended, and whether the repository was public before.
     suspended: LruCache<Key, bool>,
-    /// What registries gave other bytes for than those that are here.
+    /// Digests for which a registry gave bytes that differ from the bytes here.
     differ: holds::Differ,
 }
 
@@ -111,7 +111,7 @@ impl Access {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The grants on disk are this larder's now (blocking).
+    /// Takes over the grants on disk, which are this larder's from now on (blocking).
     pub fn take_over(&self) {
         self.grants.take_over();
     }
@@ -121,12 +121,12 @@ impl Access {
         self.grants.flush();
     }
 
-    /// What is known of this caller and this repository.
+    /// The verdict on this caller and this repository.
     pub fn verdict(&self, place: &Place) -> Verdict {
         self.verdict_on(place, None)
     }
 
-    /// What is known of this caller and something in this repository.
+    /// The verdict on this caller and a subject in this repository.
     pub fn verdict_on(&self, place: &Place, subject: Option<&Reference>) -> Verdict {
         let config = self.config.load();
         let (ttl, grace) = (config.access.ttl, config.access.grace);
@@ -166,20 +166,20 @@ impl Access {
         known
     }
 
-    /// Whether a failure counts as an outage for this caller: a web page in a registry's place does not end what is public,
-    /// nor a right that was proven a moment ago, and bridges nothing else.
+    /// Whether a failure counts as an outage for this caller. A web page in a registry's place counts as one for public
+    /// content and for a right that was proven a moment ago. For everything else it bridges nothing.
     pub fn is_outage(&self, place: &Place, failure: &Failure) -> bool {
         let public = place.record.public_since().is_some();
         decision::is_outage(failure, public || self.verdict(place) == Verdict::Allowed)
     }
 
-    /// Credentials that are remembered as accepted, one for each repository.
+    /// How many grants are remembered: accepted credentials, counted once for each repository.
     pub fn grants(&self) -> usize {
         self.grants.count()
     }
 
-    /// An answer came for this caller. It is a proof if the origin gave it now, and if it is what the origin would say of
-    /// something of that size.
+    /// Records an answer for this caller. It is a proof if the origin gave it now, and if it fits a subject of this
+    /// size.
     pub fn answered(&self, place: &Place, subject: &Subject, answer: &Answer, size: Option<u64>) {
         let size = size.or_else(|| known_size(place, subject));
         let fits = proof::fits(subject, answer, size) == Fits::Yes;
@@ -188,7 +188,7 @@ impl Access {
         }
     }
 
-    /// The origin has served this caller, and that.
+    /// Records that the origin served these subjects to this caller.
     pub fn accepted(&self, place: &Place, served: &[Reference]) {
         if place.identity.is_lent() {
             return;
@@ -199,7 +199,7 @@ impl Access {
             memory.repositories.served(&key);
             memory.suspended.pop(&key);
             if !place.identity.is_anonymous() {
-                // A caller that shows nothing is refused for good reason.
+                // The origin refuses anonymous callers for good reason, so their growing pause is reset.
                 let anybody = place.key_of(&Identity::anonymous());
                 memory.repositories.served(&anybody);
             }
@@ -215,7 +215,7 @@ impl Access {
         }
     }
 
-    /// How long ago the origin served this caller, if it did and that still counts for something.
+    /// How long ago the origin last served this caller, if that still counts.
     pub fn accepted_since(&self, place: &Place) -> Option<Duration> {
         if place.identity.is_anonymous() {
             return place.record.public_since();
@@ -223,7 +223,7 @@ impl Access {
         self.grants.age(&place.key())
     }
 
-    /// How long ago it refused this caller the repository, if that was its last word.
+    /// How long ago the origin refused this caller the repository, if that was its last word.
     pub fn refused_since(&self, place: &Place) -> Option<Duration> {
         let key = place.key();
         if self.memory().suspended.contains(&key) {
@@ -235,8 +235,8 @@ impl Access {
         self.grants.refused_since(&key)
     }
 
-    /// What another member has learned from the origin: when the repository was public or was not, and when it accepted
-    /// this caller (Unix seconds). Says whether that makes a difference.
+    /// Takes over another member's knowledge: when the repository was public, when it was not, and when the origin
+    /// accepted this caller (Unix seconds). Returns whether that changes anything.
     pub fn learn(
         &self,
         place: &Place,
@@ -258,7 +258,7 @@ impl Access {
     }
 }
 
-/// The size that an answer about `subject` must tell, where it is known.
+/// The size that an answer about `subject` must state, if it is known.
 fn known_size(place: &Place, subject: &Subject) -> Option<u64> {
     match subject {
         Subject::Blob(digest) => Some(place.record.link(digest)?.size),
@@ -266,7 +266,7 @@ fn known_size(place: &Place, subject: &Subject) -> Option<u64> {
     }
 }
 
-/// A refusal that is remembered.
+/// The failure for a caller whose refusal is remembered.
 pub fn refused_before(place: &Place) -> Failure {
     Failure::Refused(upstream::Refusal {
         at: place.registry.to_string(),

@@ -3,9 +3,9 @@
 //! ```text
 //! admin socket      GET /status              this node at a glance
 //!                   GET /images  /blobs      what the node tier holds
-//!                   GET /layers              ready files of layers, and what is not offered
+//!                   GET /layers              the ready files of layers, and what is not offered
 //!                   GET /index?registry=NAME&repository=NAME&layer=DIGEST&size=BYTES   the index of a layer, as a start gets it
-//!                   GET /upstreams           the registries behind it, and how they fare; ?name=NAME, ?check
+//!                   GET /upstreams           the registries behind it, and their state; ?name=NAME, ?check
 //!                   GET /explain?ref=IMAGE[&platform=OS/ARCH]   what a pull would do; a pod's secret in Authorization
 //!                   GET /doctor              what is wrong with this node, and how to fix it
 //!                   POST /pin?ref=IMAGE /unpin?ref=IMAGE /evict?ref=IMAGE /evict?upstream=NAME
@@ -60,7 +60,7 @@ use crate::{
     warm::Warm,
 };
 
-/// Everything that may be asked about a running larder.
+/// Answers every question that a client may ask about a running larder.
 #[derive(Debug)]
 pub struct Admin {
     pull: Arc<Pull>,
@@ -73,16 +73,16 @@ pub struct Admin {
     /// The name of this machine or pod.
     host: String,
     sights: Sights,
-    /// Why the configuration file on disk is not in force, if it is not.
+    /// Why the configuration file on disk is not in force; `None` while it is.
     misread: Arc<ArcSwapOption<String>>,
     diagnosis: tokio::sync::Mutex<Option<(Instant, Arc<Diagnosis>)>>,
     disk: disk::Looks,
-    /// Locked while what /metrics shows is looked up.
+    /// Held during a scrape of /metrics.
     scraping: tokio::sync::Mutex<()>,
 }
 
 impl Admin {
-    /// `misread` says why the configuration file on disk is not in force, while it is not.
+    /// `misread` holds the reason for as long as the configuration file on disk is not in force.
     pub fn new(
         pull: Arc<Pull>,
         warm: Arc<Warm>,
@@ -112,7 +112,7 @@ impl Admin {
         }
     }
 
-    /// Answers on the admin socket, and says of which version the answer is.
+    /// Answers a request on the admin socket, and names larder's version in a header.
     pub async fn answer<B>(&self, request: &Request<B>) -> Response<Body> {
         let mut response = self.route(request).await;
         let version = HeaderValue::from_static(env!("CARGO_PKG_VERSION"));
@@ -162,7 +162,7 @@ impl Admin {
     }
 }
 
-/// What is to be explained: a runtime's secret comes as it would from the runtime, in `Authorization`.
+/// The image to explain. A pod's secret is in `Authorization`, as the container runtime would send it.
 fn asked(query: &Query<'_>, headers: &HeaderMap) -> Result<Asked, String> {
     let shown = headers.get(header::AUTHORIZATION);
     let credential = match shown.map(|value| value.to_str().ok()?.strip_prefix("Basic ")) {
@@ -214,13 +214,13 @@ fn done(outcome: Result<impl serde::Serialize, String>) -> Response<Body> {
     }
 }
 
-/// The same for what may be long: writing down 100,000 blobs is no work for a thread that serves pulls.
+/// As [`json`], on a blocking thread: a list of 100,000 blobs would hold up a thread that serves pulls.
 async fn long_json(value: impl serde::Serialize + Send + 'static) -> Response<Body> {
     let written = tokio::task::spawn_blocking(move || json(&value)).await;
     written.unwrap_or_else(|panic| text(StatusCode::INTERNAL_SERVER_ERROR, &panic.to_string()))
 }
 
-/// JSON lines, sent as they come, for as long as the sender of `told` lives.
+/// JSON lines, each sent as it comes, until the sender of `told` is dropped.
 fn lines(told: mpsc::Receiver<Bytes>) -> Response<Body> {
     let mut response = Response::new(Body::new(Content::Produced(told), []));
     response.headers_mut().insert(
@@ -230,7 +230,7 @@ fn lines(told: mpsc::Receiver<Bytes>) -> Response<Body> {
     response
 }
 
-/// One of these lines.
+/// One line of JSON.
 fn line(said: &impl serde::Serialize) -> Bytes {
     // Serializing these types to memory cannot fail.
     let mut line = serde_json::to_vec(said).unwrap_or_default();

@@ -1,8 +1,8 @@
 //! Which repository holds what the container runtime has: from a guess to a proof (promise P29).
 //!
-//! The runtime's labels and names only nominate: anybody's manifest causes a label, ports are missing in labels, and names
-//! can be made on the node. So each is a [`Guess`], and larder's [`Adoption`] says which is looked at next. Pure: it is told
-//! what came of a look and what time it is. The acts are in `pull::adopted`, the pace is kept here.
+//! The runtime's labels and names only nominate. Anybody's manifest causes a label, labels lack ports, and names can be
+//! made on the node. So each is a [`Guess`], and [`Adoption`] chooses which is looked at next. It is pure: the caller
+//! says what came of a look, and what time it is. `pull::adopted` asks the origins; the pace is kept here.
 //!
 //! ```text
 //! nominated --its file is hashed--> hashed --the origin returned the same bytes--> proven
@@ -26,14 +26,14 @@ use larder_shared::{Digest, RegistryName};
 pub use self::guess::{Guess, What, guesses};
 use self::pace::Pace;
 
-/// Guesses that are followed, at the most.
+/// The most guesses that are followed.
 pub const GUESSES: usize = 20_000;
 
-/// After no answer, and at the most.
+/// The backoff after no answer: the first, and the longest.
 const LATER: Duration = Duration::from_secs(30);
 const LATER_MAX: Duration = Duration::from_mins(30);
 
-/// After a no, and at the most: a repository may become public, and a tag may move back.
+/// The backoff after a refusal: the first, and the longest. A repository may become public, and a tag may move back.
 const REFUSED: Duration = Duration::from_hours(1);
 const REFUSED_MAX: Duration = Duration::from_hours(24);
 
@@ -43,26 +43,26 @@ const UNHASHED: Duration = Duration::from_mins(1);
 /// What came of asking an origin about a guess.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Answered {
-    /// It returned the same bytes, or the repository was known to hold them.
+    /// The origin returned the same bytes, or the repository was known to hold them.
     Proven,
     /// The tag points to something else.
     Elsewhere,
     Refused,
     Missing,
-    /// It returned other bytes.
+    /// The origin returned other bytes.
     Differs,
-    /// No answer now; the registry is left alone for this long, if it said so.
+    /// No answer now. The registry is left alone for this long, if it said so.
     Later(Option<Duration>),
-    /// What is here could not be read: it is hashed again first.
+    /// The file here could not be read: it is hashed again first.
     Unread,
 }
 
-/// Where a guess stands. Whether its file is hashed is known by digest.
+/// The state of a guess. Whether its file is hashed is kept by digest, in [`Adoption`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     Open,
     Proven,
-    /// Not before that time.
+    /// Not asked again before that time.
     Later(Instant),
     Refused(Instant),
 }
@@ -71,7 +71,7 @@ enum State {
 struct Entry {
     guess: Guess,
     state: State,
-    /// Answers in a row that brought nothing.
+    /// Answers in a row without a proof.
     tried: u32,
 }
 
@@ -85,11 +85,11 @@ pub struct Standing {
     pub refused: u64,
 }
 
-/// What to ask next.
+/// The next question, or how long to wait for it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Next {
     Ask(Guess),
-    /// Nothing before that time.
+    /// No question is due before that time.
     Wait(Instant),
     Nothing,
 }
@@ -105,7 +105,7 @@ pub struct Adoption {
 }
 
 impl Adoption {
-    /// These guesses count from now on. What is known of one that is still among them stays known.
+    /// Replaces the guesses. What is known of a guess that is still among them stays known.
     pub fn nominate(&mut self, guesses: Vec<Guess>, now: Instant) {
         let before = std::mem::take(&mut self.entries).into_iter();
         let mut before: HashMap<Guess, Entry> =
@@ -123,7 +123,8 @@ impl Adoption {
         let registries: HashSet<&RegistryName> = guesses.map(|guess| &guess.registry).collect();
         self.hashed.retain(|digest| digests.contains(digest));
         self.unhashed.retain(|digest, _| digests.contains(digest));
-        // A registry whose images go and come back is asked no more often for it.
+        // A registry's pace outlives its guesses until it is rested: images that go and come back must not cause more
+        // questions.
         self.paces
             .retain(|registry, pace| registries.contains(registry) || !pace.is_rested(now));
     }
@@ -137,7 +138,7 @@ impl Adoption {
         open.map(|entry| entry.guess.clone()).collect()
     }
 
-    /// The repository is known to hold it: no question is needed.
+    /// Takes note that the repository is known to hold it: no question is needed.
     pub fn known(&mut self, guess: &Guess) {
         for entry in &mut self.entries {
             if entry.guess == *guess {
@@ -155,7 +156,7 @@ impl Adoption {
             .find(|digest| !self.hashed.contains(digest) && due(digest))
     }
 
-    /// A file was hashed: whether its bytes have the digest.
+    /// Takes note that a file was hashed, and whether its bytes have the digest.
     pub fn hashed(&mut self, digest: &Digest, sound: bool, now: Instant) {
         if sound {
             self.unhashed.remove(digest);
@@ -193,7 +194,7 @@ impl Adoption {
         soonest.map_or(Next::Nothing, Next::Wait)
     }
 
-    /// What came of asking. `jitter`: 0 to 1.
+    /// Takes note of what came of asking. `jitter` is from 0 to 1.
     pub fn answered(&mut self, guess: &Guess, answered: Answered, now: Instant, jitter: f64) {
         if let Some(pace) = self.paces.get_mut(&guess.registry) {
             match answered {
@@ -237,7 +238,7 @@ impl Entry {
     fn take(&mut self, answered: Answered, now: Instant, jitter: f64) {
         let backoff = |first: Duration, most: Duration, tried: u32| {
             let pause = first.saturating_mul(1 << tried.min(10)).min(most);
-            // Members that began together do not go on together.
+            // Jitter, so that members that began together do not go on together.
             now + pause.mul_f64(0.75 + 0.5 * jitter)
         };
         let tried = self.tried;

@@ -50,18 +50,18 @@ use crate::{
     warm::Warm,
 };
 
-/// All of the end may take this long after SIGTERM. Kubernetes' default grace period is 30 s.
+/// The whole shutdown may take this long after SIGTERM. Kubernetes' default grace period is 30 s.
 const DRAIN_WITHIN: Duration = Duration::from_secs(25);
 
-/// After SIGTERM the ports stay open while requests come: a pull is many requests, and a client that does not fall back
-/// loses it with the next one. This long without a request or a body means that no pull is under way.
+/// After SIGTERM, the ports stay open while pulls are under way. A pull is many requests, and a client that does not
+/// fall back would fail at the next one. After this long without a request or a body, no pull is under way.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// Requests alone, such as a loop's, keep the ports open for this long.
+/// Without a body in flight, requests such as those of a loop keep the ports open for this long at most.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// A body in flight keeps the ports open for this long: containerd asks only the first host for the rest of a layer. What
-/// is left of the drain's time is for the answers that have begun.
+/// A body in flight keeps the ports open for this long at most, since containerd asks only the first host for the rest
+/// of a layer. The rest of the drain's time is for the answers that have begun.
 const LINGER_FOR_BODIES: Duration = Duration::from_secs(24);
 
 pub use reload::Reread;
@@ -93,13 +93,13 @@ impl std::fmt::Debug for Bound {
     }
 }
 
-/// Repositories whose last shared identity is remembered.
+/// How many repositories' last shared identities are remembered.
 const SHARED: u64 = 10_000;
 
-/// Builds everything and binds every port, so that whatever is wrong is said before anything runs.
+/// Builds every part and binds every port, so that any error is reported before anything runs.
 pub async fn build(config: Config, logs: Logs) -> anyhow::Result<Bound> {
-    // First of all: a pod's first process ignores what it has not said it listens to, and would be killed when its grace
-    // period is over.
+    // This comes first. The kernel does not deliver a signal to a pod's first process until it listens for it, so
+    // without this the process would be killed at the end of its grace period.
     let stop = Stop::listen()?;
     sys::keep_freed_memory();
     if let Err(error) = sys::raise_open_files() {
@@ -162,7 +162,7 @@ pub async fn build(config: Config, logs: Logs) -> anyhow::Result<Bound> {
     };
     let cluster = Cluster::new(Arc::clone(&config), Arc::clone(&metrics), &client, records)?;
     upstreams.beside(Arc::new(others::ProbeTurns(Arc::clone(&cluster))));
-    // What is wrong with the certificate is said before anything runs.
+    // An error in the certificate is reported before anything runs.
     if peers.is_some() {
         cluster.peers.tls().await?;
     }
@@ -271,7 +271,7 @@ async fn bind(address: SocketAddr, what: &str, flag: &str) -> anyhow::Result<Tcp
     })
 }
 
-/// A socket file on which no process answers is a leftover; one on which a process answers is another larder's.
+/// A socket file on which no process answers is a leftover and is replaced; otherwise another larder owns it.
 fn bind_socket(path: &Path) -> io::Result<UnixListener> {
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir)?;
@@ -287,7 +287,7 @@ fn bind_socket(path: &Path) -> io::Result<UnixListener> {
         _ => {}
     }
     let listener = UnixListener::bind(path)?;
-    // What a node holds is for its administrators.
+    // Only administrators may see what a node holds.
     std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     Ok(listener)
 }
@@ -379,13 +379,13 @@ impl Bound {
         );
         self.pull.events.close();
         let draining = async {
-            // Members fetch by the peer port, which is open until the drain begins.
+            // Members fetch through the peer port, which is open until the drain begins.
             tokio::join!(linger(&surface, &port), self.pull.copies.hand_over());
             drain.drain().await;
         };
         let drained = tokio::select! {
             drained = tokio::time::timeout(DRAIN_WITHIN, draining) => drained.is_ok(),
-            // A second signal means now.
+            // A second signal ends the drain at once.
             () = self.stop.asked() => false,
         };
         if !drained {
@@ -401,7 +401,7 @@ impl Bound {
     }
 }
 
-/// How long answers to probes and to the command line may take when everything else is over.
+/// The time limit of answers to probes and to the command line after everything else has ended.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Waits while pulls are under way, see [`LINGER`] and [`LINGER_FOR_BODIES`].
@@ -421,7 +421,7 @@ async fn linger(surface: &Surface, port: &RegistryPort) {
     }
 }
 
-/// Whether the ports stay open this long after the signal, while bodies are in flight or requests come.
+/// Whether the ports stay open, `since` the signal, given bodies in flight and recent requests.
 fn open_longer(since: Duration, bodies: bool, requests: bool) -> bool {
     (bodies && since < LINGER_FOR_BODIES) || (requests && since < LINGER)
 }

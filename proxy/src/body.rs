@@ -1,8 +1,8 @@
-//! The one response body.
+//! The one type of response body.
 //!
 //! A list of segments: bytes that are here, and ranges of a blob that is on disk or on its way. Ranges of files leave
 //! as addresses that the socket sends by sendfile. A body that cannot be completed ends in an error, which closes the
-//! connection short of its Content-Length, so that a client resumes with a Range and never takes part for whole.
+//! connection short of its Content-Length, so that a client resumes with a Range and never takes a part for the whole.
 
 mod awaited;
 mod build;
@@ -50,7 +50,7 @@ pub enum Segment {
     Range(Range),
 }
 
-/// What the ranges of a body are of.
+/// The content of which a body sends ranges.
 #[derive(Debug)]
 pub enum Content {
     None,
@@ -61,9 +61,9 @@ pub enum Content {
     Passing(Passing),
     /// Passed on as it comes: lists, which are not kept.
     Upstream(Passed),
-    /// The same with a digest that it must have: manifests that are too large to be kept.
+    /// The same, checked against a digest: manifests that are too large to be kept.
     Verified(Box<Verified>),
-    /// Not to be had yet: another body takes its place, of the same length.
+    /// Not here yet: another body of the same length takes its place.
     Awaited(Awaited),
     /// A small blob that is on its way for this body alone: in memory once it is verified.
     Coming(Coming),
@@ -75,7 +75,7 @@ pub enum Content {
 #[derive(Debug)]
 pub struct Passing {
     passage: Passage,
-    /// Ranges end where the blob ends, and their tail waits for the digest.
+    /// Its ranges end where the blob ends, and their tail waits for the digest.
     hold: bool,
     through: Option<Through>,
 }
@@ -93,21 +93,22 @@ pub struct Body {
     inside: bool,
     /// Files are read, a piece at a time: the connection cannot send them.
     copied: bool,
-    /// It goes to another member: what is read of a committed blob of this store is compared with its checksums.
+    /// Set if the body goes to another member: bytes of a committed blob of this store are compared with its checksums.
     checks: Option<Arc<Store>>,
-    /// The committed blob of which pieces were read so.
+    /// The committed blob whose pieces are compared.
     checked: Option<Arc<Checked>>,
     cold: Cold,
     /// A range that the fill has given and that is not read yet.
     given: Option<Range>,
-    /// It has failed, and what was handed out before is on its way.
+    /// The body has failed, while bytes that it handed out before are on their way.
     failed: Option<io::Error>,
     /// What is to happen if it ends without a byte.
     barren: Option<Barren>,
 }
 
 impl Body {
-    /// Waits for the first bytes of what is on its way, which leave in their turn. What is on disk is here.
+    /// Waits for the first bytes of a body that is on its way; they leave in their turn. A body on disk has nothing to
+    /// wait for.
     pub async fn first(&mut self) -> io::Result<()> {
         if !matches!(
             self.content,
@@ -125,7 +126,7 @@ impl Body {
         Ok(())
     }
 
-    /// Its bytes, if it has nothing but bytes that are here.
+    /// Its bytes, if they are all in memory, in one piece.
     pub fn in_memory(&self) -> Option<&Bytes> {
         match (&self.content, self.segments.front(), self.segments.len()) {
             (Content::None, Some(Segment::Bytes(bytes)), 1) => Some(bytes),
@@ -133,7 +134,7 @@ impl Body {
         }
     }
 
-    /// All of it, in memory.
+    /// Reads the whole body into memory.
     pub async fn read(mut self) -> io::Result<Bytes> {
         self.copied = true;
         let mut bytes = BytesMut::with_capacity(self.left.unwrap_or(0) as usize);
@@ -171,7 +172,7 @@ impl Body {
             let read = ready!(self.cold.poll_bytes(cx, cached, read));
             return Poll::Ready(read.map(Bytes::from));
         }
-        // sendfile would wait for the disk on the thread of everybody's requests.
+        // sendfile would wait for the disk on a thread that serves other requests too.
         let warm = ready!(self.cold.poll_warm(cx, blob, range));
         Poll::Ready(warm.map(|()| blob.slice(range, &self.regions)))
     }
@@ -251,7 +252,7 @@ impl Body {
                     if !rest.is_empty() {
                         self.segments.push_front(Segment::Range(rest));
                     } else if self.segments.is_empty() {
-                        // After the last byte there is no reader here any more: the blob may have rotted, and is looked
+                        // After the last byte this body reads the blob no more: the blob may have rotted, and is looked
                         // at only while no client reads it.
                         self.content = Content::None;
                         self.checked = None;
@@ -348,8 +349,8 @@ impl http_body::Body for Body {
             Some(Err(error))
         } else {
             match ready!(this.poll_next(cx)) {
-                // hyper throws away what it has not sent when a body fails, the head included. It sends while a body
-                // has nothing, so this one has nothing for a moment.
+                // When a body fails, hyper throws away what it has not sent, the head included. It sends while a body
+                // has nothing, so this body has nothing for a moment before its error.
                 Some(Err(error)) => {
                     this.failed = Some(error);
                     cx.waker().wake_by_ref();

@@ -1,6 +1,6 @@
 //! The command line: one executable, `larder COMMAND`.
 //!
-//! Exit codes: 0 success, 1 failure, 2 wrong usage, 3 a check found something wrong.
+//! Exit codes: 0 success, 1 failure, 2 wrong usage, 3 a check that found something wrong.
 
 mod act;
 mod blobs;
@@ -144,7 +144,7 @@ const FAILED: u8 = 1;
 /// A check found something wrong.
 const FOUND: u8 = 3;
 
-/// Runs work on the node's files. A closed output pipe does not stop the work half done.
+/// Runs work on the node's files. The work continues if the reader of the output closes the pipe.
 fn told(
     work: impl FnOnce(&mut dyn Write, &mut dyn Write) -> anyhow::Result<u8>,
 ) -> anyhow::Result<u8> {

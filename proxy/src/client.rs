@@ -1,8 +1,8 @@
-//! One HTTP client for everything that larder asks others.
+//! The HTTP client for everything that larder asks of others.
 //!
-//! Owns connections: TLS and its roots, proxies from the environment, pools, connect and first-byte time limits, and
-//! which addresses may be connected to. It sends one request to one place and returns what came; redirects, tokens and
-//! the choice of a place are the caller's.
+//! Owns connections: TLS and its roots, proxies from the environment, pools, time limits of connecting and of the first
+//! byte, and which addresses may be connected to. It sends one request to one place and returns the response.
+//! Redirects, tokens and the choice of a place are the caller's.
 
 mod collect;
 mod connect;
@@ -38,13 +38,13 @@ pub use self::{
     tls::{ClientFiles, Tls, TlsError},
 };
 
-/// A connection must stand within this time.
+/// The time limit of connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// An upstream's certificates are looked at this often.
+/// How often an upstream's certificate files are checked for changes.
 const LOOK_AT_FILES: Duration = Duration::from_secs(5);
 
-/// So many are read at once, and waited for so long: a disk that hangs must not stop other upstreams.
+/// How many routes' certificates are read at once, and for how long: a hanging disk must not stop other upstreams.
 const READ_AT_ONCE: usize = 8;
 const READ_WITHIN: Duration = Duration::from_secs(1);
 
@@ -61,16 +61,16 @@ pub struct Client {
     roots: tls::Roots,
     proxy: Arc<connect::ProxyRules>,
     pools: Mutex<HashMap<Route, CachedPool>>,
-    /// Certificates are read on threads of their own, once at a time for each route.
+    /// Certificates are read on separate threads, by one task per route.
     reading: Coalesce<Route, Result<Pool, String>>,
     calls: Calls,
 }
 
-/// A pool, and what it believes.
+/// A pool, and the certificate files that it trusts.
 #[derive(Debug)]
 struct CachedPool {
     pool: Pool,
-    /// The files as they were read, and when they were last looked at.
+    /// The files as they were read, and when they were last checked.
     files: Option<(Vec<tls::Stamp>, Instant)>,
 }
 
@@ -103,8 +103,8 @@ impl Client {
         }
     }
 
-    /// The pool of a route. Certificates that have changed get a new one, so that what was taken out of a CA bundle is
-    /// believed no more; files that cannot be used, or that do not come, leave the pool before in force.
+    /// The pool of a route. If the certificates have changed, a new pool is made, so that a certificate removed from a
+    /// CA bundle is no longer trusted. If the files cannot be used or read in time, the old pool stays in force.
     async fn pool(self: &Arc<Self>, route: &Route) -> Result<Pool, SendError> {
         let before = {
             let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
@@ -126,11 +126,11 @@ impl Client {
         if route.tls.files().is_empty() {
             return self.made(route, None);
         }
-        // Boxed: it is rare, and every request carries room for it.
+        // Boxed, since this is rare and every request's future would reserve room for it.
         Box::pin(self.looked_at(route, before)).await
     }
 
-    /// The pool of a route whose certificates are due to be looked at; `before`: the one in force.
+    /// The pool of a route whose certificate files are due for a check. `before`: the pool in force.
     async fn looked_at(
         self: &Arc<Self>,
         route: &Route,
@@ -162,10 +162,10 @@ impl Client {
         }
     }
 
-    /// Looks at the certificates of a route, and reads them if they are not those that were read (blocking).
+    /// Checks the certificate files of a route, and reads them if they have changed (blocking).
     fn look(&self, route: &Route) -> Result<Pool, String> {
         let files = route.tls.files();
-        // Before the file is read: what is written to it meanwhile is seen at the next look.
+        // Taken before the files are read, so that the next check sees a write that happens meanwhile.
         let found = Some(tls::Stamp::of_all(&files));
         let known = {
             let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
@@ -200,7 +200,7 @@ impl Client {
         }
     }
 
-    /// A new pool for a route, which is in force from now on.
+    /// Makes a new pool for a route and puts it in force.
     fn made(&self, route: &Route, files: Option<Vec<tls::Stamp>>) -> Result<Pool, SendError> {
         let pool = self.connected(route)?;
         let kept = CachedPool {
@@ -212,7 +212,7 @@ impl Client {
         Ok(pool)
     }
 
-    /// A new pool, which believes what the files say now.
+    /// A new pool that trusts what the files contain now.
     fn connected(&self, route: &Route) -> Result<Pool, SendError> {
         let connector =
             connect::Connector::new(route.reach, Arc::clone(&self.proxy), CONNECT_TIMEOUT);

@@ -1,8 +1,9 @@
 //! How old something is, whatever happens to the node's clock.
 //!
-//! The clock of a node jumps: from 1970 to today when it boots without a battery, years ahead when its time server is
-//! wrong. So ages are not counted by it, but for what other nodes or a registry must understand (Unix seconds). Here time passes while larder runs, and only then; the store writes down how much
-//! has passed, and the next process goes on from there. A jump is no age, and nor are the weeks that a node was off.
+//! The clock of a node jumps: from 1970 to today when the node boots without a battery, years ahead when its time
+//! server is wrong. So ages are not counted by it, except for times that other nodes or a registry must understand
+//! (Unix seconds). Here time passes only while larder runs. The store writes down how much has passed, and the next
+//! process goes on from there. Neither a jump nor the weeks that a node was off count as age.
 
 use std::{
     fs::File,
@@ -10,7 +11,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-/// The seconds that have passed, counted on from where the last process stopped. The first process of a store begins with
+/// Seconds that have passed, counted on from where the last process stopped. The first process of a store begins with
 /// the node's clock, so they look like Unix seconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
@@ -19,7 +20,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Goes on from `base`, now.
+    /// A clock that reads `base` now.
     pub fn from(base: u64) -> Self {
         Self {
             base,
@@ -32,7 +33,8 @@ impl Clock {
         self.base + self.started.elapsed().as_secs()
     }
 
-    /// A moment that was read from a file. Another process, with a clock of its own, wrote a moment in the future.
+    /// A moment that was read from a file. A moment in the future was written by another process with its own clock,
+    /// and counts as now.
     pub fn seen(&self, at: u64) -> u64 {
         at.min(self.now())
     }
@@ -42,8 +44,8 @@ impl Clock {
         Duration::from_secs(self.now().saturating_sub(moment))
     }
 
-    /// When `moment` was by the node's clock as it goes now, in Unix seconds: for people. The same moment is the same second
-    /// at each call, whatever part of a second has passed.
+    /// The time of `moment` in Unix seconds, by the node's clock as it goes now, for people. Every call gives the same
+    /// second, whatever part of a second has passed.
     pub fn by_wall(&self, moment: u64) -> u64 {
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let wall = wall.unwrap_or_default().as_secs_f64();
@@ -51,41 +53,41 @@ impl Clock {
         (moment as f64 + (wall - here).round()).max(0.0) as u64
     }
 
-    /// The moment of a time by the node's clock, in Unix seconds. One that is still to come was written while that clock was
-    /// wrong, and says nothing: it counts as now.
+    /// The moment of a time by the node's clock, in Unix seconds. A time in the future was written while that clock was
+    /// wrong, and counts as now.
     pub fn of_wall(&self, at: u64) -> u64 {
         let age = unix_age(at).unwrap_or_default();
         self.now().saturating_sub(age.as_secs())
     }
 
-    /// The present moment, as a file's time.
+    /// The present moment, as a file time.
     pub fn stamp(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(self.now())
     }
 
-    /// How old the file at `path` is that says it was `written` then (blocking). The kernel writes a file by the node's
-    /// clock, which may be ahead of this one by all the time that the node was off. Such a file is stamped, and is new.
+    /// The age of the file at `path`, which was `written` then (blocking). The kernel stamps files by the node's clock,
+    /// which may be ahead of this one by all the time that the node was off. Such a file counts as new, and is stamped.
     pub fn age_of_file(&self, path: &Path, written: u64) -> Duration {
         if written > self.now() {
-            // Where that fails it is tried again the next time.
+            // If this fails, the next look tries it again.
             let _ = File::open(path).and_then(|file| file.set_modified(self.stamp()));
         }
         self.age(written)
     }
 }
 
-/// Nodes' clocks differ by so many seconds, and are set forward and back by as many, without anybody noticing.
+/// Seconds by which nodes' clocks may differ, or be set forward or back, without effect.
 pub const SKEW: u64 = 60;
 
-/// Now, in Unix seconds, as the node's clock has it.
+/// The node's clock, in Unix seconds.
 pub fn unix_now() -> u64 {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
 }
 
-/// How long ago `at` was (Unix seconds), as the node's clock has it. `None` for what is still to come: it was written while
-/// the clock was wrong, and says nothing.
+/// How long ago `at` (Unix seconds) was by the node's clock. `None` if it is in the future: it was written while the
+/// clock was wrong.
 pub fn unix_age(at: u64) -> Option<Duration> {
     let now = unix_now();
     (at <= now + SKEW).then(|| Duration::from_secs(now.saturating_sub(at)))
@@ -136,7 +138,7 @@ mod tests {
                 (expected..expected + 10).contains(&found),
                 "{what}: {found}"
             );
-            // And a day later, in another process.
+            // The same a day later, in another process.
             let later = age(clock(base + DAY, 100));
             let expected = expected + DAY;
             assert!(
@@ -153,7 +155,7 @@ mod tests {
             std::iter::repeat_with(|| clock.by_wall(TODAY + 7))
                 .take_while(|_| clock.started.elapsed() < Duration::from_millis(51_100))
                 .collect();
-        // The node's clock may be set while this runs, but a second that ends is no reason.
+        // The node's clock may be set during the test, but the end of a second must change nothing.
         assert_eq!(seen.len(), 1, "{seen:?}");
         let now = clock.by_wall(clock.now());
         assert!(now.abs_diff(unix_now()) <= 1);

@@ -49,10 +49,10 @@ use crate::{
     metrics::Metrics,
 };
 
-/// So many members are asked for a run, one after the other, before a node fetches it itself.
+/// How many members are asked for a run, one after the other, before a node fetches the run itself.
 const ASKED: usize = 2;
 
-/// So many of those that are said to hold a blob are asked for it.
+/// How many of the members that are said to hold a blob are asked for it.
 const HOLDERS_ASKED: usize = 4;
 
 /// Where a member asks keepers which members hold a digest. Older members report there what they hold.
@@ -76,14 +76,14 @@ pub const ORDERS: &str = "/larder/v1/orders";
 /// Keepers are asked within this time: in an outage, a client waits for the answer.
 const RECALL: Duration = Duration::from_millis(250);
 
-/// The same for everybody, where the keepers know nothing.
+/// The same for all other members, where the keepers know too little; and how many are asked at once.
 const RECALL_ANY: Duration = Duration::from_millis(700);
 const RECALLED_AT_ONCE: usize = 64;
 
 /// A report reaches a keeper within this time, or not at all.
 const TELL: Duration = Duration::from_secs(2);
 
-/// Holder hints and tag records of a thing are kept by so many members, the first in rank for it.
+/// How many members keep the holder hints and the records of a thing: the first in rank for it.
 pub const KEEPERS: usize = 3;
 
 /// This node's side of the cluster.
@@ -143,8 +143,8 @@ impl Cluster {
         self.members.are_configured()
     }
 
-    /// The members to ask for `run` of `digest`, best first: those that are worth asking. None where this node is the
-    /// root, and none that would stand deeper than `depth` allows.
+    /// The members to ask for `run` of `digest`, best first; [`Self::admits`] says whether each is worth asking. None
+    /// where this node is the root, and none that would stand deeper than `depth` allows.
     pub fn candidates(&self, digest: &Digest, run: u64, depth: u8) -> Vec<(SocketAddr, Role)> {
         let view = self.members.view();
         let asked = placement::candidates(&view.keys, view.own, digest, run, depth, ASKED);
@@ -169,8 +169,8 @@ impl Cluster {
         self.has_others() || self.store.is_some()
     }
 
-    /// Looks for members until the drain, and probes those that were avoided: on a node that pulls nothing, no request
-    /// would find out that they are well again.
+    /// Looks for members until the drain, and probes avoided members: on a node that pulls nothing, no request would
+    /// find out that they are well again.
     pub async fn run(self: Arc<Self>, watch: Watch) {
         let look_after = || {
             for member in self.members.view().others() {
@@ -180,7 +180,7 @@ impl Cluster {
         self.members.run(watch, look_after).await;
     }
 
-    /// Whether a member is worth asking. One that was avoided long enough is probed meanwhile.
+    /// Whether a member is worth asking. A member that was avoided long enough is probed in the background.
     pub fn admits(self: &Arc<Self>, member: SocketAddr) -> bool {
         let admission = self.members.admission(member);
         if admission == Admission::Probe {
@@ -214,7 +214,7 @@ impl Cluster {
             let told = told.and_then(|text| serde_json::from_slice::<Vec<SocketAddr>>(&text).ok());
             holders.extend(told.unwrap_or_default());
         }
-        // Others may have gone since, or never have been.
+        // A keeper may name members that have gone since, or that never were.
         let (view, mut seen) = (self.members.view(), Vec::new());
         holders.retain(|holder| {
             let member = Some(*holder) != own && view.addresses.contains(holder);
@@ -226,19 +226,19 @@ impl Cluster {
         holders
     }
 
-    /// This node holds `digest` from now on: its keepers are told soon.
+    /// Notes that this node holds `digest` from now on: its keepers are told soon.
     pub fn announce(&self, digest: Digest) {
         if self.has_others() {
             self.news.add(digest);
         }
     }
 
-    /// Seconds that go on with this process, whatever the node's clock does.
+    /// Seconds of a clock that goes on with this process, whatever the node's clock does.
     pub fn now(&self) -> u64 {
         self.clock.now()
     }
 
-    /// Whether this node may probe a registry that silenced it so long ago. Without a keeper that can be asked it may.
+    /// Whether this node may probe a registry that silenced it so long ago. It may if no keeper can be asked.
     pub async fn may_probe(self: &Arc<Self>, silence: &Digest, silenced: Duration) -> probes::Turn {
         let view = self.members.view();
         let Some(own) = view.own_address().filter(|_| view.has_others()) else {
@@ -280,7 +280,7 @@ impl Cluster {
         }
     }
 
-    /// What is known of `thing` among the members: by its keepers, or, if they know nothing that is `enough`, by any.
+    /// What the members know of `thing`. Its keepers are asked first, and all other members if that is not `enough`.
     pub async fn recall(
         self: &Arc<Self>,
         thing: &Digest,
@@ -330,14 +330,15 @@ impl Cluster {
         self.own.records.is_news(thing, &word)
     }
 
-    /// Tells the keepers of `thing` what this node knows of it. A node that is alone takes it down for those to come.
+    /// Tells the keepers of `thing` what this node knows of it. A node that is alone keeps the record for members to
+    /// come.
     pub async fn remember(self: Arc<Self>, thing: Digest, news: PeerRecord) {
         if !self.is_joined() {
             return;
         }
         let view = self.members.view();
         let (path, text) = (format!("{RECORDS}?thing={thing}"), json(&news));
-        // Here as well: the keepers may be out of reach, now or when the record is needed.
+        // This node keeps the record as well: the keepers may be out of reach, now or when the record is needed.
         if let Err(error) = self.keep(&thing, news).await {
             tracing::debug!(%error, "a record cannot be kept");
         }

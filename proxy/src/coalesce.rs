@@ -1,4 +1,4 @@
-//! One question at a time: simultaneous askers of the same thing share one answer.
+//! One question at a time: callers that ask the same thing at the same time share one answer.
 
 use std::{
     collections::HashMap,
@@ -48,7 +48,7 @@ where
     K: Eq + Hash + Clone + Send + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    /// The answer to `key`: of the question under way, or of `ask`. `None` only if `ask` panicked.
+    /// The answer to `key`, from the question under way or from `ask`. `None` only if `ask` panicked.
     pub async fn run(&self, key: K, ask: impl Future<Output = V> + Send + 'static) -> Option<V> {
         let answer = {
             let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
@@ -79,7 +79,7 @@ where
     }
 }
 
-/// Takes the question off the list however it ended.
+/// Takes the question off the list, however it ends.
 struct Unlist<K: Eq + Hash, V> {
     list: Arc<Mutex<HashMap<K, V>>>,
     key: K,

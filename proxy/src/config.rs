@@ -1,11 +1,10 @@
-//! The configuration, frozen.
+//! The configuration, immutable once it is read.
 //!
-//! Owns the one TOML file: what may be said in it, what it means, what holds when nothing is said, and
-//! errors that name line, column and fix. A file goes through two steps: `said` walks the parsed
-//! document and keeps the place of every word, `meaning` turns it into the types below, checks what
-//! depends on more than one key, and refuses every key that was not asked for.
+//! Owns the one TOML file: its keys, what they mean, their defaults, and errors that name line, column and fix. A file
+//! is read in two steps. `said` walks the parsed document and keeps the place of every word. `meaning` turns it into
+//! the types below, checks what depends on more than one key, and refuses every key that it did not ask for.
 //!
-//! Leaves to others: whether the files and addresses named here exist, and what the settings cause.
+//! Leaves to others: whether the files and addresses that it names exist, and what the settings cause.
 //! Nothing here reads the environment.
 
 mod cloud;
@@ -53,40 +52,40 @@ pub struct Config {
     pub registry: Registry,
     /// The node tier on disk.
     pub store: Store,
-    /// What is known of this node's container runtime, and where its content lies.
+    /// The watcher's file about this node's container runtime, and the runtime's content store.
     pub runtime: Runtime,
     /// Layers that the runtime mounts instead of unpacking them.
     pub streaming: Streaming,
-    /// How long a tag may be trusted, and what to do without the upstream.
+    /// How long a tag may be served without a question upstream, and what to do if the upstream cannot be asked.
     pub tags: Tags,
-    /// How long a verdict about a credential is remembered.
+    /// How long a verdict about a credential holds.
     pub access: Access,
     /// The upstreams that the file names, by canonical registry name (see [`canonical`]).
     pub upstreams: BTreeMap<String, Upstream>,
     /// The other nodes, and the object store behind all of them.
     pub cluster: Cluster,
-    /// Sets of images that are brought before a client asks.
+    /// Sets of images that larder fetches before a client asks.
     pub warm: Warm,
     /// Metrics, health, logs.
     pub telemetry: Telemetry,
-    /// The socket of the command line.
+    /// The socket on which the daemon answers the command line.
     pub admin: Admin,
 }
 
 /// `[registry]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registry {
-    /// Where the runtime connects.
+    /// The address to which the runtime connects.
     pub listen: SocketAddr,
-    /// The registry meant by a request that names none.
+    /// The registry of a request that names no registry.
     pub default_upstream: String,
-    /// Registries that may be pulled from. `deny` goes before it.
+    /// Registries that may be pulled from, unless `deny` names them.
     pub allow: Vec<Pattern>,
-    /// Registries that may not.
+    /// Registries that may not be pulled from.
     pub deny: Vec<Pattern>,
     /// The addresses that may connect.
     pub allow_from: Vec<SourceRule>,
-    /// The names by which clients may call this node, besides its own; each in its one spelling.
+    /// The names by which clients may call this node, besides its own, each in its canonical spelling.
     pub allow_hosts: Vec<String>,
 }
 
@@ -103,20 +102,20 @@ impl Registry {
 pub struct Store {
     /// The directory that holds the node tier.
     pub path: PathBuf,
-    /// The most that the store may hold; a percentage is of the file system.
+    /// The most bytes that the store may hold; a percentage is of the file system.
     pub max_size: Amount,
-    /// What must stay free on the file system, no matter what takes the rest.
+    /// The space that larder keeps free on the file system, whatever fills the rest.
     pub min_free: Amount,
     /// How long a blob stays after its last use; `None` keeps it until space is needed.
     pub ttl: Option<Duration>,
-    /// A blob of which only ranges are read is completed once this much of it is here; `None` never does.
+    /// Once this much of a blob is here by ranges, larder fetches the rest; `None` never does.
     pub complete_after: Option<Amount>,
 }
 
 /// `[runtime]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Runtime {
-    /// The file in which the watcher says what the runtime holds and uses; `None` when off.
+    /// The file in which the watcher reports what the runtime holds and uses; `None` when off.
     pub file: Option<PathBuf>,
     /// containerd's content store; `None` when off.
     pub content: Option<PathBuf>,
@@ -125,13 +124,13 @@ pub struct Runtime {
 /// `[tags]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tags {
-    /// For how long a checked tag is served without asking again; zero asks at every resolve.
+    /// For how long a checked tag is served without a new question; with zero, every request of the tag asks.
     pub fresh_for: Duration,
     /// How long a revalidation may take before the upstream counts as unreachable. Never zero.
     pub timeout: Duration,
-    /// What a cached tag is worth while the upstream cannot be asked.
+    /// What to do with a cached tag while the upstream cannot be asked.
     pub when_unreachable: WhenUnreachable,
-    /// What a cached tag is worth after the origin has deleted it.
+    /// What to do with a cached tag after the origin has deleted it.
     pub when_deleted: WhenDeleted,
 }
 
@@ -141,7 +140,7 @@ pub enum WhenUnreachable {
     /// Serve the cached manifest, with a `Warning`.
     #[default]
     Serve,
-    /// Answer with the failure.
+    /// Answer with the upstream's failure.
     Fail,
 }
 
@@ -158,29 +157,29 @@ pub enum WhenDeleted {
 /// `[access]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
-    /// How long a proven credential needs no new proof.
+    /// How long a credential that the origin accepted needs no new proof.
     pub ttl: Duration,
-    /// How much longer it is honoured while the registry cannot be asked.
+    /// For how much longer it is honoured while the registry cannot be asked.
     pub grace: Duration,
 }
 
-/// `[upstreams."NAME"]`: how one registry is reached.
+/// `[upstreams."NAME"]`: how larder reaches one registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
-    /// Tried in order; the last one is the origin. Empty only for what [`Config::upstream`] cannot
-    /// take for a registry's name.
+    /// Tried in order; the last one is the origin. Empty only if the name given to [`Config::upstream`] cannot be a
+    /// registry's.
     pub endpoints: Vec<Endpoint>,
-    /// Whether file or flag names this upstream. Only then may it lead to a loopback address.
+    /// Whether the file or a flag names this upstream. Only then may it lead to a loopback address.
     pub configured: bool,
-    /// Every endpoint's word about access counts as the origin's; else only the last one's does.
+    /// Whether the answer of every endpoint about access counts as the origin's; otherwise only the last one's does.
     pub proves_access: bool,
-    /// A path component that stands for this registry in prefix addressing.
+    /// A path component that names this registry in prefix addressing.
     pub alias: Option<String>,
-    /// Overrides `store.ttl` for content that came from here; `Some(None)` keeps it.
+    /// Overrides `store.ttl` for content that came from here; `Some(None)` keeps the content until space is needed.
     pub ttl: Option<Option<Duration>>,
     /// Freshness by tag; the first match counts.
     pub tags: Vec<TagRule>,
-    /// Which callers may have what the node's own credentials open; key `access`.
+    /// Which callers may have content that the node's own credentials open; key `access`.
     pub access: Sharing,
     /// Where the node's own credentials come from, if it has any.
     pub credentials: Option<Credentials>,
@@ -189,29 +188,29 @@ pub struct Upstream {
 /// One entry of an upstream's `tags`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TagRule {
-    /// Over the tag; key `match`.
+    /// The tags to which this rule applies; key `match`.
     pub pattern: Pattern,
-    /// Goes before [`Tags::fresh_for`].
+    /// Takes precedence over [`Tags::fresh_for`].
     pub fresh_for: Duration,
 }
 
 /// `[telemetry]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Telemetry {
-    /// Where metrics, health and, on a loopback address, the status page are served; `None` when off.
+    /// The address of metrics, health and, on a loopback address, the status page; `None` when off.
     pub listen: Option<SocketAddr>,
-    /// Where metrics and health are served besides, and never the page: the pod's own address. `None` when off.
+    /// An additional address for metrics and health, never for the page: the pod's own. `None` when off.
     pub expose: Option<SocketAddr>,
     /// What to log, in the notation of `tracing_subscriber::EnvFilter`.
     pub log: String,
-    /// How log lines look.
+    /// The format of log lines.
     pub log_format: LogFormat,
 }
 
 /// The choice in `telemetry.log_format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     #[default]
     Text,
     /// One JSON object a line.
@@ -238,8 +237,8 @@ impl Default for Registry {
     }
 }
 
-/// The kubelet removes images from 85 % used on, down to 80 %. larder leaves it the last percent before that: what is
-/// written between two rounds of eviction must not start the kubelet's. More would keep nothing at 80 %.
+/// The kubelet removes images from 85 % used on, down to 80 %. 17 % leaves it one percent for what is written between
+/// two rounds of larder's eviction. With 20 %, larder would keep nothing on a disk that the kubelet left at 80 %.
 const MIN_FREE: Amount = Amount::Percent(17);
 
 impl Default for Store {
@@ -304,7 +303,7 @@ impl Default for Admin {
 }
 
 impl Upstream {
-    /// What holds for a registry that nothing names: itself, over TLS.
+    /// The defaults for a registry that the configuration does not name: the registry itself, over TLS.
     fn implied(registry: &str) -> Self {
         Self {
             endpoints: Endpoint::implied(registry).into_iter().collect(),
@@ -328,7 +327,7 @@ impl Config {
         meaning::config(text, &name.display().to_string())
     }
 
-    /// Reads the file at `path`, or gives the default when there is none to read.
+    /// Reads the file at `path`, or gives the defaults if there is no path.
     ///
     /// # Errors
     /// A file that cannot be read, and everything that [`Config::parse`] refuses.
@@ -358,8 +357,8 @@ impl Config {
         Self::parse(&text, path)
     }
 
-    /// Takes one `--upstream NAME=URL`: the URL becomes the registry's only endpoint; whatever else the
-    /// file says about that registry stays.
+    /// Applies one `--upstream NAME=URL`: the URL becomes the registry's only endpoint. The file's other settings of
+    /// that registry stay.
     ///
     /// # Errors
     /// A flag without `=`, a bad name, a bad URL.
@@ -406,7 +405,7 @@ impl Config {
             .map(|(name, _)| name.as_str())
     }
 
-    /// For how long `tag` of `registry` is served without asking again.
+    /// For how long `tag` of `registry` is served without a new question.
     pub fn fresh_for(&self, registry: &str, tag: &str) -> Duration {
         self.upstreams
             .get(canonical(registry).as_ref())

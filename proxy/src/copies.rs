@@ -1,10 +1,10 @@
-//! Copies: what is in use or was used within its ttl is whole on a few living members (promise P28).
+//! Copies: a blob that is in use, or was used within its ttl, is whole on a few living members (promise P28).
 //!
-//! Three parts, each of which only some of the members play for a digest. A *holder* has it and says so to the digest's
-//! keepers, again and again ([`announce`]). The first *keeper* that lives decides whether that is enough ([`keeper`], by
-//! [`decide`] and [`life`], which are pure). A *taker* is offered a copy and fetches it behind everything else ([`take`]).
-//! docs/copies.md explains the whole on a page. A copy never gives a caller a right: what travels with it are links, which
-//! say what a repository holds.
+//! For one digest each of three parts is played by a few members. A *holder* has the blob and says so to the digest's
+//! keepers, again and again ([`announce`]). The first *keeper* that lives decides whether enough members hold it
+//! ([`keeper`], by the pure [`decide`] and [`life`]). A *taker* is offered a copy and fetches it at low priority
+//! ([`take`]). docs/copies.md explains it on a page. A copy never gives a caller a right: only links travel with it,
+//! which say that a repository holds the blob.
 
 mod announce;
 mod answers;
@@ -47,10 +47,10 @@ use crate::{
     store::Store,
 };
 
-/// A request between members about copies is answered within this time, or not at all.
+/// How long a member may take to answer a request about copies.
 const WITHIN: Duration = Duration::from_secs(2);
 
-/// Digests that lack copies and are listed with the reason.
+/// The most digests that are listed as lacking copies, with the reason.
 const LISTED: usize = 10_000;
 
 /// This node's part in keeping copies.
@@ -59,21 +59,21 @@ pub struct Copies {
     metrics: Arc<Metrics>,
     store: Arc<Store>,
     cluster: Arc<Cluster>,
-    /// Which process this is.
+    /// A random number that stands for this process.
     boot: u64,
     started: u64,
     lives: Mutex<Lives<SocketAddr>>,
     retelling: Mutex<Retelling>,
-    /// Rings when keepers have to be told what others were told before.
+    /// Rings when announcements have to be repeated to a new or forgetful keeper.
     retell: Notify,
-    /// More than a third of the members was missing at the last look.
+    /// Whether more than a third of the members was missing at the last look.
     held_back: AtomicBool,
     /// Digests for which this node decides and that lack copies, and why.
     lacking: Mutex<HashMap<Digest, LackingWhy>>,
     taking: Taking,
-    /// What enough others keep, as of the last time that room was wanted.
+    /// Blobs that enough other members keep, as of the last time that the store needed room.
     surplus: Mutex<HashSet<Digest>>,
-    /// It is about to stop: others take what it alone holds, and it takes nothing.
+    /// Set when this node is about to stop: it hands over what it alone holds, and takes nothing.
     leaving: AtomicBool,
     /// Whether clients of this node wait for bytes.
     busy: Box<dyn Fn() -> bool + Send + Sync>,
@@ -90,13 +90,13 @@ impl std::fmt::Debug for Copies {
 /// Which keepers have to be told what this node holds.
 #[derive(Default, Debug)]
 struct Retelling {
-    /// The members when all keepers were told last.
+    /// The members when the last retelling began.
     before: Vec<SocketAddr>,
     /// The members now.
     members: Vec<SocketAddr>,
-    /// The process of each keeper that has answered.
+    /// The `boot` of each keeper that has answered.
     boots: HashMap<SocketAddr, u64>,
-    /// Keepers that know nothing any more, or that did not hear what was said.
+    /// Keepers that were started anew, or that missed an announcement.
     deaf: HashSet<SocketAddr>,
 }
 
@@ -132,12 +132,12 @@ impl Copies {
         })
     }
 
-    /// Tells, decides and fetches until the drain. Without members that the configuration names nothing runs.
+    /// Tells, decides and fetches until the drain. Does nothing if the configuration names no members.
     pub async fn run(self: Arc<Self>, mut watch: Watch) {
         if !self.cluster.is_joined() {
             return;
         }
-        // Joined by the end of the drain: none of them outlives it.
+        // The drain waits for these tasks: none of them outlives it.
         let mut all = tokio::task::JoinSet::new();
         all.spawn(Arc::clone(&self).tell_news());
         all.spawn(Arc::clone(&self).tell_again());
@@ -152,7 +152,7 @@ impl Copies {
         self.config.load().cluster.peers.clone()
     }
 
-    /// How many living members should hold a digest; 1 where no copies are made.
+    /// How many living members should hold a digest. 1 if no copies are made.
     pub fn wanted(&self) -> usize {
         self.config
             .load()
@@ -181,7 +181,7 @@ impl Copies {
         lock(&self.lives).life(member, self.now())
     }
 
-    /// Whether a digest that is new to this keeper may be one that others told it before this node was started.
+    /// Until this moment a digest that is new to this keeper may be one that holders told its last process.
     fn settled(&self) -> u64 {
         self.started + SETTLED
     }
@@ -202,7 +202,7 @@ impl Copies {
         Members::new(addresses)
     }
 
-    /// The digest lacks copies for this reason, or no longer does.
+    /// Records why a digest lacks copies, or that it no longer does.
     fn note_lacking(&self, digest: &Digest, why: Option<LackingWhy>) {
         let mut lacking = lock(&self.lacking);
         match why {
@@ -216,7 +216,7 @@ impl Copies {
         }
     }
 
-    /// How many digests lack copies for each reason, as far as this node decides about them.
+    /// How many digests lack copies, by reason. Counts only digests for which this node decides.
     pub fn lacking(&self) -> Vec<(LackingWhy, usize)> {
         let lacking = lock(&self.lacking);
         let all = LackingWhy::ALL.iter().copied();
@@ -224,7 +224,7 @@ impl Copies {
             .collect()
     }
 
-    /// The same and more for people, where copies are made.
+    /// The state for the status page. `None` if no copies are made.
     pub fn status(&self) -> Option<CopiesStatus> {
         let wanted = self.wanted();
         let lacking = self.lacking().into_iter().filter(|(_, count)| *count > 0);
@@ -251,13 +251,13 @@ impl Copies {
         metrics.waiting.set(self.taking.waiting() as i64);
     }
 
-    /// Whether too many members are missing for anything to be copied.
+    /// Whether nothing is copied because too many members are missing.
     pub fn is_held_back(&self) -> bool {
         self.held_back.load(Ordering::Relaxed)
     }
 }
 
-/// Members in an order that a ranking can be made of.
+/// Members with the keys that a ranking needs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Members {
     addresses: Vec<SocketAddr>,
@@ -279,7 +279,7 @@ impl Members {
             .collect()
     }
 
-    /// Those of them that are told which members hold it.
+    /// The keepers of a digest among these members.
     fn keepers(&self, digest: &Digest) -> Vec<SocketAddr> {
         self.ranked(digest, KEEPERS)
     }

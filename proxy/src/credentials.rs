@@ -1,12 +1,13 @@
-//! The node's own credentials (promise P18): found where the configuration says, for the image that is asked for.
+//! The node's own credentials (promise P18): larder finds them in the configured source, for the image in the request.
 //!
-//! Owns the kinds of source, with the rules by which each says what is for which image: Docker's config.json (also as a
+//! Owns the kinds of source, and each kind's rules for the images that it serves: Docker's config.json (also as a
 //! mounted Secret), a username and a password in two files, Docker's credential helpers, the kubelet's credential
-//! provider plugins, and a cloud's identity. Files are read at every lookup, so a Secret that rotates needs no restart;
-//! what programs answer is used again for a bounded time, and a cloud's token until shortly before its end. A source that
-//! is missing or broken is an error that names it, never an old answer.
+//! provider plugins, and a cloud's identity. Files are read at every lookup, so a Secret that rotates needs no restart.
+//! The answers of programs are used again for a bounded time, a cloud's token until shortly before its end. A missing
+//! or broken source is an error that names it, never an old answer.
 //!
-//! Leaves to others: what a credential opens, and to whom that may be served. No secret of this module can be printed.
+//! Leaves to others: what a credential opens, and which clients may be served with it. No secret of this module can be
+//! printed.
 
 mod cloud;
 mod docker;
@@ -52,13 +53,13 @@ use crate::{
     config::{self, Config, Upstream},
 };
 
-/// So many helpers and plugins run at once; others wait for their turn.
+/// This many helpers and plugins run at once; further ones wait for their turn.
 const PROGRAMS: usize = 16;
 
 /// How helpers and plugins are run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Where `docker-credential-NAME` lies; `None` looks on the PATH.
+    /// The directory of `docker-credential-NAME`; `None` looks on the PATH.
     pub helper_dir: Option<PathBuf>,
     /// How long a helper may take.
     pub helper_time: Duration,
@@ -79,7 +80,7 @@ impl Default for Settings {
     }
 }
 
-/// Every source of the node, and what is known of each.
+/// Every source of the node, with what larder keeps of each.
 pub struct Credentials {
     helpers: Helpers,
     plugins: Plugins,
@@ -95,7 +96,7 @@ pub struct Credentials {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     pub credential: Credential,
-    /// What its holder is known by, where that stays while the credential changes.
+    /// The identity behind the credential, if it stays the same while the credential changes.
     pub known_as: Option<KnownAs>,
 }
 
@@ -115,7 +116,7 @@ impl std::fmt::Debug for Credentials {
 }
 
 impl Credentials {
-    /// Sources whose clouds are asked by `client`.
+    /// Sources; `client` asks the clouds' servers.
     pub fn new(settings: Settings, client: &Arc<Client>) -> Self {
         let running = Arc::new(Semaphore::new(PROGRAMS));
         let room = file::room();
@@ -135,13 +136,13 @@ impl Credentials {
         }
     }
 
-    /// What the source of `upstream` has for `repository` of `registry`, in the order in which it should be tried. Empty
-    /// if there is no source, or if it has nothing for that image, which is no error.
+    /// The credentials that the source of `upstream` has for `repository` of `registry`, in the order in which to try
+    /// them. Empty if there is no source, or if it has none for that image, which is no error.
     ///
-    /// A caller that stops waiting stops no program: the answer is there for the next caller.
+    /// A caller that stops waiting stops no program: the next caller gets its answer.
     ///
     /// # Errors
-    /// A file or program that is missing, broken or late.
+    /// A file or program is missing, broken or late.
     pub async fn lookup(
         &self,
         registry: &RegistryName,
@@ -152,7 +153,7 @@ impl Credentials {
             return Ok(Vec::new());
         };
         if let Some(asked) = self.asked(registry.as_str(), upstream) {
-            // Boxed: it is rare, and every request carries room for it.
+            // Boxed: it is rare, and every request's future has room for it.
             let found = Box::pin(self.clouds.credential(&asked));
             let (credential, known_as) = found.await?;
             let known_as = Some(known_as);
@@ -196,10 +197,11 @@ impl Credentials {
         }
     }
 
-    /// What signs requests to the API of a registry of AWS; `None` for the public one, which has no use for it.
+    /// The signer of requests to the API of a registry of AWS; `None` for the public registry, which needs no
+    /// signature.
     ///
     /// # Errors
-    /// The upstream has no identity of AWS, or no keys can be had for it.
+    /// The upstream has no identity of AWS, or larder cannot get its keys.
     pub async fn ecr(
         &self,
         registry: &str,
@@ -219,7 +221,7 @@ impl Credentials {
         }
     }
 
-    /// What the holder of an upstream's credentials is known by, whether or not they can be had now.
+    /// The identity of an upstream's credentials, whether or not larder can get them now.
     pub fn known_as(&self, upstream: &Upstream) -> Option<KnownAs> {
         match &upstream.credentials {
             Some(config::Credentials::Cloud(identity)) => Some(self.clouds.known_as(identity)),
@@ -232,21 +234,21 @@ impl Credentials {
         Some(self.clouds.view(&self.asked(registry, upstream)?))
     }
 
-    /// A person asks: what failed a moment ago is tried again at once.
+    /// Called when a person asks: a source that failed a moment ago is asked again at once.
     pub fn hurry(&self, registry: &str, upstream: &Upstream) {
         if let Some(asked) = self.asked(registry, upstream) {
             self.clouds.hurry(&asked);
         }
     }
 
-    /// Keeps the tokens of all identities of the configuration from their end: to be called every few seconds.
+    /// Renews the tokens of all configured identities before they end. To be called every few seconds.
     pub fn tend(&self, config: &Config) {
         let upstreams = config.upstreams.iter();
         let asked = upstreams.filter_map(|(registry, upstream)| self.asked(registry, upstream));
         self.clouds.tend(asked);
     }
 
-    /// The identity that an upstream's origin is asked with, if a cloud gives it.
+    /// The identity with which larder asks an upstream's origin, if a cloud gives it.
     fn asked<'a>(&self, registry: &'a str, upstream: &'a Upstream) -> Option<Asked<'a>> {
         let Some(config::Credentials::Cloud(identity)) = &upstream.credentials else {
             return None;
@@ -255,8 +257,8 @@ impl Credentials {
         Some(self.clouds.asked(identity, registry, origin))
     }
 
-    /// What is wrong with an upstream's source, for `larder doctor`: a line each, with the fix. Runs no program, and asks
-    /// no server.
+    /// The faults of an upstream's source, for `larder doctor`: a line each, with the fix. Runs no program, and asks no
+    /// server.
     pub async fn findings(&self, registry: &str, upstream: &Upstream) -> Vec<String> {
         if let Some(view) = self.cloud(registry, upstream) {
             return view.trouble.into_iter().collect();
@@ -291,8 +293,8 @@ impl Credentials {
         found.unwrap_or_else(|error| vec![error.to_string()])
     }
 
-    /// A helper for the very registry goes first, as with Docker; the helper for all others is asked last, since most
-    /// images are not its business and asking costs a process.
+    /// As in Docker, the helper for this very registry goes first. The helper for all others is asked last, since it
+    /// has nothing for most images, and each question costs a process.
     async fn in_docker_config(
         &self,
         path: &Path,

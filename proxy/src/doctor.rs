@@ -1,8 +1,8 @@
 //! What is wrong with this node, as far as the daemon can see it, and how to fix it (promise P24).
 //!
-//! Each check looks at one thing and says what it found, be it that all is well. Checks change nothing, wait for a
-//! bounded time, and run at once. What lies outside of the daemon's sight (containerd's files, whether the ports answer)
-//! is checked by the command, [`crate::cli`]. The words of the checks are [`Check`]'s; docs/doctor.md is their table.
+//! Each check looks at one thing and reports what it found, also that all is well. Checks change nothing, wait for a
+//! bounded time, and run side by side. The daemon cannot see containerd's files, or whether its own ports answer; the
+//! command checks these ([`crate::cli`]). [`Check`] has the names of the checks, and docs/doctor.md is their table.
 
 mod content;
 mod machine;
@@ -21,20 +21,20 @@ use larder_shared::{
 
 use crate::{metrics::Metrics, pull::Pull, warm::Warm};
 
-/// No single check takes longer.
+/// The most time that a check may take.
 const WITHIN: Duration = Duration::from_secs(4);
 
-/// What is looked at.
+/// What the checks look at.
 #[derive(Clone, Copy, Debug)]
 pub struct Patient<'a> {
     pub pull: &'a Pull,
     pub metrics: &'a Metrics,
     pub warm: &'a Warm,
-    /// Why the configuration file on disk is not in force, if it is not.
+    /// Why the configuration file on disk is not in force; `None` while it is.
     pub misread: Option<&'a str>,
 }
 
-/// Makes every check.
+/// Runs every check.
 pub async fn diagnose(patient: Patient<'_>) -> Diagnosis {
     let (machine, streaming, upstreams, members, sets) = tokio::join!(
         machine::look(patient.pull),
@@ -54,7 +54,7 @@ pub async fn diagnose(patient: Patient<'_>) -> Diagnosis {
     Diagnosis { findings }
 }
 
-/// A test connection: every endpoint of one registry, and the node's own credentials for it.
+/// A test connection to every endpoint of one registry, also with the node's own credentials for it.
 pub async fn connect(pull: &Pull, registry: &RegistryName) -> Vec<Finding> {
     let upstream = pull.config.load().upstream(registry.as_str());
     upstreams::look_at(pull, registry.clone(), &upstream)
@@ -73,7 +73,7 @@ fn config(misread: Option<&str>) -> Finding {
     }
 }
 
-/// Promise P19: a client that was turned away may be one that should be let in.
+/// Promise P19. A client that was turned away may be one that the operator meant to let in.
 fn sources(metrics: &Metrics) -> Finding {
     let (registry, peers) = (
         metrics.clients.turned_away.get(),

@@ -1,5 +1,5 @@
-//! Shutting down in order: a signal that every task watches, and guards that say which tasks still work; and whether
-//! this larder should be sent anything.
+//! An orderly shutdown: a signal that every task watches, and guards that show which tasks still work. Also whether
+//! this larder should get requests.
 
 use std::sync::{
     Arc,
@@ -8,13 +8,12 @@ use std::sync::{
 
 use tokio::sync::{mpsc, watch};
 
-/// Whether this larder is to be sent requests. Clones say the same.
+/// Whether this larder should get requests. Clones share the state.
 #[derive(Clone, Default, Debug)]
 pub struct Readiness(Arc<AtomicBool>);
 
 impl Readiness {
-    /// It is not, from now on: it is about to stop. A client that asks all the same is answered as long as ports are
-    /// open.
+    /// From now on it should not, because it is about to stop. Requests are still answered while the ports are open.
     pub fn withdraw(&self) {
         self.0.store(true, Ordering::Release);
     }
@@ -40,7 +39,7 @@ pub struct Watch {
 }
 
 impl Drain {
-    /// Both ends.
+    /// A drain and the watch that belongs to it.
     pub fn new() -> (Self, Watch) {
         let (signal, watching) = watch::channel(false);
         let (guard, done) = mpsc::channel(1);
@@ -58,7 +57,7 @@ impl Drain {
         )
     }
 
-    /// Tells everyone to stop and waits until all have.
+    /// Tells all tasks to stop, and waits until all have.
     pub async fn drain(self) {
         let Self {
             signal,
@@ -67,7 +66,7 @@ impl Drain {
         } = self;
         drop(guard);
         let _ = signal.send(true);
-        // Ends when the last guard is dropped: nothing is ever sent.
+        // This returns when the last guard is dropped. Nothing is ever sent.
         let _ = done.recv().await;
     }
 }
@@ -75,7 +74,7 @@ impl Drain {
 impl Watch {
     /// Returns when it is time to stop.
     pub async fn stopped(&mut self) {
-        // An error means that the other side is gone, which is a stop too.
+        // An error means that the [`Drain`] is gone, which means to stop, too.
         let _ = self.signal.wait_for(|stop| *stop).await;
     }
 }

@@ -1,7 +1,7 @@
-//! Requests as they happen, for those that listen now (`larder explain --trace`).
+//! Events of requests as they happen, for listeners that are connected now (`larder explain --trace`).
 //!
-//! Owns the events and the listeners. Without a listener a request costs one look at a number. A listener that is slow
-//! misses events, which are counted and reported to it; it never holds up a request.
+//! Owns the events and the listeners. Without a listener a request costs one look at a number. A slow listener misses
+//! events, which are counted and reported to it. It never holds up a request.
 
 use std::{
     sync::{
@@ -14,7 +14,7 @@ use std::{
 use larder_shared::admin::{StepName, StepOutcome, TraceEvent};
 use tokio::sync::broadcast;
 
-/// Events that wait for a listener.
+/// Events that are kept for a slow listener.
 const BUFFER: usize = 1024;
 
 tokio::task_local! {
@@ -29,7 +29,7 @@ pub struct Events {
     requests: Arc<AtomicU64>,
 }
 
-/// An event, and whose it is.
+/// An event, and the repository that its request asks for.
 #[derive(Debug)]
 pub struct Heard {
     pub registry: String,
@@ -37,7 +37,7 @@ pub struct Heard {
     pub event: TraceEvent,
 }
 
-/// What is reported when a request begins.
+/// The facts of a request that begins.
 #[derive(Debug)]
 pub struct Begun<'a> {
     /// `X-Request-ID`.
@@ -60,7 +60,7 @@ impl Default for Events {
 }
 
 impl Events {
-    /// A request begins. `None` where there is no listener; `begun` is not called then.
+    /// Reports that a request begins. Without a listener it returns `None` and does not call `begun`.
     pub fn begin<'a>(&self, begun: impl FnOnce() -> Begun<'a>) -> Option<Traced> {
         if self.events.receiver_count() == 0 {
             return None;
@@ -86,14 +86,14 @@ impl Events {
         Some(traced)
     }
 
-    /// Everything that happens from now on.
+    /// A listener to all events from now on.
     pub fn listen(&self) -> Listener {
         Listener(self.events.subscribe())
     }
 
-    /// No listener hears more.
+    /// Ends all listeners.
     pub fn close(&self) {
-        // It fails only if there is none.
+        // This fails only if there is no listener.
         let _ = self.events.send(None);
     }
 }
@@ -102,11 +102,11 @@ impl Events {
 #[derive(Debug)]
 pub struct Listener(broadcast::Receiver<Option<Arc<Heard>>>);
 
-/// What a listener hears next.
+/// The next thing that a listener gets.
 #[derive(Debug)]
 pub enum Next {
     Event(Arc<Heard>),
-    /// So many were missed.
+    /// This many events were missed.
     Missed(u64),
     End,
 }
@@ -135,7 +135,7 @@ struct Request {
 }
 
 impl Traced {
-    /// The head of the response leaves.
+    /// Reports that the response's head is sent.
     pub fn answered(&self, status: u16, tier: &str, outcome: &str) {
         self.tell(TraceEvent::Answered {
             request: self.0.number,
@@ -146,7 +146,7 @@ impl Traced {
         });
     }
 
-    /// The request is over.
+    /// Reports that the request is over.
     pub fn ended(&self, outcome: &str, sent_bytes: u64) {
         self.tell(TraceEvent::End {
             request: self.0.number,
@@ -170,18 +170,18 @@ impl Traced {
     }
 }
 
-/// Does the work of a request: the steps that it takes are reported for it.
+/// Runs the work of a request, and reports its steps.
 pub fn scope<F: Future>(traced: Option<Traced>, work: F) -> impl Future<Output = F::Output> {
     CURRENT.scope(traced, work)
 }
 
-/// Work that is handed to another task goes on for the same request.
+/// Runs work in another task as part of the same request.
 pub fn carried<F: Future>(work: F) -> impl Future<Output = F::Output> {
     let current = CURRENT.try_with(Clone::clone).ok().flatten();
     CURRENT.scope(current, work)
 }
 
-/// A step of the current request. `told` is called only if there is a listener.
+/// Reports a step of the current request. `told` is called only if there is a listener.
 pub fn step(step: StepName, told: impl FnOnce() -> (StepOutcome, String)) {
     let _ = CURRENT.try_with(|current| {
         if let Some(traced) = current {

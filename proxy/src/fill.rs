@@ -12,9 +12,9 @@
 //!                         └───────────────────────┴────────────────────────────────▶ Failed
 //! ```
 //!
-//! Leaving `Verified` and `Failed` takes the fill off the list, so the next request meets the store or a new fill.
-//! Every reader learns of a failure; it is never the end of a body. The store's bytes are the store's business, the
-//! registries' answers are [`crate::upstream`]'s, and the right to read is decided before a reader joins.
+//! A fill that was verified or has failed leaves the list, so the next request meets the store or a new fill. Every
+//! reader learns of a failure: a body that failed never looks complete. [`crate::store`] owns the bytes on disk, and
+//! [`crate::upstream`] the registries' answers. The right to read is decided before a reader joins.
 
 mod disk;
 mod fetch;
@@ -72,14 +72,14 @@ use wants::{Interest, Wants};
 /// this size are verified before their first byte leaves (promise P4).
 pub const HELD_BACK: u64 = 64 << 10;
 
-/// Where the bytes can be had: a repository that the reader may read.
+/// Where a reader gets its bytes: a repository that it may read.
 #[derive(Clone, Debug)]
 pub struct Source {
     pub registry: RegistryName,
     pub repository: Repository,
-    /// The caller that asks for it there.
+    /// The caller that asks there for the blob.
     pub identity: Identity,
-    /// For which request. Sources are the same whichever request they are for.
+    /// The request for which the source is asked. It does not count when sources are compared.
     pub trace: Trace,
 }
 
@@ -103,7 +103,7 @@ pub enum FillError {
     Broken(String),
     #[error("the bytes that came do not have the digest")]
     Digest,
-    /// The store cannot take it.
+    /// The store cannot take the blob.
     #[error("the store failed: {0}")]
     Disk(String),
 }
@@ -129,38 +129,39 @@ impl Phase {
 /// What a caller has a right to before it joins (promise P16).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Right {
-    /// Nothing that is known: its own source must answer first.
+    /// No right is known: the caller's own source must answer first.
     None,
-    /// Its repository, and so whatever its own source brings. Not what others brought.
+    /// The repository, and so the bytes of the caller's own source, not those of other sources.
     Repository,
-    /// Another member answers for its reader's right to the repository: whatever came through that repository will do.
+    /// Another member answers for its reader's right to the repository: any bytes that came through that repository
+    /// will do.
     Member,
-    /// This very digest, which its repository holds.
+    /// This very digest, which the caller's repository holds.
     Digest,
 }
 
 /// How a reader wants its bytes to be fetched.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Manner {
-    /// How many members may stand between it and the source.
+    /// How many members may stand between the reader and the source.
     pub depth: u8,
-    /// These bytes and no others: what lies around them is of no use to it.
+    /// Exactly these bytes: the reader has no use for those around them.
     pub exact: bool,
 }
 
 impl Manner {
-    /// A client's of this node.
+    /// The manner of a client of this node.
     pub const CLIENT: Self = Self {
         depth: DEPTH,
         exact: false,
     };
-    /// A read's of a layer that is mounted: it waits for one span of the layer.
+    /// The manner of a read of a mounted layer, which waits for one span of the layer.
     pub const SPAN: Self = Self {
         depth: DEPTH,
         exact: true,
     };
 
-    /// Another member's, which has rounded its range already.
+    /// The manner of another member, which has rounded its range already.
     pub const fn member(depth: u8) -> Self {
         Self { depth, exact: true }
     }
@@ -173,10 +174,10 @@ pub enum Joined {
     Reader(Box<Reader>),
     /// Other callers' sources brought bytes: this caller has to show a right to the digest itself.
     Claimed,
-    /// It was committed since the caller looked.
+    /// The blob was committed after the request had looked for it in the store.
     Here,
-    /// The fill belongs to another registry. Its bytes are not for this registry's clients, since their own registry has
-    /// not said that they may have them.
+    /// The fill belongs to another registry. Its bytes are not for this registry's clients, since their own registry
+    /// has not said that they may have them.
     OtherRegistry,
 }
 
@@ -187,7 +188,7 @@ struct ReaderEntry {
     source: Source,
     right: Right,
     manner: Manner,
-    /// What was on this node before it came.
+    /// What was on this node before the reader joined.
     here: Spans,
     waker: Option<Waker>,
 }
@@ -202,39 +203,40 @@ struct State {
     /// Bytes of the blob, once a source has said.
     size: Option<u64>,
     partial: Option<Arc<Partial>>,
-    /// What the first stream has brought and is not written yet: where it begins, and the bytes.
+    /// Bytes of the first stream that are not written yet, and where they begin.
     fresh: Option<(u64, Bytes)>,
     readers: HashMap<u64, ReaderEntry>,
     next_reader: u64,
     sources: Vec<Source>,
     /// Failures that belong to one source, not to the digest.
     refusals: Vec<(Source, Failure)>,
-    /// A reader asked for the whole blob, so it is completed even if that reader leaves.
+    /// A reader asked for the whole blob, so the fill completes it even if that reader leaves.
     whole: bool,
     /// A source has answered since the last failure.
     answered: bool,
     /// The sources whose origin has answered for the digest: their repositories hold it once it is verified.
     served: Vec<Source>,
-    /// The sources for which another member or the object store answers: their repositories hold it as well, but that says
-    /// nothing about the caller.
+    /// The sources for which another member or the object store answers: their repositories hold it as well, but such
+    /// an answer says nothing about the caller.
     vouched: Vec<Source>,
-    /// The sources that brought bytes by a mirror.
+    /// The sources whose bytes came from a mirror.
     mirrored: Vec<Source>,
-    /// Some reader has its headers: the bytes of this file count.
+    /// A reader has its headers: this file can no longer be taken back.
     opened: bool,
-    /// An earlier process brought some of the bytes, on behalf of a caller that is not known any more.
+    /// An earlier fill, perhaps of an earlier process, brought some of the bytes for a caller that is not known any
+    /// more.
     resumed: bool,
     /// The first bytes came from another member.
     by_member: bool,
     /// The object store has brought some of the bytes.
     by_object: bool,
-    /// The bytes are known not to have the digest, and a reader has some of them: nothing more of them goes out.
+    /// The bytes are known not to have the digest: no reader is given any more of them.
     wrong: bool,
 }
 
 impl State {
-    /// Whether the bytes of this fill are for a reader of `source` that has no right to the digest itself: its own source
-    /// brings them, or, for a reader with a right to the repository, they are proven to have come through it.
+    /// Whether a reader of `source` without a right to the digest itself may have the bytes of this fill. It may if its
+    /// own source brings them. With a right to the repository, it also may if they are proven to have come through it.
     fn brings_for(&self, source: &Source, right: Right) -> bool {
         let first = self.sources.first();
         if !self.resumed && right == Right::Member {
@@ -248,8 +250,8 @@ impl State {
             && self.partial.as_ref().is_some_and(came)
     }
 
-    /// The repositories that hold the digest, once it is verified. What a mirror brought counts where no other source brought
-    /// anything: then all of it came through that repository.
+    /// The repositories that hold the digest, once it is verified. A mirror's bytes count only where all sources have
+    /// the same repository: then all bytes came through it.
     fn holders(&self) -> Vec<Source> {
         let mut holders = self.served.clone();
         holders.extend(self.vouched.iter().cloned());
@@ -273,7 +275,7 @@ pub struct Fills {
     config: Arc<ArcSwap<Config>>,
     cluster: Arc<Cluster>,
     suspects: Suspects,
-    /// The lengths of blobs as manifests list them: a member's answer is compared with it.
+    /// The lengths of blobs as manifests list them. A member's answer is compared with them.
     listed: Mutex<LruCache<Digest, u64>>,
     running: Mutex<HashMap<Digest, Arc<Fill>>>,
     /// Rings when something was added to the store.
@@ -288,7 +290,7 @@ struct Fill {
     /// Notes what comes from upstream and the object store, for members that wait for it.
     flow: Arc<Flow>,
     digest: Digest,
-    /// Whose bytes these are: the registry of all its sources.
+    /// The registry of all its sources.
     registry: RegistryName,
     upstreams: Arc<Upstreams>,
     state: Mutex<State>,
@@ -296,11 +298,11 @@ struct Fill {
     demand: Notify,
     /// Members that are not asked again for a run.
     failed: Mutex<HashSet<(u64, SocketAddr)>>,
-    /// The members that are said to hold the blob, once the keepers were asked.
+    /// The members that hold the blob as its keepers say, once the keepers were asked.
     hinted: OnceCell<Vec<SocketAddr>>,
     /// The members that hold it, once all were asked.
     found: OnceCell<Vec<SocketAddr>>,
-    /// Whose it is in the object store, and how long.
+    /// The source for whose repository the object store has the blob, and the blob's length.
     durable: OnceCell<Option<(Source, u64)>>,
     /// The object store has failed this fill, and is not asked again.
     object_failed: AtomicBool,
@@ -373,7 +375,7 @@ impl Fill {
             .any(|entry| entry.manner.depth == plan::DEPTH)
     }
 
-    /// What the most eager reader makes of bytes that have just come.
+    /// How urgently the most eager reader needs bytes that have just come.
     fn interest(&self, came: Range) -> Interest {
         let state = lock(&self.state);
         let wants = state.readers.values().map(|entry| &entry.wants);

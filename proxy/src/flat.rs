@@ -1,11 +1,11 @@
 //! Flat files over a FUSE connection: one directory, whose files are looked up by name and read.
 //!
-//! Owns the few requests of FUSE that this takes: what they mean ([`wire`]), what the kernel is told of the connection
-//! ([`INIT`]), and when each is answered. Knows no layers, and neither opens a connection nor mounts one ([`crate::hold`]).
+//! Owns the few FUSE requests that this takes: their meaning ([`wire`]), the parameters of the connection ([`INIT`]),
+//! and when each request is answered. Knows nothing of layers. [`crate::hold`] opens connections and mounts them.
 //!
-//! A connection outlives the process that serves it. So nothing that the kernel keeps may depend on this process: a file's
-//! node id follows from the file, there are no handles, and the answer to INIT never changes. What an earlier process
-//! had read and not answered is asked for again before the first read (RESEND).
+//! A connection outlives the process that serves it, so nothing that the kernel keeps may depend on this process. A
+//! file's node id follows from the file, there are no handles, and the answer to INIT never changes. Before its first
+//! read a process has the kernel send again what an earlier process left unanswered (RESEND).
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
@@ -22,25 +22,24 @@ pub use self::reply::{INIT, Init};
 use self::wire::{Operation, Request};
 use crate::sys::fuse::{self, Requests};
 
-/// A file, as the kernel is told of it. Both numbers are the same as long as there is a kernel that knows the file.
+/// A file as the kernel knows it. Both numbers stay the same as long as a kernel knows the file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Entry {
-    /// Not 0 or 1, and no other file's.
+    /// Neither 0 nor 1, and different for each file.
     pub node: u64,
     pub bytes: u64,
 }
 
-/// Why a read has no bytes.
+/// Why a read failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unread {
-    /// There is no such file any more.
+    /// The file does not exist any more.
     Gone,
-    /// Its bytes cannot be had.
+    /// No source gave the bytes.
     Failed,
 }
 
-/// The files. [`Self::named`] and [`Self::of`] are asked on threads of the runtime: they touch no disk and wait for
-/// nothing.
+/// The files. [`Self::named`] and [`Self::of`] run on the async runtime's threads: they must not use a disk or wait.
 pub trait Files: Send + Sync + 'static {
     /// The file of this name.
     fn named(&self, name: &[u8]) -> Option<Entry>;
@@ -48,8 +47,8 @@ pub trait Files: Send + Sync + 'static {
     /// The file with this node id.
     fn of(&self, node: u64) -> Option<Entry>;
 
-    /// All bytes of a range that lies in the file. This may wait for a minute. It is dropped if the connection ends,
-    /// and called again for the same range if another process takes over.
+    /// All bytes of a range within the file. A read may wait for a minute. It is dropped if the connection ends.
+    /// Another process that takes over reads the same range again.
     fn read(
         self: Arc<Self>,
         node: u64,
@@ -57,28 +56,27 @@ pub trait Files: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Bytes, Unread>> + Send;
 }
 
-/// Why a connection is not served any more.
+/// Why a connection is no longer served.
 #[derive(Debug)]
 pub enum End {
-    /// It is over: unmounted everywhere, or aborted.
+    /// The connection was unmounted everywhere, or aborted.
     Over,
-    /// By [`serve`]'s `stop`. Reads that had begun are still answered.
+    /// [`serve`]'s `stop` came. Reads that had begun are still answered.
     Stopped,
-    /// Its requests cannot be read.
+    /// The requests cannot be read.
     Failed(io::Error),
 }
 
-/// A read that fails is answered no earlier than this after it came: the kernel repeats failed reads page by page, and
-/// writes a line into its log for each.
+/// The least time between a read and its error. The kernel repeats failed reads page by page, and logs a line for each.
 const FAILED_AFTER: Duration = Duration::from_secs(1);
 
-/// At least what the kernel wants (`FUSE_MIN_READ_BUFFER`); nothing that is answered here comes with more.
+/// At least `FUSE_MIN_READ_BUFFER`, which the kernel demands. No request that is answered here is longer.
 const BUFFER: usize = 16 << 10;
 
-/// Serves `files` over a connection until it is over, or until `stop`. Within a runtime, on whose threads all is done.
+/// Serves `files` over a connection until it ends, or until `stop`. Must run within an async runtime.
 ///
-/// Only one of these may be at work on one descriptor. Several processes may be, for a while: each request goes to one
-/// of them, and an answer that comes second counts for nothing.
+/// Only one call may serve a descriptor at a time. Several processes may serve one connection for a while: each request
+/// goes to one of them, and the kernel ignores a second answer.
 pub async fn serve<F: Files>(
     connection: Arc<OwnedFd>,
     files: Arc<F>,
@@ -91,10 +89,10 @@ pub async fn serve<F: Files>(
     }
 }
 
-/// Has the kernel send again all that was read and not answered, by whichever process: what it had begun, a process that
-/// has died can have left unanswered. What is still worked on is worked on twice, and answered once.
+/// Has the kernel send again all requests that any process read and did not answer: a process that died may have left
+/// some. A request that another process still works on is worked on twice, and answered once.
 pub fn send_again(connection: &OwnedFd) {
-    // An error is that of a connection which is over, or of a kernel before 6.9, which cannot send again.
+    // This fails if the connection is over, and on kernels before 6.9, which do not know RESEND.
     if let Err(error) = fuse::answer(connection.as_fd(), &reply::resend(), &[]) {
         tracing::debug!(%error, "what an earlier process has left is not sent again");
     }
@@ -120,7 +118,7 @@ async fn requests<F: Files>(connection: &Arc<OwnedFd>, files: &Arc<F>) -> End {
     }
 }
 
-/// Answers one request, or sees to it that it is answered.
+/// Answers one request, or starts a task that answers it.
 fn take<F: Files>(
     bytes: &[u8],
     connection: &Arc<OwnedFd>,
@@ -149,7 +147,7 @@ fn take<F: Files>(
         send(connection, &reply::error(unique, fuse::ESTALE), &[]);
         return;
     };
-    // What lies behind the file's end is not asked for, and the answer is shorter.
+    // Only bytes before the file's end are read: the answer may be shorter than the request.
     let start = offset.min(file.bytes);
     let end = offset.saturating_add(size.into()).min(file.bytes);
     if start == end {
@@ -165,7 +163,7 @@ fn take<F: Files>(
     });
 }
 
-/// A read, from asking to answering.
+/// Reads a range, and answers the request.
 async fn read<F: Files>(
     connection: &OwnedFd,
     files: Arc<F>,
@@ -176,7 +174,7 @@ async fn read<F: Files>(
     let began = Instant::now();
     let wanted = range.end - range.start;
     let error = match files.read(node, range).await {
-        // The kernel takes what is missing for zeros.
+        // The kernel would fill a shorter answer with zeros, so that is an error.
         Ok(bytes) if bytes.len() as u64 == wanted => {
             send(connection, &reply::head(unique, bytes.len()), &bytes);
             return;
@@ -193,7 +191,7 @@ async fn read<F: Files>(
     send(connection, &reply::error(unique, error), &[]);
 }
 
-/// An answer that nobody waits for any more is no failure: its reader was killed, or another process has answered.
+/// The kernel may refuse an answer: its reader was killed, or another process has answered. That is no failure.
 fn send(connection: &OwnedFd, head: &[u8], body: &[u8]) {
     if let Err(error) = fuse::answer(connection.as_fd(), head, body) {
         tracing::debug!(%error, "an answer to the kernel is not taken");

@@ -1,7 +1,7 @@
-//! What went through, minute by minute, for the chart of the status page.
+//! Traffic and hits per minute, for the chart of the status page.
 //!
-//! Owns a ring of samples: one a minute, for a day, 40 bytes each, so 58 KB when it is full. It lives in memory alone
-//! and begins anew with the process. It is made from the metrics: for a longer history, an operator scrapes those.
+//! Owns a ring of samples: one per minute, for a day, 40 bytes each, so 58 KB when it is full. It is in memory only,
+//! and begins anew with the process. Samples come from the metrics, which an operator scrapes for a longer history.
 
 use std::{
     collections::VecDeque,
@@ -11,13 +11,13 @@ use std::{
 
 use crate::metrics::{Metrics, Tier};
 
-/// How long a sample is.
+/// The length of a sample.
 pub const MINUTE: Duration = Duration::from_mins(1);
 
 /// How many samples are kept: a day.
 pub const KEPT: usize = 24 * 60;
 
-/// What went to clients in some time: bytes by where they came from, and requests.
+/// Traffic to clients in a period: bytes by source, and requests.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Debug)]
 pub struct Sample {
     pub node_bytes: u64,
@@ -25,12 +25,12 @@ pub struct Sample {
     pub upstream_bytes: u64,
     /// Requests that this node answered from what it holds.
     pub hits: u64,
-    /// Requests for which something was fetched while they were answered.
+    /// Requests during which something was fetched.
     pub misses: u64,
 }
 
 impl Sample {
-    /// Everything since the start.
+    /// All traffic since the start.
     pub fn total(metrics: &Metrics) -> Self {
         let fetched = [Tier::Cluster, Tier::Upstream];
         Self {
@@ -42,17 +42,17 @@ impl Sample {
         }
     }
 
-    /// All bytes that clients were sent.
+    /// All bytes that were sent to clients.
     pub fn bytes(&self) -> u64 {
         self.node_bytes + self.cluster_bytes + self.upstream_bytes
     }
 
-    /// Bytes that did not come from a registry while they were sent.
+    /// Bytes that were not fetched from a registry for this traffic.
     pub fn saved_bytes(&self) -> u64 {
         self.node_bytes + self.cluster_bytes
     }
 
-    /// The part of the requests that were hits, from 0 to 1; nothing where there were no requests.
+    /// The share of requests that were hits, from 0 to 1. `None` without requests.
     pub fn hit_ratio(&self) -> Option<f64> {
         let all = self.hits + self.misses;
         (all > 0).then(|| self.hits as f64 / all as f64)
@@ -79,12 +79,12 @@ pub struct History {
 struct Ring {
     /// The newest last.
     samples: VecDeque<Sample>,
-    /// What all samples began from, and what the newest ended at.
+    /// The counters at the end of the newest sample.
     until: Sample,
 }
 
 impl History {
-    /// Closes the minute that ends now, at which the counters stand at `total`.
+    /// Closes the current minute with the counters at `total`.
     pub fn close(&self, total: Sample) {
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         if ring.samples.len() == KEPT {
@@ -95,8 +95,8 @@ impl History {
         ring.until = total;
     }
 
-    /// The last `columns` columns of `minutes` minutes each, the newest last. The newest ends now, in a minute that is
-    /// not over, at which the counters stand at `total`; columns before the start are left out.
+    /// The last `columns` columns of `minutes` minutes each, the newest last. The newest includes the current minute,
+    /// in which the counters stand at `total`. Columns before the start are left out.
     pub fn columns(&self, total: Sample, columns: usize, minutes: usize) -> Vec<Sample> {
         let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         let open = total.with(ring.until, u64::saturating_sub);
@@ -141,7 +141,7 @@ mod tests {
         }
         assert_eq!(bytes(&history, 101, 60, 1), [10, 20, 0, 70, 1]);
         assert_eq!(bytes(&history, 101, 3, 1), [0, 70, 1]);
-        // The newest column is the one that is not full.
+        // The newest column may cover fewer minutes.
         assert_eq!(bytes(&history, 101, 60, 2), [10, 20, 71]);
         assert_eq!(bytes(&history, 101, 2, 2), [20, 71]);
     }
@@ -155,7 +155,7 @@ mod tests {
         let total = 2 * KEPT as u64;
         let columns = bytes(&history, total, 96, 15);
         assert_eq!(columns.len(), 96);
-        // 15 minutes of one byte each; in the newest the one under way is still empty.
+        // 15 minutes of one byte each. In the newest column, the current minute has none yet.
         assert_eq!((columns[0], columns[94], columns[95]), (15, 15, 14));
         assert!(std::mem::size_of::<Sample>() * KEPT < 60_000);
     }

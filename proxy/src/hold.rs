@@ -1,13 +1,13 @@
-//! The holder, and the daemon's side of it: a connection of FUSE outlives the processes that serve it.
+//! The holder, and the daemon's side of it: a FUSE connection outlives the processes that serve it.
 //!
-//! `larder hold` ([`Hold`]) is the third role of the executable. It opens a connection, mounts it where the container runtime
-//! sees it, keeps the descriptor, and gives a copy to the daemon, over a socket. It never reads a request. The daemon
-//! ([`attend`]) serves the files and needs no right for it. A connection lives while any process has its descriptor: a
-//! daemon that dies finds it with the holder, and a holder that dies alone finds it with the daemon. docs/holder.md has
-//! each case.
+//! `larder hold` ([`Hold`]) is the third role of the executable. It opens a connection, mounts it where the container
+//! runtime sees it, keeps the descriptor, and gives the daemon a copy over a socket. It never reads a request. The
+//! daemon ([`attend`]) serves the files and needs no privilege for that. A connection lives while any process has its
+//! descriptor. So a daemon that is started again gets it from the holder, and a holder from the daemon. docs/holder.md
+//! has each case.
 //!
-//! Owns the socket's protocol ([`wire`]), the place of the mount ([`mounting`]), and the end of an absence ([`absence`]). What
-//! the requests mean, [`crate::flat`] knows.
+//! Owns the socket's protocol ([`wire`]), the place of the mount ([`mounting`]), and the end of an absence
+//! ([`absence`]). [`crate::flat`] knows what the requests mean.
 
 mod absence;
 mod daemon;
@@ -26,5 +26,5 @@ pub use self::{
     uninstall::uninstall,
 };
 
-/// Where holder and daemon look for each other, unless they are told otherwise.
+/// The socket at which holder and daemon meet by default.
 pub const DIRECTORY: &str = "/run/larder-hold";

@@ -1,6 +1,6 @@
 //! The identity of a caller: anonymous, the holder of a credential, or the bearer of a registry's own token.
 //!
-//! An identity is compared by its fingerprint, a keyed hash under a key that only this node has, so that verdicts can
+//! Identities are compared by their fingerprints, which are keyed hashes. Only this node has the key, so verdicts can
 //! be remembered without remembering secrets.
 
 use std::{fmt, fs, io, path::Path, sync::Arc};
@@ -10,17 +10,17 @@ use data_encoding::HEXLOWER;
 
 use crate::credentials::{Credential, Found, KnownAs, Secret};
 
-/// A keyed hash of a credential. Says nothing about the credential without the key.
+/// A keyed hash of a credential. It says nothing about the credential without the key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Fingerprint([u8; 16]);
 
 impl Fingerprint {
     const ANONYMOUS: Self = Self([0; 16]);
 
-    /// Stands for the other members, where it does not matter on whose behalf one asks.
+    /// Stands for the other members, where the caller on whose behalf they ask does not matter.
     pub const MEMBERS: Self = Self([0xff; 16]);
 
-    /// The fingerprint that [`fmt::Display`] wrote.
+    /// Parses what [`fmt::Display`] wrote.
     pub fn parse(text: &str) -> Option<Self> {
         let bytes = HEXLOWER.decode(text.as_bytes()).ok()?;
         Some(Self(bytes.try_into().ok()?))
@@ -39,25 +39,25 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// What an identity is made of.
+/// What a caller shows for its identity.
 #[derive(Clone)]
 pub enum Proof {
     Nothing,
     Credential(Arc<Credential>),
     /// A token that the registry's own token server gave to the client.
     Token(Arc<Secret>),
-    /// One that another member has lent. It is used and not remembered.
+    /// A token that another member has lent. It is used but never remembered.
     Lent(Arc<Secret>),
-    /// A credential that was here and is not any more: what it opened is remembered, and nothing can be asked with it.
+    /// The credential is gone: the verdicts that it got stay, but nothing can be asked with it.
     Lost,
 }
 
-/// A caller, as far as access is concerned. Cheap to clone; prints no secret.
+/// A caller, for questions of access. Cheap to clone; prints no secret.
 #[derive(Clone)]
 pub struct Identity {
     proof: Proof,
     fingerprint: Fingerprint,
-    /// The fingerprint under the key of the whole cluster, if there is one.
+    /// The fingerprint under the cluster's key, if there is one.
     shared: Option<Fingerprint>,
 }
 
@@ -70,7 +70,7 @@ impl Identity {
         }
     }
 
-    /// Bytes of memory that it takes, about.
+    /// Approximate memory, in bytes.
     pub fn size(&self) -> usize {
         let proof = match &self.proof {
             Proof::Credential(credential) => credential.size(),
@@ -84,7 +84,7 @@ impl Identity {
         matches!(self.proof, Proof::Nothing)
     }
 
-    /// The same without what it is made of.
+    /// The same identity without its credential.
     #[must_use]
     pub fn lost(&self) -> Self {
         Self {
@@ -94,7 +94,7 @@ impl Identity {
         }
     }
 
-    /// Whether it is another member's: its verdict is that member's business.
+    /// Whether another member has lent it. The verdict is then that member's business.
     pub fn is_lent(&self) -> bool {
         matches!(self.proof, Proof::Lent(_))
     }
@@ -111,7 +111,7 @@ impl Identity {
         self.fingerprint
     }
 
-    /// What other members know it by. `None` for an anonymous caller, and where the cluster has no key.
+    /// The fingerprint by which other members know it. `None` for an anonymous caller, or if the cluster has no key.
     pub fn shared(&self) -> Option<Fingerprint> {
         self.shared
     }
@@ -137,7 +137,7 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// The key of the fingerprints, one per store, and that of the cluster, if it has one.
+/// The keys of the fingerprints: one per store, and the cluster's, if it has one.
 pub struct Key {
     own: hmac::Key,
     shared: Option<hmac::Key>,
@@ -149,19 +149,19 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Bytes of a key.
+/// Length of a key in bytes.
 const KEY: usize = 32;
 
-/// The least that the cluster's key must have.
+/// The least length of the cluster's key, in bytes.
 const SHARED: usize = 32;
 
 impl Key {
-    /// Reads the key from `path`, or makes one there that only its owner may read (blocking).
+    /// Reads the key from `path`, or makes one that only its owner may read (blocking).
     pub fn load(path: &Path) -> io::Result<Self> {
         use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
         match fs::read(path) {
             Ok(bytes) if bytes.len() == KEY => return Ok(Self::new(&bytes)),
-            // A key that was cut short opens nothing: a new one, and the grants under the old one are void.
+            // A key that was cut short is replaced. Grants under the old key are void.
             Ok(_) => fs::remove_file(path)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
@@ -178,8 +178,8 @@ impl Key {
         Ok(Self::new(&bytes))
     }
 
-    /// The key at `path` while the file is another larder's: nothing is written (blocking). Where there is none yet, a key
-    /// for this process alone: what it learns has to be learned again by the next.
+    /// The key at `path` while another larder owns the file: nothing is written (blocking). If there is no key yet,
+    /// this process gets its own, and what it learns is lost with it.
     pub fn borrow(path: &Path) -> io::Result<Self> {
         let mut bytes = fs::read(path).unwrap_or_default();
         if bytes.len() != KEY {
@@ -196,7 +196,7 @@ impl Key {
         }
     }
 
-    /// Reads the cluster's key, the same file on every member (blocking). Space around it does not count.
+    /// Reads the cluster's key, the same file on every member (blocking). Surrounding white space is ignored.
     pub fn share(&mut self, path: &Path) -> io::Result<()> {
         let bytes = fs::read(path)?;
         let bytes = bytes.trim_ascii();
@@ -208,18 +208,18 @@ impl Key {
         Ok(())
     }
 
-    /// Whether members can prove to each other what they say.
+    /// Whether the cluster has a key, so that members can prove to each other what they say.
     pub const fn is_shared(&self) -> bool {
         self.shared.is_some()
     }
 
-    /// A proof that a member of this cluster says `said`, which is a `kind` of statement. `None`: the cluster has no key.
+    /// A proof that a member of this cluster says `said`, a statement of this `kind`. `None` if the cluster has no key.
     pub fn prove(&self, kind: &str, said: &[u8]) -> Option<[u8; 32]> {
         let tag = sign(self.shared.as_ref()?, &[kind.as_bytes(), said]);
         tag.as_ref().try_into().ok()
     }
 
-    /// Whether a proof is one. Without a key none is.
+    /// Whether a proof is right. Always `false` without a key.
     pub fn is_proof(&self, kind: &str, said: &[u8], proof: &[u8; 32]) -> bool {
         let right = self.prove(kind, said);
         right.is_some_and(|right| constant_time::verify_slices_are_equal(&right, proof).is_ok())
@@ -248,8 +248,8 @@ impl Key {
         }
     }
 
-    /// The holder of one of the node's own credentials. Where a cloud gives it, what it opens is remembered of the
-    /// configured identity, and not of a token that turns each hour.
+    /// The holder of one of the node's own credentials. If a cloud gives it, verdicts are remembered for the configured
+    /// identity, because the token changes every hour.
     pub fn found(&self, found: Found) -> Identity {
         match found.known_as {
             Some(known_as) => {
@@ -259,14 +259,15 @@ impl Key {
         }
     }
 
-    /// The same while there is no token: what it opened is remembered, and nothing can be asked with it.
+    /// The same identity while there is no token: verdicts stay remembered, but nothing can be asked.
     pub fn known(&self, known_as: &KnownAs) -> Identity {
         self.configured(known_as, Proof::Lost)
     }
 
     fn configured(&self, known_as: &KnownAs, proof: Proof) -> Identity {
         let configured = known_as.configured.as_bytes();
-        // Members' words may be the same and their accounts not: what the cloud has not told is not shared.
+        // Two members may have the same configuration and different accounts. So the identity is shared only if the
+        // cloud has named the account.
         let shared = self.shared.as_ref().zip(known_as.principal.as_ref());
         Identity {
             proof,
@@ -277,7 +278,7 @@ impl Key {
         }
     }
 
-    /// The caller for which another member asks.
+    /// The caller for which another member asks, by the token that the member has lent.
     pub fn lent(&self, token: Secret) -> Identity {
         let token = Arc::new(token);
         let proof = Proof::Lent(Arc::clone(&token));
@@ -295,7 +296,7 @@ impl Key {
 fn sign(key: &hmac::Key, fields: &[&[u8]]) -> hmac::Tag {
     let mut context = hmac::Context::with_key(key);
     for field in fields {
-        // Lengths first: no two lists of fields are the same bytes.
+        // Each field has its length in front, so that no two lists of fields give the same bytes.
         context.update(&(field.len() as u64).to_le_bytes());
         context.update(field);
     }
@@ -308,10 +309,10 @@ fn fingerprint(key: &hmac::Key, fields: &[&[u8]]) -> Fingerprint {
     Fingerprint(short)
 }
 
-/// An unguessable text.
+/// A random text that cannot be guessed.
 pub fn random_text() -> String {
     let mut bytes = [0; 32];
-    // Without randomness there must be no token at all, and the process cannot do TLS either.
+    // Without randomness there must be no token, and the process could not do TLS either.
     rand::fill(&mut bytes).expect("the system has randomness");
     HEXLOWER.encode(&bytes)
 }
@@ -344,8 +345,8 @@ mod tests {
         assert_ne!(first, third);
     }
 
-    /// A right hangs on the configured identity: a renewed token has it, another identity does not. Other members know
-    /// the identity only together with the account that the cloud has named.
+    /// A right belongs to the configured identity: a renewed token has it, another identity does not. Other members
+    /// know the identity only together with the account that the cloud has named.
     #[test]
     fn a_clouds_identity_stays_while_its_tokens_turn() {
         let mut key = Key::new(&[7; KEY]);

@@ -1,8 +1,8 @@
 //! Keeps the node tier sound and within its bounds while larder runs.
 //!
-//! A round follows every commit, and every few seconds without one: let go of wrong files, evict what is over the bounds,
-//! write down the times of last use. A slow scrub looks through the blobs for rot. What goes and what stays is
-//! [`crate::store`]'s choice.
+//! A round follows every commit, and every few seconds without one. It lets go of wrong files, evicts what is over the
+//! bounds, and now and then writes down the times of last use. A slow scrub looks through the blobs for rot.
+//! [`crate::store`] chooses what goes and what stays.
 
 mod adoption;
 
@@ -26,10 +26,10 @@ use crate::{
 /// Time between two rounds when nothing is added.
 const ROUND: Duration = Duration::from_secs(5);
 
-/// The first round waits for what the runtime uses to be known, so that it does not evict that.
+/// The first round waits this long for a report of what the runtime uses, so that it does not evict that.
 const SETTLED_WITHIN: Duration = Duration::from_secs(10);
 
-/// Blobs that other members are asked about before room is made: so many of the oldest, and of those in use.
+/// Before room is made, other members are asked about this many of the oldest blobs, and of those in use.
 const LOOKED_AROUND: usize = 2000;
 
 /// Times of last use are written this often, one small write for each blob that was used.
@@ -63,8 +63,8 @@ impl Pull {
         }
     }
 
-    /// What others than the store know of a blob, for the order of eviction. All members that hold it agree on which of them
-    /// may let it go: two that each took the other for the keeper would both do so.
+    /// What other parts of larder know of a blob, for the order of eviction. All members that hold it agree on which of
+    /// them may let it go. Otherwise two members could each rely on the other's copy, and both evict their own.
     fn around(&self, digest: &Digest) -> Around {
         let surplus = self.copies.is_surplus(digest);
         Around {
@@ -75,7 +75,7 @@ impl Pull {
         }
     }
 
-    /// Asks the members what they hold of that which may have to go.
+    /// Asks the other members which of the blobs that may have to go they hold.
     async fn look_around(self: &Arc<Self>) {
         if self.copies.wanted() < 2 {
             return;
@@ -101,7 +101,7 @@ impl Pull {
         self.keep_counted(Arc::default()).await
     }
 
-    /// The same, watched.
+    /// As [`Self::keep_within_bounds`], with its progress in `counts`.
     pub async fn keep_counted(
         self: &Arc<Self>,
         counts: Arc<Counts>,
@@ -135,11 +135,12 @@ impl Pull {
 }
 
 impl Pull {
-    /// Lets go of what leads nowhere: records that no member renews, links to content that is gone, stores that were set aside.
+    /// Removes what is of no more use: records that no member renews, links to content that is gone, stores that were
+    /// set aside.
     pub async fn sweep(self: &Arc<Self>, pause: Duration) {
         let pull = Arc::clone(self);
         let swept = move || {
-            // What another larder has is not ours to sweep.
+            // Another larder's store is not swept.
             if pull.store.tenure() != Tenure::Held {
                 return;
             }
@@ -182,14 +183,14 @@ pub async fn run(pull: Arc<Pull>, mut watch: Watch) {
         }
         if stopped || written.elapsed() >= WRITE_USES {
             written = Instant::now();
-            // One that hangs is waited for at the end alone.
+            // A write that hangs is waited for only at the end.
             if stopped && let Some(last) = writing.take() {
                 let _ = last.await;
             }
             if writing.as_ref().is_none_or(JoinHandle::is_finished) {
                 let pull = Arc::clone(&pull);
                 writing = Some(tokio::task::spawn_blocking(move || {
-                    // Rights first: what follows waits for the disk, and may hang.
+                    // Rights first: the calls after it wait for the disk, and may hang.
                     pull.access.flush();
                     pull.store.write_uses();
                     pull.store.write_hashed();
@@ -233,7 +234,7 @@ pub async fn scrub(pull: Arc<Pull>) {
     }
 }
 
-/// Hashes a blob a piece at a time, evenly, at so many bytes a second, and makes its checksums.
+/// Hashes a blob piece by piece, evenly, at `rate` bytes a second, and computes its checksums.
 async fn hash(blob: &Arc<Blob>, rate: u64) -> io::Result<(Digest, Sums)> {
     let begun = tokio::time::Instant::now();
     let mut hashing = (Hasher::new(blob.digest().algorithm()), Sums::default());
@@ -262,7 +263,7 @@ async fn hash(blob: &Arc<Blob>, rate: u64) -> io::Result<(Digest, Sums)> {
 mod tests {
     use super::*;
 
-    /// A burst is what readers on the same disk notice. What is cut off before its turn was not read before it.
+    /// Readers on the same disk notice a burst. A piece whose turn did not come was not read.
     #[tokio::test]
     async fn a_scrub_reads_evenly() {
         const RATE: u64 = 4 << 20;
@@ -275,7 +276,7 @@ mod tests {
         let begun = Instant::now();
         assert_eq!(hash(&blob, RATE).await.unwrap().0, digest);
         assert!(begun.elapsed() >= Duration::from_millis(500));
-        // It goes on only while it is asked to.
+        // Hashing goes on only while it is polled.
         let hashing = hash(&blob, RATE);
         tokio::pin!(hashing);
         let piece = Duration::from_secs_f64(SCRUB_PIECE as f64 / RATE as f64);

@@ -1,9 +1,9 @@
-//! Ready layers: what the container runtime mounts as it lies, instead of fetching and unpacking it (promise P34).
+//! Ready layers: files that the container runtime mounts as they are, instead of unpacking layers (promise P34).
 //!
-//! Owns which images' layers are made ready, on what ground they are offered ([`rights`]), and that those go which may not
-//! be offered any more. The files themselves, their life and their room are the store's ([`crate::store::Ready`]). Layers that
-//! are mounted before they are here are [`streams`]'. Nothing here runs, and nothing is looked at, unless `[streaming] mode`
-//! says so.
+//! Owns which images' layers are made ready, and on what ground they are offered ([`rights`]). Withdraws layers that
+//! may not be offered any more. The store owns the files, their life and their room ([`crate::store::Ready`]).
+//! [`streams`] owns layers that are mounted before they are here. This module does nothing unless `[streaming] mode`
+//! turns it on.
 
 mod images;
 mod index;
@@ -37,30 +37,30 @@ use crate::{
     sys::Ongoing,
 };
 
-/// The directory is tried again this often, while it cannot be used or another larder has it.
+/// How often the directory is tried again, while it cannot be used or another larder has it.
 const OPEN_AGAIN: Duration = Duration::from_secs(2);
 
-/// Images are looked through this often without a cause, and at the least so long after the last look.
+/// Time between two looks at the images without a cause, and the least time between any two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
-/// What failed is tried again after this long.
+/// Pause before failed work is tried again.
 const LATER: Duration = Duration::from_mins(10);
 
-/// Refusals and failures that are remembered, of layers and of images.
+/// The most refusals and failures that are remembered, of layers and of images.
 const REMEMBERED: usize = 10_000;
 
 /// The layers of this node's images.
 struct Layers {
     pull: Arc<Pull>,
-    /// Whether anything new is offered: not with `mode = "off"`.
+    /// Whether anything new is offered. `false` with `mode = "off"`.
     offers: bool,
     streams: Arc<Streams>,
     known: Mutex<Known>,
     survey: tokio::sync::Mutex<Option<Ongoing<look::Survey>>>,
-    /// There is something to make.
+    /// Rings when there is something to make.
     work: Notify,
-    /// Something was made, or was not.
+    /// Rings when a file was made, or could not be made.
     changed: Notify,
 }
 
@@ -70,26 +70,26 @@ struct Known {
     barred: Arc<Barred>,
     /// Layers of which no ready file can be made, and why.
     refused: HashMap<Digest, String>,
-    /// Images whose configuration names other layers than they have.
+    /// Images whose configuration names other layers than their manifest has.
     foreign: HashSet<Digest>,
-    /// Images and layers of which something failed, or is another member's to do.
+    /// Images and layers that wait after a failure, or because their index is another member's to build.
     later: HashMap<Digest, Instant>,
     /// Why an image could not be made ready, when it was last tried.
     failed: HashMap<Digest, String>,
-    /// Layers of which an index is to be made.
+    /// Layers whose index is to be built.
     unindexed: Vec<Digest>,
-    /// Layers whose index an earlier process has kept, and that was not read yet. `None`: they are not listed yet.
+    /// Layers with an index from an earlier process that was not read yet. `None` until they are listed.
     unread: Option<Vec<Digest>>,
     /// Images for which there was no room, and how many bytes they lack.
     no_room: HashMap<Digest, u64>,
-    /// What is to be made, the most recently used first.
+    /// Images to make ready, the most recently used first.
     todo: Vec<Image>,
     /// Links whose layer is whole here.
     links: Vec<(Digest, Origin)>,
 }
 
-/// Makes layers ready until the drain, if the configuration asks for it. What containers have mounted is served until the very
-/// end.
+/// Makes layers ready until the drain, if the configuration asks for it. Layers that containers have mounted are served
+/// until the process ends.
 pub async fn run(pull: Arc<Pull>, mut watch: Watch, until_end: Watch) {
     let mode = pull.config.load().streaming.mode;
     if mode == Mode::Off && !has_left_files(&pull).await {
@@ -148,7 +148,7 @@ impl Layers {
         self.pull.store.ready()
     }
 
-    /// Waits until the directory is this larder's, and what lies in the store is known.
+    /// Waits until this larder has the directory, and the store is scanned.
     async fn open(&self) {
         let mut said: Option<String> = None;
         loop {
@@ -192,7 +192,7 @@ impl Layers {
             sleep(BETWEEN_LOOKS).await;
             tokio::select! {
                 changed = known.changed() => if changed.is_err() {
-                    // The reader lives as long as the daemon.
+                    // The reader of reports lives as long as the daemon.
                     return std::future::pending().await;
                 },
                 () = self.pull.served.new.notified() => {}

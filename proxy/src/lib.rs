@@ -1,6 +1,6 @@
-//! larder: a node-local image larder, daemon and CLI.
+//! larder: a node-local registry mirror and image cache, daemon and CLI.
 //!
-//! The modules stand in the order of ARCHITECTURE.md, lowest first; each imports only what stands above it.
+//! The modules are in the order of ARCHITECTURE.md, lowest first. Each imports only modules that stand above it.
 
 pub mod adopt;
 pub mod events;

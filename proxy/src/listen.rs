@@ -1,7 +1,7 @@
 //! Accept loops: the registry port, the peer port, the telemetry port, the admin socket.
 //!
-//! Owns connections: how many there may be, how large a request's head may be and how long it may take, and their end in
-//! a drain. What a request means is the surfaces' business.
+//! Owns connections: how many there may be, how large a request's head may be and how long it may take, and their end
+//! in a drain. The surfaces decide what a request means.
 
 mod converse;
 mod slots;
@@ -70,7 +70,7 @@ impl RegistryPort {
     pub async fn serve(self: Arc<Self>, listener: TcpListener, watch: Watch) {
         accept(watch.clone(), listener, |stream| {
             let (port, watch) = (Arc::clone(&self), watch.clone());
-            // Whether an address is this node's takes system calls, for which no other connection is to wait.
+            // The check whether an address is this node's takes system calls, for which no other connection is to wait.
             tokio::spawn(async move {
                 let peer = stream.peer_addr().ok().map(|peer| peer.ip());
                 if peer.is_some_and(|peer| port.surface.welcomes(peer)) {
@@ -136,7 +136,7 @@ impl RegistryPort {
     }
 }
 
-/// A slot at a port, or a word on why there is none.
+/// A slot at a port. Logs a warning if there is none.
 fn slot(slots: &Arc<Slots>, port: &'static str) -> Option<Arc<Slot>> {
     let slot = slots.take(Instant::now());
     if slot.is_none()
@@ -152,8 +152,8 @@ fn slot(slots: &Arc<Slots>, port: &'static str) -> Option<Arc<Slot>> {
     slot.map(Arc::new)
 }
 
-/// Reads what a client sends although it is not wanted: one whose connection is closed while it sends is reset, and
-/// never sees why it was refused.
+/// Reads a body that is not wanted. A client whose connection is closed while it still sends gets a reset, and never
+/// sees why it was refused.
 async fn drain(mut body: Incoming) {
     let mut left = UNWANTED;
     let reading = async {
@@ -167,7 +167,7 @@ async fn drain(mut body: Incoming) {
     let _ = tokio::time::timeout(UNWANTED_WITHIN, reading).await;
 }
 
-/// Connections to the peer port at once, of them those whose handshake is not over.
+/// Connections of members to the peer port at once, and besides them connections whose handshake is not over.
 const MAX_PEER_CONNECTIONS: usize = 4096;
 const MAX_HANDSHAKES: usize = 512;
 
@@ -242,7 +242,8 @@ async fn peer_connection(
     member(TokioIo::new(stream), arrived, members, surface, watch).await
 }
 
-/// Serves a member's connection to its end. It gives back the slot with which it `arrived` for one among the members'.
+/// Serves a member's connection to its end. The connection exchanges the slot with which it `arrived` for a member's
+/// slot.
 async fn member(
     io: impl Read + Write + Unpin,
     arrived: Arc<Slot>,
@@ -326,7 +327,7 @@ pub async fn admin(listener: UnixListener, admin: Arc<Admin>, watch: Watch) {
     .await;
 }
 
-/// What connections come from: TCP or a unix socket.
+/// A source of connections: TCP or a unix socket.
 trait Listener {
     type Stream;
     fn next(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
@@ -362,7 +363,8 @@ async fn accept_into<L: Listener, F: Future<Output = ()> + Send + 'static>(
     .await;
 }
 
-/// Accepts until the drain. Errors of accept are the machine's (too many open files): wait a little, go on.
+/// Accepts until the drain. An error of accept is the machine's (too many open files): the loop waits a little and goes
+/// on.
 async fn accept<L: Listener>(mut watch: Watch, listener: L, mut serve: impl FnMut(L::Stream)) {
     loop {
         let accepted = tokio::select! {

@@ -1,8 +1,9 @@
-//! Lists: which tags a repository has, as its registry lists them.
+//! Lists: the tags of a repository, as its registry lists them.
 //!
-//! Owns how registries are asked for lists and what they answer, which member asks for all, what is kept while a registry
-//! gives none, and the file that keeps it over a restart. A list only chooses: what it names is pulled by its digest, with
-//! the right of the node that pulls. What is chosen, and how often, is the callers' business.
+//! Owns how registries are asked for lists, how their answers are read, and which member asks for all. Also owns what
+//! is kept while a registry gives no list, and the file that keeps it over a restart. A list only helps to choose: an
+//! image on it is pulled by digest, with the right of the node that pulls. What is chosen, and how often, is up to the
+//! callers.
 
 mod answers;
 mod ask;
@@ -47,13 +48,13 @@ use crate::{
     upstream::Upstreams,
 };
 
-/// Lists that are known at once.
+/// The most lists that are known at once.
 const LISTS: usize = 1000;
 
-/// On behalf of members, a registry is asked for a list no oftener than this.
+/// On behalf of members, a registry is asked for a list no more often than this.
 const SOONEST: Duration = Duration::from_secs(1);
 
-/// A list: of a repository, by one of the ways.
+/// Identifies a list: its repository, and the way in which the registry is asked.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Wanted {
     pub registry: RegistryName,
@@ -72,19 +73,19 @@ impl Wanted {
 struct Entry {
     wanted: Wanted,
     kept: Kept,
-    /// When the registry was last asked, by this node or by the member that told.
+    /// When the registry was last asked, by this node or by the member that told the list.
     tried: Option<Instant>,
-    /// Its file was read.
+    /// Whether the list's file was read.
     read: bool,
-    /// The registry refuses to be asked for a number of tags.
+    /// Whether the registry refuses a request with a number of tags.
     without_n: bool,
-    /// No member has answered since, of those that stand before this node.
+    /// Since when none of the members that stand before this node has answered.
     silent: Option<Instant>,
-    /// Which part of a refresh this node waits for silent members.
+    /// The part of a refresh for which this node waits for silent members.
     jitter: f64,
 }
 
-/// Where an application has what lists are made with.
+/// The parts of the application that lists need.
 #[derive(Debug)]
 pub struct Parts {
     pub config: Arc<ArcSwap<Config>>,
@@ -96,7 +97,7 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
 }
 
-/// All lists that this node has a use for.
+/// All lists that this node needs.
 #[derive(Debug)]
 pub struct Lists {
     asker: Asker,
@@ -137,8 +138,8 @@ impl Lists {
         })
     }
 
-    /// Every list of the configuration, also of sets that are for other nodes: this node may have to list for them. What is
-    /// known of any other list is forgotten. Waits for no registry.
+    /// Sets the lists of the configuration. Sets for other nodes count too, since this node may have to list for them.
+    /// All other lists are forgotten. Waits for no registry.
     pub async fn want(&self, wanted: &[Wanted]) {
         let things: Vec<Digest> = wanted.iter().map(Wanted::thing).collect();
         self.entries().retain(|thing, _| things.contains(thing));
@@ -148,7 +149,7 @@ impl Lists {
         self.files.retain(things).await;
     }
 
-    /// What is known of a list. Asks nobody.
+    /// What is known of a list. Asks no registry and no member.
     pub async fn known(&self, wanted: &Wanted) -> Kept {
         let thing = wanted.thing();
         self.read(&thing, wanted).await;
@@ -156,8 +157,8 @@ impl Lists {
             .unwrap_or_default()
     }
 
-    /// Asks for a list: another member, or the registry. `refresh` is the time between two of these calls; a list that was
-    /// asked for within most of it is new enough. A person who does not want to wait gives less.
+    /// Asks for a list: another member, or the registry. `refresh` is the time between two of these calls. A list that
+    /// was asked for within most of that time is new enough. A person who wants a new list gives a shorter time.
     pub async fn refresh(self: &Arc<Self>, wanted: &Wanted, refresh: Duration) -> Kept {
         if wanted.by == ListBy::Off {
             return Kept::default();
@@ -175,7 +176,7 @@ impl Lists {
         self.known(wanted).await
     }
 
-    /// Asks the registry, unless it was asked a moment ago. Simultaneous callers share one question.
+    /// Asks the registry, unless it was asked a moment ago. Simultaneous callers share one request.
     async fn by_registry(self: &Arc<Self>, thing: Digest, wanted: &Wanted, refresh: Duration) {
         let (lists, wanted) = (Arc::clone(self), wanted.clone());
         let asking = async move {
@@ -185,7 +186,7 @@ impl Lists {
             let Some((true, mut without_n)) = known else {
                 return;
             };
-            // A list is as old as its first page: what the registry said of a tag since then is newer.
+            // A list is as old as its first page: any later answer about a tag is newer.
             let at = unix_now();
             let came = Box::pin(lists.asker.list(&wanted, &mut without_n)).await;
             let now = unix_now();
@@ -205,7 +206,7 @@ impl Lists {
         self.asking.run(thing, asking).await;
     }
 
-    /// Takes note of what came, by `outcome` or as it is, and writes it down.
+    /// Records the result of a refresh, and writes it to the file. `outcome` replaces the result's own in the metrics.
     async fn learn(
         &self,
         thing: &Digest,
@@ -227,7 +228,7 @@ impl Lists {
         self.files.write(*thing, wanted, &kept).await;
     }
 
-    /// Reads what the file has of a list, once.
+    /// Reads the list's file, once.
     async fn read(&self, thing: &Digest, wanted: &Wanted) {
         let read = self.entry(thing, Some(wanted), |entry| entry.read);
         if read != Some(false) {
@@ -248,7 +249,7 @@ impl Lists {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks at an entry, or changes it. `wanted` makes one where there is none.
+    /// Reads or changes an entry. If there is none, `wanted` creates it.
     fn entry<T>(
         &self,
         thing: &Digest,
@@ -282,7 +283,7 @@ impl Entry {
     }
 }
 
-/// Says once that a list is not the newest, and once that it is again.
+/// Logs once that a list is not the newest any more, and once that it is again.
 fn say(wanted: &Wanted, before: Option<&Trouble>, kept: &Kept) {
     let (registry, repository) = (&wanted.registry, &wanted.repository);
     match (before, &kept.trouble) {

@@ -1,20 +1,20 @@
-//! Gives memory back to the kernel that a burst of work has needed.
+//! Gives memory that a burst of work has needed back to the kernel.
 //!
-//! The C library keeps freed memory for the next burst, and a node that pulled once would hold it until its next restart.
-//! The kernel keeps every page of the program mapped that ever ran, such as those of a start, and counts them as the process's.
-//! This module decides when both are given back. How the heap behaves in between is [`crate::sys`]'s setting.
+//! The C library keeps freed memory for the next burst, so a node that pulled once would hold it until a restart. The
+//! kernel keeps every page of the program mapped that has ever run, and counts it as the process's memory. This module
+//! decides when both are given back. [`crate::sys`] sets how the heap behaves in between.
 
 use std::time::Duration;
 
 use crate::{drain::Watch, sys};
 
-/// Between two looks. Memory that is given back while it is needed costs its pages once more, so they are not frequent.
+/// The pause between two looks. Memory that is needed again has to be mapped again, so looks are rare.
 const EVERY: Duration = Duration::from_secs(15);
 
-/// Less than this is not worth a look through the heap.
+/// Less growth than this is not worth a walk through the heap.
 const WORTH: u64 = 2 << 20;
 
-/// Looks after the memory until the drain.
+/// Gives memory back at intervals, until the drain.
 pub async fn run(mut watch: Watch) {
     let mut last = 0;
     loop {
@@ -27,7 +27,7 @@ pub async fn run(mut watch: Watch) {
     }
 }
 
-/// Gives memory back if there is more than `last` time (blocking). Returns what the process has then.
+/// Gives memory back if the process has grown since the `last` look (blocking). Returns the resident bytes after it.
 fn look(last: u64) -> u64 {
     let resident = || sys::usage().map_or(0, |usage| usage.resident_bytes);
     let now = resident();

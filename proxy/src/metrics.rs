@@ -1,8 +1,8 @@
-//! Every metric: its handle here, its labels in [`labels`], its name in [`names`].
+//! Every metric: its handle is here, its labels are in [`labels`], its name is in [`names`].
 //!
-//! Labels are closed sets, so that a hundred thousand repositories do not grow them. A request's outcome is
-//! recorded when its record is dropped, so that no path can forget it. `docs/metrics.md` is the table
-//! for people, held to this module by a test.
+//! Labels are closed sets, so the number of series does not grow with the number of repositories. A request's outcome
+//! is recorded when its record is dropped, so that no path can forget it. A test compares `docs/metrics.md`, the table
+//! for people, with this module.
 
 mod adoption;
 mod classic;
@@ -35,7 +35,7 @@ pub use self::{
 };
 use crate::credentials::Fault;
 
-/// What clients of the registry port asked for and were given.
+/// Requests of clients at the registry port, and the answers.
 #[derive(Debug)]
 pub struct ClientMetrics {
     pub requests: Family<Served, Counter>,
@@ -44,7 +44,7 @@ pub struct ClientMetrics {
     pub in_flight: Gauge,
     /// Requests from addresses that may not speak to the registry port.
     pub turned_away: Counter,
-    /// Requests and bytes by tier, for the status: a sum over all labels, of the bytes that clients used.
+    /// Requests and used bytes by tier, summed over the other labels, for the status.
     totals: [Totals; Tier::ALL.len()],
     pieces: Mutex<Pieces>,
 }
@@ -69,7 +69,7 @@ impl Default for ClientMetrics {
     }
 }
 
-/// 0.1 ms to 5 s: a hit is far below a millisecond, and 5 s is when larder gives up on headers.
+/// 0.1 ms to 5 s: a hit is far below a millisecond, and after 5 s larder answers that the registry is unreachable.
 fn first_byte() -> Histogram {
     Histogram::new([0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0])
 }
@@ -90,7 +90,7 @@ impl ClientMetrics {
         pieces.begin(digest, start, Instant::now());
     }
 
-    /// Bytes of the piece that it read, if it read one (see [`Pieces::used`]).
+    /// How many bytes of its piece the client read, if it read one (see [`Pieces::used`]).
     pub fn piece_used(&self, digest: &Digest, start: u64, sent: u64, whole: bool) -> Option<u64> {
         let mut pieces = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
         pieces.used(digest, start, sent, whole)
@@ -134,7 +134,7 @@ pub struct UpstreamMetrics {
     pub hub_remaining: Known,
 }
 
-/// Counters of fills, and of all that is received.
+/// Counters of fills, and of all bytes that larder received.
 #[derive(Default, Debug)]
 pub struct FillMetrics {
     pub started: Counter,
@@ -149,12 +149,12 @@ pub struct FillMetrics {
     pub in_flight: Gauge,
     pub received_bodies: Family<Received, Counter>,
     pub received_bytes: Family<Received, Counter>,
-    /// Bytes from members, whatever the upstream.
+    /// Bytes from members, of all upstreams.
     from_members: Counter,
 }
 
 impl FillMetrics {
-    /// A body begins to come from `source`.
+    /// Counts a body that begins to arrive from `source`.
     pub fn receiving(&self, source: Source, upstream: UpstreamLabel) -> Receiving {
         let labels = Received { source, upstream };
         self.received_bodies.get_or_create(&labels).inc();
@@ -165,7 +165,7 @@ impl FillMetrics {
     }
 }
 
-/// Counts the bytes of a body that comes.
+/// Counts the bytes of a body as they arrive.
 #[derive(Debug)]
 pub struct Receiving {
     bytes: Counter,
@@ -181,7 +181,7 @@ impl Receiving {
     }
 }
 
-/// The node tier. Gauges are of the last scrape.
+/// The node tier. Each scrape sets the gauges.
 #[derive(Default, Debug)]
 pub struct StoreMetrics {
     pub bytes: Gauge,
@@ -203,7 +203,7 @@ pub struct StoreMetrics {
 }
 
 impl StoreMetrics {
-    /// Blobs are gone from the node tier.
+    /// Counts blobs that were removed from the node tier.
     pub fn evicted(&self, reason: Reason, blobs: u64, bytes: u64) {
         let labels = Evictions { reason };
         self.evicted_blobs.get_or_create(&labels).inc_by(blobs);
@@ -211,12 +211,12 @@ impl StoreMetrics {
     }
 }
 
-/// What is known of the container runtime. Gauges are of the last scrape.
+/// What larder knows of the container runtime. Each scrape sets the gauges.
 #[derive(Default, Debug)]
 pub struct RuntimeMetrics {
-    /// 1 for the state of the watcher's file.
+    /// 1 for the present state of the watcher's file, 0 for the others.
     pub states: Family<InRuntimeState, Gauge>,
-    /// How old the latest good report is.
+    /// The age of the latest good report, in seconds.
     pub report_age: Known,
 }
 
@@ -231,15 +231,15 @@ pub struct PeerMetrics {
     pub failovers: Counter,
     /// Times that a member was distrusted because it sent wrong bytes.
     pub distrusted: Counter,
-    /// Connections and requests refused because they are not a member's.
+    /// Connections and requests that were refused because they came from no member.
     pub turned_away: Counter,
-    /// When this node's certificates end, Unix seconds.
+    /// When this node's certificates expire, in Unix seconds.
     pub certificates: Family<Certificates, Gauge>,
     sent_in_all: Counter,
 }
 
 impl PeerMetrics {
-    /// A member's request is over.
+    /// Records the end of a member's request.
     pub fn served(&self, served: &PeerServed, sent_bytes: u64) {
         self.served.get_or_create(served).inc();
         self.sent_bytes.get_or_create(served).inc_by(sent_bytes);
@@ -247,10 +247,10 @@ impl PeerMetrics {
     }
 }
 
-/// Copies that members make of what is used. Gauges are of the last scrape.
+/// Copies that members make of blobs in use. Each scrape sets the gauges.
 #[derive(Default, Debug)]
 pub struct CopyMetrics {
-    /// Digests for which this node decides and that lack copies.
+    /// Digests that lack copies, among those for which this node decides.
     pub lacking: Family<Lacking, Gauge>,
     pub known: Gauge,
     pub waiting: Gauge,
@@ -259,7 +259,7 @@ pub struct CopyMetrics {
     pub received: Counter,
 }
 
-/// What is asked of the object store, and what waits to be written there. A clone counts into the same metrics.
+/// Requests to the object store, and what waits to be written there. A clone counts into the same metrics.
 #[derive(Clone, Default, Debug)]
 pub struct ObjectStoreMetrics {
     pub asked: Family<ObjectAsked, Counter>,
@@ -278,11 +278,11 @@ impl ObjectStoreMetrics {
     }
 }
 
-/// This process: its configuration, and what it takes of the machine. Gauges are of the last scrape.
+/// This process: its configuration and its resources. Each scrape sets the gauges.
 #[derive(Default, Debug)]
 pub struct ProcessMetrics {
     pub config_ok: Gauge,
-    /// Unix seconds of the last configuration that could be used.
+    /// When larder last read a configuration that it could use, in Unix seconds.
     pub config_read: Gauge,
     pub started: Gauge<f64, AtomicU64>,
     pub cpu_seconds: Counter<f64, AtomicU64>,
@@ -292,7 +292,7 @@ pub struct ProcessMetrics {
 }
 
 impl ProcessMetrics {
-    /// The configuration on disk was read, and could be used or not, at `now` (Unix seconds).
+    /// Records that the configuration on disk was read at `now` (Unix seconds), and whether it could be used.
     pub fn read_config(&self, usable: bool, now: i64) {
         self.config_ok.set(i64::from(usable));
         if usable {
@@ -301,7 +301,7 @@ impl ProcessMetrics {
     }
 }
 
-/// All handles, made once.
+/// All handles, made once for the process.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -345,7 +345,7 @@ impl Metrics {
         metrics
     }
 
-    /// Series with one closed label exist from the start: Prometheus does not see the step from absent to one.
+    /// Creates the series with one closed label at zero, since Prometheus does not see the step from absent to one.
     fn begin_at_zero(&self) {
         for outcome in Revalidated::ALL.iter().copied() {
             let labels = Revalidations { outcome };
@@ -381,7 +381,7 @@ impl Metrics {
         }
     }
 
-    /// Requests that were answered so far.
+    /// Requests that were answered so far, from any tier.
     pub fn answered(&self) -> u64 {
         let totals = self.clients.totals.iter();
         totals.map(|totals| totals.requests.get()).sum()
@@ -397,12 +397,12 @@ impl Metrics {
         self.clients.totals[tier as usize].used_bytes.get()
     }
 
-    /// Body bytes that other members were sent.
+    /// Body bytes that this node sent to other members.
     pub fn sent_to_members(&self) -> u64 {
         self.peers.sent_in_all.get()
     }
 
-    /// Body bytes that other members sent.
+    /// Body bytes that this node received from other members.
     pub fn received_from_members(&self) -> u64 {
         self.fills.from_members.get()
     }
@@ -415,7 +415,7 @@ impl Metrics {
         text
     }
 
-    /// The same in the text format of Prometheus, 0.0.4.
+    /// The same metrics in the text format of Prometheus, 0.0.4.
     pub fn render_classic(&self) -> String {
         classic::from_openmetrics(&self.render())
     }

@@ -1,11 +1,11 @@
-//! The status page: HTML and SVG, rendered here from what is known of the node.
+//! The status page: HTML and SVG, rendered on the node.
 //!
-//! Owns how the page looks, and what of it changed since a browser last asked. What there is to show is gathered by
-//! [`crate::admin`], which also decides which callers may see it. Everything is text until a template has escaped it:
-//! names of images, registries and clients come from the network.
+//! Owns how the page looks, and which of its sections changed since a browser last asked. [`crate::admin`] gathers the
+//! data, and decides which callers may see it. Everything is text until a template has escaped it, since names of
+//! images, registries and clients come from the network.
 //!
-//! The page is whole without JavaScript: sorting, filtering and leafing are links and a form, and the query carries
-//! them. The script asks for the same sections again and changes what differs.
+//! The page works without JavaScript: sorting, filtering and paging are links and a form, and the query carries the
+//! choices. The script asks for the same sections again and replaces those that differ.
 
 mod chart;
 mod images;
@@ -32,22 +32,22 @@ use crate::history::Sample;
 
 /// The style sheet, at [`STYLE_PATH`].
 pub const STYLE: &str = include_str!("page/page.css");
-/// What keeps the page live, at [`SCRIPT_PATH`].
+/// The script that keeps the page up to date, at [`SCRIPT_PATH`].
 pub const SCRIPT: &str = include_str!("page/page.js");
-/// The mark in the browser's tab, at [`ICON_PATH`].
+/// The icon in the browser's tab, at [`ICON_PATH`].
 pub const ICON: &str = include_str!("page/icon.svg");
 
-/// The sections that differ from those that the browser has; takes the page's own query and [`Known`].
+/// The sections that differ from those that the browser has. Takes the page's own query and [`Known`].
 pub const LIVE_PATH: &str = "/live";
 pub const STYLE_PATH: &str = "/page.css";
 pub const SCRIPT_PATH: &str = "/page.js";
 pub const ICON_PATH: &str = "/icon.svg";
 
-/// How often the script asks: seconds while something is under way, and else.
+/// How often the script asks, in seconds: while a fill or the first diagnosis is under way, and otherwise.
 const BUSY_EVERY: u32 = 1;
 const IDLE_EVERY: u32 = 5;
 
-/// Everything that a rendering shows.
+/// The data that one rendering shows.
 #[derive(Debug)]
 pub struct View {
     /// The name of this machine or pod.
@@ -58,7 +58,7 @@ pub struct View {
     /// The warm sets, as this node sees them.
     pub sets: Arc<Vec<SetStatus>>,
     pub diagnosis: Checked,
-    /// What went through since the start, and in the columns of the chart.
+    /// Traffic since the start, and in each column of the chart.
     pub total: Sample,
     pub columns: Vec<Sample>,
     /// Seconds since 1970.
@@ -66,22 +66,22 @@ pub struct View {
     pub query: Query,
 }
 
-/// The images of the node tier as they were at one time.
+/// The images of the node tier at one moment.
 #[derive(Debug, Default)]
 pub struct Listing {
     pub images: Images,
-    /// Another listing, another number.
+    /// Differs between any two listings.
     pub revision: u64,
 }
 
-/// What `doctor` last found.
+/// The last diagnosis.
 #[derive(Debug, Clone)]
 pub enum Checked {
-    /// The checks are under way for the first time.
+    /// The first diagnosis is under way.
     Looking,
     Found {
         diagnosis: Arc<Diagnosis>,
-        /// How long ago.
+        /// The age of the diagnosis.
         seconds: u64,
     },
 }
@@ -101,7 +101,7 @@ impl Known {
     }
 }
 
-/// A part of the page that is replaced as a whole.
+/// A part of the page that the script replaces as a whole.
 struct Section {
     id: &'static str,
     revision: u64,
@@ -109,7 +109,7 @@ struct Section {
 }
 
 impl Section {
-    /// A section that is cheap to render: its revision is what it says.
+    /// A section that is cheap to render: its revision is a hash of the rendering.
     fn new(id: &'static str, body: Markup) -> Self {
         let mut hasher = DefaultHasher::new();
         body.0.hash(&mut hasher);
@@ -164,7 +164,7 @@ pub fn document(view: &View) -> String {
     page.into_string()
 }
 
-/// The sections that a browser with `known` lacks, and place holders for the others.
+/// The sections that a browser with `known` lacks, and placeholders for the others.
 pub fn live(view: &View, known: &Known) -> String {
     let page = html! {
         main data-every=(every(view)) {
@@ -200,7 +200,7 @@ fn sections(view: &View, known: &Known) -> Vec<Markup> {
             }
         })
         .collect();
-    // Sorting ten thousand images for nothing is too much; their listing has a number of its own.
+    // Sorting ten thousand images only to hash them costs too much, so their revision comes from the listing's number.
     let revision = images::revision(view);
     shown.push(if known.has("images", revision) {
         kept("images")

@@ -1,21 +1,21 @@
-//! The peer port's HTTP surface: what other members may ask.
+//! The peer port's HTTP surface: the requests that other members may send.
 //!
 //! ```text
-//! GET, HEAD /v2/…            the registry API, digests only; larder-role says in which role this node is asked
-//! GET       /larder/v1/alive[?role=…]   how many milliseconds ago something came that an answer in this role waits for
-//! GET       /larder/v1/holders?digest=…       POST, from older members: …&holder=ADDR
-//! POST      /larder/v1/holdings               what a member holds, and no longer holds; an empty list asks for a sign of life
-//! POST      /larder/v1/holdings/of            who holds these digests
-//! POST      /larder/v1/copies                 will it fetch these
-//! POST      /larder/v1/copies/links           how repositories hold these here
-//! GET, POST /larder/v1/records?thing=…
-//! GET       /larder/v1/lists?thing=…&known=GENERATION[&refresh=SECONDS]   a registry's list of tags, if it is another one
-//! POST      /larder/v1/probes?thing=…&silenced=SECONDS      may it probe a silent registry: go, wait, or over
-//! POST      /larder/v1/probes?thing=…&over                  its probe was answered
-//! GET       /larder/v1/warm?set=NAME                  what it holds of a warm set
-//! GET       /larder/v1/warm?seen=own|all              what its container runtime has, or those of all members
-//! GET       /larder/v1/indexes?registry=…&repository=…&layer=DIGEST     the index of a layer that the repository holds
-//! GET       /larder/v1/orders?registry=…&repository=…&manifest=DIGEST   what it has learnt of an image's start
+//! GET, HEAD /v2/…                       the registry API, digests only; larder-role says in which role it is asked
+//! GET       /larder/v1/alive[?role=…]   milliseconds since bytes came that an answer in this role waits for
+//! GET       /larder/v1/holders?digest=… the digest's holders; older members POST with &holder=ADDR to report one
+//! POST      /larder/v1/holdings         which blobs a member holds and lost; an empty list asks for a sign of life
+//! POST      /larder/v1/holdings/of      the holders of these digests
+//! POST      /larder/v1/copies           an offer of copies: will this node fetch them
+//! POST      /larder/v1/copies/links     the links of these digests here
+//! GET, POST /larder/v1/records?thing=…  the record about a tag or a repository
+//! GET       /larder/v1/lists?thing=…&known=GENERATION[&refresh=SECONDS]  a registry's list of tags, if it has changed
+//! POST      /larder/v1/probes?thing=…&silenced=SECONDS  may a member probe a silent registry: go, wait, or over
+//! POST      /larder/v1/probes?thing=…&over  a member's probe was answered
+//! GET       /larder/v1/warm?set=NAME    what this node holds of a warm set
+//! GET       /larder/v1/warm?seen=own|all  images that the runtimes of this node or of all members have
+//! GET       /larder/v1/indexes?registry=…&repository=…&layer=DIGEST  the index of a layer that the repository holds
+//! GET       /larder/v1/orders?registry=…&repository=…&manifest=DIGEST  the learnt order of an image's start
 //! ```
 //!
 //! Only members get this far: the connection's certificate was checked ([`crate::listen`]). Errors become responses in
@@ -67,12 +67,12 @@ impl PeerSurface {
         }
     }
 
-    /// The cluster that this port belongs to.
+    /// The pulls that answer members' requests on this port.
     pub fn pull(&self) -> &Pull {
         &self.pull
     }
 
-    /// A client that is no member was turned away.
+    /// Counts a client that was turned away because it is not a member.
     pub fn turned_away(&self) {
         self.metrics.peers.turned_away.inc();
     }
@@ -101,7 +101,7 @@ impl PeerSurface {
         if let Some((status, body)) = answer {
             let mut response = Response::new(body);
             *response.status_mut() = status;
-            // Members of several versions meet in a roll-out; people want to see which.
+            // During a roll-out members of several versions meet, and people want to see which.
             let server = HeaderValue::from_static(concat!("larder/", env!("CARGO_PKG_VERSION")));
             response.headers_mut().insert(header::SERVER, server);
             return response;
@@ -127,7 +127,7 @@ impl PeerSurface {
         };
         let mut response = match answered {
             Ok(pulled) => {
-                // This node vouches for what it has verified, and not for what a fill brings or has brought so far.
+                // This node vouches only for bytes that it has verified, not for bytes from a fill under way.
                 let passed_on = pulled.tier != Tier::Node || pulled.body.is_filling();
                 let mut response = ok_response(pulled, &mut record);
                 if passed_on {
@@ -159,7 +159,7 @@ impl PeerSurface {
         let route = route.ok_or_else(|| {
             OciError::new(ErrorCode::NameUnknown, "not a path of the registry API")
         })?;
-        // The registry and the repository that are meant, as on the registry port.
+        // For the metrics: the registry that is meant, resolved as on the registry port.
         if let Some((registry, _)) = route.address().and_then(|a| self.pull.resolve(a).ok()) {
             let label = UpstreamLabel::of(&self.pull.config.load(), registry.as_str());
             record.upstream(registry.as_str(), label);
@@ -176,7 +176,7 @@ impl PeerSurface {
         self.pull.serve_member(request).await
     }
 
-    /// The bearer of the token that was lent; an anonymous caller without one.
+    /// The bearer of the lent token, or an anonymous caller without one.
     fn identity(&self, headers: &HeaderMap) -> Identity {
         let lent =
             text(headers, header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
@@ -186,8 +186,8 @@ impl PeerSurface {
         }
     }
 
-    /// How many milliseconds ago something came that a member waits for which has asked in this role. An older member names
-    /// none: it waits for what comes from no other member.
+    /// Milliseconds since bytes came that a request in this role waits for. An older member names no role: it waits for
+    /// bytes that come from no other member.
     fn flowed(&self, request: &Request<()>) -> String {
         let role = query(request, IN_ROLE).and_then(|role| Role::parse(&role));
         let since = self
@@ -234,7 +234,7 @@ impl PeerSurface {
         let known = query(request, "known").filter(|known| !known.is_empty());
         let refresh = query(request, "refresh").and_then(|seconds| seconds.parse().ok());
         let refresh = refresh.map(Duration::from_secs);
-        // Boxed: it is rare, and every request carries room for it.
+        // Boxed, because it is rare and its size would count in every request's future.
         match Box::pin(self.pull.lists.tell(&thing, known.as_deref(), refresh)).await {
             Some(told) => json(Some(&told)),
             None => (
@@ -244,7 +244,7 @@ impl PeerSurface {
         }
     }
 
-    /// What is said about copies: JSON, and JSON back.
+    /// Answers a request about copies: JSON in, JSON out.
     async fn copies(&self, request: &Request<()>, body: Incoming) -> (StatusCode, String) {
         let told = match client::collect(body, wire::LARGEST, RECORD_WITHIN).await {
             Ok(told) if *request.method() == Method::POST => told,
@@ -267,7 +267,7 @@ impl PeerSurface {
         answered.unwrap_or_else(|error| (StatusCode::BAD_REQUEST, format!("{error}\n")))
     }
 
-    /// The index of a layer, under the right that the layer itself needs here. There is one answer to everything else.
+    /// The index of a layer, under the same right as the layer. Every failure gets the same answer.
     async fn index(&self, request: &Request<()>) -> (StatusCode, Body) {
         let given = async {
             let registry = query(request, "registry")?.parse().ok()?;
@@ -275,7 +275,7 @@ impl PeerSurface {
             let layer = query(request, "layer")?.parse().ok()?;
             let asked = *request.method() == Method::GET;
             let given = self.pull.index_for_member(registry, repository, layer);
-            // Boxed: it is rare, and every request carries room for it.
+            // Boxed, because it is rare and its size would count in every request's future.
             Box::pin(asked.then_some(given)?).await
         };
         if let Some(body) = given.await {
@@ -343,7 +343,7 @@ impl PeerSurface {
         let cluster = &self.pull.cluster;
         if *request.method() != Method::POST {
             let holders = cluster.holdings.holders(&digest, cluster.now());
-            // A list of addresses is always JSON.
+            // A list of addresses always serializes.
             return (
                 StatusCode::OK,
                 serde_json::to_string(&holders).unwrap_or_default(),
@@ -360,7 +360,7 @@ impl PeerSurface {
     }
 }
 
-/// An answer, or that the caller is on no list.
+/// An answer as JSON. Without an answer, the asking member is not listed.
 fn json(answer: Option<&impl serde::Serialize>) -> (StatusCode, String) {
     match answer {
         Some(answer) => (
@@ -374,7 +374,7 @@ fn json(answer: Option<&impl serde::Serialize>) -> (StatusCode, String) {
     }
 }
 
-/// Bytes of a record at the most, and how long it may take to come.
+/// The most bytes of a record, and how long they may take to come.
 const RECORD: u64 = 256 << 10;
 const RECORD_WITHIN: Duration = Duration::from_secs(2);
 

@@ -1,8 +1,9 @@
 //! The path of a pull: the only module that knows all tiers and their order.
 //!
-//! A request arrives read and checked ([`Pull::serve`]), and one answer goes back. For content: may this caller read
-//! this repository, and does the repository hold it; is it here; if not, join the fill or fetch it. What a tag points to
-//! is settled first. HTTP words (status codes of errors, challenges) are the registry surface's business.
+//! The server passes in a parsed and validated request ([`Pull::serve`]) and gets one answer. A tag is resolved to a
+//! digest first. For content, a pull asks in this order: may this caller read this repository, does the repository hold
+//! the content, and is the content here. If it is not here, the pull joins a fill or begins one. HTTP words (status
+//! codes of errors, challenges) are the registry surface's business.
 
 mod adopted;
 mod ahead;
@@ -81,7 +82,7 @@ use crate::{
     upstream::{Failure, Upstreams},
 };
 
-/// A request, as far as a pull is concerned.
+/// A request, reduced to the facts that a pull needs.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub route: Route,
@@ -89,19 +90,19 @@ pub struct Request {
     pub head: bool,
     pub range: RangeHeader,
     pub caller: Caller,
-    /// A client of this node sent it, which may start what it asks for. larder's own requests start nothing.
+    /// A client of this node sent the request, which may start the image. larder's own requests start nothing.
     pub by_client: bool,
 }
 
-/// The caller, as the door has found out.
+/// The caller, as the registry surface has identified it.
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub identity: Identity,
-    /// The registry that the identity was shown for: it is shown to no other.
+    /// The registry that the client showed this identity for. larder shows the identity to no other registry.
     pub registry: Option<RegistryName>,
-    /// Something was shown, be it an anonymous token: there is no use in asking for it again.
+    /// The client showed a credential, even if only an anonymous token. Challenging it again would be useless.
     pub presented: bool,
-    /// Which request it is.
+    /// Identifies the request.
     pub trace: Trace,
 }
 
@@ -129,25 +130,25 @@ pub struct Pulled {
 /// Why a request cannot be answered.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum PullError {
-    /// The request's own fault.
+    /// The request itself is wrong.
     #[error(transparent)]
     Request(#[from] OciError),
-    /// The operator does not let this registry be used.
+    /// The operator does not allow this registry.
     #[error("pulling from {0} is not allowed here")]
     NotAllowed(RegistryName),
-    /// No range of it can be satisfied; the blob's size.
+    /// No requested range lies within the blob; holds the blob's size.
     #[error("the range lies outside the {0} bytes")]
     Range(u64),
-    /// A list of referrers was asked for, which the registry does not give.
+    /// The client asked for a list of referrers, which this registry does not provide.
     #[error("{0} does not list referrers: look for the tag that stands for them")]
     NoReferrers(RegistryName),
-    /// The manifest is larger than what is kept. It is passed on, so no client sees this.
+    /// The manifest is larger than larder keeps. It is passed on instead, so no client sees this error.
     #[error(
         "the manifest has more than {} bytes",
         larder_shared::media::MAX_MANIFEST
     )]
     TooLarge,
-    /// The caller has not shown a right to this repository; whether it has shown anything.
+    /// The caller has not shown a right to this repository. `presented`: it showed a credential.
     #[error("{registry} does not let this caller read {repository}")]
     Unauthorized {
         registry: RegistryName,
@@ -160,14 +161,14 @@ pub enum PullError {
     Fill(#[from] FillError),
 }
 
-/// Manifests that are being fetched, by repository, reference and credential.
+/// Manifests that are being fetched, by repository, reference and caller.
 type Fetches =
     Coalesce<(RegistryName, Repository, Reference, Fingerprint), Result<Arc<Manifest>, PullError>>;
 
-/// The node's own last identity by repository.
+/// The last of the node's own identities that was used for each repository.
 pub type Shared = Cache<(RegistryName, Repository), Identity>;
 
-/// The tiers and what decides over them.
+/// The tiers, and the parts that decide between them.
 #[derive(Debug)]
 pub struct Pull {
     pub config: Arc<ArcSwap<Config>>,
@@ -182,18 +183,18 @@ pub struct Pull {
     pub fills: Arc<Fills>,
     pub cluster: Arc<Cluster>,
     pub copies: Arc<Copies>,
-    /// What registries list of repositories.
+    /// The lists of tags that registries gave.
     pub lists: Arc<Lists>,
     /// Blobs that are being hashed again.
     pub checks: Coalesce<Digest, bool>,
     pub fetches: Fetches,
-    /// Blobs that are asked for in chunks.
+    /// Blobs that clients ask for in chunks.
     pub chunks: Chunks,
-    /// On whose behalf a repository was last shared by the operator's choice, without the secret.
+    /// The node's identity that last opened a repository which the operator shares, without its secret.
     pub shared: Shared,
-    /// What upstream was silent about a moment ago.
+    /// Questions that upstream left unanswered a moment ago.
     pub outages: Outages,
-    /// What the runtime holds of images that were just served.
+    /// Images that were just served and that the runtime also holds.
     pub wishes: Wishes,
     /// Images that clients have asked for lately.
     pub served: Served,
@@ -202,7 +203,7 @@ pub struct Pull {
     /// Images that are about to start.
     pub starts: Starts,
     pub runtime: Arc<Runtime>,
-    /// Listeners to requests hear of their steps here.
+    /// Publishes the steps of requests to listeners.
     pub events: Events,
 }
 
@@ -221,13 +222,13 @@ impl Pull {
         };
         let mut place = self.place(address, &request.caller).await?;
         let attempt = self.outages.begin(&place, &request.route);
-        // Less patience with upstream gives other members their turn sooner; without any it could only hurt.
+        // Less patience with upstream gives other members their turn sooner. Without members it would only do harm.
         place.patience = attempt.patience().filter(|_| self.cluster.is_there());
         self.metrics
             .access
             .known(self.access.verdict(&place).into());
         let mut answered = self.answer(&place, &request).await;
-        // Other members may know what upstream cannot say now.
+        // Other members may know the answer that upstream cannot give now.
         if let Err(error) = &answered
             && self.is_outage(&place, error)
             && self.cluster.is_there()
@@ -236,7 +237,7 @@ impl Pull {
             let place = place.hurried(LITTLE);
             answered = Box::pin(self.answer(&place, &request)).await;
         }
-        // A HEAD wants no bytes.
+        // A HEAD needs no bytes, so the registry's last answer is enough.
         if let Err(error) = &answered
             && request.head
             && self.is_outage(&place, error)
@@ -278,7 +279,7 @@ impl Pull {
         }
     }
 
-    /// Whether the caller's right to something is proven already. A refusal of a moment ago is the answer.
+    /// Whether the caller's right to `subject` is already proven. A refusal of a moment ago is returned as the error.
     fn proven(&self, place: &Place, subject: &Reference) -> Result<bool, PullError> {
         match self.access.verdict_on(place, Some(subject)) {
             Verdict::Allowed => Ok(true),
@@ -305,8 +306,9 @@ fn tag_of(route: &Route) -> Option<&Tag> {
     }
 }
 
-/// What a failure means to this caller. A refusal asks for a credential; so does an outage of a registry that is known
-/// to want one, and a limit on anonymous requests: the caller's secret may have its own quota (promises P15, P17).
+/// Translates a failure for this caller. A refusal asks for a credential. So do two other failures: an outage of a
+/// registry that is known to want one, and a limit on anonymous requests, as the caller's secret may have its own quota
+/// (promises P15, P17).
 fn judge(error: PullError, place: &Place, presented: bool) -> PullError {
     let (PullError::Upstream(failure) | PullError::Fill(FillError::Upstream(failure))) = &error
     else {
@@ -359,7 +361,7 @@ impl Pulled {
     }
 }
 
-/// Sets a header whose value came from a registry or from numbers; one that HTTP does not allow is left out.
+/// Sets a header whose value came from a registry or is a number. A value that HTTP does not allow is left out.
 fn put(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);

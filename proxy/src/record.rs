@@ -1,4 +1,4 @@
-//! What happened to one request: its metrics and its access line, written when it is dropped.
+//! The record of one request: its metrics and its access line, both written when it is dropped.
 
 use std::{
     sync::Arc,
@@ -15,11 +15,11 @@ use crate::{
     trace::Trace,
 };
 
-/// The port at which the request came.
+/// The port on which the request came.
 #[derive(Clone, Copy, Debug)]
 enum Port {
     Registry,
-    /// A member, in this role.
+    /// The peer port: a member asks, in this role.
     Peers(Role),
 }
 
@@ -42,7 +42,7 @@ pub struct RequestRecord {
     first_byte: Option<Duration>,
     sent: u64,
     complete: bool,
-    /// Everything of a blob from here on was asked for.
+    /// The blob, and the offset from which on everything was asked for.
     piece: Option<(Digest, u64)>,
     traced: Option<Traced>,
 }
@@ -77,7 +77,7 @@ impl RequestRecord {
         }
     }
 
-    /// The same for a member's request.
+    /// Makes it the record of a member's request.
     #[must_use]
     pub fn of_member(mut self, role: Role) -> Self {
         self.metrics.clients.in_flight.dec();
@@ -85,7 +85,7 @@ impl RequestRecord {
         self
     }
 
-    /// The registry that is meant; nothing where none is.
+    /// The registry that is asked for. Empty if there is none.
     pub fn upstream_name(&self) -> &str {
         &self.upstream
     }
@@ -95,24 +95,25 @@ impl RequestRecord {
         &self.trace
     }
 
-    /// A listener follows this request.
+    /// Lets a listener follow this request.
     pub fn traced(&mut self, traced: Option<Traced>) {
         self.traced = traced;
     }
 
-    /// Which registry is meant, and how it is counted.
+    /// Sets the registry that is asked for, and the label under which it is counted.
     pub fn upstream(&mut self, registry: &str, label: UpstreamLabel) {
         registry.clone_into(&mut self.upstream);
         self.label = label;
     }
 
-    /// Everything of a blob from `start` on is asked for. Clients that fetch in pieces leave when they have theirs.
+    /// Everything of a blob from `start` on is asked for. A client that fetches in pieces hangs up when it has its
+    /// piece.
     pub fn piece(&mut self, digest: Digest, start: u64) {
         self.metrics.clients.piece_begins(&digest, start);
         self.piece = Some((digest, start));
     }
 
-    /// The head of the response leaves.
+    /// The response's head is sent.
     pub fn answered(&mut self, status: StatusCode, tier: Tier, outcome: Outcome) {
         self.status = status;
         self.tier = tier;
@@ -128,12 +129,12 @@ impl RequestRecord {
         self.sent += bytes;
     }
 
-    /// Everything was handed over.
+    /// The whole body was handed to the connection.
     pub fn complete(&mut self) {
         self.complete = true;
     }
 
-    /// The body has to end short.
+    /// The body ends before its length.
     pub fn short(&mut self) {
         self.outcome = Outcome::Short;
         self.complete = true;

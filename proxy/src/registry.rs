@@ -1,7 +1,7 @@
-//! The registry port's HTTP surface: a request becomes a pull, and what comes back becomes a response.
+//! The registry port's HTTP surface: turns a request into a pull, and its result into a response.
 //!
-//! Errors become responses in one place ([`error_response`]). What a method, a path, a digest or a range may
-//! be is [`larder_shared`]'s; what to do about it is [`crate::pull`]'s.
+//! Errors become responses in one place ([`error_response`]). [`larder_shared`] decides which methods, paths, digests
+//! and ranges are valid, and [`crate::pull`] what to do about them.
 
 mod door;
 mod guard;
@@ -37,7 +37,7 @@ use crate::{
     upstream::Failure,
 };
 
-/// Response headers leave within this time, whatever the sources do (promise P12): containerd waits for ever otherwise.
+/// Response headers leave within this time, whatever the sources do (promise P12): containerd would wait for ever.
 const HEADERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Answers requests on the registry port.
@@ -64,13 +64,13 @@ impl Surface {
         }
     }
 
-    /// How long no request has come.
+    /// For how long no request has arrived.
     pub fn idle(&self) -> Duration {
         let asked = *self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         asked.map_or(Duration::MAX, |at| at.elapsed())
     }
 
-    /// Answers one request of a connection that sends the files of `regions`.
+    /// Answers one request of a connection. `regions` are the files that this connection sends.
     pub async fn answer<B>(&self, request: Request<B>, regions: &Regions) -> Response<Body>
     where
         B: http_body::Body,
@@ -108,7 +108,7 @@ impl Surface {
                     .address()
                     .and_then(Address::ns)
                     .map(ToString::to_string);
-                // The registry that is meant, also in prefix addressing.
+                // The registry that the request means, also with prefix addressing.
                 let mut traced = None;
                 if let Some((registry, repository)) =
                     route.address().and_then(|a| self.pull.resolve(a).ok())
@@ -179,8 +179,8 @@ impl Surface {
         rules.any(|rule| rule.allows(peer, sys::net::is_own))
     }
 
-    /// The answer to everything from an address that is not welcome. It names the address, and so does the log: networks
-    /// rewrite sources, and the operator has to know which is to be let in.
+    /// The answer to every request from an address that is not allowed. It names the address, and so does the log:
+    /// networks rewrite source addresses, and the operator has to know which one to allow.
     pub fn turn_away<B>(
         &self,
         request: &Request<B>,
@@ -203,7 +203,7 @@ impl Surface {
         harmless(response.map(|body| body.serve(regions, record)))
     }
 
-    /// Says and counts that an address is turned away, and names it.
+    /// Logs and counts that an address is turned away. Returns its name.
     pub fn turned_away(&self, peer: Option<IpAddr>) -> String {
         let peer = peer.map_or_else(|| "the client".to_owned(), |peer| peer.to_string());
         if let Some(due) = telemetry::due("an address is turned away", &peer) {
@@ -217,7 +217,7 @@ impl Surface {
         peer
     }
 
-    /// Finds out the caller, then pulls, within the time that a client may be kept waiting for headers.
+    /// Identifies the caller, then pulls, within the time that a client may wait for headers.
     async fn pulled(
         &self,
         headers: &HeaderMap,
@@ -229,7 +229,7 @@ impl Surface {
         let (caller, shown) = match self.caller(headers, trace).await {
             Ok(caller) if caller.presented => (caller, Shown::Something),
             Ok(caller) => (caller, Shown::Nothing),
-            // Public content does not depend on it.
+            // Public content needs no token, so the request goes on as an anonymous one.
             Err(Unknown::Expired) => (Caller::anonymous(trace.clone()), Shown::Expired),
             Err(Unknown::Malformed) => {
                 let why = "the Authorization is neither HTTP Basic nor a Bearer token";
@@ -239,7 +239,7 @@ impl Surface {
                 ));
             }
         };
-        // podman and skopeo learn only here that there may be something to show.
+        // podman and skopeo show a credential only if `/v2/` challenges them.
         if matches!(
             (&route, shown),
             (Route::Ping, Shown::Nothing | Shown::Expired)
@@ -260,9 +260,9 @@ impl Surface {
         }
     }
 
-    /// Whether `ns` names this larder as the client reached it. A runtime whose `hosts.toml` is for every registry sends
-    /// `ns=localhost:7420` for images that are named so: by the rewriting policies, or by hand. Then the path says which
-    /// registry is meant.
+    /// Whether `ns` names this larder as the client reached it; then the path says which registry is meant. A runtime
+    /// whose `hosts.toml` covers every registry sends `ns=localhost:7420` for images with that name, whether a
+    /// rewriting policy or a person wrote it.
     fn is_own(&self, ns: &RegistryName, headers: &HeaderMap) -> bool {
         let port_of = |name: &str| name.rsplit_once(':').map(|(_, port)| port.to_owned());
         let host = headers
@@ -290,7 +290,7 @@ impl Surface {
     }
 }
 
-/// Whether a registry is named by a loopback address.
+/// Whether a registry's name is a loopback address.
 fn is_loopback(registry: &RegistryName) -> bool {
     let name = registry.as_str();
     let host = name.rsplit_once(':').map_or(name, |(host, _)| host);
@@ -298,7 +298,7 @@ fn is_loopback(registry: &RegistryName) -> bool {
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
-/// What a request has shown of its caller.
+/// The credential that a request has shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Shown {
     Nothing,
@@ -307,7 +307,7 @@ enum Shown {
     Expired,
 }
 
-/// The path behind `/token`, if that is what is asked.
+/// The path after `/token`, if the request is for the token endpoint.
 fn token_path<B>(request: &Request<B>) -> Option<String> {
     let rest = request.uri().path().strip_prefix("/token")?;
     let ours = rest.is_empty() || rest.starts_with('/');

@@ -1,8 +1,9 @@
-//! What this node's container runtime holds and uses, as its watcher reports it.
+//! The images that this node's container runtime has and uses, as its watcher reports them.
 //!
-//! Owns the reading of the watcher's file (`runtime.json`, see [`larder_shared::runtime`]), what is known when there is no good
-//! one, and what is in use by it, which the store is told. Knows no socket and sends nothing: the file is all that passes from the watcher to the daemon. What the file
-//! says is a fact about this node, and no proof of who may read what.
+//! Owns the reading of the watcher's file (`runtime.json`, see [`larder_shared::runtime`]), the state while there is no
+//! good report, and the set of digests in use, which it gives to the store. Knows no socket and sends nothing: the
+//! watcher and the daemon share only this file. The file tells facts about this node, and proves no client's right to
+//! read.
 
 mod closure;
 mod file;
@@ -36,28 +37,28 @@ pub use references::{references, tells};
 pub use uses::Seen;
 use uses::Uses;
 
-/// The file is looked at this often.
+/// How often the daemon looks at the file.
 const POLL: Duration = Duration::from_secs(3);
 
-/// The store is asked this often whether it lists what lies on its disk.
+/// How often the daemon asks the store whether it has listed its disk.
 const SOON: Duration = Duration::from_millis(100);
 
-/// The watcher writes every 30 s. A report that is older says what was, not what is.
+/// The age from which a report is old: it tells the past, not the present. The watcher writes every 30 s.
 pub const OLD_AFTER: Duration = Duration::from_mins(5);
 
-/// One look may take this long.
+/// The limit for one look.
 const WITHIN: Duration = Duration::from_secs(4);
 
-/// How much the daemon knows of the runtime.
+/// How current the daemon's knowledge of the runtime is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum State {
-    /// No file is configured, or there has been none.
+    /// No file is configured, or no file has appeared yet.
     Off,
     /// The latest report is less than [`OLD_AFTER`] old.
     Fresh,
     /// The latest report is older.
     Old,
-    /// There should be a report of this node, and this is why there is none.
+    /// There should be a report of this node, but the file cannot be used, for this reason.
     Unreadable(Unreadable),
     /// A newer larder wrote the file.
     Newer { version: u32 },
@@ -80,23 +81,23 @@ impl State {
 #[derive(Clone, Debug)]
 pub struct Good {
     pub report: Arc<Report>,
-    /// When the runtime was asked, as this process counts time: the node's clock may have been set since.
+    /// When this process read the report. It is an `Instant`, since the node's clock may be set later.
     asked: Instant,
-    /// How old the report was then.
+    /// The report's age at that time.
     age: Duration,
 }
 
 impl Good {
     fn new(report: Report) -> Self {
         Self {
-            // A time in the future was written while the clock was wrong: the file is here now, and so it is new.
+            // A time in the future was written while the clock was wrong. The file is here now, so it counts as new.
             age: unix_age(report.at).unwrap_or_default(),
             asked: Instant::now(),
             report: Arc::new(report),
         }
     }
 
-    /// How long ago the runtime was asked.
+    /// The time since the watcher asked the runtime.
     pub fn age(&self) -> Duration {
         self.age + self.asked.elapsed()
     }
@@ -106,7 +107,7 @@ impl Good {
 #[derive(Clone, Debug)]
 pub struct Known {
     pub state: State,
-    /// The latest good report, whatever the file says now. `None` when off, and where there was none yet.
+    /// The latest good report, whatever the file says now. `None` when off, and until there is one.
     pub good: Option<Good>,
 }
 
@@ -121,13 +122,13 @@ impl Known {
         self.good.as_ref().map(|good| &good.report)
     }
 
-    /// How long it has been since the runtime was last asked with success. `None` if that is not known.
+    /// The time since the watcher last asked the runtime with success. `None` if that is not known.
     pub fn age(&self) -> Option<Duration> {
         self.good.as_ref().map(Good::age)
     }
 }
 
-/// Reads the watcher's file again and again, and tells the store what is in use.
+/// Reads the watcher's file again and again, and tells the store which digests are in use.
 pub struct Runtime {
     config: Arc<ArcSwap<Config>>,
     store: Arc<Store>,
@@ -136,7 +137,7 @@ pub struct Runtime {
     last: Mutex<Last>,
     calls: Calls,
     uses: Uses,
-    /// The store knows what is in use, as far as it can be known.
+    /// Whether the store knows what is in use, as far as that can be known.
     settled: watch::Sender<bool>,
 }
 
@@ -158,7 +159,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Runtime {
-    /// One that knows nothing yet.
+    /// A reader that knows nothing yet.
     pub fn new(config: Arc<ArcSwap<Config>>, store: Arc<Store>) -> Self {
         Self {
             config,
@@ -176,13 +177,13 @@ impl Runtime {
         Arc::clone(&self.known.borrow())
     }
 
-    /// Tells of each change of what is known.
+    /// A receiver that sees each change of what is known.
     pub fn subscribe(&self) -> watch::Receiver<Arc<Known>> {
         self.known.subscribe()
     }
 
-    /// How long it has not been known what is in use: since the last good report, be it to an earlier process. `None` while it
-    /// is known, and where it never was.
+    /// How long larder has not known what is in use: the time since the last good report, even if an earlier process
+    /// read it. `None` while larder knows, and if it never knew.
     pub fn unknown_for(&self) -> Option<Duration> {
         let known = self.known();
         if matches!(known.state, State::Off | State::Fresh) {
@@ -192,7 +193,7 @@ impl Runtime {
         known.age().or_else(told)
     }
 
-    /// Why it is not known what is in use; `None` while it is, and where no watcher reports it.
+    /// Why larder does not know what is in use; `None` while it knows, and if no watcher reports.
     pub fn why_unknown(&self) -> Option<String> {
         match &self.known().state {
             State::Off | State::Fresh => None,
@@ -210,20 +211,20 @@ impl Runtime {
         self.store.in_use_totals(longest_ttl(&self.config.load()))
     }
 
-    /// Whether a digest is in use, or was when that was last known.
+    /// Whether a digest is in use, or was in use when that was last known.
     pub fn is_in_use(&self, digest: &Digest) -> bool {
         let ttl = longest_ttl(&self.config.load());
         self.store.is_in_use(digest, ttl)
     }
 
-    /// Waits until the store knows what is in use, as far as that can be known, or for `patience`.
+    /// Waits until the store knows what is in use, as far as that can be known, but no longer than `patience`.
     pub async fn settled(&self, patience: Duration) {
         let mut settled = self.settled.subscribe();
         let waiting = settled.wait_for(|settled| *settled);
         let _ = tokio::time::timeout(patience, waiting).await;
     }
 
-    /// Looks until the drain.
+    /// Looks again and again, until the drain.
     pub async fn run(self: Arc<Self>, mut watch: Watch) {
         loop {
             self.look().await;
@@ -241,14 +242,14 @@ impl Runtime {
         }
     }
 
-    /// Tells the store what is in use. `false` if that has to wait.
+    /// Tells the store what is in use. `false` if that has to wait, such as until the store has listed its disk.
     async fn tell(&self) -> bool {
         let known = self.known();
         let remembers = self.store.in_use().at().is_some();
         if known.state == State::Off && !remembers {
             return true;
         }
-        // What is not listed yet could not be said to be in use. While another larder has the store, that one is told.
+        // A blob that is not listed yet cannot be marked as in use. While another larder has the store, that one marks.
         if self.store.tenure() == Tenure::Waiting {
             return true;
         }
@@ -281,7 +282,7 @@ impl Runtime {
         let before = {
             let mut last = lock(&self.last);
             if last.path.as_ref() != Some(&path) {
-                // What another file said says nothing of this one's runtime.
+                // What another file said is not about this file's runtime.
                 let first = last.path.is_none();
                 *last = Last {
                     path: Some(path.clone()),
@@ -298,7 +299,7 @@ impl Runtime {
             .calls
             .run(move || file::look(&looking, before.as_ref()))
             .await;
-        // A read that is late tells the next look nothing: it begins anew.
+        // A look that is late leaves no stamp, so the next look reads the file again.
         let (stamp, found) = looked.unwrap_or((None, Found::Unreadable(Unreadable::Hangs)));
         lock(&self.last).stamp = stamp;
         let remembers = self.store.in_use().at().is_some();
@@ -324,7 +325,7 @@ impl Runtime {
         });
     }
 
-    /// Says once that the daemon does not know any more, and once that it knows again.
+    /// Logs once that the daemon does not know any more, and once that it knows again.
     fn complain(&self, before: &Known, path: &Path) {
         let known = self.known();
         let state = &known.state;
@@ -351,7 +352,7 @@ impl Runtime {
     }
 }
 
-/// How long what was in use counts as in use; `None` for ever.
+/// How long a digest counts as in use after the last report that says so; `None` for ever.
 fn longest_ttl(config: &Config) -> Option<Duration> {
     let mut own = config
         .upstreams
@@ -360,7 +361,8 @@ fn longest_ttl(config: &Config) -> Option<Duration> {
     own.try_fold(config.store.ttl?, |longest, ttl| Some(longest.max(ttl?)))
 }
 
-/// What is known after a look. `before` is what was known, and `remembers` whether an earlier process was told what is in use.
+/// What is known after a look. `before` is what was known; `remembers` says whether the store knows uses from an
+/// earlier process.
 fn next(before: &Known, found: Found, remembers: bool) -> Known {
     let aged = |good: Option<Good>| Known {
         state: match &good {
@@ -373,7 +375,7 @@ fn next(before: &Known, found: Found, remembers: bool) -> Known {
     let good = before.good.clone();
     match (found, &before.state) {
         (Found::Report(report), _) => aged(Some(Good::new(*report))),
-        // A file that could not be used does not become better by staying as it is.
+        // An unusable file stays unusable until it changes.
         (Found::Same, State::Unreadable(_) | State::Newer { .. }) => Known {
             state: before.state.clone(),
             good,

@@ -1,7 +1,7 @@
 //! The node tier: blobs on this node's disk, addressed by digest.
 //!
-//! Owns the layout on disk, the way of a blob from partial to committed, the index of what is here, and what is known
-//! of repositories. Knows digests and bytes; HTTP, registries' answers and rights to read are others' business.
+//! Owns the layout on disk, a blob's way from partial to committed, the index of committed blobs, and the records of
+//! repositories. It knows digests and bytes. HTTP, registries' answers and callers' rights belong to other modules.
 
 mod adopted;
 mod blob;
@@ -81,10 +81,10 @@ use crate::{
     sys::{Calls, Hangs, Turns, disk},
 };
 
-/// Blobs up to this size are answered from memory once they were read.
+/// A blob of at most this many bytes is answered from memory after its first read.
 pub const SMALL: u64 = 256 << 10;
 
-/// The node tier of one larder. Cheap to share; every method may be called from anywhere, those that block say so.
+/// The node tier of one larder, shared by all its tasks. A method that waits for the disk says so: (blocking).
 #[derive(Debug)]
 pub struct Store {
     layout: Arc<layout::Layout>,
@@ -93,9 +93,9 @@ pub struct Store {
     pins: Mutex<HashSet<Digest>>,
     /// Held while a change of the pins is written down.
     pinning: Mutex<()>,
-    /// Taken while a blob gets or loses its place in both index and directory: they must not disagree.
+    /// Taken while a blob is added to or removed from both index and directory, so that the two agree.
     places: Turns<Digest>,
-    /// Damaged files that could not be taken away, because the disk takes no changes: they are not served.
+    /// Damaged files that could not be moved or removed, because the disk takes no changes. They are not served.
     stuck: Mutex<HashMap<Digest, blob::Identity>>,
     in_use: Mutex<in_use::InUse>,
     /// What warm sets hold.
@@ -103,9 +103,9 @@ pub struct Store {
     room: Mutex<evicting::Room>,
     trouble: Mutex<Option<keeping::Trouble>>,
     rotten: AtomicU64,
-    /// What left the tier, for whoever tells other members.
+    /// Blobs that left the tier, for the part of larder that tells other members.
     gone: gone::List,
-    /// What lies on disk is listed in the index.
+    /// Whether the index lists everything that lies on disk.
     scanned: AtomicBool,
     calls: Calls,
     surveys: Calls,
@@ -116,11 +116,11 @@ pub struct Store {
     adopted: adopted::Adopted,
     /// Indexes of layers.
     indexes: Arc<indexes::Indexes>,
-    /// Layers that the container runtime mounts; empty while none are offered.
+    /// Ready files of layers, which the container runtime mounts. Empty while larder offers none.
     ready: OnceLock<ready::Ready>,
 }
 
-/// A blob that was opened, unless it is not here, or its disk hangs.
+/// An open blob; `None` if it is not here, an error if its disk hangs.
 type Opened = Result<Option<Arc<Blob>>, Hangs>;
 
 /// Why a store directory cannot be used.
@@ -168,22 +168,22 @@ impl Store {
         }
     }
 
-    /// Where records are kept for other members.
+    /// The directory of records that this larder keeps for other members.
     pub fn records(&self) -> PathBuf {
         self.layout.root().join("cluster")
     }
 
-    /// Where grants are kept, and their key.
+    /// The paths of the grants and of their key.
     pub fn grants(&self) -> (PathBuf, PathBuf) {
         (self.layout.grants(), self.layout.grants_key())
     }
 
-    /// What ages are counted by.
+    /// The clock by which the store counts ages.
     pub fn clock(&self) -> Clock {
         self.layout.clock()
     }
 
-    /// When something was used, for people: by the node's own clock, as it goes now.
+    /// When a blob was last used, by the node's clock as it goes now: for people.
     pub fn used_at(&self, entry: &Entry) -> u64 {
         self.clock().by_wall(entry.used)
     }
@@ -198,19 +198,19 @@ impl Store {
         &self.repositories
     }
 
-    /// Committed blobs and their bytes, as far as they are listed in the index.
+    /// The number of committed blobs and their bytes, as far as the index lists them.
     pub fn totals(&self) -> Totals {
         lock(&self.index).totals()
     }
 
-    /// Room on the store's file system.
+    /// Room on the store's file system (blocking).
     pub fn space(&self) -> io::Result<disk::Space> {
         disk::space(self.layout.root())
     }
 
-    /// A committed blob, open for reading. `size` is what its repository says it has: a file of another length, one
-    /// that was removed, or one that could not be sent, is damaged and is taken out of the tier (blocking; see
-    /// [`Self::find`]).
+    /// A committed blob, open for reading (blocking; see [`Self::find`]). `size` is the length that its repository
+    /// states. A file of another length, a file that was removed and a file that could not be sent are damaged: they
+    /// leave the tier.
     pub fn blob(&self, digest: &Digest, size: Option<u64>) -> Option<Arc<Blob>> {
         if !self.is_held() {
             return None;
@@ -223,7 +223,7 @@ impl Store {
             if self.quarantine(&blob) {
                 return None;
             }
-            // Another file has its place by now, or none.
+            // By now another file is in its place, or none: look there again.
             lock(&self.index).close(&blob);
         }
         let stays = self.places.take(digest);
@@ -253,7 +253,8 @@ impl Store {
         None
     }
 
-    /// A committed blob for a look that is no use: neither its time nor the list of open files changes (blocking).
+    /// A committed blob, for a look that does not count as a use: neither its last use nor the list of open files
+    /// changes (blocking).
     pub fn peek(&self, digest: &Digest) -> Option<Arc<Blob>> {
         if !self.is_held() {
             return None;
@@ -279,7 +280,7 @@ impl Store {
             return None;
         }
         let bytes: Bytes = blob.read(Range::new(0, blob.size())).ok()?.into();
-        // Manifests are read whole anyway: make sure of them, once, as they enter the memory.
+        // Manifests are read whole anyway, so larder verifies them once, when they enter the memory.
         if Digest::of(digest.algorithm(), &bytes) != *digest {
             self.quarantine(&blob);
             return None;
@@ -295,14 +296,14 @@ impl Store {
         }
     }
 
-    /// Keeps verified bytes: in memory now, on disk when this returns (blocking). While the store is another larder's,
-    /// nothing is kept.
+    /// Keeps verified bytes: in memory at once, on disk when this returns (blocking). Keeps nothing while another
+    /// larder owns the store.
     pub fn put(&self, digest: &Digest, bytes: &Bytes) -> io::Result<()> {
         if !self.is_held() {
             return Ok(());
         }
         lock(&self.index).remember(*digest, bytes);
-        // The runtime has it.
+        // The container runtime's store has it already.
         if self.adopts(digest) {
             return Ok(());
         }
@@ -310,7 +311,7 @@ impl Store {
         if !path.exists() {
             let written = self.layout.write_new(&path, bytes);
             let written = written.or_else(|error| {
-                // As in `begin`.
+                // The directory may have vanished, as in `begin`.
                 if error.kind() == io::ErrorKind::NotFound {
                     self.layout.create()?;
                     return self.layout.write_new(&path, bytes);
@@ -357,13 +358,13 @@ impl Store {
         partial::present(&self.layout, digest, registry)
     }
 
-    /// Whether a partial of this digest lies on disk, as far as is known without looking there.
+    /// Whether a partial of this digest is known to lie on disk. Does not ask the disk.
     pub fn has_partial(&self, digest: &Digest) -> bool {
         self.is_held() && self.layout.left().contains(digest)
     }
 
-    /// The partial that an earlier process left for `digest` from `registry`, if it can be used (blocking). Any other is
-    /// swept away.
+    /// The partial that an earlier process left for `digest` from `registry`, if it can be used (blocking). Any other
+    /// partial of the digest is removed.
     pub fn resume(&self, digest: Digest, registry: &RegistryName) -> io::Result<Option<Partial>> {
         self.owned()?;
         self.noting(Partial::resume(&self.layout, digest, registry))
@@ -371,13 +372,13 @@ impl Store {
 
     /// Commits a verified partial (blocking: waits for the disk).
     pub fn commit(&self, partial: &Partial) -> io::Result<()> {
-        // After a write-back error the pages may be gone although the file looks whole: nothing of it can be trusted.
+        // After a write-back error the pages may be gone although the file looks whole, so larder trusts none of it.
         let committed = (|| {
             partial.seal()?;
             if let Some(sums) = partial.take_sums() {
                 self.keep_sums(partial.blob().digest(), partial.size(), &sums);
             }
-            // Not under the lock: a rename may wait for the journal, and requests for the lock.
+            // Outside of the lock: the rename may wait for the file system's journal, and requests wait for the lock.
             partial.put_in_place()?;
             {
                 let _stays = self.places.take(partial.blob().digest());
@@ -395,7 +396,7 @@ impl Store {
         Ok(())
     }
 
-    /// An error while the store is another larder's.
+    /// An error while another larder owns the store.
     fn owned(&self) -> io::Result<()> {
         if self.is_held() {
             return Ok(());

@@ -1,10 +1,10 @@
 //! The machine: everything that is `unsafe` or needs a system call that std does not offer.
 //!
 //! Owns the mapping of a file ([`Mapping`]), the socket that sends mapped files by sendfile ([`FileSocket`]), process
-//! groups ([`Group`]), a signal ([`hang_up`]), what this process uses ([`usage()`]), the questions about file systems
-//! ([`disk`]), calls that may hang ([`Calls`]), work that is to disturb nothing ([`be_idle`]), what a process gives up
-//! ([`leave_unix_sockets_alone`], [`let_go_of_program`]), what is mounted ([`mounts`]), connections of FUSE ([`fuse`]), and
-//! sockets that pass descriptors ([`passed`]). Knows nothing of blobs, HTTP or larder.
+//! groups ([`Group`]), a signal ([`hang_up`]), what this process uses ([`usage()`]), questions about file systems
+//! ([`disk`]), calls that may hang ([`Calls`]), work of idle priority ([`be_idle`]), what a process gives up
+//! ([`leave_unix_sockets_alone`], [`let_go_of_program`]), the list of mounts ([`mounts`]), FUSE connections ([`fuse`]),
+//! and sockets that pass descriptors ([`passed`]). Knows nothing of blobs, HTTP or larder.
 
 mod calls;
 mod confine;

@@ -1,7 +1,7 @@
 //! Tags: what a tag points to, and how old that knowledge may be.
 //!
-//! The only mutable thing in a registry is a tag; everything else is addressed by its content. What to do about one is
-//! a pure decision, twice: [`decide`] before the registry is asked, [`conclude`] after.
+//! A tag is the only mutable thing in a registry; everything else is addressed by its content. What to do about a tag
+//! is a pure decision, taken twice: [`decide`] before the registry is asked, [`conclude`] after.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
     upstream::{Answer, Ask, Failure, Subject, Upstreams, Want},
 };
 
-/// What a manifest is, without its bytes.
+/// The digest, size and type of a manifest.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Descriptor {
     pub digest: Digest,
@@ -26,7 +26,7 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
-    /// What is remembered of a tag that points there, as the registry says now.
+    /// The record of a tag that points there, checked now.
     pub fn checked_now(&self) -> TagRecord {
         TagRecord {
             digest: self.digest,
@@ -47,16 +47,16 @@ impl From<&TagRecord> for Descriptor {
     }
 }
 
-/// Before the registry is asked.
+/// What to do before the registry is asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Before {
-    /// Known and fresh enough: no question.
+    /// The tag is known and fresh enough: the registry is not asked.
     Fresh(TagRecord),
-    /// Ask what it points to now.
+    /// Ask the registry where the tag points now.
     Ask,
 }
 
-/// What is to be done about a tag that is known as `record`, was checked `age` ago, and may be `fresh_for` old.
+/// Decides about a tag with this `record`, which was checked `age` ago and may be `fresh_for` old.
 pub fn decide(record: Option<&TagRecord>, age: Duration, fresh_for: Duration) -> Before {
     match record {
         Some(record) if age < fresh_for => Before::Fresh(record.clone()),
@@ -64,23 +64,23 @@ pub fn decide(record: Option<&TagRecord>, age: Duration, fresh_for: Duration) ->
     }
 }
 
-/// What the registry said about a tag.
+/// A registry's answer about a tag.
 #[derive(Clone, Debug)]
 pub enum Word {
-    /// It points there.
+    /// The tag points there.
     Descriptor(Descriptor),
-    /// It exists, but the answer does not tell the digest: the manifest itself must be fetched.
+    /// The tag exists, but the answer has no digest: the manifest itself must be fetched.
     NoDigest,
     Failed(Failure),
 }
 
-/// What a registry said about a tag, and which of its endpoints said it.
+/// A registry's answer about a tag, and where it came from.
 #[derive(Clone, Debug)]
 pub struct TagAnswer {
     pub word: Word,
-    /// Whether that proves the caller's right.
+    /// Whether the answer proves the caller's right.
     pub proves: bool,
-    /// Which of its endpoints said it.
+    /// The endpoint that gave the answer.
     pub endpoint: Option<usize>,
 }
 
@@ -94,13 +94,13 @@ impl TagAnswer {
     }
 }
 
-/// After the registry was asked.
+/// What to do after the registry was asked.
 #[derive(Clone, Debug)]
 pub enum After {
     Serve(Descriptor),
     /// Fetch the manifest by its tag.
     Fetch,
-    /// Serve what is known, and say that it may be old.
+    /// Serve the known digest, and say that it may be old.
     Stale {
         known: TagRecord,
         failure: Failure,
@@ -117,9 +117,9 @@ pub struct Policy {
     pub when_deleted: WhenDeleted,
 }
 
-/// What a word means for a tag that is known as `record`.
+/// Decides what follows from the registry's answer about a tag with this `record`.
 ///
-/// A refusal is a refusal whatever is known: a stale answer never makes a right (promise P14).
+/// A refusal stays a refusal, whatever is known: a stale answer never gives a right (promise P14).
 pub fn conclude(record: Option<TagRecord>, word: Word, policy: Policy) -> After {
     let failure = match word {
         Word::Descriptor(descriptor) => return After::Serve(descriptor),
@@ -140,10 +140,10 @@ pub fn conclude(record: Option<TagRecord>, word: Word, policy: Policy) -> After 
     }
 }
 
-/// Only askers with the same credential share a question.
+/// Only callers with the same credential share a question.
 type Question = (RegistryName, Repository, Tag, Fingerprint, bool);
 
-/// Asks registries about tags. Simultaneous askers with the same credential share one question.
+/// Asks registries about tags. Callers with the same credential that ask at the same time share one question.
 #[derive(Debug)]
 pub struct Tags {
     upstreams: Arc<Upstreams>,
@@ -158,8 +158,8 @@ impl Tags {
         }
     }
 
-    /// One HEAD upstream on behalf of `place`'s caller, bounded by `within`. `optional`: a cached answer would do, if
-    /// the registry is not to be bothered.
+    /// One HEAD upstream for `place`'s caller, bounded by `within`. `optional` means that a cached answer would do if
+    /// the registry should be spared.
     pub async fn ask(
         &self,
         place: &Place,
@@ -174,7 +174,7 @@ impl Tags {
         self.put(place, tag, ask, within).await
     }
 
-    /// The same of the origin alone, where a mirror's word was of no use.
+    /// The same question to the origin alone, after a mirror's answer was of no use.
     pub async fn ask_origin(&self, place: &Place, tag: &Tag, within: Duration) -> TagAnswer {
         let mut ask = question(place, tag);
         ask.of_origin = true;
@@ -200,7 +200,7 @@ impl Tags {
                         endpoint: Some(answer.endpoint),
                     }
                 }
-                // Its answer to HEAD was none: the answer to a GET may be.
+                // The answer to HEAD was invalid; the answer to a GET may be valid.
                 Ok(Err(Failure::Invalid { .. })) => TagAnswer::nobody(Word::NoDigest),
                 Ok(Err(failure)) => TagAnswer::nobody(Word::Failed(failure)),
                 Err(_) => TagAnswer::nobody(late),
@@ -225,16 +225,16 @@ fn question(place: &Place, tag: &Tag) -> Ask {
     place.ask(subject, Want::Head)
 }
 
-/// The descriptor that an answer's headers tell, if they tell all of it.
+/// The descriptor in an answer's headers. `None` if a part of it is missing.
 fn descriptor(answer: &Answer) -> Option<Descriptor> {
     let media_type = answer.header("content-type")?;
-    // Its digest is not that of its bytes: the bytes have to be refused.
+    // Schema 1's digest is not that of its bytes, so the manifest has to be refused after a GET.
     if media::is_schema1(media_type) {
         return None;
     }
     Some(Descriptor {
         digest: answer.header("docker-content-digest")?.parse().ok()?,
-        // A length of 0 is none: a client would hold the manifest against it.
+        // A length of 0 counts as missing: a client would compare the manifest with it.
         size: answer.content_length().filter(|size| *size > 0)?,
         media_type: media_type.to_owned(),
     })
@@ -270,7 +270,7 @@ mod tests {
         );
     }
 
-    /// Promise P14, row by row: what happened, what is chosen, with and without a cached tag.
+    /// Promise P14, row by row: each failure and each policy, with and without a cached tag.
     #[test]
     fn after_the_registry_was_asked() {
         let registry = || "r".to_owned();

@@ -1,8 +1,8 @@
-//! Logs: where they go, how they look, what is said, and how often the same is said.
+//! Logs: where they go, their format, their filter, and how often a failure is repeated.
 //!
 //! Lines go to standard error. `target: "access"` is the access log, one line a request. A failure is logged once,
-//! where it is handled, with what to do about it; fields are named by entity, with units, and never hold a secret or a
-//! query.
+//! where it is handled, with what to do about it. Field names have the entity and the unit, and no field holds a secret
+//! or a query.
 
 mod repeats;
 
@@ -16,7 +16,7 @@ use tracing_subscriber::{
 pub use self::repeats::{Due, due};
 use crate::config::{LogFormat, Telemetry};
 
-/// The log of the process. What is said can be changed while it runs.
+/// The log of the process, whose filter can be changed while it runs.
 #[derive(Debug)]
 pub struct Logs {
     handle: reload::Handle<EnvFilter, Registry>,
@@ -31,7 +31,7 @@ impl Logs {
         filter.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Puts another filter in force, in the notation of `EnvFilter`. One that cannot be read changes nothing.
+    /// Puts another filter in force, in the notation of `EnvFilter`. A filter that cannot be read changes nothing.
     pub fn set(&self, filter: &str) -> Result<(), String> {
         let new = read(filter)?;
         let mut shown = self.filter.lock().unwrap_or_else(PoisonError::into_inner);
@@ -47,7 +47,7 @@ fn read(filter: &str) -> Result<EnvFilter, String> {
     })
 }
 
-/// Sets up logging for the process. A filter that cannot be read becomes `info`, and is complained about.
+/// Sets up logging for the process. A filter that cannot be read is replaced by `info`, with a warning.
 pub fn init(telemetry: &Telemetry) -> Logs {
     let (filter, shown, complaint) = match read(&telemetry.log) {
         Ok(filter) => (filter, telemetry.log.clone(), None),

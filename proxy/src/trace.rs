@@ -1,8 +1,8 @@
-//! What ties the work for one request together, on this node and beyond.
+//! The ids that tie together the work for one request, on this node and beyond.
 //!
-//! A request brings its trace and its id along, or gets them here. Both are in its access line, and go with whatever is
-//! asked on its behalf: to members, and to the registry's own endpoints. Where several requests share a question or a
-//! download, it carries the ids of the one that began it.
+//! A request brings its trace and its id, or gets them here. Both are in its access line, and in every request that
+//! larder sends for it, to members and to the registry's own endpoints. If several requests share a question or a
+//! download, it carries the ids of the first.
 
 use std::{fmt, sync::Arc};
 
@@ -19,22 +19,22 @@ pub struct Trace(Option<Arc<Ids>>);
 
 struct Ids {
     request: HeaderValue,
-    /// This node's own step, as the peers and registries that are asked get it.
+    /// This node's own span, as it is sent to peers and registries.
     parent: TraceParent,
     state: Option<HeaderValue>,
 }
 
 impl Trace {
-    /// For work that no request asked for: sends nothing along.
+    /// For work that no request asked for. Nothing is sent along.
     pub const fn none() -> Self {
         Self(None)
     }
 
-    /// The ids that a request brings, and new ones where it brings none or none that are good.
+    /// The ids that a request brings. Missing or invalid ones are replaced by new ones.
     pub fn of(headers: &HeaderMap) -> Self {
         let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         let mut parents = headers.get_all(TRACEPARENT).iter();
-        // Two of them are as good as none.
+        // More than one `traceparent` counts as none.
         let parent: Option<TraceParent> = match (parents.next(), parents.next()) {
             (Some(parent), None) => parent.to_str().ok().and_then(|text| text.parse().ok()),
             _ => None,
@@ -47,7 +47,7 @@ impl Trace {
         let state = parent.and_then(|_| states());
         let (trace, flags) = match parent {
             Some(parent) => (parent.trace, parent.flags),
-            // Not sampled: larder records no spans. Every bit of the id is random.
+            // The flags: not sampled, because larder records no spans, and every bit of the id is random.
             None => (new_trace(), 0b10),
         };
         let request = text(&REQUEST_ID)
@@ -67,28 +67,28 @@ impl Trace {
         Self(Some(Arc::new(ids)))
     }
 
-    /// The request's id; empty for what no request asked for.
+    /// The request's id. Empty for work that no request asked for.
     pub fn request_id(&self) -> &str {
         let ids = self.0.as_ref();
         ids.and_then(|ids| ids.request.to_str().ok())
             .unwrap_or_default()
     }
 
-    /// The trace's id and this node's step, for the log.
+    /// The trace's id and this node's span id, for the log.
     pub fn ids(&self) -> Option<(TraceId, SpanId)> {
         let ids = self.0.as_ref()?;
         Some((ids.parent.trace, ids.parent.parent))
     }
 
-    /// Tells the client which request this was.
+    /// Tells the client the request's id.
     pub fn answer(&self, headers: &mut HeaderMap) {
         if let Some(ids) = &self.0 {
             headers.insert(REQUEST_ID, ids.request.clone());
         }
     }
 
-    /// Adds the trace to a request that larder sends for the client's. What clients' systems have put into `tracestate`
-    /// is passed on only where it `stays` within the operator's own.
+    /// Adds the ids to a request that larder sends for the client. `tracestate` holds what clients' systems have put
+    /// there, so it is passed on only if the request `stays` within the operator's own systems.
     pub fn pass_on(&self, headers: &mut HeaderMap, stays: bool) {
         let Some(ids) = &self.0 else {
             return;

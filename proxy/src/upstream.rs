@@ -1,8 +1,8 @@
 //! Registries: from a name to an answer.
 //!
-//! Owns the order of a registry's endpoints, the Bearer dance with its token server, the redirects, and the sorting of
-//! whatever comes back into a closed set of outcomes. Asks one question at a time; what to do about an outcome, and
-//! what is cached, is the callers' business.
+//! Owns the order of a registry's endpoints, the Bearer dance with its token server, and the redirects. Sorts every
+//! answer into a closed set of outcomes. Asks one question at a time. Callers decide what to do about an outcome, and
+//! what to cache.
 
 mod answer;
 mod api;
@@ -68,10 +68,10 @@ use crate::{
     metrics::Metrics,
 };
 
-/// The head of an answer must come within this time. Below the 5 s in which larder answers its own client.
+/// The head of an answer must arrive within this time, less than the 5 s in which larder answers its own client.
 const HEAD_WITHIN: Duration = Duration::from_secs(4);
 
-/// An endpoint that failed is asked once more after this long, with jitter, where no other is left to ask.
+/// If no other endpoint is left, one that failed is asked once more after this long, with jitter.
 const AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// All upstreams.
@@ -81,10 +81,10 @@ pub struct Upstreams {
     client: Arc<Client>,
     metrics: Arc<Metrics>,
     tokens: Tokens,
-    /// Which challenge a repository of an endpoint answers with, so that the token comes with the first request.
+    /// The last challenge of an endpoint for a repository, so that the first request already carries a token.
     schemes: Cache<SchemeKey, Scheme>,
     locations: Cache<LocationKey, Location>,
-    /// By `scheme://host:port`, and whose credential was shown.
+    /// By `scheme://host:port`, followed by the fingerprint of the credential that was shown, if any.
     health: Mutex<HashMap<String, Health>>,
     /// Other larders that ask the same registries.
     others: OnceLock<Arc<dyn Others>>,
@@ -108,7 +108,7 @@ impl Upstreams {
         }
     }
 
-    /// Asks the endpoints in order. The first that has it answers; if none has, the origin's word counts.
+    /// Asks the endpoints in order. The first good answer counts. If there is none, the origin's word counts.
     pub async fn ask(&self, ask: &Ask) -> Result<Answer, Failure> {
         if ask.identity.is_lost() {
             return Err(Failure::Unreachable {
@@ -133,7 +133,7 @@ impl Upstreams {
         for index in order {
             let all = ask.within.unwrap_or(HEAD_WITHIN);
             let left = all.saturating_sub(begun.elapsed());
-            // Where the origin alone proves, no other stands behind it.
+            // If only the origin can prove access, no other endpoint is asked after it.
             let alone = ask.proof && !upstream.proves_access;
             let patience = if last == Some(index) || alone {
                 ask.within.map(|_| left)
@@ -180,7 +180,7 @@ impl Upstreams {
                 }
             }
         }
-        // Nothing else can answer: a request that needs an answer is the probe.
+        // No other endpoint gave an answer. A request that needs one becomes the probe of an open breaker.
         for index in avoided {
             let endpoint = &endpoints[index];
             let asked = if ask.need == Need::Optional {
@@ -203,12 +203,12 @@ impl Upstreams {
                 }
             }
         }
-        // One failure may be over by now, or be that of a range alone. Not where a cached answer would do, nor where the
-        // origin has said what counts.
+        // Asks failed endpoints again: the failure may be over by now, or may concern the range alone. This is left out
+        // if a cached answer would do, or if the origin's word already settles the question.
         let settled = |(index, failure): &(usize, Failure)| {
             let open = match failure {
                 Failure::Unreachable { .. } => true,
-                // A mirror may have what the origin has no more.
+                // A mirror may still have a blob that the origin no longer has.
                 Failure::NotFound(_) => matches!(ask.subject, Subject::Blob(_)),
                 _ => false,
             };
@@ -245,11 +245,11 @@ impl Upstreams {
         }
     }
 
-    /// Looks at how an endpoint fares, or changes that; `key` as [`health_key`] makes it.
+    /// Reads or changes the health of an endpoint. `key` comes from [`health_key`].
     fn health<T>(&self, key: &str, look: impl FnOnce(&mut Health) -> T) -> T {
         let mut all = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         if !all.contains_key(key) {
-            // A client may name any registry: what is remembered must not grow without bound.
+            // A client may name any registry, so the map must be bounded.
             if all.len() >= 10_000 {
                 all.clear();
             }
@@ -272,7 +272,7 @@ impl Upstreams {
         }
     }
 
-    /// Whether the first answer of a registry already proves access: no mirror is asked before the origin.
+    /// Whether the first answer of a registry already proves access, because no mirror is asked before the origin.
     pub fn proves_at_once(&self, registry: &RegistryName) -> bool {
         let upstream = self.config.load().upstream(registry.as_str());
         upstream.proves_access || upstream.endpoints.len() == 1

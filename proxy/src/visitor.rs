@@ -1,26 +1,26 @@
-//! Whether a request may come by way of a browser: pure.
+//! Whether a request that may come from a browser is answered: pure.
 //!
-//! A browser on the node also runs other people's pages, and they must reach neither the registry port nor the status
-//! page: neither by a name of theirs that suddenly means 127.0.0.1 (so `Host` must name this node), nor as a part of a
-//! page of theirs. The status page names images and registries, so it is for clients that arrive on loopback, which is
-//! where `kubectl port-forward` arrives, too.
+//! A browser on the node also runs other people's pages, which must reach neither the registry port nor the status
+//! page. Such a page may point a name of its own at 127.0.0.1, so `Host` must name this node. It may also embed a
+//! request, so requests by parts of a page are refused. The status page names images and registries, so it is only for
+//! clients that arrive on loopback, as `kubectl port-forward` does.
 
 use std::net::IpAddr;
 
 use http::{Request, StatusCode, header, uri::Authority};
 use larder_shared::name::canonical_host;
 
-/// Where a request to the telemetry port arrived.
+/// The address at which a request to the telemetry port arrived.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Arrival {
     /// On a loopback address of `listen`.
     Loopback,
-    /// On any other address, or on `expose`: metrics and health alone.
+    /// On any other address, or on `expose`: only metrics and health are served.
     Exposed,
 }
 
 impl Arrival {
-    /// By the address of this end of the connection.
+    /// Decides by the local address of the connection.
     pub fn at(local: IpAddr) -> Self {
         if local.to_canonical().is_loopback() {
             Self::Loopback
@@ -30,12 +30,12 @@ impl Arrival {
     }
 }
 
-/// Why a request is not answered.
+/// Why a request is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refusal {
-    /// `Host` does not name this node: DNS may say today that anybody's name is 127.0.0.1.
+    /// `Host` does not name this node. DNS may point any name at 127.0.0.1.
     Host,
-    /// Another site's page asks.
+    /// A page of another site sends the request.
     Site,
 }
 
@@ -60,14 +60,14 @@ impl Refusal {
 /// The names that this node has besides its addresses and `localhost`.
 #[derive(Clone, Copy, Debug)]
 pub struct Names<'a> {
-    /// Its own, as the kernel has it.
+    /// The host name that the kernel has.
     pub own: &'a str,
-    /// `[registry] allow_hosts`, each in its one spelling.
+    /// `[registry] allow_hosts`, each in canonical form.
     pub allowed: &'a [String],
 }
 
-/// Decides about a request to the registry port. Clients of registries are no browsers: whatever a browser sends on
-/// behalf of a page is refused. A request without `Host` comes from no browser.
+/// Decides about a request to the registry port. Registry clients are not browsers, so every request that a browser
+/// sends for a page is refused. A request without `Host` does not come from a browser.
 pub fn at_registry<B>(request: &Request<B>, names: Names<'_>) -> Result<(), Refusal> {
     named(request, names)?;
     let headers = request.headers();
@@ -86,7 +86,7 @@ pub fn at_page<B>(request: &Request<B>, names: Names<'_>) -> Result<(), Refusal>
     if named(request, names)? == Named::Not {
         return Err(Refusal::Host);
     }
-    // Browsers say where a request comes from. A link that a person follows is fine; a part of a page is not.
+    // Browsers say what a request is for. A person may follow another site's link; that site's page may embed nothing.
     let said = |name| request.headers().get(name).and_then(|v| v.to_str().ok());
     let foreign = matches!(said("sec-fetch-site"), Some("cross-site" | "same-site"));
     let followed =
@@ -104,7 +104,7 @@ pub enum Named {
     Not,
 }
 
-/// Holds every host that a request names, in `Host` and in its target, against the names of this node.
+/// Compares every host that a request names, in `Host` and in its target, with this node's names.
 pub fn named<B>(request: &Request<B>, names: Names<'_>) -> Result<Named, Refusal> {
     let mut named = Named::Not;
     let target = request.uri().authority().map(Authority::as_str);
@@ -123,13 +123,13 @@ pub fn named<B>(request: &Request<B>, names: Names<'_>) -> Result<Named, Refusal
     Ok(named)
 }
 
-/// Whether a host, with any port, is this node: an address, `localhost` and what is below it, or one of its names. A
-/// port-forward has a port of its own, so the port tells nothing.
+/// Whether a host, with any port, is this node: an address, `localhost` or a name below it, or one of its names. The
+/// port proves nothing, because a port-forward has its own.
 fn is_here(host: &str, names: Names<'_>) -> bool {
     let Ok(authority) = host.parse::<Authority>() else {
         return false;
     };
-    // RFC 3986 section 3.2.3: a port is digits. An authority that has something else there is no host's.
+    // RFC 3986 section 3.2.3: a port is digits. An authority with anything else there names no host.
     let after = authority.as_str().rsplit('@').next().unwrap_or_default();
     let port = after.strip_prefix(authority.host()).unwrap_or_default();
     if !matches!(port, "" | ":") && authority.port_u16().is_none() {
@@ -294,7 +294,7 @@ mod tests {
         assert_eq!(from("none", "navigate", "document"), Ok(()));
         assert_eq!(from("same-origin", "cors", "empty"), Ok(()));
         assert_eq!(from("cross-site", "navigate", "document"), Ok(()));
-        // Another port of localhost is the same site.
+        // Another port of localhost counts as the same site.
         for site in ["cross-site", "same-site"] {
             for (mode, dest) in [
                 ("no-cors", "script"),

@@ -1,9 +1,9 @@
-//! Warm sets: images that are brought to this node before a client asks, and kept (promise P31).
+//! Warm sets: images that larder fetches to this node before a client asks, and holds (promise P31).
 //!
-//! Which images belong to a set is a pure choice ([`choice`]), made again at each look at the registries ([`look`]). Which of
-//! them there is room for is another ([`budget`]). The images come by digest and by the path of every pull, so a set gives no
-//! caller a right and takes none. What a set holds is the store's to remember: it is no pin, and goes before what containers
-//! use.
+//! Which images belong to a set is a pure choice ([`choice`]), made anew at each look at the registries ([`look`]).
+//! Which of them have room is another pure choice ([`budget`]). The images come by digest, in the same way as every
+//! pull, so a set gives no caller a right and takes none away. The store remembers what a set holds. That is no pin,
+//! and is evicted before what containers use.
 
 mod bring;
 mod budget;
@@ -36,13 +36,13 @@ use crate::{
     store::Tenure,
 };
 
-/// Between two looks whether the configuration has changed, or the store is this larder's by now.
+/// The time between two checks whether the configuration has changed, or whether this larder has the store by now.
 const GLANCE: Duration = Duration::from_secs(1);
 
-/// The command line waits a little longer for an answer.
+/// How long a person waits for the answers of the registries. The command line waits a little longer.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 
-/// The first look waits so long for what the runtime uses to be known.
+/// How long the first look waits until it is known what the runtime uses.
 const SETTLED_WITHIN: Duration = Duration::from_secs(10);
 
 /// The sets of this node.
@@ -51,10 +51,10 @@ pub struct Warm {
     pull: Arc<Pull>,
     /// In the order of the configuration.
     sets: Mutex<Vec<(String, SetState)>>,
-    /// Looks that were asked for, and the last that is done.
+    /// How many looks were asked for, and the number of the last one that is done.
     asked: AtomicU64,
     looked: watch::Sender<u64>,
-    /// Rings for a look, and for images that may have to come.
+    /// Wake the loop that looks, and the loop that brings images.
     look: Notify,
     bring: Notify,
     /// Why this node's labels are not known, if they are not.
@@ -68,7 +68,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Warm {
-    /// Does nothing until [`Self::run`].
+    /// Creates the sets. They do nothing until [`Self::run`].
     pub fn new(pull: Arc<Pull>) -> Arc<Self> {
         Arc::new(Self {
             pull,
@@ -95,7 +95,7 @@ impl Warm {
         }
     }
 
-    /// Another larder's store, and one whose content is not listed yet, says nothing of what is here.
+    /// Waits until this larder has the store and has listed it: before that, it is not known which images are here.
     async fn until_owned(&self) {
         while self.pull.store.tenure() != Tenure::Held || !self.pull.store.is_scanned() {
             tokio::time::sleep(GLANCE).await;
@@ -106,7 +106,7 @@ impl Warm {
         loop {
             let config = self.pull.config.load_full();
             let asked = self.asked.load(Ordering::Acquire);
-            // Where a person asks, a list that is new enough for others is not.
+            // If a person asks, even a recent list is asked for again.
             let within = if *self.looked.borrow() < asked {
                 Duration::ZERO
             } else {
@@ -124,17 +124,17 @@ impl Warm {
         }
     }
 
-    /// Asks the registries of all sets now, and waits until they have answered, or a while.
+    /// Asks the registries of all sets now. Waits until they have answered, but not longer than a while.
     pub async fn refresh(&self) {
         let number = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
         let mut looked = self.looked.subscribe();
         self.look.notify_one();
-        // The sender lives as long as this.
+        // The sender lives as long as `self`.
         let done = looked.wait_for(|done| *done >= number);
         let _ = tokio::time::timeout(ANSWERED_WITHIN, done).await;
     }
 
-    /// Returns when `[warm]` is another one.
+    /// Returns when `[warm]` has changed.
     async fn until_changed(&self, config: &Arc<Config>) {
         let mut seen = Arc::clone(config);
         loop {
@@ -149,7 +149,7 @@ impl Warm {
         }
     }
 
-    /// Looks at all sets. A list that the registry was asked for within most of `within` is new enough.
+    /// Looks at all sets. A list that was asked for within most of `within` is new enough.
     async fn look_at_all(&self, config: &Arc<Config>, within: Duration) {
         self.pull.lists.want(&wanted(config)).await;
         let (labels, trouble) = {
@@ -179,12 +179,12 @@ impl Warm {
                 }
             };
             self.put(config, name, new);
-            // The first set need not wait for the registries of the last.
+            // The first set's images need not wait for the registries of the last set.
             self.bring.notify_one();
         }
     }
 
-    /// Sets that the configuration does not name are no more.
+    /// Drops the sets that the configuration no longer names.
     fn forget(&self, config: &Config) {
         lock(&self.sets).retain(|(name, _)| config.warm.set(name).is_some());
     }
@@ -195,7 +195,7 @@ impl Warm {
         found.map(|(_, state)| state.clone()).unwrap_or_default()
     }
 
-    /// Puts what a look has found in place. An image that is coming goes on.
+    /// Stores the result of a look. An image that is being fetched keeps its progress.
     fn put(&self, config: &Config, name: &str, mut new: SetState) {
         let mut sets = lock(&self.sets);
         let known = sets.iter_mut().find(|(of, _)| of == name);
@@ -222,12 +222,12 @@ impl Warm {
     }
 }
 
-/// Within a tenth of it, so that nodes that started together do not ask together for ever.
+/// Varies the time by a tenth, so that nodes that started together do not ask together for ever.
 fn jittered(refresh: Duration) -> Duration {
     refresh.mul_f64(fastrand::f64().mul_add(0.2, 0.9))
 }
 
-/// The lists of all sets, also of those that are for other nodes: this node may have to list for them.
+/// The lists of all sets, including sets for other nodes: this node may have to list for those.
 fn wanted(config: &Config) -> Vec<Wanted> {
     let sources = config.warm.sets.iter().flat_map(|(_, set)| &set.from);
     let lists = sources.filter_map(|source| match source {

@@ -1,8 +1,8 @@
-//! The watcher: it asks this node's container runtime what it holds and uses, and writes that to a file.
+//! The watcher: it asks this node's container runtime which images it has and uses, and writes the answers to a file.
 //!
-//! Owns the connection to the runtime's socket, the questions, and the file `runtime.json`, whose types are in `shared`.
-//! The daemon reads the file and nothing else. Nothing here opens a network socket, and no question changes anything in
-//! the runtime. `translate` and `manifest` say, purely, what the answers mean; `round` and `ask` get them.
+//! Owns the connection to the runtime's socket, the questions, and the file `runtime.json`, whose types are in
+//! `shared`. The daemon reads the file and nothing else. The watcher opens no network socket, and no question changes
+//! anything in the runtime. `round` and `ask` get the answers; `translate` and `manifest` interpret them, purely.
 //!
 //! A round that fails writes nothing: the old file stays. No failure ends the watcher.
 
@@ -49,20 +49,21 @@ pub struct Watch {
 /// The kernel's id of this boot.
 const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 
-/// A question may take as long as `every`, between these.
+/// The limit for one question is `every`, within these bounds.
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// A round may take as long as this many questions.
+/// The limit for a round, as a multiple of the limit for one question.
 const ROUND: u32 = 6;
 
-/// After an event, more of the same follow: a pull is hundreds of them.
+/// The pause after an event. More events of the same kind follow: a pull makes hundreds of them.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// When nothing has happened for so long after a round, the process makes itself small.
+/// If no event comes for this long after a round, the process gives up the pages of its program.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// At most a fifth of the time is spent on rounds: the pause is this many times the length of the last one.
+/// The pause after an event is at least this many times the length of the last round, so rounds take at most a fifth of
+/// the time.
 const REST: u32 = 4;
 
 /// The pause after a failure, which doubles up to `every`.
@@ -72,7 +73,7 @@ impl Watch {
     /// Asks once, and writes the file.
     ///
     /// # Errors
-    /// In words, with what to do.
+    /// A text that says what happened and how to fix it.
     pub async fn once(&self) -> Result<Software, String> {
         let asked = async {
             let runtime = Runtime::connect(&self.socket, self.limit()).await?;
@@ -86,7 +87,7 @@ impl Watch {
             .map_err(|trouble: Trouble| trouble.words(&self.socket, &self.file))
     }
 
-    /// Watches until it is dropped.
+    /// Watches until the future is dropped.
     pub async fn run(&self) {
         draft::sweep(&self.file);
         let mut told = Told::default();
@@ -107,7 +108,7 @@ impl Watch {
         }
     }
 
-    /// One connection, for as long as the runtime answers.
+    /// Watches over one connection, for as long as the runtime answers.
     async fn session(&self, memory: &mut Memory, told: &mut Told, answered: &mut bool) -> Trouble {
         match self.try_session(memory, told, answered).await {
             Ok(never) => match never {},
@@ -150,7 +151,7 @@ impl Watch {
         }
     }
 
-    /// Waits for the next round: `every`, or an event and a short pause.
+    /// Waits for the next round: until `every` has passed, or for an event and then a short pause.
     async fn wait(
         &self,
         runtime: &Runtime,

@@ -26,7 +26,7 @@ pub use work::{Acted, Event, Failed, FailedPull, Progress, PulledImage, PulledIm
 
 use crate::digest::Digest;
 
-/// The header in which every answer of the admin socket says the daemon's version.
+/// The header that gives the daemon's version in every answer of the admin socket.
 pub const VERSION_HEADER: &str = "larder-version";
 
 /// `GET /status`: this node at a glance.
@@ -182,7 +182,8 @@ pub struct StoreStatus {
     pub state: String,
 }
 
-/// Whether what is never evicted leaves so little that most new content is passed on: less than a twentieth.
+/// Whether content that is never evicted leaves little room for new content: less than a twentieth. Most new content is
+/// passed on then, and not kept.
 pub const fn is_tight(kept_bytes: u64, room_bytes: u64) -> bool {
     kept_bytes > 0 && room_bytes < kept_bytes.saturating_add(room_bytes) / 20
 }

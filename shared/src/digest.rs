@@ -1,8 +1,8 @@
-//! Content digests and the streaming hasher that proves them.
+//! Content digests, and the streaming hasher that verifies them.
 //!
-//! Owns the grammar of `algorithm:hex` (OCI image-spec, descriptor.md "Digests") for the two registered algorithms,
-//! and a hasher whose state can be saved and restored, so that a download goes on after a restart without reading
-//! again what it already hashed.
+//! Owns the grammar of `algorithm:hex` (OCI image-spec, descriptor.md "Digests") for the two registered algorithms.
+//! Also owns a hasher whose state can be saved and restored, so that a download goes on after a restart without reading
+//! again the bytes that are hashed already.
 
 use std::{fmt, str::FromStr};
 
@@ -23,7 +23,7 @@ impl Algorithm {
     /// Every algorithm larder knows.
     pub const ALL: [Self; 2] = [Self::Sha256, Self::Sha512];
 
-    /// The name as it stands before the colon.
+    /// The name that stands before the colon.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Sha256 => "sha256",
@@ -71,7 +71,7 @@ impl Digest {
         Self::of(Algorithm::Sha256, bytes)
     }
 
-    /// The digest whose hash this sha256 is.
+    /// The digest with this sha256 as its hash.
     pub fn from_sha256(hash: [u8; 32]) -> Self {
         let mut raw = [0; 64];
         raw[..32].copy_from_slice(&hash);
@@ -81,7 +81,7 @@ impl Digest {
         }
     }
 
-    /// The algorithm whose hash this is.
+    /// The algorithm of the hash.
     pub const fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
@@ -96,7 +96,7 @@ impl Digest {
         &self.raw[..self.algorithm.len()]
     }
 
-    /// A digest from an algorithm and lower-case hex (a file name of the node tier).
+    /// A digest from an algorithm and lower-case hex, as in the file names of the node tier.
     pub fn from_hex(algorithm: Algorithm, hex: &str) -> Result<Self, DigestError> {
         let len = algorithm.len();
         let wrong = DigestError::Hex(algorithm.as_str(), len * 2);
@@ -164,7 +164,7 @@ impl<'de> serde::Deserialize<'de> for Digest {
     }
 }
 
-/// Hashes a stream of bytes into a [`Digest`]; can be saved in the middle and restored.
+/// Hashes a stream of bytes into a [`Digest`]. Its state can be saved in the middle and restored.
 #[derive(Clone)]
 pub enum Hasher {
     Sha256(Sha256),
@@ -181,11 +181,11 @@ impl fmt::Debug for Hasher {
 }
 
 impl Hasher {
-    /// What [`Self::save`] gives; a state of another format is another hash's. It is that of the `sha2` crate, and changes
-    /// when that changes.
+    /// The format of the state that [`Self::save`] returns. A state of another format cannot be restored. The `sha2`
+    /// crate defines the format, and may change it.
     pub const FORMAT: u32 = 1;
 
-    /// A hasher that has seen nothing.
+    /// A hasher without any bytes yet.
     pub fn new(algorithm: Algorithm) -> Self {
         match algorithm {
             Algorithm::Sha256 => Self::Sha256(Sha256::new()),
@@ -201,7 +201,7 @@ impl Hasher {
         }
     }
 
-    /// The digest of all that it has seen.
+    /// The digest of all bytes so far.
     pub fn finish(self) -> Digest {
         let mut raw = [0; 64];
         let algorithm = match self {
@@ -225,7 +225,7 @@ impl Hasher {
         }
     }
 
-    /// The hasher that [`Self::save`] described, or `None` if the bytes are not such a state.
+    /// The hasher whose state [`Self::save`] returned, or `None` if the bytes are not such a state.
     pub fn restore(algorithm: Algorithm, saved: &[u8]) -> Option<Self> {
         match algorithm {
             Algorithm::Sha256 => {
@@ -279,7 +279,7 @@ mod tests {
         }
     }
 
-    /// Should this fail after an update of `sha2`, [`Hasher::FORMAT`] has to be raised.
+    /// If this fails after an update of `sha2`, raise [`Hasher::FORMAT`].
     #[test]
     fn a_saved_state_is_of_the_format_that_is_named() {
         let saved = |algorithm| {
@@ -324,7 +324,7 @@ mod tests {
 
         #[test]
         fn a_foreign_state_is_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            // Only the length of a state can be wrong in a way that is seen; it must never panic.
+            // Of a wrong state, only its length can be noticed. It must never panic.
             let _ = Hasher::restore(Algorithm::Sha256, &bytes);
         }
     }

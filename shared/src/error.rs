@@ -2,8 +2,8 @@
 
 use http::StatusCode;
 
-/// The `code` of an error. All but [`Self::TagInvalid`] (Docker's registry API), [`Self::RangeInvalid`] and
-/// [`Self::Unavailable`] (larder's own: this node cannot answer now, another host may) are the specification's.
+/// The `code` of an error. The specification defines all but [`Self::TagInvalid`] (Docker's registry API),
+/// [`Self::RangeInvalid`] and [`Self::Unavailable`] (larder's own: this node cannot answer now, but another host may).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ErrorCode {
     BlobUnknown,
@@ -58,7 +58,7 @@ impl ErrorCode {
     }
 }
 
-/// One error, ready to be shown to a client. `message` names the thing and the fix, and holds no secret.
+/// One error for a client. `message` names the thing and the fix, and holds no secret.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{}: {message}", code.as_str())]
 pub struct OciError {

@@ -1,7 +1,7 @@
-//! The language of larder: what a digest, a name, a route, a range and an OCI error are.
+//! The language of larder: digests, names, routes, ranges and OCI errors.
 //!
-//! Everything here is pure. There is no I/O, no clock, no environment and no async runtime, so that the daemon, the
-//! CLI, the tests' fake registry and the property tests mean the same thing by the same word.
+//! Everything here is pure: no I/O, no clock, no environment and no async runtime. So the daemon, the CLI, the tests'
+//! fake registry and the property tests share one meaning of each word.
 
 pub mod admin;
 pub mod digest;

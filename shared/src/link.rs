@@ -1,9 +1,9 @@
-//! `Link` headers (RFC 8288 section 3): where a list goes on.
+//! `Link` headers (RFC 8288 section 3): the next page of a list.
 
 /// The target of the link to the next page, from all values of an answer's `Link` headers.
 ///
 /// A value may hold several links, a link may have parameters before its `rel`, and a `rel` may be a token, a quoted
-/// string, or several relations. A value that breaks the grammar ends there; the links before that count.
+/// string, or several relations. Where a value breaks the grammar, the rest of it is ignored; the links before count.
 pub fn next_page<'a>(values: impl IntoIterator<Item = &'a str>) -> Option<String> {
     values.into_iter().find_map(next_in)
 }
@@ -23,7 +23,7 @@ fn next_in(value: &str) -> Option<String> {
                 continue;
             }
             let value = rest.value()?;
-            // A second `rel` of a link does not count (section 3.3).
+            // A link's second `rel` does not count (section 3.3).
             if name.eq_ignore_ascii_case("rel") {
                 relation.get_or_insert(value);
             }
@@ -38,25 +38,25 @@ fn next_in(value: &str) -> Option<String> {
     }
 }
 
-/// What is left to read of a value.
+/// The rest of a value, still to be read.
 struct Rest<'a>(&'a str);
 
 impl<'a> Rest<'a> {
-    /// Takes one character, and the white space before it, if it stands here.
+    /// Takes this character and the white space before it, if it comes next.
     fn take(&mut self, wanted: char) -> bool {
         let rest = self.0.trim_start().strip_prefix(wanted);
         self.0 = rest.unwrap_or(self.0);
         rest.is_some()
     }
 
-    /// Everything before this character, which is taken as well.
+    /// Takes everything up to and including this character; returns the text before it.
     fn until(&mut self, end: char) -> Option<&'a str> {
         let (before, after) = self.0.split_once(end)?;
         self.0 = after;
         Some(before)
     }
 
-    /// A token, which ends where anything else begins.
+    /// Takes a token, which ends at the first other character.
     fn token(&mut self) -> &'a str {
         let text = self.0.trim_start();
         let ends = |c: char| c.is_whitespace() || matches!(c, '=' | ';' | ',' | '"');

@@ -1,7 +1,7 @@
 //! Media types of manifests.
 
-/// What larder asks upstreams for, always and for everyone (promise P3): a client's own `Accept` must not decide what
-/// the next client gets.
+/// The `Accept` header of every request to an upstream, for all clients (promise P3): one client's own `Accept` must
+/// not decide what the next client gets.
 pub const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json, \
      application/vnd.oci.artifact.manifest.v1+json, */*;q=0.1";
@@ -15,14 +15,15 @@ pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list
 /// Docker's image manifest, schema 2.
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
-/// Bytes of the largest manifest that is kept (the distribution-spec asks for at least 4 MiB). A larger one is passed on.
+/// Bytes of the largest manifest that is kept; the distribution-spec asks for at least 4 MiB. A larger one is passed
+/// on.
 pub const MAX_MANIFEST: u64 = 4 << 20;
 
-/// What a manifest says of itself.
+/// The fields by which a manifest tells its type.
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Marks {
-    /// A number; registries do not care how it is written.
+    /// A number in any notation: registries do not check how it is written.
     schema_version: Option<f64>,
     media_type: Option<String>,
     manifests: Option<serde::de::IgnoredAny>,
@@ -30,19 +31,19 @@ struct Marks {
     config: Option<serde::de::IgnoredAny>,
 }
 
-/// What a manifest's bytes tell of its media type.
+/// The media type of a manifest, judged by its bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Kind {
-    /// This type, by its own words or by its shape.
+    /// This type, by the manifest's own field or by its shape.
     Is(String),
-    /// Docker's schema 1. It is signed inline, so its bytes do not hash to its digest: they cannot be verified.
+    /// Docker's schema 1. It is signed inline, so its bytes do not hash to its digest, and cannot be verified.
     Schema1,
-    /// The bytes do not say.
+    /// The bytes do not tell the type.
     Unknown,
 }
 
-/// The media type of a manifest by its bytes. A header that came with it, if any, decides between types of one shape
-/// alone: `told` is what the origin's header said, and a mirror's or a member's does not count.
+/// The media type of a manifest, by its bytes. `told` is the origin's `Content-Type`, and only decides between types of
+/// the same shape. The header of a mirror or a member does not count.
 pub fn kind(bytes: &[u8], told: Option<&str>) -> Kind {
     let Ok(marks) = serde_json::from_slice::<Marks>(bytes) else {
         return Kind::Unknown;
@@ -69,7 +70,7 @@ pub fn is_schema1(media_type: &str) -> bool {
     media_type.starts_with("application/vnd.docker.distribution.manifest.v1+")
 }
 
-/// `type/subtype`, as a header may hold it.
+/// Whether the text is a `type/subtype` that a header may contain.
 fn is_media_type(text: &str) -> bool {
     let token = |part: &str| {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&b);
@@ -79,8 +80,8 @@ fn is_media_type(text: &str) -> bool {
     text.len() <= 255 && parts.is_some_and(|(kind, subtype)| token(kind) && token(subtype))
 }
 
-/// Whether these bytes are a manifest of any kind: a JSON object that tells its schema or its own type. Its `Content-Type`
-/// does not decide, since plain file servers call a manifest what they like.
+/// Whether these bytes are a manifest of any kind: a JSON object with a schema version or a media type. The
+/// `Content-Type` does not count, since plain file servers send any type for a manifest.
 pub fn is_manifest(bytes: &[u8]) -> bool {
     serde_json::from_slice(bytes)
         .is_ok_and(|marks: Marks| marks.schema_version.is_some() || marks.media_type.is_some())
@@ -141,7 +142,7 @@ mod tests {
                 None,
                 is(OCI_MANIFEST),
             ),
-            // Both shapes at once, or none: what it is depends on the client.
+            // Both shapes at once, or none: each client reads it differently.
             (
                 r#"{"schemaVersion":2,"layers":[],"manifests":[]}"#,
                 Some(OCI_INDEX),
@@ -150,7 +151,7 @@ mod tests {
             (r#"{"schemaVersion":2}"#, Some(OCI_INDEX), Kind::Unknown),
             ("{}", Some(OCI_INDEX), Kind::Unknown),
             ("<html>", Some(OCI_INDEX), Kind::Unknown),
-            // No header can hold these.
+            // Media types that no header can contain.
             (
                 r#"{"mediaType":"a/b\r\nX: y","layers":[]}"#,
                 None,

@@ -37,7 +37,7 @@ pub enum NameError {
 macro_rules! text_type {
     ($name:ident) => {
         impl $name {
-            /// The name as it is written.
+            /// The name in its text form.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -102,7 +102,7 @@ fn is_component(text: &str) -> bool {
     if !word(first) || !word(last) {
         return false;
     }
-    // What stands between two words is one separator.
+    // All characters between two words form one separator.
     bytes
         .split(word)
         .filter(|separator| !separator.is_empty())
@@ -131,7 +131,7 @@ impl FromStr for Tag {
     }
 }
 
-/// What a manifest is asked by.
+/// How a manifest is asked for.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Reference {
     Tag(Tag),
@@ -141,7 +141,7 @@ pub enum Reference {
 impl FromStr for Reference {
     type Err = NameError;
 
-    /// A tag cannot hold a colon, so a colon means a digest.
+    /// A tag cannot contain a colon, so a colon means a digest.
     fn from_str(text: &str) -> Result<Self, NameError> {
         if text.contains(':') {
             Ok(Self::Digest(text.parse()?))

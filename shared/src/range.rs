@@ -1,7 +1,7 @@
 //! `Range` (RFC 9110 section 14) for representations whose length is known.
 //!
-//! Owns the grammar and the arithmetic. The answer depends on the header and the length alone, never on what is
-//! cached, so that a client sees the same thing on a cold, a growing and a committed blob (promise P6).
+//! Owns the grammar and the arithmetic. The answer depends only on the header and the length, never on what is cached.
+//! So a client sees the same on a cold, a growing and a committed blob (promise P6).
 
 /// Bytes `start..end`, end exclusive, never empty.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -11,17 +11,17 @@ pub struct Range {
 }
 
 impl Range {
-    /// The bytes from `start` up to `end`, which is not among them.
+    /// The bytes from `start` up to `end`, without `end`.
     pub const fn new(start: u64, end: u64) -> Self {
         Self { start, end }
     }
 
-    /// How many bytes it has.
+    /// How many bytes the range has.
     pub const fn len(&self) -> u64 {
         self.end - self.start
     }
 
-    /// Whether it has no bytes.
+    /// Whether the range has no bytes.
     pub const fn is_empty(&self) -> bool {
         self.end <= self.start
     }
@@ -32,7 +32,7 @@ impl Range {
     }
 }
 
-/// One range as asked for, before the length is known.
+/// One range as the client asked for it, before the length is known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Spec {
     /// `first-last`, both inclusive.
@@ -43,29 +43,29 @@ pub enum Spec {
     Suffix(u64),
 }
 
-/// A `Range` header, read.
+/// A parsed `Range` header.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RangeHeader {
-    /// None, or one that is to be ignored (another unit, not the grammar): the whole representation is meant.
+    /// No header, or one to ignore (another unit, a broken grammar): the client gets the whole representation.
     Whole,
-    /// One or more byte ranges, in the order asked.
+    /// One or more byte ranges, in the client's order.
     Bytes(Vec<Spec>),
     /// The grammar allows it but no representation satisfies it (`bytes=5-2`): 416 whatever the length.
     Never,
 }
 
-/// More ranges than this in one header are refused: an answer would be all boundaries.
-/// Snapshotters ask for some hundreds at most.
+/// A header with more ranges is refused: its answer would be mostly boundaries. Snapshotters ask for some hundreds at
+/// most.
 const MAX_SPECS: usize = 1024;
 
-/// What a header means for a length.
+/// The answer to a header, for a given length.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Selected {
     /// 200 with everything.
     Whole,
-    /// 206 with one part; `open` when the client named no end.
+    /// 206 with one part. `open`: the client named no end.
     One { range: Range, open: bool },
-    /// 206 with `multipart/byteranges`, at least two parts, in the order asked.
+    /// 206 with `multipart/byteranges`, at least two parts, in the client's order.
     Many(Vec<Range>),
     /// 416
     Unsatisfiable,
@@ -111,7 +111,7 @@ impl RangeHeader {
         }
     }
 
-    /// What to send of a representation of `length` bytes.
+    /// Which bytes to send of a representation of `length` bytes.
     pub fn select(&self, length: u64) -> Selected {
         let specs = match self {
             Self::Whole => return Selected::Whole,
@@ -129,14 +129,14 @@ impl RangeHeader {
                 let (range, open) = parts.remove(0);
                 Selected::One { range, open }
             }
-            // Overlapping parts that add up to more than everything are answered with everything, which
-            // RFC 9110 section 14.2 allows: a few bytes of header must not cost a multiple of the blob.
+            // If overlapping parts add up to more than the blob, the answer is the whole blob, as RFC 9110 section 14.2
+            // allows. A few bytes of header must not cost a multiple of the blob.
             _ if total > u128::from(length) => Selected::Whole,
             _ => Selected::Many(parts.into_iter().map(|(range, _)| range).collect()),
         }
     }
 
-    /// Where the first part ends, if that is known without the length.
+    /// The end of the first part, if it is known without the length.
     pub fn first_end(&self) -> Option<u64> {
         match self {
             Self::Bytes(specs) => match specs.first()? {
@@ -147,7 +147,7 @@ impl RangeHeader {
         }
     }
 
-    /// Where the first part begins, if that is known without the length.
+    /// The begin of the first part, if it is known without the length.
     pub fn first_start(&self) -> Option<u64> {
         match self {
             Self::Whole => Some(0),
@@ -166,7 +166,7 @@ enum Position {
     Not,
 }
 
-/// A decimal position; one too large for 64 bits lies beyond every representation.
+/// A decimal position. One that does not fit into 64 bits lies beyond every representation.
 fn position(text: &str) -> Position {
     let text = text.trim();
     if text.is_empty() {

@@ -1,12 +1,13 @@
-//! What is known of a repository, as it is written down: in its log on disk, among members, and in the object store.
+//! What is known of a repository, as larder writes it: in the repository's log on disk, among members, and in the
+//! object store.
 //!
-//! These types are read by other versions of larder. A field that is added must have a default, and none is renamed.
+//! Other versions of larder read these types. An added field must have a default, and no field may be renamed.
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 
-/// A repository holds this digest.
+/// A digest that a repository holds.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Link {
     pub digest: Digest,
@@ -17,15 +18,15 @@ pub struct Link {
     pub media_type: Option<String>,
 }
 
-/// What a tag pointed to when its registry was last asked.
+/// The target of a tag when its registry was last asked.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TagRecord {
-    /// The manifest's.
+    /// The manifest's digest.
     pub digest: Digest,
     /// Bytes of the manifest.
     pub size: u64,
     pub media_type: String,
-    /// When the registry was asked, in Unix seconds; 0 for what was only heard from another member.
+    /// When the registry was asked, in Unix seconds; 0 if another member told the target.
     pub checked: u64,
 }
 

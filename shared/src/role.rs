@@ -1,23 +1,24 @@
 //! The roles in which members of a cluster ask each other.
 
-/// How a node is asked for a run. The requester says so, and the role decides which members the asked one may ask in turn, so
-/// that no chain of requests is longer than from a reader over a relay to a root, whatever each believes of the members.
+/// How a node is asked for a run. The requester names the role, and the role decides which members the asked node may
+/// ask in turn. So no chain of requests is longer than from a reader over a relay to a root, whatever each node
+/// believes of the members.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum Role {
-    /// Only what is committed on its disk counts.
+    /// The node answers only from the committed blobs on its disk.
     Holder,
-    /// It may ask holders, the object store and upstream.
+    /// The node may ask holders, the object store and upstream.
     Root,
-    /// It may ask the root, or what a root may ask.
+    /// The node may ask the root, or ask what a root may ask.
     Relay,
-    /// Only what is committed on its disk counts, for a copy that a keeper makes: it is no use of the blob.
+    /// As [`Role::Holder`], for a copy that a keeper makes: it does not count as a use of the blob.
     Copy,
 }
 
 impl Role {
     pub const ALL: [Self; 4] = [Self::Holder, Self::Root, Self::Relay, Self::Copy];
 
-    /// The word for it in requests between members.
+    /// The role's word in requests between members.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Holder => "holder",
@@ -27,12 +28,12 @@ impl Role {
         }
     }
 
-    /// The role that [`Self::as_str`] names.
+    /// The role whose word is `word`; see [`Self::as_str`].
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|role| role.as_str() == word)
     }
 
-    /// How many members stand between an answer in this role and the source, at the most.
+    /// The most members that may stand between an answer in this role and the source.
     pub const fn depth(self) -> u8 {
         match self {
             Self::Holder | Self::Root | Self::Copy => 0,

@@ -1,4 +1,4 @@
-//! The pull endpoints of the distribution-spec as one enum, and the two ways a request names its registry.
+//! The pull endpoints of the distribution-spec as one enum, and the two ways in which a request names its registry.
 //!
 //! A request comes as `/v2/<repository>/…?ns=<registry>` (containerd) or `/v2/<registry>/<repository>/…` (CRI-O,
 //! podman, skopeo, rewritten pods). [`Route::parse`] reads the endpoint; [`Address::resolve`] decides the registry.
@@ -11,7 +11,7 @@ use crate::{
     name::{NameError, Reference, RegistryName, Repository, in_registry},
 };
 
-/// What is asked for.
+/// The endpoint that a request asks for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Route {
     /// `/v2/`
@@ -34,7 +34,7 @@ pub struct Address {
 }
 
 impl Route {
-    /// The name part, of all routes that have one.
+    /// The name part, for routes that have one.
     pub fn address(&self) -> Option<&Address> {
         match self {
             Self::Ping => None,
@@ -45,7 +45,7 @@ impl Route {
         }
     }
 
-    /// Takes `ns` off if `is_own` says that it names the mirror itself: then the path names the registry.
+    /// Drops `ns` if `is_own` says that it names the mirror itself. Then the path names the registry.
     pub fn forget_ns(&mut self, is_own: impl Fn(&RegistryName) -> bool) {
         let (Self::Manifest(address, _)
         | Self::Blob(address, _)
@@ -59,7 +59,7 @@ impl Route {
         }
     }
 
-    /// Reads path and query of a request. `Ok(None)` is a path that is none of the API's.
+    /// Reads path and query of a request. `Ok(None)` means that the path is not part of the API.
     ///
     /// # Errors
     /// 400 with the code of the part that the specification does not allow.
@@ -73,8 +73,8 @@ impl Route {
         let Some(rest) = rest.strip_prefix('/') else {
             return Ok(None);
         };
-        // Only a digest's colon and the like are ever encoded; names have nothing to encode. What decodes to
-        // something else than the grammar is refused below.
+        // Only a digest's colon and the like are ever encoded; names contain nothing to encode. A text that does not
+        // fit the grammar after decoding is refused below.
         let rest = percent_encoding::percent_decode_str(rest)
             .decode_utf8()
             .map_err(|_| OciError::new(ErrorCode::NameInvalid, "the path is not UTF-8"))?;
@@ -109,18 +109,18 @@ impl Route {
     }
 }
 
-/// What [`Address::resolve`] needs to know of the configuration.
+/// What [`Address::resolve`] needs from the configuration.
 pub trait Registries {
     /// The registry that an alias stands for.
     fn alias(&self, component: &str) -> Option<RegistryName>;
-    /// The registry that is meant when nothing names one.
+    /// The registry for a path that names none.
     fn default_upstream(&self) -> RegistryName;
 }
 
 impl Address {
-    /// The address of a repository, as containerd has it.
+    /// The address of a repository in containerd's form.
     pub fn of(registry: &RegistryName, repository: &Repository) -> Self {
-        // A first component that names the registry is taken off: then it needs another one.
+        // `resolve` drops a first component that names the registry, so such a repository gets another one in front.
         let first = repository.as_str().split('/').next();
         let named = first.and_then(RegistryName::in_front).as_ref() == Some(registry);
         let prefix = if named {
@@ -136,9 +136,9 @@ impl Address {
 
     /// The registry and the repository within it.
     ///
-    /// With `ns`, the first component is taken off only when it names that same registry (BuildKit, and hosts.toml
-    /// with a path, send both); an alias there is a part of the repository's name. Without, the first component decides
-    /// if it looks like a host or is an alias; else the default upstream is meant.
+    /// With `ns`, the first component is dropped only if it names the same registry: BuildKit, and hosts.toml with a
+    /// path, send both. An alias there is part of the repository's name. Without `ns`, the first component decides if
+    /// it looks like a host or is an alias; otherwise the default upstream is meant.
     ///
     /// # Errors
     /// 400 `NAME_INVALID`
@@ -167,13 +167,14 @@ impl Address {
         Ok((registry, repository))
     }
 
-    /// The path and query at which larder gives the next page of a list (`tags/list`, `referrers/…`) to the client that
-    /// asked for this one. `query` is the registry's own.
+    /// The path and query of a list's next page (`tags/list`, `referrers/…`), for the client that asked for this page.
+    /// `query` comes from the registry.
     ///
-    /// The path is absolute: containers/image, oras-py and dxf do not resolve a bare `?…`. Its name part, and `ns`, are
-    /// the client's own.
+    /// The path is absolute, because containers/image, oras-py and dxf do not resolve a bare `?…`. Its name part and
+    /// `ns` are those that the client sent.
     pub fn next_page(&self, list: &str, query: &str) -> String {
-        // What a URL's path may hold, and the registry's port and a digest's colon as they are (RFC 3986 section 3.3).
+        // The characters that a URL's path may contain, with the colon of a port or digest unencoded (RFC 3986 section
+        // 3.3).
         const KEPT: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
             .remove(b'-')
             .remove(b'.')
@@ -182,7 +183,7 @@ impl Address {
             .remove(b'/')
             .remove(b':');
         let path = percent_encoding::utf8_percent_encode(&self.path, KEPT);
-        // A registry that is larder too repeats its own `ns`.
+        // If the registry is a larder too, it repeats its own `ns`.
         let query = without_ns(query).collect::<Vec<_>>().join("&");
         // Some clients cut a `Link` at its first `;`.
         let query = query.replace(';', "%3B");
@@ -196,7 +197,7 @@ impl Address {
         format!("/v2/{path}/{list}?{query}{ns}")
     }
 
-    /// The registry of `ns`, as the client named it: `OCI-Namespace` repeats it.
+    /// The registry in the client's `ns`, which the answer repeats in `OCI-Namespace`.
     pub fn ns(&self) -> Option<&RegistryName> {
         self.ns.as_ref()
     }
@@ -228,7 +229,7 @@ fn parse_digest(text: &str) -> Result<Digest, OciError> {
     })
 }
 
-/// What a client sent, cut and made safe for a message.
+/// A client's text, shortened and made safe for a message.
 fn printable(text: &str) -> Cow<'_, str> {
     let plain = |c: char| c.is_ascii_graphic();
     if text.len() <= 80 && text.chars().all(plain) {
@@ -242,7 +243,7 @@ fn printable(text: &str) -> Cow<'_, str> {
     )
 }
 
-/// Takes `ns` out of the query; the rest goes upstream as it was written.
+/// Takes `ns` out of the query. The rest goes upstream unchanged.
 fn split_query(query: Option<&str>) -> Result<(Option<RegistryName>, String), OciError> {
     let query = query.unwrap_or_default();
     let mut ns = None;
@@ -265,7 +266,7 @@ fn split_query(query: Option<&str>) -> Result<(Option<RegistryName>, String), Oc
     Ok((ns, without_ns(query).collect::<Vec<_>>().join("&")))
 }
 
-/// The parts of a query but for `ns`. A registry's cursor is its own business, so they stay as they are written.
+/// The parts of a query other than `ns`, unchanged: a registry's cursor may have any form.
 fn without_ns(query: &str) -> impl Iterator<Item = &str> {
     query.split('&').filter(|part| {
         let key = form_urlencoded::parse(part.as_bytes()).next();

@@ -1,10 +1,10 @@
-//! `runtime.json`: what a node's container runtime holds and uses.
+//! `runtime.json`: the images that a node's container runtime has and uses.
 //!
-//! `larder runtime` (the watcher) writes this file by rename; the daemon reads it. Nothing else passes between the two, and
-//! nothing goes the other way. The file says what the runtime says: it proves nothing about who may read what.
+//! `larder runtime` (the watcher) writes this file by rename, and the daemon reads it. The two share nothing else, and
+//! the daemon sends nothing back. The file repeats what the runtime says: it proves nothing about who may read what.
 //!
-//! Times are Unix seconds of the node's clock. Within one version fields may be added; a reader ignores those that it does
-//! not know. A reader that finds a newer version does not use the file.
+//! Times are Unix seconds of the node's clock. Within one version, fields may be added, and a reader ignores those that
+//! it does not know. A reader that finds a newer version does not use the file.
 
 use std::collections::BTreeMap;
 
@@ -15,10 +15,10 @@ use crate::digest::Digest;
 /// The version of the file that this larder writes and reads.
 pub const VERSION: u32 = 1;
 
-/// A longer file is not read: a node with thousands of images has a tenth of it.
+/// A longer file is not read. That of a node with thousands of images is a tenth as long.
 pub const LONGEST: u64 = 16 << 20;
 
-/// What every version of the file has: enough to see whether the rest can be read.
+/// The fields that every version of the file has: enough to see whether the rest can be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Header {
     pub version: u32,

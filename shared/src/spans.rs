@@ -1,4 +1,4 @@
-//! Which bytes of a blob are present: a set of disjoint ranges.
+//! The present bytes of a blob: a set of disjoint ranges.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ impl Spans {
             return;
         }
         let Range { mut start, mut end } = range;
-        // Whatever touches the new range becomes part of it.
+        // Every range that touches the new one becomes part of it.
         let touching: Vec<(u64, u64)> = self
             .ranges
             .range(..=end)
@@ -34,7 +34,7 @@ impl Spans {
         self.ranges.insert(start, end);
     }
 
-    /// Takes the bytes of `range` away.
+    /// Removes the bytes of `range`.
     pub fn remove(&mut self, range: Range) {
         if range.is_empty() {
             return;
@@ -57,7 +57,7 @@ impl Spans {
         }
     }
 
-    /// The end of the present run that holds `at`, or `at` itself if that byte is absent.
+    /// The end of the present range that holds `at`, or `at` itself if that byte is absent.
     pub fn end_from(&self, at: u64) -> u64 {
         match self.ranges.range(..=at).next_back() {
             Some((_, end)) if *end > at => *end,
@@ -70,7 +70,7 @@ impl Spans {
         range.is_empty() || self.end_from(range.start) >= range.end
     }
 
-    /// The first absent range at or after `within.start`, cut to `within`.
+    /// The first absent range at or after `within.start`, within `within`.
     pub fn first_missing(&self, within: Range) -> Option<Range> {
         let start = self.end_from(within.start);
         if start >= within.end {
@@ -84,7 +84,7 @@ impl Spans {
         Some(Range::new(start, end))
     }
 
-    /// Bytes present.
+    /// How many bytes are present.
     pub fn total(&self) -> u64 {
         self.ranges.iter().map(|(s, e)| e - s).sum()
     }
@@ -94,7 +94,7 @@ impl Spans {
         self.ranges.is_empty()
     }
 
-    /// The ranges that are present, in order, with gaps between them.
+    /// The present ranges, in order, with gaps between them.
     pub fn iter(&self) -> impl Iterator<Item = Range> + '_ {
         self.ranges.iter().map(|(s, e)| Range::new(*s, *e))
     }
@@ -127,7 +127,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a bit per byte: the same members, the same first gap, and no two ranges that touch.
+        /// Compared with one bit per byte: the same members, the same first gap, and no two ranges that touch.
         #[test]
         fn like_a_bitmap(steps in prop::collection::vec((any::<bool>(), 0u64..64, 0u64..64), 0..40), at in 0u64..64) {
             let mut spans = Spans::default();

@@ -1,4 +1,4 @@
-//! What ties a request on one node to the same request on another: W3C Trace Context and request ids.
+//! Connects a request on one node with the same request on another: W3C Trace Context and request ids.
 //!
 //! Reads and writes the headers; the daemon decides where ids are made and passed on.
 //! <https://www.w3.org/TR/trace-context/>, levels 1 and 2.
@@ -55,13 +55,13 @@ impl fmt::Debug for SpanId {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TraceParent {
     pub trace: TraceId,
-    /// The sender of the header.
+    /// The id of the sender's step.
     pub parent: SpanId,
-    /// Sampled (1) and random trace id (2); nothing else is known, and nothing else is passed on.
+    /// Sampled (1) and random trace id (2). No other flag is known or passed on.
     pub flags: u8,
 }
 
-/// A `traceparent` that is none.
+/// The text is no valid `traceparent`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("no traceparent")]
 pub struct NoTraceParent;
@@ -71,7 +71,7 @@ const FLAGS: u8 = 0b11;
 impl FromStr for TraceParent {
     type Err = NoTraceParent;
 
-    /// Reads version 00, and of later versions what is as in 00.
+    /// Reads version 00, and of later versions the fields of version 00.
     fn from_str(text: &str) -> Result<Self, NoTraceParent> {
         let bytes = text.as_bytes();
         let later = match bytes.len() {
@@ -112,12 +112,12 @@ fn hex(digits: &[u8]) -> Result<u128, NoTraceParent> {
     })
 }
 
-/// Entries of a `tracestate`, and bytes of it, that are passed on.
+/// How many entries of a `tracestate`, and how many bytes, are passed on.
 const ENTRIES: usize = 32;
 const STATE: usize = 8192;
 
-/// The `tracestate` headers of a request as one, unchanged but for white space; `None` if there is nothing, or if any of
-/// it breaks the rules: then all of it is to be left out.
+/// The `tracestate` headers of a request as one value, unchanged except for white space. `None` if there is nothing, or
+/// if any part breaks the rules: then the whole header is to be left out.
 pub fn tracestate<'a>(headers: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let mut entries: Vec<(&str, &str)> = Vec::new();
     for header in headers {
@@ -151,7 +151,7 @@ fn is_key(key: &str) -> bool {
         && bytes.iter().all(|b| first(b) || b"_-*/@".contains(b))
 }
 
-/// Up to 256 printable characters without `,` and `=`, the last of which is no blank.
+/// Up to 256 printable characters without `,` and `=`, not ending in a blank.
 fn is_value(value: &str) -> bool {
     let bytes = value.as_bytes();
     (1..=256).contains(&bytes.len())
@@ -161,7 +161,7 @@ fn is_value(value: &str) -> bool {
             .all(|byte| matches!(byte, 0x20..=0x7e) && !matches!(byte, b',' | b'='))
 }
 
-/// A client's `X-Request-Id`, if it may stand in a log as it is: up to 128 letters, digits, and `-_.:/+=@`.
+/// A client's `X-Request-Id`, if it is safe in a log: up to 128 letters, digits, and `-_.:/+=@`.
 pub fn request_id(text: &str) -> Option<&str> {
     let sane = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(&byte);
     ((1..=128).contains(&text.len()) && text.bytes().all(sane)).then_some(text)
@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(parent.trace.to_string(), "0af7651916cd43dd8448eb211c80319c");
         assert_eq!(parent.parent.to_string(), "b7ad6b7169203331");
         assert_eq!((parent.flags, parent.to_string()), (1, GOOD.to_owned()));
-        // A later version is read as far as it is known, and written as this one.
+        // A later version is read as far as it is known, and written as version 00.
         for later in ["cc", "01", "fe"] {
             for rest in ["", "-", "-what-the-future-holds"] {
                 let text = format!("{later}{}{rest}", &GOOD[2..]);
@@ -267,7 +267,7 @@ mod tests {
             prop_assert_eq!(text.parse(), Ok(written));
         }
 
-        /// Whatever is read is written as a header that reads the same.
+        /// A header that can be read is written as one that reads the same.
         #[test]
         fn anything_is_read_or_refused(text in "(00|01|ff|0a)-[0-9a-f]{30,33}-[0-9a-f]{15,17}-[0-9a-f]{1,3}(-x)?|\\PC{0,70}") {
             if let Ok(parent) = text.parse::<TraceParent>() {

@@ -1,4 +1,4 @@
-//! Warm sets: what a registry lists of a repository, as members hand it to each other.
+//! Warm sets: the tags of a repository as its registry lists them, in the form that members give to each other.
 
 mod pattern;
 mod seen;
@@ -15,7 +15,7 @@ pub use status::{
 
 use crate::{Digest, Tag};
 
-/// The way to a list of a repository's tags.
+/// How larder gets the list of a repository's tags.
 #[derive(
     Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, Serialize, Deserialize,
 )]
@@ -42,7 +42,7 @@ pub struct Listing {
     pub complete: bool,
 }
 
-/// One tag of a list, with what the list says of it.
+/// One tag of a list, with the list's facts about it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ListedTag {
     pub tag: Tag,

@@ -1,4 +1,4 @@
-//! The images: their blobs, cut into runs that are numbered through, and which node pulls which image.
+//! The images: their blobs, cut into runs that are numbered across all images, and which node pulls which image.
 
 use larder_shared::Digest;
 
@@ -63,7 +63,7 @@ impl Catalog {
     }
 }
 
-/// An image by its popularity: the one at rank k is asked for in proportion to 1 / k^zipf.
+/// An image, drawn by popularity: the probability of rank k is in proportion to 1 / k^zipf.
 pub fn pick_image(images: usize, zipf: f64, random: &mut fastrand::Rng) -> usize {
     let weight = |image: usize| ((image + 1) as f64).powf(-zipf);
     let mut at = random.f64() * (0..images).map(weight).sum::<f64>();

@@ -1,8 +1,8 @@
-//! Copies under churn: members that die and are replaced, and that restart, with larder's own decisions
-//! ([`larder::copies`]) and ranking. Transfers have a rate each; what is said between members is counted and costs no time.
+//! Copies under churn: members die and are replaced, or restart, with larder's own decisions ([`larder::copies`]) and
+//! ranking. Each transfer has a rate. Messages between members are counted, and cost no time.
 //!
-//! All members see the same and at once, but for the time that larder itself waits: a dead member stays on the list for a
-//! while, is waited for, and only then replaced.
+//! All members see the same at the same time, except for the times that larder itself waits. A dead member stays on the
+//! list for a while, is waited for, and only then is replaced.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -23,15 +23,15 @@ const STEP: u64 = 10;
 const LISTED: u64 = 40;
 /// A restart takes this long.
 const DOWN: u64 = 30;
-/// What was just pulled is looked at this much later.
+/// How much later a blob is looked at that was just pulled.
 const FRESH: u64 = larder::cluster::holdings::FRESH;
-/// The first in rank that are considered.
+/// How many of the first members in rank are considered.
 const CONSIDERED: usize = 16;
-/// Bytes that tell a keeper of one digest, and seconds in which everything is told again.
+/// Bytes of a message about one digest to a keeper, and the seconds after which all messages are repeated.
 const LINE: f64 = 105.0;
 const AGAIN: f64 = 7200.0;
 
-/// What is simulated. Rates are in bytes a second.
+/// The parameters. Rates are in bytes a second.
 #[derive(Clone, Debug)]
 pub struct Churn {
     pub nodes: usize,
@@ -39,7 +39,7 @@ pub struct Churn {
     pub layers: usize,
     /// The mean size of a layer; sizes are between an eighth of it and three times as much.
     pub layer: f64,
-    /// Nodes that pull an image, at the mean: one pulls most of them.
+    /// How many nodes pull an image, on average; most images are pulled by one.
     pub pullers: f64,
     pub copies: usize,
     pub rate: f64,
@@ -55,7 +55,7 @@ struct Blob {
     size: u64,
     holders: BTreeSet<usize>,
     coming: Vec<usize>,
-    /// Fewer living members than `copies` have it since then.
+    /// Since when fewer living members than `copies` have it.
     short: Option<u64>,
     lost: bool,
 }
@@ -64,7 +64,7 @@ struct Member {
     key: placement::Key,
     holds: Vec<usize>,
     queue: VecDeque<usize>,
-    /// Bytes of the first in the queue that are here.
+    /// How many bytes of the first blob in the queue are here.
     received: f64,
     copied: f64,
     died: Option<u64>,
@@ -86,13 +86,13 @@ impl Member {
     }
 }
 
-/// What came out.
+/// The results.
 #[derive(Debug)]
 pub struct Kept {
     pub nodes: usize,
     pub died: usize,
     pub restarted: usize,
-    /// Bytes that travelled for copies before the first member died, and bytes that had to.
+    /// The bytes that were copied before the first member died, and the bytes that had to be.
     pub first: (f64, f64),
     /// The same after that.
     pub later: (f64, f64),
@@ -103,7 +103,7 @@ pub struct Kept {
     pub repaired: usize,
     pub lost: usize,
     pub blobs: usize,
-    /// Bytes a second that a member sends to keepers, at the mean.
+    /// Bytes a second that a member sends to keepers, on average.
     pub said: f64,
 }
 
@@ -123,7 +123,7 @@ struct World<'a> {
     needed: f64,
 }
 
-/// Runs it: an hour without churn, then as many as are wanted.
+/// Runs the simulation: an hour without churn, then the wanted hours with churn.
 pub fn run(churn: &Churn) -> Kept {
     let mut world = World::new(churn);
     world.pull();
@@ -138,7 +138,7 @@ pub fn run(churn: &Churn) -> Kept {
     while world.now < end {
         world.step(true);
     }
-    // What lacks is brought to its end.
+    // Lets the missing copies finish.
     while world.now < end + 3600 && world.blobs.iter().any(|blob| blob.short.is_some()) {
         world.step(false);
     }
@@ -187,7 +187,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Every image is pulled by one node at least, and by a few more at the mean.
+    /// Every image is pulled by at least one node, and by a few more on average.
     fn pull(&mut self) {
         for image in 0..self.churn.images {
             let more = -(1.0 - self.random.f64()).ln() * (self.churn.pullers - 1.0);
@@ -277,7 +277,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// A member dies, and an empty one takes its place under an address of its own.
+    /// A member dies, and an empty one with another address takes its place.
     fn die(&mut self, number: usize) {
         self.deaths += 1;
         self.members[number].died = Some(self.now);
@@ -292,7 +292,7 @@ impl<'a> World<'a> {
                 blob.short.get_or_insert(self.now);
             }
         }
-        // Those that keep what it kept are told.
+        // The new keepers of the dead member's records are told.
         let holdings: usize = self.members.iter().map(|member| member.holds.len()).sum();
         self.lines += 2.0 * (holdings * KEEPERS) as f64 / self.churn.nodes as f64;
         self.listed.insert(self.members.len());
@@ -359,7 +359,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Every member fetches one copy after the other.
+    /// Every member fetches its copies one after another.
     fn transfer(&mut self) {
         for number in 0..self.members.len() {
             let mut room = self.churn.rate * STEP as f64;

@@ -16,7 +16,7 @@ fn churn(nodes: usize) -> Churn {
     }
 }
 
-/// Fifty images on eight nodes: what lacks travels once, and no keeper has much more to fetch than the others.
+/// Fifty images on eight nodes: each missing copy travels once, and no keeper has much more to fetch than the others.
 #[test]
 fn every_copy_travels_once_and_the_members_share_the_work() {
     for seed in 1..6 {

@@ -1,12 +1,12 @@
-//! How links are shared: max-min fairness over what one step of time allows, by a few rounds of filling.
+//! Shares links: max-min fairness over the bytes of one step, by a few rounds of filling.
 //!
-//! Every transfer has a sender's link, a receiver's link and a want. In each round a link offers an equal share of what
-//! it has left to those of its transfers that still want something, and a transfer takes the smaller of its two offers.
-//! Four rounds come close to the fixed point; what is then left over is lost for this step.
+//! Every transfer has a sender's link, a receiver's link, and a number of bytes that it wants. In each round, a link
+//! offers its rest in equal shares to those of its transfers that still want bytes. A transfer takes the smaller of its
+//! two offers. Four rounds come close to the fixed point; the rest is lost for this step.
 
 const ROUNDS: usize = 4;
 
-/// What is too little to give out, in bytes.
+/// Fewer bytes than this are not given out.
 const CRUMB: f64 = 1e-3;
 
 /// One transfer's part in a step.
@@ -14,7 +14,7 @@ const CRUMB: f64 = 1e-3;
 pub struct Want {
     pub from: u32,
     pub to: u32,
-    /// What it could take, then what it could still take.
+    /// The bytes that it could take; then the bytes that it could still take.
     pub bytes: f64,
     pub got: f64,
 }
@@ -25,7 +25,7 @@ pub struct Links {
     rates: Vec<f64>,
     left: Vec<f64>,
     takers: Vec<u32>,
-    /// The largest part of its rate that any link ever gave.
+    /// The largest part of its rate that any link has given.
     pub peak: f64,
 }
 
@@ -58,7 +58,7 @@ impl Links {
     }
 }
 
-/// Gives every one of `wants` its bytes of one step. `open` is scratch space.
+/// Gives each of `wants` its bytes of one step. `open` is scratch space.
 pub fn share(
     wants: &mut [Want],
     up: &mut Links,
@@ -137,7 +137,7 @@ mod tests {
             shared(&[(0, 0, 10.0), (0, 1, 1e9)], &[100.0], &[100.0, 100.0]),
             [10.0, 90.0]
         );
-        // The first is held up by its receiver.
+        // The first transfer is held up by its receiver.
         assert_eq!(
             shared(&[(0, 0, 1e9), (0, 1, 1e9)], &[100.0], &[20.0, 100.0]),
             [20.0, 80.0]

@@ -1,7 +1,7 @@
 //! larder-simulate: how a cluster of larders would pull an image, with larder's own placement.
 //!
-//! This file owns the command line. `scenario` says what is simulated, `swarm` moves it on and has the model's limits,
-//! `report` and `plot` show it.
+//! This file owns the command line. `scenario` holds the parameters, `swarm` runs the simulation and lists the model's
+//! limits, `report` and `plot` show the result.
 
 mod catalog;
 mod copies;
@@ -216,7 +216,7 @@ impl Arguments {
         );
         let step = self.step.map_or(fitting_step(nodes), |step| step / 1e3);
         anyhow::ensure!(step >= 1e-5, "--step: at least 0.01 ms");
-        // A link without a limit would leave a step nothing to share.
+        // A link without a limit would leave nothing to share in a step.
         let link = |megabits| rate(megabits).map(|rate| rate.min(1e12));
         Ok(Scenario {
             nodes,

@@ -1,4 +1,4 @@
-//! The nodes: what each pulls, and when it begins and dies. That is drawn by lot here, before anything happens.
+//! The nodes: what each pulls, and when it begins and dies. All this is drawn at random here, in advance.
 
 use crate::{
     catalog::{Catalog, pick_image},
@@ -11,18 +11,18 @@ pub struct Node {
     pub image: usize,
     pub begins: f64,
     pub dies: f64,
-    /// Whether it is no member before it begins.
+    /// Whether it becomes a member only when it begins.
     pub joins: bool,
     pub began: bool,
     pub dead: bool,
     pub finished: Option<f64>,
-    /// Blobs that are not begun.
+    /// Blobs that have not begun.
     pub waiting: std::ops::Range<usize>,
     pub pulls: Vec<Pull>,
 }
 
-/// All nodes of a scenario, in no order. Deaths and arrivals are spread over the time that the image needs at the rate of
-/// a node's link.
+/// All nodes of a scenario, in no order. Deaths and arrivals are spread over the time that the image takes at the rate
+/// of a node's link.
 pub fn all(scenario: &Scenario, catalog: &Catalog, random: &mut fastrand::Rng) -> Vec<Node> {
     let pulling = scenario.image() as f64 / scenario.down.min(scenario.up);
     let share = |part: f64| (part * scenario.nodes as f64).round() as usize;

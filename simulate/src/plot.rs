@@ -10,7 +10,7 @@ const COLOURS: [&str; 6] = [
     "#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf",
 ];
 
-/// A curve's points: a time, and the share of the nodes that are done then.
+/// A curve's points: a time, and the share of nodes that are done by then.
 fn curve(row: &Row) -> Vec<(f64, f64)> {
     let mut times = row.ratios();
     times.sort_by(f64::total_cmp);

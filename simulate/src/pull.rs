@@ -1,18 +1,18 @@
-//! One node's pull: which blobs are under way, and which run comes next. The order within a blob is decided here, once,
-//! when the blob begins.
+//! One node's pull: which blobs are under way, and which run comes next. The order within a blob is set here, when the
+//! blob begins.
 
 use larder::cluster::placement::{self, Key};
 
 use crate::scenario::Order;
 
-/// A blob under way on a node.
+/// A blob that a node is fetching.
 #[derive(Debug)]
 pub struct Pull {
     /// Its number in the catalog.
     pub blob: usize,
-    /// Its runs, numbered within the blob, in the order in which they are fetched when nobody waits for one.
+    /// The blob's runs, numbered within it, in the order in which they are fetched if the reader does not wait for one.
     order: Vec<u32>,
-    /// How far into `order` everything is begun.
+    /// All runs of `order` before this place have begun.
     cursor: usize,
     /// The run that the reader waits for.
     reader: usize,
@@ -21,7 +21,7 @@ pub struct Pull {
 }
 
 impl Pull {
-    /// `is_root` says of each run whether this node is its root, `missing` how many runs are not here.
+    /// `is_root` tells for each run whether this node is its root; `missing` is how many runs are not here.
     pub fn new(
         blob: usize,
         order: Order,
@@ -39,7 +39,7 @@ impl Pull {
         }
     }
 
-    /// The next run to fetch. `begun` and `done` say what is known of a run of this blob.
+    /// The next run to fetch. `begun` and `done` tell the state of a run of this blob.
     pub fn next(
         &mut self,
         begun: impl Fn(usize) -> bool,

@@ -1,23 +1,23 @@
-//! What came out, and how it is said: percentiles, a table, JSON.
+//! The results and how they are shown: percentiles, a table, JSON.
 
 use serde_json::{Value, json};
 
-/// What a simulation brings. Bytes are in units of an image, times in seconds.
+/// The results of a simulation. Bytes are in units of an image, times in seconds.
 #[derive(Debug)]
 pub struct Outcome {
     pub nodes: usize,
-    /// Nodes that did not die.
+    /// How many nodes did not die.
     pub lived: usize,
-    /// Relays of each run, at the end.
+    /// How many relays each run has, at the end.
     pub relays: usize,
-    /// Different images that were pulled.
+    /// How many different images were pulled.
     pub images: usize,
     pub sent: Vec<f64>,
     pub received: Vec<f64>,
     pub upstream: f64,
-    /// From each node's begin to its end, of those that lived.
+    /// For each node that did not die, the time from its begin to its end.
     pub times: Vec<f64>,
-    /// The largest part of its rate that any link gave.
+    /// The largest part of its rate that any link has given.
     pub peak: f64,
 }
 
@@ -51,7 +51,7 @@ impl Spread {
     }
 }
 
-/// One cluster beside one node alone.
+/// A cluster, compared with one node alone.
 #[derive(Debug)]
 pub struct Row {
     pub outcome: Outcome,

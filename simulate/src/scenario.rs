@@ -1,4 +1,4 @@
-//! What is simulated: the cluster, its links, the image, and what goes wrong. Numbers only; nothing happens here.
+//! The parameters of a simulation: the cluster, its links, the image, and the failures. This module only holds numbers.
 
 use larder::cluster::placement;
 
@@ -12,7 +12,7 @@ pub enum Relays {
 }
 
 impl Relays {
-    /// The relays of a run among `members`.
+    /// How many relays a run has among this many members.
     pub fn among(self, members: usize) -> usize {
         let wanted = match self {
             Self::From(placement::RELAYS_FROM) => placement::relays(members),
@@ -37,7 +37,7 @@ pub enum Order {
     OwnFirst,
 }
 
-/// Everything that one simulation depends on. Rates are in bytes a second, times in seconds.
+/// All parameters of one simulation. Rates are in bytes a second, times in seconds.
 #[derive(Clone, Debug)]
 pub struct Scenario {
     pub nodes: usize,
@@ -47,33 +47,33 @@ pub struct Scenario {
     pub run: u64,
     pub up: f64,
     pub down: f64,
-    /// Of the upstream to all nodes together.
+    /// From the upstream to all nodes together.
     pub upstream: f64,
-    /// Of the upstream to one connection.
+    /// From the upstream to one connection.
     pub connection: f64,
     /// One way between nodes.
     pub hop: f64,
     /// One way to the upstream.
     pub upstream_hop: f64,
-    /// Transfers that a node keeps under way for one blob.
+    /// How many transfers a node keeps under way for one blob.
     pub streams: usize,
-    /// Blobs that a node pulls at once.
+    /// How many blobs a node pulls at once.
     pub blobs: usize,
     pub relays: Relays,
     pub order: Order,
-    /// The pulls begin within this time.
+    /// The time within which the pulls begin.
     pub spread: f64,
-    /// Different images; each node pulls one.
+    /// How many different images there are; each node pulls one.
     pub images: usize,
     /// Exponent of the images' popularity: 0 is even.
     pub zipf: f64,
     /// The share of nodes that die during the pull.
     pub dying: f64,
-    /// The share of nodes that become members during the pull, and begin theirs then.
+    /// The share of nodes that become members during the pull, and begin their own pull then.
     pub joining: f64,
-    /// What a dead peer costs who asks it for the first time.
+    /// The time that a node loses when it asks a dead peer for the first time.
     pub stall: f64,
-    /// Time between two looks at who the members are.
+    /// The time between two looks at the members.
     pub refresh: f64,
     /// The step of time.
     pub step: f64,
@@ -86,7 +86,7 @@ impl Scenario {
         self.layers.iter().sum()
     }
 
-    /// The same with one node that nothing happens to.
+    /// The same scenario with a single node, which neither dies nor joins.
     pub fn alone(&self) -> Self {
         Self {
             nodes: 1,
@@ -100,7 +100,7 @@ impl Scenario {
     }
 }
 
-/// A step that is short beside a transfer and long enough for so many nodes.
+/// A step that is short compared to a transfer, and long enough to simulate this many nodes.
 pub fn fitting_step(nodes: usize) -> f64 {
     match nodes {
         0..200 => 0.001,

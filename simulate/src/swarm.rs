@@ -1,16 +1,16 @@
 //! The nodes and their transfers, moved on in small steps of time.
 //!
-//! Owns who has how much of which run and what is under way. Who is asked for a run is decided by larder's own
-//! `placement`, how links are shared by `links`, which run comes next by `pull`.
+//! Owns which node has how much of which run, and the transfers under way. larder's own `placement` decides which
+//! member is asked for a run, `links` how links are shared, and `pull` which run comes next.
 //!
-//! The model, and where it is coarse:
+//! The model, and its simplifications:
 //!
-//! * Time goes in steps of 1 to 20 ms. Within a step, links are shared max-min fairly; what a transfer may take is bounded
-//!   by what its sender has at the begin of the step, so bytes are forwarded as they come, one step later at each hop.
+//! * Time goes in steps of 1 to 20 ms. Within a step, links are shared max-min fairly. A transfer may take at most what
+//!   its sender has at the begin of the step. So bytes are forwarded as they come, one step later at each hop.
 //! * A request costs two hops before its first byte. There is no slow start, no loss, no header, no processor, no disk.
-//! * What a node fetches because another asked counts as one of its streams of that blob, but is never put off.
+//! * A run that a node fetches for another counts as one of its streams of that blob, but is never put off.
 //! * All nodes see the same members, looked up every `refresh` seconds. A node that asks a dead peer loses `stall`
-//!   seconds, once; then it asks the next in rank, and goes on at the byte that it has.
+//!   seconds, once. Then it asks the next in rank, and goes on at the byte that it has.
 //! * A root asks the upstream, and no holders: nothing is left from earlier pulls.
 
 use std::collections::HashSet;
@@ -28,7 +28,7 @@ use crate::{
     transfer::{DONE, NONE, Transfer, under_way},
 };
 
-/// How many are asked before the upstream is.
+/// How many peers are asked before the upstream.
 const PEERS: usize = 2;
 
 #[derive(Debug)]
@@ -39,16 +39,16 @@ pub struct Swarm<'a> {
     keys: Vec<Key>,
     nodes: Vec<Node>,
     now: f64,
-    /// The members as everyone sees them, and each node's place among them.
+    /// The members, as all nodes see them, and each node's place among them.
     members: Vec<usize>,
     member_keys: Vec<Key>,
     place: Vec<Option<usize>>,
-    /// The first in rank for each run, as places among the members.
+    /// For each run, its first members in rank, as places among the members.
     ranks: Vec<Option<Vec<usize>>>,
     relays: usize,
     looked: f64,
     known_dead: HashSet<(usize, usize)>,
-    /// By node and run: bytes that are here, and the state.
+    /// By node and run: how many bytes are here, and the state.
     have: Vec<u32>,
     state: Vec<u8>,
     /// By node and blob: transfers under way.
@@ -98,7 +98,7 @@ impl<'a> Swarm<'a> {
         swarm
     }
 
-    /// Runs until every node that lives has its image.
+    /// Runs until every living node has its image.
     pub fn run(mut self) -> Outcome {
         let (mut wants, mut open, mut moving, mut completed) = (vec![], vec![], vec![], vec![]);
         while self.nodes.iter().any(|n| !n.dead && n.finished.is_none()) {
@@ -135,7 +135,7 @@ impl<'a> Swarm<'a> {
                     self.have[at] = transfer.got as u32;
                 }
             }
-            // From the last on, so that the others keep their places.
+            // The last one first, so that the others keep their places.
             let done: Vec<Transfer> = completed
                 .iter()
                 .rev()
@@ -148,7 +148,7 @@ impl<'a> Swarm<'a> {
         self.outcome()
     }
 
-    /// What `transfer` could take in this step.
+    /// How much `transfer` could take in this step.
     fn wanted(&self, transfer: &Transfer) -> f64 {
         if transfer.begins > self.now {
             return 0.0;
@@ -177,7 +177,7 @@ impl<'a> Swarm<'a> {
         }
     }
 
-    /// Everyone learns who the members are: who lives and, if it joins late, has begun.
+    /// All nodes learn the members: every living node that is not yet to join.
     fn look(&mut self) {
         self.looked = self.now;
         let joins = |node: &Node| node.joins && !node.began;
@@ -209,7 +209,7 @@ impl<'a> Swarm<'a> {
         }
     }
 
-    /// Begins blobs while there is room for them, and says when the last is here.
+    /// Begins blobs while there is room for them. Records the time when the last one is here.
     fn advance(&mut self, node: usize) {
         while self.nodes[node].pulls.len() < self.scenario.blobs {
             let Some(number) = self.nodes[node].waiting.next() else {
@@ -300,7 +300,7 @@ impl<'a> Swarm<'a> {
         self.turn_to(self.transfers.len() - 1, at, depth, None);
     }
 
-    /// Finds who feeds the transfer `index`: the first of the candidates that lives, or else the upstream.
+    /// Finds a sender for the transfer `index`: the first candidate that lives, or else the upstream.
     fn turn_to(&mut self, index: usize, at: f64, depth: u8, died: Option<usize>) {
         let (node, run) = (
             self.transfers[index].to as usize,
@@ -349,7 +349,7 @@ impl<'a> Swarm<'a> {
         }
     }
 
-    /// `node` is asked for `run`. What it gets from further away than its role allows, it fetches otherwise from now on.
+    /// `node` is asked for `run`. If its own source is further away than its role allows, it finds another one now.
     fn ask(&mut self, node: usize, run: usize, at: f64, role: Role) {
         let state = self.state[node * self.catalog.sizes.len() + run];
         if state == NONE {

@@ -9,7 +9,7 @@ fn close(is: f64, wanted: f64, by: f64) {
     assert!((is - wanted).abs() <= by, "{is} and not {wanted}");
 }
 
-/// What holds whatever happens, as long as nobody dies.
+/// Holds for every outcome in which no node dies.
 fn conserved(outcome: &Outcome) {
     assert_eq!(outcome.times.len(), outcome.nodes);
     let sent: f64 = outcome.sent.iter().sum();
@@ -45,7 +45,7 @@ fn latency_is_paid_for_each_round_of_requests() {
 
 #[test]
 fn two_nodes_by_hand() {
-    // One run. Its root has the upstream's rate, the other gets each byte one step later.
+    // One run. Its root gets the upstream's rate, and the other node gets each byte one step later.
     let mut scenario = small(2);
     scenario.layers = vec![4 << 20];
     scenario.upstream_hop = 0.010;
@@ -53,7 +53,7 @@ fn two_nodes_by_hand() {
     let outcome = run(&scenario);
     conserved(&outcome);
     let alone = f64::from(4 << 20) / 125e6 + 0.020;
-    // The other asks the root, which asks the upstream one hop later, if it has not already.
+    // The other node asks the root, which then asks the upstream, one hop later, unless it has done so.
     for time in &outcome.times {
         close(*time, alone, 0.006);
     }
@@ -66,7 +66,8 @@ fn two_nodes_by_hand() {
 
 #[test]
 fn two_nodes_of_which_one_begins_later() {
-    // When the second begins, it has its own share, which it fetched for the first. The rest comes at the link's rate.
+    // When the second node begins, it already has its own share, which it fetched for the first. The rest comes at the
+    // link's rate.
     let mut scenario = small(2);
     scenario.spread = 10.0;
     let outcome = run(&scenario);

@@ -1,10 +1,10 @@
-//! A run on its way to a node, and what a node knows of a run. Values only; `swarm` moves them.
+//! A run on its way to a node, and a node's state of a run. Only values; `swarm` moves them.
 
-/// What a node has of a run: nothing and nothing under way, all, or a transfer whose answer has that depth.
+/// A node's state of a run: nothing yet, all of it, or a transfer under way, with the depth of its answer.
 pub const NONE: u8 = 0;
 pub const DONE: u8 = u8::MAX;
 
-/// The state of a run that is on its way, and how far its source is from the upstream at the most.
+/// The state of a run under way, with the largest distance of its source from the upstream.
 pub const fn under_way(depth: u8) -> u8 {
     1 + depth
 }
@@ -12,11 +12,11 @@ pub const fn under_way(depth: u8) -> u8 {
 /// A run on its way to a node.
 #[derive(Debug)]
 pub struct Transfer {
-    /// A node, or one more than the last for the upstream.
+    /// A node's number, or the number after the last one for the upstream.
     pub from: u32,
     pub to: u32,
     pub run: u32,
-    /// How many nodes stand between the receiver and the upstream, at the most.
+    /// The most nodes that may stand between the receiver and the upstream.
     pub depth: u8,
     /// When the first byte may come.
     pub begins: f64,

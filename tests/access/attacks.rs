@@ -1,5 +1,5 @@
-//! Ways to private bytes that are none: another repository, another registry, a running fill, what a crash left
-//! (promise P16).
+//! Attempts to reach private bytes without a right: by another repository, by another registry, by a running fill, and
+//! by what a crash left (promise P16).
 
 use larder_tests::fake::{Content, FakeRegistry, Fault, Match};
 use larder_tests::http::{Call, Response};
@@ -39,7 +39,7 @@ impl Neighbours {
         }
     }
 
-    /// The owner, the public repository and the other one are pulled from.
+    /// Pulls the content of each repository, so that it is cached.
     async fn warm(&self) {
         let url = self.scene.blob(&self.fake, "team/app", &self.digest);
         assert_eq!(self.scene.get(&self.owner, &url).await.body, self.content);
@@ -57,7 +57,7 @@ impl Neighbours {
         .await;
     }
 
-    /// Everything that could open the digest through a repository that does not hold it.
+    /// Every request that could open the digest through a repository that does not hold it.
     async fn through(&self, who: &Who, repository: &str) -> Vec<Response> {
         let mut answers = Vec::new();
         for kind in ["blobs", "manifests"] {
@@ -100,13 +100,13 @@ async fn the_rights_for_one_repository_open_no_other() {
     place.end().await;
 }
 
-/// A right that an outage bridges is one for what the repository is known to hold.
+/// An outage bridges a right only to content that the repository is known to hold.
 #[tokio::test]
 async fn an_outage_opens_nothing_through_another_repository() {
     let place = Neighbours::new("[access]\nttl = \"1s\"\ngrace = \"1h\"\n").await;
     place.warm().await;
     place.fake.stop().await;
-    // Verdicts count by the second: all of them are older than the ttl soon.
+    // Verdicts count whole seconds: all of them are older than the ttl soon.
     let public = place.scene.blob(
         &place.fake,
         "public/app",
@@ -137,12 +137,12 @@ async fn an_outage_opens_nothing_through_another_repository() {
     place.end().await;
 }
 
-/// An attacker's registry that knows the digest and says whatever it takes.
+/// An attacker's registry that knows the digest, and answers anything that helps it.
 #[tokio::test]
 async fn another_registry_that_claims_a_digest_gets_nothing() {
     let place = Neighbours::new("").await;
     place.warm().await;
-    // Its own bytes under that digest: it does not have the right ones.
+    // It has other bytes under that digest, since it does not have the right ones.
     let attacker = FakeRegistry::start().await;
     let false_bytes = Content::bytes(vec![b'x'; place.content.len()]);
     attacker.put_blob_under("evil/app", &place.digest, &false_bytes);
@@ -158,7 +158,7 @@ async fn another_registry_that_claims_a_digest_gets_nothing() {
             .upstream(&attacker),
     )
     .await;
-    // A node of its own with both registries, warmed the same way.
+    // A new node with both registries, warmed the same way.
     let url = scene.blob(&place.fake, "team/app", &place.digest);
     assert_eq!(scene.get(&place.owner, &url).await.body, place.content);
     eventually("it is committed", || {
@@ -167,12 +167,12 @@ async fn another_registry_that_claims_a_digest_gets_nothing() {
     .await;
     let url = scene.manifest(&attacker, "evil/app", "v1");
     assert_eq!(scene.get(&Who::Nobody, &url).await.status, 200);
-    // Whatever larder writes down of that registry, it names the digest.
+    // Whatever header larder records of that registry names the digest.
     let media_type = format!("{OCI_MANIFEST}; of={}", place.digest);
     attacker.put_manifest("evil/app", Some("v3"), &media_type, "{}");
     let url = scene.manifest(&attacker, "evil/app", "v3");
     assert_eq!(scene.get(&Who::Nobody, &url).await.text(), "{}");
-    // A tag of its own that claims to be that very digest.
+    // The attacker's tag, which claims to be that very digest.
     let headers = [
         ("Docker-Content-Digest", place.digest.clone()),
         ("Content-Type", OCI_MANIFEST.to_owned()),
@@ -208,11 +208,12 @@ async fn another_registry_that_claims_a_digest_gets_nothing() {
                 .windows(8)
                 .any(|window| window == &place.content[..8]);
             assert!(!found, "{}", answer.text());
-            // A complete answer has the right digest, and it has not: it ends short or is refused.
+            // A complete answer would need the right digest, which these bytes have not: the body ends short, or the
+            // request is refused.
             assert!(answer.status != 200 || answer.body.is_empty() || !answer.complete);
         }
     }
-    // It cannot redirect to what is cached either: the registry that it leads to refuses.
+    // A redirect to the cached blob's registry gives nothing either: that registry refuses.
     let to = format!("{}/v2/team/app/blobs/{}", place.fake.url(), place.digest);
     attacker.fault(
         Match::any(),
@@ -228,7 +229,7 @@ async fn another_registry_that_claims_a_digest_gets_nothing() {
         &place.content,
     );
     attacker.clear_faults();
-    // With the right bytes of its own, it serves them: from there, every one of them.
+    // Once the attacker's registry has the right bytes, larder serves them, and fetches every byte from there.
     attacker.put_blob_under(
         "evil/app",
         &place.digest,

@@ -1,5 +1,5 @@
-//! AWS's identity (promise P18): each way to a role's keys, every signature checked, what an outage costs, and what each
-//! known error tells the operator.
+//! AWS credentials (promise P18): each way to a role's keys, a check of every signature, the cost of an outage, and
+//! what each known error tells the operator.
 
 use larder_tests::clouds::{
     AwsSts, CloudServer, Ecr, EcrPassword, Imds, Mood, PodIdentity, Reply, Session, Trust,
@@ -13,7 +13,7 @@ const NAME: &str = "123456789012.dkr.ecr.eu-central-1.amazonaws.com";
 const REGION: &str = "eu-central-1";
 const ROLE: &str = "arn:aws:iam::123456789012:role/larder";
 
-/// The object store's keys, which stand in the same environment and must never be shown to a registry's cloud.
+/// The object store's keys. They are in the same environment, and must never be shown to a registry's cloud.
 const FOREIGN: [(&str, &str); 4] = [
     ("AWS_ACCESS_KEY_ID", "AKIAOFTHEOBJECTSTORE"),
     ("AWS_SECRET_ACCESS_KEY", "of the object store"),
@@ -44,7 +44,7 @@ impl Aws {
         aws
     }
 
-    /// A new password, which alone opens the repository from now on.
+    /// A new password. From now on it alone opens the repository.
     fn turn(&self, seconds: u64) {
         let password = secret();
         self.password.set(&password, seconds);
@@ -52,13 +52,13 @@ impl Aws {
         self.place.fake.require_basic(REPOSITORY, "AWS", &password);
     }
 
-    /// The source of credentials, with the API's address and these keys.
+    /// The configuration's credentials: this source, the API's address and these keys.
     fn said(&self, keys: &str) -> String {
         let api = self.ecr.url();
         format!("identity = \"aws\", api_endpoint = \"{api}\"{keys}")
     }
 
-    /// The image is pulled, and the check says which identity it is.
+    /// The node pulls the image, and `larder upstreams --check` names the identity.
     async fn pulls(&self, scene: &Private, words: &[&str]) {
         self.place.opens(scene).await;
         let (code, said) = self.place.checked(scene).await;
@@ -84,7 +84,7 @@ async fn a_role_of_the_service_account_by_irsa() {
     let file = aws.place.write("token", &token);
     let sts = AwsSts::start(irsa(&token), &aws.session).await;
     let endpoint = format!(", token_endpoint = \"{}\"", sts.url());
-    // From the webhook's variables, and from the configuration.
+    // The role comes from the webhook's variables here, and from the configuration below.
     let webhook = [
         ("AWS_ROLE_ARN", ROLE),
         ("AWS_WEB_IDENTITY_TOKEN_FILE", &*file),
@@ -144,7 +144,7 @@ async fn the_nodes_own_role() {
     aws.place.end(scene, &[&imds, &aws.ecr]).await;
 }
 
-/// Keys in a file, and a role of another account that they take on.
+/// Keys in a file, and a role of another account that they assume.
 #[tokio::test]
 async fn static_keys_and_the_role_that_they_take_on() {
     let aws = Aws::new().await;
@@ -186,7 +186,7 @@ async fn static_keys_and_the_role_that_they_take_on() {
     aws.place.end(scene, &[&sts, &aws.ecr]).await;
 }
 
-/// The public registry has an API of its own, in one region, and its password is for a token server.
+/// ECR Public has its own API, in one region, and its password is for a token server.
 #[tokio::test]
 async fn the_public_registry_has_an_api_of_its_own() {
     let place = CloudPlace::new("public.ecr.aws").await;
@@ -206,7 +206,7 @@ async fn the_public_registry_has_an_api_of_its_own() {
     place.end(scene, &[&imds, &ecr]).await;
 }
 
-/// As with every cloud: the right outlives the password, and the next password counts when the API is back.
+/// As with every cloud: the right outlives the password, and larder uses the next password when the API is back.
 #[tokio::test]
 async fn a_right_outlives_the_password_by_which_it_was_proven() {
     let aws = Aws::new().await;
@@ -230,7 +230,7 @@ async fn a_right_outlives_the_password_by_which_it_was_proven() {
     aws.place.end(scene, &[&imds, &aws.ecr]).await;
 }
 
-/// What each server refuses, and what the operator is told.
+/// Each server's refusals, and what larder tells the operator about them.
 #[tokio::test]
 async fn what_aws_refuses_is_said_with_its_fix() {
     let aws = Aws::new().await;
@@ -272,7 +272,7 @@ async fn what_aws_refuses_is_said_with_its_fix() {
         aws.ecr.mood(mood);
         aws.place.refuses(&scene, &["the API of ECR", words]).await;
     }
-    // Throttles come with 400 here, and are respected.
+    // ECR's API throttles with 400, and larder respects that.
     aws.ecr.mood(api(400, "ThrottlingException"));
     aws.place
         .refuses(&scene, &["limits requests (ThrottlingException)"])
@@ -285,7 +285,7 @@ async fn what_aws_refuses_is_said_with_its_fix() {
     aws.ecr.mood(Mood::Well);
     aws.place.refuses_no_more(&scene).await;
     aws.place.opens(&scene).await;
-    // The registry knows the token, and its repository's policy does not.
+    // The registry accepts the password, but the repository's policy refuses it.
     aws.place
         .fake
         .require_basic(REPOSITORY, "AWS", "another account's");
@@ -295,8 +295,8 @@ async fn what_aws_refuses_is_said_with_its_fix() {
     aws.place.end(scene, &[&imds, &aws.ecr]).await;
 }
 
-/// A node without a role; keys of nobody; a token without a role, for another role, of another cluster; an agent that
-/// knows no association; an agent that is none.
+/// A node without a role; unknown keys; a token without a role, for another role, or of another cluster; a Pod Identity
+/// agent that has no association; a server that is no such agent.
 #[tokio::test]
 async fn a_wrong_role_or_token_is_said_with_its_fix() {
     let aws = Aws::new().await;
@@ -390,7 +390,7 @@ async fn a_wrong_role_or_token_is_said_with_its_fix() {
     }
 }
 
-/// The keys sign for ECR alone: a registry that is none of AWS's gets nothing, and nothing is asked.
+/// The keys sign for ECR alone: a registry outside AWS gets no credential, and larder asks AWS nothing for it.
 #[tokio::test]
 async fn a_registry_that_is_none_of_awss_gets_no_token() {
     let aws = Aws::new().await;

@@ -1,5 +1,5 @@
-//! Azure's identity (promise P18): Entra ID by workload identity, a managed identity, the registry's exchange, and what
-//! each known error tells the operator.
+//! Azure credentials (promise P18): workload identity with Entra ID, a managed identity, the registry's token exchange,
+//! and what each known error tells the operator.
 
 use bytes::Bytes;
 use larder_tests::clouds::{
@@ -16,7 +16,7 @@ const TENANT: &str = "11111111-2222-3333-4444-555555555555";
 const CLIENT: &str = "66666666-7777-8888-9999-000000000000";
 const USER: &str = "00000000-0000-0000-0000-000000000000";
 
-/// A registry that exchanges Entra's token of now.
+/// A registry that exchanges the token that Entra gives out now.
 struct Azure {
     place: CloudPlace,
     entra: EntraToken,
@@ -35,7 +35,8 @@ impl Azure {
         }
     }
 
-    /// From now on the registry exchanges the token for one of its own that lasts so long and alone opens the repository.
+    /// From now on the registry exchanges the token for one of its own, which lasts so long and alone opens the
+    /// repository.
     fn exchanges(&self, seconds: u64) -> Armed {
         let refresh = refresh_token(seconds, &secret());
         self.place
@@ -113,7 +114,7 @@ async fn a_workload_identity() {
     azure.place.end(scene, &[&entra]).await;
 }
 
-/// The only identity of a node needs no name; of several, the configuration names one. The tenant is that of the token.
+/// A node's only identity needs no name; of several, the configuration names one. The tenant is the token's.
 #[tokio::test]
 async fn a_managed_identity_of_the_node() {
     for (identities, more) in [
@@ -152,7 +153,7 @@ async fn a_right_outlives_the_token_by_which_it_was_proven() {
     azure.place.end(scene, &[&metadata]).await;
 }
 
-/// Each AADSTS code that a wrong set-up gets, a metadata server's refusals, and the registry's.
+/// Each AADSTS code that a wrong set-up gets, and the refusals of the metadata server and of the registry.
 #[tokio::test]
 async fn what_azure_refuses_is_said_with_its_fix() {
     let azure = Azure::new().await;
@@ -274,7 +275,7 @@ async fn what_azure_refuses_is_said_with_its_fix() {
     }
 }
 
-/// Entra's token goes to registries of Azure alone.
+/// Entra's token goes to Azure's registries alone.
 #[tokio::test]
 async fn a_registry_that_is_none_of_azures_gets_no_token() {
     let azure = Azure::new().await;

@@ -1,5 +1,5 @@
-//! The challenge and the token endpoint: where a client learns to show its identity, and what it gets for it (promise
-//! P17).
+//! The challenge and the token endpoint: how a client learns that it needs credentials, and which token it gets for
+//! them (promise P17).
 
 use larder_tests::fake::FakeRegistry;
 use larder_tests::http::{self, Call, Response};
@@ -49,7 +49,7 @@ impl Place {
             .await
     }
 
-    /// The challenge of an answer that holds nothing.
+    /// The challenge of an answer that carries no content.
     pub fn challenge(&self, answer: &Response) -> Challenge {
         refused("refused", answer, &self.content);
         Challenge::of(answer)
@@ -119,7 +119,7 @@ async fn its_realm_is_where_the_client_already_is() {
     place.end().await;
 }
 
-/// Whatever is in `Host` and `ns`, the challenge stays one challenge.
+/// Whatever a client puts in `Host` and `ns`, the answer has exactly one challenge.
 #[tokio::test]
 async fn nothing_can_be_smuggled_into_it() {
     let place = Place::new().await;
@@ -147,7 +147,7 @@ async fn nothing_can_be_smuggled_into_it() {
             );
             assert!(answer.starts_with("http/1.1 4"), "{host:?}: {answer}");
             let status = answer.split(' ').nth(1).expect("a status");
-            // What is no name of the node is refused; without one, there is no realm to tell.
+            // larder refuses a `Host` that is no name of the node; without a `Host`, it has no realm to name.
             let unnamed = host.is_empty() || line.is_empty();
             let expected = if unnamed { "401" } else { "403" };
             assert!(status == expected || status == "400", "{host:?}: {answer}");
@@ -195,11 +195,11 @@ async fn it_says_what_is_wrong_once_something_was_shown() {
             (challenge.realm.clone(), challenge.scope.clone())
         );
     }
-    // One of larder's own that it does not know (any more).
+    // A token of larder's own form that larder does not know (any more).
     let unknown = format!("larder_{:064x}", fastrand::u128(..));
     let told = place.challenge(&place.with(&format!("Bearer {unknown}")).await);
     assert_eq!(told.error.as_deref(), Some("invalid_token"));
-    // What cannot be read at all.
+    // Values that cannot be parsed at all.
     for broken in [
         "Basic %%%",
         "Basic",
@@ -214,7 +214,7 @@ async fn it_says_what_is_wrong_once_something_was_shown() {
     place.end().await;
 }
 
-/// podman and skopeo learn only at `/v2/` that there may be something to show.
+/// podman and skopeo ask `/v2/` alone to learn whether they should show credentials.
 #[tokio::test]
 async fn the_root_asks_for_any_token() {
     let place = Place::new().await;
@@ -241,7 +241,7 @@ async fn the_root_asks_for_any_token() {
             .as_deref(),
         Some("invalid_token")
     );
-    // There the scope names the registry, as the path does.
+    // With prefix addressing the scope names the registry, as the path does.
     let url = format!(
         "{}?service=larder&scope=repository:fake/{REPOSITORY}:pull",
         told.realm
@@ -250,7 +250,7 @@ async fn the_root_asks_for_any_token() {
     place
         .opens(&place.scene.token_of(&place.scene.send(call).await))
         .await;
-    // Without a scope, a secret is refused: no token keeps it for a later request.
+    // Without a scope, larder refuses a secret: it could not keep the secret in a token for a later request.
     let answer = place
         .scene
         .send(Call::get(&told.realm).header("authorization", &place.owner.basic()))

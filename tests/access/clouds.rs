@@ -1,5 +1,5 @@
-//! What the tests of all clouds' identities share: a registry under a cloud's name, a node in front of it, and what the
-//! node says of its identity.
+//! Fixtures that the tests of all clouds share: a registry under a cloud's name, a node in front of it, and the node's
+//! own report on its credentials.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::private::{Private, Who, confidential};
 
 pub const REPOSITORY: &str = "team/app";
 
-/// A registry with one private repository, which images know by a cloud's name, and a directory for keys and tokens.
+/// A registry with one private repository under a cloud's host name, and a directory for keys and tokens.
 pub struct CloudPlace {
     pub fake: FakeRegistry,
     pub name: String,
@@ -96,7 +96,7 @@ impl CloudPlace {
         scene.get(&Who::Nobody, &url).await
     }
 
-    /// A client that shows nothing gets the private image.
+    /// A client without credentials gets the private image.
     pub async fn opens(&self, scene: &Private) {
         for answer in [
             self.manifest(scene).await,
@@ -111,12 +111,12 @@ impl CloudPlace {
         }
     }
 
-    /// A blob that nothing has pulled before.
+    /// A blob that no client has pulled before.
     pub fn another(&self) -> String {
         self.fake.put_blob(REPOSITORY, confidential("another"))
     }
 
-    /// What `larder upstreams` says of the identity, and the findings.
+    /// What `larder upstreams` says of the identity, and its findings.
     pub async fn said(&self, scene: &Private) -> (String, String) {
         let upstreams = scene
             .node
@@ -141,7 +141,7 @@ impl CloudPlace {
         }
     }
 
-    /// `larder upstreams NAME --check`, for people: its exit code and all that it says.
+    /// `larder upstreams NAME --check`, as text: its exit code and its whole output.
     pub async fn checked(&self, scene: &Private) -> (Option<i32>, String) {
         let output = scene.node.cli(&["upstreams", &self.name, "--check"]).await;
         let said = [output.stdout, output.stderr].concat();
@@ -151,7 +151,7 @@ impl CloudPlace {
         )
     }
 
-    /// The check fails, now or when the last token has ended that was on its way, and says all of this.
+    /// The check fails, at once or when the last token on its way has expired, and says all of this.
     pub async fn refuses(&self, scene: &Private, words: &[&str]) {
         let begun = Instant::now();
         let said = loop {
@@ -165,7 +165,7 @@ impl CloudPlace {
         for words in words {
             assert!(said.contains(words), "{words:?} is not in {said}");
         }
-        // Doctor says the same, and the page.
+        // `larder doctor` says the same.
         let output = scene.node.cli(&["doctor"]).await;
         let doctor = String::from_utf8_lossy(&output.stdout).into_owned();
         let last = words.last().expect("words");
@@ -185,7 +185,8 @@ impl CloudPlace {
         }
     }
 
-    /// The end of every test: the cloud's servers were asked exactly as they want, and no secret is left anywhere.
+    /// The end of every test: each request to the cloud's servers had the form that they want, and no secret is left
+    /// anywhere.
     pub async fn end(&self, mut scene: Private, servers: &[&CloudServer]) {
         for server in servers {
             server.assert_exact();

@@ -1,5 +1,5 @@
-//! The registry's own token dance, as registries really have it: tokens that it stops to like, challenges that say little,
-//! realms and fronts that lead elsewhere (promises P16, P17, P20).
+//! Token exchanges as real registries do them: tokens that a registry no longer accepts, challenges with little in
+//! them, realms and front ends on other hosts (promises P16, P17, P20).
 
 use data_encoding::BASE64;
 use larder_tests::fake::{FakeRegistry, Fault, Kind, Match, Seen, Target};
@@ -11,7 +11,7 @@ use crate::private::{Private, Who, refused, secret, until};
 
 const REPOSITORY: &str = "team/app";
 
-/// A registry whose tokens this caller gets.
+/// A registry that gives tokens to this caller.
 struct Place {
     fake: FakeRegistry,
     scene: Private,
@@ -43,7 +43,7 @@ impl Place {
         ]
     }
 
-    /// HEAD by tag, GET by digest, blobs; the registry answers all of it now.
+    /// Pulls by HEAD of the tag, GET by digest, and blobs. The registry answers all of it now.
     async fn pulls(&self, what: &str) {
         let url = |rest: String| self.scene.path(&self.fake, &format!("{REPOSITORY}/{rest}"));
         let head = self
@@ -114,7 +114,7 @@ async fn a_token_that_the_registry_stops_to_like_is_dropped() {
             Fault::page(403),
         ];
         for words in words {
-            // Every token that was shown so far is an old one.
+            // The registry no longer accepts any token that was shown so far.
             let mut old: Vec<String> = place
                 .fake
                 .requests()
@@ -132,7 +132,7 @@ async fn a_token_that_the_registry_stops_to_like_is_dropped() {
             let armed = place.fake.fault(shown, words.clone());
             place.pulls(&format!("{words:?}")).await;
             assert!(armed.hits() > 0, "{words:?}");
-            // Once is enough.
+            // larder does not show the refused tokens again.
             let before = armed.hits();
             place.pulls(&format!("{words:?}")).await;
             assert_eq!(armed.hits(), before, "{words:?}");
@@ -141,7 +141,7 @@ async fn a_token_that_the_registry_stops_to_like_is_dropped() {
     }
 }
 
-/// A client that goes to the registry itself waits for the token as well: nothing is known yet that could take its place.
+/// larder waits for the token as the client itself would: it has no answer yet that could take its place.
 #[tokio::test]
 async fn a_dance_that_takes_longer_than_a_check_of_a_tag_is_waited_for() {
     for place in Place::each().await {
@@ -194,14 +194,14 @@ async fn tokens_are_read_as_token_servers_write_them() {
                 .when(move |request| request.header("authorization").is_some() == right);
             let armed = place.fake.fault(asked, gives);
             place.pulls(form).await;
-            // One that says that it is over is still used more than once.
+            // A token whose `expires_in` is over is still used more than once.
             assert_eq!(armed.hits(), 1, "{form}");
             place.end().await;
         }
     }
 }
 
-/// On its own origin with the credential, elsewhere without.
+/// To its own origin larder shows the credential, elsewhere it does not.
 #[tokio::test]
 async fn a_realm_may_redirect() {
     for (place, status) in Place::each().await.into_iter().zip([302, 307]) {
@@ -224,7 +224,7 @@ async fn a_realm_may_redirect() {
         place.pulls("to itself").await;
         assert!(armed.hits() > 0);
         armed.lift();
-        // Elsewhere, where the operator has named the place: nothing is shown there.
+        // Elsewhere, where the operator has allowed the host: larder shows it nothing.
         let config = format!(
             "[upstreams.\"{}\"]\nendpoints = [\"{}\"]\n[upstreams.\"{}\"]\nendpoints = [\"{}\"]\n",
             place.fake.host(),
@@ -283,13 +283,13 @@ async fn a_post_to_a_realm_is_repeated_on_its_own_origin_alone() {
     }
 }
 
-/// As lscr.io does: it leads to another registry, which wants a token that everybody gets.
+/// A front as lscr.io is: it redirects to another registry, which wants a token that it gives to everybody.
 struct Front {
     leads: FakeRegistry,
     behind: FakeRegistry,
     scene: Private,
     image: Image,
-    /// What the two are trusted by.
+    /// The certificates by which larder trusts both.
     _dir: tempfile::TempDir,
 }
 
@@ -352,7 +352,7 @@ impl Front {
             .path(&self.leads, &format!("{REPOSITORY}/{path}"))
     }
 
-    /// Nothing that any caller has shown went to the registry behind, but for tokens that everybody gets there.
+    /// Nothing that a caller has shown went to the registry behind the front, but for its anonymous tokens.
     async fn end(self) {
         let Self {
             leads: front,
@@ -399,7 +399,7 @@ async fn what_is_private_behind_a_front_stays_so() {
     front.end().await;
 }
 
-/// As the conformance suite's `ping` and clients without a login do it.
+/// The conformance suite's `ping`, and clients without a login, send this.
 #[tokio::test]
 async fn an_empty_user_with_an_empty_password_is_nobody() {
     let place = Place::of(Who::Nobody).await;

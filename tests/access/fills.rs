@@ -1,5 +1,5 @@
-//! One fill, several callers: each has its own right, and the fill goes on with those that still have one (promise
-//! P17).
+//! One fill with several callers: each needs its own right, and the fill goes on for the callers that still have one
+//! (promise P17).
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ impl Place {
         self.fake.gate(Match::blob().method("GET"), bytes)
     }
 
-    /// Answers wait after 2 MB, and the first so many break off 1 MB later.
+    /// Answers wait after 2 MB. The first `times` of them break off 1 MB later.
     fn breaks_off(&self, times: u32) -> (Gate, Armed) {
         let broken = Match::blob().method("GET").times(times);
         let broken = self.fake.fault(broken, Fault::ResetAfter(3 * MB));
@@ -61,7 +61,7 @@ impl Place {
         stream
     }
 
-    /// The rest of a body of which so much was read.
+    /// Reads the rest of a body of which `read` bytes were read.
     async fn whole(&self, stream: Stream, read: u64) {
         let rest = stream.rest().await;
         assert!(
@@ -89,7 +89,7 @@ async fn of_two_callers_one_is_refused_and_the_other_goes_on() {
     let mut stream = place.open(&place.first).await;
     stream.read_exactly(500_000).await.expect("500 kB");
     gate.reached(1).await;
-    // A caller with a right joins and one without does not, whichever came first.
+    // A caller with a right joins the fill and a caller without one does not, in either order.
     let second = place.open(&place.second).await;
     for call in [
         place.call(&stranger),
@@ -107,7 +107,7 @@ async fn of_two_callers_one_is_refused_and_the_other_goes_on() {
     place.end().await;
 }
 
-/// The stranger begins, so the fill starts with what will be refused.
+/// A caller without a right asks first, so the fill starts with a source that the registry refuses.
 #[tokio::test]
 async fn a_reader_without_a_right_spoils_no_other_readers_fill() {
     let place = Place::new(3 * MB).await;
@@ -130,7 +130,7 @@ async fn a_reader_without_a_right_spoils_no_other_readers_fill() {
     place.end().await;
 }
 
-/// Tokens live for two seconds, and the registry forgets them besides, while the fill is under way.
+/// Tokens live for two seconds, and besides, the registry revokes them while the fill is under way.
 #[tokio::test]
 async fn a_token_that_expires_in_the_middle_is_replaced() {
     let place = Place::new(40 * MB).await;
@@ -163,11 +163,11 @@ async fn a_token_that_expires_in_the_middle_is_replaced() {
     place.end().await;
 }
 
-/// The first caller's credential opens nothing any more: its source is left, the second's goes on.
+/// The first caller's credential is revoked: the fill leaves its source, and goes on with the second caller's.
 #[tokio::test]
 async fn a_credential_that_is_revoked_in_the_middle_ends_its_own_source() {
     let place = Place::new(40 * MB).await;
-    // Whichever source is asked next, the other one has its turn again.
+    // Whichever source is asked next, the other one gets its turn later.
     let (gate, broken) = place.breaks_off(4);
     let mut first = place.open(&place.first).await;
     first.read_exactly(MB as usize).await.expect("1 MB");
@@ -182,7 +182,7 @@ async fn a_credential_that_is_revoked_in_the_middle_ends_its_own_source() {
     let reading = tokio::spawn(first.rest());
     place.whole(second, 0).await;
     assert_eq!(broken.hits(), 4);
-    // What the first reads is right as far as it goes.
+    // The first caller's bytes are right as far as they go.
     let rest = reading.await.expect("no panic");
     let end = MB + rest.body.len() as u64;
     assert!(*rest.body == place.content.read(MB..end), "wrong bytes");
@@ -203,7 +203,7 @@ async fn a_credential_that_is_revoked_in_the_middle_ends_its_own_source() {
     place.end().await;
 }
 
-/// No caller is left with a right: the body ends short, what came is right, and the next try is refused.
+/// No caller has a right any more: the body ends short, its bytes are right, and the next attempt is refused.
 #[tokio::test]
 async fn without_any_right_left_the_body_ends_short() {
     let place = Place::new(40 * MB).await;
@@ -227,7 +227,7 @@ async fn without_any_right_left_the_body_ends_short() {
     place.end().await;
 }
 
-/// Where blobs are redirected to, no credential is asked for, and none may arrive.
+/// The redirect's target asks for no credential, and must receive none.
 #[tokio::test]
 async fn a_redirect_remembered_opens_nothing_once_the_credential_is_revoked() {
     let place = Place::new(20 * MB).await;
@@ -264,7 +264,7 @@ async fn a_redirect_remembered_opens_nothing_once_the_credential_is_revoked() {
     {
         assert_eq!((seen.status, &seen.authorization), (206, &None));
     }
-    // The place that it led to would still serve; the registry would not lead there any more.
+    // The target would still serve the blob, but the registry would no longer redirect there.
     place
         .fake
         .require_bearer(REPOSITORY, &[Who::new("successor").pair()]);
@@ -285,7 +285,7 @@ async fn a_redirect_remembered_opens_nothing_once_the_credential_is_revoked() {
         from = (from + MB) % (19 * MB);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // Refused once, refused for good, whatever is remembered.
+    // Once refused, the caller stays refused, whatever redirect larder remembers.
     for from in [0, MB, 19 * MB] {
         refused(
             "revoked",

@@ -1,4 +1,5 @@
-//! The ordinary flows of the large registries, each against a fake that checks what larder sends (promises P17, P18).
+//! The usual authentication flows of the large registries, each against a fake that checks larder's requests (promises
+//! P17, P18).
 
 use larder_tests::fake::{FakeRegistry, Fault, Kind, Match, Request, Seen};
 use larder_tests::image::OCI_MANIFEST;
@@ -6,18 +7,18 @@ use larder_tests::node::Node;
 
 use crate::private::{Private, Who, basic, confidential, secret};
 
-/// How a registry wants to be asked. `@` stands for its address.
+/// The authentication flow of a registry. `@` stands for its address.
 struct Flow {
     name: &'static str,
     repository: &'static str,
     user: &'static str,
     /// `WWW-Authenticate`
     challenge: &'static str,
-    /// Where tokens are had; nowhere with Basic.
+    /// The token endpoint; empty with Basic.
     realm: &'static str,
-    /// What the query of the token's request must be.
+    /// The query that the token request must have.
     query: &'static str,
-    /// The answer there; `%` stands for the token.
+    /// The token endpoint's answer; `%` stands for the token.
     answer: &'static str,
 }
 
@@ -114,7 +115,8 @@ fn status(code: u16, headers: &[(&str, &str)], body: &str) -> Fault {
     }
 }
 
-/// A registry with this flow, a secret that opens it, what must be shown for content, and the secret's HTTP Basic.
+/// A registry with this flow, a secret that opens it, the `Authorization` that content needs, and the secret as HTTP
+/// Basic.
 struct Registry {
     fake: FakeRegistry,
     secret: String,
@@ -182,7 +184,7 @@ impl Registry {
         }
     }
 
-    /// A pull of everything there is, and what that asked for.
+    /// Pulls all the content, and gives the requests that this caused.
     async fn pulled(&self, flow: &Flow, scene: &Private, who: &Who) -> Vec<Seen> {
         self.fake.reset_counts();
         let manifest = scene.manifest(&self.fake, flow.repository, "v1");
@@ -209,7 +211,7 @@ impl Registry {
     }
 }
 
-/// Everything that was asked with the secret was asked as the registry has it.
+/// Every request with the secret has the form that the registry documents.
 fn check(flow: &Flow, registry: &Registry, asked: &[Seen]) {
     let name = flow.name;
     let basic = basic(flow.user, &registry.secret);

@@ -1,4 +1,4 @@
-//! Google's identity (promise P18): each way to a token, its renewal, what an outage of the token server costs, and what
+//! Google credentials (promise P18): each way to a token, its renewal, the cost of a token server's outage, and what
 //! each known error tells the operator.
 
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ const SCOPES: &str = "https://www.googleapis.com/auth/devstorage.read_only\nhttp
 const AUDIENCE: &str = "identitynamespace:p.svc.id.goog:https://container.googleapis.com/v1/projects/p/locations/l/clusters/c";
 const TOKENS: &str = "/computeMetadata/v1/instance/service-accounts/default/token";
 
-/// A new token, which alone opens the repository from now on.
+/// A new token. From now on it alone opens the repository.
 fn turn(place: &CloudPlace, tokens: &GoogleTokens, seconds: u64) -> String {
     let token = format!("ya29.{}", secret());
     tokens.set(&token, seconds);
@@ -33,7 +33,7 @@ struct Node {
     metadata: CloudServer,
 }
 
-/// A node of Google's, whose token lasts so many seconds.
+/// A node on Google's cloud, whose token lasts so many seconds.
 async fn on_a_node(seconds: u64) -> (Node, Private) {
     let place = CloudPlace::new(NAME).await;
     let tokens = GoogleTokens::default();
@@ -56,7 +56,7 @@ fn by_metadata(metadata: &CloudServer) -> String {
     )
 }
 
-/// Without any Secret, one token for many requests, and no proxy in between.
+/// No Secret is needed, one token serves many requests, and no proxy stands in between.
 #[tokio::test]
 async fn the_metadata_server_gives_an_identity() {
     let (node, scene) = on_a_node(3599).await;
@@ -98,7 +98,7 @@ async fn a_service_accounts_key_signs_for_a_token() {
     place.end(scene, &[&key.server]).await;
 }
 
-/// A projected token is exchanged, and read again for each exchange.
+/// The STS exchanges a projected token, which larder reads again for each exchange.
 #[tokio::test]
 async fn a_projected_token_is_exchanged_by_the_sts() {
     let place = CloudPlace::new(NAME).await;
@@ -131,7 +131,7 @@ async fn a_projected_token_is_exchanged_by_the_sts() {
     place.end(scene, &[&sts]).await;
 }
 
-/// The registry takes only the new token: a right that was proven with the old one needs the new one, and gets it.
+/// The registry takes only the new token: a right that was proven with the old token needs the new one, and gets it.
 #[tokio::test]
 async fn a_token_is_renewed_before_its_end() {
     let (node, scene) = on_a_node(4).await;
@@ -158,8 +158,8 @@ async fn a_token_is_renewed_before_its_end() {
     place.end(scene, &[metadata]).await;
 }
 
-/// The token ends while the server that gives it is down. What the identity opened stays open, also over a restart and
-/// under another token, because the right is the identity's and not the token's; nothing else is opened.
+/// The token expires while its server is down. Whatever the identity opened stays open, also over a restart and under
+/// another token: the right belongs to the identity, not to the token. Nothing else is opened.
 #[tokio::test]
 async fn a_right_outlives_the_token_by_which_it_was_proven() {
     let place = CloudPlace::new(NAME).await;
@@ -241,7 +241,7 @@ async fn what_a_metadata_server_refuses_is_said_with_its_fix() {
     place.end(scene, &[metadata]).await;
 }
 
-/// A node whose scopes were too narrow when it was made.
+/// A node that was created with scopes too narrow for pulls.
 #[tokio::test]
 async fn a_node_without_a_scope_for_pulls_is_named() {
     let place = CloudPlace::new(NAME).await;
@@ -317,7 +317,7 @@ async fn what_token_servers_and_registries_refuse_is_said_with_its_fix() {
     place.end(scene, &[&key.server]).await;
 }
 
-/// A server that limits requests is left alone for as long as it says, also when people ask.
+/// larder leaves a server that limits requests alone for as long as it says, also when a person runs a check.
 #[tokio::test]
 async fn a_throttled_token_server_is_left_alone() {
     let place = CloudPlace::new(NAME).await;
@@ -344,8 +344,8 @@ async fn a_throttled_token_server_is_left_alone() {
     place.end(scene, &[&metadata]).await;
 }
 
-/// A client that names the metadata server as a registry does not get at it, whoever else may ask there; and a token of
-/// Google's goes to no registry that is not Google's.
+/// A client that names the metadata server as a registry does not reach it, although larder itself may ask there. A
+/// Google token goes to no registry outside Google.
 #[tokio::test]
 async fn a_metadata_server_is_for_the_identity_alone() {
     let (node, scene) = on_a_node(3599).await;
@@ -393,8 +393,8 @@ async fn an_identity_that_comes_late_is_picked_up() {
     place.end(scene, &[&metadata]).await;
 }
 
-/// A metadata server is asked past the environment's proxy, and a token server by it. The address is written in a way that
-/// no rule about loopback addresses knows.
+/// larder asks a metadata server without the environment's proxy, and a token server through it. The address is written
+/// in a way that no rule about loopback addresses matches.
 #[tokio::test]
 async fn a_metadata_server_is_asked_past_any_proxy() {
     let place = CloudPlace::new(NAME).await;

@@ -1,5 +1,5 @@
-//! A private blob that is only half here: while its fill runs, and after a crash. A caller that joins what others
-//! brought needs a right to this very digest (promise P16).
+//! A private blob that is only half here: while its fill runs, and after a crash. A caller that joins another caller's
+//! fill needs a right to this very digest (promise P16).
 
 use larder_tests::fake::{Content, FakeRegistry, Match};
 use larder_tests::http::Call;
@@ -8,7 +8,7 @@ use crate::private::{Private, Who, refused};
 
 const MB: u64 = 1_000_000;
 
-/// A private blob that is only half here: its registry is at the gate.
+/// A private blob that is only half here: its registry waits at the gate.
 struct HalfHere {
     fake: FakeRegistry,
     attacker: FakeRegistry,
@@ -29,7 +29,7 @@ impl HalfHere {
         fake.put_blob("other/app", "other");
         fake.require_bearer("team/app", &[owner.pair()]);
         fake.require_bearer("other/app", &[other.pair()]);
-        // The attacker knows the digest and the length, and has other bytes.
+        // The attacker's registry knows the digest and the length, and has other bytes.
         attacker.put_blob_under("evil/app", &digest, &Content::zeros(3 * MB));
         attacker.put_blob("evil/app", "evil");
         let scene = Private::before(&[&fake, &attacker]).await;
@@ -57,7 +57,7 @@ impl HalfHere {
         place
     }
 
-    /// What anyone without a right to `team/app` gets of the first 8 KB and of everything.
+    /// What callers without a right to `team/app` get of the first 8 KB and of the whole blob.
     async fn nobody_gets_it(&self) {
         let wrong = Who::new("owner");
         for (who, fake, repository) in [
@@ -80,7 +80,7 @@ impl HalfHere {
                 refused(&what, &answer, &self.content.read(0..64));
             }
         }
-        // The attacker's registry gives its own bytes at the most.
+        // At most, the attacker's registry gives its own bytes.
         let url = self.scene.blob(&self.attacker, "evil/app", &self.digest);
         for call in [
             Call::get(&url).header("range", "bytes=0-8191"),
@@ -147,7 +147,7 @@ async fn what_a_crash_left_opens_only_with_a_right_to_it() {
             })
     };
     gate.reached(1).await;
-    // What is present is written down now and then, when more comes.
+    // The store records which spans are present only from time to time, as more bytes come.
     let mut through = MB;
     while !spans() {
         through += 10_000;

@@ -1,4 +1,4 @@
-//! The right to a list and the right to content are two: neither gives or takes the other (promises P16, P17).
+//! The right to a list and the right to content are separate: neither one gives or takes the other (promises P16, P17).
 
 use bytes::Bytes;
 use larder_tests::fake::{FakeRegistry, Fault, Match};
@@ -11,7 +11,7 @@ use crate::private::{Private, Who, refused};
 
 const REPOSITORY: &str = "team/app";
 
-/// As a token for metadata alone is served by some registries.
+/// Some registries serve a list to a token for metadata alone.
 #[tokio::test]
 async fn a_right_to_lists_is_none_to_cached_content() {
     let fake = FakeRegistry::start().await;
@@ -89,7 +89,7 @@ async fn a_refused_list_takes_no_right_to_content() {
     scene.end(&[&fake]).await;
 }
 
-/// Of a list that a mirror gives, the origin is asked, by GET: a HEAD of a list is 405 at some registries.
+/// When a mirror gives a list, larder asks the origin for it by GET: some registries answer a HEAD of a list with 405.
 #[tokio::test]
 async fn a_mirrors_list_is_for_whom_the_origin_gives_it() {
     let (mirror, origin) = (FakeRegistry::start().await, FakeRegistry::start().await);

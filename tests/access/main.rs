@@ -1,4 +1,5 @@
-//! Private stays private (promises P15 to P20): what callers are asked for, what a right opens, and what it does not.
+//! Private content stays private (promises P15 to P20): which credentials callers are asked for, and what a right opens
+//! and does not open.
 
 mod attacks;
 mod aws;

@@ -1,5 +1,5 @@
-//! Caller × cold or cached × what × upstream up or down (promises P16, P17): an unauthorised client gets nothing in any
-//! cell, the right one gets what can be had.
+//! Every combination of caller, cold or cached, kind of content, and upstream up or down (promises P16, P17). In no
+//! cell does an unauthorised client get anything. An authorised client gets whatever is available.
 
 use std::time::Duration;
 
@@ -17,11 +17,11 @@ enum Caller {
     Nobody,
     Right,
     Wrong,
-    /// The rights for another repository of the same registry.
+    /// A user with rights to another repository of the same registry.
     Other,
     /// A larder token that is not known any more.
     Expired,
-    /// The registry does not accept it any more, and larder has heard so.
+    /// The registry no longer accepts the credential, and larder has learnt that.
     Revoked,
 }
 
@@ -34,7 +34,7 @@ const CALLERS: [Caller; 6] = [
     Caller::Revoked,
 ];
 
-/// What is asked for.
+/// The content that the client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
     ByTag,
@@ -95,17 +95,17 @@ impl Cell {
         }
     }
 
-    /// Lists are not kept; everything else that was pulled once is.
+    /// Lists are not kept; all other content that was pulled once is.
     fn is_kept(&self) -> bool {
         !matches!(self.what, What::Referrers | What::Tags)
     }
 
-    /// Whether the caller may have it, and it can be had.
+    /// Whether the caller may have the content, and the node can get it.
     fn opens(&self, up: bool) -> bool {
         self.caller == Caller::Right && (up || (self.cached && self.is_kept()))
     }
 
-    /// What must not be in a refusal: the shortest piece that says something.
+    /// A piece that must not appear in a refusal: the shortest piece that gives something away.
     fn secret(&self) -> Bytes {
         match self.what {
             What::Blob | What::Range | What::HeadOfBlob => self.image.config.slice(3..41),
@@ -115,7 +115,7 @@ impl Cell {
         }
     }
 
-    /// Whether the answer is all that was asked for.
+    /// Checks that the answer is all that was asked for.
     fn check(&self, answer: &Response) {
         let body: Bytes = match self.what {
             What::ByTag | What::ByDigest => self.image.manifest.clone(),
@@ -146,7 +146,7 @@ impl Cell {
     }
 }
 
-/// How a fake registry wants to be asked.
+/// How a fake registry authenticates its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scheme {
     Basic,
@@ -219,7 +219,7 @@ async fn matrix(scheme: Scheme, up: bool) {
             }
         }
         if cell.caller == Caller::Revoked {
-            // Accepted once; then only the successor is accepted, which larder hears at the next question.
+            // The registry accepts it once, and then only its successor. larder learns that from its next request.
             assert_eq!(
                 scene.get(&cell.who, &path("manifests/v1")).await.status,
                 200
@@ -294,7 +294,7 @@ async fn behind_basic_while_it_is_down() {
     matrix(Scheme::Basic, false).await;
 }
 
-/// Within the grace an outage is bridged, afterwards it is not; what is public is served all along.
+/// Within the grace larder bridges an outage, afterwards it does not. It serves public content all along.
 #[tokio::test]
 async fn grace_bounds_credentials_and_nothing_else() {
     let fake = FakeRegistry::start().await;
@@ -336,7 +336,7 @@ async fn grace_bounds_credentials_and_nothing_else() {
             "within the grace"
         );
     }
-    // An answer within the grace is no proof: it does not begin anew.
+    // An answer within the grace is no proof: it does not start the grace anew.
     let mut over = 0;
     while over < private.len() {
         assert!(
@@ -365,7 +365,7 @@ async fn grace_bounds_credentials_and_nothing_else() {
             assert_eq!(scene.get(who, url).await.body, content, "public");
         }
     }
-    // Back again, the right is proven anew.
+    // When the registry is back, the right is proven anew.
     fake.start_again().await;
     let deadline = std::time::Instant::now() + Duration::from_secs(15);
     while scene.get(&sent, &private[0].0).await.status != 200 {

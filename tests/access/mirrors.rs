@@ -1,4 +1,4 @@
-//! A mirror's bytes are as good as any, its word opens nothing: proof is made at the origin (promises P16, P17).
+//! A mirror may supply bytes, but its answers grant no right: only the origin proves one (promises P16, P17).
 
 use larder_tests::fake::{Content, FakeRegistry, Fault, Gate, Match};
 use larder_tests::http::Call;
@@ -8,7 +8,7 @@ use larder_tests::scene::{committed, eventually};
 
 use crate::private::{Private, Who, confidential, refused};
 
-/// The registry behind both endpoints. It does not resolve.
+/// The registry's name for both endpoints. It does not resolve.
 const REGISTRY: &str = "registry.test";
 
 const REPOSITORY: &str = "team/app";
@@ -23,7 +23,7 @@ struct Behind {
 }
 
 impl Behind {
-    /// A mirror that serves everybody in front of an origin that serves `owner`.
+    /// A mirror that serves everybody, in front of an origin that serves only `owner`.
     async fn new(more: &str) -> Self {
         let (mirror, origin) = (FakeRegistry::start().await, FakeRegistry::start().await);
         let owner = Who::new("owner");
@@ -70,7 +70,7 @@ impl Behind {
     }
 }
 
-/// Cold and cached, whatever is asked for first.
+/// Cold and cached, whichever URL is asked first.
 #[tokio::test]
 async fn what_a_mirror_gives_away_the_origin_still_guards() {
     for first in 0..3 {
@@ -166,7 +166,7 @@ async fn a_mirror_that_proves_access_is_asked_instead_of_the_origin() {
     place.end().await;
 }
 
-/// A mirror of the attacker's, in front of the attacker's own registry: it may say what it likes of another
+/// The attacker's mirror, in front of the attacker's own registry. The mirror may claim anything about another
 /// registry's digests.
 #[tokio::test]
 async fn a_mirror_opens_no_other_registry() {
@@ -206,7 +206,7 @@ async fn a_mirror_opens_no_other_registry() {
     place.end().await;
 }
 
-/// The origin stands behind such a mirror with its proof as well.
+/// A mirror with `proves_access` hangs: larder makes the proof at the origin.
 #[tokio::test]
 async fn a_mirror_that_proves_access_and_hangs_leaves_the_proof_to_the_origin() {
     let place = Behind::new("proves_access = true\n").await;

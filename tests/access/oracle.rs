@@ -1,5 +1,4 @@
-//! An unauthorised client cannot tell what is cached: neither by what it is answered, nor by what that costs, nor by
-//! how long it takes.
+//! An unauthorised client cannot tell what is cached: the answer, its cost and its time are the same either way.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use crate::private::{Private, Who, refused};
 
 const REPOSITORY: &str = "team/app";
 
-/// What a registry was asked for one answer: kind and status, and whether something was shown.
+/// The requests to a registry for one answer: kind and status of each, and whether it carried a credential.
 type Questions = Vec<(String, bool)>;
 
 struct Place {
@@ -40,7 +39,7 @@ impl Place {
         ];
         fake.require_bearer(REPOSITORY, &[owner.pair()]);
         let scene = Private::before(&[&fake]).await;
-        // The owner shows its secret at once: larder has not learnt yet that the repository is private.
+        // The owner sends its secret at once: larder has not learnt yet that the repository is private.
         let sent = Who::Sends(owner.basic());
         let [blob, manifest] = &digests[0];
         assert_eq!(
@@ -90,7 +89,7 @@ async fn the_questions_are_the_same_whatever_is_here() {
         let mut all = Vec::new();
         let mut answers = Vec::new();
         for call in 0..5 {
-            // Every question is the first one of a stranger that larder has not met.
+            // Each request comes from a caller that larder has not met before.
             for known in [false, true] {
                 let place = Place::new().await;
                 let stranger = Who::Sends(Who::new("owner").basic());
@@ -104,7 +103,8 @@ async fn the_questions_are_the_same_whatever_is_here() {
                     answer.header("content-length").map(str::to_owned),
                     answer.text().len(),
                 ));
-                // Up to the answer: whether a refusal is one of the repository is asked afterwards, of something else.
+                // Only requests before the answer count. Afterwards larder asks for another subject, to see whether the
+                // whole repository is refused.
                 let mut asked = place.fake.requests();
                 let digest = &place.digests[state][usize::from(call > 2)];
                 let last = asked.iter().rposition(|seen| seen.reference == *digest);
@@ -151,7 +151,7 @@ async fn an_outage_tells_nothing_either() {
     place.scene.end(&[&place.fake]).await;
 }
 
-/// The registry takes 60 ms for everything: one question more or less shows in the time.
+/// The registry takes 60 ms for every request, so one request more or less shows in the time.
 #[tokio::test]
 async fn the_time_is_the_same_whatever_is_here() {
     let place = Place::new().await;
@@ -162,7 +162,7 @@ async fn the_time_is_the_same_whatever_is_here() {
         let mut shortest = [Duration::MAX; 2];
         for _ in 0..5 {
             for (state, shortest) in shortest.iter_mut().enumerate() {
-                // Each a stranger that was not refused before.
+                // Each request comes from a caller that was not refused before.
                 let stranger = Who::Sends(Who::new("owner").basic());
                 let call = place.calls(&place.digests[state])[call].clone();
                 let since = Instant::now();

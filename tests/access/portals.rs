@@ -1,12 +1,12 @@
-//! What no registry says is no word at all (promises P14, P16, P17): portals in front of a registry, and refusals without
-//! its words.
+//! Only a registry's own answer counts as a verdict (promises P14, P16, P17): captive portals in front of a registry,
+//! and refusals without a registry's error body.
 
 use larder_tests::fake::{FakeRegistry, Fault, Match, Target};
 
 use crate::private::{Who, refused};
 use crate::two_images::TwoImages;
 
-/// What no registry says, in the place of each of its answers.
+/// Answers that come from no registry, in place of each of its answers.
 fn no_answers(portal: &FakeRegistry) -> Vec<Fault> {
     let redirect = || Fault::Redirect {
         to: Target::Url(format!("{}/v2/login/manifests/now", portal.url())),
@@ -22,7 +22,7 @@ fn no_answers(portal: &FakeRegistry) -> Vec<Fault> {
     ]
 }
 
-/// A portal that every request may be led to.
+/// A portal to which every request may be redirected.
 async fn portal(says: Fault) -> FakeRegistry {
     let portal = FakeRegistry::start().await;
     portal.fault(Match::any(), says);
@@ -58,7 +58,7 @@ async fn what_no_registry_says_closes_nothing_that_is_public() {
     }
 }
 
-/// A right that was proven a moment ago stands; what is older is not prolonged by a page, as it is by an outage.
+/// A right that was proven a moment ago stands. A portal's page prolongs no older right, while an outage does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_no_registry_says_prolongs_no_right_and_ends_none() {
     let mut portals = vec![
@@ -74,7 +74,7 @@ async fn what_no_registry_says_prolongs_no_right_and_ends_none() {
     for fault in faults {
         let images = TwoImages::beside(&all, Who::new("owner"), toml).await;
         let paths = TwoImages::paths("first", &images.first);
-        // The last acceptance is behind: from here on, nothing but age ends the right.
+        // The last acceptance lies behind: from here on, only age ends the right.
         let armed = images.fake.fault(Match::any(), fault.clone());
         images.until(&paths[2], 503).await;
         for path in &paths {
@@ -87,7 +87,7 @@ async fn what_no_registry_says_prolongs_no_right_and_ends_none() {
             refused(&format!("{fault:?}"), &answer, b"schemaVersion");
         }
         assert!(armed.hits() > 0, "{fault:?}");
-        // It was no refusal: an outage is bridged, as it would have been before.
+        // The page was no refusal: larder bridges an outage as it would have before.
         images.fake.stop().await;
         images.pulls("first", &images.first).await;
         armed.lift();
@@ -98,7 +98,7 @@ async fn what_no_registry_says_prolongs_no_right_and_ends_none() {
     }
 }
 
-/// Registries that refuse HEAD without a word, or for good, and serve GET.
+/// Registries that refuse HEAD without an error body, or always, and serve GET.
 #[tokio::test]
 async fn a_refusal_without_a_body_is_asked_once_more_by_get() {
     for code in [401, 403] {
@@ -109,7 +109,7 @@ async fn a_refusal_without_a_body_is_asked_once_more_by_get() {
             let answer = images.get("manifests/first").await;
             assert_eq!((answer.status, answer.header("warning")), (200, None));
             assert!(armed.hits() > 0);
-            // What GET says counts.
+            // The answer to GET counts.
             images.fake.fault(Match::any(), Fault::denied(403));
             images.until("manifests/first", 401).await;
             images.end().await;

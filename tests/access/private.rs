@@ -1,5 +1,5 @@
-//! A node in front of registries that want credentials, clients that show theirs as runtimes do, and a last look at
-//! whether any secret was left anywhere.
+//! A node in front of registries that want credentials, and clients that show theirs as runtimes do. At the end, a
+//! check that no secret was left anywhere.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use larder_tests::http::{Call, Response};
 use larder_tests::node::{Node, NodeBuilder};
 use larder_tests::scene::files;
 
-/// Part of every secret of these tests, so that a secret is found wherever and in whatever clothes it turns up.
+/// Part of every secret of these tests, so that a check finds a secret wherever it turns up, and in any encoding.
 const MARK: &str = "Hush4d1c77e9Hush";
 
 /// A new secret that cannot be guessed.
@@ -26,7 +26,7 @@ pub fn basic(user: &str, password: &str) -> String {
     format!("Basic {}", BASE64.encode(pair.as_bytes()))
 }
 
-/// A value of a form.
+/// A form's value, percent-encoded.
 pub fn encoded(value: &str) -> String {
     let one = |mut form: String, byte: u8| {
         form.push('%');
@@ -61,14 +61,14 @@ impl Who {
         }
     }
 
-    /// What its password looks like in HTTP Basic.
+    /// The password as it appears in HTTP Basic.
     pub fn basic(&self) -> String {
         let (user, password) = self.pair();
         basic(user, password)
     }
 }
 
-/// What larder's `WWW-Authenticate` says.
+/// The parsed `WWW-Authenticate` of larder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Challenge {
     pub realm: String,
@@ -111,7 +111,7 @@ impl Challenge {
     }
 }
 
-/// A node, and what it has said in refusals.
+/// A node, and all that it has said in refusals.
 #[derive(Debug)]
 pub struct Private {
     pub node: Node,
@@ -125,7 +125,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Private {
-    /// Starts a node that logs all it can.
+    /// Starts a node at the highest log level.
     pub async fn start(builder: NodeBuilder) -> Self {
         let node = builder.log_level("trace").start().await;
         Self {
@@ -161,14 +161,14 @@ impl Private {
         self.path(fake, &format!("{repository}/blobs/{digest}"))
     }
 
-    /// Sends one request and takes note of what a refusal says.
+    /// Sends one request and records a refusal.
     pub async fn send(&self, call: Call) -> Response {
         let answer = call.send().await.expect("an answer");
         self.note(&answer);
         answer
     }
 
-    /// Takes note of an answer: of a token that was given, and of all that a refusal says.
+    /// Records a token in an answer, and all that a refusal says.
     pub fn note(&self, answer: &Response) {
         if answer.status >= 300 {
             let mut said = lock(&self.said);
@@ -177,14 +177,15 @@ impl Private {
         }
     }
 
-    /// Takes note of what was said elsewhere, which must hold no secret either.
+    /// Records bytes from elsewhere, which must hold no secret either.
     pub fn keep(&self, place: &str, bytes: &[u8]) {
         let mut said = lock(&self.said);
         said.extend_from_slice(place.as_bytes());
         said.extend_from_slice(bytes);
     }
 
-    /// As containerd does it: without anything first; when challenged, it fetches a token at the realm and shows that.
+    /// Asks as containerd does: without credentials first; when challenged, it fetches a token at the realm and shows
+    /// that.
     pub async fn ask(&self, who: &Who, call: Call) -> Response {
         let first = match who {
             Who::Sends(authorization) => call.clone().header("authorization", authorization),
@@ -232,8 +233,8 @@ impl Private {
         self.ask(who, Call::new("HEAD", url)).await
     }
 
-    /// The end of every test: no secret that was used, no token of a registry and none of larder's own is in a log, a
-    /// metric, a refusal, the store, or what the command line prints.
+    /// The end of every test. No secret that was used, no registry token and no larder token is in a log, a metric, a
+    /// refusal, the store, or the output of the command line.
     pub async fn end(mut self, fakes: &[&FakeRegistry]) {
         assert!(!self.node.log().is_empty(), "there is no log");
         let mut places = vec![
@@ -286,7 +287,7 @@ impl Private {
             }
         }
         for (place, content) in &places {
-            // The search of the standard library is a fast one even where these tests are not.
+            // The standard library's search is fast even in a debug build.
             let content = String::from_utf8_lossy(content);
             for needle in &needles {
                 let needle = String::from_utf8_lossy(needle);
@@ -322,19 +323,19 @@ fn marks() -> BTreeSet<Vec<u8>> {
     for before in 0..3 {
         let shifted = [vec![0; before], MARK.as_bytes().to_vec()].concat();
         let encoded = BASE64.encode(&shifted).trim_end_matches('=').to_owned();
-        // The first and the last character also hold bits of what stands next to the mark.
+        // The first and the last character also hold bits of the bytes next to the mark.
         let first = (before * 8).div_ceil(6);
         marks.insert(encoded.as_bytes()[first..encoded.len() - 1].to_vec());
     }
     marks
 }
 
-/// Text that is confidential and easily found again.
+/// Confidential text that is easy to find again.
 pub fn confidential(name: &str) -> Bytes {
     Bytes::from(format!("confidential {name} {:032x}", fastrand::u128(..)))
 }
 
-/// Asks again and again until the answer is as wanted; panics, naming it, after 20 s.
+/// Repeats a request until its answer is as wanted; panics, naming it, after 20 s.
 pub async fn until(what: &str, mut wanted: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !wanted().await {

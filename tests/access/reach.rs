@@ -1,5 +1,5 @@
-//! A token server or a redirect cannot lead larder, or a secret, to where it should not go (promise P20). That names
-//! cannot is shown with the other tests of what a request may ask for.
+//! Neither a token server nor a redirect can lead larder, or a secret, to an address where it should not go (promise
+//! P20). `tests/correctness` shows the same for the names in a request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use crate::private::{Private, Who, confidential, refused};
 
 const REPOSITORY: &str = "team/app";
 
-/// A port of this machine that the configuration does not name, and how often it was connected to.
+/// A port of this machine that the configuration does not name, with a count of its connections.
 struct Trap {
     port: u16,
     connections: Arc<AtomicUsize>,
@@ -115,7 +115,7 @@ impl Place {
         }
     }
 
-    /// Asks with a secret and without one: nothing comes of it.
+    /// Asks with a secret and without one: neither request leads anywhere.
     async fn leads_nowhere(&self, what: &str) {
         for who in [&Who::Nobody, &Who::Sends(self.owner.basic())] {
             for url in [
@@ -158,7 +158,7 @@ async fn no_realm_leads_to_this_node_or_to_a_metadata_service() {
             place.leads_nowhere(&realm).await;
         }
     }
-    // The secret has not gone anywhere, not even to the registry that asked for it.
+    // The secret went nowhere, not even to the registry that asked for it.
     assert_eq!(place.fake.count(|seen| seen.authorization.is_some()), 0);
     place.end().await;
 }

@@ -1,4 +1,5 @@
-//! How far a refusal reaches: what the registry says of one subject is no word on its repository (promises P14, P16, P17).
+//! How far a refusal reaches: a registry's refusal of one subject says nothing about its repository (promises P14, P16,
+//! P17).
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use larder_tests::scene::eventually;
 use crate::private::{Private, Who};
 use crate::two_images::{HEALS, REPOSITORY, TwoImages};
 
-/// What of the first image is blocked.
+/// The requests for parts of the first image that the registry blocks.
 fn blocks(first: &Image) -> Vec<(Vec<Match>, Vec<String>)> {
     let tag = || Match::manifest().reference("first");
     let digest = || Match::manifest().reference(&first.manifest_digest);
@@ -31,7 +32,7 @@ fn blocks(first: &Image) -> Vec<(Vec<Match>, Vec<String>)> {
     ]
 }
 
-/// As scanners and firewalls do it: the registry's own word, for one artifact.
+/// Scanners and firewalls do this: the registry itself refuses one artifact.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_blocked_artifact_closes_nothing_else() {
     for block in 0..4 {
@@ -45,8 +46,8 @@ async fn one_blocked_artifact_closes_nothing_else() {
                 .map(|which| images.fake.fault(which, Fault::denied(code)))
                 .collect();
             let what = format!("block {block} of {:?}", images.who);
-            // Only a question to the registry shows the refusal. larder asks about a layer that is here only when it
-            // asks about the right to it.
+            // Only a request to the registry shows the refusal. For a layer that is here, larder asks the registry only
+            // to prove the right to it.
             if let Some(path) = paths.first() {
                 if path.starts_with("blobs/") {
                     images.scene.node.restart().await;
@@ -60,17 +61,17 @@ async fn one_blocked_artifact_closes_nothing_else() {
             images.pulls("second", &images.second).await;
             if block < 2 {
                 images.gets_nothing(&what, &paths).await;
-                // The tag's digest is refused with it.
+                // The tag's digest is refused together with the tag.
                 let by_digest = format!("manifests/{}", images.first.manifest_digest);
                 if block == 0 {
                     images.gets_nothing(&what, &[by_digest]).await;
                 }
-                // What of it is not refused is a right like any other.
+                // The part of the image that is not refused gives a right like any other.
                 images.pulls("second", &images.second).await;
                 let answer = images.get("manifests/second").await;
                 assert_eq!((answer.status, answer.header("warning")), (200, None));
             }
-            // Neither an outage nor a restart in it opens the one or closes the other.
+            // Neither an outage, nor a restart in it, opens the blocked image or closes the other one.
             images.fake.stop().await;
             for _ in 0..2 {
                 images.pulls("second", &images.second).await;
@@ -90,8 +91,8 @@ async fn one_blocked_artifact_closes_nothing_else() {
     }
 }
 
-/// Until the registry has served something else, a caller that was refused gets nothing that is cached, and no outage
-/// is bridged.
+/// A caller that was refused gets nothing from the cache until the registry has served it something else, and larder
+/// bridges no outage for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_right_that_is_looked_into_is_none_yet() {
     for mut images in TwoImages::each("[access]\nttl = \"10m\"\ngrace = \"1h\"\n").await {
@@ -115,15 +116,15 @@ async fn a_right_that_is_looked_into_is_none_yet() {
             .await;
         rest.lift();
         if images.who != Who::Nobody {
-            // A caller without a credential is left out: its own request asks for its right again, and has had the
-            // answer.
+            // A caller without a credential is left out: its own request has already asked for its right again, and got
+            // the answer.
             images.pulls("second", &images.second).await;
         }
         images.end().await;
     }
 }
 
-/// Whatever the registry says instead of serving what it is known to hold.
+/// The registry gives various answers instead of the content that it is known to hold.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_right_that_was_taken_away_is_void_at_once() {
     for (code, looked) in [(403, 403), (403, 401), (401, 404), (403, 404)] {
@@ -147,7 +148,7 @@ async fn a_right_that_was_taken_away_is_void_at_once() {
     }
 }
 
-/// A refusal of everything that lasts a moment, as of a registry that is being upgraded, with all defaults.
+/// A registry that is being upgraded refuses everything for a moment. All settings have their defaults.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_of_everything_is_asked_again_soon() {
     for images in TwoImages::each("").await {
@@ -162,12 +163,12 @@ async fn a_refusal_of_everything_is_asked_again_soon() {
     }
 }
 
-/// Docker Hub says 401 for what does not exist yet. A pod may come before its image.
+/// Docker Hub answers 401 for a repository that does not exist yet, and a pod may come before its image.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_deployed_before_it_is_pushed_heals_within_seconds() {
     let fake = FakeRegistry::start().await;
     let owner = Who::new("owner");
-    // Tokens are had, and open nothing.
+    // The registry gives tokens, and they open nothing.
     fake.require_bearer("other/app", &[owner.pair()]);
     fake.allow_anonymous("other/app");
     let scene = Private::configured(&[&fake], "").await;
@@ -191,21 +192,20 @@ async fn what_is_deployed_before_it_is_pushed_heals_within_seconds() {
             let url = scene.path(&fake, &format!("{repository}/{path}"));
             assert_eq!(scene.get(who, &url).await.status, 200, "{path}");
         }
-        // A loop of callers is no load: there are pauses between the questions.
+        // Callers that repeat a request make no load: larder pauses between its requests to the registry.
         let asked = fake.count(|seen| seen.kind == Kind::Manifest && seen.status == 401);
         assert!(asked <= 40, "{asked} questions");
     }
     scene.end(&[&fake]).await;
 }
 
-/// A caller that was refused learns nothing from the time of the answer, which does not wait for the look at the
-/// repository.
+/// The time of a refusal tells a caller nothing: the answer does not wait until larder has looked at the repository.
 #[tokio::test]
 async fn nobody_waits_for_the_look_at_the_repository() {
     let images = TwoImages::of(Who::new("owner"), "").await;
     let stranger = Who::new("stranger");
     images.fake.require_bearer(REPOSITORY, &[images.who.pair()]);
-    // The stranger's tokens are had, and open nothing here.
+    // The registry gives tokens to the stranger, and they open nothing here.
     images.fake.require_bearer("other/app", &[stranger.pair()]);
     let gate = Gate::new(0);
     let others = Match::any().when(|request| {

@@ -1,5 +1,5 @@
-//! The same with the real docker-registry, behind htpasswd and behind a token server: caller × cold or cached × what ×
-//! up or down (promises P16, P17).
+//! The same matrix with the real docker-registry, behind htpasswd and behind a token server: caller, cold or cached,
+//! kind of content, registry up or down (promises P16, P17).
 
 use std::path::Path;
 
@@ -24,7 +24,7 @@ struct Place {
     tokens: Option<TokenServer>,
     owner: Who,
     image: Image,
-    /// A user that may pull another repository only, and what is there.
+    /// A user that may pull another repository only, and the image there.
     neighbour: Option<(Who, Image)>,
     dir: TempDir,
 }
@@ -73,7 +73,7 @@ impl Place {
         }
     }
 
-    /// A token server on the loopback must be named to be spoken to.
+    /// larder speaks to a token server on the loopback only if the configuration names it.
     async fn node(&self) -> Private {
         let builder = Node::builder().upstream_at(NAME, &self.registry.url());
         Private::start(match &self.tokens {
@@ -83,7 +83,7 @@ impl Place {
         .await
     }
 
-    /// The registry is gone, and so is its token server.
+    /// The registry stops, and so does its token server.
     async fn stop(&mut self) {
         self.registry.stop();
         if let Some(tokens) = &mut self.tokens {
@@ -96,7 +96,7 @@ impl Place {
         now.since(before)
     }
 
-    /// Everything that can be asked, and what of it is kept.
+    /// Every request that a client can make, and whether larder keeps its answer.
     fn calls(&self, scene: &Private) -> Vec<(Call, bool)> {
         let url = |path: String| format!("{}/v2/{REPOSITORY}/{path}?ns={NAME}", scene.node.url());
         let tag = url("manifests/v1".to_owned());
@@ -136,7 +136,7 @@ impl Place {
         }
     }
 
-    /// The neighbour's right to another repository is good there.
+    /// The neighbour can pull from its own repository.
     async fn neighbour_pulls(&self, scene: &Private) {
         let Some((who, image)) = &self.neighbour else {
             return;
@@ -171,7 +171,7 @@ async fn push(registry: &DockerRegistry, dir: &Path, repository: &str, seed: u64
     image
 }
 
-/// What must hold in whatever way the registry authenticates its clients.
+/// The rules that hold however the registry authenticates its clients.
 async fn only_the_owner_gets_it(mut place: Place) {
     let mut strangers = vec![
         Who::Nobody,
@@ -186,7 +186,7 @@ async fn only_the_owner_gets_it(mut place: Place) {
     for who in &strangers {
         place.nothing_for(&cold, who).await;
     }
-    // The registry was asked, and opened nothing on behalf of any of them.
+    // larder asked the registry, which opened nothing for any of them.
     let asked = place.asked(&before).await;
     assert!(asked.only(|one| one.status == 401).len() >= strangers.len());
     let opened = asked.only(|one| one.path.contains(REPOSITORY) && one.status < 400);
@@ -224,7 +224,7 @@ async fn only_the_owner_gets_it(mut place: Place) {
     for who in &strangers {
         place.nothing_for(&scene, who).await;
     }
-    // What it learnt of it in time: that no client comes in without a secret.
+    // In time larder has learnt that no client comes in without a secret.
     let answer = scene.send(calls[1].0.clone()).await;
     assert!(
         Challenge::of(&answer)

@@ -1,5 +1,5 @@
-//! The node's own credentials (promise P18): every kind of source, whom it serves, rotation, and what a missing one
-//! stops.
+//! The node's own credentials (promise P18): every kind of source, which callers it serves, its rotation, and what
+//! fails while it is missing.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -17,7 +17,7 @@ use crate::private::{Private, Who, basic, confidential, encoded, refused, secret
 
 const REPOSITORY: &str = "team/app";
 
-/// A registry with one private repository, and a directory in which a node's credentials lie.
+/// A registry with one private repository, and a directory with a node's credentials.
 struct Place {
     fake: FakeRegistry,
     content: bytes::Bytes,
@@ -87,7 +87,7 @@ impl Place {
         }
     }
 
-    /// What larder shows to the registry's token server.
+    /// The credentials that larder shows to the registry's token server.
     fn shown(&self) -> Vec<String> {
         let tokens = self
             .fake
@@ -110,7 +110,7 @@ fn toml(key: &str, path: &Path) -> String {
 
 const SHARED: &str = "access = \"shared\"";
 
-/// Each kind, shared: served to everyone on the node. Not shared: by that alone, served to no client.
+/// Each kind of source. Shared credentials serve every client of the node; others serve no client by themselves.
 #[tokio::test]
 async fn what_the_nodes_credentials_open_is_served_only_where_the_operator_says_so() {
     for kind in [
@@ -242,7 +242,7 @@ async fn what_rotates_is_picked_up() {
     scene.end(&[&place.fake]).await;
 }
 
-/// A missing Secret stops nothing that is public or cached, and is picked up when it comes.
+/// A missing Secret stops no public and no cached content, and larder reads it once it exists.
 #[tokio::test]
 async fn a_missing_source_stops_nothing_that_is_here() {
     let place = Place::new().await;
@@ -256,7 +256,7 @@ async fn a_missing_source_stops_nothing_that_is_here() {
     assert_eq!(scene.get(&Who::Nobody, &open).await.text(), "public");
     let answer = scene.get(&Who::Nobody, &place.blob(&scene)).await;
     refused("without credentials", &answer, &place.content);
-    // A pod's own secret needs nothing of the node.
+    // A pod's own secret works without the node's credentials.
     assert_eq!(
         scene.get(&robot, &place.blob(&scene)).await.body,
         place.content
@@ -273,14 +273,14 @@ async fn a_missing_source_stops_nothing_that_is_here() {
             text => place.write("config.json", text),
         }
         assert_eq!(scene.get(&Who::Nobody, &open).await.text(), "public");
-        // By tag, too, with a warning that says why the registry was not asked.
+        // A pull by tag works too, with a warning that says why larder did not ask the registry.
         place.opens(&scene).await;
         let url = scene.manifest(&place.fake, REPOSITORY, "v1");
         let answer = scene.get(&Who::Nobody, &url).await;
         let warning = answer.header("warning").expect("a warning");
         assert!(warning.contains("credentials"), "{warning}");
     }
-    // What is missing is named, with its fix, and counted.
+    // larder names the missing source, with its fix, and counts it.
     let path = place.path("config.json").display().to_string();
     let findings = scene.node.admin("/status").await["upstreams"].to_string();
     assert!(findings.contains(&path), "{findings}");
@@ -296,7 +296,7 @@ async fn a_missing_source_stops_nothing_that_is_here() {
     scene.end(&[&place.fake]).await;
 }
 
-/// Whatever is in a secret arrives byte for byte, by whichever way.
+/// A secret arrives byte for byte, whatever is in it and by whichever way it comes.
 #[tokio::test]
 async fn secrets_arrive_byte_for_byte() {
     let key = format!(

@@ -1,5 +1,5 @@
-//! The token endpoint: every way to show an identity, what a token is good for, and what larder asks the registry with
-//! (promise P17).
+//! The token endpoint: every way to show credentials, what a token is good for, and which credentials larder shows to
+//! the registry (promise P17).
 
 use data_encoding::BASE64;
 use larder_tests::fake::{FakeRegistry, Fault, IDENTITY_TOKEN, Kind, Match};
@@ -57,7 +57,7 @@ async fn every_way_to_show_a_credential_leads_to_a_token() {
         .await;
     // Two tokens are two tokens.
     assert_ne!(token, place.scene.token(&place.owner, &challenge).await);
-    // An anonymous one is one, too: for public images.
+    // An anonymous token is a token as well: it is for public images.
     let anonymous = place.scene.token(&Who::Nobody, &challenge).await;
     refused(
         "anonymous",
@@ -74,7 +74,7 @@ async fn every_way_to_show_a_credential_leads_to_a_token() {
     place.end().await;
 }
 
-/// What larder asks with on behalf of such a client.
+/// The credentials that larder shows to the registry for such a client.
 #[tokio::test]
 async fn the_registry_is_asked_in_its_own_way() {
     let place = Place::new().await;
@@ -94,7 +94,7 @@ async fn the_registry_is_asked_in_its_own_way() {
     place.fake.require_bearer(REPOSITORY, &[(user, password)]);
     assert_eq!(place.with(&place.owner.basic()).await.body, place.content);
     assert_eq!((tokens("GET"), tokens("POST")), (1, 1));
-    // A larder token never leaves the node, nor does a password reach anything but the token endpoint.
+    // A larder token never leaves the node, and a password goes to the token endpoint alone.
     for seen in place.fake.requests() {
         let sent = seen.authorization.unwrap_or_default();
         assert!(!sent.contains("larder_"), "{sent}");
@@ -129,7 +129,7 @@ async fn the_registrys_own_token_is_forwarded() {
             .count(|seen| seen.authorization.as_deref() == Some(&*sent))
             > 0
     );
-    // It is a right like any other: no other caller's, and over when the registry says so.
+    // The right is like any other: no other caller has it, and it ends when the registry says so.
     refused(
         "nobody",
         &place.scene.send(Call::get(place.url())).await,
@@ -160,7 +160,7 @@ async fn a_token_is_good_at_one_registry() {
         larder_tests::image::OCI_MANIFEST,
         content.clone(),
     );
-    // The same user with the same password: still, it was shown for the first registry.
+    // The user and the password are the same, but the client showed them for the first registry.
     other.require_bearer(REPOSITORY, &[place.owner.pair()]);
     let scene = Private::before(&[&place.fake, &other]).await;
     let challenge = Challenge::of(
@@ -198,7 +198,7 @@ async fn a_token_is_good_at_one_registry() {
                 format!("{}/token/{}", scene.node.url(), other.host())
             );
             if round == 0 {
-                // Cached there, it is as closed.
+                // The content is as closed when it is cached there.
                 assert_eq!(
                     scene.get(&Who::Sends(place.owner.basic()), &url).await.body,
                     content
@@ -239,7 +239,7 @@ async fn what_is_too_large_is_refused() {
     assert_eq!(place.scene.send(call).await.status, 401);
     let url = format!("{}/token/not%2Fa%2Fregistry", place.scene.node.url());
     assert_eq!(place.scene.send(Call::get(url)).await.status, 400);
-    // Larger than any head may be.
+    // Longer than any request head may be.
     let huge = format!("Bearer {}", "x".repeat(1 << 20));
     let request = format!("GET /v2/ HTTP/1.1\r\nHost: x\r\nAuthorization: {huge}\r\n\r\n");
     let answer = http::raw(place.scene.node.addr(), request.as_bytes())
@@ -250,7 +250,7 @@ async fn what_is_too_large_is_refused() {
         answer.is_empty() || answer.starts_with("HTTP/1.1 4"),
         "{answer}"
     );
-    // 3 KB, as a cloud's key file has, are none too many.
+    // 3 KB, as in a cloud's key file, is not too long.
     let key = format!("{{\"key\": \"{}\"}}", secret().repeat(60));
     let owner = [("_json_key", &*key)];
     place.fake.require_bearer(REPOSITORY, &owner);
@@ -262,7 +262,7 @@ async fn what_is_too_large_is_refused() {
     place.end().await;
 }
 
-/// Any registry may be named, and what it says is kept: neither a token nor a challenge may be of any length.
+/// A client may name any registry, and larder keeps its answers: so tokens and challenges have a maximum length.
 #[tokio::test]
 async fn what_is_too_long_is_not_kept() {
     let place = Place::new().await;
@@ -280,7 +280,7 @@ async fn what_is_too_long_is_not_kept() {
         let sent = seen.authorization.as_deref();
         seen.kind == Kind::Blob && sent.is_some_and(|sent| sent.starts_with("Bearer t"))
     };
-    // The other way around a challenge that is kept would be met first.
+    // In the other order, the challenge that is kept would be met first.
     for (length, asks) in [(5 << 10, false), (3 << 10, true)] {
         place.fake.clear_faults();
         place.fake.reset_counts();

@@ -11,11 +11,11 @@ use crate::private::{Private, Who, refused};
 
 pub const REPOSITORY: &str = "team/app";
 
-/// How long something that heals within seconds may take on a machine that has other things to do.
+/// Time for a recovery that takes seconds on a quiet machine.
 pub const HEALS: Duration = Duration::from_secs(20);
 
-/// Two images in one repository, both pulled by the client `who`: one is refused, the other is what the repository is
-/// known to hold besides.
+/// Two images in one repository, both pulled by the client `who`. The registry refuses one; the other shows that the
+/// repository is still open.
 #[derive(Debug)]
 pub struct TwoImages {
     pub fake: FakeRegistry,
@@ -30,7 +30,7 @@ impl TwoImages {
         Self::beside(&[], who, toml).await
     }
 
-    /// The same where these places may be led to.
+    /// The same, where redirects to these places are allowed.
     pub async fn beside(others: &[&FakeRegistry], who: Who, toml: &str) -> Self {
         let fake = FakeRegistry::start().await;
         let first = build(&fake, REPOSITORY, "first", &[LayerSpec::new(1, 1000)]);
@@ -82,7 +82,7 @@ impl TwoImages {
         self.scene.head(&self.who, &self.url(rest)).await
     }
 
-    /// What a pull by tag asks for, as runtimes do: HEAD of the tag, then everything by digest.
+    /// The paths of a pull by tag in a runtime's order: HEAD of the tag, then everything by digest.
     pub fn paths(tag: &str, image: &Image) -> Vec<String> {
         let mut paths = vec![
             format!("manifests/{tag}"),
@@ -94,7 +94,7 @@ impl TwoImages {
         paths
     }
 
-    /// A whole pull; nothing of it is missing.
+    /// Pulls the whole image; every part of it comes.
     pub async fn pulls(&self, tag: &str, image: &Image) {
         let paths = Self::paths(tag, image);
         let head = self.head(&paths[0]).await;
@@ -110,7 +110,7 @@ impl TwoImages {
         }
     }
 
-    /// Nothing of an image, but for what is of these paths.
+    /// Every request of these paths is refused.
     pub async fn gets_nothing(&self, what: &str, paths: &[String]) {
         for path in paths {
             refused(what, &self.get(path).await, b"schemaVersion");
@@ -137,7 +137,7 @@ impl TwoImages {
         }
     }
 
-    /// Waits until the registry was asked for what it is known to hold, after it refused something else.
+    /// Waits until larder has asked the registry, after a refusal, for content that the repository is known to hold.
     pub async fn until_looked_into(&self, status: u16) {
         let held: Vec<String> = [("first", &self.first), ("second", &self.second)]
             .iter()

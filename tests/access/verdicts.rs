@@ -1,4 +1,4 @@
-//! What is remembered of a right: by whom, how long, and what voids it (promises P13 to P17).
+//! What larder remembers of a right: for which caller, for how long, and what voids it (promises P13 to P17).
 
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ impl Place {
             .collect()
     }
 
-    /// A whole pull; nothing of it is missing.
+    /// Pulls the whole image; every part of it comes.
     async fn pull(&self, who: &Who) {
         for url in self.urls() {
             let answer = self.scene.get(who, &url).await;
@@ -128,7 +128,8 @@ async fn a_warm_pull_by_digest_asks_nobody_and_one_by_tag_asks_once() {
     place.end().await;
 }
 
-/// A caller that has the image asks by HEAD alone. In an outage it learns again what it was told, and nobody else does.
+/// A caller that has the image asks by HEAD alone. In an outage it gets the same digest again, and no other caller
+/// does.
 #[tokio::test]
 async fn what_a_tag_points_to_is_told_in_an_outage_to_its_caller_alone() {
     let mut place = Place::new("").await;
@@ -179,7 +180,7 @@ async fn everyone_proves_a_right_of_their_own() {
     assert_eq!(own, 1, "the second has not shown its own credential");
     place.nothing_for(&wrong).await;
     place.nothing_for(&Who::Nobody).await;
-    // Once each: then both are known.
+    // Both callers are known by now: these pulls ask the registry nothing.
     place.fake.reset_counts();
     for who in [&place.owner, &second] {
         assert_eq!(place.scene.get(who, url).await.status, 200);
@@ -188,14 +189,14 @@ async fn everyone_proves_a_right_of_their_own() {
     place.end().await;
 }
 
-/// Registries look at the token alone: it would be a proof for as long as it lasts.
+/// Registries check the token alone, so a token would be a proof for as long as it lasts.
 #[tokio::test]
 async fn a_token_that_outlives_its_credential_is_no_proof_for_long() {
     let place = Place::new("[access]\nttl = \"1s\"\n").await;
     place.fake.token_lifetime(Duration::from_hours(1));
     place.warm(&place.owner).await;
     let successor = Who::new("successor");
-    // Tokens that were given stay good there.
+    // The registry still accepts tokens that it has given out.
     place.fake.require_bearer(REPOSITORY, &[successor.pair()]);
     let url = &place.urls()[1];
     until("the token is no proof", async || {
@@ -205,14 +206,14 @@ async fn a_token_that_outlives_its_credential_is_no_proof_for_long() {
     place.end().await;
 }
 
-/// The same where the token was everybody's, and the repository has been closed.
+/// The same for an anonymous token, after the repository has become private.
 #[tokio::test]
 async fn an_anonymous_token_that_outlives_what_is_public_is_no_proof_for_long() {
     let place = Place::new("[access]\nttl = \"1s\"\n").await;
     place.fake.token_lifetime(Duration::from_hours(1));
     place.fake.allow_anonymous(REPOSITORY);
     place.warm(&Who::Nobody).await;
-    // Tokens that were given stay good there.
+    // The registry still accepts tokens that it has given out.
     place.fake.require_bearer(REPOSITORY, &[place.owner.pair()]);
     let url = &place.urls()[1];
     until("the token is no proof", async || {
@@ -222,7 +223,7 @@ async fn an_anonymous_token_that_outlives_what_is_public_is_no_proof_for_long() 
     place.end().await;
 }
 
-/// A restart keeps a verdict, and also that the repository is closed to clients without one.
+/// A restart keeps a verdict, and also the knowledge that anonymous clients are refused.
 #[tokio::test]
 async fn a_restart_forgets_no_verdict() {
     let mut place = Place::new("").await;
@@ -237,7 +238,7 @@ async fn a_restart_forgets_no_verdict() {
         assert_eq!(place.scene.get(&place.owner, url).await.status, 200);
     }
     assert_eq!(place.fake.requests(), []);
-    // And through an outage: the challenge comes first, so that the right secret can follow.
+    // The same in an outage: the challenge comes first, so that the right secret can follow.
     place.fake.stop().await;
     place.scene.node.restart().await;
     place.pull(&place.owner).await;
@@ -259,7 +260,7 @@ async fn a_refused_caller_loses_its_right_at_once() {
     for code in [401, 403] {
         let mut place = Place::new("").await;
         place.warm(&place.owner).await;
-        // Within the ttl larder has not heard of it yet; the next question shows it.
+        // Within the ttl larder has not learnt of it yet; the next request to the registry shows it.
         let armed = place
             .fake
             .fault(Match::any().with_credentials(), Fault::denied(code));
@@ -283,7 +284,7 @@ async fn a_refused_caller_loses_its_right_at_once() {
     }
 }
 
-/// Rights that are given late are found soon, and public images never wait.
+/// larder notices soon when a right is granted late, and a client never waits for a public image.
 #[tokio::test]
 async fn what_becomes_public_or_private_is_noticed() {
     let place = Place::new("[access]\nttl = \"1s\"\n").await;
@@ -328,7 +329,7 @@ async fn what_is_public_stays_public_in_an_outage() {
     place.end().await;
 }
 
-/// Only a refusal is one: whatever else a token server says is an outage, and takes no right away.
+/// Only a refusal takes a right away. Any other failure of a token server is an outage.
 #[tokio::test]
 async fn a_token_server_that_fails_refuses_nobody() {
     for code in [302, 404, 408, 418, 500] {
@@ -359,7 +360,7 @@ async fn a_token_server_that_fails_refuses_nobody() {
     }
 }
 
-/// A token server's limit is kept like the registry's own.
+/// larder respects a token server's limit as it does the registry's own.
 #[tokio::test]
 async fn a_token_server_that_limits_is_left_alone() {
     let place = Place::new("[access]\nttl = \"1s\"\n").await;
@@ -386,7 +387,7 @@ async fn a_token_server_that_limits_is_left_alone() {
     place.end().await;
 }
 
-/// The pod's secret may have its own quota, so a limit on anonymous requests asks for it first.
+/// A limit on anonymous requests makes larder ask the client for its secret, which may have a quota of its own.
 #[tokio::test]
 async fn an_anonymous_limit_asks_for_a_secret_first() {
     let place = Place::new("").await;
@@ -395,7 +396,7 @@ async fn an_anonymous_limit_asks_for_a_secret_first() {
         headers: vec![(name.to_owned(), value.to_owned())],
         body: body.to_owned().into(),
     };
-    // As Docker Hub has it: everyone gets a token, and the limit is that of the token.
+    // As at Docker Hub: everyone gets a token, and the limit belongs to the token.
     let anonymous = |request: &Request| request.header("authorization").is_none();
     place.fake.fault(
         Match::token().when(anonymous),
@@ -416,7 +417,7 @@ async fn an_anonymous_limit_asks_for_a_secret_first() {
         let call = || Call::get(&url).header("user-agent", agent);
         let challenge = Challenge::of(&place.scene.send(call()).await);
         assert_eq!(challenge.error, None);
-        // Without a secret there is nothing more to show.
+        // Without a secret the client has nothing more to show.
         let token = place.scene.token(&Who::Nobody, &challenge).await;
         let sent = format!("Bearer {token}");
         let answer = place
@@ -432,7 +433,7 @@ async fn an_anonymous_limit_asks_for_a_secret_first() {
         assert_eq!(answer.json()["errors"][0]["code"], "TOOMANYREQUESTS");
         assert!(answer.header("retry-after").is_some());
     }
-    // With one there is, although the registry wants to be left alone by all others.
+    // With a secret it gets the image, although the registry limits all other callers.
     place.pull(&place.owner).await;
     place.end().await;
 }

@@ -1,7 +1,7 @@
 //! Every byte that a client received is in the metrics and in the access lines, exactly.
 //!
-//! A byte counts when it is handed to the connection. A client that reads to the end receives all that was handed over,
-//! so the numbers are the same; a client that leaves has received at most that much.
+//! larder counts a byte when it hands the byte to the connection. For a client that reads to the end, bytes counted and
+//! bytes received are equal. A client that leaves early has received at most as many as were counted.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -13,10 +13,10 @@ use larder_tests::node::Node;
 use larder_tests::scene::{Scene, eventually};
 use serde_json::Value;
 
-/// Pieces of a file in hyper's hands.
+/// Pieces of a file that hyper holds.
 const IN_HAND: u64 = 2 << 20;
 
-/// What one connection may hold of what a client never received: what hyper has, and what the kernel keeps at the most
+/// How much one connection may hold that its client never received: hyper's pieces, and at most what the kernel keeps
 /// in the buffers of both sockets.
 fn undelivered() -> u64 {
     let most = |name: &str| -> u64 {
@@ -39,7 +39,7 @@ pub async fn scene() -> Scene {
     .await
 }
 
-/// What the metrics say.
+/// The books as the metrics have them.
 async fn counted(node: &Node) -> Books {
     let mut books = Books::new();
     for line in node.metrics().await.lines() {
@@ -65,7 +65,7 @@ async fn counted(node: &Node) -> Books {
     books
 }
 
-/// What the access lines say. A registry that the configuration does not name is another.
+/// The books as the access lines have them. A registry that the configuration does not name counts as `other`.
 fn told(node: &Node, named: &str) -> Books {
     let mut books = Books::new();
     for line in access_lines(node) {
@@ -94,7 +94,7 @@ pub fn access_lines(node: &Node) -> Vec<Value> {
         .collect()
 }
 
-/// Waits until every request is over and has its line, then gives what metrics and lines say, which is the same.
+/// Waits until every request is over and has its line. Gives the books, after checking that metrics and lines agree.
 pub async fn closed(scene: &Scene) -> Books {
     let deadline = Instant::now() + Duration::from_secs(20);
     let node = &scene.node;
@@ -117,7 +117,7 @@ pub fn sum(books: &Books, which: impl Fn(&str) -> bool) -> (u64, u64) {
     of.fold((0, 0), |sum, (_, entry)| (sum.0 + entry.0, sum.1 + entry.1))
 }
 
-/// Every kind of answer there is, to a client that reads to the end.
+/// Every kind of answer, to a client that reads to the end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_received_is_what_was_counted() {
     let scene = scene().await;
@@ -178,7 +178,7 @@ async fn what_was_received_is_what_was_counted() {
     }
     let books = closed(&scene).await;
     assert_eq!(sum(&books, |_| true), (requests, received), "{books:#?}");
-    // Nothing of it is in a wrong column.
+    // No request is in a wrong column.
     let outcomes = ["hit", "miss", "refused", "failed"];
     assert_eq!(
         sum(&books, |o| outcomes.contains(&o)).0,
@@ -187,7 +187,7 @@ async fn what_was_received_is_what_was_counted() {
     );
     assert!(books.keys().any(|(_, upstream, _)| upstream == "other"));
 
-    // What came in is in the books as well: each blob once, each manifest once.
+    // Received bytes are in the books as well: each blob once, each manifest once.
     let host = scene.fake.host();
     let from = format!("larder_received_bytes_total{{source=\"upstream\",upstream=\"{host}\"}}");
     let came = scene.node.metric(&from).await.expect("bytes") as u64;
@@ -196,7 +196,8 @@ async fn what_was_received_is_what_was_counted() {
     assert!((least..most).contains(&came), "{came}");
 }
 
-/// A client that leaves has received at most what was counted, and no more is counted than connections hold.
+/// A client that leaves has received at most the bytes that were counted, and the difference is at most what
+/// connections hold.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_leaves_counts_with_the_bytes_on_their_way() {
     let scene = scene().await;
@@ -222,7 +223,7 @@ async fn a_client_that_leaves_counts_with_the_bytes_on_their_way() {
     );
 }
 
-/// A client that joins a download that is far ahead is not counted with all that is there already.
+/// A client joins a download that is far ahead: its count does not include all the bytes that are there already.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_joins_late_and_leaves_counts_with_what_it_got() {
     let scene = scene().await;
@@ -256,14 +257,14 @@ async fn a_reader_that_joins_late_and_leaves_counts_with_what_it_got() {
         }
         assert!(Instant::now() < deadline, "{books:#?}");
     };
-    // A client that has hardly read is given no large buffers: far from the 36 MB that were there.
+    // A client that has hardly read gets no large buffers: its count is far from the 36 MB that were there.
     assert!((1000..=12 << 20).contains(&bytes), "{bytes}");
     gate.open();
     assert!(first.rest().await.complete);
     closed(&scene).await;
 }
 
-/// A body that ends short is counted as far as it went.
+/// A body that ends short counts as far as it went.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_ends_short_is_counted_as_far_as_it_went() {
     let scene = scene().await;
@@ -289,7 +290,7 @@ async fn what_ends_short_is_counted_as_far_as_it_went() {
     );
 }
 
-/// The line of each request has its times, and what has none has none.
+/// A request's line has its times, its ids and its outcome.
 #[tokio::test]
 async fn lines_are_whole() {
     let scene = scene().await;
@@ -320,15 +321,15 @@ async fn lines_are_whole() {
     }
 }
 
-/// Bytes of a blob from all tiers, and requests, as the status and its page have them.
+/// Bytes of a blob from all tiers, and requests, as the status and the page show them.
 async fn used(node: &Node) -> u64 {
     let served = node.admin("/status").await["served"].clone();
     let bytes = |tier: &str| served[tier].as_u64().expect("bytes");
     bytes("node_bytes") + bytes("cluster_bytes") + bytes("upstream_bytes")
 }
 
-/// containerd's parallel fetch asks for each piece to the blob's end and leaves when it has the piece. The status has
-/// the bytes that it used, and no client that gave up.
+/// containerd's parallel fetch asks for each piece up to the blob's end, and leaves when it has the piece. The status
+/// counts the bytes that it used, and no client that gave up.
 #[tokio::test]
 async fn a_pull_in_pieces_is_as_large_as_the_blob() {
     const PIECE: u64 = 3 << 20;
@@ -375,7 +376,7 @@ async fn a_pull_in_pieces_is_as_large_as_the_blob() {
     }
 }
 
-/// A client that gives up has read no piece, and what it was sent was sent.
+/// A client that gives up has read no piece. The bytes sent to it still count as sent.
 #[tokio::test]
 async fn a_client_that_does_not_come_back_has_given_up() {
     let scene = scene().await;

@@ -1,4 +1,4 @@
-//! Nothing that clients ask for makes the metrics grow.
+//! No client's request adds series to the metrics.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,8 @@ use larder_tests::scene::Scene;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// The names of all series, without the closed words for how something went: a slow machine may meet another of them.
+/// The names of all series, without the labels that take one of a fixed set of words: a slow machine may meet another
+/// of those words.
 async fn series(node: &Node) -> BTreeSet<String> {
     let page = node.metrics().await;
     let samples = page.lines().filter(|line| !line.starts_with('#'));
@@ -15,7 +16,7 @@ async fn series(node: &Node) -> BTreeSet<String> {
     names.map(|(name, _)| without_words(name)).collect()
 }
 
-/// `name{tier="node",upstream="a",outcome="hit"}` is `name{upstream="a"}`.
+/// Turns `name{tier="node",upstream="a",outcome="hit"}` into `name{upstream="a"}`.
 fn without_words(series: &str) -> String {
     let Some((name, labels)) = series.split_once('{') else {
         return series.to_owned();
@@ -28,7 +29,7 @@ fn without_words(series: &str) -> String {
     format!("{name}{{{}}}", labels.collect::<Vec<_>>().join(","))
 }
 
-/// HEADs these paths on one connection, one behind the other, and waits for all answers.
+/// Sends a HEAD for each of these paths on one connection, pipelined, and waits for all answers.
 async fn head(node: &Node, paths: impl Iterator<Item = String>) {
     let mut stream = TcpStream::connect(node.addr()).await.expect("a connection");
     let (mut asked, mut text) = (0, String::new());
@@ -49,7 +50,7 @@ async fn head(node: &Node, paths: impl Iterator<Item = String>) {
 async fn ten_thousand_repositories_and_registries_are_no_new_series() {
     let scene = Scene::with(|node| node.log_level("warn")).await;
     let host = scene.fake.host();
-    // Some of a registry that is configured, some of others, which larder does not reach.
+    // Some paths of a configured registry, some of others, which larder does not reach.
     let path = |number: usize| match number % 4 {
         0 => format!("/v2/r{number}/app/manifests/v{number}?ns={host}"),
         1 => format!("/v2/r{number}/blobs/sha256:{number:064x}?ns={host}"),

@@ -1,4 +1,4 @@
-//! Alerts and dashboard speak of metrics that there are, with labels and values that they have.
+//! Alerts and the dashboard name only metrics, labels and values that exist.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +23,7 @@ fn dashboard() -> Value {
     serde_json::from_str(&table::read("deploy/grafana/larder.json")).expect("JSON")
 }
 
-/// All strings under this key, wherever.
+/// All strings under this key, at any depth.
 pub fn strings(value: &Value, key: &str, found: &mut Vec<String>) {
     match value {
         Value::Object(map) => {
@@ -43,7 +43,7 @@ fn is_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_' || c == ':'
 }
 
-/// Checks the names, selectors and groupings of an expression; gives the metrics.
+/// Checks the names, selectors and groupings of an expression; gives its metrics.
 fn check(expression: &str) -> BTreeSet<String> {
     let table = table::table();
     let mut used = BTreeSet::new();
@@ -86,7 +86,7 @@ fn check(expression: &str) -> BTreeSet<String> {
             }
         }
     }
-    // What is grouped by is a label of one of the metrics.
+    // Every label of a grouping belongs to one of the metrics.
     let groupings = expression.split("by (").skip(1);
     let groupings = groupings.filter_map(|part| part.split_once(')'));
     for label in groupings.flat_map(|(labels, _)| labels.split(',')) {
@@ -130,7 +130,7 @@ fn every_alert_speaks_of_what_there_is_and_says_what_to_do() {
             runbook.contains(&format!("\n## {name}\n")),
             "{name} in docs/alerts.md"
         );
-        // Seen to fire and to be silent.
+        // The rule's tests see it fire and see it silent.
         let tested = tests.matches(&format!("alertname: {name}\n")).count();
         assert!(tested >= 2, "{name} is tested {tested} times");
     }
@@ -146,7 +146,7 @@ fn the_dashboard_draws_what_there_is() {
     for expression in &expressions {
         used.append(&mut check(expression));
     }
-    // Most of what there is is on it.
+    // The dashboard shows most of the metrics.
     let table = table::table();
     let drawn = |name: &String| used.iter().any(|sample| sample.starts_with(name.as_str()));
     let missing: Vec<&String> = table.keys().filter(|name| !drawn(name)).collect();
@@ -159,7 +159,7 @@ fn the_dashboard_draws_what_there_is() {
     }
 }
 
-/// The check itself sees what is wrong.
+/// The check itself finds mistakes.
 #[test]
 fn names_and_labels_that_are_not_there_are_found() {
     for bad in [

@@ -1,5 +1,5 @@
-//! Lines that can be joined: request ids and traces, from the client through larder to the servers that it asks. And
-//! what is logged can be changed, and is not said a thousand times.
+//! Log lines can be joined: request ids and traces lead from the client through larder to the servers that larder asks.
+//! The log level can change while larder runs, and the same failure is not logged a thousand times.
 
 use larder_tests::fake::{Fault, Kind, Match, Seen};
 use larder_tests::http::{self, Call};
@@ -14,7 +14,7 @@ fn header<'a>(seen: &'a Seen, name: &str) -> Option<&'a str> {
     headers.find(|(n, _)| n == name).map(|(_, value)| &**value)
 }
 
-/// Access lines that say this.
+/// Access lines that contain these words.
 fn lines(node: &Node, words: &str) -> Vec<String> {
     let log = node.log();
     let lines = log
@@ -79,7 +79,7 @@ async fn what_a_client_brings_must_be_good() {
         let passed = header(&seen, "traceparent").expect("a trace");
         assert!(passed.len() == 55 && !passed.contains(TRACE), "{passed}");
     }
-    // Errors have one as well.
+    // Answers with an error have a request id as well.
     let bad = format!("{}/v2/UPPER/manifests/v1", scene.node.url());
     let refused = http::get(&bad, &[("x-request-id", "mine")]).await;
     assert_eq!(
@@ -88,7 +88,7 @@ async fn what_a_client_brings_must_be_good() {
     );
 }
 
-/// A redirect leads to another party, which gets no trace of the request.
+/// A redirect leads to another host, which gets no trace headers.
 #[tokio::test]
 async fn redirects_learn_of_no_trace() {
     let scene = Scene::new().await;
@@ -111,7 +111,7 @@ async fn redirects_learn_of_no_trace() {
     }
 }
 
-/// A thousand pods start while a registry is down: what is wrong is said once, and what to do.
+/// A thousand pods start while a registry is down: larder logs the failure once, with what to do about it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_failure_is_said_once() {
     let scene = Scene::with(|node| node.log_level("info")).await;
@@ -209,7 +209,7 @@ async fn the_configuration_changes_what_is_logged() {
         "{}",
         node.log()
     );
-    // A file that cannot be used changes nothing, and is a metric.
+    // A file that cannot be used changes nothing, and a metric shows it.
     std::fs::write(node.config_file(), "[telemetry]\nlag = \"info\"\n").expect("a file");
     eventually("it is refused", || node.log().contains("cannot be used")).await;
     let ok = node.metric("larder_config_last_reload_successful").await;

@@ -1,5 +1,5 @@
-//! What larder says of itself: every byte in the books, names that are documented, lines that can be joined, and alerts
-//! and a dashboard that speak of what there is.
+//! What larder reports about itself: every byte is counted, every name is documented, and lines can be joined. Alerts
+//! and the dashboard refer only to what exists.
 
 mod books;
 mod bounded;

@@ -1,4 +1,4 @@
-//! Prometheus' own tool over what larder shows and what is shipped for it.
+//! Prometheus' own tool checks larder's metrics page, and the rules that are shipped for it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -9,7 +9,7 @@ use larder_tests::scene::Scene;
 use super::deploy::strings;
 use super::table;
 
-/// Where `scripts/test` puts promtool, or one that is installed.
+/// promtool where `scripts/test` puts it, or an installed one.
 fn promtool() -> Command {
     let beside = larder_tests::node::larder_program();
     let target = beside.ancestors().nth(2).unwrap_or(Path::new("."));
@@ -38,7 +38,7 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// It parses the page, and finds nothing to say against a name, a unit, a type or a help.
+/// promtool parses the page, and has no complaint about a name, a unit, a type or a help text.
 #[tokio::test]
 async fn the_metrics_are_as_prometheus_wants_them() {
     let scene = Scene::new().await;
@@ -51,13 +51,13 @@ async fn the_metrics_are_as_prometheus_wants_them() {
     let output = run(promtool().args(["check", "metrics"]), &page);
     let said = said(&output);
     assert!(output.status.success() && said.trim().is_empty(), "{said}");
-    // It would have found something.
+    // The check is real: promtool complains about a bad name.
     let bad = page.replace("larder_requests_total", "larder_requests_totally");
     let output = run(promtool().args(["check", "metrics"]), &bad);
     assert!(!output.status.success());
 }
 
-/// What the dashboard asks is PromQL: each expression passes as a rule.
+/// The dashboard's queries are PromQL: each expression passes as a rule.
 #[test]
 fn the_dashboard_asks_in_promql() {
     let dashboard = serde_json::from_str(&table::read("deploy/grafana/larder.json"));
@@ -65,7 +65,7 @@ fn the_dashboard_asks_in_promql() {
     strings(&dashboard.expect("JSON"), "expr", &mut expressions);
     let mut rules = String::from("groups:\n  - name: dashboard\n    rules:\n");
     for (number, expression) in expressions.iter().enumerate() {
-        // As Grafana puts in what was chosen.
+        // Variables are replaced as Grafana replaces them.
         let expression = expression
             .replace("$__rate_interval", "5m")
             .replace("$__range", "6h");

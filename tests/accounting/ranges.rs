@@ -1,12 +1,12 @@
-//! Under which tier a range of a blob counts that is only partly on this node.
+//! The tier under which a range counts when only a part of its blob is on this node.
 
 use larder_tests::http;
 use larder_tests::scene::eventually;
 
 use crate::books::{Books, access_lines, closed, scene, sum};
 
-/// A request counts under the tier that its bytes came from, also where the node has only a part of the blob: what an
-/// earlier request or an earlier process left, or what is under way for another client.
+/// A request counts under the tier that its bytes came from, also where the node has only a part of the blob. An
+/// earlier request or process may have left that part, or a fill for another client may be under way.
 #[tokio::test]
 async fn ranges_of_a_partial_blob_count_by_where_their_bytes_were() {
     let mut scene = scene().await;
@@ -33,7 +33,7 @@ async fn ranges_of_a_partial_blob_count_by_where_their_bytes_were() {
             misses,
             "{range}"
         );
-        // Half of them while the fill is on the list, the others after it.
+        // Half of the requests come while the fill is listed, the others after it.
         if is_here {
             scene.until_idle().await;
         }
@@ -47,7 +47,7 @@ async fn ranges_of_a_partial_blob_count_by_where_their_bytes_were() {
         (in_tiers(&books, "node"), in_tiers(&books, "upstream")),
         (hits, misses)
     );
-    // What an earlier process left.
+    // A part that an earlier process left.
     scene.node.kill9().await;
     scene.node.restart().await;
     let sent = scene.fake.blob_bytes_sent(&digest);
@@ -58,6 +58,6 @@ async fn ranges_of_a_partial_blob_count_by_where_their_bytes_were() {
         last.is_some_and(|line| line["tier"] == "node" && line["outcome"] == "hit")
     })
     .await;
-    // At most the byte by which the repository proves that it holds the blob.
+    // At most one byte more, by which the repository proves that it holds the blob.
     assert!(scene.fake.blob_bytes_sent(&digest) <= sent + 1);
 }

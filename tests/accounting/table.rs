@@ -1,4 +1,4 @@
-//! docs/metrics.md as data, and a running node held to it. The table is held to the code by a unit test.
+//! docs/metrics.md as data, compared with a running node. A unit test compares the table with the code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use larder_tests::scene::Scene;
 #[derive(Debug)]
 pub struct Metric {
     pub kind: String,
-    /// Label to its values.
+    /// From each label to its values.
     pub labels: BTreeMap<String, BTreeSet<String>>,
 }
 
@@ -63,7 +63,7 @@ impl Metric {
     }
 }
 
-/// The metric that a sample belongs to: a histogram's has a suffix.
+/// The metric that a sample belongs to: a histogram's samples have a suffix.
 pub fn metric_of<'a>(table: &'a BTreeMap<String, Metric>, sample: &str) -> Option<&'a Metric> {
     let histogram = || {
         let suffixes = ["_bucket", "_sum", "_count"];
@@ -116,7 +116,7 @@ async fn a_running_node_shows_what_the_table_says() {
             assert!(bucket || metric.takes(label, value), "{sample}");
         }
     }
-    // Most of it is there from the start; what needs members, Docker Hub or credentials is not.
+    // Most metrics exist from the start; those that need members, Docker Hub or credentials do not.
     assert!(shown.len() + 15 > table.len(), "{shown:?}");
     for (sample, least) in [
         ("larder_config_last_reload_successful", 1.0),

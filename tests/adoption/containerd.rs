@@ -1,5 +1,5 @@
-//! Real containerd, which has pulled an image straight from its registry before larder came, and the real watcher, which says
-//! so.
+//! A real containerd that pulled an image straight from its registry before larder came, and the real watcher, which
+//! reports it.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use super::{copied_nothing, held, retried, until, until_proven};
 
 const REPOSITORY: &str = "team/app";
 
-/// Other members hear what a node has within this time.
+/// Within this time other members learn what a node has.
 const SPREAD: Duration = Duration::from_secs(10);
 
-/// Whether this machine cannot run containerd, which is said.
+/// Whether this machine cannot run containerd; if so, says it.
 fn refused(test: &str) -> bool {
     let why = refusal();
     if let Some(why) = why {
@@ -29,16 +29,16 @@ fn refused(test: &str) -> bool {
     why.is_some()
 }
 
-/// A node's runtime that had an image before larder came.
+/// A node's runtime, which had an image before larder came.
 struct Runtime {
     containerd: Containerd,
     watcher: Watcher,
-    /// The image, as the runtime calls it.
+    /// The image's name in the runtime.
     name: String,
 }
 
 impl Runtime {
-    /// containerd pulls the image by its tag; then the watcher is started, and has seen it.
+    /// containerd pulls the image by its tag; then the watcher starts and reports it.
     async fn with(
         release: Release,
         fake: &FakeRegistry,
@@ -76,7 +76,7 @@ fn image(fake: &FakeRegistry) -> Image {
     build(fake, REPOSITORY, "v1", &layers)
 }
 
-/// All that a node keeps on its disk is what it knows: far less than the image.
+/// A node's disk holds only what larder knows of the image, which is far less than the image.
 fn keeps_little(node: &Node, image: &Image) -> Result<()> {
     copied_nothing(node);
     let mut bytes = 0;
@@ -110,12 +110,12 @@ async fn another_node_pulls_what_containerd_had(release: Release) -> Result<()> 
         );
     }
     fake.stop().await;
-    // By tag, which is a HEAD, and by digest, on a node each: neither knows anything from the other's pull.
+    // One node pulls by tag, which is a HEAD, the other by digest: neither knows anything from the other's pull.
     for (number, reference) in [(1, "v1"), (2, &*image.manifest_digest)] {
         let door = cluster.door(number, &fake, REPOSITORY);
         retried(SPREAD, || door.pull(reference, &image)).await;
     }
-    // A runtime that has nothing of it.
+    // A runtime without any of the image.
     let another = Containerd::start(release).await?;
     let mirror = format!(
         "[host.\"{}\"]\n  capabilities = [\"pull\", \"resolve\"]\n",
@@ -130,8 +130,8 @@ async fn another_node_pulls_what_containerd_had(release: Release) -> Result<()> 
     keeps_little(cluster.node(0), &image)
 }
 
-/// A private image, pulled with a pod's secret before larder came. The runtime asks for its tag once more by way of larder,
-/// with that secret: from then on the secret opens it on every node, also without the registry, and nothing else does.
+/// A private image, pulled with a pod's secret before larder came. The runtime asks for its tag once more through
+/// larder, with that secret. From then on only the secret opens the image, on every node, also without the registry.
 async fn a_private_image_opens_for_the_proven_credential_alone(release: Release) -> Result<()> {
     let fake = FakeRegistry::start().await;
     let image = image(&fake);
@@ -168,7 +168,8 @@ async fn a_private_image_opens_for_the_proven_credential_alone(release: Release)
     keeps_little(holder, &image)
 }
 
-/// containerd's own collector takes the files away, before its report says so and while one is sent.
+/// containerd's own collector removes the files, before the watcher's report says so, and while larder sends one of
+/// them.
 async fn what_containerd_collects_is_a_miss(release: Release) -> Result<()> {
     let fake = FakeRegistry::start().await;
     let image = image(&fake);
@@ -198,7 +199,7 @@ async fn what_containerd_collects_is_a_miss(release: Release) -> Result<()> {
     Ok(())
 }
 
-/// Makes of each function a test for containerd 1.6 and one for 2.x.
+/// Makes of each function one test for containerd 1.6 and one for 2.x.
 macro_rules! with_each_containerd {
     ([$($name:ident),+ $(,)?]) => {
         with_each_containerd!(@in containerd_1, One, [$($name),+]);

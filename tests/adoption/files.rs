@@ -1,5 +1,5 @@
-//! Files of the runtime that go, change, hang, or cannot be read: larder serves the right bytes, from wherever they can be
-//! had, and changes nothing there.
+//! The runtime's files vanish, change, hang, or cannot be read. larder then serves the right bytes from wherever it can
+//! get them, and changes nothing in the runtime's store.
 
 use std::fs;
 use std::io::{Seek as _, SeekFrom, Write as _};
@@ -45,7 +45,7 @@ impl Scene {
         }
     }
 
-    /// The same when all of it is proven.
+    /// The same, once all of the image is proven.
     async fn proven() -> Self {
         let scene = Self::with(|node| node).await;
         until_proven(&scene.node, 5).await;
@@ -65,7 +65,7 @@ impl Scene {
         &self.image.layers[0].content
     }
 
-    /// The layer, whole and right, from the registry, and from then on from larder's own copy.
+    /// The layer comes whole and right from the registry, and from then on from larder's own copy.
     async fn comes_from_the_registry(&self) {
         self.door().blob(self.layer()).await.expect("the layer");
         assert!(self.fake.blob_bytes_sent(self.layer()) >= self.content().len());
@@ -89,7 +89,7 @@ async fn all_of_an_image_is_served_from_the_runtimes_files() {
         1000..300_000,
     );
     part.await.expect("a part");
-    // What was proven stays so after a restart, and is hashed at its first use.
+    // A proof outlives a restart; the file is hashed again at its first use.
     scene.node.restart().await;
     let door = scene.door();
     super::retried(Duration::from_secs(20), || door.pull("v1", &scene.image)).await;
@@ -147,7 +147,7 @@ async fn a_file_that_is_written_into_is_hashed_again_and_not_served() {
     scene.comes_from_the_registry().await;
 }
 
-/// Each file of another image is right again when the runtime has fetched it again.
+/// Each file of another image is right again once the runtime has fetched it again.
 #[tokio::test]
 async fn a_file_that_comes_back_is_served_again() {
     let scene = Scene::proven().await;
@@ -163,7 +163,8 @@ async fn a_file_that_comes_back_is_served_again() {
     copied_nothing(&scene.node);
 }
 
-/// A read of the runtime's directory that does not return costs a moment, and larder's own disk counts as well.
+/// A read of the runtime's directory that does not return delays a request for a moment. larder does not take its own
+/// disk for a broken one.
 #[tokio::test]
 async fn a_directory_that_hangs_holds_up_nothing_else() {
     let machine = Machine::new();
@@ -173,7 +174,7 @@ async fn a_directory_that_hangs_holds_up_nothing_else() {
     let hanging = machine.hang(&scene.holding.path(scene.layer()));
     let begun = Instant::now();
     let door = scene.door();
-    // The body that has begun ends short; the next request goes elsewhere.
+    // The body that has begun ends short; the next request uses another source.
     let first = door.blob(scene.layer()).await;
     assert!(first.is_err(), "it does not hang");
     scene.comes_from_the_registry().await;
@@ -215,7 +216,7 @@ async fn root_without_capabilities_reads_it_and_says_where_it_cannot() {
     let door = Door::of(&node, &fake.host(), REPOSITORY);
     door.pull("v1", &image).await.expect("from the registry");
     mode(0o755).expect("our own directory");
-    // Looked at again with the next report.
+    // larder looks at the files again with the next report.
     holding.tell();
     until_proven(&node, 4).await;
 }

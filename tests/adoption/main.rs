@@ -1,5 +1,5 @@
-//! What the node's container runtime already holds (promises P16, P29): served without a second copy, to callers that may
-//! read it, from repositories whose origin has proven that it holds it.
+//! Content that the node's container runtime already holds (promises P16, P29). larder serves it without a second copy,
+//! to callers that may read it, from repositories whose origin has proven that it holds it.
 
 mod containerd;
 mod files;
@@ -12,22 +12,22 @@ use std::time::{Duration, Instant};
 use larder_tests::node::Node;
 use larder_tests::scene::files as files_below;
 
-/// How long what happens in the background may take.
+/// How long work in the background may take.
 const SOON: Duration = Duration::from_mins(1);
 
-/// Guesses in this state.
+/// How many guesses are in this state.
 async fn guesses(node: &Node, state: &str) -> u64 {
     let sample = format!("larder_adoption_guesses{{state=\"{state}\"}}");
     node.metric(&sample).await.unwrap_or_default() as u64
 }
 
-/// Answers to questions about guesses that were of this kind.
+/// How many questions about guesses ended with this outcome.
 async fn answers(node: &Node, outcome: &str) -> u64 {
     let sample = format!("larder_adoption_questions_total{{outcome=\"{outcome}\"}}");
     node.metric(&sample).await.unwrap_or_default() as u64
 }
 
-/// Blobs of the runtime in this state.
+/// How many blobs of the runtime are in this state.
 async fn held(node: &Node, state: &str) -> u64 {
     let sample = format!("larder_runtime_content_blobs{{state=\"{state}\"}}");
     node.metric(&sample).await.unwrap_or_default() as u64
@@ -55,7 +55,7 @@ async fn until_proven(node: &Node, wanted: u64) {
     until("proven", wanted, || guesses(node, "proven")).await;
 }
 
-/// Nothing lies in larder's own store: no blob, and no part of one.
+/// larder's own store holds no blob, and no part of one.
 fn copied_nothing(node: &Node) {
     for dir in ["blobs", "partial"] {
         let found = files_below(&node.store().join(dir));
@@ -63,7 +63,7 @@ fn copied_nothing(node: &Node) {
     }
 }
 
-/// Tries until it works, for so long: members tell each other some things a moment later.
+/// Retries until it works, at most so long: members tell each other some things a moment later.
 async fn retried<T, F>(limit: Duration, mut attempt: impl FnMut() -> F) -> T
 where
     F: Future<Output = Result<T, String>>,

@@ -12,7 +12,8 @@ use super::{copied_nothing, until_proven};
 
 const REPOSITORY: &str = "team/app";
 
-/// The holder learns whose the image is; then another node pulls it from there, by tag and by digest.
+/// The holder learns to which repository the image belongs; then another node pulls it from the holder, by tag and by
+/// digest.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_node_pulls_it_and_the_holder_keeps_no_copy() {
     let fake = FakeRegistry::start().await;
@@ -45,7 +46,7 @@ async fn another_node_pulls_it_and_the_holder_keeps_no_copy() {
     assert_eq!(fake.requests().len(), 0, "the registry is down");
 }
 
-/// Without the registry, nothing is known of whose it is.
+/// Without the registry, larder does not know to which repository the image belongs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_no_origin_has_confirmed_is_not_served() {
     let fake = FakeRegistry::start().await;
@@ -76,7 +77,7 @@ async fn what_no_origin_has_confirmed_is_not_served() {
             assert_eq!(answer.status, 503, "node {number} {path}");
         }
     }
-    // It is served when the registry is back for a moment.
+    // larder serves it once the registry has been back for a moment.
     fake.start_again().await;
     until_proven(node, 4).await;
     fake.stop().await;
@@ -88,7 +89,7 @@ async fn what_no_origin_has_confirmed_is_not_served() {
 pub(super) const USER: &str = "pod";
 pub(super) const PASSWORD: &str = "Hush-a-password-that-nobody-says-by-chance";
 
-/// None of an image's bytes, whatever is asked for.
+/// Every request for the image gives none of its bytes.
 pub(super) async fn gets_nothing(who: &str, door: &Door, image: &Image) {
     let layer = &image.layers[0];
     let secrets = [
@@ -119,7 +120,8 @@ pub(super) async fn strangers_get_nothing(at: &str, door: &Door, image: &Image) 
     gets_nothing(&format!("a stranger {at}"), &wrong, image).await;
 }
 
-/// A runtime that has an image asks for its tag alone. With the right that this proves, larder proves the rest.
+/// A runtime that has an image asks for its tag alone. With the right that this proves, larder proves the rest of the
+/// image.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_private_image_whose_tag_was_asked_for_survives_its_registry() {
     let fake = FakeRegistry::start().await;
@@ -152,8 +154,8 @@ async fn a_private_image_whose_tag_was_asked_for_survives_its_registry() {
     copied_nothing(holder);
 }
 
-/// A private image: the caller whose credential has opened it gets it from the holder when the registry is gone. No
-/// other caller does, and the holder has proven it without a copy.
+/// A private image, and a registry that is down: the caller whose credential has opened the image gets it from the
+/// holder, and no other caller does. The holder has proven it without a copy.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn private_content_needs_a_credential_that_was_proven_before() {
     let fake = FakeRegistry::start().await;

@@ -1,5 +1,5 @@
-//! The matrix of P16 with what the runtime holds: labels and names nominate, and prove nothing. Whatever is nominated,
-//! private bytes are served to no caller that may not read them, and a tag that no origin has confirmed is never heard.
+//! The matrix of P16 for content that the runtime holds. Labels and names only suggest a repository, and prove nothing.
+//! No caller without a right gets private bytes, and no tag counts until an origin has confirmed it.
 
 use larder_tests::fake::{Content, FakeRegistry};
 use larder_tests::holding::Holding;
@@ -13,20 +13,20 @@ const HOME: &str = "team/secret";
 const USER: &str = "owner";
 const PASSWORD: &str = "Hush-the-owners-password";
 
-/// How the private content comes to be nominated for a registry that does not hold it.
+/// How private content comes to be suggested for a registry that does not hold it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Nominated {
-    /// containerd labels what it already had when another registry's manifest names it. The label has no port.
+    /// containerd labels content that it already had when another registry's manifest names it. The label has no port.
     Label,
-    /// The stranger has a manifest that names the private digests.
+    /// The stranger's registry has a manifest that names the private digests.
     Manifest,
     /// `ctr images tag`: a name that no registry knows.
     Name,
     /// Nothing names it.
     Nothing,
-    /// The stranger has other bytes under the private digests, of the same length.
+    /// The stranger's registry has other bytes of the same length under the private digests.
     OtherBytes,
-    /// The stranger knows the first half of them.
+    /// The stranger's registry knows the first half of the private bytes.
     Half,
 }
 
@@ -43,7 +43,7 @@ fn repository(nominated: Nominated) -> String {
     format!("evil/{nominated:?}").to_lowercase()
 }
 
-/// What the stranger serves under a digest in place of `content`.
+/// What the stranger's registry serves under a digest in place of `content`.
 fn false_bytes(nominated: Nominated, content: &Content) -> Content {
     let len = content.len();
     let known = if nominated == Nominated::Half {
@@ -101,7 +101,7 @@ fn nominate(nominated: Nominated, stranger: &FakeRegistry, image: &Image, holdin
     }
 }
 
-/// None of the private bytes came. Of what the stranger knows itself, something may.
+/// None of the private bytes came. Bytes that the stranger's registry has itself may come.
 fn nothing(what: &str, body: &[u8], image: &Image) {
     let layer = &image.layers[0].content;
     let half = layer.len() / 2 + 100;
@@ -134,7 +134,7 @@ async fn asks(who: &str, door: &Door, image: &Image, tag: &str) {
             Some(range) => call.header("range", range),
             None => call,
         };
-        // Wrong bytes end short, which is an error here.
+        // A body of wrong bytes ends short, which is an error here.
         if let Ok(answer) = door.answer(call).await {
             nothing(&what, &answer.body, image);
         }
@@ -165,13 +165,13 @@ async fn what_is_nominated_is_not_served_and_not_heard() {
         .await;
     let holder = cluster.node(0);
     until("hashed", 4, || held(holder, "adopted")).await;
-    // Everything that is nominated has been asked for once.
+    // larder has asked once for everything that is suggested.
     until("settled", 1, async || {
         let open = guesses(holder, "nominated").await + guesses(holder, "hashed").await;
         u64::from(open == 0)
     })
     .await;
-    // The stranger's own manifest, and its tag, are its own.
+    // The stranger's registry has proven only its own manifest and its tag.
     assert_eq!(guesses(holder, "proven").await, 2);
     for up in [true, false] {
         if !up {
@@ -211,8 +211,8 @@ fn copied_nothing_private(node: &larder_tests::node::Node, image: &Image) {
     }
 }
 
-/// A registry whose own repositories hold the content proves it by a byte for another of them, as ever; the first proof is
-/// of the bytes.
+/// Another repository of the same registry holds the content as well: one byte from there proves that, as always. The
+/// first proof needs all the bytes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_repository_of_the_same_registry_gets_it_by_its_own_proof() {
     let fake = FakeRegistry::start().await;

@@ -1,4 +1,4 @@
-//! What people see of it (promise P24).
+//! How commands and the status page show adopted content (promise P24).
 
 use std::os::unix::fs::PermissionsExt as _;
 

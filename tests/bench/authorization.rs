@@ -1,7 +1,7 @@
-//! What the access check adds to a warm hit: a private repository, shown a token of larder's own while the verdict is
-//! fresh, beside a public one that is asked for without `Authorization`.
+//! What the access check adds to a warm hit. A private repository, with one of larder's own tokens and a fresh verdict,
+//! is compared with a public one that is asked for without `Authorization`.
 //!
-//! A blob of the same size in each, asked for over one connection that is kept, one request after another. Rounds are
+//! Both blobs have the same size, and are asked for over one kept connection, one request after another. Rounds are
 //! interleaved, and the order of the two turns from round to round.
 
 use std::io::{Read as _, Write as _};
@@ -58,7 +58,7 @@ pub fn measure(bench: &Bench) -> Result<Section> {
         Reader::new("private", addr, &closed, &authorization)?,
     ];
     for reader in &mut readers {
-        // The first request fills; after it nothing is left but to serve and to check.
+        // The first request fills. After it larder only serves and checks.
         reader.ask()?;
         settle(runtime, &node)?;
         for _ in 0..REQUESTS / 10 {

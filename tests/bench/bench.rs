@@ -1,4 +1,4 @@
-//! What all sections share: sizes and rounds, the upstream's files, what counts processor time, and how the programs
+//! What all sections share: sizes and rounds, the upstream's files, the counter of processor time, and how the programs
 //! under comparison are started.
 
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ pub const REGISTRY: &str = "origin.test";
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     pub quick: bool,
-    /// The whole run ends within this time.
+    /// The whole run must end within this time.
     pub limit: Duration,
     /// Bytes of the large blob.
     pub blob: u64,
@@ -108,7 +108,7 @@ pub struct Bench {
     pub dir: TempDir,
 }
 
-/// How fast the upstream answers.
+/// How fast the upstream sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
     /// As fast as it can.
@@ -186,7 +186,7 @@ impl Bench {
     /// docker-registry that holds the large blob.
     pub fn registry(&self) -> Result<Server> {
         let dir = self.dir.path().join("registry");
-        // An earlier one has ended; its links would be in the way.
+        // The directory of an earlier registry, which has ended, would be in the way.
         let _ = std::fs::remove_dir_all(&dir);
         self.origin
             .lay_out_for_registry(&dir.join("data"), "bench", &self.blob)?;

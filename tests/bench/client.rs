@@ -15,12 +15,12 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 static END: OnceLock<Instant> = OnceLock::new();
 
-/// From then on every download fails, so that the run ends whatever the servers do.
+/// Every download fails after this instant, so that the run ends whatever the servers do.
 pub fn end_all_by(end: Instant) {
     END.get_or_init(|| end);
 }
 
-/// What becomes of the body.
+/// What the client does with the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sink {
     /// Copied out of the kernel, 64 KiB at a time, as any real client does.
@@ -54,9 +54,9 @@ pub struct Get {
 pub struct Got {
     /// Of the body.
     pub bytes: u64,
-    /// From before the connection was made until the first byte of the body was here.
+    /// From before the connection was made until the body's first byte arrived.
     pub first_byte: Duration,
-    /// Until the last.
+    /// Until the last byte.
     pub took: Duration,
 }
 

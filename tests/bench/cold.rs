@@ -1,10 +1,10 @@
 //! The large blob through an empty cache, beside the same download straight from the upstream.
 //!
-//! Each round begins with a new process and an empty directory. The upstream is nginx, unlimited, and
-//! then limited to 50 MB/s on each connection, as object stores and CDNs do.
+//! Each round begins with a new process and an empty directory. The upstream is nginx, first unlimited, and then
+//! limited to 50 MB/s on each connection, as object stores and CDNs do.
 //!
-//! In the same rounds the blob is hashed by one core, from memory. sha256 cannot be spread over cores, and the last bytes
-//! of a verified download wait for it: that is the least time that larder, or any cache that verifies, can take.
+//! In the same rounds, one core hashes the blob from memory. A sha256 cannot be spread over cores, and the last bytes
+//! of a verified download wait for it. So this is the least time that larder, or any cache that verifies, can take.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -78,7 +78,7 @@ pub fn measure(bench: &Bench) -> Result<Section> {
     Ok(section)
 }
 
-/// Direct, larder, and nginx's cache, which is measured once where it can but equal a direct pull.
+/// Direct, larder, and nginx's cache. nginx's cache is measured once where it can at best equal a direct pull.
 fn rounds(bench: &Bench, pace: Pace, rounds: usize, hashed: &mut Vec<f64>) -> Result<[Series; 3]> {
     let mut all: [Series; 3] = Default::default();
     for round in 0..rounds {
@@ -94,7 +94,7 @@ fn rounds(bench: &Bench, pace: Pace, rounds: usize, hashed: &mut Vec<f64>) -> Re
             };
             pull(bench, &server, &mut all[at])?;
             drop(server);
-            // What the round has written is gone; what is not must not burden the next.
+            // Dirty pages that one round has written must not slow down the next.
             nix::unistd::sync();
         }
         hashed.push(hash(bench)?.as_secs_f64());
@@ -102,7 +102,7 @@ fn rounds(bench: &Bench, pace: Pace, rounds: usize, hashed: &mut Vec<f64>) -> Re
     Ok(all)
 }
 
-/// How long the blob's digest takes by itself; reading it is not counted.
+/// How long hashing the blob takes; reading it is not counted.
 fn hash(bench: &Bench) -> Result<Duration> {
     let mut file = File::open(bench.origin.blob("bench", &bench.blob))?;
     let mut buffer = vec![0; 1 << 20];

@@ -1,4 +1,4 @@
-//! What is asked of the upstream: its bytes when many want one blob, and when one wants a little of it.
+//! How many bytes the upstream sends when many clients want one blob, and when one client wants a little of it.
 //!
 //! The upstream is the tests' own registry, which counts what it has sent to the byte.
 
@@ -103,7 +103,7 @@ fn larder(bench: &Bench, fake: &FakeRegistry) -> Result<Server> {
     Server::larder(&bench.accounting, node)
 }
 
-/// Bytes of the blob that the registry has sent, when it sends no more.
+/// Bytes of the blob that the registry has sent, once it sends no more.
 fn sent(fake: &FakeRegistry, digest: &str) -> Result<u64> {
     let deadline = Instant::now() + Duration::from_secs(10);
     while fake.count(|seen| !seen.finished) > 0 {

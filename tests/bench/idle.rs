@@ -13,10 +13,10 @@ use crate::bench::{Bench, Pace};
 use crate::memory::resident;
 use crate::report::{Bound, Section};
 
-/// A scrape is part of it: Prometheus asks every 15 to 60 s.
+/// Scrapes are part of being idle: Prometheus asks every 15 to 60 s.
 const SCRAPE_EVERY: Duration = Duration::from_secs(15);
 
-/// Nothing of the start is to be measured: the store is scanned, members are looked up.
+/// Work of the start is over by then: the scan of the store, the look-up of members.
 const SETTLE: Duration = Duration::from_secs(3);
 
 pub fn measure(bench: &Bench) -> Result<Section> {

@@ -1,7 +1,8 @@
-//! An image that starts before it is here: the first member of a cluster has it whole, the second one has nothing.
+//! An image that starts before it is on the node: the first member of a cluster has it whole, the second member has
+//! nothing.
 //!
-//! The registry gives 20 MB/s on each connection, and takes 10 ms for each request. The command reads one of 64 files of
-//! the image, one after the other. Members are on the loopback interface.
+//! The registry gives 20 MB/s on each connection, and takes 10 ms for each request. The command reads one of 64 files
+//! of the image, one after the other. Members are on the loopback interface.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,22 +29,22 @@ const REPOSITORY: &str = "team/app";
 const FIRST: usize = 0;
 const SECOND: usize = 1;
 
-/// Indexes are made, layers become whole, and an order is learnt within this time.
+/// Within this time indexes are made, layers become whole, and an order is learnt.
 const PATIENCE: Duration = Duration::from_mins(5);
 
-/// The ways to the image.
+/// The ways to get the image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Way {
     /// containerd asks the registry, and unpacks for overlayfs.
     Straight,
-    /// Its layers are mounted before they are here.
+    /// containerd mounts its layers before they are on the node.
     Lazy,
-    /// The same, and what an earlier start has read is fetched ahead.
+    /// The same, and larder fetches ahead what an earlier start has read.
     Learnt,
 }
 
 impl Way {
-    /// In the order of a round: what a lazy start reads is learnt.
+    /// In the order of a round: larder learns an order from the lazy start.
     const ALL: [Self; 3] = [Self::Straight, Self::Lazy, Self::Learnt];
 
     const fn as_str(self) -> &'static str {
@@ -58,11 +59,11 @@ impl Way {
 /// One pull and one command.
 #[derive(Clone, Copy, Debug)]
 struct Run {
-    /// Seconds that the pull took, until the command was done, and until all of it was here.
+    /// Seconds of the pull, until the command was done, and until the whole image was on the node.
     pull: f64,
     done: f64,
     whole: f64,
-    /// Bytes that were brought to the node until the command was done.
+    /// Bytes that came to the node until the command was done.
     brought: f64,
 }
 
@@ -153,9 +154,9 @@ pub fn measure(bench: &Bench) -> Result<Section> {
 
 struct Stage {
     image: Large,
-    /// Unpacks, straight from the registry.
+    /// Unpacks; pulls straight from the registry.
     straight: Containerd,
-    /// Mounts, by way of the second member.
+    /// Mounts; pulls through the second member.
     mounts: Containerd,
     cluster: Cluster,
     holder: Option<Holder>,
@@ -305,7 +306,7 @@ impl Stage {
         Ok(start.elapsed())
     }
 
-    /// The second member has nothing but what it has learnt.
+    /// Empties the second member, but for what it has learnt.
     async fn empty(&mut self, way: Way) -> Result<()> {
         let can_mount = |stage: &Self| {
             let log = stage.second().log();
@@ -334,7 +335,7 @@ impl Stage {
     }
 }
 
-/// Has containerd ask this host alone.
+/// Makes containerd ask this host alone.
 fn lead(containerd: &Containerd, fake: &FakeRegistry, url: &str) -> Result<()> {
     let hosts = format!(
         "server = \"{url}\"\n\n[host.\"{url}\"]\n  capabilities = [\"pull\", \"resolve\"]\n"

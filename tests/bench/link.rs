@@ -1,8 +1,8 @@
-//! An image of four layers by digest, downloaded only: over a link, and warm through larder.
+//! Downloads of an image of four layers by digest: over a link, and warm through larder.
 //!
-//! One connection after another, each limited to 125 MB/s by the upstream, so that the client sees a
-//! link of 1 Gbit/s. The factor says more about the link than about larder: it is there because
-//! people ask what a cache saves them.
+//! One connection follows another, and the upstream limits each to 125 MB/s, so that the client sees a link of 1
+//! Gbit/s. The factor says more about the link than about larder. It is printed because people ask what a cache saves
+//! them.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! What the figures were measured on.
+//! A description of the machine on which the figures were measured.
 
 use std::fs;
 use std::process::Command;
@@ -7,7 +7,7 @@ use nix::sys::utsname::uname;
 
 use crate::bench::Bench;
 
-/// Name and value of everything that may matter.
+/// Name and value of everything that may influence the figures.
 pub fn describe(bench: &Bench) -> Vec<(&'static str, String)> {
     let plan = &bench.plan;
     let larder = std::env::var("LARDER_BIN").unwrap_or_else(|_| "larder".to_owned());

@@ -1,8 +1,8 @@
-//! Measures larder beside nginx and docker-registry on one machine, in one run, and prints what came out.
+//! Measures larder beside nginx and docker-registry on one machine, in one run, and prints the figures.
 //!
-//! A benchmark, not a test: it fails when something cannot be measured, never because a figure is bad.
-//! `scripts/bench` builds everything, gives it a network of its own where it can, and starts it.
-//! What is compared, and how, is said at the top of each section's module; the targets stand in BENCHMARKS.md.
+//! A benchmark, not a test: it fails when something cannot be measured, never because a figure is bad. `scripts/bench`
+//! builds everything, gives it a network of its own where it can, and starts it. Each section's module says at its top
+//! what it compares, and how. The targets stand in BENCHMARKS.md.
 
 mod authorization;
 mod bench;
@@ -60,7 +60,7 @@ const SECTIONS: [(&str, Measure); 12] = [
     ("slow", slow::measure),
 ];
 
-/// What takes so long that it is measured only where `--only` names it.
+/// Sections that take so long that they run only where `--only` names them.
 const ASKED_FOR: [(&str, Measure); 2] =
     [("streaming", streaming::measure), ("lazy", lazy::measure)];
 
@@ -165,6 +165,6 @@ fn main() -> Result<ExitCode> {
 
 fn say(text: &str) {
     let mut out = std::io::stdout().lock();
-    // The reader of the output has gone; the Markdown file may still be wanted.
+    // A closed pipe is no failure: the Markdown file may still be wanted.
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }

@@ -26,7 +26,7 @@ pub fn measure(bench: &Bench) -> Result<Section> {
     let nginx = bench.nginx_static()?;
     let logging = bench.larder(Pace::Open, "info")?;
     let silent = bench.larder(Pace::Open, "info,access=off")?;
-    // A server, the address that counts, and whether it writes access lines; nginx before larder.
+    // A server, the address that is measured, and whether it writes access lines; nginx before larder.
     let peers = [
         (&nginx, nginx.second_addr(), true),
         (&logging, logging.addr, true),

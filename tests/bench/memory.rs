@@ -14,7 +14,7 @@ use crate::restart::{full_node, get};
 use crate::server::until_status;
 
 const STREAMS: usize = 256;
-/// What each client takes at a time, and how often: 0.8 MB/s each.
+/// Bytes that each client reads every [`EVERY`]: 0.8 MB/s.
 const SIP: usize = 16 << 10;
 const EVERY: Duration = Duration::from_millis(20);
 

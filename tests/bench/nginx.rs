@@ -79,7 +79,7 @@ impl Nginx {
     ) -> Result<Self> {
         fs::create_dir_all(dir)?;
         let mut last = None;
-        // Another process may take a port between the look and the bind.
+        // Another process may take a port between the check and the bind.
         for _ in 0..5 {
             match Self::launch(host, dir, servers, ports, root) {
                 Ok(nginx) => return Ok(nginx),
@@ -145,7 +145,7 @@ impl Nginx {
         Ok(nginx)
     }
 
-    /// Waits until every port answers and every worker is there, so that none escapes the account.
+    /// Waits until every port answers and every worker runs, so that the account covers all of them.
     fn ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + START;
         while Instant::now() < deadline {
@@ -153,7 +153,8 @@ impl Nginx {
                 let log = fs::read_to_string(self.dir.join("nginx.log")).unwrap_or_default();
                 bail!("nginx ended with {status}: {log}");
             }
-            // In a host, the first request finds out whether the port is open: workers are started after it is.
+            // In a host, the first request shows whether the port is open: nginx starts workers after it opens the
+            // port.
             let open =
                 |addr: &SocketAddr| !addr.ip().is_loopback() || TcpStream::connect(addr).is_ok();
             if self.addrs.iter().all(open) && children(self.child.id())?.len() >= WORKERS {
@@ -179,7 +180,7 @@ impl Drop for Nginx {
             }
             std::thread::sleep(LOOK);
         }
-        // The temporary directory goes at the end anyway; this makes room for the next round.
+        // The temporary directory is removed at the end anyway; this makes room for the next round.
         let _ = fs::remove_dir_all(&self.dir);
     }
 }

@@ -1,11 +1,11 @@
-//! What is printed: tables as they come, verdicts at the end, and the same as Markdown.
+//! The printed report: tables as sections end, verdicts last, and the same as Markdown.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::Error;
 
-/// What a figure should be.
+/// The target of a figure.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Bound {
     AtLeast(f64),
@@ -204,7 +204,7 @@ impl Report {
     }
 }
 
-/// Columns of text; all but the first two words of a row stand to the right.
+/// Columns of text: the first is aligned to the left, all others to the right.
 fn aligned(columns: &[&str], rows: &[Vec<String>]) -> String {
     let widths: Vec<usize> = (0..columns.len())
         .map(|column| {

@@ -20,7 +20,7 @@ enum Program {
     Larder(Box<Node>),
     Nginx(Nginx),
     DockerRegistry(DockerRegistry),
-    /// Started and ended elsewhere.
+    /// Another part of the benchmark starts and ends it.
     None,
 }
 
@@ -36,7 +36,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server whose processor time is not counted, and that its starter ends.
+    /// A server whose processor time is not counted. The caller starts and ends it.
     pub fn unmetered(name: &'static str, addr: SocketAddr) -> Self {
         Self {
             name,
@@ -110,7 +110,7 @@ impl Server {
         }
     }
 
-    /// Waits until nothing that was pulled through larder is still on its way to the disk.
+    /// Waits until the node has written to disk all that was pulled through it.
     pub fn settle(&self, runtime: &Runtime) -> Result<()> {
         let Some(node) = self.node() else {
             return Ok(());

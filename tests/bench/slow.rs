@@ -1,8 +1,8 @@
-//! What a cold blob costs over a link as nodes have them, where bytes come a few kilobytes at a time.
+//! What a cold blob costs over a link of a real node, where bytes come a few kilobytes at a time.
 //!
-//! The upstream, and the node with its client, are network namespaces with a shaped link between them. Beside larder stands
-//! nginx as a cache, which verifies nothing. Counted are processor time and how often threads had to wait for bytes. Afterwards
-//! the memory that larder has kept is looked at again.
+//! The upstream, and the node with its client, are network namespaces with a shaped link between them. nginx as a
+//! cache, which verifies nothing, is measured beside larder. The figures are processor time, and how often threads had
+//! to wait for bytes. Afterwards the memory that larder has kept is measured again.
 
 use std::fs;
 use std::time::Duration;
@@ -25,7 +25,7 @@ const BLOB: u64 = 100_000_000;
 /// Links, in Mbit/s.
 const LINKS: [u32; 3] = [100, 200, 1000];
 
-/// Memory is looked at again so long after the last byte.
+/// How long after the last byte memory is measured again.
 const LATER: Duration = Duration::from_mins(1);
 
 #[derive(Default)]
@@ -116,7 +116,7 @@ fn larder(bench: &Bench, net: &Net, upstream: &Nginx) -> Result<Server> {
     Server::larder(&bench.accounting, bench.runtime.block_on(node.start()))
 }
 
-/// Four clients at once, and what the process has left a minute later.
+/// Four clients at once, and the memory of the process a minute later.
 fn memory(
     bench: &Bench,
     net: &Net,
@@ -168,7 +168,7 @@ fn pull(bench: &Bench, net: &Net, server: &Server, path: &str, series: &mut Seri
     Ok(())
 }
 
-/// How often threads of these processes have given up the processor because they had nothing to do.
+/// How often threads of these processes have given up the processor because they had no work.
 fn turns_of(pids: &[u32]) -> u64 {
     let tasks = |pid: &u32| {
         fs::read_dir(format!("/proc/{pid}/task"))

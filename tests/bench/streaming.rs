@@ -1,8 +1,9 @@
-//! What a large image costs until a command in it is done, on each way to it; and what ready layers cost to make.
+//! What a large image costs until a command in it is done, on each way to it; and what making ready layers costs.
 //!
-//! The registry gives 20 MB/s on each connection, and takes 10 ms for each request. The command reads one of 64 files of
-//! the image, one after the other. containerd 2.4 pulls and runs, with an empty content store each time; it is a real one,
-//! and so is runc. What was just unpacked is in memory; where files are read from disk, their pages were dropped before.
+//! The registry gives 20 MB/s on each connection, and takes 10 ms for each request. The command reads one of 64 files
+//! of the image, one after the other. A real containerd 2.4 pulls and runs it with a real runc, with an empty content
+//! store each time. Files that were just unpacked are in memory; where files are read from disk, their pages were
+//! dropped before.
 
 mod stage;
 
@@ -18,21 +19,21 @@ use crate::stats::{median, paired, spread};
 const RATE: u64 = 20_000_000;
 const ANSWERS_AFTER_MS: u64 = 10;
 
-/// So often all files are read in each round.
+/// How often each round reads all files.
 const READS: usize = 2;
 
-/// The ways to an image. What is measured of one is a row of the table.
+/// The ways to get an image. The measurements of one way are a row of the table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Way {
     /// containerd asks the registry, and unpacks for overlayfs.
     Straight,
-    /// It asks a larder that has nothing.
+    /// containerd asks a larder that has nothing.
     Cold,
-    /// It asks a larder that has all of it.
+    /// containerd asks a larder that has all of the image.
     Warm,
-    /// It finds the layers ready, and mounts them. The files are in memory, as what was just unpacked is.
+    /// containerd finds the layers ready, and mounts them. The files are in memory, as those just unpacked are.
     Ready,
-    /// The same, but nothing of the files is in memory.
+    /// The same, but no page of the files is in memory.
     ReadyCold,
 }
 
@@ -60,10 +61,10 @@ impl Way {
 /// One pull and one command.
 #[derive(Clone, Copy, Debug)]
 struct Run {
-    /// Seconds that the pull took, and until the command was done.
+    /// Seconds of the pull, and until the command was done.
     pull: f64,
     done: f64,
-    /// What the registry sent, and how often it was asked.
+    /// Bytes that the registry sent, and its number of requests.
     sent: u64,
     requests: usize,
 }
@@ -73,7 +74,7 @@ struct Run {
 struct Making {
     seconds: f64,
     cpu: f64,
-    /// MiB before, and at the most.
+    /// MiB before the making, and at its peak.
     before: f64,
     most: f64,
 }

@@ -41,7 +41,7 @@ pub fn measure_bbr(bench: &Bench) -> Result<Section> {
     section
 }
 
-/// Sockets take the congestion control that is set when their listener is made.
+/// A socket takes the congestion control that was set when its listener was made.
 fn compare(bench: &Bench, congestion: &str, judge: bool) -> Result<Section> {
     let plan = &bench.plan;
     // nginx static first: the ratios are to it.
@@ -52,7 +52,7 @@ fn compare(bench: &Bench, congestion: &str, judge: bool) -> Result<Section> {
         bench.registry()?,
     ];
     for server in &servers {
-        // The second time something may be checked again before it is served; not the third.
+        // At its second request a server may check content again before it serves it; at the third it does not.
         for _ in 0..3 {
             fetch(bench, server, 1, Sink::Copy)?;
             server.settle(&bench.runtime)?;
@@ -108,7 +108,7 @@ fn fetch(bench: &Bench, server: &Server, clients: usize, sink: Sink) -> Result<(
     Ok((bytes, took.as_secs_f64()))
 }
 
-/// Waits until no server works any more, such as on writing what it has just fetched.
+/// Waits until no server works any more, for example to write what it has just fetched.
 fn settle(servers: &[Server]) -> Result<()> {
     nix::unistd::sync();
     let total = || servers.iter().map(Server::cpu).sum::<Result<f64>>();

@@ -58,7 +58,7 @@ fn without_a_daemon_every_command_says_what_to_do() {
                 told.contains("there is no admin socket at"),
                 "{arguments:?}: {told}"
             );
-            // A list of pulls tells of each in its JSON.
+            // A list of pulls has the outcome of each in its JSON.
             if arguments[0] != "pull" {
                 assert_eq!(stdout(&output), "", "{arguments:?}");
             }
@@ -82,7 +82,7 @@ fn what_is_no_socket_is_called_so() {
     assert_shown!(seen(&larder(&file, &["status"])));
 }
 
-/// The socket is for its owner.
+/// Only the socket's owner may open it.
 #[test]
 fn a_socket_that_may_not_be_opened_is_called_so() {
     let dir = directory();
@@ -111,7 +111,7 @@ fn a_socket_that_may_not_be_opened_is_called_so() {
     assert_shown!(seen(&output));
 }
 
-/// Takes connections and never answers.
+/// A daemon that accepts connections and never answers.
 #[test]
 fn a_busy_daemon_is_waited_for_so_long_and_no_longer() {
     let dir = directory();
@@ -158,7 +158,7 @@ const STATUS: &str = r#"{"version":"9.0.0","uptime_seconds":5,"listen":{"registr
     "fills":[],"upstreams":[],"served":{"requests":0,"node_bytes":0,"cluster_bytes":0,"upstream_bytes":0},
     "moods":["bright"]}"#;
 
-/// What a newer daemon says besides is left out, and that it is newer is said.
+/// The command ignores fields that a newer daemon adds, and says that the daemon is newer.
 #[test]
 fn a_newer_daemon_is_understood() {
     let dir = directory();
@@ -180,7 +180,7 @@ fn a_newer_daemon_is_understood() {
     crate::assert_schema(&json, "status");
 }
 
-/// What an older one does not say is named.
+/// The command names the fields that an older daemon does not send.
 #[test]
 fn what_an_older_daemon_does_not_say_is_named() {
     let dir = directory();
@@ -219,7 +219,7 @@ fn what_an_older_daemon_does_not_know_is_named() {
     assert_shown!(seen(&larder(&socket, &["images"])));
 }
 
-/// Something else has the socket.
+/// Another program listens on the socket.
 #[test]
 fn what_is_no_larder_is_called_so() {
     let dir = directory();
@@ -247,7 +247,7 @@ fn what_is_no_larder_is_called_so() {
     );
 }
 
-/// A daemon whose disk hangs: `/status` is not answered, its own checks are, and name the disk.
+/// A daemon whose disk hangs: it does not answer `/status`; it answers its own checks, and they name the disk.
 #[test]
 fn the_daemons_own_checks_are_asked_for_though_its_status_is_not_answered() {
     let dir = directory();

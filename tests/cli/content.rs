@@ -1,11 +1,11 @@
-//! `larder status`, `images`, `blobs`: what is here.
+//! `larder status`, `images`, `blobs`: the content of this node.
 
 use larder_tests::image::{self, LayerSpec};
 use serde_json::{Value, json};
 
 use crate::{Kitchen, assert_shown, stdout};
 
-/// Three images, one of which is here in part only.
+/// Three images, of which one is only partly on the node.
 async fn stocked() -> Kitchen {
     let kitchen = Kitchen::new().await;
     let app = kitchen.put("team/app", "v1", 1);
@@ -90,7 +90,7 @@ async fn images_are_found_by_prefix_and_sorted() {
     assert_shown!(kitchen.text(&["images", "ghcr.io"]).await);
 }
 
-/// An index is one image, and platforms that no client here pulled do not count against it.
+/// An index counts as one image, and platforms that no client here pulled do not make it incomplete.
 #[tokio::test]
 async fn an_index_of_which_one_platform_is_here_is_whole() {
     let kitchen = Kitchen::new().await;
@@ -139,7 +139,7 @@ async fn blobs_are_listed_with_the_repositories_that_hold_them() {
     assert_eq!(one["blobs"][0]["digest"], first);
 }
 
-/// A listing is a look: it makes nothing younger.
+/// A listing counts as no use: it refreshes no blob.
 #[tokio::test]
 async fn looking_is_no_use() {
     let kitchen = stocked().await;

@@ -1,4 +1,4 @@
-//! The words about the commands: `--help`, `docs/cli.md`, completions. They say the same.
+//! The documentation of the commands: `--help`, `docs/cli.md` and completions agree with each other.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -109,7 +109,7 @@ fn the_page_says_of_each_command_what_its_help_says() {
     }
 }
 
-/// Every schema is named on the page, and every one that is named is there.
+/// The page names every schema, and every schema that it names exists.
 #[test]
 fn the_page_names_every_schema() {
     let page = std::fs::read_to_string(documents().join("cli.md")).expect("docs/cli.md");
@@ -117,7 +117,7 @@ fn the_page_names_every_schema() {
     for entry in std::fs::read_dir(documents().join("schemas")).expect("docs/schemas") {
         let name = entry.expect("a file").file_name();
         let name = name.to_string_lossy().into_owned();
-        // Of the configuration's file, which has its own page.
+        // The schemas of the configuration file have a page of their own.
         if name.starts_with("config") {
             continue;
         }
@@ -127,10 +127,10 @@ fn the_page_names_every_schema() {
     assert_eq!(page.matches("](schemas/").count(), schemas);
 }
 
-/// What larder owns of every `--help`: what it is for, and examples.
+/// The parts of every `--help` that larder writes itself: its purpose, and examples.
 #[test]
 fn every_command_has_examples() {
-    // Those of setting up a node are on pages of their own.
+    // Commands that set up a node have pages of their own.
     let elsewhere = ["install", "uninstall", "config"];
     for command in commands(&printed(&["--help"])) {
         if !elsewhere.contains(&command.as_str()) {

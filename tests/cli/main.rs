@@ -27,7 +27,7 @@ use larder_tests::scene::{committed, eventually};
 use larder_tests::schemas::assert_schema;
 use serde_json::Value;
 
-/// The name under which every node here knows its fake registry, so that texts are the same each time.
+/// Every node here knows its fake registry under this name, so that texts are the same each time.
 const REGISTRY: &str = "registry.test";
 
 /// A registry, and a node that pulls from it as `registry.test`.
@@ -100,12 +100,12 @@ impl Kitchen {
         self.node.cli(arguments).await.assert()
     }
 
-    /// What a command prints that ends well.
+    /// The text of a command that succeeds.
     async fn text(&self, arguments: &[&str]) -> String {
         stdout(&self.run(arguments).await.success())
     }
 
-    /// What it prints as JSON, which is as its schema says.
+    /// The JSON of a command; it must match its schema.
     async fn json(&self, arguments: &[&str], schema: &str) -> Value {
         let mut with_json = arguments.to_vec();
         with_json.push("--json");
@@ -123,7 +123,7 @@ fn stderr(assert: &Assert) -> String {
     String::from_utf8_lossy(&assert.get_output().stderr).into_owned()
 }
 
-/// Everything of a command's end that people see.
+/// All that a person sees of a command's end.
 fn seen(output: &Output) -> String {
     format!(
         "exit code: {}\n--- stdout ---\n{}--- stderr ---\n{}",
@@ -153,7 +153,7 @@ macro_rules! assert_shown {
 }
 use assert_shown;
 
-/// What is not the same each time, and what stands for it.
+/// Patterns of text that differs from run to run, and what replaces each.
 const VARYING: &[(&str, &str)] = &[
     (r"127\.\d+\.\d+\.\d+:7422 *", "[member]  "),
     (r"MEMBER +STATE", "MEMBER  STATE"),

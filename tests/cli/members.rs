@@ -31,12 +31,12 @@ async fn members_are_listed_with_this_node_among_them() {
     }
 }
 
-/// A node that is not among the members says so, and how to get there.
+/// A node that is not among the members says so, and how to fix that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_not_among_the_members_is_told_so() {
     let fake = FakeRegistry::start().await;
     let cluster = Cluster::of(1).upstream(&fake).start().await;
-    // It listens on all of its addresses, and none of them is on the list.
+    // The node listens on all of its addresses, and the list has none of them.
     let config = format!(
         "[cluster]\nlisten = \"0.0.0.0:0\"\nmembers = [\"{}\"]\ntls = \"off\"\n",
         cluster.peer_address(0)

@@ -80,14 +80,14 @@ async fn this_nodes_own_platform_is_the_default() {
     let own = match std::env::consts::ARCH {
         "x86_64" => 0,
         "aarch64" => 1,
-        // There is none for this machine, and the pull above has failed.
+        // No image exists for this machine, and the pull above has failed.
         other => panic!("no image for {other}"),
     };
     assert!(kitchen.committed(&index.images[own].layers[0].digest));
     assert!(!kitchen.committed(&index.images[1 - own].layers[0].digest));
 }
 
-/// Pre-warming by a list (requirements D6, D8): several at once, one of which does not exist.
+/// A list is warmed in advance: several images at once, one of which does not exist.
 #[tokio::test]
 async fn a_list_is_pulled_and_what_fails_is_named() {
     let kitchen = Kitchen::new().await;
@@ -163,7 +163,7 @@ async fn what_is_private_needs_a_password_and_stays_private() {
     assert_eq!(anybody.status, 401, "nobody else may read it for that");
 }
 
-/// The node's own credentials stand in where no user is named, also where clients need their own.
+/// Where the command names no user, larder uses the node's own credentials, also where clients need their own.
 #[tokio::test]
 async fn the_nodes_own_credentials_stand_in() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -212,7 +212,7 @@ async fn an_interrupted_pull_is_clean() {
     let kitchen = Kitchen::new().await;
     let app = kitchen.put("team/app", "v1", 1);
     let gate = kitchen.fake.gate(Match::blob(), 50_000);
-    // A shell's background jobs ignore the signal, and so would this.
+    // A shell's background jobs ignore the signal, and the child would inherit that.
     let mut child = std::process::Command::new("env")
         .arg("--default-signal=INT")
         .arg(larder_program())
@@ -245,7 +245,7 @@ async fn pulled_and_pinned_in_one() {
     assert_eq!(images["images"][0]["pinned"], true);
 }
 
-/// A store that cannot keep anything is no success.
+/// A pull that the store cannot keep is no success.
 #[tokio::test]
 async fn what_is_too_large_for_the_tier_is_no_success() {
     let kitchen = Kitchen::with(|node| node.config("[store]\nmax_size = \"1MiB\"\n")).await;

@@ -1,4 +1,4 @@
-//! `larder explain`, `doctor` and `log`: their texts. What they find out is in `tests/seeing`.
+//! `larder explain`, `doctor` and `log`: their texts. `tests/seeing` checks their findings.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{Kitchen, REGISTRY, assert_schema, assert_shown, seen, stdout};
 
-/// Where containerd's files lie for these commands.
+/// containerd's files as these commands find them.
 struct Files {
     dir: PathBuf,
 }
@@ -103,7 +103,7 @@ async fn log_shows_what_is_logged_and_changes_it() {
     assert_eq!(kitchen.text(&["log"]).await, "debug\n");
 }
 
-/// A removal that fails on another node has cleaned this one: doctor says so, and so does the daemon's log, once.
+/// A removal that fails on another node has cleaned this one: `larder doctor` says so, and the daemon logs it once.
 #[tokio::test]
 async fn files_that_do_not_name_larder_any_more_are_said() {
     let node_root = tempfile::tempdir().expect("a directory");

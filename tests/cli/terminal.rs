@@ -1,4 +1,4 @@
-//! What a terminal gets and a pipe does not: colours, tables of its width, progress bars.
+//! Output that only a terminal gets, and no pipe: colours, tables of its width, progress bars.
 
 use std::process::Command;
 
@@ -8,7 +8,7 @@ use larder_tests::node::larder_program;
 
 use crate::{Kitchen, REGISTRY};
 
-/// What a terminal of so many columns shows of a command.
+/// What a terminal of so many columns shows for a command.
 async fn on_terminal(
     kitchen: &Kitchen,
     columns: u32,
@@ -95,7 +95,7 @@ async fn a_pull_shows_a_bar_with_rate_and_remaining_time() {
     );
 }
 
-/// Every blob is hashed again, which takes a moment.
+/// larder hashes every blob again, which takes a moment.
 #[tokio::test]
 async fn a_verification_shows_a_bar_too() {
     let kitchen = Kitchen::new().await;
@@ -104,7 +104,7 @@ async fn a_verification_shows_a_bar_too() {
     let name = format!("{REGISTRY}/team/app:v1");
     kitchen.text(&["pull", &name]).await;
     let shown = on_terminal(&kitchen, 100, "verify", "").await;
-    // How far it comes between two looks is the machine's.
+    // The bar's progress between two looks depends on the machine.
     for part in ["verify  ", " B/s", " left"] {
         assert!(shown.contains(part), "{part}: {shown:?}");
     }
@@ -123,7 +123,7 @@ async fn so_does_a_look_at_the_bounds() {
     assert!(last.contains("evicted: 0 blobs, 0 B"), "{last:?}");
 }
 
-/// Without a terminal there is a line now and then, and standard output holds the outcome alone.
+/// Without a terminal the command prints a line now and then, and standard output holds only the outcome.
 #[tokio::test]
 async fn a_long_pull_says_a_line_now_and_then() {
     let kitchen = Kitchen::new().await;
@@ -168,7 +168,7 @@ fn closed() -> std::io::PipeWriter {
     writer
 }
 
-/// Work goes on to its end, even if the reader of its output goes.
+/// A command finishes its work even if the reader of its output leaves.
 #[tokio::test]
 async fn a_closed_pipe_stops_no_work() {
     let kitchen = Kitchen::new().await;

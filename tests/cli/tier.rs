@@ -53,7 +53,7 @@ async fn one_image_is_evicted_and_others_stay() {
     );
 }
 
-/// Images share layers: what one of them needs stays when another goes, and stays pinned when another is let go.
+/// Images share layers. A layer stays while one image needs it, and stays pinned while one image is pinned.
 #[tokio::test]
 async fn what_images_share_stays() {
     let kitchen = Kitchen::new().await;

@@ -1,4 +1,4 @@
-//! `larder upstreams`: how registries fare, and test connections.
+//! `larder upstreams`: the state of the registries, and test connections.
 
 use larder_tests::fake::{Fault, Match};
 use serde_json::{Value, json};
@@ -44,8 +44,8 @@ async fn a_registry_that_limits_requests_is_shown_as_silent() {
     assert!((1..=70).contains(&left), "{endpoint}");
 }
 
-/// A maintenance page says 503 with a time, for minutes after the registry is back: the command says just that, and
-/// when larder asks again.
+/// A maintenance page gives a 503 with a time, for minutes after the registry is back. The command reports exactly
+/// that, and when larder will ask again.
 #[tokio::test]
 async fn a_registry_that_is_not_available_is_told_as_that() {
     let kitchen = Kitchen::new().await;

@@ -24,7 +24,7 @@ fn secret(password: &str) -> Auth {
     }
 }
 
-/// Pulls by CRI into an empty containerd and says whether the image has arrived.
+/// Pulls by CRI into an empty containerd and says whether the image arrived.
 async fn opens(
     containerd: Containerd,
     setup: &Setup,
@@ -72,8 +72,8 @@ async fn only_the_right_pull_secret_opens_a_private_image_cached_or_not(
     Ok(())
 }
 
-/// A pod with the secret, then one without: warm, and while the registry is gone. The mirror is also what containerd
-/// falls back to, so there is no way around it.
+/// A pod with the secret, then one without it: warm, and while the registry is down. containerd's fallback is the
+/// mirror as well, so no request avoids the mirror.
 async fn a_warm_pull_asks_once_at_the_most_and_a_second_pod_needs_the_secret_too(
     release: Release,
 ) -> Result<()> {
@@ -147,7 +147,7 @@ async fn a_warm_pull_asks_once_at_the_most_and_a_second_pod_needs_the_secret_too
     Ok(())
 }
 
-/// What `docker login` and the clouds leave: a token that is only good for getting others.
+/// `docker login` and the clouds leave such a token: it is only good for getting other tokens.
 async fn an_identity_token_opens_an_image_by_cri(release: Release) -> Result<()> {
     let fake = FakeRegistry::start().await;
     let image = build(&fake, "team/app", "v1", &[LayerSpec::new(1, 100_000)]);
@@ -179,7 +179,7 @@ async fn an_identity_token_opens_an_image_by_cri(release: Release) -> Result<()>
     Ok(())
 }
 
-/// podman and skopeo keep a secret for the mirror's own name, where the registry is a part of the path.
+/// podman and skopeo keep a secret for the mirror's own name; the path names the registry.
 #[tokio::test]
 async fn podman_and_skopeo_show_what_they_have_for_the_mirror() -> Result<()> {
     if refused("podman_and_skopeo_show_what_they_have_for_the_mirror") {

@@ -1,7 +1,7 @@
 //! The conformance suite of the OCI's distribution specification reads through larder.
 //!
-//! larder takes no pushes, and the suite checks only the bytes of what it has pushed itself. So it pushes past larder,
-//! into the registry that larder mirrors, and pulls, lists and asks for referrers through larder.
+//! larder takes no pushes, and the suite checks only the bytes that it has pushed itself. So the suite pushes straight
+//! into the registry that larder mirrors; it pulls, lists and asks for referrers through larder.
 
 mod front;
 
@@ -35,7 +35,7 @@ fn program() -> Result<PathBuf> {
     Ok(program)
 }
 
-/// The suite's report, in the form that JUnit has given to such reports.
+/// The suite's report, in JUnit's format.
 struct Report(String);
 
 impl Report {
@@ -65,7 +65,7 @@ impl Report {
         })
     }
 
-    /// Fails if anything was wrong, or if nothing of one of these parts has passed.
+    /// Fails if a test failed, or if no test of one of these parts has passed.
     fn conforms(&self, parts: &[&str]) -> Result<()> {
         let wrong = self.outcomes().filter_map(|(name, outcome, case)| {
             let fine = matches!(outcome, "passed" | "skipped" | "disabled");
@@ -87,7 +87,7 @@ impl Report {
     }
 }
 
-/// The suite's verdict on a registry behind larder, whose names begin with this alias if there is one.
+/// The suite's verdict on a registry behind larder. With an alias, all repository names begin with it.
 async fn conforms(alias: Option<&'static str>) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let fake = Arc::new(FakeRegistry::start().await);
@@ -101,7 +101,7 @@ async fn conforms(alias: Option<&'static str>) -> Result<()> {
     };
     let node = node.start().await;
     let front = Front::start(Arc::clone(&fake), node.addr().parse()?, alias).await?;
-    // Registries know a repository from its first push on.
+    // A registry knows a repository from its first push on.
     fake.put_blob("suite/one", "there");
     let name = |repository| match alias {
         None => format!("suite/{repository}"),
@@ -113,7 +113,7 @@ async fn conforms(alias: Option<&'static str>) -> Result<()> {
             ("OCI_REGISTRY", &front.addr.to_string()),
             ("OCI_REPO1", &name("one")),
             ("OCI_REPO2", &name("two")),
-            // What was deleted is still served, which is a promise of its own.
+            // larder still serves deleted content, as another promise demands.
             ("OCI_API_BLOBS_DELETE", "false"),
             ("OCI_API_MANIFESTS_DELETE", "false"),
             ("OCI_API_TAGS_DELETE", "false"),

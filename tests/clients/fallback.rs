@@ -1,4 +1,4 @@
-//! A mirror that is down or goes: containerd goes on at the registry (P12).
+//! A mirror that is down, or goes down: containerd continues with the registry itself (P12).
 
 use std::time::Duration;
 
@@ -35,11 +35,11 @@ async fn ctr_without_a_mirror_pulls_from_the_registry(release: Release) -> Resul
     setup.check_content(&containerd, setup.image.native()?)
 }
 
-/// A layer of many pieces, and the registry sends as fast as a good link: the mirror has some seconds of work left when
-/// it gets the signal to end.
+/// A layer of many pieces, sent at the speed of a good link: the mirror has some seconds of work left when SIGTERM
+/// comes.
 const LAYER: usize = 200_000_000;
 
-/// An upgrade or a drain of the node: SIGTERM in the middle of a layer.
+/// An upgrade or a drain of the node sends SIGTERM in the middle of a layer.
 async fn a_mirror_that_is_told_to_end_while_an_image_is_pulled_costs_nothing(
     release: Release,
 ) -> Result<()> {
@@ -59,7 +59,7 @@ async fn a_mirror_that_is_told_to_end_while_an_image_is_pulled_costs_nothing(
         .context("the pull during which it was told to end")?;
     setup.check_content(&containerd, setup.image.native()?)?;
     assert!(setup.mirror.ended().await, "it ends by itself, and well");
-    // And without it.
+    // A pull without the mirror works as well.
     let fresh = setup.containerd_with_fallback(release).await?;
     fresh.cri().await?.pull(&setup.by_digest()).await?;
     setup.check_content(&fresh, setup.image.native()?)

@@ -16,7 +16,7 @@ const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 /// One image on disk as an OCI layout.
 pub(crate) struct Layout {
     dir: TempDir,
-    /// What a tag of it points at: the index of a multi-platform image, else the manifest.
+    /// The digest that a tag points at: the index of a multi-platform image, else the manifest.
     pub(crate) digest: String,
     pub(crate) platforms: Vec<Platform>,
 }

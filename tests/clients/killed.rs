@@ -1,6 +1,6 @@
 //! A mirror that dies in the middle of a layer (P12).
 //!
-//! Not with parallel layer fetch: of a layer that has begun, containerd asks its first host alone for the later pieces.
+//! Parallel layer fetch is left out: once a layer has begun, containerd asks only its first host for the later pieces.
 
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ with_containerd!(
 
 const LAYER: usize = 200_000_000;
 
-/// The layer is too large for the sockets' buffers to hide the death, and containerd resumes at
-/// the byte reached: the registry sends it the rest, not the whole.
+/// The layer is too large for the sockets' buffers to hide the mirror's death. containerd resumes at the byte reached:
+/// the registry sends it the rest, not the whole.
 async fn a_mirror_killed_in_the_middle_of_a_layer_is_replaced_by_the_registry(
     release: Release,
 ) -> Result<()> {

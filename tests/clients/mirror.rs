@@ -1,4 +1,4 @@
-//! The mirror under test: the one place that says what it is and how it is started.
+//! The mirror under test: the one place that says which program it is and how it is started.
 
 use std::{
     net::SocketAddr,
@@ -66,7 +66,7 @@ impl Mirror {
         self.node.terminate();
     }
 
-    /// Waits until it has ended after [`terminate`](Self::terminate), and says whether it was content.
+    /// Waits until it has ended after [`terminate`](Self::terminate), and says whether it exited with success.
     pub(crate) async fn ended(&mut self) -> bool {
         self.node.wait().await.success()
     }

@@ -24,7 +24,7 @@ with_each_containerd!([
 
 const LAYER: usize = 3_000_000;
 
-/// What a run of larder said.
+/// The output of one run of larder.
 #[derive(Debug)]
 pub(crate) struct Said {
     pub(crate) code: Option<i32>,
@@ -45,7 +45,7 @@ pub(crate) fn larder<S: AsRef<OsStr>>(arguments: &[S]) -> Result<Said> {
     run(Command::new(larder_program()).args(arguments))
 }
 
-/// Kind, mode, owner, time of change and content of everything below `dir`; of directories no time.
+/// Kind, mode, owner, modification time and content of everything below `dir`; directories have no time here.
 pub(crate) type Tree = BTreeMap<PathBuf, (u32, u32, u32, Option<i64>, Vec<u8>)>;
 
 pub(crate) fn tree(dir: &Path) -> Result<Tree> {
@@ -68,7 +68,7 @@ pub(crate) fn tree(dir: &Path) -> Result<Tree> {
     Ok(tree)
 }
 
-/// One containerd as a node, with larder before the registry.
+/// One containerd that stands for a node, with larder in front of the registry.
 struct Target {
     setup: Setup,
     containerd: Containerd,
@@ -102,8 +102,8 @@ impl Target {
         ])
     }
 
-    /// larder as an init container has it: root without capabilities, in a mount namespace of its own. Of the node it
-    /// sees certs.d, and the directory of containerd's configuration read-only, both below `root`.
+    /// larder as in an init container: root without capabilities, in a mount namespace of its own. Of the node it sees
+    /// certs.d, and the directory of containerd's configuration read-only, both below `root`.
     fn larder_in_container(&self, root: &Path, arguments: &[String]) -> Result<Said> {
         let mount = r#"mkdir -p "$1$2"
             mount --bind "$2" "$1$2"
@@ -121,7 +121,7 @@ impl Target {
             .args(arguments))
     }
 
-    /// Pulls the image anew by CRI, and says whether containerd asked the registry for anything itself.
+    /// Pulls the image anew by CRI, and says whether containerd sent the registry any request itself.
     async fn pulls_directly(&self) -> Result<bool> {
         let cri = self.containerd.cri().await?;
         let before = self.setup.upstream_requests().await?;
@@ -139,7 +139,7 @@ pub(crate) fn text(path: &Path) -> Result<String> {
     Ok(path.to_str().context("not UTF-8")?.to_owned())
 }
 
-/// The lines that a warning says to put into containerd's configuration.
+/// The lines that a warning tells the operator to put into containerd's configuration.
 fn lines_to_put(complaints: &str) -> Result<&str> {
     let (_, lines) = complaints
         .split_once("restart containerd once:\n")
@@ -150,7 +150,7 @@ fn lines_to_put(complaints: &str) -> Result<&str> {
 async fn an_init_container_sets_a_node_up_and_leaves_it_as_it_was(release: Release) -> Result<()> {
     let mut node = Target::new(Containerd::start(release).await?).await?;
     let registry = node.setup.registry.host();
-    // One registry has a file already, which knows nothing of larder and is closed to others.
+    // One registry has a hosts file already, written without larder and readable by its owner only.
     node.containerd.write_hosts(
         &registry,
         &format!("# ours\nserver = \"{}\"", node.setup.registry.url()),
@@ -200,7 +200,7 @@ async fn an_init_container_sets_a_node_up_and_leaves_it_as_it_was(release: Relea
     assert_eq!(said.code, Some(0));
     let direct = tokio::time::timeout(Duration::from_mins(1), node.pulls_directly());
     assert!(direct.await??, "the registry is still there");
-    // Another program at that address is not taken for larder.
+    // larder does not mistake another program at that address for itself.
     arguments.retain(|one| !one.starts_with("--address=") && !one.starts_with("--probe"));
     arguments.push(format!("--address={}", node.setup.registry.url()));
     arguments.push("--probe=30".into());
@@ -252,7 +252,7 @@ async fn a_stock_containerd_reads_the_files_once_the_lines_that_install_says_are
     Ok(())
 }
 
-/// Whether it is of the kind that finds nothing in a list: 2.1 and later, where the transfer service pulls.
+/// Whether this containerd ignores a list of hosts: 2.1 and later do, where the transfer service pulls.
 fn is_deaf_to_lists(release: Release) -> Result<bool> {
     if release == Release::TwoLocal {
         return Ok(false);
@@ -314,11 +314,11 @@ struct Copiers {
 }
 
 impl Copiers {
-    /// Gets the image anew with both, and gives what was asked of the registry past larder.
+    /// Gets the image anew with both, and gives the requests that reached the registry without larder.
     async fn get(&self, setup: &Setup) -> Result<Requests> {
         let before = setup.upstream_requests().await?;
         let image = setup.by_tag();
-        // The registry speaks plain HTTP, which they try there only with an option.
+        // The registry speaks plain HTTP, which both clients try there only with an option.
         let plain = ["pull", "--quiet", "--tls-verify=false", &image];
         succeeded(&self.podman.podman(&plain).await?)?;
         self.podman.remove(&image).await?;
@@ -332,7 +332,7 @@ impl Copiers {
     }
 }
 
-/// podman and skopeo read registries.conf.d with the library that CRI-O reads it with.
+/// podman and skopeo read registries.conf.d with the same library as CRI-O.
 #[tokio::test]
 async fn the_drop_in_leads_podman_and_skopeo_to_larder_and_past_it_when_it_is_gone() -> Result<()> {
     if refused("the_drop_in_leads_podman_and_skopeo_to_larder_and_past_it_when_it_is_gone") {

@@ -1,5 +1,5 @@
-//! larder leaves a node: as a DaemonSet's container that stays, past an administrator's changes, and with a CRI-O that
-//! gets a signal.
+//! larder leaves a node: as a DaemonSet's container that stays, with files that an administrator has changed, and with
+//! a CRI-O that gets a signal.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -18,12 +18,12 @@ use crate::setup::refused;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A child that does not outlive its test.
+/// A child process that is killed when its test ends.
 struct Ended(Child);
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        // It may have ended by itself, which is what is wanted.
+        // The process may have ended by itself, which is the wanted outcome.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -47,7 +47,7 @@ async fn a_container_that_stays_has_cleaned_up_and_ends_when_it_is_told() -> Res
     stays.args(["uninstall", "--stay", "--containerd-certs-dir"]);
     let mut stays = Ended(stays.arg(&certs).stdout(Stdio::null()).spawn()?);
     let pid = Pid::from_raw(stays.0.id().cast_signed());
-    // It waits for the signal once it is done.
+    // larder waits for the signal once it has cleaned up.
     until("it waits for SIGTERM", PATIENCE, || catches_sigterm(pid)).await?;
     assert_eq!(tree(dir.path())?, before);
     assert_eq!(stays.0.try_wait()?, None, "it stays");
@@ -62,7 +62,7 @@ async fn a_container_that_stays_has_cleaned_up_and_ends_when_it_is_told() -> Res
     Ok(())
 }
 
-/// Whether the process handles SIGTERM itself, as the first one in a container has to.
+/// Whether the process handles SIGTERM itself, as a container's first process must.
 fn catches_sigterm(pid: Pid) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
@@ -88,14 +88,14 @@ fn what_somebody_changed_in_between_is_left_and_said() -> Result<()> {
     let left = fs::read_to_string(&file)?;
     assert_eq!(left, format!("server = \"https://ghcr.io\"\n{theirs}"));
     assert!(!certs.join("_default").exists());
-    // Nothing leads to larder any more, so a second run is content and changes nothing.
+    // No file leads to larder any more, so a second run succeeds and changes nothing.
     let after = tree(&certs)?;
     assert_eq!(larder(&arguments)?.code, Some(0));
     assert_eq!(tree(&certs)?, after);
     Ok(())
 }
 
-/// Ends `larder` with these arguments at some instant of its life, or lets it end.
+/// Kills `larder` with these arguments at some instant of its run, or after it.
 fn cut_off(arguments: &[&str], whole: Duration) -> Result<()> {
     let mut cut = Ended(
         Command::new(larder_program())
@@ -105,7 +105,7 @@ fn cut_off(arguments: &[&str], whole: Duration) -> Result<()> {
             .spawn()?,
     );
     std::thread::sleep(whole.mul_f64(fastrand::f64()));
-    // Ended by itself is one of the instants.
+    // A run that ended by itself is one of the instants.
     let _ = cut.0.kill();
     cut.0.wait()?;
     Ok(())
@@ -113,7 +113,7 @@ fn cut_off(arguments: &[&str], whole: Duration) -> Result<()> {
 
 #[test]
 fn an_install_or_a_removal_that_is_killed_leaves_no_trace_after_the_next_removal() -> Result<()> {
-    // Until so many were cut off in the middle, and in so many rounds at the most.
+    // The test goes on until so many runs were cut off in the middle, for so many rounds at most.
     const CUT: usize = 4;
     const ROUNDS: usize = 200;
     let dir = tempfile::tempdir()?;
@@ -153,18 +153,18 @@ fn an_install_or_a_removal_that_is_killed_leaves_no_trace_after_the_next_removal
     Ok(())
 }
 
-/// A program of CRI-O's name that writes down when it gets the signal to read its files again.
+/// A program named like CRI-O that records the signal to read its files again.
 const CRIO: &str =
     "#!/bin/sh\ntrap 'echo told >> told' HUP\n: > ready\nwhile :; do sleep 0.05; done\n";
 
-/// A program that looks like CRI-O, in a directory of its own.
+/// A stand-in for CRI-O, in a directory of its own.
 async fn crio(dir: &Path) -> Result<Ended> {
     let program = dir.join("crio");
     fs::write(&program, CRIO)?;
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
     let ready = dir.join("ready");
     let _ = fs::remove_file(&ready);
-    // What ignored the signal before (nohup) would pass that on.
+    // A parent that ignores the signal (nohup) would pass that on to the child.
     let mut crio = Command::new("env");
     crio.arg("--default-signal=HUP").arg(&program);
     let crio = Ended(crio.current_dir(dir).spawn()?);
@@ -185,7 +185,7 @@ async fn a_crio_that_started_before_its_files_changed_is_told_to_read_them() -> 
         || fs::read_to_string(dir.path().join("told")).map_or(0, |told| told.lines().count());
     let mut expected = 0;
     for command in ["install", "uninstall"] {
-        // A run that ends before its signal, as an init container may, and the next run, which has nothing to change.
+        // One run ends before its signal, as an init container's may; the next run has nothing to change.
         let without = [&[command], &place[..]].concat();
         let with = [&without[..], &["--crio-reload"]].concat();
         let said = larder(&without)?;
@@ -199,7 +199,8 @@ async fn a_crio_that_started_before_its_files_changed_is_told_to_read_them() -> 
         assert!(said.out.contains("CRI-O received a SIGHUP"), "{said:?}");
         expected += 1;
         until("the signal", PATIENCE, || times() == expected).await?;
-        // One that starts after the change has read the files. It may start so soon that it gets the signal all the same.
+        // A CRI-O that starts after the change has read the files. It may start so soon that it gets the signal all the
+        // same.
         let deadline = Instant::now() + PATIENCE;
         loop {
             drop(running);

@@ -48,7 +48,7 @@ async fn every_platform_of_an_index_is_complete(release: Release) -> Result<()> 
     Ok(())
 }
 
-/// One file for all registries: only `?ns=` tells the mirror which one is meant.
+/// One hosts file for all registries: only `?ns=` tells the mirror which registry the client means.
 async fn the_default_hosts_file_leads_every_registry_to_the_mirror(release: Release) -> Result<()> {
     let setup = Setup::by_address(Layout::single(LAYER)?).await?;
     let containerd = Containerd::start(release).await?;

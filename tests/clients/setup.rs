@@ -68,7 +68,8 @@ impl Setup {
         Self::start(image, None, &[]).await
     }
 
-    /// As [`by_address`](Self::by_address), and the mirror has an alias for it, for paths cannot hold a port.
+    /// As [`by_address`](Self::by_address), and the mirror has an alias for the registry, since paths cannot hold a
+    /// port.
     pub(crate) async fn by_alias(image: Layout, alias: &str) -> Result<Self> {
         let mut setup = Self::by_address(image).await?;
         let upstream = Upstream {
@@ -110,8 +111,7 @@ impl Setup {
         format!("{}/{REPOSITORY}@{}", self.name, self.image.digest)
     }
 
-    /// A containerd that asks the mirror alone: its `server` is the mirror too, so that nothing
-    /// falls back unseen.
+    /// A containerd that asks the mirror alone: its `server` is the mirror too, so that no request falls back unseen.
     pub(crate) async fn containerd(&self, release: Release) -> Result<Containerd> {
         let containerd = Containerd::start(release).await?;
         let mirror = self.mirror.addr;
@@ -139,7 +139,7 @@ impl Setup {
         Ok(containerd)
     }
 
-    /// How podman and skopeo get to the mirror, and only there.
+    /// The configuration by which podman and skopeo reach the mirror, and nothing else.
     pub(crate) fn prefix(&self) -> PrefixMirror {
         PrefixMirror {
             registry: self.name.clone(),
@@ -148,7 +148,7 @@ impl Setup {
         }
     }
 
-    /// The registry's answers so far, except those to the push.
+    /// The requests that the registry has answered so far, except those of the push.
     pub(crate) async fn upstream_requests(&self) -> Result<Requests> {
         let all = self.registry.requests().await?;
         let pushed = all

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::{MIB, REPOSITORY, beside, put};
 
-/// How many blobs there are. They are taken in order, by all nodes, so that members are always asked for what is new.
+/// The number of blobs. All nodes take them in order, so that members are always asked for new ones.
 const BLOBS: usize = 60;
 /// How long it may take.
 const BOUND: Duration = Duration::from_mins(2);
@@ -28,8 +28,8 @@ async fn restarts(rounds: usize, crash: bool) {
         .collect();
     fake.fault(Match::blob(), Fault::ThrottleBytesPerSecond(10 * MIB));
     let mut cluster = Cluster::of(4).upstream(&fake).start().await;
-    // A client that pulls through a node reads its lock, and a restart writes it: a client whose own node is down asks
-    // elsewhere.
+    // A client holds its node's lock for reading during a pull; a restart takes it for writing. So a client waits while
+    // its own node is down, where a real one would ask elsewhere.
     let up: Arc<[RwLock<()>]> = (0..4).map(|_| RwLock::new(())).collect();
     let over = Arc::new(AtomicBool::new(false));
     let furthest = Arc::new(AtomicUsize::new(0));
@@ -40,7 +40,7 @@ async fn restarts(rounds: usize, crash: bool) {
         let furthest = Arc::clone(&furthest);
         clients.spawn(async move {
             let mut pulled = 0;
-            // One that was down goes on where the others are.
+            // A client whose node was down continues where the others are.
             let mut next = 0;
             while next < digests.len() && !over.load(Ordering::Relaxed) {
                 let _up = up[number].read().await;
@@ -57,7 +57,7 @@ async fn restarts(rounds: usize, crash: bool) {
     let start = Instant::now();
     for round in 0..rounds {
         for number in 0..4 {
-            // The others are in the middle of something.
+            // The other clients are in the middle of a pull.
             let reached = furthest.load(Ordering::Relaxed);
             while furthest.load(Ordering::Relaxed) == reached && reached + 1 < BLOBS {
                 assert!(start.elapsed() < BOUND, "round {round}, node {number}");
@@ -87,7 +87,7 @@ async fn restarts(rounds: usize, crash: bool) {
         "all blobs were pulled before all had restarted"
     );
     assert!(pulled >= 4 * rounds, "only {pulled} pulls");
-    // Since each has started last.
+    // Bytes since the last start of each node.
     let sent: u64 = cluster.all_sent().await.iter().sum();
     assert!(sent > 0, "nobody was asked");
 }

@@ -1,7 +1,7 @@
-//! What is used is whole on a few living members, without an object store (promise P28).
+//! Content in use stays whole on a few living members, without an object store (promise P28).
 //!
-//! The members run on a machine whose time passes at the test's word: members that vanish are waited for for minutes, and
-//! ages are counted in hours.
+//! The members run on a machine whose clock the test moves: a member that vanishes is waited for for minutes, and ages
+//! are counted in hours.
 
 mod adopted;
 mod kept;
@@ -22,11 +22,11 @@ use super::REPOSITORY;
 
 /// A step of time, shorter than what larder waits for a member's answer about copies.
 const STEP: Duration = Duration::from_secs(10);
-/// A little real time after it, in which members talk to each other.
+/// A little real time after a step, in which members talk to each other.
 const TALK: Duration = Duration::from_millis(150);
-/// Whatever else lies on this machine's disk.
+/// The fill of this machine's own disk must not matter.
 const ROOM: &str = "[store]\nmin_free = \"0\"\n";
-/// A copy may take so long.
+/// How long a copy may take.
 const COPIED: Duration = Duration::from_secs(30);
 /// Bytes that members have fetched for copies.
 const RECEIVED: &str = "larder_copies_received_bytes_total";
@@ -69,7 +69,7 @@ impl Kept {
         }
     }
 
-    /// Lets time pass, and every node notice. A copy that is under way would be late: it may end before.
+    /// Lets time pass, and waits until every node has noticed. A copy under way would be late, so it may end before.
     async fn pass(&mut self, time: Duration) {
         let deadline = Instant::now() + COPIED;
         while self.sum("larder_copies_waiting").await > 0 && Instant::now() < deadline {
@@ -88,7 +88,7 @@ impl Kept {
         self.cluster.node_mut(number).ended().is_none()
     }
 
-    /// Lets time pass until it is so. Panics, naming it, after an hour.
+    /// Lets time pass until the condition holds. Panics, naming it, after an hour.
     async fn until(&mut self, what: &str, mut so: impl AsyncFnMut(&Self) -> bool) {
         for _ in 0..360 {
             if so(self).await {
@@ -109,8 +109,8 @@ impl Kept {
         digests.iter().map(holds).collect()
     }
 
-    /// What has to travel so that so many nodes hold each blob of an image. A pull leaves some of them on more than one: the
-    /// root of a blob of one run has all of it.
+    /// Bytes that must travel until so many nodes hold each blob of an image. A pull leaves some blobs on more than one
+    /// node: the root of a blob of one run keeps all of it.
     fn lacks(&self, image: &Image, copies: usize) -> u64 {
         let all: Vec<usize> = (0..self.cluster.len()).collect();
         let layers = image.layers.iter().map(|layer| layer.content.len());
@@ -122,7 +122,7 @@ impl Kept {
             .sum()
     }
 
-    /// A pull by way of this node, to its end.
+    /// Pulls through this node, to the end.
     async fn pull(&self, number: usize, tag: &str, image: &Image) {
         let door = self.cluster.door(number, &self.fake, REPOSITORY);
         door.pull(tag, image).await.expect("an image");
@@ -132,7 +132,7 @@ impl Kept {
         }
     }
 
-    /// No node fetches anything any more: the root of a small blob keeps all of it, a moment after the pull perhaps.
+    /// Waits until no node fetches any more: the root of a small blob keeps it, perhaps a moment after the pull.
     async fn until_idle(&mut self) {
         self.until("nothing is fetched any more", async |kept| {
             let mut idle = true;
@@ -145,7 +145,7 @@ impl Kept {
         .await;
     }
 
-    /// Everything of an image is on so many of these nodes at least.
+    /// Waits until each blob of an image is on at least so many of these nodes.
     async fn until_held(&mut self, image: &Image, of: &[usize], copies: usize) {
         let what = format!("{copies} copies");
         self.until(&what, async |kept| {
@@ -154,7 +154,7 @@ impl Kept {
         .await;
     }
 
-    /// The sum over all nodes that live.
+    /// The sum over all running nodes.
     async fn sum(&mut self, sample: &str) -> u64 {
         let mut sum = 0.0;
         for number in 0..self.cluster.len() {

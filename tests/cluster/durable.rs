@@ -1,4 +1,4 @@
-//! The object store behind the nodes: it outlives all of them, and what is wrong with it harms no pull.
+//! The object store behind the nodes: it outlives all of them, and its faults harm no pull.
 
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,10 @@ use tempfile::TempDir;
 
 use super::{REPOSITORY, beside, doors, layers, within};
 
-/// How long what is written behind may take to arrive.
+/// How long a write to the object store in the background may take.
 const BEHIND: Duration = Duration::from_secs(30);
 
-/// A pull beside a broken store has no longer than this.
+/// How long a pull may take while the store is broken.
 const UNHARMED: Duration = Duration::from_secs(8);
 
 pub(crate) async fn seaweed() -> (TempDir, SeaweedFs) {
@@ -49,7 +49,7 @@ fn digests(image: &Image) -> Vec<&String> {
     layers.chain(own).collect()
 }
 
-/// Waits until the bucket has all of an image, and nothing waits in any node.
+/// Waits until the bucket has all of an image, and no node has writes waiting.
 pub(crate) async fn until_written(store: &SeaweedFs, image: &Image, cluster: &Cluster) {
     let deadline = Instant::now() + BEHIND;
     loop {
@@ -100,7 +100,7 @@ async fn an_image_comes_back_after_all_nodes_and_the_registry_are_gone() {
     fake.stop().await;
     fake.reset_counts();
 
-    // New nodes with empty disks; one of them is a cluster of its own.
+    // New nodes with empty disks. The registry and the old nodes are gone.
     let cluster = plan(3, &fake, &store).start().await;
     let after = doors(&cluster, &fake, REPOSITORY);
     within("by tag", UNHARMED, || after[0].pull("v1", &image)).await;
@@ -109,7 +109,7 @@ async fn an_image_comes_back_after_all_nodes_and_the_registry_are_gone() {
     assert_eq!(fake.requests(), []);
 }
 
-/// What lies in the bucket opens nothing for a repository that is not known to hold it.
+/// A blob in the bucket opens for no repository that is not known to hold it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_digest_alone_opens_nothing() {
     let _machine = beside().await;
@@ -135,7 +135,7 @@ async fn a_digest_alone_opens_nothing() {
     assert!(refused.contains("503"), "{refused}");
 }
 
-/// Nor for a caller whose right is not proven, on a node that knows nothing yet.
+/// On a node that knows nothing yet, a blob in the bucket opens for no caller whose right is not proven.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_private_stays_private_on_a_new_node() {
     let _machine = beside().await;
@@ -159,7 +159,7 @@ async fn what_is_private_stays_private_on_a_new_node() {
     assert!(stranger.pull("v1", &image).await.is_err());
 }
 
-/// Waits until nothing waits to be written.
+/// Waits until no node has writes waiting.
 async fn until_idle(cluster: &Cluster) {
     let deadline = Instant::now() + BEHIND;
     let waiting = async || {
@@ -172,7 +172,7 @@ async fn until_idle(cluster: &Cluster) {
     }
 }
 
-/// A node that still remembers that a repository was public does not undo the refusal that another node got.
+/// One node still remembers that a repository was public. That does not undo the refusal that another node got.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_last_word_of_all_nodes_is_that_it_is_private() {
     let fake = FakeRegistry::start().await;
@@ -181,7 +181,7 @@ async fn the_last_word_of_all_nodes_is_that_it_is_private() {
         "[cluster.object_store]\nurl = \"file://{}\"\n",
         dir.path().display()
     );
-    // Each is a cluster of its own: they have only the store in common.
+    // Each node is a cluster of its own: they share the store alone.
     let alone = async || {
         let plan = Cluster::of(1).upstream(&fake).config(&config);
         plan.start().await
@@ -192,7 +192,7 @@ async fn the_last_word_of_all_nodes_is_that_it_is_private() {
     door.pull("v1", &image).await.expect("an image");
     until_idle(&first).await;
     fake.require_bearer(REPOSITORY, &[("user", "right")]);
-    // Times are in seconds: the refusal is to be the later one.
+    // Times are whole seconds, and the refusal must be the later one.
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let second = alone().await;
     let stranger = second.door(0, &fake, REPOSITORY);
@@ -236,7 +236,7 @@ async fn a_store_that_hangs_or_is_killed_harms_no_pull() {
     let dead = pull_all(&cluster, &fake, &image).await;
     assert!(dead < UNHARMED, "{dead:?} beside a dead store");
     store.start_again().await.expect("SeaweedFS");
-    // What waited is written once it is back.
+    // Once the store is back, the waiting writes reach it.
     until_written(&store, &image, &cluster).await;
 }
 
@@ -258,7 +258,7 @@ async fn a_store_that_denies_or_is_full_harms_no_pull() {
     assert_eq!(store.keys("larder/").await.expect("a list"), [""; 0]);
     drop(cluster);
 
-    // A directory that takes nothing stands for a full one: root may write wherever there is room.
+    // A directory that takes no files stands for a full one: root may write wherever there is room.
     let full = "[cluster.object_store]\nurl = \"file:///proc\"\n";
     let cluster = Cluster::of(2).upstream(&fake).config(full).start().await;
     let image = build(&fake, REPOSITORY, "v1", &layers(2, &[1, 9]));

@@ -12,8 +12,8 @@ use nix::sys::signal::Signal;
 
 use super::{MIB, REPOSITORY, alone, beside, doors, layers, put};
 
-/// What a member that stalls may cost a reader, as a rule and at the worst. On an idle machine the worst is below the
-/// rule as well; where other work takes the processor, a node has to be more patient.
+/// How long a stalled member may delay a reader, as a rule and at worst. On an idle machine the worst case stays below
+/// the rule too. Where other work takes the processor, a node has to be more patient.
 const STALL: Duration = Duration::from_millis(250);
 const WORST: Duration = Duration::from_secs(1);
 /// After how many bytes a fault strikes.
@@ -38,7 +38,7 @@ async fn with_a_fault(door: &Door, digest: &str, fault: impl FnOnce()) -> Result
     Ok(got)
 }
 
-/// An upstream so slow that a transfer has a middle, but faster than the nodes together need to be.
+/// An upstream so slow that a transfer has a middle, but fast enough for the nodes together.
 async fn slow_upstream(net: Option<&Net>) -> FakeRegistry {
     let fake = match net {
         Some(net) => FakeRegistry::start_in(net.upstream()).await,
@@ -49,7 +49,7 @@ async fn slow_upstream(net: Option<&Net>) -> FakeRegistry {
     fake
 }
 
-/// Fails unless the other nodes have had a part in what has been pulled.
+/// Fails unless other nodes have supplied a part of what was pulled.
 async fn fed_by_others(cluster: &Cluster) {
     let mut sent = 0;
     for number in 1..cluster.len() {
@@ -141,8 +141,8 @@ async fn a_member_whose_link_is_cut_costs_at_most_a_quarter_of_a_second() {
     fed_by_others(&cluster).await;
 }
 
-/// Members that wait for a slow registry are well. A node that asks them has its first byte as if it had asked the
-/// registry.
+/// Members that wait for a slow registry are healthy. A node that asks them has its first byte as soon as if it had
+/// asked the registry.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_that_wait_for_a_slow_registry_are_waited_for() {
     let _machine = beside().await;
@@ -167,7 +167,7 @@ async fn members_that_wait_for_a_slow_registry_are_waited_for() {
     }
 }
 
-/// What one registry trickles is not waited for by what a member has on its disk.
+/// One registry trickles. A blob that a member has on its disk does not wait for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_registry_that_trickles_holds_up_no_other() {
     let _machine = beside().await;
@@ -190,7 +190,7 @@ async fn a_registry_that_trickles_holds_up_no_other() {
     let door = cluster.door(0, &trickling, REPOSITORY);
     let slow = door.open(&format!("blobs/{slow}"), &[]).await;
     let _slow = slow.expect("headers");
-    // Until it has all the streams that it will have.
+    // By then the fill has all the streams that it will have.
     tokio::time::sleep(Duration::from_secs(2)).await;
     fake.reset_counts();
     let got = cluster.door(0, &fake, REPOSITORY).blob(&held).await;
@@ -199,7 +199,7 @@ async fn a_registry_that_trickles_holds_up_no_other() {
     assert_eq!(fake.blob_bytes_sent(&held), 0, "node 1 has it");
 }
 
-/// A member that is on everyone's list and was never there.
+/// A member is on every node's list and never existed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_never_came_costs_no_pull() {
     let _machine = beside().await;
@@ -215,7 +215,7 @@ async fn a_member_that_never_came_costs_no_pull() {
     }
 }
 
-/// The node has the head and a little; the rest is at another node.
+/// The node has the head and a little more; another node has the rest.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_upstream_dies_in_the_middle_and_the_other_nodes_have_the_rest() {
     let _machine = beside().await;

@@ -1,5 +1,6 @@
-//! Indexes of layers travel under the right that their layers need (promise P16), and are believed only if a member of the
-//! cluster made them, until the layer itself says whether they are right (promise P33).
+//! Members give a layer's index only to callers with the right that the layer itself needs (promise P16). A node
+//! believes an index only if a member of the cluster made it, and only until the layer itself proves or disproves it
+//! (promise P33).
 
 mod signed;
 
@@ -22,7 +23,7 @@ use self::signed::{lie, signed};
 use super::trust::{parsed, speak};
 use super::{MIB, REPOSITORY, beside};
 
-/// Work is done when the machine is idle.
+/// Nodes build indexes when the machine is idle.
 const PATIENCE: Duration = Duration::from_mins(2);
 const KEY: &str = "a key of the cluster that has enough bytes\n";
 const UNBELIEVED: &str = r#"larder_layer_index_work_total{outcome="unbelieved"}"#;
@@ -50,7 +51,7 @@ fn image(fake: &FakeRegistry) -> Image {
     build_image(fake, REPOSITORY, "v1", &[LayerSpec::new(1, 5 * MIB)])
 }
 
-/// Where a store keeps the index of a layer: the own one, and another member's.
+/// Where a store keeps the index of a layer: the node's own one, and another member's.
 fn kept(store: &Path, layer: &str) -> (PathBuf, PathBuf) {
     let (algorithm, hex) = layer.split_once(':').expect("a digest");
     let own = store
@@ -62,19 +63,19 @@ fn kept(store: &Path, layer: &str) -> (PathBuf, PathBuf) {
     (own, foreign)
 }
 
-/// Has the node look at its images again and again, until the condition holds.
+/// Makes the node look at its images again and again, until the condition holds.
 async fn looked(door: &Door, what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition().await {
         assert!(Instant::now() < deadline, "{what}");
-        // Each manifest that is served is a cause to look.
+        // Each manifest that a node serves makes it look.
         let answer = door.get("manifests/v1", &[]).await;
         assert_eq!(answer.expect("an answer").status, 200, "{what}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
-/// Waits for what a node knows once it has listed what is on its disk.
+/// Waits for what a node knows once it has listed its disk.
 async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition().await {
@@ -92,7 +93,7 @@ async fn pull_and_build(cluster: &Cluster, number: usize, door: &Door, image: &I
     looked(door, "the index is built", async || own.exists()).await;
 }
 
-/// The index of the first layer as a start of a container would get it, for a caller without a credential.
+/// Asks for the first layer's index as the start of a container would, for a caller without a credential.
 async fn ask(
     cluster: &Cluster,
     number: usize,
@@ -121,7 +122,7 @@ async fn ask_for(cluster: &Cluster, number: usize, fake: &FakeRegistry, image: &
     said
 }
 
-/// A client of the node has asked for the image's manifest alone.
+/// A client of the node asks for the image's manifest alone.
 async fn knows(cluster: &Cluster, number: usize, fake: &FakeRegistry) {
     let door = cluster.door(number, fake, REPOSITORY);
     let answer = door.get("manifests/v1", &[]).await;
@@ -148,17 +149,17 @@ async fn a_member_gets_the_index_that_another_one_built_and_proves_it_later() {
     let layer = image.layers[0].digest.clone();
     let (own, foreign) = kept(cluster.node(1).store(), &layer);
     assert!(foreign.exists() && !own.exists());
-    // It is on the node's disk now, and outlives the process.
+    // The index is on the node's disk now, and outlives the process.
     cluster.node_mut(1).restart().await;
     assert!(foreign.exists());
 
-    // The layer comes from the other member, whole, and says the same.
+    // The layer comes whole from the other member, and confirms the index.
     second.pull("v1", &image).await.expect("an image");
     let node = cluster.node(1);
     eventually(&layer, || committed(node.store(), &layer)).await;
     looked(&second, "it is proven", async || own.exists()).await;
     assert!(!foreign.exists());
-    // The file is there a moment before it is counted.
+    // The file exists a moment before it is counted.
     until("it is counted", async || {
         node.metric(PROVEN).await == Some(1.0)
     })
@@ -172,7 +173,7 @@ async fn a_member_gets_the_index_that_another_one_built_and_proves_it_later() {
     let said = ask_for(&cluster, 1, &fake, &image).await;
     assert_eq!(said["made"], "here");
 
-    // One that is damaged is made anew at the next start, before another member asks for it.
+    // A damaged index is built anew at the next start, before another member asks for it.
     let sound = fs::read(&own).expect("an index");
     let mut damaged = sound.clone();
     damaged[9] ^= 1;
@@ -181,7 +182,7 @@ async fn a_member_gets_the_index_that_another_one_built_and_proves_it_later() {
     let anew = async || fs::read(&own).is_ok_and(|bytes| bytes == sound);
     looked(&second, "it is made anew", anew).await;
 
-    // It goes with its blob.
+    // The index is removed together with its blob.
     let name = format!("{}/{REPOSITORY}:v1", fake.host());
     let evicted = cluster.node(1).cli(&["evict", &name]).await;
     assert!(evicted.status.success(), "{evicted:?}");
@@ -206,7 +207,7 @@ async fn a_private_layers_index_is_not_there_for_those_that_may_not_read_the_lay
     pull_and_build(&cluster, 0, &other, &public).await;
     knows(&cluster, 1, &fake).await;
 
-    // A client of either node, by the private name and by a public one.
+    // A client of either node, by the private repository's name and by a public one.
     let unknown = Digest::sha256(b"unknown").to_string();
     let layer = &image.layers[0];
     let size = layer.content.len();
@@ -269,7 +270,7 @@ async fn without_the_right_key_nothing_is_believed() {
     assert!(doctor.contains("the cluster has no key"), "{doctor}");
 }
 
-/// One node, and a member that gives what the test says.
+/// One node, and a fake member that gives the index of the test's choice.
 async fn beside_a_liar(
     fake: &FakeRegistry,
     image: &Image,
@@ -349,7 +350,8 @@ async fn a_signed_lie_is_found_out_when_the_layer_is_whole() {
     let aside = fs::read_dir(node.store().join("quarantine")).expect("a directory");
     assert_eq!(aside.count(), 1);
 
-    // It is remembered, also by the next process; and nothing of its maker is believed, be it right.
+    // The node remembers the lie, also after a restart. It believes no index of that member any more, not even a right
+    // one.
     for restart in [true, false] {
         let node = cluster.node(0);
         until("doctor names it", async || {
@@ -376,7 +378,7 @@ async fn the_object_store_gives_an_index_after_its_maker_is_gone() {
     let fake = FakeRegistry::start().await;
     let image = image(&fake);
     let bucket = tempfile::tempdir().expect("a directory");
-    // A right of not long ago has to do, as for the layer itself.
+    // A right that was proven not long ago is enough, as for the layer itself.
     let store = format!(
         "[access]\nttl = \"0s\"\n[cluster.object_store]\nurl = \"file://{}\"\n",
         bucket.path().display()
@@ -391,7 +393,7 @@ async fn the_object_store_gives_an_index_after_its_maker_is_gone() {
         object.exists() && dir.join(hex).exists()
     })
     .await;
-    // By the name of another repository, which is public too, the bucket gives nothing.
+    // By the name of another repository, which is public too, the bucket gives no index.
     let other = "team/other";
     build_image(&fake, other, "v1", &[LayerSpec::new(9, MIB)]);
     let door = cluster.door(1, &fake, other);
@@ -403,7 +405,7 @@ async fn the_object_store_gives_an_index_after_its_maker_is_gone() {
     gone.terminate();
     gone.wait().await;
 
-    // One that was changed there is not believed.
+    // An index that was changed in the bucket is not believed.
     let right = fs::read(&object).expect("an object");
     let mut changed = right.clone();
     changed[right.len() - ENVELOPE - FOOTER - 8] ^= 1;

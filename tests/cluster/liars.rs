@@ -1,4 +1,4 @@
-//! A member that lies (promise P9): what it sends is never committed, never served twice, and its name is reported.
+//! A member that lies (promise P9): its bytes are never committed and never served twice, and its name is reported.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use larder_tests::scene::{Compared, committed, compare, eventually};
 use super::{MIB, REPOSITORY, beside, put};
 
 const SIZE: u64 = 26 * MIB + 11;
-/// The lying member's number, after the nodes.
+/// The lying member's number, behind those of the nodes.
 const LIAR: usize = 3;
 
 /// Three nodes, and a lying server that all of them take for a member.
@@ -22,7 +22,7 @@ async fn with_a_liar(fake: &FakeRegistry, manner: Manner) -> (Cluster, FakePeer)
     (plan.start().await, liar)
 }
 
-/// What a client sees of a blob at a node.
+/// What a client of a node gets of a blob.
 async fn pull(cluster: &Cluster, number: usize, fake: &FakeRegistry, blob: &Blob) -> Compared {
     let door = cluster.door(number, fake, REPOSITORY);
     let rest = format!("blobs/{}", blob.digest);
@@ -36,14 +36,14 @@ struct Blob {
     content: Content,
 }
 
-/// A new blob that the lying member, too, says it has.
+/// A new blob, which the lying member claims to have too.
 fn blob(fake: &FakeRegistry, liar: &FakePeer, seed: u64) -> Blob {
     let (digest, content) = put(fake, seed, SIZE);
     liar.hold(&digest, &content);
     Blob { digest, content }
 }
 
-/// What the node keeps under a digest has that digest.
+/// A blob that the node keeps has the digest that it is kept under.
 async fn kept_right(cluster: &Cluster, number: usize, digest: &str) {
     let store = cluster.node(number).store();
     eventually(digest, || committed(store, digest)).await;
@@ -76,7 +76,7 @@ async fn wrong_bytes_are_never_kept_and_the_liar_is_named() {
                 "what is wrong ends short: {seen:?}"
             );
             if seen.differs_at.is_none() {
-                // It was found out before anything wrong had left: a client resumes.
+                // The node noticed before any wrong byte left: a client resumes.
                 let door = cluster.door(number, &fake, REPOSITORY);
                 let range = format!("bytes={}-", seen.len);
                 let rest = seen.len..SIZE;
@@ -107,7 +107,7 @@ async fn wrong_bytes_are_never_kept_and_the_liar_is_named() {
         named > 0,
         "nobody distrusts the liar; {spoilt} pulls spoilt"
     );
-    // No honest member is suspected.
+    // No honest member is distrusted.
     for number in 0..3 {
         let log = cluster.node(number).log();
         for other in 0..3 {
@@ -119,7 +119,7 @@ async fn wrong_bytes_are_never_kept_and_the_liar_is_named() {
     }
 }
 
-/// A member that was found lying is not asked again soon.
+/// A member that was caught lying is not asked again soon.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_liar_that_was_found_out_spoils_no_further_pull() {
     let _machine = beside().await;
@@ -145,7 +145,7 @@ async fn a_liar_that_was_found_out_spoils_no_further_pull() {
     }
 }
 
-/// Whatever else a member does wrong, no pull fails.
+/// A member that misbehaves in another way fails no pull.
 async fn harmless(manner: Manner) {
     let _machine = beside().await;
     let fake = FakeRegistry::start().await;
@@ -190,7 +190,7 @@ async fn garbage_is_harmless() {
     harmless(Manner::Garbage).await;
 }
 
-/// What the others are measured by: the fake member is one that is believed as long as it is honest.
+/// The control for the other tests: nodes believe the fake member as long as it is honest.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_honest_member_is_believed() {
     let _machine = beside().await;
@@ -212,16 +212,16 @@ async fn an_honest_member_is_believed() {
     );
 }
 
-/// What a manifest is stands in its bytes. A member's header is its own business.
+/// A manifest's bytes say which media type it has. A member's header counts for nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_members_word_on_a_media_type_does_not_count() {
     let _machine = beside().await;
     let fake = FakeRegistry::start().await;
     let (cluster, liar) = with_a_liar(&fake, Manner::Honest).await;
     let door = cluster.door(0, &fake, REPOSITORY);
-    // The registry says that it has it, and the bytes are had from that member alone.
+    // The registry confirms that it has the manifest, but only that member gives the bytes.
     fake.fault(Match::manifest().method("GET"), Fault::status(502));
-    // Some say what they are, and some say it by their shape alone.
+    // Some manifests name their media type, and some show it by their shape alone.
     for own in [format!("\"mediaType\":\"{OCI_MANIFEST}\","), String::new()] {
         for label in [OCI_INDEX, "text/html", "application/octet-stream"] {
             let text = format!(

@@ -1,5 +1,5 @@
-//! Several nodes with one upstream: what they spare it, what they spare each other's readers, and whom they trust
-//! (promises P5, P10, P14, P16, P19). Takes root, since some of it happens in network namespaces.
+//! Several nodes with one upstream: how much they spare it, how much they help each other's readers, and which members
+//! they trust (promises P5, P10, P14, P16, P19). Takes root, since some tests make network namespaces.
 
 mod churn;
 mod copies;
@@ -32,10 +32,10 @@ use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 const MIB: u64 = 1 << 20;
 const REPOSITORY: &str = "team/app";
 
-/// Held by every test, alone by those that measure time.
+/// Every test holds it shared; tests that measure time hold it exclusively.
 static MACHINE: RwLock<()> = RwLock::const_new(());
 
-/// This test may run beside others.
+/// The test may run beside others.
 async fn beside() -> RwLockReadGuard<'static, ()> {
     MACHINE.read().await
 }
@@ -45,7 +45,7 @@ async fn alone() -> RwLockWriteGuard<'static, ()> {
     MACHINE.write().await
 }
 
-/// Layers of so many MiB, with seeds from `seed` on.
+/// Layers of these sizes in MiB, with seeds from `seed` on.
 fn layers(seed: u64, sizes: &[u64]) -> Vec<LayerSpec> {
     let numbered = (seed..).zip(sizes);
     numbered
@@ -53,7 +53,7 @@ fn layers(seed: u64, sizes: &[u64]) -> Vec<LayerSpec> {
         .collect()
 }
 
-/// The same blob through all doors at once. Panics unless all of them get it right.
+/// Pulls one blob through all doors at once. Panics unless each of them gets it right.
 async fn all_get(doors: &[Door], digest: &str) {
     let got = join_all(doors.iter().map(|door| door.blob(digest))).await;
     for (number, got) in got.into_iter().enumerate() {
@@ -87,7 +87,8 @@ async fn until_all_have(cluster: &Cluster, digests: &[&String]) {
     }
 }
 
-/// Tries until it works, for so long; members tell each other some things a moment later. Panics with the last error.
+/// Retries until it works, at most so long: members tell each other some things a moment later. Panics with the last
+/// error.
 async fn within<F>(what: &str, limit: Duration, mut attempt: impl FnMut() -> F) -> Got
 where
     F: Future<Output = Result<Got, String>>,

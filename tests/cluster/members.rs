@@ -1,4 +1,5 @@
-//! Which nodes are members: lists that contradict each other, names that change, and halves that lose each other.
+//! Which nodes are members: lists that contradict each other, names whose addresses change, and halves of a cluster
+//! that lose each other.
 
 use std::time::{Duration, Instant};
 
@@ -10,16 +11,16 @@ use larder_tests::members::{Cluster, Door, Plan, upstream_bytes};
 
 use super::{MIB, REPOSITORY, all_get, beside, doors, layers, put, within};
 
-/// The name that the members are found by.
+/// The name whose addresses are the members.
 const NAME: &str = "larder-peers.test";
-/// How long nodes may take to notice which members came and which left.
+/// How long nodes may take to notice which members have come or left.
 const NOTICE: Duration = Duration::from_secs(20);
-/// How long a pull may take whatever the nodes believe of each other.
+/// How long a pull may take, whatever the nodes believe of each other.
 const BOUND: Duration = Duration::from_secs(30);
 
-/// All nodes pull the same blobs at once, and none waits for another that waits for it.
+/// All nodes pull the same blobs at once, and no two nodes wait for each other.
 async fn no_deadlock(fake: &FakeRegistry, plan: Plan) {
-    // Slow enough that everyone is in the middle when the others ask.
+    // Slow enough that every node is in the middle when the others ask.
     fake.fault(Match::blob(), Fault::ThrottleBytesPerSecond(20 * MIB));
     let cluster = plan.start().await;
     let doors = doors(&cluster, fake, REPOSITORY);
@@ -63,7 +64,7 @@ async fn three_nodes_that_know_only_the_next_in_a_ring() {
     no_deadlock(&fake, ring).await;
 }
 
-/// Every node's list is another one, and names members that are not there.
+/// Each node's list differs from the others', and names members that do not exist.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn four_nodes_with_four_lists() {
     let _machine = beside().await;
@@ -77,8 +78,8 @@ async fn four_nodes_with_four_lists() {
     no_deadlock(&fake, plan).await;
 }
 
-/// Pulls new blobs through a node until `noticed` is true of what another node has sent before and after; twice in a
-/// row, since a blob may have no part for a node.
+/// Pulls new blobs through a node until `noticed` is true of another node's sent bytes before and after. It must hold
+/// twice in a row, since a blob may have no run for that node.
 async fn until_noticed(
     what: &str,
     fake: &FakeRegistry,
@@ -125,7 +126,7 @@ async fn a_member_joins_and_leaves_by_name() {
     let plan = plan.members_by_name(NAME).finding_themselves();
     let mut cluster = plan.start().await;
 
-    // Everyone has found the others, and itself among them: a blob is fetched once. When they have is theirs to say.
+    // Every node has found the others, and itself among them: a blob is fetched once. Their status says when they have.
     let found = async || {
         let (digest, _) = put(&fake, fastrand::u64(1 << 40..), 24 * MIB);
         let all = doors(&cluster, &fake, REPOSITORY);
@@ -146,7 +147,7 @@ async fn a_member_joins_and_leaves_by_name() {
     names.set(NAME, &three).await;
     let stays = |before, after| after == before;
     until_noticed("it left", &fake, &cluster, 2000, 3, 3, stays).await;
-    // The name server has forgotten the name: members that were known stay.
+    // The name server no longer has the name: the known members stay.
     names.set(NAME, &[]).await;
     for seed in 3000..3004 {
         let (digest, _) = put(&fake, seed, 24 * MIB);
@@ -155,7 +156,7 @@ async fn a_member_joins_and_leaves_by_name() {
     }
 }
 
-/// A node that is the only address of the name knows that this is itself.
+/// A node that is the only address of the name recognises itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_alone_under_its_name_asks_nobody() {
     let _machine = beside().await;
@@ -176,7 +177,7 @@ async fn a_node_alone_under_its_name_asks_nobody() {
     assert_eq!(cluster.sent(0).await, 0, "it has asked itself");
 }
 
-/// The name server is not there when the nodes start.
+/// The name server is down when the nodes start.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_start_and_serve_without_a_name_server() {
     let _machine = beside().await;
@@ -219,7 +220,8 @@ async fn two_halves_go_on_and_converge() {
     for pull in join_all(pulls).await {
         pull.expect("in time").expect("an image");
     }
-    // Each half has downloaded at the most its own, twice while no node knew yet which members were gone.
+    // Each half has downloaded at most its own image, or twice while its nodes did not know yet which members were
+    // gone.
     for image in [&one, &other] {
         let ratio = upstream_bytes(&fake, image) as f64 / image.size() as f64;
         assert!(ratio <= 2.05, "{ratio:.2} images");
@@ -231,7 +233,7 @@ async fn two_halves_go_on_and_converge() {
     within("both's", NOTICE, || doors[3].pull("both", &both)).await;
 }
 
-/// Half of a cluster is gone for good; the other half pays for it once.
+/// Half of a cluster is gone for good; the other half loses time to that once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_of_four_die_and_the_others_hardly_notice() {
     let _machine = beside().await;
@@ -249,7 +251,7 @@ async fn two_of_four_die_and_the_others_hardly_notice() {
     assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
-/// No client pulls any more: that a member is well again is found out all the same.
+/// No client pulls any more. The node still finds out that a member is well again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_comes_back_is_seen_by_a_node_that_pulls_nothing() {
     let _machine = beside().await;

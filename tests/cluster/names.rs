@@ -1,5 +1,5 @@
-//! A client may ask for any name, and be refused: that is no reason for a record on a keeper, or for an object in the
-//! store (P27).
+//! A client may ask for any name. A request that is refused leaves no record on a keeper, and no object in the store
+//! (P27).
 
 use std::time::{Duration, Instant};
 
@@ -53,7 +53,7 @@ async fn made_up_names_leave_nothing_with_the_keepers() {
     let image = build(&fake, REPOSITORY, "v1", &layers(1, &[1]));
     let cluster = Cluster::of(2).upstream(&fake).start().await;
     ask_for_made_up_names(&cluster, &fake, &image).await;
-    // What leads somewhere reaches the keepers, behind all of the others: a tag, and that its repository is public.
+    // Names that exist reach the keepers, after all of the others: a tag, and the record that its repository is public.
     doors(&cluster, &fake, REPOSITORY)[0]
         .pull("v1", &image)
         .await
@@ -65,7 +65,7 @@ async fn made_up_names_leave_nothing_with_the_keepers() {
     }
 }
 
-/// Waits until nothing more is written: the keys that are there.
+/// Waits until no node writes any more, and gives the keys that exist.
 async fn settled(store: &SeaweedFs, cluster: &Cluster, image: &Image) -> Vec<String> {
     until_written(store, image, cluster).await;
     store.keys("larder/").await.expect("a list")
@@ -79,7 +79,7 @@ async fn made_up_names_leave_nothing_in_the_object_store() {
     let image = build(&fake, REPOSITORY, "v1", &layers(1, &[1]));
     let cluster = plan(2, &fake, &store).start().await;
     ask_for_made_up_names(&cluster, &fake, &image).await;
-    // What leads somewhere is written behind all of the others.
+    // The name that exists is written after all of the others.
     let door = cluster.door(0, &fake, REPOSITORY);
     door.pull("v1", &image).await.expect("an image");
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -93,7 +93,7 @@ async fn made_up_names_leave_nothing_in_the_object_store() {
             .iter()
             .any(|key| of_names(&key) && key.contains(&named))
         {
-            // All that is there is of the image.
+            // Every key that exists belongs to the image.
             let others = |key: &&String| of_names(key) && !key.contains(&named);
             assert_eq!(keys.iter().filter(others).count(), 0, "{keys:?}");
             break;

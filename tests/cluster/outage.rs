@@ -1,4 +1,4 @@
-//! The upstream is gone, and what one node has pulled the others still get (promise P14).
+//! While the upstream is down, the other nodes still get what one node has pulled (promise P14).
 
 use std::time::{Duration, Instant};
 
@@ -47,7 +47,7 @@ async fn a_node_that_never_saw_an_image_pulls_it_by_tag_and_by_digest() {
     assert_eq!(fake.requests(), []);
 }
 
-/// One node has it, all others want it at once.
+/// One node has the image, and all others want it at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_node_feeds_all_others() {
     let _machine = beside().await;
@@ -63,7 +63,7 @@ async fn one_node_feeds_all_others() {
     until_all_have(&cluster, &blobs(&image)).await;
 }
 
-/// The upstream is there, but no node needs its blobs.
+/// The upstream answers, but no node needs its blobs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_node_has_the_others_do_not_take_from_the_upstream() {
     let _machine = beside().await;
@@ -89,7 +89,7 @@ async fn what_one_node_has_the_others_do_not_take_from_the_upstream() {
     assert!(manifests("HEAD") <= 1, "{:?}", fake.requests());
 }
 
-/// The upstream and one of two nodes that have it are gone.
+/// The upstream is gone, and so is one of the two nodes that have the image.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_holder_is_not_the_end() {
     let _machine = beside().await;
@@ -108,7 +108,7 @@ async fn a_dead_holder_is_not_the_end() {
     within("fourth", SPREAD, || doors[3].pull("v1", &image)).await;
 }
 
-/// No member has it: the answer comes in time, and it is no.
+/// No member has the image: the client gets a refusal, and in time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_nobody_has_is_refused_in_time() {
     let _machine = beside().await;
@@ -134,7 +134,7 @@ async fn what_nobody_has_is_refused_in_time() {
 
 const RUNTIMES: [Runtime; 2] = [Runtime::Containerd, Runtime::ContainersImage];
 
-/// How this runtime comes to a node.
+/// How a client with this runtime pulls through a node.
 fn door(cluster: &Cluster, number: usize, fake: &FakeRegistry, name: &str, by: Runtime) -> Door {
     let door = cluster.door(number, fake, name);
     match by {
@@ -143,8 +143,8 @@ fn door(cluster: &Cluster, number: usize, fake: &FakeRegistry, name: &str, by: R
     }
 }
 
-/// Whatever order of requests brought an image to one node, the tag leads to it at another, for every order. A platform's
-/// manifest is asked for by its digest alone.
+/// A runtime's order of requests brings an image to one node. At another node the tag leads to it, whichever runtime
+/// asks there. A platform's manifest is asked for by its digest alone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tag_is_known_to_all_whatever_runtime_pulled_it() {
     let _machine = beside().await;
@@ -179,7 +179,7 @@ async fn a_tag_is_known_to_all_whatever_runtime_pulled_it() {
     }
 }
 
-/// A tag that was moved leads to the new image once a member holds that, and to the old one until then.
+/// A moved tag leads to the new image once a member holds that, and to the old image until then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tag_that_was_moved_leads_to_the_newest_image_that_is_whole() {
     let _machine = beside().await;
@@ -191,7 +191,7 @@ async fn a_tag_that_was_moved_leads_to_the_newest_image_that_is_whole() {
     until_has(&cluster, 0, &old).await;
     let new = build(&fake, REPOSITORY, "v2", &layers(2, &[3]));
     fake.retag(REPOSITORY, "v1", &new.manifest_digest);
-    // A runtime that looks, as `Always` has it, and gets no further.
+    // A runtime with the policy `Always` checks the tag, and gets no further.
     let looked = doors[0].answer(doors[0].call("HEAD", "manifests/v1"));
     let looked = looked.await.expect("an answer");
     let told = looked.header("docker-content-digest");
@@ -203,13 +203,13 @@ async fn a_tag_that_was_moved_leads_to_the_newest_image_that_is_whole() {
     doors[0].pull("v1", &new).await.expect("an image");
     until_has(&cluster, 0, &new).await;
     fake.stop().await;
-    // One that never heard of it, and one that heard of the old one.
+    // One node never had the tag, and the other one had it for the old image.
     within("never heard of it", SPREAD, || doors[2].pull("v1", &new)).await;
     within("heard of the old", SPREAD, || doors[1].pull("v1", &new)).await;
     within("its own", SPREAD, || doors[0].pull("v1", &new)).await;
 }
 
-/// What a node pulled while it knew of no other is known to members that come later.
+/// A node pulls while it knows no other member. Members that join later learn of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_lone_member_pulled_is_known_to_later_members() {
     let _machine = beside().await;
@@ -224,7 +224,7 @@ async fn what_a_lone_member_pulled_is_known_to_later_members() {
     within("the other", SPREAD, || doors[1].pull("v1", &image)).await;
 }
 
-/// A registry that takes every question and says nothing is as gone as one that refuses connections.
+/// A registry that accepts every request and never answers is an outage, like one that refuses connections.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_registry_that_hangs_is_an_outage_like_any_other() {
     let _machine = beside().await;
@@ -243,8 +243,8 @@ async fn a_registry_that_hangs_is_an_outage_like_any_other() {
     doors[2].pull(digest, &by_digest).await.expect("by digest");
 }
 
-/// What containerd asks for an image that no member has, before it gives the node up: a HEAD of the tag, or of the
-/// digest as a manifest and as a blob.
+/// The requests by which containerd looks for an image that no member has, before it gives up the node: HEAD of the
+/// tag, or of the digest as a manifest and as a blob.
 async fn asked_in_vain(door: &Door, image: &Image) -> Duration {
     let start = Instant::now();
     let digest = &image.manifest_digest;
@@ -259,8 +259,8 @@ async fn asked_in_vain(door: &Door, image: &Image) -> Duration {
     start.elapsed()
 }
 
-/// The registry hangs and no member has it: a client that asks again, as clients do, waits for it once and not each
-/// time. When it is back, the next request notices that.
+/// The registry hangs and no member has the image. A client that asks again and again waits for the registry once, not
+/// each time. When the registry is back, the next request notices.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silence_is_waited_for_once() {
     let _machine = beside().await;

@@ -41,7 +41,7 @@ fn nothing(what: &str, answer: &Response, image: &Image) {
     assert!(!found && answer.body.len() < 4096, "{what}: {text}");
 }
 
-/// Nothing of an image, whatever is asked for.
+/// Every request for the image gives none of its bytes.
 async fn gets_nothing(who: &str, door: &Door, image: &Image) {
     let layer = &image.layers[0].digest;
     let paths = [
@@ -59,7 +59,7 @@ async fn gets_nothing(who: &str, door: &Door, image: &Image) {
     }
 }
 
-/// A caller with a wrong secret is refused by the token endpoint, or with what it gives.
+/// A caller with a wrong secret is refused: by the token endpoint, or with the token that it gives.
 async fn wrong_secret_gets_nothing(who: &str, door: Door, image: &Image) {
     if let Ok(door) = door.login(USER, "a guess", "v1").await {
         gets_nothing(who, &door, image).await;
@@ -72,7 +72,7 @@ async fn only_the_right_secret_opens_at_another_node() {
     let fake = FakeRegistry::start().await;
     let image = build(&fake, PRIVATE, "v1", &layers(1, &[5, 18]));
     fake.require_bearer(PRIVATE, &[(USER, PASSWORD)]);
-    // The same bytes are public elsewhere in the registry, under another name; that opens nothing here.
+    // The same bytes are public elsewhere in the registry, under another name. That opens nothing here.
     fake.put_blob("public/thing", "something else");
     let cluster = Cluster::of(4).upstream(&fake).start().await;
     let door = |number| cluster.door(number, &fake, PRIVATE);
@@ -87,7 +87,7 @@ async fn only_the_right_secret_opens_at_another_node() {
     let answer = public.get(&format!("blobs/{layer}"), &[]).await;
     nothing("by a public name", &answer.expect("an answer"), &image);
 
-    // The right one gets it, from the other node.
+    // The caller with the right secret gets it, from the other node.
     let before = upstream_bytes(&fake, &image);
     let right = door(2).login(USER, PASSWORD, "v1").await.expect("a token");
     right.pull("v1", &image).await.expect("an image");
@@ -102,7 +102,7 @@ async fn only_the_right_secret_opens_at_another_node() {
     }
 }
 
-/// The node that the right caller comes to in an outage has never seen it; the verdict is known to others.
+/// In an outage the right caller comes to a node that has never seen it. Other members know the verdict.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_right_secret_opens_at_another_node_in_an_outage() {
     let _machine = beside().await;
@@ -151,7 +151,7 @@ fn kinds(fake: &FakeRegistry) -> Vec<Kind> {
     kinds
 }
 
-/// What a secret looks like, in whatever clothes.
+/// The forms that a secret may take.
 fn clothes() -> Vec<String> {
     let mut all = vec![
         PASSWORD.to_owned(),
@@ -164,8 +164,8 @@ fn clothes() -> Vec<String> {
     all
 }
 
-/// Pulls everything through one node whose other members only listen, and gives all that they heard, as text, with the
-/// tokens that the upstream was shown.
+/// Pulls everything through one node whose other members only listen. Gives all that they received, as text, with the
+/// tokens that the upstream got.
 async fn overheard(fake: &FakeRegistry, tls: bool) -> (Vec<(String, Option<String>)>, Vec<String>) {
     let kinds = kinds(fake);
     let (public, content) = put(fake, 9, 26 << 20);
@@ -236,7 +236,7 @@ async fn members_see_no_secret_and_no_token_but_a_scoped_one() {
     let (heard, tokens) = overheard(&fake, true).await;
     no_secret(&heard);
     assert!(!tokens.is_empty(), "the upstream was shown no token");
-    // In whichever header it came.
+    // In any header.
     let said = |token: &String| heard.iter().any(|(text, _)| text.contains(token));
     let lent = tokens.iter().filter(|token| said(token));
     let lent = lent.map(|token| format!("Bearer {token}"));
@@ -270,7 +270,7 @@ async fn without_tls_members_see_no_token_at_all() {
     }
 }
 
-/// A layer that is also in a public repository is private all the same under the private name.
+/// A layer that is also in a public repository stays private under the private name.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_public_elsewhere_opens_only_there() {
     let _machine = beside().await;

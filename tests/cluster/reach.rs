@@ -1,4 +1,5 @@
-//! What the operator opened on loopback for one registry is not open to another one (promise P20). Takes root.
+//! A loopback address that the operator has opened for one registry is not open to another registry (promise P20).
+//! Takes root.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

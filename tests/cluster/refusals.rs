@@ -1,5 +1,5 @@
-//! What members tell each other of refusals: that a credential was refused a repository, and never that it was refused one
-//! image of it (promises P14, P17).
+//! Members tell each other that a credential was refused a repository, and never that it was refused one image of it
+//! (promises P14, P17).
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ struct Scene {
     other: Image,
 }
 
-/// Two images of a private repository on the first of four nodes, and that the credential opens it known to its keepers.
+/// Two images of a private repository on the first of four nodes, whose keepers know that the credential opens it.
 async fn scene() -> Scene {
     let fake = FakeRegistry::start().await;
     let blocked = build(&fake, PRIVATE, "blocked", &layers(1, &[1]));
@@ -54,7 +54,7 @@ impl Scene {
         door.login(USER, PASSWORD, "other").await
     }
 
-    /// The registry has been asked for something else than what it refused, and has said this.
+    /// Waits until the registry was asked for another subject than the refused one, and has answered so.
     async fn until_looked_into(&self, status: u16) {
         eventually("it was asked for something else", || {
             self.fake.count(|seen| {
@@ -94,7 +94,7 @@ async fn one_blocked_image_takes_no_right_away_at_other_nodes() {
 async fn a_right_that_was_taken_away_is_taken_away_at_all_nodes() {
     let _machine = beside().await;
     let scene = scene().await;
-    // Seconds tell the order of words: the refusal is to be the later one.
+    // Records are ordered by whole seconds, and the refusal must be the later one.
     tokio::time::sleep(Duration::from_millis(1100)).await;
     scene
         .fake
@@ -104,7 +104,7 @@ async fn a_right_that_was_taken_away_is_taken_away_at_all_nodes() {
     let answer = door.get("manifests/blocked", &[]).await.expect("an answer");
     assert_eq!(answer.status, 401, "{}", answer.text());
     scene.until_looked_into(403).await;
-    // The refusal reaches the keepers in a moment; then it opens to no caller in an outage.
+    // The refusal soon reaches the keepers; then the repository opens to no caller in an outage.
     let told = |node: usize| {
         let kept = scene.cluster.node(node).store().join("cluster");
         larder_tests::scene::files(&kept)

@@ -1,5 +1,6 @@
-//! A member whose disk rots (promises P9, P10): what it holds is compared before it is sent, so no pull fails; and
-//! where it cannot be, wrong bytes spoil one pull at most, and no member is blamed for what another brought.
+//! A member whose disk rots (promises P9, P10). The member compares a blob with its checksums before it sends it, so no
+//! pull fails. Where it cannot compare, wrong bytes spoil one pull at most, and no member is blamed for another's
+//! bytes.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
@@ -23,7 +24,7 @@ fn kept_at(node: &Node, kind: &str, digest: &str) -> PathBuf {
     dir.join(&hex[..2]).join(hex)
 }
 
-/// A byte in each 64 KiB is another one.
+/// Changes one byte in each 64 KiB.
 fn rot(path: &Path) {
     let file = OpenOptions::new().read(true).write(true).open(path);
     let file = file.expect("the blob");
@@ -70,7 +71,7 @@ async fn what_rotted_is_found_at_home_and_fails_no_pull() {
     }
 }
 
-/// The registry is gone; another member has it whole.
+/// The registry is down; another member has the blob whole.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_an_outage_whoever_holds_it_sound_gives_it() {
     let _machine = beside().await;
@@ -86,7 +87,7 @@ async fn in_an_outage_whoever_holds_it_sound_gives_it() {
     }
     rot(&kept_at(cluster.node(0), "blobs", layer));
     fake.stop().await;
-    // The node has to hear first which member holds it.
+    // The node must learn first which member holds it.
     let door = cluster.door(2, &fake, REPOSITORY);
     super::within("it", Duration::from_secs(5), || door.pull("v1", &image)).await;
     let log = cluster.node(2).log();
@@ -96,7 +97,7 @@ async fn in_an_outage_whoever_holds_it_sound_gives_it() {
     assert_eq!(broken, None, "a pull ended short");
 }
 
-/// A small blob has no checksums of its pieces, and one whose checksums rotted has none either.
+/// A small blob has no checksums of its pieces, and neither has a blob whose checksums rotted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blobs_without_checksums_are_given_as_before() {
     let _machine = beside().await;
@@ -118,8 +119,8 @@ async fn blobs_without_checksums_are_given_as_before() {
     assert!(!is_set_aside(cluster.node(0)), "what is sound stays");
 }
 
-/// A blob of an older larder: one pull is spoilt at most, the next asks no member that had a hand in it, and a member
-/// that passed the bytes on is not named.
+/// A blob of an older larder. One pull is spoilt at most, and the next asks no member that supplied any of it. A member
+/// that only passed the bytes on is not named.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_checksums_one_pull_is_spoilt_at_most() {
     let _machine = beside().await;

@@ -1,4 +1,4 @@
-//! What a node says of its cluster, and what becomes of a port whose section is taken out of the configuration.
+//! What a node reports about its cluster, and what happens to a port whose section is removed from the configuration.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -31,7 +31,7 @@ async fn status_and_peers_show_the_members_and_what_went_between_them() {
     assert_eq!(own[0]["address"], cluster.peer_address(1).to_string());
     let bytes = |what: &str| status["cluster"][what].as_u64().expect("bytes");
     assert!(bytes("received_bytes") > 0, "{status}");
-    // The root of each run has sent it; what was sent is counted when the request is over.
+    // The root of each run has sent it. Sent bytes are counted when the request is over.
     let mut sent = 0;
     while sent < bytes("received_bytes") {
         sent = 0;
@@ -58,7 +58,7 @@ async fn status_and_peers_show_the_members_and_what_went_between_them() {
     assert!(text.contains("3 members, 3 of them ok"), "{text}");
 }
 
-/// What one node asks of another for a client is the same request, in the same trace, a step further.
+/// A node's request to another member for a client has the client's request id, and is a child span in its trace.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_has_the_same_ids_on_all_nodes() {
     let _machine = beside().await;
@@ -78,7 +78,7 @@ async fn a_request_has_the_same_ids_on_all_nodes() {
         .header("traceparent", &format!("00-{trace}-b7ad6b7169203331-01"))
         .send();
     assert!(answer.await.expect("an answer").complete);
-    // A layer of 9 MiB is of three runs, and every request of a member is logged once it is over.
+    // A layer of 9 MiB has three runs, and every request between members is logged once it is over.
     let own = node.log();
     let own = own.lines().find(|line| line.contains("port=\"registry\""));
     let ids = |line: &str| {
@@ -100,7 +100,7 @@ async fn a_request_has_the_same_ids_on_all_nodes() {
         assert_eq!(their_trace, format!("trace_id={trace}"));
         assert_ne!(step, span, "a step of its own");
     }
-    // Upstream is asked under the same id, whichever member asks.
+    // The upstream gets the same id, whichever member asks.
     let blobs = fake.requests();
     let blobs = blobs.iter().filter(|seen| seen.reference == *digest);
     for seen in blobs {
@@ -110,7 +110,7 @@ async fn a_request_has_the_same_ids_on_all_nodes() {
     }
 }
 
-/// A member that had to show a certificate yesterday must not be let in without one today.
+/// A member that had to show a certificate yesterday must not get in without one today.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_port_that_is_taken_out_of_the_configuration_answers_nobody() {
     let _machine = beside().await;
@@ -138,7 +138,7 @@ async fn a_port_that_is_taken_out_of_the_configuration_answers_nobody() {
     let _ = stream.write_all(ask.as_bytes()).await;
     let _ = stream.read_to_end(&mut answer).await;
     assert!(answer.is_empty(), "{} bytes", answer.len());
-    // It goes on by itself.
+    // The node serves pulls without the cluster.
     let image = build(&fake, REPOSITORY, "v2", &layers(2, &[1]));
     door.pull("v2", &image).await.expect("an image");
 }

@@ -34,7 +34,7 @@ async fn eight_nodes_at_once_are_hardly_slower_than_one() {
     net.upstream().shape(shape);
     (0..NODES).for_each(|number| net.host(number).shape(shape));
     let size = image_size();
-    // At 200 MB these seeds leave no node more than 1.08 images to send; chance alone makes it 1.5 as often as not.
+    // At 200 MB these seeds leave no node more than 1.08 images to send. Random seeds make it 1.5 as often as not.
     let specs = [8, 6, 4, 2].map(|part| LayerSpec::new(part, size * part / 20));
     let image = build(&fake, REPOSITORY, "v1", &specs);
 
@@ -79,10 +79,10 @@ async fn eight_nodes_at_once_are_hardly_slower_than_one() {
         last / by_one
     );
     eprintln!("{size} bytes over {LINK} Mbit/s: {figures}");
-    // How evenly chance deals out the runs weighs more in a small image: docs/simulation.md says how much.
+    // In a small image it matters more how evenly the runs are dealt out: docs/simulation.md says how much.
     let most = if size < 1_000_000_000 { 1.6 } else { 1.3 };
-    // A member that the processor has no time for may be taken for dead, and its runs are fetched twice. One such run is 2 %
-    // of a small image: then another image is pulled, twice at the most.
+    // A member without processor time may be taken for dead, and its runs are fetched twice. One such run is 2 % of a
+    // small image: then another image is pulled, twice at most.
     for tag in ["v2", "v3"] {
         if upstream <= 1.05 {
             break;
@@ -99,7 +99,7 @@ async fn eight_nodes_at_once_are_hardly_slower_than_one() {
     }
     assert!(upstream <= 1.05, "{upstream:.3} images again; {figures}");
     assert!(last <= most * by_one, "{figures}");
-    // What the link carries beside the image: heads of packets, TLS, acknowledgements of what came.
+    // The link also carries packet headers, TLS, and acknowledgements of received bytes.
     assert!(sent.iter().all(|sent| *sent <= 1.5 * 1.08), "{figures}");
     assert!(received.iter().all(|got| *got <= 1.15), "{figures}");
 }

@@ -1,4 +1,4 @@
-//! All nodes want the same at once, and the upstream sends it once (promises P5, P6).
+//! All nodes want the same content at once, and the upstream sends it once (promises P5, P6).
 
 use futures_util::future::join_all;
 use larder_tests::fake::{Algorithm, Content, FakeRegistry, Kind, Seen};
@@ -7,8 +7,8 @@ use larder_tests::members::{Cluster, upstream_bytes};
 
 use super::{MIB, REPOSITORY, all_get, beside, doors, layers, put, until_all_have};
 
-/// All nodes pull one image at once, cold. `seed` makes an image whose runs are spread fairly over the addresses that this
-/// test has: how even chance is with few runs is for the simulator to say.
+/// All nodes pull one cold image at once. `seed` makes an image whose runs are spread fairly over this test's
+/// addresses: the simulator measures how even chance is with few runs.
 async fn at_once(count: usize, seed: u64, sizes: &[u64]) {
     let _machine = beside().await;
     let fake = FakeRegistry::start().await;
@@ -22,14 +22,13 @@ async fn at_once(count: usize, seed: u64, sizes: &[u64]) {
     }
     let upstream = upstream_bytes(&fake, &image);
     let ratio = upstream as f64 / image.size() as f64;
-    // All nodes share this machine's processors: one that gets none for a moment may be taken for dead, and what it was to
-    // send is asked of the upstream. Behind links, in `shaped`, the bound is 1.05.
+    // All nodes share this machine's processors. A member without processor time may be taken for dead, and its part is
+    // asked of the upstream. Behind links, in `shaped`, the bound is 1.05.
     assert!(
         ratio <= 1.25,
         "{count} nodes took {ratio:.3} images from the upstream"
     );
-    // Its root fetches it. A member that asks in the moment between the answer and its being kept causes a second
-    // fetch.
+    // Its root fetches the manifest. A member that asks between the answer and its commit causes a second fetch.
     let is_manifest = |seen: &Seen| seen.kind == Kind::Manifest && seen.method == "GET";
     let manifests = fake.count(is_manifest);
     assert!(manifests <= 2, "{manifests} manifests from the upstream");
@@ -59,7 +58,7 @@ async fn eight_nodes_at_once_take_an_image_from_the_upstream_once() {
     at_once(8, 900, &[5, 9, 17, 29, 40, 40]).await;
 }
 
-/// Around every size where something changes: nothing, verified before it is sent, one span, one run.
+/// Around every size at which the behaviour changes: empty, verified before it is sent, one span, one run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blobs_of_every_size_are_taken_once() {
     let _machine = beside().await;
@@ -82,8 +81,8 @@ async fn blobs_of_every_size_are_taken_once() {
         9 * MIB + 12345,
     ];
     let (mut wanted, mut ratios) = (0, Vec::new());
-    // A member that the processor has no time for may be taken for dead, and its run is fetched twice: then all of them
-    // again, with other bytes.
+    // A member without processor time may be taken for dead, and its run is fetched twice: then the test pulls again,
+    // with other bytes.
     while ratios.len() < 3 && ratios.last().is_none_or(|ratio| *ratio > 1.05) {
         let (mut upstream, before) = (0, wanted);
         for (seed, size) in (100 * (1 + ratios.len() as u64)..).zip(sizes) {
@@ -159,7 +158,7 @@ async fn ranges_of_a_cold_blob_come_through_the_cluster() {
     for got in join_all(parts).await {
         got.expect("the right part");
     }
-    // A complete reader afterwards takes only what is not there yet.
+    // A reader of the whole blob afterwards fetches only the missing bytes.
     all_get(&doors, &digest).await;
     let sent = fake.blob_bytes_sent(&digest);
     assert!(sent <= size * 105 / 100, "{sent} of {size}");
@@ -183,6 +182,6 @@ async fn a_small_range_through_any_node_costs_little() {
         range.await.expect("the right part");
     }
     let sent = fake.blob_bytes_sent(&digest);
-    // The span that they are in, once, and not once for each node.
+    // The span that holds these bytes is fetched once, not once for each node.
     assert!(sent <= 2 * MIB, "{sent} for 50,000 bytes");
 }

@@ -20,7 +20,7 @@ use super::{MIB, REPOSITORY, beside, put};
 const SILENCE: Duration = Duration::from_secs(2);
 const SIZE: u64 = 26 * MIB;
 
-/// Sends bytes as this client and gives what comes back; an error when hands are not shaken.
+/// Sends bytes as this client and gives the answer; an error when the handshake fails.
 pub(crate) async fn speak(
     address: SocketAddr,
     client: Arc<ClientConfig>,
@@ -42,7 +42,7 @@ pub(crate) async fn speak(
     Ok(answer)
 }
 
-/// The status of an answer, and where its body begins.
+/// The status of an answer, and its body.
 pub(crate) fn parsed(answer: &[u8]) -> (u16, &[u8]) {
     let head = answer.windows(4).position(|four| four == b"\r\n\r\n");
     let Some(end) = head else {
@@ -56,7 +56,7 @@ pub(crate) fn parsed(answer: &[u8]) -> (u16, &[u8]) {
     (status.unwrap_or(0), &answer[end + 4..])
 }
 
-/// What a member's request for this blob looks like, learned from a real node by a member that only listens.
+/// A member's request for this blob, recorded from a real node by a member that only listens.
 async fn a_members_request(fake: &FakeRegistry, digest: &str, content: &Content) -> Heard {
     let plan = Cluster::of(1).stranger(1).stranger(2).upstream(fake);
     let authority = Arc::clone(plan.authority());
@@ -75,7 +75,7 @@ async fn a_members_request(fake: &FakeRegistry, digest: &str, content: &Content)
     let mut heard: Vec<_> = heard
         .filter(|heard| heard.method == "GET" && heard.text().contains(digest))
         .collect();
-    // What asks for a blob by name comes before what only mentions it.
+    // Requests for the blob itself come before those that only mention it.
     heard.sort_by_key(|heard| !heard.target.contains("/blobs/"));
     heard.into_iter().next().expect("a request for the blob")
 }
@@ -99,7 +99,7 @@ fn is_content(body: &[u8], content: &Content) -> bool {
     first.len() == 256 && page.windows(256).any(|window| window == first)
 }
 
-/// What the others rely on: a request that was heard can be said again, and its answer is recognised.
+/// The control for the other tests: a recorded request can be sent again, and its answer is recognised.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_can_be_said_again() {
     let _machine = beside().await;
@@ -174,7 +174,7 @@ async fn only_a_member_is_answered() {
         ),
     ];
     for (who, client) in strangers {
-        // A refusal may come as a broken handshake, or as an end after it.
+        // A refusal may show as a failed handshake, or as an end of the connection after it.
         let answer = speak(address, client, &request).await.unwrap_or_default();
         let words = String::from_utf8_lossy(&answer[..answer.len().min(200)]);
         assert!(answer.is_empty(), "{who}: {words}");
@@ -185,12 +185,12 @@ async fn only_a_member_is_answered() {
     assert!(!plain.starts_with(b"HTTP/1.1 2"), "{words}");
     assert!(plain.len() < 1000, "{words}");
 
-    // A connection that says nothing is not waited for for ever, and does not keep members out.
+    // A connection that sends nothing is closed after a while, and keeps no member out.
     let mut silent = Vec::new();
     for _ in 0..700 {
         silent.push(TcpStream::connect(address).await.expect("a connection"));
     }
-    // There are places for 512 connections without a certificate so far; those that have waited longest give way.
+    // 512 connections may wait without a certificate; the longest waiting ones give way.
     let begun = Instant::now();
     let answer = loop {
         match speak(address, Arc::clone(&member), &request).await {
@@ -210,8 +210,8 @@ async fn only_a_member_is_answered() {
     );
 }
 
-/// Of a registry that asked to be left alone one member at a time finds out whether it still wants that; its keeper says
-/// whose turn it is, and hears how it went.
+/// A registry has asked to be left alone. One member at a time finds out whether it still wants that: its keeper says
+/// whose turn it is, and learns the result.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_member_at_a_time_probes_a_silent_registry() {
     let _machine = beside().await;
@@ -248,7 +248,7 @@ async fn one_member_at_a_time_probes_a_silent_registry() {
     }
 }
 
-/// A member that names a repository that does not hold the blob, or a registry that it does not come from.
+/// A member names a repository that does not hold the blob, or a registry that the blob does not come from.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_gets_only_what_the_repository_it_names_holds() {
     let _machine = beside().await;
@@ -308,7 +308,7 @@ async fn a_member_gets_only_what_the_repository_it_names_holds() {
     }
 }
 
-/// A member may ask for anything, and whatever it was the blob can be had afterwards.
+/// A member may ask for any range, and the blob can still be had afterwards.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_range_that_no_blob_has_harms_nobody() {
     let _machine = beside().await;
@@ -332,7 +332,7 @@ async fn a_range_that_no_blob_has_harms_nobody() {
     door.blob(&digest).await.expect("the blob");
 }
 
-/// A health check connects and hangs up; a client that speaks without a member's certificate is counted.
+/// A health check connects and hangs up. Only a client that sends bytes without a member's certificate is counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_sends_nothing_is_no_stranger() {
     let _machine = beside().await;
@@ -349,7 +349,7 @@ async fn a_connection_that_sends_nothing_is_no_stranger() {
         let mut tcp = TcpStream::connect(address).await.expect("a connection");
         tcp.write_all(said).await.expect("it is sent");
         tcp.shutdown().await.expect("it ends");
-        // It has been looked at once the other side closes.
+        // The node has looked at the connection once it closes its side.
         let mut rest = Vec::new();
         let _ = tcp.read_to_end(&mut rest).await;
     }

@@ -1,4 +1,4 @@
-//! Blobs that are not what their digest says, or not all of it (promise P9).
+//! Blobs that do not match their digest, or are incomplete (promise P9).
 
 use larder_tests::fake::{Content, Fault, Match, digest_of, expected};
 use larder_tests::http::{self, Broken};
@@ -15,7 +15,7 @@ async fn assert_right(scene: &Scene, case: &str, seed: u64, digest: &str) {
     scene.until_committed(digest).await;
 }
 
-/// A GET whose head promises everything does not get it all; nothing is committed.
+/// A GET whose head promises the whole body gets less than that, and nothing is committed.
 async fn assert_ends_short(scene: &Scene, case: &str, digest: &str, range: Option<&str>) {
     let range = range.map(|range| ("range", range));
     let url = scene.blob("a/b", digest);
@@ -23,7 +23,7 @@ async fn assert_ends_short(scene: &Scene, case: &str, digest: &str, range: Optio
     let answer = answer.unwrap_or_else(|error| panic!("{case}: {error:#}"));
     assert!(!scene.committed(digest), "{case}");
     if answer.status == 503 {
-        // It was known to be wrong before the head left.
+        // larder knew before the head left that the blob is wrong.
         assert_eq!(answer.json()["errors"][0]["code"], "UNAVAILABLE", "{case}");
         return;
     }
@@ -60,7 +60,7 @@ async fn wrong_bytes_are_never_committed_and_never_complete() {
             assert_right(&scene, &case, seed, &digest).await;
         }
     }
-    // What was wrong has left nothing behind.
+    // The wrong blob has left nothing behind.
     let partials = files(&scene.node.store().join("partial"));
     assert!(partials.is_empty(), "{partials:?}");
 }
@@ -73,7 +73,7 @@ async fn another_blob_under_the_digest() {
         scene
             .fake
             .put_blob_under("a/b", &digest, &Content::synthetic(2, size));
-        // Whether head and failure meet in one write is a matter of chance: the client must see the head.
+        // Head and failure may fall into one write: even then the client must see the head.
         for _ in 0..5 {
             assert_ends_short(&scene, &format!("{size} other bytes"), &digest, None).await;
         }
@@ -84,7 +84,7 @@ async fn another_blob_under_the_digest() {
     assert_right(&scene, "the right one again", 1, &digest).await;
 }
 
-/// One wrong reader does not mislead the others: all of them end short.
+/// No reader of a wrong fill gets a complete body: all of them end short.
 #[tokio::test]
 async fn no_reader_of_a_wrong_fill_gets_it_whole() {
     let scene = Scene::new().await;
@@ -137,7 +137,7 @@ async fn small_blobs_with_wrong_bytes_are_an_error_before_any_byte() {
     }
 }
 
-/// A registry that is wrong about a length must not be believed for longer than it is asked.
+/// larder believes a registry's wrong length only for the request at hand.
 #[tokio::test]
 async fn wrong_lengths_do_no_lasting_harm() {
     let scene = Scene::new().await;
@@ -159,7 +159,7 @@ async fn wrong_lengths_do_no_lasting_harm() {
         let answer = http::get(&scene.blob("a/b", &digest), &[])
             .await
             .expect("an answer");
-        // With ranges the true length is known, and so the blob may well be right.
+        // Ranges show the true length, and so the blob may well be right.
         let right =
             answer.complete && answer.status == 200 && answer.body == expected(seed, 0..LEN);
         let short = matches!(answer.error, Some(Broken::Fin)) || answer.status == 503;
@@ -176,8 +176,8 @@ async fn wrong_lengths_do_no_lasting_harm() {
     futures_util::future::join_all(cases).await;
 }
 
-/// Sources that break off and do not come back. A truncated or reset body ends after the 5 s that it is tried for, a
-/// stalled one after 20 s.
+/// Sources that break off and do not come back. larder retries a truncated or reset body for 5 s before it ends, a
+/// stalled one for 20 s.
 #[tokio::test]
 async fn a_source_that_does_not_come_back_ends_the_body_by_fin() {
     let scene = Scene::new().await;

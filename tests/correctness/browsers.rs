@@ -1,5 +1,5 @@
-//! A browser on the node runs other people's pages. They reach neither the registry port nor the status page, and every
-//! client of a registry does (promises P19 and P20).
+//! A browser on the node runs other people's pages. No such page reaches the registry port or the status page, while
+//! larder answers every client of a registry (promises P19 and P20).
 
 use larder_tests::http::{self, Call};
 use larder_tests::image::OCI_MANIFEST;
@@ -39,7 +39,7 @@ async fn the_head_of_every_client_is_welcome() {
     let accept = "Accept: application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.index.v1+json, */*";
     let by_ns = format!("/v2/a/b/manifests/v1?ns={}", scene.fake.host());
     let by_prefix = format!("/v2/{}/a/b/manifests/v1", scene.fake.host());
-    // How each names the node, with what else it sends. A pod reaches the port by the node's address or name.
+    // Each client's way to name the node, and its other headers. A pod reaches the port by the node's address or name.
     for (client, path, host, version, others) in [
         (
             "containerd/2.3.4",
@@ -165,7 +165,7 @@ async fn the_head_of_every_client_is_welcome() {
         let (status, answer) = send(&address, &lines).await;
         assert_eq!(status, 200, "{lines:?}: {answer}");
     }
-    // By a proxy, the target itself names the node.
+    // In a request to a proxy, the target itself names the node.
     let absolute = format!("GET http://localhost:{port}{by_ns} HTTP/1.1");
     let (status, answer) = send(&address, &[&absolute, "Connection: close"]).await;
     assert_eq!(status, 200, "{answer}");
@@ -184,7 +184,7 @@ async fn no_page_of_another_site_gets_an_answer() {
         "/".to_owned(),
     ] {
         for headers in [
-            // Names that DNS may lead here.
+            // Names that DNS may point at this node.
             &["Host: evil.example"][..],
             &["Host: evil.example:7420"],
             &["Host: localhost.evil.example"],
@@ -194,7 +194,7 @@ async fn no_page_of_another_site_gets_an_answer() {
             &[evil.as_str()],
             &["Host: user@evil.example"],
             &["Host: localhost", "Host: evil.example"],
-            // Pages that ask by themselves.
+            // Requests that a page's script sends.
             &["Host: localhost", "Origin: http://evil.example"],
             &["Host: localhost", "Origin: null"],
             &["Host: 127.0.0.1", "Origin: http://127.0.0.1:3000"],
@@ -212,7 +212,7 @@ async fn no_page_of_another_site_gets_an_answer() {
             lines.extend(headers);
             let (status, answer) = send(&address, &lines).await;
             let refused = status == 403 && answer.contains("DENIED");
-            // A second Host is no HTTP at all.
+            // A request with a second Host is not valid HTTP.
             assert!(
                 refused || (status == 400 && headers.len() == 2),
                 "{lines:?}: {answer}"
@@ -230,7 +230,7 @@ async fn no_page_of_another_site_gets_an_answer() {
         .await;
         assert_eq!(status, 403, "{answer}");
     }
-    // A secret that a page posts is not taken.
+    // larder takes no secret that a page posts.
     let posted = Call::new("POST", format!("{}/token", scene.node.url()))
         .header("origin", "http://evil.example")
         .header("content-type", "application/x-www-form-urlencoded")
@@ -280,7 +280,7 @@ async fn nothing_from_upstream_runs_in_a_browser() {
     }
 }
 
-/// The same hosts count on the port of the status page; health checks may name none.
+/// The status page's port accepts the same hosts; a health check may send no name.
 #[tokio::test]
 async fn the_telemetry_port_has_the_same_names() {
     let scene = scene("[registry]\nallow_hosts = [\"mirror.corp.example\"]\n").await;

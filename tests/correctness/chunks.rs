@@ -1,5 +1,5 @@
-//! Chunks beyond the beginning of a blob, as containerd's parallel layer fetch asks for them: of the first host alone, and
-//! again only behind a body that ended short (promises P10, P12 and P26).
+//! Chunks beyond the beginning of a blob, as containerd's parallel layer fetch asks for them. containerd asks its first
+//! host alone for them, and asks again only after a body that ended short (promises P10, P12 and P26).
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ async fn ask(url: &str, range: &str) -> (Stream, Duration) {
     (stream.expect("a head"), start.elapsed())
 }
 
-/// Asks as the client that has only this chunk to lose, and wants its headers in time.
+/// Asks as a client that needs only this chunk, and expects its headers in time.
 async fn headers(url: &str, range: &str) -> Stream {
     let (stream, took) = ask(url, range).await;
     assert_eq!(stream.status, 206, "{range}");
@@ -49,7 +49,7 @@ async fn a_chunk_is_waited_for_behind_its_headers() {
         let mut first = headers(&url, "bytes=0-999").await;
         let got = compare(&mut first, &content, 0..1000).await;
         assert_eq!(got, Compared::whole(1000));
-        // No client reads for a while, so what has come of it is only a file.
+        // No client reads for a while, so the bytes that have come are only a file.
         scene.until_idle().await;
         let name = format!("{fault:?}");
         let gate = match &fault {
@@ -79,7 +79,7 @@ async fn a_chunk_is_waited_for_behind_its_headers() {
     }
 }
 
-/// A client that has tried in vain has to learn it before the headers, while it may still fall back.
+/// When an attempt has failed, the client must learn it before the headers, while it may still fall back.
 #[tokio::test]
 async fn a_second_attempt_without_a_byte_is_refused() {
     let scene = Scene::new().await;
@@ -87,7 +87,7 @@ async fn a_second_attempt_without_a_byte_is_refused() {
     let layer = scene
         .fake
         .put_content_as("a/b", Algorithm::Sha256, &content);
-    // What a manifest says of the length is enough: nothing of the layer was asked for yet.
+    // A manifest's length for the layer is enough: no byte of the layer was asked for yet.
     let manifest = format!(
         r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","config":{{"mediaType":"application/vnd.oci.empty.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2}},"layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{layer}","size":{LEN}}}]}}"#
     );
@@ -113,7 +113,8 @@ async fn a_second_attempt_without_a_byte_is_refused() {
         waited > Duration::from_secs(15) && waited < Duration::from_secs(30),
         "{waited:?}"
     );
-    // The same place again; another, by which it is no second attempt; and never the beginning.
+    // The same offset is refused again, and so is the beginning. Another offset is no second attempt, and gets its
+    // headers.
     tokio::join!(
         refused(&url, "bytes=20000000-20999999"),
         refused(&url, "bytes=0-"),
@@ -125,7 +126,7 @@ async fn a_second_attempt_without_a_byte_is_refused() {
     assert_eq!(got, Compared::whole(1_000_000));
 }
 
-/// The time without a byte is one, whether the source gives no answer or an answer without a byte.
+/// The time without a byte is the same, whether the source gives no answer or an answer without a byte.
 #[tokio::test]
 async fn a_chunk_that_is_answered_late_and_brings_nothing_ends_in_the_same_time() {
     let scene = Scene::new().await;
@@ -151,7 +152,7 @@ async fn a_chunk_that_is_answered_late_and_brings_nothing_ends_in_the_same_time(
     assert!(waited < Duration::from_secs(30), "{waited:?}");
 }
 
-/// A program that has a credential for the node, and takes its time, is a part of the time until the headers.
+/// A slow credential helper of the node uses up part of the time until the headers.
 #[tokio::test]
 async fn a_slow_credential_helper_keeps_no_headers_back() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -184,7 +185,7 @@ async fn a_slow_credential_helper_keeps_no_headers_back() {
     assert_eq!(got, Compared::whole(1_000_000));
 }
 
-/// Headers tell that a digest is here and how long it is: only a caller that may read the repository gets them.
+/// Headers reveal that a digest is here and its length: only a caller that may read the repository gets them.
 #[tokio::test]
 async fn headers_are_for_callers_with_a_right() {
     let scene = Scene::new().await;

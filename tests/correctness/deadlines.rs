@@ -1,4 +1,4 @@
-//! Response headers leave within 5 s whatever the upstream does, and what they say then (promises P12, P15).
+//! Response headers leave within 5 s whatever the upstream does, and their content after that time (promises P12, P15).
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use larder_tests::node::Node;
 use larder_tests::scene::Scene;
 
 const LEN: u64 = 3_000_000;
-/// 5 s, and what a busy machine takes to notice.
+/// 5 s, and the delay of a busy machine.
 const HEADERS_WITHIN: Duration = Duration::from_millis(5700);
 
 /// Every kind of request, as method and URL.
@@ -64,7 +64,7 @@ async fn an_upstream_that_never_answers() {
         assert_unavailable(&case, method, &answer, took);
     });
     futures_util::future::join_all(asks).await;
-    // Then it does.
+    // Then the upstream answers.
     gate.open();
     for (method, url) in requests(&scene, &manifest, &blob) {
         let (answer, _) = timed(method, &url, None).await;
@@ -76,7 +76,7 @@ async fn an_upstream_that_never_answers() {
     }
 }
 
-/// A slow token server, a slow redirect and a slow answer together take no more than one of them.
+/// A slow token server, a slow redirect and a slow answer together delay no longer than one of them.
 #[tokio::test]
 async fn delays_do_not_add_up() {
     let scene = Scene::new().await;
@@ -113,7 +113,7 @@ async fn a_manifest_that_stalls() {
         let (answer, took) = timed("GET", &url, None).await;
         assert_unavailable(&url, "GET", &answer, took);
     });
-    // A small blob is waited for whole before its head leaves, so it is no different.
+    // larder waits for the whole of a small blob before its head leaves, so it is no different.
     let blob = scene.fake.put_blob("a/b", "small");
     scene.fake.fault(Match::blob(), Fault::StallAfter(1));
     let url = scene.blob("a/b", &blob);
@@ -141,8 +141,8 @@ async fn an_upstream_that_is_not_there() {
     }
 }
 
-/// containerd repeats a 429 at once, 25 times a pull; a 503 sends it on. Others honour `Retry-After`. The upstream is
-/// left alone meanwhile.
+/// After a 429 containerd asks again at once, 25 times a pull; a 503 makes it use its next host. Other clients honour
+/// `Retry-After`. larder leaves the upstream alone meanwhile.
 #[tokio::test]
 async fn a_limited_upstream() {
     for (code, told) in [(429, Some(30)), (503, Some(40)), (429, None)] {
@@ -158,7 +158,7 @@ async fn a_limited_upstream() {
             body: "slow down".into(),
         };
         scene.fake.fault(Match::any(), fault);
-        // A client that has shown nothing is challenged first: a secret may have a quota of its own.
+        // A client that has shown nothing is challenged first: its secret may have a quota of its own.
         let anonymous = Call::get(scene.manifest("a/b", "v1")).send().await;
         let anonymous = anonymous.expect("an answer");
         assert_eq!(anonymous.status, 401, "{}", anonymous.text());

@@ -1,5 +1,5 @@
-//! Floods of connections: strangers, idle clients and unfinished requests keep no client out and cost no memory for
-//! long (promises P19 and P27).
+//! Floods of connections: strangers, idle clients and unfinished requests keep no client out, and use memory for a
+//! short time only (promises P19 and P27).
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,7 +15,7 @@ use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 const KIB: usize = 1 << 10;
 
-/// Addresses of this machine that the configuration below does not name.
+/// Addresses of this machine that the configuration below does not allow.
 const STRANGER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 async fn connect_from(from: Ipv4Addr, to: &str) -> TcpStream {
@@ -27,12 +27,12 @@ async fn connect_from(from: Ipv4Addr, to: &str) -> TcpStream {
     socket.connect(to).await.expect("a connection")
 }
 
-/// Connections that say `part` of a request and nothing more.
+/// Opens connections that send `part` of a request and nothing more.
 async fn half(from: Ipv4Addr, to: &str, count: usize, part: &[u8]) -> Vec<TcpStream> {
     let mut held = Vec::new();
     for _ in 0..count {
         let mut tcp = connect_from(from, to).await;
-        // One that is turned away at once may be closed already.
+        // larder may have closed a refused connection already.
         let _ = tcp.write_all(part).await;
         held.push(tcp);
     }
@@ -56,7 +56,7 @@ async fn answers(url: &str) -> bool {
     matches!(answer, Ok(Ok(answer)) if matches!(answer.status, 200 | 401))
 }
 
-/// Asks until it is answered, long before idle connections come to their end.
+/// Asks until it gets an answer, long before idle connections end.
 async fn until_answered(url: &str) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !answers(url).await {
@@ -70,7 +70,7 @@ async fn strangers_take_no_place() {
     let scene = Scene::with(|node| node.config("[registry]\nallow_from = [\"127.0.0.1\"]\n")).await;
     let url = format!("{}/v2/", scene.node.url());
     let addr = scene.node.addr();
-    // A stranger that speaks gets the reason.
+    // A stranger that sends a request gets the reason.
     let told = Call::get(&url).from_address(STRANGER).send().await;
     let told = told.expect("an answer");
     assert_eq!(told.status, 403, "{}", told.text());
@@ -89,7 +89,7 @@ async fn strangers_take_no_place() {
     for _ in 0..10 {
         assert!(answers(&url).await, "strangers keep a client out");
     }
-    // They are gone in seconds, not in the minute that a client has.
+    // The connections end within seconds, not within the minute that a client has.
     let deadline = tokio::time::Instant::now() + Duration::from_secs(15);
     for tcp in &mut strangers {
         let mut rest = Vec::new();
@@ -111,7 +111,7 @@ async fn strangers_take_no_place() {
 async fn idle_connections_give_way() {
     let scene = Scene::new().await;
     let digest = scene.fake.put_blob_of("a/b", 1, 100_000_000);
-    // A client that is being answered keeps its place, however many come.
+    // A client whose answer is under way keeps its place, however many others come.
     let mut working = http::open(&scene.blob("a/b", &digest), &[])
         .await
         .expect("an answer");

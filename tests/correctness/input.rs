@@ -1,10 +1,10 @@
-//! Bad input of every kind: a clear error in the registry API's words, nothing written, nothing asked upstream
+//! Bad input of every kind gets a clear error of the registry API. Nothing is written, and no upstream is asked
 //! (promises P19 and P20).
 
 use larder_tests::http::{Call, Response};
 use larder_tests::scene::{Scene, files};
 
-/// Sends every request; all are refused with this status and code, and nothing else happens.
+/// Sends every request. Each is refused with this status and code, and has no other effect.
 async fn assert_refused(scene: &Scene, calls: Vec<(&str, String)>, status: u16, code: &str) {
     let before = files(scene.node.store());
     for (method, path) in calls {
@@ -306,7 +306,7 @@ async fn writes() {
             "/elsewhere".to_owned(),
             "/token/ghcr.io".to_owned(),
         ] {
-            // A token may be asked for with a form.
+            // A form may ask for a token.
             if method == "POST" && path.starts_with("/token") {
                 continue;
             }
@@ -324,7 +324,7 @@ async fn writes() {
     assert_eq!(scene.fake.connections(), 0);
 }
 
-/// A request that is good, but for a repository that does not exist, leaves nothing behind either.
+/// A valid request for a repository that does not exist leaves nothing behind either.
 #[tokio::test]
 async fn what_does_not_exist_leaves_nothing_behind() {
     let scene = Scene::new().await;

@@ -1,5 +1,5 @@
-//! Nothing wrong is ever committed or looks complete, no answer is late, and no request reaches what it should not
-//! (promises P9, P12, P19, P20 and P27).
+//! Wrong content is never committed and never looks complete, no answer is late, and no request reaches an address that
+//! it should not (promises P9, P12, P19, P20 and P27).
 
 mod bodies;
 mod browsers;

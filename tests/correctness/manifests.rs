@@ -1,4 +1,4 @@
-//! Manifests that are not what their digest says (promise P9).
+//! Manifests that do not match their digest (promise P9).
 
 use larder_tests::fake::{Fault, Match, digest_of};
 use larder_tests::http::{self, Broken, Call};
@@ -54,7 +54,7 @@ async fn wrong_manifests_are_an_error_and_never_kept() {
     }
 }
 
-/// A digest header is the registry's word, and not needed where the bytes speak.
+/// The digest header is only the registry's claim, and is not needed where the bytes prove the digest.
 #[tokio::test]
 async fn without_or_against_the_digest_header_the_bytes_count() {
     let scene = Scene::new().await;
@@ -99,7 +99,7 @@ async fn without_or_against_the_digest_header_the_bytes_count() {
     }
 }
 
-/// What is larger than what is kept goes through as by a plain proxy, asked by tag or by digest.
+/// A manifest too large to keep passes through as in a plain proxy, by tag or by digest.
 #[tokio::test]
 async fn a_manifest_of_more_than_4_mib_is_passed_on() {
     const KEPT: usize = 4 << 20;
@@ -121,7 +121,7 @@ async fn a_manifest_of_more_than_4_mib_is_passed_on() {
         if let Some(fault) = fault {
             fake.fault(Match::manifest(), fault);
         }
-        // A client asks by HEAD and tag, then by GET and digest; older ones by GET and tag.
+        // Clients ask by HEAD and tag, then by GET and digest; older clients by GET and tag.
         for (method, reference) in [
             ("HEAD", &tag),
             ("GET", &digest),
@@ -151,7 +151,7 @@ async fn a_manifest_of_more_than_4_mib_is_passed_on() {
     }
 }
 
-/// Its last bytes are held back, so whatever is wrong with it ends short.
+/// larder holds back its last bytes, so a wrong manifest ends short.
 #[tokio::test]
 async fn a_wrong_manifest_of_more_than_4_mib_ends_short() {
     let scene = Scene::new().await;
@@ -182,7 +182,7 @@ async fn a_wrong_manifest_of_more_than_4_mib_ends_short() {
     );
 }
 
-/// The right to it is proven as for any other manifest.
+/// Its right is proven as for any other manifest.
 #[tokio::test]
 async fn a_private_manifest_of_more_than_4_mib_is_for_its_reader() {
     let scene = Scene::new().await;
@@ -207,7 +207,7 @@ async fn a_private_manifest_of_more_than_4_mib_is_for_its_reader() {
     }
 }
 
-/// Schema 1 is signed inline: its bytes do not have its digest, so larder cannot know whether they are right.
+/// Schema 1 is signed inline: its digest is not that of its bytes, so larder cannot verify it.
 #[tokio::test]
 async fn schema_1_is_never_served() {
     const SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
@@ -245,7 +245,7 @@ async fn schema_1_is_never_served() {
             ("GET", &tag),
             ("HEAD", &digest),
         ] {
-            // By HEAD, only the header says what it is.
+            // For HEAD, only the header says which media type it has.
             if method == "HEAD" && media_type == OCI_MANIFEST && *reference == tag {
                 continue;
             }
@@ -266,7 +266,7 @@ async fn schema_1_is_never_served() {
     );
 }
 
-/// Any server may be a mirror: what a manifest is, its bytes say.
+/// Any server may be a mirror, so a manifest's own bytes decide its media type.
 #[tokio::test]
 async fn a_mirror_does_not_say_what_a_manifest_is() {
     let mirrors = Mirrors::new().await;
@@ -319,7 +319,7 @@ async fn a_mirror_does_not_say_what_a_manifest_is() {
             }
         }
     }
-    // The mirror was asked, and its word about all else was taken.
+    // larder asked the mirror, and believed its other headers.
     assert!(mirrors.first.count(|seen| seen.method == "GET") > 0);
     assert_eq!(mirrors.second.count(|seen| seen.method == "GET"), 0);
 }

@@ -1,4 +1,4 @@
-//! larder cannot be used to reach what it should not (promise P20).
+//! No client can use larder to reach an address that it should not (promise P20).
 
 use std::time::Duration;
 
@@ -62,8 +62,8 @@ async fn own_addresses_in_every_spelling() {
             "localhost.",
         ] {
             for (path, answer) in ask(&node, &format!("{host}:{port}")).await {
-                // Refused as an address, as a name, or not known to DNS; by prefix some are no registry at all, and
-                // mean Docker Hub, which cannot be reached here.
+                // Refused as an address, as a name, or unknown to DNS. With prefix addressing, some are no registry at
+                // all and mean Docker Hub, which cannot be reached here.
                 assert!(
                     matches!(answer.status, 400 | 403 | 503),
                     "{path}: {}",
@@ -75,7 +75,7 @@ async fn own_addresses_in_every_spelling() {
     for fake in [&victim, &secure] {
         assert_eq!((fake.connections(), fake.requests().len()), (0, 0));
     }
-    // Those that are plainly addresses are refused as such.
+    // Names that are plainly addresses are refused as addresses.
     let host = victim.host();
     for (path, answer) in ask(&node, &host).await {
         assert_eq!(answer.status, 403, "{path}: {}", answer.text());

@@ -1,4 +1,4 @@
-//! A stream that breaks once is taken up by a Range inside larder, and the client does not notice (promise P14).
+//! When a stream breaks once, larder resumes it with a Range, and the client does not notice (promise P14).
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ async fn assert_unnoticed(scene: &Scene, seed: u64, size: u64, fault: Fault, mor
     assert_eq!(armed.hits(), 1, "{case}");
     assert!(more.iter().all(|armed| armed.hits() > 0), "{case}");
     let sent = scene.fake.blob_bytes_sent(&digest);
-    // A source that knows no ranges has to send the beginning again.
+    // A source without ranges has to send the beginning again.
     let most = if more.is_empty() {
         size + size / 20
     } else {
@@ -58,13 +58,13 @@ async fn one_break_is_not_noticed() {
     let cases = cases.into_iter().zip(1..);
     let cases = cases.map(|((size, fault), seed)| assert_unnoticed(&scene, seed, size, fault, &[]));
     futures_util::future::join_all(cases).await;
-    // Neither where the source answers every question with everything.
+    // The same where the source answers every request with the whole blob.
     let whole = [Fault::IgnoreRange];
     assert_unnoticed(&scene, 20, 3 * mb, Fault::TruncateAfter(mb), &whole).await;
     assert_unnoticed(&scene, 21, 3 * mb, Fault::ResetAfter(mb), &whole).await;
 }
 
-/// As often as it takes, while every attempt brings something.
+/// larder resumes as often as needed, while every attempt brings some bytes.
 #[tokio::test]
 async fn many_breaks_are_not_noticed_either() {
     let scene = Scene::new().await;
@@ -88,7 +88,7 @@ async fn many_breaks_are_not_noticed_either() {
     assert!(sent <= size + size / 20, "{sent}");
 }
 
-/// A registry that goes away and comes back within 5 s.
+/// A registry that stops, and is back within 5 s.
 #[tokio::test]
 async fn a_restart_of_the_registry_is_not_noticed() {
     let scene = Scene::new().await;
@@ -124,8 +124,8 @@ async fn until_read_by(scene: &Scene, readers: u64) {
     }
 }
 
-/// One repository fails for a moment, and another brings the blob. A client that pulls from the first is served, since
-/// it is known to hold the blob.
+/// One repository fails for a moment, and another one supplies the blob. A client that pulls from the first repository
+/// is served, since that is known to hold the blob.
 #[tokio::test]
 async fn a_failure_that_is_over_refuses_nobody() {
     let scene = Scene::new().await;
@@ -146,7 +146,7 @@ async fn a_failure_that_is_over_refuses_nobody() {
     scene
         .fake
         .fault(of("a/b").times(1), Fault::Hold(held.clone()));
-    // By range, again, and plainly.
+    // By range, by range again, and plainly.
     scene.fake.fault(of("a/b").times(3), Fault::status(503));
     let gate = scene.fake.gate(of("c/d"), 1_000_000);
     let pull = |url: &str| {
@@ -168,7 +168,7 @@ async fn a_failure_that_is_over_refuses_nobody() {
     }
 }
 
-/// What failed for a reader that has left, long ago, takes nothing of the patience that the next one gets.
+/// An old failure, for a reader that has left, does not shorten the time that the next reader waits.
 #[tokio::test]
 async fn an_old_failure_does_not_count() {
     let scene = Scene::new().await;
@@ -182,11 +182,11 @@ async fn an_old_failure_does_not_count() {
                 .header("range")
                 .and_then(|r| r.strip_prefix("bytes="));
             let first = range.and_then(|range| range.split('-').next()?.parse::<u64>().ok());
-            // Everything is asked for where a range fails.
+            // Where a range fails, larder asks for the whole blob.
             first.is_none_or(|first| first > start)
         })
     };
-    // A slow client reads what is here long since, so that the fill lives on.
+    // A slow client reads bytes that have long arrived, so that the fill lives on.
     let mut slow = http::open(&url, &[("range", "bytes=0-29999999")])
         .await
         .expect("an answer");

@@ -1,5 +1,5 @@
-//! Faults of every kind at random, clients of every kind at once: nothing that looks complete is ever wrong, and once
-//! the faults are over everything is right.
+//! Random faults of every kind, with clients of every kind at once. An answer that looks complete is never wrong, and
+//! once the faults are over every answer is right.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn a_fault(random: &mut Rng, size: u64) -> Fault {
     }
 }
 
-/// A `Range` and what it means; whether the whole must have the right digest to look complete.
+/// A `Range`, the bytes that it means, and whether a complete answer must have the right digest.
 fn a_range(random: &mut Rng, size: u64) -> (Option<String>, std::ops::Range<u64>, bool) {
     let a = random.u64(0..size);
     let b = random.u64(a..size);
@@ -82,7 +82,7 @@ async fn round(scene: &Scene, seed: u64) {
             let stream = http::open(&url, header.as_slice()).await;
             let mut stream = stream.unwrap_or_else(|error| panic!("{case}: {error:#}"));
             if !matches!(stream.status, 200 | 206) {
-                // A refusal is one of those that the registry gave, or that it cannot be asked.
+                // A refusal is one that the registry gave, or says that the registry cannot be asked.
                 assert!(
                     matches!(stream.status, 404 | 503),
                     "{case}: {}",
@@ -91,14 +91,14 @@ async fn round(scene: &Scene, seed: u64) {
                 return;
             }
             if let Some(bytes) = leaves {
-                // It may end short before.
+                // The body may end short before that.
                 if let Ok(read) = stream.read_exactly(bytes as usize).await {
                     let right = *read == content.read(means.start..means.start + bytes);
                     assert!(wrong || right, "{case}");
                 }
                 return;
             }
-            // A registry that is wrong about the length moves the end from which a suffix is counted.
+            // A registry with a wrong length shifts the end from which a suffix is counted.
             let told = stream.header("content-range").map(str::to_owned);
             let means = match told.as_deref() {
                 Some(told) if !whole && !told.ends_with(&format!("/{size}")) => said(told),
@@ -114,7 +114,7 @@ async fn round(scene: &Scene, seed: u64) {
     });
     futures_util::future::join_all(clients.collect::<Vec<_>>()).await;
     armed.iter().for_each(larder_tests::fake::Armed::lift);
-    // One more attempt may meet what was still under way.
+    // One more attempt may meet a fill that was still under way.
     for last in [false, true] {
         let stream = http::open(&scene.blob("a/b", &digest), &[]).await;
         let mut stream = stream.expect("an answer");

@@ -1,4 +1,4 @@
-//! What is not HTTP, or too much of it.
+//! Input that is not HTTP, or too much of it.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ async fn send(scene: &Scene, bytes: &[u8]) -> String {
     String::from_utf8_lossy(&answer.expect("a connection")).into_owned()
 }
 
-/// larder still answers, though it wants a token.
+/// larder still answers, although it asks for a token.
 async fn assert_serves(scene: &Scene) {
     let answer = http::get(&format!("{}/v2/", scene.node.url()), &[]).await;
     assert_eq!(answer.expect("an answer").status, 401);
@@ -44,7 +44,7 @@ async fn a_tls_hello_is_answered_in_http() {
     // Go tells its user "server gave HTTP response to HTTPS client" only for these words.
     let answer = send(&scene, &client_hello()).await;
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer:?}");
-    // A hello that is longer than the first packet, or cut.
+    // A hello longer than the first packet, or cut short.
     let mut long = client_hello();
     long.resize(100_000, 0);
     for hello in [&long[..], &client_hello()[..1], &client_hello()[..7]] {
@@ -81,7 +81,7 @@ async fn garbage_is_refused() {
         let refused = answer.starts_with("HTTP/1.1 400 ") || answer.is_empty();
         assert!(refused, "{:?}: {answer:?}", String::from_utf8_lossy(case));
     }
-    // Two lengths in one request are how requests are smuggled.
+    // Request smuggling works by two lengths in one request.
     let both = b"GET /v2/ HTTP/1.1\r\nhost: localhost\r\ncontent-length: 44\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n\
                  GET /v2/UPPER/tags/list HTTP/1.1\r\nhost: localhost\r\n\r\n";
     let answer = send(&scene, both).await;
@@ -119,7 +119,7 @@ async fn floods_of_headers_are_refused() {
     assert_serves(&scene).await;
 }
 
-/// HTTP/1.0, no `Host`, a body that the server ignores, several requests at once: unusual, but HTTP.
+/// Unusual, but valid HTTP: HTTP/1.0, no `Host`, a body that the server ignores, several requests at once.
 #[tokio::test]
 async fn what_is_unusual_is_answered() {
     let scene = Scene::new().await;
@@ -146,7 +146,7 @@ async fn what_is_unusual_is_answered() {
     );
 }
 
-/// Clients that begin and do not go on take no place from those that do.
+/// Clients that stop in the middle of a request take no place from other clients.
 #[tokio::test]
 async fn half_requests_hold_up_nobody() {
     let scene = Scene::new().await;
@@ -170,7 +170,7 @@ async fn half_requests_hold_up_nobody() {
     let start = std::time::Instant::now();
     assert_serves(&scene).await;
     assert!(start.elapsed() < Duration::from_secs(1));
-    // A client that closes its side is done with.
+    // larder ends the connection of a client that closes its side.
     for mut tcp in half {
         tcp.shutdown().await.expect("a connection");
         let mut answer = Vec::new();
@@ -181,7 +181,7 @@ async fn half_requests_hold_up_nobody() {
     assert_serves(&scene).await;
 }
 
-/// A form that does not come is not waited for.
+/// larder does not wait long for the rest of a form.
 #[tokio::test]
 async fn half_a_form_is_refused_in_time() {
     let scene = Scene::new().await;

@@ -13,7 +13,7 @@ use super::{MB, pull, whole};
 
 const REPOSITORY: &str = "team/app";
 
-/// How much more than the blob may be sent in all: what was on its way when a stream was given up.
+/// How many bytes more than the blob the endpoints may send in all: those under way when larder gives a stream up.
 const SLACK: u64 = 3 * MB;
 
 /// How the first endpoint fails, for the requests of one blob.
@@ -44,7 +44,7 @@ async fn a_failing_endpoint_is_replaced_unnoticed() {
     let mirrors = Mirrors::with("", |node| node.log_level("info")).await;
     let mirrors = &mirrors;
     let cases = failures().into_iter().enumerate();
-    // One that stalls takes five seconds, so all go at once; each has its own blobs.
+    // A stalled endpoint takes five seconds, so all cases run at once; each has its own blobs.
     let cases = cases
         .flat_map(|(i, faults)| [3 * MB, 20 * MB].map(|size| (i as u64, faults.clone(), size)));
     join_all(cases.map(|(i, faults, size)| async move {
@@ -63,14 +63,14 @@ async fn a_failing_endpoint_is_replaced_unnoticed() {
         );
         eventually(&case, || committed(mirrors.node.store(), &digest)).await;
         let sent = mirrors.blob_bytes_sent(&digest);
-        // An endpoint without ranges may be asked for the whole again, once.
+        // larder may ask an endpoint without ranges for the whole blob again, once.
         let limit = if faults.len() > 1 { 2 * size } else { size } + SLACK;
         assert!((size..=limit).contains(&sent), "{case}: {sent}");
     }))
     .await;
 }
 
-/// Also where nothing is kept, and each reader fetches for itself.
+/// The same where no blob is kept, and each reader fetches for itself.
 #[tokio::test]
 async fn an_endpoint_that_tells_no_length_is_replaced() {
     for most in ["1GB", "1MB"] {
@@ -102,7 +102,7 @@ async fn an_endpoint_that_dies_is_replaced_whenever_it_dies() {
         );
         assert_eq!(mirrors.first.requests(), []);
 
-        // Another pair: this one is avoided for a while.
+        // Another pair of endpoints: larder avoids this one for a while.
         let mirrors = Mirrors::new().await;
         let content = Content::synthetic(2, size);
         let digest = mirrors.put_content(REPOSITORY, &content);
@@ -125,7 +125,7 @@ async fn an_endpoint_that_dies_is_replaced_whenever_it_dies() {
     }
 }
 
-/// Another reader comes while one endpoint hangs in the middle; a range is wanted from what is not there yet.
+/// Another reader comes while one endpoint hangs in the middle, and wants a range that is not there yet.
 #[tokio::test]
 async fn all_readers_go_on_with_the_next_endpoint() {
     let mirrors = Mirrors::new().await;
@@ -167,7 +167,7 @@ async fn all_readers_go_on_with_the_next_endpoint() {
     assert!(sent <= 40 * MB + SLACK, "{sent}");
 }
 
-/// With one endpoint only: it is asked again for at least five seconds, and what is here already is not fetched twice.
+/// The only endpoint: larder asks it again for at least five seconds, and fetches no byte twice.
 #[tokio::test]
 async fn the_only_endpoint_is_asked_again_until_it_is_back() {
     let scene = Scene::new().await;
@@ -180,7 +180,7 @@ async fn the_only_endpoint_is_asked_again_until_it_is_back() {
     stream.read_exactly(900_000).await.expect("the first bytes");
     gate.reached(1).await;
     scene.fake.stop().await;
-    // Longer than any pause between two tries, shorter than larder's patience.
+    // Longer than any pause between two attempts, shorter than larder's patience.
     tokio::time::sleep(Duration::from_millis(3500)).await;
     gate.open();
     scene.fake.start_again().await;
@@ -190,7 +190,7 @@ async fn the_only_endpoint_is_asked_again_until_it_is_back() {
     assert!(sent <= content.len() + SLACK, "{sent}");
 }
 
-/// A stall uses up its own patience and not that of the errors that follow it.
+/// Errors after a stall have their own time limit: the stall does not use it up.
 #[tokio::test]
 async fn an_error_after_a_stall_is_not_the_end() {
     let mirrors = Mirrors::new().await;
@@ -200,7 +200,7 @@ async fn an_error_after_a_stall_is_not_the_end() {
         .first
         .fault(Match::blob().times(1), Fault::StallAfter(MB));
     let again = fails_after_first(&mirrors.first);
-    // Not when the origin is asked for one byte, to show that it serves the blob.
+    // larder's request for one byte, which proves that the origin has the blob, does not count.
     let content_wanted = |request: &Request| request.header("range") != Some("bytes=0-0");
     let other = mirrors.second.fault(
         Match::blob().when(content_wanted).times(3),
@@ -213,7 +213,7 @@ async fn an_error_after_a_stall_is_not_the_end() {
     assert_eq!((again.hits(), other.hits()), (3, 3));
 }
 
-/// Says 500 to the second, third and fourth request for a blob.
+/// Answers 500 to the second, third and fourth request for a blob.
 fn fails_after_first(fake: &FakeRegistry) -> Armed {
     let asked = AtomicU32::new(0);
     let later = move |request: &Request| {

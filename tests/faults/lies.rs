@@ -1,4 +1,4 @@
-//! Endpoints that give wrong bytes: nothing wrong is kept, and at most one answer is spoiled (P9).
+//! Endpoints that give wrong bytes: larder keeps none of them, and at most one answer is spoiled (P9).
 
 use larder_tests::fake::{Content, Fault, Match, digest_of};
 use larder_tests::http;
@@ -10,7 +10,7 @@ use super::{MB, pull, whole};
 
 const REPOSITORY: &str = "team/app";
 
-/// What is verified before its first byte leaves comes right, from the second endpoint.
+/// A blob that is verified before its first byte leaves comes right, from the second endpoint.
 #[tokio::test]
 async fn a_wrong_small_blob_is_had_from_the_next_endpoint() {
     let mirrors = Mirrors::new().await;
@@ -24,7 +24,7 @@ async fn a_wrong_small_blob_is_had_from_the_next_endpoint() {
             whole(&content),
             "{size}"
         );
-        // The origin may be asked for one byte, to show that it serves the blob.
+        // larder may ask the origin for one byte, as a proof that it has the blob.
         let sent = mirrors.blob_bytes_sent(&digest);
         assert!(
             (2 * size..=2 * size + 1).contains(&sent),
@@ -51,7 +51,7 @@ async fn a_wrong_manifest_is_had_from_the_next_endpoint() {
             "{reference}"
         );
     }
-    // One that lies about what it has is believed as little.
+    // A wrong digest header misleads larder no more than wrong bytes do.
     let text = "{ }";
     let digest = mirrors.put_manifest(REPOSITORY, Some("v2"), text);
     mirrors.first.clear_faults();
@@ -65,7 +65,7 @@ async fn a_wrong_manifest_is_had_from_the_next_endpoint() {
     assert_eq!(answer.header("docker-content-digest"), Some(&*digest));
 }
 
-/// Both lie: there is nothing to serve, and nothing is.
+/// Both endpoints lie: larder has nothing to serve, and serves nothing.
 #[tokio::test]
 async fn what_is_wrong_everywhere_is_not_served() {
     let mirrors = Mirrors::new().await;
@@ -94,7 +94,7 @@ async fn what_is_wrong_everywhere_is_not_served() {
     assert_eq!(answer.body, "{}");
 }
 
-/// Bytes that were sent cannot be taken back: the answer ends short, nothing is kept, and the next one is right.
+/// Sent bytes cannot be taken back. The answer ends short, larder keeps nothing of it, and the next answer is right.
 #[tokio::test]
 async fn a_wrong_large_blob_costs_one_answer() {
     for size in [100_000, 3 * MB, 40 * MB] {
@@ -106,11 +106,11 @@ async fn a_wrong_large_blob_costs_one_answer() {
         let url = mirrors.blob(REPOSITORY, &digest);
         let (status, compared) = pull(&url, &content).await;
         if size == 100_000 && (status, &compared) == (200, &Compared::whole(size)) {
-            // It was found out before its head had left, and had from the other.
+            // larder noticed before the head left, and got the blob from the other endpoint.
             continue;
         }
         assert_eq!(status, 200);
-        // The end may overtake what was not sent yet.
+        // The end of the connection may overtake bytes that were not sent yet.
         assert!(compared.differs_at.is_none_or(|differs| differs == at));
         assert!(compared.error.is_some(), "{size}: it looked whole");
         assert!(
@@ -118,7 +118,7 @@ async fn a_wrong_large_blob_costs_one_answer() {
             "{size}: the tail was held back"
         );
         assert!(!committed(mirrors.node.store(), &digest));
-        // The first still lies, but now it is known.
+        // The first endpoint still lies, but larder knows it now.
         let sent = mirrors.first.blob_bytes_sent(&digest);
         assert_eq!(pull(&url, &content).await, whole(&content), "{size}");
         assert_eq!(mirrors.first.blob_bytes_sent(&digest), sent);
@@ -130,7 +130,7 @@ async fn a_wrong_large_blob_costs_one_answer() {
     }
 }
 
-/// A lie in one endpoint's part of a blob that two of them brought: which one it was shows in the end.
+/// One endpoint's part of a blob is wrong, the other's is right. In the end larder finds out which endpoint lied.
 #[tokio::test]
 async fn a_lie_among_honest_bytes_is_tracked_down() {
     let mirrors = Mirrors::new().await;
@@ -156,7 +156,7 @@ async fn a_lie_among_honest_bytes_is_tracked_down() {
     }
 }
 
-/// The mirror has another manifest under the tag: a tag is the mirror's to tell, a digest is not.
+/// The mirror has another manifest under the tag: a mirror may decide a tag, but not a digest.
 #[tokio::test]
 async fn another_content_under_a_digest_is_no_content() {
     let mirrors = Mirrors::new().await;

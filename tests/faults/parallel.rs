@@ -11,7 +11,7 @@ use super::{MB, pull, whole};
 /// The most streams of one fill.
 const STREAMS: usize = 8;
 
-/// Does the work, and says how many blob requests were open at once, for longer than it takes to notice a closed one.
+/// Does the work. Gives how many blob requests were open at once, for longer than larder needs to notice a closed one.
 async fn most_at_once(fake: &FakeRegistry, work: impl Future<Output = ()>) -> usize {
     let mut open = [0; 4];
     let mut most = 0;
@@ -58,7 +58,7 @@ async fn a_limit_of_each_connection_is_overcome() {
     assert!(sent <= content.len() + content.len() / 50, "{sent}");
 }
 
-/// Many readers of many places do not become many connections.
+/// Readers at many places of a blob do not cause as many connections.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_bound_of_streams_holds_whatever_is_read() {
     let scene = Scene::with(|node| node.log_level("info")).await;
@@ -87,7 +87,7 @@ async fn the_bound_of_streams_holds_whatever_is_read() {
     assert!((4..=STREAMS).contains(&most), "{most} streams");
 }
 
-/// An upstream that answers with everything gets one request.
+/// An upstream that ignores ranges gets one request.
 #[tokio::test]
 async fn an_upstream_without_ranges_gets_one_stream() {
     let scene = Scene::with(|node| node.log_level("info")).await;

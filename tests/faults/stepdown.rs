@@ -1,5 +1,5 @@
-//! What larder asks in its own way, by ranges and with HEAD, steps down to what its client would have asked (P26): a pull
-//! succeeds wherever it would straight at that registry.
+//! larder asks in its own way, by ranges and with HEAD. When that fails, it steps down to the request that its client
+//! would have sent (P26): a pull succeeds wherever it would straight at that registry.
 
 mod cases;
 
@@ -22,14 +22,15 @@ fn by_later_range(request: &Request) -> bool {
     range.is_some_and(|range| !range.starts_with("bytes=0-"))
 }
 
-/// A manifest with one layer of which it tells this length.
+/// A manifest with one layer, to which it gives this length.
 fn manifest_of(digest: &str, size: u64) -> String {
     format!(
         r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","layers":[{{"mediaType":"x","digest":"{digest}","size":{size}}}]}}"#
     )
 }
 
-/// An endpoint that refuses ranges is not asked by range for each blob anew, and one failure is not remembered as such.
+/// larder remembers that an endpoint refuses ranges, and asks for later blobs plainly. One failure is not remembered as
+/// a refusal.
 #[tokio::test]
 async fn a_refused_range_is_remembered_and_a_failure_is_not() {
     for (fault, expected) in [(Fault::status(403), 1), (Fault::status(502), 4)] {
@@ -52,7 +53,7 @@ async fn a_refused_range_is_remembered_and_a_failure_is_not() {
     }
 }
 
-/// How often a blob was asked for by a range and plainly, wherever it led.
+/// How often a blob was asked for by a range and plainly, redirects included.
 fn asked_for(scene: &Scene, digest: &str) -> [usize; 2] {
     [true, false].map(|by_range| {
         scene.fake.count(|seen| {
@@ -62,7 +63,7 @@ fn asked_for(scene: &Scene, digest: &str) -> [usize; 2] {
     })
 }
 
-/// A signature that has expired, or a copy that came late, says nothing of all other blobs of the registry.
+/// An expired signature, or a copy that comes late, concerns one blob only and not the registry's other blobs.
 #[tokio::test]
 async fn one_blob_that_was_refused_where_it_led_to_takes_no_ranges_from_the_others() {
     for code in [403, 404] {
@@ -91,7 +92,7 @@ async fn one_blob_that_was_refused_where_it_led_to_takes_no_ranges_from_the_othe
     }
 }
 
-/// A registry that refuses all later ranges in such words is asked plainly once two blobs have shown it.
+/// Once a registry has refused all later ranges of two blobs in such words, larder asks it plainly.
 #[tokio::test]
 async fn two_blobs_whose_later_ranges_are_refused_speak_for_the_others() {
     for code in [403, 404] {
@@ -110,7 +111,7 @@ async fn two_blobs_whose_later_ranges_are_refused_speak_for_the_others() {
     }
 }
 
-/// Ranges that bring wrong bytes spoil the pull that has some of them already, but not the next one.
+/// Ranges with wrong bytes spoil the pull that has some of them already, but not the next one.
 #[tokio::test]
 async fn after_wrong_ranges_the_whole_is_asked_for() {
     let scene = Scene::new().await;
@@ -125,7 +126,7 @@ async fn after_wrong_ranges_the_whole_is_asked_for() {
     assert_eq!(pull(&url, &content).await, whole(&content));
 }
 
-/// A real refusal stays one, whatever the client asked for.
+/// A real refusal stays one, also when larder asks plainly.
 #[tokio::test]
 async fn what_is_refused_plainly_is_refused() {
     for (code, told) in [(403, 401), (404, 404), (400, 400)] {
@@ -142,7 +143,7 @@ async fn what_is_refused_plainly_is_refused() {
     }
 }
 
-/// A manifest's word on the length is no more than that: the digest decides, and the bound of the tier holds.
+/// The length in a manifest is only a claim: the digest decides, and the tier's bound holds.
 #[tokio::test]
 async fn a_listed_length_is_no_right() {
     let scene = Scene::new().await;
@@ -171,7 +172,7 @@ async fn a_listed_length_is_no_right() {
     }
 }
 
-/// No manifest of it was pulled through this larder's life: it is looked up in those that are here, or asked for.
+/// No client has pulled a manifest since the start: larder finds the length in a manifest that is here, or asks for it.
 #[tokio::test]
 async fn the_length_is_found_after_a_restart() {
     let mut scene = Scene::new().await;
@@ -196,7 +197,7 @@ async fn the_length_is_found_after_a_restart() {
     }
 }
 
-/// A small blob is verified before its first byte leaves, and its headers leave in time all the same.
+/// larder verifies a small blob before its first byte leaves, and its headers still leave in time.
 #[tokio::test]
 async fn a_small_blob_that_trickles_is_no_failure() {
     let configs = ["", "[store]\nmax_size = \"1KB\"\n"];
@@ -219,7 +220,7 @@ async fn a_small_blob_that_trickles_is_no_failure() {
         assert_eq!(good, whole(&right), "{config}");
         let part = part.expect("an answer");
         assert_eq!(part, (206, Compared::whole(100)), "{config}");
-        // No byte of it is right for the client to have.
+        // The client may have none of its bytes.
         assert_eq!(
             (bad.1.len, bad.1.error.is_some()),
             (0, true),
@@ -230,7 +231,7 @@ async fn a_small_blob_that_trickles_is_no_failure() {
     futures_util::future::join_all(tried).await;
 }
 
-/// The endpoint that fails at ranges is the only one that has the blob, or that can be reached.
+/// The endpoint that fails at ranges is the only one that has the blob, or the only one that can be reached.
 #[tokio::test]
 async fn a_mirror_is_asked_plainly_where_nobody_else_has_it() {
     let faults = [
@@ -250,7 +251,7 @@ async fn a_mirror_is_asked_plainly_where_nobody_else_has_it() {
                     (mirrors.first.put_content(REPOSITORY, content), manifest)
                 });
                 for (_, manifest) in &digests {
-                    // The origin has said whose the repository is.
+                    // The origin has confirmed the repository.
                     let url = mirrors.manifest(REPOSITORY, manifest);
                     let answer = http::get(&url, &[]).await.expect("an answer");
                     assert_eq!(answer.status, 200);

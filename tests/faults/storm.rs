@@ -1,7 +1,8 @@
 //! A thousand faults, drawn from a seed, over concurrent pulls by two endpoints.
 //!
-//! Each blob suffers at the hands of one endpoint, so that a source is always left, except for bodies that break off: those
-//! are asked for again, so both endpoints may break them. `LARDER_SEED` repeats a run, `LARDER_FAULTS` says how many.
+//! One endpoint spoils each blob, so that a source is always left. Bodies that break off are the exception: larder asks
+//! for those again, so both endpoints may break them. `LARDER_SEED` repeats a run, `LARDER_FAULTS` sets the number of
+//! faults.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -15,14 +16,14 @@ use larder_tests::node::Node;
 use larder_tests::scene::{Compared, compare, files};
 use tokio::sync::Semaphore;
 
-/// Faults to suffer when nothing else is said.
+/// The number of faults, unless `LARDER_FAULTS` sets it.
 const FAULTS: usize = 1000;
 /// Pulls at once.
 const AT_ONCE: usize = 12;
 /// Blobs of up to this size are verified before their first byte leaves.
 const VERIFIED_FIRST: u64 = 64 << 10;
 const REPOSITORY: &str = "team/app";
-/// Names of one registry by its two endpoints, in one order and in the other.
+/// Two names for one registry: the first endpoint of one is the second of the other.
 const NAMES: [&str; 2] = ["one.test", "two.test"];
 
 /// A number from the environment, or `otherwise`.
@@ -39,7 +40,7 @@ fn size(random: &mut Rng) -> u64 {
     }
 }
 
-/// A fault that ends a body early: a source may be asked again at once.
+/// A fault that ends a body early: larder may ask the source again at once.
 fn breaks(random: &mut Rng, size: u64) -> Fault {
     let at = random.u64(0..size);
     if random.bool() {
@@ -65,7 +66,7 @@ fn any(random: &mut Rng, size: u64) -> Fault {
     }
 }
 
-/// One blob and what it will suffer.
+/// One blob and the faults that it will meet.
 struct Ordeal {
     /// Which of [`NAMES`].
     name: usize,
@@ -115,7 +116,7 @@ impl Ordeal {
             .map(|(fault, _)| fault)
     }
 
-    /// Pulls it. Gives what is wrong with the answer, if anything is.
+    /// Pulls the blob. Gives an error if the answer is wrong.
     async fn suffer(&self, node: &str) -> Option<String> {
         let told = |status, compared: &Compared| {
             format!(
@@ -128,7 +129,7 @@ impl Ordeal {
         if (status, &compared) == (200, &Compared::whole(self.content.len())) {
             return None;
         }
-        // Wrong bytes that had been sent before they could be found out cost this answer; a whole one they never are.
+        // Wrong bytes that left before larder could find out cost this answer. A complete answer is never wrong.
         let lied = self
             .struck()
             .any(|fault| matches!(fault, Fault::WrongBytes { .. }));
@@ -155,7 +156,7 @@ impl Ordeal {
 async fn a_thousand_faults_spoil_nothing() {
     let seed = setting("LARDER_SEED", fastrand::u64(..));
     let wanted = setting("LARDER_FAULTS", FAULTS as u64) as usize;
-    // Past the capture of the test harness: a failure is repeated by its seed.
+    // Written past the test harness's capture: the seed repeats a failure.
     let _ = writeln!(
         std::io::stderr(),
         "storm: LARDER_SEED={seed} LARDER_FAULTS={wanted}"
@@ -187,7 +188,7 @@ async fn a_thousand_faults_spoil_nothing() {
     let mut pulls = 0;
     let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
     while struck < wanted {
-        // Rules are looked through one by one, so old ones go.
+        // The fake checks its rules one by one, so old ones are removed.
         fakes.iter().for_each(FakeRegistry::clear_faults);
         let ordeals: Vec<_> = (0..200)
             .map(|_| Arc::new(Ordeal::draw(&mut random, &fakes)))
@@ -239,7 +240,8 @@ async fn run(ordeals: &[Arc<Ordeal>], node: &Arc<str>) -> Vec<String> {
     wrong
 }
 
-/// One endpoint dies and comes back, then the other, while blobs without other faults are pulled. Gives the deaths.
+/// One endpoint dies and comes back, then the other, while clients pull blobs without other faults. Gives the number of
+/// deaths.
 async fn deaths(random: &mut Rng, fakes: &[FakeRegistry; 2], node: &Arc<str>) -> usize {
     fakes.iter().for_each(FakeRegistry::clear_faults);
     let mut deaths = 0;
@@ -261,7 +263,7 @@ async fn deaths(random: &mut Rng, fakes: &[FakeRegistry; 2], node: &Arc<str>) ->
     deaths
 }
 
-/// Everything that is committed is what its name says.
+/// Every committed file has the digest in its name.
 fn check_store(store: &Path) {
     let blobs = files(&store.join("blobs/sha256"));
     assert!(blobs.len() > 100, "{}", blobs.len());

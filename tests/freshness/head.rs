@@ -1,4 +1,4 @@
-//! A registry that answers HEAD badly and GET well: no client learns less, or something older, than a GET would say
+//! A registry that answers HEAD badly and GET well: no client learns less, or an older digest, than a GET would tell it
 //! (P14, P26).
 
 use bytes::Bytes;
@@ -57,7 +57,7 @@ async fn a_tag_is_as_new_as_a_get_says() {
             let answer = tagged.get("v1").await;
             let told = (answer.status, answer.text(), is_stale(&answer));
             assert_eq!(told, (200, NEW.to_owned(), false), "{case}");
-            // A tag that is really gone is gone for GET as well.
+            // A tag that was really deleted gets a 404 to GET as well.
             tagged.fake.delete_tag(REPOSITORY, "v1");
             let answer = tagged.get("v1").await;
             let told = (answer.status, answer.text(), is_stale(&answer));
@@ -92,7 +92,7 @@ async fn a_blob_is_there_if_a_get_says_so() {
     .await;
 }
 
-/// A slow answer is better than none: `timeout` is for what an old answer can take the place of.
+/// A slow answer is better than none: `timeout` applies only where an old answer can stand in.
 #[tokio::test]
 async fn a_check_that_nothing_can_bridge_has_all_the_time_that_there_is() {
     let slow = || Fault::Delay(std::time::Duration::from_millis(2600));

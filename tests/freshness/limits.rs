@@ -1,4 +1,4 @@
-//! A registry that limits requests is left alone for as long as it says (P15).
+//! larder sends no requests to a registry that limits them, for as long as the registry says (P15).
 
 use std::time::{Duration, Instant};
 
@@ -28,12 +28,12 @@ async fn a_limit_is_kept_and_told_in_the_clients_words() {
             .replace("manifests/v1", &format!("blobs/{blob}"));
         let armed = limit(&tagged.fake, code, 3);
         let begun = Instant::now();
-        // What is here is served; for what is not, the answer lets the client do the best it can.
+        // larder serves what is here; for anything else, its answer lets the client use its next host.
         assert!(is_stale(&tagged.get("v1").await));
         for url in [&tagged.url("v2"), &blob] {
             for (agent, status) in [("containerd/1.7.22", 503), ("containers/5.29.2", 429)] {
                 let call = Call::get(url.as_str()).header("user-agent", agent);
-                // The limit may be that of clients without a secret.
+                // The limit may apply only to clients without a secret.
                 let challenged = call.clone().send().await.expect("an answer");
                 assert_eq!(challenged.status, 401, "{agent} {url}");
                 let answer = answer(call).await;
@@ -48,7 +48,7 @@ async fn a_limit_is_kept_and_told_in_the_clients_words() {
         if begun.elapsed() < Duration::from_secs(3) {
             assert_eq!(tagged.fake.requests().len(), 1, "it is left alone");
         }
-        // After that time, and not before, it is asked again.
+        // larder asks again after that time, and not before.
         armed.lift();
         tagged
             .until("it is asked again", |answer| !is_stale(answer))
@@ -59,7 +59,7 @@ async fn a_limit_is_kept_and_told_in_the_clients_words() {
     }
 }
 
-/// A fixed date is as good as a number of seconds (RFC 9110, 10.2.3).
+/// `Retry-After` may be a date as well as a number of seconds (RFC 9110, 10.2.3).
 #[tokio::test]
 async fn a_limit_until_a_date_is_kept() {
     let tagged = Tagged::new("").await;
@@ -73,7 +73,7 @@ async fn a_limit_until_a_date_is_kept() {
     };
     tagged.fake.fault(Match::any(), fault);
     let begun = Instant::now();
-    // Longer than the silence after a limit that names no time.
+    // Longer than the silence after a limit without a time.
     while begun.elapsed() < Duration::from_millis(2500) {
         let answer = tagged.get("v1").await;
         assert_eq!((answer.text(), is_stale(&answer)), (OLD.to_owned(), true));
@@ -91,7 +91,7 @@ async fn a_limit_without_a_time_is_answered_by_longer_and_longer_silence() {
         assert!(is_stale(&tagged.get("v1").await));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    // At 0, 1, 3 and 7 s.
+    // larder asks at 0, 1, 3 and 7 s.
     let asked = armed.hits();
     assert!((2..=3).contains(&asked), "{asked}");
     armed.lift();
@@ -100,7 +100,7 @@ async fn a_limit_without_a_time_is_answered_by_longer_and_longer_silence() {
         .await;
 }
 
-/// Where a registry led to may limit requests without the registry being silent.
+/// A limit at a redirect's target does not silence the registry.
 #[tokio::test]
 async fn another_places_limit_is_not_the_registrys() {
     for code in [429, 503] {

@@ -1,4 +1,4 @@
-//! How old a tag may be, and what is answered while its registry cannot be asked (promises P13 to P15).
+//! How old a tag may be, and the answers while its registry cannot be asked (promises P13 to P15).
 
 mod head;
 mod limits;
@@ -37,7 +37,7 @@ impl Tagged {
         let config = config.replace("HOST", &fake.host());
         let node = Node::builder().upstream(&fake).config(config).start().await;
         let tagged = Self { fake, node, old };
-        // As containerd pulls: what the tag points to, then the digest.
+        // containerd's pull: a HEAD of the tag, then a GET of the digest.
         let told = tagged.head("v1").await;
         let digest = told.header("docker-content-digest");
         assert_eq!((told.status, digest), (200, Some(tagged.old.as_str())));
@@ -65,7 +65,7 @@ impl Tagged {
         self.fake.count(|seen| seen.method == method)
     }
 
-    /// Waits until what was pulled would survive a kill: the client did not wait for the disk.
+    /// Waits until the pulled content would survive a kill: the client did not wait for the disk.
     async fn until_kept(&self) {
         let log = self
             .node
@@ -81,7 +81,7 @@ impl Tagged {
         .await;
     }
 
-    /// Asks for `v1` again and again until the answer is as wanted; panics after 20 s.
+    /// Asks for `v1` until the answer is as wanted; panics after 20 s.
     async fn until(&self, what: &str, wanted: impl Fn(&Response) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
@@ -95,7 +95,7 @@ impl Tagged {
     }
 }
 
-/// Asks as clients do: a client that is challenged gets a token, here without a secret, and asks again.
+/// Asks as clients do: when challenged, the client gets a token (without a secret here), and asks again.
 async fn answer(call: Call) -> Response {
     let answer = call.clone().send().await.expect("an answer");
     if answer.status != 401 {
@@ -119,7 +119,7 @@ async fn answer(call: Call) -> Response {
     call.send().await.expect("an answer")
 }
 
-/// Whether an answer says that it may be old.
+/// Whether an answer has the warning that it may be old.
 fn is_stale(answer: &Response) -> bool {
     let warning = answer.header("warning");
     assert!(

@@ -1,4 +1,4 @@
-//! Several endpoints and one tag: a mirror's word is not the origin's (P14).
+//! Several endpoints and one tag: a mirror's answer does not replace the origin's (P14).
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ async fn what_a_mirror_does_not_have_the_origin_is_asked_for() {
         .put_manifest(REPOSITORY, Some("v1"), OCI_MANIFEST, OLD);
     assert_eq!(told(&mirrors, "v1").await, (200, OLD.to_owned(), false));
     assert_eq!(mirrors.first.count(|seen| seen.status == 404), 1);
-    // Both know it: the mirror is asked first.
+    // Both endpoints have the tag: larder asks the mirror first.
     mirrors
         .first
         .put_manifest(REPOSITORY, Some("v1"), OCI_MANIFEST, OLD);
@@ -37,11 +37,11 @@ async fn what_a_mirror_does_not_have_the_origin_is_asked_for() {
     // The mirror's 404 is not a deletion.
     mirrors.first.delete_tag(REPOSITORY, "v1");
     assert_eq!(told(&mirrors, "v1").await, (200, OLD.to_owned(), false));
-    // Without the origin's word the tag is not deleted, but perhaps old.
+    // While the origin does not answer, the tag is not deleted, but perhaps old.
     mirrors.second.stop().await;
     assert_eq!(told(&mirrors, "v1").await, (200, OLD.to_owned(), true));
     mirrors.second.start_again().await;
-    // The origin's is.
+    // The origin's 404 is a deletion.
     mirrors.second.delete_tag(REPOSITORY, "v1");
     let deadline = Instant::now() + Duration::from_secs(10);
     while get(&mirrors, "v1").await.status != 404 {
@@ -50,7 +50,7 @@ async fn what_a_mirror_does_not_have_the_origin_is_asked_for() {
     }
 }
 
-/// 200 and no manifest.
+/// An answer of 200 without a manifest.
 fn page(media_type: &str) -> Fault {
     Fault::Status {
         code: 200,
@@ -67,7 +67,7 @@ async fn a_mirror_that_fails_is_passed_over() {
         Fault::status(401),
         Fault::RedirectLoop,
         page("text/html"),
-        // Found out by the body: after the HEAD, which is in vain, the endpoints are asked by GET.
+        // Only the body shows it: after a useless HEAD, larder asks the endpoints by GET.
         page("application/json"),
     ];
     for fault in faults {
@@ -99,7 +99,7 @@ async fn a_mirror_that_fails_is_passed_over() {
     }
 }
 
-/// A mirror that takes questions and says nothing does not make a reachable origin unreachable.
+/// A mirror that accepts requests and never answers does not make the origin unreachable.
 #[tokio::test]
 async fn a_mirror_that_hangs_is_passed_over_in_time() {
     let mirrors = Mirrors::new().await;
@@ -137,7 +137,7 @@ async fn a_limited_mirror_is_left_alone_while_the_origin_answers() {
     assert_eq!(mirrors.second.requests().len(), 5);
 }
 
-/// What a mirror answers to HEAD of a tag: it points to a manifest that is nowhere.
+/// A mirror's answer to HEAD of a tag that names a manifest which no endpoint has.
 fn dangling(bytes: &'static str) -> (String, Fault) {
     let digest = digest_of(bytes.as_bytes());
     let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
@@ -154,7 +154,8 @@ fn dangling(bytes: &'static str) -> (String, Fault) {
     (digest, fault)
 }
 
-/// A mirror that was cleaned up keeps the tags, and names what neither it nor the origin has: its word is dropped.
+/// A mirror that was cleaned up keeps its tags. larder ignores a tag whose manifest neither the mirror nor the origin
+/// has.
 #[tokio::test]
 async fn a_tag_that_leads_nowhere_at_a_mirror_is_asked_of_the_origin() {
     for (known, missing) in [(false, 404), (true, 404), (false, 401), (true, 401)] {
@@ -189,10 +190,10 @@ async fn a_tag_that_leads_nowhere_at_a_mirror_is_asked_of_the_origin() {
             );
         }
         if missing == 401 {
-            // A refusal of the last moment bridges nothing.
+            // larder bridges nothing after a refusal of a moment ago.
             continue;
         }
-        // The origin has it no more: the last that it named is served as old.
+        // The origin has deleted the tag: larder serves the digest that the origin named last, as stale.
         mirrors.second.delete_tag(REPOSITORY, "v1");
         assert_eq!(
             told(&mirrors, "v1").await,

@@ -1,4 +1,4 @@
-//! While the registry does not answer, or says no: P14, row by row.
+//! While the registry does not answer, or refuses: P14, row by row.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use larder_tests::image::OCI_MANIFEST;
 
 use super::{NEW, OLD, REPOSITORY, Tagged, is_stale};
 
-/// What becomes of the registry after the tag was pulled.
+/// What happens to the registry after the tag was pulled.
 #[derive(Clone, Copy, Debug)]
 enum Then {
     Nothing,
@@ -16,14 +16,14 @@ enum Then {
     Deleted,
     /// Refuses connections.
     Gone,
-    /// Takes the question and says nothing.
+    /// Accepts requests and never answers.
     Hangs,
     Says(u16),
-    /// In a registry's own words.
+    /// Refuses with a registry's error body.
     Refuses(u16),
-    /// A web page.
+    /// Answers with a web page.
     ShowsPage(u16),
-    /// With `Retry-After`.
+    /// Answers with `Retry-After`.
     SaysLater(u16),
 }
 
@@ -31,7 +31,7 @@ enum Then {
 enum Answer {
     Old,
     New,
-    /// The old one, with a warning.
+    /// The old digest, with a warning.
     Stale,
     Status(u16),
 }
@@ -43,7 +43,7 @@ const TIMEOUT: Duration = Duration::from_millis(600);
 /// All headers leave within 5 s; the rest is for a machine that is busy.
 const HEADERS_WITHIN: Duration = Duration::from_millis(5700);
 
-/// What happened, the operator's choice, the client's answer.
+/// The registry's state, the operator's setting, the client's answer.
 const ROWS: [(Then, &str, Answer); 36] = [
     (Then::Nothing, SERVE, Answer::Old),
     (Then::Nothing, FAIL, Answer::Old),
@@ -73,7 +73,7 @@ const ROWS: [(Then, &str, Answer); 36] = [
     (Then::Refuses(403), SERVE, Answer::Status(401)),
     (Then::Refuses(401), FORGET, Answer::Status(401)),
     (Then::Refuses(403), FAIL, Answer::Status(401)),
-    // What no registry says is an outage.
+    // An answer that comes from no registry is an outage.
     (Then::Says(401), SERVE, Answer::Stale),
     (Then::Says(403), SERVE, Answer::Stale),
     (Then::Says(403), FAIL, Answer::Status(503)),
@@ -119,7 +119,7 @@ async fn check(then: Then, choice: &str, wanted: Answer) {
             tagged.fake.fault(Match::any(), says(code, headers));
         }
     }
-    // By either method, and more than once: the answer does not change while nothing else does.
+    // By either method, and more than once: the answer stays the same while nothing else changes.
     for method in ["HEAD", "GET", "HEAD", "GET"] {
         let begun = Instant::now();
         let answer = if method == "GET" {
@@ -128,7 +128,7 @@ async fn check(then: Then, choice: &str, wanted: Answer) {
             tagged.head("v1").await
         };
         let took = begun.elapsed();
-        // What an old answer may not take the place of is waited for as long as a client may wait for its headers.
+        // Where no old answer may stand in, larder waits for the registry as long as a client may wait for its headers.
         let bridged = choice != FAIL;
         let within = if bridged { TIMEOUT * 2 } else { HEADERS_WITHIN };
         assert!(took < within, "{row}: {method} took {took:?}");
@@ -149,7 +149,7 @@ async fn check(then: Then, choice: &str, wanted: Answer) {
             assert_eq!(answer.text(), text, "{row}");
         }
     }
-    // By digest nothing is ever old. A refusal is one whatever is asked for.
+    // An answer by digest is never stale. A refusal counts for every request.
     let answer = tagged.get(&tagged.old).await;
     match then {
         Then::Refuses(_) => assert_eq!(answer.status, 401, "{row}"),
@@ -172,7 +172,7 @@ async fn what_a_client_is_told() {
     }
 }
 
-/// A stale answer never makes a right: after a refusal an outage opens nothing.
+/// A stale answer gives no right: after a refusal, an outage opens nothing.
 #[tokio::test]
 async fn a_refusal_outlasts_the_outage_that_follows() {
     let mut tagged = Tagged::new("[access]\nttl = \"2s\"").await;
@@ -192,7 +192,7 @@ async fn a_refusal_outlasts_the_outage_that_follows() {
     }
     armed.lift();
     tagged.fake.start_again().await;
-    // A refusal is remembered as long as a grant is.
+    // larder remembers a refusal as long as a grant.
     tagged
         .until("it is public again", |answer| {
             answer.status == 200 && !is_stale(answer)
@@ -223,7 +223,7 @@ async fn a_forgotten_tag_stays_forgotten() {
         .await;
 }
 
-/// What an outage leaves behind: the answers of a node that was started in it.
+/// The answers of a node that was started during an outage.
 #[tokio::test]
 async fn a_node_that_starts_in_an_outage_serves_what_it_has() {
     let mut tagged = Tagged::new("").await;
@@ -250,7 +250,7 @@ async fn a_node_that_starts_in_an_outage_serves_what_it_has() {
         .await;
 }
 
-/// A captive portal, an ingress or a proxy that logs people in says 200 to everything.
+/// A captive portal, an ingress or a login proxy answers 200 to everything.
 #[tokio::test]
 async fn a_page_in_the_registrys_place_is_no_manifest() {
     for media_type in ["text/html; charset=utf-8", "application/json"] {
@@ -274,9 +274,8 @@ async fn a_page_in_the_registrys_place_is_no_manifest() {
     }
 }
 
-/// A deleted tag is served to a caller that may read the repository. A 404 may also hide from this caller what others
-/// may read, so beyond the ttl it opens nothing, by tag as little as by digest: a pull does not begin that could not
-/// end.
+/// larder serves a deleted tag to a caller that may read the repository. A 404 may also hide from this caller what
+/// others may read. So beyond the ttl a 404 opens nothing, by tag or by digest: no pull begins that could not end.
 #[tokio::test]
 async fn what_is_not_found_any_more_is_served_under_a_live_verdict_alone() {
     let ttl = Duration::from_secs(2);
@@ -287,14 +286,14 @@ async fn what_is_not_found_any_more_is_served_under_a_live_verdict_alone() {
     let head = tagged.head("v1").await;
     assert_eq!((head.status, is_stale(&head)), (200, true), "only the tag");
     assert_eq!(tagged.get(&tagged.old).await.status, 200);
-    // The manifest as well, which is how a repository looks that is hidden.
+    // Its manifest is deleted as well: a hidden repository looks like that.
     tagged.fake.delete_manifest(REPOSITORY, &tagged.old);
     tokio::time::sleep(ttl).await;
     for reference in ["v1", &tagged.old, "v1"] {
         assert_eq!(tagged.head(reference).await.status, 404, "{reference}");
         assert_eq!(tagged.get(reference).await.status, 404, "{reference}");
     }
-    // Nothing was forgotten: pushed again it is there, also in the outage that follows.
+    // larder forgot nothing: once pushed again, the tag resolves, also in the outage that follows.
     let again = tagged
         .fake
         .put_manifest(REPOSITORY, Some("v1"), OCI_MANIFEST, OLD);

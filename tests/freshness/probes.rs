@@ -1,5 +1,5 @@
-//! A registry that asked for a long silence is probed after a minute, by one request for each credential (P15): the time that
-//! was said is often a constant of a page that stands there for seconds.
+//! A registry that asked for a long silence is probed after a minute, by one request for each credential (P15). The
+//! time in `Retry-After` is often a constant of an error page, and the page is there for seconds.
 
 use std::time::Duration;
 
@@ -14,17 +14,17 @@ use larder_tests::node::Node;
 
 use super::{OLD, REPOSITORY, is_stale};
 
-/// A silence is kept for so long before the first probe.
+/// How long a silence lasts before the first probe.
 const MINUTE: Duration = Duration::from_mins(1);
-/// More than the time that passes while a test looks, and less than it is said to be.
+/// More than the time that passes while the test looks, and less than a pause.
 const A_BIT: Duration = Duration::from_secs(20);
 
 const TAGS: usize = 5;
 
-/// A check may wait for the test.
+/// A tag's check may have to wait for the test.
 const CONFIG: &str = "[tags]\ntimeout = \"4s\"\n";
 
-/// The registry is down for an hour, as it says.
+/// The registry says that it is down for an hour.
 fn maintenance(code: u16) -> Fault {
     Fault::Status {
         code,
@@ -33,7 +33,7 @@ fn maintenance(code: u16) -> Fault {
     }
 }
 
-/// A node on a machine whose time passes at the test's word, with a few tags that were pulled.
+/// A node on a machine whose clock the test moves, with a few pulled tags.
 struct Silenced {
     machine: Machine,
     fake: FakeRegistry,
@@ -72,7 +72,7 @@ impl Silenced {
         answer
     }
 
-    /// The registry answers every caller that has pulled from it that it wants to be left alone.
+    /// The registry asks for silence, in its answer to each caller that has pulled from it.
     async fn silence(&self, code: u16, passwords: &[Option<&str>]) -> larder_tests::fake::Armed {
         for password in passwords {
             for tag in 0..TAGS {
@@ -88,13 +88,13 @@ impl Silenced {
         armed
     }
 
-    /// How many questions about manifests have come to the registry.
+    /// How many requests for manifests have reached the registry.
     fn asked(&self) -> usize {
         self.fake.count(|seen| seen.kind == Kind::Manifest)
     }
 
-    /// All tags are asked about at once, each with each of these passwords. Panics unless as many probes go as there are
-    /// passwords, and everyone else has its answer while these wait.
+    /// Clients ask for all tags at once, each with each of these passwords. Panics unless there are as many probes as
+    /// passwords, and all other requests are answered while the probes wait.
     async fn probes(&self, passwords: &[Option<&str>]) -> Vec<Response> {
         let before = self.asked();
         let gate = Gate::new(0);
@@ -123,7 +123,7 @@ impl Silenced {
         probes
     }
 
-    /// larder asks the registry nothing.
+    /// larder sends the registry no request.
     async fn nothing_goes(&self, what: &str) {
         let before = self.asked();
         for tag in 0..TAGS {
@@ -149,7 +149,7 @@ async fn a_long_silence_is_probed_after_a_minute_and_then_less_and_less_often() 
         silenced.machine.pass(MINUTE.saturating_sub(A_BIT));
         silenced.nothing_goes("before the minute is over").await;
         silenced.machine.pass(A_BIT);
-        // It is confirmed twice: the pause doubles each time.
+        // Two probes confirm the silence: the pause doubles each time.
         for pause in [2, 4] {
             for probe in silenced.probes(&[None]).await {
                 assert!(is_stale(&probe), "{code}");
@@ -161,7 +161,7 @@ async fn a_long_silence_is_probed_after_a_minute_and_then_less_and_less_often() 
             silenced.nothing_goes("before the pause is over").await;
             silenced.machine.pass(A_BIT);
         }
-        // The registry is back, and everyone is asked for at once.
+        // The registry is back, and larder asks it again for every tag.
         armed.lift();
         for probe in silenced.probes(&[None]).await {
             assert!(!is_stale(&probe), "{code}");

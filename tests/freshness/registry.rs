@@ -1,4 +1,4 @@
-//! The same against a real registry that is stopped, started again, and whose tag is moved and deleted.
+//! The same with a real registry, which is stopped and started again, and whose tag is moved and deleted.
 
 use std::time::{Duration, Instant};
 
@@ -87,7 +87,7 @@ async fn stopped_started_moved_and_deleted() -> Result<()> {
     let mut setup = Setup::new().await?;
     let first = setup.push(10).await?;
     assert!(!setup.pull(&first).await?);
-    // Warm: one question, no content.
+    // Warm: one request, no content.
     let before = setup.registry.requests().await?;
     assert!(!setup.pull(&first).await?);
     let asked = setup.registry.requests().await?.since(&before);
@@ -115,7 +115,7 @@ async fn stopped_started_moved_and_deleted() -> Result<()> {
     // The tag moves on.
     let second = setup.push(20).await?;
     assert!(!setup.pull(&second).await?);
-    // The image is deleted, which in this registry is the deletion of the manifest that the tag points to.
+    // The image is deleted. In this registry that is the deletion of the manifest that the tag points to.
     let url = format!(
         "{}/v2/team/app/manifests/{}",
         setup.registry.url(),
@@ -131,7 +131,7 @@ async fn stopped_started_moved_and_deleted() -> Result<()> {
     let warm = std::mem::replace(&mut setup.node, cold);
     assert_eq!(setup.get("manifests/v1").await?.status, 404);
     setup.node = warm;
-    // Its old content is there by digest, whatever became of the tag.
+    // Both old images are still here by digest.
     for image in [&first, &second] {
         let answer = setup
             .get(&format!("manifests/{}", image.manifest_digest))

@@ -1,5 +1,5 @@
-//! While the registry answers: one question for each resolve, or none where the operator says so (P13), and what an
-//! answer costs when the registry is far away.
+//! While the registry answers: one request to it for each resolve, or none where the operator configures that (P13),
+//! and what an answer costs when the registry is far away.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ async fn a_tag_is_asked_about_at_every_resolve() {
     assert_eq!(answer.header("docker-content-digest"), Some(&*new));
     assert!(!is_stale(&answer));
     assert_eq!((tagged.asked("HEAD"), tagged.asked("GET")), (4, 1));
-    // The old one goes on being there by its digest, and the tag may go back to it.
+    // The old manifest stays available by its digest, and the tag may move back to it.
     let old = tagged.old.clone();
     assert_eq!(tagged.get(&old).await.text(), OLD);
     tagged.fake.retag(REPOSITORY, "v1", &old);
@@ -55,7 +55,7 @@ async fn askers_at_once_share_one_question() {
         })
         .collect();
     gate.reached(1).await;
-    // All of them have been read: a later client would be right to ask again.
+    // The node has read all requests: a later client would rightly cause another one.
     eventually("16 requests are read", || {
         tagged.node.unread_and_open() == (0, 16)
     })
@@ -89,10 +89,10 @@ async fn a_fresh_tag_is_not_asked_about() {
         assert_eq!(tagged.head("v1").await.status, 200);
     }
     assert_eq!(tagged.fake.requests(), []);
-    // The rule of this tag.
+    // The rule for this tag.
     assert_eq!(tagged.head("latest").await.status, 200);
     assert_eq!((tagged.asked("HEAD"), tagged.asked("GET")), (1, 0));
-    // A rule that runs out: asked once it has, and not before.
+    // A rule with a time: larder asks once it is over, and not before.
     let deadline = Instant::now() + Duration::from_secs(10);
     while tagged.asked("HEAD") == 1 {
         assert!(Instant::now() < deadline, "it is never asked about again");
@@ -104,7 +104,7 @@ async fn a_fresh_tag_is_not_asked_about() {
     assert_eq!(tagged.asked("HEAD"), 2);
 }
 
-/// Registries that give no digest to a HEAD, or know no HEAD, are asked with GET.
+/// When a registry gives no digest to a HEAD, or knows no HEAD, larder asks with GET.
 #[tokio::test]
 async fn a_head_that_tells_no_digest_is_followed_by_a_get() {
     for (fault, gets) in [(Fault::NoDigestHeader, 1), (Fault::status(405), 1)] {
@@ -125,7 +125,7 @@ async fn a_head_that_tells_no_digest_is_followed_by_a_get() {
         let answer = tagged.get("v1").await;
         assert_eq!((answer.status, answer.text()), (200, NEW.to_owned()));
         assert_eq!(answer.header("docker-content-digest"), Some(&*new));
-        // The tag is gone, and so it is for a registry like this one.
+        // The tag is deleted, and this kind of registry says so, too.
         tagged.fake.delete_tag(REPOSITORY, "v1");
         let answer = tagged.get("v1").await;
         assert_eq!(
@@ -145,7 +145,7 @@ async fn a_head_that_tells_no_digest_is_followed_by_a_get() {
     }
 }
 
-/// A tag that has moved on, to a manifest that cannot be had: what was here is still worth something.
+/// A tag has moved to a manifest that cannot be fetched: the old manifest is still served.
 #[tokio::test]
 async fn a_new_manifest_that_cannot_be_fetched_does_not_cost_the_old_one() {
     let tagged = Tagged::new("").await;
@@ -175,7 +175,7 @@ async fn a_new_manifest_that_cannot_be_fetched_does_not_cost_the_old_one() {
         .await;
 }
 
-/// A client that has seen a new digest by HEAD, and no more, has not made larder forget the old manifest.
+/// A client sees a new digest by HEAD alone. larder keeps the old manifest all the same.
 #[tokio::test]
 async fn an_answer_to_head_alone_does_not_cost_the_old_manifest() {
     let tagged = Tagged::new("").await;
@@ -193,7 +193,7 @@ async fn an_answer_to_head_alone_does_not_cost_the_old_manifest() {
         (200, OLD.to_owned(), true)
     );
     tagged.fake.start_again().await;
-    // As containerd pulls: HEAD, then by digest. From then on it is what the tag points to.
+    // containerd's pull: HEAD, then GET by digest. From then on the tag points to the new manifest.
     tagged
         .until("the new one", |answer| !is_stale(answer))
         .await;
@@ -258,7 +258,7 @@ async fn a_warm_pull_waits_for_a_far_registry_once_by_tag_and_never_by_digest() 
     assert_eq!(scene.fake.count(|seen| seen.method == "HEAD"), 1);
 }
 
-/// The same where nothing is known yet, and where what is known of access is old.
+/// The same where larder knows nothing yet, and where its verdict is old.
 #[tokio::test]
 async fn a_registry_without_head_answers_a_head_at_once() {
     let codes = [400, 404, 405, 501];

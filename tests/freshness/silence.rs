@@ -1,4 +1,4 @@
-//! A registry that fails again and again is no longer waited for (P14): the circuit breaker, seen from outside.
+//! larder no longer waits for a registry that fails again and again (P14): the circuit breaker, seen from outside.
 
 use std::time::{Duration, Instant};
 
@@ -33,13 +33,13 @@ async fn after_failures_a_cached_tag_is_served_without_waiting() {
     }
     assert!(begun.elapsed() >= TIMEOUT, "they waited");
     assert_eq!(tagged.asked("HEAD"), FAILURES);
-    // Now it is known.
+    // larder knows of the silence now.
     let begun = Instant::now();
     assert!(is_stale(&tagged.get("v1").await));
     let took = begun.elapsed();
     assert!(took < TIMEOUT / 3, "{took:?}");
     assert_eq!(tagged.asked("HEAD"), FAILURES);
-    // What is not here goes through: nothing else can answer.
+    // A request for content that is not here goes through: no stale answer can stand in.
     let probe = tokio::spawn({
         let url = tagged.url("v2");
         async move { larder_tests::http::get(&url, &[]).await.expect("an answer") }
@@ -48,7 +48,7 @@ async fn after_failures_a_cached_tag_is_served_without_waiting() {
     armed.lift();
     gate.open();
     assert_eq!(probe.await.expect("no panic").status, 404);
-    // That was an answer: it is asked as before.
+    // The registry answered that: larder asks it as before.
     assert!(!is_stale(&tagged.get("v1").await));
 }
 
@@ -86,7 +86,7 @@ async fn while_it_is_avoided_few_questions_reach_it() {
     assert!((FAILURES + 1..=FAILURES + 4).contains(&asked), "{asked}");
 }
 
-/// Answers one request, and ends the connection when the second one comes: its idle time was over in that moment.
+/// Answers one request, and closes the connection when the second one comes, as if its idle time had just ended.
 async fn answer_once(mut stream: TcpStream) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

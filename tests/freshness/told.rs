@@ -1,5 +1,5 @@
-//! A runtime that has the image asks what its tag points to, by HEAD, and for nothing else. In an outage the registry's last
-//! answer to that is enough for it (P12, P14).
+//! A runtime that has the image asks only for the tag's digest, by HEAD. In an outage, the registry's last answer to
+//! that HEAD is enough for the runtime (P12, P14).
 
 use larder_tests::fake::{FakeRegistry, Fault, Match};
 use larder_tests::http::{Call, Response};
@@ -34,7 +34,7 @@ impl Told {
         answer(Call::new(method, url)).await
     }
 
-    /// What a runtime needs to compare the tag with the image that it has.
+    /// The headers by which a runtime compares the tag with its own image.
     fn points_to(&self, head: &Response, digest: &str, stale: bool) {
         let length = if digest == self.digest { OLD } else { NEW }.len();
         let told = (
@@ -49,7 +49,7 @@ impl Told {
         assert_eq!(told, wanted);
     }
 
-    /// Waits until a kill would not lose what the registry said.
+    /// Waits until the registry's answer would survive a kill.
     async fn until_kept(&self) {
         let repositories = self.node.store().join("repositories");
         let log = repositories
@@ -72,7 +72,7 @@ async fn a_head_is_answered_in_an_outage_though_the_manifest_was_never_here() {
     for _ in 0..2 {
         let head = told.ask("HEAD", "v1").await;
         told.points_to(&head, &told.digest, true);
-        // What takes bytes fails, and a tag of which nothing is known.
+        // Requests that need bytes fail, and so does a tag of which larder knows nothing.
         for (method, reference) in [("GET", "v1"), ("GET", &*told.digest), ("HEAD", "v2")] {
             let answer = told.ask(method, reference).await;
             assert_eq!(answer.status, 503, "{method} {reference}");
@@ -80,7 +80,7 @@ async fn a_head_is_answered_in_an_outage_though_the_manifest_was_never_here() {
         told.node.kill9().await;
         told.node.restart().await;
     }
-    // What the registry says now is the answer as soon as it says something.
+    // Once the registry answers again, its answer counts.
     told.fake.start_again().await;
     let new = told
         .fake
@@ -98,8 +98,8 @@ async fn a_head_is_answered_in_an_outage_though_the_manifest_was_never_here() {
     told.points_to(&told.ask("HEAD", "v1").await, &new, true);
 }
 
-/// The manifest that is here is the better answer: the client can have it. What the registry said later counts where that
-/// is gone.
+/// A manifest on the node is the better answer, since the client can get it. The registry's later answer counts once
+/// that manifest is gone.
 #[tokio::test]
 async fn the_manifest_that_is_here_comes_first() {
     let told = Told::new("").await;
@@ -128,7 +128,7 @@ async fn whatever_kind_of_outage_it_is() {
 
 #[tokio::test]
 async fn a_refusal_a_deletion_and_the_operator_end_it() {
-    // Whoever was refused gets nothing, during the outage that follows as well.
+    // A caller that was refused gets nothing, also in the outage that follows.
     let mut told = Told::new("").await;
     told.until_kept().await;
     told.fake.fault(Match::any(), Fault::denied(403));

@@ -108,7 +108,7 @@ async fn a_token_opens_what_its_user_may_read() {
     }
     let wrong = scene.token("team/app", Some(&basic("ann", "2"))).await;
     assert_eq!(wrong.status, 401);
-    // The right password of another user gives a token that opens nothing here.
+    // Another user's right password gives a token that opens nothing here.
     let eve = bearer(&scene.token("team/app", Some(&basic("eve", "3"))).await);
     assert_eq!(scene.get("team/app", Some(&eve)).await.status, 401);
     let anonymous = bearer(&scene.token("team/app", None).await);

@@ -1,4 +1,4 @@
-//! The fake's books are exact.
+//! The fake's counts are exact.
 
 use std::time::{Duration, Instant};
 

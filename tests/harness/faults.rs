@@ -30,7 +30,7 @@ impl Scene {
         response.expect("an answer")
     }
 
-    /// After the fault is over the fake serves as if nothing had been.
+    /// After the fault the fake serves as before.
     async fn assert_sound(&self) {
         let response = self.get().await;
         assert_eq!((response.status, &response.error), (200, &None));
@@ -94,7 +94,7 @@ async fn stall_keeps_the_connection_open() {
     finished(&scene.fake, 1).await;
 }
 
-/// Waits until so many answers are over.
+/// Waits until so many answers have ended.
 async fn finished(fake: &FakeRegistry, answers: usize) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while fake.count(|seen| seen.finished) < answers {

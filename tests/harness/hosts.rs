@@ -1,4 +1,4 @@
-//! Hosts: what they are said to be limited to limits them, what is cut is cut, and nothing is left of them. Takes root.
+//! Hosts: limits and cuts take effect, and nothing is left of a host afterwards. Takes root.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -77,7 +77,7 @@ async fn a_cut_link_stalls_and_goes_on_when_it_is_mended() {
     let first = stream.read_exactly(500_000).await.expect("the first bytes");
     assert!(*first == content.read(0..500_000));
     host.cut();
-    // What was on its way still comes; then nothing does.
+    // Bytes on their way still arrive; then nothing does.
     let silence = Duration::from_millis(600);
     let mut came = 500_000;
     let silent = loop {
@@ -142,7 +142,7 @@ async fn hosts_see_only_each_other_and_a_registry_starts_again_there() {
     assert!(net.host(0).run(get(url.clone())).await.is_err());
     fake.start_again().await;
     assert!(net.host(0).run(get(url)).await.is_ok());
-    // A fault at the level of the socket works there, too.
+    // A fault on the socket's level works there, too.
     let digest = fake.put_blob_of("a", 1, MB);
     fake.fault(Match::blob(), Fault::ResetAfter(1000));
     let url = format!("{}/v2/a/blobs/{digest}", fake.url());

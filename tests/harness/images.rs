@@ -1,4 +1,4 @@
-//! Images are what they say they are.
+//! Generated images match their own manifests and digests.
 
 use std::fs;
 use std::path::Path;

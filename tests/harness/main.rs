@@ -1,5 +1,5 @@
-//! The harness against itself: a fake that is wrong in other ways than the test asked for, or a client that hides how a
-//! body ended, would make every other test worthless.
+//! Tests of the harness itself. A fake that misbehaves in other ways than the test asked for, or a client that hides
+//! how a body ended, would make every other test worthless.
 
 mod access;
 mod content;

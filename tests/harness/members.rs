@@ -1,4 +1,4 @@
-//! The pieces that clusters are made of: certificates that open and refuse, a fake member that lies as the test asks, a
+//! The parts of a test cluster: certificates that are accepted and refused, a fake member that lies as the test asks, a
 //! client's clock, and addresses that no two tests share.
 
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use tokio_rustls::TlsConnector;
 
 const MB: u64 = 1_000_000;
 
-/// Shakes hands, asks, and gives what comes back within a second or so.
+/// Does the handshake, sends the request, and gives what arrives within a second or so.
 async fn ask(
     address: SocketAddr,
     client: Arc<rustls::ClientConfig>,
@@ -56,7 +56,7 @@ async fn certificates_open_and_refuse_on_both_sides() {
         answer.is_ok_and(|answer| answer.starts_with(b"HTTP/1.1 404"))
     };
     assert!(opens(authority.client(Some(&authority.member()))).await);
-    // A server checks the authority; the name is for larder to check.
+    // A server checks the authority only; larder checks the name.
     assert!(opens(authority.client(Some(&authority.named("other")))).await);
     assert!(!opens(authority.client(None)).await);
     assert!(!opens(authority.client(Some(&other.member()))).await);
@@ -174,7 +174,7 @@ async fn no_two_clusters_have_the_same_addresses() {
     assert_eq!(Cluster::of(1).address(0), again);
 }
 
-/// Nodes that know only themselves: each is reached where its client is, and has its own store.
+/// Nodes that know only themselves: a client reaches each of them, and each has its own store.
 async fn nodes_are_apart(fake: &FakeRegistry, plan: Plan) {
     fake.reset_counts();
     let image = build(fake, "a/b", "v1", &[LayerSpec::new(1, 3 * MB)]);
@@ -188,7 +188,7 @@ async fn nodes_are_apart(fake: &FakeRegistry, plan: Plan) {
     }
     let sent = upstream_bytes(fake, &image);
     assert!(sent >= 2 * 3 * MB && sent <= 2 * image.size(), "{sent}");
-    // One that hangs says nothing, and then says it.
+    // A frozen node sends nothing, and answers once it is thawed.
     cluster.freeze(1);
     let door = cluster.door(1, fake, "a/b");
     let mut pull = std::pin::pin!(door.pull("v1", &image));

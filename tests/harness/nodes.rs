@@ -1,4 +1,4 @@
-//! A node that cannot start says why. That it can is seen by every test of the program itself.
+//! A node that cannot start says why. Every test of the program itself shows that it can start.
 
 use larder_tests::node::{Node, NodeBuilder};
 

@@ -1,4 +1,4 @@
-//! Redirects, and the place that they lead to.
+//! Redirects, and the fake's second port, to which they lead.
 
 use larder_tests::fake::{FakeRegistry, Fault, Match, Target, digest_of};
 use larder_tests::http;

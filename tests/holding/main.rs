@@ -1,5 +1,5 @@
-//! What a node's containers use stays: over its ttl, over a watcher that dies, under pressure (promise P28). The watcher's file
-//! is written by the tests.
+//! Content that a node's containers use stays on the node: past its ttl, after the watcher's death, under pressure
+//! (promise P28). The tests write the watcher's file.
 
 mod order;
 mod seen;
@@ -40,12 +40,12 @@ struct Watched {
     machine: Machine,
     scene: Scene,
     dir: TempDir,
-    /// Reports that were made.
+    /// The number of reports so far.
     reports: AtomicU64,
 }
 
 impl Watched {
-    /// One with this in its `[store]`.
+    /// A node with these lines in its `[store]`.
     async fn with(store: &str) -> Self {
         let (machine, dir) = (Machine::new(), tempfile::tempdir().expect("a directory"));
         let file = dir.path().join("runtime.json");
@@ -87,7 +87,7 @@ impl Watched {
         door.pull("v1", image).await.expect("the image");
     }
 
-    /// What the runtime says now: containers that use these images, each named by its configuration's digest alone.
+    /// The runtime's present report: containers that use these images, each named by its configuration's digest alone.
     fn report(&self, used: &[&Image]) -> Value {
         let users = used.iter().enumerate().map(|(i, image)| {
             json!({
@@ -103,18 +103,18 @@ impl Watched {
         })
     }
 
-    /// Puts a text in the place of the file, as the watcher does.
+    /// Replaces the file with this text, as the watcher does.
     fn write(&self, text: &str) {
         let new = self.dir.path().join("new");
         fs::write(&new, text).expect("a file");
         fs::rename(new, self.file()).expect("a file");
     }
 
-    /// The runtime says that these images are used, and larder has understood it.
+    /// The runtime reports that these images are in use, and larder has read it.
     async fn uses(&self, used: &[&Image]) {
         let report = self.report(used);
         self.write(&report.to_string());
-        // The version is another one each time.
+        // Each report has another version.
         let version = report["runtime"]["version"].as_str().expect("a version");
         let runtime = format!("containerd {version}");
         self.until("it is known what is used", |status| {
@@ -148,7 +148,7 @@ impl Watched {
         }
     }
 
-    /// Waits until `/status` says so.
+    /// Waits until `/status` is as wanted.
     async fn until(&self, what: &str, is: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -171,7 +171,7 @@ impl Watched {
         assert!(done.status.success(), "{done:?}");
     }
 
-    /// Waits until nothing of an image is here: a manifest goes in the round after what it names.
+    /// Waits until an image is evicted: its manifest goes in the round after the content that it names.
     async fn until_gone(&self, image: &Image) {
         for _ in 0..5 {
             self.round().await;
@@ -186,7 +186,7 @@ impl Watched {
         );
     }
 
-    /// How much of an image is here: its manifest, configuration and layers.
+    /// How many blobs of an image are here: its manifest, configuration and layers.
     fn here(&self, image: &Image) -> usize {
         let all = digests(image);
         all.iter()

@@ -1,4 +1,4 @@
-//! The order in which content goes when room is wanted, and what never goes.
+//! The order in which content is evicted when room is wanted, and content that is never evicted.
 
 use larder_tests::fake::Content;
 use larder_tests::http;
@@ -13,7 +13,7 @@ async fn what_runs_stays_when_room_is_wanted_however_long_ago_it_was_pulled() {
     let used = node.pull("team/used", 1, 8 * MB).await;
     let unused = node.pull("team/unused", 2, 8 * MB).await;
     node.uses(&[&used]).await;
-    // Used last, and still the one that goes.
+    // It was used last, and is evicted all the same.
     node.pull_again("team/unused", &unused).await;
     let new = node.pull("team/new", 3, 8 * MB).await;
     node.round().await;
@@ -22,7 +22,7 @@ async fn what_runs_stays_when_room_is_wanted_however_long_ago_it_was_pulled() {
     assert!(!node.scene.committed(&unused.layers[0].digest));
 }
 
-/// Pins, and what runs and is nowhere else, fill the tier: then new content is passed on, and larder says why.
+/// Pins, and images in use that no other member has, fill the tier. larder then passes new content on, and says why.
 #[tokio::test]
 async fn new_content_is_passed_on_when_what_stays_leaves_no_room() {
     let node = Watched::with("max_size = \"20MB\"").await;
@@ -39,7 +39,7 @@ async fn new_content_is_passed_on_when_what_stays_leaves_no_room() {
     let room = status["store"]["room_bytes"].as_u64();
     assert_eq!(room, Some(20 * MB - kept));
 
-    // What fits is kept; what does not is whole all the same, for each that asks.
+    // Content that fits is kept. Other content still comes whole, for each client that asks.
     let [small, large] = [(10, MB), (11, 5 * MB)].map(|(seed, size)| {
         let content = Content::synthetic(seed, size);
         (node.scene.fake.put_content("team/new", &content), content)

@@ -1,4 +1,4 @@
-//! What is in use, and what is not known of it, is shown wherever a person looks.
+//! Commands and the status page show which content is in use, and where larder does not know.
 
 use std::fs;
 
@@ -92,7 +92,7 @@ async fn what_is_in_use_is_shown() {
     assert!(node.is_whole(&unused));
 }
 
-/// What is found of each file that is of no use, and how to mend it.
+/// Findings about each kind of unusable file, with their fixes.
 #[tokio::test]
 async fn doctor_says_what_is_wrong_with_the_watchers_file() {
     let node = Watched::with("").await;

@@ -1,4 +1,4 @@
-//! Age evicts nothing that runs.
+//! Age evicts nothing that a container uses.
 
 use super::{DAY, MB, Watched};
 
@@ -15,13 +15,13 @@ async fn an_image_that_runs_is_whole_after_ten_days_and_another_is_gone() {
     node.round().await;
     assert!(node.is_whole(&used), "{}", node.scene.node.log());
     node.until_gone(&unused).await;
-    // It is worth something: the registry is not needed.
+    // That has a use: a pull succeeds without the registry.
     node.scene.fake.stop().await;
     node.pull_again("team/used", &used).await;
     assert!(node.is_whole(&used));
 }
 
-/// The end of a use is a use: the image goes its ttl after its container.
+/// The end of a container counts as a use: its image is evicted one ttl after it.
 #[tokio::test]
 async fn what_has_run_goes_its_time_after_its_end() {
     let mut node = Watched::with("").await;
@@ -56,7 +56,7 @@ async fn a_use_that_ended_while_larder_was_down_counts_until_then() {
     node.machine.pass(3 * DAY);
     node.round().await;
     assert!(node.is_whole(&used), "{}", node.scene.node.log());
-    // And that reached the disk.
+    // This has reached the disk.
     node.restart().await;
     node.round().await;
     assert!(node.is_whole(&used), "{}", node.scene.node.log());

@@ -1,4 +1,4 @@
-//! Whatever becomes of the watcher, what it last reported counts: nothing that was in use then goes for its ttl.
+//! When the watcher is lost, its last report still counts: content that was in use then stays for one more ttl.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{DAY, MB, Watched, now};
 
-/// What becomes of the file.
+/// What happens to the watcher's file.
 #[derive(Clone, Copy, Debug)]
 enum Fate {
     /// The watcher was killed.
@@ -17,11 +17,11 @@ enum Fate {
     Half,
     Newer,
     Gone,
-    /// It is gone when larder starts again.
+    /// The file is missing when larder starts again.
     GoneAtTheStart,
-    /// It is half written when larder starts again.
+    /// The file is half written when larder starts again.
     HalfAtTheStart,
-    /// It is of another node.
+    /// The file belongs to another node.
     Foreign,
 }
 
@@ -79,7 +79,7 @@ async fn nothing_goes(fate: Fate) {
     node.uses(&[&used]).await;
     node.machine.pass(5 * DAY);
     node.uses(&[&used]).await;
-    // What the store knows outlives a kill from the next minute on, and so does its time.
+    // The store writes its records within a minute. From then on they survive a kill, and so does their time.
     let store = node.scene.node.store().to_owned();
     let listed = || {
         let written = fs::metadata(store.join("in-use")).expect("a list");
@@ -108,7 +108,7 @@ async fn nothing_goes(fate: Fate) {
     node.round().await;
     assert!(node.is_whole(&used), "{fate:?}: {}", node.scene.node.log());
     node.until_gone(&unused).await;
-    // It does not stay for ever: the container may be long gone.
+    // The content does not stay for ever: its container may have ended long ago.
     node.machine.pass(5 * DAY);
     node.until_gone(&used).await;
 }
@@ -118,7 +118,7 @@ async fn what_was_last_in_use_stays_for_its_time_whatever_becomes_of_the_watcher
     join_all(Fate::ALL.map(nothing_goes)).await;
 }
 
-/// A file that is a day old when larder first sees it tells what was in use a day ago.
+/// A file that is a day old when larder first reads it says what was in use a day ago.
 #[tokio::test]
 async fn a_file_that_was_old_at_the_start_counts_from_its_own_time() {
     let mut node = Watched::with("").await;
@@ -141,7 +141,7 @@ async fn a_file_that_was_old_at_the_start_counts_from_its_own_time() {
     node.until_gone(&used).await;
 }
 
-/// Also under pressure: what is in use by the last word is not what goes first.
+/// The same under pressure: content in use by the last report is not evicted first.
 #[tokio::test]
 async fn what_was_last_in_use_stays_also_when_room_is_wanted() {
     let node = Watched::with("max_size = \"20MB\"").await;
@@ -153,7 +153,7 @@ async fn what_was_last_in_use_stays_also_when_room_is_wanted() {
         status["runtime"]["state"] == "unreadable"
     })
     .await;
-    // What was used last is the one that no container uses.
+    // The image that was used last is the one without a container.
     node.machine.pass(DAY / 24);
     node.pull_again("team/unused", &unused).await;
     let new = node.pull("team/new", 3, 8 * MB).await;
@@ -162,7 +162,7 @@ async fn what_was_last_in_use_stays_also_when_room_is_wanted() {
     assert!(!node.is_whole(&unused));
 }
 
-/// Without a file larder is as it was, and says nothing of a runtime.
+/// Without a file larder evicts by age alone, and shows nothing of a runtime.
 #[tokio::test]
 async fn without_a_watcher_nothing_is_said_of_the_runtime() {
     let node = Watched::with("").await;
@@ -174,7 +174,7 @@ async fn without_a_watcher_nothing_is_said_of_the_runtime() {
     node.until_gone(&image).await;
 }
 
-/// An operator that takes the watcher away says so, and nothing is kept for its sake any more.
+/// An operator switches the watcher off: larder then keeps nothing on its account.
 #[tokio::test]
 async fn a_watcher_that_is_switched_off_is_forgotten() {
     let node = Watched::with("").await;

@@ -1,4 +1,4 @@
-//! The node tier stays within its bounds, and that disturbs no reader (P21).
+//! The node tier stays within its bounds, and eviction disturbs no reader (P21).
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -11,7 +11,7 @@ use larder_tests::scene::{Compared, Scene, compare, eventually, files};
 
 use super::{MB, age, path, pull, sound_blobs, whole};
 
-/// Bytes that count: of blobs all, of partials what is there.
+/// Bytes that count towards the bounds: all of a blob, and of a partial what is there.
 fn occupied(node: &Node) -> u64 {
     let sum = |name: &str, of: fn(&fs::Metadata) -> u64| {
         let all = files(&node.store().join(name));
@@ -27,7 +27,7 @@ fn store(text: &str) -> String {
     format!("[store]\n{text}\n")
 }
 
-/// Puts `count` blobs of `size` bytes and gives what to pull.
+/// Puts `count` blobs of `size` bytes and gives their URLs and contents.
 fn put(scene: &Scene, first: u64, count: u64, size: u64) -> Vec<(String, Content)> {
     (first..first + count)
         .map(|seed| {
@@ -66,7 +66,7 @@ async fn the_size_is_bounded_while_much_is_pulled_and_read() {
             async move { assert_eq!(pull(&url, content).await, whole(content)) }
         });
         futures_util::future::join_all(pulls).await;
-        // A fill is over when its blob is on disk, which the client has not waited for.
+        // A fill ends when its blob is on disk. The client has not waited for that.
         scene.until_idle().await;
         let ended = Instant::now();
         while occupied(&scene.node) > MAX {
@@ -80,7 +80,7 @@ async fn the_size_is_bounded_while_much_is_pulled_and_read() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
-    // Within one blob of it: no more is evicted than has to be.
+    // Within one blob of the bound: larder evicts no more than it must.
     assert!(
         occupied(&scene.node) >= MAX - 2 * BLOB,
         "{}",
@@ -100,7 +100,7 @@ async fn the_size_is_bounded_while_much_is_pulled_and_read() {
     );
 }
 
-/// A client that reads what is evicted is served to the end, from the file that has no name any more.
+/// A client that reads an evicted blob is served to the end, from the file that has no name any more.
 #[tokio::test]
 async fn a_reader_of_what_is_removed_is_not_cut_off() {
     let config = store("max_size = \"30MB\"\nmin_free = \"0\"");
@@ -174,12 +174,12 @@ async fn what_nobody_uses_goes_after_its_time() {
     scene.node.restart().await;
     eventually("the old one goes", || !scene.committed(&blobs[0].0)).await;
     assert!(scene.committed(&blobs[1].0));
-    // It is had again like anything else.
+    // An evicted blob can be fetched again.
     pull_all(&scene, &blobs).await;
     scene.until_committed(&blobs[0].0).await;
 }
 
-/// Each registry may have a time of its own, also none.
+/// Each registry may have its own ttl, or none.
 #[tokio::test]
 async fn the_time_of_a_registry_goes_before_that_of_all() {
     let patient = larder_tests::fake::FakeRegistry::start().await;
@@ -288,7 +288,7 @@ async fn bounds_change_without_a_restart() {
     }
 }
 
-/// Partials that no fill goes on with are within the bounds, too.
+/// Partials without a fill count towards the bounds, too.
 #[tokio::test]
 async fn partials_that_nobody_wants_go_first() {
     let config = store("max_size = \"30MB\"\nmin_free = \"0\"");
@@ -316,7 +316,7 @@ async fn partials_that_nobody_wants_go_first() {
         blobs.iter().all(|(digest, _)| scene.committed(digest)),
         "blobs went before partials"
     );
-    // The registry is asked no more than it has to be.
+    // From here on the registry gives no bytes: every blob is still in the tier.
     assert!(scene.fake.count(|seen| seen.method == "GET") > 0);
     let _ = scene.fake.gate(Match::blob(), 0);
     for (digest, content) in &blobs {

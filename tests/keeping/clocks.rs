@@ -14,7 +14,7 @@ use super::{MB, age, path, pull, whole};
 
 const YEARS: i64 = 365 * 86_400;
 
-/// Blobs on a node with a short patience, and one round of keeping whenever it is asked for.
+/// Blobs on a node with a short ttl, and a round of keeping at the test's command.
 struct Kept {
     machine: Machine,
     scene: Scene,
@@ -47,7 +47,7 @@ impl Kept {
         self.blobs.push((digest, content));
     }
 
-    /// A round takes nothing out.
+    /// A round evicts nothing.
     async fn round(&self, when: &str) {
         let done = self.scene.node.cli(&["gc"]).await;
         assert!(done.status.success(), "{when}: {done:?}");
@@ -103,7 +103,7 @@ async fn a_node_that_boots_in_the_past_keeps_what_it_has() {
     kept.round("in 1972 again").await;
 }
 
-/// What is old is still found to be, whatever the clock says meanwhile.
+/// larder still finds old blobs, whatever the clock shows meanwhile.
 #[tokio::test]
 async fn what_nobody_used_for_its_time_goes_however_wrong_the_clock_is() {
     let mut kept = Kept::with_clock(0).await;
@@ -119,7 +119,7 @@ async fn what_nobody_used_for_its_time_goes_however_wrong_the_clock_is() {
     kept.round("the others stay").await;
 }
 
-/// A crash of the machine may leave the file empty that tells how much time has passed.
+/// A crash of the machine may leave the file empty that records how much time has passed.
 #[tokio::test]
 async fn a_store_whose_own_time_is_lost_evicts_nothing() {
     let mut kept = Kept::with_clock(0).await;
@@ -136,7 +136,7 @@ async fn a_store_whose_own_time_is_lost_evicts_nothing() {
     }
 }
 
-/// So it is on disk before it takes the place of the one before.
+/// So larder makes the file durable before it replaces the one before.
 #[tokio::test]
 async fn the_stores_own_time_outlives_a_crash_of_the_machine() {
     let machine = Machine::new();
@@ -156,7 +156,7 @@ async fn the_stores_own_time_outlives_a_crash_of_the_machine() {
     assert_eq!(*after, ("fsync".to_owned(), store));
 }
 
-/// What was public while the clock was wrong was public, and an outage may come before a client asks again.
+/// Content that was public under a wrong clock is still public, and an outage may come before a client asks again.
 #[tokio::test]
 async fn what_was_pulled_under_a_wrong_clock_outlives_an_outage() {
     let machine = Machine::new();

@@ -1,6 +1,7 @@
 //! `kill -9` at any instant, again and again, over one store (P11).
 //!
-//! `LARDER_SEED` repeats the draws of a run (not the instants of a real machine), `LARDER_KILLS` says how many.
+//! `LARDER_SEED` repeats the draws of a run (not the instants of a real machine), `LARDER_KILLS` sets the number of
+//! kills.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,9 +19,9 @@ use larder_tests::scene::{Scene, files};
 use super::load::Load;
 use super::{MB, path, pull, sound_blobs, whole};
 
-/// Kills when nothing else is said.
+/// The number of kills, unless `LARDER_KILLS` sets it.
 const KILLS: u64 = 200;
-/// Kills over one store; then a new one, so that there is always something to fill.
+/// Kills over one store. Then a new store begins, so that there is always something to fill.
 const PER_STORE: u64 = 15;
 const CLIENTS: u64 = 6;
 
@@ -32,7 +33,7 @@ fn setting(name: &str, otherwise: u64) -> u64 {
 async fn kills_at_any_instant_cost_no_byte() {
     let seed = setting("LARDER_SEED", fastrand::u64(..));
     let kills = setting("LARDER_KILLS", KILLS);
-    // Past the capture of the test harness: a failure is repeated by its seed.
+    // Written past the test harness's capture: the seed repeats a failure.
     let _ = writeln!(
         std::io::stderr(),
         "crash: LARDER_SEED={seed} LARDER_KILLS={kills}"
@@ -48,7 +49,7 @@ async fn kills_at_any_instant_cost_no_byte() {
     assert!(kills < KILLS || resumed > 0.0, "no kill hit a fill");
 }
 
-/// Gives how many partials were gone on with.
+/// Gives how many partials were resumed.
 async fn one_store(random: &mut Rng, kills: u64) -> f64 {
     let load = Load::new(random, 60).await;
     let mut node = Node::builder()
@@ -78,7 +79,7 @@ async fn one_store(random: &mut Rng, kills: u64) -> f64 {
         node.restart().await;
         assert_eq!(files(&node.store().join("tmp")), [] as [PathBuf; 0]);
     }
-    // Without the registry: what is committed is served, and what is not is not said to be there.
+    // Without the registry: committed blobs are served, and a request for any other blob gets an error.
     load.fake.stop().await;
     node.kill9().await;
     node.restart().await;
@@ -96,7 +97,7 @@ async fn one_store(random: &mut Rng, kills: u64) -> f64 {
             );
         }
     }
-    // With it: everything, and then nothing is left over.
+    // With the registry: every blob is served, and nothing is left over.
     load.fake.start_again().await;
     for (digest, content) in &load.blobs {
         assert_eq!(
@@ -117,7 +118,7 @@ async fn one_store(random: &mut Rng, kills: u64) -> f64 {
     resumed
 }
 
-/// A store whose version is lost in a crash would be taken for another layout's, and be set aside.
+/// A store that loses its version in a crash would be taken for one of another layout, and set aside.
 #[tokio::test]
 async fn the_version_is_on_disk_before_anything_else() {
     let machine = Machine::new();
@@ -133,7 +134,7 @@ async fn the_version_is_on_disk_before_anything_else() {
     let named = at(&|what, path| what == "rename" && *path == version);
     let durable = at(&|what, path| what == "fsync" && *path == store);
     assert!(content < named && named < durable, "{done:?}");
-    // An older larder may have lost it.
+    // An older larder may have lost its version.
     let content = Content::synthetic(1, MB);
     let digest = scene.fake.put_content("a/b", &content);
     let url = scene.blob("a/b", &digest);

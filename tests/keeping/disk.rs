@@ -13,7 +13,7 @@ use larder_tests::tmpfs::Tmpfs;
 
 use super::{MB, pull, whole};
 
-/// More than the file system below it holds.
+/// More bytes than the file system below has.
 const LARGE: u64 = 100 * MB;
 const MIB: u64 = 64;
 
@@ -29,7 +29,7 @@ async fn small_with(test: &str, config: &str) -> Option<(Scene, Tmpfs)> {
     Some((scene, tmpfs))
 }
 
-/// Whether larder says that its disk fails: in its status, to the kubelet and in its metrics, once they agree.
+/// Whether larder reports a failing disk: in its status, to the kubelet and in its metrics, once all three agree.
 async fn is_failing(scene: &Scene) -> bool {
     let deadline = Instant::now() + Duration::from_secs(10);
     let ready = format!("http://{}/readyz", scene.node.telemetry());
@@ -37,7 +37,7 @@ async fn is_failing(scene: &Scene) -> bool {
         let status = scene.node.admin("/status").await;
         let state = status["store"]["state"].as_str().expect("a state");
         let ready = http::get(&ready, &[]).await.expect("an answer");
-        // A node that cannot keep is still a node that serves.
+        // A node that cannot keep blobs is still ready to serve.
         assert_eq!(ready.status, 200);
         let metric = scene.node.metric("larder_store_failing").await;
         let says = [
@@ -56,7 +56,7 @@ async fn is_failing(scene: &Scene) -> bool {
     }
 }
 
-/// Pulls small blobs until one of them is kept, and larder says that all is well.
+/// Pulls small blobs until one of them is kept, and larder reports no trouble.
 async fn until_it_keeps_again(scene: &Scene) {
     let deadline = Instant::now() + Duration::from_secs(20);
     let mut seed = 1_000_000;
@@ -68,7 +68,7 @@ async fn until_it_keeps_again(scene: &Scene) {
             pull(&scene.blob("a/b", &digest), &content).await,
             whole(&content)
         );
-        // A blob that was passed on while the disk failed is not kept later: another one is pulled.
+        // larder does not keep a blob later that it passed on while the disk failed: the test pulls another one.
         let soon = Instant::now() + Duration::from_secs(1);
         while Instant::now() < soon {
             if !is_failing(scene).await && scene.committed(&digest) {

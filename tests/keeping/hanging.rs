@@ -1,6 +1,5 @@
-//! A disk that hangs: a FIFO in place of a file, which blocks a reader that opens it for as long as no writer does, or
-//! a library below the program whose calls do not return. What needs that file ends in time, and everything else goes
-//! on (P12, P22).
+//! A disk that hangs: a FIFO in place of a file blocks a reader until a writer opens it, or a library below the program
+//! has calls that do not return. A request that needs that file ends in time, and everything else goes on (P12, P22).
 
 mod beside;
 
@@ -19,13 +18,13 @@ use larder_tests::scene::{Scene, committed, compare, eventually};
 
 use super::{MB, path, pull, sound_blobs, whole};
 
-/// What a client waits for the head of an answer; the machine may be busy.
+/// How long a client waits for an answer's head; the machine may be busy.
 const CLIENT: Duration = Duration::from_secs(15);
 
-/// More than there are threads for what blocks.
+/// More requests than there are threads for blocking work.
 const CROWD: u64 = 600;
 
-/// A file that hangs, until it is dropped.
+/// A file that hangs until this is dropped.
 struct Fifo(PathBuf);
 
 impl Fifo {
@@ -38,7 +37,7 @@ impl Fifo {
 }
 
 impl Fifo {
-    /// Puts a file in its place, which is never without one: a reader that was held up goes on with that.
+    /// Replaces the FIFO with a file. The path always exists: a reader that was blocked continues with the new file.
     fn give_way_to(mut self, bytes: &[u8]) {
         let [aside, new] = ["aside", "new"].map(|name| self.0.with_extension(name));
         fs::hard_link(&self.0, &aside).expect("another name");
@@ -49,7 +48,7 @@ impl Fifo {
 
 impl Drop for Fifo {
     fn drop(&mut self) {
-        // A reader that has it open, or waits to open it, meets an end.
+        // A reader that has the FIFO open, or waits to open it, gets an end of file.
         let _ = fs::OpenOptions::new().read(true).write(true).open(&self.0);
     }
 }
@@ -59,7 +58,7 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     answered.unwrap_or_else(|_| panic!("no answer in time: {what}"))
 }
 
-/// What everybody needs of a node.
+/// Checks the parts of a node that every client needs.
 async fn lives(node: &Node) {
     for url in [
         format!("{}/v2/", node.url()),
@@ -73,7 +72,7 @@ async fn lives(node: &Node) {
     assert!(status["store"]["state"].is_string(), "{status}");
 }
 
-/// As a runtime does.
+/// Pulls as a runtime does.
 async fn pulled(scene: &Scene, repository: &str, image: &Image) {
     let by_tag = scene.manifest(repository, "v1");
     let head = within("HEAD", http::head(&by_tag, &[])).await;
@@ -134,7 +133,7 @@ async fn a_log_that_hangs_holds_up_its_own_repository_and_for_a_moment() {
     };
     assert_eq!(fetched("well/a"), 0, "it is here");
     pulled(&scene, "hung/a", &hung).await;
-    // Another one is kept all the same, once the disk is tried again.
+    // larder keeps another blob once it tries the disk again.
     let new = Content::synthetic(9, MB);
     let digest = scene.fake.put_content("well/b", &new);
     let deadline = tokio::time::Instant::now() + CLIENT;
@@ -144,7 +143,7 @@ async fn a_log_that_hangs_holds_up_its_own_repository_and_for_a_moment() {
         assert!(tokio::time::Instant::now() < deadline, "it is never kept");
     }
     lives(&scene.node).await;
-    // The log comes, and what it says is known.
+    // The log can be read at last, and larder knows its content.
     fifo.give_way_to(&before);
     pulled(&scene, "hung/a", &hung).await;
     sound_blobs(scene.node.store());
@@ -164,7 +163,7 @@ async fn a_blob_that_hangs_is_passed_on_and_others_are_served() {
     scene.until_committed(&image.manifest_digest).await;
     scene.node.terminate();
     scene.node.wait().await;
-    // A layer, and a manifest, which is read whole.
+    // A layer, and a manifest, which larder reads whole.
     let [hung, well] = [&image.layers[0], &image.layers[1]];
     let store = scene.node.store().to_owned();
     let fifos = [&hung.digest, &image.manifest_digest]
@@ -195,7 +194,7 @@ async fn a_blob_that_hangs_is_passed_on_and_others_are_served() {
     lives(&scene.node).await;
     drop(fifos);
     eventually("the FIFOs are taken out", || {
-        // What is no blob is damaged, and is fetched again.
+        // A FIFO is no blob: larder takes it for damaged, and fetches the blob again.
         fs::metadata(path(&store, &hung.digest)).map_or(true, |file| file.is_file())
     })
     .await;
@@ -207,7 +206,7 @@ async fn a_blob_that_hangs_is_passed_on_and_others_are_served() {
 }
 
 /// A disk may begin to hang while a file is open. The body of a client that has headers by then ends short; a later
-/// client gets the blob from somewhere else.
+/// client gets the blob from another source.
 #[tokio::test]
 async fn an_open_blob_that_hangs_ends_no_second_body() {
     let machine = Machine::new();
@@ -275,7 +274,7 @@ async fn an_open_blob_that_hangs_ends_no_second_body() {
     }
 }
 
-/// What is known to be wrong goes no further, and its readers do not wait until the file is gone.
+/// larder sends no more of a blob that it knows to be wrong, and its readers do not wait for the file's removal.
 #[tokio::test]
 async fn wrong_bytes_that_cannot_be_removed_end_their_bodies_all_the_same() {
     let machine = Machine::new();
@@ -309,7 +308,7 @@ async fn wrong_bytes_that_cannot_be_removed_end_their_bodies_all_the_same() {
     sound_blobs(scene.node.store());
 }
 
-/// Two questions about the same blob: that one of them hangs says nothing of the other.
+/// Two lookups for the same blob: when one hangs, the other still answers.
 #[tokio::test]
 async fn a_blob_that_hangs_does_not_hide_what_its_manifest_says_of_it() {
     let mut scene = Scene::with(|node| node.log_level("info")).await;

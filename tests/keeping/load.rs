@@ -1,4 +1,4 @@
-//! Clients that pull whatever there is until their node dies, and remember what they were given.
+//! Clients that pull whatever they can until their node dies, and record what they received.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Blobs of all sizes: verified before their first byte, of one stream, of many.
+    /// Blobs of all sizes: verified before their first byte, of one stream, of many streams.
     pub(crate) async fn new(random: &mut Rng, count: usize) -> Arc<Self> {
         let fake = FakeRegistry::start().await;
         let mut blobs = Vec::new();
@@ -42,8 +42,8 @@ impl Load {
         )
     }
 
-    /// Pulls one blob after the other, whole or in part, for as long as the node answers. Every byte that comes is right,
-    /// whatever becomes of the rest. Gives how many answers were whole.
+    /// Pulls one blob after the other, whole or in part, as long as the node answers. Every byte that comes is right,
+    /// even in a body that breaks off. Gives how many answers were whole.
     pub(crate) async fn pull_until_dead(self: Arc<Self>, node: String, seed: u64) -> usize {
         let mut random = Rng::with_seed(seed);
         let mut done = 0;

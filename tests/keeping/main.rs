@@ -1,4 +1,4 @@
-//! What the node tier holds: over kills, restarts, rot, full disks, and bounds (promises P11, P21, P22, P23).
+//! What the node tier keeps over kills, restarts, rot, full disks, and bounds (promises P11, P21, P22, P23).
 
 mod bounds;
 mod clocks;
@@ -25,19 +25,19 @@ use larder_tests::scene::{Compared, compare, files};
 
 const MB: u64 = 1_000_000;
 
-/// GETs a blob and compares it with what it should be.
+/// GETs a blob and compares it with its right content.
 async fn pull(url: &str, content: &Content) -> (u16, Compared) {
     let mut stream = http::open(url, &[]).await.expect("an answer");
     let compared = compare(&mut stream, content, 0..content.len()).await;
     (stream.status, compared)
 }
 
-/// What [`pull`] gives when nothing went wrong.
+/// The result of [`pull`] when nothing went wrong.
 fn whole(content: &Content) -> (u16, Compared) {
     (200, Compared::whole(content.len()))
 }
 
-/// Where a committed blob is.
+/// The path of a committed blob.
 fn path(store: &Path, digest: &str) -> PathBuf {
     let (algorithm, hex) = digest.split_once(':').expect("a digest");
     store
@@ -47,7 +47,8 @@ fn path(store: &Path, digest: &str) -> PathBuf {
         .join(hex)
 }
 
-/// The digests of all committed blobs; panics when one is not what its name says. One that is evicted meanwhile is none.
+/// The digests of all committed blobs; panics when one does not match its name. A blob that is evicted meanwhile is
+/// left out.
 fn sound_blobs(store: &Path) -> Vec<String> {
     let blobs = files(&store.join("blobs/sha256"));
     let sound = |path: &PathBuf| {
@@ -63,7 +64,7 @@ fn sound_blobs(store: &Path) -> Vec<String> {
     blobs.iter().filter_map(sound).collect()
 }
 
-/// Lets a committed blob be damaged: it is read-only otherwise, which stops every user but root.
+/// Makes a committed blob writable, so that a test can damage it. It is read-only otherwise, for every user but root.
 fn writable(path: &Path) -> fs::File {
     fs::set_permissions(path, Permissions::from_mode(0o644)).expect("our own file");
     OpenOptions::new()

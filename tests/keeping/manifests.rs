@@ -1,4 +1,5 @@
-//! A manifest never goes before what it names: an image that can be resolved can be pulled, as far as it is here (P21).
+//! A manifest is never evicted before the content that it names: an image that can be resolved can be pulled, as far as
+//! it is on this node (P21).
 
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ async fn a_manifest_goes_after_its_blobs() {
         scene.until_committed(digest).await;
     }
     scene.until_committed(&image.manifest_digest).await;
-    // The manifest was used before everything else, then one layer after the other.
+    // The manifest was used first, then one layer after the other.
     scene.node.terminate();
     scene.node.wait().await;
     age(
@@ -58,7 +59,7 @@ async fn a_manifest_goes_after_its_blobs() {
             .expect("an answer");
         assert_eq!(&answer.digest, layer);
         scene.until_committed(layer).await;
-        // Looked at in this order: what is here after the manifest was seen gone was here before.
+        // The order matters: a layer that is here after the manifest was found missing was here before.
         let manifest = scene.committed(&image.manifest_digest);
         let left = here(&scene);
         assert!(
@@ -66,6 +67,6 @@ async fn a_manifest_goes_after_its_blobs() {
             "{left} blobs are here without their manifest"
         );
     }
-    // In the end nothing of it is left that would have to be.
+    // In the end the whole image is evicted.
     eventually("all of the image has gone", || here(&scene) == 0).await;
 }

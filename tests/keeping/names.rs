@@ -1,4 +1,5 @@
-//! Names that lead nowhere leave nothing behind, and what leads nowhere any more is swept (P27).
+//! Requests for names that do not exist leave nothing behind, and entries that refer to nothing any more are swept
+//! (P27).
 
 use std::fs;
 use std::time::Duration;
@@ -48,7 +49,7 @@ async fn made_up_names_leave_nothing_on_disk() {
             }
         }
     }
-    // What is kept is written down, behind all of the others.
+    // A record of kept content is written, after all of the others.
     let content = Content::synthetic(1, MB);
     let kept = scene.fake.put_content("a/b", &content);
     let url = scene.blob("a/b", &kept);
@@ -61,7 +62,7 @@ async fn made_up_names_leave_nothing_on_disk() {
     assert_eq!(files(&repositories), [of_registry.join("a/b/_log")]);
     let dirs = fs::read_dir(&of_registry).expect("a directory");
     assert_eq!(dirs.count(), 1, "a directory for each name");
-    // Nor a line among what is remembered of credentials, nor any other file.
+    // There is no line for them in the record of grants either, and no other file.
     let grants = fs::read_to_string(scene.node.store().join("grants"));
     assert_eq!(grants.unwrap_or_default(), "");
     for file in files(scene.node.store()) {
@@ -103,7 +104,7 @@ async fn what_leads_nowhere_any_more_is_swept() {
     let log = repositories.join(&host).join("kept/a/b/_log");
     assert_eq!(files(&repositories), std::slice::from_ref(&log));
     assert!(!repositories.join(&host).join("gone").exists());
-    // What was swept comes again like anything else, and what stays is as it was.
+    // A swept name can be pulled again, and the others are unchanged.
     let url = scene.manifest("gone/a/b", "v1");
     assert_eq!(http::get(&url, &[]).await.expect("an answer").status, 200);
     scene.node.terminate();

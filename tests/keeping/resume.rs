@@ -1,4 +1,4 @@
-//! A partial goes on where it stood, or not at all when it cannot be trusted (P11).
+//! A fill resumes its partial where it stood, or starts anew when the partial cannot be trusted (P11).
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
@@ -14,7 +14,7 @@ use super::{MB, pull, whole};
 
 const SIZE: u64 = 100 * MB;
 
-/// A node that was killed when so much of a blob of 100 MB had come.
+/// A node that was killed when a part of a blob of 100 MB had come.
 struct Killed {
     scene: Scene,
     content: Content,
@@ -53,7 +53,7 @@ impl Killed {
             "{read:?}"
         );
         slow.lift();
-        // What was on its way is not counted again.
+        // Bytes that were on their way must not count again.
         scene.fake.stop().await;
         scene.fake.start_again().await;
         scene.fake.reset_counts();
@@ -74,7 +74,7 @@ impl Killed {
         self.partial().with_extension("spans")
     }
 
-    /// Starts it again and pulls; gives the bytes that were fetched for that.
+    /// Starts the node again and pulls; gives how many bytes it fetched for that.
     async fn go_on(&mut self) -> u64 {
         self.scene.node.restart().await;
         let pulled = pull(&self.scene.blob("a/b", &self.digest), &self.content).await;
@@ -94,7 +94,7 @@ async fn only_what_is_missing_is_fetched() {
     let mut killed = Killed::after(40 * MB).await;
     let fetched = killed.go_on().await;
     let missing = SIZE - killed.present;
-    // Between two checkpoints come 8 MiB, and each of eight streams had a little that was not written down.
+    // Checkpoints are 8 MiB apart, and each of eight streams had some bytes that no checkpoint covers.
     let most = missing + 8 * (1 << 20) + 8 * MB;
     assert!(
         fetched <= most,
@@ -137,7 +137,7 @@ async fn a_stop_in_order_loses_nothing() {
     assert!(fetched <= SIZE - 9 * MB, "{fetched}");
 }
 
-/// After another boot the page cache of the one before is gone, whatever the checkpoint says.
+/// After a reboot the earlier page cache is gone, whatever the checkpoint says.
 #[tokio::test]
 async fn after_another_boot_a_partial_is_not_trusted() {
     let mut killed = Killed::after(20 * MB).await;
@@ -146,7 +146,7 @@ async fn after_another_boot_a_partial_is_not_trusted() {
     assert!(saved["boot_id"].is_string(), "{saved}");
     saved["boot_id"] = "another".into();
     fs::write(killed.spans(), saved.to_string()).expect("a checkpoint");
-    // Pages that never reached the disk.
+    // These pages never reached the disk.
     fs::File::options()
         .write(true)
         .open(killed.partial())
@@ -164,7 +164,7 @@ async fn after_another_boot_a_partial_is_not_trusted() {
 async fn a_hole_where_bytes_should_be_is_seen() {
     let mut killed = Killed::after(20 * MB).await;
     let size = fs::metadata(killed.partial()).expect("a partial").len();
-    // A file of holes in the place of the file: the checkpoint fits, the bytes are not there.
+    // A sparse file takes the partial's place: the checkpoint fits, but the bytes are missing.
     let file = fs::File::create(killed.partial()).expect("a partial");
     file.set_len(size).expect("a sparse file");
     let fetched = killed.go_on().await;
@@ -218,7 +218,7 @@ async fn what_cannot_be_understood_is_dropped() {
     assert!((SIZE..=SIZE + SIZE / 50).contains(&fetched), "{fetched}");
 }
 
-/// A kill between the two steps of a commit leaves the checkpoint of a partial that is a blob already.
+/// A kill between the two steps of a commit leaves the checkpoint of a partial that has become a blob.
 #[tokio::test]
 async fn a_checkpoint_without_its_partial_is_swept_and_hurts_nobody() {
     let mut killed = Killed::after(20 * MB).await;

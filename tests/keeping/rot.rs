@@ -49,15 +49,15 @@ fn damage(path: &Path, how: Damage) {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum When {
-    /// It was served from disk before, so larder has it open.
+    /// larder has served it from disk, so it has the file open.
     Open,
-    /// It came in and was not asked for again.
+    /// It was fetched and not asked for again.
     Kept,
     /// larder is started afterwards.
     Restarted,
 }
 
-/// Pulls the same thing until an answer is right; gives how many were not. A short one is as wrong as another content.
+/// Pulls the same content until an answer is right; gives how many were wrong. A short answer counts as wrong.
 async fn wrong_answers(url: &str, digest: &str) -> usize {
     let mut wrong = 0;
     loop {
@@ -104,15 +104,15 @@ async fn check(size: Option<u64>, how: Damage, when: When) {
     if when == When::Restarted {
         scene.node.restart().await;
     }
-    // Nothing shows that a byte has flipped before a client has been served it.
+    // No check can show a flipped byte before a client has been served it.
     let most = usize::from(how == Damage::Flip && size.is_some());
     let mut wrong = 0;
     for _ in 0..3 {
         wrong += wrong_answers(&url, &digest).await;
     }
     assert!(wrong <= most, "{case}: {wrong} wrong answers");
-    // A manifest is served from memory for as long as larder runs, and a blob that was removed while no request looked
-    // is just not there.
+    // larder serves a manifest from memory for as long as it runs. A blob that was removed while larder was down is
+    // simply missing.
     let found = match (size, when, how) {
         (None, When::Open | When::Kept, _) | (_, When::Restarted, Damage::Remove) => return,
         _ => scene.node.metric("larder_store_rotten_blobs_total").await,
@@ -157,7 +157,7 @@ async fn a_manifest_that_rots() {
     check_all(None).await;
 }
 
-/// A client that comes while a blob is being looked at waits for the finding.
+/// A client that comes while larder checks a blob waits for the result.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crowd_on_a_rotten_blob() {
     let scene = Scene::with(|node| node.log_level("info")).await;
@@ -196,7 +196,7 @@ async fn a_crowd_on_a_rotten_blob() {
     );
 }
 
-/// Without the registry a rotten blob is no longer there, and that is what is said.
+/// Without the registry a rotten blob is missing, and larder says that.
 #[tokio::test]
 async fn rot_in_an_outage_is_not_served_again() {
     let scene = Scene::with(|node| node.log_level("info")).await;
@@ -217,7 +217,7 @@ async fn rot_in_an_outage_is_not_served_again() {
     assert_eq!(wrong_answers(&url, &digest).await, 0);
 }
 
-/// A blob that is asked for again at once is looked at first, which a slow disk makes long.
+/// larder checks a blob first that is asked for again at once, and a slow disk makes that check long.
 #[tokio::test]
 async fn a_look_at_a_blob_on_a_slow_disk_keeps_no_client_waiting() {
     let machine = Machine::new();
@@ -229,7 +229,7 @@ async fn a_look_at_a_blob_on_a_slow_disk_keeps_no_client_waiting() {
         assert_eq!(pull(&url, &content).await, whole(&content));
         scene.until_committed(&digest).await;
     }
-    // All of it would take 40 s; a client waits for 5.
+    // A check of the whole blob would take 40 s; a client waits for 5.
     machine.slow_down(Duration::from_secs(2));
     let open = tokio::time::timeout(Duration::from_secs(5), http::open(&url, &[]));
     let mut stream = open.await.expect("in time").expect("an answer");

@@ -13,7 +13,7 @@ use super::{path, pull, whole};
 
 const BLOBS: u32 = 100_000;
 
-/// So many of them are said to be manifests.
+/// How many of the blobs are recorded as manifests.
 const MANIFESTS: u32 = 20_000;
 
 /// Ext4 allows 65,000 names of one file.
@@ -31,13 +31,13 @@ async fn a_hundred_thousand_blobs_do_not_delay_a_start() {
     fill(&scene.node);
     link(&scene.node, &scene.fake.host());
     scene.fake.stop().await;
-    // The bound of the benchmark is 200 ms; this one allows for a debug build, and a machine that is busy at one start may
+    // The benchmark's bound is 200 ms. This one allows for a debug build, and a machine that is busy at one start may
     // be idle at the next.
     let mut ready = Duration::MAX;
     for _ in 0..5 {
         scene.node.restart().await;
         ready = ready.min(scene.node.ready_after());
-        // At once, while they are still being counted.
+        // larder serves at once, while it still counts the blobs.
         assert_eq!(pull(&url, &content).await, whole(&content));
         if ready < Duration::from_secs(1) {
             break;
@@ -50,7 +50,7 @@ async fn a_hundred_thousand_blobs_do_not_delay_a_start() {
         assert!(Instant::now() < deadline, "they are never all counted");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    // Names of digests that no client has fetched open nothing.
+    // A digest on the disk that no client has fetched opens nothing.
     let stranger = scene.blob("a/b", &name(0));
     assert_eq!(
         http::get(&stranger, &[]).await.expect("an answer").status,
@@ -60,8 +60,8 @@ async fn a_hundred_thousand_blobs_do_not_delay_a_start() {
     listing_does_not_delay_pulls(&scene, &url, &content).await;
 }
 
-/// What is here may be listed, with its holders, while pulls go on: no lock of theirs is held for longer than a copy,
-/// and manifests are read beside them.
+/// Clients may list the store, with its holders, during pulls. A list holds no lock that pulls need for longer than a
+/// copy, and manifests are read outside of it.
 async fn listing_does_not_delay_pulls(scene: &Scene, url: &str, content: &Content) {
     let done = AtomicBool::new(false);
     let listing = async {
@@ -94,7 +94,7 @@ async fn listing_does_not_delay_pulls(scene: &Scene, url: &str, content: &Conten
     assert!(slowest < Duration::from_secs(2), "{slowest:?}");
 }
 
-/// Says that a thousand repositories hold some of these blobs, as manifests.
+/// Records that a thousand repositories hold some of these blobs, as manifests.
 fn link(node: &Node, registry: &str) {
     for repository in 0..1000 {
         let dir = node

@@ -1,4 +1,4 @@
-//! When a blob was last used is known after a restart, too, and costs the disk nothing at each use (P21).
+//! The time of a blob's last use survives a restart, and a use costs no disk write of its own (P21).
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -33,7 +33,7 @@ async fn a_use_outlives_a_restart() {
         );
     }
     scene.node.restart().await;
-    // The oldest is used; that costs no write now, and is written before the end.
+    // The oldest blob is used. That costs no write now; larder writes it before it ends.
     let (digest, content) = &blobs[0];
     let file = path(scene.node.store(), digest);
     let before = fs::metadata(&file).expect("a blob");

@@ -1,5 +1,5 @@
-//! What the API server says to larder's objects, and what it does by them: the rewriting policy, Pod Security. The nodes are
-//! objects only, and no kubelet is behind them.
+//! The API server's answers to larder's objects, and what it enforces by them: the rewriting policy, Pod Security. The
+//! nodes are objects only, without a kubelet behind them.
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ fn pod_in(namespace: &str, image: &str, metadata: &Value, spec: &Value) -> Value
     pod
 }
 
-/// The image that the API server would store.
+/// The image that the API server would store for this pod.
 async fn stored(setup: &Setup, pod: &Value) -> Result<String> {
     let dry = ["create", "--dry-run=server", "--output=json"];
     let text = setup.give(&dry, std::slice::from_ref(pod)).await?;
@@ -111,14 +111,14 @@ async fn the_policy_rewrites_pods_but_those_that_it_leaves_alone() -> Result<()>
         let got = stored(&setup, &pod).await?;
         ensure!(got == wanted, "{got}, not {wanted}, of {pod}");
     }
-    // Docker Hub's short names become whole.
+    // Docker Hub's short names are completed.
     let short = stored(&setup, &pod_in("default", "nginx:1.27", &none, &none)).await?;
     ensure!(
         short == "localhost:7420/docker.io/library/nginx:1.27",
         "{short}"
     );
 
-    // A pod that is older than a policy keeps its name, whatever changes of it.
+    // A pod older than a policy keeps its image's name, whatever else of it changes.
     setup
         .apply(&[pod_in("default", app, &labels(&out), &none)])
         .await?;
@@ -143,7 +143,7 @@ async fn pod_security_admits_larder_at_the_level_that_the_documents_name() -> Re
             .apply(&[json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})])
             .await?;
         if !admitted {
-            // The chart says so first; without its check the API server does.
+            // The chart refuses first; without its check the API server refuses.
             let refused = setup.install(&[]).await;
             let why = format!("{:#}", refused.expect_err("no release in this namespace"));
             ensure!(why.contains("Pod Security level baseline"), "{why}");

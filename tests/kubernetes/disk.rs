@@ -1,7 +1,7 @@
-//! One disk and three collectors: larder's bounds, the kubelet's image collection and containerd's own collector share a node's
-//! disk that gets full. larder gives way first, what runs stays, and pods go on.
+//! One disk and three collectors: larder's bounds, the kubelet's image collection and containerd's own collector share
+//! a node's disk that fills up. larder gives way first, running images stay, and pods go on.
 //!
-//! The bounds are those that are shipped: larder's `min_free` of 17 %, and the kubelet's defaults, by which it removes unused
+//! The bounds are the shipped ones. larder has its `min_free` of 17 %. The kubelet has its defaults: it removes unused
 //! images when less than 15 % is free, and evicts pods if that does not help. Only its patience is shorter.
 
 use std::time::{Duration, Instant};
@@ -13,20 +13,22 @@ use larder_tests::kubernetes::Cluster;
 use crate::setup::{Setup, one_of_two, pod};
 
 const NODE: &str = "n1";
-/// What is on one node's disk; a hundredth of it is three images, with what a pull of one leaves.
+/// The size of a node's disk. A hundredth of it holds three images, with what a pull of one leaves.
 const DISK: &str = "3G";
-/// An image's layer. A pull leaves it three times: in larder's tier, in containerd's content store, and unpacked.
+/// Bytes of an image's layer. A pull leaves it three times: in larder's tier, in containerd's content store, and
+/// unpacked.
 const LAYER: u64 = 10 << 20;
-/// larder begins to free when less is free, and the kubelet, in hundredths.
+/// Free space, in hundredths, below which larder begins to free, and the kubelet.
 const LARDER: f64 = 17.0;
 const KUBELET: f64 = 15.0;
-/// What is free before the first of these images comes.
+/// Free space before the first of these images comes, in hundredths.
 const BEGIN: f64 = 20.0;
-/// larder looks every 5 s, the kubelet every 10 s.
+/// larder checks the disk every 5 s, the kubelet every 10 s.
 const SETTLED: Duration = Duration::from_mins(1);
 
-/// The kubelet's defaults, where `scripts/kube` has others, but for times: an image may go when it is a second old, and a
-/// disk that was full is no reason to refuse pods for five minutes. Without the isolation it does not look at its disk.
+/// The kubelet's defaults, where `scripts/kube` sets others, except for times. An image may go when it is a second old,
+/// and after a full disk the kubelet does not refuse pods for five minutes. Without the isolation it does not check its
+/// disk.
 const KUBELET_DEFAULTS: &str = r#"
     .imageGCHighThresholdPercent = 85 | .imageGCLowThresholdPercent = 80 | .localStorageCapacityIsolation = true
     | .evictionHard = {"nodefs.available": "10%", "imagefs.available": "15%", "memory.available": "50Mi"}
@@ -39,12 +41,12 @@ struct Disk {
     free: u64,
     /// Bytes in larder's tier.
     larder: u64,
-    /// Images that the runtime lists, of those that were pulled.
+    /// How many of the pulled images the runtime lists.
     images: usize,
 }
 
 impl Disk {
-    /// In hundredths.
+    /// Free space in hundredths.
     fn free(&self) -> f64 {
         self.free as f64 * 100.0 / self.size as f64
     }
@@ -52,7 +54,7 @@ impl Disk {
 
 struct Filling {
     setup: Setup,
-    /// Images that were pulled.
+    /// The number of pulled images.
     pulled: usize,
 }
 
@@ -108,7 +110,7 @@ impl Filling {
         })
     }
 
-    /// Other files leave so much free.
+    /// Fills the disk with other files until only so much is free.
     async fn fill_up_to(&self, free: f64) -> Result<()> {
         let disk = self.disk().await?;
         let more = disk.free - (disk.size as f64 * free / 100.0) as u64;
@@ -150,7 +152,7 @@ impl Filling {
         Ok(())
     }
 
-    /// Waits until it is so, and gives the disk then; `None` if it does not come to that.
+    /// Waits until the condition holds, and gives the disk at that moment; `None` if it never does.
     async fn settled(&self, so: impl Fn(&Disk) -> bool) -> Result<Option<Disk>> {
         let deadline = Instant::now() + SETTLED;
         loop {
@@ -175,8 +177,8 @@ impl Filling {
         ));
     }
 
-    /// The kubelet notes at its start, and every five minutes, which images there are. One that it has not noted before is
-    /// too young to be removed: then it would evict pods.
+    /// The kubelet lists the images at its start and every five minutes. It takes an image that it has not listed
+    /// before for too young to be removed, and would evict pods instead.
     async fn the_kubelet_notes_images(&self) -> Result<()> {
         self.setup.stop(&["n1/kubelet"]).await?;
         self.setup.start(&["n1/kubelet"]).await?;
@@ -197,7 +199,7 @@ impl Filling {
         self.setup.until("room on the disk", look).await
     }
 
-    /// The pod that was there first runs, and was never started anew.
+    /// The first pod runs, and was never restarted.
     async fn the_first_pod_runs(&self) -> Result<()> {
         let pod = self.setup.get(&["pod", "disk-0"]).await?;
         let status = &pod["status"]["containerStatuses"][0];
@@ -223,7 +225,7 @@ async fn a_disk_that_gets_full_costs_larders_copies_first_and_nothing_that_runs(
     ensure!(disk.larder > LAYER, "larder has kept a copy");
 
     let direct = filling.setup.direct("registry")?;
-    // While larder has copies that may go, the kubelet has no reason to remove an image.
+    // While larder still has copies to evict, the kubelet has no reason to remove an image.
     let mut gave_way = false;
     for _ in 0..16 {
         filling.pull(false).await?;
@@ -247,7 +249,8 @@ async fn a_disk_that_gets_full_costs_larders_copies_first_and_nothing_that_runs(
     ensure!(disk.larder < LAYER, "larder still keeps {disk:?}");
     ensure!(disk.free() > KUBELET, "{disk:?}");
 
-    // larder keeps nothing, and pulls go on; what fills the disk now is containerd's. The kubelet removes what is unused.
+    // larder keeps nothing, and pulls go on: containerd's content fills the disk now. The kubelet removes unused
+    // images.
     let (mut collected, mut noted) = (None, false);
     for _ in 0..16 {
         filling.pull(false).await?;
@@ -261,7 +264,7 @@ async fn a_disk_that_gets_full_costs_larders_copies_first_and_nothing_that_runs(
             ensure!(collected.is_some(), "the kubelet removes nothing: {disk:?}");
             break;
         }
-        // One pull takes less than a hundredth: this is the last or the last but one before the disk is full.
+        // One pull takes less than a hundredth: this is the last pull or the last but one before the disk is full.
         if disk.free() < KUBELET + 1.0 && !noted {
             noted = true;
             filling.the_kubelet_notes_images().await?;
@@ -276,7 +279,7 @@ async fn a_disk_that_gets_full_costs_larders_copies_first_and_nothing_that_runs(
     );
     filling.the_kubelet_takes_pods().await?;
 
-    // There is room again, and larder keeps what is pulled.
+    // There is room again, and larder keeps pulled content.
     filling.pull(false).await?;
     let keeps = filling.settled(|disk| disk.larder > LAYER).await?;
     filling.note("pulled again", &keeps.context("larder keeps nothing")?);

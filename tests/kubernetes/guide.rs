@@ -1,4 +1,4 @@
-//! The commands of docs/kubernetes.md, as they stand there.
+//! The commands of docs/kubernetes.md, run as they stand there.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ async fn the_ten_lines_of_the_page_work() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let page = std::fs::read_to_string(root.join("docs/kubernetes.md"))?;
     let lines = page.lines().filter_map(|line| line.strip_prefix("    "));
-    // The cluster is there, and the image is the one that scripts/test has packed.
+    // The cluster exists already, and the image is the one that scripts/test has packed.
     let built = |line: &&str| {
         let words = ["scripts/kube up", "scripts/kube run", "scripts/image "];
         !words.iter().any(|words| line.starts_with(words))
@@ -24,7 +24,7 @@ async fn the_ten_lines_of_the_page_work() -> Result<()> {
     let commands = commands
         .join("\n")
         .replace("target/image/oci", &layout.display().to_string())
-        // How full the disk of this machine is must not matter.
+        // The fill of this machine's disk must not matter.
         .replace(
             "helm install larder",
             "helm install larder --set-string config.store.min_free=0",

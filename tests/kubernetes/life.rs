@@ -1,5 +1,5 @@
-//! larder's life on a cluster, by Helm: installed, upgraded, rolled back, restarted, killed and removed, and its runtime
-//! restarted, while pods are made all the time.
+//! larder's life on a cluster, by Helm: it is installed, upgraded, rolled back, restarted, killed and removed, and its
+//! runtime is restarted. Pods are created all the time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,11 +13,11 @@ use crate::setup::{CHART, SYSTEM, Setup, TIMEOUT, one_of_two, outcome, pod};
 const NODES: [&str; 2] = ["n1", "n2"];
 const APPS: usize = 3;
 
-/// Pods that are made on every node, one after another, until the test stops them. Each pulls an image that its node does
-/// not have.
+/// Pods that a thread creates on every node, one after another, until the test stops it. Each pulls an image that its
+/// node does not have.
 struct Churn {
     stop: Arc<AtomicBool>,
-    /// The runtime may be away: a pod that waits for it has not failed.
+    /// Whether the runtime may be down: a pod that waits for it has not failed.
     restarting: Arc<AtomicBool>,
     done: Arc<AtomicUsize>,
     tasks: Vec<tokio::task::JoinHandle<Vec<String>>>,
@@ -30,7 +30,7 @@ impl Churn {
         let on_node = |node: &'static str| {
             let (setup, stop, done) = (Arc::clone(setup), Arc::clone(&stop), Arc::clone(&done));
             let restarting = Arc::clone(&restarting);
-            // On a thread and a runtime of their own, which outlive a test that fails.
+            // The thread and its runtime outlive a test that fails.
             tokio::task::spawn_blocking(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
@@ -60,7 +60,7 @@ impl Churn {
         Ok(())
     }
 
-    /// How many ran, and all that failed.
+    /// How many pods ran, and every failure.
     async fn end(mut self) -> Result<(usize, Vec<String>)> {
         self.stop.store(true, Ordering::Relaxed);
         let mut failures = Vec::new();
@@ -109,7 +109,7 @@ async fn one_pod(
     setup.apply(&[pod(name, node, image)]).await?;
     let patient = async || {
         let outcome = outcome(&setup.get(&["pod", name]).await?);
-        // The kubelet tries again by itself.
+        // The kubelet retries by itself.
         let without_runtime = matches!(&outcome, Some(Err(why)) if is_runtimes(why));
         Ok(outcome.filter(|_| !(without_runtime && restarting.load(Ordering::Relaxed))))
     };
@@ -124,7 +124,7 @@ async fn one_pod(
     outcome.map_err(anyhow::Error::msg)
 }
 
-/// Whether a failure is that the runtime went away.
+/// Whether a pod failed because the runtime stopped.
 fn is_runtimes(why: &str) -> bool {
     let words = [
         "containerd.sock",
@@ -135,7 +135,7 @@ fn is_runtimes(why: &str) -> bool {
     words.iter().any(|word| why.contains(word))
 }
 
-/// What the kubelets have warned of about those pods.
+/// The kubelets' warnings about those pods.
 async fn warnings(setup: &Setup) -> Result<Vec<String>> {
     let events = setup
         .list(&[
@@ -150,7 +150,7 @@ async fn warnings(setup: &Setup) -> Result<Vec<String>> {
     Ok(events.iter().map(text).collect())
 }
 
-/// Ends larder on a node as the kernel does when memory is short.
+/// Kills larder on a node as the kernel does when memory is short.
 async fn kill_larder(setup: &Setup, node: &str) -> Result<()> {
     let pod = setup.larder_on(node).await?;
     let id = pod["status"]["containerStatuses"][0]["containerID"].as_str();
@@ -221,7 +221,7 @@ async fn pods_go_on_through_installation_upgrade_rollback_restarts_kills_and_rem
             "the pods of {node} do not pull through larder"
         );
     }
-    // The pulls that began before it have ended.
+    // Pulls that began before it have ended.
     let direct = setup.direct("registry")?;
     churn.more(3).await?;
     ensure!(
@@ -331,7 +331,7 @@ async fn pods_go_on_through_installation_upgrade_rollback_restarts_kills_and_rem
             word(&object["metadata"]["name"])
         )
     });
-    // A failed hook keeps what it has to say.
+    // A failed hook keeps its log.
     let names: Vec<_> = names
         .filter(|name| !name.contains("larder-upgrade"))
         .collect();

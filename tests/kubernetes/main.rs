@@ -1,8 +1,8 @@
-//! larder on a real Kubernetes (promises P12, P14, P17, P21, P23, P28 and P34): what an operator does with it, and what the pods of
-//! the cluster notice.
+//! larder on a real Kubernetes (promises P12, P14, P17, P21, P23, P28 and P34): what an operator does with it, and what
+//! the pods of the cluster notice.
 //!
-//! `scripts/kube` has the cluster: API server, controllers, scheduler, kubelets, kube-proxy, CoreDNS and containerd 2 on
-//! nodes of their own. Each test has a cluster of its own.
+//! `scripts/kube` makes the cluster: API server, controllers, scheduler, kubelets, kube-proxy, CoreDNS and containerd 2
+//! on nodes of their own. Each test has a cluster of its own.
 
 mod admission;
 mod disk;

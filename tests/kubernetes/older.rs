@@ -1,4 +1,4 @@
-//! The oldest Kubernetes that could be built: installed, pulls, an outage, and removed.
+//! The oldest Kubernetes that could be built: larder is installed, serves pulls, survives an outage, and is removed.
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -7,7 +7,7 @@ use crate::setup::{SYSTEM, Setup, TIMEOUT, one_of_two};
 const APP: &str = "registry.test/team/app:v1";
 const TOOL: &str = "registry.test/team/tool:v1";
 
-/// The versions that have a module of their own beside the newest.
+/// The versions beside the newest that have a module of their own.
 fn versions() -> Result<Vec<String>> {
     let modules = concat!(env!("CARGO_MANIFEST_DIR"), "/go");
     let mut versions = Vec::new();

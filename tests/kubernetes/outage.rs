@@ -1,4 +1,5 @@
-//! Members by Helm: what a kubelet has pulled once, all nodes have, also nodes that join later, while the registry is down.
+//! Members by Helm: every node can pull what one kubelet has pulled, while the registry is down, also a node that joins
+//! later.
 
 use anyhow::{Result, ensure};
 
@@ -22,7 +23,7 @@ async fn on_all(setup: &Setup, nodes: usize) -> Result<()> {
     setup.until("larder on all nodes", ready).await
 }
 
-/// Waits until larder on a node knows so many others that answer.
+/// Waits until larder on a node sees so many other members that answer.
 async fn others(setup: &Setup, node: &str, count: f64) -> Result<()> {
     let known = async || {
         let found = setup.metric(node, "larder_members", "state=\"ok\"").await?;
@@ -47,7 +48,7 @@ async fn nodes_that_never_pulled_it_run_an_image_while_its_registry_is_down() ->
         others(&setup, node, 1.0).await?;
     }
     setup.note("installed, the members know each other");
-    // One kubelet pulls it, once.
+    // One kubelet pulls the image, once.
     setup.runs("first", "n1", APP).await?;
     setup.runs("first-tool", "n2", TOOL).await?;
 
@@ -57,7 +58,7 @@ async fn nodes_that_never_pulled_it_run_an_image_while_its_registry_is_down() ->
     setup.start(&["registry"]).await?;
 
     setup.note("pulled by another node, without the registry");
-    // A node joins. Its first pull of larder's own image needs the registry, and nothing after that.
+    // A node joins. Only its first pull, of larder's own image, needs the registry.
     setup.grow(3).await?;
     on_all(&setup, 3).await?;
     others(&setup, "n3", 2.0).await?;
@@ -67,7 +68,7 @@ async fn nodes_that_never_pulled_it_run_an_image_while_its_registry_is_down() ->
     setup.runs("third-tool", "n3", TOOL).await?;
 
     setup.note("it has pulled, without the registry");
-    // A node leaves: its pods move, and their image is still there.
+    // A node leaves: its pods move, and their image is still available.
     setup.kubectl(&["cordon", "n3"]).await?;
     setup
         .kubectl(&["create", "deployment", "app", "--image", APP])
@@ -91,13 +92,13 @@ async fn nodes_that_never_pulled_it_run_an_image_while_its_registry_is_down() ->
     setup.note("a node is drained");
     setup.remove("n1").await?;
     setup.note("a node is gone");
-    // It is a member until Kubernetes has noticed.
+    // The removed node stays a member until Kubernetes has noticed.
     for node in ["n2", "n3"] {
         setup.forget(node, TOOL).await?;
         setup.runs(&format!("later-{node}"), node, TOOL).await?;
     }
     setup.note("those that stay have pulled");
-    // What no member has is not there, and the pod says so.
+    // No member has this image, and the pod's status says so.
     setup
         .apply(&[pod("nowhere", "n2", "registry.test/team/none:v1")])
         .await?;

@@ -1,4 +1,4 @@
-//! What pods get through larder, installed by its plain manifests: Deployments, DaemonSets, private images, and all of that
+//! Pods pull through larder, installed by its plain manifests: Deployments, DaemonSets, private images, and all of that
 //! while the registries are down.
 
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::setup::{SYSTEM, Setup, TIMEOUT, one_of_two, pod, template};
 
-/// `deploy/manifests` with larder's image set, as docs/install.md says, and one setting patched.
+/// `deploy/manifests` with larder's image set as docs/install.md says, and one setting patched.
 fn manifests(to: &Path) -> Result<()> {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/manifests");
     std::fs::create_dir(to)?;
@@ -28,7 +28,7 @@ fn manifests(to: &Path) -> Result<()> {
     let config = config.context("a ConfigMap")?["data"]["larder.toml"]
         .as_str()
         .context("a file")?;
-    // How full the disk of this machine is must not matter.
+    // The fill of this machine's disk must not matter.
     let config = config.replace("[store]\n", "[store]\n  min_free = \"0\"\n");
     ensure!(config.matches("min_free").count() == 1, "{config}");
     let patch = json!([{
@@ -52,13 +52,13 @@ fn workload(kind: &str, image: &str) -> Value {
 }
 
 const PRIVATE: &str = "private.test/team/app:v1";
-/// Of a registry that the policy rewrites.
+/// An image of a registry that the policy rewrites.
 const PUBLIC: &str = "registry.k8s.io/team/app:v1";
 
-/// Of which the runtime has all, and larder nothing.
+/// An image that the runtime has whole, and larder not at all.
 const KEPT: &str = "registry.test/team/kept:v1";
 
-/// A pod with one of the secrets, or with none, of the private image.
+/// Runs a pod of the private image with one of the secrets, or with none.
 async fn private(setup: &Setup, node: &str, secret: &str) -> Result<Result<(), String>> {
     let name = format!("private-{node}-{secret}");
     let mut pod = pod(&name, node, PRIVATE);
@@ -71,7 +71,7 @@ async fn private(setup: &Setup, node: &str, secret: &str) -> Result<Result<(), S
     outcome
 }
 
-/// What the secrets open on a node: the right one the image, the others nothing.
+/// On this node only the right secret opens the private image.
 async fn only_the_right_secret(setup: &Setup, node: &str) -> Result<()> {
     let right = private(setup, node, "right").await?;
     ensure!(right.is_ok(), "{node}: {right:?}");
@@ -107,7 +107,7 @@ async fn workloads_and_private_images_are_served_also_while_the_registries_are_d
         ];
         setup.kubectl(&[&create[..], &login[..]].concat()).await?;
     }
-    // The runtime of a node has an image that larder has never had.
+    // A node's runtime has an image that larder has never had.
     setup.push_app(KEPT, 5).await?;
     setup.runs("early", "n1", KEPT).await?;
     let dir = setup.dir().join("manifests");
@@ -134,12 +134,12 @@ async fn workloads_and_private_images_are_served_also_while_the_registries_are_d
             .kubectl(&["rollout", "status", &format!("{kind}/app"), TIMEOUT])
             .await?;
     }
-    // The node has the image now, and the kubelet asks again all the same.
+    // The node has the image now, and the kubelet still asks for it.
     setup.runs("again", "n1", images[1]).await?;
     setup.runs("kept", "n1", KEPT).await?;
 
     setup.note("workloads run");
-    // The runtime ends and starts again, with its pods.
+    // The runtime stops and starts again, with its pods.
     setup.stop(&["n1/containerd"]).await?;
     setup.start(&["n1/containerd"]).await?;
     setup.forget("n1", images[1]).await?;
@@ -154,9 +154,10 @@ async fn workloads_and_private_images_are_served_also_while_the_registries_are_d
     );
 
     setup.note("secrets are right");
-    // The registries are down: what was allowed is, and what was not is not; also without what the runtime has.
+    // The registries are down: every pull is allowed or refused as before, also where the runtime has nothing of the
+    // image.
     setup.stop(&["registry", "private"]).await?;
-    // Of this one the runtime asks larder for the tag alone.
+    // The runtime has this image, and asks larder for the tag alone.
     setup.runs("down-kept", "n1", KEPT).await?;
     for image in images.iter().chain([&PRIVATE]) {
         setup.forget("n1", image).await?;

@@ -1,5 +1,5 @@
-//! Ready layers and a real kubelet: it pulls nothing that is ready, its image collection frees what larder may then remove,
-//! and pods start when the registry is gone, and larder too.
+//! Ready layers and a real kubelet. The kubelet pulls nothing that is ready, and its image collection frees what larder
+//! may then remove. Pods start without the registry, and without larder.
 
 use anyhow::{Context as _, Result, ensure};
 use larder_tests::image::{Executable, LayerSpec, oci_layout};
@@ -13,11 +13,11 @@ const NODE: &str = "n1";
 const APP: &str = "registry.test/ready/app:v1";
 const LAYERS: &str = "/var/lib/larder-layers";
 
-/// What is on the node's own disk, and a layer of the application.
+/// The size of the node's own disk, and of a layer of the application.
 const DISK: &str = "3G";
 const LAYER: u64 = 60 << 20;
 
-/// What `larder layers` says on the node of the layers of the application.
+/// What `larder layers` says on the node about the application's layers.
 async fn layers(setup: &Setup) -> Result<Vec<Value>> {
     let larder = setup.larder_on(NODE).await?;
     let name = larder["metadata"]["name"].as_str().context("a name")?;
@@ -31,10 +31,10 @@ async fn layers(setup: &Setup) -> Result<Vec<Value>> {
     Ok(layers.into_iter().filter(of_app).collect())
 }
 
-/// Waits until each of the application's layers is so.
+/// Waits until each of the application's layers is in this state.
 async fn until_layers(setup: &Setup, count: usize, state: &str) -> Result<()> {
     let look = async || {
-        // A kubelet that has just started knows no pod in which to ask.
+        // A kubelet that has just started does not know the pod in which to run the command.
         let Ok(layers) = layers(setup).await else {
             return Ok(None);
         };
@@ -44,7 +44,7 @@ async fn until_layers(setup: &Setup, count: usize, state: &str) -> Result<()> {
     setup.until(&format!("{count} layers, {state}"), look).await
 }
 
-/// Those of the blobs that containerd's content store has.
+/// The blobs among these that containerd's content store has.
 async fn downloaded(setup: &Setup, blobs: &[String]) -> Result<Vec<String>> {
     let store = "/var/lib/containerd/io.containerd.content.v1.content/blobs/sha256";
     let found = setup.on(NODE, &["ls", store]).await?;
@@ -63,7 +63,7 @@ async fn runs(setup: &Setup, name: &str, policy: &str) -> Result<()> {
     Ok(())
 }
 
-/// `helm upgrade` with one value more. What is not there is made.
+/// `helm upgrade` with one more value. Missing objects are created.
 async fn upgrade(setup: &Setup, value: &str) -> Result<()> {
     let words = ["upgrade", "larder", CHART, "--namespace", SYSTEM, TIMEOUT];
     let more = ["--reuse-values", "--wait", "--set", value];
@@ -71,7 +71,7 @@ async fn upgrade(setup: &Setup, value: &str) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the runtime has no container of the application: an image of one is not collected.
+/// Waits until the runtime has no container of the application: the kubelet does not collect an image with one.
 async fn no_container(setup: &Setup) -> Result<()> {
     let look = async || {
         let list = ["ctr", "--namespace", "k8s.io", "containers", "ls"];
@@ -81,7 +81,7 @@ async fn no_container(setup: &Setup) -> Result<()> {
     setup.until("the containers are removed", look).await
 }
 
-/// The kubelet's limits, in the words of its configuration: less than so much of the disk is too little.
+/// The kubelet's limits, as in its configuration: it wants at least so much of the disk free.
 async fn kubelet_wants(setup: &Setup, available: &str) -> Result<()> {
     let config = "/etc/kubernetes/kubelet.yaml";
     let limits = format!(
@@ -94,7 +94,7 @@ async fn kubelet_wants(setup: &Setup, available: &str) -> Result<()> {
     setup.start(&["n1/kubelet"]).await
 }
 
-/// Has the kubelet remove the images that no container uses, because its disk is too full.
+/// Makes the kubelet remove the images without a container, because its disk is too full.
 async fn collect(setup: &Setup) -> Result<()> {
     no_container(setup).await?;
     let free = [
@@ -138,7 +138,7 @@ async fn pods_start_from_ready_layers_without_the_registry_and_without_larder() 
     let specs = [LayerSpec::new(1, LAYER), LayerSpec::new(2, 100)];
     oci_layout(&layout, "app", &specs, Some(&executable))?;
     setup.push(&layout, APP).await?;
-    // A node that is made so: containerd reads drop-ins, and one of them is larder's.
+    // A prepared node: containerd reads drop-ins, and one of them is larder's.
     let config = "/etc/containerd/config.toml";
     let imports = "version = 3\\nimports = [\"/etc/containerd/conf.d/*.toml\"]";
     let imports = format!("s|^version = 3$|{imports}|");
@@ -158,7 +158,7 @@ async fn pods_start_from_ready_layers_without_the_registry_and_without_larder() 
     setup.install(&settings).await?;
     setup.note("larder runs");
 
-    // The first pull downloads. Then the layers are made ready, beside its snapshots.
+    // The first pull downloads. Then larder makes the layers ready, beside the snapshots.
     runs(&setup, "first", "Always").await?;
     until_layers(&setup, 3, "offered").await?;
     setup.note("the layers are ready");
@@ -172,14 +172,14 @@ async fn pods_start_from_ready_layers_without_the_registry_and_without_larder() 
     let gone = async || Ok(downloaded(&setup, &blobs).await?.is_empty().then_some(()));
     setup.until("its content is collected", gone).await?;
 
-    // The next pull mounts.
+    // The next pull mounts the layers.
     runs(&setup, "second", "Always").await?;
     let found = downloaded(&setup, &blobs).await?;
     ensure!(found.is_empty(), "downloaded: {found:?}");
     until_layers(&setup, 3, "in-use").await?;
     setup.remove_pod("second").await?;
 
-    // Without the registry, another one from the node alone.
+    // Without the registry, the node starts another pod by itself.
     setup.stop(&["registry"]).await?;
     runs(&setup, "third", "Always").await?;
     // And without larder.
@@ -197,7 +197,8 @@ async fn pods_start_from_ready_layers_without_the_registry_and_without_larder() 
     setup.remove_pod("fourth").await?;
     setup.start(&["registry"]).await?;
 
-    // larder comes back. When the kubelet has removed the image, nothing refers to the files, and they may go.
+    // larder comes back. Once the kubelet has removed the image, nothing refers to the ready files, and larder may
+    // remove them.
     upgrade(&setup, "image.tag=one").await?;
     until_layers(&setup, 3, "in-use").await?;
     collect(&setup).await?;

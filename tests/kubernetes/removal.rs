@@ -1,5 +1,5 @@
-//! A removal that fails on one node: what it says, what the nodes say that it has cleaned, and how they pull through larder
-//! again, or larder goes after all.
+//! A removal that fails on one node: its message, the nodes' reports of what they have cleaned, and how the nodes pull
+//! through larder again, or larder is removed after all.
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -16,7 +16,7 @@ async fn log(setup: &Setup, node: &str) -> Result<String> {
     setup.kubectl(&words).await
 }
 
-/// What `larder doctor` says there, whether it finds something or not.
+/// The output of `larder doctor` there, with or without findings.
 async fn doctor(setup: &Setup, node: &str) -> Result<String> {
     let pod = setup.larder_on(node).await?;
     let name = pod["metadata"]["name"].as_str().context("a name")?;
@@ -39,7 +39,7 @@ async fn nodes_say_that_a_removal_which_failed_has_cleaned_them() -> Result<()> 
     ensure!(!doctor(&setup, "n1").await?.contains("bypass"));
 
     setup.note("installed");
-    // On one node the file is not larder's to understand any more.
+    // On one node, larder no longer understands the file.
     let damage = format!("cp {HOSTS} /tmp/whole && sed -i '/^# <<< larder/d' {HOSTS}");
     setup.on("n2", &["sh", "-c", &damage]).await?;
     let uninstall = [
@@ -70,7 +70,7 @@ async fn nodes_say_that_a_removal_which_failed_has_cleaned_them() -> Result<()> 
     ensure!(!log(&setup, "n2").await?.contains("do not name larder"));
 
     setup.note("n1 has said it");
-    // To keep larder after all, its pods write the files again.
+    // If the operator keeps larder after all, its pods write the files again.
     let mend = format!("cp /tmp/whole {HOSTS}");
     setup.on("n2", &["sh", "-c", &mend]).await?;
     for words in ["restart", "status"] {
@@ -89,7 +89,7 @@ async fn nodes_say_that_a_removal_which_failed_has_cleaned_them() -> Result<()> 
     );
 
     setup.note("larder is kept");
-    // And a removal is possible. On a busy machine the nodes may need more than the time that this release gives them.
+    // A removal works again. On a busy machine the nodes may need more than the time that this release gives them.
     let removed = async || Ok(setup.helm(&uninstall).await.ok());
     setup.until("the second removal", removed).await?;
     for node in ["n1", "n2"] {

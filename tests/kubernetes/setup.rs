@@ -10,19 +10,20 @@ use larder_tests::kubernetes::Cluster;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// Where larder is.
+/// larder's namespace.
 pub(crate) const SYSTEM: &str = "larder-system";
 pub(crate) const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/larder");
 /// How long a rollout may take.
 pub(crate) const TIMEOUT: &str = "--timeout=180s";
 
-/// Two clusters at a time: each waits most of the time, for kubelets and for Helm, and more would want a processor at once.
+/// Two clusters at a time. Each waits most of the time, for kubelets and for Helm; more than two would compete for the
+/// processor.
 pub(crate) async fn one_of_two() -> SemaphorePermit<'static> {
     static TWO: Semaphore = Semaphore::const_new(2);
     TWO.acquire().await.expect("nobody closes it")
 }
 
-/// A cluster, and a directory for what is given to it.
+/// A cluster, and a directory for the files that it gets.
 pub(crate) struct Setup {
     cluster: Cluster,
     dir: tempfile::TempDir,
@@ -63,7 +64,7 @@ impl Setup {
         Ok(setup)
     }
 
-    /// Says in the test's output how far it has come, and when.
+    /// Writes a step and its time to the test's output.
     pub(crate) fn note(&self, what: &str) {
         eprintln!("{:6.1} s  {what}", self.began.elapsed().as_secs_f64());
     }
@@ -82,14 +83,15 @@ impl Setup {
         Ok(layout)
     }
 
-    /// Pushes it.
+    /// Pushes larder's image.
     pub(crate) async fn push_larder(&self, version: &str) -> Result<()> {
         let layout = self.larder_layout(version)?;
         let image = format!("registry.test/larder:{version}");
         self.cluster.push(&layout, &image).await
     }
 
-    /// Pushes an image of two layers, whose program waits: `registry.test/NAME:v1` or the like. Each seed is another image.
+    /// Pushes an image of two layers, whose program waits: `registry.test/NAME:v1` or the like. Each seed gives another
+    /// image.
     pub(crate) async fn push_app(&self, image: &str, seed: u64) -> Result<()> {
         let layout = self.dir.path().join(format!("app-{seed}"));
         let layers = [
@@ -98,14 +100,15 @@ impl Setup {
         ];
         let executable = Executable {
             host_path: self.cluster.dir().join("bin/wait"),
-            // No two images share a layer: a runtime would not ask for what it has.
+            // No two images share a layer: a runtime would not ask for a layer that it has.
             image_path: format!("wait-{seed}"),
         };
         oci_layout(&layout, "app", &layers, Some(&executable))?;
         self.cluster.push(&layout, image).await
     }
 
-    /// `helm install` with default values, but for the image, and for the disk of this machine, whose state must not matter.
+    /// `helm install` with default values, except for the image and for `min_free`: the fill of this machine's disk
+    /// must not matter.
     pub(crate) async fn install(&self, settings: &[&str]) -> Result<String> {
         let mut words = vec!["install", "larder", CHART, "--create-namespace"];
         words.extend(["--namespace", SYSTEM, TIMEOUT]);
@@ -118,7 +121,7 @@ impl Setup {
         self.cluster.helm(&words).await
     }
 
-    /// Waits until a pod runs, or its image cannot be pulled; gives the reason why not.
+    /// Waits until a pod runs, or its image cannot be pulled. Gives the reason in that case.
     pub(crate) async fn outcome(&self, pod: &str) -> Result<Result<(), String>> {
         let look = async || {
             let pod = self.cluster.get(&["pod", pod]).await?;
@@ -159,7 +162,7 @@ impl Setup {
         pods.into_iter().next().context("no larder there")
     }
 
-    /// The sum of the samples of a metric of larder on a node: those with this label, or all.
+    /// The sum of a metric's samples of larder on a node: those with this label, or all.
     pub(crate) async fn metric(&self, node: &str, name: &str, label: &str) -> Result<f64> {
         let pod = self.larder_on(node).await?;
         let ip = pod["status"]["podIP"].as_str().context("an address")?;
@@ -177,13 +180,13 @@ impl Setup {
             .sum())
     }
 
-    /// How many requests for content a registry has had from containerd itself, past larder.
+    /// How many requests for content containerd itself has sent to a registry, without larder.
     pub(crate) fn direct(&self, registry: &str) -> Result<usize> {
         let requests = self.cluster.requests(registry)?.content_gets();
         Ok(requests.from_agent("containerd/").len())
     }
 
-    /// Every file below a node's `/etc/containerd`, with a sum of its content.
+    /// Every file below a node's `/etc/containerd`, with a checksum of its content.
     pub(crate) async fn runtime_files(&self, node: &str) -> Result<String> {
         let all =
             "find /etc/containerd | sort; find /etc/containerd -type f -exec sha256sum {} + | sort";
@@ -191,7 +194,7 @@ impl Setup {
     }
 }
 
-/// What has become of a pod's image: `None` while that is open.
+/// The outcome of a pod's image pull: `None` while it is open.
 pub(crate) fn outcome(pod: &Value) -> Option<Result<(), String>> {
     let state = &pod["status"]["containerStatuses"][0]["state"];
     if state["running"].is_object() {
@@ -204,7 +207,7 @@ pub(crate) fn outcome(pod: &Value) -> Option<Result<(), String>> {
     }
 }
 
-/// A pod that pulls its image whatever the node has.
+/// A pod that always pulls its image, whatever the node has.
 pub(crate) fn pod(name: &str, node: &str, image: &str) -> Value {
     json!({
         "apiVersion": "v1",

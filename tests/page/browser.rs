@@ -14,12 +14,12 @@ fn url(scene: &Scene) -> String {
     format!("http://{}/", scene.node.telemetry())
 }
 
-/// Where pictures are left for people to look at.
+/// Where the test leaves screenshots for people to look at.
 fn pictures() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("status-page")
 }
 
-/// A node that has served a few images, that has downloads under way, and whose registry has trouble.
+/// A node that has served a few images, has downloads under way, and has a registry in trouble.
 async fn busy() -> Scene {
     let scene = Scene::new().await;
     let images = [
@@ -47,7 +47,7 @@ async fn busy() -> Scene {
     scene
 }
 
-/// Everything that the browser asked for came from the port of the page, and nothing was complained about.
+/// Every request of the browser went to the page's port, and its console has no complaint.
 async fn assert_clean(browser: &Browser, scene: &Scene) {
     let requests = browser.requests().await.expect("requests");
     assert!(!requests.is_empty());
@@ -61,7 +61,8 @@ async fn assert_clean(browser: &Browser, scene: &Scene) {
     assert!(console.is_empty(), "{console:?}");
 }
 
-/// In both colour schemes, on a desk, on a phone and at 200 %, everything is there, readable, and nothing hangs over.
+/// In both colour schemes, on a desktop, on a phone and at 200 %, all content is there and readable, and nothing
+/// overflows.
 #[tokio::test]
 async fn it_is_readable_everywhere() {
     let scene = busy().await;
@@ -107,14 +108,14 @@ async fn it_is_readable_everywhere() {
             assert!(pixels > 10_000, "{pixels} bytes of {}", path.display());
         }
     }
-    // A screen reader finds the page's parts, and names for what has no words.
+    // A screen reader finds the page's landmarks, and names for elements without text.
     let unnamed = browser.value(NAMES).await.expect("names");
     assert_eq!(unnamed, "");
     assert_clean(&browser, &scene).await;
     gate.open();
 }
 
-/// Texts whose contrast with their ground is below 4.5.
+/// Texts whose contrast with their background is below 4.5.
 const CONTRAST: &str = r#"(() => {
   const rgb = (text) => text.match(/[\d.]+/g).map(Number);
   const light = ([r, g, b]) => {
@@ -140,7 +141,7 @@ const CONTRAST: &str = r#"(() => {
   return [...faint].join("; ");
 })()"#;
 
-/// Landmarks that are missing, and things without a name.
+/// Missing landmarks, and elements without a name.
 const NAMES: &str = r#"(() => {
   const wrong = [];
   for (const part of ["header", "main", "footer", "h1"]) {
@@ -160,7 +161,7 @@ const NAMES: &str = r#"(() => {
   return wrong.join("; ");
 })()"#;
 
-/// Sorting, filtering, the chart's span and the pause, without loading the page again.
+/// Sorting, filtering, the chart's span and the pause work without a reload of the page.
 #[tokio::test]
 async fn it_can_be_sorted_filtered_and_paused() {
     let scene = busy().await;
@@ -226,7 +227,7 @@ async fn it_can_be_sorted_filtered_and_paused() {
         .await
         .expect("paused");
     browser.requests().await.expect("requests");
-    // Another visitor sees the next image; by then this page would have asked, if it did.
+    // Another visitor sees the next image. By then this page would have asked for it, if it asked at all.
     image::build(
         &scene.fake,
         "team/redis-too",
@@ -258,7 +259,7 @@ async fn it_can_be_sorted_filtered_and_paused() {
     assert_clean(&browser, &scene).await;
 }
 
-/// A download is seen to begin, to move and to end, on a page that was opened before.
+/// A download begins, moves and ends on a page that was opened before.
 #[tokio::test]
 async fn a_pull_is_seen_to_move() {
     let scene = Scene::new().await;
@@ -268,8 +269,8 @@ async fn a_pull_is_seen_to_move() {
         .until("document.body.innerText.includes('None. What is pulled next')")
         .await
         .expect("nothing yet");
-    // An answer that stalls is asked for again where it stopped, and brings as much again: what is known is that the bar
-    // moves, and is not at its end before the gate opens.
+    // A stalled answer is asked for again where it stopped, and brings as many bytes again. So the test only checks
+    // that the bar moves, and is not at its end before the gate opens.
     let digest = scene.fake.put_blob_of("team/app", 9, 15_000_000);
     let gate = scene.fake.gate(Match::blob(), 1_000_000);
     let address = scene.blob("team/app", &digest);
@@ -295,7 +296,7 @@ async fn a_pull_is_seen_to_move() {
         .expect("a mark");
     for bytes in [1_200_000, 1_400_000] {
         gate.let_through(bytes);
-        // It is the same bar that moves.
+        // The same bar moves; it is not replaced.
         browser
             .until(&format!("{bar}.value > {bar}.mark"))
             .await
@@ -322,7 +323,7 @@ async fn a_pull_is_seen_to_move() {
         .expect("it is held");
     assert_clean(&browser, &scene).await;
 
-    // What the page says when larder goes.
+    // What the page shows when larder stops.
     drop(scene);
     browser
         .until("document.querySelector('#live').textContent === 'Not connected'")
@@ -330,7 +331,7 @@ async fn a_pull_is_seen_to_move() {
         .expect("told");
 }
 
-/// Without scripts the page says the same, and its links and its form do the same.
+/// Without scripts the page has the same content, and its links and its form work the same.
 #[tokio::test]
 async fn it_works_without_scripts() {
     let scene = busy().await;

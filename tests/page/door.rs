@@ -3,7 +3,7 @@
 use larder_tests::http::{self, Call};
 use larder_tests::scene::Scene;
 
-/// The addresses that a pod shows to others have metrics and health, and nothing that tells a name.
+/// The address that a pod shows to others has metrics and health, and nothing that reveals a name.
 #[tokio::test]
 async fn the_exposed_address_has_no_page() {
     let scene = Scene::with(|node| node.config("[telemetry]\nexpose = \"127.0.0.1:0\"\n")).await;
@@ -22,7 +22,8 @@ async fn the_exposed_address_has_no_page() {
     }
 }
 
-/// A browser's other pages cannot read it: neither by a name that leads to 127.0.0.1, nor as a part of themselves.
+/// The browser's other pages cannot read it: neither by a name that leads to 127.0.0.1, nor as a part of their own
+/// page.
 #[tokio::test]
 async fn other_sites_cannot_read_it() {
     let scene = Scene::new().await;

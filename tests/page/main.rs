@@ -7,7 +7,7 @@ mod browser;
 mod door;
 mod words;
 
-/// Pulls an image by its tag: the manifest, and all that it names.
+/// Pulls an image by its tag: the manifest, and all content that it names.
 async fn pull(scene: &Scene, repository: &str, tag: &str) {
     let answer = http::get(&scene.manifest(repository, tag), &[]).await;
     let answer = answer.expect("an answer");

@@ -1,4 +1,4 @@
-//! What the page says to a browser without scripts: all of it.
+//! A browser without scripts gets all of the page.
 
 use larder_tests::fake::Match;
 use larder_tests::http;
@@ -24,7 +24,7 @@ async fn the_page_is_whole_without_a_script() {
         pull(&scene, repository, tag).await;
     }
     pull(&scene, "team/app", "v1").await;
-    // The list is made again at most every two seconds; this is its first making.
+    // larder makes the list anew at most every two seconds; this is its first one.
     let text = page(&scene, "").await;
     let hex = image.manifest_digest.trim_start_matches("sha256:");
     for words in [
@@ -52,7 +52,7 @@ async fn the_page_is_whole_without_a_script() {
     assert!(position(&down, "team/app") > position(&down, "team/base"));
 }
 
-/// What is only read is not sent again; what changed is.
+/// A page that has not changed is not sent again; a changed one is.
 #[tokio::test]
 async fn only_what_changed_is_sent_again() {
     let scene = Scene::new().await;
@@ -110,7 +110,7 @@ async fn only_what_changed_is_sent_again() {
     assert!(stream.rest().await.complete);
 }
 
-/// Whatever a client sends is shown as text, or not at all.
+/// The page shows a client's input as text, or not at all.
 #[tokio::test]
 async fn what_was_said_is_text() {
     let scene = Scene::new().await;

@@ -1,4 +1,4 @@
-//! From the first installation over an upgrade to the removal, while images are pulled all the time.
+//! From the first installation through an upgrade to the removal, while clients pull images all the time.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use larder_tests::scene::files;
 
 use crate::setup::{REGISTRY, Setup, alone};
 
-/// Every file that the runtime reads, with its bytes.
+/// Every file that the runtime reads, with its content.
 fn runtime_files(setup: &Setup) -> BTreeMap<PathBuf, Vec<u8>> {
     let dir = setup.kubelet.containerd.hosts_dir();
     let etc = dir.parent().expect("a directory above");
@@ -21,7 +21,7 @@ fn runtime_files(setup: &Setup) -> BTreeMap<PathBuf, Vec<u8>> {
     files(etc).into_iter().filter_map(read).collect()
 }
 
-/// Pulls that go on until the test stops them; every failure is kept.
+/// Pulls that go on until the test stops them. Every failure is recorded.
 struct Pulls {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicUsize>,
@@ -65,7 +65,7 @@ impl Pulls {
         Ok(())
     }
 
-    /// How many succeeded, and all that failed.
+    /// How many pulls succeeded, and every failure.
     async fn end(self) -> Result<(usize, Vec<String>)> {
         self.stop.store(true, Ordering::Relaxed);
         let mut failures = Vec::new();
@@ -115,7 +115,7 @@ async fn installed_upgraded_removed(release: Release) -> Result<()> {
         "they go through larder"
     );
 
-    // Before an upgrade a hook has the new image pulled, through the running larder.
+    // Before an upgrade, a hook pulls the new image through the running larder.
     setup.fake.reset_counts();
     let objects = setup.chart("two").render();
     let hook = setup.run(&objects, "larder-upgrade").await?;
@@ -124,7 +124,7 @@ async fn installed_upgraded_removed(release: Release) -> Result<()> {
     assert!(!straight.iter().any(of_larder), "{straight:?}");
     setup.kubelet.stop(&hook).await?;
 
-    // The old pod goes, and then the new one comes: the port has room for one.
+    // The old pod ends before the new one starts: only one can have the port.
     setup.fake.reset_counts();
     setup.kubelet.stop(&old).await?;
     pulls.more(2).await?;
@@ -138,7 +138,7 @@ async fn installed_upgraded_removed(release: Release) -> Result<()> {
         [],
         "what the old one kept is served by the new one"
     );
-    // What was under way beside the new one has ended.
+    // Pulls that began before the new pod was ready have ended.
     setup.fake.reset_counts();
     pulls.more(4).await?;
     assert_eq!(setup.direct(), []);

@@ -1,5 +1,5 @@
-//! larder's image in the pod that its chart renders, on a node: real containerd, the CRI, the bridge and portmap plugins, in
-//! network namespaces of the test's own. A kubelet of the tests' own does what the pod's specification says.
+//! larder's image in the pod that its chart renders, on a node: real containerd, the CRI, the bridge and portmap
+//! plugins, in network namespaces of the test's own. The tests' own kubelet carries out the pod's specification.
 
 mod life;
 mod memory;

@@ -1,4 +1,4 @@
-//! The chart's limit of memory, under more than a node ever does at once.
+//! The chart's memory limit, under more load than a node ever has at once.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,11 +11,11 @@ use larder_tests::real::Release;
 use crate::setup::{REGISTRY, Setup, alone};
 
 const STREAMS: u64 = 256;
-/// Together more than the limit: the page cache cannot hold what is written.
+/// Together they are larger than the limit: the page cache cannot hold all written bytes.
 const BLOBS: u64 = 40;
 const SIZE: u64 = 16 << 20;
 
-/// The container's control group, in either version of them.
+/// The container's control group, of version 1 or 2.
 fn control_group(container: &str) -> Result<PathBuf> {
     let roots = ["/sys/fs/cgroup/memory/k8s.io", "/sys/fs/cgroup/k8s.io"];
     let mut found = roots
@@ -24,7 +24,7 @@ fn control_group(container: &str) -> Result<PathBuf> {
     found.find(|path| path.is_dir()).context("no control group")
 }
 
-/// A number out of one of its files.
+/// A number from one of the group's files.
 fn number(group: &Path, names: &[&str]) -> Result<u64> {
     let text = names
         .iter()
@@ -118,7 +118,7 @@ async fn the_limit_of_memory_holds() -> Result<()> {
         setup.kubelet.cri.exited(pod.container("larder")).await?,
         None
     );
-    // The page cache gives way; what the program itself holds has to leave room for it.
+    // The page cache can shrink; the program's own memory has to leave room for it.
     assert!(anonymous < limit / 4 * 3, "{} MiB", mib(anonymous));
     setup.kubelet.stop(&pod).await
 }

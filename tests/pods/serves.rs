@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::setup::{REFUSED, REGISTRY, Setup, alone, curl_from};
 
-/// A pod with nothing in it: its network is that of any other pod of the node. The process id of its sandbox.
+/// An empty pod, whose network is that of any other pod of the node. Gives the process id of its sandbox.
 async fn another_pod(setup: &Setup) -> Result<(String, u32)> {
     let config = PodSandboxConfig {
         metadata: Some(PodSandboxMetadata {
@@ -61,7 +61,7 @@ async fn served_through_the_host_port(release: Release) -> Result<()> {
         "v1",
         &[LayerSpec::new(1, 3_000_000), LayerSpec::new(2, 100)],
     );
-    // larder's own image comes straight from its registry: no larder is there yet.
+    // larder's own image comes straight from its registry: no larder runs yet.
     let pod = setup.run(&objects, "larder").await?;
     assert!(
         !setup.direct().is_empty(),
@@ -79,7 +79,7 @@ async fn served_through_the_host_port(release: Release) -> Result<()> {
         "{hosts}"
     );
 
-    // What looks at the node's files sees them in the pod, by the node's paths.
+    // Commands that look at the node's files find them in the pod, by the node's paths.
     let container = pod.container("larder");
     let doctor = ["larder", "doctor", "--json"];
     let (_, text) = setup.kubelet.cri.exec(container, &doctor).await?;
@@ -99,7 +99,7 @@ async fn served_through_the_host_port(release: Release) -> Result<()> {
         assert!(findings.iter().any(|finding| well(&finding)), "{text}");
     }
 
-    // The runtime's pull goes through the host port; the registry's name is resolved inside the image.
+    // The runtime's pull goes through the host port; larder resolves the registry's name inside its container.
     setup.fake.reset_counts();
     let id = setup.pull("app:v1").await?;
     assert_eq!(id, image.config_digest);
@@ -114,7 +114,7 @@ async fn served_through_the_host_port(release: Release) -> Result<()> {
     setup.pull("app:v1").await?;
     assert_eq!(setup.fetches(), [], "it is warm:\n{}", pod.log("larder"));
 
-    // As by `kubectl exec`.
+    // Run as by `kubectl exec`.
     let status = setup
         .kubelet
         .cri
@@ -122,7 +122,7 @@ async fn served_through_the_host_port(release: Release) -> Result<()> {
         .await?;
     assert_eq!(status.0, 0, "{}", status.1);
 
-    // Other pods, by any address, and other machines.
+    // Requests of other pods, by any address, and of other machines.
     let (sandbox, other) = another_pod(&setup).await?;
     let ping = |host: &str| format!("http://{host}:7420/v2/");
     let by_pod = curl_from(other, &[&ping(&pod.ip)]).await?;
@@ -141,7 +141,7 @@ async fn served_through_the_host_port(release: Release) -> Result<()> {
         .run(async move { larder_tests::http::get(&url, &[]).await.is_err() });
     assert!(machine.await, "another machine reaches the port");
 
-    // The peer port answers members.
+    // The peer port answers members only.
     let peers = format!("https://{}:7422/v2/", pod.ip);
     let anybody = curl_from(other, &["--insecure", &peers]).await?;
     assert!(!anybody.status.success(), "{anybody:?}");

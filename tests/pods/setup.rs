@@ -17,7 +17,7 @@ use tokio::sync::{Mutex, MutexGuard};
 /// The registry's name, which a name server knows.
 pub(crate) const REGISTRY: &str = "reg.test";
 
-/// Two nodes with containerd and pods would only make each other wait.
+/// One test at a time: two nodes with containerd and pods would only slow each other down.
 pub(crate) async fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::const_new(());
     ONE.lock().await
@@ -69,7 +69,7 @@ impl Setup {
         names.set(REGISTRY, &[upstream]).await;
         let pause = format!("{REGISTRY}/pause:1");
         let kubelet = Kubelet::new(release, net.host(0), &pause, net.upstream().address()).await?;
-        // containerd 1.6 does not look at a server that stands alone.
+        // containerd 1.6 ignores a hosts file that has only a `server`.
         let url = fake.url();
         let own = format!(
             "# Ours.\nserver = \"{url}\"\n\n[host.\"{url}\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
@@ -111,7 +111,7 @@ impl Setup {
                 "config",
                 &json!({
                     "upstreams": {REGISTRY: {"endpoints": [endpoint]}},
-                    // How full the disk of this machine is must not matter.
+                    // The fill of this machine's disk must not matter.
                     "store": {"min_free": "0"},
                 }),
             )
@@ -124,7 +124,7 @@ impl Setup {
             .await
     }
 
-    /// Pulls by the runtime, as a pod would have it pulled.
+    /// Pulls through the runtime, as for a pod.
     pub(crate) async fn pull(&self, image: &str) -> Result<String> {
         Ok(self
             .kubelet
@@ -133,20 +133,20 @@ impl Setup {
             .await?)
     }
 
-    /// Requests that the registry has had from containerd itself, past larder.
+    /// Requests that containerd itself has sent to the registry, without larder.
     pub(crate) fn direct(&self) -> Vec<Seen> {
         let requests = self.fake.requests();
         requests.into_iter().filter(by_containerd).collect()
     }
 
-    /// What larder has asked the registry for, besides what tags point to.
+    /// larder's requests to the registry, except those that resolve tags.
     pub(crate) fn fetches(&self) -> Vec<Seen> {
         let requests = self.fake.requests();
         let fetch = |seen: &Seen| seen.method == "GET" && !by_containerd(seen);
         requests.into_iter().filter(fetch).collect()
     }
 
-    /// The sum of the samples of a metric that the pod shows.
+    /// The sum of a metric's samples on the pod's metrics page.
     pub(crate) async fn metric(&self, pod: &RunningPod, name: &str) -> Result<f64> {
         let url = format!("http://{}:7421/metrics", pod.ip);
         let page = self

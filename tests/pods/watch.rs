@@ -70,7 +70,7 @@ async fn the_watchers_container_tells_what_the_node_runs_and_finds_a_restarted_r
         "{users:#?}"
     );
 
-    // The daemon sees the file and may not write it, and has no way to the socket.
+    // The daemon can read the file but not write it, and cannot reach the socket.
     let exec = async |container: &str, command: &[&str]| {
         setup
             .kubelet

@@ -1,4 +1,4 @@
-//! What was pulled once is here: the second pull, and a pull while the registry is gone.
+//! Pulled content is kept: the second pull, and a pull while the registry is down.
 
 use larder_tests::fake::digest_of;
 use larder_tests::http::{self, Response};
@@ -16,8 +16,7 @@ async fn get(url: &str) -> Response {
     answer
 }
 
-/// Pulls like containerd: what does the tag point to, that by digest, everything in it by digest.
-/// Gives all digests.
+/// Pulls as containerd does: HEAD of the tag, GET of its digest, and everything in it by digest. Gives all digests.
 async fn pull(scene: &Scene, repository: &str, tag: &str) -> Vec<String> {
     let head = http::head(&scene.manifest(repository, tag), &[]).await;
     let head = head.expect("an answer");
@@ -76,9 +75,9 @@ async fn the_second_pull_fetches_nothing() {
     scene.fake.reset_counts();
     assert_eq!(pull(&scene, "team/app", "v1").await, digests);
     assert_eq!(scene.fetches(), 0);
-    // One question: what does the tag point to now?
+    // One request to the registry: a HEAD of the tag.
     assert_eq!(scene.fake.count(|seen| seen.method == "HEAD"), 1);
-    // The same from another address of the same registry's content, as podman asks.
+    // The same content by prefix addressing, as podman asks.
     let prefix = format!("{}/v2/{}/team/app", scene.node.url(), scene.fake.host());
     let manifest = get(&format!("{prefix}/manifests/v1")).await;
     assert_eq!(digest_of(&manifest.body), digests[0]);
@@ -92,7 +91,7 @@ async fn without_the_registry_what_is_here_is_served() {
     scene.fake.stop().await;
     let answer = get(&scene.manifest("team/app", &digests[0])).await;
     assert_eq!(answer.header("warning"), None, "a digest is never old");
-    // By tag, with a word that it may be old.
+    // A pull by tag works, with a warning that it may be old.
     let url = scene.manifest("team/app", "v1");
     for answer in [http::get(&url, &[]).await, http::head(&url, &[]).await] {
         let answer = answer.expect("an answer");
@@ -102,7 +101,7 @@ async fn without_the_registry_what_is_here_is_served() {
         assert!(warning.starts_with("299 - \""), "{warning}");
     }
     assert_eq!(pull(&scene, "team/app", "v1").await, digests);
-    // What is not here is not there: containerd goes on to the registry itself.
+    // Content that is not here gets a refusal: containerd goes on to the registry itself.
     let absent = scene.manifest("team/app", "v2");
     let answer = http::get(&absent, &[]).await.expect("an answer");
     assert_eq!(answer.status, 503, "{}", answer.text());
@@ -120,7 +119,7 @@ async fn a_restart_keeps_what_was_pulled() {
     assert_eq!(pull(&scene, "team/app", "v1").await, digests);
 }
 
-/// podman asks by tag and at once again by the digest that it got.
+/// podman asks by tag, and at once again by the digest that it got.
 #[tokio::test]
 async fn a_manifest_is_here_as_soon_as_it_was_served() {
     let scene = Scene::new().await;

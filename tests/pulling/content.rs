@@ -1,4 +1,4 @@
-//! Content goes through as the registry made it, with exact headers (promise P3).
+//! Content passes through unchanged, with exact headers (promise P3).
 
 use bytes::Bytes;
 use larder_tests::fake::{Algorithm, Content, Kind};
@@ -12,7 +12,7 @@ use serde_json::json;
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const OCTETS: &str = "application/octet-stream";
 
-/// The headers that say what an answer is, in this order.
+/// The headers that describe an answer, in this order.
 fn described(answer: &Response) -> [Option<&str>; 4] {
     [
         "content-type",
@@ -23,7 +23,7 @@ fn described(answer: &Response) -> [Option<&str>; 4] {
     .map(|name| answer.header(name))
 }
 
-/// GET and HEAD at this URL give these bytes, described like this.
+/// GET and HEAD at this URL give these bytes, with these headers.
 async fn assert_serves(url: &str, media_type: &str, digest: &str, bytes: &[u8]) {
     let length = bytes.len().to_string();
     let expected = [Some(media_type), Some(&*length), Some(digest), None];
@@ -78,7 +78,7 @@ async fn manifests_of_every_kind_are_served_verbatim() {
     for (tag, media_type, text) in [
         ("list", DOCKER_LIST, list.to_string()),
         ("zstd", OCI_MANIFEST, zstd.to_string()),
-        // Bytes are bytes: nothing is parsed and written again.
+        // larder passes bytes on unchanged: it parses nothing and writes nothing anew.
         (
             "odd",
             OCI_MANIFEST,
@@ -96,7 +96,7 @@ async fn manifests_of_every_kind_are_served_verbatim() {
         let digest = fake.put_manifest(repository, Some(tag), media_type, bytes.clone());
         cases.push((tag.to_owned(), media_type, digest, bytes));
     }
-    // Cold by tag, then warm; the digest of half of them is asked for first.
+    // Cold by tag, then warm. Half of them are asked for by digest first.
     for (i, (tag, media_type, digest, bytes)) in cases.iter().enumerate() {
         let (by_tag, by_digest) = (
             scene.manifest(repository, tag),
@@ -110,7 +110,7 @@ async fn manifests_of_every_kind_are_served_verbatim() {
         for url in order.into_iter().chain(order) {
             assert_serves(url, media_type, digest, bytes).await;
         }
-        // A digest stands for itself: no tag is needed, and none is looked at.
+        // A request by digest needs no tag, and looks at none.
         fake.delete_tag(repository, tag);
         let encoded = scene.manifest(repository, &digest.replace(':', "%3A"));
         assert_serves(&encoded, media_type, digest, bytes).await;

@@ -1,4 +1,4 @@
-//! Lists, which are passed on and not kept: tags, page by page, and referrers (promise P3).
+//! Lists are passed on and not kept: tags, page by page, and referrers (promise P3).
 
 use larder_tests::fake::{FakeRegistry, Fault, Kind, Match};
 use larder_tests::http;
@@ -7,8 +7,8 @@ use larder_tests::mirrors::Mirrors;
 use larder_tests::node::Node;
 use larder_tests::scene::Scene;
 
-/// The next page's path as containers/image, oras-py and dxf read it: all before the first `;`, taken for a path on the
-/// same host. They resolve nothing.
+/// The next page's path as containers/image, oras-py and dxf read it: all before the first `;`, taken as a path on the
+/// same host. They resolve no relative links.
 fn next_path(link: &str) -> &str {
     let (target, rest) = link.split_once(';').expect("a link with parameters");
     assert_eq!(rest, " rel=\"next\"", "{link}");
@@ -67,12 +67,12 @@ async fn tags_page_by_page_in_both_addressings() {
         let all = ["a", "b", "c", "d", "e"];
         assert_eq!(tags, all[all.len() - tags.len()..], "{first}");
     }
-    // `ns` is between the client and larder.
+    // The client's `ns` does not reach the registry.
     assert_eq!(
         fake.count(|seen| seen.query.as_deref().is_some_and(|q| q.contains("ns="))),
         0
     );
-    // A list is never old: a tag that has just been made is there.
+    // A list is never stale: it has a tag that was just created.
     fake.put_manifest("team/app", Some("f"), OCI_MANIFEST, "{}");
     let answer = http::get(&format!("{larder}/v2/{host}/team/app/tags/list"), &[]).await;
     let answer = answer.expect("an answer");
@@ -80,7 +80,7 @@ async fn tags_page_by_page_in_both_addressings() {
     assert_eq!(answer.json()["tags"].as_array().map(Vec::len), Some(6));
 }
 
-/// However a registry writes its links, and whatever its cursor is.
+/// Links in every form that registries write, with every kind of cursor.
 #[tokio::test]
 async fn every_way_to_name_the_next_page() {
     let scene = Scene::new().await;
@@ -172,7 +172,7 @@ async fn larder_behind_larder_pages_too() {
     }
 }
 
-/// Clients look for the tag scheme upon a 404; oras does not if it says that the repository is unknown.
+/// After a 404 clients try the tag scheme; oras does not if the error says that the repository is unknown.
 #[tokio::test]
 async fn a_registry_without_the_referrers_api_is_a_plain_404() {
     let mirrors = Mirrors::new().await;
@@ -202,7 +202,7 @@ async fn a_registry_without_the_referrers_api_is_a_plain_404() {
         mirror.clear_faults();
         origin.clear_faults();
         mirror.fault(Match::referrers(), none.clone());
-        // Where the origin has it, a mirror's word is not the last.
+        // A mirror's 404 is not final where the origin has the list.
         let answer = http::get(&url, &[]).await.expect("an answer");
         assert_eq!(answer.status, 200, "{code}: {}", answer.text());
         origin.fault(Match::referrers(), none);
@@ -213,7 +213,7 @@ async fn a_registry_without_the_referrers_api_is_a_plain_404() {
             assert_eq!(answer.header("allow"), None);
         }
     }
-    // An outage is none.
+    // An outage is not a missing API.
     for code in [500, 503] {
         origin.clear_faults();
         origin.fault(Match::referrers(), Fault::status(code));

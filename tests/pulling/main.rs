@@ -1,4 +1,5 @@
-//! The main job through the front door: names, content, streaming, coalescing, ranges (promises P1 to P6, P8 and P26).
+//! Ordinary pulls through the registry port: names, content, streaming, coalescing, ranges (promises P1 to P6, P8 and
+//! P26).
 
 mod again;
 mod content;

@@ -5,7 +5,7 @@ use larder_tests::http;
 use larder_tests::image::OCI_MANIFEST;
 use larder_tests::node::Node;
 
-/// Puts a manifest that names its place, so that an answer tells where it came from.
+/// Puts a manifest that names its registry and repository, so that an answer shows where it came from.
 fn put(fake: &FakeRegistry, registry: &str, repository: &str) -> String {
     let text = format!("{{\"schemaVersion\":2,\"from\":\"{registry}/{repository}\"}}");
     fake.put_manifest(repository, Some("v1"), OCI_MANIFEST, text.clone());
@@ -62,7 +62,7 @@ async fn both_addressings_and_their_combinations() {
         ("app", Some("ghcr.io"), &other, "app"),
         ("a/b/c/d/e", Some("ghcr.io"), &other, "a/b/c/d/e"),
         ("ghcr.io/a/b/c/d/e", None, &other, "a/b/c/d/e"),
-        // The prefix goes only when it is the registry of `ns`.
+        // larder removes the prefix only when it is the registry of `ns`.
         (
             "ghcr.io/team/app",
             Some("docker.io"),
@@ -98,7 +98,7 @@ async fn both_addressings_and_their_combinations() {
         let repeated = answer.header("oci-namespace");
         match ns {
             None => assert_eq!(repeated, None, "{path}"),
-            // Hub's three names are one, and case does not matter.
+            // Docker Hub's three names are one, and case does not matter.
             Some(ns) if ns.ends_with("docker.io") => assert_eq!(repeated, Some("docker.io")),
             Some(ns) => assert_eq!(
                 repeated,
@@ -107,7 +107,7 @@ async fn both_addressings_and_their_combinations() {
             ),
         }
     }
-    // A `hosts.toml` for every registry makes containerd ask larder for images that are named by larder's own port.
+    // A `hosts.toml` for every registry makes containerd ask larder also for images whose name has larder's own port.
     let own = node.addr().replace("127.0.0.1", "localhost");
     for ns in [&own, node.addr()] {
         for path in ["ghcr.io/team/app", "local/team/app"] {
@@ -120,7 +120,7 @@ async fn both_addressings_and_their_combinations() {
             );
         }
     }
-    // All of Hub's names share one cache: nothing was fetched twice.
+    // All of Docker Hub's names share one cache: nothing was fetched twice.
     let fetched = |seen: &larder_tests::fake::Seen| {
         seen.kind == Kind::Manifest && seen.method == "GET" && seen.repository == "library/nginx"
     };
@@ -150,7 +150,7 @@ async fn an_empty_configuration_works() {
         for path in ["/v2/", "/v2", "/v2/?ns=docker.io"] {
             let answer = http::get(&format!("{}{path}", node.url()), &[]).await;
             let answer = answer.expect("an answer");
-            // podman and skopeo learn only here that there is something to show.
+            // podman and skopeo ask here alone to learn whether they should show credentials.
             assert_eq!(answer.status, 401, "{}", answer.text());
             let challenge = format!("Bearer realm=\"{}/token\"", node.url());
             let told = answer.header("www-authenticate").expect("a challenge");
@@ -190,7 +190,7 @@ async fn what_the_operator_denies_is_not_asked_for() {
     assert_eq!(fake.connections(), 0);
 }
 
-/// All spellings of a registry that reach the same place are one registry: one cache, one section, one rule.
+/// All spellings of a registry that reach the same address are one registry: one cache, one section, one rule.
 #[tokio::test]
 async fn a_registry_has_one_name_however_it_is_spelled() {
     let named = [
@@ -218,7 +218,7 @@ async fn a_registry_has_one_name_however_it_is_spelled() {
     for spellings in [&named[..], &v4, &v6] {
         let fake = FakeRegistry::start().await;
         let text = put(&fake, "one", "team/app");
-        // In the file, each in turn.
+        // The configuration file has each spelling in turn.
         for (i, said) in spellings.iter().enumerate() {
             let said = said.replace("%5B", "[").replace("%5D", "]");
             let upstream = format!("[upstreams.\"{said}\"]\nendpoints = [\"{}\"]\n", fake.url());
@@ -260,7 +260,7 @@ async fn a_registry_has_one_name_however_it_is_spelled() {
     }
 }
 
-/// Patterns mean registries, too.
+/// Patterns match a registry however it is spelled.
 #[tokio::test]
 async fn a_pattern_is_for_a_registry_however_either_is_spelled() {
     let fake = FakeRegistry::start().await;

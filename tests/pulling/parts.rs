@@ -1,5 +1,5 @@
-//! A client that reads parts causes only those to be fetched: lazy snapshotters, containerd's parallel fetch (promise
-//! P6).
+//! For a client that reads parts of a blob, larder fetches only those parts: lazy snapshotters, containerd's parallel
+//! fetch (promise P6).
 
 use std::time::{Duration, Instant};
 
@@ -36,14 +36,14 @@ async fn open_ended_ranges_closed_early_fetch_what_is_read() {
     let chunks = [0, 10, 20].map(|i| i * CHUNK);
     futures_util::future::join_all(chunks.map(|start| read_chunk(&url, 5, start))).await;
     scene.until_idle().await;
-    // What was read, and for each reader: larder's look-ahead of 8 MiB, and what the two sockets between them hold.
+    // The bytes that were read, and for each reader larder's look-ahead of 8 MiB and the bytes in the two sockets.
     let sent = scene.fake.blob_bytes_sent(&digest);
     let (read, slack) = (3 * CHUNK, 3 * 18 * MIB);
     assert!(sent >= read && sent <= read + slack, "{sent} for {read}");
     assert!(!scene.committed(&digest));
 
-    // All the chunks come to the whole, once, but for what a stream that was cut short had in the sockets' buffers: some
-    // 100 KB on a quiet machine, and more on a busy one.
+    // All the chunks come to the whole, once, except for bytes that a stream left in the sockets' buffers when it was
+    // cut short: some 100 KB on a quiet machine, and more on a busy one.
     for starts in (0..SIZE / CHUNK).collect::<Vec<_>>().chunks(3) {
         let reads = starts.iter().map(|i| read_chunk(&url, 5, i * CHUNK));
         futures_util::future::join_all(reads).await;
@@ -56,7 +56,7 @@ async fn open_ended_ranges_closed_early_fetch_what_is_read() {
     );
 }
 
-/// Registries count requests. The registry here gives each connection 20 MB/s, as real ones do.
+/// Counts requests, since registries limit them. The registry here gives each connection 20 MB/s, as real ones do.
 async fn requests_of(read: impl AsyncFn(&str)) -> usize {
     let scene = Scene::new().await;
     let digest = scene.fake.put_blob_of("a/b", 5, SIZE);
@@ -78,7 +78,8 @@ async fn a_client_that_reads_in_chunks_costs_a_request_a_chunk() {
             .await;
     })
     .await;
-    // 25 and some that were cut short; one a MiB, were each step of a reader's window a request.
+    // 25 chunks, and some requests that were cut short. There would be one a MiB if each step of a reader's window were
+    // a request.
     let chunks = (SIZE / CHUNK) as usize;
     assert!(
         requests <= 2 * chunks,
@@ -133,7 +134,7 @@ async fn small_reads_at_random_places_cost_a_span_each() {
         sent >= 25 * 50_000 && sent <= touched + touched * 3 / 10,
         "{sent} for {touched}"
     );
-    // The same places again: no more than a proof of one byte each that they may be read.
+    // The same places again: at most a proof of one byte each that the reader may have them.
     let mut random = fastrand::Rng::with_seed(1);
     for _ in 0..25 {
         let start = random.u64(0..SIZE - 50_000);
@@ -147,7 +148,7 @@ async fn small_reads_at_random_places_cost_a_span_each() {
     assert!(scene.fake.blob_bytes_sent(&digest) <= sent + 25);
 }
 
-/// A client that leaves a large bounded range takes its demand along.
+/// A client that leaves a large bounded range withdraws its demand.
 #[tokio::test]
 async fn a_bounded_range_that_is_left_is_not_fetched_to_its_end() {
     let scene = Scene::new().await;
@@ -166,7 +167,7 @@ async fn a_bounded_range_that_is_left_is_not_fetched_to_its_end() {
     assert!(sent < 100 * MIB, "{sent}");
 }
 
-/// A lazy reader that pauses for as long as a fill is kept waiting loses nothing of what it has read.
+/// A lazy reader pauses for as long as a fill waits for its readers. It loses nothing of what it has read.
 #[tokio::test]
 async fn what_was_read_is_here_when_its_reader_comes_back() {
     let scene = Scene::new().await;
@@ -178,7 +179,7 @@ async fn what_was_read_is_here_when_its_reader_comes_back() {
         let answer = http::get(&scene.blob("a/b", digest), &range).await;
         let answer = answer.expect("an answer");
         assert!(answer.body == expected(seed, 5 * MIB..5 * MIB + 10_000));
-        // It comes back at the very moment when its fill is given up.
+        // The reader comes back at the very moment when larder gives its fill up.
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             let status = scene.node.admin("/status").await;
@@ -191,7 +192,7 @@ async fn what_was_read_is_here_when_its_reader_comes_back() {
         let answer = http::get(&scene.blob("a/b", digest), &range).await;
         let answer = answer.expect("an answer");
         assert!(answer.body == expected(seed, 5 * MIB..5 * MIB + 10_000));
-        // A proof of one byte that it may be read is all that goes out again.
+        // larder asks the registry only for one byte, as a proof that the reader may have the blob.
         let sent = scene.fake.blob_bytes_sent(digest);
         assert!(sent <= MIB + 1, "{sent}");
     };

@@ -1,4 +1,4 @@
-//! Ranges do not depend on the cache's state (promise P6): one table, in every state.
+//! The answer to a range does not depend on the cache's state (promise P6): one table, in every state.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use larder_tests::scene::Scene;
 
 const SIZE: u64 = 6_000_000;
 
-/// What a range means, worked out by hand.
+/// The meaning of a range, worked out by hand.
 #[derive(Clone, Debug)]
 enum Meaning {
     Whole,
@@ -19,8 +19,8 @@ enum Meaning {
 }
 use Meaning::{Many, Never, One, Whole};
 
-/// A `Range`, what it means for a blob of this size, and whether it can be answered wholly while the
-/// bytes from 1 MB to 4 MB are missing.
+/// A `Range`, its meaning for a blob of this size, and whether it can be answered whole while the bytes from 1 MB to 4
+/// MB are missing.
 fn table() -> Vec<(String, Meaning, bool)> {
     let many = |range: &str, parts: &[(u64, u64)]| (range.to_owned(), Many(parts.to_vec()), true);
     let row = |range: &str, meaning: Meaning, soon: bool| (range.to_owned(), meaning, soon);
@@ -97,7 +97,7 @@ fn table() -> Vec<(String, Meaning, bool)> {
     ]
 }
 
-/// A blob at larder, and what is in it.
+/// A blob at larder, with its content.
 struct Target {
     url: String,
     digest: String,
@@ -135,7 +135,7 @@ impl Target {
             .headers
             .iter()
             .map(|(name, value)| (name.as_str(), value.to_str().expect("text")))
-            // Of this one request, whatever it asks for.
+            // Headers that belong to this one request, whatever it asks for.
             .filter(|(name, _)| *name != "date" && *name != "x-request-id")
             .collect();
         assert_eq!(answer.error, None, "{case}");
@@ -238,7 +238,7 @@ async fn on_a_cold_blob() {
     for (i, (range, meaning, _)) in table().into_iter().enumerate() {
         let target = Target::new(&scene, "a/b", 100 + i as u64);
         target.check("cold", &range, &meaning).await;
-        // Small parts cost small fetches: a span of 1 MiB each, and the first byte to learn the length.
+        // Small parts cost small fetches: a span of 1 MiB each, and the first byte for the length.
         let parts = match &meaning {
             One(first, last) if last - first < 200_000 && !range.ends_with('-') => 1,
             Many(parts) if !range.ends_with('-') => parts.len() as u64,
@@ -254,7 +254,7 @@ async fn on_a_cold_blob() {
 async fn on_a_growing_blob_and_then_a_committed_one() {
     let scene = Scene::new().await;
     let target = Target::new(&scene, "a/b", 1);
-    // Whatever is asked for below 2 MB stops after 1 MB: from there on the blob has a hole.
+    // Any request below 2 MB stops after 1 MB: from there on the blob has a hole.
     let low = |request: &larder_tests::fake::Request| {
         let range = request
             .header("range")
@@ -272,7 +272,7 @@ async fn on_a_growing_blob_and_then_a_committed_one() {
         if soon {
             target.check("growing", &range, &meaning).await;
         } else {
-            // The head comes now, the rest when the hole is filled.
+            // The head comes at once, the body when the hole is filled.
             let stream = target.open(&range).await;
             later.push((range, meaning, stream));
         }
@@ -286,7 +286,8 @@ async fn on_a_growing_blob_and_then_a_committed_one() {
     assert!(rest.complete && rest.body == target.content.read(1_000_000..SIZE));
     scene.until_committed(&target.digest).await;
     let sent = scene.fake.blob_bytes_sent(&target.digest);
-    // The first stream was cut short where another began; what the registry had promised it beyond that may have left.
+    // The first stream was cut short where another began. Bytes that the registry was sending beyond that may have left
+    // it.
     let lost = SIZE - 4 * 1024 * 1024;
     assert!(sent <= SIZE + lost, "{sent}");
     for (range, meaning, _) in table() {
@@ -295,8 +296,8 @@ async fn on_a_growing_blob_and_then_a_committed_one() {
     assert_eq!(scene.fake.blob_bytes_sent(&target.digest), sent);
 }
 
-/// The first request for a blob is cut into what each member brings, wherever the range begins. What it asked for must not
-/// be in the way of the next one either.
+/// larder splits the first request for a blob among members, wherever its range begins. That must not hinder the next
+/// request either.
 #[tokio::test]
 async fn on_a_cold_blob_of_a_node_that_has_another_member() {
     let fake = FakeRegistry::start().await;
@@ -326,7 +327,7 @@ async fn from_an_upstream_that_knows_no_ranges() {
     }
 }
 
-/// Small blobs are verified first, and empty ones have no byte to be asked for.
+/// Small blobs are verified first, and an empty blob has no first byte to ask for.
 #[tokio::test]
 async fn on_small_and_empty_blobs() {
     let scene = Scene::new().await;
@@ -352,7 +353,7 @@ async fn on_small_and_empty_blobs() {
     ] {
         seed += 1;
         let content = Content::synthetic(seed, size);
-        // There is but one empty blob, so each repository has its own.
+        // There is only one empty blob, so each case has its own repository.
         let repository = format!("a/b{seed}");
         let digest = scene.fake.put_content(&repository, &content);
         let url = scene.blob(&repository, &digest);
@@ -369,8 +370,8 @@ async fn on_small_and_empty_blobs() {
     }
 }
 
-/// A part counts only if the client's other parts are of the same content, which has no other tag than its digest
-/// (RFC 9110 section 13.1.5).
+/// A client can use a part only if its other parts are of the same content. The only validator of that content is its
+/// digest (RFC 9110 section 13.1.5).
 #[tokio::test]
 async fn an_if_range_that_does_not_match_is_answered_whole() {
     let scene = Scene::new().await;

@@ -1,4 +1,4 @@
-//! Redirects are followed inside, never by the client, and no credential goes along (promises P8 and P20).
+//! larder follows redirects itself, never the client, and sends no credential along (promises P8 and P20).
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ const LEN: u64 = 3_000_000;
 async fn blobs_come_from_where_the_registry_keeps_them() {
     let scene = Scene::new().await;
     let fake = &scene.fake;
-    // An anonymous token is needed at the registry; the other place refuses any.
+    // The registry needs an anonymous token; the redirect's target refuses any.
     fake.allow_anonymous("a/b");
     let allowed = Match::blob().with_credentials();
     fake.fault(allowed, Fault::redirect_to_cdn());
@@ -144,7 +144,7 @@ async fn a_registry_behind_a_private_authority() {
     }
 }
 
-/// The file with the authority is replaced while larder runs, as a rotation does it.
+/// The file with the authority is replaced while larder runs, as a rotation does.
 #[tokio::test]
 async fn another_private_authority_takes_effect_without_a_restart() {
     let fake = FakeRegistry::start_tls().await;
@@ -159,7 +159,7 @@ async fn another_private_authority_takes_effect_without_a_restart() {
     );
     let node = Node::builder().config(config).start().await;
     fake.put_manifest("a/b", Some("v1"), OCI_MANIFEST, "{}");
-    // A list is asked of the registry each time.
+    // larder asks the registry for a list each time.
     let url = format!("{}/v2/a/b/tags/list?ns={host}", node.url());
     let answer = http::get(&url, &[]).await.expect("an answer");
     assert_eq!(answer.status, 503, "the other's authority");

@@ -1,7 +1,7 @@
 //! What a slow source costs: bytes that come in small pieces are written, hashed and announced in larger ones.
 //!
-//! Counted are turns of threads, which are what such a download costs. The machine's speed does not matter: on a busy machine
-//! more bytes come together, and the turns become fewer.
+//! The test counts turns of threads, which are the cost of such a download. The machine's speed does not matter: on a
+//! busy machine more bytes come together, and there are fewer turns.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use larder_tests::scene::Scene;
 
 const MB: u64 = 1_000_000;
 
-/// How often a thread of the process has given up the processor because it had nothing to do.
+/// How often a thread of the process has given up the processor because it had no work.
 fn turns(pid: u32) -> u64 {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a process");
     let of = |task: fs::DirEntry| -> Option<u64> {
@@ -30,7 +30,7 @@ async fn a_slow_source_costs_few_turns_of_threads_for_each_megabyte() {
     let scene = Scene::new().await;
     let size = 48 * MB;
     let digest = scene.fake.put_blob_of("a/b", 1, size);
-    // 40 kB, fifty times a second, on each of the streams.
+    // 40 kB, fifty times a second, on each stream.
     scene
         .fake
         .fault(Match::blob(), Fault::ThrottleBytesPerSecond(2 * MB));
@@ -44,7 +44,7 @@ async fn a_slow_source_costs_few_turns_of_threads_for_each_megabyte() {
     assert!(each <= 110, "{turns} turns of threads, {each} for each MB");
 }
 
-/// Memory of its own that a process has, in bytes.
+/// The process's own anonymous memory, in bytes.
 fn anonymous(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
     let line = status
@@ -66,7 +66,7 @@ async fn memory_that_a_pull_needed_goes_back() {
     }
     let most = anonymous(pid);
     let deadline = Instant::now() + Duration::from_mins(1);
-    // 12 MB on a quiet machine. A busy one has more threads at work at once, and their heaps leave more pieces.
+    // 12 MB on a quiet machine. On a busy one more threads work at once, and their heaps are more fragmented.
     while anonymous(pid) > 28 * MB {
         let now = anonymous(pid) / MB;
         assert!(

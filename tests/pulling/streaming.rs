@@ -11,7 +11,7 @@ async fn a_cold_client_reads_while_the_upstream_has_sent_its_first_mb() {
     let scene = Scene::new().await;
     for (seed, size) in [(1, 70_000), (2, 3 * MB), (3, 12 * MB), (4, 200 * MB)] {
         let digest = scene.fake.put_blob_of("a/b", seed, size);
-        // The tail waits for the digest, so a small blob cannot be read to its gate.
+        // The tail waits for the digest, so a client cannot read a small blob up to its gate.
         let (gate_at, readable) = if size < MB { (60_000, 4_000) } else { (MB, MB) };
         let gate = scene.fake.gate(Match::blob().reference(&digest), gate_at);
         let mut stream = http::open(&scene.blob("a/b", &digest), &[]).await;

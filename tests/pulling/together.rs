@@ -15,7 +15,7 @@ async fn open(url: &str) -> Stream {
     stream
 }
 
-/// 32 clients, of whom one is slow and one leaves.
+/// 32 clients: one of them is slow, and one leaves.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crowd_on_a_cold_blob_causes_one_download() {
     let scene = Scene::with(|node| node.log_level("info")).await;
@@ -68,7 +68,7 @@ async fn a_crowd_on_a_cold_blob_causes_one_download() {
 #[tokio::test]
 async fn when_all_leave_a_whole_fill_still_completes() {
     let scene = Scene::new().await;
-    // More than all the requests that may be under way when they leave.
+    // Larger than all that may be under way when the clients leave.
     let size = 300 * MB;
     let digest = scene.fake.put_blob_of("a/b", 1, size);
     let gate = scene.fake.gate(Match::blob(), 2 * MB);
@@ -122,19 +122,19 @@ async fn a_crowd_on_a_manifest_asks_once() {
             let answer = client.await.expect("no panic");
             assert_eq!((answer.status, answer.text()), (200, text.to_owned()));
         }
-        // A client that came too late to share the question finds the manifest here.
+        // A client that came too late to share the request finds the manifest here.
         assert_eq!(scene.fetches(), 1, "{reference}");
     }
 }
 
-/// While one of two repositories is asked whether it holds the blob, the other one's fill ends.
+/// While larder asks one of two repositories whether it holds the blob, the other repository's fill ends.
 #[tokio::test]
 async fn a_blob_that_comes_while_a_right_to_it_is_proven_is_not_fetched_again() {
     let scene = Scene::new().await;
     let content = Content::synthetic(1, MB);
     let digest = scene.fake.put_content("a/b", &content);
     scene.fake.put_blob_under("c/d", &digest, &content);
-    // A fill is under way, so the other repository has to show that it holds the blob; and that takes its time.
+    // A fill is under way, so the other repository has to prove that it holds the blob. The gate makes that slow.
     let under_way = scene.fake.gate(Match::blob().repository("a/b"), 100_000);
     let proof = Gate::new(0);
     scene.fake.fault(

@@ -1,5 +1,5 @@
-//! Ways to a registry: proxies of the environment, certificates that are trusted, and certificates that larder shows
-//! (promise P26).
+//! Ways to a registry: proxies from the environment, certificates that larder trusts, and certificates that larder
+//! shows (promise P26).
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -20,10 +20,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-/// The first line of what the proxy was asked, and what it was shown.
+/// The first line of a request to the proxy, and its credentials.
 type Passed = (String, Option<String>);
 
-/// A proxy that wants a password, and leads everything to one place.
+/// A proxy that wants a password, and connects everything to one address.
 struct Proxy {
     address: String,
     seen: Arc<Mutex<Vec<Passed>>>,
@@ -134,7 +134,7 @@ async fn a_proxys_password_is_shown_for_plain_http_and_no_proxy_is_read_as_go_re
             "{no_proxy:?}: {got}, {seen:?}"
         );
         assert!(!node.log().contains("right"), "the password is in the log");
-        // Registries never see it.
+        // No registry gets the proxy's password.
         let leaked = fake
             .requests()
             .iter()
@@ -192,7 +192,7 @@ fn params(name: &str, ca: bool) -> CertificateParams {
     params
 }
 
-/// As `openssl req -x509` makes it: it calls itself an authority.
+/// A certificate as `openssl req -x509` makes it: it calls itself an authority.
 fn self_signed(name: &str) -> Pair {
     let key = KeyPair::generate().expect("a key");
     let params = params(name, true);
@@ -283,7 +283,7 @@ async fn a_self_signed_servers_certificate_is_trusted_and_nothing_else_of_its_ki
     ] {
         write(trusted.certificate.pem());
         front.change(server(shown, None));
-        // A node of its own: no connection of the case before is used.
+        // A new node, so that no connection of the case before is used.
         let node = Node::builder().config(config.as_str()).start().await;
         let got = status(&node, "r.example", "manifests/v1").await;
         assert_eq!(got == 200, works, "{what}: {got}\n{}", node.log());
@@ -298,7 +298,7 @@ async fn a_self_signed_servers_certificate_is_trusted_and_nothing_else_of_its_ki
 }
 
 fn write_pair(dir: &Path, pair: &Pair) {
-    // The key comes first, as a rotation may: for a moment the two do not fit.
+    // The key is replaced first, as in some rotations: for a moment key and certificate do not match.
     std::fs::write(dir.join("key.pem"), pair.key.serialize_pem()).expect("a file");
     std::fs::write(dir.join("cert.pem"), pair.certificate.pem()).expect("a file");
 }
@@ -335,7 +335,7 @@ async fn a_client_certificate_is_shown_and_read_again_when_it_changes() {
     assert_eq!(status(&node, "r.example", "manifests/v1").await, 200);
     assert_eq!(fake.count(|seen| seen.method == "GET"), 1);
 
-    // What cannot be used leaves the one before in force.
+    // Files that cannot be used leave the earlier certificate in force.
     std::fs::write(dir.path().join("cert.pem"), "nothing").expect("a file");
     let broken = Instant::now();
     while broken.elapsed() < Duration::from_secs(6) {
@@ -344,7 +344,7 @@ async fn a_client_certificate_is_shown_and_read_again_when_it_changes() {
     }
     front.change(server(&own, Some(&second)));
     write_pair(dir.path(), &signed("a node", &second));
-    // Connections that stand were let in with the old one: another node begins with none of them.
+    // Open connections were made with the old certificate: a new node begins with none of them.
     let deadline = Instant::now() + Duration::from_secs(20);
     let fresh = Node::builder().config(config.as_str()).start().await;
     assert_eq!(status(&fresh, "r.example", "manifests/v1").await, 200);

@@ -1,9 +1,9 @@
 //! What an API server (1.36), or Kyverno, does with a rendered policy: the match, the conditions, the variables, the
 //! patch.
 //!
-//! The expressions are evaluated by a CEL interpreter as they were rendered. Modelled here, after Kubernetes'
+//! A CEL interpreter evaluates the expressions as they were rendered. This module models, after Kubernetes'
 //! documentation: which requests a policy is for, what the expressions see, `indexOf` on lists, the type `JSONPatch`,
-//! and the patch's `replace`. Left out: limits on cost and the check of types against the cluster's schemas.
+//! and the patch's `replace`. It leaves out limits on cost and the check of types against the cluster's schemas.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ impl Request {
         }
     }
 
-    /// A pod that was there.
+    /// An update of an existing pod.
     pub fn update(namespace: &'static str, old: Value, pod: Value) -> Self {
         Self {
             operation: "UPDATE",
@@ -55,7 +55,7 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Compiles what was rendered.
+    /// Compiles the rendered policy.
     pub fn new(policy: &Value) -> Self {
         let env = Arc::new(environment());
         let spec = policy["spec"].clone();
@@ -104,7 +104,7 @@ impl Policy {
         bind(&mut context, "object", &request.object);
         bind(&mut context, "oldObject", &request.old);
         bind(&mut context, "request", &told);
-        // A condition does not get the namespace.
+        // A condition does not see the namespace.
         bind(&mut context, "namespaceObject", &Value::Null);
         let run = |program: &Program, context: &Context<'_, '_>| {
             let value = program.execute(context);

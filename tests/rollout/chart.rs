@@ -1,4 +1,5 @@
-//! Every variant of the chart: rendered as before, valid for Kubernetes, understood by larder.
+//! Every variant of the chart renders as before, is valid for Kubernetes, and gives a configuration that larder
+//! understands.
 
 use std::fs;
 
@@ -147,7 +148,7 @@ const FOREIGN: [&str; 6] = [
     "MutatingPolicy",
 ];
 
-/// The hooks are the same in most variants: one golden file shows them.
+/// Most variants have the same hooks: only one golden file shows them.
 fn shown(name: &str, values: &str) -> String {
     let more: &[&str] = if name == "default" {
         &[]
@@ -157,7 +158,7 @@ fn shown(name: &str, values: &str) -> String {
     without_secrets(&rendered(values, more))
 }
 
-/// What is made anew at each rendering, such as keys, is left out.
+/// Leaves out what each rendering makes anew, such as keys.
 fn without_secrets(manifests: &str) -> String {
     let kept = manifests.lines().map(|line| {
         let secret = ["  ca.crt: ", "  tls.crt: ", "  tls.key: ", "  key: "]
@@ -207,7 +208,7 @@ fn every_variant_is_valid_for_kubernetes() {
         files.push(file);
     }
     assert!(kinds > 100, "{kinds} objects");
-    // The oldest that the chart is for has no MutatingAdmissionPolicy, and the newest has it in its final version.
+    // The oldest Kubernetes that the chart supports has no MutatingAdmissionPolicy; the newest has its final version.
     let old: Vec<_> = files
         .iter()
         .filter(|file| !file.to_string_lossy().contains("/policies-kubernetes"))
@@ -220,7 +221,7 @@ fn every_variant_is_valid_for_kubernetes() {
         let output = run(&mut validate);
         let text = said(&output);
         assert!(output.status.success(), "{version}:\n{text}");
-        // A kind that it does not know is only warned of.
+        // The validator only warns of a kind that it does not know.
         assert!(!text.contains("WARN"), "{version}:\n{text}");
         assert!(text.contains("daemonset/larder"), "{version}:\n{text}");
     }
@@ -275,7 +276,7 @@ fn annotations_stand_as_given_and_pull_secrets_are_optional() {
         json!([{"name": "own"}])
     );
     assert_eq!(pod("{}")["imagePullSecrets"], Value::Null);
-    // A Secret that is not there does not keep the pod from starting.
+    // A missing Secret does not keep the pod from starting.
     let volumes = pod(credentials)["volumes"].clone();
     let secrets: Vec<&Value> = volumes
         .as_array()
@@ -317,7 +318,7 @@ fn what_is_monitored_can_be_reached_in_the_nodes_network_too() {
     };
     let place = Some(json!("$(POD_IP):7421"));
     assert_eq!(exposed("{}"), place);
-    // The node's address is the network's: nothing is opened there unless the values ask for it.
+    // On the host network, the pod's address is the node's: nothing is exposed there unless the values ask for it.
     assert_eq!(exposed("hostNetwork: true"), None);
     for monitor in ["podMonitor", "serviceMonitor"] {
         let values = format!("hostNetwork: true\nmonitoring: {{{monitor}: true}}");
@@ -368,7 +369,7 @@ fn the_pod_is_confined_and_asks_the_api_server_nothing() {
                 "{name}"
             );
         }
-        // Root where the store is the node's directory, which is root's; a user without rights elsewhere.
+        // Root where the store is a directory of the node, which belongs to root; elsewhere a user without rights.
         let on_the_node = pod["volumes"]
             .as_array()
             .unwrap()

@@ -1,5 +1,5 @@
-//! What stands beside the chart says the same as the chart: the schema of its values, the table of its values, the plain
-//! manifests, the example for GitOps.
+//! The files beside the chart agree with it: the schema of its values, the table of its values, the plain manifests,
+//! the example for GitOps.
 
 use std::fs;
 
@@ -32,7 +32,7 @@ fn the_schema_of_the_values_holds_that_of_the_configuration() {
     );
 }
 
-/// helm only says that a key is not allowed. With the names of all keys in the schema, it also says which there are.
+/// helm only says that a key is not allowed. With all keys' names in the schema, it also says which keys exist.
 fn name_the_keys(schema: &mut Value) {
     if schema["additionalProperties"] == false
         && let Some(properties) = schema["properties"].as_object()
@@ -47,7 +47,7 @@ fn name_the_keys(schema: &mut Value) {
     }
 }
 
-/// One value of the chart: where it is, what it is by default, and what is said of it.
+/// One value of the chart: its key, its default, and its description.
 struct Documented {
     path: String,
     default: String,
@@ -72,7 +72,7 @@ fn documented(text: &str) -> Vec<Documented> {
         above.push(key.to_owned());
         let path = above.join(".");
         if default.is_empty() {
-            // What groups others may be said something of, before the first of them.
+            // A comment may describe a group of values, before the first of them.
             words.clear();
             continue;
         }
@@ -124,7 +124,8 @@ fn the_schema_knows_the_values_that_there_are_and_no_others() {
     keys_agree("", &schema, &values);
 }
 
-/// Wherever the schema names keys, the values have just these. `config` and what is the user's to fill has none.
+/// Where the schema names keys, the values have exactly these. For `config`, and for maps that the user fills, it names
+/// none.
 fn keys_agree(place: &str, schema: &Value, values: &Value) {
     let Some(properties) = schema["properties"].as_object() else {
         return;
@@ -157,7 +158,7 @@ fn the_plain_manifests_are_the_charts() {
         };
         same(&dir.join(name), &rendered(values, &only));
     }
-    // They are put together and given an image and a namespace by kubectl alone.
+    // kubectl alone puts them together and sets image and namespace.
     let output = run(tool("kubectl").arg("kustomize").arg(&dir));
     assert!(output.status.success(), "{}", said(&output));
     let objects = objects(&String::from_utf8(output.stdout).unwrap());

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-/// The image of every rendering that names no other.
+/// The image of every rendering that sets no other.
 pub const IMAGE: &str = "image.repository=registry.example.com/larder";
 
 /// The root of the project.
@@ -38,7 +38,7 @@ pub fn template(values: &str, more: &[&str]) -> Output {
     run(&mut helm)
 }
 
-/// The manifests that come of these values.
+/// The manifests rendered from these values.
 pub fn rendered(values: &str, more: &[&str]) -> String {
     let output = template(values, more);
     assert!(output.status.success(), "{}\nof\n{values}", said(&output));
@@ -51,7 +51,7 @@ pub fn objects(manifests: &str) -> Vec<Value> {
     objects.into_iter().filter(Value::is_object).collect()
 }
 
-/// The one object of this kind; the first, where there are several.
+/// The object of this kind; the first one if there are several.
 pub fn object(values: &str, kind: &str) -> Value {
     let mut objects = objects(&rendered(values, &[])).into_iter();
     let found = objects.find(|object| object["kind"] == kind);
@@ -69,13 +69,13 @@ pub fn run(command: &mut Command) -> Output {
     output.unwrap_or_else(|error| panic!("{command:?}: {error}; scripts/test installs it"))
 }
 
-/// What a program had to say, on both streams.
+/// A program's output on both streams.
 pub fn said(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     text(&output.stdout) + &text(&output.stderr)
 }
 
-/// Compares a file with what it should hold; `LARDER_BLESS=1` writes it instead.
+/// Compares a file with its wanted content; `LARDER_BLESS=1` writes it instead.
 pub fn same(path: &Path, wanted: &str) {
     if std::env::var_os("LARDER_BLESS").is_some() {
         fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");

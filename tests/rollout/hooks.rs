@@ -1,4 +1,4 @@
-//! The chart's hooks: what is rendered, and what their Job decides and says. The API server is a fake of the tests.
+//! The chart's hooks: what is rendered, and what their Job decides and prints. The API server is a fake of the tests.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,7 +17,7 @@ const SET: &str = "/apis/apps/v1/namespaces/larder-system/daemonsets";
 const PODS: &str = "/api/v1/namespaces/larder-system/pods";
 const EVENTS: &str = "/api/v1/namespaces/larder-system/events";
 
-/// An API server that answers by path, and notes what it was asked.
+/// An API server that answers by path, and records its requests.
 pub(crate) struct Api {
     pub(crate) url: String,
     asked: Arc<Mutex<Vec<String>>>,
@@ -165,7 +165,8 @@ fn the_job_goes_on_when_all_nodes_are_done() {
     ]);
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     assert_eq!(lines(&output), ["2 of 2 nodes are done"]);
-    // It shows its token, and makes the DaemonSet go with the Job. Pods are listed only for the nodes that are not done.
+    // The Job shows its token, and makes itself the DaemonSet's owner. It lists pods only for the nodes that are not
+    // done.
     assert!(!api.was_asked("/pods"));
     for wanted in [
         "Bearer the-token application/merge-patch+json",
@@ -197,7 +198,7 @@ fn the_last_lines_of_the_job_are_the_reasons_of_the_nodes() {
     assert!(api.was_asked("labelSelector=app.kubernetes.io%2Fcomponent%3Dupgrade"));
 }
 
-/// An upgrade leaves nodes behind that are down: they get the image when they come back. A removal must not: their
+/// An upgrade skips nodes that are down: they get the image when they come back. A removal must not skip them: their
 /// runtimes would use a port that any program can take.
 #[test]
 fn a_node_that_is_down_stops_a_removal_and_no_upgrade() {
@@ -220,7 +221,7 @@ fn a_node_that_is_down_stops_a_removal_and_no_upgrade() {
     }
 }
 
-/// In a namespace whose Pod Security level lets no pod in, larder was never on a node: it can go at once.
+/// A namespace's Pod Security level admits no pod. So larder never ran on a node, and can be removed at once.
 #[test]
 fn a_namespace_that_lets_no_pod_in_does_not_hold_up_a_removal() {
     let why = "pods \"larder-removal-\" is forbidden: violates PodSecurity \"baseline:latest\"";
@@ -250,7 +251,7 @@ fn a_namespace_that_lets_no_pod_in_does_not_hold_up_a_removal() {
         "{}",
         said(&output)
     );
-    // The label came later than larder: its files are on the nodes.
+    // The label came after larder: its files are on the nodes.
     answers.insert(format!("{SET}/larder"), scheduled(2));
     let output = hook(&Api::start(answers));
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
@@ -275,10 +276,10 @@ fn an_api_that_refuses_or_is_another_server_is_named() {
     assert!(text.contains("daemonsets.apps is forbidden"), "{text}");
 }
 
-/// By TLS, and only to a server that the service account's CA has signed.
+/// The Job asks by TLS, and only a server whose certificate the service account's CA has signed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_api_is_asked_by_tls() {
-    // A registry is no API server, and answers 404.
+    // The fake registry is no API server, and answers 404.
     let fake = FakeRegistry::start_tls().await;
     let account = tempfile::tempdir().unwrap();
     for (name, text) in [
@@ -325,7 +326,8 @@ fn a_hook_is_bounded_and_leaves_what_a_person_can_read() {
                 .as_str()
                 .unwrap()
         };
-        // Helm deletes what succeeded before the Job that fails: the nodes' logs are not among that.
+        // When a Job fails, Helm deletes the hooks that succeeded before. It must keep the DaemonSet, whose pods have
+        // the nodes' logs.
         assert_eq!(policy("DaemonSet"), "before-hook-creation");
         assert_eq!(policy("Job"), "before-hook-creation,hook-succeeded");
         let job = &all["Job"]["spec"];
@@ -341,7 +343,7 @@ fn a_hook_is_bounded_and_leaves_what_a_person_can_read() {
             assert!(!key.starts_with("node.kubernetes.io/"), "{key}");
         }
         let wait = &pod["containers"][0];
-        // No image but larder's own.
+        // The hooks use larder's image only.
         assert_eq!(
             wait["image"],
             concat!("registry.example.com/larder:", env!("CARGO_PKG_VERSION"))
@@ -353,7 +355,7 @@ fn a_hook_is_bounded_and_leaves_what_a_person_can_read() {
             .filter_map(Value::as_str)
             .collect();
         assert!(arguments.contains(&"--larder=larder"), "{arguments:?}");
-        // These arguments are the program's.
+        // larder accepts these arguments.
         let parsed = larder(
             &[
                 &arguments[..],
@@ -362,7 +364,7 @@ fn a_hook_is_bounded_and_leaves_what_a_person_can_read() {
             .concat(),
         );
         assert!(said(&parsed).contains("/nonexistent/"), "{}", said(&parsed));
-        // The kubelet keeps what the containers have said last.
+        // The kubelet keeps the last lines of each container's log.
         let pods = [pod, &all["DaemonSet"]["spec"]["template"]["spec"]];
         for container in pods
             .iter()

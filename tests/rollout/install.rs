@@ -1,4 +1,4 @@
-//! What `helm` says to the person who installs the chart, and that the chart can be copied and packed.
+//! What `helm` prints to the person who installs the chart, and that the chart can be copied and packed.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::helm::{IMAGE, object, objects, root, run, said, same, tool};
 
-/// What `helm install` would print below the manifests.
+/// The notes that `helm install` would print below the manifests.
 fn notes(values: &[&str]) -> String {
     let mut helm = tool("helm");
     helm.args(["install", "larder"])
@@ -40,7 +40,7 @@ fn the_notes_say_what_to_do_next() {
         installed.contains("pod-security.kubernetes.io/enforce=privileged"),
         "{installed}"
     );
-    // The nodes are restored already: the hook has nothing to do, and a node that is down would hold it up.
+    // The nodes are cleaned already: the hook has nothing to do, and a node that is down would delay it.
     let removing = notes(&["runtime.remove=true"]);
     assert!(
         removing.contains("helm uninstall larder --namespace larder-system --no-hooks"),
@@ -99,7 +99,7 @@ fn namespace(labels: &Value) -> String {
     url
 }
 
-/// Whether the chart refuses that namespace, and all that helm says. The API server has no schemas, so helm goes no further.
+/// Whether the chart refuses that namespace, and helm's output. The API server has no schemas, so helm goes no further.
 fn refused(labels: &Value, more: &[&str]) -> (bool, String) {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("kubeconfig");
@@ -180,7 +180,7 @@ fn a_key_that_is_misspelt_is_answered_with_the_keys_that_there_are() {
     }
 }
 
-/// What the chart has of larder's alerts and dashboard, rendered from this chart.
+/// The alerts and the dashboard, rendered from this chart.
 fn monitoring(chart: &Path) -> Vec<Value> {
     let mut helm = tool("helm");
     helm.args(["template", "larder"])
@@ -245,7 +245,7 @@ fn setting(values: &str, key: &str) -> Option<String> {
     values.next().map(str::to_owned)
 }
 
-/// Every user may write into an emptyDir's own directory, and the container's user cannot change that.
+/// Every user may write into an emptyDir's top directory, and the container's user cannot change that.
 #[test]
 fn the_store_in_an_empty_dir_is_a_directory_of_larders_own() {
     let path = |values| setting(values, "path").expect("a path");

@@ -1,4 +1,4 @@
-//! Which pods the rewriting route leaves alone: for what they are, and for what operators and users say of them.
+//! Pods that the rewriting route leaves alone: for what they are, or because an operator or user excluded them.
 
 use serde_json::{Value, json};
 
@@ -178,7 +178,7 @@ fn a_pod_that_a_layer_excludes_is_untouched_and_the_operator_goes_first() {
             }
         }
     }
-    // Pods of the node's network, and pods with secrets, where the operator asks for it.
+    // Pods on the node's network, and pods with secrets, where the operator includes them.
     let network = "policies: {enabled: true, registries: [docker.io], hostNetwork: true}";
     for policy in policies(network) {
         let given = with("/spec/hostNetwork", json!(true));
@@ -193,7 +193,7 @@ fn a_pod_that_a_layer_excludes_is_untouched_and_the_operator_goes_first() {
     }
 }
 
-/// The object above `part`, with `part` in it.
+/// The object that contains `part`, with `value` merged in.
 fn merged(pod: &Value, part: &str, value: Value) -> Value {
     let (above, key) = part.rsplit_once('/').unwrap();
     let mut object = pod.pointer(above).unwrap().clone();

@@ -1,10 +1,11 @@
-//! What of the node each container sees: the runtime's socket, the right to mount, the directory of layers.
+//! Which parts of the node each container sees: the runtime's socket, the right to mount, the directory of layers.
 
 use serde_json::json;
 
 use crate::helm::{object, objects, rendered};
 
-/// The socket gives root on the node: the container that has it has no port, and the daemon does not have it.
+/// The socket gives root on the node. The container that has it opens no port, and the daemon's container does not have
+/// it.
 #[test]
 fn the_runtimes_socket_is_in_the_watchers_container_alone() {
     let set = object(
@@ -38,7 +39,7 @@ fn the_runtimes_socket_is_in_the_watchers_container_alone() {
     assert!(!off.to_string().contains("runtime-socket"));
 }
 
-/// The right to mount is in a pod of its own, which larder's update does not touch.
+/// The right to mount belongs to a pod of its own, which an update of larder does not replace.
 #[test]
 fn the_holder_is_a_pod_of_its_own_and_is_not_replaced_by_an_update() {
     let values =
@@ -66,16 +67,16 @@ fn the_holder_is_a_pod_of_its_own_and_is_not_replaced_by_an_update() {
         "Bidirectional"
     );
     assert_eq!(pod["containers"].as_array().unwrap().len(), 1);
-    // larder gets the socket, and nothing of the rights.
+    // larder's pod gets the socket, and none of the rights.
     let pod = larder["spec"]["template"]["spec"].to_string();
     assert!(pod.contains("/run/larder-hold") && !pod.contains("privileged"));
-    // Their selectors have no pod in common.
+    // Their selectors match no common pod.
     assert_ne!(larder["spec"]["selector"], hold["spec"]["selector"]);
     let off = rendered("{}", &[]);
     assert!(!off.contains("larder-hold"));
 }
 
-/// What containerd mounts is written by larder alone, at the path that containerd sees.
+/// Only larder writes what containerd mounts, at the path that containerd sees.
 #[test]
 fn the_directory_of_ready_layers_is_mounted_only_where_they_are_offered() {
     let set = object(

@@ -1,4 +1,4 @@
-//! The node's own labels: what the init container writes is what the daemon reads. The API server is a fake of the tests.
+//! The node's own labels: the daemon reads what the init container writes. The API server is a fake of the tests.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -32,7 +32,7 @@ fn a_node_writes_its_own_labels_and_asks_for_nothing_else() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
 
-/// Without the right, and without the node, there is no file, and larder starts.
+/// Without the right to read it, or without the node, there is no file, and larder starts all the same.
 #[test]
 fn without_an_answer_there_is_no_file_and_larder_starts() {
     let refused = json!({"kind": "Status", "message": "nodes is forbidden"});
@@ -56,7 +56,7 @@ fn without_an_answer_there_is_no_file_and_larder_starts() {
     }
 }
 
-/// Only the init container has a token, and there is no right unless it is asked for.
+/// Only the init container has a token, and the chart gives no right unless the values ask for it.
 #[test]
 fn the_daemon_has_no_token_and_no_right_is_given_unasked() {
     let kinds = |values: &str| {

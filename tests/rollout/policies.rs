@@ -1,4 +1,4 @@
-//! The rewriting route: which pods' images are led to `localhost:7420`, and that nothing else of a pod changes.
+//! The rewriting route: which pods' images are rewritten to `localhost:7420`, and that nothing else of a pod changes.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::helm::{objects, rendered};
 
 const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
-/// Two layers: what the operator says goes before what the users say.
+/// Two layers: the operator's settings come before the users'.
 pub const VALUES: &str = r#"
 policies:
   enabled: true
@@ -19,7 +19,7 @@ policies:
     exclude: {namespaces: [team-b], labels: {larder/rewrite: "false"}, images: ["quay.io/*/private*"]}
 "#;
 
-/// The policy as each of the two engines is given it.
+/// The policy in the form of each of the two engines.
 pub fn policies(values: &str) -> Vec<Policy> {
     ["kubernetes", "kyverno"]
         .map(|engine| {
@@ -38,7 +38,7 @@ pub fn pod(image: &str) -> Value {
     json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": image}]}})
 }
 
-/// The image of its container.
+/// The image of the pod's container.
 pub fn image(pod: &Value) -> &str {
     pod["spec"]["containers"][0]["image"].as_str().unwrap()
 }
@@ -52,7 +52,7 @@ fn an_image_of_a_chosen_registry_is_led_to_larder_by_its_whole_name() {
         format!("localhost:7420/{both}"),
     );
     let rows = [
-        // The two that were asked for.
+        // Two of the chosen registries.
         (
             "hub.opensciencegrid.org/usatlas/cc-ubuntu:2022.11.16",
             "localhost:7420/hub.opensciencegrid.org/usatlas/cc-ubuntu:2022.11.16",
@@ -61,7 +61,7 @@ fn an_image_of_a_chosen_registry_is_led_to_larder_by_its_whole_name() {
             "registry.cern.ch/atlas/athena",
             "localhost:7420/registry.cern.ch/atlas/athena",
         ),
-        // Short names are Docker Hub's.
+        // Short names belong to Docker Hub.
         ("nginx", "localhost:7420/docker.io/library/nginx"),
         ("nginx:1.27", "localhost:7420/docker.io/library/nginx:1.27"),
         (
@@ -82,7 +82,8 @@ fn an_image_of_a_chosen_registry_is_led_to_larder_by_its_whole_name() {
         (&digest, &digest_led),
         (&both, &both_led),
         ("eu.gcr.io/p/i:1", "localhost:7420/eu.gcr.io/p/i:1"),
-        // Not chosen, not a registry, already there, or with a port that cannot stand in a path.
+        // A registry that was not chosen, a name without one, a name that is rewritten already, or a port that cannot
+        // stand in a path.
         ("ghcr.io/a/b:1", "ghcr.io/a/b:1"),
         ("notquay.io/a/b", "notquay.io/a/b"),
         ("quay.io.example.com/a/b", "quay.io.example.com/a/b"),
@@ -94,7 +95,7 @@ fn an_image_of_a_chosen_registry_is_led_to_larder_by_its_whole_name() {
             "localhost:7420/docker.io/library/nginx",
             "localhost:7420/docker.io/library/nginx",
         ),
-        // The operator's patterns, and the users'.
+        // The operator's patterns, and the users' patterns.
         ("rancher/pause:3", "rancher/pause:3"),
         ("quay.io/x/private-tool:1", "quay.io/x/private-tool:1"),
         (
@@ -106,7 +107,7 @@ fn an_image_of_a_chosen_registry_is_led_to_larder_by_its_whole_name() {
         for (given, wanted) in rows {
             let stored = policy.admit(&Request::create("default", pod(given)));
             assert_eq!(image(&stored), wanted, "{given}");
-            // Idempotent, also where a dry run's answer is sent again.
+            // The policy is idempotent, also when a dry run's answer is sent again.
             let again = policy.admit(&Request::create("default", stored.clone()));
             assert_eq!(again, stored, "{given}");
         }
@@ -162,14 +163,14 @@ fn an_update_restarts_nothing_that_runs() {
     let mut before = pod("nginx");
     before["spec"]["ephemeralContainers"] = json!([{"name": "old", "image": "nginx"}]);
     let rows = [
-        // A pod from before the policy keeps its image while something else of it changes.
+        // A pod older than the policy keeps its image while something else of it changes.
         (pod("nginx"), labelled(pod("nginx")), labelled(pod("nginx"))),
-        // Applying the same manifest again makes no difference.
+        // Applying the same manifest again changes nothing.
         (pod(led), pod("nginx"), pod(led)),
-        // A new image is led.
+        // A new image is rewritten.
         (pod(led), pod("nginx:2"), pod(&format!("{led}:2"))),
         (pod("nginx"), pod("nginx:2"), pod(&format!("{led}:2"))),
-        // A new ephemeral container is led, and an old one cannot change any more.
+        // A new ephemeral container is rewritten, and an old one cannot change any more.
         (
             before,
             debugged(pod("nginx"), "nginx:debug"),
@@ -200,7 +201,7 @@ fn every_registry_may_be_chosen_at_once() {
                 "localhost:7420/ghcr.io/a/b:1",
             ),
             ("localhost/a", "localhost/a"),
-            // Another webhook is to fill these in.
+            // Placeholders that another webhook fills in.
             ("auto", "auto"),
             ("", ""),
             ("auto:1", "localhost:7420/docker.io/library/auto:1"),

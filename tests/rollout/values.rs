@@ -1,4 +1,5 @@
-//! Values: what makes no sense is refused by name, and larder's own configuration is judged by the schema as larder does.
+//! Values: a value that makes no sense is refused by name, and the schema judges larder's own configuration as larder
+//! does.
 
 use std::fs;
 
@@ -87,7 +88,7 @@ fn values_that_make_no_sense_are_refused_by_name() {
         ("podIPv6: true", "'podIPv6' not allowed"),
         ("registry: {hostIP: \"::1\"}", "/registry/hostIP"),
         ("seLinuxOptions: {typo: spc_t}", "'typo' not allowed"),
-        // What lies between values.
+        // Contradictions between values.
         (
             "telemetry: {port: 7420}",
             "telemetry.port: registry.port is 7420 already",
@@ -165,7 +166,7 @@ fn values_that_make_no_sense_are_refused_by_name() {
 #[test]
 fn values_that_only_look_alike_are_taken() {
     for values in [
-        // Without peers their port is free.
+        // Without peers, their port may be used.
         "peers: {port: 7420}",
         "hostNetwork: true\nconfig: {registry: {listen: \"127.0.0.1:7420\"}}",
         "registry: {port: 7430}\nconfig: {registry: {listen: \"0.0.0.0:7430\"}}",
@@ -180,7 +181,7 @@ fn values_that_only_look_alike_are_taken() {
     }
 }
 
-/// A configuration that says everything, as values.
+/// A configuration that sets every key, as values.
 const EVERYTHING: &str = r#"
 registry: {listen: "0.0.0.0:7420", default_upstream: docker.io, allow: ["*"], deny: [bad.example.com], allow_from: [node, 10.0.0.0/8], allow_hosts: [mirror.example.com]}
 store: {path: /var/lib/larder, max_size: 80%, min_free: 1.5 GiB, ttl: "0", complete_after: 50%}
@@ -216,7 +217,7 @@ telemetry: {listen: "127.0.0.1:7421", expose: "10.0.0.1:7421", log: "info,larder
 admin: {socket: /run/larder/admin.sock}
 "#;
 
-/// What helm's schema, and what larder itself, makes of a configuration.
+/// The verdicts of helm's schema and of larder itself on a configuration.
 fn verdicts(config: &str) -> (bool, bool, String) {
     let lines: Vec<&str> = config.lines().collect();
     let values = format!("config:\n  {}\n", lines.join("\n  "));

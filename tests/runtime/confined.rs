@@ -1,4 +1,4 @@
-//! What the process may do, and what it takes of the machine.
+//! What the watcher's process may do, and which resources of the machine it uses.
 
 use std::collections::HashSet;
 use std::fs;
@@ -77,7 +77,7 @@ async fn the_process_has_unix_sockets_alone_and_can_make_no_other() {
     watcher.terminate();
 }
 
-/// Makes another process call the kernel.
+/// Makes another process run a system call.
 #[cfg(target_arch = "x86_64")]
 mod injected {
     use nix::sys::ptrace;
@@ -86,13 +86,13 @@ mod injected {
 
     /// The numbers of the calls.
     const SOCKET: u64 = 41;
-    /// `int socket(family, SOCK_STREAM, 0)`, as the process itself would call it. What the kernel answers.
+    /// Runs `int socket(family, SOCK_STREAM, 0)` in the process, as if it called it itself. Gives the kernel's answer.
     pub(super) fn socket(pid: u32, family: u64) -> i64 {
         let pid = Pid::from_raw(pid.cast_signed());
         ptrace::attach(pid).expect("the tests may trace");
         assert!(matches!(waitpid(pid, None), Ok(WaitStatus::Stopped(..))));
         let before = ptrace::getregs(pid).expect("its registers");
-        // It waits in a call, so the instruction before is `syscall`, two bytes long.
+        // The process waits in a system call, so the instruction before is `syscall`, two bytes long.
         let instruction = ptrace::read(pid, (before.rip - 2) as ptrace::AddressType);
         assert_eq!(
             instruction.expect("its code") & 0xffff,
@@ -110,7 +110,7 @@ mod injected {
             .expect("its registers")
             .rax
             .cast_signed();
-        // The call in which it waited looks interrupted, and is made again.
+        // The call in which it waited looks interrupted, and the process makes it again.
         let mut after = before;
         if (-516..=-512).contains(&after.rax.cast_signed()) {
             after.rax = (-4_i64).cast_unsigned();
@@ -144,7 +144,8 @@ pub(crate) fn blobs(numbers: Range<u32>) -> Bytes {
 const IMAGES: u32 = 1_000;
 const BLOBS: u32 = 10_000;
 
-/// Images of ten layers. All have one manifest: each target is read all the same, since each has a digest of its own.
+/// Images of ten layers. All have one manifest, which the watcher still reads for each image, since each target has its
+/// own digest.
 fn images() -> Bytes {
     let mut list = Fields::default();
     for number in 0..IMAGES {
@@ -188,13 +189,13 @@ fn snapshots() -> Vec<Bytes> {
     lists.collect()
 }
 
-/// What the process may take for itself, at rest.
+/// The process's own memory at rest, at most.
 const OWN_KIB: u64 = 8 * 1024;
-/// While it asks, with the pages of a program that was built for debugging.
+/// Its resident memory while it asks, at most, with the pages of a debug build.
 const RESIDENT_KIB: u64 = 40 * 1024;
 
-/// Whether it has let go of the program's pages that it does not need while it waits. A build for debugging needs three
-/// times as many of them as a release.
+/// Whether the process has dropped the program's pages that it does not need while it waits. A debug build needs three
+/// times as many as a release.
 fn is_small(watcher: &Watcher) -> bool {
     let keys = ["RssAnon", "RssFile", "VmHWM"];
     let [own, program, most] = keys.map(|key| kib(watcher.pid(), key));
@@ -228,7 +229,7 @@ async fn a_thousand_images_and_ten_thousand_blobs_take_little_memory() {
         "Snapshots/List" => Reply::All(snapshots.clone()),
         "Content/List" => Reply::All(content.clone()),
         "Content/Read" => {
-            // The question is one field of text: a tag, a length, the digest.
+            // The request is one field of text: a tag, a length, the digest.
             let digest = String::from_utf8_lossy(about.get(2..).unwrap_or_default()).into_owned();
             let bytes = &manifests[&digest];
             let mut fields = Fields::default();

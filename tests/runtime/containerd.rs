@@ -20,7 +20,7 @@ struct Setup {
     containerd: Containerd,
     cri: CriClient,
     fake: FakeRegistry,
-    /// Of `app:v1`.
+    /// The index of `app:v1`.
     index: String,
     app: Image,
 }
@@ -51,7 +51,7 @@ impl Setup {
         Watcher::start(&self.containerd.socket(), &["--every", every])
     }
 
-    /// Runs a pod with one container of this image: the ids of sandbox and container.
+    /// Runs a pod with one container of this image. Gives the ids of sandbox and container.
     async fn run(&self, image: &str, mounts: Vec<Mount>) -> Result<(String, String)> {
         let logs = self.containerd.dir().join("pod-logs");
         std::fs::create_dir_all(&logs)?;
@@ -100,7 +100,7 @@ impl Setup {
     }
 }
 
-/// The image of a namespace that a name leads to.
+/// The image with this name in a namespace.
 fn image<'a>(report: &'a Value, namespace: &str, name: &str) -> Option<&'a Value> {
     let images = entries(report, "images", "namespace", namespace);
     let named = |image: &&Value| {
@@ -116,7 +116,7 @@ fn user<'a>(report: &'a Value, kind: &str, id: &str) -> Option<&'a Value> {
     users.into_iter().find(|user| user["kind"] == kind)
 }
 
-/// The parts of the image are those of this machine's manifest in the index.
+/// The image's parts belong to this machine's manifest in the index.
 fn assert_is_app(found: &Value, setup: &Setup) {
     assert_eq!(found["target"], setup.index.as_str());
     assert_eq!(found["manifest"], setup.app.manifest_digest.as_str());
@@ -131,7 +131,7 @@ fn assert_is_app(found: &Value, setup: &Setup) {
     assert!(found["updated"].is_u64(), "{found}");
 }
 
-/// Makes of each function a test for containerd 1.6 and one for 2.x.
+/// Makes of each function one test for containerd 1.6 and one for 2.x.
 macro_rules! with_each_containerd {
     ([$($name:ident),+ $(,)?]) => {
         with_each_containerd!(@in containerd_1, One, [$($name),+]);
@@ -202,7 +202,7 @@ async fn everything_of_every_namespace_is_told(release: Release) -> Result<()> {
         let label = format!("containerd.io/distribution.source.{REGISTRY}");
         assert_eq!(of_it[0]["labels"][label.as_str()], "app");
         assert!(of_it[0]["created"].is_u64());
-        // The first layer's chain id is its diff id, which is its digest: it is not compressed.
+        // The first layer's chain id is its diff id, which is its digest: the layer is not compressed.
         let snapshots = entries(&report, "snapshots", "name", layer).into_iter();
         let own: Vec<_> = snapshots
             .filter(|one| one["namespace"] == namespace)
@@ -210,7 +210,7 @@ async fn everything_of_every_namespace_is_told(release: Release) -> Result<()> {
         assert_eq!(own.len(), 1, "{namespace}: {:#}", report["snapshots"]);
         assert_eq!(own[0]["snapshotter"], setup.containerd.snapshotter());
     }
-    // Containers lie on the image's last layer.
+    // Containers use the image's last layer as their parent.
     let of_container = entries(&report, "snapshots", "name", &container);
     assert!(
         of_container.iter().any(|one| one["parent"].is_string()),
@@ -254,7 +254,7 @@ async fn what_runs_is_known_after_its_image_was_deleted(release: Release) -> Res
 async fn an_event_leads_to_a_new_file_at_once(release: Release) -> Result<()> {
     let setup = Setup::new(release).await?;
     let name = format!("{REGISTRY}/app:v1");
-    // Nothing but an event leads to another round.
+    // Only an event makes the watcher ask again.
     let mut watcher = setup.watcher("1h");
     watcher.until("a file", |_| true).await;
     setup.cri.pull(&name).await?;
@@ -269,7 +269,7 @@ async fn an_event_leads_to_a_new_file_at_once(release: Release) -> Result<()> {
             user(report, "container", &container).is_some()
         })
         .await;
-    // In a namespace that was not there before.
+    // In a new namespace.
     succeeded(&setup.containerd.ctr_pull(&name, &[]).await?)?;
     watcher
         .until("the other namespace", |report| {
@@ -312,7 +312,7 @@ async fn an_image_that_a_pod_mounts_is_in_use() -> Result<()> {
     let (app, data) = (format!("{REGISTRY}/app:v1"), format!("{REGISTRY}/data:v1"));
     let volume = build_waiting(&setup.fake, "data", "v1", &[LayerSpec::new(9, 1_000)])?;
     setup.cri.pull(&app).await?;
-    // The kubelet names the image by what the pull gave.
+    // The kubelet names the image by the id that the pull gave.
     let pulled = setup.cri.pull(&data).await?;
     let (_, container) = setup
         .run(&app, vec![Mount::of_image("/data", &pulled)])

@@ -1,4 +1,4 @@
-//! CRI-O, or what looks like it: a runtime that has the CRI alone.
+//! CRI-O, or a stand-in for it: a runtime that has the CRI alone.
 
 use larder_tests::fake::digest_of;
 
@@ -112,7 +112,7 @@ async fn a_runtime_that_has_the_cri_alone_is_told_of_in_the_same_words() {
     }
     assert_eq!(report["snapshots"], serde_json::json!([]));
     assert_eq!(report["content"], serde_json::json!([]));
-    // What it remembers is in the next file too.
+    // The watcher's earlier knowledge is in the next file too.
     let at = report["at"].as_u64();
     let next = watcher
         .until("another", |report| report["at"].as_u64() > at)

@@ -1,4 +1,4 @@
-//! A runtime that says what a test wants, or nothing: gRPC on a socket.
+//! A runtime that answers as the test wants, or not at all: gRPC on a socket.
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -16,18 +16,18 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
 
-/// What it answers to a question.
+/// The fake's answer to a call.
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {
     /// These messages.
     All(Vec<Bytes>),
-    /// These messages, and then nothing for ever.
+    /// These messages, and then silence for ever.
     Stuck(Vec<Bytes>),
-    /// This code of gRPC.
+    /// This gRPC status code.
     Code(u8),
 }
 
-/// Codes of gRPC.
+/// gRPC status codes.
 pub(crate) const INTERNAL: u8 = 13;
 pub(crate) const UNIMPLEMENTED: u8 = 12;
 
@@ -55,7 +55,7 @@ impl Drop for Fake {
 }
 
 impl Fake {
-    /// Answers each question, by its last two words (`Images/List`), with what `reply` says.
+    /// Answers each call, named by its last two words (`Images/List`), with what `reply` gives.
     pub(crate) fn start(
         socket: &Path,
         reply: impl Fn(&str) -> Reply + Send + Sync + 'static,
@@ -63,7 +63,7 @@ impl Fake {
         Self::start_asked(socket, move |asked, _| reply(asked))
     }
 
-    /// As [`start`](Self::start); `reply` is told the question's message too.
+    /// As [`start`](Self::start); `reply` gets the request's message too.
     pub(crate) fn start_asked(
         socket: &Path,
         reply: impl Fn(&str, &[u8]) -> Reply + Send + Sync + 'static,
@@ -72,7 +72,7 @@ impl Fake {
         let connections = Arc::new(AtomicUsize::new(0));
         let (counted, reply) = (Arc::clone(&connections), Arc::new(reply));
         let task = tokio::spawn(async move {
-            // Ended together with this task.
+            // They end together with this task.
             let mut conversations = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 counted.fetch_add(1, Ordering::Relaxed);
@@ -97,7 +97,7 @@ impl Fake {
         Self { task, connections }
     }
 
-    /// Accepts connections and says nothing.
+    /// Accepts connections and never answers.
     pub(crate) fn silent(socket: &Path) -> Self {
         let listener = UnixListener::bind(socket).expect("a socket");
         let connections = Arc::new(AtomicUsize::new(0));
@@ -155,7 +155,7 @@ fn framed(message: &[u8]) -> Bytes {
     bytes.freeze()
 }
 
-/// A message with text in some of its fields: most that a runtime says here is that.
+/// A message with text in some of its fields, as most messages of a runtime are.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fields(BytesMut);
 
@@ -191,7 +191,7 @@ impl Fields {
     }
 }
 
-/// What a containerd without anything in it answers.
+/// The answers of an empty containerd.
 pub(crate) fn bare_containerd(question: &str) -> Reply {
     let fields = Fields::default;
     match question {

@@ -1,5 +1,5 @@
-//! The watcher: what the file says of real containerds and of a CRI runtime, what happens when something is wrong, and what
-//! the process may not do (P30).
+//! The watcher: what its file says of real containerds and of a CRI runtime, how it reports trouble, and what its
+//! process may not do (P30).
 
 mod confined;
 mod containerd;

@@ -1,4 +1,4 @@
-//! What the watcher says when something is wrong, and that nothing ends it or spoils the file.
+//! What the watcher reports when something is wrong. No such trouble ends it or spoils its file.
 
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::fake::{Fake, INTERNAL, Reply, UNIMPLEMENTED, bare_containerd};
 use larder_tests::watcher::{Watcher, as_nobody, directory, once};
 
-/// What `--once` says of this socket. It writes nothing.
+/// The output of `--once` for this socket. It writes no file.
 fn complaint(socket: &Path) -> String {
     let dir = directory();
     let output = once(socket, &dir.path().join("runtime.json"));
@@ -56,7 +56,7 @@ fn a_socket_that_may_not_be_used_is_called_so() {
     };
     mode(&socket, 0o600);
     mode(dir.path(), 0o777);
-    // The program has to lie where the user may read it.
+    // The program must lie where the user may read it.
     let program = dir.path().join("larder");
     std::fs::copy(larder_program(), &program).expect("a copy");
     let output = as_nobody(program.as_os_str())
@@ -96,7 +96,7 @@ async fn what_is_no_runtime_is_called_so() {
             &["is neither containerd nor a CRI runtime"],
         );
     }
-    // gRPC of something else.
+    // A gRPC server with another service.
     let _other = Fake::start(&path("other.sock"), |_| Reply::Code(UNIMPLEMENTED));
     assert_says(
         &complaint(&path("other.sock")),
@@ -116,7 +116,7 @@ fn a_file_that_cannot_be_written_is_called_so() {
     assert_says(&said, &["cannot write", "make its directory"]);
 }
 
-/// It asks again and again, says so once, and goes on when something answers.
+/// The watcher asks again and again, logs the trouble once, and goes on when the runtime answers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_socket_that_hangs_is_told_of_once_and_never_stops_it() {
     let dir = directory();
@@ -141,7 +141,7 @@ async fn a_socket_that_hangs_is_told_of_once_and_never_stops_it() {
     watcher.terminate();
 }
 
-/// For each question: it is refused, or hangs in the middle of its answer.
+/// Each call in turn is refused, or hangs in the middle of its answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_question_that_fails_leaves_the_old_file() {
     let questions = [
@@ -168,7 +168,7 @@ async fn a_question_that_fails_leaves_the_old_file() {
                 }
                 bare_containerd(asked)
             });
-            // The words name the question.
+            // The log names the call.
             watcher.says(&format!(".{question}")).await;
             let old = std::fs::read(watcher.file()).expect("a file");
             let seen = fake.connections();
@@ -193,7 +193,7 @@ async fn a_question_that_fails_leaves_the_old_file() {
     }
 }
 
-/// Killed while it writes: a reader sees the old file, whole, and the next watcher sweeps what was left.
+/// The watcher is killed while it writes. A reader sees the old file, whole, and the next watcher removes the rest.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kill_in_the_middle_of_a_round_leaves_no_half_file() {
     let dir = directory();

@@ -25,7 +25,7 @@ fn install_prints_a_unit_that_runs_this_program_and_changes_nothing() {
         words[1..4],
         ["runtime", "--socket", "/run/k3s/containerd/containerd.sock"]
     );
-    // What it runs is understood.
+    // larder accepts the command that the unit runs.
     let help = Command::new(words[0])
         .args(&words[1..])
         .arg("--help")

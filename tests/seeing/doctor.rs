@@ -1,4 +1,4 @@
-//! `larder doctor`: every planted fault is found with its fix, and nothing on a healthy node.
+//! `larder doctor` finds every planted fault and names its fix, and finds nothing on a healthy node.
 
 mod machine;
 mod members;
@@ -16,12 +16,12 @@ use larder_tests::schemas::assert_schema;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// What the command says beside a containerd that is set up well.
+/// The command's findings beside a containerd that is set up well.
 async fn doctor(node: &Node) -> Vec<Value> {
     Runtime::of(node).doctor(node).await
 }
 
-/// What the command says, and that its exit code agrees.
+/// The command's findings; its exit code must agree.
 async fn run(node: &Node, arguments: &[&str]) -> Vec<Value> {
     let arguments = [&["doctor", "--json"], arguments].concat();
     let output = node.cli(&arguments).await;
@@ -46,7 +46,7 @@ fn checks(wrong: &[Value]) -> Vec<&str> {
     checks
 }
 
-/// A finding of this check with these words in what was found and in its fix.
+/// Fails unless a finding of this check has these words in its description and in its fix.
 #[track_caller]
 fn finds(wrong: &[Value], check: &str, found: &str, mend: &str) {
     let holds = |finding: &&Value| {
@@ -59,7 +59,7 @@ fn finds(wrong: &[Value], check: &str, found: &str, mend: &str) {
     );
 }
 
-/// containerd's files, right unless they are spoilt.
+/// containerd's files, right unless a test spoils them.
 struct Runtime {
     dir: TempDir,
 }
@@ -91,7 +91,7 @@ impl Runtime {
         fs::write(dir.join("hosts.toml"), text).unwrap();
     }
 
-    /// The flags that say where they lie.
+    /// The flags that name the files' places.
     fn flags(&self) -> [String; 2] {
         let path = |name: &str| self.dir.path().join(name).display().to_string();
         [
@@ -116,7 +116,7 @@ async fn a_healthy_node_has_no_findings() {
     let node = Node::builder().upstream(&fake).start().await;
     let runtime = Runtime::of(&node);
     assert_eq!(runtime.doctor(&node).await, Vec::<Value>::new());
-    // Each check was made, and `--all` shows it.
+    // `--all` shows that each check was made.
     let [certs, config] = runtime.flags();
     let all = node.cli(&["doctor", "--all", &certs, &config]).await;
     let all = String::from_utf8_lossy(&all.stdout).into_owned();
@@ -143,7 +143,7 @@ async fn a_healthy_node_has_no_findings() {
     assert!(all.contains("nothing is wrong"), "{all}");
 }
 
-/// The daemon goes on with the file that it had, and is found by what can still be read of the new one.
+/// The daemon keeps its earlier configuration. `larder doctor` finds the daemon by the readable part of the new file.
 #[tokio::test]
 async fn a_broken_configuration_hides_neither_the_daemon_nor_itself() {
     let fake = FakeRegistry::start().await;
@@ -177,7 +177,7 @@ async fn a_broken_configuration_hides_neither_the_daemon_nor_itself() {
             findings.any(|f| f["check"] == check && f["severity"] == severity)
         };
         assert!(is("daemon", "ok"), "{findings:#?}");
-        // It is read again every few seconds.
+        // The daemon reads the file again every few seconds.
         if is("config", "error") {
             break;
         }

@@ -1,4 +1,4 @@
-//! `larder explain`: what it says is what the pull that follows really does, in every situation.
+//! `larder explain` predicts what the pull that follows really does, in every situation.
 
 mod access;
 mod contents;
@@ -23,7 +23,7 @@ fn layers() -> Vec<LayerSpec> {
     vec![LayerSpec::new(1, 100_000), LayerSpec::new(2, 3_000_000)]
 }
 
-/// The client that pulls: what a runtime shows when it is challenged.
+/// The client that pulls, by the credentials that its runtime shows when challenged.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Who {
     Nobody,
@@ -41,7 +41,7 @@ impl Who {
     }
 }
 
-/// A client like containerd at one node: a HEAD, a token when it is asked for one, a GET by digest, the blobs.
+/// A client of one node that pulls like containerd: a HEAD, a token if it needs one, a GET by digest, the blobs.
 struct Client<'a> {
     node: &'a Node,
     registry: String,
@@ -50,7 +50,7 @@ struct Client<'a> {
     token: Option<String>,
 }
 
-/// What a pull came to.
+/// The result of a pull.
 #[derive(Debug)]
 struct Pulled {
     /// As `explain` names it.
@@ -136,7 +136,7 @@ impl<'a> Client<'a> {
     }
 }
 
-/// What `explain` says, and what it costs the registries: one HEAD for each caller at the most, and no content.
+/// Runs `explain`, and checks its cost to the registries: at most one HEAD for each caller, and no content.
 async fn explain(node: &Node, fakes: &[&FakeRegistry], image: &str, who: Who) -> Value {
     for fake in fakes {
         fake.reset_counts();
@@ -174,7 +174,7 @@ async fn explain(node: &Node, fakes: &[&FakeRegistry], image: &str, who: Who) ->
                 && matches!(seen.kind, Kind::Manifest | Kind::Blob | Kind::Cdn)
         };
         assert_eq!(fake.count(content), 0, "{:#?}", fake.requests());
-        // Each caller asks once, and once more with the token that the challenge asked for.
+        // Each caller asks once, and once more with the token after the challenge.
         let heads = fake.count(|seen| seen.method == "HEAD");
         let callers = if who == Who::Nobody { 1 } else { 2 };
         assert!(heads <= 2 * callers, "{:#?}", fake.requests());
@@ -190,7 +190,8 @@ fn steps(said: &Value, step: &str) -> Vec<String> {
         .collect()
 }
 
-/// Explains, pulls, and compares: what the client got, the access lines, and what every registry has sent.
+/// Explains, pulls, and compares the explanation with the client's result, the access lines, and the bytes of every
+/// registry.
 async fn agrees(node: &Node, fakes: &[&FakeRegistry], image: &str, who: Who) -> Value {
     let said = explain(node, fakes, image, who).await;
     let (registry, rest) = image.split_once('/').unwrap();

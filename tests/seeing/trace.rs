@@ -12,14 +12,14 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-/// A listener that runs until it is dropped.
+/// A `larder explain --trace` that runs until it is dropped.
 struct Following {
     lines: Lines<BufReader<ChildStdout>>,
     child: Child,
 }
 
 impl Following {
-    /// Starts it, and waits until it hears of requests to `url`.
+    /// Starts it, and waits until it reports requests to `url`.
     async fn start(node: &Node, more: &[&str], url: &str) -> Self {
         let mut child = Command::new(larder_tests::node::larder_program())
             .args(["explain", "--trace", "--json"])
@@ -42,7 +42,7 @@ impl Following {
         panic!("nothing is heard");
     }
 
-    /// Events until this is true of one; that one is the last.
+    /// Gives the events up to the first one for which `last` holds.
     async fn until(&mut self, what: &str, last: impl Fn(&Value) -> bool) -> Vec<Value> {
         let mut events = Vec::new();
         loop {
@@ -115,7 +115,7 @@ async fn a_pull_is_followed_step_by_step_and_others_are_left_out() {
         (&answered["status"], &answered["tier"], &answered["outcome"]),
         (&200.into(), &"node".into(), &"hit".into())
     );
-    // The listener that asked for all hears of both repositories, and of every byte.
+    // The trace of all repositories reports both, and every byte.
     let events = all
         .until("the HEAD", |e| is_head(e) && e["repository"] == "team/app")
         .await;
@@ -127,13 +127,13 @@ async fn a_pull_is_followed_step_by_step_and_others_are_left_out() {
         "{events:#?}"
     );
 
-    // The fetch that brought it is reported for the request that began it.
+    // The fetch is reported under the request that began it.
     let path = format!("/v2/{blob}");
     let begun = events.iter().find(|e| e["path"] == path).unwrap();
     let asked = |e: &&Value| e["request"] == begun["request"] && e["step"] == "upstream";
     assert_eq!(events.iter().filter(asked).count(), 1, "{events:#?}");
 
-    // A daemon that stops ends it, and is not kept from stopping.
+    // A daemon that stops ends the trace, and the trace does not delay its stop.
     let mut node = node;
     node.terminate();
     node.wait().await;

@@ -1,4 +1,4 @@
-//! larder's configuration: mistakes are named with their place and their fix, changes take effect.
+//! larder's configuration: a mistake is reported with its place and its fix, and changes take effect.
 
 use std::collections::BTreeSet;
 use std::process::{Command, Output, Stdio};
@@ -11,7 +11,7 @@ use larder_tests::node::{Node, larder_program};
 use larder_tests::scene::{Scene, eventually};
 use nix::sys::signal::Signal;
 
-/// Runs the program to its end with nothing of the caller's environment.
+/// Runs the program to its end, without the caller's environment.
 fn larder(arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::new(larder_program());
     command.args(arguments).env_clear().stdin(Stdio::null());
@@ -88,7 +88,7 @@ fn a_file_with_a_mistake_is_refused_with_its_place() {
     );
     let (code, shown, _) = larder(&["config", "show", "--config", path]);
     assert_eq!(code, Some(0));
-    // What is shown can be read again, and says the same.
+    // The printed configuration can be read again, and gives the same output.
     std::fs::write(&file, &shown).expect("a file");
     assert_eq!(
         larder(&["config", "show", "--config", path]),
@@ -138,7 +138,7 @@ async fn what_is_taken_is_said() {
     let place = |name: &str| dir.path().join(name).to_str().expect("a path").to_owned();
     let own_socket = scene.node.socket();
     let own_socket = own_socket.to_str().expect("a path");
-    // A store that is taken is none of these: see `handover`.
+    // A store in use is not among these cases: see `handover`.
     for (listen, socket, store, complaints) in [
         (
             scene.node.addr(),
@@ -170,7 +170,7 @@ async fn what_is_taken_is_said() {
             "{complaints:?}: {error}"
         );
     }
-    // The one that was there first goes on.
+    // The larder that was there first still runs.
     assert_eq!(
         scene.node.admin("/status").await["listen"]["registry"],
         scene.node.addr()
@@ -223,13 +223,13 @@ async fn a_pod_learns_which_other_addresses_may_connect() {
         let answer = http::get(&format!("{}/v2/", node.url()), &[]).await;
         let answer = answer.expect("an answer");
         assert_eq!(answer.status, status, "{told}");
-        // The refusal names the address that the operator has to put into the list.
+        // The refusal names the address that the operator has to add to the list.
         let named = String::from_utf8_lossy(&answer.body).contains("127.0.0.1 is not it");
         assert_eq!(named, status == 403, "{told}");
     }
 }
 
-/// What the file says goes away by `off`, as with `--telemetry`.
+/// The flag's `off` overrides the file's setting, as `--telemetry=off` does.
 #[tokio::test]
 async fn nothing_is_exposed_where_a_flag_says_off() {
     let node = Node::builder()
@@ -240,7 +240,7 @@ async fn nothing_is_exposed_where_a_flag_says_off() {
     assert!(!node.metrics().await.is_empty());
 }
 
-/// By SIGHUP, as for other daemons; a process that does not listen to it is ended by it.
+/// SIGHUP reloads, as in other daemons. It would end a process that does not catch it.
 #[tokio::test]
 async fn a_hangup_has_the_configuration_read_again() {
     let mut scene = Scene::with(|node| node.config("[tags]\n").log_level("info")).await;
@@ -250,7 +250,7 @@ async fn a_hangup_has_the_configuration_read_again() {
         let unchanged = "SIGHUP: the configuration was read again";
         eventually("it is read", || said(&scene, unchanged) == times).await;
     }
-    // A file that cannot be used is complained about each time that the operator asks for a reload.
+    // larder complains about an unusable file each time that the operator asks for a reload.
     std::fs::write(scene.node.config_file(), "[store\n").expect("a file");
     let complaint = "the configuration cannot be used";
     eventually("it is found", || said(&scene, complaint) == 1).await;
@@ -273,7 +273,7 @@ fn keys_of(schema: &serde_json::Value, heading: &str, found: &mut BTreeSet<(Stri
         } else {
             format!("{heading}.{name}")
         };
-        // Tables of their own, in the page as in the file.
+        // Sections with tables of their own, on the page as in the file.
         match (&*inner, &section["additionalProperties"]) {
             ("upstreams" | "warm.sets", one) => keys_of(one, &format!("{inner}.\"NAME\""), found),
             (_, _) if heading.is_empty() || inner == "cluster.object_store" => {
@@ -286,7 +286,7 @@ fn keys_of(schema: &serde_json::Value, heading: &str, found: &mut BTreeSet<(Stri
     }
 }
 
-/// Reader, schema and page cannot differ: that the first two agree is held elsewhere (tests/rollout/values.rs).
+/// Reader, schema and page must agree. Another test compares the first two (tests/rollout/values.rs).
 #[test]
 fn the_page_on_the_configuration_has_a_row_for_every_key_and_no_other() {
     let (code, schema, complaint) = larder(&["config", "schema"]);

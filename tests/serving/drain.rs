@@ -1,4 +1,4 @@
-//! SIGTERM: readiness goes at once, bodies in flight finish, then connections are refused, the end is a success.
+//! SIGTERM: readiness ends at once, bodies in flight finish, then larder refuses connections and exits with 0.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 const LEN: u64 = 30_000_000;
 
-/// Waits until this address accepts no connections any more. It asks nothing: the port stays open while requests come.
+/// Waits until this address accepts no connections. It sends no request, since requests keep the port open.
 async fn refused(addr: &str) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     loop {
@@ -25,7 +25,7 @@ async fn refused(addr: &str) {
     }
 }
 
-/// Waits until larder has heard the signal.
+/// Waits until larder has received the signal.
 async fn told(scene: &Scene) {
     let ready = format!("http://{}/readyz", scene.node.telemetry());
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
@@ -46,7 +46,7 @@ async fn bodies_in_flight_finish() {
     assert_eq!(answer.expect("an answer").digest, warm);
     scene.until_committed(&warm).await;
 
-    // One that is still coming in, and one that waits for its client.
+    // One body still comes in, and one waits for its client.
     let gate = scene.fake.gate(Match::blob(), 1_000_000);
     let mut growing = http::open(&scene.blob("a/b", &cold), &[])
         .await
@@ -72,7 +72,7 @@ async fn bodies_in_flight_finish() {
     assert_eq!(scene.node.wait().await.code(), Some(0));
     assert!(http::get(&blob, &[]).await.is_err());
 
-    // What was pulled meanwhile is kept, or at least gone on with.
+    // Blobs that were pulled meanwhile are kept, or at least resumed.
     scene.fake.clear_faults();
     scene.fake.reset_counts();
     scene.node.restart().await;
@@ -107,7 +107,7 @@ async fn idle_connections_hold_up_nothing() {
     assert!(!scene.node.socket().exists(), "its socket is gone");
 }
 
-/// A client that never reads cannot hold up a second signal.
+/// A client that never reads cannot delay the exit after a second signal.
 #[tokio::test]
 async fn a_second_signal_means_now() {
     let mut scene = Scene::new().await;
@@ -130,7 +130,7 @@ async fn a_second_signal_means_now() {
         start.elapsed()
     );
     assert!(stream.next_chunk().await.is_err());
-    // What had come is gone on with.
+    // The received part is resumed.
     gate.open();
     scene.fake.reset_counts();
     scene.node.restart().await;
@@ -140,8 +140,8 @@ async fn a_second_signal_means_now() {
     assert!(sent <= LEN - 900_000, "{sent}");
 }
 
-/// A client that does not fall back has its pull in pieces: while they come, they are answered, though no client is to
-/// be sent here any more.
+/// A client that does not fall back pulls in pieces. While its requests come, larder answers them, although the probes
+/// already send no client here.
 #[tokio::test]
 async fn probes_are_told_at_once_and_a_pull_goes_on() {
     let mut scene = Scene::new().await;
@@ -170,7 +170,7 @@ async fn probes_are_told_at_once_and_a_pull_goes_on() {
     let answer = http::get(&next, &[]).await.expect("the next piece");
     assert_eq!(answer.status, 200);
     assert_eq!(http::get(&alive, &[]).await.expect("alive").status, 200);
-    // Not for ever: a client that goes on and on is refused in the end.
+    // That has an end: larder finally refuses a client that goes on and on.
     assert_eq!(
         scene.node.wait_for(Duration::from_secs(40)).await.code(),
         Some(0)
@@ -178,7 +178,7 @@ async fn probes_are_told_at_once_and_a_pull_goes_on() {
     assert!(pulling.await.expect("no panic") > 0);
 }
 
-/// containerd asks only the first host for the chunks of a layer that it has begun: the port stays open for them while a
+/// Once a layer has begun, containerd asks only the first host for its chunks. The port stays open for them while a
 /// body is in flight, long after the last request.
 #[tokio::test]
 async fn the_next_chunk_is_answered_while_a_body_is_in_flight() {
@@ -211,7 +211,7 @@ async fn the_next_chunk_is_answered_while_a_body_is_in_flight() {
     assert_eq!(compared, Compared::whole(1_000_000));
     let whole = compare(&mut growing, &content, 0..LEN).await;
     assert_eq!(whole, Compared::whole(LEN));
-    // Nothing is in flight any more.
+    // No body is in flight any more.
     refused(&addr).await;
     assert_eq!(scene.node.wait().await.code(), Some(0));
 }

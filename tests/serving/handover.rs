@@ -1,5 +1,5 @@
-//! Two larders at one store, as when an upgrade starts one before the other is gone: the second serves without the store
-//! until the first has let go of it, and leaves everything there alone.
+//! Two larders at one store, as when an upgrade starts one before the other has ended. The second serves without the
+//! store until the first has released it, and changes nothing there.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +14,7 @@ use larder_tests::scene::{Compared, committed, compare, eventually, files};
 
 const LEN: u64 = 20_000_000;
 
-/// Every file of the store, with its length and when it was written.
+/// Every file of the store, with its length and modification time.
 fn snapshot(dir: &Path) -> BTreeMap<PathBuf, (u64, SystemTime)> {
     let look = |path: PathBuf| {
         let meta = fs::metadata(&path).ok()?;
@@ -51,7 +51,7 @@ async fn the_successor_is_a_plain_proxy_until_its_predecessor_is_gone() {
     pull(&first, &fake, &warm).await;
     eventually("it is committed", || committed(dir.path(), &warm)).await;
 
-    // One body is on its way through the first when it gets the signal to stop.
+    // A body passes through the first larder when it gets the signal to stop.
     let content = Content::synthetic(4, LEN);
     let slow = fake.put_content_as("a/b", Algorithm::Sha256, &content);
     let gate = fake.gate(Match::blob().reference(&slow), 1_000_000);
@@ -59,7 +59,7 @@ async fn the_successor_is_a_plain_proxy_until_its_predecessor_is_gone() {
         .await
         .expect("an answer");
     gate.reached(1).await;
-    // Let it write down what it has written down so far: from here on neither larder should write.
+    // The first larder finishes its pending writes. From here on neither larder should write.
     let mut before = snapshot(dir.path());
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -86,7 +86,7 @@ async fn the_successor_is_a_plain_proxy_until_its_predecessor_is_gone() {
     assert!(taken.contains("another larder has"), "{taken}");
     let verified = second.cli(&["verify"]).await;
     assert!(!verified.status.success(), "{verified:?}");
-    // What the first has, what neither has, and an image by its tag.
+    // Content that the first has, content that neither has, and an image by its tag.
     let sent = fake.blob_bytes_sent(&warm);
     for digest in [&warm, &other, &other] {
         pull(&second, &fake, digest).await;
@@ -107,7 +107,7 @@ async fn the_successor_is_a_plain_proxy_until_its_predecessor_is_gone() {
     assert!(!pinned.status.success(), "{pinned:?}");
     assert_eq!(snapshot(dir.path()), before, "nothing was touched");
 
-    // The first finishes what it has begun; only then is the store free.
+    // The first finishes the body that it has begun; only then is the store free.
     first.terminate();
     pull(&second, &fake, &other).await;
     assert!(ready(&second).await.contains("another larder"));
@@ -121,7 +121,7 @@ async fn the_successor_is_a_plain_proxy_until_its_predecessor_is_gone() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 
-    // What the first had is warm, also what it brought at the end; and the second keeps now.
+    // The first one's content is warm, also what it fetched last; and the second one keeps content now.
     fake.clear_faults();
     fake.reset_counts();
     for digest in [&warm, &slow] {
@@ -138,7 +138,7 @@ async fn the_successor_is_a_plain_proxy_until_its_predecessor_is_gone() {
     }
 }
 
-/// A predecessor that is killed frees the store, too; and its partial is gone on with.
+/// A killed predecessor also frees the store, and the second larder resumes its partial.
 #[tokio::test]
 async fn what_a_killed_predecessor_left_is_gone_on_with() {
     let dir = tempfile::tempdir().expect("a directory");

@@ -1,4 +1,4 @@
-//! The daemon as a program: how it starts and refuses to, what it shows, how it ends.
+//! The daemon as a program: how it starts or refuses to start, what it reports, how it ends.
 
 mod configuration;
 mod drain;

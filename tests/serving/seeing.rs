@@ -6,7 +6,7 @@ use larder_tests::image::{self, LayerSpec};
 use larder_tests::scene::{Scene, eventually};
 use serde_json::Value;
 
-/// Pulls the manifest by tag, and all that is in it.
+/// Pulls the manifest by tag, and all content of it.
 async fn pull(scene: &Scene, image: &image::Image) {
     let answer = http::get(&scene.manifest("team/app", "v1"), &[]).await;
     assert_eq!(answer.expect("an answer").status, 200);
@@ -97,7 +97,7 @@ async fn status_shows_a_fill_under_way() {
     scene.until_idle().await;
 }
 
-/// `larder explain` says what a pull would do, and does none of it.
+/// `larder explain` says what a pull would do, and does nothing of it.
 #[tokio::test]
 async fn explain_says_what_a_pull_would_do() {
     let scene = Scene::new().await;
@@ -206,13 +206,13 @@ async fn metrics_account_for_every_byte() {
         );
     }
     let page = scene.node.metrics().await;
-    // Labels are closed sets: no name of a client's choosing is one.
+    // Labels take values of closed sets: no name that a client chooses is among them.
     for name in ["team/app", "UPPER", "sha256"] {
         assert!(!page.contains(name), "{name} in {page}");
     }
 }
 
-/// A client that leaves early is counted as such, with about what it was sent.
+/// A client that leaves early is counted as that, with about the bytes that it was sent.
 #[tokio::test]
 async fn metrics_count_clients_that_left() {
     let scene = Scene::new().await;
@@ -260,7 +260,7 @@ async fn the_telemetry_port_has_probes_and_nothing_else() {
         assert_eq!(answer.expect("an answer").status, status, "{path}");
     }
     let url = format!("http://{}/metrics", scene.node.telemetry());
-    // As Prometheus 2 and 3 ask, and as curl does.
+    // As Prometheus 2 and 3 ask, and curl.
     for (accept, answered) in [
         (
             "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
@@ -280,7 +280,7 @@ async fn the_telemetry_port_has_probes_and_nothing_else() {
     }
 }
 
-/// One access line a request, without queries and without what a client sent as a secret.
+/// One access line for each request, without queries and without secrets of the client.
 #[tokio::test]
 async fn the_access_log_has_a_line_for_each_request() {
     let scene = Scene::with(|node| node.log_level("debug")).await;

@@ -1,9 +1,9 @@
-//! Fakes of what clouds give an identity by: metadata servers, token servers, and the registries' own exchanges; and of what
-//! they list of repositories.
+//! Fakes of the cloud services that give an identity: metadata servers, token servers, and the registries' own
+//! exchanges. Also fakes of the clouds' lists of repositories.
 //!
-//! Each is strict: a request that the real server would not take, or that no documented client sends, is refused and
-//! noted; [`CloudServer::assert_exact`] fails on it. They are written from the documented exchanges, and were never seen
-//! beside the real ones.
+//! Each is strict. It refuses and notes a request that the real server would not take, or that no documented client
+//! sends; [`CloudServer::assert_exact`] fails on it. They are written from the documented exchanges, and were never
+//! compared with the real servers.
 
 mod aws;
 mod azure;

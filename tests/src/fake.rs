@@ -1,7 +1,7 @@
 //! A registry that speaks the pull half of the distribution spec, counts every byte, and misbehaves when a test asks
-//! for it. It lives on two ports of 127.0.0.1, or of a [`Host`]: the registry, and a place that redirects lead to.
+//! for it. It has two ports on 127.0.0.1, or on a [`Host`]: the registry, and the target of its redirects.
 //!
-//! What it holds is put in by the test; nothing can be pushed over HTTP.
+//! The test puts its content in; nothing can be pushed over HTTP.
 
 mod auth;
 mod connection;
@@ -36,12 +36,12 @@ use self::server::{Port, Running, Shared, bind};
 use self::tls::Tls;
 use crate::hosts::Host;
 
-/// A running fake registry. Its tasks live on the runtime it was started on; it stops when dropped.
+/// A running fake registry. Its tasks live on the runtime that started it; it stops when dropped.
 #[derive(Debug)]
 pub struct FakeRegistry {
     shared: Arc<Shared>,
     running: Mutex<Option<Running>>,
-    /// Where its tasks live, and so which network its ports are in.
+    /// The runtime of its tasks, and with it the network of its ports.
     home: Handle,
 }
 
@@ -87,7 +87,7 @@ impl FakeRegistry {
         self.shared.url(Port::Registry)
     }
 
-    /// `127.0.0.1:PORT` of the place that [`Target::Cdn`] leads to.
+    /// `127.0.0.1:PORT` of the second port, to which [`Target::Cdn`] leads.
     pub fn cdn_host(&self) -> String {
         self.shared.cdn.to_string()
     }
@@ -128,15 +128,15 @@ async fn bound(home: &Handle, ports: [SocketAddr; 2]) -> [tokio::net::TcpListene
     binding.await.expect("no panic")
 }
 
-/// What it holds.
+/// The content that it holds.
 impl FakeRegistry {
     /// Puts a blob and gives its sha256 digest.
     pub fn put_blob(&self, repository: &str, bytes: impl Into<Bytes>) -> String {
         self.put_content(repository, &Content::bytes(bytes))
     }
 
-    /// Puts a blob of `size` bytes computed from `seed`, of which [`expected`] gives any range.
-    /// Takes the time of hashing it once, and no memory.
+    /// Puts a blob of `size` bytes computed from `seed`; [`expected`] gives any range of it. Hashes it once, and holds
+    /// none of it in memory.
     pub fn put_blob_of(&self, repository: &str, seed: u64, size: u64) -> String {
         self.put_content(repository, &Content::synthetic(seed, size))
     }
@@ -202,7 +202,7 @@ impl FakeRegistry {
             .tag(repository, tag, digest);
     }
 
-    /// Forgets a tag; what it pointed to stays.
+    /// Forgets a tag; its manifest stays.
     pub fn delete_tag(&self, repository: &str, tag: &str) {
         self.shared.state().repositories.delete_tag(repository, tag);
     }
@@ -222,12 +222,12 @@ impl FakeRegistry {
 
 /// How it misbehaves.
 impl FakeRegistry {
-    /// From now on this fault strikes these requests.
+    /// From now on this fault applies to these requests.
     pub fn fault(&self, which: Match, fault: Fault) -> Armed {
         self.shared.state().rules.add(which, fault)
     }
 
-    /// Puts a gate into the bodies of these answers, after so many bytes each.
+    /// Puts a gate into the body of each of these answers, after so many bytes.
     pub fn gate(&self, which: Match, bytes: u64) -> Gate {
         let gate = Gate::new(bytes);
         self.fault(which, Fault::Gate(gate.clone()));
@@ -240,42 +240,42 @@ impl FakeRegistry {
     }
 }
 
-/// Which clients may read. A repository is public until one of these is said of it.
+/// Which clients may read. A repository is public until a test calls one of these for it.
 impl FakeRegistry {
-    /// Only this user may read it, by Basic.
+    /// Only this user may read the repository, by Basic.
     pub fn require_basic(&self, repository: &str, user: &str, password: &str) {
         let mut state = self.shared.state();
         state.auth.require_basic(repository, user, password);
     }
 
-    /// Only these users may read it, by tokens of the fake's `/token`. A user [`IDENTITY_TOKEN`]
-    /// stands for a refresh token. Replaces what was said before; issued tokens stay good.
+    /// Only these users may read the repository, by tokens of the fake's `/token`. The user name [`IDENTITY_TOKEN`]
+    /// stands for a refresh token. Replaces earlier users; issued tokens stay good.
     pub fn require_bearer(&self, repository: &str, users: &[(&str, &str)]) {
         self.shared.state().auth.require_bearer(repository, users);
     }
 
-    /// Everyone may read it too, but by a token.
+    /// Everyone may also read the repository, but by a token.
     pub fn allow_anonymous(&self, repository: &str) {
         self.shared.state().auth.allow_anonymous(repository);
     }
 
-    /// Everyone may read it without a token.
+    /// Everyone may read the repository without a token.
     pub fn make_public(&self, repository: &str) {
         self.shared.state().auth.make_public(repository);
     }
 
-    /// How long tokens issued from now on are good, to the second in `expires_in`; 5 minutes at first.
+    /// The lifetime of tokens issued from now on, in whole seconds as in `expires_in`; 5 minutes at first.
     pub fn token_lifetime(&self, lifetime: Duration) {
         self.shared.state().auth.token_lifetime = lifetime;
     }
 
-    /// No token issued until now is good any more.
+    /// No token issued until now is accepted any more.
     pub fn revoke_tokens(&self) {
         self.shared.state().auth.revoke_tokens();
     }
 }
 
-/// What it has seen.
+/// The requests and bytes that it has counted.
 impl FakeRegistry {
     /// All requests since the last reset, in the order they came, on both ports.
     pub fn requests(&self) -> Vec<Seen> {
@@ -290,7 +290,7 @@ impl FakeRegistry {
             .count()
     }
 
-    /// Body bytes sent in answers to requests for this blob, by whichever repository and port.
+    /// Body bytes sent in answers to requests for this blob, over all repositories and both ports.
     pub fn blob_bytes_sent(&self, digest: &str) -> u64 {
         let of_blob = |seen: &Seen| {
             matches!(seen.kind, Kind::Blob | Kind::Cdn)
@@ -312,7 +312,7 @@ impl FakeRegistry {
         self.shared.ledger.connections()
     }
 
-    /// Forgets all requests and connections. An answer that is under way is not listed any more.
+    /// Forgets all requests and connections. An answer under way is no longer listed.
     pub fn reset_counts(&self) {
         self.shared.ledger.reset();
     }

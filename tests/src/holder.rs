@@ -1,4 +1,4 @@
-//! The real program, as `larder hold`.
+//! A real `larder hold` process.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,12 +14,12 @@ use crate::node::larder_program;
 pub struct Holder {
     directory: PathBuf,
     child: Child,
-    /// No other one has come in its place.
+    /// No other holder has taken its place.
     last: bool,
 }
 
 impl Holder {
-    /// Starts one that mounts below this directory, where its log is too.
+    /// Starts a holder that mounts below this directory. Its log is there too.
     pub fn start(directory: &Path) -> Result<Self> {
         let log = fs::File::options()
             .create(true)
@@ -45,12 +45,12 @@ impl Holder {
         Ok(())
     }
 
-    /// Another one has come in its place, which goes on with the mount.
+    /// Another holder has taken its place, and goes on with the mount.
     pub fn is_followed(mut self) {
         self.last = false;
     }
 
-    /// What a reboot does to the mount.
+    /// Removes the mount, as a reboot does.
     pub fn take_mount_away(&self) -> Result<()> {
         umount2(&self.directory.join("files"), MntFlags::MNT_DETACH)?;
         Ok(())

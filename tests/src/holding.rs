@@ -1,4 +1,4 @@
-//! What a container runtime holds, as larder finds it: a content store of files, and the watcher's file that tells of it.
+//! A container runtime's store, as larder finds it: a content store of files, and the watcher's file about it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,11 +12,11 @@ use tempfile::TempDir;
 use crate::fake::{Content, digest_of};
 use crate::image::{Image, Index};
 
-/// A content store and what the watcher says of it. Nothing is said before [`Holding::tell`].
+/// A content store and the watcher's report of it. There is no report before [`Holding::tell`].
 #[derive(Debug)]
 pub struct Holding {
     dir: TempDir,
-    /// By digest: the size, and labels.
+    /// By digest: size and labels.
     content: BTreeMap<String, (u64, BTreeMap<String, String>)>,
     images: Vec<Value>,
 }
@@ -28,7 +28,7 @@ impl Default for Holding {
 }
 
 impl Holding {
-    /// A store that holds nothing.
+    /// An empty store.
     pub fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("holding-").tempdir();
         let dir = dir.expect("a temporary directory");
@@ -40,7 +40,7 @@ impl Holding {
         }
     }
 
-    /// The lines of a configuration that lead larder here.
+    /// The lines of a configuration by which larder finds it.
     pub fn config(&self) -> String {
         let (file, content) = (self.file(), self.content());
         format!(
@@ -60,13 +60,13 @@ impl Holding {
         self.dir.path().join("content")
     }
 
-    /// Where a blob lies.
+    /// The path of a blob.
     pub fn path(&self, digest: &str) -> PathBuf {
         let hex = digest.strip_prefix("sha256:").expect("sha256");
         self.content().join("blobs/sha256").join(hex)
     }
 
-    /// Puts bytes under the digest that they have.
+    /// Puts bytes under their digest.
     pub fn put(&mut self, bytes: &[u8]) -> String {
         let digest = digest_of(bytes);
         self.put_under(&digest, bytes);
@@ -85,7 +85,7 @@ impl Holding {
         entry.0 = bytes.len() as u64;
     }
 
-    /// Puts a file where that blob lies, as containerd does: by a rename. The watcher says of it what it said before.
+    /// Replaces a blob's file, as containerd does: by a rename. The watcher's report of it stays the same.
     pub fn write(&self, digest: &str, bytes: &[u8]) {
         let new = self.dir.path().join("new");
         fs::write(&new, bytes).expect("our own file");
@@ -94,7 +94,7 @@ impl Holding {
         fs::rename(new, self.path(digest)).expect("our own file");
     }
 
-    /// The same labels as containerd puts on what it pulls from a repository of that host.
+    /// Adds the labels that containerd puts on content which it pulls from a repository of that host.
     pub fn label(&mut self, digest: &str, host: &str, repositories: &str) {
         let label = format!("containerd.io/distribution.source.{host}");
         let entry = self.content.get_mut(digest).expect("it is here");
@@ -110,7 +110,7 @@ impl Holding {
         }
     }
 
-    /// Puts an image under a name, as after a pull.
+    /// Puts an image under a name, as a pull does.
     pub fn pulled(&mut self, name: &str, image: &Image) {
         self.put_image(image);
         self.name(name, &image.manifest_digest, image);
@@ -123,7 +123,7 @@ impl Holding {
         self.name(name, &index.digest, &index.images[platform]);
     }
 
-    /// Gives what is here a name.
+    /// Gives an image in the store a name.
     pub fn name(&mut self, name: &str, target: &str, image: &Image) {
         let layers: Vec<_> = image.layers.iter().map(|layer| &layer.digest).collect();
         self.images.push(json!({
@@ -136,7 +136,7 @@ impl Holding {
         }));
     }
 
-    /// The runtime has collected all of an image.
+    /// Removes all of an image, as the runtime's collector does.
     pub fn collect(&mut self, image: &Image) {
         let layers = image.layers.iter().map(|layer| &layer.digest);
         for digest in layers.chain([&image.manifest_digest, &image.config_digest]) {
@@ -148,7 +148,7 @@ impl Holding {
         self.tell();
     }
 
-    /// The watcher does not list this blob any more. Its file stays.
+    /// The watcher no longer lists this blob. Its file stays.
     pub fn forget(&mut self, digest: &str) {
         self.content.remove(digest);
     }
@@ -179,7 +179,7 @@ impl Holding {
     }
 }
 
-/// Puts a file in place at once.
+/// Writes a file and renames it into place.
 fn put(path: &Path, bytes: &[u8]) {
     let new = path.with_extension("new");
     fs::write(&new, bytes).expect("our own file");

@@ -1,8 +1,8 @@
-//! Hosts of their own: Linux network namespaces on one bridge, with links that are shaped, cut, parted and counted.
+//! Test hosts: Linux network namespaces on one bridge, whose links a test can shape, cut, part and count.
 //!
-//! A [`Net`] makes a namespace for the bridge, one for each host and one for the upstream, and removes all of them when
-//! it is dropped, also by a panic. What a killed test left behind is removed by the next one. Takes root and iproute2.
-//! It leaves to others what runs in a host: [`Host::run`] runs a future there, [`Host::exec`] a program.
+//! A [`Net`] makes a namespace for the bridge, one for each host and one for the upstream. It removes all of them when
+//! it is dropped, also by a panic. The next test removes what a killed one left behind. Takes root and iproute2.
+//! [`Host::run`] runs a future in a host, [`Host::exec`] a program; what runs there is the test's.
 
 mod command;
 mod inside;
@@ -21,19 +21,19 @@ use self::inside::Inside;
 pub use self::link::{Counts, Shape};
 pub use self::names::Names;
 
-/// What all namespaces of these tests begin with; the process id follows.
+/// The start of every namespace's name; the process id follows.
 const PREFIX: &str = "larder-t";
 /// The bridge in the namespace of its own.
 const BRIDGE: &str = "br0";
 /// A host's one interface, beside the loopback.
 const INTERFACE: &str = "eth0";
-/// No interface has this address: what is sent there is lost without a word.
+/// No interface has this address: packets to it are lost silently.
 const NOWHERE: &str = "02:00:00:00:00:99";
 
 /// How many nets this process has made.
 static MADE: AtomicU32 = AtomicU32::new(0);
 
-/// Hosts on one bridge, and an upstream beside them. Dropping it removes them all.
+/// Hosts on one bridge, with an upstream beside them. Dropping it removes them all.
 #[derive(Debug)]
 pub struct Net {
     bridge: String,
@@ -53,7 +53,7 @@ impl Net {
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let stem = format!("{PREFIX}{}-{number}", std::process::id());
         let bridge = format!("{stem}-net");
-        // From here on a panic removes what there is.
+        // From here on a panic removes the namespaces made so far.
         let mut remains = Remains(vec![bridge.clone()]);
         ip(&["netns", "add", &bridge]);
         ip(&["-n", &bridge, "link", "add", BRIDGE, "type", "bridge"]);
@@ -95,7 +95,7 @@ impl Net {
         &self.upstream
     }
 
-    /// From now on nothing gets from these hosts to those, nor back, and no host gets an error. All of them still reach
+    /// From now on no packet passes between these hosts and those, and no sender gets an error. All of them still reach
     /// the upstream.
     pub fn part(&mut self, these: &[usize], those: &[usize]) {
         for &this in these {
@@ -115,7 +115,7 @@ impl Net {
         }
     }
 
-    /// The namespaces that are there now, of this net.
+    /// The namespaces of this net that exist now.
     pub fn namespaces(&self) -> Vec<String> {
         let hosts = self.hosts.iter().chain([&self.upstream]);
         let mut all: Vec<_> = hosts.map(|host| host.namespace().to_owned()).collect();
@@ -142,14 +142,14 @@ struct Remains(Vec<String>);
 impl Drop for Remains {
     fn drop(&mut self) {
         for namespace in &self.0 {
-            // Nothing is left to do about one that is gone or cannot be removed; the next sweep tries again.
+            // A namespace may be gone already. If it cannot be removed, the next sweep tries again.
             let _ = try_ip(&["netns", "del", namespace]);
             let _ = std::fs::remove_dir_all(Path::new("/etc/netns").join(namespace));
         }
     }
 }
 
-/// Removes what tests have left behind that were killed.
+/// Removes the namespaces of killed tests.
 fn sweep() {
     let Ok(entries) = std::fs::read_dir("/run/netns") else {
         return;
@@ -220,7 +220,7 @@ impl Host {
         self.0.address.into()
     }
 
-    /// Runs a future inside, on the host's own thread, and gives what it gives; panics as it does.
+    /// Runs a future inside, on the host's own thread, and gives its result; panics if it panics.
     pub async fn run<T, F>(&self, future: F) -> T
     where
         T: Send + 'static,
@@ -229,7 +229,7 @@ impl Host {
         self.0.inside.run(future).await
     }
 
-    /// The runtime inside, for what shall stay there.
+    /// The runtime inside, for tasks that stay there.
     pub fn runtime(&self) -> &tokio::runtime::Handle {
         self.0.inside.runtime()
     }
@@ -256,7 +256,7 @@ impl Host {
         link::shape(&self.0.bridge, &self.0.port, shape);
     }
 
-    /// From now on whatever is sent over the link is lost, in both directions, and no sender gets an error.
+    /// From now on the link loses every packet, in both directions, and no sender gets an error.
     pub fn cut(&self) {
         let bridge = &self.0.bridge;
         ip(&["-n", bridge, "link", "set", &self.0.port, "nomaster"]);
@@ -268,7 +268,7 @@ impl Host {
         ip(&["-n", bridge, "link", "set", &self.0.port, "master", BRIDGE]);
     }
 
-    /// What has gone over the link until now.
+    /// The bytes that the link has carried until now.
     pub fn counts(&self) -> Counts {
         link::counts(&self.0.namespace, INTERFACE)
     }

@@ -1,5 +1,5 @@
-//! A small HTTP/1.1 client that hides nothing: one connection for each request, no redirects, no
-//! retries, and an exact word on how a body ended.
+//! A small HTTP/1.1 client that hides nothing: one connection for each request, no redirects, no retries, and an exact
+//! report of how a body ended.
 
 use std::fmt::{self, Display};
 use std::io::{self, ErrorKind};
@@ -74,11 +74,11 @@ pub struct Response {
     pub status: u16,
     /// As received.
     pub headers: HeaderMap,
-    /// What came of the body.
+    /// The body, as far as it came.
     pub body: Bytes,
-    /// Whether that is all of it.
+    /// Whether the body is complete.
     pub complete: bool,
-    /// Why not.
+    /// Why it is not.
     pub error: Option<Broken>,
 }
 
@@ -100,7 +100,7 @@ impl Response {
     }
 }
 
-/// What became of a body that was only counted and hashed.
+/// The result of a body that was only counted and hashed.
 #[derive(Clone, Debug)]
 pub struct Digested {
     /// The status code.
@@ -165,7 +165,7 @@ impl Call {
         self
     }
 
-    /// Connects from this address; every one in 127.0.0.0/8 will do. 127.0.0.1 otherwise.
+    /// Connects from this address, which may be any in 127.0.0.0/8. 127.0.0.1 otherwise.
     #[must_use]
     pub fn from_address(mut self, address: impl Into<IpAddr>) -> Self {
         self.from = address.into();
@@ -198,7 +198,7 @@ impl Call {
         }
     }
 
-    /// Sends it and reads the answer to its end, however it ends.
+    /// Sends it and reads the answer to its end, complete or not.
     pub async fn send(self) -> anyhow::Result<Response> {
         Ok(self.open().await?.rest().await)
     }
@@ -215,7 +215,7 @@ async fn connect(from: IpAddr, address: SocketAddr) -> anyhow::Result<TcpStream>
     Ok(tcp)
 }
 
-/// Sends one request on a connection that is open, of whatever kind, and waits for the head.
+/// Sends one request on an open connection of any kind, and waits for the head.
 pub(crate) async fn exchange(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: http::Request<Full<Bytes>>,
@@ -258,7 +258,7 @@ impl Stream {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The next piece as it comes; nothing at the proper end.
+    /// The next piece as it comes; `None` at the proper end.
     pub async fn next_chunk(&mut self) -> Result<Option<Bytes>, Broken> {
         if !self.unread.is_empty() {
             return Ok(Some(self.unread.split().freeze()));
@@ -296,7 +296,7 @@ impl Stream {
         Ok(bytes.freeze())
     }
 
-    /// Reads to the end, however it ends.
+    /// Reads to the end, complete or not.
     pub async fn rest(mut self) -> Response {
         let mut body = BytesMut::new();
         let error = loop {
@@ -315,7 +315,7 @@ impl Stream {
         }
     }
 
-    /// Closes the connection now, whatever is still to come.
+    /// Closes the connection now, before the body's end.
     pub fn close(self) {
         drop(self);
     }
@@ -327,7 +327,7 @@ impl Drop for Stream {
     }
 }
 
-/// GETs a URL and reads the answer to its end, however it ends.
+/// GETs a URL and reads the answer to its end, complete or not.
 pub async fn get(url: &str, headers: &[(&str, &str)]) -> anyhow::Result<Response> {
     call("GET", url, headers).send().await
 }
@@ -372,12 +372,11 @@ pub async fn get_digest(url: &str, headers: &[(&str, &str)]) -> anyhow::Result<D
     })
 }
 
-/// Sends these bytes to `host:port`, whatever they are, and gives all that comes back until the peer
-/// closes or is silent for two seconds.
+/// Sends any bytes to `host:port`. Gives all that comes back until the peer closes or is silent for two seconds.
 pub async fn raw(address: &str, bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
     const SILENCE: Duration = Duration::from_secs(2);
     let mut tcp = timeout(PATIENCE, TcpStream::connect(address)).await??;
-    // The peer may refuse before it has read everything; its answer is what counts.
+    // The peer may refuse before it has read everything; only its answer matters.
     let _ = tcp.write_all(bytes).await;
     let mut answer = Vec::new();
     while let Ok(Ok(read)) = timeout(SILENCE, tcp.read_buf(&mut answer)).await {

@@ -58,16 +58,16 @@ impl LayerSpec {
 /// A program to put into an image as its entry point.
 #[derive(Clone, Debug)]
 pub struct Executable {
-    /// Where it is here; statically linked, since nothing else will be in the image.
+    /// The program's path on this machine. It must be statically linked, since nothing else is in the image.
     pub host_path: PathBuf,
-    /// Where it will be, without a slash in front.
+    /// Its path in the image, without a slash in front.
     pub image_path: String,
 }
 
 /// One layer of an image: uncompressed, so that its digest is also its diff ID, unless its image says otherwise.
 #[derive(Clone, Debug)]
 pub struct Layer {
-    /// Of the archive.
+    /// The archive's digest.
     pub digest: String,
     /// The archive; `content.read(range)` gives any part of it.
     pub content: Content,
@@ -91,7 +91,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// All that a pull of it fetches, in bytes.
+    /// Bytes that a pull of it fetches.
     pub fn size(&self) -> u64 {
         let layers: u64 = self.layers.iter().map(|layer| layer.content.len()).sum();
         layers + (self.manifest.len() + self.config.len()) as u64
@@ -164,7 +164,7 @@ pub fn build_sha512(
     image
 }
 
-/// Pushes an index of two images. That for arm64 has the same layers with the seeds one up.
+/// Pushes an index of two images. The arm64 image has the same layers with the seeds one higher.
 pub fn build_index(
     fake: &FakeRegistry,
     repository: &str,
@@ -218,8 +218,7 @@ pub fn build_artifact(
     fake.put_manifest(repository, None, OCI_MANIFEST, manifest.to_string())
 }
 
-/// Pushes a signature of `subject` the old way, found by its tag, and gives the tag:
-/// `sha256-<hex>.sig`.
+/// Pushes a signature of `subject` in the old way, found by its tag, and gives the tag: `sha256-<hex>.sig`.
 pub fn build_signature(fake: &FakeRegistry, repository: &str, subject: &Image) -> String {
     let tag = format!("{}.sig", subject.manifest_digest.replace(':', "-"));
     let payload = format!("signed {}", subject.manifest_digest);
@@ -309,7 +308,7 @@ fn descriptor(media_type: &str, digest: &str, size: u64) -> Value {
     json!({"mediaType": media_type, "digest": digest, "size": size})
 }
 
-/// This machine's architecture in the words of Go, which are those of images.
+/// This machine's architecture by Go's name, which images use.
 fn host_architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",

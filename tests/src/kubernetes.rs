@@ -1,5 +1,5 @@
-//! What Kubernetes does with larder's chart. As far as one node shows it, helm renders it, and a kubelet of the tests' own runs
-//! the pod by the CRI of a real containerd. [`Cluster`] is a real Kubernetes.
+//! What Kubernetes does with larder's chart. One node is enough for most of it: helm renders the chart, and the tests'
+//! own kubelet runs the pod by the CRI of a real containerd. [`Cluster`] is a real Kubernetes.
 
 mod chart;
 mod cluster;

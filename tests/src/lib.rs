@@ -1,10 +1,11 @@
-//! What larder's black-box tests are made of. The scenarios are in the test executables.
+//! The building blocks of larder's black-box tests. The scenarios are in the test executables.
 //!
 //! [`real`] runs the programs that larder meets in the field: registries, runtimes and copying clients. [`node`] starts
-//! larder itself, and [`members`] several of them. [`runtime`] pulls through it as runtimes do. [`hosts`] makes networks
-//! for them, and [`kubernetes`] runs larder's pod there as its chart says; [`clouds`] give identities; [`machine`] lies to
-//! larder about the machine. [`watcher`] is the real `larder runtime`, [`holder`] the real `larder hold`, and [`holding`] writes what one might have written.
-//! Everything else lives in the test's own process.
+//! larder itself, and [`members`] several of them. [`runtime`] pulls through it as runtimes do. [`hosts`] makes
+//! networks for them, and [`kubernetes`] runs larder's pod there as its chart says. [`clouds`] gives identities, and
+//! [`machine`] gives larder a false view of the machine. [`watcher`] is the real `larder runtime`, [`holder`] the real
+//! `larder hold`. [`holding`] writes the files that a watcher would write. Everything else lives in the test's own
+//! process.
 
 pub mod clouds;
 pub mod fake;

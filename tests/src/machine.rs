@@ -1,5 +1,6 @@
-//! A machine with another clock, time that passes at once, a disk that is slow, hangs or is full, and a list of what was made
-//! durable: a small library between the program and the kernel, built by the C compiler that the crates below need anyway.
+//! A machine with another clock, time that passes at once, and a disk that is slow, hangs or is full. It also lists
+//! what was made durable. A small library between the program and the kernel does this; the C compiler that the crates
+//! below need anyway builds it.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
@@ -12,17 +13,17 @@ use tempfile::TempDir;
 
 use crate::node::NodeBuilder;
 
-/// What a node sees of the machine. Changes take effect at once.
+/// A node's view of the machine. Changes take effect at once.
 #[derive(Debug)]
 pub struct Machine {
     dir: TempDir,
     knobs: File,
-    /// Seconds that have passed at once.
+    /// Seconds that the test has let pass at once.
     passed: AtomicI64,
 }
 
 impl Machine {
-    /// A machine as it is.
+    /// The machine as it really is.
     pub fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/machine/machine.c");
@@ -42,7 +43,7 @@ impl Machine {
         }
     }
 
-    /// What a program needs in its environment to run on this machine.
+    /// The environment that makes a program run on this machine.
     pub fn environment(&self) -> [(&'static str, PathBuf); 2] {
         [
             ("LD_PRELOAD", self.dir.path().join("machine.so")),
@@ -50,30 +51,30 @@ impl Machine {
         ]
     }
 
-    /// A node on this machine.
+    /// Puts a node on this machine.
     pub fn runs(&self, node: NodeBuilder) -> NodeBuilder {
         let add = |node: NodeBuilder, (name, value)| node.env(name, value);
         self.environment().into_iter().fold(node, add)
     }
 
-    /// Sets its clock so many seconds ahead, or behind.
+    /// Sets its clock so many seconds ahead, or behind if negative.
     pub fn set_clock(&self, ahead: i64) {
         self.turn(0, ahead);
     }
 
-    /// Lets time pass at once, for whatever counts it. What is under way meanwhile is late.
+    /// Lets time pass at once, for everything that counts it. Work under way meanwhile is late.
     pub fn pass(&self, time: Duration) {
         let time = time.as_secs() as i64;
         let passed = self.passed.fetch_add(time, Ordering::SeqCst) + time;
         self.turn(16, passed);
     }
 
-    /// Has each read of a MiB or more take so long.
+    /// Makes each read of a MiB or more take so long.
     pub fn slow_down(&self, reads: Duration) {
         self.turn(8, reads.as_micros() as i64);
     }
 
-    /// Has no read of this file return, for as long as the guard lives. Other files are read as ever.
+    /// Makes every read of this file hang, for as long as the guard lives. Other files are read as before.
     pub fn hang(&self, file: &Path) -> Hanging<'_> {
         let inode = fs::metadata(file).expect("a file").ino();
         self.turn(24, inode as i64);
@@ -83,7 +84,7 @@ impl Machine {
         }
     }
 
-    /// Has nothing below a directory `partial` be removed, for as long as the guard lives.
+    /// Makes every removal below a directory `partial` fail, for as long as the guard lives.
     pub fn keep_partials(&self) -> Hanging<'_> {
         self.turn(32, 1);
         Hanging {
@@ -92,7 +93,7 @@ impl Machine {
         }
     }
 
-    /// Has the disk refuse something below a directory `layers` for lack of room, for as long as the guard lives.
+    /// Makes the disk refuse an operation below a directory `layers` for lack of room, for as long as the guard lives.
     pub fn refuse(&self, what: Refused) -> Hanging<'_> {
         self.turn(40, what as i64);
         Hanging {
@@ -101,7 +102,7 @@ impl Machine {
         }
     }
 
-    /// Has long writes below a directory `layers` wait, for as long as the guard lives.
+    /// Makes long writes below a directory `layers` wait, for as long as the guard lives.
     pub fn hold_writes(&self) -> Hanging<'_> {
         self.turn(48, 1);
         Hanging {
@@ -110,7 +111,7 @@ impl Machine {
         }
     }
 
-    /// What was renamed and what was made durable, in order.
+    /// The renames and syncs so far, in order.
     pub fn done(&self) -> Vec<(String, PathBuf)> {
         let text = fs::read_to_string(self.dir.path().join("done")).expect("a list");
         let lines = text.lines().filter_map(|line| line.split_once(' '));
@@ -125,14 +126,14 @@ impl Machine {
     }
 }
 
-/// What a full disk refuses.
+/// The operation that a full disk refuses.
 #[derive(Clone, Copy, Debug)]
 pub enum Refused {
-    /// To write a record, which is JSON.
+    /// The write of a record, which is JSON.
     Record = 1,
-    /// To make a new file durable.
+    /// The sync of a new file.
     Sync = 2,
-    /// To give a ready file its name.
+    /// The rename that gives a ready file its name.
     Name = 3,
 }
 

@@ -1,7 +1,7 @@
 //! Several nodes that are members of one cluster: on loopback addresses of their own, or each in a host.
 //!
-//! A [`Plan`] says which members know which others and how, a [`Cluster`] is what it starts. [`Door`] is how a client
-//! pulls through one node. [`FakePeer`] is a member that lies. The upstream and what it holds are the test's.
+//! A [`Plan`] says which members know which others and how, and starts a [`Cluster`]. [`Door`] is how a client pulls
+//! through one node. [`FakePeer`] is a member that lies. The upstream and its content are the test's.
 
 mod certificates;
 mod door;
@@ -24,9 +24,9 @@ use crate::hosts::Net;
 use crate::image::Image;
 use crate::node::Node;
 
-/// What a node has sent to other members, in bytes.
+/// The metric of bytes that a node has sent to other members.
 pub const SENT: &str = "larder_peer_sent_bytes_total";
-/// How often a node has found a member lying.
+/// The metric of how often a node has found a member lying.
 pub const DISTRUSTED: &str = "larder_peer_distrusted_total";
 
 /// Running nodes. Dropping it ends them all.
@@ -59,7 +59,7 @@ impl Cluster {
         self.nodes.is_empty()
     }
 
-    /// What it was started by.
+    /// The plan that started it.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
@@ -69,7 +69,7 @@ impl Cluster {
         &self.nodes[number]
     }
 
-    /// A node, counted from 0, to do something to.
+    /// A node, counted from 0, to be changed.
     pub fn node_mut(&mut self, number: usize) -> &mut Node {
         &mut self.nodes[number]
     }
@@ -89,7 +89,7 @@ impl Cluster {
         Door::of(&self.nodes[number], &fake.host(), repository)
     }
 
-    /// Starts one node more, the next in number. The members' lists still have to name it.
+    /// Starts one more node, with the next number. The members' lists still have to name it.
     pub async fn add(&mut self) {
         let (node, dir) = self.plan.start_one(self.nodes.len()).await;
         self.nodes.push(node);
@@ -101,17 +101,17 @@ impl Cluster {
         self.nodes[number].signal(Signal::SIGSTOP);
     }
 
-    /// Lets it go on.
+    /// Lets a frozen node go on.
     pub fn thaw(&mut self, number: usize) {
         self.nodes[number].signal(Signal::SIGCONT);
     }
 
-    /// What a node has sent to other members since it started, in bytes.
+    /// Bytes that a node has sent to other members since it started.
     pub async fn sent(&self, number: usize) -> u64 {
         self.nodes[number].metric_sum(SENT).await as u64
     }
 
-    /// What every node has sent to other members since it started, in bytes.
+    /// Bytes that every node has sent to other members since it started.
     pub async fn all_sent(&self) -> Vec<u64> {
         let mut all = Vec::new();
         for number in 0..self.nodes.len() {

@@ -3,8 +3,7 @@
 use crate::fake::{Content, FakeRegistry};
 use crate::node::{Node, NodeBuilder};
 
-/// The name that the node knows the registry by. It does not resolve: whatever comes has come from
-/// an endpoint.
+/// The node's name for the registry. It does not resolve: whatever arrives has come from an endpoint.
 pub const REGISTRY: &str = "registry.test";
 
 /// Two fakes and a node that knows them as endpoints of [`REGISTRY`], in this order.
@@ -24,7 +23,7 @@ impl Mirrors {
         Self::with("", |node| node).await
     }
 
-    /// As [`Mirrors::new`], with more sections in the configuration, and more said to the node.
+    /// As [`Mirrors::new`], with more sections in the configuration, and more settings of the node.
     pub async fn with(config: &str, more: impl FnOnce(NodeBuilder) -> NodeBuilder) -> Self {
         let (first, second) = (FakeRegistry::start().await, FakeRegistry::start().await);
         let builder = Node::builder().config(format!(

@@ -1,5 +1,5 @@
-//! Starts the real program on free ports with a store of its own, talks to it as the CLI and an
-//! operator would, and stops it in every way a process can be stopped.
+//! Starts the real program on free ports with its own store, talks to it as the CLI and an operator would, and stops it
+//! in every way that a process can be stopped.
 
 mod builder;
 
@@ -32,7 +32,7 @@ const GLANCE: Duration = Duration::from_millis(2);
 #[derive(Debug)]
 pub struct Node {
     setup: NodeBuilder,
-    /// Everything that is the node's own: store, socket, log, home.
+    /// The node's own files: store, socket, log, home.
     dir: TempDir,
     store: PathBuf,
     child: Child,
@@ -112,7 +112,7 @@ impl Node {
         self.wait_for(END).await
     }
 
-    /// The same with another patience.
+    /// The same with another time limit.
     pub async fn wait_for(&mut self, patience: Duration) -> ExitStatus {
         let deadline = Instant::now() + patience;
         loop {
@@ -128,7 +128,7 @@ impl Node {
         }
     }
 
-    /// How it ended, if it has.
+    /// Its exit status, if it has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         if self.exited.is_none() {
             self.exited = self.child.try_wait().expect("a child can be waited for");
@@ -173,8 +173,8 @@ impl Node {
         }
     }
 
-    /// Bytes that the kernel holds for the registry port to read, and how many connections are open there: a client that
-    /// has sent its request on a connection of its own, of which nothing is unread, is being answered.
+    /// Bytes that wait unread in the kernel for the registry port, and the number of open connections there. When
+    /// nothing is unread, larder has read the request of each of these connections, and is answering it.
     pub fn unread_and_open(&self) -> (u64, usize) {
         let (_, port) = self.registry.rsplit_once(':').expect("a port");
         let local = format!("0100007F:{:04X}", port.parse::<u16>().expect("a port"));
@@ -236,12 +236,12 @@ impl Node {
         output(command).await
     }
 
-    /// What it has written to its standard error and output since the first start.
+    /// Its standard error and output since the first start.
     pub fn log(&self) -> String {
         log_in(self.dir.path())
     }
 
-    /// Runs a future where its addresses are: in its host, or here.
+    /// Runs a future where the node's addresses are: in its host, or here.
     pub fn near<T, F>(&self, future: F) -> BoxFuture<'_, T>
     where
         T: Send + 'static,
@@ -268,8 +268,8 @@ impl Node {
         }
     }
 
-    /// The value of one sample of the metrics page, named with its labels as there:
-    /// `name{label="value"}`. Nothing when it is not there.
+    /// The value of one sample of the metrics page, with its labels as on the page: `name{label="value"}`. `None` when
+    /// it is missing.
     pub async fn metric(&self, sample: &str) -> Option<f64> {
         let page = self.metrics().await;
         let mut lines = page.lines().filter_map(|line| line.rsplit_once(' '));
@@ -298,7 +298,7 @@ impl Drop for Node {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
-        // A start that fails has printed its log already.
+        // A start that fails has already printed its log.
         if std::thread::panicking() && !self.ready_after.is_zero() {
             eprintln!("--- log of larder at {} ---\n{}", self.registry, self.log());
         }

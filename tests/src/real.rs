@@ -1,10 +1,9 @@
-//! The real programs larder lives among, each run privately for one test.
+//! The real programs that larder lives among, each run privately for one test.
 //!
-//! Every program here is started from its own temporary directory, with its own storage, its own
-//! socket or loopback port, and ends when its value is dropped. Debian's own instances of the
-//! same programs are never touched.
+//! Every program here has its own temporary directory, storage, and socket or loopback port, and ends when its value is
+//! dropped. Debian's own instances of the same programs are never touched.
 //!
-//! It leaves to others: what an image is made of, the faulty fake registry, and larder itself.
+//! Images, the faulty fake registry and larder itself are elsewhere.
 
 mod browser;
 mod containerd;
@@ -30,8 +29,8 @@ pub use token_server::{Account, TokenServer};
 
 /// Why this machine cannot run containers at all, if it cannot.
 ///
-/// A missing program is no such reason: `scripts/test` installs them, so a test that needs one
-/// fails without it.
+/// A missing program is no such reason: `scripts/test` installs the programs, so a test that needs one fails without
+/// it.
 pub fn refusal() -> Option<&'static str> {
     if nix::unistd::geteuid().is_root() {
         None
@@ -42,6 +41,6 @@ pub fn refusal() -> Option<&'static str> {
 
 /// Says on the real standard error, past the test harness's capture, that `test` was skipped.
 pub fn skipped(test: &str, why: &str) {
-    // Nothing is left to do when standard error itself is gone.
+    // There is nothing left to do when standard error itself is closed.
     let _ = writeln!(std::io::stderr(), "skipped {test}: {why}");
 }

@@ -1,5 +1,5 @@
-//! Pulls in the order and with the headers of real runtimes, on which much depends: containerd learns from a HEAD what a
-//! tag points to and then asks for digests alone; containers/image never sends a HEAD.
+//! Pulls with the headers of real runtimes and in their order, on which much depends: containerd learns a tag's digest
+//! from a HEAD and then asks for digests alone; containers/image never sends a HEAD.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use crate::http::Response;
 use crate::image::{Image, Index, OCI_INDEX};
 use crate::members::{Door, Got};
 
-/// What containerd accepts of a tag, and its last wish for everything.
+/// containerd's `Accept` for a tag; for everything, it ends in `*/*`.
 const CONTAINERD_ACCEPT: &str = "application/vnd.docker.distribution.manifest.v2+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, \
      application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, */*";
@@ -26,13 +26,13 @@ const CONTAINERS_IMAGE_ACCEPT: &str = "application/vnd.oci.image.manifest.v1+jso
 /// Whose order of requests a pull follows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Runtime {
-    /// containerd 2 and what resolves as it does: nerdctl, BuildKit, dockerd with containerd's store.
+    /// containerd 2, and programs that resolve as it does: nerdctl, BuildKit, dockerd with containerd's store.
     Containerd,
     /// containers/image: CRI-O, podman, skopeo.
     ContainersImage,
 }
 
-/// What a pull has to bring, byte for byte.
+/// The content that a pull has to bring, byte for byte.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
     index: Option<&'a Index>,
@@ -71,7 +71,7 @@ impl<'a> Wanted<'a> {
         }
     }
 
-    /// What the tag points to.
+    /// The document that the tag points to.
     fn top(&self) -> Document<'a> {
         match self.index {
             Some(index) => Document {
@@ -92,7 +92,7 @@ impl Runtime {
         }
     }
 
-    /// The headers of a GET, by what it accepts.
+    /// The headers of a GET with this `Accept`.
     fn headers(self, accept: &str) -> Vec<(&'static str, String)> {
         let mut headers = vec![(USER_AGENT.as_str(), self.agent().to_owned())];
         match self {
@@ -128,7 +128,7 @@ impl Door {
         self.pull_as(Runtime::Containerd, reference, wanted).await
     }
 
-    /// The same as any runtime. containers/image names the registry in the path, so its door needs an alias.
+    /// The same for any runtime. containers/image names the registry in the path, so its door needs an alias.
     pub async fn pull_as(
         &self,
         runtime: Runtime,
@@ -185,7 +185,7 @@ impl Door {
         let mut door = self.clone();
         let mut told = door.answer(head(&door)).await?;
         if told.status == 401 && !self.shows() {
-            // An anonymous token: that is how public repositories are read.
+            // An anonymous token: runtimes read public repositories with one.
             door = door.answering(&told, None).await?;
             told = door.answer(head(&door)).await?;
         }
@@ -198,7 +198,7 @@ impl Door {
         if digest != Some(top.digest) {
             return Err(format!("HEAD of {reference}: another digest, {digest:?}"));
         }
-        // The descriptor is made of these; a wrong one fails the pull.
+        // containerd makes its descriptor from these headers; a wrong one fails the pull.
         let told = (
             told.header(CONTENT_TYPE.as_str()),
             told.header(CONTENT_LENGTH.as_str()),
@@ -210,7 +210,7 @@ impl Door {
         Ok((door, answer))
     }
 
-    /// What containers/image does: `/v2/` tells how to authenticate, then the manifest by its tag.
+    /// containers/image's two steps: `/v2/` tells how to authenticate, then a GET of the manifest by its tag.
     async fn pinged(
         &self,
         reference: &str,

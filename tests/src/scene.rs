@@ -1,5 +1,5 @@
-//! One fake registry and one larder in front of it, which most scenarios begin with, and the questions
-//! that most of them end with.
+//! One fake registry and one larder in front of it, with which most scenarios begin, and the checks with which most of
+//! them end.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -10,9 +10,9 @@ use crate::http::{Broken, Stream};
 use crate::members::Door;
 use crate::node::{Node, NodeBuilder};
 
-/// How long a condition is waited for.
+/// How long to wait for a condition.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How often it is looked at.
+/// How often to check it.
 const GLANCE: Duration = Duration::from_millis(2);
 
 /// A registry, and a node that pulls from it under its own `127.0.0.1:PORT`.
@@ -25,12 +25,12 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// Starts both. The place that the fake redirects to may be reached, too.
+    /// Starts both. The fake's redirects may be followed, too.
     pub async fn new() -> Self {
         Self::with(|builder| builder).await
     }
 
-    /// As [`Scene::new`], with more said to the node.
+    /// As [`Scene::new`], with more settings of the node.
     pub async fn with(more: impl FnOnce(NodeBuilder) -> NodeBuilder) -> Self {
         let fake = FakeRegistry::start().await;
         let cdn = fake.cdn_host();
@@ -41,7 +41,7 @@ impl Scene {
         Self { fake, node }
     }
 
-    /// How a client pulls from a repository.
+    /// A client's door to a repository.
     pub fn door(&self, repository: &str) -> Door {
         Door::of(&self.node, &self.fake.host(), repository)
     }
@@ -66,7 +66,7 @@ impl Scene {
         committed(self.node.store(), digest)
     }
 
-    /// Waits until it does.
+    /// Waits until the node tier holds this digest, verified.
     pub async fn until_committed(&self, digest: &str) {
         eventually(&format!("{digest} is committed"), || self.committed(digest)).await;
     }
@@ -78,7 +78,7 @@ impl Scene {
             .count(|seen| seen.method == "GET" && matches!(seen.kind, Blob | Cdn | Manifest))
     }
 
-    /// Waits until no client reads from the fills that are under way.
+    /// Waits until no client reads from a running fill.
     pub async fn until_unread(&self) {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -92,7 +92,7 @@ impl Scene {
         }
     }
 
-    /// Waits until no fill is under way.
+    /// Waits until no fill runs.
     pub async fn until_idle(&self) {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -141,12 +141,12 @@ pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// What became of a body that was only compared with what it should be.
+/// The result of a body that was only compared with its right content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compared {
     /// Body bytes that came.
     pub len: u64,
-    /// Where it differed first, as an offset in the body.
+    /// Where it differs first, as an offset in the body.
     pub differs_at: Option<u64>,
     /// Why it was not whole.
     pub error: Option<Broken>,
@@ -193,7 +193,7 @@ pub async fn compare(stream: &mut Stream, content: &Content, range: Range<u64>) 
             if let (None, Some(at)) = (compared.differs_at, differs) {
                 compared.differs_at = Some(compared.len + at as u64);
             }
-            // Beyond the content's end everything is wrong.
+            // Every byte beyond the content's end is wrong.
             let took = if take == 0 { chunk.len() } else { take };
             compared.len += took as u64;
             drop(chunk.split_to(took));

@@ -1,10 +1,10 @@
-//! `docs/schemas`: what scripts may rely on.
+//! `docs/schemas`: the JSON on which scripts may rely.
 
 use std::path::Path;
 
 use serde_json::Value;
 
-/// Panics, saying where, unless the JSON is as `docs/schemas/NAME.json` says.
+/// Panics, naming the place, unless the JSON matches `docs/schemas/NAME.json`.
 pub fn assert_schema(json: &Value, name: &str) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schemas");
     let text = std::fs::read_to_string(folder.join(format!("{name}.json"))).expect("a schema");

@@ -41,14 +41,14 @@ impl Tmpfs {
         self.dir.path()
     }
 
-    /// A file of so many bytes, of another program.
+    /// Makes a file of so many bytes, as another program would.
     pub fn fill(&self, bytes: usize) -> PathBuf {
         let path = self.path().join("of-another-program");
         std::fs::write(&path, vec![1; bytes]).expect("a file");
         path
     }
 
-    /// A file that takes all the room there is.
+    /// Makes a file that takes all the free room.
     pub fn fill_up(&self) -> PathBuf {
         let path = self.path().join("something-else");
         let mut file = std::fs::File::create(&path).expect("a file");
@@ -60,7 +60,7 @@ impl Tmpfs {
 
 impl Drop for Tmpfs {
     fn drop(&mut self) {
-        // Lazily: a node that still runs is killed later, and then nothing holds it any more.
+        // Lazily: a node that still runs is killed later, and then nothing uses it any more.
         let _ = Command::new("umount").arg("-l").arg(self.path()).status();
     }
 }

@@ -1,4 +1,4 @@
-//! The real program, as `larder runtime`.
+//! A real `larder runtime` process.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -15,11 +15,11 @@ use tempfile::TempDir;
 use crate::node::larder_program;
 use crate::schemas::assert_schema;
 
-/// How long something may take that takes milliseconds on a quiet machine.
+/// A limit for what takes milliseconds on a quiet machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 const GLANCE: Duration = Duration::from_millis(10);
 
-/// `larder runtime` with a directory of its own for the file. Dropping it kills the process, and prints its log if the test
+/// `larder runtime` with its own directory for the file. Dropping it kills the process, and prints its log if the test
 /// is failing.
 #[derive(Debug)]
 pub struct Watcher {
@@ -40,7 +40,7 @@ pub fn command(socket: &Path, file: &Path) -> Command {
     command
 }
 
-/// Asks once, and gives what the program said.
+/// Runs it with `--once`, and gives its output.
 pub fn once(socket: &Path, file: &Path) -> Output {
     let ended = command(socket, file)
         .args(["--once", "--every", "1s"])
@@ -71,7 +71,7 @@ impl Watcher {
         Self { dir, child }
     }
 
-    /// `kill -9`, and the same again, with the same directory.
+    /// Kills it by `kill -9`, and starts it again with the same directory.
     #[must_use]
     pub fn killed_and_started(mut self, socket: &Path, arguments: &[&str]) -> Self {
         self.child.kill().expect("it runs");
@@ -107,7 +107,8 @@ impl Watcher {
         names
     }
 
-    /// The file; `None` while there is none. It is whole, readable by anybody, and of the documented shape.
+    /// The file's content; `None` while there is no file. It must be whole, readable by every user, and of the
+    /// documented shape.
     pub fn report(&self) -> Option<Value> {
         let bytes = fs::read(self.file()).ok()?;
         let report = serde_json::from_slice(&bytes).expect("a file is never half written");
@@ -117,7 +118,7 @@ impl Watcher {
         Some(report)
     }
 
-    /// Waits until the file says what is wanted, and gives it.
+    /// Waits until the file's content is as wanted, and gives it.
     pub async fn until(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -129,7 +130,7 @@ impl Watcher {
         }
     }
 
-    /// Waits until the log says this.
+    /// Waits until the log has these words.
     pub async fn says(&mut self, words: &str) {
         let deadline = Instant::now() + PATIENCE;
         while !self.log().contains(words) {
@@ -158,7 +159,7 @@ impl Watcher {
         tokio::time::sleep(GLANCE).await;
     }
 
-    /// Stops it in the middle of whatever it does: its file stays as it is.
+    /// Stops it in the middle of its work: its file stays as it is.
     pub fn freeze(&self) {
         let pid = Pid::from_raw(self.child.id().cast_signed());
         kill(pid, Signal::SIGSTOP).expect("it runs");
@@ -188,13 +189,13 @@ impl Drop for Watcher {
     }
 }
 
-/// The entries of a list of the report for which a field is this.
+/// The entries of a report's list in which a field has this value.
 pub fn entries<'a>(report: &'a Value, list: &str, field: &str, is: &str) -> Vec<&'a Value> {
     let all = report[list].as_array().expect("a list").iter();
     all.filter(|entry| entry[field] == is).collect()
 }
 
-/// A directory for sockets, whose paths may be 107 bytes long.
+/// A directory for sockets, whose paths may have at most 107 bytes.
 pub fn directory() -> TempDir {
     let made = tempfile::Builder::new().prefix("larder-socket-").tempdir();
     made.expect("a directory")

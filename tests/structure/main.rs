@@ -1,4 +1,4 @@
-//! The structure that ARCHITECTURE.md describes is the one that the code has.
+//! The code has the structure that ARCHITECTURE.md describes.
 
 mod release;
 mod source;
@@ -9,7 +9,7 @@ use std::path::Path;
 
 use source::{Crate, Name};
 
-/// What the project's folder holds under `path`.
+/// A path inside the project's folder.
 fn project(path: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
@@ -32,7 +32,7 @@ fn uses_below(files: &Crate, parent: &[String]) -> BTreeMap<String, BTreeSet<Str
     all
 }
 
-/// Children that use each other in a circle, as a path that comes back to its begin.
+/// A cycle of children that use each other, as a path that returns to its start.
 fn circle(uses: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
     fn walk(
         at: &str,
@@ -58,7 +58,7 @@ fn circle(uses: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
         .find_map(|at| walk(at, uses, &mut Vec::new(), &mut done))
 }
 
-/// A child may use what its parent defines, and a parent its children. Children of one parent form an order.
+/// A child may use its parent's definitions, and a parent its children's. The children of one parent form an order.
 #[test]
 fn no_files_use_each_other_in_a_circle() {
     for src in ["proxy/src", "shared/src", "layer/src"] {
@@ -94,7 +94,7 @@ struct Row {
     imports: BTreeSet<String>,
 }
 
-/// The table of modules. Its columns stand where its head has them.
+/// The table of modules, cut into columns where its head has them.
 fn table() -> Vec<Row> {
     let text = fs::read_to_string(project("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
     let head = text.lines().find(|line| {
@@ -170,7 +170,7 @@ fn the_table_of_modules_is_what_the_code_imports() {
     );
 }
 
-/// The picture of the modules is drawn from this text.
+/// The picture of the modules is drawn from modules.dot, which must match the table.
 #[test]
 fn the_picture_of_the_modules_is_the_table() {
     let text = fs::read_to_string(project("docs/pictures/modules.dot")).expect("modules.dot");
@@ -205,7 +205,7 @@ fn the_root_lists_the_modules_in_the_order_of_the_table() {
     assert_eq!(listed, rows);
 }
 
-/// All Rust files of the project with their numbers of lines, generated ones left out.
+/// All Rust files of the project with their numbers of lines, without generated files.
 fn lengths(dir: &Path, found: &mut Vec<(usize, String)>) {
     for entry in fs::read_dir(dir).expect("a directory").flatten() {
         let (path, name) = (entry.path(), entry.file_name());
@@ -220,7 +220,7 @@ fn lengths(dir: &Path, found: &mut Vec<(usize, String)>) {
     }
 }
 
-/// A file is read in one sitting.
+/// A person should be able to read a file in one sitting.
 #[test]
 fn no_file_is_long_and_most_are_short() {
     let mut found = Vec::new();

@@ -77,7 +77,7 @@ fn a_dry_run_shows_the_section_the_versions_and_the_tag_and_changes_nothing() {
     ] {
         assert!(text.contains(wanted), "{wanted}: {text}");
     }
-    // One version each: no dependency's.
+    // One version each: no dependency's version changes.
     assert_eq!(text.matches("+version = ").count(), 1, "{text}");
     assert_eq!(git(dir.path(), &["status", "--porcelain"]), "");
     assert_eq!(git(dir.path(), &["rev-parse", "HEAD"]), head);

@@ -1,6 +1,7 @@
-//! Which file of a crate uses which, read from its text: `use` trees, and paths that begin with `crate`, `self` or `super`.
+//! Which file of a crate uses which, read from its text: `use` trees, and paths that begin with `crate`, `self` or
+//! `super`.
 //!
-//! A name that a file only passes on (`pub use child::Name`) counts as its definition's. Code for tests is left out.
+//! A re-exported name (`pub use child::Name`) counts as its definition's. Code for tests is left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,9 +15,9 @@ pub type Name = Vec<String>;
 /// A file of the crate.
 #[derive(Debug, Default)]
 pub struct File {
-    /// What it takes from elsewhere in the crate.
+    /// The names that it uses from elsewhere in the crate.
     pub uses: BTreeSet<Name>,
-    /// The names that it brings in, and what they stand for.
+    /// The names that it imports, and the full names behind them.
     names: BTreeMap<String, Name>,
 }
 
@@ -32,10 +33,10 @@ impl Crate {
         Self(files)
     }
 
-    /// The module that defines what `name` stands for.
+    /// The module that defines `name`.
     pub fn module_of(&self, name: &[String]) -> Name {
         let mut name = name.to_vec();
-        // A name may be passed on a few times.
+        // A name may be re-exported a few times.
         for _ in 0..8 {
             let depth = (0..=name.len())
                 .rev()
@@ -83,7 +84,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn read_items(&mut self, tokens: &[TokenTree]) {
-        // Children first: a `use` may begin with one.
+        // Children first: a `use` may begin with a child's name.
         let mut at = 0;
         while at < tokens.len() {
             if let Some(after) = test_only(tokens, at) {
@@ -184,7 +185,7 @@ impl Reader<'_> {
         self.file.uses.insert(absolute);
     }
 
-    /// A path as seen from the root; nothing for one of another crate.
+    /// The path from the crate's root; `None` for a path into another crate.
     fn absolute(&self, path: &[String]) -> Option<Name> {
         let (first, mut rest) = path.split_first()?;
         let mut base = match first.as_str() {
@@ -215,7 +216,7 @@ fn is_path_begin(tokens: &[TokenTree], at: usize) -> bool {
     begins.iter().any(|word| is_word(tokens.get(at), word)) && goes_on && !inside
 }
 
-/// Where an item ends that is compiled for tests and fuzzers alone, if one begins here.
+/// Where an item for tests and fuzzers alone ends, if one begins here.
 fn test_only(tokens: &[TokenTree], at: usize) -> Option<usize> {
     let TokenTree::Group(attribute) = tokens.get(at + 1)? else {
         return None;

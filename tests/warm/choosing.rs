@@ -1,4 +1,4 @@
-//! The list moves, and the set with it.
+//! The repository's list changes, and the warm set follows it.
 
 use std::fs;
 
@@ -16,7 +16,7 @@ async fn the_newest_are_here_before_a_client_asks_and_an_unchanged_round_fetches
     let labs = Labs::with(&tags, |fake| newest(fake, "", "", NEWEST)).await;
     labs.put("recommended", 1);
     let status = labs.until_here(&["recommended", "w_2026_11"]).await;
-    // Tags of one image take one place.
+    // Several tags of one image count as one.
     assert_eq!(
         status["images"][0]["tags"],
         json!(["recommended", "w_2026_10"])
@@ -34,7 +34,7 @@ async fn the_newest_are_here_before_a_client_asks_and_an_unchanged_round_fetches
     assert_eq!(other, 0, "only what is chosen is asked for");
 }
 
-/// One set of two registries. One that is away stops only what comes from it.
+/// One set with two registries. A registry that is down affects only its own images.
 #[tokio::test]
 async fn a_set_may_have_several_locations() {
     let labs = Labs::with(&["w_2026_1", "w_2026_2"], |_| String::new()).await;
@@ -102,7 +102,7 @@ async fn a_new_tag_comes_and_what_left_is_kept_for_its_time() {
         .until("it left", |status| tags(status, "left") == ["w_2026_2"])
         .await;
     assert_eq!(status["left"][0]["state"], "here");
-    // Without a time to keep it, it is let go of.
+    // Without a time to keep it, the set drops the image at once.
     labs.configure(&newest(
         &labs.scene.fake,
         "",
@@ -113,7 +113,7 @@ async fn a_new_tag_comes_and_what_left_is_kept_for_its_time() {
         .await;
 }
 
-/// The new image of a tag is whole before the old one is let go of.
+/// The set drops the old image of a tag only once the new one is whole.
 #[tokio::test]
 async fn a_moved_tag_lets_go_of_the_old_image_when_the_new_one_is_whole() {
     let labs = Labs::with(&["stable"], |fake| {
@@ -147,7 +147,7 @@ async fn a_moved_tag_lets_go_of_the_old_image_when_the_new_one_is_whole() {
     .await;
 }
 
-/// A registry that fails, and one that lists nothing all of a sudden, change nothing, and the status says since when.
+/// A registry that fails, or suddenly lists nothing, changes nothing, and the status says since when.
 #[tokio::test]
 async fn a_registry_that_fails_leaves_the_set_as_it_was() {
     let labs = Labs::with(&["w_2026_1"], |fake| newest(fake, "", "", NEWEST)).await;
@@ -161,7 +161,7 @@ async fn a_registry_that_fails_leaves_the_set_as_it_was() {
     assert!(status["sources"][0]["failing_since"].is_u64(), "{status:#}");
     let listed = status["listed_at"].as_u64();
     assert!(listed.is_some(), "{status:#}");
-    // Also when larder starts meanwhile.
+    // The same when larder restarts meanwhile.
     let mut labs = labs;
     labs.scene.node.kill9().await;
     labs.scene.node.restart().await;
@@ -176,7 +176,7 @@ async fn a_registry_that_fails_leaves_the_set_as_it_was() {
     labs.until_here(&["recommended", "w_2026_1"]).await;
 }
 
-/// What was warmed resolves by its tags while the registry is gone.
+/// A warmed image resolves by its tags while the registry is down.
 #[tokio::test]
 async fn tags_of_a_set_resolve_in_an_outage() {
     let labs = Labs::with(&["w_2026_1"], |fake| {
@@ -218,7 +218,8 @@ async fn a_node_without_the_sets_labels_warms_nothing() {
     labs.until_here(&["w_2026_1"]).await;
 }
 
-/// The file is hot: a set that it no longer names is no more, and what it held may go.
+/// larder reads the file again while it runs: a set that the file no longer names is gone, and its images may be
+/// evicted.
 #[tokio::test]
 async fn a_set_is_removed_with_the_file() {
     let source = "newest = [{ match = \"w_#_#\", count = 1 }]";
@@ -233,7 +234,7 @@ async fn a_set_is_removed_with_the_file() {
     assert_eq!(status, 404);
 }
 
-/// The whole list is read, page by page, from a registry that takes no number.
+/// larder reads the whole list, page by page, from a registry that ignores `n`.
 #[tokio::test]
 async fn all_pages_of_a_list_count() {
     let labs = Labs::with(&[], |_| String::new()).await;

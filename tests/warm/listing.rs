@@ -1,5 +1,5 @@
-//! How a repository's tags are listed (promise P31): every way chooses the same images, what a list costs its registry, and
-//! what stays while a registry gives none.
+//! How a repository's tags are listed (promise P31): every way to list chooses the same images, what a list costs its
+//! registry, and what stays while a registry gives no list.
 
 use anyhow::Result;
 use larder_tests::clouds::{
@@ -15,10 +15,10 @@ const GAR: &str = "us-central1-docker.pkg.dev";
 const ECR: &str = "123456789012.dkr.ecr.eu-central-1.amazonaws.com";
 const ACR: &str = "team.azurecr.io";
 const PARENT: &str = "projects/p/locations/us-central1/repositories/r";
-/// Its last part is the image's name in a repository of Google.
+/// A repository's name whose last part is the image's name in a Google repository.
 const REPOSITORY: &str = "p/r/lab";
 
-/// What the policy has to choose of [`repository`], by their tags.
+/// The tags of the images that the policy must choose of [`repository`].
 const CHOSEN: [&str; 4] = ["w_2026_10", "w_2026_11", "r29_0_10", "w_2026_9"];
 
 const POLICY: &str = r#"tags = ["recommended"]
@@ -26,7 +26,7 @@ newest = [{ match = "w_#_#", count = 3 }, { match = "r#_#_#", count = 1 }]
 skip = ["*-arm64"]
 "#;
 
-/// A registry with the images, and what its cloud would list of them.
+/// A registry with the images, and the list that its cloud would give of them.
 struct Place {
     fake: FakeRegistry,
     images: Images,
@@ -55,7 +55,7 @@ impl Place {
                 tags.push("recommended".to_owned());
                 fake.retag(REPOSITORY, "recommended", &image.manifest_digest);
             }
-            // Another tag of the same image takes no place of its own.
+            // Another tag of the same image does not count again.
             if tag == "w_2026_11" {
                 tags.push("w_2026_11_rsp3".to_owned());
                 fake.retag(REPOSITORY, "w_2026_11_rsp3", &image.manifest_digest);
@@ -69,7 +69,7 @@ impl Place {
             });
             digests.push((tag.to_owned(), image.manifest_digest));
         }
-        // The same repository of a cloud has other images, and what no tag names.
+        // The cloud's repository also has other images, and content without a tag.
         pushed.push(Pushed {
             image: "lab2".to_owned(),
             digest: digest_of(b"other"),
@@ -93,7 +93,7 @@ impl Place {
         }
     }
 
-    /// Images of this name alone, as ECR and Azure list them.
+    /// Images of this name only, as ECR and Azure list them.
     fn own(&self) -> Images {
         let images = Images::default();
         let own = self.images.get().into_iter();
@@ -115,7 +115,7 @@ impl Place {
         self.fake.fault(Match::tags(), says(200, body))
     }
 
-    /// A node whose set lists this repository in this way.
+    /// A node whose set lists this repository by this API.
     async fn node(&self, registry: &str, list: &str, upstream: &str) -> Node {
         let url = self.fake.url();
         let config = format!(
@@ -147,7 +147,7 @@ fn hashes(set: &Value, key: &str) -> Vec<String> {
     hashes
 }
 
-/// All that was chosen is here.
+/// Waits until every chosen image is here.
 async fn until_here(node: &Node, place: &Place) -> Value {
     let chosen = place.chosen();
     until(node, "the set is here", |set| {
@@ -161,7 +161,7 @@ pub(super) async fn lists(node: &Node, outcome: &str) -> f64 {
     node.metric(&sample).await.unwrap_or(0.0)
 }
 
-/// Two more refreshes that bring nothing new.
+/// Waits for two more refreshes that fetch nothing new.
 async fn rounds(node: &Node) {
     let before = lists(node, "unchanged").await;
     let deadline = Instant::now() + PATIENCE;
@@ -171,7 +171,7 @@ async fn rounds(node: &Node) {
     }
 }
 
-/// The set is chosen and brought, one list has cost so many requests, and further rounds ask for no manifest.
+/// The set is chosen and fetched without a HEAD, and further rounds ask for no manifest.
 async fn chooses(node: &Node, place: &Place, servers: &[&CloudServer]) {
     until_here(node, place).await;
     assert_eq!(place.manifests("HEAD"), 0, "the list has the digests");
@@ -218,7 +218,7 @@ async fn what_google_adds_to_the_list_chooses_the_same_images_by_one_request() {
     until_here(&node, &place).await;
     let listed = place.fake.count(|seen| seen.path.ends_with("/tags/list"));
     let refreshes = lists(&node, "listed").await + lists(&node, "unchanged").await;
-    // One may be under way.
+    // One list may be under way.
     assert!(
         (0..=1).contains(&(listed - refreshes as usize)),
         "{listed} for {refreshes}"
@@ -264,7 +264,7 @@ async fn azures_list_chooses_the_same_images() {
     chooses(&node, &place, &[]).await;
 }
 
-/// A list without digests costs a HEAD for what is chosen, and for nothing else.
+/// A list without digests costs a HEAD for each chosen image, and no other request.
 #[tokio::test]
 async fn a_plain_list_chooses_the_same_images() {
     let place = Place::new().await;
@@ -291,7 +291,7 @@ async fn a_plain_list_chooses_the_same_images() {
     }
 }
 
-/// A right to pull is no right to list: the named tags come, and the message says what is missing.
+/// A right to pull is no right to list: images with named tags come, and the message says which others are missing.
 #[tokio::test]
 async fn named_tags_come_where_the_list_is_refused() {
     let place = Place::new().await;
@@ -311,7 +311,7 @@ async fn named_tags_come_where_the_list_is_refused() {
     );
 }
 
-/// A registry that is emptied, limits requests or goes away leaves the set as it was, and the set says so.
+/// A registry that is emptied, limits requests or goes down leaves the set as it was, and the status says so.
 #[tokio::test]
 async fn a_registry_in_trouble_leaves_the_set() {
     let place = Place::new().await;
@@ -343,7 +343,8 @@ async fn a_registry_in_trouble_leaves_the_set() {
     armed.lift();
 }
 
-/// A registry that lists nothing all of a sudden is believed the fourth time: until then the set is as it was, and says so.
+/// larder believes a registry that suddenly lists nothing only the fourth time. Until then the set stays as it was, and
+/// the status says so.
 #[tokio::test]
 async fn an_emptied_registry_is_believed_in_the_end() {
     let place = Place::new().await;
@@ -357,7 +358,7 @@ async fn an_emptied_registry_is_believed_in_the_end() {
     })
     .await;
     assert_eq!(hashes(&seen, "available_images"), place.chosen());
-    // Named tags need no list.
+    // Named tags come without a list.
     let recommended = place.digests[4].1.clone();
     let seen = until(&node, "the list counts", |set| {
         hashes(set, "desired_images") == [recommended.clone()]
@@ -380,7 +381,7 @@ async fn assert_no_secret(node: &Node, secret: &str) {
     }
 }
 
-/// Debian's docker-registry, whose list has names and nothing else.
+/// Debian's docker-registry, whose list has only names.
 #[tokio::test]
 async fn docker_registry_is_listed_and_asked_for_what_is_chosen_alone() -> Result<()> {
     let dir = tempfile::tempdir()?;

@@ -1,4 +1,5 @@
-//! Warm sets: what belongs to a set is on the node before a client asks, within its bounds, and its status is true (promise P31).
+//! Warm sets: the images of a set are on the node before a client asks, within the set's bounds, and its status is true
+//! (promise P31).
 
 mod choosing;
 mod listing;
@@ -39,7 +40,7 @@ struct Labs {
 }
 
 impl Labs {
-    /// With these tags, each an image of its own, in this configuration.
+    /// A registry with these tags, each of an image of its own, and a node with this configuration.
     async fn with(tags: &[&str], config: impl FnOnce(&FakeRegistry) -> String) -> Self {
         let scene = Scene::with(|node| node).await;
         let labs = Self { scene };
@@ -72,7 +73,7 @@ impl Labs {
         until(self.node(), what, is).await
     }
 
-    /// Waits until every one of these tags, and no other image, is here.
+    /// Waits until the images of all these tags are here, and no other image.
     async fn until_here(&self, tags: &[&str]) -> Value {
         self.until(&format!("{tags:?} are here"), |status| {
             is_here(status, tags)
@@ -89,12 +90,12 @@ fn put(fake: &FakeRegistry, tag: &str, seed: u64, size: u64) -> Image {
 async fn status(node: &Node) -> Value {
     match asked(node, "/warm?set=labs").await {
         (200, status) => status,
-        // The file was not read yet.
+        // larder has not read the file yet.
         _ => Value::Null,
     }
 }
 
-/// A path of the admin socket.
+/// The status and JSON of a path of the admin socket.
 async fn asked(node: &Node, path: &str) -> (u16, Value) {
     let answer = node.admin_request("GET", path, Bytes::new()).await;
     let answer = answer.expect("an answer");
@@ -151,7 +152,7 @@ fn fetches(fake: &FakeRegistry) -> usize {
     })
 }
 
-/// A path of the telemetry port, and the status.
+/// The status and JSON of a path of the telemetry port.
 async fn shown(node: &Node, path: &str) -> (u16, Value) {
     let url = format!("http://{}{path}", node.telemetry());
     let answer = http::get(&url, &[]).await.expect("an answer");

@@ -38,7 +38,7 @@ fn image_blobs(image: &Image) -> u64 {
     image.size() - image.manifest.len() as u64
 }
 
-/// A node that joins while the registry is gone gets the named images from the others.
+/// A node that joins while the registry is down gets the named images from the other members.
 #[tokio::test]
 async fn a_new_member_is_warm_from_its_peers_with_the_registry_gone() {
     let fake = FakeRegistry::start().await;
@@ -63,7 +63,7 @@ async fn a_new_member_is_warm_from_its_peers_with_the_registry_gone() {
     assert!(has(node, &image));
 }
 
-/// The same for the newest by the list: a node that has no list takes one that a member has from before.
+/// The same for the newest images of a list: a node without a list takes an earlier one from a member.
 #[tokio::test]
 async fn a_new_member_has_the_newest_from_its_peers_with_the_registry_gone() {
     let fake = FakeRegistry::start().await;
@@ -95,7 +95,8 @@ async fn a_new_member_has_the_newest_from_its_peers_with_the_registry_gone() {
     assert!(has(node, &images[2]) && has(node, &images[1]) && !has(node, &images[0]));
 }
 
-/// What all nodes of a set hold is common. A node without its labels shows the same, and says what each node lacks.
+/// An image that all nodes of a set hold is common. A node without the set's labels shows the same, and says what each
+/// node lacks.
 #[tokio::test]
 async fn what_all_nodes_of_a_set_hold_is_common() {
     let fake = FakeRegistry::start().await;
@@ -141,7 +142,7 @@ async fn what_all_nodes_of_a_set_hold_is_common() {
     );
 }
 
-/// A node that is none of the set's nodes shows what members say, and that too without what is private.
+/// A node outside the set shows what members report, also there without what is private.
 #[tokio::test]
 async fn what_members_say_of_private_repositories_is_not_exposed() {
     let fake = FakeRegistry::start().await;

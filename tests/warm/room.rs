@@ -1,4 +1,4 @@
-//! How much a set may hold, and what goes when there is too little room.
+//! How much a set may hold, and what is dropped when there is too little room.
 
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ fn set(fake: &FakeRegistry, store: &str, warm: &str, source: &str) -> String {
     set.replace("[store]\n", &format!("[store]\n{store}\n"))
 }
 
-/// The images of a set that is larger than the tier come as far as they fit, the first first, and clients pull as ever.
+/// A set is larger than the tier: its images come in order as far as they fit, and clients pull as usual.
 #[tokio::test]
 async fn a_set_larger_than_the_tier_leaves_room_for_clients() {
     let labs = Labs::with(&[], |_| String::new()).await;
@@ -28,7 +28,7 @@ async fn a_set_larger_than_the_tier_leaves_room_for_clients() {
         "",
         "newest = [{ match = \"w_#_#\", count = 10 }]",
     ));
-    // Half of the tier is the sets'.
+    // Sets may use half of the tier.
     let status = labs
         .until("two are here", |status| {
             let state = |state: &str| {
@@ -40,7 +40,7 @@ async fn a_set_larger_than_the_tier_leaves_room_for_clients() {
         .await;
     assert_eq!(tags(&status, "images")[..2], ["w_2026_10", "w_2026_9"]);
     assert_eq!(list(&status, "images_to_cache").len(), 8);
-    // Clients pull more than is left: it is kept, and the set stays within its part of the tier.
+    // Clients pull more than is free: larder keeps it, and the set stays within its part of the tier.
     for seed in 0..8 {
         let digest = labs.scene.fake.put_blob_of("a/b", 50 + seed, 2 * MB);
         let answer = http::get(&labs.scene.blob("a/b", &digest), &[]).await;
@@ -70,7 +70,7 @@ async fn a_set_larger_than_the_tier_leaves_room_for_clients() {
     );
 }
 
-/// Where the old and the new image of a tag do not both fit, the old one goes first.
+/// Where a tag's old and new image do not both fit, larder drops the old one first.
 #[tokio::test]
 async fn where_both_do_not_fit_the_old_image_goes_first() {
     let labs = Labs::with(&[], |_| String::new()).await;
@@ -100,7 +100,7 @@ async fn where_both_do_not_fit_the_old_image_goes_first() {
     drop(old);
 }
 
-/// A person's pin has nothing to do with a set: it stays when its image leaves the set.
+/// A person's pin is independent of a set: it stays when its image leaves the set.
 #[tokio::test]
 async fn a_pin_outlives_the_set() {
     let source = "newest = [{ match = \"w_#_#\", count = 1 }]";
@@ -127,7 +127,7 @@ async fn a_pin_outlives_the_set() {
     assert_eq!(pins(), before);
 }
 
-/// What a set holds does not age; what it let go of does.
+/// Images of a set do not age; images that the set has dropped do.
 #[tokio::test]
 async fn what_a_set_holds_does_not_age() {
     let labs = Labs::with(&["w_2026_1", "w_2026_2"], |fake| {
@@ -144,13 +144,13 @@ async fn what_a_set_holds_does_not_age() {
     let answer = http::get(&labs.scene.blob("a/b", &merely_here), &[]).await;
     assert_eq!(answer.expect("an answer").status, 200);
     labs.scene.until_committed(&merely_here).await;
-    // A round of eviction that takes this takes the set's as well, if it may.
+    // A round of eviction that takes this image would take the set's as well, if it might.
     eventually("it is evicted", || !labs.scene.committed(&merely_here)).await;
     let status = labs.status().await;
     assert!(is_here(&status, &["w_2026_2"]), "{status:#}");
 }
 
-/// Clients go first: while one waits for bytes, the set's do not come.
+/// Clients go first: while a client waits for bytes, larder fetches none for the set.
 #[tokio::test]
 async fn clients_go_before_a_set() {
     let labs = Labs::with(&["w_2026_1"], |_| String::new()).await;
@@ -169,7 +169,7 @@ async fn clients_go_before_a_set() {
         status["images"][0]["state"] == "coming"
     })
     .await;
-    // Looks go on meanwhile.
+    // larder goes on listing meanwhile.
     let lists = || labs.scene.fake.count(|seen| seen.kind == Kind::Tags);
     let before = lists();
     eventually("more looks", || lists() >= before + 2).await;

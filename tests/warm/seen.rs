@@ -1,4 +1,4 @@
-//! What the members' container runtimes pulled or use is a source, and a new node has it.
+//! A set can take its images from what the members' container runtimes pulled or use, and a new node gets them.
 
 use std::path::Path;
 use std::time::SystemTime;
@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::*;
 
-/// Writes what a watcher says of these images, all of them in use.
+/// Writes a watcher's report of these images, all of them in use.
 fn runs(file: &Path, fake: &FakeRegistry, images: &[(&str, &Image)]) {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("a boot");
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -34,8 +34,8 @@ fn runs(file: &Path, fake: &FakeRegistry, images: &[(&str, &Image)]) {
     fs::rename(new, file).expect("a file");
 }
 
-/// Two nodes run an image, and a third one alone another. Every node brings the first, one that joins while the registry is gone
-/// has it from the others, and a private image that no node may bring is none of the set's.
+/// Two nodes run one image, and a third node alone runs another. Every node fetches the first image, and a node that
+/// joins while the registry is down gets it from the others. A private image that no node may fetch is not in the set.
 #[tokio::test]
 async fn what_runs_on_members_is_on_a_new_node_with_the_registry_gone() {
     let fake = FakeRegistry::start().await;
@@ -67,7 +67,7 @@ async fn what_runs_on_members_is_on_a_new_node_with_the_registry_gone() {
             .knows(number, &[0, 1, 2, 3])
     });
     let mut cluster = plan.start().await;
-    // A client shows that the repositories are public.
+    // A client's pull shows that the repositories are public.
     for repository in ["team/both", "team/single"] {
         let node = cluster.node(0).url();
         let url = format!("{node}/v2/{repository}/manifests/v1?ns={}", fake.host());

@@ -1,4 +1,4 @@
-//! The status of a set: Cachemachine's keys, the command line, readiness, and what nobody else may see.
+//! The status of a set: Cachemachine's keys, the command line, readiness, and what other clients may not see.
 
 use larder_tests::fake::Match;
 use larder_tests::http;
@@ -8,7 +8,7 @@ use super::*;
 
 const SOURCE: &str = "newest = [{ match = \"w_#_#\", count = 2 }]";
 
-/// An image of Cachemachine's lists.
+/// Whether this is an image as in Cachemachine's lists.
 fn is_image(image: &Value) -> bool {
     jsonschema::is_valid(&image_schema(), image)
 }
@@ -26,7 +26,8 @@ fn image_schema() -> Value {
     })
 }
 
-/// A set's status has all that Cachemachine's documentation says of it, in the same types. More keys are no harm to its clients.
+/// A set's status has all that Cachemachine's documentation lists, in the same types. Further keys do not harm its
+/// clients.
 fn assert_cachemachines(status: &Value) {
     let images = json!({"type": "array", "items": image_schema()});
     let schema = json!({
@@ -58,7 +59,7 @@ fn assert_cachemachines(status: &Value) {
     assert!(errors.is_empty(), "{errors:#?}\n{status:#}");
 }
 
-/// The keys of Cachemachine's documentation, with what they say while one image is held back, and afterwards.
+/// The keys of Cachemachine's documentation, and their values while one image is held back, and afterwards.
 #[tokio::test]
 async fn the_status_has_the_keys_of_cachemachine_and_names_exactly_what_is_missing() {
     let labs = Labs::with(&["w_2026_1", "w_2026_2"], |_| String::new()).await;
@@ -145,7 +146,7 @@ async fn the_command_line_says_why_each_tag_was_chosen_and_waits() {
     let sets = labs.node().cli(&["warm", "--json"]).await;
     let sets: Value = serde_json::from_slice(&sets.stdout).expect("JSON");
     assert_eq!(sets[0]["name"], "labs");
-    // A tag that comes now is seen at once.
+    // A tag that is added now shows at once.
     let new = labs.put("w_2026_4", 44);
     let refreshed = labs
         .node()
@@ -161,7 +162,7 @@ async fn the_command_line_says_why_each_tag_was_chosen_and_waits() {
     assert!(!metrics.contains("w_2026_4"), "metrics name no image");
 }
 
-/// Nothing of a set is shown where others than this node's people look, unless the operator says so, and then nothing private.
+/// The exposed address shows nothing of a set unless the operator allows it, and then nothing private.
 #[tokio::test]
 async fn names_of_private_repositories_stay_on_the_node() {
     let labs = Labs::with(&[], |_| String::new()).await;
@@ -218,7 +219,7 @@ async fn names_of_private_repositories_stay_on_the_node() {
     };
     assert!(!text.contains("labs/lab"), "{text}");
     assert_eq!(there("/warm/labs/ready").await.0, 200);
-    // On loopback all of it is shown, but to no page of another site.
+    // On loopback all of it is shown, but not to pages of other sites.
     assert!(
         shown(&node, "/warm/labs")
             .await
@@ -236,7 +237,7 @@ async fn names_of_private_repositories_stay_on_the_node() {
     }
 }
 
-/// Doctor says why a set has no nodes, and the page what is here.
+/// `larder doctor` says why a set has no nodes, and the page shows which images are here.
 #[tokio::test]
 async fn doctor_and_the_page_tell_of_sets() {
     let labs = Labs::with(&["w_2026_1", "w_2026_2"], |_| String::new()).await;

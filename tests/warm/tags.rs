@@ -1,4 +1,4 @@
-//! What a tag of a set resolves to while its registry is away: what was said of it last, by an answer or by a list.
+//! What a tag of a set resolves to while its registry is down: the digest that an answer or a list named last.
 
 use std::time::SystemTime;
 
@@ -11,7 +11,7 @@ use super::*;
 
 const STABLE: &str = "tags = [\"stable\"]\nnewest = [{ match = \"w_#\", count = 1 }]";
 
-/// A registry whose list has digests, so that nobody asks it for a tag of the set.
+/// A registry whose list has digests, so that larder asks for no tag of the set.
 struct Moving {
     labs: Labs,
     armed: Option<Armed>,
@@ -28,7 +28,7 @@ impl Moving {
         moving
     }
 
-    /// `stable` is the image of this number from now on, in the registry and in its list.
+    /// Moves `stable` to the image of this seed, in the registry and in its list.
     fn move_to(&mut self, seed: u64) -> Image {
         let image = self.labs.put("stable", seed);
         let images = Images::default();
@@ -58,7 +58,7 @@ impl Moving {
         call.send().await.expect("an answer")
     }
 
-    /// Waits until this image is here, and a list that was made after this second names it.
+    /// Waits until this image is here, and a list made after this second names it.
     async fn until_listed(&self, image: &Image) {
         let second = now();
         let status = self.labs.until("it is here, as a new list says", |status| {
@@ -69,7 +69,7 @@ impl Moving {
         status.await;
     }
 
-    /// Waits until the tag resolves to this image, as of before.
+    /// Waits until the tag resolves to this image, as stale.
     async fn until_stale(&self, image: &Image) {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -89,8 +89,8 @@ fn now() -> u64 {
     now.expect("a time").as_secs()
 }
 
-/// A client has the tag checked, then it moves in the list: the outage that follows knows what the list said, also after a
-/// restart.
+/// A client resolves the tag, and then the tag moves in the list. The outage that follows has the list's digest, also
+/// after a restart.
 #[tokio::test]
 async fn a_list_wins_over_an_older_answer() {
     let mut moving = Moving::new("").await;
@@ -109,7 +109,7 @@ async fn a_list_wins_over_an_older_answer() {
     moving.labs.scene.node.kill9().await;
     moving.labs.scene.node.restart().await;
     moving.until_stale(&new).await;
-    // Where what the list named is gone, what was known before is better than nothing.
+    // Where the manifest that the list named is gone, the earlier digest is better than nothing.
     let name = format!(
         "{}/labs/lab@{}",
         moving.labs.scene.fake.host(),
@@ -128,7 +128,7 @@ async fn an_answer_wins_over_an_older_list() {
     moving.labs.until_here(&["stable"]).await;
     let listed = moving.move_to(2);
     moving.until_listed(&listed).await;
-    // The list stays as it is.
+    // The list does not change.
     let newer = moving.labs.put("stable", 3);
     let second = now();
     let faults = Match::tags();
@@ -139,8 +139,8 @@ async fn an_answer_wins_over_an_older_list() {
     moving.until_stale(&newer).await;
 }
 
-/// A registry may hide behind a 404 what this caller may not read any more. Where it does not say whether it does, the 404 is
-/// its answer, to HEAD as to GET, although there are two images that the tag has pointed to.
+/// A registry may answer 404 for what this caller may no longer read. Where no proof tells the two cases apart, the 404
+/// is larder's answer, to HEAD as to GET, although the tag has pointed to two images here.
 #[tokio::test]
 async fn a_404_bridges_nothing_where_no_proof_follows() {
     let mut moving = Moving::new("[access]\nttl = \"2s\"\n").await;

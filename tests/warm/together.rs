@@ -1,5 +1,5 @@
-//! One member lists for all (promise P31): what N members cost a registry, what happens when the lister goes, and what a member
-//! that lies can do.
+//! One member lists for all (promise P31): what N members cost a registry, what happens when the lister goes, and what
+//! a member that lies can do.
 
 use larder_tests::fake::{Content, digest_of};
 use larder_tests::members::{Cluster, FakePeer, Manner};
@@ -7,7 +7,7 @@ use larder_tests::members::{Cluster, FakePeer, Manner};
 use super::listing::lists;
 use super::*;
 
-/// Questions to the registry, and lists that were taken from members.
+/// Lists asked of the registry, and lists taken from members.
 async fn questions(nodes: &[Node]) -> (Vec<f64>, Vec<f64>) {
     let (mut registry, mut members) = (Vec::new(), Vec::new());
     for node in nodes {
@@ -29,7 +29,8 @@ async fn one_member_lists_for_all_until_it_is_killed() {
         until(node, "it is here", |status| is_here(status, &["w_1"])).await;
         assert!(has(node, &image));
     }
-    // Nodes that have just started may not know each other yet: one that asks itself in the meantime stops to.
+    // Nodes that have just started may not know each other yet. A node that lists by itself in the meantime stops doing
+    // so.
     let deadline = Instant::now() + PATIENCE;
     let lister = loop {
         let (before, taken) = questions(cluster.nodes()).await;
@@ -64,12 +65,13 @@ async fn one_member_lists_for_all_until_it_is_killed() {
     }
 }
 
-/// What stands for the list of a repository among members.
+/// The key of a repository's list among members.
 fn thing(fake: &FakeRegistry, repository: &str) -> String {
     digest_of(format!("warm/{}/{repository}/auto", fake.host()).as_bytes())
 }
 
-/// A list only chooses. A digest of another repository is asked for in the set's own, which does not have it.
+/// A list only chooses. larder asks the set's own repository for a foreign digest, and that repository does not have
+/// it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_lies_brings_no_foreign_image() {
     let fake = FakeRegistry::start().await;
@@ -78,7 +80,7 @@ async fn a_member_that_lies_brings_no_foreign_image() {
         "listing": {"tags": [{"tag": "w_9", "digest": foreign.manifest_digest}], "complete": true},
         "generation": "made up", "at": 1_700_000_000, "tried_ago": 0,
     });
-    // Of so many lists, the liar is the first in rank for some.
+    // Among so many lists, the liar ranks first for some.
     let repositories: Vec<_> = (0..12).map(|n| format!("labs/lab{n}")).collect();
     let sets = repositories.iter().map(|repository| {
         let name = repository.replace('/', "-");
@@ -131,7 +133,7 @@ async fn a_member_that_lies_brings_no_foreign_image() {
     assert!(!committed(node.store(), &foreign.layers[0].digest));
 }
 
-/// A list that was shown to a credential does not leave a node whose members are not known by certificates.
+/// A list that was shown to a credential leaves a node only if its members show certificates.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn private_lists_stay_where_members_show_no_certificate() {
     let fake = FakeRegistry::start().await;

@@ -1,8 +1,9 @@
-//! What a tree passes before a kernel may see it.
+//! Checks that a tree must pass before a kernel may see it.
 //!
-//! A tree may come from somewhere else, and a kernel's file system code is a large surface. So this takes only what
-//! [`super::write`] would have written for some tree: everything stands exactly where the one before it ends, every byte
-//! between is zero, every number is in range. What is taken cannot overlap, form a circle, or point outside of tree and tar.
+//! A tree may come from elsewhere, and a kernel's file system code is a large attack surface. So this check accepts
+//! only trees that [`super::write`] could have written: each part begins exactly where the one before it ends, all
+//! bytes between are zero, and all numbers are in range. An accepted tree has no overlaps, no circles, and no pointer
+//! outside of tree and tar.
 
 use std::collections::HashMap;
 
@@ -13,7 +14,7 @@ use super::{
 use super::{directory, place, symlink_layout};
 use crate::xattr::{self, Pair};
 
-/// Why a tree is not taken.
+/// Why a tree is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Flaw {
     #[error("the tree has no valid length")]
@@ -40,7 +41,7 @@ pub enum Flaw {
     End,
 }
 
-/// What a tree that was taken holds.
+/// Facts about an accepted tree.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Facts {
     pub inodes: u64,
@@ -54,7 +55,7 @@ pub struct Found<'a> {
     pub name: &'a [u8],
     pub slot: u64,
     pub kind: FileType,
-    /// Where it leads. Nothing if another name of the same inode came before.
+    /// The inode; `None` if another name of the same inode came before.
     pub inode: Option<(Fields, Vec<Pair<'a>>, &'a [u8])>,
 }
 
@@ -63,7 +64,7 @@ pub fn check(tree: &[u8], tar_length: u64, uuid: [u8; 16]) -> Result<Facts, Flaw
     walk(tree, tar_length, uuid, |_| {})
 }
 
-/// Checks a tree, and says what is in it, directories before what is in them.
+/// Checks a tree, and reports its names: a directory before the names in it.
 pub fn walk<'a>(
     tree: &'a [u8],
     tar_length: u64,
@@ -85,7 +86,7 @@ pub fn walk<'a>(
     };
     let inodes = walk.superblock(uuid)?;
     let root = (FIRST_INODE / SLOT) as u64;
-    // The root says where the blocks of directories begin. `finish` sees whether that is right.
+    // The root's inode says where the blocks of directories begin. `finish` checks that this is right.
     walk.next_block = u64::from(u32::from_le_bytes(array(tree, FIRST_INODE + 16)));
     let first_block = walk.next_block;
     let inode = walk.discover(root, root, FileType::Directory)?;
@@ -116,14 +117,14 @@ struct Walk<'a> {
     tree: &'a [u8],
     tree_blocks: u64,
     all_blocks: u64,
-    /// Where the inodes end that were found.
+    /// The end of the inodes so far.
     end: usize,
-    /// Where the blocks end that they have.
+    /// The end of the blocks of directories and links so far.
     next_block: u64,
     inodes: u64,
-    /// The directories that were found, and are read in this order.
+    /// The directories so far, in the order in which they are read.
     directories: Vec<Listing>,
-    /// Inodes that should have so many more names.
+    /// For each inode, how many more names it should have.
     more_names: HashMap<u64, (u32, FileType)>,
 }
 
@@ -153,7 +154,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Reads the next inode, which is in `slot` if all is right.
+    /// Reads the next inode. It is in `slot` if the tree is right.
     fn discover(
         &mut self,
         slot: u64,
@@ -172,7 +173,7 @@ impl<'a> Walk<'a> {
         let right = FileType::of_mode(fields.mode) == Some(kind)
             && u64::from(fields.number) == self.inodes
             && fields.nanoseconds < 1_000_000_000
-            // It stands for no owner.
+            // The largest number means no owner.
             && fields.uid.max(fields.gid) < u32::MAX
             && fields.links > 0;
         if !right {
@@ -205,7 +206,7 @@ impl<'a> Walk<'a> {
         Ok((fields, pairs, target))
     }
 
-    /// Checks where the content is. The target of a symbolic link is what comes back.
+    /// Checks the place of the content. Returns the target of a symbolic link.
     fn content(
         &mut self,
         slot: u64,
@@ -259,7 +260,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The blocks of a directory or a long link, which are the next ones if all is right.
+    /// The blocks of a directory or a long link. In a right tree, these are the next blocks.
     fn own_blocks(&mut self, slot: u64, place: u64, size: u64) -> Result<&'a [u8], Flaw> {
         let end = place.checked_add(blocks(size)).ok_or(Flaw::Outside(slot))?;
         if size == 0 || place != self.next_block || end > self.tree_blocks {
@@ -269,7 +270,7 @@ impl<'a> Walk<'a> {
         Ok(&self.tree[place as usize * BLOCK..end as usize * BLOCK])
     }
 
-    /// Reads the directory that was found as this one.
+    /// Reads the directory with this number in `directories`.
     fn directory(&mut self, index: usize, found: &mut impl FnMut(Found<'a>)) -> Result<(), Flaw> {
         let Listing {
             slot,
@@ -346,7 +347,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// What has no content of its own.
+/// The result for an inode without content of its own.
 fn nothing(slot: u64, right: bool) -> Result<&'static [u8], Flaw> {
     if right {
         Ok(&[])
@@ -355,7 +356,7 @@ fn nothing(slot: u64, right: bool) -> Result<&'static [u8], Flaw> {
     }
 }
 
-/// The bytes of attributes that an inode with this count has.
+/// How many bytes of attributes an inode with this count has.
 fn xattr_bytes(count: u16) -> usize {
     match count {
         0 => 0,

@@ -1,11 +1,11 @@
-//! A directory's blocks: entries of 12 bytes, then their names, in every block anew. Names ascend over all blocks.
+//! A directory's blocks: each has entries of 12 bytes, followed by their names. Names ascend over all blocks.
 
 use super::{BLOCK, FileType, fields::array};
 
 /// Bytes of an entry without its name.
 const ENTRY: usize = 12;
 
-/// A name in a directory and where it leads.
+/// A name in a directory, and its inode.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Named<'a> {
     pub name: &'a [u8],
@@ -22,7 +22,7 @@ struct Packing {
 }
 
 impl Packing {
-    /// Whether the block is full before this name.
+    /// Whether this name does not fit into the block any more.
     fn is_full_for(&self, name: &[u8]) -> bool {
         self.used + ENTRY + name.len() > BLOCK
     }
@@ -33,7 +33,7 @@ impl Packing {
     }
 }
 
-/// The size of a directory with these names, which ascend.
+/// The size of a directory with these names, which must ascend.
 pub fn size<'a>(names: impl Iterator<Item = &'a [u8]>) -> u64 {
     let mut packing = Packing::default();
     let mut before = 0;
@@ -47,7 +47,7 @@ pub fn size<'a>(names: impl Iterator<Item = &'a [u8]>) -> u64 {
     before + packing.used as u64
 }
 
-/// The names of a directory with `.` and `..` in their place.
+/// The names of a directory, with `.` and `..` at their sorted places.
 pub fn with_dots<'a>(names: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = &'a [u8]> {
     let mut dots: &[&[u8]] = &[b".", b".."];
     let mut names = names.peekable();
@@ -60,7 +60,7 @@ pub fn with_dots<'a>(names: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Ite
     })
 }
 
-/// Appends a directory's blocks, the last one filled up with zeros.
+/// Appends a directory's blocks. The last one is filled up with zeros.
 pub fn write(entries: &[Named<'_>], to: &mut Vec<u8>) {
     let mut rest = entries;
     while !rest.is_empty() {
@@ -88,7 +88,8 @@ pub fn write(entries: &[Named<'_>], to: &mut Vec<u8>) {
     }
 }
 
-/// Reads a directory's blocks, of which the last one has `size % BLOCK` bytes. Nothing if they are not what `write` writes.
+/// Reads a directory's blocks, of which the last one has `size % BLOCK` bytes. `None` if [`write()`] would not write the
+/// same.
 pub fn read(blocks: &[u8], size: u64) -> Option<Vec<Named<'_>>> {
     let mut entries: Vec<Named<'_>> = Vec::new();
     let mut left = usize::try_from(size).ok()?;

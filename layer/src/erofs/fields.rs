@@ -1,13 +1,13 @@
-//! Superblock and inode, as bytes.
+//! The superblock and inodes, as bytes.
 
 use super::{BLOCK, BLOCK_BITS, FIRST_INODE, INODE, Layout, SLOT, SUPERBLOCK};
 
 /// The magic number of EROFS.
 const MAGIC: u32 = 0xE0F5_E1E2;
-/// Times are those of the last change of content.
+/// The times are those of the last change of content.
 const TIMES_OF_CONTENT: u32 = 2;
 
-/// What a superblock says that is not the same in all trees.
+/// The fields of a superblock that differ between trees.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Superblock {
     pub inodes: u64,
@@ -68,7 +68,7 @@ impl Fields {
         bytes
     }
 
-    /// Nothing if a bit is set that a tree's inode does not have.
+    /// `None` if a bit is set that no inode of a tree has.
     pub fn read(bytes: &[u8; INODE]) -> Option<Self> {
         let layout = [Layout::Plain, Layout::Inline]
             .into_iter()
@@ -90,7 +90,7 @@ impl Fields {
     }
 }
 
-/// Bit 0: 64 bytes long. From bit 1: where the content stands.
+/// Bit 0: 64 bytes long. From bit 1: where the content is.
 const fn format(layout: Layout) -> u16 {
     match layout {
         Layout::Plain => 1,
@@ -105,7 +105,7 @@ pub fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     field
 }
 
-/// How many blocks hold so many bytes.
+/// How many blocks this many bytes take.
 pub const fn blocks(bytes: u64) -> u64 {
     bytes.div_ceil(BLOCK as u64)
 }

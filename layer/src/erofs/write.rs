@@ -1,4 +1,4 @@
-//! A tree's bytes, written in one go once the place of everything is known.
+//! Writes a tree in one go, after a plan has placed every part of it.
 
 use std::io::{self, Write};
 
@@ -14,14 +14,14 @@ use crate::xattr::{self, HAS_WHITEOUTS, OPAQUE, Pair};
 /// No place yet.
 const NOWHERE: u32 = u32::MAX;
 
-/// Where everything of a tree stands.
+/// The place of every part of a tree.
 pub struct Plan<'a> {
     tree: &'a Tree,
-    /// Inodes in the order in which they stand.
+    /// The inodes, in the order in which they are written.
     order: Vec<u32>,
     /// The slot of each inode, by its number in the tree.
     slots: Vec<u32>,
-    /// The directory in which each directory stands.
+    /// The parent of each directory.
     parents: Vec<u32>,
     /// The first block of directories and long links, behind the inodes.
     blocks_at: u64,
@@ -37,7 +37,7 @@ struct Room {
 }
 
 impl<'a> Plan<'a> {
-    /// Places a tree before a tar of this length.
+    /// Plans a tree that stands before a tar of this length.
     pub fn new(tree: &'a Tree, tar_length: u64) -> Result<Self, Refused> {
         let mut plan = Self {
             tree,
@@ -66,7 +66,7 @@ impl<'a> Plan<'a> {
         }
         plan.blocks_at = end.div_ceil(BLOCK) as u64;
         plan.length = ((plan.blocks_at + blocks) * BLOCK as u64).next_multiple_of(PAGE as u64);
-        // The last number means a hole.
+        // The largest block number means a hole.
         if plan.all_blocks() >= u64::from(u32::MAX) {
             return Err(Refused::TooLarge);
         }
@@ -253,7 +253,7 @@ fn room(tree: &Tree, inode: &Inode) -> Room {
     }
 }
 
-/// The attributes of an inode, overlayfs' own among them.
+/// The attributes of an inode, including those for overlayfs.
 fn pairs<'a>(tree: &Tree, inode: &'a Inode) -> Vec<Pair<'a>> {
     let mut own = Vec::new();
     if let Some(directory) = inode.directory() {

@@ -25,7 +25,7 @@ pub enum Type {
     GnuLink,
 }
 
-/// What the block says.
+/// The fields of the block.
 pub struct Header {
     pub kind: Type,
     pub path: Vec<u8>,
@@ -42,7 +42,7 @@ pub struct Header {
 /// Reads a block that is not all zeros.
 pub fn read_header(bytes: &[u8; BLOCK]) -> Result<Header, Refused> {
     check_sum(bytes)?;
-    // POSIX, GNU, or the oldest format, which has no mark. Others place the prefix and the times elsewhere.
+    // POSIX, GNU, or the oldest format, which has no mark. Other formats have the prefix and the times at other places.
     let star = &bytes[508..] == b"tar\0";
     if star
         || !matches!(
@@ -94,7 +94,7 @@ pub fn read_header(bytes: &[u8; BLOCK]) -> Result<Header, Refused> {
     })
 }
 
-/// The sum of all bytes, with spaces for its own field. Old writers summed signed bytes.
+/// Checks the sum of all bytes, with spaces in place of its own field. Old writers summed signed bytes.
 fn check_sum(bytes: &[u8; BLOCK]) -> Result<(), Refused> {
     let said = number(&bytes[148..156])?;
     let others = || bytes[..148].iter().chain(&bytes[156..]);
@@ -127,7 +127,7 @@ fn number(field: &[u8]) -> Result<i64, Refused> {
     Ok(value)
 }
 
-/// Two's complement; the first bit marks the form, the second one is the sign.
+/// Two's complement. The first bit marks the form, and the second one is the sign.
 fn binary(field: &[u8]) -> Result<i64, Refused> {
     let negative = field[0] & 0x40 != 0;
     let mut value = if negative { -1_i64 } else { 0 };

@@ -1,10 +1,10 @@
 //! PAX extended headers: `length key=value` and a newline, one after another.
 //!
-//! A value may hold any bytes, newlines too (file capabilities do), so its end is where its length says.
+//! A value may contain any bytes, even newlines (file capabilities do). So its end follows from its length.
 
 use crate::refused::Refused;
 
-/// What they say about one entry.
+/// The records for one entry.
 #[derive(Default)]
 pub struct Records {
     pub path: Option<Vec<u8>>,
@@ -25,7 +25,7 @@ impl Records {
 
     fn take(&mut self, key: &[u8], value: &[u8]) -> Result<(), Refused> {
         if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-            // GNU tar reads `%` as the begin of an escape, Go does not.
+            // GNU tar reads `%` as the begin of an escape; Go does not.
             if name.is_empty() || name.contains(&b'%') || name.contains(&0) {
                 return Err(Refused::Pax);
             }
@@ -40,7 +40,7 @@ impl Records {
         if !known.contains(&key) {
             return Ok(());
         }
-        // An empty value takes back what the header says, for some readers.
+        // For some readers, an empty value cancels the header's own field.
         if value.is_empty() || value.contains(&0) {
             return Err(Refused::Pax);
         }
@@ -56,7 +56,8 @@ impl Records {
     }
 }
 
-/// A global header may comment. Anything else in it concerns all entries for GNU tar, and none for containerd.
+/// A global header may hold comments. GNU tar applies any other record to all entries, and containerd applies it to
+/// none.
 pub fn check_global(bytes: &[u8]) -> Result<(), Refused> {
     each(bytes, |key, _| {
         if key == b"comment" {
@@ -103,7 +104,7 @@ fn signed(digits: &[u8]) -> Result<i64, Refused> {
     i64::try_from(number(digits)?).map_err(|_| Refused::Number)
 }
 
-/// `[-]seconds[.fraction]`. The fraction of a negative time points further back.
+/// `[-]seconds[.fraction]`. The fraction of a negative time counts backwards.
 fn time(text: &[u8]) -> Result<(i64, u32), Refused> {
     let (negative, text) = text
         .strip_prefix(b"-")

@@ -1,4 +1,4 @@
-//! A path of a tar, cut into the names that it consists of.
+//! A path of a tar, split into names.
 
 use crate::refused::Refused;
 
@@ -7,13 +7,13 @@ pub const LONGEST: usize = 4095;
 /// The longest name in a directory.
 const LONGEST_NAME: usize = 255;
 
-/// Where a path leads.
+/// The place that a path names.
 pub enum Place<'a, I> {
     Root,
     Below { parents: I, name: &'a [u8] },
 }
 
-/// Cuts a path. It is taken from the layer's root, whether it begins with a slash or not.
+/// Splits a path. It starts at the layer's root, with or without a slash in front.
 pub fn components(path: &[u8]) -> Result<Place<'_, impl Iterator<Item = &[u8]>>, Refused> {
     if path.is_empty() || path.contains(&0) {
         return Err(Refused::Path);

@@ -1,4 +1,4 @@
-//! Everything that can be said about the files below a directory.
+//! All facts about the files below a directory.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -23,11 +23,11 @@ pub struct File {
     /// The content of a file, or the target of a symbolic link.
     pub content: Vec<u8>,
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// The first name of the same inode.
+    /// The first name with the same inode.
     pub same_as: PathBuf,
 }
 
-/// All names below a directory, and the directory itself under the empty one.
+/// All names below a directory. The directory itself has the empty name.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Directory(pub BTreeMap<PathBuf, File>);
 
@@ -61,7 +61,7 @@ impl Directory {
         names.filter(|name| !name.is_empty()).collect()
     }
 
-    /// The same without what this project's trees say differently from a directory of a disk.
+    /// Compares the names and files of both.
     ///
     /// # Panics
     /// The two differ.

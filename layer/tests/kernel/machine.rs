@@ -32,7 +32,7 @@ impl Mounted {
             None::<&std::ffi::CStr>,
         );
         if mounted == Err(rustix::io::Errno::NOTBLK) {
-            // Linux before 6.12 mounts no plain file.
+            // Before 6.12, Linux mounts no regular file without a loop device.
             let status = Command::new("mount")
                 .args(["-t", "erofs", "-o", "ro,loop"])
                 .arg(file.path())
@@ -73,14 +73,14 @@ pub fn index(tar: &[u8]) -> Index {
     Index::open(&mut Cursor::new(file)).expect("an index that was just built")
 }
 
-/// What the kernel makes of a tar with its index.
+/// The files that the kernel shows for a tar with its index.
 pub fn mounted(tar: &[u8]) -> Directory {
     let index = index(tar);
     check_with_fsck(index.tree(), tar);
     Mounted::new(index.tree(), tar).read()
 }
 
-/// What GNU tar makes of it.
+/// The files that GNU tar extracts.
 pub fn extracted(tar: &[u8]) -> Directory {
     let dir = tempfile::tempdir().unwrap();
     extract(tar, dir.path());
@@ -92,10 +92,11 @@ pub fn extract(tar: &[u8], to: &Path) {
     fs::write(file.path(), tar).unwrap();
     let output = Command::new("tar")
         .args(["--xattrs", "--xattrs-include=*", "--numeric-owner"])
-        // Without this, GNU tar first makes a placeholder for a symlink that leads elsewhere, and takes what has the placeholder's
-        // inode number and time in the end for it, also where a later entry replaced it.
+        // For a symlink that leads elsewhere, GNU tar makes a placeholder first. In the end it takes any file with the
+        // placeholder's inode number and time for it, even if a later entry replaced the link. This option avoids
+        // placeholders.
         .arg("--absolute-names")
-        // A directory's times are set when all is in it, wherever its entry stands.
+        // A directory's times are set after all entries in it, wherever its own entry stands.
         .args(["--delay-directory-restore", "-xpf"])
         .arg(file.path())
         .arg("-C")
@@ -109,7 +110,7 @@ pub fn extract(tar: &[u8], to: &Path) {
     );
 }
 
-/// fsck.erofs as a second reader, where it is new enough to know blocks of 512 bytes.
+/// fsck.erofs as a second reader, if it is new enough for blocks of 512 bytes.
 fn check_with_fsck(tree: &[u8], tar: &[u8]) {
     let program = std::env::var("LARDER_FSCK_EROFS").unwrap_or_else(|_| "fsck.erofs".to_owned());
     let Ok(version) = Command::new(&program).arg("--version").output() else {

@@ -1,4 +1,4 @@
-//! Indexes of layers and the kernel: what it mounts is what GNU tar extracts. Needs root, for mounts.
+//! Indexes of layers and the kernel: it shows the same files as GNU tar extracts. Needs root, for mounts.
 
 #[path = "../made.rs"]
 mod made;

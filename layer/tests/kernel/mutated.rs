@@ -1,4 +1,4 @@
-//! Trees with some bytes changed: either they are refused, or the kernel reads what the check has read.
+//! Trees with some bytes changed: either they are refused, or the kernel reads the same as the check.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -16,7 +16,7 @@ use crate::directory::{Directory, File};
 use crate::machine::{Mounted, index};
 use crate::made::{Format, Said, Tar};
 
-/// A layer with everything in it.
+/// A layer with entries of every kind.
 fn tar() -> Vec<u8> {
     let mut tar = Tar::default();
     tar.directory(b"./")
@@ -49,7 +49,7 @@ fn tar() -> Vec<u8> {
     tar.end()
 }
 
-/// What the check has read, in the form of what the kernel shows. Nothing if the tree has a flaw.
+/// The names that the check reads, in the form of what the kernel shows. `None` if the tree has a flaw.
 fn listed(tree: &[u8], tar: &[u8], uuid: [u8; 16]) -> Option<Directory> {
     let mut found = Vec::new();
     walk(tree, tar.len() as u64, uuid, |name| found.push(name)).ok()?;
@@ -154,7 +154,7 @@ proptest! {
         let tar = tar();
         let index = index(&tar);
         let mut tree = index.tree().to_vec();
-        // Zeros at the end and the begin are tried by other tests.
+        // Other tests change the zeros at the begin and at the end.
         let last = tree.iter().rposition(|byte| *byte != 0).unwrap();
         for (at, value) in &changes {
             let at = 1024 + at.index(last - 1023);

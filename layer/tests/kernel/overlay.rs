@@ -8,7 +8,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use crate::machine::{Mounted, index};
 use crate::made::Tar;
 
-/// The files that overlayfs shows of two layers.
+/// The files that overlayfs shows for two layers.
 fn shown(lower: &Tar, upper: &Tar) -> Vec<String> {
     let layers = [lower, upper].map(|tar| Mounted::new(index(&tar.end()).tree(), &tar.end()));
     let dir = tempfile::tempdir().unwrap();
@@ -87,7 +87,8 @@ fn an_opaque_directory_hides_what_was_in_it() {
     }
 }
 
-/// The image specification: a whiteout concerns lower layers alone, so what is behind it replaces what was there.
+/// In the image specification, a whiteout only affects lower layers. So entries behind it replace the content of lower
+/// layers.
 #[test]
 fn a_directory_behind_its_own_whiteout_begins_empty() {
     let mut upper = Tar::default();

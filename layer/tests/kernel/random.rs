@@ -1,4 +1,4 @@
-//! Random tars: what the kernel shows of an index is what GNU tar extracts.
+//! Random tars: the kernel shows for an index the same files as GNU tar extracts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -62,7 +62,7 @@ fn said() -> impl Strategy<Value = Said> {
         xattrs,
     )
         .prop_map(|(format, mode, uid, gid, seconds, nanoseconds, xattrs)| {
-            // Attributes of one name: the last one counts.
+            // If an attribute comes twice, the last one counts.
             let xattrs = xattrs
                 .into_iter()
                 .collect::<BTreeMap<_, _>>()
@@ -80,14 +80,14 @@ fn said() -> impl Strategy<Value = Said> {
         })
 }
 
-/// A tar about which GNU tar and containerd agree, and what it says that GNU tar does not know.
+/// A tar about which GNU tar and containerd agree, and its entries that GNU tar does not know.
 #[derive(Default)]
 struct Agreed {
     tar: Tar,
-    /// All names with whether they are directories.
+    /// All names; `true` for directories.
     names: BTreeMap<PathBuf, bool>,
     said: BTreeMap<PathBuf, Said>,
-    /// Which names are links of each other.
+    /// Names with the same number are links of one file.
     inodes: BTreeMap<PathBuf, usize>,
     whiteouts: BTreeSet<PathBuf>,
     /// Directories that no entry describes.
@@ -107,7 +107,7 @@ impl Agreed {
             .keys()
             .any(|name| name != path && name.starts_with(path));
         let is_directory = matches!(step, Step::Directory);
-        // GNU tar does not replace a directory that is not empty, nor anything by a directory.
+        // GNU tar never replaces a directory that is not empty, and never replaces anything by a directory.
         if (before == Some(true)) != is_directory && (has_children || before.is_some()) {
             return;
         }
@@ -119,9 +119,10 @@ impl Agreed {
                     .entry(bytes, EntryType::Regular, content, b"", (0, 0), &said);
             }
             Step::Directory => {
-                // New files would get the group of the directory.
+                // With the set-group-ID bit, new files would get the directory's group.
                 said.mode &= 0o5777;
-                // GNU tar forgets the attributes of a directory's first entry; a runtime adds those of the second.
+                // GNU tar forgets the attributes of a directory's first entry; a runtime adds those of the second to
+                // them.
                 if let Some(first) = self.said.get(path) {
                     said.xattrs.clone_from(&first.xattrs);
                 }
@@ -217,7 +218,7 @@ impl Agreed {
         }
     }
 
-    /// What GNU tar extracts, with whiteouts as overlayfs knows them.
+    /// The files that GNU tar extracts, with whiteouts in overlayfs' form.
     fn expected(&self) -> Directory {
         let mut found = extracted(&self.tar.end());
         for path in &self.whiteouts {

@@ -1,4 +1,4 @@
-//! Layers of every shape that matters, as the kernel shows them.
+//! Layers of all relevant shapes, as the kernel shows them.
 
 use std::os::unix::ffi::OsStrExt;
 
@@ -11,7 +11,7 @@ fn both(tar: &Tar) {
     mounted(&tar.end()).assert_is(&extracted(&tar.end()));
 }
 
-/// A root that looks the same on both sides.
+/// A tar with a root that is the same for both readers.
 fn tar() -> Tar {
     let mut tar = Tar::default();
     tar.directory(b"./");
@@ -95,7 +95,7 @@ fn deep_directories() {
 fn a_directory_of_20000_names() {
     let mut tar = tar();
     tar.directory(b"large");
-    // Names on both sides of `.` and `..`, and some that are the begin of others.
+    // Names that sort before and after `.` and `..`, and names that are prefixes of others.
     for number in 0..10_000 {
         tar.file(format!("large/{number}").as_bytes(), b"");
         tar.file(
@@ -111,7 +111,7 @@ fn a_directory_of_20000_names() {
 #[test]
 fn symbolic_links_of_all_lengths() {
     let mut tar = tar();
-    // Attributes before a target move it in its block.
+    // Attributes in front of a link's target move the target within its block.
     for (number, length) in [
         1, 59, 60, 447, 448, 449, 479, 480, 481, 511, 512, 513, 1000, 4095,
     ]
@@ -239,7 +239,7 @@ fn attributes_of_all_namespaces_and_lengths() {
     both(&tar);
 }
 
-/// macOS writes such names. A runtime leaves them out.
+/// macOS writes such names; a runtime leaves them out.
 #[test]
 fn attributes_that_linux_does_not_have_are_left_out() {
     let mut tar = tar();
@@ -285,7 +285,7 @@ fn directories_without_an_entry_of_their_own_are_made() {
     assert_eq!((made.mode, made.uid, made.seconds), (0o040_755, 0, 0));
 }
 
-/// What GNU tar itself makes of a directory, in each of its formats.
+/// Archives of a directory that GNU tar itself makes, in each of its formats.
 #[test]
 fn archives_of_gnu_tar() {
     let mut tar = tar();

@@ -1,4 +1,4 @@
-//! Index files of which something is changed.
+//! Index files with changed bytes.
 
 use std::io::Cursor;
 
@@ -56,7 +56,7 @@ fn any_changed_byte_breaks_the_seal() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// With the seal made right again, the parts themselves have to hold.
+    /// With a corrected seal, the parts themselves must hold.
     #[test]
     fn a_sealed_change_is_refused_or_harmless(at in any::<Pick>(), end in any::<bool>(), value in any::<u8>()) {
         thread_local!(static FILE: Vec<u8> = index());

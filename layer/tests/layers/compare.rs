@@ -1,4 +1,4 @@
-//! Two indexes of one layer: what counts as a difference.
+//! Two indexes of one layer: which changes count as a difference.
 
 use std::io::Cursor;
 
@@ -31,7 +31,7 @@ fn each_row_of_what_is_compared() {
     assert_eq!(difference(&same, Ok(&ours)), None);
     assert!(ours.spans().len() > 2);
 
-    // What seal and tables allow: one thing in the footer or in the table is changed.
+    // Changes of one field in the footer or the table that seal and tables still allow.
     let footer = |at: usize, field: &[u8]| {
         index(&own, |bytes| {
             let at = bytes.len() - FOOTER + at;
@@ -46,7 +46,7 @@ fn each_row_of_what_is_compared() {
             fuzz::seal(bytes);
         })
     };
-    // Another tar, under the digest and with the length of this layer.
+    // An index of another tar, under this layer's digest and length.
     let mut changed = content.clone();
     changed[4_000_000] ^= 1;
     let other = index(&layer(b"f", &changed), |bytes| {

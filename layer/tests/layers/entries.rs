@@ -1,4 +1,4 @@
-//! Layers that have no index: what their entries say.
+//! Layers without an index because of their entries.
 
 use larder_layer::Refused;
 use tar::EntryType;
@@ -251,7 +251,7 @@ fn more_than_200000_inodes() {
             }
         })
     };
-    // With the root and 100 directories.
+    // The root and 100 directories count too.
     assert_eq!(files(199_899), None);
     assert_eq!(files(199_900), Some(Refused::TooManyInodes));
 }

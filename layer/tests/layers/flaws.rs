@@ -1,4 +1,4 @@
-//! A tree of which one bit is changed: it is refused, or it says something else.
+//! A tree with one bit changed: either it is refused, or it reads differently.
 
 use std::io::Cursor;
 
@@ -70,7 +70,7 @@ fn every_bit_of_a_tree_is_checked_or_says_something() {
             }
         }
     }
-    // Owners, times, permissions, names: they may be others.
+    // The changed bits of accepted trees are in owners, times, permissions and names.
     assert!(taken > 1000, "{taken}");
 }
 
@@ -95,7 +95,7 @@ fn a_tree_belongs_to_its_tar() {
     assert!(check(&longer, tar_length, uuid(&tree)).is_err());
 }
 
-/// Where the first inode of this kind stands.
+/// The place of the first inode of this kind.
 fn inode_of(tree: &[u8], name: &[u8]) -> usize {
     let mut at = None;
     let length = u64::from(u32::from_le_bytes(tree[1060..1064].try_into().unwrap())) * 512
@@ -137,7 +137,7 @@ fn what_would_lead_a_kernel_astray_is_refused() {
         put(file + 16, &u32::MAX.to_le_bytes()),
         Flaw::Outside(slot(file))
     );
-    // Another layout, more attributes than there are, another kind than the directory says.
+    // Another layout; more attributes than there are; another kind than in the directory.
     assert_eq!(put(file, &9_u16.to_le_bytes()), Flaw::Inode(slot(file)));
     assert!(matches!(
         put(file + 2, &u16::MAX.to_le_bytes()),
@@ -151,17 +151,17 @@ fn what_would_lead_a_kernel_astray_is_refused() {
         put(file + 44, &3_u32.to_le_bytes()),
         Flaw::Links(slot(file))
     );
-    // An owner that the kernel takes for none.
+    // The owner's number that means no owner.
     assert_eq!(
         put(file + 24, &u32::MAX.to_le_bytes()),
         Flaw::Inode(slot(file))
     );
-    // A directory with more directories than it has.
+    // A directory with a wrong count of subdirectories.
     assert_eq!(
         put(directory + 44, &3_u32.to_le_bytes()),
         Flaw::Links(slot(directory))
     );
-    // A directory in itself, in another's blocks, of another size.
+    // A directory that contains itself, is in another's blocks, or has another size.
     let blocks = u32::from_le_bytes(tree[directory + 16..directory + 20].try_into().unwrap());
     assert_eq!(
         put(directory + 16, &(blocks - 1).to_le_bytes()),

@@ -1,4 +1,4 @@
-//! Gzip, in every shape that compressors give it.
+//! Gzip in all shapes that compressors produce.
 
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -9,11 +9,11 @@ use zlib_rs::{Deflate, DeflateConfig, DeflateFlush, Status, Strategy as Way};
 pub struct How {
     pub level: i32,
     pub way: Way,
-    /// What stands between two pieces of one member.
+    /// The flush between two pieces of one member.
     pub flush: DeflateFlush,
     /// Bytes of a piece.
     pub piece: usize,
-    /// Whether a member ends behind it.
+    /// Whether a member ends behind the piece.
     pub ends: bool,
 }
 
@@ -62,7 +62,7 @@ impl Default for How {
     }
 }
 
-/// Compresses `bytes` as `hows` say, one piece after another, round and round.
+/// Compresses `bytes` piece by piece, going through `hows` again and again.
 pub fn gzip(bytes: &[u8], hows: &[How]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut rest = bytes;

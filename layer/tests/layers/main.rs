@@ -1,4 +1,4 @@
-//! Layers and their indexes, without a kernel: spans, what is refused, what is broken.
+//! Layers and their indexes, without a kernel: spans, refused layers, broken indexes.
 
 #[path = "../made.rs"]
 mod made;

@@ -1,4 +1,4 @@
-//! Memory of a build is bounded, whatever the layer is.
+//! The memory of a build is bounded, for any layer.
 
 use std::fs;
 use std::io::Read;
@@ -8,7 +8,7 @@ use tar::{EntryType, Header};
 
 use crate::made::{Format, Said, Tar};
 
-/// A tar that is made while it is read: as many files as an index may have, with long names.
+/// A tar that is generated while it is read: as many files as an index may have, with long names.
 struct Many {
     next: u32,
     bytes: Vec<u8>,
@@ -50,7 +50,7 @@ fn resident() -> u64 {
     pages * rustix::param::page_size() as u64
 }
 
-/// Runs alone in a process of its own, so that other tests do not count.
+/// Runs in a process of its own, so that other tests do not count.
 #[test]
 fn a_build_of_200000_files_takes_64_mib() {
     if std::env::var_os("LARDER_MEMORY_ALONE").is_none() {
@@ -81,7 +81,7 @@ fn a_build_of_200000_files_takes_64_mib() {
     assert!(took <= 64 << 20, "{took} bytes");
 }
 
-/// Extended headers are the only content that is kept, and have a limit.
+/// Extended headers are the only content that is held in memory, and their length is limited.
 #[test]
 fn an_extended_header_of_a_gigabyte_is_refused_at_once() {
     let mut header = Header::new_ustar();

@@ -1,4 +1,4 @@
-//! Ready files: tree and tar, or an error and nothing that could be mounted.
+//! Ready files: either tree and tar, or an error and no file that could be mounted.
 
 use std::fs::{self, File};
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! Layers that have no index: compression, headers and records.
+//! Layers without an index because of compression, headers or records.
 
 use larder_layer::{Error, Refused, build};
 use tar::{EntryType, Header};
@@ -69,7 +69,7 @@ fn gzip_that_is_cut_or_changed_or_has_something_behind_it() {
 
 #[test]
 fn a_block_that_is_longer_than_a_span_may_be() {
-    // A block of zlib holds 16 Ki symbols: at most 4 MiB of zeros, which are the tar of nothing.
+    // A block of zlib holds 16 Ki symbols, so at most 4 MiB of zeros. Zeros are the tar of an empty layer.
     let zeros = gzip(
         &vec![0; 80 << 20],
         &[How {
@@ -78,7 +78,7 @@ fn a_block_that_is_longer_than_a_span_may_be() {
         }],
     );
     assert_eq!(reason(&zeros), None);
-    // One block of zeros, as no compressor writes it: a zero, then the longest match at distance 1, again and again.
+    // One block of zeros that no compressor writes: a zero, then the longest match at distance 1, again and again.
     let mut deflate = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
     let mut bits = Bits::default();
     bits.put(0b011, 3);
@@ -127,7 +127,7 @@ fn tars_that_end_in_the_middle() {
             "cut at {end}"
         );
     }
-    // Without the mark of the end, and with half of it.
+    // Without the end mark, and with half of it.
     assert_eq!(reason(&tar.0), None);
     assert_eq!(reason(&[&tar.0[..], &[0; 512]].concat()), None);
     assert_eq!(
@@ -165,7 +165,7 @@ fn headers_that_are_not_valid() {
     for kind in *b"789AVMDNX" {
         assert_eq!(of_kind(kind), Some(Refused::EntryType));
     }
-    // Content behind what has none.
+    // Content behind entries that have none.
     for kind in [
         EntryType::Directory,
         EntryType::Link,

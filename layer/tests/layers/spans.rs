@@ -25,7 +25,7 @@ impl Read for Odd<'_> {
     }
 }
 
-/// Builds, opens, decodes every span and compares.
+/// Builds an index, opens it, decodes every span and compares the result.
 pub fn all_spans(layer: &[u8], tar: &[u8]) -> (Summary, Vec<larder_layer::Span>) {
     let mut file = Vec::new();
     let summary = build(&mut Odd(layer, 1), &mut file).unwrap();
@@ -63,7 +63,7 @@ pub fn all_spans(layer: &[u8], tar: &[u8]) -> (Summary, Vec<larder_layer::Span>)
     (summary, index.spans().to_vec())
 }
 
-/// Bytes that a compressor finds something in, at distances up to a window, or nothing at all.
+/// Bytes that a compressor can shorten, with repeats at distances up to a window, or not at all.
 fn content(seed: u64, length: usize, kind: u8) -> Vec<u8> {
     let mut state = seed | 1;
     let mut next = move || {
@@ -171,7 +171,7 @@ fn members_begin_spans_without_a_window() {
     assert!(spans.len() > 3 && spans.iter().all(|span| span.start == Start::Member));
 }
 
-/// A checkpoint soon behind the begin of a member has less than a window before it.
+/// Soon behind the begin of a member, a checkpoint has less than a window of bytes before it.
 #[test]
 fn a_window_that_is_not_full() {
     let tar = tar(&[(1, 6 << 20, 1)]);

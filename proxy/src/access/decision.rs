@@ -1,5 +1,5 @@
-//! The two pure decisions about rights: what is known of a caller and a subject ([`verdict`]), and what an answer of the
-//! origin does to that ([`conclude`]). The table is in ARCHITECTURE.md, "Who may read what".
+//! The two pure decisions about rights: the verdict on a caller and a subject ([`verdict`]), and the effect of an
+//! answer from the origin ([`conclude`]). The table is in ARCHITECTURE.md, "Who may read what".
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use crate::{
     upstream::{self, Failure, Refused},
 };
 
-/// What is known before a registry is asked.
+/// A caller's right, as known before a registry is asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
     Allowed,
-    /// The origin must be asked; `bridged`: an outage would not matter.
+    /// The origin must be asked. `bridged`: in an outage, the caller is allowed anyway.
     Ask {
         bridged: bool,
     },
@@ -34,27 +34,27 @@ impl From<Verdict> for KnownVerdict {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Known {
     pub anonymous: bool,
-    /// How long ago an anonymous caller was served there. Not where one was refused this very subject since.
+    /// How long ago an anonymous caller was served there. `None` if one was refused this very subject since.
     pub public: Option<Duration>,
     /// How long ago an anonymous caller was refused there, if that was the last word.
     pub not_public: Option<Duration>,
     /// How long ago this credential was accepted there.
     pub granted: Option<Duration>,
-    /// What is remembered of a refusal of the repository to this caller.
+    /// The memory of a refusal of the repository to this caller.
     pub refusal: Refusal,
     /// A refusal of one subject is being looked into.
     pub suspended: bool,
     /// The repository is known to hold something.
     pub holds: bool,
-    /// What is remembered of a refusal of this very subject to this caller.
+    /// The memory of a refusal of this very subject to this caller.
     pub subject: Refusal,
 }
 
-/// What is known, in a word.
+/// The verdict that follows from what is known.
 pub(super) fn verdict(known: Known, ttl: Duration, grace: Duration) -> Verdict {
     match (of_repository(known, ttl, grace), known.subject) {
         (Verdict::Refused, _) | (_, Refusal::Believed) => Verdict::Refused,
-        // The right to the repository is none to this subject: the origin itself has to serve it.
+        // The right to the repository does not include this subject: the origin itself has to serve it.
         (_, Refusal::Doubted) => Verdict::Ask { bridged: false },
         (verdict, Refusal::None) => verdict,
     }
@@ -79,7 +79,7 @@ fn of_repository(known: Known, ttl: Duration, grace: Duration) -> Verdict {
         (None, _) => Verdict::Ask { bridged: public },
         (Some(_), Refusal::Believed) => Verdict::Refused,
         (Some(_), Refusal::Doubted) => Verdict::Ask { bridged: false },
-        // What it holds came by credentials: every pull begins with an anonymous question, which is known to be in vain.
+        // All content here came by credentials. Each pull begins with an anonymous request, which is known to fail.
         (Some(age), Refusal::None) if age < ttl && known.holds && !known.suspended => {
             Verdict::Refused
         }
@@ -87,29 +87,29 @@ fn of_repository(known: Known, ttl: Duration, grace: Duration) -> Verdict {
     }
 }
 
-/// What was asked of the origin.
+/// A question to the origin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Question {
-    /// What the caller wants. `others`: the repository is known to hold other things, of which one can be asked for.
+    /// The subject that the caller wants. `others`: the repository is known to hold other content to ask for.
     Wanted { others: bool },
     /// Something else that the repository is known to hold.
     Held,
 }
 
-/// What the origin said.
+/// The origin's answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Said {
     Served,
-    /// It refuses the subject.
+    /// The origin refuses the subject.
     Denied,
-    /// Its token server refuses the caller.
+    /// The origin's token server refuses the caller.
     Unwelcome,
     Absent,
-    /// Out of reach, or silent.
+    /// The origin is out of reach, silent, or limits requests.
     Nothing,
-    /// What no registry says.
+    /// An answer that no registry gives.
     Nonsense,
-    /// Nothing that has to do with a right.
+    /// An answer that does not concern a right.
     Other,
 }
 
@@ -130,35 +130,35 @@ impl Said {
     }
 }
 
-/// What that means for the caller's right to the repository.
+/// The effect of an answer on the caller's right to the repository.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Conclusion {
-    /// It has it, as of now. What was refused before is refused alone.
+    /// The caller has the right, as of now. Only the subject that was refused before stays refused.
     Keep,
-    /// It has none.
+    /// The caller has no right.
     Void,
-    /// It has none until the origin has served something else, which is asked for at once.
+    /// The caller has no right until the origin serves something else, which is asked for at once.
     Suspend,
-    /// As before.
+    /// The right stays as it was.
     Nothing,
 }
 
-/// What an answer means.
+/// Decides what an answer means for the right.
 #[expect(clippy::match_same_arms, reason = "a row of the table each")]
 pub(super) fn conclude(question: Question, said: Said) -> Conclusion {
     match (question, said) {
         (_, Said::Served) => Conclusion::Keep,
         (Question::Wanted { others: true }, Said::Denied) => Conclusion::Suspend,
         (_, Said::Denied | Said::Unwelcome) => Conclusion::Void,
-        // A registry may say so of what this caller may not see.
+        // A registry may say "not found" about content that this caller may not see.
         (Question::Held, Said::Absent) => Conclusion::Void,
         (Question::Wanted { .. }, Said::Absent)
         | (_, Said::Nothing | Said::Nonsense | Said::Other) => Conclusion::Nothing,
     }
 }
 
-/// Whether a failure counts as an outage of a repository. What no registry says is one for what is known to be public; for
-/// everything else it is no answer, and bridges nothing: a portal in front of a registry must not prolong a right.
+/// Whether a failure counts as an outage of a repository. An answer that no registry gives counts only if the content
+/// is known to be public. Otherwise it bridges nothing: a portal in front of a registry must not prolong a right.
 pub(super) fn is_outage(failure: &Failure, public: bool) -> bool {
     match failure {
         Failure::Unreachable { .. } | Failure::Limited { .. } => true,

@@ -1,7 +1,7 @@
 //! Which credential has opened which repository, and when (promise P17).
 //!
-//! A grant holds a fingerprint, never a secret. What was accepted, what was refused, and which single subjects were refused
-//! is known in memory and kept in a file ([`mod@file`]).
+//! A grant holds a fingerprint, never a secret. The memory has the accepted credentials, the refused ones, and the
+//! single subjects that were refused. A file keeps them over a restart ([`mod@file`]).
 
 mod file;
 
@@ -27,10 +27,11 @@ use crate::{
     telemetry,
 };
 
-/// Of so many grants, or revocations, half are forgotten, the oldest; the file is written anew.
+/// At this many grants or revocations, the older half is forgotten. At more than four times as many lines, the file is
+/// written anew.
 const CROWDED: usize = 50_000;
 
-/// The same of refusals for names that nothing was ever had from.
+/// The same limit for refusals of repositories from which nothing was ever served.
 const CROWDED_MADE_UP: usize = 4000;
 
 /// All verdicts over credentials.
@@ -40,24 +41,24 @@ pub struct Grants {
     kept: Arc<GrantLog>,
 }
 
-/// What is in the file.
+/// The content of the file.
 #[derive(Debug)]
 struct GrantLog {
     path: PathBuf,
     known: Mutex<HashMap<Key, u64>>,
-    /// When the origin last refused what another member may still know as accepted.
+    /// When the origin last refused a credential that another member may still know as accepted.
     revoked: Mutex<HashMap<Key, u64>>,
-    /// The same of repositories that nothing was ever had from, in memory alone: a client may make up names.
+    /// The same for repositories from which nothing was ever served, in memory alone: a client may make up names.
     made_up: Mutex<HashMap<Key, u64>>,
-    /// When it last refused a single subject.
+    /// When the origin last refused a single subject.
     denied: Mutex<HashMap<(Key, Reference), u64>>,
-    /// Pushed to while `known` is held, so that a refusal stands behind what it voids.
+    /// Lines to be written. A line is pushed while `known` is held, so that a refusal follows the grant that it voids.
     lines: Journal,
-    /// A task is about to write them: a disk that hangs has one thread of this.
+    /// A task is about to write the lines. A disk that hangs blocks only one thread this way.
     queued: AtomicBool,
-    /// What the file says is known.
+    /// The content of the file is in memory.
     taken_over: AtomicBool,
-    /// Whether the file is this larder's, and lines in it. Held while it is written.
+    /// The number of lines in the file; `None` while it is another larder's. The lock is held during a write.
     file: Mutex<Option<usize>>,
 }
 
@@ -73,7 +74,7 @@ impl Grants {
         grants
     }
 
-    /// The same while the file is another larder's: nothing is read or written until [`Self::take_over`].
+    /// As [`Self::load`], while another larder has the file: nothing is read or written before [`Self::take_over`].
     pub fn waiting(path: PathBuf, lifetime: Duration) -> Self {
         Self {
             lifetime,
@@ -91,8 +92,8 @@ impl Grants {
         }
     }
 
-    /// The file is this larder's now: what it says is added to what was learned meanwhile, and it is written anew
-    /// (blocking).
+    /// Takes over the file, which is this larder's from now on. Its content is merged with what was learned meanwhile,
+    /// and the file is written anew (blocking).
     pub fn take_over(&self) {
         let mut file = lock(&self.kept.file);
         if file.is_some() {
@@ -106,7 +107,7 @@ impl Grants {
         } = file::parse(&text);
         {
             let (mut here, mut voided) = (lock(&self.kept.known), lock(&self.kept.revoked));
-            // A refusal voids what the other of the two accepted before it.
+            // A refusal in the file voids what memory accepted before it, and the other way round.
             here.retain(|key, at| refused.get(key).is_none_or(|refused| refused < at));
             for (key, at) in accepted {
                 if voided.get(&key).is_none_or(|refused| *refused < at) {
@@ -127,12 +128,12 @@ impl Grants {
         *file = Some(self.kept.rewrite());
     }
 
-    /// Writes what the disk has not taken so far (blocking).
+    /// Writes the lines that did not reach the disk so far (blocking).
     pub fn flush(&self) {
         self.kept.write();
     }
 
-    /// How many there are.
+    /// The number of grants.
     pub fn count(&self) -> usize {
         lock(&self.kept.known).len()
     }
@@ -142,7 +143,7 @@ impl Grants {
         unix_age(*lock(&self.kept.known).get(key)?)
     }
 
-    /// How long ago it refused it, if that was its last word.
+    /// How long ago the origin refused this credential for this repository, if that was its last word.
     pub fn refused_since(&self, key: &Key) -> Option<Duration> {
         if lock(&self.kept.known).contains_key(key) {
             return None;
@@ -155,21 +156,21 @@ impl Grants {
         revoked.max(lock(&self.kept.made_up).get(key).copied())
     }
 
-    /// The origin accepted it now.
+    /// Records that the origin accepted the credential now.
     pub fn accept(&self, key: &Key) {
         let at = unix_now();
         let mut known = lock(&self.kept.known);
         let old = known.get(key).copied();
         known.insert(key.clone(), at);
-        // Tokens that clients bring are new ones again and again.
+        // Some clients bring a new token each time, so the map must be bounded.
         bound(&mut known);
-        // A pull makes a handful of proofs; one line is enough.
+        // A pull makes a handful of proofs within seconds; one line is enough.
         if old.is_none_or(|old| at.abs_diff(old) >= 5) {
             self.append(&file::accepted(key, at), known);
         }
     }
 
-    /// Another member says that the origin accepted it at that time.
+    /// Records that the origin accepted the credential at that time, by another member's word.
     pub fn learn(&self, key: &Key, at: u64) {
         let mut known = lock(&self.kept.known);
         let void = self.refused_at(key).is_some_and(|refused| at <= refused);
@@ -182,14 +183,14 @@ impl Grants {
         self.append(&file::accepted(key, at), known);
     }
 
-    /// The origin refused it now: whatever was granted before is void.
+    /// Records that the origin refused the credential now, which voids any grant.
     pub fn refuse(&self, key: &Key) {
         let at = unix_now();
-        // First of all the revocation: `take_over` and `learn` look at these two in the other order.
+        // Comes before the removal of the grant: `take_over` and `learn` look at the two in the other order.
         let news = {
             let mut revoked = lock(&self.kept.revoked);
             let news = revoked.insert(key.clone(), at).is_none();
-            // A client may show any secret: what is remembered must not grow without bound.
+            // A client may show any secret, so the map must be bounded.
             bound(&mut revoked);
             news
         };
@@ -200,10 +201,10 @@ impl Grants {
         }
     }
 
-    /// The same for a repository that holds nothing here. Where the credential was never accepted for it either, there is
-    /// nothing to be undone after a restart.
+    /// As [`Self::refuse`], for a repository from which nothing is stored here. If the credential was never accepted
+    /// for it either, a restart has nothing to undo, and nothing is written.
     pub fn refuse_made_up(&self, key: &Key) {
-        // While another larder has the file, it may say that the credential was accepted.
+        // While another larder has the file, the file may say that the credential was accepted.
         let unknown = !self.kept.taken_over.load(Ordering::Acquire);
         if unknown
             || lock(&self.kept.known).contains_key(key)
@@ -217,23 +218,23 @@ impl Grants {
         bound_at(&mut made_up, CROWDED_MADE_UP);
     }
 
-    /// Whether no single subject is refused to any caller, as a rule.
+    /// Whether no single subject is refused to any caller, which is the usual case.
     pub fn denies_nothing(&self) -> bool {
         lock(&self.kept.denied).is_empty()
     }
 
-    /// Whether the origin refused this subject alone, and has not served it since.
+    /// Whether the origin refused this caller this subject alone, and has not served it since.
     pub fn is_denied(&self, key: &Key, subject: &Reference) -> bool {
         let mark = (key.clone(), subject.clone());
         lock(&self.kept.denied).contains_key(&mark)
     }
 
-    /// The origin refused these subjects now.
+    /// Records that the origin refused these subjects now.
     pub fn deny(&self, key: &Key, subjects: &[Reference]) {
         self.mark(key, subjects, true);
     }
 
-    /// These subjects are not refused any more than the repository.
+    /// Ends the refusals of these single subjects, which the origin has served.
     pub fn serve(&self, key: &Key, subjects: &[Reference]) {
         self.mark(key, subjects, false);
     }
@@ -266,7 +267,7 @@ impl Grants {
         }
     }
 
-    /// Takes a line down that `known` agrees with, and lets go of it.
+    /// Queues a line that agrees with `known`, then releases `known`.
     fn append(&self, text: &str, known: MutexGuard<'_, HashMap<Key, u64>>) {
         let all = || self.kept.all(&known).into_bytes();
         self.kept.lines.push(text.as_bytes(), all);
@@ -278,7 +279,7 @@ impl Grants {
     }
 }
 
-/// Of too many the newer half stays.
+/// Keeps the newer half of a map that has become too large.
 fn bound<K: Eq + Hash>(map: &mut HashMap<K, u64>) {
     bound_at(map, CROWDED);
 }
@@ -290,7 +291,7 @@ fn bound_at<K: Eq + Hash>(map: &mut HashMap<K, u64>, most: usize) {
     let mut times: Vec<u64> = map.values().copied().collect();
     let (_, middle, _) = times.select_nth_unstable(most / 2);
     let middle = *middle;
-    // Of those of the same second some have to go as well.
+    // Many entries may be of the same second, so some of those go as well.
     let mut equal = most / 4;
     map.retain(|_, at| {
         let stays = *at > middle || (*at == middle && equal > 0);
@@ -300,13 +301,13 @@ fn bound_at<K: Eq + Hash>(map: &mut HashMap<K, u64>, most: usize) {
 }
 
 impl GrantLog {
-    /// Appends what is waiting (blocking).
+    /// Appends the waiting lines (blocking).
     fn write(&self) {
         let mut file = lock(&self.file);
-        // Before the lines are taken: what comes later is written by another.
+        // Reset before the lines are taken, so that another task writes lines that arrive later.
         self.queued.store(false, Ordering::Release);
         let Some(lines) = &mut *file else {
-            // What is another larder's now gets all of it with the memory, later.
+            // The file is another larder's. On take-over, all of memory is written to it.
             self.lines.waiting().clear();
             return;
         };
@@ -335,22 +336,22 @@ impl GrantLog {
         revocations.chain(granted).chain(denied).collect()
     }
 
-    /// Writes all that is in memory to a new file, while `file` is held; says how many lines that are (blocking).
+    /// Replaces the file with all that is in memory, and returns the number of lines. `file` must be held (blocking).
     fn rewrite(&self) -> usize {
         let text = {
             let known = lock(&self.known);
-            // All of that is in memory, and so in the text.
+            // The waiting lines are in memory too, and so in the text.
             self.lines.waiting().clear();
             self.all(&known)
         };
-        // A request that needs a verdict does not wait for the disk.
+        // The lock is released by now, so that a request for a verdict does not wait for the disk.
         match file::replace(&self.path, &text) {
             Ok(()) => text.lines().count(),
             Err(error) => {
                 if let Some(due) = telemetry::due("the grants are not written", "") {
                     tracing::warn!(%error, path = %self.path.display(), unsaid = due.unsaid, "the grants cannot be written and are asked for again after a restart; look at the disk and the file's owner");
                 }
-                // So that it is tried again.
+                // Larger than any limit, so that the next write tries again.
                 usize::MAX / 2
             }
         }

@@ -1,13 +1,13 @@
 //! Whether a registry holds the very bytes that are here (promises P16, P29).
 //!
-//! Bytes that did not come from a registry, such as those that the container runtime has pulled, say nothing about which
-//! repository holds them: a label, a name, or a manifest that names their digest can be made by anybody. So the origin has
-//! to return a part that larder chooses, and the part has to be equal. The end of the blob is asked for too: compressed
-//! layers end with a checksum of all their content, which only a server that knows all of it can give.
+//! Some bytes here did not come from a registry, such as those that the container runtime has pulled. They do not tell
+//! which repository holds them: anyone can make a label, a name, or a manifest that names their digest. So the origin
+//! has to return a part that larder chooses, and the part has to be equal. The end of the blob is asked for too. A
+//! compressed layer ends with a checksum of its whole content, which only a server that knows all of it can give.
 //!
-//! The part is drawn once for each digest while this process runs. A server that knows some of a private blob, and fails
-//! when it is asked for the rest, is asked for the same part again, under whatever name. One that gave other bytes is not
-//! believed for that digest again: what it serves is downloaded and hashed.
+//! The part is drawn once for each digest while this process runs. A server that knows only some of a private blob may
+//! fail when it is asked for the rest. It is then asked for the same part again, under any name. A server that gave
+//! other bytes is not believed again for that digest: its content is downloaded and hashed.
 
 use std::{hash::BuildHasher as _, num::NonZeroUsize, sync::Arc, time::Duration};
 
@@ -26,13 +26,13 @@ use crate::{
 /// Bytes of one part.
 pub const PART: u64 = 4 << 10;
 
-/// Of a registry that takes no ranges, blobs of up to this size are read whole.
+/// If a registry takes no ranges, blobs of up to this size are read whole.
 const READ_WHOLE: u64 = 1 << 20;
 
-/// Registries and digests that do not match, and are remembered.
+/// How many pairs of registry and digest that differ are remembered.
 const DIFFER: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
-/// A part has to come within this time.
+/// A part has to arrive within this time.
 const PART_WITHIN: Duration = Duration::from_secs(2);
 
 /// A part of the bytes that are here.
@@ -42,8 +42,8 @@ pub struct Part {
     pub bytes: Vec<u8>,
 }
 
-/// The ranges of a blob of `size` bytes that the origin has to return: one anywhere, and the end. A small blob is wanted
-/// whole. `random` is a number that no registry can foresee.
+/// The ranges of a blob of `size` bytes that the origin has to return: one at a random place, and the end. A small blob
+/// is asked for whole. `random` must be a number that no registry can foresee.
 fn ranges(size: u64, random: u64) -> Vec<Range> {
     if size <= PART {
         return vec![Range::new(0, size)];
@@ -72,11 +72,11 @@ impl From<Failure> for Unproven {
     }
 }
 
-/// Questions under way: of the same caller about the same digest there is one.
+/// Questions under way. Simultaneous questions of one caller about one digest are coalesced.
 pub(super) type Comparisons =
     Coalesce<(RegistryName, Repository, Fingerprint, Digest), Result<Option<String>, Unproven>>;
 
-/// What registries gave other bytes for.
+/// The digests for which a registry gave other bytes.
 #[derive(Debug)]
 pub(super) struct Differ(LruCache<(RegistryName, Digest), ()>);
 
@@ -92,8 +92,9 @@ impl Access {
         ranges(size, self.draw.hash_one(digest))
     }
 
-    /// Asks the origin, and no mirror, for parts of something that is here and that the repository is not known to hold. If
-    /// they are equal, the answer is a verdict as any other. No outage is bridged. Gives the media type that the origin says.
+    /// Asks the origin, and no mirror, for parts of content that is here and that the repository is not known to hold.
+    /// If they are equal, the answer is a verdict like any other. No outage is bridged. Returns the media type that the
+    /// origin states.
     pub async fn prove_holding(
         self: &Arc<Self>,
         place: &Place,
@@ -167,7 +168,7 @@ async fn compare(
             _ => Want::All,
         };
         let mut ask = place.ask(subject.clone(), want).proof();
-        // Where the origin has just led is as good as the origin.
+        // The place to which the origin has just redirected counts as the origin.
         ask.anew = number == 0;
         ask.first = origin;
         ask.of_origin = true;
@@ -180,7 +181,7 @@ async fn compare(
         if answer.endpoint != origin {
             return Err(other("the word of a mirror").into());
         }
-        // Such as a page that stands in a registry's place for a while.
+        // For example a web page that stands in a registry's place for a while.
         if answer.whole_length().is_some_and(|length| length != size) {
             return Err(other("something of another size").into());
         }
@@ -195,7 +196,7 @@ async fn compare(
     Ok(media_type)
 }
 
-/// The bytes of `range` from an answer that is that part, or the whole.
+/// The bytes of `range`, from an answer that has that part or the whole.
 async fn came(place: &Place, answer: Answer, range: Range, size: u64) -> Result<Vec<u8>, Failure> {
     let invalid = |why: &str| Failure::Invalid {
         at: place.registry.to_string(),
@@ -237,7 +238,7 @@ mod tests {
     }
 
     proptest! {
-        /// Every byte may be asked for, none beyond the end is, and the end always is.
+        /// Any byte may be asked for, but none beyond the end, and the end is always asked for.
         #[test]
         fn within_the_blob_and_with_its_end(size in 0u64..1 << 40, random: u64) {
             let ranges = ranges(size, random);

@@ -1,5 +1,6 @@
-//! How long a refusal is believed before the origin is asked again: a second, then twice as long each time, so that what
-//! is deployed before it is pushed heals within seconds, and a caller in a loop is no burden to the registry.
+//! How long a refusal is believed before the origin is asked again: one second at first, then twice as long each time.
+//! A workload that is deployed before its image is pushed recovers within seconds, and a caller in a loop burdens no
+//! registry.
 
 use std::{
     hash::Hash,
@@ -11,22 +12,22 @@ use lru::LruCache;
 
 const FIRST: Duration = Duration::from_secs(1);
 
-/// Long enough for a loop, short enough for a right that was just given.
+/// Long enough to slow a loop down, short enough for a right that was just given.
 const LONGEST: Duration = Duration::from_secs(20);
 
-/// A refusal that comes so long after the one before is a first one again.
+/// After this long without a refusal, the next one counts as the first again.
 const FORGOTTEN: Duration = Duration::from_mins(10);
 
-/// A client may show any secret: what is remembered must not grow without bound.
+/// A client may show any secret, so the number of remembered refusals is bounded.
 const MOST: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
-/// What is remembered of a refusal.
+/// The state of a remembered refusal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Refusal {
     None,
-    /// A moment ago: it is believed.
+    /// The refusal is recent enough to be believed.
     Believed,
-    /// Longer ago: the origin is asked again.
+    /// The refusal is older: the origin is asked again.
     Doubted,
 }
 
@@ -45,7 +46,7 @@ impl<K: Eq + Hash> Pauses<K> {
         Self(LruCache::new(MOST))
     }
 
-    /// The origin has refused it now. Many requests that meet one refusal count as one.
+    /// Records that the origin refused `key` now. Many requests that meet the same refusal count as one.
     pub(super) fn refused(&mut self, key: K, now: Instant) {
         let wait = match self.0.get(&key) {
             Some(pause) if now < pause.since + pause.wait => return,
@@ -55,7 +56,7 @@ impl<K: Eq + Hash> Pauses<K> {
         self.0.put(key, Pause { since: now, wait });
     }
 
-    /// The origin has served it.
+    /// Records that the origin served `key`.
     pub(super) fn served(&mut self, key: &K) {
         self.0.pop(key);
     }

@@ -11,16 +11,16 @@ use crate::{
     upstream::{Ask, Subject, Want},
 };
 
-/// A registry and a repository, together with the caller that asks for it, and what is remembered of the repository.
+/// A registry and a repository, together with the caller that asks for it, and the record of the repository.
 #[derive(Clone, Debug)]
 pub struct Place {
     pub registry: RegistryName,
     pub repository: Repository,
     pub record: Arc<RepositoryRecord>,
     pub identity: Identity,
-    /// Whose request it is.
+    /// The request that this place belongs to.
     pub trace: Trace,
-    /// How long upstream may take to answer a question, where that is less than usual.
+    /// How long upstream may take to answer a question, if less than usual.
     pub patience: Option<Duration>,
 }
 
@@ -36,7 +36,7 @@ impl Place {
         }
     }
 
-    /// The time that a question may take which has `usual` otherwise.
+    /// The time limit of a question that has `usual` without impatience.
     pub fn within(&self, usual: Duration) -> Duration {
         self.patience.map_or(usual, |patience| patience.min(usual))
     }
@@ -50,7 +50,7 @@ impl Place {
         }
     }
 
-    /// What a right is known by: the repository and the caller.
+    /// The key of a right: the repository and the caller.
     pub(super) fn key(&self) -> Key {
         self.key_of(&self.identity)
     }

@@ -1,7 +1,7 @@
-//! Asking the origin for a right, and whether an answer is one that the origin would give.
+//! Asks the origin whether a caller has a right, and checks whether an answer is one that the origin would give.
 //!
-//! A portal in front of a registry says 200 to everything. So an answer proves something only if it tells the size of a
-//! blob that is here, or the digest of a manifest; one that tells no digest is read and hashed.
+//! A portal in front of a registry answers 200 to everything. So an answer proves a right only if it states the size of
+//! a blob that is here, or the digest of a manifest. A manifest without a stated digest is read and hashed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
 /// How long a proof may take before the registry counts as unreachable.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Questions under way: of the same caller about the same thing there is one.
+/// Questions under way. Simultaneous questions of one caller about one subject are coalesced.
 pub(super) type Questions =
     Coalesce<(RegistryName, Repository, Fingerprint, String), Result<(), Failure>>;
 
@@ -28,11 +28,11 @@ pub(super) type Questions =
 pub(super) enum Fits {
     Yes,
     No,
-    /// Its bytes have to tell.
+    /// Its headers do not tell; its bytes have to be checked.
     ByBytes,
 }
 
-/// Whether a 200 or 206 is what a registry would say of `subject`, which has that `size` if it is known.
+/// Whether a 200 or 206 is an answer that a registry gives about `subject`, which has this `size` if it is known.
 #[expect(clippy::match_same_arms, reason = "a row of the table each")]
 pub(super) fn fits(subject: &Subject, answer: &Answer, size: Option<u64>) -> Fits {
     let digest = answer.header("docker-content-digest");
@@ -57,8 +57,8 @@ pub(super) fn fits(subject: &Subject, answer: &Answer, size: Option<u64>) -> Fit
 }
 
 impl Access {
-    /// Asks the origin whether it serves `subject`, which the repository is known to hold, to this caller, and remembers
-    /// the answer. An outage is bridged for a caller that was allowed not long ago.
+    /// Asks the origin whether it serves `subject` to this caller, and remembers the answer. The repository is known to
+    /// hold `subject`. An outage is bridged for a caller that was allowed not long ago.
     pub async fn prove(self: &Arc<Self>, place: &Place, subject: Subject) -> Result<(), Failure> {
         let verdict = self.verdict_on(place, subject.reference().as_ref());
         let bridged = verdict == Verdict::Ask { bridged: true };
@@ -77,9 +77,9 @@ impl Access {
         }
     }
 
-    /// The same for what the repository is not known to hold, of that size if it is known. The right to a repository is
-    /// none to everything that lies in the cache, so no outage is bridged: the origin itself has to answer for this very
-    /// subject.
+    /// As [`Self::prove`], for a subject that the repository is not known to hold, of that size if it is known. A right
+    /// to the repository is no right to everything in the cache. So no outage is bridged, and the origin itself has to
+    /// answer for this very subject.
     pub async fn prove_claim(
         self: &Arc<Self>,
         place: &Place,
@@ -91,15 +91,15 @@ impl Access {
         proven
     }
 
-    /// Asks the origin for a list that a mirror gave. A caller that may read a list may not therefore read content, nor the other
-    /// way round (some registries have a right for each), so nothing is remembered of it.
+    /// Asks the origin for a list that a mirror gave. Some registries have separate rights for lists and for content,
+    /// and neither implies the other. So the answer is not remembered.
     pub async fn prove_list(&self, place: &Place, list: Subject) -> Result<(), Failure> {
         let proven = self.ask_origin(place, list, false, None).await;
         self.metrics.access.proof(outcome(&proven));
         proven
     }
 
-    /// As [`Self::prove`], where the right may be known already.
+    /// As [`Self::prove`], but asks nothing if the right is already known.
     pub async fn prove_unless_known(
         self: &Arc<Self>,
         place: &Place,
@@ -134,9 +134,9 @@ impl Access {
         proven
     }
 
-    /// For blobs one byte is asked for, since public ECR refuses a HEAD; lists have none at some registries. Simultaneous
-    /// questions about the same thing by the same caller are one. With `optional` an origin that fails all the time is
-    /// not bothered.
+    /// Asks the origin for a blob's first byte, since public ECR refuses a HEAD, or for a whole list, since some
+    /// registries have no HEAD for lists. Simultaneous questions of one caller about one subject are coalesced. With
+    /// `optional`, an origin that keeps failing is not asked.
     pub(super) async fn ask_origin(
         &self,
         place: &Place,
@@ -182,7 +182,7 @@ impl Access {
     }
 }
 
-/// Whether the origin serves it.
+/// Checks whether the origin serves the subject.
 async fn served(upstreams: &Upstreams, mut ask: Ask, size: Option<u64>) -> Result<(), Failure> {
     let mut answer = upstreams.ask(&ask).await?;
     let other = |why: &str| Failure::Invalid {

@@ -1,5 +1,5 @@
-//! What follows a failure: which right it ends, and the question to the origin that tells a refusal of one subject from a
-//! refusal of the repository.
+//! The effects of a failure: which right it ends, and the question to the origin that tells whether it refused one
+//! subject or the whole repository.
 
 use std::{sync::Arc, time::Instant};
 
@@ -17,12 +17,12 @@ use crate::{
     upstream::{Failure, Subject},
 };
 
-/// Things that a repository holds of which one is asked for after a refusal, until one is served.
+/// After a refusal, this many other subjects are asked for at most, until the origin serves one.
 const HELD_ASKED: usize = 2;
 
 impl Access {
-    /// Takes note of what this caller met when it asked for `subject`. Only a refusal is a verdict, and that of a list is
-    /// one on the list alone.
+    /// Records a failure that this caller met when it asked for `subject`. Only a refusal is a verdict. The refusal of
+    /// a list concerns that list alone.
     pub fn met(self: &Arc<Self>, place: &Place, subject: &Subject, failure: &Failure) {
         let Some(denied) = subject.reference() else {
             return;
@@ -37,7 +37,7 @@ impl Access {
         match decision::conclude(Question::Wanted { others }, said) {
             Conclusion::Suspend => {
                 self.pause(place, &denied);
-                // At once: a right that comes back later must not open what is refused now.
+                // Denied at once: if the right comes back later, it must not include the subject that is refused now.
                 self.deny(place, &denied);
                 self.suspend(place);
                 self.look_into(place, denied, held);
@@ -52,7 +52,7 @@ impl Access {
         }
     }
 
-    /// What else the repository is known to hold, that which is most likely still there first.
+    /// Other content that the repository is known to hold. The registry most likely still has the first of it.
     fn held_besides(&self, place: &Place, denied: &[Reference]) -> Vec<Link> {
         let key = place.key();
         place.record.held(HELD_ASKED, |digest| {
@@ -61,7 +61,7 @@ impl Access {
         })
     }
 
-    /// The origin has refused this to this caller a moment ago, whatever else it may read.
+    /// Remembers for a while that the origin refused these subjects to this caller, whatever else it may read.
     fn pause(&self, place: &Place, denied: &[Reference]) {
         let (key, now) = (place.key(), Instant::now());
         let mut memory = self.memory();
@@ -71,7 +71,8 @@ impl Access {
         }
     }
 
-    /// It stays refused until the origin serves it. Of what is not here nothing could be served.
+    /// Keeps these subjects refused until the origin serves them. Subjects that are not here are left out, since larder
+    /// could not serve them anyway.
     fn deny(&self, place: &Place, denied: &[Reference]) {
         let here: Vec<Reference> = denied
             .iter()
@@ -86,7 +87,7 @@ impl Access {
         self.grants.deny(&place.key(), &here);
     }
 
-    /// The right ends for now, and would not come back with a restart.
+    /// Ends the right for now. A restart does not bring it back.
     fn suspend(&self, place: &Place) {
         let key = place.key();
         let public = place.identity.is_anonymous() && place.record.public_since().is_some();
@@ -102,7 +103,7 @@ impl Access {
         }
     }
 
-    /// The right has ended.
+    /// Ends the right.
     fn void(&self, place: &Place) {
         let (key, now) = (place.key(), Instant::now());
         let anonymous = place.identity.is_anonymous();
@@ -110,7 +111,8 @@ impl Access {
         {
             let mut memory = self.memory();
             let public = memory.suspended.pop(&key).unwrap_or_default() || public;
-            // What only credentials have opened is closed to all others for as long as a verdict is good.
+            // If only credentials have opened the repository, it stays closed to anonymous callers while a verdict is
+            // valid.
             let private = anonymous && !public && place.record.holds_something();
             if !private || memory.repositories.look(&key, now) != Refusal::None {
                 memory.repositories.refused(key.clone(), now);
@@ -125,8 +127,8 @@ impl Access {
         }
     }
 
-    /// Asks the origin for something that the repository is known to hold, on behalf of a caller whose right is suspended.
-    /// The caller does not wait for it: how long it is answered to would tell what is here.
+    /// Asks the origin for something else that the repository is known to hold, on behalf of a caller whose right is
+    /// suspended. The caller does not wait for this, since the time until its answer would reveal what is here.
     fn look_into(self: &Arc<Self>, place: &Place, denied: Vec<Reference>, held: Vec<Link>) {
         let (access, place, key) = (Arc::clone(self), place.clone(), place.key());
         let look = async move {
@@ -153,17 +155,17 @@ impl Access {
                 access.void(&place);
             }
         };
-        // Asked once, it goes on by itself.
+        // Polled once, the task goes on by itself.
         let _ = self.looks.run(key, look).now_or_never();
     }
 
-    /// Waits until it is known whether a refusal was one of the repository, if that is being asked.
+    /// Waits for the question, if one is under way, whether the origin refuses one subject or the whole repository.
     pub async fn settled(&self, place: &Place) {
         self.looks.join(&place.key()).await;
     }
 }
 
-/// A tag, the digest that it last named, and that which a list names since.
+/// The reference itself. For a tag, also the digest that it last named, and the digest that a list has named since.
 fn with_its_digest(place: &Place, reference: Reference) -> Vec<Reference> {
     let named = match &reference {
         Reference::Tag(tag) => [place.record.tag(tag), place.record.listed_since(tag)],

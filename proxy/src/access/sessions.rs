@@ -1,7 +1,7 @@
-//! larder's own tokens: what the token endpoint gives to a client that has shown its credential.
+//! larder's own tokens. The token endpoint gives one to a client that has shown its credential.
 //!
-//! A token is an unguessable word for an identity at one registry. It lives in memory only; after a restart clients get
-//! a new one.
+//! A token is an unguessable word that stands for an identity at one registry. It lives in memory only; after a
+//! restart, a client gets a new one.
 
 use std::time::Duration;
 
@@ -10,41 +10,41 @@ use moka::future::Cache;
 
 use crate::identity::{Identity, random_text};
 
-/// Every token begins with this, so that one that is no longer known can be distinguished from a registry's own.
+/// The prefix of every token. It tells a forgotten token of larder's from a token of the registry.
 const PREFIX: &str = "larder_";
 
-/// How long a token lasts, as the client reads it. The client comes again for a new one.
+/// The lifetime of a token that the client is told. After it, the client asks for a new one.
 pub const EXPIRES_IN: Duration = Duration::from_mins(5);
 
-/// containerd 1.6 uses a token for a whole pull however long that takes, so an unused one is forgotten late.
+/// containerd 1.6 uses one token for a whole pull, however long that takes. So tokens are kept for much longer.
 const IDLE: Duration = Duration::from_mins(30);
 const LONGEST: Duration = Duration::from_hours(6);
 
-/// Bytes of all tokens and of the secrets behind them, which any client may show: more than 10,000 of usual size.
+/// Bytes of all tokens and of the secrets behind them, which any client may show. Over 10,000 of usual size fit in.
 const MOST: u64 = 8 << 20;
 
-/// Bytes that a token takes besides its own.
+/// Bytes that an entry takes besides its token and its secret.
 const OVERHEAD: usize = 256;
 
 /// The bearer of a token.
 #[derive(Clone, Debug)]
 pub struct Session {
-    /// The registry that the identity was shown for; an anonymous one is good anywhere.
+    /// The registry that the identity was shown for; `None` for an anonymous identity, which is valid at any registry.
     pub registry: Option<RegistryName>,
     pub identity: Identity,
 }
 
-/// What a Bearer token is.
+/// The kind of a Bearer token.
 #[derive(Debug)]
 pub enum Bearer {
     Ours(Session),
-    /// One of ours that is not known any more.
+    /// A token of larder's that is not known any more.
     Expired,
-    /// Not one of ours: the registry's own.
+    /// A token of the registry's own.
     Foreign,
 }
 
-/// The tokens that are good now.
+/// The tokens that are valid now.
 #[derive(Debug)]
 pub struct Sessions(Cache<String, Session>);
 
@@ -91,7 +91,7 @@ mod tests {
         identity::Key,
     };
 
-    /// No registry is asked before a secret is kept.
+    /// A secret is kept before any registry has checked it.
     #[tokio::test]
     async fn large_secrets_fill_no_memory() {
         let sessions = Sessions::new();

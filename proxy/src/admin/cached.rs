@@ -1,4 +1,4 @@
-//! Answers that cost to find out, kept for the next caller, however many look at the page.
+//! Caches an answer that is expensive to compute, so that many visitors of the page cost no more than one.
 
 use std::{
     sync::Arc,
@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::Mutex;
 
-/// The last answer. A caller that asks while it is being found out waits for it.
+/// The last answer. A caller that asks while a new one is computed waits for it.
 #[derive(Debug)]
 pub struct Cached<T> {
     last: Mutex<Option<Last<T>>>,
@@ -15,7 +15,7 @@ pub struct Cached<T> {
 
 #[derive(Debug)]
 struct Last<T> {
-    /// What the answer may depend on, as it was then.
+    /// The stamp for which the answer was computed.
     stamp: u64,
     found: Instant,
     took: Duration,
@@ -23,16 +23,16 @@ struct Last<T> {
     answer: Arc<T>,
 }
 
-/// How long an answer is good for.
+/// How long a cached answer may be given.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// If the stamp has changed.
+    /// If the stamp has changed since.
     pub changed: Duration,
-    /// If it has not.
+    /// If the stamp is the same.
     pub same: Duration,
 }
 
-/// Finding out may take this part of the time at the most.
+/// Computing the answer may take one part in so many of the time: an answer that took long is kept for longer.
 const SHARE: u32 = 20;
 
 impl<T> Default for Cached<T> {
@@ -44,7 +44,7 @@ impl<T> Default for Cached<T> {
 }
 
 impl<T> Cached<T> {
-    /// The answer, found out again if it is too old for its stamp.
+    /// The cached answer, or a new one if it is too old. `stamp` changes when the answer may have changed.
     pub async fn get<F: Future<Output = T>>(
         &self,
         stamp: u64,
@@ -78,7 +78,7 @@ impl<T> Cached<T> {
 
     /// Drops an answer that no caller has asked for lately.
     pub fn let_go(&self, after: Duration) {
-        // The caller that holds the lock is asking.
+        // A caller that holds the lock needs the answer.
         if let Ok(mut last) = self.last.try_lock()
             && last
                 .as_ref()
@@ -107,7 +107,7 @@ mod tests {
             same: EVER,
         };
         for (stamp, answer) in [(1, 0), (1, 0), (2, 1), (2, 1), (1, 2)] {
-            // What takes no time may be found out again at once; the clock has to move, though.
+            // An answer that took no time may be computed again at once, as soon as the clock has moved.
             std::thread::sleep(Duration::from_millis(1));
             assert_eq!(*kept.get(stamp, patience, find).await, answer, "{stamp}");
         }
@@ -129,7 +129,7 @@ mod tests {
             1
         };
         assert_eq!(*kept.get(1, at_once, slow).await, 1);
-        // Ten seconds have to pass.
+        // An answer that took half a second is kept for ten.
         assert_eq!(*kept.get(2, at_once, || async { 2 }).await, 1);
     }
 }

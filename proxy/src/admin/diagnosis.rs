@@ -1,4 +1,4 @@
-//! `GET /doctor`, and the same for callers that ask often.
+//! `GET /doctor`, and cached diagnoses for callers that ask often.
 
 use std::{
     sync::Arc,
@@ -11,9 +11,9 @@ use super::Admin;
 use crate::doctor::{self, Patient};
 
 impl Admin {
-    /// What is wrong with this node. Registries and members are asked for it, so a diagnosis that is no older than
-    /// `within` is given again, and simultaneous callers share one: zero for a person at a terminal, a minute for a
-    /// page that is looked at all day.
+    /// What is wrong with this node. A diagnosis sends requests to registries and members, so one that is no older than
+    /// `within` is given again, and simultaneous callers share one. `within` is zero for a person at a terminal, and
+    /// two minutes for the status page, which may be open all day.
     pub async fn diagnosis(&self, within: Duration) -> Arc<Diagnosis> {
         let asked = Instant::now();
         let mut last = self.diagnosis.lock().await;

@@ -1,7 +1,7 @@
-//! What the store's file system says, for as long as it says anything.
+//! What the store's file system reports, with a time limit.
 //!
-//! A disk that hangs is when status and metrics are needed most: they go on without it after a while. The thread that
-//! waits for it cannot be called back, so there is never a second one.
+//! Status and metrics are needed most when a disk hangs, so they leave the disk out after two seconds. A thread
+//! that waits for the disk cannot be cancelled, so there is never a second one.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,10 +10,10 @@ use tokio::sync::Mutex;
 use super::Admin;
 use crate::sys::disk::Space;
 
-/// Less than Prometheus and the command line wait.
+/// Shorter than the time-outs of Prometheus and of the command line.
 const WITHIN: Duration = Duration::from_secs(2);
 
-/// What a look at the disk found.
+/// The result of a look at the disk.
 #[derive(Debug)]
 pub(super) struct Disk {
     pub(super) partial_bytes: u64,
@@ -21,7 +21,7 @@ pub(super) struct Disk {
 }
 
 impl Admin {
-    /// `None` where the disk does not answer.
+    /// `None` if the disk does not answer in time.
     pub(super) async fn disk(&self) -> Option<Disk> {
         let store = Arc::clone(&self.pull.store);
         let look = move || Disk {
@@ -32,12 +32,12 @@ impl Admin {
     }
 }
 
-/// At most one look at a time.
+/// Allows one look at a time.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Looks(Arc<Mutex<()>>);
 
 impl Looks {
-    /// Looks, on a thread of its own, and waits for so long: for the look that is under way, and for its own.
+    /// Looks on a blocking thread. `time` bounds the wait for a look that is under way and for this one together.
     async fn within<T: Send + 'static>(
         &self,
         time: Duration,

@@ -13,15 +13,15 @@ use crate::{
     events::{Heard, Next},
 };
 
-/// Lines on their way to the listener. What does not fit waits in the trace, and is lost there if it takes too long.
+/// Lines on their way to the client. Further events wait in the trace, which drops them if the client is too slow.
 const LINES: usize = 64;
 
-/// An empty line says that there is nothing to say.
+/// How often the client gets an empty line, which says that the connection lives.
 const QUIET: Duration = Duration::from_secs(5);
 
 impl Admin {
-    /// Until the listener goes or the daemon stops. With a reference only what is asked of its repository, by whatever
-    /// tag or digest: a pull by tag goes on by digests.
+    /// Sends events until the client leaves or the daemon stops. `ref` selects events of its repository, under any tag
+    /// or digest: a pull by tag continues by digests.
     pub(super) fn follow(&self, query: &Query<'_>) -> Response<Body> {
         let wanted = match query.get("ref").map(|image| image.parse::<ImageName>()) {
             None => None,
@@ -40,7 +40,7 @@ impl Admin {
                         Next::Missed(events) => line(&TraceEvent::Missed { events }),
                         Next::End => return,
                     },
-                    // The first at once: the listener knows that it is heard from now on.
+                    // The first tick is immediate: it tells the client that events are followed from now on.
                     _ = quiet.tick() => Bytes::from_static(b"\n"),
                     () = tell.closed() => return,
                 };

@@ -1,4 +1,4 @@
-//! Ready layers: every file, and what is not offered.
+//! Ready layers: every ready file, and the layers that are not offered.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use crate::{
     store::{Cause, Entry, Ground, Made, OpenIndex, Phase, ReadyFile, Store},
 };
 
-/// The index of a layer may take so long to come, for people.
+/// How long a person at the command line waits for an index.
 const INDEX_WITHIN: Duration = Duration::from_secs(5);
 
-/// The index of a layer.
+/// An index of a layer, as the answer describes it.
 #[derive(Serialize)]
 struct GivenIndex {
     layer: Digest,
@@ -30,7 +30,7 @@ struct GivenIndex {
 }
 
 impl Admin {
-    /// The index of a layer for a caller without a credential, from wherever a start would get it.
+    /// The index of a layer for a caller without a credential, from any source that a container's start would use.
     pub(super) async fn index(&self, query: &Query<'_>) -> Response<Body> {
         let given = async {
             let registry = query.get("registry")?.parse().ok()?;
@@ -40,7 +40,7 @@ impl Admin {
             let place = self.pull.known_place(registry, repository).await.ok()?;
             self.pull.index(&place, &layer, size, INDEX_WITHIN).await
         };
-        // Boxed: it is rare, and every request carries room for it.
+        // Boxed: the future of every admin request would otherwise have room for it.
         let Some(OpenIndex {
             index, made, maker, ..
         }) = Box::pin(given).await
@@ -59,7 +59,7 @@ impl Admin {
         })
     }
 
-    /// All of it, from memory.
+    /// All ready layers, from memory.
     pub(super) fn layers(&self) -> Layers {
         let (config, store) = (self.pull.config.load(), &self.pull.store);
         let mut shown = Layers {

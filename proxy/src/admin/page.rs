@@ -1,4 +1,4 @@
-//! The status page on the telemetry port: gathers what [`crate::page`] shows, no more often than it has to.
+//! The status page on the telemetry port: gathers what [`crate::page`] shows, as seldom as it can.
 
 use std::{
     collections::BTreeMap,
@@ -31,7 +31,7 @@ use crate::{
     visitor::{self, Refusal},
 };
 
-/// What the page is made of, and what it cost to find out.
+/// The data of the page, each part cached with what it cost to compute.
 #[derive(Debug, Default)]
 pub(super) struct Sights {
     history: History,
@@ -40,33 +40,33 @@ pub(super) struct Sights {
     registries: Cached<BTreeMap<RegistryName, u64>>,
     upstreams: Cached<Vec<Upstream>>,
     sets: Cached<Vec<SetStatus>>,
-    /// What doctor found, and when.
+    /// The last diagnosis, and when it was made.
     diagnosis: ArcSwapOption<(Instant, Arc<Diagnosis>)>,
     looking: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Several visitors share an answer.
+/// Short: visitors who look at the same time share an answer.
 const STATUS: Patience = Patience {
     changed: Duration::from_millis(500),
     same: Duration::from_millis(500),
 };
 
-/// Images change when something was asked for. Pins and verdicts change without that.
+/// A request may change the images, and the stamp shows it. The stamp does not show changes of pins and verdicts.
 const IMAGES: Patience = Patience {
     changed: Duration::from_secs(2),
     same: Duration::from_mins(1),
 };
 
-/// Doctor asks registries and members, so the page has it look no more often than this; and how long a page that is
-/// loaded waits for its word.
+/// Doctor asks registries and members, so the page starts it no more often than this. A page that is being loaded waits
+/// for the diagnosis for [`DIAGNOSIS_WITHIN`].
 const DIAGNOSIS: Duration = Duration::from_mins(2);
 const DIAGNOSIS_WITHIN: Duration = Duration::from_secs(1);
 
-/// What no browser asks for is dropped after this time.
+/// Cached data that no browser has asked for is dropped after this time.
 const UNSEEN: Duration = Duration::from_mins(2);
 
-/// Sent with everything of the page. The page holds no inline script or style, loads from this port alone, and cannot
-/// be framed by another; no answer may outlive the visit on the visitor's disk.
+/// Sent with every answer of the page. The page holds no inline script or style, loads from this port alone, and no
+/// other page may frame it. A browser stores no answer on disk.
 const HEADERS: [(HeaderName, HeaderValue); 7] = [
     (
         header::CONTENT_SECURITY_POLICY,
@@ -96,7 +96,7 @@ const HEADERS: [(HeaderName, HeaderValue); 7] = [
 ];
 
 impl Admin {
-    /// Answers a path of the page; nothing if there is no such path.
+    /// Answers a request for a path of the page; `None` for another path.
     pub(super) async fn page<B>(self: &Arc<Self>, request: &Request<B>) -> Option<Response<Body>> {
         let path = request.uri().path();
         let is_page = [
@@ -130,7 +130,7 @@ impl Admin {
         visitor::at_page(request, self.names(&config))
     }
 
-    /// What this node is called.
+    /// The names by which a visitor may address this node.
     pub(super) fn names<'a>(&'a self, config: &'a Config) -> visitor::Names<'a> {
         visitor::Names {
             own: &self.host,
@@ -185,7 +185,8 @@ impl Admin {
         }
     }
 
-    /// The registries behind this node. Which there are changes as seldom as images do; how they fare may at any time.
+    /// The registries behind this node, with their state. The list of names is cached for as long as images are; the
+    /// state is not.
     async fn behind(&self) -> Vec<Upstream> {
         let known = self
             .sights
@@ -198,7 +199,7 @@ impl Admin {
         upstreams
     }
 
-    /// What doctor found last. Has it look again if that is long ago, and waits so long for what it finds.
+    /// The last diagnosis. Starts a new one if the last is old, and waits for it for `patience` at most.
     async fn checked(self: &Arc<Self>, patience: Duration) -> Checked {
         let sights = &self.sights;
         let old = sights.diagnosis.load_full();
@@ -209,7 +210,7 @@ impl Admin {
                 *looking = Some(tokio::spawn(Arc::clone(self).examine()));
             }
             if let Some(looking) = looking.as_mut() {
-                // It goes on if it is not waited for any longer.
+                // The diagnosis continues after the time-out.
                 let _ = tokio::time::timeout(patience, looking).await;
             }
         }
@@ -228,7 +229,7 @@ impl Admin {
         self.sights.diagnosis.store(Some(found));
     }
 
-    /// Changes when something was committed, evicted or used, or made ready.
+    /// Changes when a blob was committed, evicted or used, or a layer was made ready.
     fn stamp(&self) -> u64 {
         let (totals, ready) = (self.pull.store.totals(), self.pull.store.ready_totals());
         let parts = [
@@ -250,11 +251,11 @@ impl Admin {
         }
     }
 
-    /// Closes a minute of the history each minute, and drops what no browser asks for, until the process ends.
+    /// Ends a minute of the history each minute, and drops data that no browser asks for, until the process ends.
     pub async fn keep_history(self: Arc<Self>) {
         let mut minutes = tokio::time::interval(MINUTE);
         minutes.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        // The first tick is at once.
+        // The first tick is immediate.
         minutes.tick().await;
         loop {
             minutes.tick().await;

@@ -1,4 +1,4 @@
-//! `GET /metrics`: what is counted all the time, and what is looked up at each scrape.
+//! `GET /metrics`: counters, and gauges that are read at each scrape.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::{
     sys,
 };
 
-/// The age of the runtime's report is of one scrape.
+/// The age of the runtime's report holds for one scrape.
 const AGE_SHOWN: Duration = Duration::from_secs(10);
 
 /// The text format of OpenMetrics, and the older one of Prometheus.
@@ -23,9 +23,9 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 impl Admin {
-    /// All metrics, in OpenMetrics for a scraper that asks for it as Prometheus does, else in the older text format.
+    /// All metrics, in OpenMetrics if the scraper's `Accept` names it, else in the older text format.
     pub(super) async fn metrics(&self, headers: &HeaderMap) -> Response<Body> {
-        // Two at once would count what has happened since the last one twice, and see each other's gauges half done.
+        // Two scrapes at once would count what happened since the last one twice, and would see half-set gauges.
         let _alone = self.scraping.lock().await;
         self.look().await;
         let accepted = headers.get_all(header::ACCEPT).iter();
@@ -44,13 +44,13 @@ impl Admin {
         response
     }
 
-    /// Looks at everything that is not counted as it happens.
+    /// Reads every value that is not counted as it happens.
     async fn look(&self) {
         self.pull.copies.show();
         self.warm.show();
         let config = self.pull.config.load_full();
         let metrics = &self.metrics;
-        // Where the disk does not answer, what it said last stays.
+        // If the disk does not answer, the gauges keep their last values.
         if let Some(disk) = self.disk().await {
             let shown = &metrics.store;
             shown.partial_bytes.set(disk.partial_bytes as i64);

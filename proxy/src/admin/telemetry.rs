@@ -23,7 +23,7 @@ impl Admin {
         {
             return response;
         }
-        // The same port as the page's, so the same hosts; health checks may name none.
+        // The page is on this port, so the same host names are allowed. A health check may send no `Host`.
         if arrival == Arrival::Loopback {
             let config = self.pull.config.load();
             if let Err(refusal) = visitor::named(request, self.names(&config)) {
@@ -35,12 +35,12 @@ impl Admin {
         }
         match request.uri().path() {
             "/metrics" => self.metrics(request.headers()).await,
-            // Everything is bound and built before the port answers.
+            // The port answers only after every listener is bound and every part is built.
             "/livez" => text(StatusCode::OK, "ok\n"),
             "/readyz" if self.readiness.is_withdrawn() => {
                 text(StatusCode::SERVICE_UNAVAILABLE, "larder stops\n")
             }
-            // A node that cannot keep still serves: ready, and the detail says what is wrong.
+            // A node that cannot write to its store still serves: it is ready, and the body says what is wrong.
             "/readyz" => text(
                 StatusCode::OK,
                 &match (self.pull.store.tenure(), self.pull.store.trouble()) {

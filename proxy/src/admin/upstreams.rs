@@ -1,4 +1,4 @@
-//! `GET /upstreams`: the registries behind this node, and how they fare.
+//! `GET /upstreams`: the registries behind this node, and their state.
 
 use std::collections::BTreeMap;
 
@@ -42,7 +42,7 @@ impl Admin {
         json(&Upstreams { upstreams })
     }
 
-    /// Every registry that is configured, or of which something is known here, with the number of its repositories.
+    /// Every registry that is configured or that the store knows, with the number of its repositories.
     pub(super) async fn known_registries(&self) -> BTreeMap<RegistryName, u64> {
         let count = |store: &Store| {
             let mut known: BTreeMap<RegistryName, u64> = BTreeMap::new();

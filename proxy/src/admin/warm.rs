@@ -8,8 +8,8 @@
 //! GET PATH/NAME/ready        200 once every image of the set is on this node, else 503
 //! ```
 //!
-//! PATH is `[warm] path`. By loopback all of it is shown; on `expose` nothing, or, where `[warm] expose` allows it, what is known
-//! to be public.
+//! PATH is `[warm] path`. A caller by loopback sees everything. On `expose` a caller sees nothing, or what is known to
+//! be public if `[warm] expose` allows it.
 
 use http::{Method, Request, Response, StatusCode, header};
 use larder_shared::warm::{SetImages, SetStatus};
@@ -35,7 +35,7 @@ impl Admin {
             match status {
                 Some(status) if one => return json(&status),
                 Some(mut status) => {
-                    // At a glance: the lists may have thousands of tags.
+                    // Left out of the list of all sets: a source may have thousands of tags.
                     status.all_images.clear();
                     for source in &mut status.sources {
                         source.tags.clear();
@@ -49,7 +49,7 @@ impl Admin {
         json(&sets)
     }
 
-    /// Answers below `[warm] path`; `None` for another path, and where nothing is shown.
+    /// Answers a request below `[warm] path`; `None` for another path, and where the sets are not shown.
     pub(super) async fn warm<B>(
         &self,
         request: &Request<B>,
@@ -77,7 +77,7 @@ impl Admin {
         if name.is_empty() {
             return Some(json(&self.warm.names()));
         }
-        // Whether something is missing here is no secret, also where it is private, and other nodes are not asked for it.
+        // The number of missing images is no secret, not even of private ones, and needs no question to other nodes.
         if what == Some("ready") {
             let status = self.warm.status(name);
             return Some(status.map_or_else(|| unknown(name), |status| ready(&status)));
@@ -108,7 +108,7 @@ impl Admin {
     }
 }
 
-/// Whether a node of the set has all of it. A node that is none of its nodes lacks nothing.
+/// 200 once this node has every image of the set. A node outside of the set lacks nothing.
 fn ready(status: &SetStatus) -> Response<Body> {
     let missing = status.images_to_cache.len();
     if !status.matches && status.error.is_none() {
@@ -132,7 +132,7 @@ fn unknown(name: &str) -> Response<Body> {
     said(StatusCode::NOT_FOUND, &why)
 }
 
-/// A word as JSON, which clients of Cachemachine read.
+/// A message as JSON in the form that clients of Cachemachine read.
 fn said(status: StatusCode, detail: &str) -> Response<Body> {
     let mut response = json(&serde_json::json!({ "detail": detail }));
     *response.status_mut() = status;

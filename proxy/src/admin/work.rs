@@ -1,6 +1,6 @@
-//! `POST /pull`, `/verify`, `/gc`: work that takes its time, reported line by line while it is done.
+//! `POST /pull`, `/verify`, `/gc`: long work, whose progress is sent line by line.
 //!
-//! A client that stops listening ends the work; a blob that is being downloaded is completed all the same.
+//! A client that closes the connection ends the work. A blob that is being downloaded is completed all the same.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,13 +18,13 @@ use crate::{
     trace::Trace,
 };
 
-/// Between two lines of progress.
+/// The time between two lines of progress.
 const TELL_EVERY: Duration = Duration::from_millis(200);
 
-/// Lines that wait for a slow listener. Progress that finds no room is left out.
+/// Lines that wait for a slow client. A line of progress for which there is no room is dropped.
 const LINES: usize = 16;
 
-/// Stops the work when no client waits for it.
+/// Stops the work when the client has gone.
 struct StopOnDrop(Arc<Counts>);
 
 impl Drop for StopOnDrop {
@@ -88,7 +88,7 @@ impl Admin {
     }
 }
 
-/// Does the work beside the connection, and tells of it.
+/// Runs the work in a task of its own, and sends its progress and outcome as lines.
 fn told<T, W, F>(work: W) -> Response<Body>
 where
     W: FnOnce(Arc<Counts>) -> F,

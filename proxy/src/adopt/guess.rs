@@ -10,16 +10,17 @@ use larder_shared::{
 
 use super::GUESSES;
 
-/// containerd's label for where content came from: the host behind it, without its port, and repositories as the value.
+/// containerd's label for where content came from. It ends in the registry's host, without the port; its value is a
+/// list of repositories.
 const SOURCE: &str = "containerd.io/distribution.source.";
 
 /// containerd's labels for what content names: only an index or a manifest has them.
 const NAMES: &str = "containerd.io/gc.ref.content.";
 
-/// Repositories that labels may nominate for one digest: anybody's manifest causes one.
+/// The most repositories that labels may nominate for one digest: anybody's manifest causes a label.
 const LABELLED: usize = 8;
 
-/// A guess: this repository holds that.
+/// A guess that a repository holds something.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Guess {
     pub registry: RegistryName,
@@ -51,8 +52,8 @@ impl Guess {
     }
 }
 
-/// What a report nominates, of what the runtime's content store holds: first what is used, then what has a name, then what
-/// only a label names. `configured` are registries that the operator has named.
+/// What a report nominates, of what the runtime's content store holds: first images in use, then other images with a
+/// name, then what only a label names. `configured` are registries that the operator has named.
 pub fn guesses(report: &Report, configured: &[RegistryName]) -> Vec<Guess> {
     let held: HashSet<&Digest> = report
         .content
@@ -99,7 +100,8 @@ pub fn guesses(report: &Report, configured: &[RegistryName]) -> Vec<Guess> {
     all.list
 }
 
-/// A name of an image, if it says which registry is meant. A bare digest, which the runtime uses as a name too, does not.
+/// A name of an image, if it says which registry is meant. A bare digest, which the runtime also uses as a name, does
+/// not.
 fn parsed(name: &str) -> Option<ImageName> {
     let (first, _) = name.split_once('/')?;
     RegistryName::is_plausible(first).then(|| name.parse().ok())?
@@ -169,7 +171,7 @@ impl Guesses {
     }
 }
 
-/// The registries that a label's host may mean: itself, and known ones at a port of it.
+/// The registries that a label's host may mean: the host itself, and known registries at a port of it.
 fn registries(host: &str, known: &HashSet<RegistryName>) -> Vec<RegistryName> {
     let mut all: Vec<RegistryName> = known
         .iter()

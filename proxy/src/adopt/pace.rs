@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-/// Questions at once, and a minute. Each is a few kilobytes.
+/// The most questions at once, and a minute. Each is a few kilobytes.
 pub const BURST: u32 = 30;
 pub const PER_MINUTE: u32 = 30;
 
-/// After a question without an answer the registry is left alone, and at the most for so long.
+/// How long the registry is left alone after a question without an answer: at first, and at the most.
 const PAUSE: Duration = Duration::from_secs(10);
 const PAUSE_MAX: Duration = Duration::from_mins(10);
 
@@ -46,13 +46,13 @@ impl Pace {
         Err(now + missing + Duration::from_millis(1))
     }
 
-    /// Whether it has all its room and may be asked at once, so that a new pace would say the same.
+    /// Whether the pace has all its room and no pause, so that a new pace would say the same.
     pub fn is_rested(&self, now: Instant) -> bool {
         let full = Duration::from_secs(60 * u64::from(BURST) / u64::from(PER_MINUTE));
         self.not_before.is_none_or(|at| at <= now) && now.saturating_duration_since(self.at) >= full
     }
 
-    /// It gave no answer, and wants to be left alone for so long if it said so.
+    /// Takes note that the registry gave no answer. `left_alone` is how long it asked to be left alone, if it said so.
     pub fn failed(&mut self, now: Instant, left_alone: Option<Duration>, jitter: f64) {
         let pause = PAUSE
             .saturating_mul(1 << self.failures.min(10))

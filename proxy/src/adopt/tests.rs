@@ -86,7 +86,7 @@ fn names_nominate_what_the_content_store_holds() {
             "a.io:5000/team/app blob layer",
         ]
     );
-    // Unpacked layers were discarded; CRI-O has no content store at all.
+    // The runtime may discard layers once they are unpacked, and CRI-O has no content store at all.
     let found = guesses(
         &report(images.clone(), Vec::new(), held(&["manifest"])),
         &[],
@@ -228,8 +228,8 @@ fn events() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    /// Whatever happens: only what is hashed and not proven is asked, never sooner than was said, and never faster than the
-    /// pace of a registry allows.
+    /// Whatever happens, only guesses that are hashed and not proven are asked, never sooner than was said, and never
+    /// faster than the pace of a registry allows.
     #[test]
     fn questions_keep_their_bounds(events in prop::collection::vec(events(), 1..400), jitter in 0.0f64..1.0) {
         let begun = Instant::now();

@@ -1,4 +1,4 @@
-//! The members of the cluster, as those that ask the same registries.
+//! The other members of the cluster as larders that ask the same registries.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The configuration file, read again while larder runs.
+//! Reads the configuration file again while larder runs.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,13 +12,13 @@ use crate::{
     telemetry::Logs,
 };
 
-/// The configuration file is looked at this often. Polling sees the symlink swaps of mounted ConfigMaps.
+/// How often the configuration file is read. Polling sees the symlink swaps of mounted ConfigMaps.
 const RELOAD_EVERY: Duration = Duration::from_secs(2);
 
-/// Where the configuration came from, so that it can be read again.
+/// Reads the configuration again from its source.
 pub type Reread = Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
 
-/// What of the cluster and of streaming is read at the start alone.
+/// The settings of the cluster and of streaming that take effect only at a start.
 fn at_start(config: &Config) -> impl PartialEq {
     let peers = config.cluster.peers.as_ref();
     let peers = peers.map(|peers| (peers.listen, peers.key.clone()));
@@ -31,17 +31,17 @@ fn at_start(config: &Config) -> impl PartialEq {
     (peers, config.cluster.object_store.clone(), streaming)
 }
 
-/// What a configuration that is read again changes.
+/// The parts that a new configuration changes.
 pub(super) struct Reload {
     pub(super) config: Arc<ArcSwap<Config>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) logs: Arc<Logs>,
-    /// Why the file cannot be used, while it cannot.
+    /// Why the file cannot be used; `None` while it can.
     pub(super) misread: Arc<ArcSwapOption<String>>,
 }
 
 impl Reload {
-    /// Reads the configuration again and again, and at once when SIGHUP asks for it.
+    /// Reads the configuration every [`RELOAD_EVERY`], and at once after a SIGHUP.
     pub(super) async fn run(self, reread: Option<Reread>, mut hang_up: Signal) {
         let reread = reread.map(Arc::new);
         loop {
@@ -64,8 +64,8 @@ impl Reload {
         }
     }
 
-    /// Puts what was read in force. A bad file keeps the one before in force, and is complained about once, or each
-    /// time that the operator has asked for a reload.
+    /// Puts a configuration in force. After a bad file, the previous one stays in force. The error is logged once, and
+    /// each time that the operator has asked for a reload.
     fn take(&self, read: Result<Config, ConfigError>, asked: bool) {
         let Self {
             config,
@@ -73,7 +73,7 @@ impl Reload {
             logs,
             misread,
         } = self;
-        // Also where the configuration is unchanged: the file was fixed by taking the change back.
+        // This also applies to an unchanged configuration: the operator fixed the file by undoing the change.
         if read.is_ok() && misread.load().is_some() {
             metrics.process.read_config(true, unix_seconds() as i64);
         }
@@ -127,7 +127,7 @@ impl Reload {
     }
 }
 
-/// The time, as metrics tell it.
+/// The time in the unit of metrics.
 pub(super) fn unix_seconds() -> f64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0.0, |since| since.as_secs_f64())

@@ -1,10 +1,10 @@
-//! The signals that a daemon is sent.
+//! The signals that the daemon handles.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The signals that mean the end.
+/// The signals that ask the daemon to stop, and the one for a reload.
 pub(super) struct Stop {
     terminate: Signal,
     interrupt: Signal,
@@ -13,7 +13,7 @@ pub(super) struct Stop {
 }
 
 impl Stop {
-    /// Listens for them from now on.
+    /// Starts to listen for the signals.
     pub(super) fn listen() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -22,7 +22,7 @@ impl Stop {
         })
     }
 
-    /// Waits for one of them, also one that came before this was called.
+    /// Waits for a signal to stop, even one that arrived before this call.
     pub(super) async fn asked(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}

@@ -1,14 +1,13 @@
-//! One larder after another at the same store: the later one waits, as a plain proxy, until the store is free.
+//! The succession of two larders at one store: the later one works as a plain proxy until the store is free.
 
 use std::{sync::Arc, time::Duration};
 
 use crate::{clock::unix_now, drain::Watch, pull::Pull, store::Tenure};
 
-/// A store that another larder has is asked for this often.
+/// How often the later larder tries to take over the store.
 const TAKE_OVER_EVERY: Duration = Duration::from_millis(200);
 
-/// Sees to it that the store becomes this larder's, as soon as its predecessor has let go of it, and then does what only
-/// its owner may.
+/// Takes over the store as soon as the predecessor has released it. Then does what only the store's owner may do.
 pub(super) async fn take_over(pull: Arc<Pull>, mut watch: Watch) {
     let mut complained = false;
     let mut waited = false;

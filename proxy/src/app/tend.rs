@@ -1,10 +1,10 @@
-//! Tokens of cloud identities are renewed before they end, also on a node that pulls nothing meanwhile.
+//! Renews tokens of cloud identities before they expire, even on a node that pulls nothing meanwhile.
 
 use std::{sync::Arc, time::Duration};
 
 use crate::pull::Pull;
 
-/// The first pause after a failed exchange is as long.
+/// The interval of the checks, and also the first pause after a failed exchange.
 const EVERY: Duration = Duration::from_secs(1);
 
 pub(super) async fn identities(pull: Arc<Pull>) {

@@ -1,4 +1,4 @@
-//! A body that is promised before it can be had, and what happens if it ends without a byte.
+//! Bodies whose headers leave before their bytes are here, and what happens if a body ends without a byte.
 
 use std::{fmt, pin::Pin};
 
@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::Body;
 use crate::fill::FillError;
 
-/// A body that is to come, or a word on why it does not.
+/// A body that is to come, or the reason why it does not.
 pub struct Awaited(pub(super) Pin<Box<dyn Future<Output = Result<Body, String>> + Send>>);
 
 impl Awaited {
@@ -37,7 +37,7 @@ impl fmt::Debug for Coming {
     }
 }
 
-/// Called when it is dropped, unless it is taken away before.
+/// Calls its function when it is dropped, unless a byte has come before.
 pub(super) struct Barren(Option<Box<dyn FnOnce() + Send>>);
 
 impl Barren {
@@ -45,7 +45,7 @@ impl Barren {
         Self(Some(Box::new(barren)))
     }
 
-    /// A byte has come.
+    /// Notes that a byte has come: the function is not called.
     pub(super) fn take_away(mut self) {
         self.0 = None;
     }

@@ -15,7 +15,8 @@ use super::{
 use crate::{fill::Passage, metrics::Receiving, record::RequestRecord, store::Store, sys::Regions};
 
 impl Passing {
-    /// `passage` from here on. With `hold`, its ranges end where the blob ends, and their tail waits for the digest.
+    /// Passes on the blob of `passage`. With `hold`, its ranges end where the blob ends, and their tail waits for the
+    /// digest.
     pub fn new(passage: Passage, hold: bool) -> Self {
         Self {
             passage,
@@ -50,10 +51,10 @@ impl Body {
         }
     }
 
-    /// A list that is passed on as long as it comes, and its length, if the source says it.
+    /// A list that is passed on as it comes, with its length if the source says it.
     pub fn passed_on(incoming: Incoming, length: Option<u64>) -> Self {
         let mut body = Self::new(Content::Upstream(Passed::new(incoming)), []);
-        // hyper asks for no more than was promised, so only the count tells that it was all.
+        // hyper asks for no more bytes than the length, so only the count tells that the body is complete.
         body.left = length;
         body
     }
@@ -71,7 +72,7 @@ impl Body {
         body
     }
 
-    /// Says what is to happen if it ends without a byte.
+    /// Says what is to happen if the body ends without a byte.
     #[must_use]
     pub fn if_barren(mut self, barren: impl FnOnce() + Send + 'static) -> Self {
         if self.left != Some(0) {
@@ -80,12 +81,12 @@ impl Body {
         self
     }
 
-    /// No bytes at all.
+    /// A body without bytes.
     pub fn empty() -> Self {
         Self::new(Content::None, [])
     }
 
-    /// These bytes.
+    /// A body of these bytes.
     pub fn bytes(bytes: impl Into<Bytes>) -> Self {
         Self::new(Content::None, [Segment::Bytes(bytes.into())])
     }
@@ -98,7 +99,8 @@ impl Body {
         self
     }
 
-    /// The same for another member's request. Nothing of `store` leaves that is not what it was when it was verified.
+    /// The same for another member's request. Bytes of `store` leave only if they are what they were when they were
+    /// verified.
     #[must_use]
     pub fn serve_checked(mut self, store: &Arc<Store>, record: RequestRecord) -> Self {
         self.copied = true;

@@ -1,5 +1,5 @@
-//! Bytes of a file that are not in memory: they are read on another thread, so that a disk which is slow, or hangs, holds up
-//! only the request that wants them.
+//! Bytes of a file that are not in memory: they are read on another thread, so that a disk which is slow, or hangs,
+//! holds up only the request that wants them.
 
 use std::{
     io,
@@ -16,7 +16,8 @@ use crate::{
     sys::{Calls, Hangs},
 };
 
-/// Bodies that wait for the disk at once; and a body whose bytes do not come ends short, as with any source that is idle.
+/// How many bodies wait for the disk at once, and for how long. Then a body ends short, as with any source that is
+/// idle.
 const AT_ONCE: usize = 64;
 const WITHIN: Duration = Duration::from_secs(20);
 
@@ -31,7 +32,7 @@ pub(super) enum Cold {
     Nothing,
     /// The bytes themselves, for a connection that cannot send files.
     Bytes(Read<Vec<u8>>),
-    /// That they are in memory, for one that can.
+    /// That the bytes are in memory, for a connection that can send files.
     Warm(Read<()>),
 }
 
@@ -46,8 +47,8 @@ impl std::fmt::Debug for Cold {
 }
 
 impl Cold {
-    /// The bytes that `cached` gives without waiting, or else those that `read` gives, whatever file it reads. A thread for
-    /// each piece would cost more than the piece.
+    /// The bytes that `cached` gives without waiting, or else those that `read` gives, whatever file it reads. A thread
+    /// for each piece would cost more than the piece.
     pub(super) fn poll_bytes<F>(
         &mut self,
         cx: &mut Context<'_>,

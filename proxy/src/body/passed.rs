@@ -1,4 +1,4 @@
-//! Answers of upstream that are passed on as they come, with and without a digest to hold them against.
+//! Answers of upstream that are passed on as they come, with or without a digest to check them against.
 
 use std::{
     collections::VecDeque,
@@ -19,7 +19,7 @@ use crate::{
     metrics::Receiving,
 };
 
-/// What is passed on and brings nothing for this long ends short (promise P12).
+/// A body that is passed on and brings nothing for this long ends short (promise P12).
 const IDLE: Duration = Duration::from_secs(20);
 
 /// A body of upstream.

@@ -1,4 +1,4 @@
-//! `larder pin`, `unpin`, `evict`, `gc`, `verify`: changes to the node tier that an operator asks for.
+//! `larder pin`, `unpin`, `evict`, `gc`, `verify`: an operator's changes to the node tier.
 
 use http::{HeaderMap, Method};
 use larder_shared::{
@@ -58,7 +58,7 @@ pub fn evict(args: &EvictArgs) -> anyhow::Result<u8> {
     let what = match (&args.upstream, &args.image) {
         (Some(name), _) => format!("upstream={}", encoded(name)),
         (None, Some(image)) => format!("ref={}", encoded(&image.to_string())),
-        // clap requires one of them.
+        // clap has made sure that one of them is given.
         (None, None) => anyhow::bail!("give an image, or a registry with --upstream NAME"),
     };
     let acted = asked(&args.socket, Method::POST, &format!("/evict?{what}"))?;

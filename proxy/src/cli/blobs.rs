@@ -56,7 +56,7 @@ pub fn blobs(args: &BlobsArgs) -> anyhow::Result<u8> {
         });
     }
     match args.sort {
-        // The daemon's own order is more exact than the seconds.
+        // The daemon sorts by last use, with a better resolution than the seconds here.
         Sort::Used => {}
         Sort::Size => blobs.blobs.sort_by_key(|blob| Reverse(blob.bytes)),
         Sort::Digest => blobs

@@ -1,23 +1,23 @@
-//! Says when containerd's files stop naming larder while the daemon runs. A removal may have cleaned this node and then
-//! failed on another one: the daemon goes on, and nothing asks it any more.
+//! Warns when containerd's files stop naming larder while the daemon runs. A removal may have cleaned this node and
+//! then failed on another one. The daemon then runs on, and no client asks it.
 
 use std::{thread, time::Duration};
 
 use super::{doctor, node_files::NodeFiles};
 
-/// Between two looks. Each reads a handful of small files.
+/// The time between two looks. A look reads a handful of small files.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// What a look has changed.
+/// A change since the last look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum News {
-    /// They do not name larder any more.
+    /// The files name larder no longer.
     Gone,
-    /// They name it now.
+    /// The files name larder now.
     Named,
 }
 
-/// Looks at the files for as long as the process lives, on a thread of its own: a disk may hang.
+/// Looks at the files for as long as the process lives. A thread of its own does it, since a disk may hang.
 pub fn watch(files: NodeFiles, port: u16) {
     let look = move || {
         let mut was = None;
@@ -43,7 +43,8 @@ pub fn watch(files: NodeFiles, port: u16) {
     }
 }
 
-/// `now`: whether a file names larder; `None` if that cannot be seen. Files that never named it are somebody's choice.
+/// `now` says whether a file names larder; `None` if the files cannot be seen. Files that never named larder are the
+/// operator's choice, and no news.
 fn news(was: &mut Option<bool>, now: Option<bool>) -> Option<News> {
     match (was.replace(now?), now?) {
         (Some(true), false) => Some(News::Gone),

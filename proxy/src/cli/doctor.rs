@@ -42,7 +42,7 @@ pub struct DoctorArgs {
     socket: SocketArgs,
 }
 
-/// Whether a file that containerd reads names the larder at this port of this node; `None` if the files cannot be seen.
+/// Whether a file of containerd's names the larder at this port of this node; `None` if the files cannot be seen.
 pub fn names_larder(files: &NodeFiles, port: u16) -> Option<bool> {
     node::names_larder(files, port)
 }
@@ -88,12 +88,12 @@ fn diagnose(args: &DoctorArgs) -> anyhow::Result<Diagnosis> {
     let hosts = node::look(args, status.as_ref().ok(), &mut outside);
     if let Ok(status) = &status {
         outside.extend(ports::look(status, &hosts)?);
-        // A daemon that does not answer this offers nothing.
+        // A daemon that does not answer this request offers no layers.
         let layers = ask(&args.socket, Method::GET, "/layers");
         let layers = layers.and_then(|text| read::<Layers>(&text));
         outside.extend(streaming::look(args, layers.ok().as_ref()));
     }
-    // Asked even if the rest failed: its checks are bounded, and may explain why nothing else answers.
+    // Asked even if the rest failed: the daemon's checks are bounded, and may explain why other requests get no answer.
     let inside = ask(&args.socket, Method::GET, "/doctor");
     let inside = inside.and_then(|text| read::<Diagnosis>(&text));
     let mut findings = Vec::new();
@@ -122,7 +122,7 @@ fn diagnose(args: &DoctorArgs) -> anyhow::Result<Diagnosis> {
             format!("the daemon did not return its own checks: {error:#}"),
             "use the larder command of the daemon's version",
         )),
-        // The error above already says that it does not answer.
+        // The error above already says that the daemon does not answer.
         Err(_) => {}
     }
     Ok(Diagnosis { findings })

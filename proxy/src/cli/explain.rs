@@ -65,7 +65,7 @@ pub fn explain(args: &ExplainArgs) -> anyhow::Result<u8> {
     if args.trace {
         return trace::follow(args.image.as_deref(), &args.socket);
     }
-    // clap requires an image here.
+    // clap has made sure that an image is given.
     let said = args.image.as_deref().unwrap_or_default();
     let image: ImageName = said.parse().map_err(|error| anyhow!("{said}: {error}"))?;
     let mut path = format!("/explain?ref={}", encoded(said));
@@ -164,7 +164,7 @@ fn basic(credential: &Credential) -> anyhow::Result<HeaderValue> {
     Ok(value)
 }
 
-/// What containerd on this node would do with the name, if its files can be seen here.
+/// What containerd on this node would do with the image's name, if its files can be seen here.
 fn in_runtime(args: &ExplainArgs, image: &ImageName) -> Step {
     let say = |outcome, detail: String| Step::new(StepName::Runtime, outcome, detail);
     let Some(certs) = args.files.certs_dir() else {
@@ -217,7 +217,7 @@ fn in_runtime(args: &ExplainArgs, image: &ImageName) -> Step {
     }
 }
 
-/// Whether the running larder listens there.
+/// Whether the running larder listens at this place, judged by the port.
 fn is_own(args: &ExplainArgs, place: &str) -> bool {
     let status = ask(&args.socket, Method::GET, "/status").and_then(|text| read::<Status>(&text));
     let port = |address: &str| address.rsplit_once(':').map(|(_, port)| port.to_owned());

@@ -1,4 +1,4 @@
-//! `larder hold`: the holder of streamed layers' mounts, the third role of the executable.
+//! `larder hold`: the holder, which keeps the mounts of streamed layers. It is the third role of the executable.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -60,7 +60,7 @@ pub struct HoldArgs {
 }
 
 pub fn hold(args: HoldArgs) -> anyhow::Result<u8> {
-    // Before anything else, while there is one thread.
+    // Before anything else, while the process has one thread.
     sys::leave_unix_sockets_alone().context(
         "cannot give up the network: this kernel has no seccomp filters, or larder has none for this processor",
     )?;

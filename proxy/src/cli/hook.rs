@@ -1,7 +1,8 @@
-//! `larder hook`: what the chart's hooks run in their Job. A DaemonSet does the work on every node; this command waits for
-//! it, says of each node that is not done why, and decides whether Helm may go on.
+//! `larder hook`: the command of the chart's hooks, run in their Job. A DaemonSet does the work on every node. This
+//! command waits for the nodes, says why each of the others is not done, and decides whether Helm may go on.
 //!
-//! Asks the Kubernetes API ([`super::kubernetes`]) with the Job's service account. What an answer means is pure ([`report`]).
+//! Asks the Kubernetes API ([`super::kubernetes`]) with the Job's service account. [`report`] judges the answers, and
+//! is pure.
 
 mod report;
 
@@ -16,7 +17,7 @@ use self::report::{Look, Verdict};
 use super::kubernetes::Api;
 use super::show::say;
 
-/// Between two looks.
+/// The time between two looks.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// What the nodes are asked to do.
@@ -116,7 +117,7 @@ async fn run(args: &HookArgs) -> Result<u8> {
                     return Ok(super::FAILED);
                 }
             },
-            // Rights that were just given, and an API server that restarts, take a moment.
+            // New rights need a moment to take effect, and so does an API server that restarts.
             Err(error) if over => {
                 return Err(error.context("what the nodes do cannot be read from the API"));
             }
@@ -132,7 +133,7 @@ fn say_all(lines: &[String]) {
     }
 }
 
-/// Makes the DaemonSet the Job's: Kubernetes deletes it with the Job.
+/// Makes the Job the owner of the DaemonSet, so that Kubernetes deletes the DaemonSet with the Job.
 async fn own(api: &Api, args: &HookArgs) -> Result<()> {
     let owner = json!([{
         "apiVersion": "batch/v1",
@@ -166,7 +167,7 @@ async fn look(api: &Api, args: &HookArgs, over: bool) -> Result<Look> {
     Ok(look)
 }
 
-/// Why the API server refuses the DaemonSet's pods, if it does.
+/// Why the API server refuses to create the DaemonSet's pods, if it does.
 fn refusal(events: &[Value]) -> Option<String> {
     let failed = events
         .iter()

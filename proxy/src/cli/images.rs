@@ -58,7 +58,7 @@ pub fn images(args: &ImagesArgs) -> anyhow::Result<u8> {
     match args.sort {
         Sort::Used => images.images.sort_by_key(|image| Reverse(image.last_used)),
         Sort::Size => images.images.sort_by_key(|image| Reverse(image.bytes)),
-        // The daemon's own order.
+        // The daemon sorts by name.
         Sort::Name => {}
     }
     if args.socket.json {

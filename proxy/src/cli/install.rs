@@ -1,13 +1,13 @@
 //! `larder install` and `larder uninstall`: make the container runtime ask larder first, and undo that.
 //!
-//! Owns the files that make a runtime ask larder: which are written, what was there before, and how it is
-//! restored. Paths are the node's; `root` knows where they are, on the node itself or mounted in a
-//! container. A plan is made from the files on disk (`certs` for containerd, `crio` for CRI-O), then shown or
-//! carried out (`act`). The runtimes' own configuration is only read (`containerd`, `reload`), but for one drop-in, which makes
-//! containerd mount ready files and which is written only when it is asked for (`streaming`).
+//! Owns the files that make a runtime ask larder: which ones it writes, what was there before, and how that is
+//! restored. Paths are the node's. `root` knows where they are: on the node itself, or mounted in a container. A plan
+//! is made from the files on disk (`certs` for containerd, `crio` for CRI-O), then shown or carried out (`act`). The
+//! runtimes' own configuration is only read (`containerd`, `reload`). The one exception is a drop-in that makes
+//! containerd mount ready files, written only on request (`streaming`).
 //!
-//! Order matters: while a file names larder's port, the runtime pulls through any program that listens
-//! there. So uninstall before the daemon stops for good.
+//! While a file names larder's port, the runtime pulls through any program that listens there. So run `larder
+//! uninstall` before the daemon stops for good.
 
 mod act;
 mod block;
@@ -168,12 +168,12 @@ pub struct UninstallArgs {
     pub dry_run: bool,
 }
 
-/// Puts larder before the other hosts that the runtime asks. Writes to `out` what was done, and to
-/// `complaints` what a person should fix. Returns the exit code: 0, even with warnings.
+/// Puts larder before the other hosts that the runtime asks. Writes to `out` what it did, and to `complaints` what a
+/// person should fix. Returns the exit code: 0, even with warnings.
 ///
 /// # Errors
-/// Nothing was touched: a bad argument, or a file that cannot be read or understood. Otherwise a write
-/// that failed; every file is then either as before or as planned.
+/// A bad argument, or a file that cannot be read or understood: then nothing was changed. Or a write that failed: then
+/// every file is either as before or as planned.
 pub fn install(args: &InstallArgs, out: &mut dyn Write, complaints: &mut dyn Write) -> Result<u8> {
     if args.watch || args.hold {
         let program = std::env::current_exe().context("cannot tell where this program is")?;
@@ -227,8 +227,8 @@ pub fn install(args: &InstallArgs, out: &mut dyn Write, complaints: &mut dyn Wri
     Ok(0)
 }
 
-/// Removes larder from the runtime's files. Writes to `out` what was done, and to `complaints` what a
-/// person should fix. Returns the exit code: 0, or 1 if a person has to check a file that was left.
+/// Removes larder from the runtime's files. Writes to `out` what it did, and to `complaints` what a person should fix.
+/// Returns the exit code: 0, or 1 if a person has to check a file that was left.
 ///
 /// # Errors
 /// A directory that cannot be read, or a write that failed; every file is then either as before or as planned.
@@ -242,7 +242,7 @@ pub fn uninstall(
     let mut looked = Vec::new();
     if let Some(dir) = &targets.containerd {
         certs::uninstall(&mut plan, &root, dir)?;
-        // Beside another certs.d there is another configuration.
+        // Another certs.d has another configuration beside it.
         let certs = args.node.containerd_certs_dir.as_ref();
         let beside = certs.map(|certs| certs.with_file_name("config.toml"));
         let given = args.containerd_config.clone().or(beside);
@@ -315,7 +315,7 @@ impl NodeArgs {
     }
 }
 
-/// Sends CRI-O the signal, also if an earlier run changed the files and ended before its signal.
+/// Sends CRI-O the signal, even if it was an earlier run that changed the files and ended before it sent one.
 fn reload(
     plan: &Plan,
     root: &Root,
@@ -336,7 +336,7 @@ fn reload(
     Ok(())
 }
 
-/// Waits for SIGTERM or SIGINT. The first process of a container ignores both unless it waits for them.
+/// Waits for SIGTERM or SIGINT. A process with PID 1 in a container ignores both unless it handles them.
 fn until_ended() -> Result<()> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -353,7 +353,7 @@ fn until_ended() -> Result<()> {
 }
 
 fn absolute(flag: &str, dir: &Path) -> Result<PathBuf> {
-    // containerd would split the path at the colon and find neither half.
+    // containerd would split the path at the colon, and would find neither part.
     if dir.to_string_lossy().contains(':') {
         bail!("{flag} {}: give one directory, not a list", dir.display());
     }
@@ -381,9 +381,9 @@ fn registry(said: &str) -> Result<(String, Option<String>)> {
     Ok((name, alias.map(str::to_owned)))
 }
 
-/// The URL in the form of the runtimes' files: scheme, host and port.
+/// The URL in the form that the runtimes' files need: scheme, host and port.
 fn address(url: &str) -> Result<String> {
-    // For a registry a missing scheme means HTTPS, but larder's own port speaks plain HTTP.
+    // For a registry, a missing scheme means HTTPS. larder's own port speaks plain HTTP.
     if !url.contains("://") && !url.contains('@') {
         bail!("--address: the scheme is missing: write \"http://{url}\"");
     }

@@ -1,4 +1,4 @@
-//! The Kubernetes API, as far as the chart's containers need it: over TLS, with the service account's token.
+//! The part of the Kubernetes API that the chart's containers need: over TLS, with the service account's token.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::client::{Direct, collect, trusting};
 const CONNECT: Duration = Duration::from_secs(3);
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// Objects in one answer, and its bytes: a pod has about 10 KB.
+/// The most objects in one answer, and its most bytes. A pod has about 10 KB.
 const PAGE: u32 = 250;
 const MOST: u64 = 32 << 20;
 
@@ -30,7 +30,7 @@ pub(super) struct Api {
 }
 
 impl Api {
-    /// The API at `url`, or the one that Kubernetes names to this pod.
+    /// The API at `url`, or the one that the pod's environment names.
     pub(super) fn new(url: Option<&str>, account: &Path) -> Result<Self> {
         let read = |name: &str| {
             let path = account.join(name);
@@ -86,7 +86,7 @@ impl Api {
         self.list("pods", "labelSelector", labels).await
     }
 
-    /// What happened to an object of this name.
+    /// The events about an object of this name.
     pub(super) async fn events(&self, of: &str) -> Result<Vec<Value>> {
         let selector = format!("involvedObject.name={of}");
         self.list("events", "fieldSelector", &selector).await
@@ -96,7 +96,7 @@ impl Api {
         format!("/apis/apps/v1/namespaces/{}/{rest}", self.namespace)
     }
 
-    /// All objects of a kind, a page at a time, without what only their writers need.
+    /// All objects of a kind, in several answers, without the fields that only their writers need.
     async fn list(&self, kind: &str, selector: &str, value: &str) -> Result<Vec<Value>> {
         let path = format!(
             "/api/v1/namespaces/{}/{kind}?limit={PAGE}&{selector}={}",
@@ -127,7 +127,7 @@ impl Api {
         }
     }
 
-    /// `None` if there is no such thing.
+    /// The answer; `None` if the object does not exist.
     async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Option<Value>> {
         let what = format!("{method} {path}");
         let text = body.map(Value::to_string).unwrap_or_default();
@@ -158,7 +158,7 @@ impl Api {
     }
 }
 
-/// Kubernetes names its API to every container by the environment.
+/// The API of this pod's cluster, which Kubernetes names in every container's environment.
 fn of_this_cluster() -> Result<String> {
     let named = |name: &str| {
         std::env::var(name).with_context(|| {

@@ -1,4 +1,4 @@
-//! `larder layers`: the ready files of layers, and what is not offered.
+//! `larder layers`: the ready files of layers, and the layers that are not offered.
 
 use clap::Args;
 use http::Method;

@@ -1,4 +1,4 @@
-//! `larder log`: what the running larder logs.
+//! `larder log`: the log filter of the running larder.
 
 use http::Method;
 use larder_shared::admin::LogFilter;

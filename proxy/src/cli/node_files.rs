@@ -1,11 +1,11 @@
-//! Where containerd's files are, for the commands that read them. Paths are those of the node. In a pod the files are
-//! below the directory where the node is mounted.
+//! Where containerd's files are, for the commands that read them. Paths are the node's. In a pod, the files are below
+//! the directory where the node is mounted.
 
 use std::path::{Path, PathBuf};
 
 use super::install::Root;
 
-/// Where containerd looks for `hosts.toml` by convention, and its configuration.
+/// The directory where containerd looks for `hosts.toml` by convention, and containerd's configuration.
 pub const CERTS_DIR: &str = "/etc/containerd/certs.d";
 pub const CONFIG: &str = "/etc/containerd/config.toml";
 
@@ -34,8 +34,8 @@ impl NodeFiles {
         self.shown(self.containerd_certs_dir.as_deref(), CERTS_DIR)
     }
 
-    /// `given`, or else `default` if its parent directory exists here. Without the parent the file is elsewhere, not
-    /// missing.
+    /// `given`, or else `default` if its parent directory exists here. Without the parent, the file is at another place
+    /// rather than missing.
     pub fn shown(&self, given: Option<&Path>, default: &str) -> Option<PathBuf> {
         let path = given.unwrap_or(Path::new(default)).to_owned();
         let above = path.parent().unwrap_or(&path);
@@ -43,8 +43,8 @@ impl NodeFiles {
         (given.is_some() || near.unwrap_or(false)).then_some(path)
     }
 
-    /// What makes the runtime ask larder: for every registry, or for one that the file for every registry does not cover. In a
-    /// pod the files are the chart's to write.
+    /// What a person does so that the runtime asks larder for every registry, or for `registry`, which the file for
+    /// every registry does not cover. In a pod, the chart writes the files.
     pub fn how_to_install(&self, registry: Option<&str>) -> String {
         let in_pod = self.node_root != Path::new("/");
         match (in_pod, registry) {
@@ -61,7 +61,7 @@ impl NodeFiles {
         }
     }
 
-    /// The node's root: paths and links are resolved on the node.
+    /// The node's root, at which paths and links are resolved.
     pub fn root(&self) -> anyhow::Result<Root> {
         Root::new(&self.node_root)
     }

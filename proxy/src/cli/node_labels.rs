@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::kubernetes::Api;
 use super::show::{complain, say};
 
-/// Between two tries.
+/// The time between two attempts.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Write this node's labels to a file, for `nodes` of warm sets
@@ -97,7 +97,7 @@ async fn run(args: &NodeLabelsArgs) -> Result<usize> {
             Ok(Err(error)) => error,
             Err(_) => anyhow!("no answer of the API within {} s", args.timeout),
         };
-        // Rights that were just given, and an API server that restarts, take a moment.
+        // New rights need a moment to take effect, and so does an API server that restarts.
         if Instant::now() + PAUSE >= deadline {
             return Err(why.context("this node's labels cannot be read from the API"));
         }
@@ -105,7 +105,7 @@ async fn run(args: &NodeLabelsArgs) -> Result<usize> {
     }
 }
 
-/// In the form of the downward API.
+/// The labels in the form of the downward API.
 fn text(node: &Value) -> String {
     let labels = node["metadata"]["labels"].as_object();
     let mut lines: Vec<String> = labels
@@ -117,7 +117,7 @@ fn text(node: &Value) -> String {
     lines.concat()
 }
 
-/// The daemon reads the whole file or the one before.
+/// Replaces the file at once, so that the daemon reads the old file or the new one.
 fn write(file: &Path, text: &str) -> std::io::Result<()> {
     let aside = file.with_extension("new");
     fs::write(&aside, text)?;

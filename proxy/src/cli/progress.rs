@@ -1,5 +1,5 @@
-//! Progress of long work: a bar with rate and remaining time on a terminal, else a line every few seconds. It goes to
-//! standard error, so that standard output holds only the outcome.
+//! Progress of long work. A terminal gets a bar with rate and remaining time, a pipe gets a line every few seconds.
+//! Both go to standard error, so that standard output holds only the outcome.
 
 use std::{
     io::IsTerminal as _,
@@ -17,7 +17,7 @@ use super::{
     socket::{SocketArgs, lines, read},
 };
 
-/// The time between two lines without a terminal.
+/// The time between two lines if there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
 /// Sends a request for long work and shows its progress. `doing` names the work: `pull nginx`.

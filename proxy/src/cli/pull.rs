@@ -80,7 +80,7 @@ pub fn pull(args: &PullArgs) -> anyhow::Result<u8> {
         .extend_pairs(platforms.map(|platform| ("platform", platform)))
         .finish();
     let mut outcome = PulledImages::default();
-    // A closed output pipe does not stop the pulls of the other images.
+    // The pulls of the other images continue if the reader of the output closes the pipe.
     let mut out = Telling::to(io::stdout());
     for image in images {
         let name = image.to_string();
@@ -112,7 +112,7 @@ impl PullArgs {
         let path = format!("/pull?ref={}&{query}", encoded(image));
         let pulled: PulledImage = watched(&self.socket, &format!("pull {image}"), &path, headers)?;
         if self.pin {
-            // By digest: the tag may have moved since.
+            // Pinned by digest, since the tag may have moved after the pull.
             let (name, _) = image.rsplit_once(['@', ':']).unwrap_or((image, ""));
             let name = name.split('@').next().unwrap_or(name);
             let pin = format!("/pin?ref={}", encoded(&format!("{name}@{}", pulled.digest)));
@@ -151,7 +151,7 @@ impl PullArgs {
         Ok(images)
     }
 
-    /// The credentials, for the daemon alone: the admin socket belongs to the node's administrator.
+    /// The credentials. They go to the daemon alone: the admin socket belongs to the node's administrator.
     fn headers(&self, images: &[ImageName]) -> anyhow::Result<HeaderMap> {
         let mut headers = HeaderMap::new();
         let Some(username) = &self.username else {

@@ -1,8 +1,8 @@
-//! What containerd would do with its `hosts.toml` files, read as containerd reads them. Reads, never writes.
+//! What containerd does with its `hosts.toml` files, read as containerd reads them. Never writes.
 //!
-//! For a registry `H`, containerd takes the first directory that exists of `H` with `:PORT` as `_PORT_`, `H` itself, and
-//! `_default`. A directory without a `hosts.toml` hides `_default` too. containerd asks the hosts in the order of the
-//! file. The last is the registry itself, unless `server` names another.
+//! For a registry `H:PORT`, containerd takes the first of the directories `H_PORT_`, `H:PORT` and `_default` that
+//! exists. A directory without a `hosts.toml` hides `_default` too. containerd asks the hosts in the order of the file.
+//! The last one is the registry itself, unless `server` names another.
 
 use std::path::{Path, PathBuf};
 
@@ -10,20 +10,20 @@ use toml::Value;
 
 use super::install::{self, Root};
 
-/// The directory for registries without one of their own.
+/// The directory of every registry that has no directory of its own.
 pub const DEFAULT: &str = "_default";
 
 const FILE: &str = "hosts.toml";
 
-/// The capabilities that containerd knows. It refuses a file with any other word.
+/// The capabilities that containerd knows. containerd refuses a file with any other word.
 const CAPABILITIES: [&str; 4] = ["pull", "resolve", "push", "referrers"];
 
-/// A directory of the certs.d directory.
+/// A registry's directory in certs.d.
 #[derive(Debug)]
 pub struct HostDir {
     /// The directory's own name.
     pub name: String,
-    /// Its path on the node.
+    /// The path of its `hosts.toml` on the node.
     pub file: PathBuf,
     pub said: Said,
 }
@@ -31,9 +31,9 @@ pub struct HostDir {
 /// What a directory's `hosts.toml` says.
 #[derive(Debug)]
 pub enum Said {
-    /// There is none: containerd asks the registry directly, with the certificates in the directory.
+    /// There is no file, or it is empty. containerd asks the registry directly, with the certificates in the directory.
     Nothing,
-    /// containerd ignores it and asks the registry directly.
+    /// containerd ignores the file, and asks the registry directly.
     Unusable(String),
     Hosts(Hosts),
 }
@@ -41,11 +41,11 @@ pub enum Said {
 /// A `hosts.toml` that containerd can use.
 #[derive(Debug)]
 pub struct Hosts {
-    /// In the order in which containerd asks them.
+    /// The hosts in the order in which containerd asks them.
     pub listed: Vec<Host>,
-    /// The last host, instead of the registry itself.
+    /// The last host, which replaces the registry itself.
     pub server: Option<String>,
-    /// The address that `larder install` has written.
+    /// The address that `larder install` has written, if it has.
     pub installed: Option<String>,
 }
 
@@ -55,17 +55,17 @@ pub struct Host {
     pub url: String,
     capabilities: Vec<String>,
     pub override_path: bool,
-    /// `ca`, `client` or `skip_verify` are set, which make containerd try TLS first.
+    /// Whether `ca`, `client` or `skip_verify` is set. Each makes containerd try TLS first.
     pub tls: bool,
 }
 
 impl Host {
-    /// Whether containerd asks it to resolve tags.
+    /// Whether containerd asks this host to resolve tags.
     pub fn resolves(&self) -> bool {
         self.can("resolve")
     }
 
-    /// Whether containerd asks it for content.
+    /// Whether containerd asks this host for content.
     pub fn pulls(&self) -> bool {
         self.can("pull")
     }
@@ -75,7 +75,7 @@ impl Host {
     }
 }
 
-/// All directories in the node's `dir`, sorted; `None` when there is no such directory.
+/// All directories in the node's `dir`, sorted; `None` if `dir` does not exist.
 pub fn directories(root: &Root, dir: &Path) -> anyhow::Result<Option<Vec<HostDir>>> {
     if !root.exists(dir)? {
         return Ok(None);
@@ -84,7 +84,7 @@ pub fn directories(root: &Root, dir: &Path) -> anyhow::Result<Option<Vec<HostDir
     Ok(Some(names.map(|name| read(root, dir, name)).collect()))
 }
 
-/// The directory that containerd takes for `registry`; `None` when there is none.
+/// The directory that containerd uses for `registry`; `None` if it finds none.
 pub fn lookup(root: &Root, dir: &Path, registry: &str) -> Option<HostDir> {
     let escaped = registry
         .rsplit_once(':')
@@ -146,7 +146,7 @@ fn parse(text: &str) -> Said {
     })
 }
 
-/// The address of a host that is reached at this node's loopback: `127.0.0.1:7420`.
+/// The address of a host on this node's loopback, such as `127.0.0.1:7420`; `None` for other hosts.
 pub fn local(url: &str) -> Option<String> {
     let url = if url.contains("://") {
         url.to_owned()

@@ -92,7 +92,7 @@ impl FromStr for AddressOrOff {
 }
 
 impl ServeArgs {
-    /// File first, then flags.
+    /// Reads the file, then applies the flags.
     fn read(&self) -> Result<Config, ConfigError> {
         let mut config = Config::load(self.config.as_deref())?;
         for upstream in &self.upstream {
@@ -146,7 +146,7 @@ pub fn serve(args: ServeArgs) -> anyhow::Result<u8> {
         };
         bound.run(reread).await
     });
-    // larder does not wait for a scrub of a large blob: the next larder waits for the store's lock.
+    // larder does not wait for the scrub of a large blob. The next larder waits for the store's lock.
     runtime.shutdown_timeout(LAST);
     ended?;
     Ok(0)

@@ -1,6 +1,6 @@
 //! Output for people: standard output, standard error, sizes and times.
 //!
-//! Colours go out only to a terminal, and never where NO_COLOR is set.
+//! Colours go only to a terminal, and never if NO_COLOR is set.
 
 use std::{
     fmt,
@@ -15,9 +15,9 @@ use super::FAILED;
 
 /// Headings.
 pub const BOLD: Style = Style::new().bold();
-/// As it should be.
+/// A good state.
 pub const GOOD: Style = AnsiColor::Green.on_default();
-/// To be looked at.
+/// A state to look at.
 pub const WARNING: Style = AnsiColor::Yellow.on_default();
 /// Wrong.
 pub const BAD: Style = AnsiColor::Red.on_default().bold();
@@ -27,7 +27,7 @@ pub fn styled(style: Style, text: impl fmt::Display) -> String {
     format!("{style}{text}{style:#}")
 }
 
-/// Prints a line of output. A reader that closes the pipe has seen enough: no failure. Other lost output is a failure.
+/// Prints a line of output. If the reader has closed the pipe, that is no failure; any other lost output is.
 pub fn say(text: &str) {
     let written = writeln!(anstream::stdout(), "{text}");
     match written.map_err(lost) {
@@ -58,7 +58,7 @@ impl<W: Write> Telling<W> {
         Self { to, failed: None }
     }
 
-    /// Whether all output was written, or its reader closed the pipe.
+    /// Whether all output was written, or the reader had closed the pipe.
     pub fn end(mut self) -> anyhow::Result<()> {
         self.flush()?;
         self.failed.and_then(lost).map_or(Ok(()), Err)
@@ -115,7 +115,7 @@ pub fn size(bytes: u64) -> String {
     bytesize::ByteSize::b(bytes).display().iec().to_string()
 }
 
-/// A share in whole per cent, 100 only for all of it.
+/// A share in whole per cent. Only all of it is 100.
 pub fn percent(part: u64, whole: u64) -> String {
     if part >= whole {
         return "100%".to_owned();
@@ -133,18 +133,18 @@ pub fn duration(duration: Duration) -> String {
     }
 }
 
-/// How long ago a second since 1970 was.
+/// The age of a moment, which is given in seconds since 1970.
 pub fn ago(seconds: u64) -> String {
     if seconds == 0 {
         return "-".to_owned();
     }
     let then = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-    // Zero if the clock was set back.
+    // If the clock was set back, the age is zero.
     let elapsed = SystemTime::now().duration_since(then).unwrap_or_default();
     format!("{} ago", duration(elapsed))
 }
 
-/// One or many: `1 blob`, `2 blobs`.
+/// A number of things: `1 blob`, `2 blobs`.
 pub fn count(number: u64, thing: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{number} {thing}{plural}")

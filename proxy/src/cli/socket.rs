@@ -1,4 +1,4 @@
-//! How commands reach the running larder: requests over its admin socket, and what to do if it does not answer.
+//! How commands reach the running larder: requests over its admin socket, and what to do if the daemon does not answer.
 
 use std::{
     fs, io,
@@ -20,13 +20,13 @@ use serde::de::DeserializeOwned;
 use super::show::warn;
 use crate::config::{Admin, Config};
 
-/// This command's version; the daemon's should be the same.
+/// This command's version, which should be the daemon's too.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The warning about an invalid configuration file is printed once.
+/// Prints the warning about an invalid configuration file only once.
 static SAID: Once = Once::new();
 
-/// After this long without a byte in the middle of an answer, the command gives up.
+/// The command gives up after this long without a byte in the middle of an answer.
 const SILENCE: Duration = Duration::from_secs(30);
 
 /// How to find the running larder.
@@ -63,7 +63,7 @@ pub struct SocketArgs {
 }
 
 impl SocketArgs {
-    /// An invalid file does not hide the daemon, which keeps its previous configuration.
+    /// The socket's path. An invalid file must not hide the daemon, which keeps its previous configuration.
     fn path(&self) -> PathBuf {
         if let Some(socket) = &self.socket {
             return socket.clone();
@@ -97,7 +97,7 @@ pub fn encoded(text: &str) -> String {
     url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }
 
-/// The daemon's answer. Unknown fields are ignored, and an error names a missing one.
+/// Reads the daemon's answer. Unknown fields are ignored, and an error names a missing field.
 pub fn read<T: DeserializeOwned>(text: &str) -> anyhow::Result<T> {
     serde_json::from_str(text).map_err(|error| {
         anyhow!(
@@ -112,7 +112,7 @@ pub fn ask(args: &SocketArgs, method: Method, path: &str) -> anyhow::Result<Stri
     ask_showing(args, method, path, HeaderMap::new())
 }
 
-/// The same with additional headers, such as credentials.
+/// As [`ask`], with additional headers, such as credentials.
 pub fn ask_showing(
     args: &SocketArgs,
     method: Method,
@@ -143,7 +143,7 @@ pub fn asked<T: DeserializeOwned>(
     read(&ask(args, method, path)?)
 }
 
-/// One request whose answer comes line by line; `each` sees them as they come.
+/// One request whose answer comes line by line; `each` gets each line as it comes.
 pub fn lines(
     args: &SocketArgs,
     path: &str,

@@ -118,7 +118,7 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<u8> {
 }
 
 fn say_store(store: &StoreStatus) {
-    // An older daemon does not send what `min_free` comes to.
+    // An older daemon does not send the bytes that `min_free` stands for.
     let (most, min_free) = match store.capacity_bytes {
         Some(capacity) => (
             capacity,
@@ -201,7 +201,7 @@ pub fn say_cluster(cluster: &ClusterStatus) {
     }
 }
 
-/// What lacks copies, where anything does. Of private content that is the operator's choice.
+/// Warns of blobs that lack copies. Private content does not count: its copies are the operator's choice.
 fn say_copies(copies: &CopiesStatus) {
     if copies.held_back {
         remark("more than a third of the members is missing: no copies are made");

@@ -1,4 +1,4 @@
-//! Tables: as wide as the terminal where there is one, plain columns in a pipe.
+//! Tables: as wide as the terminal, or plain columns in a pipe.
 
 use std::io::IsTerminal as _;
 
@@ -10,11 +10,11 @@ use super::show::{BOLD, say, styled};
 /// One column: its heading, and how its cells are laid out.
 #[derive(Clone, Copy, Debug)]
 pub enum Column {
-    /// May be broken into several lines where the terminal is narrow.
+    /// Text that may be broken into several lines if the terminal is narrow.
     Text(&'static str),
-    /// Is never broken.
+    /// A word, which is never broken.
     Word(&'static str),
-    /// Is never broken, and is aligned to the right.
+    /// A number, which is never broken, and is aligned to the right.
     Number(&'static str),
 }
 

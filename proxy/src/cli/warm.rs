@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{config::time, warm::cachemachine};
 
-/// Between two looks of `--wait`.
+/// The time between two looks of `--wait`.
 const GLANCE: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Debug, clap::Args)]
@@ -117,7 +117,7 @@ impl WarmArgs {
     }
 }
 
-/// Whether an image is missing, or it is not known yet which there are.
+/// Whether an image is missing, or the images of a set are not known yet.
 fn is_missing(sets: &[SetStatus]) -> bool {
     sets.iter().any(|set| {
         let unknown = set.images.is_empty() && set.error.is_some();

@@ -1,4 +1,4 @@
-//! `larder runtime`: the watcher, the second role of the executable.
+//! `larder runtime`: the watcher. It is the second role of the executable.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -63,7 +63,7 @@ fn every(text: &str) -> Result<Duration, String> {
 }
 
 pub fn runtime(args: RuntimeArgs) -> anyhow::Result<u8> {
-    // Before anything else, while there is one thread.
+    // Before anything else, while the process has one thread.
     sys::leave_unix_sockets_alone().context(
         "cannot give up the network: this kernel has no seccomp filters, or larder has none for this processor",
     )?;

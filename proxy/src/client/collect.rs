@@ -1,4 +1,4 @@
-//! Reading a body into memory, within bounds of bytes and of time.
+//! Reads a body into memory, bounded in bytes and time.
 
 use std::time::Duration;
 
@@ -33,13 +33,13 @@ pub async fn collect_bounded(
     }
 }
 
-/// The same, with the reason as text.
+/// As [`collect_bounded`], with the reason as text.
 pub async fn collect(body: Incoming, limit: u64, within: Duration) -> Result<Bytes, String> {
     let collected = collect_bounded(body, limit, within).await;
     collected.map_err(|why| why.to_string())
 }
 
-/// The first `limit` bytes of a body, or what has come of them within that time.
+/// The first `limit` bytes of a body, or as many as arrive within that time.
 pub async fn prefix(mut body: Incoming, limit: usize, within: Duration) -> Vec<u8> {
     let mut bytes = Vec::new();
     let gather = async {
@@ -49,7 +49,7 @@ pub async fn prefix(mut body: Incoming, limit: usize, within: Duration) -> Vec<u
             bytes.extend_from_slice(&frame.into_data().unwrap_or_default());
         }
     };
-    // What is late is looked at without its rest.
+    // After the time limit, the bytes that arrived are used.
     let _ = tokio::time::timeout(within, gather).await;
     bytes.truncate(limit);
     bytes

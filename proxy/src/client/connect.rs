@@ -1,4 +1,4 @@
-//! The connector: resolve, check the addresses, connect directly or through the environment's proxy.
+//! The connector: resolves names, checks addresses, and connects directly or through the environment's proxy.
 
 use std::{
     future::Future,
@@ -34,7 +34,7 @@ pub struct ProxyRules {
 
 impl ProxyRules {
     pub fn from_env() -> Self {
-        // In either case; what is empty is not set.
+        // The names are read in upper and lower case. An empty variable counts as not set.
         let said = |name: &str| {
             let names = [name.to_owned(), name.to_lowercase()];
             let mut values = names.iter().filter_map(|name| std::env::var(name).ok());
@@ -69,7 +69,7 @@ impl ProxyRules {
         (!self.direct.contains(uri.host()?, port)).then_some(proxy)
     }
 
-    /// What a proxy wants to see in the request itself. To an https place it leads by a tunnel, and sees it there.
+    /// The `Proxy-Authorization` to send in the request itself. For an https URL, the tunnel to the proxy carries it.
     pub fn authorization(&self, uri: &Uri) -> Option<HeaderValue> {
         if uri.scheme_str() != Some("http") {
             return None;
@@ -90,7 +90,7 @@ impl std::fmt::Debug for ProxyRules {
 #[derive(Clone, Debug)]
 pub struct Connector {
     direct: HttpConnector<Resolver>,
-    /// For the proxy itself, which the operator named.
+    /// Connects to the proxy itself, which the operator named.
     to_proxy: HttpConnector<Resolver>,
     reach: Reach,
     proxy: Arc<ProxyRules>,
@@ -127,7 +127,7 @@ impl Service<Uri> for Connector {
     fn call(&mut self, uri: Uri) -> BoxFuture<Tcp> {
         let mut this = self.clone();
         Box::pin(async move {
-            // An address in the URL never meets the resolver.
+            // An address in the URL does not go through the resolver.
             if let Some(address) = literal(&uri) {
                 this.reach.check(address)?;
             }
@@ -159,8 +159,8 @@ fn literal(uri: &Uri) -> Option<IpAddr> {
         .ok()
 }
 
-/// A resolver whose answers hold only addresses within reach. getaddrinfo also reads the odd spellings of an address
-/// (decimal, octal), so those are judged by what they mean.
+/// A resolver that returns only addresses within reach. getaddrinfo also reads odd spellings of an address (decimal,
+/// octal), so those are judged by their meaning.
 #[derive(Clone, Debug)]
 pub struct Resolver {
     reach: Reach,
@@ -197,7 +197,7 @@ impl Service<Name> for Resolver {
     }
 }
 
-/// A TCP connection, to the place itself or to a proxy that wants the whole URL in the request line.
+/// A TCP connection to the place itself, or to a proxy that expects the whole URL in the request line.
 pub struct Tcp {
     io: TokioIo<TcpStream>,
     proxied: bool,

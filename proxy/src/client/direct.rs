@@ -1,4 +1,4 @@
-//! Connections that go by no proxy: to other members, and to the Kubernetes API.
+//! Connections without a proxy: to other members, and to the Kubernetes API.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -15,12 +15,12 @@ use super::{
     tls::{TlsError, bundle},
 };
 
-/// Connections that go by no proxy, to any address: the configuration lists where they lead.
+/// Connections without a proxy, to any address, since the configuration lists their targets.
 #[derive(Clone, Debug)]
 pub struct Direct(Pool);
 
 impl Direct {
-    /// Plain, or by TLS with this configuration and the name that the other side must have.
+    /// Plain connections, or TLS with this configuration and this name of the other side.
     pub fn new(
         tls: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>,
         connect_timeout: Duration,
@@ -43,7 +43,7 @@ impl Direct {
         Self(pooled(connector))
     }
 
-    /// Sends `request` and waits for the head of the response for as long as the caller does.
+    /// Sends `request` and waits for the head of the response. The caller sets the time limit.
     pub async fn send(
         &self,
         request: Request<Full<Bytes>>,
@@ -52,12 +52,12 @@ impl Direct {
     }
 }
 
-/// TLS for connections that are plain: it trusts no server.
+/// The TLS configuration of plain connections. It trusts no server.
 fn trusting_none() -> rustls::ClientConfig {
     trusting_roots(rustls::RootCertStore::empty())
 }
 
-/// TLS that trusts the CAs of this file alone.
+/// A TLS configuration that trusts only the CAs of this file.
 ///
 /// # Errors
 /// The file cannot be read, or has no certificate.

@@ -17,10 +17,10 @@ use super::{connect::Connector, reach::Forbidden, tls::TlsError};
 const IDLE_PER_HOST: usize = 32;
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Headers of an answer. Fronts add many; hyper's own bound is 100, which other clients do not have.
+/// The most headers in a response. Some fronts add many. hyper's own bound is 100, which other clients do not have.
 const MAX_HEADERS: usize = 1000;
 
-/// Why no response came. Holds no URL: a URL may be signed.
+/// Why there is no response. It never holds a URL, since a URL may be signed.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
     #[error("{0}")]
@@ -31,12 +31,12 @@ pub enum SendError {
     Timeout(Duration),
     #[error("{0}")]
     Failed(String),
-    /// A connection stood and ended, or brought something that is no answer.
+    /// The connection stood, but ended or brought something that is no response.
     #[error("{0}")]
     Broken(String),
 }
 
-/// Connections that are kept, to any number of hosts.
+/// Kept connections, to any number of hosts.
 pub(super) type Pool = legacy::Client<hyper_rustls::HttpsConnector<Connector>, Full<Bytes>>;
 
 /// A pool whose connections `connector` makes.
@@ -49,8 +49,8 @@ pub(super) fn pooled(connector: hyper_rustls::HttpsConnector<Connector>) -> Pool
         .build(connector)
 }
 
-/// Sends a request. A server may close an idle connection in the very moment in which it is used again, which says nothing
-/// about the server: what can be asked twice is asked once more where the connection ended without an answer.
+/// Sends a request. A server may close an idle connection just when it is used again, which says nothing about the
+/// server. So if the connection ended without an answer, a GET or HEAD is sent once more.
 pub(super) async fn exchange(
     pool: &Pool,
     request: Request<Full<Bytes>>,
@@ -65,7 +65,7 @@ pub(super) async fn exchange(
     answered.map_err(|error| explain(&error))
 }
 
-/// Whether a connection that stood has ended before an answer.
+/// Whether an established connection ended before an answer.
 fn was_closed(error: &legacy::Error) -> bool {
     use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
     if error.is_connect() {
@@ -87,14 +87,14 @@ fn was_closed(error: &legacy::Error) -> bool {
     false
 }
 
-/// The innermost cause says what happened; the outer ones say "client error (Connect)".
+/// Finds the innermost cause, which says what happened. The outer ones only say "client error (Connect)".
 fn explain(error: &legacy::Error) -> SendError {
     let mut cause: &dyn std::error::Error = error;
     loop {
         if let Some(forbidden) = cause.downcast_ref::<Forbidden>() {
             return SendError::Forbidden(*forbidden);
         }
-        // An io::Error shows its inner error as itself, not as its source.
+        // An `io::Error` does not return its inner error as its source.
         if let Some(inner) = cause
             .downcast_ref::<std::io::Error>()
             .and_then(std::io::Error::get_ref)

@@ -1,11 +1,11 @@
-//! `NO_PROXY`, as Go's programs read it (golang.org/x/net/http/httpproxy): the runtimes of a node are written in Go, and one
+//! `NO_PROXY`, as Go's programs read it (golang.org/x/net/http/httpproxy). A node's runtimes are written in Go, and one
 //! variable is set for all of them.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// What is reached without a proxy.
+/// The hosts that are reached without a proxy.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(super) struct NoProxy {
     everything: bool,
@@ -17,9 +17,9 @@ enum Rule {
     Net(IpNet),
     Address(IpAddr, Option<String>),
     Domain {
-        /// With a dot before it.
+        /// The domain, with a dot in front.
         suffix: String,
-        /// The name itself is meant as well as what is below it.
+        /// The domain itself is meant as well as the names below it.
         itself: bool,
         port: Option<String>,
     },
@@ -39,7 +39,7 @@ impl NoProxy {
         read
     }
 
-    /// Whether `host:port` is reached without a proxy. The node's own addresses always are.
+    /// Whether `host:port` is reached without a proxy, which loopback addresses always are.
     pub(super) fn contains(&self, host: &str, port: u16) -> bool {
         let host = host.trim().to_lowercase();
         let address = unbracketed(&host).parse::<IpAddr>().ok();
@@ -64,7 +64,7 @@ impl NoProxy {
     }
 }
 
-/// One entry; nothing for one that means nothing.
+/// Parses one entry; `None` for an entry without a meaning.
 fn rule(entry: &str) -> Option<Rule> {
     if entry.is_empty() {
         return None;
@@ -96,7 +96,7 @@ fn rule(entry: &str) -> Option<Rule> {
     })
 }
 
-/// `host:port` and `[address]:port`; an address of IPv6 alone has no port.
+/// Splits `host:port` or `[address]:port`. A bare IPv6 address has no port.
 fn split_port(entry: &str) -> Option<(&str, &str)> {
     let (host, port) = entry.rsplit_once(':')?;
     if host.starts_with('[') {

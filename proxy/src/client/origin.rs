@@ -11,7 +11,7 @@ pub fn origin(uri: &Uri) -> String {
     )
 }
 
-/// Whether two URLs lead to the same place: scheme, host and port, each in its one spelling.
+/// Whether two URLs lead to the same place, after scheme, host and port were brought to one spelling.
 pub fn same_place(a: &Uri, b: &Uri) -> bool {
     let place = |uri: &Uri| {
         let host = larder_shared::name::canonical_host(uri.host()?)?;
@@ -27,7 +27,7 @@ pub fn same_place(a: &Uri, b: &Uri) -> bool {
     a.is_some() && a == place(b)
 }
 
-/// Whether a URL's host is this node's loopback, as it is written.
+/// Whether a URL's host is this node's loopback by its spelling; names are not resolved.
 pub fn is_loopback(uri: &Uri) -> bool {
     let host = uri.host().and_then(larder_shared::name::canonical_host);
     host.is_some_and(|host| {

@@ -1,39 +1,39 @@
 //! Which addresses may be connected to (promise P20).
 //!
-//! A request names its registry, so any client that may speak to larder chooses where larder connects. Addresses of
-//! this node and of the cloud's metadata service are therefore refused, after DNS, unless the configuration names the
-//! place; and what a public upstream leads to must be public too.
+//! A request names its registry, so any client of larder chooses where larder connects. Addresses of this node and of
+//! the cloud's metadata service are therefore refused, after DNS, unless the configuration names the place. A place to
+//! which a public upstream leads must be public too.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// How far a connection may reach.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Reach {
-    /// The configuration names this very place: any address.
+    /// The configuration names this very place: any address is allowed.
     Named,
-    /// A registry that a request names: not this node, not link-local.
+    /// A client named the registry: not this node, and no link-local address.
     Direct,
-    /// Where an upstream led to by redirect or realm: public addresses only.
+    /// An upstream led there by a redirect or a realm: public addresses only.
     Public,
 }
 
-/// Whose endpoint a place is that an upstream led to.
+/// Whose endpoint a place is, seen from the upstream that led there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Whose {
-    /// The configuration names it for the registry that led there.
+    /// An endpoint of the registry that led there.
     Its,
-    /// The configuration names it for another registry.
+    /// An endpoint of another registry in the configuration.
     Another,
-    /// The configuration does not name it.
+    /// The configuration does not name the place.
     Nobody,
 }
 
 impl Reach {
-    /// How far a place is reached that an upstream led to, by a redirect or a realm. `from_loopback`: the upstream is on
-    /// this node's loopback itself.
+    /// The reach of a place to which an upstream led by a redirect or a realm. `from_loopback`: the upstream itself is
+    /// on this node's loopback.
     ///
-    /// A registry that anyone may name must not get at what the operator has opened for another one. A configured one
-    /// may lead on inside its network, and to loopback only if it is there.
+    /// A registry that any client may name must not reach a place that the operator allowed for another one. A
+    /// configured registry may lead to places inside its network. It may lead to loopback only if it is there itself.
     #[must_use]
     pub fn led(self, whose: Whose, from_loopback: bool) -> Self {
         match (whose, self) {
@@ -120,7 +120,7 @@ fn class_v6(v6: Ipv6Addr) -> Class {
     }
 }
 
-/// IPv4 in IPv6 clothes: mapped, compatible, NAT64, 6to4.
+/// The IPv4 address inside an IPv6 address: mapped, compatible, NAT64, 6to4.
 fn embedded_v4(v6: Ipv6Addr) -> Option<Ipv4Addr> {
     if let Some(v4) = v6.to_ipv4_mapped() {
         return Some(v4);

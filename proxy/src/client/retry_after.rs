@@ -1,4 +1,4 @@
-//! How long a server wants to be left alone.
+//! How long a server requests silence.
 
 use std::time::Duration;
 

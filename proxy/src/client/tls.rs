@@ -1,5 +1,5 @@
-//! Which servers TLS trusts: by the system's roots, an upstream's own CA bundle, or all if the operator says so; and
-//! what larder shows of itself.
+//! Which servers TLS trusts: by the system's roots, by an upstream's own CA bundle, or all if the operator says so.
+//! Also the certificate that larder shows.
 
 mod named;
 mod verifier;
@@ -22,11 +22,11 @@ use crate::config::Endpoint;
 /// The TLS side of a route.
 #[derive(Clone, PartialEq, Eq, Hash, Default, Debug)]
 pub struct Tls {
-    /// A PEM bundle that is believed beside the system's roots.
+    /// A PEM bundle that is trusted beside the system's roots.
     pub ca: Option<PathBuf>,
-    /// Believe any certificate (`insecure_skip_verify`).
+    /// Trust any certificate (`insecure_skip_verify`).
     pub skip_verify: bool,
-    /// What larder shows where it is asked for a certificate.
+    /// What larder shows if a server asks for a certificate.
     pub client: Option<ClientFiles>,
 }
 
@@ -38,7 +38,7 @@ pub struct ClientFiles {
 }
 
 impl Tls {
-    /// What the configuration says of an endpoint.
+    /// The TLS settings of an endpoint in the configuration.
     pub fn of(endpoint: &Endpoint) -> Self {
         Self {
             ca: endpoint.ca.clone(),
@@ -50,7 +50,7 @@ impl Tls {
         }
     }
 
-    /// The same without a certificate to show.
+    /// The same settings, without a client's certificate.
     #[must_use]
     pub fn without_client(self) -> Self {
         Self {
@@ -59,7 +59,7 @@ impl Tls {
         }
     }
 
-    /// The files that it is made of.
+    /// The files that these settings name.
     pub fn files(&self) -> Vec<&Path> {
         let own = self.client.iter();
         let own = own.flat_map(|own| [own.cert.as_path(), own.key.as_path()]);
@@ -67,7 +67,7 @@ impl Tls {
     }
 }
 
-/// What differs once a file was written or replaced: no file for as long as it cannot be seen.
+/// Changes when a file is written or replaced; `None` while the file cannot be seen.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Stamp(Option<(u64, u64, i64, i64)>);
 
@@ -98,7 +98,7 @@ pub enum TlsError {
 pub struct Roots(RootCertStore);
 
 impl Roots {
-    /// The system's certificates (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured).
+    /// The system's certificates. `SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured.
     pub fn load() -> Self {
         let mut roots = RootCertStore::empty();
         let found = rustls_native_certs::load_native_certs();
@@ -150,7 +150,7 @@ impl Roots {
     }
 }
 
-/// The certificates of a CA bundle, of which there must be one.
+/// The certificates of a CA bundle, at least one.
 pub(super) fn bundle(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     certificates(path).map_err(|why| TlsError::Ca {
         path: path.to_owned(),
@@ -168,7 +168,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     Ok(found)
 }
 
-/// What is shown of the client. An error names the file and never what is in it.
+/// The client's certificate chain and key. An error names the file, never its content.
 fn shown(
     files: &ClientFiles,
 ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {

@@ -1,7 +1,9 @@
-//! What is written to the object store and read from it: blobs, and the small records that say whose they are.
+//! What larder writes to the object store and reads from it: blobs, and small records that say which repositories hold
+//! them.
 //!
-//! A blob there opens nothing by itself. Beside it lies a record for each repository that holds it, written by a node that
-//! had it from there; without one the blob is not used for that repository (promise P16). Credentials' verdicts stay out.
+//! A blob in the object store gives no caller a right. Beside it lies a record for each repository that holds it,
+//! written by a node that had the blob from there. Without the record, the blob is not used for that repository
+//! (promise P16). Verdicts on credentials are not written there.
 //!
 //! ```text
 //! records/<registry>/<repository>/_link-sha256-<hex>    the repository holds the digest
@@ -10,8 +12,8 @@
 //! records/<registry>/<repository>/_refused              when it was last found not to be
 //! ```
 //!
-//! A word that is there and later than one's own is not written over. Public and refused have a name each, so that no two
-//! nodes that write at once can undo a refusal.
+//! A node does not overwrite a record that is later than its own. Public and refused have a name each, so that two
+//! nodes that write at once cannot undo a refusal.
 
 use std::{fs::File, sync::Arc, time::Duration};
 
@@ -22,7 +24,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::{Cluster, object_store::Object, placement, records::PeerRecord};
 use crate::clock::unix_now;
 
-/// Each keeper of a digest gives the one before it so much time to write the blob, the others more.
+/// Each keeper of a digest gives the keeper before it so much time to write the blob. Other members give more.
 const PRECEDENCE: Duration = Duration::from_secs(2);
 
 /// The text of a [`Link`]'s record. The digest is in the record's path alone.
@@ -59,7 +61,7 @@ fn refused_path(registry: &RegistryName, repository: &Repository) -> String {
 }
 
 impl Cluster {
-    /// Has a verified blob written behind, and that `repository` holds it. `file` is the blob's.
+    /// Has a verified blob written behind, with the record that `repository` holds it. `file` is the blob's.
     pub fn write_behind(
         &self,
         registry: &RegistryName,
@@ -75,7 +77,7 @@ impl Cluster {
         }
     }
 
-    /// Has written behind what is known of a tag and of rights to read, without credentials.
+    /// Has the records of a tag and of rights to read written behind, without credentials.
     pub fn write_records(
         &self,
         registry: &RegistryName,
@@ -164,7 +166,7 @@ impl Cluster {
             .ok()?
     }
 
-    /// The index of a layer from the object store, which nobody has checked yet. Its failures are misses.
+    /// The index of a layer from the object store, unverified. Its failures are misses.
     pub async fn durable_index(&self, layer: &Digest) -> Option<Object> {
         let found = self.store.as_ref()?.get_index(layer).await;
         found
@@ -194,7 +196,7 @@ impl Cluster {
     }
 }
 
-/// Whether the word that is there was said no earlier than ours.
+/// Whether the record there is no earlier than ours.
 fn is_as_late(there: &[u8], ours: &[u8]) -> bool {
     let latest = |text| {
         let kept: PeerRecord = serde_json::from_slice(text).ok()?;

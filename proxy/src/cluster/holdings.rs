@@ -1,8 +1,8 @@
-//! Which members hold a digest: soft knowledge that holders give to a digest's keepers, renew, and take back.
+//! Which members hold a digest: soft knowledge that holders report to a digest's keepers, renew, and take back.
 //!
-//! It has two users: a fill asks it where to fetch from, and [`crate::copies`] whether enough members hold a digest. What is
-//! missing or wrong costs a request, or one copy too many, never correctness. Times are in seconds of the cluster's clock,
-//! which goes on with the process.
+//! A fill asks this module where to fetch from, and [`crate::copies`] whether enough members hold a digest. A missing
+//! or wrong entry costs a request, or one copy too many, never correctness. Times are in seconds of the cluster's
+//! clock, which goes on with the process.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -14,7 +14,7 @@ use std::{
 use larder_shared::Digest;
 use lru::LruCache;
 
-/// What a member holds is believed this long. It says so again several times meanwhile.
+/// How long a member's report is believed. The member renews it several times meanwhile.
 pub const BELIEVED: u64 = 6 * 3600;
 
 /// A member that was started anew has this long to say what it still holds.
@@ -24,13 +24,14 @@ const CONFIRMED: u64 = 600;
 const DIGESTS: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
 const HOLDERS: usize = 6;
 
-/// A digest that was just committed somewhere is looked at so much later: many nodes may be pulling it.
+/// How long the keeper waits before it looks at a digest that was just committed somewhere: many nodes may be pulling
+/// it.
 pub const FRESH: u64 = 20;
 
-/// A digest that is new to this keeper, though it is old, is looked at so much later: its other holders will say so too.
+/// The same for an old digest that is new to this keeper: its other holders will report it too.
 pub const SETTLED: u64 = 150;
 
-/// One use later than another by less than this is no news.
+/// A use that is later than another one by less than this is no news.
 const SAME_USE: u64 = 60;
 
 /// One member that holds a digest.
@@ -48,11 +49,11 @@ pub struct Holding {
 /// What is known of a digest.
 #[derive(Clone, Default, Debug)]
 pub struct Known {
-    /// `None` while only members that do not tell it have said that they hold it.
+    /// `None` while every holder has reported the digest without its size.
     pub size: Option<u64>,
-    /// The last to say so first.
+    /// The holders, the latest report first.
     pub holders: Vec<Holding>,
-    /// It is not looked at before.
+    /// The keeper does not look at the digest before this time.
     ready: u64,
     due: Option<u64>,
     /// Members that have taken an offer, and until when they are waited for.
@@ -80,7 +81,7 @@ pub struct Told {
 struct Inner {
     known: LruCache<Digest, Known>,
     due: BTreeSet<(u64, Digest)>,
-    /// The process of each member that was last heard, and since when.
+    /// The process of each member that last reported, and since when it was heard.
     boots: HashMap<SocketAddr, (u64, u64)>,
 }
 
@@ -146,8 +147,8 @@ impl Inner {
 }
 
 impl Holdings {
-    /// `member`, in the process `boot`, says what it holds; `fresh` if that has just come there. Nothing of it is looked at
-    /// before `settled`. Which of them were used elsewhere since, and when.
+    /// Notes what `member` holds, as its process `boot` reports; `fresh` if that has just come there. A digest that is
+    /// new to this keeper is not looked at before `settled`. Returns which of them were used elsewhere since, and when.
     pub fn told(
         &self,
         now: u64,
@@ -192,7 +193,7 @@ impl Holdings {
         younger
     }
 
-    /// What another keeper knows of a digest that is known here.
+    /// Takes over what another keeper knows of a digest that is known here.
     pub fn learn(&self, digest: &Digest, holders: &[Holding]) {
         let mut inner = self.lock();
         for holding in holders {
@@ -207,7 +208,7 @@ impl Holdings {
         }
     }
 
-    /// `member` holds these no longer. `replace`: another may have to take its place.
+    /// Notes that `member` holds these digests no longer. `replace`: another member may have to take its place.
     pub fn dropped(&self, now: u64, member: SocketAddr, digests: &[Digest], replace: bool) {
         let mut inner = self.lock();
         for digest in digests {
@@ -230,7 +231,7 @@ impl Holdings {
         holders.map(|holding| holding.member).collect()
     }
 
-    /// The same with all that is known of it.
+    /// The same, with all that is known of each holding.
     pub fn of(&self, digest: &Digest, now: u64) -> Vec<Holding> {
         self.lock().of(digest, now)
     }
@@ -245,7 +246,7 @@ impl Holdings {
         Some(known)
     }
 
-    /// The digests whose time has come, at most so many. They are not due again until somebody says so.
+    /// Takes the digests that are due, at most so many. They are not due again until another call makes them so.
     pub fn take_due(&self, now: u64, most: usize) -> Vec<Digest> {
         let mut inner = self.lock();
         let ready = inner.due.iter().take_while(|(at, _)| *at <= now);
@@ -259,12 +260,12 @@ impl Holdings {
         ready.into_iter().map(|(_, digest)| digest).collect()
     }
 
-    /// The digest is looked at then, and not before.
+    /// Has the digest looked at again at `at`, and not before.
     pub fn again(&self, digest: &Digest, at: u64) {
         self.lock().set_due(*digest, at);
     }
 
-    /// `member` has taken an offer, or declined it, until then. The digest is looked at again at `again`.
+    /// Notes that `member` has taken an offer, or declined it, until `until`. The digest is looked at again at `again`.
     pub fn answered(
         &self,
         digest: &Digest,
@@ -286,8 +287,8 @@ impl Holdings {
         inner.set_due(*digest, again);
     }
 
-    /// Members have come or gone: all digests that `wanted` is true of are looked at from `at` on, a few each second. What
-    /// nobody holds any more is forgotten.
+    /// Members have come or gone: all digests that are `wanted` are looked at from `at` on, a few each second. A digest
+    /// that no member holds any more is forgotten.
     pub fn look_again(&self, now: u64, at: u64, wanted: impl Fn(&[Holding]) -> bool) {
         let mut inner = self.lock();
         let mut again = Vec::new();

@@ -1,7 +1,7 @@
 //! The members, and which of them are worth asking.
 //!
-//! Owns the list (a name's addresses, looked up again and again, or what the configuration says), which of them is this
-//! node, and how each has fared. The list may be old or half seen: that costs efficiency, never correctness.
+//! Owns the list, which of its members is this node, and how each has fared. The list is a name's addresses, looked up
+//! again and again, or that of the configuration. An old or incomplete list costs efficiency, never correctness.
 
 use std::{
     collections::HashMap,
@@ -99,7 +99,7 @@ pub enum Admission {
     Ask,
     /// Not to be asked.
     Avoid,
-    /// Not to be asked, but the caller that gets this word finds out whether it is well again.
+    /// Not to be asked. The caller that gets this answer finds out whether the member is well again.
     Probe,
 }
 

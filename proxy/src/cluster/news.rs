@@ -1,4 +1,4 @@
-//! What has come to this node since the keepers were last told.
+//! The blobs that have come to this node since the keepers were last told.
 
 use std::{
     collections::HashSet,
@@ -8,7 +8,7 @@ use std::{
 use larder_shared::Digest;
 use tokio::sync::Notify;
 
-/// So many wait at the most. The rest is told with everything else that this node holds.
+/// How many wait at most. Keepers learn of the rest with everything else that this node holds.
 const WAITING: usize = 10_000;
 
 /// The list.
@@ -20,7 +20,7 @@ pub struct News {
 }
 
 impl News {
-    /// A blob has come.
+    /// Notes a blob that has come.
     pub fn add(&self, digest: Digest) {
         let mut come = self.come.lock().unwrap_or_else(PoisonError::into_inner);
         if come.len() < WAITING {

@@ -1,13 +1,13 @@
-//! The durable half of the cluster tier: verified blobs and small records in a bucket, written behind, which outlive
-//! every node.
+//! The durable half of the cluster tier: verified blobs and small records in a bucket. They are written behind, and
+//! outlive every node.
 //!
-//! Owns the client of the store, what lies where in the bucket, the queue of what is written behind, and when the store
-//! is not asked at all. Whether a caller may have a blob, and what a record means, is the caller's decision. A failure
-//! here is a miss, never the end of a pull; and bytes that are read here are as unverified as any others.
+//! Owns the store's client, the layout of the bucket, the queue of writes, and when the store is not asked at all. Its
+//! users decide which callers may have a blob, and what a record means. A failure here is a miss, never the end of a
+//! pull. Bytes that are read here are as unverified as those of any other source.
 //!
 //! ```text
 //! <prefix>/blobs/sha256/ab/<hex>                       a blob; `ab` begins its hex
-//! <prefix>/blobs/sha256/ab/<hex>.lazy1                 the index of a layer, which believes no caller without its proof
+//! <prefix>/blobs/sha256/ab/<hex>.lazy1                 the index of a layer, believed only with its proof
 //! <prefix>/records/<registry>/<repository>/<name>      a record
 //! ```
 
@@ -55,10 +55,10 @@ use upload::Pace;
 pub use failure::{ObjectAnswer, ObjectFailure};
 pub use open::OpenError;
 
-/// Whether a record that is there already (the first) stays, and is not written over (by the second).
+/// Whether a record that is in the store (the first) stays, and is not overwritten by a new one (the second).
 pub type Stays = fn(&[u8], &[u8]) -> bool;
 
-/// What lies under a digest.
+/// What the store holds under a digest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Thing {
     Blob(Digest),
@@ -134,7 +134,7 @@ pub struct View {
     pub written: u64,
     /// Blobs that another node had written.
     pub already_there: u64,
-    /// What was not written: no room in the queue, or every attempt failed.
+    /// Blobs and records that were not written: the queue had no room, or every attempt failed.
     pub dropped: u64,
     /// Attempts to write that failed.
     pub failed: u64,
@@ -142,7 +142,7 @@ pub struct View {
     pub failed_ago: Option<Duration>,
     /// What went wrong last, reading or writing.
     pub last_error: Option<String>,
-    /// Reads are not tried for so much longer.
+    /// How much longer reads are not tried.
     pub resting: Option<Duration>,
 }
 
@@ -176,8 +176,8 @@ impl ObjectStore {
         })
     }
 
-    /// A blob's bytes of `range`, which may end beyond the blob's end. `None`: it is not there. The first bytes are here
-    /// when this returns.
+    /// A blob's bytes of `range`, which may end beyond the blob's end. `None`: it is not there. The first bytes are
+    /// here when this returns.
     pub async fn get(
         &self,
         digest: &Digest,
@@ -186,7 +186,7 @@ impl ObjectStore {
         self.get_thing(Thing::Blob(*digest), range).await
     }
 
-    /// The index of a layer, with its envelope. Whether it is to be believed is the caller's to find out.
+    /// The index of a layer, with its envelope. It is unverified: the calling module checks it.
     pub async fn get_index(&self, layer: &Digest) -> Result<Option<Object>, ObjectFailure> {
         let all = Range::new(0, u64::MAX);
         self.get_thing(Thing::Index(*layer), all).await
@@ -259,8 +259,8 @@ impl ObjectStore {
     }
 
     /// Has a record written behind, over whatever is there, unless that `stays`. `path` is
-    /// `<registry>/<repository>/<name>`; a name begins with `_`, which no part of a repository does. Of several writes to
-    /// one path that wait, the last is done.
+    /// `<registry>/<repository>/<name>`; a name begins with `_`, which no part of a repository does. Of several writes
+    /// to one path that wait, the last is done.
     pub fn write_record(&self, path: &str, bytes: Bytes, stays: Option<Stays>) {
         if let Err(failure) = self.record_path(path) {
             return self.drop_one(ObjectOperation::WriteRecord, &failure);
@@ -279,13 +279,13 @@ impl ObjectStore {
         self.pushed(ObjectOperation::WriteRecord, self.records.replace(job));
     }
 
-    /// What the store has under `digest` turned out to be something else. It is not read again, and the next
-    /// [`write_blob`](Self::write_blob) of the digest writes over it.
+    /// Notes that the store has wrong bytes under `digest`. They are not read again, and the next
+    /// [`write_blob`](Self::write_blob) of the digest overwrites them.
     pub fn distrust(&self, digest: Digest) {
         self.distrust_thing(Thing::Blob(digest));
     }
 
-    /// The same of the index of a layer.
+    /// The same for the index of a layer.
     pub fn distrust_index(&self, layer: Digest) {
         self.distrust_thing(Thing::Index(layer));
     }
@@ -300,7 +300,7 @@ impl ObjectStore {
         }
     }
 
-    /// What there is to see.
+    /// The store at a glance.
     pub fn view(&self) -> View {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let ((blobs, blob_bytes), (records, record_bytes)) =
@@ -327,7 +327,8 @@ impl ObjectStore {
         }
     }
 
-    /// Asks for something to be read: at once, in short time, or not at all.
+    /// Reads something from the store. The read fails if its first bytes take longer than `first_byte`. A store that is
+    /// left alone is not asked.
     async fn ask<T: Send + 'static>(
         &self,
         operation: ObjectOperation,
@@ -337,7 +338,7 @@ impl ObjectStore {
             self.metrics.count(operation, ObjectOutcome::Skipped);
             ObjectFailure::Skipped(left)
         })?;
-        // On its own, so that credentials that come too late for this question are there for the next.
+        // A task of its own, so that credentials that come too late for this read are there for the next.
         let question = tokio::spawn(question);
         let first_byte = self.limits.first_byte;
         let answer = match tokio::time::timeout(first_byte, question).await {

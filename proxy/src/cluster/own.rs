@@ -1,4 +1,5 @@
-//! This node's own records, for callers that must not wait for the disk: a record that hangs is not known, and the others are.
+//! This node's own records, for callers that must not wait for the disk: a record whose read hangs counts as not known,
+//! and the other records are still found.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -19,7 +20,8 @@ use crate::{
 const AT_ONCE: usize = 32;
 const WITHIN: Duration = Duration::from_secs(1);
 
-/// Of all records that share their first bits, one is written at a time: each takes a thread, and may hang.
+/// Records are in this many groups, by their first byte. One record of a group is written at a time: each write takes a
+/// thread, and may hang.
 const GROUPS: usize = 16;
 
 /// Records on disk, asked on threads of their own.

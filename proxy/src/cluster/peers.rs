@@ -1,7 +1,8 @@
 //! Asking a member: one request, its answer, and a body that is watched.
 //!
-//! A root that waits for upstream is slow and well; one that is stopped, cut off or dead is neither. Where nothing comes
-//! for a moment the member is asked whether it is alive, over another connection, and is given up at once if it is not.
+//! A root that waits for upstream is slow but well. A root that is stopped, cut off or dead is not. So where nothing
+//! comes for a moment, the member is asked over another connection whether it is alive, and is given up at once if it
+//! is not.
 
 mod alive;
 mod body;
@@ -39,18 +40,20 @@ use crate::{
     metrics::{Metrics, PeerAsked, PeerAskedOutcome, RoleLabel},
 };
 
-/// Says in which role a member is asked. Without it a request is none of a member's.
+/// Says in which role a member is asked. A request without this header is not a member's.
 pub const ROLE: HeaderName = HeaderName::from_static("larder-role");
 
 /// Says that the bytes of an answer do not lie on the member's disk: it passes them on from their source as they come.
 pub const PASSED_ON: HeaderName = HeaderName::from_static("larder-passed-on");
 
-/// Where a member says that it is alive, and with a role ([`IN_ROLE`]) when something last came that is waited for there.
+/// Where a member says that it is alive, and how many milliseconds ago something came for members that ask it in a role
+/// ([`IN_ROLE`]).
 pub const ALIVE: &str = "/larder/v1/alive";
 pub const IN_ROLE: &str = "role";
 
-/// An answer has to begin within this time where a client waits for its headers: of what the member holds, and of what it
-/// has to fetch, as long as the client itself waits; and where the client has them.
+/// An answer has to begin within this time. `SOON`: a client waits for its headers, and the member holds the bytes.
+/// `FETCHED`: the client waits, and the member has to fetch them, for which it has as long as the client itself.
+/// `LATER`: the client has its headers.
 pub const SOON: Duration = Duration::from_millis(2500);
 pub const FETCHED: Duration = Duration::from_secs(5);
 pub const LATER: Duration = Duration::from_mins(1);
@@ -67,7 +70,7 @@ pub struct Peers {
     heard: Mutex<HashMap<SocketAddr, Arc<Voice>>>,
     /// Members that are being asked whether they are alive.
     signs: Coalesce<SocketAddr, bool>,
-    /// What comes to this node.
+    /// When something last came to this node.
     pub flow: Arc<Flow>,
 }
 
@@ -100,14 +103,14 @@ impl Peers {
         if self.voice(member).is_due() {
             let peers = Arc::clone(self);
             tokio::spawn(async move {
-                // The first has to make the connection, perhaps, which says nothing about the next.
+                // The first call may have to make the connection, so its time says nothing about the next.
                 let warm = peers.call(member, Method::GET, ALIVE, Bytes::new(), SLOWEST);
                 if warm.await.is_ok() {
                     peers.sign(member, SLOWEST).await;
                 }
             });
         }
-        // Boxed: most of what a stream would be made of otherwise.
+        // Boxed: it would otherwise make up most of a stream's size.
         let asked = Box::pin(self.ask_uncounted(member, ask)).await;
         let outcome = match &asked {
             Ok(_) => PeerAskedOutcome::Answered,
@@ -223,7 +226,8 @@ impl Peers {
         }
     }
 
-    /// Asks for what is too large for memory: the body comes as it is read. Its head has to come within this time.
+    /// Asks for something that is too large for memory: the body comes as it is read. The head of the answer has to
+    /// come within this time.
     pub async fn open(
         &self,
         member: SocketAddr,
@@ -240,7 +244,7 @@ impl Peers {
         }
     }
 
-    /// Says hello to a member, and gives the version that it tells, for people.
+    /// Greets a member, and returns the version that it tells, for people.
     pub async fn greet(
         &self,
         member: SocketAddr,

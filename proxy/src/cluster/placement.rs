@@ -1,7 +1,7 @@
 //! Which member fetches what: a pure decision over the members, the same on every node that sees the same members.
 //!
-//! A blob is cut into runs, and every run has a ranking of the members of its own (rendezvous hashing). The first is the
-//! run's *root*, the one that goes to the object store or upstream for it. So the bytes of an image are spread over all
+//! A blob is cut into runs, and every run has its own ranking of the members (rendezvous hashing). The first in rank is
+//! the run's *root*: it fetches the run from the object store or upstream. So the bytes of an image are spread over all
 //! nodes, each node's share is fetched once, and a member that comes or goes changes the ranking only where it stood.
 //! In a large cluster the next in rank are *relays* between the root and everyone else.
 
@@ -13,11 +13,11 @@ pub const RUN: u64 = 4 << 20;
 /// From this many members on there are relays. The simulator's figures for it are in docs/simulation.md.
 pub const RELAYS_FROM: usize = 8;
 
-/// Runs that all members fetch before they go on to the next so many: as many as a fill has streams. With more, what the
-/// upstream has brought waits while everyone is busy with others. The figures are in docs/simulation.md.
+/// How many runs all members fetch before they go on to the next ones: as many as a fill has streams. With more, runs
+/// that upstream has brought wait while every member is busy with others. The figures are in docs/simulation.md.
 pub const TOGETHER: u64 = 8;
 
-/// What a member is known by in rankings: a hash of its address.
+/// The key of a member in rankings: a hash of its address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Key(u64);
 
@@ -76,8 +76,8 @@ pub type Turn = (u64, bool, u64);
 
 /// Where `run` stands in the order in which a node fetches what no reader waits for, lowest first. All nodes go through
 /// a blob together, [`TOGETHER`] runs at a time, so that bytes are passed on while they come from upstream. Within
-/// these, the runs that it is the root of come first, since other nodes need them from there. The rest come in an order
-/// of its own, so that not all nodes ask the same root at once.
+/// these, the runs come first of which the node is the root, since other nodes need them from it. The rest come in an
+/// order of the node's own, so that not all nodes ask the same root at once.
 pub fn turn(own: Key, is_root: bool, run: u64) -> Turn {
     let order = mix(own.0 ^ mix(run.wrapping_add(1)));
     (run / TOGETHER, !is_root, order)
@@ -92,8 +92,8 @@ pub fn relays(members: usize) -> usize {
     }
 }
 
-/// The members that `own` asks for `run`, best first, if it does not fetch it itself: at most `most` members with their roles. Empty
-/// for the root. `depth`: how many members may stand between it and the source.
+/// The members that `own` asks for `run`, best first: at most `most` members with their roles. Empty for the root,
+/// which fetches the run itself. `depth`: how many members may stand between `own` and the source.
 pub fn candidates(
     members: &[Key],
     own: Option<usize>,
@@ -107,7 +107,7 @@ pub fn candidates(
     choose(members, &ranked, relays, own, run, depth, most)
 }
 
-/// How many of the first in rank [`choose`] has to see.
+/// How many members, the first in rank, [`choose`] has to see.
 pub fn standings(relays: usize, most: usize) -> usize {
     relays.max(most) + 1
 }
@@ -134,7 +134,7 @@ pub fn choose(
         asked.push((ranked[pick], Role::Relay));
     }
     for &index in ranked {
-        // A node that stands before all others that are left fetches it itself.
+        // All members that are left rank behind this node, so it fetches the run itself.
         if Some(index) == own || asked.len() >= most {
             break;
         }
@@ -230,7 +230,7 @@ mod tests {
     }
 
     proptest! {
-        /// What one node sees more or less than another moves only what that member stands for.
+        /// A member that only one of two nodes sees moves only the runs for which that member stands.
         #[test]
         fn a_member_that_leaves_changes_only_its_own_runs(
             count in 2usize..40, seed in any::<u64>(), run in 0u64..1000, gone in any::<prop::sample::Index>(),
@@ -258,8 +258,8 @@ mod tests {
             prop_assert_eq!(&one[..most.min(count)], &other[..]);
         }
 
-        /// No chain of requests is longer than two, whatever each believes: an answer at some depth is only ever asked of
-        /// a role of a smaller one.
+        /// No chain of requests is longer than two, whatever each member believes: a request of some depth goes only to
+        /// a role of a smaller depth.
         #[test]
         fn every_hop_is_nearer_to_the_source(
             count in 1usize..200, own in any::<prop::sample::Index>(), seed in any::<u64>(), run in 0u64..1000, depth in 0u8..3,

@@ -1,7 +1,7 @@
 //! Whose turn it is to probe a registry that asked to be left alone: one member of the cluster at a time (promise P15).
 //!
-//! Each silence has a keeper among the members, which gives the turn away and hears how it ended. No clock but the one that
-//! callers pass in.
+//! Each silence has a keeper among the members, which gives the turn to a member and hears how it ended. Callers pass
+//! the time in.
 
 use std::{
     num::NonZeroUsize,
@@ -12,7 +12,7 @@ use std::{
 use larder_shared::Digest;
 use lru::LruCache;
 
-/// The pause after the first probe. Doubles with each that is not followed by good news.
+/// The pause after the first probe. It doubles with each further probe, until a probe is answered.
 const PAUSE: Duration = Duration::from_mins(2);
 const PAUSE_MAX: Duration = Duration::from_hours(6);
 
@@ -22,16 +22,16 @@ const SILENCES: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 /// The answer to a member that wants to probe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Turn {
-    /// It is its turn.
+    /// The member may probe.
     Go,
-    /// Another member's probe is not long ago.
+    /// Another member has probed not long ago.
     Wait,
-    /// Another member was answered since the asking one was silenced.
+    /// Another member's probe was answered after the asking member was silenced.
     Over,
 }
 
 impl Turn {
-    /// As members say it.
+    /// As members write it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Go => "go",
@@ -40,7 +40,7 @@ impl Turn {
         }
     }
 
-    /// What a member said.
+    /// Reads what a member wrote.
     pub fn parse(text: &[u8]) -> Option<Self> {
         [Self::Go, Self::Wait, Self::Over]
             .into_iter()
@@ -67,7 +67,7 @@ impl Default for Probes {
 }
 
 impl Probes {
-    /// A member would probe, which was silenced so long ago.
+    /// The answer to a member that wants to probe, and that was silenced so long ago.
     pub fn ask(&self, silence: Digest, silenced: Duration, now: Instant) -> Turn {
         let mut known = self.lock();
         let known = known.get_or_insert_mut(silence, Known::default);
@@ -82,7 +82,7 @@ impl Probes {
                 if ago < pause {
                     return Turn::Wait;
                 }
-                // Long without a question: that was another silence.
+                // No member has asked for long: the last turn was for another silence.
                 if ago < pause * 3 {
                     (pause * 2).min(PAUSE_MAX)
                 } else {
@@ -94,7 +94,7 @@ impl Probes {
         Turn::Go
     }
 
-    /// A member's probe was answered.
+    /// Notes that a member's probe was answered.
     pub fn over(&self, silence: Digest, now: Instant) {
         let known = Known {
             given: None,

@@ -1,8 +1,9 @@
-//! What members know of tags and of rights to read. Keepers hold it for the others, which ask for it in an outage.
+//! What members know of tags and of rights to read. Keepers hold these records for the other members, which ask for
+//! them in an outage.
 //!
 //! A record says what a tag pointed to, when its repository was public or was not, and which credentials the registry
-//! accepted, as keyed hashes under a key of the whole cluster. The newest answer wins, field by field. Records outlive a
-//! restart in a directory of the store.
+//! accepted, as keyed hashes under a key of the whole cluster. The newest answer wins, field by field. Records outlive
+//! a restart in a directory of the store.
 
 use std::{
     collections::BTreeMap,
@@ -27,14 +28,14 @@ use crate::{
 /// Records in memory; the others are read when they are asked for.
 const IN_MEMORY: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
-/// Records on disk, and how long one stays that no member renews.
+/// How many records stay on disk, and how long a record stays that no member renews.
 const ON_DISK: usize = 100_000;
 const STAYS: Duration = Duration::from_hours(30 * 24);
 
 /// Credentials remembered in a record, the newest.
 const GRANTS: usize = 256;
 
-/// Keepers are not sent the same news again within this time. So many things are remembered for it.
+/// Keepers are not sent the same news again within this time. So many things are remembered for this.
 const SENT_AGAIN: Duration = Duration::from_mins(1);
 const SENT: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
@@ -46,13 +47,13 @@ pub struct PeerRecord {
     /// The registry served the repository to an anonymous client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public: Option<u64>,
-    /// The registry refused one.
+    /// The registry refused an anonymous client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<u64>,
     /// The registry accepted these credentials (fingerprints), then.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub grants: BTreeMap<String, u64>,
-    /// The registry refused these, then.
+    /// The registry refused these credentials, then.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub revoked: BTreeMap<String, u64>,
 }
@@ -61,7 +62,7 @@ impl PeerRecord {
     /// Takes over what is newer in `other`.
     pub fn merge(&mut self, other: Self) {
         let checked = |tag: &Option<TagRecord>| tag.as_ref().map(|tag| tag.checked);
-        // Of the same second, the one that came later: a tag that is moved and pulled at once.
+        // Of two answers of the same second, the one that came later wins: a tag may be moved and pulled at once.
         if other.tag.is_some() && checked(&other.tag) >= checked(&self.tag) {
             self.tag = other.tag;
         }
@@ -69,7 +70,7 @@ impl PeerRecord {
         self.refused = self.refused.max(other.refused);
         newest(&mut self.grants, other.grants);
         newest(&mut self.revoked, other.revoked);
-        // Grants that are void go first: their revocations may be among those that are let go.
+        // Void grants are removed first, because `bound` may drop their revocations.
         let revoked = &self.revoked;
         self.grants
             .retain(|credential, at| revoked.get(credential).is_none_or(|revoked| revoked < at));
@@ -78,7 +79,8 @@ impl PeerRecord {
         }
     }
 
-    /// Whether some caller is let in by it. Refusals alone stay in memory: anyone may ask for any name, and be refused.
+    /// Whether the record lets some caller in. A record of refusals alone stays in memory: anyone may ask for any name,
+    /// and be refused.
     fn opens(&self) -> bool {
         self.tag.is_some() || self.public.is_some() || !self.grants.is_empty()
     }
@@ -99,7 +101,7 @@ impl PeerRecord {
         .then_some(at)
     }
 
-    /// The same without what cannot be: times that are still to come, and credentials that are no fingerprints.
+    /// The same without what cannot be true: times in the future, and credentials that are no fingerprints.
     #[must_use]
     pub fn sane(mut self, now: u64) -> Self {
         let latest = now + SKEW;
@@ -113,7 +115,7 @@ impl PeerRecord {
         self
     }
 
-    /// The same without its times: what only has a newer time is no news.
+    /// The same without its times: a record that differs only in its times is no news.
     #[must_use]
     pub fn timeless(&self) -> Self {
         let mut timeless = self.clone();
@@ -139,7 +141,7 @@ impl PeerRecord {
         self.public.filter(|public| Some(*public) >= self.refused)
     }
 
-    /// When it was last found not to be, if it was not found public since.
+    /// When the repository was last found not to be public, if it was not found public since.
     pub fn refused(&self) -> Option<u64> {
         self.refused.filter(|_| self.public().is_none())
     }
@@ -153,7 +155,7 @@ fn newest(known: &mut BTreeMap<String, u64>, other: BTreeMap<String, u64>) {
     }
 }
 
-/// Lets the oldest go where there are too many.
+/// Drops the oldest entries where there are too many.
 fn bound(known: &mut BTreeMap<String, u64>) {
     while known.len() > GRANTS {
         let oldest = known.iter().min_by_key(|(_, at)| **at);
@@ -164,12 +166,12 @@ fn bound(known: &mut BTreeMap<String, u64>) {
     }
 }
 
-/// What stands for a tag in rankings.
+/// The digest that stands for a tag in rankings.
 pub fn of_tag(registry: &RegistryName, repository: &Repository, tag: &Tag) -> Digest {
     Digest::sha256(format!("tag\n{registry}\n{repository}\n{tag}").as_bytes())
 }
 
-/// What stands for the rights to read a repository.
+/// The digest that stands for the rights to read a repository.
 pub fn of_repository(registry: &RegistryName, repository: &Repository) -> Digest {
     Digest::sha256(format!("repository\n{registry}\n{repository}").as_bytes())
 }
@@ -183,8 +185,8 @@ pub struct PeerRecords {
     sent: Mutex<LruCache<Digest, (Digest, Instant)>>,
     /// Each record is changed by one caller at a time.
     changing: Turns<Digest>,
-    /// Whether the directory is this larder's; until then records are in memory alone. Locked for reading while a record
-    /// is changed.
+    /// Whether the directory is this larder's; until then records are in memory alone. Locked for reading while a
+    /// record is changed.
     held: RwLock<bool>,
 }
 
@@ -212,7 +214,7 @@ impl PeerRecords {
         }
     }
 
-    /// The directory is this larder's now: what was learned meanwhile is added to what lies there (blocking).
+    /// Takes over the directory: what was learned meanwhile is added to the records there (blocking).
     pub fn take_over(&self, now: u64) {
         let learned: Vec<_> = {
             let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
@@ -244,7 +246,7 @@ impl PeerRecords {
         Some(known.get_or_insert(*thing, || kept).clone())
     }
 
-    /// The same as far as it is in memory.
+    /// The same, from memory alone.
     pub fn known(&self, thing: &Digest) -> Option<PeerRecord> {
         lock(&self.known).get(thing).cloned()
     }
@@ -291,7 +293,7 @@ impl PeerRecords {
         !recent
     }
 
-    /// Removes what no member has renewed for long, and the oldest where there are too many (blocking).
+    /// Removes records that no member has renewed for long, and the oldest ones where there are too many (blocking).
     pub fn sweep(&self, clock: Clock) {
         let mut files: Vec<(u64, PathBuf)> = fs::read_dir(&self.dir)
             .into_iter()

@@ -1,7 +1,7 @@
 //! How members know each other: mutual TLS with certificates of one CA that all hold the same name.
 //!
-//! Files are read again when they change, so that certificates can be rotated under a running larder. One that cannot be
-//! used leaves the one before in force.
+//! Files are read again when they change, so that certificates can be rotated under a running larder. If a new
+//! certificate cannot be used, the one before stays in force.
 
 use std::{
     fs,
@@ -29,11 +29,12 @@ use crate::{
 /// The files are looked at this often.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Threads that read them, as the configuration changes them; and how long a connection waits for that.
+/// How many threads may read them at once, since the configuration may name other files meanwhile; and how long a
+/// connection waits for that.
 const AT_ONCE: usize = 4;
 const WITHIN: Duration = Duration::from_secs(5);
 
-/// Why members cannot be met.
+/// Why this node has no TLS with members.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("[cluster] tls: {0}")]
 pub struct MemberTlsError(String);
@@ -41,7 +42,7 @@ pub struct MemberTlsError(String);
 /// When certificates end, in Unix seconds; `None` where one does not tell.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Expires {
-    /// The first of the authorities'.
+    /// That of the authority that ends first.
     pub ca: Option<i64>,
     pub member: Option<i64>,
 }
@@ -51,7 +52,7 @@ pub struct Expires {
 pub struct MemberTls {
     pub server: Arc<ServerConfig>,
     pub client: Arc<ClientConfig>,
-    /// What the other side's certificate must be good for.
+    /// The name for which the other side's certificate must be valid.
     pub name: ServerName<'static>,
     pub expires: Expires,
     /// Changes with the files.
@@ -146,7 +147,7 @@ pub struct Validity {
 /// How long the member's own certificate counts (blocking).
 ///
 /// # Errors
-/// One that is signed by another CA, or that is not good for both sides of a connection.
+/// The certificate is signed by another CA, or is not good for both sides of a connection.
 pub fn validity(files: &MemberFiles) -> Result<Validity, MemberTlsError> {
     let failed = |why: String| MemberTlsError(format!("{}: {why}", files.cert.display()));
     let read = |path: &Path| {
@@ -173,7 +174,8 @@ pub fn validity(files: &MemberFiles) -> Result<Validity, MemberTlsError> {
         )
         .map(|_| ())
     };
-    // The library tells the bounds only where they are not kept: ask at the beginning and at the end of all times.
+    // The library tells a bound only in the error of a time that breaks it, so it is asked at the beginning and at the
+    // end of all times.
     let client = webpki::KeyUsage::client_auth;
     let Err(webpki::Error::CertNotValidYet { not_before, .. }) = at(0, client()) else {
         return Err(failed("when it begins to count cannot be told".into()));
@@ -301,7 +303,7 @@ impl Rotating {
         Ok(tls)
     }
 
-    /// Reads the files again if they are no more what they were (blocking).
+    /// Reads the files again if they have changed (blocking).
     fn look(&self, files: &MemberFiles, known: u64) {
         let new = (generation(files) != known).then(|| MemberTls::load(files));
         let mut loaded = self.lock();

@@ -28,7 +28,7 @@ impl Cloud {
         ("azure", Self::Azure),
     ];
 
-    /// How the file says it.
+    /// The word in the file.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Google => "google",
@@ -68,23 +68,23 @@ impl Cloud {
     }
 }
 
-/// An identity that a cloud gives to this pod or node, or that a key file or a projected token stands for. Which of these
-/// it is follows from the keys that are said.
+/// An identity that a cloud gives to this pod or node, or that a key file or a projected token stands for. The keys in
+/// the file decide which.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CloudIdentity {
     /// Key `identity`.
     pub cloud: Cloud,
-    /// Keys that the cloud has made: Google's JSON, AWS's file of credentials.
+    /// Keys that the cloud has issued: Google's JSON, or AWS's credentials file.
     pub key_file: Option<PathBuf>,
-    /// A projected service account token, which rotates.
+    /// A projected service account token, which is rotated.
     pub token_file: Option<PathBuf>,
-    /// For whom the exchanged token is.
+    /// The audience of the token that is exchanged.
     pub audience: Option<String>,
-    /// The role that is taken on; AWS's ARN.
+    /// The role to assume; AWS's ARN.
     pub role: Option<String>,
-    /// The application or the managed identity.
+    /// The application, or the managed identity.
     pub client_id: Option<String>,
-    /// The directory of the application.
+    /// The directory (tenant) of the application.
     pub tenant_id: Option<String>,
     /// The metadata server, in place of the cloud's own.
     pub metadata_endpoint: Option<Uri>,
@@ -94,7 +94,7 @@ pub struct CloudIdentity {
     pub api_endpoint: Option<Uri>,
 }
 
-/// Each key of all clouds, besides `identity`.
+/// All keys of all clouds, besides `identity`.
 const KEYS: [&str; 9] = [
     "key_file",
     "token_file",
@@ -108,7 +108,7 @@ const KEYS: [&str; 9] = [
 ];
 
 impl CloudIdentity {
-    /// Nothing but the cloud.
+    /// An identity with the key `identity` alone.
     pub fn of(cloud: Cloud) -> Self {
         Self {
             cloud,
@@ -124,7 +124,7 @@ impl CloudIdentity {
         }
     }
 
-    /// Every key with its value, as the file says them.
+    /// Every key that is set, with its value as the file has it.
     pub fn said(&self) -> Vec<(&'static str, String)> {
         let path = |path: &PathBuf| path.display().to_string();
         let url = |url: &Uri| url.to_string().trim_end_matches('/').to_owned();
@@ -150,7 +150,7 @@ impl CloudIdentity {
     }
 }
 
-/// Reads `identity` and the keys beside it, if the table names one.
+/// Reads `identity` and the keys beside it; `None` if the table has no `identity`.
 pub(super) fn identity(said: &mut Section<'_, '_>) -> Result<Option<CloudIdentity>, ConfigError> {
     let url = |text: &str| Endpoint::parse(text).map(|endpoint| endpoint.url);
     let cloud = said.choice("identity", &Cloud::WORDS)?;

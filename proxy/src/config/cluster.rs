@@ -9,17 +9,17 @@ use super::error::ConfigError;
 use super::said::Section;
 use super::value;
 
-/// The port of the peers unless `members` names another.
+/// The peer port, unless `members` names another.
 pub const PEER_PORT: u16 = 7422;
 
-/// The living members that hold what is used, unless `copies` says otherwise; and the most that it may say.
+/// How many living members hold each blob in use, unless `copies` says otherwise; and the most that `copies` may say.
 pub const COPIES: usize = 2;
 const MOST_COPIES: usize = 8;
 
-/// Bytes a second that a node fetches for copies, unless `copy_rate` says otherwise.
+/// Bytes a second that a node may fetch for copies, unless `copy_rate` says otherwise.
 pub const COPY_RATE: u64 = 20_000_000;
 
-/// The name that a member's certificate must hold unless `tls` names another.
+/// The name that every member's certificate must have, unless `tls` names another.
 pub const MEMBER_NAME: &str = "larder-peer";
 
 /// `[cluster]`
@@ -31,25 +31,25 @@ pub struct Cluster {
     pub object_store: Option<ObjectStore>,
 }
 
-/// The other nodes, and how this one speaks to them.
+/// The other nodes, and how this one connects to them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peers {
-    /// Where members connect.
+    /// The address to which members connect.
     pub listen: SocketAddr,
-    /// The address by which the other members know this one; found among the own addresses otherwise.
+    /// The address by which the other members know this one. If `None`, larder looks for it among its own addresses.
     pub advertise: Option<SocketAddr>,
     /// The members, or how to find them.
     pub members: Members,
-    /// How members know each other.
+    /// How members authenticate each other.
     pub tls: PeerTls,
-    /// A file with a key that all members share. Verdicts about credentials travel under it; without it they stay where
-    /// they were made.
+    /// A file with a key that all members share. With it, members share verdicts about credentials. Without it,
+    /// verdicts stay on the member that made them.
     pub key: Option<PathBuf>,
-    /// So many living members hold what is used; 1 makes no copies.
+    /// How many living members hold each blob in use; with 1, no copies are made.
     pub copies: usize,
-    /// Bytes a second that this node fetches for copies, at most.
+    /// The most bytes a second that this node fetches for copies.
     pub copy_rate: u64,
-    /// Whether copies are made of what is not known to be public.
+    /// Whether copies are made of content that is not known to be public.
     pub copies_private: bool,
 }
 
@@ -70,22 +70,22 @@ pub enum Members {
 /// The choice in `tls`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PeerTls {
-    /// Members are not authenticated, and nothing is secret on the way.
+    /// Members are not authenticated, and their traffic is not encrypted.
     Off,
     /// Both sides show a certificate.
     Mutual(MemberFiles),
 }
 
-/// The files of mutual TLS, PEM each, read again when they change.
+/// The PEM files of mutual TLS. larder reads them again when they change.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MemberFiles {
     /// The CA that signs members' certificates.
     pub ca: PathBuf,
-    /// This node's certificate and what leads to the CA.
+    /// This node's certificate, and the chain up to the CA.
     pub cert: PathBuf,
     /// Its private key.
     pub key: PathBuf,
-    /// The DNS name that every member's certificate holds.
+    /// The DNS name that every member's certificate must have.
     pub name: String,
 }
 
@@ -94,9 +94,9 @@ pub struct MemberFiles {
 pub struct ObjectStore {
     /// `s3://BUCKET/PREFIX`, `gs://…`, `az://…` or `file:///DIR`
     pub url: String,
-    /// Further options of the store's client: an endpoint, a region. Secrets come from the environment.
+    /// Further options of the object store's client: an endpoint, a region. Secrets come from the environment.
     pub options: BTreeMap<String, String>,
-    /// Bytes that are written behind in a second, at most.
+    /// The most bytes a second that are written to the object store.
     pub max_rate: Option<u64>,
 }
 
@@ -111,7 +111,7 @@ impl fmt::Display for Members {
 
 const SCHEMES: [&str; 4] = ["s3://", "gs://", "az://", "file:///"];
 
-/// Options that would put a secret into the file.
+/// Words in the names of options that would put a secret into the file.
 const SECRETS: [&str; 6] = [
     "secret",
     "password",
@@ -170,7 +170,7 @@ pub(super) fn cluster(said: &mut Section<'_, '_>) -> Result<Cluster, ConfigError
     })
 }
 
-/// Charts write numbers with a point.
+/// Helm charts write numbers with a decimal point.
 fn copies(text: &str) -> Result<usize, String> {
     let text = text.strip_suffix(".0").unwrap_or(text);
     let number = text.parse().ok().filter(|n| (1..=MOST_COPIES).contains(n));

@@ -10,12 +10,12 @@ use super::value;
 /// One source of credentials: the table `credentials` of an upstream. Every path is absolute.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Credentials {
-    /// A Docker `config.json`, or what a Secret of type kubernetes.io/dockerconfigjson holds.
+    /// A Docker `config.json`, or the content of a Secret of type kubernetes.io/dockerconfigjson.
     DockerConfig {
         /// The file, or the directory into which such a Secret is mounted; key `docker_config`.
         path: PathBuf,
     },
-    /// A pair of files, as an Opaque Secret with the keys `username` and `password` is mounted.
+    /// Two files, such as a mounted Opaque Secret with the keys `username` and `password`.
     Files {
         /// Key `username_file`.
         username: PathBuf,
@@ -24,31 +24,31 @@ pub enum Credentials {
     },
     /// A Docker credential helper.
     Helper {
-        /// What follows `docker-credential-` in the executable's name; key `helper`.
+        /// The part of the executable's name after `docker-credential-`; key `helper`.
         name: String,
     },
     /// The kubelet's credential provider plugins.
     Kubelet {
-        /// What the kubelet has as `--image-credential-provider-config`; key `kubelet_config`.
+        /// The kubelet's `--image-credential-provider-config`; key `kubelet_config`.
         config: PathBuf,
-        /// What the kubelet has as `--image-credential-provider-bin-dir`.
+        /// The kubelet's `--image-credential-provider-bin-dir`.
         bin_dir: PathBuf,
     },
     /// The identity that a cloud gives; key `identity`.
     Cloud(Box<CloudIdentity>),
 }
 
-/// The choice in an upstream's `access`: which clients may have what the node's own credentials open (promise P18).
+/// The choice in an upstream's `access`: which clients may have content that the node's credentials open (promise P18).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Sharing {
-    /// No client by that alone: each needs its own right.
+    /// The node's credentials give no client access: each needs its own right.
     #[default]
     PerCredential,
     /// Every client of this node.
     Shared,
 }
 
-/// Each key, and the key it belongs with.
+/// Each key, and the key without which it is refused.
 const KEYS: [(&str, Option<&str>); 6] = [
     ("docker_config", None),
     ("username_file", Some("password_file")),
@@ -58,7 +58,7 @@ const KEYS: [(&str, Option<&str>); 6] = [
     ("bin_dir", Some("kubelet_config")),
 ];
 
-/// A path whose error does not repeat it, where the secret itself may have been written by mistake.
+/// Reads a path. The error does not repeat the value, since a person may have written the secret itself there.
 fn unrepeated_path(
     said: &mut Section<'_, '_>,
     key: &'static str,
@@ -69,7 +69,7 @@ fn unrepeated_path(
         .map_err(|fix| said.wrong(key, format!("it names a file: {fix}")))
 }
 
-/// Reads the table, which names one source and all of it.
+/// Reads the table, which must name exactly one source, and all keys of it.
 pub(super) fn credentials(mut said: Section<'_, '_>) -> Result<Credentials, ConfigError> {
     let docker_config = said.text("docker_config", value::absolute_path)?;
     let username = unrepeated_path(&mut said, "username_file")?;

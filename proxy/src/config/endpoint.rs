@@ -1,4 +1,4 @@
-//! The places where an upstream is reached.
+//! The URLs at which larder reaches an upstream.
 
 use std::path::PathBuf;
 
@@ -6,17 +6,17 @@ use http::Uri;
 
 use super::name::{DOCKER_HUB, DOCKER_HUB_HOST};
 
-/// One place that serves a registry.
+/// One URL that serves a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Scheme `http` or `https`, an authority, and a path prefix (`/` for none; never a trailing slash
-    /// otherwise). No user, no query.
+    /// Scheme `http` or `https`, an authority, and a path prefix: `/`, or a path without a trailing slash. No user, no
+    /// query.
     pub url: Uri,
-    /// A PEM file with the authorities to trust instead of the system's; `https` only.
+    /// A PEM file with the CAs to trust instead of the system's; `https` only.
     pub ca: Option<PathBuf>,
-    /// Whether to accept any certificate; `https` only.
+    /// Whether larder accepts any certificate; `https` only.
     pub insecure_skip_verify: bool,
-    /// What is shown to a server that wants to know its client; `https` only.
+    /// The certificate that larder shows to a server that asks for one; `https` only.
     pub client: Option<ClientCertificate>,
 }
 
@@ -28,7 +28,7 @@ pub struct ClientCertificate {
 }
 
 impl Endpoint {
-    /// The endpoint of a registry that nothing was said about; `None` for what cannot be a registry.
+    /// The endpoint of a registry that is not configured; `None` if the name cannot be a registry's.
     pub(super) fn implied(registry: &str) -> Option<Self> {
         let host = if registry == DOCKER_HUB {
             DOCKER_HUB_HOST
@@ -38,9 +38,9 @@ impl Endpoint {
         Self::parse(&format!("https://{host}")).ok()
     }
 
-    /// Reads a URL. The error says how to write it and never repeats it, for it may hold a password.
+    /// Reads a URL. The error says how to write it, and never repeats it, since it may hold a password.
     pub(crate) fn parse(url: &str) -> Result<Self, String> {
-        // Checked on the text, since a broken URL can hide a password anywhere.
+        // Checked on the text, because a URL that cannot be parsed can have a password at any place.
         if url.contains('@') {
             return Err(
                 "a URL must hold no user and no password here: take out what stands before the `@`"
@@ -74,7 +74,7 @@ impl Endpoint {
         if authority.host().is_empty() {
             return Err(malformed());
         }
-        // http::Uri keeps whatever follows the colon.
+        // http::Uri accepts any text after the colon.
         let port = authority.as_str()[authority.host().len()..].strip_prefix(':');
         if port.is_some_and(|port| port.parse::<u16>().map_or(true, |port| port == 0)) {
             return Err("the port must be a number from 1 to 65535".to_owned());

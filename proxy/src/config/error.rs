@@ -1,8 +1,8 @@
-//! What is wrong with a configuration, and where.
+//! An error in a configuration, and its place.
 
 use std::fmt;
 
-/// A place in a file; both count from 1, columns in characters.
+/// A place in a file. Both numbers count from 1; columns are characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
     /// The line.
@@ -25,7 +25,7 @@ impl Position {
 
 /// A configuration that cannot be used. `Display` is one line: `FILE:LINE:COLUMN: what, and how to fix it`.
 ///
-/// No secret is ever part of it: values in which a password could stand are not repeated.
+/// No secret is part of it: a value in which a password could stand is not repeated.
 #[derive(Debug)]
 pub struct ConfigError {
     origin: String,
@@ -35,7 +35,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// About the whole of `origin`, a file or a flag.
+    /// An error about the whole of `origin`, which is a file or a flag.
     pub(super) fn new(origin: &str, message: impl Into<String>) -> Self {
         Self {
             origin: origin.to_owned(),
@@ -45,7 +45,7 @@ impl ConfigError {
         }
     }
 
-    /// About one place in the file `origin`.
+    /// An error about one place in the file `origin`.
     pub(super) fn at(origin: &str, position: Position, message: impl Into<String>) -> Self {
         Self {
             position: Some(position),
@@ -60,7 +60,7 @@ impl ConfigError {
         }
     }
 
-    /// Where in the file, when one place is to blame.
+    /// The place in the file, if the error has one.
     pub fn position(&self) -> Option<Position> {
         self.position
     }

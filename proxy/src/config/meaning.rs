@@ -1,6 +1,6 @@
-//! What it means: every section's keys, their defaults, and the rules that join several keys.
+//! The meaning of the file: every section's keys, their defaults, and the rules that join several keys.
 //!
-//! CONTRIBUTING.md says what a new key takes, under "Where things go".
+//! CONTRIBUTING.md says what a new key needs, under "Where things go".
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -43,7 +43,7 @@ pub(super) fn config(text: &str, origin: &str) -> Result<Config, ConfigError> {
     if let Some(listen) = telemetry.listen
         && collide(registry.listen, listen)
     {
-        // Whichever was said is the one to change.
+        // The error is about a key that the file sets, not about a default.
         return Err(if telemetry_section.says("listen") {
             telemetry_section.wrong(
                 "listen",
@@ -94,7 +94,7 @@ pub(super) fn config(text: &str, origin: &str) -> Result<Config, ConfigError> {
     })
 }
 
-/// Whether one process cannot listen on both. Port 0 is a new port each time.
+/// Whether one process cannot listen on both addresses. Port 0 is a new port each time.
 fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     let every = |address: SocketAddr| address.ip().is_unspecified();
     a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || every(a) || every(b))

@@ -1,16 +1,16 @@
-//! Names of registries: which are well formed, and which mean the same registry.
+//! Names of registries: which names are valid, and which mean the same registry.
 
 use std::borrow::Cow;
 
 use larder_shared::{RegistryName, name::canonical_host};
 
-/// The one name under which Docker Hub is known here.
+/// The canonical name of Docker Hub.
 pub const DOCKER_HUB: &str = "docker.io";
 
 /// The host that serves Docker Hub's registry API.
 pub(super) const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
 
-/// The one spelling of a registry's name (see [`RegistryName`]). What is no name stays as it is.
+/// The canonical spelling of a registry's name (see [`RegistryName`]). An invalid name stays as it is.
 pub fn canonical(registry: &str) -> Cow<'_, str> {
     match registry.parse::<RegistryName>() {
         Ok(name) if name.as_str() == registry => Cow::Borrowed(registry),
@@ -19,7 +19,7 @@ pub fn canonical(registry: &str) -> Cow<'_, str> {
     }
 }
 
-/// The same for a pattern in which `*` stands for any characters.
+/// The same for a pattern, in which `*` stands for any characters.
 pub(super) fn canonical_pattern(pattern: &str) -> String {
     if let Ok(name) = pattern.parse::<RegistryName>() {
         return name.to_string();
@@ -61,7 +61,7 @@ pub fn registry_name(name: &str) -> Result<String, String> {
     Ok(name.to_string())
 }
 
-/// Checks that `name` is the name of a host, as it stands in `Host` before any port, and gives its one spelling.
+/// Checks that `name` is a host name as it stands in `Host` before any port, and gives its canonical spelling.
 ///
 /// # Errors
 /// How to write it instead.

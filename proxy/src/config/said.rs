@@ -1,8 +1,7 @@
-//! What was said: a parsed file whose every word still knows its place.
+//! The text of the file: a parsed document in which every word keeps its place.
 //!
-//! [`Section`] hands out the values of one table and remembers which keys were asked for. So the keys
-//! that `meaning` reads are the keys that exist; all others are refused by [`Section::finish`], with a
-//! suggestion. Types, too, are checked here.
+//! [`Section`] hands out the values of one table, checks their types, and remembers which keys were asked for. So the
+//! keys that `meaning` reads are the keys that exist. [`Section::finish`] refuses all others, with a suggestion.
 
 use std::ops::Range;
 
@@ -12,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 use super::error::{ConfigError, Position};
 use super::words::{found, joined, nearest, shown, shown_key};
 
-/// A file's text and name, from which errors are made.
+/// A file's text and name, for errors.
 pub(super) struct Source<'a> {
     pub(super) text: &'a str,
     pub(super) origin: &'a str,
@@ -36,16 +35,16 @@ impl<'a> Source<'a> {
 /// One table of the file, or the absence of one.
 pub(super) struct Section<'s, 'a> {
     source: &'s Source<'a>,
-    /// How errors call it: `[store]`.
+    /// The table's name in errors: `[store]`.
     title: String,
     table: Option<&'s DeTable<'a>>,
-    /// The byte to blame when no key is.
+    /// The place of errors that are about no key.
     start: usize,
     asked: Vec<&'static str>,
 }
 
 impl<'s, 'a> Section<'s, 'a> {
-    /// The file itself.
+    /// The top level of the file.
     pub(super) fn root(source: &'s Source<'a>, table: &'s DeTable<'a>) -> Self {
         Self::new(source, String::new(), Some(table), 0)
     }
@@ -65,7 +64,7 @@ impl<'s, 'a> Section<'s, 'a> {
         }
     }
 
-    /// The table under `key`; an absent one says nothing.
+    /// The table under `key`. If the file lacks it, the section is empty.
     pub(super) fn section(&mut self, key: &'static str) -> Result<Section<'s, 'a>, ConfigError> {
         let title = format!("[{key}]");
         match self.ask(key) {
@@ -88,7 +87,7 @@ impl<'s, 'a> Section<'s, 'a> {
         }
     }
 
-    /// The table under `key`, if there is one, where the key belongs to a section.
+    /// The table under a `key` of this section, if there is one.
     pub(super) fn table(
         &mut self,
         key: &'static str,
@@ -97,7 +96,7 @@ impl<'s, 'a> Section<'s, 'a> {
             return Ok(None);
         };
         let DeValue::Table(table) = value.get_ref() else {
-            // Not repeated: what stands here may be a secret.
+            // The value is not repeated: it may be a secret.
             return Err(self.wrong(key, "write a table: { … }"));
         };
         let title = format!("`{key}` of {}", self.title);
@@ -105,7 +104,7 @@ impl<'s, 'a> Section<'s, 'a> {
         Ok(Some(Section::new(self.source, title, Some(table), start)))
     }
 
-    /// The same table by another name.
+    /// The same table under another name in errors.
     pub(super) fn titled(self, title: &str) -> Self {
         Self {
             title: title.to_owned(),
@@ -120,8 +119,8 @@ impl<'s, 'a> Section<'s, 'a> {
         Ok(entries)
     }
 
-    /// Every table in this one, with its key, when the keys are names that the file is free to choose.
-    /// In the order of the names.
+    /// Every table in this one with its key, where the keys are names of the operator's choice. In the order of the
+    /// names.
     pub(super) fn entries(self) -> Result<Vec<(String, Section<'s, 'a>)>, ConfigError> {
         let kind = self.title.trim_matches(['[', ']']);
         let mut entries = Vec::new();
@@ -150,7 +149,7 @@ impl<'s, 'a> Section<'s, 'a> {
         Ok(entries)
     }
 
-    /// The string under `key`, as `read` understands it.
+    /// The string under `key`, read by `read`.
     pub(super) fn text<T>(
         &mut self,
         key: &'static str,
@@ -165,7 +164,7 @@ impl<'s, 'a> Section<'s, 'a> {
         }
     }
 
-    /// As [`Section::text`], where something else than a string may stand under `key`, which is read otherwise.
+    /// As [`Section::text`], for a key that also takes another type. A value of another type gives `None` here.
     pub(super) fn one_text<T>(
         &mut self,
         key: &'static str,
@@ -178,7 +177,7 @@ impl<'s, 'a> Section<'s, 'a> {
         }
     }
 
-    /// Every key of this table with its string, where the file is free to choose the keys. In their order.
+    /// Every key of this table with its string, where the keys are names of the operator's choice. In their order.
     pub(super) fn words(self) -> Result<Vec<(String, String)>, ConfigError> {
         let mut words = Vec::new();
         for (key, value) in self.table.into_iter().flatten() {
@@ -199,8 +198,8 @@ impl<'s, 'a> Section<'s, 'a> {
         Ok(words)
     }
 
-    /// As [`Section::text`], for sizes and times, where a bare number is a string whose quotes (and
-    /// mostly its unit) were forgotten.
+    /// As [`Section::text`], for sizes and times. A bare number counts as a string without its quotes, so that the
+    /// error can name the unit that is mostly missing too.
     pub(super) fn quantity<T>(
         &mut self,
         key: &'static str,
@@ -218,7 +217,7 @@ impl<'s, 'a> Section<'s, 'a> {
         self.read(key, value.span(), text, read).map(Some)
     }
 
-    /// One of a few words.
+    /// One of the words in `words`.
     pub(super) fn choice<T: Copy>(
         &mut self,
         key: &'static str,
@@ -248,7 +247,7 @@ impl<'s, 'a> Section<'s, 'a> {
         }
     }
 
-    /// A list of strings, each as `read` understands it.
+    /// A list of strings, each read by `read`.
     pub(super) fn texts<T>(
         &mut self,
         key: &'static str,
@@ -293,17 +292,17 @@ impl<'s, 'a> Section<'s, 'a> {
         Ok(sections)
     }
 
-    /// The value of a key without which the table says nothing.
+    /// The value of a required key, or the error that the key is missing.
     pub(super) fn needed<T>(&self, key: &'static str, value: Option<T>) -> Result<T, ConfigError> {
         value.ok_or_else(|| self.error(self.start, format!("`{key}` is missing in {}", self.title)))
     }
 
-    /// Whether the file says anything under `key`.
+    /// Whether the file has `key`.
     pub(super) fn says(&self, key: &str) -> bool {
         self.table.is_some_and(|table| table.contains_key(key))
     }
 
-    /// An error about the value of `key`, or about the whole section when nothing is said there.
+    /// An error about the value of `key`, or about the whole section if the file lacks the key.
     pub(super) fn wrong(&self, key: &str, message: impl Into<String>) -> ConfigError {
         let value = self.table.and_then(|table| table.get(key));
         let offset = value.map_or(self.start, |value| value.span().start);
@@ -318,7 +317,7 @@ impl<'s, 'a> Section<'s, 'a> {
         self.error(self.start, format!("{}: {}", self.title, message.into()))
     }
 
-    /// Refuses the keys that were not asked for. To be called last.
+    /// Refuses the keys that were not asked for. Call it last.
     pub(super) fn finish(self) -> Result<(), ConfigError> {
         let unknown = self
             .table
@@ -345,7 +344,7 @@ impl<'s, 'a> Section<'s, 'a> {
             );
             return Err(self.error(offset, format!("unknown {written}: {fix}")));
         }
-        // A name with dots falls apart into nested tables when its quotes are forgotten.
+        // Without its quotes, a name with dots becomes nested tables.
         let fix = if table && self.title.starts_with("[upstreams.") {
             "a registry's name goes into quotes, as in [upstreams.\"docker.io\"]".to_owned()
         } else {

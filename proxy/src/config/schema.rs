@@ -1,8 +1,8 @@
-//! The file's keys as a JSON schema, for editors, and for whatever writes the file out of another format.
+//! A JSON schema of the file, for editors and for programs that make the file from another format.
 //!
-//! The reader in `meaning` decides; this says the same in the language of schemas, and a test holds the keys of each
-//! section against those that the reader asks for. What depends on more than one key is the reader's alone, and where
-//! the reader is lenient (`ttl = 0`, spaces around a size) the schema asks for the usual form.
+//! The reader in `meaning` decides what is valid, and the schema restates it. A test compares the keys of each section
+//! with those that the reader asks for. The schema leaves out rules that join several keys. Where the reader is lenient
+//! (`ttl = 0`, spaces around a size), the schema asks for the usual form.
 
 mod upstreams;
 mod warm;

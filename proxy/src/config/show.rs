@@ -1,4 +1,4 @@
-//! The effective configuration, written as the file that would say all of it.
+//! The effective configuration, written as a file with every setting.
 
 mod warm;
 
@@ -15,7 +15,7 @@ use super::{
 impl WhenUnreachable {
     pub(super) const WORDS: [(&str, Self); 2] = [("serve", Self::Serve), ("fail", Self::Fail)];
 
-    /// How the file says it.
+    /// The word in the file.
     pub fn as_str(self) -> &'static str {
         word(self, &Self::WORDS)
     }
@@ -24,7 +24,7 @@ impl WhenUnreachable {
 impl WhenDeleted {
     pub(super) const WORDS: [(&str, Self); 2] = [("serve", Self::Serve), ("forget", Self::Forget)];
 
-    /// How the file says it.
+    /// The word in the file.
     pub fn as_str(self) -> &'static str {
         word(self, &Self::WORDS)
     }
@@ -36,7 +36,7 @@ impl Sharing {
         ("shared", Self::Shared),
     ];
 
-    /// How the file says it.
+    /// The word in the file.
     pub fn as_str(self) -> &'static str {
         word(self, &Self::WORDS)
     }
@@ -45,7 +45,7 @@ impl Sharing {
 impl LogFormat {
     pub(super) const WORDS: [(&str, Self); 2] = [("text", Self::Text), ("json", Self::Json)];
 
-    /// How the file says it.
+    /// The word in the file.
     pub fn as_str(self) -> &'static str {
         word(self, &Self::WORDS)
     }
@@ -225,7 +225,7 @@ impl Page {
     fn upstream(&mut self, upstream: &Upstream) {
         let url = |endpoint: &Endpoint| endpoint.url.to_string().trim_end_matches('/').to_owned();
         self.list("endpoints", upstream.endpoints.iter().map(url));
-        // One `ca` and one switch stand for all endpoints of an upstream.
+        // An upstream has one `ca`, one switch and one client certificate for all of its endpoints.
         if let Some(first) = upstream.endpoints.first() {
             if let Some(ca) = &first.ca {
                 self.text("ca", ca.display());

@@ -1,4 +1,4 @@
-//! Which addresses may speak to the registry port (promise P19).
+//! Which addresses may connect to the registry port (promise P19).
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
@@ -7,7 +7,7 @@ use ipnet::IpNet;
 /// One entry of `registry.allow_from`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SourceRule {
-    /// `"node"`: this node, however its connections arrive.
+    /// `"node"`: this node, by any of its own addresses.
     Node,
     /// An address or a network in CIDR notation.
     Net(IpNet),
@@ -28,7 +28,7 @@ impl SourceRule {
         })
     }
 
-    /// Whether `peer` is meant. `own` tells whether an address is this node's.
+    /// Whether this rule lets `peer` in. `own` tells whether an address is this node's.
     pub fn allows(self, peer: IpAddr, own: impl Fn(IpAddr) -> bool) -> bool {
         let peer = peer.to_canonical();
         match self {

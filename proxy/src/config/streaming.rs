@@ -6,7 +6,7 @@ use super::error::ConfigError;
 use super::said::Section;
 use super::value::{self, Pattern};
 
-/// What stands before a Kubernetes namespace in `never`.
+/// The prefix of a Kubernetes namespace in `never`.
 const NAMESPACE: &str = "namespace:";
 
 /// `[streaming]`
@@ -14,13 +14,13 @@ const NAMESPACE: &str = "namespace:";
 pub struct Streaming {
     /// Whether layers are offered, and how.
     pub mode: Mode,
-    /// Where the runtime looks for them: one of containerd's `layer_content_caches`.
+    /// The directory where the runtime looks for layers: one of containerd's `layer_content_caches`.
     pub directory: PathBuf,
-    /// The socket of the holder, which mounts layers that are not here yet.
+    /// The socket of the holder, which mounts layers that are not whole here yet.
     pub holder: PathBuf,
     /// Images that are never offered.
     pub never: Vec<Never>,
-    /// Whether layers are offered that not every client of this node may read.
+    /// Whether larder also offers layers that not every client of this node may read.
     pub private: bool,
     /// An image is offered if one of its layers has at least this many bytes, compressed.
     pub min_layer: u64,
@@ -32,9 +32,9 @@ pub enum Mode {
     /// No layer is offered.
     #[default]
     Off,
-    /// Layers that are whole on this node are offered, whole.
+    /// Layers are offered once they are whole on this node.
     Ready,
-    /// The same, and indexes of layers are kept and given to other members.
+    /// The same, and layers that are not whole here yet are offered too, by indexes that members give each other.
     Lazy,
 }
 
@@ -43,7 +43,7 @@ pub enum Mode {
 pub enum Never {
     /// Images of these repositories: a pattern over `registry/repository`.
     Repositories(Pattern),
-    /// Images that a pod of this Kubernetes namespace uses, by the watcher's report: `namespace:NAME`.
+    /// Images that a pod of this Kubernetes namespace uses, according to the watcher: `namespace:NAME`.
     Namespace(String),
 }
 
@@ -91,7 +91,7 @@ impl Never {
         ))))
     }
 
-    /// How the file says it.
+    /// The entry as in the file.
     pub(super) fn text(&self) -> String {
         match self {
             Self::Repositories(pattern) => pattern.as_str().to_owned(),
@@ -107,7 +107,7 @@ impl Mode {
         ("lazy", Self::Lazy),
     ];
 
-    /// How the file says it.
+    /// The word in the file.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Off => "off",

@@ -1,4 +1,4 @@
-//! The file format from outside: what is accepted, and what it means.
+//! The file format from outside: which files are accepted, and what they mean.
 
 mod cloud;
 mod cluster;
@@ -363,8 +363,8 @@ fn patterns_match_the_whole_name() {
     }
 }
 
-/// The kubelet takes a disk for 85 % full, and removes images, when its free bytes are below 16 % in whole percent. It
-/// leaves the disk at 80 %: larder has to keep something there.
+/// The kubelet counts in whole percent: a disk is 85 % full, and images are removed, when less than 16 % is free. It
+/// stops at 80 %, where larder must still be able to keep something.
 #[test]
 fn the_default_of_min_free_leaves_the_kubelet_its_bytes_and_larder_some() {
     for total in [20_000_000_000_u64, 100_000_000_000, 4_000_000_000_000] {

@@ -1,7 +1,6 @@
-//! Single values and how they are written: sizes, times, addresses, patterns, paths.
+//! Single values and their notation: sizes, times, addresses, patterns, paths.
 //!
-//! Each reader takes the text of one value; its error is the fix alone, since the caller knows the key
-//! and the place.
+//! Each reader takes the text of one value. Its error holds only the fix, since the caller adds the key and the place.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -10,13 +9,13 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-/// Anything longer is a slip, and adding it to a clock could overflow.
+/// A longer time is a mistake, and adding it to a clock could overflow.
 const LONGEST_TIME: Duration = Duration::from_hours(24 * 365 * 100);
 
-/// The unix sockets' limit on a path, less the final NUL.
+/// The longest path of a unix socket, without the final NUL.
 const LONGEST_SOCKET_PATH: usize = 107;
 
-/// A size per second.
+/// Bytes per second.
 pub(super) fn rate(text: &str) -> Result<u64, String> {
     match Amount::parse(text)? {
         Amount::Bytes(0) => {
@@ -27,7 +26,7 @@ pub(super) fn rate(text: &str) -> Result<u64, String> {
     }
 }
 
-/// A size that depends on nothing.
+/// An absolute size.
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
     match Amount::parse(text)? {
         Amount::Bytes(bytes) => Ok(bytes),
@@ -35,12 +34,12 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
     }
 }
 
-/// A size, absolute or as a part of a whole that is known only later.
+/// A size: absolute, or a share of a whole that is known only later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Amount {
-    /// So many bytes.
+    /// In bytes.
     Bytes(u64),
-    /// So many hundredths, 0 to 100.
+    /// In percent, 0 to 100.
     Percent(u8),
 }
 
@@ -75,14 +74,14 @@ impl Amount {
             ));
         }
         match text.parse::<ByteSize>() {
-            // bytesize stops at the largest number instead of failing.
+            // bytesize saturates instead of failing.
             Ok(ByteSize(u64::MAX)) => Err("more than any disk can hold".to_owned()),
             Ok(ByteSize(bytes)) => Ok(Self::Bytes(bytes)),
             Err(_) => Err(WRITTEN.to_owned()),
         }
     }
 
-    /// As [`Amount::parse`], for a bound under which something must fit.
+    /// As [`Amount::parse`], for a bound that must leave room for something: not zero.
     pub(super) fn parse_positive(text: &str) -> Result<Self, String> {
         match Self::parse(text)? {
             Self::Bytes(0) | Self::Percent(0) => {
@@ -94,7 +93,7 @@ impl Amount {
 }
 
 impl fmt::Display for Amount {
-    /// Exact, in the largest binary unit that leaves no fraction.
+    /// Exact, in the largest binary unit without a fraction.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Percent(percent) => write!(f, "{percent}%"),
@@ -108,7 +107,7 @@ impl fmt::Display for Amount {
     }
 }
 
-/// A glob in which `*` stands for any characters, also none, and all else for itself.
+/// A glob in which `*` stands for any characters, also none. Every other character stands for itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern(String);
 
@@ -128,11 +127,11 @@ impl Pattern {
         &self.0
     }
 
-    /// Whether the whole of `name` fits. Takes at most `name.len()` times the glob's length steps.
+    /// Whether the pattern matches the whole of `name`. Takes at most `name.len()` times the glob's length steps.
     pub fn matches(&self, name: &str) -> bool {
         let (glob, name) = (self.0.as_bytes(), name.as_bytes());
         let (mut g, mut n) = (0, 0);
-        // The last star met, and how much of the name it has taken so far.
+        // The last star, and how much of the name it stands for so far.
         let mut star: Option<(usize, usize)> = None;
         while n < name.len() {
             if glob.get(g) == Some(&b'*') {
@@ -152,7 +151,7 @@ impl Pattern {
         glob[g..].iter().all(|&byte| byte == b'*')
     }
 
-    /// A pattern over registry names, in their canonical spelling.
+    /// A pattern over registries' names in their canonical spelling.
     pub(super) fn registry(text: &str) -> Result<Self, String> {
         let fits = |c: char| c.is_ascii_alphanumeric() || "*.-_:[]".contains(c);
         if text.is_empty() || !text.chars().all(fits) {
@@ -164,7 +163,7 @@ impl Pattern {
         Ok(Self::new(super::name::canonical_pattern(text)))
     }
 
-    /// Whether a registry's name in its canonical spelling fits, with or without the port that it implies.
+    /// Whether the pattern matches a registry's canonical name, with or without its implied port.
     pub fn matches_registry(&self, name: &str) -> bool {
         let implied = !name[name.rfind(']').unwrap_or(0)..].contains(':');
         self.matches(name) || (implied && self.matches(&format!("{name}:443")))
@@ -182,7 +181,7 @@ impl Pattern {
     }
 }
 
-/// A span of time: numbers with units, the largest first, without fractions. `"0"` is none.
+/// A span of time: numbers with units, the largest unit first, without fractions. `"0"` is zero.
 pub fn time(text: &str) -> Result<Duration, String> {
     const UNITS: [(&str, u64); 5] = [
         ("d", 86_400_000),
@@ -246,10 +245,10 @@ pub fn time(text: &str) -> Result<Duration, String> {
     Ok(time)
 }
 
-/// The most that a client may be kept waiting for one question upstream.
+/// The longest time for one question upstream while a client waits.
 const LONGEST_WAIT: Duration = Duration::from_secs(4);
 
-/// A time that must pass before something is given up.
+/// A time limit: not zero, and no longer than [`LONGEST_WAIT`].
 pub(super) fn time_limit(text: &str) -> Result<Duration, String> {
     match time(text)? {
         Duration::ZERO => Err("no time at all: write \"2s\"".to_owned()),
@@ -260,7 +259,7 @@ pub(super) fn time_limit(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A time after which something goes; zero keeps it.
+/// A lifetime; zero means for ever.
 pub(super) fn lifetime(text: &str) -> Result<Option<Duration>, String> {
     Ok(Some(time(text)?).filter(|time| !time.is_zero()))
 }
@@ -327,7 +326,7 @@ pub(super) fn address_or_off(text: &str) -> Result<Option<SocketAddr>, String> {
         .map_err(|fix| format!("{fix}; or \"off\""))
 }
 
-/// A path that is used as it stands.
+/// A path, taken literally.
 pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() {
         return Err("a path cannot be empty".to_owned());
@@ -341,7 +340,7 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     Ok(PathBuf::from(text))
 }
 
-/// A path that does not depend on where the daemon was started.
+/// A path that does not depend on the daemon's working directory.
 pub(super) fn absolute_path(text: &str) -> Result<PathBuf, String> {
     let path = path(text)?;
     if path.is_relative() {
@@ -350,7 +349,7 @@ pub(super) fn absolute_path(text: &str) -> Result<PathBuf, String> {
     Ok(path)
 }
 
-/// Such a path, or `"off"`.
+/// An absolute path, or `"off"`.
 pub(super) fn path_or_off(text: &str) -> Result<Option<PathBuf>, String> {
     if text == "off" {
         return Ok(None);
@@ -360,7 +359,7 @@ pub(super) fn path_or_off(text: &str) -> Result<Option<PathBuf>, String> {
         .map_err(|fix| format!("{fix}; or \"off\""))
 }
 
-/// The name of a credential helper, which is also the end of an executable's name.
+/// The name of a credential helper, which is the end of its executable's name.
 pub(super) fn helper_name(text: &str) -> Result<String, String> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if text.starts_with("docker-credential-") {
@@ -375,7 +374,7 @@ pub(super) fn helper_name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// A word that goes into a request as it stands: a name, an address, a URL.
+/// A word that is put into a request as it is: a name, an address, a URL.
 pub(super) fn word(text: &str) -> Result<String, String> {
     let plain = !text.is_empty() && text.len() <= 1024;
     if !plain || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -384,7 +383,7 @@ pub(super) fn word(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// A path that a unix socket can have.
+/// A path that a unix socket can have; unix limits the length.
 pub(super) fn socket_path(text: &str) -> Result<PathBuf, String> {
     let path = path(text)?;
     if text.len() > LONGEST_SOCKET_PATH {
@@ -395,7 +394,7 @@ pub(super) fn socket_path(text: &str) -> Result<PathBuf, String> {
     Ok(path)
 }
 
-/// A path component that stands for a registry: runs of lower-case letters and digits, joined by one of `._-`.
+/// An alias of a registry, a path component: runs of lower-case letters and digits, joined by one of `._-`.
 pub(super) fn alias(text: &str) -> Result<String, String> {
     let run = |run: &str| {
         !run.is_empty()
@@ -412,7 +411,7 @@ pub(super) fn alias(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// What to log.
+/// A log filter.
 pub(super) fn log_filter(text: &str) -> Result<String, String> {
     let filter = tracing_subscriber::EnvFilter::try_new(text);
     if text.trim().is_empty() || filter.is_err() {

@@ -1,4 +1,4 @@
-//! `[warm]`: sets of images that are brought before a client asks, and kept.
+//! `[warm]`: sets of images that larder fetches before a client asks, and keeps.
 
 mod seen;
 
@@ -18,21 +18,21 @@ use super::value::{self, Amount};
 /// `[warm]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warm {
-    /// How often registries are asked what is new.
+    /// How often larder asks the registries for new tags.
     pub refresh: Duration,
-    /// Where the status of sets is served: `/warm`.
+    /// The path under which the status of sets is served, such as `/warm`.
     pub path: String,
-    /// Whether that is so on `[telemetry] expose`, too.
+    /// Whether `[telemetry] expose` serves it too.
     pub expose: bool,
-    /// What all sets may hold; a percentage is of `[store] max_size`.
+    /// The most that all sets may hold; a percentage is of `[store] max_size`.
     pub max_size: Amount,
-    /// Bytes a second that warming reads, at most.
+    /// The most bytes a second that warming reads.
     pub max_rate: Option<u64>,
-    /// Images that come at once.
+    /// How many images are fetched at once.
     pub at_once: usize,
-    /// What this node is called by the sets' `nodes`.
+    /// This node's labels, which the sets' `nodes` select.
     pub labels: BTreeMap<String, String>,
-    /// The same from a file, in the form of the downward API.
+    /// A file with further labels, in the form of the downward API.
     pub labels_file: Option<PathBuf>,
     /// The sets by name, in the order of the file.
     pub sets: Vec<(String, WarmSet)>,
@@ -45,11 +45,11 @@ pub struct WarmSet {
     pub nodes: BTreeMap<String, String>,
     /// Where the images come from.
     pub from: Vec<WarmSource>,
-    /// `os/architecture[/variant]`; the node's own where there is none.
+    /// `os/architecture[/variant]`; if empty, the node's own.
     pub platforms: Vec<String>,
     /// How long an image that has left the set is held.
     pub keep: Duration,
-    /// What this set may hold; a percentage is of `[store] max_size`.
+    /// The most that this set may hold; a percentage is of `[store] max_size`.
     pub max_size: Option<Amount>,
 }
 
@@ -69,27 +69,27 @@ pub struct FromRepository {
     pub registry: RegistryName,
     pub repository: Repository,
     pub list: ListBy,
-    /// These always, and first.
+    /// Always in the set, and fetched first.
     pub tags: Vec<Tag>,
     pub newest: Vec<Newest>,
     pub skip: Vec<TagPattern>,
-    /// Of the push, where the list tells it.
+    /// The longest time since the push, if the registry's list tells when that was.
     pub max_age: Option<Duration>,
 }
 
 impl FromRepository {
-    /// Whether a list has to be asked for.
+    /// Whether larder has to ask for the repository's list.
     pub fn needs_list(&self) -> bool {
         self.list != ListBy::Off && !self.newest.is_empty()
     }
 }
 
-/// The newest images of which a tag matches.
+/// The newest images that have a matching tag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Newest {
     /// Key `match`.
     pub pattern: TagPattern,
-    /// So many images, whatever number of tags they have.
+    /// How many images, regardless of their number of tags.
     pub count: usize,
 }
 
@@ -127,13 +127,13 @@ impl WarmSet {
     }
 }
 
-/// Shorter would be no list for its registry but a load.
+/// A shorter time would be a load on the registry.
 const SHORTEST_REFRESH: Duration = Duration::from_secs(1);
 
-/// Images that may come at once.
+/// The most images that may be fetched at once.
 const MOST_AT_ONCE: usize = 16;
 
-/// Images that one pattern may choose.
+/// The most images that one pattern may choose.
 const MOST_NEWEST: usize = 1000;
 
 pub(super) fn warm(mut said: Section<'_, '_>) -> Result<Warm, ConfigError> {
@@ -205,7 +205,7 @@ fn set(mut said: Section<'_, '_>) -> Result<WarmSet, ConfigError> {
     Ok(set)
 }
 
-/// The keys that say of which kind a source is.
+/// The keys that name the kind of a source.
 const KINDS: [&str; 3] = ["repository", "images", "seen"];
 
 fn source(mut said: Section<'_, '_>) -> Result<WarmSource, ConfigError> {
@@ -260,7 +260,7 @@ fn from_repository(mut said: Section<'_, '_>) -> Result<FromRepository, ConfigEr
     } else {
         said.needed("repository", named)
     };
-    // A key that is misspelt is the first mistake.
+    // A misspelt key is reported before a missing one.
     said.finish()?;
     let (registry, repository) = named?;
     Ok(FromRepository {
@@ -292,7 +292,7 @@ fn refresh(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Charts write numbers with a point.
+/// Helm charts write numbers with a decimal point.
 fn number(text: &str, most: usize) -> Result<usize, String> {
     let text = text.strip_suffix(".0").unwrap_or(text);
     let number = text.parse().ok().filter(|n| (1..=most).contains(n));
@@ -312,7 +312,7 @@ fn is_set_name(name: &str) -> bool {
     name.len() <= 63 && name.bytes().all(plain) && name.starts_with(|c: char| c.is_alphanumeric())
 }
 
-/// Paths that the port has already.
+/// Paths that the telemetry port serves already.
 const TAKEN: [&str; 4] = ["/metrics", "/livez", "/readyz", "/image"];
 
 fn status_path(text: &str) -> Result<String, String> {

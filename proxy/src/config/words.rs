@@ -1,9 +1,9 @@
-//! How errors speak of values and keys: what may be repeated, and what was probably meant.
+//! How errors speak of values and keys: which values they may repeat, and which key was probably meant.
 
 use toml::Spanned;
 use toml::de::DeValue;
 
-/// A value for an error's text: quoted, cut short, and not at all where a password could be in it.
+/// A value for an error's text: quoted and shortened. A value that may hold a password is left out.
 pub(super) fn shown(text: &str) -> String {
     const LONGEST: usize = 60;
     if text.contains('@') {
@@ -26,7 +26,7 @@ pub(super) fn shown_key(name: &str) -> String {
     }
 }
 
-/// The kind of a value, and the value where it is short.
+/// The kind of a value, and the value itself if it is short.
 pub(super) fn found(value: &Spanned<DeValue<'_>>) -> String {
     match value.get_ref() {
         DeValue::String(text) if text.contains('@') => "a string not shown here".to_owned(),
@@ -49,7 +49,7 @@ pub(super) fn joined(names: &[&str], before: &str, after: &str) -> String {
     names.join(", ")
 }
 
-/// The known key that is most probably meant, if any is close enough: a third of its letters may differ.
+/// The known key that was most probably meant, if one is close enough: a third of its letters may differ.
 pub(super) fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
     if name.len() > 40 {
         return None;
@@ -62,7 +62,7 @@ pub(super) fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
         .map(|(_, key)| key)
 }
 
-/// How many letters must be put in, left out, exchanged or swapped with their neighbour.
+/// How many letters must be inserted, removed, replaced or swapped with their neighbour.
 fn edit_distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];

@@ -1,14 +1,14 @@
-//! A holder's part: it tells the keepers of a digest that it holds it, when that has come, again and again, and when those
-//! that should know have changed.
+//! A holder's part: it tells a digest's keepers that it holds the blob, when the blob has come, at intervals, and when
+//! the keepers have changed.
 //!
-//! | what is told | to | when |
+//! | announced | to | when |
 //! |---|---|---|
-//! | what has just come, what is gone | its keepers | at once; what comes meanwhile goes together |
-//! | everything | its keepers | spread over two hours, or a quarter of the shortest `ttl` |
-//! | everything | keepers that were not keepers before, that were started anew, or that did not hear | within a minute, evenly |
+//! | blobs that have just come or gone | each blob's keepers | at once; blobs that come meanwhile go together |
+//! | everything | each blob's keepers | spread over two hours, or a quarter of the shortest `ttl` |
+//! | everything | keepers that are new, were started anew, or missed an announcement | within a minute, evenly |
 //!
-//! No step looks at more than a part of the index, and what ranking costs is bounded by a second, so a hundred thousand
-//! blobs and ten thousand members cost a fraction of a percent of a core.
+//! A step looks at one part of the index, and the steps of rankings are bounded per second. So a hundred thousand blobs
+//! and ten thousand members cost a fraction of a percent of a core.
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -24,44 +24,43 @@ use super::{
 };
 use crate::store::Entry;
 
-/// Everything is told again within this time, or within a quarter of the shortest `ttl` if that is less.
+/// Everything is told again within this time, or within a quarter of the shortest `ttl` if that is shorter.
 const AGAIN: Duration = Duration::from_hours(2);
 const LEAST: Duration = Duration::from_mins(1);
 
-/// Parts of the index, of which each is told at once: many where a request would be too large, few where each keeper would
-/// get a request of a few lines.
+/// The index is told in parts: many if one request would be too large, few if each keeper would get only a few lines.
 const PARTS: u64 = 256;
 const LINES: u64 = 64;
 
-/// Keepers that have changed are told after this long at the least, and again after this long: a roll-out changes many.
+/// The pause before changed keepers are told, and the pause after that. A roll-out changes many keepers.
 const RETOLD_AFTER: Duration = Duration::from_secs(5);
 const RETOLD_EVERY: Duration = Duration::from_secs(20);
 
-/// Rankings cost a step for each member. So many steps are made in a second.
+/// Steps of rankings in a second. A ranking takes one step for each member.
 const STEPS: u64 = 4_000_000;
 
-/// What left the tier is told this often.
+/// How often keepers are told which blobs left the tier.
 const GONE_EVERY: Duration = Duration::from_secs(5);
 
-/// Keepers that are told at once.
+/// Keepers that are told at the same time.
 const AT_ONCE: usize = 8;
 
-/// Somewhat more or less, so that nodes that were started together do not speak together.
+/// Varies a time by up to a fifth, so that nodes that were started together do not speak together.
 fn about(time: Duration) -> Duration {
     time.mul_f64(0.8 + 0.4 * fastrand::f64())
 }
 
-/// In how many parts the index is told, so that a request holds many lines and not too many.
+/// The number of parts in which the index is told, so that a request holds many lines and not too many.
 fn parts(blobs: u64, members: u64) -> u16 {
     let parts = 3 * blobs / (LINES * members.max(1));
     parts.clamp(1, PARTS) as u16
 }
 
 impl Copies {
-    /// Tells what comes and what goes.
+    /// Tells keepers which blobs came and which went.
     pub(super) async fn tell_news(self: Arc<Self>) {
         loop {
-            // What left the tier rings no bell.
+            // A blob that left the tier notifies nobody, so the wait is bounded.
             let news = self.cluster.news.added.notified();
             let _ = tokio::time::timeout(GONE_EVERY, news).await;
             let come = self.cluster.news.take();
@@ -83,7 +82,7 @@ impl Copies {
         }
         let members = self.members();
         let mut told: HashMap<SocketAddr, Announcement> = HashMap::new();
-        // What came back meanwhile was told.
+        // A blob that came back meanwhile was told as new.
         for gone in gone.iter().filter(|gone| !self.store.holds(&gone.digest)) {
             for keeper in members.keepers(&gone.digest) {
                 let told = told.entry(keeper).or_default();
@@ -120,7 +119,7 @@ impl Copies {
         }
     }
 
-    /// How long it takes until everything was told again.
+    /// The time within which everything is told again.
     fn again(&self) -> Duration {
         let config = self.config.load();
         let ttls = config
@@ -131,7 +130,7 @@ impl Copies {
         shortest.map_or(AGAIN, |ttl| (ttl / 4).clamp(LEAST, AGAIN))
     }
 
-    /// Tells those keepers that do not know yet what others were told.
+    /// Repeats earlier announcements to new keepers, and to keepers that missed some.
     pub(super) async fn retell(self: Arc<Self>) {
         loop {
             self.retell.notified().await;
@@ -165,7 +164,7 @@ impl Copies {
         }
     }
 
-    /// The members are these now, or a keeper is another process than before.
+    /// Takes the current members, and returns whether they have changed. Rings `retell` if a keeper may lack something.
     pub(super) fn note_members(&self, members: Vec<SocketAddr>) -> bool {
         let mut retelling = lock(&self.retelling);
         let changed = retelling.members != members;
@@ -190,7 +189,7 @@ impl Copies {
         }
     }
 
-    /// Tells keepers that this node holds these.
+    /// Tells keepers that this node holds these blobs.
     async fn tell(
         &self,
         fresh: bool,
@@ -228,8 +227,8 @@ impl Copies {
         }
     }
 
-    /// Says something to a keeper, this node perhaps, and takes note of the answer. What it does not hear it is told later.
-    /// With nothing to say it is a question whether the member lives. Whether it does.
+    /// Says something to a keeper, which may be this node, and notes the answer. A keeper that misses it is told later.
+    /// An empty announcement only asks whether the member lives. Returns whether it does.
     pub(super) async fn say(&self, keeper: SocketAddr, said: Announcement) -> bool {
         let own = self.own();
         let said = Announcement {
@@ -262,7 +261,7 @@ impl Copies {
                     lock(&self.retelling).deaf.insert(keeper);
                 }
                 if !gone {
-                    // An older member refuses, and lives.
+                    // A member of an older version refuses the request, but it lives.
                     lock(&self.lives).heard(keeper, now);
                 }
                 return !gone;
@@ -276,7 +275,7 @@ impl Copies {
         true
     }
 
-    /// A keeper that was started anew knows nothing of what it was told.
+    /// A keeper that was started anew has lost all announcements, so they are repeated.
     pub(super) fn note_boot(&self, keeper: SocketAddr, boot: u64) {
         let Retelling { boots, deaf, .. } = &mut *lock(&self.retelling);
         if boots

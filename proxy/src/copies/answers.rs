@@ -1,4 +1,4 @@
-//! What other members are answered about copies.
+//! Answers to other members' questions about copies.
 
 use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use super::{
 use crate::cluster::holdings::Told;
 
 impl Copies {
-    /// A member says what it holds. `None` for one that is on no list.
+    /// Takes what a member says it holds. `None` if the member is not listed.
     pub fn hear(&self, said: &Announcement) -> Option<Heard> {
         let holder = said.holder?;
         let now = self.now();
@@ -40,7 +40,7 @@ impl Copies {
         })
     }
 
-    /// The holders of these digests, as far as they are known here.
+    /// The holders of these digests, as this node knows them.
     pub fn holders_of(&self, digests: &[Digest]) -> Vec<Vec<HolderOf>> {
         let now = self.now();
         let holders = |digest: &Digest| {
@@ -53,7 +53,7 @@ impl Copies {
         digests.iter().map(holders).collect()
     }
 
-    /// How repositories hold these digests here. What is private is left out, unless this node copies it.
+    /// How repositories hold these digests here. Private links are left out, unless this node copies private content.
     pub async fn links_of(self: &Arc<Self>, digests: &[Digest]) -> Vec<Links> {
         let wanted: HashSet<Digest> = digests.iter().take(LINKED_BATCH).copied().collect();
         let private = self.copies_private();
@@ -81,7 +81,7 @@ impl Copies {
         digests.iter().map(links).collect()
     }
 
-    /// A member of an older version says that it holds a digest.
+    /// Takes the word of a member of an older version that it holds a digest. `false` if the member is not listed.
     pub fn hear_of(&self, digest: Digest, holder: SocketAddr) -> bool {
         let listed = self.cluster.members.view().addresses.contains(&holder);
         if listed {
@@ -97,7 +97,7 @@ impl Copies {
         listed
     }
 
-    /// How old a copy may be: what nothing has used for so long is not copied.
+    /// The store's ttl. A blob that was not used for longer is not copied.
     pub(super) fn ttl(&self) -> Option<Duration> {
         self.config.load().store.ttl
     }

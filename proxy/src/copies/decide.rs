@@ -1,48 +1,48 @@
-//! Who fetches the next copy of a digest: a pure decision, the same on all members that know the same.
+//! Which members fetch the next copies of a digest: a pure decision, the same on all members that know the same.
 //!
-//! The first in rank among the members that are not gone decides for a digest, and no other: two that decide at once would
-//! both have it copied. It looks at the holders, and offers what lacks to the first in rank that do not hold it.
+//! Only the first in rank among the members that are not gone decides for a digest. Two deciders at once would both
+//! have it copied. The decider counts the holders, and offers missing copies to the first in rank that do not hold it.
 
 use super::life::Life;
 
-/// So many of the first in rank know a digest's holders.
+/// How many members, the first in rank, know a digest's holders.
 pub const KEEPERS: usize = crate::cluster::KEEPERS;
 
-/// What is known of a digest, for the decision.
+/// What the decision needs to know of a digest.
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'a, M> {
-    /// So many living members should hold it.
+    /// How many living members should hold it.
     pub copies: usize,
-    /// More than a third of the members is missing.
+    /// Whether more than a third of the members is missing.
     pub held_back: bool,
     /// The member that asks.
     pub own: M,
-    /// Members that are not gone, the first in rank first, with what is believed of them.
+    /// Members that are not gone, in the order of rank, and whether each lives.
     pub ranked: &'a [(M, Life)],
-    /// The members that are said to hold it.
+    /// The members that say they hold it.
     pub holders: &'a [(M, Life)],
-    /// Members that have taken an offer and are not done.
+    /// Members that have taken an offer and have not finished.
     pub coming: &'a [M],
     /// Members that declined a short time ago.
     pub declined: &'a [M],
 }
 
-/// What is to be done about a digest.
+/// What to do about a digest.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verdict<M> {
-    /// Enough members hold it, or it is on its way to them.
+    /// Enough members hold it or are fetching it.
     Enough,
     /// Another member decides.
     NotOurs,
-    /// Nothing is done now: too many members are missing, or those that matter may come back.
+    /// Nothing is done now: too many members are missing, or no holder lives and one may come back.
     Waits,
-    /// No member is left that could hold one more.
+    /// No further member can take a copy.
     Short,
-    /// These fetch it, each from one of those.
+    /// Each of `to` fetches it from one of `from`.
     Copy { to: Vec<M>, from: Vec<M> },
 }
 
-/// The decision.
+/// Decides about a digest.
 pub fn decide<M: Copy + Eq>(question: &Question<'_, M>) -> Verdict<M> {
     let Question { own, ranked, .. } = *question;
     match ranked.first() {
@@ -57,7 +57,7 @@ pub fn decide<M: Copy + Eq>(question: &Question<'_, M>) -> Verdict<M> {
             .map(|(member, _)| *member)
     };
     let living: Vec<M> = of(Life::Living).collect();
-    // One that vanished a moment ago counts until it is gone.
+    // A holder that vanished a moment ago counts until it is gone.
     let counted = living.len() + of(Life::Waited).count();
     let coming = question
         .coming
@@ -89,8 +89,8 @@ pub fn decide<M: Copy + Eq>(question: &Question<'_, M>) -> Verdict<M> {
     Verdict::Copy { to, from: living }
 }
 
-/// Whether `own` is beyond the first `copies` in rank of those that hold a digest and live: all holders that know the same
-/// agree on who keeps it. `holders` are the others, `ranked` is the order.
+/// Whether `own` comes after the first `copies` holders in rank, so that it need not keep the digest. `others` are the
+/// other living holders, `ranked` is the order. Holders that know the same agree on which of them keep it.
 pub fn is_surplus<M: Copy + Eq>(copies: usize, own: M, ranked: &[M], others: &[M]) -> bool {
     let keeps = ranked
         .iter()
@@ -149,7 +149,7 @@ mod tests {
             ask(&[(3, Living)], |q| q.declined = &[0, 1, 2, 4, 5]),
             Verdict::Short
         );
-        // One that has it by now is no longer on its way.
+        // A member that holds it by now no longer counts as fetching it.
         let both = [(0, Living), (3, Gone)];
         assert_eq!(ask(&both, |q| q.coming = &[0]), copy(&[1], &[0]));
     }
@@ -173,7 +173,7 @@ mod tests {
     }
 
     proptest! {
-        /// Of all members exactly one decides, nobody is made to fetch what it has, and no more is fetched than lacks.
+        /// Exactly one member decides. No member fetches a blob that it has, and no copies are fetched in excess.
         #[test]
         fn one_decides_and_nothing_is_fetched_in_vain(
             copies in 1usize..5,
@@ -203,7 +203,7 @@ mod tests {
             prop_assert_eq!(deciders, usize::from(!ranked.is_empty()));
         }
 
-        /// Never do all that hold something think that they may let it go, however many do.
+        /// However many members hold a digest, enough of them keep it.
         #[test]
         fn enough_of_the_holders_keep(copies in 1usize..5, count in 0usize..12, order in Just((0..12).collect::<Vec<usize>>()).prop_shuffle()) {
             let holders: Vec<usize> = (0..count).collect();

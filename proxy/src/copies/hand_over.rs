@@ -1,4 +1,4 @@
-//! The end of a holder: what it alone holds goes to others before it stops.
+//! A holder's last act: before it stops, others fetch the blobs that it alone holds.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -16,16 +16,16 @@ use super::{
     wire::{Answer, Item, LINKED_BATCH},
 };
 
-/// Less than the time that the drain has.
+/// Less than the time of the drain.
 const HANDED_OVER_WITHIN: Duration = Duration::from_secs(20);
 
-/// Members that are offered a copy, one after the other.
+/// Members to which a copy is offered, one after another.
 const OFFERED: usize = 4;
 
-/// How often it is looked at whether what was taken has come.
+/// How often the node checks whether copies that were taken have arrived.
 const GLANCE: Duration = Duration::from_millis(300);
 
-/// What could not be handed over.
+/// Blobs that could not be handed over.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 struct Left {
     blobs: usize,
@@ -34,7 +34,7 @@ struct Left {
 }
 
 impl Copies {
-    /// Has others fetch what this node alone holds, within [`HANDED_OVER_WITHIN`]. What is left is said in the log.
+    /// Has others fetch the blobs that this node alone holds, within [`HANDED_OVER_WITHIN`]. Logs which are left.
     pub async fn hand_over(self: &Arc<Self>) {
         self.leaving.store(true, Ordering::Relaxed);
         if self.wanted() < 2 || !self.cluster.has_others() {
@@ -102,7 +102,7 @@ impl Copies {
         }
     }
 
-    /// Offers of all that no other member holds.
+    /// Offers of all blobs that no other member holds.
     async fn held_alone(self: &Arc<Self>) -> Vec<Item> {
         let entries = self.store.holdings();
         let young = |age: Duration| self.ttl().is_none_or(|ttl| age <= ttl);
@@ -136,8 +136,8 @@ impl Copies {
         items
     }
 
-    /// Offers each to the first in rank that takes it. A member that was missed lately may be back: it comes after those
-    /// that live. Nothing is known yet of one that has just come to the list.
+    /// Offers each blob to the members in rank until one takes it. A member that was missed lately may be back, so it
+    /// comes after the living ones. A member that is new on the list counts as living.
     async fn offer_all(self: &Arc<Self>, items: Vec<Item>) -> Offered {
         let members = self.members();
         let own = self.own();
@@ -162,7 +162,7 @@ impl Copies {
                     for (item, answer) in some.iter().zip(answers) {
                         match answer {
                             Answer::Taken | Answer::Held => offered.taken.push(item.digest),
-                            // It may have room soon, or be there again.
+                            // The member may have room soon, or answer again.
                             Answer::Busy => {
                                 again.insert(item.digest);
                                 next.push(item.clone());
@@ -180,10 +180,10 @@ impl Copies {
     }
 }
 
-/// What came of offers.
+/// The result of offers.
 #[derive(Default, Debug)]
 struct Offered {
     taken: Vec<Digest>,
-    /// No member took them, and one of those that were asked may do so later.
+    /// No member took these, but a busy one may do so later.
     again: Vec<Item>,
 }

@@ -1,8 +1,8 @@
-//! A keeper's part: it looks whether the members live, and sees to it that enough of them hold a digest.
+//! A keeper's part: it checks whether the members live, and sees to it that enough of them hold a digest.
 //!
-//! A round every ten seconds. Members that were not heard are asked for a sign of life, a few in each round. Digests are
-//! looked at when their time has come ([`crate::cluster::holdings`]): after something of them changed, not for its own sake.
-//! Before anything is copied the digest's other keepers are asked, since this one may have been started a moment ago.
+//! A round comes every ten seconds. In each, a few members that were not heard lately are asked for a sign of life. A
+//! digest is looked at when it is due ([`crate::cluster::holdings`]), after something about it changed. Before anything
+//! is copied, the digest's other keepers are asked, because this keeper may have been started a moment ago.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -27,28 +27,28 @@ use super::{
 };
 use crate::{cluster::holdings::Holding, metrics::LackingWhy};
 
-/// Between two rounds, give or take a fifth.
+/// The pause between two rounds, give or take a fifth.
 const ROUND: Duration = Duration::from_secs(10);
 
 /// Members that are asked for a sign of life in a round.
 const ASKED: usize = 16;
 
-/// The first in rank that are considered for a copy.
+/// How many members, the first in rank, are considered for a copy.
 const CONSIDERED: usize = 16;
 
-/// Digests that are looked at together, and how many times in a round.
+/// Digests that are looked at together, and the most times in a round.
 const TOGETHER: usize = LINKED_BATCH;
 const TIMES: usize = 16;
 
-/// An offer that was taken is waited for this long. Then it is made again, to the same member if that is still the first.
+/// How long a copy may take, in seconds, before it is offered again. The first in rank may be the same member.
 const COMING: u64 = 600;
 
-/// A digest is looked at again after so long where a member was busy, where one declined, and where nothing helps now.
+/// Seconds until a digest is looked at again: after a busy member, after a declined offer, if no member can help now.
 const BUSY: u64 = 20;
 const NEXT: u64 = 1;
 const LATER: u64 = 600;
 
-/// So long no member is offered a copy of something that it declined: for lack of room, and for a reason that stays.
+/// Seconds for which a member that declined a digest is not offered it: for lack of room, and for a lasting reason.
 const FULL: u64 = 300;
 const OFF: u64 = 3600;
 
@@ -116,7 +116,7 @@ impl Copies {
         }
     }
 
-    /// Looks at some digests whose time has come. Whether there may be more.
+    /// Looks at some digests that are due. Returns whether more may be due.
     async fn look_at_digests(self: &Arc<Self>) -> bool {
         let due = self.cluster.holdings.take_due(self.now(), TOGETHER);
         let more = due.len() == TOGETHER;
@@ -141,7 +141,7 @@ impl Copies {
         more
     }
 
-    /// What is to be copied of a digest now. Takes note of when to look again.
+    /// The copies to make of a digest now. Notes when to look at it again.
     fn plan(&self, digest: &Digest) -> Option<Plan> {
         let now = self.now();
         let holdings = &self.cluster.holdings;
@@ -178,7 +178,7 @@ impl Copies {
         match verdict {
             Verdict::NotOurs => self.note_lacking(digest, None),
             Verdict::Enough => {
-                // What is on its way may not arrive.
+                // A copy under way may fail, so the digest is looked at when it should have come.
                 match known.coming.iter().map(|(_, until)| *until).min() {
                     Some(until) => holdings.again(digest, until),
                     None => self.note_lacking(digest, None),
@@ -233,7 +233,7 @@ impl Copies {
         join_all(asked).await;
     }
 
-    /// What a keeper knows of these digests' holders.
+    /// The holders of these digests, as a keeper knows them.
     pub(super) async fn ask_holders(
         &self,
         keeper: SocketAddr,
@@ -253,11 +253,11 @@ impl Copies {
         asked.digests.into_iter().zip(told).collect()
     }
 
-    /// The plans that may be carried out, with what travels along. Private content is copied to nobody.
+    /// The plans that may be carried out, each with the links that travel along. Private content is not copied.
     async fn with_links(self: &Arc<Self>, plans: Vec<Plan>) -> Vec<(Plan, Item)> {
         let mut by_holder: BTreeMap<SocketAddr, Vec<Plan>> = BTreeMap::new();
         for plan in plans {
-            // Not always the same: each holder sends its part.
+            // A random holder, so that all holders share the load.
             let holder = plan.from[fastrand::usize(..plan.from.len())];
             by_holder.entry(holder).or_default().push(plan);
         }
@@ -299,7 +299,7 @@ impl Copies {
         join_all(asked).await.into_iter().flatten().collect()
     }
 
-    /// What a member says to offers, this one perhaps.
+    /// A member's answers to offers. The member may be this node.
     pub(super) async fn answers_of(
         self: &Arc<Self>,
         to: SocketAddr,
@@ -312,7 +312,7 @@ impl Copies {
         answers.unwrap_or_else(|| vec![Answer::Busy; items.len()])
     }
 
-    /// Offers copies to a member and takes note of what it says.
+    /// Offers copies to a member, and notes its answers.
     async fn offer(self: &Arc<Self>, to: SocketAddr, items: Vec<Item>) {
         let answers = self.answers_of(to, &items).await;
         let now = self.now();
@@ -348,7 +348,7 @@ impl Copies {
         }
     }
 
-    /// Asks a member something about copies. `None` for one that does not answer, or not in these words.
+    /// Asks a member something about copies. `None` if it does not answer, or if its answer cannot be parsed.
     pub(super) async fn ask<Q: Serialize, A: DeserializeOwned>(
         &self,
         member: SocketAddr,

@@ -1,4 +1,4 @@
-//! Which members live: a pure state machine over what was heard of them and what was missed.
+//! Which members live: a pure state machine over the signs of life that came, and those that were missed.
 //!
 //! ```text
 //!            missed                     missed again, WAIT later
@@ -7,24 +7,24 @@
 //!      └────────────────────┴──────────── heard ────────────────────┘
 //! ```
 //!
-//! A restart takes seconds and a network hiccup less, so a member that vanished is waited for: until then it counts as a
-//! holder of what it held. Times are in seconds of any clock that only goes forward.
+//! A restart takes seconds and a network hiccup less, so a member that vanished is waited for. Until it is gone, it
+//! counts as a holder of what it held. Times are seconds of any clock that only goes forward.
 
 use std::{collections::HashMap, hash::Hash};
 
-/// A member that vanished is waited for this long.
+/// How long a member that vanished is waited for, in seconds.
 pub const WAIT: u64 = 120;
 
-/// A member that was not heard for this long is asked whether it lives.
+/// A member that was silent for so many seconds is asked whether it lives.
 pub const UNHEARD: u64 = 30;
 
-/// What was found out so long ago says nothing about how many members are missing now.
+/// Signs older than this do not tell how many members are missing now.
 const LATELY: u64 = 180;
 
-/// A member that left the list counts as missing for this long. After that it is no member any more.
+/// How long a member that left the list counts as missing. After that it is no member any more.
 const FORGOTTEN: u64 = 900;
 
-/// What is believed of a member.
+/// The state of a member.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Life {
     Living,
@@ -36,12 +36,12 @@ pub enum Life {
 #[derive(Clone, Copy, Debug)]
 struct Signs {
     heard: u64,
-    /// When it was first missed since it was last heard, and last.
+    /// When it was missed first and last, since it was last heard.
     missed: Option<(u64, u64)>,
     unlisted: Option<u64>,
 }
 
-/// What is known of all other members.
+/// The signs of life of all other members.
 #[derive(Debug)]
 pub struct Lives<M> {
     all: HashMap<M, Signs>,
@@ -56,7 +56,7 @@ impl<M> Default for Lives<M> {
 }
 
 impl<M: Copy + Eq + Hash> Lives<M> {
-    /// The list of members is this, now. A member that is new on it counts as living until it is missed.
+    /// Takes the list of members. A member that is new on it counts as living until it is missed.
     pub fn list(&mut self, members: impl IntoIterator<Item = M>, now: u64) {
         for signs in self.all.values_mut() {
             signs.unlisted = signs.unlisted.or(Some(now));
@@ -67,7 +67,7 @@ impl<M: Copy + Eq + Hash> Lives<M> {
                 missed: None,
                 unlisted: None,
             });
-            // It is back, and what was missed before says nothing of it.
+            // The member is back on the list, so earlier misses no longer count.
             if signs.unlisted.take().is_some_and(|at| at < now) {
                 signs.missed = None;
             }
@@ -76,7 +76,7 @@ impl<M: Copy + Eq + Hash> Lives<M> {
             .retain(|_, signs| signs.unlisted.is_none_or(|at| now < at + FORGOTTEN));
     }
 
-    /// The member said something.
+    /// The member sent something.
     pub fn heard(&mut self, member: M, now: u64) {
         if let Some(signs) = self.all.get_mut(&member) {
             signs.heard = now;
@@ -92,13 +92,13 @@ impl<M: Copy + Eq + Hash> Lives<M> {
         }
     }
 
-    /// What is believed of a member. One that is on no list is gone.
+    /// The state of a member. An unknown member is gone.
     pub fn life(&self, member: M, now: u64) -> Life {
         let Some(signs) = self.all.get(&member) else {
             return Life::Gone;
         };
         let left = signs.unlisted.is_some_and(|at| now >= at + WAIT);
-        // Silence counts from one question to another: time in which no question was asked says nothing.
+        // Silence lasts from the first unanswered question to the last: a time without questions proves nothing.
         let silent = signs
             .missed
             .is_some_and(|(first, last)| last >= first + WAIT);
@@ -109,19 +109,19 @@ impl<M: Copy + Eq + Hash> Lives<M> {
         }
     }
 
-    /// Whether it is known to be gone. Nothing is known of a member that is new.
+    /// Whether a member is known to be gone. `false` for a member that is not known.
     pub fn is_gone(&self, member: M, now: u64) -> bool {
         self.all.contains_key(&member) && self.life(member, now) == Life::Gone
     }
 
-    /// The members to ask for a sign of life, at most so many: those that were missed before, then those that were not
-    /// heard for longest.
+    /// At most `most` members to ask for a sign of life: first those that were missed before, then those that were
+    /// silent for longest.
     pub fn to_ask(&self, now: u64, most: usize) -> Vec<M> {
         let listed = self.all.iter().filter(|(_, s)| s.unlisted.is_none());
         let quiet = listed.filter(|(_, signs)| now >= signs.latest() + UNHEARD || signs.waits());
         let mut quiet: Vec<_> = quiet.map(|(m, s)| (!s.waits(), s.latest(), *m)).collect();
         quiet.sort_by_key(|(calm, latest, _)| (*calm, *latest));
-        // Those that are missed for long must not keep the others from being asked.
+        // Members that are missed for long must not keep the others from being asked.
         let (missed, calm): (Vec<_>, Vec<_>) = quiet.into_iter().partition(|(calm, ..)| !calm);
         let room = most.saturating_sub(calm.len()).max(most / 2);
         let missed = missed.into_iter().take(room);
@@ -129,8 +129,8 @@ impl<M: Copy + Eq + Hash> Lives<M> {
         asked.map(|(_, _, member)| member).collect()
     }
 
-    /// Whether more than a third of the members is missing, this node counted among those that live. In a large cluster
-    /// those that were looked at lately stand for all.
+    /// Whether more than a third of the members is missing; this node counts as living. In a large cluster the members
+    /// that were checked lately stand for all.
     pub fn too_many_are_missing(&self, now: u64) -> bool {
         let lately = |signs: &&Signs| signs.unlisted.is_some() || now < signs.latest() + LATELY;
         let looked_at = self.all.values().filter(lately);
@@ -237,7 +237,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens, a member that was heard within WAIT is never gone.
+        /// A member that was heard within WAIT is never gone.
         #[test]
         fn no_member_is_gone_before_its_time(steps in prop::collection::vec((0u8..4, 1u64..90), 1..60)) {
             let mut lives = lives(3, 1000);

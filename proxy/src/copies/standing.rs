@@ -1,4 +1,4 @@
-//! What a holder may know before it lets something go: which other members hold it.
+//! What a holder needs to know before it lets a blob go: which other members hold it.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,17 +17,17 @@ use crate::cluster::holdings::Holding;
 /// How many others hold a digest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Standing {
-    /// Other members that hold it and are not known to be gone.
+    /// Other members that hold it and are not gone.
     pub others: usize,
-    /// The first `copies` in rank of those that hold it and live are others: all holders agree on that.
+    /// This node comes after the first `copies` living holders in rank: it need not keep the blob. All holders agree.
     pub surplus: bool,
 }
 
-/// The keepers' answers are waited for this long.
+/// How long the keepers may take to answer.
 const LOOKED_AROUND_WITHIN: Duration = Duration::from_secs(3);
 
 impl Copies {
-    /// Finds out which of these blobs this node may let go, because enough others keep them.
+    /// Finds out which of these blobs this node need not keep, because enough other members keep them.
     pub async fn look_around(self: &Arc<Self>, digests: &[Digest]) {
         if digests.is_empty() {
             lock(&self.surplus).clear();
@@ -39,13 +39,12 @@ impl Copies {
         *lock(&self.surplus) = surplus.map(|(digest, _)| digest).collect();
     }
 
-    /// Whether it was found that enough others keep a blob, at the last look.
+    /// Whether the last look found that enough other members keep a blob.
     pub fn is_surplus(&self, digest: &Digest) -> bool {
         lock(&self.surplus).contains(digest)
     }
 
-    /// Which of these digests other members hold, as their keepers know now. Nothing is said of a digest of which no keeper
-    /// answers.
+    /// How many other members hold these digests, as their keepers know now. Leaves out a digest if no keeper answers.
     pub async fn standings(self: &Arc<Self>, digests: &[Digest]) -> HashMap<Digest, Standing> {
         let (Some(own), true) = (self.own(), self.cluster.has_others()) else {
             return HashMap::new();

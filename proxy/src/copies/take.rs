@@ -1,5 +1,5 @@
-//! A taker's part: it says whether it has room for a copy, and fetches what it has taken, one after the other, slowly, and
-//! slower still while its own clients wait for bytes.
+//! A taker's part: it says whether it has room for a copy, and fetches what it has taken, one copy at a time. It
+//! fetches slowly, and slower still while its own clients wait for bytes.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -26,20 +26,20 @@ use crate::{
     trace::Trace,
 };
 
-/// Copies that wait. A member that has more to fetch says that it is busy.
+/// The most copies that wait. A member with more to fetch answers that it is busy.
 const WAITING: usize = 256;
 
 /// Bytes that are written and hashed at a time.
 const PIECE: usize = 256 << 10;
 
-/// While clients of this node wait for bytes, copies get this part of their rate.
+/// The rate of copies is divided by this while clients of this node wait for bytes.
 const BEHIND: u32 = 8;
 
-/// A copy that failed is tried again so often, after this pause: its holder may be on its way back.
+/// How often a failed copy is tried, and the pause between: its holder may be on its way back.
 const ATTEMPTS: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(15);
 
-/// What was taken and is not here yet.
+/// Copies that were taken and have not come yet.
 #[derive(Default, Debug)]
 pub(super) struct Taking {
     queue: Mutex<Queue>,
@@ -83,13 +83,13 @@ impl Taking {
 /// Why a copy was not made.
 #[derive(Debug)]
 enum Failed {
-    /// A member did not give it, or gave something else.
+    /// The member did not send the blob, or sent other bytes.
     Source(String),
     Disk(String),
 }
 
 impl Copies {
-    /// What this node says to offers.
+    /// Answers offers, and queues the copies that it takes.
     pub async fn offered(self: &Arc<Self>, items: Vec<Item>) -> Vec<Answer> {
         let mut room = self
             .room()
@@ -136,7 +136,7 @@ impl Copies {
         Answer::Taken
     }
 
-    /// Bytes that fit within the bounds without evicting anything.
+    /// Bytes that fit within the bounds without an eviction.
     async fn room(&self) -> u64 {
         let space = self.store.survey(Store::space).await;
         let Some(Ok(space)) = space else {
@@ -151,7 +151,7 @@ impl Copies {
         below_most.min(free)
     }
 
-    /// What may be known on this node of what travels with a copy: with private content nothing, unless it is allowed.
+    /// The links that may come to this node with a copy. Private ones may only if private content is copied.
     pub(super) fn may_travel(&self, mut links: Vec<Linked>) -> Vec<Linked> {
         let (config, private) = (self.config.load(), self.copies_private());
         links.retain(|linked| {
@@ -161,7 +161,7 @@ impl Copies {
         links
     }
 
-    /// Fetches what was taken.
+    /// Fetches the copies that were taken, one after another, for ever.
     pub(super) async fn take_all(self: Arc<Self>) {
         loop {
             let next = lock(&self.taking.queue).items.pop_front();
@@ -178,7 +178,7 @@ impl Copies {
     async fn take(self: &Arc<Self>, item: &Item) {
         let mut attempt = 0;
         let outcome = loop {
-            // A client may have pulled it meanwhile.
+            // A client may have pulled the blob meanwhile.
             if self.store.holds(&item.digest) {
                 break CopyOutcome::Here;
             }
@@ -209,7 +209,7 @@ impl Copies {
         }
     }
 
-    /// Fetches a copy from a member, checks it, and puts it in place with its links.
+    /// Fetches a copy from a member, verifies it, and puts it in place with its links.
     async fn fetch(self: &Arc<Self>, item: &Item, from: SocketAddr) -> Result<(), Failed> {
         let linked = self.still_open(&item.links).await;
         if linked.is_empty() {
@@ -238,14 +238,14 @@ impl Copies {
                 size,
                 media_type: linked.media_type.clone(),
             });
-            // Another member's word opens nothing while the registry answers: it is worth what an old answer is.
+            // Another member's word gives no right while the registry answers: it counts as an expired answer.
             if let Some(public) = linked.public {
                 record.learn_public(public.min(stale));
             }
         }
         let ago = Duration::from_secs(item.age);
         let take_in = move |store: &Store| {
-            // A blob that no repository is known to hold would be of no use.
+            // A blob without a link to a repository would be of no use, so the links come first.
             for record in &records {
                 record.flush();
             }
@@ -257,13 +257,13 @@ impl Copies {
             self.metrics.peers.distrusted.inc();
             return Err(Failed::Source("other bytes".to_owned()));
         }
-        // The runtime may have it, of which no repository was known to hold it.
+        // The runtime may have the blob too; it is now known that a repository holds it.
         self.store.note_proven(&digest);
         self.keep_records(&linked).await;
         Ok(())
     }
 
-    /// The repositories that this node, too, does not know to be private.
+    /// The links whose repositories this node, too, does not know to be private.
     async fn still_open(&self, links: &[Linked]) -> Vec<Linked> {
         let mut open = Vec::new();
         for linked in links {
@@ -278,7 +278,7 @@ impl Copies {
         open
     }
 
-    /// The bytes of a copy, evenly.
+    /// Receives the bytes of a copy at an even rate.
     async fn receive(
         self: &Arc<Self>,
         item: &Item,
@@ -328,13 +328,13 @@ impl Copies {
                 return Err(Failed::Source(format!("{} bytes", incoming.at())));
             }
             let now = Instant::now();
-            // What could not be had in time is not caught up with.
+            // Time that was lost while the member was slow is not made up for by a faster rate.
             due = due.max(now.checked_sub(Duration::from_millis(200)).unwrap_or(now));
             tokio::time::sleep_until(due.into()).await;
         }
     }
 
-    /// How long so many bytes should take.
+    /// How long this many bytes should take.
     fn pause_after(&self, bytes: usize, hurry: bool) -> Duration {
         let rate = self.peers().map_or(u64::MAX, |peers| peers.copy_rate);
         let pause = Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
@@ -345,7 +345,7 @@ impl Copies {
         }
     }
 
-    /// Tags that lead to a manifest, and that a repository is public: in an outage other members ask for them.
+    /// Keeps tags that point to a manifest, and that a repository is public. Other members ask for both in an outage.
     async fn keep_records(&self, links: &[Linked]) {
         for linked in links {
             let (registry, repository) = (&linked.registry, &linked.repository);

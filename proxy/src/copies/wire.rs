@@ -1,61 +1,61 @@
-//! What members say to each other about copies: JSON in the body of a POST, many digests in one request.
+//! The messages between members about copies: JSON in the body of a POST, many digests in one request.
 //!
-//! Moments travel as ages, in seconds: no two nodes' clocks need to agree.
+//! Times travel as ages in seconds, because nodes' clocks may differ.
 
 use std::net::SocketAddr;
 
 use larder_shared::{Digest, RegistryName, Repository, Tag, TagRecord};
 use serde::{Deserialize, Serialize};
 
-/// Where a holder tells a keeper what it holds, and asks for a sign of life with an empty list.
+/// A holder tells a keeper here what it holds. An empty list asks for a sign of life.
 pub const HOLDINGS: &str = "/larder/v1/holdings";
 
-/// Where a member asks a keeper for the holders of many digests.
+/// A member asks a keeper here for the holders of many digests.
 pub const HOLDERS_OF: &str = "/larder/v1/holdings/of";
 
-/// Where a member is offered copies to fetch.
+/// A member is offered copies here.
 pub const COPIES: &str = "/larder/v1/copies";
 
-/// Where a holder is asked how its repositories hold what is to be copied.
+/// A holder is asked here for the links of blobs that are to be copied.
 pub const LINKS: &str = "/larder/v1/copies/links";
 
-/// Digests in one request, and in one that is answered with links.
+/// The most digests in a request, and in a request whose answer has links.
 pub const BATCH: usize = 2000;
 pub const LINKED_BATCH: usize = 64;
 
-/// Repositories, and tags of each, that travel with a copy.
+/// The most repositories that travel with a copy, and the most tags of each.
 pub const LINKED: usize = 8;
 
-/// Bytes of a request at the most.
+/// The most bytes of a request.
 pub const LARGEST: u64 = 1 << 20;
 
 /// What a member holds.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub struct Announcement {
     pub holder: Option<SocketAddr>,
-    /// Another one after each start.
+    /// Differs after each start of the holder.
     pub boot: u64,
-    /// It has just come.
+    /// Whether these blobs have just come.
     #[serde(default)]
     pub fresh: bool,
     #[serde(default)]
     pub held: Vec<Held>,
-    /// What it holds no longer.
+    /// Blobs that it no longer holds.
     #[serde(default)]
     pub gone: Vec<Digest>,
-    /// What it let go because nothing used it for its time.
+    /// Blobs that it let go because nothing used them within the ttl.
     #[serde(default)]
     pub expired: Vec<Digest>,
 }
 
-/// One digest of it.
+/// One blob of the holder.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Held {
     #[serde(rename = "d")]
     pub digest: Digest,
     #[serde(rename = "s")]
     pub size: u64,
-    /// Seconds since its last use there, or anywhere as far as the holder knows. 0 while it is in use.
+    /// Seconds since its last use there, or anywhere that the holder knows of. 0 while it is in use.
     #[serde(rename = "a")]
     pub age: u64,
 }
@@ -63,20 +63,20 @@ pub struct Held {
 /// A keeper's answer.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub struct Heard {
-    /// The keeper's own.
+    /// Differs after each start of the keeper.
     pub boot: u64,
-    /// Which of the digests were used elsewhere since, and how many seconds ago.
+    /// Digests with a later use elsewhere: the index in `held`, and how many seconds ago.
     #[serde(default)]
     pub younger: Vec<(usize, u64)>,
 }
 
-/// A question of many digests.
+/// A question about many digests.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub struct Which {
     pub digests: Vec<Digest>,
 }
 
-/// A holder as a keeper knows it: which member, seconds since it said so, seconds since the digest was used there.
+/// A holder as a keeper knows it: the member, seconds since its announcement, seconds since the digest was used there.
 pub type HolderOf = (SocketAddr, u64, u64);
 
 /// A repository that holds a digest.
@@ -86,7 +86,7 @@ pub struct Linked {
     pub repository: Repository,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_type: Option<String>,
-    /// When its registry last served it to an anonymous client, Unix seconds.
+    /// When its registry last served it to an anonymous client, in Unix seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public: Option<u64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -97,7 +97,7 @@ pub struct Linked {
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub struct Links {
     pub here: bool,
-    /// Those that may be copied. None for what is here and private.
+    /// The links that may be copied. Empty if the blob is private here.
     #[serde(default)]
     pub links: Vec<Linked>,
 }
@@ -110,25 +110,25 @@ pub struct Item {
     pub age: u64,
     pub from: Vec<SocketAddr>,
     pub links: Vec<Linked>,
-    /// The holder is about to stop.
+    /// Whether the holder is about to stop.
     #[serde(default)]
     pub hurry: bool,
 }
 
-/// What a member says to an offer.
+/// A member's answer to an offer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
-    /// It will fetch it.
+    /// It will fetch the blob.
     Taken,
-    /// It has it.
+    /// It has the blob.
     Held,
     /// It has no room without evicting something.
     Full,
-    /// Enough waits already.
+    /// Enough copies wait already.
     Busy,
-    /// It makes no copies, not of such content, or keeps nothing now.
+    /// It makes no copies, or none of such content, or keeps nothing now.
     Off,
-    /// Nothing has used it for its time.
+    /// Nothing has used the blob within the ttl.
     Old,
 }

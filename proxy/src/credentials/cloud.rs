@@ -40,8 +40,7 @@ use crate::{
     sys::Calls,
 };
 
-/// The identity of an upstream: what the configuration and the pod's surroundings say of it, the registry's name, and its
-/// origin.
+/// The identity of an upstream, completed from the pod's environment, with the registry's name and its origin.
 #[derive(Clone)]
 pub(super) struct Asked<'a> {
     identity: CloudIdentity,
@@ -55,7 +54,7 @@ impl Asked<'_> {
     }
 }
 
-/// What a token is for. Registries that can use one token share its key.
+/// The purpose of a token. Registries that can use the same token share its key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
     identity: CloudIdentity,
@@ -72,17 +71,17 @@ enum Target {
     Acr(azure::Registry),
 }
 
-/// A token, and what came with it.
+/// A token, and what the cloud said of it.
 #[derive(Debug, Clone)]
 struct Token {
     credential: Credential,
-    /// What the cloud calls the holder: an account, a role.
+    /// The cloud's name of the holder: an account, a role.
     principal: Option<String>,
     lifetime: Duration,
     early: Early,
 }
 
-/// What is known of one token.
+/// The state of one token.
 #[derive(Default)]
 struct Known {
     token: Option<Token>,
@@ -90,12 +89,13 @@ struct Known {
     trouble: Option<CredentialError>,
 }
 
-/// What an identity is known by while its tokens change: rights hang on this, and not on a token.
+/// The identity itself, which stays while its tokens change. Rights belong to it, not to a token.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct KnownAs {
-    /// The configuration's words.
+    /// The identity in the words of the configuration.
     pub configured: String,
-    /// The account or role, as far as the cloud has told. Under the same words another node may be another account.
+    /// The account or role, once the cloud has told it. With the same configuration, another node may be another
+    /// account.
     pub principal: Option<String>,
 }
 
@@ -116,7 +116,7 @@ pub(super) struct Clouds(Arc<Inner>);
 struct Inner {
     asker: Asker,
     surroundings: Surroundings,
-    /// Keys and projected tokens, which rotate: read for each exchange.
+    /// Keys and projected tokens, which rotate: read anew for each exchange.
     files: Readings<Arc<Content>>,
     known: Mutex<HashMap<Key, Known>>,
     asking: Coalesce<Key, Result<Token, CredentialError>>,
@@ -133,7 +133,7 @@ impl Clouds {
         }))
     }
 
-    /// An identity with what the configuration leaves to the pod's surroundings.
+    /// An identity, completed from the pod's environment.
     pub(super) fn asked<'a>(
         &self,
         identity: &CloudIdentity,
@@ -147,14 +147,14 @@ impl Clouds {
         }
     }
 
-    /// What an identity is known by, whether or not there is a token.
+    /// The name of an identity, whether or not there is a token.
     pub(super) fn known_as(&self, identity: &CloudIdentity) -> KnownAs {
         KnownAs::of(&self.0.surroundings.complete(identity), None)
     }
 
     /// The credential of an identity.
     ///
-    /// A caller that stops waiting stops no exchange: the token is there for the next caller.
+    /// A caller that stops waiting stops no exchange: the next caller gets its token.
     pub(super) async fn credential(
         &self,
         asked: &Asked<'_>,
@@ -173,12 +173,12 @@ impl Clouds {
         Ok((token.credential, known_as))
     }
 
-    /// What signs requests to the API of a private registry of AWS.
+    /// The signer of requests to the API of a private registry of AWS.
     pub(super) async fn ecr(&self, asked: &Asked<'_>) -> Result<EcrSigner, CredentialError> {
         aws::signer(&self.0, asked).await
     }
 
-    /// Renews what is due of these identities, and forgets all others. Waits for no answer.
+    /// Renews the tokens of these identities that are due, and forgets all other identities. Waits for no answer.
     pub(super) fn tend<'a>(&self, used: impl Iterator<Item = Asked<'a>>) {
         let keys: Vec<Key> = used.filter_map(|asked| Key::of(&asked).ok()).collect();
         self.0.lock().retain(|key, _| keys.contains(key));
@@ -189,7 +189,7 @@ impl Clouds {
         }
     }
 
-    /// Lets the next question go out at once, unless the server has asked for a pause.
+    /// Allows the next question at once, unless the server has asked for a pause.
     pub(super) fn hurry(&self, asked: &Asked<'_>) {
         if let Ok(key) = Key::of(asked)
             && let Some(known) = self.0.lock().get_mut(&key)
@@ -198,7 +198,7 @@ impl Clouds {
         }
     }
 
-    /// Which identity it is, by which way, until when. Asks no server.
+    /// The state of an identity for people: its name, its way, the end of its token. Asks no server.
     pub(super) fn view(&self, asked: &Asked<'_>) -> CloudView {
         let Asked { identity, .. } = asked;
         let way = match identity.cloud {
@@ -244,7 +244,7 @@ impl Inner {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is to be done, and what there is: the token in use, or the last failure.
+    /// What to do for this key, with the token in use or the last failure.
     fn next(&self, key: &Key) -> (Next, Result<Token, CredentialError>) {
         let known = self.lock();
         let none = || CredentialError::new(Fault::Unreachable, "the cloud", "was not asked yet");
@@ -263,7 +263,7 @@ impl Inner {
     async fn fetch(self: Arc<Self>, key: Key) -> Result<Token, CredentialError> {
         let (inner, wanted) = (Arc::clone(&self), key.clone());
         let exchange = async move {
-            // The exchange before may have ended after this one was found to be due.
+            // An earlier exchange may have ended after this one was found to be due.
             match inner.next(&wanted) {
                 (Next::Use, Ok(token)) => return Ok(token),
                 (Next::Fail, Err(error)) => return Err(error),
@@ -334,7 +334,7 @@ impl Inner {
         }
     }
 
-    /// The file at `path`, without space around it.
+    /// The text of the file at `path`, trimmed.
     async fn text(&self, path: &std::path::Path) -> Result<super::Secret, CredentialError> {
         let content = self
             .files

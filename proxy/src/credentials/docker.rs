@@ -1,4 +1,4 @@
-//! Docker's config.json: what it says, before any helper is asked.
+//! Docker's config.json: its own entries, before any helper is asked.
 
 use std::{
     collections::BTreeMap,
@@ -17,10 +17,10 @@ use super::{
     secret::{Credential, Secret},
 };
 
-/// The names under which a mounted directory holds the file: a Secret's key first.
+/// The names of the file in a mounted directory. The key of a Secret comes first.
 const NAMES: [&str; 2] = [".dockerconfigjson", "config.json"];
 
-/// Base64 as Go reads it without padding: the last bits are not looked at.
+/// Base64 without padding, as Go reads it: the trailing bits are ignored.
 static BASE64: LazyLock<Encoding> = LazyLock::new(|| {
     let mut base64 = Specification::new();
     base64
@@ -31,7 +31,7 @@ static BASE64: LazyLock<Encoding> = LazyLock::new(|| {
     base64.encoding().expect("the alphabet has 64 symbols")
 });
 
-/// A config.json. An entry that cannot be used is an error only to the images that it is for.
+/// A config.json. An entry that cannot be used is an error only for the images that it is for.
 #[derive(Debug)]
 pub(super) struct DockerConfig {
     path: PathBuf,
@@ -57,7 +57,7 @@ struct Entry {
     identitytoken: Option<Secret>,
 }
 
-/// Reads the file at `path`, or the one that a Secret mounted there holds. May block.
+/// Reads the file at `path`, or the file in the directory where a Secret is mounted. May block.
 pub(super) fn read(path: &Path) -> Result<Content, CredentialError> {
     if !path.is_dir() {
         return file::read(path);
@@ -98,7 +98,7 @@ impl DockerConfig {
         })
     }
 
-    /// What `auths` has for `image`, in the kubelet's order.
+    /// The entries of `auths` for `image`, in the kubelet's order.
     pub(super) fn credentials(&self, image: &Image) -> Result<Vec<Credential>, CredentialError> {
         self.auths
             .lookup(image)
@@ -115,7 +115,7 @@ impl DockerConfig {
             .collect()
     }
 
-    /// The helper that `credHelpers` has for this very registry.
+    /// The helper that `credHelpers` names for this very registry.
     pub(super) fn helper(&self, registry: &RegistryName) -> Option<&str> {
         let hub = ["index.docker.io", "registry-1.docker.io"];
         let others = hub.iter().filter(|_| registry.is_docker_hub());
@@ -131,7 +131,7 @@ impl DockerConfig {
     }
 }
 
-/// What an entry means; `None` for an empty one, which Docker leaves when a helper keeps the secret.
+/// The credential of an entry; `None` for an empty one, which Docker leaves when a helper keeps the secret.
 fn credential(entry: Entry) -> Option<Result<Credential, String>> {
     let said = |secret: &Secret| !secret.is_empty();
     if let Some(token) = entry.identitytoken.filter(said) {

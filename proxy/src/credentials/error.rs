@@ -2,18 +2,18 @@
 
 use std::fmt;
 
-/// What kind of thing went wrong: a closed set, fit for a metric's label.
+/// The kind of failure: a closed set, fit for a metric's label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fault {
     /// A file is missing or cannot be read.
     File,
-    /// A file says something that cannot be used.
+    /// A file's content cannot be used.
     Content,
     /// A helper or plugin could not be started, or failed.
     Program,
     /// A helper, a plugin or a cloud's server did not answer in time.
     Timeout,
-    /// A helper, a plugin or a cloud's server answered something that cannot be used.
+    /// The answer of a helper, a plugin or a cloud's server cannot be used.
     Answer,
     /// A cloud's server refuses to give a token.
     Refused,
@@ -49,9 +49,9 @@ impl Fault {
     }
 }
 
-/// Credentials that could not be had. `Display` is one line: the file or program to look at, what is wrong, the fix.
+/// Why larder has no credentials. `Display` is one line: the file or program to look at, what is wrong, the fix.
 ///
-/// No part of a file's content and nothing that a program wrote is ever in it.
+/// It never contains a part of a file's content, or text that a program wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CredentialError {
     fault: Fault,
@@ -86,7 +86,7 @@ impl fmt::Display for CredentialError {
 
 impl std::error::Error for CredentialError {}
 
-/// Where JSON is broken. The parser's own words may repeat a secret.
+/// Where JSON is broken. The parser's own message is left out, since it may repeat a secret.
 pub(super) fn not_json(error: &serde_json::Error) -> String {
     let what = match error.classify() {
         serde_json::error::Category::Data => "JSON, but not of the expected form",

@@ -1,7 +1,7 @@
-//! Files that rotate: read at every use, understood again only when they say something else.
+//! Files that rotate: read at every use, parsed again only if their content has changed.
 //!
-//! Reading is the one check that no way of rotating escapes: a file written in place, renamed over, or mounted by
-//! Kubernetes behind a `..data` symbolic link that is swapped. Nothing of an earlier content survives.
+//! Only reading notices every kind of rotation: a file written in place, one renamed over it, or a `..data` symbolic
+//! link of Kubernetes that is swapped. Nothing of an earlier content is kept.
 
 use std::{
     collections::HashMap,
@@ -20,26 +20,26 @@ use crate::{
     sys::{Calls, Hangs},
 };
 
-/// Longer is no file with credentials. Kubernetes' own limit for a Secret.
+/// A longer file holds no credentials. This is Kubernetes' own limit for a Secret.
 const LONGEST: u64 = 1024 * 1024;
 
-/// A file's path and what it holds.
+/// A file's path and content.
 pub(super) struct Content {
     pub path: PathBuf,
     pub bytes: Vec<u8>,
 }
 
-/// Readings at once of all files together, and how long one is waited for. A file on a mount whose server is gone keeps its
-/// thread until the server is back.
+/// How many reads of all files run at once, and how long a caller waits for one. A read from a mount whose server is
+/// gone keeps its thread until the server is back.
 const AT_ONCE: usize = 16;
 const WITHIN: Duration = Duration::from_secs(5);
 
-/// Room for the readings of all files.
+/// The limits for reads of all files together.
 pub(super) fn room() -> Calls {
     Calls::new(AT_ONCE, WITHIN)
 }
 
-/// Readings of one kind. Each path is read once at a time, for the first that asks; all others share what is found.
+/// Reads of one kind. Each path is read once at a time: simultaneous callers share the result.
 pub(super) struct Readings<T> {
     calls: Calls,
     reading: Coalesce<Vec<PathBuf>, Option<Result<T, CredentialError>>>,
@@ -53,7 +53,7 @@ impl<T: Clone + Send + Sync + 'static> Readings<T> {
         }
     }
 
-    /// What `read` finds at `paths`, which it may wait for.
+    /// What `read` finds at `paths`. `read` may block.
     pub(super) async fn of<const N: usize>(
         &self,
         paths: [&Path; N],
@@ -104,7 +104,7 @@ pub(super) fn read(path: &Path) -> Result<Content, CredentialError> {
     })
 }
 
-/// What is said of a path that cannot be read.
+/// The error for a path that cannot be read.
 pub(super) fn unreadable(path: &Path, error: &io::Error) -> CredentialError {
     let what = match error.kind() {
         io::ErrorKind::NotFound => {
@@ -119,10 +119,10 @@ pub(super) fn unreadable(path: &Path, error: &io::Error) -> CredentialError {
     CredentialError::new(Fault::File, path.display(), what)
 }
 
-/// By path: the hash of what was found there, and its meaning.
+/// By path: the hash of the content, and what was parsed from it.
 type Parsed<T> = HashMap<PathBuf, ([u8; 32], Arc<T>)>;
 
-/// What the files that are in use mean.
+/// The parsed files that are in use.
 #[derive(Debug)]
 pub(super) struct Understood<T> {
     kept: Mutex<Parsed<T>>,
@@ -137,7 +137,7 @@ impl<T> Default for Understood<T> {
 }
 
 impl<T> Understood<T> {
-    /// The meaning of `files`, which were found at `path`: the one known, or what `understand` makes of them.
+    /// The parsed `files`, which were found at `path`: kept from before, or made now by `understand`.
     pub(super) fn of(
         &self,
         path: &Path,
@@ -184,7 +184,8 @@ mod tests {
 
     use super::*;
 
-    /// A mount whose server is gone: however many ask, one thread waits for it, and other files are read as ever.
+    /// A file is on a mount whose server is gone: of all callers, only one thread waits for it, and other files are
+    /// read as usual.
     #[tokio::test]
     async fn a_file_that_hangs_is_read_once_at_a_time() {
         let room = Calls::new(AT_ONCE, Duration::from_millis(50));
@@ -211,7 +212,7 @@ mod tests {
         }
         assert_eq!(begun.load(Ordering::SeqCst), 1);
         drop(release);
-        // It is back, and is read anew.
+        // The file is back, and is read anew.
         while ask().await.is_err() {}
         assert_eq!(ask().await.expect("it is read"), 1);
         assert!(begun.load(Ordering::SeqCst) >= 2);

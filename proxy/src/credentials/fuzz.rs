@@ -1,11 +1,11 @@
-//! What clients show, and what stands in files of credentials: see [`crate::fuzz`].
+//! Credentials that clients send, and files of credentials: see [`crate::fuzz`].
 
 use super::Credential;
 use super::docker::DockerConfig;
 use super::file::Content;
 use super::keyring::Image;
 
-/// What stands behind `Basic`.
+/// The text after `Basic`.
 pub(crate) fn authorization(text: &str) {
     if let Some(credential) = Credential::from_basic(text) {
         assert!(credential.size() <= text.len());
@@ -14,7 +14,7 @@ pub(crate) fn authorization(text: &str) {
     }
 }
 
-/// What a cloud's server answers.
+/// An answer of a cloud's server.
 pub(crate) fn cloud_answers(bytes: &[u8]) {
     super::cloud::fuzz::answers(bytes);
 }

@@ -18,21 +18,21 @@ use super::{
 };
 use crate::coalesce::Coalesce;
 
-/// An answer is used again for so long: a pull asks a dozen times, and what helpers give out lives for hours.
+/// How long an answer is used again: a pull asks a dozen times, and credentials from helpers live for hours.
 const FRESH: Duration = Duration::from_secs(30);
 
-/// What Docker knows Docker Hub by.
+/// Docker's name for Docker Hub, when it asks a helper.
 const DOCKER_HUB_SERVER: &str = "https://index.docker.io/v1/";
 
-/// What helpers say, on standard output, of a server that they have nothing for.
+/// The text that a helper writes on standard output if it has nothing for a server.
 const NOTHING: &str = "credentials not found in native keychain";
 
-/// The username that says that the secret is an identity token.
+/// The username that marks the secret as an identity token.
 const TOKEN: &str = "<token>";
 
 /// A helper's name and the server that it is asked about.
 type Question = (String, String);
-/// `None`: it has nothing.
+/// `None`: the helper has nothing for the server.
 type HelperAnswer = Option<Credential>;
 
 /// The helpers of the node.
@@ -67,7 +67,7 @@ impl Helpers {
         }
     }
 
-    /// What the helper `name` has for `registry`.
+    /// The credential that the helper `name` has for `registry`.
     pub(super) async fn ask(
         &self,
         name: &str,

@@ -1,4 +1,4 @@
-//! Which entry is for which image: the kubelet's rules.
+//! The kubelet's rules for which entry is for which image.
 //!
 //! They are those of `URLsMatchStr` and `BasicDockerKeyring` in Kubernetes' pkg/credentialprovider/keyring.go, with one
 //! difference: case, the dot that ends a full name, port 443 and zeros before a port make no difference, as in larder's
@@ -8,7 +8,7 @@ use larder_shared::{RegistryName, Repository};
 
 use crate::config::Pattern;
 
-/// The key that stands in for Docker Hub when none matches by itself.
+/// The key that is used for Docker Hub when no key matches by itself.
 const DOCKER_HUB_KEY: &str = "index.docker.io";
 
 /// An image without tag and digest, as the kubelet names it: `docker.io/library/nginx`.
@@ -39,7 +39,8 @@ enum Host {
 }
 
 impl ImagePattern {
-    /// Reads an entry of `matchImages`. A scheme makes it match nothing, as in the kubelet. `None` for no pattern at all.
+    /// Reads an entry of `matchImages`. A pattern with a scheme matches nothing, as in the kubelet. `None` if the text
+    /// is no pattern.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (authority, path) = split_path(text);
         let (host, port) = split_port(authority)?;
@@ -96,13 +97,13 @@ impl<T> Keyring<T> {
                 Some((key, pattern, entry))
             })
             .collect();
-        // Backwards by the text of the key, which puts a longer path before a shorter one of the same host, and a
-        // name before a wildcard.
+        // In descending order of the keys' text: of one host, a longer path comes before a shorter one, and a name
+        // before a wildcard.
         entries.sort_by(|(a, ..), (b, ..)| b.cmp(a));
         Self { entries }
     }
 
-    /// Every entry that is for `image`, the one to try first in front.
+    /// Every entry that is for `image`, in the order in which to try them.
     pub(super) fn lookup(&self, image: &Image) -> Vec<&T> {
         let those = |fits: &dyn Fn(&str, &ImagePattern) -> bool| -> Vec<&T> {
             self.entries
@@ -119,7 +120,7 @@ impl<T> Keyring<T> {
     }
 }
 
-/// What a key of an `auths` table comes down to: no scheme, no user, no `/v1/` or `/v2/` in front of the path.
+/// A key of an `auths` table in its short form: no scheme, no user, no `/v1/` or `/v2/` in front of the path.
 pub(super) fn key(said: &str) -> Option<String> {
     let rest = said
         .strip_prefix("https://")
@@ -144,7 +145,7 @@ fn split_path(text: &str) -> (&str, &str) {
     text.split_at(text.find('/').unwrap_or(text.len()))
 }
 
-/// The host and the port, which is empty if it is implied. `None` for what no URL can have there.
+/// The host and the port, which is empty if it is implied. `None` if no URL can have this authority.
 fn split_port(authority: &str) -> Option<(&str, &str)> {
     let (host, port) = match authority.rfind(']') {
         Some(end) if authority.starts_with('[') => authority.split_at(end + 1),

@@ -1,7 +1,7 @@
 //! The kubelet's CredentialProviderConfig: which plugin is for which images, and how it is run.
 //!
-//! The kinds and fields are those of kubelet.config.k8s.io/v1; v1beta1 and v1alpha1 say the same. What the kubelet
-//! refuses is refused here, but for fields that larder does not know, which a newer kubelet may.
+//! The kinds and fields are those of kubelet.config.k8s.io/v1; v1beta1 and v1alpha1 have the same. larder refuses what
+//! the kubelet refuses, except fields that larder does not know: a newer kubelet may have them.
 
 use std::{
     fmt,
@@ -60,7 +60,7 @@ impl Provider {
     }
 }
 
-/// The plugins that larder can run, and what is to be said of the others.
+/// The plugins that larder can run, and the findings about the others.
 #[derive(Debug)]
 pub(super) struct Providers {
     pub usable: Vec<std::sync::Arc<Provider>>,
@@ -215,7 +215,7 @@ fn said(bytes: &[u8]) -> Result<Said, String> {
             .map_err(|error| format!("{}: fix it there", not_json(&error)));
     }
     serde_saphyr::from_str(text).map_err(|error| {
-        // Its own words quote the file, where `env` may hold secrets.
+        // The parser's own message quotes the file, where `env` may hold secrets.
         let place = error.location().map_or_else(
             || "fix it".to_owned(),
             |at| format!("fix it at line {}, column {}", at.line(), at.column()),
@@ -238,7 +238,8 @@ impl GoDuration {
     }
 }
 
-/// Reads what Go's `time.ParseDuration` does: `[-+]` and then numbers, possibly with fractions, each with a unit; or `0`.
+/// Parses like Go's `time.ParseDuration`: an optional sign, then numbers with a unit each, possibly with fractions; or
+/// `0`.
 pub(super) fn go_duration(text: &str) -> Option<GoDuration> {
     const UNITS: [(&str, f64); 8] = [
         ("ns", 1e-9),

@@ -8,7 +8,7 @@ use super::{
     secret::{Credential, Secret},
 };
 
-/// How often a pair that changes while it is read is read again.
+/// How often the pair is read again if it changes meanwhile.
 const ATTEMPTS: u32 = 4;
 
 /// Reads the pair. May block.
@@ -16,7 +16,7 @@ pub(super) fn read(username: &Path, password: &Path) -> Result<Credential, Crede
     let mut name = line(username)?;
     for _ in 0..ATTEMPTS {
         let password = line(password)?;
-        // Both change at once when the Secret does, but they are read one after the other.
+        // A Secret's update changes both files at once, but they are read one after the other.
         let again = line(username)?;
         if again == name {
             return basic(username, name.expose(), password);
@@ -44,7 +44,7 @@ fn basic(path: &Path, username: &str, password: Secret) -> Result<Credential, Cr
     })
 }
 
-/// The file's text, byte for byte but for one newline at the end, which editors and `echo` add.
+/// The file's text, byte for byte. One newline at the end is dropped, which editors and `echo` add.
 fn line(path: &Path) -> Result<Secret, CredentialError> {
     let wrong = |what: &str| CredentialError::new(Fault::Content, path.display(), what);
     let mut text = String::from_utf8(file::read(path)?.bytes)

@@ -1,4 +1,4 @@
-//! Running the kubelet's credential provider plugins, and keeping their answers for as long as they say.
+//! Running the kubelet's credential provider plugins, and keeping each answer for the time that the plugin gives.
 //!
 //! The protocol is credentialprovider.kubelet.k8s.io: a CredentialProviderRequest goes in, a CredentialProviderResponse
 //! comes out.
@@ -23,13 +23,13 @@ use super::{
 };
 use crate::coalesce::Coalesce;
 
-/// No answer is used for longer, whatever it says of itself.
+/// The longest time for which an answer is used, whatever its own `cacheDuration`.
 const LONGEST: Duration = Duration::from_hours(24 * 30);
 
-/// What credentials are for, by the patterns under which a plugin gave them.
+/// Credentials, by the patterns under which a plugin gave them.
 type Auth = Arc<Vec<(String, Credential)>>;
 
-/// For what an answer holds: the plugin's `cacheKeyType`, and what it is the key of.
+/// The images that an answer is for: the plugin's `cacheKeyType`, with the image or registry.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Scope {
     Image(String),
@@ -37,7 +37,7 @@ enum Scope {
     Global,
 }
 
-/// A plugin as it is run. With another configuration it is another plugin.
+/// A plugin as it is run. The configuration is part of the key, so a changed one means that the plugin is asked anew.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Plugin {
     program: PathBuf,
@@ -50,7 +50,7 @@ type Key = (Plugin, Scope);
 struct PluginAnswer {
     auth: Auth,
     scope: Scope,
-    /// Zero: only for the requests that wait for it now.
+    /// Zero: the answer is only for the requests that wait for it now.
     lasts: Duration,
 }
 
@@ -100,9 +100,10 @@ impl Plugins {
         }
     }
 
-    /// What those of `providers` that are for `image` have for it, from the directory `programs`.
+    /// The credentials for `image`, from those of `providers` that are for it. Their programs are in the directory
+    /// `programs`.
     ///
-    /// A plugin that fails is an error only if no other one has anything, since the kubelet too goes on without it.
+    /// A plugin's failure is an error only if no other plugin has a credential: the kubelet too goes on without it.
     pub(super) async fn credentials(
         &self,
         providers: &[Arc<Provider>],
@@ -141,8 +142,8 @@ impl Plugins {
 
     /// What `plugin` answers about `image`.
     async fn auth(&self, plugin: Plugin, image: &Image) -> Result<Auth, CredentialError> {
-        // Most answers are for a whole registry, so requests for several of its images wait for the same run. A request
-        // for an image that the answer turns out not to cover asks again about that very image.
+        // Most answers are for a whole registry, so requests for several of its images wait for the same run. If the
+        // answer does not cover a request's image, that request asks again, about this very image.
         for scope in [registry(image), only(image)] {
             let answer = self.asked(&plugin, scope, image).await?;
             if scopes(image).contains(&answer.scope) {
@@ -188,7 +189,7 @@ impl Plugins {
     }
 }
 
-/// An earlier answer that holds for `image`.
+/// An earlier answer that covers `image`.
 async fn kept(
     answers: &Cache<Key, PluginAnswer>,
     plugin: &Plugin,
@@ -210,7 +211,7 @@ fn registry(image: &Image) -> Scope {
     Scope::Registry(image.registry.to_string())
 }
 
-/// Under which an answer for `image` can be kept, in the kubelet's order.
+/// The scopes under which an answer for `image` can be kept, in the kubelet's order.
 fn scopes(image: &Image) -> [Scope; 3] {
     [only(image), registry(image), Scope::Global]
 }
@@ -261,7 +262,7 @@ fn understood(bytes: &[u8], provider: &Provider, image: &Image) -> Result<Plugin
         None => provider.default_cache,
         Some(text) => go_duration(text)
             .ok_or("its answer's `cacheDuration` is not a time such as \"12h\"")
-            // One that ended before it began is not kept either.
+            // A negative time counts as zero: the answer is not kept.
             .map(|duration| GoDuration::positive(duration).unwrap_or_default())?,
     };
     let auth = said.auth.unwrap_or_default().into_iter();

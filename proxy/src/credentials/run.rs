@@ -10,16 +10,16 @@ use tokio::{
 use super::error::{CredentialError, Fault};
 use crate::sys::Group;
 
-/// A longer answer is none. The longest of a cloud's plugins is a few KiB.
+/// A longer answer is an error. The longest of a cloud's plugins is a few KiB.
 const LONGEST_ANSWER: u64 = 1024 * 1024;
 
-/// So much of standard error is kept, for the debug log.
+/// This much of standard error is kept, for the debug log.
 const COMPLAINT: u64 = 512;
 
 /// How long the kernel may take to end a killed process before it is left to the runtime.
 const REAP_WITHIN: Duration = Duration::from_secs(1);
 
-/// What a program that ended by itself left.
+/// The outcome of a program that ended by itself.
 pub(super) struct Ran {
     pub status: ExitStatus,
     /// May hold secrets.
@@ -27,7 +27,7 @@ pub(super) struct Ran {
 }
 
 impl Ran {
-    /// That `program` failed, in words that hold nothing of what it wrote.
+    /// The error that `program` failed. It contains nothing that the program wrote.
     pub(super) fn failure(&self, program: &Path) -> CredentialError {
         let status = self.status;
         error(
@@ -63,7 +63,7 @@ pub(super) async fn run(
         tokio::try_join!(
             async {
                 if let Some(mut input) = input {
-                    // A helper that answers without reading the question closes the pipe early, and may.
+                    // A helper that answers without reading the question may close the pipe early.
                     let _ = input.write_all(&question).await;
                 }
                 Ok(())
@@ -104,7 +104,7 @@ pub(super) async fn run(
     })
 }
 
-/// Why a program was not allowed to end by itself.
+/// Why a program was stopped before its end.
 enum Stop {
     Late,
     Long,
@@ -123,7 +123,7 @@ async fn answer(output: Option<impl AsyncRead + Unpin>) -> Result<Vec<u8>, Stop>
     Ok(bytes)
 }
 
-/// The beginning of what a program complains of; the rest is read, so that it can go on, and dropped.
+/// The beginning of a program's standard error. The rest is read too, so that the program can go on, and dropped.
 async fn complaint(complaints: Option<impl AsyncRead + Unpin>) -> Result<String, Stop> {
     let Some(mut complaints) = complaints else {
         return Ok(String::new());

@@ -5,7 +5,7 @@ use std::{fmt, hint::black_box};
 use data_encoding::BASE64;
 use serde::Deserialize;
 
-/// Bytes of the largest credential that a client may show: a cloud's key file is some 3 KB.
+/// Bytes of the largest credential that a client may send: a cloud's key file is some 3 KB.
 pub const LARGEST: usize = 16 << 10;
 
 /// A password, a token or a key. It can be read only by [`Secret::expose`], and its bytes are overwritten when it goes.
@@ -80,8 +80,8 @@ impl Credential {
         }
     }
 
-    /// What stands behind `Basic` in an `Authorization` (RFC 7617). A username of `<token>` is Docker's way to say that
-    /// the password is an identity token.
+    /// The text after `Basic` in an `Authorization` header (RFC 7617), decoded. With the username `<token>`, Docker
+    /// marks the password as an identity token.
     pub fn from_basic(pair: &str) -> Option<Self> {
         if pair.len() > LARGEST * 4 / 3 {
             return None;
@@ -100,7 +100,7 @@ impl Credential {
 }
 
 impl fmt::Debug for Credential {
-    /// Some registries take a token in the username's place, so neither half is shown.
+    /// Some registries accept a token in place of the username, so neither half is printed.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Basic { .. } => "Basic([secret])",

@@ -1,4 +1,4 @@
-//! Sources from outside: files that rotate, and helpers and plugins that are real processes.
+//! Sources outside of the process: files that rotate, and helpers and plugins that are real processes.
 
 mod docker;
 mod helper;
@@ -16,7 +16,7 @@ use std::{
 
 use super::*;
 
-/// A directory that stands for a node's, and what looks for credentials there.
+/// A directory in place of a node's file system, and the credentials that look there.
 struct Node {
     dir: tempfile::TempDir,
     credentials: Arc<Credentials>,
@@ -27,7 +27,7 @@ impl Node {
         Self::with_time(Duration::from_secs(30))
     }
 
-    /// With so much time for helpers and plugins.
+    /// A node that gives helpers and plugins this much time.
     fn with_time(time: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let settings = Settings {
@@ -50,8 +50,8 @@ impl Node {
         path
     }
 
-    /// A shell script that runs in the node's directory. It is written by another process: a file that this one has
-    /// open for writing while another test forks could not be executed.
+    /// A shell script that runs in the node's directory. Another process writes it: if this one had it open for writing
+    /// while another test forks, it could not be executed.
     fn script(&self, name: &str, body: &str) -> PathBuf {
         let path = self.path(name);
         let mut writer = Command::new("/bin/sh")
@@ -86,7 +86,7 @@ impl Node {
         error.replace(&format!("{}/", self.dir.path().display()), "")
     }
 
-    /// The lines of a file that scripts write to; none yet is none.
+    /// The lines of a file that scripts write to; empty if there is no file yet.
     fn lines(&self, name: &str) -> Vec<String> {
         let text = fs::read_to_string(self.path(name)).unwrap_or_default();
         text.lines().map(ToOwned::to_owned).collect()
@@ -118,7 +118,7 @@ fn token(token: &str) -> Credential {
     Credential::IdentityToken(Secret::new(token))
 }
 
-/// As long and as awkward as the key of a cloud's service account.
+/// A secret as long and as awkward as the key of a cloud's service account.
 fn json_key() -> String {
     let line = "-----BEGIN KEY-----\\n $HOME ${x} `y` \\\"q\\\" a:b:c <&> äöü %41 +/=\t\n";
     let key = format!(

@@ -4,7 +4,7 @@ use larder_shared::admin::{Check, Finding};
 
 use crate::store::AdoptedView;
 
-/// What is wrong with it. Nothing is said where the runtime lists nothing.
+/// What is wrong with the content store. No finding if the runtime lists no content.
 pub(super) fn look(content: &AdoptedView) -> Option<Finding> {
     let dir = content.dir.as_ref()?.display();
     let listed = [

@@ -15,15 +15,15 @@ use crate::{
     sys,
 };
 
-/// The registry port takes 2048 connections, each of which may hold a blob open.
+/// The registry port accepts 2048 connections, each of which may hold a blob open.
 const OPEN_FILES: u64 = 4096;
 
-/// Less than one inode in so many is too few.
+/// If less than one inode in this many is free, the check warns.
 const FREE_INODES: u64 = 50;
 
 pub(super) async fn look(pull: &Pull) -> Vec<Finding> {
     let (store, config, limits) = (pull.store.clone(), pull.config.load_full(), pull.limits());
-    // File systems may hang; no other check waits for them.
+    // A file system may hang. The other checks do not wait for it.
     let looked = tokio::task::spawn_blocking(move || {
         vec![
             disk(&store, &limits),
@@ -94,7 +94,7 @@ fn disk(store: &Store, limits: &Limits) -> Finding {
     let held = store.totals().bytes + store.partial_bytes() + store.bytes_of_layers();
     let capacity = bounds.capacity(held, space.free);
     let min_free = size(bounds.min_free);
-    // Eviction frees what larder holds. What is still missing then, other files take.
+    // Eviction frees only what larder holds. If that is not enough, other files fill the disk.
     if capacity == 0 {
         return Finding::warning(
             Check::Disk,
@@ -131,12 +131,12 @@ fn inodes(store: &Store) -> Finding {
         Ok(Some((all, free))) => {
             Finding::ok(Check::Inodes, format!("{free} of {all} inodes are left"))
         }
-        // Some file systems make them as they are needed; what cannot be asked is the disk's finding.
+        // Some file systems create inodes on demand. An error of the disk is a finding of the check `disk`.
         Ok(None) | Err(_) => Finding::ok(Check::Inodes, "the file system does not count inodes"),
     }
 }
 
-/// What only its owner should be able to read, or to connect to.
+/// Whether other users can read larder's secrets, connect to the admin socket, or write to the store.
 fn permissions(store: &Store, config: &Config) -> Finding {
     let (grants, key) = store.grants();
     let mut secret = vec![key, grants, config.admin.socket.clone()];
@@ -169,7 +169,7 @@ fn permissions(store: &Store, config: &Config) -> Finding {
     )
 }
 
-/// Whether others may read a file that is there. A Secret's files belong to a group at most.
+/// Says that every user can access the file; `None` if not. A group may, as it may read the files of a Secret.
 fn readable(path: &Path) -> Option<String> {
     let metadata = fs::metadata(path).ok()?;
     if metadata.is_dir() {
@@ -178,8 +178,8 @@ fn readable(path: &Path) -> Option<String> {
         return readable(files.next().map(PathBuf::as_path)?);
     }
     let mode = metadata.permissions().mode() & 0o7777;
-    // What stands in a directory that others cannot enter is not theirs to read, nor is what Kubernetes mounts into a
-    // container from a Secret, whatever its mode.
+    // Others cannot read a file in a directory that they cannot enter. A file that Kubernetes mounts into a container
+    // from a Secret is not open either, whatever its mode.
     let shut = |dir: &Path| {
         let entered = fs::metadata(dir).is_ok_and(|dir| dir.permissions().mode() & 0o001 != 0);
         !entered || dir.join("..data").exists()
@@ -193,7 +193,7 @@ fn readable(path: &Path) -> Option<String> {
     })
 }
 
-/// Whether others may put files into the store.
+/// Says that every user can write to `dir`; `None` if not.
 fn writable(dir: &Path) -> Option<String> {
     let mode = fs::metadata(dir).ok()?.permissions().mode() & 0o7777;
     (mode & 0o002 != 0).then(|| {

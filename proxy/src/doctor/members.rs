@@ -18,7 +18,7 @@ use crate::{
     pull::Pull,
 };
 
-/// Days before the end at which a certificate should have been renewed, unless it lives shorter than that.
+/// A certificate should have been renewed this many days before its end, or a fifth of its lifetime if that is less.
 const RENEWED_BEFORE: u64 = 14;
 
 pub(super) async fn look(pull: &Pull) -> Vec<Finding> {
@@ -45,7 +45,7 @@ pub(super) async fn look(pull: &Pull) -> Vec<Finding> {
     findings
 }
 
-/// Every member is greeted, this one by the address under which the others know it.
+/// Greets every member, this node too, at the address under which the others know it.
 async fn members(pull: &Pull) -> Vec<Finding> {
     let list = pull.cluster.members.list();
     let own = list.iter().any(|member| member.own);
@@ -116,10 +116,10 @@ async fn members(pull: &Pull) -> Vec<Finding> {
     findings
 }
 
-/// Whether enough members hold what is used, as far as this node decides about it.
+/// Whether enough members hold the blobs for which this node decides.
 fn copies(pull: &Pull) -> Option<Finding> {
     let wanted = pull.copies.wanted();
-    // A node that is not among the members decides about no copies; that it is not is a finding of its own.
+    // A node outside of the list of members decides about no copies. The check of members reports that.
     if wanted < 2 || pull.cluster.members.view().own.is_none() {
         return None;
     }
@@ -169,7 +169,7 @@ fn judge_copies(wanted: usize, held_back: bool, lacking: &[(LackingWhy, usize)])
     )
 }
 
-/// Members of several versions work together for the time of a roll-out.
+/// Members of different versions work together, but only for the time of a roll-out.
 fn skew(versions: &[(String, Option<String>)]) -> Finding {
     let ours = env!("CARGO_PKG_VERSION");
     let others: Vec<String> = versions
@@ -204,7 +204,7 @@ async fn certificate(files: &MemberFiles) -> Finding {
     }
 }
 
-/// Renewal is due at two thirds of the lifetime as a rule; what has only a fifth left was not renewed.
+/// Renewal is usually due after two thirds of the lifetime, so it has failed if less than a fifth is left.
 fn expiry(place: &str, validity: Validity, now: u64, fix: &str) -> Finding {
     let left = validity.until.saturating_sub(now);
     let lifetime = validity.until.saturating_sub(validity.from);
@@ -226,7 +226,7 @@ fn expiry(place: &str, validity: Validity, now: u64, fix: &str) -> Finding {
     Finding::ok(Check::Certificate, format!("{place} is good for {text}"))
 }
 
-/// What was written at a later attempt this long ago is nothing to fix.
+/// A write that failed once and succeeded later is no longer reported after this time.
 const OF_LATE: Duration = Duration::from_mins(15);
 
 fn object_store(pull: &Pull) -> Option<Finding> {

@@ -1,4 +1,4 @@
-//! What is known of the container runtime, and what its use leaves for new content.
+//! What larder knows of the container runtime, and how much room its use leaves for new content.
 
 use larder_shared::admin::{Check, Finding, is_tight};
 
@@ -47,7 +47,8 @@ fn watcher(pull: &Pull) -> Finding {
     Finding::warning(Check::Watcher, found, mend)
 }
 
-/// Pins, and what runs and is nowhere else, stay: then new content is passed on.
+/// Whether blobs that are never evicted fill the tier: pinned ones, and ones in use that are nowhere else. A new blob
+/// is then passed on and not kept.
 fn room(pull: &Pull) -> Finding {
     let room = pull.store.room();
     let size = |bytes| bytesize::ByteSize::b(bytes).display().iec().to_string();

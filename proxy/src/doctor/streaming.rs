@@ -1,7 +1,7 @@
-//! Whether this node can mount the layers that larder offers to its container runtime: decisions over what kernel and runtime
-//! say of themselves.
+//! Whether this node can mount the layers that larder offers to its container runtime, judged by what the kernel and
+//! the runtime report.
 //!
-//! What containerd's files say, only the command sees: [`crate::cli`].
+//! Only the command sees containerd's files: [`crate::cli`].
 
 mod lazy;
 
@@ -19,9 +19,9 @@ use crate::{
     store::{Ready, WrongIndex},
 };
 
-/// Mounts the trees of ready files, by a loop device.
+/// From this version on, the kernel mounts the trees of ready files by a loop device.
 const KERNEL_BY_LOOP: Version = (6, 4);
-/// Mounts them from a plain file.
+/// From this version on, the kernel mounts them from a plain file.
 const KERNEL: Version = (6, 12);
 const SNAPSHOTTER: &str = "io.containerd.snapshotter.v1";
 const DIFFER: &str = "io.containerd.differ.v1";
@@ -33,17 +33,17 @@ const INSTALL: &str =
 /// Major and minor.
 type Version = (u64, u64);
 
-/// What is known of the node.
+/// What the checks are decided by.
 #[derive(Clone, Debug, Default)]
 struct Facts<'a> {
     /// The kernel's release, such as `6.12.48+deb13-amd64`.
     kernel: Option<String>,
-    /// Whether the kernel has EROFS now; `None` if that cannot be told.
+    /// Whether the kernel has EROFS now; `None` if that is not known.
     erofs: Option<bool>,
     report: Option<&'a Report>,
 }
 
-/// No finding where nothing is offered.
+/// The findings; none if `[streaming]` is off.
 pub(super) async fn look(pull: &Pull) -> Vec<Finding> {
     if pull.config.load().streaming.mode == Mode::Off {
         return Vec::new();
@@ -74,7 +74,7 @@ pub(super) async fn look(pull: &Pull) -> Vec<Finding> {
     findings
 }
 
-/// After so many seconds the kernel gives up requests of FUSE. Kernels before 6.14 have no such limit.
+/// The times in seconds after which the kernel aborts FUSE requests. Kernels before 6.14 have no such limit.
 async fn limits() -> Vec<(&'static str, u64)> {
     let read = || {
         let names = [
@@ -91,7 +91,7 @@ async fn limits() -> Vec<(&'static str, u64)> {
     tokio::task::spawn_blocking(read).await.unwrap_or_default()
 }
 
-/// Whether members can give each other indexes of layers, and which were wrong.
+/// Whether members can give each other indexes of layers, and which indexes were wrong.
 fn indexes(joined: bool, key: bool, wrong: &[WrongIndex]) -> Vec<Finding> {
     let mut findings = Vec::new();
     if joined && !key {
@@ -121,7 +121,7 @@ fn has_erofs(file_systems: &str) -> bool {
     lines.any(|line| line.split_whitespace().next_back() == Some("erofs"))
 }
 
-/// One finding for each thing that is needed.
+/// A finding for each prerequisite.
 fn prerequisites(facts: &Facts<'_>) -> Vec<Finding> {
     let mut findings = vec![kernel(facts), erofs(facts)];
     let Some(report) = facts.report else {
@@ -214,7 +214,7 @@ fn snapshotter(report: &Report) -> Finding {
     }
 }
 
-/// Without it nothing is pulled at all.
+/// containerd pulls no image at all without its transfer service.
 fn transfer(report: &Report) -> Finding {
     match plugin(report, TRANSFER, "local") {
         Some(Plugin {
@@ -230,7 +230,7 @@ fn transfer(report: &Report) -> Finding {
     }
 }
 
-/// containerd tells by its own differ whether there is an mkfs.erofs, which its snapshotter needs, too.
+/// The state of containerd's erofs differ shows whether mkfs.erofs is there. The erofs snapshotter needs it too.
 fn mkfs(report: &Report) -> Finding {
     match plugin(report, DIFFER, "erofs") {
         Some(Plugin {
@@ -244,7 +244,7 @@ fn mkfs(report: &Report) -> Finding {
     }
 }
 
-/// What the kubelet pulls.
+/// The snapshotter of the images that the kubelet pulls.
 fn of_pulls(report: &Report) -> Finding {
     match report.snapshotter.as_deref() {
         Some("erofs") => ok("the kubelet's images go to the erofs snapshotter"),
@@ -263,7 +263,7 @@ fn plugin<'a>(report: &'a Report, kind: &str, id: &str) -> Option<&'a Plugin> {
     plugins.find(|plugin| plugin.kind == kind && plugin.id == id)
 }
 
-/// The first two numbers, whatever stands before and behind.
+/// The first two numbers of a version, without what stands before and after them.
 fn version(text: &str) -> Option<Version> {
     let mut parts = text.trim_start_matches('v').split('.');
     let major = parts.next()?.parse().ok()?;

@@ -1,4 +1,4 @@
-//! Registries: names, endpoints, the node's credentials, and what their clocks say of ours.
+//! Registries: their names and endpoints, the node's credentials for them, and how far this node's clock is off theirs.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use crate::{
     upstream::{Failure, Knock, Knocked, Limit},
 };
 
-/// Tokens and certificates tolerate about a minute.
+/// In seconds. Tokens and certificates tolerate about a minute.
 const CLOCK: u64 = 30;
 
-/// Stands for any repository where a source of credentials is asked what it has for a registry.
+/// A source of credentials is asked by repository. This name stands for any repository of the registry.
 const ANY_REPOSITORY: &str = "larder/doctor";
 
-/// What was found at one registry.
+/// The findings of one registry, and what the checks of names and of the clock need.
 pub(super) struct Looked {
     pub(super) findings: Vec<Finding>,
     names: Vec<(String, bool)>,
@@ -77,7 +77,7 @@ pub(super) async fn look_at(pull: &Pull, registry: RegistryName, upstream: &Upst
 fn endpoint(registry: &RegistryName, knock: &Knock, known: bool) -> Finding {
     let (place, kind) = (&knock.at, if knock.origin { "origin" } else { "mirror" });
     let bad = |found: String, fix: &str| {
-        // What stands behind a mirror still serves.
+        // If a mirror fails, the endpoints behind it still serve.
         if knock.origin {
             Finding::error(Check::Upstream, found, fix)
         } else {
@@ -125,7 +125,7 @@ fn endpoint(registry: &RegistryName, knock: &Knock, known: bool) -> Finding {
     }
 }
 
-/// What to do about a registry that wants to be left alone.
+/// What to do about a registry that has limited larder's requests.
 fn fix_of_limit(why: Limit) -> &'static str {
     match why {
         Limit::Quota => {
@@ -137,7 +137,7 @@ fn fix_of_limit(why: Limit) -> &'static str {
     }
 }
 
-/// Registries that are not in the configuration but were used, as far as they did not fare well.
+/// Registries that were used without being in the configuration, and that are in trouble.
 fn others(pull: &Pull, config: &Config) -> Vec<Finding> {
     let configured: Vec<String> = config
         .upstreams
@@ -159,14 +159,14 @@ fn others(pull: &Pull, config: &Config) -> Vec<Finding> {
         .collect()
 }
 
-/// Whether the credentials that an upstream names can be had, and whether its origin takes them. Never what they are.
+/// Whether an upstream's credentials can be read, and whether its origin accepts them. No finding shows a secret.
 async fn credentials(pull: &Pull, registry: &RegistryName, upstream: &Upstream) -> Vec<Finding> {
     let Some(source) = &upstream.credentials else {
         return Vec::new();
     };
     let name = registry.as_str();
     let cloud = matches!(source, Credentials::Cloud(_));
-    // What a cloud refused a moment ago is tried again below.
+    // A cloud's last refusal may be out of date: the identity is tried again below.
     let known = if cloud {
         Vec::new()
     } else {
@@ -245,7 +245,7 @@ async fn try_out(pull: &Pull, registry: &RegistryName, upstream: &Upstream) -> F
             format!("{registry}: {what}: {} refuses them", refusal.at),
             refused,
         ),
-        // Whether it can be reached is another finding.
+        // Whether the origin can be reached is another finding.
         Err(failure) => Finding::ok(
             Check::Credentials,
             format!("{registry}: {what}: there, but could not be tried: {failure}"),
@@ -266,7 +266,7 @@ fn refused_identity(cloud: Cloud) -> &'static str {
     }
 }
 
-/// Which source it is, without what it holds.
+/// The source of the credentials, without its content.
 fn described(pull: &Pull, registry: &str, upstream: &Upstream) -> String {
     if let Some(view) = pull.credentials.cloud(registry, upstream) {
         return view.to_string();
@@ -321,7 +321,7 @@ fn dns(names: &[(String, bool)]) -> Finding {
     )
 }
 
-/// One clock that disagrees may be wrong itself; if all do, it is ours.
+/// One registry's clock may be wrong itself. If every clock disagrees, this node's is wrong.
 fn clock(ahead: &[i64]) -> Finding {
     let Some(least) = ahead
         .iter()

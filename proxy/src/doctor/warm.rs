@@ -1,4 +1,4 @@
-//! Warm sets: whether nodes can belong to them, and whether their images come.
+//! Warm sets: whether nodes can belong to them, and whether their images arrive.
 
 use larder_shared::{
     admin::{Check, Finding},
@@ -11,13 +11,13 @@ use crate::{pull::Pull, warm::Warm};
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Labels {
     Known,
-    /// None are configured, and no file with them.
+    /// The configuration has neither labels nor a file of labels.
     None,
     /// The file cannot be read.
     Unread(String),
 }
 
-/// A finding for each set; none where there are no sets.
+/// A finding for each set; empty if no set is configured.
 pub(super) async fn look(pull: &Pull, warm: &Warm) -> Vec<Finding> {
     let config = pull.config.load_full();
     let labels = match warm.label_trouble() {
@@ -196,7 +196,7 @@ mod tests {
                 &Labels::Known,
                 "no node has pool=labs, of 2",
             ),
-            // A node that does not answer may be one.
+            // A node that does not answer may belong to the set.
             (set(pool, silent(), &[]), &Labels::Known, "for other nodes"),
             (
                 set(pool, elsewhere(), &[]),

@@ -1,4 +1,4 @@
-//! What readers wait for the disk to do.
+//! Calls to the disk that readers wait for.
 
 use std::{pin::pin, time::Duration};
 
@@ -7,9 +7,9 @@ use tokio::time::timeout;
 use super::{Fill, FillError, Fills, Phase};
 use crate::store::{HANGS, Store};
 
-/// Has the disk do something that readers wait for. If it is not done within this time they go on without the disk, as
-/// after any of its errors, or end short where the bytes are wrong. The fill stays on the list until it is done: another
-/// would meet the same file.
+/// Has the disk do something that readers wait for. If the call takes longer than `within`, readers go on without the
+/// disk, as after any of its errors, or end short where the bytes are wrong. The fill stays on the list until the call
+/// returns: another fill would meet the same file.
 pub(super) async fn ask_disk<T: Send + 'static>(
     fills: &Fills,
     fill: &Fill,

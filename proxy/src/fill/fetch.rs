@@ -26,21 +26,23 @@ use super::{
 };
 use crate::store::{HANGS, Partial, Piece};
 
-/// The same where the client has no headers before the last byte is here: another source must have its turn in time.
+/// The same as [`IDLE`] for a small blob, whose client has no headers before the last byte is here: another source must
+/// have its turn in time.
 const IDLE_SMALL: Duration = Duration::from_millis(1500);
 
-/// Bytes gathered while those before are written and hashed.
+/// How many bytes gather while those before them are written and hashed.
 const GATHERED: usize = 1 << 20;
 
-/// Pieces of one stream between the network and the hash. Two would do if each thread had a core; where they take turns,
-/// the one that waits for its turn should not make the others wait: 0.6 of nginx's rate on two cores instead of 0.5.
+/// Pieces of one stream between the network and the hash. Two would do if each thread had a core. Where threads take
+/// turns, the one that waits for a core should not make the others wait: 0.6 of nginx's rate on two cores instead of
+/// 0.5.
 const PIECES: usize = 6;
 
 /// A stream's progress, shared with the task that watches it. The task may lower `end`.
 #[derive(Debug)]
 pub struct Track {
-    /// Everything the stream brought before this is present. What has come but is not written yet still counts as on
-    /// its way: otherwise it would look like a gap, and be fetched a second time.
+    /// Everything the stream brought before this is present. Bytes that have come but are not written still count as on
+    /// their way: otherwise they would look like a gap, and be fetched a second time.
     pub at: AtomicU64,
     pub end: AtomicU64,
     /// Which endpoint answered; `usize::MAX` until one did.
@@ -71,7 +73,7 @@ impl Track {
 }
 
 /// Pumps a body into the partial until `track.end`. While one piece is hashed, the next is written and the one after it
-/// is read. The end of the last piece is its write's: the hash follows behind the next stream as well.
+/// is read. The stream ends once its last piece is written: that piece may be hashed while the next stream runs.
 pub async fn pump(
     fill: Arc<Fill>,
     partial: Arc<Partial>,
@@ -92,7 +94,7 @@ pub async fn pump(
     let mut hangs = Instant::now();
     let mut ended: Option<End> = None;
     let mut pace = Pace::new(Instant::now());
-    // What is gathered is written then, however little it is.
+    // When the gathered bytes are written, however few they are.
     let mut due = Instant::now();
     let idle = if partial.size() <= HELD_BACK {
         IDLE_SMALL
@@ -162,7 +164,7 @@ pub async fn pump(
                             gathered.push(data);
                         }
                         if at >= limit {
-                            // Reading to the end of the body, when this is it, keeps the connection.
+                            // If the body ends here, reading its end lets the connection be used again.
                             if limit == track.end.load(Ordering::Acquire) {
                                 let _ = timeout(Duration::from_millis(5), opened.next(idle)).await;
                             }
@@ -185,8 +187,8 @@ fn broken(member: Option<SocketAddr>, why: String, stalled: bool) -> End {
     }
 }
 
-/// Writes what is not there yet, lets readers go on, and hands it over to be hashed (blocking).
-/// What a slow source brought is hashed by the same thread.
+/// Writes the bytes that are missing, wakes the readers, and hands the piece over to be hashed (blocking). Bytes of a
+/// slow source are hashed by the same thread.
 fn write(
     fill: &Fill,
     partial: &Arc<Partial>,
@@ -201,7 +203,7 @@ fn write(
     }
     let wrote = partial.write(piece.start, &piece.chunks)?;
     if wrote != [range] {
-        // What was there in part is read back: memory holds another source's word for it.
+        // A part was there already, from another source. So the hash reads the file, not this source's bytes in memory.
         piece = Piece {
             start: range.end,
             chunks: Vec::new(),
@@ -217,7 +219,7 @@ fn write(
     track.at.store(range.end, Ordering::Release);
     {
         let mut state = lock(&fill.state);
-        // A write that is late says nothing about the next attempt.
+        // A late write of an earlier attempt must not change the state of this one.
         let ours = |filled: &Arc<Partial>| Arc::ptr_eq(filled, partial);
         if state.partial.as_ref().is_some_and(ours) {
             state.fresh = None;
@@ -225,7 +227,7 @@ fn write(
     }
     fill.wake_readers();
     if partial.push(piece) {
-        // A failure is the next write's, or that of the verification.
+        // If hashing fails, the next write or the verification reports it.
         if slow {
             let _ = partial.hash();
         } else {

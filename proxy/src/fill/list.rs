@@ -1,6 +1,6 @@
 //! The list of fills: a digest is on it at most once, and readers join there.
 //!
-//! Owns what is on it, and what all fills share. What a fill does is its task's business.
+//! Owns the entries, and what all fills share. A fill's task decides what the fill does.
 
 use std::{
     num::NonZeroUsize,
@@ -25,7 +25,7 @@ use crate::{
     upstream::{Subject, Upstreams, Want},
 };
 
-/// Streams besides the first of each fill that the node opens at once.
+/// How many streams the node has open at once, not counting the first of each depth of a fill.
 const EXTRA_STREAMS: usize = 64;
 
 /// No blob is this long.
@@ -44,7 +44,7 @@ pub struct FillView {
     pub present: u64,
     pub size: Option<u64>,
     pub readers: usize,
-    /// Where its first reader has it from.
+    /// The source of its first reader.
     pub source: Option<Source>,
 }
 
@@ -72,8 +72,8 @@ impl Fills {
         })
     }
 
-    /// Joins the fill of `digest`, starting it when there is none. The caller has looked for the blob in the store; unless
-    /// it wants another `anyway`, the answer is to look again if the blob has come since.
+    /// Joins the fill of `digest`, and starts it where there is none. The request has already looked for the blob in
+    /// the store. If the blob has come since, the answer is [`Joined::Here`], unless a fill is wanted `anyway`.
     pub fn join(
         self: &Arc<Self>,
         digest: Digest,
@@ -93,7 +93,7 @@ impl Fills {
             }
             (Arc::clone(fill), false)
         } else {
-            // A fill leaves the list when its blob is committed.
+            // The fill has left the list if its blob was committed since the request looked.
             if !anyway && self.store.has(&digest) {
                 return Joined::Here;
             }
@@ -125,7 +125,7 @@ impl Fills {
         Joined::Reader(Box::new(reader))
     }
 
-    /// A source as a place with its record, which its reader has had read.
+    /// The place of a source, with its record, which the reader's request has read already.
     pub(super) fn place(&self, source: &Source) -> Place {
         Place {
             patience: None,
@@ -150,7 +150,7 @@ impl Fills {
         !lock(&self.running).is_empty()
     }
 
-    /// Tells how long a blob is that will be passed on and not kept.
+    /// Finds the length of a blob that will be passed on and not kept.
     pub async fn passage(&self, digest: Digest, source: Source) -> Result<Passage, FillError> {
         let listed = self.expected(&digest);
         Passage::find(Arc::clone(&self.upstreams), source, digest, listed).await
@@ -174,7 +174,7 @@ impl Fills {
             .collect()
     }
 
-    /// A manifest says how long these blobs are.
+    /// Notes how long these blobs are, as a manifest says.
     pub fn expect(&self, sizes: impl IntoIterator<Item = (Digest, u64)>) {
         let mut listed = lock(&self.listed);
         for (digest, size) in sizes.into_iter().filter(|(_, size)| *size < FARTHEST) {
@@ -187,8 +187,8 @@ impl Fills {
         lock(&self.listed).peek(digest).copied()
     }
 
-    /// How long a blob is whose source does not say: as a manifest lists it, or else as the registry answers a HEAD.
-    /// The length gives no caller a right, and the digest decides whether it was true.
+    /// The length of a blob whose source does not tell it: as a manifest lists it, or else as the registry answers a
+    /// HEAD. The length gives no caller a right, and the digest decides whether it was true.
     pub async fn find_length(&self, place: &Place, digest: &Digest) -> Option<u64> {
         if let Some(size) = self.expected(digest) {
             return Some(size);
@@ -215,7 +215,7 @@ impl Fills {
         answer.whole_length()
     }
 
-    /// Has a committed blob written behind, for each of these repositories.
+    /// Has a committed blob written behind to the object store, with a record for each of these repositories.
     pub(super) fn write_behind(
         &self,
         registry: &RegistryName,
@@ -238,12 +238,12 @@ impl Fills {
         self.cluster.announce(digest);
     }
 
-    /// Gives back the room of wrong files that were kept for long (blocking).
+    /// Frees the room of wrong files that were kept for long enough (blocking).
     pub fn let_go_of_suspects(&self) {
         self.suspects.let_go(suspects::KEPT_FOR);
     }
 
-    /// A blob is right: the members that brought wrong bytes of it before are named (blocking).
+    /// Names and distrusts the members that brought wrong bytes of a blob, now that the right ones are here (blocking).
     pub(super) fn name_corrupt_sources(&self, right: &Blob) {
         match self.suspects.name(right) {
             Ok(corrupt) => {

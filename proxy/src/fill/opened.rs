@@ -27,7 +27,7 @@ pub enum End {
     },
     /// The source said no before the first byte.
     Refused(Failure),
-    /// A member said no, broke off, or is gone. There are others.
+    /// A member said no, broke off, or is gone. Another source is asked.
     Peer {
         member: SocketAddr,
         why: String,

@@ -1,21 +1,22 @@
 //! How fast a stream's source is, and so how long its bytes gather in memory before they are written.
 //!
-//! A slow source brings some kilobytes at a time. To write, hash and announce each of them takes a thread's turn several
-//! times, which costs far more than the bytes do. So they gather: up to [`BATCH`] bytes, and for a short time at most. What
-//! a fast source brings fills batches by itself, and is written as it comes. Pure: the caller tells the time.
+//! A slow source brings some kilobytes at a time. Writing, hashing and announcing each piece switches threads several
+//! times, which costs far more than the bytes do. So the pieces gather: up to [`BATCH`] bytes, and for a short time at
+//! most. The bytes of a fast source fill batches by themselves, and are written as they come. Pure: the caller tells
+//! the time.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What is written and hashed together.
+/// How many bytes are written and hashed together.
 pub const BATCH: u64 = 512 << 10;
 
-/// So long at most a byte waits for others, where a reader follows the stream, and where none does.
+/// The longest time that a byte waits for others, where a reader follows the stream, and where none does.
 const FOLLOWED: Duration = Duration::from_millis(20);
 const AHEAD: Duration = Duration::from_millis(100);
 
-/// The rate is that of the last time that was at least so long.
+/// The rate is measured over a time of at least this length.
 const WINDOW: Duration = Duration::from_millis(20);
 
 /// From this rate on, in bytes a second, the batches fill by themselves.
@@ -40,7 +41,7 @@ impl Pace {
         }
     }
 
-    /// So many bytes have come.
+    /// Notes that so many bytes have come.
     pub fn note(&mut self, now: Instant, bytes: u64) {
         self.bytes += bytes;
         let took = now.saturating_duration_since(self.since);

@@ -1,7 +1,7 @@
 //! How long a failing source is asked again, and with which pauses: pure, without a clock.
 //!
-//! A fill and a blob that is passed on follow the same rule: a source that brings nothing for [`IDLE`] stalls, failures are
-//! borne for [`ERRORS`], stalls for [`STALLS`], and the pauses between two attempts grow.
+//! A fill and a blob that is passed on follow the same rule: a source that brings nothing for [`IDLE`] stalls, failures
+//! are borne for [`ERRORS`], stalls for [`STALLS`], and the pauses between two attempts grow.
 
 #[cfg(test)]
 mod tests;
@@ -35,8 +35,8 @@ enum Count {
     LastByte,
 }
 
-/// Several streams may wait for the same source, so the pauses grow from next to nothing. A slow answer of one stream is no
-/// failure of the others: the time begins with the first failure.
+/// Several streams may wait for the same source, so the pauses grow from next to nothing. A slow answer of one stream
+/// is no failure of the others: the time begins with the first failure.
 const FILL: Rule = Rule {
     first: Duration::from_millis(50),
     most: Duration::from_secs(1),
@@ -74,12 +74,12 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// That of a fill.
+    /// The patience of a fill.
     pub fn of_fill(now: Instant) -> Self {
         Self::new(FILL, now)
     }
 
-    /// That of a blob that is passed on.
+    /// The patience with a blob that is passed on.
     pub fn of_passage(now: Instant) -> Self {
         Self::new(PASSAGE, now)
     }
@@ -95,7 +95,7 @@ impl Patience {
         }
     }
 
-    /// So many bytes are present: if they are more than before, that is progress.
+    /// Notes that so many bytes are present. More than before is progress.
     pub fn note(&mut self, now: Instant, present: u64) {
         if present > self.present {
             self.present = present;
@@ -117,8 +117,8 @@ impl Patience {
         self.failing = None;
     }
 
-    /// An attempt has failed. A stall has taken its time already: it counts from the last progress alone, so that the
-    /// other sources still get theirs.
+    /// An attempt has failed. A stall has taken its time already: only the time since the last progress counts then, so
+    /// that the other sources still get theirs.
     pub fn failed(&mut self, now: Instant, stalled: bool) -> Next {
         let first = *self.failing.get_or_insert(now);
         let failing = match self.rule.errors {
@@ -133,8 +133,8 @@ impl Patience {
         }
     }
 
-    /// The pause before the next attempt: from half to one and a half of what is due, as `jitter` (0 to 1) says. The next
-    /// one is twice as long, up to the longest.
+    /// The pause before the next attempt: from half to one and a half of what is due, as `jitter` (0 to 1) says. The
+    /// next one is twice as long, up to the longest.
     pub fn pause(&mut self, jitter: f64) -> Duration {
         let pause = self.pause;
         self.pause = (pause * 2).min(self.rule.most);

@@ -10,21 +10,22 @@ use crate::cluster::placement::{TOGETHER, Turn};
 /// The unit that a fetch is rounded to, so that small scattered reads do not become small scattered requests.
 pub const SPAN: u64 = 1 << 20;
 
-/// How far ahead of an open-ended reader larder fetches at least. containerd's parallel layer fetch opens many such ranges
-/// and closes each after one chunk: what lies beyond this is fetched when a reader gets there.
+/// How far ahead of an open-ended reader larder fetches at least. containerd's parallel layer fetch opens many such
+/// ranges and closes each after one chunk: bytes beyond this are fetched when a reader gets there.
 pub const WINDOW: u64 = 8 << 20;
 
 /// Bounds of one request.
 const REQUEST_MIN: u64 = 4 << 20;
 const REQUEST_MAX: u64 = 32 << 20;
 
-/// A stream that is further than this from a byte that a reader waits for is cut short, and another begins there.
+/// If a stream is further than this from a byte that a reader waits for, it is cut short, and another begins at that
+/// byte.
 const BEHIND: u64 = 2 << 20;
 
 /// How many members may stand between a reader of this node and the source: relay and root.
 pub const DEPTH: u8 = 2;
 
-/// So many runs beyond the first byte that a reader waits for are fetched out of order.
+/// How many runs may be fetched out of order, from the first byte that a reader waits for.
 const AHEAD: u64 = 2 * TOGETHER;
 
 /// A stream under way.
@@ -43,19 +44,19 @@ pub struct Flight {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Demand {
     pub range: Range,
-    /// How many members may stand between it and the source: a reader that is itself a member's request must not wait for
-    /// a stream that may wait for it in turn.
+    /// How many members may stand between the reader and the source. A reader on behalf of another member must not wait
+    /// for a stream that may wait for that member in turn.
     pub depth: u8,
     /// Nothing around the range is fetched.
     pub exact: bool,
-    /// While so many bytes from the range's start on are here or on their way, nothing more of it is fetched. A window that
-    /// moves with its reader would otherwise become a request for each of its steps.
+    /// No more of the range is fetched while so many bytes from its start on are here or on their way. Otherwise a
+    /// window that moves with its reader would cost a request for each step.
     pub enough: u64,
 }
 
 impl Demand {
-    /// What an open-ended reader wants that began at `from` and has come to `at`: the longer it reads, the more likely it
-    /// reads on.
+    /// The demand of an open-ended reader that began at `from` and has come to `at`. The longer a reader reads, the
+    /// more likely it reads on.
     pub fn open(from: u64, at: u64, size: u64, depth: u8) -> Self {
         let ahead = at.saturating_sub(from).clamp(WINDOW, REQUEST_MAX);
         Self {
@@ -72,13 +73,13 @@ impl Demand {
     }
 }
 
-/// Where blobs are spread over members: the length of a run, and in which order this node fetches runs that no reader
+/// How a blob is spread over members: the length of a run, and the order in which this node fetches runs that no reader
 /// waits for.
 #[derive(Clone, Copy)]
 pub struct Spread<'a> {
     pub run: u64,
-    /// How many streams may ask no other member. Others fetch their shares too: with many of each, everything would be
-    /// under way at once and nothing come to its end.
+    /// How many streams may ask the source itself. Other members fetch their shares too: with many streams each,
+    /// everything would be under way at once, and nothing would finish.
     pub direct: usize,
     pub turn: &'a dyn Fn(u64) -> Turn,
 }
@@ -99,7 +100,7 @@ pub struct View<'a> {
     pub demands: &'a [Demand],
     /// Whether the blob is wanted as a whole, whatever the readers want.
     pub whole: bool,
-    /// How many streams there may be. Those of a smaller depth are not held up by those of a larger one.
+    /// How many streams there may be. Streams of a larger depth do not count against those of a smaller one.
     pub streams: usize,
     /// Whether the source answers ranges. If not, one stream brings everything from the first byte.
     pub ranged: bool,
@@ -110,7 +111,7 @@ pub struct View<'a> {
 /// The next thing to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
-    /// Fetch the range, with so many members in between at the most.
+    /// Fetch the range, with at most `depth` members in between.
     Fetch { range: Range, depth: u8 },
     /// Let flight `id` stop at `end`, then look again.
     Cut { id: u64, end: u64 },
@@ -153,8 +154,8 @@ impl View<'_> {
         Step::Fetch { range, depth }
     }
 
-    /// What to fetch for a gap: whole spans for a client of this node. Another member has rounded already, and waits for the
-    /// very bytes that it asks for; so does a read of a layer that is mounted.
+    /// The range to fetch for a gap: whole spans for a client of this node. Another member has rounded its range
+    /// already and waits for exactly these bytes. So does a read of a mounted layer.
     fn rounded(&self, demand: &Demand, gap: Range, run: u64) -> Range {
         if demand.exact {
             let within = Range::new(gap.start, gap.end.min(gap.start + run));
@@ -166,7 +167,7 @@ impl View<'_> {
         rounded(&self.covered(demand.depth), gap, self.size, run)
     }
 
-    /// The gap of `within` whose turn it is.
+    /// The gap in `within` that is fetched next.
     fn turn(&self, covered: &Spans, within: Range) -> Option<Range> {
         let first = covered.first_missing(within)?;
         let Some(Spread { run, turn, .. }) = self.spread else {
@@ -201,11 +202,11 @@ pub fn next(view: &View<'_>) -> Step {
             Step::Wait
         };
     }
-    // Two more rounds for every stream, so that none is left alone with a long rest.
+    // Every stream gets two more requests, so that no stream is left alone with a long rest.
     let left = view.size - view.present.total();
     let run =
         (left / (2 * view.streams.max(1) as u64)).clamp(REQUEST_MIN, REQUEST_MAX) / SPAN * SPAN;
-    // Bytes that a reader waits for and no stream brings soon.
+    // First the bytes that a reader waits for and that no stream brings soon.
     for demand in view.demands {
         let Some(gap) = view.missing(demand.range) else {
             continue;
@@ -228,7 +229,7 @@ pub fn next(view: &View<'_>) -> Step {
             Some(_) => {}
         }
     }
-    // The rest of what readers want.
+    // Then the rest of what readers want.
     for demand in view.demands.iter().filter(|d| view.has_room(d.depth)) {
         let covered = view.covered(demand.depth);
         let within = Range::new(demand.range.start, demand.range.end.min(view.size));
@@ -240,7 +241,7 @@ pub fn next(view: &View<'_>) -> Step {
             return view.fetch(view.rounded(demand, gap, run), demand.depth);
         }
     }
-    // The rest of the blob.
+    // Then the rest of the blob.
     if view.whole
         && view.has_room(DEPTH)
         && let Some(gap) = view.turn(&view.covered(DEPTH), everything)
@@ -259,7 +260,7 @@ fn rounded(covered: &Spans, gap: Range, size: u64, run: u64) -> Range {
         .saturating_mul(SPAN)
         .min(size)
         .min(floor + run);
-    // Back to the span's begin as far as nothing is there.
+    // The range reaches back to the span's start as far as its bytes are missing.
     let mut start = gap.start;
     let mut probe = floor;
     while probe < gap.start {

@@ -1,7 +1,7 @@
-//! How many streams at once: up quickly, down again where more of them bring nothing.
+//! How many streams a fill has at once: the number rises quickly, and falls again where more streams bring nothing.
 //!
-//! Rates over a tenth of a second are noisy, so a noisy look must never cost a slow download: the way up is not made to
-//! depend on a gain at each step. Only after a second with all streams is it asked whether they were worth it.
+//! Rates over a tenth of a second are noisy, and noise must never make a download slow. So the rise does not depend on
+//! a gain at each step. Only after a second with all streams does the ramp look whether they were worth it.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ const ENOUGH: f64 = 500e6;
 /// All streams together must bring this much more than the first one did alone.
 const GAIN: f64 = 1.1;
 
-/// How long the full number is tried before that is asked.
+/// How long the full number is tried before the ramp compares.
 const TRIAL: Duration = Duration::from_secs(1);
 
 /// Streams that are left where more did not pay, and for how long.
@@ -31,7 +31,7 @@ const REST: Duration = Duration::from_secs(10);
 enum Phase {
     /// Doubling at every look.
     Up,
-    /// All streams since then, at so many bytes.
+    /// All streams run since then, when so many bytes had come.
     Trial(Instant, u64),
     /// The number is settled until then.
     Settled(Instant),

@@ -29,8 +29,8 @@ use crate::{
     upstream::Failure,
 };
 
-/// Bytes that an open-ended reader is given at a time. Small, because bytes that it was given count as read, and what
-/// lies behind is fetched for it.
+/// Bytes that an open-ended reader is given at a time. Small, because bytes that it was given count as read, and those
+/// behind them are fetched for it.
 const OPEN_CHUNK: u64 = 512 << 10;
 
 /// A small blob is verified before its headers leave, if it comes within this time.
@@ -54,16 +54,16 @@ pub struct Reader {
     source: Source,
     /// Bytes of the whole blob, once [`Reader::opened`] has returned.
     size: u64,
-    /// The file, once something of it was given.
+    /// The file, once bytes of it were given.
     blob: Option<Arc<Blob>>,
     /// What is left of the part that is being read.
     part: Range,
-    /// Where it began.
+    /// Where the part began.
     began: u64,
     held_back: bool,
-    /// What it was sent from memory: the digest says nothing of these bytes before they are found in the file.
+    /// Bytes that were sent from memory. The digest says nothing about them before they are found in the file.
     lent: Vec<(u64, Bytes)>,
-    /// The look whether they are.
+    /// The check whether these bytes are in the file.
     proving: Option<Pin<Box<Timeout<JoinHandle<bool>>>>>,
 }
 
@@ -120,9 +120,9 @@ impl Reader {
         }
     }
 
-    /// Waits until the size is known and a source has answered (or the first wanted byte is here), so that nothing but
-    /// a good answer gets headers. A blob of up to [`HELD_BACK`] bytes is waited for whole, unless it comes so slowly that
-    /// the headers would be late: then its body waits. Returns the size.
+    /// Waits until the size is known and a source has answered (or the first wanted byte is here), so that only a good
+    /// answer gets headers. A blob of up to [`HELD_BACK`] bytes is awaited whole, unless it comes so slowly that the
+    /// headers would be late: then its body waits. Returns the size.
     pub async fn opened(&mut self) -> Result<u64, FillError> {
         let soon = timeout(SMALL_WITHIN, poll_fn(|cx| self.poll_opened(cx, None))).await;
         self.size = if let Ok(opened) = soon {
@@ -135,7 +135,8 @@ impl Reader {
         Ok(self.size)
     }
 
-    /// `late`: a small blob that has grown since it had so many bytes still comes, and its headers must not wait any longer.
+    /// `late`: the headers are late, and the file had so many bytes when they became so. If a small blob has grown
+    /// since, its headers wait no longer.
     fn poll_opened(&self, cx: &mut Context<'_>, late: Option<u64>) -> Poll<Result<u64, FillError>> {
         let mut guard = lock(&self.fill.state);
         let state = &mut *guard;
@@ -246,8 +247,9 @@ impl Reader {
         let Some(entry) = state.readers.get_mut(&self.id) else {
             return Poll::Ready(None);
         };
-        // What is known to be wrong goes no further: a client would resume behind it, and find its whole copy wrong. The body
-        // ends when the fill has left the list, so that a client that comes back at once meets another.
+        // Bytes that are known to be wrong go no further: a client would resume behind them, and find its whole copy
+        // wrong. The body ends when the fill has left the list, so that a client that comes back at once meets a new
+        // fill.
         let failed = matches!(state.phase, Phase::Failed(_));
         if matches!(state.phase, Phase::Failed(FillError::Digest)) || (state.wrong && failed) {
             return Poll::Ready(Some(Err(FillError::Digest)));
@@ -307,7 +309,7 @@ impl Reader {
         if let Phase::Failed(error) = &state.phase {
             return Poll::Ready(Some(Err(error.clone())));
         }
-        // An open-ended reader that has come to the tail wants the digest, so the rest is fetched as well.
+        // An open-ended reader at the tail waits for the digest, so the rest of the blob is fetched as well.
         if at == held && at < size && !state.whole {
             state.whole = true;
             self.fill.demand.notify_one();
@@ -316,7 +318,7 @@ impl Reader {
         Poll::Pending
     }
 
-    /// Whether what was sent from memory is what the file has by now. Another source may have written there first.
+    /// Whether the file has the bytes that were sent from memory. Another source may have written there first.
     fn poll_proven(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let proving = self.proving.get_or_insert_with(|| {
             let partial = lock(&self.fill.state).partial.clone();
@@ -357,7 +359,7 @@ impl Reader {
         }
     }
 
-    /// How the rest of the current part is had without the store, which has failed.
+    /// Fetches the rest of the current part without the store, which has failed.
     pub fn go_through(&self) -> (Passage, Through) {
         let passage = Passage {
             upstreams: Arc::clone(&self.fill.upstreams),
@@ -377,7 +379,7 @@ impl Reader {
 }
 
 impl Wants {
-    /// `at..end` was handed out. Whether the task should look again.
+    /// Notes that `at..end` was handed out. Returns whether the task should look again.
     fn advance(&mut self, at: u64, end: u64) -> bool {
         match self {
             Self::Opening { .. } => false,
@@ -400,7 +402,7 @@ impl Wants {
     }
 }
 
-/// What of `wanted` begins in memory.
+/// The bytes in memory with which `wanted` begins.
 fn fresh(bytes: Option<&(u64, Bytes)>, wanted: Range) -> Option<Bytes> {
     let (start, bytes) = bytes?;
     let from = wanted.start.checked_sub(*start)?;

@@ -32,17 +32,17 @@ pub(super) struct Running {
     pub(super) ranged: Arc<AtomicBool>,
     /// The source in use: an index into the list, which only grows.
     pub(super) source: usize,
-    /// The endpoint to begin with, counted through.
+    /// The endpoint to begin with: a count that goes on past the last endpoint, to the first again.
     pub(super) first: usize,
-    /// The sources that brought bytes, should they turn out to be wrong.
+    /// The sources that brought bytes, each with its endpoint, in case the bytes turn out to be wrong.
     pub(super) used: Vec<(Source, usize)>,
     /// How often the bytes turned out to be wrong.
     pub(super) restarts: usize,
-    /// Whether the length is known from a `Content-Range`, and no source has said another. A `Content-Length` alone may
-    /// be what a body ends short of.
+    /// Whether the length is known from a `Content-Range`, and no source has told another. A `Content-Length` alone is
+    /// not enough: the body may end short of it.
     pub(super) sure: bool,
     pub(super) patience: Patience,
-    /// What members brought, should it turn out to be wrong.
+    /// What members brought, in case it turns out to be wrong.
     pub(super) shares: Vec<Share>,
     /// The member that said the length, if one did.
     pub(super) size_from: Option<Share>,
@@ -51,7 +51,7 @@ pub(super) struct Running {
 /// A stream under way, as the task knows it.
 pub(super) struct Stream {
     pub(super) id: u64,
-    /// One of the node's extra streams, unless it is the fill's only one.
+    /// One of the node's extra streams. The first stream of each depth needs none.
     pub(super) _permit: Option<OwnedSemaphorePermit>,
     pub(super) track: Arc<Track>,
     pub(super) source: Source,
@@ -64,7 +64,7 @@ pub(super) struct Stream {
 }
 
 impl Running {
-    /// Nothing has been asked yet.
+    /// The state of a task that has asked nothing yet.
     pub(super) fn new(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Self {
         Self {
             fills: Arc::clone(fills),
@@ -86,7 +86,7 @@ impl Running {
         }
     }
 
-    /// The sources in turn; without one that was not refused, the first refusal is the reason.
+    /// Picks the sources in turn. If all of them were refused, the first refusal is the error.
     pub(super) fn pick_source(&mut self) -> Result<Source, FillError> {
         let state = lock(&self.fill.state);
         let good: Vec<&Source> = state
@@ -103,7 +103,7 @@ impl Running {
         }
     }
 
-    /// A source is out. Its readers learn why; the others go on.
+    /// Excludes a source. Its readers learn why, and the readers of other sources go on.
     pub(super) fn refuse(&mut self, source: Source, failure: Failure) {
         lock(&self.fill.state).refusals.push((source, failure));
         self.fill.wake_readers();

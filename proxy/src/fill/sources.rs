@@ -1,6 +1,7 @@
-//! Where a stream gets its bytes: another member, or directly: a holder, then upstream.
+//! Where a stream gets its bytes: from another member that passes them on; or directly, from a holder, from the object
+//! store, or from upstream, in this order.
 //!
-//! Every way in which a source can answer or fail to is brought to the same two types, [`Opened`] and [`End`].
+//! Every answer and every failure of a source becomes one of two types, [`Opened`] and [`End`].
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -21,7 +22,7 @@ use crate::{
     upstream::{Lend, Need, Subject, Want, content_range},
 };
 
-/// Stands for every run where a member is not asked again in a fill.
+/// Stands for every run of a blob: a member that failed for all runs is not asked again in the fill.
 pub const ANY_RUN: u64 = u64::MAX;
 
 /// Members asked at once whether they hold a blob that upstream cannot give, and how long that may take.
@@ -56,7 +57,7 @@ impl Via {
     }
 }
 
-/// Asks for `want` of the blob on behalf of `source`, and reads what is said about it.
+/// Asks for `want` of the blob on behalf of `source`, and reads the head of the answer.
 pub async fn open(
     fills: &Fills,
     fill: &Fill,
@@ -73,7 +74,7 @@ pub async fn open(
         return open_peer(fills, fill, source, range, member, role).await;
     }
     let clustered = fills.cluster.has_others();
-    // After wrong bytes a holder is asked only where upstream is out of reach: it may be where they come from.
+    // After wrong bytes a holder is asked only where upstream is out of reach: the bytes may have come from it.
     let doubted = fills.suspects.doubts(&fill.digest);
     if let (true, Some(range)) = (clustered && !doubted, range) {
         let hinted = fill.hinted.get_or_init(|| hinted(fills, fill)).await;
@@ -92,7 +93,7 @@ pub async fn open(
         opened => return opened,
     };
     let outage = fills.access.is_outage(&fills.place(source), &refused);
-    // Only for a reader of this node: a member's request is answered by what is near, and it looks for itself.
+    // All members are searched only for a reader of this node: another member that asks does its own search.
     if let (true, true, Some(range)) = (clustered, outage && fill.is_read_here(), range) {
         let found = fill.found.get_or_init(|| search(fills, fill, source)).await;
         if let Some(opened) = open_holder(fills, fill, source, range, found).await {
@@ -119,7 +120,7 @@ async fn open_upstream(
     }
     ask.size = lock(&fill.state).size;
     ask.listed = fills.expected(&fill.digest);
-    // A caller that is not known to have the right now is not led past the registry.
+    // If the caller is not known to have the right now, no remembered redirect may lead it past the registry.
     let subject = Reference::Digest(fill.digest);
     ask.anew = fills.access.verdict_on(&place, Some(&subject)) != Verdict::Allowed;
     let answer = match fills.upstreams.ask(&ask).await {
@@ -177,7 +178,7 @@ async fn open_upstream(
     })
 }
 
-/// Where a 206 begins and how long the whole is, if it is what was asked for.
+/// Where a 206 begins and how long the whole is, if the answer fits the question.
 fn checked(content: Option<(Range, u64)>, want: Want) -> Result<(u64, u64), End> {
     let (range, size) = content
         .ok_or_else(|| End::WrongObject("a 206 without a readable Content-Range".to_owned()))?;
@@ -194,7 +195,8 @@ fn checked(content: Option<(Range, u64)>, want: Want) -> Result<(u64, u64), End>
     Ok((range.start, size))
 }
 
-/// A member's answer. It answers for the repository: it holds the digest there, or has been given it from there.
+/// A member's answer. The member answers for the repository: it holds the digest there, or has been given it from
+/// there.
 async fn open_peer(
     fills: &Fills,
     fill: &Fill,
@@ -239,7 +241,7 @@ async fn open_peer(
 
 impl Fills {
     /// A question to a member on behalf of the caller of `place`. A root or a relay is lent a token if there is one to
-    /// lend; without, it could not ask upstream, and what it holds will do.
+    /// lend. Without a token it could not ask upstream, so it is asked as a holder.
     pub async fn ask_of(
         &self,
         place: &Place,
@@ -250,7 +252,7 @@ impl Fills {
         let lend = match role {
             Role::Holder | Role::Copy => Lend::Nothing,
             Role::Root | Role::Relay => {
-                // What it holds is to be had without, if the token server takes its time.
+                // If the token server is slow, the member is asked without a token for what it holds.
                 let lending = self.upstreams.lend(registry, repository, &place.identity);
                 timeout(LEND, lending).await.unwrap_or(Lend::Cannot)
             }
@@ -310,7 +312,7 @@ async fn open_object(fills: &Fills, fill: &Fill, source: &Source, range: Range) 
     })
 }
 
-/// The first of `holders` that has it.
+/// The first of `holders` that answers with the blob.
 async fn open_holder(
     fills: &Fills,
     fill: &Fill,
@@ -332,7 +334,7 @@ async fn open_holder(
     None
 }
 
-/// The members that are said to hold the blob.
+/// The members that hold the blob, as its keepers say.
 async fn hinted(fills: &Fills, fill: &Fill) -> Vec<SocketAddr> {
     fills.cluster.holders(&fill.digest, KEEPER).await
 }

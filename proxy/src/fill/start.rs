@@ -38,13 +38,13 @@ impl Running {
                 Want::Part(range) => range.start,
                 Want::All | Want::Head => 0,
             };
-            // A client waits for its headers: members must leave upstream its turn.
+            // A client waits for its headers, so members must leave enough time to ask upstream.
             let mut via = match want {
                 Want::Part(_) if begun.elapsed() < MEMBERS_FIRST => self.via(at, depth),
                 _ => Via::Direct,
             };
             if let (true, Want::Part(range)) = (self.fills.cluster.has_others(), want) {
-                // The next run is another member's.
+                // The next run belongs to another member.
                 let end = (range.start / RUN + 1) * RUN;
                 want = Want::Part(Range::new(range.start, range.end.min(end)));
             }
@@ -85,8 +85,8 @@ impl Running {
                     tracing::debug!(blob.digest = %self.fill.digest, %member, why, "a member cannot begin it");
                     self.fill.note_failed(sources::run_of(at), member);
                 }
-                // The length first, then what fits; or no range at all, for the empty blob and for sources that
-                // know no ranges and say so.
+                // The length is asked first, then a range that fits. No range is asked of the empty blob, and of a
+                // source that says it knows none.
                 End::Refused(Failure::Unsatisfiable { total }) if want != Want::All => {
                     want = match (total, want) {
                         (Some(total), Want::Part(asked)) if total > 0 && asked.start >= total => {
@@ -99,7 +99,7 @@ impl Running {
                     self.refuse(source, failure);
                     passed = 0;
                 }
-                // An answer that is of no use, from one of the endpoints.
+                // This endpoint's answer is of no use: the next endpoint is asked.
                 End::WrongObject(_) | End::Broken { .. }
                     if passed + 1 < self.fills.upstreams.count(&source.registry) =>
                 {
@@ -122,9 +122,10 @@ impl Running {
         }
     }
 
-    /// The first answer, and the source that gave it. A member that lives may wait for a slow registry as this node would,
-    /// or be stuck: after a while upstream is asked as well, and the first answer will do. `None` if meanwhile a reader came
-    /// that must not wait for it: another member that may stand nearer to the source than the one that was asked.
+    /// The first answer, and the source that gave it. A live member may wait for a slow registry as this node would, or
+    /// be stuck. So after `MEMBERS_FIRST` upstream is asked as well, and the first answer will do. `None` if meanwhile
+    /// a reader joined that must not wait for the member that was asked: the reader may be a member nearer to the
+    /// source.
     async fn open_first(
         &self,
         source: &Source,
@@ -155,7 +156,7 @@ impl Running {
                 },
                 () = self.fill.demand.notified(), if via.depth() > 0 => {
                     if least_depth(&self.fill) < depth.min(via.depth()) {
-                        // That member may have its headers from the very answer that is on its way here.
+                        // The new reader may get its headers from the very answer that is on its way here.
                         let answer = async { timeout(ON_ITS_WAY, &mut asked).await.ok() };
                         let opened = if failed.is_none() { answer.await } else { None };
                         return opened.map(|opened| (via, opened));
@@ -165,8 +166,8 @@ impl Running {
         }
     }
 
-    /// Whether a length that only a member has said is the right one. Readers get it before the bytes are verified, so
-    /// unless a manifest says the same the origin is asked for it. In an outage the member is believed.
+    /// Whether a length is right that only a member has told. Readers get the length before the bytes are verified, so
+    /// the origin is asked for it unless a manifest says the same. In an outage the member is believed.
     async fn confirms(&self, source: &Source, size: u64) -> bool {
         if self.fills.expected(&self.fill.digest) == Some(size) {
             return true;
@@ -179,18 +180,18 @@ impl Running {
         }
     }
 
-    /// The bytes were wrong: the sources that brought them are asked last from now on, and what they still bring is of no
-    /// use to another attempt. Whether there are others.
+    /// The bytes were wrong: the sources that brought them are asked last from now on. All streams end, since another
+    /// attempt has no use for their bytes. Returns whether another attempt is worth it.
     pub(super) async fn distrust(&mut self) -> bool {
         self.stop_streams();
-        // Without those members the rest will tell.
+        // An attempt without these members and the object store shows whether the other sources are right.
         let by_object = std::mem::take(&mut lock(&self.fill.state).by_object);
         let mut others = (by_object || !self.shares.is_empty()) && self.restarts < RESTARTS;
         for (source, endpoint) in std::mem::take(&mut self.used) {
             let upstreams = &self.fills.upstreams;
             let steps_down =
                 upstreams.brought_wrong_bytes(&source.registry, endpoint, &self.fill.digest);
-            // The ranges were wrong: the whole may be right.
+            // The ranges were wrong: an answer with the whole may be right.
             others |= steps_down.await && self.restarts < RESTARTS;
             others |= self.restarts + 1 < self.fills.upstreams.count(&source.registry);
         }
@@ -206,7 +207,7 @@ impl Running {
         self.fills.suspects.keep(file, shares, resumed);
     }
 
-    /// Begins anew, with what the next endpoint says is the size.
+    /// Begins anew, with the size that the next endpoint tells.
     pub(super) async fn restart(&mut self, old: Arc<Partial>) -> Result<Arc<Partial>, FillError> {
         self.suspect(&old);
         self.size_from = None;
@@ -216,8 +217,8 @@ impl Running {
         self.start().await
     }
 
-    /// A blob larger than the whole tier may be is passed on: it is nothing to make room for, and no fault of the disk. So is
-    /// one that does not fit beside what never goes.
+    /// Refuses a blob that is larger than the node tier may be, or that does not fit beside what is pinned or in use.
+    /// Such a blob is passed on: no room is made for it, and the disk is not at fault.
     async fn fits(&self, size: u64) -> Result<(), FillError> {
         let asked = "the room on the store's file system".to_owned();
         let space = self.fills.store.ask(asked, Store::space).await;
@@ -241,7 +242,7 @@ impl Running {
         Ok(())
     }
 
-    /// A fresh partial. Readers do not wait for it: what comes meanwhile they get from memory.
+    /// Makes a fresh partial. Readers do not wait for the file: the bytes that come meanwhile they get from memory.
     async fn begin(&self, opened: &mut Opened) -> Result<Arc<Partial>, FillError> {
         let size = opened.size;
         let (store, digest, registry) = (
@@ -258,7 +259,8 @@ impl Running {
             tokio::select! {
                 begun = &mut begun => break begun,
                 () = sleep_until(hangs.into()), if !late => {
-                    // Readers go on without it. The fill stays on the list: another must not meet a file that comes late.
+                    // Readers go on without the file. The fill stays on the list: another fill must not meet a file
+                    // that comes late.
                     late = true;
                     let late = format!("a file for {}", self.fill.digest);
                     hung = self.fills.store.hangs(&late);
@@ -289,13 +291,14 @@ impl Running {
 /// How long other members are asked for the first bytes before this node asks for them itself.
 const MEMBERS_FIRST: Duration = Duration::from_millis(1500);
 
-/// Headers reach all members at about the same time.
+/// How long an answer on its way is awaited for a reader of smaller depth. Headers reach all members at about the same
+/// time.
 const ON_ITS_WAY: Duration = Duration::from_millis(250);
 
 /// How often a blob whose bytes were wrong is begun anew without the sources that brought them.
 const RESTARTS: usize = 3;
 
-/// No blob is this long, and there is room behind it to count on: a range may begin anywhere.
+/// No blob is this long, and additions to it do not overflow: a client's range may begin anywhere.
 const FARTHEST: u64 = 1 << 62;
 
 /// How many members may stand between the source and the reader that is nearest to it.
@@ -305,7 +308,7 @@ fn least_depth(fill: &Fill) -> u8 {
     depths.min().unwrap_or(DEPTH)
 }
 
-/// The size is known, from a source that has answered or from an earlier process: readers may begin.
+/// Tells readers the size, from a source that has answered or from an earlier fill's partial: readers may begin.
 fn tell(fill: &Fill, size: u64, answered: bool) {
     {
         let mut state = lock(&fill.state);
@@ -313,23 +316,23 @@ fn tell(fill: &Fill, size: u64, answered: bool) {
         state.answered = answered;
         state.resumed = !answered;
         state.phase = Phase::Filling;
-        // What is verified before its first byte is fetched whole.
+        // A blob that is verified before its first byte leaves is fetched whole.
         state.whole |= size <= HELD_BACK;
     }
     fill.wake_readers();
 }
 
-/// Goes on with what an earlier process left.
+/// Goes on with the partial that an earlier fill left.
 pub(super) fn resume(fill: &Fill, partial: &Arc<Partial>) {
     tell(fill, partial.size(), false);
-    // Its readers have waited for it: all of this was here before them.
+    // The readers have waited for the partial: all its bytes were here before them.
     for entry in lock(&fill.state).readers.values_mut() {
         entry.here = partial.present();
     }
     enter(fill, partial);
 }
 
-/// There is a file to write to and to read from.
+/// Gives the fill its file, to write to and to read from.
 fn enter(fill: &Fill, partial: &Arc<Partial>) {
     lock(&fill.state).partial = Some(Arc::clone(partial));
     fill.wake_readers();
@@ -352,7 +355,8 @@ pub(super) fn take_back(fill: &Fill) -> bool {
     true
 }
 
-/// What to ask for while nothing is known: the first bytes that any reader at this depth wants. Members ask for whole runs.
+/// What to ask for while nothing is known: the first bytes that any reader at this depth wants. Members ask for whole
+/// runs.
 pub(super) fn first_want(fill: &Fill, depth: u8) -> Want {
     let state = lock(&fill.state);
     let entries = state.readers.values();

@@ -1,4 +1,4 @@
-//! The streams of a fill: where the plan says, one is started; when one ends, it is decided what that means.
+//! The streams of a fill: starts a stream where the plan says, and decides what follows when a stream ends.
 
 #[cfg(test)]
 mod tests;
@@ -40,7 +40,7 @@ impl Running {
             let flights: Vec<Flight> = self.flights.iter().map(Stream::flight).collect();
             let clustered = self.fills.cluster.has_others();
             let streams = if clustered {
-                // Each asks another member: more of them burden none of them.
+                // Each stream asks another member, so more streams burden no single member.
                 MAX_STREAMS
             } else if partial.size() >= PARALLEL_FROM {
                 self.ramp.streams()
@@ -60,7 +60,7 @@ impl Running {
                 ranged: self.ranged.load(Ordering::Relaxed),
                 spread: clustered.then_some(Spread {
                     run: RUN,
-                    // All together as many as one node would have by itself.
+                    // All members together have as many as one node would have by itself.
                     direct: (MAX_STREAMS / self.fills.cluster.members.view().keys.len().max(1))
                         .max(1),
                     turn: &turn,
@@ -75,7 +75,8 @@ impl Running {
                 }
                 Step::Fetch { range, depth } => {
                     let via = self.via(range.start, depth);
-                    // The first of each depth needs no leave: it must never wait for those that may wait for it.
+                    // The first stream of each depth needs no permit: it must never wait for streams that may wait for
+                    // it.
                     let first = self.flights.iter().all(|s| s.depth != via.depth());
                     let permit = if first {
                         None
@@ -96,7 +97,8 @@ impl Running {
     /// What to ask for the bytes that begin at `at`, with at most `depth` members in between.
     pub(super) fn via(&self, at: u64, depth: u8) -> Via {
         let (cluster, run) = (&self.fills.cluster, sources::run_of(at));
-        // After wrong bytes only a holder is asked, or the source itself: a member that was not asked yet may ask one that was.
+        // After wrong bytes, only a holder or the source itself is asked: another member may pass on what a suspect
+        // gives it.
         if self.fills.suspects.doubts(&self.fill.digest) {
             return Via::Direct;
         }
@@ -109,7 +111,7 @@ impl Running {
         }
     }
 
-    /// A stream that asks first.
+    /// Starts a stream that has yet to ask.
     pub(super) fn fetch(
         &mut self,
         partial: &Arc<Partial>,
@@ -156,7 +158,7 @@ impl Running {
                 return (id, End::WrongObject(why));
             }
             if !opened.ranged {
-                // It answers with everything: one stream brings all of it, the first that learned so.
+                // The source answers with the whole blob: the first stream that learns so brings all of it.
                 if !ranged.swap(false, Ordering::Relaxed) && by_range {
                     return (id, End::Done);
                 }
@@ -174,7 +176,7 @@ impl Running {
         });
     }
 
-    /// A stream whose answer is here.
+    /// Starts a stream whose answer is here already.
     pub(super) fn pump(
         &mut self,
         partial: &Arc<Partial>,
@@ -236,7 +238,8 @@ impl Running {
         (id, track)
     }
 
-    /// Notes which source brought what, should it turn out to be wrong. Gives the endpoint; `usize::MAX` if none answered.
+    /// Notes which source brought what, in case it turns out to be wrong. Returns the endpoint; `usize::MAX` if none
+    /// answered.
     fn note_brought(&mut self, stream: &Stream) -> usize {
         let endpoint = stream.track.endpoint.load(Ordering::Relaxed);
         if endpoint != usize::MAX {
@@ -262,7 +265,7 @@ impl Running {
         for stream in std::mem::take(&mut self.flights) {
             self.note_brought(&stream);
         }
-        // Dropping the others ends them.
+        // Dropping the set ends the streams that still run.
         self.streams = JoinSet::new();
     }
 
@@ -276,7 +279,8 @@ impl Running {
             (&end, stream.track.member.get(), endpoint != usize::MAX)
         {
             let plain = stream.track.plain.load(Ordering::Relaxed);
-            // A range that broke off in its middle is asked for from there. A few bytes each time are no way to go on.
+            // A range that broke off in its middle is asked for again from there. An endpoint that brings only a few
+            // bytes each time is of no use, though.
             if plain || lock(&stream.track.wrote).total() < HELD_BACK {
                 let became = Became::BrokeOff { plain };
                 let registry = &stream.source.registry;
@@ -326,7 +330,7 @@ impl Running {
                 (why, false)
             }
             End::Broken { why, stalled } => (why, stalled),
-            // This credential opens nothing any more; another reader's may.
+            // This credential is no longer accepted; another reader's may be.
             End::Refused(failure @ Failure::Refused(_)) => {
                 let why = failure.to_string();
                 self.refuse(stream.source.clone(), failure);
@@ -347,13 +351,13 @@ impl Running {
             return Err(FillError::Broken(why));
         }
         tracing::debug!(blob.digest = %self.fill.digest, why, "a stream broke off; it is asked for again");
-        // Another endpoint, another source; streams that break together count once.
+        // The next attempt asks another endpoint and another source. Streams that break together count once.
         if stream.first == self.first {
             self.first += 1;
             self.source += 1;
             self.ranged.store(true, Ordering::Relaxed);
         }
-        // With another endpoint to go to there is nothing to wait for, the first time round.
+        // While some endpoint was not tried yet, the next attempt need not wait.
         let registry = self.pick_source()?.registry;
         let others = self.first < self.fills.upstreams.count(&registry);
         let pause = self.patience.pause(fastrand::f64());
@@ -378,7 +382,7 @@ impl Stream {
     }
 }
 
-/// Which repositories hold the digest outlives this process with the partial.
+/// Notes in the partial which repositories hold the digest: with it, the fact outlives this process.
 fn note_proofs(fill: &Fill, partial: &Partial) {
     let state = lock(&fill.state);
     for source in state.served.iter().chain(&state.vouched) {
@@ -405,7 +409,7 @@ fn demands(fill: &Fill, size: u64) -> (Vec<Demand>, bool) {
             whole: false,
             ..
         } => vec![Range::new(*start, start.saturating_add(1))],
-        // A suffix, or nothing that fits: the last byte stands for it.
+        // For a suffix, or a range that does not fit, the last byte stands in.
         Wants::Opening {
             start: None,
             whole: false,

@@ -1,9 +1,9 @@
 //! Which member is a corrupt source, when the bytes of several made a wrong blob.
 //!
-//! The digest says that something is wrong, not what. The wrong file is kept until the right one is in. Then the spans
-//! that differ name the member that brought them from its own disk; a member that only passed them on is not named.
-//! Meanwhile none of those members is asked for this digest, and no member is asked to bring it from another, which may
-//! be one of them.
+//! The digest says that something is wrong, not what. So the wrong file is kept until the right one is here. Then the
+//! ranges that differ name the member that brought them from its own disk. A member that only passed bytes on is not
+//! named. Meanwhile no suspect is asked for this digest, and no member is asked to fetch it from another one, which may
+//! be a suspect.
 
 use std::{
     io,
@@ -18,10 +18,10 @@ use lru::LruCache;
 
 use crate::store::Blob;
 
-/// Wrong files kept at once. They have no name on disk any more, and their room is free when they are let go.
+/// Wrong files kept at once. They have no name on disk any more, and their room becomes free when they are dropped.
 const KEPT: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 
-/// And for how long: perhaps no reader wants the digest again, and their room is needed.
+/// How long a wrong file is kept: perhaps no reader wants the digest again, and the file's room is needed.
 pub const KEPT_FOR: Duration = Duration::from_mins(10);
 
 /// Bytes compared at a time.
@@ -56,8 +56,8 @@ impl Default for Suspects {
 }
 
 impl Suspects {
-    /// Keeps a wrong file and the members that brought it. They are not known for one that an earlier fill left in part,
-    /// `resumed`.
+    /// Keeps a wrong file and the members that brought it. They may not be known if an earlier fill brought a part of
+    /// it (`resumed`).
     pub fn keep(&self, wrong: Arc<Blob>, shares: Vec<Share>, resumed: bool) {
         if shares.is_empty() && !resumed {
             return;

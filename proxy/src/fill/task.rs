@@ -28,7 +28,7 @@ use crate::{
 /// A fill that no reader wants stays on the list this long, for the client that comes back for the next chunk.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// A request waits so long for what an earlier process left; then it goes on without it.
+/// How long a request waits for the disk to give what an earlier fill left; then it goes on without the disk.
 const LEFT_WITHIN: Duration = Duration::from_millis(1500);
 
 /// Runs a fill from its first request to its end.
@@ -37,7 +37,7 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
     match outcome {
         Ok(Some(partial)) => {
             fill.set_phase(Phase::Verified);
-            // What this process has seen, and what the one before wrote down.
+            // The repositories that this process has seen, and those that the one before wrote down.
             let holders = lock(&fill.state).holders();
             let mut repositories = partial.proven_in();
             repositories.extend(holders.into_iter().map(|source| source.repository));
@@ -72,7 +72,7 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
                     fills.write_behind(&fill.registry, &repositories, &kept);
                 }
                 Ok(Err(error)) => {
-                    // What is wrong with the disk was said by the store.
+                    // The store has logged what is wrong with the disk.
                     if let Some(due) = telemetry::due("a blob is not kept", fill.registry.as_str())
                     {
                         tracing::warn!(blob.digest = %fill.digest, %error, unsaid = due.unsaid, "a blob was served but could not be kept; look at the store's disk: space, inodes, permissions");
@@ -100,7 +100,7 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
                 tracing::warn!(blob.digest = %fill.digest, upstream.registry = %fill.registry, %error, unsaid = due.unsaid, "a download broke off and its readers end short, clients ask again; look at the registry and the way to it");
             }
             if matches!(error, FillError::Disk(_)) {
-                // Before the file is taken away: a disk that hangs keeps it for as long as it likes.
+                // Readers learn of it before the file is taken away: a disk that hangs may take for ever.
                 fill.set_phase(Phase::Failed(error.clone()));
             }
             if let Some(partial) = partial {
@@ -114,7 +114,7 @@ pub async fn run(fills: Arc<Fills>, fill: Arc<Fill>) {
                 };
                 let _ = ask_disk(&fills, &fill, "the end of the partial", IDLE, end).await;
             }
-            // Only now may another begin: it would find the file that is being taken away.
+            // Only now may another fill begin: earlier, it would have found the file that is being taken away.
             fills.unlist(&fill);
             if matches!(error, FillError::Disk(_)) {
                 // Room may be made.
@@ -164,7 +164,7 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
         match running.complete(&partial).await {
             Err(FillError::Digest) => {
                 if lock(&fill.state).by_object {
-                    // What it says is worth no more than what a member says.
+                    // The object store is trusted no more than a member.
                     fill.object_failed.store(true, Ordering::Relaxed);
                     if let Some(store) = &fills.cluster.store {
                         store.distrust(fill.digest);
@@ -199,7 +199,7 @@ async fn fill_up(fills: &Arc<Fills>, fill: &Arc<Fill>) -> Result<Option<Arc<Part
 }
 
 impl Running {
-    /// Enough of a blob that is read by ranges is here to be worth the rest (`store.complete_after`).
+    /// Completes a blob that is read by ranges, once enough of it is here (`store.complete_after`).
     fn complete_if_due(&self, partial: &Partial) {
         let Some(after) = self.fills.config.load().store.complete_after else {
             return;
@@ -230,15 +230,16 @@ impl Running {
                 self.start_streams(partial)?;
             }
             if self.flights.is_empty() && held.is_none() {
-                // No reader wants anything: that is no lack of progress, and what failed before says nothing of the next.
+                // No reader wants anything: that is no lack of progress, and earlier failures say nothing about the
+                // next attempt.
                 self.patience.progressed(now);
                 let since = *idle_since.get_or_insert(now);
                 if now.duration_since(since) >= LINGER && unwanted(&self.fill) {
-                    // Written down before the fill leaves the list: the next one goes on from it.
+                    // The checkpoint is written before the fill leaves the list: the next fill goes on from it.
                     let last = Arc::clone(partial);
                     let left = move |_: &Store| last.checkpoint();
                     let what = "the last checkpoint of the partial";
-                    // No reader waits for it yet, and what is here must not be lost to a journal that is busy.
+                    // No reader waits for this write yet, and a busy journal must not cost what is here.
                     let written = ask_disk(&self.fills, &self.fill, what, HANGS, left).await;
                     if written.is_err() {
                         // Readers that came meanwhile go on without the disk. What is here stays for the next fill.

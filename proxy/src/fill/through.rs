@@ -1,9 +1,9 @@
 //! A reader without a disk: when the store cannot take a fill, each reader fetches for itself.
 //!
-//! Nothing is kept, and no two readers share (promises P5 and P7 are suspended), but what was promised of the bytes
-//! holds: a whole or open-ended answer has its last bytes held back until the digest is known to match. Where the
-//! reader begins in the middle, that takes a second look at the whole blob, which must bring the same bytes again, and
-//! only if the reader really comes to the end.
+//! Nothing is kept, and no two readers share (promises P5 and P7 are suspended). The promise about the bytes still
+//! holds: the last bytes of a whole or open-ended answer are held back until the digest is known to match. Where a
+//! reader begins in the middle and comes to the end, the whole blob is fetched a second time, and must bring the same
+//! bytes again.
 
 mod sink;
 
@@ -35,24 +35,24 @@ use crate::{
     upstream::{Answer, Ask, Became, Failure, Subject, Upstreams, Want},
 };
 
-/// A small blob that is late and has brought so many bytes since still comes. One that breaks off again and again brings a
-/// few each time.
+/// A late small blob still comes if it has brought so many bytes since it became late. A source that breaks off again
+/// and again brings only a few each time.
 pub(super) const TRICKLE: u64 = 1 << 10;
 
 /// How often a blob that is late is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// What of a blob lies before the part that is passed on. A digest that is to vouch for an answer has to see the very
-/// bytes that were sent of it, not what a source says of them now.
+/// The bytes of a blob before the part that is passed on. The digest vouches for an answer only if it is computed over
+/// the very bytes that were sent, not over those that a source brings now.
 #[derive(Debug)]
 pub(super) enum Before {
-    /// It was sent from memory.
+    /// They were sent from memory.
     Memory(Vec<Bytes>),
-    /// It is in this file, from which it was sent, but for its first bytes, which came from memory.
+    /// They are in this file, from which they were sent, except for the first ones, which came from memory.
     File(Vec<Bytes>, Arc<Partial>),
-    /// This answer did not begin with it: the source has it.
+    /// They were not part of this answer: the source has them.
     NotSent,
-    /// It was sent, and larder does not know any more what it was.
+    /// They were sent, and larder does not know any more what they were.
     Lost,
 }
 
@@ -100,7 +100,7 @@ impl Passage {
 
 #[cfg(test)]
 impl Through {
-    /// What brings just this.
+    /// A range that brings just these pieces.
     pub fn of(brings: Vec<Result<Bytes, FillError>>) -> Self {
         let (sender, receiver) = mpsc::channel(brings.len().max(1));
         for piece in brings {
@@ -158,8 +158,8 @@ impl Passage {
         self.size
     }
 
-    /// The whole of a blob of up to [`HELD_BACK`] bytes, verified; what is still to come of it where it takes longer than
-    /// `within` and still comes.
+    /// A blob of up to [`HELD_BACK`] bytes, whole and verified. If it takes longer than `within` and still comes, the
+    /// answer is a future of the same.
     pub async fn small_within(self, within: Duration) -> Small {
         let came = Arc::clone(&self.came);
         let mut small = async move { self.small().await }.boxed();
@@ -191,7 +191,7 @@ impl Passage {
         self.open(part, hold, Before::NotSent)
     }
 
-    /// The same behind what was sent already.
+    /// The same, for an answer of which the bytes `before` were sent already.
     pub(super) fn open(&self, part: Range, hold: bool, before: Before) -> Through {
         let (sender, receiver) = mpsc::channel(4);
         let passage = self.clone();
@@ -251,7 +251,7 @@ impl Passage {
         Ok(())
     }
 
-    /// A hasher that has seen everything before `at`; `None` where only the source can tell it, later.
+    /// A hasher that has seen everything before `at`; `None` where only the source has those bytes, and is asked later.
     async fn hasher(&self, at: u64, before: Before) -> Result<Option<Hasher>, FillError> {
         let mut hasher = self.new_hasher();
         if at == 0 {
@@ -295,8 +295,8 @@ impl Passage {
         Hasher::new(self.digest.algorithm())
     }
 
-    /// The hash of everything, fetched once more, and that of what of it begins at `from`: the digest vouches for this
-    /// second transfer, and for the first one only if the two brought the same.
+    /// Fetches the whole blob once more. Returns the hash of all its bytes, and that of its bytes from `from` on. The
+    /// digest vouches for this second transfer, and for the first one only if the two brought the same.
     async fn hash_all(&self, from: u64) -> Result<(Digest, Digest), FillError> {
         let mut sink = Sink {
             at: 0,

@@ -1,14 +1,14 @@
-//! What a reader wants of a blob, and what that makes of bytes that come.
+//! What a reader wants of a blob, and how urgently it needs bytes that come.
 
 use larder_shared::Range;
 
-/// A reader that is so near to bytes that come follows their stream.
+/// A reader that is this near to the bytes that come follows their stream.
 const FOLLOWED: u64 = 1 << 20;
 
 /// What a reader wants next.
 #[derive(Clone, Debug)]
 pub(super) enum Wants {
-    /// The size is not known yet; bytes from here on, if the request says that much.
+    /// The size is not known yet. The reader wants bytes from `start` on, if the request says that much.
     Opening {
         start: Option<u64>,
         end: Option<u64>,
@@ -22,7 +22,7 @@ pub(super) enum Wants {
     Parts(Vec<Range>),
 }
 
-/// What readers make of bytes that have just come.
+/// How urgently readers need bytes that have just come.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Interest {
     /// No reader has come so far.
@@ -34,7 +34,7 @@ pub(super) enum Interest {
 }
 
 impl Wants {
-    /// What bytes that have just come are to this reader.
+    /// How urgently this reader needs bytes that have just come.
     pub(super) fn interest(&self, came: Range) -> Interest {
         let has = |at: u64| came.start <= at && at < came.end;
         let of = |awaited, followed| match (awaited, followed) {
@@ -44,7 +44,8 @@ impl Wants {
         };
         match self {
             Self::Opening { start, .. } => of(start.is_none_or(has), false),
-            // A reader that has caught up stands where a piece begins. In the middle, it has just come.
+            // A reader that has caught up stands where a piece begins. A reader in the middle of a piece has just
+            // joined.
             Self::Whole { at } | Self::Open { at, .. } => of(
                 *at > came.start && has(*at),
                 at.abs_diff(came.start) < FOLLOWED,

@@ -1,4 +1,4 @@
-//! A request of a kernel that says anything: see [`crate::fuzz`].
+//! Fuzzes the requests of a kernel: see [`crate::fuzz`].
 
 use std::{ops::Range, sync::Arc};
 
@@ -27,7 +27,7 @@ impl Files for Every {
     }
 }
 
-/// What has to be answered is, with its own number and its own length.
+/// Every request that needs an answer gets one, with the request's number and the answer's own length.
 pub(crate) fn requests(bytes: &[u8]) {
     let Some(request) = Request::parse(bytes) else {
         return;

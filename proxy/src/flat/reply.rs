@@ -1,4 +1,4 @@
-//! What the kernel is answered, as bytes. Pure, but for what the files say of themselves.
+//! Answers to the kernel, as bytes. Pure, except for what the files say about themselves.
 
 use super::{
     Entry, Files,
@@ -6,22 +6,22 @@ use super::{
 };
 use crate::sys::fuse::{EINVAL, EIO, ENOENT, ENOSYS, EPROTO, ESTALE};
 
-/// The answer to INIT. It is given once in a connection's life and holds to its end, whatever version of larder serves it
-/// later: **never change it for a connection that exists**, and see docs/holder.md before changing it at all.
+/// The answer to INIT. It is given once and holds as long as the connection, whatever version of larder serves it
+/// later. **Never change it for a connection that exists**, and see docs/holder.md before changing it at all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Init {
     pub major: u32,
     pub minor: u32,
-    /// How far the kernel reads ahead, in bytes. Less where the device's own bound is less.
+    /// How far the kernel reads ahead, in bytes. The device's own bound may be lower.
     pub max_readahead: u32,
-    /// Requests of read-ahead that the kernel has under way at once.
+    /// The most read-ahead requests that the kernel has under way at once.
     pub max_background: u16,
     pub congestion_threshold: u16,
-    /// The least that the kernel takes: nothing is written.
+    /// The least that the kernel accepts. Nothing is ever written.
     pub max_write: u32,
     /// The most pages of one request.
     pub max_pages: u16,
-    /// Those of these that the kernel offers.
+    /// Only those that the kernel offers are set.
     pub flags: u64,
 }
 
@@ -30,7 +30,7 @@ const FLAGS: u64 = 1 | 1 << 18 | 1 << 22 | 1 << 30 | 1 << 39;
 
 pub const INIT: Init = Init {
     major: 7,
-    // With this one RESEND came: Linux 6.9.
+    // The version that brought RESEND: Linux 6.9.
     minor: 40,
     max_readahead: 1 << 20,
     max_background: 64,
@@ -43,21 +43,21 @@ pub const INIT: Init = Init {
 /// `FUSE_ROOT_ID`.
 const ROOT: u64 = 1;
 
-/// How long the kernel may keep what a name stands for, and what it knows of a file, in seconds. Both never change. As
-/// long as it does, it can open a file while no process serves.
+/// How long the kernel may keep a name and a file's attributes, in seconds. Neither ever changes. Until then the kernel
+/// can open a file while no process serves.
 const NAME_KEPT: u64 = 60;
 const FILE_KEPT: u64 = 24 * 3600;
 
-/// `struct fuse_out_header` is so long.
+/// The length of `struct fuse_out_header`.
 const HEAD: usize = 16;
 
-/// The kernel is to send again what was read and not answered.
+/// Asks the kernel to send again all requests that were read and not answered.
 pub(super) fn resend() -> [u8; HEAD] {
     const NOTIFY_RESEND: i32 = 7;
     header(HEAD, NOTIFY_RESEND, 0)
 }
 
-/// The head of an answer with so many bytes.
+/// The header of an answer with `length` bytes of body.
 pub(super) fn head(unique: u64, length: usize) -> [u8; HEAD] {
     header(HEAD + length, 0, unique)
 }
@@ -75,9 +75,9 @@ fn header(length: usize, error: i32, unique: u64) -> [u8; HEAD] {
     head
 }
 
-/// The answer to all but a read; `None` where there is to be none.
+/// The answer to any request but a read. `None` if the request gets no answer.
 ///
-/// Files are not opened and not closed, as far as the kernel asks: it goes on without, and so opens what it knows while no
+/// OPEN and RELEASE get ENOSYS, and the kernel then sends no more of them. So it can open a file that it knows while no
 /// process serves. Nobody can list the directory.
 pub(super) fn at_once(request: &Request<'_>, files: &impl Files) -> Option<Vec<u8>> {
     let body = match request.operation {
@@ -106,7 +106,7 @@ pub(super) fn at_once(request: &Request<'_>, files: &impl Files) -> Option<Vec<u
 
 /// `struct fuse_init_out`.
 fn init(offer: Offer) -> Result<Vec<u8>, i32> {
-    // A newer kernel hears which version is spoken, and asks again.
+    // A newer kernel learns this version from the answer, and sends INIT again.
     if offer.major < INIT.major {
         return Err(EPROTO);
     }
@@ -115,13 +115,13 @@ fn init(offer: Offer) -> Result<Vec<u8>, i32> {
     out.u32(INIT.major).u32(INIT.minor.min(offer.minor));
     out.u32(INIT.max_readahead).u32(flags as u32);
     out.u16(INIT.max_background).u16(INIT.congestion_threshold);
-    // Times are kept to the nanosecond.
+    // The 1 is the granularity of times, in nanoseconds.
     out.u32(INIT.max_write).u32(1);
     out.u16(INIT.max_pages).u16(0).u32((flags >> 32) as u32);
     Ok(out.padded(64))
 }
 
-/// `struct fuse_entry_out`. The generation is always 0: a node id is never another file's.
+/// `struct fuse_entry_out`. The generation is always 0, because a node id never stands for another file.
 fn entry(file: Entry) -> Vec<u8> {
     let mut out = Bytes::default();
     out.u64(file.node).u64(0).u64(NAME_KEPT).u64(FILE_KEPT);
@@ -129,7 +129,7 @@ fn entry(file: Entry) -> Vec<u8> {
     out.0
 }
 
-/// `struct fuse_attr_out`; without a file, of the directory.
+/// `struct fuse_attr_out`, of the directory if there is no file.
 fn attributes(file: Option<Entry>) -> Vec<u8> {
     let mut out = Bytes::default();
     out.u64(FILE_KEPT).u32(0).u32(0).attributes(file);
@@ -144,7 +144,7 @@ fn file_system() -> Vec<u8> {
     out.padded(80)
 }
 
-/// A structure of the kernel's, field by field.
+/// A kernel structure, built field by field.
 #[derive(Default)]
 struct Bytes(Vec<u8>);
 
@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(shape(&at_once(&request, &One(1)).unwrap()), (EIO, 0));
     }
 
-    /// Connections of earlier versions live on. Change this test only together with docs/holder.md.
+    /// Connections made by earlier versions live on. Change this test only together with docs/holder.md.
     #[test]
     fn the_answer_to_init_is_what_it_always_was() {
         let offer = |minor, flags| {
@@ -286,7 +286,7 @@ mod tests {
             [7, 40, 1 << 20, flags, background, 4096, 1, 256, 1 << 7]
         );
         assert!(whole[9..].iter().all(|word| *word == 0));
-        // What the kernel does not offer is not taken.
+        // Flags that the kernel does not offer are not set.
         let less = words(answer(0, offer(31, 1)).unwrap());
         assert_eq!(less[..4], [7, 31, 1 << 20, 1]);
         let old = Operation::Init(Offer {

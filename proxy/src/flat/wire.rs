@@ -1,4 +1,4 @@
-//! What the kernel asks, from bytes. Pure: takes anything, and never panics.
+//! Parses the kernel's requests. Pure: accepts any bytes, and never panics.
 
 /// `struct fuse_in_header`.
 const HEAD: usize = 40;
@@ -6,7 +6,7 @@ const HEAD: usize = 40;
 /// A request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Request<'a> {
-    /// Names the request in its answer. The highest bit says that it was sent again; the answer has it, too.
+    /// Identifies the request in its answer. The highest bit, which the answer repeats, says that it was sent again.
     pub(super) unique: u64,
     pub(super) node: u64,
     pub(super) operation: Operation<'a>,
@@ -14,7 +14,7 @@ pub(super) struct Request<'a> {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Operation<'a> {
-    /// The first of a connection, and never again.
+    /// The first request of a connection; it comes once.
     Init(Offer),
     Lookup {
         name: &'a [u8],
@@ -25,11 +25,11 @@ pub(super) enum Operation<'a> {
         size: u32,
     },
     StatFs,
-    /// Is never answered.
+    /// A request without an answer.
     Silent,
-    /// Is not known here.
+    /// A request that larder does not implement.
     Other,
-    /// Too short for what it says that it is.
+    /// The body is too short for the operation.
     Short,
 }
 
@@ -53,11 +53,11 @@ mod code {
     pub(super) const BATCH_FORGET: u32 = 42;
 }
 
-/// The kernel says by this flag that there are 32 more.
+/// This flag says that there are 32 more flags.
 const INIT_EXT: u32 = 1 << 30;
 
 impl<'a> Request<'a> {
-    /// `None` for what is too short to have a header.
+    /// `None` if the bytes are too short for a header.
     pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
         let (head, body) = bytes.split_at_checked(HEAD)?;
         let code = u32_at(head, 4)?;
@@ -94,7 +94,7 @@ fn operation(code: u32, body: &[u8]) -> Option<Operation<'_>> {
                 u64::from(high) << 32 | u64::from(low)
             },
         }),
-        // An interrupt may come of any signal, and a read of a file may not fail for one.
+        // Any signal may cause an interrupt, and a read of a file must not fail because of one.
         code::FORGET | code::BATCH_FORGET | code::INTERRUPT => Operation::Silent,
         _ => Operation::Other,
     })
@@ -190,7 +190,7 @@ mod tests {
         }
         let unended = request(1, 1, 1, b"name");
         assert_eq!(operation_of(&unended), Operation::Short);
-        // It says that more flags follow, and none do.
+        // INIT says that more flags follow, but none do.
         let init: Vec<u8> = [7u32, 45, 0, 1 << 30]
             .iter()
             .flat_map(|word| word.to_ne_bytes())

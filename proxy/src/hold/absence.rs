@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-/// A reader whose request was taken cannot even be killed until it is answered. So an absence has to have an end.
+/// Measures how long requests have waited without a daemon. A reader whose request was taken cannot even be killed
+/// before the answer. So an absence has to have an end.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Absence {
-    /// Zero for never.
+    /// Zero if an absence may last for ever.
     most: Duration,
     since: Option<Instant>,
 }
@@ -15,8 +16,8 @@ impl Absence {
         Self { most, since: None }
     }
 
-    /// What is seen now; true if it has lasted too long. Both have to hold all the time: a daemon that comes, or requests
-    /// that are gone, begin it anew.
+    /// Takes what is seen now, and returns whether the absence has lasted too long. It begins anew when a daemon has
+    /// come, or when no request waits.
     pub(super) fn is_too_long(&mut self, now: Instant, daemon: bool, waiting: bool) -> bool {
         if daemon || !waiting {
             self.since = None;
@@ -36,7 +37,7 @@ mod tests {
         let begin = Instant::now();
         let at = |seconds| begin + Duration::from_secs(seconds);
         let mut absence = Absence::new(Duration::from_mins(5));
-        // No request waits, however long no daemon is there.
+        // An absence in which no request waits does not count.
         assert!(!absence.is_too_long(at(0), false, false));
         assert!(!absence.is_too_long(at(1000), false, true));
         assert!(!absence.is_too_long(at(1299), false, true));

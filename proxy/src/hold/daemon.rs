@@ -21,31 +21,31 @@ use crate::{
     sys::passed,
 };
 
-/// How things stand between this daemon and the holder.
+/// The state between this daemon and the holder.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Standing {
-    /// Where the files that this daemon serves are mounted, as the holder sees it. `None`: nobody can open one now.
+    /// Where this daemon's files are mounted, as the holder sees it. `None` if nobody can open a file now.
     pub files: Option<PathBuf>,
     pub link: Link,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Link {
-    /// The holder knows that this daemon lives.
+    /// The holder is connected with this daemon.
     Held,
     /// A later daemon serves. If it goes, this one serves again.
     GaveWay,
-    /// There is no holder, for this reason. What is mounted is served all the same.
+    /// There is no holder, for this reason. The daemon still serves mounted files.
     Absent(String),
 }
 
-/// The pause before the holder is looked for again, which doubles up to the longest: a holder waits for some seconds for
-/// what it has lost.
+/// The pause before the daemon looks for the holder again. It doubles up to the longest, which is short because a new
+/// holder waits only for some seconds until it gets a connection back.
 const RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(1);
 
-/// Serves `files` over all connections of the holder at `socket`, until `stop`. The second part has to be spawned; the
-/// first says what it sees.
+/// Serves `files` over all connections of the holder at `socket`, until `stop`. The caller has to spawn the future; the
+/// receiver reports the standing.
 pub fn attend<F: Files>(
     socket: PathBuf,
     files: Arc<F>,
@@ -70,7 +70,7 @@ pub fn attend<F: Files>(
             never = daemon.run() => match never {},
             () = stop.stopped() => {}
         }
-        // The next daemon serves what arrives from now on.
+        // The next daemon serves requests that arrive from now on.
         for kept in &mut daemon.kept {
             kept.stop().await;
         }
@@ -82,12 +82,12 @@ struct Daemon<F> {
     socket: PathBuf,
     files: Arc<F>,
     kept: Vec<Kept>,
-    /// A connection may be over.
+    /// Rings when a connection may be over.
     over: Arc<Notify>,
     standing: watch::Sender<Standing>,
 }
 
-/// A connection that stays alive as long as this does.
+/// A connection, kept alive by its descriptor.
 struct Kept {
     held: Held,
     serving: Option<(CancellationToken, JoinHandle<()>)>,
@@ -97,7 +97,7 @@ impl Kept {
     async fn stop(&mut self) {
         if let Some((stop, task)) = self.serving.take() {
             stop.cancel();
-            // It ends at its next step; a panic in it has been reported.
+            // The task ends at its next step. If it panicked, that was logged.
             let _ = task.await;
         }
     }
@@ -179,7 +179,7 @@ impl<F: Files> Daemon<F> {
         }
     }
 
-    /// Serves what the holder has. What it has not is served as long as it lives.
+    /// Serves the connections of the holder. Connections that the holder lacks are served until they end.
     fn serve(&mut self, coming: Vec<Held>) {
         self.prune();
         for kept in &mut self.kept {
@@ -195,7 +195,7 @@ impl<F: Files> Daemon<F> {
             }
         }
         for kept in &mut self.kept {
-            // The holder says it anew when another daemon has gone, which may have taken requests along.
+            // The holder repeats its list when another daemon has gone, which may have left requests unanswered.
             if kept.serving.is_some() {
                 flat::send_again(&kept.held.fd);
             } else {

@@ -1,8 +1,8 @@
-//! A packet of a peer that says anything: see [`crate::fuzz`].
+//! Fuzzes a peer's packets: see [`crate::fuzz`].
 
 use super::wire::{LONGEST, Message};
 
-/// What is understood is understood again when it is said again.
+/// A message that was parsed is parsed again to the same message after it was written.
 pub(crate) fn messages(bytes: &[u8]) {
     if let Ok(message) = Message::parse(bytes) {
         let again = message.bytes();

@@ -1,4 +1,4 @@
-//! The holder's life: it takes over or mounts, and then waits for peers and for the end.
+//! The holder's life: takes over from another holder or mounts, and then waits for peers and for the end.
 
 use std::{
     io,
@@ -20,35 +20,35 @@ use super::{
 };
 use crate::sys::{fuse::Control, passed::Listener};
 
-/// What to hold.
+/// The options of a holder.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hold {
     /// The files are mounted in a subdirectory of this one.
     pub directory: PathBuf,
     pub socket: PathBuf,
-    /// How long requests may wait without a daemon; zero for as long as it takes.
+    /// How long requests may wait without a daemon. Zero means for ever.
     pub abort_after: Duration,
-    /// A user that may connect as a daemon, besides root and the own one.
+    /// A user that may connect as a daemon, besides root and the holder's own user.
     pub daemon_uid: Option<u32>,
-    /// The container runtime sees what this process mounts, because it has the same mount namespace.
+    /// The container runtime shares this process's mount namespace, and so sees what this process mounts.
     pub seen_here: bool,
 }
 
-/// How often connections are looked at. To be told of their end would mean to be woken by each request.
+/// How often the connections are checked. A poll for a connection's end would wake the holder at each request.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long a daemon has to give back a connection that some process still has.
+/// How long the holder waits for a daemon to give back a connection that some process still has.
 const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(10);
 
-/// A pause after a peer that could not be accepted.
+/// Pause after a peer that could not be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl Hold {
-    /// Holds until `stop`, until another holder has taken over, or until all is uninstalled. Connections outlive it, if
-    /// another process has them.
+    /// Holds until `stop`, until another holder has taken over, or until everything is uninstalled. A connection
+    /// outlives this if another process has it.
     ///
     /// # Errors
-    /// In words, with what to do. Nothing is mounted, or it could not be mounted anew.
+    /// For people, with what to do: the first mount failed, or a later one did.
     pub async fn run(&self, stop: impl Future<Output = ()>) -> Result<(), String> {
         let place = Place::new(&self.directory, self.seen_here)?;
         let control = Control::open().map_err(|error| {
@@ -61,7 +61,7 @@ impl Hold {
         let listener = Listener::bind(&self.socket, self.daemon_uid)
             .map_err(|error| format!("{socket}: {error}"))?;
         if let Some(old) = old {
-            // If it is gone by now, it has nothing any more.
+            // A holder that has gone by now keeps nothing.
             let _ = old.say(&Message::Taken).await;
         }
         let (events, arriving) = mpsc::channel(16);
@@ -83,8 +83,8 @@ impl Hold {
         }
     }
 
-    /// The connections of the holder that is there. One that does not speak to us is no hindrance, unless it is one of
-    /// another version: it would go on.
+    /// Takes the connections of the running holder. A holder without a valid answer is ignored. A holder of another
+    /// version, or one that refuses, is an error, because it would go on.
     async fn take_over(&self) -> Result<Option<(Talk, Vec<Held>)>, String> {
         let taking = async {
             let talk = Talk::begin(&self.socket, Role::Holder).await?;
@@ -116,7 +116,7 @@ impl Hold {
         }
     }
 
-    /// Accepts peers for ever.
+    /// Accepts peers until it is dropped.
     async fn accept(&self, listener: &Listener, events: &mpsc::Sender<Event>) {
         let mut number = 0;
         loop {
@@ -136,16 +136,16 @@ impl Hold {
     }
 }
 
-/// What the holder knows.
+/// The holder's state.
 struct Holding {
     place: Place,
     control: Control,
-    /// One of them is mounted, unless another process is waited for or all is uninstalled. The others have no name any
-    /// more, and are still used.
+    /// One of them is mounted, unless a process may still give it back or everything is uninstalled. The others have
+    /// lost their name and are still used.
     held: Vec<Held>,
-    /// Something is mounted that nobody has given yet. It is waited for until then.
+    /// Until then the holder waits for the connection of a mount that no process has given back yet.
     back_until: Option<Instant>,
-    /// In the order of their coming: the last one serves.
+    /// In the order in which they came. The last one serves.
     daemons: Vec<Peer>,
     /// Holders that have asked for all connections.
     others: Vec<Peer>,
@@ -175,7 +175,7 @@ impl Holding {
                 Some(Event::Daemon(peer, given)) => self.daemon(peer, given)?,
                 Some(Event::Holder(peer)) => {
                     peer.tell(Word::All(self.held.clone()));
-                    // Kept, so that it can say that it has them.
+                    // The peer is kept so that it can say that it has taken them.
                     self.others.push(peer);
                 }
                 Some(Event::Gone(number)) => self.gone(number),
@@ -186,7 +186,7 @@ impl Holding {
         }
     }
 
-    /// Finds what is mounted, and which process has its connection; mounts if none has.
+    /// Finds what is mounted, and whether the holder or another process has its connection. Mounts if none has.
     async fn begin(&mut self) -> Result<(), String> {
         match self.place.found()? {
             Found::Foreign(what) => Err(format!(
@@ -206,7 +206,7 @@ impl Holding {
         }
     }
 
-    /// What has to be looked at now and then.
+    /// What the holder does every second: removes ended connections, ends absences, and mounts anew.
     fn look(&mut self) -> Result<(), String> {
         let before = self.held.len();
         self.held.retain(|held| !held.is_over());
@@ -281,7 +281,7 @@ impl Holding {
         self.held.iter().any(|held| held.connection.id == id)
     }
 
-    /// Says which connection is the one that is mounted.
+    /// Records which connection is mounted.
     fn name(&mut self, id: Option<u64>) {
         for Held { connection, .. } in &mut self.held {
             let here = Some(connection.id) == id;
@@ -289,7 +289,7 @@ impl Holding {
         }
     }
 
-    /// Tells the daemon that serves what there is.
+    /// Tells the serving daemon all connections.
     fn announce(&mut self) {
         if let Some(last) = self.daemons.last().filter(|_| self.back_until.is_none()) {
             for held in &mut self.held {
@@ -327,7 +327,8 @@ impl Holding {
         self.others.retain(|peer| peer.number != number);
         if self.daemons.len() < before {
             tracing::warn!(left = self.daemons.len(), "a daemon has gone");
-            // It may have taken requests along, also one that had given way: the one that serves asks for them again.
+            // Any daemon that goes, even one that had given way, may have left requests unanswered. The serving daemon
+            // asks for them again.
             self.announce();
         }
     }

@@ -1,4 +1,4 @@
-//! Where the files are mounted: what was left there, whether others see it, and the mount itself.
+//! Where the files are mounted: what an earlier holder left there, whether others see it, and the mount itself.
 
 use std::{
     fs, io,
@@ -17,17 +17,17 @@ use crate::sys::{
     mounts::{self, Mount},
 };
 
-/// The subdirectory that is mounted over. A dead mount here keeps no new container from starting; one on the volume
-/// itself would.
+/// The subdirectory that is mounted over. A dead mount on the volume itself would keep new containers from starting;
+/// here it does not.
 const FILES: &str = "files";
 
-/// Stands before a connection's id as what is mounted.
+/// The mount's source is this and the connection's id.
 const SOURCE: &str = "larder-";
 
-/// How far the kernel reads ahead, in KiB: as much as one request holds.
+/// How far the kernel reads ahead, in KiB: the size of one request.
 const READ_AHEAD: u32 = 1024;
 
-/// How long a mount has to say that it is dead.
+/// How long a mount may take to answer that it is dead.
 const GLANCE: Duration = Duration::from_secs(2);
 
 /// A connection, and what keeps it alive.
@@ -35,21 +35,21 @@ const GLANCE: Duration = Duration::from_secs(2);
 pub(super) struct Held {
     pub(super) connection: Connection,
     pub(super) fd: Arc<OwnedFd>,
-    /// No daemon has had it yet, so its first request waits: INIT, which hinders no reader from being killed.
+    /// No daemon has had this connection yet, so one request waits: INIT. It keeps no reader from being killed.
     pub(super) fresh: bool,
 }
 
-/// The subdirectory for the files.
+/// The subdirectory in which the files are mounted.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub(super) files: PathBuf,
 }
 
-/// What is mounted at the place.
+/// What is mounted there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Found {
     Nothing,
-    /// Connections, of which this one is on top.
+    /// larder's connections. This one is on top.
     Ours(u64),
     Foreign(String),
 }
@@ -61,7 +61,7 @@ impl Held {
 }
 
 impl Place {
-    /// Makes the directory. Without `seen_here`, others have to see what is mounted there.
+    /// Makes the directory. Without `seen_here`, mounts in it have to be visible to other namespaces.
     pub(super) fn new(directory: &Path, seen_here: bool) -> Result<Self, String> {
         let shown = directory.display();
         let trouble = |error: io::Error| format!("{shown}: {error}");
@@ -87,15 +87,15 @@ impl Place {
         }))
     }
 
-    /// Whether what is mounted here is the connection of no living process. To ask means a request: a mount that a
-    /// living process does not serve leaves a thread waiting.
+    /// Whether the mount is dead: no living process has its connection. The check is a request. If a living process has
+    /// the connection and does not serve it, a thread is left waiting.
     pub(super) async fn is_dead(&self) -> bool {
         let (says, said) = oneshot::channel();
         let files = self.files.clone();
         thread::spawn(move || {
             let _ = says.send(fs::metadata(files));
         });
-        // ENOTCONN, or ECONNABORTED.
+        // These are ENOTCONN and ECONNABORTED.
         let dead = |error: &io::Error| {
             matches!(
                 error.kind(),
@@ -108,7 +108,7 @@ impl Place {
         }
     }
 
-    /// Takes away all of larder's connections that are mounted here. What uses them goes on.
+    /// Detaches all of larder's mounts here. Processes that use them go on.
     pub(super) fn clear(&self) -> Result<usize, String> {
         let mounts = mounts::mounts().map_err(|error| error.to_string())?;
         let here = |mount: &&Mount| mount.point == self.files;
@@ -127,7 +127,7 @@ impl Place {
         Ok(all.len())
     }
 
-    /// Opens a connection and mounts it. Nothing may be mounted here.
+    /// Opens a connection and mounts it. Nothing may be mounted here before.
     pub(super) fn mount(&self) -> Result<Held, String> {
         let fd = fuse::connection().map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => {
@@ -172,7 +172,7 @@ fn source(id: u64) -> String {
     format!("{SOURCE}{id:016x}")
 }
 
-/// The id of a connection of larder's.
+/// The id of the connection, if the mount is larder's.
 fn id(mount: &Mount) -> Option<u64> {
     let hex = mount.source.strip_prefix(SOURCE)?;
     (mount.kind == "fuse")
@@ -180,7 +180,7 @@ fn id(mount: &Mount) -> Option<u64> {
         .flatten()
 }
 
-/// Why what is mounted below this mount is seen by no other namespace: nothing else would say so.
+/// Why no other namespace sees mounts below this mount. Without this check nothing would report it.
 fn hidden(mount: &Mount) -> Option<String> {
     let point = mount.point.display();
     let kind = match (mount.shared, mount.slave) {

@@ -1,4 +1,4 @@
-//! One peer of the holder, from its first word to its last.
+//! The conversation of the holder with one peer.
 
 use std::{os::fd::AsFd as _, sync::Arc};
 
@@ -11,17 +11,17 @@ use super::{
 };
 use crate::sys::passed;
 
-/// What a peer may have at once: more connections than ever live side by side.
+/// The most connections that a peer may give: more than ever exist at once.
 const MOST: usize = 16;
 
-/// What peers want of the holder.
+/// What a peer asks of the holder.
 #[derive(Debug)]
 pub(super) enum Event {
     /// A daemon has come, with the connections that it has.
     Daemon(Peer, Vec<Held>),
     /// Another holder has come, and wants all connections.
     Holder(Peer),
-    /// It has them.
+    /// The other holder has all connections.
     Taken,
     Gone(u64),
     Uninstall {
@@ -30,15 +30,15 @@ pub(super) enum Event {
     },
 }
 
-/// What the holder says to a peer.
+/// What the holder tells a peer.
 #[derive(Debug)]
 pub(super) enum Word {
-    /// All connections, and nothing more for now.
+    /// Sends all connections, and then that these are all.
     All(Vec<Held>),
     GiveWay,
 }
 
-/// A peer, for as long as this exists.
+/// A peer. Dropping this ends its conversation.
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) number: u64,
@@ -47,12 +47,12 @@ pub(super) struct Peer {
 
 impl Peer {
     pub(super) fn tell(&self, word: Word) {
-        // If it has gone, that is said elsewhere.
+        // If the peer has gone, its session reports that.
         let _ = self.to.send(word);
     }
 }
 
-/// Hears a peer until it goes, or until the holder has dropped it.
+/// Hears a peer until it goes, or until the holder drops it.
 pub(super) async fn session(
     talk: Talk,
     number: u64,
@@ -131,13 +131,13 @@ async fn try_session(
     }
 }
 
-/// A daemon's rights are to answer reads; the others' are the holder's own.
+/// The daemon's user may only answer reads. The other roles are for root and the holder's own user.
 fn may(role: Role, uid: u32, daemon_uid: Option<u32>) -> bool {
     let own = uid == 0 || uid == passed::own_uid();
     own || (role == Role::Daemon && Some(uid) == daemon_uid)
 }
 
-/// The connections that a peer has, up to its word that these are all.
+/// The connections that a peer gives, until it says that these are all.
 pub(super) async fn given(talk: &Talk) -> Result<Vec<Held>, Ended> {
     let mut given = Vec::new();
     loop {
@@ -156,7 +156,7 @@ pub(super) async fn given(talk: &Talk) -> Result<Vec<Held>, Ended> {
     }
 }
 
-/// Says all connections, and that these are all.
+/// Sends all connections, and then that these are all.
 pub(super) async fn all(talk: &Talk, held: &[Held]) -> Result<(), Ended> {
     for Held { connection, fd, .. } in held {
         let message = Message::Connection(connection.clone());

@@ -12,10 +12,10 @@ use tokio::time::timeout;
 use super::wire::{LONGEST, Message, Role, Unreadable};
 use crate::sys::passed::Packets;
 
-/// How long a peer may take for a word that it has to say.
+/// How long a peer may take to send an expected message.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Why a conversation is at its end.
+/// Why a conversation ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Ended {
     #[error("the peer has gone")]
@@ -43,7 +43,7 @@ impl Talk {
         Self(packets)
     }
 
-    /// Connects, and says what this process is.
+    /// Connects, and says in which role and version this process runs.
     pub(super) async fn begin(socket: &Path, role: Role) -> Result<Self, Ended> {
         let talk = Self(Packets::connect(socket)?);
         let program = concat!("larder ", env!("CARGO_PKG_VERSION")).to_owned();
@@ -67,7 +67,7 @@ impl Talk {
         match timeout(PATIENCE, self.0.send(&message.bytes(), fd)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) if is_gone(&error) => match self.hear_soon().await {
-                // Its last word may be why it went.
+                // The peer's last message may say why it went.
                 Err(ended) => Err(ended),
                 Ok(_) => Err(Ended::Gone),
             },
@@ -76,11 +76,11 @@ impl Talk {
         }
     }
 
-    /// The next message, however long it takes, and the descriptor that came with it. Can be dropped without losing one.
+    /// The next message, however long it takes, and the descriptor that came with it. Cancel-safe: no message is lost.
     pub(super) async fn hear(&self) -> Result<(Message, Option<OwnedFd>), Ended> {
         let mut buffer = [0; LONGEST];
         let mut received = self.0.receive(&mut buffer).await;
-        // The peer went without having heard us. What it said before can still be heard.
+        // The peer went without reading our message. The messages that it sent before can still be read.
         if received.as_ref().is_err_and(is_gone) {
             received = self.0.receive(&mut buffer).await;
         }
@@ -100,14 +100,14 @@ impl Talk {
         }
     }
 
-    /// The same for a message that the peer has to send now.
+    /// The same, for a message that the peer must send at once.
     pub(super) async fn hear_soon(&self) -> Result<(Message, Option<OwnedFd>), Ended> {
         timeout(PATIENCE, self.hear())
             .await
             .unwrap_or(Err(Ended::Silent))
     }
 
-    /// Says why this is the end. The peer may have gone.
+    /// Tells the peer why the conversation ends. The peer may have gone.
     pub(super) async fn refuse(&self, why: &str) {
         let _ = self.say(&Message::Refused(why.to_owned())).await;
     }

@@ -7,10 +7,10 @@ use super::{
     wire::{Message, Role},
 };
 
-/// Has the files taken from their place. By force also from the containers that use them. Gives the holder's words.
+/// Has the holder unmount the files; with `force` also for containers that use them. Returns the holder's answer.
 ///
 /// # Errors
-/// In words: no holder listens, or it refuses.
+/// For people: no holder listens, or it refuses.
 pub async fn uninstall(socket: &Path, force: bool) -> Result<String, String> {
     let asked = async {
         let talk = Talk::begin(socket, Role::Operator).await?;

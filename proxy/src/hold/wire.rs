@@ -1,4 +1,4 @@
-//! What a holder, the daemon and another holder say to each other, as bytes. Pure.
+//! The messages between a holder, the daemon and another holder, as bytes. Pure.
 //!
 //! A message is a packet: `larder-h`, the version and the kind as two bytes each, little-endian, and a body.
 //! docs/holder.md has the table.
@@ -11,40 +11,40 @@ use std::{
 
 const MAGIC: &[u8; 8] = b"larder-h";
 
-/// Of the protocol. A peer with another one is refused, in words that every version understands: the form of `REFUSED`
+/// The protocol's version. A peer of another version is refused in a form that every version understands: `REFUSED`
 /// never changes.
 pub(super) const VERSION: u16 = 1;
 
-/// The longest message: a path, and what stands before it.
+/// The longest message: a path and the fields before it.
 pub(super) const LONGEST: usize = 4096 + 64;
 
 const HEAD: usize = 12;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Message {
-    /// The first word of a peer.
+    /// The first message of a peer.
     Hello {
         role: Role,
         program: String,
     },
-    /// A connection, whose descriptor comes with it. Both sides may send some.
+    /// A connection, with its descriptor. Both sides may send several.
     Connection(Connection),
     /// All connections have been sent.
     Ready,
-    /// To a daemon: a later one serves from now on.
+    /// To a daemon: a later daemon serves from now on.
     GiveWay,
-    /// To a holder: another one has all connections and the socket's place.
+    /// To a holder: another holder has all connections and listens at the socket.
     Taken,
-    /// To a holder: take the files from their place, and end when nobody uses them. By force: now.
+    /// To a holder: unmount the files, and end when nobody uses them. With `force`: end now.
     Uninstall {
         force: bool,
     },
-    /// It is done, or it is not, in words.
+    /// The outcome of an uninstall, for people.
     Done(String),
     Refused(String),
 }
 
-/// What a peer of a holder is.
+/// The role of a holder's peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Role {
     Daemon,
@@ -52,25 +52,25 @@ pub(super) enum Role {
     Operator,
 }
 
-/// A connection of FUSE.
+/// A FUSE connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Connection {
-    /// By chance, when it was made.
+    /// A random number, drawn when the connection was made.
     pub(super) id: u64,
     /// The minor number of its file system's device; the major one is 0.
     pub(super) device: u32,
-    /// Where it is mounted now; `None` if it has no name any more.
+    /// Where it is mounted now. `None` if it has lost its name.
     pub(super) at: Option<PathBuf>,
 }
 
-/// Why a packet is no message.
+/// Why a packet cannot be read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Unreadable {
-    /// It is none of larder's.
+    /// The packet is not of larder's protocol.
     Foreign,
-    /// It is another version's.
+    /// The packet is of another version.
     Version(u16),
-    /// It is of this version, and means nothing.
+    /// The packet is of this version, but malformed.
     Nonsense,
 }
 
@@ -155,7 +155,7 @@ impl Connection {
     fn bytes(&self) -> Vec<u8> {
         let mut bytes = self.id.to_le_bytes().to_vec();
         bytes.extend(self.device.to_le_bytes());
-        // An empty path stands for none.
+        // An empty path means that there is none.
         let at = self.at.as_deref().unwrap_or(Path::new(""));
         bytes.extend(at.as_os_str().as_bytes());
         bytes
@@ -173,7 +173,7 @@ impl Connection {
     }
 }
 
-/// A peer's words, for people.
+/// Text from a peer, for people.
 fn text(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let plain = |c: char| if c.is_control() { ' ' } else { c };

@@ -1,5 +1,5 @@
-//! Adopts what the container runtime holds, gently and behind everything else: hashes its files one at a time, and asks the
-//! origins that its names and labels nominate. What comes next is [`crate::adopt`]'s choice.
+//! Adopts what the container runtime holds, slowly and after everything else. It hashes the runtime's files one at a
+//! time, and asks the origins that names and labels nominate. [`crate::adopt`] chooses what comes next.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -20,18 +20,18 @@ use crate::{
 /// Files are hashed at so many bytes a second, unless a request waits for one.
 const RATE: u64 = 32 << 20;
 
-/// Between two questions, with jitter.
+/// The time between two questions, before jitter.
 const BETWEEN: Duration = Duration::from_millis(200);
 
-/// While nothing is to be done, and after a look that found nothing to read.
+/// The time between two looks while nothing is to be done, and after a file that could not be read.
 const IDLE: Duration = Duration::from_secs(1);
 const UNREADABLE: Duration = Duration::from_secs(10);
 
-/// Fills go first, for so long.
+/// How long adoption waits for fills to end, and how often it looks.
 const FILLS_FIRST: Duration = Duration::from_secs(30);
 const GLANCE: Duration = Duration::from_millis(100);
 
-/// The members that begin together spread their first questions: so much for each member, and at the most.
+/// Members that begin together spread their first questions: over so much for each further member, and at the most.
 const SPREAD: Duration = Duration::from_millis(500);
 const SPREAD_MAX: Duration = Duration::from_mins(1);
 
@@ -176,7 +176,7 @@ impl Adopting {
         }
     }
 
-    /// Proves what callers were served, with their right.
+    /// Proves what callers were served, with the callers' own rights.
     async fn on_behalf(&self) {
         loop {
             let (place, digest) = self.pull.wishes.next().await;
@@ -185,12 +185,12 @@ impl Adopting {
         }
     }
 
-    /// Waits, or until there is something new.
+    /// Waits until there is something new, at most for this long.
     async fn rest(&self, at_most: Duration) {
         let _ = tokio::time::timeout(at_most, self.changed.notified()).await;
     }
 
-    /// Clients' downloads go first.
+    /// Waits while clients' downloads are under way, up to a limit.
     async fn fills_first(&self) {
         let begun = Instant::now();
         while begun.elapsed() < FILLS_FIRST && self.pull.fills.are_under_way() {

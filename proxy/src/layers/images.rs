@@ -1,4 +1,4 @@
-//! The images of the node tier, as far as their layers are concerned, and which of them are never offered.
+//! The images of the node tier and their layers, and which of them are never offered.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,16 +18,16 @@ use crate::{
     store::{Names, Store, image_name},
 };
 
-/// The last part of the name of larder's own repository, whatever mirror has it.
+/// The last part of the name of larder's own repository, the same on every mirror.
 const OWN: &str = "larder";
 
-/// What manifest and configuration say.
+/// What a manifest and its configuration say.
 #[derive(Debug)]
 pub struct Content {
     pub config: Digest,
     /// Digest and length of each layer, the lowest first.
     pub layers: Vec<(Digest, u64)>,
-    /// What the configuration says. `None` if it is not here, or is no image's.
+    /// The diffIDs that the configuration names. `None` if it is not here, or is not an image's.
     pub diff_ids: Option<Vec<Digest>>,
 }
 
@@ -40,15 +40,15 @@ pub struct Image {
     pub content: Arc<Content>,
     /// When its manifest was last used, by the store's clock.
     pub used: u64,
-    /// The repository is known to hold all of it. That its manifest names a digest proves nothing: anyone can push one that
-    /// names another repository's layer.
+    /// The repository is known to hold all of the image. A digest in its manifest proves nothing: anyone can push a
+    /// manifest that names another repository's layer.
     pub held: bool,
-    /// All of it is on this node.
+    /// The whole image is on this node.
     pub whole: bool,
 }
 
 impl Image {
-    /// For people.
+    /// The image's name, for logs and pages.
     pub fn name(&self) -> String {
         image_name(&self.registry, &self.repository, &self.manifest)
     }
@@ -62,7 +62,7 @@ impl Image {
             .collect()
     }
 
-    /// What a caller has to be allowed to read.
+    /// The digests that a caller has to be allowed to read.
     pub fn subjects(&self) -> Vec<Digest> {
         let layers = self.content.layers.iter().map(|(layer, _)| *layer);
         [self.manifest, self.content.config]
@@ -72,7 +72,7 @@ impl Image {
     }
 }
 
-/// Manifests that were read: they do not change.
+/// Manifests that were read. They are kept because they do not change.
 #[derive(Default)]
 pub struct Read {
     contents: HashMap<Digest, Option<Arc<Content>>>,
@@ -89,7 +89,7 @@ struct RootFs {
     diff_ids: Vec<Digest>,
 }
 
-/// Every image whose manifest is here (blocking). `read` is brought to what is here.
+/// Every image whose manifest is here (blocking). Updates `read` to what is here.
 pub fn images(store: &Store, read: &mut Read) -> Vec<Image> {
     let mut before = std::mem::take(&mut read.contents);
     let read = &mut read.contents;
@@ -107,7 +107,7 @@ pub fn images(store: &Store, read: &mut Read) -> Vec<Image> {
                 continue;
             }
             let known = read.entry(manifest).or_insert_with(|| {
-                // A configuration may come later than its manifest.
+                // A configuration may arrive later than its manifest.
                 let known = before.remove(&manifest).filter(|known| {
                     let content = known.as_ref();
                     content.is_none_or(|content| content.diff_ids.is_some())
@@ -135,7 +135,7 @@ pub fn images(store: &Store, read: &mut Read) -> Vec<Image> {
     images
 }
 
-/// What a manifest and its configuration say; `None` for what is no image.
+/// What a manifest and its configuration say. `None` if the blob is not an image's manifest.
 fn content(store: &Store, manifest: &Digest) -> Option<Arc<Content>> {
     let names = Names::of(&verified(store, manifest)?);
     let config = *names.config()?;
@@ -154,20 +154,20 @@ fn content(store: &Store, manifest: &Digest) -> Option<Arc<Content>> {
     }))
 }
 
-/// What a configuration says of an image's layers. `None` if it is no image's.
+/// The diffIDs that a configuration names. `None` if the blob is not an image's configuration.
 pub fn diff_ids(configuration: &[u8]) -> Option<Vec<Digest>> {
     let parsed = serde_json::from_slice::<Configuration>(configuration).ok()?;
     Some(parsed.rootfs.diff_ids)
 }
 
-/// The bytes of a small blob, for a look that is no use; none that rotted.
+/// The verified bytes of a small blob. The read does not count as a use; a damaged blob is a miss.
 fn verified(store: &Store, digest: &Digest) -> Option<Vec<u8>> {
     let own = store.read_unseen(digest);
     let own = own.filter(|bytes| Digest::of(digest.algorithm(), bytes) == *digest);
     own.or_else(|| store.read_adopted_unseen(digest))
 }
 
-/// Why nothing of a repository is ever offered, if its name tells.
+/// Why nothing of a repository is ever offered, if its name is the reason.
 pub fn by_name(
     config: &Streaming,
     registry: &RegistryName,
@@ -183,12 +183,12 @@ pub fn by_name(
     config.never.iter().any(named).then_some(Refusal::Never)
 }
 
-/// What is never offered.
+/// The images that are never offered.
 #[derive(Default, Debug)]
 pub struct Barred {
     /// Manifests, configurations and layers that sandboxes use.
     sandboxes: HashSet<Digest>,
-    /// The same for images that the configuration names, and for larder's own.
+    /// The same for images that `streaming.never` names. `own` is for larder's own images.
     never: HashSet<Digest>,
     own: HashSet<Digest>,
 }
@@ -245,7 +245,7 @@ impl Barred {
         self.never.contains(digest)
     }
 
-    /// Whether a layer belongs to an image that is never offered: then no other image offers it.
+    /// Whether a layer belongs to an image that is never offered. Then no other image offers the layer either.
     pub fn has(&self, digest: &Digest) -> bool {
         self.is_own(digest) || self.is_of_sandbox(digest) || self.is_never(digest)
     }

@@ -1,8 +1,8 @@
-//! Indexes of layers: which are built here, from layers that are whole, and what other members' turn out to be worth.
+//! Indexes of layers: which of them this node builds from whole layers, and whether other members' indexes are right.
 //!
-//! One member builds the index of a layer, the first in the layer's rank among those that hold it, and the others get it from
-//! there ([`crate::pull`]). Where a ready file is made, its index is built here in any case: nothing is offered whole by
-//! another member's word.
+//! One member builds the index of a layer: the first in the layer's rank among its holders. The others fetch the index
+//! from that member ([`crate::pull`]). A node that makes a ready file always builds the index itself, because no layer
+//! is offered whole on another member's word.
 
 use std::{
     collections::HashSet,
@@ -27,26 +27,26 @@ use crate::{
     store::{Made, Other, may_have_index},
 };
 
-/// The keepers of a layer say within this time which members hold it.
+/// How long the keepers of a layer may take to say which members hold it.
 const HOLDERS: Duration = Duration::from_millis(500);
 
-/// Another member is to build the index of a layer: it is looked at again after this long.
+/// Pause before another look at a layer whose index another member is to build.
 const NOT_OURS: Duration = Duration::from_mins(2);
 
-/// What building an index came to.
+/// The result of building an index.
 pub(super) enum Built {
     Index(Box<Summary>),
     Refused(Refused),
 }
 
-/// An index by which a ready file is made: a file of its own, or kept in the store.
+/// The index of a layer for which a ready file is made.
 pub(super) struct Indexed {
     pub(super) layer: Digest,
     pub(super) diff_id: Digest,
     pub(super) implied: u64,
-    /// Of tree and tar.
+    /// Size of tree and tar together.
     pub(super) bytes: u64,
-    /// `None`: it is the one that the store keeps.
+    /// The index in a file of its own. `None` if the store keeps the index.
     pub(super) at: Option<Temporary>,
 }
 
@@ -68,7 +68,7 @@ impl Layers {
         self.pull.config.load().streaming.mode == Mode::Lazy
     }
 
-    /// Takes note of the layers that lack an index, or have one from elsewhere though they are whole here.
+    /// Lists the layers that lack an index, and those that are whole here but have another member's index.
     pub(super) fn look_for_indexes(
         &self,
         config: &Config,
@@ -94,7 +94,7 @@ impl Layers {
         }));
         let (mut seen, now) = (HashSet::new(), Instant::now());
         let mut known = self.lock();
-        // One that was damaged meanwhile is not given to other members.
+        // Indexes are read again after a start, so that a damaged one is not given to other members.
         known.unread.get_or_insert_with(|| indexes.made_here());
         let later = |layer: &Digest| known.later.get(layer).is_some_and(|at| *at > now);
         todo.retain(|layer| {
@@ -106,7 +106,7 @@ impl Layers {
         }
     }
 
-    /// Builds the index of one layer, if this node is to.
+    /// Builds the index of one layer, if this node is to build it.
     pub(super) async fn make_index(&self, layer: Digest) {
         let work = &self.pull.metrics.layers;
         if self.pull.store.indexes().has(&layer).is_none() && !self.is_first_of(&layer).await {
@@ -136,8 +136,7 @@ impl Layers {
         first_of(&holders, layer) == Some(own)
     }
 
-    /// The index of a layer that is whole here: the one that is kept, or a new one, which is kept. `None` if it cannot have
-    /// one.
+    /// The index of a layer that is whole here. Builds and keeps one if there is none. `None` if it can have none.
     pub(super) async fn kept_index(&self, layer: &Digest) -> Result<Option<Indexed>, String> {
         let indexes = self.pull.store.indexes();
         if indexes.refused(layer).is_some() && indexes.has(layer).is_none() {
@@ -151,7 +150,7 @@ impl Layers {
         let to = Temporary(self.pull.store.indexes().new_tmp());
         let built = self.build_index(layer, &to).await?;
         let (pull, summary, layer) = (Arc::clone(&self.pull), built, *layer);
-        // Also what is compared may wait.
+        // The comparison with another member's index may run when the node is idle, too.
         let keep = move || -> io::Result<(Option<Indexed>, Other)> {
             let indexes = pull.store.indexes();
             match summary {
@@ -181,7 +180,7 @@ impl Layers {
         if matches!(other, Other::Wrong(_))
             && let Some(store) = &self.pull.cluster.store
         {
-            // It may have come from there.
+            // The wrong index may have come from the object store.
             store.distrust_index(layer);
         }
         if indexed.is_some() {
@@ -226,7 +225,7 @@ impl Layers {
         }
     }
 
-    /// A layer, or an image, is not worked on for so long.
+    /// Puts off work on a layer or an image for `pause`.
     pub(super) fn not_before(&self, digest: Digest, pause: Duration) {
         let mut known = self.lock();
         let now = Instant::now();

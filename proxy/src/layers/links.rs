@@ -1,5 +1,5 @@
-//! Links become whole files whatever became of their image's rights: a file in a link's place offers nothing that the link does
-//! not, and what has it mounted needs larder no more.
+//! Replaces links by whole files, whatever became of their image's rights. The file offers nothing that the link did
+//! not, and a container that has it mounted no longer needs larder.
 
 use std::{sync::Arc, time::Instant};
 
@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl Layers {
-    /// Looks for links whose layer is whole here. Their images' own turn comes first.
+    /// Looks for links whose layer is whole here. Making their images ready comes first.
     pub(super) fn look_for_links(&self, ready: &Ready) {
         let store = &self.pull.store;
         let mut known = self.lock();
@@ -38,7 +38,7 @@ impl Layers {
     /// Puts the whole file in the place of a link.
     pub(super) async fn complete_link(&self, diff_id: Digest, origin: Origin) {
         let Some(ready) = self.ready() else { return };
-        // The image may have had its turn meanwhile.
+        // The image may have been made ready meanwhile.
         if !ready.streaming().iter().any(|(link, _)| *link == diff_id) {
             return;
         }

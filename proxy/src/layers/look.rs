@@ -1,4 +1,4 @@
-//! A look at reports, images and rights: what is to be made ready, and what may be offered no more.
+//! One look at reports, images and rights: decides what to make ready, and withdraws what may no longer be offered.
 
 use std::{collections::HashSet, sync::Arc, time::Instant};
 
@@ -23,7 +23,7 @@ const NO_WATCHER: &str = "no watcher reports the container runtime";
 
 /// What a survey of the store found.
 pub(super) struct Survey {
-    /// Of the runtime, as of the survey's beginning: what came later is not in it.
+    /// The runtime's report when the survey began. Later reports are not in it.
     report: Option<Arc<Report>>,
     read: Read,
     images: Vec<Image>,
@@ -32,13 +32,13 @@ pub(super) struct Survey {
 
 const OF_ANOTHER: &str = "it belongs to an image that is never offered";
 
-/// What a look finds of an image.
+/// What a look finds about an image.
 enum Finding {
-    /// Something of it is to be made, and what is known against the rest.
+    /// Part of it can be made ready. The text says why the rest cannot.
     Lacks(Option<String>),
-    /// Nothing of it is to be made, which the operator may want to change.
+    /// Nothing of it can be made ready, for a reason that the operator may want to change.
     Not(String),
-    /// Nothing of it is to be made as things are.
+    /// Nothing of it is made ready until it no longer waits.
     Waits(Waits),
 }
 
@@ -69,7 +69,7 @@ impl Waits {
         waits.find_map(|(does, waits)| does.then_some(waits))
     }
 
-    /// For people.
+    /// The reason, for logs and pages.
     const fn as_str(self) -> &'static str {
         match self {
             Self::Whole => "not all of the image is on this node",
@@ -83,7 +83,7 @@ impl Waits {
     }
 }
 
-/// Why nothing new is offered at all, if so.
+/// Why nothing new is offered at all. `None` if new layers are offered.
 pub(super) fn idle(report: Option<&Report>, state: &State) -> Option<String> {
     let Some(report) = report else {
         return Some(NO_WATCHER.to_owned());
@@ -99,7 +99,7 @@ pub(super) fn idle(report: Option<&Report>, state: &State) -> Option<String> {
 }
 
 impl Layers {
-    /// One look: what snapshots refer to, what may be offered no more, what is to be made.
+    /// One look: updates what snapshots refer to, withdraws what may no longer be offered, and lists what to make.
     pub(super) async fn look(&self) {
         let Some(ready) = self.ready() else { return };
         let (runtime, config) = (self.pull.runtime.known(), self.pull.config.load_full());
@@ -151,7 +151,7 @@ impl Layers {
                     let held = of_runtime.contains(&image.manifest)
                         || of_runtime.contains(&image.content.config);
                     let served = self.pull.served.at(&image.manifest);
-                    // After a pull, a report tells whether a pod of a namespace that is never offered uses the image.
+                    // Only a report after the pull tells whether a pod of a `streaming.never` namespace uses the image.
                     let told_since = served.is_none_or(|served| report.at > served);
                     let waits = Waits::of(&config, &image, held || served.is_some(), told_since);
                     match waits {
@@ -159,7 +159,7 @@ impl Layers {
                         None => self.state(ready, &config, &image, barred, room).await,
                     }
                 }
-                // Why nothing new is offered is said once.
+                // The reason why nothing new is offered is logged once, not per image.
                 _ => Finding::Waits(Waits::Turn),
             };
             let (why, is_news) = match &state {
@@ -186,7 +186,7 @@ impl Layers {
         }
     }
 
-    /// Whether something of an image that waits for nothing is to be made ready, and if not, why. So much more has room.
+    /// Whether something of an image that waits for nothing can be made ready, and if not, why. `room` is in bytes.
     async fn state(
         &self,
         ready: &Ready,
@@ -209,8 +209,8 @@ impl Layers {
         }
     }
 
-    /// What the store and this report say of the images. A survey that takes longer than one is waited for goes on, and the
-    /// next look waits for it: begun anew each time, it would come to no end.
+    /// What the store and this report say about the images. A survey that outlasts the wait goes on, and the next look
+    /// waits for it. If each look began a new survey, a slow survey would never end.
     async fn survey(&self, report: Option<&Arc<Report>>, config: &Config) -> Option<Survey> {
         let mut ongoing = self.survey.lock().await;
         let mut survey = ongoing.take().unwrap_or_else(|| {
@@ -235,7 +235,7 @@ impl Layers {
         None
     }
 
-    /// How much more has room. Images that are gone wait for none.
+    /// Bytes of room for more ready files. Images that are gone no longer wait for room.
     async fn room(&self, images: &[Image]) -> u64 {
         {
             let mut known = self.lock();
@@ -253,7 +253,7 @@ impl Layers {
         room.await.flatten().unwrap_or(0)
     }
 
-    /// Whether there was no room for an image, and there still is none.
+    /// Whether an image lacked room and still does.
     fn waits_for_room(&self, image: &Image, room: u64) -> bool {
         let mut known = self.lock();
         match known.no_room.get(&image.manifest) {
@@ -266,7 +266,7 @@ impl Layers {
         }
     }
 
-    /// What is known against an image of which nothing, or not all, is offered.
+    /// Why nothing of an image, or not all of it, is offered.
     fn known_against(&self, image: &Image) -> Option<String> {
         let known = self.lock();
         if known.foreign.contains(&image.manifest) {
@@ -306,7 +306,7 @@ impl Layers {
         });
         let mut open = open.map(|(place, (layer, _))| (layer, diff_ids.get(place)));
         open.any(|(layer, diff_id)| {
-            // A configuration that says something else than the file's name is looked at.
+            // If the configuration and the file's name differ, the layer is compared again.
             let made = ready
                 .of_layer(layer)
                 .is_some_and(|made| Some(&made) == diff_id);
@@ -340,7 +340,7 @@ impl Layers {
         rights::ground(self.facts(config, image, barred).await)
     }
 
-    /// Withdraws what may not be offered any more. Another image that holds the layer may speak for it.
+    /// Withdraws layers that may no longer be offered. Another image that holds the layer can be the new ground.
     async fn withdraw(&self, ready: &Ready, config: &Config, images: &[Image], barred: &Barred) {
         for (diff_id, file) in ready.files() {
             let Some(origin) = file.origin else {

@@ -1,5 +1,5 @@
-//! Makes ready files: indexes a layer, writes tree and tar into one file, and reads it back. All of it on threads that run
-//! when nothing else wants to.
+//! Makes ready files: indexes a layer, writes tree and tar into one file, and reads it back. All work is on
+//! idle-priority threads.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -16,10 +16,10 @@ use larder_shared::{Algorithm, Digest, Hasher};
 
 use crate::sys;
 
-/// Spans that are decoded at the same time have as much memory together.
+/// Memory for all spans that are decoded at the same time.
 const MEMORY: u64 = 48 << 20;
 
-/// More threads than these only wait for the disk.
+/// The most threads. More of them would only wait for the disk.
 const THREADS: u64 = 4;
 
 /// Bytes that are read back at a time.
@@ -44,12 +44,12 @@ pub struct Temporary(pub PathBuf);
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // It may have been renamed.
+        // The file may have been renamed, and then there is nothing to remove.
         let _ = fs::remove_file(&self.0);
     }
 }
 
-/// Does `work` on a thread that disturbs nothing. `None` if it panicked, or there is no thread.
+/// Does `work` on an idle-priority thread. `None` if it panicked, or no thread could be started.
 pub async fn idle<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (tell, told) = tokio::sync::oneshot::channel();
     let idle = move || {
@@ -63,7 +63,7 @@ pub async fn idle<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     told.await.ok()
 }
 
-/// Reads a file from its first byte, whatever else reads it.
+/// Reads a file from its first byte, whatever position other readers of the same file are at.
 struct FromStart(Arc<File>, u64);
 
 impl Read for FromStart {
@@ -91,8 +91,8 @@ pub fn index(layer: Arc<File>, to: &Path) -> Result<Summary, Error> {
     build(&mut FromStart(layer, 0), &mut BufWriter::new(file))
 }
 
-/// Writes tree and tar to `to` and makes sure of them; they are on disk when this returns (blocking). `windows` is the file
-/// that has the index.
+/// Writes tree and tar to `to`, and reads them back; they are on disk when this returns (blocking). `windows` is the
+/// file that has the index.
 pub fn write(index: &Index, windows: &File, layer: &File, to: &Path) -> Result<(), NotMade> {
     let file = create(to)?;
     let spans = index.spans().iter();
@@ -115,7 +115,7 @@ pub fn write(index: &Index, windows: &File, layer: &File, to: &Path) -> Result<(
     }
 }
 
-/// Reads what was written: the tree, and a tar with the diffID.
+/// Reads the file back: it must have the tree, and a tar with the diffID.
 fn is_right(index: &Index, file: &File) -> io::Result<bool> {
     let tree = index.tree();
     let length = tree.len() as u64 + index.tar_length();

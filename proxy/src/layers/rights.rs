@@ -1,7 +1,8 @@
 //! Which layers may be offered to the runtime: pure decisions. docs/ready-layers.md has the table, SECURITY.md the reasons.
 //!
-//! A runtime that finds a ready file asks larder for nothing and verifies nothing: whatever image names the diffID gets the
-//! layer. So what is not known to be everyone's is not offered, and no word of an image about itself is believed.
+//! A runtime that finds a ready file asks larder for nothing and verifies nothing: any image that names the diffID gets
+//! the layer. So a layer is offered only if every client may read it, unless `streaming.private` says otherwise. An
+//! image's claims about itself prove nothing.
 
 use larder_shared::Digest;
 
@@ -14,9 +15,9 @@ use crate::{pull::OpenTo, store::Ground};
     reason = "facts that do not depend on each other"
 )]
 pub struct Facts {
-    /// It is larder's own.
+    /// The image is larder's own.
     pub own: bool,
-    /// A sandbox uses it: no pod starts without.
+    /// A sandbox uses the image. No pod starts without it.
     pub sandbox: bool,
     /// An entry of `streaming.never` names it, or a pod of a namespace named there uses it.
     pub never: bool,
@@ -35,12 +36,12 @@ pub enum Refusal {
     Private,
     /// The image's configuration names another diffID than its layer has.
     Foreign,
-    /// Directories without an entry: over other layers it would change what is below.
+    /// The layer has directories without an entry. Mounted over other layers, they would change the directories below.
     Implied,
 }
 
 impl Refusal {
-    /// For people.
+    /// The reason, for logs and pages.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Own => "it is larder's own image",
@@ -74,8 +75,8 @@ pub const fn ground(facts: Facts) -> Result<Ground, Refusal> {
     }
 }
 
-/// Whether a layer may be offered under the diffID that was computed from it. `named` is what the image's configuration has
-/// at its place.
+/// Whether a layer may be offered under the diffID that was computed from it. `named` is the diffID that the image's
+/// configuration names for the layer.
 pub fn layer(named: Option<&Digest>, computed: &Digest, implied: u64) -> Result<(), Refusal> {
     if named != Some(computed) {
         Err(Refusal::Foreign)
@@ -86,8 +87,8 @@ pub fn layer(named: Option<&Digest>, computed: &Digest, implied: u64) -> Result<
     }
 }
 
-/// Whether a file that was offered on that ground stays, now that this is known. That nothing is known takes nothing away,
-/// as long as the operator shares what is behind it.
+/// Whether a file that was offered on that ground stays, given these facts. Missing knowledge withdraws nothing, as
+/// long as the operator shares what the ground stands on.
 pub const fn stays(offered: Ground, facts: Facts, shared: bool) -> bool {
     match ground(facts) {
         Ok(_) => true,
@@ -136,7 +137,7 @@ mod tests {
             (private(open(OpenTo::Unknown)), Ok(Ground::Private)),
         ] {
             assert_eq!(ground(facts), expected, "{facts:?}");
-            // What is never offered is not offered on any ground.
+            // An image that is never offered has no ground at all.
             let own = Facts { own: true, ..facts };
             let sandbox = Facts {
                 sandbox: true,

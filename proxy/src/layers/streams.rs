@@ -1,7 +1,7 @@
-//! Layers that are mounted before they are here (promise P33): docs/lazy-layers.md.
+//! Layers that are mounted before they are whole on this node (promise P33): docs/lazy-layers.md.
 //!
-//! Owns which layers stream, and by which number the kernel knows each. What is read of one is [`layer`]'s, when one is offered
-//! is [`offer`]'s, how the rest comes is [`rest`]'s, and the connection to the kernel is [`serve`]'s.
+//! Owns which layers stream, and the number by which the kernel knows each. [`layer`] answers the reads of one layer,
+//! [`offer`] decides when a layer is offered, [`rest`] brings the rest, and [`serve`] has the connection to the kernel.
 
 mod layer;
 mod learn;
@@ -33,31 +33,31 @@ use crate::{
     store::{Needed, Ready},
 };
 
-/// Spans that are decoded at the same time: each has some MiB in memory.
+/// Spans that are decoded at the same time. Each takes some MiB of memory.
 const DECODING: usize = 4;
 
 /// The layers that stream.
 pub struct Streams {
     means: Arc<Means>,
     layers: Mutex<HashMap<u64, Known>>,
-    /// Where the runtime sees them, while they can be served.
+    /// Where the runtime sees the files. `None` while they cannot be served.
     mounted: watch::Sender<Option<PathBuf>>,
-    /// Images whose rest is being brought, and on whose behalf: the latest caller's.
+    /// Images whose rest is being fetched, each with the latest caller that asked for it.
     coming: Mutex<Vec<(ImageName, Caller)>>,
 }
 
-/// A layer is in the table a moment before its link is in the directory.
+/// How long a layer may be in the table without a file: it is added a moment before its link is in the directory.
 const YOUNG: Duration = Duration::from_mins(1);
 
-/// What is read under a number.
+/// The file behind a number.
 enum Known {
-    /// A layer that is not whole here, and that its index is needed.
+    /// A layer that is not whole here, since when, and the record that its index is needed.
     Streams(
         Arc<Layer>,
         Instant,
         #[expect(dead_code, reason = "it acts when it is dropped")] Needed,
     ),
-    /// One that became whole without this process: the bytes of its ready file, and the file.
+    /// A layer that an earlier process streamed and that is whole now: diffID, length and handle of its ready file.
     Whole(Digest, u64, Arc<File>),
 }
 
@@ -129,7 +129,7 @@ impl Streams {
         layers.collect()
     }
 
-    /// The ready file of a layer was made: containers that have it mounted read that from now on (blocking).
+    /// The ready file of a layer was made. Containers that have the layer mounted read the file from now on (blocking).
     pub fn is_whole(&self, diff_id: &Digest, file: File) -> io::Result<()> {
         let Some(layer) = self.of(diff_id) else {
             return self.take_whole(diff_id, file);
@@ -140,8 +140,8 @@ impl Streams {
         Ok(())
     }
 
-    /// A ready file whose layer this process does not know as one that streams: containers that have mounted the layer read it,
-    /// if it has the tree by which they did (blocking).
+    /// Takes the ready file of a layer that this process has not streamed. Containers that have the layer mounted read
+    /// the file, if its tree is the one by which they mounted it (blocking).
     fn take_whole(&self, diff_id: &Digest, file: File) -> io::Result<()> {
         let known = self.ready().and_then(|ready| ready.file(diff_id));
         let Some(tree) = known.and_then(|known| known.origin?.mounted) else {
@@ -156,7 +156,7 @@ impl Streams {
         Ok(())
     }
 
-    /// Nothing is read any more by an index that a whole layer has disproved.
+    /// Stops all reads by an index that a whole layer has disproved.
     pub async fn heed(&self) {
         let indexes = self.means.pull.store.indexes();
         loop {
@@ -171,7 +171,7 @@ impl Streams {
         }
     }
 
-    /// Forgets what the runtime cannot find any more, and counts the rest.
+    /// Forgets layers that the runtime cannot find any more, and counts the rest.
     pub fn tend(&self) {
         let Some(ready) = self.ready() else { return };
         let files = ready.files();
@@ -186,7 +186,7 @@ impl Streams {
                 .map(|(_, known)| known)
                 .collect()
         };
-        // Closing a large file without a name waits for the disk.
+        // Closing a large unlinked file waits for the disk.
         if !dropped.is_empty() {
             tokio::task::spawn_blocking(move || drop(dropped));
         }
@@ -197,8 +197,8 @@ impl Streams {
     }
 }
 
-/// The number by which the kernel knows a layer's file. It follows from the file, so that it outlives the process. 0 and 1 are
-/// taken: nothing, and the directory.
+/// The number by which the kernel knows a layer's file. It is computed from the diffID, so that it outlives the
+/// process. FUSE gives 0 and 1 a meaning: no file, and the directory.
 fn node_of(diff_id: &Digest) -> u64 {
     let hex = diff_id.hex();
     let first = hex.get(..16).unwrap_or_default();

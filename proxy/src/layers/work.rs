@@ -1,4 +1,4 @@
-//! The work: one image after the other is indexed, compared with its configuration, written, and offered.
+//! The work: indexes one image's layers after another's, compares them with its configuration, writes and offers them.
 
 use std::{
     collections::HashSet,
@@ -25,7 +25,7 @@ use crate::{
     store::{Blob, Looked, Made, Making, Origin, Ready},
 };
 
-/// Clients' downloads go first, for so long.
+/// How long this work waits for clients' downloads at the most.
 const FILLS_FIRST: Duration = Duration::from_secs(30);
 const GLANCE: Duration = Duration::from_millis(100);
 
@@ -35,14 +35,14 @@ pub(super) const NO_ROOM: &str = "there is no room without evicting something fo
 enum Ended {
     Done,
     Refused(Refusal),
-    /// It is tried again later.
+    /// The image is tried again later.
     Failed(String),
-    /// It is tried again once there is room for so many bytes.
+    /// The image is tried again once there is room for this many bytes.
     NoRoom(u64),
 }
 
 impl Layers {
-    /// Makes one image's layers ready after the other.
+    /// Makes images' layers ready, one image after the other.
     pub(super) async fn make(&self) {
         loop {
             let (index, next) = {
@@ -135,7 +135,7 @@ impl Layers {
         }
     }
 
-    /// First every layer is indexed and compared with the configuration, then the files are written: an image whose
+    /// Indexes every layer and compares it with the configuration before any file is written. So an image whose
     /// configuration lies about one layer offers none.
     async fn make_image(&self, image: &Image) -> Ended {
         let (Some(ready), Some(diff_ids)) = (self.ready(), &image.content.diff_ids) else {
@@ -151,7 +151,7 @@ impl Layers {
         if diff_ids.len() != image.content.layers.len() {
             return foreign();
         }
-        // What was not read yet takes at least as much as it has compressed: where that has no room, nothing is decoded.
+        // A layer that was not read yet needs at least its compressed size. Without room for that nothing is decoded.
         let lacking = image.content.layers.iter();
         let lacking = lacking.filter(|(layer, _)| ready.of_layer(layer).is_none());
         let least = lacking.map(|(_, size)| *size).sum();
@@ -184,7 +184,7 @@ impl Layers {
                 Err(refusal) => self.refuse(*layer, refusal.as_str().to_owned()),
             }
         }
-        // Reading a layer is work: an image that has no room is read again only when all that it lacks has.
+        // Reading layers is expensive: an image is read again only when there is room for all that it lacks.
         let mut seen = HashSet::new();
         let is_made = |index: &Indexed| ready.has_or_had(&index.diff_id, image.used);
         let lacks = indexed
@@ -192,7 +192,7 @@ impl Layers {
             .filter(|one| !is_made(one) && seen.insert(one.diff_id));
         let mut lacking: u64 = lacks.map(|index| index.bytes).sum();
         for index in indexed {
-            // The same tar in another compression, or twice in one image.
+            // The same tar may occur in another compression, or twice in one image.
             if is_made(&index) {
                 continue;
             }
@@ -209,7 +209,7 @@ impl Layers {
         Ended::Done
     }
 
-    /// Whether so much more fits without an eviction.
+    /// Whether this many more bytes fit without an eviction.
     pub(super) async fn has_room(&self, bytes: u64) -> bool {
         let (store, limits) = (Arc::clone(&self.pull.store), self.pull.limits());
         let room = move || store.room_for_ready(&limits);
@@ -244,7 +244,7 @@ impl Layers {
         }
     }
 
-    /// A layer's blob, for a look that is no use.
+    /// A layer's blob. The look does not count as a use.
     pub(super) async fn blob(&self, layer: &Digest) -> Option<Arc<Blob>> {
         let (store, layer) = (&self.pull.store, *layer);
         if let Some(Some(blob)) = store.survey(move |store| store.peek(&layer)).await {
@@ -278,7 +278,7 @@ impl Layers {
         Ok(())
     }
 
-    /// Writes tree and tar of a layer. The room counts as taken until what is returned is dropped.
+    /// Writes tree and tar of a layer. Their room is reserved until the returned `Making` is dropped.
     pub(super) async fn write<'a>(
         &self,
         ready: &'a Ready,
@@ -307,7 +307,7 @@ impl Layers {
         Ok((to, making))
     }
 
-    /// Gives a file that was written the name under which the runtime looks for it.
+    /// Renames a written file to the name under which the runtime looks for it.
     pub(super) async fn publish(
         &self,
         to: Arc<Temporary>,
@@ -319,7 +319,7 @@ impl Layers {
             Some(ready) => {
                 let file = File::open(&to.0)?;
                 ready.offer(&to.0, &diff_id, origin)?;
-                // A container that has it mounted already reads it too.
+                // A container that has the layer mounted reads the new file, too.
                 streams.is_whole(&diff_id, file)
             }
             None => Ok(()),
@@ -330,7 +330,7 @@ impl Layers {
             .map_err(|error| error.to_string())
     }
 
-    /// Clients' downloads go first.
+    /// Waits while clients download, for at most [`FILLS_FIRST`].
     pub(super) async fn fills_first(&self) {
         let begun = Instant::now();
         while begun.elapsed() < FILLS_FIRST && self.pull.fills.are_under_way() {

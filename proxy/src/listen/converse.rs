@@ -35,7 +35,7 @@ const HEAD: usize = 64 << 10;
 /// A connection that is asked to close may take this long to send what it still has to send.
 const GOES_WITHIN: Duration = Duration::from_secs(5);
 
-/// How HTTP is spoken on every port; `files` where the socket sends files.
+/// The HTTP settings of every port; `files` where the socket sends files.
 pub(super) fn http(files: bool) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
@@ -77,7 +77,8 @@ pub(super) async fn converse<I, F, R>(
             connection.await
         }
         () = slot.told_to_go() => {
-            // Half of a first head is nothing to wait for. Later the end of an answer may still be on its way.
+            // Before the first request has come whole, there is nothing to wait for. Later the end of an answer may
+            // still be on its way.
             if !asked.load(Ordering::Relaxed) {
                 return;
             }
@@ -93,7 +94,7 @@ pub(super) async fn converse<I, F, R>(
     }
 }
 
-/// A body, during which its connection works.
+/// A body whose connection works until the body is dropped.
 #[derive(Debug)]
 struct Working {
     body: Body,

@@ -1,8 +1,8 @@
-//! How many connections a port serves at once, and which one goes when there are too many.
+//! How many connections a port serves at once, and which one is closed when there are too many.
 //!
 //! A connection *works* while a request of it is answered, and *waits* otherwise: for its first head, for a handshake,
 //! or for its next request. Only waiting connections give way, the one that has waited longest first. So idle or
-//! unfinished connections keep no client out. No sockets here, and no clock but the one that callers pass in.
+//! unfinished connections keep no client out. No sockets here. Callers pass the time in, except when an answer ends.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 /// A connection that has waited for less than this does not give way: its request may be on its way.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// From this many connections at once on, the memory of those that have ended is worth giving back.
+/// After this many connections at once, the memory of ended connections is worth giving back.
 const MANY: usize = 256;
 
 /// The slots of one port.
@@ -23,17 +23,17 @@ const MANY: usize = 256;
 pub(super) struct Slots {
     /// Connections at the most.
     limit: usize,
-    /// Connections that may wait at once, if they have waited for [`PATIENCE`].
+    /// How many connections may wait at once. More of them may, until they have waited for [`PATIENCE`].
     waiting: usize,
     table: Mutex<Table>,
 }
 
 #[derive(Default, Debug)]
 struct Table {
-    /// Counts up; gives connections their names, and waiting ones their order.
+    /// A counter that gives connections their names, and waiting connections their order.
     next: u64,
     taken: HashMap<u64, Taken>,
-    /// Those that wait, the one that has waited longest first.
+    /// The waiting connections, the one that has waited longest first.
     waiting: BTreeMap<u64, u64>,
     /// The most connections since memory was last given back.
     peak: usize,
@@ -43,7 +43,7 @@ struct Table {
 struct Taken {
     /// Answers under way.
     works: usize,
-    /// Its key among those that wait.
+    /// Its key among the waiting connections.
     turn: u64,
     since: Instant,
     gives_way: Arc<Notify>,
@@ -141,7 +141,7 @@ impl Slot {
         self.gives_way.notified().await;
     }
 
-    /// An answer is under way until what this gives is dropped.
+    /// Marks an answer as under way until the returned [`Work`] is dropped.
     pub(super) fn work(self: &Arc<Self>) -> Work {
         let mut table = self.slots.table();
         if let Some(taken) = table.taken.get_mut(&self.name) {
@@ -188,7 +188,7 @@ impl Drop for Work {
     }
 }
 
-/// A thousand connections leave a heap that is full of holes, which the C library keeps.
+/// Gives memory back: a thousand connections leave a heap that is full of holes, which the C library would keep.
 fn give_memory_back() {
     if let Ok(runtime) = tokio::runtime::Handle::try_current() {
         runtime.spawn_blocking(crate::sys::give_freed_memory_back);
@@ -213,7 +213,7 @@ mod tests {
         let first = Arc::new(slots.take(at(0)).unwrap());
         let second = Arc::new(slots.take(at(0)).unwrap());
         let third = Arc::new(slots.take(at(5)).unwrap());
-        // It has just come, and the other two work: no connection gives way.
+        // The third has just come, and the other two work: no connection gives way.
         let works = [first.work(), second.work()];
         assert!(slots.take(at(5)).is_none());
         assert_eq!(slots.at_work(), 2);
@@ -248,7 +248,7 @@ mod tests {
         assert!(slots.table().taken.is_empty() && slots.table().waiting.is_empty());
     }
 
-    /// Fewer may wait than may work; and those that have just come may be more.
+    /// Fewer connections may wait than may work; connections that have just come may be more.
     #[test]
     fn those_that_wait_have_a_bound_of_their_own() {
         let slots = Slots::new(10, 2);

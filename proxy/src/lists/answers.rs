@@ -1,6 +1,6 @@
-//! What registries answer that are asked for a list: one page of each kind, read strictly.
+//! The answers of registries that are asked for a list: one page of each kind, read strictly.
 //!
-//! A page that is not of its form is an error, and never a list without tags. Nothing that a registry wrote is repeated.
+//! A page of another form is an error, never a list without tags. Errors repeat no part of the answer.
 
 pub(super) mod acr;
 pub(super) mod ecr;
@@ -11,10 +11,10 @@ use serde::{Deserialize, Deserializer};
 
 use super::gather::TooMany;
 
-/// Why a page is no page.
+/// Why an answer is not a page.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Malformed {
-    /// Not of the form of this list, and where.
+    /// It does not have the form of this list; the text says where.
     Form(String),
     TooMany,
 }
@@ -25,7 +25,7 @@ impl From<TooMany> for Malformed {
     }
 }
 
-/// A page of this form, which is an object. The parser's own words may repeat what came.
+/// Parses a page, which must be an object. The parser's own message is left out, since it may repeat the answer.
 fn parsed<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Malformed> {
     let page = serde_json::from_slice(body).map_err(|error| {
         let what = match error.classify() {
@@ -35,7 +35,7 @@ fn parsed<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Malformed> {
         let (line, column) = (error.line(), error.column());
         Malformed::Form(format!("{what}, at line {line}, column {column}"))
     })?;
-    // The parser takes a list for an object whose fields are in order.
+    // The parser also accepts an array with the fields in order.
     if body.trim_ascii_start().starts_with(b"{") {
         Ok(page)
     } else {
@@ -43,7 +43,7 @@ fn parsed<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Malformed> {
     }
 }
 
-/// A list that has to be there, and may be `null`: so some registries write an empty one.
+/// A list that must be present. It may be `null`, as some registries write an empty list.
 fn list_or_null<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -52,7 +52,7 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// A number, or one in quotes: 64-bit numbers are texts in Google's JSON. Anything else has been left out.
+/// A number, or one in quotes, as Google's JSON has 64-bit numbers. Any other value counts as absent.
 fn number(value: &serde_json::Value) -> Option<u64> {
     let positive = |number: f64| (0.0..9e18).contains(&number).then_some(number as u64);
     value
@@ -61,7 +61,7 @@ fn number(value: &serde_json::Value) -> Option<u64> {
         .or_else(|| value.as_f64().and_then(positive))
 }
 
-/// A moment in Unix seconds, as RFC 3339 writes it.
+/// A time of RFC 3339, in Unix seconds.
 fn moment(text: &str) -> Option<u64> {
     let at: jiff::Timestamp = text.parse().ok()?;
     u64::try_from(at.as_second()).ok().filter(|at| *at > 0)

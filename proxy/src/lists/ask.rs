@@ -26,22 +26,22 @@ use crate::{
     upstream::{Ask, Failure, Subject, Upstreams, Want},
 };
 
-/// Pages of one list.
+/// The most pages of one list.
 const PAGES: usize = 1000;
 
-/// Bytes of one page: Google's lists a repository in one.
+/// Bytes of the longest page: Google sends the list of a repository as one page.
 const PAGE: u64 = 16 << 20;
 
 /// How long a page may take, and a whole list.
 const PAGE_WITHIN: Duration = Duration::from_secs(30);
 const LIST_WITHIN: Duration = Duration::from_mins(3);
 
-/// A page that did not come is asked for so often, with a pause before, give or take a half: Google's API answers 503 in the
-/// middle of a list, now and then.
+/// How often a failed page is asked for, with a pause before each new try, varied by half. Google's API sometimes
+/// answers 503 in the middle of a list.
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How many tags a page should have. Most registries have no more than this on one, and some refuse to be asked for more.
+/// How many tags a page should have. Most registries put no more on one page, and some refuse a larger number.
 const N: &str = "n=1000";
 
 /// Asks registries for lists.
@@ -57,12 +57,12 @@ pub(super) struct Asker {
 #[derive(Debug)]
 pub(super) struct Came {
     pub listing: Listing,
-    /// It was shown to a credential.
+    /// Whether the list needed a credential.
     pub private: bool,
 }
 
 impl Asker {
-    /// The list of a repository. `without_n`: the registry was known to refuse `n`, and is noted so.
+    /// The list of a repository. `without_n` says that the registry refuses `n`, and is set if it does.
     pub(super) async fn list(&self, wanted: &Wanted, without_n: &mut bool) -> Result<Came, Fault> {
         let late = || {
             let why = format!(
@@ -99,7 +99,7 @@ impl Asker {
         found.map_err(|error| Fault::new(FaultKind::Credentials, error.to_string()))
     }
 
-    /// A list that the registry itself gives: to this node's credentials, or to anybody.
+    /// The list from the registry itself: with this node's credentials, or else anonymously.
     async fn of_registry(
         &self,
         wanted: &Wanted,
@@ -120,7 +120,7 @@ impl Asker {
                         private: !identity.is_anonymous(),
                     });
                 }
-                // What is said to a credential counts more than what is said to anybody.
+                // An answer to a credential counts more than one to an anonymous request.
                 Err(fault) if fault.kind.is_answer() => {
                     refused.get_or_insert(fault);
                 }
@@ -170,7 +170,7 @@ impl Asker {
         Err(endless(&at))
     }
 
-    /// One page, and where the next one is said to be.
+    /// One page, and the link to the next one.
     async fn page(
         &self,
         wanted: &Wanted,
@@ -180,7 +180,7 @@ impl Asker {
     ) -> Result<(Bytes, Option<String>), Failure> {
         let mut ask = Ask::new(&wanted.registry, &wanted.repository, subject, Want::All);
         ask.identity = identity.clone();
-        // A mirror may list what it has, and not what there is.
+        // A mirror may list only what it has.
         ask.of_origin = true;
         ask.within = Some(PAGE_WITHIN);
         again(|| self.put(&ask, at)).await
@@ -196,7 +196,7 @@ impl Asker {
     }
 }
 
-/// A page that did not come is asked for again.
+/// Asks again for a page that did not arrive.
 async fn again<T, Asking>(ask: impl Fn() -> Asking) -> Result<T, Failure>
 where
     Asking: Future<Output = Result<T, Failure>>,
@@ -220,8 +220,8 @@ fn endless(at: &str) -> Fault {
     )
 }
 
-/// The query of the next page. Its host has to be the one that was asked, and no page comes twice: larder asks the same
-/// place in any case, and a list that goes on elsewhere is none.
+/// The query of the next page. Its host must be the one that was asked: larder asks the same place in any case, and no
+/// list goes on elsewhere. No page may come twice.
 fn following(
     next: &str,
     origin: Option<&Uri>,

@@ -1,4 +1,4 @@
-//! Why there is no new list: a closed set, in words that name the fix and never a secret.
+//! Why there is no new list: a closed set, with messages that name the fix and never a secret.
 
 use larder_shared::warm::ListBy;
 
@@ -16,25 +16,25 @@ pub struct Fault {
     pub why: String,
 }
 
-/// What kind of failure it is.
+/// The kind of failure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FaultKind {
     /// The registry does not let this node list. It may let it pull.
     Refused,
-    /// It has no such repository.
+    /// The registry has no such repository.
     NotFound,
-    /// It limits requests, or asks for silence.
+    /// The registry limits requests, or asks for silence.
     Limited,
-    /// It cannot be reached.
+    /// The registry cannot be reached.
     Unreachable,
-    /// What it answers is no list.
+    /// The registry's answer is no list.
     Invalid,
-    /// This node has no credentials, or none that this API takes.
+    /// This node has no credentials, or none that the API accepts.
     Credentials,
 }
 
 impl FaultKind {
-    /// Whether the registry itself says that there is no list for this node. Anything else is an outage.
+    /// Whether the registry itself says that this node gets no list. Any other failure is an outage.
     pub(super) fn is_answer(self) -> bool {
         matches!(self, Self::Refused | Self::NotFound)
     }
@@ -59,7 +59,7 @@ impl Fault {
         }
     }
 
-    /// What a registry, or an API beside it, answered in place of a list.
+    /// The fault for a failed request to a registry, or to an API beside it.
     pub(super) fn of(failure: &Failure, by: ListBy) -> Self {
         match failure {
             Failure::NotFound(at) => Self::new(
@@ -88,7 +88,7 @@ impl Fault {
         }
     }
 
-    /// A page of `at` that is no page.
+    /// The fault for an answer of `at` that is not a page.
     pub(super) fn malformed(at: &str, malformed: &Malformed) -> Self {
         let why = match malformed {
             Malformed::Form(what) => format!("{at} answered with no list, but {what}"),
@@ -101,7 +101,7 @@ impl Fault {
     }
 }
 
-/// The right that listing needs. A right to pull is enough for `tags`.
+/// The right that listing needs. For `tags`, the right to pull suffices.
 fn right(by: ListBy) -> &'static str {
     match by {
         ListBy::Gar => {

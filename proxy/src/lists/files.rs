@@ -1,4 +1,4 @@
-//! Lists on disk, a small file each: so a node knows its sets after a restart, also while the registry is down.
+//! Lists on disk, a small file each. So a node knows its sets after a restart, even while the registry is down.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use larder_shared::Digest;
 use super::{Kept, Told, Wanted};
 use crate::{clock::unix_now, store::Store, sys::Calls};
 
-/// Files that are read or written at once, and how long a caller waits.
+/// How many files are read or written at once, and how long a caller waits.
 const AT_ONCE: usize = 2;
 const WITHIN: Duration = Duration::from_secs(5);
 
@@ -26,7 +26,7 @@ impl Files {
         }
     }
 
-    /// What the file of a list has. A file that cannot be read is none.
+    /// The list in its file. An unreadable file counts as absent.
     pub(super) async fn read(&self, thing: Digest) -> Option<Kept> {
         let store = Arc::clone(&self.store);
         let read = self.calls.run(move || store.list(&thing.hex())).await;
@@ -35,7 +35,7 @@ impl Files {
         Some(Kept::of(known, trouble))
     }
 
-    /// Writes a list down. A disk that does not take it is known by other ways, and the list stays in memory.
+    /// Writes a list to its file. If the disk refuses, the list stays in memory; other parts report the disk.
     pub(super) async fn write(&self, thing: Digest, wanted: &Wanted, kept: &Kept) {
         let told = Told {
             of: format!("{}/{}", wanted.registry, wanted.repository),

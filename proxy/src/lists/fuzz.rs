@@ -1,4 +1,4 @@
-//! What registries, their clouds' APIs and members answer that are asked for a list: see [`crate::fuzz`].
+//! Answers of registries, their clouds' APIs and members that are asked for a list: see [`crate::fuzz`].
 
 use super::{
     Told,
@@ -7,7 +7,7 @@ use super::{
     kept::{Kept, Known},
 };
 
-/// A page of any of the lists, or a member's word.
+/// A page of any kind of list, or a member's answer.
 pub(crate) fn answers(bytes: &[u8]) {
     let registry = "us-docker.pkg.dev".parse();
     let repository = "p/r/lab".parse();
@@ -23,7 +23,7 @@ pub(crate) fn answers(bytes: &[u8]) {
         pages.push(gar::page(bytes, &named, &mut gathered).map(drop));
     }
     for page in pages {
-        // Nothing that came is repeated.
+        // No error repeats a part of the answer.
         if let Err(Malformed::Form(what)) = page {
             assert!(
                 what.starts_with("not JSON") || what.starts_with("JSON, but"),
@@ -47,7 +47,7 @@ pub(crate) fn answers(bytes: &[u8]) {
         if let Some(known) = known {
             assert!(known.at <= now);
             assert!(known.listing.tags.is_sorted_by(|a, b| a.tag < b.tag));
-            // What is handed on is understood as it was.
+            // A list that is handed on is understood in the same way.
             let again = Told::of(&Kept::of(Some(known.clone()), None), None);
             let (same, _) = again.understood(None, None, now);
             assert_eq!(same.as_ref().map(Known::name), Some(known.name()));

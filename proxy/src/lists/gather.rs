@@ -1,4 +1,4 @@
-//! What the pages of a list come to: each tag once, within a bound.
+//! Gathers the pages of a list: each tag once, up to a limit.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
@@ -7,10 +7,10 @@ use larder_shared::{
     warm::{ListedTag, Listing},
 };
 
-/// Tags of one repository. Choosing among more is no use to a set, and every member keeps the list.
+/// The most tags of one repository. A set has no use for a choice among more, and every member keeps the list.
 pub const MOST: usize = 100_000;
 
-/// What a list says of one tag.
+/// A list's facts about one tag.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Said {
     pub digest: Option<Digest>,
@@ -29,7 +29,7 @@ pub(super) struct TooMany;
 pub(super) struct Gathered(BTreeMap<Tag, Said>);
 
 impl Gathered {
-    /// Adds a tag. A name that no client can ask for is left out.
+    /// Adds a tag. Names that no client can ask for are left out.
     pub(super) fn add(&mut self, tag: &str, said: Said) -> Result<(), TooMany> {
         let Ok(tag) = tag.parse::<Tag>() else {
             return Ok(());
@@ -48,7 +48,7 @@ impl Gathered {
         Ok(())
     }
 
-    /// The list, in the order of names: the order of pages says nothing.
+    /// The list, sorted by name: the order of pages has no meaning.
     pub(super) fn listing(self) -> Listing {
         let tags = self.0.into_iter().map(|(tag, said)| ListedTag {
             tag,
@@ -63,8 +63,8 @@ impl Gathered {
     }
 }
 
-/// A tag that was moved while its list was read stands in it twice: the later push counts. Where no time tells, the
-/// digest is left to a question of its own.
+/// If a tag was moved while its list was read, it may be listed twice. The later push counts. If no times are given,
+/// the digest stays open, and is asked for separately.
 fn merged(known: Said, new: Said) -> Said {
     match (known.digest, new.digest) {
         (Some(a), Some(b)) if a != b => match (known.pushed, new.pushed) {

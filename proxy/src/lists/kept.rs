@@ -1,4 +1,4 @@
-//! What is known of one list: a pure decision over what came of each refresh.
+//! What is known of one list: a pure decision by the result of each refresh.
 //!
 //! ```text
 //! came                  before            is kept                 says
@@ -20,23 +20,23 @@ use larder_shared::{
 use super::fault::Fault;
 use crate::metrics::ListOutcome;
 
-/// So many refreshes in a row are not believed that take a list with tags away.
+/// How many refreshes in a row are doubted if they would take a list with tags away.
 const DOUBTED: u32 = 3;
 
-/// Bytes of the longest explanation that a member is believed.
+/// Bytes of the longest explanation that is taken from a member.
 const LONGEST: usize = 500;
 
-/// A list as it came.
+/// A list, and where it came from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Known {
     pub listing: Listing,
-    /// The same for the same tags, on every member.
+    /// The same for lists with the same tags, on every member.
     pub generation: String,
     /// When the registry was asked for it, in Unix seconds.
     pub at: u64,
-    /// The member that asked; `None` where it was this node.
+    /// The member that asked; `None` if it was this node.
     pub by: Option<String>,
-    /// It was shown to a credential, and is handed on over mutual TLS alone.
+    /// Whether the list needed a credential. Such a list is handed on over mutual TLS only.
     pub private: bool,
 }
 
@@ -53,7 +53,7 @@ impl Known {
         }
     }
 
-    /// The list, and where it comes from.
+    /// The list, with its origin, for the sets.
     pub fn listed(&self) -> Listed {
         Listed {
             listing: self.listing.clone(),
@@ -62,25 +62,25 @@ impl Known {
         }
     }
 
-    /// Tells lists of the same tags apart from others.
+    /// The generation, which is the same for lists with the same tags.
     #[cfg(any(test, fuzzing))]
     pub(super) fn name(&self) -> &str {
         &self.generation
     }
 }
 
-/// Why the list that is kept is not the newest.
+/// Why there is no newer list than the one that is kept.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Trouble {
     /// When it began, in Unix seconds.
     pub since: u64,
     pub why: String,
-    /// The registry itself says that there is no list: it is no outage.
+    /// The registry itself says that there is no list: this is no outage.
     pub answered: bool,
 }
 
 impl Trouble {
-    /// What a member said of it: one line, of a bounded length.
+    /// A member's explanation, as one line of bounded length.
     pub(super) fn told(since: u64, why: &str, answered: bool, now: u64) -> Self {
         let plain = why.chars().filter(|c| !c.is_control());
         let mut line = String::new();
@@ -98,13 +98,13 @@ impl Trouble {
     }
 }
 
-/// What came of one refresh.
+/// The result of one refresh.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Came {
-    /// A list of the registry, or of a member; with the trouble that the member has with it.
+    /// A list from the registry or from a member, with the trouble that the member has with it.
     List(Known, Option<Trouble>),
     Nothing(Fault),
-    /// A member has no list either, and this trouble.
+    /// A member has no list either, because of this trouble.
     Told(Trouble),
 }
 
@@ -117,7 +117,7 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// What a file or a member has of it.
+    /// The state that a file or a member tells.
     pub(super) fn of(list: Option<Known>, trouble: Option<Trouble>) -> Self {
         Self {
             list: list.map(Arc::new),
@@ -131,7 +131,7 @@ impl Kept {
         list.is_some_and(|list| !list.listing.tags.is_empty())
     }
 
-    /// Takes note of what came of a refresh, `now` in Unix seconds.
+    /// Records the result of a refresh. `now` is in Unix seconds.
     pub(super) fn learn(&mut self, came: Came, now: u64) -> ListOutcome {
         let takes_away = match &came {
             Came::List(known, _) => known.listing.tags.is_empty(),
@@ -215,7 +215,7 @@ mod tests {
         Came::Nothing(Fault::new(kind, format!("{kind:?}")))
     }
 
-    /// What is kept after each step: the first tag, and since when there is trouble.
+    /// The state after each step: the first tag, and since when there is trouble.
     fn kept(steps: &[Came]) -> Vec<(Option<String>, Option<u64>)> {
         let mut kept = Kept::default();
         let steps = (1..).zip(steps);
@@ -245,7 +245,7 @@ mod tests {
             assert_eq!(kept(steps), expected, "{steps:?}");
         };
         let a = Some("a");
-        // Emptied: the old one for three refreshes, then it is believed.
+        // The repository was emptied: the old list stays for three refreshes, and then the empty one is believed.
         row(
             &[full(), empty(), empty(), empty(), empty(), full()],
             &[
@@ -259,7 +259,7 @@ mod tests {
         );
         // A repository that was always empty is no trouble.
         row(&[empty(), empty()], &[(Some("-"), None), (Some("-"), None)]);
-        // A list in between, and the doubts begin anew.
+        // After a list in between, doubting begins anew.
         row(
             &[full(), empty(), empty(), full(), empty(), empty(), empty()],
             &[
@@ -272,7 +272,7 @@ mod tests {
                 (a, Some(5)),
             ],
         );
-        // The registry's no takes the list away after three refreshes, an outage never does.
+        // A registry's refusal takes the list away after three refreshes; an outage never does.
         for kind in [Refused, NotFound] {
             row(
                 &[full(), no(kind), no(kind), no(kind), no(kind), no(kind)],
@@ -292,7 +292,7 @@ mod tests {
             steps.extend((0..20).map(|_| no(kind)));
             assert_eq!(kept(&steps).last(), Some(&(Some("a".to_owned()), Some(2))));
         }
-        // What a member says of the registry counts as if the registry had said it to this node.
+        // A member's report of the registry's answer counts like an answer to this node.
         let told = |answered| {
             Came::Told(Trouble {
                 since: 2,
@@ -315,7 +315,7 @@ mod tests {
             .chain((0..9).map(|_| told(false)))
             .collect();
         assert_eq!(kept(&outage).last(), Some(&(Some("a".to_owned()), Some(2))));
-        // An outage between two doubts neither counts nor clears.
+        // An outage between two doubts neither counts nor resets them.
         row(
             &[
                 full(),
@@ -361,7 +361,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes: a list with tags is never lost to fewer than four takings, and a list clears all trouble.
+        /// In any order of results, a list with tags is lost only after four refreshes that take it away, and a new
+        /// list ends all trouble.
         #[test]
         fn a_list_with_tags_is_not_lost_at_once(steps in proptest::collection::vec(0_u8..6, 0..40)) {
             let mut kept = Kept::default();

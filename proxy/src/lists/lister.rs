@@ -1,8 +1,8 @@
-//! Which member asks the registry for a list, and whom the others ask for it: pure decisions.
+//! Which member asks the registry for a list, and which members the others ask for it: pure decisions.
 //!
-//! The first living member in rank lists, the others ask it. A member that is asked answers from what it has, or asks the
-//! registry itself; it asks no other member for somebody else. So no chain is longer than one member, and whatever each
-//! node believes of the members, the worst is one list more.
+//! The first living member in rank lists, and the others ask it. A member that is asked answers from what it has, or
+//! asks the registry. It asks no other member on behalf of one. So no chain is longer than one member. If nodes
+//! disagree about the members, the worst result is one more list.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use larder_shared::{Digest, RegistryName, Repository, warm::ListBy};
 
 use crate::cluster::placement::{Key, rank};
 
-/// So many members are asked for a list, before a node lists itself.
+/// How many members a node asks for a list before it lists itself.
 pub(super) const ASKED: usize = 4;
 
-/// A list is asked for anew once this part of the time between two refreshes has gone by. Nodes refresh a tenth too early or
-/// too late: below nine tenths, a node that is alone lists at each refresh.
+/// The part of the time between two refreshes after which a list is asked for again. Refreshes come up to a tenth too
+/// early or too late, so below nine tenths, a node that is alone lists at each refresh.
 const DUE: f64 = 0.8;
 
-/// What stands for a list in rankings.
+/// The digest that stands for a list in rankings.
 pub fn thing(registry: &RegistryName, repository: &Repository, by: ListBy) -> Digest {
     let by = match by {
         ListBy::Auto => "auto",
@@ -29,8 +29,8 @@ pub fn thing(registry: &RegistryName, repository: &Repository, by: ListBy) -> Di
     Digest::sha256(format!("warm/{registry}/{repository}/{by}").as_bytes())
 }
 
-/// The members to ask for a list, the first in rank first: those that live and stand before this node. None where this
-/// node lists itself. A node that is not on the list itself asks the first of those that are.
+/// The members to ask for a list, in rank order: the living ones that stand before this node. Empty if this node lists
+/// itself. A node that is not among the members itself asks the first of all members.
 pub(super) fn before(
     members: &[Key],
     own: Option<usize>,
@@ -45,13 +45,13 @@ pub(super) fn before(
         .collect()
 }
 
-/// Whether the registry has to be asked again, that was last asked so long ago.
+/// Whether the registry, last asked `tried` ago, is to be asked again.
 pub(super) fn is_due(tried: Option<Duration>, refresh: Duration) -> bool {
     tried.is_none_or(|ago| ago >= refresh.mul_f64(DUE))
 }
 
-/// Whether a node lists itself whose members do not answer. One without a list has none to wait with; the others take their
-/// time, or all would list at once when some members go.
+/// Whether a node lists itself because the members before it do not answer. A node without a list does so at once. The
+/// others wait for different times, or all would list at once when some members go.
 pub(super) fn lists_alone(
     has_list: bool,
     silent_for: Duration,
@@ -75,7 +75,7 @@ mod tests {
             .collect()
     }
 
-    /// One round of a cluster: each node asks as it decides. How often the registry is asked.
+    /// One round of a cluster: each node asks as it decides. Returns how often the registry is asked.
     fn round(
         members: &[Key],
         thing: &Digest,
@@ -134,8 +134,8 @@ mod tests {
         assert!(lists_alone(true, REFRESH, REFRESH, 0.9));
     }
 
-    /// Lists that a registry makes in an hour for so many nodes, each of which refreshes within a tenth of [`REFRESH`]: over
-    /// twenty hours.
+    /// How many lists a registry makes in an hour for this many nodes, on average over twenty hours. Each node
+    /// refreshes within a tenth of [`REFRESH`].
     fn lists_in_an_hour(nodes: usize) -> f64 {
         const HOURS: u32 = 20;
         let members = keys(nodes);
@@ -164,7 +164,7 @@ mod tests {
         f64::from(lists) / f64::from(HOURS)
     }
 
-    /// The figures of BENCHMARKS.md: more nodes make a list each four minutes, and not one each.
+    /// The figures of BENCHMARKS.md: together, many nodes cost a list every four minutes, not one list each.
     #[test]
     fn a_hundred_nodes_cost_a_registry_hardly_more_lists_than_one() {
         let found = [1, 10, 100].map(lists_in_an_hour);
@@ -174,7 +174,7 @@ mod tests {
     }
 
     proptest! {
-        /// Nodes that agree on which members live have one lister.
+        /// If nodes agree on which members live, there is one lister.
         #[test]
         fn one_member_lists_for_all(
             count in 1_usize..60,
@@ -193,7 +193,8 @@ mod tests {
             prop_assert_eq!(tried.iter().flatten().count(), 1);
         }
 
-        /// Whatever each node believes, a round has at most one list for each node; once they agree again, one in all.
+        /// Whatever each node believes, a round has at most one list for each node. Once they agree again, there is one
+        /// list in all.
         #[test]
         fn two_listers_for_a_while_are_one_list_more(
             count in 1_usize..20,

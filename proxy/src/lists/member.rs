@@ -21,22 +21,23 @@ use crate::{
     metrics::ListOutcome,
 };
 
-/// Bytes of the longest list, as a member writes it.
+/// Bytes of a member's longest answer.
 const LONGEST: u64 = 32 << 20;
 
-/// A member answers within this time: it may have to ask the registry first, and answers in the middle of that.
+/// A member answers within this time. It may have to ask the registry first; if that takes longer, it answers
+/// meanwhile.
 const ANSWERS: Duration = Duration::from_secs(8);
 const WITHIN: Duration = Duration::from_secs(12);
 
-/// So often a member that is asking the registry is asked again by a node that has no list yet.
+/// How often a node without a list asks a member again that is still asking the registry.
 const AGAIN: u32 = 6;
 
-/// So many silent members are waited for.
+/// After this many silent members, a node asks no further one.
 const SILENT: u32 = 3;
 
 impl Lists {
-    /// Asks the members that stand before this node for a list. Whether there is nothing left to do: one has told it, or
-    /// this node is to wait for them.
+    /// Asks the members that stand before this node for a list. `true` if nothing is left to do: a member has told the
+    /// list, or this node is to wait for them.
     pub(super) async fn by_member(
         self: &Arc<Self>,
         thing: &Digest,
@@ -51,7 +52,7 @@ impl Lists {
             let told = self.told(view.addresses[index], thing, wanted, Some(refresh));
             match told.await {
                 Ok(()) => return true,
-                // It has no use for this list itself, or does not give it away.
+                // The member does not need this list itself, or may not give it away.
                 Err(PeerFailure::Miss(_) | PeerFailure::Refused(_)) => {}
                 Err(failure) => {
                     tracing::debug!(%failure, "a member was asked for a list in vain");
@@ -73,7 +74,7 @@ impl Lists {
         waits == Some(true)
     }
 
-    /// A node that has no list, in an outage, takes one that any member has from before.
+    /// In an outage, a node without a list takes an older one from any member that has it.
     pub(super) async fn by_any_member(self: &Arc<Self>, thing: &Digest, wanted: &Wanted) {
         let lacks = self.entry(thing, Some(wanted), |entry| {
             let trouble = entry.kept.trouble.as_ref();
@@ -94,7 +95,7 @@ impl Lists {
         }
     }
 
-    /// One member's word. With `refresh`, it may have to ask the registry first.
+    /// Asks one member, and records its answer. With `refresh`, the member may ask the registry first.
     async fn told(
         self: &Arc<Self>,
         member: SocketAddr,
@@ -147,8 +148,9 @@ impl Lists {
         Err(PeerFailure::Gone(member, "it has no list yet".to_owned()))
     }
 
-    /// Answers a member that has the list `known`. With the rhythm in which it refreshes, the registry is asked first where
-    /// that is due. `None` where this node has no use for such a list, or may not give it away.
+    /// Answers a member that has the list `known`. With `refresh`, the time between that member's refreshes, this node
+    /// first asks the registry if a list is due. `None` if this node does not need the list itself, or may not give it
+    /// away.
     pub async fn tell(
         self: &Arc<Self>,
         thing: &Digest,

@@ -1,5 +1,5 @@
-//! Lists as registries and their clouds' APIs give them, by a real client and servers on loopback. What these servers check of
-//! a request is little; the black-box tests have strict ones.
+//! Lists from registries and their clouds' APIs, with a real client and servers on loopback. These servers check little
+//! of a request; the black-box tests have strict ones.
 
 mod clouds;
 mod server;
@@ -35,7 +35,7 @@ fn lists(dir: &std::path::Path, config: &str) -> Arc<Lists> {
     lists
 }
 
-/// A registry at `server`, and more lines of its table.
+/// The configuration of a registry at `server`, with more lines of its table.
 fn upstream(name: &str, server: &Server, more: &str) -> String {
     let url = server.url();
     format!("[upstreams.\"{name}\"]\nendpoints = [\"{url}\"]\n{more}")
@@ -53,7 +53,7 @@ async fn refreshed(lists: &Arc<Lists>, wanted: &Wanted) -> Kept {
     lists.refresh(wanted, Duration::ZERO).await
 }
 
-/// Its tags by their names; those with a digest have a `+`.
+/// The list's tags by name. A tag with a digest has a `+`.
 fn tags(kept: &Kept) -> String {
     let Some(list) = &kept.list else {
         return "none".to_owned();
@@ -73,7 +73,7 @@ fn why(kept: &Kept) -> String {
 
 const PATH: &str = "/v2/p/r/lab/tags/list";
 
-/// Three pages, the oldest first, as GHCR writes them; a registry that takes no `n` is asked for none again.
+/// Three pages, the oldest tags first, as GHCR writes them. A registry that refuses `n` is not asked with it again.
 #[tokio::test]
 async fn all_pages_and_no_number_where_none_is_taken() {
     let server = Server::start(|asked: &Asked| {
@@ -109,7 +109,7 @@ async fn all_pages_and_no_number_where_none_is_taken() {
     assert_eq!(queries(&server.asked()[4..]), ["", "last=w_1", "last=w_2"]);
 }
 
-/// What Google's registries add to the list makes further questions needless: one GET, and digests for all.
+/// With the digests that Google's registries add to the list, one GET suffices.
 #[tokio::test]
 async fn digests_come_with_the_list_where_a_registry_gives_them() {
     let digest = Digest::sha256(b"image").to_string();
@@ -131,7 +131,7 @@ async fn digests_come_with_the_list_where_a_registry_gives_them() {
     assert!(!list.private && list.by.is_none());
 }
 
-/// Pages that lead back, to another host or nowhere, and pages that are none, are no list; the last one stays.
+/// If pages lead back, to another host or nowhere, or are invalid, there is no new list, and the last one stays.
 #[tokio::test]
 async fn a_list_that_makes_no_sense_leaves_the_last_one() {
     let server = Server::start(|_: &Asked| Reply::new(200, r#"{"tags":["w_1"]}"#)).await;
@@ -177,7 +177,7 @@ async fn a_list_that_makes_no_sense_leaves_the_last_one() {
     assert_eq!((tags(&kept), kept.trouble), ("w_3".to_owned(), None));
 }
 
-/// A registry that limits requests is left alone for the time that it asks for.
+/// A registry that limits requests is not asked for the time that it names.
 #[tokio::test]
 async fn a_registry_that_limits_requests_is_not_asked_meanwhile() {
     let server = Server::start(|_: &Asked| Reply::new(200, r#"{"tags":["w_1"]}"#)).await;
@@ -194,7 +194,8 @@ async fn a_registry_that_limits_requests_is_not_asked_meanwhile() {
     assert_eq!(server.asked().len(), 2);
 }
 
-/// No right to list is not the end of a right to pull: the message says so, and the last list stays for three refreshes.
+/// A node without the right to list may still have the right to pull: the message says so. The last list stays for
+/// three refreshes.
 #[tokio::test]
 async fn a_refusal_names_the_right_and_shows_no_secret() {
     let dir = tempfile::tempdir().unwrap();
@@ -214,7 +215,7 @@ async fn a_refusal_names_the_right_and_shows_no_secret() {
     let wanted = wanted("r.test", ListBy::Auto);
     let kept = refreshed(&lists, &wanted).await;
     assert_eq!(tags(&kept), "w_1", "{}", why(&kept));
-    // A list that is shown to a credential is for no member that is not known by its certificate.
+    // A list that needed a credential is given only to members with certificates.
     assert!(kept.list.unwrap().private);
     assert_eq!(lists.tell(&wanted.thing(), None, None).await, None);
     server.answer(|_: &Asked| {
@@ -234,7 +235,7 @@ async fn a_refusal_names_the_right_and_shows_no_secret() {
     assert_eq!(refused, 5);
 }
 
-/// A registry that lists nothing all of a sudden is not believed at once.
+/// If a registry suddenly lists nothing, that is not believed at once.
 #[tokio::test]
 async fn an_emptied_repository_is_believed_the_fourth_time() {
     let server = Server::start(|_: &Asked| Reply::new(200, r#"{"tags":["w_1"]}"#)).await;
@@ -248,7 +249,7 @@ async fn an_emptied_repository_is_believed_the_fourth_time() {
     }
 }
 
-/// A node that starts while the registry is down knows the last list, and since when it is the last.
+/// A node that starts while the registry is down knows the last list, and since when there is no newer one.
 #[tokio::test]
 async fn the_last_list_outlives_a_restart() {
     let server = Server::start(|_: &Asked| Reply::new(200, r#"{"tags":["w_1"]}"#)).await;
@@ -273,13 +274,13 @@ async fn the_last_list_outlives_a_restart() {
     let lists = lists(dir.path(), &config);
     let kept = lists.known(&wanted).await;
     assert!(why(&kept).contains("cannot be reached"), "{}", why(&kept));
-    // A list that no set names any more leaves nothing behind.
+    // If no set names a list any more, its file is removed.
     lists.want(&[]).await;
     let left = std::fs::read_dir(dir.path().join("store/lists")).unwrap();
     assert_eq!(left.count(), 0);
 }
 
-/// Simultaneous callers share one question, and a list that is new enough is not asked for again.
+/// Simultaneous callers share one request, and a list that is new enough is not asked for again.
 #[tokio::test]
 async fn a_list_is_asked_for_once_in_a_refresh() {
     let server = Server::start(|_: &Asked| Reply::new(200, r#"{"tags":["w_1"]}"#)).await;
@@ -291,7 +292,7 @@ async fn a_list_is_asked_for_once_in_a_refresh() {
     assert_eq!((tags(&both.0), tags(&both.1)), ("w_1".into(), "w_1".into()));
     lists.refresh(&wanted, hour).await;
     assert_eq!(server.asked().len(), 1);
-    // A member that asks gets it, and the same list costs it nothing.
+    // A member that asks gets the list. If it has the same list, only the generation is sent.
     let thing = wanted.thing();
     let told = lists.tell(&thing, None, Some(hour)).await.unwrap();
     assert!(told.listing.is_some() && !told.pending);
@@ -299,10 +300,10 @@ async fn a_list_is_asked_for_once_in_a_refresh() {
     let told = lists.tell(&thing, Some(&known), Some(hour)).await.unwrap();
     assert!(told.listing.is_none() && told.generation == known);
     assert_eq!(server.asked().len(), 1);
-    // Of what no set of this node names, it tells nothing.
+    // A node tells nothing about a list that no set of its own names.
     let other = Digest::sha256(b"other");
     assert_eq!(lists.tell(&other, None, Some(hour)).await, None);
-    // `off` asks nobody.
+    // With `off`, no registry is asked.
     let off = self::wanted("r.test", ListBy::Off);
     assert_eq!(lists.refresh(&off, Duration::ZERO).await, Kept::default());
     assert_eq!(server.asked().len(), 1);

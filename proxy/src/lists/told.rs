@@ -1,4 +1,4 @@
-//! A list as it is written down, and as one member tells it to another: JSON, and nothing of it is believed unseen.
+//! A list as it is stored, and as one member tells it to another: JSON that is checked before it is used.
 
 use larder_shared::warm::Listing;
 use serde::{Deserialize, Serialize};
@@ -8,17 +8,17 @@ use super::{
     kept::{Kept, Known, Trouble},
 };
 
-/// What is told of a list.
+/// One member's knowledge of a list.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Told {
-    /// Which list it is, for people.
+    /// The list's name, for people.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub of: String,
-    /// Left out where there is none, and where the asking member has this very one.
+    /// Absent if there is no list, or if the asking member has the same one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listing: Option<Listing>,
-    /// Names the list, also where it is left out; empty where there is none.
+    /// Identifies the list, also if the list itself is left out; empty if there is none.
     pub generation: String,
     /// When the registry was asked for it, in Unix seconds.
     pub at: u64,
@@ -28,15 +28,15 @@ pub struct Told {
     pub private: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trouble: Option<ToldTrouble>,
-    /// So many seconds ago the registry was last asked, with whatever end.
+    /// How many seconds ago the registry was last asked, with any result.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tried_ago: Option<u64>,
-    /// The registry is being asked.
+    /// Whether the registry is being asked now.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub pending: bool,
 }
 
-/// Since when a list is not the newest, and why.
+/// Why and since when the list is not the newest.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ToldTrouble {
@@ -47,7 +47,7 @@ pub struct ToldTrouble {
 }
 
 impl Told {
-    /// All that is kept. `known`: the generation that the asking member has.
+    /// Everything that is kept of the list. `known` is the generation that the asking member has.
     pub(super) fn of(kept: &Kept, known: Option<&str>) -> Self {
         let mut told = Self {
             trouble: kept.trouble.as_ref().map(|trouble| ToldTrouble {
@@ -68,8 +68,8 @@ impl Told {
         told
     }
 
-    /// The list and the trouble, made anew from what was told: each tag once, in order, no time to come. `before` is the
-    /// list that the asking member has, `teller` the member that told it.
+    /// The list and the trouble, checked and normalized: each tag once, in order, no times in the future. `before` is
+    /// the list that the asking member has, `teller` the member that told it.
     pub(super) fn understood(
         self,
         before: Option<&Known>,
@@ -100,12 +100,12 @@ impl Told {
     }
 }
 
-/// Whether a text is a member's address, which may be shown.
+/// Whether a text is a member's address, which messages may contain.
 fn is_address(text: &str) -> bool {
     text.parse::<std::net::SocketAddr>().is_ok()
 }
 
-/// A list as this node would have written it; `None` if it is longer than one may be.
+/// A list in the form in which this node would have written it; `None` if it is too long.
 fn cleaned(listing: &Listing) -> Option<Listing> {
     let mut gathered = Gathered::default();
     for tag in &listing.tags {
@@ -163,7 +163,7 @@ mod tests {
         assert!(short.len() < 200 && told.listing.is_none(), "{short}");
         let (list, _) = told.clone().understood(Some(&known), None, 9);
         assert_eq!(list, Some(known));
-        // Of another list nothing follows.
+        // Without the list itself, another generation tells nothing.
         assert_eq!(told.understood(None, None, 9).0, None);
         let nothing = Told::of(&Kept::default(), None);
         assert_eq!(nothing.understood(None, None, 9), (None, None));

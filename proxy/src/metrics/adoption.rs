@@ -1,10 +1,10 @@
-//! What is counted of adoption.
+//! Metrics of adoption.
 
 use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
 
 use super::labels::{Adopted, AdoptedState, Adoptions, Guesses, RuntimeContent, RuntimeContents};
 
-/// What the container runtime holds, and which repositories are known to hold it.
+/// Checks of the container runtime's content, and which repositories are known to hold it.
 #[derive(Default, Debug)]
 pub struct AdoptionMetrics {
     pub asked: Family<Adoptions, Counter>,

@@ -1,12 +1,12 @@
 //! OpenMetrics as the older text format of Prometheus, for scrapers that do not ask for OpenMetrics.
 //!
-//! Samples look the same in both. In the older one a counter's comment lines name it with its `_total`, an info is a
-//! gauge with its `_info`, and there are no `# UNIT` and `# EOF`.
+//! Samples look the same in both formats. In the older one the comment lines of a counter have its name with `_total`,
+//! an info is a gauge whose name ends in `_info`, and `# UNIT` and `# EOF` do not exist.
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>
 
 use std::fmt::Write as _;
 
-/// The same metrics. `text` is what the encoder wrote: HELP before TYPE before the samples.
+/// The same metrics. `text` has the encoder's order: HELP, then TYPE, then the samples.
 pub fn from_openmetrics(text: &str) -> String {
     let mut classic = String::with_capacity(text.len());
     let mut help = None;

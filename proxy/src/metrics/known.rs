@@ -1,4 +1,4 @@
-//! A gauge whose value is known for a time.
+//! A gauge whose value expires.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

@@ -1,7 +1,7 @@
 //! The labels: closed sets of words. The logs use the same words.
 //!
-//! Only the words of `upstream` are not listed here: it names the registries that the operator has configured, and
-//! every other registry is `other`. So no client can make it grow.
+//! Only the words of `upstream` are not listed here: they are the registries that the operator has configured. Every
+//! other registry is `other`, so no client can make the set grow.
 
 use std::sync::Arc;
 
@@ -48,9 +48,9 @@ words! {
     Tier {
         /// This node's memory or disk.
         Node => "node",
-        /// Other members, whose bytes were fetched while they were served.
+        /// Other members; the bytes were fetched while they were served.
         Cluster => "cluster",
-        /// Fetched while it was served.
+        /// A registry; the bytes were fetched while they were served.
         Upstream => "upstream",
         /// No tier: an error, a ping, headers only.
         None => "none",
@@ -62,15 +62,15 @@ words! {
         Hit => "hit",
         /// Some bytes were fetched.
         Miss => "miss",
-        /// A stale answer, because the registry cannot be asked.
+        /// A stale answer, because the registry could not be asked.
         Stale => "stale",
-        /// The client's mistake, or something that does not exist.
+        /// The client's mistake, or a name that does not exist.
         Refused => "refused",
         /// larder or its sources could not answer.
         Failed => "failed",
         /// The client left before the end.
         Abandoned => "abandoned",
-        /// The body had to end short.
+        /// larder had to end the body before its end.
         Short => "short",
     }
 
@@ -82,7 +82,7 @@ words! {
         /// 429, or 503 with `Retry-After`.
         Limited => "limited",
         Unreachable => "unreachable",
-        /// larder does not connect there.
+        /// larder may not connect there.
         Forbidden => "forbidden",
         Invalid => "invalid",
     }
@@ -90,7 +90,7 @@ words! {
     /// How an endpoint is treated.
     EndpointState {
         Ok => "ok",
-        /// The breaker is open: it failed again and again.
+        /// The breaker is open after repeated failures.
         Avoided => "avoided",
         /// The registry asked for silence.
         Silent => "silent",
@@ -110,7 +110,7 @@ words! {
         /// Fresh: no registry was asked.
         Fresh => "fresh",
         Unchanged => "unchanged",
-        /// It points elsewhere, or was not known.
+        /// The tag points to another digest, or was not known.
         Changed => "changed",
         NotFound => "not_found",
         Refused => "refused",
@@ -120,7 +120,8 @@ words! {
         Invalid => "invalid",
     }
 
-    /// How much is known of the container runtime: the words of [`crate::runtime::State`], which stands below.
+    /// How much larder knows of the container runtime. The words are those of [`crate::runtime::State`], which this
+    /// module may not import.
     RuntimeState {
         Off => "off",
         Fresh => "fresh",
@@ -129,7 +130,7 @@ words! {
         Newer => "newer",
     }
 
-    /// The cached verdict on a client, before the origin is asked.
+    /// The cached verdict on a caller, before larder asks the origin.
     KnownVerdict {
         Allowed => "allowed",
         Ask => "ask",
@@ -145,7 +146,7 @@ words! {
         Unanswered => "unanswered",
     }
 
-    /// How asking an origin whether a repository holds what the container runtime has ended.
+    /// How a question to an origin ended: does the repository hold this content of the container runtime?
     Adopted {
         Proven => "proven",
         /// The tag points to something else.
@@ -157,7 +158,7 @@ words! {
         Later => "later",
     }
 
-    /// Where a guess stands that the container runtime's names and labels cause.
+    /// The state of a guess that follows from the container runtime's names and labels.
     AdoptedState {
         Nominated => "nominated",
         Hashed => "hashed",
@@ -166,15 +167,15 @@ words! {
         Refused => "refused",
     }
 
-    /// What is known of a blob in the container runtime's content store.
+    /// The state of a blob that the container runtime lists in its content store.
     RuntimeContent {
         /// Hashed, and served.
         Adopted => "adopted",
         /// Not hashed yet.
         Waiting => "waiting",
-        /// The file is gone since the runtime was asked.
+        /// The file has gone since the runtime listed it.
         Gone => "gone",
-        /// Its bytes do not have its digest.
+        /// The bytes do not match the digest.
         Wrong => "wrong",
         Unreadable => "unreadable",
     }
@@ -190,11 +191,11 @@ words! {
 
     /// Why a blob was evicted.
     Reason {
-        /// Not used for longer than its `ttl`.
+        /// Not used for longer than the `ttl`.
         Expired => "expired",
-        /// To keep within `max_size` and `min_free`.
+        /// Evicted to keep within `max_size` and `min_free`.
         Room => "room",
-        /// By `larder evict`.
+        /// Evicted by `larder evict`.
         Asked => "asked",
     }
 
@@ -218,11 +219,11 @@ words! {
 
     /// Why a digest for which this node decides lacks copies.
     LackingWhy {
-        /// A member has been offered it.
+        /// A member has been asked to fetch it.
         Coming => "coming",
-        /// Every member that could hold it declined: no room, or copies are off there.
+        /// Every member that could hold it declined, for lack of room or because copies are off there.
         Declined => "declined",
-        /// No other member is left.
+        /// There is no other member.
         Members => "members",
         /// Its holders vanished a moment ago, or more than a third of the members is missing.
         Missing => "missing",
@@ -230,13 +231,13 @@ words! {
         Private => "private",
     }
 
-    /// How a copy ended that this node was to fetch.
+    /// How the fetch of a copy by this node ended.
     CopyOutcome {
         Copied => "copied",
-        /// A client had pulled it meanwhile.
+        /// A client pulled the blob first, so it is here already.
         Here => "here",
         Full => "full",
-        /// No holder gave it.
+        /// No holder sent it.
         Failed => "failed",
         Disk => "disk",
     }
@@ -247,7 +248,7 @@ words! {
         Member => "member",
     }
 
-    /// What the object store is asked for.
+    /// A request to the object store.
     ObjectOperation {
         Get => "get",
         Head => "head",
@@ -258,20 +259,20 @@ words! {
 
     /// How a refresh of a repository's list of tags ended.
     ListOutcome {
-        /// The registry gave a new one.
+        /// The registry sent a new list.
         Listed => "listed",
-        /// The registry gave the same again.
+        /// The registry sent the same list as before.
         Unchanged => "unchanged",
-        /// Another member gave what it has.
+        /// Another member sent the list that it has.
         Taken => "taken",
-        /// The registry lists no tags any more, which is not believed at once.
+        /// The registry lists no tags any more. larder does not believe that at once.
         Empty => "empty",
         NotFound => "not_found",
         Refused => "refused",
         Limited => "limited",
         Unreachable => "unreachable",
         Invalid => "invalid",
-        /// This node has no credentials that its registry takes for lists.
+        /// This node has no credentials with which the registry gives lists.
         Credentials => "credentials",
     }
 
@@ -279,9 +280,9 @@ words! {
     ObjectOutcome {
         Done => "done",
         NotFound => "not_found",
-        /// Nothing to write: another node has written it.
+        /// Another node has written the object already.
         AlreadyThere => "already_there",
-        /// Not asked, since it failed repeatedly.
+        /// No request was sent, since requests failed repeatedly.
         Skipped => "skipped",
         Denied => "denied",
         TimedOut => "timed_out",
@@ -304,7 +305,7 @@ pub enum UpstreamLabel {
 }
 
 impl UpstreamLabel {
-    /// The label of a registry: its name if the configuration has it, even if only as the default upstream.
+    /// A registry's name if the configuration has it, also as the default upstream; else [`UpstreamLabel::Other`].
     pub fn of(config: &Config, registry: &str) -> Self {
         if config.upstreams.contains_key(registry) || config.registry.default_upstream == registry {
             Self::Named(registry.into())
@@ -341,7 +342,7 @@ impl EncodeLabelValue for Fault {
     }
 }
 
-/// Sets of labels.
+/// Declares sets of labels.
 macro_rules! sets {
     ($($(#[$doc:meta])* $name:ident { $($label:ident: $kind:ty,)* })+) => {$(
         $(#[$doc])*
@@ -379,14 +380,14 @@ sets! {
     /// Why a look-up of the node's own credentials failed.
     CredentialsFailed { fault: Fault, }
     InState { state: MemberState, }
-    /// How the watcher's file is.
+    /// The state of the watcher's file.
     InRuntimeState { state: RuntimeState, }
     PeerAsked { role: RoleLabel, outcome: PeerAskedOutcome, }
     /// How a member's request was served.
     PeerServed { role: RoleLabel, outcome: Outcome, }
     Lacking { why: LackingWhy, }
     CopyTaken { outcome: CopyOutcome, }
-    /// A warm set, which the operator names.
+    /// A warm set. The operator chooses its name.
     OfSet { set: String, }
     WarmImages { set: String, state: &'static str, }
     ListsAsked { outcome: ListOutcome, }

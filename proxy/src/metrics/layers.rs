@@ -1,4 +1,4 @@
-//! What is counted of ready layers, and of indexes.
+//! Metrics of ready layers, of layers that stream, and of indexes.
 
 use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
 
@@ -7,17 +7,17 @@ use super::labels::{
     ReadyCause, ReadyFiles, ReadyMade, ReadyRemovals, ReadyState, ReadyWork,
 };
 
-/// Ready files: how many there are, and what became of them.
+/// Ready files and indexes: how many there are, and how work on them ended.
 #[derive(Default, Debug)]
 pub struct LayerMetrics {
     pub files: Family<ReadyFiles, Gauge>,
     pub bytes: Family<ReadyFiles, Gauge>,
     pub work: Family<ReadyWork, Counter>,
-    /// Images that were about to start.
+    /// Images that were about to start, by how their offer ended.
     pub images: Family<LazyImages, Counter>,
-    /// Reads of layers that are not whole here.
+    /// Reads of layers that are not whole on this node.
     pub reads: Family<LazyReads, Counter>,
-    /// Layers that stream.
+    /// Layers that stream now.
     pub streaming: Gauge,
     pub removed: Family<ReadyRemovals, Counter>,
     pub removed_bytes: Family<ReadyRemovals, Counter>,

@@ -1,17 +1,17 @@
-//! What is counted of lists.
+//! Metrics of lists of tags.
 
 use prometheus_client::metrics::{counter::Counter, family::Family};
 
 use super::labels::{ListOutcome, ListsAsked};
 
-/// Lists of repositories' tags, by what came of asking for one.
+/// Refreshes of repositories' lists of tags, by outcome.
 #[derive(Default, Debug)]
 pub struct ListMetrics {
     pub asked: Family<ListsAsked, Counter>,
 }
 
 impl ListMetrics {
-    /// A refresh of a list is over.
+    /// Records the end of a refresh.
     pub fn came(&self, outcome: ListOutcome) {
         self.asked.get_or_create(&ListsAsked { outcome }).inc();
     }

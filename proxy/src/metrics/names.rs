@@ -1,7 +1,7 @@
 //! The names and help texts of all metrics, as docs/metrics.md lists them.
 //!
-//! Base units, `_total` at the end of counters (which the encoder adds), and `larder_` in front of all but the standard
-//! `process_` metrics. <https://prometheus.io/docs/practices/naming/>
+//! Names use base units. Counters end in `_total`, which the encoder adds, and all names but the standard `process_`
+//! ones begin with `larder_`. <https://prometheus.io/docs/practices/naming/>
 
 use prometheus_client::{metrics::info::Info, registry::Registry};
 
@@ -14,7 +14,7 @@ macro_rules! register {
     };
 }
 
-/// A registry that shows `metrics`.
+/// Registers all `metrics` with a new registry.
 pub fn register(metrics: &Metrics) -> Registry {
     let mut root = Registry::default();
     let larder = root.sub_registry_with_prefix("larder");

@@ -1,7 +1,7 @@
-//! Blobs that clients read piece by piece: which bytes of an answer a client used.
+//! Blobs that a client reads piece by piece: how many bytes of an answer the client used.
 //!
-//! containerd's parallel fetch asks for each piece with an open-ended range, reads the piece, and closes. Bytes that
-//! were in flight by then are lost in buffers, and counting them would show more bytes than the blob has.
+//! containerd's parallel fetch asks for each piece with an open-ended range, reads the piece, and closes. The bytes
+//! that were in flight by then end in buffers. If they counted, more bytes would be counted than the blob has.
 
 use std::{
     collections::BTreeSet,
@@ -15,10 +15,10 @@ use lru::LruCache;
 /// The most blobs that are tracked.
 const BLOBS: usize = 64;
 
-/// The most offsets that are remembered for one blob; the lowest are dropped first.
+/// The most offsets that are remembered for one blob. The lowest are dropped first.
 const STARTS: usize = 1024;
 
-/// Offsets that are older than the last one by this much belong to another pull.
+/// After a pause of this length, a new offset belongs to another pull.
 const APART: Duration = Duration::from_mins(10);
 
 /// The offsets at which open-ended ranges began recently, by blob.
@@ -46,12 +46,12 @@ impl Pieces {
         }
     }
 
-    /// Bytes that a client used which asked for everything from `start` on and was sent `sent` bytes: those up to where
-    /// the next piece begins, or as many as the pieces before it have, if these are all alike. `None` if it read no
-    /// piece: it gave up, or wanted it all.
+    /// The bytes that a client used of an answer that began at `start` and brought `sent` bytes. They end where the
+    /// next piece begins. If no piece has begun after this one, they are as many as the two pieces before it had, if
+    /// these are alike. `None` if the client read no piece: it gave up early, or wanted the whole rest.
     ///
-    /// `whole`: it was sent everything, as happens near the end of a blob. Then only pieces that are alike tell that it
-    /// wanted no more than one.
+    /// `whole` says that the client got everything up to the end of the blob, as happens near the end. Then only
+    /// neighbouring pieces of the same length prove that the client wanted no more than its piece.
     pub fn used(&mut self, digest: &Digest, start: u64, sent: u64, whole: bool) -> Option<u64> {
         let (_, starts) = self.0.get(digest)?;
         let mut after = starts
@@ -84,13 +84,13 @@ mod tests {
         for (starts, start, sent, used) in [
             (&[0, 10, 20][..], 0, 15, Some(10)),
             (&[0, 10, 20], 10, 10, Some(10)),
-            // The last that has begun: as long as the others.
+            // The last piece that has begun has the length of the others.
             (&[0, 10, 20], 20, 15, Some(10)),
             (&[0, 10, 20, 35], 35, 99, None),
-            // It left before its piece was whole.
+            // The client left before its piece was whole.
             (&[0, 10, 20], 0, 9, None),
             (&[0, 10, 20], 20, 9, None),
-            // No later range begins within what it was sent.
+            // No later range begins within the bytes that were sent.
             (&[0], 0, 15, None),
             (&[5], 5, 15, None),
             (&[0, 10], 10, 15, None),
@@ -117,7 +117,7 @@ mod tests {
             (&[0, 10, 20][..], 0, Some(10)),
             (&[0, 10, 20], 10, Some(10)),
             (&[0, 10, 20], 20, None),
-            // One client read it all, and another went on somewhere.
+            // One client read everything, and another began at some offset.
             (&[0, 7], 0, None),
             (&[0, 7, 20], 0, None),
             (&[0, 7, 20], 7, None),
@@ -147,7 +147,7 @@ mod tests {
             pieces.begin(&Digest::sha256(&blob.to_be_bytes()), 0, now);
         }
         assert_eq!(pieces.0.len(), BLOBS);
-        // Another pull, later, does not go on where the first one was.
+        // A later pull of the same blob does not continue the first one.
         pieces.begin(&digest, 0, now);
         pieces.begin(&digest, 20, now + 2 * APART);
         assert_eq!(pieces.used(&digest, 0, 99, false), Some(20));

@@ -1,4 +1,4 @@
-//! The table in docs/metrics.md says what /metrics shows: every name, type, label and label value, and no other.
+//! docs/metrics.md has a row for every metric, with every type, label and label value, and no other row.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +10,7 @@ use larder_shared::Role;
 
 use super::*;
 
-/// Brings every label value of every metric into being.
+/// Creates the series of every label value of every metric.
 fn all_of(metrics: &Metrics) {
     let upstreams = [
         UpstreamLabel::None,
@@ -98,7 +98,7 @@ fn labels(sample: &str) -> Vec<(&str, &str)> {
         .collect()
 }
 
-/// A row for each metric of a page in the text format of Prometheus.
+/// The rows of docs/metrics.md for a page in the text format of Prometheus.
 fn table(page: &str) -> String {
     let mut rows = String::new();
     let mut samples: BTreeMap<&str, BTreeMap<&str, BTreeSet<&str>>> = BTreeMap::new();
@@ -127,7 +127,7 @@ fn table(page: &str) -> String {
             .map(|(label, values)| {
                 let mut words: Vec<&str> = values.iter().copied().collect();
                 match *label {
-                    // These are not the code's.
+                    // The values of these labels are not the code's.
                     "upstream" => words.iter_mut().for_each(|word| {
                         if *word == "docker.io" {
                             *word = "*name*";
@@ -178,7 +178,7 @@ fn an_unknown_quota_is_not_shown() {
             .render()
             .contains("\nlarder_dockerhub_ratelimit_remaining 0\n")
     );
-    // The window that the registry named is over.
+    // The registry's window has ended.
     left.set(0, now);
     assert_eq!(left.get(), None);
     assert!(!metrics.render().contains("ratelimit"));

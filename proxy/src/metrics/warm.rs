@@ -1,10 +1,10 @@
-//! What is shown of warm sets: by set, and never by image.
+//! Metrics of warm sets: a series for each set, and none for each image.
 
 use prometheus_client::metrics::{family::Family, gauge::Gauge};
 
 use super::labels::{OfSet, WarmImages};
 
-/// The sets of this node. Gauges are of the last scrape. The operator names the sets.
+/// The sets of this node, by the names that the operator chose. Each scrape sets the gauges.
 #[derive(Default, Debug)]
 pub struct WarmMetrics {
     pub images: Family<WarmImages, Gauge>,

@@ -1,6 +1,6 @@
-//! What went through over time, as two small charts with one axis, and as a table.
+//! Traffic over time, as two small charts with one axis, and as a table.
 //!
-//! The SVG holds shapes alone and is stretched to its place; words stand in HTML around it, so that they keep their size
+//! The SVG holds shapes alone and is stretched to its place. Text stands in HTML around it, so that it keeps its size
 //! on a phone.
 
 use std::fmt::Write as _;
@@ -17,10 +17,10 @@ use crate::history::Sample;
 const HEIGHT: f64 = 100.0;
 const WIDTH: usize = 10;
 
-/// One part of a column: its class, its word, and how much of a sample it is.
+/// One part of a column: its CSS class, its label, and its share of a sample.
 type Part = (&'static str, &'static str, fn(&Sample) -> u64);
 
-/// What a chart's column is made of, from the bottom up.
+/// The parts of a chart's column, from the bottom up.
 const PARTS: [Part; 3] = [
     ("node", "this node", |sample| sample.node_bytes),
     ("peers", "other nodes", |sample| sample.cluster_bytes),
@@ -123,7 +123,7 @@ fn table(columns: &[Sample], minutes: usize) -> Markup {
     }
 }
 
-/// When the `index`th column from now began.
+/// When the `index`th column before now began.
 fn when(index: usize, minutes: usize) -> String {
     let began = (index + 1) * minutes;
     if index == 0 {
@@ -133,7 +133,7 @@ fn when(index: usize, minutes: usize) -> String {
     }
 }
 
-/// An SVG of columns, the newest at the right. `draw` adds a column's shapes at its x.
+/// An SVG of columns, the newest at the right. `draw` adds a column's shapes at the given x.
 fn svg(
     slots: usize,
     label: &str,
@@ -148,7 +148,7 @@ fn svg(
             continue;
         }
         let x = (skipped + index) * WIDTH;
-        // Nothing but numbers and fixed words is written here.
+        // Safe without escaping: only numbers and fixed words are written here.
         let _ = write!(
             shapes,
             "<g><title>{}: {}</title><rect class=\"column\" x=\"{x}\" y=\"0\" width=\"{WIDTH}\" height=\"{HEIGHT}\"/>",
@@ -187,7 +187,7 @@ fn stacked(sample: &Sample, top: u64, x: usize, out: &mut String) {
     for (class, _, of) in PARTS {
         let bytes = of(sample);
         if bytes > 0 {
-            // What is there can be seen.
+            // Even the smallest part stays visible.
             let height = (bytes as f64 / top as f64 * HEIGHT).max(0.6);
             bar(out, class, x, from, height);
             from += height;
@@ -195,7 +195,7 @@ fn stacked(sample: &Sample, top: u64, x: usize, out: &mut String) {
     }
 }
 
-/// A bar that stands `from` above the ground.
+/// A bar whose lower edge is `from` above the axis.
 fn bar(out: &mut String, class: &str, x: usize, from: f64, height: f64) {
     let _ = write!(
         out,
@@ -206,7 +206,7 @@ fn bar(out: &mut String, class: &str, x: usize, from: f64, height: f64) {
     );
 }
 
-/// The round number of bytes that an axis ends with: 1, 2, 5, 10 … 500 of a unit.
+/// The round number of bytes at which an axis ends: 1, 2, 5, 10 … 500 of a unit.
 fn round_up(bytes: u64) -> u64 {
     let mut unit = 1_u64 << 10;
     loop {

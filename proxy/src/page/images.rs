@@ -1,4 +1,4 @@
-//! The images, sorted, filtered, and a leaf at a time.
+//! The images, sorted, filtered, and one page of the list at a time.
 
 use std::{
     cmp::Ordering,
@@ -14,13 +14,13 @@ use super::{
     words::{ago, count, counted, date, size},
 };
 
-/// Images on one leaf.
+/// Images on one page of the list.
 const LEAF: usize = 50;
 
 /// Tags of one image that are shown.
 const TAGS: usize = 6;
 
-/// Changes when something else would be rendered. Times are shown to the minute.
+/// Changes when the rendering would change. Times are shown to the minute.
 pub fn revision(view: &View) -> u64 {
     let mut hasher = DefaultHasher::new();
     (view.images.revision, view.now / 60, &view.query).hash(&mut hasher);
@@ -110,7 +110,7 @@ fn row(image: &Image, now: u64) -> Markup {
             }
             td.number data-label="Last used" {
                 @if image.last_used == 0 {
-                    // It lies in the runtime's content store, and was not used through larder.
+                    // The image lies in the runtime's content store, and larder has not served it.
                     "not by larder"
                 } @else {
                     time datetime=(date(image.last_used)) title=(date(image.last_used)) {
@@ -122,7 +122,7 @@ fn row(image: &Image, now: u64) -> Markup {
     }
 }
 
-/// How far the layers are ready, and why not all of them are.
+/// How much of the layers is ready, and why the rest is not.
 fn ready(of: &ReadyLayers) -> Markup {
     let why = of.why.as_deref();
     html! {
@@ -136,7 +136,7 @@ fn ready(of: &ReadyLayers) -> Markup {
     }
 }
 
-/// A column's title, which sorts by it; the column that sorts already turns the order round.
+/// A column's title, a link that sorts by it. The link of the current column reverses the order.
 fn heading(query: &Query, sort: Sort, title: &str, class: &str) -> Markup {
     let current = query.sort == sort;
     let order = if current {
@@ -183,7 +183,7 @@ fn leafing(query: &Query, leaf: usize, leaves: usize) -> Markup {
     }
 }
 
-/// The images that hold every word of the filter, in order.
+/// The images that match every word of the filter, in the chosen order.
 fn chosen<'a>(all: &'a [Image], query: &Query) -> Vec<&'a Image> {
     let filter = query.filter.to_lowercase();
     let words: Vec<&str> = filter.split_whitespace().collect();

@@ -1,4 +1,4 @@
-//! What a visitor chose to see, as the query says it: the chart's span, and the images' filter, order and leaf.
+//! The visitor's choices in the query: the chart's span, and the images' filter, order and page.
 
 use url::form_urlencoded;
 
@@ -20,7 +20,7 @@ impl Span {
         }
     }
 
-    /// How many columns it has, of how many minutes each.
+    /// The number of columns, and the minutes of each.
     pub const fn columns(self) -> (usize, usize) {
         match self {
             Self::Hour => (60, 1),
@@ -29,7 +29,7 @@ impl Span {
     }
 }
 
-/// By what images are sorted.
+/// The key by which images are sorted.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Debug)]
 pub enum Sort {
     Name,
@@ -49,7 +49,7 @@ impl Sort {
         }
     }
 
-    /// Names from a on; what is largest or newest first.
+    /// The default order: names from A, sizes from the largest, uses from the newest.
     pub const fn first(self) -> Order {
         match self {
             Self::Name => Order::Up,
@@ -80,17 +80,17 @@ impl Order {
     }
 }
 
-/// Characters of a filter that count.
+/// The longest filter in characters; the rest is cut off.
 const FILTER: usize = 200;
 
-/// A visitor's choices. What cannot be understood counts as not said.
+/// A visitor's choices. A value that larder does not know counts as absent.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Query {
     pub span: Span,
     pub filter: String,
     pub sort: Sort,
     pub order: Order,
-    /// From 0.
+    /// The page of the list, from 0.
     pub leaf: usize,
 }
 
@@ -124,7 +124,7 @@ impl Query {
         query
     }
 
-    /// The link to the page with these choices; what is as usual goes unsaid.
+    /// The link to the page with these choices; defaults are left out.
     pub fn link(&self) -> String {
         let mut pairs = form_urlencoded::Serializer::for_suffix(String::from("?"), 1);
         pairs.extend_pairs(self.pairs());
@@ -134,7 +134,7 @@ impl Query {
         pairs.finish()
     }
 
-    /// What is not as usual, but for the leaf.
+    /// The choices that differ from the defaults, except for the page of the list.
     pub fn pairs(&self) -> Vec<(&'static str, &str)> {
         let mut pairs = Vec::new();
         if self.span != Span::default() {
@@ -179,7 +179,7 @@ mod tests {
         }
         let long = format!("filter={}", "x".repeat(10_000));
         assert_eq!(Query::parse(&long).filter.len(), FILTER);
-        // Each order begins where one looks first.
+        // Without `order`, each key has its default order.
         assert_eq!(Query::parse("sort=size").order, Order::Down);
         assert_eq!(Query::parse("sort=name").order, Order::Up);
     }

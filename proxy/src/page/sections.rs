@@ -1,4 +1,4 @@
-//! The sections but for the chart and the images.
+//! The sections except for the chart and the images.
 
 use larder_shared::admin::{
     ClusterStatus, Diagnosis, Endpoint, FillStatus, Finding, ObjectStoreStatus, RateLimit,
@@ -11,13 +11,13 @@ use super::{
     words::{ago, count, counted, lasting, percent, size},
 };
 
-/// Registries that are shown.
+/// The most registries that are shown.
 const UPSTREAMS: usize = 50;
 
-/// Members that are shown; those that are not well come first.
+/// The most members that are shown; members in trouble come first.
 const MEMBERS: usize = 40;
 
-/// How the node is, in a line.
+/// The state of the node in a line.
 pub fn state(view: &View) -> Markup {
     let status = &view.status;
     let ready = status.store.state == "ready";
@@ -36,7 +36,7 @@ pub fn state(view: &View) -> Markup {
     }
 }
 
-/// The figures that one looks for first.
+/// The main figures.
 pub fn glance(view: &View) -> Markup {
     let store = &view.status.store;
     let held = store.bytes + store.partial_bytes;
@@ -255,7 +255,7 @@ fn one_endpoint(endpoint: &Endpoint) -> Markup {
     }
 }
 
-/// The other nodes and the object store; nothing where there are neither.
+/// The other nodes and the object store; empty where there are neither.
 pub fn cluster(view: &View) -> Markup {
     let status = &view.status;
     html! {
@@ -307,7 +307,7 @@ fn objects(store: &ObjectStoreStatus) -> Markup {
     }
 }
 
-/// Where things are.
+/// Ports and paths of this node.
 pub fn footer(view: &View) -> Markup {
     let status = &view.status;
     html! {

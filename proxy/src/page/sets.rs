@@ -1,15 +1,15 @@
-//! The section of warm sets: what of each is on this node.
+//! The section of warm sets: how much of each is on this node.
 
 use larder_shared::warm::{ImageState, ImageStatus, SetStatus};
 use maud::{Markup, html};
 
 use super::words::{ago, count, counted, size};
 
-/// Sets that are shown, and images of each that are not here.
+/// The most sets that are shown, and the most missing images of each.
 const SETS: usize = 50;
 const IMAGES: usize = 20;
 
-/// Nothing where there are no sets.
+/// The section; empty where there are no sets.
 pub fn sets(sets: &[SetStatus], now: u64) -> Markup {
     html! {
         @if !sets.is_empty() {

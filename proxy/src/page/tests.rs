@@ -1,4 +1,4 @@
-//! The page as a whole: what it shows is text, and it stays small.
+//! The page as a whole: names from outside are escaped, and the page stays small.
 
 use larder_shared::{
     Digest,
@@ -29,7 +29,7 @@ fn image(number: u64) -> Image {
     }
 }
 
-/// A view in which every word that comes from outside is this one.
+/// A view in which every string from outside is `word`.
 fn view(word: &str, images: Vec<Image>) -> View {
     let digest = Digest::sha256(b"").to_string();
     let status: Status = from_value(json!({
@@ -118,11 +118,11 @@ fn every_word_of_others_is_text() {
             !page.contains("<script>") && !page.contains("<img"),
             "{page}"
         );
-        // Escaped once: what looks like an entity is shown as it was said.
+        // Escaped exactly once: an entity in the input is shown as its text.
         assert!(page.contains("&lt;script&gt;alert(1)"), "{page}");
         assert!(page.contains("&amp;lt;"), "{page}");
     }
-    // Where it is shown, it is shown at every place.
+    // The word is shown at every place of the view.
     let shown = document(&view).matches("&lt;script&gt;alert(1)").count();
     assert!(shown >= 20, "{shown}");
 }
@@ -140,7 +140,7 @@ fn ten_thousand_images_are_leafed_through() {
         last.contains("team/app-0<") && !last.contains("rel=\"next\""),
         "{last}"
     );
-    // Beyond the last there is the last.
+    // A page beyond the last shows the last.
     view.query.leaf = 5_000;
     assert!(document(&view).contains("team/app-0<"));
     view.query = Query::parse("filter=app-77&page=2");
@@ -168,7 +168,7 @@ fn what_the_browser_has_is_not_sent_again() {
     view.query.filter = "x".to_owned();
     view.diagnosis = Checked::Looking;
     let changed = live(&view, &known);
-    // The chart's links carry the filter, so it changes too.
+    // The chart's links carry the filter, so the chart changes too.
     assert_eq!(changed.matches("data-kept").count(), 6, "{changed}");
     assert!(
         changed.contains("No image matches") && changed.contains("under way"),

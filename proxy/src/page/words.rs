@@ -1,4 +1,4 @@
-//! Numbers for people.
+//! Numbers and times as text for people.
 
 /// Bytes: `1.5 GiB`.
 pub fn size(bytes: u64) -> String {
@@ -23,7 +23,7 @@ pub fn counted(number: u64, one: &str, many: &str) -> String {
     format!("{} {}", count(number), if number == 1 { one } else { many })
 }
 
-/// `93 %`, from 0 to 1. All and nothing are said only where they are meant.
+/// `93 %` for 0.93. `0 %` and `100 %` are exact, never rounded.
 pub fn percent(part: f64) -> String {
     let whole = (part * 100.0).round() as u64;
     match whole {
@@ -33,7 +33,7 @@ pub fn percent(part: f64) -> String {
     }
 }
 
-/// How long something lasts, in its two largest units: `3 d 4 h`.
+/// A length of time in its two largest units: `3 d 4 h`.
 pub fn lasting(seconds: u64) -> String {
     let (days, hours) = (seconds / 86_400, seconds / 3_600 % 24);
     let (minutes, rest) = (seconds / 60 % 60, seconds % 60);
@@ -45,7 +45,7 @@ pub fn lasting(seconds: u64) -> String {
     }
 }
 
-/// How long ago something was.
+/// A time in the past, by its age.
 pub fn ago(seconds: u64) -> String {
     let unit = |number: u64, one: &str, many: &str| {
         format!("{number} {} ago", if number == 1 { one } else { many })
@@ -58,7 +58,7 @@ pub fn ago(seconds: u64) -> String {
     }
 }
 
-/// Seconds since 1970 as a date for machines and titles, in UTC.
+/// Seconds since 1970 as a UTC timestamp, for `datetime` and `title`.
 pub fn date(seconds: u64) -> String {
     jiff::Timestamp::from_second(seconds as i64)
         .map(|at| at.to_string())

@@ -1,5 +1,5 @@
-//! Proving which repository holds what the container runtime has (promise P29): on demand for a caller, and in the
-//! background for what the runtime nominates ([`crate::adopt`]).
+//! Proves which repository holds the content that the container runtime has (promise P29): on demand for a caller, and
+//! in the background for guesses that the runtime nominates ([`crate::adopt`]).
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -18,18 +18,17 @@ use crate::{
 /// A tag's manifest has to come within this time.
 const MANIFEST_WITHIN: Duration = Duration::from_secs(4);
 
-/// A registry that says how many requests it allows is left alone by guesses while less than one in so many of them is left,
-/// and for so long.
+/// Guesses spare a registry that states its quota: below one `QUOTA_LEFT`th of the quota, they pause for `QUOTA_PAUSE`.
 const QUOTA_LEFT: u64 = 2;
 const QUOTA_PAUSE: Duration = Duration::from_mins(10);
 
-/// Digests of one image that are proven with a caller's right, and the pause between two, with jitter.
+/// At most so many digests of one image are proven with a caller's right. The pause between two of them has jitter.
 const FAMILY: usize = 256;
 const FAMILY_PAUSE: Duration = Duration::from_millis(100);
 
 impl Pull {
-    /// Whether the origin holds a blob that is here, and serves it to this caller. Where that cannot be said, the request
-    /// goes on as if the blob were not here. A refusal is the answer.
+    /// Whether the origin holds a blob that is here, and serves it to this caller. Without a clear answer, the request
+    /// goes on as if the blob were not here. A refusal is returned as the error.
     pub(super) async fn origin_holds(
         &self,
         place: &Place,
@@ -57,7 +56,7 @@ impl Pull {
                 self.access.met(place, &subject, &failure);
                 match failure {
                     Failure::Refused(_) | Failure::Forbidden(_) => Err(failure.into()),
-                    // Another member may vouch for the repository, and a mirror may have it.
+                    // Another member may vouch for the repository, and a mirror may have the blob.
                     _ => Ok(false),
                 }
             }
@@ -74,7 +73,7 @@ impl Pull {
         Some(parts)
     }
 
-    /// Whether the repository is known to hold what is guessed. Nothing is asked.
+    /// Whether the repository is already known to hold the guessed content. No registry is asked.
     pub async fn is_known(&self, guess: &Guess) -> bool {
         let (registry, repository) = (&guess.registry, &guess.repository);
         let record = self.store.record(registry, repository).await;
@@ -89,7 +88,7 @@ impl Pull {
         }
     }
 
-    /// Asks the origin about a guess, without a client's credential, unless the registry is to be left alone.
+    /// Asks the origin about a guess, without a client's credential, unless the registry should be left alone.
     pub async fn prove_guess(&self, guess: &Guess) -> Answered {
         // A caller's pull may have proven it since.
         if self.is_known(guess).await {
@@ -121,8 +120,8 @@ impl Pull {
         }
     }
 
-    /// Whether the registry should not be asked now, and for how long if that is known. A guess is never the probe of a
-    /// silence or of a breaker.
+    /// How long guesses should leave the registry alone; `None` if they may ask it now. A guess is never the probe that
+    /// ends a silence or closes a breaker.
     fn left_alone(&self, place: &Place) -> Option<Duration> {
         if let Some(left) = self.upstreams.origin_rests(&place.registry) {
             return Some(left);
@@ -135,8 +134,9 @@ impl Pull {
         scarce.then_some(QUOTA_PAUSE)
     }
 
-    /// Proves an image that a caller was served, with that caller's right: the manifest, and what it names as far as the
-    /// runtime holds it. Ends with the first answer that is none.
+    /// Proves an image that a caller was served, with that caller's right: the manifest, and the content that it names,
+    /// as far as the runtime holds it. Goes on only after content that is proven, unreadable here, or missing at the
+    /// origin.
     pub async fn prove_family(&self, place: &Place, root: Digest) {
         let mut pending = vec![(root, true)];
         let mut seen = HashSet::new();
@@ -212,7 +212,7 @@ impl Pull {
             .access
             .prove_holding(place, subject, *digest, size, vec![whole])
             .await?;
-        // What is no manifest has no type to be served with.
+        // Bytes that are no manifest have no media type to be served with.
         let Ok(manifest) = Manifest::of(*digest, bytes, media_type.as_deref()) else {
             return Ok(Answered::Differs);
         };
@@ -221,7 +221,8 @@ impl Pull {
         Ok(Answered::Proven)
     }
 
-    /// What the origin's tag points to, read whole: if it is what the runtime has, the repository holds that as well.
+    /// Reads the manifest that the origin's tag points to. If the runtime has the same one, the repository holds it
+    /// too.
     async fn prove_tag(
         &self,
         place: &Place,
@@ -248,7 +249,7 @@ impl Pull {
         let manifest = match read.unwrap_or_else(|_| Err(late().into())) {
             Ok(manifest) => manifest,
             Err(PullError::Upstream(failure)) => return Err(failure.into()),
-            // Too large, or not what the registry itself says it is.
+            // The manifest is too large, or its digest is not the one that the registry states.
             Err(_) => return Ok(Answered::Differs),
         };
         let served = [reference.clone(), Reference::Digest(manifest.digest)];
@@ -263,7 +264,7 @@ impl Pull {
         Ok(Answered::Proven)
     }
 
-    /// The repository holds it: other members may be served from here.
+    /// Records that the repository holds the content. Other members may then be served from here.
     fn keep_proven(&self, place: &Place, link: Link) {
         let digest = link.digest;
         let arrived = place.record.add_link(link);
@@ -291,12 +292,12 @@ fn link_of(manifest: &Manifest) -> Link {
     }
 }
 
-/// What a failure means for a guess. It takes no right away: no client has asked.
+/// Translates a failure into the outcome of a guess. It takes no right away: no client has asked.
 fn answered_by(place: &Place, failure: &Failure) -> Answered {
     match failure {
         Failure::Refused(_) => {
             if place.identity.is_anonymous() {
-                // In an outage, a client is then asked for its credential.
+                // In an outage, larder then asks a client for its credential.
                 place.record.learn_not_public(unix_now());
             }
             Answered::Refused

@@ -1,5 +1,5 @@
-//! What a warm set needs of a pull: what a tag stands for, what belongs to an image, and all of it brought, with the node's own
-//! right.
+//! The parts of a pull that a warm set uses, with the node's own right: resolving a tag, listing the content of an
+//! image, and bringing all of it.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -8,27 +8,27 @@ use larder_shared::{Digest, RangeHeader, Route, Tag, TagRecord, name::ImageName,
 use super::{Caller, Pace, Platforms, Pull, PullError, Pulled, Request, peer_records::heard};
 use crate::{metrics::Outcome, store::Counts, trace::Trace, upstream::Failure};
 
-/// Everything that belongs to an image, for the platforms that are wanted.
+/// All content of an image, for the platforms that are wanted.
 #[derive(Clone, Debug)]
 pub struct Parts {
     pub digest: Digest,
     pub media_type: String,
-    /// Manifests first, then blobs, with their bytes.
+    /// Manifests first, then blobs, each with its size in bytes.
     pub all: Arc<[(Digest, u64)]>,
 }
 
-/// What a tag stands for.
+/// The digest that a tag stands for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Looked {
     Now(Digest),
-    /// The registry could not be asked: this was known before.
+    /// The registry could not be asked. The digest was known before.
     Before(Digest),
     /// The registry has no such tag.
     Missing,
 }
 
 impl Pull {
-    /// What belongs to an image, after its manifests are here.
+    /// Lists the content of an image, after its manifests were brought here.
     pub async fn parts_of(&self, image: &ImageName, wanted: &Platforms) -> Result<Parts, String> {
         let caller = Caller::anonymous(Trace::none());
         let (_, root, family) = self.family_of(image, wanted, caller).await?;
@@ -58,7 +58,7 @@ impl Pull {
         self.bring_for(image, wanted, caller, counts, pace).await
     }
 
-    /// The same on behalf of a caller.
+    /// As [`Self::bring`], on behalf of a caller.
     pub async fn bring_for(
         &self,
         image: &ImageName,
@@ -75,7 +75,7 @@ impl Pull {
             .await
     }
 
-    /// Asks the registry what an image's tag stands for.
+    /// Asks the registry which digest an image's tag stands for.
     pub async fn look_up(&self, image: &ImageName) -> Result<Looked, String> {
         let address = Address::of(&image.registry, &image.repository);
         let route = Route::Manifest(address, image.reference.clone());
@@ -122,8 +122,9 @@ impl Pull {
         Err(refused)
     }
 
-    /// Takes down what is known of the tags of an image that is here, so that they resolve in an outage: worth what another
-    /// member's word is. What a list says of a tag counts from when the registry was asked for it, in Unix seconds.
+    /// Records the tags of an image that is here, so that they resolve in an outage. Such a record counts as much as
+    /// another member's word. A list's word on a tag counts from the time at which the registry was asked for the list
+    /// (Unix seconds).
     pub async fn hear_listed(
         &self,
         image: &ImageName,
@@ -141,7 +142,7 @@ impl Pull {
                 media_type: parts.media_type.clone(),
                 checked: listed_at.unwrap_or(0),
             };
-            // What the registry itself said of the tag would not be changed by this.
+            // The registry's own word on the tag is never replaced by this.
             if record
                 .tag(tag)
                 .is_none_or(|known| known.checked == 0 && known.digest != parts.digest)

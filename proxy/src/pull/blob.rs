@@ -18,20 +18,20 @@ use crate::{
     upstream::{Failure, Subject, Want},
 };
 
-/// How a caller gets a blob that it did not find in the node tier.
+/// How a caller gets a blob that the node tier did not have.
 #[derive(Debug)]
 pub(super) enum Given {
     /// From a fill.
     Filling(Box<Reader>),
-    /// From the node tier: it has come in the meantime.
+    /// From the node tier: the blob has arrived in the meantime.
     Stored(Arc<Blob>),
-    /// By no fill: the store cannot take it, or the fill that is under way is another registry's. The caller's right is
+    /// Not by a fill: the store cannot take the blob, or the fill under way reads from another registry. The right is
     /// proven.
     Nothing,
 }
 
 impl Pull {
-    /// The bytes of a blob, or the ranges that are asked for.
+    /// The whole blob, or the ranges that the client asks for.
     pub(super) async fn blob(
         &self,
         place: &Place,
@@ -49,7 +49,7 @@ impl Pull {
         }
     }
 
-    /// How this caller gets a blob, once it is known that it may have it.
+    /// Decides where this caller gets the blob from, after checking that it may have it.
     pub(super) async fn give(
         &self,
         place: &Place,
@@ -63,8 +63,8 @@ impl Pull {
             Held::Blob(blob) => return Ok(Given::Stored(blob)),
             Held::Nothing(right) => right,
         };
-        // The origin has to be asked in any case where its answer does not come with the bytes: another member's says
-        // nothing about this caller.
+        // The origin has to be asked first, unless its answer comes together with the bytes. Another member's answer
+        // says nothing about this caller.
         let at_once = self.store.usable()
             && self.upstreams.proves_at_once(&place.registry)
             && !self.cluster.is_there();
@@ -106,8 +106,9 @@ impl Pull {
             .map(|p| p.from(Tier::Node, Outcome::Hit))
     }
 
-    /// Joins the fill, or begins one. What others bring, or an earlier process left, proves nothing about this caller or this
-    /// repository: then the origin is asked first. A fill may end meanwhile, and its blob is not fetched again.
+    /// Joins the fill, or begins one. Bytes from other members or from an earlier process prove nothing about this
+    /// caller or this repository, so the origin is asked first. A fill may end meanwhile; its blob is not fetched
+    /// again.
     pub(super) async fn joined(
         &self,
         place: &Place,
@@ -135,7 +136,7 @@ impl Pull {
                         Held::Blob(blob) => return Ok(Given::Stored(blob)),
                         Held::Nothing(known) => right = known,
                     }
-                    // These are another registry's bytes, or they are gone again.
+                    // The blob here came from another registry, or it is gone again.
                     anyway = true;
                 }
             }
@@ -179,7 +180,7 @@ impl Pull {
         answer(digest, size, &selected, Content::Filling(reader)).map(|p| p.from(tier, outcome))
     }
 
-    /// The store cannot take it, or holds another registry's part of it: a plain proxy, for this request alone.
+    /// Acts as a plain proxy for this request: the store cannot take the blob, or has another registry's partial of it.
     pub(super) async fn pass_on_blob(
         &self,
         digest: &Digest,
@@ -193,7 +194,7 @@ impl Pull {
         let content = if size > HELD_BACK {
             Content::Passing(Passing::new(passage, hold))
         } else {
-            // What comes too slowly gets its headers, and its body waits for the digest.
+            // If a small blob arrives too slowly, its headers go out first. Its body waits until the digest is checked.
             match passage.small_within(SMALL_WITHIN).await {
                 Small::Here(bytes) => Content::Memory(bytes?),
                 Small::Comes(coming) => Content::Coming(Coming::new(coming)),
@@ -203,7 +204,7 @@ impl Pull {
         pulled.map(|p| p.from(Tier::Upstream, Outcome::Miss))
     }
 
-    /// Size and existence. Never starts a fill.
+    /// The answer to a HEAD: size and existence. Never starts a fill.
     pub(super) async fn blob_head(
         &self,
         place: &Place,
@@ -214,8 +215,8 @@ impl Pull {
         if !unknown && let Held::Blob(blob) = self.held_blob(place, digest, right).await? {
             return Ok(head(digest, blob.size()).from(Tier::Node, Outcome::Hit));
         }
-        // Where the right is not known the registry is asked in the same way whether or not the blob is here: the caller
-        // learns nothing of that.
+        // While the caller's right is unknown, the registry is asked in the same way whether or not the blob is here,
+        // so the caller does not learn which.
         let link = place.record.link(digest);
         let bridged = unknown
             && link.is_some()
@@ -256,7 +257,7 @@ impl Pull {
     }
 }
 
-/// Where this caller's bytes can be had.
+/// The source from which this caller's bytes can be read.
 pub(super) fn source_of(place: &Place) -> Source {
     Source {
         registry: place.registry.clone(),

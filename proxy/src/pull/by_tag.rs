@@ -1,4 +1,4 @@
-//! A manifest by its tag: what the tag stands for, then the manifest itself, or what takes its place.
+//! Manifests by tag: resolves the tag, then serves its manifest, or a stale one in its place.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::{
 };
 
 impl Pull {
-    /// The manifest that a tag points to, or the newest that it is known to have pointed to.
+    /// The manifest that a tag points to, or the newest manifest that the tag is known to have pointed to.
     pub(super) async fn manifest_by_tag(
         &self,
         place: &Place,
@@ -49,7 +49,8 @@ impl Pull {
                 if let Some(pulled) = self.tagged_here(place, tag, &descriptor, head).await {
                     return Ok(pulled);
                 }
-                // A mirror's headers do not tell what a manifest is, nor whether it or the origin has it.
+                // A mirror's headers do not prove the manifest's type, nor that the mirror or the origin has the
+                // manifest.
                 if head && proves && !by_mirror {
                     let said = descriptor.checked_now();
                     place.record.say_tag(tag.clone(), said);
@@ -69,7 +70,7 @@ impl Pull {
                 self.count_fetched(cached.record.as_ref(), &fetched);
                 fetched
             }
-            // Boxed: it is rare, and every request carries room for it.
+            // Boxed, since this is rare and every request's future would reserve room for it.
             otherwise => {
                 return Box::pin(self.without(place, tag, otherwise, head)).await;
             }
@@ -78,7 +79,8 @@ impl Pull {
             .await
     }
 
-    /// The manifest that the tag points to at the origin. A mirror's word has led to nothing and is dropped.
+    /// The manifest that the tag points to at the origin. The mirror named one that cannot be had, so its answer is
+    /// dropped.
     async fn tag_of_origin(
         &self,
         place: &Place,
@@ -103,8 +105,8 @@ impl Pull {
             .await
     }
 
-    /// The manifest that a tag points to now, if it is here. Where it is not, it becomes what the tag points to when it
-    /// comes: an outage may be first.
+    /// The manifest that a tag points to now, if it is here. If not, the tag record is written when the manifest
+    /// arrives, since an outage may come before that.
     async fn tagged_here(
         &self,
         place: &Place,
@@ -119,14 +121,13 @@ impl Pull {
         }
         let announced = descriptor.checked_now();
         place.record.announce_tag(tag.clone(), announced);
-        // Another request may have brought it since, and found nothing announced.
+        // Another request may have brought the manifest before the tag was announced.
         let pulled = self.stored_manifest(place, digest, head).await?;
         tell_arrived(&self.cluster, place, place.record.arrived(digest));
         Some(pulled.from(Tier::Node, Outcome::Hit))
     }
 
-    /// A manifest that was fetched. Where the question was answered and the manifest cannot be had, that is no better than
-    /// no answer.
+    /// Fetches the manifest. If the registry resolved the tag but the manifest cannot be had, this counts as no answer.
     async fn fetched_or_without(
         &self,
         place: &Place,
@@ -146,7 +147,8 @@ impl Pull {
     }
 }
 
-/// Neither a mirror nor the origin has what a mirror named. Some registries refuse what they do not have.
+/// Whether neither the mirror nor the origin has the manifest that the mirror named. Some registries refuse requests
+/// for content that they do not have.
 fn is_missing(error: &PullError) -> bool {
     matches!(
         error,
@@ -154,7 +156,7 @@ fn is_missing(error: &PullError) -> bool {
     )
 }
 
-/// A tag that points to a manifest that is not there is not a tag that was deleted.
+/// A tag whose manifest is missing is not a deleted tag, so a 404 must not forget the tag.
 fn dangling(error: PullError) -> PullError {
     match error {
         PullError::Upstream(Failure::NotFound(origin)) => PullError::Upstream(Failure::Invalid {

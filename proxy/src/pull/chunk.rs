@@ -1,10 +1,13 @@
 //! Chunks: parts of a blob beyond its beginning, which a client asks for one by one.
 //!
-//! containerd asks only the first host of its list for the later chunks of a layer, and goes on only behind a body that
-//! ends short. An error before the headers ends its pull. So a chunk that cannot be had yet gets its headers, if its
-//! caller may read the repository and the blob's size is known, and its body waits. An attempt that brings no byte is
-//! remembered: the next one at the same offset gets an error before its headers, so that the client falls back while
-//! it still may. Nothing of this is for offset 0, where clients fall back by themselves.
+//! containerd asks only the first host of its list for the later chunks of a layer. It goes on to the next host only
+//! after a body that ends short; an error before the headers ends its pull. So a chunk that cannot be had yet gets its
+//! headers, and its body waits. This requires that the caller may read the repository and that the blob's size is
+//! known.
+//!
+//! An attempt that brings no byte is remembered as barren. The next attempt at the same offset gets an error before its
+//! headers, so that the client falls back while it still can. None of this applies to offset 0, where clients fall back
+//! by themselves.
 
 use std::{
     collections::hash_map::RandomState,
@@ -30,28 +33,28 @@ use crate::{
     upstream::Failure,
 };
 
-/// Sizes and barren attempts that are remembered at once.
+/// Sizes that are remembered at once, and barren attempts.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
-/// A barren attempt says nothing of the next pull.
+/// A barren attempt counts for this long. It says nothing about the next pull.
 const BARREN_FOR: Duration = Duration::from_mins(2);
 
-/// Headers of a chunk that does not come leave this long after its request came, well within the 5 s of all headers.
+/// The headers of a delayed chunk leave this long after the request arrived, well within the 5 s that all headers have.
 const HEADERS_AFTER: Duration = Duration::from_secs(3);
 
 /// A body may be without a byte for this long, whatever it waits for (promise P12).
 const CHUNK_IDLE: Duration = Duration::from_secs(20);
 
-/// Between two questions for a chunk that does not come.
+/// The pause between two attempts to get a delayed chunk.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// One digest in one repository.
 type Held = (RegistryName, Repository, Digest);
 
-/// What is remembered of blobs that are asked for in chunks.
+/// The memory about blobs that clients ask for in chunks.
 #[derive(Debug)]
 pub struct Chunks {
-    /// How long blobs are, as a manifest of the repository or a source has said.
+    /// Sizes of blobs, as a manifest of the repository or a source has stated them.
     sizes: Mutex<LruCache<Held, u64>>,
     /// Attempts that brought no byte, as hashes of digest, repository, offset and caller.
     barren: Mutex<LruCache<u64, Instant>>,
@@ -69,7 +72,7 @@ impl Default for Chunks {
 }
 
 impl Chunks {
-    /// A blob of this repository is this long.
+    /// Records the sizes of blobs of this repository.
     pub(super) fn told(
         &self,
         registry: &RegistryName,
@@ -91,7 +94,7 @@ impl Chunks {
         self.hasher.hash_one((held, caller, offset))
     }
 
-    /// An attempt has ended without a byte.
+    /// Records that an attempt has ended without a byte.
     fn note_barren(&self, attempt: u64, now: Instant) {
         let mut barren = self.barren.lock().unwrap_or_else(PoisonError::into_inner);
         barren.put(attempt, now);
@@ -104,18 +107,19 @@ impl Chunks {
     }
 }
 
-/// What a chunk gets that cannot be had yet.
+/// The answer to a request for a chunk that cannot be had yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Patience {
-    /// An error in time, as for everything else.
+    /// An error in time, as for every other request.
     Error,
-    /// Headers, if the blob has this size, and a body that waits.
+    /// Headers with the blob's size, and a body that waits.
     Headers(u64),
-    /// An error, unless the first byte comes in time.
+    /// The answer once its first byte has arrived; an error if none arrives in time.
     FirstByte,
 }
 
-/// Pure: the last attempt at the same offset, the size if known, and whether the caller may read the repository.
+/// A pure decision. `barren`: the last attempt at the same offset was. `size`: the blob's, if known. `may_read`: the
+/// caller may read the repository.
 fn patience(barren: bool, size: Option<u64>, may_read: bool) -> Patience {
     match (barren, size) {
         (true, _) => Patience::FirstByte,
@@ -125,9 +129,10 @@ fn patience(barren: bool, size: Option<u64>, may_read: bool) -> Patience {
 }
 
 impl Pull {
-    /// Answers a request; what it asks for beyond the beginning of a blob may be waited for behind its headers.
+    /// Answers a request. A chunk beyond the beginning of a blob may get its headers before its bytes can be had.
     pub async fn serve_chunk(self: &Arc<Self>, request: Request) -> Result<Pulled, PullError> {
-        // Whether the caller may read may take time to find out, as where a program is asked for the node's credential.
+        // Starts before the caller's right is checked, which may be slow: a program may be asked for the node's
+        // credential.
         let headers_at = tokio::time::Instant::now() + HEADERS_AFTER;
         let Some((held, offset)) = self.chunk_of(&request) else {
             return self.serve(request).await;
@@ -157,7 +162,7 @@ impl Pull {
         })
     }
 
-    /// Which chunk of what is asked for, if it is one.
+    /// The blob and the offset, if the request asks for one chunk beyond the beginning.
     fn chunk_of(&self, request: &Request) -> Option<(Held, u64)> {
         let (Route::Blob(address, digest), false) = (&request.route, request.head) else {
             return None;
@@ -172,7 +177,7 @@ impl Pull {
         (offset > 0).then_some(((registry, repository, *digest), offset))
     }
 
-    /// Whether there is a live verdict for this caller: headers tell that a digest is here, and how long it is.
+    /// Whether there is a live verdict for this caller. Headers reveal that a digest is here, and its size.
     async fn may_read(&self, request: &Request) -> bool {
         let Some(address) = request.route.address() else {
             return false;
@@ -191,7 +196,7 @@ impl Pull {
         )
     }
 
-    /// The answer if it comes soon; else its headers, behind which it is waited for.
+    /// The answer, if it comes before `headers_at`; otherwise its headers, with a body that waits for it.
     async fn awaited(
         self: &Arc<Self>,
         request: Request,
@@ -227,7 +232,7 @@ impl Pull {
                     tokio::time::sleep(PAUSE).await;
                     ask()
                 };
-                // What has its answer and brings nothing is waited for no longer than what has none.
+                // An answer whose body brings no byte is given no more time than a missing answer.
                 let beginning = async {
                     let mut body = asking.await?.body;
                     let first = body.first().await;
@@ -247,7 +252,7 @@ impl Pull {
     }
 }
 
-/// Whether what cannot be had now may be had in a moment.
+/// Whether the same request may succeed in a moment.
 fn may_come(error: &PullError) -> bool {
     match error {
         PullError::Upstream(failure) | PullError::Fill(FillError::Upstream(failure)) => {

@@ -1,7 +1,7 @@
-//! What the node tier holds, as people think of it: images and blobs.
+//! The content of the node tier, as people think of it: images and blobs.
 //!
-//! Looks, and is no use: no time of last use changes, and nothing is put in memory. Locks of the data path are held for
-//! copies only; what is read from disk is read on a blocking thread.
+//! Looking counts as no use: no time of last use changes, and nothing enters the memory tier. Locks of the data path
+//! are held only while their content is copied. Reads from disk run on a blocking thread.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -66,7 +66,7 @@ fn images(store: &Store, in_use: impl Fn(&Digest) -> bool, offers: bool) -> Imag
         (digest, Entry { used, ..entry })
     });
     let mut entries: HashMap<Digest, Entry> = shown.collect();
-    // Without a copy here, larder does not know when it was last used.
+    // These have no copy here, so larder does not know when they were last used.
     for (digest, size) in store.adopted_blobs() {
         entries.entry(digest).or_insert(Entry { size, used: 0 });
     }
@@ -81,7 +81,7 @@ fn images(store: &Store, in_use: impl Fn(&Digest) -> bool, offers: bool) -> Imag
         for link in &holding.links {
             let manifest = link.media_type.is_some() && here.entries.contains_key(&link.digest);
             if manifest && !read.contains_key(&link.digest) {
-                // What went meanwhile names nothing.
+                // A manifest that was evicted meanwhile names nothing.
                 let bytes = store.read_unseen(&link.digest);
                 let bytes = bytes.or_else(|| store.read_adopted_unseen(&link.digest));
                 let bytes = bytes.unwrap_or_default();
@@ -96,7 +96,7 @@ fn images(store: &Store, in_use: impl Fn(&Digest) -> bool, offers: bool) -> Imag
     }
     images.sort_by(|a: &Image, b| {
         let name = |image: &Image| (image.registry.clone(), image.repository.clone());
-        // The newest of a repository first.
+        // The most recently used image of a repository comes first.
         (name(a), b.last_used, a.digest.hex()).cmp(&(name(b), a.last_used, b.digest.hex()))
     });
     Images { images }
@@ -121,7 +121,7 @@ fn ready(store: &Store, image: &Image, read: &HashMap<Digest, Names>) -> ReadyLa
     all
 }
 
-/// The same of one manifest, by its name.
+/// As [`ready`], for one manifest. `name`: the name of its image.
 pub(super) fn of_manifest(store: &Store, name: &str, names: &Names) -> ReadyLayers {
     let unknown = |why: &str| {
         let missing: Vec<Digest> = names.layers().map(|named| named.digest).collect();
@@ -147,8 +147,8 @@ struct Here {
     pins: HashSet<Digest>,
 }
 
-/// The images of one repository: manifests that are here and that a tag points to, or that no other manifest here
-/// stands above. `names` says what the manifests that are here name.
+/// The images of one repository: the manifests here to which a tag points, or which no other manifest here names.
+/// `names` has the content that each manifest here names.
 fn images_of(holding: &Holding, here: &Here, names: &HashMap<Digest, Names>) -> Vec<Image> {
     let mut tags: HashMap<Digest, Vec<String>> = HashMap::new();
     for (tag, record) in &holding.tags {
@@ -205,8 +205,8 @@ struct Extent {
     last_used: u64,
 }
 
-/// Adds up what is below a manifest that is here. Platforms without a manifest here do not count, as long as another
-/// has one: no client of this node wants them.
+/// Adds up all content below a manifest that is here. If any platform's manifest is here, platforms without one do not
+/// count: no client of this node wants them.
 fn extent(root: &Digest, here: &Here, names: &HashMap<Digest, Names>) -> Extent {
     let mut extent = Extent::default();
     let mut seen = HashSet::new();
@@ -224,7 +224,7 @@ fn extent(root: &Digest, here: &Here, names: &HashMap<Digest, Names>) -> Extent 
         let Some((names, entry)) = names.get(&digest).zip(entry) else {
             continue;
         };
-        // Layers are shared: what tells when an image was used are its manifests.
+        // Layers are shared between images, so only manifests tell when an image was used.
         extent.last_used = extent.last_used.max(entry.used);
         pending.extend(names.leaves().map(|named| (named.digest, named.size)));
         let is_here = |digest: &Digest| here.entries.contains_key(digest);
@@ -245,7 +245,7 @@ mod tests {
         Digest::sha256(of.as_bytes())
     }
 
-    /// A tier and a repository that holds these manifests: name, and what each names with its size.
+    /// A repository that holds these manifests, and the content that each of them names.
     fn scene(manifests: &[(&str, &str)]) -> (Holding, HashMap<Digest, Names>) {
         let mut names = HashMap::new();
         let mut links = Vec::new();

@@ -1,9 +1,9 @@
 //! What a pull would do, and why, without transferring the image.
 //!
-//! Goes the way of a runtime: it asks without a credential first, shows a secret when it is challenged, asks what the
-//! tag points to with HEAD, then wants the manifest and the blobs. Decisions are the pull's own ([`Pull::resolve_tag`],
-//! verdicts, [`placement`](crate::cluster::placement)); nothing is fetched, and nothing is remembered beyond what one
-//! HEAD of the runtime would leave behind.
+//! The explanation follows the steps of a runtime: it asks without a credential first, shows a secret when challenged,
+//! and asks with HEAD what the tag points to. Then it looks for the manifest and the blobs. The decisions are the
+//! pull's own ([`Pull::resolve_tag`], verdicts, [`placement`](crate::cluster::placement)). Nothing is fetched. The only
+//! lasting effects are those that one HEAD of the runtime would have.
 
 mod contents;
 mod sources;
@@ -29,29 +29,29 @@ use crate::{
     upstream::{Failure, Refused, Subject, Want},
 };
 
-/// What is to be explained.
+/// The question: an image, and how the runtime would ask for it.
 #[derive(Debug)]
 pub struct Asked {
     pub image: ImageName,
-    /// What the runtime would show when it is challenged.
+    /// The secret that the runtime would show when challenged.
     pub credential: Option<Credential>,
     /// Picks a manifest of an index.
     pub platforms: Platforms,
 }
 
-/// What came of asking for the manifest as one caller.
+/// The result of asking for the manifest as one caller.
 struct Met {
-    /// What the image is, as far as it is known.
+    /// The image's digest, if known.
     digest: Option<Digest>,
     stale: bool,
-    /// Which endpoint answered.
+    /// The endpoint that answered.
     endpoint: Option<usize>,
-    /// Why upstream did not answer, if it was asked in vain.
+    /// Why upstream gave no answer, if it was asked.
     failure: Option<Failure>,
     step: Option<Step>,
 }
 
-/// The steps of a pull, and what comes of them.
+/// The steps of a pull, and the expected result.
 struct Report {
     steps: Vec<Step>,
     expected: Expected,
@@ -68,7 +68,7 @@ impl Report {
 }
 
 impl Pull {
-    /// Walks the path of a pull and says at each step what it would meet.
+    /// Walks the path of a pull and reports what each step would find.
     pub async fn explain(&self, asked: Asked) -> Explanation {
         let image = asked.image.to_string();
         let mut report = Report {
@@ -99,7 +99,7 @@ impl Pull {
         let mut place = self.shared(place).await;
         let mut own = false;
         let mut met = self.meet(&place, &image.reference).await;
-        // The runtime shows the pod's secret when it is asked to, and only then.
+        // The runtime shows the pod's secret only when it is challenged.
         if let Err(error) = &met {
             let judged = judge(error.clone(), &place, false);
             if let (PullError::Unauthorized { .. }, Some(credential)) = (&judged, credential) {
@@ -132,7 +132,7 @@ impl Pull {
         }
     }
 
-    /// Whether a container of this node uses it, where that can be known.
+    /// Reports whether a container of this node uses the image, if the runtime's state is known.
     fn explain_use(&self, met: &Met, report: &mut Report) {
         let (Some(digest), runtime) = (met.digest, &self.runtime) else {
             return;
@@ -164,7 +164,7 @@ impl Pull {
         report.say(StepName::Use, outcome, detail);
     }
 
-    /// How the image is asked for.
+    /// The paths under which a client can ask for the image.
     fn named(&self, image: &ImageName) -> String {
         let (registry, repository, reference) =
             (&image.registry, &image.repository, &image.reference);
@@ -190,7 +190,7 @@ impl Pull {
     /// Asks for the manifest as the runtime does, up to the point where something would be fetched.
     async fn meet(&self, place: &Place, reference: &Reference) -> Result<Met, PullError> {
         let met = self.meet_once(place, reference).await;
-        // Other members may know what upstream cannot say now: the rule of `Pull::serve`.
+        // Other members may know the answer that upstream cannot give now, as in `Pull::serve`.
         let tag = match reference {
             Reference::Tag(tag) => Some(tag),
             Reference::Digest(_) => None,
@@ -257,7 +257,7 @@ impl Pull {
         Ok(met)
     }
 
-    /// What a digest stands for is known; whether the caller may read it, and whether it is there, may have to be asked.
+    /// A digest needs no resolving. Whether the caller may read it, and whether it exists, may have to be asked.
     async fn meet_digest(&self, place: &Place, digest: &Digest) -> Result<Met, PullError> {
         let reference = Reference::Digest(*digest);
         let proven = self.proven(place, &reference)?;
@@ -277,7 +277,7 @@ impl Pull {
             }
             return Ok(met);
         }
-        // A pull would fetch it: whether that can be is asked with HEAD.
+        // A pull would fetch the manifest. A HEAD tells whether that would succeed.
         let ask = place.ask(subject.clone(), Want::Head);
         match self.upstreams.ask(&ask).await {
             Ok(answer) => {
@@ -291,7 +291,7 @@ impl Pull {
             Err(failure) => {
                 self.access.met(place, &subject, &failure);
                 let outage = self.access.is_outage(place, &failure);
-                // What upstream alone has cannot be had.
+                // In an outage, the pull needs a member or the object store that has the manifest.
                 let elsewhere = self.cluster.is_there() && self.may_have_stale(place, &reference);
                 if outage && elsewhere && self.is_anywhere(place, digest).await {
                     met.failure = Some(failure);
@@ -302,7 +302,7 @@ impl Pull {
         }
     }
 
-    /// Whose right it was.
+    /// Reports by which right the caller may read the repository.
     fn opened(&self, place: &Place, met: &Met, own: bool) -> Step {
         let registry = &place.registry;
         let upstream = self.config.load().upstream(registry.as_str());
@@ -351,7 +351,7 @@ impl Pull {
         Step::new(StepName::Access, outcome, detail)
     }
 
-    /// What larder knows of a refusal without having asked now: what the registry said, to which caller, and when.
+    /// Describes a refusal that larder only remembers: the registry's answer, the caller, and the time.
     fn remembered(&self, place: &Place, failure: &Failure) -> Option<String> {
         let Failure::Refused(refusal) = failure else {
             return None;
@@ -364,7 +364,7 @@ impl Pull {
         } else {
             "these credentials"
         };
-        // The last word on the repository is kept with its time; one on a single subject is believed for seconds.
+        // The last word on the repository is kept with its time. A refusal of a single subject is believed for seconds.
         let when = match self.access.refused_since(place) {
             Some(age) => format!("{} s ago", age.as_secs()),
             None => "a moment ago".to_owned(),

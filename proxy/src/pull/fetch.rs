@@ -1,4 +1,4 @@
-//! Fetching a manifest: from the other members or from upstream, whole, checked against its digest, and kept.
+//! Fetches manifests from the other members or from upstream, checks them against their digest, and keeps them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -54,14 +54,14 @@ impl Pull {
         Err(failure.into())
     }
 
-    /// What a manifest says of its blobs is held against what members say.
+    /// Lets fills compare the sizes that a manifest states with the sizes that members state.
     pub(super) fn expect(&self, manifest: &[u8]) {
         if self.cluster.has_others() {
             self.fills.expect(sizes(manifest));
         }
     }
 
-    /// A manifest that another member or the object store gave, kept.
+    /// Keeps a manifest that another member or the object store gave.
     pub(super) fn kept(&self, place: &Place, manifest: Manifest) -> Arc<Manifest> {
         let manifest = Arc::new(manifest);
         keep(&self.store, &self.cluster, place, &manifest);
@@ -70,7 +70,7 @@ impl Pull {
         manifest
     }
 
-    /// Fetches a manifest once for all requests that want it now for the caller `who`, checks it, and keeps it.
+    /// Fetches a manifest, checks it, and keeps it. Simultaneous requests of the caller `who` share one fetch.
     pub(super) async fn fetch_upstream(
         &self,
         place: &Place,
@@ -100,7 +100,7 @@ impl Pull {
         if let Ok(manifest) = &fetched {
             self.chunks
                 .told(&place.registry, &place.repository, sizes(&manifest.bytes));
-            // A registry may not tell how long a blob is.
+            // Some registries do not state how long a blob is.
             self.fills.expect(sizes(&manifest.bytes));
         }
         fetched
@@ -139,7 +139,7 @@ async fn fetch(
                     let served = [reference.clone(), Reference::Digest(manifest.digest)];
                     access.accepted(&place, &served);
                 } else {
-                    // A mirror's word: the origin has to say so too.
+                    // A mirror's answer proves nothing, so the origin is asked too.
                     access.prove_unless_known(&place, subject).await?;
                 }
                 if let Reference::Tag(tag) = &reference {
@@ -167,7 +167,7 @@ async fn fetch(
     Err(last.unwrap_or(PullError::Fill(FillError::Digest)))
 }
 
-/// A manifest that another request brought after this one had looked for it, if its answer opened it to this caller as well.
+/// A manifest that another request brought after this one looked for it, if that answer also lets this caller read it.
 fn brought_meanwhile(
     store: &Store,
     access: &Access,
@@ -187,7 +187,7 @@ fn brought_meanwhile(
     Some(Arc::new(manifest))
 }
 
-/// Reads a manifest whole and checks it against what was asked, or against what its registry says it is.
+/// Reads a whole manifest. Checks it against the requested digest, or against the digest that its registry states.
 pub(super) async fn read(
     place: &Place,
     reference: &Reference,
@@ -223,7 +223,7 @@ pub(super) async fn read(
             why: why.to_owned(),
         })
     };
-    // Any page would have the digest that it has itself.
+    // Without an expected digest, any web page would pass the check below.
     if expected.is_none() && !media::is_manifest(&bytes) {
         return Err(unusable("something that is no manifest"));
     }
@@ -246,7 +246,7 @@ fn keep(store: &Arc<Store>, cluster: &Arc<Cluster>, place: &Place, manifest: &Ar
         media_type: Some(manifest.media_type.clone()),
     });
     tell_arrived(cluster, place, arrived);
-    // A disk on which much hangs gets no more threads.
+    // If too many calls hang on the disk already, no further thread is started.
     if !store.takes_more() {
         return;
     }
@@ -256,7 +256,7 @@ fn keep(store: &Arc<Store>, cluster: &Arc<Cluster>, place: &Place, manifest: &Ar
     let record = Arc::clone(&place.record);
     let what = format!("the manifest {}", manifest.digest);
     let keep = move |store: &Store| {
-        // A manifest that no repository is known to hold would be fetched again.
+        // The link is written first. Without a link, a stored manifest would be fetched again.
         record.flush();
         if let Err(error) = store.put(&manifest.digest, &manifest.bytes) {
             if let Some(due) = telemetry::due("a manifest is not kept", registry.as_str()) {

@@ -1,4 +1,4 @@
-//! Blobs of the node tier that a caller may have, and what is known of its right to them (promise P16).
+//! Blobs of the node tier that a caller may have, and its known right to them (promise P16).
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,22 +13,22 @@ use crate::{
     upstream::Subject,
 };
 
-/// A suspicious blob of up to this size is hashed before it is served, a larger one meanwhile.
+/// A suspicious blob of up to this size is hashed before it is served. A larger one is hashed while it is served.
 const CHECKED_FIRST: u64 = 1 << 30;
 
-/// And for so long: on a slow disk it goes on meanwhile, and the client has its headers in time.
+/// The client waits for that hash this long at most, and so gets its headers in time. Hashing on a slow disk goes on.
 const CHECKED_WITHIN: Duration = Duration::from_secs(2);
 
-/// What the node tier has of a blob for a caller.
+/// The node tier's answer for a caller that asks for a blob.
 #[derive(Debug)]
 pub(super) enum Held {
     Blob(Arc<Blob>),
-    /// Nothing that the caller may have, and its right as far as it is known now.
+    /// The caller gets nothing from here; its right, as far as it is known now.
     Nothing(Right),
 }
 
 impl Pull {
-    /// Whether what an earlier fill left of the blob came through this repository.
+    /// Whether the partial that an earlier fill left of the blob came through this repository.
     pub(super) async fn left_here_by(&self, place: &Place, digest: &Digest) -> bool {
         if !self.store.has_partial(digest) {
             return false;
@@ -40,7 +40,7 @@ impl Pull {
         self.store.ask(what, came).await.unwrap_or(false)
     }
 
-    /// What is known of this caller's right to this digest.
+    /// The known right of this caller to this digest.
     pub(super) fn right(&self, place: &Place, digest: &Digest) -> Result<Right, PullError> {
         let proven = self.proven(place, &Reference::Digest(*digest))?;
         Ok(match (proven, place.record.link(digest)) {
@@ -50,8 +50,8 @@ impl Pull {
         })
     }
 
-    /// The blob from the node tier, if this repository holds it and this caller may read it. `right` is what was known of its
-    /// right before.
+    /// The blob from the node tier, if this repository holds it and this caller may read it. `right`: the caller's
+    /// right, as known before the call.
     pub(super) async fn held_blob(
         &self,
         place: &Place,
@@ -74,13 +74,13 @@ impl Pull {
             return Ok(Held::Nothing(right));
         };
         if !self.came_from_registry(place, digest).await {
-            // What the runtime has pulled did not come by way of larder: the origin's bytes tell whose it is.
+            // The runtime pulled these bytes without larder. Only the origin's own bytes can prove that it holds them.
             let adopted = blob.is_adopted() || self.store.adopts(digest);
             if !(adopted && self.origin_holds(place, &blob).await?) {
                 return Ok(Held::Nothing(right));
             }
         } else if right != Right::Digest {
-            // It may have been proven a moment ago, while the blob was still on its way.
+            // The right may have been proven a moment ago, while the blob was still arriving.
             let size = Some(blob.size());
             self.prove_claim(place, digest, size).await?;
         }
@@ -100,17 +100,18 @@ impl Pull {
         sound.map_or(Held::Nothing(right), Held::Blob)
     }
 
-    /// Whether bytes that are here, without proof that this repository holds them, came from its registry:
-    /// only then its word counts, for another may claim any digest (promise P16).
+    /// Whether the bytes here, which this repository is not proven to hold, came from its registry. Only then does the
+    /// registry's word count, since another registry may claim any digest (promise P16).
     pub(super) async fn came_from_registry(&self, place: &Place, digest: &Digest) -> bool {
         self.store.is_held_in(&place.registry, digest).await
     }
 
-    /// A blob that was served whole a short time ago and is asked for again may have rotted: its client would say nothing
-    /// and just ask again. It is hashed before it is served; a very large one, or one on a slow disk, while it is.
+    /// Detects rot. If a blob was served whole a short time ago and is asked for again, its client may have found a
+    /// wrong digest: clients report nothing and just ask again. The blob is hashed before it is served; a very large
+    /// blob, or one on a slow disk, while it is served.
     async fn sound(&self, blob: Arc<Blob>) -> Option<Arc<Blob>> {
         if !self.store.is_suspicious(&blob) {
-            // Another request may be checking it.
+            // Another request may be hashing the blob now.
             let small = blob.size() <= CHECKED_FIRST;
             let found = if small {
                 let checking = self.checks.join(blob.digest());

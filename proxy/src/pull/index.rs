@@ -1,7 +1,8 @@
-//! Indexes of layers: which a caller gets, what another member is given, and how members believe each other.
+//! Indexes of layers: which index a caller gets, which one another member gets, and how members trust each other's
+//! indexes.
 //!
-//! An index names the files of its layer. So it is given under exactly the right that the layer needs, to callers and to
-//! members (promise P16), and what lacks the right gets the same answer as where there is none.
+//! An index names the files of its layer. So callers and members need the same right as for the layer (promise P16).
+//! Without that right, they get the same answer as if there were no index.
 
 mod bring;
 
@@ -31,24 +32,25 @@ use crate::{
     upstream::Subject,
 };
 
-/// What a proof in an envelope is about, so that it proves nothing else. docs/index-format.md has it.
+/// The subject of the proof in an envelope, so that the proof counts for nothing else (docs/index-format.md).
 const KIND: &str = "index of a layer, 1";
 
-/// Bytes that are read and sent at a time, and such pieces that wait for a member.
+/// Bytes that are read and sent at a time, and the number of such pieces that wait for a member.
 const PIECE: usize = 256 << 10;
 const PIECES: usize = 4;
 
-/// Hints of either kind.
+/// How many hints of each kind are remembered.
 const HINTS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
-/// That a repository holds a layer, by the word of the member that gave its index, is remembered for so long: the layer
-/// itself comes meanwhile.
+/// A member that gives an index vouches that the repository holds the layer. Its word counts for so long; the layer
+/// itself arrives meanwhile.
 const VOUCHED: Duration = Duration::from_hours(1);
 
-/// A failure to get an index. A member's says something of the repository that was named alone: to another one it may give it.
+/// A source that failed to give an index. For a member, the failure counts only for the repository that was named: it
+/// may give the same index for another one.
 type Without = (Source, Digest);
 
-/// Where an index may come from.
+/// A source of indexes.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 enum Source {
     Member(SocketAddr, RegistryName, Repository),
@@ -70,19 +72,19 @@ impl std::fmt::Display for Source {
     }
 }
 
-/// A layer by the name of a repository that may hold it.
+/// A layer, and a repository that may hold it.
 type Named = (RegistryName, Repository, Digest);
 
 fn named(place: &Place, layer: &Digest) -> Named {
     (place.registry.clone(), place.repository.clone(), *layer)
 }
 
-/// What is known of other members' indexes for a while.
+/// Short-lived knowledge about the indexes of other members.
 #[derive(Debug)]
 pub struct IndexHints {
-    /// Sources that are not asked for an index before then.
+    /// When each of these sources may be asked for an index again.
     without: Mutex<LruCache<Without, Instant>>,
-    /// Repositories that hold a layer by another member's word, or the object store's, and until when that counts.
+    /// Repositories that hold a layer by the word of a member or of the object store, and until when that word counts.
     vouched: Mutex<LruCache<Named, Instant>>,
 }
 
@@ -122,7 +124,7 @@ impl IndexHints {
 
 impl Pull {
     /// The index of a layer of `layer_length` bytes, for a caller that may have the layer: from this node, from other
-    /// members, from the object store. `None` if it is not to be had within `within`.
+    /// members, or from the object store. `None` if no source gives it within `within`.
     pub async fn index(
         &self,
         place: &Place,
@@ -135,7 +137,7 @@ impl Pull {
         }
         let got = async {
             if self.right(place, layer).ok()? == Right::None {
-                // In an outage, as for the layer, a right of not long ago will do.
+                // In an outage, a recent right is enough, as for the layer itself.
                 let subject = Subject::Blob(*layer);
                 self.access.prove(place, subject).await.ok()?;
             }
@@ -144,7 +146,7 @@ impl Pull {
             if holds && let Some(own) = self.own_index(layer).await {
                 return Some(own);
             }
-            // Without a key nothing is believed that comes from elsewhere.
+            // Without a shared key, no index from elsewhere can be trusted.
             if !self.key.is_shared() {
                 return None;
             }
@@ -164,8 +166,8 @@ impl Pull {
         open.flatten()
     }
 
-    /// The index of a layer for another member, which answers for its reader's right to the repository: that the repository
-    /// holds the layer has to be known here. Only one that was made here is given.
+    /// The index of a layer for another member, which has checked its reader's right to the repository. This node must
+    /// know itself that the repository holds the layer. Only indexes that were made here are given.
     pub async fn index_for_member(
         &self,
         registry: RegistryName,
@@ -180,12 +182,12 @@ impl Pull {
             .survey(move |store| store.indexes().give(&layer))
             .await;
         let (file, mut envelope) = given.flatten().filter(|_| give)?;
-        // The key may have changed since it was kept.
+        // The key may have changed since the index was kept.
         envelope.proof = Some(self.sign_index(&envelope)?);
         Some(body(file, &envelope))
     }
 
-    /// Has the index of a layer that was made here written to the object store, where members can believe it.
+    /// Queues the index of a layer that was made here for the object store, where members can verify it.
     pub async fn write_index_behind(&self, layer: Digest) {
         let Some(store) = self.cluster.store.clone() else {
             return;
@@ -195,7 +197,7 @@ impl Pull {
         }
         let look = move |own: &crate::store::Store| {
             let (file, envelope) = own.indexes().give(&layer)?;
-            // One that was kept under another key is of no use there.
+            // An index that was signed with another key would be useless there.
             envelope.proof?;
             let mut hasher = Hasher::new(Algorithm::Sha256);
             let (mut piece, mut length) = (vec![0; PIECE], 0);
@@ -223,7 +225,7 @@ impl Pull {
         self.key.prove(KIND, &envelope.signed())
     }
 
-    /// What this node calls itself as the maker of an index.
+    /// The name of this node as the maker of an index.
     pub fn index_maker(&self) -> String {
         let own = self.cluster.members.view().own_address();
         let own = own.map_or_else(|| "-".to_owned(), |own| own.to_string());
@@ -231,7 +233,7 @@ impl Pull {
     }
 }
 
-/// An index, and behind it its envelope. What cannot be read ends it short, and no envelope fits then.
+/// An index, followed by its envelope. If a read fails, the body ends short and the receiver finds no valid envelope.
 fn body(file: File, envelope: &Envelope) -> Body {
     let (send, pieces) = mpsc::channel(PIECES);
     let (length, end) = (

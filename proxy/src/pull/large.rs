@@ -1,4 +1,4 @@
-//! Manifests that are larger than what is kept: passed on as they come, from the origin alone, and kept nowhere.
+//! Manifests that are too large to be kept. They are passed on as they arrive, from the origin alone.
 
 use http::{HeaderMap, StatusCode, header};
 use larder_shared::{Digest, Reference};
@@ -12,8 +12,8 @@ use crate::{
 };
 
 impl Pull {
-    /// Nothing of it is remembered, so its type and its size are the origin's word for each request, and that word is
-    /// the proof of the caller's right.
+    /// Passes a large manifest on. Nothing of it is remembered, so the origin's answer to each request gives its type
+    /// and size. The same answer proves the caller's right.
     pub(super) async fn large_manifest(
         &self,
         place: &Place,
@@ -51,7 +51,7 @@ impl Pull {
         let body = match (head, digest) {
             (true, _) => Body::empty(),
             (false, Some(digest)) => Body::verified(answer.body, length, digest, receiving),
-            // The registry does not tell its digest, so it cannot be checked.
+            // The registry does not state the digest, so the bytes cannot be checked.
             (false, None) => Body::passed_on(answer.body, length),
         };
         Ok(Pulled {

@@ -1,4 +1,4 @@
-//! Lists, which change under the same name and are therefore passed on and not kept: tags and referrers.
+//! Lists of tags and of referrers. They change under the same name, so they are passed on and not kept.
 
 use http::{HeaderMap, StatusCode, header};
 use larder_shared::{Digest, link, route::Address};
@@ -24,8 +24,8 @@ impl Pull {
         self.pass_on(place, subject, head, here).await
     }
 
-    /// A registry without the referrers API says 404, 400 or 406. All of them become a plain 404, upon which clients look
-    /// for the tag scheme; oras does not where the body says that the repository is unknown.
+    /// A registry without the referrers API answers 404, 400 or 406. The client gets a plain 404 for each, upon which
+    /// it looks for the tag scheme. oras does not look for it if the body says that the repository is unknown.
     pub(super) async fn referrers(
         &self,
         place: &Place,
@@ -46,7 +46,7 @@ impl Pull {
         }
     }
 
-    /// `here` says where larder itself has the page that the registry has at a query.
+    /// `here` maps the query of the registry's next page to the path of the same page at larder.
     async fn pass_on(
         &self,
         place: &Place,
@@ -54,8 +54,8 @@ impl Pull {
         head: bool,
         here: impl Fn(&str) -> String,
     ) -> Result<Pulled, PullError> {
-        // Lists are not kept, so the answer to the question is the verdict on it, and on nothing else; a mirror's answer
-        // needs one besides.
+        // Lists are not kept, so the origin's answer is the verdict, and it counts for this list alone. A mirror's
+        // answer needs the origin's verdict besides.
         let ask = place.ask(subject, if head { Want::Head } else { Want::All });
         let answer = self.upstreams.ask(&ask).await?;
         if !answer.proves {
@@ -76,7 +76,7 @@ impl Pull {
         }
         let links = answer.headers.get_all(header::LINK).iter();
         let next = link::next_page(links.filter_map(|value| value.to_str().ok()));
-        // The host must stay this node and the path the client's own, so only the query is the registry's.
+        // The host must stay this node and the path the client's own, so only the query comes from the registry.
         if let Some((_, query)) = next.as_deref().and_then(|next| next.split_once('?')) {
             let query = query.split('#').next().unwrap_or_default();
             let link = format!("<{}>; rel=\"next\"", here(query));

@@ -1,4 +1,4 @@
-//! What an operator does to the node tier: pin, evict, verify.
+//! An operator's actions on the node tier: pin, evict, verify.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -15,7 +15,7 @@ use crate::{
 };
 
 impl Pull {
-    /// Only the larder that has the store changes it.
+    /// Fails unless this larder has the store: no other larder may change it.
     pub(super) fn owns_the_store(&self) -> Result<(), String> {
         match self.store.tenure() {
             Tenure::Held => Ok(()),
@@ -30,8 +30,8 @@ impl Pull {
         }
     }
 
-    /// Pins an image or lets it go: its manifests and blobs, as far as they are here. What another pinned image also names
-    /// stays pinned.
+    /// Pins or unpins an image: its manifests and blobs, as far as they are here. An unpin leaves content pinned that
+    /// another pinned image also names.
     pub async fn pin(self: &Arc<Self>, image: &ImageName, pinned: bool) -> Result<Acted, String> {
         self.owns_the_store()?;
         let digest = self.known_digest(image).await?;
@@ -50,14 +50,14 @@ impl Pull {
             .map_err(|error| format!("the pins cannot be written: {error}"))
     }
 
-    /// Takes an image out of the tier, pinned or not. What another image of the tier also names stays.
+    /// Removes an image from the tier, pinned or not. Content that another image of the tier also names stays.
     pub async fn evict(self: &Arc<Self>, image: &ImageName) -> Result<Acted, String> {
         self.owns_the_store()?;
         let digest = self.known_digest(image).await?;
         let (store, metrics) = (Arc::clone(&self.store), Arc::clone(&self.metrics));
         let evict = move || {
             let mut family = store.family(&digest);
-            // What stays could not be unpinned any more, once the manifest that names it is gone.
+            // Content that stays is unpinned first. Once this image's manifest is gone, no operator could unpin it.
             let pins = store.pins();
             let pinned = named_by_others(&store, &family, |manifest| pins.contains(manifest));
             let unpinned = family.iter().filter(|digest| !pinned.contains(digest));
@@ -73,7 +73,7 @@ impl Pull {
             .map_err(|panic| panic.to_string())
     }
 
-    /// Takes everything of one registry out of the tier, other registries' content untouched (requirement C15).
+    /// Removes all content of one registry from the tier, and no other content (requirement C15).
     pub async fn evict_upstream(self: &Arc<Self>, name: &str) -> Result<Acted, String> {
         self.owns_the_store()?;
         let registry = name
@@ -97,7 +97,7 @@ impl Pull {
             .map_err(|panic| panic.to_string())
     }
 
-    /// Hashes every blob again. What has rotted is taken out.
+    /// Hashes every blob again and removes blobs that have rotted.
     pub async fn verify(self: &Arc<Self>, counts: Arc<Counts>) -> Result<Verified, String> {
         self.owns_the_store()?;
         let store = Arc::clone(&self.store);
@@ -127,7 +127,7 @@ impl Pull {
             .map_err(|panic| panic.to_string())
     }
 
-    /// The digest that is meant, as far as this node knows: nothing is asked.
+    /// The digest that the operator means, as far as this node knows. No registry is asked.
     async fn known_digest(&self, image: &ImageName) -> Result<Digest, String> {
         match &image.reference {
             Reference::Digest(digest) => Ok(*digest),
@@ -144,8 +144,8 @@ impl Pull {
     }
 }
 
-/// What is named, directly or not, by manifests of the tier that are not of this family and that `count` (blocking). A
-/// look that makes nothing younger.
+/// The content that other manifests of the tier name, directly or not: manifests outside of this family for which
+/// `count` holds (blocking). No time of last use changes.
 fn named_by_others(
     store: &Store,
     family: &[Digest],

@@ -1,4 +1,4 @@
-//! A manifest in memory, and the answers that it makes: by whatever it is asked for, from the node tier or fetched.
+//! A manifest in memory, and the answers made from it, for a tag or a digest, stored or fetched.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -13,7 +13,7 @@ use crate::{
     upstream::Subject,
 };
 
-/// The type of a manifest that neither its bytes nor the origin's header name.
+/// The type of a manifest whose type neither its bytes nor the origin's header state.
 const UNTYPED: &str = "application/octet-stream";
 
 /// A manifest in memory.
@@ -29,7 +29,7 @@ pub struct Manifest {
 pub(super) struct Schema1;
 
 impl Pull {
-    /// A manifest, whatever it is asked by.
+    /// A manifest, by tag or by digest.
     pub(super) async fn manifest_by(
         &self,
         place: &Place,
@@ -68,7 +68,7 @@ impl Pull {
         if !proven && self.cluster.has_others() {
             let subject = Subject::Manifest(Reference::Digest(*digest));
             self.access.prove(&place, subject).await?;
-            // The proof was bridged: it has taken its time, and the members need some.
+            // An outage bridged the proof, which took its time already. The members need some of what is left.
             if !self.proven(&place, &Reference::Digest(*digest))? {
                 place = place.hurried(SOME);
             }
@@ -77,7 +77,8 @@ impl Pull {
         Ok(manifest.pulled(head, Outcome::Miss))
     }
 
-    /// The manifest from the node tier. `None` if its bytes are not here or this repository is not known to hold it.
+    /// The manifest from the node tier. `None` if its bytes are not here, or if no link says that this repository holds
+    /// it.
     pub(super) async fn stored_manifest(
         &self,
         place: &Place,
@@ -93,7 +94,7 @@ impl Pull {
                 media_type,
                 bytes,
             },
-            // It came as a blob.
+            // It came as a blob, so no media type is recorded.
             None => Manifest::of(*digest, bytes, None).ok()?,
         };
         Some(manifest.pulled(head, Outcome::Hit))
@@ -101,8 +102,8 @@ impl Pull {
 }
 
 impl Manifest {
-    /// A manifest with these bytes, which were verified. Its type is what they say, or their shape; `stated` is what the
-    /// origin's header said, where it is the origin that answered.
+    /// Makes a manifest from verified bytes. Its type is stated in the bytes or follows from their shape. `stated`: the
+    /// type in the response's header, if the response came from the origin.
     pub(super) fn of(digest: Digest, bytes: Bytes, stated: Option<&str>) -> Result<Self, Schema1> {
         let media_type = match media::kind(&bytes, stated) {
             media::Kind::Is(media_type) => media_type,

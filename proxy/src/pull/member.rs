@@ -1,8 +1,8 @@
-//! What another member is given.
+//! The content that another member is given.
 //!
-//! It has decided at its own door that its reader may read the repository, so no verdict is asked for here. What the
-//! repository holds is decided by the same rule as for a reader of this node (promise P16), and a member is asked in a
-//! role, which says which members this node may ask in turn.
+//! The member has checked its reader's right to the repository at its own door, so no verdict is needed here. Whether
+//! the repository holds the content is decided by the same rule as for a reader of this node (promise P16). A request
+//! names the role in which this node is asked, and the role says which members this node may ask in turn.
 
 use std::{net::SocketAddr, pin::pin, time::Duration};
 
@@ -36,7 +36,7 @@ pub struct MemberRequest {
     pub head: bool,
     pub range: RangeHeader,
     pub role: Role,
-    /// On whose behalf upstream may be asked: an anonymous caller's, or the bearer's of the token that was lent.
+    /// On whose behalf upstream may be asked: an anonymous caller, or the owner of the lent token.
     pub identity: Identity,
     pub trace: Trace,
 }
@@ -74,9 +74,8 @@ impl Pull {
         }
     }
 
-    /// What a keeper copies, manifests included: what lies on the disk or in the runtime's store, if it may be
-    /// copied at all. It is no use of the blob,
-    /// which would get younger by being copied.
+    /// A blob or manifest that a taker copies: from the disk or from the runtime's store, if it may be copied at all. A
+    /// copy is no use of the blob and does not refresh its time of last use.
     async fn blob_to_copy(
         &self,
         place: &Place,
@@ -118,7 +117,7 @@ impl Pull {
                 Held::Nothing(known) => right = known,
             }
         }
-        // A node that cannot keep it would fetch it once for each member that asks.
+        // A node that cannot keep the blob would fetch it once for each member that asks.
         if matches!(role, Role::Holder | Role::Copy) || !self.store.usable() {
             return Err(missing(place));
         }
@@ -160,8 +159,8 @@ impl Pull {
         if matches!(role, Role::Holder | Role::Copy) {
             return Err(missing(place));
         }
-        // One question for all members that ask now, whatever token each has lent. An anonymous one is shared with callers
-        // of this node.
+        // All members that ask now share one fetch, whichever token each of them lent. Anonymous members share it with
+        // anonymous callers of this node.
         let who = if place.identity.is_anonymous() {
             place.identity.fingerprint()
         } else {
@@ -173,15 +172,16 @@ impl Pull {
         Ok(manifest.pulled(false, Outcome::Miss))
     }
 
-    /// A manifest from the other members, for a caller that may read the repository. A member that is asked as a holder
-    /// asks no other member.
+    /// A manifest from the other members, for a caller that may read the repository. A member that is asked in the role
+    /// of holder asks no other member.
     pub(super) async fn manifest_from_members(
         &self,
         place: &Place,
         digest: &Digest,
     ) -> Option<Manifest> {
         let asking = async {
-            // Relays would each fetch it for themselves, and for a root a manifest is nothing to send.
+            // Depth 1 leaves out relays, which would each fetch the manifest for themselves. A root can easily send
+            // one.
             for (member, role) in self.cluster.candidates(digest, 0, 1) {
                 if self.cluster.admits(member)
                     && let Some(manifest) = self.manifest_from(place, digest, member, role).await
@@ -191,11 +191,11 @@ impl Pull {
             }
             None
         };
-        // Upstream must have its turn before the client gets an answer that comes too late.
+        // Upstream needs its turn before the client's time is up.
         timeout(MEMBERS_WITHIN, asking).await.ok().flatten()
     }
 
-    /// The same where upstream is out of reach: every other member is asked, until one has it.
+    /// As [`Self::manifest_from_members`], in an outage of upstream: every other member is asked, until one has it.
     pub(super) async fn manifest_from_anybody(
         &self,
         place: &Place,
@@ -214,7 +214,7 @@ impl Pull {
         self.manifest_from_store(place, digest).await
     }
 
-    /// The same from the object store, if that says that the repository holds it.
+    /// As [`Self::manifest_from_anybody`], from the object store, if a link there says that the repository holds it.
     async fn manifest_from_store(&self, place: &Place, digest: &Digest) -> Option<Manifest> {
         let (registry, repository) = (&place.registry, &place.repository);
         let link = self
@@ -270,10 +270,10 @@ impl Pull {
     }
 }
 
-/// Other members have so long to give a manifest before upstream is asked.
+/// Other members have this long to give a manifest before upstream is asked.
 const MEMBERS_WITHIN: Duration = Duration::from_millis(1500);
 
-/// Members asked at once for a manifest that upstream cannot give.
+/// How many members are asked at once for a manifest that upstream cannot give.
 const ASKED_AT_ONCE: usize = 16;
 
 /// A manifest's body must be complete within this time.

@@ -1,4 +1,5 @@
-//! Which callers of this node may read something, whatever they show: for content that leaves larder without a question.
+//! Which callers of this node may read some content, whatever credential they show. This is for content that leaves
+//! larder without a request.
 
 use larder_shared::{Digest, Reference, RegistryName, Repository};
 
@@ -8,21 +9,21 @@ use crate::{
     config::Sharing,
 };
 
-/// What is known of that.
+/// The callers that may read it, as far as is known.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum OpenTo {
-    /// Everyone: the registry's last word was to serve it to anonymous clients.
+    /// Everyone: the registry last served it to an anonymous client.
     Everyone,
-    /// Every client of this node: the operator shares what the node's own credentials open, and they open this.
+    /// Every client of this node: the node's own credentials open it, and the operator shares them.
     Node,
-    /// It is known that there are callers that may not.
+    /// Some callers are known not to have the right.
     Some,
     /// Nothing is known.
     Unknown,
 }
 
 impl Pull {
-    /// Which callers may read all of these in a repository, as far as is known without asking its registry.
+    /// Which callers may read all of `subjects` in a repository, as far as is known without asking its registry.
     pub async fn open_to(
         &self,
         registry: &RegistryName,
@@ -58,7 +59,7 @@ impl Pull {
         }
     }
 
-    /// Whether a caller may read all of these, also in an outage. `None` if its registry has not said.
+    /// Whether this caller may read all of `subjects`, also in an outage. `None` if its registry has not said.
     fn reads_all(&self, place: &Place, subjects: &[Digest]) -> Option<bool> {
         let mut all = Some(true);
         for subject in subjects {

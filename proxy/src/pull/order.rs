@@ -1,5 +1,6 @@
-//! What was learnt of an image's start, between members: which of its spans to fetch first. It gives no right and is no content: a
-//! wrong one costs bytes. Still, it is told only where the repository is known to hold the image.
+//! Learnt orders between members: which spans of an image a start reads first. An order gives no right and is no
+//! content, and a wrong one only costs bytes. Still, a member gets it only if the repository is known to hold the
+//! image.
 
 use std::{net::SocketAddr, pin::pin, time::Duration};
 
@@ -11,14 +12,14 @@ use larder_shared::{Digest, RegistryName, Repository};
 use super::Pull;
 use crate::{access::Place, cluster::ORDERS};
 
-/// Members that are asked at once, those that hold the image.
+/// How many holders of the image are asked at once.
 const ASKED: usize = 4;
 
-/// A start does not wait: what is learnt later than this is of little use.
+/// A start does not wait for members: an order that arrives later is of little use.
 const WITHIN: Duration = Duration::from_millis(300);
 
 impl Pull {
-    /// What this node has learnt of an image, for another member.
+    /// The order that this node has learnt for an image, for another member.
     pub async fn order_for_member(
         &self,
         registry: RegistryName,
@@ -31,7 +32,7 @@ impl Pull {
         read.await.flatten()
     }
 
-    /// What other members have learnt of an image, for a caller that may read it: the first answer that `fits`.
+    /// The order that another member has learnt, for a caller that may read the image: the first answer that `fits`.
     pub async fn order_from_members<T>(
         &self,
         place: &Place,
@@ -45,7 +46,7 @@ impl Pull {
         let holders = self.cluster.holders(manifest, WITHIN).await;
         let holders = holders.into_iter().filter(|member| Some(*member) != own);
         let holders: Vec<SocketAddr> = holders.take(ASKED).collect();
-        // None of these names has a character that means something in a query.
+        // None of these names has a character with a meaning in a query.
         let (registry, repository) = (&place.registry, &place.repository);
         let path =
             format!("{ORDERS}?registry={registry}&repository={repository}&manifest={manifest}");

@@ -1,8 +1,8 @@
-//! What upstream was silent about a moment ago.
+//! Questions that upstream left unanswered a moment ago.
 //!
-//! A client that got a 503 asks for the same thing again at once: with a credential, as a blob, by its next try. A
-//! registry that hangs would take the whole time of each of these requests. So upstream is still asked, but with little
-//! patience, and the other members have their turn sooner.
+//! A client that got a 503 asks for the same content again at once: with a credential, as a blob, or as a retry. A
+//! registry that hangs would use up the whole time of each of these requests. So upstream is still asked, but with
+//! little patience, and the other members have their turn sooner.
 
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
@@ -16,23 +16,23 @@ use lru::LruCache;
 
 use crate::access::Place;
 
-/// Upstream is asked with little patience for so long after it was silent. A question with little patience that is not
-/// answered does not prolong that: a slow registry gets its time again.
+/// For so long after a silence, upstream is asked with little patience. If such a brief question stays unanswered, this
+/// time is not prolonged, so that a slow registry gets its full time again.
 const REMEMBERED: Duration = Duration::from_secs(5);
 
-/// Things remembered. A client may ask for anything.
+/// How many silences are remembered, since a client may ask for anything.
 const THINGS: NonZeroUsize = NonZeroUsize::new(1000).unwrap();
 
-/// The time that is left to upstream where it has just been silent. A registry that is back answers within it.
+/// The time that upstream gets after a recent silence. A registry that is back answers within it.
 pub(super) const LITTLE: Duration = Duration::from_millis(700);
 
-/// The same within a request of which a first question has taken its time already.
+/// The same, within a request whose first question already took its time.
 pub(super) const SOME: Duration = Duration::from_millis(1500);
 
-/// A failure that came sooner made no client wait: a refused connection, an open breaker.
+/// A failure that came sooner than this made no client wait: a refused connection, an open breaker.
 const UNANSWERED: Duration = Duration::from_millis(500);
 
-/// What is asked for, however it is asked for, as a hash: another thing with the same one is hurried in vain, once.
+/// A hash of the requested content, whatever the form of the request. A collision costs one hurried question.
 fn thing(place: &Place, route: &Route) -> Option<u64> {
     let mut hash = DefaultHasher::new();
     (&place.registry, &place.repository).hash(&mut hash);
@@ -49,18 +49,18 @@ fn thing(place: &Place, route: &Route) -> Option<u64> {
 /// What an attempt says about upstream's silence.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Lesson {
-    /// It is silent.
+    /// Upstream is silent.
     Silent,
-    /// It answered.
+    /// Upstream answered.
     Answers,
     /// Nothing new.
     None,
 }
 
-/// An attempt that is dropped after this long was ended by larder's own bound, or would have been.
+/// An attempt that is dropped after this long was ended by larder's own time limit, or would have been.
 const LEFT_LATE: Duration = Duration::from_secs(4);
 
-/// `answered`: whether upstream's word is in the answer; `None` for a client that left before there was one.
+/// `answered`: whether the answer is upstream's; `None` if the client left before there was an answer.
 fn lesson(answered: Option<bool>, brief: bool, took: Duration) -> Lesson {
     match answered {
         Some(true) => Lesson::Answers,
@@ -82,7 +82,8 @@ impl Default for Outages {
 }
 
 impl Outages {
-    /// An attempt begins. Its outcome has to be reported to it; one that is dropped before was late.
+    /// Begins an attempt, whose result the caller reports with [`Attempt::ended`]. Without a report, the attempt counts
+    /// as abandoned when it is dropped.
     pub(super) fn begin(&self, place: &Place, route: &Route) -> Attempt<'_> {
         let thing = thing(place, route);
         let brief = thing.is_some_and(|thing| self.was_silent(thing));
@@ -97,7 +98,7 @@ impl Outages {
 
     fn was_silent(&self, thing: u64) -> bool {
         let silences = self.lock();
-        // Nothing is remembered of a registry that is well: the usual case.
+        // For a healthy registry, the usual case, nothing is remembered.
         let since = silences.peek(&thing);
         since.is_some_and(|since| since.elapsed() < REMEMBERED)
     }
@@ -123,7 +124,7 @@ impl Attempt<'_> {
         self.brief.then_some(LITTLE)
     }
 
-    /// How it went: whether upstream gave no answer.
+    /// Reports the result: whether upstream was silent.
     pub(super) fn ended(mut self, silent: bool) {
         self.answered = Some(!silent);
     }
@@ -157,13 +158,13 @@ mod tests {
             (Some(true), false, late, Lesson::Answers),
             (Some(true), true, soon, Lesson::Answers),
             (Some(false), false, late, Lesson::Silent),
-            // The client, or the bound on its headers, was quicker.
+            // The client left, or the time limit on its headers ended the attempt.
             (None, false, LEFT_LATE, Lesson::Silent),
             (None, false, late, Lesson::None),
-            // A connection that is refused costs no time.
+            // A refused connection costs no time.
             (Some(false), false, soon, Lesson::None),
             (None, false, soon, Lesson::None),
-            // Otherwise a client that asks often enough would keep a slow registry from ever being heard.
+            // Otherwise a client that asks often enough would never let a slow registry finish an answer.
             (Some(false), true, LITTLE, Lesson::None),
             (None, true, late, Lesson::None),
         ] {

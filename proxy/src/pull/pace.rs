@@ -1,6 +1,7 @@
-//! How fast a blob is brought that no client waits for: at a rate, and after those that clients wait for.
+//! The speed at which larder brings a blob that no client waits for: at a given rate, and after blobs that clients wait
+//! for.
 //!
-//! A fill fetches little more than its readers have read, so to read slowly is to fetch slowly.
+//! A fill fetches only a little more than its readers have read, so a slow reader makes a slow fetch.
 
 use std::{
     sync::{
@@ -12,26 +13,26 @@ use std::{
 
 use larder_shared::{RangeHeader, range::Spec};
 
-/// Between two looks whether clients wait.
+/// The pause between two checks whether clients wait.
 const GLANCE: Duration = Duration::from_millis(200);
 
-/// So long it waits for clients in all: those that never stop do not keep it away for ever.
+/// The longest total wait for clients. Without it, a constant stream of clients would stop the fetch for ever.
 const LONGEST: Duration = Duration::from_mins(5);
 
-/// What could not be had in time is not caught up with.
+/// A delay of more than this is not made up for by going faster.
 const CATCH_UP: Duration = Duration::from_millis(200);
 
-/// So much of a blob may come whatever clients wait for.
+/// A blob of up to this many bytes may be fetched whole, even while clients wait.
 const LARGE: u64 = 8 << 20;
 
-/// Shared by all that goes at one rate.
+/// The pace of all fetches that share one rate.
 pub struct Pace {
-    /// It may stop for clients, or has a rate.
+    /// The fetch may stop for clients, or has a rate.
     slow: bool,
-    /// Bytes a second; `None`: as they come.
+    /// Bytes per second; `None` for no limit.
     rate: Option<u64>,
     due: Mutex<Option<Instant>>,
-    /// Looks at clients so far that found them waiting.
+    /// How many checks so far found clients waiting.
     waited: AtomicU32,
     /// Whether clients wait for bytes.
     busy: Box<dyn Fn() -> bool + Send + Sync>,
@@ -46,7 +47,7 @@ impl std::fmt::Debug for Pace {
 }
 
 impl Pace {
-    /// As fast as it goes, beside all clients.
+    /// No limit, and no waiting for clients.
     pub fn free() -> Self {
         Self {
             slow: false,
@@ -64,8 +65,8 @@ impl Pace {
         }
     }
 
-    /// What of a blob of this length is asked for: of a large one that is read slowly everything is, but as a client does that
-    /// may leave. Else the fill would fetch all of it as fast as it comes.
+    /// The range to ask for, given the blob's length. A large blob that is read slowly is asked for with an open range,
+    /// as by a client that may leave. If it were asked for as a whole, the fill would fetch it at full speed.
     pub fn range(&self, size: u64) -> RangeHeader {
         if self.slow && size > LARGE {
             RangeHeader::Bytes(vec![Spec::Open(0)])
@@ -82,7 +83,7 @@ impl Pace {
         }
     }
 
-    /// Waits as long as so many bytes should take, and for clients that have come meanwhile.
+    /// Waits as long as this many bytes should take, and for clients that have arrived meanwhile.
     pub async fn after(&self, bytes: u64) {
         self.turn().await;
         let Some(rate) = self.rate else {

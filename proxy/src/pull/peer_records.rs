@@ -1,7 +1,8 @@
-//! What members tell each other of tags and verdicts, so that a node can go on in an outage with what another has seen.
+//! Records of tags and verdicts that members share, so that a node in an outage can go on with what another has seen.
 //!
-//! Told after an answer that upstream gave; heard only where upstream cannot be asked, and only to bridge that: a record
-//! that was heard is never fresh, and a verdict that was heard keeps the time at which the origin gave it.
+//! A node tells the others after an answer from upstream. It listens only while upstream cannot be asked, and only to
+//! bridge that outage. A tag record from another member is never fresh, and a verdict keeps the time at which the
+//! origin gave it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,7 +22,7 @@ use crate::{
 };
 
 impl Pull {
-    /// Asks what the other members know of this repository, this caller and this tag. Whether anything of it is new.
+    /// Asks what the other members know of this repository, this caller and this tag. Returns whether any of it is new.
     pub(super) async fn hear(&self, place: &Place, tag: Option<&Tag>) -> bool {
         let thing = of_repository(&place.registry, &place.repository);
         let verdict = |kept: &PeerRecord| kept.public().is_some() || !kept.grants.is_empty();
@@ -60,8 +61,8 @@ impl Pull {
         known.sane(unix_now()).tag
     }
 
-    /// What the other members know of a tag that is known here as `known`, if that is something newer. What this node
-    /// only heard from a member is always older than what a member has checked since.
+    /// A newer record of a tag than `known`, if the other members have one. A record that this node only heard counts
+    /// as older than any check by a member.
     pub(super) async fn hear_newer(
         &self,
         place: &Place,
@@ -112,13 +113,14 @@ impl Pull {
         spread(&self.cluster, place, reference, verdict, told);
     }
 
-    /// Tells that the repository was refused to this caller, once it is known that it was not one subject of it alone.
+    /// Tells the other members that the origin refused this caller the repository, once it is known that this was not
+    /// the refusal of a single subject.
     fn tell_refusal(&self, place: &Place, reference: &Reference) {
         let (access, cluster) = (Arc::clone(&self.access), Arc::clone(&self.cluster));
         let (place, reference) = (place.clone(), reference.clone());
         tokio::spawn(async move {
             access.settled(&place).await;
-            // The answer may be one that is remembered: what others have heard since is not void.
+            // The refusal may be a remembered one. Its age makes sure that newer verdicts of other members stay valid.
             let Some(age) = access.refused_since(&place) else {
                 return;
             };
@@ -134,7 +136,7 @@ impl Pull {
     }
 }
 
-/// Tells the keepers of a repository the verdicts on it, and those of a tag what it points to.
+/// Tells a repository's keepers the verdicts on it, and a tag's keepers what the tag points to.
 fn spread(
     cluster: &Arc<Cluster>,
     place: &Place,
@@ -144,7 +146,7 @@ fn spread(
 ) {
     let (registry, repository) = (&place.registry, &place.repository);
     let news = told.as_ref().map(|(tag, kept)| (*tag, kept));
-    // Not every pull of a tag is worth a record: only what is new, or was not sent for a while.
+    // Most pulls of a tag bring nothing new. A record is sent only if it is new, or was not sent for a while.
     let mut word = verdict.clone();
     word.tag = told.as_ref().and_then(|(_, kept)| kept.tag.clone());
     let thing = match reference {
@@ -157,7 +159,8 @@ fn spread(
     if verdict.refused.is_none() || place.record.holds_something() {
         cluster.write_records(registry, repository, &verdict, news);
     } else {
-        // A client may ask for any name: a refusal is worth an object where it contradicts another.
+        // A client may ask for any name, so a refusal is only written where it contradicts a record of the object
+        // store.
         let (cluster, place, verdict) = (Arc::clone(cluster), place.clone(), verdict.clone());
         tokio::spawn(async move {
             let (registry, repository) = (&place.registry, &place.repository);
@@ -177,9 +180,9 @@ fn spread(
     }
 }
 
-/// Tells the other members what these tags point to, now that the manifest is here. Runtimes ask for it by its digest,
-/// after a HEAD of the tag. The keepers got no record then: a digest that no member holds would keep them from giving
-/// one that a member does hold.
+/// Tells the other members what these tags point to, now that the manifest is here. A runtime sends a HEAD of the tag
+/// and then asks for the manifest by digest. The keepers got no record after the HEAD: a digest that no member holds
+/// yet would have replaced one that a member does hold.
 pub(super) fn tell_arrived(cluster: &Arc<Cluster>, place: &Place, tags: Vec<(Tag, TagRecord)>) {
     if !cluster.is_joined() && !cluster.is_there() {
         return;
@@ -206,8 +209,8 @@ fn kept(record: TagRecord) -> PeerRecord {
     }
 }
 
-/// What was heard of a tag. It was not checked here: it must never count as fresh, and any answer of the registry
-/// replaces it.
+/// A tag record that was heard from a member. This node did not check it, so it must never count as fresh, and any
+/// answer of the registry replaces it.
 pub(super) fn heard(told: TagRecord) -> TagRecord {
     TagRecord { checked: 0, ..told }
 }

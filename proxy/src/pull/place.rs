@@ -1,4 +1,4 @@
-//! The place that a request is about: its registry and repository, and on whose behalf the registry is asked.
+//! The place that a request is about: its registry, its repository, and the caller for whom the registry is asked.
 
 use std::time::Duration;
 
@@ -18,16 +18,16 @@ use crate::{
     trace::Trace,
 };
 
-/// Looking up the node's own credentials may run a program; a pull waits for it this long.
+/// Looking up the node's own credentials may run a program. A pull waits for it this long.
 const CREDENTIALS_WITHIN: Duration = Duration::from_secs(2);
 
 impl Pull {
-    /// The registry and the repository that an address means here.
+    /// The registry and the repository that an address stands for under this configuration.
     pub fn resolve(&self, address: &Address) -> Result<(RegistryName, Repository), PullError> {
         Ok(address.resolve(&Names(&self.config.load()))?)
     }
 
-    /// The repository that is meant, if its registry may be used, and on whose behalf it will be asked.
+    /// The repository of an address, if its registry may be used, and the identity with which it will be asked.
     pub(super) async fn place(
         &self,
         address: &Address,
@@ -51,7 +51,7 @@ impl Pull {
         Ok(self.shared(place).await)
     }
 
-    /// Where the operator shares what the node's own credentials open, a caller without one of its own gets the node's.
+    /// Gives a caller without a credential the node's own identity, where the operator shares what that identity opens.
     pub(super) async fn shared(&self, place: Place) -> Place {
         let upstream = self.config.load().upstream(place.registry.as_str());
         if upstream.access != Sharing::Shared || upstream.credentials.is_none() {
@@ -85,8 +85,8 @@ impl Pull {
                 }
             }
         }
-        // What they have opened stays open as in an outage. A cloud's identity is known without a token, so also what it
-        // opened before larder was started again.
+        // The node's identity cannot be had now, but repositories that it opened stay open as in an outage. A cloud's
+        // identity is known without a token, so this includes repositories that it opened before a restart.
         let identity = match self.credentials.known_as(&upstream) {
             Some(known_as) => Some(self.key.known(&known_as)),
             None => self.shared.get(&key).await,
@@ -113,7 +113,7 @@ impl Pull {
         failed.get_or_create(&CredentialsFailed { fault }).inc();
     }
 
-    /// A repository by name for an anonymous caller, if its registry may be used.
+    /// The place of an anonymous caller in this repository, if its registry may be used.
     pub async fn known_place(
         &self,
         registry: RegistryName,
@@ -134,7 +134,7 @@ impl Pull {
     }
 }
 
-/// The configuration's names for registries.
+/// The names that the configuration gives to registries.
 struct Names<'a>(&'a Config);
 
 impl Registries for Names<'_> {
@@ -143,7 +143,7 @@ impl Registries for Names<'_> {
     }
 
     fn default_upstream(&self) -> RegistryName {
-        // The configuration has checked the name; Docker Hub is what an empty one means.
+        // The configuration has checked the name; an empty name means Docker Hub.
         self.0
             .registry
             .default_upstream

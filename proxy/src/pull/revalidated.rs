@@ -1,4 +1,4 @@
-//! What was found out about tags, counted.
+//! Counts what checks of tags found out.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use super::{Manifest, Pull, PullError};
 use crate::{metrics::Revalidated, store::TagRecord, tags::Word, upstream::Failure};
 
 impl Pull {
-    /// The registry was asked what a tag points to, which is known as `record`.
+    /// Counts the registry's answer about a tag. `record`: what was known of the tag before.
     pub(super) fn count_word(&self, record: Option<&TagRecord>, word: &Word) {
         let told = match word {
             Word::Descriptor(descriptor) => {
@@ -20,7 +20,7 @@ impl Pull {
                 })
             }
             Word::Failed(failure) => Some(found_out(failure)),
-            // The manifest itself will tell.
+            // The manifest that is fetched next will tell.
             Word::NoDigest => None,
         };
         if let Some(told) = told {
@@ -28,7 +28,7 @@ impl Pull {
         }
     }
 
-    /// A tag's manifest was fetched without asking first what the tag points to.
+    /// Counts the fetch of a tag's manifest where no question about the tag came first.
     pub(super) fn count_fetched(
         &self,
         record: Option<&TagRecord>,

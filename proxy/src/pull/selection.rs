@@ -1,4 +1,4 @@
-//! The answer for what a request selects of a blob: the whole, one range, or several, and its headers.
+//! The answer for the selected part of a blob (all of it, one range, or several), and its headers.
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use larder_shared::{Digest, Range, range::Selected};
@@ -11,7 +11,7 @@ use crate::{
 
 const OCTETS: &str = "application/octet-stream";
 
-/// Answers whose client expects everything to the end, and so the right digest.
+/// Whether the client reads to the end of the blob and therefore relies on a matching digest.
 pub(super) fn to_the_end(selected: &Selected) -> bool {
     matches!(selected, Selected::Whole | Selected::One { open: true, .. })
 }

@@ -1,4 +1,4 @@
-//! Images that clients of this node have asked for lately, for what is made of them ahead.
+//! Images that clients of this node asked for lately. Their layers are then prepared ahead.
 
 use std::{
     num::NonZeroUsize,
@@ -18,19 +18,19 @@ use crate::{
     store::{Named, Names},
 };
 
-/// So many images are remembered with what they say. Between manifest and configuration there are moments.
+/// Images whose content is remembered. A client asks for the configuration moments after the manifest.
 const IMAGES: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
-/// So many manifests are remembered.
+/// Manifests whose time of serving is remembered.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
-/// Manifests that were served, and when they last were.
+/// Manifests that were served, and when each last was (Unix seconds).
 #[derive(Debug)]
 pub struct Served {
     at: Mutex<LruCache<Digest, u64>>,
-    /// What images say whose manifests were served, by their configurations.
+    /// The content of images whose manifests were served, by the digests of their configurations.
     images: Mutex<LruCache<Digest, Arc<starts::Served>>>,
-    /// There is one more.
+    /// Notified after each manifest that was served.
     pub new: Notify,
 }
 
@@ -74,7 +74,7 @@ impl Served {
 }
 
 impl Pull {
-    /// Takes note of a manifest that was served, if anything comes of it.
+    /// Records that a manifest was served, if layers are prepared for mounting at all.
     pub(super) fn note_served(&self, route: &Route, answered: &Result<Pulled, PullError>) {
         let (Route::Manifest(..), Ok(pulled)) = (route, answered) else {
             return;

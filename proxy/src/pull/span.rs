@@ -1,6 +1,6 @@
-//! A range of a layer for a read that waits for it: the layer is mounted, and this part of it is not here yet.
+//! Ranges of a mounted layer that a read waits for, because the layer is not whole yet.
 //!
-//! It is asked for as a client would ask, by the same path and with the same rights; only nothing around it is fetched.
+//! A range is asked for as by a client, on the same path and with the same rights. Only the range itself is fetched.
 
 use std::io;
 
@@ -22,11 +22,11 @@ use crate::{
     upstream::Subject,
 };
 
-/// Where a range may come from.
+/// A source of a range.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum From {
     Anywhere,
-    /// Not from what is here or at other members, which may be wrong: nothing tells before the layer is whole.
+    /// Bytes from this node or from other members may be wrong, and nothing detects that before the layer is whole.
     Registry,
 }
 
@@ -35,7 +35,7 @@ pub enum From {
 pub enum NoSpan {
     #[error(transparent)]
     Pull(#[from] PullError),
-    /// It broke off.
+    /// The connection or the read broke off.
     #[error("the bytes broke off: {0}")]
     Broken(#[from] io::Error),
     #[error("other bytes came than were asked for")]
@@ -43,8 +43,8 @@ pub enum NoSpan {
 }
 
 impl Pull {
-    /// A range of a layer in the repository of `image`, on behalf of the first of these callers that may read it, or else with
-    /// the node's own credentials.
+    /// A range of a layer in the repository of `image`. It is asked for on behalf of the first of `callers` that may
+    /// read it, or else with the node's own credentials.
     pub async fn span(
         &self,
         image: &ImageName,
@@ -86,7 +86,7 @@ impl Pull {
         let address = Address::of(&image.registry, &image.repository);
         let place = self.place(&address, caller).await?;
         let span = self.span_at(&place, layer, range, from).await;
-        // A refusal is said as to a client: another caller may be let in.
+        // A refusal becomes the same error as for a client, so that the next caller is tried.
         span.map_err(|error| match error {
             NoSpan::Pull(error) => NoSpan::Pull(judge(error, &place, caller.presented)),
             other => other,
@@ -135,7 +135,7 @@ impl Pull {
         }
     }
 
-    /// The name of what a repository has under a digest.
+    /// The image name of `digest` in a repository.
     pub fn image_of(
         registry: &larder_shared::RegistryName,
         repository: &larder_shared::Repository,

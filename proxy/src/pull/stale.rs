@@ -1,5 +1,5 @@
-//! Stale answers: what a tag pointed to, for a caller that may still read the repository, where the registry gives no
-//! answer of its own (promise P14).
+//! Stale answers: what a tag pointed to before, given when the registry has no answer of its own. Only a caller that
+//! may still read the repository gets one (promise P14).
 
 use http::header;
 use larder_shared::{Reference, Tag};
@@ -16,7 +16,7 @@ use crate::{
 };
 
 impl Pull {
-    /// The registry's own answer is missing, or it says that there is nothing.
+    /// Answers when the registry gave no answer, or said that the tag does not exist.
     pub(super) async fn without(
         &self,
         place: &Place,
@@ -39,7 +39,7 @@ impl Pull {
                 }
                 Err(failure.into())
             }
-            // A failure concludes in neither.
+            // A failure never leads to one of these two.
             After::Serve(_) | After::Fetch => Err(Failure::Unreachable {
                 at: place.registry.to_string(),
                 why: "the question was lost".to_owned(),
@@ -48,8 +48,7 @@ impl Pull {
         }
     }
 
-    /// Whether an old answer can take the place of the registry's: the manifest that the tag pointed to is here, or other
-    /// members may have it.
+    /// Whether an old answer can replace the registry's: the tag's last manifest is here, or other members may have it.
     pub(super) async fn has_stale(&self, place: &Place, tag: &Tag, cached: &Cached) -> bool {
         let Some(record) = &cached.record else {
             return false;
@@ -61,7 +60,7 @@ impl Pull {
                 || self.store.length(&record.digest).await.is_some())
     }
 
-    /// A stale answer needs a live verdict; it never makes one (promise P14).
+    /// Whether this caller may get a stale answer. It needs a live verdict, and it never makes one (promise P14).
     pub(super) fn may_have_stale(&self, place: &Place, subject: &Reference) -> bool {
         match self.access.verdict_on(place, Some(subject)) {
             Verdict::Allowed | Verdict::Ask { bridged: true } => true,
@@ -69,9 +68,10 @@ impl Pull {
         }
     }
 
-    /// The same where `failure` is why. A registry may hide behind a 404 what this caller may not read any more, so a 404
-    /// bridges nothing: where the verdict is old the origin is asked for the manifest that the tag pointed to. Nor does
-    /// what no registry says, but for what is public.
+    /// As [`Self::may_have_stale`], given the `failure` of the registry. A registry may answer 404 for content that
+    /// this caller may not read any more, so a 404 bridges nothing: if the verdict is old, the origin is asked for the
+    /// manifest that the tag pointed to. An answer that no registry gives bridges only public content and rights that
+    /// were proven a moment ago.
     pub(super) async fn right_to_stale(
         &self,
         place: &Place,
@@ -95,12 +95,13 @@ impl Pull {
         let proven = self.access.prove_claim(place, subject, None).await;
         proven.map_err(|proof| match proof {
             Failure::Refused(_) | Failure::Forbidden(_) => proof.into(),
-            // Without an answer to the proof, the 404 is the registry's last word: it is no outage, which would be bridged.
+            // Without an answer to the proof, the 404 is the registry's last word: it is no outage, which would be
+            // bridged.
             _ => failure.clone().into(),
         })
     }
 
-    /// An old answer, for a caller that may still read the repository. It says that it is old.
+    /// A stale answer, for a caller that may still read the repository. A header marks it as stale.
     async fn stale(
         &self,
         place: &Place,
@@ -129,8 +130,8 @@ impl Pull {
         Ok(pulled.from(tier, Outcome::Stale))
     }
 
-    /// The answer to a HEAD where nothing else can be given: what the registry last said of the tag, under the same verdict.
-    /// The manifest may be nowhere; a client that has it wants no more than that its tag still leads there.
+    /// The answer to a HEAD as a last resort: what the registry last said of the tag, under the same verdict. The
+    /// manifest may be gone everywhere. A client that has it only needs to know that its tag still points there.
     pub(super) fn last_said(&self, place: &Place, tag: &Tag, error: &PullError) -> Option<Pulled> {
         let PullError::Upstream(failure) = error else {
             return None;
@@ -148,8 +149,8 @@ impl Pull {
         Some(pulled.from(Tier::Node, Outcome::Stale))
     }
 
-    /// An old answer: the newest that can be had. Other members are asked what the tag points to where this node has
-    /// only heard it, and where what it knows itself is nowhere any more.
+    /// The newest stale answer that can be had. Other members are asked what the tag points to in two cases: this node
+    /// has only heard its record, or no member has the manifest that the record names.
     async fn newest_stale(
         &self,
         place: &Place,
@@ -179,7 +180,7 @@ impl Pull {
         if was_heard {
             return self.stale(place, tag, &known, failure, head).await;
         }
-        // What a list named may be gone, and what the tag pointed to before may be here.
+        // The manifest that a list named may be gone, while the one that the tag pointed to before is here.
         if let Some(before) = place.record.tag(tag)
             && before.digest != known.digest
         {
@@ -189,7 +190,7 @@ impl Pull {
     }
 }
 
-/// Says in the answer that it is old, and why.
+/// Adds a `Warning` header that says how old the answer is, and why.
 fn warn(pulled: &mut Pulled, failure: &Failure, known: &TagRecord) {
     let when = match (known.checked, unix_age(known.checked)) {
         (0, _) => "as another node knows it".to_owned(),

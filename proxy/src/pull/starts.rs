@@ -1,8 +1,8 @@
-//! Images that are about to start: a runtime that asks for an image's configuration asks for its layers next, unless it finds
-//! them.
+//! Images that are about to start. A runtime that asks for an image's configuration asks for its layers next, unless it
+//! finds them mounted.
 //!
-//! The answer with the configuration waits a moment, in which the layers may be offered before they are here. Owns that moment.
-//! Which layers are offered is [`crate::layers`]' choice.
+//! The answer with the configuration is delayed a moment, in which the layers may be offered before they are here. This
+//! module owns that delay. [`crate::layers`] decides which layers are offered.
 
 use std::{
     collections::VecDeque,
@@ -22,34 +22,34 @@ use tokio::{
 use super::{Caller, Pull};
 use crate::{access::Place, trace::Trace};
 
-/// An image starts without its layers if they can be offered within this time; else it is pulled as ever.
+/// An image starts without pulling its layers if they can be offered within this time. Otherwise it is pulled as usual.
 pub const BUDGET: Duration = Duration::from_millis(500);
 
-/// Images that wait at once; more are pulled as ever.
+/// Images whose answers may be delayed at the same time. Further images are pulled as usual.
 const MOST: usize = 16;
 
-/// What a manifest that was just served says.
+/// The content of a manifest that was just served.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Served {
     pub manifest: Digest,
     /// Digest and length.
     pub config: (Digest, u64),
-    /// The same of each layer, the lowest first.
+    /// Digest and length of each layer, the lowest first.
     pub layers: Vec<(Digest, u64)>,
 }
 
 /// An image whose configuration is being answered.
 #[derive(Debug)]
 pub struct Start {
-    /// Where, and on whose behalf: a caller that may read the configuration.
+    /// The repository, and a caller that may read the configuration.
     pub place: Place,
     pub image: Arc<Served>,
-    /// The answer goes out when this is dropped.
+    /// Dropping this releases the answer.
     waits: oneshot::Sender<()>,
 }
 
 impl Start {
-    /// The caller, as it asks for more of the image.
+    /// The caller, for further requests about the image.
     pub fn caller(&self) -> Caller {
         let identity = self.place.identity.clone();
         Caller {
@@ -60,7 +60,7 @@ impl Start {
         }
     }
 
-    /// The image's own name.
+    /// The image's name, with its digest.
     pub fn name(&self) -> ImageName {
         Pull::image_of(
             &self.place.registry,
@@ -69,13 +69,13 @@ impl Start {
         )
     }
 
-    /// Whether the answer still waits. If not, the runtime has begun to pull.
+    /// Whether the answer is still delayed. If not, the runtime has begun to pull.
     pub fn is_waited_for(&self) -> bool {
         !self.waits.is_closed()
     }
 }
 
-/// The list of them.
+/// The queue of images that are about to start.
 #[derive(Default, Debug)]
 pub struct Starts {
     waiting: Mutex<VecDeque<Start>>,
@@ -84,12 +84,12 @@ pub struct Starts {
 }
 
 impl Starts {
-    /// From now on a task takes them.
+    /// Announces that a task takes images from the queue. Before that, no answer is delayed.
     pub fn hear(&self) {
         self.heard.store(true, Ordering::Relaxed);
     }
 
-    /// The next one, when there is one.
+    /// Takes the next image, waiting for it if necessary.
     pub async fn next(&self) -> Start {
         loop {
             let next = {
@@ -115,7 +115,7 @@ impl Starts {
 }
 
 impl Pull {
-    /// Waits until the layers of an image are offered whose configuration is about to be answered, or a moment.
+    /// Delays the answer with a configuration until the layers of its image are offered, but at most [`BUDGET`].
     pub(super) async fn about_to_start(&self, place: &Place, digest: &Digest) {
         if !self.starts.heard.load(Ordering::Relaxed) {
             return;

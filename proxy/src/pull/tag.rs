@@ -1,6 +1,6 @@
-//! What a tag stands for: what is known, whether the registry has to be asked, and what its answer means.
+//! Resolves tags: what is known, whether the registry has to be asked, and what its answer means.
 //!
-//! The decisions are those of [`crate::tags`]; the acts around them are here. Nothing is fetched.
+//! [`crate::tags`] makes the decisions, and this module carries them out. Nothing is fetched.
 
 use std::time::Duration;
 
@@ -16,34 +16,34 @@ use crate::{
     upstream::Subject,
 };
 
-/// A check of a tag that nothing can bridge takes as long as an answer of upstream may: a client that asks the registry
-/// itself waits for it as well.
+/// If nothing could replace the registry's answer, a check of a tag may take this long. A client that asks the registry
+/// itself would wait as well.
 const UNBRIDGED: Duration = Duration::from_secs(4);
 
 /// What is known of a tag before the registry is asked.
 #[derive(Debug)]
 pub(super) struct Cached {
     pub(super) record: Option<TagRecord>,
-    /// How long ago it was checked; [`Duration::MAX`] where this node's clock does not know, and where a list has said
-    /// something else since: a list is no check.
+    /// How long ago the registry was asked about the tag. [`Duration::MAX`] if this node's clock cannot tell, or if a
+    /// list has named another digest since: a list is no check.
     pub(super) age: Duration,
     pub(super) policy: Policy,
 }
 
 impl Cached {
-    /// What the registry's word means for it.
+    /// Decides what the registry's word means for this record.
     pub(super) fn conclude(&self, word: Word) -> After {
         tags::conclude(self.record.clone(), word, self.policy)
     }
 }
 
-/// What a tag stands for, and how that came to be known.
+/// What a tag stands for, and how this was found out.
 #[derive(Debug)]
 pub(super) struct Resolved {
     pub(super) answer: Known,
-    /// Which endpoint was asked, if one answered.
+    /// The endpoint that answered, if any.
     pub(super) endpoint: Option<usize>,
-    /// Whether it was the origin, or one whose word the operator takes for the origin's.
+    /// Whether the answer came from the origin, or from an endpoint that the operator trusts as much.
     pub(super) proves: bool,
     pub(super) cached: Cached,
 }
@@ -59,7 +59,7 @@ impl Resolved {
     }
 }
 
-/// Either known without a question, or concluded from what the registry said.
+/// The result: known without asking, or concluded from the registry's word.
 #[derive(Debug)]
 pub(super) enum Known {
     Fresh(Box<Pulled>),
@@ -67,7 +67,7 @@ pub(super) enum Known {
 }
 
 impl Pull {
-    /// What a tag stands for, before anything is fetched: what is known, or what the registry has just said.
+    /// Resolves a tag before anything is fetched, from what is known or from the registry's answer.
     pub(super) async fn resolve_tag(
         &self,
         place: &Place,
@@ -87,13 +87,13 @@ impl Pull {
             let pulled = pulled.from(Tier::Node, Outcome::Hit);
             return Ok(Resolved::unasked(Known::Fresh(Box::new(pulled)), cached));
         }
-        // A first GET is its own question: asking with HEAD first would only add a round trip. Where there are other
-        // members, the question is small and the manifest comes from them.
+        // A first GET goes straight to the manifest: a HEAD before it would only add a round trip. In a cluster, the
+        // HEAD is worth it, since the manifest can then come from other members.
         if cached.record.is_none() && !head && !self.cluster.has_others() {
             let fetch = Known::Concluded(After::Fetch);
             return Ok(Resolved::unasked(fetch, cached));
         }
-        // Boxed, as whatever is asked beyond memory: every request carries room for it.
+        // Boxed, like all steps that go beyond memory, since every request's future would reserve room for it.
         let stale = Box::pin(self.has_stale(place, tag, &cached));
         let optional = stale.await;
         let within = self.tag_within(optional);
@@ -101,7 +101,7 @@ impl Pull {
         let asked = Box::pin(asking).await;
         self.count_word(cached.record.as_ref(), &asked.word);
         self.note_tag(place, tag, &asked);
-        // A mirror's word: the origin has to say so too. Without a digest in the word, the fetch that follows proves
+        // A mirror's answer proves no right, so the origin is asked too. If the answer has no digest, the fetch proves
         // it.
         if let Word::Descriptor(_) = &asked.word
             && !asked.proves
@@ -118,7 +118,7 @@ impl Pull {
         })
     }
 
-    /// What the origin says that a tag stands for. A mirror's word has led to nothing and is dropped.
+    /// Asks the origin what a tag stands for. The mirror named a manifest that cannot be had, so its answer is dropped.
     pub(super) async fn resolve_tag_at_origin(
         &self,
         place: &Place,
@@ -147,7 +147,7 @@ impl Pull {
         }
     }
 
-    /// What an answer about a tag says of the caller's right.
+    /// Records what an answer about a tag says of the caller's right.
     fn note_tag(&self, place: &Place, tag: &Tag, asked: &TagAnswer) {
         let named = Reference::Tag(tag.clone());
         match &asked.word {
@@ -162,8 +162,8 @@ impl Pull {
         }
     }
 
-    /// How long a check of a tag may take: what the operator says, where an old answer or another member can take the
-    /// place of the registry's; else all the time that there is.
+    /// How long a check of a tag may take. The operator's limit applies if an old answer or another member could
+    /// replace the registry's answer; otherwise [`UNBRIDGED`] does.
     fn tag_within(&self, stale: bool) -> Duration {
         if stale || self.cluster.is_there() {
             self.config.load().tags.timeout

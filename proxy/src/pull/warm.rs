@@ -1,7 +1,7 @@
 //! Bringing an image into the node tier before a client asks for it (requirements D6 to D8).
 //!
-//! It is pulled as a client would pull it, by the same path: the same rules say which caller may read it, it is
-//! downloaded once for all that want it now, and it stays within the bounds of the tier. Only the bytes go nowhere.
+//! The image takes the path of a client's pull. The same rules decide which caller may read it, all requests share one
+//! download, and the bounds of the tier hold. Only the bytes go nowhere.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,30 +24,30 @@ use crate::{
 /// Blobs that are fetched at once, as containerd does.
 const AT_ONCE: usize = 3;
 
-/// How often a blob is asked for whose body broke off: each time it goes on where it stood.
+/// How often a blob is asked for if its body breaks off. Each attempt goes on where the last one ended.
 const ATTEMPTS: u32 = 5;
 
-/// The disk may take this long to commit what has come.
+/// The longest wait for the disk to commit a blob.
 const COMMIT_WITHIN: Duration = Duration::from_mins(2);
 
-/// How often it is looked at.
+/// The pause between two checks whether it is committed.
 const GLANCE: Duration = Duration::from_millis(10);
 
-/// Indexes within indexes that are followed.
+/// How many levels of nested indexes are followed.
 const NESTED: u32 = 3;
 
-/// What of an index is wanted.
+/// The platforms of an index that are wanted.
 #[derive(Clone, Debug)]
 pub enum Platforms {
     All,
-    /// `os/architecture[/variant]`, each.
+    /// Each as `os/architecture[/variant]`.
     These(Vec<String>),
 }
 
 impl Platforms {
-    /// What runs on this machine.
+    /// The platform of this machine.
     pub fn own() -> Self {
-        // Go's names, which images use.
+        // Images use Go's names of architectures.
         let architecture = match std::env::consts::ARCH {
             "x86_64" => "amd64",
             "aarch64" => "arm64",
@@ -81,8 +81,8 @@ fn is(platform: &Platform, wanted: &str) -> bool {
             .is_some_and(|v| v.starts_with('/'))
 }
 
-/// The platforms of an index that are wanted, or what there is instead. Of several variants of one platform the last
-/// counts: indexes list them from the oldest.
+/// The wanted platforms of an index; an error lists the ones that it has. If a platform has several variants, the last
+/// one counts: indexes list the oldest variant first.
 pub(super) fn chosen(index: &[u8], wanted: &Platforms) -> Result<Vec<(Digest, String)>, String> {
     let index = Names::of(index);
     let name = |named: &Named| named.platform.as_ref().map(name);
@@ -99,7 +99,7 @@ pub(super) fn chosen(index: &[u8], wanted: &Platforms) -> Result<Vec<(Digest, St
     for wanted in wanted {
         let is = |named: &&Named| named.platform.as_ref().is_some_and(|p| is(p, wanted));
         let Some(entry) = index.manifests.iter().rfind(is) else {
-            // Attestations have a platform of their own kind.
+            // Attestations have the platform `unknown/unknown`.
             let there = index.manifests.iter().filter_map(name);
             let there: Vec<_> = there.filter(|name| name != "unknown/unknown").collect();
             return Err(format!(
@@ -112,7 +112,7 @@ pub(super) fn chosen(index: &[u8], wanted: &Platforms) -> Result<Vec<(Digest, St
     Ok(chosen)
 }
 
-/// What belongs to an image.
+/// The manifests and blobs of an image.
 #[derive(Default, Debug)]
 pub(super) struct Family {
     pub(super) manifests: Vec<(Digest, u64)>,
@@ -120,7 +120,7 @@ pub(super) struct Family {
     pub(super) platforms: Vec<String>,
 }
 
-/// A manifest that came.
+/// A manifest that was fetched.
 #[derive(Debug)]
 pub(super) struct Came {
     pub(super) digest: Digest,
@@ -128,14 +128,14 @@ pub(super) struct Came {
     bytes: bytes::Bytes,
 }
 
-/// The sum of sizes that a registry stated, which may be any.
+/// The sum of sizes that a registry stated. They may be arbitrary, so the sum saturates.
 pub(super) fn total(sizes: impl Iterator<Item = u64>) -> u64 {
     sizes.fold(0, u64::saturating_add)
 }
 
 impl Pull {
-    /// Brings an image into the node tier, on behalf of `caller`, or with the node's own credentials where no caller is
-    /// named and the registry wants a credential.
+    /// Brings an image into the node tier on behalf of `caller`. If `caller` is anonymous and the registry wants a
+    /// credential, the node's own credentials are used.
     pub async fn warm(
         &self,
         image: &ImageName,
@@ -177,7 +177,7 @@ impl Pull {
         })
     }
 
-    /// What belongs to an image, as its manifests say, and on whose behalf they could be had.
+    /// Lists the manifests and blobs of an image. Also returns the caller that could read them.
     pub(super) async fn family_of(
         &self,
         image: &ImageName,
@@ -212,7 +212,7 @@ impl Pull {
         Ok(())
     }
 
-    /// The image's own manifest, and on whose behalf it could be had.
+    /// Fetches the image's own manifest. Also returns the caller that could read it.
     async fn root(&self, image: &ImageName, caller: Caller) -> Result<(Caller, Came), String> {
         let reference = &image.reference;
         let refused = match self.manifest(image, &caller, reference).await {
@@ -230,8 +230,8 @@ impl Pull {
                 Err(error) => return Err(error.to_string()),
             }
         }
-        // A client that may have a secret is challenged also where a registry limits requests or is out of reach. A
-        // person gets the reason.
+        // A client that might have a secret is challenged even if the registry limits requests or is out of reach. An
+        // operator needs the actual reason, so this request counts as one that showed a credential.
         let shown = Caller {
             presented: true,
             ..caller.clone()
@@ -271,7 +271,7 @@ impl Pull {
         found.await.map_err(|error| error.to_string())
     }
 
-    /// A manifest and what it names, down to the blobs.
+    /// Collects a manifest and everything below it, down to the blobs.
     async fn gather(
         &self,
         image: &ImageName,
@@ -298,7 +298,7 @@ impl Pull {
             if depth == NESTED {
                 return Err("its indexes are nested too deep".to_owned());
             }
-            // What was chosen once is not chosen again further down.
+            // The platform is chosen once, in the outermost index.
             let wanted = if depth == 0 { wanted } else { &Platforms::All };
             for (digest, platform) in chosen(&bytes, wanted)? {
                 let came = self
@@ -342,7 +342,7 @@ impl Pull {
         };
         let digest = header(super::DIGEST).and_then(|digest| digest.parse().ok());
         let media_type = header(http::header::CONTENT_TYPE).unwrap_or_default();
-        // It is in memory: manifests are fetched whole.
+        // The body is in memory already, as manifests are fetched whole.
         let collected = pulled.body.collect().await;
         Ok(Came {
             digest: digest.ok_or_else(|| invalid("a manifest without a digest"))?,
@@ -353,7 +353,7 @@ impl Pull {
         })
     }
 
-    /// Brings one blob into the tier, unless it is there. The bytes are only counted: those of files are never read.
+    /// Brings one blob into the tier, unless it is there. Its bytes are only counted; bytes of files are not even read.
     async fn warm_blob(
         &self,
         image: &ImageName,
@@ -367,7 +367,7 @@ impl Pull {
         let named = |error: &dyn std::fmt::Display| format!("the blob {digest}: {error}");
         let mut last = String::new();
         for _ in 0..ATTEMPTS {
-            // A blob that is served counts as read to its end, and would be hashed again for the next reader.
+            // A served blob would count as read to its end, and the next reader would find it suspicious and hash it.
             let place = self.place(&address, caller).await.map_err(|e| named(&e))?;
             let right = self.right(&place, &digest).map_err(|e| named(&e))?;
             let held = self.held_blob(&place, &digest, right).await;
@@ -413,7 +413,7 @@ impl Pull {
         Err(named(&last))
     }
 
-    /// Waits until what has come is committed. What the tier does not take was passed on and is gone.
+    /// Waits until the fetched content is committed. If the tier does not take it, it was only passed on and is gone.
     async fn until_kept(&self, digest: &Digest) -> Result<(), String> {
         let begun = Instant::now();
         loop {

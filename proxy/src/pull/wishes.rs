@@ -1,8 +1,8 @@
-//! Images that a caller was just served and that the container runtime holds: the rest of them is proven in the background
-//! with the caller's own right, before the registry may be gone.
+//! Images that a caller was just served and that the container runtime also holds. The rest of such an image is proven
+//! in the background with the caller's own right, while the registry can still be asked.
 //!
-//! A runtime that has an image asks for its tag alone. Without this, the right that its credential proves would be of no use
-//! to what the runtime has.
+//! A runtime that has an image asks only for its tag. Without this module, its credential would prove nothing about the
+//! rest of the image.
 
 use std::{
     collections::VecDeque,
@@ -22,14 +22,14 @@ use crate::{
     metrics::Outcome,
 };
 
-/// Images that wait. Each keeps its caller's identity in memory until its turn.
+/// How many images wait at most. Each keeps its caller's identity in memory until its turn.
 const WAITING: usize = 64;
 
-/// An image that was looked through is not looked through again for so long.
+/// An image that was queued is not queued again for `AGAIN_AFTER`. So many images are remembered.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 const AGAIN_AFTER: Duration = Duration::from_mins(10);
 
-/// The list of them.
+/// The queue of such images.
 #[derive(Debug)]
 pub struct Wishes {
     inside: Mutex<Inside>,
@@ -79,7 +79,7 @@ impl Wishes {
         self.new.notify_one();
     }
 
-    /// The next one, when there is one.
+    /// Takes the next image, waiting for it if necessary.
     pub async fn next(&self) -> (Place, Digest) {
         loop {
             if let Some(next) = self.lock().waiting.pop_front() {
@@ -91,7 +91,7 @@ impl Wishes {
 }
 
 impl Pull {
-    /// Takes note of an image that was served and that the runtime holds.
+    /// Queues an image that was served, if the runtime holds it.
     pub(super) fn wish(&self, place: &Place, route: &Route, answered: &Result<Pulled, PullError>) {
         let (Route::Manifest(..), Ok(pulled)) = (route, answered) else {
             return;

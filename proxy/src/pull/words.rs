@@ -1,4 +1,4 @@
-//! What a pull found out of a tag and of a right, in words: the same for `larder explain` and for listeners to requests.
+//! Words for what a pull found out about a tag and a right, shared by `larder explain` and listeners to requests.
 
 use larder_shared::admin::StepOutcome;
 
@@ -10,7 +10,7 @@ use crate::{
     upstream::Failure,
 };
 
-/// What was concluded about a tag, in words.
+/// Describes what was concluded about a tag.
 pub fn concluded(resolved: &Resolved) -> (StepOutcome, String) {
     let known = resolved.cached.record.as_ref().map(|record| record.digest);
     let age = resolved.cached.age.as_secs();
@@ -58,7 +58,7 @@ pub fn concluded(resolved: &Resolved) -> (StepOutcome, String) {
     }
 }
 
-/// What is known of a caller's right when its request has been answered, in words.
+/// Describes what is known of a caller's right after its request was answered.
 pub fn seen(place: &Place, verdict: Verdict) -> (StepOutcome, String) {
     let who = format!("{:?}", place.identity);
     match (verdict, place.identity.is_anonymous()) {

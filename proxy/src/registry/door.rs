@@ -1,15 +1,15 @@
-//! The caller of a request, and how a client is asked for its credential.
+//! Identifies the caller of a request, and asks clients for their credentials.
 //!
-//! A client that may not read a repository is sent to larder's own token endpoint, on the address it has used, so that
-//! its secret crosses loopback only. There it shows a username and a password, an identity token, or nothing, and gets a
-//! larder token; larder does the registry's own token dance itself. A client that brings a registry's own Bearer token
-//! has it forwarded.
+//! A client that may not read a repository is sent to larder's own token endpoint, at the address that the client used,
+//! so that its secret crosses loopback only. There the client shows a username and a password, an identity token, or
+//! nothing, and gets a larder token. larder does the registry's token dance itself. If a client brings a registry's own
+//! Bearer token, larder forwards it.
 //!
 //! ```text
 //! GET  /token[/<registry>]   with HTTP Basic, or without for an anonymous token
 //! POST /token[/<registry>]   form: grant_type=password | refresh_token
 //! ```
-//! Without a registry in the path, the scope's repository names it, as podman and skopeo have it.
+//! Without a registry in the path, the repository in the scope names it, as with podman and skopeo.
 
 use std::borrow::Cow;
 
@@ -27,7 +27,7 @@ use crate::{
     trace::Trace,
 };
 
-/// Why the caller is not known.
+/// Why the caller is unknown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unknown {
     /// A larder token that is not known any more.
@@ -65,7 +65,7 @@ impl Surface {
         }
     }
 
-    /// Whose credential it is. Clients that have none may still say so with an empty one.
+    /// The identity of a credential. A client without a credential may send an empty one.
     fn identity(&self, credential: Credential) -> Identity {
         if credential.is_empty() {
             Identity::anonymous()
@@ -152,7 +152,7 @@ impl Surface {
         .to_string())
     }
 
-    /// The registry that a secret is shown for: by the path of the endpoint, else by the scope.
+    /// The registry for which a secret is shown: from the path of the endpoint, or else from the scope.
     fn registry_of(
         &self,
         rest: &str,
@@ -193,7 +193,7 @@ impl Surface {
 
 /// `Bearer realm="http://<the address that the client used>/token/<registry>",service="larder",scope="…"`
 ///
-/// `error` is added when something was shown and refused: without it containerd shows the same thing six times.
+/// `error` is added if a credential was shown and refused. Without it, containerd shows the same credential six times.
 pub(super) fn challenge(
     headers: &HeaderMap,
     scope: Option<(&str, &str)>,
@@ -237,7 +237,7 @@ impl Fields<'_> {
     }
 }
 
-/// What follows the scheme of an `Authorization`.
+/// The part of an `Authorization` after its scheme.
 fn strip_scheme<'v>(value: &'v str, scheme: &str) -> Option<&'v str> {
     let (found, rest) = value.trim_start().split_once(' ')?;
     found.eq_ignore_ascii_case(scheme).then(|| rest.trim())

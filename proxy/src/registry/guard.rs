@@ -1,4 +1,4 @@
-//! What is looked at before a request is read, and what every answer carries: browsers, and conditions on ranges.
+//! Checks before a request is read, and headers of every answer, against browsers. Also conditions on ranges.
 
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use larder_shared::{RangeHeader, Route};
@@ -10,7 +10,7 @@ use crate::{
 };
 
 impl Surface {
-    /// Whether a page of a browser on this node may be behind a request.
+    /// Fails if a web page in a browser on this node may have caused the request.
     pub(super) fn browsers<B>(&self, request: &Request<B>) -> Result<(), Refusal> {
         let config = self.pull.config.load();
         let names = Names {
@@ -21,7 +21,7 @@ impl Surface {
     }
 }
 
-/// Content comes from registries that anyone may name: a browser that is led to it must neither guess its type nor run it.
+/// Anyone may name the registry that content comes from. A browser must neither guess the content's type nor run it.
 pub(super) fn harmless(mut response: Response<Body>) -> Response<Body> {
     let headers = response.headers_mut();
     headers.insert(
@@ -35,8 +35,8 @@ pub(super) fn harmless(mut response: Response<Body>) -> Response<Body> {
     response
 }
 
-/// The ranges that are asked for. With an `If-Range` they count only if the content is the one that the client has a
-/// part of (RFC 9110 section 13.1.5), and the digest identifies content.
+/// The requested ranges. With an `If-Range`, they count only if the client already has a part of this very content (RFC
+/// 9110 section 13.1.5), which the digest identifies.
 pub(super) fn range(headers: &HeaderMap, route: &Route) -> RangeHeader {
     let same = headers.get_all(header::IF_RANGE).iter().all(|condition| {
         matches!(route, Route::Blob(_, digest) if condition.as_bytes() == format!("\"{digest}\"").as_bytes())

@@ -1,4 +1,4 @@
-//! Answers and errors as responses: the one place that knows which code, status and headers an error has.
+//! Turns answers and errors into responses: the one place that knows the code, status and headers of each error.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
     upstream::Failure,
 };
 
-/// What a 404 of this route is called.
+/// The error code of a 404 for this route.
 pub(super) fn unknown(route: &Route) -> ErrorCode {
     match route {
         Route::Blob(..) => ErrorCode::BlobUnknown,
@@ -24,7 +24,7 @@ pub(super) fn unknown(route: &Route) -> ErrorCode {
     }
 }
 
-/// What a registry's 400 is called where its 404 is called `unknown`.
+/// The error code of a registry's 400 for a route whose 404 has the code `unknown`.
 const fn invalid(unknown: ErrorCode) -> ErrorCode {
     match unknown {
         ErrorCode::BlobUnknown => ErrorCode::DigestInvalid,
@@ -42,7 +42,7 @@ pub(crate) fn ok_response(pulled: Pulled, record: &mut RequestRecord) -> Respons
     response
 }
 
-/// The one place where errors become responses.
+/// Turns an error into a response.
 pub(crate) fn error_response(
     error: &PullError,
     unknown: ErrorCode,
@@ -79,7 +79,7 @@ pub(crate) fn error_response(
             ErrorCode::Unavailable
         }
     };
-    // containerd repeats a 429 at once, 25 times a pull; a 503 sends it on to the registry (promise P15).
+    // containerd repeats a 429 at once, 25 times a pull. After a 503 it goes on to the registry (promise P15).
     let status = match code {
         ErrorCode::TooManyRequests if agent.starts_with("containerd/") => {
             StatusCode::SERVICE_UNAVAILABLE
@@ -122,7 +122,7 @@ pub(crate) fn error_response(
     response
 }
 
-/// Says once what is wrong, and what can be done. The request's own line follows in any case.
+/// Logs what is wrong and how to fix it, once for many requests. Each request has a line of its own in any case.
 fn complain(error: &PullError, status: StatusCode, record: &RequestRecord) {
     let what = match error {
         PullError::Upstream(failure) | PullError::Fill(FillError::Upstream(failure)) => {

@@ -1,8 +1,8 @@
-//! From what the runtime says is used to the digests behind it: a pure decision.
+//! From the images that users name to all digests of those images: a pure decision.
 //!
-//! The runtime may name an index, a manifest, a configuration, or a name alone. All of the image is in use then: the index,
-//! the manifest of this node's platform, the configuration, the layers. Other platforms of an index are not. What the report
-//! leaves out, the manifests of the node tier fill in.
+//! The runtime may name an index, a manifest, a configuration, or only a name. The whole image is in use then: the
+//! index, the manifest of this node's platform, the configuration and the layers, but no other platform of an index.
+//! Manifests of the node tier fill in what the report leaves out.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,10 +14,10 @@ use larder_shared::{
 
 use crate::store::Names;
 
-/// The manifests that are here, by what they name.
+/// The manifests of the node tier, with the digests that each names.
 pub(super) type Manifests = HashMap<Digest, Names>;
 
-/// Everything that is in use. `tagged` says what a name points to, as far as the node tier knows.
+/// All digests that are in use. `tagged` gives the target of a name, as far as the node tier knows it.
 pub(super) fn in_use(
     report: &Report,
     manifests: &Manifests,
@@ -26,7 +26,7 @@ pub(super) fn in_use(
     in_use_by(report, report.users.iter(), manifests, tagged)
 }
 
-/// What these of its users use.
+/// The digests that these users of the report use.
 pub(super) fn in_use_by<'a>(
     report: &Report,
     users: impl Iterator<Item = &'a User>,
@@ -60,7 +60,7 @@ pub(super) fn in_use_by<'a>(
     used
 }
 
-/// The report's images, by all that a user may name them by.
+/// The report's images, by every digest and name that a user may give.
 struct Listed<'a> {
     by_digest: HashMap<(&'a str, Digest), Vec<&'a Image>>,
     by_name: HashMap<(&'a str, &'a str), Vec<&'a Image>>,
@@ -92,7 +92,7 @@ impl<'a> Listed<'a> {
         listed
     }
 
-    /// The digest goes first: the name may have moved to another image since the container began.
+    /// A digest takes precedence: the name may have moved to another image since the container began.
     fn images_of<'b>(&'b self, user: &'b User) -> &'b [&'a Image] {
         let place = user.namespace.as_str();
         if let Some(digest) = user.digest.or_else(|| digest_in(&user.image)) {
@@ -104,7 +104,7 @@ impl<'a> Listed<'a> {
     }
 }
 
-/// The digest in `name@digest`, or the digest that stands for a name.
+/// The digest in `name@digest`, or a digest that stands in place of a name.
 fn digest_in(name: &str) -> Option<Digest> {
     if let Ok(digest) = name.parse() {
         return Some(digest);
@@ -115,7 +115,7 @@ fn digest_in(name: &str) -> Option<Digest> {
     }
 }
 
-/// Which manifests and indexes name a configuration or a manifest.
+/// For each configuration and manifest, the manifests and indexes that name it.
 fn above(manifests: &Manifests) -> HashMap<Digest, Vec<Digest>> {
     let mut above: HashMap<Digest, Vec<Digest>> = HashMap::new();
     for (digest, names) in manifests {
@@ -127,7 +127,7 @@ fn above(manifests: &Manifests) -> HashMap<Digest, Vec<Digest>> {
     above
 }
 
-/// All of the image of which `told` is known.
+/// All digests of the image that `told` belongs to.
 fn family(
     told: HashSet<Digest>,
     manifests: &Manifests,
@@ -137,7 +137,7 @@ fn family(
         let names = manifests.get(digest);
         names.is_some_and(|names| !names.manifests.is_empty())
     };
-    // The manifests of the platform: those that were told, or those with a configuration that was told.
+    // The manifests of the platform: those in `told`, or else those whose configuration is in `told`.
     let mut of_platform: HashSet<Digest> = told
         .iter()
         .filter(|digest| manifests.contains_key(digest) && !is_index(digest))
@@ -148,7 +148,8 @@ fn family(
         of_platform.extend(with.filter(|digest| !is_index(digest)));
     }
     if of_platform.is_empty() {
-        // Of an index alone it is not known which platform runs. This node fetched no other.
+        // From an index alone, larder cannot tell the platform. It takes the manifests that are here: this node fetched
+        // no other.
         let below = told.iter().filter_map(|index| manifests.get(index));
         let below = below.flat_map(|names| names.manifests.iter().map(|named| named.digest));
         of_platform.extend(below.filter(|digest| manifests.contains_key(digest)));

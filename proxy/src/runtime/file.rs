@@ -1,4 +1,4 @@
-//! One look at the watcher's file (blocking): read within bounds, and only when it is another one.
+//! One look at the watcher's file (blocking): read within bounds, and only if it has changed.
 
 use std::{
     fmt, fs,
@@ -11,7 +11,7 @@ use larder_shared::runtime::{Header, LONGEST, Report, VERSION};
 
 use crate::sys::disk;
 
-/// Tells one file from another at the same path, without reading it.
+/// Identifies a file at the path, without reading it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Stamp {
     device: u64,
@@ -31,12 +31,12 @@ impl Stamp {
     }
 }
 
-/// What a look found.
+/// The result of a look.
 #[derive(Debug)]
 pub(super) enum Found {
     /// There is no file.
     Nothing,
-    /// The file is the one of the last look.
+    /// The file has not changed since the last look.
     Same,
     Report(Box<Report>),
     Newer {
@@ -54,9 +54,9 @@ pub enum Unreadable {
     NoFile,
     /// It is longer than [`LONGEST`].
     TooLong,
-    /// It is no report, such as a file that was cut short.
+    /// It is no report, for example because the file was cut short.
     NoReport { line: usize, column: usize },
-    /// It is of another node, or of the time before this one booted.
+    /// It is from another node, or from before this node's last boot.
     Foreign,
     /// The system refuses to read it.
     Refused(io::ErrorKind),
@@ -80,15 +80,15 @@ impl fmt::Display for Unreadable {
     }
 }
 
-/// Looks at the file, and reads it unless it is the one that `before` tells of. A file that could not be opened has no stamp
-/// and is tried again.
+/// Looks at the file, and reads it unless it is the one of the stamp `before`. A file that could not be opened gets no
+/// stamp, so the next look tries it again.
 pub(super) fn look(path: &Path, before: Option<&Stamp>) -> (Option<Stamp>, Found) {
     let refused = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => (None, Found::Nothing),
         kind => (None, Found::Unreadable(Unreadable::Refused(kind))),
     };
     let stamp = match fs::metadata(path) {
-        // To open a pipe would wait for a writer.
+        // Opening a pipe would wait for a writer.
         Ok(metadata) if !metadata.is_file() => {
             return (None, Found::Unreadable(Unreadable::NoFile));
         }
@@ -99,14 +99,14 @@ pub(super) fn look(path: &Path, before: Option<&Stamp>) -> (Option<Stamp>, Found
         return (Some(stamp), Found::Same);
     }
     match read(path) {
-        // The stamp is of what was read, not of a file that took its place in between.
+        // The stamp is of the file that was read, not of one that took its place in between.
         Ok((stamp, Some(bytes))) => (Some(stamp), parse(&bytes)),
         Ok((stamp, None)) => (Some(stamp), Found::Unreadable(Unreadable::TooLong)),
         Err(error) => refused(error),
     }
 }
 
-/// The file's bytes, unless there are too many.
+/// The file's bytes, or `None` if there are too many.
 fn read(path: &Path) -> io::Result<(Stamp, Option<Vec<u8>>)> {
     let file = disk::open_at_once(path)?;
     let stamp = Stamp::of(&file.metadata()?);
@@ -115,7 +115,7 @@ fn read(path: &Path) -> io::Result<(Stamp, Option<Vec<u8>>)> {
     Ok((stamp, (bytes.len() as u64 <= LONGEST).then_some(bytes)))
 }
 
-/// What the bytes say. A newer version may look like anything but its header.
+/// Parses the report. Of a newer version, only the header is certain.
 pub(super) fn parse(bytes: &[u8]) -> Found {
     let no_report = |error: serde_json::Error| {
         Found::Unreadable(Unreadable::NoReport {
@@ -134,7 +134,7 @@ pub(super) fn parse(bytes: &[u8]) -> Found {
     }
 }
 
-/// Whether the report is of another kernel than this one. One that does not say is taken for this node's.
+/// Whether the report is from another boot than this one. A report without a boot id counts as this node's.
 fn is_foreign(report: &Report) -> bool {
     let boot = report.boot.as_deref();
     boot.is_some_and(|boot| boot.trim() != disk::boot_id())

@@ -1,4 +1,4 @@
-//! The watcher's file, whatever it says. See [`crate::fuzz`].
+//! The watcher's file, with any content. See [`crate::fuzz`].
 
 use std::collections::HashSet;
 
@@ -7,7 +7,7 @@ use super::{
     file::{self, Found},
 };
 
-/// What a report names is in use, and nothing that it does not name: there is no manifest to find more in.
+/// Without manifests, no digest is in use that the report does not name.
 pub fn report(bytes: &[u8]) {
     let Found::Report(report) = file::parse(bytes) else {
         return;

@@ -1,8 +1,8 @@
 //! Which ready files of layers the runtime's snapshots refer to. Pure.
 //!
-//! containerd's erofs snapshotter records the path of a file that it took from `layer_content_caches` as a label of the
-//! snapshot, and looks at this path at each mount. Any label whose value ends like such a path counts: one reference too
-//! many keeps a file, one too few would break containers.
+//! containerd's erofs snapshotter takes a file from `layer_content_caches`, records its path as a label of the
+//! snapshot, and looks at this path at each mount. Any label whose value ends like such a path counts: one reference
+//! too many keeps a file, one too few would break containers.
 
 use std::collections::HashMap;
 
@@ -11,8 +11,8 @@ use larder_shared::{Algorithm, Digest, runtime::Report};
 /// The end of a ready file's name.
 const END: &str = ".erofs";
 
-/// The first containerd of which it is known that it records the path in the snapshot's labels. Earlier ones link to the
-/// file from the snapshot's directory, which no list of snapshots tells.
+/// The first containerd that is known to record the path in the snapshot's labels. Earlier ones link to the file from
+/// the snapshot's directory, which no list of snapshots shows.
 const FIRST: (u64, u64, u64) = (2, 4, 2);
 
 /// How many snapshots refer to the ready file of each diffID. `None` if the report cannot tell.
@@ -32,13 +32,13 @@ pub fn references(report: &Report) -> Option<HashMap<Digest, u64>> {
     Some(found)
 }
 
-/// Whether the runtime is one whose snapshots tell which files they refer to.
+/// Whether the runtime's snapshots tell which files they refer to.
 pub fn tells(report: &Report) -> bool {
     report.runtime.name == "containerd"
         && version(&report.runtime.version).is_some_and(|version| version >= FIRST)
 }
 
-/// The first three numbers of `2.4.2`, `v2.4.2-1`, `2.5.0+k3s1`. One before a release, such as `2.4.2-rc.0`, counts as the
+/// The first three numbers of `2.4.2`, `v2.4.2-1`, `2.5.0+k3s1`. A pre-release such as `2.4.2-rc.0` counts as the
 /// release.
 fn version(text: &str) -> Option<(u64, u64, u64)> {
     let text = text.trim_start_matches('v');

@@ -47,7 +47,7 @@ fn reader(path: &Path) -> Runtime {
     Runtime::new(Arc::new(ArcSwap::from_pointee(config)), store)
 }
 
-/// What a file becomes, one look after the other: the state, and whether a report is known.
+/// The state after each change of the file, one look after the other, and whether a report is known.
 #[tokio::test]
 async fn whatever_becomes_of_the_file_the_last_good_report_stays() {
     type Step<'a> = (&'a str, &'a dyn Fn(), &'a str, bool);
@@ -128,7 +128,7 @@ async fn whatever_becomes_of_the_file_the_last_good_report_stays() {
     }
 }
 
-/// A directory that two nodes share, or that outlives a boot, may hold the wrong file.
+/// A directory that two nodes share, or that outlives a boot, may contain the wrong file.
 #[tokio::test]
 async fn a_report_of_another_kernel_is_not_this_nodes() {
     let dir = tempfile::tempdir().unwrap();
@@ -168,7 +168,7 @@ async fn a_report_gets_old_while_nothing_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("runtime.json");
     let runtime = reader(&path);
-    // It has a second to go.
+    // The report counts as fresh for one more second.
     put_report(&path, unix_now() + 1 - OLD_AFTER.as_secs());
     runtime.look().await;
     let mut changes = runtime.subscribe();

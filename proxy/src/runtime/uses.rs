@@ -1,4 +1,4 @@
-//! Tells the store what is in use: after each report, and when what lies in the store has changed.
+//! Tells the store what is in use: after each report, and when the content of the store has changed.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,10 +22,10 @@ use crate::{
     sys::Calls,
 };
 
-/// With the same report, what has come to the store meanwhile is looked through this often.
+/// While the report stays the same, a changed store is looked through at most this often.
 const AGAIN: Duration = Duration::from_secs(30);
 
-/// A disk that is slow is waited for this long. Nothing else waits for it.
+/// How long to wait for a slow disk. No other work waits for it.
 const WITHIN: Duration = Duration::from_secs(30);
 
 /// What the store was told last.
@@ -51,12 +51,12 @@ impl Uses {
         }
     }
 
-    /// The runtime is not known any more.
+    /// Forgets what the store was told, because the runtime is not known any more.
     pub(super) fn forget(&self) {
         *lock(&self.last) = Last::default();
     }
 
-    /// Says what is in use by the latest good report. Whether the store knows it now.
+    /// Tells the store what is in use by the latest good report. Returns whether the store knows it now.
     pub(super) async fn tell(&self, store: &Arc<Store>, good: &Good, state: &State) -> bool {
         let totals = store.totals();
         {
@@ -75,14 +75,14 @@ impl Uses {
         let tell = move || {
             let before = std::mem::take(&mut *lock(&last));
             let mut manifests = before.manifests;
-            // Reports come often, and most say what the one before said.
+            // Reports come often, and most repeat the one before.
             let nothing_new = before.totals == totals
                 && before.report.is_some_and(|report| {
                     report.users == good.report.users && report.images == good.report.images
                 });
             let at = store.clock().now().saturating_sub(good.age().as_secs());
             let known = store.in_use().at().unwrap_or(0);
-            // A report that is older than what the store knows was left by a watcher of before.
+            // If the report is older than what the store knows, an earlier watcher left it.
             if (fresh || at >= known) && nothing_new {
                 store.still_in_use(at.max(known));
             } else if fresh || at >= known {
@@ -102,7 +102,7 @@ impl Uses {
     }
 }
 
-/// The manifests and tags of the store at one moment, for questions about what uses what.
+/// The manifests and tags of the store at one moment, for questions about which user uses which blob.
 #[derive(Default, Debug)]
 pub struct Seen {
     manifests: Manifests,
@@ -110,15 +110,15 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// What the store has now (blocking). Manifests do not change: those that were seen before are not read again.
+    /// Takes the store's content of now (blocking). Manifests do not change, so known ones are not read again.
     #[must_use]
     pub fn again(mut self, store: &Store) -> Self {
         self.tags = look_through(store, &mut self.manifests);
         self
     }
 
-    /// The images of those users that are `wanted`: their manifests, configurations and layers, as far as report and store
-    /// tell.
+    /// The images of the users that are `wanted`: their manifests, configurations and layers, as far as report and
+    /// store tell.
     pub fn used_by(&self, report: &Report, wanted: impl Fn(&User) -> bool) -> HashSet<Digest> {
         let users = report.users.iter().filter(|user| wanted(user));
         let tagged = |name: &ImageName| self.tags.get(name.clone());
@@ -126,7 +126,7 @@ impl Seen {
     }
 }
 
-/// What tags point to, as far as the store knows.
+/// The targets of tags, as far as the store knows them.
 #[derive(Default, Debug)]
 struct Tags(HashMap<(RegistryName, Repository, Tag), Digest>);
 
@@ -139,7 +139,7 @@ impl Tags {
     }
 }
 
-/// Brings `manifests` to what lies in the store now (blocking). Looks make nothing younger.
+/// Updates `manifests` to the store's content of now (blocking). These reads do not count as use of the blobs.
 fn look_through(store: &Store, manifests: &mut Manifests) -> Tags {
     let mut read = std::mem::take(manifests);
     let mut tags = Tags::default();

@@ -1,8 +1,9 @@
 //! Blobs that lie in the container runtime's content store.
 //!
-//! larder only reads there: it hashes each file once, remembers which file it was, and serves it as it lies. A file that
-//! was removed is a miss. One that was replaced or changed is another file, and is hashed again; one whose bytes are not
-//! those of its name is not served, and stays where it is. That the bytes are here says nothing about who may read them.
+//! larder only reads there. It hashes each file once, remembers which file that was, and serves the file from where it
+//! lies. A removed file is a miss. A replaced or changed file counts as another file, and is hashed again. A file whose
+//! bytes do not have the digest in its name is not served, and larder leaves it in place. That a blob is here gives no
+//! caller a right to it.
 
 mod find;
 mod hashed;
@@ -31,18 +32,18 @@ use super::{
 };
 use crate::{coalesce::Coalesce, sys::Calls};
 
-/// Blobs of the runtime that are known, at the most. Of a longer list the rest is not adopted.
+/// The most blobs of the runtime that larder adopts. It ignores the rest of a longer list.
 const LISTED: usize = 50_000;
 
 /// Files kept open for the next reader.
 const OPEN: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
-/// Threads that look at the directory, and how long a request waits for one. A file that is hashed for longer is found by
-/// a later request.
+/// Threads that look at the directory, and how long a request waits for one. If hashing takes longer, only a later
+/// request finds the blob.
 const AT_ONCE: usize = 4;
 const WITHIN: Duration = Duration::from_secs(2);
 
-/// One read or one look that takes longer than this means that the directory hangs.
+/// A read or a look that takes longer than this means that the directory hangs.
 const LATE: Duration = Duration::from_millis(1500);
 
 /// Bytes that are hashed at a time.
@@ -53,7 +54,8 @@ const PIECE: u64 = 256 << 10;
 pub enum Looked {
     /// Its bytes have the digest.
     Sound(Arc<Blob>),
-    /// They have, and the file was written so short a time ago that it may still change: it is hashed again next time.
+    /// Its bytes have the digest, but the file changed so recently that it may change again unseen. The next look
+    /// hashes it again.
     Young(Arc<Blob>),
     /// Its bytes have another digest, or another length than the runtime says.
     Wrong,
@@ -76,10 +78,10 @@ impl Looked {
 /// What is known of one blob that the runtime lists.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
-    /// Not looked at since the runtime listed it.
+    /// larder has not looked at it since the runtime listed it.
     Listed,
     Sound(FileState),
-    /// This file's bytes are wrong: hashing it again would only find that again.
+    /// This file's bytes are wrong; it is not hashed again.
     Wrong(FileState),
     Gone,
     Unreadable,
@@ -112,7 +114,7 @@ impl Sum {
 /// What is known of the runtime's content, for people.
 #[derive(Clone, Default, Debug)]
 pub struct AdoptedView {
-    /// Where it lies. `None` if nothing is adopted.
+    /// The directory of its blobs. `None` if nothing is adopted.
     pub dir: Option<PathBuf>,
     /// Hashed, and served.
     pub sound: Sum,
@@ -132,7 +134,7 @@ struct Known {
     dir: Option<PathBuf>,
     listed: HashMap<Digest, Entry>,
     open: LruCache<Digest, Arc<Blob>>,
-    /// Requests wait for these: they are hashed as fast as can be.
+    /// Blobs that requests wait for: they are hashed without pauses.
     hurried: HashSet<Digest>,
     /// Files that an earlier process hashed, and that were not looked at since.
     hashed: HashMap<Digest, FileState>,
@@ -147,7 +149,7 @@ pub(super) struct Adopted {
     calls: Calls,
     looking: Coalesce<Digest, Looked>,
     reads: Reads,
-    /// What was here for other members, and is here no longer.
+    /// Blobs that other members counted on and that are here no longer.
     gone: gone::List,
 }
 
@@ -175,15 +177,15 @@ impl Adopted {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a look at the directory should have returned by now, or a read of a file that was open.
+    /// Whether a look at the directory, or a read of an open file, is overdue.
     fn hangs(&self) -> bool {
         let late = self.reads.oldest().is_some_and(|age| age > LATE);
-        // It says nothing about larder's own disk.
+        // A late read here says nothing about larder's own disk, so the store is not told.
         let hung = |blob: &Arc<Blob>| blob.reads().are_late(|| None);
         late || self.lock().open.iter().any(|(_, blob)| hung(blob))
     }
 
-    /// The list that counts from now on. What is known of a file that is still listed stays known.
+    /// Replaces the list of blobs. What is known of a file that is still listed stays known.
     fn list(&self, content: Option<&Path>, blobs: impl Iterator<Item = (Digest, super::Entry)>) {
         let dir = content.map(|content| content.join("blobs"));
         let mut known = self.lock();
@@ -210,7 +212,7 @@ impl Adopted {
                 };
                 if same && let Some(before) = before.remove(&digest) {
                     entry = before;
-                    // The list is newer: it may be back, and its mode may have been changed.
+                    // The list is newer: the file may be back, or its mode may have changed.
                     if matches!(entry.state, State::Gone | State::Unreadable) {
                         entry.state = State::Listed;
                     }
@@ -258,9 +260,9 @@ impl Adopted {
         open.filter(|blob| !blob.is_damaged() && blob.is_in_place())
     }
 
-    /// Opens a blob, and hashes the file unless that was done (blocking). `complete` says whether there are checksums of a
-    /// blob of that size: without them it is hashed anew. `pause` is called after each piece, with the
-    /// bytes that were hashed so far.
+    /// Opens a blob, and hashes the file unless that was done before (blocking). `complete` says whether the store has
+    /// checksums for a blob of that size. Without them, a file that an earlier process hashed is hashed again. `pause`
+    /// is called after each piece, with the number of bytes hashed so far.
     fn look(
         &self,
         digest: &Digest,
@@ -305,7 +307,7 @@ impl Adopted {
         if !known {
             match self.hash(&blob, pause) {
                 Ok((hashed, sums)) if hashed == *digest => keep_sums(found.size(), &sums),
-                // It changed meanwhile: what was hashed is neither the old file nor the new one.
+                // The file changed meanwhile: the hash is of neither the old file nor the new one.
                 _ if !blob.is_in_place() => return Looked::Unknown,
                 Ok(_) => return wrong(),
                 Err(error) => {

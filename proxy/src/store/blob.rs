@@ -25,11 +25,11 @@ pub struct Blob {
     /// Stands for the bytes; `None` for the empty blob, which cannot be mapped.
     mapping: Option<Arc<Mapping>>,
     reads: Reads,
-    /// The file is the container runtime's, and had these bytes in this state.
+    /// `Some` for a file of the container runtime: the state in which it had these bytes.
     verified: Option<FileState>,
 }
 
-/// Device, inode, and when it was made: a file system gives an inode's number again.
+/// Device, inode and creation time: a file system reuses inode numbers.
 pub(super) type Identity = (u64, u64, Option<SystemTime>);
 
 fn identity(found: &Metadata) -> Identity {
@@ -82,8 +82,8 @@ impl Blob {
         self.size
     }
 
-    /// The bytes of `range`, for a connection that knows `regions`: addresses that go out by sendfile.
-    /// The range must lie within the blob, and within what is present if it is a partial.
+    /// The bytes of `range`, as addresses that a connection which knows `regions` sends by sendfile. The range must lie
+    /// within the blob, and within what is present if it is a partial.
     pub fn slice(&self, range: Range, regions: &Regions) -> Bytes {
         match &self.mapping {
             Some(mapping) => {
@@ -137,15 +137,15 @@ impl Blob {
         Ok(())
     }
 
-    /// Sending it failed: the disk cannot read it, or the file is shorter than it was.
+    /// Whether sending it failed: the disk cannot read it, or the file is shorter than it was.
     pub fn is_damaged(self: &Arc<Self>) -> bool {
         self.mapping
             .as_ref()
             .is_some_and(|mapping| mapping.is_damaged())
     }
 
-    /// Whether the open file still has a name on disk and its length. larder's own files never change; the container
-    /// runtime's must not have.
+    /// Whether the open file still has a name on disk and its length, and is unchanged if it is the container
+    /// runtime's. larder's own files never change.
     pub(super) fn is_in_place(&self) -> bool {
         self.file.metadata().is_ok_and(|found| {
             let unchanged = self
@@ -155,7 +155,7 @@ impl Blob {
         })
     }
 
-    /// Which file it is. `None` if not even that can be read.
+    /// The file's identity. `None` if not even that can be read.
     pub(super) fn identity(&self) -> Option<Identity> {
         Some(identity(&self.file.metadata().ok()?))
     }
@@ -166,14 +166,14 @@ impl Blob {
         there.is_some() && there == self.identity()
     }
 
-    /// How many hold this blob besides `known` owners: bodies that have not handed out their last bytes.
+    /// The number of owners of this blob besides `known` ones: bodies that have not handed out their last bytes.
     pub(super) fn readers(self: &Arc<Self>, known: usize) -> usize {
         Arc::strong_count(self).saturating_sub(known)
     }
 
     /// Whether bytes are on their way to a socket.
     pub(super) fn is_being_sent(&self) -> bool {
-        // They hold the mapping; one of its owners is the blob.
+        // Bytes on their way hold the mapping; one of its owners is the blob.
         let owners = self.mapping.as_ref().map_or(0, Arc::strong_count);
         owners > 1
     }
@@ -183,7 +183,7 @@ impl Blob {
         Arc::clone(&self.file)
     }
 
-    /// What is read of it now.
+    /// The reads of it that are under way.
     pub(super) fn reads(&self) -> &Reads {
         &self.reads
     }

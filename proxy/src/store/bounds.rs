@@ -1,4 +1,4 @@
-//! What has to go so that the node tier stays within its bounds: a pure choice over the index.
+//! Chooses what has to go so that the node tier stays within its bounds: a pure function of the index.
 //!
 //! Partials that no fill writes go before any blob, see [`super::sweeping`]. Among blobs, [`Class`] is the order.
 
@@ -6,27 +6,27 @@ use larder_shared::Digest;
 
 use super::Entry;
 
-/// The bounds in force, in bytes of now.
+/// The bounds in force, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Bounds {
     /// The most that blobs and partials may take together.
     pub max: u64,
-    /// What must stay free on the file system.
+    /// Bytes that must stay free on the file system.
     pub min_free: u64,
 }
 
 /// The order in which blobs go, the first class first. Within a class, the least recently used goes first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Class {
-    /// Not used for longer than it may stay: it goes also where no room is wanted.
+    /// Not used for longer than it may stay. It goes even if no room is wanted.
     Expired,
     /// The runtime's own store has it too, or more members have it than `copies` asks for.
     Spare,
-    /// Whatever no other class names.
+    /// Any other blob.
     Idle,
     /// A warm set holds it.
     Warm,
-    /// A container of this node uses it, and it is whole elsewhere.
+    /// A container of this node uses it, and other members have it whole.
     InUse,
     /// Pinned, or used by a container of this node and whole nowhere else: it never goes.
     Stays,
@@ -45,7 +45,7 @@ impl Class {
         }
     }
 
-    /// The class of a blob of which this is known.
+    /// The class of a blob with these facts.
     pub const fn of(facts: Facts) -> Self {
         let Facts {
             pinned,
@@ -82,18 +82,18 @@ impl Class {
     }
 }
 
-/// What is known of a blob, as far as its class is concerned.
+/// The facts about a blob that decide its class.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Facts {
     pub pinned: bool,
-    /// A container of this node uses it, or was last known to, less than its time ago.
+    /// A container of this node uses it, or was known to use it less than its TTL ago.
     pub in_use: bool,
     /// It has not been used for longer than it may stay.
     pub expired: bool,
     pub around: Around,
 }
 
-/// What others than the store know of a blob.
+/// What other parts of larder know of a blob.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -102,7 +102,7 @@ pub struct Facts {
 pub struct Around {
     /// The runtime's own store has it, and it is served from there.
     pub in_runtime: bool,
-    /// More living members have it whole than `copies` asks for, and this node is not to keep it.
+    /// More living members have it whole than `copies` asks for, and this node is one that may let it go.
     pub surplus: bool,
     /// A warm set holds it.
     pub warm: bool,
@@ -111,14 +111,14 @@ pub struct Around {
 }
 
 impl Bounds {
-    /// What the tier may hold now, if it holds `used` bytes and `free` bytes are free. 0: it keeps nothing, because other
-    /// files fill the file system.
+    /// What the tier may hold now, if it holds `used` bytes and `free` bytes are free. At 0 it keeps nothing, because
+    /// other files fill the file system.
     pub fn capacity(&self, used: u64, free: u64) -> u64 {
         allowed(*self, used, free)
     }
 }
 
-/// One blob, as far as the choice is concerned.
+/// One blob in the choice.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Candidate {
     pub digest: Digest,
@@ -139,8 +139,8 @@ pub fn allowed(bounds: Bounds, used: u64, free: u64) -> u64 {
     bounds.max.min(by_disk)
 }
 
-/// What is evicted, in the order of its class and its last use: all that has expired, then as much as `excess` needs.
-/// `stays` is asked last and only about those whose turn it is: it may be expensive.
+/// The blobs to evict, in the order of class and last use: all that have expired, then as many as free `excess` bytes.
+/// `stays` may be expensive, so it is asked last, and only about a blob whose turn it is.
 pub fn victims(
     candidates: &mut [Candidate],
     excess: u64,

@@ -1,8 +1,8 @@
-//! What requests ask of the disk, on threads of their own, and what it means when the disk does not answer.
+//! Requests' calls to the disk, on threads of their own, and what happens when the disk does not answer.
 //!
-//! A request waits for the disk for a while. A call that is late counts as a disk that fails until it returns, and the
-//! request goes on without the node tier. A thread that hangs cannot be ended, so a call that is known to hang is not begun
-//! again, and there is a bound to how many are.
+//! A request waits for the disk only for a while. If a call is late, the disk counts as failing until the call returns,
+//! and the request goes on without the node tier. A thread that hangs cannot be ended. So larder does not begin a call
+//! again that is known to hang, and bounds how many calls run.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::sys::{Calls, Hangs, Ongoing};
 const AT_ONCE: usize = 64;
 const WITHIN: Duration = Duration::from_millis(1500);
 
-/// Looks at all of the store at once, for people; and how long one may take.
+/// Surveys of the whole store that run at once; and how long a caller waits for one.
 const SURVEYS: usize = 4;
 const SURVEYED_WITHIN: Duration = Duration::from_secs(30);
 
@@ -29,7 +29,7 @@ pub(super) fn of_requests() -> Calls {
 }
 
 impl Store {
-    /// Takes note that `what` hangs: the disk fails. `None` if that is known.
+    /// Takes note that `what` hangs, so that the disk counts as failing. `None` if that is known already.
     pub fn hangs(&self, what: &str) -> Option<Hung> {
         let new = self.hanging.begin(what);
         let late = format!("{what} does not come: the disk does not answer");
@@ -59,7 +59,8 @@ impl Store {
         None
     }
 
-    /// What `call` returns, if the disk answers in time. `what` names it, and is the same for the same call alone.
+    /// What `call` returns, if the disk answers in time. `what` names the call: two calls share a name only if they are
+    /// the same.
     pub async fn ask<T: Send + 'static>(
         self: &Arc<Self>,
         what: String,
@@ -70,7 +71,8 @@ impl Store {
         self.within(what, called).await?.ok()
     }
 
-    /// What `look` finds in the whole store, which may take its time. `None` if it takes too long.
+    /// What `look` finds in the whole store, with a longer time limit than a request's call has. `None` if it takes too
+    /// long.
     pub async fn survey<T: Send + 'static>(
         self: &Arc<Self>,
         look: impl FnOnce(&Self) -> T + Send + 'static,
@@ -79,7 +81,7 @@ impl Store {
         self.surveys.run(move || look(&store)).await.ok()
     }
 
-    /// Begins such a look, which may take longer than one is waited for.
+    /// Begins a survey that may take longer than a caller waits for it.
     pub fn begin_survey<T: Send + 'static>(
         self: &Arc<Self>,
         look: impl FnOnce(&Self) -> T + Send + 'static,
@@ -88,13 +90,14 @@ impl Store {
         self.surveys.begin(move || look(&store))
     }
 
-    /// Waits for a look that has begun. `None` if it takes too long: it goes on, and can be waited for again.
+    /// Waits for a survey that has begun. `None` if it takes too long: the survey goes on, and the caller can wait for
+    /// it again.
     pub async fn wait_for_survey<T>(&self, look: &mut Ongoing<T>) -> Option<Result<T, Hangs>> {
         let ended = self.surveys.wait(look).await.ok()?;
         Some(ended.unwrap_or(Err(Hangs)))
     }
 
-    /// The same for what must come to its end, however long that takes: a disk that takes longer than `within` fails.
+    /// Runs `call` to its end, however long that takes. If it takes longer than `within`, the disk counts as failing.
     pub async fn ask_to_the_end<T: Send + 'static>(
         self: &Arc<Self>,
         what: &str,
@@ -110,8 +113,8 @@ impl Store {
         called.await
     }
 
-    /// The record of one repository, with what its log says. Where that does not come in time, the record goes on
-    /// without it, and learns it when it comes.
+    /// The record of one repository, with what its log says. If the log is not read in time, the caller gets the record
+    /// without it, and the record learns the rest when the read returns.
     pub async fn record(
         &self,
         registry: &RegistryName,
@@ -126,8 +129,8 @@ impl Store {
         record
     }
 
-    /// As [`Self::blob`], for a caller that must not wait for the disk: open files are at hand, others are opened on a
-    /// thread that may wait. What is not in the tier may lie in the container runtime's content store.
+    /// As [`Self::blob`], for a caller that must not wait for the disk: a file that is not open yet is opened on a
+    /// thread that may wait. A blob that is not in the tier is looked for in the container runtime's content store.
     pub async fn find(self: &Arc<Self>, digest: &Digest, size: Option<u64>) -> Option<Arc<Blob>> {
         if !self.is_held() {
             return None;
@@ -140,7 +143,7 @@ impl Store {
 
     async fn find_own(self: &Arc<Self>, digest: &Digest, size: Option<u64>) -> Option<Arc<Blob>> {
         let open = lock(&self.index).open(digest);
-        // What the kernel says of a file that is open needs no disk.
+        // The kernel answers this for an open file without the disk.
         if let Some(blob) = open.filter(|blob| !blob.is_damaged() && blob.is_in_place()) {
             return self.unless_late(blob);
         }
@@ -153,8 +156,8 @@ impl Store {
             .ok()?
     }
 
-    /// A blob that is open, unless a read of it does not return. Then the disk counts as failing until it does, and the
-    /// request goes on as if the blob were not here.
+    /// An open blob, unless a read of it hangs. Then the disk counts as failing until the read returns, and the request
+    /// goes on as if the blob were not here.
     pub(super) fn unless_late(&self, blob: Arc<Blob>) -> Option<Arc<Blob>> {
         let tell = || self.hangs(&format!("a read of {}", blob.digest()));
         (!blob.reads().are_late(tell)).then_some(blob)
@@ -162,7 +165,7 @@ impl Store {
 
     /// As [`Self::read`], for a caller that must not wait for the disk.
     pub async fn bytes(self: &Arc<Self>, digest: &Digest, limit: u64) -> Option<Bytes> {
-        // Bytes in memory may be those of the runtime.
+        // The bytes in memory may be those of a blob of the runtime.
         self.adopted.note_used(digest, self.clock().now());
         if let Some(bytes) = self.small(digest) {
             return Some(bytes);
@@ -184,7 +187,8 @@ impl Store {
             .ok()?
     }
 
-    /// How long a committed blob is, for a look that is no use and must not wait for the disk.
+    /// The size of a blob that is committed or may be adopted, for a caller that must not wait for the disk. Does not
+    /// count as a use.
     pub async fn length(self: &Arc<Self>, digest: &Digest) -> Option<u64> {
         let wanted = *digest;
         let look = move |store: &Self| store.peek(&wanted).map(|blob| blob.size());
@@ -192,10 +196,11 @@ impl Store {
         own.flatten().or_else(|| self.adoptable_size(digest))
     }
 
-    /// Whether some repository of `registry` is known to hold `digest`. Where the disk does not answer nothing is known.
+    /// Whether some repository of `registry` is known to hold `digest`. `false` if the disk does not answer.
     pub async fn is_held_in(self: &Arc<Self>, registry: &RegistryName, digest: &Digest) -> bool {
         let (store, wanted, at) = (Arc::clone(self), *digest, registry.clone());
-        // The first look reads every log: that it takes its time says nothing about the disk. Single reads have bounds.
+        // The first look reads every log, so a long wait says nothing about the disk. Each single read has a time
+        // limit.
         let looked = tokio::spawn(async move { store.repositories.held_in(&at, &wanted).await });
         matches!(self.calls.wait(looked).await, Ok(Ok(true)))
     }

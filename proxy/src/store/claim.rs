@@ -13,7 +13,7 @@ impl Claim {
         self.0.get().is_some()
     }
 
-    /// From here on the directory is this larder's. Two callers that come here at once cannot both have the lock.
+    /// Makes the directory this larder's. Two callers that come here at once cannot both have the lock.
     pub(super) fn hold(&self, taken: disk::Lock) {
         let _ = self.0.set(taken);
     }

@@ -1,10 +1,10 @@
-//! How far a long piece of work on the node tier has come, for those that watch it.
+//! The progress of a long piece of work on the node tier, for callers that watch it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use larder_shared::admin::Progress;
 
-/// The thread that works counts, and the one that waits looks. Work for which no caller waits any more is to stop.
+/// The working thread counts, and the waiting caller looks. Work for which no caller waits any more has to stop.
 #[derive(Debug, Default)]
 pub struct Counts {
     blobs: AtomicU64,
@@ -15,19 +15,19 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// So much more is to be done.
+    /// Adds to the work that is to be done.
     pub fn expect(&self, blobs: u64, bytes: u64) {
         self.of_blobs.fetch_add(blobs, Relaxed);
         self.of_bytes.fetch_add(bytes, Relaxed);
     }
 
-    /// So much more is done.
+    /// Adds to the work that is done.
     pub fn add(&self, blobs: u64, bytes: u64) {
         self.blobs.fetch_add(blobs, Relaxed);
         self.bytes.fetch_add(bytes, Relaxed);
     }
 
-    /// Bytes that have to be done again.
+    /// Takes back bytes that have to be done again.
     pub fn take_back(&self, bytes: u64) {
         self.bytes.fetch_sub(bytes, Relaxed);
     }
@@ -42,12 +42,12 @@ impl Counts {
         }
     }
 
-    /// No caller waits for it any more.
+    /// Tells the work to stop: no caller waits for it any more.
     pub fn stop(&self) {
         self.stopped.store(true, Relaxed);
     }
 
-    /// Whether the work is to stop.
+    /// Whether the work has to stop.
     pub fn is_stopped(&self) -> bool {
         self.stopped.load(Relaxed)
     }

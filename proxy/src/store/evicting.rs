@@ -21,7 +21,7 @@ pub struct Limits {
     pub max_size: crate::config::Amount,
     pub min_free: crate::config::Amount,
     pub ttl: Option<Duration>,
-    /// For content of these registries another time holds.
+    /// Other TTLs, for content of these registries; `None` for ever.
     pub ttl_of: Vec<(RegistryName, Option<Duration>)>,
 }
 
@@ -34,13 +34,13 @@ impl Limits {
         }
     }
 
-    /// The most patient of the times; `None` for ever.
+    /// The longest TTL; `None` for ever.
     fn longest(&self) -> Option<Duration> {
         let mut all = self.ttl_of.iter().map(|(_, ttl)| *ttl);
         all.try_fold(self.ttl?, |longest, ttl| Some(longest.max(ttl?)))
     }
 
-    /// The most impatient of the times; `None` if there is none.
+    /// The shortest TTL; `None` if there is none.
     fn shortest(&self) -> Option<Duration> {
         let of = self.ttl_of.iter().filter_map(|(_, ttl)| *ttl);
         of.chain(self.ttl).min()
@@ -52,7 +52,7 @@ impl Limits {
 pub struct Evicted {
     pub blobs: u64,
     pub bytes: u64,
-    /// Those of them that had outlived their time.
+    /// Those of them that had expired.
     pub expired_blobs: u64,
     pub expired_bytes: u64,
 }
@@ -62,25 +62,25 @@ pub struct Evicted {
 pub struct Room {
     /// Bytes that never go: pinned, or in use here and whole nowhere else.
     pub kept: u64,
-    /// What the tier may take, by `max_size` and by what others have left of the file system.
+    /// Bytes that the tier may take, by `max_size` and by the room that other files leave on the file system.
     pub allowed: u64,
 }
 
 impl Room {
-    /// Whether something of `size` bytes could stay beside what never goes.
+    /// Whether `size` bytes could stay beside what never goes.
     pub const fn takes(&self, size: u64) -> bool {
         self.kept == 0 || self.kept.saturating_add(size) <= self.allowed
     }
 
-    /// What is left beside what never goes.
+    /// Bytes that are left beside what never goes.
     pub const fn left(&self) -> u64 {
         self.allowed.saturating_sub(self.kept)
     }
 }
 
 impl Store {
-    /// Brings the tier within its limits (blocking). `active` tells whether a digest is being filled now, `around` what
-    /// others know of a digest: it is asked for every blob, and must be cheap.
+    /// Brings the tier within its limits (blocking). `active` says whether a digest is being filled now, `around` what
+    /// others know of a digest. `around` is asked for every blob, and must be cheap.
     pub fn enforce(
         &self,
         limits: &Limits,
@@ -113,12 +113,12 @@ impl Store {
         let mut candidates = self.candidates(limits, &in_use, &around);
         let expired = candidates.iter().filter(|c| c.class == Class::Expired);
         let expired: u64 = expired.map(|c| c.entry.size).sum();
-        // Ready files can be made again from the blobs. Until a report has come that lets those go that were set aside, no
-        // blob goes in their place.
+        // Ready files go first, since they can be made again from the blobs. A file that is set aside waits for a
+        // report before it is removed; it counts as freed, so that no blob goes in its place.
         over -= self
             .ready_goes(limits, over.saturating_sub(expired))
             .min(over.saturating_sub(expired));
-        // Pins last: a pin that is there when this has looked holds. The same is true of what a container begins to use.
+        // Pins are looked up late: a pin that is set by then holds. The same is true of what a container begins to use.
         let stays = |digest: &Digest| {
             active(digest)
                 || lock(&self.index).is_being_read(digest)
@@ -136,7 +136,7 @@ impl Store {
         counts.expect(gone.len() as u64, gone.iter().map(size).sum());
         let mut evicted = Evicted::default();
         for digest in gone.iter().take_while(|_| !counts.is_stopped()) {
-            // To choose and to remove takes seconds: the blob may have been pinned or read since.
+            // Choosing and removing take seconds: a blob may have been pinned or read since it was chosen.
             if stays(digest) {
                 continue;
             }
@@ -155,7 +155,7 @@ impl Store {
         Ok(evicted)
     }
 
-    /// Whether the next round has to make room (blocking): then it is worth asking others what they have.
+    /// Whether the next round has to make room (blocking). Only then is it worth asking other members what they have.
     pub fn wants_room(&self, limits: &Limits) -> bool {
         let Ok(space) = self.space() else {
             return false;
@@ -168,12 +168,13 @@ impl Store {
         excess(bounds, taken, space.free) > 0
     }
 
-    /// Lets go of ready files: those that are old, and as many as `over` bytes need. The bytes that went or are on their way.
+    /// Evicts ready files: old ones, and as many as free `over` bytes. Returns the bytes that went or are on their way
+    /// out.
     fn ready_goes(&self, limits: &Limits, over: u64) -> u64 {
         let Some(ready) = self.ready() else {
             return 0;
         };
-        // On a file system of their own, they alone leave room there.
+        // If ready files have a file system of their own, only they can make room there.
         let elsewhere = || {
             let space = ready.space().ok()?;
             let short = limits.min_free.of(space.total).saturating_sub(space.free);
@@ -182,8 +183,8 @@ impl Store {
         ready.round(over.max(elsewhere().unwrap_or(0)), limits.ttl)
     }
 
-    /// How many bytes of ready files can be made without anything being evicted for them (blocking). `None` if not even what
-    /// is here has room, or the disk does not tell.
+    /// The bytes of ready files that can be made without evicting anything for them (blocking). `None` if the bounds
+    /// are exceeded already, or the disk does not answer.
     pub fn room_for_ready(&self, limits: &Limits) -> Option<u64> {
         let ready = self.ready()?;
         let (space, own) = (self.space().ok()?, ready.space().ok()?);
@@ -225,8 +226,8 @@ impl Store {
         sizes.sum()
     }
 
-    /// Whether anything is old enough for the most impatient of the times. Rounds are many, and most find nothing: an idle
-    /// node must not sort its whole index for them.
+    /// Whether any blob is older than the shortest TTL. Rounds are many, and most find nothing: an idle node must not
+    /// sort its whole index for them.
     fn may_have_expired(&self, limits: &Limits) -> bool {
         let Some(shortest) = limits.shortest() else {
             return false;
@@ -244,7 +245,7 @@ impl Store {
         let mut own: HashMap<Digest, Option<Duration>> = HashMap::new();
         for (registry, ttl) in &limits.ttl_of {
             for digest in self.repositories.digests_of(registry) {
-                // Content of several registries stays as long as the most patient one says.
+                // Content of several registries stays for the longest of their TTLs.
                 let longest =
                     |a: Option<Duration>, b: Option<Duration>| a.zip(b).map(|(a, b)| a.max(b));
                 let ttl = own.get(&digest).map_or(*ttl, |known| longest(*known, *ttl));
@@ -273,7 +274,7 @@ impl Store {
         entries.into_iter().map(candidate).collect()
     }
 
-    /// Whether a blob is a manifest of which something is still here: a manifest goes after what it names.
+    /// Whether a blob is a manifest, and something that it names is still here: a manifest goes after what it names.
     fn has_children(&self, digest: &Digest) -> bool {
         let Some(bytes) = self.read_unseen(digest) else {
             return false;

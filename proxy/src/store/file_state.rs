@@ -1,4 +1,4 @@
-//! A file that is not larder's own: which file it is and when it changed, and opening it.
+//! Files that are not larder's own: their identity and times, and how they are opened.
 
 use std::{
     fs::{self, File, Metadata},
@@ -13,7 +13,7 @@ use crate::sys::disk;
 /// File systems count time in ticks of some milliseconds: within one, a file may change and show the same times.
 const TICK: Duration = Duration::from_millis(500);
 
-/// Which file it is, and when it last changed: another file, and the same one with other bytes, compare as different.
+/// A file's identity, size and times. Another file, and the same file with other bytes, compare as different.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FileState {
     device: u64,
@@ -47,7 +47,7 @@ impl FileState {
         format!("{device} {inode} {size} {} {} {} {}", m.0, m.1, c.0, c.1)
     }
 
-    /// What another process wrote.
+    /// Parses what another process wrote with [`Self::line`].
     pub(super) fn of_line(line: &str) -> Option<Self> {
         let words: Vec<&str> = line.split(' ').collect();
         let [device, inode, size, times @ ..] = &words[..] else {
@@ -70,19 +70,19 @@ impl FileState {
         self.size
     }
 
-    /// Whether it changed so short a time ago that the next change may not show.
+    /// Whether the file changed so recently that the next change may not show in its times.
     pub(super) fn is_young(&self) -> bool {
         let (seconds, nanos) = self.changed;
         let since = Duration::new(seconds.max(0) as u64, nanos.max(0) as u32);
         let changed = SystemTime::UNIX_EPOCH + since;
-        // A time to come is that of a clock that was set back.
+        // A time in the future comes from a clock that was set back since.
         changed.elapsed().is_ok_and(|age| age < TICK)
     }
 }
 
-/// Opens a regular file, as an error of the kind `NotFound` if there is something else (blocking).
+/// Opens a regular file (blocking). Anything else is an error of the kind `NotFound`.
 pub(super) fn open(path: &Path) -> io::Result<(File, FileState)> {
-    // To open a pipe would wait for a writer, and a link could lead anywhere.
+    // Opening a pipe would wait for a writer, and a link could lead anywhere.
     if !fs::symlink_metadata(path)?.is_file() {
         return Err(io::ErrorKind::NotFound.into());
     }

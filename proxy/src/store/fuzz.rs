@@ -23,7 +23,7 @@ pub(crate) fn manifests(bytes: &[u8]) {
     }
 }
 
-/// What stands beside a partial. `MIDSTATE` in it stands for a hasher's state that is one.
+/// A partial's checkpoint. `MIDSTATE` in the text stands for a valid state of a hasher.
 pub(crate) fn checkpoints(text: &str) {
     let digest = Digest::sha256(b"anything");
     let state = BASE64.encode(&Hasher::new(digest.algorithm()).save());
@@ -46,7 +46,7 @@ pub(crate) fn logs(bytes: &[u8]) {
     assert!(lines <= bytes.len());
     let written = known.text();
     let (again, _) = Known::read(&written);
-    // What is rewritten says the same.
+    // A rewritten log says the same.
     let sorted = |known: &Known| {
         let text = String::from_utf8(known.text()).expect("JSON");
         let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
@@ -54,7 +54,7 @@ pub(crate) fn logs(bytes: &[u8]) {
         lines
     };
     assert_eq!(sorted(&again), sorted(&known));
-    // Torn anywhere, the rest is still read.
+    // A merge gives back nothing that the log did not have.
     let mut merged = Known::default();
     let counts = merged.merge(bytes);
     assert!(counts.len() <= bytes.len());

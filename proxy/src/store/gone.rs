@@ -1,4 +1,4 @@
-//! What left the node tier, for the part of larder that tells other members.
+//! Blobs that left the node tier, for the part of larder that tells other members.
 
 use std::{
     fs,
@@ -12,18 +12,18 @@ use larder_shared::Digest;
 
 use super::{Store, lock, partial};
 
-/// So many are remembered. Other members stop believing the rest by themselves.
+/// The most that are remembered. Other members stop believing the rest by themselves.
 const REMEMBERED: usize = 10_000;
 
 /// A blob that is here no longer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Gone {
     pub digest: Digest,
-    /// It was not used anywhere for its time: no copy is to take its place.
+    /// It was not used on any node for its TTL, so no copy has to take its place.
     pub expired: bool,
 }
 
-/// The list. Nothing is put on it unless somebody reads it.
+/// The list. It stays empty until it is read for the first time.
 #[derive(Default, Debug)]
 pub(super) struct List {
     wanted: AtomicBool,
@@ -40,7 +40,7 @@ impl List {
         }
     }
 
-    /// What was noted since the last call. The first call begins the list.
+    /// The blobs that were noted since the last call. The first call begins the list.
     pub(super) fn take(&self) -> Vec<Gone> {
         self.wanted.store(true, Ordering::Relaxed);
         std::mem::take(&mut *self.gone.lock().unwrap_or_else(PoisonError::into_inner))
@@ -53,7 +53,7 @@ impl Store {
         self.remove_as(digest, false);
     }
 
-    /// The same. `expired`: it was not used anywhere for its time.
+    /// As [`Self::remove`]. `expired`: the blob was not used on any node for its TTL.
     pub(super) fn remove_as(&self, digest: &Digest, expired: bool) {
         if !self.is_held() {
             return;
@@ -68,18 +68,18 @@ impl Store {
             let _alone = self.places.take(digest);
             let mut index = lock(&self.index);
             if let Some(entry) = index.entry(digest) {
-                // The runtime may have it, too: how old it is does not depend on which copy was served.
+                // The runtime may have the blob, too. Its age does not depend on which copy was served.
                 self.adopted.note_used(digest, entry.used);
             }
             index.remove(digest);
             drop(index);
-            // Its name goes at once; to free the room of a large file takes its time.
+            // The name goes at once, under the lock. Freeing the room of a large file takes longer.
             if fs::rename(&path, &aside).is_err() {
                 let _ = partial::remove_if_there(&path);
             }
         }
         let _ = partial::remove_if_there(&aside);
-        // Checksums are of the bytes, wherever they lie.
+        // The checksums and the index stay if the runtime has the same bytes.
         if !self.adopts(digest) {
             let _ = partial::remove_if_there(&self.layout.sums(digest));
             self.let_index_go(digest);

@@ -1,4 +1,4 @@
-//! Which calls to the disk hang now, and after how long one counts as hanging.
+//! The calls to the disk that hang now, and the time after which a call counts as hanging.
 
 use std::{
     collections::HashSet,
@@ -8,19 +8,19 @@ use std::{
 
 use super::lock;
 
-/// A disk on which so many things hang is left alone until some of them return: each fill would leave threads behind.
+/// While this many calls hang, the disk is left alone until some of them return: each fill would leave threads behind.
 const MOST: usize = 16;
 
 /// How long a write, or the end of a fill, may take before the disk counts as failing.
 pub const HANGS: Duration = Duration::from_secs(10);
 
-/// The same for what waits for an fsync: those before it in the file system's journal may be large.
+/// The same for a call that waits for an fsync: earlier writes in the file system's journal may be large.
 pub const FLUSHED_WITHIN: Duration = Duration::from_mins(1);
 
-/// A disk that takes fewer bytes a second than these counts as failing.
+/// A disk that takes fewer bytes a second than this counts as failing.
 pub const SLOWEST: u64 = 4 << 20;
 
-/// What hangs now.
+/// The calls that hang now, by name.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Hanging(Arc<Mutex<HashSet<String>>>);
 
@@ -30,7 +30,7 @@ impl Hanging {
         lock(&self.0).len() < MOST
     }
 
-    /// `what` hangs from now on, until what is returned is dropped. `None` if that is known.
+    /// Takes note that `what` hangs, until the returned guard is dropped. `None` if that is known already.
     pub(super) fn begin(&self, what: &str) -> Option<Hung> {
         let new = lock(&self.0).insert(what.to_owned());
         new.then(|| Hung {
@@ -48,7 +48,7 @@ impl Hanging {
     }
 }
 
-/// Something hangs, for as long as this lives.
+/// A call hangs, for as long as this guard lives.
 #[derive(Debug)]
 pub struct Hung {
     all: Hanging,

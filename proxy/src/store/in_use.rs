@@ -1,7 +1,8 @@
-//! What this node's containers use, as far as the store was told: age evicts none of it, and it goes last when room is wanted.
+//! What this node's containers use, as far as the store was told. Age evicts none of it, and it goes last when room is
+//! wanted.
 //!
-//! The list outlives the process in a file, whose time of change says when it was last right. So a restart without the
-//! runtime's word, or a word that cannot be read, evicts nothing that was in use.
+//! The list outlives the process in a file, whose modification time says when the list was last right. So a restart
+//! without a report of the runtime, or with a report that cannot be read, evicts nothing that was in use.
 
 use std::{
     collections::HashSet,
@@ -25,11 +26,11 @@ const WRITE_EVERY: u64 = 3600;
 #[derive(Clone, Default, Debug)]
 pub struct InUse {
     digests: Arc<HashSet<Digest>>,
-    /// By the store's clock. `None`: nothing was ever said.
+    /// When the list was last right, by the store's clock. `None` if there was never a list.
     at: Option<u64>,
     /// The file has this list.
     on_disk: bool,
-    /// The time that the file says.
+    /// The file's modification time.
     stamped: u64,
     /// When the times of use last went to the blobs' files.
     written: u64,
@@ -49,7 +50,7 @@ impl InUse {
         })
     }
 
-    /// All of it.
+    /// All digests in use.
     pub fn digests(&self) -> impl Iterator<Item = &Digest> {
         self.digests.iter()
     }
@@ -78,7 +79,7 @@ impl Store {
         in_use.has(digest) && in_use.holds(self.clock().now(), ttl)
     }
 
-    /// Takes note that what was in use is so still, at `at` (blocking).
+    /// Takes note that the same digests were still in use at `at` (blocking).
     pub fn still_in_use(&self, at: u64) {
         self.set_in_use(self.in_use().digests, at);
     }
@@ -112,7 +113,7 @@ impl Store {
         if !same || !old.on_disk {
             new.on_disk = self.write_in_use(&new);
         }
-        // An old list keeps its time.
+        // If the new list could not be written, the file has an old list, which keeps its time.
         let new_file = !same || !old.on_disk;
         if new.on_disk && (new_file || at >= old.stamped + STAMP_EVERY) {
             self.stamp_in_use(at);
@@ -124,7 +125,7 @@ impl Store {
         }
         {
             let mut index = lock(&self.index);
-            // The end of a use is a use.
+            // A digest that left the list was in use until the old list's time.
             let left = old.digests.iter().filter(|digest| !new.has(digest));
             let used = old.at.unwrap_or(0);
             left.for_each(|digest| index.renew(digest, used, true));
@@ -134,7 +135,7 @@ impl Store {
         *lock(&self.in_use) = new;
     }
 
-    /// Nothing is known to be in use from now on (blocking). What was counts as used until then.
+    /// Forgets what is in use (blocking). What was in use counts as used until the list was last right.
     pub fn forget_in_use(&self) {
         let known = self.in_use().at;
         if let Some(at) = known
@@ -161,7 +162,7 @@ impl Store {
 
     fn stamp_in_use(&self, at: u64) {
         let stamp = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(at);
-        // Where that fails the list looks older than it is.
+        // If this fails, the list looks older than it is.
         let _ = File::open(self.layout.in_use()).and_then(|file| file.set_modified(stamp));
     }
 

@@ -1,8 +1,8 @@
-//! A blob that comes from another member beside the fills: into a file of its own, hashed on its way, and in place once it
-//! is right.
+//! A blob that comes from another member, outside of any fill. It goes to a file of its own, is hashed on its way, and
+//! is put in place once it has its digest.
 //!
-//! It is no use of the blob, no reader follows it, and what is not whole leaves nothing: the file goes when this is dropped,
-//! or at the next start.
+//! Receiving a blob does not count as a use, and no reader follows the file. An unfinished file is removed when
+//! [`Incoming`] is dropped, or at the next start.
 
 use std::{
     fs::{self, File, FileTimes, Permissions},
@@ -45,8 +45,8 @@ impl Store {
         })
     }
 
-    /// Puts a blob in place that is whole and has the digest, last used `ago`; `false` if it has not (blocking: waits for
-    /// the disk).
+    /// Puts a blob in place that is whole and has its digest, and sets its last use to `ago` before now (blocking:
+    /// waits for the disk). `false` if it is not whole, or has another digest.
     #[expect(
         clippy::needless_pass_by_value,
         reason = "what is taken in, or is not, is over"
@@ -73,7 +73,7 @@ impl Store {
                 .file
                 .set_permissions(Permissions::from_mode(0o444))?;
             self.keep_sums(&digest, size, &incoming.sums);
-            // A reader that has the other one open keeps a file with a name.
+            // A blob that is in place is not replaced: a reader may have it open, and its file must keep a name.
             if !path.exists() {
                 self.layout.put_in_place(&incoming.path, &path, true)?;
             }
@@ -90,7 +90,7 @@ impl Store {
 }
 
 impl Incoming {
-    /// Bytes that have come.
+    /// Bytes received so far.
     pub fn at(&self) -> u64 {
         self.at
     }
@@ -113,7 +113,7 @@ impl Incoming {
 
 impl Drop for Incoming {
     fn drop(&mut self) {
-        // In place it has another name.
+        // Once the blob is in place, the file has another name.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -148,7 +148,7 @@ mod tests {
         let age = store.clock().age(entry.used).as_secs();
         assert!((1000..1010).contains(&age), "its use is not now: {age}");
         assert_eq!(store.read(&digest, 1 << 20).unwrap(), bytes);
-        // Another one changes nothing.
+        // A second copy changes nothing.
         assert!(take(&[&bytes]));
         let left = fs::read_dir(store.layout.tmp()).unwrap().count();
         assert_eq!(left, 0);

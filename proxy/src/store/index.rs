@@ -1,6 +1,6 @@
 //! What the node tier holds, in memory: sizes and last uses, open files, and the bytes of small blobs.
 //!
-//! Only an account: it does no I/O. What it says may lag behind the disk by one scan.
+//! Only an account: it does no I/O. It may lag behind the disk by one scan.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -54,7 +54,7 @@ pub struct Index {
     entries: LruCache<Digest, Entry>,
     totals: Totals,
     open: LruCache<Digest, Arc<Blob>>,
-    /// Files that fell off that list while they were read: one that hangs is known to for as long as it does.
+    /// Files that fell off `open` while they were read. A file that hangs stays here for as long as it does.
     read: HashMap<Digest, Arc<Blob>>,
     small: LruCache<Digest, Bytes>,
     small_total: u64,
@@ -85,7 +85,7 @@ impl Default for Index {
 }
 
 impl Index {
-    /// What uses are counted by from now on.
+    /// Sets the clock by which uses are counted.
     pub fn set_clock(&mut self, clock: Clock) {
         self.clock = clock;
     }
@@ -111,7 +111,8 @@ impl Index {
 
     pub fn opened(&mut self, blob: &Arc<Blob>) {
         self.found(*blob.digest(), blob.size(), self.clock.now());
-        // Not by `touch`: a blob that the scan has not reached is new here, and its use must reach the disk all the same.
+        // Not by `touch`: a blob that the scan has not reached is new here, and its use must reach the disk all the
+        // same.
         self.touched.insert(*blob.digest());
         self.read.retain(|_, blob| blob.reads().are_under_way());
         self.read.remove(blob.digest());
@@ -126,7 +127,7 @@ impl Index {
         open.or_else(|| self.read.get(digest))
     }
 
-    /// Forgets this open file, and none that has taken its place.
+    /// Forgets this open file, but not another one that has taken its place.
     pub fn close(&mut self, blob: &Arc<Blob>) {
         let listed = self.is_open(blob.digest());
         if listed.is_some_and(|listed| Arc::ptr_eq(listed, blob)) {
@@ -183,7 +184,8 @@ impl Index {
         }
     }
 
-    /// A container of this node uses it, or did until `used`. `write` has the time go to the blob's file.
+    /// Takes note that a container of this node used the blob at `used`. With `write`, the time goes to the blob's
+    /// file.
     pub fn renew(&mut self, digest: &Digest, used: u64, write: bool) {
         if let Some(entry) = self.entries.get_mut(digest) {
             entry.used = entry.used.max(used);
@@ -193,7 +195,7 @@ impl Index {
         }
     }
 
-    /// How long it is, if it is here.
+    /// The blob's size, if it is here.
     pub fn size(&self, digest: &Digest) -> Option<u64> {
         self.entries.peek(digest).map(|entry| entry.size)
     }
@@ -207,12 +209,13 @@ impl Index {
         self.entries.contains(digest)
     }
 
-    /// Everything that is here, the least recently used first: more exact than the seconds of [`Entry::used`].
+    /// Everything that is here, the least recently used first. The order is more exact than the seconds of
+    /// [`Entry::used`].
     pub fn entries(&self) -> Vec<(Digest, Entry)> {
         self.entries.iter().rev().map(|(d, e)| (*d, *e)).collect()
     }
 
-    /// Every `parts`th blob: all that begin with the same bits, `part` of `0..parts`.
+    /// The blobs of `part` of `0..parts`, by the first bits of their digests: about one in `parts`.
     pub fn part(&self, part: u16, parts: u16) -> Vec<Digest> {
         let digests = self.entries.iter().map(|(digest, _)| *digest);
         digests
@@ -224,7 +227,7 @@ impl Index {
         self.entries.peek(digest).copied()
     }
 
-    /// It was used elsewhere, then.
+    /// Takes note that the blob was used on another node at `used`.
     pub fn used_elsewhere(&mut self, digest: &Digest, used: u64) {
         let used = used.min(self.clock.now());
         if let Some(entry) = self.entries.peek_mut(digest)
@@ -235,12 +238,12 @@ impl Index {
         }
     }
 
-    /// When what was not used for longest was used.
+    /// When the least recently used blob was last used.
     pub fn oldest_use(&self) -> Option<u64> {
         self.entries.iter().map(|(_, entry)| entry.used).min()
     }
 
-    /// What was used since the last call, and when.
+    /// The blobs that were used since the last call, and when.
     pub fn take_touched(&mut self) -> Vec<(Digest, u64)> {
         let touched = std::mem::take(&mut self.touched);
         touched
@@ -277,7 +280,8 @@ impl Index {
         }
     }
 
-    /// See [`super::Store::is_suspicious`]. The asker holds the blob besides the list of open files, and so do `others`.
+    /// See [`super::Store::is_suspicious`]. The caller holds the blob, besides the list of open files and `others` more
+    /// owners.
     pub fn is_suspicious(&mut self, blob: &Arc<Blob>, others: usize) -> bool {
         let Some(serving) = self.servings.peek(blob.digest()) else {
             return false;

@@ -3,11 +3,11 @@
 //! ```text
 //! <store>/indexes/sha256/ab/<hex>             made here, from the whole layer; `<hex>` is the layer's digest
 //! <store>/indexes/sha256/ab/<hex>.foreign     another member made it: believed until the layer is whole here
-//! <store>/indexes/wrong                       those that a whole layer has disproved, a line of JSON each
+//! <store>/indexes/wrong                       indexes that a whole layer has disproved, a line of JSON each
 //! ```
 //!
-//! Each file is an index with its envelope. An index goes with its blob, unless a ready file of the layer or a caller still
-//! needs it. Whether a proof in an envelope is right is the caller's to say.
+//! Each file is an index with its envelope. An index goes with its blob, unless a ready file of the layer or a caller
+//! still needs it. The caller says whether a proof in an envelope is right.
 
 mod disk;
 mod wrong;
@@ -27,10 +27,10 @@ use tokio::sync::Notify;
 pub use self::wrong::WrongIndex;
 use super::{Store, layout::Layout, lock};
 
-/// Refusals that are remembered.
+/// The most refusals that are remembered.
 const REMEMBERED: usize = 10_000;
 
-/// An index without its layer stays for so long: the layer may be on its way.
+/// An index without its layer stays for this long: the layer may be on its way.
 const YOUNG: Duration = Duration::from_hours(1);
 
 /// All indexes of one store.
@@ -38,7 +38,7 @@ const YOUNG: Duration = Duration::from_hours(1);
 pub struct Indexes {
     layout: Arc<Layout>,
     state: Mutex<State>,
-    /// An index was disproved: whatever makes use of it has to stop.
+    /// Notified when an index is disproved: every user of that index has to stop.
     pub disproved: Notify,
 }
 
@@ -66,11 +66,11 @@ struct Lies {
 pub enum Made {
     /// This node made it from the whole layer.
     Here,
-    /// Another member made it, and its layer was not whole here since.
+    /// Another member made it, and the layer has not been whole here since.
     Elsewhere,
 }
 
-/// An index that was read and checked. Places in it are places in the file.
+/// An index that was read and checked. Its offsets are offsets in the file.
 pub struct OpenIndex {
     pub index: Index,
     pub file: Arc<File>,
@@ -100,9 +100,9 @@ pub enum NotKept {
 pub enum Other {
     /// There was none.
     None,
-    /// It says the same.
+    /// The other member's index says the same.
     Right { maker: String },
-    /// It says something else, and is set aside.
+    /// The other member's index says something else, and is set aside.
     Wrong(WrongIndex),
 }
 
@@ -173,7 +173,7 @@ impl Indexes {
             .collect()
     }
 
-    /// The caller needs the index of a layer: it stays, whatever becomes of the blob, until what is returned is dropped.
+    /// Keeps the index of a layer, whatever becomes of the blob, until the returned guard is dropped.
     pub fn need(self: &Arc<Self>, layer: Digest) -> Needed {
         *lock(&self.state).needed.entry(layer).or_default() += 1;
         Needed {
@@ -187,7 +187,7 @@ impl Indexes {
         lock(&self.state).refused.get(layer).cloned()
     }
 
-    /// A layer has no index, and is not read again for one while this process lives.
+    /// Takes note of why a layer has no index. This process does not read the layer again to make one.
     pub fn refuse(&self, layer: Digest, why: String) {
         let mut state = lock(&self.state);
         if state.refused.len() < REMEMBERED {
@@ -206,7 +206,7 @@ impl Indexes {
         }
     }
 
-    /// A name for a file on its way to be kept.
+    /// A temporary path for an index before it is kept.
     pub fn new_tmp(&self) -> PathBuf {
         self.layout.new_tmp()
     }
@@ -265,12 +265,12 @@ impl Store {
     }
 }
 
-/// Whether a layer may have an index by its digest alone.
+/// Whether a layer can have an index, judged by its digest alone.
 pub fn may_have_index(layer: &Digest) -> bool {
     layer.algorithm() == Algorithm::Sha256
 }
 
-/// What a caller has to say of an envelope: whether its proof is right.
+/// The caller's check of an envelope: whether its proof is right.
 pub type IsSigned<'a> = &'a dyn Fn(&Envelope) -> bool;
 
 #[cfg(test)]

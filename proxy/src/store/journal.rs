@@ -1,7 +1,7 @@
-//! Lines on their way to an append-only file, in the order in which they were said.
+//! Lines on their way to an append-only file, in the order in which they were pushed.
 //!
-//! Owns what is not written yet, and that a write which failed half way spoils nothing. Whose file it is, and that one
-//! writes at a time, is the business of the file's owner.
+//! Owns the lines that are not written yet, and makes sure that a write which failed half way spoils no line. The owner
+//! of the file names it, and lets only one thread write at a time.
 
 use std::{
     io,
@@ -11,28 +11,28 @@ use std::{
     },
 };
 
-/// Bytes of single lines that wait for a disk that takes nothing.
+/// The most bytes of single lines that wait while the disk takes none.
 const MOST: usize = 256 << 10;
 
-/// Lines that wait.
+/// Lines that wait to be written.
 #[derive(Default, Debug)]
 pub struct Journal {
     waiting: Mutex<Vec<u8>>,
     /// The file may end in a part of a line.
     torn: AtomicBool,
-    /// Bytes of what waits that say everything anew.
+    /// Bytes of the snapshot with which `waiting` begins; 0 if it has none.
     anew: AtomicUsize,
 }
 
 impl Journal {
-    /// What is waiting.
+    /// The bytes that wait to be written.
     pub fn waiting(&self) -> MutexGuard<'_, Vec<u8>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One line, with its end. Where too much waits, `all` takes the place of what waits: it says everything anew, this line
-    /// included. So a disk that hangs costs no more than twice the memory of what is known, and `all` is made once for so
-    /// many lines. The caller holds what `all` tells, so that no other line is pushed in between.
+    /// Adds one line, with its newline. If too much waits, `all` replaces it by a snapshot of everything that is known,
+    /// this line included. So a disk that hangs costs at most twice the memory of what is known, and many lines share
+    /// one snapshot. The caller holds the lock on what `all` reads, so that no other line is pushed in between.
     pub fn push(&self, line: &[u8], all: impl FnOnce() -> Vec<u8>) {
         {
             let mut waiting = self.waiting();
@@ -48,7 +48,7 @@ impl Journal {
         *waiting = all;
     }
 
-    /// Has `append` write what is waiting. What it does not write whole waits for the next time (blocking).
+    /// Lets `append` write the bytes that wait (blocking). If it fails, all of them wait for the next call.
     pub fn write(&self, append: impl FnOnce(&[u8]) -> io::Result<()>) -> io::Result<()> {
         let (mut text, anew) = {
             let mut waiting = self.waiting();
@@ -65,7 +65,7 @@ impl Journal {
         self.torn.store(appended.is_err(), Ordering::Relaxed);
         if appended.is_err() {
             let mut waiting = self.waiting();
-            // What was said anew meanwhile says this as well.
+            // A snapshot that was pushed meanwhile includes these lines.
             if self.anew.load(Ordering::Relaxed) == 0 {
                 text.append(&mut waiting);
                 *waiting = text;
@@ -106,7 +106,7 @@ mod tests {
         journal.write(|_| panic!("nothing is waiting")).unwrap();
     }
 
-    /// All that the pusher of a line knows: numbers, of which the newest is last.
+    /// A snapshot of all that the pusher knows: numbers, of which the newest is last.
     fn known(up_to: usize) -> Vec<u8> {
         format!("all up to {up_to}\n").into_bytes()
     }
@@ -129,7 +129,7 @@ mod tests {
         assert!(file.starts_with(b"\nall up to "), "{}", file.len());
     }
 
-    /// However much waits, a full disk costs nothing that was said, and no other line is needed to try again.
+    /// However much waits, a full disk loses no line, and a write needs no new line to try again.
     #[test]
     fn what_a_full_disk_did_not_take_is_written_by_the_next_write() {
         let journal = Journal::default();

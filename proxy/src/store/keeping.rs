@@ -23,7 +23,7 @@ const PIECE: u64 = 1 << 20;
 pub(super) struct Trouble {
     why: String,
     last: Instant,
-    /// It did not answer; it may be that it does by now.
+    /// The disk did not answer in time. By now it may.
     hung: bool,
 }
 
@@ -56,7 +56,7 @@ impl Store {
                 .is_none_or(|trouble| trouble.last.elapsed() > LEFT_ALONE)
     }
 
-    /// Whether it is worth a thread to write something small.
+    /// Whether a thread may be spent on a small write.
     pub fn takes_more(&self) -> bool {
         self.is_held() && self.hanging.is_bearable()
     }
@@ -64,7 +64,7 @@ impl Store {
     /// What is wrong with the disk, if anything.
     pub fn trouble(&self) -> Option<String> {
         let over = |trouble: &mut Trouble| trouble.hung && trouble.last.elapsed() > LEFT_ALONE;
-        // All that hung has come: nothing needs to be written for that to be known.
+        // Every call that hung has returned: the disk answers again, and no write is needed to know it.
         let answers = self.hanging.is_empty() && lock(&self.trouble).as_mut().is_some_and(over);
         if answers {
             self.works();
@@ -82,7 +82,7 @@ impl Store {
         if let Err(error) = self.layout.save_clock() {
             tracing::debug!(%error, "how much time has passed was not written down, and will be again");
         }
-        // Requests ask the index: it must not wait for these files.
+        // The index is unlocked before the files are opened: requests ask it, and must not wait for the disk.
         let touched = lock(&self.index).take_touched();
         if let Some(ready) = self.ready() {
             ready.write_uses();
@@ -96,7 +96,7 @@ impl Store {
         }
     }
 
-    /// A manifest and all that it names, as far as it is here (blocking).
+    /// A manifest and all that it names, also through further manifests, as far as those can be read here (blocking).
     pub fn family(&self, digest: &Digest) -> Vec<Digest> {
         let mut all = vec![*digest];
         let mut next = 0;
@@ -114,26 +114,26 @@ impl Store {
         all
     }
 
-    /// Whether `blob` should be looked at before it is served again: it was served whole a short time ago, its client
+    /// Whether `blob` should be hashed before it is served again. It was served whole a short time ago, so its client
     /// may have found it wrong, and no client reads it now.
     pub fn is_suspicious(&self, blob: &Arc<Blob>) -> bool {
         let kept_open = self.keeps_open(blob);
         lock(&self.index).is_suspicious(blob, kept_open)
     }
 
-    /// The blob is about to be served to its end.
+    /// Takes note that the blob is about to be served to its end.
     pub fn note_served(&self, digest: &Digest) {
         lock(&self.index).note_served(digest);
     }
 
-    /// Hashes a blob again (blocking). One that rotted is taken out of the tier; `false` says so.
+    /// Hashes a blob again (blocking). `false` if it has rotted: then it is taken out of the tier.
     pub fn check(&self, blob: &Blob) -> bool {
         self.check_counted(blob, &Counts::default())
     }
 
-    /// The same, watched. One that is stopped in the middle counts as sound.
+    /// As [`Self::check`], with its progress in `counts`. A check that is stopped half way counts the blob as sound.
     pub fn check_counted(&self, blob: &Blob, counts: &Counts) -> bool {
-        // A blob that came before there were checksums gets them while it is hashed anyway.
+        // A blob that has no checksums gets them now, because it is hashed anyway.
         let (digest, size) = (blob.digest(), blob.size());
         let mut sums = self.lacks_sums(digest, size).then(Sums::default);
         let hashed = hash(blob, counts, sums.as_mut());
@@ -147,8 +147,8 @@ impl Store {
         sound
     }
 
-    /// Takes note of what a blob was found to be (blocking). One that is not what it should be is taken out of the tier;
-    /// `false` says so.
+    /// Takes note of a blob's hash (blocking). `false` if it is not the digest, or the blob could not be read: then the
+    /// blob is taken out of the tier.
     pub fn judge(&self, blob: &Blob, hashed: &io::Result<Digest>) -> bool {
         let sound = matches!(hashed, Ok(digest) if digest == blob.digest());
         if sound {
@@ -159,8 +159,8 @@ impl Store {
         sound
     }
 
-    /// Takes a damaged blob out of the tier and keeps it aside for a while. `false` if another file has its place by now,
-    /// or none: that it is damaged says nothing about what is there.
+    /// Takes a damaged blob out of the tier and keeps it aside for a while. `false` if another file is in its place by
+    /// now, or none: the damage says nothing about that file.
     pub fn quarantine(&self, blob: &Blob) -> bool {
         if !self.is_held() {
             return false;
@@ -184,11 +184,11 @@ impl Store {
             ));
             let moved = self.layout.put_in_place(&path, &aside, false);
             if moved.is_ok() && !blob.is_at(&aside) {
-                // Another was committed in between, and this is that one.
+                // Another blob was committed in between, and the rename moved that one.
                 let _ = fs::rename(&aside, &path);
                 return false;
             }
-            // It stays there for a while from now on.
+            // The time for which it stays there begins now.
             let _ = blob.file().set_modified(self.clock().stamp());
             let gone = moved.or_else(|_| remove_if_there(&path)).is_ok();
             let mut stuck = lock(&self.stuck);
@@ -200,12 +200,12 @@ impl Store {
                 return true;
             }
         }
-        // Its checksums stay: a reader that has it open has to find the same.
+        // Its checksums stay: a reader that has the file open has to find the damage, too.
         self.note_rotten(digest);
         true
     }
 
-    /// Whether the file is known to be damaged and is still there. It is tried again to take it away when it is asked for.
+    /// Whether the file is known to be damaged and could not be moved away. Each request for it tries that again.
     pub(super) fn is_stuck(&self, blob: &Blob) -> bool {
         let stuck = lock(&self.stuck).get(blob.digest()).copied();
         stuck.is_some() && stuck == blob.identity()
@@ -237,7 +237,7 @@ impl Store {
         lock(&self.index).entries()
     }
 
-    /// A blob was used on another node, `ago`. Ages count from the last use anywhere.
+    /// Takes note that a blob was used on another node, `ago` before now. Ages count from the last use on any node.
     pub fn used_elsewhere(&self, digest: &Digest, ago: Duration) {
         let used = self.clock().now().saturating_sub(ago.as_secs());
         lock(&self.index).used_elsewhere(digest, used);
@@ -249,7 +249,7 @@ impl Store {
         lock(&self.index).has(digest)
     }
 
-    /// The bytes of what may be a manifest, for a look that is no use: its time does not change (blocking).
+    /// The bytes of a blob that may be a manifest (blocking). Does not count as a use.
     pub fn read_unseen(&self, digest: &Digest) -> Option<Vec<u8>> {
         let mut file = disk::open_unseen(&self.layout.blob(digest)).ok()?;
         let small = file.metadata().ok()?.len() <= media::MAX_MANIFEST;

@@ -1,19 +1,19 @@
-//! Where things are on disk.
+//! The paths of everything on disk.
 //!
 //! ```text
 //! <store>/version                            the layout's version, "1"
 //! <store>/lock                               held by the larder that owns the store: see `tenure`
 //! <store>/blobs/sha256/ab/<hex>              committed: verified, immutable, read-only
-//! <store>/checksums/sha256/ab/<hex>          of its pieces: see `sums`
-//! <store>/indexes/sha256/ab/<hex>            of a layer: see `indexes`
+//! <store>/checksums/sha256/ab/<hex>          checksums of a blob's pieces: see `sums`
+//! <store>/indexes/sha256/ab/<hex>            the index of a layer: see `indexes`
 //! <store>/partial/sha256/<hex>               a sparse file that is being filled
-//! <store>/partial/sha256/<hex>.spans         which spans of it are present, and how far it is hashed
+//! <store>/partial/sha256/<hex>.spans         its checkpoint: which spans are present, and how far it is hashed
 //! <store>/repositories/<registry>/<repo>/_log    what is known of a repository, a line of JSON each
 //! <store>/grants                             keyed hashes of credentials that opened a repository
 //! <store>/grants.key                         the key of those hashes, for its owner alone
 //! <store>/clock                              how much time has passed for what lies here, in seconds: see `clock`
 //! <store>/in-use                             what containers use, one digest a line; its time says when: see `in_use`
-//! <store>/adopted                            files of the container runtime that were hashed, one a line: see `adopted`
+//! <store>/adopted                            hashed files of the container runtime, one a line: see `adopted`
 //! <store>/warm/<set>                         what a warm set holds: see `warm`
 //! <store>/pins                               digests that are never evicted, one a line
 //! <store>/quarantine/                        blobs that were found damaged, for a day
@@ -69,7 +69,7 @@ impl Layout {
         &self.root
     }
 
-    /// Whether what lies here is this larder's to read and to change.
+    /// The lock, which says whether this larder may read and change what lies here.
     pub fn claim(&self) -> &Claim {
         &self.claim
     }
@@ -85,14 +85,15 @@ impl Layout {
         fs::create_dir_all(self.tmp())
     }
 
-    /// What ages are counted by. While the store is another larder's, nothing here has any.
+    /// The clock by which ages are counted. While another larder owns the store, nothing here has an age, and this is
+    /// the node's clock.
     pub fn clock(&self) -> Clock {
         let begun = self.clock.get().copied();
         begun.unwrap_or_else(|| Clock::from(unix_now()))
     }
 
     /// Lets time go on from where the last process stopped (blocking). If no file says where that was, no time has
-    /// passed since the last use of a blob: the node's clock says nothing of the ages here.
+    /// passed since the last use of any blob: the node's clock says nothing of the ages here.
     pub fn begin_clock(&self) {
         self.clock.get_or_init(|| {
             let passed = fs::read_to_string(self.clock_file()).ok();
@@ -115,7 +116,7 @@ impl Layout {
     /// Writes down how much time has passed (blocking).
     pub fn save_clock(&self) -> io::Result<()> {
         let passed = format!("{}\n", self.clock().now());
-        // On disk before it takes the old one's place: a file that is empty after a crash tells nothing.
+        // On disk before it replaces the old file: after a crash the file could be empty and say nothing.
         self.write_atomic(&self.clock_file(), passed.as_bytes(), true)
     }
 
@@ -123,7 +124,7 @@ impl Layout {
         self.root.join("clock")
     }
 
-    /// The partials that lie here, as this process and the listing of its predecessor's know them.
+    /// The partials that lie here: those that the listing at the start found, and this process's own.
     pub fn left(&self) -> MutexGuard<'_, HashSet<Digest>> {
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -228,7 +229,7 @@ impl Layout {
             .join("_log")
     }
 
-    /// A name under `tmp` that nothing has.
+    /// An unused path below `tmp`.
     pub fn new_tmp(&self) -> PathBuf {
         let n = self.next_tmp.fetch_add(1, Ordering::Relaxed);
         self.tmp().join(format!("{}-{n}", std::process::id()))
@@ -252,8 +253,8 @@ impl Layout {
         written
     }
 
-    /// The same for a file that is only wanted where there is none: a reader that has the other one open keeps a file with
-    /// a name.
+    /// As [`Self::write_atomic`], durable, for a file that must not replace another one: a reader that has the other
+    /// one open keeps a file with a name.
     pub fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let tmp = self.new_tmp();
         let written = (|| {
@@ -265,7 +266,7 @@ impl Layout {
             fs::create_dir_all(dir)?;
             match fs::hard_link(&tmp, path) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                // Not every file system has second names.
+                // Not every file system has hard links.
                 Err(_) => fs::rename(&tmp, path)?,
                 Ok(()) => {}
             }
@@ -275,7 +276,7 @@ impl Layout {
         written
     }
 
-    /// Has a new blob say that it was used now.
+    /// Sets a new blob's last use to now.
     pub fn stamp(&self, file: &File) -> io::Result<()> {
         file.set_times(FileTimes::new().set_accessed(self.clock().stamp()))
     }

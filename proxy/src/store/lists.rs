@@ -1,10 +1,10 @@
-//! What registries listed of repositories: a small file for each list. The lists' own module knows what is in them.
+//! Lists that registries gave of their repositories: a small file for each. [`crate::lists`] knows what is in them.
 
 use std::{collections::HashSet, fs, io, io::Read as _, path::PathBuf};
 
 use super::{Store, Tenure};
 
-/// Bytes of the longest file that is read.
+/// A file is read up to this many bytes.
 const LONGEST: u64 = 64 << 20;
 
 impl Store {

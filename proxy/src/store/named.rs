@@ -42,7 +42,7 @@ impl Names {
         self.config.as_ref().map(|named| &named.digest)
     }
 
-    /// The same with its length.
+    /// The configuration's descriptor.
     pub fn config_blob(&self) -> Option<&Named> {
         self.config.as_ref()
     }
@@ -52,18 +52,18 @@ impl Names {
         self.layers.iter()
     }
 
-    /// What is no manifest: the configuration, the layers, an artifact's blobs.
+    /// Everything but manifests: the configuration, the layers, an artifact's blobs.
     pub fn leaves(&self) -> impl Iterator<Item = &Named> {
         self.config.iter().chain(&self.layers).chain(&self.blobs)
     }
 
-    /// Everything.
+    /// All descriptors, those of manifests included.
     pub fn all(&self) -> impl Iterator<Item = &Named> {
         self.leaves().chain(&self.manifests)
     }
 }
 
-/// What a manifest says of the lengths of what it names.
+/// The digests that a manifest names with a length, and those lengths.
 pub fn sizes(bytes: &[u8]) -> Vec<(Digest, u64)> {
     let names = Names::of(bytes);
     let told = names

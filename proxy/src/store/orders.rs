@@ -1,4 +1,4 @@
-//! What was learnt of images' starts: a small file for each image. [`crate::layers`] knows what is in them.
+//! Learnt orders: a small file for each image, about its starts. [`crate::layers`] knows what is in them.
 
 use std::{fs, io, io::Read as _, path::PathBuf, time::SystemTime};
 
@@ -6,10 +6,10 @@ use larder_shared::Digest;
 
 use super::{Store, Tenure};
 
-/// Bytes of the longest file that is read.
+/// A file is read up to this many bytes.
 const LONGEST: u64 = 1 << 20;
 
-/// So many are kept, those that were written last.
+/// The most files that are kept. The oldest are removed first.
 const MOST: usize = 1000;
 
 impl Store {

@@ -1,7 +1,7 @@
 //! A blob on its way in: a sparse file, the spans that are present, and a hash that follows the contiguous prefix.
 //!
-//! Written by any number of streams at once, each in its own range. A span counts as present when its write has
-//! returned. The hash is taken once, on the way in ([`prefix`]). Every method here blocks; callers are on blocking
+//! Any number of streams write to it at once, each in its own range. A span counts as present when its write has
+//! returned. Bytes are hashed once, on the way in ([`prefix`]). Every method here blocks; callers are on blocking
 //! threads.
 
 mod checkpoint;
@@ -33,7 +33,8 @@ use self::{
 use super::{Blob, layout::Layout, sums::Sums};
 use crate::sys::disk;
 
-/// A checkpoint is written when this much time has passed since the last, or this much has come: a kill loses no more.
+/// A checkpoint is written when this much time has passed since the last one, or this many bytes have come. A kill
+/// loses no more than that.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(500);
 const CHECKPOINT_BYTES: u64 = 8 << 20;
 
@@ -46,7 +47,7 @@ pub struct Partial {
     present: Mutex<Spans>,
     prefix: Prefix,
     saved: Mutex<Saved>,
-    /// Committed or discarded: a write that is late must not leave a checkpoint for the next partial to find.
+    /// Committed, discarded or closed. A late write must not leave a checkpoint for the next partial to find.
     gone: RwLock<bool>,
     /// The ranges that a writer has begun to write.
     claimed: Mutex<Spans>,
@@ -152,12 +153,13 @@ impl Partial {
         self.blob.size()
     }
 
-    /// Takes down that the registry gave bytes out of this repository: it holds the digest, once they are verified.
+    /// Records that the registry gave bytes out of this repository. Once they are verified, that proves that the
+    /// repository holds the digest.
     pub fn prove_in(&self, repository: &Repository) {
         lock(&self.proven_in).insert(repository.clone());
     }
 
-    /// The repositories that hold the digest, as the registry has said to this process or an earlier one.
+    /// The repositories that hold the digest, by what the registry gave to this process or an earlier one.
     pub fn proven_in(&self) -> Vec<Repository> {
         lock(&self.proven_in).iter().cloned().collect()
     }
@@ -177,9 +179,9 @@ impl Partial {
         lock(&self.present).end_from(at)
     }
 
-    /// Writes those bytes of `chunks` at `offset` that no writer has written before; when it returns, they count as
-    /// present. A byte is written once: what was hashed from memory must never be overwritten with what another source
-    /// says. Returns what was new: if it is all of it, it may be hashed from memory.
+    /// Writes those bytes of `chunks`, which begin at `offset`, that no writer has claimed before. When it returns,
+    /// they count as present. A byte is written once: another source's bytes must never replace what was hashed from
+    /// memory. Returns the ranges that were new. If they are all of `chunks`, the chunks may be hashed from memory.
     pub fn write(&self, offset: u64, chunks: &[Bytes]) -> io::Result<Vec<Range>> {
         let gone = self.gone.read().unwrap_or_else(PoisonError::into_inner);
         if *gone {
@@ -208,8 +210,8 @@ impl Partial {
         Ok(fresh)
     }
 
-    /// Writes down how far it is and takes no more: writes that are late touch neither file nor checkpoint, so that
-    /// another fill may go on from here.
+    /// Writes a checkpoint and takes no more bytes. Late writes then touch neither file nor checkpoint, so that another
+    /// fill may go on from here.
     pub fn close(&self) -> io::Result<()> {
         let saved = self.checkpoint();
         self.set_gone();
@@ -220,8 +222,8 @@ impl Partial {
         *self.gone.write().unwrap_or_else(PoisonError::into_inner) = true;
     }
 
-    /// Takes in what was just written, to be hashed from memory if it is next. Whether the caller has to call
-    /// [`Self::hash`].
+    /// Takes in a piece that was just written, to be hashed from memory if it is next. Returns whether the caller has
+    /// to call [`Self::hash`].
     pub fn push(&self, piece: Piece) -> bool {
         self.prefix.push(piece, |at| self.present_to(at))
     }
@@ -237,8 +239,8 @@ impl Partial {
         self.prefix.midstate()
     }
 
-    /// A hasher that has seen what the file holds before `at`, all of which is present (blocking: reads what is not hashed
-    /// yet).
+    /// A hasher that has seen the first `at` bytes, all of which are present (blocking: reads what the hash cannot
+    /// give).
     pub fn hasher_at(&self, at: u64) -> io::Result<Hasher> {
         let (mut hasher, mut seen) = self.midstate();
         if seen > at {
@@ -264,7 +266,7 @@ impl Partial {
         Ok(Some(hasher.finish() == *self.blob.digest()))
     }
 
-    /// Writes down what is present, if the last time was long ago.
+    /// Writes a checkpoint, if the last one is old or many bytes have come since.
     pub fn checkpoint_if_due(&self) -> io::Result<()> {
         {
             let present = self.present().total();
@@ -280,9 +282,10 @@ impl Partial {
         self.checkpoint()
     }
 
-    /// Writes down what is present, so that a later process can go on. Survives a kill, not a crash of the machine.
+    /// Writes a checkpoint, from which a later process can go on. It survives a kill, not a crash of the machine.
     pub fn checkpoint(&self) -> io::Result<()> {
-        // The hash first: what it covers is present by then, not the other way round.
+        // The hash is read before the spans: all that it covers is present by then. The other order does not ensure
+        // that.
         let (hasher, hashed) = self.midstate();
         let checkpoint = Checkpoint {
             size: self.size(),
@@ -302,18 +305,19 @@ impl Partial {
         let digest = self.blob.digest();
         self.layout
             .write_atomic(&self.layout.spans(digest), &text, false)?;
-        // How long no fill has gone on with it is counted as all ages are.
+        // The age of an abandoned partial is counted by the store's clock, as all ages are.
         let _ = self.blob.file().set_modified(self.layout.clock().stamp());
         self.layout.left().insert(*digest);
         Ok(())
     }
 
-    /// The checksums of what was hashed here, once. None of a blob that an earlier process has hashed in part.
+    /// The checksums of what was hashed here; they can be taken once. `None` if an earlier process has hashed a part of
+    /// the blob.
     pub(super) fn take_sums(&self) -> Option<Sums> {
         self.prefix.take_sums()
     }
 
-    /// Makes the verified file a committed blob, in three steps: on disk and read-only,
+    /// The first of three steps that commit a verified file: it is on disk and read-only.
     pub(super) fn seal(&self) -> io::Result<()> {
         self.set_gone();
         self.layout.stamp(self.blob.file())?;
@@ -323,7 +327,7 @@ impl Partial {
             .set_permissions(Permissions::from_mode(0o444))
     }
 
-    /// under its digest,
+    /// The second step of a commit: the file gets its name among the committed blobs.
     pub(super) fn put_in_place(&self) -> io::Result<()> {
         let digest = self.blob.digest();
         self.layout.put_in_place(
@@ -333,14 +337,14 @@ impl Partial {
         )
     }
 
-    /// and with its name on disk as well.
+    /// The last step of a commit: the name is on disk, and the checkpoint is removed.
     pub(super) fn settle(&self) -> io::Result<()> {
         let digest = self.blob.digest();
         self.layout.sync_dir(&self.layout.blob(digest))?;
         remove_spans(&self.layout, digest)
     }
 
-    /// Takes the file off the disk. Readers that still have it end when they have read what is present.
+    /// Removes the file. Readers that still have it open end when they have read what is present.
     pub fn discard(&self) -> io::Result<()> {
         self.set_gone();
         remove_spans(&self.layout, self.blob.digest())?;

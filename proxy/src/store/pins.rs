@@ -1,4 +1,4 @@
-//! What an operator has pinned: it is never evicted.
+//! Digests that an operator has pinned: they are never evicted.
 
 use std::{collections::HashSet, fs, io, path::Path};
 
@@ -7,10 +7,10 @@ use larder_shared::Digest;
 use super::{Store, lock};
 
 impl Store {
-    /// Pinned content is never evicted. Pins are kept in a file of one digest a line (blocking).
+    /// Pins digests, or unpins them, and writes all pins to a file, one digest a line (blocking).
     pub fn pin(&self, digests: &[Digest], pinned: bool) -> io::Result<()> {
         self.owned()?;
-        // One after the other: what is written last must be what was said last.
+        // One change at a time: the file must end up with the latest pins.
         let _alone = lock(&self.pinning);
         let text = {
             let mut pins = lock(&self.pins);
@@ -34,7 +34,7 @@ impl Store {
         text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
-    /// What is never evicted.
+    /// All pinned digests.
     pub fn pins(&self) -> HashSet<Digest> {
         lock(&self.pins).clone()
     }

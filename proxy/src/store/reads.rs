@@ -1,7 +1,7 @@
 //! Reads of one file that are under way, and whether one of them hangs.
 //!
-//! A disk may begin to hang while a file is open, and then opening it shows nothing. A read that does not return shows
-//! it. Nothing can end such a read, so no reader should begin another.
+//! A disk may begin to hang while a file is open. Then only a read that does not return shows it. Such a read cannot be
+//! ended, so no reader should begin another.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -17,7 +17,7 @@ pub(super) struct Reads(Mutex<UnderWay>);
 #[derive(Default, Debug)]
 struct UnderWay {
     begun: Vec<Instant>,
-    /// The store knows that the file hangs; and for how long it counts it.
+    /// The store was told that the file hangs. It counts the hang until `hung` is dropped.
     told: bool,
     hung: Option<Hung>,
 }
@@ -29,7 +29,7 @@ impl UnderWay {
     }
 }
 
-/// One read, until it is dropped.
+/// One read under way, until dropped.
 #[derive(Debug)]
 pub(super) struct Read<'a> {
     reads: &'a Reads,
@@ -56,8 +56,8 @@ impl Reads {
         oldest.map(|begun| begun.elapsed())
     }
 
-    /// Whether one of them should have returned long ago. The first caller that finds this `tell`s the store; what it
-    /// gives is kept until none is late any more.
+    /// Whether a read should have returned long ago. The first caller that finds one calls `tell`, which tells the
+    /// store. The returned guard is kept until no read is late any more.
     pub(super) fn are_late(&self, tell: impl FnOnce() -> Option<Hung>) -> bool {
         let mut reads = self.lock();
         let late = reads.is_late(Instant::now());
@@ -107,7 +107,7 @@ mod tests {
         let (old, older) = (reads.begin_at(long_ago), reads.begin_at(long_ago));
         assert!(late() && late());
         assert_eq!(told.get(), 1, "the store is told once");
-        // Another one that returns says nothing about those that do not.
+        // A read that returns says nothing about reads that do not.
         drop((young, older));
         assert!(late());
         drop(old);

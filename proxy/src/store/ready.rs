@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! <directory>/lock                               held by the larder that offers files here
-//! <directory>/sha256/ab/<diffID>.erofs           offered: a file, or a link to where a layer is mounted that is not here yet
+//! <directory>/sha256/ab/<diffID>.erofs           offered: a file, or a link to the mount of a layer that streams
 //! <directory>/sha256/ab/<diffID>.erofs.aside     set aside: no runtime finds it; see `life`
 //! <directory>/sha256/ab/<diffID>.json            of which layer it was made, and why it may be offered
 //! <directory>/tmp/                               what is being made; nothing of it outlives a start
 //! ```
 //!
-//! Owns the account of these files and every change of them. They count with the node tier's blobs, and are evicted in one
-//! order with them. Which files are made, and which may be offered, is [`crate::layers`]' choice.
+//! Owns the account of these files and every change of them. They count with the node tier's blobs, and are evicted in
+//! one order with them. [`crate::layers`] chooses which files are made, and which may be offered.
 
 mod known;
 pub mod life;
@@ -38,7 +38,7 @@ use self::life::{Phase, Told};
 use super::lock;
 use crate::{clock::Clock, sys::disk};
 
-/// The end of the name under which the runtime finds a file, and of the names beside it.
+/// The suffixes of a file that is offered, of one that is set aside, and of the record of its origin.
 const OFFERED: &str = "erofs";
 const ASIDE: &str = "erofs.aside";
 const ORIGIN: &str = "json";
@@ -62,15 +62,15 @@ pub struct Origin {
     pub layer: Digest,
     pub registry: RegistryName,
     pub repository: Repository,
-    /// The image by which it is offered.
+    /// The image for which it is offered.
     pub manifest: Digest,
     pub ground: Ground,
-    /// The tree by which the layer was mounted before it was whole here: it may still be read that way.
+    /// The tree with which the layer was mounted before it was whole here. A kernel may still read by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mounted: Option<Tree>,
 }
 
-/// A tree that a kernel has mounted. What it reads next lies where this tree says.
+/// A tree that a kernel has mounted. The kernel reads next where this tree says.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Tree {
     pub sha256: Digest,
@@ -85,7 +85,7 @@ impl Tree {
         }
     }
 
-    /// Whether a file begins with it (blocking).
+    /// Whether a file begins with this tree (blocking).
     pub fn begins(&self, file: &File) -> io::Result<bool> {
         if file.metadata()?.len() < self.bytes {
             return Ok(false);
@@ -102,12 +102,12 @@ impl Tree {
     }
 }
 
-/// Why a ready file is to go.
+/// Why a ready file has to go.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Cause {
     /// Room is wanted.
     Room,
-    /// It was not used for its time.
+    /// It was not used for its TTL.
     Expired,
     /// It may not be offered any more.
     Withdrawn,
@@ -116,7 +116,7 @@ pub enum Cause {
 /// One ready file, or a link to a layer that streams.
 #[derive(Clone, Debug)]
 pub struct ReadyFile {
-    /// `None` if it is not known, because the file beside it is gone: then nothing says why it may be offered.
+    /// `None` if the record beside it is gone or cannot be read: then nothing says why it may be offered.
     pub origin: Option<Origin>,
     pub bytes: u64,
     /// When it was made or a snapshot last referred to it, by the store's clock.
@@ -124,9 +124,10 @@ pub struct ReadyFile {
     /// Snapshots that refer to it, by the latest report.
     pub references: u64,
     pub phase: Phase,
-    /// Why it is to go, if it is.
+    /// Why it has to go, if it has to.
     pub goes: Option<Cause>,
-    /// It is a link to a layer that is not whole here; `bytes` of so many, as far as that is known.
+    /// `Some` for a link to a layer that is not whole here: the bytes that the layer will have, or 0 if that is not
+    /// known. `bytes` of them are here.
     pub streams: Option<u64>,
 }
 
@@ -134,9 +135,9 @@ pub struct ReadyFile {
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct ReadyTotals {
     pub files: u64,
-    /// All of them, and what is being made.
+    /// Bytes of all files, and of those that are being made.
     pub bytes: u64,
-    /// Those that a snapshot refers to: they never go.
+    /// Bytes of the files that a snapshot refers to: they never go.
     pub kept: u64,
 }
 
@@ -152,11 +153,11 @@ struct State {
     moving: HashSet<Digest>,
     /// DiffIDs that the runtime is about to look for, and since when.
     looked_for: HashMap<Digest, Instant>,
-    /// Files and bytes that went since somebody looked.
+    /// Files that went since the last look: why, and how many bytes.
     removed: Vec<(Cause, u64)>,
     /// What the last look at this node's images found.
     known: known::Known,
-    /// Where layers can be mounted that are not here, or why they cannot.
+    /// Where layers that are not whole here can be mounted, or why they cannot.
     mounts: Option<Result<PathBuf, String>>,
 }
 
@@ -170,10 +171,10 @@ pub struct Ready {
     _lock: disk::Lock,
 }
 
-/// From the moment in which the runtime pulls an image, it takes so long at the most until a report tells what it uses of it.
+/// The longest time between the runtime's pull of an image and a report of what it uses of that image.
 const LOOKED_FOR: Duration = Duration::from_mins(2);
 
-/// So many of the files that went are remembered.
+/// The most files that went and are remembered.
 const REMEMBERED: usize = 10_000;
 
 impl Ready {
@@ -189,13 +190,13 @@ impl Ready {
         shard.join(format!("{hex}.{end}"))
     }
 
-    /// The ready file of a layer that a container has mounted before it was whole (blocking).
+    /// The ready file of a layer that a container mounted before it was whole (blocking).
     pub fn open_whole(&self, diff_id: &Digest) -> io::Result<File> {
         let opened = disk::open_unseen(&self.path(diff_id, OFFERED));
         opened.or_else(|_| disk::open_unseen(&self.path(diff_id, ASIDE)))
     }
 
-    /// A name below the directory that nothing has.
+    /// An unused path below the directory.
     pub fn new_tmp(&self) -> PathBuf {
         let number = self.next_tmp.fetch_add(1, Ordering::Relaxed);
         self.dir.join("tmp").join(number.to_string())
@@ -224,7 +225,8 @@ impl Ready {
             .map(|(diff_id, _)| *diff_id)
     }
 
-    /// Whether there is a file of this diffID, or one that went was made for a use that was not before `used`.
+    /// Whether there is a whole file of this diffID, or one went since the use at `used`: it is not made again for that
+    /// use.
     pub fn has_or_had(&self, diff_id: &Digest, used: u64) -> bool {
         let state = lock(&self.state);
         let went = state.gone.get(diff_id).is_some_and(|went| used <= *went);
@@ -265,13 +267,13 @@ impl Ready {
         device(&self.dir) == device(other)
     }
 
-    /// Says that so many bytes are being made, until what is returned is dropped.
+    /// Counts `bytes` as being made, until the returned guard is dropped.
     pub fn making(&self, bytes: u64) -> Making<'_> {
         lock(&self.state).making += bytes;
         Making { ready: self, bytes }
     }
 
-    /// Says whether a file may not be offered any more.
+    /// Sets or clears that a file may not be offered any more.
     pub fn withdraw(&self, diff_id: &Digest, withdrawn: bool) {
         if let Some(file) = lock(&self.state).files.get_mut(diff_id) {
             match (withdrawn, file.goes) {
@@ -282,7 +284,7 @@ impl Ready {
         }
     }
 
-    /// Takes note of what the latest report says of snapshots. `None`: no report tells.
+    /// Takes note of what the latest report says of snapshots. `None` if no report says it.
     pub fn told(&self, told: Option<Told>, references: Option<&HashMap<Digest, u64>>) {
         let mut state = lock(&self.state);
         state.told = told;
@@ -299,8 +301,8 @@ impl Ready {
         }
     }
 
-    /// The runtime is about to look for these: it pulls an image that has them. No report can say so yet, so they are not
-    /// set aside for room.
+    /// Takes note that the runtime pulls an image with these layers, and is about to look for their files. No report
+    /// can say so yet, so they are not set aside for room.
     pub fn is_looked_for(&self, diff_ids: &[Digest]) {
         let mut state = lock(&self.state);
         let now = Instant::now();
@@ -310,7 +312,7 @@ impl Ready {
         let State {
             files, looked_for, ..
         } = &mut *state;
-        // What is not here cannot be set aside, and names may be anything.
+        // Only a file that is here can be set aside, and an image may name any diffIDs: the others are not remembered.
         let here = diff_ids
             .iter()
             .filter(|diff_id| files.contains_key(diff_id));
@@ -322,7 +324,7 @@ impl Ready {
         lock(&self.state).mounts = Some(mounts);
     }
 
-    /// The same, for people. `None`: nothing is to be mounted so.
+    /// Where layers that are not whole here can be mounted, for people. `None` if none are to be.
     pub fn mounts(&self) -> Option<Result<PathBuf, String>> {
         lock(&self.state).mounts.clone()
     }

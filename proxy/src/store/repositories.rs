@@ -1,8 +1,8 @@
 //! What is known of each repository: the digests that are proven to be in it, its tags, and whether it is public.
 //!
-//! Digests alone open nothing: a client gets content only through a repository that is known to hold it (promise P16).
-//! Each repository has one append-only log of JSON lines; the newest line about a thing wins, a torn last line is
-//! skipped, and a log that is mostly history is rewritten when it is read. Losing a line costs a question upstream.
+//! A digest alone opens nothing: a client gets content only through a repository that is known to hold it (promise
+//! P16). Each repository has one append-only log of JSON lines. The newest line about a thing wins, and a torn last
+//! line is skipped. A log that is mostly history is rewritten when it is read. A lost line costs a question upstream.
 
 mod held;
 mod list;
@@ -74,7 +74,7 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// What a log says, and how many lines it takes to say it.
+    /// What a log says, and how many lines it has.
     pub(super) fn read(text: &[u8]) -> (Self, usize) {
         let mut known = Self::default();
         let lines = known.replay(text);
@@ -87,7 +87,7 @@ impl Known {
                 self.links.insert(link.digest, link);
             }
             Line::Tag { tag, record } => {
-                // What was checked at a time that is still to come is no newer word: the clock was wrong.
+                // A record with a time in the future is no newer one: the clock was wrong when it was written.
                 let counts = self.tags.get(&tag).is_none_or(|known| {
                     known.checked <= record.checked || unix_age(known.checked).is_none()
                 });
@@ -109,8 +109,8 @@ impl Known {
         }
     }
 
-    /// Whether anything of the repository is here to be opened. A name of which nothing is leaves nothing on disk: anyone
-    /// may ask for any name.
+    /// Whether nothing of the repository is here: no link, no tag, no answer about a tag. Such a name leaves nothing on
+    /// disk, since anyone may ask for any name.
     fn holds_nothing(&self) -> bool {
         let unsaid = self.said.is_empty() && self.listed.is_empty();
         self.links.is_empty() && self.tags.is_empty() && unsaid
@@ -121,8 +121,8 @@ impl Known {
         public.into_iter().chain(self.refused.map(Line::NotPublic))
     }
 
-    /// Adds what was learned while another larder had the log, and gives back what of it counts. A refusal that the other
-    /// one heard in the meantime is the newer word.
+    /// Adds the lines that were learned while another larder had the log, and returns those that count. A refusal that
+    /// the other larder heard later than a line's `Public` wins.
     pub(super) fn merge(&mut self, text: &[u8]) -> Vec<u8> {
         let mut counts = Vec::new();
         for line in text.split_inclusive(|b| *b == b'\n') {
@@ -152,7 +152,7 @@ impl Known {
         lines
     }
 
-    /// A log that says this, and nothing that is over.
+    /// A log that says all of this, without lines that no longer count.
     pub(super) fn text(&self) -> Vec<u8> {
         let mut text = Vec::new();
         self.lines().for_each(|line| put_line(&mut text, &line));
@@ -176,20 +176,20 @@ impl Known {
     }
 }
 
-/// One repository's knowledge. Questions are answered from memory; what is said goes to memory at once, and to the log on
-/// a thread of its own.
+/// What is known of one repository. Questions are answered from memory. New lines go to memory at once, and to the log
+/// on a thread of its own.
 #[derive(Debug)]
 pub struct RepositoryRecord {
     name: Name,
     layout: Arc<Layout>,
     known: Mutex<Known>,
-    /// What tags were said to point to when the manifest was not here yet. It may never come.
+    /// Manifests that tags were said to point to before the manifests were here. They may never come.
     announced: Mutex<LruCache<Tag, TagRecord>>,
     log: Arc<Log>,
     writers: Writers,
     held: Arc<Held>,
     reading: watch::Sender<Reading>,
-    /// There is a log, and it could not be read: what is known is not all of it.
+    /// There is a log, but it could not be read: `known` is incomplete.
     unreadable: AtomicBool,
 }
 
@@ -200,7 +200,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Announced tags that are remembered of a repository.
 const ANNOUNCED: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 
-/// It was said at a time that is still to come: the clock was wrong.
+/// Whether the record's time is in the future: the clock was wrong when it was written.
 fn is_to_come(word: &TagRecord) -> bool {
     unix_age(word.checked).is_none()
 }
@@ -228,7 +228,7 @@ impl RepositoryRecord {
         }
     }
 
-    /// What it holds is found under its registry.
+    /// Adds what the repository holds to the list of its registry.
     fn note_held(&self) {
         let links: Vec<Digest> = lock(&self.known).links.keys().copied().collect();
         for digest in links {
@@ -258,8 +258,8 @@ impl RepositoryRecord {
         unix_age(lock(&self.known).refused?)
     }
 
-    /// Takes down that the repository holds a digest. What is known as a manifest stays one. Tags that were announced
-    /// to point to it count from now on; they are returned, since other members have not heard of them yet.
+    /// Records that the repository holds a digest. A digest that is known as a manifest stays one. Tags that were
+    /// announced to point to it count from now on. They are returned, since other members have not heard of them yet.
     pub fn add_link(&self, link: Link) -> Vec<(Tag, TagRecord)> {
         let known = self.link(&link.digest);
         let new = known.is_none_or(|known| {
@@ -274,7 +274,8 @@ impl RepositoryRecord {
         self.arrived(&digest)
     }
 
-    /// The manifest with this digest is here: the tags that were announced to point to it do so now.
+    /// Takes note that the manifest with this digest is here. Tags that were announced to point to it do so now, and
+    /// are returned.
     pub fn arrived(&self, digest: &Digest) -> Vec<(Tag, TagRecord)> {
         let announced = lock(&self.announced);
         let points_here = |(_, record): &(&Tag, &TagRecord)| record.digest == *digest;
@@ -290,14 +291,14 @@ impl RepositoryRecord {
         arrived
     }
 
-    /// Takes down what a tag was said to point to, which is not here. It counts once the manifest is: until then the
-    /// one that is here is the better answer in an outage.
+    /// Records that a tag points to a manifest that is not here. The record counts once that manifest is here: until
+    /// then the tag's older manifest is the better answer in an outage.
     pub fn announce_tag(&self, tag: Tag, record: TagRecord) {
-        // A client may ask about any tag: what is remembered must not grow without bound.
+        // A client may ask about any tag, so the number of announced tags has a bound.
         lock(&self.announced).put(tag, record);
     }
 
-    /// Takes down what a tag points to.
+    /// Records what a tag points to.
     pub fn set_tag(&self, tag: Tag, record: TagRecord) {
         lock(&self.announced).pop(&tag);
         // A new time alone is worth a line only now and then: it matters to `fresh_for` after a restart.
@@ -311,15 +312,15 @@ impl RepositoryRecord {
         }
     }
 
-    /// Takes down what the registry says of a tag where nothing else is asked for.
+    /// Records what the registry says of a tag whose manifest is not asked for.
     pub fn say_tag(&self, tag: Tag, record: TagRecord) {
         if !lock(&self.known).said.is_minor(&tag, &record) {
             self.write(Line::Said { tag, record });
         }
     }
 
-    /// Takes down what a list says of a tag whose manifest is here. It is worth no more than the list, and wins over what the
-    /// registry said before the list was made.
+    /// Records what a registry's list says of a tag whose manifest is here. It is as old as the list, and wins over
+    /// what the registry said before the list was made.
     pub fn list_tag(&self, tag: Tag, record: TagRecord) {
         let known = {
             let mut known = lock(&self.known);
@@ -335,7 +336,8 @@ impl RepositoryRecord {
         }
     }
 
-    /// What a list says of a tag that is newer than what is known otherwise, and something else.
+    /// What a list says of a tag, if that is newer than the tag's record, and names another digest or the record is a
+    /// member's.
     pub fn listed_since(&self, tag: &Tag) -> Option<TagRecord> {
         let known = lock(&self.known);
         let listed = known.listed.get(tag)?;
@@ -346,8 +348,8 @@ impl RepositoryRecord {
         (newer && !is_to_come(listed)).then(|| listed.clone())
     }
 
-    /// The last thing that the registry said of a tag, whether its manifest is here or not. What another member reported is
-    /// none.
+    /// The last thing that the registry said of a tag, whether its manifest is here or not. What another member
+    /// reported does not count.
     pub fn last_said(&self, tag: &Tag) -> Option<TagRecord> {
         let known = lock(&self.known);
         let words = [known.tags.get(tag), known.said.get(tag)];
@@ -355,7 +357,7 @@ impl RepositoryRecord {
         said.max_by_key(|word| word.checked).cloned()
     }
 
-    /// The registry has no such tag any more.
+    /// Takes note that the registry has no such tag any more.
     pub fn forget_tag(&self, tag: &Tag) {
         let listed = lock(&self.known).listed.get(tag).is_some();
         if listed || self.tag(tag).is_some() || self.last_said(tag).is_some() {
@@ -363,7 +365,7 @@ impl RepositoryRecord {
         }
     }
 
-    /// The registry has just served the repository to an anonymous client.
+    /// Takes note that the registry has just served the repository to an anonymous client.
     pub fn set_public(&self) {
         let recent = self
             .public_since()
@@ -373,7 +375,7 @@ impl RepositoryRecord {
         }
     }
 
-    /// The registry has just refused an anonymous client.
+    /// Takes note that the registry has just refused an anonymous client.
     pub fn set_not_public(&self) {
         let recent = self
             .refused_since()
@@ -383,14 +385,15 @@ impl RepositoryRecord {
         }
     }
 
-    /// Another member says that the repository was public at that time. Counts only where nothing is known here.
+    /// Takes note that another member says that the repository was public at that time. It counts only if nothing is
+    /// known here.
     pub fn learn_public(&self, at: u64) {
         if self.public_since().is_none() && self.refused_since().is_none() {
             self.write(Line::Public(at));
         }
     }
 
-    /// The same for one that was not.
+    /// As [`Self::learn_public`], for a refusal.
     pub fn learn_not_public(&self, at: u64) {
         if self.public_since().is_none() && self.refused_since().is_none() {
             self.write(Line::NotPublic(at));
@@ -400,7 +403,7 @@ impl RepositoryRecord {
     fn write(&self, line: Line) {
         let mut text = Vec::new();
         {
-            // Together, so that the file tells the same order as the memory.
+            // Under one lock, so that the file has the same order as the memory.
             let mut known = lock(&self.known);
             let first = self.is_read() && known.holds_nothing();
             if first {
@@ -426,8 +429,8 @@ impl RepositoryRecord {
         !lock(&self.known).holds_nothing()
     }
 
-    /// Waits until everything that was said so far is in the file (blocking). What the file says is not known for as long
-    /// as it is not read, and then nothing is written.
+    /// Writes all lines that wait to the file (blocking). While the log is not read, it is not known what the file
+    /// says, and nothing is written.
     pub fn flush(&self) {
         if self.is_read() {
             self.log.write();

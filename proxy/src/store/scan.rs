@@ -1,4 +1,4 @@
-//! What an earlier process left on disk.
+//! Lists what an earlier process left on disk.
 
 use std::{fs, os::unix::fs::MetadataExt as _, sync::atomic::Ordering};
 
@@ -30,8 +30,8 @@ impl Store {
                     };
                     let _stays = self.places.take(&digest);
                     if let Ok(metadata) = entry.metadata() {
-                        // Written at the commit and after uses, by the store's own clock; nothing here is read in a
-                        // way that changes it.
+                        // The access time is the last use: larder writes it at the commit and after uses, by the
+                        // store's own clock. larder reads files in a way that does not change it.
                         let used = self.layout.clock().seen(metadata.atime().max(0) as u64);
                         lock(&self.index).found(digest, metadata.len(), used);
                     }

@@ -1,7 +1,7 @@
 //! Checksums of a blob's pieces, so that rot is found before it is sent to another member.
 //!
-//! Made while the bytes were hashed on their way in, or while a blob was hashed again. A checksum says that a piece is
-//! still what it was; whether the whole is right is its digest's to say. One file a blob:
+//! larder computes them while it hashes the bytes on their way in, or while it hashes a blob again. A checksum says
+//! that a piece has not changed; only the digest says that the whole is right. One file a blob:
 //!
 //! ```text
 //! 16 bytes   "larder sums 1" and zeros: the format's version is its last figure
@@ -30,7 +30,7 @@ const MAGIC: &[u8; 16] = b"larder sums 1\0\0\0";
 const HEAD: usize = MAGIC.len() + 8;
 const SUM: usize = 4;
 
-/// Checksums that follow the bytes of a blob from its first.
+/// Checksums that are computed along with a blob's bytes, from the first byte on.
 #[derive(Debug)]
 pub struct Sums {
     pieces: Vec<u32>,
@@ -49,7 +49,7 @@ impl Default for Sums {
 }
 
 impl Sums {
-    /// The next bytes.
+    /// Takes in the next bytes.
     pub fn update(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let room = (PIECE - self.at % PIECE) as usize;
@@ -63,7 +63,8 @@ impl Sums {
         }
     }
 
-    /// The file for a blob of `size` bytes; `None` before all of them were seen, and for one that needs no file.
+    /// The file for a blob of `size` bytes. `None` before all of them were taken in, and for a blob of at most one
+    /// piece.
     fn file(&self, size: u64) -> Option<Vec<u8>> {
         if self.at != size || size <= PIECE {
             return None;
@@ -99,7 +100,7 @@ fn widened(range: Range, size: u64) -> Range {
     Range::new(range.start / PIECE * PIECE, end.min(size))
 }
 
-/// Whether `bytes`, whole pieces from `start` on, are what `sums` say.
+/// Whether `bytes`, which are whole pieces from `start` on, match `sums`.
 fn agree(sums: &[u8], start: u64, bytes: &[u8]) -> bool {
     let first = (start / PIECE) as usize;
     let known = sums.chunks_exact(SUM).skip(first);
@@ -109,12 +110,13 @@ fn agree(sums: &[u8], start: u64, bytes: &[u8]) -> bool {
         .all(|(piece, sum)| crc_fast::crc32_iscsi(piece).to_le_bytes() == sum)
 }
 
-/// A committed blob that is read for another member: nothing leaves that is not what it was when it was verified.
+/// A committed blob that is read for another member. Its bytes are checked before they leave: against its checksums, if
+/// it has any, or its digest, if it is one piece.
 #[derive(Debug)]
 pub struct Checked {
     store: Arc<Store>,
     blob: Arc<Blob>,
-    /// Empty where there are none.
+    /// Empty if the blob has none.
     sums: OnceLock<Vec<u8>>,
 }
 
@@ -127,10 +129,10 @@ impl Checked {
         }
     }
 
-    /// The bytes of `range` (blocking). A blob that rotted is taken out of the tier, and that is an error.
+    /// The bytes of `range` (blocking). An error if they have rotted; then the blob is taken out of the tier.
     pub fn read(&self, range: Range) -> io::Result<Vec<u8>> {
         let (blob, size) = (&self.blob, self.blob.size());
-        // Also of the checksums: their disk is the same.
+        // This covers the read of the checksums, too: they lie on the same disk.
         let _read = blob.reads().begin();
         let path = self.store.layout.sums(blob.digest());
         let sums = self
@@ -148,7 +150,8 @@ impl Checked {
         Ok(cut(bytes, wide, range))
     }
 
-    /// The same if all of it is in memory and sound. `None` is for [`Self::read`] to look into.
+    /// As [`Self::read`], if all of the range is in memory and sound. After `None`, the caller has to use
+    /// [`Self::read`].
     pub fn read_cached(&self, range: Range) -> Option<Vec<u8>> {
         let sums = self.sums.get()?;
         let wide = self.checked_range(sums, range);
@@ -183,7 +186,7 @@ fn cut(mut bytes: Vec<u8>, wide: Range, range: Range) -> Vec<u8> {
 }
 
 impl Store {
-    /// Keeps the checksums of a blob that was just verified (blocking). Without them it is served as before.
+    /// Keeps the checksums of a blob that was just verified (blocking). A blob without them is served all the same.
     pub(super) fn keep_sums(&self, digest: &Digest, size: u64, sums: &Sums) {
         let Some(file) = sums.file(size) else {
             return;
@@ -194,7 +197,7 @@ impl Store {
         }
     }
 
-    /// The same for one that was hashed again, where it has none yet (blocking).
+    /// As `keep_sums`, for a blob that was hashed again, if it has no checksums yet (blocking).
     pub fn keep_lacking_sums(&self, blob: &Blob, sums: &Sums) {
         if self.is_held() && self.lacks_sums(blob.digest(), blob.size()) {
             self.keep_sums(blob.digest(), blob.size(), sums);
@@ -207,7 +210,7 @@ impl Store {
     }
 }
 
-/// Removes checksums whose blob is not there any more. `elsewhere`: the runtime may have it.
+/// Removes checksums whose blob is not here any more. `elsewhere` says whether the runtime may have the blob.
 pub(super) fn sweep_strays(
     layout: &Layout,
     algorithm: Algorithm,
@@ -299,7 +302,7 @@ mod tests {
         }
     }
 
-    /// What is read from memory without waiting is checked as well as what is read from the disk.
+    /// Bytes that are read from memory without waiting are checked as those from the disk are.
     #[test]
     fn a_cached_piece_that_rotted_is_not_given() {
         for size in [PIECE / 2, 3 * PIECE - 5] {

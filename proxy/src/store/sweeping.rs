@@ -1,5 +1,5 @@
-//! Clearing away: partials that no fill writes, damaged blobs, stores that were set aside, and what is known of content
-//! that is gone.
+//! Sweeping: partials that no fill writes, damaged blobs, stores that were set aside, and records of content that is
+//! gone.
 
 use std::{collections::HashMap, fs, os::unix::fs::MetadataExt as _, time::Duration};
 
@@ -10,7 +10,7 @@ use super::{
     partial::{remove_if_there, remove_spans},
 };
 
-/// What was set aside for another layout stays this long, for a larder that is put back.
+/// A store of another layout stays set aside for this long, in case its version of larder is put back.
 const SET_ASIDE: Duration = Duration::from_hours(7 * 24);
 
 /// Repositories that are looked through between two pauses.
@@ -25,7 +25,7 @@ impl Store {
         self.leftovers().values().map(|(bytes, _)| bytes).sum()
     }
 
-    /// Partials on disk: bytes that they occupy, and when they were last written.
+    /// Partials on disk: the bytes that they occupy, and when they were last written (blocking).
     pub(super) fn leftovers(&self) -> HashMap<Digest, (u64, u64)> {
         let mut found = HashMap::new();
         for algorithm in Algorithm::ALL {
@@ -49,7 +49,8 @@ impl Store {
         found
     }
 
-    /// Removes partials that no fill writes and that are old, or whose room is needed, and old quarantine. Bytes freed.
+    /// Removes partials that no fill writes, and blobs in quarantine: old ones, and those whose room is needed. Returns
+    /// the bytes that were freed.
     pub(super) fn sweep(
         &self,
         partials: &HashMap<Digest, (u64, u64)>,
@@ -108,8 +109,8 @@ impl Store {
         }
     }
 
-    /// Lets go of what leads nowhere, a part at a time (blocking, but `pause` is called between two parts). While it is not
-    /// known what is here, nothing is.
+    /// Removes old stores that were set aside, and records of content that is gone, a part at a time (blocking, but
+    /// `pause` is called between two parts). Does nothing while it is not known what is here.
     pub fn sweep_names(&self, active: impl Fn(&Digest) -> bool, pause: impl Fn()) {
         if !self.is_held() || !self.is_scanned() || self.trouble().is_some() {
             return;
@@ -119,8 +120,8 @@ impl Store {
             if index % SWEPT_AT_ONCE == SWEPT_AT_ONCE - 1 {
                 pause();
             }
-            // A fill leaves its list when its blob is here: it is asked first. The scan may have missed a directory that
-            // could not be read, so the disk is asked last.
+            // The fills are asked first, since a fill leaves their list only when its blob is here. The disk is asked
+            // last, since the scan may have missed a directory that could not be read.
             let here = |digest: &Digest| {
                 active(digest)
                     || lock(&self.index).comes(digest)

@@ -1,9 +1,9 @@
-//! Whose the store is.
+//! Which larder owns the store.
 //!
-//! An upgrade may start a larder before the one that it replaces is gone. The store's lock says which of the two owns the
-//! directory; the other one serves as a plain proxy and reads, writes, evicts and appends nothing there. It goes on asking
-//! for the lock, and its tenure begins when it has it: the version is looked at and what was learned meanwhile is added to
-//! what its predecessor left. A tenure ends with the process.
+//! An upgrade may start a larder before the one that it replaces is gone. The store's lock says which of the two owns
+//! the directory. The other one serves as a plain proxy, and reads, writes, evicts and appends nothing there. It goes
+//! on asking for the lock, and its tenure begins when it has it. It then looks at the version, and adds what it learned
+//! meanwhile to what its predecessor left. A tenure ends with the process.
 //!
 //! ```text
 //! Store::open --+-- lock free --------------------------> Held
@@ -57,12 +57,12 @@ impl Store {
     /// [`Self::scan`] fills the index. While another larder has it, this is an empty store that keeps nothing: see
     /// [`Self::take_over`].
     ///
-    /// A store of another layout version is set aside, never read. One whose disk is full, or fails, is opened later, and
-    /// is such an empty store until then: a node whose disk is full must serve.
+    /// A store of another layout version is set aside, never read. If the disk is full, or fails, the store is opened
+    /// later, and is such an empty store until then: a node whose disk is full must serve.
     pub fn open(path: &Path) -> Result<Arc<Self>, OpenError> {
         let store = Arc::new(Self::waiting(path));
         match store.take_over() {
-            // It is taken over when there is room.
+            // A later `take_over` opens it, when there is room.
             Err(error) if is_of_the_disk(&error.source) => store.failed(&error.source),
             taken => {
                 taken?;
@@ -71,7 +71,7 @@ impl Store {
         Ok(store)
     }
 
-    /// Whose the store is now.
+    /// Whether this larder owns the store now.
     pub fn tenure(&self) -> Tenure {
         if self.layout.claim().is_held() {
             Tenure::Held
@@ -80,7 +80,8 @@ impl Store {
         }
     }
 
-    /// Takes the store over if no other larder has it (blocking). Says whose it is then; after an error, try again.
+    /// Takes the store over if no other larder has it (blocking). Returns the tenure after that. After an error, the
+    /// caller tries again.
     pub fn take_over(&self) -> Result<Tenure, OpenError> {
         if self.tenure() == Tenure::Held {
             return Ok(Tenure::Held);
@@ -119,7 +120,7 @@ impl Store {
 fn check_version(layout: &Layout) -> io::Result<()> {
     match fs::read_to_string(layout.version()) {
         Ok(version) if version.trim() == VERSION => Ok(()),
-        // The machine stopped before the first start had written it.
+        // The machine stopped before the first start had written the file.
         Ok(version) if version.trim().is_empty() => write_version(layout),
         Ok(version) => {
             let aside = layout.root().join(format!("set-aside-{}", unix_now()));
@@ -135,7 +136,7 @@ fn check_version(layout: &Layout) -> io::Result<()> {
                     fs::rename(&from, aside.join(name))?;
                 }
             }
-            // It stays for a while from now on.
+            // The time for which it stays begins now.
             let _ =
                 fs::File::open(&aside).and_then(|aside| aside.set_modified(layout.clock().stamp()));
             write_version(layout)
@@ -145,7 +146,7 @@ fn check_version(layout: &Layout) -> io::Result<()> {
     }
 }
 
-/// On disk before anything else is: without it the rest would be taken for another layout's.
+/// On disk before anything else is, so that no store has content without a version.
 fn write_version(layout: &Layout) -> io::Result<()> {
     fs::create_dir_all(layout.tmp())?;
     layout.write_atomic(&layout.version(), VERSION.as_bytes(), true)

@@ -38,7 +38,7 @@ fn bring(partial: &Partial, bytes: &[u8], range: std::ops::Range<usize>) {
     });
 }
 
-/// A verified partial of what `bytes` are.
+/// A verified partial of these bytes.
 fn verified(store: &Store, bytes: &[u8]) -> Partial {
     let digest = Digest::sha256(bytes);
     let partial = store.begin(digest, bytes.len() as u64, &origin()).unwrap();
@@ -110,7 +110,7 @@ fn what_is_put_twice_at_once_stays_one_file() {
     let path = store.layout.blob(&digest);
     let inode = || std::fs::metadata(&path).unwrap().ino();
     let first = inode();
-    // As far as this had come when the other was not there yet.
+    // The last step of a put that found no blob in place when it began.
     store.layout.write_new(&path, &bytes).unwrap();
     assert_eq!(inode(), first);
     assert_eq!(std::fs::read_dir(store.layout.tmp()).unwrap().count(), 0);

@@ -1,7 +1,7 @@
-//! What warm sets hold: it goes after everything that is merely here, and before what containers use.
+//! What warm sets hold. It is evicted after everything that is merely here, and before what containers use.
 //!
-//! Each set has a file, `<store>/warm/NAME`, so that a restart lets go of nothing before the set is looked at again. A set's
-//! holds are no pins: leaving a set unpins nothing, and pins keep nothing in a set.
+//! Each set has a file, `<store>/warm/NAME`, so that a restart lets go of nothing before the set is looked at again. A
+//! set's holds are no pins: leaving a set unpins nothing, and pins keep nothing in a set.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -22,7 +22,7 @@ const VERSION: u32 = 1;
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct WarmHolds {
     version: u32,
-    /// For which platforms; none: the node's.
+    /// The platforms; none means the node's own.
     #[serde(default)]
     pub platforms: Vec<String>,
     pub images: Vec<WarmImage>,
@@ -36,14 +36,14 @@ pub struct WarmImage {
     #[serde(default)]
     pub tags: Vec<Tag>,
     pub digest: Digest,
-    /// The manifest's.
+    /// The manifest's media type.
     pub media_type: String,
     /// Manifests and blobs, with their bytes.
     pub parts: Vec<(Digest, u64)>,
-    /// The image is no longer of the set.
+    /// The image is no longer in the set.
     #[serde(default)]
     pub left: bool,
-    /// When what came in its place was here, by the store's clock.
+    /// When the image that replaced it was here, by the store's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_at: Option<u64>,
 }
@@ -72,7 +72,7 @@ impl Held {
         self.digests = Arc::new(parts.map(|(digest, _)| *digest).collect());
     }
 
-    /// Reads the files in `dir`. One that is broken holds nothing.
+    /// Reads the files in `dir`. A broken file holds nothing.
     pub(super) fn read(dir: &Path) -> Self {
         let mut held = Self::default();
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -99,8 +99,8 @@ impl Store {
         lock(&self.warm).sets.clone()
     }
 
-    /// The set holds these images from now on, and no others; `None`: there is no such set any more (blocking). They are held
-    /// also where the file cannot be written.
+    /// Makes the set hold these images from now on, and no others. `None` removes the set (blocking). The images are
+    /// held even if the file cannot be written.
     pub fn hold_warm(&self, set: &str, holds: Option<WarmHolds>) -> io::Result<()> {
         self.owned()?;
         {
@@ -192,7 +192,7 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         assert_eq!(store.warm_sets().len(), 2);
         assert!(store.is_warm(&two.digest));
-        // What another set holds as well stays held.
+        // A digest that another set holds as well stays held.
         store.hold_warm("b", None).unwrap();
         assert!(store.is_warm(&one.digest) && !store.is_warm(&two.digest));
         store.hold_warm("a", None).unwrap();

@@ -1,7 +1,8 @@
-//! Calls that may hang, above all those to a disk: on threads of their own, so many at once, each waited for a while.
+//! Calls that may hang, above all those to a disk: each on its own thread, with a limit on their number and on the
+//! wait.
 //!
-//! A call that hangs keeps its thread until it returns, and nothing can end it. What is bounded is how many threads it can
-//! take, and how long a caller waits for it.
+//! A call that hangs keeps its thread until it returns, and nothing can end it. The limits are on how many threads such
+//! calls can take, and on how long a caller waits.
 
 use std::{
     collections::HashSet,
@@ -16,10 +17,10 @@ use tokio::{sync::Semaphore, task::JoinHandle, time::timeout};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Hangs;
 
-/// A call that goes on also while it is not waited for.
+/// A call that goes on even if no caller waits for it.
 pub type Ongoing<T> = JoinHandle<Result<T, Hangs>>;
 
-/// Room for calls of one kind.
+/// The limits for calls of one kind.
 #[derive(Clone, Debug)]
 pub struct Calls {
     room: Arc<Semaphore>,
@@ -27,7 +28,7 @@ pub struct Calls {
 }
 
 impl Calls {
-    /// So many calls at once, each waited for so long.
+    /// At most `at_once` calls run at once; a caller waits for its call as long as `within`.
     pub fn new(at_once: usize, within: Duration) -> Self {
         Self {
             room: Arc::new(Semaphore::new(at_once)),
@@ -35,7 +36,8 @@ impl Calls {
         }
     }
 
-    /// What `call` returns, unless it takes too long: then it goes on alone, and keeps its room. Waiting for room counts.
+    /// The result of `call`, unless it takes too long: then the call goes on alone, and still counts as running. The
+    /// time in the queue counts too.
     pub async fn run<T: Send + 'static>(
         &self,
         call: impl FnOnce() -> T + Send + 'static,
@@ -43,7 +45,7 @@ impl Calls {
         self.wait(self.to_its_end(call)).await?
     }
 
-    /// The same for a future that is kept.
+    /// Like [`Self::run`], as a future that owns its limits.
     pub async fn run_owned<T: Send + 'static>(
         self,
         call: impl FnOnce() -> T + Send + 'static,
@@ -51,7 +53,7 @@ impl Calls {
         self.run(call).await
     }
 
-    /// The same without an end to the waiting. Callers that share it wait by [`Self::wait`].
+    /// Like [`Self::run`], without a limit on the wait. Callers that share the result wait by [`Self::wait`].
     pub async fn to_its_end<T: Send + 'static>(
         &self,
         call: impl FnOnce() -> T + Send + 'static,
@@ -66,7 +68,7 @@ impl Calls {
         called.await.map_err(|_| Hangs)
     }
 
-    /// Begins a call that may be waited for again and again: what it has done so far is not done anew.
+    /// Begins a call that a caller can wait for more than once, without starting it anew.
     pub fn begin<T: Send + 'static>(
         &self,
         call: impl FnOnce() -> T + Send + 'static,
@@ -75,13 +77,13 @@ impl Calls {
         tokio::spawn(async move { calls.to_its_end(call).await })
     }
 
-    /// Waits for a call for as long as one is waited for.
+    /// Waits for a call, for at most the limit.
     pub async fn wait<T>(&self, called: impl Future<Output = T>) -> Result<T, Hangs> {
         timeout(self.within, called).await.map_err(|_| Hangs)
     }
 }
 
-/// One at a time for each key, for threads that may block.
+/// One caller at a time for each key, for threads that may block.
 #[derive(Debug)]
 pub struct Turns<K> {
     taken: Mutex<HashSet<K>>,
@@ -156,7 +158,7 @@ mod tests {
         }
         assert_eq!(begun.load(Ordering::SeqCst), 2);
         drop(release);
-        // Those that return give their room back.
+        // Calls that return make room for others.
         while calls.run(|| 1).await != Ok(1) {}
     }
 

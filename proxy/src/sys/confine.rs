@@ -1,13 +1,13 @@
 //! Takes the network, and the right to start programs, from this process.
 //!
-//! The kernel runs the filter before each system call of this thread and of all that it starts from now on. A process
-//! cannot take it off again.
+//! The kernel runs the filter before each system call of this thread, and of every thread that it starts from now on. A
+//! process cannot remove the filter again.
 
 use std::io;
 
 use nix::libc::{self, sock_filter, sock_fprog};
 
-/// The system calls of another architecture have other numbers, so a filter has to know its own.
+/// The architecture's number in the kernel. System calls have other numbers on each, so a filter checks it first.
 #[cfg(target_arch = "x86_64")]
 const ARCHITECTURE: Option<u32> = Some(0xC000_003E);
 #[cfg(target_arch = "aarch64")]
@@ -21,16 +21,16 @@ const ARCHITECTURE: Option<u32> = Some(0xC000_00F3);
 )))]
 const ARCHITECTURE: Option<u32> = None;
 
-/// On x86-64, numbers from here on are those of the x32 calls, which would go around the filter.
+/// On x86-64, the numbers from here on are x32 calls, which would bypass the filter.
 const X32: u32 = 0x4000_0000;
 
-/// Where `struct seccomp_data` has the number, the architecture and the first argument. All architectures above are
-/// little-endian: the argument's lower half comes first.
+/// The offsets of the number, the architecture and the first argument in `struct seccomp_data`. All architectures above
+/// are little-endian, so the argument's lower half comes first.
 const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 const FIRST_ARGUMENT: u32 = 16;
 
-/// The filter. Of two numbers after a comparison, the first says how many instructions to skip if it holds.
+/// The filter. After a comparison stand two jumps: the first says how many instructions to skip if it holds.
 fn filter(architecture: u32) -> Vec<sock_filter> {
     let load = |at| op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, at);
     let equal = |k, yes, no| op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, yes, no, k);
@@ -46,7 +46,7 @@ fn filter(architecture: u32) -> Vec<sock_filter> {
         at_least(X32, 6, 0),
         equal(number(libc::SYS_socket), 7, 0),
         equal(number(libc::SYS_socketpair), 6, 0),
-        // A ring makes sockets without a system call for each.
+        // With a ring, a process makes sockets without a system call for each.
         equal(number(libc::SYS_io_uring_setup), 3, 0),
         equal(number(libc::SYS_execve), 3, 0),
         equal(number(libc::SYS_execveat), 2, 0),
@@ -69,8 +69,8 @@ fn op(code: u32, yes: u8, no: u8, k: u32) -> sock_filter {
     }
 }
 
-/// From now on this thread, and the threads that it starts, can make no socket but of the family AF_UNIX, and can start
-/// no program. Call it before anything starts a thread.
+/// From now on, this thread and the threads that it starts can make sockets of the family AF_UNIX only, and can start
+/// no program. Call it before any other thread is started.
 ///
 /// # Errors
 /// The kernel has no seccomp filters, or larder has no filter for this architecture.
@@ -82,8 +82,8 @@ pub fn leave_unix_sockets_alone() -> io::Result<()> {
         len: filter.len() as u16,
         filter: filter.as_mut_ptr(),
     };
-    // Without this a process without privileges may not install a filter.
-    // SAFETY: it takes numbers alone.
+    // The kernel lets a process without privileges install a filter only after this.
+    // SAFETY: the call takes numbers only.
     if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
         return Err(io::Error::last_os_error());
     }
@@ -112,7 +112,7 @@ mod tests {
 
     use super::*;
 
-    /// The filter is the thread's: the other tests of this process keep their sockets.
+    /// The filter belongs to the thread: the other tests of this process keep their sockets.
     #[test]
     fn unix_sockets_alone_are_left_and_no_program_starts() {
         let confined = std::thread::spawn(|| {

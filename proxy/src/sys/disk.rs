@@ -34,24 +34,24 @@ pub fn space(path: &Path) -> io::Result<Space> {
     })
 }
 
-/// Files that the file system of `path` can hold, and how many more; `None` where it does not count them.
+/// How many files the file system of `path` can hold, and how many more; `None` if it has no such limit.
 pub fn inodes(path: &Path) -> io::Result<Option<(u64, u64)>> {
     let stat = nix::sys::statvfs::statvfs(path)?;
     Ok((stat.files() > 0).then(|| (stat.files(), stat.files_available())))
 }
 
-/// Bytes that a file really occupies, holes left out.
+/// The bytes that a file occupies on disk, without its holes.
 pub fn allocated(path: &Path) -> io::Result<u64> {
     Ok(fs::metadata(path)?.blocks() * 512)
 }
 
-/// Whether `start..end` of a file is all on disk or on its way there: no part of it is a hole.
+/// Whether all of `start..end` of a file is on disk or on its way there: no part of it is a hole.
 pub fn has_no_hole(file: &File, start: u64, end: u64) -> io::Result<bool> {
     let hole = nix::unistd::lseek(file, start as i64, nix::unistd::Whence::SeekHole)?;
     Ok(hole as u64 >= end)
 }
 
-/// Whether a byte of a file can be read without waiting for the disk. Where the kernel cannot tell, it is taken to.
+/// Whether a byte of a file can be read without waiting for the disk. `true` if the kernel cannot tell.
 pub fn is_cached(file: &File, at: u64) -> bool {
     match read_cached(file, &mut [0], at) {
         Ok(_) => true,
@@ -59,15 +59,15 @@ pub fn is_cached(file: &File, at: u64) -> bool {
     }
 }
 
-/// Reads what of `file` at `at` can be had without waiting for the disk: perhaps less than there is room for. An error
-/// of the kind `WouldBlock` if nothing can; other errors where the file system does not know such reads.
+/// Reads the bytes of `file` at `at` that are in the page cache, perhaps fewer than the buffer holds. Fails with
+/// `WouldBlock` if there are none, and with other errors if the file system does not support such reads.
 #[allow(unsafe_code)]
 pub fn read_cached(file: &File, bytes: &mut [u8], at: u64) -> io::Result<usize> {
     let into = libc::iovec {
         iov_base: bytes.as_mut_ptr().cast(),
         iov_len: bytes.len(),
     };
-    // SAFETY: the kernel writes into `bytes` alone, which lives until the call returns.
+    // SAFETY: the kernel writes only into `bytes`, which lives until the call returns.
     let read = unsafe {
         libc::preadv2(
             file.as_raw_fd(),
@@ -81,26 +81,26 @@ pub fn read_cached(file: &File, bytes: &mut [u8], at: u64) -> io::Result<usize> 
     usize::try_from(read).map_err(|_| io::Error::last_os_error())
 }
 
-/// Opens a file without changing its access time, which tells when a client last wanted it.
+/// Opens a file without changing its access time, which tells when a client last wanted the file.
 pub fn open_unseen(path: &Path) -> io::Result<File> {
     let unseen = File::options()
         .read(true)
         .custom_flags(libc::O_NOATIME)
         .open(path);
     match unseen {
-        // Only the owner may.
+        // Only the file's owner may open it so.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => File::open(path),
         opened => opened,
     }
 }
 
-/// Opens a file to read it. What is a pipe is opened too, and does not wait for a writer.
+/// Opens a file to read it. If it is a pipe, this does not wait for a writer.
 pub fn open_at_once(path: &Path) -> io::Result<File> {
     let flags = libc::O_NONBLOCK;
     File::options().read(true).custom_flags(flags).open(path)
 }
 
-/// Identifies this boot of the kernel: what the page cache held is gone when it changes.
+/// Identifies this boot of the kernel. Another id means that the page cache of before is lost.
 pub fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map_or_else(|_| "unknown".to_owned(), |id| id.trim().to_owned())

@@ -1,6 +1,6 @@
-//! FUSE connections: opened, mounted, read and answered, looked after, aborted.
+//! FUSE connections: opening, mounting, reading requests, answering, controlling, aborting.
 //!
-//! A connection lives as long as any process has its descriptor. Descriptors do not block: the flag belongs to the
+//! A connection lives as long as any process has its descriptor open. Descriptors do not block: the flag belongs to the
 //! connection, and so to every process that has it.
 
 use std::{
@@ -23,7 +23,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::polled::polled;
 
-/// Numbers of errors that a server of files answers with, or meets.
+/// The error numbers that a file server answers with, or meets.
 pub const EIO: i32 = libc::EIO;
 pub const ENOENT: i32 = libc::ENOENT;
 pub const ENOSYS: i32 = libc::ENOSYS;
@@ -31,7 +31,7 @@ pub const ESTALE: i32 = libc::ESTALE;
 pub const EINVAL: i32 = libc::EINVAL;
 pub const EPROTO: i32 = libc::EPROTO;
 
-/// A connection that nothing is mounted over yet.
+/// A connection that is not mounted yet.
 ///
 /// # Errors
 /// The kernel has no FUSE, or this process may not use it.
@@ -40,8 +40,8 @@ pub fn connection() -> io::Result<OwnedFd> {
     Ok(open("/dev/fuse", flags, Mode::empty())?)
 }
 
-/// Mounts a connection. Only this user may use what is mounted: a file system on top of its files reads them with the
-/// rights of the process that mounted that.
+/// Mounts a connection. Only this user may use the mount. A file system on top of its files reads them with the rights
+/// of the process that mounted that file system.
 pub fn mount(connection: BorrowedFd<'_>, source: &str, at: &Path) -> io::Result<()> {
     let options = format!(
         "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
@@ -59,7 +59,7 @@ pub fn mount(connection: BorrowedFd<'_>, source: &str, at: &Path) -> io::Result<
     )?)
 }
 
-/// Takes what is mounted last from its place. What is in use goes on without a name.
+/// Detaches the topmost mount at this path. Files in use stay usable, without a path.
 pub fn detach(at: &Path) -> io::Result<()> {
     let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
     Ok(nix::mount::umount2(at, flags)?)
@@ -73,8 +73,8 @@ pub fn is_over(connection: BorrowedFd<'_>) -> bool {
     answered.is_ok() && said.contains(PollFlags::POLLERR)
 }
 
-/// Sets how far the kernel reads ahead of a reader of the file system of this device. Before the connection's first
-/// answer this is a bound, and that answer is another.
+/// Sets how far the kernel reads ahead for a reader, on the file system of this device. If it is set before the
+/// connection's first answer, this is one bound, and the answer's own is another.
 pub fn read_ahead(device: u32, kib: u32) -> io::Result<()> {
     fs::write(
         format!("/sys/class/bdi/0:{device}/read_ahead_kb"),
@@ -82,13 +82,13 @@ pub fn read_ahead(device: u32, kib: u32) -> io::Result<()> {
     )
 }
 
-/// What the kernel says of connections, and lets be done to them: its control file system, mounted nowhere.
+/// The kernel's control file system for FUSE connections, mounted nowhere. It shows their state and can abort them.
 #[derive(Debug)]
 pub struct Control(OwnedFd);
 
 impl Control {
     /// # Errors
-    /// The kernel has none, or this process may not mount.
+    /// The kernel has no such file system, or this process may not mount.
     pub fn open() -> io::Result<Self> {
         const CLOSE_ON_EXEC: libc::c_long = 1;
         const CREATE: libc::c_long = 6;
@@ -112,7 +112,7 @@ impl Control {
             }
         })?;
         let mounted = call(|| {
-            // SAFETY: it takes numbers alone.
+            // SAFETY: the call takes numbers only.
             #[allow(unsafe_code)]
             unsafe {
                 libc::syscall(libc::SYS_fsmount, fd, CLOSE_ON_EXEC, NO_SUID_DEV_EXEC)
@@ -121,7 +121,7 @@ impl Control {
         Ok(Self(owned(mounted)))
     }
 
-    /// How many requests wait for an answer, or for being read.
+    /// How many requests wait to be read or answered.
     pub fn waiting(&self, device: u32) -> io::Result<u64> {
         let mut text = String::new();
         self.file(device, "waiting", OFlag::O_RDONLY)?
@@ -130,7 +130,7 @@ impl Control {
         number.map_err(|_| io::ErrorKind::InvalidData.into())
     }
 
-    /// Ends the connection: what waits fails, and so does what comes.
+    /// Aborts the connection: pending requests fail, and so do later ones.
     pub fn abort(&self, device: u32) -> io::Result<()> {
         self.file(device, "abort", OFlag::O_WRONLY)?.write_all(b"1")
     }
@@ -147,19 +147,19 @@ impl Control {
     }
 }
 
-/// The requests of one connection, as they come. At most one of these may exist for one descriptor.
+/// The requests of one connection, as they arrive. At most one of these may exist for one descriptor.
 #[derive(Debug)]
 pub struct Requests(AsyncFd<Arc<OwnedFd>>);
 
 impl Requests {
-    /// Within a runtime.
+    /// Must be called within a runtime.
     pub fn of(connection: Arc<OwnedFd>) -> io::Result<Self> {
         let flags = OFlag::from_bits_retain(fcntl(&*connection, FcntlArg::F_GETFL)?);
         fcntl(&*connection, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         Ok(Self(polled(connection, Interest::READABLE)?))
     }
 
-    /// The next request; `None` if the connection is over. Can be dropped without losing one.
+    /// The next request; `None` if the connection is over. The future can be dropped without losing a request.
     pub async fn next(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         loop {
             let mut ready = self.0.readable().await?;
@@ -168,7 +168,7 @@ impl Requests {
             match read {
                 Ok(length) => return Ok(Some(length)),
                 Err(error) => match error.raw_os_error() {
-                    // The request was taken back while it was read, or a signal came.
+                    // The kernel took the request back while it was read, or a signal came.
                     Some(libc::ENOENT | libc::EINTR) => {}
                     Some(libc::ENODEV | libc::ECONNABORTED) => return Ok(None),
                     _ => return Err(error),
@@ -178,10 +178,10 @@ impl Requests {
     }
 }
 
-/// Writes an answer, or a word of the server's own, in one piece.
+/// Writes an answer, or a notification by the server, in one piece.
 ///
 /// # Errors
-/// `NotFound` if nobody waits for it any more.
+/// `NotFound` if no process waits for the answer any more.
 pub fn answer(connection: BorrowedFd<'_>, head: &[u8], body: &[u8]) -> io::Result<()> {
     let parts = [IoSlice::new(head), IoSlice::new(body)];
     let parts = if body.is_empty() {

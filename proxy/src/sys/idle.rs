@@ -1,22 +1,22 @@
-//! Work that is to disturb nothing.
+//! Work of idle priority.
 
 use nix::libc;
 
-/// What `<linux/ioprio.h>` has: the calling thread, and the class that reads and writes only what is left over.
+/// From `<linux/ioprio.h>`: the calling thread, and the class that uses the disk only when no other process does.
 const IOPRIO_WHO_PROCESS: libc::c_int = 1;
 const IOPRIO_CLASS_IDLE: libc::c_int = 3 << 13;
 
-/// From now on this thread, and the threads that it starts, run when no other thread wants the processor, and use the disk
-/// when no other does. Where the kernel refuses that, they run as ever.
+/// From now on, this thread and the threads that it starts run when no other thread wants the processor, and use the
+/// disk when no other does. If the kernel refuses that, they run as before.
 #[allow(unsafe_code)]
 pub fn be_idle() {
-    // SAFETY: it is made of numbers, of which zero is one; the kernel reads it while the call lasts, and changes this thread
-    // alone.
+    // SAFETY: the structure consists of numbers, and zero is valid for each. The kernel reads it during the call, and
+    // changes this thread only.
     let _ = unsafe {
         let none: libc::sched_param = std::mem::zeroed();
         libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const none)
     };
-    // SAFETY: it takes numbers alone.
+    // SAFETY: the call takes numbers only.
     let _ = unsafe {
         libc::syscall(
             libc::SYS_ioprio_set,

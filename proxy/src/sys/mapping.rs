@@ -1,4 +1,4 @@
-//! A read-only mapping of a file that stands for its bytes without ever being read.
+//! A read-only mapping of a file that stands for the file's bytes; its memory is never read.
 //!
 //! hyper wants bodies as memory. A mapping gives it memory whose address says which bytes of which file are meant;
 //! the socket ([`super::FileSocket`]) turns such addresses into sendfile(2). The pages are never touched by larder, so
@@ -27,7 +27,7 @@ pub struct Mapping {
     damaged: AtomicBool,
 }
 
-// SAFETY: the mapping is read-only, owned by this value alone, and unmapped on drop only.
+// SAFETY: the mapping is read-only, owned by this value only, and unmapped only on drop.
 #[allow(unsafe_code)]
 unsafe impl Send for Mapping {}
 // SAFETY: as above: shared access never writes.
@@ -57,12 +57,12 @@ impl Mapping {
         })
     }
 
-    /// The addresses of the mapping as `Bytes` that keep it alive; slices of it are free.
+    /// The addresses of the mapping as `Bytes`, which keep it alive. Slices of them cost nothing.
     pub fn bytes(self: &Arc<Self>) -> Bytes {
         Bytes::from_owner(Owner(Arc::clone(self)))
     }
 
-    /// Whether sending from the file has failed for a reason that lies with the file.
+    /// Whether sending from the file has failed because of the file.
     pub fn is_damaged(&self) -> bool {
         self.damaged.load(Ordering::Relaxed)
     }

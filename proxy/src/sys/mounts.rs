@@ -1,4 +1,4 @@
-//! What is mounted in this process's namespace, as the kernel lists it.
+//! The mounts in this process's namespace, as the kernel lists them.
 
 use std::{
     ffi::OsString,
@@ -13,23 +13,23 @@ pub struct Mount {
     /// Major and minor.
     pub device: (u32, u32),
     pub point: PathBuf,
-    /// Mounts below it appear in other namespaces.
+    /// Whether mounts below this one appear in other namespaces.
     pub shared: bool,
-    /// It takes mounts from another one, and gives it none.
+    /// Whether this one receives mounts from another one, and passes none back.
     pub slave: bool,
     /// The file system.
     pub kind: String,
     pub source: String,
 }
 
-/// All mounts, in their order: a later one is on top of an earlier one at the same place.
+/// All mounts, in the kernel's order: of two mounts at the same place, the later one is on top.
 pub fn mounts() -> io::Result<Vec<Mount>> {
-    // The namespace is the thread's.
+    // Each thread may have its own namespace.
     let text = fs::read("/proc/thread-self/mountinfo")?;
     Ok(parse(&text))
 }
 
-/// The mount on which a path is, whose links are resolved.
+/// The mount that contains `path`, a path without symbolic links.
 pub fn around<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
     let around = mounts
         .iter()
@@ -40,7 +40,7 @@ pub fn around<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
     Some(mount)
 }
 
-/// Lines that cannot be understood are left out.
+/// Lines that cannot be parsed are left out.
 fn parse(text: &[u8]) -> Vec<Mount> {
     let lines = text.split(|byte| *byte == b'\n');
     lines.filter_map(line).collect()
@@ -60,7 +60,7 @@ fn line(line: &[u8]) -> Option<Mount> {
         kind: String::new(),
         source: String::new(),
     };
-    // Optional fields, as many as there are, up to a dash.
+    // Any number of optional fields, up to a dash.
     loop {
         match fields.next()? {
             b"-" => break,
@@ -75,7 +75,7 @@ fn line(line: &[u8]) -> Option<Mount> {
     Some(mount)
 }
 
-/// The kernel writes blanks and backslashes as a backslash and three octal digits.
+/// The kernel writes a blank or a backslash as a backslash and three octal digits.
 fn unescaped(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;

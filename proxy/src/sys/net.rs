@@ -14,7 +14,7 @@ pub fn is_own(peer: IpAddr) -> bool {
         || default_gateway().is_some_and(|gateway| peer == gateway)
 }
 
-/// The name that the kernel has for this machine, or for the pod; empty if it cannot be read.
+/// The kernel's name for this machine, or for the pod; empty if it cannot be read.
 pub fn own_name() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     name.trim().to_owned()

@@ -1,4 +1,4 @@
-//! Sockets of this machine that carry whole messages, and descriptors with them.
+//! Sockets of this machine that carry whole messages, and descriptors along with them.
 
 use std::{
     fs, io,
@@ -23,12 +23,12 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::polled::polled;
 
-/// Descriptors that one message may carry. The kernel closes those beyond.
+/// How many descriptors one message may carry. The kernel closes any beyond.
 const MOST: usize = 4;
 
 const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
-/// A socket at a path, which peers connect to.
+/// A socket at a path, to which peers connect.
 #[derive(Debug)]
 pub struct Listener(AsyncFd<OwnedFd>);
 
@@ -42,7 +42,7 @@ pub fn own_uid() -> u32 {
 }
 
 impl Listener {
-    /// Listens at `path`, in the place of whatever socket is there: a peer reaches either the one or the other. Only
+    /// Listens at `path`, and replaces a socket that is there: a peer reaches either the old one or the new one. Only
     /// this user may connect, and `other` if given.
     pub fn bind(path: &Path, other: Option<u32>) -> io::Result<Self> {
         let mut name = path.file_name().unwrap_or_default().to_owned();
@@ -84,12 +84,12 @@ impl Packets {
         Ok(Self(polled(fd, BOTH)?))
     }
 
-    /// The user that the peer acted as when it connected, or began to listen.
+    /// The user of the peer's process when it connected, or began to listen.
     pub fn peer_uid(&self) -> io::Result<u32> {
         Ok(getsockopt(self.0.get_ref(), sockopt::PeerCredentials)?.uid())
     }
 
-    /// Sends one message, with a copy of a descriptor.
+    /// Sends one message, optionally with a copy of a descriptor.
     pub async fn send(&self, message: &[u8], with: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let fds: Vec<RawFd> = with.iter().map(std::os::fd::AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&fds)];
@@ -107,10 +107,11 @@ impl Packets {
         }
     }
 
-    /// The next message's length, and its descriptors; 0 if the peer has gone. Can be dropped without losing one.
+    /// The next message's length and its descriptors; 0 if the peer has gone. The future can be dropped without losing
+    /// a message.
     ///
     /// # Errors
-    /// `InvalidData` for a message that is longer than the buffer.
+    /// `InvalidData` if a message is longer than the buffer.
     pub async fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
         loop {
             let mut ready = self.0.readable().await?;
@@ -130,7 +131,7 @@ fn take(fd: RawFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
     let message = recvmsg::<()>(fd, &mut parts, Some(&mut space), flags)?;
     let mut fds = Vec::new();
-    // Owned before anything else can fail.
+    // The descriptors get an owner before any later step can fail.
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(passed) = control {
             fds.extend(passed.into_iter().map(owned));

@@ -13,7 +13,7 @@ pub(super) trait Owned: AsRawFd {}
 impl Owned for OwnedFd {}
 impl Owned for Arc<OwnedFd> {}
 
-/// Within a runtime.
+/// Must be called within a runtime.
 #[allow(unsafe_code)]
 pub(super) fn polled<T: Owned>(fd: T, interest: Interest) -> io::Result<AsyncFd<T>> {
     // SAFETY: see `Owned`.

@@ -1,5 +1,5 @@
-//! Processes: this one's limits, ending a child together with everything that it started, and telling another to look at
-//! its files.
+//! Processes: this one's limits, ending a child together with everything that it started, and asking another process to
+//! read its files again.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +12,7 @@ use nix::{
 };
 use tokio::process::{Child, Command};
 
-/// A child that leads a process group of its own. When this goes before the child has ended, the whole group is killed.
+/// A child that leads its own process group. If this is dropped before the child has ended, the whole group is killed.
 #[derive(Debug)]
 pub struct Group(Child);
 
@@ -29,15 +29,15 @@ impl Group {
 
     /// Kills the group, unless its leader has ended and been waited for.
     pub fn kill(&self) {
-        // There is an id only as long as the leader is not reaped, so it cannot be another process's by now.
+        // There is an id only until the leader is reaped, so the id cannot belong to another process by now.
         if let Some(id) = self.0.id() {
-            // It fails only if the group is gone, which is what is wanted.
+            // This fails only if the group is gone already.
             let _ = killpg(Pid::from_raw(id.cast_signed()), Signal::SIGKILL);
         }
     }
 }
 
-/// Sends SIGHUP, by which daemons read their configuration again.
+/// Sends SIGHUP, on which daemons read their configuration again.
 ///
 /// # Errors
 /// There is no such process, or this one may not signal it.
@@ -79,13 +79,13 @@ impl Drop for Group {
     }
 }
 
-/// How many files this process may have open, and how many it could allow itself.
+/// How many files this process may have open, and how far it may raise that limit itself.
 pub fn open_files() -> std::io::Result<(u64, u64)> {
     Ok(getrlimit(Resource::RLIMIT_NOFILE)?)
 }
 
-/// Lets this process open as many files as it may allow itself. The default is 1024 where nothing was said, for the sake
-/// of programs that use select(2).
+/// Raises the limit of open files as far as this process may. The default of 1024 exists for the sake of programs that
+/// use select(2).
 pub fn raise_open_files() -> std::io::Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     Ok(setrlimit(Resource::RLIMIT_NOFILE, most, most)?)

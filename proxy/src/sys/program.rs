@@ -9,16 +9,16 @@ use nix::{
     unistd::{SysconfVar, sysconf},
 };
 
-/// Lets go of the pages of this program's code and constants that this process has mapped. What it needs again comes back
-/// from the page cache, which the processes of one program share. Without this a process that does nothing for half a
-/// minute counts as large as all that it has ever run, and the kernel has to find out that it could do without.
+/// Releases the mapped pages of this program's code and constants. Pages that it needs again come back from the page
+/// cache, which all processes of the program share. Without this, a process that does nothing for half a minute counts
+/// as large as all code that it has ever run, until the kernel reclaims the pages.
 #[allow(unsafe_code)]
 pub fn let_go_of_program() {
-    // SAFETY: the callback is called before this returns, and is given no data of ours.
+    // SAFETY: the callback runs only before this returns, and gets no data of ours.
     unsafe { dl_iterate_phdr(Some(let_go), std::ptr::null_mut()) };
 }
 
-/// Called for each object that is loaded; the first one is the program, and the only one that is looked at.
+/// The C library calls this for each loaded object. The first is the program, and the only one that counts.
 #[allow(unsafe_code)]
 unsafe extern "C" fn let_go(info: *mut dl_phdr_info, _: size_t, _: *mut c_void) -> c_int {
     // SAFETY: the C library gives a description that is valid during this call, with as many headers as it says.
@@ -28,17 +28,17 @@ unsafe extern "C" fn let_go(info: *mut dl_phdr_info, _: size_t, _: *mut c_void) 
     };
     let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
     let page = page.unwrap_or(4096) as u64;
-    // What was ever writable has relocations in it, which are nowhere else.
+    // Pages that were ever writable contain relocations, which are in no file.
     let constant = |header: &&Elf64_Phdr| header.p_type == PT_LOAD && header.p_flags & PF_W == 0;
     for header in headers.iter().filter(constant) {
         let (from, to) = (
             base + header.p_vaddr,
             base + header.p_vaddr + header.p_memsz,
         );
-        // Segments of different rights share no page: the page around either end is this one's.
+        // Segments of different rights share no page, so the pages at either end belong to this segment alone.
         let from = from - from % page;
-        // SAFETY: these pages are mapped from the program's file and were never written: the next access reads the same
-        // bytes from it. Where the kernel refuses, nothing changes.
+        // SAFETY: these pages are mapped from the program's file and were never written, so the next access reads the
+        // same bytes from the file. If the kernel refuses, nothing changes.
         unsafe { madvise(from as *mut c_void, (to - from) as size_t, MADV_DONTNEED) };
     }
     1

@@ -1,11 +1,12 @@
 //! A TCP socket for hyper whose vectored writes send slices of mapped files by sendfile(2).
 //!
 //! hyper hands queued body chunks to `poll_write_vectored` uncopied (`Builder::writev(true)`). A chunk whose address
-//! lies in one of the connection's [`Regions`] is sent from the file; everything else is written as it is. A slice that
-//! is in no region is still sent right by writev, only slower, so forgetting to register one costs no correctness.
+//! lies in one of the connection's [`Regions`] is sent from the file; all other chunks are written as they are. If a
+//! mapping was not registered, writev still sends its slices correctly, only slower.
 //!
-//! While file pages are being sent the socket is corked (TCP_CORK), so that the head and the pages leave in full
-//! segments although TCP_NODELAY is set; hyper's flush, which comes when everything queued was taken, uncorks it.
+//! While file pages are being sent, the socket is corked (TCP_CORK), so that the head and the pages leave in full
+//! segments although TCP_NODELAY is set. hyper flushes once everything queued was taken, and the flush uncorks the
+//! socket.
 
 use std::{
     future::Future as _,
@@ -27,12 +28,12 @@ use tokio::{
 
 use super::Mapping;
 
-/// The mappings that one connection may be asked to send. Cloned into each response body of the connection.
+/// The mappings from which one connection may send. Cloned into each response body of the connection.
 #[derive(Clone, Default, Debug)]
 pub struct Regions(Arc<Mutex<Vec<Weak<Mapping>>>>);
 
 impl Regions {
-    /// Makes slices of `mapping` go by sendfile on this connection for as long as they live.
+    /// From now on, slices of `mapping` go by sendfile on this connection, as long as the mapping lives.
     pub fn add(&self, mapping: &Arc<Mapping>) {
         let mut regions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         regions.retain(|known| known.strong_count() > 0);
@@ -55,14 +56,15 @@ impl Regions {
     }
 }
 
-/// A client that takes nothing for this long is gone. containerd itself gives up after five minutes without progress.
+/// A client that takes no bytes for this long counts as gone. containerd itself gives up after five minutes without
+/// progress.
 const STALLED: Duration = Duration::from_mins(6);
 
-/// The most that one sendfile is asked for. It works on until the socket is full: with a client that keeps up, or pages
-/// that are still on the disk, an unlimited one would keep a worker thread for the whole blob.
+/// The most bytes for one sendfile, which runs until the socket is full. If the client keeps up, or if pages are still
+/// on the disk, an unlimited call would keep a worker thread for the whole blob.
 const AT_ONCE: usize = 2 << 20;
 
-/// Less than this is not worth corking for.
+/// Writes of fewer bytes are not corked.
 const CORK_FROM: usize = 64 << 10;
 
 mod option {
@@ -81,7 +83,7 @@ pub struct FileSocket {
     io: TokioIo<TcpStream>,
     regions: Regions,
     stalls_after: Duration,
-    /// Set when the client stopped taking. Kept and moved rather than made anew: a full socket is nothing special.
+    /// Runs while the client takes no bytes. Kept and reset rather than made anew, since a full socket is common.
     stalled: Option<Pin<Box<Sleep>>>,
     waiting: bool,
     corked: bool,
@@ -99,21 +101,21 @@ impl FileSocket {
         }
     }
 
-    /// Gives a client up that takes nothing for this long.
+    /// The connection ends if the client takes no bytes for this long.
     #[must_use]
     pub fn stalls_after(mut self, long: Duration) -> Self {
         self.stalls_after = long;
         self
     }
 
-    /// A failure costs full segments, nothing else.
+    /// If it fails, the segments are not full; nothing else is lost.
     fn cork(&mut self, corked: bool) {
         if self.corked != corked && setsockopt(self.io.inner(), option::TcpCork, &corked).is_ok() {
             self.corked = corked;
         }
     }
 
-    /// Passes a write's outcome on, unless nothing could be written for too long.
+    /// Passes a write's outcome on, unless the client has taken no bytes for too long.
     fn watch(
         &mut self,
         cx: &mut Context<'_>,
@@ -202,7 +204,7 @@ impl Write for FileSocket {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        // What stands before the first mapped slice goes first, as one writev.
+        // The chunks before the first mapped slice go first, as one writev.
         let plain = bufs
             .iter()
             .take_while(|b| this.regions.find(b).is_none())

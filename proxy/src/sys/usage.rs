@@ -1,4 +1,4 @@
-//! What this process takes of the machine, as the kernel tells in `/proc/self`.
+//! The processor time, memory and files that this process uses, from the kernel.
 
 use std::{fs, io};
 
@@ -10,7 +10,7 @@ use nix::{
     unistd::{SysconfVar, sysconf},
 };
 
-/// What a process takes.
+/// What a process uses.
 #[derive(Clone, Copy, Debug)]
 pub struct Usage {
     /// Processor time in user and kernel mode, in seconds.
@@ -20,7 +20,7 @@ pub struct Usage {
     pub max_files: u64,
 }
 
-/// Asks the kernel (blocking, for as long as two looks into `/proc` take).
+/// Asks the kernel (blocking, for two reads of `/proc`).
 pub fn usage() -> io::Result<Usage> {
     let times = getrusage(UsageWho::RUSAGE_SELF)?;
     let micros = times.user_time().num_microseconds() + times.system_time().num_microseconds();
@@ -35,7 +35,7 @@ pub fn usage() -> io::Result<Usage> {
     Ok(Usage {
         cpu_seconds: micros as f64 / 1e6,
         resident_bytes: pages * page as u64,
-        // The descriptor of the directory itself is one of them.
+        // The listing's own descriptor is one of them.
         open_files: (fs::read_dir("/proc/self/fd")?.count() as u64).saturating_sub(1),
         max_files: getrlimit(Resource::RLIMIT_NOFILE)?.0,
     })
@@ -52,7 +52,7 @@ mod tests {
             .map(|_| std::fs::File::open("/proc/self/statm").unwrap())
             .collect();
         let after = usage().unwrap();
-        // Other tests of this process open and close files meanwhile.
+        // Other tests of this process open and close files at the same time.
         assert!(after.open_files + 25 > before.open_files + files.len() as u64);
         assert!(after.resident_bytes > 1 << 20 && after.max_files > after.open_files);
         assert!(after.cpu_seconds >= before.cpu_seconds && after.cpu_seconds > 0.0);

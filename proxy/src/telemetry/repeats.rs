@@ -1,5 +1,5 @@
-//! The same complaint once a minute: a registry that is down while a thousand pods start fails a thousand requests, and
-//! each has its access line, but what is wrong and what to do is one thing to say.
+//! Repeats a complaint once a minute at most. If a registry is down while a thousand pods start, a thousand requests
+//! fail. Each has its access line, but the fault and what to do about it need one line.
 
 use std::{
     num::NonZeroUsize,
@@ -12,21 +12,21 @@ use lru::LruCache;
 /// A complaint is repeated this often while its cause lasts.
 const EVERY: Duration = Duration::from_mins(1);
 
-/// Causes that are remembered; the one that was not heard of for longest is forgotten.
+/// The most causes that are remembered. The cause that was not seen for longest is forgotten.
 const CAUSES: NonZeroUsize = NonZeroUsize::new(512).unwrap();
 
-/// It is time to complain.
+/// The caller should log the complaint now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Due {
-    /// How often the same happened since the last line about it, unsaid.
+    /// How often the complaint was left out since its last line.
     pub unsaid: u64,
 }
 
-/// A log is the process's, so what it has said is as well.
+/// One for the process, as the log is.
 static SAID: LazyLock<Mutex<Repeats>> = LazyLock::new(|| Mutex::new(Repeats::new()));
 
-/// Whether to complain about `cause` now. `what` is the kind of complaint, and `cause` whatever makes it another one
-/// for the operator: a registry, a path. Not more, or every line is another.
+/// Whether to log a complaint about `cause` now. `what` is the kind of complaint. `cause` is what the operator can tell
+/// apart: a registry, a path. With more detail in `cause`, no line would repeat another.
 pub fn due(what: &'static str, cause: &str) -> Option<Due> {
     let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
     said.due(what, cause, Instant::now())
@@ -46,7 +46,7 @@ impl Repeats {
 
     fn due(&mut self, what: &'static str, cause: &str, now: Instant) -> Option<Due> {
         let said = self.0.get_or_insert_mut((what, cause.to_owned()), || Said {
-            // Never said: that it was long ago is as good.
+            // A new complaint is due at once.
             at: now.checked_sub(EVERY).unwrap_or(now),
             unsaid: 0,
         });

@@ -1,4 +1,4 @@
-//! Answers of a registry: what a status and its headers mean.
+//! Answers of a registry: the meaning of a status and its headers.
 
 use http::{
     HeaderMap, StatusCode,
@@ -14,19 +14,20 @@ use crate::client::retry_after;
 #[derive(Debug)]
 pub struct Answer {
     pub partial: bool,
-    /// Of the registry's own hop for type and digest, of the last hop for length and range.
+    /// The last hop's headers, with the digest and the rate limits of the registry's own hop, and its type if the last
+    /// hop gives none.
     pub headers: HeaderMap,
     pub body: Incoming,
-    /// Which endpoint gave it.
+    /// The endpoint that answered.
     pub endpoint: usize,
-    /// The endpoint is the origin, or the operator takes its word for the origin's.
+    /// The endpoint is the origin, or the operator trusts it as much.
     pub proves: bool,
-    /// The endpoint was not asked: a place answered that it led to a short time ago.
+    /// No endpoint was asked: the answer comes from the target of a recent redirect.
     pub remembered: bool,
 }
 
 impl Answer {
-    /// Bytes of the body, if the answer says so.
+    /// Bytes of the body, if stated.
     pub fn content_length(&self) -> Option<u64> {
         self.headers
             .get(CONTENT_LENGTH)?
@@ -36,7 +37,7 @@ impl Answer {
             .ok()
     }
 
-    /// Bytes of the whole, if the answer says so: by the range of a part, or by the length of the whole.
+    /// Bytes of the whole content, if stated: in the range of a part, or as the length of a whole body.
     pub fn whole_length(&self) -> Option<u64> {
         if self.partial {
             self.content_range().map(|(_, total)| total)
@@ -45,7 +46,7 @@ impl Answer {
         }
     }
 
-    /// The range and the total that `Content-Range` of a 206 tells.
+    /// The range and the total in the `Content-Range` of a 206.
     pub fn content_range(&self) -> Option<(Range, u64)> {
         content_range(&self.headers)
     }
@@ -56,7 +57,7 @@ impl Answer {
     }
 }
 
-/// 200 is `false`, 206 is `true`, all else is a failure.
+/// Returns `false` for a 200 and `true` for a 206. Every other status is a failure.
 pub(super) fn sort(at: &str, status: StatusCode, headers: &HeaderMap) -> Result<bool, Failure> {
     let at = at.to_owned();
     let retry_after = retry_after(headers);
@@ -80,7 +81,7 @@ pub(super) fn sort(at: &str, status: StatusCode, headers: &HeaderMap) -> Result<
                 .get(CONTENT_RANGE)
                 .and_then(|v| v.to_str().ok()?.strip_prefix("bytes */")?.parse().ok()),
         }),
-        // It is there, and does not know the method.
+        // The server is up, and does not know the method.
         StatusCode::NOT_IMPLEMENTED => Err(Failure::Invalid {
             at,
             why: status.to_string(),
@@ -98,7 +99,7 @@ pub(super) fn sort(at: &str, status: StatusCode, headers: &HeaderMap) -> Result<
     }
 }
 
-/// The range and the total that `Content-Range` tells (RFC 9110 section 14.4).
+/// The range and the total in `Content-Range` (RFC 9110 section 14.4).
 pub fn content_range(headers: &HeaderMap) -> Option<(Range, u64)> {
     let text = headers.get(CONTENT_RANGE)?.to_str().ok()?;
     let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;

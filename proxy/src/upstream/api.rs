@@ -1,4 +1,4 @@
-//! A cloud's API beside a registry: asked as registries are, with a breaker and with the silence that it asks for.
+//! A cloud's API beside a registry. It is asked like a registry, with a breaker and with the silence that it requests.
 
 use std::time::{Duration, Instant};
 
@@ -22,16 +22,16 @@ use crate::{
 #[derive(Debug)]
 pub struct ApiAsk {
     pub request: Request<Full<Bytes>>,
-    /// Whose credential it shows: each has a quota of its own.
+    /// The owner of the credential that the request shows: each has a quota of its own.
     pub shown_by: Fingerprint,
-    /// The configuration names the API: it may be at any address, and speak plain HTTP.
+    /// The configuration names the API, so it may be at any address and speak plain HTTP.
     pub named: bool,
-    /// Bytes of the longest answer, and how long its head and its body may take each.
+    /// Bytes of the longest answer, and the time limit of its head and of its body; `HEAD_WITHIN` at least.
     pub longest: u64,
     pub within: Duration,
 }
 
-/// What an API answered, unless it wants to be left alone or fails.
+/// The answer of an API that neither failed nor requested silence.
 #[derive(Clone, Debug)]
 pub struct ApiAnswer {
     pub status: StatusCode,
@@ -39,7 +39,7 @@ pub struct ApiAnswer {
 }
 
 impl Upstreams {
-    /// Asks an API. `throttles` says which answers ask for silence that say so in words of their own.
+    /// Asks an API. `throttles` recognizes answers that request silence in the API's own words.
     pub async fn ask_api(
         &self,
         ask: ApiAsk,

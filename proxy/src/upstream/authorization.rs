@@ -1,4 +1,4 @@
-//! Showing an endpoint a credential: HTTP Basic, or a token that its token server gives for it.
+//! Shows a credential to an endpoint: by HTTP Basic, or by a token that its token server gives for the credential.
 
 use std::time::Duration;
 
@@ -27,14 +27,14 @@ use crate::{
     metrics::{TokenOutcome, Tokens as TokensLabel},
 };
 
-/// Bytes of the longest token.
+/// The longest token, in bytes.
 const MAX_TOKEN: usize = 64 << 10;
 
-/// Redirects that are followed from a realm.
+/// How many redirects are followed from a realm.
 const MAX_HOPS: usize = 5;
 
 impl Upstreams {
-    /// What to send so that an endpoint of this scheme knows the caller; `None` where there is nothing to show.
+    /// The `Authorization` for an endpoint with this scheme; `None` if the caller has nothing to show.
     pub(super) async fn authorization(
         &self,
         scheme: &Scheme,
@@ -59,18 +59,18 @@ impl Upstreams {
                 .map_or_else(TokenError::outcome, |_| TokenOutcome::Fetched);
             let labels = TokensLabel { outcome };
             self.metrics.upstreams.tokens.get_or_create(&labels).inc();
-            // The registry may take a token without asking whether the credential behind it is still good, or the
-            // repository still public. What is proven with it must not outlive that by more than a verdict may.
+            // The registry may accept a token without checking that the credential behind it is still valid, or the
+            // repository still public. So a proof by token must not outlive that by more than a verdict may.
             let ttl = self.config.load().access.ttl;
             fetched.map(|token| token.within(ttl))
         };
-        // Boxed: it is rare, and every request carries room for it.
+        // Boxed, since this is rare and every request's future would reserve room for it.
         let token = Box::pin(self.tokens.get_or_fetch(key.clone(), fetch)).await?;
         Ok(Some(token.authorization()))
     }
 
-    /// A token for `key` from its realm, on behalf of `identity`: Docker's token protocol (GET, with HTTP Basic for a
-    /// username and password) and its OAuth2 companion (POST with a refresh token).
+    /// Fetches a token for `key` from its realm, on behalf of `identity`. Follows Docker's token protocol (GET, with
+    /// HTTP Basic for a username and password) and its OAuth2 companion (POST with a refresh token).
     async fn fetch_token(
         &self,
         key: &TokenKey,
@@ -82,7 +82,7 @@ impl Upstreams {
         let no_url = || invalid("its realm is not a URL");
         let mut realm = url::Url::parse(&key.realm).map_err(|_| no_url())?;
         let plain: Uri = realm.as_str().parse().map_err(|_| no_url())?;
-        // A registry's own host is reached as the registry is.
+        // A realm on the registry's own host is reached in the same way as the registry.
         let Led { route, named } = if client::origin(&plain) == at {
             Led {
                 named: route.reach == Reach::Named,
@@ -131,7 +131,7 @@ impl Upstreams {
         };
         match response.status() {
             StatusCode::OK => {}
-            // 400 is what a refresh token that is good no more gets (RFC 6749 section 5.2).
+            // 400 is the answer to a refresh token that is no longer valid (RFC 6749 section 5.2).
             status @ (StatusCode::BAD_REQUEST
             | StatusCode::UNAUTHORIZED
             | StatusCode::FORBIDDEN) => {
@@ -154,7 +154,7 @@ impl Upstreams {
             StatusCode::TOO_MANY_REQUESTS => {
                 return Err(TokenError::Limited(client::retry_after(response.headers())));
             }
-            // Anything else says nothing about the caller, and must not void what the origin said of it before.
+            // Any other status says nothing about the caller, and must not void an earlier verdict of the origin.
             status => return Err(TokenError::Unreachable(format!("it answered {status}"))),
         }
         let body = client::collect(response.into_body(), 1 << 20, Duration::from_secs(4))
@@ -169,8 +169,8 @@ impl Upstreams {
         Ok(token)
     }
 
-    /// Asks a realm, and where it redirects to: on its own origin with the credential, elsewhere without. A form holds a
-    /// secret, so a POST is repeated on its own origin alone.
+    /// Asks a realm, and follows its redirects: with the credential on the same origin, without it elsewhere. A form
+    /// holds a secret, so a POST is never repeated on another origin.
     async fn at_realm(
         &self,
         at: &str,
@@ -195,7 +195,7 @@ impl Upstreams {
                     let why = "it redirects a form to another place";
                     return Err(TokenError::Invalid(why.to_owned()));
                 }
-                // It does not come back either.
+                // Once removed, the credential stays away, even if a later redirect leads back.
                 request.headers_mut().remove(AUTHORIZATION);
                 let led = self.led_to(&next, at, &route);
                 may_be_asked(&next, led.named)?;
@@ -208,14 +208,14 @@ impl Upstreams {
         )))
     }
 
-    /// A token was refused before its time, and is not used again.
+    /// Drops a token that was refused before its time.
     pub(super) async fn forget_token(&self, challenge: &Challenge, identity: &Identity) {
         let key = TokenKey::new(challenge, identity.fingerprint());
         self.tokens.forget(&key).await;
     }
 }
 
-/// Secrets go to a token server by TLS, or to a place that the operator has named.
+/// A secret goes to a token server only by TLS, or to a place that the operator has named.
 fn may_be_asked(uri: &Uri, named: bool) -> Result<(), TokenError> {
     let scheme = uri.scheme_str();
     if scheme == Some("https") || (scheme == Some("http") && named) {

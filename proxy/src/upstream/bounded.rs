@@ -1,5 +1,5 @@
-//! Caches of what registries say. Anyone may name any registry, and a registry may say as much as it likes, so they are
-//! bounded by bytes.
+//! Caches of what registries say. A client may name any registry, and a registry may say as much as it likes, so these
+//! caches are bounded by bytes.
 
 use std::hash::Hash;
 
@@ -8,10 +8,10 @@ use moka::{
     policy::EvictionPolicy,
 };
 
-/// What an entry takes besides its texts, about.
+/// Approximate bytes of an entry, without its texts.
 const ENTRY: usize = 256;
 
-/// A cache of at most `most` bytes, where an entry has texts of so many.
+/// A cache of at most `most` bytes. `texts` returns the bytes of an entry's texts.
 pub(super) fn cache<K, V>(
     most: u64,
     texts: impl Fn(&K, &V) -> usize + Send + Sync + 'static,
@@ -22,12 +22,12 @@ where
 {
     Cache::builder()
         .max_capacity(most)
-        // A new entry is taken, however many others a client causes.
+        // LRU takes every new entry, however many others a client causes.
         .eviction_policy(EvictionPolicy::lru())
         .weigher(move |key, value| u32::try_from(ENTRY + texts(key, value)).unwrap_or(u32::MAX))
 }
 
-/// Bytes of a text that may not be there.
+/// Bytes of an optional text.
 pub(super) fn length(text: Option<&String>) -> usize {
     text.map_or(0, String::len)
 }
@@ -46,10 +46,10 @@ mod tests {
         cache.run_pending_tasks().await;
         let texts: usize = cache.iter().map(|(_, value)| value.len()).sum();
         assert!(texts as u64 <= MOST, "{texts}");
-        // Of what is there the newest stays.
+        // The newest entries stay.
         assert!(cache.get("199").await.is_some());
         assert!(cache.entry_count() >= 10, "{}", cache.entry_count());
-        // Nor any number of entries that say nothing.
+        // The number of entries without texts is bounded too.
         for n in 0..20_000 {
             cache.insert(format!("few {n}"), String::new()).await;
         }

@@ -1,6 +1,6 @@
-//! `WWW-Authenticate`, as registries really write it.
+//! `WWW-Authenticate`, as registries write it in practice.
 
-/// A `Bearer` challenge: where a token is had, and for what.
+/// A `Bearer` challenge: where to get a token, and for which scope.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Challenge {
     pub realm: String,
@@ -11,7 +11,7 @@ pub struct Challenge {
 }
 
 impl Challenge {
-    /// The first `Bearer` challenge with a realm among the values of the header.
+    /// The first `Bearer` challenge with a realm among the header's values.
     pub fn bearer<'a>(values: impl IntoIterator<Item = &'a str>) -> Option<Self> {
         values.into_iter().find_map(|value| {
             let params = parse(value).or_else(|| parse_lenient(value))?;
@@ -59,7 +59,7 @@ fn parse(value: &str) -> Option<Vec<(String, String)>> {
     )
 }
 
-/// Some registries leave the quotes off a realm, which RFC 9110 does not allow: split at commas outside quotes.
+/// Splits at commas outside of quotes. Some registries leave the quotes off a realm, which RFC 9110 does not allow.
 fn parse_lenient(value: &str) -> Option<Vec<(String, String)>> {
     let (scheme, rest) = value.trim().split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("bearer") {

@@ -1,4 +1,4 @@
-//! Endpoints that gave wrong bytes for a digest: they are asked for it last.
+//! Endpoints that gave wrong bytes for a digest. They are asked for that digest last.
 
 use std::time::{Duration, Instant};
 
@@ -8,13 +8,13 @@ use moka::future::Cache;
 use super::{Upstreams, question::Ask, stepdown::Became};
 use crate::{client, config::Endpoint};
 
-/// An endpoint that gave wrong bytes for a digest is asked for it last for this long.
+/// How long such an endpoint is asked last.
 const REMEMBERED: Duration = Duration::from_mins(10);
 
-/// `scheme://host:port` of an endpoint, and the digest; how often it gave wrong bytes for it.
+/// By the endpoint's `scheme://host:port` and the digest: how often the endpoint gave wrong bytes.
 pub(super) type Corrupt = Cache<(String, Digest), u32>;
 
-/// No endpoint has given wrong bytes yet.
+/// An empty memory of corrupt endpoints.
 pub(super) fn none() -> Corrupt {
     Cache::builder()
         .max_capacity(10_000)
@@ -23,7 +23,7 @@ pub(super) fn none() -> Corrupt {
 }
 
 impl Upstreams {
-    /// The order of the endpoints for this question: from `first` on and around, corrupt last.
+    /// The order of the endpoints for this question: round-robin from `first`, with corrupt ones last.
     pub(super) async fn order(&self, ask: &Ask, endpoints: &[Endpoint]) -> Vec<usize> {
         let count = endpoints.len();
         let mut order: Vec<usize> = (0..count).map(|i| (i + ask.first) % count).collect();
@@ -38,7 +38,8 @@ impl Upstreams {
         order
     }
 
-    /// An endpoint gave bytes that do not have their digest. Says whether it is asked for them in another way from now on.
+    /// Records that an endpoint gave bytes without their digest. Returns whether it is asked for them in another manner
+    /// from now on.
     pub async fn brought_wrong_bytes(
         &self,
         registry: &RegistryName,
@@ -51,7 +52,7 @@ impl Upstreams {
         };
         let at = client::origin(&endpoint.url);
         tracing::warn!(upstream.endpoint = at, blob.digest = %digest, "an endpoint gave wrong bytes and is asked last for this digest; look at it, and at what is between");
-        // Where several brought the bytes of one blob, all are suspected; one that brings wrong bytes again goes last.
+        // If several endpoints gave parts of one blob, all are suspected. An endpoint that repeats it goes last.
         let key = (at, *digest);
         let before = self.corrupt.get(&key).await.unwrap_or(0);
         let otherwise = self

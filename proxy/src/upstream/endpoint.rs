@@ -1,4 +1,4 @@
-//! One question at one endpoint: it is asked, shown what it wants to see, and its answer is judged.
+//! One question at one endpoint: sends it, shows the credential that the endpoint asks for, and judges the answer.
 
 use std::borrow::Cow;
 
@@ -38,7 +38,7 @@ impl Upstreams {
         let uri = endpoint_uri(endpoint, ask)?;
         let at = client::origin(&endpoint.url);
         let proves = upstream.proves_access || index + 1 == upstream.endpoints.len();
-        // A mirror in between has no business with a credential for the origin.
+        // A mirror must not see a credential for the origin.
         let identity = if proves {
             ask.identity.clone()
         } else {
@@ -96,7 +96,7 @@ impl Upstreams {
             }
             let headers = redirect::merge(&hops.registry_headers, parts.headers);
             return Ok(Answer {
-                // The whole, sent as a range, is the whole.
+                // A 206 that holds the whole content counts as the whole.
                 partial: partial && matches!(ask.want, Want::Part(_)),
                 headers,
                 body,
@@ -108,15 +108,15 @@ impl Upstreams {
     }
 }
 
-/// A registry's name for what it serves.
+/// The header with which a registry names the digest of its answer.
 const DIGEST: &str = "docker-content-digest";
 
 fn is_denial(status: StatusCode) -> bool {
     matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }
 
-/// Whether an answer is a part; fails where it does not answer the question. `led_away`: a redirect led to another origin
-/// than `at`. `named`: the registry's own hop named the digest of what it serves.
+/// Whether an answer is a part. Fails if it does not answer the question. `led_away`: a redirect led to another origin
+/// than `at`. `named`: the registry's own hop stated the digest of the content.
 fn judge(ask: &Ask, at: &str, parts: &Parts, led_away: bool, named: bool) -> Result<bool, Missed> {
     let seen = Seen::Status(parts.status);
     let invalid = |why: String| Failure::Invalid {
@@ -124,12 +124,12 @@ fn judge(ask: &Ask, at: &str, parts: &Parts, led_away: bool, named: bool) -> Res
         why,
     };
     if led_away && is_denial(parts.status) {
-        // What a registry led to says nothing about a caller's rights: a signature may have expired, or it is a portal.
+        // A redirect's target has no say in a caller's rights: a signature may have expired, or the target is a portal.
         let why = format!("a redirect to a place that answered {}", parts.status);
         return Err(Missed::new(invalid(why), seen));
     }
     let partial = sort(at, parts.status, &parts.headers).map_err(|failure| match failure {
-        // Another place's limit is not the registry's.
+        // A limit at another place is not the registry's limit.
         Failure::Limited { .. } if led_away => Missed::from(Failure::Unreachable {
             at: at.to_owned(),
             why: format!("it led to a place that answered {}", parts.status),
@@ -145,14 +145,14 @@ fn judge(ask: &Ask, at: &str, parts: &Parts, led_away: bool, named: bool) -> Res
     if !stepdown::is_unchanged(ask, partial, &parts.headers) {
         return misfit("a Content-Encoding that was not asked for");
     }
-    // The last hop counts: registries label their redirects as web pages. What is one is not remembered.
+    // Only the last hop is checked, as registries label redirects as web pages. The location of a page is not kept.
     if !named && is_page(ask, &parts.headers) {
         return misfit("a web page");
     }
     Ok(partial)
 }
 
-/// The same question by GET, for the head of its answer alone: of a blob one byte is asked for.
+/// The same question by GET, just for the head of its answer. For a blob, the GET asks for one byte.
 fn by_get(ask: &Ask) -> Ask {
     let want = match ask.subject {
         Subject::Blob(_) => Want::Part(Range::new(0, 1)),
@@ -164,8 +164,8 @@ fn by_get(ask: &Ask) -> Ask {
     }
 }
 
-/// What a captive portal, an SSO portal or an ingress says with 200 in a registry's place. It is no content and proves
-/// nothing.
+/// Whether an answer is the page of a captive portal, an SSO portal or an ingress in a registry's place, sent with 200.
+/// Such a page is no content and proves nothing.
 fn is_page(ask: &Ask, headers: &HeaderMap) -> bool {
     let page = |value: &HeaderValue| value.to_str().is_ok_and(refusal::is_page);
     matches!(ask.subject, Subject::Manifest(_) | Subject::Blob(_))

@@ -1,4 +1,4 @@
-//! Why a registry gave no answer: a closed set, and what became of sending or of a token in its terms.
+//! Why a registry gave no answer, as a closed set. Failures to send and to get a token are translated into it.
 
 use std::{fmt, time::Duration};
 
@@ -7,14 +7,14 @@ use http::StatusCode;
 use super::token::TokenError;
 use crate::client::SendError;
 
-/// Why there is no answer; `at`: the endpoint, as `scheme://host:port`, or the registry's name where none was asked. The
-/// text names places and causes, never a secret or a query.
+/// Why there is no answer. `at` is the endpoint as `scheme://host:port`, or the registry's name if no endpoint was
+/// asked. The text names places and causes, never a secret or a query.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Failure {
     /// 404 from the origin, the last endpoint.
     #[error("{0} does not have it")]
     NotFound(String),
-    /// 401 or 403 in the registry's own words: this credential (so far: none) does not open it.
+    /// 401 or 403 in the registry's own words: this credential, or its absence, does not open the subject.
     #[error("{} refused access", .0.at)]
     Refused(Refusal),
     /// 429, or 503 with `Retry-After`.
@@ -24,26 +24,26 @@ pub enum Failure {
         retry_after: Option<Duration>,
         why: Limit,
     },
-    /// 416; the length, where the answer has it.
+    /// 416, with the content's length if the answer states it.
     #[error("the range is not satisfiable")]
     Unsatisfiable { total: Option<u64> },
     /// Refused connections, time-outs, 5xx.
     #[error("{at} cannot be reached: {why}")]
     Unreachable { at: String, why: String },
-    /// larder will not connect there.
+    /// larder does not connect to this place.
     #[error("{0}")]
     Forbidden(String),
-    /// An answer that a registry may not give. Whatever gave it, it has no say in a caller's rights.
+    /// An answer that a registry may not give. Its sender has no say in a caller's rights.
     #[error("{at} answered with {why}")]
     Invalid { at: String, why: String },
 }
 
-/// Why a place wants to be left alone.
+/// Why a place asks for silence.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Limit {
     /// 429
     Quota,
-    /// 503 with a time.
+    /// 503 with a `Retry-After`.
     Unavailable,
 }
 
@@ -69,19 +69,19 @@ pub struct Refusal {
     pub what: Refused,
 }
 
-/// What was refused.
+/// The scope of a refusal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refused {
-    /// What was asked for, to this caller. It may have everything else of the repository.
+    /// The subject, to this caller. The caller may still read the rest of the repository.
     Subject,
-    /// The caller itself, by the token server.
+    /// The caller itself, refused by the token server.
     Caller,
-    /// No registry was asked: it was refused a moment ago.
+    /// A refusal of a moment ago. No registry was asked now.
     Before,
 }
 
 impl Failure {
-    /// 400 or 406: the registry does not take such a question.
+    /// The status of a registry that does not support the question: 400 or 406.
     pub fn declined(&self) -> Option<StatusCode> {
         let Self::Invalid { why, .. } = self else {
             return None;

@@ -1,4 +1,4 @@
-//! What registries, mirrors and token servers answer: see [`crate::fuzz`].
+//! Answers of registries, mirrors and token servers. See [`crate::fuzz`].
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use super::challenge::Challenge;
 use super::token::TokenAnswer;
 use crate::client::retry_after;
 
-/// The values of `WWW-Authenticate`, a line each.
+/// Values of `WWW-Authenticate`, one a line.
 pub(crate) fn challenges(text: &str) {
     if let Some(challenge) = Challenge::bearer(text.lines()) {
         assert!(challenge.longest() <= text.len(), "{challenge:?}");
@@ -19,7 +19,7 @@ pub(crate) fn challenges(text: &str) {
     }
 }
 
-/// The values of `Content-Range` and of `Retry-After`, a line each.
+/// Values of `Content-Range` and of `Retry-After`, one a line.
 pub(crate) fn content_ranges(text: &str) {
     for line in text.lines() {
         let Ok(value) = HeaderValue::from_str(line) else {
@@ -32,7 +32,7 @@ pub(crate) fn content_ranges(text: &str) {
         if let Some((range, total)) = content_range(&headers) {
             assert!(range.start < range.end && range.end <= total, "{line}");
         }
-        // It is bounded before it is added to a clock.
+        // The wait is bounded before it is added to a clock.
         if let Some(wait) = retry_after(&headers) {
             let bounded = wait.min(Duration::from_hours(24));
             assert!(Instant::now().checked_add(bounded).is_some());
@@ -40,7 +40,7 @@ pub(crate) fn content_ranges(text: &str) {
     }
 }
 
-/// The values of `Link`, a line each.
+/// Values of `Link`, one a line.
 pub(crate) fn links(text: &str) {
     let values = text
         .lines()

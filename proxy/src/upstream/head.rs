@@ -1,14 +1,14 @@
-//! How long a blob is, asked for in the ways that registries answer.
+//! The length of a blob, asked for in the ways that registries answer.
 
 use larder_shared::Range;
 
 use super::{Answer, Ask, Failure, Upstreams, Want};
 
 impl Upstreams {
-    /// Asks for a blob's length: by HEAD; where that is refused or gets no answer of a registry, for one byte; and for the
-    /// whole of a blob that has no first byte.
+    /// Asks for a blob's length by HEAD. If that is refused, or no registry answers it, asks for one byte. If the blob
+    /// has no first byte, asks for the whole blob.
     ///
-    /// Public ECR refuses a HEAD that it would allow as a GET, and a signed redirect is good for GET alone.
+    /// Public ECR refuses a HEAD of a blob that it would serve to a GET, and a signed redirect is valid for GET alone.
     pub async fn ask_length(&self, mut ask: Ask) -> Result<Answer, Failure> {
         ask.want = Want::Head;
         let mut answer = self.ask(&ask).await;

@@ -1,4 +1,4 @@
-//! How an endpoint fares: a circuit breaker, the silence that a rate limit asks for, and a budget for retries.
+//! The health of an endpoint: a circuit breaker, the silence after a rate limit, and a budget for retries.
 //!
 //! ```text
 //!             FAILURES failures in a row              after a pause, one request
@@ -8,12 +8,13 @@
 //!     └────────────────────────────────────┴────────────────────────────────────────┘
 //! ```
 //!
-//! An open breaker only changes which endpoint is asked first: a request that nothing else can answer goes through and is the
-//! probe (promise P14).
+//! An open breaker only changes which endpoint is asked first. If no other endpoint can answer, a request still goes
+//! through and is the probe (promise P14).
 //!
-//! A silence is kept by everyone, since the registry asked for it (promise P15). But the time is often a constant of a
-//! page that stands there for seconds. So after a minute one request may go, as a probe. If the registry asks for silence
-//! again, the pause before the next probe doubles, up to the time that it said; if it answers, the silence is over.
+//! A silence binds every request, since the registry asked for it (promise P15). But the stated time is often a
+//! constant on an error page that is shown for seconds. So after a minute one request may go, as a probe. If the
+//! registry asks for silence again, the pause before the next probe doubles, up to the stated time. If it answers, the
+//! silence is over.
 
 use std::time::{Duration, Instant};
 
@@ -25,27 +26,28 @@ const FAILURES: u32 = 5;
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// An open breaker is shown to people for this long after its pause, and then only once a probe has failed again. Longer
-/// than the five minutes after which a kubelet tries again, so that a registry that stays down is shown as such.
+/// How long after its pause an open breaker is still shown to people; after that, only once a probe has failed again.
+/// This is longer than the five minutes after which a kubelet tries again, so a registry that stays down is shown as
+/// such.
 const SHOWN: Duration = Duration::from_mins(6);
 
-/// A probe that says nothing for this long is taken for lost, and another may go.
+/// A probe without a result for this long counts as lost, and another one may go.
 const PROBE: Duration = Duration::from_secs(10);
 
-/// The silence after a limit that names no time. Doubles while limits follow each other.
+/// The silence after a limit without a stated time. It doubles while limits follow each other.
 const SILENCE_FIRST: Duration = Duration::from_secs(1);
 const SILENCE_MAX: Duration = Duration::from_mins(1);
 
-/// A `Retry-After` longer than this is honoured for this long only: it would be a mistake or an attack.
+/// A longer `Retry-After` is honoured for this long only, as it must be a mistake or an attack.
 const SILENCE_ASKED_MAX: Duration = Duration::from_hours(6);
 
-/// How long an asked silence is kept before a probe may go. Doubles while probes confirm it.
+/// How long a silence lasts before the first probe. Doubles while probes confirm the silence.
 const PROBE_AFTER: Duration = Duration::from_mins(1);
 
-/// Where another larder probes, it is asked so much later how that went.
+/// While another larder probes, this one waits so long before it asks for the result.
 const PUT_OFF: Duration = Duration::from_secs(10);
 
-/// Retries per second and at once, for all fills of an endpoint together.
+/// Retries per second, and in one burst, for all fills at an endpoint together.
 const RETRIES_PER_SECOND: f64 = 20.0;
 const RETRIES_AT_ONCE: f64 = 40.0;
 
@@ -54,25 +56,25 @@ const RETRIES_AT_ONCE: f64 = 40.0;
 pub enum Admission {
     /// Ask.
     Go,
-    /// The breaker is open: ask only if nothing else can answer.
+    /// The breaker is open: ask only if no other endpoint can answer.
     Avoid,
-    /// Ask: the endpoint wants to be left alone, and this is the one request that sees whether it still does.
+    /// Ask: the endpoint requested silence, and this one request finds out whether it still wants it.
     Probe,
-    /// The endpoint wants to be left alone.
+    /// Do not ask: the endpoint requested silence.
     Silent(Silent),
 }
 
-/// What is known of a silence.
+/// The state of a silence.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Silent {
-    /// For this long still.
+    /// The time until the silence ends.
     pub left: Duration,
-    /// For this long no probe may go.
+    /// The time until the next probe may go.
     pub probe_in: Duration,
     pub why: Limit,
 }
 
-/// A silence that an endpoint asked for.
+/// A silence that an endpoint requested.
 #[derive(Clone, Copy, Debug)]
 struct Silence {
     since: Instant,
@@ -90,11 +92,11 @@ pub struct Health {
     open_until: Option<Instant>,
     probing_since: Option<Instant>,
     silence: Option<Silence>,
-    /// The next silence, should no time be said.
+    /// The length of the next silence for which no time is stated.
     unsaid: Duration,
     retries: f64,
     refilled: Instant,
-    /// What it last said of the requests that it allows, for people, and until when that may hold.
+    /// The quota that the endpoint last stated, to be shown to people, and until when it may be valid.
     pub quota: Option<(Quota, Instant)>,
 }
 
@@ -113,7 +115,7 @@ impl Health {
         }
     }
 
-    /// May a request go now? The first one after a pause is the probe.
+    /// Whether a request may go now. The first one after a pause is the probe.
     pub fn admit(&mut self, now: Instant) -> Admission {
         if let Some(silent) = self.silent(now) {
             if !silent.probe_in.is_zero() || self.is_probing(now) {
@@ -132,7 +134,7 @@ impl Health {
         Admission::Go
     }
 
-    /// Whether the breaker is open, for people: not for ever where the credential that failed is never shown again.
+    /// Whether the breaker is shown as open, which ends even if the failed credential is never shown again.
     pub fn is_open(&self, now: Instant) -> bool {
         self.open_until.is_some_and(|until| now < until + SHOWN)
     }
@@ -147,7 +149,7 @@ impl Health {
         self.probing_since.is_some_and(|since| now < since + PROBE)
     }
 
-    /// Whether and how the endpoint still wants to be left alone.
+    /// The silence, if the endpoint still wants it.
     pub fn silent(&self, now: Instant) -> Option<Silent> {
         let silence = self.silence.filter(|silence| now < silence.until)?;
         Some(Silent {
@@ -164,7 +166,7 @@ impl Health {
         })
     }
 
-    /// The probe that was about to go is another larder's business.
+    /// Postpones this larder's probe, since another larder probes.
     pub fn put_off(&mut self, now: Instant) {
         self.probing_since = None;
         if let Some(silence) = &mut self.silence {
@@ -172,7 +174,8 @@ impl Health {
         }
     }
 
-    /// An answer came, be it a refusal. Only a probe's ends a silence: another may have been asked before it began.
+    /// Records an answer, even a refusal. Only the answer to a probe ends a silence: another request may have been sent
+    /// before the silence began.
     pub fn answered(&mut self, probe: bool) {
         self.failures = 0;
         self.pause = PAUSE_FIRST;
@@ -184,14 +187,14 @@ impl Health {
         }
     }
 
-    /// No answer came, or a server's failure. `jitter` is 0..1 and spreads the nodes of a cluster.
+    /// Records a missing answer or a server error. `jitter` (0 to 1) spreads the nodes of a cluster.
     pub fn failed(&mut self, now: Instant, jitter: f64) {
         self.failures += 1;
         let probe = self.probing_since.take().is_some();
         if let Some(silence) = &mut self.silence
             && probe
         {
-            // Nothing was learned: the next probe goes after the same pause.
+            // The probe showed nothing, so the next one goes after the same pause.
             silence.probe_at = now + silence.pause;
         }
         if self.failures < FAILURES && !probe {
@@ -204,8 +207,8 @@ impl Health {
         self.pause = (self.pause * 2).min(PAUSE_MAX);
     }
 
-    /// The endpoint wants to be left alone, for `retry_after` if it has said so. The answer to a probe counts from now
-    /// on; the answers to other requests, which were sent before, can only make it longer.
+    /// Records that the endpoint requested silence, for `retry_after` if stated. The answer to a probe sets the time
+    /// anew. Other requests were sent before it, so their answers can only prolong the silence.
     pub fn limited(
         &mut self,
         now: Instant,
@@ -231,7 +234,7 @@ impl Health {
                 let pause = silence.pause * 2;
                 Silence {
                     since: silence.since,
-                    // An answer without a time takes back nothing that an earlier one said.
+                    // An answer without a time does not shorten an earlier stated time.
                     until: if retry_after.is_some() {
                         until
                     } else {
@@ -250,7 +253,7 @@ impl Health {
         self.probing_since = None;
     }
 
-    /// How long a retry has to wait for its turn.
+    /// How long a retry has to wait, according to the budget.
     pub fn retry_delay(&mut self, now: Instant) -> Duration {
         let elapsed = now.saturating_duration_since(self.refilled).as_secs_f64();
         self.refilled = now;

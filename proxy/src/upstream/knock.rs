@@ -1,5 +1,5 @@
-//! Knocking at an endpoint, for `larder doctor`: is a registry there, what time does it think it is, and does it accept
-//! a credential? Changes nothing of what is known of the endpoint, unless it is the probe that a silence waits for.
+//! Knocks at an endpoint, for `larder doctor`: is a registry there, what time does it have, and does it accept a
+//! credential? The endpoint's health stays unchanged, unless the knock is the probe that a silence waits for.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -28,31 +28,31 @@ use crate::{
     identity::Identity,
 };
 
-/// A knock is answered within this time, or there is no answer.
+/// The time limit of a knock.
 const WITHIN: Duration = Duration::from_secs(3);
 
-/// What came of a knock.
+/// The result of a knock.
 #[derive(Clone, Debug)]
 pub struct Knock {
     /// `scheme://host:port` of the endpoint.
     pub at: String,
     /// The host to look up.
     pub host: String,
-    /// The last endpoint, whose word counts.
+    /// This is the last endpoint, whose word counts.
     pub origin: bool,
     pub outcome: Knocked,
-    /// How far this node's clock is ahead of the endpoint's, in seconds, if the endpoint gave the time.
+    /// How many seconds this node's clock is ahead of the endpoint's, if the endpoint stated a time.
     pub ahead_seconds: Option<i64>,
 }
 
 /// How a knock was answered.
 #[derive(Clone, Debug)]
 pub enum Knocked {
-    /// A registry is there; for a credential: it accepted it.
+    /// A registry is there. After a credential was shown: the registry accepted it.
     Answered,
-    /// It is left alone for a while, since it asked for that.
+    /// The endpoint requested silence, so it was not asked.
     Silent(Silent),
-    /// Something is there, but no registry.
+    /// A server is there, but it is no registry.
     NoRegistry(StatusCode),
     Failed(Failure),
 }
@@ -128,8 +128,8 @@ impl Upstreams {
         knock
     }
 
-    /// Shows the origin a credential and says whether it takes it. No repository is named: what the credential opens is
-    /// another question.
+    /// Shows a credential to the origin and returns whether the origin accepts it. No repository is named, so this does
+    /// not tell what the credential opens.
     pub async fn introduce(
         &self,
         registry: &RegistryName,
@@ -142,7 +142,7 @@ impl Upstreams {
         let (at, route) = (client::origin(&origin.url), route_of(&upstream, origin));
         let first = self.ping(origin, &route, None).await?;
         if first.status() != StatusCode::UNAUTHORIZED {
-            // The registry asks no client for a credential.
+            // The registry does not challenge clients.
             return sort(&at, first.status(), first.headers()).map(|_| ());
         }
         let Some(scheme) = scheme(first.headers()) else {
@@ -183,7 +183,7 @@ impl Upstreams {
     }
 }
 
-/// Where the registry API begins: `<endpoint>/v2/`, or what stands before the first repository in the endpoint's path.
+/// The root of the registry API: `<endpoint>/v2/`, or the part of the endpoint's path before the first repository.
 fn base(url: &Uri) -> Option<Uri> {
     let text = url.to_string();
     let text = text.trim_end_matches('/');
@@ -197,7 +197,7 @@ fn base(url: &Uri) -> Option<Uri> {
     base.parse().ok()
 }
 
-/// How far our clock is ahead of the one that wrote `Date` (RFC 9110 section 6.6.1).
+/// How far this node's clock is ahead of the `Date` in a response (RFC 9110 section 6.6.1).
 fn ahead(response: &Response<Incoming>) -> Option<i64> {
     let date = response.headers().get(DATE)?.to_str().ok()?;
     let theirs = jiff::fmt::rfc2822::parse(date).ok()?.timestamp();

@@ -1,4 +1,4 @@
-//! What another member may be lent, so that it can ask a registry on a caller's behalf.
+//! Decides what may be lent to another member, so that it can ask a registry on a caller's behalf.
 
 use http::HeaderValue;
 use larder_shared::{RegistryName, Repository};
@@ -14,19 +14,19 @@ use crate::{
     identity::{Identity, Proof},
 };
 
-/// What another member may be lent.
+/// What may be lent to another member.
 #[derive(Clone, Debug)]
 pub enum Lend {
     /// Nothing is needed: the caller is anonymous.
     Nothing,
-    /// An `Authorization` with a Bearer token that is good for pulling from the repository and for nothing else.
+    /// An `Authorization` with a Bearer token that is valid for pulling from the repository and for nothing else.
     Token(HeaderValue),
-    /// Only secrets that never leave this node would do.
+    /// Only a secret would help, and secrets never leave this node.
     Cannot,
 }
 
 impl Upstreams {
-    /// What may be lent for asking `repository` on behalf of `identity`.
+    /// Decides what may be lent for requests to `repository` on behalf of `identity`.
     pub async fn lend(
         &self,
         registry: &RegistryName,
@@ -36,7 +36,7 @@ impl Upstreams {
         if identity.is_anonymous() {
             return Lend::Nothing;
         }
-        // A token that the client brought may be good for more than this.
+        // A token that the client brought may be valid for more than this repository.
         if !matches!(identity.proof(), Proof::Credential(_)) {
             return Lend::Cannot;
         }
@@ -62,7 +62,8 @@ impl Upstreams {
     }
 }
 
-/// Whether a scope is for pulling from this repository and nothing more. Below a mirror's path the name is longer.
+/// Whether a scope is for pulling from this repository and nothing more. Under a mirror's path, the name in the scope
+/// is longer.
 fn is_pull_of(scope: &str, repository: &str) -> bool {
     let name = scope
         .strip_prefix("repository:")
@@ -74,7 +75,7 @@ fn is_pull_of(scope: &str, repository: &str) -> bool {
     })
 }
 
-/// Whether a token is the secret itself in another dress, as some registries make it.
+/// Whether a token contains the secret itself, as the tokens of some registries do.
 fn holds_secret(token: &HeaderValue, identity: &Identity) -> bool {
     let Proof::Credential(credential) = identity.proof() else {
         return true;

@@ -1,4 +1,4 @@
-//! Where a registry led to for a blob: its other ranges are asked for there at once.
+//! Targets of a registry's redirects for blobs. Further ranges of the same blob are requested there directly.
 
 use std::time::Duration;
 
@@ -18,27 +18,27 @@ use crate::{
     identity::Fingerprint,
 };
 
-/// A redirect's target is used again for other ranges of the same blob this long: signatures live for minutes.
+/// A redirect's target is reused for this long: signatures live for minutes.
 const LOCATION_TTL: Duration = Duration::from_mins(1);
 
-/// Bytes of all locations that are kept, and of the longest: without one the registry is asked for each range.
+/// Bytes of all kept locations, and of the longest one. Without a location, the registry is asked for each range.
 const MOST: u64 = 16 << 20;
 const LONGEST: usize = 16 << 10;
 
 pub(super) type LocationKey = (RegistryName, Repository, Digest, Fingerprint);
 
-/// Where a redirect led.
+/// The target of a redirect.
 #[derive(Clone, Debug)]
 pub(super) struct Location {
     pub(super) uri: Uri,
     pub(super) route: Route,
     pub(super) endpoint: usize,
-    /// `scheme://host:port` of that endpoint.
+    /// `scheme://host:port` of the endpoint that redirected.
     pub(super) origin: String,
     pub(super) proves: bool,
 }
 
-/// What is known of locations: nothing yet.
+/// An empty cache of locations.
 pub(super) fn locations() -> Cache<LocationKey, Location> {
     bounded::cache(MOST, |key: &LocationKey, location: &Location| {
         let names = key.0.as_str().len() + key.1.as_str().len();
@@ -48,7 +48,7 @@ pub(super) fn locations() -> Cache<LocationKey, Location> {
     .build()
 }
 
-/// Bytes of a location, about.
+/// Approximate bytes of a location.
 fn length(uri: &Uri) -> usize {
     let authority = uri
         .authority()
@@ -57,14 +57,14 @@ fn length(uri: &Uri) -> usize {
 }
 
 impl Upstreams {
-    /// Takes note of where a registry led to, unless that is too long.
+    /// Keeps the target of a redirect, unless it is too long.
     pub(super) async fn keep_location(&self, key: LocationKey, location: Location) {
         if length(&location.uri) <= LONGEST {
             self.locations.insert(key, location).await;
         }
     }
 
-    /// A blob whose redirect is known is asked for there at once. Whatever goes wrong, the registry is asked again.
+    /// Asks a known location directly for a blob. After any failure, `None` leads the caller back to the registry.
     pub(super) async fn ask_location(&self, ask: &Ask, wanted: usize) -> Option<Answer> {
         let key = location_key(ask)?;
         let Location {
@@ -74,7 +74,7 @@ impl Upstreams {
             origin,
             proves,
         } = self.locations.get(&key).await?;
-        // An endpoint that gave wrong bytes is not asked again where it led to.
+        // If an endpoint gave wrong bytes, the target of its redirect is not asked again.
         if self.corrupt.get(&(origin.clone(), key.2)).await.is_some() {
             return None;
         }
@@ -83,7 +83,7 @@ impl Upstreams {
         }
         let asked = self.in_manner(ask, &origin);
         let request = request(&asked, &uri, None);
-        // The registry must have its turn within the client's time, should the place be gone.
+        // If the location is gone, the registry needs its turn within the client's time.
         let within = ask.within.unwrap_or(HEAD_WITHIN).min(HEAD_WITHIN) / 2;
         if let Ok(response) = self.client.send(&route, request, within).await {
             let (parts, body) = response.into_parts();

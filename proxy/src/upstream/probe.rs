@@ -1,4 +1,4 @@
-//! Which of several larders probes a registry that asked to be left alone (promise P15).
+//! Decides which of several larders probes a registry that requested silence (promise P15).
 
 use std::{fmt, time::Instant};
 
@@ -8,26 +8,26 @@ use larder_shared::Digest;
 use super::{Upstreams, question::Ask};
 use crate::{client, config::Endpoint};
 
-/// What the others say to a probe.
+/// The other larders' answer to a planned probe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Say {
     Go,
     Wait,
-    /// One of them was answered: the silence is over.
+    /// One of their probes was answered: the silence is over.
     Over,
 }
 
-/// The larders that share a registry's patience with this one.
+/// Other larders that share a registry's limits with this one.
 pub trait Others: fmt::Debug + Send + Sync {
-    /// May this one probe? It was silenced so long ago.
+    /// Whether this larder may probe. `silenced`: how long ago its silence began.
     fn may_probe(&self, silence: Digest, silenced: std::time::Duration) -> BoxFuture<'_, Say>;
 
-    /// This one's probe was answered.
+    /// Tells the others that this larder's probe was answered.
     fn answered(&self, silence: Digest);
 }
 
-/// What a silence is known by among larders: which caller is silenced at which endpoint, as a hash. `None` where they
-/// cannot tell that they mean the same credential.
+/// The name of a silence among larders: a hash of the endpoint and the caller that it silenced. `None` if other larders
+/// cannot recognize the same credential.
 pub(super) fn silence(ask: &Ask, endpoint: &Endpoint) -> Option<Digest> {
     if ask.identity.is_anonymous() {
         return Some(silence_of_nobody(endpoint));
@@ -35,7 +35,7 @@ pub(super) fn silence(ask: &Ask, endpoint: &Endpoint) -> Option<Digest> {
     Some(named(endpoint, &ask.identity.shared()?.to_string()))
 }
 
-/// The silence for which a registry asked clients without a credential.
+/// The silence that an endpoint requested from anonymous clients.
 pub(super) fn silence_of_nobody(endpoint: &Endpoint) -> Digest {
     named(endpoint, "")
 }
@@ -46,12 +46,12 @@ fn named(endpoint: &Endpoint, who: &str) -> Digest {
 }
 
 impl Upstreams {
-    /// Sets the larders that ask these registries as well.
+    /// Sets the other larders that ask the same registries.
     pub fn beside(&self, others: std::sync::Arc<dyn Others>) {
         let _ = self.others.set(others);
     }
 
-    /// Whether the probe that is due may go, as far as others are concerned.
+    /// Whether a due probe may go, as far as the others are concerned.
     pub(super) async fn may_probe(&self, key: &str, silence: Option<Digest>) -> bool {
         let (Some(others), Some(silence)) = (self.others.get(), silence) else {
             return true;
@@ -70,7 +70,7 @@ impl Upstreams {
         }
     }
 
-    /// A probe was answered, and the others need not find out by themselves.
+    /// Tells the others that a probe was answered, so that they need not probe themselves.
     pub(super) fn probed(&self, silence: Option<Digest>) {
         if let (Some(others), Some(silence)) = (self.others.get(), silence) {
             others.answered(silence);

@@ -1,4 +1,4 @@
-//! Questions to a registry, and how one is written as an HTTP request.
+//! Questions to a registry, and their form as HTTP requests.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use larder_shared::{Digest, Range, Reference, RegistryName, Repository, media};
 use super::{failure::Failure, scheme::Scope};
 use crate::{client, config::Endpoint, identity::Identity, trace::Trace};
 
-/// How larder names itself to registries.
+/// The name that larder gives itself to registries.
 pub(super) const AGENT: &str = concat!("larder/", env!("CARGO_PKG_VERSION"));
 
-/// What is asked of a repository.
+/// The content that a question asks for, in a repository.
 #[derive(Clone, Debug)]
 pub enum Subject {
     Manifest(Reference),
@@ -29,7 +29,7 @@ pub enum Subject {
     Referrers(Digest, String),
 }
 
-/// The bytes that are wanted of a subject.
+/// The part of the subject that is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Want {
     /// HEAD
@@ -40,13 +40,13 @@ pub enum Want {
     Part(Range),
 }
 
-/// What hangs on an answer.
+/// How much depends on an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Need {
     Needed,
-    /// The caller can do without: an endpoint whose breaker is open is not bothered.
+    /// The caller can do without an answer, so an endpoint whose breaker is open is not asked.
     Optional,
-    /// Another source is asked as well, and the first answer will do: leaving says nothing about the endpoint.
+    /// Another source is asked too, and the first answer wins. If the caller leaves, the endpoint is not to blame.
     Beside,
 }
 
@@ -57,25 +57,25 @@ pub struct Ask {
     pub repository: Repository,
     pub subject: Subject,
     pub want: Want,
-    /// Which endpoint to begin with, counted through: one more after each that broke off.
+    /// The endpoint to begin with. It is increased after each one that broke off, and wraps around.
     pub first: usize,
     pub need: Need,
-    /// How long the caller will wait, all endpoints together; as long as for a first byte otherwise. An endpoint that
-    /// others stand behind gets half of what is left, so that one that hangs does not use up their time.
+    /// How long the caller waits, over all endpoints; `None` for the time limit of a first byte. An endpoint with
+    /// others after it gets half of the time left, so that a hanging endpoint does not use up theirs.
     pub within: Option<Duration>,
-    /// On whose behalf. Only endpoints that prove access get to see a credential.
+    /// On whose behalf the question is asked. Only endpoints that prove access see a credential.
     pub identity: Identity,
-    /// The answer is to be a proof of access: only endpoints that can prove it are asked.
+    /// The answer must be a proof of access, so only endpoints that can prove it are asked.
     pub proof: bool,
-    /// No remembered redirect will do: the registry itself must answer.
+    /// The registry itself must answer, so no remembered redirect is used.
     pub anew: bool,
-    /// Bytes of the whole blob, once a source has said so.
+    /// Bytes of the whole blob, as stated by a source.
     pub size: Option<u64>,
-    /// Bytes of the whole blob, as a manifest lists it: a manifest may say anything, so it decides nothing by itself.
+    /// Bytes of the whole blob, as listed in a manifest. A manifest may state anything, so this alone decides nothing.
     pub listed: Option<u64>,
-    /// Only the last endpoint will do.
+    /// Only the last endpoint may answer.
     pub of_origin: bool,
-    /// Whose request it is for.
+    /// The request for which the question is asked.
     pub trace: Trace,
 }
 
@@ -105,21 +105,21 @@ impl Ask {
         }
     }
 
-    /// The same on behalf of `identity`.
+    /// The same question on behalf of `identity`.
     #[must_use]
     pub fn by(mut self, identity: Identity) -> Self {
         self.identity = identity;
         self
     }
 
-    /// The same for a request.
+    /// The same question for the request of `trace`.
     #[must_use]
     pub fn traced(mut self, trace: &Trace) -> Self {
         self.trace = trace.clone();
         self
     }
 
-    /// The same as a proof of access.
+    /// The same question as a proof of access.
     #[must_use]
     pub fn proof(mut self) -> Self {
         self.proof = true;
@@ -127,7 +127,7 @@ impl Ask {
         self
     }
 
-    /// As above, for a caller that can do without.
+    /// The same question for a caller that can do without an answer.
     #[must_use]
     pub fn optional(mut self) -> Self {
         self.need = Need::Optional;
@@ -136,7 +136,7 @@ impl Ask {
 }
 
 impl Subject {
-    /// What names it in its repository; lists have no name of their own.
+    /// The tag or digest that names the subject in its repository; `None` for lists.
     pub fn reference(&self) -> Option<Reference> {
         match self {
             Self::Manifest(reference) => Some(reference.clone()),
@@ -153,7 +153,7 @@ impl Subject {
         }
     }
 
-    /// What a token for it is good for.
+    /// The scope that a token needs for this subject.
     pub(super) fn scope(&self) -> Scope {
         match self {
             Self::AcrTags(_) => Scope::Metadata,
@@ -162,7 +162,8 @@ impl Subject {
     }
 }
 
-/// `<endpoint>/v2/<repository>/…`; an endpoint whose path holds `/v2` already (a project of Harbor, say) is used as it is.
+/// `<endpoint>/v2/<repository>/…`, or without a second `/v2` if the endpoint's path has one, as for a project of
+/// Harbor.
 pub(super) fn endpoint_uri(endpoint: &Endpoint, ask: &Ask) -> Result<Uri, Failure> {
     let base = endpoint.url.to_string();
     let base = base.trim_end_matches('/');
@@ -182,7 +183,7 @@ pub(super) fn endpoint_uri(endpoint: &Endpoint, ask: &Ask) -> Result<Uri, Failur
     parsed(endpoint, &format!("{base}{v2}/{repository}/{rest}"))
 }
 
-/// Azure's API lies beside `/v2`. What an endpoint's path has after it belongs to the repository's name.
+/// Azure's API lies beside `/v2`. In an endpoint's path, the part after `/v2` belongs to the repository's name.
 fn acr_uri(endpoint: &Endpoint, repository: &Repository, query: &str) -> Result<Uri, Failure> {
     let path: Vec<_> = endpoint.url.path().split('/').collect();
     let path = path.split(|part| *part == "v2").collect::<Vec<_>>();
@@ -222,7 +223,7 @@ pub(super) fn request(
     *request.uri_mut() = uri.clone();
     let headers = request.headers_mut();
     headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
-    // Content is addressed by its bytes: nothing on the way may re-encode them.
+    // Content is addressed by its bytes, so nothing on the way may re-encode them.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let accept = match ask.subject {
         Subject::Manifest(_) => media::ACCEPT,

@@ -1,8 +1,8 @@
-//! Redirects are followed here, never by the client: what they lead to must be cached, and a node may have no way out
-//! of its own (promise P8).
+//! larder follows redirects itself and never passes them to a client (promise P8): their targets must be cached, and a
+//! node may have no way out of its own.
 //!
-//! `Authorization` stays with the origin it was meant for: a subdomain is another host, and stores that sign their URLs
-//! refuse a second credential (distribution-spec, "Redirects").
+//! `Authorization` stays with the origin that it was meant for: a subdomain is another host, and stores that sign their
+//! URLs refuse a second credential (distribution-spec, "Redirects").
 
 use std::time::Duration;
 
@@ -20,10 +20,10 @@ use super::{
 };
 use crate::client::{self, Reach, Route, SendError};
 
-/// Redirects that are followed for one request.
+/// How many redirects are followed for one request.
 const MAX_HOPS: usize = 10;
 
-/// Where a request ended.
+/// The last response of a chain of redirects.
 pub struct Hops {
     pub response: Response<Incoming>,
     /// Headers of the registry's own answer.
@@ -48,7 +48,7 @@ impl Upstreams {
         let mut registry_headers = None;
         for _ in 0..=MAX_HOPS {
             let mut request = request(ask, &uri, authorization);
-            // Another registry does not learn which request this is for.
+            // Another origin must not learn which request this is for.
             if client::origin(&uri) == at {
                 let stays = route.reach == Reach::Named;
                 ask.trace.pass_on(request.headers_mut(), stays);
@@ -93,7 +93,7 @@ impl Upstreams {
                     .into());
                 }
             }
-            // Reading the few bytes of a redirect keeps the connection for the next request.
+            // Reading the short body of a redirect keeps the connection usable for the next request.
             let _ = client::collect(response.into_body(), 64 << 10, Duration::from_secs(1)).await;
             uri = next;
         }
@@ -105,7 +105,7 @@ impl Upstreams {
     }
 }
 
-/// A list of a large repository may take longer to begin than anything that a client waits for.
+/// The list of a large repository may take longer to begin than a client's own requests may.
 fn first_byte(ask: &Ask) -> Duration {
     ask.within.map_or(HEAD_WITHIN, |all| all.max(HEAD_WITHIN))
 }
@@ -131,7 +131,7 @@ pub(super) fn target(from: &Uri, headers: &HeaderMap) -> Option<Uri> {
     url.as_str().parse().ok()
 }
 
-/// The headers that describe an answer: the last hop's, but type and digest as the registry itself gave them.
+/// Merges headers into those that describe an answer: the last hop's, with the registry's own digest and rate limits.
 pub fn merge(registry: &HeaderMap, last: HeaderMap) -> HeaderMap {
     let mut merged = last;
     for name in [
@@ -143,7 +143,7 @@ pub fn merge(registry: &HeaderMap, last: HeaderMap) -> HeaderMap {
             merged.insert(name, value.clone());
         }
     }
-    // A store behind the registry calls everything octet-stream.
+    // Stores behind a registry call everything octet-stream, so the registry's own type is used then.
     let vague = merged
         .get(CONTENT_TYPE)
         .is_none_or(|t| t == "application/octet-stream");

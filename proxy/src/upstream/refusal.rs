@@ -1,4 +1,4 @@
-//! What a 401 or a 403 means: the registry's own word, or that of something in front of it.
+//! What a 401 or a 403 means: whether the registry itself sent it, or something in front of the registry.
 //!
 //! ```text
 //! 401 with WWW-Authenticate              a refusal, whatever its body
@@ -9,33 +9,33 @@
 
 use http::StatusCode;
 
-/// Bytes of a body that are looked at.
+/// How many bytes of a body are inspected.
 pub(super) const LOOKED_AT: usize = 64 << 10;
 
 /// A 401 or a 403 as it came.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Denial<'a> {
     pub status: StatusCode,
-    /// It answers HEAD.
+    /// The request was a HEAD.
     pub head: bool,
-    /// It has a `WWW-Authenticate`.
+    /// The response has a `WWW-Authenticate`.
     pub challenges: bool,
     /// The first [`LOOKED_AT`] bytes of its body.
     pub body: &'a [u8],
 }
 
-/// What it means.
+/// The meaning of a 401 or a 403.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Meaning {
     /// The registry refuses this subject to this caller.
     Refusal,
-    /// GET has to tell.
+    /// Only a GET can tell.
     AskByGet,
-    /// No registry says so.
+    /// The response does not come from a registry.
     NoRegistry,
 }
 
-/// What a 401 or a 403 means.
+/// Decides what a 401 or a 403 means.
 pub(super) fn meaning(denial: Denial<'_>) -> Meaning {
     let challenge = denial.status == StatusCode::UNAUTHORIZED && denial.challenges;
     if challenge || is_error_list(denial.body) {
@@ -47,8 +47,8 @@ pub(super) fn meaning(denial: Denial<'_>) -> Meaning {
     }
 }
 
-/// Whether a token server's 400, 401 or 403 is its own word. Token servers write JSON of many kinds, or nothing, so
-/// here only a web page comes from something else: a proxy, a portal.
+/// Whether a 400, 401 or 403 is a token server's own answer. Token servers write JSON of many kinds, or nothing. So
+/// only a web page counts as the answer of something else, such as a proxy or a portal.
 pub(super) fn is_token_refusal(denial: Denial<'_>, content_type: &str) -> bool {
     let challenge = denial.status == StatusCode::UNAUTHORIZED && denial.challenges;
     challenge || !(is_page(content_type) || denial.body.trim_ascii_start().starts_with(b"<"))
@@ -62,7 +62,7 @@ pub(super) fn is_page(content_type: &str) -> bool {
         .any(|page| kind.eq_ignore_ascii_case(page))
 }
 
-/// `{"errors": […]}`, as the distribution-spec has it. What is longer than what is looked at is no error list.
+/// Whether a body is `{"errors": […]}`, as in the distribution-spec. A body of more than [`LOOKED_AT`] bytes is not.
 fn is_error_list(body: &[u8]) -> bool {
     #[derive(serde::Deserialize)]
     struct Errors {
@@ -81,7 +81,7 @@ mod tests {
     const DENIED: &[u8] = br#"{"errors":[{"code":"DENIED","message":"blocked by policy"}]}"#;
     const PAGE: &[u8] = b"<html><h1>403 Forbidden</h1></html>";
 
-    /// Status, whether it is challenged, the body; what it means as an answer to GET, and to HEAD.
+    /// Status, whether there is a challenge, body; then the meaning after a GET, and after a HEAD.
     #[test]
     fn table() {
         use Meaning::{AskByGet, NoRegistry, Refusal};
@@ -185,7 +185,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a stranger writes: no page refuses anything, and no answer to GET is asked for again.
+        /// Whatever a stranger writes, no page refuses anything, and the answer to a GET never leads to another GET.
         #[test]
         fn what_is_no_json_list_and_no_challenge_refuses_nothing(
             body in proptest::collection::vec(any::<u8>(), 0..200),

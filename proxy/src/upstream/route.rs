@@ -1,4 +1,4 @@
-//! How an endpoint, and where it leads, is reached: which addresses are allowed, and which servers TLS trusts.
+//! How an endpoint and the targets of its redirects are reached: which addresses are allowed, which servers TLS trusts.
 
 use http::Uri;
 
@@ -8,16 +8,16 @@ use crate::{
     config::{Endpoint, Upstream},
 };
 
-/// The way to where an upstream led.
+/// How to reach a place to which an upstream led.
 pub(super) struct Led {
     pub(super) route: Route,
-    /// The operator named both ends: plain HTTP is as good there as the operator says.
+    /// The operator named both ends, so plain HTTP is allowed there.
     pub(super) named: bool,
 }
 
 impl Upstreams {
-    /// How a place is reached that the endpoint at `at` led to, and whether the configuration names it for a
-    /// configured registry to lead to (see [`Reach::led`]).
+    /// How to reach a place to which the endpoint at `at` led. `named` in the result: the configuration names the
+    /// place, and the registry that led there is a configured one (see [`Reach::led`]).
     pub(super) fn led_to(&self, uri: &Uri, at: &str, from: &Route) -> Led {
         let config = self.config.load();
         let from_uri: Option<Uri> = at.parse().ok();
@@ -57,7 +57,7 @@ impl Upstreams {
     }
 }
 
-/// How an endpoint is reached.
+/// How to reach an endpoint.
 pub(super) fn route_of(upstream: &Upstream, endpoint: &Endpoint) -> Route {
     Route {
         reach: if upstream.configured {

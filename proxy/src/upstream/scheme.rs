@@ -1,4 +1,4 @@
-//! How an endpoint wants to see a credential: as a challenge asks for it, and as it is remembered.
+//! How an endpoint wants a credential to be shown: read from a challenge, and remembered.
 
 use http::{HeaderMap, Uri, header::WWW_AUTHENTICATE};
 use larder_shared::Repository;
@@ -6,25 +6,25 @@ use moka::future::Cache;
 
 use super::{Upstreams, bounded, challenge::Challenge};
 
-/// Bytes of the longest parameter of a challenge: challenges are kept, and any registry may be named.
+/// Bytes of the longest parameter of a challenge. Challenges are kept, and a client may name any registry.
 pub(super) const MAX_PARAMETER: usize = 4 << 10;
 
-/// Bytes of all schemes that are kept.
+/// Bytes of all kept schemes.
 const SCHEMES: u64 = 8 << 20;
 
-/// `scheme://host:port` of an endpoint, the repository, and what a token is wanted for.
+/// `scheme://host:port` of an endpoint, the repository, and the scope of a token.
 pub(super) type SchemeKey = (String, Repository, Scope);
 
-/// What a token is good for. Where a registry tells the two apart, each is asked for with a challenge of its own.
+/// What a token allows. Some registries distinguish the two, so each has its own challenge.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Scope {
     /// Manifests, blobs, and the lists of the registry API.
     Content,
-    /// What Azure's API says of a repository.
+    /// Azure's API for a repository.
     Metadata,
 }
 
-/// What is known of schemes: nothing yet.
+/// An empty cache of schemes.
 pub(super) fn schemes() -> Cache<SchemeKey, Scheme> {
     bounded::cache(SCHEMES, |key: &SchemeKey, scheme: &Scheme| {
         let told = match scheme {
@@ -36,7 +36,7 @@ pub(super) fn schemes() -> Cache<SchemeKey, Scheme> {
     .build()
 }
 
-/// How an endpoint wants to see a credential.
+/// How an endpoint wants a credential to be shown.
 #[derive(Clone, Debug)]
 pub(super) enum Scheme {
     Bearer(Challenge),
@@ -44,7 +44,7 @@ pub(super) enum Scheme {
 }
 
 impl Scheme {
-    /// The same with a scope: a registry that names none is asked for what is needed to pull from `uri`, as clients do.
+    /// Adds a scope if the registry names none: the scope that pulling from `uri` needs, as clients do.
     #[must_use]
     pub(super) fn for_pulling(mut self, uri: &Uri) -> Self {
         if let Self::Bearer(challenge) = &mut self
@@ -58,8 +58,8 @@ impl Scheme {
 }
 
 impl Upstreams {
-    /// Takes note of how an endpoint wants to see a credential for a repository. A challenge that is too long to be met is
-    /// not kept either.
+    /// Remembers how an endpoint wants a credential to be shown for a repository. A challenge that is too long to be
+    /// answered is not kept.
     pub(super) async fn keep_scheme(&self, key: SchemeKey, scheme: Scheme) {
         if matches!(&scheme, Scheme::Bearer(challenge) if challenge.longest() > MAX_PARAMETER) {
             return;
@@ -68,7 +68,7 @@ impl Upstreams {
     }
 }
 
-/// The repository that a path is about, and what has to be allowed there.
+/// The repository in a path, and the action that needs to be allowed there.
 fn wanted_of(path: &str) -> Option<(&str, &'static str)> {
     let of_acr = path.split_once("/acr/v1/");
     if let Some(name) = of_acr.and_then(|(_, rest)| rest.strip_suffix("/_tags")) {
@@ -77,7 +77,7 @@ fn wanted_of(path: &str) -> Option<(&str, &'static str)> {
     Some((repository_of(path)?, "pull"))
 }
 
-/// The repository that a path of the registry API is about, as the registry calls it.
+/// The repository in a path of the registry API, by the registry's own name for it.
 fn repository_of(path: &str) -> Option<&str> {
     let (_, rest) = path.split_once("/v2/")?;
     ["/manifests/", "/blobs/", "/referrers/", "/tags/list"]
@@ -88,7 +88,7 @@ fn repository_of(path: &str) -> Option<&str> {
         .filter(|name| !name.is_empty())
 }
 
-/// The scheme that a challenge asks for: Bearer before Basic.
+/// The scheme that a challenge asks for. Bearer is preferred to Basic.
 pub(super) fn scheme(headers: &HeaderMap) -> Option<Scheme> {
     let values = || {
         headers

@@ -1,4 +1,4 @@
-//! What is seen of upstreams: what is counted, and how endpoints are treated.
+//! Metrics of upstreams: how questions ended, and the state of endpoints.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -20,7 +20,7 @@ use crate::{
 };
 
 impl Upstreams {
-    /// An endpoint was asked.
+    /// Counts a question to an endpoint.
     pub(super) fn count_asked(&self, ask: &Ask, asked: &Result<Answer, Failure>) {
         let outcome = match asked {
             Ok(_) | Err(Failure::Unsatisfiable { .. }) => Asked::Answered,
@@ -45,18 +45,19 @@ impl Upstreams {
         }
     }
 
-    /// A registry as a metric's label.
+    /// The label of a registry in metrics.
     fn label(&self, registry: &RegistryName) -> UpstreamLabel {
         UpstreamLabel::of(&self.config.load(), registry.as_str())
     }
 
-    /// A body of content of this registry begins to come from `source`.
+    /// Starts to count the bytes of a body of this registry's content that comes from `source`.
     pub fn receiving(&self, registry: &RegistryName, source: Source) -> Receiving {
         let upstream = self.label(registry);
         self.metrics.fills.receiving(source, upstream)
     }
 
-    /// How many endpoints are treated how: those of every configured registry, and all others that were asked together.
+    /// How many endpoints are in each state. Each configured registry has its own label; all others that were asked
+    /// share one.
     pub fn states(&self) -> HashMap<(UpstreamLabel, EndpointState), u32> {
         let state = |fares: &EndpointHealth| match (fares.silent_for, fares.avoided) {
             (Some(_), _) => EndpointState::Silent,

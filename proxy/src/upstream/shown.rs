@@ -1,4 +1,4 @@
-//! What an endpoint is shown for one question, and what its refusal changes about that.
+//! What larder shows an endpoint for one question, and how a refusal changes that.
 
 use std::time::Duration;
 
@@ -21,31 +21,31 @@ use crate::{
     trace::Trace,
 };
 
-/// The body of a refusal must come within this time; what has come by then is looked at.
+/// The body of a refusal must arrive within this time; otherwise only its first part is inspected.
 pub(super) const DENIAL: Duration = Duration::from_secs(1);
 
-/// What an endpoint is shown.
+/// What an endpoint is shown for one question.
 pub(super) struct Shown {
-    /// Where, for which repository, and for what of it.
+    /// The endpoint, the repository, and the scope.
     key: SchemeKey,
     identity: Identity,
     pub(super) authorization: Option<HeaderValue>,
-    /// The challenge of a token that was kept: the registry may have stopped to like it, in whatever words.
+    /// The challenge of a kept token that is shown. A registry may refuse such a token with any status and words.
     kept: Option<Challenge>,
-    /// A challenge has been met.
+    /// A challenge has been answered.
     challenged: bool,
 }
 
-/// What to show an endpoint that refused.
+/// The next thing to show to an endpoint that refused.
 #[derive(Debug)]
 pub(super) enum Next {
     Nothing,
-    /// What this scheme asks for.
+    /// The credential that this scheme asks for.
     Asked(Scheme),
 }
 
 impl Shown {
-    /// What to show an endpoint that answered this; `None` where its answer stands.
+    /// Decides what to show next to an endpoint that answered so; `None` if its answer stands.
     pub(super) fn next(&self, status: StatusCode, headers: &HeaderMap) -> Option<Next> {
         let asked = match status {
             StatusCode::UNAUTHORIZED => scheme(headers),
@@ -53,13 +53,13 @@ impl Shown {
             _ => return None,
         };
         match (&self.kept, asked) {
-            // A new token from the same server may do.
+            // A new token from the same server may be accepted.
             (Some(old), Some(Scheme::Bearer(new)))
                 if new.realm == old.realm && new.service == old.service =>
             {
                 Some(Next::Asked(Scheme::Bearer(new)))
             }
-            // In all other cases the dance begins anew, without a token.
+            // Otherwise the dance begins anew, without a token.
             (Some(_), _) => Some(Next::Nothing),
             (None, asked) if !self.challenged => asked.map(Next::Asked),
             (None, _) => None,
@@ -68,7 +68,7 @@ impl Shown {
 }
 
 impl Upstreams {
-    /// What an endpoint at the end of `route` is shown first: what it asked for the last time.
+    /// Prepares the first attempt at the endpoint at the end of `route`: with the credential that it last asked for.
     pub(super) async fn show_first(
         &self,
         key: SchemeKey,
@@ -101,8 +101,7 @@ impl Upstreams {
         }
     }
 
-    /// Has `next` ready for an endpoint that refused with `body` when it was asked for `uri`. Fails where there is nothing
-    /// new to show.
+    /// Prepares `next` for an endpoint that refused `uri` with `body`. Fails if there is nothing new to show.
     pub(super) async fn show_next(
         &self,
         shown: &mut Shown,
@@ -117,7 +116,7 @@ impl Upstreams {
         if matches!(next, Next::Nothing) {
             self.schemes.invalidate(&shown.key).await;
         }
-        // A body that is read to its end leaves the connection for the next request.
+        // Reading the body to its end keeps the connection usable for the next request.
         let _ = client::collect(body, LOOKED_AT as u64, DENIAL).await;
         let Next::Asked(scheme) = next else {
             shown.authorization = None;
@@ -139,8 +138,9 @@ impl Upstreams {
         Ok(())
     }
 
-    /// A registry in front of another may lead to it and leave it to the client to get a token there. An anonymous one is
-    /// fetched, by TLS and at public addresses alone: no credential goes to a place that another one names.
+    /// Asks with an anonymous token. A registry in front of another one may redirect there and leave it to the client
+    /// to get a token. The token is fetched by TLS and from public addresses alone, unless the operator named the
+    /// place. No credential goes to a place that another place names.
     pub(super) async fn ask_as_anybody(&self, ask: &Ask, hops: Hops) -> Result<Hops, Failure> {
         let at = client::origin(&hops.uri);
         let named = hops.route.reach == Reach::Named;
@@ -157,7 +157,7 @@ impl Upstreams {
         let anybody = Identity::anonymous();
         let token = self.authorization(&scheme, &anybody, &at, &route).await;
         let token = token.map_err(|error| no_refusal(token_failure(&at, &error)))?;
-        // Another registry does not learn which request this is for.
+        // Another registry must not learn which request this is for.
         let ask = Ask {
             trace: Trace::none(),
             ..ask.clone()
@@ -173,7 +173,7 @@ impl Upstreams {
     }
 }
 
-/// What the registry led to has no say in a caller's rights.
+/// The target of a redirect has no say in a caller's rights, so its refusal becomes another failure.
 fn no_refusal(failure: Failure) -> Failure {
     match failure {
         Failure::Refused(Refusal { at, .. }) => Failure::Invalid {
@@ -201,14 +201,14 @@ mod tests {
     #[test]
     fn a_refusal_is_answered_with_what_it_asks_for_once() {
         for (status, asks, kept, challenged, expected) in [
-            // A token that was kept, and is refused in whatever words.
+            // A kept token is refused, in any words.
             (401, Some(SAME), true, false, "asked"),
             (401, Some(OTHER), true, false, "nothing"),
             (401, Some("Basic"), true, false, "nothing"),
             (401, None, true, false, "nothing"),
             (403, Some(SAME), true, false, "nothing"),
             (400, None, true, false, "nothing"),
-            // Nothing that was kept.
+            // No token was kept.
             (401, Some(OTHER), false, false, "asked"),
             (401, Some("Basic"), false, false, "asked"),
             (401, None, false, false, "stands"),

@@ -1,8 +1,8 @@
-//! Stepping down (promise P26): larder asks by ranges and with HEAD, which some registries answer badly that answer a
-//! plain GET well. This module owns what an answer means for the next question, and for how long that is remembered.
+//! Stepping down (promise P26). larder asks by ranges and with HEAD. Some registries answer those badly and a plain GET
+//! well. This module decides what an answer means for the next question, and remembers that for a time.
 //!
-//! The decisions are pure: [`next`] for one question at one endpoint, [`says`] and [`Manner::after`] for the questions that
-//! follow.
+//! The decisions are pure: [`next`] for one question at one endpoint, [`says`] and [`Manner::after`] for the questions
+//! that follow.
 //!
 //! ```text
 //! HEAD ──▶ no such method, nonsense, 404 of the origin ──▶ GET
@@ -35,7 +35,7 @@ use crate::{
     config::{Endpoint, Upstream},
 };
 
-/// How a question is put.
+/// The form of a question.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Put {
     Head,
@@ -46,35 +46,35 @@ pub(super) enum Put {
     Plain,
 }
 
-/// What came of a question.
+/// The result of a question.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Seen {
-    /// A good answer to the very question.
+    /// An answer that fits the question.
     Fits,
-    /// A 2xx that is none: another range, no range, several parts, a HEAD without a length, a web page.
+    /// A 2xx that does not fit: another range, no range, several parts, a HEAD without a length, a web page.
     Misfits,
     /// 416, and the blob ends before the range begins.
     Beyond,
     /// Any other status.
     Status(StatusCode),
-    /// A connection stood and brought no answer that can be read.
+    /// The connection stood, but no readable answer came.
     Closed,
-    /// Another way of asking would change nothing: no connection, no time, a limit, no token.
+    /// A failure that another form of the question would not change: no connection, no time, a limit, no token.
     Settled,
 }
 
-/// What to do next at this endpoint.
+/// The next step at this endpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Step {
     Take,
     /// Ask with GET, and without a range.
     Plain,
-    /// Ask the other endpoints, then this one again in the same way.
+    /// Ask the other endpoints, then this one again in the same form.
     Again,
     Believe,
 }
 
-/// What an outcome means for the next question at the endpoint. `origin`: no endpoint stands behind it.
+/// Decides the next question at the endpoint. `origin`: this is the last endpoint.
 #[expect(clippy::match_same_arms, reason = "a row of the table each")]
 pub(super) fn next(put: Put, seen: Seen, origin: bool) -> Step {
     let status = match seen {
@@ -87,9 +87,9 @@ pub(super) fn next(put: Put, seen: Seen, origin: bool) -> Step {
     };
     match (put, status) {
         (_, StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS) => Step::Believe,
-        // Whether this is a refusal is not decided here.
+        // `refusal::meaning` decides whether this is a refusal.
         (Put::Head, StatusCode::FORBIDDEN) => Step::Believe,
-        // The next endpoint is asked in any case. A proxy that asks no upstream for a HEAD must not have the last word.
+        // After a mirror, the next endpoint is asked anyway. A proxy that asks no upstream for a HEAD must not decide.
         (Put::Head, StatusCode::NOT_FOUND) if origin => Step::Plain,
         (Put::Head | Put::First, StatusCode::NOT_FOUND) => Step::Believe,
         (Put::Plain, StatusCode::NOT_IMPLEMENTED) => Step::Believe,
@@ -102,7 +102,7 @@ pub(super) fn next(put: Put, seen: Seen, origin: bool) -> Step {
     }
 }
 
-/// The same where the question was put a second time, with no other endpoint left to ask.
+/// As [`next`], for the second attempt, when no other endpoint is left to ask.
 pub(super) fn next_again(put: Put, seen: Seen, origin: bool) -> Step {
     match (next(put, seen, origin), put) {
         (Step::Again, Put::First | Put::Later) => Step::Plain,
@@ -112,19 +112,19 @@ pub(super) fn next_again(put: Put, seen: Seen, origin: bool) -> Step {
     }
 }
 
-/// What a range that was not answered, followed by a plain GET that was, says of the endpoint.
+/// What it says of an endpoint that a range failed and the plain GET after it succeeded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Says {
-    /// Nothing: a failure that may be over.
+    /// Nothing: the failure may be over.
     Nothing,
-    /// It may have meant this blob, or where it led to: a signature that has expired, a copy that was not there yet. A
-    /// second digest tells.
+    /// The failure may concern this blob, or the target of its redirect: a signature that has expired, a copy that was
+    /// not there yet. A second digest tells.
     OfDigest,
-    /// It takes no ranges.
+    /// The endpoint does not support ranges.
     OfEndpoint,
 }
 
-/// What `seen`, to a range that the endpoint was asked for while others may have stood behind it, says of the endpoint.
+/// What the answer `seen` to a range says of the endpoint: nothing, unless [`next`] steps down after it.
 pub(super) fn says(put: Put, seen: Seen, origin: bool) -> Says {
     match seen {
         Seen::Closed => Says::Nothing,
@@ -134,7 +134,7 @@ pub(super) fn says(put: Put, seen: Seen, origin: bool) -> Says {
     }
 }
 
-/// A question that brought no answer, and what was seen.
+/// A question without a good answer, and what was seen instead.
 #[derive(Debug)]
 pub(super) struct Missed {
     pub(super) failure: Failure,
@@ -160,8 +160,8 @@ impl From<Failure> for Missed {
 }
 
 impl Upstreams {
-    /// Asks one endpoint, and asks in a plainer way where it fails at the one that was chosen. `again`: no other endpoint is
-    /// left to ask.
+    /// Asks one endpoint, and steps down to a plainer form if the chosen one fails. `again`: no other endpoint is left
+    /// to ask.
     pub(super) async fn ask_stepping_down(
         &self,
         ask: &Ask,
@@ -173,7 +173,7 @@ impl Upstreams {
         let at = client::origin(&endpoint.url);
         let origin = index + 1 == upstream.endpoints.len();
         let mut asked = self.in_manner(ask, &at);
-        // A plain GET was needed, and what that says.
+        // Set if a plain GET was needed: what that says of the endpoint.
         let mut stepped = None;
         loop {
             let answered = Box::pin(self.ask_endpoint(&asked, index, endpoint, upstream)).await;
@@ -187,7 +187,7 @@ impl Upstreams {
             } else {
                 next(put, seen, origin)
             };
-            // The question about a tag is followed by a GET of its manifest, unless it is a proof: it is not put twice.
+            // After a question about a tag, a GET of its manifest follows anyway. Only a proof is asked again by GET.
             let fetched_next =
                 put == Put::Head && is_of_tag(ask) && !ask.proof && !is_missing(seen);
             match (step, answered) {
@@ -219,7 +219,7 @@ impl Upstreams {
         }
     }
 
-    /// The question as it is put to an endpoint of which something is known.
+    /// The question in the form that is known to work at an endpoint.
     pub(super) fn in_manner(&self, ask: &Ask, at: &str) -> Ask {
         let mut asked = ask.clone();
         if let (Want::Part(_), Some(digest)) = (ask.want, ask.subject.digest())
@@ -230,8 +230,8 @@ impl Upstreams {
         asked
     }
 
-    /// Something became of the bytes of `digest` that an endpoint brought. Says whether it is asked for them in another way
-    /// from now on.
+    /// Records what became of the bytes of `digest` from an endpoint. Returns whether the endpoint is asked for them in
+    /// another manner from now on.
     pub fn became(
         &self,
         registry: &larder_shared::RegistryName,
@@ -256,7 +256,7 @@ fn put(want: &Want) -> Put {
     }
 }
 
-/// What is asked after the question failed as it was put. A blob's length is had for one byte of it.
+/// The plainer form of a question. For a blob's length, that is a GET of one byte.
 fn plainer(ask: &Ask) -> Want {
     match (&ask.subject, ask.want) {
         (Subject::Blob(_), Want::Head) => Want::Part(Range::new(0, 1)),
@@ -282,8 +282,8 @@ pub(super) fn seen(ask: &Ask, partial: bool, headers: &HeaderMap) -> Seen {
     if fits { Seen::Fits } else { Seen::Misfits }
 }
 
-/// Whether the bytes are the registry's own, whatever the answer says of their encoding. Some registries label what they
-/// were given; what really was encoded has another length than the manifest says.
+/// Whether the bytes are the registry's own, despite a stated encoding. Some registries repeat the label that was
+/// pushed with the content. If the bytes really were encoded, their length would differ from the one in the manifest.
 pub(super) fn is_unchanged(ask: &Ask, partial: bool, headers: &HeaderMap) -> bool {
     let Some(encoding) = headers.get(CONTENT_ENCODING) else {
         return true;
@@ -299,7 +299,7 @@ pub(super) fn is_unchanged(ask: &Ask, partial: bool, headers: &HeaderMap) -> boo
     } else {
         content_length(headers)
     };
-    // Clients undo no x-gzip, so they take the bytes as they are.
+    // Clients do not decode x-gzip, so they take the bytes as they are.
     is("") || is("identity") || is("x-gzip") || (length.is_some() && length == ask.listed)
 }
 
@@ -321,7 +321,7 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// What a portal or an ingress says in a registry's place.
+/// Whether this is a web page, such as that of a portal or an ingress in a registry's place.
 pub(super) fn is_html(headers: &HeaderMap) -> bool {
     let html = |value: &HeaderValue| value.as_bytes().starts_with(b"text/html");
     headers.get(CONTENT_TYPE).is_some_and(html)

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{identity::Fingerprint, metrics::TokenOutcome};
 
-/// What a token is good for.
+/// What a token is valid for.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct TokenKey {
     pub realm: String,
@@ -27,7 +27,7 @@ pub struct TokenKey {
 }
 
 impl TokenKey {
-    /// What answers `challenge` on behalf of the caller `who`.
+    /// The key of the token that answers `challenge` on behalf of the caller `who`.
     pub fn new(challenge: &Challenge, who: Fingerprint) -> Self {
         Self {
             realm: challenge.realm.clone(),
@@ -50,7 +50,7 @@ impl Token {
         self.value.clone()
     }
 
-    /// The same, good for no longer than this.
+    /// The same token, with a lifetime of at most `longest`.
     #[must_use]
     pub fn within(mut self, longest: Duration) -> Self {
         self.lifetime = self.lifetime.min(longest);
@@ -95,11 +95,11 @@ impl TokenError {
 pub struct TokenAnswer {
     token: Option<String>,
     access_token: Option<String>,
-    /// Whatever it is, it spoils no token.
+    /// Any JSON value: a malformed lifetime must not spoil the token.
     expires_in: Option<serde_json::Value>,
 }
 
-/// How long a token lives that does not say so, in seconds, and the longest that is believed.
+/// The lifetime of a token that states none, in seconds, and the longest lifetime that is believed.
 const LIFETIME: u64 = 60;
 const LIFETIME_MAX: u64 = 24 * 3600;
 
@@ -121,7 +121,7 @@ impl TokenAnswer {
     }
 }
 
-/// `expires_in` in seconds: a number, or one in quotes. One that is zero or less has been left out.
+/// `expires_in` in seconds: a number, or a number in quotes. A number below 1 counts as absent.
 fn lifetime(told: Option<&serde_json::Value>) -> u64 {
     let number = told.and_then(|told| {
         let quoted = || told.as_str()?.trim().parse().ok();
@@ -133,10 +133,10 @@ fn lifetime(told: Option<&serde_json::Value>) -> u64 {
     }
 }
 
-/// Bytes of all tokens that are kept.
+/// Bytes of all kept tokens.
 const MOST: u64 = 16 << 20;
 
-/// The tokens that are good now.
+/// The tokens that are valid now.
 #[derive(Debug)]
 pub struct Tokens(Cache<TokenKey, Token>);
 
@@ -144,7 +144,7 @@ struct UntilExpiry;
 
 impl Expiry<TokenKey, Token> for UntilExpiry {
     fn expire_after_create(&self, _: &TokenKey, token: &Token, _: Instant) -> Option<Duration> {
-        // A request that starts now should not meet an expired token on arrival.
+        // The token of a request that starts now must not expire on the way.
         Some(
             token
                 .lifetime
@@ -163,7 +163,7 @@ impl Tokens {
         )
     }
 
-    /// The cached token, or the one that `fetch` brings; simultaneous askers share one fetch.
+    /// The kept token, or the token that `fetch` returns. Simultaneous callers share one fetch.
     pub async fn get_or_fetch(
         &self,
         key: TokenKey,
@@ -190,7 +190,7 @@ fn texts(key: &TokenKey, token: &Token) -> usize {
 mod tests {
     use super::*;
 
-    /// A hostile registry may give as many as it likes, each as long as one may be.
+    /// A hostile registry may give any number of tokens, each of the greatest length.
     #[tokio::test]
     async fn tokens_are_bounded_by_their_bytes() {
         let tokens = Tokens::new();

@@ -1,4 +1,4 @@
-//! One endpoint's turn: it is asked, and how it fares is noted.
+//! The turn of one endpoint: asks it, and records its health.
 
 use std::time::{Duration, Instant};
 
@@ -24,14 +24,14 @@ use crate::{
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Turn {
     First,
-    /// Whether it still wants silence.
+    /// To find out whether the endpoint still wants silence.
     Probe,
-    /// It failed a moment ago, and no other endpoint is left.
+    /// The endpoint failed a moment ago, and no other one is left.
     Again,
 }
 
 impl Upstreams {
-    /// Asks one endpoint, maybe as the probe of a silence, and takes note of how it fares.
+    /// Asks one endpoint, perhaps as the probe of a silence, and records its health.
     pub(super) async fn ask_counted(
         &self,
         ask: &Ask,
@@ -49,7 +49,7 @@ impl Upstreams {
         };
         let again = turn == Turn::Again;
         let probe = turn == Turn::Probe;
-        // Boxed: a token dance is rare and large, and every request carries room for it.
+        // Boxed, since a token dance is rare and large, and every request's future would reserve room for it.
         let asking = Box::pin(self.ask_stepping_down(ask, index, endpoint, upstream, again));
         let asked = match patience {
             Some(patience) => tokio::time::timeout(patience, asking)
@@ -69,7 +69,7 @@ impl Upstreams {
         };
         let now = Instant::now();
         self.health(&key, |health| match &asked {
-            // What was asked twice has failed once.
+            // The first attempt already counted as a failure.
             Err(Failure::Unreachable { .. }) if again => {}
             Err(Failure::Unreachable { .. }) => health.failed(now, fastrand::f64()),
             Err(Failure::Limited {
@@ -115,7 +115,7 @@ impl Upstreams {
     }
 }
 
-/// A caller that gives up waiting is a failure of the endpoint as well, or one that hangs would never be avoided.
+/// Counts a failure if the caller stops waiting. Otherwise a hanging endpoint would never be avoided.
 struct Unanswered<'a> {
     upstreams: &'a Upstreams,
     key: &'a str,
@@ -135,7 +135,7 @@ impl Drop for Unanswered<'_> {
     }
 }
 
-/// Credentials have quotas of their own: how an endpoint fares is noted apart for each (promise P15).
+/// The key of an endpoint's health. Each credential has a quota of its own, so each has its own health (promise P15).
 pub(super) fn health_key(ask: &Ask, endpoint: &Endpoint) -> String {
     let at = client::origin(&endpoint.url);
     if ask.identity.is_anonymous() {

@@ -1,4 +1,4 @@
-//! How a registry's endpoints fare, for people.
+//! The health of a registry's endpoints, for people.
 
 use std::{
     collections::HashMap,
@@ -11,20 +11,19 @@ use larder_shared::RegistryName;
 use super::Upstreams;
 use crate::client;
 
-/// One endpoint, for all callers together: the worst that befell one of them counts.
+/// One endpoint, over all callers: the worst state that any of them met.
 #[derive(Clone, Debug)]
 pub struct EndpointHealth {
     pub url: String,
-    /// It asked to be left alone for so long.
+    /// The time until its silence ends.
     pub silent_for: Option<Duration>,
     /// Its breaker is open.
     pub avoided: bool,
-    /// What it last said of its limits: whether a credential was shown, then how many requests are allowed and left.
+    /// The limits that it last stated: whether a credential was shown, then how many requests are allowed and left.
     pub quotas: Vec<(bool, Quota)>,
 }
 
-/// What a registry says of the requests that it allows: `ratelimit-limit` and `ratelimit-remaining`, as Docker Hub has
-/// them.
+/// The quota that a registry states: `ratelimit-limit` and `ratelimit-remaining`, in Docker Hub's form.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Quota {
     pub limit: u64,
@@ -32,7 +31,8 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// `100;w=21600` each: so many, in a window of so many seconds, for which what is said may hold.
+    /// Reads values such as `100;w=21600`: a number of requests, and the seconds of their window. The window also
+    /// limits how long the statement counts.
     pub(super) fn read<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Option<(Self, Duration)> {
         let number = |name| header(name)?.split(';').next()?.trim().parse().ok();
         let quota = Self {
@@ -46,7 +46,7 @@ impl Quota {
     }
 }
 
-/// The window where none is named, as Docker Hub's is, and the longest that is believed.
+/// The window if none is named, as Docker Hub's is, and the longest window that is believed.
 const WINDOW: Duration = Duration::from_hours(6);
 const WINDOW_MAX: Duration = Duration::from_hours(24);
 
@@ -81,7 +81,7 @@ impl Upstreams {
         let mut found = HashMap::new();
         let all = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         for (key, health) in all.iter() {
-            // Behind the address stands whose credential was shown.
+            // After the address stands the fingerprint of the credential that was shown.
             let (at, credential) = match key.split_once(' ') {
                 Some((at, _)) => (at, true),
                 None => (key.as_str(), false),
@@ -122,7 +122,7 @@ impl Upstreams {
         endpoints.collect()
     }
 
-    /// How long a registry's origin is to be left alone by what no client waits for: it asked for silence, whatever
+    /// How long background work should leave a registry's origin alone: the origin requested silence, whatever
     /// credential was shown, or its breaker is open.
     pub fn origin_rests(&self, registry: &RegistryName) -> Option<Duration> {
         let now = Instant::now();
@@ -140,7 +140,7 @@ impl Upstreams {
         rests.max()
     }
 
-    /// Every endpoint that was asked and is avoided or silent now, for any caller.
+    /// All endpoints that were asked and are avoided or silent now, for any caller.
     pub fn unwell(&self) -> Vec<EndpointHealth> {
         let all = self.all_fares().into_values();
         let mut unwell: Vec<_> = all.filter(|fares| !fares.is_well()).collect();

@@ -1,7 +1,7 @@
-//! Brings the sets' images, one after the other, as far as there is room for them.
+//! Fetches the sets' images, one after the other, as far as there is room for them.
 //!
-//! Each step plans anew: what lies here, what the sets may hold, and which image is next. So a set that changes meanwhile, and an
-//! image that is evicted, need no case of their own.
+//! Each step plans anew: what is here, what the sets may hold, and which image is next. So a set that changes meanwhile
+//! and an image that is evicted need no special case.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -20,13 +20,13 @@ use crate::{
     store::{Bounds, Counts, WarmHolds, WarmImage},
 };
 
-/// Without a reason to look again, what lies here is looked at so often: an image may have been evicted or removed.
+/// Without another reason to look, the tier is looked at this often: an image may have been evicted or removed.
 const AGAIN: Duration = Duration::from_secs(30);
 
-/// Images whose manifests are asked for at once.
+/// How many images' manifests are asked for at once.
 const MANIFESTS: usize = 4;
 
-/// Which image of which set is next.
+/// The image that is fetched next, and its set.
 struct Next {
     set: String,
     image: ImageName,
@@ -51,7 +51,8 @@ impl Warm {
         }
     }
 
-    /// Other members' requests do not count as clients: two nodes that warm different sets would wait for each other.
+    /// Requests of other members do not count as clients. Otherwise two nodes that warm different sets would wait for
+    /// each other.
     fn pace(&self, config: &Config) -> Pace {
         let metrics = Arc::clone(&self.pull.metrics);
         Pace::new(config.warm.max_rate, move || {
@@ -59,7 +60,7 @@ impl Warm {
         })
     }
 
-    /// Asks for the manifests of images of which it is not known what belongs to them.
+    /// Asks for the manifests of images whose parts are not known.
     async fn find_parts(&self, config: &Config) {
         let mut unknown = Vec::new();
         for (name, state) in lock(&self.sets).iter() {
@@ -107,7 +108,7 @@ impl Warm {
         }
     }
 
-    /// Decides what the sets hold, writes that down, and says which images come next.
+    /// Decides what the sets hold, records that, and returns the images that come next.
     async fn plan(&self, config: &Arc<Config>) -> Vec<Next> {
         let mut sets: Vec<(String, SetState)> = lock(&self.sets).clone();
         if sets.is_empty() && self.pull.store.warm_sets().is_empty() {
@@ -177,7 +178,7 @@ impl Warm {
         next
     }
 
-    /// What left a set stays until all of the set is here, and for `keep` from then on.
+    /// An image that left a set is held until all images of the set are here, and for `keep` from then on.
     fn let_go_of_old(&self, state: &mut SetState) {
         let now = self.pull.store.clock().now();
         let store = &self.pull.store;
@@ -201,7 +202,7 @@ impl Warm {
         });
     }
 
-    /// Bytes that the sets may hold.
+    /// How many bytes the sets may hold.
     async fn limits(&self, config: &Arc<Config>, sets: &[(String, SetState)]) -> Limits {
         let own: HashMap<Digest, u64> = sets
             .iter()
@@ -221,7 +222,7 @@ impl Warm {
                 capacity.saturating_sub(store.spoken_for(&own) + ready.kept),
             ))
         });
-        // A disk that does not answer holds nothing new.
+        // If the disk does not answer, nothing new is held.
         let (max, room) = looked.await.flatten().unwrap_or_default();
         let of = |amount: Amount| amount.of(max);
         let set = |(name, _): &(String, SetState)| {
@@ -234,7 +235,7 @@ impl Warm {
         }
     }
 
-    /// Puts the plan in force: in memory, and in the sets' files.
+    /// Applies the plan: in memory, and in the sets' files.
     async fn hold(&self, config: &Arc<Config>, planned: Vec<(String, SetState)>) {
         let mut holds = Vec::new();
         {
@@ -251,7 +252,7 @@ impl Warm {
                 ));
                 let state = sets.iter_mut().find(|(of, _)| *of == name);
                 let Some((_, state)) = state else { continue };
-                // A look may have been done meanwhile: only what it left alone is the plan's.
+                // A look may have changed the set meanwhile. The plan applies only to images that are still in it.
                 for image in &mut state.images {
                     let same = image.digest.and_then(|digest| {
                         let mut all = plan.images.iter();
@@ -301,7 +302,7 @@ impl Warm {
         let pull = &self.pull;
         let brought = Box::pin(pull.bring(&next.image, &next.platforms, &counts, pace)).await;
         match brought {
-            // Without this it would come again and again.
+            // Without this failure, the image would be fetched again and again.
             Ok(()) if !self.is_whole(next) => {
                 change(Progress::Failed(
                     "it came, and was evicted at once: what is pinned or in use leaves too little room".to_owned(),
@@ -331,7 +332,7 @@ impl Warm {
         parts.is_none_or(|parts| self.pull.store.has_all(&parts.all))
     }
 
-    /// In an outage, the tags of what was warmed resolve.
+    /// Makes the tags of a warmed image resolve in an outage.
     async fn hear_tags(&self, next: &Next) {
         if let Some(image) = self.wanted(next)
             && let Some(parts) = &image.parts

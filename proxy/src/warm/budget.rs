@@ -1,27 +1,27 @@
-//! Which images the sets may hold: a pure choice, the first images of the first sets first.
+//! Which images the sets may hold: a pure choice. The first images of the first sets come first.
 
 use std::collections::HashSet;
 
 use larder_shared::Digest;
 
-/// Bytes that may be held.
+/// How many bytes may be held.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// By all sets together, where what they share counts once.
+    /// By all sets together. Content that they share counts once.
     pub all: u64,
-    /// By each.
+    /// By each set.
     pub sets: Vec<u64>,
 }
 
 /// An image that asks for room.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {
-    /// The place of its set in [`Limits::sets`].
+    /// The index of its set in [`Limits::sets`].
     pub set: usize,
     pub parts: &'a [(Digest, u64)],
 }
 
-/// Whether there is room for each, in their order. One that does not fit leaves its place to those after it.
+/// For each image, in order, whether there is room for it. An image that does not fit leaves its room to later ones.
 pub fn admit(limits: &Limits, asks: &[Ask<'_>]) -> Vec<bool> {
     let mut all = Held::default();
     let mut sets: Vec<Held> = limits.sets.iter().map(|_| Held::default()).collect();

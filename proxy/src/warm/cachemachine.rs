@@ -1,4 +1,4 @@
-//! A configuration of Cachemachine, said as a warm set of larder.
+//! Translates a configuration of Cachemachine to a warm set of larder.
 
 use std::collections::BTreeMap;
 
@@ -54,12 +54,12 @@ struct Simple {
     image_url: String,
 }
 
-/// Where Cachemachine looks without a word about it.
+/// The registry that Cachemachine uses if none is named.
 fn docker_hub() -> String {
     "registry.hub.docker.com".to_owned()
 }
 
-/// The TOML that says what a file of Cachemachine says: an object, or a list of them.
+/// The TOML for a file of Cachemachine, which holds an object or a list of them.
 pub fn to_toml(text: &str) -> Result<String, String> {
     let said: serde_json::Value =
         serde_json::from_str(text).map_err(|error| format!("this is not JSON: {error}"))?;
@@ -122,7 +122,7 @@ fn set(cache: &Cache) -> String {
     lines.join("\n")
 }
 
-/// Docker Hub has one name here.
+/// Docker Hub has a single name in larder.
 fn repository(registry: &str, repo: &str) -> String {
     let registry = match registry {
         "registry.hub.docker.com" | "hub.docker.com" => "docker.io",
@@ -140,7 +140,7 @@ fn chosen(rubin: &Rubin) -> Vec<String> {
             tags.push(alias);
         }
     }
-    // Tags of a cycle end with it and a build.
+    // Tags of a cycle end with the cycle and a build.
     let cycle = match rubin.cycle {
         Some(cycle) => format!("_c{cycle:04}.#"),
         None => String::new(),

@@ -1,7 +1,8 @@
-//! Which images of a repository belong to a set: a pure choice by its list and the set's words, with a reason for every tag.
+//! Which images of a repository belong to a set: a pure choice by its list and the set's rules, with a reason for every
+//! tag.
 //!
-//! Named tags come first, then the newest of each pattern. `count` counts images, so tags of one digest take one place. Where
-//! the list has no digests, the choice says which tags have to be asked for, and is made again with the answers.
+//! Named tags come first, then the newest of each pattern. `count` counts images, so tags of one digest take one place.
+//! If the list has no digests, the choice names the tags to ask for, and is made again with the answers.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,20 +19,20 @@ use crate::config::FromRepository;
 /// Further tags of one image are not listed.
 const MOST_TAGS: usize = 100;
 
-/// What a question for a tag's digest led to.
+/// The result of a question for a tag's digest.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Resolved {
     Digest(Digest),
     /// The registry does not have it.
     Missing,
-    /// It could not be asked, or gave no answer.
+    /// The registry could not be asked, or did not answer.
     Failed(String),
 }
 
-/// What was learnt of tags besides the list.
+/// What is known of tags besides the list.
 pub type Answers = HashMap<Tag, Resolved>;
 
-/// The images, in the order in which they come, and what is said of the tags.
+/// The images, in the order in which they are fetched, and a reason for every tag.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Choice {
     pub images: Vec<Chosen>,
@@ -44,11 +45,11 @@ pub struct Choice {
 /// One image of the choice.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Chosen {
-    /// Absent where the registry could not be asked for it.
+    /// Absent if the registry could not be asked for it.
     pub digest: Option<Digest>,
-    /// All tags of it that are known; first the one that it was chosen by.
+    /// All known tags of the image. The first is the one by which it was chosen.
     pub tags: Vec<Tag>,
-    /// Bytes, where the list tells.
+    /// Bytes, if the list tells them.
     pub size: Option<u64>,
     pub why: Why,
 }
@@ -62,7 +63,7 @@ pub enum Why {
         place: usize,
         count: usize,
     },
-    /// It is the same image as this tag, which was chosen.
+    /// It is the same image as this chosen tag.
     SameAs(Tag),
     Skipped(String),
     TooOld {
@@ -108,7 +109,7 @@ impl fmt::Display for Why {
 
 const DAY: u64 = 86_400;
 
-/// Chooses from `listing`. `answers` are those to earlier `unresolved`; `now` is in Unix seconds.
+/// Chooses from `listing`. `answers` are those to an earlier choice's `unresolved`; `now` is in Unix seconds.
 pub fn choose(source: &FromRepository, listing: &Listing, answers: &Answers, now: u64) -> Choice {
     let mut known = HashSet::new();
     let listed: Vec<&ListedTag> = listing
@@ -163,11 +164,11 @@ struct Choosing<'a> {
     choice: Choice,
 }
 
-/// Which image a tag is, as far as it is known.
+/// The identity of a tag's image, as far as it is known.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Which {
     Digest(Digest),
-    /// Nothing but its tag is known: perhaps another tag is the same image.
+    /// Only the tag is known: another tag may be the same image.
     Unknown(Tag),
 }
 
@@ -184,7 +185,7 @@ impl<'a> Choosing<'a> {
         self.digest(tag).is_none() && self.answers.get(tag) == Some(&Resolved::Missing)
     }
 
-    /// A reason to choose a tag goes before all others, else the first stays.
+    /// A reason to choose a tag replaces any other reason. Otherwise the first reason stays.
     fn say(&mut self, tag: &Tag, why: Why) {
         let said = self.whys.get(tag);
         if said.is_none_or(|said| !said.is_chosen() && why.is_chosen()) {
@@ -222,7 +223,7 @@ impl<'a> Choosing<'a> {
         }
     }
 
-    /// Puts the tag's image at the end of the choice, unless it is in it.
+    /// Adds the tag's image at the end of the choice, unless it is there already.
     fn take(&mut self, tag: &Tag, why: Why) {
         let Some(digest) = self.digest(tag) else {
             match self.answers.get(tag) {
@@ -263,7 +264,7 @@ impl<'a> Choosing<'a> {
         });
     }
 
-    /// Other tags of the chosen images, and a reason for the rest.
+    /// Adds the other tags of the chosen images, and a reason for every remaining tag.
     fn finish(mut self, named: &[Tag], listed: &[&ListedTag]) -> Choice {
         let by_digest: HashMap<Digest, usize> = self
             .choice

@@ -1,13 +1,14 @@
-//! Labels of this node: of the configuration, and of a file in the form of the downward API.
+//! This node's labels: from the configuration, and from a file in the form of the downward API.
 
 use std::collections::BTreeMap;
 
 use crate::config::Warm;
 
-/// A longer file is none of labels.
+/// A longer file does not hold labels.
 const LONGEST: u64 = 256 << 10;
 
-/// This node's labels (blocking). Those of the file go first. A file that cannot be read has none, and says why.
+/// This node's labels (blocking). Those of the file take precedence. If the file cannot be read, returns the reason
+/// too.
 pub fn of_node(warm: &Warm) -> (BTreeMap<String, String>, Option<String>) {
     let mut labels = warm.labels.clone();
     let Some(file) = &warm.labels_file else {
@@ -27,11 +28,11 @@ pub fn of_node(warm: &Warm) -> (BTreeMap<String, String>, Option<String>) {
     }
 }
 
-/// `key="value"`, one a line; the value is quoted as Go does it.
+/// `key="value"`, one per line. The value is quoted as Go does it.
 fn parse(text: &str) -> BTreeMap<String, String> {
     let line = |line: &str| {
         let (key, value) = line.split_once('=')?;
-        // Labels hold nothing that Go and JSON quote differently.
+        // Labels contain no character that Go and JSON quote differently.
         let value = serde_json::from_str(value).unwrap_or_else(|_| value.to_owned());
         Some((key.trim().to_owned(), value))
     };

@@ -1,6 +1,6 @@
-//! A look at the registries of a set: lists, questions for tags, the choice.
+//! A look at the registries of a set: lists, questions for tags, and the choice.
 //!
-//! A registry that does not answer, and one that lists nothing all of a sudden, leaves the set as it was.
+//! If a registry does not answer, or suddenly lists nothing, the set stays as it was.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -28,10 +28,10 @@ use crate::{
     store::WarmImage,
 };
 
-/// Tags that a registry is asked for at once.
+/// How many tags a registry is asked for at once.
 const ASKED: usize = 4;
 
-/// Each round of questions may bring up tags that nobody asked for yet: where several are one image.
+/// The most rounds of questions. A round may bring up new tags to ask for, if several tags turn out to be one image.
 const ROUNDS: usize = 16;
 
 impl Warm {
@@ -127,7 +127,7 @@ impl Warm {
             trouble = self.list(from, state, within).await;
         }
         let before = known_tags(&from.registry, &from.repository, held);
-        // Without any list, what the set held is what is known.
+        // Without any list, the tags that the set held are all that is known.
         let listing = match &state.listed {
             Some(listed) => listed.listing.clone(),
             None if from.newest.is_empty() => Listing::default(),
@@ -184,7 +184,7 @@ impl Warm {
         images
     }
 
-    /// Lists a repository. Says why the list is not the newest, and since when, if it is not.
+    /// Lists a repository. If the list is not the newest, returns why, and since when.
     async fn list(
         &self,
         from: &FromRepository,
@@ -276,7 +276,7 @@ pub(super) fn list_of(from: &FromRepository) -> lists::Wanted {
     }
 }
 
-/// What an answer means where `known` was known before, and what is wrong if something is.
+/// The meaning of an answer, and what is wrong, if anything. `known` is the tag's digest from before.
 fn settle(looked: Result<Looked, String>, known: Option<Digest>) -> (Resolved, Option<String>) {
     let late = || "the registry could not be asked, this is what was known before".to_owned();
     match (looked, known) {
@@ -288,7 +288,7 @@ fn settle(looked: Result<Looked, String>, known: Option<Digest>) -> (Resolved, O
     }
 }
 
-/// Takes down whether the source is in trouble, and since when, if that is known.
+/// Records the source's trouble, if there is any, and since when.
 pub(super) fn note(state: &mut SourceState, trouble: Option<(String, Option<u64>)>) {
     let now = unix_now();
     state.trouble = match (trouble, state.trouble.take()) {
@@ -303,7 +303,7 @@ pub(super) fn note(state: &mut SourceState, trouble: Option<(String, Option<u64>
     };
 }
 
-/// Puts an image at the end, or joins its tags to the same image.
+/// Adds an image at the end, or adds its tags to the same image.
 fn join(images: &mut Vec<Wanted>, image: Wanted) {
     let same = image.digest.and_then(|digest| {
         let mut all = images.iter_mut();
@@ -322,7 +322,7 @@ fn join(images: &mut Vec<Wanted>, image: Wanted) {
     }
 }
 
-/// What the tags of the set's images pointed to.
+/// The last known targets of the tags of the set's images.
 fn known_tags(
     registry: &RegistryName,
     repository: &Repository,

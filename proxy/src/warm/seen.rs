@@ -1,7 +1,8 @@
-//! What the members' container runtimes pulled or use, by their watchers' reports: a source of sets.
+//! Images that the members' container runtimes pulled or use, as their watchers report: a source of sets.
 //!
-//! No API is asked, and no socket: each node has its watcher's file. One member asks all for what they have, the others ask that
-//! member, as for a registry's list. What is told only chooses: every image is pulled by digest with this node's own right.
+//! No API and no socket is asked: each node has its watcher's file. One member asks all others what they have, and the
+//! others ask that member, as for a registry's list. The answers only help to choose: every image is pulled by digest,
+//! with this node's own right.
 
 use std::{
     cmp::Reverse,
@@ -28,32 +29,32 @@ use super::{
 };
 use crate::{clock::unix_now, cluster::placement::rank, config::FromSeen, runtime};
 
-/// Images that a member tells, and that a source may choose; those on most nodes first.
+/// The most images that a member tells, and the most that a source may choose. Those on most nodes come first.
 const MOST: usize = 1000;
 const CHOSEN: usize = 200;
 
-/// Tags of one image.
+/// The most tags of one image.
 const TAGS: usize = 20;
 
-/// A member tells what it has itself within this time, and what all have within that.
+/// How long a member takes to tell its own images, and how long to tell those of all members.
 const OWN_WITHIN: Duration = Duration::from_secs(1);
 const ALL_WITHIN: Duration = Duration::from_secs(5);
 
-/// Members that are asked at once, and those that are asked for all.
+/// How many members are asked at once, and how many may be asked for the images of all.
 const ASKED: usize = 64;
 const GATHERERS: usize = 3;
 
-/// What was gathered is new enough for others for so long, or for most of a shorter refresh.
+/// For how long gathered images are new enough for others. With a shorter refresh, most of that time counts instead.
 const FRESH: Duration = Duration::from_secs(30);
 
 /// Bytes of the longest answer.
 const LONGEST: u64 = 1 << 20;
 
-/// What all members have, and when they were asked.
+/// The images of all members, and when these were asked.
 pub(super) type Gathered = Option<(Instant, Arc<Vec<SeenImage>>)>;
 
 impl Warm {
-    /// What this node says to another member. Where members show no certificates, anybody may be asking.
+    /// What this node tells another member. If members show no certificates, anybody may be asking.
     pub async fn tell_seen(&self, all: bool) -> Vec<SeenImage> {
         let mut seen = if all {
             self.gathered().await.as_ref().clone()
@@ -86,7 +87,7 @@ impl Warm {
                 repository: image.repository.clone(),
                 reference: Reference::Digest(image.digest),
             };
-            // What only a pod's own secret opens does not come.
+            // An image that only a pod's own secret opens is not fetched.
             if !image.public && !self.pull.has_own_credentials(&name).await {
                 continue;
             }
@@ -96,7 +97,7 @@ impl Warm {
         images
     }
 
-    /// What all members have: as the first in rank tells it, or as this node gathers it.
+    /// The images of all members, told by the first member in rank, or gathered by this node.
     async fn seen(&self) -> Arc<Vec<SeenImage>> {
         let cluster = &self.pull.cluster;
         let view = cluster.members.view();
@@ -116,7 +117,7 @@ impl Warm {
         self.gathered().await
     }
 
-    /// Asks every member, unless that was a moment ago.
+    /// Asks every member, unless this node did so a moment ago.
     async fn gathered(&self) -> Arc<Vec<SeenImage>> {
         let refresh = self.pull.config.load().warm.refresh;
         let mut gathered = self.gathered.lock().await;
@@ -160,7 +161,7 @@ impl Warm {
         Some(told)
     }
 
-    /// What this node's runtime has, as its watcher reports.
+    /// The images of this node's runtime, as its watcher reports them.
     async fn seen_here(&self) -> Vec<SeenImage> {
         let known = self.pull.runtime.known();
         let fresh = known.state == runtime::State::Fresh;
@@ -194,7 +195,7 @@ fn wanted(image: &SeenImage) -> Wanted {
     }
 }
 
-/// What a source chooses, in an order that changes as little as can be.
+/// The images that a source chooses, in an order that changes as little as possible.
 fn choose<'a>(seen: &'a [SeenImage], from: &FromSeen, now: u64) -> Vec<&'a SeenImage> {
     let mut chosen: Vec<_> = seen
         .iter()
@@ -209,7 +210,7 @@ fn choose<'a>(seen: &'a [SeenImage], from: &FromSeen, now: u64) -> Vec<&'a SeenI
     chosen
 }
 
-/// The images on most nodes first.
+/// The sort key: images on most nodes come first.
 fn place(image: &SeenImage) -> (Reverse<u32>, String, String, String) {
     (
         Reverse(image.nodes),
@@ -219,7 +220,7 @@ fn place(image: &SeenImage) -> (Reverse<u32>, String, String, String) {
     )
 }
 
-/// Joins what each member has: one image, on so many nodes.
+/// Joins the members' images: each image once, with the number of its nodes.
 fn together(members: Vec<Vec<SeenImage>>) -> Vec<SeenImage> {
     let mut all: BTreeMap<(String, String, String), SeenImage> = BTreeMap::new();
     for member in members {
@@ -230,7 +231,7 @@ fn together(members: Vec<Vec<SeenImage>>) -> Vec<SeenImage> {
                 image.repository.to_string(),
                 image.digest.to_string(),
             );
-            // A member is one node, whatever it says.
+            // A member counts as one node, whatever it tells.
             if !counted.insert(key.clone()) {
                 continue;
             }
@@ -257,7 +258,7 @@ fn together(members: Vec<Vec<SeenImage>>) -> Vec<SeenImage> {
     all
 }
 
-/// The images of a report by repository, the newest first: those in use, and those that say when they were pulled.
+/// The images of a report by repository, the newest first: those in use, and those with a known time of pull.
 fn of_report(report: &Report) -> Vec<SeenImage> {
     let mut seen: Vec<SeenImage> = Vec::new();
     for image in &report.images {
@@ -309,14 +310,14 @@ fn is_used(report: &Report, image: &Image) -> bool {
     })
 }
 
-/// In which repositories an image is, by its names: with the digest of its index or manifest.
+/// The repositories that an image's names give, each with the digest of the index or manifest.
 fn names(image: &Image) -> Vec<(RegistryName, Repository, Digest, Option<Tag>)> {
     let parsed = image.names.iter().filter(|name| {
-        // Runtimes list an image by the digest of its configuration as well.
+        // Runtimes also list an image by the digest of its configuration.
         name.contains('/')
     });
     let parsed: Vec<ImageName> = parsed.filter_map(|name| name.parse().ok()).collect();
-    // For CRI-O the target is the configuration, and the names by digest have the manifest.
+    // With CRI-O, the target is the configuration, and the names by digest have the manifest's digest.
     let is_manifest = image.config != Some(image.target);
     let of_names = parsed.iter().find_map(|name| match name.reference {
         Reference::Digest(digest) => Some(digest),

@@ -24,15 +24,15 @@ pub(super) struct SetState {
     pub labels: BTreeMap<String, String>,
     pub matches: bool,
     pub sources: Vec<SourceState>,
-    /// In the order in which they come.
+    /// In the order in which they are fetched.
     pub images: Vec<Wanted>,
-    /// What left the set and is still held.
+    /// Images that left the set and are still held.
     pub left: Vec<WarmImage>,
-    /// The registries were asked at least once since the start.
+    /// Whether the registries were asked since the start.
     pub looked: bool,
-    /// `os/architecture`, as the parts were chosen by.
+    /// `os/architecture`: the platforms for which the parts were chosen.
     pub platforms: Vec<String>,
-    /// How long an image that left is held.
+    /// How long an image that left the set is held.
     pub keep: Duration,
 }
 
@@ -40,7 +40,7 @@ pub(super) struct SetState {
 #[derive(Clone, Debug)]
 pub(super) struct SourceState {
     pub source: WarmSource,
-    /// The last list, and what was learnt of tags beside it.
+    /// The last list, and the answers about tags beside it.
     pub listed: Option<Arc<Listed>>,
     pub answers: Answers,
     pub choice: Arc<Choice>,
@@ -49,7 +49,7 @@ pub(super) struct SourceState {
     pub trouble: Option<Trouble>,
 }
 
-/// Why a source is old.
+/// Why there is nothing newer from a source.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Trouble {
     pub why: String,
@@ -75,18 +75,18 @@ impl SourceState {
 pub(super) struct Wanted {
     pub registry: RegistryName,
     pub repository: Repository,
-    /// Absent where no registry could be asked for its tag.
+    /// Absent if no registry could be asked for the image's tag.
     pub digest: Option<Digest>,
-    /// First the one that it was chosen by.
+    /// The first is the tag by which the image was chosen.
     pub tags: Vec<Tag>,
-    /// When the registry was asked for the list that has such a tag with the digest, in Unix seconds.
+    /// For each tag with this digest in a list: when the registry was asked for that list, in Unix seconds.
     pub listed: HashMap<Tag, u64>,
     pub why: String,
     pub parts: Option<Parts>,
     pub progress: Progress,
 }
 
-/// How far an image is, besides what lies in the tier.
+/// The progress of an image, besides what lies in the tier.
 #[derive(Clone, Debug, Default)]
 pub(super) enum Progress {
     #[default]
@@ -115,11 +115,11 @@ impl Wanted {
         })
     }
 
-    /// As a pod names it.
+    /// The image as a pod names it.
     pub fn name(&self) -> ImageName {
         let reference = match (self.tags.first(), self.digest) {
             (Some(tag), _) => Reference::Tag(tag.clone()),
-            // One of the two is known.
+            // There is always a tag or a digest.
             (None, digest) => Reference::Digest(digest.unwrap_or_else(|| Digest::sha256(b""))),
         };
         ImageName {
@@ -129,14 +129,14 @@ impl Wanted {
         }
     }
 
-    /// Whether it is the same image, whatever its tags.
+    /// Whether this is the same image, whatever its tags are.
     pub fn is(&self, registry: &RegistryName, repository: &Repository, digest: &Digest) -> bool {
         self.digest.as_ref() == Some(digest)
             && self.registry == *registry
             && self.repository == *repository
     }
 
-    /// What the set's file says of it, once its parts are known.
+    /// The image as the set's file records it, once its parts are known.
     pub fn held(&self) -> Option<WarmImage> {
         let parts = self.parts.as_ref()?;
         Some(WarmImage {
@@ -152,7 +152,7 @@ impl Wanted {
     }
 }
 
-/// The parts of an image that a set's file tells.
+/// The parts of an image that a set's file records.
 pub(super) fn parts_of(held: &WarmImage) -> Parts {
     Parts {
         digest: held.digest,

@@ -1,4 +1,4 @@
-//! The sets as people and programs see them.
+//! The status of the sets, for people and programs.
 
 use std::collections::HashSet;
 
@@ -32,7 +32,7 @@ impl Warm {
             .collect()
     }
 
-    /// A set, as this node sees it; `None` where there is no such set.
+    /// A set, as this node sees it; `None` if there is no such set.
     pub fn status(&self, name: &str) -> Option<SetStatus> {
         let all_images = all(&self.state(name));
         let status = self.in_short(name)?;
@@ -42,13 +42,13 @@ impl Warm {
         })
     }
 
-    /// Every set, as this node sees it, without all tags of the lists: these may be many.
+    /// Every set, as this node sees it, without the tags of the lists, since these may be many.
     pub fn all_in_short(&self) -> Vec<SetStatus> {
         let names = self.names().into_iter();
         names.filter_map(|name| self.in_short(&name)).collect()
     }
 
-    /// Why this node's labels are not known, if they are in a file that cannot be read.
+    /// Why this node's labels are not known, if their file cannot be read.
     pub fn label_trouble(&self) -> Option<String> {
         lock(&self.label_trouble).clone()
     }
@@ -58,7 +58,7 @@ impl Warm {
         let set = config.warm.set(name)?;
         let mut state = self.state(name);
         state.labels.clone_from(&set.nodes);
-        // Until the first look it may be one of the set's nodes.
+        // Until the first look, this node may be one of the set's nodes.
         state.matches |= !state.looked;
         let images: Vec<ImageStatus> = state.images.iter().map(|image| self.image(image)).collect();
         let left = state.left.iter().map(|image| self.left(image)).collect();
@@ -102,14 +102,14 @@ impl Warm {
         })
     }
 
-    /// The same with what this node knows to be public, and nothing else.
+    /// The same, reduced to what this node knows to be public.
     pub async fn public_status(&self, name: &str) -> Option<SetStatus> {
         let status = self.cluster_status(name).await?;
         Some(self.only_public(name, status).await)
     }
 
-    /// What of a status names public repositories alone. Whatever this node does not know of goes, also if another member
-    /// said it, and so do errors, which may name what is hidden.
+    /// Reduces a status to public repositories. Content that this node does not know to be public is removed, even if
+    /// another member told it. So are errors, which may name hidden content.
     pub(super) async fn only_public(&self, name: &str, mut status: SetStatus) -> SetStatus {
         let state = self.state(name);
         let images = state.images.iter();
@@ -130,7 +130,7 @@ impl Warm {
             let record = self.pull.store.record(registry, repository).await;
             if record.public_since().is_some() {
                 public.push(format!("{registry}/{repository}"));
-                // A registry whose name looks like none is written with its port.
+                // Without its port, the name of this registry would not look like one.
                 public.push(format!("{registry}:443/{repository}"));
             }
         }
@@ -169,7 +169,7 @@ impl Warm {
         status
     }
 
-    /// This node among the members.
+    /// This node's name among the members.
     fn own_name(&self) -> String {
         let own = self.pull.cluster.members.view().own_address();
         own.map_or_else(|| "this node".to_owned(), |own| own.to_string())
@@ -270,7 +270,7 @@ fn text(digest: Option<&Digest>) -> String {
     digest.map(ToString::to_string).unwrap_or_default()
 }
 
-/// An image, with its first tag, and the next in brackets where the first is an alias.
+/// An image with its first tag. The second tag follows in brackets, since the first may be an alias.
 fn shown(image: &Wanted) -> SetImage {
     let name = match &image.tags[..] {
         [] => image.name().to_string(),
@@ -292,7 +292,7 @@ fn shared(image: &Wanted) -> CommonImage {
     }
 }
 
-/// Every tag of the lists, and the images that no list names.
+/// Every tag of the lists, and the images that are on no list.
 fn all(state: &SetState) -> Vec<SetImage> {
     let mut all = Vec::new();
     for source in &state.sources {

@@ -1,4 +1,4 @@
-//! A set as all its nodes have it: each member says what it holds.
+//! A set across all its nodes: each member tells what it holds.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -9,17 +9,17 @@ use larder_shared::warm::{ImageState, ImageStatus, NodeStatus, SetImage, SetStat
 
 use super::Warm;
 
-/// Where a member says what it has of a set.
+/// The path at which a member tells what it has of a set.
 pub const SETS: &str = "/larder/v1/warm";
 
-/// A member that does not answer within this time is shown as one that does not.
+/// A member that does not answer within this time is shown as not answering.
 const WITHIN: Duration = Duration::from_secs(1);
 
-/// Members that are asked at once.
+/// How many members are asked at once.
 const ASKED: usize = 64;
 
 impl Warm {
-    /// What this node says to other members: what it holds, without the lists. Where members show no certificates, anybody
+    /// What this node tells other members: what it holds, without the lists. If members show no certificates, anybody
     /// may be asking.
     pub async fn of_member(&self, name: &str) -> Option<SetStatus> {
         let mut status = self.status(name)?;
@@ -34,7 +34,7 @@ impl Warm {
         Some(status)
     }
 
-    /// A set as all members have it.
+    /// A set, with the answers of all members.
     pub async fn cluster_status(&self, name: &str) -> Option<SetStatus> {
         let own = self.status(name)?;
         let cluster = &self.pull.cluster;
@@ -60,7 +60,8 @@ impl Warm {
     }
 }
 
-/// What is public, and of the rest digests and states alone: members still see whether they all have an image.
+/// The public images in full, and only digests and states of the others. So members still see whether they all have an
+/// image.
 fn without_names(all: SetStatus, public: SetStatus) -> SetStatus {
     let images = all.images.into_iter().map(|image| {
         let mut open = public.images.iter();
@@ -93,7 +94,7 @@ fn without_names(all: SetStatus, public: SetStatus) -> SetStatus {
     }
 }
 
-/// Joins what the members say. An image is common if every node of the set that answers has it whole.
+/// Joins the answers of the members. An image is common if every answering node of the set has it whole.
 fn together(own: &SetStatus, others: Vec<(SocketAddr, Result<SetStatus, String>)>) -> SetStatus {
     let mut all = own.clone();
     let mut members = Vec::new();
@@ -121,7 +122,7 @@ fn together(own: &SetStatus, others: Vec<(SocketAddr, Result<SetStatus, String>)
         all.nodes.push(node);
         members.extend(set.filter(|set| set.matches));
     }
-    // A node that is none of the set's has no images of its own to show.
+    // A node outside of the set has no images of its own to show.
     if !own.matches
         && let Some(first) = members.first()
     {
@@ -244,7 +245,7 @@ mod tests {
         let missing: Vec<_> = all.nodes.iter().map(|node| node.missing).collect();
         assert_eq!(missing, [Some(1), None, None]);
         assert_eq!(all.nodes[2].error.as_deref(), Some("gone"));
-        // A node that is none of the set's shows what the set's nodes have.
+        // A node outside of the set shows what the set's nodes have.
         let all = together(&set(false, &[]), others);
         assert_eq!(names(&all.available_images), ["a", "c"]);
         assert_eq!(names(&all.images_to_cache), ["b"]);

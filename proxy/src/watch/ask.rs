@@ -21,10 +21,10 @@ use super::{
     wire::{Empty, containerd, cri},
 };
 
-/// The header by which containerd knows which namespace is meant.
+/// The header that tells containerd which namespace a request is about.
 const NAMESPACE: &str = "containerd-namespace";
 
-/// What a runtime may send before it waits for this process to read on.
+/// How much a runtime may send before it waits for this process to read on.
 const WINDOW: u32 = 128 * 1024;
 
 /// containerd sends no message larger than this.
@@ -49,7 +49,7 @@ pub struct Runtime {
 
 impl Drop for Runtime {
     fn drop(&mut self) {
-        // A runtime that hangs would keep the connection open for ever.
+        // A runtime that hangs would keep the connection open for ever otherwise.
         self.connection.abort();
     }
 }
@@ -70,7 +70,7 @@ impl Runtime {
             .map_err(|_| Trouble::Hangs("connect"))?
             .map_err(|_| Trouble::NotARuntime)?;
         let connection = tokio::spawn(async move {
-            // Its failure is the failure of the question that is under way.
+            // If the connection fails, the question that is under way fails too, and reports it.
             let _ = connection.await;
         });
         Ok(Self {
@@ -80,7 +80,7 @@ impl Runtime {
         })
     }
 
-    /// Finds out what it is.
+    /// Finds out which kind of runtime it is, and its version.
     pub async fn identify(&self) -> Result<(Kind, Software), Trouble> {
         let ours: Result<containerd::VersionResponse, _> =
             self.one(containerd::VERSION, "", Empty {}).await;
@@ -122,7 +122,7 @@ impl Runtime {
         self.http.0.is_closed()
     }
 
-    /// A question with one answer. An empty `namespace` is none.
+    /// A question with one answer. With an empty `namespace`, no namespace is named.
     pub async fn one<Q, A>(
         &self,
         question: &'static str,
@@ -168,7 +168,7 @@ impl Runtime {
         })
     }
 
-    /// A stream of answers for which there is no limit of time: a runtime begins it with its first answer.
+    /// A stream of answers without a time limit, because a runtime opens the stream only with its first answer.
     pub fn open<Q, A>(
         &self,
         question: &'static str,
@@ -201,7 +201,7 @@ impl Runtime {
 
 fn asking<Q>(request: Q, namespace: &str) -> tonic::Request<Q> {
     let mut request = tonic::Request::new(request);
-    // A name with other characters than a header may have is no namespace's.
+    // A name with characters that no header can hold is not the name of a namespace.
     if let (false, Ok(value)) = (namespace.is_empty(), MetadataValue::try_from(namespace)) {
         request.metadata_mut().insert(NAMESPACE, value);
     }
@@ -213,7 +213,7 @@ fn closed(error: hyper::Error) -> Status {
 }
 
 fn refused(question: &'static str, status: &Status) -> Trouble {
-    // What the connection ended with has a source; what the runtime said has none.
+    // An error of the connection has a source; a refusal by the runtime has none.
     if std::error::Error::source(status).is_some() {
         return Trouble::Closed(question);
     }

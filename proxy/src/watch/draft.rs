@@ -1,6 +1,6 @@
-//! The file, written anew beside the old one and then put in its place. A reader sees the one or the other, whole.
+//! The new file: written beside the old one, then renamed into its place. A reader sees either file whole.
 //!
-//! Lists are written as they come, so that a node with ten thousand blobs takes no more memory than one with ten. The
+//! Items are written as they come, so a node with ten thousand blobs takes no more memory than one with ten. The
 //! watcher has one thread and nothing else to do meanwhile, so it writes on that thread.
 
 use std::{
@@ -19,7 +19,7 @@ const MODE: u32 = 0o644;
 /// The end of a temporary name, before its random digits.
 const TEMPORARY: &str = ".larder-";
 
-/// A file that is being written. Dropped before its end, it leaves nothing behind.
+/// A file that is being written. If it is dropped before its end, the temporary file is removed.
 #[derive(Debug)]
 pub struct Draft {
     to: BufWriter<File>,
@@ -41,7 +41,7 @@ impl Draft {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         let random = fastrand::u64(..);
         let temporary = file.with_file_name(format!(".{name}{TEMPORARY}{random:016x}"));
-        // A link that someone has put there is not followed.
+        // A link that someone has made there is not followed.
         let opened = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -64,21 +64,21 @@ impl Draft {
         Ok(draft)
     }
 
-    /// Ends the list before, if there is one, and adds a value of the file's own.
+    /// Ends the open list, if there is one, and adds a field.
     pub fn value(&mut self, name: &str, value: &(impl Serialize + ?Sized)) -> io::Result<()> {
         self.end_list()?;
         write!(self.to, ",\"{name}\":")?;
         Ok(serde_json::to_writer(&mut self.to, value)?)
     }
 
-    /// Ends the list before, if there is one, and begins the list with this name.
+    /// Ends the open list, if there is one, and begins the list `name`.
     pub fn list(&mut self, name: &str) -> io::Result<()> {
         self.end_list()?;
         self.list = Some(false);
         write!(self.to, ",\"{name}\":[")
     }
 
-    /// Adds one to the list.
+    /// Adds an item to the open list.
     pub fn item(&mut self, item: &impl Serialize) -> io::Result<()> {
         let separator: &[u8] = if self.list == Some(true) {
             b",\n"
@@ -95,7 +95,7 @@ impl Draft {
         self.end_list()?;
         self.to.write_all(b"}\n")?;
         self.to.flush()?;
-        // The mode does not depend on this process's umask.
+        // Set explicitly, so that the mode does not depend on this process's umask.
         self.to
             .get_ref()
             .set_permissions(Permissions::from_mode(MODE))?;
@@ -115,20 +115,20 @@ impl Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         if !self.whole {
-            // Nothing is lost if it is gone already.
+            // It does not matter if the file is gone already.
             let _ = fs::remove_file(&self.temporary);
         }
     }
 }
 
-/// Removes what watchers that were killed have left beside `file`.
+/// Removes the temporary files that killed watchers have left beside `file`.
 pub fn sweep(file: &Path) {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let begin = format!(".{name}{TEMPORARY}");
     let left = file.parent().map(fs::read_dir).into_iter().flatten();
     for entry in left.flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(&begin) {
-            // What stays does no harm.
+            // A file that cannot be removed does no harm.
             let _ = fs::remove_file(entry.path());
         }
     }

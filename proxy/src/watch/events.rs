@@ -1,4 +1,4 @@
-//! containerd's events, as one question: has anything changed?
+//! containerd's events, reduced to one question: has anything changed?
 
 use tokio::{sync::mpsc, task::JoinHandle};
 
@@ -7,7 +7,7 @@ use super::{
     wire::containerd::{EVENTS, Envelope, Filters},
 };
 
-/// What changes the file. Events of running tasks are many, and change nothing in it.
+/// The events that change the file. Events of running tasks are frequent, and change nothing in it.
 const TOPICS: [&str; 5] = ["images", "containers", "content", "snapshot", "namespaces"];
 
 /// A subscription to the events of all namespaces.
@@ -17,11 +17,11 @@ pub struct Events {
     task: JoinHandle<()>,
 }
 
-/// What [`Events::next`] has seen.
+/// The result of [`Events::next`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Seen {
     Change,
-    /// The runtime sends no more.
+    /// The runtime has ended the stream of events.
     End,
 }
 
@@ -32,7 +32,7 @@ impl Drop for Events {
 }
 
 impl Events {
-    /// Subscribes. The runtime answers with the first event, however long that takes.
+    /// Subscribes. The runtime opens the stream only with its first event, so this waits for no answer.
     pub fn of(runtime: &Runtime) -> Self {
         let filters = TOPICS.map(|topic| format!("topic~=\"^/{topic}/\""));
         let question = Filters {
@@ -43,7 +43,7 @@ impl Events {
         let task = tokio::spawn(async move {
             let Ok(mut stream) = stream.await else { return };
             while let Ok(Some(_)) = stream.message().await {
-                // One that is not taken yet says the same.
+                // The channel holds one signal; a second one would add nothing.
                 let _ = tell.try_send(());
             }
         });
@@ -58,7 +58,7 @@ impl Events {
         }
     }
 
-    /// Forgets the changes so far.
+    /// Drops the changes that were signalled so far.
     pub fn clear(&mut self) {
         while self.changed.try_recv().is_ok() {}
     }

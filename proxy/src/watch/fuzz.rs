@@ -1,4 +1,4 @@
-//! A manifest that anybody may have pushed, and the runtime has: see [`crate::fuzz`].
+//! A manifest in the runtime, which anybody may have pushed: see [`crate::fuzz`].
 
 use super::manifest::{Known, Platform, read};
 
@@ -7,7 +7,7 @@ const OWN: Platform = Platform {
     architecture: "amd64",
 };
 
-/// What is no index is the same for every platform, and an index has nothing for one that nobody names.
+/// A document that is no index reads the same for every platform. An index has no manifest for an unknown platform.
 pub(crate) fn platforms(bytes: &[u8]) {
     let none = Platform {
         os: "\u{0}none",

@@ -1,9 +1,9 @@
-//! What an image's manifests say, and which of an index is this node's. Pure.
+//! The content of image manifests, and the entries of an index that are for this node. Pure.
 
 use larder_shared::digest::Digest;
 use serde::Deserialize;
 
-/// An index or a manifest, as far as it matters here.
+/// An index or a manifest, reduced to the fields that matter here.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Known {
     /// A manifest: its config and layers.
@@ -11,13 +11,13 @@ pub enum Known {
         config: Option<Digest>,
         layers: Vec<Digest>,
     },
-    /// An index: its manifests of this node's platform, in its order.
+    /// An index: its manifests for this node's platform, in the index's order.
     Index(Vec<Digest>),
-    /// Neither, or larger than anybody's manifest.
+    /// Neither, or larger than any manifest of an image.
     Opaque,
 }
 
-/// What images are built for, in the words of the OCI.
+/// The platform that an image is built for, in the words of the OCI.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Platform {
     pub os: &'static str,
@@ -25,7 +25,8 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// This node's. The kinds of one architecture (`v7`, `v8`) are not told apart: the runtime has the one that it chose.
+    /// This node's. Variants of one architecture (`v7`, `v8`) are not distinguished: the runtime has the one that it
+    /// chose.
     pub fn own() -> Self {
         Self {
             os: std::env::consts::OS,

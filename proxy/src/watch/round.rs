@@ -1,4 +1,4 @@
-//! One round: every question, and what the answers say into the draft.
+//! One round: it asks every question, and writes the answers into the draft.
 
 mod cri;
 
@@ -21,7 +21,7 @@ use super::{
     wire::{Empty, containerd},
 };
 
-/// A longer manifest is not read. Those of images have some kilobytes.
+/// A longer manifest is not read. Those of images are some kilobytes long.
 const LONGEST_MANIFEST: usize = 1 << 20;
 
 /// The plugins that keep snapshots.
@@ -39,7 +39,7 @@ const PULLING: [&str; 3] = [
 pub struct Round<'a> {
     runtime: &'a Runtime,
     before: &'a Memory,
-    /// What will be remembered.
+    /// The memory for the next round.
     now: Memory,
     draft: Draft,
     platform: Platform,
@@ -56,8 +56,8 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// Asks containerd, and its CRI plugin for what that alone knows. Puts the file in its place, and returns what to
-    /// remember.
+    /// Asks containerd, and its CRI plugin for what only the plugin knows. Puts the file in its place, and returns the
+    /// memory for the next round.
     pub async fn containerd(mut self, cri: bool) -> Result<Memory, Trouble> {
         let by_cri = if cri {
             let snapshotter = self.snapshotter_of_pulls().await?;
@@ -124,7 +124,8 @@ impl<'a> Round<'a> {
         Ok(names)
     }
 
-    /// Adds what the image's manifest says: that of this node's platform, if the target is an index.
+    /// Adds the fields of the image's manifest. If the target is an index, that is the manifest for this node's
+    /// platform.
     async fn fill_in(&mut self, image: &mut Image) -> Result<(), Trouble> {
         let mut candidates = vec![image.target];
         let mut seen = 0;
@@ -137,7 +138,7 @@ impl<'a> Round<'a> {
                     image.layers.clone_from(layers);
                     return Ok(());
                 }
-                // An index in an index is not looked into.
+                // An index within an index is not read.
                 Some(Known::Index(own)) if seen == 1 => candidates.extend(own),
                 _ => {}
             }
@@ -191,7 +192,7 @@ impl<'a> Round<'a> {
                 return Ok(Some(Known::Opaque));
             }
         }
-        // A damaged blob says nothing.
+        // A damaged blob is ignored.
         let whole = Digest::of(digest.algorithm(), &bytes) == digest;
         Ok(whole.then(|| manifest::read(&bytes, self.platform)))
     }
@@ -270,7 +271,7 @@ impl<'a> Round<'a> {
         Ok(())
     }
 
-    /// A value of the file's own, if there is one.
+    /// Writes a field, if there is a value for it.
     fn value(&mut self, name: &str, value: Option<&str>) -> Result<(), Trouble> {
         let written = value.map_or(Ok(()), |value| self.draft.value(name, value));
         written.map_err(|error| Trouble::of_writing(&error))
@@ -293,7 +294,7 @@ impl<'a> Round<'a> {
     }
 }
 
-/// The snapshotters that work.
+/// The snapshotters that have started without an error.
 fn snapshotters(plugins: &[Plugin]) -> Vec<&str> {
     let able = |plugin: &&Plugin| plugin.kind == SNAPSHOTTER && plugin.trouble.is_none();
     let mut names: Vec<&str> = plugins

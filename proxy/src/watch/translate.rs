@@ -1,4 +1,4 @@
-//! From a runtime's answers to what the file says of them. Pure.
+//! Translates a runtime's answers to the types of the file. Pure.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -18,14 +18,14 @@ const CRI_KIND: &str = "io.cri-containerd.kind";
 /// The Kubernetes namespace of a pod, in the labels that the kubelet gives its sandbox and its containers.
 const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
 
-/// What an image's name led to when the images were listed.
+/// The target of an image's name when the images were listed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Named {
     pub target: Digest,
     pub updated: Option<u64>,
 }
 
-/// Unix seconds; `None` where the runtime says nothing or something from before 1970.
+/// Unix seconds; `None` if the runtime gives no time, or one before 1970.
 pub fn seconds(time: Option<Timestamp>) -> Option<u64> {
     u64::try_from(time?.seconds).ok().filter(|time| *time > 0)
 }
@@ -44,7 +44,8 @@ pub fn digest_in(text: &str) -> Option<Digest> {
         .ok()
 }
 
-/// containerd's images: those of one target become one, with all its names. What the manifests say is added later.
+/// containerd's images: those with the same target become one image with all their names. The fields of the manifests
+/// are added later.
 pub fn images(
     namespace: &str,
     listed: Vec<containerd::Image>,
@@ -94,7 +95,7 @@ pub fn cri_image(listed: cri::Image) -> Option<Image> {
     digests.sort_unstable();
     digests.dedup();
     let mut names = [listed.repo_tags, listed.repo_digests].concat();
-    // An image that has lost its last tag.
+    // The name of an image that has lost its last tag.
     names.retain(|name| !name.contains("<none>"));
     names.sort_unstable();
     Some(Image {
@@ -105,8 +106,8 @@ pub fn cri_image(listed: cri::Image) -> Option<Image> {
     })
 }
 
-/// What a container of containerd runs, as far as it is known: what the CRI says; what was known of it before; what its
-/// image's name leads to, unless the name may have moved since.
+/// The image that a container of containerd runs. The CRI's digest goes first, then the digest known before, then the
+/// target of the image's name, unless the name may have moved since.
 pub fn digest_of(
     container: &containerd::Container,
     by_cri: Option<Digest>,
@@ -122,7 +123,7 @@ pub fn digest_of(
     by_cri.or(known).or_else(by_name)
 }
 
-/// A container of containerd. One without an image uses none that can be named.
+/// A container of containerd. If it names no image, no use can be recorded.
 pub fn user(
     namespace: &str,
     container: containerd::Container,
@@ -177,7 +178,7 @@ pub fn cri_user(container: &cri::Container) -> User {
     }
 }
 
-/// A sandbox that the CRI lists, with its image as the sandbox's status names it.
+/// A sandbox that the CRI lists, with the image that its status names.
 pub fn cri_sandbox(sandbox: &cri::Sandbox, image: &str) -> User {
     User {
         namespace: String::new(),
@@ -190,7 +191,7 @@ pub fn cri_sandbox(sandbox: &cri::Sandbox, image: &str) -> User {
     }
 }
 
-/// The image of a sandbox, from the JSON in its status. Both runtimes name it there.
+/// The image of a sandbox, from the JSON in its status, where both runtimes name it.
 pub fn sandbox_image(status: &cri::SandboxStatusResponse) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Info {
@@ -223,7 +224,7 @@ pub fn volumes(status: cri::ContainerStatusResponse) -> Vec<Volume> {
         .collect()
 }
 
-/// A volume's image as used by its container.
+/// The use of a volume's image by its container.
 pub fn volume_user(namespace: &str, container: &cri::Container, volume: &Volume) -> User {
     User {
         namespace: namespace.to_owned(),
@@ -236,7 +237,7 @@ pub fn volume_user(namespace: &str, container: &cri::Container, volume: &Volume)
     }
 }
 
-/// A plugin; one that did not start has a reason.
+/// A plugin; if it did not start, with the reason.
 pub fn plugin(plugin: containerd::Plugin) -> Plugin {
     Plugin {
         kind: plugin.kind,
@@ -245,7 +246,7 @@ pub fn plugin(plugin: containerd::Plugin) -> Plugin {
     }
 }
 
-/// The snapshotter of what the CRI pulls: containerd keeps its files in a directory with the plugin's name, unless its
+/// The snapshotter for what the CRI pulls. containerd keeps its files in a directory with the plugin's name, unless its
 /// configuration has another `root_path`.
 pub fn snapshotter_of_pulls(answer: &cri::FileSystems) -> Option<String> {
     let mountpoint = &answer.of_images.first()?.id.as_ref()?.mountpoint;

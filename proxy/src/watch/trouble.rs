@@ -1,19 +1,19 @@
-//! What keeps the watcher from knowing, in words, with what to do about it.
+//! The watcher's failures, in words, with the fix.
 
 use std::{collections::HashSet, io, path::Path};
 
-/// Why a round came to nothing.
+/// Why a round failed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Trouble {
     /// There is nothing at the socket's path.
     Missing,
-    /// Something else than a socket is there.
+    /// Something other than a socket is there.
     NotASocket,
     /// No process listens at the socket.
     NobodyListens,
     /// This process may not use the socket.
     Denied,
-    /// The kernel's word for any other failure to connect.
+    /// Any other failure to connect, in the kernel's words.
     Unreachable(String),
     /// No answer to this question within its time.
     Hangs(&'static str),
@@ -39,7 +39,7 @@ impl Trouble {
         match error.kind() {
             io::ErrorKind::NotFound => Self::Missing,
             io::ErrorKind::PermissionDenied => Self::Denied,
-            // The queue of connections that nobody accepts is full.
+            // The queue of connections is full, because no process accepts them.
             io::ErrorKind::WouldBlock => Self::Hangs("connect"),
             io::ErrorKind::ConnectionRefused if is_socket(path) => Self::NobodyListens,
             io::ErrorKind::ConnectionRefused => Self::NotASocket,
@@ -51,7 +51,7 @@ impl Trouble {
         Self::Unwritten(error.to_string())
     }
 
-    /// The code with which the runtime refused the question, if it did.
+    /// The code with which the runtime refused the question, if it refused it.
     pub fn code(&self) -> Option<tonic::Code> {
         match self {
             Self::Refused { code, .. } => Some(*code),
@@ -59,7 +59,7 @@ impl Trouble {
         }
     }
 
-    /// What makes it another trouble for the operator.
+    /// The cause, without details: two troubles of the same cause are the same for the operator.
     fn cause(&self) -> String {
         match self {
             Self::Refused { question, code, .. } => format!("{question} {code:?}"),
@@ -67,7 +67,7 @@ impl Trouble {
         }
     }
 
-    /// What happened, and how to fix it. `socket` is the runtime's, `file` the one to write.
+    /// What happened, and how to fix it. `socket` is the runtime's socket, `file` the file to write.
     pub fn words(&self, socket: &Path, file: &Path) -> String {
         let (socket, file) = (socket.display(), file.display());
         match self {
@@ -124,17 +124,17 @@ fn is_socket(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|data| data.file_type().is_socket())
 }
 
-/// What has been said since the runtime last answered: each trouble is told once.
+/// The troubles told since the runtime last answered: each is told once.
 #[derive(Debug, Default)]
 pub struct Told(HashSet<String>);
 
 impl Told {
-    /// Whether to tell of this trouble now.
+    /// Whether this trouble is yet to be told.
     pub fn is_new(&mut self, trouble: &Trouble) -> bool {
         self.0.insert(trouble.cause())
     }
 
-    /// The runtime has answered all questions. Whether there was trouble before.
+    /// The runtime has answered all questions. Returns whether there was trouble before.
     pub fn is_over(&mut self) -> bool {
         let over = !self.0.is_empty();
         self.0.clear();
@@ -157,7 +157,7 @@ mod tests {
         assert!(!told.is_over());
         assert!(told.is_new(&Trouble::Missing) && !told.is_new(&Trouble::Missing));
         assert!(told.is_new(&Trouble::Hangs("/a")) && told.is_new(&Trouble::Hangs("/b")));
-        // The words of a refusal may hold a time or a number.
+        // The text of a refusal may contain a time or a number, so it does not count.
         assert!(told.is_new(&refused("at 1")) && !told.is_new(&refused("at 2")));
         assert!(!told.is_new(&Trouble::Missing));
         assert!(told.is_over() && !told.is_over());

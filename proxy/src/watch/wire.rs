@@ -1,7 +1,7 @@
 //! The runtimes' messages, with the fields that the watcher reads.
 //!
-//! The numbers are those of containerd's `api/services/*/v1/*.proto` and of Kubernetes' `runtime/v1/api.proto`. protobuf
-//! leaves out fields that a message here does not have, so that a container's long specification is never kept. Writing
+//! The field numbers are those of containerd's `api/services/*/v1/*.proto` and of Kubernetes' `runtime/v1/api.proto`.
+//! protobuf skips fields that a message here does not have, so a container's long specification is never kept. Writing
 //! the messages by hand spares the build a protobuf compiler.
 
 pub mod containerd;

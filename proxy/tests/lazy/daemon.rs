@@ -1,4 +1,4 @@
-//! A daemon that makes files up, slowly.
+//! A daemon that serves made-up files, slowly.
 
 use std::{
     fs,
@@ -17,25 +17,25 @@ use larder::{
     hold::{self, Link},
 };
 
-/// The holder's socket. Without it the program is no daemon.
+/// The holder's socket. Only with this variable the program is a daemon.
 pub const SOCKET: &str = "LARDER_TEST_SOCKET";
-/// A directory for what the test says, and what the daemon says: see [`Said`].
+/// The directory through which the test and the daemon talk.
 pub const SAID: &str = "LARDER_TEST_SAID";
 /// The longest that a read takes, in milliseconds.
 pub const DELAY: &str = "LARDER_TEST_DELAY";
 
-/// Files that are made up.
+/// Number of made-up files.
 pub const FILES: u64 = 50;
 const FIRST: u64 = 1000;
-/// A file that is on disk: the directory's `image`.
+/// A file on disk: `image` in the directory.
 const IMAGE: u64 = 2000;
 
-/// The name of a file that is made up.
+/// The name of a made-up file.
 pub fn name(number: u64) -> String {
     format!("made-{number}")
 }
 
-/// How long it is: no two are equally long, and none is whole pages.
+/// Its length. No two are equal, and none is a multiple of a page.
 pub fn length(number: u64) -> u64 {
     if number == 0 {
         return (4 << 20) + 5;
@@ -43,7 +43,7 @@ pub fn length(number: u64) -> u64 {
     (96 << 10) + number * 4096 + 123
 }
 
-/// What is in it. No byte is zero.
+/// Its content. No byte is zero.
 pub fn content(number: u64, range: Range<u64>) -> Vec<u8> {
     let byte = |at: u64| {
         let word = (number << 40 | at >> 3).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -148,7 +148,7 @@ pub fn run(socket: PathBuf) {
     });
 }
 
-/// What the daemon of this process id has told.
+/// What the daemon with this process id has written.
 pub fn told(said: &Path, pid: u32) -> String {
     fs::read_to_string(said.join(format!("told-{pid}"))).unwrap_or_default()
 }

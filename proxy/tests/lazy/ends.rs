@@ -1,4 +1,4 @@
-//! How a connection ends, and what keeps a holder from beginning.
+//! How a connection ends, and what keeps a holder from starting.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ fn readers_that_wait_too_long_for_a_daemon_fail_and_can_die() {
     let holder = setup.holder(&["--abort-after", "1s"]);
     let daemon = setup.daemon(0);
     setup.say("wait");
-    // A process of its own, whose request the daemon has taken: the kernel does not let it die.
+    // The reader is its own process. The daemon has taken its request, so the kernel does not let it die.
     let mut reader = Command::new("cat")
         .arg(setup.made(1))
         .stdout(Stdio::null())
@@ -35,7 +35,7 @@ fn readers_that_wait_too_long_for_a_daemon_fail_and_can_die() {
     reader.wait().expect("it ends");
     holder.says("waited too long");
     setup.unsay("wait");
-    // What is mounted next works.
+    // The next mount works.
     until("mounted anew", || {
         setup.connection().is_some_and(|now| Some(now) != before)
     });
@@ -47,14 +47,14 @@ fn readers_that_wait_too_long_for_a_daemon_fail_and_can_die() {
 fn without_requests_that_wait_nothing_is_aborted() {
     let setup = Setup::new();
     let holder = setup.holder(&["--abort-after", "1ms"]);
-    // The first request of all waits for the first daemon.
+    // INIT, the first request of all, waits for the first daemon.
     std::thread::sleep(std::time::Duration::from_millis(2500));
     let daemon = setup.daemon(0);
     read(&setup.made(1), 1).expect("a file");
     let before = setup.connection();
     daemon.kill();
     holder.says("a daemon has gone");
-    // The holder looks every second, and does so before it hears of the next one.
+    // The holder checks every second, so it does before the next daemon comes.
     std::thread::sleep(std::time::Duration::from_millis(2500));
     let _daemon = setup.daemon(0);
     assert!(!holder.log().contains("too long"), "{}", holder.log());
@@ -88,7 +88,7 @@ fn the_unit_runs_what_holds() {
     let program = fs::canonicalize(larder).expect("a path");
     let start = format!("ExecStart={} hold", program.display());
     assert!(unit.lines().any(|line| line == start), "{unit}");
-    // Each of these makes a namespace in which the mounts would stay.
+    // Each of these settings would make a mount namespace, in which the mounts would stay.
     let settings = unit.lines().filter_map(|line| line.split_once('='));
     for (setting, value) in settings {
         let apart = [
@@ -140,7 +140,7 @@ fn an_uninstalled_holder_ends_when_nobody_uses_its_files() {
     assert!(holder.ended().success());
     assert_eq!(setup.mounted(), 0);
     setup.until_told(&daemon, "absent false");
-    // There is none to ask any more.
+    // No holder is left to ask.
     let asked = setup.hold(&["--uninstall"]).output().expect("larder");
     assert_eq!(asked.status.code(), Some(1));
 }

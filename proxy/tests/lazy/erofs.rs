@@ -15,7 +15,7 @@ use nix::{
 
 use crate::setup::Setup;
 
-/// Writes a layer as one file, and gives what is in it.
+/// Writes a layer's tree and tar as one file, and returns the files in it.
 fn image(at: &Path) -> Vec<(String, Vec<u8>)> {
     let dir = tempfile::tempdir().expect("a directory");
     let mut random = fastrand::Rng::with_seed(7);
@@ -43,7 +43,7 @@ fn image(at: &Path) -> Vec<(String, Vec<u8>)> {
 struct Mounted(PathBuf);
 
 impl Mounted {
-    /// `None` if the kernel mounts no plain file.
+    /// `None` if the kernel cannot mount EROFS over a plain file.
     fn over(file: &Path, at: &Path) -> Option<Self> {
         fs::create_dir_all(at).expect("a directory");
         match mount(
@@ -91,7 +91,7 @@ fn a_layer_is_mounted_over_it_and_outlives_daemons_and_its_name() {
     daemon.kill();
     let daemon = setup.starting(5);
     mounted.compare(&rest[..10]);
-    // Without its name it goes on, with another daemon too.
+    // The unmounted files are still served, by another daemon too.
     let asked = setup.hold(&["--uninstall"]).output().expect("larder");
     let said = String::from_utf8_lossy(&asked.stdout).into_owned();
     assert!(said.contains("still use them"), "{asked:?}");
@@ -101,7 +101,7 @@ fn a_layer_is_mounted_over_it_and_outlives_daemons_and_its_name() {
     setup.until_told(&daemon, "held false");
     mounted.compare(&rest[10..20]);
     assert!(holder.is_running());
-    // The last one to use it goes.
+    // The last user of the files goes.
     drop(mounted);
     assert!(holder.ended().success());
     setup.until_told(&daemon, "absent false");
@@ -121,7 +121,7 @@ fn by_force_it_is_taken_from_those_who_use_it() {
     let asked = setup.hold(&["--uninstall", "--force"]).output();
     assert!(asked.expect("larder").status.success());
     assert!(holder.ended().success());
-    // An error, and no zeros.
+    // Reads fail, and never return zeros.
     for (name, content) in &files[1..] {
         if let Ok(read) = fs::read(mounted.0.join(name)) {
             assert!(read == *content, "{name}");

@@ -1,4 +1,4 @@
-//! Daemons and holders that die under readers.
+//! Daemons and holders that die while readers read.
 
 use std::{env, thread::sleep, time::Duration};
 
@@ -7,7 +7,7 @@ use crate::{
     setup::{Setup, until},
 };
 
-/// How often the daemon dies; more by this variable.
+/// Sets how often the daemon dies.
 const KILLS: &str = "LARDER_TEST_KILLS";
 
 #[test]
@@ -42,7 +42,7 @@ fn a_holder_that_dies_alone_is_not_missed_and_a_new_one_takes_over() {
     holder.says("gives a connection back");
     setup.until_told(&daemon, "held true");
     assert_eq!(setup.mounted(), 1);
-    // Now it is the new one that keeps the connection.
+    // Now the new holder keeps the connection.
     daemon.kill();
     let _daemon = setup.daemon(5);
     readers.more(100);
@@ -59,7 +59,7 @@ fn when_both_die_reads_fail_and_what_is_mounted_next_works() {
     readers.more(100);
     holder.kill();
     daemon.kill();
-    // Right bytes or an error: the readers compare.
+    // Reads give right bytes or an error: the readers compare.
     until("reads fail", || readers.counts().1 > 0);
     let holder = setup.holder(&[]);
     holder.says("dead mounts are detached");

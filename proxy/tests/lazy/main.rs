@@ -1,7 +1,8 @@
-//! Files that the daemon serves and a holder holds (docs/holder.md): with the kernel's FUSE and EROFS, in mount namespaces of
-//! the tests' own. Needs root. Whatever dies, a reader gets the right bytes, a wait or an error, and never zeros.
+//! Files that the daemon serves and a holder holds (docs/holder.md), with the kernel's FUSE and EROFS, in mount
+//! namespaces of the tests. Needs root. Whatever dies, a reader gets the right bytes, waits or gets an error, and never
+//! reads zeros.
 //!
-//! The program is the daemon and the readers, too: it starts itself anew, so that they can be killed.
+//! The test program is also the daemon and the readers: it starts itself again, so that these can be killed.
 
 mod daemon;
 mod ends;
@@ -12,7 +13,7 @@ mod reading;
 mod setup;
 mod takeover;
 
-/// Not a test: what [`reading::Readers::start`] starts.
+/// Not a test: the process that [`reading::Readers::start`] starts.
 #[test]
 fn as_readers() {
     if let Ok(readers) = std::env::var(reading::READERS) {
@@ -20,7 +21,7 @@ fn as_readers() {
     }
 }
 
-/// Not a test: what [`setup::Setup::daemon`] starts.
+/// Not a test: the process that [`setup::Setup::daemon`] starts.
 #[test]
 fn as_daemon() {
     if let Some(socket) = std::env::var_os(daemon::SOCKET) {

@@ -1,4 +1,4 @@
-//! What connects to the holder, and what it says. The bytes are those of docs/holder.md.
+//! Peers of the holder and their messages. The bytes are those of docs/holder.md.
 
 use std::{
     fs,
@@ -29,7 +29,7 @@ fn message(version: u16, kind: u16, body: &[u8]) -> Vec<u8> {
     [&head.concat(), body].concat()
 }
 
-/// A peer that says these messages, and hears one word; `None` if the holder has gone away from it.
+/// Connects, sends these messages, and returns the first answer. `None` if the holder closed the connection.
 async fn hears(socket: &Path, says: &[Vec<u8>]) -> Option<(u16, Vec<u8>, Option<OwnedFd>)> {
     let packets = Packets::connect(socket).expect("a holder");
     for message in says {
@@ -72,7 +72,7 @@ fn what_is_no_peer_is_refused_in_words_and_hurts_nothing() {
     ] {
         assert!(refused(&[garbage]).contains("does not speak"));
     }
-    // A connection without its descriptor, and a holder's word from a daemon.
+    // A daemon sends a connection without its descriptor.
     let bare = message(1, CONNECTION, &[1; 12]);
     assert!(refused(&[hello(1), bare]).contains("does not speak"));
     assert!(holder.is_running());
@@ -90,7 +90,7 @@ fn only_the_daemons_user_may_connect() {
     let _holder = setup.holder(&["--daemon-uid", "65534"]);
     let socket = fs::metadata(setup.socket()).expect("a socket");
     assert_eq!(std::os::unix::fs::MetadataExt::uid(&socket), 65534);
-    // As an operator, that user gets nowhere.
+    // The same user is refused as an operator.
     let larder = env!("CARGO_BIN_EXE_larder");
     let open = Command::new("setpriv")
         .args(["--reuid=65534", "--clear-groups", "--", larder, "--version"])
@@ -117,7 +117,7 @@ fn only_the_daemons_user_may_connect() {
     assert!(said.contains("may not connect as Operator"), "{said}");
 }
 
-/// The kernel sends INIT once. A daemon that dies with it in its hands must not take it along.
+/// The kernel sends INIT once. A daemon that dies after it took INIT must not lose it.
 #[test]
 fn init_that_a_daemon_has_taken_and_not_answered_comes_again() {
     let setup = Setup::new();

@@ -1,4 +1,4 @@
-//! Readers that compare what they read with what is there.
+//! Readers that compare what they read with the made-up content.
 
 use std::{
     fs::{self, File},
@@ -15,7 +15,7 @@ use crate::{
     setup::{Process, Setup, until},
 };
 
-/// Reads a file whole, past what the kernel has kept. It panics over bytes that are not the file's.
+/// Reads a whole file, without the page cache. Panics over wrong bytes.
 pub fn read(path: &Path, number: u64) -> io::Result<()> {
     let file = File::open(path)?;
     posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
@@ -35,19 +35,19 @@ pub fn read(path: &Path, number: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Readers in a process of their own: how many, and what they read.
+/// Environment of the readers' process: the number of readers, and the directory that they read.
 pub const READERS: &str = "LARDER_TEST_READERS";
 pub const FILES_AT: &str = "LARDER_TEST_FILES";
 
-/// Many threads that read at random. Errors are counted, wrong bytes are panics. The process that starts and kills the
-/// others has none of these threads: some kernels do not bear a process with many threads that starts others.
+/// Many threads that read at random. Errors are counted; wrong bytes panic. They run in a process of their own, because
+/// some kernels cannot bear a process with many threads that starts others.
 pub struct Readers {
     process: Process,
     said: PathBuf,
 }
 
 impl Readers {
-    /// So many.
+    /// Starts so many readers.
     pub fn start(setup: &Setup, readers: u64) -> Self {
         let mut command = setup.again("as_readers");
         command
@@ -67,13 +67,13 @@ impl Readers {
         (next(), next())
     }
 
-    /// Waits until so many more files have been read.
+    /// Waits until this many more files have been read.
     pub fn more(&self, files: u64) {
         let wanted = self.counts().0 + files;
         until("the readers go on", || self.counts().0 >= wanted);
     }
 
-    /// Ends them, and gives the counts.
+    /// Ends the readers, and returns the counts.
     pub fn end(self) -> (u64, u64) {
         let stop = self.said.join(format!("stop-{}", self.process.pid()));
         fs::write(stop, "").expect("a file");

@@ -1,4 +1,4 @@
-//! A mount namespace with a holder and daemons that can be killed.
+//! A mount namespace with a holder and with daemons that can be killed.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::daemon;
 
-/// How long something may take that takes milliseconds on a quiet machine.
+/// The longest wait for something that takes milliseconds on a quiet machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 const GLANCE: Duration = Duration::from_millis(5);
 
@@ -28,9 +28,9 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// A directory that others see what is mounted in, in a namespace of this thread and of those that it starts.
+/// A directory with shared mounts, in a mount namespace of this thread and of the processes that it starts.
 pub struct Setup {
-    /// A file system of its own.
+    /// The directory: a file system of its own.
     dir: TempDir,
     said: TempDir,
     running: std::cell::Cell<u32>,
@@ -67,7 +67,7 @@ impl Setup {
         setup
     }
 
-    /// How what is mounted in the directory spreads.
+    /// Sets how mounts in the directory propagate.
     pub fn spread(&self, how: MsFlags) {
         let none = None::<&str>;
         mount(none, self.dir.path(), none, how, none).expect("it is a mount");
@@ -93,7 +93,7 @@ impl Setup {
         self.said.path()
     }
 
-    /// Says something to the daemons.
+    /// Says a word to the daemons.
     pub fn say(&self, word: &str) {
         fs::write(self.said().join(word), "").expect("a file");
     }
@@ -114,7 +114,7 @@ impl Setup {
         command
     }
 
-    /// A holder, once its socket is there and something is mounted.
+    /// Starts a holder, and waits until it holds.
     pub fn holder(&self, arguments: &[&str]) -> Process {
         let holder = self.started(&mut self.hold(arguments));
         until("the holder holds", || {
@@ -126,7 +126,7 @@ impl Setup {
         holder
     }
 
-    /// A daemon, of which nothing is awaited.
+    /// Starts a daemon, and does not wait for it.
     pub fn starting(&self, delay: u64) -> Process {
         let mut command = self.again("as_daemon");
         command
@@ -135,7 +135,7 @@ impl Setup {
         self.started(&mut command)
     }
 
-    /// This program, as something else than the tests.
+    /// The command that starts this program again as `what`.
     pub fn again(&self, what: &str) -> Command {
         let program = std::env::current_exe().expect("a program");
         let mut command = Command::new(program);
@@ -147,14 +147,14 @@ impl Setup {
         command
     }
 
-    /// A daemon that serves.
+    /// Starts a daemon, and waits until it serves.
     pub fn daemon(&self, delay: u64) -> Process {
         let daemon = self.starting(delay);
         self.until_told(&daemon, "held true");
         daemon
     }
 
-    /// Waits until this is the last that a daemon has told of itself.
+    /// Waits until a daemon's last report begins with this word.
     pub fn until_told(&self, daemon: &Process, word: &str) {
         until(&format!("the daemon tells {word}"), || {
             let told = daemon::told(self.said(), daemon.pid());
@@ -173,14 +173,14 @@ impl Setup {
         Process { child, log }
     }
 
-    /// What is mounted where the files are.
+    /// Number of mounts where the files are.
     pub fn mounted(&self) -> usize {
         let mounts = larder::sys::mounts::mounts().expect("mountinfo");
         let here = |mount: &&larder::sys::mounts::Mount| mount.point == self.files();
         mounts.iter().filter(here).count()
     }
 
-    /// What is mounted there: its name, which is no other's, and the minor number of its device.
+    /// The mount there: its source, which is unique, and the minor number of its device.
     pub fn connection(&self) -> Option<(String, u32)> {
         let mounts = larder::sys::mounts::mounts().expect("mountinfo");
         let here = mounts.iter().rfind(|mount| mount.point == self.files())?;

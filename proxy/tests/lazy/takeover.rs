@@ -1,4 +1,4 @@
-//! One holder after another, one daemon after another, all alive.
+//! A holder replaced by another, and a daemon by another, while all are alive.
 
 use larder::sys::fuse::Control;
 
@@ -21,7 +21,7 @@ fn a_holder_is_replaced_under_readers() {
         assert!(holder.ended().success());
         holder = next;
         setup.until_told(&daemon, "held true");
-        // The new one has the connection, and without a daemon it lives by that alone.
+        // The new holder has the connection, which lives by that alone while no daemon is there.
         daemon.kill();
         daemon = setup.daemon(5);
     }
@@ -63,7 +63,7 @@ fn reads_are_as_large_as_the_answer_to_init_allows() {
         .filter_map(|line| line.strip_prefix("read ")?.parse::<u64>().ok())
         .max();
     assert_eq!(largest, Some(1 << 20), "{told}");
-    // Nothing is left that waits for an answer.
+    // No request is left that waits for an answer.
     let control = Control::open().expect("root");
     let (_, device) = setup.connection().expect("it is mounted");
     assert_eq!(control.waiting(device).expect("a number"), 0);

@@ -1,4 +1,4 @@
-//! What the node tier holds, as people think of it: images, and the blobs behind them.
+//! The content of the node tier, as people see it: images, and the blobs behind them.
 
 use serde::{Deserialize, Serialize};
 

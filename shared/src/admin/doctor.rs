@@ -1,4 +1,4 @@
-//! What is wrong with a node, and how to fix it.
+//! The faults of a node, and how to fix them.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ pub struct Diagnosis {
 }
 
 impl Diagnosis {
-    /// What is not as it should be, the worst first.
+    /// The findings that are not in order, the worst first.
     pub fn wrong(&self) -> Vec<&Finding> {
         let mut wrong: Vec<_> = self.findings.iter().collect();
         wrong.retain(|finding| finding.severity != Severity::Ok);
@@ -81,7 +81,7 @@ pub enum Severity {
 
 macro_rules! checks {
     ($($(#[$doc:meta])* $name:ident = $word:literal),* $(,)?) => {
-        /// What is looked at. The words are stable; docs/doctor.md says more of each.
+        /// The subject of a check. The words are stable; docs/doctor.md says more of each.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Check {
             $($(#[$doc])* $name),*
@@ -100,28 +100,28 @@ macro_rules! checks {
 }
 
 checks! {
-    // By the command, with the node's files.
+    // Checked by the command, from the node's files.
     /// The daemon answers on its socket.
     Daemon = "daemon",
-    /// The registry and telemetry ports answer, and it is larder that does.
+    /// The registry and telemetry ports answer, and the server there is larder.
     Ports = "ports",
-    /// containerd reads `hosts.toml` from the directory where it lies.
+    /// containerd reads `hosts.toml` from the directory that contains it.
     Runtime = "runtime",
     /// The `hosts.toml` files send pulls to larder first, and to the registry when it is down.
     Hosts = "hosts",
-    // By both.
+    // Checked by both.
     /// The container runtime mounts the layers that larder offers to it.
     Streaming = "streaming",
-    // By the daemon.
+    // Checked by the daemon.
     /// The configuration file on disk is the one in force.
     Config = "config",
     /// The callers at the registry port and the peer port.
     Sources = "sources",
     /// The node tier can be written.
     Store = "store",
-    /// Nothing on the disk has rotted.
+    /// No file on the disk has rotted.
     Rot = "rot",
-    /// The file of the runtime's watcher is new, and of this node.
+    /// The file of the runtime's watcher is recent, and is from this node.
     Watcher = "watcher",
     /// New content finds room beside what is never evicted.
     Room = "room",

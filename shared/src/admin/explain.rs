@@ -103,25 +103,25 @@ macro_rules! words {
 }
 
 words! {
-    /// The steps, in the order in which they are told.
+    /// The steps, in the order in which they are shown.
     StepName {
-        /// Which registry, repository and reference are meant, and how they are asked for.
+        /// The registry, repository and reference that are meant, and how they are asked for.
         Name = "name",
         /// What containerd on this node does with the name.
         Runtime = "runtime",
-        /// Whose credentials are shown, and what they open.
+        /// The credentials that are used, and what they open.
         Access = "access",
-        /// What the tag points to, and how fresh that is.
+        /// The target of the tag, and how fresh that is.
         Tag = "tag",
-        /// Whether the manifest is here.
+        /// Whether the manifest is on this node.
         Manifest = "manifest",
-        /// Which blobs are here.
+        /// Which blobs are on this node.
         Blobs = "blobs",
         /// Which layers the runtime mounts instead of pulling them.
         Layers = "layers",
-        /// Whether a container of this node uses it.
+        /// Whether a container of this node uses the image.
         Use = "use",
-        /// Which members hold what is not here, and who fetches it.
+        /// Which members hold the missing blobs, and which member fetches them.
         Cluster = "cluster",
         /// The endpoints: which one answered, and how the others fare.
         Upstream = "upstream",
@@ -133,57 +133,57 @@ words! {
     StepOutcome {
         // name, runtime
         Ok = "ok",
-        /// The operator does not let this registry be used.
+        /// The operator does not allow this registry.
         Denied = "denied",
         /// containerd asks the registry without asking larder.
         Bypassed = "bypassed",
-        /// It cannot be seen from here.
+        /// This cannot be seen from here.
         Unseen = "unseen",
         // access
         /// Open to everybody.
         Public = "public",
-        /// The node's own credentials open it, and the operator shares them.
+        /// The node's own credentials open it, and the operator shares their content.
         NodeCredentials = "node-credentials",
-        /// What the caller showed opens it.
+        /// The caller's own credential opens it.
         OwnCredentials = "own-credentials",
-        /// A secret is asked for, and none was given.
+        /// The registry asks for a credential, and the caller sent none.
         Challenged = "challenged",
-        /// What was shown does not open it.
+        /// The caller's credential does not open it.
         Refused = "refused",
-        /// It was open or opened a short time ago, and the registry cannot be asked.
+        /// It was open, or was opened, a short time ago, and the registry cannot be asked now.
         Bridged = "bridged",
-        /// Nobody could be asked, and nothing is known.
+        /// No registry or member could be asked, and nothing is known.
         Unknown = "unknown",
         // tag
-        /// Known, and young enough not to be asked about.
+        /// Known, and young enough that no question is needed.
         Fresh = "fresh",
-        /// Asked just now: as it was known.
+        /// Asked just now: the target is the known one.
         Unchanged = "unchanged",
-        /// Asked just now: it points elsewhere than it did.
+        /// Asked just now: the target has changed.
         Changed = "changed",
         /// Asked just now, for the first time.
         New = "new",
         /// The registry does not tell the digest: the manifest is fetched.
         Untold = "untold",
-        /// The registry cannot be asked: what was known is served.
+        /// The registry cannot be asked: the last known target is served.
         Stale = "stale",
         /// There is no such tag or manifest.
         Missing = "missing",
-        /// The registry cannot be asked, and nothing else will do.
+        /// The registry cannot be asked, and there is no other source.
         Failed = "failed",
         // manifest, blobs, layers, cluster
-        /// All of it is there.
+        /// All of it is present.
         Hit = "hit",
-        /// Some of it is there.
+        /// Some of it is present.
         Partial = "partial",
-        /// None of it is there.
+        /// None of it is present.
         Miss = "miss",
         // use
         /// A container of this node uses it.
         InUse = "in-use",
-        /// One did when that was last known.
+        /// A container used it when that was last known.
         LastInUse = "last-in-use",
-        /// None does.
+        /// No container uses it.
         Unused = "unused",
         // upstream
         /// It answered just now.
@@ -192,7 +192,7 @@ words! {
         Unasked = "unasked",
         /// It is asked last, after failures.
         Avoided = "avoided",
-        /// It wants to be left alone.
+        /// It has asked for no requests for a while.
         Silent = "silent",
         /// It did not answer just now.
         Unanswered = "unanswered",
@@ -208,7 +208,7 @@ words! {
         Stale = "stale",
         /// 401: the runtime shows the pod's secret, if there is one.
         Challenged = "challenged",
-        /// 401 or 403, whatever is shown.
+        /// 401 or 403, with any credential.
         Refused = "refused",
         /// 404
         Missing = "missing",
@@ -226,7 +226,7 @@ words! {
         Cluster = "cluster",
         /// The object store.
         ObjectStore = "object-store",
-        /// The registry, be it by way of the member that fetches it for all.
+        /// The registry, possibly by way of the member that fetches it for all.
         Upstream = "upstream",
     }
 }

@@ -1,4 +1,4 @@
-//! Ready layers, as people think of them.
+//! Ready layers, as people see them.
 
 use serde::{Deserialize, Serialize};
 
@@ -77,7 +77,7 @@ pub struct ReadyLayers {
 }
 
 impl ReadyLayers {
-    /// All of an image that has layers.
+    /// Whether the image has layers, and all of them are offered.
     pub const fn are_all(&self) -> bool {
         self.layers > 0 && self.ready == self.layers
     }

@@ -1,7 +1,7 @@
-//! The schemas in `docs/schemas` are those of the types, so that what is documented is what is printed.
+//! The schemas in `docs/schemas` are generated from the types, so the documents match the output.
 //!
-//! `LARDER_WRITE_SCHEMAS=1 cargo test -p larder-shared schemas` writes them anew after a change on purpose. Fields may be
-//! added; what scripts read stays.
+//! After an intended change, `LARDER_WRITE_SCHEMAS=1 cargo test -p larder-shared schemas` writes them anew. Fields may
+//! be added; a field that scripts read must stay.
 
 use std::{fs, path::Path};
 
@@ -14,7 +14,7 @@ use super::{
 use crate::{runtime::Report, warm::SetStatus};
 
 fn schema<T: JsonSchema>() -> String {
-    // What is printed, where what is read may leave things out.
+    // The schema of what larder prints. A reader may also accept input that lacks fields.
     let settings = SchemaSettings::draft2020_12().for_serialize();
     let schema = SchemaGenerator::new(settings).into_root_schema_for::<T>();
     let mut text = serde_json::to_string_pretty(&schema).expect("JSON");

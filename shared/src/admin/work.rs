@@ -1,13 +1,13 @@
-//! Work that takes its time: how far it has come, and what came of it.
+//! Work that takes time: its progress, and its result.
 //!
-//! `POST /pull`, `/verify` and `/gc` answer with lines of JSON, an [`Event`] each: progress several times a second, then
-//! `done` or `failed` as the last.
+//! `POST /pull`, `/verify` and `/gc` answer with lines of JSON, an [`Event`] each. Progress comes several times a
+//! second; the last line is `done` or `failed`.
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 
-/// One line of such an answer.
+/// One line of the answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum Event<T> {

@@ -5,8 +5,8 @@ use std::{fmt, str::FromStr};
 use super::{NameError, Reference, RegistryName, Repository, Tag};
 use crate::digest::Digest;
 
-/// An image as a person writes it: `[registry/]repository[:tag][@digest]`, read by Docker's rules
-/// (no registry is docker.io, one component there is `library/…`, no tag is `latest`, the digest wins over the tag).
+/// An image as a person writes it: `[registry/]repository[:tag][@digest]`, read by Docker's rules (no registry means
+/// docker.io, a single component means `library/…`, no tag means `latest`, and a digest takes precedence over the tag).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ImageName {
     pub registry: RegistryName,
@@ -50,7 +50,7 @@ impl fmt::Display for ImageName {
             Reference::Tag(_) => ':',
             Reference::Digest(_) => '@',
         };
-        // Without a dot or a port it would read as a part of the repository's name.
+        // Without a dot or a port, the registry would read as a part of the repository's name.
         let port = if RegistryName::is_plausible(self.registry.as_str()) {
             ""
         } else {
@@ -64,7 +64,7 @@ impl fmt::Display for ImageName {
     }
 }
 
-/// The repository that `path` means within `registry`: Docker Hub's official images live under `library/`.
+/// The repository that `path` names within `registry`: Docker Hub's official images are below `library/`.
 pub fn in_registry(registry: &RegistryName, path: &str) -> Result<Repository, NameError> {
     if registry.is_docker_hub() && !path.contains('/') {
         format!("library/{path}").parse()

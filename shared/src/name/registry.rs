@@ -1,4 +1,4 @@
-//! Registries: one spelling for what reaches the same place.
+//! Registries: one spelling for all names that reach the same registry.
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
@@ -7,11 +7,11 @@ use std::{
 
 use super::NameError;
 
-/// A registry as containerd's `ns` has it, in one spelling: what reaches the same place is the same name.
+/// The name of a registry, as in containerd's `ns`, in one spelling: names that reach the same registry are equal.
 ///
-/// The host is in lower case, without the dot that ends a full name; an address is written as the standard library
-/// writes it, and IPv4 in IPv6 as IPv4. The port has no leading zeros, and 443, which is implied, is left out.
-/// `docker.io`, `index.docker.io` and `registry-1.docker.io` are one registry (promise P2) and all become `docker.io`.
+/// The host is in lower case, without the dot that ends a full name. An address is written as the standard library
+/// writes it, and IPv4 in IPv6 as IPv4. The port has no leading zeros; the implied port 443 is left out. `docker.io`,
+/// `index.docker.io` and `registry-1.docker.io` are one registry (promise P2), and all become `docker.io`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RegistryName(String);
 super::text_type!(RegistryName);
@@ -54,7 +54,7 @@ impl FromStr for RegistryName {
     }
 }
 
-/// The one spelling of a host: a name, an IPv4 address, or an IPv6 address in brackets. `None` for what is no host.
+/// The one spelling of a host: a name, an IPv4 address, or an IPv6 address in brackets. `None` if the text is no host.
 pub fn canonical_host(text: &str) -> Option<String> {
     if let Some(inner) = text.strip_prefix('[') {
         let v6: Ipv6Addr = inner.strip_suffix(']')?.parse().ok()?;
@@ -78,8 +78,8 @@ pub fn canonical_host(text: &str) -> Option<String> {
     Some(legacy_v4(name).map_or_else(|| name.to_owned(), |v4| v4.to_string()))
 }
 
-/// An IPv4 address in any of the spellings that resolvers read (inet_aton): up to four numbers, in decimal, octal or
-/// hexadecimal, of which the last stands for all bytes that are left.
+/// An IPv4 address in any spelling that resolvers accept (inet_aton): up to four numbers, in decimal, octal or
+/// hexadecimal. The last number stands for all remaining bytes.
 fn legacy_v4(text: &str) -> Option<Ipv4Addr> {
     let number = |part: &str| -> Option<u64> {
         let (digits, radix) = match (part.strip_prefix("0x"), part.strip_prefix('0')) {
@@ -114,18 +114,18 @@ impl RegistryName {
         Self(DOCKER_HUB.to_owned())
     }
 
-    /// Whether it is Docker Hub, by whichever of its names.
+    /// Whether this is Docker Hub, under any of its names.
     pub fn is_docker_hub(&self) -> bool {
         self.0 == DOCKER_HUB
     }
 
-    /// Whether the first component of an image reference names a registry rather than a repository
-    /// (containers/image and containerd's rule: it has a dot or a port, or is `localhost`).
+    /// Whether the first component of an image reference names a registry rather than a repository. The rule is that of
+    /// containers/image and containerd: it has a dot or a port, or is `localhost`.
     pub fn is_plausible(component: &str) -> bool {
         component.eq_ignore_ascii_case("localhost") || component.contains(['.', ':'])
     }
 
-    /// The registry that the first component of an image reference or of a path names, if it does.
+    /// The registry that the first component of an image reference or path names, if it names one.
     pub fn in_front(component: &str) -> Option<Self> {
         Self::is_plausible(component).then(|| component.parse().ok())?
     }

@@ -165,7 +165,7 @@ fn the_next_page_is_asked_here_by_an_absolute_path() {
             "cursor",
             "/v2/r.io/a/tags/list?cursor&ns=r.io",
         ),
-        // What larder behind larder says, and what would end a link too soon.
+        // What a larder behind larder answers, and characters that would end a link too soon.
         (
             "/v2/a/tags/list?ns=r.io",
             "n=1&ns=other.io&last=x",
@@ -199,7 +199,7 @@ proptest! {
 
     #[test]
     fn what_was_written_is_read(registry in "[a-z]{1,8}\\.[a-z]{2,3}(:443|:[1-9][0-9]{1,3})?", repository in "[a-z0-9]{1,5}(/[a-z0-9]{1,5}){0,3}", tag in "[a-z0-9]{1,5}") {
-        // Docker Hub has names and a namespace of its own.
+        // Docker Hub has its own names and its own namespace.
         prop_assume!(!registry.starts_with("docker.io"));
         let by_ns = meaning(&format!("/v2/{repository}/manifests/{tag}"), Some(&format!("ns={}", registry.replace(':', "%3A"))));
         let by_prefix = meaning(&format!("/v2/{registry}/{repository}/manifests/{tag}"), None);

@@ -1,4 +1,4 @@
-//! Patterns over tags in which numbers are compared: `w_#_#`.
+//! Patterns over tags, whose numbers are compared: `w_#_#`.
 
 use std::{cmp::Ordering, fmt, str::FromStr};
 
@@ -52,12 +52,12 @@ impl TagPattern {
         &self.text
     }
 
-    /// The numbers of `tag`, if all of it fits. Takes at most the pattern's length times the tag's length steps.
+    /// The numbers of `tag`, if the whole tag fits. Takes at most the pattern's length times the tag's length steps.
     pub fn read(&self, tag: &str) -> Option<Version> {
         let tag = tag.as_bytes();
         let (mut part, mut at) = (0, 0);
         let mut numbers: Vec<&[u8]> = Vec::new();
-        // The last `*` met: the part, how much of the tag it has taken, and the numbers before it.
+        // The last `*` so far: its part, how much of the tag it has taken, and how many numbers came before it.
         let mut star: Option<(usize, usize, usize)> = None;
         loop {
             let next = match self.parts.get(part) {
@@ -84,7 +84,7 @@ impl TagPattern {
                 part += 1;
                 continue;
             }
-            // The star takes one byte more.
+            // The last `*` takes one byte more.
             let (from, taken, before) = star?;
             if taken >= tag.len() {
                 return None;
@@ -209,7 +209,7 @@ mod tests {
         }
     }
 
-    /// The same by trying every way.
+    /// The same, by trying every way.
     fn slow(parts: &[Part], tag: &[u8], before: Option<u8>) -> bool {
         let Some((part, rest)) = parts.split_first() else {
             return tag.is_empty();

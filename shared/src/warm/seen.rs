@@ -1,10 +1,10 @@
-//! What container runtimes pulled or use, as members tell it to each other.
+//! Images that container runtimes pulled or use, as members tell them to each other.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Digest, RegistryName, Repository, Tag};
 
-/// An image that the container runtime of a node has.
+/// An image that a node's container runtime has.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SeenImage {
     pub registry: RegistryName,
@@ -14,10 +14,10 @@ pub struct SeenImage {
     pub tags: Vec<Tag>,
     /// When it was last pulled or used, in Unix seconds.
     pub at: u64,
-    /// On so many nodes.
+    /// How many nodes have it.
     #[serde(default)]
     pub nodes: u32,
-    /// A node knows that its registry serves the repository to everybody.
+    /// Whether a node knows that the registry serves the repository to everybody.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub public: bool,
 }

@@ -1,4 +1,4 @@
-//! What the ways are measured with: the registry and its image, two containerds, and larders.
+//! The stage for the measurements: the registry and its image, two containerds, and larders.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -18,17 +18,17 @@ use crate::bench::Bench;
 use crate::cpu::Meter;
 use crate::memory::resident;
 
-/// A name that does not resolve: what arrives has come the way that is meant.
+/// A name that does not resolve: whatever arrives has come by the intended way.
 const REGISTRY: &str = "registry.example";
 const NAME: &str = "registry.example/team/app:v1";
 
 /// Where containerd unpacks for overlayfs.
 const UNPACKED: &str = "root/io.containerd.snapshotter.v1.overlayfs/snapshots";
 
-/// All ready files are made within this time.
+/// Within this time larder has made all ready files.
 const MADE: Duration = Duration::from_mins(5);
 
-/// containerd has no container any more, and nothing is mounted, within this time.
+/// Within this time containerd has no container any more, and nothing is mounted.
 const QUIET: Duration = Duration::from_mins(1);
 
 pub(super) struct Stage {
@@ -37,7 +37,7 @@ pub(super) struct Stage {
     overlay: Containerd,
     /// Mounts ready files.
     erofs: Containerd,
-    /// Offers them. It ends before its account is closed: fields drop in order.
+    /// Offers ready files. The node ends before its account is closed: fields drop in order.
     offers: Node,
     meter: Meter,
     /// Has an empty store, until something is pulled through it.
@@ -93,14 +93,15 @@ impl Stage {
         layers.map(|layer| layer.content.len()).sum()
     }
 
-    /// Has the image pulled through larder once, and its layers made ready: not before the watcher reports.
+    /// Pulls the image through larder once, and waits until its layers are ready. larder makes none before the watcher
+    /// reports.
     pub(super) async fn make_ready(&mut self) -> Result<Making> {
         ask(&self.erofs, &self.offers.url())?;
         succeeded(&self.erofs.ctr_pull(NAME, &[]).await?)?;
         settled(&self.offers).await?;
         let pid = self.offers.pid();
         let (before, cpu) = (resident(pid, "VmRSS")?, self.meter.seconds()?);
-        // The highest RSS counts from now on; proc(5).
+        // The highest RSS is measured from now on; proc(5).
         fs::write(format!("/proc/{pid}/clear_refs"), "5")?;
         let start = Instant::now();
         let _watcher = tokio::process::Command::new(larder_program())
@@ -180,7 +181,7 @@ impl Stage {
         })
     }
 
-    /// Reads every file of the image from disk, in a container, and compares it. Bytes a second.
+    /// Reads every file of the image from disk, in a container, and compares it. Gives bytes a second.
     pub(super) async fn read_all(&self, way: Way) -> Result<f64> {
         let (containerd, of) = match way {
             Way::Ready | Way::ReadyCold => (&self.erofs, self.layers.clone()),
@@ -197,7 +198,7 @@ impl Stage {
     }
 }
 
-/// Waits until no container's files are mounted any more: their pages belong to the mount.
+/// Waits until no container's files are mounted any more: a mount holds the pages of its files.
 async fn unmounted(containerd: &Containerd) -> Result<()> {
     let dir = containerd.dir().to_string_lossy().into_owned();
     let mounted = || {
@@ -207,7 +208,7 @@ async fn unmounted(containerd: &Containerd) -> Result<()> {
     until("nothing is mounted", QUIET, || !mounted()).await
 }
 
-/// Has containerd ask this host alone.
+/// Makes containerd ask this host alone.
 fn ask(containerd: &Containerd, url: &str) -> Result<()> {
     let hosts = format!(
         "server = \"{url}\"\n\n[host.\"{url}\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
@@ -215,7 +216,7 @@ fn ask(containerd: &Containerd, url: &str) -> Result<()> {
     containerd.write_hosts(REGISTRY, &hosts)
 }
 
-/// Waits until nothing that was pulled is on its way to the disk.
+/// Waits until the node has written to disk all that was pulled.
 async fn settled(node: &Node) -> Result<()> {
     let deadline = Instant::now() + QUIET;
     while !node.admin("/status").await["fills"]
@@ -228,12 +229,12 @@ async fn settled(node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// Has the kernel write what it has still to write.
+/// Makes the kernel write its dirty pages.
 fn written(dir: &Path) -> Result<()> {
     Ok(syncfs(File::open(dir)?)?)
 }
 
-/// Drops the pages of every file below.
+/// Drops the cached pages of every file below.
 fn dropped(dir: &Path) -> Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;

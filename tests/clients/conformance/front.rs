@@ -1,4 +1,4 @@
-//! The registry that the suite sees: what it pushes goes into the fake registry, what it reads comes through larder.
+//! The registry as the suite sees it: pushes go into the fake registry, reads come through larder.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -36,8 +36,8 @@ impl Drop for Front {
 }
 
 impl Front {
-    /// Before `fake`, which `larder` mirrors. With an alias, all names begin with it, as larder knows the registry by
-    /// it; without, requests to larder name the registry in `ns`.
+    /// A front before `fake`, which `larder` mirrors. With an alias, all names begin with it, since larder knows the
+    /// registry by it. Without one, requests to larder name the registry in `ns`.
     pub(super) async fn start(
         fake: Arc<FakeRegistry>,
         larder: SocketAddr,

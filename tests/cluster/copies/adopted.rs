@@ -1,4 +1,4 @@
-//! What a node's container runtime holds counts as a copy, and is one to copy from.
+//! Content of a node's container runtime counts as a copy, and other members can fetch from it.
 
 use std::time::Duration;
 
@@ -11,10 +11,11 @@ use larder_tests::scene::files;
 use super::super::{REPOSITORY, beside, layers, within};
 use super::{Kept, RECEIVED, ROOM, SENT, STEP};
 
-/// In this time every digest is looked at, whatever is known of its holders.
+/// Within so many steps every digest is checked, whatever is known of its holders.
 const LOOKED_AT: u32 = 36;
 
-/// Three members. The runtimes of some have pulled an image from its registry, without larder, and its origin has proven it.
+/// Three members. The runtimes of some have pulled an image from its registry without larder, and its origin has proven
+/// it.
 struct Scene {
     kept: Kept,
     image: Image,
@@ -51,7 +52,7 @@ impl Scene {
         }
     }
 
-    /// Nothing was copied, and nothing lacks, long after everything was looked at.
+    /// Nothing was copied and no copies are missing, long after every digest was checked.
     async fn nothing_is_copied(&mut self) {
         for _ in 0..LOOKED_AT {
             self.kept.pass(STEP).await;
@@ -62,7 +63,7 @@ impl Scene {
         }
     }
 
-    /// Nothing of it lies in this node's own store.
+    /// This node's own store holds none of it.
     fn keeps_no_copy(&self, number: usize) {
         let store = self.kept.cluster.node(number).store();
         for dir in ["blobs", "partial"] {
@@ -76,7 +77,7 @@ impl Scene {
 async fn a_runtimes_file_and_a_blob_of_the_tier_are_two_copies() {
     let _machine = beside().await;
     let mut scene = Scene::with(1).await;
-    // It alone pulls: the root of a run would keep all of a small blob.
+    // Node 1 alone pulls: the root of a run would keep all of a small blob.
     scene.kept.cluster.node_mut(2).kill9().await;
     let image = scene.image.clone();
     scene.kept.pull(1, "v1", &image).await;
@@ -104,7 +105,7 @@ async fn two_runtimes_are_enough_and_one_is_copied_from() {
     scene.keeps_no_copy(0);
     assert_eq!(scene.kept.sum(RECEIVED).await, image.size());
     assert_eq!(scene.kept.sum(SENT).await, image.size());
-    // What was copied is whole: without the registry and the node whose runtime had it.
+    // The copies are whole: without the registry, and without the node whose runtime had the image.
     scene.kept.cluster.node_mut(0).kill9().await;
     scene.kept.fake.stop().await;
     let door = scene.kept.cluster.door(2, &scene.kept.fake, REPOSITORY);
@@ -114,7 +115,7 @@ async fn two_runtimes_are_enough_and_one_is_copied_from() {
     .await;
 }
 
-/// What the runtime has is of no use to others when its node's larder has stopped.
+/// Once a node's larder has stopped, other members cannot fetch from its runtime's store.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_drained_hands_over_what_its_runtime_alone_holds() {
     let _machine = beside().await;

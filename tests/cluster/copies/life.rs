@@ -21,7 +21,7 @@ async fn halves_that_lose_each_other_copy_nothing() {
     kept.until_held(&image, &all, 2).await;
     let copied = kept.sum(RECEIVED).await;
     net.part(&[0, 1], &[2, 3]);
-    // Whatever one half holds alone of the two copies would be copied there.
+    // A blob of which one half holds one copy of two would be copied there.
     let missed = "larder_copies_held_back";
     kept.until("all have noticed", async |kept| {
         let mut noticed = true;

@@ -25,7 +25,7 @@ async fn the_next_member_takes_what_one_has_no_room_for() {
     let _machine = beside().await;
     let mut kept = Kept::of(3, ROOM).await;
     fill_up(&kept, 1).await;
-    // Of so many some would be its own to keep.
+    // With so many layers, some would be node 1's to keep.
     let image = build(&kept.fake, REPOSITORY, "v1", &layers(1, &[1; 8]));
     kept.pull(0, "v1", &image).await;
     kept.until("the third has all layers", async |kept| {
@@ -91,13 +91,13 @@ async fn private_content_is_not_copied() {
     assert_eq!(kept.holders(&image, &[0, 1, 2]), held);
 }
 
-/// A member that has a copy never asked the registry itself: it does so when the first client comes.
+/// A member that has a copy never asked the registry itself: it asks when the first client comes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_makes_its_repository_public_to_nobody() {
     let _machine = beside().await;
     let mut kept = Kept::of(3, ROOM).await;
     let image = build(&kept.fake, REPOSITORY, "v1", &layers(1, &[2, 3]));
-    // While the others are away: the root of a run would have asked the registry for it.
+    // Both are stopped meanwhile: the root of a run would have asked the registry for it.
     for number in [1, 2] {
         kept.cluster.node_mut(number).kill9().await;
     }
@@ -162,7 +162,7 @@ async fn private_content_that_may_be_copied_opens_for_a_proven_credential_alone(
     assert!(more <= image.size() / 20, "{more} bytes from the upstream");
 }
 
-/// Where room is wanted, what enough others keep goes before what was not used for longer.
+/// Where room is wanted, a blob that enough other members keep is evicted before a blob that was used longer ago.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_enough_others_keep_goes_first_and_no_copy_is_lost() {
     let _machine = beside().await;

@@ -1,4 +1,5 @@
-//! What a real container runs, by the word of the real watcher, outlives its node and its registry, and what none runs goes.
+//! Content that a real container runs, as the real watcher reports it, outlives its node and its registry. Content that
+//! no container runs is evicted.
 
 use std::time::Duration;
 
@@ -13,10 +14,10 @@ use larder_tests::watcher::{Watcher, entries};
 use super::super::{REPOSITORY, beside, layers, within};
 use super::{Kept, ROOM, blobs, holds_nothing};
 
-/// A step on the way through ten days: holders tell all that they hold about as often.
+/// A step on the way through ten days: about as often, holders announce all that they hold.
 const LONG_STEP: Duration = Duration::from_hours(2);
 const STEPS: u32 = 120;
-/// How long members may take to find what the others hold, once the registry is gone.
+/// How long members may take to find each other's content, once the registry is down.
 const SPREAD: Duration = Duration::from_secs(10);
 
 async fn a_container_runs_for_ten_days(release: Release) -> Result<()> {
@@ -31,7 +32,7 @@ async fn a_container_runs_for_ten_days(release: Release) -> Result<()> {
     let mut kept = Kept::with(fake, plan.config_of(0, &config)).await;
     let all = [0, 1, 2];
 
-    // The runtime pulls both by way of its node's larder, and runs one.
+    // The runtime pulls both images through its node's larder, and runs one.
     let mirror = format!(
         "[host.\"{}\"]\n  capabilities = [\"pull\", \"resolve\"]\n",
         kept.cluster.node(0).url()
@@ -95,7 +96,7 @@ async fn a_container_runs_for_ten_days(release: Release) -> Result<()> {
         door(1).pull("used", &used).await
     })
     .await;
-    // Without any client, the other one gets what it lacks.
+    // Without any client, the other member gets the copies that it lacks.
     kept.until_held(&used, &rest, 2).await;
     let door = kept.cluster.door(2, &kept.fake, REPOSITORY);
     within("by tag", SPREAD, || door.pull("used", &used)).await;

@@ -1,4 +1,4 @@
-//! Indexes as a member would sign them that has the cluster's key, or another one.
+//! Indexes signed as a member would sign them, with the cluster's key or with another one.
 
 use std::io::Cursor;
 
@@ -48,7 +48,7 @@ fn hmac(key: &[u8], said: &[u8]) -> [u8; 32] {
     outer.as_bytes().try_into().expect("32 bytes")
 }
 
-/// Changes what an index says of the bytes of its first span.
+/// Changes what an index says about the bytes of its first span.
 pub(super) fn lie(index: &mut [u8]) {
     let at = index.len() - FOOTER;
     let spans = u64::from_le_bytes(index[at + 152..at + 160].try_into().expect("8 bytes"));

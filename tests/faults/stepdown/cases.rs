@@ -1,4 +1,4 @@
-//! Images are pulled from registries that answer a plain GET well, and all else badly in every way that is known.
+//! Images are pulled from registries that answer a plain GET well, and every other request badly in every known way.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -17,7 +17,7 @@ const AT_ONCE: usize = 4;
 
 const OTHER_TOTAL: &str = "another total";
 
-/// A case: a name, which requests it is for, and what becomes of them.
+/// A case: a name, the requests that it affects, and the fault of each.
 type Case = (String, Vec<(Match, Fault)>);
 
 fn header(name: &str, value: &str) -> Fault {
@@ -25,7 +25,7 @@ fn header(name: &str, value: &str) -> Fault {
     Fault::Odd(Odd::Headers(vec![header]))
 }
 
-/// Registries that answer a plain GET, and do badly at what larder asks.
+/// Registries that answer a plain GET, and fail at other requests of larder's.
 fn cases() -> Vec<Case> {
     let mut cases: Vec<Case> = Vec::new();
     let mut case = |name: &str, faults: Vec<(Match, Fault)>| cases.push((name.to_owned(), faults));
@@ -203,7 +203,7 @@ async fn try_one(config: &str, case: &str, faults: Vec<(Match, Fault)>) {
             scene.until_committed(&layer.digest).await;
         }
     }
-    // Where the first answer is the wrong one, nothing tells.
+    // Where the first answer is wrong, the client cannot see it.
     if !case.starts_with(OTHER_TOTAL) {
         read_ranges(&scene, case).await;
     }
@@ -229,7 +229,7 @@ async fn a_pull_succeeds_where_a_plain_one_does() {
     try_all("").await;
 }
 
-/// Also where nothing is kept, and each reader fetches for itself.
+/// The same where no blob is kept, and each reader fetches for itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pull_without_a_store_succeeds_where_a_plain_one_does() {
     try_all("[store]\nmax_size = \"1KB\"\n").await;

@@ -122,14 +122,14 @@ async fn a_store_that_vanishes() {
     sound_blobs(scene.node.store());
 }
 
-/// A write that never returns is as good as one that fails: the body goes on without the disk.
+/// A write that never returns counts as one that fails: the body goes on without the disk.
 #[tokio::test]
 async fn a_disk_that_hangs() {
     let scene = Scene::with(|node| node.log_level("info")).await;
     let content = Content::synthetic(1, 30 * MB);
     let digest = scene.fake.put_content("a/b", &content);
     let url = scene.blob("a/b", &digest);
-    // A write of a checkpoint opens one of these, and waits until it is opened for reading.
+    // Each write of a checkpoint opens one of these pipes, and waits until a reader opens it.
     let pipes = (0..100).map(|number| {
         let name = format!("tmp/{}-{number}", scene.node.pid());
         scene.node.store().join(name)
@@ -146,7 +146,7 @@ async fn a_disk_that_hangs() {
     let done = tokio::time::timeout(Duration::from_secs(30), pulls()).await;
     assert!(done.is_ok(), "the body hangs as well");
     assert!(is_failing(&scene).await);
-    // And it comes back. What waited takes its pipe with it.
+    // Then the disk comes back: the test opens every pipe, so that waiting writes end, and removes it.
     let open = |pipe: &PathBuf| {
         let open = fs::File::options().read(true).write(true).open(pipe);
         let _ = fs::remove_file(pipe);

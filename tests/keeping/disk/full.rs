@@ -1,4 +1,4 @@
-//! A disk without room: for one blob, since others filled it, or from the start.
+//! A disk without room: for one blob, because other files filled it, or from the start.
 
 use std::fs;
 
@@ -12,7 +12,7 @@ use larder_tests::tmpfs::Tmpfs;
 use super::{LARGE, MIB, is_failing, small, small_with, until_it_keeps_again};
 use crate::{MB, pull, sound_blobs, whole};
 
-/// What can never fit is nothing to make room for, and says nothing about the disk.
+/// larder frees no room for a blob that can never fit, and such a blob says nothing about the disk.
 #[tokio::test]
 async fn a_blob_larger_than_the_bound_is_passed_on_and_the_tier_goes_on() {
     let scene = Scene::with(|node| node.config("[store]\nmax_size = \"50MB\"")).await;
@@ -36,7 +36,7 @@ async fn a_blob_larger_than_the_bound_is_passed_on_and_the_tier_goes_on() {
 
 #[tokio::test]
 async fn a_blob_larger_than_the_disk_is_passed_on() {
-    // The bound leaves it to the disk to say that it is full.
+    // The bound is larger than the disk, so only the disk can say that it is full.
     let bound = "[store]\nmax_size = \"1GiB\"";
     let test = "a_blob_larger_than_the_disk_is_passed_on";
     let Some((scene, _tmpfs)) = small_with(test, bound).await else {
@@ -46,7 +46,7 @@ async fn a_blob_larger_than_the_disk_is_passed_on() {
     let digest = scene.fake.put_content("a/b", &content);
     let url = scene.blob("a/b", &digest);
     assert!(!is_failing(&scene).await);
-    // Cold, and again while the disk is left alone, and in ranges.
+    // Cold, again while larder leaves the disk alone, and in ranges.
     assert_eq!(pull(&url, &content).await, whole(&content));
     assert!(is_failing(&scene).await);
     assert_eq!(pull(&url, &content).await, whole(&content));
@@ -81,13 +81,13 @@ async fn a_blob_larger_than_the_disk_is_passed_on() {
             .windows(10)
             .any(|bytes| bytes == content.read(50 * MB..50 * MB + 10))
     );
-    // A crowd.
+    // Several clients at once.
     let crowd = join_all((0..4).map(|_| pull(&url, &content))).await;
     assert!(
         crowd.iter().all(|pulled| *pulled == whole(&content)),
         "{crowd:?}"
     );
-    // Nothing partial stays, and what fits is kept.
+    // No partial stays, and a blob that fits is kept.
     scene.until_idle().await;
     eventually("no partial stays", || {
         files(&scene.node.store().join("partial")).is_empty()
@@ -98,7 +98,7 @@ async fn a_blob_larger_than_the_disk_is_passed_on() {
     sound_blobs(scene.node.store());
 }
 
-/// Another program fills the disk, before a pull and in the middle of one, and makes room again.
+/// Another program fills the disk, before a pull and in the middle of one, and frees it again.
 #[tokio::test]
 async fn a_disk_that_others_fill_is_used_again_when_there_is_room() {
     let Some((scene, tmpfs)) =
@@ -152,7 +152,7 @@ async fn a_disk_that_others_fill_is_used_again_when_there_is_room() {
     sound_blobs(scene.node.store());
 }
 
-/// An ordinary node's disk is 80 % full, where the kubelet's removal of images stops. larder keeps something there, and
+/// An ordinary node's disk is 80 % full, where the kubelet stops removing images. larder keeps something there, and
 /// never so much that the kubelet begins again, at 16 % free. From 83 % on larder keeps nothing, and says so.
 #[tokio::test]
 async fn the_default_bounds_keep_something_on_an_ordinary_disk_and_leave_the_kubelet_its_share() {
@@ -191,7 +191,7 @@ async fn the_default_bounds_keep_something_on_an_ordinary_disk_and_leave_the_kub
         (number(&now["bytes"])..2_100_000).contains(&capacity),
         "{now}"
     );
-    // Others take more.
+    // Other programs take more.
     tmpfs.fill(disk / 100 * 84);
     let now = store().await;
     assert_eq!(
@@ -213,7 +213,7 @@ async fn the_default_bounds_keep_something_on_an_ordinary_disk_and_leave_the_kub
     );
 }
 
-/// A node that finds its disk full starts, and serves.
+/// A node whose disk is full starts, and serves.
 #[tokio::test]
 async fn a_start_on_a_full_disk() {
     let Some((mut scene, tmpfs)) = small("a_start_on_a_full_disk").await else {
@@ -238,7 +238,7 @@ async fn a_start_on_a_full_disk() {
     until_it_keeps_again(&scene).await;
 }
 
-/// The same where there was no store before, and the store that it makes when there is room.
+/// The same without an earlier store: larder makes one when there is room.
 #[tokio::test]
 async fn a_first_start_on_a_full_disk() {
     let test = "a_first_start_on_a_full_disk";
@@ -263,7 +263,7 @@ async fn a_first_start_on_a_full_disk() {
     fs::remove_file(foreign).expect("our own file");
     until_it_keeps_again(&scene).await;
     sound_blobs(scene.node.store());
-    // What it made is a store like any other.
+    // The new store works like any other.
     let content = Content::synthetic(2, MB);
     let digest = scene.fake.put_content("a/b", &content);
     let url = scene.blob("a/b", &digest);

@@ -1,4 +1,4 @@
-//! What is passed on without being kept is checked all the same (P9).
+//! Bytes that larder passes on without keeping them are verified all the same (P9).
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use larder_tests::scene::{Scene, compare};
 use super::{LARGE, small};
 use crate::{MB, pull, whole};
 
-/// What is passed on without being kept is checked all the same.
+/// larder verifies bytes that it passes on without keeping them.
 #[tokio::test]
 async fn wrong_bytes_end_short_without_a_disk_too() {
     let Some((scene, _tmpfs)) = small("wrong_bytes_end_short_without_a_disk_too").await else {
@@ -39,7 +39,7 @@ async fn wrong_bytes_end_short_without_a_disk_too() {
     }
     wrong.lift();
     assert_eq!(pull(&url, &content).await, whole(&content));
-    // The small ones are checked before their first byte.
+    // Small blobs are verified before their first byte leaves.
     let content = Content::synthetic(2, 5000);
     let digest = scene.fake.put_content("a/b", &content);
     let wrong = scene.fake.fault(Match::blob(), Fault::WrongBytes { at: 1 });
@@ -54,8 +54,8 @@ async fn wrong_bytes_end_short_without_a_disk_too() {
     );
 }
 
-/// The first bytes leave before there is a file. When there never is one, the digest still vouches for the very bytes
-/// that were sent, not for what the source says of them later (P9).
+/// The first bytes leave before there is a file. When no file ever exists, the digest still covers the very bytes that
+/// were sent, not later bytes of the source (P9).
 #[tokio::test]
 async fn what_was_sent_before_the_disk_failed_is_checked_too() {
     let mut short = 0;
@@ -77,8 +77,8 @@ async fn what_was_sent_before_the_disk_failed_is_checked_too() {
     assert!(short > 0, "the wrong bytes were never sent");
 }
 
-/// Nothing is kept of a blob that is larger than the tier may be. From its middle on it is fetched a second time for its
-/// digest, which vouches for the bytes that were sent only if both times brought the same (P9).
+/// A blob larger than the tier may be is not kept. From its middle on, larder fetches it a second time for its digest.
+/// The digest covers the sent bytes only if both fetches brought the same bytes (P9).
 #[tokio::test]
 async fn what_is_sent_from_the_middle_without_a_disk_is_checked_too() {
     let scene = Scene::with(|node| node.config("[store]\nmax_size = \"1MB\"\n")).await;

@@ -1,4 +1,4 @@
-//! Files beside the blobs: certificates, and what members keep for each other.
+//! Other files than blobs: certificates, and what members keep for each other.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use larder_tests::scene::eventually;
 
 use super::{CROWD, Fifo, lives, within};
 
-/// A member's certificate that moves to a file system that hangs stops the members' talk, and nothing else.
+/// A member's certificate moves to a file system that hangs. The members can no longer talk; everything else works.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_members_certificate_that_hangs_holds_up_no_client() {
     let fake = FakeRegistry::start().await;
@@ -33,7 +33,7 @@ async fn a_members_certificate_that_hangs_holds_up_no_client() {
     })
     .await;
     let url = format!("{}/v2/a/b/manifests/v1?ns={}", node.url(), fake.host());
-    // Each asks the members.
+    // Each of these requests asks the members.
     let crowd = join_all((0..CROWD / 10).map(|_| async {
         let answer = within("the crowd", http::get(&url, &[])).await;
         answer.expect("an answer")
@@ -45,7 +45,7 @@ async fn a_members_certificate_that_hangs_holds_up_no_client() {
     drop(fifo);
 }
 
-/// A CA bundle on a file system that hangs stops the registry that it is for.
+/// A CA bundle on a file system that hangs stops only its own registry.
 #[tokio::test]
 async fn a_ca_bundle_that_hangs_stops_no_other_registry() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -83,7 +83,7 @@ async fn a_ca_bundle_that_hangs_stops_no_other_registry() {
     drop(fifo);
 }
 
-/// Members ask for records in an outage, and for nothing else then.
+/// Members ask each other for records in an outage, and for nothing else then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_that_hangs_holds_up_no_other() {
     let fake = FakeRegistry::start().await;
@@ -131,7 +131,7 @@ async fn a_record_that_hangs_holds_up_no_other() {
         assert_eq!((answer.status, &answer.body), (200, &well.manifest));
     };
     tokio::join!(crowd, others);
-    // The other member knows it.
+    // The other member has the record.
     let answer = get("hung/a").await;
     assert_eq!((answer.status, &answer.body), (200, &hung.manifest));
     drop(fifo);

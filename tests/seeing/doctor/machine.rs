@@ -30,8 +30,8 @@ async fn a_configuration_that_is_not_in_force_is_found() {
     finds(&wrong, "config", "timeuot", "larder config check");
 }
 
-/// As in an emptyDir: every user may write into the volume's own directory, and larder cannot change that. In a directory of
-/// its own there is nothing to find.
+/// As in an emptyDir: every user may write into the volume's top directory, and larder cannot change that. In a
+/// directory of larder's own there is nothing to find.
 #[tokio::test]
 async fn a_directory_in_a_volume_that_all_may_write_to_is_larders_own() {
     let fake = FakeRegistry::start().await;
@@ -103,7 +103,7 @@ async fn faults_of_the_machine_are_found() {
     finds(&wrong, "rot", "damaged", "replace it");
 }
 
-/// Waits until the node knows that it has this blob, which is a moment after its file is there.
+/// Waits until the node lists this blob, which is a moment after its file exists.
 async fn until_listed(node: &Node, digest: &str) {
     for _ in 0..1000 {
         if node.admin("/blobs").await.to_string().contains(digest) {

@@ -43,7 +43,7 @@ async fn a_member_of_another_version_and_one_that_refuses_are_found() {
 async fn a_node_that_is_not_among_the_members_is_found() {
     let fake = FakeRegistry::start().await;
     let cluster = Cluster::of(1).tls_off().upstream(&fake).start().await;
-    // It listens on all of its addresses, and none of them is on the list.
+    // The node listens on all of its addresses, and the list has none of them.
     let config = format!(
         "[cluster]\nlisten = \"0.0.0.0:0\"\nmembers = [\"{}\"]\ntls = \"off\"\n",
         cluster.peer_address(0)

@@ -1,4 +1,4 @@
-//! containerd's files, the ports that they name, and the daemon behind them.
+//! containerd's files, the ports that the files name, and the daemon behind those ports.
 
 use std::fs;
 
@@ -25,7 +25,7 @@ async fn what_keeps_containerd_from_larder_is_found() {
     let url = node.url();
     let larder = section(&url, "");
 
-    // Its own configuration.
+    // containerd's own configuration.
     let runtime = Runtime::of(&node);
     runtime.configure("");
     let wrong = runtime.doctor(&node).await;

@@ -1,4 +1,4 @@
-//! Whose right a pull uses.
+//! The credential, and so the right, that a pull uses.
 
 use std::fs;
 
@@ -36,7 +36,7 @@ async fn private_with_and_without_rights() {
         assert_eq!(holder["pull"]["manifest_here"], warm, "{holder:#}");
         until_kept(&node, &image).await;
     }
-    // In an outage a caller that was let in stays in, and no other learns what is here.
+    // In an outage an earlier right still counts, and no other caller learns what is here.
     fake.stop().await;
     let holder = agrees(&node, &[&fake], &tag, Who::Holder).await;
     assert_eq!(steps(&holder, "tag"), ["stale"], "{holder:#}");
@@ -47,8 +47,8 @@ async fn private_with_and_without_rights() {
     );
 }
 
-/// larder does not ask a registry whose refusal it remembers. Then it says what it remembers, and not that the registry
-/// answered: the registry may be down.
+/// larder does not ask a registry whose refusal it remembers. `explain` then says so, and does not claim that the
+/// registry answered: the registry may be down.
 #[tokio::test]
 async fn a_refusal_that_is_remembered_is_no_answer_of_now() {
     let fake = FakeRegistry::start().await;
@@ -71,7 +71,7 @@ async fn a_refusal_that_is_remembered_is_no_answer_of_now() {
             "{said:#}"
         );
     }
-    // A registry that the operator forbids is not asked either.
+    // larder does not ask a registry that the operator forbids, either.
     let node = Node::builder().start().await;
     let said = explain(&node, &[], "127.0.0.1:1/team/app:v1", Who::Nobody).await;
     assert_eq!(steps(&said, "upstream"), ["unasked"], "{said:#}");

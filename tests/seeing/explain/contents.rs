@@ -1,4 +1,4 @@
-//! What the tag points to, and what of the image is here.
+//! The digest that the tag points to, and which content of the image is on this node.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ async fn cold_then_warm_then_moved_and_by_digest() {
     let warm = agrees(&node, &[&fake], &digest, Who::Nobody).await;
     assert_eq!(steps(&warm, "manifest"), ["hit"], "{warm:#}");
 
-    // Half of the next one is here, and it is here by digest only when it was asked for.
+    // Half of the next image is here. By digest it is a hit only once a client has asked for it.
     let next = build(
         &fake,
         REPOSITORY,
@@ -68,7 +68,7 @@ async fn what_of_an_image_is_here() {
     client.ask("GET", "manifests/v1").await;
     let none = explain(&node, &[&fake], &tag, Who::Nobody).await;
     assert_eq!(steps(&none, "blobs"), ["miss"], "{none:#}");
-    // One layer, and a part of the other.
+    // One layer is here, and a part of the other.
     let [small, large] = [0, 1].map(|at| image.layers[at].digest.clone());
     client.ask("GET", &format!("blobs/{small}")).await;
     eventually("it is kept", || committed(node.store(), &small)).await;
@@ -81,7 +81,8 @@ async fn what_of_an_image_is_here() {
         ("node".into(), "upstream".into())
     );
 
-    // The same layers in another repository of the registry are here once it says so; in another registry they are not.
+    // In another repository of the registry the same layers are here once that repository confirms them. In another
+    // registry they are not.
     until_kept(&node, &image).await;
     build(&fake, "team/other", "v1", &layers());
     let other = name(&fake, "team/other:v1");
@@ -148,14 +149,14 @@ async fn fresh_tags_and_outages() {
 
     fake.start_again().await;
     fake.delete_tag(REPOSITORY, "v1");
-    // The breaker may have opened meanwhile: until a probe has gone through, what is known is served.
+    // The breaker may have opened meanwhile: until a probe succeeds, larder serves what it knows.
     eventually_asked(&node, &fake, &asked).await;
     let said = agrees(&node, &[&fake], &asked, Who::Nobody).await;
     assert_eq!(steps(&said, "tag"), ["stale"], "{said:#}");
     assert!(said.to_string().contains("does not have it"), "{said:#}");
 }
 
-/// Waits until the registry is asked again.
+/// Waits until larder asks the registry again.
 async fn eventually_asked(node: &Node, fake: &FakeRegistry, image: &str) {
     for _ in 0..500 {
         let said = explain(node, &[fake], image, Who::Nobody).await;

@@ -1,4 +1,4 @@
-//! What the node asks, and what the runtime does before it.
+//! The sources that the node asks, and what containerd does with a name before it asks the node.
 
 use std::fs;
 
@@ -50,7 +50,7 @@ async fn limits_and_mirrors() {
         assert_eq!(steps(&said, "tag"), ["stale"], "{said:#}");
         assert_eq!(steps(&said, "upstream")[1], "silent", "{said:#}");
     }
-    // What is not here: a pod's secret may have a quota of its own, so it is asked for.
+    // The content is not here. A pod's secret may have a quota of its own, so larder asks for it.
     let cold = agrees(&node, &fakes, "r.example/team/cold:v1", Who::Nobody).await;
     assert_eq!(steps(&cold, "access"), ["challenged"], "{cold:#}");
 }
@@ -65,7 +65,7 @@ async fn what_another_member_holds() {
         .pull("v1")
         .await;
     until_kept(cluster.node(0), &image).await;
-    // By the addresses it may have fetched a share for the other, and kept it.
+    // Depending on the addresses, the node may have fetched and kept a share for the other member.
     let evict = ["evict", "--upstream", &fake.host()];
     let evicted = cluster.node(1).cli(&evict).await;
     assert!(evicted.status.success(), "{evicted:?}");

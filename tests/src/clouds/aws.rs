@@ -1,4 +1,5 @@
-//! AWS: the STS, the metadata server of a node, EKS Pod Identity's agent, and the API of ECR. Every signature is checked.
+//! AWS: the STS, the metadata server of a node, EKS Pod Identity's agent, and the API of ECR. Every signature is
+//! checked.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,12 +12,12 @@ use super::lists::Images;
 use super::server::{Asked, CloudServer, Reply};
 use super::sigv4::{AwsKeys, Unsigned, check};
 
-/// What a role's session is, which a test sets.
+/// A role's session; a test sets its keys.
 #[derive(Clone, Debug)]
 pub struct Session(Arc<Mutex<AwsKeys>>);
 
 impl Session {
-    /// The keys of a role, of which `secret` is part.
+    /// A role's keys, which contain `secret`.
     pub fn new(secret: &str) -> Self {
         Self(Arc::new(Mutex::new(AwsKeys {
             id: "ASIAEXAMPLE".to_owned(),
@@ -25,7 +26,7 @@ impl Session {
         })))
     }
 
-    /// Keys that do not end, as they stand in a file.
+    /// Keys without an end, as in a file.
     pub fn of_file(secret: &str) -> Self {
         Self(Arc::new(Mutex::new(AwsKeys {
             id: "AKIAEXAMPLE".to_owned(),
@@ -60,7 +61,7 @@ impl Session {
 #[derive(Debug)]
 pub struct Ecr;
 
-/// The password that the API gives out now, and for how many seconds.
+/// The password that the API gives out now, and its lifetime in seconds.
 #[derive(Clone, Debug, Default)]
 pub struct EcrPassword(Arc<Mutex<(String, u64)>>);
 
@@ -71,12 +72,12 @@ impl EcrPassword {
 }
 
 impl Ecr {
-    /// One that takes requests which these keys have signed for the region.
+    /// An API that takes requests which these keys have signed for the region.
     pub async fn start(password: &EcrPassword, session: &Session, region: &str) -> CloudServer {
         Self::start_as(password, session, region, "ecr", None).await
     }
 
-    /// The same, which also lists the images of one repository, so many on each page.
+    /// The same. It also lists the images of one repository, so many on each page.
     pub async fn start_listing(
         password: &EcrPassword,
         session: &Session,
@@ -89,7 +90,7 @@ impl Ecr {
         Self::start_as(password, session, region, "ecr", Some(listed)).await
     }
 
-    /// The public one, which has one region.
+    /// The API of ECR Public, which has one region.
     pub async fn start_public(password: &EcrPassword, session: &Session) -> CloudServer {
         Self::start_as(password, session, "us-east-1", "ecr-public", None).await
     }
@@ -148,7 +149,7 @@ impl Ecr {
         .await
     }
 
-    /// How it refuses.
+    /// A refusal in the API's form.
     pub fn error(status: u16, kind: &str) -> Reply {
         let kind = format!("com.amazonaws.ecr#{kind}");
         Reply::json(
@@ -177,12 +178,12 @@ fn unsigned_json(why: Unsigned) -> Reply {
 #[derive(Debug)]
 pub struct AwsSts;
 
-/// What the STS lets in.
+/// The conditions under which the STS gives a role.
 #[derive(Clone, Debug)]
 pub struct Trust {
-    /// The role that is given.
+    /// The role that the STS gives.
     pub role: String,
-    /// The projected token that it is given for, or else the keys.
+    /// The projected token, or else the keys, that a client must show for it.
     pub by: TrustedBy,
 }
 
@@ -232,7 +233,7 @@ impl AwsSts {
         .await
     }
 
-    /// How it refuses.
+    /// A refusal in the STS's form.
     pub fn error(status: u16, code: &str) -> Reply {
         let body = format!(
             "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error><Type>Sender</Type><Code>{code}</Code><Message>a text that may hold anything</Message></Error><RequestId>1</RequestId></ErrorResponse>"
@@ -241,7 +242,7 @@ impl AwsSts {
     }
 }
 
-/// The metadata server of a node: IMDSv2, and nothing without a session.
+/// The metadata server of a node: IMDSv2, which answers nothing without a session token.
 #[derive(Debug)]
 pub struct Imds;
 
@@ -299,7 +300,7 @@ impl PodIdentity {
                 asked.method == "GET" && asked.path == Self::PATH,
                 "GET /v1/credentials",
             )?;
-            // The token as it is, without `Bearer`.
+            // The token itself, without `Bearer`.
             if asked.header("authorization") != Some(&token) {
                 return Ok(Self::error(400, "InvalidTokenException"));
             }
@@ -310,7 +311,7 @@ impl PodIdentity {
         .await
     }
 
-    /// How it refuses: in plain text.
+    /// A refusal in the agent's form: plain text.
     pub fn error(status: u16, code: &str) -> Reply {
         let body = format!("[1]: ({code}): a text that may hold anything, fault: client");
         Reply::new(status, "text/plain", body)

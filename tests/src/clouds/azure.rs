@@ -1,4 +1,5 @@
-//! Azure: Entra ID, and the metadata server of a node. A registry's own exchange is [`acr_exchange`], for the fake registry.
+//! Azure: Entra ID, and the metadata server of a node. [`acr_exchange`] is a registry's own exchange, for the fake
+//! registry.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,15 +11,15 @@ use super::google::{form_of, wanted};
 use super::server::{CloudServer, Reply};
 use crate::fake::{self, Request};
 
-/// For whom Entra's tokens must be.
+/// The audience that Entra's tokens must have.
 const AUDIENCE: &str = "https://containerregistry.azure.net";
 
-/// The token that Entra gives out now; a test sets it, and the registry exchanges it.
+/// The token that Entra gives out now. A test sets it, and the registry exchanges it.
 #[derive(Clone, Debug, Default)]
 pub struct EntraToken(Arc<Mutex<String>>);
 
 impl EntraToken {
-    /// From now on a token of this tenant, of which `secret` is part.
+    /// Sets a new token of this tenant, which contains `secret`.
     pub fn set(&self, tenant: &str, secret: &str) -> String {
         let claims = json!({"tid": tenant, "appid": "of-the-token", "jti": secret});
         let token = unsigned(&claims);
@@ -40,7 +41,7 @@ fn unsigned(claims: &serde_json::Value) -> String {
     format!("eyJhbGciOiJSUzI1NiJ9.{payload}.c2lnbmF0dXJl")
 }
 
-/// A registry's refresh token that is good for so many seconds, of which `secret` is part.
+/// A registry's refresh token that is good for so many seconds, and contains `secret`.
 pub fn refresh_token(seconds: u64, secret: &str) -> String {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -88,7 +89,7 @@ impl Entra {
         .await
     }
 
-    /// How it refuses.
+    /// A refusal in Entra's form.
     pub fn error(status: u16, error: &str, code: u64) -> Reply {
         let body = json!({
             "error": error,
@@ -125,7 +126,7 @@ impl AzureMetadata {
                 (None, [only]) => only.clone(),
                 (None, _) => return refused("Multiple user assigned identities exist, please specify the clientId / resourceId of the identity in the token request"),
             };
-            // The time of the end is a string.
+            // The expiry time is a string.
             let body = json!({"access_token": token.get(), "client_id": identity, "expires_in": "86399", "expires_on": "4102444800", "resource": AUDIENCE, "token_type": "Bearer"});
             Ok(Reply::json(200, &body))
         })

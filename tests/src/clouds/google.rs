@@ -15,17 +15,17 @@ use crate::fake::form;
 const ACCOUNT: &str = "/computeMetadata/v1/instance/service-accounts/default";
 const CLOUD_PLATFORM: &str = "https://www.googleapis.com/auth/cloud-platform";
 
-/// The token that a server gives out now; a test sets it, and the registry takes it.
+/// The token that a server gives out now. A test sets it, and the registry takes it.
 #[derive(Clone, Debug, Default)]
 pub struct GoogleTokens(Arc<Mutex<(String, u64)>>);
 
 impl GoogleTokens {
-    /// From now on this token, good for so many seconds.
+    /// Sets a new token, good for so many seconds.
     pub fn set(&self, token: &str, seconds: u64) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (token.to_owned(), seconds);
     }
 
-    /// The token of now.
+    /// The present token.
     pub(super) fn now(&self) -> String {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         held.0.clone()
@@ -47,7 +47,7 @@ impl GoogleTokens {
 pub struct Metadata;
 
 impl Metadata {
-    /// One whose account has this name and these scopes, a line each.
+    /// A server whose account has this name and these scopes, one a line.
     pub async fn start(tokens: &GoogleTokens, account: &str, scopes: &str) -> CloudServer {
         let (tokens, account, scopes) = (tokens.clone(), account.to_owned(), scopes.to_owned());
         CloudServer::start("Google's metadata server", move |asked| {
@@ -56,7 +56,7 @@ impl Metadata {
                 asked.header("metadata-flavor") == Some("Google"),
                 "Metadata-Flavor is missing",
             )?;
-            // The real one refuses what came through a proxy.
+            // The real server refuses requests that came through a proxy.
             wanted(
                 asked.header("x-forwarded-for").is_none(),
                 "it came through a proxy",
@@ -79,7 +79,7 @@ impl Metadata {
     }
 }
 
-/// A service account's key, as its JSON file has it, and the server that takes what it signs.
+/// A service account's key, as in its JSON file, and the server that takes its signatures.
 #[derive(Debug)]
 pub struct GoogleKey {
     pub server: CloudServer,
@@ -239,7 +239,7 @@ fn refused(error: &str, description: &str) -> Reply {
     )
 }
 
-/// A projected token as the kubelet writes it, good for so many seconds from now. `secret` is part of it.
+/// A projected token as the kubelet writes it, good for so many seconds from now. It contains `secret`.
 pub fn token_of_pod(audience: &str, seconds: i64, secret: &str) -> String {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -267,7 +267,7 @@ pub(super) fn wanted(holds: bool, what: &str) -> Result<(), String> {
     }
 }
 
-/// The fields of a form, each of which is there once.
+/// The fields of a form; each must be there once.
 pub(super) fn form_of(asked: &Asked) -> Result<impl Fn(&str) -> Result<String, String>, String> {
     let kind = asked.header("content-type");
     wanted(kind == Some("application/x-www-form-urlencoded"), "a form")?;

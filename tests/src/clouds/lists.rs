@@ -1,4 +1,5 @@
-//! What clouds list of a repository: Artifact Registry's API, what Google adds to `tags/list`, ECR's API, Azure's list.
+//! The clouds' lists of a repository: Artifact Registry's API, Google's additions to `tags/list`, ECR's API, Azure's
+//! list.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,15 +8,15 @@ use serde_json::{Value, json};
 use super::google::{GoogleTokens, wanted};
 use super::server::{Asked, CloudServer, Reply};
 
-/// An image that was pushed.
+/// An image in the cloud's list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pushed {
-    /// Its path in the repository of the cloud, which may hold others.
+    /// Its path in the cloud's repository, which may hold other images.
     pub image: String,
     pub digest: String,
     pub tags: Vec<String>,
     pub size: u64,
-    /// When, in Unix seconds.
+    /// The time of the push, in Unix seconds.
     pub at: u64,
 }
 
@@ -60,7 +61,7 @@ impl Images {
         json!({"child": [], "manifest": manifest, "name": name, "tags": tags}).to_string()
     }
 
-    /// What Azure's list says of them.
+    /// Azure's list of these images.
     pub fn acr_tags(&self, registry: &str, name: &str) -> String {
         let images = self.get();
         let tags = images.iter().flat_map(|one| {
@@ -74,7 +75,7 @@ impl Images {
         json!({"registry": registry, "imageName": name, "tags": tags}).to_string()
     }
 
-    /// A page of ECR's answer, so many images on each.
+    /// A page of ECR's answer, with so many images on each.
     pub(super) fn described(
         &self,
         asked: &Asked,
@@ -126,7 +127,7 @@ impl Images {
     }
 }
 
-/// A token for the rest of a list, with the characters that have to be quoted.
+/// A token for the rest of a list, with characters that need quoting.
 fn token(at: usize) -> String {
     format!("page/{at}+=&")
 }
@@ -144,7 +145,7 @@ fn place(token: &str) -> Result<usize, String> {
 pub struct Gar;
 
 impl Gar {
-    /// One that lists the images of `projects/P/locations/L/repositories/R` to this token, so many on each page.
+    /// An API that lists the images of `projects/P/locations/L/repositories/R` to this token, so many on each page.
     pub async fn start(
         tokens: &GoogleTokens,
         parent: &str,
@@ -192,7 +193,7 @@ impl Gar {
         .await
     }
 
-    /// How it refuses.
+    /// A refusal in the API's form.
     pub fn error(status: u16, word: &str) -> Reply {
         Reply::json(
             status,
@@ -212,14 +213,14 @@ fn image(parent: &str, one: &Pushed) -> Value {
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "updateTime": moment(one.at + 5),
     });
-    // Google leaves out what is empty.
+    // Google leaves out empty fields.
     if !one.tags.is_empty() {
         image["tags"] = json!(one.tags);
     }
     image
 }
 
-/// A moment as RFC 3339 writes it.
+/// A time in RFC 3339's form.
 fn moment(at: u64) -> String {
     let (days, seconds) = (at / 86_400, at % 86_400);
     let (mut year, mut left) = (1970, days);

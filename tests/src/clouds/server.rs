@@ -1,4 +1,4 @@
-//! What all of these fakes are: a small HTTP server that notes every request, and whose mood a test sets.
+//! The base of all these fakes: a small HTTP server that notes every request, and whose mood a test sets.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -64,19 +64,19 @@ impl Reply {
     }
 }
 
-/// How a server fares.
+/// How a server behaves.
 #[derive(Clone, Debug, Default)]
 pub enum Mood {
-    /// It answers as it should.
+    /// It answers correctly.
     #[default]
     Well,
-    /// It takes requests and never answers, as where a packet does not come back.
+    /// It accepts requests and never answers, as when a reply packet is lost.
     Silent,
     /// It answers every request with this.
     Says(Reply),
 }
 
-/// What a server answers to a request; the error is what is wrong with the request.
+/// A server's answer to a request; the error says what is wrong with the request.
 type Answering = dyn Fn(&Asked) -> Result<Reply, String> + Send + Sync;
 
 #[derive(Default)]
@@ -106,7 +106,7 @@ impl fmt::Debug for CloudServer {
 }
 
 impl CloudServer {
-    /// Starts one that answers so.
+    /// Starts a server with these answers.
     pub async fn start(
         name: &'static str,
         answer: impl Fn(&Asked) -> Result<Reply, String> + Send + Sync + 'static,
@@ -150,7 +150,7 @@ impl CloudServer {
             .count()
     }
 
-    /// Fails if a request was not exactly what the real server takes.
+    /// Fails if a request had another form than the real server takes.
     pub fn assert_exact(&self) {
         let wrong = self.inner.state().wrong.clone();
         assert!(wrong.is_empty(), "{self:?} was asked wrongly: {wrong:#?}");
@@ -165,7 +165,7 @@ impl CloudServer {
             .take();
         if let Some(accepting) = accepting {
             accepting.abort();
-            // It ends by being cancelled, which is no error here.
+            // The task ends by being cancelled, which is no error here.
             let _ = accepting.await;
         }
     }
@@ -254,7 +254,7 @@ async fn accept(listener: TcpListener, inner: Arc<Inner>) {
                 }
             });
             let http = hyper::server::conn::http1::Builder::new();
-            // A client that breaks off is no concern of the server's.
+            // A client that breaks off is not the server's concern.
             let _ = http.serve_connection(TokioIo::new(stream), answer).await;
         });
     }

@@ -1,4 +1,5 @@
-//! Checks a request's signature (AWS Signature Version 4), from the specification and not from what larder signs with.
+//! Checks a request's signature (AWS Signature Version 4). It follows the specification, and shares no code with
+//! larder.
 
 use std::fmt::Write as _;
 
@@ -9,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::google::wanted;
 use super::server::Asked;
 
-/// A pair of keys that the fakes know, and the session that goes with it.
+/// A pair of keys that the fakes know, and its session token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AwsKeys {
     pub id: String,
@@ -17,7 +18,7 @@ pub struct AwsKeys {
     pub session: Option<String>,
 }
 
-/// What is wrong with the keys and not with the request, as AWS says it.
+/// A fault of the keys and not of the request, as AWS reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unsigned {
     NoSuchKey,
@@ -33,7 +34,7 @@ fn mac(key: &[u8], text: &str) -> Vec<u8> {
     hmac::sign(&key, text.as_bytes()).as_ref().to_vec()
 }
 
-/// Whether `keys` have signed the request for this service and region. The outer error is a request that no signer
+/// Whether `keys` have signed the request for this service and region. The outer error means a request that no signer
 /// sends.
 pub(super) fn check(
     asked: &Asked,

@@ -1,4 +1,4 @@
-//! Which users may read which repository: Basic, or Bearer with a token endpoint as Docker Hub has it.
+//! Which users may read which repository: Basic, or Bearer with a token endpoint as at Docker Hub.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -91,8 +91,8 @@ impl Auth {
         self.tokens.clear();
     }
 
-    /// Nothing when `/v2/` may be answered, otherwise the refusal. A fake that needs credentials
-    /// anywhere asks for them here, since some clients learn the challenge from here only.
+    /// `None` when `/v2/` may be answered, otherwise the refusal. A fake that needs credentials anywhere asks for them
+    /// here, since some clients learn the challenge from here only.
     pub(super) fn check_ping(&self, request: &Request) -> Option<Reply> {
         let bearer = |mode: &Mode| mode.scheme == Scheme::Bearer;
         let scheme = match self.modes.is_empty() {
@@ -111,7 +111,7 @@ impl Auth {
         }
     }
 
-    /// Nothing when the request may read its repository, otherwise the refusal.
+    /// `None` when the request may read its repository, otherwise the refusal.
     pub(super) fn check(&self, request: &Request) -> Option<Reply> {
         let mode = self.modes.get(&request.repository)?;
         let repository = Some(request.repository.as_str());

@@ -1,5 +1,5 @@
-//! One connection: reads requests, sends answers with the faults that strike them. Written by hand,
-//! since an HTTP library does not let one send a wrong length or stop in the middle.
+//! One connection: reads requests, and sends answers with the faults that apply. Written by hand, since an HTTP library
+//! does not let a test send a wrong length or stop in the middle.
 
 use std::future::{pending, poll_fn};
 use std::io;
@@ -18,7 +18,7 @@ use super::reply::Reply;
 use super::request::{MAX_BYTES, Request};
 use super::socket::Socket;
 
-/// How the length of a body is said.
+/// How an answer gives the length of its body.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Framing {
     Length,
@@ -39,13 +39,13 @@ enum Ending {
     Reset,
 }
 
-/// A reply and what happens to it on its way.
+/// A reply, and the faults on its way.
 #[derive(Debug)]
 pub(super) struct Delivery {
     pub(super) reply: Reply,
     pub(super) head_only: bool,
     pub(super) framing: Framing,
-    /// Of a 206, what `Content-Range` says of the whole, and whether there is one.
+    /// For a 206, the total in `Content-Range`, and whether there is one.
     pub(super) total: Option<u64>,
     pub(super) tells_range: bool,
     /// Offsets in the content.
@@ -134,12 +134,12 @@ impl Delivery {
     }
 }
 
-/// A connection, and what was read from it but not yet understood.
+/// A connection, with bytes that were read from it but not parsed yet.
 #[derive(Debug)]
 pub(super) struct Connection {
     socket: Socket,
     buffer: BytesMut,
-    /// When the next byte may leave under a throttle.
+    /// When a throttle lets the next byte leave.
     paced: Instant,
 }
 
@@ -152,7 +152,7 @@ impl Connection {
         }
     }
 
-    /// The next request; nothing when the client has closed.
+    /// The next request; `None` when the client has closed.
     pub(super) async fn request(&mut self) -> io::Result<Option<Request>> {
         loop {
             if let Some(request) = Request::take(&mut self.buffer).map_err(io::Error::other)? {
@@ -164,7 +164,7 @@ impl Connection {
         }
     }
 
-    /// Resolves when the client closes. What it sends meanwhile is kept.
+    /// Resolves when the client closes. Bytes that it sends meanwhile are kept.
     pub(super) async fn closed(&mut self) {
         while self.buffer.len() < MAX_BYTES {
             if let Ok(0) | Err(_) = self.socket.read_buf(&mut self.buffer).await {
@@ -218,7 +218,7 @@ impl Connection {
         Ok(None)
     }
 
-    /// Sends the body as far as the faults allow, and says which one ended it.
+    /// Sends the body as far as the faults allow, and gives the fault's ending, if one ended it.
     async fn body(&mut self, delivery: &Delivery, account: &Account) -> io::Result<Option<Ending>> {
         let reply = &delivery.reply;
         let chunked = matches!(delivery.framing, Framing::Chunked);
@@ -299,7 +299,7 @@ impl Connection {
     }
 }
 
-/// Flips the bytes at these offsets of the content, of which `piece` begins at `start`.
+/// Flips the bytes at these offsets of the content, within `piece`, which begins at `start`.
 fn flip(piece: Bytes, start: u64, offsets: &[u64]) -> Bytes {
     let covered = start..start + piece.len() as u64;
     if !offsets.iter().any(|offset| covered.contains(offset)) {

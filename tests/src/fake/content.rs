@@ -1,5 +1,5 @@
-//! What a blob consists of: bytes in memory, or bytes computed from a seed, any range of them at any
-//! time. Owns the generator and the digests; knows nothing of repositories or HTTP.
+//! The bytes of a blob: in memory, or computed from a seed, any range of them at any time. Owns the generator and the
+//! digests; knows nothing of repositories or HTTP.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -11,8 +11,8 @@ use super::gate::Gate;
 use super::odd::Odd;
 use super::request::{Kind, Request};
 
-/// Which requests a fault is for. Starts at a kind and is narrowed; `times` bounds how often it
-/// strikes, otherwise it strikes until it is lifted.
+/// Which requests a fault is for. Starts at a kind and is narrowed. `times` bounds how often the fault applies;
+/// otherwise it applies until it is lifted.
 #[derive(Clone)]
 pub struct Match {
     kind: Option<Kind>,
@@ -46,7 +46,7 @@ impl Match {
         }
     }
 
-    /// `/v2/<repository>/blobs/…`; not what a redirect then fetches, see [`Match::cdn`].
+    /// `/v2/<repository>/blobs/…`. For the redirect's target, see [`Match::cdn`].
     pub fn blob() -> Self {
         Self::kind(Kind::Blob)
     }
@@ -76,7 +76,7 @@ impl Match {
         Self::kind(Kind::Ping)
     }
 
-    /// Blobs at the place that [`Target::Cdn`] redirects to.
+    /// Blobs on the second port, to which [`Target::Cdn`] redirects.
     pub fn cdn() -> Self {
         Self::kind(Kind::Cdn)
     }
@@ -108,7 +108,7 @@ impl Match {
         self.when(|request| request.header("authorization").is_some())
     }
 
-    /// Only requests that this is true of; a second condition replaces the first.
+    /// Only requests for which the condition holds; a second condition replaces the first.
     #[must_use]
     pub fn when(mut self, condition: impl Fn(&Request) -> bool + Send + Sync + 'static) -> Self {
         self.condition = Some(Arc::new(condition));
@@ -146,16 +146,16 @@ impl fmt::Debug for Match {
 pub enum Target {
     /// The value of `Location`, absolute or relative.
     Url(String),
-    /// The same blob on the fake's second port, with a signed query. As object stores do, that place
-    /// refuses a wrong signature (403) and any `Authorization` (400).
+    /// The same blob on the fake's second port, with a signed query. As an object store does, that port refuses a wrong
+    /// signature (403) and any `Authorization` (400).
     Cdn,
 }
 
-/// One kind of misbehaviour. Several may strike the same request.
+/// One kind of misbehaviour. Several may apply to the same request.
 ///
-/// Those before the answer strike any request, and come before authentication. The others strike
-/// only an answer of 2xx; those of the body only the answer to a GET, and they are not used up by a
-/// HEAD. Byte counts are of the body of that one answer, except where noted.
+/// Faults before the answer apply to any request, and come before authentication. The others apply only to an answer of
+/// 2xx. Faults of the body apply only to the answer to a GET, and a HEAD does not use them up. Byte counts are of the
+/// body of that one answer, except where noted.
 #[derive(Clone, Debug)]
 pub enum Fault {
     /// Before the answer: wait so long.
@@ -229,7 +229,7 @@ impl Fault {
         Self::body(code, "application/json", body)
     }
 
-    /// What a load balancer, a firewall or a portal says in a registry's place.
+    /// The page of a load balancer, a firewall or a portal in a registry's place.
     pub fn page(code: u16) -> Self {
         let body = "<html><h1>Please log in</h1></html>";
         Self::body(code, "text/html; charset=utf-8", body)
@@ -282,7 +282,7 @@ pub(super) enum Phase {
     Body,
 }
 
-/// A rule in force, as the test sees it.
+/// A rule in force, in the test's hands.
 #[derive(Clone, Debug)]
 pub struct Armed {
     left: Arc<AtomicU32>,
@@ -290,12 +290,12 @@ pub struct Armed {
 }
 
 impl Armed {
-    /// How often it has struck.
+    /// How often the fault has applied.
     pub fn hits(&self) -> u32 {
         self.hits.load(Ordering::Relaxed)
     }
 
-    /// Ends it for all later requests.
+    /// Ends the fault for all later requests.
     pub fn lift(&self) {
         self.left.store(0, Ordering::Relaxed);
     }
@@ -308,7 +308,7 @@ impl Armed {
     }
 }
 
-/// All rules, in the order they were made.
+/// All rules, in the order of their creation.
 #[derive(Debug, Default)]
 pub(super) struct Rules {
     rules: Vec<(Match, Fault, Armed)>,
@@ -328,8 +328,8 @@ impl Rules {
         self.rules.clear();
     }
 
-    /// The faults of one phase that strike this request; using up one time each. Of the faults that
-    /// stand for the answer only the first strikes.
+    /// The faults of one phase that apply to this request; uses up one time of each. Of the faults that replace the
+    /// answer only the first applies.
     pub(super) fn strike(&self, request: &Request, phase: Phase) -> Vec<Fault> {
         let mut struck = Vec::new();
         for (which, fault, armed) in &self.rules {

@@ -9,8 +9,8 @@ use tokio::sync::watch;
 /// How long [`Gate::reached`] waits.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A handle on one gate; clones are the same gate. Every answer that passes through it may send so
-/// many bytes of its body and then waits there.
+/// A handle on one gate; clones share the gate. Every answer that passes through it sends so many bytes of its body and
+/// then waits there.
 #[derive(Clone, Debug)]
 pub struct Gate {
     state: Arc<watch::Sender<State>>,
@@ -20,7 +20,7 @@ pub struct Gate {
 struct State {
     /// Body bytes that each answer may send.
     limit: u64,
-    /// Answers that stand at the gate now.
+    /// Answers that wait at the gate now.
     waiting: usize,
 }
 
@@ -46,12 +46,12 @@ impl Gate {
         self.state.send_modify(|state| state.limit = bytes);
     }
 
-    /// How many answers stand at the gate.
+    /// How many answers wait at the gate.
     pub fn waiting(&self) -> usize {
         self.state.borrow().waiting
     }
 
-    /// Waits until `answers` answers stand at the gate; panics after 20 s.
+    /// Waits until `answers` answers wait at the gate; panics after 20 s.
     pub async fn reached(&self, answers: usize) {
         let mut state = self.state.subscribe();
         let reached = state.wait_for(|state| state.waiting >= answers);

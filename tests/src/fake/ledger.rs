@@ -1,4 +1,4 @@
-//! What was asked and what was sent, exactly.
+//! The requests to the fake and the bytes that it sent, exactly.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use std::task::Poll;
 
 use super::request::{Kind, Request};
 
-/// One request that the fake has seen, and how far its answer is.
+/// One request to the fake, and the progress of its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     /// As sent.
@@ -32,8 +32,8 @@ pub struct Seen {
     pub headers: Vec<(String, String)>,
     /// 0 until the answer begins.
     pub status: u16,
-    /// Body bytes that the socket has taken. Up to a few hundred KiB of them may still wait in the
-    /// kernel, and never reach a client that has left.
+    /// Body bytes that the socket has taken. Up to a few hundred KiB of them may still wait in the kernel; a client
+    /// that has left never gets those.
     pub bytes_sent: u64,
     /// Which connection, counted from 1 since the fake was made.
     pub connection: u64,
@@ -128,7 +128,7 @@ impl Ledger {
     }
 }
 
-/// One request's account; dropping it says that the answer is over.
+/// The account of one request; dropping it marks the answer as ended.
 #[derive(Debug)]
 pub(super) struct Account(Arc<Entry>);
 

@@ -1,4 +1,5 @@
-//! Answers that a registry may not give, or need not give, and that real ones give: a client of theirs lives with them.
+//! Odd answers that a registry should not or need not give, and that real ones give. A registry's clients cope with
+//! them.
 
 use super::connection::{Delivery, Framing};
 use super::content::Content;
@@ -12,11 +13,11 @@ pub enum Odd {
     NoContentRange,
     /// A 206 with the bytes from the first one on, and a `Content-Range` that says so.
     FromStart,
-    /// A 206 that says 7 bytes more of the whole.
+    /// A 206 whose total is 7 bytes too large.
     OtherTotal,
     /// A 206 with `multipart/byteranges`, though one range was asked for.
     Multipart,
-    /// HTTP/1.0: no length, and the end is that of the connection.
+    /// HTTP/1.0: no length, and the connection's end is the body's end.
     UntilClose,
     /// `Content-Length` of an answer to HEAD is this, or is missing.
     HeadLength(Option<u64>),

@@ -1,4 +1,4 @@
-//! An answer before it is sent: status, headers, and which part of which content.
+//! An answer before it is sent: status, headers, and which part of which content it carries.
 
 use std::ops::Range;
 
@@ -54,7 +54,7 @@ impl Reply {
         self.headers.retain(|(header, _)| header != name);
     }
 
-    /// Narrows a 200 to what a `Range` header asks for.
+    /// Narrows a 200 to the part that a `Range` header asks for.
     pub(super) fn ranged(mut self, header: Option<&str>) -> Self {
         match wanted(header, self.content.len()) {
             Wanted::Whole => self,

@@ -1,4 +1,4 @@
-//! What the fake holds, and its answers when nothing goes wrong.
+//! The fake's content, and its answers without faults.
 
 use std::collections::{BTreeMap, HashMap};
 

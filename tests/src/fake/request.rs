@@ -22,9 +22,9 @@ pub enum Kind {
     Referrers,
     /// `/token`
     Token,
-    /// `/cdn/<repository>/<digest>`, on the second port: where blobs are redirected to.
+    /// `/cdn/<repository>/<digest>`, on the second port: the target of redirects.
     Cdn,
-    /// Nothing that a pull asks for.
+    /// A path that no pull asks for.
     Other,
 }
 
@@ -45,12 +45,12 @@ pub struct Request {
     pub repository: String,
     /// The tag or digest in the path, or nothing.
     pub reference: String,
-    /// What was posted.
+    /// The posted body.
     pub body: Bytes,
 }
 
 impl Request {
-    /// Takes one request off the front of `buffer`; nothing when it is not all there yet.
+    /// Takes one request off the front of `buffer`; `None` while it is incomplete.
     pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Self>, &'static str> {
         // Some clients try TLS first, and wait for an answer before they try without.
         if buffer
@@ -195,7 +195,7 @@ fn percent_decoded(text: &str) -> String {
 /// What a `Range` header means for content of a known length.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
-    /// No range, or one that a simple server ignores: several ranges, another unit, nonsense.
+    /// No range, or a range that a simple server ignores: several ranges, another unit, nonsense.
     Whole,
     /// 206
     Part(Range<u64>),

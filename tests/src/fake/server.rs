@@ -1,4 +1,4 @@
-//! From a request to an answer: faults, access, content, in this order; and the loops around it.
+//! From a request to an answer: faults, access, content, in this order; and the accept loops.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,9 +21,9 @@ use super::request::{Kind, Request};
 use super::socket::Socket;
 use super::tls::Tls;
 
-/// Small, so that what a client that left never took is not counted as sent.
+/// Small, so that bytes which a leaving client never took are not counted as sent.
 const SEND_BUFFER_BYTES: u32 = 256 * 1024;
-/// How long a port that was ours a moment ago is asked for again.
+/// How long to retry a port that was bound a moment ago.
 const REBIND: Duration = Duration::from_secs(5);
 
 /// One of the two ports.
@@ -41,7 +41,7 @@ pub(super) struct Shared {
     pub(super) tls: Option<Tls>,
     pub(super) registry: SocketAddr,
     pub(super) cdn: SocketAddr,
-    /// What signed queries are made from.
+    /// The key of signed queries.
     secret: u64,
 }
 
@@ -113,7 +113,7 @@ impl Shared {
         Delivery::new(reply, request.is_head(), faults)
     }
 
-    /// The answer when nothing goes wrong.
+    /// The answer without faults.
     fn usual(&self, state: &mut State, request: &Request, port: Port) -> Reply {
         let read = matches!(request.method.as_str(), "GET" | "HEAD");
         let refused = match (port, request.kind) {
@@ -158,7 +158,7 @@ impl Shared {
                         format!("{}{path}?signature={signature}", self.url(Port::Cdn))
                     }
                 };
-                // Go's http.Redirect says so, and with it most registries.
+                // Go's http.Redirect sends this type, and so do most registries.
                 Some(
                     empty(status)
                         .with("Location", &location)
@@ -175,7 +175,7 @@ impl Shared {
         Content::bytes(signed).digest(Algorithm::Sha256)["sha256:".len()..].to_owned()
     }
 
-    /// As object stores do: a signed query is all that opens, and it must be the only thing.
+    /// As in an object store: only a signed query opens a blob, and no other credential may come with it.
     fn check_signature(&self, request: &Request) -> Option<Reply> {
         if request.header("authorization").is_some() {
             let message = "only one way to authenticate is allowed";
@@ -187,7 +187,7 @@ impl Shared {
     }
 }
 
-/// Binds a port; 0 is any. A fixed one is asked for again for a while.
+/// Binds a port; 0 is any. A fixed port is retried for a while.
 pub(super) async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let deadline = Instant::now() + REBIND;
     loop {
@@ -226,7 +226,7 @@ impl Running {
     pub(super) async fn stop(mut self) {
         for (stop, accepting) in mem::take(&mut self.0) {
             drop(stop);
-            // It cannot fail but by a panic, which has been printed.
+            // It can fail only by a panic, which has been printed.
             let _ = accepting.await;
         }
     }
@@ -242,7 +242,7 @@ async fn accept(
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                // A connection that breaks is the client's business; it has seen it.
+                // A connection that breaks is the client's concern, and the client has noticed.
                 Ok((tcp, _)) => {
                     let shared = Arc::clone(&shared);
                     connections.spawn(async move { serve(&shared, tcp, port).await.ok() });

@@ -1,4 +1,4 @@
-//! A client's socket, plain or TLS, with the rough ends that HTTP libraries do not offer.
+//! A client's socket, plain or TLS, which a test can end as no HTTP library does.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
 
-/// How long a reset waits for the peer to take what was sent before.
+/// How long a reset waits until the peer has taken the bytes sent before.
 const ARRIVAL: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
@@ -44,8 +44,8 @@ impl Socket {
         }
     }
 
-    /// Ends the connection by RST, after what was written has arrived: the kernel would drop what it
-    /// still holds.
+    /// Ends the connection by RST, after the written bytes have arrived: the kernel would drop bytes that it still
+    /// holds.
     pub(super) async fn reset(self) -> io::Result<()> {
         let (here, there) = (self.tcp().local_addr()?, self.tcp().peer_addr()?);
         let deadline = Instant::now() + ARRIVAL;

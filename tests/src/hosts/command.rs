@@ -2,17 +2,17 @@
 
 use std::process::{Command, Stdio};
 
-/// Runs `ip` and gives what it prints; panics, with its words, when it fails.
+/// Runs `ip` and gives its output; panics with that if it fails.
 pub(super) fn ip(arguments: &[&str]) -> String {
     run("ip", arguments).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Runs `ip` and gives what it prints, or why it failed.
+/// Runs `ip` and gives its output, or why it failed.
 pub(super) fn try_ip(arguments: &[&str]) -> Result<String, String> {
     run("ip", arguments)
 }
 
-/// Runs `tc` in a namespace; panics, with its words, when it fails.
+/// Runs `tc` in a namespace; panics with its output if it fails.
 pub(super) fn tc(namespace: &str, arguments: &[&str]) {
     let all = [&["-n", namespace], arguments].concat();
     run("tc", &all).unwrap_or_else(|error| panic!("{error}"));

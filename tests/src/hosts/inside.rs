@@ -1,4 +1,4 @@
-//! A thread that lives in a namespace, with a runtime of its own: sockets that are opened there belong to the host.
+//! A thread in a namespace, with a runtime of its own: sockets that it opens belong to the host.
 
 use std::fs::File;
 use std::path::Path;
@@ -27,11 +27,11 @@ impl Inside {
         let live = move || {
             setns(&file, CloneFlags::CLONE_NEWNET).expect("a namespace that can be entered");
             drop(file);
-            // One thread only: another would be in the namespace of the thread that made it.
+            // One thread only: another one would be in the namespace of the thread that made it.
             let runtime = Builder::new_current_thread().enable_all().build();
             let runtime = runtime.expect("a runtime");
             tell.send(runtime.handle().clone()).expect("a waiting host");
-            // An error is the end, too.
+            // A dropped sender ends the thread, too.
             let _ = runtime.block_on(stopped);
         };
         let name = namespace.to_owned();
@@ -66,7 +66,7 @@ impl Drop for Inside {
         if let Some(thread) = self.thread.take()
             && thread.thread().id() != std::thread::current().id()
         {
-            // It cannot fail but by a panic, which has been printed.
+            // It can fail only by a panic, which has been printed.
             let _ = thread.join();
         }
     }

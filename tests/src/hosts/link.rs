@@ -1,10 +1,10 @@
-//! A host's link: its rate, and what has gone over it.
+//! A host's link: its rate, and the bytes that it has carried.
 
 use serde_json::Value;
 
 use super::command::{ip, tc};
 
-/// What a link carries at the most, in each direction.
+/// The most that a link carries, in each direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
     /// 1 Mbit/s is a million bits.
@@ -23,7 +23,7 @@ impl Shape {
     }
 }
 
-/// Bytes over a link, as the host sees it, heads of packets included.
+/// Bytes over a link, as the host counts them, packet headers included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// By the host.
@@ -33,7 +33,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// What has been added since `earlier`.
+    /// The bytes added since `earlier`.
     #[must_use]
     pub fn since(self, earlier: Self) -> Self {
         Self {
@@ -43,8 +43,8 @@ impl Counts {
     }
 }
 
-/// Limits what leaves by this interface. The bucket is small, so that a short measurement is right too; the queue takes
-/// 40 ms, about what a switch has.
+/// Limits the packets that leave by this interface. The bucket is small, so that a short measurement is right too; the
+/// queue takes 40 ms, about what a switch has.
 pub(super) fn shape(namespace: &str, interface: &str, shape: Shape) {
     let rate = format!("{}mbit", shape.mbit_per_second);
     let qdisc = ["qdisc", "replace", "dev", interface, "root", "tbf"];

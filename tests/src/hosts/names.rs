@@ -1,4 +1,4 @@
-//! A name server: dnsmasq, with the addresses that the test gives to names, in a host or on a loopback address.
+//! A name server: dnsmasq, with addresses that the test gives to names, in a host or on a loopback address.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -16,7 +16,7 @@ use crate::real::free_port;
 
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_millis(500);
-/// How often it is asked.
+/// How often the test asks it.
 const GLANCE: Duration = Duration::from_millis(10);
 
 /// A running name server for names below `test`. Dropping it ends it.
@@ -66,7 +66,7 @@ impl Names {
             .arg(format!("--listen-address={}", address.ip()))
             .arg(format!("--port={}", address.port()));
         if nix::unistd::geteuid().is_root() {
-            // Otherwise it becomes a user that cannot read the records.
+            // Otherwise dnsmasq becomes a user that cannot read the records.
             command.args(["--user=root", "--group=root"]);
         }
         let log = fs::File::create(dir.path().join("log")).expect("a log file");
@@ -92,7 +92,7 @@ impl Names {
         self.address
     }
 
-    /// Gives a name these addresses and no others, and waits until that is what is answered; panics after 20 s.
+    /// Gives a name exactly these addresses, and waits until the server answers with them; panics after 20 s.
     pub async fn set(&mut self, name: &str, addresses: &[Ipv4Addr]) {
         self.records.retain(|(known, _)| known != name);
         self.records.push((name.to_owned(), addresses.to_vec()));
@@ -106,7 +106,7 @@ impl Names {
         wanted.sort();
         let deadline = Instant::now() + PATIENCE;
         loop {
-            // Each time: a signal that comes before it listens to signals would end it.
+            // Ask before each signal: a signal before dnsmasq catches signals would end it.
             let answered = self.ask(name).await;
             if answered.as_ref() == Some(&wanted) {
                 return;
@@ -125,7 +125,7 @@ impl Names {
         }
     }
 
-    /// The addresses that it gives for a name, in order; nothing when it does not answer.
+    /// The server's addresses for a name, in order; `None` when it does not answer.
     pub async fn ask(&self, name: &str) -> Option<Vec<Ipv4Addr>> {
         let asking = ask(self.address, name.to_owned());
         match &self.host {

@@ -1,5 +1,5 @@
-//! Images as most are: layers of many files, compressed by gzip. The last layer has a program that tells the content of each
-//! file, so that what a container sees can be compared.
+//! Images as they commonly are: layers of many files, compressed by gzip. The last layer has a program that prints each
+//! file's content hash, so that a test can compare what a container sees.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -54,14 +54,14 @@ int main(void) { return nftw("/data", tell, 16, FTW_PHYS) || failed; }
 #[derive(Clone, Debug)]
 pub struct Compressed {
     pub image: Image,
-    /// Of each layer the digest of its tar, in order.
+    /// The digest of each layer's tar, in order.
     pub diff_ids: Vec<String>,
-    /// What a container of it prints, line by line in the order of the paths.
+    /// The output of a container, line by line in the order of the paths.
     pub told: Vec<String>,
 }
 
-/// Pushes an image of `layers` layers with files that depend on `seed`, and one more with the program. Each layer but the
-/// first hides a file of the one below it and replaces another.
+/// Pushes an image of `layers` layers with files that depend on `seed`, and one more with the program. Each layer but
+/// the first hides a file of the layer below and replaces another.
 pub fn build_compressed(
     fake: &FakeRegistry,
     repository: &str,
@@ -100,7 +100,7 @@ pub fn build_compressed(
     })
 }
 
-/// The tar of one layer. `told` is what the program says of the layers so far.
+/// The tar of one layer. `told` has the program's output for the layers so far.
 fn layer(seed: u64, number: u64, told: &mut BTreeMap<String, String>) -> Result<Vec<u8>> {
     let dir = tempfile::tempdir()?;
     let data = dir.path().join("data");

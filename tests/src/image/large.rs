@@ -1,5 +1,5 @@
-//! An image as large ones are: tens of thousands of small files of text, which gzip makes three times smaller, and files that
-//! do not compress, in four layers. Of one size it is always the same, byte by byte.
+//! An image as large ones are, in four layers: tens of thousands of small text files, which gzip makes three times
+//! smaller, and files that do not compress. For one size it is always the same, byte by byte.
 
 use std::io::{self, BufWriter, Read as _, Write};
 use std::process::{ChildStdin, Command, Stdio};
@@ -13,8 +13,8 @@ use super::compressed::{LAYERS, compiled_from};
 use super::{Image, Layer, assemble_from, host_architecture, tar};
 use crate::fake::{Algorithm, Content, FakeRegistry};
 
-/// Reads each file of a list, one after the other. Prints how many they were, their length, a hash of their content
-/// (FNV-1a over words of 64 bits, a file's last one padded with zeros) and the microseconds that it took.
+/// Reads each file of a list, one after the other. Prints their number, their total length, a hash of their content
+/// (FNV-1a over words of 64 bits, a file's last word padded with zeros) and the microseconds that it took.
 const READ: &str = r#"
 #define _POSIX_C_SOURCE 200809L
 #include <fcntl.h>
@@ -60,26 +60,26 @@ pub const READER: &str = "/read";
 pub const ALL: &str = "/all";
 pub const FEW: &str = "/few";
 
-/// One of so many files is among the few.
+/// One of so many files is in the short list.
 const ONE_OF: usize = 64;
 
 /// Files of one directory.
 const DIRECTORY: usize = 100;
 
-/// What the files of text are cut from.
+/// The length of the text from which the text files are cut.
 const TEXT: usize = 4 << 20;
 
 /// A large image.
 #[derive(Clone, Debug)]
 pub struct Large {
     pub image: Image,
-    /// Of each layer the digest of its tar, in order.
+    /// The digest of each layer's tar, in order.
     pub diff_ids: Vec<String>,
     pub all: Told,
     pub few: Told,
 }
 
-/// What the program says of a list of files, but for the time.
+/// The program's output for a list of files, except for the time.
 #[derive(Clone, Debug)]
 pub struct Told {
     pub files: u64,
@@ -106,7 +106,7 @@ impl Told {
         }
     }
 
-    /// The program's microseconds, if all else that it said is right.
+    /// The program's microseconds, if the rest of its output is right.
     pub fn took(&self, said: &str) -> Result<u64> {
         let expected = format!("{} {} {:016x} ", self.files, self.bytes, self.hash);
         let rest = said.strip_prefix(&expected);
@@ -144,7 +144,7 @@ pub fn build_large(fake: &FakeRegistry, repository: &str, tag: &str, size: u64) 
                 let directory = &file.path[..=slash];
                 if !directories.contains(&directory) {
                     archive.put(directory, 0o755, b'5', &[])?;
-                    // Those of other files are not asked for again.
+                    // Only the directories above this file can come up again.
                     directories.retain(|known| directory.starts_with(known));
                     directories.push(directory);
                 }
@@ -177,7 +177,7 @@ pub fn build_large(fake: &FakeRegistry, repository: &str, tag: &str, size: u64) 
     })
 }
 
-/// The files of three layers: a tool chain of text; half as much in text and in large files; large files alone.
+/// The files of three layers: a tool chain of text; half as much of text and of large files; large files alone.
 fn plan(size: u64) -> [Vec<File>; 3] {
     let mut random = fastrand::Rng::with_seed(size);
     let mut layer = |number: usize, text: u64, rest: u64, each: usize| {
@@ -233,7 +233,7 @@ impl File {
     }
 }
 
-/// Words of which few are frequent, in lines.
+/// Lines of words, of which a few are frequent.
 fn text() -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(1);
     let words: Vec<String> = (0..1024)
@@ -251,7 +251,7 @@ fn text() -> Vec<u8> {
     text
 }
 
-/// A layer that is being written: hashed, and compressed by gzip.
+/// A layer while it is written: hashed, and compressed by gzip.
 struct Archive {
     to: BufWriter<Hashing>,
     compressed: thread::JoinHandle<io::Result<Vec<u8>>>,

@@ -11,9 +11,8 @@ use super::{
 };
 use crate::fake::Content;
 
-/// Writes an OCI image layout into `dir` that holds one image under `name`, for
-/// `skopeo copy oci:DIR:NAME …`. Layers are written as they are computed, whatever their size; an
-/// executable becomes one more layer, the last.
+/// Writes into `dir` an OCI image layout with one image under `name`, for `skopeo copy oci:DIR:NAME …`. Layers are
+/// written as they are computed, whatever their size. An executable becomes one more layer, the last one.
 pub fn oci_layout(
     dir: &Path,
     name: &str,
@@ -58,7 +57,7 @@ pub fn oci_layout(
     Ok(image)
 }
 
-/// The layout of larder's image of this version, "one" or "two": scripts/test packs them from what it has built. Panics
+/// The layout of larder's image of this version, "one" or "two", which scripts/test packs from its build. Panics
 /// without it.
 pub fn packed(version: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the path of this executable");

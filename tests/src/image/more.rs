@@ -1,4 +1,4 @@
-//! One more layer for an image that is there.
+//! Adds a layer to an existing image.
 
 use std::fs;
 use std::path::Path;
@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::{OCI_LAYER, tar};
 use crate::fake::{Algorithm, Content};
 
-/// Writes to the layout `to` the only image of the layout `from`, with one more layer: this file, which replaces an earlier
-/// one of that path. Gives the digest of its manifest.
+/// Writes to the layout `to` the only image of the layout `from`, with one more layer: this file, which replaces an
+/// earlier file of that path. Gives the manifest's digest.
 pub fn with_file(from: &Path, to: &Path, path: &str, bytes: Vec<u8>) -> Result<String> {
     let blobs = "blobs/sha256";
     fs::create_dir_all(to.join(blobs))?;

@@ -20,7 +20,7 @@ pub(super) fn archive(path: &str, mode: u32, file: Content) -> Content {
     Content::concat(&contents)
 }
 
-/// What stands before a file of that kind.
+/// The header of a file of that kind.
 pub(super) fn header(path: &str, mode: u32, size: u64, kind: u8) -> [u8; BLOCK as usize] {
     let mut block = [0; BLOCK as usize];
     let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);

@@ -1,4 +1,4 @@
-//! Images of a program that waits: what runs stays until it is ended, and needs nothing.
+//! Images with a program that waits: a container runs until it is ended, and needs nothing.
 
 use std::process::Command;
 

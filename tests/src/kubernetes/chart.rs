@@ -26,7 +26,7 @@ impl Chart {
         self
     }
 
-    /// Renders it; panics with what helm says when it does not render.
+    /// Renders the chart; panics with helm's output if that fails.
     pub fn render(&self) -> Objects {
         let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/larder");
         let mut helm = Command::new(helm());

@@ -27,17 +27,17 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts one with the nodes n1, n2 and so on. Takes root, and programs that `scripts/kube build` has built.
+    /// Starts a cluster with the nodes n1, n2 and so on. Takes root, and the programs of `scripts/kube build`.
     pub async fn up(nodes: usize) -> Result<Self> {
         Self::started(nodes, &[]).await
     }
 
-    /// The same with nodes that have a disk of their own of this size, such as `4G`.
+    /// The same, where each node has its own disk of this size, such as `4G`.
     pub async fn with_disks(nodes: usize, size: &str) -> Result<Self> {
         Self::started(nodes, &["--disk", size]).await
     }
 
-    /// The same with another version of Kubernetes than the newest.
+    /// The same, with another Kubernetes than the newest.
     pub async fn with_version(nodes: usize, version: &str) -> Result<Self> {
         Self::started(nodes, &["--version", version]).await
     }
@@ -46,7 +46,7 @@ impl Cluster {
         sweep();
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}-{number}", std::process::id());
-        // From here on a failure takes down what there is.
+        // From here on a failure takes the cluster down.
         let cluster = Self {
             state: std::env::temp_dir().join(name),
         };
@@ -62,13 +62,13 @@ impl Cluster {
         Ok(())
     }
 
-    /// Takes a node away, as if it were switched off and its object deleted.
+    /// Removes a node, as if it were switched off and its object deleted.
     pub async fn remove(&self, node: &str) -> Result<()> {
         self.kube(&["remove", node]).await?;
         Ok(())
     }
 
-    /// Ends programs of it, such as `registry` or `n1/containerd`.
+    /// Ends some of its programs, such as `registry` or `n1/containerd`.
     pub async fn stop(&self, programs: &[&str]) -> Result<()> {
         self.kube(&[&["stop"], programs].concat()).await?;
         Ok(())
@@ -85,22 +85,22 @@ impl Cluster {
         &self.state
     }
 
-    /// What a command prints beside the cluster; an error with its words when it fails.
+    /// The output of a command beside the cluster; an error with that output when it fails.
     pub async fn beside(&self, words: &[&str]) -> Result<String> {
         self.kube(&[&["run"], words].concat()).await
     }
 
-    /// What kubectl prints.
+    /// kubectl's output.
     pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         self.beside(&[&["kubectl"], arguments].concat()).await
     }
 
-    /// What helm prints.
+    /// helm's output.
     pub async fn helm(&self, arguments: &[&str]) -> Result<String> {
         self.beside(&[&["helm"], arguments].concat()).await
     }
 
-    /// What a command on a node prints.
+    /// The output of a command on a node.
     pub async fn on(&self, node: &str, arguments: &[&str]) -> Result<String> {
         self.kube(&[&["node", node], arguments].concat()).await
     }
@@ -117,7 +117,7 @@ impl Cluster {
         Ok(list["items"].as_array().context("no list")?.clone())
     }
 
-    /// Gives kubectl objects by a file: `kubectl WORDS --filename FILE`.
+    /// Passes objects to kubectl in a file: `kubectl WORDS --filename FILE`.
     pub async fn give(&self, words: &[&str], objects: &[Value]) -> Result<String> {
         let mut text = String::new();
         for object in objects {
@@ -135,7 +135,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits until a condition gives something; `what` names it in the error.
+    /// Waits until `condition` gives a value; `what` names it in the error.
     pub async fn until<T>(
         &self,
         what: &str,
@@ -180,7 +180,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// What `registry` or `private` has answered until now. It logs a request after the answer.
+    /// The requests that `registry` or `private` has answered until now. It logs a request after the answer.
     pub fn requests(&self, registry: &str) -> Result<Requests> {
         let log = self.state.join("log").join(format!("{registry}.log"));
         Ok(Requests::of_log(&std::fs::read_to_string(log)?))
@@ -220,7 +220,7 @@ fn down(state: &Path) {
     }
 }
 
-/// Takes down what tests have left behind that were killed.
+/// Takes down the clusters of killed tests.
 fn sweep() {
     let entries = std::fs::read_dir(std::env::temp_dir());
     for entry in entries.into_iter().flatten().flatten() {

@@ -1,5 +1,5 @@
-//! A node's kubelet: makes the volumes, pulls the images, runs init containers and then the others, probes them, and ends
-//! them, each by the CRI.
+//! A node's kubelet: makes the volumes, pulls the images, runs init containers and then the others, probes them, and
+//! ends them, all by the CRI.
 
 use std::collections::HashMap;
 use std::fs;
@@ -39,7 +39,7 @@ pub struct Kubelet {
 #[derive(Clone, Debug)]
 pub struct RunningPod {
     pub ip: String,
-    /// A process in its network.
+    /// A process in the pod's network.
     pub pid: u32,
     sandbox: String,
     /// By name.
@@ -55,14 +55,14 @@ impl RunningPod {
         &found.unwrap_or_else(|| panic!("no container {name}")).1
     }
 
-    /// What a container, or an init container, has written.
+    /// The log of a container, or of an init container.
     pub fn log(&self, name: &str) -> String {
         fs::read_to_string(self.logs.join(format!("{name}.log"))).unwrap_or_default()
     }
 }
 
 impl Kubelet {
-    /// On `host`, whose pods ask `dns` for names, over a containerd of this release.
+    /// A kubelet on `host`, over a containerd of this release. Pods ask `dns` for names.
     pub async fn new(
         release: Release,
         host: &Host,
@@ -171,7 +171,7 @@ impl Kubelet {
         }
     }
 
-    /// The probes are made from the node's network, as the kubelet makes them.
+    /// The probes come from the node's network, as the kubelet's do.
     async fn until_ready(&self, container: &Value, pod: &RunningPod) -> anyhow::Result<()> {
         let deadline = Instant::now() + PATIENCE;
         for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
@@ -198,7 +198,7 @@ impl Kubelet {
         Ok(())
     }
 
-    /// Makes the pod's volumes. Paths of the node are those that its containerd sees.
+    /// Makes the pod's volumes. Paths of the node are its containerd's paths.
     fn volumes(
         &self,
         template: &Value,

@@ -1,5 +1,5 @@
-//! From a pod's specification to what the kubelet tells the runtime. Pure; what it does not know it refuses, so that nothing
-//! of a specification is silently left out.
+//! From a pod's specification to the kubelet's requests to the runtime. Pure; it refuses a field that it does not know,
+//! so that no part of a specification is silently left out.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::real::cri::{
     PodSandboxMetadata, PortMapping, SecurityProfile,
 };
 
-/// What `fieldRef` may ask for.
+/// The values that `fieldRef` may name.
 #[derive(Clone, Debug)]
 pub struct Status {
     pub name: String,
@@ -26,7 +26,7 @@ pub struct Status {
     pub pod_ip: String,
 }
 
-/// Panics if an object has a key that is not understood here.
+/// Panics if an object has an unknown key.
 fn only(object: &Value, known: &[&str]) {
     for key in object.as_object().into_iter().flat_map(|map| map.keys()) {
         assert!(
@@ -59,7 +59,7 @@ pub(super) fn sandbox(
     only(
         spec,
         &[
-            // Matters to the scheduler, the API server or admission alone.
+            // Only the scheduler, the API server or admission uses these.
             "serviceAccountName",
             "automountServiceAccountToken",
             "enableServiceLinks",
@@ -69,7 +69,7 @@ pub(super) fn sandbox(
             "affinity",
             "imagePullSecrets",
             "restartPolicy",
-            // Carried out here.
+            // These are implemented here.
             "hostNetwork",
             "dnsPolicy",
             "terminationGracePeriodSeconds",
@@ -138,7 +138,7 @@ pub(super) fn sandbox(
     }
 }
 
-/// A container of it. `volumes` says where on the node each volume is.
+/// A container of the pod. `volumes` has the node's path of each volume.
 pub(super) fn container(
     spec: &Value,
     template: &Value,
@@ -151,7 +151,7 @@ pub(super) fn container(
             "name",
             "image",
             "imagePullPolicy",
-            // Where the API server finds why a container ended: no matter to the runtime.
+            // The API server reads there why a container ended: the runtime does not need it.
             "terminationMessagePolicy",
             "command",
             "args",
@@ -254,7 +254,7 @@ pub(super) fn container(
             resources: Some(LinuxContainerResources {
                 cpu_shares: (quantity(&resources["requests"]["cpu"]) * 1024.0) as i64,
                 memory_limit_in_bytes: quantity(&resources["limits"]["memory"]) as i64,
-                // What the kubelet gives to critical pods, and to those of the best-effort class.
+                // The kubelet's values for critical pods, and for those of the best-effort class.
                 oom_score_adj: if critical { -997 } else { 1000 },
             }),
             security_context: Some(LinuxContainerSecurityContext {

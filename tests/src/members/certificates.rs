@@ -33,7 +33,7 @@ impl Default for Authority {
 }
 
 impl Authority {
-    /// A new one, that no node trusts yet.
+    /// A new authority, which no node trusts yet.
     pub fn new() -> Self {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
@@ -49,7 +49,7 @@ impl Authority {
         }
     }
 
-    /// What members trust, in PEM.
+    /// The authority that members trust, in PEM.
     pub fn ca_pem(&self) -> &str {
         &self.ca_pem
     }
@@ -59,7 +59,7 @@ impl Authority {
         self.named(MEMBER)
     }
 
-    /// A member's certificate whose time is over.
+    /// A member's certificate that has expired.
     pub fn expired(&self) -> Identity {
         self.until(MEMBER, 2021)
     }
@@ -69,7 +69,7 @@ impl Authority {
         self.until(name, 2200)
     }
 
-    /// A member's certificate whose time is over after so long.
+    /// A member's certificate that expires after so long.
     pub fn ending_in(&self, left: Duration) -> Identity {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let end = now.expect("a time after 1970") + left;

@@ -1,4 +1,4 @@
-//! How a client on one node pulls: where the node listens, as a runtime does, with a clock and a hash on every body.
+//! How a client on one node pulls: at the node's address, as a runtime does, with a clock and a hash on every body.
 
 use std::time::{Duration, Instant};
 
@@ -15,14 +15,14 @@ use crate::scene::{Compared, compare};
 /// How long one body may take.
 const BODY: Duration = Duration::from_mins(3);
 
-/// What came, when all of it was right.
+/// The result of a body that was right.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Got {
     /// Body bytes.
     pub bytes: u64,
     /// From the request to the last byte.
     pub took: Duration,
-    /// The longest time in which nothing came, after the head.
+    /// The longest silence after the head.
     pub longest_gap: Duration,
 }
 
@@ -36,7 +36,7 @@ impl Got {
     }
 }
 
-/// A repository at one node, and the client that asks. Clones ask as the same client.
+/// A repository at one node, and the client that asks. Clones are the same client.
 #[derive(Clone, Debug)]
 pub struct Door {
     host: Option<Host>,
@@ -44,12 +44,12 @@ pub struct Door {
     registry: String,
     repository: String,
     authorization: Option<String>,
-    /// The name that paths give the registry; `ns` names it otherwise.
+    /// The registry's name in paths; without it, `ns` names the registry.
     alias: Option<String>,
 }
 
 impl Door {
-    /// A client without credentials that asks `node` for what is in this repository.
+    /// A client without credentials that pulls from this repository through `node`.
     pub fn of(node: &Node, registry: &str, repository: &str) -> Self {
         Self {
             host: node.host().cloned(),
@@ -61,22 +61,22 @@ impl Door {
         }
     }
 
-    /// The same by prefix addressing: the path begins with what the configuration calls the registry there.
+    /// The same by prefix addressing: the path begins with the configuration's alias for the registry.
     #[must_use]
     pub fn by_alias(mut self, alias: &str) -> Self {
         self.alias = Some(alias.to_owned());
         self
     }
 
-    /// The same client, which shows this from now on.
+    /// The same client, which sends this `Authorization` from now on.
     #[must_use]
     pub fn showing(mut self, authorization: &str) -> Self {
         self.authorization = Some(authorization.to_owned());
         self
     }
 
-    /// As a runtime with a pull secret: asks for this manifest, and when challenged, gets a token with the secret.
-    /// Gives the door of a client with that token, or the refusal of the token endpoint.
+    /// Logs in as a runtime with a pull secret: asks for this manifest, and when challenged, gets a token with the
+    /// secret. Gives the door of a client with that token, or the refusal of the token endpoint.
     pub async fn login(self, user: &str, password: &str, reference: &str) -> Result<Self, String> {
         let head = self.call("HEAD", &format!("manifests/{reference}"));
         let first = self.answer(head).await?;
@@ -86,8 +86,8 @@ impl Door {
         self.answering(&first, Some((user, password))).await
     }
 
-    /// The same after an answer with a challenge; without a secret, with an anonymous token. A challenge without a
-    /// scope is asked for the repository as paths name it, as containers/image does.
+    /// The same after an answer with a challenge; without a secret, by an anonymous token. For a challenge without a
+    /// scope, the client asks for the repository's name as in paths, as containers/image does.
     pub async fn answering(
         self,
         challenged: &Response,
@@ -146,7 +146,7 @@ impl Door {
         }
     }
 
-    /// Whether something is shown.
+    /// Whether the client sends an `Authorization`.
     pub(crate) fn shows(&self) -> bool {
         self.authorization.is_some()
     }
@@ -157,7 +157,7 @@ impl Door {
             .await
     }
 
-    /// Sends a call from where the client is, and reads the answer to its end.
+    /// Sends a call from the client's place, and reads the answer to its end.
     pub async fn answer(&self, call: Call) -> Result<Response, String> {
         let answer = self.near(call.send()).await;
         answer.map_err(|error| format!("{error:#}"))
@@ -192,7 +192,7 @@ impl Door {
         self.near(reading).await
     }
 
-    /// GETs a part of a blob and compares it with what should be there.
+    /// GETs a part of a blob and compares it with the right content.
     pub async fn part(
         &self,
         digest: &str,
@@ -231,8 +231,8 @@ impl Door {
     }
 }
 
-/// Reads a body to its end, and says after each piece how much has come. An error unless the answer was 200 and all of it
-/// came and has this digest.
+/// Reads a body to its end, and reports after each piece how much has come. An error unless the answer was 200, and all
+/// of it came and has this digest.
 pub async fn measure(
     stream: &mut Stream,
     digest: &str,
@@ -258,7 +258,7 @@ pub async fn measure(
                 got.bytes += chunk.len() as u64;
                 hash.update(&chunk);
                 came(got.bytes);
-                // What the caller did is not the node's silence.
+                // The caller's own work is no silence of the node.
                 last = Instant::now();
             }
             Ok(None) => break,

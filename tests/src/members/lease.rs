@@ -1,9 +1,9 @@
-//! Loopback addresses of one cluster's own, so that tests run beside each other with the same ports.
+//! Loopback addresses for one cluster alone, so that tests run beside each other with the same ports.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
-/// Held for as long as the addresses are taken; no client connects there.
+/// A lease holds this port as long as its addresses are taken; no client connects there.
 const LOCK_PORT: u16 = 7429;
 
 /// 253 addresses `127.x.y.1` and up.
@@ -14,8 +14,8 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// Picks by the name of the test, so that a test has the same addresses, and with them the same placement, every
-    /// time, and takes the next ones that are free.
+    /// Begins at the hash of the test's name, and takes the next free addresses. So a test has the same addresses, and
+    /// with them the same placement, every time.
     pub(super) fn take() -> Self {
         let mut hash = DefaultHasher::new();
         std::thread::current().name().hash(&mut hash);

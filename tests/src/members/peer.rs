@@ -1,7 +1,7 @@
-//! A member that is not a node: it hears what nodes ask, and answers as badly as the test asks.
+//! A fake member: it hears nodes' requests, and answers as badly as the test asks.
 //!
-//! It knows no routes. A request that names the digest of something it holds is answered with that, whatever the path;
-//! everything else is not found.
+//! It knows no routes. A request that names the digest of something it holds gets that, whatever the path; any other
+//! request gets a 404.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -17,23 +17,23 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::fake::Content;
 
-/// How long it says nothing when it is to stall.
+/// How long a stalled answer lasts.
 const STALL: Duration = Duration::from_mins(1);
 /// The largest head or body that it reads.
 const MAX_BYTES: usize = 1 << 20;
 
-/// How it answers nodes that ask for what it holds.
+/// How the fake answers nodes that ask for its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manner {
     /// With the right bytes.
     Honest,
     /// With as many bytes, all of them wrong.
     WrongBytes,
-    /// With the right bytes of something that is said to be 4096 bytes longer.
+    /// With the right bytes, but a claimed size that is 4096 bytes too large.
     WrongSize,
-    /// With a head, and then nothing on an open connection.
+    /// With a head, and then silence on an open connection.
     StallsAfterHead,
-    /// With nothing at all, on an open connection.
+    /// With silence on an open connection.
     Silent,
     /// With this status.
     Says(u16),
@@ -61,7 +61,7 @@ impl Heard {
         found.map(|(_, value)| value.as_str())
     }
 
-    /// Everything that was said, to look for a secret in.
+    /// The whole request as text, to look for a secret in it.
     pub fn text(&self) -> String {
         let headers: Vec<_> = self
             .headers
@@ -82,10 +82,10 @@ impl Heard {
 struct State {
     manner: Manner,
     contents: HashMap<String, Content>,
-    /// What it calls all that it holds.
+    /// The media type that it gives to all its content.
     label: String,
     heard: Vec<Heard>,
-    /// Answers about content that it holds.
+    /// How many answers it has given about its content.
     answers: usize,
 }
 
@@ -125,18 +125,18 @@ impl FakePeer {
         self.address
     }
 
-    /// From now on it says that it holds this.
+    /// From now on it claims to hold this.
     pub fn hold(&self, digest: &str, content: &Content) {
         let mut state = lock(&self.state);
         state.contents.insert(digest.to_owned(), content.clone());
     }
 
-    /// From now on it says that all it holds is of this media type.
+    /// From now on it gives this media type to all its content.
     pub fn label(&self, media_type: &str) {
         media_type.clone_into(&mut lock(&self.state).label);
     }
 
-    /// From now on it answers so.
+    /// Sets how it answers from now on.
     pub fn behave(&self, manner: Manner) {
         lock(&self.state).manner = manner;
     }
@@ -146,7 +146,7 @@ impl FakePeer {
         lock(&self.state).heard.clone()
     }
 
-    /// How often it was asked for what it holds.
+    /// How often a node has asked for its content.
     pub fn answers(&self) -> usize {
         lock(&self.state).answers
     }
@@ -169,7 +169,7 @@ async fn accept(listener: TcpListener, tls: Option<Arc<ServerConfig>>, state: Ar
             accepted = listener.accept() => {
                 let Ok((tcp, _)) = accepted else { continue };
                 let (tls, state) = (tls.clone(), Arc::clone(&state));
-                // A connection that breaks is the node's business.
+                // A connection that breaks is the node's concern.
                 connections.spawn(async move { drop(connect(tcp, tls, &state).await) });
             }
             Some(_) = connections.join_next() => {}
@@ -218,7 +218,7 @@ async fn serve(
     Ok(())
 }
 
-/// The next request; nothing when the other side has closed.
+/// The next request; `None` when the other side has closed.
 async fn request(
     io: &mut (impl AsyncRead + Unpin),
     buffer: &mut Vec<u8>,
@@ -268,7 +268,7 @@ async fn not_found(io: &mut (impl AsyncWrite + Unpin)) -> std::io::Result<()> {
     io.flush().await
 }
 
-/// Whether the connection can take another request afterwards.
+/// Answers; says whether the connection can take another request.
 async fn answer(
     io: &mut (impl AsyncWrite + Unpin),
     heard: &Heard,
@@ -330,7 +330,7 @@ async fn answer(
             io.write_all(&piece).await?;
         }
     }
-    // What lies beyond the content.
+    // Bytes beyond the content's end.
     let rest = (span.end - span.start).saturating_sub(sent);
     io.write_all(&vec![0; rest as usize]).await?;
     io.flush().await?;

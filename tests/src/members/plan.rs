@@ -1,4 +1,4 @@
-//! What a cluster is started with.
+//! The settings that start a cluster.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use crate::node::Node;
 /// Where every member listens for the others.
 pub const PEER_PORT: u16 = 7422;
 
-/// What a cluster calls a fake registry in paths, which cannot hold a port.
+/// A cluster's alias for a fake registry, since paths cannot hold a port.
 pub fn alias(fake: &FakeRegistry) -> String {
     let host = fake.host();
     let (_, port) = host.rsplit_once(':').expect("a port");
@@ -32,15 +32,15 @@ enum Place {
     Hosts(Vec<Host>),
 }
 
-/// Collects what a cluster is started with. Without more said, the members know each other by a list, and by certificates
-/// of one authority.
+/// Collects a cluster's settings. By default the members know each other by a list, and by certificates of one
+/// authority.
 #[derive(Debug)]
 pub struct Plan {
     count: usize,
     place: Place,
     authority: Arc<Authority>,
     tls: bool,
-    /// The value of `members`, if it is the same for all.
+    /// The value of `members`, if all nodes have the same.
     members: Option<String>,
     /// The lists of the nodes that have one of their own.
     known: HashMap<usize, Vec<SocketAddr>>,
@@ -55,9 +55,9 @@ pub struct Plan {
     cluster: String,
     environment: Vec<(String, String)>,
     log_level: String,
-    /// What verdicts and indexes travel under.
+    /// The key under which verdicts and indexes travel.
     key: String,
-    /// The keys of the nodes that have another one, or none.
+    /// The keys of nodes that have another key, or none.
     keys: HashMap<usize, Option<String>>,
 }
 
@@ -95,7 +95,7 @@ impl Plan {
         }
     }
 
-    /// A fake registry under its own `IP:PORT`, and under an alias in paths: see [`alias`].
+    /// Adds a fake registry under its own `IP:PORT`, and under an alias in paths: see [`alias`].
     #[must_use]
     pub fn upstream(mut self, fake: &FakeRegistry) -> Self {
         self.upstreams.push((fake.host(), fake.url()));
@@ -133,14 +133,14 @@ impl Plan {
         self
     }
 
-    /// The configuration does not give nodes their own address. They listen on all of theirs.
+    /// The configuration does not tell nodes their own address. They listen on all of theirs.
     #[must_use]
     pub fn finding_themselves(mut self) -> Self {
         self.finds_itself = true;
         self
     }
 
-    /// This node has a list of its own.
+    /// This node has its own list of members.
     #[must_use]
     pub fn knows(mut self, number: usize, members: &[usize]) -> Self {
         let members = members.iter().map(|&member| self.address(member)).collect();
@@ -148,14 +148,14 @@ impl Plan {
         self
     }
 
-    /// This node believes that it is reached where that one is.
+    /// This node advertises another node's address as its own.
     #[must_use]
     pub fn advertises(mut self, number: usize, that: usize) -> Self {
         self.advertised.insert(number, self.address(that));
         self
     }
 
-    /// There is one more member on everyone's list, that is not a node of this cluster.
+    /// Every list has one more member, which is not a node of this cluster.
     #[must_use]
     pub fn stranger(mut self, number: usize) -> Self {
         self.strangers.push(number);
@@ -193,7 +193,7 @@ impl Plan {
         self
     }
 
-    /// What every node logs; `info` otherwise.
+    /// The log level of every node; `info` otherwise.
     #[must_use]
     pub fn log_level(mut self, level: &str) -> Self {
         level.clone_into(&mut self.log_level);
@@ -205,7 +205,7 @@ impl Plan {
         &self.authority
     }
 
-    /// Where the member of this number is reached, whether it is there or not.
+    /// The address of the member of this number, whether it runs or not.
     pub fn address(&self, number: usize) -> SocketAddr {
         let ip = match &self.place {
             Place::Here(lease) => lease.address(number),

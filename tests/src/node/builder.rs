@@ -1,4 +1,4 @@
-//! What a node is started with.
+//! The settings that start a node.
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -10,7 +10,7 @@ use super::Node;
 use crate::fake::FakeRegistry;
 use crate::hosts::Host;
 
-/// Environment that would change what the program does, or send its traffic elsewhere.
+/// Variables that would change what the program does, or send its traffic elsewhere.
 const FOREIGN: [&str; 10] = [
     "HTTP_PROXY",
     "HTTPS_PROXY",
@@ -24,7 +24,7 @@ const FOREIGN: [&str; 10] = [
     "REGISTRY_AUTH_FILE",
 ];
 
-/// Collects what a node is started with.
+/// Collects a node's settings.
 #[derive(Clone, Debug, Default)]
 pub struct NodeBuilder {
     program: Option<PathBuf>,
@@ -59,15 +59,16 @@ impl NodeBuilder {
         self
     }
 
-    /// Leaves `[store] min_free` to larder, and has no configuration file unless it was given one. Otherwise it is 0 unless the configuration sets it, so that a test does not
-    /// depend on how full this machine's disk is.
+    /// Leaves `[store] min_free` to larder, and writes no configuration file without [`config`](Self::config).
+    /// Otherwise `min_free` is 0 unless the configuration sets it: a test must not depend on how full this machine's
+    /// disk is.
     #[must_use]
     pub fn shipped_min_free(mut self) -> Self {
         self.shipped_min_free = true;
         self
     }
 
-    /// A store that outlives the node. Otherwise it has one of its own.
+    /// A store that outlives the node. By default the node has its own.
     #[must_use]
     pub fn store(mut self, dir: impl Into<PathBuf>) -> Self {
         self.store = Some(dir.into());
@@ -88,7 +89,7 @@ impl NodeBuilder {
         self
     }
 
-    /// `--log LEVEL`; `debug` otherwise. An empty one leaves it to the configuration.
+    /// `--log LEVEL`; `debug` otherwise. An empty level leaves it to the configuration.
     #[must_use]
     pub fn log_level(mut self, level: &str) -> Self {
         self.log_level = Some(level.to_owned());
@@ -102,14 +103,14 @@ impl NodeBuilder {
         self
     }
 
-    /// Runs in this host. Its registry and its telemetry are on the host's own loopback address, see [`Node::near`].
+    /// Runs in this host. Its registry and telemetry ports are on the host's own loopback address, see [`Node::near`].
     #[must_use]
     pub fn host(mut self, host: &Host) -> Self {
         self.host = Some(host.clone());
         self
     }
 
-    /// Where it runs, if not here.
+    /// The host it runs in, if any.
     pub(super) fn place(&self) -> Option<&Host> {
         self.host.as_ref()
     }
@@ -149,7 +150,7 @@ impl NodeBuilder {
         if self.shipped_min_free || config.contains("min_free") {
             return self.config.clone();
         }
-        // After the other lines, so that they keep their numbers.
+        // Without a `[store]` the section comes last, so that the other lines keep their numbers.
         Some(match config.split_once("[store]\n") {
             Some((before, store)) => format!("{before}[store]\n{MIN_FREE}{store}"),
             None => format!("{config}\n[store]\n{MIN_FREE}"),
@@ -191,7 +192,7 @@ impl NodeBuilder {
         child.unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"))
     }
 
-    /// The program in this node's environment: nothing of the caller's registries, proxies or home.
+    /// The program in this node's environment, without the caller's registries, proxies or home.
     pub(super) fn command(&self, dir: &Path) -> Command {
         let program = self.program.clone().unwrap_or_else(larder_program);
         let mut command = match &self.host {

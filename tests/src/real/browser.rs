@@ -1,5 +1,5 @@
 //! Chromium without a screen, driven through chromedriver by WebDriver, and by the browser's own protocol where
-//! WebDriver has no word for it.
+//! WebDriver has no command.
 
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::process::{free_port, until};
 use crate::http::Call;
 
-/// How long a browser may take to start, and a page to become what it should be, on a busy machine.
+/// How long a browser may take to start, and a page to reach its expected state, on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 const GLANCE: Duration = Duration::from_millis(50);
 
@@ -46,7 +46,7 @@ impl Browser {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            // The browser is its child, and has many of its own: all go together.
+            // The browser is chromedriver's child, and has many children of its own: one signal ends the whole group.
             .process_group(0)
             .spawn()
             .context("starting chromedriver; scripts/test installs it")?;
@@ -65,7 +65,7 @@ impl Browser {
         let started = started.with_context(|| std::fs::read_to_string(&log).unwrap_or_default())?;
         let id = started["sessionId"].as_str().context("no session")?;
         browser.session = format!("{url}/session/{id}");
-        // The page that a new browser shows is not the test's.
+        // A new browser shows a page of its own.
         browser.open("about:blank").await?;
         browser.requests().await?;
         Ok(browser)
@@ -77,7 +77,7 @@ impl Browser {
         Ok(())
     }
 
-    /// What a script's `return` gives, in the page.
+    /// Runs a script in the page and gives its return value.
     pub async fn run(&self, script: &str) -> Result<Value> {
         let script = json!({ "script": script, "args": [] });
         self.ask("POST", "/execute/sync", &script).await
@@ -99,7 +99,7 @@ impl Browser {
         }
     }
 
-    /// An expression's value, by the browser's own protocol: the page need not be allowed any script.
+    /// An expression's value, by the browser's own protocol, which works also where the page may run no script.
     pub async fn value(&self, expression: &str) -> Result<Value> {
         let evaluate = json!({ "expression": expression, "returnByValue": true });
         let answer = self.protocol("Runtime.evaluate", evaluate).await?;
@@ -110,7 +110,7 @@ impl Browser {
         Ok(answer["result"]["value"].clone())
     }
 
-    /// Clicks what a selector finds, where a person would: in its middle.
+    /// Clicks the element of a selector where a person would: in its middle.
     pub async fn click(&self, selector: &str) -> Result<()> {
         let find = json!({ "using": "css selector", "value": selector });
         let found = self.ask("POST", "/element", &find).await?;
@@ -121,7 +121,7 @@ impl Browser {
         Ok(())
     }
 
-    /// Types into what has the focus.
+    /// Types into the focused element.
     pub async fn type_text(&self, text: &str) -> Result<()> {
         for letter in text.chars() {
             let key = json!({ "type": "char", "text": letter.to_string() });
@@ -136,7 +136,7 @@ impl Browser {
         self.ask("POST", "/goog/cdp/execute", &body).await
     }
 
-    /// `light` or `dark`, as the system would ask for it.
+    /// `light` or `dark`, as if the system preferred it.
     pub async fn scheme(&self, scheme: &str) -> Result<()> {
         let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
         self.protocol("Emulation.setEmulatedMedia", features)
@@ -144,7 +144,7 @@ impl Browser {
         Ok(())
     }
 
-    /// A screen of this size; one that is narrower than 600 is a phone's.
+    /// Sets the screen's size; a width below 600 is a phone's.
     pub async fn screen(&self, width: u32, height: u32) -> Result<()> {
         let metrics = json!({
             "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600,
@@ -170,7 +170,7 @@ impl Browser {
         Ok(())
     }
 
-    /// What was written to the console since the last look, errors of loading included.
+    /// The console's entries since the last look, loading errors included.
     pub async fn console(&self) -> Result<Vec<Value>> {
         self.log("browser").await
     }
@@ -213,14 +213,14 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Not waited for yet, so that the id is still its own.
+        // The driver has not been waited for yet, so its id is still its own.
         let group = Pid::from_raw(self.driver.id().cast_signed());
         let _ = killpg(group, Signal::SIGKILL);
         let _ = self.driver.wait();
     }
 }
 
-/// Nothing of this browser's own leaves the machine, and no name leads anywhere.
+/// The browser sends nothing of its own outside this machine, and resolves no name.
 fn capabilities(profile: &Path) -> Value {
     let arguments = [
         "--headless",

@@ -26,11 +26,11 @@ const CTR: Duration = Duration::from_mins(5);
 /// One containerd: root, state, socket and `certs.d` in a temporary directory, removed on drop.
 #[derive(Debug)]
 pub struct Containerd {
-    // Ended before the directory goes: fields are dropped in order.
+    // The daemon ends before the directory is removed: fields are dropped in order.
     daemon: Daemon,
     release: Release,
     snapshotter: &'static str,
-    /// The network namespace of the node that it is on, if it is on one.
+    /// The network namespace of its node, if it is on one.
     namespace: Option<String>,
     dir: TempDir,
 }
@@ -52,7 +52,7 @@ impl Containerd {
         .await
     }
 
-    /// Starts containerd as a package configures it: nothing is said of registries.
+    /// Starts containerd as a package configures it: without a setting for registries.
     pub async fn start_stock(release: Release) -> Result<Self> {
         Self::start_in(release, None, |dir, snapshotter| {
             release.config_toml(dir, snapshotter, NO_PAUSE, None)
@@ -90,7 +90,7 @@ impl Containerd {
         Ok(containerd)
     }
 
-    /// Ends it and starts it again, with what is in its configuration by now.
+    /// Ends it and starts it again, with its present configuration.
     pub async fn restart(&mut self) -> Result<()> {
         self.daemon.end(Duration::from_secs(10));
         self.daemon = launched(self.release, self.dir.path(), self.namespace.as_deref()).await?;
@@ -136,8 +136,8 @@ impl Containerd {
         self.daemon.log()
     }
 
-    /// Writes `certs.d/<registry>/hosts.toml`; "_default" names the one for all others. It is
-    /// read again on every pull.
+    /// Writes `certs.d/<registry>/hosts.toml`; "_default" names the file for all other registries. containerd reads it
+    /// again on every pull.
     pub fn write_hosts(&self, registry: &str, toml: &str) -> Result<()> {
         let dir = self.hosts_dir().join(registry);
         std::fs::create_dir_all(&dir)?;
@@ -253,7 +253,7 @@ impl Containerd {
                         .ok()
                         .and_then(|pid| pid.trim().parse().ok());
                     if let Some(pid) = pid.filter(|&pid: &i32| pid > 1) {
-                        // Gone already is what is wanted.
+                        // A process that is gone already is the wanted outcome.
                         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
                     }
                 }
@@ -266,7 +266,7 @@ impl Containerd {
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         for target in mounts.lines().filter_map(|line| line.split(' ').nth(1)) {
             if Path::new(target).starts_with(self.dir.path()) {
-                // A refusal shows as a directory that stays behind; there is no test to fail now.
+                // A refusal shows as a directory that stays; there is no test to fail now.
                 let _ = Command::new("umount").arg("--lazy").arg(target).status();
             }
         }

@@ -1,4 +1,4 @@
-//! skopeo and podman: clients built on containers/image, which know mirrors by a path prefix.
+//! skopeo and podman: clients built on containers/image, which reach a mirror by prefix addressing.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -17,11 +17,11 @@ const PULL: Duration = Duration::from_mins(5);
 /// A registries.conf with one registry and one mirror in front of it.
 #[derive(Clone, Debug)]
 pub struct PrefixMirror {
-    /// The registry as references have it.
+    /// The registry's name in references.
     pub registry: String,
-    /// Where the registry itself is, when its name does not resolve: host and port, plain HTTP.
+    /// The registry's host and port, plain HTTP, when its name does not resolve.
     pub location: Option<SocketAddr>,
-    /// Where the mirror listens; it is asked for `<registry>/<repository>`.
+    /// Where the mirror listens; clients ask it for `<registry>/<repository>`.
     pub mirror: SocketAddr,
 }
 
@@ -57,7 +57,7 @@ impl Skopeo {
         })
     }
 
-    /// A skopeo that knows of no mirror but what is dropped into [`drop_ins`](Self::drop_ins).
+    /// A skopeo without mirrors, except for files in [`drop_ins`](Self::drop_ins).
     pub fn without_mirrors() -> Result<Self> {
         Ok(Self {
             dir: with_drop_ins("skopeo-")?,
@@ -111,7 +111,7 @@ impl Podman {
         })
     }
 
-    /// A podman that knows of no mirror but what is dropped into [`drop_ins`](Self::drop_ins).
+    /// A podman without mirrors, except for files in [`drop_ins`](Self::drop_ins).
     pub fn without_mirrors() -> Result<Self> {
         Ok(Self {
             dir: with_drop_ins("podman-")?,
@@ -169,7 +169,7 @@ fn with_drop_ins(prefix: &str) -> Result<TempDir> {
     Ok(dir)
 }
 
-/// Where the library looks for a user's drop-ins, in the home directory.
+/// Where the library looks for a user's drop-ins, below the home directory.
 fn drop_ins(dir: &Path) -> PathBuf {
     dir.join(".config/containers/registries.conf.d")
 }

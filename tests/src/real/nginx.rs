@@ -25,7 +25,7 @@ impl Nginx {
     pub async fn start(dir: &Path, http: &str) -> Result<Self> {
         std::fs::create_dir_all(dir)?;
         let mut last = None;
-        // Another process may take the port between the look and the bind.
+        // Another process may take the port between the check and the bind.
         for _ in 0..5 {
             let addr = SocketAddr::from(([127, 0, 0, 1], free_port()?));
             match Self::launch(dir, http, addr).await {
@@ -36,10 +36,9 @@ impl Nginx {
         Err(last.context("no attempt was made")?)
     }
 
-    /// A pull-through cache of one registry, named `registry`, at the base URL `upstream`. It
-    /// answers `/v2/<repo>/…` and `/v2/<registry>/<repo>/…`, fetches each thing once, and serves
-    /// what it has when the upstream is gone. Tags are kept for a day without asking again, and
-    /// each credential has a cache of its own.
+    /// A pull-through cache of one registry, named `registry`, at the base URL `upstream`. It answers `/v2/<repo>/…`
+    /// and `/v2/<registry>/<repo>/…`, fetches each thing once, and serves its content when the upstream is down. It
+    /// keeps tags for a day without asking again, and each credential has its own cache.
     pub async fn caching(dir: &Path, registry: &str, upstream: &str) -> Result<Self> {
         let cache = dir.join("cache");
         std::fs::create_dir_all(&cache)?;

@@ -1,4 +1,4 @@
-//! Child processes: started, awaited, and ended by their own process id.
+//! Child processes: started, awaited, and ended by their process id.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};

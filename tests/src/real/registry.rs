@@ -125,8 +125,8 @@ impl DockerRegistry {
 
     /// Every request answered since the first start, in the order of their ends.
     ///
-    /// The registry logs a request only after its answer has left, so a marker request is sent
-    /// and awaited in the log first; whatever a client has seen completed is then in it too.
+    /// The registry logs a request only after its answer has left. So this first sends a marker request and waits for
+    /// it in the log: every request that a client has seen completed is then logged too.
     pub async fn requests(&self) -> Result<Requests> {
         if self.daemon.is_some() {
             let marker = format!("marker/{:016x}", fastrand::u64(..));
@@ -253,23 +253,23 @@ impl Logged {
     }
 }
 
-/// The requests a registry has answered.
+/// A registry's answered requests.
 #[derive(Clone, Debug, Default)]
 pub struct Requests(pub Vec<Logged>);
 
 impl Requests {
-    /// The access lines of a log, in which there may be others.
+    /// The access lines of a log that may have other lines.
     pub fn of_log(log: &str) -> Self {
         Self(log.lines().filter_map(Logged::parse).collect())
     }
 
-    /// What came after `earlier`, which must be an earlier answer of the same registry.
+    /// The requests after `earlier`, which must be an earlier answer of the same registry.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         Self(self.0.get(earlier.0.len()..).unwrap_or_default().to_vec())
     }
 
-    /// Those that `keep` holds for.
+    /// The requests for which `keep` holds.
     #[must_use]
     pub fn only(&self, keep: impl Fn(&Logged) -> bool) -> Self {
         Self(self.0.iter().filter(|&one| keep(one)).cloned().collect())

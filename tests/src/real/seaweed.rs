@@ -46,7 +46,7 @@ impl SeaweedFs {
         }]});
         std::fs::write(dir.join("s3.json"), identities.to_string())?;
         let mut last = None;
-        // Another process may take a port between the look and the bind.
+        // Another process may take a port between the check and the bind.
         for _ in 0..3 {
             let mut store = Self {
                 dir: dir.to_owned(),
@@ -85,7 +85,7 @@ impl SeaweedFs {
         self.daemon.as_ref().map(Daemon::pid)
     }
 
-    /// Ends it by `kill -9`, since it takes its time otherwise; its ports then refuse connections.
+    /// Ends it by `kill -9`, since its own shutdown is slow; its ports then refuse connections.
     pub fn stop(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
             daemon.kill();
@@ -113,7 +113,7 @@ impl SeaweedFs {
         }
     }
 
-    /// Writes an object, over what is there. Returns the status.
+    /// Writes an object, over an earlier one if any. Returns the status.
     pub async fn put(&self, key: &str, bytes: &[u8]) -> Result<u16> {
         self.put_with(key, bytes, &[]).await
     }
@@ -151,7 +151,7 @@ impl SeaweedFs {
         status
     }
 
-    /// Asks as the one identity; the status, 0 without an answer.
+    /// Sends a request as the one identity; gives the status, 0 without an answer.
     async fn curl(&self, url: &str, options: &[&str]) -> Result<u16> {
         let mut curl = tokio::process::Command::new("curl");
         curl.args(["-s", "-g", "-w", "%{http_code}"]);
@@ -174,15 +174,15 @@ impl SeaweedFs {
         weed.args(self.ports.arguments());
         weed.args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-dir=data"]);
         weed.args(["-master.volumeSizeLimitMB=256", "-volume.max=20"]);
-        // It is alone: no other could be elected.
+        // It is the only master: no other could be elected.
         weed.args(["-master.electionTimeout=1s", "-master.resumeState=false"]);
         weed.args(["-filer", "-filer.localSocket=filer.sock"]);
         weed.args(["-s3", "-s3.config=s3.json", "-s3.localSocket=s3.sock"]);
-        // It would tell its makers that it runs.
+        // It would report to its makers that it runs.
         weed.arg("-master.telemetry=false");
         let mut daemon = Daemon::start("weed", &mut weed, &log, &log)?;
         let deadline = Instant::now() + START;
-        // Up is when an object has been taken: that needs the master, a volume, the filer and the gateway.
+        // It is up once it has taken an object: that needs the master, a volume, the filer and the gateway.
         loop {
             daemon.ready(START, |_| listens(self.addr())).await?;
             self.curl(&self.url(""), &["-o", "/dev/null", "-X", "PUT", "-m", "10"])
@@ -205,7 +205,7 @@ impl Drop for SeaweedFs {
 }
 
 impl Ports {
-    /// It makes sockets at places of its own choice.
+    /// Removes the sockets that it makes at places of its own choice.
     fn forget_sockets(&self) {
         for part in ["master", "volume", "filer", "s3"] {
             for port in &self.others {
@@ -229,7 +229,7 @@ impl Ports {
         Ok(Self { s3, others })
     }
 
-    /// Every port is named: by default its own ones lie where the kernel takes those of clients.
+    /// Every port is set: its default ports lie where the kernel takes those of clients.
     fn arguments(&self) -> Vec<String> {
         let names = [
             "master.port",
@@ -248,7 +248,7 @@ impl Ports {
     }
 }
 
-/// Where scripts/test has put it, beside the build, or wherever PATH finds it.
+/// The program where scripts/test has put it, beside the build, or wherever PATH finds it.
 fn program() -> PathBuf {
     let beside = |dir: &Path| dir.join("seaweedfs/bin/weed");
     std::env::current_exe()

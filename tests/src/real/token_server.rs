@@ -1,7 +1,7 @@
-//! The token server that a registry with `auth: token` sends its clients to: HTTP Basic in, a signed
-//! JSON Web Token out, in the format that distribution 2.8 verifies.
+//! The token server of a registry with `auth: token`: it takes HTTP Basic and gives a signed JSON Web Token, in the
+//! format that distribution 2.8 verifies.
 //!
-//! It leaves to the registry whether a token opens what is asked for.
+//! The registry decides whether a token opens what a client asks for.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -31,7 +31,7 @@ pub(super) const ISSUER: &str = "tokens.test";
 pub(super) const SERVICE: &str = "registry.test";
 const LIFETIME: Duration = Duration::from_mins(5);
 
-/// What a user may do.
+/// A user's name, password and rights.
 #[derive(Clone, Debug)]
 pub struct Account {
     /// The user's name.
@@ -60,7 +60,7 @@ impl Account {
         self
     }
 
-    /// Those of the wanted actions that are granted.
+    /// The wanted actions that are granted.
     fn granted(&self, repository: &str, wanted: &str) -> Vec<&str> {
         let grants = self.grants.iter().filter(|(name, _)| name == repository);
         let actions = grants.flat_map(|(_, actions)| actions);
@@ -80,7 +80,7 @@ pub struct TokenServer {
     accepting: Option<JoinHandle<()>>,
 }
 
-/// What answers need.
+/// The server's state for its answers.
 #[derive(Debug)]
 struct Desk {
     accounts: Vec<Account>,
@@ -117,12 +117,12 @@ impl TokenServer {
         format!("http://{}", self.addr)
     }
 
-    /// Where tokens are asked for.
+    /// The URL of the token endpoint.
     pub fn realm(&self) -> String {
         format!("http://{}/token", self.addr)
     }
 
-    /// What the registry verifies signatures by.
+    /// The certificate by which the registry verifies signatures.
     pub fn certificate_pem(&self) -> &str {
         &self.certificate_pem
     }
@@ -142,7 +142,7 @@ impl TokenServer {
     pub async fn stop(&mut self) {
         if let Some(accepting) = self.accepting.take() {
             accepting.abort();
-            // It ends by being cancelled, which is no error here.
+            // The task ends by being cancelled, which is no error here.
             let _ = accepting.await;
         }
     }
@@ -172,7 +172,7 @@ async fn accept(listener: TcpListener, desk: Arc<Desk>) {
                 async { Ok::<_, Infallible>(answer) }
             });
             let http = hyper::server::conn::http1::Builder::new();
-            // A client that breaks off is no concern of the server's.
+            // A client that breaks off is not the server's concern.
             let _ = http.serve_connection(TokioIo::new(stream), answer).await;
         });
     }
@@ -185,8 +185,8 @@ fn refusal(status: StatusCode) -> Response<Full<Bytes>> {
 }
 
 impl Desk {
-    /// Wrong credentials are refused. A scope that is not granted is left out of the token; a client that shows no
-    /// credentials gets one that opens nothing.
+    /// Refuses wrong credentials. A scope that is not granted is left out of the token; a client without credentials
+    /// gets a token that opens nothing.
     fn answer(&self, headers: &HeaderMap, query: &str) -> Response<Full<Bytes>> {
         let account = match headers.get(AUTHORIZATION) {
             None => None,
@@ -220,7 +220,7 @@ impl Desk {
         Response::new(Full::from(body.to_string()))
     }
 
-    /// Whom this `Authorization` proves.
+    /// The account that this `Authorization` proves.
     fn account(&self, shown: &[u8]) -> Option<&Account> {
         let pair = BASE64.decode(shown.strip_prefix(b"Basic ")?).ok()?;
         let pair = String::from_utf8(pair).ok()?;

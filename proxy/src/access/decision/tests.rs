@@ -1,4 +1,4 @@
-//! The tables of ARCHITECTURE.md, row by row, and what holds whatever is known.
+//! The tables of ARCHITECTURE.md, row by row, and properties that hold for any knowledge.
 
 use proptest::prelude::*;
 
@@ -260,8 +260,8 @@ prop_compose! {
 }
 
 proptest! {
-    /// Whatever else is known: a right is the origin's own word of less than `ttl` ago, an outage is bridged for less
-    /// than `ttl` + `grace` unless the repository was public, and a refused subject is bridged for no caller.
+    /// For any other knowledge: a right needs the origin's own word of less than `ttl` ago. An outage is bridged for
+    /// less than `ttl` + `grace`, unless the repository was public. A refused subject is bridged for no caller.
     #[test]
     fn nothing_is_allowed_or_bridged_without_the_origins_word(known in anything()) {
         let young = |age: Option<Duration>, than| age.is_some_and(|age| age < than);
@@ -279,7 +279,7 @@ proptest! {
         }
     }
 
-    /// A refusal is believed only while something is remembered of it: a right that is given is found.
+    /// A refusal is believed only while it is remembered, so a right that is given later is found.
     #[test]
     fn nobody_is_refused_for_ever(known in anything()) {
         let doubted = |refusal| if refusal == Refusal::Believed { Refusal::Doubted } else { refusal };

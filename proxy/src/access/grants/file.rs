@@ -1,4 +1,4 @@
-//! The file of grants: one line of JSON each, newest last, that only its owner may read.
+//! The file of grants: one line of JSON for each verdict, newest last. Only its owner may read it.
 
 use std::{
     collections::HashMap,
@@ -18,24 +18,24 @@ struct Line {
     registry: RegistryName,
     repository: Repository,
     credential: String,
-    /// Unix seconds of the proof; 0 when it was revoked.
+    /// When the credential was accepted (Unix seconds); 0 in the line of a refusal.
     at: u64,
-    /// When that was.
+    /// When the credential or the subject was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     revoked: Option<u64>,
-    /// The tag or the digest that this is about alone.
+    /// The tag or digest, if the line concerns a single subject.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     subject: Option<String>,
 }
 
-/// What a file says. Times are Unix seconds.
+/// The content of a file. Times are Unix seconds.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     /// When the origin accepted a credential.
     pub(super) accepted: HashMap<Key, u64>,
-    /// When it refused one.
+    /// When the origin refused a credential.
     pub(super) refused: HashMap<Key, u64>,
-    /// When it refused a single subject that it has not served since.
+    /// When the origin refused a single subject that it has not served since.
     pub(super) denied: HashMap<(Key, Reference), u64>,
 }
 
@@ -50,7 +50,7 @@ pub(super) fn parse(text: &str) -> Contents {
             continue;
         };
         let key = (line.registry, line.repository, fingerprint);
-        // Written while the clock was wrong: it is refused, and not for ever.
+        // A time to come was written by a wrong clock. Bounded to now, so that the refusal does not last for ever.
         let refused = line.revoked.map(|at| at.min(unix_now()));
         if let Some(subject) = line.subject {
             let Ok(subject) = subject.parse() else {
@@ -75,7 +75,7 @@ pub(super) fn accepted(key: &Key, at: u64) -> String {
     text(key, at, None, None)
 }
 
-/// The line of a credential that was refused at that time. It voids what stands before it.
+/// The line of a credential that was refused at that time. It voids the lines before it.
 pub(super) fn refused(key: &Key, at: u64) -> String {
     text(key, 0, Some(at), None)
 }
@@ -103,12 +103,12 @@ fn text(key: &Key, at: u64, revoked: Option<u64>, subject: Option<&Reference>) -
     serde_json::to_string(&line).unwrap_or_default() + "\n"
 }
 
-/// Appends to the file, which is made if it is not there (blocking).
+/// Appends to the file, and creates it if necessary (blocking).
 pub(super) fn append(path: &Path, text: &[u8]) -> io::Result<()> {
     private(path, false)?.write_all(text)
 }
 
-/// Puts a new file in the place of the old one (blocking).
+/// Replaces the file with a new one (blocking).
 pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
     let new = path.with_extension("new");
     private(&new, true)?.write_all(text.as_bytes())?;

@@ -1,4 +1,4 @@
-//! What outlives a restart, what is void, and what is bounded.
+//! Grants after a restart, void grants, and bounds.
 
 use std::{os::unix::fs::symlink, path::Path, time::Instant};
 
@@ -48,7 +48,7 @@ async fn a_grant_survives_a_restart_until_it_is_revoked_or_old() {
     assert!(old.age(&of(who(1))).is_none());
 }
 
-/// A client may make up names of repositories and secrets: they are worth no line. A grant that ends is.
+/// A client may make up names of repositories and secrets, so their refusals get no line. The end of a grant gets one.
 #[tokio::test]
 async fn a_refusal_of_what_was_never_held_or_granted_is_not_written() {
     let dir = tempfile::tempdir().unwrap();
@@ -60,7 +60,7 @@ async fn a_refusal_of_what_was_never_held_or_granted_is_not_written() {
         grants.refuse_made_up(&of(who(n)));
         assert!(grants.refused_since(&of(who(n))).is_some());
     }
-    // What another member heard before is void all the same.
+    // A grant that another member heard of before the refusal is void all the same.
     grants.learn(&of(who(1)), unix_now() - 1);
     assert_eq!(grants.age(&of(who(1))), None);
     grants.accept(&of(who(200)));
@@ -73,7 +73,7 @@ async fn a_refusal_of_what_was_never_held_or_granted_is_not_written() {
     assert!(reread.refused_since(&of(who(200))).is_some());
 }
 
-/// However the threads that write are scheduled: what was refused last must not be granted after a restart.
+/// However the writing threads are scheduled, a credential that was refused last must not be granted after a restart.
 #[tokio::test]
 async fn the_file_tells_the_order_of_acceptance_and_refusal() {
     let dir = tempfile::tempdir().unwrap();
@@ -91,7 +91,7 @@ async fn the_file_tells_the_order_of_acceptance_and_refusal() {
     assert_eq!(granted.count(), 0);
 }
 
-/// What is granted on disk and refused in memory would be granted after a restart.
+/// A grant on disk that memory has refused would come back after a restart.
 #[tokio::test]
 async fn what_the_disk_did_not_take_is_written_later() {
     let dir = tempfile::tempdir().unwrap();
@@ -102,7 +102,7 @@ async fn what_the_disk_did_not_take_is_written_later() {
     let grants = Grants::load(path.clone(), day);
     grants.accept(&of(who(1)));
     lines(&path, 1).await;
-    // What leads nowhere takes no line.
+    // A link that leads nowhere takes no line.
     fs::rename(&path, &aside).unwrap();
     symlink(dir.path().join("no/where"), &path).unwrap();
     grants.refuse(&of(who(1)));
@@ -124,7 +124,7 @@ async fn what_the_disk_did_not_take_is_written_later() {
     assert!(reread.refused_since(&of(who(2))).is_some());
 }
 
-/// The clock was ahead when it was written.
+/// The clock was ahead when the grant was written.
 #[tokio::test]
 async fn what_was_accepted_at_a_time_to_come_opens_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -181,7 +181,7 @@ async fn a_refusal_voids_a_grant_until_the_next() {
     assert_eq!(grants.refused_since(&key), None);
 }
 
-/// What is blocked for one caller stays so through a restart, and says nothing of anything else.
+/// A subject that is refused to one caller stays refused after a restart. Other callers and subjects are not affected.
 #[tokio::test]
 async fn a_single_subject_is_refused_until_it_is_served() {
     let dir = tempfile::tempdir().unwrap();
@@ -207,10 +207,10 @@ async fn a_single_subject_is_refused_until_it_is_served() {
     }
 }
 
-/// Neither of two larders at one store undoes what the other learned from the origin.
+/// Two larders at one store do not undo what the other learned from the origin.
 #[tokio::test]
 async fn what_was_learned_in_waiting_is_added_to_the_file() {
-    // A larder that waits has no records: to it every repository seems made up.
+    // A larder that waits has no records, so every repository seems made up to it.
     for refuse in [Grants::refuse, Grants::refuse_made_up] {
         in_waiting(refuse).await;
     }
@@ -240,7 +240,7 @@ async fn in_waiting(refuse: fn(&Grants, &Key)) {
     }
 }
 
-/// What another member still knows as accepted does not bring back what the origin has refused since.
+/// A grant that another member still knows does not come back after the origin has refused it.
 #[tokio::test]
 async fn peer_records_do_not_undo_a_refusal() {
     let dir = tempfile::tempdir().unwrap();

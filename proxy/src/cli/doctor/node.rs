@@ -57,7 +57,7 @@ fn runtime_reads(files: &NodeFiles, config: &Path, certs: &Path) -> Vec<Finding>
         .collect()
 }
 
-/// Every setting that makes pulls bypass larder, or fail while larder is down.
+/// Settings that make pulls bypass larder, or fail while larder is down; and larder's addresses in them.
 fn hosts(files: &NodeFiles, certs: &Path, port: Option<u16>) -> (Vec<Finding>, Vec<String>) {
     let install = files.how_to_install(None);
     let directories = match files
@@ -124,7 +124,7 @@ pub fn names_larder(files: &NodeFiles, port: u16) -> Option<bool> {
     )
 }
 
-/// larder's place among the hosts.
+/// The hosts of a directory, and larder's place among them.
 fn larder_in(dir: &HostDir, port: Option<u16>) -> Option<(&Hosts, usize)> {
     let Said::Hosts(hosts) = &dir.said else {
         return None;
@@ -135,14 +135,15 @@ fn larder_in(dir: &HostDir, port: Option<u16>) -> Option<(&Hosts, usize)> {
     Some((hosts, at))
 }
 
-/// If the daemon's port is unknown, any host on this node's loopback counts as larder.
+/// A host on this node's loopback, at the daemon's port or the default one. If the daemon's port is unknown, any port
+/// counts.
 fn is_larder(url: &str, port: Option<u16>) -> bool {
     let local = runtime::local(url);
     let named = local.and_then(|at| at.rsplit_once(':')?.1.parse::<u16>().ok());
     named.is_some_and(|named| named == PORT || port.is_none_or(|port| named == port))
 }
 
-/// A directory that makes pulls from its registry bypass larder.
+/// A finding if pulls by this directory bypass larder.
 fn without(
     files: &NodeFiles,
     dir: &HostDir,
@@ -177,14 +178,14 @@ fn without(
         _ if default.as_ref().is_some_and(named) => {
             format!("{file} does not name larder and hides _default, so {pulls} bypass it")
         }
-        // An install for some registries leaves the others as they are.
+        // An install for some registries leaves the other directories as they are.
         _ if all.iter().any(|other| named(&other)) => return None,
         _ => format!("{file} does not name larder, so {pulls} bypass it"),
     };
     Some(Finding::warning(Check::Hosts, found, fix))
 }
 
-/// Settings that break pulls although the file names larder.
+/// Settings that make pulls fail although the file names larder.
 fn traps(dir: &HostDir, hosts: &Hosts, at: usize, port: Option<u16>) -> Vec<Finding> {
     let (file, host) = (dir.file.display(), &hosts.listed[at]);
     let mut findings = Vec::new();
@@ -242,7 +243,7 @@ fn trap(host: &Host) -> Option<(String, &'static str)> {
     None
 }
 
-/// The registry of a directory.
+/// The registry to which a directory belongs.
 fn registry_of(directory: &str) -> String {
     let port = directory
         .strip_suffix('_')
@@ -306,7 +307,7 @@ mod tests {
             found.starts_with("/etc/containerd/certs.d/_default/hosts.toml does not name larder"),
             "{found}"
         );
-        // In a pod, `larder install` is the chart's to run.
+        // In a pod, the chart runs `larder install`, not a person.
         assert!(
             last.fix.contains("runtime.enabled=true") && !last.fix.contains("larder install"),
             "{}",
@@ -322,7 +323,7 @@ mod tests {
             "{fix}"
         );
         fs::remove_dir(&hides).unwrap();
-        // An absolute link on the node starts at the node's root.
+        // On the node, an absolute link starts at the node's root.
         let store = node.path().join("nix/store");
         fs::create_dir_all(&store).unwrap();
         fs::rename(&containerd, store.join("containerd")).unwrap();
@@ -333,7 +334,7 @@ mod tests {
         symlink("/nix/store/hosts.toml", linked).unwrap();
         let words: Vec<_> = looked(&[&root]).into_iter().map(|f| f.found).collect();
         assert_eq!(words, wanted);
-        // A path that a flag names must exist; a default path may be elsewhere.
+        // If a flag names the path, the file must exist. At the default path, it may be elsewhere.
         fs::remove_file(&containerd).unwrap();
         let unseen =
             |findings: &[Finding]| findings.iter().all(|f| f.found.contains("cannot be seen"));

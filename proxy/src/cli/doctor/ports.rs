@@ -9,10 +9,10 @@ use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use larder_shared::admin::{Check, Finding, Status};
 
-/// A port that takes longer counts as silent.
+/// A port that takes longer does not answer.
 const WITHIN: Duration = Duration::from_secs(3);
 
-/// Asks the ports that the daemon has bound, and the addresses that `hosts.toml` files name.
+/// Asks the ports that the daemon has bound, and the addresses in `hosts.toml` files.
 pub fn look(status: &Status, hosts: &[String]) -> anyhow::Result<Vec<Finding>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -20,7 +20,7 @@ pub fn look(status: &Status, hosts: &[String]) -> anyhow::Result<Vec<Finding>> {
     runtime.block_on(async {
         let bound = reachable(&status.listen.registry);
         let mut places = vec![bound.clone()];
-        // A pod's loopback is not the node's: there only the pod's own port can be tried.
+        // In a pod, loopback is not the node's: only the pod's own port can be tried.
         let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
         places.extend(hosts.iter().filter(|at| **at != bound && !in_pod).cloned());
         let mut findings = Vec::new();
@@ -84,7 +84,7 @@ async fn registry(place: &str, own: bool) -> Finding {
     }
 }
 
-/// Only larder's challenge names `larder` as the service.
+/// Whether a challenge is larder's: no other registry names `larder` as the service.
 fn is_larder(headers: &HeaderMap) -> bool {
     let challenge = headers.get(header::WWW_AUTHENTICATE);
     challenge.is_some_and(|c| c.to_str().is_ok_and(|c| c.contains("service=\"larder\"")))

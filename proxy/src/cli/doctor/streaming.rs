@@ -9,7 +9,7 @@ use crate::cli::{install, node_files::CONFIG};
 
 const RESTART: &str = "`larder install --streaming` on the node, then restart containerd once";
 
-/// Checks the files that exist here. No finding where nothing is offered.
+/// Checks the files that exist here. No finding if no layers are offered.
 pub fn look(args: &DoctorArgs, layers: Option<&Layers>) -> Vec<Finding> {
     let Some(layers) = layers.filter(|layers| layers.mode != "off") else {
         return Vec::new();

@@ -1,37 +1,37 @@
-//! What a look at a hook's DaemonSet means: which nodes are done, why the others are not, and whether Helm may go on. Pure.
+//! Judges a hook's DaemonSet: which nodes are done, why the others are not, and whether Helm may go on. Pure.
 
 use serde_json::Value;
 
 use super::Purpose;
 
-/// Lines for nodes that are not done; a large cluster has more.
+/// The most lines for nodes that are not done, for a large cluster.
 const SHOWN: usize = 50;
 
-/// A kubelet keeps the last lines of a container that failed, up to 2 KiB.
+/// In characters. A kubelet keeps the last lines of a container that failed, up to 2 KiB.
 const REASON: usize = 600;
 
-/// What is known at one moment.
+/// The state of the DaemonSet at one moment.
 #[derive(Debug, Default)]
 pub(super) struct Look {
-    /// Nodes that the DaemonSet is for; `None` until its controller has looked.
+    /// How many nodes the DaemonSet is for; `None` until its controller has looked.
     pub(super) wanted: Option<u64>,
-    /// Nodes whose pod is there, and whose pod is ready.
+    /// How many nodes have the pod, and on how many it is ready.
     pub(super) scheduled: u64,
     pub(super) done: u64,
-    /// Nodes whose pod is not ready, in order. Known only once the nodes have had their time.
+    /// Nodes whose pod is not ready, in order. Empty until the time is up.
     pub(super) others: Vec<(String, Why)>,
-    /// Why the API server lets no pod in.
+    /// Why the API server refuses the pods, if it does.
     pub(super) refusal: Option<String>,
-    /// larder itself has pods. Known only where the hook's own pods are refused.
+    /// Whether larder's own DaemonSet has pods. Known only if a node lacks a pod of the hook's.
     pub(super) larder_runs: bool,
 }
 
 /// Why a node is not done.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Why {
-    /// Its kubelet has not taken note of the pod.
+    /// The node's kubelet has not seen the pod.
     Silent,
-    /// What the pod's containers wait for or failed with.
+    /// What the pod's containers wait for, or how they failed.
     Said(String),
 }
 
@@ -44,7 +44,7 @@ pub(super) enum Verdict {
 }
 
 impl Look {
-    /// From the DaemonSet alone: in a large cluster its pods are many.
+    /// From the DaemonSet alone, since a large cluster has many pods.
     pub(super) fn of(set: &Value) -> Self {
         let number = |value: &Value| value.as_u64().unwrap_or(0);
         let status = &set["status"];
@@ -58,16 +58,16 @@ impl Look {
         }
     }
 
-    /// The nodes that are not done, by their pods.
+    /// Sets the nodes that are not done, from the DaemonSet's pods.
     pub(super) fn name_others(&mut self, pods: &[Value]) {
-        // One that is on its way out says nothing.
+        // A pod that is being deleted says nothing about its node.
         let stays = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null();
         let others = pods.iter().filter(stays).filter(|pod| !is_ready(pod));
         self.others = others.map(|pod| (node(pod), why(pod))).collect();
         self.others.sort_by(|a, b| a.0.cmp(&b.0));
     }
 
-    /// Whether nodes have no pod of it, which may be for good.
+    /// Whether nodes lack the hook's pod, which they may do for ever.
     pub(super) fn lacks_pods(&self) -> bool {
         self.wanted.is_some_and(|wanted| self.scheduled < wanted)
     }
@@ -77,12 +77,13 @@ impl Look {
     }
 }
 
-/// `over`: the nodes have had their time.
+/// Decides whether Helm may go on. `over` says that the time is up.
 pub(super) fn verdict(look: &Look, purpose: Purpose, over: bool) -> Verdict {
     if look.is_done() {
         return Verdict::GoOn;
     }
-    // No pod of larder's was ever let in, so there is nothing on the nodes to restore; or pods run that were let in before.
+    // If larder has no pods either, none was ever let in, and the nodes have nothing to restore. If it has pods, they
+    // were let in before, and their nodes do have.
     if look.refusal.is_some() && look.scheduled == 0 {
         return match purpose {
             Purpose::Removal if !look.larder_runs => Verdict::GoOn,
@@ -92,8 +93,8 @@ pub(super) fn verdict(look: &Look, purpose: Purpose, over: bool) -> Verdict {
     if !over {
         return Verdict::Wait;
     }
-    // The new pod of a node that comes back gets its image from the registry. Files that a removal leaves behind would lead
-    // to a port that nothing holds.
+    // An upgrade may leave silent nodes behind: when a node comes back, its new pod gets the image from the registry. A
+    // removal may not: its files would send the runtime to a port without larder.
     let silent = look.others.iter().all(|(_, why)| *why == Why::Silent);
     match purpose {
         Purpose::Upgrade if silent && !look.lacks_pods() && look.done > 0 => Verdict::GoOn,
@@ -101,7 +102,7 @@ pub(super) fn verdict(look: &Look, purpose: Purpose, over: bool) -> Verdict {
     }
 }
 
-/// What a person should read: the reason of each node, and what to do.
+/// The text for a person: the reason of each node, and what to do.
 pub(super) fn lines(look: &Look, purpose: Purpose, larder: &str, goes_on: bool) -> Vec<String> {
     let (wanted, done) = (look.wanted.unwrap_or(0), look.done);
     let mut lines = vec![format!("{done} of {wanted} nodes are done")];
@@ -150,7 +151,7 @@ fn node(pod: &Value) -> String {
     if let Some(name) = spec["nodeName"].as_str() {
         return name.to_owned();
     }
-    // The DaemonSet's controller names the node there before the scheduler agrees.
+    // The DaemonSet's controller writes the node's name there before the scheduler binds the pod.
     let affinity =
         &spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
     let name = &affinity["nodeSelectorTerms"][0]["matchFields"][0]["values"][0];
@@ -165,7 +166,7 @@ fn conditions(pod: &Value) -> impl Iterator<Item = &Value> {
     pod["status"]["conditions"].as_array().into_iter().flatten()
 }
 
-/// Why a pod is not ready: what its containers ended with or wait for, in their order.
+/// Why a pod is not ready: how its containers ended, or what they wait for. The first container with a reason counts.
 fn why(pod: &Value) -> Why {
     let status = &pod["status"];
     let containers = ["initContainerStatuses", "containerStatuses"];
@@ -208,7 +209,7 @@ fn why(pod: &Value) -> Why {
     }
 }
 
-/// In one line, the end of what is too long: that is where an error stands.
+/// The text in one line. A long text loses its beginning, since the error stands at the end.
 fn shortened(text: &str) -> String {
     let line = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let line = line.collect::<Vec<_>>().join(" / ");
@@ -226,7 +227,7 @@ mod tests {
 
     use super::*;
 
-    /// A look at a DaemonSet for so many nodes that has these pods, after their time.
+    /// A DaemonSet for `wanted` nodes that has these pods, when the time is up.
     fn look(wanted: u64, pods: &[Value]) -> Look {
         let ready = pods.iter().filter(|pod| is_ready(pod)).count();
         let status = json!({
@@ -256,7 +257,7 @@ mod tests {
         }]})
     }
 
-    /// A pod that its kubelet has not seen.
+    /// A pod that no kubelet has seen.
     fn silent() -> Value {
         json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "True"}]})
     }
@@ -324,7 +325,7 @@ mod tests {
         }
     }
 
-    /// Pod Security lets no pod in: nothing to wait for.
+    /// Pod Security refuses every pod, so waiting would not help.
     #[test]
     fn a_namespace_that_lets_no_pod_in_ends_the_hook_at_once() {
         let mut look = look(2, &[]);

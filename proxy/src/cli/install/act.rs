@@ -1,4 +1,4 @@
-//! A plan, carried out or only shown.
+//! Carries a plan out, or shows it.
 
 use std::fs::{self, File, FileTimes, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
@@ -11,7 +11,7 @@ use similar::TextDiff;
 use super::plan::{NEW_FILE_MODE, Plan, Step, temporary};
 use super::root::{Owned, Root};
 
-/// Carries out `plan`, or shows it. Writes to `out` what was done, and to `complaints` what a person should fix.
+/// Carries `plan` out, or shows it. Writes to `out` what it did, and to `complaints` what a person should fix.
 pub(super) fn act(
     plan: &Plan,
     root: &Root,
@@ -87,7 +87,7 @@ fn show(step: &Step, out: &mut dyn Write) -> Result<()> {
     Ok(())
 }
 
-/// A unified diff; `None` is a file that does not exist.
+/// A unified diff; `None` stands for a file that does not exist.
 fn diff(file: &Path, before: Option<&str>, after: Option<&str>, out: &mut dyn Write) -> Result<()> {
     let name = file.display().to_string();
     let label = |text: Option<&str>| text.map_or("/dev/null", |_| &name);
@@ -188,7 +188,7 @@ fn remove_tree<'a>(dirs: &'a [PathBuf], root: &Root) -> Result<Vec<&'a PathBuf>>
             cleared.with_context(cannot)?;
             Ok(dirs.iter().rev().collect())
         }
-        // A mount point, as in a container.
+        // A mount point, as in a container, cannot be renamed: only its contents go.
         Err(error)
             if matches!(
                 error.kind(),
@@ -217,11 +217,11 @@ fn clear(path: &Path) -> io::Result<()> {
 
 fn make_dir(dir: &Path) -> io::Result<()> {
     fs::create_dir(dir)?;
-    // Independent of the umask: other tools of the runtime read these directories without being root.
+    // Independent of the umask, since other tools of the runtime read these directories without being root.
     fs::set_permissions(dir, Permissions::from_mode(0o755))
 }
 
-/// Makes the directories from `outermost` down to `file`, and the file, all at once or not at all.
+/// Makes the directories from `outermost` down to `file`, and the file itself. All appear at once, or none does.
 fn write_with_dirs(outermost: &Path, file: &Path, text: &str) -> io::Result<()> {
     let outside = || io::Error::from(ErrorKind::InvalidInput);
     let below = file.strip_prefix(outermost).map_err(|_| outside())?;
@@ -245,13 +245,13 @@ fn write_with_dirs(outermost: &Path, file: &Path, text: &str) -> io::Result<()> 
         sync_parent(outermost)
     })();
     if written.is_err() {
-        // The first error is the one to tell.
+        // The first error is reported.
         let _ = fs::remove_dir_all(&coming);
     }
     written
 }
 
-/// Gives `file` the second name `kept`; a copy where the file system has no hard links.
+/// Gives `file` the second name `kept`. If the file system has no hard links, `kept` is a copy.
 fn keep(file: &Path, kept: &Path) -> io::Result<()> {
     match fs::remove_file(kept) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
@@ -263,7 +263,7 @@ fn keep(file: &Path, kept: &Path) -> io::Result<()> {
     sync_parent(kept)
 }
 
-/// A copy with the same mode, owner and times.
+/// Makes a copy with the same mode, owner and times.
 fn copy(file: &Path, to: &Path) -> io::Result<()> {
     fs::copy(file, to)?;
     let metadata = fs::metadata(file)?;
@@ -277,7 +277,7 @@ fn copy(file: &Path, to: &Path) -> io::Result<()> {
     copy.sync_all()
 }
 
-/// Replaces `file` as a whole, or leaves it as it is.
+/// Replaces `file` as a whole, or leaves it unchanged.
 fn write(file: &Path, text: &str, owned: Option<Owned>) -> io::Result<()> {
     let temporary = temporary(file);
     let written = (|| {
@@ -300,7 +300,7 @@ fn write(file: &Path, text: &str, owned: Option<Owned>) -> io::Result<()> {
         sync_parent(file)
     })();
     if written.is_err() {
-        // The first error is the one to tell.
+        // The first error is reported.
         let _ = fs::remove_file(&temporary);
     }
     written

@@ -6,12 +6,13 @@ use std::ops::Range;
 
 /// The start of the first line of the block.
 const BEGIN: &str = "# >>> larder";
-/// The start of its last line.
+/// The start of the last line of the block.
 const END: &str = "# <<< larder";
 /// The line that records how many directories are removed with the file.
 const MADE: &str = "# directories made: ";
 
-/// `lines` between the marks. `directories` counts the directories made for the file: its own, the one above, and so on.
+/// `lines` between the marks. `directories` counts those that were made for the file: its own, the one above, and so
+/// on.
 pub(super) fn marked(lines: &str, directories: usize) -> String {
     format!(
         "{BEGIN}: `larder install` wrote the lines from here to the end mark, `larder uninstall` removes them\n\
@@ -24,7 +25,7 @@ pub(super) fn marked(lines: &str, directories: usize) -> String {
 /// The place of larder's block in `text`, if there is one.
 ///
 /// # Errors
-/// The marks are not one pair; the text says what to do.
+/// The marks are not exactly one pair. The text says what to do.
 pub(super) fn find(text: &str) -> Result<Option<Range<usize>>, String> {
     let (mut begins, mut ends) = (Vec::new(), Vec::new());
     let mut offset = 0;
@@ -46,7 +47,7 @@ pub(super) fn find(text: &str) -> Result<Option<Range<usize>>, String> {
     }
 }
 
-/// How many directories were made, as a block records it.
+/// How many directories were made for the file, according to its block.
 pub(super) fn made(block: &str) -> usize {
     block
         .lines()

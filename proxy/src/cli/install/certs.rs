@@ -13,11 +13,11 @@ use super::root::Root;
 
 const FILE: &str = "hosts.toml";
 const KEPT: &str = "hosts.toml.before-larder";
-/// The directory that containerd reads for registries without one of their own.
+/// containerd reads this directory for every registry that has no directory of its own.
 const DEFAULT: &str = "_default";
 
-/// Puts `address` first for `registries`, or for all if the list is empty or has [`EVERY`]. With `exact`, removes larder
-/// from the files of other registries.
+/// Puts `address` first for `registries`, or for all if the list is empty or holds [`EVERY`]. With `exact`, removes
+/// larder from the files of all other registries.
 pub(super) fn install(
     plan: &mut Plan,
     root: &Root,
@@ -44,7 +44,8 @@ pub(super) fn install(
         }
     }
     certs.clear(dir)?;
-    // Removals are planned first and done last: by then other files record the directories that they had recorded.
+    // Removals are planned first but done last. The files of this run then record the directories that removed files
+    // had recorded.
     let before = certs.plan.steps.len();
     if exact {
         let except = wanted.iter().map(|(host_dir, _)| host_dir.clone());
@@ -82,20 +83,21 @@ pub(super) fn uninstall(plan: &mut Plan, root: &Root, dir: &Path) -> Result<()> 
     certs.take_all(dir, &BTreeSet::new())
 }
 
-/// The containerd part of the plan.
+/// The part of the plan that is about containerd.
 struct Certs<'a> {
     plan: &'a mut Plan,
     root: &'a Root,
-    /// How many directories above those of the registries were made for a file that is removed now: the next
-    /// file records them.
+    /// How many directories above those of the registries were made for files that are now removed. The next new file
+    /// records them.
     inherited: usize,
 }
 
 impl Certs<'_> {
-    /// Removes leftovers of earlier runs where this one writes: above `dir`, in it, and in the directories of registries.
+    /// Removes leftovers of earlier runs from the places where this run writes: above `dir`, in it, and in the
+    /// directories of registries.
     fn clear(&mut self, dir: &Path) -> Result<()> {
         self.plan.clear_above(self.root, dir)?;
-        // Any name may be a registry's.
+        // In `dir` a leftover may have any name, since any name may be a registry's.
         self.plan.clear(self.root, dir, |_| true)?;
         for name in self.root.directories(dir)? {
             let host_dir = dir.join(name);
@@ -104,7 +106,7 @@ impl Certs<'_> {
         Ok(())
     }
 
-    /// Puts the block into the `hosts.toml` of `host_dir`.
+    /// Puts larder's block into the `hosts.toml` of `host_dir`.
     fn put(&mut self, host_dir: &Path, address: &str) -> Result<()> {
         let file = host_dir.join(FILE);
         let Some(text) = self.root.read_to_replace(&file)? else {
@@ -199,7 +201,7 @@ impl Certs<'_> {
         ));
     }
 
-    /// The directory of a registry hides `_default`, even without a hosts.toml in it.
+    /// Warns of registries' directories without larder. Each hides `_default`, even without a hosts.toml in it.
     fn warn_of_shadows(
         &mut self,
         dir: &Path,
@@ -213,13 +215,13 @@ impl Certs<'_> {
             let larder = text.is_some_and(|text| matches!(block::find(&text), Ok(Some(_))));
             let planned = wanted.iter().any(|(planned, _)| *planned == host_dir)
                 || self.plan.removes(&host_dir);
-            // With `exact`, larder's lines in other directories are about to be removed.
+            // With `exact`, this run removes larder's lines from other directories.
             if !planned && (exact || !larder) {
                 shadows.push(registry_of(&name));
             }
         }
         if !shadows.is_empty() {
-            // In the chart's init container it is the chart's value that names them.
+            // In the chart's init container, a value of the chart names the registries.
             let how = if self.root.is_own() {
                 let flags = shadows.iter().map(|name| format!(" --registry {name}"));
                 format!("larder install --registry '*'{}", flags.collect::<String>())
@@ -239,7 +241,7 @@ impl Certs<'_> {
         Ok(())
     }
 
-    /// containerd reads loose certificates in a directory only as long as no hosts.toml is in it.
+    /// containerd uses loose certificates in a directory only while the directory has no hosts.toml.
     fn warn_of_certificates(&mut self, host_dir: &Path, registry: &str) -> Result<()> {
         if self
             .root
@@ -271,7 +273,7 @@ impl Certs<'_> {
     }
 }
 
-/// The directory of `registry`: the one that containerd would find, else the name that it tries first.
+/// The directory of `registry`: the one that containerd would find, or else the name that containerd tries first.
 fn host_dir(root: &Root, dir: &Path, registry: &str) -> Result<PathBuf> {
     let plain = dir.join(registry);
     let Some((host, port)) = registry
@@ -288,7 +290,7 @@ fn host_dir(root: &Root, dir: &Path, registry: &str) -> Result<PathBuf> {
     })
 }
 
-/// The registry of a directory.
+/// The registry to which a directory belongs.
 fn registry_of(directory: &str) -> String {
     directory
         .strip_suffix('_')

@@ -1,8 +1,7 @@
-//! Checks containerd's own configuration, and never writes it: whether containerd reads `hosts.toml` from where larder
-//! writes it.
+//! Checks in containerd's own configuration whether containerd reads `hosts.toml` where larder writes it. Never writes.
 //!
-//! The place of the keys: `plugins.cri` in version 1 of the file, `plugins."io.containerd.grpc.v1.cri"` in
-//! version 2, `plugins."io.containerd.cri.v1.images"` in version 3; below that always `registry`.
+//! The keys are below `registry` in a plugin's section: `plugins.cri` in version 1 of the file,
+//! `plugins."io.containerd.grpc.v1.cri"` in version 2, `plugins."io.containerd.cri.v1.images"` in version 3.
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -19,8 +18,8 @@ const VERSION_3: &str = "io.containerd.cri.v1.images";
 /// What is wrong, and what a person should do about it.
 pub type Advice = (String, String);
 
-/// What a person should change so that containerd, which starts with `file`, reads the hosts.toml files in `dir`, a
-/// sentence or two each.
+/// What a person should change so that containerd, started with `file`, reads the hosts.toml files in `dir`. Each item
+/// is a sentence or two.
 pub(super) fn check(root: &Root, file: &Path, dir: &Path) -> Vec<String> {
     let sentences = advice(root, file, dir).into_iter();
     sentences
@@ -71,8 +70,8 @@ fn read(root: &Root, file: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The last of the files that `file`, with the content `text`, imports and that has a section about registries.
-/// Names are relative to the importing file, and `*` matches anything in the last part.
+/// The last one of the files that `file` imports and that have a section about registries. `text` is the content of
+/// `file`. Names are relative to `file`, and `*` matches anything in the last part.
 fn imported(root: &Root, file: &Path, text: &str) -> Option<(String, PathBuf)> {
     let config: Table = text.parse().ok()?;
     let mut last = None;
@@ -92,7 +91,7 @@ fn imported(root: &Root, file: &Path, text: &str) -> Option<(String, PathBuf)> {
     last
 }
 
-/// Whether a file has a section about registries, in any version.
+/// Whether a file has a section about registries, in any version of the file.
 fn registries(config: &Table) -> bool {
     let section = |plugin: &&str| config.get("plugins")?.get(plugin)?.get("registry");
     [VERSION_1, VERSION_2, VERSION_3]
@@ -111,7 +110,7 @@ fn findings(text: &str, file: &str, dir: &Path) -> Vec<Advice> {
             .and_then(|plugins| plugins.get(plugin))
             .and_then(|plugin| plugin.get("registry"))
     };
-    // Files of version 1 may lack the version, and containerd 2 accepts the long names in them too.
+    // A file of version 1 may lack the version, and containerd 2 also accepts the long names of sections in it.
     let candidates: &[&str] = match version {
         Some(3..) => &[VERSION_3],
         Some(2) => &[VERSION_2],
@@ -123,7 +122,7 @@ fn findings(text: &str, file: &str, dir: &Path) -> Vec<Advice> {
     let configured = candidates
         .iter()
         .find(|plugin| registry_under(plugin).is_some());
-    // For an empty file, propose the version that every containerd reads.
+    // For an empty file, propose version 2, which every containerd reads.
     let (plugin, version_line) = match (configured.or(present), version) {
         (Some(plugin), _) => (*plugin, None),
         (None, Some(_)) => (candidates[0], None),
@@ -166,7 +165,7 @@ fn findings(text: &str, file: &str, dir: &Path) -> Vec<Advice> {
     warnings
 }
 
-/// Whether containerd reads the hosts.toml files in `dir` if `config_path` is the list `path`.
+/// What to say of `config_path` if it is the list `path`: whether containerd reads the hosts.toml files in `dir`.
 fn in_a_list(path: &str, dir: &Path, older_way: bool) -> String {
     if !path.split(':').any(|one| Path::new(one) == dir) {
         format!(", and {} is not in it", dir.display())
@@ -179,8 +178,8 @@ fn in_a_list(path: &str, dir: &Path, older_way: bool) -> String {
     }
 }
 
-/// Whether a setting keeps containerd 2.1 and later from pulling by the transfer service, which reads a list as
-/// one path.
+/// Whether a setting keeps containerd 2.1 and later from pulling by its transfer service. The transfer service reads a
+/// list as one path.
 fn pulls_the_older_way(plugins: Option<&Table>, plugin: &str) -> bool {
     let section = plugins.and_then(|plugins| plugins.get(plugin));
     let set = |place: &Value, key: &str| place.get(key).and_then(Value::as_bool) == Some(true);
@@ -193,7 +192,7 @@ fn pulls_the_older_way(plugins: Option<&Table>, plugin: &str) -> bool {
     })
 }
 
-/// The older form of mirrors. Together with a config_path it keeps the CRI plugin from starting.
+/// Finds the older form of mirrors. Together with a config_path it keeps the CRI plugin from starting.
 fn conflicts(registry: &Value, plugin: &str, file: &str) -> Option<Advice> {
     let filled = |key: &str| {
         registry
@@ -230,7 +229,7 @@ fn section(plugin: &str) -> String {
     }
 }
 
-/// `verb`, the lines, and that this one change needs a restart.
+/// The fix: `verb`, the lines, and that this one change needs a restart of containerd.
 fn fix(verb: &str, plugin: &str, version_line: Option<&str>, dir: &Path) -> String {
     let version = version_line.map_or_else(String::new, |line| format!("{line}\n"));
     format!(

@@ -1,9 +1,9 @@
 //! Plans the changes for CRI-O: one drop-in beside registries.conf. Reads, never writes.
 //!
-//! podman and skopeo read the same files with the same library. A drop-in's table for a prefix replaces
-//! any other table for the same prefix as a whole. No table is for every registry: a wildcard matches
-//! subdomains, and a mirror behind it would not learn which. So each registry has its own table, and larder
-//! writes none for a registry that has a table in another file.
+//! podman and skopeo read the same files with the same library. A drop-in's table for a prefix replaces any other table
+//! for the same prefix as a whole. No table can stand for every registry: a wildcard matches subdomains, and its mirror
+//! would not learn the registry. So each registry has its own table. larder writes none for a registry that has a table
+//! in another file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use super::plan::{Plan, Step};
 use super::root::Root;
 
 pub(super) const FILE: &str = "larder.conf";
-/// What "every registry" means for CRI-O, which needs a table for each: the public ones that clusters pull from.
+/// The meaning of "every registry" for CRI-O, which needs a table for each: the public registries that clusters use.
 const PUBLIC: [&str; 10] = [
     "docker.io",
     "gcr.io",
@@ -31,11 +31,11 @@ const PUBLIC: [&str; 10] = [
     "registry.redhat.io",
 ];
 
-/// Registries, each with its name in larder's paths: its alias, or the name itself.
+/// Registries, each with its name in larder's paths: its alias, or else its own name.
 type Paths = BTreeMap<String, String>;
 
-/// Puts `address` first for `registries`, each with its alias if it has one; for the public ones if the list
-/// is empty or has [`EVERY`]. Without `exact`, registries that the drop-in names already stay.
+/// Puts `address` first for `registries`, each with its alias if it has one. If the list is empty or holds [`EVERY`],
+/// it stands for the public ones. Without `exact`, registries that the drop-in already names stay.
 pub(super) fn install(
     plan: &mut Plan,
     root: &Root,
@@ -70,7 +70,7 @@ pub(super) fn install(
     };
     leave_others(plan, root, dir, &mut paths, address)?;
     if paths.is_empty() {
-        // Tables from an earlier run would still replace those of other files.
+        // Tables of an earlier run would still replace the tables of other files.
         return take(plan, root, dir);
     }
     let (dirs, made) = if let (Some(text), Some(place)) = (&text, &place) {
@@ -118,13 +118,13 @@ fn take(plan: &mut Plan, root: &Root, dir: &Path) -> Result<()> {
     let before = plan.steps.len();
     plan.take(root, &dir.join(FILE), None, &mut made)?;
     plan.remove_made(root, made, &BTreeSet::new())?;
-    // CRI-O watches the directory: it notices a file that goes, and not a directory that is renamed.
+    // CRI-O watches the directory. It notices that a file is removed, but not that the directory is renamed.
     plan.remove_files_first();
     plan.crio_changes = plan.steps.len() > before;
     Ok(())
 }
 
-/// Removes leftovers of earlier runs where this one writes.
+/// Removes leftovers of earlier runs from the places where this run writes.
 fn clear(plan: &mut Plan, root: &Root, dir: &Path) -> Result<()> {
     plan.clear_above(root, dir)?;
     plan.clear(root, dir, |name| name == FILE)
@@ -149,7 +149,7 @@ fn named(registries: &[(String, Option<String>)]) -> Result<Paths> {
     Ok(paths)
 }
 
-/// The tables for `paths`, in the order of their names.
+/// The tables for `paths`, in the order of the registries' names.
 fn tables(paths: &Paths, address: &str) -> String {
     let mut text = "# CRI-O, podman and skopeo ask larder on this node first, and go on to the registry itself if\n\
          # it does not give them the manifest, so that pulls work while larder is down.\n"
@@ -175,7 +175,7 @@ fn mirror(path: &str, address: &str) -> String {
     format!("[[registry.mirror]]\nlocation = \"{host}/{path}\"\n{insecure}")
 }
 
-/// The registries in larder's block.
+/// The registries that larder's block names.
 fn installed(lines: &str) -> Paths {
     tables_of(lines)
         .into_iter()
@@ -187,7 +187,7 @@ fn installed(lines: &str) -> Paths {
         .collect()
 }
 
-/// Removes from `paths` the registries that another file has a table for, and says what to write there.
+/// Removes from `paths` the registries that have a table in another file, and says what to write there.
 fn leave_others(
     plan: &mut Plan,
     root: &Root,
@@ -196,7 +196,7 @@ fn leave_others(
     address: &str,
 ) -> Result<()> {
     let mut others: Vec<PathBuf> = Vec::new();
-    // registries.conf beside registries.conf.d.
+    // The main file is registries.conf, beside registries.conf.d.
     if dir.extension().is_some_and(|end| end == "d") {
         others.push(dir.with_extension(""));
     }
@@ -246,7 +246,7 @@ fn leave_others(
     Ok(())
 }
 
-/// The `[[registry]]` tables; none if the text is not TOML, which CRI-O reports itself.
+/// The `[[registry]]` tables; empty if the text is not TOML, which CRI-O itself reports.
 fn tables_of(text: &str) -> Vec<Table> {
     let Ok(mut conf) = text.parse::<Table>() else {
         return Vec::new();

@@ -1,11 +1,11 @@
-//! A `hosts.toml` that larder did not write: see [`crate::fuzz`].
+//! Fuzzes `hosts.toml` files that larder did not write: see [`crate::fuzz`].
 
 use super::block;
 use super::hosts::{Block, hosts_in_order, installed, weave};
 
 const ADDRESS: &str = "http://127.0.0.1:7420";
 
-/// larder's block goes in, comes first, and comes out again, and nothing else changes.
+/// larder's block goes in, comes first, and comes out again. Nothing else changes.
 pub(crate) fn hosts_toml(text: &str) {
     let Ok(listed) = hosts_in_order(text) else {
         return;

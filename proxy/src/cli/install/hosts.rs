@@ -1,4 +1,4 @@
-//! The text of a `hosts.toml`: larder's block in it. Pure.
+//! The text of a `hosts.toml` with larder's block in it. Pure.
 
 use toml::de::{DeTable, DeValue};
 
@@ -6,17 +6,17 @@ use super::block;
 
 /// larder's lines in a `hosts.toml`.
 pub(super) struct Block<'a> {
-    /// Where containerd reaches larder, without a trailing slash.
+    /// The URL at which containerd reaches larder, without a trailing slash.
     pub(super) address: &'a str,
-    /// How many directories were made for the file: its own, then the one above, and so on.
+    /// How many directories were made for the file: its own, the one above, and so on.
     pub(super) made: usize,
 }
 
 impl Block<'_> {
     /// The lines, marks included.
     ///
-    /// Only the two keys that every containerd since 1.6 understands: `dial_timeout` is unknown before
-    /// 2.0, and `ca` or `skip_verify` beside an http:// address make containerd try TLS first.
+    /// Uses only the two keys that every containerd since 1.6 knows. `dial_timeout` is unknown before 2.0. `ca` or
+    /// `skip_verify` beside an http:// address make containerd try TLS first.
     pub(super) fn render(&self) -> String {
         let lines = format!(
             "# containerd asks larder on this node first. There is no `server` line for it on purpose:\n\
@@ -30,10 +30,10 @@ impl Block<'_> {
     }
 }
 
-/// `text` with `block` before the first host.
+/// `text` with `block` in front of the first host.
 ///
 /// # Errors
-/// The text is not TOML, or is written so that a block cannot come first without changing the rest.
+/// The text is not TOML, or the block cannot come first without a change to the rest.
 pub(super) fn weave(text: &str, block: &str) -> Result<String, String> {
     let before = parse(text)?;
     let at = place(text)?;
@@ -45,7 +45,7 @@ pub(super) fn weave(text: &str, block: &str) -> Result<String, String> {
     };
     let blank = if tail.is_empty() { "" } else { "\n" };
     let woven = format!("{head}{newline}{block}{blank}{tail}");
-    // The result is checked, so comments, odd headers and dotted keys cannot break it.
+    // Checking the result catches comments, unusual headers and dotted keys.
     let unfit = || {
         "larder cannot put its section before the hosts: write each host as its own [host.\"URL\"] section"
             .to_owned()
@@ -70,7 +70,7 @@ pub(super) fn weave(text: &str, block: &str) -> Result<String, String> {
     }
 }
 
-/// The address in larder's block of a `hosts.toml`, if there is one.
+/// The address in larder's block of a `hosts.toml`, if the file has one.
 pub fn installed(text: &str) -> Option<String> {
     let place = block::find(text).ok()??;
     hosts_in_order(&text[place]).ok()?.pop()
@@ -96,7 +96,7 @@ pub fn hosts_in_order(text: &str) -> Result<Vec<String>, String> {
     Ok(hosts.into_iter().map(|(_, host)| host).collect())
 }
 
-/// The place for a block: before the first host's section and the comments right above it, or at the end.
+/// Where a block goes: before the first host's section and the comments right above it, or else at the end.
 fn place(text: &str) -> Result<usize, String> {
     let document = DeTable::parse(text).map_err(|error| not_toml(text, &error))?;
     let first = match document.get_ref().get("host").map(toml::Spanned::get_ref) {
@@ -125,7 +125,7 @@ fn parse(text: &str) -> Result<toml::Table, String> {
         .map_err(|error: toml::de::Error| not_toml(text, &error))
 }
 
-/// The parser's own `Display` repeats the line, and a `header` line can hold a secret.
+/// The parser's own `Display` repeats the line, and the line of a header may hold a secret.
 fn not_toml(text: &str, error: &toml::de::Error) -> String {
     let offset = text.floor_char_boundary(error.span().map_or(0, |span| span.start));
     let line = text[..offset].matches('\n').count() + 1;

@@ -1,6 +1,6 @@
 //! The plan: the steps, decided from the files on disk. Reads, never writes.
 //!
-//! Paths are the node's. `certs` and `crio` decide which files there are, and their content.
+//! Paths are the node's. `certs` and `crio` decide which files are written, and their content.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,32 +14,32 @@ use super::root::{Owned, Root};
 /// The mode of a new file.
 pub(super) const NEW_FILE_MODE: u32 = 0o644;
 
-/// The part of a temporary name: of a file or directory that is being written or removed.
+/// The mark in the temporary name of a file or directory that is being written or removed.
 const TEMPORARY: &str = ".larder-";
 
-/// A name beside `path` that no runtime reads.
+/// A temporary name beside `path`, which no runtime reads.
 pub(super) fn temporary(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}{TEMPORARY}{:016x}", fastrand::u64(..)))
 }
 
-/// The name that a temporary name was made for; `None` for other names, such as an operator's `.larder-backup`.
+/// The name for which a temporary name was made; `None` for other names, such as an operator's `.larder-backup`.
 fn beside(name: &str) -> Option<&str> {
     let (beside, digits) = name.strip_prefix('.')?.rsplit_once(TEMPORARY)?;
     let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     (!beside.is_empty() && digits.len() == 16 && digits.bytes().all(hex)).then_some(beside)
 }
 
-/// One step. Each is atomic, so after any prefix of a plan the runtime can read its files, and larder can still restore
+/// One step. Each is atomic. If a run ends between two steps, the runtime can read its files, and larder can restore
 /// them.
 #[derive(Debug)]
 pub(super) enum Step {
     /// A leftover of an interrupted run, under a temporary name.
     Clear(PathBuf),
-    /// A second name for the file as it is, so that inode, owner, mode, times and bytes can come back.
+    /// Keeps the file under a second name, so that its inode, owner, mode, times and bytes can come back.
     Keep { file: PathBuf, kept: PathBuf },
-    /// New content for the file, by way of a temporary file. `dirs` are the missing directories, the outermost first; they
-    /// are made together with the file. `owned` is the mode and owner of the previous file.
+    /// Writes the file by way of a temporary file. `dirs` are the missing directories, the outermost first; they are
+    /// made together with the file. `owned` is the mode and owner of the previous file.
     Write {
         dirs: Vec<PathBuf>,
         file: PathBuf,
@@ -47,29 +47,29 @@ pub(super) enum Step {
         after: String,
         owned: Option<Owned>,
     },
-    /// The kept file under its old name again. The texts are for showing.
+    /// Gives the kept file its old name again. The texts are for the dry run.
     Restore {
         file: PathBuf,
         kept: PathBuf,
         before: String,
         after: String,
     },
-    /// Removes the file. The text is for showing.
+    /// Removes the file. The text is for the dry run.
     Remove { file: PathBuf, before: String },
-    /// Removes the outermost of `dirs` with its contents: the others, and these files. The texts are for showing.
+    /// Removes the outermost of `dirs` with its contents: the other ones and `files`. The texts are for the dry run.
     RemoveTree {
         dirs: Vec<PathBuf>,
         files: Vec<(PathBuf, String)>,
     },
 }
 
-/// Steps in order, and what to print.
+/// The steps in their order, and what to print.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
-    /// What a person should know about the outcome, one line each.
+    /// What a person should know about the result, one line each.
     pub(super) notes: Vec<String>,
-    /// When the runtime notices the changes, if there are any.
+    /// When the runtime notices the changes, if the plan has any.
     pub(super) effects: Vec<String>,
     /// What a person should fix.
     pub(super) warnings: Vec<String>,
@@ -80,13 +80,13 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Whether larder's lines were found nowhere.
+    /// Whether larder's lines were found in no file.
     pub(super) fn is_empty(&self) -> bool {
         self.steps.is_empty() && self.notes.is_empty() && self.warnings.is_empty()
     }
 
-    /// Removes the block from `file`, and adds the directories that were made for it to `made`. `kept` is
-    /// the path of the copy from before the install.
+    /// Removes the block from `file`, and adds the directories that were made for the file to `made`. `kept` is the
+    /// path of the copy from before the install.
     pub(super) fn take(
         &mut self,
         root: &Root,
@@ -114,7 +114,7 @@ impl Plan {
         };
         let Some(place) = place else {
             match kept {
-                // An install that ended between its two steps.
+                // An earlier install ended between its two steps.
                 Some((kept, bytes)) if bytes == text.as_bytes() => self.steps.push(Step::Remove {
                     file: kept.to_owned(),
                     before: text,
@@ -167,7 +167,7 @@ impl Plan {
         Ok(())
     }
 
-    /// Whether `dir` is planned to go.
+    /// Whether the plan removes `dir`.
     pub(super) fn removes(&self, dir: &Path) -> bool {
         let removes = |step: &Step| match step {
             Step::RemoveTree { dirs, .. } => dirs.iter().any(|gone| gone == dir),
@@ -176,7 +176,7 @@ impl Plan {
         self.steps.iter().any(removes)
     }
 
-    /// Whether `dir` is planned to be made.
+    /// Whether the plan makes `dir`.
     pub(super) fn makes(&self, dir: &Path) -> bool {
         let makes = |step: &Step| match step {
             Step::Write { dirs, .. } => dirs.iter().any(|made| made == dir),
@@ -185,7 +185,7 @@ impl Plan {
         self.steps.iter().any(makes)
     }
 
-    /// Removes files where they are, before the directories that they are in.
+    /// Removes each file at its own path, before the directories around it.
     pub(super) fn remove_files_first(&mut self) {
         let mut steps = Vec::new();
         for mut step in self.steps.drain(..) {
@@ -198,14 +198,15 @@ impl Plan {
         self.steps = steps;
     }
 
-    /// Plans to remove the directories in `made` that will be empty, unless a directory in `except` is below.
+    /// Plans to remove the directories in `made` that will be empty. One that has a directory of `except` below it
+    /// stays.
     pub(super) fn remove_made(
         &mut self,
         root: &Root,
         mut made: BTreeSet<PathBuf>,
         except: &BTreeSet<PathBuf>,
     ) -> Result<()> {
-        // An outer directory sorts before those in it.
+        // An outer directory sorts before the directories in it.
         while let Some(dir) = made.pop_first() {
             if except.iter().any(|used| used.starts_with(&dir)) || !root.exists(&dir)? {
                 continue;
@@ -254,7 +255,7 @@ impl Plan {
         Ok(())
     }
 
-    /// The same above `dir`, where only `dir` itself is larder's.
+    /// The same in the directory above `dir`, where only `dir` itself is larder's.
     pub(super) fn clear_above(&mut self, root: &Root, dir: &Path) -> Result<()> {
         let (Some(above), Some(own)) = (dir.parent(), dir.file_name()) else {
             return Ok(());
@@ -262,7 +263,7 @@ impl Plan {
         self.clear(root, above, |name| own == name)
     }
 
-    /// The missing directories down to `dir`, the outermost first.
+    /// The directories that are missing down to `dir`, the outermost first.
     pub(super) fn missing(&self, root: &Root, dir: &Path) -> Result<Vec<PathBuf>> {
         let mut missing = Vec::new();
         for ancestor in dir.ancestors() {

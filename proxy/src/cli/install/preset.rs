@@ -1,4 +1,4 @@
-//! The paths of the runtimes' files on the known distributions.
+//! The paths of the runtimes' files on known distributions.
 //!
 //! The paths come from the distributions' own sources: k3s and RKE2 from the agent's set-up of its
 //! containerd, Talos from its controller of registry hosts, EKS from nodeadm's templates, GKE from the
@@ -41,9 +41,9 @@ pub enum Runtime {
     Auto,
 }
 
-/// The drop-ins of registries.conf, the same for every distribution.
+/// The directory of drop-ins for registries.conf, the same on every distribution.
 pub(super) const CRIO_CONF_DIR: &str = "/etc/containers/registries.conf.d";
-/// CRI-O's own configuration; no other program has it.
+/// The directory of CRI-O's own configuration. No other program has it.
 pub(super) const CRIO_DIR: &str = "/etc/crio";
 
 impl Preset {
@@ -58,7 +58,7 @@ impl Preset {
         }
     }
 
-    /// The file in which `config_path` stands.
+    /// The file in which `config_path` is set.
     pub(super) fn containerd_config(self) -> &'static str {
         match self {
             Self::Kubeadm | Self::Eks | Self::Gke | Self::Crio => "/etc/containerd/config.toml",
@@ -76,7 +76,7 @@ impl Preset {
     }
 }
 
-/// What is set up on a node.
+/// The runtimes to set up on a node.
 #[derive(Debug)]
 pub(super) struct Targets {
     /// containerd's certs.d.

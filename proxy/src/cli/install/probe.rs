@@ -1,4 +1,4 @@
-//! Whether larder answers where the runtime will ask.
+//! Whether larder answers at the address that the runtime will ask.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use url::Url;
 
-/// How long to wait before asking again.
+/// The time between two questions.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// The program that answered.
@@ -17,13 +17,13 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub(super) enum ProbeAnswer {
     /// larder itself.
     Larder,
-    /// Another program; its status.
+    /// Another program, by the status of its answer.
     Other(u16),
-    /// None answered, and why.
+    /// No program answered, and why.
     None(String),
 }
 
-/// Asks `address` for `/v2/`, repeatedly until it answers, for `patience` at the most.
+/// Asks `address` for `/v2/` until it answers, for `patience` at most.
 pub(super) fn probe(address: &str, patience: Duration) -> anyhow::Result<ProbeAnswer> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -48,7 +48,7 @@ pub(super) fn probe(address: &str, patience: Duration) -> anyhow::Result<ProbeAn
 async fn ask(url: &Url) -> anyhow::Result<Response<Incoming>> {
     let port = url.port_or_known_default().unwrap_or(80);
     let host = url.host_str().unwrap_or_default();
-    // An IPv6 address has brackets in a URL, but not when larder connects to it.
+    // An IPv6 address has brackets in a URL, but must have none when larder connects.
     let name = host.trim_start_matches('[').trim_end_matches(']');
     let stream = tokio::net::TcpStream::connect((name, port)).await?;
     let (mut sender, connection) =
@@ -60,7 +60,7 @@ async fn ask(url: &Url) -> anyhow::Result<Response<Incoming>> {
     Ok(sender.send_request(request).await?)
 }
 
-/// larder's challenge names it as the service.
+/// Recognizes larder by its challenge, which names `larder` as the service.
 fn answer<B>(response: &Response<B>) -> ProbeAnswer {
     let mut challenges = response.headers().get_all(WWW_AUTHENTICATE).iter();
     let larder = challenges.any(|challenge| {
@@ -74,7 +74,7 @@ fn answer<B>(response: &Response<B>) -> ProbeAnswer {
     }
 }
 
-/// What to do about an answer that is not larder's.
+/// What to do about an answer that did not come from larder.
 pub(super) fn fix(answer: &ProbeAnswer, address: &str) -> Option<String> {
     match answer {
         ProbeAnswer::Larder => None,

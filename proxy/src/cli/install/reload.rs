@@ -1,6 +1,6 @@
 //! When CRI-O reads its drop-ins: by itself, or after a signal.
 //!
-//! CRI-O's own configuration is only read. Its process is found by its name.
+//! CRI-O's own configuration is only read. CRI-O's process is found by its name.
 
 use std::fs;
 use std::io;
@@ -19,15 +19,15 @@ use crate::sys;
 /// The name of CRI-O's process.
 const PROCESS: &str = "crio";
 
-/// When a process started is known this well. In doubt it gets the signal.
+/// How exactly the start time of a process is known. If in doubt, larder sends the signal.
 const DOUBT: Duration = Duration::from_millis(100);
 
-/// What became of the signal.
+/// The result of the signal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Signalled {
-    /// CRI-O's processes that this process can see.
+    /// The number of CRI-O's processes that this process can see.
     pub(super) seen: usize,
-    /// Those of them that were older than the files, and got a SIGHUP.
+    /// How many of them started before the files changed, and got a SIGHUP.
     pub(super) told: usize,
 }
 
@@ -40,7 +40,7 @@ pub(super) fn reload(changed: SystemTime) -> Signalled {
             continue;
         };
         let of_root = entry.metadata().is_ok_and(|about| about.uid() == 0);
-        // A process that has ended meanwhile does not count.
+        // A process that has ended since then does not count.
         let called = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
         if !of_root || called.trim_end() != PROCESS {
             continue;
@@ -56,8 +56,8 @@ pub(super) fn reload(changed: SystemTime) -> Signalled {
     signalled
 }
 
-/// When `file` changed last: its content, or which file it is. If it does not exist: when the directory changed that it
-/// would be in.
+/// When `file` changed last, in content or by replacement. If it does not exist: when the directory changed that would
+/// hold it.
 pub(super) fn changed(root: &Root, file: &Path) -> Result<SystemTime> {
     for path in file.ancestors() {
         let here = root.here(path).and_then(|here| {
@@ -76,8 +76,9 @@ pub(super) fn changed(root: &Root, file: &Path) -> Result<SystemTime> {
     Ok(SystemTime::now())
 }
 
-/// CRI-O reads its drop-ins again after a signal, or by itself with a setting that is off by default. Its watch is on the
-/// directory of the drop-ins: it has none on a directory that larder has just made, and loses it with one that it removes.
+/// Says when CRI-O will read its drop-ins again: after a signal, or by itself with a setting that is off by default.
+/// CRI-O watches the directory of the drop-ins. It has no watch on a directory that larder has just made, and loses the
+/// watch on one that larder removes.
 pub(super) fn say_when(plan: &mut Plan, root: &Root, dir: &Path) -> Result<()> {
     let watches = reloads_by_itself(root)?;
     if watches && !plan.makes(dir) && !plan.removes(dir) {

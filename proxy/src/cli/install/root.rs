@@ -1,6 +1,6 @@
-//! The node's files as this process sees them: all of them, or those that are mounted below a directory.
+//! The node's files as this process sees them: at their own paths, or mounted below a directory.
 //!
-//! The rest of `install` uses paths of the node; only this module knows where they are.
+//! The rest of `install` uses the node's paths. Only this module knows where they are.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-/// As many symbolic links in a row as Linux follows.
+/// As many symbolic links as Linux follows in one path.
 const LINKS: usize = 40;
 
 /// Where the node's root directory is.
@@ -40,12 +40,12 @@ impl Root {
         self.at == Path::new("/")
     }
 
-    /// The place of `path`. If `path` is a link, the place of the link itself.
+    /// Where `path` is for this process. If `path` is a link, this is the place of the link itself.
     pub(super) fn here(&self, path: &Path) -> io::Result<PathBuf> {
         self.resolve(path, false)
     }
 
-    /// Resolves links as on the node: an absolute link starts at the node's root, and no link leads out of it.
+    /// Resolves links as the node does: an absolute link starts at the node's root, and no link leads out of it.
     fn resolve(&self, path: &Path, follow_last: bool) -> io::Result<PathBuf> {
         if self.is_own() {
             return Ok(path.to_owned());
@@ -100,7 +100,7 @@ impl Root {
         fs::read(self.resolve(file, true)?)
     }
 
-    /// The text of `file`, or `None` when there is no such file.
+    /// The text of `file`; `None` if the file does not exist.
     pub(in crate::cli) fn read(&self, file: &Path) -> Result<Option<String>> {
         match self.bytes(file) {
             Ok(bytes) => String::from_utf8(bytes)
@@ -111,10 +111,11 @@ impl Root {
         }
     }
 
-    /// The text of a `file` that is to be written, or `None` when there is none.
+    /// The text of a `file` that is to be replaced; `None` if the file does not exist.
     ///
     /// # Errors
-    /// It cannot be read, or a link on the way leads to a path that does not exist here: larder would replace it unread.
+    /// The file cannot be read, or a link leads to a path that does not exist here: larder would replace a file that it
+    /// could not read.
     pub(super) fn read_to_replace(&self, file: &Path) -> Result<Option<String>> {
         let text = self.read(file)?;
         if text.is_some() {
@@ -136,7 +137,7 @@ impl Root {
         Ok(None)
     }
 
-    /// The mode and owner for a file that replaces `file`, whose headers may hold secrets.
+    /// The mode and owner of `file`, for the file that replaces it. Headers in it may hold secrets.
     pub(super) fn owned(&self, file: &Path) -> Result<Owned> {
         let metadata = self
             .resolve(file, true)
@@ -149,7 +150,7 @@ impl Root {
         })
     }
 
-    /// The names in `dir` that are directories and not hidden, sorted; none when there is no such directory.
+    /// The directories in `dir` that are not hidden, by name and sorted; empty if `dir` does not exist.
     pub(in crate::cli) fn directories(&self, dir: &Path) -> Result<Vec<String>> {
         let mut names = Vec::new();
         for name in self.entries(dir)? {
@@ -163,7 +164,7 @@ impl Root {
         Ok(names)
     }
 
-    /// Everything below `dir`, at any depth. Links are not followed.
+    /// All paths below `dir`, at any depth. Links are not followed.
     pub(super) fn below(&self, dir: &Path) -> Result<Vec<PathBuf>> {
         let mut found = Vec::new();
         let mut rest = vec![dir.to_owned()];
@@ -182,8 +183,8 @@ impl Root {
         Ok(found)
     }
 
-    /// The names in `dir`, sorted; none when there is no such directory. No runtime reads a name that
-    /// is not UTF-8.
+    /// The names in `dir`, sorted; empty if `dir` does not exist. Names that are not UTF-8 are left out, since no
+    /// runtime reads them.
     pub(super) fn entries(&self, dir: &Path) -> Result<Vec<String>> {
         let listed = match self.resolve(dir, true).and_then(fs::read_dir) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -198,8 +199,8 @@ impl Root {
         Ok(names)
     }
 
-    /// Fails if no directory above `dir` exists either: then the node's directory is not mounted, and the files
-    /// would be lost.
+    /// Fails if no directory above `dir` exists either: then the node's directory is not mounted, and files written
+    /// there would be lost.
     pub(super) fn mounted(&self, dir: &Path) -> Result<()> {
         if self.is_own() {
             return Ok(());
@@ -217,7 +218,7 @@ impl Root {
     }
 }
 
-/// The names along `path`, `..` included.
+/// The components of `path`, including `..`.
 fn names(path: &Path) -> impl Iterator<Item = OsString> {
     path.components().filter_map(|component| match component {
         Component::Normal(name) => Some(name.to_owned()),
@@ -245,7 +246,7 @@ mod tests {
         for path in ["/etc/containerd/config.toml", "/etc/containerd/up"] {
             assert_eq!(root.read(Path::new(path)).unwrap().unwrap(), "here");
         }
-        // A rename or removal acts on the last link itself.
+        // A rename or a removal acts on the link itself, if the path ends in one.
         let up = root.here(Path::new("/etc/containerd/up")).unwrap();
         assert_eq!(up, at("etc/static/up"));
         assert_eq!(root.read(Path::new("/etc/none")).unwrap(), None);

@@ -1,7 +1,8 @@
-//! Plans containerd's drop-in for ready files: the erofs snapshotter, and where it looks for them. Reads, never writes.
+//! Plans containerd's drop-in for ready files: the erofs snapshotter, and the directory where it looks for them. Reads,
+//! never writes.
 //!
-//! A drop-in replaces lists as a whole, so larder's repeats what the other files say in them. containerd's own file is never
-//! changed: where it imports no drop-ins, a person adds the line.
+//! A drop-in replaces lists as a whole, so larder's drop-in repeats the items of the other files. larder never changes
+//! containerd's own file: if that imports no drop-ins, a person adds the line.
 
 mod said;
 #[cfg(test)]
@@ -20,17 +21,17 @@ use super::block;
 use super::plan::{Plan, Step};
 use super::root::Root;
 
-/// The drop-in.
+/// The drop-in's name.
 const FILE: &str = "larder-streaming.toml";
 
 /// The snapshotter that mounts ready files.
 const SNAPSHOTTER: &str = "erofs";
 
-/// Works with every mkfs.erofs. The differ `erofs` needs one that knows `--tar`; with an older one, containerd loads nothing
-/// that pulls.
+/// This differ works with every mkfs.erofs. The differ `erofs` needs an mkfs.erofs that knows `--tar`. With an older
+/// one, containerd does not load the service that pulls.
 const DIFFER: &str = "walking";
 
-/// Plans the drop-in. Where this process does not have the node's own files, it only says what to write.
+/// Plans the drop-in. In a container it fails, and the error has the lines that a person should write on the node.
 pub(super) fn install(plan: &mut Plan, root: &Root, config: &Path, directory: &Path) -> Result<()> {
     let unknown = |why: String| anyhow!("{why}; no file was changed");
     let before = said::read(root, config, FILE).map_err(unknown)?;
@@ -67,7 +68,7 @@ pub(super) fn install(plan: &mut Plan, root: &Root, config: &Path, directory: &P
 
 /// Removes the drop-in.
 pub(super) fn uninstall(plan: &mut Plan, root: &Root, config: &Path) -> Result<()> {
-    // A container's uninstall leaves what only a person on the machine may have written.
+    // In a container, uninstall leaves the drop-in alone: only a person on the machine may have written it.
     if !root.is_own() {
         return Ok(());
     }
@@ -92,10 +93,10 @@ pub(super) fn uninstall(plan: &mut Plan, root: &Root, config: &Path) -> Result<(
     Ok(())
 }
 
-/// What containerd's files say now, larder's drop-in included.
+/// What containerd's files say now, including larder's drop-in.
 ///
 /// # Errors
-/// A file cannot be read or understood.
+/// One of the files cannot be read or understood.
 pub(in crate::cli) fn said(root: &Root, config: &Path) -> Result<Said, String> {
     said::read(root, config, "")
 }
@@ -152,7 +153,7 @@ fn write(plan: &mut Plan, root: &Root, file: &Path, lines: &str) -> Result<()> {
     Ok(())
 }
 
-/// The drop-in's lines, for a containerd whose other files say `before`.
+/// The lines of the drop-in. `before` is what containerd's other files say.
 fn drop_in(before: &Said, directory: &Path) -> String {
     let directory = directory.display().to_string();
     let mut directories = before.directories.clone();
@@ -167,7 +168,7 @@ fn drop_in(before: &Said, directory: &Path) -> String {
          [plugins.\"{EROFS}\"]\n  layer_content_caches = {}\n",
         Value::Array(directories)
     );
-    // A list replaces containerd's default, too, which is for the overlayfs snapshotter.
+    // A list in the drop-in replaces containerd's default too, which is for the overlayfs snapshotter.
     let mut entries: Vec<Table> = match &before.unpack {
         Some(unpack) => unpack.iter().map(|one| one.entry.clone()).collect(),
         None => vec![entry("overlayfs")],
@@ -194,7 +195,7 @@ fn entry(snapshotter: &str) -> Table {
     ])
 }
 
-/// What a drop-in cannot undo.
+/// Settings of other files that a drop-in cannot undo.
 fn conflicts(before: &Said, config: &Path) -> Vec<String> {
     before
         .hindrances()
@@ -209,7 +210,7 @@ fn conflicts(before: &Said, config: &Path) -> Vec<String> {
 }
 
 impl Said {
-    /// What keeps the erofs snapshotter from mounting ready files, each with its fix.
+    /// The settings that keep the erofs snapshotter from mounting ready files, each with its fix.
     pub fn hindrances(&self) -> Vec<(String, &'static str)> {
         let mut found = Vec::new();
         for (set, key) in [

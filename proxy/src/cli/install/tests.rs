@@ -1,4 +1,4 @@
-//! Installing and uninstalling in a directory of its own.
+//! Installing and uninstalling in a temporary directory.
 
 mod checks;
 mod crio;
@@ -17,20 +17,20 @@ use super::*;
 
 const ADDRESS: &str = "http://127.0.0.1:7420";
 
-/// A node's /etc/containerd.
+/// The /etc/containerd of a node.
 struct Node {
     root: tempfile::TempDir,
 }
 
 impl Node {
-    /// With a configuration that needs no warning, and an empty certs.d.
+    /// A node with a configuration that needs no warning, and an empty certs.d.
     fn new() -> Self {
         let node = Self::bare();
         fs::create_dir(node.certs()).unwrap();
         node
     }
 
-    /// Without certs.d.
+    /// A node without certs.d.
     fn bare() -> Self {
         let root = tempfile::tempdir().unwrap();
         let node = Self { root };
@@ -112,10 +112,10 @@ impl Node {
     }
 }
 
-/// Kind and mode, owner, time of last change of a file, and content.
+/// A file's kind and mode, its owner, the time of its last change, and its content.
 type Entry = (u32, (u32, u32), Option<(i64, i64)>, Vec<u8>);
 
-/// Everything below `root`, and itself.
+/// `root` and everything below it.
 fn walk(root: &Path) -> BTreeMap<PathBuf, Entry> {
     let mut tree = BTreeMap::new();
     let mut rest = vec![root.to_owned()];
@@ -141,7 +141,7 @@ fn walk(root: &Path) -> BTreeMap<PathBuf, Entry> {
     tree
 }
 
-/// What it said, complaints last.
+/// The output of an install, warnings last.
 fn run_install(args: &InstallArgs) -> Result<String> {
     let (mut out, mut complaints) = (Vec::new(), Vec::new());
     let code = install(args, &mut out, &mut complaints)?;

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use super::preset::{Preset, Runtime};
 
-/// Where the unit lets the watcher write, and nowhere else.
+/// The file that the watcher writes. The unit gives it write access there and nowhere else.
 const REPORT: &str = "/run/larder-runtime/runtime.json";
 
-/// The runtime's socket.
+/// The runtime's socket on the node.
 fn socket(preset: Preset, runtime: Option<Runtime>) -> &'static str {
     match (preset, runtime) {
         (_, Some(Runtime::Crio)) | (Preset::Crio, None) => "/run/crio/crio.sock",
@@ -68,8 +68,8 @@ WantedBy=multi-user.target
     )
 }
 
-/// The unit that runs `program` as the holder. What needs a mount namespace of its own is left out: no container runtime
-/// would see the mounts.
+/// The unit that runs `program` as the holder. It leaves out every setting that needs a mount namespace of its own,
+/// since the container runtime would not see the mounts.
 pub(super) fn holder(program: &Path) -> String {
     let program = program.display();
     format!(
@@ -158,7 +158,7 @@ mod tests {
                 .arg("verify")
                 .arg(&file)
                 .output();
-            // A machine without systemd cannot tell.
+            // A machine without systemd cannot check the unit.
             let Ok(output) = verify else { return };
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             let of_unit = said.lines().filter(|line| line.contains(name));

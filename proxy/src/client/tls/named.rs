@@ -1,8 +1,8 @@
 //! A server's own certificate in a CA bundle.
 //!
-//! `openssl req -x509` and many appliances make a server's certificate that calls itself an authority. As a root it is of no
-//! use, since TLS libraries do not take an authority for a server, and it would vouch for whatever its key signs. So it is
-//! trusted by name: that very certificate, for the names and the time that it states, and nothing else.
+//! `openssl req -x509` and many appliances make a server's certificate that calls itself an authority. As a root it is
+//! useless, since TLS libraries do not accept an authority as a server. It would also vouch for anything that its key
+//! signs. So it is trusted by name: this very certificate, for the names and the time that it states, and nothing else.
 
 use std::sync::Arc;
 
@@ -16,8 +16,8 @@ use rustls::{
 };
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName};
 
-/// Whether this is a server's certificate and no authority's, although it calls itself one: it names a host, it is signed
-/// by itself, and it does not say that it signs others.
+/// Whether a certificate is a server's although it calls itself an authority: it names a host, it is self-signed, and
+/// it does not state that it signs others.
 pub(super) fn is_a_servers_own(certificate: &CertificateDer<'_>) -> bool {
     let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate) else {
         return false;
@@ -42,16 +42,16 @@ fn calls_itself_an_authority(certificate: &X509Certificate<'_>) -> bool {
     constraints.is_some_and(|constraints| constraints.value.ca)
 }
 
-/// Believes `servers` by name, and what `others` vouch for.
+/// Trusts `servers` by name, and certificates for which `others` vouch.
 #[derive(Debug)]
 pub(super) struct Named {
     pub(super) servers: Vec<CertificateDer<'static>>,
-    /// `None` where there is no root: no other certificate is believed.
+    /// `None` if there is no root, so that no other certificate is trusted.
     pub(super) others: Option<Arc<WebPkiServerVerifier>>,
 }
 
 impl Named {
-    /// Whether the certificate that a server has shown is believed.
+    /// Whether the certificate that a server showed is trusted.
     pub(super) fn verify(
         &self,
         shown: &CertificateDer<'_>,

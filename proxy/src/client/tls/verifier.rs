@@ -1,4 +1,4 @@
-//! Checks of what a server shows: its certificate, as a route has it, and that it holds the certificate's key.
+//! Checks a server's certificate by the settings of a route, and that the server holds the certificate's key.
 
 use std::sync::Arc;
 
@@ -14,13 +14,13 @@ use rustls::{
 
 use super::named::Named;
 
-/// Believes every certificate, but still checks that the server holds its key.
+/// Trusts every certificate, but still checks that the server holds its key.
 pub(super) fn of_anyone(provider: Arc<CryptoProvider>) -> Arc<dyn ServerCertVerifier> {
     let believed = Believed::Anyone;
     Arc::new(Verifier { believed, provider })
 }
 
-/// Believes what `roots` vouch for, and `servers` by name.
+/// Trusts certificates for which `roots` vouch, and `servers` by name.
 pub(super) fn of(
     roots: RootCertStore,
     servers: Vec<CertificateDer<'static>>,
@@ -46,7 +46,7 @@ pub(super) fn of(
     })
 }
 
-/// Which certificates are believed.
+/// Which certificates are trusted.
 #[derive(Debug)]
 enum Believed {
     Anyone,

@@ -1,4 +1,4 @@
-//! Whether the store is asked at all: one that fails repeatedly is left alone for a while.
+//! Whether the store is asked at all: a store that fails repeatedly is left alone for a while.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
-/// So many failures in a row, and the store is left alone.
+/// After so many failures in a row the store is left alone.
 const FAILURES: u32 = 3;
 
 /// The longest pause is so many times the first.
@@ -25,7 +25,7 @@ struct State {
     failures: u32,
     /// The next pause.
     pause: Duration,
-    /// Left alone until then, and further until a probe has succeeded.
+    /// The store is left alone until then, and further until a probe is answered.
     resting: Option<Instant>,
     probing: bool,
 }
@@ -42,7 +42,7 @@ impl State {
 }
 
 impl Breaker {
-    /// A store that is asked. Once it has failed, it is left alone for `first`, then for longer.
+    /// Lets the store be asked. Once it has failed repeatedly, it is left alone for `first`, then for longer.
     pub(super) fn new(first: Duration) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State::new(first)),
@@ -82,7 +82,7 @@ impl Breaker {
     }
 }
 
-/// One question to the store. Dropped without a word, it says nothing about the store.
+/// One request to the store. A permit that is dropped without a result says nothing about the store.
 #[derive(Debug)]
 pub(super) struct Permit {
     breaker: Arc<Breaker>,
@@ -90,8 +90,8 @@ pub(super) struct Permit {
 }
 
 impl Permit {
-    /// The first bytes are there. Others may ask again, but one more failure ends that: a store that answers and then
-    /// stalls is as bad as one that does not answer.
+    /// Notes that the first bytes have come. After a probe, other requests may ask again, but one more failure ends
+    /// that: a store that answers and then stalls is as bad as one that does not answer.
     pub(super) fn answered(&mut self) {
         if std::mem::take(&mut self.probe) {
             let mut state = self.breaker.state();
@@ -101,20 +101,20 @@ impl Permit {
         }
     }
 
-    /// All went well.
+    /// Notes that the request succeeded.
     pub(super) fn succeeded(mut self) {
         self.probe = false;
         *self.breaker.state() = State::new(self.breaker.first);
     }
 
-    /// It did not.
+    /// Notes that the request failed.
     pub(super) fn failed(mut self, now: Instant) {
         let mut state = self.breaker.state();
         if std::mem::take(&mut self.probe) {
             state.probing = false;
             state.failures = FAILURES;
         } else if state.resting.is_some() {
-            // One that was asked before the pause began: it is counted already.
+            // This request began before the pause did, and is not counted again.
             return;
         } else {
             state.failures += 1;

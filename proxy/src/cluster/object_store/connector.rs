@@ -21,12 +21,12 @@ use crate::client::{self, Client, Route, SendError};
 const ERROR_TEXT: u64 = 64 << 10;
 const ERROR_TEXT_TIME: Duration = Duration::from_secs(2);
 
-/// Makes what the store's client sends its requests through.
+/// Makes the HTTP client through which the store's client sends its requests.
 #[derive(Clone, Debug)]
 pub(super) struct Connector {
     pub(super) client: Arc<Client>,
     pub(super) route: Route,
-    /// A request gets so long until the head of its response.
+    /// How long a request may take until the head of its response.
     pub(super) patience: Duration,
 }
 
@@ -52,7 +52,7 @@ impl HttpService for Connector {
             .map_err(unanswered)?;
         let (parts, body) = response.into_parts();
         if parts.status.is_success() {
-            // A body that breaks is the reader's to deal with: nothing here tries it again.
+            // A body that breaks is not retried here: the reader deals with it.
             let body =
                 body.map_err(|error| HttpError::new(HttpErrorKind::Interrupted, broken(&error)));
             return Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)));
@@ -64,7 +64,7 @@ impl HttpService for Connector {
         if is_answer(parts.status, code.as_deref()) {
             return Ok(HttpResponse::from_parts(parts, text.into()));
         }
-        // The store's client tries again what is of kind `Request`.
+        // The store's client retries errors of kind `Request`.
         let kind = match parts.status {
             StatusCode::NOT_IMPLEMENTED | StatusCode::INSUFFICIENT_STORAGE => {
                 HttpErrorKind::Unknown
@@ -78,8 +78,8 @@ impl HttpService for Connector {
     }
 }
 
-/// Whether the store's client should see this error as it came, since it decides by the status; of all others larder
-/// keeps the status and S3's word.
+/// Whether the store's client should see this error as it came, since it decides by the status. Of all other errors
+/// larder keeps the status and S3's error code.
 fn is_answer(status: StatusCode, code: Option<&str>) -> bool {
     match status {
         StatusCode::NOT_MODIFIED | StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED => true,
@@ -90,7 +90,7 @@ fn is_answer(status: StatusCode, code: Option<&str>) -> bool {
     }
 }
 
-/// The word in S3's `<Error><Code>SlowDown</Code>…`.
+/// The error code in S3's `<Error><Code>SlowDown</Code>…`.
 fn code(text: &Bytes) -> Option<String> {
     let text = std::str::from_utf8(text).ok()?;
     let (_, rest) = text.split_once("<Code>")?;

@@ -9,25 +9,25 @@ use crate::metrics::ObjectOutcome;
 /// Why the store did not do what it was asked. For a pull each of them is a miss.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ObjectFailure {
-    /// It failed repeatedly and is left alone for so much longer.
+    /// The store failed repeatedly and is left alone for so much longer.
     #[error("the object store failed repeatedly and is not asked for another {} s", .0.as_secs().max(1))]
     Skipped(Duration),
-    /// It did not answer, or stopped sending.
+    /// The store did not answer, or stopped sending.
     #[error("the object store sent nothing for {0:?}")]
     Timeout(Duration),
     /// There is no connection.
     #[error("the object store cannot be reached: {0}")]
     Unreachable(String),
-    /// It does not accept the credentials, or not for this.
+    /// The store does not accept the credentials, or not for this request.
     #[error("the object store refuses: {0}")]
     Denied(ObjectAnswer),
-    /// It answered with an error.
+    /// The store answered with an error.
     #[error("the object store answered {0}")]
     Answered(ObjectAnswer),
     /// An object or a file that is not what it should be.
     #[error("{0}")]
     Damaged(&'static str),
-    /// A record's path that cannot be one.
+    /// A path that cannot be a record's.
     #[error("`{0}` cannot be the path of a record")]
     Path(String),
     /// Another node is writing the same object.
@@ -41,7 +41,7 @@ pub enum ObjectFailure {
     Stopping,
 }
 
-/// A status and the word that S3 puts beside it, such as `SlowDown`.
+/// A status and the error code that S3 puts beside it, such as `SlowDown`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectAnswer {
     pub status: StatusCode,
@@ -86,7 +86,7 @@ impl ObjectFailure {
         }
     }
 
-    /// Whether it tells against the store as such, rather than against one object.
+    /// Whether the store as such has failed, rather than one object.
     pub(super) fn is_the_stores(&self) -> bool {
         match self {
             Self::Answered(answer) => answer.status != StatusCode::RANGE_NOT_SATISFIABLE,
@@ -125,7 +125,7 @@ impl From<object_store::Error> for ObjectFailure {
 }
 
 impl ObjectFailure {
-    /// What the innermost cause says: the outer ones hold the URL.
+    /// The failure that the innermost cause tells: the outer ones hold the URL.
     pub(super) fn of(error: &(dyn Error + 'static)) -> Self {
         let mut cause = error;
         loop {

@@ -6,35 +6,36 @@ use object_store::{BackoffConfig, RetryConfig};
 
 use super::open::Patience;
 
-/// A record is no larger.
+/// The size of the largest record.
 pub(super) const LARGEST_RECORD: u64 = 1 << 20;
 
-/// So many blobs wait at most, each with its file open; and so many of their bytes, which stay on disk although evicted.
+/// How many blobs wait at most, each with its file open; and how many of their bytes, which stay on disk although
+/// evicted.
 pub(super) const BLOBS: usize = 256;
 pub(super) const BLOB_BYTES: u64 = 16 << 30;
 
-/// So many records wait at most, in memory.
+/// How many records, and how many of their bytes, wait at most, in memory.
 pub(super) const RECORDS: usize = 4096;
 pub(super) const RECORD_BYTES: u64 = 16 << 20;
 
-/// So many digests are remembered as wrong in the store.
+/// How many digests are remembered as wrong in the store.
 pub(super) const DISTRUSTED: usize = 1024;
 
 /// Times and counts that tests shorten.
 #[derive(Debug, Clone)]
 pub(super) struct Limits {
-    /// A read has so long until its first byte.
+    /// How long a read may take until its first byte.
     pub(super) first_byte: Duration,
-    /// And so long between two bytes.
+    /// How long a read may take between two pieces.
     pub(super) stall: Duration,
     pub(super) patience: Patience,
-    /// One that failed repeatedly is left alone for so long at first.
+    /// How long a store that failed repeatedly is left alone at first.
     pub(super) rest: Duration,
     /// A write is dropped after so many failures.
     pub(super) attempts: u32,
-    /// The pause after the first of them; it doubles.
+    /// The pause after the first failure; it doubles.
     pub(super) pause: Duration,
-    /// What is under way has so long when larder stops.
+    /// How long the writes that are due have when larder stops.
     pub(super) finish: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! What waits to be written: bounded lists, and the counters of how it ended.
+//! What waits to be written: a bounded list of jobs.
 
 use std::{
     collections::VecDeque,
@@ -16,7 +16,7 @@ pub(super) struct Job<K, V> {
     pub(super) bytes: u64,
     /// How often it has failed.
     pub(super) failed: u32,
-    /// Not before then.
+    /// The job does not begin before then.
     pub(super) due: Instant,
 }
 
@@ -38,7 +38,7 @@ struct State<K, V> {
     closed: bool,
 }
 
-/// What became of a job that was brought.
+/// What became of a job that was added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pushed {
     Waits,
@@ -108,7 +108,7 @@ impl<K: Eq + Clone, V> Line<K, V> {
                     return Some(job);
                 }
                 if state.closed {
-                    // So that each of several workers hears of it.
+                    // Wakes the next worker, so that each of them learns of the end.
                     self.changed.notify_one();
                     return None;
                 }
@@ -125,7 +125,8 @@ impl<K: Eq + Clone, V> Line<K, V> {
         }
     }
 
-    /// A job has ended; with `again` it waits for another attempt, unless a newer one with its key does.
+    /// Notes that a job has ended. With `again` it waits for another attempt, unless a newer job with its key does.
+    /// `false` if the list is closed to another attempt.
     pub(super) fn done(&self, key: &K, again: Option<Job<K, V>>) -> bool {
         let mut state = self.state();
         if let Some(at) = state.busy.iter().position(|busy| busy == key) {
@@ -145,7 +146,7 @@ impl<K: Eq + Clone, V> Line<K, V> {
         true
     }
 
-    /// Takes nothing more. Gives back how many will never be written since they are not due.
+    /// Closes the list, and drops the jobs that are not due. Returns how many were dropped.
     pub(super) fn close(&self) -> usize {
         let mut state = self.state();
         state.closed = true;
@@ -157,7 +158,7 @@ impl<K: Eq + Clone, V> Line<K, V> {
         before - state.waiting.len()
     }
 
-    /// How many wait or are being written, and the bytes of those that wait.
+    /// How many jobs wait or are being written, and the bytes of the jobs that wait.
     pub(super) fn length(&self) -> (usize, u64) {
         let state = self.state();
         (state.waiting.len() + state.busy.len(), state.bytes)

@@ -1,4 +1,4 @@
-//! From the configuration to a client of the store.
+//! Makes the store's clients from the configuration.
 
 use std::{
     path::{Path as FilePath, PathBuf},
@@ -45,7 +45,7 @@ pub enum OpenError {
     Invalid { why: String },
 }
 
-/// The store, once for reads that are waited for and once for what is written behind.
+/// The store's two clients: one for reads, for which a reader waits, and one for what is written behind.
 #[derive(Debug)]
 pub(super) struct Backend {
     /// Tries once.
@@ -60,7 +60,7 @@ pub(super) struct Backend {
 pub(super) struct Patience {
     pub(super) read: Duration,
     pub(super) write: Duration,
-    /// How a written request is tried again.
+    /// How a write is tried again.
     pub(super) retry: RetryConfig,
 }
 
@@ -131,7 +131,7 @@ impl Backend {
         let missing = |why: &dyn std::fmt::Display| {
             OpenError::Url(format!("{}: {why}; make or mount it first", path.display()))
         };
-        // Never made here: on a file system that is not mounted it would fill the disk beneath.
+        // The directory is never made here: if its file system is not mounted, it would fill the disk beneath.
         if !FilePath::is_dir(&path) {
             return Err(missing(&"no such directory"));
         }
@@ -164,8 +164,8 @@ struct Parts<'a> {
     writes: (Connector, RetryConfig),
 }
 
-/// Both clients of one provider. They share the credentials, so that what a patient write has fetched is there for the
-/// next read.
+/// Both clients of one provider. They share the credentials, so that a credential that a patient write has fetched is
+/// there for the next read.
 macro_rules! pair {
     ($parts:expr, $builder:expr) => {{
         let (connector, retry) = $parts.writes;
@@ -253,7 +253,7 @@ impl Parts<'_> {
         pair!(self, builder)
     }
 
-    /// The options that are the provider's.
+    /// The options of the provider's client, without larder's own `ca`.
     fn options(&self) -> impl Iterator<Item = (&str, &str)> {
         self.config
             .options
@@ -271,12 +271,12 @@ fn key<K: std::str::FromStr>(kind: &'static str, name: &str) -> Result<K, OpenEr
     })
 }
 
-/// The scheme of the endpoint decides, as everywhere in larder.
+/// Allows plain HTTP: the scheme of the endpoint decides, as everywhere in larder.
 fn plain_http() -> ClientOptions {
     ClientOptions::new().with_allow_http(true)
 }
 
-/// Options of the HTTP client that larder does not use.
+/// Refuses options of the provider's HTTP client, which larder does not use.
 fn own(key: ClientConfigKey, kind: &'static str, name: &str) -> Result<(), OpenError> {
     match key {
         ClientConfigKey::AllowHttp => Ok(()),
@@ -302,7 +302,7 @@ fn bucket(kind: &'static str, name: &str) -> OpenError {
     }
 }
 
-/// The client's own words, unless they may quote what the environment holds.
+/// The client's own message, unless it may quote what the environment holds.
 fn invalid(error: &object_store::Error) -> OpenError {
     let mut cause: &dyn std::error::Error = error;
     while let Some(deeper) = cause.source() {

@@ -78,7 +78,7 @@ pub(super) async fn first(
     }))
 }
 
-/// What the caller gets of it. The body counts what it hands out, and tells the breaker how it ended.
+/// The object as a reader gets it. Its body counts the bytes that it hands out, and tells the breaker how it ended.
 pub(super) fn object(found: Found, permit: Permit, read: &Counter) -> Object {
     let left = found.range.len();
     let chunks = stream::iter(found.first.map(Ok)).chain(found.rest).boxed();
@@ -89,7 +89,7 @@ pub(super) fn object(found: Found, permit: Permit, read: &Counter) -> Object {
             Some(Ok(chunk)) if chunk.len() as u64 <= left => {
                 let len = chunk.len() as u64;
                 read.inc_by(len);
-                // A reader that has what it asked for does not look for the end.
+                // A reader that has all its bytes does not look for the end.
                 let permit = if len == left {
                     permit.succeeded();
                     None
@@ -150,7 +150,7 @@ pub(super) async fn whole(
     }
 }
 
-/// The bytes of a result; each chunk has `stall` to come.
+/// The bytes of a result. Each chunk has to come within `stall`.
 fn chunks(result: GetResult, stall: Duration) -> Chunks {
     let range = Range::new(result.range.start, result.range.end);
     match result.payload {

@@ -13,7 +13,7 @@ use super::{open::Patience, *};
 use crate::drain::Drain;
 use fake::{Fake, Fault};
 
-/// Limits under which nothing that works fails, and what fails does so soon.
+/// Limits under which a store that works never fails, and a store that fails does so soon.
 fn limits() -> Limits {
     Limits {
         first_byte: Duration::from_secs(5),

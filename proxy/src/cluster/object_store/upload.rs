@@ -23,11 +23,12 @@ use super::failure::ObjectFailure;
 /// Up to this size a blob is one request, which either creates the object or finds it there.
 const ONE_REQUEST: u64 = 16 << 20;
 
-/// A part of a larger one. S3 takes 10,000 of them, none but the last smaller than 5 MiB, and R2 wants all the same size.
+/// The least size of a part of a larger blob, and how many parts there may be. S3 takes 10,000 parts, none but the last
+/// smaller than 5 MiB, and R2 wants all of the same size.
 const PART: u64 = 8 << 20;
 const PARTS: u64 = 9_000;
 
-/// Taking back what an unfinished upload has left.
+/// How long the removal of an unfinished upload may take.
 const ABORT: Duration = Duration::from_secs(2);
 
 /// The rate that all uploads share.
@@ -75,14 +76,14 @@ pub(super) struct Upload<'a> {
     pub(super) store: &'a dyn ObjectStore,
     pub(super) path: &'a Path,
     pub(super) pace: &'a Pace,
-    /// Each request gets so long, with all its repetitions.
+    /// How long each request may take, with all its retries.
     pub(super) patience: Duration,
     pub(super) stop: &'a CancellationToken,
     pub(super) written: &'a Counter,
 }
 
 impl Upload<'_> {
-    /// Writes the blob unless another node has. `distrusted`: what is there is known to be wrong.
+    /// Writes the blob unless another node has. `distrusted`: the object in the store is known to be wrong.
     pub(super) async fn blob(
         &self,
         digest: &Digest,
@@ -92,7 +93,7 @@ impl Upload<'_> {
     ) -> Result<Written, ObjectFailure> {
         let mut mode = match self.size().await? {
             Some(there) if there == size && !distrusted => return Ok(Written::AlreadyThere),
-            // Another size is another content: an upload that a store has taken for complete.
+            // Another size means other content: an upload that the store has taken for complete.
             Some(_) => PutMode::Overwrite,
             None => PutMode::Create,
         };
@@ -106,14 +107,14 @@ impl Upload<'_> {
         loop {
             match self.put(bytes.clone(), mode.clone()).await? {
                 Ok(()) => return Ok(Written::Now),
-                // Another node was faster, or is at it.
+                // Another node was faster, or is still writing.
                 Err(Error::AlreadyExists { .. }) => {
                     return match self.size().await? {
                         Some(there) if there == size => Ok(Written::AlreadyThere),
                         _ => Err(ObjectFailure::Busy),
                     };
                 }
-                // A store without conditions: the same bytes are written twice at worst.
+                // The store has no conditional writes: at worst, the same bytes are written twice.
                 Err(error) if mode == PutMode::Create && lacks_conditions(&error) => {
                     mode = PutMode::Overwrite;
                 }
@@ -158,7 +159,7 @@ impl Upload<'_> {
         let mut upload = self.step(self.store.put_multipart(self.path)).await??;
         let sent = self.parts(upload.as_mut(), digest, file, size).await;
         if sent.is_err() {
-            // What stays behind otherwise costs money until the bucket's lifecycle rule removes it.
+            // Parts that stay behind cost money until the bucket's lifecycle rule removes them.
             let _ = tokio::time::timeout(ABORT, upload.abort()).await;
         }
         sent
@@ -187,7 +188,8 @@ impl Upload<'_> {
         Ok(())
     }
 
-    /// Waits for the rate. A slow rate is no stall: it has no time limit, but it ends with larder.
+    /// Waits until the rate allows `bytes`. A slow rate is no stall: the wait has no time limit, but it ends when
+    /// larder stops.
     async fn may_send(&self, bytes: u64) -> Result<(), ObjectFailure> {
         tokio::select! {
             () = self.pace.wait(bytes) => Ok(()),
@@ -195,7 +197,7 @@ impl Upload<'_> {
         }
     }
 
-    /// One request, which ends with its time or with larder.
+    /// Makes one request, which ends after `patience` or when larder stops.
     async fn step<T>(
         &self,
         request: impl Future<Output = Result<T, Error>>,

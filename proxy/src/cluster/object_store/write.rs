@@ -19,13 +19,13 @@ use crate::{
     telemetry,
 };
 
-/// So many blobs are written at once.
+/// How many blobs are written at once.
 const UPLOADS: usize = 2;
 
 /// The longest pause between two attempts at one thing.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
-/// How writing ends: first nothing new is begun that would have to wait, then everything stops.
+/// How writing ends: after `closing`, no write waits until it may begin; after `stop`, everything stops.
 #[derive(Clone, Default)]
 struct Ends {
     closing: CancellationToken,
@@ -33,7 +33,7 @@ struct Ends {
 }
 
 impl ObjectStore {
-    /// Writes what comes until larder stops; what is due then still has a bounded time.
+    /// Writes what comes until larder stops. Writes that are due then still have a bounded time.
     pub async fn run(self: Arc<Self>, mut watch: Watch) {
         let ends = Ends::default();
         let mut tasks = tokio::task::JoinSet::new();
@@ -114,7 +114,7 @@ impl ObjectStore {
         }
     }
 
-    /// Waits until the store is asked at all, then writes.
+    /// Waits until the breaker lets the store be asked, then writes.
     async fn attempt(
         &self,
         ends: &Ends,
@@ -125,7 +125,7 @@ impl ObjectStore {
                 Ok(permit) => break permit,
                 Err(left) => tokio::select! {
                     () = tokio::time::sleep(left) => {}
-                    // A store that is left alone is not worth an end that takes longer.
+                    // larder does not end later for the sake of a store that is left alone.
                     () = ends.closing.cancelled() => return Err(ObjectFailure::Stopping),
                 },
             }
@@ -139,7 +139,7 @@ impl ObjectStore {
         written
     }
 
-    /// Counts how it ended; a failure is tried again later, or given up.
+    /// Counts how a write ended. A failed write is tried again later, or given up.
     fn conclude<K: Eq + Clone, V>(
         &self,
         operation: ObjectOperation,
@@ -194,7 +194,7 @@ impl ObjectStore {
     }
 }
 
-/// The next job, or the end.
+/// The next job; `None` at the end.
 async fn next<K: Eq + Clone, V>(line: &Line<K, V>, stop: &CancellationToken) -> Option<Job<K, V>> {
     if stop.is_cancelled() {
         return None;

@@ -16,7 +16,7 @@ use super::{
     voice::{QUIET, SLOWEST},
 };
 
-/// A node whose own clock is so late has no time for anything.
+/// If this node itself wakes up this late, it is too busy to judge a member's silence.
 const LATE: Duration = Duration::from_millis(50);
 
 impl Peers {
@@ -34,7 +34,7 @@ impl Peers {
                 return answered;
             }
             if begun.elapsed() >= within {
-                // It lives: what is late is its source.
+                // The member lives, and its source is late.
                 return Err(PeerFailure::Unable(member, StatusCode::GATEWAY_TIMEOUT));
             }
             tokio::select! {
@@ -57,7 +57,7 @@ impl Peers {
         self.signs.run(member, sign).await.unwrap_or(false)
     }
 
-    /// Whether a member receives something that its answer in `role` waits for.
+    /// Whether something comes to a member for the members that ask it in `role`.
     pub(super) async fn receives(&self, member: SocketAddr, role: Role) -> bool {
         let path = format!("{ALIVE}?{IN_ROLE}={}", role.as_str());
         let told = self
@@ -76,7 +76,7 @@ impl Peers {
         let alive = self.call(member, Method::GET, ALIVE, Bytes::new(), patience);
         let lives = alive.await.is_ok();
         self.voice(member).note_sign(lives.then(|| begun.elapsed()));
-        // Where this node comes late itself, the silence says nothing about the member.
+        // Where this node itself is late, the silence says nothing about the member.
         lives || begun.elapsed() > patience + LATE
     }
 }

@@ -19,9 +19,9 @@ use super::{
 };
 use crate::client;
 
-/// A member that lives but brings nothing for this long is asked whether anything comes to itself. If so it is waited for,
-/// up to a limit: where upstream is slow everybody waits for it, and asking another member would only have the same bytes
-/// sent twice.
+/// A member that lives but brings nothing for `PATIENCE` is given up, unless it says that something comes to itself.
+/// Then the reader waits, up to `LONGEST`: where upstream is slow everybody waits for it, and asking another member
+/// would only have the same bytes sent twice.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 const LONGEST: Duration = Duration::from_mins(1);
 
@@ -30,7 +30,7 @@ const LONGEST: Duration = Duration::from_mins(1);
 pub struct PeerBody {
     peers: Arc<Peers>,
     member: SocketAddr,
-    /// In which it was asked.
+    /// The role in which it was asked.
     role: Role,
     voice: Arc<Voice>,
     _slot: Option<OwnedSemaphorePermit>,
@@ -39,8 +39,8 @@ pub struct PeerBody {
     heard: Instant,
     /// When it last brought something.
     brought: Instant,
-    /// How long it may bring nothing until it is asked whether it receives anything itself. Twice within [`PATIENCE`], so
-    /// that a relay knows it of its root before its own readers want to know.
+    /// How long the member may bring nothing until it is asked whether it receives anything itself. It is asked twice
+    /// within [`PATIENCE`], so that a relay has its root's answer before the relay's own readers ask.
     asked_at: Duration,
 }
 
@@ -140,7 +140,7 @@ impl PeerBody {
         PeerFailure::Gone(self.member, why)
     }
 
-    /// All of it, if it has at most `limit` bytes and comes within `within`.
+    /// The whole body, if it has at most `limit` bytes and comes within `within`.
     pub async fn collect(self, limit: u64, within: Duration) -> Result<Bytes, PeerFailure> {
         let member = self.member;
         client::collect(self.incoming.1, limit, within)

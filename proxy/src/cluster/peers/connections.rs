@@ -19,7 +19,7 @@ pub(super) struct Pool {
     generation: Option<u64>,
     scheme: &'static str,
     bulk: Direct,
-    /// Signs of life have connections of their own: none has to be made for one.
+    /// Signs of life have connections of their own, so that none has to be made when a sign is wanted.
     signs: Direct,
 }
 
@@ -28,7 +28,7 @@ impl Peers {
     pub async fn tls(&self) -> Result<Option<MemberTls>, PeerFailure> {
         let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
         let config = self.config.load_full();
-        // What was taken out of the configuration is not the same as TLS that was turned off.
+        // Peers that were taken out of the configuration are not the same as TLS that was turned off.
         let Some(peers) = &config.cluster.peers else {
             return Err(PeerFailure::Gone(
                 nobody,
@@ -88,7 +88,7 @@ impl Peers {
             .uri(format!("{}://{member}{path}", pool.scheme))
             .body(Full::new(body))
             .map_err(|error| gone(error.to_string()))?;
-        // The configuration may have changed since it was looked at whether a token may be lent.
+        // The configuration may have changed since the check whether a token may be lent.
         if pool.generation.is_none() {
             request.headers_mut().remove(header::AUTHORIZATION);
         }

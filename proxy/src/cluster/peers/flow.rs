@@ -1,7 +1,7 @@
-//! What comes to this node, so that a member that waits for it can tell whether it waits in vain.
+//! When something last came to this node, so that a member that waits for it can tell whether it waits in vain.
 //!
-//! A relay waits for roots and for its own sources, a root for its own sources alone. So nothing that a node receives as a
-//! relay's reader counts: two nodes that wait for each other would both say that something comes.
+//! A relay waits for roots and for its own sources, a root for its own sources alone. So bytes that a node receives
+//! from a relay do not count: two nodes that wait for each other would both say that something comes.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -50,7 +50,7 @@ impl Flow {
         }
     }
 
-    /// How long ago something came that a member waits for which asks this node in `role`.
+    /// How long ago something came for members that ask this node in `role`.
     pub fn since(&self, role: Role) -> Option<Duration> {
         let own = self.own.load(Ordering::Relaxed);
         let last = match role {

@@ -25,28 +25,28 @@ pub struct PeerRequest {
     pub repository: Repository,
     pub subject: PeerSubject,
     pub role: Role,
-    /// How long it may take until an answer begins, as long as the member lives: little where a client waits for its
-    /// headers, more where it reads already and upstream may be slow for everybody.
+    /// How long the answer may take to begin, as long as the member lives: short where a client waits for its headers,
+    /// longer where the client reads already and upstream may be slow for everybody.
     pub within: Duration,
     /// The `Authorization` that is lent: a Bearer token for pulling from this repository, never another secret.
     pub lent: Option<HeaderValue>,
-    /// Whose request it is for.
+    /// The request on whose behalf the member is asked.
     pub trace: Trace,
 }
 
 /// Why a member gave nothing.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum PeerFailure {
-    /// It does not have it, or upstream does not.
+    /// The member does not have the subject, or upstream does not.
     #[error("{0} does not have it")]
     Miss(SocketAddr),
     /// Upstream refused the token that was lent, or the member refuses this node.
     #[error("{0} refused")]
     Refused(SocketAddr),
-    /// It cannot get it now.
+    /// The member cannot get the subject now.
     #[error("{0} cannot get it: {1}")]
     Unable(SocketAddr, StatusCode),
-    /// It is not there, or not well.
+    /// The member is not there, or not well.
     #[error("{0} does not answer: {1}")]
     Gone(SocketAddr, String),
 }

@@ -1,4 +1,4 @@
-//! How a member sounds: when it was last heard, and how long its silence is borne.
+//! A member's signs of life: when it was last heard, and how long it may be silent.
 
 use std::{
     collections::HashMap,
@@ -12,44 +12,46 @@ use std::{
 use larder_shared::{Digest, Role};
 use tokio::sync::Semaphore;
 
-/// Nothing for this long, and the member is asked whether it is alive; it has this long to say so. Together they are how
-/// long a reader waits for a member that is gone.
+/// A member that is silent for `QUIET` is asked whether it is alive, and has at least `SIGN_OF_LIFE` to say so.
+/// Together they are how long a reader waits for a member that is gone.
 pub(super) const QUIET: Duration = Duration::from_millis(80);
 const SIGN_OF_LIFE: Duration = Duration::from_millis(120);
 
-/// How long a member has while nothing is known of how long its signs take. A connection has to be made first, which on a
-/// node where everything begins at once takes as long as all of it. An address that does not answer is found out sooner.
+/// How long a member has before its first sign of life was measured. A connection has to be made first, which takes
+/// long on a node where everything begins at once. An address that does not answer is found out sooner.
 const UNMEASURED: Duration = SLOWEST;
 
-/// How long it has at least once the first sign was measured, which may have come before everything else began.
+/// How long a member has at least after its first sign was measured, which may have come before the load began.
 const MEASURED_ONCE: Duration = Duration::from_millis(600);
 
 /// How long signs take is measured this often while a member is asked for something.
 const MEASURED: Duration = Duration::from_millis(500);
 
-/// Requests for one digest to one member at once. More would each cost a handshake and bring nothing. Another digest has
-/// slots of its own: what its source trickles must not be waited for by what the member has on its disk.
+/// Requests for one digest to one member at once. Each further one would cost a handshake and bring nothing. Every
+/// digest has slots of its own: a request for bytes on the member's disk must not wait for those of another digest,
+/// whose source is slow.
 const AT_ONCE: usize = 4;
 
 /// A member that is heard so soon after it was taken for dead was only slow.
 const FALSE_ALARM: Duration = Duration::from_millis(400);
 
-/// However slow a member has been, it has no longer than this.
+/// The longest that a member has for a sign of life, however slow it has been.
 pub(super) const SLOWEST: Duration = Duration::from_secs(1);
 
-/// How a member sounds.
+/// What is known of a member's signs of life.
 #[derive(Debug)]
 pub(super) struct Voice {
     /// When it was last heard, in milliseconds since the start.
     heard: AtomicU64,
-    /// How long it has to show a sign of life, in milliseconds: more where signs take long, be it that the network is full
-    /// or that the member is, and for one that was taken for dead and was not. 0 while nothing is known.
+    /// How long the member has to show a sign of life, in milliseconds; 0 while nothing is known. It has more where
+    /// signs take long, because the network or the member is busy, and after it was wrongly taken for dead.
     patience: AtomicU64,
     /// When it was last asked for a sign.
     asked: AtomicU64,
     /// When it was last taken for dead; 0 if it was heard since.
     missed: AtomicU64,
-    /// For each role as many as there may be requests under way: a relay that is waited for must find one to ask its root.
+    /// The requests that may be under way. Each role has its own slots: a relay for which readers wait must find a slot
+    /// to ask its root.
     slots: Mutex<HashMap<(Digest, Role), Weak<Semaphore>>>,
 }
 
@@ -75,7 +77,7 @@ impl Voice {
         }
     }
 
-    /// The slots for a digest in a role. They are there for as long as a request has one or waits for one.
+    /// The slots for a digest in a role. They last for as long as a request has one or waits for one.
     pub(super) fn slots(&self, digest: &Digest, role: Role) -> Arc<Semaphore> {
         let mut all = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(slots) = all.get(&(*digest, role)).and_then(Weak::upgrade) {
@@ -140,7 +142,7 @@ fn now() -> u64 {
 mod tests {
     use super::*;
 
-    /// What nothing is known of is borne for long, and a first quick sign proves little.
+    /// A member has long while nothing is known of it, and a first quick sign proves little.
     #[test]
     fn patience_sinks_by_and_by_and_rises_at_once() {
         let voice = Voice::default();

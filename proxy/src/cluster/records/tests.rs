@@ -41,7 +41,7 @@ fn grant(at: u64) -> PeerRecord {
     }
 }
 
-/// In whatever order the words arrive, and however late.
+/// In whatever order the records arrive, and however late.
 #[test]
 fn a_refusal_voids_what_was_accepted_before_it() {
     let revoked = |at| PeerRecord {

@@ -10,7 +10,7 @@ const ALIAS: &str = r"^[a-z0-9]+([._-][a-z0-9]+)*$";
 const HELPER: &str = r"^[A-Za-z0-9._-]+$";
 const WORD: &str = r"^[!-~]+$";
 
-/// The registries' sections, by name.
+/// The sections of registries, by name.
 pub(super) fn upstreams() -> Value {
     json!({
         "description": "how larder reaches registries, by their names in image references",

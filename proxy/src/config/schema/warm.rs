@@ -58,7 +58,7 @@ pub(super) fn warm() -> Value {
     )
 }
 
-/// Charts write whole numbers as such.
+/// A whole number, as the values of charts have it.
 fn number(description: &str, most: u32) -> Value {
     json!({ "description": description, "type": "integer", "minimum": 1, "maximum": most })
 }

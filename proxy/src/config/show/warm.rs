@@ -74,7 +74,7 @@ fn repository(source: &FromRepository) -> Vec<String> {
         format!("{{ match = {}, count = {count} }}", quoted(pattern))
     });
     let newest: Vec<_> = newest.collect();
-    // Without a dot or a port it would read as a part of the repository's name.
+    // Without a dot or a port, the registry would be read as a part of the repository's name.
     let port = if RegistryName::is_plausible(source.registry.as_str()) {
         ""
     } else {

@@ -1,8 +1,8 @@
-//! The exact words for every mistake.
+//! The exact error for every mistake.
 
 use super::parse;
 
-/// Text of the file, and the whole error.
+/// A file, and the whole error.
 const REFUSED: &[(&str, &str)] = &[
     // Keys
     (

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::*;
 
-/// What the reader knows in a table, by its own words: it lists them when a key is unlike any.
+/// The keys that the reader knows in a table. Its error lists them if a key resembles none.
 fn asked(text: &str) -> BTreeSet<String> {
     let error = parse(text).expect_err(text).to_string();
     let (_, list) = error

@@ -1,4 +1,4 @@
-//! `[warm]`: what it means, and the exact words for every mistake.
+//! `[warm]`: its meaning, and the exact error for every mistake.
 
 use super::*;
 
@@ -57,7 +57,7 @@ fn sets_are_understood_in_the_order_of_the_file_and_read_back() {
     assert!(!labs.matches(&labels("labs", &[])));
 }
 
-/// Text of the file, and the whole error.
+/// A file, and the whole error.
 const REFUSED: &[(&str, &str)] = &[
     (
         "[warm]\nrefresh = \"10ms\"",

@@ -1,4 +1,4 @@
-//! Key `seen` of a source: what the members' container runtimes pulled or use.
+//! Key `seen` of a source: images that the members' container runtimes pulled or use.
 
 use std::time::Duration;
 
@@ -8,23 +8,23 @@ use crate::config::name::canonical_pattern;
 use crate::config::said::Section;
 use crate::config::value::{self, Pattern};
 
-/// Nodes on which an image may have to be.
+/// The most nodes that `on` may ask for.
 const MOST_NODES: usize = 10_000;
 
-/// Images that runtimes have, chosen by when and on how many nodes.
+/// Images that the runtimes have, chosen by when they were pulled and on how many nodes they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FromSeen {
     /// Pulled within this time, or in use.
     pub within: Duration,
-    /// On so many nodes at the least.
+    /// On at least so many nodes.
     pub on: usize,
-    /// Over REGISTRY/NAME; every image where there is none.
+    /// Patterns over REGISTRY/NAME; if empty, every image.
     pub only: Vec<Pattern>,
     pub skip: Vec<Pattern>,
 }
 
 impl FromSeen {
-    /// Whether images of this REGISTRY/NAME are wanted.
+    /// Whether images of this REGISTRY/NAME are chosen.
     pub fn wants(&self, repository: &str) -> bool {
         let fits = |patterns: &[Pattern]| patterns.iter().any(|one| one.matches(repository));
         (self.only.is_empty() || fits(&self.only)) && !fits(&self.skip)

@@ -1,4 +1,4 @@
-//! One question to a metadata server or a token server, and why it brought no answer.
+//! One question to a metadata server or a token server, and why it failed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,10 +13,10 @@ use crate::{
     credentials::error::{CredentialError, Fault},
 };
 
-/// A metadata server is on the node or beside it.
+/// The limit for a metadata server, which is on the node or beside it.
 const METADATA_WITHIN: Duration = Duration::from_secs(3);
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
-/// What other servers may take.
+/// The limit for all other servers.
 const WITHIN: Duration = Duration::from_secs(10);
 /// Bytes of the longest answer.
 const LONGEST: u64 = 256 << 10;
@@ -24,9 +24,9 @@ const LONGEST: u64 = 256 << 10;
 /// How a server is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Way {
-    /// A metadata server: past any proxy, at any address. Its URL is the configuration's or the cloud's own.
+    /// A metadata server: without a proxy, at any address. Its URL comes from the configuration, or is the cloud's own.
     Metadata,
-    /// A server of the cloud, by TLS: at a public or a private address.
+    /// A server of the cloud, over TLS: at a public or a private address.
     Cloud,
     /// A server that the configuration names.
     Named,
@@ -35,7 +35,7 @@ pub(super) enum Way {
 }
 
 impl Way {
-    /// To the server that the configuration names, or to the cloud's own.
+    /// The way to the server that the configuration names, or to the cloud's own.
     pub(super) fn of(named: Option<&Uri>) -> Self {
         match named {
             Some(_) => Self::Named,
@@ -44,7 +44,7 @@ impl Way {
     }
 }
 
-/// A request and what it is called in messages.
+/// A request, and the name of its server in messages.
 pub(super) struct Question<'a> {
     pub server: &'a str,
     pub way: Way,
@@ -59,7 +59,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// What an answer means that nothing is known of but its status.
+    /// The error for an answer of which only the status is known.
     pub(super) fn failure(&self, at: &str, look_at: &str) -> Trouble {
         let fault = if self.status.is_server_error() {
             Fault::Unreachable
@@ -112,7 +112,7 @@ impl Asker {
         }
     }
 
-    /// The answer to `question`. `unreachable` says what to look at if there is none.
+    /// The answer to `question`. The error for a server without an answer says `unreachable`: what to look at.
     pub(super) async fn ask(
         &self,
         question: Question<'_>,
@@ -173,7 +173,7 @@ impl Asker {
     }
 }
 
-/// A server that wants to be asked less often.
+/// The error for a server that limits requests.
 pub(super) fn throttled(at: &str, answered: &str, told: Option<Duration>) -> Trouble {
     let what = format!(
         "limits requests ({answered}): larder waits and asks again by itself; if it goes on, ask the cloud for a larger quota"
@@ -186,18 +186,18 @@ pub(super) fn throttled(at: &str, answered: &str, told: Option<Duration>) -> Tro
     }
 }
 
-/// How a question's server is called in errors.
+/// The name of a question's server in errors.
 pub(super) fn place(server: &str, url: &Uri) -> String {
     format!("{server} {}", client::origin(url))
 }
 
-/// A server's word for an error, if it is one: nothing else of what it wrote is repeated.
+/// A server's error code, if the word looks like one. Nothing else that the server wrote is repeated.
 pub(super) fn code(word: &str) -> Option<&str> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     (!word.is_empty() && word.len() <= 80 && word.bytes().all(plain)).then_some(word)
 }
 
-/// How long it is until `at`, in Unix seconds, by the node's clock.
+/// The time until `at`, in Unix seconds, by the node's clock.
 pub(super) fn until(at: u64) -> Duration {
     Duration::from_secs(at.saturating_sub(unix_now()))
 }

@@ -1,7 +1,8 @@
-//! AWS: the keys of a role, by one of four ways, sign one request to the registry's API, which answers a password.
+//! AWS: larder gets the keys of a role in one of four ways, and signs one request to the registry's API, which answers
+//! a password.
 //!
-//! The ways are IRSA (a projected token that the STS exchanges), EKS Pod Identity (an agent on the node), the node's own
-//! role (IMDSv2) and a file of static keys; each may take on another role. What signs is the object store's.
+//! The ways are IRSA (the STS exchanges a projected token), EKS Pod Identity (an agent on the node), the node's own
+//! role (IMDSv2) and a file of static keys. Each may take on another role. The object store's code signs.
 
 mod ecr;
 mod host;
@@ -25,7 +26,7 @@ use crate::{
 
 const METADATA: &str = "http://169.254.169.254";
 
-/// By which way the keys come.
+/// The way in which larder gets the keys.
 enum KeysBy<'a> {
     File(&'a Path),
     WebIdentity(&'a Path),
@@ -49,7 +50,7 @@ fn keys_by<'a>(identity: &'a CloudIdentity, surroundings: &'a Surroundings) -> K
     KeysBy::Metadata(super::base(named, METADATA))
 }
 
-/// By which way the identity comes.
+/// The way in which larder gets the identity, for people.
 pub(super) fn way(identity: &CloudIdentity, surroundings: &Surroundings) -> String {
     let way = match keys_by(identity, surroundings) {
         KeysBy::File(path) => format!("the keys {}", path.display()),
@@ -63,7 +64,7 @@ pub(super) fn way(identity: &CloudIdentity, surroundings: &Surroundings) -> Stri
     }
 }
 
-/// The API that gives the registry's tokens. The registry's name says which, or else its origin's host.
+/// The API that gives the registry's tokens, by the registry's name, or else by its origin's host.
 pub(super) fn target(asked: &Asked<'_>) -> Result<Target, CredentialError> {
     api(asked).map(Target::Ecr)
 }
@@ -80,7 +81,7 @@ fn api(asked: &Asked<'_>) -> Result<Api, CredentialError> {
     })
 }
 
-/// Whatever is wrong with an answer to any of AWS's questions.
+/// All errors that an answer to any of AWS's questions can lead to.
 #[cfg(any(test, fuzzing))]
 pub(super) fn troubles(answer: &super::ask::Answer) -> Vec<Trouble> {
     let at = "the server";
@@ -93,7 +94,7 @@ pub(super) fn troubles(answer: &super::ask::Answer) -> Vec<Trouble> {
     troubles.into_iter().flatten().collect()
 }
 
-/// What signs requests to the API of a private registry.
+/// Signs requests to the API of a private registry.
 pub struct EcrSigner {
     keys: keys::Keys,
     api: Api,
@@ -102,7 +103,7 @@ pub struct EcrSigner {
 }
 
 impl EcrSigner {
-    /// The account whose registry it is.
+    /// The account that owns the registry.
     pub fn account(&self) -> &str {
         &self.account
     }
@@ -129,12 +130,12 @@ impl EcrSigner {
     }
 }
 
-/// Whether it is the public registry, whose API lists no other account's images.
+/// Whether this is the public registry, whose API lists no other account's images.
 pub(in super::super) fn is_public(registry: &str) -> bool {
     Api::of(registry).is_some_and(|api| api.public)
 }
 
-/// What signs requests to the API behind a registry.
+/// The signer of requests to the API behind a registry.
 pub(super) async fn signer(inner: &Inner, asked: &Asked<'_>) -> Result<EcrSigner, CredentialError> {
     let api = api(asked)?;
     let hosts = [Some(asked.registry), asked.origin.url.host()];

@@ -1,4 +1,5 @@
-//! Azure: a token of Entra ID, by workload identity or a managed identity, which the registry exchanges for its own.
+//! Azure: the registry exchanges a token of Entra ID for its own. Workload identity or a managed identity gives Entra's
+//! token.
 
 use std::{path::Path, time::Duration};
 
@@ -24,11 +25,11 @@ use crate::{
 };
 
 const METADATA: &str = "http://169.254.169.254";
-/// For whom Entra's token is: the registries' own audience, in every cloud.
+/// The audience of Entra's token. It is the registries' own, in every cloud.
 const AUDIENCE: &str = "https://containerregistry.azure.net";
-/// The user of a registry's token.
+/// The username that goes with a registry's token.
 const USER: &str = "00000000-0000-0000-0000-000000000000";
-/// How long a registry's token is used that does not say how long it is good.
+/// How long larder uses a registry's token that does not say when it ends.
 const LASTS: Duration = Duration::from_hours(1);
 
 /// The registries' domains, with each cloud's authority.
@@ -45,20 +46,20 @@ const EXCHANGE: &str = "the registry's token exchange";
 const LOOK_AT_METADATA: &str = "is this a node of Azure, and does its pool let pods reach link-local addresses (podLinkLocalAccess)? Workload identity needs no metadata server";
 const LOOK_AT_NETWORK: &str = "let larder reach it (a firewall, HTTPS_PROXY)";
 
-/// What a registry's exchange answers.
+/// A registry's answer to the exchange.
 #[derive(Deserialize)]
 struct Exchanged {
     refresh_token: Secret,
 }
 
-/// What Entra ID and the metadata server answer.
+/// The answer of Entra ID and of the metadata server.
 #[derive(Deserialize)]
 struct Given {
     access_token: Secret,
     client_id: Option<String>,
 }
 
-/// By which way the identity comes.
+/// The way in which larder gets the identity, for people.
 pub(super) fn way(identity: &CloudIdentity) -> String {
     if let Some(path) = &identity.token_file {
         return format!("the token {}, exchanged at {ENTRA}", path.display());
@@ -70,14 +71,14 @@ pub(super) fn way(identity: &CloudIdentity) -> String {
 /// One registry, which exchanges Entra's token for its own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Registry {
-    /// As the registry calls itself.
+    /// The registry's name for itself.
     service: String,
     origin: Uri,
     tls: Tls,
     authority: &'static str,
 }
 
-/// The registry's name says which one it is, or else its origin's host.
+/// The registry, by its name in the configuration, or else by its origin's host.
 pub(super) fn target(asked: &Asked<'_>) -> Result<Target, CredentialError> {
     let hosts = [Some(asked.registry), asked.origin.url.host()];
     let known = hosts.into_iter().flatten().find_map(|host| {
@@ -176,7 +177,7 @@ struct Entra {
 }
 
 impl Entra {
-    /// What the answer does not say of the holder, its token may.
+    /// If the answer does not name the holder, the token's claims may.
     fn new(token: Secret, client: Option<String>) -> Self {
         let claims = Claims::of(token.expose());
         let claim = |name| claims.as_ref().and_then(|claims| claims.word(name));
@@ -190,7 +191,7 @@ impl Entra {
     }
 }
 
-/// Whether a text is an id, which may be shown.
+/// Whether a text looks like an id, which messages may contain.
 fn is_id(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     !text.is_empty() && text.len() <= 64 && text.bytes().all(plain)

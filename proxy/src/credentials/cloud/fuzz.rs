@@ -1,5 +1,5 @@
-//! What clouds' servers answer, to whatever larder asked: see [`crate::fuzz`]. The `~` of the secret is in no word that may be
-//! shown.
+//! Answers of clouds' servers to any question: see [`crate::fuzz`]. No word that may be shown contains the `~` of the
+//! secret.
 
 use std::time::Instant;
 

@@ -26,14 +26,14 @@ use crate::{
     },
 };
 
-/// `metadata.google.internal`, without a question to DNS.
+/// The address of `metadata.google.internal`, so that larder need not ask DNS.
 const METADATA: &str = "http://169.254.169.254";
 const ACCOUNT: &str = "/computeMetadata/v1/instance/service-accounts/default";
 const STS: &str = "https://sts.googleapis.com";
-/// Enough to pull and to list; a key needs no more.
+/// Enough to pull and to list, so larder asks for no more with a key.
 const READ_ONLY: &str = "https://www.googleapis.com/auth/cloud-platform.read-only";
 const FULL: &str = "https://www.googleapis.com/auth/cloud-platform";
-/// A signed request is good for so long. Clocks differ by a minute.
+/// How long a signed request is good, in seconds. Clocks may differ by a minute.
 const REQUEST_LASTS: u64 = 600;
 
 const METADATA_SERVER: &str = "the metadata server";
@@ -41,7 +41,7 @@ const TOKEN_SERVER: &str = "the token server";
 const LOOK_AT_METADATA: &str = "is this a node of Google Cloud, and does no NetworkPolicy keep the pod from it? It may take a new node some seconds until it answers";
 const LOOK_AT_NETWORK: &str = "let larder reach it (a firewall, HTTPS_PROXY)";
 
-/// By which way the identity comes.
+/// The way in which larder gets the identity, for people.
 pub(super) fn way(identity: &CloudIdentity) -> String {
     if let Some(path) = &identity.key_file {
         return format!("the key {}", path.display());
@@ -54,7 +54,7 @@ pub(super) fn way(identity: &CloudIdentity) -> String {
     format!("{METADATA_SERVER} {server}")
 }
 
-/// A token opens much of a project, so it goes to Google's registries alone, unless the configuration names another
+/// A token opens much of a project. It goes to Google's registries alone, unless the configuration names another
 /// cloud's token server.
 pub(super) fn target(asked: &Asked<'_>) -> Result<Target, CredentialError> {
     let hosts = [Some(asked.registry), asked.origin.url.host()];
@@ -94,7 +94,8 @@ async fn by_metadata(inner: &Inner, identity: &CloudIdentity) -> Result<Token, T
         };
         inner.asker.ask(question, LOOK_AT_METADATA).await
     };
-    // The scopes of a node are fixed when it is made; account and scopes are only for people, so neither has to come.
+    // The scopes of a node are fixed when it is made. Account and scopes are only shown to people, so either may be
+    // missing.
     let (answer, account, scopes) = tokio::join!(ask("/token"), ask("/email"), ask("/scopes"));
     let at = format!("{METADATA_SERVER} {server}");
     let answer = answer?;
@@ -152,13 +153,13 @@ fn cannot_pull(scopes: &str) -> bool {
     names.peek().is_some() && !names.any(pulls)
 }
 
-/// Whether a text is an account's name, which may be shown.
+/// Whether a text looks like an account's name, which messages may contain.
 fn is_account(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-@:".contains(&byte);
     !text.is_empty() && text.len() <= 256 && text.bytes().all(plain)
 }
 
-/// What a service account's key file says.
+/// The content of a service account's key file.
 #[derive(Deserialize)]
 struct ServiceAccount {
     #[serde(rename = "type")]
@@ -308,7 +309,7 @@ pub(super) fn token(
     })
 }
 
-/// What a token server's refusal means. Of what it wrote, only its word for the error is repeated.
+/// The error for a token server's refusal. Of the server's answer, it repeats only the error code.
 fn refusal(answer: &Answer, at: &str, fix: impl Fn(&str) -> &'static str) -> Trouble {
     #[derive(Deserialize)]
     struct Said {

@@ -1,4 +1,4 @@
-//! JSON Web Tokens: one that larder signs for Google, and what others' tokens say of themselves.
+//! JSON Web Tokens: larder signs one for Google, and reads the claims of others' tokens.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub(super) fn signed(key: &Secret, key_id: &str, claims: &Value) -> Result<Secre
     )))
 }
 
-/// What a token says of itself. Nothing is verified: the server that takes the token does that.
+/// The claims of a token. larder verifies nothing: the server that accepts the token does.
 pub(super) struct Claims(Value);
 
 impl Claims {
@@ -45,7 +45,7 @@ impl Claims {
         Some(Self(serde_json::from_slice(&bytes).ok()?))
     }
 
-    /// A claim that is a plain word, which may be shown.
+    /// A claim that is a plain word, which messages may contain.
     pub(super) fn word(&self, name: &str) -> Option<String> {
         let word = self.0.get(name)?.as_str()?;
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:/@".contains(&byte);
@@ -53,7 +53,7 @@ impl Claims {
         shown.then(|| word.to_owned())
     }
 
-    /// How long it is until `exp`.
+    /// The time until `exp`.
     pub(super) fn left(&self) -> Option<Duration> {
         let end = self.0.get("exp")?.as_f64()?;
         Some(Duration::from_secs((end as u64).saturating_sub(unix_now())))

@@ -10,19 +10,19 @@ const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_mins(1);
 /// The longest pause that a server may ask for.
 const ASKED_MAX: Duration = Duration::from_hours(1);
-/// No token is believed to live longer.
+/// The longest life of a token, whatever its server says.
 const LIFETIME_MAX: Duration = Duration::from_hours(24);
-/// A request that begins now should not arrive with an expired token.
+/// The spare time before a token's end: a request that begins now should not arrive with an expired token.
 const SPARE: Duration = Duration::from_secs(5);
-/// How long before its end a token is renewed, at the most, where the server hands out the same one until shortly before.
+/// The longest time before its end at which a token is renewed, if the server gives out the same token until then.
 const BEFORE_END: Duration = Duration::from_mins(4);
 
 /// When a token is renewed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Early {
-    /// In the second half of its life: nodes that started together spread.
+    /// In the second half of its life, so that nodes that started together ask at different times.
     Half,
-    /// Shortly before its end: the server keeps the token, and a question before that brings the same one.
+    /// Shortly before its end. The server keeps the token, and would answer an earlier question with the same one.
     End,
 }
 
@@ -33,16 +33,16 @@ pub(super) enum Next {
     Use,
     /// Use the token, and renew it beside that.
     Renew,
-    /// There is none: wait for one.
+    /// There is no token: wait for one.
     Fetch,
-    /// There is none, and the server is not asked yet: the last failure is the answer.
+    /// There is no token, and the server must not be asked yet: the last failure is the answer.
     Fail,
 }
 
-/// What one failure says of the next question.
+/// What one failure means for the next question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Refrain {
-    /// The server has said for how long.
+    /// The pause that the server has asked for.
     pub asked: Option<Duration>,
 }
 
@@ -56,11 +56,11 @@ struct Life {
 #[derive(Debug)]
 struct Pause {
     until: Instant,
-    /// Until when the server has asked for it, which a person's question does not override.
+    /// The end of the pause that the server has asked for. A person's question does not override it.
     asked_until: Option<Instant>,
 }
 
-/// The times of one token.
+/// The times and failures of one token.
 #[derive(Debug, Default)]
 pub(super) struct Renewal {
     life: Option<Life>,
@@ -85,7 +85,7 @@ impl Renewal {
         }
     }
 
-    /// A token came that lives so long. `dice` is from 0 to 1.
+    /// A token came that lives for `lifetime`. `dice` is from 0 to 1.
     pub(super) fn fetched(&mut self, now: Instant, lifetime: Duration, early: Early, dice: f64) {
         let lifetime = lifetime.min(LIFETIME_MAX);
         let renewed_after = match early {
@@ -104,7 +104,7 @@ impl Renewal {
         self.pause = None;
     }
 
-    /// No token came. What there is stays in use until its end.
+    /// No token came. The current one stays in use until its end.
     pub(super) fn failed(&mut self, now: Instant, refrain: Refrain, dice: f64) {
         let doubled = PAUSE.saturating_mul(1 << self.failures.min(10));
         self.failures = self.failures.saturating_add(1);
@@ -116,7 +116,7 @@ impl Renewal {
         });
     }
 
-    /// A person asks: larder's own pause does not count, the server's does.
+    /// A person asks: larder's own pause is dropped, the server's stays.
     pub(super) fn hurry(&mut self) {
         if let Some(pause) = self.pause.take() {
             self.pause = pause.asked_until.map(|until| Pause {
@@ -126,13 +126,13 @@ impl Renewal {
         }
     }
 
-    /// For how long the token is good.
+    /// How much longer the token is good.
     pub(super) fn left(&self, now: Instant) -> Option<Duration> {
         let life = self.life.as_ref().filter(|life| now < life.usable_until)?;
         Some(life.until.saturating_duration_since(now))
     }
 
-    /// For how long the server is not asked.
+    /// How much longer the server is not asked.
     pub(super) fn paused(&self, now: Instant) -> Option<Duration> {
         let until = self.pause.as_ref()?.until;
         (now < until).then(|| until - now)
@@ -179,7 +179,7 @@ mod tests {
         }
     }
 
-    /// The old one is used while its renewal fails; after its end, the failure is the answer until the pause is over.
+    /// The old token is used while its renewal fails. After its end, the failure is the answer until the pause is over.
     #[test]
     fn a_failure_costs_a_pause_and_not_the_token() {
         let start = Instant::now();
@@ -208,7 +208,7 @@ mod tests {
         renewal.hurry();
         assert_eq!(renewal.next(after(start, 29)), Next::Fail);
         assert_eq!(renewal.next(after(start, 30)), Next::Fetch);
-        // The server has asked for less than larder takes after so many failures.
+        // The server has asked for less than larder's own pause after so many failures.
         for _ in 0..10 {
             let asked = Some(5 * SECOND);
             renewal.failed(start, Refrain { asked }, 1.0);
@@ -223,8 +223,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens in whichever order: a token is never used at its end or after it, and after a failure the
-        /// server is asked again within a minute, unless it has asked for more.
+        /// In any order of events: a token is never used at its end or after it, and after a failure larder asks again
+        /// within a minute, unless the server has asked for more.
         #[test]
         fn no_token_outlives_itself(
             events in prop::collection::vec((0_u64..5000, any::<bool>(), 0_u64..100_000, 0.0..1.0_f64), 0..50)

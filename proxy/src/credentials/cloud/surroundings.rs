@@ -1,7 +1,7 @@
-//! What a cloud's webhook puts into the environment of a pod that has an identity.
+//! The variables that a cloud's webhook puts into the environment of a pod that has an identity.
 //!
-//! Each variable is read by its name. The keys of an object store may stand in the same environment, and are nobody's
-//! identity at a registry: `AWS_ACCESS_KEY_ID` and its like are never read.
+//! Only the named variables are read. The keys of an object store may stand in the same environment and are no identity
+//! at a registry: `AWS_ACCESS_KEY_ID` and the like are never read.
 
 use std::path::PathBuf;
 
@@ -9,12 +9,12 @@ use http::Uri;
 
 use crate::config::{Cloud, CloudIdentity};
 
-/// The variables, as far as they are set.
+/// The variables that are set.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Surroundings {
     aws_role: Option<String>,
     aws_token_file: Option<PathBuf>,
-    /// Where EKS Pod Identity's agent answers, and the file with what it wants to see.
+    /// The URL of EKS Pod Identity's agent, and the file with the token for it.
     pub(super) aws_agent: Option<(String, PathBuf)>,
     azure_token_file: Option<PathBuf>,
     azure_client: Option<String>,
@@ -43,7 +43,7 @@ impl Surroundings {
         }
     }
 
-    /// An identity with what the configuration has left to the environment. The configuration goes first.
+    /// An identity, completed from the environment. The configuration takes precedence.
     pub(super) fn complete(&self, identity: &CloudIdentity) -> CloudIdentity {
         let mut whole = identity.clone();
         let own_way = whole.key_file.is_some() || whole.metadata_endpoint.is_some();
@@ -157,7 +157,7 @@ mod tests {
             ..azure.clone()
         };
         assert_eq!(webhook.complete(&own).client_id.as_deref(), Some("own"));
-        // A managed identity of the node has nothing to do with the application of the pod.
+        // A managed identity of the node is independent of the pod's application.
         let node = CloudIdentity {
             metadata_endpoint: Some("http://169.254.169.254".parse().unwrap()),
             ..azure

@@ -1,4 +1,4 @@
-//! What is done with a token whose server does not answer: by a real client, and a port on which no process listens.
+//! How a token is used while its server does not answer: with a real client, and a port on which no process listens.
 
 use std::net::TcpListener;
 
@@ -27,7 +27,7 @@ fn token(text: &str, lifetime: Duration) -> Token {
     }
 }
 
-/// The old token is used while its renewal fails, and not after its end; then the failure is the answer, at once.
+/// The old token is used while its renewal fails, and not after its end. Then the failure is the answer, at once.
 #[tokio::test]
 async fn the_old_token_is_used_while_its_renewal_fails() {
     let client = Arc::new(Client::new());
@@ -38,7 +38,7 @@ async fn the_old_token_is_used_while_its_renewal_fails() {
     let asked = &clouds.asked(&identity, "us-docker.pkg.dev", &origin);
     let key = Key::of(asked).unwrap();
     let minute = Duration::from_mins(1);
-    // It came some time ago.
+    // The token came some time ago.
     let age = |age: u64| {
         let came = Instant::now()
             .checked_sub(Duration::from_secs(age))
@@ -54,7 +54,7 @@ async fn the_old_token_is_used_while_its_renewal_fails() {
         assert_eq!(credential, token("the old one", minute).credential);
         assert_eq!(known_as.principal.as_deref(), Some("larder@p"));
     }
-    // The exchange that was begun beside it has failed.
+    // The exchange that was begun in the background has failed.
     let failed = Arc::clone(&clouds.0).fetch(key.clone()).await.unwrap_err();
     assert_eq!(failed.fault(), Fault::Unreachable);
     let view = clouds.view(asked);
@@ -76,7 +76,7 @@ async fn the_old_token_is_used_while_its_renewal_fails() {
     clouds.hurry(asked);
     assert_eq!(clouds.0.next(&key).0, Next::Fetch);
 
-    // What the configuration names no more is forgotten.
+    // An identity that the configuration does not name any more is forgotten.
     clouds.tend([].into_iter());
     assert!(clouds.0.lock().is_empty());
 }

@@ -1,20 +1,20 @@
-//! What people see of an identity: never a token.
+//! An identity as people see it: never a token.
 
 use std::{fmt, time::Duration};
 
 use crate::config::Cloud;
 
-/// Which identity it is, by which way it comes, until when its token is good, and what is wrong.
+/// An identity: its account, its way, the time that its token is still good, and what is wrong.
 #[derive(Debug, Clone)]
 pub struct CloudView {
     pub cloud: Cloud,
-    /// The metadata server, the key or the exchange by which it comes.
+    /// The metadata server, the key or the exchange that gives it.
     pub way: String,
     /// The account or role, once the cloud has told it.
     pub principal: Option<String>,
-    /// For how long the token is good; nothing without one.
+    /// How much longer the token is good; `None` without a token.
     pub left: Option<Duration>,
-    /// For how long the cloud's server is not asked.
+    /// How much longer the cloud's server is not asked.
     pub asked_again_in: Option<Duration>,
     /// Why the last question brought no token, with the fix.
     pub trouble: Option<String>,
@@ -34,7 +34,7 @@ impl CloudView {
 }
 
 impl fmt::Display for CloudView {
-    /// Such as `the google identity larder@p.iam.gserviceaccount.com by the metadata server …, good for 52 min`.
+    /// For example `the google identity larder@p.iam.gserviceaccount.com by the metadata server …, good for 52 min`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the {} identity", self.cloud.as_str())?;
         if let Some(principal) = &self.principal {

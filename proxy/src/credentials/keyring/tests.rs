@@ -10,7 +10,7 @@ fn image(text: &str) -> Image {
     }
 }
 
-/// A key of `auths`, an image, and whether the one is for the other.
+/// A key of `auths`, an image, and whether the key is for the image.
 const AUTHS: &[(&str, &str, bool)] = &[
     // Hosts
     ("reg.example.com", "reg.example.com/app", true),
@@ -144,7 +144,7 @@ fn the_most_special_entry_goes_first() {
         [
             "https://reg.example.com/team/app",
             "reg.example.com/v2/team",
-            // Equal keys stay as they came.
+            // Equal keys keep their order.
             "reg.example.com",
             "https://reg.example.com/v1/",
             "reg.*.com/team",

@@ -1,4 +1,4 @@
-//! The kubelet's file, as it is found on nodes and as it should not be.
+//! The kubelet's file, as nodes have it, and with faults.
 
 use super::*;
 

@@ -122,7 +122,7 @@ async fn a_file_that_changes_is_read_again_and_nothing_old_is_kept() {
     let config = |password: &str| {
         json!({"auths": {"reg.example.com": {"username": "me", "password": password}}}).to_string()
     };
-    // In place and of the same size, as fast as the clock of the file system may tick.
+    // Written in place, with the same size, faster than the file system's clock may tick.
     for password in ["a", "b", "c", "d"] {
         node.write("config.json", config(password));
         for _ in 0..2 {

@@ -23,7 +23,7 @@ async fn what_a_helper_answers() {
         let node = Node::new();
         let answer = serde_json::json!({"ServerURL": "x", "Username": username, "Secret": secret});
         node.write("answer", answer.to_string());
-        // It does not read its standard input: that is no error.
+        // A helper that does not read its standard input is no error.
         node.script(NAME, "exec cat answer");
         assert_eq!(node.lookup(IMAGE, &source()).await, Ok(expected));
     }
@@ -64,7 +64,7 @@ async fn a_helper_that_fails_is_named_without_its_words() {
         refused().await,
         "docker-credential-test: wrote over 1 MiB and was killed: is it the right program?"
     );
-    // It complains at length and is right all the same.
+    // A helper that prints many complaints may still succeed.
     node.script(
         NAME,
         "head -c 300000 /dev/zero >&2; echo '{\"Username\":\"me\",\"Secret\":\"a\"}'",
@@ -90,7 +90,7 @@ async fn a_helper_that_hangs_is_killed_with_its_children_and_reaped() {
     );
     let pids = fs::read_to_string(node.path("pids")).unwrap();
     let (own, child) = pids.trim().split_once(' ').unwrap();
-    // larder reaps the helper; the process that adopts orphans here, if there is one, reaps its child.
+    // larder reaps the helper. The process that adopts orphans here, if there is one, reaps the helper's child.
     assert!(!PathBuf::from(format!("/proc/{own}")).exists());
     until("the child of the helper is dead", || {
         fs::read_to_string(format!("/proc/{child}/stat"))

@@ -1,4 +1,4 @@
-//! Two files.
+//! A username and a password in two files.
 
 use std::os::unix::fs::symlink;
 

@@ -6,7 +6,7 @@ use super::*;
 
 const V1: &str = "credentialprovider.kubelet.k8s.io/v1";
 
-/// A configuration with one provider `name` for each pattern, made by `more` lines.
+/// A configuration with one provider `name` for each pattern, with further lines `more`.
 fn configure(node: &Node, providers: &[(&str, &str, &str)]) -> config::Credentials {
     let mut text =
         "apiVersion: kubelet.config.k8s.io/v1\nkind: CredentialProviderConfig\nproviders:\n"
@@ -26,7 +26,7 @@ fn configure(node: &Node, providers: &[(&str, &str, &str)]) -> config::Credentia
 
 const HOUR: &str = "defaultCacheDuration: 1h";
 
-/// A plugin that notes the image it is asked about, and answers with it as the username.
+/// A plugin that records each image it is asked about, and answers with the image as the username.
 fn plugin(node: &Node, name: &str, fields: &str, pattern: &str) {
     let answer = format!(
         "{{\"kind\":\"CredentialProviderResponse\",\"apiVersion\":\"{V1}\",{fields},\"auth\":{{\"{pattern}\":{{\"username\":\"'$image'\",\"password\":\"p\"}}}}}}"
@@ -77,10 +77,10 @@ async fn a_plugin_is_asked_as_the_kubelet_asks() {
         serde_json::json!({"kind": "CredentialProviderRequest", "apiVersion": V1, "image": image})
     );
     assert_eq!(node.lines("args"), ["get a b"]);
-    // The environment is larder's own with the configured on top.
+    // The environment is larder's own, with the configured variables on top.
     let home = std::env::var("HOME").unwrap_or_default();
     assert_eq!(node.lines("env"), [format!("hello {home}").trim_end()]);
-    // Not for this plugin, and not for these credentials.
+    // The first image is not for this plugin, and the second is not for these credentials.
     assert_eq!(
         node.lookup("docker.io/library/nginx", &source).await,
         Ok(vec![])
@@ -200,7 +200,7 @@ async fn simultaneous_askers_share_a_run_and_may_leave() {
         let askers = images.iter().map(|image| node.lookup(image, &source));
         let askers = futures_util::future::join_all(askers);
         let release = async {
-            // A second run would start now, if it were to.
+            // If there were a second run, it would start now.
             let second =
                 tokio::time::timeout(Duration::from_millis(200), node.until_lines("calls", 2));
             assert!(second.await.is_err(), "{scope}");
@@ -208,7 +208,7 @@ async fn simultaneous_askers_share_a_run_and_may_leave() {
         };
         let (found, ()) = tokio::join!(askers, release);
         for (image, found) in images.iter().zip(found) {
-            // An answer for many names the image that it was asked about.
+            // An answer for many images names the image in the question.
             let asked = if scope == "Image" { image } else { &images[0] };
             assert_eq!(found, Ok(vec![basic(asked, "p")]), "{scope}");
         }
@@ -299,7 +299,7 @@ async fn a_plugin_that_hangs_is_late_and_the_doctor_names_what_is_missing() {
     let pid = &node.lines("pid")[0];
     assert!(!PathBuf::from(format!("/proc/{pid}")).exists());
 
-    // Skipped for its own images only: they have no node credentials.
+    // No provider is for this image, so there are no node credentials.
     assert_eq!(
         node.lookup("pod.example.org/app", &source).await,
         Ok(vec![])

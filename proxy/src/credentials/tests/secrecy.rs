@@ -32,7 +32,7 @@ fn values_do_not_print_their_secrets() {
     assert!(!format!("{all:?} {all:#?}").contains(SECRET));
 }
 
-/// Files that hold the secret where something else is expected, programs that blurt it out, and none of it comes back.
+/// Files hold the secret at unexpected places, and programs print it. No error and no log line repeats it.
 #[tokio::test]
 async fn no_error_and_no_log_line_holds_a_secret() {
     let log = Log::default();

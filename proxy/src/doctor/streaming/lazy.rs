@@ -1,4 +1,4 @@
-//! Whether this node can mount layers that are not here yet: decisions over what the kernel and the holder say.
+//! Whether this node can mount layers that are not whole here yet, judged by what the kernel and the holder report.
 
 use std::path::PathBuf;
 
@@ -6,17 +6,17 @@ use larder_shared::admin::Finding;
 
 use super::{Version, error, ok, version};
 
-/// Sends requests again that a process took with it when it died.
+/// From this version on, the kernel can resend the FUSE requests that a process had read when it died.
 const RESENDS: Version = (6, 9);
 
-/// What is known of the node.
+/// What the checks are decided by.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Facts {
     /// The kernel's release.
     pub(super) kernel: Option<String>,
-    /// Where layers can be mounted, or why nowhere.
+    /// Where layers can be mounted, or why they cannot.
     pub(super) mounts: Option<Result<PathBuf, String>>,
-    /// The limits after which the kernel gives a request of FUSE up, in seconds: their names and values.
+    /// The names and values, in seconds, of the limits after which the kernel aborts a FUSE request.
     pub(super) limits: Vec<(&'static str, u64)>,
 }
 
@@ -31,7 +31,7 @@ pub(super) fn look(facts: &Facts) -> Vec<Finding> {
             format!("no layer can be mounted before it is here, so images are pulled as ever: {why}"),
             "run `larder hold` on the node (`larder install --hold` prints a unit for systemd), and name its socket in [streaming] holder; docs/holder.md",
         )),
-        // The directory is not open yet, which is said elsewhere.
+        // The directory of ready files is not open yet. Another finding reports that.
         None => {}
     }
     let release = facts.kernel.as_deref().unwrap_or_default();

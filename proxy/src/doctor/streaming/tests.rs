@@ -40,7 +40,7 @@ fn report() -> Report {
     }
 }
 
-/// What is wrong: severity and both sentences.
+/// The findings that are not ok: severity, and both sentences as one text.
 fn wrong(kernel: &str, erofs: bool, report: Option<&Report>) -> Vec<(Severity, String)> {
     let facts = Facts {
         kernel: Some(kernel.to_owned()),
@@ -54,7 +54,7 @@ fn wrong(kernel: &str, erofs: bool, report: Option<&Report>) -> Vec<(Severity, S
         .collect()
 }
 
-/// What is wrong, how much, and a part of the words.
+/// The findings, and the severity and a part of the text that the one finding has to have.
 type Case = (Vec<(Severity, String)>, Severity, &'static str);
 
 #[test]

@@ -1,6 +1,6 @@
 use super::*;
 
-/// What happens to a source, at so many milliseconds.
+/// What a source does. The times in the cases are milliseconds.
 #[derive(Clone, Copy, Debug)]
 enum Event {
     Brings(u64),

@@ -69,7 +69,7 @@ fn an_exact_read_fetches_nothing_around_it() {
     assert_eq!(step, fetch(5 * MIB + 7, 5 * MIB + 700_007));
 }
 
-/// The window of an open-ended reader moves with it: what is new in it is not fetched piece by piece.
+/// The window of an open-ended reader moves with it: its new bytes are not fetched piece by piece.
 #[test]
 fn an_open_ended_reader_causes_requests_of_half_a_window_at_least() {
     const SIZE: u64 = 1000 * MIB;
@@ -142,7 +142,7 @@ fn without_ranges_one_stream_brings_everything() {
     );
 }
 
-/// What another member waits for must not wait for a stream that may wait for it.
+/// A demand of another member must not wait for a stream that may wait for that member.
 #[test]
 fn a_members_demand_gets_a_stream_of_its_own() {
     let far = |id, start| Flight {

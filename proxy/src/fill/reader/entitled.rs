@@ -117,7 +117,8 @@ fn may_read(right: Right, facts: &Facts) -> bool {
 }
 
 impl Facts {
-    /// What `state` says for one reader. `late`: the headers are late, and the file had so many bytes when they became so.
+    /// What `state` says for one reader. `late`: the headers are late, and the file had so many bytes when they became
+    /// so.
     pub fn of(state: &State, entry: &ReaderEntry, late: Option<u64>) -> Self {
         let partial = state.partial.as_ref();
         let start = match (&entry.wants, state.size) {
@@ -149,7 +150,7 @@ impl Facts {
     }
 }
 
-/// The nearest of those `sources` to a reader of `source`.
+/// How near the nearest of `sources` is to a reader of `source`.
 fn answered_for(sources: &[Source], source: &Source) -> AnsweredFor {
     let same = |other: &Source| other.repository == source.repository;
     if sources.contains(source) {

@@ -51,7 +51,7 @@ fn running(dir: &std::path::Path) -> Running {
     Running::new(&fills, &Arc::new(fill))
 }
 
-/// What a stream brings after the bytes were found wrong belongs to no attempt, and a gap that it stood for is fetched.
+/// After the bytes were found wrong, what a stream still brings belongs to no attempt, and its gap is fetched again.
 #[tokio::test]
 async fn wrong_bytes_end_every_stream_of_their_attempt() {
     let dir = tempfile::tempdir().unwrap();

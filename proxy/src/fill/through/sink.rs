@@ -1,4 +1,4 @@
-//! Where the bytes of a stream go that keeps nothing: to the hashers and to the client.
+//! Where the bytes of a stream go if nothing is kept: to the hashers and to the client.
 
 use std::collections::VecDeque;
 
@@ -14,7 +14,7 @@ pub(super) struct Sink<'a> {
     pub at: u64,
     /// Bytes before this are hashed only.
     pub begin: u64,
-    /// Hashes the bytes from there on, where `hasher` does not see those before them.
+    /// Hashes the bytes from `begin` on, so that two transfers of them can be compared.
     pub sent: Option<Hasher>,
     /// Bytes from here on wait for the digest.
     pub free_until: u64,

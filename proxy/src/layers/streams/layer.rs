@@ -1,4 +1,4 @@
-//! One layer that is mounted before it is here: what is read of it is brought, checked and kept, span by span.
+//! One layer that is mounted before it is here: brings the spans that are read, checks them and keeps them.
 //!
 //! ```text
 //! span:  absent --- a read wants it: its range of the layer comes, decodes, has its sha256 ---> here
@@ -7,8 +7,8 @@
 //!        streams --- its index is disproved ---> wrong: every read fails
 //! ```
 //!
-//! No read is ever answered with anything but checked bytes. What is kept does not outlive the process: a layer's bytes are
-//! kept by the node tier, and are decoded again.
+//! Every read is answered with checked bytes, or fails. Decoded spans do not outlive the process: the node tier keeps
+//! the layer's bytes, and the next process decodes them again.
 
 use std::{
     fs::File,
@@ -41,17 +41,17 @@ use crate::{
     telemetry,
 };
 
-/// A read waits so long for its bytes. Late is better than early: EROFS repeats a failed read page by page, and logs each.
+/// How long a read waits for its bytes. It fails late, because EROFS repeats a failed read page by page, and logs each.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Between two attempts to bring a span.
+/// Pauses between two attempts to bring a span.
 const PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Callers on whose behalf a layer is fetched.
+/// The most callers on whose behalf a layer is fetched.
 const CALLERS: usize = 4;
 
-/// The bytes did not come in time, or there are none that can be believed.
+/// The bytes did not come in time, or no source had bytes with the right sha256.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Late;
 
@@ -59,9 +59,9 @@ pub struct Late;
 #[derive(Debug)]
 struct Tar {
     file: Arc<File>,
-    /// Where the tar begins in it.
+    /// Offset of the tar in the file.
     at: u64,
-    /// All of it is there.
+    /// Whether the whole tar is there.
     whole: bool,
 }
 
@@ -71,17 +71,17 @@ pub struct Layer {
     pub digest: Digest,
     pub image: ImageName,
     callers: Mutex<Vec<Caller>>,
-    /// Its tree is in `tree` instead.
+    /// Without its tree, which is in the file `tree`.
     index: Index,
     windows: Arc<File>,
     maker: String,
-    /// Another member made the index.
+    /// Whether another member made the index.
     foreign: bool,
     tree: Arc<File>,
     /// The tree by which it is mounted.
     pub mounted: Tree,
     tar: ArcSwap<Tar>,
-    /// Which spans are in `tar`.
+    /// Which spans are in the file of `tar`.
     here: Vec<AtomicBool>,
     here_bytes: AtomicU64,
     wrong: AtomicBool,
@@ -96,17 +96,17 @@ impl std::fmt::Debug for Layer {
     }
 }
 
-/// What a layer is made of.
+/// The parts that a layer is made of.
 #[derive(Debug)]
 pub struct Parts {
     pub image: ImageName,
     pub caller: Caller,
     pub maker: String,
-    /// Another member made it.
+    /// Whether another member made the index.
     pub foreign: bool,
     /// The file of the index.
     pub windows: Arc<File>,
-    /// Two files without a name, for the tree and for what comes of the tar.
+    /// Two unlinked files, for the tree and for the decoded spans.
     pub files: (File, File),
 }
 
@@ -147,12 +147,12 @@ impl Layer {
         self.mounted.bytes + self.index.tar_length()
     }
 
-    /// Bytes of it that take room here.
+    /// Bytes of that file that are on this node's disk.
     pub fn here(&self) -> u64 {
         self.mounted.bytes + self.here_bytes.load(Ordering::Relaxed)
     }
 
-    /// Its bytes count in the node tier from now on.
+    /// Counts the layer's bytes in the node tier.
     pub fn account(&self) {
         if let Some(ready) = self.means.pull.store.ready() {
             ready.has_grown(&self.diff_id, self.here(), self.length());
@@ -163,8 +163,8 @@ impl Layer {
         self.here.len()
     }
 
-    /// What is read from now on is the ready file of this very layer (blocking). `false` if it has another tree than the one by
-    /// which the layer is mounted: then nothing more is read.
+    /// Reads from now on come from the ready file of this very layer (blocking). `false` if the file's tree differs
+    /// from the mounted one: then every read fails.
     pub fn is_whole(&self, file: File) -> io::Result<bool> {
         if file.metadata()?.len() != self.length() || !self.mounted.begins(&file)? {
             self.is_wrong();
@@ -182,19 +182,19 @@ impl Layer {
         self.tar.load().whole
     }
 
-    /// Whether it is read by an index that was disproved.
+    /// Whether the layer is read by an index that was disproved.
     pub fn is_by(&self, wrong: &WrongIndex) -> bool {
         self.foreign && wrong.layer == self.digest && wrong.maker == self.maker
     }
 
-    /// The whole layer says something else than the index: nothing more is read through it.
+    /// The whole layer contradicts the index: every read by that index fails from now on.
     pub fn is_wrong(&self) {
         if !self.wrong.swap(true, Ordering::Relaxed) {
             tracing::error!(image = %self.image, blob.digest = %self.digest, maker = self.maker, "the index by which a layer is mounted was wrong: containers that have it mounted get errors from now on; delete their pods, new ones get the layer as it is");
         }
     }
 
-    /// One more caller on whose behalf the layer may be fetched, the first to be asked for.
+    /// Adds a caller on whose behalf the layer may be fetched. The latest is asked for first.
     pub fn fetch_for(&self, caller: Caller) {
         let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
         callers.retain(|one| one.identity.fingerprint() != caller.identity.fingerprint());
@@ -202,7 +202,7 @@ impl Layer {
         callers.truncate(CALLERS);
     }
 
-    /// What is read of it from now on belongs to the start of an image, in which it has this place.
+    /// Counts reads from now on as part of the start of an image, in which the layer has this place.
     pub fn learn(&self, place: u16, learning: Arc<Learning>) {
         self.learning.store(Some(Arc::new((place, learning))));
     }
@@ -244,7 +244,7 @@ impl Layer {
         Ok(bytes.freeze())
     }
 
-    /// A range of the tar, of one span or more.
+    /// Bytes of a range of the tar, in one span or several.
     async fn read_tar(
         self: &Arc<Self>,
         range: Range<u64>,
@@ -300,7 +300,7 @@ impl Layer {
         })
     }
 
-    /// Waits until a span is here, for a read. Its bytes, where the disk did not take them or they have just come.
+    /// Waits until a span is here, for a read. Returns its bytes if they have just come, or the disk did not take them.
     async fn bring(self: &Arc<Self>, number: usize, until: Instant) -> Result<Option<Bytes>, Late> {
         if self.here[number].load(Ordering::Acquire) {
             return Ok(None);
@@ -309,7 +309,7 @@ impl Layer {
         self.bring_ahead(number, until).await
     }
 
-    /// The same, before a read wants it.
+    /// The same, before a read needs the span.
     pub async fn bring_ahead(
         self: &Arc<Self>,
         number: usize,
@@ -334,7 +334,7 @@ impl Layer {
         }
     }
 
-    /// Brings one span, for all reads that want it, as long as a read waits. `None` if nothing right came.
+    /// Brings one span for all reads that wait for it, no longer than a read waits. `None` if no right bytes came.
     async fn fetch(self: Arc<Self>, number: usize) -> Option<Bytes> {
         let until = Instant::now() + PATIENCE;
         self.means.is_wanted();
@@ -346,7 +346,8 @@ impl Layer {
             match timeout_at(until, self.fetch_once(number, from)).await {
                 Ok(Ok(bytes)) => return Some(bytes),
                 Ok(Err(error)) => {
-                    // Bytes of a layer that is not whole may be wrong wherever they lie.
+                    // The bytes of a layer that is not whole are not verified, on this node or on another. So the
+                    // registry is asked next.
                     from = match (&error, from) {
                         (NoBytes::Span { .. }, SpanFrom::Anywhere) => SpanFrom::Registry,
                         _ => SpanFrom::Anywhere,
@@ -395,7 +396,7 @@ impl Layer {
         })?;
         let tar = self.tar.load_full();
         if !tar.whole && tar.file.write_all_at(&decoded, span.tar_at).is_ok() {
-            // Only now it may be read from the file. Where the disk takes nothing, those that wait have it from memory.
+            // Readers may use the file only now. If the disk refuses the bytes, waiting reads get them from memory.
             if !self.here[number].swap(true, Ordering::Release) {
                 let length = decoded.len() as u64;
                 self.here_bytes.fetch_add(length, Ordering::Relaxed);

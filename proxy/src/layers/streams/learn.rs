@@ -1,4 +1,4 @@
-//! Learns the order of an image's first reads, and fetches by it.
+//! Learns the order of an image's first reads, and fetches spans in a learnt order.
 
 use std::sync::Arc;
 
@@ -14,11 +14,12 @@ use super::{
 };
 use crate::access::Place;
 
-/// Spans that are fetched at the same time by a learnt order.
+/// Spans that are fetched at the same time in a learnt order.
 const STREAMS: usize = 8;
 
 impl Streams {
-    /// Fetches what earlier starts of an image read, and learns what this one reads. `layers` are all of the image's.
+    /// Fetches the spans that earlier starts of an image read, and learns which ones this start reads. `layers` are all
+    /// layers of the image.
     pub(super) async fn start(
         self: Arc<Self>,
         place: Place,
@@ -40,7 +41,7 @@ impl Streams {
                 ((place.span as usize) < layer.spans()).then_some((layer, place.span as usize))
             });
             let bring = |(layer, span): (Arc<Layer>, usize)| async move {
-                // A span that does not come is asked for again by its reader.
+                // If a span does not come, its reader asks for it again.
                 let _ = layer.bring_ahead(span, until).await;
             };
             let fetching = stream::iter(wanted).for_each_concurrent(STREAMS, bring);
@@ -60,7 +61,7 @@ impl Streams {
         }
     }
 
-    /// What this node has learnt, or else another member.
+    /// The order that this node has learnt, or else another member's.
     async fn known_order(
         &self,
         place: &Place,

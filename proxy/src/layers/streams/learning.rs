@@ -1,4 +1,4 @@
-//! What one start of an image reads, in the order of the first reads.
+//! The spans that one start of an image reads, in the order of the first reads.
 
 use std::{
     collections::HashSet,
@@ -8,7 +8,7 @@ use std::{
 
 use super::order::{START, SpanAt};
 
-/// What a start has read.
+/// The spans that a start has read.
 #[derive(Debug)]
 pub struct Learning {
     began: Instant,
@@ -35,12 +35,12 @@ impl Learning {
         }
     }
 
-    /// How long what is read still counts as the start.
+    /// How much longer reads count as part of the start.
     pub fn left(&self) -> Duration {
         START.saturating_sub(self.began.elapsed())
     }
 
-    /// What was read so far.
+    /// The spans that were read so far.
     pub fn read(&self) -> Vec<SpanAt> {
         let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         read.0.clone()

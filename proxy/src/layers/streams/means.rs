@@ -1,4 +1,4 @@
-//! What all layers share that stream, and what is known of all their reads.
+//! What all streaming layers share, and what is known of all their reads.
 
 use std::{
     fs::File,
@@ -17,15 +17,15 @@ use tokio::sync::Semaphore;
 
 use crate::{pull::Pull, sys::disk};
 
-/// What every layer needs that streams.
+/// What every streaming layer needs.
 #[derive(Debug)]
 pub struct Means {
     pub pull: Arc<Pull>,
-    /// Spans that are decoded at the same time.
+    /// Permits to decode a span.
     pub decoding: Semaphore,
-    /// Reads that wait for bytes.
+    /// Number of reads that wait for bytes.
     pub waiting: AtomicU64,
-    /// When a read last wanted what was not here.
+    /// When a read last wanted bytes that were not here.
     pub wanted: Mutex<Instant>,
 }
 
@@ -35,7 +35,7 @@ impl Means {
         *wanted = Instant::now();
     }
 
-    /// Since when no read has wanted what was not here. None while one waits.
+    /// When a read last wanted bytes that were not here. `None` while a read waits.
     pub fn quiet_since(&self) -> Option<Instant> {
         let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
         (self.waiting.load(Ordering::Relaxed) == 0).then_some(*wanted)
@@ -58,7 +58,7 @@ impl Drop for Waits<'_> {
     }
 }
 
-/// A range of a file, from memory where it is there.
+/// A range of a file, from the page cache if it is there.
 pub async fn read_file(file: &Arc<File>, range: Range<u64>) -> io::Result<Bytes> {
     let mut bytes = vec![0; (range.end - range.start) as usize];
     if let Ok(read) = disk::read_cached(file, &mut bytes, range.start)

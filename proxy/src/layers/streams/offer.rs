@@ -1,4 +1,4 @@
-//! Offers the layers of an image while its configuration is being answered: all that are not ready, or none.
+//! Offers the layers of an image before its configuration is answered: all layers that are not ready, or none.
 
 use std::{fs::File, io, sync::Arc, time::Instant};
 
@@ -26,7 +26,7 @@ use crate::{
 /// Images that are offered at the same time.
 const AT_ONCE: usize = 4;
 
-/// A configuration is not longer than this.
+/// The longest configuration that is read, in bytes.
 const CONFIG: u64 = 4 << 20;
 
 /// Why the layers of an image are not offered before they are here.
@@ -98,13 +98,13 @@ impl Layers {
                     tracing::info!(upstream.registry = %registry, upstream.repository = %repository, %why, "an image is pulled as ever");
                 }
             }
-            // Of what streams, however the start ended.
+            // The rest of a streaming image is brought even if this start offered nothing.
             streams.bring_for(start.name(), start.caller());
         })
         .await;
     }
 
-    /// How many layers are offered now.
+    /// Offers the layers of an image, and returns how many.
     async fn offer_start(&self, streams: &Arc<Streams>, start: &Start) -> Result<usize, Not> {
         let offer = self.what_to_offer(streams, start).await?;
         let (manifest, content) = (offer.image.manifest, Arc::clone(&offer.image.content));
@@ -145,7 +145,7 @@ impl Layers {
         if let Some(refusal) = by_name(&config.streaming, &place.registry, &place.repository) {
             return Err(Not::Refused(refusal));
         }
-        // Without a watcher nothing tells which links are still used, nor which images are never offered.
+        // Without a report, larder knows neither which links are still used nor which images are never offered.
         let runtime = self.pull.runtime.known();
         let report = runtime.report().map(AsRef::as_ref);
         if let Some(why) = idle(report, &runtime.state) {
@@ -163,7 +163,7 @@ impl Layers {
         let content = Arc::clone(&image.content);
         let diff_ids = content.diff_ids.as_deref().unwrap_or_default();
         ready.is_looked_for(diff_ids);
-        // What streams already may be fetched for this caller too.
+        // Layers that stream already may be fetched for this caller, too.
         for layer in diff_ids.iter().filter_map(|diff_id| streams.of(diff_id)) {
             if (&layer.image.registry, &layer.image.repository)
                 == (&place.registry, &place.repository)
@@ -171,7 +171,7 @@ impl Layers {
                 layer.fetch_for(caller.clone());
             }
         }
-        // A link that nothing serves is as good as none.
+        // A link that nothing serves counts as missing.
         let lacks = |diff_id: &Digest| {
             let link = ready
                 .file(diff_id)
@@ -186,7 +186,7 @@ impl Layers {
         if streams.mounted.borrow().is_none() {
             return Err(Not::NoHolder);
         }
-        // The runtime does not find what is on its way out, nor what is above it in the image.
+        // The runtime does not find a layer that was set aside, nor the layers above it in the image.
         let leaves = |diff_id: &Digest| !ready.offers(diff_id) && ready.file(diff_id).is_some();
         if lacking.iter().any(|(_, diff_id)| leaves(diff_id)) {
             return Err(Not::Leaves);
@@ -197,13 +197,13 @@ impl Layers {
             }
             let index = self.pull.index(&start.place, layer, *length, BUDGET);
             let index = index.await.ok_or(Not::NoIndex(*layer))?;
-            // The name is what was computed from the layer, never what a configuration says.
+            // A layer is offered under the diffID that was computed from it, never on a configuration's word alone.
             let fits = rights::layer(Some(diff_id), &index.index.diff_id(), index.index.implied());
             fits.map_err(Not::Refused)?;
             Ok(index)
         });
         let layers = future::try_join_all(found).await?;
-        // It is to become a whole file some time, and is not begun where that has no room.
+        // The layer becomes a whole file later, so it is offered only if there is room for that file.
         let bytes = layers
             .iter()
             .map(|index: &OpenIndex| index.index.tree().len() as u64 + index.index.tar_length());
@@ -218,7 +218,7 @@ impl Layers {
         })
     }
 
-    /// The image with what its configuration says.
+    /// The image, with the diffIDs that its configuration names.
     async fn image_of(&self, start: &Start, caller: &Caller) -> Result<Image, Not> {
         let ServedImage {
             manifest,
@@ -262,7 +262,7 @@ impl Layers {
 }
 
 impl Streams {
-    /// A layer can be read from now on (blocking).
+    /// Adds a layer, which can be read from now on (blocking).
     pub(super) fn take_in(
         &self,
         ready: &Ready,
@@ -279,7 +279,7 @@ impl Streams {
         if self.lock().contains_key(&node) && !self.serves(&diff_id) {
             return Err(io::Error::other("another layer has the same number"));
         }
-        // A container that has the layer mounted reads at the places of the tree that it was given.
+        // A container that has the layer mounted reads at the offsets of the tree that it mounted.
         let before = ready.file(&diff_id).and_then(|file| file.origin?.mounted);
         if before.is_some_and(|before| before != Tree::of(index.index.tree())) {
             return Err(io::Error::other(
@@ -302,7 +302,7 @@ impl Streams {
     }
 }
 
-/// A file that is gone with this process.
+/// An unlinked file, which ends with this process.
 fn nameless(ready: &Ready) -> io::Result<File> {
     let path = ready.new_tmp();
     let file = File::options()

@@ -1,8 +1,8 @@
-//! The learnt order: which spans of an image's layers a start reads, and in which order. Pure, but for the clock that it is
-//! given.
+//! The learnt order: which spans of an image's layers a start reads, and in which order. Pure, except for the clock
+//! that it is given.
 //!
-//! Reads of one start follow each other, and each waits for its own round trip. A node that knows the order of an earlier start
-//! fetches the spans by several streams before a container asks for them.
+//! The reads of a start follow one another, and each waits for its own round trip. A node that knows the order of an
+//! earlier start fetches several spans at a time before a container asks for them.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -12,13 +12,13 @@ use std::{
 use larder_shared::Digest;
 use serde::{Deserialize, Serialize};
 
-/// What is read so long after an image was offered counts as its start.
+/// Reads within this time after an image was offered count as part of its start.
 pub const START: Duration = Duration::from_mins(1);
 
-/// The longest order: 8 GiB of spans.
+/// The most spans of an order: 8 GiB.
 const MOST: usize = 4096;
 
-/// A span that so many starts, one after the other, did not read is forgotten.
+/// A span is forgotten after so many starts in a row that did not read it.
 const UNREAD: u8 = 3;
 
 /// The version of the file.
@@ -44,15 +44,15 @@ pub struct Order {
 struct Step {
     #[serde(flatten)]
     place: SpanAt,
-    /// Where it stood in the starts that read it, in the mean.
+    /// Its mean place in the starts that read it.
     at: f32,
-    /// So many starts since did not read it.
+    /// Number of starts since then that did not read it.
     #[serde(default)]
     unread: u8,
 }
 
 impl Order {
-    /// Reads the file. `None` if it is none, another version's, or another image's.
+    /// Parses the file. `None` if it is damaged, has another version, or is about another image.
     pub fn read(bytes: &[u8], layers: &[Digest]) -> Option<Self> {
         let order: Self = serde_json::from_slice(bytes).ok()?;
         let fits = order.version == VERSION
@@ -66,12 +66,12 @@ impl Order {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// What is to be fetched, the first first.
+    /// The spans to fetch, in this order.
     pub fn places(&self) -> impl Iterator<Item = SpanAt> + '_ {
         self.steps.iter().map(|step| step.place)
     }
 
-    /// What is known after one more start, which read these spans in this order.
+    /// The order after one more start, which read these spans in this order.
     pub fn after(before: Option<&Self>, layers: Vec<Digest>, start: &[SpanAt]) -> Self {
         let mut steps: BTreeMap<SpanAt, Step> = BTreeMap::new();
         for step in before.map(|before| &before.steps[..]).unwrap_or_default() {

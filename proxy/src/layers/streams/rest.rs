@@ -1,5 +1,5 @@
-//! Brings the rest of an image that started before it was here: the whole layers, into the node tier, after containers' reads.
-//! From there on it is an image like others, of which ready files are made.
+//! Brings the rest of an image that started before it was here: fetches whole layers into the node tier, after
+//! containers' reads. Ready files are then made of it as of any other image.
 
 use std::{
     sync::{Arc, MutexGuard, PoisonError, atomic::Ordering},
@@ -15,16 +15,16 @@ use crate::{
     store::Counts,
 };
 
-/// The rest begins to come when no read has waited for this long, or after so long in any case.
+/// The rest is fetched once no read has waited for [`QUIET`], and after [`AT_LAST`] in any case.
 const QUIET: Duration = Duration::from_secs(2);
 const AT_LAST: Duration = Duration::from_secs(30);
 const GLANCE: Duration = Duration::from_millis(200);
 
-/// What failed is tried again.
+/// Pause before a failed fetch is tried again.
 const AGAIN: Duration = Duration::from_secs(30);
 
 impl Streams {
-    /// Brings the rest of an image in the background, if any of it streams. One task does, on behalf of the latest caller.
+    /// Brings the rest of an image in the background, if a layer of it streams: one task, for the latest caller.
     pub(super) fn bring_for(self: &Arc<Self>, image: ImageName, caller: Caller) {
         if !self.streams(&image) {
             return;
@@ -53,7 +53,7 @@ impl Streams {
         found.map(|(_, caller)| caller.clone())
     }
 
-    /// Brings all of an image, until it is here or streams no more.
+    /// Brings the whole image, until it is here or no longer streams.
     async fn bring(self: &Arc<Self>, image: &ImageName) {
         self.quiet().await;
         while self.streams(image)
@@ -66,7 +66,7 @@ impl Streams {
             let brought = pull.bring_for(image, &wanted, caller, &counts, &pace);
             match brought.await {
                 Ok(()) => {
-                    // Its ready files are made after a look.
+                    // The next look finds the layers whole and has their ready files made.
                     pull.served.new.notify_one();
                     return;
                 }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl Streams {
-    /// Goes on with what an earlier process offered and what is not whole yet.
+    /// Serves again the layers that an earlier process offered and that are not whole yet.
     pub async fn resume(self: Arc<Self>) {
         let Some(ready) = self.ready() else { return };
         let mut images: Vec<ImageName> = Vec::new();
@@ -38,7 +38,7 @@ impl Streams {
         }
     }
 
-    /// Layers that became whole, and that containers may still read by the connection (blocking).
+    /// Serves layers that became whole, because containers may still read them by the connection (blocking).
     fn resume_whole(&self) {
         let Some(ready) = self.ready() else { return };
         for (diff_id, file) in ready.files() {
@@ -80,7 +80,7 @@ impl Streams {
         Ok(image)
     }
 
-    /// Serves the kernel's reads until the end, and knows where the runtime sees what is served.
+    /// Serves the kernel's reads until the end. Keeps track of where the runtime sees the files.
     pub async fn serve(self: &Arc<Self>, until_end: Watch) {
         let holder = self.means.pull.config.load().streaming.holder.clone();
         let (mut standing, serving) = hold::attend(holder, Arc::clone(self), until_end);

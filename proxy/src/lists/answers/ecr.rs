@@ -11,7 +11,7 @@ use super::{
 
 pub(in super::super) const TARGET: &str = "AmazonEC2ContainerRegistry_V20150921.DescribeImages";
 
-/// What is asked for: a page of the tagged images of an account's repository.
+/// The request: a page of the tagged images in an account's repository.
 pub(in super::super) fn question(
     account: &str,
     repository: &Repository,
@@ -51,7 +51,7 @@ struct Image {
     pushed: Value,
 }
 
-/// Reads one page, and gives the token of the next.
+/// Reads one page, and returns the token of the next.
 pub(in super::super) fn page(
     body: &[u8],
     gathered: &mut Gathered,
@@ -73,7 +73,7 @@ pub(in super::super) fn page(
     Ok(next_token.filter(|token| !token.is_empty()))
 }
 
-/// The API's word for an error: `com.amazonaws.ecr#AccessDeniedException`.
+/// The API's error code, such as `com.amazonaws.ecr#AccessDeniedException`.
 pub(in super::super) fn word(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Said {

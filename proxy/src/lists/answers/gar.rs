@@ -1,4 +1,4 @@
-//! Google's Artifact Registry API: `dockerImages` of a repository, which holds any number of images.
+//! Google's Artifact Registry API: `dockerImages` of a repository, which may hold many images.
 
 use larder_shared::{RegistryName, Repository};
 use serde::Deserialize;
@@ -12,7 +12,7 @@ use super::{
 /// Google's own API.
 pub(in super::super) const API: &str = "https://artifactregistry.googleapis.com";
 
-/// Where a repository of an image is, in the words of the API.
+/// The place of an image's repository, in the words of the API.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(in super::super) struct Named {
     /// `projects/P/locations/L/repositories/R`
@@ -22,7 +22,7 @@ pub(in super::super) struct Named {
 }
 
 impl Named {
-    /// What a registry's and a repository's names say; `None` where they are not Google's.
+    /// The place that a registry's and a repository's names give; `None` if they are not Google's.
     pub(in super::super) fn of(registry: &RegistryName, repository: &Repository) -> Option<Self> {
         let host = registry.as_str();
         let mut path = repository.as_str().split('/');
@@ -68,7 +68,7 @@ impl Named {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Page {
-    /// Google leaves out what is empty.
+    /// Google leaves out empty fields.
     #[serde(default)]
     docker_images: Vec<Image>,
     #[serde(default)]
@@ -87,7 +87,7 @@ struct Image {
     upload_time: String,
 }
 
-/// Reads one page, and gives the token of the next. The images of other names are not this repository's.
+/// Reads one page, and returns the token of the next. Images of other names belong to other repositories.
 pub(in super::super) fn page(
     body: &[u8],
     named: &Named,
@@ -103,7 +103,7 @@ pub(in super::super) fn page(
         let Some((name, digest)) = rest.and_then(|rest| rest.rsplit_once('@')) else {
             continue;
         };
-        // A slash in a name is written so.
+        // The API encodes a slash in a name.
         if name.replace("%2F", "/").replace("%2f", "/") != named.image {
             continue;
         }

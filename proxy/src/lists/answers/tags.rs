@@ -86,7 +86,7 @@ mod tests {
         );
         assert_eq!(names(json!({"name": "a", "tags": null})), Some(vec![]));
         assert_eq!(names(json!({"name": "a", "tags": []})), Some(vec![]));
-        // No list is not an empty list.
+        // An answer without a list is not an empty list.
         for no_list in [
             json!({}),
             json!({"message": "sign in first"}),

@@ -1,4 +1,5 @@
-//! Lists that a cloud's API gives, beside the registry: all tags with their digests, by pages with a token for the next.
+//! Lists from a cloud's API, besides the registry's own: all tags with their digests, in pages with a token for the
+//! next.
 
 use std::collections::HashSet;
 
@@ -24,10 +25,10 @@ use crate::{
     upstream::{ApiAnswer, ApiAsk, Failure, Refusal, Refused},
 };
 
-/// Users of Google's tokens: of `docker login`, of the kubelet's plugin, of Google's helper.
+/// Usernames that go with Google's tokens: for `docker login`, the kubelet's plugin, and Google's helper.
 const TOKEN_USERS: [&str; 3] = ["oauth2accesstoken", "_token", "_dcgcr_"];
 
-/// The words in which ECR limits requests, with status 400.
+/// The error codes with which ECR limits requests, with status 400.
 const THROTTLES: [&str; 2] = ["ThrottlingException", "TooManyRequestsException"];
 
 impl Asker {
@@ -85,7 +86,7 @@ impl Asker {
         }
     }
 
-    /// ECR's API; `None` for the public registry, which is asked itself.
+    /// ECR's API; `None` for the public registry, for which the registry itself is asked.
     pub(super) async fn ecr(
         &self,
         wanted: &Wanted,
@@ -146,13 +147,13 @@ impl Asker {
     }
 }
 
-/// Whether ECR limits requests in its own words.
+/// Whether ECR limits requests, by its error code.
 fn throttles(answer: &ApiAnswer) -> bool {
     let word = ecr::word(&answer.body).unwrap_or_default();
     answer.status == StatusCode::BAD_REQUEST && THROTTLES.contains(&word.as_str())
 }
 
-/// What an API says in place of a page. Of what it wrote, only its word for the error is repeated.
+/// The fault for an API's answer without a page. Of the answer, only the error code is repeated.
 fn no_page(answer: &ApiAnswer, at: &str, wanted: &Wanted) -> Fault {
     let word = ecr::word(&answer.body).unwrap_or_default();
     let refused = || {
@@ -204,7 +205,7 @@ struct Pages {
 }
 
 impl Pages {
-    /// Takes note of where the next page is; whether there is none.
+    /// Records the token of the next page. Returns whether this was the last page.
     fn is_last(
         &mut self,
         at: &str,
@@ -233,7 +234,7 @@ impl Pages {
     }
 }
 
-/// A token of Google's as the API wants to see it.
+/// A token of Google's, in the form that the API takes.
 fn bearer(credential: &Credential) -> Option<HeaderValue> {
     let Credential::Basic { username, password } = credential else {
         return None;

@@ -25,7 +25,7 @@ fn gar_node(dir: &std::path::Path, server: &Server) -> Arc<Lists> {
     lists(dir, &upstream(GAR, server, &google))
 }
 
-/// What the metadata server and the API answer; the second page is not there the first time.
+/// The answers of the metadata server and the API. The second page fails at the first try.
 fn gar(asked: &Asked, broken: &AtomicU32) -> Reply {
     if asked.path.starts_with("/computeMetadata/") {
         let token = r#"{"access_token":"ya29.hunter2","expires_in":3599,"token_type":"Bearer"}"#;
@@ -64,7 +64,7 @@ async fn artifact_registry_lists_by_pages_and_one_that_fails_is_asked_for_again(
     let asked = server.asked();
     let pages = asked.iter().filter(|asked| asked.path == GAR_PATH).count();
     assert_eq!(pages, 3);
-    // No registry was asked.
+    // The registry itself was not asked.
     assert!(asked.iter().all(|asked| !asked.path.starts_with("/v2/")));
 }
 
@@ -87,7 +87,7 @@ async fn what_artifact_registry_refuses_has_a_fix() {
         why_.contains("cloud-platform") && !why_.contains("hunter2"),
         "{why_}"
     );
-    // Other names, and other credentials, are told what they are.
+    // For other names and other credentials, the message says what is wrong.
     let why_ = why(&refreshed(&lists, &wanted("r.test", ListBy::Gar)).await);
     assert!(why_.contains("is no image of Artifact Registry"), "{why_}");
     let dir = tempfile::tempdir().unwrap();
@@ -148,7 +148,7 @@ async fn ecr_lists_by_signed_requests() {
         assert_eq!(question["repositoryName"], "p/r/lab");
         assert_eq!(question["filter"]["tagStatus"], "TAGGED");
     }
-    // A right to pull is none to list, and a limit in ECR's own words is one.
+    // The right to pull is not the right to list. A limit in ECR's own words counts as a limit.
     let error = |kind: &'static str| {
         move |_: &Asked| {
             Reply::new(
@@ -183,7 +183,7 @@ async fn ecr_needs_an_identity_that_signs() {
     assert_eq!(server.asked().len(), 0);
 }
 
-/// The public registry has no list of others' repositories in its API: it is asked itself.
+/// The public registry's API does not list the repositories of others, so the registry itself is asked.
 #[tokio::test]
 async fn the_public_registry_of_ecr_is_asked_itself() {
     let server = Server::start(|asked: &Asked| match asked.path.as_str() {
@@ -197,7 +197,7 @@ async fn the_public_registry_of_ecr_is_asked_itself() {
     assert_eq!(tags(&kept), "w_1", "{}", why(&kept));
 }
 
-/// The token for a list is another than the one for content, and neither takes the other's place.
+/// The token for a list differs from the one for content, and neither is used in place of the other.
 #[tokio::test]
 async fn azure_lists_with_a_token_of_its_own() {
     let server = Server::start(|asked: &Asked| {

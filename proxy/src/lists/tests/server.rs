@@ -1,4 +1,4 @@
-//! A small HTTP server that notes what it is asked and answers as a test says.
+//! A small HTTP server that records its requests and answers as a test says.
 
 use std::{
     convert::Infallible,
@@ -13,7 +13,7 @@ use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
-/// A request as it came.
+/// A request as the server got it.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
     pub method: String,
@@ -54,7 +54,7 @@ impl Reply {
 
 type Answering = dyn Fn(&Asked) -> Reply + Send + Sync;
 
-/// It ends with the runtime of its test.
+/// Ends with the runtime of its test.
 pub(super) struct Server {
     at: SocketAddr,
     asked: Arc<Mutex<Vec<Asked>>>,
@@ -102,7 +102,7 @@ impl Server {
         server
     }
 
-    /// Answers so from now on.
+    /// Sets the answers from now on.
     pub(super) fn answer(&self, answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) {
         *lock(&self.answering) = Arc::new(answer);
     }

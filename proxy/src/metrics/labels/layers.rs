@@ -1,4 +1,4 @@
-//! The words of layers: ready ones, those that stream, and their indexes.
+//! The words of layers: ready layers, layers that stream, and their indexes.
 
 use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder};
 
@@ -6,25 +6,25 @@ words! {
     /// How work on a ready layer ended.
     ReadyMade {
         Offered => "offered",
-        /// It has no index, or may not be offered.
+        /// The layer has no index, or may not be offered.
         Refused => "refused",
         Failed => "failed",
     }
 
-    /// What became of work on an index of a layer.
+    /// How work on an index of a layer ended.
     IndexWork {
         /// Made here, from the whole layer.
         Built => "built",
-        /// The layer cannot have one.
+        /// No index of the layer can be made.
         Refused => "refused",
         Failed => "failed",
-        /// It came from another member, or from the object store.
+        /// The index came from another member or from the object store.
         Fetched => "fetched",
-        /// It came from there and no member of the cluster has signed it, or it does not hold.
+        /// A fetched index was dropped: no member of the cluster has signed it, or it is not consistent.
         Unbelieved => "unbelieved",
-        /// It came from there, and the whole layer says the same.
+        /// A fetched index agrees with the whole layer.
         Proven => "proven",
-        /// It came from there, and the whole layer says something else.
+        /// A fetched index disagrees with the whole layer.
         Disproved => "disproved",
     }
 
@@ -34,36 +34,36 @@ words! {
         Elsewhere => "elsewhere",
     }
 
-    /// What became of an image that was about to start.
+    /// How an offer of an image that was about to start ended.
     LazyOffer {
-        /// Its layers are mounted before they are here.
+        /// The layers are mounted before they are whole on this node.
         Offered => "offered",
         /// All of its layers were ready.
         Ready => "ready",
-        /// A layer has no index that this node could have.
+        /// A layer has no index that this node could get.
         NoIndex => "no-index",
-        /// It may not be offered, or is too small.
+        /// The image may not be offered, or is too small.
         Refused => "refused",
-        /// It took so long that the runtime began to pull.
+        /// The offer took too long, and the runtime began to pull.
         Late => "late",
         Failed => "failed",
     }
 
-    /// How a read of a layer was answered that is not whole here.
+    /// How a read of a layer that is not whole on this node was answered.
     LazyRead {
-        /// With what had come before.
+        /// With bytes that were here already.
         Here => "here",
-        /// With what came for it.
+        /// With bytes that were fetched for the read.
         Waited => "waited",
         Failed => "failed",
     }
 
-    /// Where a ready file stands.
+    /// The state of a ready file.
     ReadyState {
         /// No snapshot refers to it.
         Offered => "offered",
         InUse => "in-use",
-        /// On its way out.
+        /// Set aside, to be removed.
         Aside => "aside",
     }
 

@@ -1,4 +1,4 @@
-//! The manifest and the blobs: what of them is here, which members hold the rest.
+//! The manifest and the blobs: how much of them is here, and which members hold the rest.
 
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
@@ -21,13 +21,13 @@ use crate::{
 /// Members name a blob's holders within this time, and a holder confirms it within this time.
 const HOLDERS: Duration = Duration::from_millis(300);
 
-/// In a cluster of up to so many others, all are asked; in a larger one those that are said to hold it.
+/// In a cluster of up to this many others, all are asked. In a larger one, only the members that should hold the blob.
 const FEW: usize = 8;
 
-/// Said of what lies in the container runtime's content store alone.
+/// Marks content that lies in the container runtime's content store alone.
 const IN_RUNTIME: &str = ", held by the runtime";
 
-/// Runs of a blob whose roots are looked up: 16 GiB of it.
+/// Runs of a blob whose roots are looked up, at most: 16 GiB of the blob.
 const MOST_RUNS: u64 = 4096;
 
 impl Pull {
@@ -140,7 +140,7 @@ impl Pull {
         None
     }
 
-    /// Where a blob of the image comes from: the rules of `Pull::blob`, without their acts.
+    /// Where a blob of the image would come from. Follows the rules of `Pull::blob` without carrying them out.
     async fn expected(&self, place: &Place, named: &Named) -> ExpectedBlob {
         let digest = named.digest;
         let here = self.store.length(&digest).await;
@@ -312,7 +312,7 @@ impl Pull {
         report.say(StepName::Cluster, outcome, parts.join("; "));
     }
 
-    /// Which layers the runtime mounts instead of pulling them, on a node that offers any.
+    /// Reports which layers the runtime mounts instead of pulling them, on a node that offers any.
     fn say_layers(&self, place: &Place, manifest: &Digest, names: &Names, report: &mut Report) {
         if self.config.load().streaming.mode == Mode::Off {
             return;
@@ -332,7 +332,7 @@ impl Pull {
         report.say(StepName::Layers, outcome, detail);
     }
 
-    /// Which members go upstream for the runs of the blobs that no member has.
+    /// Names the members that fetch from upstream, for the runs of blobs that no member has.
     fn roots(&self, blobs: &[ExpectedBlob]) -> String {
         let view = self.cluster.members.view();
         let mut roots = BTreeSet::new();
@@ -340,7 +340,7 @@ impl Pull {
             .iter()
             .filter(|blob| blob.from == BlobSource::Upstream.as_str());
         for blob in missing {
-            // A manifest may state any size.
+            // A manifest may state any size, so the number of runs is bounded.
             let last = placement::run_of(blob.bytes.saturating_sub(1));
             for run in 0..=last.min(MOST_RUNS) {
                 if roots.len() == view.addresses.len() {
@@ -358,7 +358,7 @@ impl Pull {
     }
 }
 
-/// Some of many.
+/// A list of names, shortened if it is long.
 fn listed<T: ToString>(all: &[T]) -> String {
     const SHOWN: usize = 6;
     let mut names: Vec<String> = all.iter().take(SHOWN).map(ToString::to_string).collect();

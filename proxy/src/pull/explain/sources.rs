@@ -1,4 +1,4 @@
-//! The endpoints of a registry: which one answered, how the others fare, and what is left of a limit.
+//! The endpoints of a registry: which one answered, the state of the others, and what is left of a limit.
 
 use larder_shared::admin::{StepName, StepOutcome};
 
@@ -28,7 +28,7 @@ impl Pull {
                 {
                     (StepOutcome::Unasked, unasked)
                 }
-                // A limit is left out: it may be for the requests of another caller.
+                // A limit is left out, since it may concern the requests of another caller.
                 (_, Some(failure))
                     if index == last && !matches!(failure, Failure::Limited { .. }) =>
                 {
@@ -52,7 +52,7 @@ impl Pull {
         }
     }
 
-    /// Why an endpoint was not asked, if larder knew the answer without.
+    /// Why an endpoint was not asked, if larder already knew the answer.
     fn unasked(&self, place: &Place, failure: &Failure, origin: bool) -> Option<String> {
         match failure {
             Failure::Forbidden(why) => origin.then(|| format!("not asked: {why}")),
@@ -63,7 +63,7 @@ impl Pull {
         }
     }
 
-    /// What Docker Hub last said of its limit.
+    /// Docker Hub's last word on its limit.
     fn limit(&self, place: &Place) -> String {
         let metrics = &self.metrics.upstreams;
         let (limit, left) = (metrics.hub_limit.get(), metrics.hub_remaining.get());
@@ -81,7 +81,7 @@ fn unanswered(failure: &Failure) -> StepOutcome {
     match failure {
         Failure::Limited { .. } => StepOutcome::Silent,
         Failure::Unreachable { .. } | Failure::Invalid { .. } => StepOutcome::Unanswered,
-        // A refusal is an answer.
+        // A refusal counts as an answer.
         _ => StepOutcome::Answered,
     }
 }

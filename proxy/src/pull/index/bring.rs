@@ -1,4 +1,4 @@
-//! Indexes from elsewhere: which members are asked, how much may come, and what is believed.
+//! Fetches indexes from elsewhere: which members are asked, how much may be received, and which index is trusted.
 
 use std::{
     fmt::Display,
@@ -26,34 +26,34 @@ use crate::{
     telemetry,
 };
 
-/// Of the members, so many of the first in rank are asked besides those that are said to hold the layer.
+/// Besides the members that are said to hold the layer, this many of the first in rank are asked.
 const RANKED: usize = 2;
 
-/// Members that are asked at the most, one after the other.
+/// How many members are asked at most, one after the other.
 const ASKED: usize = 4;
 
 /// Keepers say within this time which members hold a layer.
 const HOLDERS: Duration = Duration::from_millis(200);
 
-/// A member that has none is not asked again for so long; one that did not answer, and one that was not believed.
+/// How long a member is not asked again: if it had no index, if it did not answer, and if its index was not trusted.
 const NONE: Duration = Duration::from_secs(30);
 const SILENT: Duration = Duration::from_secs(10);
 const UNBELIEVED: Duration = Duration::from_mins(10);
 
-/// An index has a fiftieth of its layer at the most, or this much, and never more than that.
+/// The largest index of a layer: a fiftieth of the layer, but at least `SMALL` and at most `LARGEST`.
 const PART: u64 = 50;
 const SMALL: u64 = 8 << 20;
 const LARGEST: u64 = 256 << 20;
 
-/// Bytes that gather before they are written.
+/// Bytes that are collected before a write.
 const GATHERED: usize = 1 << 20;
 
-/// How much of an index may come.
+/// The most bytes that an index of this layer may have.
 fn most(layer_length: u64) -> u64 {
     (layer_length / PART).clamp(SMALL, LARGEST)
 }
 
-/// A file on its way, removed when dropped unless it was renamed.
+/// A temporary file that is removed when dropped, unless it was renamed.
 struct Coming(PathBuf);
 
 impl Drop for Coming {
@@ -79,7 +79,7 @@ enum NotBrought {
 }
 
 impl NotBrought {
-    /// What to do about its source.
+    /// How long its source is not asked again.
     fn pause(&self) -> Duration {
         match self {
             Self::Member(PeerFailure::Miss(_) | PeerFailure::Refused(_)) => NONE,
@@ -97,8 +97,8 @@ impl NotBrought {
 }
 
 impl Pull {
-    /// The index of a layer from other members, or from the object store. `holds`: the repository is known to hold the
-    /// layer; otherwise the word of the source is needed.
+    /// The index of a layer from other members or from the object store. `holds`: the repository is known to hold the
+    /// layer; otherwise the source has to vouch for that.
     pub(super) async fn index_from_elsewhere(
         &self,
         place: &Place,
@@ -154,7 +154,7 @@ impl Pull {
         open
     }
 
-    /// The members that may have an index, best first: its maker is the first in rank among those that hold the layer.
+    /// The members that may have an index, best first. Among the holders of a layer, the first in rank makes its index.
     async fn index_members(&self, layer: &Digest) -> Vec<SocketAddr> {
         let view = self.cluster.members.view();
         if !view.has_others() {
@@ -181,7 +181,7 @@ impl Pull {
         member: SocketAddr,
         within: Duration,
     ) -> Result<OpenIndex, NotBrought> {
-        // None of these names has a character that means something in a query.
+        // None of these names has a character with a meaning in a query.
         let (registry, repository) = (&place.registry, &place.repository);
         let path = format!("{INDEXES}?registry={registry}&repository={repository}&layer={layer}");
         let body = self.cluster.peers.open(member, &path, within).await?;
@@ -189,7 +189,7 @@ impl Pull {
             .await
     }
 
-    /// Writes what comes to a file, and keeps it if all of it holds.
+    /// Writes a received index to a file, and keeps the file if all checks succeed.
     async fn keep_coming<E: Display>(
         &self,
         layer: &Digest,
@@ -232,7 +232,7 @@ impl Pull {
     }
 }
 
-/// Does what waits for the disk.
+/// Runs work that waits for the disk on a blocking thread.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {

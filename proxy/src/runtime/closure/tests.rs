@@ -6,7 +6,7 @@ fn digest(of: &str) -> Digest {
     Digest::sha256(of.as_bytes())
 }
 
-/// What lies in the node tier: the manifest of an index, what it names.
+/// The content of the node tier: each manifest or index, with what it names.
 const TIER: &[(&str, &[&str])] = &[
     ("index", &["amd", "arm"]),
     ("amd", &["amd-config", "base", "amd-top"]),
@@ -37,7 +37,7 @@ fn tier() -> Manifests {
         .collect()
 }
 
-/// `name, name = target manifest config layer layer`; `-` for what the runtime does not tell.
+/// `name, name = target manifest config layer layer`; `-` for a field that the runtime leaves out.
 fn image(line: &str) -> Image {
     let (names, digests) = line.split_once(" = ").unwrap();
     let mut digests = digests.split(' ');
@@ -84,7 +84,7 @@ fn tagged(name: &ImageName) -> Option<Digest> {
     (name.to_string() == "r.io/a/b:old").then(|| digest("old-index"))
 }
 
-/// What is said, what a user names, and what is in use then.
+/// What the report says, what a user names, and what is in use then.
 #[test]
 fn whatever_the_runtime_names_all_of_the_image_is_in_use() {
     const AMD: &str = "index amd amd-config base amd-top";
@@ -236,7 +236,7 @@ fn whatever_the_runtime_names_all_of_the_image_is_in_use() {
     }
 }
 
-/// A namespace of containerd is a world of its own.
+/// Each namespace of containerd is separate: the same name may mean another image.
 #[test]
 fn a_name_means_the_image_of_its_own_namespace() {
     let mut report = report(&["n = one", "n = other"], "n", None);

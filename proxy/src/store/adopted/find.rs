@@ -1,4 +1,4 @@
-//! The runtime's blobs as the store gives them: what is listed, found, read, and known of them.
+//! The runtime's blobs in the store: listing, finding and reading them, and what is known of them.
 
 use std::{
     path::Path,
@@ -13,8 +13,8 @@ use super::{AdoptedView, Looked, State, WITHIN};
 use crate::store::{Blob, Entry, Store, file_state, sums::Sums};
 
 impl Store {
-    /// The blobs that the runtime lists, with the time since which it has them, and its content store, where larder may
-    /// read them. Those that are no longer listed are not served any more.
+    /// Takes over the blobs that the runtime lists, each with the time since which the runtime has it. `content` is the
+    /// runtime's content store, if larder may read there. Blobs that are no longer listed are not served any more.
     pub fn list_adoptable(
         &self,
         content: Option<&Path>,
@@ -23,19 +23,19 @@ impl Store {
         self.adopted.list(content, blobs.into_iter());
     }
 
-    /// Whether the runtime's content store holds this blob, hashed, as far as is known without asking a disk.
+    /// Whether the runtime's content store holds this blob and larder has hashed it. Does not ask the disk.
     pub fn adopts(&self, digest: &Digest) -> bool {
         let known = self.adopted.lock();
         let entry = known.listed.get(digest);
         entry.is_some_and(|entry| matches!(entry.state, State::Sound(_)))
     }
 
-    /// Whether the runtime lists this blob, and nothing is known against it.
+    /// Whether the runtime lists this blob, and no look found it wrong, gone or unreadable.
     pub fn may_adopt(&self, digest: &Digest) -> bool {
         self.adoptable_size(digest).is_some()
     }
 
-    /// How long a blob of the runtime is that may be adopted.
+    /// The size of a blob of the runtime, if it may be adopted.
     pub(in crate::store) fn adoptable_size(&self, digest: &Digest) -> Option<u64> {
         let known = self.adopted.lock();
         let entry = known.listed.get(digest)?;
@@ -74,7 +74,8 @@ impl Store {
         view
     }
 
-    /// A blob of the runtime, for a request that must not wait for long. While the directory hangs nothing is there.
+    /// A blob of the runtime, for a request, which must not wait for long. While the directory hangs, every blob is a
+    /// miss.
     pub(in crate::store) async fn find_adopted(
         self: &Arc<Self>,
         digest: &Digest,
@@ -84,7 +85,7 @@ impl Store {
         self.peek_adopted(digest, size).await
     }
 
-    /// The same for a look that is no use.
+    /// As `find_adopted`, without counting as a use.
     pub async fn peek_adopted(
         self: &Arc<Self>,
         digest: &Digest,
@@ -106,8 +107,8 @@ impl Store {
         looked.blob()
     }
 
-    /// Looks at a blob of the runtime, and hashes it at `rate` bytes a second if that has to be done. Requests that wait
-    /// for it hurry it.
+    /// Looks at a blob of the runtime, and hashes it at `rate` bytes a second if needed. While a request waits for the
+    /// blob, larder hashes it without pauses.
     pub async fn look_at_adopted(self: &Arc<Self>, digest: Digest, rate: u64) -> Looked {
         let (store, calls) = (Arc::clone(self), self.adopted.calls.clone());
         let look = async move {
@@ -122,12 +123,12 @@ impl Store {
                     }
                 };
                 let keep = |size, sums: &Sums| {
-                    // Without a store of its own larder serves nothing.
+                    // While another larder owns the store, this one serves nothing from it and writes no checksums.
                     if store.is_held() && store.lacks_sums(&digest, size) {
                         store.keep_sums(&digest, size, sums);
                     }
                 };
-                // The next process has no checksums of what is hashed only in name.
+                // A blob that an earlier process hashed may lack its checksums. Then it is hashed again.
                 let complete = |size| !store.lacks_sums(&digest, size);
                 let looked = adopted.look(&digest, complete, keep, pause);
                 adopted.lock().hurried.remove(&digest);
@@ -139,7 +140,7 @@ impl Store {
         looking.await.unwrap_or(Looked::Unknown)
     }
 
-    /// The whole of a blob of the runtime of at most `limit` bytes, in memory. It is no use.
+    /// All bytes of a blob of the runtime, if they are at most `limit`. Does not count as a use.
     pub async fn adopted_bytes(self: &Arc<Self>, digest: &Digest, limit: u64) -> Option<Bytes> {
         if self.adoptable_size(digest)? > limit {
             return None;
@@ -167,7 +168,7 @@ impl Store {
         self.adopted.calls.run(read).await.ok()?.ok()
     }
 
-    /// The bytes of a manifest of the runtime, for a look that is no use (blocking).
+    /// The bytes of a manifest of the runtime, if they have its digest (blocking). Does not count as a use.
     pub fn read_adopted_unseen(&self, digest: &Digest) -> Option<Vec<u8>> {
         let small = self.adoptable_size(digest)? <= media::MAX_MANIFEST;
         if !small || self.adopted.hangs() {
@@ -181,12 +182,13 @@ impl Store {
         (Digest::of(digest.algorithm(), &bytes) == *digest).then_some(bytes)
     }
 
-    /// A blob of the runtime was found damaged: it is not served until it is another file. `false` if it is one already.
+    /// Takes note that a blob of the runtime is damaged: it is not served until its file is another one. `false` if the
+    /// file was replaced, changed or removed already.
     pub(in crate::store) fn distrust_adopted(&self, blob: &Blob) -> bool {
         self.adopted.distrust(blob)
     }
 
-    /// How many hold a blob of the runtime besides its readers.
+    /// How many owners other than its readers hold a blob of the runtime open.
     pub(in crate::store) fn keeps_open(&self, blob: &Arc<Blob>) -> usize {
         let known = self.adopted.lock();
         let open = known.open.peek(blob.digest());

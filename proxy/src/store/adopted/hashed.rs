@@ -1,4 +1,5 @@
-//! Which files of the runtime were hashed, written down: the next process hashes none of them again that is still the same.
+//! A file that says which of the runtime's files were hashed, so that the next process does not hash an unchanged file
+//! again.
 
 use std::{collections::HashMap, fs};
 
@@ -8,12 +9,12 @@ use super::{Adopted, State};
 use crate::store::{Store, file_state::FileState, layout::Layout};
 
 impl Adopted {
-    /// What an earlier process wrote down counts from now on.
+    /// Takes over what an earlier process wrote down.
     pub(in crate::store) fn remember(&self, hashed: HashMap<Digest, FileState>) {
         self.lock().hashed = hashed;
     }
 
-    /// Whether an earlier process has hashed just this file.
+    /// Whether an earlier process has hashed this very file. The record is used up by the question.
     pub(super) fn was_hashed(&self, digest: &Digest, found: FileState) -> bool {
         self.lock().hashed.remove(digest) == Some(found)
     }
@@ -24,7 +25,7 @@ impl Adopted {
         known.listed.contains_key(digest) || known.hashed.contains_key(digest)
     }
 
-    /// A line for each file that is right, if that is news.
+    /// A line for each sound file. `None` if nothing changed since the last call.
     fn lines(&self) -> Option<Vec<String>> {
         let mut known = self.lock();
         if !std::mem::take(&mut known.unwritten) {
@@ -38,7 +39,7 @@ impl Adopted {
                 State::Sound(found) => Some(line(digest, found)),
                 _ => None,
             });
-        // What was not looked at yet is as good as it was.
+        // A file that was not looked at yet keeps its line.
         let before = known
             .hashed
             .iter()

@@ -1,5 +1,5 @@
-//! What this node holds for other members, too: the tier's blobs, and those of the runtime that are hashed and that a
-//! repository is known to hold.
+//! What this node holds for other members, too: the tier's blobs, and each blob of the runtime that is hashed and that
+//! a repository is known to hold.
 
 use larder_shared::Digest;
 
@@ -7,7 +7,8 @@ use super::{Adopted, Entry, State};
 use crate::store::{self, Gone, Store, index::is_of_part, lock};
 
 impl Entry {
-    /// What other members may count on.
+    /// The entry that other members may count on; `None` if the blob is not hashed, or no repository is known to hold
+    /// it.
     pub(super) fn held(&self) -> Option<store::Entry> {
         let held = self.proven && matches!(self.state, State::Sound(_));
         held.then_some(store::Entry {
@@ -18,7 +19,7 @@ impl Entry {
 }
 
 impl Adopted {
-    /// These are not here any more; other members may have counted on some.
+    /// Takes note of entries that are not here any more, as far as other members may have counted on them.
     pub(super) fn note_gone(&self, entries: impl Iterator<Item = (Digest, Entry)>) {
         for (digest, _) in entries.filter(|(_, entry)| entry.held().is_some()) {
             self.gone.note(Gone {
@@ -28,12 +29,12 @@ impl Adopted {
         }
     }
 
-    /// What left since the last call.
+    /// The holdings that left since the last call.
     pub(in crate::store) fn take_gone(&self) -> Vec<Gone> {
         self.gone.take()
     }
 
-    /// It was used then. A blob that the runtime does not list has no such time here.
+    /// Takes note that a blob was used at `used`. Does nothing for a blob that the runtime does not list.
     pub(in crate::store) fn note_used(&self, digest: &Digest, used: u64) {
         if let Some(entry) = self.lock().listed.get_mut(digest) {
             entry.used = entry.used.max(used);
@@ -42,7 +43,8 @@ impl Adopted {
 }
 
 impl Store {
-    /// A repository is known to hold a blob of the runtime. Whether other members may count on it now and could not before.
+    /// Takes note that a repository is known to hold a blob of the runtime. Returns whether other members may count on
+    /// the blob now and could not before.
     pub fn note_proven(&self, digest: &Digest) -> bool {
         let mut known = self.adopted.lock();
         let Some(entry) = known.listed.get_mut(digest) else {
@@ -71,12 +73,12 @@ impl Store {
         self.holding(digest).is_some()
     }
 
-    /// All of them.
+    /// All blobs that this node holds for other members, too.
     pub fn holdings(&self) -> Vec<(Digest, store::Entry)> {
         self.holdings_part(0, 1)
     }
 
-    /// A part of them: those that begin with the same bits. `parts` parts are all.
+    /// One part of them, `part` of `0..parts`, by the first bits of the digest. All parts together are all holdings.
     pub fn holdings_part(&self, part: u16, parts: u16) -> Vec<(Digest, store::Entry)> {
         let mut digests = lock(&self.index).part(part, parts);
         digests.extend(self.adopted_part(part, parts));
@@ -86,7 +88,7 @@ impl Store {
         digests.into_iter().filter_map(holding).collect()
     }
 
-    /// How many they are, give or take those that lie here twice.
+    /// The number of holdings. A blob counts twice if it lies in the tier and in the runtime's store.
     pub fn count_holdings(&self) -> u64 {
         self.totals().blobs + self.adopted_part(0, 1).len() as u64
     }
@@ -100,7 +102,7 @@ impl Store {
         held.map(|(digest, _)| *digest).collect()
     }
 
-    /// What a container runs is used, whether clients ask for it or not.
+    /// A blob that a container uses counts as used, whether clients ask for it or not.
     fn used_by_containers(&self, digest: &Digest, entry: store::Entry) -> store::Entry {
         let used = entry.used.max(self.in_use().used(digest));
         store::Entry { used, ..entry }

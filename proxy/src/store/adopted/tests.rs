@@ -39,7 +39,7 @@ impl Scene {
         self.list_used(blobs, 0);
     }
 
-    /// The same, and when the runtime got them.
+    /// As `list`, with the time since which the runtime has the blobs.
     fn list_used(&self, blobs: &[(Digest, u64)], used: u64) {
         let listed = blobs
             .iter()
@@ -258,7 +258,7 @@ async fn what_the_runtime_holds_is_a_holding_once_it_is_hashed_and_proven() {
     assert!(matches!(scene.hashed(&other).await, Looked::Sound(_)));
     let held = store::Entry { size: 5000, used };
     assert_eq!(store.holdings(), [(digest, held)]);
-    // A look is no use, a client's request is.
+    // A look does not count as a use, a client's request does.
     assert!(store.peek_adopted(&digest, None).await.is_some());
     assert_eq!(store.holding(&digest), Some(held));
     assert!(scene.read(&digest).await.is_some());
@@ -271,7 +271,7 @@ async fn what_the_runtime_holds_is_a_holding_once_it_is_hashed_and_proven() {
     let parts = (0..4).map(|part| store.holdings_part(part, 4).len());
     assert_eq!(parts.sum::<usize>(), 2);
     assert_eq!(store.count_holdings(), 2);
-    // Nothing changes by a list that says the same.
+    // A list that says the same changes nothing.
     scene.list(&both);
     assert!(store.holds(&digest) && store.take_gone().is_empty());
     scene.list(&both[1..]);
@@ -284,7 +284,7 @@ async fn what_the_runtime_holds_is_a_holding_once_it_is_hashed_and_proven() {
     assert_eq!(store.take_gone(), [gone(other)]);
 }
 
-/// What a container runs is in use on this node, whoever asked for it last.
+/// A blob that a container runs is in use on this node, whichever client asked for it last.
 #[tokio::test]
 async fn a_holding_that_a_container_runs_is_as_young_as_the_report() {
     let scene = Scene::new();
@@ -364,7 +364,7 @@ async fn what_was_hashed_is_remembered_over_a_restart_and_what_changed_is_not() 
     assert!(matches!(looked, Ok(Looked::Sound(_))), "{looked:?}");
     assert!(scene.store.adopts(&same.0));
     assert!(matches!(scene.hashed(&changed.0).await, Looked::Wrong));
-    // It is written down anew, without what is wrong.
+    // The file is written anew, without the blob that is wrong.
     scene.store.write_hashed();
     let text = fs::read_to_string(scene.dir.path().join("store/adopted")).unwrap();
     assert_eq!(text.lines().count(), 1, "{text}");

@@ -113,7 +113,7 @@ fn the_class_of_a_blob_is_what_is_known_of_it() {
     }
 }
 
-/// One blob of each class, ten bytes each: how many have gone when so much room is wanted.
+/// One blob of each class, ten bytes each: how many go when so much room is wanted.
 #[test]
 fn one_class_goes_after_the_other_and_what_stays_stays() {
     use Class::{Expired, Idle, InUse, Spare, Stays, Warm};
@@ -140,7 +140,7 @@ fn one_class_goes_after_the_other_and_what_stays_stays() {
         let gone = victims(&mut all.clone(), wanted, |_| false);
         assert_eq!(gone, order[..count], "{wanted}");
     }
-    // What a client reads stays, and the next one goes in its place.
+    // A blob that a client reads stays, and the next one goes in its place.
     let gone = victims(&mut all.clone(), 25, |digest| *digest == name(6));
     assert_eq!(gone, [7, 5, 4].map(name));
 }
@@ -157,7 +157,7 @@ fn class() -> impl Strategy<Value = Class> {
 }
 
 proptest! {
-    /// Enough goes if enough may go, and nothing of a later class, or used later, while an earlier one that may go stays.
+    /// Enough goes if enough may go. No blob goes while another that comes before it in the order, and may go, stays.
     #[test]
     fn just_enough_in_order(
         blobs in prop::collection::vec((1u64..100, 0u64..1000, class(), prop::bool::weighted(0.2)), 1..40),
@@ -190,7 +190,7 @@ proptest! {
         }
     }
 
-    /// Whatever else is known: what is pinned, or in use with no other copy, is never chosen.
+    /// Whatever else is known, a blob that is pinned, or in use with no other copy, is never chosen.
     #[test]
     fn what_has_no_other_copy_is_never_chosen(in_use: bool, pinned: bool, expired: bool, surplus: bool, warm: bool) {
         let facts = Facts {

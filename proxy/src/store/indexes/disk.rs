@@ -1,4 +1,4 @@
-//! What is done with the files: all of it waits for the disk.
+//! Reading, writing and comparing the files of indexes. All of it waits for the disk.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -16,7 +16,7 @@ use larder_shared::{Algorithm, Digest};
 use super::{Indexes, IsSigned, Lies, Made, NotKept, OpenIndex, Other, WrongIndex, wrong};
 use crate::store::lock;
 
-/// What the name of another member's index ends in.
+/// The suffix of the file of another member's index.
 pub(in crate::store) const FOREIGN: &str = "foreign";
 
 impl Indexes {
@@ -47,18 +47,18 @@ impl Indexes {
         lock(&self.state).wrong = wrong::read(&self.layout.wrong_indexes());
     }
 
-    /// The index of a layer: the own one before another member's (blocking: reads and checks all of it). A damaged one is
-    /// removed.
+    /// The index of a layer: this node's own, or else another member's (blocking: reads and checks all of it). A
+    /// damaged file is removed.
     pub fn open(&self, layer: &Digest) -> Option<OpenIndex> {
         [Made::Here, Made::Elsewhere]
             .into_iter()
             .find_map(|made| self.open_made(layer, made))
     }
 
-    /// The same for the one that was made so.
+    /// As [`Self::open`], for the one index that was made `made`.
     pub fn open_made(&self, layer: &Digest, made: Made) -> Option<OpenIndex> {
         let file = self.file(layer, made)?;
-        // It was believed before it was kept, and nobody else writes here.
+        // Its proof was checked before it was kept, and no other program writes here.
         match envelope::open(&mut &file, layer, None, |_| true) {
             Ok((index, envelope)) => Some(OpenIndex {
                 index,
@@ -100,8 +100,8 @@ impl Indexes {
         }
     }
 
-    /// What may be given to another member: an index that was made here, and its envelope as it lies there (blocking: reads
-    /// the envelope alone). The receiver checks all of it.
+    /// An index that was made here, for another member, with its envelope (blocking: reads the envelope alone). The
+    /// receiver checks all of it.
     pub fn give(&self, layer: &Digest) -> Option<(File, Envelope)> {
         let file = self.file(layer, Made::Here)?;
         let envelope = envelope::envelope(&mut &file).ok()?;
@@ -126,13 +126,13 @@ impl Indexes {
         envelope.proof = sign(&envelope);
         (&file).write_all(&envelope.bytes())?;
         file.sync_all()?;
-        // Before the own one is there: what is wrong must not come back when this is interrupted.
+        // This comes before the own index is in place: if it is interrupted, a wrong index must not be believed again.
         let other = self.judge(layer, Ok(&index))?;
         self.put(built, layer, Made::Here, file.metadata()?.len())?;
         Ok(other)
     }
 
-    /// A layer that is whole here has no index, so another member's is wrong (blocking).
+    /// Disproves another member's index of a layer that is whole here and that has no index (blocking).
     pub fn judge_refused(&self, layer: &Digest, refused: &Refused) -> io::Result<Other> {
         self.judge(layer, Err(refused))
     }
@@ -172,12 +172,12 @@ impl Indexes {
             .quarantine()
             .join(format!("index-{}", layer.hex()));
         let from = self.path(layer, Made::Elsewhere);
-        // From now on nothing opens it.
+        // From here on no caller opens it.
         self.note(*layer, Made::Elsewhere, None);
         self.disproved.notify_waiters();
         let moved = self.layout.put_in_place(&from, &aside, true);
         let moved = moved.or_else(|_| fs::remove_file(&from));
-        // It is looked at for a day from now on.
+        // The quarantine keeps it for a day from now.
         let touched = File::open(&aside).and_then(|file| {
             let stamp = self.layout.clock().stamp();
             file.set_modified(stamp)
@@ -187,8 +187,8 @@ impl Indexes {
         Ok(wrong)
     }
 
-    /// Keeps an index that came from elsewhere, if all of it holds: the file at `came` has the index with its envelope
-    /// (blocking). Nothing of it is parsed before `is_signed` says that its proof is right.
+    /// Keeps an index that came from elsewhere, if all of it holds (blocking). The file at `came` has the index with
+    /// its envelope. The index is not parsed before `is_signed` says that its proof is right.
     pub fn keep(
         &self,
         came: &Path,
@@ -201,7 +201,7 @@ impl Indexes {
         if self.is_wrong(&envelope) {
             return Err(NotKept::Disproved(envelope.maker()));
         }
-        // One that was made here stays the better one.
+        // An index that was made here is better than another member's.
         if self.has(layer) == Some(Made::Here) {
             fs::remove_file(came)?;
         } else {
@@ -229,10 +229,10 @@ impl Indexes {
         let _ = fs::remove_file(self.path(layer, made));
     }
 
-    /// A new file for an index on its way (blocking).
+    /// Creates a temporary file for an index (blocking).
     pub fn create_tmp(path: &Path) -> io::Result<File> {
         let mut options = OpenOptions::new();
-        // Layers may be private.
+        // For the owner alone: layers may be private.
         options
             .read(true)
             .write(true)

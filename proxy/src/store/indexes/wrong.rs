@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 use super::{Indexes, OpenIndex};
 use crate::{clock::unix_now, store::lock};
 
-/// So many are remembered, the last ones.
+/// The most that are remembered. The oldest are forgotten first.
 const REMEMBERED: usize = 100;
 
-/// Nothing of their maker is believed for so long, in seconds; and they are shown for so long.
+/// For so many seconds no index of the same maker is believed, and a wrong index is shown.
 const MAKER: u64 = 24 * 3600;
 const SHOWN: u64 = 7 * 24 * 3600;
 
-/// One of them.
+/// One disproved index.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct WrongIndex {
     pub layer: Digest,

@@ -1,4 +1,5 @@
-//! What an earlier process left of a partial: which bytes are present, how far they are hashed, and whose they are.
+//! What an earlier process left of a partial: which bytes are present, how far they are hashed, and where they came
+//! from.
 
 use std::{
     collections::BTreeSet,
@@ -16,12 +17,12 @@ use crate::{store::layout::Layout, sys::disk};
 #[derive(Serialize, Deserialize)]
 pub(in crate::store) struct Checkpoint {
     pub(in crate::store) size: u64,
-    /// The registry that the bytes come from: another's word does not open them (promise P16).
+    /// The registry that the bytes come from. Another registry's answer gives no right to them (promise P16).
     pub(super) registry: RegistryName,
     pub(super) boot_id: String,
     pub(super) spans: Vec<(u64, u64)>,
     pub(in crate::store) hashed: u64,
-    /// The hasher's state, base64, and of which format it is. Those that did not say had the first.
+    /// The hasher's state, base64, and its format. A checkpoint that names no format has the first.
     pub(super) midstate: String,
     #[serde(default = "first_format")]
     pub(super) hasher: u32,
@@ -41,7 +42,7 @@ const fn first_format() -> u32 {
     1
 }
 
-/// What can be gone on with.
+/// The partial of `digest` that an earlier process left, if a fill can go on with it.
 pub(super) fn left_behind(
     layout: &Layout,
     digest: &Digest,
@@ -89,7 +90,8 @@ fn read_checkpoint(layout: &Layout, digest: &Digest) -> Option<(Checkpoint, Hash
     checkpoint(&text, digest, &disk::boot_id())
 }
 
-/// What the text says of the partial of `digest`, if that can be, and if the machine was not started again since.
+/// What the text says of the partial of `digest`. `None` if the text contradicts itself, or if the machine was started
+/// again since.
 pub(in crate::store) fn checkpoint(
     text: &[u8],
     digest: &Digest,
@@ -126,7 +128,7 @@ fn checkpoints(layout: &Layout, algorithm: Algorithm) -> impl Iterator<Item = Di
     })
 }
 
-/// Lists the partials that an earlier process left (blocking): requests ask for them without a look at the disk.
+/// Lists the partials that an earlier process left, so that requests need not look at the disk (blocking).
 pub(in crate::store) fn list_left(layout: &Layout) {
     for algorithm in Algorithm::ALL {
         let found: Vec<Digest> = checkpoints(layout, algorithm).collect();
@@ -134,7 +136,7 @@ pub(in crate::store) fn list_left(layout: &Layout) {
     }
 }
 
-/// Removes checkpoints whose file is not there: a kill came between a commit's rename and its last step.
+/// Removes checkpoints whose partial is not there: a kill came between a commit's rename and its last step.
 pub(in crate::store) fn sweep_strays(layout: &Layout, algorithm: Algorithm) {
     for digest in checkpoints(layout, algorithm) {
         if !layout.partial(&digest).exists() {
@@ -143,7 +145,7 @@ pub(in crate::store) fn sweep_strays(layout: &Layout, algorithm: Algorithm) {
     }
 }
 
-/// Removes a checkpoint: its partial is not left for anybody.
+/// Removes a checkpoint, so that no fill goes on with its partial.
 pub(in crate::store) fn remove_spans(layout: &Layout, digest: &Digest) -> io::Result<()> {
     layout.left().remove(digest);
     remove_if_there(&layout.spans(digest))

@@ -1,8 +1,8 @@
-//! The hash of a partial: it follows the contiguous prefix, taken once, on the way in.
+//! The hash of a partial. It follows the contiguous prefix, and takes in each byte once, on the way in.
 //!
-//! What was just written at the end of the prefix waits here in memory for its turn; what came out of order is read
-//! back from the page cache. One caller at a time hashes, for as long as there is something to hash, so no thread has
-//! to be found between one piece and the next.
+//! A piece that was just written at the end of the prefix waits here in memory for its turn. Bytes that came out of
+//! order are read back from the page cache. One caller at a time hashes, for as long as there is something to hash. So
+//! no thread has to be found between one piece and the next.
 
 use std::{
     collections::VecDeque,
@@ -26,7 +26,7 @@ const READ_BACK: u64 = 1 << 20;
 pub struct Piece {
     pub start: u64,
     pub chunks: Vec<Bytes>,
-    /// Its room in memory, given back with the piece.
+    /// The permit for its memory, released when the piece is dropped.
     pub room: Option<OwnedSemaphorePermit>,
 }
 
@@ -46,9 +46,10 @@ enum Next {
 }
 
 pub(super) struct Prefix {
-    /// The hasher, and how many bytes it has seen. The thread that hashes takes it and puts it back: it is never locked for long.
+    /// The hasher, and how many bytes it has seen. The thread that hashes works on a copy and puts it back, so the lock
+    /// is never held for long.
     hashed: Mutex<(Hasher, u64)>,
-    /// What follows beside the hash, if it has from the first byte on. Only the thread that hashes changes it.
+    /// The checksums, if they have followed from the first byte on. Only the thread that hashes adds to them.
     sums: Mutex<Option<Sums>>,
     queue: Mutex<Queue>,
     idle: Condvar,
@@ -95,17 +96,17 @@ impl Prefix {
         lock(&self.sums).take()
     }
 
-    /// Why a read failed since the last question.
+    /// Why a read failed since the last call.
     pub(super) fn failure(&self) -> Option<io::Error> {
         lock(&self.queue).failed.take()
     }
 
-    /// Takes in what was just written, if it belongs to the prefix, which ends at `present_to` of any byte of it.
-    /// Whether the caller has to call [`Self::follow`].
+    /// Takes in a piece that was just written, if it belongs to the prefix. `present_to` gives the end of the present
+    /// run that holds a byte. Returns whether the caller has to call [`Self::follow`].
     pub(super) fn push(&self, piece: Piece, present_to: impl Fn(u64) -> u64) -> bool {
         let mut queue = lock(&self.queue);
         let range = piece.range();
-        // What lies behind a gap is read back when the gap is closed, and so is what overlaps.
+        // A piece behind a gap is read back when the gap is closed. So is a piece that overlaps with what is queued.
         if queue.end <= range.start && range.start <= present_to(queue.end) {
             let before = Range::new(queue.end, range.start);
             if !before.is_empty() {
@@ -117,7 +118,8 @@ impl Prefix {
         !queue.running
     }
 
-    /// Hashes until nothing is left to hash. Returns at once if another caller does, unless this one wants to `wait`.
+    /// Hashes until nothing is left to hash. While another caller hashes, it returns at once, or with `wait` waits for
+    /// its turn.
     pub(super) fn follow(
         &self,
         file: &File,
@@ -147,7 +149,7 @@ impl Prefix {
                 Some(next) => {
                     drop(queue);
                     let done = self.take(file, &next);
-                    // Gives its room back.
+                    // Releases the piece's memory.
                     drop(next);
                     queue = lock(&self.queue);
                     done.map(|()| true)

@@ -15,7 +15,7 @@ pub struct OfImage {
     pub layers: Vec<(Digest, Option<Digest>)>,
     /// Why not all of them are ready, if that is so.
     pub why: Option<String>,
-    /// A person can do something about it, or has decided so.
+    /// The reason is worth showing: a person can change it, or has decided so.
     pub is_news: bool,
 }
 
@@ -50,7 +50,7 @@ impl Ready {
         (named, state.known.idle.clone())
     }
 
-    /// How far an image's layers are offered. `None` if the last look did not find it.
+    /// How many of an image's layers are offered. `None` if the last look did not find the image.
     pub fn of_image(&self, name: &str) -> Option<ReadyLayers> {
         let state = lock(&self.state);
         let image = state.known.images.get(name)?;

@@ -1,21 +1,21 @@
 //! The life of a ready file that was offered: a pure decision.
 //!
-//! containerd records the path of a file for good and looks at it at each mount. It tells nobody when it does so, and nobody
-//! can ask it to wait. So a file goes in two steps. First it is set aside, to a name that no runtime looks for: from then
-//! on no snapshot can begin to refer to it. Then a report of the runtime that was begun later says whether one has begun
-//! to before. If so the file comes back. If not, it is removed, once the report was begun so much later that a snapshot for
-//! which the runtime had just found the file is among those that it lists.
+//! containerd records the path of a file for good, and looks at it at each mount. It does not announce a mount, and
+//! cannot be asked to wait. So a file goes in two steps. First larder sets it aside, to a name that no runtime looks
+//! for: from then on no snapshot can begin to refer to it. Then a report that the runtime began later says whether a
+//! snapshot refers to it already. If so, the file comes back. If not, larder removes it, once a report began more than
+//! 10 s later: such a report lists also a snapshot for which the runtime had just found the file.
 //!
 //! ```text
 //! Offered -- is to go, a fresh report says that nothing refers to it --> Aside
 //! Aside ---- a report that began later: something refers to it --------> Offered
-//! Aside ---- a report that began 10 s later: nothing refers to it -----> (removed)
+//! Aside ---- a report that began >10 s later: nothing refers to it ----> (removed)
 //! Aside ---- no such report comes ------------------------------------> Offered
 //! ```
 
 use std::time::Duration;
 
-/// Where a file stands.
+/// The state of a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
     /// Under the name that the runtime looks for.
@@ -29,7 +29,7 @@ pub enum Phase {
 pub struct Told {
     /// When the runtime began to answer (Unix time).
     pub at: u64,
-    /// It is the latest word, and not old.
+    /// It is the latest report, and not old.
     pub fresh: bool,
 }
 
@@ -38,16 +38,17 @@ pub struct Told {
 pub enum Step {
     Nothing,
     SetAside,
-    /// The clock went back: what it said when the file was set aside compares with nothing.
+    /// The clock went back, so the time at which the file was set aside compares with nothing: the wait begins again.
     WaitAnew,
     BringBack,
     Remove,
 }
 
-/// Between the moment in which the runtime finds a file and the one in which it lists a snapshot that refers to it.
+/// The longest time between the moment in which the runtime finds a file and the one in which it lists a snapshot that
+/// refers to that file.
 const SETTLES: Duration = Duration::from_secs(10);
 
-/// A report that tells more is waited for this long: containers that use the file cannot start meanwhile.
+/// How long a file that is set aside waits for a report: containers that use it cannot start meanwhile.
 const PATIENCE: Duration = Duration::from_mins(6);
 
 /// The next step of a file. `goes` says whether it is to go, `referred` whether a snapshot refers to it by the latest
@@ -57,7 +58,7 @@ pub fn next(phase: Phase, goes: bool, referred: bool, told: Option<Told>, now: u
         (Phase::Offered, Some(told)) if goes && told.fresh && !referred => Step::SetAside,
         (Phase::Offered, _) => Step::Nothing,
         (Phase::Aside { since }, _) if now < since => Step::WaitAnew,
-        // Of two times within one second it is not known which was earlier.
+        // Times are whole seconds: of two equal ones it is not known which was earlier.
         (Phase::Aside { since }, Some(told))
             if !referred && told.at > since + SETTLES.as_secs() && told.at <= now =>
         {
@@ -139,7 +140,7 @@ mod tests {
         }
     }
 
-    /// What may happen around a file, one a second.
+    /// An event around a file; three of them happen in a second.
     #[derive(Clone, Copy, Debug)]
     enum Event {
         /// The runtime looks the file up. If it is there, a snapshot will refer to it.
@@ -152,13 +153,13 @@ mod tests {
         Ask,
         /// The report is in its place.
         Answer,
-        /// larder looks.
+        /// larder takes the file's next step.
         Look,
         Nothing,
     }
 
     proptest! {
-        /// Whatever comes in between, no file is removed to which a snapshot refers.
+        /// In whatever order events come, no file is removed to which a snapshot refers.
         #[test]
         fn what_a_snapshot_refers_to_is_never_removed(
             events in proptest::collection::vec(
@@ -175,7 +176,7 @@ mod tests {
             let mut asking: Option<(u64, bool)> = None;
             let mut told: Option<(Told, bool)> = None;
             for (second, event) in events.into_iter().enumerate() {
-                // Several things happen within one second.
+                // Several events happen within one second.
                 let now = 1000 + second as u64 / 3;
                 if found.is_some_and(|at| now >= at + SETTLES.as_secs()) {
                     (snapshot, found) = (true, None);

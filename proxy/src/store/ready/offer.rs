@@ -14,8 +14,8 @@ use super::{ASIDE, OFFERED, ORIGIN, Origin, Ready, ReadyFile, life::Phase, make_
 use crate::store::lock;
 
 impl Ready {
-    /// Offers a layer that is not whole here: a link to `target`, where it can be read (blocking). It takes `bytes` of the
-    /// `whole`. `false` if there is something under this diffID.
+    /// Offers a layer that is not whole here, by a link to `target`, where it can be read (blocking). It takes `bytes`
+    /// now, of the `whole` that it will take. `false` if this diffID has a file or a link already.
     pub fn stream(
         &self,
         target: &Path,
@@ -30,7 +30,7 @@ impl Ready {
         }
         make_dir(shard)?;
         self.write_origin(diff_id, &origin)?;
-        // Nothing but this adds files to the directory, one at a time; what an earlier process left is listed.
+        // The name is free: only larder adds files here, one at a time, and it has listed what an earlier process left.
         symlink(target, &path)?;
         let file = ReadyFile {
             origin: Some(origin),
@@ -59,7 +59,7 @@ impl Ready {
         streaming.map(|(id, file)| (*id, file.clone())).collect()
     }
 
-    /// A layer that streams takes so much room now, of what it will take.
+    /// Takes note that a layer that streams takes `bytes` now, of the `whole` that it will take.
     pub fn has_grown(&self, diff_id: &Digest, bytes: u64, whole: u64) {
         let mut state = lock(&self.state);
         if let Some(file) = state.files.get_mut(diff_id)
@@ -69,7 +69,7 @@ impl Ready {
         }
     }
 
-    /// Offers the file at `made`, which is whole and on disk (blocking). One that is there already stays.
+    /// Offers the file at `made`, which is whole and on disk (blocking). A whole file that is there already stays.
     pub fn offer(&self, made: &Path, diff_id: &Digest, mut origin: Origin) -> io::Result<()> {
         let path = self.path(diff_id, OFFERED);
         let shard = path.parent().unwrap_or(&self.dir);
@@ -91,7 +91,8 @@ impl Ready {
         origin.mounted = link.and_then(|origin| origin.mounted.clone());
         self.write_origin(diff_id, &origin)?;
         let was_link = before.is_some();
-        // In the place of a link it takes over the link's snapshots, and comes back from aside by itself.
+        // A file that replaces a link takes over the link's snapshots. If the link is aside, so is the file, until a
+        // round brings it back.
         let (phase, references) = match before {
             Some(link) => (link.phase, link.references),
             None => (Phase::Offered, 0),
@@ -102,7 +103,7 @@ impl Ready {
         };
         if let Err(error) = fs::rename(made, self.path(diff_id, end)) {
             if !was_link {
-                // It speaks for nothing.
+                // Without its file the record says nothing.
                 let _ = fs::remove_file(self.path(diff_id, ORIGIN));
             }
             return Err(error);
@@ -125,10 +126,10 @@ impl Ready {
         File::open(shard)?.sync_all()
     }
 
-    /// Keeps all others from changing the names of a file. `None` while another one changes them.
+    /// Keeps other tasks from changing the names of a file. `None` while another one changes them.
     pub(super) fn moving(&self, diff_id: &Digest) -> Option<Moving<'_>> {
         let mut state = lock(&self.state);
-        // Not before it is known: dropping one takes the mark away.
+        // The guard is made only if the mark is its own: dropping a guard takes the mark away.
         let free = state.moving.insert(*diff_id);
         drop(state);
         free.then(|| Moving {
@@ -137,7 +138,7 @@ impl Ready {
         })
     }
 
-    /// Another image, or another ground, speaks for a file from now on (blocking).
+    /// Records the image and the ground for which a file is offered from now on (blocking).
     pub fn set_origin(&self, diff_id: &Digest, mut origin: Origin) {
         let before = self.file(diff_id).and_then(|file| file.origin);
         origin.mounted = before.and_then(|before| before.mounted);
@@ -155,7 +156,7 @@ impl Ready {
         let written = (|| {
             let mut file = File::create(&tmp)?;
             file.write_all(&text)?;
-            // On disk before its file is: without it nothing says why the file may be offered.
+            // On disk before its file is: without the record nothing says why the file may be offered.
             file.sync_all()?;
             fs::rename(&tmp, path)
         })();

@@ -1,4 +1,4 @@
-//! The directory is opened once, and what an earlier process left there is listed.
+//! Opens the directory, once, and lists what an earlier process left there.
 
 use std::{
     fs, io,
@@ -22,13 +22,13 @@ impl Store {
         self.ready.get()
     }
 
-    /// Offers ready files in `dir` from now on (blocking). `false` while another larder does.
+    /// Offers ready files in `dir` from now on (blocking). `false` while another larder offers files there.
     pub fn open_ready(&self, dir: &Path) -> io::Result<bool> {
         if self.is_held()
             && self.ready.get().is_none()
             && let Some(ready) = Ready::open(dir, self.clock())?
         {
-            // This is called by one task, one time after the other.
+            // One task makes this call, one time after the other, so no other call has set it.
             let _ = self.ready.set(ready);
         }
         Ok(self.ready.get().is_some())
@@ -41,8 +41,8 @@ impl Store {
 }
 
 impl Ready {
-    /// Opens the directory, making it when it is not there, and lists what an earlier process left (blocking). `None` while
-    /// another larder has it.
+    /// Opens the directory, making it when it is not there, and lists what an earlier process left (blocking). `None`
+    /// while another larder has it.
     pub(super) fn open(dir: &Path, clock: Clock) -> io::Result<Option<Self>> {
         let tmp = dir.join("tmp");
         make_dir(dir)?;
@@ -68,7 +68,7 @@ impl Ready {
                 };
                 let phase = match end {
                     OFFERED => Phase::Offered,
-                    // A report that is newer than this start decides.
+                    // A report that is newer than this start decides what becomes of it.
                     ASIDE => Phase::Aside { since: unix_now() },
                     ORIGIN => {
                         // A link counts, wherever it leads.
@@ -115,7 +115,7 @@ impl Ready {
     }
 }
 
-/// Whether there is something of this name. What a link leads to is not looked at: this process serves it, later.
+/// Whether there is something of this name. A link is not followed: this process will serve its target, later.
 fn is_there(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
 }

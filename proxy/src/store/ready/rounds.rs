@@ -1,4 +1,4 @@
-//! Rounds: which ready files are to go, and the next step of each.
+//! Rounds: the choice of ready files that go, and the next step of each file.
 
 use std::{fs, io, time::Duration};
 
@@ -11,8 +11,9 @@ use super::{
 use crate::{clock::unix_now, store::lock};
 
 impl Ready {
-    /// One round: files that are older than `ttl` go, and of the others, those that were not used for longest, until `over`
-    /// bytes are on their way out; then each file takes its next step (blocking). The bytes that went or are on their way.
+    /// One round (blocking). Files that are older than `ttl` go, and of the others the least recently used, until
+    /// `over` bytes are on their way out. Then each file takes its next step. Returns the bytes that went or are on
+    /// their way out.
     pub(in crate::store) fn round(&self, over: u64, ttl: Option<Duration>) -> u64 {
         let steps = {
             let mut state = lock(&self.state);
@@ -55,7 +56,7 @@ impl Ready {
             match file.goes {
                 Some(Cause::Withdrawn) => {}
                 _ if old => file.goes = Some(Cause::Expired),
-                // What is aside already goes on its way.
+                // A file that is aside already stays on its way out.
                 Some(_) if file.phase != Phase::Offered => {}
                 _ => file.goes = None,
             }
@@ -80,7 +81,7 @@ impl Ready {
         }
     }
 
-    /// Takes one step. The bytes that went.
+    /// Takes one step. Returns the bytes that went.
     fn take(&self, diff_id: &Digest, step: Step) -> io::Result<u64> {
         // Another file may be taking its place: the next round looks again.
         let Some(_moving) = self.moving(diff_id) else {
@@ -91,14 +92,14 @@ impl Ready {
             Step::Nothing => return Ok(0),
             Step::SetAside => {
                 match fs::rename(&offered, &aside) {
-                    // Somebody else has removed it.
+                    // Another program has removed it.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {
                         lock(&self.state).files.remove(diff_id);
                         return Ok(0);
                     }
                     done => done?,
                 }
-                // Only now does the second count.
+                // The time is taken after the rename: only from now on can no snapshot begin to refer to the file.
                 Phase::Aside { since: unix_now() }
             }
             Step::WaitAnew => Phase::Aside { since: unix_now() },

@@ -75,7 +75,7 @@ impl Scene {
         self.ready().told(Some(told), Some(&references));
     }
 
-    /// Lets all that is aside have been there for a while.
+    /// Makes every file that is aside older.
     fn later(&self) {
         for file in lock(&self.ready().state).files.values_mut() {
             if let Phase::Aside { since } = &mut file.phase {
@@ -90,7 +90,7 @@ fn a_file_that_nothing_refers_to_goes_when_a_newer_report_says_so() {
     let scene = Scene::new();
     scene.offer("a");
     assert!(scene.is_offered("a"));
-    // No report: it stays, whatever is wanted.
+    // Without a report the file stays, whatever room is wanted.
     assert_eq!(scene.ready().round(1, None), 0);
     assert!(scene.is_offered("a"));
     scene.told(0, &[]);
@@ -119,7 +119,7 @@ fn a_file_that_a_snapshot_began_to_refer_to_comes_back() {
     scene.ready().round(1, None);
     assert!(scene.is_offered("a"));
     assert_eq!(scene.ready().totals().kept, scene.ready().totals().bytes);
-    // It stays for as long as it is referred to, also if it may not be offered any more.
+    // A file stays while a snapshot refers to it, even if it may not be offered any more.
     scene.ready().withdraw(&diff_id("a"), true);
     scene.ready().round(u64::MAX, Some(Duration::ZERO));
     assert!(scene.is_offered("a"));
@@ -199,7 +199,8 @@ fn the_names_of_a_file_are_changed_by_one_at_a_time() {
     assert!(ready.moving(&one).is_some());
 }
 
-/// A link counts as offered and not as made; a whole file takes its place, and it is known that it was a link.
+/// A link counts as offered and not as made. A whole file takes its place, and the file's origin says that it was a
+/// link.
 #[test]
 fn a_link_is_offered_until_its_file_is_made() {
     let mut scene = Scene::new();

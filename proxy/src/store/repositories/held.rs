@@ -1,7 +1,8 @@
-//! Which digests a registry's repositories are known to hold, without reading their logs for each question.
+//! The digests that a registry's repositories are known to hold, without reading their logs for each question.
 //!
-//! Hashes, and for each one repository that holds it: what is not here is held by none, what is here is looked up there.
-//! Made from all logs when it is first asked for; from then on it learns with the records.
+//! The list has hashes of registry and digest, and for each hash one repository that holds the digest. A digest that is
+//! not on the list is held by no repository. One that is on it is looked up in that repository's record. The list is
+//! made from all logs when it is first asked for, and then learns with the records.
 
 use std::{
     collections::HashMap,
@@ -24,7 +25,7 @@ pub(super) type Name = Arc<(RegistryName, Repository)>;
 pub(super) struct Held {
     hasher: RandomState,
     holders: Mutex<HashMap<u64, Name>>,
-    /// The list was asked for: it is worth learning.
+    /// The list was asked for, so it has to learn.
     wanted: AtomicBool,
     /// All logs have been looked through; locked while they are.
     pub(super) whole: tokio::sync::Mutex<bool>,
@@ -35,7 +36,7 @@ impl Held {
         self.hasher.hash_one((registry, digest))
     }
 
-    /// A repository holds a digest.
+    /// Takes note that a repository holds a digest.
     pub(super) fn note(&self, name: &Name, digest: &Digest) {
         if self.wanted.load(Ordering::Acquire) {
             let hash = self.hash(&name.0, digest);
@@ -47,13 +48,13 @@ impl Held {
         self.wanted.store(true, Ordering::Release);
     }
 
-    /// The repository that may hold a digest; no other is known to.
+    /// The repository that may hold a digest. The list knows no other that does.
     pub(super) fn holder(&self, registry: &RegistryName, digest: &Digest) -> Option<Name> {
         let hash = self.hash(registry, digest);
         lock(&self.holders).get(&hash).cloned()
     }
 
-    /// The repository that was noted holds the digest no longer.
+    /// Takes note that the listed repository holds the digest no longer.
     pub(super) fn forget(&self, registry: &RegistryName, digest: &Digest) {
         let hash = self.hash(registry, digest);
         lock(&self.holders).remove(&hash);

@@ -24,7 +24,8 @@ pub struct Repositories {
 /// Repositories held in memory at once. One that falls out is read again from its log.
 pub(super) const LOADED: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
-/// Of these at most so many are passed over because their lines are not written yet.
+/// When a record has to fall out, at most this many are passed over because their lines are not written yet, or their
+/// log is being read.
 const UNWRITTEN: usize = 256;
 
 impl Repositories {
@@ -38,7 +39,7 @@ impl Repositories {
         }
     }
 
-    /// Adds what the logs say to the records that were made while they were another larder's (blocking).
+    /// Adds what the logs say to the records that were made while another larder had the logs (blocking).
     pub(in crate::store) fn take_over(&self) {
         for record in self.all_loaded() {
             record.read();
@@ -48,7 +49,7 @@ impl Repositories {
     /// Writes what the disk has not taken so far (blocking).
     pub fn flush(&self) {
         for record in self.all_loaded() {
-            // No request has read it since it was made: a fill goes on without its log.
+            // No request has read the log since the record was made: a fill goes on without it.
             if record.is_to_be_read() {
                 record.read();
             }
@@ -68,7 +69,7 @@ impl Repositories {
         record
     }
 
-    /// The same, but without reading the log if it is not read yet: asks nothing of the disk.
+    /// As [`Self::get`], but without reading the log if it is not read yet: asks nothing of the disk.
     pub fn seen(&self, registry: &RegistryName, repository: &Repository) -> Arc<RepositoryRecord> {
         let key = (registry.clone(), repository.clone());
         let mut loaded = lock(&self.loaded);
@@ -77,8 +78,8 @@ impl Repositories {
         }
         let record = Arc::new(RepositoryRecord::unread(self, key.clone()));
         let mut fallen = loaded.push(key, Arc::clone(&record));
-        // What is in memory alone must not be forgotten, nor a log be read twice that hangs. A disk that does so has more
-        // than a few of them.
+        // Lines that are in memory alone must not be forgotten, and a log whose read hangs must not be read twice. A
+        // disk that hangs has more than a few such records.
         for _ in 0..UNWRITTEN {
             match fallen {
                 Some((key, fell)) if fell.stays() => fallen = loaded.push(key, fell),

@@ -14,7 +14,7 @@ use std::{
 use super::lock;
 use crate::store::Journal;
 
-/// Threads that write at once. A disk that hangs takes no more.
+/// Threads that write at once. A disk that hangs ties up no more than these.
 const THREADS: usize = 4;
 
 /// One repository's file, and what it has not taken yet.
@@ -58,7 +58,7 @@ struct Queue {
 }
 
 impl Writers {
-    /// Has what waits for `log` written, soon.
+    /// Queues a log, so that a thread soon writes the lines that wait for it.
     pub(super) fn write(&self, log: &Arc<Log>) {
         if log.queued.swap(true, Ordering::AcqRel) {
             return;
@@ -83,7 +83,7 @@ impl Writers {
                 };
                 log
             };
-            // Before the lines are taken: what comes later is queued again.
+            // Before the lines are taken, so that a later line queues the log again.
             log.queued.store(false, Ordering::Release);
             log.write();
         }

@@ -12,14 +12,14 @@ use crate::{store::layout::Layout, sys::Calls};
 /// Whether a record knows what its log says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Reading {
-    /// No thread has begun to read it. What is said meanwhile waits in memory.
+    /// No thread has begun to read the log. New lines wait in memory.
     Not,
     UnderWay,
     Done,
 }
 
 impl RepositoryRecord {
-    /// What the log says. One that is mostly history is rewritten.
+    /// What the log says. A log that is mostly history is rewritten.
     fn parsed(&self, layout: &Layout, path: &Path) -> Known {
         let text = fs::read(path).unwrap_or_else(|error| {
             if error.kind() != io::ErrorKind::NotFound {
@@ -33,14 +33,14 @@ impl RepositoryRecord {
         if lines > 64 && lines > 4 * live {
             let _ = layout.write_atomic(path, &known.text(), false);
         } else if torn {
-            // The next line must not become a part of it.
+            // The next line must not be joined to the torn one.
             let _ = append(path, b"\n");
         }
         known
     }
 
-    /// Reads the log, if it is not read yet: what it says comes before what was learned without it (blocking). Another
-    /// larder's log is not read: it goes on without us, and what it says now would be old when it is used.
+    /// Reads the log, if it is not read yet (blocking). What the log says is older than what was learned without it.
+    /// Another larder's log is not read: its owner goes on writing, so what it says now would be old when it is used.
     pub(super) fn read(&self) {
         if self.is_read() || !self.layout.claim().is_held() {
             return;
@@ -69,7 +69,7 @@ impl RepositoryRecord {
         *self.reading.borrow() == Reading::Done
     }
 
-    /// Whether the log is still to be read. Then it is the caller that reads it.
+    /// Whether no thread has begun to read the log. If so, the caller has to read it.
     pub(super) fn is_to_be_read(&self) -> bool {
         self.layout.claim().is_held()
             && self.reading.send_if_modified(|reading| {
@@ -81,7 +81,7 @@ impl RepositoryRecord {
             })
     }
 
-    /// Whether it must not be forgotten yet.
+    /// Whether the record must stay in memory: its log is being read, or it has lines that wait.
     pub(super) fn stays(&self) -> bool {
         *self.reading.borrow() == Reading::UnderWay || !self.log.lines.waiting().is_empty()
     }
@@ -90,7 +90,7 @@ impl RepositoryRecord {
     pub(in crate::store) async fn ready(self: Arc<Self>, calls: Calls) {
         if self.is_to_be_read() {
             let record = Arc::clone(&self);
-            // It goes on when no caller waits for it any more.
+            // The read goes on when no caller waits for it any more.
             tokio::spawn(async move { calls.to_its_end(move || record.read()).await });
         }
         let mut reading = self.reading.subscribe();

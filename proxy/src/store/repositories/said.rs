@@ -1,8 +1,8 @@
-//! What a registry said that tags point to, besides its answers to a pull: where the manifest did not come, because a client
-//! that has it asks for no more; and in a list of tags.
+//! What a registry said that tags point to, besides its answers to pulls. There are two kinds: answers to a client that
+//! has the manifest and asks for no more, and lists of tags.
 //!
-//! In an outage the first answers the same question, a HEAD; the second is newer than an older answer. Both open nothing, and
-//! hold nothing in the store.
+//! In an outage, answers of the first kind serve the same question, a HEAD. The second kind is newer than an older
+//! answer. Neither gives a right to content, and neither keeps content in the store.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -10,19 +10,19 @@ use larder_shared::{Tag, TagRecord};
 
 use crate::clock::unix_age;
 
-/// Tags of a repository of which this is kept. A client may ask for any of them.
+/// The most tags of a repository of which this is kept: a client may ask for any tag.
 const MOST: usize = 256;
 
-/// How long it is kept without being said again.
+/// How long a record is kept if the registry does not say it again.
 const KEPT: Duration = Duration::from_hours(30 * 24);
 
-/// A client asks each time a pod starts. The same answer is worth a line in the log once in so many seconds.
+/// A client asks each time a pod starts. The log gets the same answer only once in so many seconds.
 const AGAIN: u64 = 24 * 3600;
 
 #[derive(Debug)]
 struct Word {
     record: TagRecord,
-    /// The time that the log has.
+    /// The time in the log's line.
     written: u64,
 }
 
@@ -42,7 +42,8 @@ impl Said {
         self.0.len()
     }
 
-    /// Takes down what is worth no line: the same digest, of which the log has a line that is not old. Whether it is.
+    /// Whether a record is worth no line: the log has a line with the same digest that is not old. If so, the record is
+    /// kept in memory alone.
     pub(super) fn is_minor(&mut self, tag: &Tag, record: &TagRecord) -> bool {
         match self.0.get_mut(tag) {
             Some(word)
@@ -71,7 +72,7 @@ impl Said {
         self.0.remove(tag);
     }
 
-    /// The tag's manifest is here. What is older than that says no more.
+    /// Takes note that the tag's manifest is here. A record that is not newer than that is forgotten.
     pub(super) fn came(&mut self, tag: &Tag, record: &TagRecord) {
         let over = self
             .get(tag)
@@ -86,7 +87,7 @@ impl Said {
             .retain(|_, word| unix_age(word.record.checked).is_some_and(|age| age < KEPT));
     }
 
-    /// Lets go of words about what is not here any more.
+    /// Forgets records of manifests that are not here any more.
     pub(super) fn retain(&mut self, here: impl Fn(&TagRecord) -> bool) {
         self.0.retain(|_, word| here(&word.record));
     }
@@ -126,7 +127,7 @@ mod tests {
         }
         assert_eq!(said.len(), MOST);
         assert!(said.get(&tag(0)).is_none() && said.get(&tag(1)).is_some());
-        // One that is known takes no room.
+        // A tag that is known needs no more room.
         said.put(tag(1), record(b"y", now));
         assert!(said.get(&tag(2)).is_some());
     }
@@ -147,7 +148,7 @@ mod tests {
         let mut said = Said::default();
         let now = unix_now();
         said.put(tag(1), record(b"x", now - 10));
-        // Heard from a member, who does not say when.
+        // A member's record, which has no time.
         said.came(&tag(1), &record(b"y", 0));
         assert!(said.get(&tag(1)).is_some());
         said.came(&tag(1), &record(b"x", now));
@@ -160,7 +161,7 @@ mod tests {
         let now = unix_now();
         said.put(tag(1), record(b"x", now - KEPT.as_secs()));
         said.put(tag(2), record(b"x", now - 10));
-        // Of a time to come: the clock was wrong.
+        // A time in the future: the clock was wrong.
         said.put(tag(3), record(b"x", now + 9000));
         said.forget_old();
         assert_eq!(said.len(), 1);

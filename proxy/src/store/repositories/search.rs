@@ -1,4 +1,4 @@
-//! Looking through what repositories hold: one, in memory, or all, on disk and what is newer in memory.
+//! Searches of what repositories hold: one repository, in memory, or all, on disk and in memory.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -31,7 +31,7 @@ pub struct HeldAs {
     pub link: Link,
     /// When the registry last served the repository to an anonymous client, Unix seconds, if that was its last word.
     pub public: Option<u64>,
-    /// Of a manifest.
+    /// The tags that point to it, if it is a manifest.
     pub tags: Vec<(Tag, TagRecord)>,
 }
 
@@ -49,8 +49,8 @@ impl Holding {
 }
 
 impl RepositoryRecord {
-    /// Up to `count` things that the repository is known to hold and that `wanted` is true of. What its registry is most
-    /// likely to have still comes first: the manifests of the tags that were checked last.
+    /// Up to `count` links of the repository whose digest is `wanted`. First come those that its registry is most
+    /// likely to have still: the manifests of the tags that were checked last.
     pub fn held(&self, count: usize, wanted: impl Fn(&Digest) -> bool) -> Vec<Link> {
         let known = lock(&self.known);
         let mut checked: HashMap<&Digest, u64> = HashMap::new();
@@ -85,13 +85,13 @@ impl RepositoryRecord {
 }
 
 impl Repositories {
-    /// Shows every repository that anything is known of, one after the other, in no order (blocking: reads the logs of those that are
-    /// not in memory, and puts none there).
+    /// Shows every repository of which anything is known, in no order (blocking: reads the logs of those that are not
+    /// in memory, and puts none there).
     pub fn each(&self, look: impl FnMut(Holding)) {
         self.each_of(None, look);
     }
 
-    /// The same, of one registry alone where one is named.
+    /// As [`Self::each`], of one registry alone if one is named.
     fn each_of(&self, only: Option<&RegistryName>, look: impl FnMut(Holding)) {
         let copy = |registry: &RegistryName, repository: &Repository, known: &Known| {
             Holding::of(registry.clone(), repository.clone(), known)
@@ -99,8 +99,8 @@ impl Repositories {
         self.each_known(only, copy, look);
     }
 
-    /// The same without copies. `read` must be short, since requests ask the same records; what it returns goes to `then`,
-    /// which may take its time.
+    /// As `each_of`, without copies. `read` must be short, since requests ask the same records. What it returns goes to
+    /// `then`, which may take its time.
     fn each_known<T>(
         &self,
         only: Option<&RegistryName>,
@@ -116,7 +116,7 @@ impl Repositories {
                 .collect()
         };
         for ((registry, repository), record) in &loaded {
-            // One that hangs is shown as far as it is known.
+            // A record whose log another thread is reading is shown as far as it is known.
             if record.is_to_be_read() {
                 record.read();
             }
@@ -133,8 +133,8 @@ impl Repositories {
         }
     }
 
-    /// The repositories that hold each of these digests, at most so many of each, with what each is known as there, how
-    /// long ago (`None`: unknown) it was public, and the tags that lead to it (blocking: reads logs on disk).
+    /// The repositories that hold each of these digests, at most `most` for each digest, each with at most `most` tags
+    /// that lead to it (blocking: reads logs on disk).
     pub fn holders_of(
         &self,
         digests: &HashSet<Digest>,
@@ -142,7 +142,7 @@ impl Repositories {
     ) -> HashMap<Digest, Vec<HeldAs>> {
         let mut found: HashMap<Digest, Vec<HeldAs>> = HashMap::new();
         let mut note = |registry: &RegistryName, repository: &Repository, known: &Known| {
-            // The shorter of the two is gone through.
+            // Go through the shorter of the two.
             let links: Vec<&Link> = if known.links.len() < digests.len() {
                 let all = known.links.values();
                 all.filter(|link| digests.contains(&link.digest)).collect()
@@ -179,7 +179,7 @@ impl Repositories {
         digests
     }
 
-    /// Forgets everything about a registry's repositories (blocking). The digests that they held.
+    /// Forgets everything about a registry's repositories (blocking). Returns the digests that they held.
     pub fn forget(&self, registry: &RegistryName) -> Vec<Digest> {
         if !self.layout.claim().is_held() {
             return Vec::new();
@@ -200,7 +200,8 @@ impl Repositories {
         digests
     }
 
-    /// Whether some repository of `registry` is known to hold `digest`. Waits for the disk; see [`RepositoryRecord::ready`].
+    /// Whether some repository of `registry` is known to hold `digest`. Waits for the disk; see
+    /// [`RepositoryRecord::ready`].
     pub async fn held_in(&self, registry: &RegistryName, digest: &Digest) -> bool {
         self.look_through().await;
         let Some(name) = self.held.holder(registry, digest) else {
@@ -211,7 +212,8 @@ impl Repositories {
         if name.0 == *registry && record.link(digest).is_some() {
             return true;
         }
-        // It was let go there since. Another that holds it is not remembered, which costs a download.
+        // The repository has let it go since. Another repository that holds it is not on the list, which costs a
+        // download.
         self.held.forget(registry, digest);
         false
     }
@@ -235,7 +237,7 @@ impl Repositories {
                 continue;
             }
             let path = self.layout.repository_log(&name.0, &name.1);
-            // One that hangs is noted when it is read.
+            // A log whose read hangs is noted when its record reads it.
             if let Ok(Ok(text)) = self.calls.run(move || fs::read(path)).await {
                 let (known, _) = Known::read(&text);
                 let name = Name::new(name);

@@ -1,4 +1,4 @@
-//! Letting go of what leads nowhere: links to content that is gone, tags without their manifest, logs of nothing.
+//! Forgetting links to content that is gone, tags without their manifest, and logs that say nothing.
 
 use std::{fs, path::Path, sync::atomic::Ordering};
 
@@ -16,7 +16,7 @@ impl Repositories {
         }
     }
 
-    /// Lets go of what one repository is known to hold and that is not `here` (blocking).
+    /// Forgets what one repository is known to hold and that is not `here` (blocking).
     pub fn sweep(&self, name: &(RegistryName, Repository), here: impl Fn(&Digest) -> bool) {
         let was_loaded = self.is_loaded(name);
         let record = self.seen(&name.0, &name.1);
@@ -24,7 +24,7 @@ impl Repositories {
             record.read();
         }
         record.sweep(&self.layout.repositories(), here);
-        // A look at all of them must not fill the memory.
+        // A sweep of all repositories must not fill the memory.
         if !was_loaded && std::sync::Arc::strong_count(&record) == 2 {
             let mut loaded = lock(&self.loaded);
             if std::sync::Arc::strong_count(&record) == 2 && !record.stays() {
@@ -43,7 +43,7 @@ impl RepositoryRecord {
         }
         let text = {
             let mut known = lock(&self.known);
-            // What is not written yet is new.
+            // Lines that are not written yet are new.
             if !self.log.lines.waiting().is_empty() {
                 return;
             }
@@ -76,7 +76,7 @@ impl RepositoryRecord {
             return;
         }
         let _ = fs::remove_file(path);
-        // Directories of which nothing is left; another repository may be below.
+        // Directories that are empty now go, too; another repository may be below.
         let dirs = path.ancestors().skip(1);
         for dir in dirs.take_while(|dir| *dir != root) {
             if fs::remove_dir(dir).is_err() {

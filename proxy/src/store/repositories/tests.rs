@@ -82,7 +82,7 @@ async fn a_record_survives_reopening_and_a_torn_line() {
     assert!(!repositories.held_in(&registry, &named).await);
 }
 
-/// What is public on disk and refused in memory would be public after a restart.
+/// A repository that is public on disk and refused in memory would be public after a restart.
 #[tokio::test]
 async fn what_the_disk_did_not_take_is_written_later() {
     let dir = tempfile::tempdir().unwrap();
@@ -100,7 +100,7 @@ async fn what_the_disk_did_not_take_is_written_later() {
     });
     record.flush();
     let text = fs::read_to_string(&path).unwrap();
-    // What leads nowhere takes no line.
+    // The log is a symlink that leads nowhere, which takes no line.
     fs::remove_file(&path).unwrap();
     symlink(dir.path().join("no/where"), &path).unwrap();
     record.set_not_public();
@@ -186,7 +186,7 @@ async fn what_a_list_says_of_a_tag_counts_from_when_it_was_made() {
     assert_eq!(listed(&record, "v1"), None, "it is the same");
     record.list_tag(tag("v1"), of(b"b", 20));
     assert_eq!(listed(&record, "v1"), b(20));
-    // What a member reported is older than any list.
+    // A member's report is older than any list.
     record.set_tag(tag("v2"), of(b"b", now));
     record.list_tag(tag("v2"), of(b"b", 20));
     assert_eq!(listed(&record, "v2"), b(20));

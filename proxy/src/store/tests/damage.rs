@@ -49,7 +49,7 @@ fn a_blob_that_was_replaced_is_not_damaged() {
     store.put(&digest, &bytes.clone().into()).unwrap();
     let first = store.blob(&digest, None).unwrap();
     let partial = verified(&store, &bytes);
-    // As far as a commit has come when the index does not know yet.
+    // The steps of a commit that come before the index knows the file.
     partial.seal().unwrap();
     partial.put_in_place().unwrap();
     let second = store.blob(&digest, Some(3000)).expect("it is here");
@@ -58,7 +58,7 @@ fn a_blob_that_was_replaced_is_not_damaged() {
     assert_eq!(store.totals().blobs, 1);
 }
 
-/// What is found in one file, after it was hashed for seconds, is not held against the one that has its place by then.
+/// Damage that is found in one file, after seconds of hashing, is not held against another that has its place by then.
 #[test]
 fn a_right_blob_is_not_taken_out_for_the_wrong_one_before_it() {
     let dir = tempfile::tempdir().unwrap();
@@ -125,7 +125,7 @@ fn what_is_damaged_and_cannot_be_taken_away_is_not_served() {
     assert!(store.blob(&digest, None).is_some());
 }
 
-/// Files that are open are many, and one that hangs must not be opened again because others came after it.
+/// Many files are open. A file that hangs must not be opened again because others were opened after it.
 #[test]
 fn a_blob_that_hangs_is_known_to_however_many_others_are_opened() {
     let dir = tempfile::tempdir().unwrap();

@@ -7,12 +7,12 @@ use std::{
 
 use super::*;
 
-/// Nobody else knows anything of any blob.
+/// No other part of larder knows anything of any blob.
 fn alone(_: &Digest) -> Around {
     Around::default()
 }
 
-/// Promise P21: the scan may take its time, and the use must survive a restart all the same.
+/// Promise P21: a use before the scan has ended survives a restart, too.
 #[test]
 fn a_use_before_the_scan_is_written_down() {
     let dir = tempfile::tempdir().unwrap();
@@ -81,7 +81,7 @@ fn what_is_pinned_while_others_are_looked_at_stays() {
         ttl: None,
         ttl_of: Vec::new(),
     };
-    // Whichever is looked at last, the other one was chosen by then.
+    // Whichever blob is looked at last, the other one was chosen by then.
     let seen = Mutex::new(Vec::new());
     let active = |digest: &Digest| {
         let mut seen = lock(&seen);

@@ -1,4 +1,4 @@
-//! The breaker, silences, and retries, without waiting for any.
+//! The breaker, silences and retries, tested without waiting.
 
 use super::*;
 
@@ -31,7 +31,7 @@ fn an_outage_that_nobody_asks_about_again_is_not_shown_for_ever() {
     assert!(health.is_open(now) && health.is_open(now + SHOWN));
     let later = now + PAUSE_FIRST + SHOWN;
     assert!(!health.is_open(later));
-    // The next request is the probe all the same, and its failure is shown.
+    // The next request is still the probe, and its failure is shown.
     assert_eq!(health.admit(later), Admission::Go);
     health.failed(later, 0.5);
     assert!(health.is_open(later));
@@ -80,10 +80,10 @@ fn silence_is_kept_as_long_as_was_asked() {
     let mut health = Health::new(now);
     health.limited(now, Some(7 * SECOND), Limit::Quota, false);
     assert_eq!(left(health.admit(now + 2 * SECOND)), Some(5 * SECOND));
-    // A shorter one that comes later does not shorten it.
+    // A shorter silence that is requested later does not shorten this one.
     health.limited(now, Some(SECOND), Limit::Quota, false);
     assert_eq!(left(health.admit(now + 2 * SECOND)), Some(5 * SECOND));
-    // Nor does an answer to what was asked before.
+    // An answer to an earlier request does not shorten it either.
     health.answered(false);
     assert_eq!(left(health.admit(now + 2 * SECOND)), Some(5 * SECOND));
     assert_eq!(health.admit(now + 7 * SECOND), Admission::Go);
@@ -119,7 +119,7 @@ fn a_confirmed_silence_doubles_the_pause_up_to_the_time_said() {
             Admission::Probe => {
                 probes.push((now - start).as_secs() / 60);
                 assert!(left(health.admit(now)).is_some(), "only one probe");
-                // It says the time that is left, as a server does that is down until a certain hour.
+                // The registry states the time left, like a server that is down until a certain hour.
                 let said = start + HOUR - now;
                 health.limited(now, Some(said), Limit::Unavailable, true);
             }
@@ -139,11 +139,11 @@ fn an_answered_probe_ends_the_silence_and_a_lost_one_does_not() {
     health.limited(start, Some(HOUR), Limit::Unavailable, false);
     assert!(left(health.admit(start + 59 * SECOND)).is_some());
     assert_eq!(health.admit(start + MINUTE), Admission::Probe);
-    // It says nothing: another may go.
+    // The probe has no result: another one may go.
     assert!(left(health.admit(start + MINUTE + SECOND)).is_some());
     let now = start + MINUTE + PROBE;
     assert_eq!(health.admit(now), Admission::Probe);
-    // It fails: that confirms nothing, and the next one waits as long as it did.
+    // The probe fails, which confirms nothing. The next one waits as long as this one did.
     health.failed(now, 0.5);
     assert!(left(health.admit(now + 59 * SECOND)).is_some());
     assert_eq!(health.admit(now + MINUTE), Admission::Probe);

@@ -1,4 +1,4 @@
-//! How an endpoint is asked for the bytes of a digest, and for how long what it did is remembered.
+//! The manner in which an endpoint is asked for the bytes of a digest, and how long its behaviour is remembered.
 
 use std::{
     num::NonZeroUsize,
@@ -11,10 +11,10 @@ use lru::LruCache;
 
 use super::Says;
 
-/// An endpoint that a plain GET was needed for is asked plainly for this long.
+/// An endpoint that needed a plain GET is asked plainly for this long.
 pub(super) const REMEMBERED: Duration = Duration::from_mins(10);
 
-/// Endpoints and digests that are remembered.
+/// How many pairs of endpoint and digest are remembered.
 const MOST: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
 /// How an endpoint is asked for the bytes of a digest.
@@ -27,16 +27,16 @@ pub(in crate::upstream) enum Manner {
     Plain,
 }
 
-/// What became of a body, or of a question that was put in two ways.
+/// The end of a body, or of a question that was asked in two forms.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Became {
-    /// The range was not answered, and the plain GET was.
+    /// The range failed, and the plain GET succeeded.
     SteppedDown,
-    /// The body broke off before it brought a new byte. Whether it was that of a plain GET.
+    /// The body broke off before it brought a new byte. `plain`: it was the body of a plain GET.
     BrokeOff { plain: bool },
     /// The bytes do not have their digest.
     Wrong,
-    /// Neither way brought anything, and the fill has given up: that says nothing of ranges.
+    /// Both forms failed, and the fill has given up. This says nothing about ranges.
     Failed,
 }
 
@@ -45,14 +45,14 @@ impl Manner {
         match (self, became) {
             (_, Became::SteppedDown | Became::Wrong)
             | (Self::Doubted | Self::Plain, Became::BrokeOff { plain: false }) => Self::Plain,
-            // A plain GET begins at the first byte each time: ranges at least go on where they stopped.
+            // A plain GET starts at the first byte each time. Ranges at least go on where the last one stopped.
             (_, Became::BrokeOff { plain: true } | Became::Failed) => Self::Ranges,
             (Self::Ranges, Became::BrokeOff { plain: false }) => Self::Doubted,
         }
     }
 }
 
-/// What is remembered: of a digest at an endpoint, and of an endpoint as a whole.
+/// The remembered manners: of a digest at an endpoint, and of an endpoint as a whole.
 #[derive(Debug)]
 pub(in crate::upstream) struct Manners {
     known: Mutex<LruCache<Key, (Manner, Instant)>>,
@@ -60,7 +60,7 @@ pub(in crate::upstream) struct Manners {
     suspected: Mutex<LruCache<String, (Digest, Instant)>>,
 }
 
-/// `scheme://host:port`, and the digest.
+/// `scheme://host:port` of an endpoint, and the digest; `None` for the endpoint as a whole.
 type Key = (String, Option<Digest>);
 
 impl Manners {
@@ -81,7 +81,7 @@ impl Manners {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How `at` is asked for `digest`.
+    /// The manner in which `at` is asked for `digest`.
     pub(in crate::upstream) fn of(&self, at: &str, digest: &Digest, now: Instant) -> Manner {
         let mut all = self.all();
         let mut young = |digest| {
@@ -94,7 +94,7 @@ impl Manners {
         }
     }
 
-    /// Something became of what `at` was asked for `digest`. Says whether it is asked in another way from now on.
+    /// Records what became of `digest` at `at`. Returns whether `at` is asked for it in another manner from now on.
     pub(in crate::upstream) fn note(
         &self,
         at: &str,
@@ -108,7 +108,7 @@ impl Manners {
         (before == Manner::Plain) != (after == Manner::Plain)
     }
 
-    /// A plain GET of `digest` was answered at `at` where a range was not, which says this.
+    /// Records that `at` answered a plain GET of `digest` but not a range. `says` tells what that means.
     pub(super) fn note_stepped(&self, at: &str, digest: &Digest, says: Says, now: Instant) {
         let lasting = match says {
             Says::Nothing => false,
@@ -129,7 +129,7 @@ impl Manners {
         let _ = self.note(at, digest, Became::SteppedDown, now);
     }
 
-    /// `at` has answered a range behind the first byte: what it refused was not the range.
+    /// `at` has answered a range beyond the first byte, so the range was not the reason for its refusal.
     pub(in crate::upstream) fn note_answered(&self, at: &str) {
         let mut suspected = self.suspected();
         if !suspected.is_empty() {

@@ -8,7 +8,7 @@ fn status(code: u16) -> Seen {
     Seen::Status(StatusCode::from_u16(code).expect("a status"))
 }
 
-/// What is seen, and what is next for a HEAD, a range from the first byte, a later range, a plain GET.
+/// A result, and the next step after a HEAD, a range from the first byte, a later range, and a plain GET.
 #[test]
 fn what_an_outcome_means() {
     use Step::{Again, Believe, Plain, Take};
@@ -37,7 +37,7 @@ fn what_an_outcome_means() {
     for (seen, steps) in table {
         for (put, step) in puts.into_iter().zip(steps) {
             assert_eq!(next(put, seen, true), step, "{put:?} {seen:?}");
-            // A second time, with no other endpoint to ask, nothing is put off.
+            // In the second attempt, with no other endpoint left, no step is put off.
             let last = match (step, put, seen) {
                 (Again, Put::First | Put::Later, _) | (Again, Put::Head, Seen::Closed) => Plain,
                 (Again, ..) => Believe,
@@ -46,11 +46,11 @@ fn what_an_outcome_means() {
             assert_eq!(next_again(put, seen, true), last, "{put:?} {seen:?} again");
         }
     }
-    // Another endpoint stands behind a mirror: its 404 means no more than that it has not got it.
+    // A mirror's 404 only means that the mirror does not have it: another endpoint comes after.
     assert_eq!(next(Put::Head, status(404), false), Believe);
 }
 
-/// Every chain of steps ends, whatever is seen.
+/// Every chain of steps ends, whatever the results.
 #[test]
 fn a_plain_get_is_the_last_step() {
     for code in (400..600).map(status).chain([Seen::Misfits, Seen::Closed]) {
@@ -125,7 +125,7 @@ fn what_a_refused_range_says_of_the_endpoint() {
     }
 }
 
-/// A CDN that refused one signature, or had one blob too late, takes ranges as before.
+/// A CDN that refused one signature, or had one blob too late, is asked by ranges as before.
 #[test]
 fn a_refused_blob_is_the_endpoints_fault_once_it_is_two() {
     let (manners, now) = (Manners::new(), Instant::now());
@@ -139,11 +139,11 @@ fn a_refused_blob_is_the_endpoints_fault_once_it_is_two() {
     note(one, Duration::ZERO);
     assert_eq!(of(one, Duration::ZERO), Manner::Plain);
     assert_eq!(of(two, Duration::ZERO), Manner::Ranges);
-    // A range of any blob has been answered since.
+    // The endpoint has answered a range of some blob since.
     manners.note_answered("http://a");
     note(two, Duration::ZERO);
     assert_eq!(of(three, Duration::ZERO), Manner::Ranges);
-    // Nor does one count that was long ago.
+    // A refusal of long ago does not count either.
     note(three, REMEMBERED);
     assert_eq!(of(one, REMEMBERED), Manner::Ranges);
     note(one, REMEMBERED);

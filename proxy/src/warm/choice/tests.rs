@@ -159,7 +159,8 @@ fn every_tag_has_its_reason() {
     }
 }
 
-/// Without digests in the list, the registry is asked for the chosen alone; where two turn out to be one, the next is asked for.
+/// If the list has no digests, the registry is asked only for the chosen tags. If two of them turn out to be one image,
+/// the next tag is asked for.
 #[test]
 fn only_what_is_chosen_has_to_be_resolved() {
     let source = source(&["recommended"], &[("w_#_#", 2)], &[]);
@@ -181,14 +182,15 @@ fn only_what_is_chosen_has_to_be_resolved() {
     assert_eq!(choice.unresolved, []);
     assert_eq!(chosen(&choice), ["recommended", "w_1_4+w_1_3", "w_1_2"]);
     assert_eq!(choice.images[2].digest, None);
-    // What the registry has deleted takes no place.
+    // A tag that the registry has deleted takes no place.
     answers.insert(tag("w_1_2"), Resolved::Missing);
     let choice = choose(&source, &list, &answers, 0);
     assert_eq!(choice.unresolved, [tag("w_1_1")]);
 }
 
 proptest! {
-    /// Lists that differ in order alone lead to the same images, with every image once, and no pattern has more than it may.
+    /// Lists that differ only in order lead to the same images. Every image comes once, and no pattern has more than
+    /// its count.
     #[test]
     fn the_order_of_a_list_does_not_matter(
         tags in proptest::collection::btree_map("[wr]_[0-9]{1,2}_[0-9]", 0_u8..6, 0..20),

@@ -1,4 +1,4 @@
-//! Questions to the CRI: all of them for CRI-O; for containerd what its own API does not tell.
+//! Questions to the CRI: all questions for CRI-O; for containerd those that its own API does not answer.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -12,10 +12,10 @@ use crate::watch::{
     wire::{Empty, cri},
 };
 
-/// What the CRI plugin knows of the containers of containerd.
+/// What containerd's CRI plugin knows of its containers.
 #[derive(Debug, Default)]
 pub struct Containers {
-    /// The digest of the image that each runs, also of one that was deleted.
+    /// The digest of the image that each container runs, even if the image was deleted.
     pub digests: HashMap<String, Digest>,
     pub volumes: Vec<User>,
 }
@@ -47,7 +47,8 @@ impl Round<'_> {
         self.finish()
     }
 
-    /// The snapshotter that containerd's CRI plugin names for what the kubelet pulls. A plugin that does not tell is no trouble.
+    /// The snapshotter that containerd's CRI plugin uses for what the kubelet pulls. A plugin that does not answer is
+    /// no error.
     pub(super) async fn snapshotter_of_pulls(&self) -> Result<Option<String>, Trouble> {
         let told: Result<cri::FileSystems, Trouble> =
             self.runtime.one(cri::FILE_SYSTEMS, "", Empty {}).await;
@@ -58,7 +59,7 @@ impl Round<'_> {
         }
     }
 
-    /// What the CRI plugin of containerd adds to containerd's own list of containers.
+    /// What containerd's CRI plugin adds to containerd's own list of containers.
     pub(super) async fn cri_containers(&mut self) -> Result<Containers, Trouble> {
         let mut found = Containers::default();
         for container in self.listed_containers().await? {
@@ -79,7 +80,7 @@ impl Round<'_> {
         Ok(answer.containers)
     }
 
-    /// A container's mounts stay as they were made, so they are asked for once.
+    /// A container's mounts never change, so the watcher asks for them once.
     async fn volumes_of(&mut self, container: &cri::Container) -> Result<Arc<[Volume]>, Trouble> {
         let volumes = if let Some(known) = self.before.volumes.get(&container.id) {
             Arc::clone(known)
@@ -90,7 +91,7 @@ impl Round<'_> {
             let answer = self.runtime.one(cri::CONTAINER_STATUS, "", question).await;
             match answer {
                 Ok(status) => translate::volumes(status).into(),
-                // It was removed meanwhile.
+                // The container was removed meanwhile.
                 Err(trouble) if trouble.code() == Some(Code::NotFound) => return Ok([].into()),
                 Err(trouble) => return Err(trouble),
             }
@@ -100,7 +101,7 @@ impl Round<'_> {
         Ok(volumes)
     }
 
-    /// The image of a sandbox, if the runtime names one; asked for once.
+    /// The image of a sandbox, if the runtime names one. The watcher asks for it once.
     async fn image_of(&mut self, sandbox: &cri::Sandbox) -> Result<Option<Arc<str>>, Trouble> {
         let image = if let Some(known) = self.before.sandboxes.get(&sandbox.id) {
             known.clone()

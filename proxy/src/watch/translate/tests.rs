@@ -59,7 +59,7 @@ fn the_digest_in_a_name_is_found_in_every_spelling() {
     }
 }
 
-/// A name that moved after the container was made says nothing of what the container runs.
+/// A name that moved after the container was made does not tell what the container runs.
 #[test]
 fn a_container_runs_what_the_cri_says_or_what_its_name_led_to_then() {
     let container = |created| containerd::Container {
@@ -112,7 +112,7 @@ fn a_sandbox_is_told_from_a_container_by_its_label() {
     assert_eq!(user("k8s.io", bare, None), None);
 }
 
-/// CRI-O's ids are hashes alone.
+/// CRI-O's ids are hashes without an algorithm.
 #[test]
 fn what_the_cri_lists_is_said_in_the_same_words() {
     let config = digest("config");
@@ -207,7 +207,7 @@ fn the_snapshotter_of_pulls_is_in_the_path_of_their_file_system() {
     let erofs = "/var/lib/containerd/io.containerd.snapshotter.v1.erofs";
     let overlay = "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs";
     assert_eq!(of(&[erofs]).as_deref(), Some("erofs"));
-    // The one for new images comes first; the others have images from before.
+    // The snapshotter for new images comes first; the others hold older images.
     assert_eq!(of(&[overlay, erofs]).as_deref(), Some("overlayfs"));
     for untold in [
         &[][..],

@@ -32,7 +32,7 @@ pub struct Namespace {
     pub name: String,
 }
 
-/// What a list is narrowed to: one of these must hold.
+/// A list's filters: an item is listed if one of them matches.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Filters {
     #[prost(string, repeated, tag = "1")]
@@ -157,7 +157,7 @@ pub struct SnapshotInfo {
     pub labels: BTreeMap<String, String>,
 }
 
-/// An event. What it is about does not matter: it says that something has changed.
+/// An event. Its subject does not matter, only that something has changed.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Envelope {
     #[prost(string, tag = "3")]

@@ -39,7 +39,7 @@ pub struct Image {
 pub struct ImageSpec {
     #[prost(string, tag = "1")]
     pub image: String,
-    /// As the pod's specification names it.
+    /// The image's name as the pod's specification has it.
     #[prost(string, tag = "18")]
     pub user_specified_image: String,
     /// The digest of a volume's image.
@@ -66,7 +66,7 @@ pub struct Container {
     pub created_at: i64,
     #[prost(map = "string, string", tag = "8")]
     pub labels: HashMap<String, String>,
-    /// Newer runtimes say here what `image_ref` used to be.
+    /// Newer runtimes put here what `image_ref` held before.
     #[prost(string, tag = "10")]
     pub image_id: String,
 }
@@ -128,7 +128,7 @@ pub struct SandboxStatusResponse {
     pub info: HashMap<String, String>,
 }
 
-/// The file systems of images. containerd names that of its snapshotter for new images first.
+/// The file systems of images. containerd lists that of its snapshotter for new images first.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct FileSystems {
     #[prost(message, repeated, tag = "1")]

@@ -1,5 +1,5 @@
-//! A containerd as a node has it: in a host's network, with pods on a bridge of their own behind it and host ports, and
-//! with directories of its own where a node has `/etc/containerd` and `/var/lib`.
+//! A containerd as on a node: in a host's network, with pods on a bridge of their own behind it and host ports, and
+//! with its own directories in place of `/etc/containerd` and `/var/lib`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,15 +11,15 @@ use serde_json::{Value, json};
 use super::{Containerd, Release};
 use crate::hosts::Host;
 
-/// What a node's `/etc/containerd` and `/var/lib` are in the directory.
+/// The directories that stand for a node's `/etc/containerd` and `/var/lib`.
 const ETC: &str = "etc-containerd";
 const LIB: &str = "var-lib";
 
-/// On a node this is where it looks for registries.
+/// Where a node's containerd looks for hosts files.
 pub(super) const CERTS: &str = "/etc/containerd/certs.d";
 
 impl Containerd {
-    /// Starts containerd as the one of a node, with `pause` as the image of pod sandboxes.
+    /// Starts containerd as a node's, with `pause` as the image of pod sandboxes.
     pub async fn start_on(release: Release, host: &Host, pause: &str) -> Result<Self> {
         let namespace = Some(host.namespace().to_owned());
         Self::start_in(release, namespace, |dir, snapshotter| {
@@ -28,7 +28,7 @@ impl Containerd {
         .await
     }
 
-    /// Where a path of the node is. Panics for paths that are this machine's own.
+    /// This machine's path for a path of the node. Panics for paths that are this machine's own.
     pub fn on_this_machine(&self, path: &Path) -> PathBuf {
         assert!(self.namespace.is_some(), "it is no node's");
         if path.starts_with(self.dir()) {
@@ -59,7 +59,7 @@ pub(super) fn prepare(dir: &Path, config: &str) -> Result<()> {
 /// The program in the network namespace and in a mount namespace of its own. Not by `ip netns exec`, which hides the
 /// control groups.
 pub(super) fn command(release: Release, dir: &Path, namespace: &str) -> Result<Command> {
-    // As systemd leaves a node: pods may ask for mounts that come and go with the node's.
+    // As under systemd: pods may ask for mounts that come and go with the node's.
     const MOUNT: &str = r#"mount --make-rshared /
         mount --bind "$1" /etc/containerd
         mount --bind "$2" /var/lib
@@ -73,7 +73,7 @@ pub(super) fn command(release: Release, dir: &Path, namespace: &str) -> Result<C
     Ok(command)
 }
 
-/// A bridge behind the host's address, with host ports: the plugins that common networks chain, too.
+/// A bridge behind the host's address, with host ports, by the plugins that common networks chain.
 fn pod_network(dir: &Path) -> Value {
     json!({
         "cniVersion": "0.4.0",

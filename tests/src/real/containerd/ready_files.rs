@@ -39,13 +39,13 @@ impl Containerd {
         self.dir.path().join("conf.d")
     }
 
-    /// Starts it again. What it is asked to pull and to run from now on is for this snapshotter.
+    /// Starts it again. From now on it pulls and runs with this snapshotter.
     pub async fn restart_with(&mut self, snapshotter: &'static str) -> Result<()> {
         self.snapshotter = snapshotter;
         self.restart().await
     }
 
-    /// What a reboot of the node does: no container runs, nothing is mounted, what is kept in memory is gone, and containerd
+    /// Does what a reboot of the node does: no container runs, nothing is mounted, memory is empty, and containerd
     /// starts anew.
     pub async fn reboot(&mut self) -> Result<()> {
         self.end_tasks();

@@ -1,4 +1,4 @@
-//! Which containerd it is, its options for a pull, and where its programs are.
+//! A containerd's release, its options for a pull, and the place of its programs.
 
 use std::env;
 use std::ffi::OsString;
@@ -12,10 +12,10 @@ const PROGRAMS: &str = "LARDER_CONTAINERD2";
 /// Where they are if the variable is not set, below the home directory.
 const CACHED: &str = ".cache/larder/containerd2/bin";
 
-/// The size of the pieces of a layer that are fetched at once: smaller than the layers of the tests.
+/// The size of the layer pieces that are fetched at once: smaller than the tests' layers.
 const PIECE: usize = 1 << 20;
 
-/// A containerd of one of the two series that nodes have, and its way to pull.
+/// A containerd of one of the two series that nodes have, with its way to pull.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Release {
     /// Debian's, 1.6.
@@ -29,7 +29,7 @@ pub enum Release {
 }
 
 impl Release {
-    /// A command of this release: its own programs come first wherever it looks for one.
+    /// A command of this release, whose own programs come first on its PATH.
     pub fn command(self, program: &str) -> Result<Command> {
         let Some(dir) = self.programs()? else {
             return Ok(Command::new(program));
@@ -47,8 +47,8 @@ impl Release {
         }
     }
 
-    /// Its configuration. With `certs` it reads `hosts.toml` there; without, it says nothing of registries, as the one
-    /// that a package brings.
+    /// Its configuration. With `certs` it reads `hosts.toml` there; without, it has no setting for registries, like a
+    /// package's file.
     pub(super) fn config_toml(
         self,
         dir: &Path,
@@ -77,7 +77,7 @@ impl Release {
         }
     }
 
-    /// What makes `ctr images pull` pull in this way.
+    /// Options that make `ctr images pull` pull in this way.
     pub(super) fn pull_options(self) -> &'static [&'static str] {
         match self {
             Self::TwoLocal => &["--local"],

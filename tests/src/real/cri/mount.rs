@@ -11,7 +11,7 @@ pub struct Mount {
     pub host_path: String,
     #[prost(bool, tag = "3")]
     pub readonly: bool,
-    /// 1: what the node mounts below it is seen in the container.
+    /// 1: the container sees the node's later mounts below it.
     #[prost(int32, tag = "5")]
     pub propagation: i32,
     #[prost(message, optional, tag = "9")]

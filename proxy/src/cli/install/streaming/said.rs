@@ -1,5 +1,6 @@
-//! What containerd's configuration files say of ready files, taken together as containerd 2 takes them: the first file, then
-//! the files that it imports, then those that these import. A later value replaces an earlier one, lists as a whole.
+//! What containerd's configuration files say about ready files. They are merged as containerd 2 merges them: the first
+//! file, then the files that it imports, then the files that those import. A later value replaces an earlier one, and a
+//! list is replaced as a whole.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, ErrorKind};
@@ -13,13 +14,13 @@ use crate::config::Pattern;
 pub(super) const IMAGES: &str = "io.containerd.cri.v1.images";
 pub(super) const EROFS: &str = "io.containerd.snapshotter.v1.erofs";
 pub(super) const TRANSFER: &str = "io.containerd.transfer.v1.local";
-/// The CRI plugin before version 3 of the file.
+/// The CRI plugin's name before version 3 of the file.
 const CRI: &str = "io.containerd.grpc.v1.cri";
 
-/// More files than this are no configuration.
+/// The most files that a configuration may have.
 const FILES: usize = 100;
 
-/// Which file containerd reads if its configuration says nothing of others, and if there is no configuration.
+/// The files that containerd imports if its configuration has no imports, or if it has no configuration.
 pub(super) const BY_DEFAULT: &str = "conf.d/*.toml";
 
 /// One entry of `unpack_config`.
@@ -27,11 +28,11 @@ pub(super) const BY_DEFAULT: &str = "conf.d/*.toml";
 pub struct Unpack {
     pub snapshotter: String,
     pub differ: String,
-    /// As the file has it.
+    /// The entry as the file has it.
     pub(super) entry: Table,
 }
 
-/// The settings that matter for ready files.
+/// The settings that concern ready files.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Said {
     /// `layer_content_caches`
@@ -39,27 +40,27 @@ pub struct Said {
     pub set_immutable: bool,
     pub enable_fsverity: bool,
     pub dmverity_mode: String,
-    /// The snapshotter of what the kubelet pulls.
+    /// The snapshotter of the images that the kubelet pulls.
     pub snapshotter: Option<String>,
-    /// `unpack_config`; `None` where no file has it.
+    /// `unpack_config`; `None` if no file sets it.
     pub unpack: Option<Vec<Unpack>>,
-    /// Whether containerd does not load the erofs snapshotter.
+    /// Whether containerd is told not to load the erofs snapshotter.
     pub disabled: bool,
 }
 
-/// Where a drop-in is read.
+/// Where containerd reads a drop-in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum DropIn {
-    /// containerd imports this file once it is there.
+    /// containerd imports this file as soon as it exists.
     Read(PathBuf),
-    /// The file could be here, if the configuration had this line.
+    /// containerd would import this file if its configuration had this line.
     Import { file: PathBuf, line: String },
 }
 
-/// Reads `file` and all that it imports, without files that are called `but`.
+/// Reads `file` and all files that it imports, except for files with the name `but`.
 ///
 /// # Errors
-/// One of them cannot be read or is not TOML, so that it is not known what containerd does.
+/// One of the files cannot be read or is not TOML, so that containerd's settings are not known.
 pub(super) fn read(root: &Root, file: &Path, but: &str) -> Result<Said, String> {
     let mut merged = Table::new();
     let mut seen = BTreeSet::new();
@@ -83,7 +84,7 @@ pub(super) fn read(root: &Root, file: &Path, but: &str) -> Result<Said, String> 
     Ok(said(&merged))
 }
 
-/// Where a drop-in called `name` is read.
+/// Where containerd reads a drop-in with this name.
 pub(super) fn drop_in(root: &Root, file: &Path, name: &str) -> Result<DropIn, String> {
     let config = parsed(root, file)?.unwrap_or_else(with_defaults);
     let patterns = patterns(file, &config);
@@ -104,7 +105,7 @@ pub(super) fn drop_in(root: &Root, file: &Path, name: &str) -> Result<DropIn, St
     })
 }
 
-/// A file; `None` if there is none.
+/// The content of a file; `None` if the file does not exist.
 fn parsed(root: &Root, file: &Path) -> Result<Option<Table>, String> {
     let bytes = match root.bytes(file) {
         Ok(bytes) => bytes,
@@ -121,7 +122,7 @@ fn missing(error: &io::Error) -> bool {
     error.kind() == ErrorKind::NotFound
 }
 
-/// What containerd has without a configuration file.
+/// containerd's defaults without a configuration file.
 fn with_defaults() -> Table {
     let imports = Value::Array(vec![Value::String(BY_DEFAULT.to_owned())]);
     Table::from_iter([
@@ -140,7 +141,7 @@ fn patterns(file: &Path, config: &Table) -> Vec<PathBuf> {
     texts.map(|text| clean(&beside(file, text))).collect()
 }
 
-/// Without `..`, as containerd reads a path: by its letters, whatever is a link.
+/// Removes `..` as containerd does: by the text of the path, without regard to links.
 fn clean(path: &Path) -> PathBuf {
     let mut clean = PathBuf::new();
     for part in path.components() {
@@ -177,7 +178,7 @@ fn imports(root: &Root, file: &Path, config: &Table) -> Result<Vec<PathBuf>, Str
     Ok(found)
 }
 
-/// Gives what older versions of the file say the place that version 3 has for it.
+/// Moves settings of older versions of the file to their place in version 3.
 fn migrate(config: &mut Table) {
     if config.get("version").and_then(Value::as_integer) >= Some(3) {
         return;
@@ -241,7 +242,7 @@ fn said(config: &Table) -> Said {
 }
 
 impl Unpack {
-    /// Whether layers of ordinary images go to the erofs snapshotter by this entry.
+    /// Whether this entry sends layers of ordinary images to the erofs snapshotter.
     pub fn is_for_ready_files(&self) -> bool {
         let platform = self.entry.get("platform").and_then(Value::as_str);
         self.snapshotter == "erofs" && !platform.is_some_and(|platform| platform.contains("erofs"))

@@ -67,7 +67,7 @@ snapshotter = \"stargz\"
 layer_types = [\"a\"]
 ";
     for (files, directories, unpacked) in [
-        // No configuration at all: containerd has its defaults, and imports conf.d.
+        // Without a configuration, containerd has its defaults, and imports conf.d.
         (vec![], vec![DIRECTORY], vec!["overlayfs", "erofs"]),
         (
             vec![(CONFIG, IMPORTS)],
@@ -95,7 +95,7 @@ layer_types = [\"a\"]
                 .any(Unpack::is_for_ready_files)
         );
         assert_eq!(said.hindrances(), []);
-        // A second run writes the same.
+        // A second run writes the same lines.
         let again = node.lines();
         node.put(DROP_IN, &again);
         assert_eq!(node.said(), said);
@@ -111,7 +111,7 @@ fn an_entry_for_images_that_are_erofs_already_is_not_one_for_ready_files() {
     };
     let node = Node::new(&[(CONFIG, &entry("linux(+erofs)/amd64"))]);
     assert!(node.lines().contains("differ = \"walking\""));
-    // An operator's own entry stays as it is.
+    // An entry of the operator's stays as it is.
     node.put(CONFIG, &entry("linux/amd64"));
     assert!(!node.lines().contains("walking"), "{}", node.lines());
 }
@@ -196,7 +196,7 @@ fn from_a_container_nothing_is_written() {
     let why = refused.unwrap_err().to_string();
     assert!(why.contains(DROP_IN) && why.contains(DIRECTORY), "{why}");
     assert!(plan.steps.is_empty());
-    // Nor removed.
+    // The drop-in is not removed either.
     node.put(DROP_IN, &block::marked("version = 3\n", 0));
     uninstall(&mut plan, &node.root, Path::new(CONFIG)).unwrap();
     assert!(plan.steps.is_empty());

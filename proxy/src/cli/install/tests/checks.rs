@@ -1,4 +1,4 @@
-//! What install says about the directories beside its own, and about containerd's configuration.
+//! The warnings of install about directories beside its own, and about containerd's configuration.
 
 use super::*;
 
@@ -26,7 +26,7 @@ fn certificates_that_a_hosts_file_would_hide_are_named() {
         said.contains("server = \"https://a.example.com\""),
         "{said}"
     );
-    // With a hosts.toml of its own containerd did not pick them up before either.
+    // A directory with a hosts.toml: containerd did not use its loose certificates before either.
     node.put("b.example.com", "ca.crt", "x");
     node.put(
         "b.example.com",
@@ -45,7 +45,7 @@ const LINES_1: &str = "[plugins.cri.registry]\n  config_path = \"CERTS\"\n";
 
 #[test]
 fn containerds_configuration_is_checked_and_the_lines_to_put_are_given() {
-    // Text of the file, and what every warning must hold, in order; CERTS stands for the directory.
+    // The file's text, and the words that every warning must have, in order. CERTS stands for the directory.
     let rows: &[(&str, &[&[&str]])] = &[
         // Right, in each version
         (&format!("version = 3\n{LINES_3}"), &[]),

@@ -45,7 +45,7 @@ fn named(args: &InstallArgs, registries: &[&str]) -> InstallArgs {
 
 const DROP_IN: &str = "etc/containers/registries.conf.d/larder.conf";
 
-/// Prefix, location and mirrors of each table of the drop-in.
+/// Prefix, location and mirrors of each table in the drop-in.
 fn tables(root: &tempfile::TempDir) -> Vec<(String, String, String)> {
     let text = fs::read_to_string(root.path().join(DROP_IN)).unwrap();
     let conf: toml::Table = text.parse().unwrap();
@@ -80,7 +80,7 @@ fn each_registry_has_a_table_and_the_drop_in_goes_again() {
     );
     assert_eq!(mode(&root.path().join(DROP_IN)), 0o644);
 
-    // Runs add up, unless they are to be exact.
+    // Each run adds to the registries, unless `exact` is set.
     run_install(&named(&args, &["ghcr.io"])).unwrap();
     assert_eq!(tables(&root).len(), 3);
     let said = run_install(&named(&args, &["ghcr.io"])).unwrap();
@@ -105,7 +105,7 @@ fn without_names_the_public_registries_are_meant() {
     for name in ["docker.io", "ghcr.io", "quay.io", "registry.k8s.io"] {
         assert!(names.iter().any(|one| one == name), "{names:?}");
     }
-    // And one more beside them.
+    // A further registry is added to them.
     run_install(&named(&args, &["*", "corp.example"])).unwrap();
     assert_eq!(tables(&root).len(), names.len() + 1);
 }
@@ -199,7 +199,7 @@ fn a_drop_in_changed_since_loses_only_larders_lines() {
 fn a_crio_that_does_not_watch_is_said_to_need_a_signal() {
     for text in ["", "[crio.image]\nauto_reload_registries = false\n"] {
         let (root, args) = crio_node();
-        // The last word counts.
+        // The last value counts.
         fs::write(root.path().join("etc/crio/crio.conf.d/20-later.conf"), text).unwrap();
         let said = run_install(&args).unwrap();
         let warned =
@@ -211,8 +211,8 @@ fn a_crio_that_does_not_watch_is_said_to_need_a_signal() {
     }
 }
 
-/// CRI-O's watch is on the directory of its drop-ins: larder must not claim that CRI-O has seen what happened to a
-/// directory that larder made or removed.
+/// CRI-O watches the directory of its drop-ins. larder must not claim that CRI-O has seen a change in a directory that
+/// larder itself made or removed.
 #[test]
 fn a_directory_that_larder_made_or_removed_is_said_to_need_a_signal() {
     let (root, args) = crio_node();
@@ -223,12 +223,12 @@ fn a_directory_that_larder_made_or_removed_is_said_to_need_a_signal() {
     };
     let said = run_install(&args).unwrap();
     assert!(asks(&said), "{said}");
-    // The directory is there now.
+    // Now the directory exists.
     let said = run_install(&named(&args, &["corp.example"])).unwrap();
     assert!(said.contains("so it reads them now"), "{said}");
     let (code, said) = run_uninstall(args.node, false);
     assert_eq!((code, asks(&said)), (0, true), "{said}");
-    // The file goes where it is, and then the directory: CRI-O sees the file go.
+    // The file is removed at its own path, and then the directory, so that CRI-O sees the removal of the file.
     let (file, dir) = (
         "removed /etc/containers/registries.conf.d/larder.conf\n",
         "removed /etc/containers/registries.conf.d\n",

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What `args` would do, with the node's directory as NODE.
+/// The output of a dry run with `args`. NODE stands for the node's directory.
 fn shown(node: &Node, args: &InstallArgs) -> String {
     let args = InstallArgs {
         dry_run: true,

@@ -1,4 +1,4 @@
-//! Files that someone else wrote, before the install or after it.
+//! Files that another program or a person wrote, before the install or after it.
 
 use proptest::prelude::*;
 
@@ -30,7 +30,7 @@ fn an_existing_file_is_kept_and_larder_goes_first() {
         fs::read_to_string(node.certs().join("docker.io/hosts.toml.before-larder")).unwrap(),
         EXISTING
     );
-    // Headers may hold secrets: what was closed to others stays closed.
+    // A header may hold a secret, so a file that was closed to others stays closed.
     assert_eq!(mode(&node.hosts("docker.io")), 0o640);
 
     node.uninstall();
@@ -91,7 +91,7 @@ fn a_file_without_a_place_is_refused_and_nothing_touched() {
             "host.\"https://b\".skip_verify = true\n",
             "larder cannot put its section before the hosts: write each host as its own [host.\"URL\"] section",
         ),
-        // A line of a string that looks like a comment on the host.
+        // A line of a string that looks like a comment above the host.
         (
             "[header]\nx = '''\n# ''' # y\n[host.\"https://b\"]\n",
             "larder cannot put its section before the hosts: write each host as its own [host.\"URL\"] section",
@@ -108,7 +108,7 @@ fn a_file_without_a_place_is_refused_and_nothing_touched() {
         let node = Node::new();
         node.put("docker.io", "hosts.toml", text);
         let before = node.tree();
-        // The good one comes first, and must not be touched either.
+        // The valid file comes first. It must not be changed either.
         let error = node.refused(&["ghcr.io", "docker.io"]);
         let file = node.hosts("docker.io");
         assert_eq!(
@@ -188,11 +188,11 @@ fn a_file_changed_since_the_install_loses_only_larders_lines() {
     assert_eq!(node.read("docker.io"), format!("{EXISTING}{added}"));
     assert!(added.ends_with(&node.read("ghcr.io")));
 
-    // Nothing leads to larder any more, so the next one is content.
+    // No file names larder any more, so the next uninstall succeeds, and only mentions the copy.
     let said = node.uninstall();
     assert!(said.contains("the copy from before the install"), "{said}");
 
-    // Once more from there: the newer file is what is kept and put back.
+    // A new install keeps the newer file, and uninstall restores it.
     let before = node.read("docker.io");
     node.install(&["docker.io"]);
     node.uninstall();
@@ -200,7 +200,7 @@ fn a_file_changed_since_the_install_loses_only_larders_lines() {
 }
 
 proptest! {
-    /// Whatever stands in a file that takes the block, taking the block out gives it back.
+    /// If a file can take the block, removing the block gives the file back unchanged.
     #[test]
     fn the_rest_of_a_file_is_never_changed(lines in prop::collection::vec(prop::sample::select(vec![
         "", "# note", "server = \"https://s\"", "[host]", "[host.\"https://a\"]", "[host.\"https://b\".header]",
@@ -217,7 +217,7 @@ proptest! {
     }
 }
 
-/// Files of another version of larder: its words between the marks may be others.
+/// A file of another version of larder: the text between the marks may differ.
 #[test]
 fn an_upgrade_in_between_leaves_no_trace_either() {
     let node = Node::bare();
@@ -238,7 +238,7 @@ fn an_upgrade_in_between_leaves_no_trace_either() {
     for dir in ["docker.io", "ghcr.io"] {
         older(dir);
     }
-    // Uninstalled by the newer one alone, or after it has installed anew.
+    // The newer version uninstalls at once, or after it has installed anew.
     let between = node.tree();
     node.uninstall();
     assert_eq!(node.tree(), before);

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A node's files below a directory, by its own paths.
+/// A node's files below a directory, at the node's paths.
 struct Mounted {
     root: tempfile::TempDir,
 }
@@ -64,7 +64,7 @@ fn every_preset_writes_where_its_containerd_reads_and_leaves_no_trace() {
         let before = walk(node.root.path());
         let said = node.install(*preset, |_| ()).unwrap();
         assert!(!said.contains("warning"), "{preset:?}: {said}");
-        // It speaks of the node's paths, not of the container's.
+        // The output names the node's paths, not the container's.
         assert!(
             said.contains(&format!("wrote {certs}/_default/hosts.toml")),
             "{said}"
@@ -95,7 +95,7 @@ fn a_certs_directory_that_is_not_there_is_made_and_goes_again() {
         node.path("/etc/containerd/certs.d/_default/hosts.toml")
             .exists()
     );
-    // Another choice of registries inherits what was made for the first.
+    // An install for other registries inherits the record of directories that were made for the first one.
     node.install(Preset::Kubeadm, |args| {
         args.registries = vec!["ghcr.io".to_owned(), "quay.io".to_owned()];
     })
@@ -216,7 +216,7 @@ fn auto_finds_the_runtimes_of_the_node() {
     assert!(error.contains("name the runtime with --runtime"), "{error}");
 }
 
-/// In a pod the chart runs `larder install`: its value is what a person changes.
+/// In a pod the chart runs `larder install`, so a person changes the chart's value.
 #[test]
 fn a_registry_that_hides_the_default_is_named_for_the_charts_value() {
     let node = Mounted::new(&["/etc/containerd/certs.d/ghcr.io"]);

@@ -78,7 +78,7 @@ async fn the_last_record_stays() {
     assert_eq!(found, "two");
     let file = dir.path().join("records").join(path);
     assert_eq!(std::fs::read(file).unwrap(), b"two");
-    // Another node's word may be the later one.
+    // Another node's record may be the later one.
     let longer = |there: &[u8], ours: &[u8]| there.len() > ours.len();
     for (text, expected) in [("1", "two"), ("three", "three")] {
         let other = at(dir.path());

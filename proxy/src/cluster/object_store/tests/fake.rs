@@ -23,12 +23,12 @@ pub(super) struct Asked {
     pub(super) body: Vec<u8>,
 }
 
-/// What happens to a request instead of what should.
+/// How the bucket misbehaves towards a request.
 #[derive(Debug, Clone)]
 pub(super) enum Fault {
     /// No answer ever.
     Hang,
-    /// This status, with this S3 word.
+    /// This status, with this S3 error code.
     Status(u16, &'static str),
     /// The head and so many bytes of the body, and then nothing.
     StallAfter(usize),
@@ -93,7 +93,7 @@ impl Fake {
         self.state().objects.insert(path.to_owned(), bytes);
     }
 
-    /// Method and path of every request, with the query of what is not plain.
+    /// The method and the first letters of the path of every request, with the name of its query if it has one.
     pub(super) fn asked(&self) -> Vec<String> {
         let line = |asked: &Asked| {
             let path = asked.path.rsplit('/').next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What a configuration opens, and what is said about one that opens nothing.
+//! Which store a configuration opens, and what the error says if it opens none.
 
 use super::*;
 

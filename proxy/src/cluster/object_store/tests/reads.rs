@@ -152,7 +152,7 @@ async fn a_refusal_is_told_in_words_without_secrets() {
         "the object store refuses: 403 SignatureDoesNotMatch"
     );
     assert_eq!(failure.outcome(), ObjectOutcome::Denied);
-    // Without a body there is no word.
+    // Without a body there is no error code.
     let failure = store.head(&digest).await.unwrap_err();
     assert_eq!(failure.to_string(), "the object store refuses: 403");
     fake.fail(|_| Some(Fault::Status(404, "NoSuchBucket")));

@@ -1,4 +1,4 @@
-//! GetAuthorizationToken: the one request that is signed, and the password that it brings.
+//! GetAuthorizationToken: the signed request, and the password in its answer.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::{
 
 pub(super) const ECR: &str = "the API of ECR";
 const LOOK_AT_NETWORK: &str = "let larder reach it (a firewall, HTTPS_PROXY, the VPC endpoint ecr.api), or name it in `api_endpoint`";
-/// Larger is no answer's number of seconds.
+/// No answer's number of seconds is larger.
 const LATEST: f64 = 1e12;
 
 /// A registry's password.
@@ -39,7 +39,7 @@ struct Authorization {
     expires_at: f64,
 }
 
-/// A private registry lists one, a public one has it without a list.
+/// A private registry answers a list of one, the public registry answers without a list.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum OneOrMany {

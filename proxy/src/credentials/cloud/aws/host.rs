@@ -1,6 +1,6 @@
-//! What the name of a registry of AWS says: its region and partition, and so which API gives its tokens.
+//! What the name of an AWS registry tells: its region and partition, and so the API that gives its tokens.
 
-/// Where the tokens of a registry come from. All registries of one region share it.
+/// The API that gives a registry's tokens. All registries of one region share it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(in super::super) struct Api {
     /// The API's own URL.
@@ -32,7 +32,7 @@ const DOMAINS: [(&str, &str); 9] = [
 ];
 
 impl Api {
-    /// The API behind a registry's host; `None` if that is no registry of AWS.
+    /// The API behind a registry's host; `None` for a host that is no registry of AWS.
     pub(super) fn of(host: &str) -> Option<Self> {
         if PUBLIC.contains(&host) {
             return Some(Self {
@@ -66,7 +66,7 @@ impl Api {
             (false, true) => "ecr",
             (true, _) => "ecr-fips",
         };
-        // The STS of GovCloud is a FIPS one under its plain name.
+        // In GovCloud, the STS under the plain name is already a FIPS one.
         let sts = if fips && !region.starts_with("us-gov-") {
             "sts-fips"
         } else {

@@ -1,4 +1,4 @@
-//! The keys with which a role signs, by each way that AWS has.
+//! The keys with which a role signs, in each way that AWS has.
 
 use std::{net::IpAddr, path::Path};
 
@@ -21,20 +21,20 @@ pub(super) const METADATA_SERVER: &str = "the metadata server";
 const AGENT: &str = "EKS Pod Identity's agent";
 
 const LOOK_AT_AGENT: &str = "does the add-on eks-pod-identity-agent run on this node?";
-/// What a pod sees behind a hop limit of 1, which is what new nodes have.
+/// What a pod meets behind a hop limit of 1, the default of new nodes.
 const LOOK_AT_HOPS: &str = "an ordinary pod does not reach it where the node's hop limit is 1, as on Amazon Linux 2023: use EKS Pod Identity or IRSA, or `hostNetwork`, or set the hop limit of the launch template to 2";
 
 /// Seconds for which larder's session at the metadata server is good.
 const SESSION: &str = "60";
 
-/// The keys of a role, and how AWS calls it.
+/// The keys of a role, and AWS's name for it.
 pub(super) struct Keys {
     pub credential: AwsCredential,
     pub principal: Option<String>,
 }
 
 impl Keys {
-    /// Keys go into headers as they are: what does not fit there is not taken.
+    /// Keys are sent in headers as they are, so keys that no header can hold are refused.
     pub(super) fn new(
         at: &str,
         [id, secret]: [&str; 2],
@@ -60,13 +60,13 @@ impl Keys {
     }
 }
 
-/// Whether a text is a role's name or ARN, which may be shown.
+/// Whether a text looks like a role's name or ARN, which messages may contain.
 fn is_name(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-@:/=,+ ".contains(&byte);
     !text.is_empty() && text.len() <= 256 && text.bytes().all(plain)
 }
 
-/// A file as `aws configure` writes it: its section `default`, or what stands in none.
+/// A file as `aws configure` writes it: the section `default`, or the lines before any section.
 pub(super) async fn of_file(inner: &Inner, path: &Path) -> Result<Keys, Trouble> {
     let text = inner.text(path).await?;
     let at = path.display().to_string();
@@ -182,7 +182,7 @@ pub(super) async fn by_agent(inner: &Inner, url: &str, token: &Path) -> Result<K
         request,
     };
     let answer = inner.asker.ask(question, LOOK_AT_AGENT).await?;
-    // Its errors are text, such as `[id]: (ResourceNotFoundException): …, fault: client`.
+    // The agent's errors are text, such as `[id]: (ResourceNotFoundException): …, fault: client`.
     let text = String::from_utf8_lossy(&answer.body);
     let word = text
         .split_once('(')
@@ -209,7 +209,7 @@ pub(super) async fn by_agent(inner: &Inner, url: &str, token: &Path) -> Result<K
     }
 }
 
-/// Where the pod's token may be shown in plain text: on this node alone.
+/// Whether larder may show the pod's token to this URL: over TLS anywhere, in plain text only on this node.
 fn is_agents(uri: &Uri) -> bool {
     let host = uri.host().unwrap_or_default();
     let bare = host.trim_start_matches('[').trim_end_matches(']');

@@ -1,4 +1,4 @@
-//! Signing a request, by what the object store brings.
+//! Signing a request, with the object store's code.
 
 use bytes::Bytes;
 use http::{Request, header};

@@ -1,4 +1,4 @@
-//! The STS: a projected token, or other keys, for the keys of a role.
+//! The STS: it exchanges a projected token, or other keys, for the keys of a role.
 
 use std::path::Path;
 
@@ -53,7 +53,7 @@ pub(super) async fn by_web_identity(
     session(inner, identity, request, role).await
 }
 
-/// Takes on another role: one that another account trusts this one with.
+/// Takes on another role, which trusts this one and may belong to another account.
 pub(super) async fn of_role(
     inner: &Inner,
     identity: &CloudIdentity,
