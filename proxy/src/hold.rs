@@ -15,6 +15,7 @@ mod daemon;
 pub(crate) mod fuzz;
 mod holder;
 mod mounting;
+mod record;
 mod session;
 mod talk;
 mod uninstall;

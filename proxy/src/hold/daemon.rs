@@ -56,7 +56,7 @@ pub fn attend<F: Files>(
 ) {
     let (standing, seen) = watch::channel(Standing {
         files: None,
-        link: Link::Absent("it is looked for".to_owned()),
+        link: Link::Absent("there is no connection yet".to_owned()),
     });
     let mut daemon = Daemon {
         socket,

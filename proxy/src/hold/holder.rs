@@ -14,6 +14,7 @@ use tokio::{
 use super::{
     absence::Absence,
     mounting::{Found, Held, Place},
+    record::Record,
     session::{self, Event, Peer, Word},
     talk::{Ended, Talk},
     wire::{Message, Role},
@@ -65,10 +66,16 @@ impl Hold {
             let _ = old.say(&Message::Taken).await;
         }
         let (events, arriving) = mpsc::channel(16);
+        let mut record = Record::open(&self.directory);
+        let held = held.unwrap_or_default();
+        for held in &held {
+            record.add(&held.connection);
+        }
         let holding = Holding {
             place,
             control,
-            held: held.unwrap_or_default(),
+            record,
+            held,
             back_until: None,
             daemons: Vec::new(),
             others: Vec::new(),
@@ -140,6 +147,7 @@ impl Hold {
 struct Holding {
     place: Place,
     control: Control,
+    record: Record,
     /// One of them is mounted, unless a process may still give it back or everything is uninstalled. The others have
     /// lost their name and are still used.
     held: Vec<Held>,
@@ -208,9 +216,7 @@ impl Holding {
 
     /// What the holder does every second: removes ended connections, ends absences, and mounts anew.
     fn look(&mut self) -> Result<(), String> {
-        let before = self.held.len();
-        self.held.retain(|held| !held.is_over());
-        if self.held.len() < before {
+        if self.drop_what_is_over() > 0 {
             tracing::info!(left = self.held.len(), "a connection is over");
         }
         match self.back_until {
@@ -253,8 +259,18 @@ impl Holding {
         self.abort(waiting);
     }
 
-    fn abort(&self, held: Vec<Held>) {
+    /// Drops the connections that are over. How many these were.
+    fn drop_what_is_over(&mut self) -> usize {
+        let over: Vec<Held> = self.held.extract_if(.., |held| held.is_over()).collect();
+        for held in &over {
+            self.record.forget(&held.connection);
+        }
+        over.len()
+    }
+
+    fn abort(&mut self, held: Vec<Held>) {
         for Held { connection, .. } in held {
+            self.record.forget(&connection);
             if let Err(error) = self.control.abort(connection.device) {
                 tracing::error!(%error, "a connection cannot be aborted");
             }
@@ -272,6 +288,7 @@ impl Holding {
         self.name(None);
         let held = self.place.mount()?;
         tracing::info!(at = %self.place.files.display(), "mounted");
+        self.record.add(&held.connection);
         self.held.push(held);
         self.announce();
         Ok(())
@@ -301,11 +318,19 @@ impl Holding {
 
     fn daemon(&mut self, peer: Peer, given: Vec<Held>) -> Result<(), String> {
         for mut held in given {
-            if !self.has(held.connection.id) && !held.is_over() {
-                tracing::info!("the daemon gives a connection back");
-                held.connection.at = None;
-                self.held.push(held);
+            if self.has(held.connection.id) || held.is_over() {
+                continue;
             }
+            if !self.record.has(&held.connection) {
+                tracing::warn!(
+                    device = held.connection.device,
+                    "a daemon gives a connection that no holder of this directory has made: it is not taken"
+                );
+                continue;
+            }
+            tracing::info!("the daemon gives a connection back");
+            held.connection.at = None;
+            self.held.push(held);
         }
         if let Found::Ours(id) = self.place.found()?
             && self.has(id)
@@ -342,7 +367,7 @@ impl Holding {
         }
         self.place.clear()?;
         self.name(None);
-        self.held.retain(|held| !held.is_over());
+        self.drop_what_is_over();
         self.announce();
         let words = if self.held.is_empty() {
             "nothing is mounted any more; the holder ends"

@@ -79,6 +79,29 @@ fn what_is_no_peer_is_refused_in_words_and_hurts_nothing() {
     read(&setup.made(1), 1).expect("the daemon serves");
 }
 
+/// By a connection's numbers the holder aborts it: a daemon cannot name another program's.
+#[test]
+fn a_connection_that_no_holder_has_made_is_not_taken() {
+    let setup = Setup::new();
+    let holder = setup.holder(&[]);
+    let daemon = setup.daemon(2);
+    let gives = async {
+        let packets = Packets::connect(&setup.socket()).expect("a holder");
+        let any = fs::File::open("/dev/null").expect("a file");
+        let foreign = [&7_u64.to_le_bytes()[..], &1_u32.to_le_bytes()].concat();
+        let foreign = message(1, CONNECTION, &foreign);
+        packets.send(&message(1, HELLO, &[1]), None).await?;
+        packets.send(&foreign, Some(any.as_fd())).await?;
+        packets.send(&message(1, READY, &[]), None).await?;
+        until("it is refused", || holder.log().contains("is not taken"));
+        std::io::Result::Ok(())
+    };
+    runtime().block_on(gives).expect("the holder listens");
+    assert!(!holder.log().contains("gives a connection back"));
+    setup.until_told(&daemon, "held true");
+    read(&setup.made(1), 1).expect("the daemon serves again");
+}
+
 #[test]
 fn only_the_daemons_user_may_connect() {
     let setup = Setup::new();
