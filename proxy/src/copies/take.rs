@@ -138,14 +138,13 @@ impl Copies {
 
     /// Bytes that fit within the bounds without an eviction.
     async fn room(&self) -> u64 {
-        let space = self.store.survey(Store::space).await;
-        let Some(Ok(space)) = space else {
+        let look = |store: &Store| Some((store.space().ok()?, store.taken()));
+        let Some((space, taken)) = self.store.survey(look).await.flatten() else {
             return 0;
         };
         let config = self.config.load();
         let most = config.store.max_size.of(space.total);
         let min_free = config.store.min_free.of(space.total);
-        let taken = self.store.totals().bytes + self.store.ready_totals().bytes;
         let below_most = most.saturating_sub(taken);
         let free = space.free.saturating_sub(min_free);
         below_most.min(free)

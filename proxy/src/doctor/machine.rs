@@ -91,7 +91,7 @@ fn disk(store: &Store, limits: &Limits) -> Finding {
     };
     let size = |bytes| bytesize::ByteSize::b(bytes).display().iec().to_string();
     let bounds = limits.bounds(space.total);
-    let held = store.totals().bytes + store.partial_bytes() + store.bytes_of_layers();
+    let held = store.taken();
     let capacity = bounds.capacity(held, space.free);
     let min_free = size(bounds.min_free);
     // Eviction frees only what larder holds. If that is not enough, other files fill the disk.

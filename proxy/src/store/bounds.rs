@@ -72,7 +72,7 @@ impl Class {
             }
         } else if warm && !in_runtime {
             Self::Warm
-        } else if expired {
+        } else if expired && !warm {
             Self::Expired
         } else if in_runtime || surplus {
             Self::Spare

@@ -164,8 +164,7 @@ impl Store {
             max: limits.max_size.of(space.total),
             min_free: limits.min_free.of(space.total),
         };
-        let taken = self.totals().bytes + self.bytes_of_layers();
-        excess(bounds, taken, space.free) > 0
+        excess(bounds, self.taken(), space.free) > 0
     }
 
     /// Evicts ready files: old ones, and as many as free `over` bytes. Returns the bytes that went or are on their way
@@ -188,13 +187,20 @@ impl Store {
     pub fn room_for_ready(&self, limits: &Limits) -> Option<u64> {
         let ready = self.ready()?;
         let (space, own) = (self.space().ok()?, ready.space().ok()?);
-        let taken = self.totals().bytes + self.partial_bytes() + self.bytes_of_layers();
         let most = limits.max_size.of(space.total);
         let free = limits.min_free.of(own.total);
-        Some(most.checked_sub(taken)?.min(own.free.checked_sub(free)?))
+        Some(
+            most.checked_sub(self.taken())?
+                .min(own.free.checked_sub(free)?),
+        )
     }
 
-    /// Bytes that count in `max_size` besides blobs: ready files and indexes of layers.
+    /// All bytes that count in `max_size`: blobs, partials, ready files and indexes of layers (blocking).
+    pub fn taken(&self) -> u64 {
+        self.totals().bytes + self.partial_bytes() + self.bytes_of_layers()
+    }
+
+    /// Bytes that count in `max_size` besides blobs and partials: ready files and indexes of layers.
     pub fn bytes_of_layers(&self) -> u64 {
         self.ready_totals().bytes + self.indexes.totals().bytes()
     }

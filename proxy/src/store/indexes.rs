@@ -91,7 +91,7 @@ pub enum NotKept {
     Unbelieved(#[from] Unbelieved),
     #[error("{0} made an index that its layer disproved, and is not believed")]
     Disproved(String),
-    #[error("the disk does not take it: {0}")]
+    #[error("writing it to the disk failed: {0}")]
     Disk(#[from] std::io::Error),
 }
 

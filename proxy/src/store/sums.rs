@@ -144,7 +144,7 @@ impl Checked {
             self.store.quarantine(blob);
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                "a piece of the blob is not what it was",
+                "a piece of the blob does not match its checksum",
             ));
         }
         Ok(cut(bytes, wide, range))
@@ -193,7 +193,7 @@ impl Store {
         };
         let path = self.layout.sums(digest);
         if let Err(error) = self.layout.write_atomic(&path, &file, false) {
-            tracing::debug!(blob.digest = %digest, %error, "a blob has no checksums");
+            tracing::debug!(blob.digest = %digest, %error, "the checksums of a blob could not be written");
         }
     }
 

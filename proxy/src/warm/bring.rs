@@ -215,7 +215,7 @@ impl Warm {
             let space = store.space().ok()?;
             let bounds: Bounds = limits.bounds(space.total);
             let ready = store.ready_totals();
-            let taken = store.totals().bytes + store.partial_bytes() + store.bytes_of_layers();
+            let taken = store.taken();
             let capacity = bounds.capacity(taken, space.free);
             Some((
                 bounds.max,

@@ -65,6 +65,11 @@ fn the_class_of_a_blob_is_what_is_known_of_it() {
             "warm runtime",
             Spare,
         ),
+        (
+            "a warm set holds it, it is old, and the runtime has it too",
+            "warm expired runtime",
+            Spare,
+        ),
         ("in use, and whole nowhere else", "in-use", Stays),
         ("in use by a warm set's image", "in-use warm", Stays),
         ("in use, and whole elsewhere", "in-use elsewhere", InUse),
