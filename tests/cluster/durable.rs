@@ -174,7 +174,7 @@ async fn until_idle(cluster: &Cluster) {
 
 /// One node still remembers that a repository was public. That does not undo the refusal that another node got.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_last_word_of_all_nodes_is_that_it_is_private() {
+async fn the_latest_verdict_of_all_nodes_is_private() {
     let fake = FakeRegistry::start().await;
     let dir = tempfile::tempdir().expect("a directory");
     let config = format!(

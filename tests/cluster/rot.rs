@@ -73,7 +73,7 @@ async fn what_rotted_is_found_at_home_and_fails_no_pull() {
 
 /// The registry is down; another member has the blob whole.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn in_an_outage_whoever_holds_it_sound_gives_it() {
+async fn in_an_outage_a_member_with_a_sound_copy_serves_it() {
     let _machine = beside().await;
     let fake = FakeRegistry::start().await;
     let cluster = Cluster::of(3).upstream(&fake).start().await;

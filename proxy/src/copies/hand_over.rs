@@ -19,6 +19,9 @@ use super::{
 /// Less than the time of the drain.
 const HANDED_OVER_WITHIN: Duration = Duration::from_secs(20);
 
+/// Members that are busy or silent are asked again for this long. A restart takes less.
+const OFFERED_WITHIN: Duration = Duration::from_secs(10);
+
 /// Members to which a copy is offered, one after another.
 const OFFERED: usize = 4;
 
@@ -60,10 +63,17 @@ impl Copies {
         let handing = async {
             let mut open: Vec<Item> = alone.into_iter().filter(|i| !i.links.is_empty()).collect();
             let mut taken: Vec<Digest> = Vec::new();
+            let offered_until = Instant::now() + OFFERED_WITHIN;
             loop {
                 let offered = self.offer_all(open).await;
                 taken.extend(offered.taken);
+                for digest in offered.held {
+                    left.remove(&digest);
+                }
                 open = offered.again;
+                if Instant::now() >= offered_until {
+                    open.clear();
+                }
                 if taken.is_empty() && open.is_empty() {
                     break;
                 }
@@ -114,7 +124,8 @@ impl Copies {
         let standings = self.standings(&digests).await;
         let alone: Vec<Digest> = digests
             .into_iter()
-            .filter(|digest| standings.get(digest).is_some_and(|s| s.others == 0))
+            // If no keeper answers, nothing says that another member holds it.
+            .filter(|digest| standings.get(digest).is_none_or(|s| s.others == 0))
             .collect();
         let own = self.own();
         let mut items = Vec::new();
@@ -141,6 +152,10 @@ impl Copies {
     async fn offer_all(self: &Arc<Self>, items: Vec<Item>) -> Offered {
         let members = self.members();
         let own = self.own();
+        let waited = members.addresses.iter().copied();
+        let waited: HashSet<SocketAddr> = waited
+            .filter(|member| self.life(*member) == Life::Waited)
+            .collect();
         let mut offered = Offered::default();
         let mut next = items;
         let mut again: HashSet<Digest> = HashSet::new();
@@ -150,7 +165,7 @@ impl Copies {
             for item in next.drain(..) {
                 let mut others = members.ranked(&item.digest, members.addresses.len());
                 others.retain(|member| Some(*member) != own);
-                others.sort_by_key(|member| self.life(*member) == Life::Waited);
+                others.sort_by_key(|member| waited.contains(member));
                 match others.get(standing) {
                     Some(to) => offers.entry(*to).or_default().push(item),
                     None => declined.push(item),
@@ -161,7 +176,8 @@ impl Copies {
                     let answers = self.answers_of(to, some).await;
                     for (item, answer) in some.iter().zip(answers) {
                         match answer {
-                            Answer::Taken | Answer::Held => offered.taken.push(item.digest),
+                            Answer::Taken => offered.taken.push(item.digest),
+                            Answer::Held => offered.held.push(item.digest),
                             // The member may have room soon, or answer again.
                             Answer::Busy => {
                                 again.insert(item.digest);
@@ -184,6 +200,8 @@ impl Copies {
 #[derive(Default, Debug)]
 struct Offered {
     taken: Vec<Digest>,
+    /// Members have them already.
+    held: Vec<Digest>,
     /// No member took these, but a busy one may do so later.
     again: Vec<Item>,
 }
