@@ -92,9 +92,6 @@ struct Known {
 /// until the process ends.
 pub async fn run(pull: Arc<Pull>, mut watch: Watch, until_end: Watch) {
     let mode = pull.config.load().streaming.mode;
-    if mode == Mode::Off && !has_left_files(&pull).await {
-        return;
-    }
     let lazy = mode == Mode::Lazy;
     let layers = Layers {
         streams: Streams::new(Arc::clone(&pull)),
@@ -106,6 +103,9 @@ pub async fn run(pull: Arc<Pull>, mut watch: Watch, until_end: Watch) {
         changed: Notify::new(),
     };
     let work = async {
+        if !layers.offers && !has_left_files(&layers.pull).await {
+            return;
+        }
         layers.open().await;
         let streams = async {
             Arc::clone(&layers.streams).resume().await;
@@ -166,10 +166,15 @@ impl Layers {
                     return;
                 }
                 Ok(true) => {
-                    tracing::warn!(directory = %config.streaming.directory.display(), "[streaming] mode is \"off\": no layer is offered, and those that were offered here before go once no snapshot refers to them");
+                    tracing::warn!(directory = %config.streaming.directory.display(), "[streaming] mode is \"off\": no further layer is offered; each file goes once the watcher reports that no snapshot refers to it");
                     return;
                 }
-                Ok(false) => {}
+                Ok(false) => {
+                    if !self.offers && said.is_none() {
+                        tracing::info!(directory = %config.streaming.directory.display(), "[streaming] mode is \"off\", but there are files of ready layers, and larder serves those that are mounted as soon as no other larder does");
+                        said = Some(String::new());
+                    }
+                }
                 Err(error) => {
                     let error = error.to_string();
                     if said.as_ref() != Some(&error) {

@@ -17,7 +17,7 @@ use crate::{
     store::{Cause, Ground, OfImage, Ready, Told},
 };
 
-const OFF: &str = "[streaming] mode is \"off\"";
+const OFF: &str = "[streaming] mode is \"off\": nothing new is offered";
 
 const NO_WATCHER: &str = "no watcher reports the container runtime";
 

@@ -130,11 +130,11 @@ impl Streams {
     }
 
     /// The ready file of a layer was made. Containers that have the layer mounted read the file from now on (blocking).
-    pub fn is_whole(&self, diff_id: &Digest, file: File) -> io::Result<()> {
+    pub fn become_whole(&self, diff_id: &Digest, file: File) -> io::Result<()> {
         let Some(layer) = self.of(diff_id) else {
             return self.take_whole(diff_id, file);
         };
-        if layer.is_whole(file)? {
+        if layer.become_whole(file)? {
             tracing::info!(image = %layer.image, blob.digest = %layer.digest, "a layer that was mounted before it was here is whole");
         }
         Ok(())
@@ -164,7 +164,7 @@ impl Streams {
             let wrong = indexes.wrong();
             for layer in self.all() {
                 if wrong.iter().any(|wrong| layer.is_by(wrong)) {
-                    layer.is_wrong();
+                    layer.disprove();
                 }
             }
             disproved.await;

@@ -320,7 +320,7 @@ impl Layers {
                 let file = File::open(&to.0)?;
                 ready.offer(&to.0, &diff_id, origin)?;
                 // A container that has the layer mounted reads the new file, too.
-                streams.is_whole(&diff_id, file)
+                streams.become_whole(&diff_id, file)
             }
             None => Ok(()),
         };

@@ -4,6 +4,7 @@ use std::fs;
 
 use anyhow::{Result, ensure};
 use larder_tests::fake::Gate;
+use larder_tests::scene::files;
 
 use super::node::{Lazy, SECOND};
 use crate::setup::refused;
@@ -67,8 +68,10 @@ async fn with_the_mode_off_what_is_mounted_is_served_and_becomes_whole() -> Resu
     lazy.run_and_compare().await?;
     // Without the image no snapshot refers to its layers, and nothing of them stays.
     lazy.containerd.remove(&lazy.name()).await?;
-    lazy.until("the directory is empty", |lazy| lazy.links().is_empty())
-        .await
+    lazy.until("the directory is empty", |lazy| {
+        files(&lazy.offered()).is_empty()
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

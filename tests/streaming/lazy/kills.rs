@@ -54,7 +54,6 @@ async fn a_daemon_that_is_killed_again_and_again_costs_no_reader_a_byte() -> Res
         "{failed} reads failed, {read} did not\n{}",
         lazy.second().log()
     );
-    ensure!(read >= READERS, "only {read} reads");
     lazy.run_and_compare().await
 }
 
@@ -79,7 +78,7 @@ impl Readers {
         Ok(Self { process, word })
     }
 
-    /// Waits until each has read something since the layers were whole, and ends them: reads that succeeded and reads that
+    /// Waits for more reads, now that the layers are whole, and ends the readers: how many reads succeeded, and how many
     /// failed. An error if bytes were wrong.
     async fn end(mut self, lazy: &Lazy) -> Result<(u64, u64)> {
         let wanted = self.counts().0 + READERS;
@@ -153,12 +152,14 @@ fn as_readers() -> Result<()> {
                 }
             });
         }
-        while !word.join("stop").exists() {
-            tell()?;
+        let mut told = Ok(());
+        // Without its directory, the test has ended.
+        while told.is_ok() && !word.join("stop").exists() {
+            told = tell();
             std::thread::sleep(Duration::from_millis(20));
         }
         stop.store(true, Ordering::Relaxed);
-        Ok(())
+        told
     })?;
     tell()?;
     // Whatever was read is what the whole layer has there.

@@ -165,9 +165,9 @@ impl Layer {
 
     /// Reads from now on come from the ready file of this very layer (blocking). `false` if the file's tree differs
     /// from the mounted one: then every read fails.
-    pub fn is_whole(&self, file: File) -> io::Result<bool> {
+    pub fn become_whole(&self, file: File) -> io::Result<bool> {
         if file.metadata()?.len() != self.length() || !self.mounted.begins(&file)? {
-            self.is_wrong();
+            self.disprove();
             return Ok(false);
         }
         self.tar.store(Arc::new(Tar {
@@ -188,7 +188,7 @@ impl Layer {
     }
 
     /// The whole layer contradicts the index: every read by that index fails from now on.
-    pub fn is_wrong(&self) {
+    pub fn disprove(&self) {
         if !self.wrong.swap(true, Ordering::Relaxed) {
             tracing::error!(image = %self.image, blob.digest = %self.digest, maker = self.maker, "the index by which a layer is mounted was wrong: containers that have it mounted get errors from now on; delete their pods, new ones get the layer as it is");
         }
@@ -337,7 +337,7 @@ impl Layer {
     /// Brings one span for all reads that wait for it, no longer than a read waits. `None` if no right bytes came.
     async fn fetch(self: Arc<Self>, number: usize) -> Option<Bytes> {
         let until = Instant::now() + PATIENCE;
-        self.means.is_wanted();
+        self.means.note_wanted();
         let (mut pause, mut from) = (PAUSE, SpanFrom::Anywhere);
         loop {
             if self.wrong.load(Ordering::Relaxed) {

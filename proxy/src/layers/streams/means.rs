@@ -30,7 +30,7 @@ pub struct Means {
 }
 
 impl Means {
-    pub fn is_wanted(&self) {
+    pub fn note_wanted(&self) {
         let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
         *wanted = Instant::now();
     }

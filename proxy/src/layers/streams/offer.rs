@@ -31,7 +31,7 @@ const CONFIG: u64 = 4 << 20;
 
 /// Why the layers of an image are not offered before they are here.
 #[derive(Debug, thiserror::Error)]
-enum Not {
+enum NotOffered {
     #[error("all of its layers are ready, or stream already")]
     Ready,
     #[error("it is too small")]
@@ -75,23 +75,23 @@ impl Layers {
             let offered = self.offer_start(streams, &start).await;
             let outcome = match &offered {
                 Ok(_) => LazyOffer::Offered,
-                Err(Not::Ready) => LazyOffer::Ready,
+                Err(NotOffered::Ready) => LazyOffer::Ready,
                 Err(
-                    Not::Small | Not::Refused(_) | Not::NoRoom | Not::Leaves | Not::Idle(_),
+                    NotOffered::Small | NotOffered::Refused(_) | NotOffered::NoRoom | NotOffered::Leaves | NotOffered::Idle(_),
                 ) => LazyOffer::Refused,
-                Err(Not::NoIndex(_)) => LazyOffer::NoIndex,
-                Err(Not::NoConfig | Not::NoHolder | Not::Disk(_)) => LazyOffer::Failed,
-                Err(Not::Late) => LazyOffer::Late,
+                Err(NotOffered::NoIndex(_)) => LazyOffer::NoIndex,
+                Err(NotOffered::NoConfig | NotOffered::NoHolder | NotOffered::Disk(_)) => LazyOffer::Failed,
+                Err(NotOffered::Late) => LazyOffer::Late,
             };
             self.pull.metrics.layers.lazily(outcome);
             let place = &start.place;
             let (registry, repository) = (&place.registry, &place.repository);
             match offered {
-                Err(Not::Ready) => {}
+                Err(NotOffered::Ready) => {}
                 Ok(layers) => {
                     tracing::info!(upstream.registry = %registry, upstream.repository = %repository, manifest = %start.image.manifest, layers, "an image starts before it is here");
                 }
-                Err(why @ (Not::NoHolder | Not::Disk(_))) => {
+                Err(why @ (NotOffered::NoHolder | NotOffered::Disk(_))) => {
                     tracing::warn!(upstream.registry = %registry, upstream.repository = %repository, %why, "an image is pulled as ever");
                 }
                 Err(why) => {
@@ -105,17 +105,25 @@ impl Layers {
     }
 
     /// Offers the layers of an image, and returns how many.
-    async fn offer_start(&self, streams: &Arc<Streams>, start: &Start) -> Result<usize, Not> {
+    async fn offer_start(
+        &self,
+        streams: &Arc<Streams>,
+        start: &Start,
+    ) -> Result<usize, NotOffered> {
         let offer = self.what_to_offer(streams, start).await?;
         let (manifest, content) = (offer.image.manifest, Arc::clone(&offer.image.content));
         if !start.is_waited_for() {
-            return Err(Not::Late);
+            return Err(NotOffered::Late);
         }
-        let target = streams.mounted.borrow().clone().ok_or(Not::NoHolder)?;
+        let target = streams
+            .mounted
+            .borrow()
+            .clone()
+            .ok_or(NotOffered::NoHolder)?;
         let (count, takes, name) = (offer.layers.len(), Arc::clone(streams), start.name());
-        let publish = move || -> Result<usize, Not> {
+        let publish = move || -> Result<usize, NotOffered> {
             let streams = takes;
-            let ready = streams.ready().ok_or(Not::NoHolder)?;
+            let ready = streams.ready().ok_or(NotOffered::NoHolder)?;
             for index in offer.layers {
                 let layer = streams.take_in(ready, index, name.clone(), offer.caller.clone())?;
                 let origin = Origin {
@@ -138,28 +146,28 @@ impl Layers {
         Ok(count)
     }
 
-    async fn what_to_offer(&self, streams: &Streams, start: &Start) -> Result<Offer, Not> {
+    async fn what_to_offer(&self, streams: &Streams, start: &Start) -> Result<Offer, NotOffered> {
         let (config, ready) = (self.pull.config.load_full(), self.ready());
-        let ready = ready.ok_or(Not::NoHolder)?;
+        let ready = ready.ok_or(NotOffered::NoHolder)?;
         let place = &start.place;
         if let Some(refusal) = by_name(&config.streaming, &place.registry, &place.repository) {
-            return Err(Not::Refused(refusal));
+            return Err(NotOffered::Refused(refusal));
         }
         // Without a report, larder knows neither which links are still used nor which images are never offered.
         let runtime = self.pull.runtime.known();
         let report = runtime.report().map(AsRef::as_ref);
         if let Some(why) = idle(report, &runtime.state) {
-            return Err(Not::Idle(why));
+            return Err(NotOffered::Idle(why));
         }
         let largest = start.image.layers.iter().map(|(_, size)| *size).max();
         if largest.unwrap_or(0) < config.streaming.min_layer {
-            return Err(Not::Small);
+            return Err(NotOffered::Small);
         }
         let caller = start.caller();
         let image = self.image_of(start, &caller).await?;
         let barred = Arc::clone(&self.lock().barred);
         let ground = self.ground(&config, &image, &barred).await;
-        let ground = ground.map_err(Not::Refused)?;
+        let ground = ground.map_err(NotOffered::Refused)?;
         let content = Arc::clone(&image.content);
         let diff_ids = content.diff_ids.as_deref().unwrap_or_default();
         ready.is_looked_for(diff_ids);
@@ -181,25 +189,25 @@ impl Layers {
         let lacking = content.layers.iter().zip(diff_ids);
         let lacking: Vec<_> = lacking.filter(|(_, diff_id)| lacks(diff_id)).collect();
         if lacking.is_empty() {
-            return Err(Not::Ready);
+            return Err(NotOffered::Ready);
         }
         if streams.mounted.borrow().is_none() {
-            return Err(Not::NoHolder);
+            return Err(NotOffered::NoHolder);
         }
         // The runtime does not find a layer that was set aside, nor the layers above it in the image.
         let leaves = |diff_id: &Digest| !ready.offers(diff_id) && ready.file(diff_id).is_some();
         if lacking.iter().any(|(_, diff_id)| leaves(diff_id)) {
-            return Err(Not::Leaves);
+            return Err(NotOffered::Leaves);
         }
         let found = lacking.iter().map(|((layer, length), diff_id)| async {
             if barred.has(layer) {
-                return Err(Not::Refused(Refusal::Never));
+                return Err(NotOffered::Refused(Refusal::Never));
             }
             let index = self.pull.index(&start.place, layer, *length, BUDGET);
-            let index = index.await.ok_or(Not::NoIndex(*layer))?;
+            let index = index.await.ok_or(NotOffered::NoIndex(*layer))?;
             // A layer is offered under the diffID that was computed from it, never on a configuration's word alone.
             let fits = rights::layer(Some(diff_id), &index.index.diff_id(), index.index.implied());
-            fits.map_err(Not::Refused)?;
+            fits.map_err(NotOffered::Refused)?;
             Ok(index)
         });
         let layers = future::try_join_all(found).await?;
@@ -208,7 +216,7 @@ impl Layers {
             .iter()
             .map(|index: &OpenIndex| index.index.tree().len() as u64 + index.index.tar_length());
         if !self.has_room(bytes.sum()).await {
-            return Err(Not::NoRoom);
+            return Err(NotOffered::NoRoom);
         }
         Ok(Offer {
             image,
@@ -219,14 +227,14 @@ impl Layers {
     }
 
     /// The image, with the diffIDs that its configuration names.
-    async fn image_of(&self, start: &Start, caller: &Caller) -> Result<Image, Not> {
+    async fn image_of(&self, start: &Start, caller: &Caller) -> Result<Image, NotOffered> {
         let ServedImage {
             manifest,
             config: (config, length),
             layers,
         } = &*start.image;
         if *length == 0 || *length > CONFIG {
-            return Err(Not::NoConfig);
+            return Err(NotOffered::NoConfig);
         }
         let place = &start.place;
         let (name, range) = (start.name(), Range::new(0, *length));
@@ -237,13 +245,13 @@ impl Layers {
             SpanFrom::Anywhere,
             std::slice::from_ref(caller),
         );
-        let bytes = asked.await.map_err(|_| Not::NoConfig)?;
+        let bytes = asked.await.map_err(|_| NotOffered::NoConfig)?;
         if Digest::of(config.algorithm(), &bytes) != *config {
-            return Err(Not::NoConfig);
+            return Err(NotOffered::NoConfig);
         }
-        let diff_ids = images::diff_ids(&bytes).ok_or(Not::NoConfig)?;
+        let diff_ids = images::diff_ids(&bytes).ok_or(NotOffered::NoConfig)?;
         if diff_ids.len() != layers.len() {
-            return Err(Not::Refused(Refusal::Foreign));
+            return Err(NotOffered::Refused(Refusal::Foreign));
         }
         Ok(Image {
             registry: place.registry.clone(),
