@@ -174,28 +174,33 @@ impl Stage {
         let image = build_large(&fake, REPOSITORY, "v1", size)?;
         fake.fault(Match::any(), Fault::Delay(ANSWERS_AFTER));
         fake.fault(Match::any(), Fault::ThrottleBytesPerSecond(RATE));
-        let of_first = Containerd::start(Release::Two).await?;
-        let first = Watcher::start(&of_first.socket(), &["--every", "1s"]);
+        let runtime = Containerd::start(Release::Two).await?;
+        let first = Watcher::start(&runtime.socket(), &["--every", "1s"]);
         let layers = dir.path().join("layers");
         let mounts = Containerd::start_with_ready_files(&layers).await?;
         let second = Watcher::start(&mounts.socket(), &["--every", "1s"]);
         let hold = dir.path().join("hold");
         fs::create_dir_all(&hold)?;
-        let config = |report: PathBuf, layers: &Path| {
+        // Of one holder's daemons the last to come serves, so the first member has none.
+        let config = |report: PathBuf, layers: &Path, holder: &Path| {
             format!(
                 "[runtime]\nfile = \"{}\"\ncontent = \"off\"\n[streaming]\nmode = \"lazy\"\nmin_layer = \"0\"\ndirectory = \"{}\"\nholder = \"{}\"\n",
                 report.display(),
                 layers.display(),
-                hold.join("socket").display(),
+                holder.display(),
             )
         };
         let plan = Cluster::of(1).upstream(&fake).stranger(SECOND);
-        let plan = plan.config_of(FIRST, &config(first.file(), &dir.path().join("others")));
-        let plan = plan.config_of(SECOND, &config(second.file(), &layers));
+        let others = dir.path().join("others");
+        let of_first = config(first.file(), &others, &others.join("socket"));
+        let of_second = config(second.file(), &layers, &hold.join("socket"));
+        let plan = plan
+            .config_of(FIRST, &of_first)
+            .config_of(SECOND, &of_second);
         let mut cluster = plan.start().await;
         let name = format!("{}/{REPOSITORY}:v1", fake.host());
-        lead(&of_first, &fake, &cluster.node(FIRST).url())?;
-        succeeded(&of_first.ctr_pull(&name, &[]).await?)?;
+        lead(&runtime, &fake, &cluster.node(FIRST).url())?;
+        succeeded(&runtime.ctr_pull(&name, &[]).await?)?;
         let wanted = image.diff_ids.len() as f64;
         let deadline = Instant::now() + PATIENCE;
         while cluster.node(FIRST).metric_sum("larder_layer_indexes").await < wanted {
@@ -214,7 +219,7 @@ impl Stage {
             holder: None,
             fake,
             dir,
-            _first: (of_first, first),
+            _first: (runtime, first),
             _watcher: second,
         })
     }
@@ -246,7 +251,8 @@ impl Stage {
             &self.mounts
         };
         let start = Instant::now();
-        succeeded(&containerd.ctr_pull(&name, &[]).await?)?;
+        succeeded(&containerd.ctr_pull(&name, &[]).await?)
+            .with_context(|| format!("{way:?}: {}", self.second().log()))?;
         let pull = start.elapsed().as_secs_f64();
         let said = containerd.run_in_image(&name, &[READER, FEW]).await?;
         let done = start.elapsed().as_secs_f64();
