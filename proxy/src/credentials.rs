@@ -284,7 +284,7 @@ impl Credentials {
                     let programs = providers.usable.iter().map(|p| bin_dir.join(&p.name));
                     for program in programs.filter(|program| !program.is_file()) {
                         let place = program.display();
-                        findings.push(format!("{place}: is not there: put the plugin there"));
+                        findings.push(format!("{place}: does not exist: put the plugin there"));
                     }
                     findings
                 })

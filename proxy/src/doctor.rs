@@ -99,7 +99,7 @@ fn sources(metrics: &Metrics) -> Finding {
         );
     }
     if found.is_empty() {
-        return Finding::ok(Check::Sources, "nobody was turned away");
+        return Finding::ok(Check::Sources, "no connection was refused");
     }
     Finding::warning(Check::Sources, found.join("; "), mends.join("; "))
 }

@@ -179,7 +179,7 @@ pub async fn run(pull: Arc<Pull>, mut watch: Watch) {
             () = watch.stopped() => true,
         };
         if !stopped && let Err(error) = pull.keep_within_bounds().await {
-            tracing::debug!(%error, "the bounds could not be looked at");
+            tracing::debug!(%error, "the tier could not be measured against its bounds");
         }
         if stopped || written.elapsed() >= WRITE_USES {
             written = Instant::now();

@@ -202,7 +202,10 @@ impl PeerSurface {
     async fn records(&self, request: &Request<()>, body: Incoming) -> (StatusCode, String) {
         let thing = query(request, "thing").and_then(|thing| thing.parse::<Digest>().ok());
         let Some(thing) = thing else {
-            return (StatusCode::BAD_REQUEST, "which thing?\n".to_owned());
+            return (
+                StatusCode::BAD_REQUEST,
+                "the parameter `thing` is missing or no digest\n".to_owned(),
+            );
         };
         let cluster = &self.pull.cluster;
         if *request.method() != Method::POST {
@@ -248,7 +251,12 @@ impl PeerSurface {
     async fn copies(&self, request: &Request<()>, body: Incoming) -> (StatusCode, String) {
         let told = match client::collect(body, wire::LARGEST, RECORD_WITHIN).await {
             Ok(told) if *request.method() == Method::POST => told,
-            _ => return (StatusCode::BAD_REQUEST, "what is said?\n".to_owned()),
+            _ => {
+                return (
+                    StatusCode::BAD_REQUEST,
+                    "a POST with a body of at most 1 MiB is needed\n".to_owned(),
+                );
+            }
         };
         let copies = &self.pull.copies;
         let answered = match request.uri().path() {
@@ -306,7 +314,10 @@ impl PeerSurface {
     fn probes(&self, request: &Request<()>) -> (StatusCode, String) {
         let thing = query(request, "thing").and_then(|thing| thing.parse::<Digest>().ok());
         let (Some(thing), true) = (thing, *request.method() == Method::POST) else {
-            return (StatusCode::BAD_REQUEST, "which silence?\n".to_owned());
+            return (
+                StatusCode::BAD_REQUEST,
+                "a POST with the parameter `thing`, a digest, is needed\n".to_owned(),
+            );
         };
         let probes = &self.pull.cluster.probes;
         if query(request, "over").is_some() {
@@ -319,7 +330,10 @@ impl PeerSurface {
                 let turn = probes.ask(thing, silenced, Instant::now());
                 (StatusCode::OK, turn.as_str().to_owned())
             }
-            None => (StatusCode::BAD_REQUEST, "since when?\n".to_owned()),
+            None => (
+                StatusCode::BAD_REQUEST,
+                "the parameter `silenced` is missing or no number\n".to_owned(),
+            ),
         }
     }
 
@@ -369,7 +383,7 @@ fn json(answer: Option<&impl serde::Serialize>) -> (StatusCode, String) {
         ),
         None => (
             StatusCode::BAD_REQUEST,
-            "you are no member here\n".to_owned(),
+            "the asking address is no member\n".to_owned(),
         ),
     }
 }

@@ -91,7 +91,7 @@ async fn a_refused_list_takes_no_right_to_content() {
 
 /// When a mirror gives a list, larder asks the origin for it by GET: some registries answer a HEAD of a list with 405.
 #[tokio::test]
-async fn a_mirrors_list_is_for_whom_the_origin_gives_it() {
+async fn a_mirrors_list_goes_only_to_callers_that_the_origin_allows() {
     let (mirror, origin) = (FakeRegistry::start().await, FakeRegistry::start().await);
     let owner = Who::new("owner");
     for fake in [&mirror, &origin] {

@@ -60,7 +60,7 @@ async fn what_no_registry_says_closes_nothing_that_is_public() {
 
 /// A right that was proven a moment ago stands. A portal's page prolongs no older right, while an outage does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_no_registry_says_prolongs_no_right_and_ends_none() {
+async fn a_portals_answer_neither_prolongs_nor_ends_a_right() {
     let mut portals = vec![
         portal(Fault::page(200)).await,
         portal(Fault::page(403)).await,

@@ -94,7 +94,7 @@ async fn one_blocked_artifact_closes_nothing_else() {
 /// A caller that was refused gets nothing from the cache until the registry has served it something else, and larder
 /// bridges no outage for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_right_that_is_looked_into_is_none_yet() {
+async fn while_a_right_is_being_checked_nothing_is_served() {
     for mut images in TwoImages::each("[access]\nttl = \"10m\"\ngrace = \"1h\"\n").await {
         let tag = Match::manifest().reference("first");
         images.fake.fault(tag, Fault::denied(403));

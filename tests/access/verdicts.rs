@@ -131,7 +131,7 @@ async fn a_warm_pull_by_digest_asks_nobody_and_one_by_tag_asks_once() {
 /// A caller that has the image asks by HEAD alone. In an outage it gets the same digest again, and no other caller
 /// does.
 #[tokio::test]
-async fn what_a_tag_points_to_is_told_in_an_outage_to_its_caller_alone() {
+async fn in_an_outage_a_tag_resolves_only_for_the_caller_that_had_it() {
     let mut place = Place::new("").await;
     let tag = place.by_tag();
     assert_eq!(place.scene.head(&place.owner, &tag).await.status, 200);

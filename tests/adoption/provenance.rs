@@ -142,7 +142,7 @@ async fn asks(who: &str, door: &Door, image: &Image, tag: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_nominated_is_not_served_and_not_heard() {
+async fn nominated_content_is_neither_served_nor_resolved() {
     let (home, stranger) = (FakeRegistry::start().await, FakeRegistry::start().await);
     let image = build(&home, HOME, "v1", &[LayerSpec::new(1, 100_000)]);
     home.require_basic(HOME, USER, PASSWORD);

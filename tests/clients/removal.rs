@@ -71,7 +71,7 @@ fn catches_sigterm(pid: Pid) -> bool {
 }
 
 #[test]
-fn what_somebody_changed_in_between_is_left_and_said() -> Result<()> {
+fn a_file_changed_in_between_is_left_and_reported() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let certs = dir.path().join("certs.d");
     let file = certs.join("ghcr.io/hosts.toml");

@@ -32,7 +32,7 @@ fn own_name() -> String {
 }
 
 #[tokio::test]
-async fn the_head_of_every_client_is_welcome() {
+async fn every_clients_head_request_is_answered() {
     let scene = scene("[registry]\nallow_hosts = [\"mirror.corp.example\"]\n").await;
     let (address, own) = (scene.node.addr().to_owned(), own_name());
     let (_, port) = address.rsplit_once(':').expect("a port");

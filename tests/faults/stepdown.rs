@@ -65,7 +65,7 @@ fn asked_for(scene: &Scene, digest: &str) -> [usize; 2] {
 
 /// An expired signature, or a copy that comes late, concerns one blob only and not the registry's other blobs.
 #[tokio::test]
-async fn one_blob_that_was_refused_where_it_led_to_takes_no_ranges_from_the_others() {
+async fn one_blob_refused_at_its_location_leaves_ranges_for_the_others() {
     for code in [403, 404] {
         let scene = Scene::new().await;
         scene.fake.fault(Match::blob(), Fault::redirect_to_cdn());
@@ -94,7 +94,7 @@ async fn one_blob_that_was_refused_where_it_led_to_takes_no_ranges_from_the_othe
 
 /// Once a registry has refused all later ranges of two blobs in such words, larder asks it plainly.
 #[tokio::test]
-async fn two_blobs_whose_later_ranges_are_refused_speak_for_the_others() {
+async fn after_two_blobs_with_refused_ranges_the_others_are_asked_plainly() {
     for code in [403, 404] {
         let scene = Scene::new().await;
         let later = Match::blob().when(by_later_range);

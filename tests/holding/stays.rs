@@ -23,7 +23,7 @@ async fn an_image_that_runs_is_whole_after_ten_days_and_another_is_gone() {
 
 /// The end of a container counts as a use: its image is evicted one ttl after it.
 #[tokio::test]
-async fn what_has_run_goes_its_time_after_its_end() {
+async fn an_image_expires_a_ttl_after_its_container_ended() {
     let mut node = Watched::with("").await;
     let used = node.pull("team/used", 1, MB).await;
     node.uses(&[&used]).await;

@@ -114,7 +114,7 @@ async fn nothing_goes(fate: Fate) {
 }
 
 #[tokio::test]
-async fn what_was_last_in_use_stays_for_its_time_whatever_becomes_of_the_watcher() {
+async fn content_last_in_use_stays_for_its_ttl_without_a_watcher() {
     join_all(Fate::ALL.map(nothing_goes)).await;
 }
 

@@ -105,7 +105,7 @@ async fn a_node_that_boots_in_the_past_keeps_what_it_has() {
 
 /// larder still finds old blobs, whatever the clock shows meanwhile.
 #[tokio::test]
-async fn what_nobody_used_for_its_time_goes_however_wrong_the_clock_is() {
+async fn unused_content_expires_however_wrong_the_clock_is() {
     let mut kept = Kept::with_clock(0).await;
     kept.scene.node.terminate();
     kept.scene.node.wait().await;

@@ -84,7 +84,7 @@ async fn eventually_more(labs: &Labs, lists: usize) {
 }
 
 #[tokio::test]
-async fn a_new_tag_comes_and_what_left_is_kept_for_its_time() {
+async fn a_new_tag_is_fetched_and_an_image_that_left_is_kept() {
     let labs = Labs::with(&["w_2026_1", "w_2026_2"], |fake| {
         newest(
             fake,

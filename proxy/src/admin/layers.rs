@@ -45,7 +45,7 @@ impl Admin {
             index, made, maker, ..
         }) = Box::pin(given).await
         else {
-            return text(StatusCode::NOT_FOUND, "no index is to be had\n");
+            return text(StatusCode::NOT_FOUND, "no index of this layer is known\n");
         };
         json(&GivenIndex {
             layer: index.layer(),

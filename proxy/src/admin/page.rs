@@ -112,7 +112,7 @@ impl Admin {
         let mut response = if !matches!(*request.method(), Method::GET | Method::HEAD) {
             text(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "the status page only shows\n",
+                "the status page is read-only\n",
             )
         } else if let Err(refusal) = self.welcomes(request) {
             text(refusal.status(), &format!("{}\n", refusal.why()))

@@ -112,7 +112,7 @@ impl Admin {
 fn ready(status: &SetStatus) -> Response<Body> {
     let missing = status.images_to_cache.len();
     if !status.matches && status.error.is_none() {
-        return said(StatusCode::OK, "this node is none of the set's nodes");
+        return said(StatusCode::OK, "the set does not select this node");
     }
     if missing > 0 {
         let why = format!("{missing} of {} images are missing", status.images.len());

@@ -79,11 +79,13 @@ impl Admin {
         told(async move |counts| {
             let kept = pull.keep_counted(counts).await;
             pull.sweep(Duration::ZERO).await;
-            kept.map_err(|error| format!("the bounds could not be looked at: {error}"))
-                .map(|evicted| Acted {
-                    blobs: evicted.blobs,
-                    bytes: evicted.bytes,
-                })
+            kept.map_err(|error| {
+                format!("the tier could not be measured against its bounds: {error}")
+            })
+            .map(|evicted| Acted {
+                blobs: evicted.blobs,
+                bytes: evicted.bytes,
+            })
         })
     }
 }

@@ -106,9 +106,7 @@ impl Reload {
             }
             Ok(_) => {
                 if asked {
-                    tracing::info!(
-                        "SIGHUP: the configuration was read again and says what is in force"
-                    );
+                    tracing::info!("SIGHUP: the configuration was read again and has not changed");
                 }
                 misread.store(None);
             }

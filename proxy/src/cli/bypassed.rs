@@ -39,7 +39,7 @@ pub fn watch(files: NodeFiles, port: u16) {
     };
     let begun = thread::Builder::new().name("node-files".into()).spawn(look);
     if let Err(error) = begun {
-        tracing::warn!(%error, "nobody looks whether containerd's files name larder");
+        tracing::warn!(%error, "larder does not check whether containerd's files name it");
     }
 }
 

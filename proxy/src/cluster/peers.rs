@@ -129,7 +129,7 @@ impl Peers {
             _ => self.members.answered(member),
         }
         if let Err(failure) = &asked {
-            tracing::debug!(%failure, role = ask.role.as_str(), "a member was asked in vain");
+            tracing::debug!(%failure, role = ask.role.as_str(), "a request to a member failed");
         }
         asked
     }

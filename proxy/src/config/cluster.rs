@@ -147,7 +147,7 @@ pub(super) fn cluster(said: &mut Section<'_, '_>) -> Result<Cluster, ConfigError
             members: said.needed("members", members)?,
             tls: tls.ok_or_else(|| {
                 said.misnamed(
-                    "`tls` is missing: write tls = { ca = …, cert = …, key = … }, or \"off\" where nobody else can reach the port",
+                    "`tls` is missing: write tls = { ca = …, cert = …, key = … }, or \"off\" where no other machine can reach the port",
                 )
             })?,
             key,
@@ -191,7 +191,7 @@ fn members(said: &mut Section<'_, '_>) -> Result<Option<Members>, ConfigError> {
         ));
     }
     if list.iter().any(|address| address.port() == 0) {
-        return Err(said.wrong("members", "nobody listens on port 0"));
+        return Err(said.wrong("members", "no member can listen on port 0"));
     }
     Ok(Some(Members::Static(list)))
 }

@@ -108,7 +108,7 @@ fn registry(said: &mut Section<'_, '_>) -> Result<Registry, ConfigError> {
     if allow_from.is_empty() {
         return Err(said.wrong(
             "allow_from",
-            "nobody could pull: name \"node\" at least, or leave the key out",
+            "no client could pull: name \"node\" at least, or leave the key out",
         ));
     }
     Ok(Registry {

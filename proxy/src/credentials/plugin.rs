@@ -239,7 +239,7 @@ async fn execute(
 fn understood(bytes: &[u8], provider: &Provider, image: &Image) -> Result<PluginAnswer, String> {
     let said: Said = serde_json::from_slice(bytes).map_err(|error| {
         format!(
-            "answered what no plugin does: {}: is it the right program?",
+            "did not answer in the plugins' format: {}: is it the right program?",
             not_json(&error)
         )
     })?;

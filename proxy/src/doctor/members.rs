@@ -103,7 +103,7 @@ async fn members(pull: &Pull) -> Vec<Finding> {
         findings.push(Finding::error(
             Check::Members,
             format!("these members gave wrong bytes and are not asked for a while: {}", distrusted.join(", ")),
-            "run `larder verify` and `larder doctor` there: a disk may have rotted, or somebody may have tampered with it",
+            "run `larder verify` and `larder doctor` there: a disk may have rotted, or it may have been tampered with",
         ));
     }
     if findings.is_empty() {

@@ -63,7 +63,7 @@ fn judge(set: &SetStatus, labels: &Labels) -> Finding {
             let nodes = set.nodes.len();
             return warning(
                 format!(
-                    "no node has {wanted}, of {nodes} that answer, so nobody brings the images of set {name}"
+                    "no node has {wanted}, of {nodes} that answer, so no node fetches the images of set {name}"
                 ),
                 "correct `nodes` of the set, or the labels; kubectl get nodes --show-labels",
             );

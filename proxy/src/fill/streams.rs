@@ -297,7 +297,7 @@ impl Running {
             End::Done => return Ok(()),
             End::Peer { member, why } => {
                 // Another source is asked for the rest, at once.
-                tracing::debug!(blob.digest = %self.fill.digest, %member, why, "a member's stream goes on with somebody else");
+                tracing::debug!(blob.digest = %self.fill.digest, %member, why, "a member's stream ended, another source goes on");
                 self.fills.metrics.peers.failovers.inc();
                 self.fill.note_failed(sources::run_of(stream.start), member);
                 let holder = stream.depth == 0;

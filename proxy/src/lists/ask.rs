@@ -127,7 +127,12 @@ impl Asker {
                 Err(fault) => return Err(fault),
             }
         }
-        let none = || Fault::new(FaultKind::Credentials, "nobody can ask");
+        let none = || {
+            Fault::new(
+                FaultKind::Credentials,
+                "no request for the tags may be sent",
+            )
+        };
         Err(refused.unwrap_or_else(none))
     }
 

@@ -317,6 +317,6 @@ pub fn footer(view: &View) -> Markup {
             div { dt { "Store" } dd { code { (status.store.path) } } }
             div { dt { "Metrics" } dd { a href="metrics" { "/metrics" } } }
         }
-        p.quiet { "This page only shows. To change something: " code { "larder --help" } }
+        p.quiet { "This page is read-only. To change something: " code { "larder --help" } }
     }
 }

@@ -153,7 +153,7 @@ fn complain(error: &PullError, status: StatusCode, record: &RequestRecord) {
             status = status.as_u16(),
             request_id = record.trace().request_id(),
             unsaid = due.unsaid,
-            "no answer, the client is sent on: {what}"
+            "an error lets the client ask another host: {what}"
         );
     }
 }

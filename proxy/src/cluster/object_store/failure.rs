@@ -31,7 +31,7 @@ pub enum ObjectFailure {
     #[error("`{0}` cannot be the path of a record")]
     Path(String),
     /// Another node is writing the same object.
-    #[error("somebody else is writing the object")]
+    #[error("another node is writing the object")]
     Busy,
     /// Anything else, as the innermost cause says it.
     #[error("the object store failed: {0}")]

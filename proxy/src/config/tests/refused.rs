@@ -27,7 +27,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "[registry]\nallow_from = []",
-        "2:14: `allow_from` in [registry]: nobody could pull: name \"node\" at least, or leave the key out",
+        "2:14: `allow_from` in [registry]: no client could pull: name \"node\" at least, or leave the key out",
     ),
     (
         "[registry]\nallow_hosts = [\"mirror.example.com:7420\"]",

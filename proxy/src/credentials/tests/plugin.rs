@@ -222,7 +222,7 @@ async fn a_plugin_that_answers_badly_is_named() {
     for (answer, expected) in [
         (
             "hunter2",
-            "answered what no plugin does: not JSON, at line 1, column 1: is it the right program?",
+            "did not answer in the plugins' format: not JSON, at line 1, column 1: is it the right program?",
         ),
         (
             "{}",
@@ -242,7 +242,7 @@ async fn a_plugin_that_answers_badly_is_named() {
         ),
         (
             &format!("{{{head},\"cacheKeyType\":\"Image\",\"auth\":{{\"a\":\"hunter2\"}}}}"),
-            "answered what no plugin does: JSON, but not of the expected form, at line 1, column 133: is it the right program?",
+            "did not answer in the plugins' format: JSON, but not of the expected form, at line 1, column 133: is it the right program?",
         ),
     ] {
         let node = Node::new();
@@ -310,7 +310,7 @@ async fn a_plugin_that_hangs_is_late_and_the_doctor_names_what_is_missing() {
     assert_eq!(
         findings[1],
         format!(
-            "{}: is not there: put the plugin there",
+            "{}: does not exist: put the plugin there",
             node.path("absent").display()
         )
     );
