@@ -158,7 +158,7 @@ impl Lists {
     }
 
     /// Asks for a list: another member, or the registry. `refresh` is the time between two of these calls. A list that
-    /// was asked for within most of that time is new enough. A person who wants a new list gives a shorter time.
+    /// was asked for within most of that time is new enough. An operator that wants a new list gives a shorter time.
     pub async fn refresh(self: &Arc<Self>, wanted: &Wanted, refresh: Duration) -> Kept {
         if wanted.by == ListBy::Off {
             return Kept::default();

@@ -1,7 +1,7 @@
 //! `runtime.json`: the images that a node's container runtime has and uses.
 //!
 //! `larder runtime` (the watcher) writes this file by rename, and the daemon reads it. The two share nothing else, and
-//! the daemon sends nothing back. The file repeats what the runtime says: it proves nothing about who may read what.
+//! the daemon sends nothing back. The file repeats what the runtime says: it proves no right of any caller.
 //!
 //! Times are Unix seconds of the node's clock. Within one version, fields may be added, and a reader ignores those that
 //! it does not know. A reader that finds a newer version does not use the file.
