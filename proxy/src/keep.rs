@@ -182,12 +182,13 @@ pub async fn run(pull: Arc<Pull>, mut watch: Watch) {
             tracing::debug!(%error, "the tier could not be measured against its bounds");
         }
         if stopped || written.elapsed() >= WRITE_USES {
-            written = Instant::now();
             // A write that hangs is waited for only at the end.
             if stopped && let Some(last) = writing.take() {
                 let _ = last.await;
             }
+            // After a slow write the next one is due in the next round.
             if writing.as_ref().is_none_or(JoinHandle::is_finished) {
+                written = Instant::now();
                 let pull = Arc::clone(&pull);
                 writing = Some(tokio::task::spawn_blocking(move || {
                     // Rights first: the calls after it wait for the disk, and may hang.

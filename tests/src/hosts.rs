@@ -286,4 +286,4 @@ impl Host {
 }
 
 /// How long a program of this module may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(1);

@@ -22,7 +22,7 @@ use crate::hosts::Host;
 use crate::http::{self, Response};
 
 /// How long a start may take.
-const START: Duration = Duration::from_secs(10);
+const START: Duration = Duration::from_secs(30);
 /// How long an end may take once it was asked for.
 const END: Duration = Duration::from_secs(20);
 /// How often a condition is looked at.

@@ -11,7 +11,7 @@ use crate::members::Door;
 use crate::node::{Node, NodeBuilder};
 
 /// How long to wait for a condition.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// How often to check it.
 const GLANCE: Duration = Duration::from_millis(2);
 
@@ -132,7 +132,7 @@ pub fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Waits until the condition holds; panics, naming it, after 20 s.
+/// Waits until the condition holds; panics, naming it, after a minute.
 pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 /// How long [`Gate::reached`] waits.
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// A handle on one gate; clones share the gate. Every answer that passes through it sends so many bytes of its body and
 /// then waits there.
@@ -51,7 +51,7 @@ impl Gate {
         self.state.borrow().waiting
     }
 
-    /// Waits until `answers` answers wait at the gate; panics after 20 s.
+    /// Waits until `answers` answers wait at the gate; panics after a minute.
     pub async fn reached(&self, answers: usize) {
         let mut state = self.state.subscribe();
         let reached = state.wait_for(|state| state.waiting >= answers);

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::process::{Daemon, run, succeeded, until};
 use super::token_server::{ISSUER, SERVICE, TokenServer};
 
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_mins(1);
 const PUSH: Duration = Duration::from_mins(5);
 
 /// One registry with file-system storage and deletion enabled. It keeps its port and its content
