@@ -4,6 +4,7 @@
 //! A group counts every thread that ever ran in it, to the nanosecond (version 1) or microsecond.
 //! `/proc/PID/stat` counts those of one process, to 10 ms.
 
+use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -23,16 +24,6 @@ pub enum Accounting {
 impl Accounting {
     /// The best that this machine and user allow.
     pub fn find() -> Self {
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let mount = |kind: &str, option: &str| {
-            mounts.lines().find_map(|line| {
-                let mut fields = line.split(' ').skip(1);
-                let (path, found) = (fields.next()?, fields.next()?);
-                let mut options = fields.next()?.split(',');
-                let fits = found == kind && (option.is_empty() || options.any(|o| o == option));
-                fits.then(|| PathBuf::from(path))
-            })
-        };
         let candidates = [
             mount("cgroup", "cpuacct").map(Self::Cpuacct),
             mount("cgroup2", "").map(Self::CpuStat),
@@ -56,20 +47,81 @@ impl Accounting {
         let (Self::Cpuacct(root) | Self::CpuStat(root)) = self else {
             return Ok(Meter::Processes(pids.to_vec()));
         };
-        // scripts/bench sweeps up groups of this name when a run is interrupted.
-        let run = std::env::var("BENCH_GROUP").unwrap_or_else(|_| "larder-bench".to_owned());
-        let unique = format!("{run}-{name}-{:08x}", fastrand::u32(..));
-        let dir = root.join(unique);
-        fs::create_dir(&dir).with_context(|| format!("making {}", dir.display()))?;
+        let dir = make(root, name)?;
         let meter = match self {
             Self::CpuStat(_) => Meter::CpuStat(dir.clone()),
             _ => Meter::Cpuacct(dir.clone()),
         };
         for pid in pids {
-            fs::write(dir.join("cgroup.procs"), pid.to_string())
-                .with_context(|| format!("moving process {pid} into {}", dir.display()))?;
+            put(&dir.join("cgroup.procs"), *pid)?;
         }
         Ok(meter)
+    }
+}
+
+/// Where this kind of file system is mounted with this option.
+fn mount(kind: &str, option: &str) -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (path, found) = (fields.next()?, fields.next()?);
+        let mut options = fields.next()?.split(',');
+        let fits = found == kind && (option.is_empty() || options.any(|o| o == option));
+        fits.then(|| PathBuf::from(path))
+    })
+}
+
+/// A new group below `root`. scripts/bench sweeps up groups of this name when a run is interrupted.
+fn make(root: &Path, name: &str) -> Result<PathBuf> {
+    let run = std::env::var("BENCH_GROUP").unwrap_or_else(|_| "larder-bench".to_owned());
+    let dir = root.join(format!("{run}-{name}-{:08x}", fastrand::u32(..)));
+    fs::create_dir(&dir).with_context(|| format!("making {}", dir.display()))?;
+    Ok(dir)
+}
+
+fn put(file: &Path, value: impl Display) -> Result<()> {
+    fs::write(file, value.to_string())
+        .with_context(|| format!("writing {value} to {}", file.display()))
+}
+
+/// A group whose last process has just been waited for may count as busy for an instant.
+fn remove(dir: &Path) {
+    for _ in 0..100 {
+        if fs::remove_dir(dir).is_ok() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
+/// A process that gets a share of one core and no more. Drop it after the process's end.
+#[derive(Debug)]
+pub struct Share(PathBuf);
+
+impl Share {
+    /// Gives a process so much of one core. An error where there are no control groups for that.
+    pub fn give(pid: u32, share: f64) -> Result<Self> {
+        const PERIOD: u64 = 100_000;
+        let quota = (share * PERIOD as f64) as u64;
+        let given = if let Some(root) = mount("cgroup", "cpu") {
+            let given = Self(make(&root, "share")?);
+            put(&given.0.join("cpu.cfs_period_us"), PERIOD)?;
+            put(&given.0.join("cpu.cfs_quota_us"), quota)?;
+            given
+        } else {
+            let root = mount("cgroup2", "").context("a share of a core takes control groups")?;
+            let given = Self(make(&root, "share")?);
+            put(&given.0.join("cpu.max"), format!("{quota} {PERIOD}"))?;
+            given
+        };
+        put(&given.0.join("cgroup.procs"), pid)?;
+        Ok(given)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        remove(&self.0);
     }
 }
 
@@ -103,13 +155,7 @@ impl Meter {
 impl Drop for Meter {
     fn drop(&mut self) {
         if let Self::Cpuacct(dir) | Self::CpuStat(dir) = self {
-            // A group whose last process has just been waited for may count as busy for an instant.
-            for _ in 0..100 {
-                if fs::remove_dir(&*dir).is_ok() {
-                    return;
-                }
-                std::thread::sleep(std::time::Duration::from_millis(2));
-            }
+            remove(dir);
         }
     }
 }

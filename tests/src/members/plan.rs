@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::{fs, io::Write as _};
 
@@ -55,6 +56,7 @@ pub struct Plan {
     cluster: String,
     environment: Vec<(String, String)>,
     log_level: String,
+    program: Option<PathBuf>,
     /// The key under which verdicts and indexes travel.
     key: String,
     /// The keys of nodes that have another key, or none.
@@ -90,6 +92,7 @@ impl Plan {
             cluster: String::new(),
             environment: Vec::new(),
             log_level: "info".to_owned(),
+            program: None,
             key: format!("{:032x}{:032x}\n", fastrand::u128(..), fastrand::u128(..)),
             keys: HashMap::new(),
         }
@@ -200,6 +203,13 @@ impl Plan {
         self
     }
 
+    /// Another program for all nodes than the one that the tests build.
+    #[must_use]
+    pub fn program(mut self, path: impl Into<PathBuf>) -> Self {
+        self.program = Some(path.into());
+        self
+    }
+
     /// The authority that signs the members' certificates.
     pub fn authority(&self) -> &Arc<Authority> {
         &self.authority
@@ -243,6 +253,9 @@ impl Plan {
         let mut builder = Node::builder()
             .config(self.text(number, &dir))
             .log_level(&self.log_level);
+        if let Some(program) = &self.program {
+            builder = builder.program(program);
+        }
         for (name, url) in &self.upstreams {
             builder = builder.upstream_at(name, url);
         }
