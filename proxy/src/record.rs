@@ -172,6 +172,11 @@ impl RequestRecord {
     }
 }
 
+/// To the microsecond.
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1000.0
+}
+
 impl Drop for RequestRecord {
     fn drop(&mut self) {
         let piece = self.piece.as_ref().and_then(|(digest, start)| {
@@ -200,8 +205,8 @@ impl Drop for RequestRecord {
             tier = self.tier.as_str(),
             outcome = self.outcome.as_str(),
             sent_bytes = self.sent,
-            first_byte_ms = self.first_byte.map(|d| d.as_secs_f64() * 1000.0),
-            duration_ms = self.started.elapsed().as_secs_f64() * 1000.0,
+            first_byte_ms = self.first_byte.map(milliseconds),
+            duration_ms = milliseconds(self.started.elapsed()),
             agent = self.agent,
             request_id = self.trace.request_id(),
             trace_id = ids.map(|(trace, _)| tracing::field::display(trace)),

@@ -4,6 +4,7 @@
 //! where it is handled, with what to do about it. Field names have the entity and the unit, and no field holds a secret
 //! or a query.
 
+mod access_line;
 mod repeats;
 
 use std::sync::{Mutex, PoisonError};
@@ -57,7 +58,7 @@ pub fn init(telemetry: &Telemetry) -> Logs {
     let lines = fmt::layer().with_writer(std::io::stderr);
     let lines = match telemetry.log_format {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
-        LogFormat::Text => lines.with_ansi(false).boxed(),
+        LogFormat::Text => lines.event_format(access_line::Lines::default()).boxed(),
     };
     let set = tracing_subscriber::registry()
         .with(lines.with_filter(filter))
