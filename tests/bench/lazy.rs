@@ -2,7 +2,7 @@
 //! nothing.
 //!
 //! The registry gives 20 MB/s on each connection, and takes 10 ms for each request. The command reads one of 64 files
-//! of the image, one after the other. Members are on the loopback interface.
+//! of the image, or all files of one of 64 directories, one after the other. Members are on the loopback interface.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use larder_tests::fake::{FakeRegistry, Fault, Match};
 use larder_tests::holder::Holder;
-use larder_tests::image::{FEW, Large, READER, build_large};
+use larder_tests::image::{FEW, Large, READER, TOGETHER, Told, build_large};
 use larder_tests::members::Cluster;
 use larder_tests::node::Node;
 use larder_tests::real::{Containerd, Release, refusal, succeeded};
@@ -41,17 +41,41 @@ enum Way {
     Lazy,
     /// The same, and larder fetches ahead what an earlier start has read.
     Learnt,
+    /// The same two, where the command reads whole directories.
+    LazyTogether,
+    LearntTogether,
 }
 
 impl Way {
-    /// In the order of a round: larder learns an order from the lazy start.
-    const ALL: [Self; 3] = [Self::Straight, Self::Lazy, Self::Learnt];
+    /// In the order of a round: larder learns an order from the lazy start before.
+    const ALL: [Self; 5] = [
+        Self::Straight,
+        Self::Lazy,
+        Self::Learnt,
+        Self::LazyTogether,
+        Self::LearntTogether,
+    ];
 
     const fn as_str(self) -> &'static str {
         match self {
             Self::Straight => "straight, unpacked for overlayfs",
             Self::Lazy => "lazy layers",
             Self::Learnt => "lazy layers, learnt order",
+            Self::LazyTogether => "lazy layers, files that lie together",
+            Self::LearntTogether => "lazy layers, learnt order, files that lie together",
+        }
+    }
+
+    /// Whether larder knows what the command will read.
+    const fn is_learnt(self) -> bool {
+        matches!(self, Self::Learnt | Self::LearntTogether)
+    }
+
+    /// The list that the command reads, and what it says of it.
+    fn list(self, image: &Large) -> (&'static str, &Told) {
+        match self {
+            Self::Straight | Self::Lazy | Self::Learnt => (FEW, &image.few),
+            Self::LazyTogether | Self::LearntTogether => (TOGETHER, &image.together),
         }
     }
 }
@@ -98,12 +122,15 @@ pub fn measure(bench: &Bench) -> Result<Section> {
         let at = Way::ALL.into_iter().position(|one| one == way);
         runs[at.unwrap_or_default()].iter().map(figure).collect()
     };
-    let few = &stage.image.few;
+    let (few, together) = (&stage.image.few, &stage.image.together);
     section.about(format!(
-        "The command reads {} files, {:.1} MB of the image's {:.0}. {} interleaved rounds, medians.",
+        "The command reads {} files, {:.1} MB of the image's {:.0}, which lie evenly over it; or {} files, {:.1} MB, in a \
+         few directories. {} interleaved rounds, medians.",
         few.files,
         few.bytes as f64 / 1e6,
         stage.image.all.bytes as f64 / 1e6,
+        together.files,
+        together.bytes as f64 / 1e6,
         bench.plan.pulls,
     ));
     for way in Way::ALL {
@@ -120,7 +147,7 @@ pub fn measure(bench: &Bench) -> Result<Section> {
         ]);
     }
     let done = |way| median(&of(way, |run| run.done));
-    let brought = median(&of(Way::Learnt, |run| run.brought)) / few.bytes as f64;
+    let brought = |way, told: &Told| median(&of(way, |run| run.brought)) / told.bytes as f64;
     let whole = paired(
         &of(Way::Lazy, |run| run.whole),
         &of(Way::Straight, |run| run.pull),
@@ -142,7 +169,25 @@ pub fn measure(bench: &Bench) -> Result<Section> {
         (
             "lazy layers, learnt order: bytes brought, of those read",
             3.0,
-            brought,
+            brought(Way::Learnt, few),
+            "x",
+        ),
+        (
+            "lazy layers, files that lie together: until done",
+            20.0,
+            done(Way::LazyTogether),
+            "s",
+        ),
+        (
+            "lazy layers, learnt order, files that lie together: until done",
+            4.0,
+            done(Way::LearntTogether),
+            "s",
+        ),
+        (
+            "lazy layers, learnt order, files that lie together: bytes brought, of those read",
+            3.0,
+            brought(Way::LearntTogether, together),
             "x",
         ),
         ("lazy layers: whole, beside a plain pull", 1.0, whole, "x"),
@@ -254,9 +299,10 @@ impl Stage {
         succeeded(&containerd.ctr_pull(&name, &[]).await?)
             .with_context(|| format!("{way:?}: {}", self.second().log()))?;
         let pull = start.elapsed().as_secs_f64();
-        let said = containerd.run_in_image(&name, &[READER, FEW]).await?;
+        let (list, told) = way.list(&self.image);
+        let said = containerd.run_in_image(&name, &[READER, list]).await?;
         let done = start.elapsed().as_secs_f64();
-        self.image.few.took(&said)?;
+        told.took(&said)?;
         if way == Way::Straight {
             let brought = self.image.image.layers.iter();
             return Ok(Run {
@@ -325,7 +371,7 @@ impl Stage {
         let layers = self.dir.path().join("layers");
         for entry in fs::read_dir(self.second().store())?.chain(fs::read_dir(&layers)?) {
             let entry = entry?;
-            let keeps = way == Way::Learnt && entry.file_name() == "orders";
+            let keeps = way.is_learnt() && entry.file_name() == "orders";
             if entry.file_type()?.is_dir() && !keeps {
                 fs::remove_dir_all(entry.path())?;
             }

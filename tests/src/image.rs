@@ -15,7 +15,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 pub use self::compressed::{Compressed, build_compressed};
-pub use self::large::{ALL, FEW, Large, READER, Told, build_large};
+pub use self::large::{ALL, FEW, Large, READER, TOGETHER, Told, build_large};
 pub use self::layout::{oci_layout, packed};
 pub use self::more::with_file;
 pub use self::waiting::{build_waiting, build_waiting_index};

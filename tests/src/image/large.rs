@@ -55,12 +55,14 @@ int main(int count, char **arguments) {
 }
 "#;
 
-/// In the image: the program, and its lists of all files and of few.
+/// In the image: the program, and its lists of all files, of few that lie evenly over the image, and of about as many
+/// that lie together in a few directories, as those of a program and its libraries do.
 pub const READER: &str = "/read";
 pub const ALL: &str = "/all";
 pub const FEW: &str = "/few";
+pub const TOGETHER: &str = "/together";
 
-/// One of so many files is in the short list.
+/// One of so many files, or directories of text files, is in a short list.
 const ONE_OF: usize = 64;
 
 /// Files of one directory.
@@ -77,6 +79,7 @@ pub struct Large {
     pub diff_ids: Vec<String>,
     pub all: Told,
     pub few: Told,
+    pub together: Told,
 }
 
 /// The program's output for a list of files, except for the time.
@@ -132,8 +135,8 @@ struct File {
 pub fn build_large(fake: &FakeRegistry, repository: &str, tag: &str, size: u64) -> Result<Large> {
     let text = text();
     let layers = plan(size);
-    let (mut all, mut few) = (Told::new(), Told::new());
-    let mut lists = [String::new(), String::new()];
+    let (mut all, mut few, mut together) = (Told::new(), Told::new(), Told::new());
+    let mut lists = [String::new(), String::new(), String::new()];
     let mut built = Vec::new();
     let mut number = 0;
     for files in &layers {
@@ -157,6 +160,10 @@ pub fn build_large(fake: &FakeRegistry, repository: &str, tag: &str, size: u64) 
                 few.add(&content);
                 lists[1].extend(["/", &file.path, "\n"]);
             }
+            if matches!(file.kind, Kind::Text) && number / DIRECTORY % ONE_OF == 0 {
+                together.add(&content);
+                lists[2].extend(["/", &file.path, "\n"]);
+            }
             number += 1;
         }
         built.push(archive.end()?);
@@ -165,6 +172,7 @@ pub fn build_large(fake: &FakeRegistry, repository: &str, tag: &str, size: u64) 
     archive.put(&READER[1..], 0o755, b'0', &compiled_from(READ)?)?;
     archive.put(&ALL[1..], 0o644, b'0', lists[0].as_bytes())?;
     archive.put(&FEW[1..], 0o644, b'0', lists[1].as_bytes())?;
+    archive.put(&TOGETHER[1..], 0o644, b'0', lists[2].as_bytes())?;
     built.insert(0, archive.end()?);
     let (built, diff_ids): (Vec<_>, Vec<_>) = built.into_iter().unzip();
     let image = assemble_from(&LAYERS, built, &diff_ids, host_architecture(), Some(READER));
@@ -174,6 +182,7 @@ pub fn build_large(fake: &FakeRegistry, repository: &str, tag: &str, size: u64) 
         diff_ids,
         all,
         few,
+        together,
     })
 }
 
