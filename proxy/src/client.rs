@@ -4,6 +4,7 @@
 //! byte, and which addresses may be connected to. It sends one request to one place and returns the response.
 //! Redirects, tokens and the choice of a place are the caller's.
 
+mod arrivals;
 mod collect;
 mod connect;
 mod direct;
@@ -29,6 +30,7 @@ use self::exchange::{Pool, exchange, pooled};
 use crate::{coalesce::Coalesce, sys::Calls};
 
 pub use self::{
+    arrivals::Arrivals,
     collect::{Uncollected, collect, collect_bounded, prefix},
     direct::{Direct, trusting},
     exchange::SendError,
@@ -40,6 +42,9 @@ pub use self::{
 
 /// The time limit of connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a connection to a registry is kept while it is not used.
+const IDLE: Duration = Duration::from_secs(30);
 
 /// How often an upstream's certificate files are checked for changes.
 const LOOK_AT_FILES: Duration = Duration::from_secs(5);
@@ -221,7 +226,7 @@ impl Client {
             .https_or_http()
             .enable_http1()
             .wrap_connector(connector);
-        Ok(pooled(connector))
+        Ok(pooled(connector, IDLE))
     }
 }
 

@@ -282,6 +282,7 @@ pub struct Fills {
     pub grown: Notify,
     /// Streams besides the first of each fill, for the whole node.
     extra_streams: Arc<Semaphore>,
+    more_pieces: fetch::SharedPieces,
 }
 
 /// One digest on its way in.
@@ -289,6 +290,7 @@ pub struct Fills {
 struct Fill {
     /// Notes what comes from upstream and the object store, for members that wait for it.
     flow: Arc<Flow>,
+    more_pieces: fetch::SharedPieces,
     digest: Digest,
     /// The registry of all its sources.
     registry: RegistryName,
@@ -318,9 +320,11 @@ impl Fill {
         registry: RegistryName,
         upstreams: Arc<Upstreams>,
         flow: Arc<Flow>,
+        more_pieces: fetch::SharedPieces,
     ) -> Self {
         Self {
             flow,
+            more_pieces,
             digest,
             registry,
             upstreams,

@@ -17,6 +17,7 @@ mod refusals;
 mod rot;
 mod seeing;
 mod shaped;
+mod slow;
 mod together;
 mod trust;
 

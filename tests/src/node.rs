@@ -3,6 +3,7 @@
 
 mod builder;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -81,6 +82,19 @@ impl Node {
     /// The process.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// How often a thread of the process has given up the processor because it had no work.
+    pub fn turns(&self) -> u64 {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("a process");
+        let of = |task: fs::DirEntry| -> Option<u64> {
+            let status = fs::read_to_string(task.path().join("status")).ok()?;
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+            line.trim().parse().ok()
+        };
+        tasks.flatten().filter_map(of).sum()
     }
 
     /// How long the last start took, from spawning to the first answer of the admin socket.

@@ -3,12 +3,14 @@
 use std::{
     future::Future,
     net::{IpAddr, SocketAddr},
+    os::fd::AsRawFd as _,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
+use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Uri};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::{
@@ -18,10 +20,13 @@ use hyper_util::{
     },
     rt::TokioIo,
 };
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead as _, ReadBuf},
+    net::TcpStream,
+};
 use tower::Service;
 
-use super::{no_proxy::NoProxy, reach::Reach};
+use super::{arrivals, no_proxy::NoProxy, reach::Reach};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type BoxFuture<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
@@ -133,7 +138,7 @@ impl Service<Uri> for Connector {
             }
             let Some(proxy) = this.proxy.intercept(&uri) else {
                 let io = this.direct.call(uri).await?;
-                return Ok(Tcp { io, proxied: false });
+                return Ok(Tcp::new(io, false));
             };
             if uri.scheme_str() == Some("https") {
                 let mut tunnel = Tunnel::new(proxy.uri().clone(), this.to_proxy);
@@ -141,10 +146,10 @@ impl Service<Uri> for Connector {
                     tunnel = tunnel.with_auth(auth.clone());
                 }
                 let io = tunnel.call(uri).await?;
-                Ok(Tcp { io, proxied: false })
+                Ok(Tcp::new(io, false))
             } else {
                 let io = this.to_proxy.call(proxy.uri().clone()).await?;
-                Ok(Tcp { io, proxied: true })
+                Ok(Tcp::new(io, true))
             }
         })
     }
@@ -201,11 +206,37 @@ impl Service<Name> for Resolver {
 pub struct Tcp {
     io: TokioIo<TcpStream>,
     proxied: bool,
+    /// For those that want to say when the reader is woken.
+    waking: arrivals::Connection,
+    /// Bytes that have come and were not taken yet. TLS takes 4 KiB at a time, which would be a system call each.
+    ahead: Bytes,
+}
+
+/// A reader that takes less than this at a time is given the bytes of one larger read.
+const SMALL_READ: usize = 8 << 10;
+const READ_AHEAD: usize = 64 << 10;
+
+impl Tcp {
+    fn new(io: TokioIo<TcpStream>, proxied: bool) -> Self {
+        Self {
+            waking: arrivals::Connection::new(io.inner().as_raw_fd()),
+            io,
+            proxied,
+            ahead: Bytes::new(),
+        }
+    }
+}
+
+impl Drop for Tcp {
+    fn drop(&mut self) {
+        self.waking.end();
+    }
 }
 
 impl Connection for Tcp {
     fn connected(&self) -> Connected {
-        self.io.connected().proxy(self.proxied)
+        let connected = self.io.connected().proxy(self.proxied);
+        connected.extra(self.waking.clone())
     }
 }
 
@@ -213,9 +244,22 @@ impl Read for Tcp {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        buf: ReadBufCursor<'_>,
+        mut buf: ReadBufCursor<'_>,
     ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        if self.ahead.is_empty() {
+            if buf.remaining() >= SMALL_READ {
+                return Pin::new(&mut self.io).poll_read(cx, buf);
+            }
+            let mut bytes = BytesMut::zeroed(READ_AHEAD);
+            let mut read = ReadBuf::new(&mut bytes);
+            ready!(Pin::new(self.io.inner_mut()).poll_read(cx, &mut read))?;
+            let came = read.filled().len();
+            bytes.truncate(came);
+            self.ahead = bytes.freeze();
+        }
+        let taken = self.ahead.len().min(buf.remaining());
+        buf.put_slice(&self.ahead.split_to(taken));
+        Poll::Ready(Ok(()))
     }
 }
 

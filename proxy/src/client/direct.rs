@@ -15,6 +15,10 @@ use super::{
     tls::{TlsError, bundle},
 };
 
+/// How long a connection is kept while it is not used. Members are near, so a new one takes little time, and many
+/// connections together keep much memory.
+const IDLE: Duration = Duration::from_secs(15);
+
 /// Connections without a proxy, to any address, since the configuration lists their targets.
 #[derive(Clone, Debug)]
 pub struct Direct(Pool);
@@ -40,7 +44,7 @@ impl Direct {
                 .wrap_connector(connector),
             None => builder.enable_http1().wrap_connector(connector),
         };
-        Self(pooled(connector))
+        Self(pooled(connector, IDLE))
     }
 
     /// Sends `request` and waits for the head of the response. The caller sets the time limit.

@@ -13,9 +13,11 @@ use hyper_util::{
 
 use super::{connect::Connector, reach::Forbidden, tls::TlsError};
 
-/// Idle connections kept per host, and for how long.
+/// Idle connections kept per host.
 const IDLE_PER_HOST: usize = 32;
-const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// The most bytes of one read. A connection that waits in the pool keeps a buffer of that size.
+const READ_AT_ONCE: usize = 128 << 10;
 
 /// The most headers in a response. Some fronts add many. hyper's own bound is 100, which other clients do not have.
 const MAX_HEADERS: usize = 1000;
@@ -39,13 +41,14 @@ pub enum SendError {
 /// Kept connections, to any number of hosts.
 pub(super) type Pool = legacy::Client<hyper_rustls::HttpsConnector<Connector>, Full<Bytes>>;
 
-/// A pool whose connections `connector` makes.
-pub(super) fn pooled(connector: hyper_rustls::HttpsConnector<Connector>) -> Pool {
+/// A pool whose connections `connector` makes. Those that are not used are kept for `idle`.
+pub(super) fn pooled(connector: hyper_rustls::HttpsConnector<Connector>, idle: Duration) -> Pool {
     legacy::Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_idle_timeout(idle)
         .pool_max_idle_per_host(IDLE_PER_HOST)
         .http1_max_headers(MAX_HEADERS)
+        .http1_max_buf_size(READ_AT_ONCE)
         .build(connector)
 }
 

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use larder_shared::{Range, Spans};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{AcquireError, OwnedSemaphorePermit, Semaphore},
     task::JoinHandle,
     time::{Instant, sleep_until, timeout},
 };
@@ -21,7 +21,7 @@ use tokio::{
 use super::{
     Fill, HELD_BACK, Interest, lock,
     opened::{Brought, End, Opened, SourceBody},
-    pace::{BATCH, Pace},
+    pace::{AT_LEAST, BATCH, Pace},
     patience::IDLE,
 };
 use crate::store::{HANGS, Partial, Piece};
@@ -31,12 +31,37 @@ use crate::store::{HANGS, Partial, Piece};
 const IDLE_SMALL: Duration = Duration::from_millis(1500);
 
 /// How many bytes gather while those before them are written and hashed.
-const GATHERED: usize = 1 << 20;
+const GATHERED: usize = 512 << 10;
 
 /// Pieces of one stream between the network and the hash. Two would do if each thread had a core. Where threads take
-/// turns, the one that waits for a core should not make the others wait: 0.6 of nginx's rate on two cores instead of
-/// 0.5.
-const PIECES: usize = 6;
+/// turns, the one that waits for a core should not make the others wait.
+const PIECES: usize = 2;
+
+/// More pieces, for all streams of the node together: a fill alone has enough of them, and many fills do not take all
+/// memory. A cold blob came at 0.6 of nginx's rate on two cores with six pieces a stream, and at 0.5 with two.
+const MORE_PIECES: usize = 32;
+
+/// The pieces that all streams of a node share.
+#[derive(Clone, Debug)]
+pub struct SharedPieces(Arc<Semaphore>);
+
+impl Default for SharedPieces {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MORE_PIECES)))
+    }
+}
+
+/// Room for one more piece of a stream.
+async fn room_for_piece(
+    own: &Arc<Semaphore>,
+    shared: &SharedPieces,
+) -> Result<OwnedSemaphorePermit, AcquireError> {
+    tokio::select! {
+        biased;
+        room = Arc::clone(own).acquire_owned() => room,
+        room = Arc::clone(&shared.0).acquire_owned() => room,
+    }
+}
 
 /// A stream's progress, shared with the task that watches it. The task may lower `end`.
 #[derive(Debug)]
@@ -96,6 +121,8 @@ pub async fn pump(
     let mut pace = Pace::new(Instant::now());
     // When the gathered bytes are written, however few they are.
     let mut due = Instant::now();
+    // When the bytes that the kernel gathers are taken, however few they are.
+    let mut taken: Option<Instant> = None;
     let idle = if partial.size() <= HELD_BACK {
         IDLE_SMALL
     } else {
@@ -137,7 +164,11 @@ pub async fn pump(
             () = sleep_until(hangs), if writing.is_some() => {
                 return End::Hangs(writing.take().expect("guarded"));
             }
-            Ok(free) = Arc::clone(&rooms).acquire_owned(), if room.is_none() => room = Some(free),
+            () = sleep_until(taken.unwrap_or(due)), if taken.is_some() && ended.is_none() => {
+                taken = None;
+                opened.arrivals.gather(1);
+            }
+            Ok(free) = room_for_piece(&rooms, &fill.more_pieces), if room.is_none() => room = Some(free),
             brought = opened.next(idle), if ended.is_none() && gathered_len < GATHERED => {
                 let limit = track.end.load(Ordering::Acquire);
                 match brought {
@@ -154,10 +185,17 @@ pub async fn pump(
                         if !data.is_empty() {
                             let now = Instant::now();
                             pace.note(now, came.len());
-                            match fill.interest(came) {
+                            let interest = fill.interest(came);
+                            let awaited = interest == Interest::Awaited;
+                            let at_least = pace.at_least(awaited, opened.body.left());
+                            opened.arrivals.gather(at_least);
+                            let followed = interest == Interest::Followed;
+                            let within = pace.taken_within(followed, member.is_some());
+                            taken = (at_least == AT_LEAST).then(|| now + within);
+                            match interest {
                                 Interest::Awaited => due = now,
-                                interest if gathered.is_empty() => {
-                                    due = now + pace.patience(interest == Interest::Followed);
+                                _ if gathered.is_empty() => {
+                                    due = now + pace.patience(followed);
                                 }
                                 Interest::Followed | Interest::Ahead => {}
                             }

@@ -13,7 +13,8 @@ use lru::LruCache;
 use tokio::sync::{Notify, Semaphore};
 
 use super::{
-    Fill, FillError, Fills, Joined, Manner, Passage, Reader, Right, Source, lock, suspects, task,
+    Fill, FillError, Fills, Joined, Manner, Passage, Reader, Right, Source, fetch::SharedPieces,
+    lock, suspects, task,
 };
 use crate::{
     access::{Access, Place},
@@ -69,6 +70,7 @@ impl Fills {
             running: Mutex::default(),
             grown: Notify::new(),
             extra_streams: Arc::new(Semaphore::new(EXTRA_STREAMS)),
+            more_pieces: SharedPieces::default(),
         })
     }
 
@@ -107,6 +109,7 @@ impl Fills {
                 registry,
                 Arc::clone(&self.upstreams),
                 Arc::clone(&self.cluster.peers.flow),
+                self.more_pieces.clone(),
             ));
             lock(&fill.state).resumed = rest;
             fills.insert(digest, Arc::clone(&fill));

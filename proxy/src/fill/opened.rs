@@ -7,10 +7,11 @@ use std::{io, net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use tokio::{task::JoinHandle, time::timeout};
 
 use crate::{
+    client::Arrivals,
     cluster::{object_store::Object, peers::PeerBody},
     metrics,
     upstream::Failure,
@@ -54,6 +55,8 @@ pub struct Opened {
     /// That member passes it on from another source.
     pub passed_on: bool,
     pub body: SourceBody,
+    /// How the body's bytes arrive.
+    pub arrivals: Arrivals,
     /// What the body has brought already.
     pub first: Option<Brought>,
 }
@@ -92,6 +95,16 @@ impl SourceBody {
             Self::Peer(_) => metrics::Source::Member,
             Self::Object(_) => metrics::Source::ObjectStore,
         }
+    }
+
+    /// The bytes that are still to come; 0 if that is not known.
+    pub fn left(&self) -> u64 {
+        let left = match self {
+            Self::Upstream(incoming) => incoming.size_hint().exact(),
+            Self::Peer(body) => body.left(),
+            Self::Object(_) => None,
+        };
+        left.unwrap_or(0)
     }
 
     /// The next bytes. A source that brings nothing for `idle` is broken. May be dropped and called again.

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     access::{Place, Verdict},
+    client::Arrivals,
     cluster::{
         peers::{self, PeerRequest},
         placement,
@@ -156,6 +157,7 @@ async fn open_upstream(
             member: None,
             passed_on: false,
             body: SourceBody::Upstream(answer.body),
+            arrivals: answer.arrivals,
             first: None,
         });
     }
@@ -174,6 +176,7 @@ async fn open_upstream(
         member: None,
         passed_on: false,
         body: SourceBody::Upstream(answer.body),
+        arrivals: answer.arrivals,
         first: None,
     })
 }
@@ -234,6 +237,7 @@ async fn open_peer(
         endpoint: usize::MAX,
         member: Some(member),
         passed_on: answer.body.headers().contains_key(peers::PASSED_ON),
+        arrivals: answer.body.arrivals(),
         body: SourceBody::Peer(Box::new(answer.body)),
         first: None,
     })
@@ -308,6 +312,7 @@ async fn open_object(fills: &Fills, fill: &Fill, source: &Source, range: Range) 
         member: None,
         passed_on: false,
         body: SourceBody::Object(Box::new(object)),
+        arrivals: Arrivals::default(),
         first: None,
     })
 }

@@ -37,6 +37,8 @@ impl Wants {
     /// How urgently this reader needs bytes that have just come.
     pub(super) fn interest(&self, came: Range) -> Interest {
         let has = |at: u64| came.start <= at && at < came.end;
+        // A reader that has caught up stands where a piece begins. A reader in the middle of a piece has just joined.
+        let joins = |at: u64| at > came.start && has(at);
         let of = |awaited, followed| match (awaited, followed) {
             (true, _) => Interest::Awaited,
             (false, true) => Interest::Followed,
@@ -44,16 +46,13 @@ impl Wants {
         };
         match self {
             Self::Opening { start, .. } => of(start.is_none_or(has), false),
-            // A reader that has caught up stands where a piece begins. A reader in the middle of a piece has just
-            // joined.
-            Self::Whole { at } | Self::Open { at, .. } => of(
-                *at > came.start && has(*at),
-                at.abs_diff(came.start) < FOLLOWED,
-            ),
+            Self::Whole { at } | Self::Open { at, .. } => {
+                of(joins(*at), at.abs_diff(came.start) < FOLLOWED)
+            }
             Self::Parts(parts) => of(
                 parts
                     .iter()
-                    .any(|part| has(part.start) || has(part.end.saturating_sub(1))),
+                    .any(|part| joins(part.start) || has(part.end.saturating_sub(1))),
                 parts
                     .iter()
                     .any(|part| part.start < came.end && came.start < part.end),
@@ -91,7 +90,8 @@ mod tests {
             // It has just come, and its first byte is among these.
             (open(10 * MB + 1), Awaited),
             (open(10 * MB + 999), Awaited),
-            (part(10 * MB, 14 * MB), Awaited),
+            // It takes the part in order.
+            (part(10 * MB, 14 * MB), Followed),
             (part(10 * MB + 500, 14 * MB), Awaited),
             (part(8 * MB, 10 * MB + 1), Awaited),
             (part(8 * MB, 14 * MB), Followed),

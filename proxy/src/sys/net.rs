@@ -1,9 +1,12 @@
-//! The node's own addresses: what counts as "this node" for a connection.
+//! The node's own addresses: what counts as "this node" for a connection. And when a connection's reader is woken.
 
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr},
+    os::fd::RawFd,
 };
+
+use nix::libc;
 
 /// Whether `peer` is this node: loopback, an address of one of its interfaces, or the default gateway, which is the
 /// node as a pod sees it where portmap rewrites the source of a hostPort's connections.
@@ -18,6 +21,23 @@ pub fn is_own(peer: IpAddr) -> bool {
 pub fn own_name() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     name.trim().to_owned()
+}
+
+/// Has the kernel wake the reader of a socket once so many bytes are here (`SO_RCVLOWAT`). Returns whether it will.
+#[allow(unsafe_code)]
+pub fn wake_reader_at(socket: RawFd, bytes: u32) -> bool {
+    let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    // SAFETY: the kernel reads `bytes`, which lives until the call returns, and nothing else.
+    let set = unsafe {
+        libc::setsockopt(
+            socket,
+            libc::SOL_SOCKET,
+            libc::SO_RCVLOWAT,
+            (&raw const bytes).cast(),
+            size_of_val(&bytes) as libc::socklen_t,
+        )
+    };
+    set == 0
 }
 
 fn interfaces() -> impl Iterator<Item = IpAddr> {

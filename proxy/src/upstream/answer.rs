@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use larder_shared::Range;
 
 use super::failure::{Failure, Limit, Refused, refused_to};
-use crate::client::retry_after;
+use crate::client::{Arrivals, retry_after};
 
 /// A 200 or 206.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub struct Answer {
     /// hop gives none.
     pub headers: HeaderMap,
     pub body: Incoming,
+    /// How its bytes arrive.
+    pub arrivals: Arrivals,
     /// The endpoint that answered.
     pub endpoint: usize,
     /// The endpoint is the origin, or the operator trusts it as much.

@@ -22,7 +22,7 @@ use super::{
     stepdown::{self, Missed, Seen},
 };
 use crate::{
-    client,
+    client::{self, Arrivals},
     config::{Endpoint, Upstream},
     identity::Identity,
 };
@@ -94,12 +94,14 @@ impl Upstreams {
                 };
                 self.keep_location(key, location).await;
             }
+            let arrivals = Arrivals::of(&parts.extensions);
             let headers = redirect::merge(&hops.registry_headers, parts.headers);
             return Ok(Answer {
                 // A 206 that holds the whole content counts as the whole.
                 partial: partial && matches!(ask.want, Want::Part(_)),
                 headers,
                 body,
+                arrivals,
                 endpoint: index,
                 proves,
                 remembered: false,

@@ -14,7 +14,7 @@ use super::{
     stepdown::{self, Seen},
 };
 use crate::{
-    client::{self, Route},
+    client::{self, Arrivals, Route},
     identity::Fingerprint,
 };
 
@@ -98,6 +98,7 @@ impl Upstreams {
                     partial: partial && matches!(asked.want, Want::Part(_)),
                     headers: parts.headers,
                     body,
+                    arrivals: Arrivals::of(&parts.extensions),
                     endpoint,
                     proves,
                     remembered: true,

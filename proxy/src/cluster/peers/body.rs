@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use http::Response;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use larder_shared::Role;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -17,7 +17,7 @@ use super::{
     PeerFailure, Peers,
     voice::{QUIET, Voice},
 };
-use crate::client;
+use crate::client::{self, Arrivals};
 
 /// A member that lives but brings nothing for `PATIENCE` is given up, unless it says that something comes to itself.
 /// Then the reader waits, up to `LONGEST`: where upstream is slow everybody waits for it, and asking another member
@@ -68,6 +68,16 @@ impl PeerBody {
     /// The headers of the answer.
     pub fn headers(&self) -> &http::HeaderMap {
         &self.incoming.0.headers
+    }
+
+    /// How the body's bytes arrive.
+    pub fn arrivals(&self) -> Arrivals {
+        Arrivals::of(&self.incoming.0.extensions)
+    }
+
+    /// The bytes that are still to come, if that is known.
+    pub fn left(&self) -> Option<u64> {
+        self.incoming.1.size_hint().exact()
     }
 
     /// The member that answers.

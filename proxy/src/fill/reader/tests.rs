@@ -1,7 +1,7 @@
 use larder_shared::Digest;
 
 use super::*;
-use crate::store::Store;
+use crate::{fill::fetch::SharedPieces, store::Store};
 
 /// A fill of 100 KB whose file is right, and whose reader was sent its first bytes from memory.
 async fn lent(first: &'static [u8]) -> Option<Result<Chunk, FillError>> {
@@ -15,7 +15,13 @@ async fn lent(first: &'static [u8]) -> Option<Result<Chunk, FillError>> {
     let registry = source.registry.clone();
     let digest = Digest::sha256(&right);
     let partial = Arc::new(store.begin(digest, size, &registry).unwrap());
-    let fill = Arc::new(Fill::new(digest, registry, upstreams, Arc::default()));
+    let fill = Arc::new(Fill::new(
+        digest,
+        registry,
+        upstreams,
+        Arc::default(),
+        SharedPieces::default(),
+    ));
     let mut reader = Reader::join(
         &fill,
         source,
@@ -79,7 +85,13 @@ async fn what_was_sent_of_a_file_without_its_beginning_is_lost() {
     let digest = Digest::sha256(&right);
     let partial = Arc::new(store.begin(digest, size, &registry).unwrap());
     partial.write(50_000, &[right.slice(..10_000)]).unwrap();
-    let fill = Arc::new(Fill::new(digest, registry, upstreams, Arc::default()));
+    let fill = Arc::new(Fill::new(
+        digest,
+        registry,
+        upstreams,
+        Arc::default(),
+        SharedPieces::default(),
+    ));
     let range = RangeHeader::parse(Some("bytes=50000-"));
     let mut reader = Reader::join(&fill, source, &range, Right::Digest, Manner::member(0));
     {
@@ -115,7 +127,13 @@ async fn what_is_known_to_be_wrong_is_not_given_any_more() {
     let partial = Arc::new(store.begin(digest, size, &registry).unwrap());
     let written = Bytes::from(vec![7; 100_000]);
     partial.write(0, std::slice::from_ref(&written)).unwrap();
-    let fill = Arc::new(Fill::new(digest, registry, upstreams, Arc::default()));
+    let fill = Arc::new(Fill::new(
+        digest,
+        registry,
+        upstreams,
+        Arc::default(),
+        SharedPieces::default(),
+    ));
     let join = || {
         Reader::join(
             &fill,

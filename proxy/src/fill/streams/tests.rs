@@ -10,7 +10,7 @@ use crate::{
     client::Client,
     cluster::{Cluster, records::PeerRecords},
     config::Config,
-    fill::Fills,
+    fill::{Fills, fetch::SharedPieces},
     identity::Identity,
     metrics::Metrics,
     store::Store,
@@ -47,7 +47,13 @@ fn running(dir: &std::path::Path) -> Running {
         config,
         cluster.unwrap(),
     );
-    let fill = Fill::new(Digest::sha256(b""), registry(), upstreams, Arc::default());
+    let fill = Fill::new(
+        Digest::sha256(b""),
+        registry(),
+        upstreams,
+        Arc::default(),
+        SharedPieces::default(),
+    );
     Running::new(&fills, &Arc::new(fill))
 }
 
