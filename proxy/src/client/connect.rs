@@ -206,7 +206,7 @@ impl Service<Name> for Resolver {
 pub struct Tcp {
     io: TokioIo<TcpStream>,
     proxied: bool,
-    /// For those that want to say when the reader is woken.
+    /// By this a fill's stream says when the reader is woken.
     waking: arrivals::Connection,
     /// Bytes that have come and were not taken yet. TLS takes 4 KiB at a time, which would be a system call each.
     ahead: Bytes,

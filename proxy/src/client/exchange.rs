@@ -16,7 +16,7 @@ use super::{connect::Connector, reach::Forbidden, tls::TlsError};
 /// Idle connections kept per host.
 const IDLE_PER_HOST: usize = 32;
 
-/// The most bytes of one read. A connection that waits in the pool keeps a buffer of that size.
+/// The most bytes of one read, and of the head of a response. A connection that waits in the pool keeps a buffer of that size.
 const READ_AT_ONCE: usize = 128 << 10;
 
 /// The most headers in a response. Some fronts add many. hyper's own bound is 100, which other clients do not have.

@@ -186,14 +186,18 @@ pub async fn pump(
                             let now = Instant::now();
                             pace.note(now, came.len());
                             let interest = fill.interest(came);
-                            let awaited = interest == Interest::Awaited;
-                            let at_least = pace.at_least(awaited, opened.body.left());
+                            // What comes next may be awaited, such as the end of a reader's part.
+                            let next = Range::new(at, at + u64::from(AT_LEAST));
+                            let soon = fill.interest(next) == Interest::Awaited;
+                            let at_least = pace.at_least(soon, opened.body.left());
                             opened.arrivals.gather(at_least);
                             let followed = interest == Interest::Followed;
                             let within = pace.taken_within(followed, member.is_some());
                             taken = (at_least == AT_LEAST).then(|| now + within);
                             match interest {
                                 Interest::Awaited => due = now,
+                                // The stream's own first bytes, for which it was begun.
+                                Interest::Followed if came.start == opened.start => due = now,
                                 _ if gathered.is_empty() => {
                                     due = now + pace.patience(followed);
                                 }

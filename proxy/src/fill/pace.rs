@@ -12,13 +12,15 @@ use tokio::time::Instant;
 /// How many bytes are written and hashed together.
 pub const BATCH: u64 = 256 << 10;
 
-/// The longest time that a byte waits for others, where a reader follows the stream, and where none does.
+/// The longest time that a byte waits for others in memory, where a reader follows the stream, and where none does. As
+/// long as that it may have waited in the kernel before.
 const FOLLOWED: Duration = Duration::from_millis(20);
 const AHEAD: Duration = Duration::from_millis(100);
 
 /// The kernel wakes the reader of a slow source once so many bytes are here. At least twice as many must be to come: some
-/// of them may be on their way from the connection to the stream already, and the end of a body is not waited for.
-pub const AT_LEAST: u32 = BATCH as u32;
+/// of them may be on their way from the connection to the stream already, and the end of a body is not waited for. They
+/// are a few more than a batch, since TLS needs some of them for itself.
+pub const AT_LEAST: u32 = BATCH as u32 + (16 << 10);
 
 /// The longest time that fewer bytes of a member stay in the kernel. A member that is silent for longer is asked for a
 /// sign of life.

@@ -138,7 +138,7 @@ pub fn build_large(fake: &FakeRegistry, repository: &str, tag: &str, size: u64) 
     let (mut all, mut few, mut together) = (Told::new(), Told::new(), Told::new());
     let mut lists = [String::new(), String::new(), String::new()];
     let mut built = Vec::new();
-    let mut number = 0;
+    let mut number = 0_usize;
     for files in &layers {
         let mut archive = Archive::new()?;
         let mut directories: Vec<&str> = Vec::new();
@@ -156,11 +156,11 @@ pub fn build_large(fake: &FakeRegistry, repository: &str, tag: &str, size: u64) 
             archive.put(&file.path, 0o644, b'0', &content)?;
             all.add(&content);
             lists[0].extend(["/", &file.path, "\n"]);
-            if number % ONE_OF == 0 {
+            if number.is_multiple_of(ONE_OF) {
                 few.add(&content);
                 lists[1].extend(["/", &file.path, "\n"]);
             }
-            if matches!(file.kind, Kind::Text) && number / DIRECTORY % ONE_OF == 0 {
+            if matches!(file.kind, Kind::Text) && (number / DIRECTORY).is_multiple_of(ONE_OF) {
                 together.add(&content);
                 lists[2].extend(["/", &file.path, "\n"]);
             }
