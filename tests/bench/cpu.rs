@@ -8,7 +8,7 @@ use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Error, Result};
 
 /// Where the figures come from.
 #[derive(Clone, Debug)]
@@ -99,8 +99,20 @@ fn remove(dir: &Path) {
 pub struct Share(PathBuf);
 
 impl Share {
+    /// Why no process can get such a share here; `None` if one can.
+    pub fn refusal(share: f64) -> Option<Error> {
+        Self::limited(share).err()
+    }
+
     /// Gives a process so much of one core. An error where there are no control groups for that.
     pub fn give(pid: u32, share: f64) -> Result<Self> {
+        let given = Self::limited(share)?;
+        put(&given.0.join("cgroup.procs"), pid)?;
+        Ok(given)
+    }
+
+    /// A group without a process.
+    fn limited(share: f64) -> Result<Self> {
         const PERIOD: u64 = 100_000;
         let quota = (share * PERIOD as f64) as u64;
         let given = if let Some(root) = mount("cgroup", "cpu") {
@@ -114,7 +126,6 @@ impl Share {
             put(&given.0.join("cpu.max"), format!("{quota} {PERIOD}"))?;
             given
         };
-        put(&given.0.join("cgroup.procs"), pid)?;
         Ok(given)
     }
 }

@@ -250,6 +250,8 @@ impl Read for Tcp {
             if buf.remaining() >= SMALL_READ {
                 return Pin::new(&mut self.io).poll_read(cx, buf);
             }
+            // A buffer is made only where there is something to read.
+            ready!(self.io.inner().poll_read_ready(cx))?;
             let mut bytes = BytesMut::zeroed(READ_AHEAD);
             let mut read = ReadBuf::new(&mut bytes);
             ready!(Pin::new(self.io.inner_mut()).poll_read(cx, &mut read))?;

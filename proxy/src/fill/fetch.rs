@@ -33,12 +33,12 @@ const IDLE_SMALL: Duration = Duration::from_millis(1500);
 /// How many bytes gather while those before them are written and hashed.
 const GATHERED: usize = 512 << 10;
 
-/// Pieces of one stream between the network and the hash. Two would do if each thread had a core. Where threads take
-/// turns, the one that waits for a core should not make the others wait.
+/// Pieces of one stream between the network and the hash: enough if each thread had a core.
 const PIECES: usize = 2;
 
-/// More pieces, for all streams of the node together: a fill alone has enough of them, and many fills do not take all
-/// memory. A cold blob came at 0.6 of nginx's rate on two cores with six pieces a stream, and at 0.5 with two.
+/// More pieces, for all streams of the node together. Where threads take turns, the one that waits for a core should not
+/// make the others wait: a cold blob came at 0.6 of nginx's rate on two cores with six pieces a stream, and at 0.5 with
+/// two. They are shared, so that many fills at once do not take all memory.
 const MORE_PIECES: usize = 32;
 
 /// The pieces that all streams of a node share.
@@ -168,7 +168,7 @@ pub async fn pump(
                 taken = None;
                 opened.arrivals.gather(1);
             }
-            Ok(free) = room_for_piece(&rooms, &fill.more_pieces), if room.is_none() => room = Some(free),
+            Ok(free) = room_for_piece(&rooms, &fill.more_pieces), if room.is_none() && !gathered.is_empty() => room = Some(free),
             brought = opened.next(idle), if ended.is_none() && gathered_len < GATHERED => {
                 let limit = track.end.load(Ordering::Acquire);
                 match brought {

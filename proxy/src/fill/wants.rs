@@ -39,6 +39,7 @@ impl Wants {
         let has = |at: u64| came.start <= at && at < came.end;
         // A reader that has caught up stands where a piece begins. A reader in the middle of a piece has just joined.
         let joins = |at: u64| at > came.start && has(at);
+        let is_near = |at: u64| at.abs_diff(came.start) < FOLLOWED;
         let of = |awaited, followed| match (awaited, followed) {
             (true, _) => Interest::Awaited,
             (false, true) => Interest::Followed,
@@ -46,16 +47,14 @@ impl Wants {
         };
         match self {
             Self::Opening { start, .. } => of(start.is_none_or(has), false),
-            Self::Whole { at } | Self::Open { at, .. } => {
-                of(joins(*at), at.abs_diff(came.start) < FOLLOWED)
-            }
+            Self::Whole { at } | Self::Open { at, .. } => of(joins(*at), is_near(*at)),
             Self::Parts(parts) => of(
                 parts
                     .iter()
                     .any(|part| joins(part.start) || has(part.end.saturating_sub(1))),
-                parts
-                    .iter()
-                    .any(|part| part.start < came.end && came.start < part.end),
+                parts.iter().any(|part| {
+                    is_near(part.start) && part.start < came.end && came.start < part.end
+                }),
             ),
         }
     }
@@ -94,7 +93,9 @@ mod tests {
             (part(10 * MB, 14 * MB), Followed),
             (part(10 * MB + 500, 14 * MB), Awaited),
             (part(8 * MB, 10 * MB + 1), Awaited),
-            (part(8 * MB, 14 * MB), Followed),
+            (part(10 * MB - 1000, 14 * MB), Followed),
+            // It takes the bytes before these first.
+            (part(8 * MB, 14 * MB), Ahead),
             (part(8 * MB, 10 * MB), Ahead),
             (part(10 * MB + 1000, 14 * MB), Ahead),
         ] {

@@ -1,7 +1,19 @@
-use larder_shared::Digest;
+use larder_shared::{Digest, RegistryName};
 
 use super::*;
-use crate::{fill::fetch::SharedPieces, store::Store};
+use crate::{fill::fetch::SharedPieces, store::Store, upstream::Upstreams};
+
+/// A fill of a node without other members and without other fills.
+fn fill_of(digest: Digest, registry: RegistryName, upstreams: Arc<Upstreams>) -> Arc<Fill> {
+    let pieces = SharedPieces::default();
+    Arc::new(Fill::new(
+        digest,
+        registry,
+        upstreams,
+        Arc::default(),
+        pieces,
+    ))
+}
 
 /// A fill of 100 KB whose file is right, and whose reader was sent its first bytes from memory.
 async fn lent(first: &'static [u8]) -> Option<Result<Chunk, FillError>> {
@@ -15,13 +27,7 @@ async fn lent(first: &'static [u8]) -> Option<Result<Chunk, FillError>> {
     let registry = source.registry.clone();
     let digest = Digest::sha256(&right);
     let partial = Arc::new(store.begin(digest, size, &registry).unwrap());
-    let fill = Arc::new(Fill::new(
-        digest,
-        registry,
-        upstreams,
-        Arc::default(),
-        SharedPieces::default(),
-    ));
+    let fill = fill_of(digest, registry, upstreams);
     let mut reader = Reader::join(
         &fill,
         source,
@@ -85,13 +91,7 @@ async fn what_was_sent_of_a_file_without_its_beginning_is_lost() {
     let digest = Digest::sha256(&right);
     let partial = Arc::new(store.begin(digest, size, &registry).unwrap());
     partial.write(50_000, &[right.slice(..10_000)]).unwrap();
-    let fill = Arc::new(Fill::new(
-        digest,
-        registry,
-        upstreams,
-        Arc::default(),
-        SharedPieces::default(),
-    ));
+    let fill = fill_of(digest, registry, upstreams);
     let range = RangeHeader::parse(Some("bytes=50000-"));
     let mut reader = Reader::join(&fill, source, &range, Right::Digest, Manner::member(0));
     {
@@ -127,13 +127,7 @@ async fn what_is_known_to_be_wrong_is_not_given_any_more() {
     let partial = Arc::new(store.begin(digest, size, &registry).unwrap());
     let written = Bytes::from(vec![7; 100_000]);
     partial.write(0, std::slice::from_ref(&written)).unwrap();
-    let fill = Arc::new(Fill::new(
-        digest,
-        registry,
-        upstreams,
-        Arc::default(),
-        SharedPieces::default(),
-    ));
+    let fill = fill_of(digest, registry, upstreams);
     let join = || {
         Reader::join(
             &fill,
